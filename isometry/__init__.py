@@ -1,0 +1,57 @@
+"""isometry: can this deep network train? Jacobian singular values, the theory that predicts them, the flags that follow.
+
+Names are imported when they are first used, so that a process can still set its devices and threads.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from isometry import activations as activations
+    from isometry import data as data
+    from isometry import initializers as initializers
+    from isometry import linalg as linalg
+    from isometry import networks as networks
+    from isometry import plots as plots
+    from isometry import schemes as schemes
+    from isometry import store as store
+    from isometry import theory as theory
+    from isometry._checks import InputError as InputError
+    from isometry._checks import MissingExtra as MissingExtra
+    from isometry._ensemble import ensemble as ensemble
+    from isometry._jacobian import Dense as Dense
+    from isometry._jacobian import jacobian as jacobian
+    from isometry._spectrum import Spectrum as Spectrum
+    from isometry._spectrum import spectrum as spectrum
+    from isometry.degeneracy import Thresholds as Thresholds
+    from isometry.degeneracy import audit as audit
+
+_HOME = {
+    "InputError": "_checks",
+    "MissingExtra": "_checks",
+    "Dense": "_jacobian",
+    "jacobian": "_jacobian",
+    "Spectrum": "_spectrum",
+    "spectrum": "_spectrum",
+    "ensemble": "_ensemble",
+    "Thresholds": "degeneracy",
+    "audit": "degeneracy",
+}
+_MODULES = ("activations", "data", "initializers", "linalg", "networks", "plots", "schemes", "store", "theory")
+
+__all__ = ["__version__", *_HOME, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _MODULES:
+        return importlib.import_module(f"isometry.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"isometry.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'isometry' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,173 @@
+"""Input checks and their messages: the one home of error text.
+
+Every message names the call, the argument, what came, and what to write instead. Checks run before any compute and
+look only at what is concrete: a traced value cannot be judged and passes.
+"""
+
+import difflib
+import importlib
+import math
+import operator
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class InputError(ValueError):
+    """An argument that cannot be used. The message names the call, the argument, what came and what to write instead."""
+
+
+class MissingExtra(ImportError):
+    """A command or function needs an optional dependency that is not installed."""
+
+
+def show(value: Any) -> str:
+    """`repr`, cut to what fits in a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def is_traced(value: Any) -> bool:
+    """Whether `value` or anything in it is a tracer."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+
+
+def concrete(call: str, **named: Any) -> None:
+    """Refuse tracers: `call` runs on the host."""
+    for name, value in named.items():
+        if is_traced(value):
+            raise TypeError(
+                f"{call}(): {name} is traced; {call} runs on the host. Call it outside jit, vmap and grad, and close over the result."
+            )
+
+
+def one_of(call: str, *, among: Iterable[str], **named: Any) -> None:
+    """The argument is one of the names in `among`; the nearest one is suggested."""
+    known = list(among)
+    for name, value in named.items():
+        if isinstance(value, str) and value in known:
+            continue
+        near = difflib.get_close_matches(value, known, n=1, cutoff=0.5) if isinstance(value, str) else []
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{call}(): {name}={show(value)} is not known. Known: {', '.join(known)}.{hint}")
+
+
+def number(
+    call: str, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False, **named: Any
+) -> None:
+    """A finite real number in [low, high], or in (low, high] with `open_low`."""
+    for name, value in named.items():
+        if is_traced(value):
+            continue
+        try:
+            x = float(value)
+        except (TypeError, ValueError):
+            raise InputError(f"{call}(): {name}={show(value)} is not a number.") from None
+        inside = (x > low if open_low else x >= low) and x <= high
+        if not math.isfinite(x) or not inside:
+            bounds = f"{'(' if open_low or low == -math.inf else '['}{low:g}, {high:g}{')' if high == math.inf else ']'}"
+            raise InputError(f"{call}(): {name}={show(value)} is not a finite number in {bounds}.")
+
+
+def integer(call: str, *, low: int = 0, high: int | None = None, **named: Any) -> None:
+    """A whole number between `low` and `high`, both included."""
+    for name, value in named.items():
+        try:
+            k = operator.index(value)
+        except TypeError:
+            raise InputError(f"{call}(): {name}={show(value)} is not a whole number.") from None
+        if isinstance(value, bool) or k < low or (high is not None and k > high):
+            least = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise InputError(f"{call}(): {name}={show(value)} must be a whole number, {least}.")
+
+
+def shape(call: str, value: Any, *, least: int = 0, why: str = "") -> tuple[int, ...]:
+    """A shape of positive axes as a tuple; lists are welcome, as Haiku passes them."""
+    try:
+        axes = tuple(operator.index(n) for n in value)
+    except TypeError:
+        raise InputError(f"{call}(): shape={show(value)} is not a sequence of whole numbers.") from None
+    if any(n < 1 for n in axes):
+        raise InputError(f"{call}(): shape={axes} has an axis of size {min(axes)}; every axis must be at least 1.")
+    if len(axes) < least:
+        count = {0: "no axis", 1: "one axis"}.get(len(axes), f"{len(axes)} axes")
+        raise InputError(f"{call}(): shape={axes} has {count}; {why}")
+    return axes
+
+
+def float_dtype(call: str, dtype: Any) -> Any:
+    """A real floating dtype; None is JAX's default. float64 needs x64, which only the user may switch on."""
+    if dtype is None:
+        return jnp.zeros(()).dtype
+    try:
+        d = jnp.dtype(dtype)
+    except TypeError:
+        raise InputError(f"{call}(): dtype={show(dtype)} is not a dtype; write jnp.float32, for example.") from None
+    if not jnp.issubdtype(d, jnp.floating):
+        raise InputError(f"{call}(): dtype={d.name} is not a real floating type; write jnp.float32, for example.")
+    if d == np.float64 and not jax.config.jax_enable_x64:
+        raise InputError(
+            f"{call}(): dtype=float64 needs 64-bit mode, which is off. Write jax.config.update('jax_enable_x64', True) "
+            "before the first array, or `with jax.enable_x64(True):`."
+        )
+    return d
+
+
+def is_key(value: Any) -> bool:
+    """A typed JAX key (or keys), or an old-style uint32 one."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        return False
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return True
+    return dtype == np.uint32 and value.ndim >= 1
+
+
+def key(call: str, value: Any, name: str = "key") -> None:
+    """A single random key."""
+    single = is_key(value) and value.ndim == (0 if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else 1)
+    if not single:
+        came = f"an array of shape {value.shape}" if is_key(value) else show(value)
+        raise InputError(f"{call}(): {name} is {came}, not a single random key; write jax.random.key(0).")
+
+
+def keys(call: str, value: Any, name: str = "keys") -> int:
+    """A one-dimensional array of random keys; returns how many."""
+    many = is_key(value) and value.ndim == (1 if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else 2)
+    if not many:
+        came = f"of shape {value.shape}" if is_key(value) else show(value)
+        raise InputError(
+            f"{call}(): {name} is {came}, not a one-dimensional array of random keys; "
+            "write jax.random.split(jax.random.key(0), 8)."
+        )
+    if value.shape[0] == 0:
+        raise InputError(f"{call}(): {name} is empty; write jax.random.split(jax.random.key(0), 8).")
+    return value.shape[0]
+
+
+def all_finite(call: str, **named: Any) -> None:
+    """No NaN and no infinity among the concrete floating leaves."""
+    for name, value in named.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+            if is_traced(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+                continue
+            bad = int((~jnp.isfinite(leaf)).sum())
+            if bad:
+                where = name + jax.tree_util.keystr(path)
+                raise InputError(f"{call}(): {where} holds {bad} values that are NaN or infinite.")
+
+
+def extra(call: str, module: str, extra: str) -> ModuleType:
+    """Import an optional dependency, or say which extra brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingExtra(
+            f"{call}(): needs {module.split('.')[0]}, which is not installed; write pip install 'isometry[{extra}]'."
+        ) from None

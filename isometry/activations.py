@@ -1,0 +1,91 @@
+"""Elementwise activations: one record for the network, the theory and the flags alike."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from isometry import _checks
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise function and what the theory needs to know of it.
+
+    **Arguments**
+    - `fn`: array in, array of the same shape out, elementwise.
+    - `kinks`: points where `fn` or a derivative of it jumps; integrals are split there.
+    - `odd`: whether fn(-x) = -fn(x); None if unknown.
+    - `name`: for tables and messages; the function's own name by default.
+    """
+
+    fn: Callable[[Any], Any]
+    kinks: tuple[float, ...] = ()
+    odd: bool | None = None
+    name: str | None = None
+
+    def __post_init__(self):
+        if not callable(self.fn):
+            raise _checks.InputError(f"Activation(): fn={_checks.show(self.fn)} is not callable.")
+        object.__setattr__(self, "kinks", tuple(float(k) for k in self.kinks))
+        object.__setattr__(self, "name", self.name or getattr(self.fn, "__name__", "activation"))
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.fn(x)
+
+    def slope(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """phi'(x), elementwise and by forward autodiff: at a kink the value that training itself would use."""
+        return jax.jvp(self.fn, (x,), (jnp.ones_like(x),))[1]
+
+
+def _identity(x: Any) -> Any:
+    return x
+
+
+def _gelu(x: Any) -> Any:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _gelu_tanh(x: Any) -> Any:
+    return jax.nn.gelu(x, approximate=True)
+
+
+linear = Activation(_identity, odd=True, name="linear")
+relu = Activation(jax.nn.relu, kinks=(0.0,), odd=False, name="relu")
+leaky_relu = Activation(jax.nn.leaky_relu, kinks=(0.0,), odd=False, name="leaky_relu")
+elu = Activation(jax.nn.elu, kinks=(0.0,), odd=False, name="elu")
+selu = Activation(jax.nn.selu, kinks=(0.0,), odd=False, name="selu")
+gelu = Activation(_gelu, odd=False, name="gelu")
+gelu_tanh = Activation(_gelu_tanh, odd=False, name="gelu_tanh")
+silu = Activation(jax.nn.silu, odd=False, name="silu")
+softplus = Activation(jax.nn.softplus, odd=False, name="softplus")
+sigmoid = Activation(jax.nn.sigmoid, odd=False, name="sigmoid")
+tanh = Activation(jnp.tanh, odd=True, name="tanh")
+hard_tanh = Activation(jax.nn.hard_tanh, kinks=(-1.0, 1.0), odd=True, name="hard_tanh")
+erf = Activation(jax.scipy.special.erf, odd=True, name="erf")
+arctan = Activation(jnp.arctan, odd=True, name="arctan")
+softsign = Activation(jax.nn.soft_sign, kinks=(0.0,), odd=True, name="softsign")
+sin = Activation(jnp.sin, odd=True, name="sin")
+
+_NAMED = {str(a.name): a for a in list(globals().values()) if isinstance(a, Activation)}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `get` knows."""
+    return tuple(_NAMED)
+
+
+def get(activation: "str | Activation | Callable[[Any], Any]", call: str = "activations.get") -> Activation:
+    """The `Activation` of a name, of any elementwise callable, or itself.
+
+    **Raises** `ValueError`: a name that is not known (the nearest is suggested), or neither a name nor a callable.
+    """
+    if isinstance(activation, Activation):
+        return activation
+    if callable(activation):
+        return Activation(activation)
+    _checks.one_of(call, among=_NAMED, activation=activation)
+    return _NAMED[activation]

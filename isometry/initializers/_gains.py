@@ -1,0 +1,45 @@
+"""Gains: torch's table, and the exact ones from theory for any activation."""
+
+import math
+from typing import Any
+
+from isometry import _checks, activations
+from isometry.theory import _mean_field
+
+_TORCH = {
+    "linear": 1.0, "conv1d": 1.0, "conv2d": 1.0, "conv3d": 1.0,
+    "conv_transpose1d": 1.0, "conv_transpose2d": 1.0, "conv_transpose3d": 1.0,
+    "sigmoid": 1.0, "tanh": 5.0 / 3, "relu": math.sqrt(2.0), "leaky_relu": None, "selu": 3.0 / 4,
+}  # fmt: skip
+
+
+def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
+    """torch's recommended gain, by torch's table: tanh 5/3, selu 3/4, leaky_relu √(2/(1 + slope²)) with slope 0.01.
+
+    These are conventions, not solutions: 5/3 for tanh keeps no variance at any q. `gain` computes what theory says.
+
+    **Raises** `ValueError`: a name torch does not know; a slope that is not a finite number.
+    """
+    _checks.one_of("calculate_gain", among=_TORCH, nonlinearity=nonlinearity)
+    if nonlinearity != "leaky_relu":
+        return float(_TORCH[nonlinearity] or 1.0)
+    slope = 0.01 if param is None else param
+    _checks.number("calculate_gain", param=slope)
+    return math.sqrt(2.0 / (1 + float(slope) ** 2))
+
+
+def gain(activation: Any, criterion: str = "chi", q: float = 1.0) -> float:
+    """The sigma_w that theory asks for at pre-activation variance q, for any activation.
+
+    - `criterion="chi"`: chi_1 = 1, gradients keep their size: 1/√E[phi'²].
+    - `criterion="variance"`: the second moment is kept, E phi² sigma_w² = q: √(q/E[phi²]).
+
+    **Raises** `ValueError`: unknown activation or criterion, negative q, an activation that is flat (or zero) there.
+    """
+    _checks.one_of("gain", among=("chi", "variance"), criterion=criterion)
+    _checks.number("gain", low=0.0, open_low=True, q=q)
+    phi = activations.get(activation, "gain")
+    moment = _mean_field.mean_square_slope(phi, q) if criterion == "chi" else _mean_field.mean_square(phi, q) / q
+    if moment == 0:
+        raise _checks.InputError(f"gain(): {phi.name} is constant at q={q:g}; no gain gives criterion={criterion!r}.")
+    return moment**-0.5

@@ -1,0 +1,59 @@
+"""The calling convention every factory returns: checked shape and dtype, coarse types drawn in float32, cast last."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from isometry import _checks
+
+Draw = Callable[[Any, tuple[int, ...], Any], jax.Array]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Initializer:
+    """What a factory returns: `init(key, shape, dtype=None, out_sharding=None) -> Array`, as in `jax.nn.initializers`.
+
+    **Arguments of the call**
+    - `key`: a random key; deterministic initializers ignore it and take None.
+    - `shape`: sequence of positive ints; lists are welcome.
+    - `dtype`: a real floating type; None is JAX's default. bfloat16 and float16 are drawn in float32 and cast last.
+    - `out_sharding`: a `jax.sharding.Sharding` or `PartitionSpec` for the result; the values do not depend on it.
+
+    **Raises** `ValueError`, naming the factory: a shape, dtype or key that cannot be used. Traced like any JAX code.
+    """
+
+    name: str
+    arguments: str
+    draw: Draw
+    random: bool = True
+    least_axes: int = 0
+    why: str = ""
+
+    def __call__(
+        self, key: Any, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        axes = _checks.shape(self.name, shape, least=self.least_axes, why=self.why)
+        kind = _checks.float_dtype(self.name, dtype)
+        if self.random:
+            _checks.key(self.name, key)
+        drawn = self.draw(key, axes, kind if jnp.finfo(kind).bits >= 32 else jnp.float32).astype(kind)
+        return drawn if out_sharding is None else place(drawn, out_sharding)
+
+    def __repr__(self) -> str:
+        return f"{self.name}({self.arguments})"
+
+
+def arguments(**named: Any) -> str:
+    """Arguments as written in a call, for the repr."""
+    return ", ".join(f"{name}={value!r}" for name, value in named.items())
+
+
+def place(array: jax.Array, sharding: Any) -> jax.Array:
+    """`array` laid out by `sharding`, inside jit and outside it, for meshes of automatic and of explicit axes."""
+    mesh = sharding.mesh if isinstance(sharding, jax.sharding.NamedSharding) else jax.sharding.get_abstract_mesh()
+    if jax.sharding.AxisType.Explicit in mesh.axis_types:
+        return jax.sharding.reshard(array, sharding)
+    return jax.lax.with_sharding_constraint(array, sharding)

@@ -1,0 +1,45 @@
+"""Singular values of a batch of matrices that fit in memory."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from isometry import _checks, _precision
+
+
+def singular_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
+    """All min(m, n) singular values of each matrix, descending.
+
+    bfloat16 and float16 are factorized in float32 and returned in it. Cost: O(m n min(m, n)) a matrix.
+
+    **Raises** `ValueError`: fewer than two axes, an empty matrix, not real floating.
+    """
+    a = jnp.asarray(a)
+    if a.ndim < 2 or 0 in a.shape[-2:]:
+        raise _checks.InputError(f"singular_values(): a has shape {a.shape}; write (..., m, n) with m, n at least 1.")
+    if not jnp.issubdtype(a.dtype, jnp.floating):
+        raise _checks.InputError(f"singular_values(): a has dtype {a.dtype}; write a.astype(jnp.float32).")
+    if jnp.finfo(a.dtype).bits < 32:
+        a = a.astype(jnp.float32)
+    return jnp.linalg.svd(a, compute_uv=False)
+
+
+def log_singular_values(a: Float[Array, "*batch m n"]) -> tuple[Float[Array, "*batch k"], float]:
+    """ln of the singular values, descending, -inf for an exact zero; and the log floor below which they are noise.
+
+    The floor is relative to the largest of each matrix (`_precision.svd_log_floor`). Matrices are scaled by a power of
+    two to a largest entry near 1 before they are factorized, so that neither tiny nor huge ones under- or overflow.
+    """
+    a = jnp.asarray(a)
+    peak = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True)
+    _, exponent = jnp.frexp(jnp.where(peak > 0, peak, 1))
+    s = singular_values(jnp.ldexp(a, -exponent))
+    log_s = jnp.where(s > 0, jnp.log(jnp.where(s > 0, s, 1)), -jnp.inf)
+    log_s = log_s + exponent[..., 0].astype(log_s.dtype) * jnp.log(jnp.asarray(2, log_s.dtype))
+    return log_s, _precision.svd_log_floor(*a.shape[-2:], s.dtype)
+
+
+def numerical_rank(s: Float[Array, "*batch k"], tolerance: Any) -> Int[Array, "*batch"]:
+    """How many singular values exceed `tolerance` (absolute, broadcast over the batch)."""
+    return jnp.sum(s > jnp.asarray(tolerance)[..., None], axis=-1)
