@@ -51,8 +51,8 @@ def one_of(call: str, *, among: Iterable[str], **named: Any) -> None:
     for name, value in named.items():
         if isinstance(value, str) and value in known:
             continue
-        near = difflib.get_close_matches(value, known, n=1, cutoff=0.5) if isinstance(value, str) else []
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        near = difflib.get_close_matches(value, known, n=2, cutoff=0.6) if isinstance(value, str) else []
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise InputError(f"{call}(): {name}={show(value)} is not known. Known: {', '.join(known)}.{hint}")
 
 

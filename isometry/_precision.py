@@ -38,6 +38,14 @@ def cast(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda a: jnp.asarray(a, dtype) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a, tree)
 
 
+def shape_of(leaf: Any, dtype: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype that `leaf` has after `cast`, known without computing."""
+    kind = jnp.result_type(leaf)
+    return jax.ShapeDtypeStruct(
+        getattr(leaf, "shape", ()), dtype if jnp.issubdtype(kind, jnp.floating) else kind
+    )
+
+
 def svd_log_floor(m: int, n: int, dtype: Any) -> float:
     """ln of what a dense SVD of an (m, n) matrix resolves relative to its largest singular value: max(m, n)·eps.
 

@@ -1,0 +1,180 @@
+"""Spectra over seeds × inputs, drawn and measured chunk by chunk within a byte budget."""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from isometry import _checks, _jacobian, _memory, _precision
+from isometry._spectrum import Spectrum, of_matrix, resolve_method
+from isometry.networks import Network
+
+_TEMPORARIES = 6  # copies of the Jacobian that linearization and LAPACK hold at once, by XLA's memory analysis
+
+
+@functools.partial(jax.jit, static_argnames=("draw",))
+def _draw(draw: Callable[[Any], Any], source: Any) -> Any:
+    return jax.vmap(draw)(source)
+
+
+@functools.partial(jax.jit, static_argnames=("aim", "method", "dtype", "chunk"))
+def _measure(aim: Any, method: Any, dtype: Any, chunk: int | None, params: Any, xs: Any) -> Spectrum:
+    """(seeds, inputs) spectra. Compiled once for an architecture: the scheme is in the parameters."""
+
+    def one(params: Any, x: Any) -> Spectrum:
+        return of_matrix(_jacobian.dense_jacobian(aim, params, x, dtype, chunk), aim, method)
+
+    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(params, xs)
+
+
+def ensemble(
+    f: Any,
+    keys: Any = None,
+    xs: Any = None,
+    *,
+    params: Any = None,
+    sample: Callable[[Any], Any] | None = None,
+    method: Any = "auto",
+    span: str = "end_to_end",
+    dtype: Any = None,
+    key: Any = None,
+    max_bytes: int | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> Spectrum:
+    """Spectra of the Jacobian at every (seed, input): a `Spectrum` with batch axes (seeds, inputs).
+
+    **Arguments**
+    - `f`: a `Network`, or any f(params, x) → array.
+    - `keys`: (seeds,) random keys. A Network, or f with `sample(key) -> params`, draws its parameters from them.
+    - `xs`: (inputs, *x.shape), floating.
+    - `params`: instead of keys, parameters stacked on their leading axis.
+    - `method`, `span`, `dtype`, `key`: as in `spectrum`.
+    - `max_bytes`: budget of the measurement; default a quarter of the free memory. Seeds, then inputs, then directions
+      are taken in chunks that fit. The numbers do not depend on it beyond rounding.
+    - `progress`: True for a bar on stderr (needs rich), or a function of (done, total) Jacobians.
+
+    Runs on the host; a tracer is a `TypeError`.
+
+    **Raises** `ValueError`: both or neither of keys and params; xs not (inputs, ...) of finite floats; a Jacobian that
+    is not finite (names its seed and input); a budget too small for one direction; what `spectrum` raises.
+    """
+    _checks.concrete("ensemble", keys=keys, xs=xs, params=params)
+    chosen, aim = resolve_method("ensemble", method), _jacobian.target("ensemble", f, span)
+    draw, source, seeds = _source(f, keys, params, sample)
+    xs = _inputs(f, xs)
+    drawn = jax.eval_shape(draw, jax.tree.map(lambda a: a[0], source))
+    kind = _precision.measuring_dtype("ensemble", dtype, drawn, xs)
+    shape = _jacobian.shapes("ensemble", aim, drawn, xs[0], kind)
+    plan = _plan(_memory.budget("ensemble", max_bytes), shape, drawn, kind, seeds, len(xs))
+    report = _reporter(progress, seeds * len(xs))
+    rows, done = [], 0
+    for i in _chunks(seeds, plan[0]):
+        batch = _draw(draw, jax.tree.map(lambda a, i=i: a[i], source))
+        columns = []
+        for j in _chunks(len(xs), plan[1]):
+            part = jax.tree.map(np.asarray, _measure(aim, chosen, kind, plan[2], batch, xs[j]))
+            _check_finite(part, i, j)
+            columns.append(part)
+            done += len(i) * len(j)
+            report(min(done, seeds * len(xs)), seeds * len(xs))
+        rows.append(_join(columns, axis=1, keep=len(xs)))
+    return jax.tree.map(jnp.asarray, _join(rows, axis=0, keep=seeds))
+
+
+def _source(f: Any, keys: Any, params: Any, sample: Any) -> tuple[Callable[[Any], Any], Any, int]:
+    """(how one seed's parameters are made, from what, how many seeds)."""
+    if (keys is None) == (params is None):
+        came = "neither is given" if keys is None else "both are given"
+        raise _checks.InputError(f"ensemble(): one of keys (to draw parameters) and params (stacked) is needed; {came}.")
+    if params is not None:
+        leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
+        if len(leading) != 1 or not next(iter(leading)) or next(iter(leading))[0] == 0:
+            raise _checks.InputError(
+                f"ensemble(): the leaves of params have leading axes {sorted(leading)}; stack them on one axis of seeds."
+            )
+        return (lambda p: p), params, next(iter(leading))[0]
+    count = _checks.keys("ensemble", keys)
+    draw = sample if sample is not None else getattr(f, "init", None) if isinstance(f, Network) else None
+    if draw is None:
+        raise _checks.InputError("ensemble(): f is a plain function; give sample=(key -> params), or params= stacked.")
+    return draw, keys, count
+
+
+def _inputs(f: Any, xs: Any) -> Any:
+    if xs is None:
+        raise _checks.InputError("ensemble(): xs is missing; write xs=(inputs, *x.shape), one row an example.")
+    xs = jnp.asarray(xs)
+    if xs.ndim < 1 or xs.shape[0] == 0 or not jnp.issubdtype(xs.dtype, jnp.floating):
+        raise _checks.InputError(
+            f"ensemble(): xs is {xs.dtype} of shape {xs.shape}; it must be floating, one example a row, not empty."
+        )
+    if isinstance(f, Network) and xs.shape[1:] != f.input_shape:
+        raise _checks.InputError(
+            f"ensemble(): xs has shape {xs.shape}; this network takes rows of shape {f.input_shape}."
+        )
+    _checks.all_finite("ensemble", xs=xs)
+    return xs
+
+
+def _plan(
+    budget: int, shape: tuple[int, int], drawn: Any, dtype: Any, seeds: int, inputs: int
+) -> tuple[int, int, int | None]:
+    """Seeds and inputs a chunk, and directions a chunk (None: all at once), so that the estimate fits the budget."""
+    m, n = shape
+    item = jnp.dtype(dtype).itemsize
+    weights = max((leaf.shape[-1] for leaf in jax.tree.leaves(drawn) if leaf.ndim), default=1)
+    direction = item * max(m, n, weights) * _TEMPORARIES
+    one = direction * min(m, n) + item * m * n
+    if 2 * direction > budget:
+        raise _checks.InputError(
+            f"ensemble(): max_bytes={budget} is too small for one direction of a {m}×{n} Jacobian; write at least {one}."
+        )
+    if one > budget:
+        return 1, 1, max(1, min(m, n) * (budget - item * m * n) // (direction * min(m, n)) if budget > item * m * n else 1)
+    at_once = budget // one
+    by_input = min(inputs, at_once)
+    per_seed = by_input * one + 2 * _memory.tree_bytes(drawn)
+    return max(1, min(seeds, budget // per_seed)), by_input, None
+
+
+def _chunks(count: int, size: int) -> Iterator[Any]:
+    """Index arrays of equal length, the last one padded by its own last index, so that one program serves all."""
+    for start in range(0, count, size):
+        yield np.minimum(np.arange(start, start + min(size, count)), count - 1)
+
+
+def _join(parts: list[Spectrum], axis: int, keep: int) -> Spectrum:
+    return jax.tree.map(lambda *a: np.concatenate(a, axis).take(np.arange(keep), axis), *parts)
+
+
+def _check_finite(part: Spectrum, seeds: Any, inputs: Any) -> None:
+    bad = np.argwhere(np.isnan(part.log_values).any(-1))
+    if len(bad):
+        i, j = bad[0]
+        raise _checks.InputError(
+            f"ensemble(): the Jacobian of seed {seeds[i]} at input {inputs[j]} is not finite ({len(bad)} of "
+            f"{len(seeds) * len(inputs)} in this chunk). Does f overflow, or hold NaN parameters?"
+        )
+
+
+def _reporter(progress: bool | Callable[[int, int], None], total: int) -> Callable[[int, int], None]:
+    if callable(progress):
+        return progress
+    if not progress:
+        return lambda done, total: None
+    rich = _checks.extra("ensemble", "rich.progress", "cli")
+    console = _checks.extra("ensemble", "rich.console", "cli").Console(stderr=True)
+    bar = rich.Progress(console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task("Jacobians", total=total)
+    bar.start()
+
+    def report(done: int, total: int) -> None:
+        bar.update(task, completed=done)
+        if done >= total:
+            bar.stop()
+
+    return report

@@ -1,0 +1,125 @@
+"""From f(params, x) to its dense Jacobian, forward or reverse by shape, full precision throughout."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from isometry import _checks, _precision
+from isometry.networks import Function, Network
+
+SPANS = ("end_to_end", "hidden")
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Form the Jacobian and factorize it: all singular values, down to max(m, n)·eps of the largest."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The map whose Jacobian is meant: `apply` around the point that `start` makes of x. Hashable where f is.
+
+    `pairs`: how many (W, D) pairs the span holds; None end to end, where theory's laws do not apply.
+    """
+
+    f: Callable[..., Any]
+    span: str
+    pairs: int | None
+
+    def start(self, params: Any, x: Any) -> Any:
+        return x if self.span == "end_to_end" else self.f.stem(params, x)  # pyright: ignore[reportFunctionMemberAccess]
+
+    def apply(self, params: Any, z: Any) -> Any:
+        return self.f(params, z) if self.span == "end_to_end" else self.f.hidden(params, z)  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def target(call: str, f: Any, span: str) -> Target:
+    """The span of f that is to be measured.
+
+    **Raises** `ValueError`: f not callable; span unknown; "hidden" of a plain function or of fewer than one (W, D) pair.
+    """
+    _checks.one_of(call, among=SPANS, span=span)
+    function = f.function if isinstance(f, Network) else f
+    if not callable(function):
+        raise _checks.InputError(f"{call}(): f={_checks.show(f)} is not callable; write f(params, x) for one example x.")
+    if span == "end_to_end":
+        return Target(function, span, None)
+    if not isinstance(function, Function):
+        raise _checks.InputError(f'{call}(): span="hidden" needs a Network; of a plain f only "end_to_end" is known.')
+    if function.depth < 3:
+        raise _checks.InputError(
+            f'{call}(): span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this network has {function.depth}.'
+        )
+    return Target(function, span, function.depth - 2)
+
+
+def shapes(call: str, aim: Target, params: Any, x: Any, dtype: Any) -> tuple[int, int]:
+    """(n_out, n_in) of the Jacobian, found without computing.
+
+    **Raises** `ValueError`: x not real floating or empty; an output that is not one non-empty real floating array.
+    """
+    if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
+        kind = getattr(x, "dtype", type(x).__name__)
+        raise _checks.InputError(f"{call}(): x is {kind}, not a real floating array; write x.astype(jnp.float32).")
+    params, x = jax.tree.map(lambda a: _precision.shape_of(a, dtype), (params, x))
+    start = jax.eval_shape(aim.start, params, x)
+    out = jax.eval_shape(aim.apply, params, start)
+    if not isinstance(out, jax.ShapeDtypeStruct):
+        raise _checks.InputError(f"{call}(): f returns a {type(out).__name__}; it must return one array.")
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        raise _checks.InputError(f"{call}(): f returns {out.dtype}; it must return a real floating array.")
+    if out.size == 0 or start.size == 0:
+        raise _checks.InputError(f"{call}(): the Jacobian of {start.shape} -> {out.shape} is empty.")
+    return out.size, start.size
+
+
+def dense_jacobian(aim: Target, params: Any, x: Any, dtype: Any, chunk: int | None = None) -> Float[Array, "m n"]:
+    """J of shape (n_out, n_in) in `dtype`: reverse mode where outputs are no more than inputs, forward otherwise.
+
+    `chunk` directions at a time (all if None), from one linearization.
+    """
+    with _precision.full():
+        params, x = _precision.cast(params, dtype), _precision.cast(x, dtype)
+        start = aim.start(params, x)
+
+        def g(z: Any) -> Any:
+            return aim.apply(params, z.reshape(start.shape)).ravel()
+
+        point = start.ravel()
+        out = jax.eval_shape(g, point)
+        if out.size <= point.size:
+            _, pull = jax.vjp(g, point)
+            return _rows(lambda v: pull(v)[0], jnp.eye(out.size, dtype=out.dtype), chunk).astype(dtype)
+        _, push = jax.linearize(g, point)
+        return _rows(push, jnp.eye(point.size, dtype=dtype), chunk).T.astype(dtype)
+
+
+def _rows(product: Callable[[Any], Any], basis: Any, chunk: int | None) -> Any:
+    if chunk is None or chunk >= len(basis):
+        return jax.vmap(product)(basis)
+    return jax.lax.map(product, basis, batch_size=chunk)
+
+
+def jacobian(
+    f: Any, params: Any, x: Float[Array, "..."], *, span: str = "end_to_end", dtype: Any = None
+) -> Float[Array, "out in"]:
+    """The Jacobian ∂f/∂x at one example, as a matrix: outputs and inputs flattened in C order.
+
+    **Arguments**
+    - `f`: any f(params, x) → array, or a `Network`. One example, no batch axis.
+    - `span`: "end_to_end", or of a Network "hidden": z_1 → z_{depth−1}.
+    - `dtype`: of the measurement; default the promoted dtype of params and x, at least float32.
+
+    Matmul precision is "highest" throughout. Cost: min(n_in, n_out) linearized evaluations. May be traced.
+
+    **Raises** `ValueError`: f not callable or not returning one real floating array; x not floating; span not defined.
+    """
+    aim = target("jacobian", f, span)
+    kind = _precision.measuring_dtype("jacobian", dtype, params, x)
+    x = jnp.asarray(x)
+    shapes("jacobian", aim, params, x, kind)
+    return dense_jacobian(aim, params, x, kind)

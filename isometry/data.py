@@ -1,0 +1,98 @@
+"""Inputs: the digits that ship with scikit-learn, Gaussian vectors, and the user's own files."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from isometry import _checks
+
+
+class Data(NamedTuple):
+    """`xs`: (examples, features) float32; `targets`: (examples,) integer labels, (examples, k) floats, or None."""
+
+    xs: Any
+    targets: Any
+
+
+def digits(pooled: bool = False) -> Data:
+    """The 1797 8×8 digits of scikit-learn (real handwriting, UCI), pixels scaled to [0, 1]: 64 features, 10 classes.
+
+    Three of the 64 pixels are 0 in every image. `pooled` averages 2×2 blocks: 16 features.
+
+    **Raises** `MissingExtra`: scikit-learn is not installed.
+    """
+    sklearn = _checks.extra("data.digits", "sklearn.datasets", "data")
+    images, labels = sklearn.load_digits(return_X_y=True)
+    images = images.reshape(-1, 8, 8) / 16.0
+    if pooled:
+        images = images.reshape(-1, 4, 2, 4, 2).mean((2, 4))
+    return Data(jnp.asarray(images.reshape(len(images), -1), jnp.float32), jnp.asarray(labels, jnp.int32))
+
+
+def gaussian(key: Any, examples: int, features: int, classes: int = 10) -> Data:
+    """Standard normal vectors, labelled by the largest of `classes` random linear scores: learnable and structureless.
+
+    **Raises** `ValueError`: a size below 1, fewer than two classes, not a key.
+    """
+    _checks.key("data.gaussian", key)
+    _checks.integer("data.gaussian", low=1, examples=examples, features=features)
+    _checks.integer("data.gaussian", low=2, classes=classes)
+    key_x, key_w = jax.random.split(key)
+    xs = jax.random.normal(key_x, (examples, features), jnp.float32)
+    scores = xs @ jax.random.normal(key_w, (features, classes), jnp.float32)
+    return Data(xs, jnp.argmax(scores, -1).astype(jnp.int32))
+
+
+def load(path: str | pathlib.Path) -> Data:
+    """Inputs from a .npy file (examples, ...) or a .npz file with `x` and, if there are any, targets `y`.
+
+    Examples are flattened to vectors and kept on their own scale.
+
+    **Raises** `ValueError`: a file that is missing, of another kind, unreadable, empty, of fewer than two axes, not
+    numeric, not finite, or whose x and y differ in length.
+    """
+    path = pathlib.Path(path)
+    if path.suffix not in (".npy", ".npz"):
+        raise _checks.InputError(f"data.load(): {str(path)!r} ends in {path.suffix!r}; write a .npy or .npz file.")
+    if not path.is_file():
+        raise _checks.InputError(f"data.load(): there is no file {str(path)!r}.")
+    try:
+        stored = np.load(path, allow_pickle=False)
+        arrays = {"x": stored} if path.suffix == ".npy" else {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise _checks.InputError(f"data.load(): {str(path)!r} cannot be read as {path.suffix}: {error}") from None
+    if "x" not in arrays:
+        raise _checks.InputError(f"data.load(): {str(path)!r} holds {sorted(arrays)}; name the inputs x (and targets y).")
+    xs = _numeric(path, "x", arrays["x"])
+    if xs.ndim < 2 or xs.size == 0:
+        raise _checks.InputError(
+            f"data.load(): x in {str(path)!r} has shape {xs.shape}; write (examples, features), at least one of each."
+        )
+    xs = jnp.asarray(xs.reshape(len(xs), -1), jnp.float32)
+    return Data(xs, _targets(path, arrays.get("y"), len(xs)))
+
+
+def _numeric(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
+        raise _checks.InputError(f"data.load(): {name} in {str(path)!r} has dtype {array.dtype}; it must be real numbers.")
+    with np.errstate(over="ignore"):
+        bad = int((~np.isfinite(array.astype(np.float32))).sum())
+    if bad:
+        raise _checks.InputError(f"data.load(): {name} in {str(path)!r} holds {bad} values that are NaN or infinite.")
+    return array
+
+
+def _targets(path: pathlib.Path, y: np.ndarray | None, examples: int) -> Any:
+    if y is None:
+        return None
+    y = _numeric(path, "y", y)
+    if len(y) != examples if y.ndim else True:
+        raise _checks.InputError(f"data.load(): y in {str(path)!r} has shape {y.shape} for {examples} examples.")
+    if np.issubdtype(y.dtype, np.integer) and y.ndim == 1:
+        if y.min() < 0:
+            raise _checks.InputError(f"data.load(): y in {str(path)!r} holds the label {y.min()}; labels start at 0.")
+        return jnp.asarray(y, jnp.int32)
+    return jnp.asarray(y.reshape(examples, -1), jnp.float32)

@@ -1,0 +1,145 @@
+"""audit: measure, probe, judge."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from isometry import _checks, _precision, _provenance
+from isometry._ensemble import ensemble
+from isometry.degeneracy import _probe
+from isometry.degeneracy._flag import Flag, Thresholds
+from isometry.degeneracy._gradient_flags import zero_gradient
+from isometry.degeneracy._report import Report, Reports
+from isometry.degeneracy._spectrum_flags import spectrum_flags
+from isometry.degeneracy._unit_flags import dead_units
+from isometry.networks import Network
+
+Progress = Callable[[str], None]
+
+
+def audit(
+    net_or_mapping: Network | Mapping[str, Network],
+    keys: Any,
+    xs: Any,
+    *,
+    targets: Any = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    optimizer: Any = None,
+    train_steps: int | None = None,
+    thresholds: Thresholds | None = None,
+    key: Any = None,
+    inputs: int = 16,
+    progress: Progress | None = None,
+) -> Report | Reports:
+    """What will go wrong in training a network, before it is trained, and how sure that is.
+
+    Measures the Jacobian's singular values over seeds × inputs, end to end and over the hidden span; looks for layers
+    without gradient and units without slope; and trains a few seeds for `train_steps` steps to follow the rank of what
+    training does to each hidden layer.
+
+    **Arguments**
+    - `net_or_mapping`: a `Network`, or a mapping of names to networks, which gives a report of reports.
+    - `keys`: (seeds,) random keys; flags that depend on the draw are undecided with fewer than 5.
+    - `xs`: (examples, *x.shape), all of them for the probe; Jacobians are taken at `inputs` of them, evenly spaced.
+    - `targets`: (examples,) integer labels or (examples, k) floats; None makes learnable synthetic ones from the key.
+    - `loss(output, target)`: a scalar for one example; default cross-entropy for labels, mean square for floats.
+    - `optimizer`: an optax optimizer; default `optax.sgd(0.1)`.
+    - `train_steps`: of the probe, batches of 64; None is 300, 0 switches it off (its flags say "not_run").
+    - `thresholds`: `Thresholds`, each with its source.
+    - `key`: of the batches, controls, resampling and synthetic targets; default derived from the first of `keys`.
+    - `progress`: called with the name of each stage.
+
+    Runs on the host; a tracer is a `TypeError`.
+
+    **Raises** `ValueError`, before any compute: not a Network; keys, xs or targets of the wrong shape or type or not
+    finite; a loss that is not scalar; not an optimizer.
+
+    Cost: seeds × inputs Jacobians, 3 (and for a suspect 22) short trainings a network.
+    """
+    _checks.concrete("audit", keys=keys, xs=xs, targets=targets, key=key)
+    several = isinstance(net_or_mapping, Mapping)
+    nets = dict(net_or_mapping) if several else {"network": net_or_mapping}
+    if not nets:
+        raise _checks.InputError("audit(): the mapping of networks is empty.")
+    _checks.keys("audit", keys)
+    _checks.integer("audit", low=1, inputs=inputs)
+    steps = _probe.DEFAULT_STEPS if train_steps is None else train_steps
+    _checks.integer("audit", low=0, train_steps=steps)
+    key = jax.random.fold_in(keys[0], 0x150) if key is None else key
+    _checks.key("audit", key)
+    xs = jnp.asarray(xs)
+    limits = thresholds if thresholds is not None else Thresholds()
+    tasks = {name: _prepare(name, net, xs, targets, loss, optimizer, steps, key) for name, net in nets.items()}
+    reports = {}
+    for name, net in nets.items():
+        tell = (lambda stage, name=name: progress(f"{name}: {stage}")) if progress else (lambda stage: None)
+        reports[name] = _audit_one(net, keys, *tasks[name], steps, limits, key, inputs, tell)
+    return Reports(reports) if several else reports["network"]
+
+
+def _prepare(name: str, net: Any, xs: Any, targets: Any, loss: Any, optimizer: Any, steps: int, key: Any) -> Any:
+    """Everything that can be wrong is found here, for all networks, before anything runs."""
+    if not isinstance(net, Network):
+        raise _checks.InputError(
+            f"audit(): {name} is {_checks.show(net)}, not a Network; write networks.mlp(...). "
+            "For a plain f(params, x) isometry.ensemble measures its spectrum."
+        )
+    if xs.ndim < 2 or xs.shape[1:] != net.input_shape or not len(xs) or not jnp.issubdtype(xs.dtype, jnp.floating):
+        raise _checks.InputError(
+            f"audit(): xs is {xs.dtype} of shape {xs.shape}; {name} takes floating rows of shape {net.input_shape}."
+        )
+    _checks.all_finite("audit", xs=xs)
+    return _probe.make_task(net, xs, targets, loss, optimizer, steps, jax.random.fold_in(key, 1))
+
+
+def _audit_one(
+    net: Any,
+    keys: Any,
+    task: _probe.Task,
+    synthetic: bool,
+    steps: int,
+    limits: Thresholds,
+    key: Any,
+    inputs: int,
+    tell: Progress,
+) -> Report:
+    chosen = jnp.linspace(0, len(task.xs) - 1, min(inputs, len(task.xs))).round().astype(jnp.int32)
+    points = task.xs[chosen]
+    key_spectra, key_units, key_controls = jax.random.split(jax.random.fold_in(key, 2), 3)
+    tell("Jacobians")
+    spans = ("end_to_end", "hidden") if net.depth > 2 else ("end_to_end",)
+    spectra = {span: ensemble(net, keys, points, span=span) for span in spans}
+    params = jax.jit(jax.vmap(net.init))(keys)
+    flags = spectrum_flags(spectra, limits, key_spectra)
+    tell("units and gradients")
+    flags["dead_units"] = dead_units(net, params, points, limits, key_units)
+    few = jax.tree.map(lambda a: a[: _probe.SEEDS], params)
+    tell("training probe")
+    rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, key_controls)
+    flags["zero_gradient"] = zero_gradient(net, task, few, len(points), probe)
+    flags["rank_constrained_training"] = rank_flag
+    widths = None
+    if rank_flag.raised and hasattr(net, "with_width"):
+        tell("the same scheme at other widths")
+        widths = _probe.same_trajectory(net, task, keys[0])
+    setting = {
+        "seeds": len(keys),
+        "inputs": len(points),
+        "examples": len(task.xs),
+        "synthetic_targets": synthetic,
+        "train_steps": steps,
+        "batch": task.batches.shape[1],
+        "probe_seeds": min(len(keys), _probe.SEEDS),
+        "dtype": str(spectra["end_to_end"].log_values.dtype),
+        "matmul_precision": _precision.MATMUL,
+        "thresholds": vars(limits),
+    }
+    return Report(repr(net), _ordered(flags), spectra, probe, widths, setting, _provenance.provenance())
+
+
+def _ordered(flags: dict[str, Flag]) -> dict[str, Flag]:
+    """The gravest first: what no training can repair, then what makes it slow."""
+    order = ("zero_gradient", "rank_constrained_training", "dead_units", "vanishing", "exploding", "anisometric")
+    return {name: flags[name] for name in order}

@@ -1,0 +1,89 @@
+"""A flag: one thing that can go wrong, whether it does, how sure that is, and what to do about it."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+RAISED, CLEAR, UNDECIDED, NOT_RUN = "raised", "clear", "undecided", "not_run"
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where each flag draws its line, and on whose authority.
+
+    - `log_gain`: vanishing and exploding at |½ ln E s²| > 3, a signal 6 depth scales away: |K ln chi_1| = 6 (Schoenholz
+      et al., 2017, find that networks deeper than about 6 depth scales do not train).
+    - `anisometry`: anisometric at Var(s²)/(E s²)² > 1, where the Bernoulli class loses its atom at the top and the
+      smooth class has λ_+/λ_- = 64 (Pennington et al., 2018).
+    - `dead_level`: quantile of the null count of dead units above which more are too many; shared out over the layers.
+    - `controls`: Gaussian networks trained alike that a rank is compared with; 19 put the chance of being lowest by
+      luck at 1 in 20.
+    - `least_seeds`: with fewer, what depends on the draw is undecided.
+    - `confidence`: of the bootstrap intervals over seeds; a value whose interval holds the threshold is undecided.
+    """
+
+    log_gain: float = 3.0
+    anisometry: float = 1.0
+    dead_level: float = 0.99
+    controls: int = 19
+    least_seeds: int = 5
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One judgement.
+
+    - `state`: "raised", "clear", "undecided" or "not_run".
+    - `reason`: one line in words; `remedy`: what to change if it is raised.
+    - `value`, `interval`, `threshold`: the number, its interval over seeds, the line (None where there is none).
+    - `source`: where the threshold comes from; `evidence`: every number behind it.
+    """
+
+    name: str
+    state: str
+    reason: str
+    remedy: str = ""
+    value: Any = None
+    interval: tuple[float, float] | None = None
+    threshold: Any = None
+    source: str = ""
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def raised(self) -> bool:
+        """Whether the state is "raised"."""
+        return self.state == RAISED
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def interval(
+    per_seed: np.ndarray, key: Any, confidence: float, statistic: Callable[..., Any] = np.median
+) -> tuple[float, float]:
+    """Bootstrap percentile interval over seeds of a statistic; infinities are kept, not interpolated."""
+    picks = np.asarray(jax.random.randint(key, (_RESAMPLES, len(per_seed)), 0, len(per_seed)))
+    resampled = statistic(per_seed[picks], axis=-1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail], method="nearest")
+    return float(low), float(high)
+
+
+def above(value: float, bounds: tuple[float, float], line: float, seeds: int, limits: Thresholds) -> str:
+    """State of a flag that is raised above `line`."""
+    if seeds < limits.least_seeds or bounds[0] <= line <= bounds[1]:
+        return UNDECIDED
+    return RAISED if value > line else CLEAR
+
+
+def unsure(seeds: int, limits: Thresholds) -> str:
+    """Why a seed-dependent value is undecided, for the reason's line."""
+    if seeds < limits.least_seeds:
+        return f"{seeds} seeds, {limits.least_seeds} are needed"
+    return "its interval holds the threshold"

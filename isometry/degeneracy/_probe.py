@@ -1,0 +1,312 @@
+"""A short training run that follows the rank of what training does to each hidden layer."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from isometry import _checks, _precision
+from isometry.degeneracy._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag, Thresholds
+from isometry.networks import Network
+
+DEFAULT_STEPS = 300
+BATCH = 64
+SEEDS = 3  # networks probed; the highest of their ranks is judged
+RECORDS = 12  # points of a trajectory, evenly spaced after step 1
+UPDATE_TOLERANCE = 1e-4  # absolute, on W(t) − W(0): the convention of the ZerO paper's Fig. 3
+
+
+class Task(NamedTuple):
+    """What is trained on: `loss(output, target)` of one example is a scalar. Hashable parts are compiled in."""
+
+    loss: Callable[[Any, Any], Any]
+    optimizer: Any
+    xs: Any
+    targets: Any
+    batches: Any  # (steps, batch) indices
+
+
+class State(NamedTuple):
+    """Of all seeds: parameters, optimizer state, Σ g and Σ ‖g‖ of every weight, first step with g ≠ 0, last loss."""
+
+    params: Any
+    optimizer: Any
+    sums: Any
+    norms: Any
+    first: Any
+    loss: Any
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Ranks along a probe, of hidden weights only: arrays (seeds, records, layers), and where they come from.
+
+    - `gradient_rank`: of the accumulated loss gradient Σ g, singular values above eps·Σ‖g‖_F: what rounding of the
+      summed gradients could fake is not counted.
+    - `update_rank`: of W(t) − W(0), above 1e-4 absolute.
+    - `layers`, `shapes`: index and (fan_in, fan_out) of each hidden layer; `steps`: when recorded.
+    - `first_signal`: (seeds, depth), first step at which any entry of a layer's gradient is not zero; −1 for never.
+    """
+
+    steps: np.ndarray
+    layers: tuple[int, ...]
+    shapes: tuple[tuple[int, int], ...]
+    gradient_rank: np.ndarray
+    update_rank: np.ndarray
+    loss: np.ndarray
+    first_signal: np.ndarray
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; a loss that overflowed is the string "inf"."""
+        return asdict(self) | {"loss": np.where(np.isnan(self.loss), np.inf, self.loss)}
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss stayed finite."""
+        return bool(np.isfinite(self.loss).all())
+
+
+def weights_of(params: Any) -> tuple[Any, ...]:
+    """The weights of every run."""
+    return tuple(run["w"] for run in params["layers"])
+
+
+def make_batches(key: Any, examples: int, steps: int) -> Any:
+    """(steps, batch) indices: shuffled epochs, one after another."""
+    size = min(BATCH, examples)
+    epochs = -(-steps * size // (examples // size * size))
+    orders = jax.vmap(lambda k: jax.random.permutation(k, examples))(jax.random.split(key, epochs))
+    return orders[:, : examples // size * size].reshape(-1, size)[:steps]
+
+
+def start(task: Task, params: Any) -> State:
+    """The state before step 1, of stacked parameters."""
+    weights = weights_of(params)
+    seeds = weights[0].shape[0]
+    per_layer = tuple(jnp.zeros(w.shape[:2], w.dtype) for w in weights)
+    first = tuple(jnp.full(w.shape[:2], -1, jnp.int32) for w in weights)
+    opt = jax.vmap(task.optimizer.init)(params)
+    return State(params, opt, jax.tree.map(jnp.zeros_like, weights), per_layer, first, jnp.full(seeds, jnp.inf))
+
+
+@functools.partial(jax.jit, static_argnames=("function", "loss", "optimizer"))
+def _advance(function, loss, optimizer, state, xs, targets, batches, begin, end):
+    """States after steps begin … end − 1 of every seed, on the same batches."""
+
+    def objective(params, index):
+        outputs = jax.vmap(function, (None, 0))(params, xs[index])
+        return jnp.mean(jax.vmap(loss)(outputs, targets[index]))
+
+    def step(t, state):
+        value, grads = jax.value_and_grad(objective)(state.params, batches[t])
+        updates, opt = optimizer.update(grads, state.optimizer, state.params)
+        g = weights_of(grads)
+        size = tuple(jnp.sqrt(jnp.sum(a**2, (1, 2))) for a in g)
+        first = tuple(
+            jnp.where((f < 0) & jnp.any(a != 0, (1, 2)), t + 1, f) for f, a in zip(state.first, g, strict=True)
+        )
+        return State(
+            optax.apply_updates(state.params, updates),
+            opt,
+            jax.tree.map(jnp.add, state.sums, g),
+            jax.tree.map(jnp.add, state.norms, size),
+            first,
+            value.astype(state.loss.dtype),
+        )
+
+    with _precision.full():
+        return jax.lax.fori_loop(begin, end, jax.vmap(step, (None, 0)), state)
+
+
+def run(net: Network, task: Task, params: Any, records: int = RECORDS) -> Probe:
+    """Train all seeds of stacked `params` alike and record the ranks of the hidden layers."""
+    steps = len(task.batches)
+    marks = sorted({1, *np.linspace(0, steps, records + 1).astype(int)[1:].tolist()} - {0})
+    hidden = [layer for layer in net.layers(jax.tree.map(lambda a: a[0], params)) if layer.role == "hidden"]
+    initial, state, done = weights_of(params), start(task, params), 0
+    ranks, updates, losses = [], [], []
+    for mark in marks:
+        state = _advance(
+            net.function, task.loss, task.optimizer, state, task.xs, task.targets, task.batches, done, mark
+        )
+        done = mark
+        ranks.append(_gradient_ranks(state))
+        updates.append(_update_ranks(weights_of(state.params), initial))
+        losses.append(np.asarray(state.loss, float))
+    return Probe(
+        np.array(marks),
+        tuple(layer.index for layer in hidden),
+        tuple((layer.fan_in, layer.fan_out) for layer in hidden),
+        np.stack(ranks, 1),
+        np.stack(updates, 1),
+        np.stack(losses, 1),
+        np.concatenate([np.asarray(f) for f in state.first], 1),
+    )
+
+
+def _gradient_ranks(state: State) -> np.ndarray:
+    """(seeds, hidden layers): singular values of Σ g above eps·Σ‖g‖_F. Factorized in float64, so only g rounds."""
+
+    def rank(total: np.ndarray, norm: np.ndarray) -> np.ndarray:
+        return _rank(total, float(jnp.finfo(total.dtype).eps) * np.asarray(norm, float))
+
+    found = [rank(np.asarray(a), np.asarray(n)) for a, n in zip(state.sums[1:-1], state.norms[1:-1], strict=True)]
+    return np.concatenate(found or [np.zeros((len(state.loss), 0), int)], 1)
+
+
+def _update_ranks(now: Any, before: Any) -> np.ndarray:
+    found = [
+        _rank(np.asarray(a, float) - np.asarray(b, float), np.full(a.shape[:2], UPDATE_TOLERANCE))
+        for a, b in zip(now[1:-1], before[1:-1], strict=True)
+    ]
+    return np.concatenate(found or [np.zeros((now[0].shape[0], 0), int)], 1)
+
+
+def _rank(matrix: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
+    finite = np.isfinite(matrix).all((-2, -1), keepdims=True)
+    s = np.linalg.svd(np.where(finite, matrix, 0).astype(float), compute_uv=False)
+    return (s > tolerance[..., None]).sum(-1)
+
+
+def gaussian_controls(net: Network, params: Any, key: Any, count: int) -> Any:
+    """`count` copies of one parameter set whose weights are Gaussian of the same Frobenius norm, layer by layer."""
+
+    def control(key: Any) -> Any:
+        def change(w: Any, key: Any) -> Any:
+            noise = jax.random.normal(key, w.shape, w.dtype)
+            return noise * (jnp.linalg.norm(w) / jnp.linalg.norm(noise))
+
+        runs = params["layers"]
+        keys = jax.random.split(key, len(runs))
+        return {
+            "layers": tuple(
+                {**run, "w": jax.vmap(change)(run["w"], jax.random.split(k, len(run["w"])))}
+                for run, k in zip(runs, keys, strict=True)
+            )
+        }
+
+    return jax.vmap(control)(jax.random.split(key, count))
+
+
+def judge_ranks(net: Network, task: Task | None, params: Any, limits: Thresholds, key: Any) -> tuple[Flag, Probe | None]:
+    """rank_constrained_training: whether training moves a layer wider than the input in no more than N_x directions.
+
+    Raised where, after the probe, the rank of the accumulated gradient of such a layer is ≤ N_x in every seed although
+    every one of the control networks (Gaussian weights of equal layer norms, same data, batches and optimizer) passes
+    N_x. If a control does not pass it either, the probe is too short to tell: undecided.
+
+    Partial identity is such a network (Theorem 1 of the ZerO paper): units beyond max(N_x, N_y) have zero incoming and
+    outgoing weights, and with phi(0) = 0 neither signal nor gradient ever reaches them. That the bound is N_x also for
+    N_y > N_x needs phi'(0) = 0 at the tie, as `jax.nn.relu` has it: relu'(0) = 0 (`jnp.maximum(x, 0)` has ½).
+    """
+    name = "rank_constrained_training"
+    n_x = int(np.prod(net.input_shape))
+    slope = float(net.activation.slope(jnp.zeros(())))
+    evidence: dict[str, Any] = {"input_dimension": n_x, "slope_at_zero": slope}
+    source = f"Theorem 1 of arXiv:2110.12661; below all of {limits.controls} controls, p ≤ {1 / (limits.controls + 1):g}"
+    remedy = 'break the symmetry of the extra units: scheme="zer_o" or "orthogonal"'
+    if task is None:
+        return Flag(name, NOT_RUN, "train_steps=0: no probe was run", remedy, None, None, n_x, source, evidence), None
+    probe = run(net, task, params)
+    wide = [i for i, shape in enumerate(probe.shapes) if min(shape) > n_x]
+    ranks = probe.gradient_rank[:, -1].max(0) if len(probe.layers) else np.zeros(0, int)
+    evidence |= {"steps": int(probe.steps[-1]), "gradient_rank": ranks, "layers": probe.layers}
+
+    def flag(state: str, reason: str, value: Any = None) -> tuple[Flag, Probe]:
+        return Flag(name, state, reason, remedy, value, None, n_x, source, evidence), probe
+
+    if not probe.finite:
+        return flag(UNDECIDED, "the probe's loss overflowed; lower the learning rate")
+    if not wide:
+        return flag(CLEAR, f"no hidden layer is wider than the input ({n_x}): there is nothing to constrain")
+    lowest = int(ranks[wide].min())
+    if lowest > n_x:
+        return flag(CLEAR, f"ranks {lowest} to {ranks[wide].max()} after {probe.steps[-1]} steps, above N_x = {n_x}", lowest)
+    controls = gaussian_controls(net, jax.tree.map(lambda a: a[0], params), key, limits.controls)
+    reached = run(net, task, controls, records=1).gradient_rank[:, -1][:, wide].min(0)
+    evidence["control_rank"] = reached
+    held = [i for i, low in zip(wide, reached, strict=True) if ranks[i] <= n_x < low]
+    if not held:
+        return flag(UNDECIDED, f"rank {lowest} of N_x = {n_x}, but control networks reach only {reached.min()}", lowest)
+    bound = int(ranks[held].max())
+    where = ", ".join(f"W_{probe.layers[i] + 1}" for i in (held[0], held[-1])[: len(held)])
+    size = min(min(probe.shapes[i]) for i in held)
+    return flag(
+        RAISED,
+        f"{where.replace(', ', ' to ')} trained in {bound} of {size} directions, never above N_x = {n_x}; "
+        f"Gaussian controls reach {reached.min()}",
+        bound,
+    )
+
+
+def same_trajectory(net: Any, task: Task, key: Any) -> dict[str, Any]:
+    """Rank trajectories of the same scheme at hidden widths N_x, 2 N_x and 4 N_x: equal if width adds nothing."""
+    n_x = int(np.prod(net.input_shape))
+    found = {}
+    for width in (n_x, 2 * n_x, 4 * n_x):
+        other = net.with_width(width)
+        probe = run(other, task, jax.vmap(other.init)(key[None]))
+        found[width] = probe.gradient_rank[0]
+    gap = max(int(np.abs(ranks - found[n_x]).max(initial=0)) for ranks in found.values())
+    return {"steps": probe.steps, "gradient_rank": found, "largest_difference": gap}
+
+
+def make_task(
+    net: Network, xs: Any, targets: Any, loss: Any, optimizer: Any, steps: int, key: Any
+) -> tuple[Task, bool]:
+    """The training task, and whether its targets are synthetic.
+
+    **Raises** `ValueError`: targets of the wrong length, shape or type; a loss that is not scalar; not an optimizer.
+    """
+    key_targets, key_batches = jax.random.split(key)
+    out = jax.eval_shape(net.function, jax.eval_shape(net.init, jax.random.key(0)), xs[0])
+    synthetic = targets is None
+    targets = _synthetic(key_targets, xs, out.shape[-1]) if synthetic else _checked(targets, len(xs), out)
+    chosen = loss if loss is not None else (_cross_entropy if jnp.issubdtype(targets.dtype, jnp.integer) else _square)
+    try:
+        value = jax.eval_shape(chosen, out, jax.ShapeDtypeStruct(targets.shape[1:], targets.dtype))
+    except (TypeError, ValueError) as error:
+        raise _checks.InputError(f"audit(): loss(output, target) fails on one example: {error}") from None
+    if getattr(value, "shape", None) != ():
+        raise _checks.InputError(f"audit(): loss returns {value}; of one output and one target it must be a scalar.")
+    opt = _SGD if optimizer is None else optimizer
+    if not (callable(getattr(opt, "init", None)) and callable(getattr(opt, "update", None))):
+        raise _checks.InputError(f"audit(): optimizer={_checks.show(opt)} is not an optax optimizer; write optax.sgd(0.1).")
+    return Task(chosen, opt, xs, targets, make_batches(key_batches, len(xs), max(steps, 1))), synthetic
+
+
+_SGD = optax.sgd(0.1)  # the learning rate of the ZerO paper's experiment
+
+
+def _cross_entropy(output: Any, label: Any) -> Any:
+    return optax.softmax_cross_entropy_with_integer_labels(output, label)
+
+
+def _square(output: Any, target: Any) -> Any:
+    return jnp.mean((output - target.astype(output.dtype)) ** 2)
+
+
+def _synthetic(key: Any, xs: Any, outputs: int) -> Any:
+    """The largest of `outputs` random linear scores of the input; with one output, the score itself."""
+    flat = xs.reshape(len(xs), -1)
+    scores = flat @ jax.random.normal(key, (flat.shape[1], outputs), flat.dtype)
+    return scores if outputs == 1 else jnp.argmax(scores, -1).astype(jnp.int32)
+
+
+def _checked(targets: Any, examples: int, out: Any) -> Any:
+    targets = jnp.asarray(targets)
+    if targets.ndim < 1 or len(targets) != examples:
+        raise _checks.InputError(f"audit(): targets have shape {targets.shape} for {examples} examples in xs.")
+    labels = jnp.issubdtype(targets.dtype, jnp.integer) and targets.ndim == 1
+    if labels and not 0 <= int(targets.min()) <= int(targets.max()) < out.shape[-1]:
+        raise _checks.InputError(
+            f"audit(): targets are labels {int(targets.min())} to {int(targets.max())}, but the network has "
+            f"{out.shape[-1]} outputs; labels run from 0 to {out.shape[-1] - 1}."
+        )
+    _checks.all_finite("audit", targets=targets)
+    return targets

@@ -1,0 +1,191 @@
+"""What an audit found: one network's report, and many side by side."""
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from isometry import _checks, _json
+from isometry._spectrum import Spectrum
+from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
+from isometry.degeneracy._probe import Probe
+
+_COLUMNS = ("scheme", "σ_min", "median", "σ_max", "mean s²", "deviation", "eff. rank", "zeros", "verdict")
+_QUANTILES = np.linspace(0, 1, 101)
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """An audit of one network.
+
+    - `flags`: name → `Flag`; `spectra`: span → `Spectrum` over (seeds, inputs); `probe`: ranks along training, or None.
+    - `widths`: where rank_constrained_training is raised, the same scheme at hidden widths N_x, 2 N_x, 4 N_x.
+    - `setting`: how it was measured; `provenance`: versions, device, precision, command, commit.
+    """
+
+    network: str
+    flags: dict[str, Flag]
+    spectra: dict[str, Spectrum]
+    probe: Probe | None
+    widths: dict[str, Any] | None
+    setting: dict[str, Any]
+    provenance: dict[str, Any]
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """ "raised" if any flag is, else "undecided" if any flag is, else "clear"."""
+        states = {flag.state for flag in self.flags.values()}
+        return next((s for s in (RAISED, UNDECIDED) if s in states), CLEAR)
+
+    @property
+    def reason(self) -> str:
+        """The verdict in words: every raised flag, else every undecided one, with its reason."""
+        chosen = [f for f in self.flags.values() if f.state == self.verdict]
+        words = "no flag raised" if self.verdict == CLEAR else "; ".join(f"{f.name}: {f.reason}" for f in chosen)
+        return f"{self.note}; {words}" if self.note else words
+
+    def statistics(self, span: str = "end_to_end") -> dict[str, Any]:
+        """Medians over seeds × inputs of the spectrum's statistics, and the standard error of E s² over seeds.
+
+        s_min is 0 where it is zero or unresolved: nothing below the precision floor is reported as a value.
+        """
+        sp = self.spectra[span]
+        resolved = np.asarray(sp.resolved)
+        s_min = np.where(resolved[..., -1], np.asarray(sp.values[..., -1]), 0.0)
+        several = sp.log_values.shape[0] > 1
+        return {
+            "s_min": _median(s_min),
+            "s_median": _median(sp.quantile(0.5, "s")),
+            "s_max": _median(sp.quantile(1.0, "s")),
+            "mean_s2": _median(sp.moment(1)),
+            "mean_s2_standard_error": float(sp.standard_error(lambda s: s.moment(1))) if several else None,
+            "isometry_deviation": _median(sp.isometry_deviation()),
+            "effective_rank": _median(sp.effective_rank()),
+            "stable_rank": _median(sp.stable_rank()),
+            "condition_number": _median(sp.condition_number()),
+            "zero_fraction": float(np.mean(sp.zero_fraction())),
+            "exact_zero_fraction": float(np.mean(sp.zero_fraction(exact=True))),
+            "size": sp.size,
+            "structural_zeros": sp.structural_zeros,
+            "log_floor": float(np.max(sp.log_floor)),
+        }
+
+    def table(self, width: int = 120) -> str:
+        """A one-row table as text (needs rich)."""
+        return as_text(Reports({"network": self}), width)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: everything `to_json` writes."""
+        spectra = {}
+        for span, sp in self.spectra.items():
+            pooled = sp.pooled()
+            spectra[span] = {
+                "statistics": self.statistics(span),
+                "log_s_quantiles": pooled.quantile(_QUANTILES, "log_s"),
+                "pairs": sp.pairs,
+                "method": str(sp.method),
+            }
+        spectra["end_to_end"]["log_s"] = self.spectra["end_to_end"].log_values
+        return {
+            "network": self.network,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "flags": {name: flag.as_dict() for name, flag in self.flags.items()},
+            "spectra": spectra,
+            "probe": None if self.probe is None else self.probe.as_dict(),
+            "width_independence": self.widths,
+            "setting": self.setting,
+            "provenance": self.provenance,
+        }
+
+    def to_json(self) -> str:
+        """Strict JSON text; infinities are the strings "inf" and "-inf"."""
+        return _json.dumps(self.as_dict())
+
+
+@dataclass(frozen=True, eq=False)
+class Reports(Mapping[str, Report]):
+    """Reports by name: `reports["zer_o"].flags`. Networks that could not be built are in `undefined`, with the reason."""
+
+    reports: dict[str, Report]
+    undefined: dict[str, str] = None  # pyright: ignore[reportAssignmentType]
+
+    def __post_init__(self):
+        object.__setattr__(self, "undefined", dict(self.undefined or {}))
+
+    def __getitem__(self, name: str) -> Report:
+        return self.reports[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.reports)
+
+    def __len__(self) -> int:
+        return len(self.reports)
+
+    @property
+    def verdict(self) -> str:
+        """The most serious verdict."""
+        verdicts = {r.verdict for r in self.reports.values()}
+        return next((s for s in (RAISED, UNDECIDED) if s in verdicts), CLEAR)
+
+    def raised(self, flag: str) -> list[str]:
+        """Names of the networks that raise `flag`.
+
+        **Raises** `ValueError`: no such flag.
+        """
+        known = next(iter(self.reports.values())).flags if self.reports else {}
+        _checks.one_of("Reports.raised", among=known, flag=flag)
+        return [name for name, report in self.reports.items() if report.flags[flag].raised]
+
+    def table(self, width: int = 120) -> str:
+        """A row a network, as text (needs rich)."""
+        return as_text(self, width)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: everything `to_json` writes."""
+        return {"reports": {n: r.as_dict() for n, r in self.reports.items()}, "undefined": self.undefined}
+
+    def to_json(self) -> str:
+        """Strict JSON text; infinities are the strings "inf" and "-inf"."""
+        return _json.dumps(self.as_dict())
+
+
+def _median(x: Any) -> float:
+    return float(np.median(np.asarray(x)))
+
+
+def rich_table(reports: Reports) -> Any:
+    """A rich table, a row a network."""
+    rich = _checks.extra("Report.table", "rich.table", "cli")
+    table = rich.Table(expand=True, pad_edge=False)
+    for name in _COLUMNS:
+        text = name in ("scheme", "verdict")
+        table.add_column(name, justify="left" if text else "right", no_wrap=not text or name == "scheme", ratio=int(name == "verdict"))
+    for name, report in reports.items():
+        s = report.statistics()
+        small = "0" if s["exact_zero_fraction"] else f"<{np.exp(s['log_floor']) * s['s_max']:.1e}"
+        numbers = (
+            f"{s['s_min']:.3g}" if s["s_min"] else small,
+            f"{s['s_median']:.3g}",
+            f"{s['s_max']:.3g}",
+            f"{s['mean_s2']:.3g}",
+            f"{s['isometry_deviation']:.3g}",
+            f"{s['effective_rank']:.2f}/{s['size']}",
+            f"{100 * s['zero_fraction']:.0f} %",
+        )
+        colour = {RAISED: "red", UNDECIDED: "yellow", CLEAR: "green"}[report.verdict]
+        table.add_row(name, *numbers, f"[{colour}]{report.verdict}[/]: {report.reason}")
+    for name, why in reports.undefined.items():
+        table.add_row(name, *["–"] * (len(_COLUMNS) - 2), f"not defined: {why}")
+    return table
+
+
+def as_text(reports: Reports, width: int) -> str:
+    """The table as plain text of `width` columns."""
+    console = _checks.extra("Report.table", "rich.console", "cli").Console
+    buffer = io.StringIO()
+    console(file=buffer, width=width, no_color=True).print(rich_table(reports))
+    return buffer.getvalue()

@@ -1,0 +1,205 @@
+"""Fully connected networks: z_1 = W_1 x + b_1, z_l = W_l phi(z_{l-1}) + b_l, the last layer linear."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from isometry import _checks, activations, schemes
+from isometry.activations import Activation
+from isometry.networks._network import Function, Network, WeightedLayer
+from isometry.schemes import Layer, Scheme
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive layers of one shape and role: stored stacked, drawn as one batch, scanned."""
+
+    role: str
+    start: int
+    length: int
+    fan_in: int
+    fan_out: int
+
+
+def runs_of(widths: tuple[int, ...]) -> tuple[Run, ...]:
+    """The runs of an MLP. Stem and head are runs of their own, whatever widths coincide."""
+    depth = len(widths) - 1
+    roles = ["hidden"] * depth
+    roles[0], roles[-1] = "stem", "head"
+    shapes = list(zip(roles, widths[:-1], widths[1:], strict=True))
+    runs, start = [], 0
+    for (role, fan_in, fan_out), group in itertools.groupby(shapes):
+        length = len(list(group))
+        runs.append(Run(role, start, length, fan_in, fan_out))
+        start += length
+    return tuple(runs)
+
+
+@dataclass(frozen=True)
+class MlpFunction(Function):
+    """(params, x) → y of an MLP; compile time is flat in depth, for equal layers are scanned."""
+
+    widths: tuple[int, ...]
+    activation: Activation
+
+    @property
+    def depth(self) -> int:
+        return len(self.widths) - 1
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (self.widths[0],)
+
+    def __call__(self, params: Any, x: Any) -> Any:
+        z = self.stem(params, x)
+        return self._through(params["layers"][1:], z)
+
+    def stem(self, params: Any, x: Any) -> Any:
+        if jnp.shape(x) != self.input_shape:
+            raise _checks.InputError(
+                f"mlp(): x has shape {jnp.shape(x)}; this network takes one example of shape {self.input_shape}. "
+                "For a batch write jax.vmap(net, (None, 0))(params, xs)."
+            )
+        first = params["layers"][0]
+        return _affine(jax.tree.map(lambda a: a[0], first), jnp.asarray(x, first["w"].dtype))
+
+    def hidden(self, params: Any, z: Any) -> Any:
+        return self._through(params["layers"][1:-1], z)
+
+    def pre_activations(self, params: Any, x: Any) -> list[Any]:
+        z = self.stem(params, x)
+        found = [z] if self.depth > 1 else []
+        for run in params["layers"][1:-1]:
+            z, every = self._run(run, z)
+            found.extend(every)
+        return found
+
+    def _through(self, runs: Any, z: Any) -> Any:
+        for run in runs:
+            z, _ = self._run(run, z)
+        return z
+
+    def _run(self, run: Any, z: Any) -> tuple[Any, Any]:
+        """z after a run of layers, and after each of them. A run longer than one is square, so it can be scanned."""
+
+        def step(z: Any, layer: Any) -> tuple[Any, Any]:
+            z = _affine(layer, self.activation(z))
+            return z, z
+
+        if run["w"].shape[0] > 1:
+            return jax.lax.scan(step, z, run)
+        z, _ = step(z, jax.tree.map(lambda a: a[0], run))
+        return z, [z]
+
+
+def _affine(layer: Any, x: Any) -> Any:
+    y = x @ layer["w"]
+    return y + layer["b"] if "b" in layer else y
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Mlp(Network):
+    """What `mlp` returns."""
+
+    widths: tuple[int, ...]
+    activation: Activation
+    scheme: Scheme
+    bias: bool
+    dtype: Any
+
+    @property
+    def function(self) -> MlpFunction:
+        """The map (params, x) → y alone."""
+        return MlpFunction(self.widths, self.activation)
+
+    def init(self, key: Any) -> dict[str, Any]:
+        """Draw parameters: {"layers": a tuple of runs {"w": (r, in, out), "b": (r, out)}}.
+
+        Layer l draws from the l-th of depth split keys, so that the weights do not depend on how layers are grouped.
+        """
+        _checks.key("init", key)
+        keys = jax.vmap(jax.random.split)(jax.random.split(key, self.depth))
+        # The barrier keeps XLA from fusing the derivation of the keys into every draw, which costs 20× in compile time.
+        keys = jax.lax.optimization_barrier(keys)
+        return {"layers": tuple(self._draw(run, keys[run.start : run.start + run.length]) for run in runs_of(self.widths))}
+
+    def _draw(self, run: Run, keys: Any) -> dict[str, Any]:
+        def one(layer: Layer, key: Any) -> dict[str, Any]:
+            key_w, key_b = key
+            drawn = {"w": self.scheme.initializer(layer)(key_w, (run.fan_in, run.fan_out), self.dtype)}
+            if self.bias:
+                drawn["b"] = self.scheme.bias_initializer(layer)(key_b, (run.fan_out,), self.dtype)
+            return drawn
+
+        layers = [
+            Layer(run.role, run.start + i, self.depth, run.fan_in, run.fan_out) for i in range(run.length)
+        ]
+        if self.scheme.alike:
+            return jax.vmap(lambda key: one(layers[0], key))(keys)
+        drawn = [one(layer, keys[i]) for i, layer in enumerate(layers)]
+        return jax.tree.map(lambda *a: jnp.stack(a), *drawn)
+
+    def layers(self, params: Any) -> Iterator[WeightedLayer]:
+        for run, stacked in zip(runs_of(self.widths), params["layers"], strict=True):
+            for i in range(run.length):
+                b = stacked["b"][i] if "b" in stacked else None
+                yield WeightedLayer(
+                    run.role, run.start + i, self.depth, run.fan_in, run.fan_out, None, stacked["w"][i], b
+                )
+
+    def map_weights(self, change: Any, params: Any) -> Any:
+        return {"layers": tuple({**run, "w": jax.vmap(change)(run["w"])} for run in params["layers"])}
+
+    def with_width(self, width: int) -> "Mlp":
+        """The same network with every hidden width replaced."""
+        hidden = (width,) * (self.depth - 1)
+        return mlp(
+            (self.widths[0], *hidden, self.widths[-1]), self.activation, self.scheme, bias=self.bias, dtype=self.dtype
+        )
+
+    def __repr__(self) -> str:
+        return f"mlp({list(self.widths)}, activation={self.activation.name!r}, scheme={self.scheme!r}, bias={self.bias})"
+
+
+def mlp(
+    widths: Sequence[int],
+    activation: Any = "tanh",
+    scheme: Any = "orthogonal",
+    sigma_w: float | None = None,
+    sigma_b: float | None = None,
+    bias: bool = True,
+    dtype: Any = None,
+) -> Mlp:
+    """A fully connected network; `net.depth` = len(widths) − 1 weight layers, the last one linear.
+
+    **Arguments**
+    - `widths`: [n_in, hidden ..., n_out], each at least 1.
+    - `activation`: a name (`activations.names()`), an elementwise callable, or an `Activation`.
+    - `scheme`: a scheme's name, a catalogue name that needs no arguments, an initializer, or a `Scheme`.
+    - `sigma_w`, `sigma_b`: fan_in·Var(W) = sigma_w² for Gaussian weights, every singular value sigma_w for orthogonal
+      ones; biases N(0, sigma_b²). None leaves the choice to the scheme: critical for the activation.
+    - `bias`: whether there are biases at all; without them sigma_b must be 0 or None.
+    - `dtype`: of the parameters and of the arithmetic; None is JAX's default.
+
+    **Raises** `ValueError`: fewer than two widths or one below 1; an unknown name; a scheme not defined for these
+    shapes; a sigma for a scheme with a scale of its own; `NoCriticalPoint`. Nothing is drawn here.
+    """
+    try:
+        sizes = tuple(widths)
+    except TypeError:
+        raise _checks.InputError(f"mlp(): widths={_checks.show(widths)} is not a sequence; write [64, 128, 10].") from None
+    if len(sizes) < 2:
+        raise _checks.InputError(f"mlp(): widths={list(sizes)} has {len(sizes)}; write [n_in, hidden ..., n_out].")
+    for i, width in enumerate(sizes):
+        _checks.integer("mlp", low=1, **{f"widths[{i}]": width})
+    phi = activations.get(activation, "mlp")
+    if not bias and sigma_b:
+        raise _checks.InputError(f"mlp(): sigma_b={sigma_b} with bias=False; drop one of the two.")
+    kind = _checks.float_dtype("mlp", dtype)
+    net = Mlp(tuple(int(n) for n in sizes), phi, schemes.resolve(scheme, phi, sigma_w, sigma_b, "mlp"), bool(bias), kind)
+    jax.eval_shape(net.init, jax.random.key(0))  # a scheme that does not fit these shapes says so now
+    return net

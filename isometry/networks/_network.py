@@ -1,0 +1,78 @@
+"""What measurement, certificates and the probe may ask of any network."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from isometry.activations import Activation
+from isometry.schemes import Layer, Scheme
+
+
+@dataclass(frozen=True)
+class WeightedLayer(Layer):
+    """A layer with its arrays: `w` of shape (fan_in, fan_out), `b` of shape (fan_out,) or None."""
+
+    w: Any = None
+    b: Any = None
+
+
+class Function(ABC):
+    """The map (params, x) → y of an architecture, whatever law its parameters were drawn from.
+
+    Hashable and equal by architecture, so that programs compiled for one scheme serve all.
+    """
+
+    input_shape: tuple[int, ...]
+    depth: int
+
+    @abstractmethod
+    def __call__(self, params: Any, x: Array) -> Array:
+        """The output for one example."""
+
+    @abstractmethod
+    def stem(self, params: Any, x: Array) -> Array:
+        """x → z_1, the first pre-activation."""
+
+    @abstractmethod
+    def hidden(self, params: Any, z: Array) -> Array:
+        """z_1 → z_{depth-1}: depth − 2 pairs of a diagonal of slopes and a weight, the object of the theory."""
+
+    @abstractmethod
+    def pre_activations(self, params: Any, x: Array) -> list[Array]:
+        """z_1 … z_{depth-1} for one example."""
+
+
+class Network(ABC):
+    """A `Function` and the law of its parameters."""
+
+    function: Function
+    activation: Activation
+    scheme: Scheme
+
+    @abstractmethod
+    def init(self, key: Any) -> Any:
+        """Draw parameters."""
+
+    @abstractmethod
+    def layers(self, params: Any) -> Iterator[WeightedLayer]:
+        """One layer with its arrays after another, first to last."""
+
+    @abstractmethod
+    def map_weights(self, change: Any, params: Any) -> Any:
+        """`params` with every weight w replaced by change(w), biases untouched."""
+
+    def __call__(self, params: Any, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.function(params, x)
+
+    @property
+    def depth(self) -> int:
+        """Number of weight layers."""
+        return self.function.depth
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return self.function.input_shape
