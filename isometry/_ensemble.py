@@ -16,11 +16,6 @@ from isometry.networks import Network
 _TEMPORARIES = 6  # copies of the Jacobian that linearization and LAPACK hold at once, by XLA's memory analysis
 
 
-@functools.partial(jax.jit, static_argnames=("draw",))
-def _draw(draw: Callable[[Any], Any], source: Any) -> Any:
-    return jax.vmap(draw)(source)
-
-
 @functools.partial(jax.jit, static_argnames=("aim", "method", "dtype", "chunk"))
 def _measure(aim: Any, method: Any, dtype: Any, chunk: int | None, params: Any, xs: Any) -> Spectrum:
     """(seeds, inputs) spectra. Compiled once for an architecture: the scheme is in the parameters."""
@@ -73,7 +68,7 @@ def ensemble(
     report = _reporter(progress, seeds * len(xs))
     rows, done = [], 0
     for i in _chunks(seeds, plan[0]):
-        batch = _draw(draw, jax.tree.map(lambda a, i=i: a[i], source))
+        batch = draw_seeds(draw, jax.tree.map(lambda a, i=i: a[i], source))
         columns = []
         for j in _chunks(len(xs), plan[1]):
             part = jax.tree.map(np.asarray, _measure(aim, chosen, kind, plan[2], batch, xs[j]))
@@ -83,6 +78,15 @@ def ensemble(
             report(min(done, seeds * len(xs)), seeds * len(xs))
         rows.append(_join(columns, axis=1, keep=len(xs)))
     return jax.tree.map(jnp.asarray, _join(rows, axis=0, keep=seeds))
+
+
+def draw_seeds(draw: Callable[[Any], Any], source: Any) -> Any:
+    """Parameters of every seed, operation by operation.
+
+    Not as one program: the pieces compile once for all schemes, and a program with several batched factorizations can
+    deadlock in XLA's thread pool on a machine of two cores.
+    """
+    return jax.vmap(draw)(source)
 
 
 def _source(f: Any, keys: Any, params: Any, sample: Any) -> tuple[Callable[[Any], Any], Any, int]:

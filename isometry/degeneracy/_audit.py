@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from isometry import _checks, _precision, _provenance
-from isometry._ensemble import ensemble
+from isometry._ensemble import draw_seeds, ensemble
 from isometry.degeneracy import _probe
 from isometry.degeneracy._flag import Flag, Thresholds
 from isometry.degeneracy._gradient_flags import zero_gradient
@@ -110,8 +110,8 @@ def _audit_one(
     key_spectra, key_units, key_controls = jax.random.split(jax.random.fold_in(key, 2), 3)
     tell("Jacobians")
     spans = ("end_to_end", "hidden") if net.depth > 2 else ("end_to_end",)
-    spectra = {span: ensemble(net, keys, points, span=span) for span in spans}
-    params = jax.jit(jax.vmap(net.init))(keys)
+    params = draw_seeds(net.init, keys)
+    spectra = {span: ensemble(net, params=params, xs=points, span=span) for span in spans}
     flags = spectrum_flags(spectra, limits, key_spectra)
     tell("units and gradients")
     flags["dead_units"] = dead_units(net, params, points, limits, key_units)

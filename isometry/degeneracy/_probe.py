@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from isometry import _checks, _precision
+from isometry._ensemble import draw_seeds
 from isometry.degeneracy._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag, Thresholds
 from isometry.networks import Network
 
@@ -250,7 +251,7 @@ def same_trajectory(net: Any, task: Task, key: Any) -> dict[str, Any]:
     found = {}
     for width in (n_x, 2 * n_x, 4 * n_x):
         other = net.with_width(width)
-        probe = run(other, task, jax.vmap(other.init)(key[None]))
+        probe = run(other, task, draw_seeds(other.init, key[None]))
         found[width] = probe.gradient_rank[0]
     gap = max(int(np.abs(ranks - found[n_x]).max(initial=0)) for ranks in found.values())
     return {"steps": probe.steps, "gradient_rank": found, "largest_difference": gap}

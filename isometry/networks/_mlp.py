@@ -123,8 +123,6 @@ class Mlp(Network):
         """
         _checks.key("init", key)
         keys = jax.vmap(jax.random.split)(jax.random.split(key, self.depth))
-        # The barrier keeps XLA from fusing the derivation of the keys into every draw, which costs 20× in compile time.
-        keys = jax.lax.optimization_barrier(keys)
         return {"layers": tuple(self._draw(run, keys[run.start : run.start + run.length]) for run in runs_of(self.widths))}
 
     def _draw(self, run: Run, keys: Any) -> dict[str, Any]:
