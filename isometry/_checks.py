@@ -21,6 +21,10 @@ class InputError(ValueError):
     """An argument that cannot be used. The message names the call, the argument, what came and what to write instead."""
 
 
+class NotDefined(InputError):
+    """The arguments are sound, but what they ask for does not exist: no critical point, no identity of that shape."""
+
+
 class MissingExtra(ImportError):
     """A command or function needs an optional dependency that is not installed."""
 
@@ -56,9 +60,7 @@ def one_of(call: str, *, among: Iterable[str], **named: Any) -> None:
         raise InputError(f"{call}(): {name}={show(value)} is not known. Known: {', '.join(known)}.{hint}")
 
 
-def number(
-    call: str, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False, **named: Any
-) -> None:
+def number(call: str, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False, **named: Any) -> None:
     """A finite real number in [low, high], or in (low, high] with `open_low`."""
     for name, value in named.items():
         if is_traced(value):
@@ -69,7 +71,9 @@ def number(
             raise InputError(f"{call}(): {name}={show(value)} is not a number.") from None
         inside = (x > low if open_low else x >= low) and x <= high
         if not math.isfinite(x) or not inside:
-            bounds = f"{'(' if open_low or low == -math.inf else '['}{low:g}, {high:g}{')' if high == math.inf else ']'}"
+            bounds = (
+                f"{'(' if open_low or low == -math.inf else '['}{low:g}, {high:g}{')' if high == math.inf else ']'}"
+            )
             raise InputError(f"{call}(): {name}={show(value)} is not a finite number in {bounds}.")
 
 

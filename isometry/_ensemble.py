@@ -93,7 +93,9 @@ def _source(f: Any, keys: Any, params: Any, sample: Any) -> tuple[Callable[[Any]
     """(how one seed's parameters are made, from what, how many seeds)."""
     if (keys is None) == (params is None):
         came = "neither is given" if keys is None else "both are given"
-        raise _checks.InputError(f"ensemble(): one of keys (to draw parameters) and params (stacked) is needed; {came}.")
+        raise _checks.InputError(
+            f"ensemble(): one of keys (to draw parameters) and params (stacked) is needed; {came}."
+        )
     if params is not None:
         leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
         if len(leading) != 1 or not next(iter(leading)) or next(iter(leading))[0] == 0:
@@ -138,7 +140,11 @@ def _plan(
             f"ensemble(): max_bytes={budget} is too small for one direction of a {m}×{n} Jacobian; write at least {one}."
         )
     if one > budget:
-        return 1, 1, max(1, min(m, n) * (budget - item * m * n) // (direction * min(m, n)) if budget > item * m * n else 1)
+        return (
+            1,
+            1,
+            max(1, min(m, n) * (budget - item * m * n) // (direction * min(m, n)) if budget > item * m * n else 1),
+        )
     at_once = budget // one
     by_input = min(inputs, at_once)
     per_seed = by_input * one + 2 * _memory.tree_bytes(drawn)

@@ -45,7 +45,9 @@ def target(call: str, f: Any, span: str) -> Target:
     _checks.one_of(call, among=SPANS, span=span)
     function = f.function if isinstance(f, Network) else f
     if not callable(function):
-        raise _checks.InputError(f"{call}(): f={_checks.show(f)} is not callable; write f(params, x) for one example x.")
+        raise _checks.InputError(
+            f"{call}(): f={_checks.show(f)} is not callable; write f(params, x) for one example x."
+        )
     if span == "end_to_end":
         return Target(function, span, None)
     if not isinstance(function, Function):

@@ -35,15 +35,15 @@ def measuring_dtype(call: str, dtype: Any, *trees: Any) -> jnp.dtype:
 
 def cast(tree: Any, dtype: Any) -> Any:
     """The floating leaves of `tree` in `dtype`; integers and keys as they are."""
-    return jax.tree.map(lambda a: jnp.asarray(a, dtype) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a, tree)
+    return jax.tree.map(
+        lambda a: jnp.asarray(a, dtype) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a, tree
+    )
 
 
 def shape_of(leaf: Any, dtype: Any) -> jax.ShapeDtypeStruct:
     """Shape and dtype that `leaf` has after `cast`, known without computing."""
     kind = jnp.result_type(leaf)
-    return jax.ShapeDtypeStruct(
-        getattr(leaf, "shape", ()), dtype if jnp.issubdtype(kind, jnp.floating) else kind
-    )
+    return jax.ShapeDtypeStruct(getattr(leaf, "shape", ()), dtype if jnp.issubdtype(kind, jnp.floating) else kind)
 
 
 def svd_log_floor(m: int, n: int, dtype: Any) -> float:

@@ -65,7 +65,9 @@ def load(path: str | pathlib.Path) -> Data:
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise _checks.InputError(f"data.load(): {str(path)!r} cannot be read as {path.suffix}: {error}") from None
     if "x" not in arrays:
-        raise _checks.InputError(f"data.load(): {str(path)!r} holds {sorted(arrays)}; name the inputs x (and targets y).")
+        raise _checks.InputError(
+            f"data.load(): {str(path)!r} holds {sorted(arrays)}; name the inputs x (and targets y)."
+        )
     xs = _numeric(path, "x", arrays["x"])
     if xs.ndim < 2 or xs.size == 0:
         raise _checks.InputError(
@@ -77,7 +79,9 @@ def load(path: str | pathlib.Path) -> Data:
 
 def _numeric(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
     if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
-        raise _checks.InputError(f"data.load(): {name} in {str(path)!r} has dtype {array.dtype}; it must be real numbers.")
+        raise _checks.InputError(
+            f"data.load(): {name} in {str(path)!r} has dtype {array.dtype}; it must be real numbers."
+        )
     with np.errstate(over="ignore"):
         bad = int((~np.isfinite(array.astype(np.float32))).sum())
     if bad:

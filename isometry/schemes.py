@@ -187,7 +187,9 @@ def get(scheme: Any, call: str = "schemes.get") -> Scheme:
     if any(scheme is e.factory for e in initializers.catalogue()):
         raise _checks.InputError(f"{call}(): scheme={name} is a factory; write {name}() with the parentheses.")
     if callable(scheme):
-        return Scheme(getattr(scheme, "name", None) or name or "custom", _same(scheme), "the same initializer everywhere")
+        return Scheme(
+            getattr(scheme, "name", None) or name or "custom", _same(scheme), "the same initializer everywhere"
+        )
     raise _checks.InputError(f"{call}(): scheme={_checks.show(scheme)} is not a name, an initializer or a Scheme.")
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from isometry import _checks, _precision, _provenance
 from isometry._ensemble import draw_seeds, ensemble
 from isometry.degeneracy import _probe
-from isometry.degeneracy._flag import Flag, Thresholds
+from isometry.degeneracy._flag import FLAGS, Thresholds
 from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._report import Report, Reports
 from isometry.degeneracy._spectrum_flags import spectrum_flags
@@ -136,10 +136,6 @@ def _audit_one(
         "matmul_precision": _precision.MATMUL,
         "thresholds": vars(limits),
     }
-    return Report(repr(net), _ordered(flags), spectra, probe, widths, setting, _provenance.provenance())
-
-
-def _ordered(flags: dict[str, Flag]) -> dict[str, Flag]:
-    """The gravest first: what no training can repair, then what makes it slow."""
-    order = ("zero_gradient", "rank_constrained_training", "dead_units", "vanishing", "exploding", "anisometric")
-    return {name: flags[name] for name in order}
+    return Report(
+        repr(net), {flag: flags[flag] for flag in FLAGS}, spectra, probe, widths, setting, _provenance.provenance()
+    )

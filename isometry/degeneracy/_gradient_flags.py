@@ -13,7 +13,9 @@ from isometry.degeneracy._probe import Probe, Task, weights_of
 from isometry.networks import Network
 
 _LIFT = 2.0**60  # the loss is scaled by this before differentiation, so that a small gradient is not a zero one
-_REMEDY = "a layer before or after it is exactly zero: give it small random weights, or keep it zero only next to a skip"
+_REMEDY = (
+    "a layer before or after it is exactly zero: give it small random weights, or keep it zero only next to a skip"
+)
 
 
 @functools.partial(jax.jit, static_argnames=("function", "loss"))

@@ -194,7 +194,9 @@ def gaussian_controls(net: Network, params: Any, key: Any, count: int) -> Any:
     return jax.vmap(control)(jax.random.split(key, count))
 
 
-def judge_ranks(net: Network, task: Task | None, params: Any, limits: Thresholds, key: Any) -> tuple[Flag, Probe | None]:
+def judge_ranks(
+    net: Network, task: Task | None, params: Any, limits: Thresholds, key: Any
+) -> tuple[Flag, Probe | None]:
     """rank_constrained_training: whether training moves a layer wider than the input in no more than N_x directions.
 
     Raised where, after the probe, the rank of the accumulated gradient of such a layer is ≤ N_x in every seed although
@@ -209,7 +211,9 @@ def judge_ranks(net: Network, task: Task | None, params: Any, limits: Thresholds
     n_x = int(np.prod(net.input_shape))
     slope = float(net.activation.slope(jnp.zeros(())))
     evidence: dict[str, Any] = {"input_dimension": n_x, "slope_at_zero": slope}
-    source = f"Theorem 1 of arXiv:2110.12661; below all of {limits.controls} controls, p ≤ {1 / (limits.controls + 1):g}"
+    source = (
+        f"Theorem 1 of arXiv:2110.12661; below all of {limits.controls} controls, p ≤ {1 / (limits.controls + 1):g}"
+    )
     remedy = 'break the symmetry of the extra units: scheme="zer_o" or "orthogonal"'
     if task is None:
         return Flag(name, NOT_RUN, "train_steps=0: no probe was run", remedy, None, None, n_x, source, evidence), None
@@ -227,7 +231,9 @@ def judge_ranks(net: Network, task: Task | None, params: Any, limits: Thresholds
         return flag(CLEAR, f"no hidden layer is wider than the input ({n_x}): there is nothing to constrain")
     lowest = int(ranks[wide].min())
     if lowest > n_x:
-        return flag(CLEAR, f"ranks {lowest} to {ranks[wide].max()} after {probe.steps[-1]} steps, above N_x = {n_x}", lowest)
+        return flag(
+            CLEAR, f"ranks {lowest} to {ranks[wide].max()} after {probe.steps[-1]} steps, above N_x = {n_x}", lowest
+        )
     controls = gaussian_controls(net, jax.tree.map(lambda a: a[0], params), key, limits.controls)
     reached = run(net, task, controls, records=1).gradient_rank[:, -1][:, wide].min(0)
     evidence["control_rank"] = reached
@@ -277,7 +283,9 @@ def make_task(
         raise _checks.InputError(f"audit(): loss returns {value}; of one output and one target it must be a scalar.")
     opt = _SGD if optimizer is None else optimizer
     if not (callable(getattr(opt, "init", None)) and callable(getattr(opt, "update", None))):
-        raise _checks.InputError(f"audit(): optimizer={_checks.show(opt)} is not an optax optimizer; write optax.sgd(0.1).")
+        raise _checks.InputError(
+            f"audit(): optimizer={_checks.show(opt)} is not an optax optimizer; write optax.sgd(0.1)."
+        )
     return Task(chosen, opt, xs, targets, make_batches(key_batches, len(xs), max(steps, 1))), synthetic
 
 

@@ -160,10 +160,12 @@ def _median(x: Any) -> float:
 def rich_table(reports: Reports) -> Any:
     """A rich table, a row a network."""
     rich = _checks.extra("Report.table", "rich.table", "cli")
-    table = rich.Table(expand=True, pad_edge=False)
+    table = rich.Table(pad_edge=False)
     for name in _COLUMNS:
-        text = name in ("scheme", "verdict")
-        table.add_column(name, justify="left" if text else "right", no_wrap=not text or name == "scheme", ratio=int(name == "verdict"))
+        if name == "verdict":
+            table.add_column(name, overflow="fold", ratio=1)
+        else:
+            table.add_column(name, justify="left" if name == "scheme" else "right", no_wrap=True)
     for name, report in reports.items():
         s = report.statistics()
         small = "0" if s["exact_zero_fraction"] else f"<{np.exp(s['log_floor']) * s['s_max']:.1e}"

@@ -82,7 +82,9 @@ def _gain_flag(name: str, sign: float, gains: dict[str, Any], seeds: int, limits
 
 def _anisometric(spreads: dict[str, Any], seeds: int, limits: Thresholds) -> Flag:
     states = {
-        span: above(v["value"], v["interval"], limits.anisometry, seeds, limits) if np.isfinite(v["value"]) else UNDECIDED
+        span: above(v["value"], v["interval"], limits.anisometry, seeds, limits)
+        if np.isfinite(v["value"])
+        else UNDECIDED
         for span, v in spreads.items()
     }
     state, span = _worst(states)
@@ -94,6 +96,8 @@ def _anisometric(spreads: dict[str, Any], seeds: int, limits: Thresholds) -> Fla
         reason += f"; {unsure(seeds, limits)}"
     elif state == CLEAR:
         reason += f", at most {limits.anisometry:g}"
-    remedy = "orthogonal weights and an activation near its linear regime (tanh, small q); no Gaussian chain is isometric"
+    remedy = (
+        "orthogonal weights and an activation near its linear regime (tanh, small q); no Gaussian chain is isometric"
+    )
     evidence = {"anisometry": spreads, "states": states}
     return Flag("anisometric", state, reason, remedy, v["value"], v["interval"], limits.anisometry, _CLASS, evidence)

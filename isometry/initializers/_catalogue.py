@@ -35,7 +35,9 @@ def register(
 
     def add(factory: Callable[..., Any]) -> Callable[..., Any]:
         definition = (factory.__doc__ or "").split("\n", 1)[0]
-        _ENTRIES[factory.__name__] = Entry(factory.__name__, factory, definition, law, isometric, citation, aliases, needs)
+        _ENTRIES[factory.__name__] = Entry(
+            factory.__name__, factory, definition, law, isometric, citation, aliases, needs
+        )
         return factory
 
     return add

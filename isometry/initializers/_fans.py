@@ -27,7 +27,9 @@ def fans(
 ) -> tuple[int, int]:
     """(fan_in, fan_out): the size of `in_axis` or `out_axis` times the window; batch axes count in neither."""
     rank = len(shape)
-    groups = [axes_of(call, a, rank, n) for a, n in ((in_axis, "in_axis"), (out_axis, "out_axis"), (batch_axis, "batch_axis"))]
+    groups = [
+        axes_of(call, a, rank, n) for a, n in ((in_axis, "in_axis"), (out_axis, "out_axis"), (batch_axis, "batch_axis"))
+    ]
     listed = [a for group in groups for a in group]
     if len(set(listed)) != len(listed):
         raise _checks.InputError(

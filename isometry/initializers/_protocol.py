@@ -32,9 +32,7 @@ class Initializer:
     least_axes: int = 0
     why: str = ""
 
-    def __call__(
-        self, key: Any, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
+    def __call__(self, key: Any, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None) -> jax.Array:
         axes = _checks.shape(self.name, shape, least=self.least_axes, why=self.why)
         kind = _checks.float_dtype(self.name, dtype)
         if self.random:

@@ -72,7 +72,9 @@ def zer_o(scale: str = "code", *, in_axis: int = -2, out_axis: int = -1) -> Init
     def draw(key, shape, dtype):
         (i,), (o,) = (axes_of("zer_o", a, len(shape), n) for a, n in ((in_axis, "in_axis"), (out_axis, "out_axis")))
         if i == o:
-            raise _checks.InputError(f"zer_o(): in_axis={in_axis} and out_axis={out_axis} are one axis of shape={shape}.")
+            raise _checks.InputError(
+                f"zer_o(): in_axis={in_axis} and out_axis={out_axis} are one axis of shape={shape}."
+            )
         n_in, n_out = shape[i], shape[o]
         if n_out > n_in:
             c = math.sqrt((1 if scale == "code" else 2) / _ceil_power_of_two(n_out))
@@ -82,4 +84,6 @@ def zer_o(scale: str = "code", *, in_axis: int = -2, out_axis: int = -1) -> Init
         centre = tuple(slice(None) if a in (i, o) else n // 2 for a, n in enumerate(shape))
         return jnp.zeros(shape, dtype).at[centre].set(matrix if i < o else matrix.T)
 
-    return Initializer("zer_o", arguments(scale=scale), draw, random=False, least_axes=2, why="ZerO needs at least two.")
+    return Initializer(
+        "zer_o", arguments(scale=scale), draw, random=False, least_axes=2, why="ZerO needs at least two."
+    )

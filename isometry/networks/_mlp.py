@@ -123,7 +123,9 @@ class Mlp(Network):
         """
         _checks.key("init", key)
         keys = jax.vmap(jax.random.split)(jax.random.split(key, self.depth))
-        return {"layers": tuple(self._draw(run, keys[run.start : run.start + run.length]) for run in runs_of(self.widths))}
+        return {
+            "layers": tuple(self._draw(run, keys[run.start : run.start + run.length]) for run in runs_of(self.widths))
+        }
 
     def _draw(self, run: Run, keys: Any) -> dict[str, Any]:
         def one(layer: Layer, key: Any) -> dict[str, Any]:
@@ -133,9 +135,7 @@ class Mlp(Network):
                 drawn["b"] = self.scheme.bias_initializer(layer)(key_b, (run.fan_out,), self.dtype)
             return drawn
 
-        layers = [
-            Layer(run.role, run.start + i, self.depth, run.fan_in, run.fan_out) for i in range(run.length)
-        ]
+        layers = [Layer(run.role, run.start + i, self.depth, run.fan_in, run.fan_out) for i in range(run.length)]
         if self.scheme.alike:
             return jax.vmap(lambda key: one(layers[0], key))(keys)
         drawn = [one(layer, keys[i]) for i, layer in enumerate(layers)]
@@ -160,7 +160,9 @@ class Mlp(Network):
         )
 
     def __repr__(self) -> str:
-        return f"mlp({list(self.widths)}, activation={self.activation.name!r}, scheme={self.scheme!r}, bias={self.bias})"
+        return (
+            f"mlp({list(self.widths)}, activation={self.activation.name!r}, scheme={self.scheme!r}, bias={self.bias})"
+        )
 
 
 def mlp(
@@ -189,7 +191,9 @@ def mlp(
     try:
         sizes = tuple(widths)
     except TypeError:
-        raise _checks.InputError(f"mlp(): widths={_checks.show(widths)} is not a sequence; write [64, 128, 10].") from None
+        raise _checks.InputError(
+            f"mlp(): widths={_checks.show(widths)} is not a sequence; write [64, 128, 10]."
+        ) from None
     if len(sizes) < 2:
         raise _checks.InputError(f"mlp(): widths={list(sizes)} has {len(sizes)}; write [n_in, hidden ..., n_out].")
     for i, width in enumerate(sizes):
@@ -198,6 +202,8 @@ def mlp(
     if not bias and sigma_b:
         raise _checks.InputError(f"mlp(): sigma_b={sigma_b} with bias=False; drop one of the two.")
     kind = _checks.float_dtype("mlp", dtype)
-    net = Mlp(tuple(int(n) for n in sizes), phi, schemes.resolve(scheme, phi, sigma_w, sigma_b, "mlp"), bool(bias), kind)
+    net = Mlp(
+        tuple(int(n) for n in sizes), phi, schemes.resolve(scheme, phi, sigma_w, sigma_b, "mlp"), bool(bias), kind
+    )
     jax.eval_shape(net.init, jax.random.key(0))  # a scheme that does not fit these shapes says so now
     return net

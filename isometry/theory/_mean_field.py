@@ -22,7 +22,7 @@ ActivationLike = str | activations.Activation | Callable[[Any], Any]
 _Q_GRID = np.logspace(-6, 6, 49)  # where critical_points looks for sign changes
 
 
-class NoCriticalPoint(_checks.InputError):
+class NoCriticalPoint(_checks.NotDefined):
     """There is no critical point of this kind. The message says what exists instead."""
 
 

@@ -1,0 +1,53 @@
+"""Writing results so that nothing half-written is ever left behind: a temporary file, then one rename."""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from isometry import _checks, _json
+
+
+def prepare(directory: str | os.PathLike) -> pathlib.Path:
+    """Make `directory` if it is missing and find out now, not after an hour, whether it can be written to.
+
+    **Raises** `ValueError`: it is a file, cannot be made, or cannot be written to.
+    """
+    path = pathlib.Path(directory)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise _checks.InputError(f"store.prepare(): {str(path)!r} cannot be written to: {error.strerror}.") from None
+
+
+def atomically(path: pathlib.Path, write: Callable[[Any], Any]) -> pathlib.Path:
+    """Call `write` with a temporary binary file beside `path`, then rename it into place; on any failure remove it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except BaseException:  # also an interrupt: the half-written file goes, the exception travels on
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    return path
+
+
+def write_json(path: str | os.PathLike, value: Any) -> pathlib.Path:
+    """`value` as strict JSON: infinities are strings, NaN a `ValueError`."""
+    text = _json.dumps(value).encode()
+    return atomically(pathlib.Path(path), lambda file: file.write(text))
+
+
+def write_figure(path: str | os.PathLike, figure: Any, dpi: int = 150) -> pathlib.Path:
+    """A matplotlib figure, in the format of the file's suffix."""
+    path = pathlib.Path(path)
+    return atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=dpi))
