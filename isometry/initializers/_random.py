@@ -15,8 +15,8 @@ SPECTRUM = "singular values Marchenko–Pastur, between σ|√m − √n| and σ
 
 
 @register(
-    law="entries independent, uniform on [low, high): mean (low + high)/2, variance σ² = (high − low)²/12; if the mean is "
-    "0, " + SPECTRUM,
+    law="entries independent, uniform on [low, high): mean (low + high)/2, variance σ² = (high − low)²/12; "
+    "if the mean is 0, " + SPECTRUM,
     citation="torch.nn.init.uniform_",
     aliases=("torch uniform_", "Keras RandomUniform"),
     differs="jax.nn.initializers.uniform(s) is uniform(low=0, high=s)",
@@ -72,8 +72,8 @@ def _shifted(noise: jax.Array, mean: Any) -> jax.Array:
 
 
 # A draw is √2 erfinv(u), u uniform between the erf(x/√2) of the bounds x. From 5.3 (float32) and 8.4 (float64) on these
-# round to 1 and erfinv is infinite: jax.random.truncated_normal then returns the bound itself, for bounds of ±100 std one
-# weight in 2^23 at -100. Bounds therefore count only up to `_REACH`, beyond which lie 2e-7 and 2e-16 of the mass.
+# round to 1 and erfinv is infinite: jax.random.truncated_normal then returns the bound itself, which for ±100 std is a
+# weight of -100 in 2^23. Bounds therefore count only up to `_REACH`, beyond which lie 2e-7 and 2e-16 of the mass.
 _REACH = {"float32": 5.2, "float64": 8.2}
 _LEAST_VALUES = 1024  # so that no value has more than 1/1024 of the probability
 
@@ -90,8 +90,8 @@ def _check_resolved(mean, std, lower, upper, dtype) -> None:
     a, b = (min(max((x - mean) / std, -_REACH[name]), _REACH[name]) for x in (lower, upper))
     if _values_between(a, b, dtype) < _LEAST_VALUES:
         raise _checks.InputError(
-            f"truncated_normal(): lower={lower}, upper={upper} leave so little of N({mean}, {std}²) that {name} resolves "
-            f"fewer than {_LEAST_VALUES} values of it. Bring the nearer bound to within "
+            f"truncated_normal(): lower={lower}, upper={upper} leave so little of N({mean}, {std}²) that {name} "
+            f"resolves fewer than {_LEAST_VALUES} values of it. Bring the nearer bound to within "
             f"{4.0 if name == 'float32' else 7.4} std of the mean, or, if the interval is narrow, write "
             f"uniform(low={lower}, high={upper})."
         )
