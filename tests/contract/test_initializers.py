@@ -31,12 +31,13 @@ ARGUMENTS = {
     "variance_scaling": {"scale": 2.0, "mode": "fan_avg", "distribution": "truncated_normal"},
 }
 
+# Last axes of at least 32: XLA unrolls the random bits of shorter ones on the CPU, and compiles for seconds.
 KINDS = {
-    "square": (8, 8),
-    "tall": (12, 5),
-    "wide": (5, 12),
-    "three axes": (5, 3, 8),
-    "window": (3, 3, 4, 8),
+    "square": (32, 32),
+    "tall": (48, 32),
+    "wide": (32, 48),
+    "three axes": (5, 3, 32),
+    "window": (3, 3, 8, 32),
     "one row": (1, 7),
     "one column": (7, 1),
     "one entry": (1, 1),
@@ -82,7 +83,7 @@ def draw(name, shape, dtype=None, seed=0, **more):
 
 
 def kind_of(name):
-    """The first kind of shape that the entry takes; its last axis is 8 long."""
+    """The first kind of shape that the entry takes; eight devices divide its last axis."""
     return "window" if "square" not in TAKES.get(name, KINDS) else "square"
 
 
@@ -254,27 +255,27 @@ def check_kernel(name, kernel, kind):
 @DENSE
 def test_flax_linen_dense(name):
     nn = pytest.importorskip("flax.linen")
-    params = nn.Dense(8, kernel_init=make(name)).init(jax.random.key(0), jnp.ones((2, 8)))
+    params = nn.Dense(32, kernel_init=make(name)).init(jax.random.key(0), jnp.ones((2, 32)))
     check_kernel(name, params["params"]["kernel"], "square")
 
 
 @CONV
 def test_flax_linen_conv(name):
     nn = pytest.importorskip("flax.linen")
-    params = nn.Conv(8, (3, 3), kernel_init=make(name)).init(jax.random.key(0), jnp.ones((2, 5, 5, 4)))
+    params = nn.Conv(32, (3, 3), kernel_init=make(name)).init(jax.random.key(0), jnp.ones((2, 5, 5, 8)))
     check_kernel(name, params["params"]["kernel"], "window")
 
 
 @DENSE
 def test_flax_nnx_linear(name):
     nnx = pytest.importorskip("flax.nnx")
-    check_kernel(name, nnx.Linear(8, 8, kernel_init=make(name), rngs=nnx.Rngs(0)).kernel[...], "square")
+    check_kernel(name, nnx.Linear(32, 32, kernel_init=make(name), rngs=nnx.Rngs(0)).kernel[...], "square")
 
 
 @CONV
 def test_flax_nnx_conv(name):
     nnx = pytest.importorskip("flax.nnx")
-    check_kernel(name, nnx.Conv(4, 8, (3, 3), kernel_init=make(name), rngs=nnx.Rngs(0)).kernel[...], "window")
+    check_kernel(name, nnx.Conv(8, 32, (3, 3), kernel_init=make(name), rngs=nnx.Rngs(0)).kernel[...], "window")
 
 
 @DENSE
@@ -283,9 +284,9 @@ def test_haiku_linear(name):
     hk = pytest.importorskip("haiku")
 
     def forward(x):
-        return hk.Linear(8, w_init=lambda shape, dtype: make(name)(hk.next_rng_key(), shape, dtype))(x)
+        return hk.Linear(32, w_init=lambda shape, dtype: make(name)(hk.next_rng_key(), shape, dtype))(x)
 
-    params = hk.transform(forward).init(jax.random.key(0), jnp.ones((2, 8)))
+    params = hk.transform(forward).init(jax.random.key(0), jnp.ones((2, 32)))
     check_kernel(name, params["linear"]["w"], "square")
 
 
@@ -294,9 +295,9 @@ def test_haiku_conv(name):
     hk = pytest.importorskip("haiku")
 
     def forward(x):
-        return hk.Conv2D(8, 3, w_init=lambda shape, dtype: make(name)(hk.next_rng_key(), shape, dtype))(x)
+        return hk.Conv2D(32, 3, w_init=lambda shape, dtype: make(name)(hk.next_rng_key(), shape, dtype))(x)
 
-    params = hk.transform(forward).init(jax.random.key(0), jnp.ones((2, 5, 5, 4)))
+    params = hk.transform(forward).init(jax.random.key(0), jnp.ones((2, 5, 5, 8)))
     check_kernel(name, params["conv2_d"]["w"], "window")
 
 
@@ -307,11 +308,11 @@ def test_equinox_linear(name):
     axes = {"in_axis": 1, "out_axis": 0}
     accepted = inspect.signature(ENTRIES[name].factory).parameters
     init = make(name, **{axis: value for axis, value in axes.items() if axis in accepted})
-    model = eqx.nn.MLP(8, 8, 8, 2, key=jax.random.key(0))
+    model = eqx.nn.MLP(32, 32, 32, 2, key=jax.random.key(0))
     key = jax.random.key(1)
     model = eqx.tree_at(lambda m: m.layers[1].weight, model, replace_fn=lambda w: init(key, w.shape, w.dtype))
-    assert np.array_equal(model.layers[1].weight, init(key, (8, 8)))
-    assert model(jnp.ones(8)).shape == (8,)
+    assert np.array_equal(model.layers[1].weight, init(key, (32, 32)))
+    assert model(jnp.ones(32)).shape == (32,)
 
 
 if __name__ == "__main__":
