@@ -75,7 +75,7 @@ def _shifted(noise: jax.Array, mean: Any) -> jax.Array:
 # round to 1 and erfinv is infinite: jax.random.truncated_normal then returns the bound itself, which for ±100 std is a
 # weight of -100 in 2^23. Bounds therefore count only up to `_REACH`, beyond which lie 2e-7 and 2e-16 of the mass.
 _REACH = {"float32": 5.2, "float64": 8.2}
-_LEAST_VALUES = 1024  # so that no value has more than 1/1024 of the probability
+_LEAST_VALUES = 4096  # these, and what lies beyond the reach, put the law right to 1e-3
 
 
 def _values_between(a: float, b: float, dtype: Any) -> float:
@@ -92,7 +92,7 @@ def _check_resolved(mean, std, lower, upper, dtype) -> None:
         raise _checks.InputError(
             f"truncated_normal(): lower={lower}, upper={upper} leave so little of N({mean}, {std}²) that {name} "
             f"resolves fewer than {_LEAST_VALUES} values of it. Bring the nearer bound to within "
-            f"{4.0 if name == 'float32' else 7.4} std of the mean, or, if the interval is narrow, write "
+            f"{3.6 if name == 'float32' else 7.2} std of the mean, or, if the interval is narrow, write "
             f"uniform(low={lower}, high={upper})."
         )
 
@@ -118,9 +118,9 @@ def truncated_normal(*, mean: float = 0.0, std: float = 1.0, lower: float = -2.0
     Precision: entries lie within the bounds rounded to the dtype. float32 (and what is drawn in it) reaches 5.2 std,
     float64 8.2; bounds further out count as if there, where JAX's sampler returns the bound itself once in 2^23 draws.
 
-    **Raises** `ValueError`: std not positive; bounds not finite or upside down; bounds between which the dtype resolves
-    fewer than 1024 values, so that single ones would carry over 1/1024 of the probability: the nearer bound more than
-    4.0 std from the mean in float32, 7.4 in float64, or an interval that narrow.
+    **Raises** `ValueError`: std not positive; bounds not finite or upside down; bounds that leave so little of the law
+    that it cannot be drawn to 1e-3 (in cumulative probability): the nearer bound more than 3.6 std from the mean in
+    float32, 7.2 in float64, or an interval in which the dtype has fewer than 4096 values.
     """
     _checks.number("truncated_normal", mean=mean, lower=lower, upper=upper)
     _checks.number("truncated_normal", low=0.0, open_low=True, std=std)

@@ -58,4 +58,8 @@ LAWS = {
 @pytest.fixture(scope="session")
 def law_of():
     """law_of(name, fan_in, fan_out, **arguments): the scipy distribution of one entry."""
-    return lambda name, fan_in, fan_out, **arguments: LAWS[name](fan_in, fan_out, **arguments)
+
+    def law(name, n, m, /, **arguments):
+        return LAWS[name](n, m, **arguments)
+
+    return law
