@@ -31,7 +31,7 @@ def uniform(*, low: float = 0.0, high: float = 1.0) -> Initializer:
 
     **Raises** `ValueError`: bounds not finite or upside down.
     """
-    _checks.number("uniform", low=low, high=high)
+    _checks.finite("uniform", low=low, high=high)
     if not _checks.is_traced((low, high)) and low >= high:
         raise _checks.InputError(
             f"uniform(): low={low} is not below high={high}; exchange them, or write constant({low})."
