@@ -35,9 +35,7 @@ def test_fans_and_layer_defaults(name):
     drawn = 20_000 // math.prod(layer["shape"]) * math.prod(layer["shape"])
     assert bound * (1 - TAIL / drawn) <= layer["weight_max"] <= bound * (1 + EPS)
     assert bound * (1 - TAIL / layer["bias_count"]) <= layer["bias_max"] <= bound * (1 + EPS)
-    weight = initializers.torch_default(**LAYOUT)(jax.random.key(0), (*layer["shape"], 1), jnp.float32)
     bias = initializers.torch_default_bias(layer["fan_in"])(jax.random.key(0), (20_000,))
-    assert float(jnp.abs(weight).max()) <= bound * (1 + EPS)
     assert bound * (1 - TAIL / 20_000) <= float(jnp.abs(bias).max()) <= bound * (1 + EPS)
 
 
