@@ -105,14 +105,20 @@ def test_entry_is_complete(name):
     assert repr(make(name)).startswith(name + "(")
 
 
+@functools.cache
+def drawn(kind):
+    """Every entry that takes this kind of shape, in one traced function: it compiles in a third of the time of many."""
+    taking = [name for name in ENTRIES if kind in TAKES.get(name, KINDS)]
+    return jax.jit(lambda: {name: draw(name, KINDS[kind]) for name in taking})()
+
+
 @KINDS_OF_ALL
 def test_shape_and_values(name, kind):
-    w = draw(name, KINDS[kind])
+    w = drawn(kind)[name]
     assert w.shape == KINDS[kind]
     assert w.dtype == jnp.float32
-    assert bool(jnp.isfinite(w).all())
-    assert np.array_equal(draw(name, list(KINDS[kind])), w)
-    abstract = jax.eval_shape(lambda key: make(name)(key, KINDS[kind]), jax.random.key(0))
+    assert bool(np.isfinite(w).all())
+    abstract = jax.eval_shape(lambda key: make(name)(key, list(KINDS[kind])), jax.random.key(0))
     assert (abstract.shape, abstract.dtype) == (w.shape, w.dtype)
 
 
@@ -138,7 +144,7 @@ def test_dtype(name, dtype):
 def test_key(name):
     """The key decides everything, if the law is random, and nothing, if it is not."""
     w = draw(name, shape_of(name))
-    assert np.array_equal(draw(name, shape_of(name)), w)
+    assert np.array_equal(draw(name, list(shape_of(name))), w)
     assert np.array_equal(draw(name, shape_of(name), key=jax.random.key(1)), w) == (not make(name).random)
     legacy = make(name)(jax.random.PRNGKey(0), shape_of(name))
     assert np.array_equal(legacy, w)
@@ -156,7 +162,7 @@ def close(a, b):
 
 
 def draw_all(key, specs=None):
-    """Every entry, in one traced function: it compiles in a fraction of the time of many."""
+    """Every entry from one key, in the first kind of shape that it takes."""
     return {name: draw(name, shape_of(name), key=key, out_sharding=(specs or {}).get(name)) for name in ENTRIES}
 
 
