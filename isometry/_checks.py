@@ -63,18 +63,27 @@ def one_of(call: str, *, among: Iterable[str], **named: Any) -> None:
 def number(call: str, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False, **named: Any) -> None:
     """A finite real number in [low, high], or in (low, high] with `open_low`."""
     for name, value in named.items():
-        if is_traced(value):
-            continue
-        try:
-            x = float(value)
-        except (TypeError, ValueError):
-            raise InputError(f"{call}(): {name}={show(value)} is not a number.") from None
-        inside = (x > low if open_low else x >= low) and x <= high
-        if not math.isfinite(x) or not inside:
-            bounds = (
-                f"{'(' if open_low or low == -math.inf else '['}{low:g}, {high:g}{')' if high == math.inf else ']'}"
-            )
-            raise InputError(f"{call}(): {name}={show(value)} is not a finite number in {bounds}.")
+        _number(call, name, value, low, high, open_low)
+
+
+def finite(call: str, /, **named: Any) -> None:
+    """A finite real number, whatever the arguments are called: `number` would take `low` and `high` for its own."""
+    for name, value in named.items():
+        _number(call, name, value, -math.inf, math.inf, False)
+
+
+def _number(call: str, name: str, value: Any, low: float, high: float, open_low: bool) -> None:
+    if is_traced(value):
+        return
+    try:
+        x = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{call}(): {name}={show(value)} is not a number.") from None
+    inside = (x > low if open_low else x >= low) and x <= high
+    if not math.isfinite(x) or not inside:
+        opening, closing = "(" if open_low or low == -math.inf else "[", ")" if high == math.inf else "]"
+        bounds = f"{opening}{low:g}, {high:g}{closing}"
+        raise InputError(f"{call}(): {name}={show(value)} is not a finite number in {bounds}.")
 
 
 def integer(call: str, *, low: int = 0, high: int | None = None, **named: Any) -> None:

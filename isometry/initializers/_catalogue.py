@@ -1,8 +1,10 @@
 """Every factory with the law it claims. The tests hold each to it; the docs table is made from it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -11,7 +13,9 @@ class Entry:
 
     - `law`: mean and variance, or the exact structure; the singular values where they are known.
     - `isometric`: the shapes for which a layer with these weights is an isometry (all s = gain), in words; "" for none.
-    - `aliases`: the names other libraries use.
+    - `aliases`: the names other libraries use for the same law.
+    - `differs`: the laws other libraries have under this or a similar name, and the call that reproduces each; those of
+      `jax.nn.initializers` bit for bit from the same key.
     - `needs`: arguments without a default; an entry that needs none can be named as a scheme.
     """
 
@@ -22,22 +26,27 @@ class Entry:
     isometric: str
     citation: str
     aliases: tuple[str, ...] = ()
-    needs: tuple[str, ...] = field(default=())
+    needs: tuple[str, ...] = ()
+    differs: str = ""
 
 
 _ENTRIES: dict[str, Entry] = {}
 
 
 def register(
-    *, law: str, citation: str, isometric: str = "", aliases: tuple[str, ...] = (), needs: tuple[str, ...] = ()
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    *,
+    law: str,
+    citation: str,
+    isometric: str = "",
+    aliases: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
+    differs: str = "",
+) -> Callable[[Factory], Factory]:
     """Decorator: put a factory into the catalogue; its docstring's first line is the definition."""
 
-    def add(factory: Callable[..., Any]) -> Callable[..., Any]:
-        definition = (factory.__doc__ or "").split("\n", 1)[0]
-        _ENTRIES[factory.__name__] = Entry(
-            factory.__name__, factory, definition, law, isometric, citation, aliases, needs
-        )
+    def add(factory: Factory) -> Factory:
+        name, definition = factory.__name__, (factory.__doc__ or "").split("\n", 1)[0]
+        _ENTRIES[name] = Entry(name, factory, definition, law, isometric, citation, aliases, needs, differs)
         return factory
 
     return add

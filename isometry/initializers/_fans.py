@@ -1,7 +1,9 @@
-"""fan_in and fan_out of a weight, and the matrix it acts as."""
+"""fan_in and fan_out of a weight in any layout; the table of layouts is in the package's docstring."""
 
 import math
+import operator
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from isometry import _checks
 
@@ -10,31 +12,59 @@ Axes = int | Sequence[int]
 TWO_AXES = "fans need at least two. For a bias use initializers.zeros() or initializers.normal(std=...)."
 
 
+class Layout(NamedTuple):
+    """Which axes of a weight are its inputs, its outputs and its batch, and how many groups the outputs fall into."""
+
+    in_axis: Axes = -2
+    out_axis: Axes = -1
+    batch_axis: Axes = ()
+    groups: int = 1
+
+    def changed(self) -> dict[str, Any]:
+        """The fields that are not the default, for a repr."""
+        return {name: value for name, value in self._asdict().items() if value != self._field_defaults[name]}
+
+
 def axes_of(call: str, axis: Axes, rank: int, name: str) -> tuple[int, ...]:
     """`axis` as non-negative, distinct axes of an array with `rank` axes."""
     try:
-        wanted = tuple(axis) if isinstance(axis, Sequence) else (axis,)
-        found = tuple(a + rank if a < 0 else a for a in wanted)
+        wanted = [operator.index(a) for a in (axis if isinstance(axis, Sequence) else (axis,))]
     except TypeError:
         raise _checks.InputError(f"{call}(): {name}={_checks.show(axis)} is not an axis or a tuple of axes.") from None
+    found = tuple(a + rank if a < 0 else a for a in wanted)
     if any(not 0 <= a < rank for a in found) or len(set(found)) != len(found):
-        raise _checks.InputError(f"{call}(): {name}={_checks.show(axis)} does not fit a shape of {rank} axes.")
+        raise _checks.InputError(
+            f"{call}(): {name}={_checks.show(axis)} does not fit a shape of {rank} axes; "
+            f"write distinct axes between {-rank} and {rank - 1}."
+        )
     return found
 
 
 def fans(
-    call: str, shape: tuple[int, ...], in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()
+    call: str,
+    shape: tuple[int, ...],
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
 ) -> tuple[int, int]:
-    """(fan_in, fan_out): the size of `in_axis` or `out_axis` times the window; batch axes count in neither."""
-    rank = len(shape)
-    groups = [
-        axes_of(call, a, rank, n) for a, n in ((in_axis, "in_axis"), (out_axis, "out_axis"), (batch_axis, "batch_axis"))
-    ]
-    listed = [a for group in groups for a in group]
+    """(fan_in, fan_out): the size of `in_axis` or `out_axis` times the window; batch axes count in neither.
+
+    A grouped weight stores the inputs of one group and the outputs of all. `groups` divides fan_out, which makes it the
+    number of outputs that an input reaches; with groups=1 it is what torch and JAX take, who never divide.
+    """
+    named = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
+    axes = [axes_of(call, axis, len(shape), name) for name, axis in named.items()]
+    listed = [a for group in axes for a in group]
     if len(set(listed)) != len(listed):
+        written = ", ".join(f"{name}={axis}" for name, axis in named.items())
+        raise _checks.InputError(f"{call}(): {written} share an axis of shape={shape}; an axis can play one part only.")
+    inputs, outputs, batch = (math.prod(shape[a] for a in group) for group in axes)
+    _checks.integer(call, low=1, groups=groups)
+    if outputs % groups:
         raise _checks.InputError(
-            f"{call}(): in_axis={in_axis}, out_axis={out_axis}, batch_axis={batch_axis} overlap for shape={shape}."
+            f"{call}(): groups={groups} does not divide the {outputs} outputs of shape={shape}; "
+            "out_axis holds the outputs of all groups, in_axis the inputs of one."
         )
-    sizes = [math.prod(shape[a] for a in group) for group in groups]
-    window = math.prod(shape) // math.prod(sizes)
-    return sizes[0] * window, sizes[1] * window
+    window = math.prod(shape) // (inputs * outputs * batch)
+    return inputs * window, outputs // groups * window

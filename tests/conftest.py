@@ -1,0 +1,7 @@
+"""Strict settings for every test: no silent promotion of dtypes or ranks, and two devices."""
+
+import jax
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 2)

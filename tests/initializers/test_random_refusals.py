@@ -1,0 +1,114 @@
+"""What the random and scaled initializers refuse, and their words: the call, the argument, what came, what to write."""
+
+import jax
+import numpy as np
+import pytest
+
+from isometry import InputError
+from isometry import initializers as init
+
+KEY = jax.random.key(0)
+
+# A factory's call: refused at once.
+FACTORIES = {
+    "uniform(): low=1.0 is not below high=1.0; exchange them, or write constant(1.0).": lambda: init.uniform(low=1.0),
+    "uniform(): high=inf is not a finite number in (-inf, inf).": lambda: init.uniform(high=np.inf),
+    "uniform(): low='a' is not a number.": lambda: init.uniform(low="a"),
+    "normal(): std=-1.0 is not a finite number in [0, inf).": lambda: init.normal(std=-1.0),
+    "normal(): mean='zero' is not a number.": lambda: init.normal(mean="zero"),
+    "truncated_normal(): std=0.0 is not a finite number in (0, inf).": lambda: init.truncated_normal(std=0.0),
+    "truncated_normal(): std=-0.1 is not a finite number in (0, inf).": lambda: init.truncated_normal(std=-0.1),
+    "truncated_normal(): lower=2.0 is not below upper=-2.0; exchange them.": lambda: init.truncated_normal(
+        lower=2.0, upper=-2.0
+    ),
+    "truncated_normal(): lower=-inf is not a finite number": lambda: init.truncated_normal(lower=-np.inf),
+    "xavier_normal(): gain=-1.0 is not a finite number in (0, inf).": lambda: init.xavier_normal(-1.0),
+    "kaiming_uniform(): mode='fan_inn' is not known. Known: fan_in, fan_out. Did you mean 'fan_in'?": lambda: (
+        init.kaiming_uniform(mode="fan_inn")
+    ),
+    "calculate_gain(): nonlinearity='rel' is not known.": lambda: init.kaiming_normal(nonlinearity="rel"),
+    "calculate_gain(): param=nan is not a finite number": lambda: init.kaiming_normal(a=np.nan),
+    "variance_scaling(): scale=-2.0 is not a finite number in [0, inf).": lambda: init.variance_scaling(
+        -2.0, "fan_in", "normal"
+    ),
+    "variance_scaling(): mode='fan' is not known. Known: fan_in, fan_out, fan_avg, fan_geo_avg.": lambda: (
+        init.variance_scaling(2.0, "fan", "normal")
+    ),
+    "variance_scaling(): distribution='gaussian' is not known. Known: truncated_normal, normal, uniform.": lambda: (
+        init.variance_scaling(2.0, "fan_in", "gaussian")
+    ),
+    "torch_default_bias(): fan_in=0 must be a whole number, at least 1.": lambda: init.torch_default_bias(0),
+    "torch_default_bias(): fan_in=2.5 is not a whole number.": lambda: init.torch_default_bias(2.5),
+}
+
+# An initializer and a shape: refused when called, traced or not.
+CALLS = {
+    "xavier_uniform(): shape=(128,) has one axis; fans need at least two. For a bias use initializers.zeros()": (
+        init.xavier_uniform(),
+        (128,),
+    ),
+    "he_normal(): shape=() has no axis; fans need at least two.": (init.he_normal(), ()),
+    "torch_default(): shape=(4,) has one axis; fans need at least two.": (init.torch_default(), (4,)),
+    "lecun_normal(): shape=(4, 0) has an axis of size 0; every axis must be at least 1.": (init.lecun_normal(), (4, 0)),
+    "glorot_normal(): in_axis=2 does not fit a shape of 2 axes; write distinct axes between -2 and 1.": (
+        init.glorot_normal(in_axis=2),
+        (3, 4),
+    ),
+    "kaiming_normal(): out_axis=(0, -2) does not fit a shape of 2 axes; write distinct axes between -2 and 1.": (
+        init.kaiming_normal(out_axis=(0, -2)),
+        (3, 4),
+    ),
+    "xavier_normal(): out_axis='out' is not an axis or a tuple of axes.": (init.xavier_normal(out_axis="out"), (3, 4)),
+    "he_uniform(): in_axis=1, out_axis=-1, batch_axis=() share an axis of shape=(3, 4); an axis can play one part": (
+        init.he_uniform(in_axis=1),
+        (3, 4),
+    ),
+    "xavier_uniform(): groups=3 does not divide the 32 outputs of shape=(3, 3, 8, 32); out_axis holds the outputs of": (
+        init.xavier_uniform(groups=3),
+        (3, 3, 8, 32),
+    ),
+    "variance_scaling(): groups=0 must be a whole number, at least 1.": (
+        init.variance_scaling(1.0, "fan_out", "normal", groups=0),
+        (3, 4),
+    ),
+    "glorot_uniform(): groups=1.5 is not a whole number.": (init.glorot_uniform(groups=1.5), (3, 4)),
+    "truncated_normal(): lower=4.0, upper=9.0 leave so little of N(0.0, 1.0²) that float32 resolves fewer than 4096 "
+    "values of it. Bring the nearer bound to within 3.6 std of the mean, or, if the interval is narrow, write "
+    "uniform(low=4.0, high=9.0).": (init.truncated_normal(lower=4.0, upper=9.0), (3,)),
+    "truncated_normal(): lower=-2.0, upper=2.0 leave so little of N(10.0, 1.0²) that": (
+        init.truncated_normal(mean=10.0),
+        (3,),
+    ),
+    "truncated_normal(): lower=1.0, upper=1.00001 leave so little of N(0.0, 1.0²) that": (
+        init.truncated_normal(lower=1.0, upper=1.00001),
+        (3,),
+    ),
+}
+
+
+@pytest.mark.parametrize("text", FACTORIES)
+def test_factory_refuses(text):
+    with pytest.raises(InputError) as error:
+        FACTORIES[text]()
+    assert text in str(error.value)
+
+
+@pytest.mark.parametrize("text", CALLS)
+def test_call_refuses(text):
+    initializer, shape = CALLS[text]
+    for call in (initializer, jax.jit(initializer, static_argnums=(1,))):
+        with pytest.raises(InputError) as error:
+            call(KEY, shape)
+        assert text in str(error.value)
+
+
+def test_a_refusal_is_a_value_error():
+    with pytest.raises(ValueError, match="xavier_uniform"):
+        init.xavier_uniform()(KEY, (3,))
+
+
+def test_repr_shows_the_layout():
+    assert repr(init.xavier_uniform(groups=2, in_axis=1, out_axis=0)) == (
+        "xavier_uniform(gain=1.0, in_axis=1, out_axis=0, groups=2)"
+    )
+    assert repr(init.he_normal()) == "he_normal()"
