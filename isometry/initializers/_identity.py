@@ -14,7 +14,9 @@ def _eye(name, gain, square):
         if len(shape) != 2:
             raise _checks.InputError(f"{name}(): shape={shape} has {len(shape)} axes; an identity matrix has two.")
         if square and shape[0] != shape[1]:
-            raise _checks.InputError(f"identity(): shape={shape} is not square. For a rectangle use partial_identity().")
+            raise _checks.InputError(
+                f"identity(): shape={shape} is not square. For a rectangle use partial_identity()."
+            )
         return jnp.asarray(gain, dtype) * jnp.eye(*shape, dtype=dtype)
 
     return Initializer(name, arguments(gain=gain), draw, random=False)
