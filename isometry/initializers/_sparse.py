@@ -1,5 +1,6 @@
 """Sparse weights: torch's, with a fixed number of zeros per input, and exactly orthogonal ones."""
 
+import functools
 import math
 
 import jax
@@ -91,6 +92,7 @@ def sparse_orthogonal(density: float, gain: float = 1.0, *, in_axis: int = -2, o
     return Initializer("sparse_orthogonal", arguments(density=density, gain=gain), draw, least_axes=2, why=why)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def givens_product(key, few: int, many: int, nonzeros: float, dtype) -> tuple[Float[Array, "many few"], Array]:
     """Orthonormal columns with nearly `nonzeros` non-zero entries, and how many rotations were tried.
 

@@ -15,15 +15,18 @@ from isometry.initializers._protocol import Initializer, arguments
 _ZERO = "Zhao, Schäfer, Anandkumar (2022), Algorithms 1 and 2, arXiv:2110.12661"
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))  # fused: the intermediates would be as large as the result
-def hadamard_block(rows: int, cols: int, dtype) -> Float[Array, "rows cols"]:
-    """Top-left block of the Sylvester-Hadamard matrix, H[i, j] = (-1)**popcount(i & j).
+_eye = jax.jit(jnp.eye, static_argnums=(0, 1), static_argnames="dtype")
 
-    One elementwise expression instead of log2(n) Kronecker products: it fuses, and needs no padding.
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))  # fused: each intermediate would be as large as the result
+def scaled_hadamard_block(scale, rows: int, cols: int, dtype) -> Float[Array, "rows cols"]:
+    """scale times the top-left block of the Sylvester-Hadamard matrix, H[i, j] = (-1)**popcount(i & j).
+
+    One elementwise expression instead of log2(n) Kronecker products: it needs no padding.
     """
     i, j = jnp.arange(rows, dtype=jnp.uint32), jnp.arange(cols, dtype=jnp.uint32)
     odd = jax.lax.population_count(i[:, None] & j[None, :]) & 1
-    return 1 - 2 * odd.astype(dtype)
+    return jnp.asarray(scale, dtype) * (1 - 2 * odd.astype(dtype))
 
 
 def _ceil_power_of_two(n: int) -> int:
@@ -31,17 +34,15 @@ def _ceil_power_of_two(n: int) -> int:
 
 
 @register(
-    law="±gain/√p with p = 2^⌈log2 max(m, n)⌉: of the min(m, n) singular values at least min + max − p are gain, "
-    "the others below it and at least gain/√p",
+    law="±gain/√p with p = 2^⌈log2 max(m, n)⌉: max(0, m + n − p) singular values gain, the others in [gain/√p, gain)",
     citation="Sylvester (1867); " + _ZERO,
     isometric="shapes whose longer side is a power of two",
 )
 def hadamard(gain: float = 1.0) -> Initializer:
     """gain/√p times the top-left block of the Sylvester-Hadamard matrix of order p, the next power of two.
 
-    A longer side N = p leaves whole rows of an orthogonal matrix: all singular values gain. Otherwise at least n + N -
-    p of the n = min(m, n) are gain (the p - N missing columns take away a Gram matrix of that rank at most), none is
-    larger, and none is smaller than gain/√p: the weight has full rank.
+    With n the shorter and N the longer side, the p - N missing columns take a matrix of rank min(n, p - N) off the Gram
+    matrix of orthogonal rows: max(0, n + N - p) singular values are gain, the others smaller but at least gain/√p.
 
     **Raises** `ValueError`: gain not finite; a shape that does not have two axes.
     """
@@ -49,8 +50,7 @@ def hadamard(gain: float = 1.0) -> Initializer:
 
     def draw(key, shape, dtype):
         rows, columns = matrix_shape("hadamard", shape, "a Hadamard block")
-        scale = jnp.asarray(gain, dtype) * jnp.asarray(math.sqrt(1 / _ceil_power_of_two(max(shape))), dtype)
-        return scale * hadamard_block(rows, columns, dtype)
+        return scaled_hadamard_block(gain * math.sqrt(1 / _ceil_power_of_two(max(shape))), rows, columns, dtype)
 
     return Initializer("hadamard", arguments(gain=gain), draw, random=False)
 
@@ -71,9 +71,9 @@ def zer_o(scale: str = "code", *, in_axis: int = -2, out_axis: int = -1) -> Init
 
     Singular values of the block, in units of c√p (1 for "code", √2 for "paper"):
 
-    - N a power of two: all 1.
-    - otherwise at least n + N - p of the n are 1, the others lie in [√(2/p), 1], and in [√½, 1] if n <= p/2.
-    - n a power of two: N mod n of them are √(n⌈N/n⌉/p), the others √(n⌊N/n⌋/p).
+    - max(0, n + N - p) of the n are exactly 1 (all, if N is a power of two); the others lie in [√(2/p), 1), and in
+      [√½, 1) if n <= p/2. The p - N missing columns take a matrix of rank min(n, p - N) off the Gram matrix.
+    - If n is a power of two, N mod n of them are √(n⌈N/n⌉/p), the others √(n⌊N/n⌋/p).
 
     **Raises** `ValueError`: unknown scale; a shape of fewer than two axes; axes that do not fit it.
     """
@@ -82,10 +82,10 @@ def zer_o(scale: str = "code", *, in_axis: int = -2, out_axis: int = -1) -> Init
     def draw(key, shape, dtype):
         window, n_in, n_out = split_axes("zer_o", shape, in_axis, out_axis)
         if n_out > n_in:
-            c = math.sqrt((1 if scale == "code" else 2) / _ceil_power_of_two(n_out))
-            matrix = jnp.asarray(c, dtype) * hadamard_block(n_in, n_out, dtype)
+            square = (1 if scale == "code" else 2) / _ceil_power_of_two(n_out)
+            matrix = scaled_hadamard_block(math.sqrt(square), n_in, n_out, dtype)
         else:
-            matrix = jnp.eye(n_in, n_out, dtype=dtype)
+            matrix = _eye(n_in, n_out, dtype=dtype)
         return lay_out(at_tap(matrix, window, upper_tap(window)), in_axis, out_axis)
 
     return Initializer(
