@@ -1,5 +1,7 @@
 """Kernels whose convolution is an isometry: delta-orthogonal, block-orthogonal, dirac."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -65,13 +67,7 @@ def block_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1
 
     def draw(key, shape, dtype):
         window, n_in, n_out = split_axes("block_orthogonal", shape, in_axis, out_axis)
-        few, many = sorted((n_in, n_out))
-        factors = [axis for step in range(1, max(window)) for axis, k in enumerate(window) if step < k]
-        first, rest = jax.random.split(key)
-        with _precision.full():
-            kernel = jax.random.orthogonal(first, few, (1,) * len(window), dtype, many)
-            for number, axis in enumerate(factors):
-                kernel = _longer(kernel, axis, _projection(jax.random.fold_in(rest, number), many, dtype))
+        kernel = _orthogonal_polynomial(key, window, *sorted((n_in, n_out)), dtype)
         # P is symmetric: transposing every tap reverses the product, and an isometry becomes a co-isometry
         kernel = kernel if n_in <= n_out else kernel.mT
         return lay_out(jnp.asarray(gain, dtype) * kernel, in_axis, out_axis)
@@ -79,19 +75,23 @@ def block_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1
     return Initializer("block_orthogonal", arguments(gain=gain), draw, least_axes=3, why=WINDOW)
 
 
-def _projection(key, n: int, dtype) -> Float[Array, "n n"]:
-    """Projection onto a random subset of a Haar basis; its rank is Binomial(n, 1/2)."""
-    basis_key, subset_key = jax.random.split(key)
-    kept = jax.random.bernoulli(subset_key, 0.5, (1, n))
-    half = jnp.where(kept, jax.random.orthogonal(basis_key, n, (), dtype), jnp.zeros((), dtype))
-    return half @ half.T
-
-
-def _longer(kernel: Array, axis: int, projection: Float[Array, "m m"]) -> Array:
-    """The kernel followed by P + (I - P)x: one tap longer along `axis`."""
-    stays = jnp.tensordot(kernel, projection, 1)
-    empty = jnp.zeros_like(jax.lax.slice_in_dim(kernel, 0, 1, axis=axis))
-    return jnp.concatenate([stays, empty], axis) + jnp.concatenate([empty, kernel - stays], axis)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))  # one compilation instead of one for every length on the way
+def _orthogonal_polynomial(
+    key, window: tuple[int, ...], few: int, many: int, dtype
+) -> Float[Array, "*window few many"]:
+    """H Π (P + (I - P) x_a): an orthogonal matrix wherever |x| = 1, as an array of its coefficients."""
+    factors = [axis for step in range(1, max(window)) for axis, k in enumerate(window) if step < k]
+    first_key, basis_key, subset_key = jax.random.split(key, 3)
+    with _precision.full():
+        kernel = jax.random.orthogonal(first_key, few, (1,) * len(window), dtype, many)
+        bases = jax.random.orthogonal(basis_key, many, (len(factors),), dtype)
+        kept = jax.random.bernoulli(subset_key, 0.5, (len(factors), many))  # the rank of P is Binomial(many, 1/2)
+        for axis, basis, columns in zip(factors, bases, kept, strict=True):
+            half = basis * columns[None, :].astype(dtype)
+            stays = jnp.tensordot(kernel, half @ half.T, 1)
+            empty = jnp.zeros_like(jax.lax.slice_in_dim(kernel, 0, 1, axis=axis))
+            kernel = jnp.concatenate([stays, empty], axis) + jnp.concatenate([empty, kernel - stays], axis)
+    return kernel
 
 
 @register(
