@@ -81,11 +81,11 @@ def _orthogonal_polynomial(
 ) -> Float[Array, "*window few many"]:
     """H Π (P + (I - P) x_a): an orthogonal matrix wherever |x| = 1, as an array of its coefficients."""
     factors = [axis for step in range(1, max(window)) for axis, k in enumerate(window) if step < k]
-    first_key, basis_key, subset_key = jax.random.split(key, 3)
+    basis_key, subset_key = jax.random.split(key)
     with _precision.full():
-        kernel = jax.random.orthogonal(first_key, few, (1,) * len(window), dtype, many)
-        bases = jax.random.orthogonal(basis_key, many, (len(factors),), dtype)
+        first, *bases = jax.random.orthogonal(basis_key, many, (1 + len(factors),), dtype)
         kept = jax.random.bernoulli(subset_key, 0.5, (len(factors), many))  # the rank of P is Binomial(many, 1/2)
+        kernel = first[:few].reshape((1,) * len(window) + (few, many))
         for axis, basis, columns in zip(factors, bases, kept, strict=True):
             half = basis * columns[None, :].astype(dtype)
             stays = jnp.tensordot(kernel, half @ half.T, 1)

@@ -5,7 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from isometry import _checks
 from isometry.initializers._catalogue import register
@@ -84,7 +84,8 @@ def sparse_orthogonal(density: float, gain: float = 1.0, *, in_axis: int = -2, o
                 f"sparse_orthogonal(): density={density} is below 1/{many}, the least an orthogonal matrix can have "
                 f"with {n_in} inputs and {n_out} outputs."
             )
-        columns, _ = givens_product(key, few, many, float(density) * few * many, dtype)
+        wanted = float(density) * few * many
+        columns, _ = givens_product(key, math.ceil(wanted), math.floor(2 * wanted), few, many, dtype)
         matrix = jnp.asarray(gain, dtype) * (columns.T if n_in <= n_out else columns)
         return lay_out(at_tap(matrix, window, middle_tap(window)), in_axis, out_axis)
 
@@ -92,14 +93,16 @@ def sparse_orthogonal(density: float, gain: float = 1.0, *, in_axis: int = -2, o
     return Initializer("sparse_orthogonal", arguments(density=density, gain=gain), draw, least_axes=2, why=why)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def givens_product(key, few: int, many: int, nonzeros: float, dtype) -> tuple[Float[Array, "many few"], Array]:
-    """Orthonormal columns with nearly `nonzeros` non-zero entries, and how many rotations were tried.
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def givens_product(
+    key, goal: int, twice: int, few: int, many: int, dtype
+) -> tuple[Float[Array, "many few"], Int[Array, ""]]:
+    """Orthonormal columns with at least `goal` non-zero entries, and how many rotations it took to get there.
 
-    The state holds one matrix and the two rows that the last rotation replaced, so that taking it back copies nothing.
-    The count of non-zeros is kept by what each rotation adds, O(few) a step.
+    The last rotation is taken back if the last two counts sum to more than `twice`, twice the number wanted: then the
+    earlier one is nearer. For that the state holds the two rows replaced, not a second matrix; the count is kept by what
+    each rotation adds, O(few) a step.
     """
-    goal, twice = math.ceil(nonzeros), math.floor(2 * nonzeros)
     limit = 32 * many * many.bit_length()  # a full matrix takes about 1.5 n ln n; beyond this something is wrong
 
     def unfinished(state):

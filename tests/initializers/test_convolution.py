@@ -90,7 +90,7 @@ def test_delta_orthogonal_convolution_is_an_isometry(window, n_in, n_out, image)
         np.testing.assert_allclose(s, 1.5, rtol=rounding(a))
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 4), (4, 3, 5), (3, 3, 4, 6), (2, 4, 3, 3), (3, 2, 3, 2, 4)])
+@pytest.mark.parametrize("shape", [(4, 3, 5), (2, 3, 3, 3), (3, 2, 3, 2, 4)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_delta_orthogonal_is_jax_bit_for_bit(shape, dtype):
     with jax.enable_x64(dtype == "float64"):
@@ -117,19 +117,15 @@ def test_block_orthogonal_convolution_is_an_isometry(window, n_in, n_out, image)
 
 
 def test_block_orthogonal_uses_its_whole_window():
-    """A fresh projection for each factor: with one used again, (P + (I - P)x)^2 has nothing at the middle tap."""
-    w = draw(initializers.block_orthogonal(), 4, 3, 8, 8)
-    mass = (w**2).sum((-2, -1))
-    np.testing.assert_allclose(mass.sum(), 8, rtol=rounding(w))
-    assert mass.min() > rounding(w)
-    assert svd(operator(w, (4, 4), "same")).min() < 0.9  # SAME is not an isometry, as the docstring says
+    """A fresh projection for each factor: with one used again, (P + (I - P)x)² has nothing at the middle tap.
 
-
-def test_block_orthogonal_in_float32():
-    """Orthogonality to float32 rounding, measured in float64."""
-    w = initializers.block_orthogonal()(KEY, (3, 3, 16, 16))
-    s = svd(operator(w, (3, 3), "circular"))
-    np.testing.assert_allclose(s, 1, atol=8 * 5 * 16 * float(jnp.finfo(jnp.float32).eps))
+    In float32, orthogonal to its rounding as measured in float64; SAME is not an isometry, as the docstring says.
+    """
+    w = np.asarray(initializers.block_orthogonal()(KEY, (4, 3, 8, 8)))
+    tolerance = 8 * 6 * 8 * float(jnp.finfo(jnp.float32).eps)
+    assert (w**2).sum((-2, -1)).min() > tolerance
+    np.testing.assert_allclose(svd(operator(w, (4, 3), "circular")), 1, atol=tolerance)
+    assert svd(operator(w, (4, 3), "same")).min() < 0.9
 
 
 # --- dirac, ZerO ------------------------------------------------------------------------------------------------------

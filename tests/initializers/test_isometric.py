@@ -41,17 +41,18 @@ def rounding(w, *, factors: int = 1) -> float:
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
-def test_dtypes_and_shapes(name, dtype):
+def test_dtypes_and_shapes(name):
+    """The same array for the same key, list or tuple; bfloat16 and float16 are that array rounded."""
     init, shape = EVERY[name]
-    with jax.enable_x64(dtype == "float64"):
+    single = np.asarray(init(KEY, shape))
+    assert (single.shape, single.dtype) == (shape, np.float32)
+    for dtype in ("float32", "bfloat16", "float16"):
         w = init(KEY, list(shape), dtype)
-        assert w.shape == shape
         assert w.dtype == jnp.dtype(dtype)
-        assert jax.eval_shape(lambda key: init(key, shape, dtype), KEY).shape == shape
-        np.testing.assert_array_equal(w, init(KEY, shape, dtype))
-        if dtype in ("bfloat16", "float16"):  # drawn in float32, rounded last
-            np.testing.assert_array_equal(w, init(KEY, shape, "float32").astype(dtype))
+        np.testing.assert_array_equal(w, single.astype(dtype))
+    with jax.enable_x64(True):
+        double = jax.eval_shape(lambda key: init(key, shape, "float64"), KEY)
+    assert (double.shape, double.dtype) == (shape, np.float64)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -89,13 +90,13 @@ def test_orthogonal_to_rounding_at_1024():
     assert np.abs(q.T @ q - np.eye(1024)).max() <= 10 * np.finfo(np.float32).eps * np.sqrt(1024)
 
 
-@pytest.mark.parametrize("shape", [(7, 7), (12, 5), (5, 12), (3, 4, 6), (2, 3, 2, 30), (1, 4), (4, 1), (1, 1)])
+@pytest.mark.parametrize("shape", [(6, 6), (9, 4), (4, 9), (3, 3, 2, 8), (2, 2, 2, 10), (1, 1)])
 def test_orthogonal_singular_values_are_the_gain(shape):
-    w = initializers.orthogonal(0.7)(KEY, shape).reshape(-1, shape[-1])
+    w = np.asarray(initializers.orthogonal(0.7)(KEY, shape)).reshape(-1, shape[-1])
     np.testing.assert_allclose(svd(w), 0.7, rtol=rounding(w))
 
 
-@pytest.mark.parametrize("shape", [(6, 6), (9, 4), (4, 9), (3, 3, 4, 8)])
+@pytest.mark.parametrize("shape", [(6, 6), (9, 4), (3, 3, 2, 8)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_orthogonal_is_jax_bit_for_bit(shape, dtype):
     with jax.enable_x64(dtype == "float64"):
@@ -178,15 +179,15 @@ def test_singular_values_of_every_leading_hadamard_block(p):
 
 
 @pytest.mark.parametrize(("scale", "factor"), [("code", 1), ("paper", 2)])
-@pytest.mark.parametrize(("n_in", "n_out"), [(3, 5), (3, 4), (16, 64), (64, 100), (7, 8), (8, 10), (1, 2), (784, 2048)])
+@pytest.mark.parametrize(("n_in", "n_out"), [(3, 5), (3, 4), (64, 100), (1, 2), (784, 2048)])
 def test_zer_o_where_it_widens(n_in, n_out, scale, factor):
     p = 2 ** int(np.ceil(np.log2(n_out)))
     w = initializers.zer_o(scale)(None, (n_in, n_out))
     expected = np.sqrt(factor / p) * sylvester(p)[:n_in, :n_out]
     np.testing.assert_allclose(w, expected, rtol=float(jnp.finfo(w.dtype).eps))
     np.testing.assert_allclose(np.sum(np.asarray(w, float) ** 2) / n_in, factor * n_out / p, rtol=rounding(w))
-    torch_layout = initializers.zer_o(scale, in_axis=1, out_axis=0)(None, (n_out, n_in))
-    np.testing.assert_array_equal(torch_layout, w.T)
+    torch_layout = np.asarray(initializers.zer_o(scale, in_axis=1, out_axis=0)(None, (n_out, n_in)))
+    np.testing.assert_array_equal(torch_layout.T, w)
     if n_out == p:
         np.testing.assert_allclose(svd(w), np.sqrt(factor), rtol=rounding(w))
 
@@ -200,7 +201,7 @@ def test_zer_o_is_the_identity_where_it_does_not_widen(shape, scale):
 @settings(max_examples=10, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.sampled_from([1.0, 0.5, 1e-6]))
 def test_idinit_tiles_the_identity(m, n, tau):
-    w = initializers.idinit(tau)(None, (m, n))
+    w = jax.jit(lambda: initializers.idinit(tau)(None, (m, n)))()
     i, j = np.indices((m, n))
     np.testing.assert_array_equal(w, np.where((i - j) % min(m, n) == 0, np.float32(tau), 0))
     less, more = divmod(max(m, n), min(m, n))
