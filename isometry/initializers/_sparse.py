@@ -100,8 +100,8 @@ def givens_product(
     """Orthonormal columns with at least `goal` non-zero entries, and how many rotations it took to get there.
 
     The last rotation is taken back if the last two counts sum to more than `twice`, twice the number wanted: then the
-    earlier one is nearer. For that the state holds the two rows replaced, not a second matrix; the count is kept by what
-    each rotation adds, O(few) a step.
+    earlier one is nearer. For that the state holds the two rows replaced, not a second matrix; the count is kept by
+    what each rotation adds, O(few) a step.
     """
     limit = 32 * many * many.bit_length()  # a full matrix takes about 1.5 n ln n; beyond this something is wrong
 
