@@ -23,11 +23,10 @@ _XIAO = "Xiao et al. (2018), arXiv:1806.05393"
 def delta_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1) -> Initializer:
     """Convolution kernels that are zero but for a Haar orthogonal matrix times gain at the middle tap.
 
-    The convolution is that matrix at every pixel, so all its singular values are gain, whatever the padding: an
+    The convolution is that matrix at every pixel, so with circular or SAME padding all its singular values are gain: an
     isometry for in <= out, a co-isometry for in > out, which JAX refuses. Otherwise bit for bit
     `jax.nn.initializers.delta_orthogonal` from the same key. The middle tap is (k - 1)//2 as in JAX, which SAME padding
-    aligns for odd and even k; `dirac` and `zer_o` follow torch and the ZerO authors with k//2, which differs for even
-    k.
+    aligns for odd and even k; `dirac` and `zer_o` use k//2, as torch and the ZerO authors do: another one for even k.
 
     **Raises** `ValueError`: gain not a finite number; a shape without a window; axes that do not fit it.
     Cost: one QR of the channels.
@@ -45,11 +44,11 @@ def delta_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1
 @register(
     law="a product of Haar projections P + (I − P)x per tap and axis, and a Haar matrix: all singular values of the "
     "circular convolution gain; with SAME zero padding at most gain",
-    citation=f"{_XIAO}, Algorithm 1; Kautsky and Turcajová (1994)",
+    citation=f"{_XIAO}, Algorithm 1",
     isometric="every window and every channel count, stride 1, circular padding",
 )
 def block_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1) -> Initializer:
-    """Convolution kernels with every tap alive whose circular convolution is orthogonal, times gain.
+    """Convolution kernels that use their whole window and whose circular convolution is orthogonal, times gain.
 
     With x_a the shift along axis a, the kernel is H Π (P + (I - P) x_a): k_a - 1 factors for each axis a of the window,
     each with a fresh projection P = Pᵀ = P² onto the span of a random half (each direction with probability 1/2) of a
@@ -58,7 +57,7 @@ def block_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1
     isometry for in <= out, a co-isometry for in > out.
 
     Zero padding cuts the operator: fully padded (k - 1 on each side) it is still an isometry if in <= out, unpadded a
-    co-isometry if in >= out; with SAME its singular values are at most gain and not all equal.
+    co-isometry if in >= out; with SAME its singular values are at most gain and in general not all equal.
 
     **Raises** `ValueError`: gain not a finite number; a shape without a window; axes that do not fit it.
     Cost: 1 + Σ(k_a - 1) QRs of max(in, out) channels and as many products with the kernel.

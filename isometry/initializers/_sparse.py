@@ -55,7 +55,7 @@ def sparse(sparsity: float, std: float = 0.01, *, in_axis: int = -2, out_axis: i
 @register(
     law="a product of random Givens rotations, of the attainable density nearest to the one asked for: "
     "all min(m, n) singular values gain; not Haar",
-    citation="Nowak, Łukasik, Tabor, Jastrzębski (2024), arXiv:2312.14909",
+    citation="Nowak, Gniecki, Szatkowski, Tabor (2024), arXiv:2406.01755",
     isometric="every dense shape; with a window as delta_orthogonal",
     needs=("density",),
 )
