@@ -1,7 +1,14 @@
-"""Strict settings for every test: no silent promotion of dtypes or ranks, and two devices."""
+"""Settings every test runs under: strict promotion, two CPU devices, no thread traps."""
 
-import jax
+import os
 
+# Before jax: XLA sizes its thread pool by NPROC, and with two threads batched factorizations can deadlock in it;
+# multi-threaded BLAS inside small factorizations collapses when a core is busy.
+os.environ.setdefault("NPROC", "4")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import jax  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_num_cpu_devices", 2)

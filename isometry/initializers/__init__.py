@@ -25,12 +25,16 @@ from isometry.initializers._catalogue import catalogue as catalogue
 from isometry.initializers._constant import constant as constant
 from isometry.initializers._constant import ones as ones
 from isometry.initializers._constant import zeros as zeros
+from isometry.initializers._convolution import block_orthogonal as block_orthogonal
+from isometry.initializers._convolution import delta_orthogonal as delta_orthogonal
+from isometry.initializers._convolution import dirac as dirac
 from isometry.initializers._critical import critical as critical
 from isometry.initializers._gains import calculate_gain as calculate_gain
 from isometry.initializers._gains import gain as gain
 from isometry.initializers._identity import eye as eye
 from isometry.initializers._identity import identity as identity
 from isometry.initializers._identity import partial_identity as partial_identity
+from isometry.initializers._idinit import idinit as idinit
 from isometry.initializers._orthogonal import orthogonal as orthogonal
 from isometry.initializers._protocol import Initializer as Initializer
 from isometry.initializers._random import normal as normal
@@ -42,6 +46,8 @@ from isometry.initializers._scaled import torch_default as torch_default
 from isometry.initializers._scaled import torch_default_bias as torch_default_bias
 from isometry.initializers._scaled import xavier_normal as xavier_normal
 from isometry.initializers._scaled import xavier_uniform as xavier_uniform
+from isometry.initializers._sparse import sparse as sparse
+from isometry.initializers._sparse import sparse_orthogonal as sparse_orthogonal
 from isometry.initializers._variance_scaling import glorot_normal as glorot_normal
 from isometry.initializers._variance_scaling import glorot_uniform as glorot_uniform
 from isometry.initializers._variance_scaling import he_normal as he_normal

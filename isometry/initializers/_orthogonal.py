@@ -24,8 +24,8 @@ def orthogonal(gain: float = 1.0, *, out_axis: Axes = -1, batch_axis: Axes = ())
 
     All axes but `out_axis` and `batch_axis` are flattened into the inputs, as in torch and JAX; a convolution with such
     a kernel is not an isometry. Drawn by QR of a Gaussian with the signs of R's diagonal moved into Q, without which
-    the law is not Haar (Mezzadri). With the default axes bit for bit `jax.nn.initializers.orthogonal` from the same key,
-    and also in bfloat16 and float16. Cost: one QR, O(m n min(m, n)).
+    the law is not Haar (Mezzadri). With the default axes bit for bit `jax.nn.initializers.orthogonal` from the same
+    key; bfloat16 and float16, which JAX refuses, are that float32 matrix rounded. Cost: one QR, O(m n min(m, n)).
 
     **Raises** `ValueError`: gain not a finite number; a shape of fewer than two axes; axes that do not fit it.
     """

@@ -37,7 +37,7 @@ class Initializer:
         kind = _checks.float_dtype(self.name, dtype)
         if self.random:
             _checks.key(self.name, key)
-        drawn = self.draw(key, axes, kind if jnp.finfo(kind).bits >= 32 else jnp.float32).astype(kind)
+        drawn = self.draw(key, axes, kind if jnp.finfo(kind).bits >= 32 else jnp.dtype(jnp.float32)).astype(kind)
         return drawn if out_sharding is None else place(drawn, out_sharding)
 
     def __repr__(self) -> str:
