@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from isometry import _checks, _jacobian, _precision, linalg
@@ -83,7 +84,7 @@ class Spectrum:
         **Raises** `ValueError`: an unknown variable; p outside [0, 1].
         """
         _checks.one_of("quantile", among=VARIABLES, variable=variable)
-        for value in () if _checks.is_traced(p) else jnp.ravel(jnp.asarray(p)):
+        for value in () if _checks.is_traced(p) else np.ravel(np.asarray(p)):
             _checks.number("quantile", low=0.0, high=1.0, p=float(value))
         ascending = self.log_values[..., ::-1]
         mass = jnp.cumsum(self.weights[..., ::-1], -1)

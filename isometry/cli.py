@@ -58,7 +58,7 @@ def _refuse(message: str, code: int) -> int:
 
 def _app(typer: Any) -> Any:
     app = typer.Typer(
-        add_completion=False, no_args_is_help=True, help="Can this network train? Ask before training it."
+        add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Can this network train? Ask before training it."
     )
 
     def show_version(wanted: bool) -> None:

@@ -123,7 +123,7 @@ def _audit_one(
     widths = None
     if rank_flag.raised and hasattr(net, "with_width"):
         tell("the same scheme at other widths")
-        widths = _probe.same_trajectory(net, task, keys[0])
+        widths = _probe.same_trajectory(net, task, keys[: _probe.SEEDS])
     setting = {
         "seeds": len(keys),
         "inputs": len(points),

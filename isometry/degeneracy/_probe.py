@@ -92,7 +92,7 @@ def start(task: Task, params: Any) -> State:
     per_layer = tuple(jnp.zeros(w.shape[:2], w.dtype) for w in weights)
     first = tuple(jnp.full(w.shape[:2], -1, jnp.int32) for w in weights)
     opt = jax.vmap(task.optimizer.init)(params)
-    return State(params, opt, jax.tree.map(jnp.zeros_like, weights), per_layer, first, jnp.full(seeds, jnp.inf))
+    return State(params, opt, jax.tree.map(jnp.zeros_like, weights), per_layer, first, jnp.full(seeds, jnp.inf, jnp.float32))  # typed, or the first call would compile twice
 
 
 @functools.partial(jax.jit, static_argnames=("function", "loss", "optimizer"))
@@ -128,7 +128,7 @@ def run(net: Network, task: Task, params: Any, records: int = RECORDS) -> Probe:
     """Train all seeds of stacked `params` alike and record the ranks of the hidden layers."""
     steps = len(task.batches)
     marks = sorted({1, *np.linspace(0, steps, records + 1).astype(int)[1:].tolist()} - {0})
-    hidden = [layer for layer in net.layers(jax.tree.map(lambda a: a[0], params)) if layer.role == "hidden"]
+    hidden = [layer for layer in net.plan if layer.role == "hidden"]
     initial, state, done = weights_of(params), start(task, params), 0
     ranks, updates, losses = [], [], []
     for mark in marks:
@@ -174,7 +174,7 @@ def _rank(matrix: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
     return (s > tolerance[..., None]).sum(-1)
 
 
-def gaussian_controls(net: Network, params: Any, key: Any, count: int) -> Any:
+def gaussian_controls(params: Any, key: Any, count: int) -> Any:
     """`count` copies of one parameter set whose weights are Gaussian of the same Frobenius norm, layer by layer."""
 
     def control(key: Any) -> Any:
@@ -192,6 +192,17 @@ def gaussian_controls(net: Network, params: Any, key: Any, count: int) -> Any:
         }
 
     return jax.vmap(control)(jax.random.split(key, count))
+
+
+def _control_ranks(net: Network, task: Task, params: Any, key: Any, count: int) -> np.ndarray:
+    """(controls, hidden layers): final ranks of the control networks, as many at a time as there are `params`, so that
+    the program compiled for the network itself trains them too."""
+    first, at_once = jax.tree.map(lambda a: a[0], params), len(weights_of(params)[0])
+    ranks = [
+        run(net, task, gaussian_controls(first, jax.random.fold_in(key, i), at_once), records=1).gradient_rank[:, -1]
+        for i in range(0, count, at_once)
+    ]
+    return np.concatenate(ranks)[:count]
 
 
 def judge_ranks(
@@ -234,8 +245,7 @@ def judge_ranks(
         return flag(
             CLEAR, f"ranks {lowest} to {ranks[wide].max()} after {probe.steps[-1]} steps, above N_x = {n_x}", lowest
         )
-    controls = gaussian_controls(net, jax.tree.map(lambda a: a[0], params), key, limits.controls)
-    reached = run(net, task, controls, records=1).gradient_rank[:, -1][:, wide].min(0)
+    reached = _control_ranks(net, task, params, key, limits.controls)[:, wide].min(0)
     evidence["control_rank"] = reached
     held = [i for i, low in zip(wide, reached, strict=True) if ranks[i] <= n_x < low]
     if not held:
@@ -251,13 +261,13 @@ def judge_ranks(
     )
 
 
-def same_trajectory(net: Any, task: Task, key: Any) -> dict[str, Any]:
-    """Rank trajectories of the same scheme at hidden widths N_x, 2 N_x and 4 N_x: equal if width adds nothing."""
+def same_trajectory(net: Any, task: Task, keys: Any) -> dict[str, Any]:
+    """Rank trajectories, of the first of `keys`, of the same scheme at hidden widths N_x, 2 N_x and 4 N_x: equal if width adds nothing."""
     n_x = int(np.prod(net.input_shape))
     found = {}
     for width in (n_x, 2 * n_x, 4 * n_x):
         other = net.with_width(width)
-        probe = run(other, task, draw_seeds(other.init, key[None]))
+        probe = run(other, task, draw_seeds(other.init, keys))
         found[width] = probe.gradient_rank[0]
     gap = max(int(np.abs(ranks - found[n_x]).max(initial=0)) for ranks in found.values())
     return {"steps": probe.steps, "gradient_rank": found, "largest_difference": gap}

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks, _json
@@ -13,7 +15,6 @@ from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import Probe
 
 _COLUMNS = ("scheme", "σ_min", "median", "σ_max", "mean s²", "deviation", "eff. rank", "zeros", "verdict")
-_QUANTILES = np.linspace(0, 1, 101)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +54,13 @@ class Report:
         s_min is 0 where it is zero or unresolved: nothing below the precision floor is reported as a value.
         """
         sp = self.spectra[span]
-        resolved = np.asarray(sp.resolved)
-        s_min = np.where(resolved[..., -1], np.asarray(sp.values[..., -1]), 0.0)
-        several = sp.log_values.shape[0] > 1
+        found = {name: np.asarray(value) for name, value in _statistics(sp).items()}
+        error = float(sp.standard_error(lambda s: s.moment(1))) if sp.log_values.shape[0] > 1 else None
         return {
-            "s_min": _median(s_min),
-            "s_median": _median(sp.quantile(0.5, "s")),
-            "s_max": _median(sp.quantile(1.0, "s")),
-            "mean_s2": _median(sp.moment(1)),
-            "mean_s2_standard_error": float(sp.standard_error(lambda s: s.moment(1))) if several else None,
-            "isometry_deviation": _median(sp.isometry_deviation()),
-            "effective_rank": _median(sp.effective_rank()),
-            "stable_rank": _median(sp.stable_rank()),
-            "condition_number": _median(sp.condition_number()),
-            "zero_fraction": float(np.mean(sp.zero_fraction())),
-            "exact_zero_fraction": float(np.mean(sp.zero_fraction(exact=True))),
+            **{name: float(np.median(value)) for name, value in found.items()},
+            "mean_s2_standard_error": error,
+            "zero_fraction": float(found["zero_fraction"].mean()),
+            "exact_zero_fraction": float(found["exact_zero_fraction"].mean()),
             "size": sp.size,
             "structural_zeros": sp.structural_zeros,
             "log_floor": float(np.max(sp.log_floor)),
@@ -81,10 +74,9 @@ class Report:
         """Plain data: everything `to_json` writes."""
         spectra = {}
         for span, sp in self.spectra.items():
-            pooled = sp.pooled()
             spectra[span] = {
                 "statistics": self.statistics(span),
-                "log_s_quantiles": pooled.quantile(_QUANTILES, "log_s"),
+                "log_s_quantiles": _pooled_quantiles(sp),
                 "pairs": sp.pairs,
                 "method": str(sp.method),
             }
@@ -153,8 +145,25 @@ class Reports(Mapping[str, Report]):
         return _json.dumps(self.as_dict())
 
 
-def _median(x: Any) -> float:
-    return float(np.median(np.asarray(x)))
+@jax.jit
+def _statistics(sp: Spectrum) -> dict[str, Any]:
+    return {
+        "s_min": jnp.where(sp.resolved[..., -1], sp.values[..., -1], 0),
+        "s_median": sp.quantile(0.5, "s"),
+        "s_max": sp.quantile(1.0, "s"),
+        "mean_s2": sp.moment(1),
+        "isometry_deviation": sp.isometry_deviation(),
+        "effective_rank": sp.effective_rank(),
+        "stable_rank": sp.stable_rank(),
+        "condition_number": sp.condition_number(),
+        "zero_fraction": sp.zero_fraction(),
+        "exact_zero_fraction": sp.zero_fraction(exact=True),
+    }
+
+
+@jax.jit
+def _pooled_quantiles(sp: Spectrum) -> Any:
+    return sp.pooled().quantile(jnp.linspace(0, 1, 101, dtype=sp.weights.dtype), "log_s")
 
 
 def rich_table(reports: Reports) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from isometry import _checks
 from isometry.initializers._catalogue import register
-from isometry.initializers._protocol import Initializer, arguments
+from isometry.initializers._protocol import Initializer, arguments, flat
 
 SPECTRUM = "singular values Marchenko–Pastur, between σ|√m − √n| and σ(√m + √n) for large m × n"
 
@@ -38,7 +38,7 @@ def uniform(*, low: float = 0.0, high: float = 1.0) -> Initializer:
         )
 
     def draw(key, shape, dtype):
-        return jax.random.uniform(key, shape, dtype, minval=low, maxval=high)
+        return flat(lambda size: jax.random.uniform(key, size, dtype, minval=low, maxval=high), shape)
 
     return Initializer("uniform", arguments(low=low, high=high), draw)
 
@@ -61,7 +61,7 @@ def normal(*, mean: float = 0.0, std: float = 1.0) -> Initializer:
     _checks.number("normal", low=0.0, std=std)
 
     def draw(key, shape, dtype):
-        return _shifted(jax.random.normal(key, shape, dtype) * jnp.asarray(std, dtype), mean)
+        return _shifted(flat(lambda size: jax.random.normal(key, size, dtype), shape) * jnp.asarray(std, dtype), mean)
 
     return Initializer("normal", arguments(mean=mean, std=std), draw)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from isometry import _checks
 from isometry.initializers._catalogue import register
 from isometry.initializers._fans import TWO_AXES, Axes, Layout, fans
-from isometry.initializers._protocol import Initializer, arguments
+from isometry.initializers._protocol import Initializer, arguments, flat
 from isometry.initializers._random import SPECTRUM
 
 _FAN = {
@@ -30,10 +30,10 @@ def _draw_unit(key: Any, shape: tuple[int, ...], dtype: Any, distribution: str, 
     """Zero-mean entries of this variance. The order of operations is JAX's, so that the bits are."""
     if distribution == "truncated_normal":
         std = jnp.sqrt(variance) / jnp.asarray(_STD_WITHIN_TWO, dtype)
-        return jax.random.truncated_normal(key, -2, 2, shape, dtype) * std
+        return flat(lambda size: jax.random.truncated_normal(key, -2, 2, size, dtype), shape) * std
     if distribution == "normal":
-        return jax.random.normal(key, shape, dtype) * jnp.sqrt(variance)
-    return jax.random.uniform(key, shape, dtype, -1) * jnp.sqrt(3 * variance)
+        return flat(lambda size: jax.random.normal(key, size, dtype), shape) * jnp.sqrt(variance)
+    return flat(lambda size: jax.random.uniform(key, size, dtype, -1), shape) * jnp.sqrt(3 * variance)
 
 
 def _scaling(

@@ -135,22 +135,25 @@ class Mlp(Network):
                 drawn["b"] = self.scheme.bias_initializer(layer)(key_b, (run.fan_out,), self.dtype)
             return drawn
 
-        layers = [Layer(run.role, run.start + i, self.depth, run.fan_in, run.fan_out) for i in range(run.length)]
+        layers = self._layers_of(run)
         if self.scheme.alike:
             return jax.vmap(lambda key: one(layers[0], key))(keys)
         drawn = [one(layer, keys[i]) for i, layer in enumerate(layers)]
         return jax.tree.map(lambda *a: jnp.stack(a), *drawn)
 
+    @property
+    def plan(self) -> tuple[Layer, ...]:
+        """The layers without their arrays, first to last."""
+        return tuple(layer for run in runs_of(self.widths) for layer in self._layers_of(run))
+
+    def _layers_of(self, run: Run) -> list[Layer]:
+        return [Layer(run.role, run.start + i, self.depth, run.fan_in, run.fan_out) for i in range(run.length)]
+
     def layers(self, params: Any) -> Iterator[WeightedLayer]:
         for run, stacked in zip(runs_of(self.widths), params["layers"], strict=True):
-            for i in range(run.length):
+            for i, layer in enumerate(self._layers_of(run)):
                 b = stacked["b"][i] if "b" in stacked else None
-                yield WeightedLayer(
-                    run.role, run.start + i, self.depth, run.fan_in, run.fan_out, None, stacked["w"][i], b
-                )
-
-    def map_weights(self, change: Any, params: Any) -> Any:
-        return {"layers": tuple({**run, "w": jax.vmap(change)(run["w"])} for run in params["layers"])}
+                yield WeightedLayer(**vars(layer), w=stacked["w"][i], b=b)
 
     def with_width(self, width: int) -> "Mlp":
         """The same network with every hidden width replaced."""

@@ -56,13 +56,14 @@ class Network(ABC):
     def init(self, key: Any) -> Any:
         """Draw parameters."""
 
+    @property
+    @abstractmethod
+    def plan(self) -> tuple[Layer, ...]:
+        """The layers without their arrays, first to last."""
+
     @abstractmethod
     def layers(self, params: Any) -> Iterator[WeightedLayer]:
         """One layer with its arrays after another, first to last."""
-
-    @abstractmethod
-    def map_weights(self, change: Any, params: Any) -> Any:
-        """`params` with every weight w replaced by change(w), biases untouched."""
 
     def __call__(self, params: Any, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.function(params, x)
