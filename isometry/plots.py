@@ -27,7 +27,7 @@ def spectrum(sp: Spectrum, ax: Any, *, bins: Any = 40, **style: Any) -> Any:
     edges = np.histogram_bin_edges(logs, bins=bins) if np.ndim(bins) == 0 else np.asarray(bins)
     widths = np.diff(edges)[np.clip(np.searchsorted(edges, logs, "right") - 1, 0, len(edges) - 2)]
     count = max(math.prod(sp.log_values.shape[:-1]), 1)
-    ax.hist(np.clip(logs, edges[0], edges[-1]), bins=edges, weights=mass / count / widths, **style)
+    ax.hist(logs, bins=edges, weights=mass / count / widths, **style)
     ax.set_xlabel("log$_{10}$ s")
     ax.set_ylabel("density")
     return ax
@@ -48,12 +48,13 @@ def ranks(reports: Mapping[str, Report], ax: Any) -> Any:
         colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
         shown = probe.gradient_rank[:, :, middle]
         label = f"{name} (W$_{{{probe.layers[middle] + 1}}}$, {probe.shapes[middle][0]}×{probe.shapes[middle][1]})"
-        ax.plot(probe.steps, np.median(shown, 0), color=colour, marker=mark, ms=4, lw=1.2, label=label)
+        staggered = (i % 4, 4)  # so that the marks of coinciding lines do not hide each other
+        ax.plot(probe.steps, np.median(shown, 0), color=colour, marker=mark, markevery=staggered, ms=4.5, lw=1.2, label=label)
         ax.fill_between(probe.steps, shown.min(0), shown.max(0), color=colour, alpha=0.2, lw=0)
         if report.widths is not None:
             for (width, found), style in zip(report.widths["gradient_rank"].items(), (":", "--", "-."), strict=True):
                 line = found[:, min(middle, found.shape[1] - 1)]
-                ax.plot(report.widths["steps"], line, color="black", ls=style, lw=0.8, label=f"{name}, width {width}")
+                ax.plot(report.widths["steps"], line, color="black", ls=style, lw=1, label=f"{name}, width {width}")
     if bound:
         ax.axhline(bound, color="#D00000", ls="--", lw=1, label=f"input dimension N$_x$ = {bound}")
     ax.set_xlabel("training step")
@@ -70,8 +71,8 @@ def audit(reports: Mapping[str, Report]) -> Any:
     pyplot = _checks.extra("plots.audit", "matplotlib.figure", "plot")
     columns = min(4, len(reports))
     rows = -(-len(reports) // columns)
-    figure = pyplot.Figure(figsize=(max(7.2, 2.0 * columns), 1.75 * rows + 3.1), layout="constrained")
-    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[1.75] * rows + [2.9])
+    figure = pyplot.Figure(figsize=(max(7.2, 2.0 * columns), 1.75 * rows + 3.5), layout="constrained")
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[1.75] * rows + [2.6])
     low, high = _common_range(reports)
     edges = np.linspace(low, high, 36)
     for i, (name, report) in enumerate(reports.items()):
@@ -87,8 +88,10 @@ def audit(reports: Mapping[str, Report]) -> Any:
     below = figure.add_subplot(grid[rows, :])
     ranks(reports, below)
     below.tick_params(labelsize=7)
+    below.xaxis.label.set_size(8)
+    below.yaxis.label.set_size(8)
     if below.lines:
-        below.legend(fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        below.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
     else:
         below.text(0.5, 0.5, "no training probe", transform=below.transAxes, ha="center")
     return figure
@@ -115,7 +118,7 @@ def _small_panel(ax: Any, name: str, report: Report, edges: np.ndarray) -> None:
     ax.axvline(0, color="black", ls=":", lw=0.9, label="s = 1 (isometry)")
     zeros = float(np.mean(report.spectra["end_to_end"].zero_fraction()))
     raised = [flag.name for flag in report.flags.values() if flag.raised]
-    words = ([f"zeros {100 * zeros:.0f} %"] if zeros else []) + (
+    words = ([f"zeros {100 * zeros:.2g} %"] if zeros else []) + (
         raised or ([] if report.verdict == "clear" else ["undecided"])
     )
     ax.text(0.03, 0.95, "\n".join(words), transform=ax.transAxes, va="top", fontsize=5.5, color="#A00000")

@@ -12,6 +12,7 @@ FLAGS = ("zero_gradient", "rank_constrained_training", "dead_units", "vanishing"
 """Every flag, the gravest first: what no training can repair, then what makes it slow."""
 
 _RESAMPLES = 2000
+_ROUNDING = 1e-5  # a hundred float32 eps: a deterministic network can sit on a threshold up to its rounding
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def interval(
 
 def above(value: float, bounds: tuple[float, float], line: float, seeds: int, limits: Thresholds) -> str:
     """State of a flag that is raised above `line`."""
-    if seeds < limits.least_seeds or bounds[0] <= line <= bounds[1]:
+    slack = _ROUNDING * max(abs(line), 1.0)
+    if seeds < limits.least_seeds or bounds[0] - slack <= line <= bounds[1] + slack:
         return UNDECIDED
     return RAISED if value > line else CLEAR
 

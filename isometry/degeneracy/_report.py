@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -51,7 +51,7 @@ class Report:
     def statistics(self, span: str = "end_to_end") -> dict[str, Any]:
         """Medians over seeds × inputs of the spectrum's statistics, and the standard error of E s² over seeds.
 
-        s_min is 0 where it is zero or unresolved: nothing below the precision floor is reported as a value.
+        s_min and s_median are 0 where they are zero or unresolved: nothing below the precision floor is reported as a value.
         """
         sp = self.spectra[span]
         found = {name: np.asarray(value) for name, value in _statistics(sp).items()}
@@ -147,9 +147,10 @@ class Reports(Mapping[str, Report]):
 
 @jax.jit
 def _statistics(sp: Spectrum) -> dict[str, Any]:
+    above_floor = replace(sp, log_values=jnp.where(sp.resolved, sp.log_values, -jnp.inf))
     return {
-        "s_min": jnp.where(sp.resolved[..., -1], sp.values[..., -1], 0),
-        "s_median": sp.quantile(0.5, "s"),
+        "s_min": above_floor.quantile(0.0, "s"),
+        "s_median": above_floor.quantile(0.5, "s"),
         "s_max": sp.quantile(1.0, "s"),
         "mean_s2": sp.moment(1),
         "isometry_deviation": sp.isometry_deviation(),
@@ -180,12 +181,12 @@ def rich_table(reports: Reports) -> Any:
         small = "0" if s["exact_zero_fraction"] else f"<{np.exp(s['log_floor']) * s['s_max']:.1e}"
         numbers = (
             f"{s['s_min']:.3g}" if s["s_min"] else small,
-            f"{s['s_median']:.3g}",
+            f"{s['s_median']:.3g}" if s["s_median"] else small,
             f"{s['s_max']:.3g}",
             f"{s['mean_s2']:.3g}",
             f"{s['isometry_deviation']:.3g}",
             f"{s['effective_rank']:.2f}/{s['size']}",
-            f"{100 * s['zero_fraction']:.0f} %",
+            f"{100 * s['zero_fraction']:.2g} %",
         )
         colour = {RAISED: "red", UNDECIDED: "yellow", CLEAR: "green"}[report.verdict]
         table.add_row(name, *numbers, f"[{colour}]{report.verdict}[/]: {report.reason}")
