@@ -1,4 +1,4 @@
-"""isometry: can this deep network train? Jacobian singular values, the theory that predicts them, the flags that follow.
+"""isometry: can this deep network train? Jacobian singular values, the theory behind them, the flags that follow.
 
 Names are imported when they are first used, so that a process can still set its devices and threads.
 """

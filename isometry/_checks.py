@@ -13,12 +13,13 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
 
 class InputError(ValueError):
-    """An argument that cannot be used. The message names the call, the argument, what came and what to write instead."""
+    """An argument that cannot be used; the message names the call, the argument, what came and what to write."""
 
 
 class NotDefined(InputError):
@@ -35,6 +36,11 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def x64() -> bool:
+    """Whether JAX is in 64-bit mode here."""
+    return jnp.result_type(float) == np.float64
+
+
 def is_traced(value: Any) -> bool:
     """Whether `value` or anything in it is a tracer."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
@@ -45,7 +51,8 @@ def concrete(call: str, **named: Any) -> None:
     for name, value in named.items():
         if is_traced(value):
             raise TypeError(
-                f"{call}(): {name} is traced; {call} runs on the host. Call it outside jit, vmap and grad, and close over the result."
+                f"{call}(): {name} is traced; {call} runs on the host. Call it outside jit, vmap and grad, and close over "
+                "the result."
             )
 
 
@@ -122,7 +129,7 @@ def float_dtype(call: str, dtype: Any) -> Any:
         raise InputError(f"{call}(): dtype={show(dtype)} is not a dtype; write jnp.float32, for example.") from None
     if not jnp.issubdtype(d, jnp.floating):
         raise InputError(f"{call}(): dtype={d.name} is not a real floating type; write jnp.float32, for example.")
-    if d == np.float64 and not jax.config.jax_enable_x64:
+    if d == np.float64 and not x64():
         raise InputError(
             f"{call}(): dtype=float64 needs 64-bit mode, which is off. Write jax.config.update('jax_enable_x64', True) "
             "before the first array, or `with jax.enable_x64(True):`."

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -100,7 +99,7 @@ def _source(f: Any, keys: Any, params: Any, sample: Any) -> tuple[Callable[[Any]
         leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
         if len(leading) != 1 or not next(iter(leading)) or next(iter(leading))[0] == 0:
             raise _checks.InputError(
-                f"ensemble(): the leaves of params have leading axes {sorted(leading)}; stack them on one axis of seeds."
+                f"ensemble(): the leaves of params have leading axes {sorted(leading)}; stack them on a seeds axis."
             )
         return (lambda p: p), params, next(iter(leading))[0]
     count = _checks.keys("ensemble", keys)
@@ -137,7 +136,7 @@ def _plan(
     one = direction * min(m, n) + item * m * n
     if 2 * direction > budget:
         raise _checks.InputError(
-            f"ensemble(): max_bytes={budget} is too small for one direction of a {m}×{n} Jacobian; write at least {one}."
+            f"ensemble(): max_bytes={budget} is too small for one row of a {m}×{n} Jacobian; write at least {one}."
         )
     if one > budget:
         return (

@@ -40,7 +40,7 @@ class Target:
 def target(call: str, f: Any, span: str) -> Target:
     """The span of f that is to be measured.
 
-    **Raises** `ValueError`: f not callable; span unknown; "hidden" of a plain function or of fewer than one (W, D) pair.
+    **Raises** `ValueError`: f not callable; unknown span; "hidden" of a plain function or of less than one (W, D) pair.
     """
     _checks.one_of(call, among=SPANS, span=span)
     function = f.function if isinstance(f, Network) else f
@@ -54,7 +54,7 @@ def target(call: str, f: Any, span: str) -> Target:
         raise _checks.InputError(f'{call}(): span="hidden" needs a Network; of a plain f only "end_to_end" is known.')
     if function.depth < 3:
         raise _checks.InputError(
-            f'{call}(): span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this network has {function.depth}.'
+            f'{call}(): span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this one has {function.depth}.'
         )
     return Target(function, span, function.depth - 2)
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from isometry import _checks
+
 
 def versions() -> dict[str, str]:
     """Versions of Python and of what the numbers depend on."""
@@ -46,7 +48,7 @@ def provenance(**what: Any) -> dict[str, Any]:
     return {
         "versions": versions(),
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
-        "x64": bool(jax.config.jax_enable_x64),
+        "x64": _checks.x64(),
         "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
         "git_commit": git_commit(),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -177,7 +177,7 @@ class Spectrum:
             raise _checks.InputError(
                 f"standard_error(): a spectrum of shape {self.log_values.shape} has no two seeds on its first axis."
             )
-        value = call(self)
+        value: Any = call(self)
         per_seed = value.reshape(value.shape[0], -1).mean(1)
         return jnp.std(per_seed, ddof=1) / math.sqrt(len(per_seed))
 
@@ -211,7 +211,8 @@ class Spectrum:
     def __repr__(self) -> str:
         batch = tuple(jnp.shape(self.log_values)[:-1])
         over = f"{batch} matrices, " if batch else ""
-        return f"Spectrum({over}{self.size} singular values, span={self.span!r}, method={self.method}, {jnp.result_type(self.log_values)})"
+        dtype = jnp.result_type(self.log_values)
+        return f"Spectrum({over}{self.size} singular values, span={self.span!r}, method={self.method}, {dtype})"
 
 
 METHODS = {"auto": _jacobian.Dense(), "dense": _jacobian.Dense()}

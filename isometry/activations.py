@@ -34,6 +34,7 @@ class Activation:
         object.__setattr__(self, "name", self.name or getattr(self.fn, "__name__", "activation"))
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """phi(x)."""
         return self.fn(x)
 
     def slope(self, x: Float[Array, "..."]) -> Float[Array, "..."]:

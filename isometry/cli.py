@@ -20,8 +20,8 @@ SCHEMES = ("orthogonal", "identity", "partial_identity", "zer_o", "gaussian", "x
 EXIT_CLEAN, EXIT_RAISED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
-_HELP = """Measure, for each scheme, the singular values of the input-output Jacobian on real data, and flag what will go
-wrong in training.
+_HELP = """Measure, for each scheme, the singular values of the input-output Jacobian on real data, and flag what
+will go wrong in training.
 
 Example: isometry audit --scheme orthogonal,partial_identity --activation relu --depth 12 --out relu
 """
@@ -58,7 +58,10 @@ def _refuse(message: str, code: int) -> int:
 
 def _app(typer: Any) -> Any:
     app = typer.Typer(
-        add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Can this network train? Ask before training it."
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help="Can this network train? Ask before training it.",
     )
 
     def show_version(wanted: bool) -> None:
@@ -139,7 +142,7 @@ def run_audit(
     _checks.extra(call, "matplotlib", "plot")
     folder = store.prepare(out)
     with _progress(4 * len(nets)) as tell:
-        found = degeneracy.audit(
+        found: Any = degeneracy.audit(
             nets, jax.random.split(key_nets, seeds), xs, targets=targets, train_steps=train_steps, key=key_rest,
             inputs=inputs, progress=tell,
         )  # fmt: skip

@@ -49,7 +49,16 @@ def ranks(reports: Mapping[str, Report], ax: Any) -> Any:
         shown = probe.gradient_rank[:, :, middle]
         label = f"{name} (W$_{{{probe.layers[middle] + 1}}}$, {probe.shapes[middle][0]}×{probe.shapes[middle][1]})"
         staggered = (i % 4, 4)  # so that the marks of coinciding lines do not hide each other
-        ax.plot(probe.steps, np.median(shown, 0), color=colour, marker=mark, markevery=staggered, ms=4.5, lw=1.2, label=label)
+        ax.plot(
+            probe.steps,
+            np.median(shown, 0),
+            color=colour,
+            marker=mark,
+            markevery=staggered,
+            ms=4.5,
+            lw=1.2,
+            label=label,
+        )
         ax.fill_between(probe.steps, shown.min(0), shown.max(0), color=colour, alpha=0.2, lw=0)
         if report.widths is not None:
             for (width, found), style in zip(report.widths["gradient_rank"].items(), (":", "--", "-."), strict=True):

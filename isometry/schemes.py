@@ -73,7 +73,7 @@ class Scheme:
             return self
         for name, value in (("sigma_w", sigma_w), ("sigma_b", sigma_b)):
             if value is not None:
-                _checks.number(call, low=0.0, **{name: value})
+                _checks.number(call, low=0.0, **{name: value})  # pyright: ignore[reportArgumentType]
         if sigma_w is None:
             point = critical_point(call, activation, None, sigma_b)
             sigma_w, sigma_b = point.sigma_w, point.sigma_b

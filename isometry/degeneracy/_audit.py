@@ -79,7 +79,9 @@ def audit(
     return Reports(reports) if several else reports["network"]
 
 
-def _prepare(name: str, net: Any, xs: Any, targets: Any, loss: Any, optimizer: Any, steps: int, key: Any) -> Any:
+def _prepare(
+    name: str, net: Any, xs: Any, targets: Any, loss: Any, optimizer: Any, steps: int, key: Any
+) -> tuple[_probe.Task, bool]:
     """Everything that can be wrong is found here, for all networks, before anything runs."""
     if not isinstance(net, Network):
         raise _checks.InputError(

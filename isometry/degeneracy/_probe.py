@@ -92,7 +92,9 @@ def start(task: Task, params: Any) -> State:
     per_layer = tuple(jnp.zeros(w.shape[:2], w.dtype) for w in weights)
     first = tuple(jnp.full(w.shape[:2], -1, jnp.int32) for w in weights)
     opt = jax.vmap(task.optimizer.init)(params)
-    return State(params, opt, jax.tree.map(jnp.zeros_like, weights), per_layer, first, jnp.full(seeds, jnp.inf, jnp.float32))  # typed, or the first call would compile twice
+    return State(
+        params, opt, jax.tree.map(jnp.zeros_like, weights), per_layer, first, jnp.full(seeds, jnp.inf, jnp.float32)
+    )  # typed, or the first call would compile twice
 
 
 @functools.partial(jax.jit, static_argnames=("function", "loss", "optimizer"))
@@ -262,7 +264,7 @@ def judge_ranks(
 
 
 def same_trajectory(net: Any, task: Task, keys: Any) -> dict[str, Any]:
-    """Rank trajectories, of the first of `keys`, of the same scheme at hidden widths N_x, 2 N_x and 4 N_x: equal if width adds nothing."""
+    """Rank trajectories, of the first of `keys`, of this scheme at widths N_x, 2 N_x, 4 N_x: equal if width adds nothing."""
     n_x = int(np.prod(net.input_shape))
     found = {}
     for width in (n_x, 2 * n_x, 4 * n_x):

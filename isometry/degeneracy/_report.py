@@ -51,7 +51,7 @@ class Report:
     def statistics(self, span: str = "end_to_end") -> dict[str, Any]:
         """Medians over seeds × inputs of the spectrum's statistics, and the standard error of E s² over seeds.
 
-        s_min and s_median are 0 where they are zero or unresolved: nothing below the precision floor is reported as a value.
+        s_min and s_median are 0 where they are zero or unresolved: nothing below the floor is reported as a value.
         """
         sp = self.spectra[span]
         found = {name: np.asarray(value) for name, value in _statistics(sp).items()}
@@ -100,7 +100,7 @@ class Report:
 
 @dataclass(frozen=True, eq=False)
 class Reports(Mapping[str, Report]):
-    """Reports by name: `reports["zer_o"].flags`. Networks that could not be built are in `undefined`, with the reason."""
+    """Reports by name: `reports["zer_o"].flags`. What could not be built is in `undefined`, with the reason."""
 
     reports: dict[str, Report]
     undefined: dict[str, str] = None  # pyright: ignore[reportAssignmentType]

@@ -6,7 +6,7 @@ from isometry import _checks, activations, theory
 from isometry.initializers._catalogue import register
 from isometry.initializers._fans import TWO_AXES, Axes, fans
 from isometry.initializers._orthogonal import orthogonal
-from isometry.initializers._protocol import Initializer, arguments
+from isometry.initializers._protocol import Initializer
 from isometry.initializers._random import normal
 
 
@@ -55,8 +55,8 @@ def critical(
     - `sigma_b`: standard deviation of the biases; 0 if neither is given.
     - `weights`: "gaussian" or "orthogonal".
 
-    **Raises** `NoCriticalPoint` (a `ValueError`): none exists (softplus). `ValueError`: both q and sigma_b given, unknown
-    names, a shape of fewer than two axes. Solved once, on the host: about a second for a new activation.
+    **Raises** `NoCriticalPoint` (a `ValueError`): none exists (softplus). `ValueError`: both q and sigma_b given,
+    unknown names, a shape of fewer than two axes. Solved once, on the host: about a second for a new activation.
     """
     _checks.one_of("critical", among=("gaussian", "orthogonal"), weights=weights)
     sigma_w = critical_point("critical", activation, q, sigma_b).sigma_w

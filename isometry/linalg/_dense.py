@@ -37,7 +37,7 @@ def log_singular_values(a: Float[Array, "*batch m n"]) -> tuple[Float[Array, "*b
     s = singular_values(jnp.ldexp(a, -exponent))
     log_s = jnp.where(s > 0, jnp.log(jnp.where(s > 0, s, 1)), -jnp.inf)
     log_s = log_s + exponent[..., 0].astype(log_s.dtype) * jnp.log(jnp.asarray(2, log_s.dtype))
-    return log_s, _precision.svd_log_floor(*a.shape[-2:], s.dtype)
+    return log_s, _precision.svd_log_floor(a.shape[-2], a.shape[-1], s.dtype)
 
 
 def numerical_rank(s: Float[Array, "*batch k"], tolerance: Any) -> Int[Array, "*batch"]:

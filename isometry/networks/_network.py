@@ -25,8 +25,15 @@ class Function(ABC):
     Hashable and equal by architecture, so that programs compiled for one scheme serve all.
     """
 
-    input_shape: tuple[int, ...]
-    depth: int
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """Number of weight layers."""
 
     @abstractmethod
     def __call__(self, params: Any, x: Array) -> Array:
@@ -48,9 +55,13 @@ class Function(ABC):
 class Network(ABC):
     """A `Function` and the law of its parameters."""
 
-    function: Function
     activation: Activation
     scheme: Scheme
+
+    @property
+    @abstractmethod
+    def function(self) -> Function:
+        """The map (params, x) → y alone."""
 
     @abstractmethod
     def init(self, key: Any) -> Any:

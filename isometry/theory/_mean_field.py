@@ -121,7 +121,7 @@ def _critical_points(phi: activations.Activation, sigma_b: float) -> tuple[Criti
     for i in np.flatnonzero(np.isfinite(values[:-1] * values[1:]) & (values[:-1] * values[1:] < 0)):
         if sigma_b == 0 and max(abs(values[i]), abs(values[i + 1])) <= 1e-11 * _Q_GRID[i]:
             continue  # rounding about zero, not a crossing
-        q = brentq(excess, _Q_GRID[i], _Q_GRID[i + 1], xtol=1e-15, rtol=1e-13)
+        q = float(brentq(excess, _Q_GRID[i], _Q_GRID[i + 1], xtol=1e-15, rtol=1e-13))  # pyright: ignore[reportArgumentType]
         sigma_w = mean_square_slope(phi, q) ** -0.5
         points.append(CriticalPoint(sigma_w, sigma_b, float(q), _is_stable(phi, q, sigma_w)))
     return tuple(points)

@@ -59,7 +59,7 @@ def expectation(g: Callable[[Any], Any], q: float = 1.0, kinks: Iterable[float] 
     scale_of_error, total = size.sum(), 0.0
     for _ in range(_ROUNDS):
         middle = (left + right) / 2
-        (a, size_a), (b, size_b) = integrate(left, middle), integrate(middle, right)
+        a, b = integrate(left, middle)[0], integrate(middle, right)[0]
         rough = np.abs(a + b - whole) > _TOLERANCE * scale_of_error
         total += (a + b)[~rough].sum()
         if not rough.any():
