@@ -51,8 +51,8 @@ def concrete(call: str, **named: Any) -> None:
     for name, value in named.items():
         if is_traced(value):
             raise TypeError(
-                f"{call}(): {name} is traced; {call} runs on the host. Call it outside jit, vmap and grad, and close over "
-                "the result."
+                f"{call}(): {name} is traced; {call} runs on the host. Call it outside jit, vmap and grad, and "
+                "close over the result."
             )
 
 

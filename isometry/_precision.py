@@ -24,8 +24,8 @@ def measuring_dtype(call: str, dtype: Any, *trees: Any) -> jnp.dtype:
         chosen = _checks.float_dtype(call, dtype)
         if jnp.finfo(chosen).bits < 32:
             raise _checks.InputError(
-                f"{call}(): dtype={chosen.name} is too coarse to measure in; write float32 or float64. The network's own "
-                "dtype may be lower."
+                f"{call}(): dtype={chosen.name} is too coarse to measure in; write float32 or float64. The "
+                "network's own dtype may be lower."
             )
         return chosen
     leaves = [jnp.result_type(leaf) for leaf in jax.tree.leaves(trees)]

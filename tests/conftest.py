@@ -12,3 +12,12 @@ import jax
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+CORE = ("test_jacobian.py", "test_spectrum.py", "test_mlp.py", "test_mean_field.py", "test_rank.py", "test_cli.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The sample for the oldest and the newest JAX: whole files, so that nobody has to remember a marker."""
+    for item in items:
+        if item.path.name in CORE:
+            item.add_marker("core")

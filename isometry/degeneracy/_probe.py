@@ -264,7 +264,7 @@ def judge_ranks(
 
 
 def same_trajectory(net: Any, task: Task, keys: Any) -> dict[str, Any]:
-    """Rank trajectories, of the first of `keys`, of this scheme at widths N_x, 2 N_x, 4 N_x: equal if width adds nothing."""
+    """Rank trajectories of the first of `keys` at widths N_x, 2 N_x, 4 N_x: equal if width adds nothing."""
     n_x = int(np.prod(net.input_shape))
     found = {}
     for width in (n_x, 2 * n_x, 4 * n_x):
