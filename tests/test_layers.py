@@ -25,6 +25,7 @@ FLOORS = {
     12: ("cli",),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+FLOOR["__init__"] = 11.5  # only the command line stands above the face
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 EXTRAS = ("rich", "typer", "matplotlib", "sklearn", "xarray", "zarr", "torch", "flax", "equinox", "haiku")
 
@@ -44,8 +45,10 @@ def rooms_imported(path):
         parts = module.split(".")
         if parts[0] != "isometry":
             continue
-        assert len(parts) > 1 or name is not None, f"{path} imports the face of the package"
-        yield parts[1] if len(parts) > 1 else name
+        if len(parts) == 1 and name is None:  # the face re-exports every room below the command line
+            yield "__init__"
+        else:
+            yield parts[1] if len(parts) > 1 else name
 
 
 def room_of(path):
@@ -78,7 +81,7 @@ def test_only_public_jax(path):
 
 def test_every_room_exists():
     found = {room_of(path) for path in FILES}
-    assert found == set(FLOOR)
+    assert found == set(FLOOR) - {"__init__"}
 
 
 def test_the_rule_can_fail():
