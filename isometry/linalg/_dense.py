@@ -38,7 +38,7 @@ def log_singular_values(a: Float[Array, "*batch m n"]) -> tuple[Float[Array, "*b
     peak = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True)
     _, exponent = jnp.frexp(jnp.where(peak > 0, peak, 1))
     s = singular_values(jnp.ldexp(a, -exponent))
-    log_s = jnp.where(s > 0, jnp.log(jnp.where(s > 0, s, 1)), -jnp.inf)
+    log_s = jnp.where(s == 0, -jnp.inf, jnp.log(jnp.where(s == 0, 1, s)))  # NaN stays NaN, never a zero
     log_s = log_s + exponent[..., 0].astype(log_s.dtype) * jnp.log(jnp.asarray(2, log_s.dtype))
     return log_s, _precision.svd_log_floor(*a.shape[-2:], s.dtype)
 

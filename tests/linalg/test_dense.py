@@ -117,6 +117,12 @@ def test_zero_matrix_is_exactly_zero():
     assert np.isneginf(np.asarray(log_s)).all()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_no_zero(bad):
+    log_s, _ = linalg.log_singular_values(jnp.eye(8).at[2, 3].set(bad))
+    assert np.isnan(np.asarray(log_s)).all()
+
+
 def test_each_matrix_of_a_batch_has_its_own_scale():
     a = np.random.default_rng(1).standard_normal((8, 8)).astype(np.float32)
     batch = jnp.asarray(np.stack([a * np.float32(2.0**100), a * np.float32(2.0**-100), 0 * a]))

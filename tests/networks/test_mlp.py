@@ -59,15 +59,17 @@ def test_structure_of_runs():
         ([4, 8, 3], [1, 1]),
     ]:
         for bias in (True, False):
-            params = networks.mlp(widths, bias=bias).init(KEY)
+            params = jax.eval_shape(networks.mlp(widths, bias=bias).init, KEY)
             assert set(params) == {"layers"}
             assert isinstance(params["layers"], tuple)
             assert [run["w"].shape[0] for run in params["layers"]] == lengths
             assert all(set(run) == ({"w", "b"} if bias else {"w"}) for run in params["layers"])
-            flat = [w.shape for run in params["layers"] for w in run["w"]]
+            flat = [run["w"].shape[1:] for run in params["layers"] for _ in range(run["w"].shape[0])]
             assert flat == list(zip(widths[:-1], widths[1:], strict=True))
             if bias:
-                assert [b.shape for run in params["layers"] for b in run["b"]] == [(n,) for n in widths[1:]]
+                assert [run["b"].shape for run in params["layers"]] == [
+                    (run["w"].shape[0], run["w"].shape[2]) for run in params["layers"]
+                ]
 
 
 def test_layers_come_in_order():
@@ -142,7 +144,7 @@ def test_orthogonal_singular_values_are_sigma_w(sigma_w):
 def test_gaussian_variance():
     net = networks.mlp([4, 16, 16, 16, 3], "tanh", "gaussian", 1.5, 0.3)
     keys = jax.random.split(KEY, 64)
-    params = jax.vmap(net.init)(keys)
+    params = jax.jit(jax.vmap(net.init))(keys)
     for run, fan_in in zip(params["layers"], [4, 16, 16], strict=True):
         for array, variance in ((run["w"], 1.5**2 / fan_in), (run["b"], 0.3**2)):
             draws = np.asarray(array, np.float64).ravel() / variance**0.5

@@ -171,7 +171,7 @@ def test_inside_a_jitted_init():
     """Theory is evaluated on the host in float64 while JAX traces the caller in float32."""
 
     def draw(key):
-        return networks.mlp([4, 8, 8, 3], "gelu", "gaussian", sigma_b=0.3).init(key)
+        return networks.mlp([4, 8, 3], "gelu", "gaussian", sigma_b=0.3).init(key)
 
     key = jax.random.key(0)
     jitted, eager = jax.jit(draw)(key), draw(key)
