@@ -55,7 +55,17 @@ def test_a_kink_takes_the_slope_that_training_uses():
 
 
 def test_names():
-    assert set(activations.names()) >= {"linear", "relu", "tanh", "hard_tanh", "erf", "gelu", "silu", "selu", "softplus"}
+    assert set(activations.names()) >= {
+        "linear",
+        "relu",
+        "tanh",
+        "hard_tanh",
+        "erf",
+        "gelu",
+        "silu",
+        "selu",
+        "softplus",
+    }
     for name in activations.names():
         assert activations.get(name).name == name
         assert activations.get(name) is getattr(activations, name)

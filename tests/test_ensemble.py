@@ -112,8 +112,14 @@ def test_tracers_are_refused():
         (lambda: isometry.ensemble(NET, KEYS[0], XS), r"keys is of shape \(\), not a one-dimensional array of random"),
         (lambda: isometry.ensemble(NET, KEYS[:0], XS), r"keys is empty; write jax\.random\.split"),
         (lambda: isometry.ensemble(NET, 3, XS), r"keys is 3, not a one-dimensional array of random keys"),
-        (lambda: isometry.ensemble(linear, KEYS, XS), r"f is a plain function; give sample=\(key -> params\), or params="),
-        (lambda: isometry.ensemble(linear, params=(jnp.ones((2, 1)), jnp.ones(3)), xs=XS), r"leading axes \[\(2,\), \(3,\)\]"),
+        (
+            lambda: isometry.ensemble(linear, KEYS, XS),
+            r"f is a plain function; give sample=\(key -> params\), or params=",
+        ),
+        (
+            lambda: isometry.ensemble(linear, params=(jnp.ones((2, 1)), jnp.ones(3)), xs=XS),
+            r"leading axes \[\(2,\), \(3,\)\]",
+        ),
         (lambda: isometry.ensemble(linear, params=jnp.ones(()), xs=XS), r"leading axes \[\(\)\]; stack them"),
         (lambda: isometry.ensemble(linear, params={}, xs=XS), r"leading axes \[\]; stack them"),
         (lambda: isometry.ensemble(NET, KEYS, XS[0]), r"xs has shape \(6,\); this network takes rows of shape \(6,\)"),
@@ -122,7 +128,10 @@ def test_tracers_are_refused():
         (lambda: isometry.ensemble(NET, KEYS, jnp.ones((3, 6), int)), r"xs is int32 .*; it must be floating"),
         (lambda: isometry.ensemble(NET, KEYS, XS.at[1, 2].set(jnp.nan)), r"xs holds 1 values that are NaN or infinite"),
         (lambda: isometry.ensemble(NET, KEYS, XS, max_bytes=0), r"max_bytes=0 must be a whole number, at least 1"),
-        (lambda: isometry.ensemble(NET, KEYS, XS, max_bytes=100), r"max_bytes=100 is too small for one direction of a 5×6"),
+        (
+            lambda: isometry.ensemble(NET, KEYS, XS, max_bytes=100),
+            r"max_bytes=100 is too small for one direction of a 5×6",
+        ),
         (lambda: isometry.ensemble(NET, KEYS, XS, method="dens"), r"ensemble\(\): method='dens' is not known.*'dense'"),
         (lambda: isometry.ensemble(NET, KEYS, XS, span="middle"), r"ensemble\(\): span='middle' is not known"),
         (lambda: isometry.ensemble(3, KEYS, XS), r"ensemble\(\): f=3 is not callable"),

@@ -141,7 +141,10 @@ def plain(params, x):
         (lambda: isometry.jacobian(lambda p, x: None, None, X), r"f returns a NoneType"),
         (lambda: isometry.jacobian(lambda p, x: jnp.argsort(x), None, X), r"f returns int32; it must return a real"),
         (lambda: isometry.jacobian(plain, None, X[:0]), r"the Jacobian of \(0,\) -> \(0,\) is empty"),
-        (lambda: isometry.jacobian(plain, None, X, dtype=jnp.float64), r"jacobian\(\): dtype=float64 needs 64-bit mode"),
+        (
+            lambda: isometry.jacobian(plain, None, X, dtype=jnp.float64),
+            r"jacobian\(\): dtype=float64 needs 64-bit mode",
+        ),
         (lambda: isometry.jacobian(plain, None, X, dtype=jnp.bfloat16), r"dtype=bfloat16 is too coarse to measure in"),
         (lambda: isometry.jacobian(plain, None, X, dtype="int32"), r"dtype=int32 is not a real floating type"),
     ],

@@ -226,7 +226,13 @@ def test_pytree_round_trip():
     assert len(leaves) == 3
     again = jax.tree.unflatten(tree, leaves)
     assert isinstance(again, Spectrum)
-    assert (again.size, again.structural_zeros, again.method, again.span, again.pairs) == (4, 0, sp.method, sp.span, None)
+    assert (again.size, again.structural_zeros, again.method, again.span, again.pairs) == (
+        4,
+        0,
+        sp.method,
+        sp.span,
+        None,
+    )
     np.testing.assert_array_equal(again.log_values, sp.log_values)
     assert hash(tree) == hash(jax.tree.structure(of(2 * S)))
 
@@ -242,7 +248,10 @@ def test_pytree_round_trip():
         (lambda: of(S).quantile([0.5, -0.1]), r"quantile\(\): p=-0\.1"),
         (lambda: of(S).density([1.0], 0.0), r"density\(\): bandwidth=0\.0"),
         (lambda: of(S).density([1.0], 0.1, "x"), r"density\(\): variable='x'"),
-        (lambda: of(S).standard_error("stable_rank"), r"standard_error\(\): a spectrum of shape \(4,\) has no two seeds"),
+        (
+            lambda: of(S).standard_error("stable_rank"),
+            r"standard_error\(\): a spectrum of shape \(4,\) has no two seeds",
+        ),
         (lambda: batch_of(BATCH[:1]).standard_error("stable_rank"), r"of shape \(1, 3, 4\) has no two seeds"),
         (lambda: batch_of(BATCH).standard_error("rank"), r"statistic='rank' is not a method of Spectrum"),
         (lambda: isometry.spectrum(linear, jnp.eye(4), jnp.ones(4), method="dens"), r"method='dens' .*'dense'"),

@@ -194,7 +194,10 @@ def test_scaled_orthogonal_keeps_the_variance_of_units():
         (lambda: networks.mlp([4, True, 3]), r"widths\[1\]=True must be a whole number"),
         (lambda: networks.mlp([4, 3], "tanhh"), r"mlp\(\): activation='tanhh' is not known.*Did you mean 'tanh'"),
         (lambda: networks.mlp([4, 3], "tanh", "ortogonal"), r"mlp\(\): scheme='ortogonal' is not known.*'orthogonal'"),
-        (lambda: networks.mlp([4, 3], "tanh", initializers.orthogonal), r"orthogonal is a factory; write orthogonal\(\)"),
+        (
+            lambda: networks.mlp([4, 3], "tanh", initializers.orthogonal),
+            r"orthogonal is a factory; write orthogonal\(\)",
+        ),
         (lambda: networks.mlp([4, 3], "tanh", 3), r"scheme=3 is not known|scheme=3 is not a name"),
         (lambda: networks.mlp([4, 3], sigma_b=0.1, bias=False), r"sigma_b=0\.1 with bias=False; drop one of the two"),
         (lambda: networks.mlp([4, 3], "tanh", "kaiming", 2.0), r"sigma_w=2\.0: scheme 'kaiming' fixes its own scale"),
@@ -205,7 +208,10 @@ def test_scaled_orthogonal_keeps_the_variance_of_units():
         (lambda: networks.mlp([4, 3], dtype="float64"), r"mlp\(\): dtype=float64 needs 64-bit mode"),
         (lambda: networks.mlp([4, 8, 3], "tanh", "identity"), r"identity"),
         (lambda: networks.mlp([4, 3], "softplus"), r"softplus"),
-        (lambda: networks.mlp([4, 3]).init(0), r"init\(\): key is 0, not a single random key; write jax\.random\.key\(0\)"),
+        (
+            lambda: networks.mlp([4, 3]).init(0),
+            r"init\(\): key is 0, not a single random key; write jax\.random\.key\(0\)",
+        ),
         (lambda: networks.mlp([4, 3]).init(jax.random.split(KEY, 2)), r"key is an array of shape \(2,\)"),
     ],
 )

@@ -157,7 +157,9 @@ def test_relu_with_bias_has_none():
 
 
 def test_no_critical_point_says_what_it_would_take():
-    message = r"critical_at\(\): softplus at q=1 has chi_1 = 1 only with sigma_b² = -[12]\.\d+ < 0\. theory\.critical_points"
+    message = (
+        r"critical_at\(\): softplus at q=1 has chi_1 = 1 only with sigma_b² = -[12]\.\d+ < 0\. theory\.critical_points"
+    )
     with pytest.raises(theory.NoCriticalPoint, match=message):
         theory.critical_at("softplus", 1.0)
     with pytest.raises(theory.NoCriticalPoint, match=r"sigmoid at q=0\.025 .* sigma_b² = -4\.05"):
@@ -199,7 +201,10 @@ def test_inside_a_jitted_init():
         (lambda: theory.critical_points("tanh", math.inf), r"critical_points\(\): sigma_b=inf"),
         (lambda: theory.critical_points("tanhh", 0.0), r"activation='tanhh' is not known.*'tanh'"),
         (lambda: theory.expectation(lambda u: u[0], 1.0), r"it must be elementwise"),
-        (lambda: theory.expectation(lambda u: jnp.exp(u**2), 1.0), r"E g\(√q z\) at q=1 is not finite; g grows too fast"),
+        (
+            lambda: theory.expectation(lambda u: jnp.exp(u**2), 1.0),
+            r"E g\(√q z\) at q=1 is not finite; g grows too fast",
+        ),
         (lambda: theory.expectation(lambda u: u * jnp.nan, 1.0), r"is not finite; g grows too fast or returns NaN"),
     ],
 )
