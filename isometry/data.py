@@ -1,6 +1,8 @@
 """Inputs: the digits that ship with scikit-learn, Gaussian vectors, and the user's own files."""
 
 import pathlib
+import zipfile
+import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -60,9 +62,12 @@ def load(path: str | pathlib.Path) -> Data:
     if not path.is_file():
         raise _checks.InputError(f"data.load(): there is no file {str(path)!r}.")
     try:
-        stored = np.load(path, allow_pickle=False)
-        arrays = {"x": stored} if path.suffix == ".npy" else {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+        with path.open("rb") as file:
+            stored: Any = np.load(file, allow_pickle=False)
+            if (path.suffix == ".npz") != isinstance(stored, np.lib.npyio.NpzFile):
+                raise ValueError("the contents are of the other kind")
+            arrays = {"x": stored} if path.suffix == ".npy" else {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise _checks.InputError(f"data.load(): {str(path)!r} cannot be read as {path.suffix}: {error}") from None
     if "x" not in arrays:
         raise _checks.InputError(

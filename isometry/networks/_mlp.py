@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -157,10 +157,11 @@ class Mlp(Network):
 
     def with_width(self, width: int) -> "Mlp":
         """The same network with every hidden width replaced."""
-        hidden = (width,) * (self.depth - 1)
-        return mlp(
-            (self.widths[0], *hidden, self.widths[-1]), self.activation, self.scheme, bias=self.bias, dtype=self.dtype
-        )
+        _checks.integer("with_width", low=1, width=width)
+        # not through `mlp`, which would solve for the scheme's scale again
+        net = replace(self, widths=(self.widths[0], *[int(width)] * (self.depth - 1), self.widths[-1]))
+        jax.eval_shape(net.init, jax.random.key(0))
+        return net
 
     def __repr__(self) -> str:
         return (

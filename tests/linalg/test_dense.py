@@ -1,0 +1,166 @@
+"""Dense singular values against prescribed spectra and against NumPy in float64.
+
+Weyl: an error of ‖δA‖ moves no singular value by more than ‖δA‖, whatever the conditioning. The SVD is backward stable,
+so every tolerance is a small multiple of max(m, n)·eps·s_max, absolute.
+"""
+
+import contextlib
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isometry import InputError, linalg
+
+DTYPES = [np.float32, np.float64]
+GRADED = np.logspace(0, -6, 8)
+SPECTRA = {
+    "identity": np.ones(8),
+    "rank one": np.array([3.0] + [0.0] * 7),
+    "zero": np.zeros(8),
+    "clustered": np.array([1 + 1e-7, 1, 1, 1, 1 - 1e-7, 1e-3, 1e-3, 1e-3]),
+    "graded": GRADED,
+}
+
+
+def wide_floats(dtype):
+    return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
+
+
+def rotation(n, seed):
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))[0]
+
+
+def prescribed(s, shape, seed=0):
+    m, n = shape
+    middle = np.zeros(shape)
+    np.fill_diagonal(middle, s)
+    return rotation(m, seed) @ middle @ rotation(n, seed + 1)
+
+
+def tolerance(dtype, s_max, size=8):
+    return 4 * size * float(np.finfo(dtype).eps) * s_max  # 4: rounding of U, V and A to dtype, and the SVD's own
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SPECTRA)
+def test_prescribed_spectrum(name, dtype):
+    want = np.sort(SPECTRA[name])[::-1]
+    with wide_floats(dtype):
+        got = linalg.singular_values(jnp.asarray(prescribed(want, (8, 8)), dtype))
+        assert got.dtype == dtype
+        np.testing.assert_allclose(np.asarray(got, np.float64), want, rtol=0, atol=tolerance(dtype, want[0]) + 1e-300)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(5, 8), (8, 5)])
+def test_rectangular_and_batched(shape, dtype):
+    want = np.array([2.0, 1.5, 1.0, 0.5, 0.25])
+    batch = np.stack([prescribed(want * c, shape, seed) for seed, c in enumerate([1.0, 3.0])])
+    with wide_floats(dtype):
+        got = np.asarray(linalg.singular_values(jnp.asarray(batch, dtype)))
+    assert got.shape == (2, 5)
+    np.testing.assert_allclose(got, np.stack([want, 3 * want]), rtol=0, atol=tolerance(dtype, 6.0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_hilbert(dtype):
+    i = np.arange(8)
+    hilbert = (1 / (i[:, None] + i[None, :] + 1)).astype(dtype)
+    want = np.linalg.svd(hilbert.astype(np.float64), compute_uv=False)
+    with wide_floats(dtype):
+        log_s, floor = linalg.log_singular_values(jnp.asarray(hilbert))
+        log_s = np.asarray(log_s, np.float64)
+    np.testing.assert_allclose(np.exp(log_s), want, rtol=0, atol=tolerance(dtype, want[0]))
+    assert floor == pytest.approx(math.log(8 * np.finfo(dtype).eps), rel=1e-12)
+    resolved = log_s - log_s[0] >= floor
+    # cond(H_8) = 1.5e10: float64 resolves every value, float32 must say that it does not
+    assert resolved.all() == (dtype == np.float64)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.lists(st.floats(1e-6, 1e6), min_size=8, max_size=8), st.integers(0, 1000))
+def test_any_spectrum(s, seed):
+    want = np.sort(np.array(s))[::-1]
+    a = jnp.asarray(prescribed(want, (8, 8), seed), jnp.float32)
+    log_s, floor = linalg.log_singular_values(a)
+    got = np.asarray(log_s, np.float64)
+    assert (np.diff(got) <= 0).all()
+    np.testing.assert_allclose(np.exp(got), want, rtol=0, atol=tolerance(np.float32, want[0]) + 1e-6 * want[0])
+    above = want >= want[0] * math.exp(floor) * 100  # 100 floors up, two digits of log s are certain
+    np.testing.assert_allclose(got[above], np.log(want[above]), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1.0, 1e20, 1e30])
+def test_scales_that_would_overflow_squared(scale):
+    a = (np.random.default_rng(0).standard_normal((8, 8)) * scale).astype(np.float32)
+    log_s, floor = linalg.log_singular_values(jnp.asarray(a))
+    want = np.log(np.linalg.svd(a.astype(np.float64), compute_uv=False))
+    condition = math.exp(want[0] - want[-1])
+    # relative error of s from the SVD, and rounding of a logarithm of size |log s|
+    eps = float(np.finfo(np.float32).eps)
+    np.testing.assert_allclose(log_s, want, rtol=0, atol=8 * eps * condition + 4 * eps * abs(want).max())
+    assert floor == pytest.approx(math.log(8 * eps), rel=1e-12)
+
+
+def test_floor_counts_the_longer_side():
+    _, floor = linalg.log_singular_values(jnp.ones((8, 5)))
+    assert floor == pytest.approx(math.log(8 * 2.0**-23), rel=1e-12)
+
+
+def test_zero_matrix_is_exactly_zero():
+    log_s, _ = linalg.log_singular_values(jnp.zeros((2, 8, 8)))
+    assert np.isneginf(np.asarray(log_s)).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_no_zero(bad):
+    log_s, _ = linalg.log_singular_values(jnp.eye(8).at[2, 3].set(bad))
+    assert np.isnan(np.asarray(log_s)).all()
+
+
+def test_each_matrix_of_a_batch_has_its_own_scale():
+    a = np.random.default_rng(1).standard_normal((8, 8)).astype(np.float32)
+    batch = jnp.asarray(np.stack([a * np.float32(2.0**100), a * np.float32(2.0**-100), 0 * a]))
+    log_s, _ = linalg.log_singular_values(batch)
+    one, _ = linalg.log_singular_values(jnp.asarray(a))
+    # powers of two: only the addition of 100·ln 2 rounds
+    np.testing.assert_allclose(log_s[0] - one, 100 * math.log(2), rtol=4e-7)
+    np.testing.assert_allclose(log_s[1] - one, -100 * math.log(2), rtol=4e-7)
+    assert np.isneginf(np.asarray(log_s[2])).all()
+
+
+@pytest.mark.parametrize("low", [jnp.bfloat16, jnp.float16])
+def test_low_precision_is_factorized_in_float32(low):
+    a = jnp.asarray(np.random.default_rng(2).standard_normal((8, 8)), low)
+    got = linalg.singular_values(a)
+    assert got.dtype == jnp.float32
+    want = np.linalg.svd(np.asarray(a, np.float64), compute_uv=False)
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance(np.float32, want[0]))
+    log_s, floor = linalg.log_singular_values(a)
+    np.testing.assert_allclose(np.exp(np.asarray(log_s)), want, rtol=0, atol=tolerance(np.float32, want[0]))
+    assert floor == pytest.approx(math.log(8 * 2.0**-23), rel=1e-12)
+
+
+def test_numerical_rank():
+    s = jnp.asarray([[3.0, 1.0, 1e-3], [1.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(linalg.numerical_rank(s, jnp.asarray([1e-3, 0.0])), [2, 1])
+
+
+@pytest.mark.parametrize("kernel", [linalg.singular_values, linalg.log_singular_values])
+@pytest.mark.parametrize(
+    ("a", "message"),
+    [
+        (np.ones(3, np.float32), r"singular_values\(\): a has shape \(3,\); write \(\.\.\., m, n\)"),
+        (np.ones((2, 0), np.float32), r"a has shape \(2, 0\)"),
+        (np.ones((2, 2), np.int32), r"a has dtype int32; write a\.astype\(jnp\.float32\)"),
+        (np.ones((2, 2), np.complex64), r"a has dtype complex64"),
+    ],
+)
+def test_refusals(kernel, a, message):
+    with pytest.raises(InputError, match=message):
+        kernel(jnp.asarray(a))

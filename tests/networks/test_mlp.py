@@ -1,0 +1,281 @@
+"""MLPs against a plain NumPy loop, and what their parameters look like."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from isometry import InputError, activations, initializers, networks, schemes
+
+KEY = jax.random.key(3)
+WIDTHS = {1: [4, 3], 2: [4, 8, 3], 3: [4, 8, 8, 3], 5: [4, 8, 8, 8, 8, 3]}
+
+
+def plain(net, params, x):
+    """Pre-activations z_1 … z_depth in float64, layer by layer."""
+    found = []
+    h = np.asarray(x, np.float64)
+    for layer in net.layers(params):
+        z = h @ np.asarray(layer.w, np.float64)
+        z = z if layer.b is None else z + np.asarray(layer.b, np.float64)
+        found.append(z)
+        h = np.tanh(z)
+    return found
+
+
+def net_of(depth, bias):
+    return networks.mlp(WIDTHS[depth], "tanh", "gaussian", 1.3, 0.4 if bias else None, bias=bias)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("depth", [1, 2, 3, 5])
+def test_forward(depth, bias):
+    net = net_of(depth, bias)
+    params = net.init(KEY)
+    x = jax.random.normal(jax.random.key(1), (4,))
+    want = plain(net, params, x)
+    assert net.depth == depth == len(want)
+    assert net.input_shape == (4,)
+    # each layer adds at most 8·eps·|W||h| of rounding and multiplies it by at most ‖W‖ < 4
+    tolerance = dict(rtol=0, atol=8 * 1.2e-7 * 4 * depth)
+    with jax.default_matmul_precision("highest"):
+        np.testing.assert_allclose(net(params, x), want[-1], **tolerance)
+        found = net.function.pre_activations(params, x)
+        assert len(found) == depth - 1
+        for z, w in zip(found, want[:-1], strict=True):
+            np.testing.assert_allclose(z, w, **tolerance)
+        if depth >= 2:
+            np.testing.assert_allclose(net.function.stem(params, x), want[0], **tolerance)
+            np.testing.assert_allclose(net.function.hidden(params, found[0]), want[-2], **tolerance)
+
+
+def test_structure_of_runs():
+    """Stem and head are runs of their own, whatever widths coincide; hidden layers of one shape are stacked."""
+    for widths, lengths in [
+        ([8, 8, 8, 8, 8], [1, 2, 1]),
+        ([4, 8, 8, 8, 3], [1, 2, 1]),
+        ([4, 8, 6, 6, 6, 3], [1, 1, 2, 1]),
+        ([4, 3], [1]),
+        ([4, 8, 3], [1, 1]),
+    ]:
+        for bias in (True, False):
+            params = jax.eval_shape(networks.mlp(widths, bias=bias).init, KEY)
+            assert set(params) == {"layers"}
+            assert isinstance(params["layers"], tuple)
+            assert [run["w"].shape[0] for run in params["layers"]] == lengths
+            assert all(set(run) == ({"w", "b"} if bias else {"w"}) for run in params["layers"])
+            flat = [run["w"].shape[1:] for run in params["layers"] for _ in range(run["w"].shape[0])]
+            assert flat == list(zip(widths[:-1], widths[1:], strict=True))
+            if bias:
+                assert [run["b"].shape for run in params["layers"]] == [
+                    (run["w"].shape[0], run["w"].shape[2]) for run in params["layers"]
+                ]
+
+
+def test_layers_come_in_order():
+    net = networks.mlp([4, 8, 6, 6, 6, 3], "tanh", "gaussian", 1.0, 0.5)
+    params = net.init(KEY)
+    layers = list(net.layers(params))
+    assert [layer.index for layer in layers] == [0, 1, 2, 3, 4]
+    assert [layer.role for layer in layers] == ["stem", "hidden", "hidden", "hidden", "head"]
+    assert [layer.depth for layer in layers] == [5] * 5
+    assert [(layer.fan_in, layer.fan_out) for layer in layers] == [(4, 8), (8, 6), (6, 6), (6, 6), (6, 3)]
+    for layer in layers:
+        assert layer.w.shape == (layer.fan_in, layer.fan_out)
+        assert layer.b.shape == (layer.fan_out,)
+    np.testing.assert_array_equal(layers[3].w, params["layers"][2]["w"][1])
+    np.testing.assert_array_equal(layers[3].b, params["layers"][2]["b"][1])
+
+
+def test_one_layer_reads_and_answers():
+    (layer,) = networks.mlp([4, 3]).layers(networks.mlp([4, 3]).init(KEY))
+    assert (layer.role, layer.index, layer.depth) == ("head", 0, 1)
+
+
+def test_weights_do_not_depend_on_grouping():
+    """Layer l draws from the l-th of depth keys: equal widths stacked in a run or not, its numbers are the same."""
+    together = networks.mlp([4, 8, 8, 8, 3], "tanh", "gaussian", 1.0, 0.5)
+    apart = networks.mlp([8, 8, 8, 6, 3], "tanh", "gaussian", 1.0, 0.5)
+    a, b = (list(net.layers(net.init(KEY))) for net in (together, apart))
+    np.testing.assert_array_equal(a[1].w, b[1].w)
+    np.testing.assert_array_equal(a[1].b, b[1].b)
+    keys = jax.random.split(KEY, 4)
+    for layer in a:
+        key_w, key_b = jax.random.split(keys[layer.index])
+        shape = (layer.fan_in, layer.fan_out)
+        want = jax.random.normal(key_w, shape) * np.float32(layer.fan_in**-0.5)
+        np.testing.assert_allclose(layer.w, want, rtol=3e-7)
+        np.testing.assert_allclose(layer.b, 0.5 * jax.random.normal(key_b, shape[1:]), rtol=3e-7)
+    assert not np.allclose(a[1].w, a[2].w)
+
+
+def test_map_weights_and_with_width():
+    net = networks.mlp([4, 8, 8, 3], "tanh", "gaussian", 1.0, 0.5)
+    params = net.init(KEY)
+    doubled = net.map_weights(lambda w: 2 * w, params)
+    for before, after in zip(net.layers(params), net.layers(doubled), strict=True):
+        np.testing.assert_array_equal(after.w, 2 * before.w)
+        np.testing.assert_array_equal(after.b, before.b)
+    wider = net.with_width(16)
+    assert wider.widths == (4, 16, 16, 3)
+    assert (wider.scheme, wider.activation, wider.bias) == (net.scheme, net.activation, net.bias)
+
+
+def test_bfloat16():
+    net = networks.mlp([4, 8, 8, 3], "tanh", "orthogonal", 1.0, 0.5, dtype=jnp.bfloat16)
+    params = net.init(KEY)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
+    x = jnp.asarray([0.5, -1.0, 0.25, 2.0], jnp.float32)
+    y = net(params, x)
+    assert y.dtype == jnp.bfloat16
+    # bfloat16 has 8 bits: each of three layers rounds the sum, the activation and the bias, by 2**-9 of |z| < 4
+    np.testing.assert_allclose(np.asarray(y, np.float64), plain(net, params, x)[-1], rtol=0, atol=3 * 3 * 4 * 2.0**-8)
+
+
+@pytest.mark.parametrize("sigma_w", [0.7, 1.5])
+def test_orthogonal_singular_values_are_sigma_w(sigma_w):
+    net = networks.mlp([4, 8, 8, 3], "tanh", "orthogonal", sigma_w)
+    for layer in net.layers(net.init(KEY)):
+        s = np.linalg.svd(np.asarray(layer.w, np.float64), compute_uv=False)
+        np.testing.assert_allclose(s, sigma_w, rtol=8 * 1.2e-7)
+        np.testing.assert_array_equal(layer.b, 0)
+
+
+def test_gaussian_variance():
+    net = networks.mlp([4, 16, 16, 16, 3], "tanh", "gaussian", 1.5, 0.3)
+    keys = jax.random.split(KEY, 64)
+    params = jax.jit(jax.vmap(net.init))(keys)
+    for run, fan_in in zip(params["layers"], [4, 16, 16], strict=True):
+        for array, variance in ((run["w"], 1.5**2 / fan_in), (run["b"], 0.3**2)):
+            draws = np.asarray(array, np.float64).ravel() / variance**0.5
+            z_mean = draws.mean() * len(draws) ** 0.5
+            z_variance = ((draws**2).mean() - 1) / (2 / len(draws)) ** 0.5
+            assert abs(z_mean) < 5  # one key in a million
+            assert abs(z_variance) < 5
+
+
+def test_scheme_may_be_a_name_a_catalogue_name_an_initializer_or_a_scheme():
+    x = jnp.ones(8)
+    by_name = networks.mlp([8, 8, 8], "linear", "zer_o")
+    by_scheme = networks.mlp([8, 8, 8], "linear", schemes.get("zer_o"))
+    by_initializer = networks.mlp([8, 8, 8], "linear", initializers.zer_o())
+    for net in (by_name, by_scheme, by_initializer):
+        np.testing.assert_array_equal(net(net.init(KEY), x), x)
+    catalogued = networks.mlp([4, 8, 3], "tanh", "lecun_normal")
+    (stem, head) = catalogued.layers(catalogued.init(KEY))
+    key_w, _ = jax.random.split(jax.random.split(KEY, 2)[0])
+    np.testing.assert_allclose(stem.w, initializers.lecun_normal()(key_w, (4, 8)), rtol=3e-7)
+    np.testing.assert_array_equal(head.b, 0)
+
+
+def test_free_schemes_are_critical_by_default():
+    assert networks.mlp([4, 8, 3], "relu", "gaussian").scheme.sigma_w == pytest.approx(2**0.5, rel=1e-12)
+    assert networks.mlp([4, 8, 3], "tanh", "orthogonal").scheme.sigma_w == pytest.approx(1, rel=1e-12)
+    scheme = networks.mlp([4, 8, 3], "tanh", "orthogonal", sigma_b=0.05**0.5).scheme
+    assert scheme.sigma_w**2 == pytest.approx(1.7609546396, abs=1e-10)
+    assert scheme.sigma_b == 0.05**0.5
+
+
+def test_scaled_orthogonal_keeps_the_variance_of_units():
+    net = networks.mlp([4, 16, 3], "linear", "scaled_orthogonal", 1.0)
+    stem, head = net.layers(net.init(KEY))
+    np.testing.assert_allclose(np.linalg.svd(stem.w, compute_uv=False), 2.0, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.svd(head.w, compute_uv=False), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: networks.mlp(3), r"mlp\(\): widths=3 is not a sequence; write \[64, 128, 10\]\."),
+        (lambda: networks.mlp([4]), r"mlp\(\): widths=\[4\] has 1; write \[n_in, hidden \.\.\., n_out\]\."),
+        (lambda: networks.mlp([]), r"widths=\[\] has 0"),
+        (lambda: networks.mlp([4, 0, 3]), r"widths\[1\]=0 must be a whole number, at least 1"),
+        (lambda: networks.mlp([4, 2.5, 3]), r"widths\[1\]=2\.5 is not a whole number"),
+        (lambda: networks.mlp([4, True, 3]), r"widths\[1\]=True must be a whole number"),
+        (lambda: networks.mlp([4, 3], "tanhh"), r"mlp\(\): activation='tanhh' is not known.*Did you mean 'tanh'"),
+        (lambda: networks.mlp([4, 3], "tanh", "ortogonal"), r"mlp\(\): scheme='ortogonal' is not known.*'orthogonal'"),
+        (
+            lambda: networks.mlp([4, 3], "tanh", initializers.orthogonal),
+            r"orthogonal is a factory; write orthogonal\(\)",
+        ),
+        (lambda: networks.mlp([4, 3], "tanh", 3), r"scheme=3 is not known|scheme=3 is not a name"),
+        (lambda: networks.mlp([4, 3], sigma_b=0.1, bias=False), r"sigma_b=0\.1 with bias=False; drop one of the two"),
+        (lambda: networks.mlp([4, 3], "tanh", "kaiming", 2.0), r"sigma_w=2\.0: scheme 'kaiming' fixes its own scale"),
+        (lambda: networks.mlp([4, 3], "tanh", "zer_o", sigma_b=0.0), r"sigma_b=0\.0: scheme 'zer_o' fixes"),
+        (lambda: networks.mlp([4, 3], sigma_w=-1.0), r"mlp\(\): sigma_w=-1\.0 is not a finite number in \[0, inf\)"),
+        (lambda: networks.mlp([4, 3], sigma_b=float("nan")), r"mlp\(\): sigma_b=nan"),
+        (lambda: networks.mlp([4, 3], dtype="int32"), r"mlp\(\): dtype=int32 is not a real floating type"),
+        (lambda: networks.mlp([4, 3], dtype="float64"), r"mlp\(\): dtype=float64 needs 64-bit mode"),
+        (lambda: networks.mlp([4, 8, 3], "tanh", "identity"), r"identity"),
+        (lambda: networks.mlp([4, 3], "softplus"), r"softplus"),
+        (
+            lambda: networks.mlp([4, 3]).init(0),
+            r"init\(\): key is 0, not a single random key; write jax\.random\.key\(0\)",
+        ),
+        (lambda: networks.mlp([4, 3]).init(jax.random.split(KEY, 2)), r"key is an array of shape \(2,\)"),
+    ],
+)
+def test_refusals(build, message):
+    with pytest.raises(InputError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4), ()])
+def test_one_example_at_a_time(shape):
+    net = networks.mlp([4, 3])
+    with pytest.raises(InputError, match=r"takes one example of shape \(4,\)\. For a batch write jax\.vmap"):
+        net(net.init(KEY), jnp.ones(shape))
+
+
+def test_old_keys_draw_the_same():
+    net = networks.mlp([4, 3], "tanh", "gaussian")
+    new, old = net.init(jax.random.key(5)), net.init(jax.random.PRNGKey(5))
+    np.testing.assert_array_equal(new["layers"][0]["w"], old["layers"][0]["w"])
+
+
+def test_init_under_jit():
+    net = networks.mlp([4, 8, 8, 8, 3], "tanh", "orthogonal", 1.2, 0.1)
+    for a, b in zip(jax.tree.leaves(jax.jit(net.init)(KEY)), jax.tree.leaves(net.init(KEY)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def count(jaxpr):
+    """Equations, also those of inner jaxprs."""
+    total = 0
+    for equation in jaxpr.eqns:
+        total += 1
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                total += count(inner) if hasattr(inner, "eqns") else 0
+    return total
+
+
+def test_program_is_flat_in_depth():
+    sizes = []
+    for depth in (10, 40):
+        net = networks.mlp([4, *[8] * (depth - 1), 3], "tanh", "orthogonal", 1.0)
+        params = jax.eval_shape(net.init, KEY)
+        x = jax.ShapeDtypeStruct((4,), jnp.float32)
+        sizes.append(
+            (
+                count(jax.make_jaxpr(net.init)(KEY).jaxpr),
+                count(jax.make_jaxpr(net)(params, x).jaxpr),
+                count(jax.make_jaxpr(jax.jacrev(net, 1))(params, x).jaxpr),
+            )
+        )
+    assert sizes[0] == sizes[1]
+
+
+def test_functions_are_equal_by_architecture_not_by_law():
+    a, b = networks.mlp([4, 8, 3], "tanh", "gaussian"), networks.mlp([4, 8, 3], activations.tanh, "zer_o")
+    assert a.function == b.function
+    assert hash(a.function) == hash(b.function)
+    assert a.function != networks.mlp([4, 8, 3], "relu").function
+
+
+def test_repr():
+    net = networks.mlp([4, 8, 3], "tanh", "orthogonal", 1.25, 0.5)
+    assert repr(net) == (
+        "mlp([4, 8, 3], activation='tanh', scheme=Scheme('orthogonal', sigma_w=1.25, sigma_b=0.5), bias=True)"
+    )

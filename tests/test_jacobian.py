@@ -1,0 +1,165 @@
+"""Dense Jacobians against finite differences in float64 and against the product of layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isometry
+from isometry import InputError, _jacobian, networks
+
+KEY = jax.random.key(0)
+X = jnp.asarray([0.5, -1.0, 0.25, 2.0, -0.3], jnp.float32)
+A = np.random.default_rng(0).standard_normal((6, 6))
+
+
+def central(g, x, h=1e-5):
+    """(out, in) by central differences of a float64 function, both flattened in C order."""
+    x = np.asarray(x, np.float64)
+    columns = []
+    for i in range(x.size):
+        step = np.zeros(x.size)
+        step[i] = h
+        step = step.reshape(x.shape)
+        columns.append((np.ravel(g(x + step)) - np.ravel(g(x - step))) / (2 * h))
+    return np.stack(columns, 1)
+
+
+def layer_product(net, params, x, hidden=False):
+    """W_L D_{L-1} … D_1 W_1 in float64 (weights are stored (in, out)); hidden: without W_L's D … and W_1."""
+    layers = list(net.layers(params))
+    h, z = np.asarray(x, np.float64), None
+    product = None
+    for layer in layers[:-1] if hidden else layers:
+        w = np.asarray(layer.w, np.float64).T
+        if product is None:
+            product = np.eye(len(w)) if hidden else w
+        else:
+            product = w @ np.diag(1 - np.tanh(z) ** 2) @ product
+        z = w @ h + np.asarray(layer.b, np.float64)
+        h = np.tanh(z)
+    return product
+
+
+@pytest.mark.parametrize("widths", [[5, 8, 8, 3], [3, 8, 8, 5]], ids=["reverse", "forward"])
+def test_network(widths):
+    net = networks.mlp(widths, "tanh", "gaussian", 1.2, 0.3)
+    params, x = net.init(KEY), X[: widths[0]]
+    got = isometry.jacobian(net, params, x)
+    assert got.shape == (widths[-1], widths[0])
+    assert got.dtype == jnp.float32
+    want = layer_product(net, params, x)
+    # three products of 8 terms, ‖W‖ < 4 each
+    np.testing.assert_allclose(got, want, rtol=0, atol=3 * 8 * 1.2e-7 * np.linalg.norm(want, 2) * 4)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), params)
+        fine = np.asarray(isometry.jacobian(net, params, x, dtype=jnp.float64))
+        assert fine.dtype == np.float64
+        np.testing.assert_allclose(fine, want, rtol=0, atol=1e-13)
+        difference = central(lambda v: np.asarray(net(wide, jnp.asarray(v))), x)
+    # truncation h²/6·|f'''| with |f'''| < 100, rounding eps/h
+    np.testing.assert_allclose(fine, difference, rtol=0, atol=1e-8)
+
+
+def test_hidden_span():
+    net = networks.mlp([5, 8, 8, 3], "tanh", "gaussian", 1.2, 0.3)
+    params = net.init(KEY)
+    got = isometry.jacobian(net, params, X, span="hidden")
+    assert got.shape == (8, 8)
+    np.testing.assert_allclose(got, layer_product(net, params, X, hidden=True), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("widths", [[5, 8, 8, 3], [3, 8, 8, 5]], ids=["reverse", "forward"])
+def test_chunks_do_not_matter(widths):
+    net = networks.mlp(widths, "tanh", "gaussian", 1.2, 0.3)
+    params, x = net.init(KEY), X[: widths[0]]
+    aim = _jacobian.target("test", net, "end_to_end")
+    whole = _jacobian.dense_jacobian(aim, params, x, jnp.dtype(jnp.float32))
+    for chunk in (1, 2, 3):
+        part = _jacobian.dense_jacobian(aim, params, x, jnp.dtype(jnp.float32), chunk)
+        np.testing.assert_allclose(part, whole, rtol=0, atol=8 * 1.2e-7 * float(jnp.linalg.norm(whole)))
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((2, 3), 6), ((2, 3), 2), ((), 6)])
+def test_inputs_and_outputs_of_any_shape(shape, rows):
+    """Matrices are flattened in C order; a number is a vector of one."""
+    size = int(np.prod(shape))
+    a = jnp.asarray(A[:rows, :size], jnp.float32)
+
+    def f(params, x):
+        return (params @ x.ravel()).reshape((2, rows // 2))
+
+    got = isometry.jacobian(f, a, jnp.ones(shape))
+    np.testing.assert_allclose(got, A[:rows, :size], rtol=2e-7)
+
+
+def test_scalar_output():
+    got = isometry.jacobian(lambda params, x: jnp.sum(x**2), None, X)
+    np.testing.assert_allclose(got, 2 * X[None, :], rtol=1e-6)
+
+
+def test_lower_precision_is_measured_in_float32():
+    net = networks.mlp([5, 3], "tanh", "gaussian", 1.2, dtype=jnp.bfloat16)
+    params = net.init(KEY)
+    got = isometry.jacobian(net, params, X.astype(jnp.bfloat16))
+    assert got.dtype == jnp.float32
+    (layer,) = net.layers(params)
+    np.testing.assert_array_equal(np.asarray(got), np.asarray(layer.w, np.float32).T)
+
+
+def test_full_precision_is_in_the_program():
+    net = networks.mlp([5, 8, 8, 3], "tanh", "gaussian", 1.2, 0.3)
+    measured = jax.jit(lambda params, x: isometry.jacobian(net, params, x))
+    text = measured.lower(net.init(KEY), X).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products
+    assert all("HIGHEST" in line for line in products)
+
+
+def test_traced_equals_eager():
+    net = networks.mlp([5, 8, 8, 3], "tanh", "gaussian", 1.2, 0.3)
+    params = net.init(KEY)
+    traced = jax.jit(lambda p, x: isometry.jacobian(net, p, x))(params, X)
+    np.testing.assert_allclose(traced, isometry.jacobian(net, params, X), rtol=0, atol=1e-5)
+
+
+def plain(params, x):
+    return x
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: isometry.jacobian(3, None, X), r"jacobian\(\): f=3 is not callable; write f\(params, x\)"),
+        (lambda: isometry.jacobian(plain, None, X, span="hiden"), r"span='hiden' is not known.*Did you mean 'hidden'"),
+        (lambda: isometry.jacobian(plain, None, X, span="hidden"), r'span="hidden" needs a Network; of a plain f'),
+        (lambda: shallow("hidden"), r'span="hidden" runs from z_1 to z_\(depth-1\) and needs depth 3; this .* has 2'),
+        (lambda: isometry.jacobian(plain, None, jnp.arange(3)), r"x is int32, not a real floating array"),
+        (lambda: isometry.jacobian(plain, None, X.astype(jnp.complex64)), r"x is complex64, not a real floating"),
+        (lambda: isometry.jacobian(lambda p, x: (x, x), None, X), r"f returns a tuple; it must return one array"),
+        (lambda: isometry.jacobian(lambda p, x: {"y": x}, None, X), r"f returns a dict; it must return one array"),
+        (lambda: isometry.jacobian(lambda p, x: None, None, X), r"f returns a NoneType"),
+        (lambda: isometry.jacobian(lambda p, x: jnp.argsort(x), None, X), r"f returns int32; it must return a real"),
+        (lambda: isometry.jacobian(plain, None, X[:0]), r"the Jacobian of \(0,\) -> \(0,\) is empty"),
+        (
+            lambda: isometry.jacobian(plain, None, X, dtype=jnp.float64),
+            r"jacobian\(\): dtype=float64 needs 64-bit mode",
+        ),
+        (lambda: isometry.jacobian(plain, None, X, dtype=jnp.bfloat16), r"dtype=bfloat16 is too coarse to measure in"),
+        (lambda: isometry.jacobian(plain, None, X, dtype="int32"), r"dtype=int32 is not a real floating type"),
+    ],
+)
+def test_refusals(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def shallow(span):
+    net = networks.mlp([5, 8, 3])
+    return isometry.jacobian(net, net.init(KEY), X, span=span)
+
+
+def test_the_network_refuses_a_batch():
+    net = networks.mlp([5, 8, 3])
+    with pytest.raises(InputError, match=r"takes one example of shape \(5,\)"):
+        isometry.jacobian(net, net.init(KEY), jnp.stack([X, X]))
