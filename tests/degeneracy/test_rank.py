@@ -15,6 +15,7 @@ N_X, N_Y = 16, 10
 NAME = "rank_constrained_training"
 
 
+@pytest.mark.slow
 def test_partial_identity_is_raised(pooled_audits):
     """N_y ≤ N_x, so the bound is N_x, at every recorded step and in every seed."""
     report = pooled_audits["partial_identity"]
@@ -36,6 +37,7 @@ def test_partial_identity_is_raised_for_relu(pooled):
     assert max(probe.gradient_rank.max(), probe.update_rank.max()) <= N_X
 
 
+@pytest.mark.slow
 def test_the_trajectory_does_not_depend_on_the_width(pooled_audits):
     """Units beyond max(N_x, N_y) never move: widths N_x, 2 N_x, 4 N_x have equal ranks at every record."""
     widths = pooled_audits["partial_identity"].widths
@@ -44,6 +46,7 @@ def test_the_trajectory_does_not_depend_on_the_width(pooled_audits):
     assert widths["gradient_rank"][16].max() > N_X // 2  # not equal for want of any training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["zer_o", "orthogonal", "gaussian"])
 def test_schemes_that_pass_the_input_dimension_are_clear(pooled_audits, scheme):
     report = pooled_audits[scheme]
@@ -54,6 +57,7 @@ def test_schemes_that_pass_the_input_dimension_are_clear(pooled_audits, scheme):
     assert report.widths is None
 
 
+@pytest.mark.slow
 def test_zer_o_stops_at_its_own_symmetry(pooled_audits):
     """Units i ≡ j mod 16 beyond N_y stay equal: the layer after the Hadamard one has rank ≤ P + N_y = 26 (here of 32).
 
@@ -62,6 +66,7 @@ def test_zer_o_stops_at_its_own_symmetry(pooled_audits):
     assert pooled_audits["zer_o"].probe.update_rank[..., 0].max() <= 26
 
 
+@pytest.mark.slow
 def test_the_first_update_has_the_rank_of_the_output(pooled_audits):
     """At step 1 only the first N_y rows of the head reach back, whatever the input dimension."""
     probe = pooled_audits["partial_identity"].probe
