@@ -12,7 +12,7 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from isometry import cli, degeneracy  # noqa: E402
+from isometry import cli, degeneracy
 
 TINY = ["--width", "24", "--depth", "3", "--seeds", "5", "--inputs", "2", "--train-steps", "5"]
 
