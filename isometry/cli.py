@@ -98,9 +98,13 @@ def _app(typer: Any) -> Any:
         ] = None,
         seed: Annotated[int, option(help="Seed of everything random.")] = 0,
     ) -> int:
-        return run_audit(
-            _split(scheme), width, depth, activation, data, seeds, inputs, train_steps, out, json, _split(fail_on), seed
-        )
+        try:
+            return run_audit(
+                _split(scheme), width, depth, activation, data, seeds, inputs, train_steps, out, json,
+                _split(fail_on), seed,
+            )  # fmt: skip
+        except KeyboardInterrupt:  # typer would print an empty line of its own first
+            return _refuse("interrupted; nothing was written", EXIT_INTERRUPTED)
 
     return app
 

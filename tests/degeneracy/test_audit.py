@@ -1,0 +1,182 @@
+"""audit: what it returns, what it takes for the task, and everything it refuses before it computes."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import isometry
+from isometry import networks
+from isometry.degeneracy import Report, Reports, _audit
+
+SIZES, XS = [6, 8, 8, 3], jax.random.normal(jax.random.key(1), (32, 6))
+KEYS = jax.random.split(jax.random.key(0), 5)
+LABELS = jnp.arange(32, dtype=jnp.int32) % 3
+
+
+def net_of(scheme="orthogonal"):
+    return networks.mlp(SIZES, "tanh", scheme)
+
+
+def absolute(output, target):
+    return jnp.abs(output - target).sum()
+
+
+def strict(text):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not strict JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def reports():
+    return isometry.audit(
+        {"zer_o": net_of("zer_o"), "plain": net_of()}, KEYS, XS, targets=LABELS, train_steps=2, inputs=2
+    )
+
+
+def test_a_mapping_gives_a_report_of_reports(reports):
+    assert isinstance(reports, Reports)
+    assert list(reports) == ["zer_o", "plain"]
+    for flag in reports["zer_o"].flags.values():
+        assert flag.state in ("raised", "clear", "undecided", "not_run")
+        assert flag.raised == (flag.state == "raised")
+        assert flag.evidence
+        assert flag.remedy
+        assert flag.source
+    assert reports.raised("zero_gradient") == []
+    with pytest.raises(ValueError, match="Did you mean 'vanishing'"):
+        reports.raised("vanishin")
+
+
+def test_json_is_strict_and_complete(reports):
+    read = strict(reports.to_json())["reports"]["plain"]
+    report = reports["plain"]
+    assert read["verdict"] == report.verdict
+    assert list(read["flags"]) == list(report.flags)
+    assert read["setting"]["examples"] == 32
+    assert not read["setting"]["synthetic_targets"]
+    np.testing.assert_allclose(
+        read["spectra"]["end_to_end"]["log_s"], np.asarray(report.spectra["end_to_end"].log_values)
+    )
+
+
+def test_the_table_holds_names_and_verdicts(reports):
+    pytest.importorskip("rich")
+    text = reports.table(width=160)
+    for name, report in reports.items():
+        assert name in text
+        assert report.verdict in text
+
+
+def test_an_orthogonal_network_measures_as_one(reports):
+    """Widths 6, 8, 8, 3 with tanh near its linear regime do not, but s_max ≤ 1 holds: |tanh'| ≤ 1, all weights 1."""
+    s_max = reports["plain"].statistics()["s_max"]
+    assert 0 < s_max <= 1 + 1e-5  # float32, 3 products of 8 terms
+
+
+def test_the_same_keys_give_the_same_report_and_one_network_its_own(reports):
+    again = isometry.audit(net_of(), KEYS, XS, targets=LABELS, train_steps=2, inputs=2)
+    assert isinstance(again, Report)
+    first, second = (strict(r.to_json()) for r in (reports["plain"], again))
+    del first["provenance"]["time"], second["provenance"]["time"]
+    assert first == second
+
+
+def task_of(**how):
+    arguments = {"targets": None, "loss": None, "optimizer": None, "steps": 2} | how
+    return _audit._prepare("network", net_of(), XS, *arguments.values(), jax.random.key(0))
+
+
+def test_without_targets_synthetic_labels():
+    task, synthetic = task_of()
+    assert synthetic
+    assert task.targets.shape == (32,)
+    assert set(np.unique(task.targets)) <= {0, 1, 2}
+    assert len(np.unique(task.targets)) > 1
+
+
+def test_float_targets_mean_the_mean_square():
+    task, synthetic = task_of(targets=np.zeros((32, 3), np.float32))
+    assert not synthetic
+    assert task.loss(jnp.array([1.0, 2.0, 3.0]), task.targets[0]) == pytest.approx(14 / 3, rel=1e-6)
+
+
+def test_labels_mean_cross_entropy():
+    task, _ = task_of(targets=LABELS)
+    assert task.loss(jnp.zeros(3), LABELS[0]) == pytest.approx(np.log(3), rel=1e-6)
+
+
+def test_a_loss_and_an_optimizer_of_ones_own():
+    """At learning rate 0 nothing moves, whatever the gradient: both are used."""
+    report = isometry.audit(
+        net_of(),
+        KEYS[:1],
+        XS,
+        targets=jnp.zeros((32, 3)),
+        loss=absolute,
+        optimizer=optax.sgd(0.0),
+        train_steps=2,
+        inputs=2,
+    )
+    assert report.probe.update_rank.max() == 0
+    assert report.probe.gradient_rank.max() > 0
+    params = jax.vmap(net_of().init)(KEYS[:1])
+    outputs = jax.vmap(net_of(), (None, 0))(jax.tree.map(lambda a: a[0], params), XS)
+    expected = np.abs(np.asarray(outputs)).sum(1).mean()
+    np.testing.assert_allclose(report.probe.loss[0], expected, rtol=1e-5)  # float32 sums of 96 terms
+
+
+@pytest.fixture
+def no_compute(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("computed before everything was checked")
+
+    monkeypatch.setattr(_audit, "_audit_one", refuse)
+
+
+REFUSED = {
+    "not a network": ({"net": lambda p, x: x}, "not a Network"),
+    "one of a mapping": ({"net": {"good": net_of, "bad": 3}}, "bad is 3, not a Network"),
+    "empty mapping": ({"net": {}}, "mapping of networks is empty"),
+    "no keys": ({"keys": 3}, "not a one-dimensional array of random keys"),
+    "one key": ({"keys": jax.random.key(0)}, "jax.random.split"),
+    "several keys for one": ({"key": KEYS}, "not a single random key"),
+    "features": ({"xs": XS[:, :5]}, r"\(32, 5\).*takes floating rows of shape \(6,\)"),
+    "one example": ({"xs": XS[0]}, "takes floating rows"),
+    "no examples": ({"xs": XS[:0]}, "takes floating rows"),
+    "whole numbers": ({"xs": XS.astype(jnp.int32)}, "int32"),
+    "nan": ({"xs": XS.at[3, 2].set(jnp.nan)}, "xs holds 1 values that are NaN"),
+    "labels too large": ({"targets": LABELS + 1}, "labels 1 to 3.*3 outputs; labels run from 0 to 2"),
+    "labels negative": ({"targets": LABELS - 1}, "labels -1 to 1"),
+    "length": ({"targets": LABELS[:31]}, r"\(31,\) for 32 examples"),
+    "nan targets": ({"targets": jnp.full((32, 3), jnp.nan)}, "targets holds 96 values"),
+    "loss of a vector": ({"loss": lambda y, t: y}, "it must be a scalar"),
+    "loss that fails": ({"loss": lambda y: y}, "fails on one example"),
+    "shapes of a loss": ({"targets": jnp.zeros((32, 4))}, "fails on one example"),
+    "optimizer": ({"optimizer": 0.1}, r"0.1 is not an optax optimizer; write optax.sgd\(0.1\)"),
+    "steps": ({"train_steps": -1}, "train_steps=-1"),
+    "half steps": ({"train_steps": 1.5}, "train_steps=1.5"),
+    "inputs": ({"inputs": 0}, "inputs=0"),
+}
+
+
+@pytest.mark.usefixtures("no_compute")
+@pytest.mark.parametrize(("changed", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused_before_any_compute(changed, words):
+    how = {"net": net_of(), "keys": KEYS, "xs": XS, **changed}
+    if isinstance(how["net"], dict):
+        how["net"] = {k: v() if callable(v) else v for k, v in how["net"].items()}
+    with pytest.raises(isometry.InputError, match=words) as error:
+        isometry.audit(how.pop("net"), how.pop("keys"), how.pop("xs"), **how)
+    assert str(error.value).startswith("audit()")
+
+
+@pytest.mark.usefixtures("no_compute")
+def test_a_tracer_is_a_type_error():
+    with pytest.raises(TypeError, match="xs is traced; audit runs on the host"):
+        jax.jit(lambda xs: isometry.audit(net_of(), KEYS, xs))(XS)

@@ -1,0 +1,201 @@
+"""The command line: what it writes and prints, its exit codes, and one line on stderr for everything it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("typer")
+pytest.importorskip("rich")
+pytest.importorskip("matplotlib")
+
+from isometry import cli, degeneracy
+
+TINY = ["--width", "24", "--depth", "3", "--seeds", "5", "--inputs", "2", "--train-steps", "5"]
+
+
+def strict(text):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not strict JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def call(*argv):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["audit", *map(str, argv)])
+    return stop.value.code
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """A file of 8 features and 3 classes: small, and the rank flag can be raised (24 > 8)."""
+    path = tmp_path_factory.mktemp("data") / "x.npz"
+    x = np.random.default_rng(0).normal(size=(128, 8))
+    np.savez(path, x=x, y=x[:, :3].argmax(1))
+    return path
+
+
+def small(features, out):
+    return [*TINY, "--scheme", "orthogonal,partial_identity", "--data", features, "--out", out]
+
+
+def test_audit_writes_a_figure_and_strict_json(features, tmp_path, capsys):
+    out = tmp_path / "new" / "folder"
+    assert call(*small(features, out)) == 0
+    shown, complaints = capsys.readouterr()
+    assert sorted(p.name for p in out.iterdir()) == ["audit.json", "audit.png"]
+    assert (out / "audit.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    result = strict((out / "audit.json").read_text())
+    assert {"versions", "device", "x64", "command", "git_commit"} <= set(result["provenance"])
+    assert result["settings"]["width"] == 24
+    assert result["settings"]["seed"] == 0
+    assert set(result["reports"]) == {"orthogonal", "partial_identity"}
+    assert f"wrote {out / 'audit.png'} and {out / 'audit.json'}" in shown
+    assert "orthogonal" in shown
+    assert complaints == ""
+
+
+def test_json_on_stdout_and_exit_code_of_fail_on(features, tmp_path, capsys):
+    argv = [*small(features, tmp_path), "--json", "--fail-on"]
+    assert call(*argv, "rank_constrained_training") == 1
+    shown, complaints = capsys.readouterr()
+    result = strict(shown)
+    assert result == strict((tmp_path / "audit.json").read_text())
+    assert result["reports"]["partial_identity"]["flags"]["rank_constrained_training"]["state"] == "raised"
+    assert result["reports"]["orthogonal"]["flags"]["rank_constrained_training"]["state"] == "clear"
+    assert complaints.startswith("wrote ")
+    assert call(*argv, "exploding") == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--scheme", "ortogonal"], "orthogonal"),
+        (["--activation", "tahn"], "tanh"),
+        (["--width", "0"], "--width"),
+        (["--width", "abc"], "--width"),
+        (["--depth", "0"], "--depth"),
+        (["--seeds", "-1"], "--seeds"),
+        (["--inputs", "0"], "--inputs"),
+        (["--train-steps", "-1"], "--train-steps"),
+        (["--seed", "-1"], "--seed"),
+        (["--fail-on", "vanishin"], "vanishing"),
+        (["--data", "gausian"], "gaussian"),
+        (["--data", "missing.npy"], "missing.npy"),
+        (["--data", "table.csv"], ".npy"),
+        (["--scheme", "gaussian", "--activation", "softplus"], "critical"),
+        (["--colour", "red"], "--colour"),
+    ],
+)
+def test_bad_usage_is_one_line(argv, words, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert call(*TINY, "--data", "gaussian", "--out", out, *argv) == 2
+    refused_in_one_line(capsys, words)
+    assert not out.exists()
+
+
+def refused_in_one_line(capsys, words):
+    shown, complaints = capsys.readouterr()
+    assert shown == ""
+    assert complaints.startswith("isometry: ")
+    assert complaints.count("\n") == 1
+    assert complaints.endswith("\n")
+    assert "Traceback" not in complaints
+    assert words in complaints
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (np.zeros((0, 8)), "shape"),
+        (np.zeros(8), "shape"),
+        (np.full((4, 8), np.nan), "NaN"),
+        (np.array([["a", "b"]]), "dtype"),
+        (b"", "cannot be read"),
+        (b"1 2 3\n4 5 6\n", "cannot be read"),
+    ],
+    ids=["empty", "one axis", "nan", "strings", "no bytes", "text"],
+)
+def test_bad_files_are_one_line(content, words, tmp_path, capsys):
+    path, out = tmp_path / "x.npy", tmp_path / "out"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content)
+    assert call(*TINY, "--data", path, "--out", out) == 2
+    refused_in_one_line(capsys, words)
+    assert not out.exists()
+
+
+@pytest.fixture
+def no_compute(monkeypatch):
+    """Whoever starts an audit fails the test."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("computed before everything was checked")
+
+    monkeypatch.setattr(degeneracy, "audit", refuse)
+
+
+@pytest.mark.usefixtures("no_compute")
+def test_an_unwritable_folder_is_found_before_computing(tmp_path, capsys):
+    (tmp_path / "file").write_text("kept")
+    assert call(*TINY, "--data", "gaussian", "--out", tmp_path / "file" / "out") == 2
+    refused_in_one_line(capsys, "cannot be written")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.usefixtures("no_compute")
+@pytest.mark.parametrize("module", ["matplotlib", "rich", "typer"])
+def test_a_missing_extra_is_named_before_computing(module, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    for name in [n for n in sys.modules if n.startswith(f"{module}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert call(*TINY, "--data", "gaussian", "--out", tmp_path / "out") == 2
+    refused_in_one_line(capsys, "pip install 'isometry[")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupt_leaves_no_files(tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(degeneracy, "audit", interrupt)
+    assert call(*TINY, "--data", "gaussian", "--out", tmp_path) == 130
+    refused_in_one_line(capsys, "interrupted")
+    assert not list(tmp_path.iterdir())
+
+
+def test_schemes_without_a_critical_point_are_listed(features, tmp_path, capsys):
+    """Softplus has none at all: of the default schemes those that need one are rows, the rest are audited."""
+    argv = ["--activation", "softplus", "--data", features, "--out", tmp_path, "--width", "8", "--depth", "2"]
+    assert call(*argv, "--seeds", "1", "--inputs", "1", "--train-steps", "0", "--json") == 0
+    result = strict(capsys.readouterr().out)
+    assert set(result["undefined"]) == {"orthogonal", "gaussian"}
+    assert set(result["reports"]) == {"identity", "partial_identity", "zer_o", "xavier", "kaiming"}
+    text = degeneracy.Reports({}, result["undefined"]).table(width=160)
+    assert text.count("not defined") == 2
+
+
+@pytest.mark.parametrize("given", [None, "3"])
+def test_threads_are_set_before_jax_and_only_if_unset(given):
+    code = """
+import os, sys
+from isometry import cli
+assert "jax" not in sys.modules
+try:
+    cli.main(["--version"])
+except SystemExit as stop:
+    print(stop.code, os.environ["OPENBLAS_NUM_THREADS"], int(os.environ["NPROC"]) >= 4)
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_NUM_THREADS", "NPROC")}
+    if given:
+        environment["OPENBLAS_NUM_THREADS"] = given
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    version, line = done.stdout.splitlines()
+    assert version.count(".") == 2
+    assert line == f"0 {given or 1} True"

@@ -1,0 +1,107 @@
+"""Pictures: they draw what was measured on the Axes they are given, and touch nothing else."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+import isometry
+from isometry import networks, plots
+from isometry.degeneracy import Reports
+
+matplotlib = pytest.importorskip("matplotlib")
+
+from matplotlib import pyplot  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+XS = jax.random.normal(jax.random.key(1), (32, 6))
+KEYS = jax.random.split(jax.random.key(0), 5)
+
+
+@pytest.fixture(scope="module")
+def reports():
+    nets = {scheme: networks.mlp([6, 8, 8, 3], "tanh", scheme) for scheme in ("partial_identity", "orthogonal")}
+    return isometry.audit(nets, KEYS, XS, train_steps=2, inputs=2)
+
+
+@pytest.fixture(scope="module")
+def shallow():
+    """Depth 1 and no probe: one span, no hidden layer, no rank."""
+    return isometry.audit({"shallow": networks.mlp([6, 3], "tanh")}, KEYS, XS, train_steps=0, inputs=2)
+
+
+@pytest.fixture(autouse=True)
+def nothing_global_is_touched():
+    before = dict(matplotlib.rcParams)
+    yield
+    assert dict(matplotlib.rcParams) == before
+    assert pyplot.get_fignums() == []
+
+
+@pytest.fixture
+def ax():
+    return Figure().add_subplot()
+
+
+def test_the_mass_of_the_histogram_is_what_is_not_zero(ax):
+    """A known measure: 24 values of which 6 are exact zeros."""
+    matrices = np.stack([np.diag([4.0, 2.0, 1.0, 0.0]) * s for s in range(1, 7)]).astype(np.float32)
+    sp = isometry.ensemble(lambda p, x: p @ x, params=matrices, xs=np.ones((1, 4), np.float32))
+    assert plots.spectrum(sp, ax, bins=8, color="red") is ax
+    mass = sum(bar.get_height() * bar.get_width() for bar in ax.patches)
+    zeros = float(np.mean(sp.zero_fraction()))
+    assert zeros == pytest.approx(0.25)
+    assert mass == pytest.approx(1 - zeros, rel=1e-5)  # float32 weights
+    assert ax.patches[0].get_x() == pytest.approx(0, abs=1e-5)  # the smallest value that is not zero is 1
+    right = ax.patches[-1].get_x() + ax.patches[-1].get_width()
+    assert right == pytest.approx(math.log10(24), rel=1e-5)
+    assert "log" in ax.get_xlabel()
+
+
+def test_values_beyond_the_bins_keep_their_mass(reports, ax):
+    sp = reports["orthogonal"].spectra["end_to_end"]
+    plots.spectrum(sp, ax, bins=np.array([-0.01, 0.0, 0.01]))
+    assert sum(b.get_height() * b.get_width() for b in ax.patches) == pytest.approx(1, rel=1e-5)
+
+
+def test_ranks_draws_every_network_and_the_input_dimension(reports, ax):
+    assert plots.ranks(reports, ax) is ax
+    lines = {line.get_label(): line for line in ax.lines}
+    bound = next(line for label, line in lines.items() if "input dimension" in label)
+    assert set(bound.get_ydata()) == {6}
+    for name, report in reports.items():
+        line = next(line for label, line in lines.items() if label.startswith(f"{name} ("))
+        assert "8×8" in line.get_label()
+        np.testing.assert_array_equal(line.get_xdata(), report.probe.steps)
+        np.testing.assert_array_equal(line.get_ydata(), np.median(report.probe.gradient_rank[:, :, 0], 0))
+
+
+def test_ranks_without_a_probe_are_empty(shallow, ax):
+    assert plots.ranks(shallow, ax) is ax
+    assert not ax.lines
+
+
+def test_the_audit_has_a_panel_a_network(reports):
+    figure = plots.audit(reports)
+    assert isinstance(figure, Figure)
+    assert [a.get_title() for a in figure.axes[:-1]] == list(reports)
+    figure.draw_without_rendering()
+
+
+def test_the_audit_of_one_network(reports):
+    figure = plots.audit(Reports({"orthogonal": reports["orthogonal"]}))
+    assert len(figure.axes) == 2
+    figure.draw_without_rendering()
+
+
+def test_the_audit_of_depth_one_without_a_probe(shallow):
+    figure = plots.audit(shallow)
+    assert "no training probe" in [t.get_text() for t in figure.axes[-1].texts]
+    figure.draw_without_rendering()
+
+
+def test_a_tracer_is_a_type_error(reports, ax):
+    sp = reports["orthogonal"].spectra["end_to_end"]
+    with pytest.raises(TypeError, match="runs on the host"):
+        jax.jit(lambda s: plots.spectrum(s, ax))(sp)
