@@ -130,7 +130,7 @@ def test_tracers_are_refused():
         (lambda: isometry.ensemble(NET, KEYS, XS, max_bytes=0), r"max_bytes=0 must be a whole number, at least 1"),
         (
             lambda: isometry.ensemble(NET, KEYS, XS, max_bytes=100),
-            r"max_bytes=100 is too small for one direction of a 5×6",
+            r"max_bytes=100 is too small for one row of a 5×6",
         ),
         (lambda: isometry.ensemble(NET, KEYS, XS, method="dens"), r"ensemble\(\): method='dens' is not known.*'dense'"),
         (lambda: isometry.ensemble(NET, KEYS, XS, span="middle"), r"ensemble\(\): span='middle' is not known"),

@@ -13,7 +13,7 @@ from isometry import InputError, Spectrum, networks
 S = np.array([2.0, 1.0, 0.5, 0.25])
 BATCH = np.stack([S, 3 * S, S**2, np.ones(4), [1, 1e-2, 1e-3, 1e-4], [5, 4, 3, 2]]).reshape(2, 3, 4)
 HOLES = np.array([1, 1e-3, 1e-9, 0], np.float32)  # eps·4 = 4.8e-7: the third cannot be told from zero
-TIGHT = dict(rtol=2e-5, atol=1e-6)
+TIGHT = {"rtol": 2e-5, "atol": 1e-6}
 
 
 def linear(params, x):

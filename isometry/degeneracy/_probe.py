@@ -122,7 +122,8 @@ def _advance(function, loss, optimizer, state, xs, targets, batches, begin, end)
             value.astype(state.loss.dtype),
         )
 
-    with _precision.full():
+    # Optimizers and losses are written for JAX's standard promotion: optax's Adam fails under the strict one.
+    with _precision.full(), jax.numpy_dtype_promotion("standard"):
         return jax.lax.fori_loop(begin, end, jax.vmap(step, (None, 0)), state)
 
 

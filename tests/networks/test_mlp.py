@@ -1,5 +1,7 @@
 """MLPs against a plain NumPy loop, and what their parameters look like."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,7 @@ def test_forward(depth, bias):
     assert net.depth == depth == len(want)
     assert net.input_shape == (4,)
     # each layer adds at most 8·eps·|W||h| of rounding and multiplies it by at most ‖W‖ < 4
-    tolerance = dict(rtol=0, atol=8 * 1.2e-7 * 4 * depth)
+    tolerance = {"rtol": 0, "atol": 8 * 1.2e-7 * 4 * depth}
     with jax.default_matmul_precision("highest"):
         np.testing.assert_allclose(net(params, x), want[-1], **tolerance)
         found = net.function.pre_activations(params, x)
@@ -65,7 +67,7 @@ def test_structure_of_runs():
             assert [run["w"].shape[0] for run in params["layers"]] == lengths
             assert all(set(run) == ({"w", "b"} if bias else {"w"}) for run in params["layers"])
             flat = [run["w"].shape[1:] for run in params["layers"] for _ in range(run["w"].shape[0])]
-            assert flat == list(zip(widths[:-1], widths[1:], strict=True))
+            assert flat == list(itertools.pairwise(widths))
             if bias:
                 assert [run["b"].shape for run in params["layers"]] == [
                     (run["w"].shape[0], run["w"].shape[2]) for run in params["layers"]
