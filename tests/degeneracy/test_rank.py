@@ -189,7 +189,7 @@ def test_batches_are_whole_epochs(examples, steps):
 def test_controls_have_the_norm_of_each_layer():
     net = networks.mlp([5, 8, 8, 8, 3], "tanh", "partial_identity")
     params = net.init(jax.random.key(0))
-    controls = _probe.gaussian_controls(net, params, jax.random.key(1), 3)
+    controls = _probe.gaussian_controls(params, jax.random.key(1), 3)
     for run, control in zip(params["layers"], controls["layers"], strict=True):
         own, theirs = (np.linalg.norm(np.asarray(r["w"], float), axis=(-2, -1)) for r in (run, control))
         np.testing.assert_allclose(theirs, np.broadcast_to(own, theirs.shape), rtol=1e-6)  # float32, 64 terms
