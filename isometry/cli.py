@@ -90,7 +90,7 @@ def _app(typer: Any) -> Any:
         data: Annotated[str, option(help="digits, gaussian, or a .npy or .npz file (x, and targets y).")] = "digits",
         seeds: Annotated[int, option(help="Networks drawn a scheme.")] = 8,
         inputs: Annotated[int, option(help="Inputs at which Jacobians are taken.")] = 16,
-        train_steps: Annotated[int, option(help="Steps of the training probe; 0 for none.")] = 300,
+        train_steps: Annotated[int, option(help="Steps of the training probe; 0 for none.")] = 200,
         out: Annotated[str, option(help="Folder for audit.json and audit.png.")] = "isometry-audit",
         json: Annotated[bool, option("--json", help="Print the JSON instead of the table.")] = False,
         fail_on: Annotated[

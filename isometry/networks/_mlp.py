@@ -119,10 +119,10 @@ class Mlp(Network):
     def init(self, key: Any) -> dict[str, Any]:
         """Draw parameters: {"layers": a tuple of runs {"w": (r, in, out), "b": (r, out)}}.
 
-        Layer l draws from the l-th of depth split keys, so that the weights do not depend on how layers are grouped.
+        Layer l draws its weights and biases from the l-th pair of (depth, 2) split keys, so that the weights do not depend on how layers are grouped.
         """
         _checks.key("init", key)
-        keys = jax.vmap(jax.random.split)(jax.random.split(key, self.depth))
+        keys = jax.random.split(key, (self.depth, 2))
         return {
             "layers": tuple(self._draw(run, keys[run.start : run.start + run.length]) for run in runs_of(self.widths))
         }
