@@ -85,7 +85,7 @@ def _app(typer: Any) -> Any:
             list[str] | None, option(help="A scheme; repeat or separate by commas. Default: seven.")
         ] = None,
         width: Annotated[int, option(help="Hidden width.")] = 128,
-        depth: Annotated[int, option(help="Number of weight layers.")] = 8,
+        depth: Annotated[int, option(help="Number of weight layers.")] = 6,
         activation: Annotated[str, option(help="Name of the activation.")] = "tanh",
         data: Annotated[str, option(help="digits, gaussian, or a .npy or .npz file (x, and targets y).")] = "digits",
         seeds: Annotated[int, option(help="Networks drawn a scheme.")] = 8,

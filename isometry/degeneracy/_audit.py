@@ -46,7 +46,7 @@ def audit(
     - `targets`: (examples,) integer labels or (examples, k) floats; None makes learnable synthetic ones from the key.
     - `loss(output, target)`: a scalar for one example; default cross-entropy for labels, mean square for floats.
     - `optimizer`: an optax optimizer; default `optax.sgd(0.1)`.
-    - `train_steps`: of the probe, batches of 64; None is 200, 0 switches it off (its flags say "not_run").
+    - `train_steps`: of the probe, batches of 32; None is 200, 0 switches it off (its flags say "not_run").
     - `thresholds`: `Thresholds`, each with its source.
     - `key`: of the batches, controls, resampling and synthetic targets; default derived from the first of `keys`.
     - `progress`: called with the name of each stage.

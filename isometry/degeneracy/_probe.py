@@ -16,7 +16,7 @@ from isometry.degeneracy._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag, T
 from isometry.networks import Network
 
 DEFAULT_STEPS = 200
-BATCH = 64
+BATCH = 32
 SEEDS = 3  # networks probed; the highest of their ranks is judged
 RECORDS = 8  # points of a trajectory, evenly spaced after step 1
 UPDATE_TOLERANCE = 1e-4  # absolute, on W(t) − W(0): the convention of the ZerO paper's Fig. 3
