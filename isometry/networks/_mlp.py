@@ -119,7 +119,8 @@ class Mlp(Network):
     def init(self, key: Any) -> dict[str, Any]:
         """Draw parameters: {"layers": a tuple of runs {"w": (r, in, out), "b": (r, out)}}.
 
-        Layer l draws its weights and biases from the l-th pair of (depth, 2) split keys, so that the weights do not depend on how layers are grouped.
+        Layer l draws its weights and biases from the l-th pair of (depth, 2) split keys, so that they do not depend on
+        how layers are grouped.
         """
         _checks.key("init", key)
         keys = jax.random.split(key, (self.depth, 2))
