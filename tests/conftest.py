@@ -13,7 +13,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-CORE = ("test_layers.py", "test_jacobian.py", "test_spectrum.py", "test_mlp.py", "test_mean_field.py", "test_plots.py")
+CORE = ("test_layers.py", "test_jacobian.py", "test_spectrum.py", "test_mlp.py", "test_mean_field.py")
 
 
 def pytest_collection_modifyitems(items):
