@@ -172,11 +172,11 @@ def test_a_probe_that_diverges_is_undecided(pooled):
     assert not np.isnan(probe.as_dict()["loss"]).any()
 
 
-@pytest.mark.parametrize(("examples", "steps"), [(200, 7), (64, 3), (10, 4), (129, 5)])
+@pytest.mark.parametrize(("examples", "steps"), [(200, 13), (32, 3), (10, 4), (65, 5)])
 def test_batches_are_whole_epochs(examples, steps):
     """No example twice within an epoch, and epochs are shuffled afresh; what does not fill a batch is left out."""
     batches = np.asarray(_probe.make_batches(jax.random.key(0), examples, steps))
-    size = min(64, examples)
+    size = min(_probe.BATCH, examples)
     assert batches.shape == (steps, size)
     assert batches.min() >= 0
     assert batches.max() < examples
