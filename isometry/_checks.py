@@ -83,6 +83,8 @@ def _number(call: str, name: str, value: Any, low: float, high: float, open_low:
     if is_traced(value):
         return
     try:
+        if isinstance(value, (str, bool)):  # float() would take "0.2" and True
+            raise TypeError
         x = float(value)
     except (TypeError, ValueError):
         raise InputError(f"{call}(): {name}={show(value)} is not a number.") from None

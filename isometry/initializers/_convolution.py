@@ -1,6 +1,7 @@
 """Kernels whose convolution is an isometry: delta-orthogonal, block-orthogonal, dirac."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,9 @@ from jaxtyping import Array, Float
 
 from isometry import _checks, _precision
 from isometry.initializers._catalogue import register
-from isometry.initializers._layout import WINDOW, at_tap, lay_out, middle_tap, split_axes, upper_tap
-from isometry.initializers._protocol import Initializer, arguments
+from isometry.initializers._fans import Axes, Layout
+from isometry.initializers._layout import WINDOW, at_tap, initializer_of_kernels, middle_tap, upper_tap
+from isometry.initializers._protocol import Initializer
 
 _XIAO = "Xiao et al. (2018), arXiv:1806.05393"
 
@@ -20,7 +22,7 @@ _XIAO = "Xiao et al. (2018), arXiv:1806.05393"
     isometric="every window and every channel count, stride 1, circular or SAME zero padding",
     aliases=("jax delta_orthogonal",),
 )
-def delta_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1) -> Initializer:
+def delta_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()) -> Initializer:
     """Convolution kernels that are zero but for a Haar orthogonal matrix times gain at the middle tap.
 
     The convolution is that matrix at every pixel, so with circular or SAME padding all its singular values are gain: an
@@ -33,12 +35,12 @@ def delta_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1
     """
     _checks.number("delta_orthogonal", gain=gain)
 
-    def draw(key, shape, dtype):
-        window, n_in, n_out = split_axes("delta_orthogonal", shape, in_axis, out_axis)
+    def kernel(key, window, n_in, n_out, dtype):
         matrix = jnp.asarray(gain, dtype) * jax.random.orthogonal(key, n_in, (), dtype, n_out)
-        return lay_out(at_tap(matrix, window, middle_tap(window)), in_axis, out_axis)
+        return at_tap(matrix, window, middle_tap(window))
 
-    return Initializer("delta_orthogonal", arguments(gain=gain), draw, least_axes=3, why=WINDOW)
+    layout = Layout(in_axis, out_axis, batch_axis)
+    return initializer_of_kernels("delta_orthogonal", {"gain": gain}, layout, kernel, axes=(3, math.inf), why=WINDOW)
 
 
 @register(
@@ -47,7 +49,7 @@ def delta_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1
     citation=f"{_XIAO}, Algorithm 1",
     isometric="every window and every channel count, stride 1, circular padding",
 )
-def block_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1) -> Initializer:
+def block_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()) -> Initializer:
     """Convolution kernels that use their whole window and whose circular convolution is orthogonal, times gain.
 
     With x_a the shift along axis a, the kernel is H Π (P + (I - P) x_a): k_a - 1 factors for each axis a of the window,
@@ -64,14 +66,13 @@ def block_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1
     """
     _checks.number("block_orthogonal", gain=gain)
 
-    def draw(key, shape, dtype):
-        window, n_in, n_out = split_axes("block_orthogonal", shape, in_axis, out_axis)
-        kernel = _orthogonal_polynomial(key, window, *sorted((n_in, n_out)), dtype)
+    def kernel(key, window, n_in, n_out, dtype):
+        taps = _orthogonal_polynomial(key, window, *sorted((n_in, n_out)), dtype)
         # P is symmetric: transposing every tap reverses the product, and an isometry becomes a co-isometry
-        kernel = kernel if n_in <= n_out else kernel.mT
-        return lay_out(jnp.asarray(gain, dtype) * kernel, in_axis, out_axis)
+        return jnp.asarray(gain, dtype) * (taps if n_in <= n_out else taps.mT)
 
-    return Initializer("block_orthogonal", arguments(gain=gain), draw, least_axes=3, why=WINDOW)
+    layout = Layout(in_axis, out_axis, batch_axis)
+    return initializer_of_kernels("block_orthogonal", {"gain": gain}, layout, kernel, axes=(3, math.inf), why=WINDOW)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))  # one compilation instead of one for every length on the way
@@ -100,7 +101,9 @@ def _orthogonal_polynomial(
     isometric="every channel count, circular padding; SAME zero padding if every side of the window is odd",
     aliases=("torch dirac_",),
 )
-def dirac(groups: int = 1, gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1) -> Initializer:
+def dirac(
+    groups: int = 1, gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()
+) -> Initializer:
     """Convolution kernels that pass their inputs on: gain times a partial identity at the tap k//2, in every group.
 
     torch's `dirac_` (there gain is 1), which preserves as many channels of each group as fit; `in` counts the inputs of
@@ -113,14 +116,12 @@ def dirac(groups: int = 1, gain: float = 1.0, *, in_axis: int = -2, out_axis: in
     _checks.integer("dirac", low=1, groups=groups)
     _checks.number("dirac", gain=gain)
 
-    def draw(key, shape, dtype):
-        if len(shape) > 5:
-            raise _checks.InputError(f"dirac(): shape={shape} has {len(shape)} axes; torch's dirac_ has three to five.")
-        window, n_in, n_out = split_axes("dirac", shape, in_axis, out_axis)
+    def kernel(key, window, n_in, n_out, dtype):
         if n_out % groups:
-            raise _checks.InputError(f"dirac(): groups={groups} does not divide the {n_out} outputs of shape={shape}.")
+            raise _checks.InputError(f"dirac(): groups={groups} does not divide the {n_out} outputs.")
         matrix = jnp.tile(jnp.asarray(gain, dtype) * jnp.eye(n_in, n_out // groups, dtype=dtype), (1, groups))
-        return lay_out(at_tap(matrix, window, upper_tap(window)), in_axis, out_axis)
+        return at_tap(matrix, window, upper_tap(window))
 
-    why = "a convolution kernel, (*window, in, out), has at least three. For a dense layer use partial_identity()."
-    return Initializer("dirac", arguments(groups=groups, gain=gain), draw, random=False, least_axes=3, why=why)
+    why = "torch's dirac_ has three to five, (*window, in, out) here. For a dense layer use partial_identity()."
+    layout, written = Layout(in_axis, out_axis, batch_axis), {"groups": groups, "gain": gain}
+    return initializer_of_kernels("dirac", written, layout, kernel, axes=(3, 5), why=why, random=False)

@@ -60,7 +60,7 @@ def critical(
     """
     _checks.one_of("critical", among=("gaussian", "orthogonal"), weights=weights)
     sigma_w = critical_point("critical", activation, q, sigma_b).sigma_w
-    turned = orthogonal(sigma_w, out_axis=out_axis, batch_axis=batch_axis)
+    turned = orthogonal(sigma_w, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis)
 
     def draw(key, shape, dtype):
         if weights == "orthogonal":

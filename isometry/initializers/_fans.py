@@ -40,6 +40,18 @@ def axes_of(call: str, axis: Axes, rank: int, name: str) -> tuple[int, ...]:
     return found
 
 
+def parts(
+    call: str, shape: tuple[int, ...], in_axis: Axes, out_axis: Axes, batch_axis: Axes
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """The input, output and batch axes of a weight, of which none is in two parts; what is in none is the window."""
+    named = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
+    inputs, outputs, batch = (axes_of(call, axis, len(shape), name) for name, axis in named.items())
+    if len({*inputs, *outputs, *batch}) != len(inputs + outputs + batch):
+        written = ", ".join(f"{name}={axis}" for name, axis in named.items())
+        raise _checks.InputError(f"{call}(): {written} share an axis of shape={shape}; an axis can play one part only.")
+    return inputs, outputs, batch
+
+
 def fans(
     call: str,
     shape: tuple[int, ...],
@@ -53,13 +65,8 @@ def fans(
     A grouped weight stores the inputs of one group and the outputs of all. `groups` divides fan_out, which makes it the
     number of outputs that an input reaches; with groups=1 it is what torch and JAX take, who never divide.
     """
-    named = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
-    axes = [axes_of(call, axis, len(shape), name) for name, axis in named.items()]
-    listed = [a for group in axes for a in group]
-    if len(set(listed)) != len(listed):
-        written = ", ".join(f"{name}={axis}" for name, axis in named.items())
-        raise _checks.InputError(f"{call}(): {written} share an axis of shape={shape}; an axis can play one part only.")
-    inputs, outputs, batch = (math.prod(shape[a] for a in group) for group in axes)
+    axes = parts(call, shape, in_axis, out_axis, batch_axis)
+    inputs, outputs, batch = (math.prod(shape[a] for a in part) for part in axes)
     _checks.integer(call, low=1, groups=groups)
     if outputs % groups:
         raise _checks.InputError(

@@ -17,6 +17,8 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """torch's recommended gain, by torch's table: tanh 5/3, selu 3/4, leaky_relu √(2/(1 + slope²)) with slope 0.01.
 
     These are conventions, not solutions: 5/3 for tanh keeps no variance at any q. `gain` computes what theory says.
+    As in torch `param` is ignored, whatever it is, for all names but leaky_relu, and True is no slope. Unlike torch we
+    refuse a slope that is not finite (torch returns 0 or nan) and take NumPy's and JAX's scalars.
 
     **Raises** `ValueError`: a name torch does not know; a slope that is not a finite number.
     """

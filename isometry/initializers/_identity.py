@@ -4,22 +4,23 @@ import jax.numpy as jnp
 
 from isometry import _checks
 from isometry.initializers._catalogue import register
-from isometry.initializers._protocol import Initializer, arguments
+from isometry.initializers._fans import Axes, Layout
+from isometry.initializers._layout import initializer_of_kernels
+from isometry.initializers._protocol import Initializer
 
 
-def _eye(name, gain, square):
+def _eye(name: str, gain: float, layout: Layout, square: bool) -> Initializer:
     _checks.number(name, gain=gain)
 
-    def draw(key, shape, dtype):
-        if len(shape) != 2:
-            raise _checks.InputError(f"{name}(): shape={shape} has {len(shape)} axes; an identity matrix has two.")
-        if square and shape[0] != shape[1]:
+    def kernel(key, window, n_in, n_out, dtype):
+        if square and n_in != n_out:
             raise _checks.NotDefined(
-                f"identity(): shape={shape} is not square. For a rectangle use partial_identity()."
+                f"identity(): shape={(n_in, n_out)} is not square. For a rectangle use partial_identity()."
             )
-        return jnp.asarray(gain, dtype) * jnp.eye(*shape, dtype=dtype)
+        return jnp.asarray(gain, dtype) * jnp.eye(n_in, n_out, dtype=dtype)
 
-    return Initializer(name, arguments(gain=gain), draw, random=False)
+    why = "an identity matrix has two."
+    return initializer_of_kernels(name, {"gain": gain}, layout, kernel, axes=(2, 2), why=why, random=False)
 
 
 @register(
@@ -28,12 +29,12 @@ def _eye(name, gain, square):
     isometric="square",
     aliases=("Keras Identity",),
 )
-def identity(gain: float = 1.0) -> Initializer:
+def identity(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()) -> Initializer:
     """gain times the identity; square shapes only.
 
     **Raises** `ValueError`: gain not finite; a shape that is not square (`partial_identity` takes any rectangle).
     """
-    return _eye("identity", gain, square=True)
+    return _eye("identity", gain, Layout(in_axis, out_axis, batch_axis), square=True)
 
 
 @register(
@@ -42,7 +43,7 @@ def identity(gain: float = 1.0) -> Initializer:
     isometric="every shape, but training stays in max(n_in, n_out) dimensions however wide the layers",
     aliases=("torch eye_", "eye"),
 )
-def partial_identity(gain: float = 1.0) -> Initializer:
+def partial_identity(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()) -> Initializer:
     """gain on the main diagonal of a rectangle, zeros elsewhere (torch's `eye_`).
 
     A network of these is an isometry at initialization and trains degenerately: units beyond the input and output
@@ -50,7 +51,7 @@ def partial_identity(gain: float = 1.0) -> Initializer:
 
     **Raises** `ValueError`: gain not finite; a shape that does not have two axes.
     """
-    return _eye("partial_identity", gain, square=False)
+    return _eye("partial_identity", gain, Layout(in_axis, out_axis, batch_axis), square=False)
 
 
 eye = partial_identity

@@ -103,7 +103,7 @@ def kaiming_uniform(
 
     As in torch, `a` is the slope of leaky_relu and every other nonlinearity ignores it. The default a = 0 gives the
     gain √2 of ReLU, whereas `calculate_gain("leaky_relu")` takes slope 0.01; torch's own layers pass a = √5
-    (`torch_default`).
+    (`torch_default`). `mode` is "fan_in" or "fan_out" as written here; torch takes capitals too.
 
     `jax.nn.initializers.kaiming_uniform()` is `he_uniform()` here, bit for bit from the same key; the law is one.
 

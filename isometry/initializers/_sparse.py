@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, Int
 
 from isometry import _checks
 from isometry.initializers._catalogue import register
-from isometry.initializers._layout import at_tap, lay_out, matrix_shape, middle_tap, split_axes
-from isometry.initializers._protocol import Initializer, arguments
+from isometry.initializers._fans import Axes, Layout
+from isometry.initializers._layout import at_tap, initializer_of_kernels, middle_tap
+from isometry.initializers._protocol import Initializer
 
 
 @register(
@@ -19,7 +20,9 @@ from isometry.initializers._protocol import Initializer, arguments
     aliases=("torch sparse_",),
     needs=("sparsity",),
 )
-def sparse(sparsity: float, std: float = 0.01, *, in_axis: int = -2, out_axis: int = -1) -> Initializer:
+def sparse(
+    sparsity: float, std: float = 0.01, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()
+) -> Initializer:
     """Gaussian weights of standard deviation std, a fixed number of them zero for each input.
 
     `sparsity` is the fraction of zeros in each column of torch's (out, in) matrix, the weights that leave one input,
@@ -37,19 +40,15 @@ def sparse(sparsity: float, std: float = 0.01, *, in_axis: int = -2, out_axis: i
             f"sparse(): sparsity={_checks.show(sparsity)} is not in [0, 1); it is the fraction of zeros."
         )
 
-    def draw(key, shape, dtype):
-        matrix_shape("sparse", shape, "a sparse matrix")
-        _, n_in, n_out = split_axes("sparse", shape, in_axis, out_axis)
+    def kernel(key, window, n_in, n_out, dtype):
         noise_key, order_key = jax.random.split(key)
         weights = jnp.asarray(std, dtype) * jax.random.normal(noise_key, (n_in, n_out), dtype)
         ranks = jnp.broadcast_to(jnp.arange(n_out)[None, :], (n_in, n_out))
         order = jax.random.permutation(order_key, ranks, axis=1, independent=True)
-        kept = jnp.where(order < math.ceil(float(sparsity) * n_out), jnp.zeros((), dtype), weights)
-        return lay_out(kept, in_axis, out_axis)
+        return jnp.where(order < math.ceil(float(sparsity) * n_out), jnp.zeros((), dtype), weights)
 
-    return Initializer(
-        "sparse", arguments(sparsity=sparsity, std=std), draw, least_axes=2, why="a sparse matrix has two."
-    )
+    layout, written = Layout(in_axis, out_axis, batch_axis), {"sparsity": sparsity, "std": std}
+    return initializer_of_kernels("sparse", written, layout, kernel, axes=(2, 2), why="a sparse matrix has two.")
 
 
 @register(
@@ -59,7 +58,9 @@ def sparse(sparsity: float, std: float = 0.01, *, in_axis: int = -2, out_axis: i
     isometric="every dense shape; with a window as delta_orthogonal",
     needs=("density",),
 )
-def sparse_orthogonal(density: float, gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1) -> Initializer:
+def sparse_orthogonal(
+    density: float, gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()
+) -> Initializer:
     """Exactly orthogonal matrices times gain with about density·m·n non-zero entries, made of random Givens rotations.
 
     Starting from the partial identity, whose density 1/max(m, n) is the least there is, two of the max(m, n)
@@ -70,14 +71,13 @@ def sparse_orthogonal(density: float, gain: float = 1.0, *, in_axis: int = -2, o
     **Raises** `ValueError`: density outside (0, 1], or below 1/max(m, n) for the shape; gain not a finite number; a
     shape of fewer than two axes; axes that do not fit it. `TypeError`: traced density.
     Cost: about n log n rotations of two rows of min(m, n), n = max(m, n); 100×100 to density 0.5 takes 249 or so. Under
-    vmap every key waits for the slowest.
+    vmap, and in a stack, every matrix waits for the slowest.
     """
     _checks.concrete("sparse_orthogonal", density=density)
     _checks.number("sparse_orthogonal", low=0.0, high=1.0, open_low=True, density=density)
     _checks.number("sparse_orthogonal", gain=gain)
 
-    def draw(key, shape, dtype):
-        window, n_in, n_out = split_axes("sparse_orthogonal", shape, in_axis, out_axis)
+    def kernel(key, window, n_in, n_out, dtype):
         few, many = sorted((n_in, n_out))
         if density * many < 1 and not math.isclose(density * many, 1):
             raise _checks.InputError(
@@ -87,10 +87,11 @@ def sparse_orthogonal(density: float, gain: float = 1.0, *, in_axis: int = -2, o
         wanted = float(density) * few * many
         columns, _ = givens_product(key, math.ceil(wanted), math.floor(2 * wanted), few, many, dtype)
         matrix = jnp.asarray(gain, dtype) * (columns.T if n_in <= n_out else columns)
-        return lay_out(at_tap(matrix, window, middle_tap(window)), in_axis, out_axis)
+        return at_tap(matrix, window, middle_tap(window))
 
+    layout, written = Layout(in_axis, out_axis, batch_axis), {"density": density, "gain": gain}
     why = "an orthogonal matrix needs at least two. For a bias use initializers.zeros()."
-    return Initializer("sparse_orthogonal", arguments(density=density, gain=gain), draw, least_axes=2, why=why)
+    return initializer_of_kernels("sparse_orthogonal", written, layout, kernel, axes=(2, math.inf), why=why)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))

@@ -9,8 +9,9 @@ from jaxtyping import Array, Float
 
 from isometry import _checks
 from isometry.initializers._catalogue import register
-from isometry.initializers._layout import at_tap, lay_out, matrix_shape, split_axes, upper_tap
-from isometry.initializers._protocol import Initializer, arguments
+from isometry.initializers._fans import Axes, Layout
+from isometry.initializers._layout import at_tap, initializer_of_kernels, upper_tap
+from isometry.initializers._protocol import Initializer
 
 _ZERO = "Zhao, Schäfer, Anandkumar (2022), Algorithms 1 and 2, arXiv:2110.12661"
 
@@ -38,7 +39,7 @@ def _ceil_power_of_two(n: int) -> int:
     citation="Sylvester (1867); " + _ZERO,
     isometric="shapes whose longer side is a power of two",
 )
-def hadamard(gain: float = 1.0) -> Initializer:
+def hadamard(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()) -> Initializer:
     """gain/√p times the top-left block of the Sylvester-Hadamard matrix of order p, the next power of two.
 
     With n the shorter and N the longer side, the p - N missing columns take a matrix of rank min(n, p - N) off the Gram
@@ -48,11 +49,11 @@ def hadamard(gain: float = 1.0) -> Initializer:
     """
     _checks.number("hadamard", gain=gain)
 
-    def draw(key, shape, dtype):
-        rows, columns = matrix_shape("hadamard", shape, "a Hadamard block")
-        return scaled_hadamard_block(gain * math.sqrt(1 / _ceil_power_of_two(max(shape))), rows, columns, dtype)
+    def kernel(key, window, n_in, n_out, dtype):
+        return scaled_hadamard_block(gain * math.sqrt(1 / _ceil_power_of_two(max(n_in, n_out))), n_in, n_out, dtype)
 
-    return Initializer("hadamard", arguments(gain=gain), draw, random=False)
+    layout, why = Layout(in_axis, out_axis, batch_axis), "a Hadamard block has two."
+    return initializer_of_kernels("hadamard", {"gain": gain}, layout, kernel, axes=(2, 2), why=why, random=False)
 
 
 @register(
@@ -61,7 +62,7 @@ def hadamard(gain: float = 1.0) -> Initializer:
     citation=_ZERO,
     isometric='out <= in, or out a power of two with scale="code"; circular padding, or SAME and an odd window',
 )
-def zer_o(scale: str = "code", *, in_axis: int = -2, out_axis: int = -1) -> Initializer:
+def zer_o(scale: str = "code", *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()) -> Initializer:
     """ZerO: identity where a layer does not widen, a scaled Hadamard block where it does.
 
     With N outputs for n < N inputs and p = 2^⌈log2 N⌉ the weight is c H[:n, :N] with c = p^{-1/2} for `scale="code"`
@@ -79,15 +80,13 @@ def zer_o(scale: str = "code", *, in_axis: int = -2, out_axis: int = -1) -> Init
     """
     _checks.one_of("zer_o", among=("code", "paper"), scale=scale)
 
-    def draw(key, shape, dtype):
-        window, n_in, n_out = split_axes("zer_o", shape, in_axis, out_axis)
+    def kernel(key, window, n_in, n_out, dtype):
         if n_out > n_in:
             square = (1 if scale == "code" else 2) / _ceil_power_of_two(n_out)
             matrix = scaled_hadamard_block(math.sqrt(square), n_in, n_out, dtype)
         else:
             matrix = _eye(n_in, n_out, dtype=dtype)
-        return lay_out(at_tap(matrix, window, upper_tap(window)), in_axis, out_axis)
+        return at_tap(matrix, window, upper_tap(window))
 
-    return Initializer(
-        "zer_o", arguments(scale=scale), draw, random=False, least_axes=2, why="ZerO needs at least two."
-    )
+    layout, why = Layout(in_axis, out_axis, batch_axis), "ZerO needs at least two."
+    return initializer_of_kernels("zer_o", {"scale": scale}, layout, kernel, axes=(2, math.inf), why=why, random=False)
