@@ -181,6 +181,46 @@ def test_jit_and_vmap(name, traced):
     assert close(mapped[name], one_by_one)
 
 
+ELEMENTWISE = ("zeros", "ones", "constant", "uniform", "normal", "truncated_normal", "torch_default_bias")
+WEIGHTS = [name for name in ENTRIES if name not in ELEMENTWISE]
+
+
+@ALL
+def test_layout_is_named_by_keywords(name):
+    """Whatever depends on fans, orientation or which entries make a matrix takes the same three words."""
+    parameters = inspect.signature(ENTRIES[name].factory).parameters
+    taken = {word: parameters[word] for word in ("in_axis", "out_axis", "batch_axis") if word in parameters}
+    defaults = {} if name in ELEMENTWISE else {"in_axis": -2, "out_axis": -1, "batch_axis": ()}
+    assert {word: parameter.default for word, parameter in taken.items()} == defaults
+    assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in taken.values())
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_stack_in_torchs_layout(name):
+    """(out, 2, in, *window): two weights, each of the law of one. Their mean square, of random ones within 5 standard
+    errors (of `sparse`, whose fourth moment is 6), would be off by 2 if the fans were mixed up."""
+    *window, n_in, n_out = (64, 32) if "tall" in TAKES.get(name, KINDS) else shape_of(name)
+    init = make(name, in_axis=2, out_axis=0, batch_axis=1)
+    stack = np.asarray(init(jax.random.key(3), (n_out, 2, n_in, *window)))
+    first, second = np.moveaxis(stack, (1, 2, 0), (0, -2, -1))
+    one = np.asarray(draw(name, (*window, n_in, n_out)))
+    assert "in_axis=2, out_axis=0, batch_axis=1" in repr(init) or name == "critical"
+    if not make(name).random:
+        assert np.array_equal(first, one)
+        assert np.array_equal(second, one)
+        return
+    assert not np.array_equal(first, second)
+    for w in (first, second):
+        assert abs(np.log(np.mean(w**2) / np.mean(one**2))) < 5 * np.sqrt(2 * 5 / one.size)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize(("axes", "text"), [({"in_axis": -1}, "share an axis"), ({"batch_axis": 9}, "does not fit")])
+def test_impossible_layout(name, axes, text):
+    with pytest.raises(InputError, match=rf"^{name}\(\): .*{text}"):
+        make(name, **axes)(jax.random.key(0), shape_of(name))
+
+
 @ALL
 @pytest.mark.parametrize("shape", [(0, 4), (4, -1), (4, 2.5), 4])
 def test_impossible_shape(name, shape):

@@ -244,8 +244,12 @@ def test_torch_layout_is_the_same_kernel_transposed(factory, shape):
         (lambda: initializers.dirac()(None, (1,) * 6), r"dirac\(\): .*has 6 axes; torch's dirac_ has three to five"),
         (lambda: initializers.dirac(3)(None, (3, 4, 8)), r"dirac\(\): groups=3 does not divide the 8 outputs"),
         (lambda: initializers.dirac(0), r"dirac\(\): groups=0 must be a whole number, at least 1"),
-        (lambda: initializers.delta_orthogonal(in_axis=0, out_axis=-3)(KEY, (3, 4, 4)), r"must be two different axes"),
-        (lambda: initializers.delta_orthogonal(in_axis=(0, 1))(KEY, (3, 4, 4)), r"must be two different axes"),
+        (lambda: initializers.delta_orthogonal(in_axis=0, out_axis=-3)(KEY, (3, 4, 4)), r"share an axis of shape"),
+        (lambda: initializers.delta_orthogonal(in_axis=(0, 1))(KEY, (3, 4, 4)), r"must be one axis each of shape"),
+        (
+            lambda: initializers.delta_orthogonal(batch_axis=0)(KEY, (3, 4, 4)),
+            r"2 axes beside batch_axis=0; a convolution",
+        ),
         (lambda: initializers.delta_orthogonal()(None, (3, 4, 4)), r"delta_orthogonal\(\): key is None"),
     ],
 )

@@ -108,11 +108,14 @@ def test_orthogonal_axes():
     """torch's layout flattens all but the first axis; a batch holds independent orthogonal matrices."""
     w = np.asarray(initializers.orthogonal(out_axis=0)(KEY, (6, 2, 3, 3)))
     np.testing.assert_allclose(svd(w.reshape(6, -1)), 1, rtol=rounding(w.reshape(6, -1)))
-    heads = np.asarray(initializers.orthogonal(out_axis=(1, 2))(KEY, (8, 2, 3)))
+    heads = np.asarray(initializers.orthogonal(in_axis=0, out_axis=(1, 2))(KEY, (8, 2, 3)))
     np.testing.assert_allclose(svd(heads.reshape(8, 6)), 1, rtol=rounding(heads.reshape(8, 6)))
-    batch = np.asarray(initializers.orthogonal(batch_axis=1)(KEY, (5, 3, 4)))
+    batch = np.asarray(initializers.orthogonal(in_axis=0, batch_axis=1)(KEY, (5, 3, 4)))
     np.testing.assert_allclose(svd(batch.swapaxes(0, 1)), 1, rtol=rounding(batch[:, 0]))
     assert np.all(batch[:, 0] != batch[:, 1])
+    for in_axis in (0, 1, (0, 1)):  # it names inputs and decides nothing
+        same = initializers.orthogonal(in_axis=in_axis)(KEY, (2, 3, 4))
+        np.testing.assert_array_equal(same, initializers.orthogonal()(KEY, (2, 3, 4)))
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (5, 3), (3, 5)])
@@ -232,7 +235,12 @@ def test_idinit_of_a_kernel_tiles_torchs_reshape(n_in, n_out, window):
             r"orthogonal\(\): shape=\(128,\) has one axis.*bias.*zeros\(\)",
         ),
         (lambda: initializers.orthogonal(float("nan")), r"orthogonal\(\): gain=nan is not a finite number"),
-        (lambda: initializers.orthogonal(batch_axis=-1)(KEY, (2, 2)), r"out_axis=-1 and batch_axis=-1 overlap"),
+        (
+            lambda: initializers.orthogonal(batch_axis=-1)(KEY, (2, 2)),
+            r"orthogonal\(\): in_axis=-2, out_axis=-1, batch_axis=-1 share an axis of shape=\(2, 2\)",
+        ),
+        (lambda: initializers.identity(batch_axis=0)(None, (2, 3)), r"identity\(\): .*batch_axis=0 share an axis"),
+        (lambda: initializers.zer_o(in_axis=(0, 1))(None, (2, 3, 4)), r"zer_o\(\): .*must be one axis each of shape"),
         (
             lambda: initializers.identity()(None, (3, 4)),
             r"identity\(\): shape=\(3, 4\) is not square.*partial_identity",
@@ -241,7 +249,7 @@ def test_idinit_of_a_kernel_tiles_torchs_reshape(n_in, n_out, window):
         (lambda: initializers.hadamard()(None, (8,)), r"hadamard\(\): shape=\(8,\) has one axis"),
         (lambda: initializers.zer_o("papers"), r"zer_o\(\): scale='papers' is not known.*Did you mean 'paper'"),
         (lambda: initializers.zer_o()(None, (8,)), r"zer_o\(\): shape=\(8,\) has one axis"),
-        (lambda: initializers.zer_o(in_axis=-1)(None, (8, 8)), r"zer_o\(\): in_axis=-1 and out_axis=-1 must be two"),
+        (lambda: initializers.zer_o(in_axis=-1)(None, (8, 8)), r"zer_o\(\): in_axis=-1, out_axis=-1,.* share"),
         (lambda: initializers.zer_o(in_axis=2)(None, (8, 8)), r"zer_o\(\): in_axis=2 does not fit a shape of 2 axes"),
         (lambda: initializers.idinit()(None, (8,)), r"idinit\(\): shape=\(8,\) has one axis"),
         (lambda: initializers.idinit(float("inf")), r"idinit\(\): tau=inf is not a finite number"),

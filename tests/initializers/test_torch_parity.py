@@ -60,6 +60,14 @@ def test_gain(nonlinearity, param, gain):
     assert initializers.calculate_gain(nonlinearity, param) == pytest.approx(gain, rel=2 * np.finfo(float).eps)
 
 
+@pytest.mark.parametrize("param", [True, "0.2", 1j])
+def test_a_slope_is_a_number(param):
+    """As in torch: refused for leaky_relu, ignored otherwise."""
+    with pytest.raises(InputError, match=r"calculate_gain\(\): param=.* is not a number"):
+        initializers.calculate_gain("leaky_relu", param)
+    assert initializers.calculate_gain("tanh", param) == 5 / 3
+
+
 def test_kaiming_scale_is_its_gain():
     """The default a = 0 of kaiming_* and the default slope 0.01 of calculate_gain are torch's own inconsistency."""
     gains = {(name, param): gain for name, param, gain in TORCH["gains"]}
@@ -96,9 +104,9 @@ def test_sparse(case):
 
 @pytest.mark.parametrize("case", TORCH["orthogonal"], ids=lambda case: str(case["shape"]))
 def test_orthogonal(case):
-    """torch flattens all but the first axis; so do we with out_axis=0. Within 10 eps √n of the gain."""
+    """torch flattens all but the first axis; so do we with in_axis=1, out_axis=0. Within 10 eps √n of the gain."""
     shape = case["shape"]
-    w = initializers.orthogonal(case["gain"], out_axis=0)(jax.random.key(0), shape)
+    w = initializers.orthogonal(case["gain"], in_axis=1, out_axis=0)(jax.random.key(0), shape)
     s = np.linalg.svd(np.asarray(w, float).reshape(shape[0], -1), compute_uv=False)
     tolerance = 10 * EPS * math.sqrt(math.prod(shape)) * case["gain"]
     assert np.allclose(s, [case["smallest"]] * s.size, rtol=0, atol=tolerance)
