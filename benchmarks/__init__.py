@@ -1,0 +1,7 @@
+"""Benchmarks: one file per question, one harness. `python -m benchmarks` lists them; README.md says how to read it."""
+
+from benchmarks._declare import Benchmark as Benchmark
+from benchmarks._declare import Method as Method
+from benchmarks._declare import Task as Task
+from benchmarks._declare import jax_environment as jax_environment
+from benchmarks._declare import torch_environment as torch_environment

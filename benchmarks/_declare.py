@@ -1,0 +1,84 @@
+"""What a benchmark file declares: a question, tasks, methods, and a float64 reference with its error and tolerance."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def jax_environment(devices: int = 1, blas_threads: int = CORES) -> dict[str, str]:
+    """Variables of a JAX worker: set before it starts, since jax and OpenBLAS read them once.
+
+    XLA sizes its thread pool by NPROC; with two threads, batched factorizations can deadlock in it. Many small
+    factorizations want `blas_threads=1`: with more, one busy core makes them many times slower.
+    """
+    return {
+        "NPROC": str(max(4, CORES)),
+        "OPENBLAS_NUM_THREADS": str(blas_threads),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # on a GPU the workers share its memory
+    }
+
+
+def torch_environment(threads: int = CORES) -> dict[str, str]:
+    """Variables of a torch worker. Idle threads sleep: spinning ones are far slower whenever a core is busy."""
+    return {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the question.
+
+    - `parameters`: passed by keyword to `Method.make`, `reference`, `error` and `tolerance`.
+    - `goal`: how many times faster than its best peer our method should be; None where none is set.
+    - `flop`: the operations the task cannot do without; with `gemm` it gives the percentage of the ceiling.
+    - `gemm`: (order, dtype) of the matrix product whose measured rate is the ceiling.
+    - `methods`: names of those that take part; () is all.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    goal: float | None = None
+    flop: float | None = None
+    gemm: tuple[int, str] | None = None
+    methods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to do the tasks.
+
+    - `make(**parameters)`: imports what it needs and returns the call to be timed, which takes no argument. What that
+      returns is the result (arrays; nested in lists, tuples and dicts if you like), or a function that computes the
+      result outside the clock.
+    - `ours`: set against the best of the others.
+    - `requires`: distributions beyond JAX and NumPy; a method without them is reported as absent.
+    - `environment`: of its worker, on top of the driver's.
+    """
+
+    name: str
+    make: Callable[..., Callable[[], Any]]
+    ours: bool = False
+    requires: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=jax_environment)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A question, the tasks that answer it, and the methods that are compared.
+
+    - `smoke`: tasks of seconds that take the same paths.
+    - `reference(**parameters)`: what is right, in float64, whatever type `error` can use; computed once for a task.
+    - `error(result, reference, **parameters)`: how far a result (NumPy arrays) is off.
+    - `tolerance(**parameters)`: the largest error that rounding explains. One above it fails the benchmark.
+    """
+
+    question: str
+    tasks: tuple[Task, ...]
+    smoke: tuple[Task, ...]
+    methods: tuple[Method, ...]
+    reference: Callable[..., Any]
+    error: Callable[..., float]
+    tolerance: Callable[..., float]
