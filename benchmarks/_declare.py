@@ -8,11 +8,11 @@ from typing import Any
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def jax_environment(devices: int = 1, blas_threads: int = CORES) -> dict[str, str]:
+def jax_environment(devices: int = 1, blas_threads: int = 1) -> dict[str, str]:
     """Variables of a JAX worker: set before it starts, since jax and OpenBLAS read them once.
 
-    XLA sizes its thread pool by NPROC; with two threads, batched factorizations can deadlock in it. Many small
-    factorizations want `blas_threads=1`: with more, one busy core makes them many times slower.
+    XLA sizes its thread pool by NPROC; with two threads, batched factorizations can deadlock in it. One BLAS thread is
+    the default: with more, OpenBLAS spins in factorizations, and a single busy core makes them many times slower.
     """
     return {
         "NPROC": str(max(4, CORES)),
