@@ -62,7 +62,8 @@ def sentences(record: dict[str, Any], old: dict[str, Any] | None = None) -> Iter
             text = f"{task['name']}: {found['ours']} is {found['median']:.3g}{star} times as fast as {found['peer']}"
             text += f" (quartiles of the rounds {low:.3g} to {high:.3g})"
             if found["goal"] is not None:
-                text += f"; goal {found['goal']:g}: {'met' if found['goal_met'] else 'missed'}"
+                verdict = "met" if found["goal_met"] else "missed"
+                text += f"; goal {found['goal']:g}: " + ("undecided, disturbed" if found["disturbed"] else verdict)
             past = before.get((task["name"], found["ours"]))
             yield text + (f"; before {past['median']:.3g} times {past['peer']}" if past else "")
         if task["ceiling"]:
