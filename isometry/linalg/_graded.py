@@ -1,0 +1,110 @@
+"""Products of many matrices in graded form: every scale is kept apart as a power of two, so none is lost.
+
+J = B · diag(2^e) · T with `B` well conditioned, `e` integers and the rows of `T` of size one. A factor A turns it into
+A B = P L U (Gaussian elimination with row pivoting), B ← P L, and U diag(2^e) T is rescaled row by row, exactly. The
+span of the leading columns is the same as with QR, so the rows sort themselves as singular values do, and an
+elimination costs a third of a QR with its Q. B need not be orthonormal until the last factor has been taken in.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+_NOTHING = -(2**30)
+"""Exponent of a row that is zero."""
+
+
+class Graded(NamedTuple):
+    """basis · diag(2^exponents) · rows, and the accumulated square of the relative error of its pivots."""
+
+    basis: Float[Array, "n r"]
+    exponents: Int[Array, " r"]
+    rows: Float[Array, "r r"]
+    error: Float[Array, ""]
+
+
+def identity(width: int, dtype: Any) -> Graded:
+    """The empty product on `width` coordinates."""
+    eye = jnp.eye(width, dtype=dtype)
+    return Graded(eye, jnp.zeros(width, jnp.int32), eye, jnp.zeros((), dtype))
+
+
+def times(product: Graded, image: Float[Array, "m r"]) -> Graded:
+    """The product after a factor A, given its image A · basis; m ≥ r."""
+    packed, _, order = jax.lax.linalg.lu(image)
+    lower = jnp.tril(packed, -1) + jnp.eye(*image.shape, dtype=image.dtype)
+    # what a row of U is made of: below it times eps there is only rounding
+    scale = jnp.max(jnp.abs(image), -1)[order[: image.shape[1]]]
+    taken = _absorb(jnp.triu(packed[: image.shape[1]]), scale, product)
+    return taken._replace(basis=lower[jnp.argsort(order)])
+
+
+def settle(product: Graded) -> Graded:
+    """The same product with an orthonormal basis, which is no longer needed for its singular values: it is left out."""
+    upper = jnp.linalg.qr(product.basis, mode="r")
+    return _absorb(upper, jnp.max(jnp.abs(upper), -1), product)._replace(basis=upper[:0])
+
+
+def flip(product: Graded) -> Graded:
+    """The transpose of diag(2^e) · T in graded form again, its orthonormal basis left out: one step of QR iteration."""
+    product = _sorted(product)
+    upper = jnp.linalg.qr(product.rows.T, mode="r")
+    blank = product._replace(rows=jnp.eye(*upper.shape, dtype=upper.dtype))
+    return _absorb(upper, jnp.ones(len(upper), upper.dtype), blank)
+
+
+def turned(product: Graded) -> Graded:
+    """The transpose of diag(2^e) · T with its basis, to be multiplied further."""
+    product = _sorted(product)
+    blank = product._replace(rows=jnp.eye(*product.rows.shape, dtype=product.rows.dtype))
+    return times(blank, product.rows.T)
+
+
+def _sorted(product: Graded) -> Graded:
+    order = jnp.argsort(-product.exponents)
+    return product._replace(exponents=product.exponents[order], rows=product.rows[order])
+
+
+def _absorb(upper: Float[Array, "r r"], scale: Float[Array, " r"], product: Graded) -> Graded:
+    """U · diag(2^e) · T rescaled by rows. Where a row of U is rounding of its `scale`, J has lost a direction."""
+    eps = jnp.finfo(upper.dtype).eps
+    dead = jnp.max(jnp.abs(upper), -1) <= 8 * len(upper) ** 0.5 * eps * scale
+    upper = jnp.where(dead[:, None], 0, upper)
+    reach = exponent(upper) + product.exponents[None, :]
+    top = jnp.max(jnp.where(upper == 0, _NOTHING, reach), -1)
+    # positive powers meet entries as small, so the result is at most 1
+    mixed = upper * power_of_two(product.exponents[None, :] - top[:, None], upper.dtype)
+    rows, shift = unit_rows(mixed @ product.rows)
+    exponents = jnp.where(top + shift <= _NOTHING // 2, _NOTHING, top + shift)
+    pivot = jnp.abs(jnp.diagonal(upper))
+    loss = jnp.max(jnp.where(pivot == 0, 0, eps * scale / jnp.where(pivot == 0, 1, pivot)))
+    return Graded(product.basis, exponents, rows, product.error + loss**2)
+
+
+def unit_rows(rows: Float[Array, "r n"]) -> tuple[Float[Array, "r n"], Int[Array, " r"]]:
+    """Rows with their largest entry in [1/2, 1), and the powers of two taken out; zero rows stay, at no exponent."""
+    peak = jnp.max(jnp.abs(rows), -1)
+    shift = jnp.where(peak == 0, _NOTHING, exponent(peak))
+    return rows * power_of_two(jnp.where(peak == 0, 0, -shift), rows.dtype)[:, None], shift
+
+
+def exponent(x: Float[Array, "*s"]) -> Int[Array, "*s"]:
+    """The e with |x| in [2^(e-1), 2^e), read off the bits; subnormals and zero come out at the least."""
+    bits, mantissa, bias = _format(x.dtype)
+    raw = jax.lax.bitcast_convert_type(x, bits) >> mantissa
+    return (raw & (2 * bias + 1)).astype(jnp.int32) - (bias - 1)
+
+
+def power_of_two(e: Int[Array, "*s"], dtype: Any) -> Float[Array, "*s"]:
+    """2^e exactly; 0 below the normal range, the largest power above it."""
+    bits, mantissa, bias = _format(dtype)
+    held = jnp.clip(e, 1 - bias, bias)
+    made = jax.lax.bitcast_convert_type((held + bias).astype(bits) << mantissa, dtype)
+    return jnp.where(e < 1 - bias, jnp.zeros((), dtype), made)
+
+
+def _format(dtype: Any) -> tuple[Any, int, int]:
+    """(integer of the same size, bits of mantissa, bias of the exponent)."""
+    return (jnp.int64, 52, 1023) if jnp.dtype(dtype) == jnp.float64 else (jnp.int32, 23, 127)

@@ -1,0 +1,90 @@
+"""The matrix of a linearized function: by tangents, by cotangents, or from its factors side by side."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from isometry.linalg._product import Factors
+
+
+def matrix_of(g: Callable[[Any], Any], point: Float[Array, " n"], chunk: int | None = None) -> Float[Array, "m n"]:
+    """The Jacobian of g: vector → vector at `point`, from one linearization.
+
+    Reverse mode where outputs are no more than inputs, forward otherwise; `chunk` directions at a time, None for all.
+    """
+    out = jax.eval_shape(g, point)
+    if out.size <= point.size:
+        _, pull = jax.vjp(g, point)
+        return _rows(lambda v: pull(v)[0], jnp.eye(out.size, dtype=out.dtype), chunk)
+    _, push = jax.linearize(g, point)
+    return _rows(push, jnp.eye(point.size, dtype=point.dtype), chunk).T
+
+
+def _rows(product: Callable[[Any], Any], basis: Any, chunk: int | None) -> Any:
+    if chunk is None or chunk >= len(basis):
+        return jax.vmap(product)(basis)
+    return jax.lax.map(product, basis, batch_size=chunk)
+
+
+def wide_product(stacks: Sequence[Factors]) -> Float[Array, "batch m n"]:
+    """The products of factors whose matrices are shared and whose scales, (batch, count, m), are not.
+
+    The batch lies side by side, so that each factor is one wide matrix product in a scan. Built up from the narrower
+    end.
+    """
+    if stacks[-1].size[1] < stacks[0].size[2]:
+        return jnp.transpose(_built([_reversed(s) for s in reversed(stacks)]), (1, 2, 0))
+    return jnp.transpose(_built([_ordered(s) for s in stacks]), (1, 0, 2))
+
+
+Step = tuple[Any, Any, Any]
+"""(matrix, scale before it, scale after it) of each factor of a stack; scales are (count, size, batch, 1)."""
+
+
+def _ordered(stack: Factors) -> Step:
+    return stack.matrix, None, _columns(stack.scale)
+
+
+def _reversed(stack: Factors) -> Step:
+    matrix = None if stack.matrix is None else stack.matrix[::-1].mT
+    scale = _columns(stack.scale)
+    return matrix, None if scale is None else scale[::-1], None
+
+
+def _columns(scale: Any) -> Any:
+    """(batch, count, m) → (count, m, batch, 1)."""
+    return None if scale is None else jnp.moveaxis(scale, 0, -1)[..., None]
+
+
+def _built(steps: list[Step]) -> Float[Array, "m batch r"]:
+    wide = None
+    for step in steps:
+        count = len(jax.tree.leaves(step)[0])
+        first, rest = (jax.tree.map(lambda a, s=s: a[s], step) for s in (0, slice(1, None)))
+        wide = _start(first, steps) if wide is None else _next(wide, first)
+        if count > 1:
+            wide = jax.lax.scan(lambda y, s: (_next(y, s), None), wide, rest)[0]
+    return wide
+
+
+def _start(step: Step, steps: list[Step]) -> Any:
+    """The first factor for every member of the batch, without a product."""
+    matrix, before, after = step
+    batch = next(a.shape[-2] for s in steps for a in s[1:] if a is not None)
+    scale = before if before is not None else after
+    if matrix is None:
+        return scale * jnp.eye(len(scale), dtype=scale.dtype)[:, None, :]
+    wide = matrix[:, None, :] if before is None else matrix[:, None, :] * before[:, :, 0].T[None]
+    wide = jnp.broadcast_to(wide, (wide.shape[0], batch, wide.shape[2]))
+    return wide if after is None else wide * after
+
+
+def _next(wide: Any, step: Step) -> Any:
+    matrix, before, after = step
+    wide = wide if before is None else wide * before
+    if matrix is not None:
+        wide = (matrix @ wide.reshape(len(wide), -1)).reshape(len(matrix), *wide.shape[1:])
+    return wide if after is None else wide * after
