@@ -172,8 +172,8 @@ class Mlp(Network):
             shapes = {name: [jnp.shape(getattr(layer, name)) for layer in chosen] for name in old}
             if any(came != [old[name].shape[1:]] * run.length for name, came in shapes.items()):
                 raise _checks.InputError(
-                    f"with_layers(): from layer {run.start} on the shapes are {shapes}; the network has {run.length} of "
-                    f"{run.fan_in}×{run.fan_out}."
+                    f"with_layers(): from layer {run.start} on the shapes are {shapes}; the network has {run.length} "
+                    f"of {run.fan_in}×{run.fan_out}."
                 )
             runs.append({n: jnp.stack([getattr(layer, n) for layer in chosen]).astype(a.dtype) for n, a in old.items()})
         if len(found) != self.depth:

@@ -31,8 +31,8 @@ def _fit(net: Any, params: Any, xs: Any) -> Any:
                 )
             layer = replace(layer, w=layer.w / np.asarray(spread, layer.w.dtype))
         raise _checks.InputError(
-            f"adjust(): after {ATTEMPTS} divisions the outputs of layer {layer.index} are still not of standard deviation "
-            f"1 ± {TOLERANCE} over xs; lsuv needs biases that are small against them, as net.init draws them."
+            f"adjust(): after {ATTEMPTS} divisions the outputs of layer {layer.index} still have no standard deviation "
+            f"of 1 ± {TOLERANCE} over xs; lsuv needs biases that are small against them, as net.init draws them."
         )
 
     return net.sweep(params, xs, change)
@@ -43,8 +43,8 @@ SCHEMES = (
         "lsuv",
         same(initializers.orthogonal()),
         "orthogonal weights, rescaled layer after layer so that outputs on real inputs have unit variance",
-        law="drawn as orthogonal(1), biases 0; adjusted on inputs xs: the outputs of each layer have standard deviation "
-        "1 over xs and units; net.init alone gives the draw, ensemble and audit adjust it",
+        law="drawn as orthogonal(1), biases 0; adjusted on inputs xs: the outputs of each layer have standard "
+        "deviation 1 over xs and units; net.init alone gives the draw, ensemble and audit adjust it",
         citation="Mishkin and Matas (2016), arXiv:1511.06422",
         differs="the paper leaves alone what is within 0.1 of variance 1; here every layer is divided once",
         fit=_fit,

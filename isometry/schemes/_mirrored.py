@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from isometry import _checks
 from isometry.initializers import Initializer, normal, orthogonal
-from isometry.schemes._layer import Layer
+from isometry.schemes._layer import ATTENTION, Layer
 from isometry.schemes._scheme import Init, Scheme
 
 
@@ -26,13 +26,15 @@ def _halves(name: str, role: str, shape: tuple[int, ...], reads: bool, writes: b
     return (*shape[:-2], shape[-2] // (1 + reads), shape[-1] // (1 + writes))
 
 
-def mirrored(name: str, base: Callable[[int], Init]) -> Callable[[Layer, float], Init]:
+def _paired(name: str, base: Callable[[int], Init]) -> Callable[[Layer, float], Init]:
     """Layers [B, -B] (stem), [[B, -B], [-B, B]] (hidden), [B; -B] (head) and B (a network of one layer).
 
     `base(n)` is the initializer of a B that reads n units.
     """
 
     def choose(layer: Layer, sigma_w: float) -> Init:
+        if layer.role in ATTENTION:
+            raise _checks.NotDefined(f"{name}: role={layer.role!r} is no layer between activations; nothing to pair.")
         reads = layer.index > 0 and layer.role not in ("stem", "embedding")
         writes = layer.role != "head"
 
@@ -50,19 +52,21 @@ def mirrored(name: str, base: Callable[[int], Init]) -> Callable[[Layer, float],
 SCHEMES = (
     Scheme(
         "looks_linear",
-        mirrored("looks_linear", lambda n: orthogonal()),
+        _paired("looks_linear", lambda n: orthogonal()),
         "ReLU layers paired with their negatives, so that the network is an orthogonal linear one at the start",
-        law="stem [B, -B], hidden [[B, -B], [-B, B]], head [B; -B], B Haar orthogonal of half the width; hidden weights "
-        "have singular values 2 and 0, half of each, yet the network is the product of the B; ReLU, GELU, SiLU, softplus",
-        isometric="every even hidden width (end to end; between paired layers half of the directions)",
+        law="stem [B, -B], hidden [[B, -B], [-B, B]], head [B; -B], B Haar orthogonal of half the width; half of the "
+        "singular values of hidden weights are 2, half 0, yet the network is the product of the B; for ReLU, GELU, "
+        "SiLU and softplus",
+        isometric="end to end, even hidden widths whose halves run monotonically from inputs to outputs; between "
+        "hidden layers half of the singular values are √2, half 0",
         citation="Balduzzi et al. (2017), arXiv:1702.08591",
     ),
     Scheme(
         "mirrored",
-        mirrored("mirrored", lambda n: normal(std=n**-0.5)),
+        _paired("mirrored", lambda n: normal(std=n**-0.5)),
         "ReLU layers paired with their negatives, so that the network is a Gaussian linear one at the start",
-        law="as looks_linear, but B_ij ~ N(0, 1/rows of B), which is 2/fan_in in hidden layers: the variance of the units "
-        "is kept; end to end a product of Gaussian matrices",
+        law="as looks_linear, but B_ij ~ N(0, 1/rows of B), in hidden layers 2/fan_in: units keep their variance; end "
+        "to end a product of Gaussian matrices",
         citation="Burkholz and Dubatovka (2019), arXiv:1806.06362",
         aliases=("GSM",),
     ),

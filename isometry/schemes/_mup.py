@@ -1,4 +1,4 @@
-"""Maximal update parametrization: variances that fall with width, and the learning rates without which they are moot."""
+"""Maximal update parametrization: variances that fall with width, and the learning rates that go with them."""
 
 from isometry import _checks, initializers
 from isometry.schemes._layer import Layer
@@ -53,10 +53,10 @@ SCHEMES = (
         "mup",
         _mup,
         "Gaussian weights of variance 1/fan_in, but 1/fan_in² in the head; needs learning rates by layer",
-        law="N(0, 1/fan_in) in stem, hidden and attention layers, N(0, 1/fan_in²) in the head, N(0, 1) in embeddings; a "
-        "network of one layer has no width: N(0, 1/fan_in); schemes.learning_rate gives the multipliers for SGD and Adam",
+        law="N(0, 1/fan_in) in stem, hidden and attention layers, N(0, 1/fan_in²) in the head, N(0, 1) in embeddings; "
+        "a network of one layer has no width: N(0, 1/fan_in); multipliers for SGD and Adam: schemes.learning_rate",
         citation="Yang et al. (2022), Tensor Programs V, Table 3, arXiv:2203.03466",
-        differs="the mup package draws the head as at the base width and multiplies its inputs by 1/r instead (Table 8); "
-        "attention logits are divided by d, not √d, which is the network's to do",
+        differs="the mup package draws the head as at the base width and multiplies its inputs by 1/r instead "
+        "(Table 8); that attention logits are divided by d, not √d, is the network's to do",
     ),
 )

@@ -17,7 +17,7 @@ def _fixup(layer: Layer, sigma_w: float) -> Init:
 
     He with fan_out, as the authors' code has it; the paper says no more than "a standard method, e.g. He et al.".
     """
-    branch = layer.branch
+    branch = layer.on_branch
     if layer.role == "head" or (branch is not None and branch.last):
         return initializers.zeros()
     depth_scale = 1.0 if branch is None else branch.count ** (-1 / (2 * branch.length - 2))
@@ -33,12 +33,12 @@ SCHEMES = (
         "fixup",
         _fixup,
         "zeros in the head and at the end of every branch, the other branch layers scaled down with depth",
-        law="head and last layer of each branch 0; other branch layers N(0, 2/fan_out · L^(-1/(m - 1))), L branches of m "
-        "layers; all else N(0, 2/fan_out); multipliers 1; a branch of one layer is 0; without branches only the head is",
+        law="head and last layer of each branch 0; other branch layers N(0, 2/fan_out · L^(-1/(m - 1))), L branches of "
+        "m layers; all else N(0, 2/fan_out); multipliers 1; m = 1 has no rule but zero; without branches only the head "
+        "is 0",
         isometric="every residual trunk (each block is the identity); end to end the Jacobian is 0, as the head is",
         citation="Zhang, Dauphin, Ma (2019), arXiv:1901.09321",
-        differs="the authors' code leaves the first convolution at torch's default; fan_out is from the code, the paper "
-        "names none",
+        differs="fan_out is from the authors' code, the paper names none; that code leaves the stem at torch's default",
     ),
     Scheme(
         "rezero",

@@ -7,11 +7,7 @@ from isometry import _checks, initializers
 from isometry.schemes._layer import Branch, Layer
 from isometry.schemes._scheme import Init, Residual, Scheme
 
-_GROWN = (
-    "hidden",
-    "value",
-    "output",
-)  # the roles that T-Fixup and DeepNorm scale on a branch; query and key they leave
+_SCALED = ("hidden", "value", "output")  # what T-Fixup and DeepNorm scale on a branch: all but query and key
 
 
 def _xavier_uniform(layer: Layer, gain: float) -> Init:
@@ -32,7 +28,7 @@ def _t_fixup(layer: Layer, sigma_w: float) -> Init:
                 "branch that reads it."
             )
         return _embedding(layer, (9 * branch.layers) ** -0.25)
-    if branch is None or layer.role not in _GROWN:
+    if branch is None or layer.role not in _SCALED:
         return _xavier_uniform(layer, 1.0)
     gain = (9 * branch.layers) ** -0.25 if branch.crosses else 0.67 * branch.layers**-0.25
     return _xavier_uniform(layer, gain)
@@ -50,11 +46,11 @@ def _both_depths(branch: Branch) -> float:
 
 def _deep_norm(layer: Layer, sigma_w: float) -> Init:
     """Table of DeepNet, Fig. 2. With L branches in the stack (2 N, or 3 M where it crosses) β is (4 L)^(-1/4)."""
-    branch = layer.branch
+    branch = layer.on_branch
     if layer.role == "embedding":
         return _embedding(layer)
     beta = 1.0
-    if branch is not None and layer.role in _GROWN:
+    if branch is not None and layer.role in _SCALED:
         beta = 0.87 / _both_depths(branch) if _paired(branch) else (4 * branch.count) ** -0.25
     return initializers.normal(std=beta * (2 / (layer.fan_in + layer.fan_out)) ** 0.5)
 
@@ -65,9 +61,8 @@ def _deep_norm_block(branch: Branch) -> Residual:
 
 
 def _gpt2(layer: Layer, sigma_w: float) -> Init:
-    branch = layer.branch
-    writes = branch is not None and branch.last and layer.role != "embedding"
-    return initializers.normal(std=0.02 * (branch.count**-0.5 if writes else 1.0))
+    branch = layer.on_branch
+    return initializers.normal(std=0.02 if branch is None or not branch.last else 0.02 * branch.count**-0.5)
 
 
 SCHEMES = (
@@ -85,12 +80,12 @@ SCHEMES = (
         "deep_norm",
         _deep_norm,
         "Xavier weights scaled down and skips scaled up with depth, for LayerNorm(α x + F(x))",
-        law="N(0, β²·2/(fan_in + fan_out)) for values, outputs and feed-forward layers, β = 1 for all others; one stack: "
-        "α = (2 N)^(1/4), β = (8 N)^(-1/4); encoder of two: α = 0.81 (N⁴ M)^(1/16), β = 0.87 (N⁴ M)^(-1/16); decoder of "
-        "two: α = (3 M)^(1/4), β = (12 M)^(-1/4); embeddings N(0, 1/d)",
+        law="N(0, β²·2/(fan_in + fan_out)) for values, outputs and feed-forward layers, β = 1 for all others; one "
+        "stack: α = (2 N)^(1/4), β = (8 N)^(-1/4); encoder of two: α = 0.81 (N⁴ M)^(1/16), β = 0.87 (N⁴ M)^(-1/16); "
+        "decoder of two: α = (3 M)^(1/4), β = (12 M)^(-1/4); embeddings N(0, 1/d)",
         citation="Wang et al. (2022), arXiv:2203.00555",
-        differs="torchscale divides by (N⁴ M)^(1/16)/1.15 in the encoder of two, so that its β has 1.15 where the paper "
-        "has 0.87 = 1/1.15; its weights are uniform, and its queries, keys and values have another 1/√2",
+        differs="torchscale divides by (N⁴ M)^(1/16)/1.15 in the encoder of two: its β has 1.15 where the paper has "
+        "0.87 = 1/1.15; its weights are uniform, and its queries, keys and values have another 1/√2",
         multipliers=_deep_norm_block,
     ),
     Scheme(
