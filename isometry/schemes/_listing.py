@@ -28,9 +28,10 @@ def describe(name: str, call: str = "schemes.describe") -> list[dict[str, Any]]:
     **Raises** `ValueError`: nothing has this name; the nearest is suggested.
     """
     entries = listing()
-    known = dict.fromkeys(word for entry in entries for word in (entry["name"], *entry["aliases"]))
-    _checks.one_of(call, among=known, name=name)
-    return [entry for entry in entries if name == entry["name"] or name in entry["aliases"]]
+    found = [entry for entry in entries if name == entry["name"] or name in entry["aliases"]]
+    if not found:
+        _checks.one_of(call, among=dict.fromkeys(entry["name"] for entry in entries), name=name)
+    return found
 
 
 def rich_tables(width: int) -> list[Any]:
@@ -39,7 +40,7 @@ def rich_tables(width: int) -> list[Any]:
     fields = _FIELDS[:-1] if width >= _FULL_WIDTH else ("name", "definition", "isometric")
     tables = []
     for kind in ("scheme", "initializer"):
-        made = table(*fields, title=f"{kind}s", title_justify="left", pad_edge=False, show_lines=True)
+        made = table(*fields, title=f"{kind}s", title_justify="left", show_lines=True)
         made.columns[0].no_wrap = True
         for entry in listing():
             if entry["kind"] == kind:
@@ -51,7 +52,7 @@ def rich_tables(width: int) -> list[Any]:
 def rich_entry(entry: dict[str, Any]) -> Any:
     """One entry in full, a field a row."""
     table = _checks.extra("schemes.rich_entry", "rich.table", "cli").Table
-    made = table(title=f"{entry['kind']} {entry['name']}", title_justify="left", show_header=False, pad_edge=False)
+    made = table(title=f"{entry['kind']} {entry['name']}", title_justify="left", show_header=False)
     made.add_column(no_wrap=True)
     made.add_column()
     for field in ("definition", "law", "isometric", "citation", "aliases", "needs", "differs"):
