@@ -142,7 +142,7 @@ def run_schemes(name: str | None, out: str | None, as_json: bool) -> int:
     for table in tables:
         console.print(table)
     if name is None:
-        print("isometry schemes NAME shows one in full: its law, its source, what other libraries call it.")
+        print("isometry schemes NAME shows one in full: law, source, names in other libraries.")
     return EXIT_CLEAN
 
 

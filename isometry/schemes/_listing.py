@@ -41,10 +41,10 @@ def rich_tables(width: int) -> list[Any]:
     tables = []
     for kind in ("scheme", "initializer"):
         made = table(*fields, title=f"{kind}s", title_justify="left", show_lines=True)
-        made.columns[0].no_wrap = True
-        for entry in listing():
-            if entry["kind"] == kind:
-                made.add_row(*(_text(entry[field]) for field in fields))
+        chosen = [entry for entry in listing() if entry["kind"] == kind]
+        made.columns[0].min_width = max(len(entry["name"]) for entry in chosen)
+        for entry in chosen:
+            made.add_row(*(_text(entry[field]) for field in fields))
         tables.append(made)
     return tables
 
@@ -64,4 +64,4 @@ def rich_entry(entry: dict[str, Any]) -> Any:
 def _text(value: Any) -> Any:
     """Plain text: brackets in a law are no markup."""
     text = _checks.extra("schemes.rich_tables", "rich.text", "cli").Text
-    return text(value if isinstance(value, str) else ", ".join(value))
+    return text(value if isinstance(value, str) else ", ".join(value), overflow="fold")

@@ -187,7 +187,7 @@ def test_mup_learning_rates(optimizer, rates):
 
 
 def test_mup_updates_keep_their_size_in_width():
-    """What the rates are for: after one step of SGD the change of the output is as large at width 1024 as at 64, while
+    """What the rates are for: after one step of SGD the change of the output is as large at width 512 as at 64, while
     with one rate for all layers and Gaussian weights it grows with width."""
 
     def change(scheme, width, rates):
@@ -202,10 +202,10 @@ def test_mup_updates_keep_their_size_in_width():
             after = {"layers": tuple({"w": p["w"] - 0.01 * f * g["w"]} for p, g, f in runs)}
             return net(after, x)[0] - net(params, x)[0]
 
-        return float(jnp.sqrt(jnp.mean(jax.vmap(moved)(jax.random.split(KEY, 64)) ** 2)))
+        return float(jnp.sqrt(jnp.mean(jax.vmap(moved)(jax.random.split(KEY, 32)) ** 2)))
 
-    assert change("mup", 1024, True) / change("mup", 64, True) == pytest.approx(1, abs=0.35)
-    assert change("gaussian", 1024, False) / change("gaussian", 64, False) > 4
+    assert change("mup", 512, True) / change("mup", 64, True) == pytest.approx(1, abs=0.35)
+    assert change("gaussian", 512, False) / change("gaussian", 64, False) > 3
 
 
 @pytest.mark.parametrize(

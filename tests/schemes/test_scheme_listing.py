@@ -13,7 +13,19 @@ DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
 def test_every_scheme_says_what_it_is():
     assert tuple(s.name for s in schemes.catalogue()) == schemes.names()
-    new = "looks_linear mirrored lsuv fixup rezero skipinit t_fixup deep_norm gpt2 mimetic mup".split()
+    new = [
+        "looks_linear",
+        "mirrored",
+        "lsuv",
+        "fixup",
+        "rezero",
+        "skipinit",
+        "t_fixup",
+        "deep_norm",
+        "gpt2",
+        "mimetic",
+        "mup",
+    ]
     assert set(new) < set(schemes.names())
     for scheme in schemes.catalogue():
         assert scheme.definition

@@ -26,7 +26,7 @@ def factors_of(net, params):
 @pytest.mark.parametrize("widths", [[6, 5], [6, 12, 5], [6, 12, 12, 12, 5], [4, 16, 24, 40, 40]])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_mirrored_networks_are_linear(name, widths, activation):
-    """The network is x ↦ x ΠB, whatever x: phi(u) - phi(-u) = u. 1e-5 is 10 eps for each of 5 products, of size O(1)."""
+    """The network is x ↦ x ΠB, whatever x: phi(u) - phi(-u) = u. 1e-5 is 10 eps for each of 5 products of size O(1)."""
     net = networks.mlp(widths, activation, name)
     params = net.init(KEY)
     product = np.linalg.multi_dot([*factors_of(net, params), np.eye(widths[-1])])
@@ -71,7 +71,7 @@ def best(matrix, rank):
 
 
 def test_mimetic_factors_one_matrix():
-    """The best rank-k part of alpha Z + beta I, by NumPy's SVD; Z is what the key draws. Float32: 1e-5 for norms of 2."""
+    """The best rank-k part of alpha Z + beta I, by NumPy's SVD; Z is what the key draws. Float32: 1e-5 for norm 2."""
     assert schemes.get("mimetic").pairs == (("query", "key"), ("value", "output"))
     width, heads, rank = 24, 3, 8
     q, k = attention("query", (width, heads, rank)), attention("key", (width, heads, rank))
