@@ -183,6 +183,16 @@ def all_finite(call: str, **named: Any) -> None:
                 raise InputError(f"{call}(): {where} holds {bad} values that are NaN or infinite.")
 
 
+def examples(call: str, shape: tuple[int, ...], xs: Any) -> None:
+    """`xs` holds examples of this shape, floating and finite, at least one."""
+    came, dtype = tuple(getattr(xs, "shape", ())), getattr(xs, "dtype", None)
+    floating = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+    if not floating or not came or came[0] == 0 or came[1:] != tuple(shape):
+        what = show(xs) if dtype is None else f"{dtype} of shape {came}"
+        raise InputError(f"{call}(): xs is {what}; write floating rows of shape {tuple(shape)}, at least one.")
+    all_finite(call, xs=xs)
+
+
 def extra(call: str, module: str, extra: str) -> ModuleType:
     """Import an optional dependency, or say which extra brings it."""
     try:

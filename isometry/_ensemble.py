@@ -43,9 +43,10 @@ def ensemble(
 
     **Arguments**
     - `f`: a `Network`, or any f(params, x) → array.
-    - `keys`: (seeds,) random keys. A Network, or f with `sample(key) -> params`, draws its parameters from them.
+    - `keys`: (seeds,) random keys. A Network, or f with `sample(key) -> params`, draws its parameters from them; those
+      of a network with a data-driven scheme (lsuv) are adjusted to all of xs.
     - `xs`: (inputs, *x.shape), floating.
-    - `params`: instead of keys, parameters stacked on their leading axis.
+    - `params`: instead of keys, parameters stacked on their leading axis, taken as they are.
     - `method`, `span`, `dtype`, `key`: as in `spectrum`.
     - `max_bytes`: budget of the measurement; default a quarter of the free memory. Seeds, then inputs, then directions
       are taken in chunks that fit. The numbers do not depend on it beyond rounding.
@@ -68,6 +69,8 @@ def ensemble(
     rows, done = [], 0
     for i in _chunks(seeds, plan[0]):
         batch = draw_seeds(draw, jax.tree.map(lambda a, i=i: a[i], source))
+        if params is None and sample is None:
+            batch = adjust_seeds(f, batch, xs)
         columns = []
         for j in _chunks(len(xs), plan[1]):
             part = jax.tree.map(np.asarray, _measure(aim, chosen, kind, plan[2], batch, xs[j]))
@@ -86,6 +89,15 @@ def draw_seeds(draw: Callable[[Any], Any], source: Any) -> Any:
     deadlock in XLA's thread pool on a machine of two cores.
     """
     return jax.vmap(draw)(source)
+
+
+def adjust_seeds(net: Network, params: Any, xs: Any) -> Any:
+    """Stacked parameters as the scheme makes them of the inputs: a data-driven one adjusts each seed's, on the host."""
+    if not net.scheme.data_driven:
+        return params
+    seeds = jax.tree.leaves(params)[0].shape[0]
+    each = [net.scheme.adjust(net, jax.tree.map(lambda a, i=i: a[i], params), xs) for i in range(seeds)]
+    return jax.tree.map(lambda *a: jnp.stack(a), *each)
 
 
 def _source(f: Any, keys: Any, params: Any, sample: Any) -> tuple[Callable[[Any], Any], Any, int]:

@@ -26,6 +26,11 @@ will go wrong in training.
 Example: isometry audit --scheme orthogonal,partial_identity --activation relu --depth 12 --out relu
 """
 
+_HELP_SCHEMES = """List every initialization scheme and every initializer with its law, or show one in full.
+
+Example: isometry schemes lsuv
+"""
+
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point: run the command and exit with its code; every refusal is one line on stderr."""
@@ -106,7 +111,39 @@ def _app(typer: Any) -> Any:
         except KeyboardInterrupt:  # typer would print an empty line of its own first
             return _refuse("interrupted; nothing was written", EXIT_INTERRUPTED)
 
+    @app.command(help=_HELP_SCHEMES)
+    def schemes(
+        name: Annotated[
+            str | None, typer.Argument(help="A scheme, an initializer, or an alias; all if left out.")
+        ] = None,
+        out: Annotated[str | None, option(help="Folder for schemes.json; not written if left out.")] = None,
+        json: Annotated[bool, option("--json", help="Print the JSON instead of the table.")] = False,
+    ) -> int:
+        return run_schemes(name, out, json)
+
     return app
+
+
+def run_schemes(name: str | None, out: str | None, as_json: bool) -> int:
+    """`isometry schemes`: print the catalogue, or the entries of one name; the exit code."""
+    from rich.console import Console
+
+    from isometry import _json, schemes, store
+
+    entries = schemes.listing() if name is None else schemes.describe(name, "isometry schemes")
+    if out is not None:
+        path = store.write_json(store.prepare(out) / "schemes.json", entries)
+        print(f"wrote {path}", file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print(_json.dumps(entries), end="")
+        return EXIT_CLEAN
+    console = Console()
+    tables = schemes.rich_tables(console.width) if name is None else map(schemes.rich_entry, entries)
+    for table in tables:
+        console.print(table)
+    if name is None:
+        print("isometry schemes NAME shows one in full: law, source, names in other libraries.")
+    return EXIT_CLEAN
 
 
 def _split(values: list[str] | None) -> list[str]:

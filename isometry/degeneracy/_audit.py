@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from isometry import _checks, _precision, _provenance
-from isometry._ensemble import draw_seeds, ensemble
+from isometry._ensemble import adjust_seeds, draw_seeds, ensemble
 from isometry.degeneracy import _probe
 from isometry.degeneracy._flag import FLAGS, Thresholds
 from isometry.degeneracy._gradient_flags import zero_gradient
@@ -42,7 +42,8 @@ def audit(
     **Arguments**
     - `net_or_mapping`: a `Network`, or a mapping of names to networks, which gives a report of reports.
     - `keys`: (seeds,) random keys; flags that depend on the draw are undecided with fewer than 5.
-    - `xs`: (examples, *x.shape), all of them for the probe; Jacobians are taken at `inputs` of them, evenly spaced.
+    - `xs`: (examples, *x.shape), all of them for the probe and for a data-driven scheme (lsuv); Jacobians are taken at
+      `inputs` of them, evenly spaced.
     - `targets`: (examples,) integer labels or (examples, k) floats; None makes learnable synthetic ones from the key.
     - `loss(output, target)`: a scalar for one example; default cross-entropy for labels, mean square for floats.
     - `optimizer`: an optax optimizer; default `optax.sgd(0.1)`.
@@ -112,7 +113,7 @@ def _audit_one(
     key_spectra, key_units, key_controls = jax.random.split(jax.random.fold_in(key, 2), 3)
     tell("Jacobians")
     spans = ("end_to_end", "hidden") if net.depth > 2 else ("end_to_end",)
-    params = draw_seeds(net.init, keys)
+    params = adjust_seeds(net, draw_seeds(net.init, keys), task.xs)
     spectra = {span: ensemble(net, params=params, xs=points, span=span) for span in spans}
     flags = spectrum_flags(spectra, limits, key_spectra)
     tell("units and gradients")

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from isometry import _checks, _precision
-from isometry._ensemble import draw_seeds
+from isometry._ensemble import adjust_seeds, draw_seeds
 from isometry.degeneracy._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag, Thresholds
 from isometry.networks import Network
 
@@ -275,7 +275,7 @@ def same_trajectory(net: Any, task: Task, keys: Any) -> dict[str, Any]:
     for width in (n_x, 2 * n_x, 4 * n_x):
         other = net.with_width(width)
         few = keys[:1] if width > max(n_x, net.plan[0].fan_out) else keys  # one seed where nothing is compiled yet
-        probe = run(other, task, draw_seeds(other.init, few))
+        probe = run(other, task, adjust_seeds(other, draw_seeds(other.init, few), task.xs))
         found[width] = probe.gradient_rank[0]
     gap = max(int(np.abs(ranks - found[n_x]).max(initial=0)) for ranks in found.values())
     return {"steps": probe.steps, "gradient_rank": found, "largest_difference": gap}

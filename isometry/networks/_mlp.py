@@ -1,16 +1,17 @@
 """Fully connected networks: z_1 = W_1 x + b_1, z_l = W_l phi(z_{l-1}) + b_l, the last layer linear."""
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from isometry import _checks, activations, schemes
+from isometry import _checks, _precision, activations, schemes
 from isometry.activations import Activation
-from isometry.networks._network import Function, Network, WeightedLayer
+from isometry.networks._network import Function, Network, Outputs, WeightedLayer
 from isometry.schemes import Layer, Scheme
 
 
@@ -101,6 +102,12 @@ def _affine(layer: Any, x: Any) -> Any:
     return y + layer["b"] if "b" in layer else y
 
 
+def _outputs(h: Any, layer: WeightedLayer) -> Any:
+    """What a layer makes of a batch `h`, (examples, fan_in)."""
+    y = h @ layer.w
+    return y if layer.b is None else y + layer.b[None]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Mlp(Network):
     """What `mlp` returns."""
@@ -120,7 +127,8 @@ class Mlp(Network):
         """Draw parameters: {"layers": a tuple of runs {"w": (r, in, out), "b": (r, out)}}.
 
         Layer l draws its weights and biases from the l-th pair of (depth, 2) split keys, so that they do not depend on
-        how layers are grouped.
+        how layers are grouped. The draw alone: what a data-driven scheme makes of inputs is `net.scheme.adjust`, which
+        `ensemble` and `audit` call.
         """
         _checks.key("init", key)
         keys = jax.random.split(key, (self.depth, 2))
@@ -155,6 +163,31 @@ class Mlp(Network):
             for i, layer in enumerate(self._layers_of(run)):
                 b = stacked["b"][i] if "b" in stacked else None
                 yield WeightedLayer(**vars(layer), w=stacked["w"][i], b=b)
+
+    def with_layers(self, params: Any, layers: Iterable[WeightedLayer]) -> dict[str, Any]:
+        found = list(layers)
+        runs = []
+        for run, old in zip(runs_of(self.widths), params["layers"], strict=True):
+            chosen = found[run.start : run.start + run.length]
+            shapes = {name: [jnp.shape(getattr(layer, name)) for layer in chosen] for name in old}
+            if any(came != [old[name].shape[1:]] * run.length for name, came in shapes.items()):
+                raise _checks.InputError(
+                    f"with_layers(): from layer {run.start} on the shapes are {shapes}; the network has {run.length} "
+                    f"of {run.fan_in}×{run.fan_out}."
+                )
+            runs.append({n: jnp.stack([getattr(layer, n) for layer in chosen]).astype(a.dtype) for n, a in old.items()})
+        if len(found) != self.depth:
+            raise _checks.InputError(f"with_layers(): {len(found)} layers for a network of {self.depth}.")
+        return {"layers": tuple(runs)}
+
+    def sweep(self, params: Any, xs: Any, change: Callable[[WeightedLayer, Outputs], WeightedLayer]) -> dict[str, Any]:
+        h, found = jnp.asarray(xs, params["layers"][0]["w"].dtype), []
+        with _precision.full():
+            for layer in self.layers(params):
+                outputs = functools.partial(_outputs, h)
+                found.append(change(layer, outputs))
+                h = self.activation(outputs(found[-1]))
+        return self.with_layers(params, found)
 
     def with_width(self, width: int) -> "Mlp":
         """The same network with every hidden width replaced."""

@@ -1,12 +1,13 @@
 """What measurement, certificates and the probe may ask of any network."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Array, Float
 
+from isometry import _checks
 from isometry.activations import Activation
 from isometry.schemes import Layer, Scheme
 
@@ -17,6 +18,9 @@ class WeightedLayer(Layer):
 
     w: Any = None
     b: Any = None
+
+
+Outputs = Callable[[WeightedLayer], Any]
 
 
 class Function(ABC):
@@ -65,7 +69,7 @@ class Network(ABC):
 
     @abstractmethod
     def init(self, key: Any) -> Any:
-        """Draw parameters."""
+        """Draw parameters; those of a data-driven scheme before `scheme.adjust`, which needs inputs."""
 
     @property
     @abstractmethod
@@ -75,6 +79,25 @@ class Network(ABC):
     @abstractmethod
     def layers(self, params: Any) -> Iterator[WeightedLayer]:
         """One layer with its arrays after another, first to last."""
+
+    @abstractmethod
+    def with_layers(self, params: Any, layers: Iterable[WeightedLayer]) -> Any:
+        """`params` with the arrays of `layers` in place of its own: the inverse of `layers(params)`.
+
+        **Raises** `ValueError`: not one layer for each of the network's, of the same shapes.
+        """
+
+    def sweep(self, params: Any, xs: Any, change: Callable[[WeightedLayer, Outputs], WeightedLayer]) -> Any:
+        """`params` changed layer after layer on a batch: `change(layer, outputs)` returns the layer to go on with.
+
+        `outputs(layer)` is what the layer, as it is or changed, makes of the batch behind the layers already changed.
+
+        **Raises** `ValueError`: a network that has no such order of layers.
+        """
+        raise _checks.InputError(
+            f"sweep(): {type(self).__name__} does not offer its layers one after another, so that a data-driven scheme "
+            f"such as {self.scheme.name!r} cannot adjust it."
+        )
 
     def __call__(self, params: Any, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.function(params, x)

@@ -1,0 +1,89 @@
+"""Schemes of networks without residual branches; where there are branches, their layers get the same law."""
+
+from isometry import initializers
+from isometry.schemes._layer import Layer
+from isometry.schemes._scheme import Init, Scheme, same
+
+
+def _gaussian(layer: Layer, sigma_w: float) -> Init:
+    return initializers.normal(std=sigma_w * layer.fan_in**-0.5)
+
+
+def _orthogonal(layer: Layer, sigma_w: float) -> Init:
+    return initializers.orthogonal(sigma_w)
+
+
+def _scaled_orthogonal(layer: Layer, sigma_w: float) -> Init:
+    return initializers.orthogonal(sigma_w * max((layer.fan_out / layer.fan_in) ** 0.5, 1.0))
+
+
+def _identity(layer: Layer, sigma_w: float) -> Init:
+    return initializers.partial_identity() if layer.role == "head" else initializers.identity()
+
+
+SCHEMES = (
+    Scheme(
+        "gaussian",
+        _gaussian,
+        "Gaussian weights and biases, critical for the activation unless the sigmas are given",
+        law="W_ij ~ N(0, sigma_w²/fan_in), b ~ N(0, sigma_b²); sigma_w solves chi_1 = 1 at sigma_b (0 if not given)",
+        citation="Poole et al. (2016), arXiv:1606.05340",
+        free=True,
+    ),
+    Scheme(
+        "orthogonal",
+        _orthogonal,
+        "Haar orthogonal weights, critical for the activation unless the sigmas are given",
+        law="every singular value sigma_w, b ~ N(0, sigma_b²); sigma_w solves chi_1 = 1 at sigma_b (0 if not given)",
+        isometric="linear networks; tanh-like ones as q* → 0; a widening layer shrinks the variance of its units",
+        citation="Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735",
+        free=True,
+    ),
+    Scheme(
+        "scaled_orthogonal",
+        _scaled_orthogonal,
+        "orthogonal weights, scaled up where a layer widens so that its units keep their variance",
+        law="every singular value sigma_w max(√(fan_out/fan_in), 1), b ~ N(0, sigma_b²)",
+        isometric="as orthogonal, where no layer widens",
+        citation="Martens et al. (2021), arXiv:2110.01765",
+        free=True,
+    ),
+    Scheme(
+        "identity",
+        _identity,
+        "identity wherever a layer is square, as all but the head must be; partial identity in the head",
+        law="deterministic: all singular values 1",
+        isometric="square layers; linear networks, and tanh-like ones near 0",
+        citation="Le, Jaitly, Hinton (2015), arXiv:1504.00941",
+    ),
+    Scheme(
+        "partial_identity",
+        same(initializers.partial_identity()),
+        "ones on the main diagonal of every layer, zeros elsewhere",
+        law="deterministic: all min(m, n) singular values 1",
+        isometric="every shape, but training stays in max(n_in, n_out) dimensions however wide the layers",
+        citation="Zhao, Schäfer, Anandkumar (2022), arXiv:2110.12661",
+    ),
+    Scheme(
+        "zer_o",
+        same(initializers.zer_o()),
+        "identity where a layer does not widen, a Hadamard block where it does",
+        law="deterministic: all singular values 1 where a layer does not widen, or widens to a power of two",
+        isometric="networks that widen to powers of two only",
+        citation="Zhao, Schäfer, Anandkumar (2022), arXiv:2110.12661",
+    ),
+    Scheme(
+        "xavier",
+        same(initializers.xavier_uniform()),
+        "uniform weights of variance 2/(fan_in + fan_out)",
+        law="every layer xavier_uniform()",
+        citation="Glorot and Bengio (2010)",
+    ),
+    Scheme(
+        "kaiming",
+        same(initializers.kaiming_normal()),
+        "Gaussian weights of variance 2/fan_in",
+        law="every layer kaiming_normal()",
+        citation="He et al. (2015), arXiv:1502.01852",
+    ),
+)

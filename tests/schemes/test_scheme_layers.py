@@ -1,0 +1,102 @@
+"""What a Layer and a Branch refuse, and what every scheme does with a plain MLP."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from isometry import InputError, networks, schemes
+from isometry.schemes import Branch, Layer
+
+KEY = jax.random.key(0)
+BRANCH = Branch(0, 4, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Layer("hiden", 0, 2, 4, 4), r"Layer\(\): role='hiden' is not known.*Did you mean 'hidden'"),
+        (lambda: Layer("query", 0, 2, 4, 4), r"role='query' lies on a residual branch; write branch="),
+        (lambda: Layer("head", 1, 2, 4, 4, BRANCH), r"role='head' lies on the trunk; leave branch out"),
+        (lambda: Layer("hidden", 0, 2, 4, 4, "branch 1"), r"branch='branch 1' is not a Branch"),
+        (lambda: Layer("hidden", 2, 2, 4, 4), r"index=2 must be a whole number, between 0 and 1"),
+        (lambda: Layer("hidden", 0, 2, 0, 4), r"fan_in=0 must be"),
+        (lambda: Branch(0, 4, 2, 2), r"Branch\(\): position=2 must be a whole number, between 0 and 1"),
+        (lambda: Branch(4, 4, 0, 2), r"index=4 must be"),
+        (lambda: Branch(0, 0, 0, 2), r"count=0 must be"),
+        (lambda: Branch(0, 1, 0, 0), r"length=0 must be"),
+        (lambda: Branch(0, 1, 0, 1, "encodr"), r"stack='encodr' is not known.*'encoder'"),
+        (lambda: Branch(0, 1, 0, 1, other=3), r"other=3 needs stack"),
+        (lambda: schemes.get("t_fixup").initializer(Layer("embedding", 0, 2, 9, 4)), r"t_fixup: .* branch="),
+        (lambda: schemes.get("mirrored").initializer(Layer("value", 0, 2, 4, 4, BRANCH)), r"role='value' is no layer"),
+        (
+            lambda: networks.mlp([4, 6, 7, 6, 2], "relu", "looks_linear"),
+            r"hidden of shape=\(6, 7\) has 7 outputs; hidden",
+        ),
+        (lambda: networks.mlp([4, 5, 2], "relu", "mirrored"), r"stem of shape=\(4, 5\) has 5 outputs.*even"),
+        (lambda: networks.mlp([4, 4, 2], "tanh", "fixup", 1.5), r"scheme 'fixup' fixes its own scale"),
+    ],
+)
+def test_refusals(build, message):
+    with pytest.raises(InputError, match=message):
+        build()
+
+
+def test_places_on_a_branch():
+    assert [Branch(0, 6, p, 3).last for p in range(3)] == [False, False, True]
+    assert Branch(0, 12, 0, 2).layers == Branch(0, 12, 0, 2, "encoder", 18).layers == 6
+    assert Branch(0, 18, 0, 2, "decoder", 12).layers == 6
+    assert Branch(0, 12, 0, 2, "decoder").layers == 6  # nothing to attend to: two branches a layer
+
+
+@pytest.mark.parametrize("name", schemes.names())
+def test_blocks_start_as_a_plain_sum_unless_stated(name):
+    stated = {"rezero": (0, 1), "skipinit": (0, 1), "deep_norm": (1, 8**0.25)}
+    assert schemes.get(name).residual(Branch(3, 8, 0, 2)) == pytest.approx(stated.get(name, (1, 1)), rel=1e-15)
+
+
+@pytest.mark.parametrize("name", schemes.names())
+def test_every_scheme_draws_every_depth(name):
+    """Finite parameters of the right structure; depth 40 costs no more program than depth 10."""
+    sizes = {}
+    for depth in (1, 2, 3, 10, 40):
+        net = networks.mlp([8, *[8] * (depth - 1), 6], "relu", name)
+        jaxpr = jax.make_jaxpr(net.init)(KEY)
+        sizes[depth] = str(jaxpr).count(" = ")  # equations, inner ones too
+        assert [a.shape[-1] for a in jaxpr.out_avals][-1] == 6
+    assert sizes[10] == sizes[40]
+
+
+@pytest.mark.parametrize("name", schemes.names())
+def test_jit_vmap_and_one_by_one_draw_the_same(name):
+    net = networks.mlp([8, 8, 8, 8, 6], "relu", name)
+    keys = jax.random.split(KEY, 2)
+    together = jax.jit(jax.vmap(net.init))(keys)
+    for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(net.init(keys[1])), strict=True):
+        assert np.isfinite(b).all()
+        np.testing.assert_allclose(a[1], b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", schemes.names())
+def test_coarse_types_are_the_float32_draw_rounded(name):
+    layer = Layer("hidden", 1, 3, 8, 8, None)
+    init = schemes.get(name).initializer(layer)
+    fine = np.asarray(init(KEY, (8, 8), jnp.float32))
+    for dtype in (jnp.bfloat16, jnp.float16):
+        drawn = init(KEY, (8, 8), dtype)
+        assert drawn.dtype == dtype
+        np.testing.assert_array_equal(np.asarray(drawn), np.asarray(jnp.asarray(fine, dtype)))
+    with jax.enable_x64(True):
+        assert init(KEY, (8, 8), jnp.float64).dtype == np.float64
+
+
+def test_layers_may_be_taken_out_and_put_back():
+    net = networks.mlp([4, 8, 6, 6, 6, 3], "tanh", "gaussian", 1.0, 0.5)
+    params = net.init(KEY)
+    layers = list(net.layers(params))
+    back = net.with_layers(params, iter(layers))
+    assert jax.tree.structure(back) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+    for wrong in (layers[:-1], [*layers, layers[-1]], [layers[1], layers[0], *layers[2:]]):
+        with pytest.raises(InputError, match=r"with_layers\(\)"):
+            net.with_layers(params, wrong)
