@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-_NOTHING = -(2**30)
+NOTHING = -(2**30)
 """Exponent of a row that is zero."""
 
 
@@ -73,11 +73,11 @@ def _absorb(upper: Float[Array, "r r"], scale: Float[Array, " r"], product: Grad
     dead = jnp.max(jnp.abs(upper), -1) <= 8 * len(upper) ** 0.5 * eps * scale
     upper = jnp.where(dead[:, None], 0, upper)
     reach = exponent(upper) + product.exponents[None, :]
-    top = jnp.max(jnp.where(upper == 0, _NOTHING, reach), -1)
+    top = jnp.max(jnp.where(upper == 0, NOTHING, reach), -1)
     # positive powers meet entries as small, so the result is at most 1
     mixed = upper * power_of_two(product.exponents[None, :] - top[:, None], upper.dtype)
     rows, shift = unit_rows(mixed @ product.rows)
-    exponents = jnp.where(top + shift <= _NOTHING // 2, _NOTHING, top + shift)
+    exponents = jnp.where(top + shift <= NOTHING // 2, NOTHING, top + shift)
     pivot = jnp.abs(jnp.diagonal(upper))
     loss = jnp.max(jnp.where(pivot == 0, 0, eps * scale / jnp.where(pivot == 0, 1, pivot)))
     return Graded(product.basis, exponents, rows, product.error + loss**2)
@@ -86,7 +86,7 @@ def _absorb(upper: Float[Array, "r r"], scale: Float[Array, " r"], product: Grad
 def unit_rows(rows: Float[Array, "r n"]) -> tuple[Float[Array, "r n"], Int[Array, " r"]]:
     """Rows with their largest entry in [1/2, 1), and the powers of two taken out; zero rows stay, at no exponent."""
     peak = jnp.max(jnp.abs(rows), -1)
-    shift = jnp.where(peak == 0, _NOTHING, exponent(peak))
+    shift = jnp.where(peak == 0, NOTHING, exponent(peak))
     return rows * power_of_two(jnp.where(peak == 0, 0, -shift), rows.dtype)[:, None], shift
 
 

@@ -151,7 +151,9 @@ def _transposed(factor: Factors, columns: Any) -> Any:
 
 
 def _spread(product: _graded.Graded) -> Any:
-    return jnp.max(product.exponents) - jnp.min(product.exponents)
+    """Powers of two from the largest row to the smallest pivot of the triangular factor, zero ones included."""
+    pivots = product.exponents + _graded.exponent(jnp.diagonal(product.rows))
+    return jnp.max(product.exponents) - jnp.min(pivots)
 
 
 def _plain(product: _graded.Graded) -> Any:
@@ -187,9 +189,12 @@ def group_size(stacks: Sequence[Factors]) -> int:
 
 
 def _loss(stack: Factors, every: int) -> Any:
+    """The estimated error of one group; infinite if it loses a direction that single factors keep."""
     with _precision.full():
         start = _graded.identity(stack.size[2], stack.dtype)
-        return jnp.sqrt(_through(start, stack, every, backward=False).error)
+        alone, grouped = (_through(start, stack, e, backward=False) for e in (1, every))
+    lost = jnp.sum(grouped.exponents == _graded.NOTHING) > jnp.sum(alone.exponents == _graded.NOTHING)
+    return jnp.where(lost, jnp.inf, jnp.sqrt(grouped.error))
 
 
 def _stacks(factors: Any, call: str = "product_log_singular_values") -> list[Factors]:
