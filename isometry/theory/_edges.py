@@ -105,7 +105,8 @@ class _Branch:
             low = self._end(at, sheet, first, first - 1)
             high = self._end(at, sheet, stop - 1, stop)
             middle = self.state(_SCAN[[(first + stop - 1) // 2]])
-            found.append(Gap(low, high, float(self.product.mass_above(middle)[0])))
+            above = float(self.product.mass_above(middle)[0])
+            found.append(Gap(low, high, above if above > _LEAST else 0.0))
         return found
 
     def _sheet(self, at: State) -> np.ndarray:
@@ -120,8 +121,8 @@ class _Branch:
         """log λ at the end of a run between two neighbouring positions."""
         from scipy.optimize import brentq
 
-        if outside < 0:  # against the lower end of the gap: λ → 0 below all mass, else the limit there
-            return -math.inf if self.combination[0][0] == 0 and at.psi.real[0] < 0 and self._reaches_zero() else float(at.log_lam.real[0])
+        if outside < 0:  # the lower end of the gaps: λ → 0 if that is 0, else a hard edge or an atom
+            return -math.inf if all(low == 0 for low, _ in self.combination) else float(at.log_lam.real[0])
         if outside == len(_SCAN):
             return math.inf if all(high == math.inf for _, high in self.combination) else float(at.log_lam.real[-1])
         if sheet[outside] != sheet[inside] or not np.isfinite(at.slope.real[outside]):
@@ -132,9 +133,6 @@ class _Branch:
             xtol=1e-13,
         )
         return float(self.state(np.array([x])).log_lam.real[0])
-
-    def _reaches_zero(self) -> bool:
-        return all(low == 0 and f.measure.zero_mass == 0 for (low, _), f in zip(self.combination, self.product.factors, strict=True))
 
 
 def _place(gap: tuple[float, float], x: np.ndarray) -> np.ndarray:

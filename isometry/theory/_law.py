@@ -15,7 +15,8 @@ from isometry.theory._product import Product, State
 
 VARIABLES = ("lam", "s", "log_s")
 _PER_LOG = {"lam": 1.0, "s": 0.5, "log_s": 0.5}  # dlog(variable)/dlog λ, for log_s its own derivative
-_TINY = 1e-13  # mass left below the lowest node of a table
+_BESIDE = 2e-14  # nearest to an edge that anything is evaluated
+_TINY = 1e-9  # mass left below the lowest node of a table
 
 
 class Atom(NamedTuple):
@@ -233,16 +234,17 @@ class Law:
 
     def _nodes(self, band: Band) -> np.ndarray:
         if band.low > -math.inf:
-            return band.low + (band.high - band.low) * np.sin(np.pi / 2 * np.arange(1, 96) / 96) ** 2
+            return band.low + (band.high - band.low) * np.sin(np.pi / 2 * np.arange(1, 64) / 64) ** 2
         reach = self._reach(band)
-        return np.unique(band.high - np.r_[np.geomspace(1e-5, reach, 96), np.linspace(reach / 64, reach, 32)])
+        return np.unique(band.high - np.r_[np.geomspace(1e-5, reach, 48), np.linspace(reach / 32, reach, 24)])
 
-    def _reach(self, band: Band) -> float:
-        """How far below its top a band without lower edge carries mass."""
-        reach = 0.25
+    def _reach(self, band: Band, least: float = _TINY) -> float:
+        """How far below its top a band without lower edge carries more than `least` mass."""
+        reach, left = 0.25, 1.0
         while reach < 2**15:
             at = self.product.solve(np.array([band.high - reach]), reach)
-            if abs(band.above_low - float(self.product.mass_above(at)[0])) <= _TINY:
+            before, left = left, abs(band.above_low - float(self.product.mass_above(at)[0]))
+            if left <= least or 0.9 * before < left < 1e-6:  # the latter: what the contour resolves is reached
                 break
             reach *= 2
         return reach
@@ -250,10 +252,11 @@ class Law:
     def _solve(self, band: Band, t: np.ndarray) -> State:
         """The states at t inside a band, started from its table."""
         nodes, at, _ = self._tables[band]
+        if band.low > -math.inf:
+            t = np.maximum(t, band.low + _BESIDE * (1 + abs(band.low)))
+        t = np.minimum(t, band.high - _BESIDE * (1 + abs(band.high)))
         guess = np.stack([np.interp(t, nodes, row.real) + 1j * np.interp(t, nodes, row.imag) for row in at.w])
-        beyond = (t < nodes[0]) | (t > nodes[-1])
-        guess[:, beyond] = np.nan if not beyond.all() else guess[:, beyond]
-        return self.product.solve(t, np.minimum(t - band.low, band.high - t), np.nan_to_num(guess, nan=0.1j))
+        return self.product.solve(t, np.minimum(t - band.low, band.high - t), guess)
 
     def _above(self, t: np.ndarray) -> np.ndarray:
         """P(x > e^t)."""
@@ -317,26 +320,28 @@ class Law:
         return t
 
     def _integral(self, g: Callable[[np.ndarray], np.ndarray]) -> float:
-        """E g(log λ) over the mass off zero: Gauss-Legendre, in variables that remove square-root edges."""
-        gauss, weight = np.polynomial.legendre.leggauss(20)
+        """E g(log λ) over the mass off zero: quadrature in variables that remove square-root edges, bisected until still."""
         total = sum(m * float(g(np.array([t]))[0]) for t, m in self._log_atoms)
         for band in self._bands:
             for low, high in self._smooth_parts(band):
-                if low > -math.inf:
-                    edges = np.linspace(0, np.pi / 2, 13)
-                else:
-                    edges = np.r_[0, np.sqrt(self._reach(band)) * 2.0 ** np.arange(-8, 0.5, 0.5)]
-                v = ((edges[1:] + edges[:-1])[:, None] / 2 + np.diff(edges)[:, None] / 2 * gauss).ravel()
-                dv = (np.diff(edges)[:, None] / 2 * weight).ravel()
-                finite = low > -math.inf
-                t = low + (high - low) * np.sin(v) ** 2 if finite else high - v**2
-                jacobian = (high - low) * np.sin(2 * v) if finite else 2 * v
-                total += float(np.sum(-self._solve(band, t).psi.imag / np.pi * g(t) * jacobian * dv))
+                total += self._part(band, low, high, g)
         return total
+
+    def _part(self, band: Band, low: float, high: float, g: Callable[[np.ndarray], np.ndarray]) -> float:
+        def mass(v: np.ndarray) -> np.ndarray:
+            if low > -math.inf:
+                t, jacobian = low + (high - low) * np.sin(v) ** 2, (high - low) * np.sin(2 * v)
+            else:
+                t, jacobian = high - v**2, 2 * v
+            return -self._solve(band, t).psi.imag / np.pi * g(t) * jacobian
+
+        if low > -math.inf:
+            return _adaptive(mass, np.linspace(0, np.pi / 2, 5))
+        return _adaptive(mass, np.sqrt(self._reach(band, 1e-14)) * np.r_[0, 2.0 ** np.arange(-4, 0.5)])
 
     def _smooth_parts(self, band: Band) -> list[tuple[float, float]]:
         """A band cut where its density is singular inside: for one orthogonal pair, at extrema of phi'²."""
-        if len(self.product.factors) > 1 or self.product.power or self.product.ones or self.product.smooth:
+        if len(self.product.factors) > 1 or self.product.power or any(a for _, a in self.product.ones) or self.product.smooth:
             return [(band.low, band.high)]
         corners = [c for c in self.product.factors[0].measure.corners if c > 0]
         t = self.product.const + np.log(np.array(corners)) if corners else np.zeros(0)
@@ -346,12 +351,12 @@ class Law:
     def _density_at_zero(self, variable: str) -> float:
         """Limit at zero, from the power of lam with which the density of log lam vanishes."""
         band = self._bands[0]
-        t = min(band.high, 0.0) - np.array([600.0, 660.0])
-        value = -self._solve(band, t).psi.imag
-        if value.min() <= 1e-280:
-            return 0.0
-        power = np.log(value[0] / value[1]) / 60
-        return math.inf if power < _PER_LOG[variable] - 1e-9 else 0.0
+        t = band.high - self._reach(band) * np.array([0.9, 1.0])
+        value = -self._solve(band, t).psi.imag / np.pi
+        power = np.log(value[0] / value[1]) / (t[0] - t[1]) if value.min() > 0 else math.inf
+        if abs(power - _PER_LOG[variable]) < 1e-3:
+            return float(value[1] * np.exp(-_PER_LOG[variable] * t[1]) / _PER_LOG[variable])
+        return math.inf if power < _PER_LOG[variable] else 0.0
 
     @staticmethod
     def _log_lam(call: str, grid: Any, variable: str) -> tuple[np.ndarray, np.ndarray]:
@@ -364,3 +369,26 @@ class Law:
         if variable == "log_s":
             return 2 * x, x
         return np.where(x > 0, np.log(np.where(x > 0, x, 1.0)) / _PER_LOG[variable], -math.inf), x
+
+
+def _adaptive(f: Callable[[np.ndarray], np.ndarray], edges: np.ndarray) -> float:
+    """∫ f by Gauss-Legendre on panels bisected until halves agree with the whole to 1e-12 of it all."""
+    gauss, weight = np.polynomial.legendre.leggauss(16)
+
+    def panels(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        half = (right - left)[:, None] / 2
+        values = f(((left + right)[:, None] / 2 + half * gauss).ravel()).reshape(len(left), -1)
+        return np.sum(half * weight * values, 1)
+
+    left, right = edges[:-1], edges[1:]
+    whole, total = panels(left, right), 0.0
+    size = np.abs(whole).sum()
+    for _ in range(40):
+        middle = (left + right) / 2
+        a, b = panels(left, middle), panels(middle, right)
+        rough = np.abs(a + b - whole) > 1e-12 * size
+        total += float((a + b)[~rough].sum())
+        if not rough.any():
+            return total
+        left, right, whole = np.r_[left[rough], middle[rough]], np.r_[middle[rough], right[rough]], np.r_[a[rough], b[rough]]
+    return total + float(whole.sum())

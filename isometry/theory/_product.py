@@ -21,7 +21,7 @@ import numpy as np
 from isometry.theory._measure import Measure, discrete
 
 _CAP = 0.7  # largest Newton step in log ζ
-_BENDS = np.pi * np.r_[np.linspace(0.92, 0.12, 11)]  # arg λ on the way from the negative axis
+_BENDS = np.pi * np.r_[np.linspace(0.9, 0.1, 9)]  # arg λ on the way from the negative axis
 _LAST = 1e-13  # arg λ of the last stop before the axis, at the very edge
 
 
@@ -64,6 +64,10 @@ class Product:
 
     def state(self, w: np.ndarray) -> State:
         """Everything at log ζ = w, (K, n); the first factor says ψ."""
+        with np.errstate(all="ignore"):  # at a pole, or where ζ under- or overflows: not finite, and never returned
+            return self._state(w)
+
+    def _state(self, w: np.ndarray) -> State:
         psis, ups, slopes = zip(*(f.measure.transforms(np.exp(x)) for f, x in zip(self.factors, w, strict=True)), strict=True)
         lead = self.factors[0]
         psi, lead_up = psis[0] / lead.ratio, ups[0]
@@ -88,7 +92,7 @@ class Product:
         return np.array([[f.count] for f in self.factors])
 
     def _ones(self, psi: np.ndarray, one_plus: np.ndarray) -> list[tuple[float, float, np.ndarray]]:
-        return [(c, a, one_plus if c == 1 else 1 + c * psi) for c, a in self.ones]
+        return [(c, a, one_plus if c == 1 else 1 + c * psi) for c, a in self.ones if a]
 
     def _free_of_zeta(self, psi: np.ndarray, one_plus: np.ndarray) -> np.ndarray:
         value = self.const + self.smooth * psi

@@ -21,6 +21,7 @@ _DEGREE = 23  # of a panel's series
 _NOISE = 4e-15  # relative to the largest slope: what autodiff resolves of it
 _NARROWEST = 1e-12  # a panel this narrow that is still rough is a kink nobody named
 _LEVELS = 15  # bisections of the contour towards an extremum or a kink
+_LEVELS_AT_ZERO = 30  # towards a zero of phi', where λ^½ of mass lies below λ
 _ORDER = 18  # Gauss-Legendre nodes a segment of the contour
 
 
@@ -69,7 +70,7 @@ def slope_measure(phi: activations.Activation, q: float) -> Measure:
             atoms.append(float(np.median(series.coefficients[0])) ** 2)
             masses.append(_normal_mass(series.edges[0], series.edges[-1]))
             continue
-        d, w, values = _contour(series, size, even and series.edges[0] == 0)
+        d, w, values = _contour(series, size)
         values = [*values, *_beyond(slope, series, scale)]
         nodes.append(d), weights.append(w), corners.extend(values)
         pieces.append((min(values), max(values)))
@@ -147,7 +148,7 @@ def _joined(panels: list[tuple], cuts: np.ndarray) -> list[_Series]:
     return out
 
 
-def _contour(series: _Series, size: float, mirrored: bool) -> tuple[np.ndarray, np.ndarray, list[float]]:
+def _contour(series: _Series, size: float) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """d and weights on the contour of one stretch, and d at its ends and extrema."""
     ends = [series.edges[0], *_extrema(series, size), series.edges[-1]]
     gauss, mass = np.polynomial.legendre.leggauss(_ORDER)
@@ -155,14 +156,14 @@ def _contour(series: _Series, size: float, mirrored: bool) -> tuple[np.ndarray, 
     for a, b in zip(ends[:-1], ends[1:], strict=True):
         middle = np.array([(a + b) / 2])
         falling = float((series(middle) * series(middle, derivative=True))[0]) < 0
-        x, y = _vertices(series, a, b, open_ends=(a <= -_REACH, b >= _REACH))
+        x, y = _vertices(series, a, b, size, open_ends=(a <= -_REACH, b >= _REACH))
         v = x + 1j * (y if falling else -y)
         z = (v[1:] + v[:-1])[:, None] / 2 + (v[1:] - v[:-1])[:, None] / 2 * gauss
         f = series(z.ravel())
         nodes.append(f**2)
         weights.append((((v[1:] - v[:-1]) / 2)[:, None] * mass * np.exp(-(z**2) / 2)).ravel() / np.sqrt(2 * np.pi))
-    at = np.array([ends[0] + 1e-15 * 0, *ends[1:]])
-    values = [float(x) for x in series(at) ** 2]
+    f = series(np.array(ends))
+    values = [float(x) for x in np.where(np.abs(f) < _NOISE * size, 0.0, f) ** 2]
     return np.concatenate(nodes), np.concatenate(weights), values
 
 
@@ -183,11 +184,14 @@ def _extrema(series: _Series, size: float) -> list[float]:
     return sorted(found)
 
 
-def _vertices(series: _Series, a: float, b: float, open_ends: tuple[bool, bool]) -> tuple[np.ndarray, np.ndarray]:
+def _vertices(
+    series: _Series, a: float, b: float, size: float, open_ends: tuple[bool, bool]
+) -> tuple[np.ndarray, np.ndarray]:
     """Abscissae and heights of the contour between two extrema, graded towards them; an end at the cut-off is open."""
 
     def march(start: float, stop: float, sign: int, is_open: bool) -> list[float]:
-        least = abs(stop - start) * 2.0**-_LEVELS
+        is_zero = abs(float(series(np.array([start]))[0])) < 1e-9 * size
+        least = abs(stop - start) * 2.0 ** -(_LEVELS // 3 if abs(start) > 7 else _LEVELS_AT_ZERO if is_zero else _LEVELS)
         points, x = [start], start
         while sign * (stop - x) > 0:
             at = np.clip(np.searchsorted(series.edges, x, side="right" if sign > 0 else "left") - 1, 0, len(series.low) - 1)
