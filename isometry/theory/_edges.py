@@ -36,7 +36,9 @@ def atoms(product: Product) -> list[tuple[float, float]]:
     start = product.const + product.bernoulli + sum(a * math.log(c) for c, a in product.ones)
     found = {(): (start, product.budget - product.bernoulli)}
     for number, factor in enumerate(product.factors):
-        values = [(i, a, m) for i, (a, m) in enumerate(zip(factor.measure.atoms, factor.measure.masses, strict=True)) if a > 0]
+        values = [
+            (i, a, m) for i, (a, m) in enumerate(zip(factor.measure.atoms, factor.measure.masses, strict=True)) if a > 0
+        ]
         for _ in range(int(factor.count)):
             grown = {}
             for path, (t, mass) in found.items():
@@ -68,7 +70,9 @@ class _Branch:
         self.product, self.combination = product, combination
         self.tables = []
         for factor, gap in zip(product.factors, combination, strict=True):
-            psi = factor.measure.transforms(_place(gap, _SCAN))[0].real / factor.ratio if len(combination) > 1 else _SCAN
+            psi = (
+                factor.measure.transforms(_place(gap, _SCAN))[0].real / factor.ratio if len(combination) > 1 else _SCAN
+            )
             self.tables.append(np.arcsinh(psi))
 
     def state(self, x: np.ndarray) -> State:

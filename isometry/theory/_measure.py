@@ -76,7 +76,10 @@ class Measure:
         if self.zero_mass > 0:
             return -np.inf
         # d has its zeros, if any, at ends of the contour, where the logarithm is integrable and the nodes are graded
-        return float(self.masses @ np.log(self.atoms) + (self.weights @ np.log(np.where(self.nodes == 0, 1e-300, self.nodes))).real)
+        return float(
+            self.masses @ np.log(self.atoms)
+            + (self.weights @ np.log(np.where(self.nodes == 0, 1e-300, self.nodes))).real
+        )
 
     def gaps(self) -> list[tuple[float, float]]:
         """Open intervals of (0, ∞) without mass, ascending; the last one is unbounded."""

@@ -68,7 +68,9 @@ class Product:
             return self._state(w)
 
     def _state(self, w: np.ndarray) -> State:
-        psis, ups, slopes = zip(*(f.measure.transforms(np.exp(x)) for f, x in zip(self.factors, w, strict=True)), strict=True)
+        psis, ups, slopes = zip(
+            *(f.measure.transforms(np.exp(x)) for f, x in zip(self.factors, w, strict=True)), strict=True
+        )
         lead = self.factors[0]
         psi, lead_up = psis[0] / lead.ratio, ups[0]
         one_plus = lead_up if lead.ratio == 1 else 1 + psi
@@ -200,7 +202,9 @@ class Product:
             good = self._landed(at, t)
             if good.all():
                 return at
-        raise NotConverged(f"the law could not be inverted at log lam = {t[~good][:3]}; residual {self._residual(at, t).max():.1e}.")
+        raise NotConverged(
+            f"the law could not be inverted at log lam = {t[~good][:3]}; residual {self._residual(at, t).max():.1e}."
+        )
 
     def _residual(self, at: State, t: np.ndarray) -> np.ndarray:
         return np.maximum(np.abs(at.log_lam - t), np.abs(at.mismatch).max(0))
@@ -209,7 +213,9 @@ class Product:
         """Small residual, on the sheet where Im ψ ≤ 0 ≤ arg ζ ≤ π."""
         small = self._residual(at, t) <= 1e-9 * (1 + 1e-3 * np.abs(t))
         slack = 1e-9
-        sheet = (at.psi.imag <= slack * np.abs(at.psi)) & np.all((at.w.imag >= -slack) & (at.w.imag <= np.pi + slack), 0)
+        sheet = (at.psi.imag <= slack * np.abs(at.psi)) & np.all(
+            (at.w.imag >= -slack) & (at.w.imag <= np.pi + slack), 0
+        )
         return small & sheet
 
 
@@ -228,5 +234,8 @@ def _increasing(level: np.ndarray, *rows: np.ndarray) -> list[np.ndarray]:
     rows = tuple(r for r in rows if not np.isscalar(r))
     order = np.arange(len(level)) if level[-1] >= level[0] else np.arange(len(level))[::-1]
     ordered = level[order]
-    keep = np.isfinite(ordered) & np.r_[True, ordered[1:] > np.maximum.accumulate(np.where(np.isfinite(ordered), ordered, -math.inf))[:-1]]
+    keep = (
+        np.isfinite(ordered)
+        & np.r_[True, ordered[1:] > np.maximum.accumulate(np.where(np.isfinite(ordered), ordered, -math.inf))[:-1]]
+    )
     return [ordered[keep], *(r[order][keep] for r in rows)]

@@ -110,7 +110,11 @@ def _stretches(slope: Callable, cuts: np.ndarray) -> list[_Series]:
     """phi' as Chebyshev series on panels, stretch by stretch between its kinks, also those that were not named."""
     nodes = np.cos(np.pi * (np.arange(_DEGREE + 1) + 0.5) / (_DEGREE + 1))
     to_series = np.linalg.inv(chebyshev.chebvander(nodes, _DEGREE)).T
-    edges = np.unique(np.concatenate([np.linspace(a, b, 1 + int(np.ceil((b - a) / 2))) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]))
+    edges = np.unique(
+        np.concatenate(
+            [np.linspace(a, b, 1 + int(np.ceil((b - a) / 2))) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        )
+    )
     left, right, done = edges[:-1], edges[1:], []
     size = 0.0
     while len(left):
@@ -191,10 +195,14 @@ def _vertices(
 
     def march(start: float, stop: float, sign: int, is_open: bool) -> list[float]:
         is_zero = abs(float(series(np.array([start]))[0])) < 1e-9 * size
-        least = abs(stop - start) * 2.0 ** -(_LEVELS // 3 if abs(start) > 7 else _LEVELS_AT_ZERO if is_zero else _LEVELS)
+        least = abs(stop - start) * 2.0 ** -(
+            _LEVELS // 3 if abs(start) > 7 else _LEVELS_AT_ZERO if is_zero else _LEVELS
+        )
         points, x = [start], start
         while sign * (stop - x) > 0:
-            at = np.clip(np.searchsorted(series.edges, x, side="right" if sign > 0 else "left") - 1, 0, len(series.low) - 1)
+            at = np.clip(
+                np.searchsorted(series.edges, x, side="right" if sign > 0 else "left") - 1, 0, len(series.low) - 1
+            )
             step = 0.2 * series.widths[at]
             x += sign * (step if is_open else min(step, max(abs(x - start), least)))
             points.append(x)
@@ -216,7 +224,9 @@ def _vertices(
 def _beyond(slope: Callable, series: _Series, scale: float) -> list[float]:
     """Least and largest phi'² beyond the cut-off, where there is no mass to speak of but the support ends."""
     far = _REACH * 2.0 ** np.arange(0, 40, 0.25)
-    z = np.concatenate([sign * far for sign, end in ((-1, series.edges[0]), (1, series.edges[-1])) if abs(end) >= _REACH] or [[]])
+    z = np.concatenate(
+        [sign * far for sign, end in ((-1, series.edges[0]), (1, series.edges[-1])) if abs(end) >= _REACH] or [[]]
+    )
     d = slope(z) ** 2 if len(z) else np.zeros(0)
     if not len(d):
         return []
