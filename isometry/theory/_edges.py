@@ -51,7 +51,7 @@ def atoms(product: Product) -> list[tuple[float, float]]:
 
 def gaps(product: Product) -> list[Gap]:
     """All gaps in log λ, ascending; the last one reaches to infinity."""
-    per_factor = [f.measure.gaps() for f in product.factors]
+    per_factor = [[(-math.inf, 0.0), *f.measure.gaps()] for f in product.factors]  # where rank is lost, ζ may be negative
     count = math.prod(len(g) for g in per_factor)
     if count <= 32:
         combinations = list(itertools.product(*per_factor))
@@ -60,7 +60,18 @@ def gaps(product: Product) -> list[Gap]:
     else:
         combinations = [tuple(g[0] for g in per_factor), tuple(g[-1] for g in per_factor)]
     found = [gap for combination in combinations for gap in _Branch(product, combination).gaps()]
-    return sorted((g for g in found if g.high - g.low > _LEAST), key=lambda g: g.low)
+    return _joined(sorted((g for g in found if g.high - g.low > _LEAST), key=lambda g: g.low))
+
+
+def _joined(found: list[Gap]) -> list[Gap]:
+    """Gaps that touch without mass between them are one: ζ passed through zero."""
+    out: list[Gap] = []
+    for gap in found:
+        if out and abs(out[-1].high - gap.low) <= 1e-9 and abs(out[-1].above - gap.above) <= 1e-12:
+            out[-1] = Gap(out[-1].low, gap.high, gap.above)
+        else:
+            out.append(gap)
+    return out
 
 
 class _Branch:
@@ -77,15 +88,15 @@ class _Branch:
 
     def state(self, x: np.ndarray) -> State:
         """The state at positions x of ζ_0, the others matched to its ψ: by a table, then by Newton."""
-        w = np.log(np.stack([_place(gap, x) for gap in self.combination]))
+        w = np.log(np.stack([_place(gap, x) for gap in self.combination]) + 0j)
         if len(w) == 1:
-            return self.product.state(w + 0j)
+            return self.product.state(w)
         lead = self.product.factors[0]
         psi = lead.measure.transforms(np.exp(w[0]))[0].real / lead.ratio
         for k, (gap, table) in enumerate(zip(self.combination, self.tables, strict=True)):
             if k:
-                w[k] = np.log(_place(gap, self._matched(k, gap, table, psi)))
-        return self.product.state(w + 0j)
+                w[k] = np.log(_place(gap, self._matched(k, gap, table, psi)) + 0j)
+        return self.product.state(w)
 
     def _matched(self, k: int, gap: tuple[float, float], table: np.ndarray, psi: np.ndarray) -> np.ndarray:
         factor = self.product.factors[k]
@@ -116,7 +127,9 @@ class _Branch:
     def _sheet(self, at: State) -> np.ndarray:
         """−Im log λ/π on the real axis, which must vanish."""
         psi = at.psi.real
-        turns = self.product.power * (psi < 0)
+        turns = self.product.power * (psi < 0) - sum(
+            f.count * (w.imag > 0) for f, w in zip(self.product.factors, at.w, strict=True)
+        )
         for c, a in self.product.ones:
             turns = turns + a * ((at.one_plus.real if c == 1 else 1 + c * psi) < 0)
         return turns
@@ -126,9 +139,11 @@ class _Branch:
         from scipy.optimize import brentq
 
         if outside < 0:  # the lower end of the gaps: λ → 0 if that is 0, else a hard edge or an atom
-            return -math.inf if all(low == 0 for low, _ in self.combination) else float(at.log_lam.real[0])
+            return -math.inf if all(low <= 0 for low, _ in self.combination) else float(at.log_lam.real[0])
         if outside == len(_SCAN):
             return math.inf if all(high == math.inf for _, high in self.combination) else float(at.log_lam.real[-1])
+        if sheet[outside] != sheet[inside] and outside < inside:  # through a zero of λ(ψ)
+            return -math.inf
         if sheet[outside] != sheet[inside] or not np.isfinite(at.slope.real[outside]):
             return float(at.log_lam.real[inside])
         x = brentq(
@@ -142,6 +157,8 @@ class _Branch:
 def _place(gap: tuple[float, float], x: np.ndarray) -> np.ndarray:
     """Positions on a logistic scale within a gap; beyond the last one on an exponential scale above its end."""
     low, high = gap
+    if low == -math.inf:
+        return -np.exp(-x)
     if high == math.inf:
         return low * (1 + np.exp(x))
     below = (high - low) / (1 + np.exp(-x))
@@ -151,6 +168,8 @@ def _place(gap: tuple[float, float], x: np.ndarray) -> np.ndarray:
 def _log_rate(gap: tuple[float, float], x: np.ndarray, zeta: np.ndarray) -> np.ndarray:
     """dlog ζ/dx."""
     low, high = gap
+    if low == -math.inf:
+        return -np.ones_like(x)
     if high == math.inf:
         return low * np.exp(x) / zeta
     return (high - low) / ((1 + np.exp(-x)) * (1 + np.exp(x))) / zeta

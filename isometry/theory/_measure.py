@@ -5,7 +5,6 @@ integrand w(z)/(ζ − d(z)) is analytic on either side of it, so by Cauchy's th
 ζ in the upper half-plane and on the real axis inside the support, where nodes on the axis would give noise.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 

@@ -162,7 +162,7 @@ class Product:
         w = np.zeros((len(self.factors), len(x)))
         for k, (f, (p, u, _)) in enumerate(zip(self.factors, tables, strict=True)):
             aim = np.log((up if f.ratio == lead.ratio else 1 + f.ratio * psi) / (-f.ratio * psi))
-            w[k] = x if k == 0 else np.interp(aim, *_increasing(-np.log(u.real / -p.real), x, -1))
+            w[k] = x if k == 0 else np.interp(aim, *_increasing(np.log(u.real / -p.real), x))
         at = self.state(w + 1j * np.pi)
         level, *rows = _increasing(at.log_lam.real, *w)
         guess = np.stack([np.interp(t, level, row) for row in rows])
@@ -231,7 +231,6 @@ def _angle_below(x: np.ndarray) -> np.ndarray:
 
 def _increasing(level: np.ndarray, *rows: np.ndarray) -> list[np.ndarray]:
     """Columns at which `level` rises to a new maximum, for interpolation."""
-    rows = tuple(r for r in rows if not np.isscalar(r))
     order = np.arange(len(level)) if level[-1] >= level[0] else np.arange(len(level))[::-1]
     ordered = level[order]
     keep = (
