@@ -51,13 +51,15 @@ def atoms(product: Product) -> list[tuple[float, float]]:
 
 def gaps(product: Product) -> list[Gap]:
     """All gaps in log λ, ascending; the last one reaches to infinity."""
-    per_factor = [[(-math.inf, 0.0), *f.measure.gaps()] for f in product.factors]  # where rank is lost, ζ may be negative
+    # where rank is lost, ζ may be negative at positive λ
+    per_factor = [[(-math.inf, 0.0), *f.measure.gaps()] for f in product.factors]
     count = math.prod(len(g) for g in per_factor)
-    if count <= 32:
-        combinations = list(itertools.product(*per_factor))
-    elif len({len(g) for g in per_factor}) == 1:  # one activation at many q: their gaps correspond
+    alike = len({len(g) for g in per_factor}) == 1
+    if len(per_factor) > 2 and alike:  # one activation at many q: their gaps correspond
         combinations = list(zip(*per_factor, strict=True))
-    else:
+    elif count <= 64:
+        combinations = list(itertools.product(*per_factor))
+    else:  # a gap left out costs its edges, not the numbers: the inversion finds zero density there
         combinations = [tuple(g[0] for g in per_factor), tuple(g[-1] for g in per_factor)]
     found = [gap for combination in combinations for gap in _Branch(product, combination).gaps()]
     return _joined(sorted((g for g in found if g.high - g.low > _LEAST), key=lambda g: g.low))

@@ -34,19 +34,19 @@ def jacobian_law(
     **Arguments**
     - `activation`: a name, an elementwise callable, or an `Activation`.
     - `depth`: number of (W, D) pairs.
-    - `q`: variance of the pre-activations, a number or one a layer (the path law). Without sigma_w each layer is critical,
-      sigma_w² = 1/E phi'²; with sigma_w that is the scale of every layer.
+    - `q`: variance of the pre-activations, a number or one a layer (the path law). Without sigma_w each layer is
+      critical, sigma_w² = 1/E phi'²; with sigma_w that is the scale of every layer.
     - `sigma_w`, `sigma_b` without q: q is the fixed point that iteration from q = 1 reaches.
     - `weights`: "orthogonal", every singular value sigma_w, or "gaussian", variance sigma_w²/fan_in.
     - `widths`: (n_0, …, n_depth) for rectangular layers, or anything proportional; orthogonal ones are Haar with all
       min(m, n) singular values sigma_w.
     - `branch_scale`: α of residual blocks x + α phi(Wx + b): the law of great depth at fixed Σ α² sigma_w² E phi'²
       (`resnet_law`), O(1/depth) away at finite depth.
-    - `padding`: for convolutions. Delta-orthogonal kernels ("circular", "same") and Gaussian ones with "circular" padding
-      have the dense law, where q is the same at all positions.
+    - `padding`: for convolutions. Delta-orthogonal kernels ("circular", "same") and Gaussian ones with "circular"
+      padding have the dense law, where q is the same at all positions.
 
-    **Raises** `ValueError`: sigma_w not positive, negative sigma_b or q, depth 0, q of wrong length, both or neither of q and
-    (sigma_w, sigma_b), unknown names. `NotDefined`: no fixed point, or no formula is known for what was asked.
+    **Raises** `ValueError`: sigma_w not positive, negative sigma_b or q, depth 0, q of wrong length, both or neither of
+    q and (sigma_w, sigma_b), unknown names. `NotDefined`: no fixed point, or no formula is known for what was asked.
 
     Source: Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735. Cost: milliseconds; see `Law`.
     """
@@ -79,12 +79,13 @@ def _path(
         _checks.number(call, low=0.0, sigma_b=sigma_b)
     if q is None and (sigma_w is None or sigma_b is None):
         raise _checks.InputError(
-            f"{call}(): neither q nor both of sigma_w and sigma_b are given; write q=0.25 for the critical law there, or "
-            "sigma_w=1.5, sigma_b=0.1 for the law at their fixed point."
+            f"{call}(): neither q nor both of sigma_w and sigma_b are given; write q=0.25 for the critical law there, "
+            "or sigma_w=1.5, sigma_b=0.1 for the law at their fixed point."
         )
     if q is not None and sigma_b is not None:
         raise _checks.InputError(
-            f"{call}(): q and sigma_b={_checks.show(sigma_b)} are both given, and q already says what sigma_b would; leave one out."
+            f"{call}(): q and sigma_b={_checks.show(sigma_b)} are both given, and q already says what sigma_b would; "
+            "leave one out."
         )
     if q is None:
         if residual:
@@ -102,11 +103,9 @@ def _path(
     path = [float(f"{float(v):.13g}") for v in path]  # a converged path is one q, not one per rounding
     if sigma_w is not None:
         return path, [float(sigma_w)] * depth
-    critical = (
-        {v: critical_at(phi, v).sigma_w for v in set(path)}
-        if len(set(path)) == 1
-        else {v: _unit_slope(phi, v) for v in set(path)}
-    )
+    distinct = set(path)
+    scale = (lambda v: critical_at(phi, v).sigma_w) if len(distinct) == 1 else (lambda v: _unit_slope(phi, v))
+    critical = {v: scale(v) for v in distinct}
     return path, [critical[v] for v in path]
 
 
@@ -136,8 +135,9 @@ def _fixed_point(phi: activations.Activation, sigma_w: float, sigma_b: float) ->
         near = abs(leap - twice) <= 20 * abs(twice - once)
         q = leap if shrinking and near and leap > 0 else twice
     raise _checks.NotDefined(
-        f"jacobian_law(): the variance map of {phi.name} at sigma_w={sigma_w:g}, sigma_b={sigma_b:g} reaches no fixed point from q = 1 "
-        f"(q is {twice:.3g} at last). Give q per layer with sigma_w, or a critical point: theory.critical_points(activation, sigma_b)."
+        f"jacobian_law(): the variance map of {phi.name} at sigma_w={sigma_w:g}, sigma_b={sigma_b:g} reaches no "
+        f"fixed point from q = 1 (q is {twice:.3g} at last). Give q per layer with sigma_w, or a point of the critical line: "
+        "theory.critical_points(activation, sigma_b)."
     )
 
 
@@ -164,7 +164,7 @@ def _sizes(widths: Any, depth: int) -> list[float]:
     sizes = [float(n) for n in widths]
     if len(sizes) != depth + 1:
         raise _checks.InputError(
-            f"jacobian_law(): widths has {len(sizes)} entries for depth={depth}; give n_0, …, n_depth, that is {depth + 1}."
+            f"jacobian_law(): widths has {len(sizes)} entries for depth={depth}; give n_0, …, n_depth."
         )
     for n in sizes:
         _checks.number("jacobian_law", low=0.0, open_low=True, widths=n)
@@ -178,7 +178,8 @@ def _check_padding(padding: Any, weights: str, widths: Any) -> None:
     if padding == "valid" or (weights == "gaussian" and padding == "same"):
         known = "'circular' and 'same'" if weights == "orthogonal" else "'circular'"
         raise _checks.NotDefined(
-            f"jacobian_law(): no law is known for {weights} convolutions with padding={padding!r}; there is one for {known}."
+            f"jacobian_law(): no law is known for {weights} convolutions with padding={padding!r}; "
+            f"there is one for {known}."
         )
     if widths is not None:
         raise _checks.NotDefined(

@@ -1,5 +1,6 @@
 """The predicted spectrum: a measure on [0, ∞) with exact edges and atoms, inverted on demand to a stated residual."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Law:
 
     @cached_property
     def support(self) -> tuple[tuple[float, float], ...]:
-        """The intervals of lam with a density, ascending; atoms are apart. True edges, also where hardly any mass is."""
+        """The intervals of lam with a density, ascending; atoms apart. True edges, also where hardly any mass is."""
         with np.errstate(over="ignore"):
             return tuple((float(np.exp(b.low)), float(np.exp(b.high))) for b in self._bands)
 
@@ -98,7 +99,7 @@ class Law:
     def moment(self, k: float = 1, variable: str = "lam") -> float:
         """E[variable^k] over the whole mass; for "log_s" over its part off zero, as `Spectrum.moment` has it.
 
-        Whole powers of lam by Lagrange inversion of M⁻¹, the others by quadrature of the density (1e-9). Overflow is inf.
+        Whole powers of lam by Lagrange inversion of M⁻¹, others by quadrature of the density (1e-9). Overflow is inf.
 
         **Raises** `ValueError`: k not a positive number; a power of log_s that is not whole.
         """
@@ -165,10 +166,10 @@ class Law:
         return np.asarray(self.quantile(uniform, variable))
 
     def finite_width(self, width: int) -> LogNormal:
-        """The leading correction at finite width: ln(|Jv|²/m_1) of a fixed direction v is Normal(−V/2, V), V = O(L/width).
+        """The leading correction at finite width: ln(|Jv|²/m_1) of a fixed direction v is Normal(−V/2, V).
 
-        V = L (3μ_2/μ_1² − 1)/width for Gaussian and 3 L (μ_2/μ_1² − 1)/width for orthogonal weights, where phi' does not
-        depend on the scale of its argument (linear, ReLU, leaky ReLU): 5L/width for ReLU and Gaussian weights.
+        V = L (3μ_2/μ_1² − 1)/width for Gaussian and 3 L (μ_2/μ_1² − 1)/width for orthogonal weights, where phi' does
+        not depend on the scale of its argument (linear, ReLU, leaky ReLU): 5L/width for ReLU and Gaussian weights.
 
         Source: Hanin and Nica (2020), arXiv:1812.05994. **Raises** `NotDefined`: other activations (the variance of the
         pre-activations fluctuates too, and no formula is known here), rectangular layers, universal laws.
@@ -176,8 +177,8 @@ class Law:
         _checks.integer("Law.finite_width", low=2, width=width)
         if self.width_rate is None:
             raise _checks.NotDefined(
-                f"Law.finite_width(): no formula is known for {self.name}; there is one for dense square layers with linear, "
-                "ReLU or leaky ReLU activation. Compare with isometry.ensemble at width, 2·width and 4·width instead."
+                f"Law.finite_width(): no formula is known for {self.name}; there is one for dense square layers with "
+                "linear, ReLU or leaky ReLU activation. Compare with isometry.ensemble at widths n, 2n and 4n instead."
             )
         variance = self.width_rate / width
         return LogNormal(-variance / 2, variance)
@@ -327,7 +328,7 @@ class Law:
         return t
 
     def _integral(self, g: Callable[[np.ndarray], np.ndarray]) -> float:
-        """E g(log λ) over the mass off zero: quadrature in variables that remove square-root edges, bisected until still."""
+        """E g(log λ) over the mass off zero: quadrature in variables that remove square-root edges."""
         total = sum(m * float(g(np.array([t]))[0]) for t, m in self._log_atoms)
         for band in self._bands:
             for low, high in self._smooth_parts(band):
@@ -358,7 +359,7 @@ class Law:
         corners = [c for c in self.product.factors[0].measure.corners if c > 0]
         t = self.product.const + np.log(np.array(corners)) if corners else np.zeros(0)
         cuts = [band.low, *t[(t > band.low + 1e-9) & (t < band.high - 1e-9)], band.high]
-        return list(zip(cuts[:-1], cuts[1:], strict=True))
+        return list(itertools.pairwise(cuts))
 
     def _density_at_zero(self, variable: str) -> float:
         """Limit at zero, from the power of lam with which the density of log lam vanishes."""

@@ -46,7 +46,8 @@ class Measure:
             np.multiply(inverse, inverse, out=inverse)
             return psi, z * cauchy, -z * (inverse @ moments[:, 1])
 
-        parts = [block(z) for z in self._chunks(np.asarray(zeta, complex))]
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # ζ at an atom, or beyond the exponents
+            parts = [block(z) for z in self._chunks(np.asarray(zeta, complex))]
         psi, one_plus, slope = (np.concatenate(p) for p in zip(*parts, strict=True))
         return psi, one_plus, slope
 

@@ -161,8 +161,10 @@ class Product:
         psi, up = tables[0][0].real / lead.ratio, tables[0][1].real
         w = np.zeros((len(self.factors), len(x)))
         for k, (f, (p, u, _)) in enumerate(zip(self.factors, tables, strict=True)):
-            aim = np.log((up if f.ratio == lead.ratio else 1 + f.ratio * psi) / (-f.ratio * psi))
-            w[k] = x if k == 0 else np.interp(aim, *_increasing(np.log(u.real / -p.real), x))
+            with np.errstate(all="ignore"):  # far out both vanish
+                aim = np.log((up if f.ratio == lead.ratio else 1 + f.ratio * psi) / (-f.ratio * psi))
+                level = np.log(u.real / -p.real)
+            w[k] = x if k == 0 else np.interp(aim, *_increasing(level, x))
         at = self.state(w + 1j * np.pi)
         level, *rows = _increasing(at.log_lam.real, *w)
         guess = np.stack([np.interp(t, level, row) for row in rows])
@@ -171,8 +173,9 @@ class Product:
     def solve(self, t: np.ndarray, distance: np.ndarray | float = 1e-2, guess: np.ndarray | None = None) -> State:
         """The state at λ = e^t + i0 for t inside the support, (n,).
 
-        From `guess` if that leads there, else by continuation in arg λ from π, where the solution is unique, to 0: it is
-        analytic in between, whatever the factors. `distance` is that of t to the nearest edge. No broadening remains.
+        From `guess` if that leads there, else by continuation in arg λ from π, where the solution is unique, to 0: it
+        is analytic in between, whatever the factors. `distance` is that of t to the nearest edge. No broadening
+        remains.
 
         **Raises** `NotConverged`: |log λ − t| above 1e-9 (1e-12 is usual).
         """

@@ -45,7 +45,7 @@ def _log_series(product: Product, n: int) -> np.ndarray:
 
 
 def _measure_series(measure: Measure, n: int) -> np.ndarray:
-    """log(ψ ζ(ψ)/μ_1) for ψ = Σ μ_k ζ^{−k}: with x = μ_1/ζ and h = Σ (μ_{k+1}/μ_1^{k+1}) x^k it is log h(x(ψ)), x = ψ/h."""
+    """log(ψ ζ(ψ)/μ_1) for ψ = Σ μ_k ζ^{−k}: log h(x) with x = μ_1/ζ = ψ/h and h = Σ (μ_{k+1}/μ_1^{k+1}) x^k."""
     mean = measure.moment(1)
     h = np.array([measure.moment(k) / mean**k for k in range(1, n + 1)])
     x = np.zeros(n)

@@ -6,6 +6,7 @@ Between the extrema of phi'² the contour is then moved to the side on which phi
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -111,9 +112,7 @@ def _stretches(slope: Callable, cuts: np.ndarray) -> list[_Series]:
     nodes = np.cos(np.pi * (np.arange(_DEGREE + 1) + 0.5) / (_DEGREE + 1))
     to_series = np.linalg.inv(chebyshev.chebvander(nodes, _DEGREE)).T
     edges = np.unique(
-        np.concatenate(
-            [np.linspace(a, b, 1 + int(np.ceil((b - a) / 2))) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
-        )
+        np.concatenate([np.linspace(a, b, 1 + int(np.ceil((b - a) / 2))) for a, b in itertools.pairwise(cuts)])
     )
     left, right, done = edges[:-1], edges[1:], []
     size = 0.0
@@ -157,7 +156,7 @@ def _contour(series: _Series, size: float) -> tuple[np.ndarray, np.ndarray, list
     ends = [series.edges[0], *_extrema(series, size), series.edges[-1]]
     gauss, mass = np.polynomial.legendre.leggauss(_ORDER)
     nodes, weights, values = [], [], []
-    for a, b in zip(ends[:-1], ends[1:], strict=True):
+    for a, b in itertools.pairwise(ends):
         middle = np.array([(a + b) / 2])
         falling = float((series(middle) * series(middle, derivative=True))[0]) < 0
         x, y = _vertices(series, a, b, size, open_ends=(a <= -_REACH, b >= _REACH))
@@ -183,8 +182,10 @@ def _extrema(series: _Series, size: float) -> list[float]:
         level = _NOISE * size * (1 if not derivative else _DEGREE / np.repeat(b - a, 48))
         sign = np.sign(np.where(np.abs(y) > level, y, 0.0))
         x_clear, sign = x[sign != 0], sign[sign != 0]
-        for i in np.flatnonzero(sign[:-1] * sign[1:] < 0):
-            found.append(brentq(lambda t, d=derivative: float(series(np.array([t]), d)[0]), x_clear[i], x_clear[i + 1]))
+        found += [
+            brentq(lambda t, d=derivative: float(series(np.array([t]), d)[0]), x_clear[i], x_clear[i + 1])
+            for i in np.flatnonzero(sign[:-1] * sign[1:] < 0)
+        ]
     return sorted(found)
 
 

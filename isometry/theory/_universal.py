@@ -33,9 +33,10 @@ def marchenko_pastur(ratio: float) -> Law:
 
 
 def bernoulli_class(sigma0_squared: float) -> Law:
-    """Limit of great depth for phi' in {0, 1} (hard tanh), orthogonal weights, L(μ_2/μ_1² − 1) → σ0²: S = exp(−σ0² ψ/(1 + ψ)).
+    """Limit of great depth for phi' in {0, 1} and orthogonal weights, L(μ_2/μ_1² − 1) → σ0²: S = exp(−σ0² ψ/(1 + ψ)).
 
-    Top edge e σ0² for σ0² ≥ 1, else an atom of weight 1 − σ0² at exp(σ0²). Mean 1, variance σ0². Finite depth differs by O(1/L).
+    Hard tanh, for one. Top edge e σ0² for σ0² ≥ 1, else an atom of weight 1 − σ0² at exp(σ0²). Mean 1, variance σ0².
+    Finite depth differs by O(1/L).
 
     **Raises** `ValueError`: sigma0_squared not a positive number. Source: Pennington et al. (2018), arXiv:1802.09979.
     """
@@ -57,7 +58,7 @@ def smooth_class(sigma0_squared: float) -> Law:
 
 
 def resnet_law(c: float) -> Law:
-    """Limit of great depth of x + αφ(Wx): S = exp(−c(1 + 2ψ)), c = Σ_l α_l² sigma_w² E phi'², the activation's only trace.
+    """Limit of great depth of x + αφ(Wx): S = exp(−c(1 + 2ψ)) with c = Σ_l α_l² sigma_w² E phi'².
 
     e^c times the smooth class with σ0² = 2c: symmetric in log s. Finite depth differs by O(1/L).
 

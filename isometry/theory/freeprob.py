@@ -1,8 +1,8 @@
 """The calculus of free products behind the laws: S-transforms multiply, and are inverted without broadening.
 
-M(z) = zG(z) − 1 = Σ m_k z^−k, S(ψ) = (1 + ψ)/(ψ M⁻¹(ψ)). Every `Law` carries its S-transform in closed form up to M⁻¹ of
-its diagonal factors, so `multiply` is exact and only the final inversion is numerical: Newton with capped steps on
-log λ, continued in arg λ from the negative axis, where the solution is unique. Residual at most 1e-9 in log λ, usually
+M(z) = zG(z) − 1 = Σ m_k z^−k, S(ψ) = (1 + ψ)/(ψ M⁻¹(ψ)). Every `Law` carries its S-transform in closed form up to
+M⁻¹ of its diagonal factors, so `multiply` is exact and only the final inversion is numerical: Newton with capped steps
+on log λ, continued in arg λ from the negative axis, where the solution is unique. Residual at most 1e-9 in log λ, usually
 1e-13; else `NotConverged`.
 
 Source: Voiculescu (1987); Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735, for its use on Jacobians.
@@ -23,7 +23,8 @@ from isometry.theory._product import State
 def point_masses(values: Any, masses: Any) -> Law:
     """The law Σ mass δ_value.
 
-    **Raises** `ValueError`: lengths differ, a value or mass negative or not finite, masses that do not sum to 1, no mass off zero.
+    **Raises** `ValueError`: lengths differ, a value or mass negative or not finite, masses that do not sum to 1,
+    no mass off zero.
     """
     values, masses = np.atleast_1d(np.asarray(values, float)), np.atleast_1d(np.asarray(masses, float))
     if values.shape != masses.shape or values.ndim != 1:
@@ -52,19 +53,18 @@ def squared_slope(activation: Any, q: float) -> Law:
 
 
 def multiply(*laws: Law) -> Law:
-    """The free multiplicative convolution: the law of A^½ B A^½ for A, B in general position.
+    """The free multiplicative convolution: the law of A^½ B A^½ for A, B of equal size in general position.
 
-    **Raises** `ValueError`: no law given; a law with structural zeros, whose dimensions do not fit a square product.
+    It acts on the measures of mass 1; structural zeros are no part of them. Layers of unequal width:
+    `jacobian_law(widths=...)`.
+
+    **Raises** `ValueError`: no law given, or something that is not a `Law`.
     """
     if not laws:
         raise _checks.InputError("multiply(): no law given; write multiply(a, b).")
     for law in laws:
         if not isinstance(law, Law):
             raise _checks.InputError(f"multiply(): {_checks.show(law)} is not a Law.")
-        if law.structural_zeros:
-            raise _checks.InputError(
-                f"multiply(): {law.name} has structural zeros; build rectangular products by jacobian_law(widths=...)."
-            )
     return Law(_chain.multiplied([law.product for law in laws]), " * ".join(law.name for law in laws))
 
 
