@@ -28,21 +28,21 @@ class Pair(NamedTuple):
 def chain(pairs: Sequence[Pair], gaussian: bool, widths: Sequence[int | float]) -> Product:
     """The product J = D_L W_L … D_1 W_1 for widths (n_0, …, n_L), normalized over min(n_0, n_L)."""
     size = min(widths[0], widths[-1])
-    ones: Counter[float] = Counter({size / widths[0]: 1.0})
+    ones: Counter[float] = Counter({size / widths[0]: 1})
     const, power, lost = -math.log(size / widths[0]), -1.0, 0.0
     counts: Counter[tuple[Measure, float]] = Counter()
     for (measure, log_square), n, m in zip(pairs, widths[:-1], widths[1:], strict=True):
         const += log_square
         if gaussian or m < n:
             const += math.log(m / n)
-            ones[size / m] += 1.0
+            ones[size / m] += 1
         if not gaussian and m < n:
-            ones[size / n] -= 1.0
+            ones[size / n] -= 1
             lost += (n - m) / size
         if measure is not UNIT:
             const += math.log(size / m)
-            ones[size / m] -= 1.0
-            power += 1.0
+            ones[size / m] -= 1
+            power += 1
             counts[measure, size / m] += 1
     rank = min([widths[0], *(m * (1 - p.measure.zero_mass) for p, m in zip(pairs, widths[1:], strict=True))]) / size
     return assemble(counts, ones, power, const, budget=widths[0] / size - lost, rank=min(1.0, rank))
@@ -62,8 +62,8 @@ def assemble(
     ones, counts = Counter(ones), Counter(counts)
     if not counts:
         counts[UNIT, 1.0] += 1
-        ones[1.0] -= 1.0
-        power += 1.0
+        ones[1.0] -= 1
+        power += 1
     lead_first = sorted(counts.items(), key=lambda item: (1 - item[0][0].zero_mass) / item[0][1])
     factors = tuple(Factor(measure, n, ratio) for (measure, ratio), n in lead_first)
     kept = tuple(sorted((c, a) for c, a in ones.items() if a))
@@ -73,13 +73,13 @@ def assemble(
 def multiplied(products: Sequence[Product]) -> Product:
     """The free multiplicative convolution of square products: what adds up is log M⁻¹ − log(1 + ψ) + log ψ."""
     counts: Counter[tuple[Measure, float]] = Counter()
-    ones: Counter[float] = Counter({1.0: 1.0})
+    ones: Counter[float] = Counter({1.0: 1})
     for p in products:
-        ones[1.0] -= 1.0
+        ones[1.0] -= 1
         for c, a in p.ones:
-            ones[c] += a
+            ones[c] += int(a)
         for f in p.factors:
-            counts[f.measure, f.ratio] += int(f.count)
+            counts[f.measure, f.ratio] += f.times
     return assemble(
         counts,
         ones,

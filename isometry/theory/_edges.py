@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from isometry.theory._measure import Array
 from isometry.theory._product import Product, State
 
 _SCAN = np.linspace(-32.0, 32.0, 385)  # position within a gap, on a logistic scale: down to 1e-14 of its ends
@@ -39,7 +40,7 @@ def atoms(product: Product) -> list[tuple[float, float]]:
         values = [
             (i, a, m) for i, (a, m) in enumerate(zip(factor.measure.atoms, factor.measure.masses, strict=True)) if a > 0
         ]
-        for _ in range(int(factor.count)):
+        for _ in range(factor.times):
             grown = {}
             for path, (t, mass) in found.items():
                 for i, a, m in values:
@@ -88,7 +89,7 @@ class _Branch:
             )
             self.tables.append(np.arcsinh(psi))
 
-    def state(self, x: np.ndarray) -> State:
+    def state(self, x: Array) -> State:
         """The state at positions x of ζ_0, the others matched to its ψ: by a table, then by Newton."""
         w = np.log(np.stack([_place(gap, x) for gap in self.combination]) + 0j)
         if len(w) == 1:
@@ -100,7 +101,7 @@ class _Branch:
                 w[k] = np.log(_place(gap, self._matched(k, gap, table, psi)) + 0j)
         return self.product.state(w)
 
-    def _matched(self, k: int, gap: tuple[float, float], table: np.ndarray, psi: np.ndarray) -> np.ndarray:
+    def _matched(self, k: int, gap: tuple[float, float], table: Array, psi: Array) -> Array:
         factor = self.product.factors[k]
         x = np.interp(-np.arcsinh(psi), -table, _SCAN)
         for _ in range(6):
@@ -126,17 +127,17 @@ class _Branch:
             found.append(Gap(low, high, above if above > _LEAST else 0.0))
         return found
 
-    def _sheet(self, at: State) -> np.ndarray:
+    def _sheet(self, at: State) -> Array:
         """−Im log λ/π on the real axis, which must vanish."""
         psi = at.psi.real
         turns = self.product.power * (psi < 0) - sum(
-            f.count * (w.imag > 0) for f, w in zip(self.product.factors, at.w, strict=True)
+            f.times * (w.imag > 0) for f, w in zip(self.product.factors, at.w, strict=True)
         )
         for c, a in self.product.ones:
             turns = turns + a * ((at.one_plus.real if c == 1 else 1 + c * psi) < 0)
         return turns
 
-    def _end(self, at: State, sheet: np.ndarray, inside: int, outside: int) -> float:
+    def _end(self, at: State, sheet: Array, inside: int, outside: int) -> float:
         """log λ at the end of a run between two neighbouring positions."""
         from scipy.optimize import brentq
 
@@ -156,7 +157,7 @@ class _Branch:
         return float(self.state(np.array([x])).log_lam.real[0])
 
 
-def _place(gap: tuple[float, float], x: np.ndarray) -> np.ndarray:
+def _place(gap: tuple[float, float], x: Array) -> Array:
     """Positions on a logistic scale within a gap; beyond the last one on an exponential scale above its end."""
     low, high = gap
     if low == -math.inf:
@@ -167,7 +168,7 @@ def _place(gap: tuple[float, float], x: np.ndarray) -> np.ndarray:
     return np.where(x < 0, low + below, high - (high - low) / (1 + np.exp(x)))
 
 
-def _log_rate(gap: tuple[float, float], x: np.ndarray, zeta: np.ndarray) -> np.ndarray:
+def _log_rate(gap: tuple[float, float], x: Array, zeta: Array) -> Array:
     """dlog ζ/dx."""
     low, high = gap
     if low == -math.inf:

@@ -92,6 +92,8 @@ def _path(
             raise _checks.NotDefined(
                 f"{call}(): q grows along residual blocks and has no fixed point; give q, one per layer."
             )
+        assert sigma_w is not None
+        assert sigma_b is not None
         return [_fixed_point(phi, float(sigma_w), float(sigma_b))] * depth, [float(sigma_w)] * depth
     path = [q] * depth if np.ndim(q) == 0 else list(np.asarray(q, float))
     if len(path) != depth:
@@ -128,6 +130,7 @@ def _fixed_point(phi: activations.Activation, sigma_w: float, sigma_b: float) ->
         if abs(once - q) <= 1e-13 * once or once < 1e-14:
             return once if once >= 1e-14 else 0.0
         if twice > 1e12:
+            q = twice
             break
         bend = twice - 2 * once + q
         leap = q - (once - q) ** 2 / bend if bend else twice
@@ -135,8 +138,8 @@ def _fixed_point(phi: activations.Activation, sigma_w: float, sigma_b: float) ->
         near = abs(leap - twice) <= 20 * abs(twice - once)
         q = leap if shrinking and near and leap > 0 else twice
     raise _checks.NotDefined(
-        f"jacobian_law(): the variance map of {phi.name} at sigma_w={sigma_w:g}, sigma_b={sigma_b:g} reaches no "
-        f"fixed point from q = 1 (q is {twice:.3g} at last). Give q per layer with sigma_w, or a point of the critical line: "
+        f"jacobian_law(): the variance map of {phi.name} at sigma_w={sigma_w:g}, sigma_b={sigma_b:g} reaches no fixed "
+        f"point from q = 1 (q is {q:.3g} at last). Give q per layer with sigma_w, or a point of the critical line: "
         "theory.critical_points(activation, sigma_b)."
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from isometry import _checks
 from isometry.theory import _edges, _series
+from isometry.theory._measure import Array
 from isometry.theory._product import NotConverged, Product, State
 
 VARIABLES = ("lam", "s", "log_s")
@@ -124,7 +125,7 @@ class Law:
         for band in self._bands:
             inside = (flat > band.low) & (flat < band.high)
             value[inside] = np.maximum(-self._solve(band, flat[inside]).psi.imag, 0.0) / np.pi
-        with np.errstate(over="ignore", divide="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             scale = {"lam": np.exp(-flat), "s": 2 * np.exp(-flat / 2), "log_s": 2.0}[variable]
             value = np.where(value > 0, value * scale, 0.0).reshape(t.shape)
         if variable != "log_s" and np.any(x == 0) and self._bands and self._bands[0].low == -math.inf:
@@ -158,7 +159,7 @@ class Law:
             value = t / 2 if variable == "log_s" else np.exp(t * _PER_LOG[variable])
         return value if value.ndim else float(value)
 
-    def sample(self, key: Any, shape: tuple[int, ...] = (), variable: str = "lam") -> np.ndarray:
+    def sample(self, key: Any, shape: tuple[int, ...] = (), variable: str = "lam") -> Array:
         """Independent draws: quantiles of uniforms."""
         _checks.key("Law.sample", key)
         with jax.enable_x64(True):
@@ -226,16 +227,16 @@ class Law:
         return [*bands, Band(low, high, above, end)]
 
     @cached_property
-    def _tables(self) -> dict[Band, tuple[np.ndarray, State, np.ndarray]]:
+    def _tables(self) -> dict[Band, tuple[Array, State, Array]]:
         """For each band nodes in log λ, their states and P(x > λ): where queries start from."""
         return {band: self._table(band) for band in self._bands}
 
-    def _table(self, band: Band) -> tuple[np.ndarray, State, np.ndarray]:
+    def _table(self, band: Band) -> tuple[Array, State, Array]:
         t = self._nodes(band)
         at = self.product.solve(t, np.minimum(t - band.low, band.high - t))
         return t, at, self.product.mass_above(at)
 
-    def _nodes(self, band: Band) -> np.ndarray:
+    def _nodes(self, band: Band) -> Array:
         if band.low > -math.inf:
             return band.low + (band.high - band.low) * np.sin(np.pi / 2 * np.arange(1, 64) / 64) ** 2
         reach = self._reach(band)
@@ -257,7 +258,7 @@ class Law:
             reach *= 2
         return reach
 
-    def _solve(self, band: Band, t: np.ndarray) -> State:
+    def _solve(self, band: Band, t: Array) -> State:
         """The states at t inside a band, started from its table."""
         nodes, at, _ = self._tables[band]
         if band.low > -math.inf:
@@ -266,7 +267,7 @@ class Law:
         guess = np.stack([np.interp(t, nodes, row.real) + 1j * np.interp(t, nodes, row.imag) for row in at.w])
         return self.product.solve(t, np.minimum(t - band.low, band.high - t), guess)
 
-    def _above(self, t: np.ndarray) -> np.ndarray:
+    def _above(self, t: Array) -> Array:
         """P(x > e^t)."""
         value = np.full(t.shape, self.product.rank)
         value[t >= self._top] = 0.0
@@ -282,7 +283,7 @@ class Law:
             value[close] = self._above(np.full(close.sum(), place + 1e-9)) if close.any() and place < self._top else 0.0
         return np.clip(value, 0.0, 1.0)
 
-    def _quantile(self, p: np.ndarray) -> np.ndarray:
+    def _quantile(self, p: Array) -> Array:
         """log λ of the least λ with P(x > λ) ≤ 1 − p."""
         above = 1 - p
         t = np.full(p.shape, -math.inf)
@@ -301,7 +302,7 @@ class Law:
             left &= ~here
         return t
 
-    def _invert(self, band: Band, above: np.ndarray) -> np.ndarray:
+    def _invert(self, band: Band, above: Array) -> Array:
         """t in a band with P(x > e^t) = above: Newton within a bracket that only shrinks."""
         if not len(above):
             return above
@@ -327,7 +328,7 @@ class Law:
                 break
         return t
 
-    def _integral(self, g: Callable[[np.ndarray], np.ndarray]) -> float:
+    def _integral(self, g: Callable[[Array], Array]) -> float:
         """E g(log λ) over the mass off zero: quadrature in variables that remove square-root edges."""
         total = sum(m * float(g(np.array([t]))[0]) for t, m in self._log_atoms)
         for band in self._bands:
@@ -335,8 +336,8 @@ class Law:
                 total += self._part(band, low, high, g)
         return total
 
-    def _part(self, band: Band, low: float, high: float, g: Callable[[np.ndarray], np.ndarray]) -> float:
-        def mass(v: np.ndarray) -> np.ndarray:
+    def _part(self, band: Band, low: float, high: float, g: Callable[[Array], Array]) -> float:
+        def mass(v: Array) -> Array:
             if low > -math.inf:
                 t, jacobian = low + (high - low) * np.sin(v) ** 2, (high - low) * np.sin(2 * v)
             else:
@@ -357,7 +358,7 @@ class Law:
         ):
             return [(band.low, band.high)]
         corners = [c for c in self.product.factors[0].measure.corners if c > 0]
-        t = self.product.const + np.log(np.array(corners)) if corners else np.zeros(0)
+        t: Array = self.product.const + np.log(np.array(corners)) if corners else np.zeros(0)
         cuts = [band.low, *t[(t > band.low + 1e-9) & (t < band.high - 1e-9)], band.high]
         return list(itertools.pairwise(cuts))
 
@@ -372,7 +373,7 @@ class Law:
         return math.inf if power < _PER_LOG[variable] else 0.0
 
     @staticmethod
-    def _log_lam(call: str, grid: Any, variable: str) -> tuple[np.ndarray, np.ndarray]:
+    def _log_lam(call: str, grid: Any, variable: str) -> tuple[Array, Array]:
         """Points of `variable` as log lam, and as they came."""
         _checks.one_of(call, among=VARIABLES, variable=variable)
         _checks.concrete(call, grid=grid)
@@ -384,11 +385,11 @@ class Law:
         return np.where(x > 0, np.log(np.where(x > 0, x, 1.0)) / _PER_LOG[variable], -math.inf), x
 
 
-def _adaptive(f: Callable[[np.ndarray], np.ndarray], edges: np.ndarray) -> float:
+def _adaptive(f: Callable[[Array], Array], edges: Array) -> float:
     """∫ f by Gauss-Legendre on panels bisected until halves agree with the whole to 1e-11 of it all."""
     gauss, weight = np.polynomial.legendre.leggauss(16)
 
-    def panels(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    def panels(left: Array, right: Array) -> Array:
         half = (right - left)[:, None] / 2
         values = f(((left + right)[:, None] / 2 + half * gauss).ravel()).reshape(len(left), -1)
         return np.sum(half * weight * values, 1)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+Array = Any  # a numpy array; typed as such it loses .real and .imag to the checker
+
 _CHUNK = 1_000_000  # complex numbers held at once by a transform
 
 
@@ -23,10 +25,10 @@ class Measure:
     - `corners`: where the continuous density may be singular: ends of the pieces and values at extrema within.
     """
 
-    atoms: np.ndarray
-    masses: np.ndarray
-    nodes: np.ndarray
-    weights: np.ndarray
+    atoms: Array
+    masses: Array
+    nodes: Array
+    weights: Array
     pieces: tuple[tuple[float, float], ...] = ()
     corners: tuple[float, ...] = ()
 
@@ -35,12 +37,12 @@ class Measure:
         """Weight of the atom at zero."""
         return float(self.masses[self.atoms == 0].sum())
 
-    def transforms(self, zeta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def transforms(self, zeta: Array) -> tuple[Array, Array, Array]:
         """M(ζ), 1 + M(ζ) and dM/dlog ζ for ζ of shape (n,); the second to relative accuracy where M is near −1."""
         d, w = np.r_[self.nodes, self.atoms], np.r_[self.weights, self.masses]
         moments = np.stack([w, w * d], -1)
 
-        def block(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def block(z: Array) -> tuple[Array, Array, Array]:
             inverse = 1 / (z[:, None] - d)
             cauchy, psi = (inverse @ moments).T
             np.multiply(inverse, inverse, out=inverse)
@@ -51,10 +53,10 @@ class Measure:
         psi, one_plus, slope = (np.concatenate(p) for p in zip(*parts, strict=True))
         return psi, one_plus, slope
 
-    def log_potential_angle(self, zeta: np.ndarray) -> np.ndarray:
+    def log_potential_angle(self, zeta: Array) -> Array:
         """Im E log(ζ − d)/π for ζ in the closed upper half-plane: the mass above ζ where that is real."""
 
-        def block(z: np.ndarray) -> np.ndarray:
+        def block(z: Array) -> Array:
             smooth = (np.log(z[:, None] - self.nodes) @ self.weights).imag if self.nodes.size else 0.0
             gap = z[:, None] - self.atoms
             return smooth + np.arctan2(np.maximum(gap.imag, 0.0), gap.real) @ self.masses
@@ -91,7 +93,7 @@ class Measure:
             top = max(top, high)
         return [*found, (top, np.inf)]
 
-    def _chunks(self, zeta: np.ndarray) -> list[np.ndarray]:
+    def _chunks(self, zeta: Array) -> list[Array]:
         size = max(1, _CHUNK // max(1, self.nodes.size + self.atoms.size))
         return [zeta[i : i + size] for i in range(0, max(len(zeta), 1), size)]
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from isometry.theory._measure import Measure, discrete
+from isometry.theory._measure import Array, Measure, discrete
 
 _CAP = 0.7  # largest Newton step in log ζ
 _BENDS = np.pi * np.r_[np.linspace(0.9, 0.1, 9)]  # arg λ on the way from the negative axis
@@ -33,27 +33,27 @@ class Factor(NamedTuple):
     """A diagonal factor D²: its law, how many of them, and min(m, n)/(its dimension)."""
 
     measure: Measure
-    count: float
+    times: int
     ratio: float
 
 
 class State(NamedTuple):
     """A point of the curve: log ζ of shape (K, n); ψ, log λ and dlog λ/dψ of shape (n,); dψ/dlog ζ_k over c_k."""
 
-    w: np.ndarray
-    psi: np.ndarray
-    one_plus: np.ndarray
-    log_lam: np.ndarray
-    slope: np.ndarray
-    rates: np.ndarray
-    mismatch: np.ndarray
+    w: Array
+    psi: Array
+    one_plus: Array
+    log_lam: Array
+    slope: Array
+    rates: Array
+    mismatch: Array
 
 
 @dataclass(frozen=True, eq=False)
 class Product:
     """log M⁻¹ as the sum above. `budget` is the rank left by the weights, over min(m, n): atoms are counted from it."""
 
-    factors: tuple[Factor, ...] = (Factor(discrete([1.0], [1.0]), 1.0, 1.0),)
+    factors: tuple[Factor, ...] = (Factor(discrete([1.0], [1.0]), 1, 1.0),)
     ones: tuple[tuple[float, float], ...] = ()  # (c, a_c)
     power: float = 0.0  # b
     smooth: float = 0.0
@@ -62,12 +62,12 @@ class Product:
     budget: float = 1.0
     rank: float = 1.0  # 1 − mass at zero
 
-    def state(self, w: np.ndarray) -> State:
+    def state(self, w: Array) -> State:
         """Everything at log ζ = w, (K, n); the first factor says ψ."""
         with np.errstate(all="ignore"):  # at a pole, or where ζ under- or overflows: not finite, and never returned
             return self._state(w)
 
-    def _state(self, w: np.ndarray) -> State:
+    def _state(self, w: Array) -> State:
         psis, ups, slopes = zip(
             *(f.measure.transforms(np.exp(x)) for f, x in zip(self.factors, w, strict=True)), strict=True
         )
@@ -80,23 +80,23 @@ class Product:
         slope = self._slope_free_of_zeta(psi, one_plus) + np.sum(self._counts / rates, 0)
         return State(w, psi, one_plus, value, slope, rates, mismatch)
 
-    def _gap(self, f: Factor, psi_k: np.ndarray, up_k: np.ndarray, psi: np.ndarray, up: np.ndarray) -> np.ndarray:
+    def _gap(self, f: Factor, psi_k: Array, up_k: Array, psi: Array, up: Array) -> Array:
         """c_k ψ − M_k, over c_k: from 1 + ψ where that is the smaller, so that nothing cancels."""
         near = np.abs(up) < 0.5 if f.ratio == self.factors[0].ratio else np.zeros(psi.shape, bool)
         return np.where(near, (up - up_k) / f.ratio, psi - psi_k / f.ratio)
 
     @property
-    def _ratios(self) -> np.ndarray:
+    def _ratios(self) -> Array:
         return np.array([[f.ratio] for f in self.factors])
 
     @property
-    def _counts(self) -> np.ndarray:
-        return np.array([[f.count] for f in self.factors])
+    def _counts(self) -> Array:
+        return np.array([[f.times] for f in self.factors])
 
-    def _ones(self, psi: np.ndarray, one_plus: np.ndarray) -> list[tuple[float, float, np.ndarray]]:
+    def _ones(self, psi: Array, one_plus: Array) -> list[tuple[float, float, Array]]:
         return [(c, a, one_plus if c == 1 else 1 + c * psi) for c, a in self.ones if a]
 
-    def _free_of_zeta(self, psi: np.ndarray, one_plus: np.ndarray) -> np.ndarray:
+    def _free_of_zeta(self, psi: Array, one_plus: Array) -> Array:
         value = self.const + self.smooth * psi
         for _, a, up in self._ones(psi, one_plus):
             value = value + a * _log_below(up)
@@ -104,7 +104,7 @@ class Product:
             value = value + self.power * _log_below(psi)
         return value + self.bernoulli * psi / one_plus if self.bernoulli else value
 
-    def _slope_free_of_zeta(self, psi: np.ndarray, one_plus: np.ndarray) -> np.ndarray:
+    def _slope_free_of_zeta(self, psi: Array, one_plus: Array) -> Array:
         """Derivative in ψ. The terms in ψ and 1 + ψ are joined: at an atom ψ → ∞ and they cancel."""
         slope = self.smooth * np.ones_like(psi)
         square = sum(a for c, a in self.ones if c == 1)
@@ -114,7 +114,7 @@ class Product:
             slope = slope + (a * c / up if c != 1 else 0.0)
         return slope + self.bernoulli / one_plus**2 if self.bernoulli else slope
 
-    def mass_above(self, at: State) -> np.ndarray:
+    def mass_above(self, at: State) -> Array:
         """P(x > λ) = Im H/π, H(λ) = E log(λ − x), on the real axis approached from above."""
         psi = at.psi.real - 1j * np.abs(at.psi.imag)
         one_plus = at.one_plus.real - 1j * np.abs(at.one_plus.imag)
@@ -127,12 +127,12 @@ class Product:
         for f, w in zip(self.factors, at.w, strict=True):
             w = w.real + 1j * np.maximum(w.imag, 0.0)
             zeta = np.where(w.imag == 0, np.exp(w.real) + 0j, np.exp(w))
-            total = total + f.count * f.measure.log_potential_angle(zeta) / f.ratio
+            total = total + f.times * f.measure.log_potential_angle(zeta) / f.ratio
             if f.ratio != 1:
-                total = total + f.count * (1 - 1 / f.ratio) * w.imag / np.pi
+                total = total + f.times * (1 - 1 / f.ratio) * w.imag / np.pi
         return total
 
-    def newton(self, w: np.ndarray, target: np.ndarray, rounds: int, cap: float = _CAP) -> State:
+    def newton(self, w: Array, target: Array, rounds: int, cap: float = _CAP) -> State:
         """Newton on log λ = target and M_k(ζ_k) = c_k ψ together, steps in log ζ capped; converged columns rest."""
         w = np.array(w, complex)
         active = np.arange(w.shape[1])
@@ -146,13 +146,13 @@ class Product:
                 break
         return self.state(w)
 
-    def newton_step(self, at: State, target: np.ndarray) -> np.ndarray:
+    def newton_step(self, at: State, target: Array) -> Array:
         """(K, n): the step in log ζ."""
         lag = np.sum(self._counts * at.mismatch / at.rates, 0)
         move = (target - at.log_lam - lag) / at.slope
         return (at.mismatch + move) / at.rates
 
-    def on_negative_axis(self, t: np.ndarray) -> np.ndarray:
+    def on_negative_axis(self, t: Array) -> Array:
         """log ζ, (K, n), for λ = −e^t, where ψ is real in (−rank, 0): monotone, so a table and Newton find it."""
         reach = min(60 + np.abs(t).max(), 690.0)
         x = np.sinh(np.linspace(-np.arcsinh(reach), np.arcsinh(reach), 900))
@@ -170,7 +170,7 @@ class Product:
         guess = np.stack([np.interp(t, level, row) for row in rows])
         return self.newton(guess + 1j * np.pi, t + 1j * np.pi, 30).w
 
-    def solve(self, t: np.ndarray, distance: np.ndarray | float = 1e-2, guess: np.ndarray | None = None) -> State:
+    def solve(self, t: Array, distance: Array | float = 1e-2, guess: Array | None = None) -> State:
         """The state at λ = e^t + i0 for t inside the support, (n,).
 
         From `guess` if that leads there, else by continuation in arg λ from π, where the solution is unique, to 0: it
@@ -192,7 +192,7 @@ class Product:
             at = self.state(w)
         return at
 
-    def _continued(self, t: np.ndarray, distance: np.ndarray) -> State:
+    def _continued(self, t: Array, distance: Array) -> State:
         for closer in (0.2, 1e-3, 1e-6):
             last = np.clip(closer * distance, _LAST, _BENDS[-1])
             steps = 1 + int(np.ceil(np.log(_BENDS[-1] / last.min()) / 1.5))
@@ -209,10 +209,10 @@ class Product:
             f"the law could not be inverted at log lam = {t[~good][:3]}; residual {self._residual(at, t).max():.1e}."
         )
 
-    def _residual(self, at: State, t: np.ndarray) -> np.ndarray:
+    def _residual(self, at: State, t: Array) -> Array:
         return np.maximum(np.abs(at.log_lam - t), np.abs(at.mismatch).max(0))
 
-    def _landed(self, at: State, t: np.ndarray) -> np.ndarray:
+    def _landed(self, at: State, t: Array) -> Array:
         """Small residual, on the sheet where Im ψ ≤ 0 ≤ arg ζ ≤ π."""
         small = self._residual(at, t) <= 1e-9 * (1 + 1e-3 * np.abs(t))
         slack = 1e-9
@@ -222,17 +222,17 @@ class Product:
         return small & sheet
 
 
-def _log_below(x: np.ndarray) -> np.ndarray:
+def _log_below(x: Array) -> Array:
     """log with arg in (−3π/2, π/2]: analytic on the closed lower half-plane."""
     return np.log(1j * x) - 0.5j * np.pi
 
 
-def _angle_below(x: np.ndarray) -> np.ndarray:
+def _angle_below(x: Array) -> Array:
     """arg in [−π, 0] for x in the closed lower half-plane, to relative accuracy at both ends of the real axis."""
     return -np.arctan2(np.abs(x.imag), x.real)
 
 
-def _increasing(level: np.ndarray, *rows: np.ndarray) -> list[np.ndarray]:
+def _increasing(level: Array, *rows: Array) -> list[Array]:
     """Columns at which `level` rises to a new maximum, for interpolation."""
     order = np.arange(len(level)) if level[-1] >= level[0] else np.arange(len(level))[::-1]
     ordered = level[order]

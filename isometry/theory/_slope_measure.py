@@ -14,7 +14,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from isometry import activations
-from isometry.theory._measure import Measure, discrete
+from isometry.theory._measure import Array, Measure, discrete
 from isometry.theory._quadrature import on_host
 
 _REACH = 9.5  # standard deviations; the mass beyond is 2e-21
@@ -30,12 +30,12 @@ _ORDER = 18  # Gauss-Legendre nodes a segment of the contour
 class _Series:
     """phi'(√q z) on neighbouring panels of one smooth stretch: edges, fitted intervals and coefficients."""
 
-    edges: np.ndarray  # (panels + 1,)
-    low: np.ndarray  # (panels,)
-    high: np.ndarray
-    coefficients: np.ndarray  # (degree + 1, panels)
+    edges: Array  # (panels + 1,)
+    low: Array  # (panels,)
+    high: Array
+    coefficients: Array  # (degree + 1, panels)
 
-    def __call__(self, z: np.ndarray, derivative: bool = False) -> np.ndarray:
+    def __call__(self, z: Array, derivative: bool = False) -> Array:
         at = np.clip(np.searchsorted(self.edges, z.real, side="right") - 1, 0, len(self.low) - 1)
         half = (self.high[at] - self.low[at]) / 2
         t = (z - (self.high[at] + self.low[at]) / 2) / half
@@ -44,7 +44,7 @@ class _Series:
         return chebyshev.chebval(t, self.coefficients[:, at], tensor=False)
 
     @property
-    def widths(self) -> np.ndarray:
+    def widths(self) -> Array:
         """(panels,): the narrowest of a panel and its neighbours."""
         w = np.diff(self.edges)
         padded = np.r_[w[:1], w, w[-1:]]
@@ -56,7 +56,7 @@ def slope_measure(phi: activations.Activation, q: float) -> Measure:
     """The law of phi'(√q z)²; at q = 0 the limit q → 0+."""
     scale = float(np.sqrt(max(q, 1e-40)))
 
-    def slope(z: np.ndarray) -> np.ndarray:
+    def slope(z: Array) -> Array:
         return on_host(phi.slope, scale * z)
 
     kinks = np.array(phi.kinks) / scale
@@ -73,7 +73,9 @@ def slope_measure(phi: activations.Activation, q: float) -> Measure:
             continue
         d, w, values = _contour(series, size)
         values = [*values, *_beyond(slope, series, scale)]
-        nodes.append(d), weights.append(w), corners.extend(values)
+        nodes.append(d)
+        weights.append(w)
+        corners.extend(values)
         pieces.append((min(values), max(values)))
     double = 2.0 if even else 1.0
     lumps = discrete(_snapped(np.array(atoms)), double * np.array(masses))
@@ -91,14 +93,14 @@ def _normal_mass(low: float, high: float) -> float:
     return float(ndtr(-low) - ndtr(-high)) if low > 0 else float(ndtr(high) - ndtr(low))
 
 
-def _snapped(values: np.ndarray) -> np.ndarray:
+def _snapped(values: Array) -> Array:
     """Values equal to rounding made equal."""
     order = np.sort(values)
     first = np.r_[True, np.diff(order) > 1e-12 * np.abs(order[1:])] if len(order) else np.zeros(0, bool)
     return order[first][np.searchsorted(order[first], values * (1 + 1e-12), side="right") - 1] if len(order) else values
 
 
-def _is_even(slope: Callable, kinks: np.ndarray) -> bool:
+def _is_even(slope: Callable, kinks: Array) -> bool:
     """Whether phi'² takes equal values at ±z, judged at sixty-four points."""
     if not np.array_equal(np.sort(kinks), np.sort(-kinks)):
         return False
@@ -107,7 +109,7 @@ def _is_even(slope: Callable, kinks: np.ndarray) -> bool:
     return bool(np.all(np.abs(left - right) <= 1e-14 * np.max(right)))
 
 
-def _stretches(slope: Callable, cuts: np.ndarray) -> list[_Series]:
+def _stretches(slope: Callable, cuts: Array) -> list[_Series]:
     """phi' as Chebyshev series on panels, stretch by stretch between its kinks, also those that were not named."""
     nodes = np.cos(np.pi * (np.arange(_DEGREE + 1) + 0.5) / (_DEGREE + 1))
     to_series = np.linalg.inv(chebyshev.chebvander(nodes, _DEGREE)).T
@@ -134,7 +136,7 @@ def _stretches(slope: Callable, cuts: np.ndarray) -> list[_Series]:
     return _joined(sorted(done, key=lambda panel: panel[0]), cuts)
 
 
-def _joined(panels: list[tuple], cuts: np.ndarray) -> list[_Series]:
+def _joined(panels: list[tuple], cuts: Array) -> list[_Series]:
     """Neighbouring panels between two kinks as one series; a panel that stayed rough is a kink."""
     runs, run = [], []
     for panel in panels:
@@ -151,7 +153,7 @@ def _joined(panels: list[tuple], cuts: np.ndarray) -> list[_Series]:
     return out
 
 
-def _contour(series: _Series, size: float) -> tuple[np.ndarray, np.ndarray, list[float]]:
+def _contour(series: _Series, size: float) -> tuple[Array, Array, list[float]]:
     """d and weights on the contour of one stretch, and d at its ends and extrema."""
     ends = [series.edges[0], *_extrema(series, size), series.edges[-1]]
     gauss, mass = np.polynomial.legendre.leggauss(_ORDER)
@@ -189,9 +191,7 @@ def _extrema(series: _Series, size: float) -> list[float]:
     return sorted(found)
 
 
-def _vertices(
-    series: _Series, a: float, b: float, size: float, open_ends: tuple[bool, bool]
-) -> tuple[np.ndarray, np.ndarray]:
+def _vertices(series: _Series, a: float, b: float, size: float, open_ends: tuple[bool, bool]) -> tuple[Array, Array]:
     """Abscissae and heights of the contour between two extrema, graded towards them; an end at the cut-off is open."""
 
     def march(start: float, stop: float, sign: int, is_open: bool) -> list[float]:

@@ -2,8 +2,8 @@
 
 M(z) = zG(z) − 1 = Σ m_k z^−k, S(ψ) = (1 + ψ)/(ψ M⁻¹(ψ)). Every `Law` carries its S-transform in closed form up to
 M⁻¹ of its diagonal factors, so `multiply` is exact and only the final inversion is numerical: Newton with capped steps
-on log λ, continued in arg λ from the negative axis, where the solution is unique. Residual at most 1e-9 in log λ, usually
-1e-13; else `NotConverged`.
+on log λ, continued in arg λ from the negative axis, where the solution is unique. Residual at most
+1e-9 in log λ, usually 1e-13; else `NotConverged`.
 
 Source: Voiculescu (1987); Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735, for its use on Jacobians.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from isometry import _checks, activations
 from isometry.theory import _chain, _slope_measure
 from isometry.theory._law import Law
-from isometry.theory._measure import discrete
+from isometry.theory._measure import Array, discrete
 from isometry.theory._product import NotConverged as NotConverged
 from isometry.theory._product import State
 
@@ -83,7 +83,7 @@ def inverse_M(law: Law, psi: Any) -> Any:  # noqa: N802
     wanted = np.asarray(psi, complex)
     if np.any(wanted == 0) or not np.all(np.isfinite(wanted)):
         raise _checks.InputError("inverse_M(): psi must be finite and not 0, where M⁻¹ has a pole.")
-    flat = wanted.ravel()
+    flat: Array = wanted.ravel()
     below = np.where(flat.imag > 0, flat.conj(), flat)
     product = law.product
     w = product.on_negative_axis(np.zeros(flat.shape))
@@ -111,13 +111,13 @@ def M(law: Law, z: Any) -> Any:  # noqa: N802
     wanted = np.asarray(z, complex)
     if np.any(wanted == 0) or not np.all(np.isfinite(wanted)):
         raise _checks.InputError("M(): z must be finite and not 0.")
-    flat = wanted.ravel()
+    flat: Array = wanted.ravel()
     at = _continued(law, np.log(np.abs(flat)), np.abs(np.angle(flat)))
     value = np.where(flat.imag < 0, at.psi.conj(), at.psi).reshape(wanted.shape)
     return value if value.ndim else complex(value)
 
 
-def _continued(law: Law, t: np.ndarray, angle: np.ndarray) -> State:
+def _continued(law: Law, t: Array, angle: Array) -> State:
     """The state at λ = exp(t + i angle), from angle π down."""
     product = law.product
     at, before = product.state(product.on_negative_axis(t)), np.full(t.shape, np.pi)
@@ -130,7 +130,7 @@ def _continued(law: Law, t: np.ndarray, angle: np.ndarray) -> State:
     return at
 
 
-def _settled(call: str, residual: np.ndarray, at: np.ndarray) -> None:
+def _settled(call: str, residual: Array, at: Array) -> None:
     bad = ~(residual <= 1e-9)
     if bad.any():
         raise NotConverged(
