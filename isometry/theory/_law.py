@@ -350,14 +350,10 @@ class Law:
 
     def _smooth_parts(self, band: Band) -> list[tuple[float, float]]:
         """A band cut where its density is singular inside: for one orthogonal pair, at extrema of phi'²."""
-        if (
-            len(self.product.factors) > 1
-            or self.product.power
-            or any(a for _, a in self.product.ones)
-            or self.product.smooth
-        ):
+        lead, *others = self.product.factors
+        if others or self.product.power or any(a for _, a in self.product.ones) or self.product.smooth:
             return [(band.low, band.high)]
-        corners = [c for c in self.product.factors[0].measure.corners if c > 0]
+        corners = [c for c in lead.measure.corners if c > 0]
         t: Array = self.product.const + np.log(np.array(corners)) if corners else np.zeros(0)
         cuts = [band.low, *t[(t > band.low + 1e-9) & (t < band.high - 1e-9)], band.high]
         return list(itertools.pairwise(cuts))

@@ -73,16 +73,6 @@ class Measure:
         square = self.masses @ (self.atoms - mean) ** 2 + (self.weights @ (self.nodes - mean) ** 2).real
         return float(square) / mean**2
 
-    def mean_log(self) -> float:
-        """E log d; −inf with an atom at zero."""
-        if self.zero_mass > 0:
-            return -np.inf
-        # d has its zeros, if any, at ends of the contour, where the logarithm is integrable and the nodes are graded
-        return float(
-            self.masses @ np.log(self.atoms)
-            + (self.weights @ np.log(np.where(self.nodes == 0, 1e-300, self.nodes))).real
-        )
-
     def gaps(self) -> list[tuple[float, float]]:
         """Open intervals of (0, ∞) without mass, ascending; the last one is unbounded."""
         solid = sorted([*self.pieces, *((float(a), float(a)) for a in self.atoms)])

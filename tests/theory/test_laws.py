@@ -49,7 +49,7 @@ def test_marchenko_pastur_density_and_cdf():
     np.testing.assert_allclose(law.density(lam), np.sqrt((4 - lam) / lam) / (2 * np.pi), rtol=1e-10)
     angle = np.arccos(1 - lam / 2)  # λ = 2 − 2 cos a: P = (a + sin a)/π
     np.testing.assert_allclose(law.cdf(lam), (angle + np.sin(angle)) / np.pi, rtol=1e-12, atol=1e-13)
-    assert law.density(0.0, "s") == pytest.approx(1 / np.pi, rel=1e-6)  # quarter circle
+    assert law.density(0.0, "s") == pytest.approx(2 / np.pi, rel=1e-6)  # quarter circle
     assert law.density(0.0) == math.inf
     assert law.density([-1.0, 5.0]).tolist() == [0.0, 0.0]
 
