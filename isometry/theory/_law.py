@@ -18,7 +18,7 @@ from isometry.theory._product import NotConverged, Product, State
 VARIABLES = ("lam", "s", "log_s")
 _PER_LOG = {"lam": 1.0, "s": 0.5, "log_s": 0.5}  # dlog(variable)/dlog λ, for log_s its own derivative
 _BESIDE = 2e-14  # nearest to an edge that anything is evaluated
-_TINY = 1e-9  # mass left below the lowest node of a table
+_TINY = 1e-8  # mass left below the lowest node of a table; phi'² near its zeros resolves not much less
 
 
 class Atom(NamedTuple):
@@ -232,14 +232,20 @@ class Law:
         return {band: self._table(band) for band in self._bands}
 
     def _table(self, band: Band) -> tuple[Array, State, Array]:
-        t = self._nodes(band)
-        at = self.product.solve(t, np.minimum(t - band.low, band.high - t))
+        reach = band.high - band.low if band.low > -math.inf else self._reach(band)
+        for shorter in (1.0, 0.5, 0.25):
+            t = self._nodes(band, shorter * reach)
+            try:
+                at = self.product.solve(t, np.minimum(t - band.low, band.high - t))
+                break
+            except NotConverged:  # near zero only, where the contour ends: queries start from what there is
+                if shorter == 0.25 or band.low > -math.inf:
+                    raise
         return t, at, self.product.mass_above(at)
 
-    def _nodes(self, band: Band) -> Array:
+    def _nodes(self, band: Band, reach: float) -> Array:
         if band.low > -math.inf:
             return band.low + (band.high - band.low) * np.sin(np.pi / 2 * np.arange(1, 64) / 64) ** 2
-        reach = self._reach(band)
         return np.unique(band.high - np.r_[np.geomspace(1e-5, reach, 48), np.linspace(reach / 32, reach, 24)])
 
     def _reach(self, band: Band, least: float = _TINY) -> float:
@@ -346,7 +352,11 @@ class Law:
 
         if low > -math.inf:
             return _adaptive(mass, np.linspace(0, np.pi / 2, 5))
-        return _adaptive(mass, np.sqrt(self._reach(band, 1e-14)) * np.r_[0, 2.0 ** np.arange(-4, 0.5)])
+        panels = np.r_[0, 2.0 ** np.arange(-4, 0.5)]
+        try:
+            return _adaptive(mass, np.sqrt(self._reach(band, 1e-14)) * panels)
+        except NotConverged:  # what lies below is beyond the contour's resolution of phi'² near zero
+            return _adaptive(mass, np.sqrt(self._reach(band)) * panels)
 
     def _smooth_parts(self, band: Band) -> list[tuple[float, float]]:
         """A band cut where its density is singular inside: for one orthogonal pair, at extrema of phi'²."""

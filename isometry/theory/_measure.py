@@ -40,13 +40,11 @@ class Measure:
     def transforms(self, zeta: Array) -> tuple[Array, Array, Array]:
         """M(ζ), 1 + M(ζ) and dM/dlog ζ for ζ of shape (n,); the second to relative accuracy where M is near −1."""
         d, w = np.r_[self.nodes, self.atoms], np.r_[self.weights, self.masses]
-        moments = np.stack([w, w * d], -1)
 
         def block(z: Array) -> tuple[Array, Array, Array]:
             inverse = 1 / (z[:, None] - d)
-            cauchy, psi = (inverse @ moments).T
-            np.multiply(inverse, inverse, out=inverse)
-            return psi, z * cauchy, -z * (inverse @ moments[:, 1])
+            share = d * inverse  # zero at d = 0, also where 1/ζ² would overflow
+            return share @ w, z * (inverse @ w), -z * (np.multiply(share, inverse, out=share) @ w)
 
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # ζ at an atom, or beyond the exponents
             parts = [block(z) for z in self._chunks(np.asarray(zeta, complex))]

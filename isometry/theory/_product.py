@@ -148,9 +148,10 @@ class Product:
 
     def newton_step(self, at: State, target: Array) -> Array:
         """(K, n): the step in log ζ."""
-        lag = np.sum(self._counts * at.mismatch / at.rates, 0)
-        move = (target - at.log_lam - lag) / at.slope
-        return (at.mismatch + move) / at.rates
+        with np.errstate(all="ignore"):
+            lag = np.sum(self._counts * at.mismatch / at.rates, 0)
+            move = (target - at.log_lam - lag) / at.slope
+            return (at.mismatch + move) / at.rates
 
     def on_negative_axis(self, t: Array) -> Array:
         """log ζ, (K, n), for λ = −e^t, where ψ is real in (−rank, 0): monotone, so a table and Newton find it."""
@@ -199,7 +200,8 @@ class Product:
             approach = _BENDS[-1] * (last / _BENDS[-1]) ** (np.arange(1, steps + 1)[:, None] / steps)
             at, before = self.state(self.on_negative_axis(t)), np.pi
             for bend in [*_BENDS[:, None], *approach]:
-                ahead = at.w + 1j * (bend - before) / (at.slope * at.rates)
+                with np.errstate(all="ignore"):
+                    ahead = at.w + 1j * (bend - before) / (at.slope * at.rates)
                 at, before = self.newton(ahead, t + 1j * bend, 2), bend
             at = self.newton(at.w, t + 0j, 40, 0.3)
             good = self._landed(at, t)
