@@ -12,6 +12,7 @@ Density and distribution follow without integration: −Im ψ/π is the density 
 dH = (1 + ψ) dlog λ, elementary term by term (`mass_above`).
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -153,10 +154,10 @@ class Product:
             move = (target - at.log_lam - lag) / at.slope
             return (at.mismatch + move) / at.rates
 
-    def on_negative_axis(self, t: Array) -> Array:
-        """log ζ, (K, n), for λ = −e^t, where ψ is real in (−rank, 0): monotone, so a table and Newton find it."""
-        reach = min(60 + np.abs(t).max(), 690.0)
-        x = np.sinh(np.linspace(-np.arcsinh(reach), np.arcsinh(reach), 900))
+    @functools.cached_property
+    def _negative_axis(self) -> list[Array]:
+        """Rising log |λ| and the rows of log |ζ_k| on the negative axis, where everything is real and monotone."""
+        x = np.sinh(np.linspace(-1, 1, 900) * np.arcsinh(690.0))
         tables = [f.measure.transforms(-np.exp(x)) for f in self.factors]
         lead = self.factors[0]
         psi, up = tables[0][0].real / lead.ratio, tables[0][1].real
@@ -166,8 +167,11 @@ class Product:
                 aim = np.log((up if f.ratio == lead.ratio else 1 + f.ratio * psi) / (-f.ratio * psi))
                 level = np.log(u.real / -p.real)
             w[k] = x if k == 0 else np.interp(aim, *_increasing(level, x))
-        at = self.state(w + 1j * np.pi)
-        level, *rows = _increasing(at.log_lam.real, *w)
+        return _increasing(self.state(w + 1j * np.pi).log_lam.real, *w)
+
+    def on_negative_axis(self, t: Array) -> Array:
+        """log ζ, (K, n), for λ = −e^t, where ψ is real in (−rank, 0): from a table, then by Newton."""
+        level, *rows = self._negative_axis
         guess = np.stack([np.interp(t, level, row) for row in rows])
         return self.newton(guess + 1j * np.pi, t + 1j * np.pi, 30).w
 

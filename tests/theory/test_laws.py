@@ -367,6 +367,13 @@ def test_callable_with_unnamed_kinks():
     assert plain.quantile(0.4) == pytest.approx(named.quantile(0.4), rel=1e-9)
 
 
+def test_heavy_tail_of_a_vanishing_slope():
+    """gelu' has a zero: deep laws spread over hundreds in log lam; quantiles walk down to what is resolved."""
+    law = theory.jacobian_law("gelu", 16, q=1.0)
+    p = np.array([1e-3, 0.01, 0.5])
+    np.testing.assert_allclose(law.cdf(law.quantile(p, "log_s"), "log_s"), p, rtol=1e-9)
+
+
 def test_sampling_and_variables():
     law = theory.jacobian_law("hard_tanh", 8, q=0.25)
     draws = law.sample(jax.random.key(0), (4000,))
