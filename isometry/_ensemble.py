@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks, _jacobian, _memory, _precision
-from isometry._spectrum import Spectrum, of_matrix, resolve_method
+from isometry._jacobian import Product
+from isometry._spectrum import Spectrum, of_factors, of_matrix, resolve_method
 from isometry.networks import Network
 
 _TEMPORARIES = 6  # copies of the Jacobian that linearization and LAPACK hold at once, by XLA's memory analysis
@@ -18,11 +19,15 @@ _TEMPORARIES = 6  # copies of the Jacobian that linearization and LAPACK hold at
 @functools.partial(jax.jit, static_argnames=("aim", "method", "dtype", "chunk"))
 def _measure(aim: Any, method: Any, dtype: Any, chunk: int | None, params: Any, xs: Any) -> Spectrum:
     """(seeds, inputs) spectra. Compiled once for an architecture: the scheme is in the parameters."""
-
-    def one(params: Any, x: Any) -> Spectrum:
-        return of_matrix(_jacobian.dense_jacobian(aim, params, x, dtype, chunk), aim, method)
-
-    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(params, xs)
+    if isinstance(method, Product):
+        # one after another: vmapped, the choice between a plain and a graded finish would make both
+        one = lambda p, x: of_factors(aim.factors(*_precision.cast((p, x), dtype)), aim, method)  # noqa: E731
+        return jax.lax.map(lambda p: jax.lax.map(lambda x: one(p, x), xs), params)
+    if aim.layered:  # one wide product a layer and seed uses the machine better than one batch of small ones
+        wide = jax.lax.map(lambda p: _jacobian.wide_jacobians(aim, p, xs, dtype), params)
+        return of_matrix(wide, aim, method)
+    dense = lambda p, x: of_matrix(_jacobian.dense_jacobian(aim, p, x, dtype, chunk), aim, method)  # noqa: E731
+    return jax.vmap(jax.vmap(dense, (None, 0)), (0, None))(params, xs)
 
 
 def ensemble(
@@ -58,7 +63,8 @@ def ensemble(
     is not finite (names its seed and input); a budget too small for one direction; what `spectrum` raises.
     """
     _checks.concrete("ensemble", keys=keys, xs=xs, params=params)
-    chosen, aim = resolve_method("ensemble", method), _jacobian.target("ensemble", f, span)
+    aim = _jacobian.target("ensemble", f, span)
+    chosen = resolve_method("ensemble", method, aim)
     draw, source, seeds = _source(f, keys, params, sample)
     xs = _inputs(f, xs)
     drawn = jax.eval_shape(draw, jax.tree.map(lambda a: a[0], source))

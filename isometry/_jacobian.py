@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from isometry import _checks, _precision
+from isometry import _checks, _precision, linalg
+from isometry.linalg import Factors
 from isometry.networks import Function, Network
 
 SPANS = ("end_to_end", "hidden")
@@ -17,6 +18,22 @@ SPANS = ("end_to_end", "hidden")
 @dataclass(frozen=True)
 class Dense:
     """Form the Jacobian and factorize it: all singular values, down to max(m, n)·eps of the largest."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """Never form the Jacobian: ln s of the product of its layers, right at every index and at any depth.
+
+    For networks of `isometry.networks`, whose layers are known. `every`: how many layers are multiplied before they are
+    factorized again; None: 1 in `spectrum`, in `ensemble` as many as the condition of the first Jacobian's layers
+    allows.
+    """
+
+    every: int | None = None
+
+    def __post_init__(self):
+        if self.every is not None:
+            _checks.integer("Product", low=1, every=self.every)
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,15 @@ class Target:
 
     def apply(self, params: Any, z: Any) -> Any:
         return self.f(params, z) if self.span == "end_to_end" else self.f.hidden(params, z)  # pyright: ignore[reportFunctionMemberAccess]
+
+    @property
+    def layered(self) -> bool:
+        """Whether the factors of the Jacobian are known, with matrices that all inputs share."""
+        return isinstance(self.f, Function) and self.f.shares_matrices
+
+    def factors(self, params: Any, x: Any) -> list[Factors]:
+        """The factors of the Jacobian at x, first to last."""
+        return self.f.factors(params, x, self.span)  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def target(call: str, f: Any, span: str) -> Target:
@@ -80,30 +106,30 @@ def shapes(call: str, aim: Target, params: Any, x: Any, dtype: Any) -> tuple[int
 
 
 def dense_jacobian(aim: Target, params: Any, x: Any, dtype: Any, chunk: int | None = None) -> Float[Array, "m n"]:
-    """J of shape (n_out, n_in) in `dtype`: reverse mode where outputs are no more than inputs, forward otherwise.
+    """J of shape (n_out, n_in) in `dtype`: the product of its layers where they are known, else by autodiff.
 
-    `chunk` directions at a time (all if None), from one linearization.
+    Autodiff takes `chunk` directions at a time (all if None), from one linearization.
     """
+    if aim.layered:
+        return wide_jacobians(aim, params, jnp.asarray(x)[None], dtype)[0]
     with _precision.full():
         params, x = _precision.cast(params, dtype), _precision.cast(x, dtype)
         start = aim.start(params, x)
-
-        def g(z: Any) -> Any:
-            return aim.apply(params, z.reshape(start.shape)).ravel()
-
-        point = start.ravel()
-        out = jax.eval_shape(g, point)
-        if out.size <= point.size:
-            _, pull = jax.vjp(g, point)
-            return _rows(lambda v: pull(v)[0], jnp.eye(out.size, dtype=out.dtype), chunk).astype(dtype)
-        _, push = jax.linearize(g, point)
-        return _rows(push, jnp.eye(point.size, dtype=dtype), chunk).T.astype(dtype)
+        g = lambda z: aim.apply(params, z.reshape(start.shape)).ravel()  # noqa: E731
+        return linalg.matrix_of(g, start.ravel(), chunk).astype(dtype)
 
 
-def _rows(product: Callable[[Any], Any], basis: Any, chunk: int | None) -> Any:
-    if chunk is None or chunk >= len(basis):
-        return jax.vmap(product)(basis)
-    return jax.lax.map(product, basis, batch_size=chunk)
+def wide_jacobians(aim: Target, params: Any, xs: Any, dtype: Any) -> Float[Array, "inputs m n"]:
+    """The Jacobians at all xs, side by side: each layer is one wide product."""
+    with _precision.full():
+        return linalg.wide_product(factors_of_inputs(aim, params, xs, dtype))
+
+
+def factors_of_inputs(aim: Target, params: Any, xs: Any, dtype: Any) -> list[Factors]:
+    """The factors at all xs: matrices are shared, scales have a leading axis of inputs."""
+    params, xs = _precision.cast(params, dtype), _precision.cast(xs, dtype)
+    stacks = jax.eval_shape(aim.factors, params, xs[0])
+    return jax.vmap(aim.factors, (None, 0), [Factors(None, 0) for _ in stacks])(params, xs)
 
 
 def jacobian(
@@ -116,7 +142,8 @@ def jacobian(
     - `span`: "end_to_end", or of a Network "hidden": z_1 → z_{depth−1}.
     - `dtype`: of the measurement; default the promoted dtype of params and x, at least float32.
 
-    Matmul precision is "highest" throughout. Cost: min(n_in, n_out) linearized evaluations. May be traced.
+    Matmul precision is "highest" throughout. Cost: min(n_in, n_out) linearized evaluations, or for a Network of known
+    layers their product. May be traced.
 
     **Raises** `ValueError`: f not callable or not returning one real floating array; x not floating; span not defined.
     """

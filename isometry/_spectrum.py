@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from isometry import _checks, _jacobian, _precision, linalg
+from isometry.networks import Function
 
 VARIABLES = ("lam", "s", "log_s")
 _POWER = {"lam": 2.0, "s": 1.0}
@@ -24,7 +25,7 @@ class Spectrum:
     **Data** (`...` are batch axes; of an ensemble: seeds, inputs)
     - `log_values`: (..., nodes), ln s descending, -inf for an exact zero.
     - `weights`: (..., nodes), mass of each node, summing to 1.
-    - `log_floor`: (...), ln of what the method resolves relative to each largest s. Nodes below are noise: they count
+    - `log_floor`: (...), ln of what the method resolves relative to each largest s; −inf where it resolves all. Nodes below are noise: they count
       as zeros, and statistics of log s leave them out.
 
     **Static**: `method`; `size` = min(m, n); `structural_zeros` = |m − n|, apart from the mass; `span` and `pairs`, the
@@ -215,31 +216,39 @@ class Spectrum:
         return f"Spectrum({over}{self.size} singular values, span={self.span!r}, method={self.method}, {dtype})"
 
 
-METHODS = {"auto": _jacobian.Dense(), "dense": _jacobian.Dense()}
+METHODS = {"auto": _jacobian.Dense(), "dense": _jacobian.Dense(), "product": _jacobian.Product()}
 
 
-def resolve_method(call: str, method: Any) -> Any:
-    """The method object of a name, or itself."""
-    if isinstance(method, _jacobian.Dense):
-        return method
-    _checks.one_of(call, among=METHODS, method=method)
-    return METHODS[method]
+def resolve_method(call: str, method: Any, aim: _jacobian.Target) -> Any:
+    """The method object of a name, or itself, if `aim` has what it needs."""
+    if not isinstance(method, (_jacobian.Dense, _jacobian.Product)):
+        _checks.one_of(call, among=METHODS, method=method)
+        method = METHODS[method]
+    if isinstance(method, _jacobian.Product) and not isinstance(aim.f, Function):
+        raise _checks.InputError(
+            f'{call}(): method="product" multiplies layers, and a plain f shows none. Write networks.chain([f1, f2, ...])'
+            ' for its parts, or method="dense".'
+        )
+    return method
 
 
 def of_matrix(matrix: Any, aim: _jacobian.Target, method: Any) -> Spectrum:
     """The dense spectrum of the Jacobian of `aim`."""
     log_s, floor = linalg.log_singular_values(matrix)
-    m, n = matrix.shape[-2:]
-    return Spectrum(
-        log_s,
-        jnp.full_like(log_s, 1 / min(m, n)),
-        jnp.full(log_s.shape[:-1], floor, log_s.dtype),
-        method,
-        min(m, n),
-        abs(m - n),
-        aim.span,
-        aim.pairs,
-    )
+    return _of_logs(log_s, jnp.full(log_s.shape[:-1], floor, log_s.dtype), matrix.shape[-2:], aim, method)
+
+
+def of_factors(stacks: Any, aim: _jacobian.Target, method: Any) -> Spectrum:
+    """The spectrum of the product of the layers of `aim`; every value is resolved."""
+    logs = linalg.log_values(stacks, method.every or 1)[0]
+    shape = stacks[-1].size[1], stacks[0].size[2]
+    return _of_logs(logs, jnp.asarray(-jnp.inf, logs.dtype), shape, aim, method)
+
+
+def _of_logs(logs: Any, floor: Any, shape: tuple[int, ...], aim: _jacobian.Target, method: Any) -> Spectrum:
+    m, n = shape
+    weights = jnp.full_like(logs, 1 / min(m, n))
+    return Spectrum(logs, weights, floor, method, min(m, n), abs(m - n), aim.span, aim.pairs)
 
 
 def spectrum(
@@ -256,7 +265,8 @@ def spectrum(
 
     **Arguments**
     - `f`: any f(params, x) → array, or a `Network`; one example, no batch axis (`ensemble` takes many).
-    - `method`: "auto", "dense" or `isometry.Dense()`.
+    - `method`: "auto", "dense" or `isometry.Dense()`: form the Jacobian, factorize it. "product" or
+      `isometry.Product()`: of a network of known layers, ln s at every depth, without a floor.
     - `span`: "end_to_end", or of a Network "hidden": z_1 → z_{depth−1}, the object of the theory.
     - `dtype`: of the measurement; default the promoted dtype of params and x, at least float32.
     - `key`: for stochastic methods; dense is not one and ignores it.
@@ -266,11 +276,15 @@ def spectrum(
 
     **Raises** `ValueError`: what `jacobian` raises; an unknown method; a Jacobian that is not finite (when not traced).
     """
-    chosen = resolve_method("spectrum", method)
     aim = _jacobian.target("spectrum", f, span)
+    chosen = resolve_method("spectrum", method, aim)
     kind = _precision.measuring_dtype("spectrum", dtype, params, x)
     x = jnp.asarray(x)
     _jacobian.shapes("spectrum", aim, params, x, kind)
+    if isinstance(chosen, _jacobian.Product):
+        stacks = aim.factors(_precision.cast(params, kind), _precision.cast(x, kind))
+        _checks.all_finite("spectrum", **{"the Jacobian": stacks})
+        return of_factors(stacks, aim, chosen)
     matrix = _jacobian.dense_jacobian(aim, params, x, kind)
     _checks.all_finite("spectrum", **{"the Jacobian": matrix})
     return of_matrix(matrix, aim, chosen)

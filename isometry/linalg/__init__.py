@@ -4,6 +4,9 @@ from isometry.linalg._dense import log_singular_values as log_singular_values
 from isometry.linalg._dense import numerical_rank as numerical_rank
 from isometry.linalg._dense import singular_values as singular_values
 from isometry.linalg._linear import matrix_of as matrix_of
+from isometry.linalg._linear import wide_product as wide_product
 from isometry.linalg._product import Factors as Factors
+from isometry.linalg._product import group_size as group_size
+from isometry.linalg._product import log_values as log_values
 from isometry.linalg._product import lyapunov_exponents as lyapunov_exponents
 from isometry.linalg._product import product_log_singular_values as product_log_singular_values

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from isometry import _checks, _precision, activations, schemes
 from isometry.activations import Activation
+from isometry.linalg import Factors
 from isometry.networks._network import Function, Network, Outputs, WeightedLayer
 from isometry.schemes import Layer, Scheme
 
@@ -78,6 +79,24 @@ class MlpFunction(Function):
             z, every = self._run(run, z)
             found.extend(every)
         return found
+
+    @property
+    def shares_matrices(self) -> bool:
+        return True
+
+    def factors(self, params: Any, x: Any, span: str) -> list[Factors]:
+        z = self.stem(params, x)
+        slopes = []  # of the units behind each run
+        for run in params["layers"][:-1]:
+            z, every = (z, [z]) if run is params["layers"][0] else self._run(run, z)
+            slopes.append(self.activation.slope(jnp.stack(list(every)) if isinstance(every, list) else every))
+        inner = [Factors(run["w"].mT, d) for run, d in zip(params["layers"][1:-1], slopes[1:], strict=True)]
+        if span == "hidden":  # from z_1, before its slopes, to z_{depth-1}, before its own
+            matrix, last = inner.pop()
+            inner.append(Factors(matrix, last.at[-1].set(1)))  # pyright: ignore[reportOptionalMemberAccess]
+            return [Factors(None, slopes[0]), *inner]
+        ends = [params["layers"][0]["w"].mT, params["layers"][-1]["w"].mT]
+        return [Factors(ends[0], slopes[0]), *inner, Factors(ends[1])] if slopes else [Factors(ends[1])]
 
     def _through(self, runs: Any, z: Any) -> Any:
         for run in runs:

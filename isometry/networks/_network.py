@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from isometry import _checks
 from isometry.activations import Activation
+from isometry.linalg import Factors
 from isometry.schemes import Layer, Scheme
 
 
@@ -54,6 +55,15 @@ class Function(ABC):
     @abstractmethod
     def pre_activations(self, params: Any, x: Array) -> list[Array]:
         """z_1 … z_{depth-1} for one example."""
+
+    @property
+    @abstractmethod
+    def shares_matrices(self) -> bool:
+        """Whether the matrices of `factors` are the same for every x, which only moves the scales."""
+
+    @abstractmethod
+    def factors(self, params: Any, x: Array, span: str) -> list[Factors]:
+        """The factors of the Jacobian over a span ("end_to_end" or "hidden") at x, first to last."""
 
 
 class Network(ABC):

@@ -1,0 +1,178 @@
+"""Where a free product has no mass: gaps, edges and atoms of its law, from the real solutions of its inverse.
+
+Outside the support ψ is real and falls as λ rises, each ζ_k lying in a gap of its own measure. So the gaps of the law
+are the stretches of real ζ with λ > 0 and dλ/dψ < 0, and its edges are their ends: stationary points of λ(ψ)
+(Silverstein and Choi 1995 in the additive case), or the end of a gap of D² itself, where an atom or a hard edge sits.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from isometry.theory._measure import Array
+from isometry.theory._product import Product, State
+
+_SCAN = np.linspace(-32.0, 32.0, 385)  # position within a gap, on a logistic scale: down to 1e-14 of its ends
+_LEAST = 1e-13  # mass and width below which an atom or a gap is rounding
+
+
+@dataclass(frozen=True)
+class Gap:
+    """An open interval of log λ without mass, and P(x > λ) in it."""
+
+    low: float
+    high: float
+    above: float
+
+
+def atoms(product: Product) -> list[tuple[float, float]]:
+    """(log λ, mass) of the atoms off zero: at a product of atoms a_k of mass 1 − Σ (1 − w_k), if that is positive.
+
+    Source: Belinschi (2003) for two factors. Weights count by their dimension.
+    """
+    if sum(a for _, a in product.ones) + product.power != 0 or product.smooth > 0:
+        return []
+    start = product.const + product.bernoulli + sum(a * math.log(c) for c, a in product.ones)
+    found = {(): (start, product.budget - product.bernoulli)}
+    for number, factor in enumerate(product.factors):
+        values = [
+            (i, a, m) for i, (a, m) in enumerate(zip(factor.measure.atoms, factor.measure.masses, strict=True)) if a > 0
+        ]
+        for _ in range(factor.times):
+            grown = {}
+            for path, (t, mass) in found.items():
+                for i, a, m in values:
+                    if (rest := mass - (1 - m) / factor.ratio) > _LEAST:
+                        grown[*path, (number, i)] = (t + math.log(a), rest)
+            found = grown
+    return sorted(found.values())
+
+
+def gaps(product: Product) -> list[Gap]:
+    """All gaps in log λ, ascending; the last one reaches to infinity."""
+    # where rank is lost, ζ may be negative at positive λ
+    per_factor = [[(-math.inf, 0.0), *f.measure.gaps()] for f in product.factors]
+    count = math.prod(len(g) for g in per_factor)
+    alike = len({len(g) for g in per_factor}) == 1
+    if len(per_factor) > 2 and alike:  # one activation at many q: their gaps correspond
+        combinations = list(zip(*per_factor, strict=True))
+    elif count <= 64:
+        combinations = list(itertools.product(*per_factor))
+    else:  # a gap left out costs its edges, not the numbers: the inversion finds zero density there
+        combinations = [tuple(g[0] for g in per_factor), tuple(g[-1] for g in per_factor)]
+    found = [gap for combination in combinations for gap in _Branch(product, combination).gaps()]
+    return _joined(sorted((g for g in found if g.high - g.low > _LEAST), key=lambda g: g.low))
+
+
+def _joined(found: list[Gap]) -> list[Gap]:
+    """Gaps that touch without mass between them are one: ζ passed through zero."""
+    out: list[Gap] = []
+    for gap in found:
+        if out and abs(out[-1].high - gap.low) <= 1e-9 and abs(out[-1].above - gap.above) <= 1e-12:
+            out[-1] = Gap(out[-1].low, gap.high, gap.above)
+        else:
+            out.append(gap)
+    return out
+
+
+class _Branch:
+    """The real solutions with each ζ_k in a given gap of its measure, by the position x of the first one."""
+
+    def __init__(self, product: Product, combination: tuple[tuple[float, float], ...]):
+        self.product, self.combination = product, combination
+        self.tables = []
+        for factor, gap in zip(product.factors, combination, strict=True):
+            psi = (
+                factor.measure.transforms(_place(gap, _SCAN))[0].real / factor.ratio if len(combination) > 1 else _SCAN
+            )
+            self.tables.append(np.arcsinh(psi))
+
+    def state(self, x: Array) -> State:
+        """The state at positions x of ζ_0, the others matched to its ψ: by a table, then by Newton."""
+        w = np.log(np.stack([_place(gap, x) for gap in self.combination]) + 0j)
+        if len(w) == 1:
+            return self.product.state(w)
+        lead = self.product.factors[0]
+        psi = lead.measure.transforms(np.exp(w[0]))[0].real / lead.ratio
+        for k, (gap, table) in enumerate(zip(self.combination, self.tables, strict=True)):
+            if k:
+                w[k] = np.log(_place(gap, self._matched(k, gap, table, psi)) + 0j)
+        return self.product.state(w)
+
+    def _matched(self, k: int, gap: tuple[float, float], table: Array, psi: Array) -> Array:
+        factor = self.product.factors[k]
+        x = np.interp(-np.arcsinh(psi), -table, _SCAN)
+        for _ in range(6):
+            zeta = _place(gap, x)
+            value, _, slope = factor.measure.transforms(zeta)
+            dx = (np.arcsinh(psi) - np.arcsinh(value.real / factor.ratio)) * np.hypot(1, psi) * factor.ratio
+            rate = slope.real * _log_rate(gap, x, zeta)
+            x = np.clip(x + np.clip(dx / np.where(rate == 0, -1e300, rate), -0.5, 0.5), _SCAN[0], _SCAN[-1])
+        return x
+
+    def gaps(self) -> list[Gap]:
+        """Maximal runs of physical positions, their ends refined."""
+        at = self.state(_SCAN)
+        sheet, falling = self._sheet(at), at.slope.real < 0
+        good = np.isfinite(at.log_lam.real) & falling & (sheet == 0)
+        edges = np.flatnonzero(np.diff(np.r_[False, good, False].astype(int)))
+        found = []
+        for first, stop in zip(edges[::2], edges[1::2], strict=True):
+            low = self._end(at, sheet, first, first - 1)
+            high = self._end(at, sheet, stop - 1, stop)
+            middle = self.state(_SCAN[[(first + stop - 1) // 2]])
+            above = float(self.product.mass_above(middle)[0])
+            found.append(Gap(low, high, above if above > _LEAST else 0.0))
+        return found
+
+    def _sheet(self, at: State) -> Array:
+        """−Im log λ/π on the real axis, which must vanish."""
+        psi = at.psi.real
+        turns = self.product.power * (psi < 0) - sum(
+            f.times * (w.imag > 0) for f, w in zip(self.product.factors, at.w, strict=True)
+        )
+        for c, a in self.product.ones:
+            turns = turns + a * ((at.one_plus.real if c == 1 else 1 + c * psi) < 0)
+        return turns
+
+    def _end(self, at: State, sheet: Array, inside: int, outside: int) -> float:
+        """log λ at the end of a run between two neighbouring positions."""
+        from scipy.optimize import brentq
+
+        if outside < 0:  # the lower end of the gaps: λ → 0 if that is 0, else a hard edge or an atom
+            return -math.inf if all(low <= 0 for low, _ in self.combination) else float(at.log_lam.real[0])
+        if outside == len(_SCAN):
+            return math.inf if all(high == math.inf for _, high in self.combination) else float(at.log_lam.real[-1])
+        if sheet[outside] != sheet[inside] and outside < inside:  # through a zero of λ(ψ)
+            return -math.inf
+        if sheet[outside] != sheet[inside] or not np.isfinite(at.slope.real[outside]):
+            return float(at.log_lam.real[inside])
+        x = brentq(
+            lambda x: float((self.state(np.array([x])).slope * at.psi.real[inside] ** 2).real[0]),
+            *sorted((_SCAN[inside], _SCAN[outside])),
+            xtol=1e-13,
+        )
+        return float(self.state(np.array([x])).log_lam.real[0])
+
+
+def _place(gap: tuple[float, float], x: Array) -> Array:
+    """Positions on a logistic scale within a gap; beyond the last one on an exponential scale above its end."""
+    low, high = gap
+    if low == -math.inf:
+        return -np.exp(-x)
+    if high == math.inf:
+        return low * (1 + np.exp(x))
+    below = (high - low) / (1 + np.exp(-x))
+    return np.where(x < 0, low + below, high - (high - low) / (1 + np.exp(x)))
+
+
+def _log_rate(gap: tuple[float, float], x: Array, zeta: Array) -> Array:
+    """dlog ζ/dx."""
+    low, high = gap
+    if low == -math.inf:
+        return -np.ones_like(x)
+    if high == math.inf:
+        return low * np.exp(x) / zeta
+    return (high - low) / ((1 + np.exp(-x)) * (1 + np.exp(x))) / zeta

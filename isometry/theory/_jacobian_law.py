@@ -1,0 +1,200 @@
+"""The law of J Jᵀ for J = D_L W_L … D_1 W_1, from the activation, its pre-activation variances and the weights' law."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from isometry import _checks, activations
+from isometry.theory import _universal
+from isometry.theory._chain import Pair, chain
+from isometry.theory._law import Law
+from isometry.theory._mean_field import critical_at, mean_square_slope, q_map
+from isometry.theory._slope_measure import slope_measure
+
+WEIGHTS = ("orthogonal", "gaussian")
+PADDINGS = ("circular", "same", "valid")
+
+
+def jacobian_law(
+    activation: Any,
+    depth: int,
+    q: float | Sequence[float] | None = None,
+    sigma_w: float | None = None,
+    sigma_b: float | None = None,
+    weights: str = "orthogonal",
+    *,
+    widths: Sequence[int] | None = None,
+    branch_scale: float | None = None,
+    padding: str | None = None,
+) -> Law:
+    """The law of lam = s² of J = D_L W_L … D_1 W_1, D_l = diag phi'(√q_l z), at infinite width.
+
+    **Arguments**
+    - `activation`: a name, an elementwise callable, or an `Activation`.
+    - `depth`: number of (W, D) pairs.
+    - `q`: variance of the pre-activations, a number or one a layer (the path law). Without sigma_w each layer is
+      critical, sigma_w² = 1/E phi'²; with sigma_w that is the scale of every layer.
+    - `sigma_w`, `sigma_b` without q: q is the fixed point that iteration from q = 1 reaches.
+    - `weights`: "orthogonal", every singular value sigma_w, or "gaussian", variance sigma_w²/fan_in.
+    - `widths`: (n_0, …, n_depth) for rectangular layers, or anything proportional; orthogonal ones are Haar with all
+      min(m, n) singular values sigma_w.
+    - `branch_scale`: α of residual blocks x + α phi(Wx + b): the law of great depth at fixed Σ α² sigma_w² E phi'²
+      (`resnet_law`), O(1/depth) away at finite depth.
+    - `padding`: for convolutions. Delta-orthogonal kernels ("circular", "same") and Gaussian ones with "circular"
+      padding have the dense law, where q is the same at all positions.
+
+    **Raises** `ValueError`: sigma_w not positive, negative sigma_b or q, depth 0, q of wrong length, both or neither of
+    q and (sigma_w, sigma_b), unknown names. `NotDefined`: no fixed point, or no formula is known for what was asked.
+
+    Source: Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735. Cost: milliseconds; see `Law`.
+    """
+    call = "jacobian_law"
+    _checks.integer(call, low=1, depth=depth)
+    _checks.one_of(call, among=WEIGHTS, weights=weights)
+    phi = activations.get(activation, call)
+    _check_padding(padding, weights, widths)
+    path, sigmas = _path(phi, depth, q, sigma_w, sigma_b, branch_scale is not None)
+    if branch_scale is not None:
+        return _residual(phi, path, sigmas, branch_scale, widths, depth)
+    free = _scale_free(phi)
+    pairs = [Pair(slope_measure(phi, 1.0 if free else at), 2 * math.log(s)) for at, s in zip(path, sigmas, strict=True)]
+    sizes = _sizes(widths, depth)
+    square = all(n == sizes[0] for n in sizes)
+    rate = sum(_width_rate(p, weights == "gaussian") for p in pairs) if free and square and padding is None else None
+    zeros = abs(sizes[-1] - sizes[0]) / min(sizes[0], sizes[-1])
+    return Law(chain(pairs, weights == "gaussian", sizes), f"{phi.name}, depth {depth}, {weights}", zeros, depth, rate)
+
+
+def _path(
+    phi: activations.Activation, depth: int, q: Any, sigma_w: Any, sigma_b: Any, residual: bool
+) -> tuple[list, list]:
+    """q and sigma_w of each layer."""
+    call = "jacobian_law"
+    _checks.concrete(call, q=q, sigma_w=sigma_w, sigma_b=sigma_b)
+    if sigma_w is not None:
+        _checks.number(call, low=0.0, open_low=True, sigma_w=sigma_w)
+    if sigma_b is not None:
+        _checks.number(call, low=0.0, sigma_b=sigma_b)
+    if q is None and (sigma_w is None or sigma_b is None):
+        raise _checks.InputError(
+            f"{call}(): neither q nor both of sigma_w and sigma_b are given; write q=0.25 for the critical law there, "
+            "or sigma_w=1.5, sigma_b=0.1 for the law at their fixed point."
+        )
+    if q is not None and sigma_b is not None:
+        raise _checks.InputError(
+            f"{call}(): q and sigma_b={_checks.show(sigma_b)} are both given, and q already says what sigma_b would; "
+            "leave one out."
+        )
+    if q is None:
+        if residual:
+            raise _checks.NotDefined(
+                f"{call}(): q grows along residual blocks and has no fixed point; give q, one per layer."
+            )
+        assert sigma_w is not None
+        assert sigma_b is not None
+        return [_fixed_point(phi, float(sigma_w), float(sigma_b))] * depth, [float(sigma_w)] * depth
+    path = [q] * depth if np.ndim(q) == 0 else list(np.asarray(q, float))
+    if len(path) != depth:
+        raise _checks.InputError(
+            f"{call}(): q has {len(path)} values for depth={depth}; give a number or one per layer."
+        )
+    for value in path:
+        _checks.number(call, low=0.0, q=value)
+    path = [float(f"{float(v):.13g}") for v in path]  # a converged path is one q, not one per rounding
+    if sigma_w is not None:
+        return path, [float(sigma_w)] * depth
+    distinct = set(path)
+    scale = (lambda v: critical_at(phi, v).sigma_w) if len(distinct) == 1 else (lambda v: _unit_slope(phi, v))
+    critical = {v: scale(v) for v in distinct}
+    return path, [critical[v] for v in path]
+
+
+def _unit_slope(phi: activations.Activation, q: float) -> float:
+    """sigma_w with chi_1 = 1 at q, which need not be a fixed point."""
+    slope = mean_square_slope(phi, q)
+    if slope == 0:
+        raise _checks.NotDefined(f"jacobian_law(): {phi.name} is flat at q={q:g}; chi_1 is 0 for every sigma_w.")
+    return slope**-0.5
+
+
+def _fixed_point(phi: activations.Activation, sigma_w: float, sigma_b: float) -> float:
+    """The limit of iterating the variance map from q = 1, Aitken-accelerated."""
+    if _scale_free(phi):
+        return 1.0  # the law does not depend on q
+    q = 1.0
+    for _ in range(200):
+        once = q_map(phi, q, sigma_w, sigma_b)
+        twice = q_map(phi, once, sigma_w, sigma_b)
+        if abs(once - q) <= 1e-13 * once or once < 1e-14:
+            return once if once >= 1e-14 else 0.0
+        if twice > 1e12:
+            q = twice
+            break
+        bend = twice - 2 * once + q
+        leap = q - (once - q) ** 2 / bend if bend else twice
+        shrinking = abs(twice - once) < abs(once - q) and (twice - once) * (once - q) > 0
+        near = abs(leap - twice) <= 20 * abs(twice - once)
+        q = leap if shrinking and near and leap > 0 else twice
+    raise _checks.NotDefined(
+        f"jacobian_law(): the variance map of {phi.name} at sigma_w={sigma_w:g}, sigma_b={sigma_b:g} reaches no fixed "
+        f"point from q = 1 (q is {q:.3g} at last). Give q per layer with sigma_w, or a point of the critical line: "
+        "theory.critical_points(activation, sigma_b)."
+    )
+
+
+def _scale_free(phi: activations.Activation) -> bool:
+    """Whether phi'(√q z)² has the same law at every q: linear, ReLU, leaky ReLU."""
+    a, b = slope_measure(phi, 1.0), slope_measure(phi, 4.0)
+    return (
+        not (a.nodes.size or b.nodes.size)
+        and np.array_equal(a.atoms.shape, b.atoms.shape)
+        and np.allclose(a.atoms, b.atoms, rtol=1e-12)
+        and np.allclose(a.masses, b.masses, rtol=1e-12)
+    )
+
+
+def _width_rate(pair: Pair, gaussian: bool) -> float:
+    """Variance that one layer adds to ln |Jv|², times the width."""
+    spread = pair.measure.relative_variance()
+    return 3 * spread + 2 if gaussian else 3 * spread
+
+
+def _sizes(widths: Any, depth: int) -> list[float]:
+    if widths is None:
+        return [1.0] * (depth + 1)
+    sizes = [float(n) for n in widths]
+    if len(sizes) != depth + 1:
+        raise _checks.InputError(
+            f"jacobian_law(): widths has {len(sizes)} entries for depth={depth}; give n_0, …, n_depth."
+        )
+    for n in sizes:
+        _checks.number("jacobian_law", low=0.0, open_low=True, widths=n)
+    return sizes
+
+
+def _check_padding(padding: Any, weights: str, widths: Any) -> None:
+    if padding is None:
+        return
+    _checks.one_of("jacobian_law", among=PADDINGS, padding=padding)
+    if padding == "valid" or (weights == "gaussian" and padding == "same"):
+        known = "'circular' and 'same'" if weights == "orthogonal" else "'circular'"
+        raise _checks.NotDefined(
+            f"jacobian_law(): no law is known for {weights} convolutions with padding={padding!r}; "
+            f"there is one for {known}."
+        )
+    if widths is not None:
+        raise _checks.NotDefined(
+            "jacobian_law(): no law is known for convolutions whose channels vary; leave widths out."
+        )
+
+
+def _residual(phi: activations.Activation, path: list, sigmas: list, scale: float, widths: Any, depth: int) -> Law:
+    _checks.number("jacobian_law", low=0.0, open_low=True, branch_scale=scale)
+    if widths is not None:
+        raise _checks.NotDefined("jacobian_law(): residual blocks keep their width; leave widths out.")
+    slopes = {at: mean_square_slope(phi, at) for at in set(path)}
+    c = sum(scale**2 * s**2 * slopes[at] for at, s in zip(path, sigmas, strict=True))
+    law = _universal.resnet_law(c)
+    return Law(law.product, f"{phi.name}, {depth} residual blocks, c {c:.6g}", pairs=depth)

@@ -1,0 +1,249 @@
+"""Free multiplicative convolution: the inverse moment function of a product of free factors, and its inversion.
+
+With ψ = zG − 1 = M(z), S(ψ) = (1 + ψ)/(ψ M⁻¹(ψ)) multiplies over free factors (Voiculescu 1987), so log M⁻¹ is a sum:
+
+    log λ = Σ_c a_c log(1 + cψ) + b log ψ + Σ_k n_k log ζ_k + s ψ + β ψ/(1 + ψ) + const,   M_k(ζ_k) = c_k ψ,
+
+where ψ counts over the min(m, n) singular values and c = min(m, n)/(dimension at which a factor acts): 1 for square
+products. A square Gaussian factor adds log(1 + ψ), an orthogonal one nothing, a diagonal D² adds
+log ψ − log(1 + ψ) + log ζ. On the support ψ lies in the closed lower half-plane and every ζ in the upper one.
+
+Density and distribution follow without integration: −Im ψ/π is the density of log λ, and P(x > λ) = Im H/π with
+dH = (1 + ψ) dlog λ, elementary term by term (`mass_above`).
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from isometry.theory._measure import Array, Measure, discrete
+
+_CAP = 0.7  # largest Newton step in log ζ
+_BENDS = np.pi * np.r_[np.linspace(0.9, 0.1, 9)]  # arg λ on the way from the negative axis
+_LAST = 1e-13  # arg λ of the last stop before the axis, at the very edge
+
+
+class NotConverged(ArithmeticError):
+    """The inversion left a residual above its tolerance; no number is returned."""
+
+
+class Factor(NamedTuple):
+    """A diagonal factor D²: its law, how many of them, and min(m, n)/(its dimension)."""
+
+    measure: Measure
+    times: int
+    ratio: float
+
+
+class State(NamedTuple):
+    """A point of the curve: log ζ of shape (K, n); ψ, log λ and dlog λ/dψ of shape (n,); dψ/dlog ζ_k over c_k."""
+
+    w: Array
+    psi: Array
+    one_plus: Array
+    log_lam: Array
+    slope: Array
+    rates: Array
+    mismatch: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """log M⁻¹ as the sum above. `budget` is the rank left by the weights, over min(m, n): atoms are counted from it."""
+
+    factors: tuple[Factor, ...] = (Factor(discrete([1.0], [1.0]), 1, 1.0),)
+    ones: tuple[tuple[float, float], ...] = ()  # (c, a_c)
+    power: float = 0.0  # b
+    smooth: float = 0.0
+    bernoulli: float = 0.0
+    const: float = 0.0
+    budget: float = 1.0
+    rank: float = 1.0  # 1 − mass at zero
+
+    def state(self, w: Array) -> State:
+        """Everything at log ζ = w, (K, n); the first factor says ψ."""
+        with np.errstate(all="ignore"):  # at a pole, or where ζ under- or overflows: not finite, and never returned
+            return self._state(w)
+
+    def _state(self, w: Array) -> State:
+        psis, ups, slopes = zip(
+            *(f.measure.transforms(np.exp(x)) for f, x in zip(self.factors, w, strict=True)), strict=True
+        )
+        lead = self.factors[0]
+        psi, lead_up = psis[0] / lead.ratio, ups[0]
+        one_plus = lead_up if lead.ratio == 1 else 1 + psi
+        mismatch = np.stack([self._gap(f, p, u, psi, lead_up) for f, p, u in zip(self.factors, psis, ups, strict=True)])
+        rates = np.stack(slopes) / self._ratios
+        value = self._free_of_zeta(psi, one_plus) + self._counts[:, 0] @ w
+        slope = self._slope_free_of_zeta(psi, one_plus) + np.sum(self._counts / rates, 0)
+        return State(w, psi, one_plus, value, slope, rates, mismatch)
+
+    def _gap(self, f: Factor, psi_k: Array, up_k: Array, psi: Array, up: Array) -> Array:
+        """c_k ψ − M_k, over c_k: from 1 + ψ where that is the smaller, so that nothing cancels."""
+        near = np.abs(up) < 0.5 if f.ratio == self.factors[0].ratio else np.zeros(psi.shape, bool)
+        return np.where(near, (up - up_k) / f.ratio, psi - psi_k / f.ratio)
+
+    @property
+    def _ratios(self) -> Array:
+        return np.array([[f.ratio] for f in self.factors])
+
+    @property
+    def _counts(self) -> Array:
+        return np.array([[f.times] for f in self.factors])
+
+    def _ones(self, psi: Array, one_plus: Array) -> list[tuple[float, float, Array]]:
+        return [(c, a, one_plus if c == 1 else 1 + c * psi) for c, a in self.ones if a]
+
+    def _free_of_zeta(self, psi: Array, one_plus: Array) -> Array:
+        value = self.const + self.smooth * psi
+        for _, a, up in self._ones(psi, one_plus):
+            value = value + a * _log_below(up)
+        if self.power:
+            value = value + self.power * _log_below(psi)
+        return value + self.bernoulli * psi / one_plus if self.bernoulli else value
+
+    def _slope_free_of_zeta(self, psi: Array, one_plus: Array) -> Array:
+        """Derivative in ψ. The terms in ψ and 1 + ψ are joined: at an atom ψ → ∞ and they cancel."""
+        slope = self.smooth * np.ones_like(psi)
+        square = sum(a for c, a in self.ones if c == 1)
+        if self.power or square:
+            slope = slope + (self.power + (square + self.power) * psi) / (psi * one_plus)
+        for c, a, up in self._ones(psi, one_plus):
+            slope = slope + (a * c / up if c != 1 else 0.0)
+        return slope + self.bernoulli / one_plus**2 if self.bernoulli else slope
+
+    def mass_above(self, at: State) -> Array:
+        """P(x > λ) = Im H/π, H(λ) = E log(λ − x), on the real axis approached from above."""
+        psi = at.psi.real - 1j * np.abs(at.psi.imag)
+        one_plus = at.one_plus.real - 1j * np.abs(at.one_plus.imag)
+        total = self.smooth * (psi + psi**2 / 2).imag + self.power * (_angle_below(psi) + psi.imag)
+        for c, a, up in self._ones(psi, one_plus):
+            total = total + a * (psi.imag + (1 - 1 / c) * _angle_below(up))
+        if self.bernoulli:
+            total = total + self.bernoulli * _angle_below(one_plus)
+        total = total / np.pi
+        for f, w in zip(self.factors, at.w, strict=True):
+            w = w.real + 1j * np.maximum(w.imag, 0.0)
+            zeta = np.where(w.imag == 0, np.exp(w.real) + 0j, np.exp(w))
+            total = total + f.times * f.measure.log_potential_angle(zeta) / f.ratio
+            if f.ratio != 1:
+                total = total + f.times * (1 - 1 / f.ratio) * w.imag / np.pi
+        return total
+
+    def newton(self, w: Array, target: Array, rounds: int, cap: float = _CAP) -> State:
+        """Newton on log λ = target and M_k(ζ_k) = c_k ψ together, steps in log ζ capped; converged columns rest."""
+        w = np.array(w, complex)
+        active = np.arange(w.shape[1])
+        for _ in range(rounds):
+            at = self.state(w[:, active])
+            step = self.newton_step(at, target[active])
+            size = np.abs(step).max(0)
+            w[:, active] += step * np.minimum(1, cap / np.maximum(size, 1e-300))
+            active = active[size > 1e-14 * (1 + np.abs(w[:, active]).max(0))]
+            if not len(active):
+                break
+        return self.state(w)
+
+    def newton_step(self, at: State, target: Array) -> Array:
+        """(K, n): the step in log ζ."""
+        with np.errstate(all="ignore"):
+            lag = np.sum(self._counts * at.mismatch / at.rates, 0)
+            move = (target - at.log_lam - lag) / at.slope
+            return (at.mismatch + move) / at.rates
+
+    @functools.cached_property
+    def _negative_axis(self) -> list[Array]:
+        """Rising log |λ| and the rows of log |ζ_k| on the negative axis, where everything is real and monotone."""
+        x = np.sinh(np.linspace(-1, 1, 900) * np.arcsinh(690.0))
+        tables = [f.measure.transforms(-np.exp(x)) for f in self.factors]
+        lead = self.factors[0]
+        psi, up = tables[0][0].real / lead.ratio, tables[0][1].real
+        w = np.zeros((len(self.factors), len(x)))
+        for k, (f, (p, u, _)) in enumerate(zip(self.factors, tables, strict=True)):
+            with np.errstate(all="ignore"):  # far out both vanish
+                aim = np.log((up if f.ratio == lead.ratio else 1 + f.ratio * psi) / (-f.ratio * psi))
+                level = np.log(u.real / -p.real)
+            w[k] = x if k == 0 else np.interp(aim, *_increasing(level, x))
+        return _increasing(self.state(w + 1j * np.pi).log_lam.real, *w)
+
+    def on_negative_axis(self, t: Array) -> Array:
+        """log ζ, (K, n), for λ = −e^t, where ψ is real in (−rank, 0): from a table, then by Newton."""
+        level, *rows = self._negative_axis
+        guess = np.stack([np.interp(t, level, row) for row in rows])
+        return self.newton(guess + 1j * np.pi, t + 1j * np.pi, 30).w
+
+    def solve(self, t: Array, distance: Array | float = 1e-2, guess: Array | None = None) -> State:
+        """The state at λ = e^t + i0 for t inside the support, (n,).
+
+        From `guess` if that leads there, else by continuation in arg λ from π, where the solution is unique, to 0: it
+        is analytic in between, whatever the factors. `distance` is that of t to the nearest edge. No broadening
+        remains.
+
+        **Raises** `NotConverged`: |log λ − t| above 1e-9 (1e-12 is usual).
+        """
+        t = np.asarray(t, float)
+        if not len(t):
+            return self.state(np.zeros((len(self.factors), 0), complex))
+        if guess is None:
+            return self._continued(t, np.broadcast_to(distance, t.shape))
+        at = self.newton(guess, t + 0j, 12, 0.2)
+        lost = ~self._landed(at, t)
+        if lost.any():
+            w = at.w.copy()
+            w[:, lost] = self._continued(t[lost], np.broadcast_to(distance, t.shape)[lost]).w
+            at = self.state(w)
+        return at
+
+    def _continued(self, t: Array, distance: Array) -> State:
+        for closer in (0.2, 1e-3, 1e-6):
+            last = np.clip(closer * distance, _LAST, _BENDS[-1])
+            steps = 1 + int(np.ceil(np.log(_BENDS[-1] / last.min()) / 1.5))
+            approach = _BENDS[-1] * (last / _BENDS[-1]) ** (np.arange(1, steps + 1)[:, None] / steps)
+            at, before = self.state(self.on_negative_axis(t)), np.pi
+            for bend in [*_BENDS[:, None], *approach]:
+                with np.errstate(all="ignore"):
+                    ahead = at.w + 1j * (bend - before) / (at.slope * at.rates)
+                at, before = self.newton(ahead, t + 1j * bend, 2), bend
+            at = self.newton(at.w, t + 0j, 40, 0.3)
+            good = self._landed(at, t)
+            if good.all():
+                return at
+        raise NotConverged(
+            f"the law could not be inverted at log lam = {t[~good][:3]}; residual {self._residual(at, t).max():.1e}."
+        )
+
+    def _residual(self, at: State, t: Array) -> Array:
+        return np.maximum(np.abs(at.log_lam - t), np.abs(at.mismatch).max(0))
+
+    def _landed(self, at: State, t: Array) -> Array:
+        """Small residual, on the sheet where Im ψ ≤ 0 ≤ arg ζ ≤ π."""
+        small = self._residual(at, t) <= 1e-9 * (1 + 1e-3 * np.abs(t))
+        slack = 1e-9
+        sheet = (at.psi.imag <= slack * np.abs(at.psi)) & np.all(
+            (at.w.imag >= -slack) & (at.w.imag <= np.pi + slack), 0
+        )
+        return small & sheet
+
+
+def _log_below(x: Array) -> Array:
+    """log with arg in (−3π/2, π/2]: analytic on the closed lower half-plane."""
+    return np.log(1j * x) - 0.5j * np.pi
+
+
+def _angle_below(x: Array) -> Array:
+    """arg in [−π, 0] for x in the closed lower half-plane, to relative accuracy at both ends of the real axis."""
+    return -np.arctan2(np.abs(x.imag), x.real)
+
+
+def _increasing(level: Array, *rows: Array) -> list[Array]:
+    """Columns at which `level` rises to a new maximum, for interpolation."""
+    order = np.arange(len(level)) if level[-1] >= level[0] else np.arange(len(level))[::-1]
+    ordered = level[order]
+    keep = (
+        np.isfinite(ordered)
+        & np.r_[True, ordered[1:] > np.maximum.accumulate(np.where(np.isfinite(ordered), ordered, -math.inf))[:-1]]
+    )
+    return [ordered[keep], *(r[order][keep] for r in rows)]
