@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from isometry import _checks, activations
-from isometry.theory._quadrature import expectation, on_host
+from isometry.theory._quadrature import expectation
+from isometry.theory._host import on_host
 
 ActivationLike = str | activations.Activation | Callable[[Any], Any]
 
