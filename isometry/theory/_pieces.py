@@ -20,7 +20,7 @@ _BASE = 1.0937261342  # octaves end at _BASE 2**k: not where people put kinks
 _OCTAVES = 14  # beyond _BASE 2**14 phi goes on as in its last octave
 _ORDER = 12  # of the rule that must resolve phi², phi'² and phi'^4; integrals then use order 20
 _SAMPLES = 24  # panels a half octave in which kinks are looked for
-_MOST_KINKS, _MOST_PANELS = 64, 4096
+_MOST_KINKS, _MOST_PANELS = 64, 1024
 _STEP = 1e-6  # a step of phi or phi' by this share of its size, over 1e-9 of u, is a jump
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -125,7 +125,8 @@ def _thinned(integrate: Any, excuse: Any, fine: np.ndarray) -> np.ndarray:
         left, right = fine[first], fine[last]
         whole = integrate(left, right)
         with np.errstate(invalid="ignore"):
-            wrong = (np.abs(below[last] - below[first] - whole) > excuse(left, right, whole)).any(1) & (last > first + 1)
+            room = excuse(left, right, whole) + 4 * _EPS * np.maximum(below[last], below[first])  # of the running sum
+            wrong = (np.abs(below[last] - below[first] - whole) > room).any(1) & (last > first + 1)
         middle = (first[wrong] + last[wrong]) // 2
         kept.append(middle)
         first, last = np.r_[first[wrong], middle], np.r_[middle, last[wrong]]
