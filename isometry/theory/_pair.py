@@ -11,6 +11,7 @@ Mehler series Σ a_n² c^n is the same number, but its terms fall only as n^(−
 """
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +62,9 @@ def pair(phi: Activation, q: float, distance: float, negative: bool = False) -> 
                 f"theory: E phi(u1) phi(u2) of {phi.name} at q={q:g}, 1-|c|={distance:g} is only good to {error:.1g}; "
                 "phi grows or oscillates too fast."
             )
-    return Pair(square, *(float(x) for x in found[:3]), max(float(error), ROUNDING))
+    product, gap, slopes = (float(x) for x in found[:3])
+    cancelled = 2e-16 / math.sqrt(distance) if 0 < distance and not negative else 0.0  # phi(x + dx) − phi(x)
+    return Pair(square, product, gap, slopes, max(float(error), ROUNDING, cancelled))
 
 
 def _integrate(phi: Activation, q: float, distance: float, negative: bool, reach: float) -> tuple[float, ...]:
