@@ -106,6 +106,9 @@ def _app(typer: Any) -> Any:
         except KeyboardInterrupt:  # typer would print an empty line of its own first
             return _refuse("interrupted; nothing was written", EXIT_INTERRUPTED)
 
+    from isometry import _cli_theory
+
+    _cli_theory.add(app, typer)
     return app
 
 

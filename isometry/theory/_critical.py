@@ -15,7 +15,7 @@ from isometry.activations import Activation
 from isometry.theory._fixed_points import NEUTRAL, roots
 from isometry.theory._host import ActivationLike, activation
 from isometry.theory._mean_field import check
-from isometry.theory._moments import ROUNDING, differentiable, finite, moments, table
+from isometry.theory._moments import ROUNDING, Moments, differentiable, finite, moments, table
 
 _LOWEST = 1e-14  # variances below are the limit q → 0
 _NONE = 1e-13  # sigma_b² below this share of q is rounding
@@ -116,7 +116,7 @@ def _needed(phi: Activation, q: np.ndarray) -> np.ndarray:
     return _ratio(moments(phi, q), q)
 
 
-def _ratio(known, q: np.ndarray) -> np.ndarray:  # noqa: ANN001
+def _ratio(known: Moments, q: np.ndarray) -> np.ndarray:
     good = (known.slope > 0) & np.isfinite(known.slope) & np.isfinite(known.excess)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(good, known.excess / known.slope / q, -1e3)

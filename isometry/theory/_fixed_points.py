@@ -19,6 +19,7 @@ from isometry.theory._pair import pair
 
 NEUTRAL = 1e-12  # a slope this near to one is one: rounding decides no more
 _ZERO = 8e-15  # of log V(q)/q: rounding
+_FINEST = np.float64(1e-15)  # of a root, relative
 _CLOSEST = 1e-15  # the smallest 1 − c looked for
 
 
@@ -128,7 +129,7 @@ def roots(f: Callable, grid: np.ndarray, height: np.ndarray) -> list[tuple[float
 
     found = []
     for i in np.flatnonzero(height[:-1] * height[1:] < 0):
-        x = brentq(of_log, math.log(grid[i]), math.log(grid[i + 1]), xtol=1e-15, rtol=1e-15)
+        x = brentq(of_log, math.log(grid[i]), math.log(grid[i + 1]), xtol=1e-15, rtol=_FINEST)
         found.append((math.exp(float(x)), bool(height[i] > 0)))  # pyright: ignore[reportArgumentType]
     return found
 
@@ -150,7 +151,7 @@ def _with_dips(f: Callable, grid: np.ndarray, height: np.ndarray) -> tuple[np.nd
 
 
 def turns(height: np.ndarray) -> np.ndarray:
-    """Where, along the last axis, the height turns back before zero, so near that between the samples it may touch it."""
+    """Where, along the last axis, the height turns back before zero, but so near that it may touch it in between."""
     before, at, after = height[..., :-2], height[..., 1:-1], height[..., 2:]
     size, rise = np.abs(at), np.minimum(np.abs(before), np.abs(after)) - np.abs(at)
     reach = np.maximum(np.abs(before - at), np.abs(after - at))
@@ -196,9 +197,7 @@ def reached(call: str, phi: Activation, sigma_w: float, sigma_b: float) -> Fixed
     )
 
 
-def _iterated(
-    call: str, phi: Activation, sigma_w: float, sigma_b: float, points: tuple[FixedPoint, ...]
-) -> FixedPoint:
+def _iterated(call: str, phi: Activation, sigma_w: float, sigma_b: float, points: tuple[FixedPoint, ...]) -> FixedPoint:
     q = 1.0
     for _ in range(2000):
         q, last = float(sigma_w**2 * moments(phi, q).square[0] + sigma_b**2), q
@@ -206,7 +205,9 @@ def _iterated(
             return min(points, key=lambda p: abs(p.value - q))
         if not q < 1e12:
             break
-    raise NoFixedPoint(f"{call}(): {phi.name}: iterating the variance map from q=1 does not settle; it stands at {q:.6g}.")
+    raise NoFixedPoint(
+        f"{call}(): {phi.name}: iterating the variance map from q=1 does not settle; it stands at {q:.6g}."
+    )
 
 
 def c_fixed_point(activation_: ActivationLike, sigma_w: float, sigma_b: float) -> CorrelationPoint:
@@ -239,6 +240,8 @@ def correlation(phi: Activation, q: float, sigma_w: float, sigma_b: float) -> Co
         found = pair(phi, q, gap)
         return found.gap / (found.square + sigma_b**2 / sigma_w**2) / gap - 1
 
+    if pair(phi, q, 0.0).square + sigma_b == 0:
+        raise NoFixedPoint(f"c_fixed_point(): {phi.name} is zero at q*={q:g}: there is nothing to correlate.")
     chi_1 = slope_at(0.0)
     if chi_1 <= 1 + NEUTRAL:
         return CorrelationPoint(1.0, chi_1 if chi_1 < 1 - NEUTRAL else 1.0, True, 0.0, 0.0)
@@ -246,7 +249,7 @@ def correlation(phi: Activation, q: float, sigma_w: float, sigma_b: float) -> Co
         return CorrelationPoint(0.0, slope_at(1.0), True, ROUNDING, 1.0)
     if excess(math.log(_CLOSEST)) <= 0:  # nearer to one than float64 tells
         return CorrelationPoint(1.0, 1.0, True, _CLOSEST, 0.0)
-    log_gap = brentq(excess, math.log(_CLOSEST), 0.0, xtol=1e-15, rtol=1e-14)
+    log_gap = brentq(excess, math.log(_CLOSEST), 0.0, xtol=1e-15, rtol=_FINEST)
     gap = math.exp(float(log_gap))  # pyright: ignore[reportArgumentType]
     slope = slope_at(gap)
     error = gap * (pair(phi, q, gap).error + abs(excess(math.log(gap)))) / max(1 - slope, ROUNDING)
@@ -256,8 +259,8 @@ def correlation(phi: Activation, q: float, sigma_w: float, sigma_b: float) -> Co
 def depth_scales(activation_: ActivationLike, sigma_w: float, sigma_b: float) -> DepthScales:
     """xi_q = −1/ln|V'(q*)|, xi_c = −1/ln C'(c*), xi_grad = 1/|ln chi_1|: signals survive about 6 xi_c layers.
 
-    q* is the fixed point reached from q = 1, c* the stable one. Infinite where the slope is one; so is xi_c for a ReLU at
-    criticality, where 1 − c_l falls as (9π²/2)/l² and there is no exponential scale.
+    q* is the fixed point reached from q = 1, c* the stable one. Infinite where the slope is one; so is xi_c for a ReLU
+    at criticality, where 1 − c_l falls as (9π²/2)/l² and there is no exponential scale.
 
     **Raises** `NoFixedPoint`: no q*. `ValueError`: as `q_fixed_points`. Cost: 0.1 to 0.5 s.
     """

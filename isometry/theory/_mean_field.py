@@ -81,11 +81,11 @@ def chi(activation_: ActivationLike, q: float, sigma_w: float) -> float:
 def c_map(activation_: ActivationLike, c: float, q: float, sigma_w: float, sigma_b: float) -> float:
     """Correlation of two inputs in the next layer, both of variance q and correlation c in this one.
 
-    C(c) = (sigma_w² E phi(u1) phi(u2) + sigma_b²) / V(q), so that C(1) = 1 at every q; at a fixed point V(q) = q and this
-    is the map of Poole et al. At q = 0 the limit q → 0+.
+    C(c) = (sigma_w² E phi(u1) phi(u2) + sigma_b²) / V(q), so that C(1) = 1 at every q; at a fixed point V(q) = q and
+    this is the map of Poole et al. At q = 0 the limit q → 0+.
 
-    **Raises** `ValueError`: c outside [−1, 1]; as `q_map`; a next layer of no variance at all. Error: 1e-13. Cost: tens of
-    milliseconds.
+    **Raises** `ValueError`: c outside [−1, 1]; as `q_map`; a next layer of no variance at all. Error: 1e-13.
+    Cost: tens of milliseconds.
     """
     call = "c_map"
     check(call, q=q, sigma_w=sigma_w, sigma_b=sigma_b)
@@ -96,5 +96,7 @@ def c_map(activation_: ActivationLike, c: float, q: float, sigma_w: float, sigma
     finite(call, phi, q, found.square)
     below = sigma_w**2 * found.square + sigma_b**2
     if below == 0:
-        raise _checks.NotDefined(f"{call}(): {phi.name} is zero at q={q:g} and sigma_b=0: there is nothing to correlate.")
+        raise _checks.NotDefined(
+            f"{call}(): {phi.name} is zero at q={q:g} and sigma_b=0: there is nothing to correlate."
+        )
     return float(np.clip((sigma_w**2 * found.product + sigma_b**2) / below, -1, 1))

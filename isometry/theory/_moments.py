@@ -120,8 +120,8 @@ def _within_limit(phi: Activation, q: float) -> None:
     most = pieces(phi, octave_of(reach)).limit
     if reach > most and np.isfinite(most):
         raise _checks.InputError(
-            f"theory: {phi.name} oscillates too fast, or has too many kinks, to be integrated at q={q:g}; "
-            f"q can be at most {(most / REACH) ** 2:.3g}."
+            f"theory: {phi.name} cannot be integrated at q={q:g}: beyond |u| = {most:.3g} it grows too fast (its "
+            f"expectation diverges), oscillates too fast, or has too many kinks; q is at most {(most / REACH) ** 2:.3g}."
         )
 
 
@@ -179,4 +179,3 @@ def _integrals(
             found[name] = np.bincount(owner, part * outer, count) / np.bincount(owner, part, count)
             found[name][np.bincount(owner, part, count) == 0] = 0.0
     return {name: np.where(np.isnan(f), np.inf, f) for name, f in found.items()}
-

@@ -53,8 +53,10 @@ def pair(phi: Activation, q: float, distance: float, negative: bool = False) -> 
     with np.errstate(over="ignore", invalid="ignore"):
         for reach in (9.0, 17.0):
             found = _integrate(phi, q, distance, negative, reach)
-            off = [abs(mine / right - 1) for mine, right in zip(found[3:], (square, slope), strict=True) if right > 0]
-            error = max([off[0] if off else 0.0, *(off[1:] if np.isfinite(slope) else [])])
+            known_two = ((found[3], square), (found[4], slope))
+            error = max(
+                [abs(mine / right - 1) for mine, right in known_two if right > 0 and math.isfinite(right)] or [0.0]
+            )
             if error < 1e-11:
                 break
         else:
@@ -63,8 +65,12 @@ def pair(phi: Activation, q: float, distance: float, negative: bool = False) -> 
                 "phi grows or oscillates too fast."
             )
     product, gap, slopes = (float(x) for x in found[:3])
-    cancelled = 2e-16 / math.sqrt(distance) if 0 < distance and not negative else 0.0  # phi(x + dx) − phi(x)
+    cancelled = 2e-16 / math.sqrt(distance) if distance > 0 and not negative else 0.0  # phi(x + dx) − phi(x)
     return Pair(square, product, gap, slopes, max(float(error), ROUNDING, cancelled))
+
+
+def _off(value: float, truth: float) -> float:
+    return abs(value / truth - 1) if 0 < truth < math.inf else 0.0
 
 
 def _integrate(phi: Activation, q: float, distance: float, negative: bool, reach: float) -> tuple[float, ...]:

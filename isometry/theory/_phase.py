@@ -39,7 +39,7 @@ def phase_diagram(activation_: ActivationLike, sigma_w: object, sigma_b: object)
     """Phases over the grid of all sigma_w (n,) with all sigma_b (m,); numbers count as arrays of one.
 
     **Raises** `ValueError`: an entry that is not finite, sigma_w not positive, sigma_b negative, more than one axis; an
-    activation that is unknown, not elementwise, or jumps. Error: 1e-12/|1 − V'(q*)| relative. Cost: a second for 50 × 50.
+    activation that is unknown, not elementwise, or jumps. Error: 1e-12/|1 − V'(q*)|. Cost: seconds for 50 × 50.
     """
     call = "phase_diagram"
     w, b = (_axis(call, name, x) for name, x in (("sigma_w", sigma_w), ("sigma_b", sigma_b)))
@@ -47,7 +47,7 @@ def phase_diagram(activation_: ActivationLike, sigma_w: object, sigma_b: object)
     differentiable(call, phi, 1.0)
     q = _reached(call, phi, *(a.ravel() for a in np.broadcast_arrays(w[:, None], b))).reshape(len(w), len(b))
     bounded = np.isfinite(q)
-    grid, known = table(phi)
+    _, known = table(phi)
     slope = np.full(q.shape, known.slope[-1])
     slope[bounded] = moments(phi, q[bounded]).slope if bounded.any() else slope[bounded]
     chi = w[:, None] ** 2 * slope
@@ -62,14 +62,14 @@ def _axis(call: str, name: str, given: object) -> np.ndarray:
     except (TypeError, ValueError):
         raise _checks.InputError(f"{call}(): {name}={_checks.show(given)} is not an array of numbers.") from None
     if values.ndim != 1 or not len(values):
-        raise _checks.InputError(f"{call}(): {name} has shape {values.shape}; write one axis, (n,): the grid is made here.")
+        raise _checks.InputError(f"{call}(): {name} has shape {values.shape}; write one axis, (n,).")
     for value in values:
         _checks.number(call, low=0.0, open_low=name == "sigma_w", **{name: value})
     return values
 
 
 def _reached(call: str, phi: Activation, w: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """q* of every point: bracketed on the table, then Newton on log q for all at once; what is not plain, one by one."""
+    """q* of every point: bracketed on the table, Newton on log q for all at once; what is not plain, one by one."""
     grid, known = table(phi)
     with np.errstate(divide="ignore"):
         height = np.log((w[:, None] ** 2 * known.square + b[:, None] ** 2) / grid)

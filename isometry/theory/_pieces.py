@@ -76,8 +76,8 @@ def _side(phi: Activation, octave: int, sign: int) -> Pieces:
 def _or_refuse(phi: Activation, octave: int, side: Pieces) -> Pieces:
     if octave <= 2 and side.limit < np.inf:
         raise _checks.InputError(
-            f"theory: {phi.name} is not resolved in float64 for |u| around {side.limit:g}: it is too rough, has too many "
-            "kinks, an unbounded slope, or computes in a lower precision."
+            f"theory: {phi.name} is not resolved in float64 for |u| around {side.limit:g}: it is too rough, has too "
+            "many kinks, an unbounded slope, or computes in a lower precision."
         )
     return side
 
@@ -149,7 +149,7 @@ def _kinks_between(phi: Activation, edges: np.ndarray, octave: int) -> np.ndarra
     return found
 
 
-def _is_rough(phi: Activation, left: np.ndarray, right: np.ndarray, octave: int) -> np.ndarray:
+def _is_rough(phi: Activation, left: np.ndarray, right: np.ndarray, octave: int) -> Any:
     """Panels on which the rule does not resolve phi or phi'."""
     middle = (left + right) / 2
 
@@ -160,7 +160,7 @@ def _is_rough(phi: Activation, left: np.ndarray, right: np.ndarray, octave: int)
     with np.errstate(invalid="ignore", over="ignore"):
         whole, halves = integrate(left, right), integrate(left, middle) + integrate(middle, right)
         room = 1e-10 * np.abs(whole) + _noise(phi, octave) * (right - left)[:, None]
-        return (np.abs(whole - halves) > room).any(1)
+        return np.any(np.abs(whole - halves) > room, axis=1)
 
 
 def _zoom(phi: Activation, left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ REACH, FAR = 14.0, 38.0  # standard deviations integrated over; the tails beyond
 TAIL = 1e-14  # share of an integral in its outermost panels that says: it is not all there yet
 _TOLERANCE = 1e-14  # of the integral of |g|
 _ROUNDS = 60  # bisections: a jump at an unknown place is cornered to 2**-60
+_ORDER = 20
 _BATCH = 64  # panels evaluated together
 
 Panels = tuple[np.ndarray, np.ndarray]
@@ -23,7 +24,7 @@ def _legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
     return np.polynomial.legendre.leggauss(order)
 
 
-def gauss(left: np.ndarray, right: np.ndarray, order: int = 20) -> tuple[np.ndarray, np.ndarray]:
+def gauss(left: np.ndarray, right: np.ndarray, order: int = _ORDER) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights on panels, each (panels, order)."""
     x, w = _legendre(order)
     half = (right - left)[:, None] / 2
@@ -105,9 +106,9 @@ def _gaussian_integrals(g: Callable[[Any], Any], scale: float, edges: np.ndarray
         z, mass = gauss(left, right)
         padding = -len(z) % _BATCH  # few distinct shapes: eager JAX compiles every operation once a shape
         value = on_host(g, scale * np.pad(z, ((0, padding), (0, 0))))
-        if value.shape != (len(z) + padding, z.shape[1]):
+        if value.shape != (len(z) + padding, _ORDER):
             raise _checks.InputError(
-                f"expectation(): g maps shape {(len(z) + padding, z.shape[1])} to {value.shape}; it must be elementwise."
+                f"expectation(): g maps shape {(len(z) + padding, _ORDER)} to {value.shape}; it must be elementwise."
             )
         with np.errstate(invalid="ignore", over="ignore"):
             part = mass * bell(z) * value[: len(z)]
