@@ -121,7 +121,7 @@ def _within_limit(phi: Activation, q: float) -> None:
     if reach > most and np.isfinite(most):
         raise _checks.InputError(
             f"theory: {phi.name} cannot be integrated at q={q:g}: beyond |u| = {most:.3g} it grows too fast (its "
-            f"expectation diverges), oscillates too fast, or has too many kinks; q is at most {(most / REACH) ** 2:.3g}."
+            f"expectation diverges), oscillates too fast or has too many kinks; q is at most {(most / REACH) ** 2:.3g}."
         )
 
 

@@ -53,10 +53,7 @@ def pair(phi: Activation, q: float, distance: float, negative: bool = False) -> 
     with np.errstate(over="ignore", invalid="ignore"):
         for reach in (9.0, 17.0):
             found = _integrate(phi, q, distance, negative, reach)
-            known_two = ((found[3], square), (found[4], slope))
-            error = max(
-                [abs(mine / right - 1) for mine, right in known_two if right > 0 and math.isfinite(right)] or [0.0]
-            )
+            error = max(_off(found[3], square), _off(found[4], slope))
             if error < 1e-11:
                 break
         else:

@@ -96,7 +96,7 @@ def _known(call: str, given: ActivationLike, kinks: Sequence[Any] | None) -> tup
         return phi, kinks
     try:
         with jax.ensure_compile_time_eval():
-            traced = _checks.is_traced(phi.fn(jnp.zeros(2)))
+            traced = _checks.is_traced(jax.jit(phi.fn)(jnp.zeros(2)))
     except TypeError:  # strict promotion, say: the host will tell
         traced = False
     if traced:
