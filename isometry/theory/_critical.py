@@ -13,7 +13,7 @@ import numpy as np
 from isometry import _checks
 from isometry.activations import Activation
 from isometry.theory._fixed_points import NEUTRAL, roots
-from isometry.theory._host import ActivationLike, activation
+from isometry.theory._host import ActivationLike, record
 from isometry.theory._mean_field import check
 from isometry.theory._moments import ROUNDING, Moments, differentiable, finite, moments, table
 
@@ -40,7 +40,7 @@ class CriticalPoint:
     error: float = 0.0
 
 
-def critical_at(activation_: ActivationLike, q: float) -> CriticalPoint:
+def critical_at(activation: ActivationLike, q: float) -> CriticalPoint:
     """The critical point whose fixed point is q: sigma_w² = 1/E phi'², sigma_b² = q - E phi²/E phi'².
 
     **Raises** `NoCriticalPoint`: this q would need sigma_b² < 0 (logistic sigmoid, softplus). `ValueError`: q < 0, an
@@ -48,7 +48,7 @@ def critical_at(activation_: ActivationLike, q: float) -> CriticalPoint:
     """
     call = "critical_at"
     check(call, q=q)
-    phi = activation(call, activation_)
+    phi = record(call, activation)
     differentiable(call, phi, q)
     known = moments(phi, q)
     slope = finite(call, phi, q, known.slope[0])
@@ -64,7 +64,7 @@ def critical_at(activation_: ActivationLike, q: float) -> CriticalPoint:
     return _point(phi, float(q), math.sqrt(square_b))
 
 
-def critical_points(activation_: ActivationLike, sigma_b: float) -> list[CriticalPoint]:
+def critical_points(activation: ActivationLike, sigma_b: float) -> list[CriticalPoint]:
     """All critical points with this sigma_b and q up to 1e12, by rising q; at sigma_b = 0 also the one at q → 0.
 
     Empty if there is none. An activation that oscillates for ever (sin) is searched up to q ~ 1e5.
@@ -74,7 +74,7 @@ def critical_points(activation_: ActivationLike, sigma_b: float) -> list[Critica
     """
     call = "critical_points"
     check(call, sigma_b=sigma_b)
-    phi = activation(call, activation_)
+    phi = record(call, activation)
     differentiable(call, phi, 1.0)
     return list(_critical_points(phi, float(sigma_b)))
 
@@ -95,9 +95,9 @@ def _critical_points(phi: Activation, sigma_b: float) -> tuple[CriticalPoint, ..
     return (*points, *(_point(phi, q, sigma_b) for q, _ in roots(missing, grid, height)))
 
 
-def sigma_b_range(activation_: ActivationLike) -> str:
+def sigma_b_range(activation: ActivationLike) -> str:
     """In words, the sigma_b for which critical points exist."""
-    phi = activation("theory.sigma_b_range", activation_)
+    phi = record("theory.sigma_b_range", activation)
     grid, needed = _line(phi)
     exists = needed > -_NONE
     if not exists.any():

@@ -12,7 +12,7 @@ import numpy as np
 
 from isometry import _checks
 from isometry.activations import Activation
-from isometry.theory._host import ActivationLike, activation
+from isometry.theory._host import ActivationLike, record
 from isometry.theory._mean_field import check
 from isometry.theory._moments import ROUNDING, Moments, differentiable, moments, table
 from isometry.theory._pair import pair
@@ -60,7 +60,7 @@ class DepthScales:
     error: float
 
 
-def q_fixed_points(activation_: ActivationLike, sigma_w: float, sigma_b: float) -> list[FixedPoint]:
+def q_fixed_points(activation: ActivationLike, sigma_w: float, sigma_b: float) -> list[FixedPoint]:
     """All fixed points of the variance map up to q = 1e12, by rising q. Empty if there is none: q diverges.
 
     q = 0 is among them where V(0) = 0. Where every q is fixed (ReLU at sigma_w² = 2), one, with value 1.
@@ -71,18 +71,18 @@ def q_fixed_points(activation_: ActivationLike, sigma_w: float, sigma_b: float) 
     """
     call = "q_fixed_points"
     check(call, sigma_w=sigma_w, sigma_b=sigma_b)
-    phi = activation(call, activation_)
+    phi = record(call, activation)
     return list(all_fixed_points(call, phi, float(sigma_w), float(sigma_b)))
 
 
-def q_fixed_point(activation_: ActivationLike, sigma_w: float, sigma_b: float) -> FixedPoint:
+def q_fixed_point(activation: ActivationLike, sigma_w: float, sigma_b: float) -> FixedPoint:
     """The fixed point that iterating the variance map from q = 1 reaches.
 
     **Raises** `NoFixedPoint` (a `ValueError`): q diverges, or cycles. `ValueError`: as `q_fixed_points`.
     """
     call = "q_fixed_point"
     check(call, sigma_w=sigma_w, sigma_b=sigma_b)
-    return reached(call, activation(call, activation_), float(sigma_w), float(sigma_b))
+    return reached(call, record(call, activation), float(sigma_w), float(sigma_b))
 
 
 @functools.lru_cache(maxsize=512)
@@ -210,7 +210,7 @@ def _iterated(call: str, phi: Activation, sigma_w: float, sigma_b: float, points
     )
 
 
-def c_fixed_point(activation_: ActivationLike, sigma_w: float, sigma_b: float) -> CorrelationPoint:
+def c_fixed_point(activation: ActivationLike, sigma_w: float, sigma_b: float) -> CorrelationPoint:
     """The stable fixed point c* of the correlation map at the q* reached from 1: 1 if chi_1 ≤ 1, below 1 otherwise.
 
     C is convex on [0, 1], so there is exactly one. For chi_1 > 1 it is solved in 1 − c, where nothing cancels. Where
@@ -220,7 +220,7 @@ def c_fixed_point(activation_: ActivationLike, sigma_w: float, sigma_b: float) -
     """
     call = "c_fixed_point"
     check(call, sigma_w=sigma_w, sigma_b=sigma_b)
-    phi = activation(call, activation_)
+    phi = record(call, activation)
     q = reached(call, phi, float(sigma_w), float(sigma_b)).value
     return correlation(phi, q, float(sigma_w), float(sigma_b))
 
@@ -256,7 +256,7 @@ def correlation(phi: Activation, q: float, sigma_w: float, sigma_b: float) -> Co
     return CorrelationPoint(1 - gap, slope, True, error, gap)
 
 
-def depth_scales(activation_: ActivationLike, sigma_w: float, sigma_b: float) -> DepthScales:
+def depth_scales(activation: ActivationLike, sigma_w: float, sigma_b: float) -> DepthScales:
     """xi_q = −1/ln|V'(q*)|, xi_c = −1/ln C'(c*), xi_grad = 1/|ln chi_1|: signals survive about 6 xi_c layers.
 
     q* is the fixed point reached from q = 1, c* the stable one. Infinite where the slope is one; so is xi_c for a ReLU
@@ -266,7 +266,7 @@ def depth_scales(activation_: ActivationLike, sigma_w: float, sigma_b: float) ->
     """
     call = "depth_scales"
     check(call, sigma_w=sigma_w, sigma_b=sigma_b)
-    phi = activation(call, activation_)
+    phi = record(call, activation)
     sigma_w, sigma_b = float(sigma_w), float(sigma_b)
     point = reached(call, phi, sigma_w, sigma_b)
     c = correlation(phi, point.value, sigma_w, sigma_b)

@@ -26,7 +26,7 @@ def on_host(g: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
         return np.asarray(g(jnp.asarray(x, jnp.float64)), np.float64)
 
 
-def activation(call: str, given: ActivationLike) -> Activation:
+def record(call: str, given: ActivationLike) -> Activation:
     """The record of `given`, hashable, and known to be a real elementwise function.
 
     **Raises** `ValueError`: unknown name; phi cannot be traced, is not elementwise or not real.

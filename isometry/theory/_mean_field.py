@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from isometry import _checks
-from isometry.theory._host import ActivationLike, activation
+from isometry.theory._host import ActivationLike, record
 from isometry.theory._moments import differentiable, finite, moments
 from isometry.theory._pair import pair
 
@@ -23,20 +23,20 @@ def check(call: str, **named: Any) -> None:
         _checks.number(call, low=0.0, open_low=name == "sigma_w", **{name: value})
 
 
-def mean_square(activation_: ActivationLike, q: float) -> float:
+def mean_square(activation: ActivationLike, q: float) -> float:
     """E phi(√q z)²."""
-    phi = activation("theory.mean_square", activation_)
+    phi = record("theory.mean_square", activation)
     return finite("theory.mean_square", phi, q, moments(phi, q).square[0])
 
 
-def mean_square_slope(activation_: ActivationLike, q: float) -> float:
+def mean_square_slope(activation: ActivationLike, q: float) -> float:
     """E phi'(√q z)²; at q = 0 the limit q → 0+, which at a kink is not phi'(0)²."""
-    phi = activation("theory.mean_square_slope", activation_)
+    phi = record("theory.mean_square_slope", activation)
     differentiable("theory.mean_square_slope", phi, q)
     return finite("theory.mean_square_slope", phi, q, moments(phi, q).slope[0])
 
 
-def q_map(activation_: ActivationLike, q: float, sigma_w: float, sigma_b: float) -> float:
+def q_map(activation: ActivationLike, q: float, sigma_w: float, sigma_b: float) -> float:
     """Variance of the next layer's pre-activations, V(q) = sigma_w² E phi(√q z)² + sigma_b².
 
     **Raises** `ValueError`: negative or non-finite q or sigma_b, sigma_w not positive; unknown activation, one that is
@@ -44,11 +44,11 @@ def q_map(activation_: ActivationLike, q: float, sigma_w: float, sigma_b: float)
     """
     call = "q_map"
     check(call, q=q, sigma_w=sigma_w, sigma_b=sigma_b)
-    phi = activation(call, activation_)
+    phi = record(call, activation)
     return sigma_w**2 * finite(call, phi, q, moments(phi, q).square[0]) + sigma_b**2
 
 
-def q_trajectory(activation_: ActivationLike, q0: float, sigma_w: float, sigma_b: float, depth: int) -> np.ndarray:
+def q_trajectory(activation: ActivationLike, q0: float, sigma_w: float, sigma_b: float, depth: int) -> np.ndarray:
     """Variances (depth + 1,): q0, and after each of `depth` layers. inf from where they exceed float64.
 
     **Raises** `ValueError`: as `q_map`; depth below 1.
@@ -56,7 +56,7 @@ def q_trajectory(activation_: ActivationLike, q0: float, sigma_w: float, sigma_b
     call = "q_trajectory"
     check(call, q0=q0, sigma_w=sigma_w, sigma_b=sigma_b)
     _checks.integer(call, low=1, depth=depth)
-    phi = activation(call, activation_)
+    phi = record(call, activation)
     found = [float(q0)]
     for _ in range(depth):
         q = found[-1]
@@ -64,7 +64,7 @@ def q_trajectory(activation_: ActivationLike, q0: float, sigma_w: float, sigma_b
     return np.array(found)
 
 
-def chi(activation_: ActivationLike, q: float, sigma_w: float) -> float:
+def chi(activation: ActivationLike, q: float, sigma_w: float) -> float:
     """chi_1 = sigma_w² E phi'(√q z)²: the mean squared singular value of one (W, D) pair at variance q.
 
     Below 1 perturbations and gradients die (ordered), above 1 they grow (chaotic).
@@ -73,12 +73,12 @@ def chi(activation_: ActivationLike, q: float, sigma_w: float) -> float:
     """
     call = "chi"
     check(call, q=q, sigma_w=sigma_w)
-    phi = activation(call, activation_)
+    phi = record(call, activation)
     differentiable(call, phi, q)
     return sigma_w**2 * finite(call, phi, q, moments(phi, q).slope[0])
 
 
-def c_map(activation_: ActivationLike, c: float, q: float, sigma_w: float, sigma_b: float) -> float:
+def c_map(activation: ActivationLike, c: float, q: float, sigma_w: float, sigma_b: float) -> float:
     """Correlation of two inputs in the next layer, both of variance q and correlation c in this one.
 
     C(c) = (sigma_w² E phi(u1) phi(u2) + sigma_b²) / V(q), so that C(1) = 1 at every q; at a fixed point V(q) = q and
@@ -91,7 +91,7 @@ def c_map(activation_: ActivationLike, c: float, q: float, sigma_w: float, sigma
     check(call, q=q, sigma_w=sigma_w, sigma_b=sigma_b)
     _checks.concrete(call, c=c)
     _checks.number(call, low=-1.0, high=1.0, c=c)
-    phi = activation(call, activation_)
+    phi = record(call, activation)
     found = pair(phi, float(q), 1 - abs(float(c)), c < 0)
     finite(call, phi, q, found.square)
     below = sigma_w**2 * found.square + sigma_b**2

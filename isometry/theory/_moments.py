@@ -16,7 +16,7 @@ import numpy as np
 
 from isometry import _checks
 from isometry.activations import Activation
-from isometry.theory._host import ActivationLike, activation, evaluate
+from isometry.theory._host import ActivationLike, evaluate, record
 from isometry.theory._pieces import Pieces, limit, octave_of, pieces
 from isometry.theory._quadrature import FAR, REACH, TAIL, bell, gauss
 
@@ -88,7 +88,7 @@ def finite(call: str, phi: Activation, q: float, value: float) -> float:
     return float(value)
 
 
-def variance_coefficient(activation_: ActivationLike, q: float) -> float:
+def variance_coefficient(activation: ActivationLike, q: float) -> float:
     """mu_2/mu_1² − 1 with mu_k = E phi'(√q z)^{2k}: the share of one layer in the spread of squared singular values.
 
     At chi_1 = 1 the variance of lam over its squared mean is depth times this, for orthogonal weights; for Gaussian
@@ -99,7 +99,7 @@ def variance_coefficient(activation_: ActivationLike, q: float) -> float:
     call = "variance_coefficient"
     _checks.concrete(call, q=q)
     _checks.number(call, low=0.0, q=q)
-    phi = activation(call, activation_)
+    phi = record(call, activation)
     differentiable(call, phi, q)
     found = moments(phi, q)
     if found.slope[0] == 0:

@@ -10,7 +10,7 @@ import numpy as np
 from isometry import _checks
 from isometry.activations import Activation
 from isometry.theory._fixed_points import NEUTRAL, NoFixedPoint, reached, turns
-from isometry.theory._host import ActivationLike, activation
+from isometry.theory._host import ActivationLike, record
 from isometry.theory._moments import differentiable, moments, table
 
 ORDERED, CRITICAL, CHAOTIC, UNBOUNDED = "ordered", "critical", "chaotic", "unbounded"
@@ -35,7 +35,7 @@ class PhaseDiagram:
     phase: np.ndarray
 
 
-def phase_diagram(activation_: ActivationLike, sigma_w: object, sigma_b: object) -> PhaseDiagram:
+def phase_diagram(activation: ActivationLike, sigma_w: object, sigma_b: object) -> PhaseDiagram:
     """Phases over the grid of all sigma_w (n,) with all sigma_b (m,); numbers count as arrays of one.
 
     **Raises** `ValueError`: an entry that is not finite, sigma_w not positive, sigma_b negative, more than one axis; an
@@ -43,7 +43,7 @@ def phase_diagram(activation_: ActivationLike, sigma_w: object, sigma_b: object)
     """
     call = "phase_diagram"
     w, b = (_axis(call, name, x) for name, x in (("sigma_w", sigma_w), ("sigma_b", sigma_b)))
-    phi = activation(call, activation_)
+    phi = record(call, activation)
     differentiable(call, phi, 1.0)
     q = _reached(call, phi, *(a.ravel() for a in np.broadcast_arrays(w[:, None], b))).reshape(len(w), len(b))
     bounded = np.isfinite(q)

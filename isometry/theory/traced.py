@@ -104,7 +104,7 @@ def _known(call: str, given: ActivationLike, kinks: Sequence[Any] | None) -> tup
             f"{call}(): {phi.name} closes over traced values, so its kinks cannot be looked for. Write kinks=(...), "
             "the points where phi is not smooth, or kinks=() if there are none."
         )
-    return phi, tuple(float(k) for k in pieces(_host.activation(call, phi)).kinks)
+    return phi, tuple(float(k) for k in pieces(_host.record(call, phi)).kinks)
 
 
 def _mean(g: Callable, q: Array, kinks: Sequence[Any]) -> Array:
