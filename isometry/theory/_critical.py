@@ -15,7 +15,7 @@ from isometry.activations import Activation
 from isometry.theory._fixed_points import NEUTRAL, roots
 from isometry.theory._host import ActivationLike, record
 from isometry.theory._mean_field import check
-from isometry.theory._moments import ROUNDING, Moments, differentiable, finite, moments, table
+from isometry.theory._moments import AT_ZERO, ROUNDING, Moments, differentiable, finite, moments, table
 
 _LOWEST = 1e-14  # variances below are the limit q → 0
 _NONE = 1e-13  # sigma_b² below this share of q is rounding
@@ -55,12 +55,12 @@ def critical_at(activation: ActivationLike, q: float) -> CriticalPoint:
     if slope == 0:
         raise NoCriticalPoint(f"critical_at(): {phi.name} is flat at q={q:g}; chi_1 is 0 for every sigma_w.")
     square_b = finite(call, phi, q, known.excess[0]) / slope
-    if square_b < -_NONE * max(q, 1e-300):
+    if square_b < -_NONE * max(q, AT_ZERO):
         raise NoCriticalPoint(
             f"critical_at(): {phi.name} at q={q:g} has chi_1 = 1 only with sigma_b² = {square_b:.4g} < 0. "
             f"theory.critical_points(activation, sigma_b) lists what exists for a given sigma_b: {sigma_b_range(phi)}."
         )
-    square_b = 0.0 if abs(square_b) <= _NONE * q else square_b
+    square_b = 0.0 if abs(square_b) <= _NONE * max(q, AT_ZERO) else square_b
     return _point(phi, float(q), math.sqrt(square_b))
 
 
@@ -137,10 +137,6 @@ def _point(phi: Activation, q: float, sigma_b: float) -> CriticalPoint:
 def _is_stable(phi: Activation, q: float, sigma_w: float) -> bool:
     """|V'(q)| ≤ 1. At q = 0 the slope is exactly one and the next order decides: V(q) ≤ q for a small q."""
     if q == 0:
-        return bool(moments(phi, 1e-4).excess[0] >= -1e-12 * 1e-4) and _shrinks(phi, sigma_w)
+        small = 1e-4
+        return bool(sigma_w**2 * moments(phi, small).square[0] <= small * (1 + NEUTRAL))
     return bool(abs(sigma_w**2 * moments(phi, q).growth[0]) <= 1 + NEUTRAL)
-
-
-def _shrinks(phi: Activation, sigma_w: float) -> bool:
-    q = 1e-4
-    return bool(sigma_w**2 * moments(phi, q).square[0] <= q * (1 + NEUTRAL))

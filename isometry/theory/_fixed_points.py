@@ -14,7 +14,7 @@ from isometry import _checks
 from isometry.activations import Activation
 from isometry.theory._host import ActivationLike, record
 from isometry.theory._mean_field import check
-from isometry.theory._moments import ROUNDING, Moments, differentiable, moments, table
+from isometry.theory._moments import AT_ZERO, ROUNDING, Moments, differentiable, moments, table
 from isometry.theory._pair import pair
 
 NEUTRAL = 1e-12  # a slope this near to one is one: rounding decides no more
@@ -233,7 +233,7 @@ def correlation(phi: Activation, q: float, sigma_w: float, sigma_b: float) -> Co
     def slope_at(gap: float) -> float:  # C'(c) = sigma_w² q E phi'phi' / V(q)
         found = pair(phi, q, gap)
         scale = found.square + sigma_b**2 / sigma_w**2
-        return max(q, 1e-30) * found.slopes / scale
+        return max(q, AT_ZERO) * found.slopes / scale
 
     def excess(log_gap: float) -> float:  # the mean slope of C between c and 1, minus one
         gap = math.exp(log_gap)

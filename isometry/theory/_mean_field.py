@@ -6,6 +6,7 @@ q_l = sigma_w² E phi(√q_{l-1} z)² + sigma_b², and perturbations grow by chi
 Source: Poole et al. (2016), arXiv:1606.05340; Schoenholz et al. (2017), arXiv:1611.01232.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from isometry.theory._pair import pair
 
 
 def check(call: str, **named: Any) -> None:
-    """Concrete numbers: sigma_w above zero, everything else not below."""
+    """Concrete numbers: sigma_w above zero, everything else not below; what is squared far from overflow."""
     _checks.concrete(call, **named)
     for name, value in named.items():
-        _checks.number(call, low=0.0, open_low=name == "sigma_w", **{name: value})
+        high = math.inf if name.startswith("q") else 1e100
+        _checks.number(call, low=0.0, high=high, open_low=name == "sigma_w", **{name: value})
 
 
 def mean_square(activation: ActivationLike, q: float) -> float:
@@ -45,7 +47,7 @@ def q_map(activation: ActivationLike, q: float, sigma_w: float, sigma_b: float) 
     call = "q_map"
     check(call, q=q, sigma_w=sigma_w, sigma_b=sigma_b)
     phi = record(call, activation)
-    return sigma_w**2 * finite(call, phi, q, moments(phi, q).square[0]) + sigma_b**2
+    return finite(call, phi, q, sigma_w**2 * moments(phi, q).square[0] + sigma_b**2)
 
 
 def q_trajectory(activation: ActivationLike, q0: float, sigma_w: float, sigma_b: float, depth: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from isometry.theory._quadrature import FAR, REACH, TAIL, bell, gauss
 
 SMALLEST, LARGEST = 1e-30, 1e12  # variances searched for fixed points
 ROUNDING = 1e-14  # relative error of a moment; measured against mpmath: below 3e-15
-_AT_ZERO = 1e-40  # stands for q → 0+
+AT_ZERO = 1e-290  # stands for q → 0+
 _BLOCK = 400_000  # nodes evaluated together
 _TAILS = ("phi²", "phi'²", "phi'^4")
 _DECIDED_BY = {  # a moment is infinite where the tails of these are
@@ -51,7 +51,7 @@ def moments(phi: Activation, q: np.ndarray | float) -> Moments:
     **Raises** `ValueError`: phi oscillates too fast to be integrated at this q.
     """
     q = np.atleast_1d(np.asarray(q, np.float64))
-    positive = np.maximum(q, _AT_ZERO)
+    positive = np.maximum(q, AT_ZERO)
     _within_limit(phi, positive.max())
     cut = pieces(phi, octave_of(REACH * float(np.sqrt(positive.max()))))
     found = _in_blocks(phi, cut, positive, REACH)
@@ -62,7 +62,10 @@ def moments(phi: Activation, q: np.ndarray | float) -> Moments:
         for name, tails in _DECIDED_BY.items():
             divergent = np.any([far[tail] > TAIL for tail in tails], 0)
             found[name][heavy] = np.where(divergent, np.inf, far[name])
-    found["square"][q == 0] = evaluate(phi, np.zeros(1))[0][0] ** 2
+    if (q == 0).any():
+        found["square"][q == 0] = evaluate(phi, np.zeros(1))[0][0] ** 2
+        vanishes = found["slope"] < 1e-6 * moments(phi, SMALLEST).slope  # phi'(0) = 0: a power of q is left
+        found["slope"][(q == 0) & vanishes] = 0.0
     if len(cut.jumps):
         for name in ("slope", "growth", "excess", "spread"):
             found[name][:] = np.inf
@@ -71,7 +74,7 @@ def moments(phi: Activation, q: np.ndarray | float) -> Moments:
 
 def differentiable(call: str, phi: Activation, q: float) -> None:
     """Refuse a phi that jumps: E phi'² is infinite, and so is chi_1."""
-    jumps = pieces(phi, octave_of(REACH * float(np.sqrt(max(q, _AT_ZERO))))).jumps
+    jumps = pieces(phi, octave_of(REACH * float(np.sqrt(max(q, AT_ZERO))))).jumps
     if len(jumps):
         raise _checks.NotDefined(
             f"{call}(): {phi.name} jumps at u={jumps[0]:.10g}, so E phi'² is infinite: chi_1 does not exist. "

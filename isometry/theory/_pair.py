@@ -19,7 +19,7 @@ import numpy as np
 from isometry import _checks
 from isometry.activations import Activation
 from isometry.theory._host import evaluate
-from isometry.theory._moments import ROUNDING, SMALLEST, moments
+from isometry.theory._moments import AT_ZERO, ROUNDING, moments
 from isometry.theory._pieces import Pieces, octave_of, pieces
 from isometry.theory._quadrature import bell, gauss
 
@@ -45,7 +45,7 @@ def pair(phi: Activation, q: float, distance: float, negative: bool = False) -> 
 
     The error is how far E phi² and E phi'² by this quadrature are from those of a single Gaussian.
     """
-    q = max(q, SMALLEST)
+    q = max(q, AT_ZERO)
     known = moments(phi, q)
     square, slope = float(known.square[0]), float(known.slope[0])
     if distance == 0 and not negative:

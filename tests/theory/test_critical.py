@@ -222,6 +222,15 @@ def test_jump_has_no_critical_point():
     assert theory.critical_points(jnp.ones_like, 1.0) == []
 
 
+def test_limit_of_small_q():
+    for name, sigma_w in (("tanh", 1.0), ("gelu", 2.0), ("relu", math.sqrt(2))):
+        point = theory.critical_at(name, 0.0)
+        assert (point.sigma_w, point.sigma_b) == (pytest.approx(sigma_w, rel=1e-13), 0.0)
+    assert theory.critical_points(lambda x: x**3, 0.0) == []  # phi'(0) = 0: nothing is critical at zero
+    (point,) = theory.critical_points(lambda x: x**2, 0.1)  # q − 3q²/4q = sigma_b², sigma_w² = 1/4q
+    assert (point.q, point.sigma_w) == (pytest.approx(0.04, rel=1e-10), pytest.approx(2.5, rel=1e-10))
+
+
 def test_parametric_activation():
     """The critical sigma_w of tanh(a x) is that of tanh over a, at q/a²."""
     a = 1.7

@@ -190,6 +190,8 @@ def test_flat_activation():
 
 
 def test_trajectory():
+    dying = theory.q_trajectory("relu", 1.0, 1.0, 0.0, 900)[-1]
+    assert dying == pytest.approx(0.5**900, rel=1e-11)
     path = theory.q_trajectory("relu", 1.0, 1.0, 0.0, 5)
     np.testing.assert_allclose(path, 0.5 ** np.arange(6), rtol=1e-13)
     assert np.isinf(theory.q_trajectory("relu", 1.0, 1e3, 0.0, 200)[-1])
@@ -201,7 +203,7 @@ def test_trajectory():
     [
         (lambda: theory.q_trajectory("tanh", 1.0, 1.0, 0.0, 0), r"q_trajectory\(\): depth=0 must be .* at least 1"),
         (lambda: theory.q_trajectory("tanh", -1.0, 1.0, 0.0, 2), r"q0=-1\.0"),
-        (lambda: theory.q_fixed_points("tanh", 0.0, 0.1), r"sigma_w=0\.0 is not a finite number in \(0, inf\)"),
+        (lambda: theory.q_fixed_points("tanh", 0.0, 0.1), r"sigma_w=0\.0 is not a finite number in \(0, 1e\+100\]"),
         (lambda: theory.q_fixed_point("tanh", math.nan, 0.1), r"q_fixed_point\(\): sigma_w=nan"),
         (lambda: theory.c_fixed_point("tanh", 1.0, -0.1), r"c_fixed_point\(\): sigma_b=-0\.1"),
         (lambda: theory.depth_scales("tanhh", 1.0, 0.1), r"activation='tanhh' is not known"),
