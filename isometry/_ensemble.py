@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _checks, _jacobian, _memory, _precision
+from isometry import _checks, _jacobian, _memory, _precision, linalg
 from isometry._jacobian import Product
 from isometry._spectrum import Spectrum, of_factors, of_matrix, resolve_method
 from isometry.networks import Network
@@ -77,6 +77,7 @@ def ensemble(
         batch = draw_seeds(draw, jax.tree.map(lambda a, i=i: a[i], source))
         if params is None and sample is None:
             batch = adjust_seeds(f, batch, xs)
+        chosen = chosen if rows else _grouped(chosen, aim, kind, batch, xs)
         columns = []
         for j in _chunks(len(xs), plan[1]):
             part = jax.tree.map(np.asarray, _measure(aim, chosen, kind, plan[2], batch, xs[j]))
@@ -86,6 +87,14 @@ def ensemble(
             report(min(done, seeds * len(xs)), seeds * len(xs))
         rows.append(_join(columns, axis=1, keep=len(xs)))
     return jax.tree.map(jnp.asarray, _join(rows, axis=0, keep=seeds))
+
+
+def _grouped(method: Any, aim: Any, dtype: Any, params: Any, xs: Any) -> Any:
+    """A product method with its group size chosen at the first seed and input, where the user has not."""
+    if not isinstance(method, Product) or method.every is not None:
+        return method
+    first = jax.tree.map(lambda a: a[0], params)
+    return Product(linalg.group_size(aim.factors(*_precision.cast((first, xs[0]), dtype))))
 
 
 def draw_seeds(draw: Callable[[Any], Any], source: Any) -> Any:
@@ -99,10 +108,11 @@ def draw_seeds(draw: Callable[[Any], Any], source: Any) -> Any:
 
 def adjust_seeds(net: Network, params: Any, xs: Any) -> Any:
     """Stacked parameters as the scheme makes them of the inputs: a data-driven one adjusts each seed's, on the host."""
-    if not net.scheme.data_driven:
+    scheme = getattr(net, "scheme", None)  # a chain has none of its own
+    if scheme is None or not scheme.data_driven:
         return params
     seeds = jax.tree.leaves(params)[0].shape[0]
-    each = [net.scheme.adjust(net, jax.tree.map(lambda a, i=i: a[i], params), xs) for i in range(seeds)]
+    each = [scheme.adjust(net, jax.tree.map(lambda a, i=i: a[i], params), xs) for i in range(seeds)]
     return jax.tree.map(lambda *a: jnp.stack(a), *each)
 
 
@@ -135,7 +145,7 @@ def _inputs(f: Any, xs: Any) -> Any:
         raise _checks.InputError(
             f"ensemble(): xs is {xs.dtype} of shape {xs.shape}; it must be floating, one example a row, not empty."
         )
-    if isinstance(f, Network) and xs.shape[1:] != f.input_shape:
+    if isinstance(f, Network) and f.input_shape not in (None, xs.shape[1:]):
         raise _checks.InputError(
             f"ensemble(): xs has shape {xs.shape}; this network takes rows of shape {f.input_shape}."
         )

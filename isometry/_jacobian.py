@@ -122,7 +122,7 @@ def dense_jacobian(aim: Target, params: Any, x: Any, dtype: Any, chunk: int | No
 def wide_jacobians(aim: Target, params: Any, xs: Any, dtype: Any) -> Float[Array, "inputs m n"]:
     """The Jacobians at all xs, side by side: each layer is one wide product."""
     with _precision.full():
-        return linalg.wide_product(factors_of_inputs(aim, params, xs, dtype))
+        return linalg.wide_product(factors_of_inputs(aim, params, xs, dtype), len(xs))
 
 
 def factors_of_inputs(aim: Target, params: Any, xs: Any, dtype: Any) -> list[Factors]:

@@ -25,8 +25,8 @@ class Spectrum:
     **Data** (`...` are batch axes; of an ensemble: seeds, inputs)
     - `log_values`: (..., nodes), ln s descending, -inf for an exact zero.
     - `weights`: (..., nodes), mass of each node, summing to 1.
-    - `log_floor`: (...), ln of what the method resolves relative to each largest s; −inf where it resolves all. Nodes below are noise: they count
-      as zeros, and statistics of log s leave them out.
+    - `log_floor`: (...), ln of what the method resolves relative to each largest s; −inf where it resolves all. Nodes
+      below are noise: they count as zeros, and statistics of log s leave them out.
 
     **Static**: `method`; `size` = min(m, n); `structural_zeros` = |m − n|, apart from the mass; `span` and `pairs`, the
     part of the network and how many (W, D) pairs it holds (None end to end).
@@ -226,8 +226,8 @@ def resolve_method(call: str, method: Any, aim: _jacobian.Target) -> Any:
         method = METHODS[method]
     if isinstance(method, _jacobian.Product) and not isinstance(aim.f, Function):
         raise _checks.InputError(
-            f'{call}(): method="product" multiplies layers, and a plain f shows none. Write networks.chain([f1, f2, ...])'
-            ' for its parts, or method="dense".'
+            f'{call}(): method="product" multiplies layers, and a plain f shows none. Write method="dense", or '
+            "networks.chain([f1, f2, ...]) for its parts."
         )
     return method
 

@@ -54,6 +54,10 @@ def _gelu_tanh(x: Any) -> Any:
     return jax.nn.gelu(x, approximate=True)
 
 
+def _shifted_relu(x: Any) -> Any:
+    return jnp.maximum(x, -1.0)
+
+
 linear = Activation(_identity, odd=True, name="linear")
 relu = Activation(jax.nn.relu, kinks=(0.0,), odd=False, name="relu")
 leaky_relu = Activation(jax.nn.leaky_relu, kinks=(0.0,), odd=False, name="leaky_relu")
@@ -70,6 +74,8 @@ erf = Activation(jax.scipy.special.erf, odd=True, name="erf")
 arctan = Activation(jnp.arctan, odd=True, name="arctan")
 softsign = Activation(jax.nn.soft_sign, kinks=(0.0,), odd=True, name="softsign")
 sin = Activation(jnp.sin, odd=True, name="sin")
+shifted_relu = Activation(_shifted_relu, kinks=(-1.0,), odd=False, name="shifted_relu")  # SReLU: max(x, −1)
+squareplus = Activation(jax.nn.squareplus, odd=False, name="squareplus")  # (x + √(x² + 4))/2
 
 _NAMED = {str(a.name): a for a in list(globals().values()) if isinstance(a, Activation)}
 

@@ -121,6 +121,9 @@ def _app(typer: Any) -> Any:
     ) -> int:
         return run_schemes(name, out, json)
 
+    from isometry import _cli_theory
+
+    _cli_theory.add(app, typer)
     return app
 
 

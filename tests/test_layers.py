@@ -22,6 +22,7 @@ FLOORS = {
     8: ("_ensemble",),
     10: ("degeneracy",),
     11: ("store", "plots"),
+    11.8: ("_cli_theory",),
     12: ("cli",),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

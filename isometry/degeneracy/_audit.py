@@ -84,10 +84,10 @@ def _prepare(
     name: str, net: Any, xs: Any, targets: Any, loss: Any, optimizer: Any, steps: int, key: Any
 ) -> tuple[_probe.Task, bool]:
     """Everything that can be wrong is found here, for all networks, before anything runs."""
-    if not isinstance(net, Network):
+    if not isinstance(net, Network) or not hasattr(net, "activation"):  # a chain's units are not known
         raise _checks.InputError(
-            f"audit(): {name} is {_checks.show(net)}, not a Network; write networks.mlp(...). "
-            "For a plain f(params, x) isometry.ensemble measures its spectrum."
+            f"audit(): {name} is {_checks.show(net)}; write networks.mlp(...), whose units can be judged. "
+            "Of a chain and of a plain f(params, x) isometry.ensemble measures the spectrum."
         )
     if xs.ndim < 2 or xs.shape[1:] != net.input_shape or not len(xs) or not jnp.issubdtype(xs.dtype, jnp.floating):
         raise _checks.InputError(

@@ -26,8 +26,8 @@ def critical_point(call: str, activation: Any, q: float | None, sigma_b: float |
     points = theory.critical_points(phi, wanted)
     if not points:
         raise theory.NoCriticalPoint(
-            f"{call}(): {phi.name} has no critical point with sigma_b={wanted:g}. Give sigma_w and sigma_b yourself, "
-            "or another activation; theory.critical_points(activation, sigma_b) lists what exists."
+            f"{call}(): {phi.name} has no critical point with sigma_b={wanted:g}: {theory.sigma_b_range(phi)}. Give "
+            "sigma_w and sigma_b yourself, or another activation."
         )
     return next((p for p in points if p.stable), points[0])
 

@@ -29,15 +29,15 @@ def _rows(product: Callable[[Any], Any], basis: Any, chunk: int | None) -> Any:
     return jax.lax.map(product, basis, batch_size=chunk)
 
 
-def wide_product(stacks: Sequence[Factors]) -> Float[Array, "batch m n"]:
+def wide_product(stacks: Sequence[Factors], batch: int) -> Float[Array, "batch m n"]:
     """The products of factors whose matrices are shared and whose scales, (batch, count, m), are not.
 
-    The batch lies side by side, so that each factor is one wide matrix product in a scan. Built up from the narrower
+    `batch` members lie side by side, so that each factor is one wide matrix product in a scan. Built up from the narrower
     end.
     """
     if stacks[-1].size[1] < stacks[0].size[2]:
-        return jnp.transpose(_built([_reversed(s) for s in reversed(stacks)]), (1, 2, 0))
-    return jnp.transpose(_built([_ordered(s) for s in stacks]), (1, 0, 2))
+        return jnp.transpose(_built([_reversed(s) for s in reversed(stacks)], batch), (1, 2, 0))
+    return jnp.transpose(_built([_ordered(s) for s in stacks], batch), (1, 0, 2))
 
 
 Step = tuple[Any, Any, Any]
@@ -59,21 +59,25 @@ def _columns(scale: Any) -> Any:
     return None if scale is None else jnp.moveaxis(scale, 0, -1)[..., None]
 
 
-def _built(steps: list[Step]) -> Float[Array, "m batch r"]:
-    wide = None
-    for step in steps:
-        count = len(jax.tree.leaves(step)[0])
-        first, rest = (jax.tree.map(lambda a, s=s: a[s], step) for s in (0, slice(1, None)))
-        wide = _start(first, steps) if wide is None else _next(wide, first)
-        if count > 1:
+def _built(steps: list[Step], batch: int) -> Float[Array, "m batch r"]:
+    wide = _start(_each(steps[0])[0], batch)
+    for i, step in enumerate(steps):
+        first, rest = _each(step)
+        wide = wide if i == 0 else _next(wide, first)
+        if rest is not None:
             wide = jax.lax.scan(lambda y, s: (_next(y, s), None), wide, rest)[0]
     return wide
 
 
-def _start(step: Step, steps: list[Step]) -> Any:
+def _each(step: Step) -> tuple[Step, Step | None]:
+    """The first factor of a stack, and the others."""
+    first = jax.tree.map(lambda a: a[0], step)
+    return first, jax.tree.map(lambda a: a[1:], step) if len(jax.tree.leaves(step)[0]) > 1 else None
+
+
+def _start(step: Step, batch: int) -> Any:
     """The first factor for every member of the batch, without a product."""
     matrix, before, after = step
-    batch = next(a.shape[-2] for s in steps for a in s[1:] if a is not None)
     scale = before if before is not None else after
     if matrix is None:
         return scale * jnp.eye(len(scale), dtype=scale.dtype)[:, None, :]

@@ -29,10 +29,13 @@ class Factors(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int, int]:
-        """(count, m, n)."""
-        if self.matrix is None:
-            return (*self.scale.shape, self.scale.shape[-1])  # pyright: ignore[reportOptionalMemberAccess]
-        return self.matrix.shape
+        """(count, m, n), also where scales have a batch axis in front."""
+        if self.matrix is not None:
+            count, m, n = self.matrix.shape
+            return count, m, n
+        assert self.scale is not None, "a stack of neither"
+        count, m = self.scale.shape[-2:]
+        return count, m, m
 
     @property
     def dtype(self) -> Any:

@@ -1,5 +1,6 @@
 """Networks: a stem, equal blocks, a head; callable as `net(params, x)` on one example."""
 
+from isometry.networks._chain import chain as chain
 from isometry.networks._mlp import mlp as mlp
 from isometry.networks._network import Function as Function
 from isometry.networks._network import Network as Network

@@ -32,8 +32,8 @@ class Function(ABC):
 
     @property
     @abstractmethod
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example."""
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Shape of one example; None if any will do."""
 
     @property
     @abstractmethod
@@ -118,6 +118,6 @@ class Network(ABC):
         return self.function.depth
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example."""
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Shape of one example; None if any will do."""
         return self.function.input_shape

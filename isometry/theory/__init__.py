@@ -1,17 +1,32 @@
 """What mean field theory and free probability predict, in float64 on the host.
 
-Quantities that do not exist are said not to exist.
+Quantities that do not exist are said not to exist. `traced` holds what must be differentiated, in the caller's dtype.
 """
 
 from isometry.theory import freeprob as freeprob
+from isometry.theory import traced as traced
+from isometry.theory._critical import CriticalPoint as CriticalPoint
+from isometry.theory._critical import NoCriticalPoint as NoCriticalPoint
+from isometry.theory._critical import critical_at as critical_at
+from isometry.theory._critical import critical_points as critical_points
+from isometry.theory._critical import sigma_b_range as sigma_b_range
+from isometry.theory._fixed_points import CorrelationPoint as CorrelationPoint
+from isometry.theory._fixed_points import DepthScales as DepthScales
+from isometry.theory._fixed_points import FixedPoint as FixedPoint
+from isometry.theory._fixed_points import NoFixedPoint as NoFixedPoint
+from isometry.theory._fixed_points import c_fixed_point as c_fixed_point
+from isometry.theory._fixed_points import depth_scales as depth_scales
+from isometry.theory._fixed_points import q_fixed_point as q_fixed_point
+from isometry.theory._fixed_points import q_fixed_points as q_fixed_points
 from isometry.theory._jacobian_law import jacobian_law as jacobian_law
 from isometry.theory._law import Law as Law
-from isometry.theory._mean_field import CriticalPoint as CriticalPoint
-from isometry.theory._mean_field import NoCriticalPoint as NoCriticalPoint
+from isometry.theory._mean_field import c_map as c_map
 from isometry.theory._mean_field import chi as chi
-from isometry.theory._mean_field import critical_at as critical_at
-from isometry.theory._mean_field import critical_points as critical_points
 from isometry.theory._mean_field import q_map as q_map
+from isometry.theory._mean_field import q_trajectory as q_trajectory
+from isometry.theory._moments import variance_coefficient as variance_coefficient
+from isometry.theory._phase import PhaseDiagram as PhaseDiagram
+from isometry.theory._phase import phase_diagram as phase_diagram
 from isometry.theory._quadrature import expectation as expectation
 from isometry.theory._universal import bernoulli_class as bernoulli_class
 from isometry.theory._universal import fuss_catalan as fuss_catalan

@@ -9,8 +9,10 @@ import numpy as np
 from isometry import _checks, activations
 from isometry.theory import _universal
 from isometry.theory._chain import Pair, chain
+from isometry.theory._critical import critical_at
+from isometry.theory._fixed_points import q_fixed_point
 from isometry.theory._law import Law
-from isometry.theory._mean_field import critical_at, mean_square_slope, q_map
+from isometry.theory._mean_field import mean_square_slope
 from isometry.theory._slope_measure import slope_measure
 
 WEIGHTS = ("orthogonal", "gaussian")
@@ -120,28 +122,8 @@ def _unit_slope(phi: activations.Activation, q: float) -> float:
 
 
 def _fixed_point(phi: activations.Activation, sigma_w: float, sigma_b: float) -> float:
-    """The limit of iterating the variance map from q = 1, Aitken-accelerated."""
-    if _scale_free(phi):
-        return 1.0  # the law does not depend on q
-    q = 1.0
-    for _ in range(200):
-        once = q_map(phi, q, sigma_w, sigma_b)
-        twice = q_map(phi, once, sigma_w, sigma_b)
-        if abs(once - q) <= 1e-13 * once or once < 1e-14:
-            return once if once >= 1e-14 else 0.0
-        if twice > 1e12:
-            q = twice
-            break
-        bend = twice - 2 * once + q
-        leap = q - (once - q) ** 2 / bend if bend else twice
-        shrinking = abs(twice - once) < abs(once - q) and (twice - once) * (once - q) > 0
-        near = abs(leap - twice) <= 20 * abs(twice - once)
-        q = leap if shrinking and near and leap > 0 else twice
-    raise _checks.NotDefined(
-        f"jacobian_law(): the variance map of {phi.name} at sigma_w={sigma_w:g}, sigma_b={sigma_b:g} reaches no fixed "
-        f"point from q = 1 (q is {q:.3g} at last). Give q per layer with sigma_w, or a point of the critical line: "
-        "theory.critical_points(activation, sigma_b)."
-    )
+    """The q reached from q = 1; any, if the law does not depend on it."""
+    return 1.0 if _scale_free(phi) else q_fixed_point(phi, sigma_w, sigma_b).value
 
 
 def _scale_free(phi: activations.Activation) -> bool:

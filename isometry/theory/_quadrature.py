@@ -1,27 +1,69 @@
-"""Gaussian expectations in float64, to rounding, for smooth and for kinked functions."""
+"""Gauss-Legendre on panels: the rule, its refinement, and Gaussian expectations of any function."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks
+from isometry.theory._host import on_host
 
-_REACH = 14.0  # standard deviations integrated over; the tail beyond weighs 1e-44
-_TOLERANCE = 1e-14  # of the integral of |g|, shared out over the panels that are still refined
-_BATCH = 64  # panels evaluated together
+REACH, FAR = 14.0, 38.0  # standard deviations integrated over; the tails beyond weigh 1e-44 and 1e-316
+TAIL = 1e-14  # share of an integral in its outermost panels that says: it is not all there yet
+_TOLERANCE = 1e-14  # of the integral of |g|
 _ROUNDS = 60  # bisections: a jump at an unknown place is cornered to 2**-60
+_ORDER = 20
+_BATCH = 64  # panels evaluated together
+
+Panels = tuple[np.ndarray, np.ndarray]
 
 
-def on_host(g: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
-    """g(x) in float64 whatever the x64 flag says, and also where the caller is being traced.
+@functools.lru_cache(maxsize=8)
+def _legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(order)
 
-    Without the two contexts `jax.nn.gelu` of a float64 is float32, and a theory call inside a jitted `init` fails.
+
+def gauss(left: np.ndarray, right: np.ndarray, order: int = _ORDER) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights on panels, each (panels, order)."""
+    x, w = _legendre(order)
+    half = (right - left)[:, None] / 2
+    return (left + right)[:, None] / 2 + half * x, half * w
+
+
+def bell(z: np.ndarray) -> np.ndarray:
+    """The standard normal density."""
+    return np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+
+
+def bisected(
+    integrate: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    excuse: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    edges: np.ndarray,
+    most: int,
+) -> tuple[Panels, np.ndarray, bool]:
+    """Panels halved until the integral over each agrees with that over its halves, to within `excuse`.
+
+    Returns the panels, their integrals (panels, ...) and whether all agree before `_ROUNDS` or `most` panels at once.
     """
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        return np.asarray(g(jnp.asarray(x, jnp.float64)), np.float64)
+    left, right = edges[:-1], edges[1:]
+    whole, done, found, resolved = integrate(left, right), [], [], True
+    for round_ in range(_ROUNDS + 1):
+        middle = (left + right) / 2
+        a, b = integrate(left, middle), integrate(middle, right)
+        with np.errstate(invalid="ignore"):
+            rough = np.abs(a + b - whole) > excuse(left, right, whole)
+        rough = rough.reshape(len(left), -1).any(1)
+        if rough.any() and (round_ == _ROUNDS or 2 * rough.sum() > most):
+            resolved, rough = False, np.zeros_like(rough)
+        done.append((left[~rough], right[~rough]))
+        found.append((a + b)[~rough])
+        if not rough.any():
+            break
+        left, right = np.r_[left[rough], middle[rough]], np.r_[middle[rough], right[rough]]
+        whole = np.r_[a[rough], b[rough]]
+    left, right = (np.concatenate(side) for side in zip(*done, strict=True))
+    return (left, right), np.concatenate(found), resolved
 
 
 def expectation(g: Callable[[Any], Any], q: float = 1.0, kinks: Iterable[float] = ()) -> float:
@@ -41,45 +83,51 @@ def expectation(g: Callable[[Any], Any], q: float = 1.0, kinks: Iterable[float] 
     _checks.concrete("expectation", q=q)
     _checks.number("expectation", low=0.0, q=q)
     scale = float(np.sqrt(q))
-    nodes, weights = np.polynomial.legendre.leggauss(20)
-
-    def integrate(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        middle, half = (left + right)[:, None] / 2, (right - left)[:, None] / 2
-        z = middle + half * nodes
-        padding = -len(z) % _BATCH  # few distinct shapes: eager JAX compiles every operation once a shape
-        value = on_host(g, scale * np.pad(z, ((0, padding), (0, 0))))[: len(z)]
-        if value.shape != z.shape:
-            raise _checks.InputError(f"expectation(): g maps shape {z.shape} to {value.shape}; it must be elementwise.")
-        mass = half * weights * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-        return (mass * value).sum(-1), (mass * np.abs(value)).sum(-1)
-
-    edges = _panel_edges(scale, kinks)
-    left, right = edges[:-1], edges[1:]
-    whole, size = integrate(left, right)
-    if size[[0, -1]].sum() > _TOLERANCE * size.sum():  # cut off where there is still mass: the tails decide
-        raise _checks.InputError(f"expectation(): E g(√q z) at q={q:g} is not finite; g grows too fast.")
-    scale_of_error, total = size.sum(), 0.0
-    for _ in range(_ROUNDS):
-        middle = (left + right) / 2
-        a, b = integrate(left, middle)[0], integrate(middle, right)[0]
-        rough = np.abs(a + b - whole) > _TOLERANCE * scale_of_error
-        total += (a + b)[~rough].sum()
-        if not rough.any():
+    points = np.array([float(k) for k in kinks])
+    for reach in (REACH, FAR):
+        edges = _edges(scale, points, reach)
+        integrals = _gaussian_integrals(g, scale, edges)
+        left, right, value, size = integrals
+        tails = (left <= edges[1]) & (right <= edges[1]) | (left >= edges[-2])
+        if not size[tails].sum() > TAIL * size.sum():
             break
-        left, right = np.r_[left[rough], middle[rough]], np.r_[middle[rough], right[rough]]
-        whole = np.r_[a[rough], b[rough]]
-    else:
-        total += whole.sum()
+    else:  # cut off where there is still mass: the tails decide
+        raise _checks.InputError(f"expectation(): E g(√q z) at q={q:g} is not finite; g grows too fast.")
+    total = value.sum()
     if not np.isfinite(total):
         raise _checks.InputError(f"expectation(): E g(√q z) at q={q:g} is not finite; g grows too fast or returns NaN.")
     return float(total)
 
 
-def _panel_edges(scale: float, kinks: Iterable[float]) -> np.ndarray:
+def _gaussian_integrals(g: Callable[[Any], Any], scale: float, edges: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Panels in z, and the integrals of g(scale z) and of its modulus over each."""
+
+    def integrate(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        z, mass = gauss(left, right)
+        padding = -len(z) % _BATCH  # few distinct shapes: eager JAX compiles every operation once a shape
+        value = on_host(g, scale * np.pad(z, ((0, padding), (0, 0))))
+        if value.shape != (len(z) + padding, _ORDER):
+            raise _checks.InputError(
+                f"expectation(): g maps shape {(len(z) + padding, _ORDER)} to {value.shape}; it must be elementwise."
+            )
+        with np.errstate(invalid="ignore", over="ignore"):
+            part = mass * bell(z) * value[: len(z)]
+        return np.stack([part.sum(1), np.abs(part).sum(1)], 1)
+
+    total = integrate(edges[:-1], edges[1:])[:, 1].sum()
+
+    def excuse(left: np.ndarray, right: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        return np.broadcast_to([_TOLERANCE * total, np.inf], whole.shape)
+
+    (left, right), found, _ = bisected(integrate, excuse, edges, 10**6)
+    return left, right, found[:, 0], found[:, 1]
+
+
+def _edges(scale: float, kinks: np.ndarray, reach: float) -> np.ndarray:
     """Panels one standard deviation wide, finer where √q z passes through order one, split at the kinks."""
-    edges = [np.linspace(-_REACH, _REACH, 29)]
+    edges = [np.linspace(-reach, reach, round(2 * reach) + 1)]
     if scale > 0:
         powers = 2.0 ** np.arange(-3, max(-2, np.ceil(np.log2(scale)) + 1)) / scale
-        edges += [powers, -powers, np.array([float(k) for k in kinks]) / scale, np.zeros(1)]
+        edges += [powers, -powers, kinks / scale, np.zeros(1)]
     inside = np.concatenate(edges)
-    return np.unique(inside[np.abs(inside) <= _REACH])
+    return np.unique(inside[np.abs(inside) <= reach])

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from isometry import activations
+from isometry.theory._host import on_host
 from isometry.theory._measure import Array, Measure, discrete
-from isometry.theory._quadrature import on_host
 
 _REACH = 9.5  # standard deviations; the mass beyond is 2e-21
 _DEGREE = 23  # of a panel's series

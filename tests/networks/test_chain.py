@@ -1,0 +1,81 @@
+"""Chains of blocks: the function, its factors, and its spectrum by products."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isometry
+from isometry import networks
+
+
+def leaky(params, x):
+    return jnp.where(x > 0, x, 0.1 * x) * params
+
+
+def mix(params, x):
+    return params @ x
+
+
+def blocks():
+    """Widths 5 → 5 → 7 → 7 → 3, and parameters."""
+    rng = np.random.default_rng(0)
+    first, second = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((7, 5), (3, 7)))
+    return networks.chain([leaky, mix, leaky, mix]), (jnp.float32(2), first, jnp.float32(0.5), second)
+
+
+X = jnp.asarray(np.random.default_rng(1).standard_normal(5), jnp.float32)
+
+
+@pytest.mark.core
+def test_a_chain_is_its_blocks_in_turn():
+    net, params = blocks()
+    expected = params[3] @ leaky(params[2], params[1] @ leaky(params[0], X))
+    np.testing.assert_allclose(net(params, X), expected, rtol=1e-5)
+    assert net.depth == 4
+    assert net.input_shape is None
+    assert "leaky" in repr(net)
+
+
+@pytest.mark.parametrize("span", ["end_to_end", "hidden"])
+def test_dense_and_product_agree(span):
+    net, params = blocks()
+    dense = isometry.spectrum(net, params, X, span=span)
+    product = isometry.spectrum(net, params, X, method="product", span=span)
+    assert product.size == dense.size
+    assert product.structural_zeros == dense.structural_zeros
+    np.testing.assert_allclose(product.log_values, dense.log_values, atol=1e-4)
+
+
+def test_networks_in_a_chain_are_drawn_and_show_their_layers():
+    net = networks.chain([networks.mlp([4, 6, 6, 6], "tanh"), networks.mlp([6, 6, 2], "tanh", "gaussian")])
+    params = net.init(jax.random.key(0))
+    assert [layer.index for layer in net.layers(params)] == list(range(5))
+    assert [layer.fan_in for layer in net.plan] == [4, 6, 6, 6, 6]
+    back = net.with_layers(params, list(net.layers(params)))
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(back), strict=True):
+        np.testing.assert_array_equal(a, b)
+    xs = jnp.asarray(np.random.default_rng(2).standard_normal((3, 4)), jnp.float32)
+    keys = jax.random.split(jax.random.key(1), 2)
+    dense, product = (isometry.ensemble(net, keys, xs, method=m) for m in ("dense", "product"))
+    assert product.log_values.shape == (2, 3, 2)
+    np.testing.assert_allclose(product.log_values, dense.log_values, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: networks.chain([]), "empty"),
+        (lambda: networks.chain(3), "not a sequence"),
+        (lambda: networks.chain([mix, 1]), r"blocks\[1\]=1 is not callable"),
+        (lambda: blocks()[0](jnp.ones(3), X), "tuple of 4"),
+        (lambda: blocks()[0]((1, 2), X), "2 entries"),
+        (lambda: blocks()[0].init(jax.random.key(0)), "plain function"),
+        (lambda: blocks()[0].plan, "plain function"),
+        (lambda: isometry.spectrum(networks.chain([mix, mix]), (1, 1), X, span="hidden"), "needs depth 3"),
+        (lambda: isometry.audit(blocks()[0], jax.random.split(jax.random.key(0), 2), X[None]), "networks.mlp"),
+    ],
+)
+def test_refusals(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,86 @@
+"""`isometry theory`: the numbers of the library, as a table and as strict JSON, and one line for what it refuses."""
+
+import json
+
+import pytest
+
+pytest.importorskip("typer")
+pytest.importorskip("rich")
+
+from isometry import cli, theory
+
+
+def call(*argv):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["theory", *map(str, argv)])
+    return stop.value.code
+
+
+def strict(text):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not strict JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_says_what_the_library_says(capsys, tmp_path):
+    assert call("--sigma-w", 1.5, "--sigma-b", 0.3, "--depth", 10, "--json", "--out", tmp_path / "o") == 0
+    shown, told = capsys.readouterr()
+    found = strict(shown)
+    assert strict((tmp_path / "o" / "theory.json").read_text())["point"] == found["point"]
+    assert "wrote" in told
+    point = found["point"]
+    assert point["phase"] == "chaotic"
+    assert point["q"] == theory.q_fixed_point("tanh", 1.5, 0.3).value
+    assert point["depth_scales"]["xi_c"] == theory.depth_scales("tanh", 1.5, 0.3).xi_c
+    assert point["c"]["gap"] == theory.c_fixed_point("tanh", 1.5, 0.3).gap
+    (critical,) = found["critical_points"]
+    assert critical["sigma_w"] == theory.critical_points("tanh", 0.3)[0].sigma_w
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("--q", 0.25, "--depth", 32), ("critical", "0.25", "0.136976729", "xi_grad", "inf", "ln mean lam, 32 layers")),
+        (("--activation", "gelu", "--sigma-b", 0.1), ("unstable: never reached", "unbounded", "is not reached from 1")),
+        (
+            ("--activation", "relu", "--sigma-w", 1.6),
+            (
+                "relu has them for sigma_b = 0 only",
+                "q diverges",
+            )[:1],
+        ),
+        (("--activation", "softplus"), ("softplus has none for any sigma_b",)),
+    ],
+)
+def test_table(argv, words, capsys):
+    assert call(*argv) == 0
+    shown = capsys.readouterr().out
+    for word in words:
+        assert word in shown
+
+
+def test_what_does_not_exist_is_null(capsys):
+    assert call("--activation", "relu", "--sigma-w", 1.6, "--sigma-b", 0.1, "--json") == 0
+    point = strict(capsys.readouterr().out)["point"]
+    assert (point["q"], point["phase"], point["q_fixed_points"]) == (None, "unbounded", [])
+    assert "exceeds the last" in point["note"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--q", -1), "--q=-1.0 is not a finite number in [0, inf)"),
+        (("--q", 1, "--sigma-w", 2), "--q fixes sigma_w and sigma_b"),
+        (("--sigma-w", 0), "--sigma-w=0.0 is not a finite number in (0, inf)"),
+        (("--activation", "tan"), "Did you mean 'tanh'"),
+        (("--activation", "softplus", "--q", 1), "softplus at q=1 has chi_1 = 1 only with sigma_b²"),
+        (("--depth", 0), "--depth=0 must be a whole number, at least 1"),
+    ],
+)
+def test_refusals(argv, message, capsys):
+    assert call(*argv) == 2
+    shown, complaint = capsys.readouterr()
+    assert shown == ""
+    assert message in complaint
+    assert complaint.count("\n") == 1

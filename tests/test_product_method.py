@@ -1,0 +1,109 @@
+"""method="product": networks of any depth, without a floor."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isometry
+from isometry import _jacobian, linalg, networks
+
+KEYS = jax.random.split(jax.random.key(0), 2)
+
+
+def inputs(n, count=3):
+    return jnp.asarray(np.random.default_rng(0).standard_normal((count, n)), jnp.float32)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("widths", [[5, 8, 8, 8, 3], [3, 8, 8, 8, 8, 5], [6, 6], [6, 4, 6], [9, 4, 4, 4, 9]])
+@pytest.mark.parametrize("span", ["end_to_end", "hidden"])
+def test_product_and_dense_agree(widths, span):
+    if span == "hidden" and len(widths) < 4:
+        pytest.skip("needs depth 3")
+    net = networks.mlp(widths, "tanh", "gaussian", sigma_w=1.2, sigma_b=0.3)
+    params, x = net.init(KEYS[0]), inputs(widths[0])[0]
+    dense, product = (isometry.spectrum(net, params, x, method=m, span=span) for m in ("dense", "product"))
+    assert (product.size, product.structural_zeros, product.pairs) == (dense.size, dense.structural_zeros, dense.pairs)
+    seen = np.asarray(dense.resolved)
+    np.testing.assert_allclose(product.log_values[seen], dense.log_values[seen], atol=1e-3)
+    assert np.isneginf(product.log_values[~seen]).all()  # a waist loses directions exactly
+    assert not np.isfinite(product.log_floor)
+
+
+def test_the_product_of_layers_is_autodiff():
+    """The wide product against jax.jacrev, at both spans."""
+    net = networks.mlp([5, 7, 7, 7, 4], "gelu", "gaussian", sigma_w=1.5, sigma_b=0.5)
+    params, xs = net.init(KEYS[0]), inputs(5)
+    for span in ("end_to_end", "hidden"):
+        aim = _jacobian.target("spectrum", net, span)
+        wide = _jacobian.wide_jacobians(aim, params, xs, jnp.dtype("float32"))
+        for x, matrix in zip(xs, wide, strict=True):
+            truth = jax.jacrev(lambda z: aim.apply(params, z))(aim.start(params, x))  # noqa: B023
+            np.testing.assert_allclose(matrix, truth, atol=1e-5)
+
+
+def test_a_thousand_layers():
+    """Chaotic and ordered nets far beyond the range of floats: Σ ln s is Σ ln |det| of the layers."""
+    net = networks.mlp([8] * 1002, "linear", "gaussian", sigma_w=0.01)
+    params = net.init(KEYS[0])
+    sp = isometry.spectrum(net, params, inputs(8)[0], method="product", span="hidden")
+    truth = sum(np.linalg.slogdet(np.asarray(layer.w, np.float64))[1] for layer in list(net.layers(params))[1:-1])
+    assert sp.pairs == 1000
+    assert sp.zero_fraction() == 0
+    assert float(sp.log_values[0]) < -3000  # float32 ends at -87
+    assert abs(float(sp.log_values.sum()) - truth) <= 1e-5 * abs(truth)
+
+
+def test_dead_units_are_exact_zeros():
+    net = networks.mlp([6, 12, 12, 12, 6], "relu", "gaussian", sigma_w=1.5)
+    params, x = net.init(KEYS[1]), inputs(6)[1]
+    dense, product = (isometry.spectrum(net, params, x, method=m, span="hidden") for m in ("dense", "product"))
+    alive = np.asarray(dense.resolved).sum()
+    assert alive < 12
+    assert np.isfinite(product.log_values).sum() == alive
+    assert product.zero_fraction(exact=True) == 1 - alive / 12
+
+
+def test_ensemble_by_product():
+    net = networks.mlp([4, 9, 9, 9, 9, 4], "tanh", "orthogonal", sigma_w=1.1, sigma_b=0.1)
+    xs = inputs(4)
+    dense, product = (isometry.ensemble(net, KEYS, xs, method=m) for m in ("dense", isometry.Product()))
+    assert product.log_values.shape == dense.log_values.shape == (2, 3, 4)
+    assert product.method.every is not None  # chosen at the first seed and input
+    np.testing.assert_allclose(product.log_values, dense.log_values, atol=1e-4)
+    assert product.pooled().zero_fraction() == 0
+
+
+@pytest.mark.core
+def test_product_is_traceable():
+    net = networks.mlp([4, 5, 5, 4], "tanh", "orthogonal")
+    params, xs = net.init(KEYS[0]), inputs(4)
+    measure = jax.jit(jax.vmap(lambda x: isometry.spectrum(net, params, x, method="product").log_values))
+    alone = isometry.spectrum(net, params, xs[2], method="product").log_values
+    np.testing.assert_allclose(measure(xs)[2], alone, atol=1e-5)
+
+
+def test_a_plain_function_shows_no_layers():
+    with pytest.raises(ValueError, match="networks.chain"):
+        isometry.spectrum(lambda p, x: p * x, 1.0, inputs(3)[0], method="product")
+    with pytest.raises(ValueError, match="every"):
+        isometry.Product(every=0)
+
+
+def test_wide_products_of_every_shape():
+    """Against the factors multiplied one by one, built from either end."""
+    rng = np.random.default_rng(3)
+    array = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    for sizes in ([3, 5, 5, 5, 4], [4, 5, 5, 5, 2], [5, 5, 5]):
+        stacks = [linalg.Factors(array(1, m, n), array(2, 1, m)) for n, m in itertools.pairwise(sizes)]
+        stacks = [linalg.Factors(None, array(2, 1, sizes[0])), *stacks[:-1], linalg.Factors(stacks[-1].matrix)]
+        wide = linalg.wide_product(stacks, 2)
+        for b in range(2):
+            truth = np.eye(sizes[0])
+            for matrix, scale in stacks:
+                truth = truth if matrix is None else np.asarray(matrix[0]) @ truth
+                truth = truth if scale is None else np.asarray(scale[b, 0])[:, None] * truth
+            np.testing.assert_allclose(wide[b], truth, rtol=1e-4, atol=1e-4)
