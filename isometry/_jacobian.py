@@ -129,7 +129,8 @@ def factors_of_inputs(aim: Target, params: Any, xs: Any, dtype: Any) -> list[Fac
     """The factors at all xs: matrices are shared, scales have a leading axis of inputs."""
     params, xs = _precision.cast(params, dtype), _precision.cast(xs, dtype)
     stacks = jax.eval_shape(aim.factors, params, xs[0])
-    return jax.vmap(aim.factors, (None, 0), [Factors(None, 0) for _ in stacks])(params, xs)
+    axes: Any = [Factors(None, 0) for _ in stacks]  # pyright: ignore[reportArgumentType]
+    return jax.vmap(aim.factors, (None, 0), axes)(params, xs)
 
 
 def jacobian(

@@ -86,7 +86,7 @@ def _prepare(
     """Everything that can be wrong is found here, for all networks, before anything runs."""
     if not isinstance(net, Network) or not hasattr(net, "activation"):  # a chain's units are not known
         raise _checks.InputError(
-            f"audit(): {name} is {_checks.show(net)}; write networks.mlp(...), whose units can be judged. "
+            f"audit(): {name} is {_checks.show(net)}, not a Network whose units are known; write networks.mlp(...). "
             "Of a chain and of a plain f(params, x) isometry.ensemble measures the spectrum."
         )
     if xs.ndim < 2 or xs.shape[1:] != net.input_shape or not len(xs) or not jnp.issubdtype(xs.dtype, jnp.floating):

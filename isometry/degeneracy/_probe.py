@@ -1,6 +1,7 @@
 """A short training run that follows the rank of what training does to each hidden layer."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -226,7 +227,7 @@ def judge_ranks(
     N_y > N_x needs phi'(0) = 0 at the tie, as `jax.nn.relu` has it: relu'(0) = 0 (`jnp.maximum(x, 0)` has ½).
     """
     name = "rank_constrained_training"
-    n_x = int(np.prod(net.input_shape))
+    n_x = math.prod(net.input_shape or ())
     slope = float(net.activation.slope(jnp.zeros(())))
     evidence: dict[str, Any] = {"input_dimension": n_x, "slope_at_zero": slope}
     source = (
@@ -270,7 +271,7 @@ def judge_ranks(
 
 def same_trajectory(net: Any, task: Task, keys: Any) -> dict[str, Any]:
     """Rank trajectories of the first of `keys` at widths N_x, 2 N_x, 4 N_x: equal if width adds nothing."""
-    n_x = int(np.prod(net.input_shape))
+    n_x = math.prod(net.input_shape or ())
     found = {}
     for width in (n_x, 2 * n_x, 4 * n_x):
         other = net.with_width(width)

@@ -32,8 +32,7 @@ def _rows(product: Callable[[Any], Any], basis: Any, chunk: int | None) -> Any:
 def wide_product(stacks: Sequence[Factors], batch: int) -> Float[Array, "batch m n"]:
     """The products of factors whose matrices are shared and whose scales, (batch, count, m), are not.
 
-    `batch` members lie side by side, so that each factor is one wide matrix product in a scan. Built up from the narrower
-    end.
+    `batch` members lie side by side, so that each factor is one wide matrix product in a scan, from the narrower end.
     """
     if stacks[-1].size[1] < stacks[0].size[2]:
         return jnp.transpose(_built([_reversed(s) for s in reversed(stacks)], batch), (1, 2, 0))
