@@ -28,6 +28,8 @@ FACTORIES = {
     ),
     "kaiming_normal(): nonlinearity='rel' is not known.": lambda: init.kaiming_normal(nonlinearity="rel"),
     "kaiming_normal(): a=nan is not a finite number": lambda: init.kaiming_normal(a=np.nan),
+    "critical(): q=-1.0 is not a finite number in [0, inf).": lambda: init.critical("tanh", q=-1.0),
+    "critical(): sigma_b=-0.1 is not a finite number in [0, inf).": lambda: init.critical("tanh", sigma_b=-0.1),
     "variance_scaling(): scale=-2.0 is not a finite number in [0, inf).": lambda: init.variance_scaling(
         -2.0, "fan_in", "normal"
     ),
@@ -162,3 +164,6 @@ def test_repr_shows_the_layout():
         "xavier_uniform(gain=1.0, in_axis=1, out_axis=0, groups=2)"
     )
     assert repr(init.he_normal()) == "he_normal()"
+    assert repr(init.critical("linear", q=0.5, in_axis=1, out_axis=0)) == (
+        "critical('linear', q=0.5, weights='gaussian', in_axis=1, out_axis=0)"
+    )
