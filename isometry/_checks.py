@@ -122,8 +122,9 @@ def shape(call: str, value: Any, *, least: int = 0, why: str = "") -> tuple[int,
 
 
 def float_dtype(call: str, dtype: Any) -> Any:
-    """A real floating dtype; None is JAX's default. float64 needs x64, which only the user may switch on."""
-    if dtype is None:
+    """A real floating dtype; None and Python's float are JAX's default. float64 needs x64, which only the user may
+    switch on."""
+    if dtype is None or dtype is float:
         return jnp.zeros(()).dtype
     try:
         d = jnp.dtype(dtype)

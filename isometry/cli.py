@@ -118,6 +118,7 @@ def _app(typer: Any) -> Any:
         ] = None,
         out: Annotated[str | None, option(help="Folder for schemes.json; not written if left out.")] = None,
         json: Annotated[bool, option("--json", help="Print the JSON instead of the table.")] = False,
+        seed: Annotated[int, option(help="Taken as by every command; nothing here is random.")] = 0,
     ) -> int:
         return run_schemes(name, out, json)
 

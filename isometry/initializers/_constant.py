@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from isometry import _checks
 from isometry.initializers._catalogue import register
-from isometry.initializers._protocol import Initializer, arguments
+from isometry.initializers._protocol import Initializer, arguments, magnitude
 
 
 @register(law="every entry 0", citation="torch.nn.init.zeros_", aliases=("torch zeros_", "jax zeros", "Keras Zeros"))
@@ -30,7 +30,7 @@ def ones() -> Initializer:
 def constant(value: Any) -> Initializer:
     """All entries `value`, a number.
 
-    **Raises** `ValueError`: value not a finite number.
+    **Raises** `ValueError`: value not a finite number, or too large for the dtype.
     """
     _checks.number("constant", value=value)
     return Initializer(
@@ -38,4 +38,5 @@ def constant(value: Any) -> Initializer:
         arguments(value=value),
         lambda key, shape, dtype: jnp.full(shape, value, dtype),
         random=False,
+        largest=magnitude(value),
     )

@@ -4,9 +4,9 @@ from typing import Any
 
 from isometry import _checks, activations, theory
 from isometry.initializers._catalogue import register
-from isometry.initializers._fans import TWO_AXES, Axes, fans
+from isometry.initializers._fans import TWO_AXES, Axes, Layout, fans
 from isometry.initializers._orthogonal import orthogonal
-from isometry.initializers._protocol import Initializer
+from isometry.initializers._protocol import Initializer, arguments
 from isometry.initializers._random import normal
 
 
@@ -19,6 +19,9 @@ def critical_point(call: str, activation: Any, q: float | None, sigma_b: float |
     """
     if q is not None and sigma_b is not None:
         raise _checks.InputError(f"{call}(): q={q} and sigma_b={sigma_b} are both given; each alone fixes the point.")
+    for name, value in (("q", q), ("sigma_b", sigma_b)):
+        if value is not None:
+            _checks.number(call, low=0.0, **{name: value})  # pyright: ignore[reportArgumentType]
     phi = activations.get(activation, call)
     if q is not None:
         return theory.critical_at(phi, q)
@@ -68,5 +71,7 @@ def critical(
         fan_in, _ = fans("critical", shape, in_axis, out_axis, batch_axis)
         return normal(std=sigma_w * fan_in**-0.5).draw(key, shape, dtype)
 
-    name = activations.get(activation).name
-    return Initializer("critical", f"{name!r}, weights={weights!r}", draw, least_axes=2, why=TWO_AXES)
+    point = {name: value for name, value in (("q", q), ("sigma_b", sigma_b)) if value is not None}
+    layout = Layout(in_axis, out_axis, batch_axis).changed()
+    written = f"{activations.get(activation).name!r}, {arguments(**point, weights=weights, **layout)}"
+    return Initializer("critical", written, draw, least_axes=2, why=TWO_AXES)

@@ -20,14 +20,21 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     As in torch `param` is ignored, whatever it is, for all names but leaky_relu, and True is no slope. Unlike torch we
     refuse a slope that is not finite (torch returns 0 or nan) and take NumPy's and JAX's scalars.
 
-    **Raises** `ValueError`: a name torch does not know; a slope that is not a finite number.
+    **Raises** `ValueError`: a name torch does not know; a slope that is not a finite number. `TypeError`: traced slope.
     """
-    _checks.one_of("calculate_gain", among=_TORCH, nonlinearity=nonlinearity)
+    return torch_gain("calculate_gain", nonlinearity, param=param)
+
+
+def torch_gain(call: str, nonlinearity: str, **slope: Any) -> float:
+    """`calculate_gain` for `call`, whose name of the slope is the keyword."""
+    _checks.one_of(call, among=_TORCH, nonlinearity=nonlinearity)
     if nonlinearity != "leaky_relu":
         return float(_TORCH[nonlinearity] or 1.0)
-    slope = 0.01 if param is None else param
-    _checks.number("calculate_gain", param=slope)
-    return math.sqrt(2.0 / (1 + float(slope) ** 2))
+    ((name, value),) = slope.items()
+    value = 0.01 if value is None else value
+    _checks.concrete(call, **{name: value})
+    _checks.finite(call, **{name: value})
+    return math.sqrt(2.0 / (1 + float(value) * float(value)))  # ** 2 raises where the square overflows
 
 
 def gain(activation: Any, criterion: str = "chi", q: float = 1.0) -> float:

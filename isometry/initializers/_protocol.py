@@ -24,7 +24,8 @@ class Initializer:
     - `dtype`: a real floating type; None is JAX's default. bfloat16 and float16 are drawn in float32 and cast last.
     - `out_sharding`: a `jax.sharding.Sharding` or `PartitionSpec` for the result; the values do not depend on it.
 
-    **Raises** `ValueError`, naming the factory: a shape, dtype or key that cannot be used. Traced like any JAX code.
+    **Raises** `ValueError`, naming the factory: a shape, dtype or key that cannot be used, a dtype that `largest`, the
+    largest magnitude drawn, overflows. Traced like any JAX code.
     """
 
     name: str
@@ -33,29 +34,40 @@ class Initializer:
     random: bool = True
     least_axes: int = 0
     why: str = ""
+    largest: float = 0.0
 
     def __call__(self, key: Any, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None) -> jax.Array:
         axes = _checks.shape(self.name, shape, least=self.least_axes, why=self.why)
         kind = _checks.float_dtype(self.name, dtype)
         if self.random:
             _checks.key(self.name, key)
-        # A deterministic draw is a dozen tiny operations: as one program it compiles once a shape, not a dozen times.
-        draw = self.draw if self.random else _program(self.draw)
+        if self.largest > float(jnp.finfo(kind).max):
+            raise _checks.InputError(
+                f"{self.name}(): {self.arguments} reaches {self.largest:g} in magnitude, beyond the largest "
+                f"{jnp.dtype(kind).name}, {float(jnp.finfo(kind).max):g}; write smaller numbers or a wider dtype."
+            )
+        draw = self.draw if self.random else self._program
         drawn = draw(key, axes, kind if jnp.finfo(kind).bits >= 32 else jnp.dtype(jnp.float32)).astype(kind)
         return drawn if out_sharding is None else place(drawn, out_sharding)
+
+    @functools.cached_property
+    def _program(self) -> Draw:
+        """A deterministic draw, a dozen tiny operations, compiled once a shape as one; it lives no longer than `self`,
+        which may hold a tracer."""
+        return jax.jit(self.draw, static_argnums=(1, 2))
 
     def __repr__(self) -> str:
         return f"{self.name}({self.arguments})"
 
 
-@functools.lru_cache(maxsize=256)
-def _program(draw: Draw) -> Draw:
-    return jax.jit(draw, static_argnums=(1, 2))
-
-
 def arguments(**named: Any) -> str:
     """Arguments as written in a call, for the repr."""
     return ", ".join(f"{name}={value!r}" for name, value in named.items())
+
+
+def magnitude(value: Any) -> float:
+    """|value|; 0 if it is traced, for then nothing can be said."""
+    return 0.0 if _checks.is_traced(value) else abs(float(value))
 
 
 def flat(sample: Callable[[tuple[int, ...]], jax.Array], shape: tuple[int, ...]) -> jax.Array:

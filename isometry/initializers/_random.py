@@ -9,7 +9,7 @@ import numpy as np
 
 from isometry import _checks
 from isometry.initializers._catalogue import register
-from isometry.initializers._protocol import Initializer, arguments, flat
+from isometry.initializers._protocol import Initializer, arguments, flat, magnitude
 
 SPECTRUM = "singular values Marchenko–Pastur, between σ|√m − √n| and σ(√m + √n) for large m × n"
 
@@ -29,7 +29,7 @@ def uniform(*, low: float = 0.0, high: float = 1.0) -> Initializer:
     Keyword-only: `jax.nn.initializers.uniform(s)` is `uniform(low=0, high=s)`, bit for bit from the same key (JAX's
     default is s = 0.01, torch's interval is [0, 1)).
 
-    **Raises** `ValueError`: bounds not finite or upside down.
+    **Raises** `ValueError`: bounds not finite or upside down, or that the dtype overflows or cannot tell apart.
     """
     _checks.finite("uniform", low=low, high=high)
     if not _checks.is_traced((low, high)) and low >= high:
@@ -38,9 +38,27 @@ def uniform(*, low: float = 0.0, high: float = 1.0) -> Initializer:
         )
 
     def draw(key, shape, dtype):
+        _check_interval(low, high, dtype)
         return flat(lambda size: jax.random.uniform(key, size, dtype, minval=low, maxval=high), shape)
 
-    return Initializer("uniform", arguments(low=low, high=high), draw)
+    largest = max(magnitude(low), magnitude(high))
+    return Initializer("uniform", arguments(low=low, high=high), draw, largest=largest)
+
+
+def _check_interval(low: Any, high: Any, dtype: Any) -> None:
+    """What is drawn is low + (high - low) u in this dtype: the width must be a number in it, and not lost."""
+    if _checks.is_traced((low, high)):
+        return
+    name, greatest = jnp.dtype(dtype).name, float(jnp.finfo(dtype).max)
+    if max(-float(low), float(high), float(high) - float(low)) > greatest:
+        raise _checks.InputError(
+            f"uniform(): low={low}, high={high} are further apart than the largest {name}, {greatest:g}; write bounds "
+            "nearer to 0."
+        )
+    if np.asarray(low, dtype) == np.asarray(high, dtype):
+        raise _checks.InputError(
+            f"uniform(): low={low} and high={high} are the same {name}; write bounds further apart, or constant({low})."
+        )
 
 
 @register(
@@ -55,7 +73,7 @@ def normal(*, mean: float = 0.0, std: float = 1.0) -> Initializer:
     Keyword-only: `jax.nn.initializers.normal(s)` is `normal(std=s)`, bit for bit from the same key (JAX's default is
     s = 0.01, torch's std is 1).
 
-    **Raises** `ValueError`: mean not finite, std negative or not finite.
+    **Raises** `ValueError`: mean not finite, std negative or not finite; six std from the mean overflow the dtype.
     """
     _checks.number("normal", mean=mean)
     _checks.number("normal", low=0.0, std=std)
@@ -63,7 +81,8 @@ def normal(*, mean: float = 0.0, std: float = 1.0) -> Initializer:
     def draw(key, shape, dtype):
         return _shifted(flat(lambda size: jax.random.normal(key, size, dtype), shape) * jnp.asarray(std, dtype), mean)
 
-    return Initializer("normal", arguments(mean=mean, std=std), draw)
+    largest = magnitude(mean) + 6 * magnitude(std)  # beyond what float32 draws, 5.4 std
+    return Initializer("normal", arguments(mean=mean, std=std), draw, largest=largest)
 
 
 def _shifted(noise: jax.Array, mean: Any) -> jax.Array:
@@ -136,4 +155,6 @@ def truncated_normal(*, mean: float = 0.0, std: float = 1.0, lower: float = -2.0
         noise = _shifted(jax.random.truncated_normal(key, a, b, shape, dtype) * jnp.asarray(std, dtype), mean)
         return jnp.clip(noise, jnp.asarray(lower, dtype), jnp.asarray(upper, dtype))
 
-    return Initializer("truncated_normal", arguments(mean=mean, std=std, lower=lower, upper=upper), draw)
+    largest = min(max(magnitude(lower), magnitude(upper)), magnitude(mean) + max(_REACH.values()) * magnitude(std))
+    written = arguments(mean=mean, std=std, lower=lower, upper=upper)
+    return Initializer("truncated_normal", written, draw, largest=0.0 if traced else largest)

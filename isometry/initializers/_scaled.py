@@ -7,7 +7,7 @@ from typing import Any
 from isometry import _checks
 from isometry.initializers._catalogue import register
 from isometry.initializers._fans import TWO_AXES, Axes, Layout, fans
-from isometry.initializers._gains import calculate_gain
+from isometry.initializers._gains import torch_gain
 from isometry.initializers._protocol import Initializer, arguments
 from isometry.initializers._random import SPECTRUM, normal, uniform
 
@@ -78,7 +78,7 @@ def xavier_normal(
 
 def _kaiming(name, law, a, mode, nonlinearity, layout):
     _checks.one_of(name, among=("fan_in", "fan_out"), mode=mode)
-    gain = calculate_gain(nonlinearity, a)
+    gain = torch_gain(name, nonlinearity, a=a)
     written = {"a": a, "mode": mode, "nonlinearity": nonlinearity}
     return _scaled(name, written, lambda n, m: gain / math.sqrt(n if mode == "fan_in" else m), law, layout)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
 from typing import Any, NamedTuple
 
 from isometry import _checks, initializers
@@ -55,14 +56,17 @@ class Scheme:
 
     def initializer(self, layer: Layer) -> Init:
         """The initializer of this layer's weights."""
+        _a("Scheme.initializer", "layer", layer, Layer)
         return self.choose(layer, self.sigma_w)
 
     def bias_initializer(self, layer: Layer) -> Init:
         """The initializer of this layer's biases: N(0, sigma_b²), or zeros."""
+        _a("Scheme.bias_initializer", "layer", layer, Layer)
         return initializers.normal(std=self.sigma_b) if self.sigma_b else initializers.zeros()
 
     def residual(self, branch: Branch) -> Residual:
         """Initial multipliers (branch, skip) of the block that this branch belongs to; (1, 1) unless stated."""
+        _a("Scheme.residual", "branch", branch, Branch)
         return self.multipliers(branch)
 
     @property
@@ -110,6 +114,14 @@ class Scheme:
     def __repr__(self) -> str:
         scale = f", sigma_w={self.sigma_w:.6g}, sigma_b={self.sigma_b:.6g}" if self.free else ""
         return f"Scheme({self.name!r}{scale})"
+
+
+def _a(call: str, name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind):
+        fields = ", ".join(field.name for field in dataclass_fields(kind))
+        raise _checks.InputError(
+            f"{call}(): {name}={_checks.show(value)} is not a {kind.__name__}; write schemes.{kind.__name__}({fields})."
+        )
 
 
 def same(init: Init) -> Callable[[Layer, float], Init]:

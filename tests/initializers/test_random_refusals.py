@@ -26,8 +26,10 @@ FACTORIES = {
     "kaiming_uniform(): mode='fan_inn' is not known. Known: fan_in, fan_out. Did you mean 'fan_in'?": lambda: (
         init.kaiming_uniform(mode="fan_inn")
     ),
-    "calculate_gain(): nonlinearity='rel' is not known.": lambda: init.kaiming_normal(nonlinearity="rel"),
-    "calculate_gain(): param=nan is not a finite number": lambda: init.kaiming_normal(a=np.nan),
+    "kaiming_normal(): nonlinearity='rel' is not known.": lambda: init.kaiming_normal(nonlinearity="rel"),
+    "kaiming_normal(): a=nan is not a finite number": lambda: init.kaiming_normal(a=np.nan),
+    "critical(): q=-1.0 is not a finite number in [0, inf).": lambda: init.critical("tanh", q=-1.0),
+    "critical(): sigma_b=-0.1 is not a finite number in [0, inf).": lambda: init.critical("tanh", sigma_b=-0.1),
     "variance_scaling(): scale=-2.0 is not a finite number in [0, inf).": lambda: init.variance_scaling(
         -2.0, "fan_in", "normal"
     ),
@@ -79,6 +81,19 @@ CALLS = {
         init.truncated_normal(mean=10.0),
         (3,),
     ),
+    "uniform(): low=-3e+38, high=3e+38 are further apart than the largest float32, 3.40282e+38; write bounds": (
+        init.uniform(low=-3e38, high=3e38),
+        (3,),
+    ),
+    "uniform(): low=1.0 and high=1.000000001 are the same float32; write bounds further apart, or constant(1.0).": (
+        init.uniform(low=1.0, high=1.000000001),
+        (3,),
+    ),
+    "normal(): mean=0.0, std=1e+38 reaches 6e+38 in magnitude, beyond the largest float32, 3.40282e+38; write": (
+        init.normal(std=1e38),
+        (3,),
+    ),
+    "constant(): value=-1e+39 reaches 1e+39 in magnitude, beyond the largest float32": (init.constant(-1e39), (3,)),
     "truncated_normal(): lower=1.0, upper=1.00001 leave so little of N(0.0, 1.0²) that": (
         init.truncated_normal(lower=1.0, upper=1.00001),
         (3,),
@@ -102,6 +117,43 @@ def test_call_refuses(text):
         assert text in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "initializer",
+    [
+        init.uniform(high=1e5),
+        init.normal(std=2e4),
+        init.constant(1e5),
+        init.truncated_normal(std=2e4, lower=-1e5, upper=1e5),
+    ],
+)
+def test_what_overflows_in_half_precision_is_refused(initializer):
+    """What fits float32, in which it is drawn, need not fit the type it is cast to."""
+    assert np.isfinite(initializer(KEY, (64,))).all()
+    with pytest.raises(InputError, match="beyond the largest float16, 65504"):
+        initializer(KEY, (64,), np.float16)
+
+
+def test_bounds_that_are_never_reached_need_not_fit():
+    drawn = init.truncated_normal(lower=-1e5, upper=1e5)(KEY, (64,), np.float16)
+    assert np.isfinite(drawn).all()
+
+
+def test_a_deterministic_initializer_keeps_no_tracer():
+    with jax.checking_leaks():
+        eye = jax.jit(lambda gain: init.identity(gain)(None, (2, 2)))(3.0)
+    np.testing.assert_array_equal(eye, 3 * np.eye(2))
+
+
+def test_a_slope_is_concrete():
+    with pytest.raises(TypeError, match=r"kaiming_normal\(\): a is traced"):
+        jax.jit(lambda a: init.kaiming_normal(a)(KEY, (2, 2)))(0.1)
+    assert init.calculate_gain("leaky_relu", 1e200) == 0.0
+
+
+def test_pythons_float_is_jax_default():
+    assert init.normal()(KEY, (2,), float).dtype == np.dtype("float32")
+
+
 def test_a_refusal_is_a_value_error():
     with pytest.raises(ValueError, match="xavier_uniform"):
         init.xavier_uniform()(KEY, (3,))
@@ -112,3 +164,6 @@ def test_repr_shows_the_layout():
         "xavier_uniform(gain=1.0, in_axis=1, out_axis=0, groups=2)"
     )
     assert repr(init.he_normal()) == "he_normal()"
+    assert repr(init.critical("linear", q=0.5, in_axis=1, out_axis=0)) == (
+        "critical('linear', q=0.5, weights='gaussian', in_axis=1, out_axis=0)"
+    )

@@ -21,6 +21,12 @@ BRANCH = Branch(0, 4, 0, 2)
         (lambda: Layer("hidden", 0, 2, 4, 4, "branch 1"), r"branch='branch 1' is not a Branch"),
         (lambda: Layer("hidden", 2, 2, 4, 4), r"index=2 must be a whole number, between 0 and 1"),
         (lambda: Layer("hidden", 0, 2, 0, 4), r"fan_in=0 must be"),
+        (
+            lambda: schemes.get("fixup").initializer("head"),
+            r"layer='head' is not a Layer; write schemes.Layer\(role, ind",
+        ),
+        (lambda: schemes.get("gaussian").bias_initializer(None), r"layer=None is not a Layer"),
+        (lambda: schemes.get("rezero").residual(0), r"branch=0 is not a Branch; write schemes.Branch\(index, count, "),
         (lambda: Branch(0, 4, 2, 2), r"Branch\(\): position=2 must be a whole number, between 0 and 1"),
         (lambda: Branch(4, 4, 0, 2), r"index=4 must be"),
         (lambda: Branch(0, 0, 0, 2), r"count=0 must be"),
