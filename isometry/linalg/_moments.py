@@ -78,12 +78,10 @@ def _matrices(a: Any) -> Any:
 def _exact(a: Any, orders: list[int]) -> Any:
     """tr G^(i+j) = Σ (G^i ∘ G^j): powers of the smaller Gram up to half of the largest order."""
     a = a if a.shape[-2] >= a.shape[-1] else a.mT
-    half: list[Any] = [a]  # tr G = Σ a ∘ a needs no Gram; half[i] is G^i from 1 on
-    if max(orders) > 1:
-        half.append(a.mT @ a)
-    while 2 * (len(half) - 1) < max(orders):
-        half.append(half[-1] @ half[1])
-    pairs = [(half[k // 2], half[(k + 1) // 2]) if k > 1 else (a, a) for k in orders]
+    powers = [a.mT @ a] if max(orders) > 1 else []
+    for _ in range((max(orders) + 1) // 2 - 1):
+        powers.append(powers[-1] @ powers[0])
+    pairs = [(powers[k // 2 - 1], powers[(k + 1) // 2 - 1]) if k > 1 else (a, a) for k in orders]
     return jnp.stack([jnp.sum(x * y, (-2, -1)) for x, y in pairs], -1) / a.shape[-1]
 
 
