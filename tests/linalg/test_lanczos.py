@@ -203,6 +203,15 @@ def test_truncated_quadrature_matches_density_and_moments():
     assert abs(below - exact).max() <= got.weights.max(-1).mean() + 4 * standard_error
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1)])
+def test_a_single_singular_value(shape):
+    a = jnp.asarray(np.random.default_rng(9).standard_normal(shape), jnp.float32)
+    want = float(np.linalg.norm(a))
+    got = extremes(a, KEY, 4)
+    assert got.steps == 1
+    np.testing.assert_allclose(got.values, [want, want], rtol=1e-6)
+
+
 def test_what_is_not_finite_is_no_number():
     a = jnp.eye(N).at[2, 3].set(np.nan)
     got = extremes(a, KEY, 2 * N)
