@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from isometry._checks import MissingExtra as MissingExtra
     from isometry._ensemble import ensemble as ensemble
     from isometry._jacobian import Dense as Dense
+    from isometry._jacobian import Lanczos as Lanczos
     from isometry._jacobian import Product as Product
     from isometry._jacobian import jacobian as jacobian
     from isometry._spectrum import Spectrum as Spectrum
@@ -32,6 +33,7 @@ _HOME = {
     "InputError": "_checks",
     "MissingExtra": "_checks",
     "Dense": "_jacobian",
+    "Lanczos": "_jacobian",
     "Product": "_jacobian",
     "jacobian": "_jacobian",
     "Spectrum": "_spectrum",

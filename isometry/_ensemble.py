@@ -9,20 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks, _jacobian, _memory, _precision, linalg
-from isometry._jacobian import Product
-from isometry._spectrum import Spectrum, of_factors, of_matrix, resolve_method
+from isometry._jacobian import Lanczos, Product
+from isometry._spectrum import Spectrum, of_factors, of_matrix, of_operator, resolve_method
 from isometry.networks import Network
 
 _TEMPORARIES = 6  # copies of the Jacobian that linearization and LAPACK hold at once, by XLA's memory analysis
 
 
 @functools.partial(jax.jit, static_argnames=("aim", "method", "dtype", "chunk"))
-def _measure(aim: Any, method: Any, dtype: Any, chunk: int | None, params: Any, xs: Any) -> Spectrum:
+def _measure(aim: Any, method: Any, dtype: Any, chunk: int | None, params: Any, xs: Any, keys: Any = None) -> Spectrum:
     """(seeds, inputs) spectra. Compiled once for an architecture: the scheme is in the parameters."""
     if isinstance(method, Product):
         # one after another: vmapped, the choice between a plain and a graded finish would make both
         one = lambda p, x: of_factors(aim.factors(*_precision.cast((p, x), dtype)), aim, method)  # noqa: E731
         return jax.lax.map(lambda p: jax.lax.map(lambda x: one(p, x), xs), params)
+    if isinstance(method, Lanczos):
+        probe = lambda p, x, k: of_operator(_jacobian.operator(aim, p, x, dtype), k, aim, method)  # noqa: E731
+        return jax.vmap(jax.vmap(probe, (None, 0, 0)), (0, None, 0))(params, xs, keys)
     if aim.layered:  # one wide product a layer and seed uses the machine better than one batch of small ones
         wide = jax.lax.map(lambda p: _jacobian.wide_jacobians(aim, p, xs, dtype), params)
         return of_matrix(wide, aim, method)
@@ -64,7 +67,7 @@ def ensemble(
     """
     _checks.concrete("ensemble", keys=keys, xs=xs, params=params)
     aim = _jacobian.target("ensemble", f, span)
-    chosen = resolve_method("ensemble", method, aim)
+    chosen = resolve_method("ensemble", method, aim, key)
     draw, source, seeds = _source(f, keys, params, sample)
     xs = _inputs(f, xs)
     drawn = jax.eval_shape(draw, jax.tree.map(lambda a: a[0], source))
@@ -80,13 +83,23 @@ def ensemble(
         chosen = chosen if rows else _grouped(chosen, aim, kind, batch, xs)
         columns = []
         for j in _chunks(len(xs), plan[1]):
-            part = jax.tree.map(np.asarray, _measure(aim, chosen, kind, plan[2], batch, xs[j]))
+            part = jax.tree.map(
+                np.asarray, _measure(aim, chosen, kind, plan[2], batch, xs[j], _keys(chosen, key, i, j))
+            )
             _check_finite(part, i, j)
             columns.append(part)
             done += len(i) * len(j)
             report(min(done, seeds * len(xs)), seeds * len(xs))
         rows.append(_join(columns, axis=1, keep=len(xs)))
     return jax.tree.map(jnp.asarray, _join(rows, axis=0, keep=seeds))
+
+
+def _keys(method: Any, key: Any, seeds: Any, inputs: Any) -> Any:
+    """(seeds, inputs) keys of a stochastic method, whatever the chunk they fall into; None of the others."""
+    if not isinstance(method, Lanczos):
+        return None
+    fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+    return fold(jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(seeds)), jnp.asarray(inputs))
 
 
 def _grouped(method: Any, aim: Any, dtype: Any, params: Any, xs: Any) -> Any:

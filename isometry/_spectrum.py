@@ -1,5 +1,6 @@
 """The measured spectrum: a measure on [0, ∞) kept as log singular values with their weights and precision floor."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -216,14 +217,23 @@ class Spectrum:
         return f"Spectrum({over}{self.size} singular values, span={self.span!r}, method={self.method}, {dtype})"
 
 
-METHODS = {"auto": _jacobian.Dense(), "dense": _jacobian.Dense(), "product": _jacobian.Product()}
+METHODS = {
+    "auto": _jacobian.Dense(),
+    "dense": _jacobian.Dense(),
+    "product": _jacobian.Product(),
+    "lanczos": _jacobian.Lanczos(),
+}
 
 
-def resolve_method(call: str, method: Any, aim: _jacobian.Target) -> Any:
-    """The method object of a name, or itself, if `aim` has what it needs."""
-    if not isinstance(method, (_jacobian.Dense, _jacobian.Product)):
+def resolve_method(call: str, method: Any, aim: _jacobian.Target, key: Any) -> Any:
+    """The method object of a name, or itself, if `aim` and the key are what it needs."""
+    if not isinstance(method, tuple(type(m) for m in METHODS.values())):
         _checks.one_of(call, among=METHODS, method=method)
         method = METHODS[method]
+    if isinstance(method, _jacobian.Lanczos):
+        if key is None:
+            raise _checks.InputError(f"{call}(): {method} draws random probes; write key=jax.random.key(0).")
+        _checks.key(call, key)
     if isinstance(method, _jacobian.Product) and not isinstance(aim.f, Function):
         raise _checks.InputError(
             f'{call}(): method="product" multiplies layers, and a plain f shows none. Write method="dense", or '
@@ -243,6 +253,16 @@ def of_factors(stacks: Any, aim: _jacobian.Target, method: Any) -> Spectrum:
     logs = linalg.log_values(stacks, method.every or 1)[0]
     shape = stacks[-1].size[1], stacks[0].size[2]
     return _of_logs(logs, jnp.asarray(-jnp.inf, logs.dtype), shape, aim, method)
+
+
+def of_operator(operator: Any, key: Any, aim: _jacobian.Target, method: Any) -> Spectrum:
+    """The measure of a quadrature: the nodes of all probes together, each probe of equal mass."""
+    found = linalg.spectral_quadrature(operator, key=key, steps=method.steps, probes=method.probes)
+    order = jnp.argsort(-found.log_values.ravel())
+    logs, weights = (a.ravel()[order] for a in (found.log_values, found.weights / method.probes))
+    m, n = operator.shape
+    floor = jnp.asarray(found.log_floor, logs.dtype)
+    return Spectrum(logs, weights, floor, method, min(m, n), abs(m - n), aim.span, aim.pairs)
 
 
 def _of_logs(logs: Any, floor: Any, shape: tuple[int, ...], aim: _jacobian.Target, method: Any) -> Spectrum:
@@ -266,10 +286,11 @@ def spectrum(
     **Arguments**
     - `f`: any f(params, x) → array, or a `Network`; one example, no batch axis (`ensemble` takes many).
     - `method`: "auto", "dense" or `isometry.Dense()`: form the Jacobian, factorize it. "product" or
-      `isometry.Product()`: of a network of known layers, ln s at every depth, without a floor.
+      `isometry.Product()`: of a network of known layers, ln s at every depth, without a floor. "lanczos" or
+      `isometry.Lanczos(steps, probes)`: the nodes of a quadrature, from products with the Jacobian alone.
     - `span`: "end_to_end", or of a Network "hidden": z_1 → z_{depth−1}, the object of the theory.
     - `dtype`: of the measurement; default the promoted dtype of params and x, at least float32.
-    - `key`: for stochastic methods; dense is not one and ignores it.
+    - `key`: for "lanczos"; the others are deterministic and ignore it.
 
     May be traced: jit, vmap, and grad of `moment` and `log_spread`. Cost: min(n_in, n_out) linearized evaluations and
     one values-only SVD.
@@ -277,7 +298,7 @@ def spectrum(
     **Raises** `ValueError`: what `jacobian` raises; an unknown method; a Jacobian that is not finite (when not traced).
     """
     aim = _jacobian.target("spectrum", f, span)
-    chosen = resolve_method("spectrum", method, aim)
+    chosen = resolve_method("spectrum", method, aim, key)
     kind = _precision.measuring_dtype("spectrum", dtype, params, x)
     x = jnp.asarray(x)
     _jacobian.shapes("spectrum", aim, params, x, kind)
@@ -285,6 +306,13 @@ def spectrum(
         stacks = aim.factors(_precision.cast(params, kind), _precision.cast(x, kind))
         _checks.all_finite("spectrum", **{"the Jacobian": stacks})
         return of_factors(stacks, aim, chosen)
+    if isinstance(chosen, _jacobian.Lanczos):
+        return _by_lanczos(aim, chosen, kind, params, x, key)
     matrix = _jacobian.dense_jacobian(aim, params, x, kind)
     _checks.all_finite("spectrum", **{"the Jacobian": matrix})
     return of_matrix(matrix, aim, chosen)
+
+
+@functools.partial(jax.jit, static_argnames=("aim", "method", "dtype"))
+def _by_lanczos(aim: Any, method: Any, dtype: Any, params: Any, x: Any, key: Any) -> Spectrum:
+    return of_operator(_jacobian.operator(aim, params, x, dtype), key, aim, method)

@@ -3,8 +3,14 @@
 from isometry.linalg._dense import log_singular_values as log_singular_values
 from isometry.linalg._dense import numerical_rank as numerical_rank
 from isometry.linalg._dense import singular_values as singular_values
+from isometry.linalg._lanczos import Extremes as Extremes
+from isometry.linalg._lanczos import Quadrature as Quadrature
+from isometry.linalg._lanczos import extreme_singular_values as extreme_singular_values
+from isometry.linalg._lanczos import spectral_quadrature as spectral_quadrature
 from isometry.linalg._linear import matrix_of as matrix_of
 from isometry.linalg._linear import wide_product as wide_product
+from isometry.linalg._moments import spectral_moments as spectral_moments
+from isometry.linalg._operator import Operator as Operator
 from isometry.linalg._product import Factors as Factors
 from isometry.linalg._product import group_size as group_size
 from isometry.linalg._product import log_values as log_values

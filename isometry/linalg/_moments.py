@@ -1,0 +1,116 @@
+"""Moments of the squared singular values, differentiable as often as the matrix is."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from isometry import _checks, _precision
+from isometry.linalg._lanczos import length
+from isometry.linalg._operator import Operator, checked
+
+_CALL = "spectral_moments"
+
+
+def spectral_moments(
+    a_or_operator: Any, orders: Iterable[int], *, key: Any = None, probes: int | None = None
+) -> Float[Array, "*batch orders"]:
+    """tr (JᵀJ)^k / min(m, n) for each k of `orders`: the moments of s² over its min(m, n) values.
+
+    **Arguments**
+    - `a_or_operator`: matrices (..., m, n), or an `Operator`.
+    - `orders`: whole numbers, at least 1.
+    - `key`, `probes`: none of them: exact, from powers of the smaller Gram matrix. Both: an unbiased estimate from
+      `probes` random vectors, of one matrix or an operator. It is exact on an isometry, and when half of the probes
+      span everything. For its standard error, vmap over keys.
+
+    Half of the probes (rounded down) find the directions that dominate, whose part of the trace is exact; the others
+    estimate the rest (Hutch++: Meyer, Musco, Musco, Woodruff, 2021). Those are drawn on the sphere of the complement,
+    so that a constant rest has no variance.
+
+    ‖J‖_F² is min(m, n) times the first moment; over m and averaged over parameters it is the averaged partial Jacobian
+    norm. Polynomials of J throughout: finite in value and in every derivative, also at isometry and at zero. jit, vmap,
+    grad. Cost: exact, about K/2 + 1 products of the smaller side, K the largest order; estimated, (K/2 + 1) × probes
+    products with J and Jᵀ.
+
+    **Raises** `ValueError`: orders empty or not whole numbers ≥ 1; an operator without a key; a key without probes or
+    probes without a key; probes < 1; not real floating.
+    """
+    wanted = _orders(orders)
+    if key is None and probes is None and not isinstance(a_or_operator, Operator):
+        with _precision.full():
+            return _exact(_matrices(a_or_operator), wanted)
+    if key is None or probes is None:
+        raise _checks.InputError(
+            f"{_CALL}(): key={_checks.show(key)}, probes={_checks.show(probes)}; an estimate, as of any Operator, "
+            "needs both: write key=jax.random.key(0), probes=8."
+        )
+    _checks.key(_CALL, key)
+    _checks.integer(_CALL, low=1, probes=probes)
+    given = a_or_operator if isinstance(a_or_operator, Operator) else Operator.of(a_or_operator)
+    with _precision.full():
+        return _estimated(checked(_CALL, given).tall, wanted, key, probes)
+
+
+def _orders(orders: Any) -> list[int]:
+    try:
+        wanted = list(orders)
+    except TypeError:
+        raise _checks.InputError(f"{_CALL}(): orders={_checks.show(orders)} is no sequence; write (1, 2).") from None
+    if not wanted:
+        raise _checks.InputError(f"{_CALL}(): orders is empty; write (1, 2).")
+    for order in wanted:
+        _checks.integer(_CALL, low=1, orders=order)
+    return [int(k) for k in wanted]
+
+
+def _matrices(a: Any) -> Any:
+    a = jnp.asarray(a)
+    if a.ndim < 2 or 0 in a.shape[-2:]:
+        raise _checks.InputError(f"{_CALL}(): a has shape {a.shape}; write (..., m, n) with m, n at least 1.")
+    if not jnp.issubdtype(a.dtype, jnp.floating):
+        raise _checks.InputError(f"{_CALL}(): a has dtype {a.dtype}; write a.astype(jnp.float32).")
+    return a.astype(_precision.measuring_dtype(_CALL, None, a))
+
+
+def _exact(a: Any, orders: list[int]) -> Any:
+    """tr G^(i+j) = Σ (G^i ∘ G^j): powers of the smaller Gram up to half of the largest order."""
+    a = a if a.shape[-2] >= a.shape[-1] else a.mT
+    powers = [a.mT @ a] if max(orders) > 1 else []
+    for _ in range((max(orders) + 1) // 2 - 1):
+        powers.append(powers[-1] @ powers[0])
+    pairs = [(powers[k // 2 - 1], powers[(k + 1) // 2 - 1]) if k > 1 else (a, a) for k in orders]
+    return jnp.stack([jnp.sum(x * y, (-2, -1)) for x, y in pairs], -1) / a.shape[-1]
+
+
+def _estimated(operator: Operator, orders: list[int], key: Any, probes: int) -> Any:
+    """Hutch++ in the space of the smaller side."""
+    n, dtype = operator.shape[1], operator.dtype
+    sketched = min(probes // 2, n)
+    first, second = jax.random.split(key)
+    basis = jnp.zeros((n, 0), dtype)
+    trace = jnp.zeros(len(orders), dtype)
+    if sketched:
+        sketch = jax.random.normal(first, (sketched, n), dtype)
+        # tr G^k splits exactly for every basis, so nothing is lost by holding it fixed; QR has no gradient at rank < k
+        image = jax.lax.stop_gradient(jax.vmap(lambda z: operator.rmatvec(operator.matvec(z)))(sketch))
+        basis = jnp.linalg.qr(image.T)[0]
+        trace = jnp.sum(_forms(operator, basis.T, orders), 0)
+    if sketched < n:
+        rest = jax.random.normal(second, (probes - sketched, n), dtype)
+        for _ in range(2):
+            rest = rest - (rest @ basis) @ basis.T
+        rest = rest / jax.vmap(length)(rest)[:, None]
+        trace = trace + (n - sketched) * jnp.mean(_forms(operator, rest, orders), 0)
+    return trace / n
+
+
+def _forms(operator: Operator, vectors: Any, orders: list[int]) -> Any:
+    """zᵀ (JᵀJ)^k z of each vector, (vectors, orders): zᵀ G^k z = ‖t‖² with t = ··· Jᵀ J z of k products."""
+    products, squares = (jax.vmap(operator.matvec), jax.vmap(operator.rmatvec)), []
+    for k in range(max(orders)):
+        vectors = products[k % 2](vectors)
+        squares.append(jnp.sum(vectors**2, -1))
+    return jnp.stack([squares[k - 1] for k in orders], -1)

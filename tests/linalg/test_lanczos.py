@@ -1,0 +1,305 @@
+"""Golub-Kahan where it usually fails (isometry, low rank, zero, clusters) and where it is right: against NumPy.
+
+Tolerances: the bases are orthogonal and the recurrence exact to a small multiple of eps·s_max, so by Weyl each node is.
+"""
+
+import contextlib
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isometry import InputError, linalg
+from isometry.linalg import Operator, _lanczos
+
+KEY = jax.random.key(0)
+DTYPES = [np.float32, np.float64]
+N = 12
+
+
+def wide_floats(dtype):
+    return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
+
+
+def rotation(n, seed):
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))[0]
+
+
+def prescribed(s, shape=(N, N), seed=0):
+    middle = np.zeros(shape)
+    np.fill_diagonal(middle, s)
+    return rotation(shape[0], seed) @ middle @ rotation(shape[1], seed + 1)
+
+
+INDEX = np.arange(N)
+MATRICES = {
+    "identity": np.eye(N),
+    "orthogonal": rotation(N, 3),
+    "rank one": prescribed([3.0] + [0.0] * (N - 1)),
+    "zero": np.zeros((N, N)),
+    "clustered": prescribed([1 + 1e-7] + [1.0] * 5 + [1 - 1e-7] + [1e-3] * 5),
+    "hilbert": 1 / (INDEX[:, None] + INDEX + 1),
+    "gaussian": np.random.default_rng(4).standard_normal((N, N)),
+    "tiny": 1e-30 * np.random.default_rng(4).standard_normal((N, N)),
+    "huge": 1e30 * np.random.default_rng(4).standard_normal((N, N)),
+}
+
+
+def singular_values(a):
+    return np.linalg.svd(np.asarray(a, np.float64), compute_uv=False)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def bidiagonal(a, key, steps):
+    start = _lanczos.unit(jax.random.normal(key, a.shape[1:], a.dtype))
+    return _lanczos.bidiagonalize(Operator.of(a), start, key, steps)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def extremes(a, key, steps):
+    return linalg.extreme_singular_values(Operator.of(a), key=key, steps=steps)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def quadrature(a, key, steps, probes):
+    return linalg.spectral_quadrature(Operator.of(a), key=key, steps=steps, probes=probes)
+
+
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bidiagonalization_holds_and_bases_are_orthonormal(dtype, name):
+    with wide_floats(dtype):
+        a = jnp.asarray(MATRICES[name], dtype)
+        b = jax.tree.map(lambda x: np.asarray(x, np.float64), bidiagonal(a, KEY, 9))
+    a, eps = np.asarray(a, np.float64), np.finfo(dtype).eps
+    s_max = singular_values(a)[0]
+    small = np.diag(b.diagonal) + np.diag(b.above[:-1], 1)
+    for basis in (b.left, b.right):
+        np.testing.assert_allclose(basis @ basis.T, np.eye(len(basis)), atol=4 * N * eps)
+    slack = (4 * N * eps) * s_max + b.lost
+    assert np.linalg.norm(a @ b.right[:-1].T - b.left.T @ small, 2) <= slack
+    rest = b.above[-1] * np.outer(b.right[-1], np.eye(9)[-1])
+    assert np.linalg.norm(a.T @ b.left.T - b.right[:-1].T @ small.T - rest, 2) <= slack
+    assert b.lost <= _lanczos._BREAKDOWN * math.sqrt(18) * eps * s_max
+    assert b.norm <= s_max * (1 + 4 * N * eps)
+
+
+def test_restarts_are_recorded_as_zero_couplings():
+    b = bidiagonal(jnp.eye(N), KEY, 9)
+    np.testing.assert_array_equal(b.above, 0)
+    np.testing.assert_allclose(b.diagonal, 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extremes_of_hard_matrices(dtype, name):
+    with wide_floats(dtype):
+        a = jnp.asarray(MATRICES[name], dtype)
+        got = jax.tree.map(np.asarray, extremes(a, KEY, 2 * N))
+    want = singular_values(a)[[0, -1]]
+    assert got.values.dtype == dtype
+    assert got.converged.all()
+    assert got.steps <= N  # clamped to the dimension
+    assert (abs(got.values.astype(float) - want) <= got.bounds).all()
+    # √eps relative to the value, or rounding: the criterion of convergence
+    eps = np.finfo(dtype).eps
+    assert (got.bounds <= math.sqrt(eps) * want + 64 * N * eps * want[0]).all()
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from([0.0, 1e-6, 1e-2, 0.5, 0.999, 1.0, 1.0 + 1e-6, 30.0]), min_size=N, max_size=N),
+    st.integers(0, 1000),
+)
+def test_bounds_hold_for_any_spectrum_and_any_truncation(s, seed):
+    a = jnp.asarray(prescribed(np.array(s), seed=seed), jnp.float32)
+    want = singular_values(a)
+    got = jax.tree.map(np.asarray, extremes(a, jax.random.key(seed), 4))
+    gaps = np.abs(want[:, None] - got.values.astype(float)).min(0)
+    assert (gaps <= got.bounds).all()
+    slack = 4 * N * np.finfo(np.float32).eps * want[0]
+    assert got.values[0] <= want[0] + slack  # from inside
+    assert got.values[1] >= want[-1] - slack
+
+
+def test_what_is_not_reached_is_said_not_to_be():
+    shape, steps = (48, 64), 32
+    apart = np.r_[3.0, np.linspace(1.0, 1.5, 46), 0.1]
+    graded = np.logspace(0, -8, 48)
+    with jax.enable_x64(True):
+        easy = jax.tree.map(np.asarray, extremes(jnp.asarray(prescribed(apart, shape)), KEY, steps))
+        hard = jax.tree.map(np.asarray, extremes(jnp.asarray(prescribed(graded, shape)), KEY, steps))
+    assert easy.converged.all()
+    assert easy.steps < steps  # stopped early
+    # second order: residual² over the gap to the next value, eps (s² / gap), is less than rounding
+    np.testing.assert_allclose(easy.values, [3.0, 0.1], rtol=0, atol=4 * 64 * np.finfo(float).eps * 3.0)
+    np.testing.assert_array_equal(hard.converged, [True, False])
+    assert hard.steps == steps
+    assert hard.values[0] == pytest.approx(1.0, abs=hard.bounds[0])
+    assert 1e-8 < hard.values[1] < 1e-8 + hard.bounds[1]
+
+
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_full_quadrature_has_every_singular_value(dtype, name):
+    with wide_floats(dtype):
+        a = jnp.asarray(MATRICES[name], dtype)
+        got = jax.tree.map(np.asarray, quadrature(a, KEY, 2 * N, 3))
+    assert got.log_values.shape == got.weights.shape == (3, N)  # clamped to the dimension
+    want, eps = singular_values(a), np.finfo(dtype).eps
+    nodes = np.exp(got.log_values.astype(np.float64))
+    floor = math.exp(got.log_floor)
+    assert (np.diff(nodes) <= 0).all()
+    # floor: what is below it is zero, and may be on either side; log s rounds by eps·|log s|
+    rounding = 4 * N * eps + eps * abs(math.log(want[0]) if want[0] else 0)
+    np.testing.assert_allclose(nodes, np.tile(want, (3, 1)), rtol=0, atol=(rounding + 1.1 * floor) * want[0])
+    np.testing.assert_allclose(nodes[:, 0], want[0], rtol=rounding)
+    np.testing.assert_allclose(got.weights.sum(-1), 1, rtol=4 * N * eps)
+    assert (got.weights >= 0).all()
+
+
+RANK = 30
+LOW = prescribed(np.r_[np.random.default_rng(5).uniform(0.2, 2.0, RANK), np.zeros(10)], (40, 60))
+
+
+@pytest.mark.parametrize("a", [LOW, LOW.T], ids=["wide", "tall"])
+def test_mass_of_zeros_and_distribution_within_standard_error(a):
+    """Variance of vᵀ f v for v on the sphere: 2/(n + 2) (mean f² − (mean f)²), here at n = 40."""
+    probes, n = 200, 40
+    got = jax.tree.map(np.asarray, quadrature(jnp.asarray(a, jnp.float32), KEY, n, probes))
+    nodes, weights = np.exp(got.log_values.astype(np.float64)), got.weights.astype(np.float64)
+    s = np.r_[singular_values(a)[:RANK], np.zeros(n - RANK)]
+    grid = np.r_[1e-4, (s[1:RANK] + s[: RANK - 1]) / 2]  # between the values: full quadrature is exact but for weights
+    per_probe = np.sum(weights[:, None] * (nodes[:, None] <= grid[None, :, None]), -1)
+    exact = (s <= grid[:, None]).mean(-1)
+    spread = np.sqrt(2 / (n + 2) * exact * (1 - exact))
+    assert (abs(per_probe.mean(0) - exact) <= 4 * spread / math.sqrt(probes)).all()
+    assert exact[0] == 0.25
+    # the spread over probes is the one stated, to its own error 1/√(2 probes), 4 of them; at the end it is skew
+    np.testing.assert_allclose(per_probe[:, :-4].std(0, ddof=1), spread[:-4], rtol=4 / math.sqrt(2 * probes))
+
+
+def test_truncated_quadrature_matches_density_and_moments():
+    """k nodes: moments of s² up to 2 k − 1 as v itself has them; the cdf off by at most one node's mass (Szegő)."""
+    steps, probes, n = 8, 200, 60
+    a = np.random.default_rng(6).standard_normal((n, n)) / math.sqrt(n)
+    with jax.enable_x64(True):
+        got = jax.tree.map(np.asarray, quadrature(jnp.asarray(a), KEY, steps, probes))
+    assert got.log_values.shape == (probes, steps)
+    nodes, s = np.exp(got.log_values), singular_values(a)
+    for k in (1, 2, 7):
+        per_probe = np.sum(got.weights * nodes ** (2 * k), -1)
+        spread = math.sqrt(2 / (n + 2) * np.var(s ** (2 * k)))
+        assert abs(per_probe.mean() - np.mean(s ** (2 * k))) <= 4 * spread / math.sqrt(probes)
+    grid = np.linspace(0, 2.1, 200)
+    below = np.mean(np.sum(got.weights[:, None] * (nodes[:, None] <= grid[None, :, None]), -1), 0)
+    exact = (s <= grid[:, None]).mean(-1)
+    standard_error = math.sqrt(2 / (n + 2) / 4 / probes)
+    assert abs(below - exact).max() <= got.weights.max(-1).mean() + 4 * standard_error
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1)])
+def test_a_single_singular_value(shape):
+    a = jnp.asarray(np.random.default_rng(9).standard_normal(shape), jnp.float32)
+    want = float(np.linalg.norm(a))
+    got = extremes(a, KEY, 4)
+    assert got.steps == 1
+    np.testing.assert_allclose(got.values, [want, want], rtol=1e-6)
+
+
+def test_what_is_not_finite_is_no_number():
+    a = jnp.eye(N).at[2, 3].set(np.nan)
+    got = extremes(a, KEY, 2 * N)
+    assert np.isnan(got.values).all()
+    assert not got.converged.any()
+    assert np.isnan(quadrature(a, KEY, 2 * N, 3).log_values).all()
+
+
+def test_vmap_over_matrices_and_keys():
+    names = ["identity", "rank one", "gaussian"]
+    batch = jnp.asarray(np.stack([MATRICES[name] for name in names]), jnp.float32)
+    got = jax.vmap(lambda a, k: extremes(a, k, 2 * N))(batch, jax.random.split(KEY, 3))
+    want = np.stack([singular_values(a)[[0, -1]] for a in batch])
+    assert (abs(np.asarray(got.values, float) - want) <= got.bounds).all()
+    assert got.steps[0] == got.steps[1] == 8  # each stops for itself
+
+
+def test_same_bidiagonal_as_matfree():
+    matfree = pytest.importorskip("matfree.decomp")
+    a = np.random.default_rng(7).standard_normal((24, 20))
+    with jax.enable_x64(True):
+        b = bidiagonal(jnp.asarray(a), KEY, 8)
+        peer = matfree.bidiag(8)(lambda v: jnp.asarray(a) @ v, b.right[0]).J_small
+        np.testing.assert_allclose(b.scaled() * b.norm, peer, rtol=0, atol=1e-13)  # ~20·eps·s_max
+
+
+def layers(params, x):
+    for w in params:
+        x = jnp.tanh(w @ x)
+    return x
+
+
+def test_linearized_once_and_transposed():
+    rng, calls = np.random.default_rng(8), []
+    params = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((7, 5), (6, 7))]
+    x = jnp.asarray(rng.standard_normal(5), jnp.float32)
+
+    def g(x):
+        calls.append(isinstance(x, jax.core.Tracer))
+        return layers(params, x)
+
+    operator = Operator.linearized(g, x)
+    counted = len(calls)
+    jacobian = jax.jacrev(functools.partial(layers, params))(x)
+    rows, columns = jax.vmap(operator.rmatvec)(jnp.eye(6)), jax.vmap(operator.T.rmatvec)(jnp.eye(5)).T
+    assert len(calls) == counted
+    assert operator.shape == (6, 5)
+    assert operator.T.shape == (5, 6)
+    for built in (rows, columns):
+        np.testing.assert_allclose(built, jacobian, rtol=0, atol=1e-6 * float(jnp.abs(jacobian).max()) + 1e-7)
+    got = jax.jit(lambda x: EXTREME(Operator.linearized(functools.partial(layers, params), x), steps=5))(x)
+    assert (abs(np.asarray(got.values) - singular_values(jacobian)[[0, -1]]) <= got.bounds).all()
+
+
+def test_low_precision_is_worked_in_float32():
+    assert Operator.of(jnp.eye(3, dtype=jnp.bfloat16)).matvec(jnp.ones(3)).dtype == jnp.float32
+
+
+WRONG = Operator(lambda v: v, lambda u: u, (3, 2), np.float32)
+EXTREME = functools.partial(linalg.extreme_singular_values, key=KEY, steps=2)
+QUADRATURE = functools.partial(linalg.spectral_quadrature, key=KEY, steps=2, probes=2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Operator.of(jnp.ones((2, 3, 3))), r"matrix has shape \(2, 3, 3\); write \(m, n\)"),
+        (lambda: Operator.of(jnp.ones((2, 0))), r"shape=\(2, 0\) has an axis of size 0"),
+        (lambda: Operator.of(jnp.ones((2, 2), jnp.int32)), r"dtype int32; write matrix\.astype\(jnp\.float32\)"),
+        (lambda: Operator(abs, abs, (3,), np.float32), r"Operator\(\): shape=\(3,\) has one axis; write \(m, n\)"),
+        (lambda: Operator(abs, abs, (3, 3, 3), np.float32), "has 3 axes"),
+        (lambda: Operator(abs, abs, (3, 3), np.int32), "dtype=int32 is not a real floating type"),
+        (lambda: Operator(abs, abs, (3, 3), jnp.bfloat16), "too coarse"),
+        (lambda: Operator(abs, abs, (3, 3), None), "dtype=None is not a dtype"),
+        (lambda: Operator.linearized(jnp.sin, jnp.ones((2, 2))), r"point is float32 of shape \(2, 2\).* Ravel"),
+        (lambda: Operator.linearized(jnp.sum, jnp.ones(2)), r"g\(point\) is float32 of shape \(\)"),
+        (lambda: Operator.linearized(jnp.sin, jnp.ones(2, jnp.bfloat16)), "too coarse"),
+        (lambda: Operator.linearized(lambda x: x > 0, jnp.ones(2)), r"g\(point\) is bool"),
+        (lambda: EXTREME(jnp.eye(3)), r"is not an Operator; write linalg\.Operator\.of\(matrix\)"),
+        (lambda: EXTREME(WRONG), r"matvec of operator maps \(2,\) to float32 of shape \(2,\).*it must give .*\(3,\)"),
+        (lambda: EXTREME(Operator.of(jnp.eye(3)), key=None), r"key is None, not a single random key"),
+        (lambda: EXTREME(Operator.of(jnp.eye(3)), steps=0), "steps=0 must be a whole number, at least 1"),
+        (lambda: QUADRATURE(Operator.of(jnp.eye(3)), key=jax.random.split(KEY)), "not a single random key"),
+        (lambda: QUADRATURE(Operator.of(jnp.eye(3)), steps=0), "steps=0 must be"),
+        (lambda: QUADRATURE(Operator.of(jnp.eye(3)), probes=0), "probes=0 must be"),
+        (lambda: QUADRATURE(Operator.of(jnp.eye(3)), probes=1.5), "probes=1.5 is not a whole number"),
+    ],
+)
+def test_refusals(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
