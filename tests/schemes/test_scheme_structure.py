@@ -149,13 +149,13 @@ def test_ensemble_and_audit_adjust_what_they_draw():
     adjusted = [net.scheme.adjust(net, net.init(k), xs) for k in keys]
     by_hand = isometry.ensemble(net, params=jax.tree.map(lambda *a: jnp.stack(a), *adjusted), xs=xs[:4])
     drawn = isometry.ensemble(net, keys, xs)
-    np.testing.assert_allclose(drawn.log_values[:, :4], by_hand.log_values, atol=1e-4)
+    np.testing.assert_allclose(drawn.values[:, :4], by_hand.values, atol=1e-4)
     chunked = isometry.ensemble(net, keys, xs, max_bytes=2**20)
-    np.testing.assert_allclose(chunked.log_values, drawn.log_values, atol=1e-4)
+    np.testing.assert_allclose(chunked.values, drawn.values, atol=1e-4)
     report = isometry.audit(net, keys, xs, train_steps=0, inputs=32)
-    np.testing.assert_allclose(report.spectra["end_to_end"].log_values, drawn.log_values, atol=1e-4)
+    np.testing.assert_allclose(report.spectra["end_to_end"].values, drawn.values, atol=1e-4)
     raw = isometry.ensemble(net, keys, xs, sample=net.init)
-    assert np.abs(np.asarray(raw.log_values - drawn.log_values)).max() > 0.1
+    assert np.abs(np.asarray(raw.values - drawn.values)).max() > 0.1
 
 
 def test_other_schemes_are_left_alone():
