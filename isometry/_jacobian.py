@@ -75,8 +75,9 @@ class Target:
         return isinstance(self.f, Function) and self.f.shares_matrices
 
     def factors(self, params: Any, x: Any) -> list[Factors]:
-        """The factors of the Jacobian at x, first to last."""
-        return self.f.factors(params, x, self.span)  # pyright: ignore[reportFunctionMemberAccess]
+        """The factors of the Jacobian at x, first to last; the slopes and blocks behind them at full precision too."""
+        with _precision.full():
+            return self.f.factors(params, x, self.span)  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def target(call: str, f: Any, span: str) -> Target:

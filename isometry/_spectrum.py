@@ -307,7 +307,9 @@ def spectrum(
         _checks.all_finite("spectrum", **{"the Jacobian": stacks})
         return of_factors(stacks, aim, chosen)
     if isinstance(chosen, _jacobian.Lanczos):
-        return _by_lanczos(aim, chosen, kind, params, x, key)
+        found = _by_lanczos(aim, chosen, kind, params, x, key)
+        _checks.all_finite("spectrum", **{"the Jacobian": found.weights})  # a NaN anywhere spoils the weights
+        return found
     matrix = _jacobian.dense_jacobian(aim, params, x, kind)
     _checks.all_finite("spectrum", **{"the Jacobian": matrix})
     return of_matrix(matrix, aim, chosen)

@@ -75,3 +75,8 @@ def test_any_function_may_be_probed():
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_jacobian_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="the Jacobian"):
+        isometry.spectrum(lambda p, x: p * x, jnp.float32(jnp.nan), XS[0], method=isometry.Lanczos(2, 1), key=KEY)

@@ -107,3 +107,13 @@ def test_wide_products_of_every_shape():
                 truth = truth if matrix is None else np.asarray(matrix[0]) @ truth
                 truth = truth if scale is None else np.asarray(scale[b, 0])[:, None] * truth
             np.testing.assert_allclose(wide[b], truth, rtol=1e-4, atol=1e-4)
+
+
+def test_products_are_traced_at_full_precision():
+    """Forward pass, slopes, the Jacobians of a chain's blocks, and the product itself."""
+    dot = lambda p, x: jnp.tanh(p @ x)  # noqa: E731
+    net, params = networks.chain([dot, dot]), (jnp.eye(3), jnp.eye(3))
+    measure = lambda x: isometry.spectrum(net, params, x, method="product").log_values  # noqa: E731
+    text = str(jax.make_jaxpr(measure)(jnp.ones(3)))
+    assert text.count("dot_general") > 3
+    assert "precision=None" not in text
