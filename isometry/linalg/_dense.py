@@ -15,16 +15,16 @@ def singular_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
 
     **Raises** `ValueError`: fewer than two axes, an empty matrix, not real floating.
     """
-    return jnp.linalg.svd(_checked(a), compute_uv=False)
+    return jnp.linalg.svd(matrices("singular_values", a), compute_uv=False)
 
 
-def _checked(a: Any) -> Any:
+def matrices(call: str, a: Any) -> Any:
     """`a` as a non-empty batch of real floating matrices, in float32 at least."""
     a = jnp.asarray(a)
     if a.ndim < 2 or 0 in a.shape[-2:]:
-        raise _checks.InputError(f"singular_values(): a has shape {a.shape}; write (..., m, n) with m, n at least 1.")
+        raise _checks.InputError(f"{call}(): a has shape {a.shape}; write (..., m, n) with m, n at least 1.")
     if not jnp.issubdtype(a.dtype, jnp.floating):
-        raise _checks.InputError(f"singular_values(): a has dtype {a.dtype}; write a.astype(jnp.float32).")
+        raise _checks.InputError(f"{call}(): a has dtype {a.dtype}; write a.astype(jnp.float32).")
     return a.astype(jnp.float32) if jnp.finfo(a.dtype).bits < 32 else a
 
 
@@ -34,7 +34,7 @@ def log_singular_values(a: Float[Array, "*batch m n"]) -> tuple[Float[Array, "*b
     The floor is relative to the largest of each matrix (`_precision.svd_log_floor`). Matrices are scaled by a power of
     two to a largest entry near 1 before they are factorized, so that neither tiny nor huge ones under- or overflow.
     """
-    a = _checked(a)
+    a = matrices("log_singular_values", a)
     peak = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True)
     _, exponent = jnp.frexp(jnp.where(peak > 0, peak, 1))
     s = singular_values(jnp.ldexp(a, -exponent))

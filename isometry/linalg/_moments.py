@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from isometry import _checks, _precision
+from isometry.linalg._dense import matrices
 from isometry.linalg._lanczos import length
 from isometry.linalg._operator import Operator, checked
 
@@ -41,7 +42,7 @@ def spectral_moments(
     wanted = _orders(orders)
     if key is None and probes is None and not isinstance(a_or_operator, Operator):
         with _precision.full():
-            return _exact(_matrices(a_or_operator), wanted)
+            return _exact(matrices(_CALL, a_or_operator), wanted)
     if key is None or probes is None:
         raise _checks.InputError(
             f"{_CALL}(): key={_checks.show(key)}, probes={_checks.show(probes)}; an estimate, as of any Operator, "
@@ -64,15 +65,6 @@ def _orders(orders: Any) -> list[int]:
     for order in wanted:
         _checks.integer(_CALL, low=1, orders=order)
     return [int(k) for k in wanted]
-
-
-def _matrices(a: Any) -> Any:
-    a = jnp.asarray(a)
-    if a.ndim < 2 or 0 in a.shape[-2:]:
-        raise _checks.InputError(f"{_CALL}(): a has shape {a.shape}; write (..., m, n) with m, n at least 1.")
-    if not jnp.issubdtype(a.dtype, jnp.floating):
-        raise _checks.InputError(f"{_CALL}(): a has dtype {a.dtype}; write a.astype(jnp.float32).")
-    return a.astype(_precision.measuring_dtype(_CALL, None, a))
 
 
 def _exact(a: Any, orders: list[int]) -> Any:

@@ -225,10 +225,8 @@ def _stacks(factors: Any, call: str = "product_log_singular_values") -> list[Fac
     _checks.all_finite(call, factors=matrices)
     if whole:
         return [Factors(matrices[0])]
-    runs = itertools.groupby(matrices, lambda a: a.shape[1:])
-    return [
-        Factors(jnp.concatenate(part) if m == n else a)
-        for (m, n), same in runs
-        for part in [list(same)]
-        for a in ([part[0]] if m == n else part)
-    ]
+    stacks = []
+    for (m, n), group in itertools.groupby(matrices, lambda a: a.shape[1:]):
+        same = list(group)
+        stacks += [Factors(jnp.concatenate(same))] if m == n else [Factors(a) for a in same]
+    return stacks
