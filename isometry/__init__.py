@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from isometry import theory as theory
     from isometry._checks import InputError as InputError
     from isometry._checks import MissingExtra as MissingExtra
+    from isometry._ensemble import Interrupted as Interrupted
     from isometry._ensemble import ensemble as ensemble
     from isometry._jacobian import Dense as Dense
     from isometry._jacobian import Lanczos as Lanczos
@@ -38,6 +39,7 @@ _HOME = {
     "jacobian": "_jacobian",
     "Spectrum": "_spectrum",
     "spectrum": "_spectrum",
+    "Interrupted": "_ensemble",
     "ensemble": "_ensemble",
     "Thresholds": "degeneracy",
     "audit": "degeneracy",

@@ -150,6 +150,16 @@ def is_key(value: Any) -> bool:
     return dtype == np.uint32 and value.ndim >= 1
 
 
+def key_bits(value: Any) -> Any:
+    """The words behind a key, typed or old."""
+    return jax.random.key_data(value) if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value
+
+
+def key_kind(value: Any) -> str | None:
+    """The generator of a typed key; None is the default one, which old keys have."""
+    return str(jax.random.key_impl(value)) if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else None
+
+
 def key(call: str, value: Any, name: str = "key") -> None:
     """A single random key."""
     single = is_key(value) and value.ndim == (0 if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else 1)

@@ -1,36 +1,88 @@
-"""Spectra over seeds × inputs, drawn and measured chunk by chunk within a byte budget."""
+"""Spectra over seeds × inputs, drawn and measured chunk by chunk within a byte budget, on one device or many."""
 
-import functools
+import contextlib
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _checks, _jacobian, _memory, _precision, linalg
+from isometry import _checks, _devices, _draws, _jacobian, _measure, _memory, _precision, linalg
 from isometry._jacobian import Lanczos, Product
-from isometry._spectrum import Spectrum, of_factors, of_matrix, of_operator, resolve_method
+from isometry._measure import How
+from isometry._spectrum import Spectrum, resolve_method
 from isometry.networks import Network
 
 _TEMPORARIES = 6  # copies of the Jacobian that linearization and LAPACK hold at once, by XLA's memory analysis
 
 
-@functools.partial(jax.jit, static_argnames=("aim", "method", "dtype", "chunk"))
-def _measure(aim: Any, method: Any, dtype: Any, chunk: int | None, params: Any, xs: Any, keys: Any = None) -> Spectrum:
-    """(seeds, inputs) spectra. Compiled once for an architecture: the scheme is in the parameters."""
-    if isinstance(method, Product):
-        # one after another: vmapped, the choice between a plain and a graded finish would make both
-        one = lambda p, x: of_factors(aim.factors(*_precision.cast((p, x), dtype)), aim, method)  # noqa: E731
-        return jax.lax.map(lambda p: jax.lax.map(lambda x: one(p, x), xs), params)
-    if isinstance(method, Lanczos):
-        probe = lambda p, x, k: of_operator(_jacobian.operator(aim, p, x, dtype), k, aim, method)  # noqa: E731
-        return jax.vmap(jax.vmap(probe, (None, 0, 0)), (0, None, 0))(params, xs, keys)
-    if aim.layered:  # one wide product a layer and seed uses the machine better than one batch of small ones
-        wide = jax.lax.map(lambda p: _jacobian.wide_jacobians(aim, p, xs, dtype), params)
-        return of_matrix(wide, aim, method)
-    dense = lambda p, x: of_matrix(_jacobian.dense_jacobian(aim, p, x, dtype, chunk), aim, method)  # noqa: E731
-    return jax.vmap(jax.vmap(dense, (None, 0)), (0, None))(params, xs)
+class Interrupted(KeyboardInterrupt):
+    """`ensemble` was interrupted. Only the chunk in flight is lost: the same call with `resume=error` goes on.
+
+    `partial`: the `Spectrum` of the leading seeds that are complete at all inputs; None before the first.
+    """
+
+    def __init__(self, work: "_Work", done: list[Spectrum]):
+        self._work, self._done = work, done
+        self.partial = work.assembled(done) if len(done) >= work.columns else None
+        seeds = 0 if self.partial is None else self.partial.log_values.shape[0]
+        super().__init__(
+            f"ensemble(): interrupted after {len(done)} of {len(work.steps)} chunks; .partial holds the {seeds} seeds "
+            "that are complete, and the same call with resume=error goes on."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What one call has to do: `steps` are the (seeds, inputs) of its chunks, seed by seed."""
+
+    how: How
+    mesh: Any
+    make: Callable[[Any], Any]
+    source: Any
+    xs: Any
+    key: Any
+    shape: tuple[int, int]
+    counts: tuple[int, int]
+    steps: list[tuple[Any, Any]]
+
+    @property
+    def columns(self) -> int:
+        """Chunks to one set of seeds."""
+        return sum(i is self.steps[0][0] for i, _ in self.steps)
+
+    def measured(self, before: list[Spectrum], report: Callable[[int, int], None]) -> list[Spectrum]:
+        """The chunks that follow those `before`, and these."""
+        done, drawn = list(before), (None, None)
+        try:
+            for i, j in self.steps[len(done) :]:
+                with _naming(i, j):
+                    drawn = drawn if drawn[0] is i else (i, self._on_devices(0, i, self.make))
+                    done.append(self._chunk(drawn[1], i, j))
+                report(sum(len(set(i)) * len(set(j)) for i, j in self.steps[: len(done)]), math.prod(self.counts))
+        except KeyboardInterrupt:
+            raise Interrupted(self, done) from None
+        return done
+
+    def _chunk(self, params: Any, i: Any, j: Any) -> Spectrum:
+        xs = self._on_devices(1, j, lambda index: self.xs[index])
+        numbers = (self._on_devices(axis, index, jnp.asarray) for axis, index in enumerate((i, j)))
+        how = _measure.compacted(self.how, self.mesh, params, xs, self.shape)
+        part = _measure.run(_measure.spectra, how, self.mesh, params, xs, *numbers, self.key)
+        _check_finite(part, i, j)
+        return part
+
+    def _on_devices(self, axis: int, index: Any, make: Callable[[Any], Any]) -> Any:
+        return make(index) if self.mesh is None else _devices.spread(self.mesh, _devices.AXES[axis], index, make)
+
+    def assembled(self, done: list[Spectrum]) -> Spectrum:
+        """The chunks as one spectrum, of the seeds that are complete."""
+        starts = range(0, len(done) - self.columns + 1, self.columns)
+        rows = [_join(done[r : r + self.columns], axis=1, keep=self.counts[1]) for r in starts]
+        return jax.tree.map(jnp.asarray, _join(rows, axis=0, keep=self.counts[0]))
 
 
 def ensemble(
@@ -45,7 +97,9 @@ def ensemble(
     dtype: Any = None,
     key: Any = None,
     max_bytes: int | None = None,
+    mesh: Any = None,
     progress: bool | Callable[[int, int], None] = False,
+    resume: Interrupted | None = None,
 ) -> Spectrum:
     """Spectra of the Jacobian at every (seed, input): a `Spectrum` with batch axes (seeds, inputs).
 
@@ -56,98 +110,84 @@ def ensemble(
     - `xs`: (inputs, *x.shape), floating.
     - `params`: instead of keys, parameters stacked on their leading axis, taken as they are.
     - `method`, `span`, `dtype`, `key`: as in `spectrum`.
-    - `max_bytes`: budget of the measurement; default a quarter of the free memory. Seeds, then inputs, then directions
-      are taken in chunks that fit. The numbers do not depend on it beyond rounding.
+    - `max_bytes`: budget of the measurement in this process; default a quarter of the free memory. Seeds, then inputs,
+      then directions are taken in chunks that fit. The numbers do not depend on it beyond rounding.
+    - `mesh`: a `jax.sharding.Mesh` of any axes: its devices share the seeds and inputs, whatever their numbers. None:
+      one device. The numbers do not depend on it beyond rounding. With several processes (`jax.distributed`) each makes
+      the same call, draws what its own devices need, and returns everything.
     - `progress`: True for a bar on stderr (needs rich), or a function of (done, total) Jacobians.
+    - `resume`: the `isometry.Interrupted` that Ctrl-C raised out of the same call: goes on after its last chunk.
+
+    Of a network whose slopes can be exactly zero (relu), a large Jacobian is formed from its live units alone; values
+    that this shows to be zero are zero exactly.
 
     Runs on the host; a tracer is a `TypeError`.
 
-    **Raises** `ValueError`: both or neither of keys and params; xs not (inputs, ...) of finite floats; a Jacobian that
-    is not finite (names its seed and input); a budget too small for one direction; what `spectrum` raises.
+    **Raises** `ValueError`: both or neither of keys and params; xs not (inputs, ...) of finite floats; a mesh that is
+    none; `resume` of another call; a Jacobian that is not finite (names its seed and input); a budget too small for one
+    direction; what `spectrum` raises. Whatever is raised while a chunk is measured carries a note of its seeds.
     """
     _checks.concrete("ensemble", keys=keys, xs=xs, params=params)
     aim = _jacobian.target("ensemble", f, span)
     chosen = resolve_method("ensemble", method, aim, key)
-    draw, source, seeds = _source(f, keys, params, sample)
+    draw, source, seeds = _draws.source_of(f, keys, params, sample)
     xs = _inputs(f, xs)
     drawn = jax.eval_shape(draw, jax.tree.map(lambda a: a[0], source))
     kind = _precision.measuring_dtype("ensemble", dtype, drawn, xs)
     shape = _jacobian.shapes("ensemble", aim, drawn, xs[0], kind)
-    plan = _plan(_memory.budget("ensemble", max_bytes), shape, drawn, kind, seeds, len(xs))
-    report = _reporter(progress, seeds * len(xs))
-    rows, done = [], 0
-    for i in _chunks(seeds, plan[0]):
-        batch = draw_seeds(draw, jax.tree.map(lambda a, i=i: a[i], source))
-        if params is None and sample is None:
-            batch = adjust_seeds(f, batch, xs)
-        chosen = chosen if rows else _grouped(chosen, aim, kind, batch, xs)
-        columns = []
-        for j in _chunks(len(xs), plan[1]):
-            part = jax.tree.map(
-                np.asarray, _measure(aim, chosen, kind, plan[2], batch, xs[j], _keys(chosen, key, i, j))
-            )
-            _check_finite(part, i, j)
-            columns.append(part)
-            done += len(i) * len(j)
-            report(min(done, seeds * len(xs)), seeds * len(xs))
-        rows.append(_join(columns, axis=1, keep=len(xs)))
-    return jax.tree.map(jnp.asarray, _join(rows, axis=0, keep=seeds))
+    mesh = None if mesh is None else _devices.arranged("ensemble", mesh, seeds, len(xs))
+    make = _draws.maker(f if params is None and sample is None else None, draw, source, xs)
+    steps, chunk = _steps(mesh, max_bytes, shape, drawn, kind, (seeds, len(xs)))
+    how = How(aim, _grouped(chosen, aim, kind, make, xs), kind, chunk, serial=_devices.share_threads(mesh))
+    bits = None
+    if isinstance(chosen, Lanczos):
+        how, bits = replace(how, key_kind=_checks.key_kind(key)), _devices.everywhere(mesh, _checks.key_bits(key))
+    work = _Work(how, mesh, make, source, xs, bits, shape, (seeds, len(xs)), steps)
+    work, done = (work, []) if resume is None else _resumed(resume, work)
+    with _reporter(progress) as report:
+        return work.assembled(work.measured(done, report))
 
 
-def _keys(method: Any, key: Any, seeds: Any, inputs: Any) -> Any:
-    """(seeds, inputs) keys of a stochastic method, whatever the chunk they fall into; None of the others."""
-    if not isinstance(method, Lanczos):
-        return None
-    fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
-    return fold(jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(seeds)), jnp.asarray(inputs))
+def _resumed(stopped: Any, work: _Work) -> tuple[_Work, list[Spectrum]]:
+    """The work that was stopped and its chunks, if it is this one."""
+    if not isinstance(stopped, Interrupted):
+        raise _checks.InputError(
+            f"ensemble(): resume={_checks.show(stopped)} is not an isometry.Interrupted; write `except "
+            "isometry.Interrupted as stopped:` and pass that."
+        )
+    old = stopped._work
+    alike = old.how == work.how and old.counts == work.counts and old.mesh == work.mesh
+    if not alike or not _equal((old.source, old.xs, old.key), (work.source, work.xs, work.key)):
+        raise _checks.InputError(
+            "ensemble(): resume comes from a call with other arguments; repeat that call, or leave resume out."
+        )
+    return replace(work, steps=old.steps), stopped._done
 
 
-def _grouped(method: Any, aim: Any, dtype: Any, params: Any, xs: Any) -> Any:
+def _equal(one: Any, other: Any) -> bool:
+    one, other = (jax.tree.map(lambda a: _checks.key_bits(a) if _checks.is_key(a) else a, t) for t in (one, other))
+    same = jax.tree.structure(one) == jax.tree.structure(other)
+    return same and all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True))
+
+
+@contextlib.contextmanager
+def _naming(seeds: Any, inputs: Any) -> Iterator[None]:
+    """What is raised inside names the chunk."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(
+            f"ensemble(): while measuring seeds {seeds[0]} to {seeds[-1]} at inputs {inputs[0]} to {inputs[-1]}."
+        )
+        raise
+
+
+def _grouped(method: Any, aim: Any, dtype: Any, make: Callable[[Any], Any], xs: Any) -> Any:
     """A product method with its group size chosen at the first seed and input, where the user has not."""
     if not isinstance(method, Product) or method.every is not None:
         return method
-    first = jax.tree.map(lambda a: a[0], params)
+    first = jax.tree.map(lambda a: a[0], make(np.array([0])))
     return Product(linalg.group_size(aim.factors(*_precision.cast((first, xs[0]), dtype))))
-
-
-def draw_seeds(draw: Callable[[Any], Any], source: Any) -> Any:
-    """Parameters of every seed, operation by operation.
-
-    Not as one program: the pieces compile once for all schemes, and a program with several batched factorizations can
-    deadlock in XLA's thread pool on a machine of two cores.
-    """
-    return jax.vmap(draw)(source)
-
-
-def adjust_seeds(net: Network, params: Any, xs: Any) -> Any:
-    """Stacked parameters as the scheme makes them of the inputs: a data-driven one adjusts each seed's, on the host."""
-    scheme = getattr(net, "scheme", None)  # a chain has none of its own
-    if scheme is None or not scheme.data_driven:
-        return params
-    seeds = jax.tree.leaves(params)[0].shape[0]
-    each = [scheme.adjust(net, jax.tree.map(lambda a, i=i: a[i], params), xs) for i in range(seeds)]
-    return jax.tree.map(lambda *a: jnp.stack(a), *each)
-
-
-def _source(f: Any, keys: Any, params: Any, sample: Any) -> tuple[Callable[[Any], Any], Any, int]:
-    """(how one seed's parameters are made, from what, how many seeds)."""
-    if (keys is None) == (params is None):
-        came = "neither is given" if keys is None else "both are given"
-        raise _checks.InputError(
-            f"ensemble(): one of keys (to draw parameters) and params (stacked) is needed; {came}."
-        )
-    if params is not None:
-        leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
-        if len(leading) != 1 or not next(iter(leading)) or next(iter(leading))[0] == 0:
-            raise _checks.InputError(
-                f"ensemble(): the leaves of params have leading axes {sorted(leading)}; stack them on a seeds axis."
-            )
-        return (lambda p: p), params, next(iter(leading))[0]
-    count = _checks.keys("ensemble", keys)
-    draw = sample if sample is not None else getattr(f, "init", None) if isinstance(f, Network) else None
-    if draw is None:
-        raise _checks.InputError("ensemble(): f is a plain function; give sample=(key -> params), or params= stacked.")
-    return draw, keys, count
 
 
 def _inputs(f: Any, xs: Any) -> Any:
@@ -164,6 +204,21 @@ def _inputs(f: Any, xs: Any) -> Any:
         )
     _checks.all_finite("ensemble", xs=xs)
     return xs
+
+
+def _steps(
+    mesh: Any, max_bytes: int | None, shape: tuple[int, int], drawn: Any, dtype: Any, counts: tuple[int, int]
+) -> tuple[list[tuple[Any, Any]], int | None]:
+    """The (seeds, inputs) of each chunk, seed by seed, and directions at a time (None: all at once).
+
+    A device takes what fits its budget; a chunk is as much on each.
+    """
+    lanes = (1, 1) if mesh is None else mesh.devices.shape
+    budget = _devices.budget("ensemble", max_bytes, mesh)
+    each = [-(-count // lane) for count, lane in zip(counts, lanes, strict=True)]
+    *sizes, chunk = _plan(budget, shape, drawn, dtype, *each)
+    seeds, inputs = (list(_chunks(count, size * lane)) for count, size, lane in zip(counts, sizes, lanes, strict=True))
+    return [(i, j) for i in seeds for j in inputs], chunk
 
 
 def _plan(
@@ -194,11 +249,14 @@ def _plan(
 def _chunks(count: int, size: int) -> Iterator[Any]:
     """Index arrays of equal length, the last one padded by its own last index, so that one program serves all."""
     for start in range(0, count, size):
-        yield np.minimum(np.arange(start, start + min(size, count)), count - 1)
+        yield np.minimum(np.arange(start, start + size), count - 1)
 
 
 def _join(parts: list[Spectrum], axis: int, keep: int) -> Spectrum:
-    return jax.tree.map(lambda *a: np.concatenate(a, axis).take(np.arange(keep), axis), *parts)
+    """The parts side by side, but for what pads the last of them."""
+    return jax.tree.map(
+        lambda *a: np.concatenate(a, axis).take(np.arange(min(keep, len(parts) * a[0].shape[axis])), axis), *parts
+    )
 
 
 def _check_finite(part: Spectrum, seeds: Any, inputs: Any) -> None:
@@ -211,20 +269,14 @@ def _check_finite(part: Spectrum, seeds: Any, inputs: Any) -> None:
         )
 
 
-def _reporter(progress: bool | Callable[[int, int], None], total: int) -> Callable[[int, int], None]:
-    if callable(progress):
-        return progress
-    if not progress:
-        return lambda done, total: None
+@contextlib.contextmanager
+def _reporter(progress: bool | Callable[[int, int], None]) -> Iterator[Callable[[int, int], None]]:
+    """A function of (done, total): the caller's, a bar's, or none."""
+    if callable(progress) or not progress:
+        yield progress if callable(progress) else lambda done, total: None
+        return
     rich = _checks.extra("ensemble", "rich.progress", "cli")
     console = _checks.extra("ensemble", "rich.console", "cli").Console(stderr=True)
-    bar = rich.Progress(console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task("Jacobians", total=total)
-    bar.start()
-
-    def report(done: int, total: int) -> None:
-        bar.update(task, completed=done)
-        if done >= total:
-            bar.stop()
-
-    return report
+    with rich.Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("Jacobians", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -74,6 +74,11 @@ class Target:
         """Whether the factors of the Jacobian are known, with matrices that all inputs share."""
         return isinstance(self.f, Function) and self.f.shares_matrices
 
+    @property
+    def sparse(self) -> bool:
+        """Whether scales of those factors can be exactly zero."""
+        return self.layered and self.f.has_dead_slopes  # pyright: ignore[reportFunctionMemberAccess]
+
     def factors(self, params: Any, x: Any) -> list[Factors]:
         """The factors of the Jacobian at x, first to last; the slopes and blocks behind them at full precision too."""
         with _precision.full():

@@ -12,8 +12,8 @@ SHARE = 0.25
 
 
 def free_bytes() -> int:
-    """Free memory of the first device: its own if it reports any, the host's otherwise."""
-    stats = jax.devices()[0].memory_stats()
+    """Free memory of this process's first device: its own if it reports any, the host's otherwise."""
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     try:

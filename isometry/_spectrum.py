@@ -242,17 +242,17 @@ def resolve_method(call: str, method: Any, aim: _jacobian.Target, key: Any) -> A
     return method
 
 
-def of_matrix(matrix: Any, aim: _jacobian.Target, method: Any) -> Spectrum:
-    """The dense spectrum of the Jacobian of `aim`."""
-    log_s, floor = linalg.log_singular_values(matrix)
-    return _of_logs(log_s, jnp.full(log_s.shape[:-1], floor, log_s.dtype), matrix.shape[-2:], aim, method)
+def of_matrix(matrix: Any, aim: _jacobian.Target, method: Any, serial: bool = False) -> Spectrum:
+    """The dense spectrum of the Jacobian of `aim`, or of a batch of them; `serial`: one after another."""
+    log_s, floor = linalg.log_singular_values(matrix, serial)
+    return of_logs(log_s, jnp.full(log_s.shape[:-1], floor, log_s.dtype), matrix.shape[-2:], aim, method)
 
 
 def of_factors(stacks: Any, aim: _jacobian.Target, method: Any) -> Spectrum:
     """The spectrum of the product of the layers of `aim`; every value is resolved."""
     logs = linalg.log_values(stacks, method.every or 1)[0]
     shape = stacks[-1].size[1], stacks[0].size[2]
-    return _of_logs(logs, jnp.asarray(-jnp.inf, logs.dtype), shape, aim, method)
+    return of_logs(logs, jnp.asarray(-jnp.inf, logs.dtype), shape, aim, method)
 
 
 def of_operator(operator: Any, key: Any, aim: _jacobian.Target, method: Any) -> Spectrum:
@@ -265,7 +265,8 @@ def of_operator(operator: Any, key: Any, aim: _jacobian.Target, method: Any) -> 
     return Spectrum(logs, weights, floor, method, min(m, n), abs(m - n), aim.span, aim.pairs)
 
 
-def _of_logs(logs: Any, floor: Any, shape: tuple[int, ...], aim: _jacobian.Target, method: Any) -> Spectrum:
+def of_logs(logs: Any, floor: Any, shape: tuple[int, ...], aim: _jacobian.Target, method: Any) -> Spectrum:
+    """The spectrum of (m, n) = `shape` whose ln s are `logs`, each of equal weight."""
     m, n = shape
     weights = jnp.full_like(logs, 1 / min(m, n))
     return Spectrum(logs, weights, floor, method, min(m, n), abs(m - n), aim.span, aim.pairs)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import InputError, networks
+from isometry import InputError, _measure, linalg, networks
 
 NET = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
 KEYS = jax.random.split(jax.random.key(0), 5)
@@ -141,3 +141,23 @@ def test_tracers_are_refused():
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("activation", ["relu", "hard_tanh"])
+@pytest.mark.parametrize("span", ["end_to_end", "hidden"])
+def test_dead_units_change_no_value(monkeypatch, activation, span):
+    net = networks.mlp([20, 24, 24, 24, 20], activation, "gaussian", 2.0, 0.5)
+    keys, xs = KEYS[:2], jax.random.normal(jax.random.key(5), (3, 20))
+    whole = isometry.ensemble(net, keys, xs, span=span)
+    monkeypatch.setattr(_measure, "_WORTH", 8)
+    monkeypatch.setattr(_measure, "_BUCKET", 2)
+    monkeypatch.setattr(_measure, "_SHARE", 1.0)
+    used = []
+    monkeypatch.setattr(linalg, "compact_product", lambda *a, g=linalg.compact_product: used.append(a) or g(*a))
+    compact = isometry.ensemble(net, keys, xs, span=span)
+    assert used
+    bound = 8 * 24 * EPS * float(whole.values.max())
+    np.testing.assert_allclose(compact.values, whole.values, rtol=0, atol=bound)
+    assert (np.asarray(compact.zero_fraction(exact=True)) > 0).all()
+    # what is exactly zero now was noise below the floor before, or nearly so
+    assert (np.asarray(whole.values)[np.isneginf(compact.log_values)] <= bound).all()

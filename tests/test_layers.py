@@ -19,6 +19,8 @@ FLOORS = {
     5: ("networks",),
     6: ("_jacobian",),
     7: ("_spectrum",),
+    7.5: ("_devices", "_draws"),
+    7.7: ("_measure",),
     8: ("_ensemble",),
     10: ("degeneracy",),
     11: ("store", "plots"),

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from isometry import _checks, _precision, _provenance
-from isometry._ensemble import adjust_seeds, draw_seeds, ensemble
+from isometry._draws import adjust_seeds, draw_seeds
+from isometry._ensemble import ensemble
 from isometry.degeneracy import _probe
 from isometry.degeneracy._flag import FLAGS, Thresholds
 from isometry.degeneracy._gradient_flags import zero_gradient

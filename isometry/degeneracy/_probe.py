@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from isometry import _checks, _precision
-from isometry._ensemble import adjust_seeds, draw_seeds
+from isometry._draws import adjust_seeds, draw_seeds
 from isometry.degeneracy._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag, Thresholds
 from isometry.networks import Network
 

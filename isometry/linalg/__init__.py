@@ -1,5 +1,7 @@
 """Numerical kernels that know nothing of networks. Each says what its method and precision can resolve."""
 
+from isometry.linalg._compact import compact_product as compact_product
+from isometry.linalg._compact import live_counts as live_counts
 from isometry.linalg._dense import log_singular_values as log_singular_values
 from isometry.linalg._dense import numerical_rank as numerical_rank
 from isometry.linalg._dense import singular_values as singular_values

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -28,8 +29,10 @@ def matrices(call: str, a: Any) -> Any:
     return a.astype(jnp.float32) if jnp.finfo(a.dtype).bits < 32 else a
 
 
-def log_singular_values(a: Float[Array, "*batch m n"]) -> tuple[Float[Array, "*batch k"], float]:
+def log_singular_values(a: Float[Array, "*batch m n"], serial: bool = False) -> tuple[Float[Array, "*batch k"], float]:
     """ln of the singular values, descending, -inf for an exact zero; and the log floor below which they are noise.
+
+    `serial`: the batch one after another, where several devices share the threads of one processor.
 
     The floor is relative to the largest of each matrix (`_precision.svd_log_floor`). Matrices are scaled by a power of
     two to a largest entry near 1 before they are factorized, so that neither tiny nor huge ones under- or overflow.
@@ -37,10 +40,16 @@ def log_singular_values(a: Float[Array, "*batch m n"]) -> tuple[Float[Array, "*b
     a = matrices("log_singular_values", a)
     peak = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True)
     _, exponent = jnp.frexp(jnp.where(peak > 0, peak, 1))
-    s = singular_values(jnp.ldexp(a, -exponent))
+    scaled = jnp.ldexp(a, -exponent)
+    s = _serially(singular_values, scaled) if serial else singular_values(scaled)
     log_s = jnp.where(s == 0, -jnp.inf, jnp.log(jnp.where(s == 0, 1, s)))  # NaN stays NaN, never a zero
     log_s = log_s + exponent[..., 0].astype(log_s.dtype) * jnp.log(jnp.asarray(2, log_s.dtype))
     return log_s, _precision.svd_log_floor(a.shape[-2], a.shape[-1], s.dtype)
+
+
+def _serially(kernel: Any, a: Any) -> Any:
+    found = jax.lax.map(kernel, a.reshape(-1, *a.shape[-2:]))
+    return found.reshape(*a.shape[:-2], *found.shape[1:])
 
 
 def numerical_rank(s: Float[Array, "*batch k"], tolerance: Any) -> Int[Array, "*batch"]:

@@ -84,6 +84,10 @@ class MlpFunction(Function):
     def shares_matrices(self) -> bool:
         return True
 
+    @property
+    def has_dead_slopes(self) -> bool:
+        return bool(self.activation.kinks)  # a smooth one is flat nowhere
+
     def factors(self, params: Any, x: Any, span: str) -> list[Factors]:
         z = self.stem(params, x)
         slopes = []  # of the units behind each run

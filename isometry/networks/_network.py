@@ -61,6 +61,11 @@ class Function(ABC):
     def shares_matrices(self) -> bool:
         """Whether the matrices of `factors` are the same for every x, which only moves the scales."""
 
+    @property
+    def has_dead_slopes(self) -> bool:
+        """Whether scales of `factors` can be exactly zero, as those of relu are."""
+        return False
+
     @abstractmethod
     def factors(self, params: Any, x: Array, span: str) -> list[Factors]:
         """The factors of the Jacobian over a span ("end_to_end" or "hidden") at x, first to last."""

@@ -1,0 +1,60 @@
+"""Parameters of the seeds of an ensemble: drawn from keys, adjusted to the inputs, or given."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from isometry import _checks
+from isometry.networks import Network
+
+
+def draw_seeds(draw: Callable[[Any], Any], source: Any) -> Any:
+    """Parameters of every seed, operation by operation.
+
+    Not as one program: the pieces compile once for all schemes, and a program with several batched factorizations can
+    deadlock in XLA's thread pool on a machine of two cores.
+    """
+    return jax.vmap(draw)(source)
+
+
+def adjust_seeds(net: Network, params: Any, xs: Any) -> Any:
+    """Stacked parameters as the scheme makes them of the inputs: a data-driven one adjusts each seed's, on the host."""
+    scheme = getattr(net, "scheme", None)  # a chain has none of its own
+    if scheme is None or not scheme.data_driven:
+        return params
+    seeds = jax.tree.leaves(params)[0].shape[0]
+    each = [scheme.adjust(net, jax.tree.map(lambda a, i=i: a[i], params), xs) for i in range(seeds)]
+    return jax.tree.map(lambda *a: jnp.stack(a), *each)
+
+
+def source_of(f: Any, keys: Any, params: Any, sample: Any) -> tuple[Callable[[Any], Any], Any, int]:
+    """(how one seed's parameters are made, from what, how many seeds)."""
+    if (keys is None) == (params is None):
+        came = "neither is given" if keys is None else "both are given"
+        raise _checks.InputError(
+            f"ensemble(): one of keys (to draw parameters) and params (stacked) is needed; {came}."
+        )
+    if params is not None:
+        leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
+        if len(leading) != 1 or not next(iter(leading)) or next(iter(leading))[0] == 0:
+            raise _checks.InputError(
+                f"ensemble(): the leaves of params have leading axes {sorted(leading)}; stack them on a seeds axis."
+            )
+        return (lambda p: p), params, next(iter(leading))[0]
+    count = _checks.keys("ensemble", keys)
+    draw = sample if sample is not None else getattr(f, "init", None) if isinstance(f, Network) else None
+    if draw is None:
+        raise _checks.InputError("ensemble(): f is a plain function; give sample=(key -> params), or params= stacked.")
+    return draw, keys, count
+
+
+def maker(net: Any, draw: Callable[[Any], Any], source: Any, xs: Any) -> Callable[[Any], Any]:
+    """The function from the numbers of some seeds to their stacked parameters; `net`: whose scheme may adjust them."""
+
+    def make(index: Any) -> Any:
+        drawn = draw_seeds(draw, jax.tree.map(lambda a: a[index], source))
+        return drawn if net is None else adjust_seeds(net, drawn, xs)
+
+    return make

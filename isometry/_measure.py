@@ -1,0 +1,123 @@
+"""The compiled programs of an ensemble: spectra over seeds × inputs, on one device or over a mesh of them."""
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from isometry import _devices, _jacobian, _precision, linalg
+from isometry._jacobian import Lanczos, Product
+from isometry._spectrum import Spectrum, of_factors, of_logs, of_matrix, of_operator
+
+_WORTH = 192
+"""Least order of a Jacobian whose dead rows and columns are worth leaving out: below, gathering costs what it saves."""
+_SHARE = 0.75
+"""Largest share of live units at which that is worth it."""
+_BUCKET = 32
+"""Live units are counted in steps of this, so that few programs serve all chunks."""
+
+
+@dataclass(frozen=True)
+class How:
+    """What a program is compiled for.
+
+    `chunk`: directions at a time; `live`: the most units alive in any space, None to multiply all; `serial`: factorize
+    one after another, as devices must that share the threads of one processor: waiting for each other inside a batched
+    factorization they would hang.
+    """
+
+    aim: _jacobian.Target
+    method: Any
+    dtype: Any
+    chunk: int | None = None
+    live: int | None = None
+    serial: bool = False
+    key_kind: str | None = None
+
+
+def spectra(how: How, params: Any, xs: Any, seeds: Any, inputs: Any, key: Any) -> Spectrum:
+    """(seeds, inputs) spectra. `seeds`, `inputs`: their numbers, which choose the random probes; `key`: its bits."""
+    aim, method = how.aim, how.method
+    if isinstance(method, Product):
+        # one after another: vmapped, the choice between a plain and a graded finish would make both
+        one = lambda p, x: of_factors(aim.factors(*_precision.cast((p, x), how.dtype)), aim, method)  # noqa: E731
+        return jax.lax.map(lambda p: jax.lax.map(lambda x: one(p, x), xs), params)
+    if isinstance(method, Lanczos):
+        keys = _keys(how, key, seeds, inputs)
+        probe = lambda p, x, k: of_operator(_jacobian.operator(aim, p, x, how.dtype), k, aim, method)  # noqa: E731
+        return jax.vmap(jax.vmap(probe, (None, 0, 0)), (0, None, 0))(params, xs, keys)
+    if how.live is not None:
+        return jax.lax.map(functools.partial(_compact, how, how.live, xs), params)
+    if aim.layered:  # one wide product a layer and seed uses the machine better than one batch of small ones
+        wide = jax.lax.map(lambda p: _jacobian.wide_jacobians(aim, p, xs, how.dtype), params)
+        return of_matrix(wide, aim, method, how.serial)
+    dense = lambda p, x: _jacobian.dense_jacobian(aim, p, x, how.dtype, how.chunk)  # noqa: E731
+    return of_matrix(jax.vmap(jax.vmap(dense, (None, 0)), (0, None))(params, xs), aim, method, how.serial)
+
+
+def _keys(how: How, key: Any, seeds: Any, inputs: Any) -> Any:
+    """(seeds, inputs) keys, the same whatever the chunk and the device they fall into."""
+    fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+    base = jax.random.wrap_key_data(key, impl=how.key_kind)
+    return fold(jax.vmap(jax.random.fold_in, (None, 0))(base, seeds), inputs)
+
+
+def _compact(how: How, width: int, xs: Any, params: Any) -> Spectrum:
+    """The spectra of one seed from live units alone. What they leave of the size are exact zeros."""
+    stacks = _jacobian.factors_of_inputs(how.aim, params, xs, how.dtype)
+    m, n = stacks[-1].size[1], stacks[0].size[2]
+    with _precision.full():
+        matrix = linalg.compact_product(stacks, width, how.serial)
+    found = of_matrix(matrix, how.aim, how.method, how.serial)
+    missing = min(m, n) - found.log_values.shape[-1]
+    logs = jnp.pad(found.log_values, ((0, 0), (0, missing)), constant_values=-jnp.inf)
+    rank = jnp.min(linalg.live_counts(stacks), -1, keepdims=True)
+    logs = jnp.where(jnp.arange(min(m, n))[None] < rank, logs, jnp.where(jnp.isnan(logs), logs, -jnp.inf))
+    return of_logs(logs, found.log_floor, (m, n), how.aim, how.method)
+
+
+def live(how: How, params: Any, xs: Any) -> Any:
+    """(seeds, inputs): the most units alive in any space between two layers."""
+
+    def of_seed(p: Any) -> Any:
+        return jnp.max(linalg.live_counts(_jacobian.factors_of_inputs(how.aim, p, xs, how.dtype)), -1)
+
+    return jax.lax.map(of_seed, params)
+
+
+@functools.partial(jax.jit, static_argnames=("program", "how", "mesh"))
+def _compiled(program: Any, how: How, mesh: Any, *parts: Any) -> Any:
+    """Compiled once for an architecture: the scheme is in the parameters."""
+    if mesh is None:
+        return program(how, *parts)
+    seeds, inputs, whole = *(PartitionSpec(axis) for axis in _devices.AXES), PartitionSpec()
+    cut = jax.shard_map(
+        functools.partial(program, how),
+        mesh=mesh,
+        in_specs=(seeds, inputs, seeds, inputs, whole)[: len(parts)],
+        out_specs=PartitionSpec(*_devices.AXES),
+        check_vma=False,  # f is the user's, and knows nothing of a mesh
+    )
+    found = cut(*parts)
+    if _devices.processes(mesh) == 1:
+        return found
+    return jax.lax.with_sharding_constraint(found, NamedSharding(mesh, PartitionSpec()))
+
+
+def run(program: Any, how: How, mesh: Any, *parts: Any) -> Any:
+    """What `program` finds of the parts, in NumPy arrays, complete in every process."""
+    return jax.tree.map(np.asarray, _compiled(program, how, mesh, *parts))
+
+
+def compacted(how: How, mesh: Any, params: Any, xs: Any, shape: tuple[int, int]) -> How:
+    """`how`, with the number of live units if leaving out the others is exact and worth it."""
+    if not isinstance(how.method, _jacobian.Dense) or not how.aim.sparse or min(shape) < _WORTH:
+        return how
+    most = int(run(live, how, mesh, params, xs).max())
+    width = -(-most // _BUCKET) * _BUCKET
+    width = max(width, how.live or 0)
+    return replace(how, live=width if width <= _SHARE * min(shape) else None)

@@ -1,0 +1,79 @@
+"""Products of layers on the coordinates that live: where slopes are exactly zero, rows and columns are left out.
+
+J = W_L D_{L-1} … D_1 W_1 with D of zeros on half its diagonal needs of each W the rows and columns between live units
+alone: a quarter of the operations. Which units live depends on the input, how many is bounded by one `width`, a number
+known before the program is compiled.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from isometry.linalg._product import Factors
+
+
+def live_counts(stacks: Sequence[Any]) -> Int[Array, "batch spaces"]:
+    """How many scales of each factor but the last are not zero: of every space between two factors."""
+    between = jnp.concatenate([jnp.sum(s.scale != 0, -1) for s in stacks if s.scale is not None], -1)
+    return between if stacks[-1].scale is None else between[:, :-1]
+
+
+def compact_product(stacks: Sequence[Any], width: int, serial: bool) -> Float[Array, "batch m r"]:
+    """Matrices with the nonzero singular values of the products; r = min(n, width).
+
+    The matrices are shared; scales are (batch, count, m), and all but the last have at most `width` that are not zero.
+    `serial`: factorize one after another.
+    """
+    *inner, (matrix, scale) = _last_apart(stacks)
+    state = _begun(inner[0], width, serial)
+    for i, stack in enumerate(inner):
+        if i > 0:
+            state = _next(state, (stack.matrix[0], stack.scale[:, 0]), width)  # its width may be a new one
+        if stack.scale.shape[1] > 1:
+            rest = stack.matrix[1:], jnp.moveaxis(stack.scale, 1, 0)[1:]
+            state = jax.lax.scan(lambda a, factor: (_next(a, factor, width), None), state, rest)[0]
+    product, live = state
+    product = jax.vmap(lambda i: matrix.T[i])(live).mT @ product
+    return product if scale is None else scale[..., None] * product
+
+
+def _last_apart(stacks: Sequence[Any]) -> list[Any]:
+    """The stacks, the very last factor taken off as one of its own, without an axis of factors."""
+    whole, last = list(stacks[:-1]), stacks[-1]
+    matrix, scale = last.matrix, last.scale
+    end = Factors(matrix[-1], None if scale is None else scale[:, -1])
+    if len(matrix) > 1:
+        whole.append(Factors(matrix[:-1], scale[:, :-1]))
+    return [*whole, end]
+
+
+def _live(scale: Any, width: int) -> tuple[Any, Any]:
+    """Which units are not zero, padded by others to `width`, and their scales: (batch, k) each."""
+    index = jnp.argsort(scale == 0, axis=-1, stable=True)[:, : min(width, scale.shape[-1])]
+    return index, jnp.take_along_axis(scale, index, -1)
+
+
+def _begun(stack: Any, width: int, serial: bool) -> tuple[Any, Any]:
+    """(product, live units) after the first factor: its rows that live, turned so that it is square."""
+    index, scale = _live(stack.scale[:, 0], width)
+    if stack.matrix is None:
+        return scale[..., None] * jnp.eye(scale.shape[-1], dtype=scale.dtype)[None], index
+    rows = scale[..., None] * stack.matrix[0][index]
+    if rows.shape[1] < rows.shape[2]:  # values do not change under a rotation of the inputs
+        rows = _one_by_one(lambda a: jnp.linalg.qr(a.T, mode="r").T, rows, serial)
+    return rows, index
+
+
+def _next(state: tuple[Any, Any], factor: tuple[Any, Any], width: int) -> tuple[Any, Any]:
+    product, live = state
+    matrix, scale = factor
+    index, scale = _live(scale, width)
+    block = jax.vmap(lambda rows, columns: matrix[rows][:, columns])(index, live)
+    return scale[..., None] * (block @ product), index
+
+
+def _one_by_one(function: Any, batch: Any, serial: bool) -> Any:
+    return jax.lax.map(function, batch) if serial else jax.vmap(function)(batch)

@@ -1,0 +1,172 @@
+"""One ensemble over many devices and processes: the same numbers as on one, and no deadlock."""
+
+import ast
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+import isometry
+from isometry import InputError, _devices, networks
+
+NET = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
+KEYS = jax.random.split(jax.random.key(0), 5)
+XS = jax.random.normal(jax.random.key(1), (3, 6))
+EPS = float(np.finfo(np.float32).eps)
+COMMON = """
+import jax, numpy as np, isometry
+from jax.sharding import Mesh
+from isometry import networks
+"""
+
+
+def run(*programs, timeout=120, **environment):
+    """Python programs as processes of their own, together; their output if all end well in time."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMMON + textwrap.dedent(program)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={k: v for k, v in os.environ.items() if k not in ("NPROC", "XLA_FLAGS")} | environment,
+        )
+        for program in programs
+    ]
+    try:
+        ended = [process.communicate(timeout=timeout) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * len(started), ended
+    return [out for out, _ in ended]
+
+
+def close(a, b):
+    """s within a few eps of the largest of its matrix; the rest alike."""
+    np.testing.assert_allclose(a.values, b.values, rtol=0, atol=64 * EPS * float(b.values.max()))
+    assert (a.size, a.structural_zeros, a.method, a.span) == (b.size, b.structural_zeros, b.method, b.span)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return Mesh(np.array(jax.devices()[:2]), ("any",))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("method", [isometry.Dense(), isometry.Product(), isometry.Lanczos(4, 2)], ids=str)
+def test_two_devices_measure_what_one_does(mesh, method):
+    key = jax.random.key(3)
+    close(*(isometry.ensemble(NET, KEYS, XS, method=method, key=key, mesh=m) for m in (mesh, None)))
+
+
+def test_uneven_chunks_on_two_devices(mesh):
+    seen = []
+    got = isometry.ensemble(NET, KEYS, XS, mesh=mesh, max_bytes=4000, progress=lambda *a: seen.append(a))
+    close(got, isometry.ensemble(NET, KEYS, XS))
+    assert len(seen) > 1
+    assert seen[-1] == (15, 15)
+
+
+@pytest.mark.parametrize(
+    ("devices", "seeds", "inputs", "shape"),
+    [
+        (8, 16, 1, (8, 1)),
+        (8, 1, 100, (1, 8)),
+        (8, 3, 5, (4, 2)),
+        (2, 5, 3, (2, 1)),
+        (8, 7, 7, (8, 1)),
+        (1, 3, 3, (1, 1)),
+    ],
+)
+def test_the_fullest_device_holds_least(devices, seeds, inputs, shape):
+    assert _devices.grid(devices, seeds, inputs) == shape
+
+
+def test_a_mesh_of_eight_devices_of_any_kind():
+    (out,) = run(
+        """
+        net = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
+        keys, xs = jax.random.split(jax.random.key(0), 5), jax.random.normal(jax.random.key(1), (3, 6))
+        one = isometry.ensemble(net, keys, xs)
+        mesh = Mesh(np.array(jax.devices()).reshape(2, 2, 2), ("x", "y", "z"))
+        many = isometry.ensemble(net, keys, xs, mesh=mesh)
+        print(float(abs(many.values - one.values).max()), many.values.shape)
+        """,
+        JAX_NUM_CPU_DEVICES="8",
+    )
+    gap, shape = out.split(maxsplit=1)
+    assert float(gap) <= 64 * EPS * 4  # s_max < 4
+    assert shape.strip() == "(5, 3, 5)"
+
+
+def test_two_devices_on_two_threads_do_not_deadlock():
+    """A batched SVD on each of two devices hangs in XLA's pool of two threads: here, within seconds, without a cure."""
+    (out,) = run(
+        """
+        net = networks.mlp([64] * 21, "tanh", "orthogonal")
+        params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 4))
+        xs = jax.random.normal(jax.random.key(1), (64, 64))
+        for _ in range(5):
+            found = isometry.ensemble(net, params=params, xs=xs, mesh=Mesh(np.array(jax.devices()), ("i",)))
+        print(found.values.shape)
+        """,
+        JAX_NUM_CPU_DEVICES="2",
+        NPROC="2",
+        OPENBLAS_NUM_THREADS="1",
+    )
+    assert out.strip() == "(4, 64, 64)"
+
+
+def test_two_processes_return_what_one_does():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = """
+        jax.distributed.initialize("127.0.0.1:{port}", 2, {rank})
+        assert len(jax.devices()) == 4 and len(jax.local_devices()) == 2
+        net = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
+        keys, xs = jax.random.split(jax.random.key(0), 5), jax.random.normal(jax.random.key(1), (3, 6))
+        many = isometry.ensemble(net, keys, xs, mesh=Mesh(np.array(jax.devices()), ("i",)))
+        print("found", many.values.ravel().tolist())
+        """
+    outs = run(*(program.format(port=port, rank=rank) for rank in (0, 1)), JAX_NUM_CPU_DEVICES="2")
+    found = [np.array(ast.literal_eval(out.split("found ")[1])) for out in outs]
+    np.testing.assert_array_equal(*found)
+    want = isometry.ensemble(NET, KEYS, XS).values.ravel()
+    np.testing.assert_allclose(found[0], want, rtol=0, atol=64 * EPS * float(want.max()))
+
+
+def test_what_is_no_mesh_is_refused():
+    with pytest.raises(InputError, match=r"ensemble\(\): mesh=.*not a Mesh; write jax.sharding.Mesh"):
+        isometry.ensemble(NET, KEYS, XS, mesh=jax.devices())
+
+
+def test_an_interrupt_loses_only_the_chunk_in_flight():
+    def stop(done, total):
+        if done == 8:
+            raise KeyboardInterrupt
+
+    small = {"max_bytes": 2200}  # one seed and two inputs at a time
+    with pytest.raises(isometry.Interrupted, match=r"after 5 of 10 chunks; \.partial holds the 2 seeds") as caught:
+        isometry.ensemble(NET, KEYS, XS, progress=stop, **small)
+    whole = isometry.ensemble(NET, KEYS, XS)
+    close(caught.value.partial, jax.tree.map(lambda a: a[:2], whole))
+    seen = []
+    close(isometry.ensemble(NET, KEYS, XS, resume=caught.value, progress=lambda d, t: seen.append(d)), whole)
+    assert seen == [9, 11, 12, 14, 15]
+    with pytest.raises(InputError, match="resume comes from a call with other arguments"):
+        isometry.ensemble(NET, KEYS[:4], XS, resume=caught.value)
+    with pytest.raises(InputError, match=r"resume=3 is not an isometry\.Interrupted"):
+        isometry.ensemble(NET, KEYS, XS, resume=3)
+
+
+def test_a_chunk_that_fails_names_its_seeds():
+    with pytest.raises(InputError, match="seed 1 at input 0 is not finite") as caught:
+        isometry.ensemble(lambda w, x: w @ x, params=jax.numpy.ones((2, 4, 6)).at[1, 0, 0].set(np.nan), xs=XS)
+    assert "while measuring seeds 0 to 1 at inputs 0 to 2" in caught.value.__notes__[0]
