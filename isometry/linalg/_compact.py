@@ -46,6 +46,7 @@ def _last_apart(stacks: Sequence[Any]) -> list[Any]:
     matrix, scale = last.matrix, last.scale
     end = Factors(matrix[-1], None if scale is None else scale[:, -1])
     if len(matrix) > 1:
+        assert scale is not None, "scales stand behind every factor but the last"
         whole.append(Factors(matrix[:-1], scale[:, :-1]))
     return [*whole, end]
 
