@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from isometry import _checks
 from isometry.networks import Network
@@ -54,7 +55,15 @@ def maker(net: Any, draw: Callable[[Any], Any], source: Any, xs: Any) -> Callabl
     """The function from the numbers of some seeds to their stacked parameters; `net`: whose scheme may adjust them."""
 
     def make(index: Any) -> Any:
-        drawn = draw_seeds(draw, jax.tree.map(lambda a: a[index], source))
+        drawn = draw_seeds(draw, jax.tree.map(lambda a: taken(a, index), source))
         return drawn if net is None else adjust_seeds(net, drawn, xs)
 
     return make
+
+
+def taken(a: Any, index: Any) -> Any:
+    """a[index]; a slice, or `a` itself, where the index runs on: large parameters are not copied to be measured."""
+    first, last = int(index[0]), int(index[-1])
+    if len(index) != last - first + 1 or np.any(np.diff(index) != 1):
+        return a[index]
+    return a if len(index) == len(a) else a[first : last + 1]

@@ -68,7 +68,7 @@ class _Work:
         return done
 
     def _chunk(self, params: Any, i: Any, j: Any) -> Spectrum:
-        xs = self._on_devices(1, j, lambda index: self.xs[index])
+        xs = self._on_devices(1, j, lambda index: _draws.taken(self.xs, index))
         numbers = (self._on_devices(axis, index, jnp.asarray) for axis, index in enumerate((i, j)))
         how = _measure.compacted(self.how, self.mesh, params, xs, self.shape)
         part = _measure.run(_measure.spectra, how, self.mesh, params, xs, *numbers, self.key)
@@ -132,7 +132,7 @@ def ensemble(
     chosen = resolve_method("ensemble", method, aim, key)
     draw, source, seeds = _draws.source_of(f, keys, params, sample)
     xs = _inputs(f, xs)
-    drawn = jax.eval_shape(draw, jax.tree.map(lambda a: a[0], source))
+    drawn = jax.eval_shape(lambda rows: draw(jax.tree.map(lambda a: a[0], rows)), source)
     kind = _precision.measuring_dtype("ensemble", dtype, drawn, xs)
     shape = _jacobian.shapes("ensemble", aim, drawn, xs[0], kind)
     mesh = None if mesh is None else _devices.arranged("ensemble", mesh, seeds, len(xs))

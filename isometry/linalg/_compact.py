@@ -52,9 +52,14 @@ def _last_apart(stacks: Sequence[Any]) -> list[Any]:
 
 
 def _live(scale: Any, width: int) -> tuple[Any, Any]:
-    """Which units are not zero, padded by others to `width`, and their scales: (batch, k) each."""
-    index = jnp.argsort(scale == 0, axis=-1, stable=True)[:, : min(width, scale.shape[-1])]
-    return index, jnp.take_along_axis(scale, index, -1)
+    """Which units are not zero, padded by unit 0 to `width`, and their scales, padded by 0: (batch, k) each."""
+    alive = scale != 0
+    width = min(width, scale.shape[-1])
+    places = jnp.where(alive, jnp.cumsum(alive, -1) - 1, width)  # a sort is many times slower on a CPU
+    units = jnp.arange(scale.shape[-1], dtype=places.dtype)
+    index = jax.vmap(lambda place: jnp.zeros(width, places.dtype).at[place].set(units, mode="drop"))(places)
+    there = jnp.arange(width)[None] < jnp.sum(alive, -1, keepdims=True)
+    return index, jnp.where(there, jnp.take_along_axis(scale, index, -1), 0)
 
 
 def _begun(stack: Any, width: int, serial: bool) -> tuple[Any, Any]:
