@@ -8,24 +8,31 @@ with `svdvals`. The floor counts B (2 N³ (L - 1) + 8/3 N³) operations: the pro
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks._declare import Benchmark, Method, Task, torch_environment
+from benchmarks._declare import CORES, Benchmark, Method, Task, jax_environment, torch_environment
 
 Call = Callable[[], Any]
 SEEDS = 4
 
 
 def _data(width: int, depth: int, inputs: int, dtype: str) -> tuple[Any, Any]:
-    """Weights (seeds, depth, out, in), Haar, and inputs (inputs, width), the same in every process."""
+    """Weights (seeds, depth, out, in) and inputs (inputs, width), the same in every process.
+
+    One Haar matrix a seed, its rows permuted and signed anew in each layer: orthogonal, and had in a moment.
+    """
     import numpy as np
 
     rng = np.random.default_rng(0)
-    q, r = np.linalg.qr(rng.standard_normal((SEEDS, depth, width, width)))
-    q = q * np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
-    return q.astype(dtype), rng.standard_normal((inputs, width)).astype(dtype)
+    q, r = np.linalg.qr(rng.standard_normal((SEEDS, width, width)))
+    q = (q * np.sign(np.diagonal(r, axis1=-2, axis2=-1))[:, None]).astype(dtype)
+    weights = np.empty((SEEDS, depth, width, width), dtype)
+    for seed in range(SEEDS):
+        for layer in weights[seed]:
+            layer[:] = (q[seed] * rng.choice(np.array([-1, 1], dtype), width)[:, None])[rng.permutation(width)]
+    return weights, rng.standard_normal((inputs, width)).astype(dtype)
 
 
 def ours(width: int, depth: int, inputs: int, dtype: str, activation: str) -> Call:
-    """`isometry.ensemble` as a user calls it."""
+    """`isometry.ensemble` as a user calls it, over all devices of the process."""
     import jax
 
     jax.config.update("jax_enable_x64", dtype == "float64")
@@ -36,7 +43,9 @@ def ours(width: int, depth: int, inputs: int, dtype: str, activation: str) -> Ca
     w = jax.numpy.asarray(weights.swapaxes(-1, -2))
     net = networks.mlp([width] * (depth + 1), activation, "orthogonal", sigma_w=1.0, bias=False, dtype=dtype)
     params = {"layers": tuple({"w": run} for run in (w[:, :1], w[:, 1:-1], w[:, -1:]))}
-    return lambda: isometry.ensemble(net, params=params, xs=xs).values
+    devices = jax.devices()
+    mesh = jax.sharding.Mesh(devices, ("devices",)) if len(devices) > 1 else None
+    return lambda: isometry.ensemble(net, params=params, xs=xs, mesh=mesh).values
 
 
 def plain_jax(width: int, depth: int, inputs: int, dtype: str, activation: str) -> Call:
@@ -144,10 +153,11 @@ BENCHMARK = Benchmark(
         _task(256, 32, 32, goal=1.5, dtype="float64"),
         _task(256, 32, 32, goal=2.5, activation="relu"),
         _task(400, 100, 8, goal=1.1),
+        _task(1000, 100, 4, goal=1.1),
     ),
     smoke=(_task(8, 3, 8, goal=None), _task(6, 4, 4, goal=None, dtype="float64", activation="relu")),
     methods=(
-        Method("isometry", ours, ours=True),
+        Method("isometry", ours, ours=True, environment=jax_environment(devices=CORES)),
         Method("plain JAX", plain_jax),
         Method("torch.func", torch_func, requires=("torch",), environment=torch_environment()),
         Method("torch product", torch_product, requires=("torch",), environment=torch_environment()),
