@@ -123,7 +123,7 @@ class _Branch:
             low = self._end(at, sheet, first, first - 1)
             high = self._end(at, sheet, stop - 1, stop)
             middle = self.state(_SCAN[[(first + stop - 1) // 2]])
-            above = float(self.product.mass_above(middle)[0])
+            above = float(self.product.mass(middle, middle.log_lam.real)[0])
             found.append(Gap(low, high, above if above > _LEAST else 0.0))
         return found
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from isometry import activations
-from isometry.theory._host import on_host
+from isometry.theory._host import evaluate
 from isometry.theory._measure import Array, Measure, discrete
 
 _REACH = 9.5  # standard deviations; the mass beyond is 2e-21
@@ -57,7 +57,7 @@ def slope_measure(phi: activations.Activation, q: float) -> Measure:
     scale = float(np.sqrt(max(q, 1e-40)))
 
     def slope(z: Array) -> Array:
-        return on_host(phi.slope, scale * z)
+        return evaluate(phi, scale * z)[1]
 
     kinks = np.array(phi.kinks) / scale
     even = _is_even(slope, kinks)
@@ -79,9 +79,12 @@ def slope_measure(phi: activations.Activation, q: float) -> Measure:
         pieces.append((min(values), max(values)))
     double = 2.0 if even else 1.0
     lumps = discrete(_snapped(np.array(atoms)), double * np.array(masses))
-    join = np.concatenate if nodes else (lambda _: np.zeros(0, complex))
+    if not nodes:
+        return lumps
+    weights = double * np.concatenate(weights)
+    weights *= (1 - lumps.masses.sum()) / weights.sum()  # to the last digit: many layers multiply what is missing
     return Measure(
-        lumps.atoms, lumps.masses, join(nodes), double * join(weights), tuple(pieces), tuple(sorted(set(corners)))
+        lumps.atoms, lumps.masses, np.concatenate(nodes), weights, tuple(pieces), tuple(sorted(set(corners)))
     )
 
 
@@ -123,8 +126,7 @@ def _stretches(slope: Callable, cuts: Array) -> list[_Series]:
         low = np.maximum(cuts[bound - 1], left - (right - left) / 4)
         high = np.minimum(cuts[bound], right + (right - left) / 4)
         z = (low + high)[:, None] / 2 + (high - low)[:, None] / 2 * nodes
-        padded = np.pad(z, ((0, -len(z) % 32), (0, 0)), mode="edge")  # few shapes: eager JAX compiles each once
-        series = slope(padded)[: len(z)] @ to_series
+        series = slope(z) @ to_series
         size = max(size, float(np.abs(series[:, 0]).max()))
         tail, top = np.abs(series[:, -4:]).max(1), np.abs(series).max(1)
         narrow = right - left < _NARROWEST

@@ -283,7 +283,7 @@ def _reference(weights, depth, zeta0, q, lam):
 def test_against_mpmath(weights, depth, q, lam):
     law = theory.jacobian_law("tanh", depth, q=q, weights=weights)
     (band,) = law._bands
-    zeta = np.exp(law._solve(band, np.log(np.array([lam]))).w[0, 0]) * (1 + 1e-4)
+    zeta = np.exp(band.solve(np.log(np.array([lam]))).w[0, 0]) * (1 + 1e-4)
     density, above = _reference(weights, depth, mpmath.mpc(complex(zeta)), mpmath.mpf(q), mpmath.mpf(lam))
     assert law.density(lam) * lam == pytest.approx(density, rel=1e-9)
     assert law.survival(lam) == pytest.approx(above, rel=1e-10)
