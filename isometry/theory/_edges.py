@@ -8,11 +8,12 @@ are the stretches of real ζ with λ > 0 and dλ/dψ < 0, and its edges are thei
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from isometry.theory._measure import Array
-from isometry.theory._product import Product, State
+from isometry.theory._product import Factor, Product, State, records
 
 _SCAN = np.linspace(-32.0, 32.0, 385)  # position within a gap, on a logistic scale: down to 1e-14 of its ends
 _LEAST = 1e-13  # mass and width below which an atom or a gap is rounding
@@ -82,12 +83,21 @@ class _Branch:
 
     def __init__(self, product: Product, combination: tuple[tuple[float, float], ...]):
         self.product, self.combination = product, combination
-        self.tables = []
-        for factor, gap in zip(product.factors, combination, strict=True):
-            psi = (
-                factor.measure.transforms(_place(gap, _SCAN))[0].real / factor.ratio if len(combination) > 1 else _SCAN
-            )
-            self.tables.append(np.arcsinh(psi))
+        self.tables = [self._table(f, gap) for f, gap in zip(product.factors, combination, strict=True)][1:]
+
+    @staticmethod
+    def _table(factor: Factor, gap: tuple[float, float]) -> Any:
+        """Position within the gap as a function of −arcsinh ψ."""
+        from scipy.interpolate import CubicHermiteSpline
+
+        zeta = _place(gap, _SCAN)
+        value, _, slope = factor.measure.transforms(zeta)
+        psi = value.real / factor.ratio
+        rate = slope.real * _log_rate(gap, _SCAN, zeta) / (factor.ratio * np.hypot(1, psi))
+        with np.errstate(all="ignore"):
+            inverse = 1 / rate
+        keep = records(np.where(np.isfinite(inverse), -np.arcsinh(psi), -math.inf))
+        return CubicHermiteSpline(-np.arcsinh(psi[keep]), _SCAN[keep], -inverse[keep])
 
     def state(self, x: Array) -> State:
         """The state at positions x of ζ_0, the others matched to its ψ: by a table, then by Newton."""
@@ -96,20 +106,24 @@ class _Branch:
             return self.product.state(w)
         lead = self.product.factors[0]
         psi = lead.measure.transforms(np.exp(w[0]))[0].real / lead.ratio
-        for k, (gap, table) in enumerate(zip(self.combination, self.tables, strict=True)):
-            if k:
-                w[k] = np.log(_place(gap, self._matched(k, gap, table, psi)) + 0j)
+        for k, (gap, table) in enumerate(zip(self.combination[1:], self.tables, strict=True), start=1):
+            w[k] = np.log(_place(gap, self._matched(k, gap, table, psi)) + 0j)
         return self.product.state(w)
 
-    def _matched(self, k: int, gap: tuple[float, float], table: Array, psi: Array) -> Array:
-        factor = self.product.factors[k]
-        x = np.interp(-np.arcsinh(psi), -table, _SCAN)
+    def _matched(self, k: int, gap: tuple[float, float], table: Any, psi: Array) -> Array:
+        factor, aim = self.product.factors[k], np.arcsinh(psi)
+        x = np.clip(table(np.clip(-aim, *table.x[[0, -1]])), _SCAN[0], _SCAN[-1])
+        active = np.arange(len(x))
         for _ in range(6):
-            zeta = _place(gap, x)
+            zeta = _place(gap, x[active])
             value, _, slope = factor.measure.transforms(zeta)
-            dx = (np.arcsinh(psi) - np.arcsinh(value.real / factor.ratio)) * np.hypot(1, psi) * factor.ratio
-            rate = slope.real * _log_rate(gap, x, zeta)
-            x = np.clip(x + np.clip(dx / np.where(rate == 0, -1e300, rate), -0.5, 0.5), _SCAN[0], _SCAN[-1])
+            dx = (aim[active] - np.arcsinh(value.real / factor.ratio)) * np.hypot(1, psi[active]) * factor.ratio
+            rate = slope.real * _log_rate(gap, x[active], zeta)
+            dx = np.clip(dx / np.where(rate == 0, -1e300, rate), -0.5, 0.5)
+            x[active] = np.clip(x[active] + dx, _SCAN[0], _SCAN[-1])
+            active = active[np.abs(dx) > 1e-9]  # quadratic: the next step would be rounding
+            if not len(active):
+                break
         return x
 
     def gaps(self) -> list[Gap]:

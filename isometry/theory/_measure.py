@@ -5,6 +5,7 @@ integrand w(z)/(ζ − d(z)) is analytic on either side of it, so by Cauchy's th
 ζ in the upper half-plane and on the real axis inside the support, where nodes on the axis would give noise.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,7 @@ class Measure:
 
     def transforms(self, zeta: Array) -> tuple[Array, Array, Array]:
         """M(ζ), 1 + M(ζ) and dM/dlog ζ for ζ of shape (n,); the second to relative accuracy where M is near −1."""
-        d, w = np.r_[self.nodes, self.atoms], np.r_[self.weights, self.masses]
+        d, w = self._points
 
         def block(z: Array) -> tuple[Array, Array, Array]:
             inverse = np.reciprocal(z[:, None] - d)  # 1 / x takes four times as long
@@ -50,6 +51,10 @@ class Measure:
             parts = [block(z) for z in self._chunks(np.asarray(zeta, complex))]
         psi, one_plus, slope = (np.concatenate(p) for p in zip(*parts, strict=True))
         return psi, one_plus, slope
+
+    @functools.cached_property
+    def _points(self) -> tuple[Array, Array]:
+        return np.r_[self.nodes, self.atoms], np.r_[self.weights, self.masses]
 
     def log_potential_angle(self, zeta: Array, below: bool = False) -> Array:
         """Im E log(ζ − d)/π for ζ in the closed upper half-plane: the mass above ζ where that is real.

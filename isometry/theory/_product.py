@@ -142,13 +142,17 @@ class Product:
     def newton(self, w: Array, target: Array, rounds: int, cap: float = _CAP) -> State:
         """Newton on log λ = target and M_k(ζ_k) = c_k ψ together, steps in log ζ capped; converged columns rest."""
         w = np.array(w, complex)
-        active = np.arange(w.shape[1])
+        active, before = np.arange(w.shape[1]), np.zeros(w.shape[1])
         for _ in range(rounds):
             at = self.state(w[:, active])
             step = self.newton_step(at, target[active])
             size = np.abs(step).max(0)
             w[:, active] += step * np.minimum(1, cap / np.maximum(size, 1e-300))
-            active = active[size > 1e-14 * (1 + np.abs(w[:, active]).max(0))]
+            left = size * np.minimum(
+                1, size / np.maximum(before[active], 1e-300)
+            )  # at most, as the error is squared in every round
+            before[active] = size
+            active = active[left > 1e-14 * (1 + np.abs(w[:, active]).max(0))]
             if not len(active):
                 break
         return self.state(w)
@@ -163,7 +167,7 @@ class Product:
     @functools.cached_property
     def _negative_axis(self) -> list[Array]:
         """Rising log |λ| and the rows of log |ζ_k| on the negative axis, where everything is real and monotone."""
-        x = np.sinh(np.linspace(-1, 1, 900) * np.arcsinh(690.0))
+        x = np.sinh(np.linspace(-1, 1, 250) * np.arcsinh(690.0))
         tables = [f.measure.transforms(-np.exp(x)) for f in self.factors]
         lead = self.factors[0]
         psi, up = tables[0][0].real / lead.ratio, tables[0][1].real
@@ -248,11 +252,15 @@ def _angle_below(x: Array) -> Array:
 
 
 def _increasing(level: Array, *rows: Array) -> list[Array]:
-    """Columns at which `level` rises to a new maximum, for interpolation."""
-    order = np.arange(len(level)) if level[-1] >= level[0] else np.arange(len(level))[::-1]
-    ordered = level[order]
-    keep = (
-        np.isfinite(ordered)
-        & np.r_[True, ordered[1:] > np.maximum.accumulate(np.where(np.isfinite(ordered), ordered, -math.inf))[:-1]]
-    )
-    return [ordered[keep], *(r[order][keep] for r in rows)]
+    """Columns at which `level` keeps rising, outward from the middle, for interpolation; far out it may be rounding."""
+    with np.errstate(all="ignore"):
+        order = np.arange(len(level))[:: 1 if np.nanmedian(np.diff(level)) >= 0 else -1]
+    left, right = np.split(level[order], 2)
+    keep = np.r_[records(-left[::-1])[::-1], records(right)]
+    return [level[order][keep], *(r[order][keep] for r in rows)]
+
+
+def records(x: Array) -> Array:
+    """Where x passes all that came before."""
+    x = np.where(np.isfinite(x), x, -math.inf)
+    return x > np.r_[-math.inf, np.maximum.accumulate(x)[:-1]]
