@@ -44,11 +44,11 @@ class Law:
     - `width_rate`: variance of ln |Jv|² times the width, None where no formula is known.
 
     `variable` is "lam" (the default), "s" or "log_s" in every method that takes it. Host only, float64, no NaN, no
-    broadening. Accuracy: edges, atoms and quantiles 1e-9 relative; cdf 2e-15 a pair, absolute, so 1e-5 relative at 1e-8
-    and depth 128; density 1e-9 away from edges. Where phi' has a zero, mass below 1e-8 is not resolved, and for
-    one orthogonal pair nothing within 1e-8 of an extremum of phi'². Cost, one core: 400 points of a density, with the
-    table that later calls start from, 0.2 s for ReLU and tanh, 1 s for gelu; then a tenth of it; a path law 0.1 s more
-    a layer.
+    broadening. Accuracy to depth 128: edges, atoms, quantiles and the density away from edges 1e-9 relative; cdf and
+    survival 1e-6 relative down to 1e-8, mostly 1e-8. Where phi' has a zero, mass below 1e-8 is not resolved, nor, for
+    one orthogonal pair, anything within 1e-8 of an extremum of phi'². Cost, one core: 400 points of a density, with the
+    table that later calls start from, 0.2 s for ReLU and tanh, 0.6 s for gelu; then a fifth of it; a path law 0.1 s a
+    layer.
 
     **Raises** (all methods) `ValueError`: unknown variable, non-finite points; `TypeError`: a traced argument;
     `freeprob.NotConverged`: an inversion above its residual. No number is returned then.
@@ -143,7 +143,7 @@ class Law:
         """
         _checks.one_of("Law.quantile", among=VARIABLES, variable=variable)
         _checks.concrete("Law.quantile", p=p)
-        wanted = np.asarray(p, float)
+        wanted = numbers("Law.quantile", float, p=p)
         for value in wanted.ravel():
             _checks.number("Law.quantile", low=0.0, high=1.0, p=float(value))
         t = self._quantile(wanted.ravel()).reshape(wanted.shape)
@@ -253,9 +253,18 @@ class Law:
         """Points of `variable` as log lam, and as they came."""
         _checks.one_of(call, among=VARIABLES, variable=variable)
         _checks.concrete(call, grid=grid)
-        x = np.asarray(grid, float)
+        x = numbers(call, float, grid=grid)
         if np.isnan(x).any():
             raise _checks.InputError(f"{call}(): grid holds {int(np.isnan(x).sum())} values that are NaN.")
         if variable == "log_s":
             return 2 * x, x
         return np.where(x > 0, np.log(np.where(x > 0, x, 1.0)) / _PER_LOG[variable], -math.inf), x
+
+
+def numbers(call: str, dtype: type, **named: Any) -> Array:
+    """The one named argument as an array of numbers."""
+    ((name, given),) = named.items()
+    try:
+        return np.asarray(given, dtype)
+    except (TypeError, ValueError):
+        raise _checks.InputError(f"{call}(): {name}={_checks.show(given)} is not made of numbers.") from None
