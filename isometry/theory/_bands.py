@@ -97,7 +97,7 @@ class Band:
                 if mass <= least or 0.9 * left < mass < 1e-6:  # the latter: what the contour resolves is reached
                     return float(depth)
                 left = mass
-        return float(depths[-1])
+        return 2.0**15
 
     @cached_property
     def _table(self) -> tuple[Array, State, Array]:
@@ -126,9 +126,9 @@ class Band:
         x, rate = self._smooth(nodes)
         slope = rate / (at.slope * at.rates)
         order = np.argsort(x)
-        where = np.clip(self._smooth(t)[0], *(x[order][[0, -1]] if self.low == -math.inf else (0, np.pi / 2)))
+        low, high = x[order][[0, -1]] if self.low == -math.inf else (0.0, np.pi / 2)
         spline = CubicHermiteSpline(x[order], at.w[:, order], slope[:, order], axis=1)
-        return spline(where)
+        return spline(np.clip(self._smooth(t)[0], low, high))
 
     def _smooth(self, t: Array) -> tuple[Array, Array]:
         """A variable x in which square-root edges are smooth, and dt/dx."""
