@@ -49,15 +49,16 @@ def test_marchenko_pastur_density_and_cdf():
     assert law.density([-1.0, 5.0]).tolist() == [0.0, 0.0]
 
 
-def test_fuss_catalan_two():
-    """Penson and Życzkowski (2011), parametrized: λ = sin³(3a)/(sin a sin²(2a))."""
-    a = np.linspace(0.05, np.pi / 3 - 0.05, 50)
-    lam = np.sin(3 * a) ** 3 / (np.sin(a) * np.sin(2 * a) ** 2)
-    density = np.sin(a) ** 2 * np.sin(2 * a) / (np.pi * np.sin(3 * a) ** 2)
-    np.testing.assert_allclose(theory.fuss_catalan(2).density(lam), density, rtol=1e-10)
-    assert [theory.fuss_catalan(2).moment(k) for k in range(1, 7)] == pytest.approx(
-        [1, 3, 12, 55, 273, 1428], rel=1e-13
-    )
+@pytest.mark.parametrize("depth", [2, 3, 8])
+def test_fuss_catalan_density(depth):
+    """Penson and Życzkowski (2011), parametrized: λ = sin^(L+1)((L + 1)a)/(sin a sin^L(La))."""
+    a = np.linspace(0.02, np.pi / (depth + 1) - 0.02, 50)
+    end, middle = np.sin((depth + 1) * a), np.sin(depth * a)
+    lam = end ** (depth + 1) / (np.sin(a) * middle**depth)
+    density = np.sin(a) ** 2 * middle ** (depth - 1) / (np.pi * end**depth)
+    np.testing.assert_allclose(theory.fuss_catalan(depth).density(lam), density, rtol=1e-9)
+    numbers = [math.comb((depth + 1) * k, k) / (depth * k + 1) for k in range(1, 7)]
+    assert [theory.fuss_catalan(depth).moment(k) for k in range(1, 7)] == pytest.approx(numbers, rel=1e-13)
 
 
 def test_relu_orthogonal_two_is_an_arcsine():
