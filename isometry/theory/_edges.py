@@ -8,11 +8,12 @@ are the stretches of real ζ with λ > 0 and dλ/dψ < 0, and its edges are thei
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from isometry.theory._measure import Array
-from isometry.theory._product import Product, State
+from isometry.theory._product import Factor, Product, State, records
 
 _SCAN = np.linspace(-32.0, 32.0, 385)  # position within a gap, on a logistic scale: down to 1e-14 of its ends
 _LEAST = 1e-13  # mass and width below which an atom or a gap is rounding
@@ -82,12 +83,21 @@ class _Branch:
 
     def __init__(self, product: Product, combination: tuple[tuple[float, float], ...]):
         self.product, self.combination = product, combination
-        self.tables = []
-        for factor, gap in zip(product.factors, combination, strict=True):
-            psi = (
-                factor.measure.transforms(_place(gap, _SCAN))[0].real / factor.ratio if len(combination) > 1 else _SCAN
-            )
-            self.tables.append(np.arcsinh(psi))
+        self.scan = _SCAN if len(combination) < 3 else _SCAN[::3]  # many factors cost much and leave few gaps
+        self.tables = [self._table(f, gap) for f, gap in zip(product.factors, combination, strict=True)][1:]
+
+    def _table(self, factor: Factor, gap: tuple[float, float]) -> Any:
+        """Position within the gap as a function of −arcsinh ψ."""
+        from scipy.interpolate import CubicHermiteSpline
+
+        zeta = _place(gap, self.scan)
+        value, _, slope = factor.measure.transforms(zeta)
+        psi = value.real / factor.ratio
+        rate = slope.real * _log_rate(gap, self.scan, zeta) / (factor.ratio * np.hypot(1, psi))
+        with np.errstate(all="ignore"):
+            inverse = 1 / rate
+        keep = records(np.where(np.isfinite(inverse), -np.arcsinh(psi), -math.inf))
+        return CubicHermiteSpline(-np.arcsinh(psi[keep]), self.scan[keep], -inverse[keep])
 
     def state(self, x: Array) -> State:
         """The state at positions x of ζ_0, the others matched to its ψ: by a table, then by Newton."""
@@ -96,25 +106,29 @@ class _Branch:
             return self.product.state(w)
         lead = self.product.factors[0]
         psi = lead.measure.transforms(np.exp(w[0]))[0].real / lead.ratio
-        for k, (gap, table) in enumerate(zip(self.combination, self.tables, strict=True)):
-            if k:
-                w[k] = np.log(_place(gap, self._matched(k, gap, table, psi)) + 0j)
+        for k, (gap, table) in enumerate(zip(self.combination[1:], self.tables, strict=True), start=1):
+            w[k] = np.log(_place(gap, self._matched(k, gap, table, psi)) + 0j)
         return self.product.state(w)
 
-    def _matched(self, k: int, gap: tuple[float, float], table: Array, psi: Array) -> Array:
-        factor = self.product.factors[k]
-        x = np.interp(-np.arcsinh(psi), -table, _SCAN)
+    def _matched(self, k: int, gap: tuple[float, float], table: Any, psi: Array) -> Array:
+        factor, aim = self.product.factors[k], np.arcsinh(psi)
+        x = np.clip(table(np.clip(-aim, *table.x[[0, -1]])), self.scan[0], self.scan[-1])
+        active = np.arange(len(x))
         for _ in range(6):
-            zeta = _place(gap, x)
+            zeta = _place(gap, x[active])
             value, _, slope = factor.measure.transforms(zeta)
-            dx = (np.arcsinh(psi) - np.arcsinh(value.real / factor.ratio)) * np.hypot(1, psi) * factor.ratio
-            rate = slope.real * _log_rate(gap, x, zeta)
-            x = np.clip(x + np.clip(dx / np.where(rate == 0, -1e300, rate), -0.5, 0.5), _SCAN[0], _SCAN[-1])
+            dx = (aim[active] - np.arcsinh(value.real / factor.ratio)) * np.hypot(1, psi[active]) * factor.ratio
+            rate = slope.real * _log_rate(gap, x[active], zeta)
+            dx = np.clip(dx / np.where(rate == 0, -1e300, rate), -0.5, 0.5)
+            x[active] = np.clip(x[active] + dx, self.scan[0], self.scan[-1])
+            active = active[np.abs(dx) > 1e-9]  # quadratic: the next step would be rounding
+            if not len(active):
+                break
         return x
 
     def gaps(self) -> list[Gap]:
         """Maximal runs of physical positions, their ends refined."""
-        at = self.state(_SCAN)
+        at = self.state(self.scan)
         sheet, falling = self._sheet(at), at.slope.real < 0
         good = np.isfinite(at.log_lam.real) & falling & (sheet == 0)
         edges = np.flatnonzero(np.diff(np.r_[False, good, False].astype(int)))
@@ -122,8 +136,8 @@ class _Branch:
         for first, stop in zip(edges[::2], edges[1::2], strict=True):
             low = self._end(at, sheet, first, first - 1)
             high = self._end(at, sheet, stop - 1, stop)
-            middle = self.state(_SCAN[[(first + stop - 1) // 2]])
-            above = float(self.product.mass_above(middle)[0])
+            middle = self.state(self.scan[[(first + stop - 1) // 2]])
+            above = float(self.product.mass(middle, middle.log_lam.real)[0])
             found.append(Gap(low, high, above if above > _LEAST else 0.0))
         return found
 
@@ -143,7 +157,7 @@ class _Branch:
 
         if outside < 0:  # the lower end of the gaps: λ → 0 if that is 0, else a hard edge or an atom
             return -math.inf if all(low <= 0 for low, _ in self.combination) else float(at.log_lam.real[0])
-        if outside == len(_SCAN):
+        if outside == len(self.scan):
             return math.inf if all(high == math.inf for _, high in self.combination) else float(at.log_lam.real[-1])
         if sheet[outside] != sheet[inside] and outside < inside:  # through a zero of λ(ψ)
             return -math.inf
@@ -151,7 +165,7 @@ class _Branch:
             return float(at.log_lam.real[inside])
         x = brentq(
             lambda x: float((self.state(np.array([x])).slope * at.psi.real[inside] ** 2).real[0]),
-            *sorted((_SCAN[inside], _SCAN[outside])),
+            *sorted((self.scan[inside], self.scan[outside])),
             xtol=1e-13,
         )
         return float(self.state(np.array([x])).log_lam.real[0])

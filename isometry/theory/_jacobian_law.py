@@ -9,10 +9,12 @@ import numpy as np
 from isometry import _checks, activations
 from isometry.theory import _universal
 from isometry.theory._chain import Pair, chain
-from isometry.theory._critical import critical_at
-from isometry.theory._fixed_points import q_fixed_point
+from isometry.theory._critical import critical_at, sigma_b_range
+from isometry.theory._fixed_points import NoFixedPoint, q_fixed_point
+from isometry.theory._host import record
 from isometry.theory._law import Law
 from isometry.theory._mean_field import mean_square_slope
+from isometry.theory._moments import differentiable, finite, moments
 from isometry.theory._slope_measure import slope_measure
 
 WEIGHTS = ("orthogonal", "gaussian")
@@ -38,7 +40,8 @@ def jacobian_law(
     - `depth`: number of (W, D) pairs.
     - `q`: variance of the pre-activations, a number or one a layer (the path law). Without sigma_w each layer is
       critical, sigma_w² = 1/E phi'²; with sigma_w that is the scale of every layer.
-    - `sigma_w`, `sigma_b` without q: q is the fixed point that iteration from q = 1 reaches.
+    - `sigma_w`, `sigma_b` without q: q is the fixed point that iteration from q = 1 reaches. Linear, ReLU and leaky
+      ReLU need none: their law is the same at every q.
     - `weights`: "orthogonal", every singular value sigma_w, or "gaussian", variance sigma_w²/fan_in.
     - `widths`: (n_0, …, n_depth) for rectangular layers, or anything proportional; orthogonal ones are Haar with all
       min(m, n) singular values sigma_w.
@@ -48,16 +51,19 @@ def jacobian_law(
       padding have the dense law, where q is the same at all positions.
 
     **Raises** `ValueError`: sigma_w not positive, negative sigma_b or q, depth 0, q of wrong length, both or neither of
-    q and (sigma_w, sigma_b), unknown names. `NotDefined`: no fixed point, or no formula is known for what was asked.
+    q and (sigma_w, sigma_b), unknown names, an activation that is not elementwise and real, or with divergent E phi'^4.
+    `NotDefined`: no fixed point or critical point, phi jumps, is flat or has unbounded slope, no formula is known for
+    what was asked.
 
     Source: Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735. Cost: milliseconds; see `Law`.
     """
     call = "jacobian_law"
     _checks.integer(call, low=1, depth=depth)
     _checks.one_of(call, among=WEIGHTS, weights=weights)
-    phi = activations.get(activation, call)
+    phi = record(call, activation)
     _check_padding(padding, weights, widths)
     path, sigmas = _path(phi, depth, q, sigma_w, sigma_b, branch_scale is not None)
+    _has_law(phi, sorted(set(path)))
     if branch_scale is not None:
         return _residual(phi, path, sigmas, branch_scale, widths, depth)
     free = _scale_free(phi)
@@ -97,7 +103,7 @@ def _path(
         assert sigma_w is not None
         assert sigma_b is not None
         return [_fixed_point(phi, float(sigma_w), float(sigma_b))] * depth, [float(sigma_w)] * depth
-    path = [q] * depth if np.ndim(q) == 0 else list(np.asarray(q, float))
+    path = [q] * depth if np.ndim(q) == 0 else _sequence("q", q)
     if len(path) != depth:
         raise _checks.InputError(
             f"{call}(): q has {len(path)} values for depth={depth}; give a number or one per layer."
@@ -123,7 +129,35 @@ def _unit_slope(phi: activations.Activation, q: float) -> float:
 
 def _fixed_point(phi: activations.Activation, sigma_w: float, sigma_b: float) -> float:
     """The q reached from q = 1; any, if the law does not depend on it."""
-    return 1.0 if _scale_free(phi) else q_fixed_point(phi, sigma_w, sigma_b).value
+    if _scale_free(phi):
+        return 1.0
+    try:
+        return q_fixed_point(phi, sigma_w, sigma_b).value
+    except NoFixedPoint as error:
+        raise NoFixedPoint(
+            f"{error} Critical points: {sigma_b_range(phi)}. A law off them needs q, one per layer."
+        ) from error
+
+
+def _has_law(phi: activations.Activation, qs: list[float]) -> None:
+    """Refuse a phi that jumps, one without finite E phi'^4, and one that is flat."""
+    call = "jacobian_law"
+    differentiable(call, phi, qs[-1])
+    known = moments(phi, np.array(qs))
+    for q, slope, spread in zip(qs, known.slope, known.spread, strict=True):
+        if slope == 0:
+            raise _checks.NotDefined(f"{call}(): {phi.name} is flat at q={q:g}: J is 0, and has no law off zero.")
+        finite(call, phi, q, slope + spread)
+
+
+def _sequence(name: str, given: Any) -> list[float]:
+    try:
+        values = np.asarray(given, float)
+    except (TypeError, ValueError):
+        values = np.zeros((0, 0))
+    if values.ndim != 1:
+        raise _checks.InputError(f"jacobian_law(): {name}={_checks.show(given)} is not a sequence of numbers.")
+    return [float(value) for value in values]
 
 
 def _scale_free(phi: activations.Activation) -> bool:
@@ -146,7 +180,7 @@ def _width_rate(pair: Pair, gaussian: bool) -> float:
 def _sizes(widths: Any, depth: int) -> list[float]:
     if widths is None:
         return [1.0] * (depth + 1)
-    sizes = [float(n) for n in widths]
+    sizes = _sequence("widths", widths)
     if len(sizes) != depth + 1:
         raise _checks.InputError(
             f"jacobian_law(): widths has {len(sizes)} entries for depth={depth}; give n_0, …, n_depth."
@@ -163,7 +197,7 @@ def _check_padding(padding: Any, weights: str, widths: Any) -> None:
     if padding == "valid" or (weights == "gaussian" and padding == "same"):
         known = "'circular' and 'same'" if weights == "orthogonal" else "'circular'"
         raise _checks.NotDefined(
-            f"jacobian_law(): no law is known for {weights} convolutions with padding={padding!r}; "
+            f"jacobian_law(): no law is given for {weights} convolutions with padding={padding!r}; "
             f"there is one for {known}."
         )
     if widths is not None:

@@ -1,6 +1,5 @@
 """The predicted spectrum: a measure on [0, ∞) with exact edges and atoms, inverted on demand to a stated residual."""
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +11,12 @@ import numpy as np
 
 from isometry import _checks
 from isometry.theory import _edges, _series
+from isometry.theory._bands import Band, bands
 from isometry.theory._measure import Array
-from isometry.theory._product import NotConverged, Product, State
+from isometry.theory._product import Product
 
 VARIABLES = ("lam", "s", "log_s")
 _PER_LOG = {"lam": 1.0, "s": 0.5, "log_s": 0.5}  # dlog(variable)/dlog λ, for log_s its own derivative
-_BESIDE = 2e-14  # nearest to an edge that anything is evaluated
-_TINY = 1e-8  # mass left below the lowest node of a table; phi'² near its zeros resolves not much less
 
 
 class Atom(NamedTuple):
@@ -26,15 +24,6 @@ class Atom(NamedTuple):
 
     lam: float
     mass: float
-
-
-class Band(NamedTuple):
-    """An interval of log λ with a density, and P(x > λ) at its two ends, atoms there outside of it."""
-
-    low: float
-    high: float
-    above_low: float
-    above_high: float
 
 
 class LogNormal(NamedTuple):
@@ -55,11 +44,11 @@ class Law:
     - `width_rate`: variance of ln |Jv|² times the width, None where no formula is known.
 
     `variable` is "lam" (the default), "s" or "log_s" in every method that takes it. Host only, float64, no NaN, no
-    broadening. Accuracy: edges, atoms and quantiles 1e-9 relative; cdf 2e-15 a pair, absolute, so 1e-5 relative at 1e-8
-    and depth 128; density 1e-9 away from edges. Where phi' has a zero, mass below 1e-8 is not resolved, and for
-    one orthogonal pair nothing within 1e-8 of an extremum of phi'². Cost, one core: 400 points of a density, with the
-    table that later calls start from, 0.2 s for ReLU and tanh, 1 s for gelu; then a tenth of it; a path law 0.1 s more
-    a layer.
+    broadening. Accuracy to depth 128: edges, atoms, quantiles and the density away from edges 1e-9 relative; cdf and
+    survival 1e-6 relative down to 1e-8, mostly 1e-8. Where phi' has a zero, mass below 1e-8 is not resolved, nor, for
+    one orthogonal pair, anything within 1e-8 of an extremum of phi'². Cost, one core: 400 points of a density, with the
+    table that later calls start from, 0.2 s for ReLU and tanh, 0.5 s for gelu; then a fifth of it;
+    a path law 0.1 s a distinct q (gelu 0.3 s).
 
     **Raises** (all methods) `ValueError`: unknown variable, non-finite points; `TypeError`: a traced argument;
     `freeprob.NotConverged`: an inversion above its residual. No number is returned then.
@@ -127,7 +116,7 @@ class Law:
         value = np.zeros(flat.shape)
         for band in self._bands:
             inside = (flat > band.low) & (flat < band.high)
-            value[inside] = np.maximum(-self._solve(band, flat[inside]).psi.imag, 0.0) / np.pi
+            value[inside] = band.density(flat[inside])
         with np.errstate(over="ignore", invalid="ignore"):
             scale = {"lam": np.exp(-flat), "s": 2 * np.exp(-flat / 2), "log_s": 2.0}[variable]
             value = np.where(value > 0, value * scale, 0.0).reshape(t.shape)
@@ -138,13 +127,13 @@ class Law:
     def cdf(self, grid: Any, variable: str = "lam") -> Any:
         """Mass at or below each point."""
         t, x = self._log_lam("Law.cdf", grid, variable)
-        value = np.where((x < 0) & (variable != "log_s"), 0.0, 1 - self._above(t.ravel()).reshape(t.shape))
+        value = np.where((x < 0) & (variable != "log_s"), 0.0, self._masses(t.ravel())[1].reshape(t.shape))
         return value if value.ndim else float(value)
 
     def survival(self, grid: Any, variable: str = "lam") -> Any:
         """Mass above each point, accurate also where it is small."""
         t, x = self._log_lam("Law.survival", grid, variable)
-        value = np.where((x < 0) & (variable != "log_s"), 1.0, self._above(t.ravel()).reshape(t.shape))
+        value = np.where((x < 0) & (variable != "log_s"), 1.0, self._masses(t.ravel())[0].reshape(t.shape))
         return value if value.ndim else float(value)
 
     def quantile(self, p: Any, variable: str = "lam") -> Any:
@@ -154,7 +143,7 @@ class Law:
         """
         _checks.one_of("Law.quantile", among=VARIABLES, variable=variable)
         _checks.concrete("Law.quantile", p=p)
-        wanted = np.asarray(p, float)
+        wanted = numbers("Law.quantile", float, p=p)
         for value in wanted.ravel():
             _checks.number("Law.quantile", low=0.0, high=1.0, p=float(value))
         t = self._quantile(wanted.ravel()).reshape(wanted.shape)
@@ -193,6 +182,11 @@ class Law:
         text = f"density on {pieces}" if pieces else "no density"
         return f"Law({self.name}: lam has {text}" + (f", atoms {points})" if points else ")")
 
+    def _integral(self, g: Callable[[Array], Array]) -> float:
+        """E g(log λ) over the mass off zero."""
+        atoms = sum(m * float(g(np.array([t]))[0]) for t, m in self._log_atoms)
+        return atoms + sum(band.integral(g) for band in self._bands)
+
     @cached_property
     def _log_atoms(self) -> list[tuple[float, float]]:
         return _edges.atoms(self.product)
@@ -201,186 +195,54 @@ class Law:
     def _gaps(self) -> list[_edges.Gap]:
         return _edges.gaps(self.product)
 
+    @cached_property
+    def _bands(self) -> list[Band]:
+        return bands(self.product, self._gaps, self._log_atoms)
+
     @property
     def _top(self) -> float:
         return max([b.high for b in self._bands] + [t for t, _ in self._log_atoms], default=-math.inf)
 
-    @cached_property
-    def _bands(self) -> list[Band]:
-        """The complement of the gaps, cut at atoms inside."""
-        bands, low, above = [], -math.inf, self.product.rank
+    def _masses(self, t: Array) -> tuple[Array, Array]:
+        """P(x > e^t) and P(x ≤ e^t)."""
+        above = np.full(t.shape, self.product.rank)
+        above[t >= self._top] = 0.0
         for gap in self._gaps:
-            if gap.low - low > 1e-12 * (1 + abs(gap.low)):
-                bands += self._cut(low, gap.low, above, gap.above)
-            low, above = gap.high, gap.above
-        return bands
-
-    def _cut(self, low: float, high: float, above: float, end: float) -> list[Band]:
-        """The band between two gaps; atoms at its ends are taken off its mass, atoms inside divide it."""
-        near = 1e-9
-        end += sum(m for t, m in self._log_atoms if abs(t - high) <= near)
-        above -= sum(m for t, m in self._log_atoms if abs(t - low) <= near)
-        bands = []
-        for t, m in self._log_atoms:
-            if low + near < t < high - near:  # only D² itself has such: the law is its own
-                (factor,) = self.product.factors
-                beyond = float(factor.measure.log_potential_angle(np.exp(np.array([t - self.product.const])))[0])
-                bands.append(Band(low, t, above, beyond + m))
-                low, above = t, beyond
-        return [*bands, Band(low, high, above, end)]
-
-    @cached_property
-    def _tables(self) -> dict[Band, tuple[Array, State, Array]]:
-        """For each band nodes in log λ, their states and P(x > λ): where queries start from."""
-        return {band: self._table(band) for band in self._bands}
-
-    def _table(self, band: Band) -> tuple[Array, State, Array]:
-        if band.low > -math.inf:
-            return self._tabulated(band, self._nodes(band, math.inf))
-        reach = self._reach(band)
-        try:
-            return self._tabulated(band, self._nodes(band, reach))
-        except NotConverged:  # near zero only, where the contour ends: queries start from what there is
-            return self._tabulated(band, self._nodes(band, reach / 4))
-
-    def _tabulated(self, band: Band, t: Array) -> tuple[Array, State, Array]:
-        at = self.product.solve(t, np.minimum(t - band.low, band.high - t))
-        return t, at, self.product.mass_above(at)
-
-    def _nodes(self, band: Band, reach: float) -> Array:
-        if band.low > -math.inf:
-            return band.low + (band.high - band.low) * np.sin(np.pi / 2 * np.arange(1, 64) / 64) ** 2
-        return np.unique(band.high - np.r_[np.geomspace(1e-5, reach, 48), np.linspace(reach / 32, reach, 24)])
-
-    def _reach(self, band: Band, least: float = _TINY) -> float:
-        """How far below its top a band without lower edge carries more than `least` mass."""
-        reach, left = 0.25, 1.0
-        while reach < 2**15:
-            try:
-                at = self.product.solve(np.array([band.high - reach]), reach)
-            except NotConverged:  # below what the contour resolves: the bound there is the mass left before
-                if left > 1e-6:
-                    raise
-                return reach / 2
-            before, left = left, abs(band.above_low - float(self.product.mass_above(at)[0]))
-            if left <= least or 0.9 * before < left < 1e-6:  # the latter: what the contour resolves is reached
-                break
-            reach *= 2
-        return reach
-
-    def _solve(self, band: Band, t: Array) -> State:
-        """The states at t inside a band, started from its table."""
-        nodes, at, _ = self._tables[band]
-        if band.low > -math.inf:
-            t = np.maximum(t, band.low + _BESIDE * (1 + abs(band.low)))
-        t = np.minimum(t, band.high - _BESIDE * (1 + abs(band.high)))
-        guess = np.stack([np.interp(t, nodes, row.real) + 1j * np.interp(t, nodes, row.imag) for row in at.w])
-        return self.product.solve(t, np.minimum(t - band.low, band.high - t), guess)
-
-    def _above(self, t: Array) -> Array:
-        """P(x > e^t)."""
-        value = np.full(t.shape, self.product.rank)
-        value[t >= self._top] = 0.0
-        for gap in self._gaps:
-            value[(t >= gap.low) & (t < gap.high)] = gap.above
+            above[(t >= gap.low) & (t < gap.high)] = gap.above
+        below = 1 - above
         for band in self._bands:
             inside = (t > band.low) & (t < band.high)
-            found = self.product.mass_above(self._solve(band, t[inside]))
-            value[inside] = np.clip(found, min(band.above_high, band.above_low), band.above_low)
-            value[(t == band.low) & (t > -math.inf)] = band.above_low
+            above[inside], below[inside] = band.masses(t[inside])
+            edge = (t == band.low) & (t > -math.inf)
+            above[edge], below[edge] = band.above_low, 1 - band.above_low
         for place, _ in self._log_atoms:
             close = np.abs(t - place) <= 1e-14 * (1 + abs(place))
-            value[close] = self._above(np.full(close.sum(), place + 1e-9)) if close.any() and place < self._top else 0.0
-        return np.clip(value, 0.0, 1.0)
+            if close.any():
+                beyond = self._masses(np.array([place + 1e-9])) if place < self._top else (0.0, 1.0)
+                above[close], below[close] = beyond
+        return np.clip(above, 0.0, 1.0), np.clip(below, 0.0, 1.0)
 
     def _quantile(self, p: Array) -> Array:
-        """log λ of the least λ with P(x > λ) ≤ 1 − p."""
-        above = 1 - p
-        t = np.full(p.shape, -math.inf)
-        t[above < self.product.rank - 1e-15] = self._top
+        """log λ of the least λ with P(x ≤ λ) ≥ p."""
+        zero = 1 - self.product.rank
+        left = p > zero + 1e-15
         places = [(b.low, b) for b in self._bands] + [(place, None) for place, _ in self._log_atoms]
-        left = above < self.product.rank - 1e-15
-        lowest = min([place for place, _ in places], default=-math.inf)
-        t[~left] = lowest if self.product.rank == 1 else -math.inf
+        t = np.where(left, self._top, min((at for at, _ in places), default=-math.inf) if zero == 0 else -math.inf)
         for place, band in sorted(places, key=lambda item: item[0]):
             if band is None:
-                here = left & (above >= self._above(np.array([place]))[0] - 1e-14)
+                here = left & (p <= self._masses(np.array([place]))[1] + 1e-14)
                 t[here] = place
             else:
-                here = left & (above >= band.above_high)
-                t[here] = self._invert(band, above[here])
+                here = left & (p <= 1 - band.above_high)
+                t[here] = band.invert(p[here])
             left &= ~here
         return t
-
-    def _invert(self, band: Band, above: Array) -> Array:
-        """t in a band with P(x > e^t) = above: Newton within a bracket that only shrinks."""
-        if not len(above):
-            return above
-        nodes, _, levels = self._tables[band]
-        at = np.searchsorted(-levels, -above)
-        ends = np.r_[band.low if band.low > -math.inf else nodes[0] - 64 * (band.high - nodes[0]), nodes, band.high]
-        low, high = ends[at].copy(), ends[at + 1].copy()
-        known = np.r_[band.above_low, levels, band.above_high]
-        share = np.clip((known[at] - above) / np.maximum(known[at] - known[at + 1], 1e-300), 0.01, 0.99)
-        if (
-            band.low == -math.inf
-        ):  # below the table the cdf is convex: from its end Newton walks down and never overshoots
-            share[at == 0] = 1 - 1e-9
-        t, active = low + share * (high - low), np.arange(len(above))
-        for _ in range(80):
-            state = self._solve(band, t[active])
-            excess = self.product.mass_above(state) - above[active]
-            low[active] = np.where(excess > 0, t[active], low[active])
-            high[active] = np.where(excess > 0, high[active], t[active])
-            new = t[active] + excess * np.pi / np.maximum(-state.psi.imag, 1e-300)
-            outside = (new <= low[active]) | (new >= high[active])
-            new = np.where(outside, (low[active] + high[active]) / 2, new)
-            done = np.abs(new - t[active]) <= 2e-14 * (1 + np.abs(new))
-            t[active] = new
-            active = active[~done]
-            if not len(active):
-                break
-        return t
-
-    def _integral(self, g: Callable[[Array], Array]) -> float:
-        """E g(log λ) over the mass off zero: quadrature in variables that remove square-root edges."""
-        total = sum(m * float(g(np.array([t]))[0]) for t, m in self._log_atoms)
-        for band in self._bands:
-            for low, high in self._smooth_parts(band):
-                total += self._part(band, low, high, g)
-        return total
-
-    def _part(self, band: Band, low: float, high: float, g: Callable[[Array], Array]) -> float:
-        def mass(v: Array) -> Array:
-            if low > -math.inf:
-                t, jacobian = low + (high - low) * np.sin(v) ** 2, (high - low) * np.sin(2 * v)
-            else:
-                t, jacobian = high - v**2, 2 * v
-            return -self._solve(band, t).psi.imag / np.pi * g(t) * jacobian
-
-        if low > -math.inf:
-            return _adaptive(mass, np.linspace(0, np.pi / 2, 5))
-        panels = np.r_[0, 2.0 ** np.arange(-4, 0.5)]
-        try:
-            return _adaptive(mass, np.sqrt(self._reach(band, 1e-14)) * panels)
-        except NotConverged:  # what lies below is beyond the contour's resolution of phi'² near zero
-            return _adaptive(mass, np.sqrt(self._reach(band)) * panels)
-
-    def _smooth_parts(self, band: Band) -> list[tuple[float, float]]:
-        """A band cut where its density is singular inside: for one orthogonal pair, at extrema of phi'²."""
-        lead, *others = self.product.factors
-        if others or self.product.power or any(a for _, a in self.product.ones) or self.product.smooth:
-            return [(band.low, band.high)]
-        corners = [c for c in lead.measure.corners if c > 0]
-        t: Array = self.product.const + np.log(np.array(corners)) if corners else np.zeros(0)
-        cuts = [band.low, *t[(t > band.low + 1e-9) & (t < band.high - 1e-9)], band.high]
-        return list(itertools.pairwise(cuts))
 
     def _density_at_zero(self, variable: str) -> float:
         """Limit at zero, from the power of lam with which the density of log lam vanishes."""
         band = self._bands[0]
-        t = band.high - self._reach(band) * np.array([0.9, 1.0])
-        value = -self._solve(band, t).psi.imag / np.pi
+        t = band.high - band.reach() * np.array([0.9, 1.0])
+        value = band.density(t)
         power = np.log(value[0] / value[1]) / (t[0] - t[1]) if value.min() > 0 else math.inf
         if abs(power - _PER_LOG[variable]) < 1e-3:
             return float(value[1] * np.exp(-_PER_LOG[variable] * t[1]) / _PER_LOG[variable])
@@ -391,7 +253,7 @@ class Law:
         """Points of `variable` as log lam, and as they came."""
         _checks.one_of(call, among=VARIABLES, variable=variable)
         _checks.concrete(call, grid=grid)
-        x = np.asarray(grid, float)
+        x = numbers(call, float, grid=grid)
         if np.isnan(x).any():
             raise _checks.InputError(f"{call}(): grid holds {int(np.isnan(x).sum())} values that are NaN.")
         if variable == "log_s":
@@ -399,30 +261,10 @@ class Law:
         return np.where(x > 0, np.log(np.where(x > 0, x, 1.0)) / _PER_LOG[variable], -math.inf), x
 
 
-def _adaptive(f: Callable[[Array], Array], edges: Array) -> float:
-    """∫ f by Gauss-Legendre on panels bisected until halves agree with the whole to 1e-11 of it all."""
-    gauss, weight = np.polynomial.legendre.leggauss(16)
-
-    def panels(left: Array, right: Array) -> Array:
-        half = (right - left)[:, None] / 2
-        values = f(((left + right)[:, None] / 2 + half * gauss).ravel()).reshape(len(left), -1)
-        return np.sum(half * weight * values, 1)
-
-    left, right = edges[:-1], edges[1:]
-    whole, total = panels(left, right), 0.0
-    size = np.abs(whole).sum()
-    for _ in range(16):
-        middle = (left + right) / 2
-        a, b = panels(left, middle), panels(middle, right)
-        rough = np.abs(a + b - whole) > 1e-11 * size
-        total += float((a + b)[~rough].sum())
-        if not rough.any():
-            return total
-        if rough.sum() > 128:  # noise, not structure
-            return total + float((a + b)[rough].sum())
-        left, right, whole = (
-            np.r_[left[rough], middle[rough]],
-            np.r_[middle[rough], right[rough]],
-            np.r_[a[rough], b[rough]],
-        )
-    return total + float(whole.sum())
+def numbers(call: str, dtype: type, **named: Any) -> Array:
+    """The one named argument as an array of numbers."""
+    ((name, given),) = named.items()
+    try:
+        return np.asarray(given, dtype)
+    except (TypeError, ValueError):
+        raise _checks.InputError(f"{call}(): {name}={_checks.show(given)} is not made of numbers.") from None

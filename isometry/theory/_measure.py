@@ -5,6 +5,7 @@ integrand w(z)/(ζ − d(z)) is analytic on either side of it, so by Cauchy's th
 ζ in the upper half-plane and on the real axis inside the support, where nodes on the axis would give noise.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +40,10 @@ class Measure:
 
     def transforms(self, zeta: Array) -> tuple[Array, Array, Array]:
         """M(ζ), 1 + M(ζ) and dM/dlog ζ for ζ of shape (n,); the second to relative accuracy where M is near −1."""
-        d, w = np.r_[self.nodes, self.atoms], np.r_[self.weights, self.masses]
+        d, w = self._points
 
         def block(z: Array) -> tuple[Array, Array, Array]:
-            inverse = 1 / (z[:, None] - d)
+            inverse = np.reciprocal(z[:, None] - d)  # 1 / x takes four times as long
             share = d * inverse  # zero at d = 0, also where 1/ζ² would overflow
             return share @ w, z * (inverse @ w), -z * (np.multiply(share, inverse, out=share) @ w)
 
@@ -51,13 +52,24 @@ class Measure:
         psi, one_plus, slope = (np.concatenate(p) for p in zip(*parts, strict=True))
         return psi, one_plus, slope
 
-    def log_potential_angle(self, zeta: Array) -> Array:
-        """Im E log(ζ − d)/π for ζ in the closed upper half-plane: the mass above ζ where that is real."""
+    @functools.cached_property
+    def _points(self) -> tuple[Array, Array]:
+        return np.r_[self.nodes, self.atoms], np.r_[self.weights, self.masses]
+
+    def log_potential_angle(self, zeta: Array, below: bool = False) -> Array:
+        """Im E log(ζ − d)/π for ζ in the closed upper half-plane: the mass above ζ where that is real.
+
+        With `below` one minus that, without cancellation.
+        """
 
         def block(z: Array) -> Array:
-            smooth = (np.log(z[:, None] - self.nodes) @ self.weights).imag if self.nodes.size else 0.0
-            gap = z[:, None] - self.atoms
-            return smooth + np.arctan2(np.maximum(gap.imag, 0.0), gap.real) @ self.masses
+            gap = self.atoms - z[:, None] if below else z[:, None] - self.atoms
+            total = np.arctan2(np.abs(gap.imag), gap.real) @ self.masses
+            if self.nodes.size:  # summed pairwise: a hundred equal layers multiply its rounding
+                gap = self.nodes - z[:, None] if below else z[:, None] - self.nodes
+                smooth = np.sum(np.log(gap) * self.weights, 1).imag
+                total = total + (-smooth if below else smooth)
+            return total
 
         return np.concatenate([block(z) for z in self._chunks(np.asarray(zeta, complex))]) / np.pi
 

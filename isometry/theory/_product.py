@@ -9,7 +9,7 @@ products. A square Gaussian factor adds log(1 + ψ), an orthogonal one nothing, 
 log ψ − log(1 + ψ) + log ζ. On the support ψ lies in the closed lower half-plane and every ζ in the upper one.
 
 Density and distribution follow without integration: −Im ψ/π is the density of log λ, and P(x > λ) = Im H/π with
-dH = (1 + ψ) dlog λ, elementary term by term (`mass_above`).
+dH = (1 + ψ) dlog λ, elementary term by term (`mass`).
 """
 
 import functools
@@ -115,34 +115,44 @@ class Product:
             slope = slope + (a * c / up if c != 1 else 0.0)
         return slope + self.bernoulli / one_plus**2 if self.bernoulli else slope
 
-    def mass_above(self, at: State) -> Array:
-        """P(x > λ) = Im H/π, H(λ) = E log(λ − x), on the real axis approached from above."""
+    def mass(self, at: State, t: Array, below: bool = False) -> Array:
+        """P(x > e^t), or P(x ≤ e^t) if `below`: the smaller of the two keeps its relative accuracy.
+
+        P(x > λ) = Im H/π, H(λ) = E log(λ − x), on the real axis approached from above. H + (1 + ψ)(t − log λ(ψ, ζ))
+        is stationary in ψ and in every ζ, so that their errors, which great depth multiplies, enter squared.
+        """
         psi = at.psi.real - 1j * np.abs(at.psi.imag)
         one_plus = at.one_plus.real - 1j * np.abs(at.one_plus.imag)
-        total = self.smooth * (psi + psi**2 / 2).imag + self.power * (_angle_below(psi) + psi.imag)
+        turn = np.arctan2(np.abs(psi.imag), -psi.real) if below else _angle_below(psi)  # from −π, or from 0
+        total = self.smooth * (psi + psi**2 / 2).imag + self.power * (turn + psi.imag)
         for c, a, up in self._ones(psi, one_plus):
             total = total + a * (psi.imag + (1 - 1 / c) * _angle_below(up))
         if self.bernoulli:
             total = total + self.bernoulli * _angle_below(one_plus)
-        total = total / np.pi
+        total = total + (one_plus * (t - at.log_lam)).imag
+        total = -total / np.pi if below else total / np.pi
         for f, w in zip(self.factors, at.w, strict=True):
             w = w.real + 1j * np.maximum(w.imag, 0.0)
             zeta = np.where(w.imag == 0, np.exp(w.real) + 0j, np.exp(w))
-            total = total + f.times * f.measure.log_potential_angle(zeta) / f.ratio
+            total = total + f.times * f.measure.log_potential_angle(zeta, below) / f.ratio
             if f.ratio != 1:
-                total = total + f.times * (1 - 1 / f.ratio) * w.imag / np.pi
+                total = total + f.times * (1 - 1 / f.ratio) * (np.pi - w.imag if below else w.imag) / np.pi
         return total
 
     def newton(self, w: Array, target: Array, rounds: int, cap: float = _CAP) -> State:
         """Newton on log λ = target and M_k(ζ_k) = c_k ψ together, steps in log ζ capped; converged columns rest."""
         w = np.array(w, complex)
-        active = np.arange(w.shape[1])
+        active, before = np.arange(w.shape[1]), np.zeros(w.shape[1])
         for _ in range(rounds):
             at = self.state(w[:, active])
             step = self.newton_step(at, target[active])
             size = np.abs(step).max(0)
             w[:, active] += step * np.minimum(1, cap / np.maximum(size, 1e-300))
-            active = active[size > 1e-14 * (1 + np.abs(w[:, active]).max(0))]
+            left = size * np.minimum(
+                1, size / np.maximum(before[active], 1e-300)
+            )  # at most, as the error is squared in every round
+            before[active] = size
+            active = active[left > 1e-14 * (1 + np.abs(w[:, active]).max(0))]
             if not len(active):
                 break
         return self.state(w)
@@ -157,7 +167,7 @@ class Product:
     @functools.cached_property
     def _negative_axis(self) -> list[Array]:
         """Rising log |λ| and the rows of log |ζ_k| on the negative axis, where everything is real and monotone."""
-        x = np.sinh(np.linspace(-1, 1, 900) * np.arcsinh(690.0))
+        x = np.sinh(np.linspace(-1, 1, 250) * np.arcsinh(690.0))
         tables = [f.measure.transforms(-np.exp(x)) for f in self.factors]
         lead = self.factors[0]
         psi, up = tables[0][0].real / lead.ratio, tables[0][1].real
@@ -176,44 +186,47 @@ class Product:
         return self.newton(guess + 1j * np.pi, t + 1j * np.pi, 30).w
 
     def solve(self, t: Array, distance: Array | float = 1e-2, guess: Array | None = None) -> State:
-        """The state at λ = e^t + i0 for t inside the support, (n,).
+        """The state at λ = e^t + i0 for t inside the support, (n,), as `attempt` finds it.
+
+        **Raises** `NotConverged`: |log λ − t| above 1e-9 (1e-12 is usual).
+        """
+        at, good = self.attempt(t, distance, guess)
+        if not good.all():
+            worst = self._residual(at, t)[~good].max()
+            raise NotConverged(f"the law could not be inverted at log lam = {t[~good][:3]}; residual {worst:.1e}.")
+        return at
+
+    def attempt(self, t: Array, distance: Array | float = 1e-2, guess: Array | None = None) -> tuple[State, Array]:
+        """The state at λ = e^t + i0 for t inside the support, (n,), and where it was found.
 
         From `guess` if that leads there, else by continuation in arg λ from π, where the solution is unique, to 0: it
         is analytic in between, whatever the factors. `distance` is that of t to the nearest edge. No broadening
         remains.
-
-        **Raises** `NotConverged`: |log λ − t| above 1e-9 (1e-12 is usual).
         """
-        t = np.asarray(t, float)
-        if not len(t):
-            return self.state(np.zeros((len(self.factors), 0), complex))
-        if guess is None:
-            return self._continued(t, np.broadcast_to(distance, t.shape))
-        at = self.newton(guess, t + 0j, 12, 0.2)
-        lost = ~self._landed(at, t)
-        if lost.any():
-            w = at.w.copy()
-            w[:, lost] = self._continued(t[lost], np.broadcast_to(distance, t.shape)[lost]).w
-            at = self.state(w)
-        return at
+        w, good = np.zeros((len(self.factors), len(t)), complex), np.zeros(len(t), bool)
+        distance = np.broadcast_to(distance, t.shape)
+        for closer in (None, 0.2, 1e-3, 1e-6):
+            left = ~good
+            if not left.any() or (closer is None and guess is None):
+                continue
+            at = (
+                self.newton(guess, t + 0j, 12, 0.2)
+                if closer is None
+                else self._continued(t[left], closer * distance[left])
+            )
+            w[:, left], good[left] = at.w, self._landed(at, t[left])
+        return self.state(w), good
 
-    def _continued(self, t: Array, distance: Array) -> State:
-        for closer in (0.2, 1e-3, 1e-6):
-            last = np.clip(closer * distance, _LAST, _BENDS[-1])
-            steps = 1 + int(np.ceil(np.log(_BENDS[-1] / last.min()) / 1.5))
-            approach = _BENDS[-1] * (last / _BENDS[-1]) ** (np.arange(1, steps + 1)[:, None] / steps)
-            at, before = self.state(self.on_negative_axis(t)), np.pi
-            for bend in [*_BENDS[:, None], *approach]:
-                with np.errstate(all="ignore"):
-                    ahead = at.w + 1j * (bend - before) / (at.slope * at.rates)
-                at, before = self.newton(ahead, t + 1j * bend, 2), bend
-            at = self.newton(at.w, t + 0j, 40, 0.3)
-            good = self._landed(at, t)
-            if good.all():
-                return at
-        raise NotConverged(
-            f"the law could not be inverted at log lam = {t[~good][:3]}; residual {self._residual(at, t).max():.1e}."
-        )
+    def _continued(self, t: Array, nearest: Array) -> State:
+        last = np.clip(nearest, _LAST, _BENDS[-1])
+        steps = 1 + int(np.ceil(np.log(_BENDS[-1] / last.min()) / 1.5))
+        approach = _BENDS[-1] * (last / _BENDS[-1]) ** (np.arange(1, steps + 1)[:, None] / steps)
+        at, before = self.state(self.on_negative_axis(t)), np.pi
+        for bend in [*_BENDS[:, None], *approach]:
+            with np.errstate(all="ignore"):
+                ahead = at.w + 1j * (bend - before) / (at.slope * at.rates)
+            at, before = self.newton(ahead, t + 1j * bend, 2), bend
+        return self.newton(at.w, t + 0j, 40, 0.3)
 
     def _residual(self, at: State, t: Array) -> Array:
         return np.maximum(np.abs(at.log_lam - t), np.abs(at.mismatch).max(0))
@@ -230,7 +243,7 @@ class Product:
 
 def _log_below(x: Array) -> Array:
     """log with arg in (−3π/2, π/2]: analytic on the closed lower half-plane."""
-    return np.log(1j * x) - 0.5j * np.pi
+    return np.log(x) - 2j * np.pi * ((x.real < 0) & (x.imag >= 0))
 
 
 def _angle_below(x: Array) -> Array:
@@ -239,11 +252,15 @@ def _angle_below(x: Array) -> Array:
 
 
 def _increasing(level: Array, *rows: Array) -> list[Array]:
-    """Columns at which `level` rises to a new maximum, for interpolation."""
-    order = np.arange(len(level)) if level[-1] >= level[0] else np.arange(len(level))[::-1]
-    ordered = level[order]
-    keep = (
-        np.isfinite(ordered)
-        & np.r_[True, ordered[1:] > np.maximum.accumulate(np.where(np.isfinite(ordered), ordered, -math.inf))[:-1]]
-    )
-    return [ordered[keep], *(r[order][keep] for r in rows)]
+    """Columns at which `level` keeps rising, outward from the middle, for interpolation; far out it may be rounding."""
+    with np.errstate(all="ignore"):
+        order = np.arange(len(level))[:: 1 if np.nanmedian(np.diff(level)) >= 0 else -1]
+    left, right = np.split(level[order], 2)
+    keep = np.r_[records(-left[::-1])[::-1], records(right)]
+    return [level[order][keep], *(r[order][keep] for r in rows)]
+
+
+def records(x: Array) -> Array:
+    """Where x passes all that came before."""
+    x = np.where(np.isfinite(x), x, -math.inf)
+    return x > np.r_[-math.inf, np.maximum.accumulate(x)[:-1]]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from isometry import activations
-from isometry.theory._host import on_host
+from isometry import _checks, activations
+from isometry.theory._host import evaluate
 from isometry.theory._measure import Array, Measure, discrete
 
 _REACH = 9.5  # standard deviations; the mass beyond is 2e-21
@@ -53,11 +53,14 @@ class _Series:
 
 @functools.lru_cache(maxsize=256)
 def slope_measure(phi: activations.Activation, q: float) -> Measure:
-    """The law of phi'(√q z)²; at q = 0 the limit q → 0+."""
+    """The law of phi'(√q z)²; at q = 0 the limit q → 0+.
+
+    **Raises** `NotDefined`: phi' is unbounded.
+    """
     scale = float(np.sqrt(max(q, 1e-40)))
 
     def slope(z: Array) -> Array:
-        return on_host(phi.slope, scale * z)
+        return evaluate(phi, scale * z)[1]
 
     kinks = np.array(phi.kinks) / scale
     even = _is_even(slope, kinks)
@@ -72,16 +75,19 @@ def slope_measure(phi: activations.Activation, q: float) -> Measure:
             masses.append(_normal_mass(series.edges[0], series.edges[-1]))
             continue
         d, w, values = _contour(series, size)
-        values = [*values, *_beyond(slope, series, scale)]
+        values = [*values, *_beyond(phi, slope, series)]
         nodes.append(d)
         weights.append(w)
         corners.extend(values)
         pieces.append((min(values), max(values)))
     double = 2.0 if even else 1.0
     lumps = discrete(_snapped(np.array(atoms)), double * np.array(masses))
-    join = np.concatenate if nodes else (lambda _: np.zeros(0, complex))
+    if not nodes:
+        return lumps
+    weights = double * np.concatenate(weights)
+    weights *= (1 - lumps.masses.sum()) / weights.sum()  # to the last digit: many layers multiply what is missing
     return Measure(
-        lumps.atoms, lumps.masses, join(nodes), double * join(weights), tuple(pieces), tuple(sorted(set(corners)))
+        lumps.atoms, lumps.masses, np.concatenate(nodes), weights, tuple(pieces), tuple(sorted(set(corners)))
     )
 
 
@@ -123,8 +129,7 @@ def _stretches(slope: Callable, cuts: Array) -> list[_Series]:
         low = np.maximum(cuts[bound - 1], left - (right - left) / 4)
         high = np.minimum(cuts[bound], right + (right - left) / 4)
         z = (low + high)[:, None] / 2 + (high - low)[:, None] / 2 * nodes
-        padded = np.pad(z, ((0, -len(z) % 32), (0, 0)), mode="edge")  # few shapes: eager JAX compiles each once
-        series = slope(padded)[: len(z)] @ to_series
+        series = slope(z) @ to_series
         size = max(size, float(np.abs(series[:, 0]).max()))
         tail, top = np.abs(series[:, -4:]).max(1), np.abs(series).max(1)
         narrow = right - left < _NARROWEST
@@ -222,14 +227,19 @@ def _vertices(series: _Series, a: float, b: float, size: float, open_ends: tuple
     return x, np.minimum(np.minimum(from_a, from_b), cap)
 
 
-def _beyond(slope: Callable, series: _Series, scale: float) -> list[float]:
+def _beyond(phi: activations.Activation, slope: Callable, series: _Series) -> list[float]:
     """Least and largest phi'² beyond the cut-off, where there is no mass to speak of but the support ends."""
     far = _REACH * 2.0 ** np.arange(0, 40, 0.25)
-    z = np.concatenate(
-        [sign * far for sign, end in ((-1, series.edges[0]), (1, series.edges[-1])) if abs(end) >= _REACH] or [[]]
-    )
-    d = slope(z) ** 2 if len(z) else np.zeros(0)
-    if not len(d):
-        return []
-    top = float(np.max(series.coefficients[0] ** 2))
-    return [0.0 if d.min() < 1e-12 * top else float(d.min()), float(d.max())]
+    top, found = float(np.max(series.coefficients[0] ** 2)), []
+    for sign, end in ((-1, series.edges[0]), (1, series.edges[-1])):
+        if abs(end) < _REACH:
+            continue
+        with np.errstate(over="ignore"):
+            d = slope(sign * far) ** 2
+        if not d[-1] < 1.1 * d[-5] + top:  # an octave later
+            raise _checks.NotDefined(
+                f"theory: phi' of {phi.name} is unbounded, so its law has no top edge; laws are given for bounded phi' "
+                "only. theory.variance_coefficient gives the variance where that is finite."
+            )
+        found += [0.0 if d.min() < 1e-12 * top else float(d.min()), float(d.max())]
+    return found

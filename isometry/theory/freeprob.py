@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from isometry import _checks, activations
+from isometry import _checks
 from isometry.theory import _chain, _slope_measure
-from isometry.theory._law import Law
+from isometry.theory._host import record
+from isometry.theory._law import Law, numbers
 from isometry.theory._measure import Array, discrete
+from isometry.theory._moments import differentiable
 from isometry.theory._product import NotConverged as NotConverged
 from isometry.theory._product import State
 
@@ -26,7 +28,8 @@ def point_masses(values: Any, masses: Any) -> Law:
     **Raises** `ValueError`: lengths differ, a value or mass negative or not finite, masses that do not sum to 1,
     no mass off zero.
     """
-    values, masses = np.atleast_1d(np.asarray(values, float)), np.atleast_1d(np.asarray(masses, float))
+    values = np.atleast_1d(numbers("point_masses", float, values=values))
+    masses = np.atleast_1d(numbers("point_masses", float, masses=masses))
     if values.shape != masses.shape or values.ndim != 1:
         raise _checks.InputError(
             f"point_masses(): values of shape {values.shape} and masses of shape {masses.shape}; give one mass a value."
@@ -47,7 +50,8 @@ def squared_slope(activation: Any, q: float) -> Law:
     **Raises** `ValueError`: unknown activation; q negative or not finite.
     """
     _checks.number("squared_slope", low=0.0, q=q)
-    phi = activations.get(activation, "squared_slope")
+    phi = record("squared_slope", activation)
+    differentiable("squared_slope", phi, float(q))
     measure = _slope_measure.slope_measure(phi, float(q))
     return Law(_chain.chain([_chain.Pair(measure, 0.0)], False, [1, 1]), f"phi'² of {phi.name} at q {q:g}")
 
@@ -63,14 +67,13 @@ def multiply(*laws: Law) -> Law:
     if not laws:
         raise _checks.InputError("multiply(): no law given; write multiply(a, b).")
     for law in laws:
-        if not isinstance(law, Law):
-            raise _checks.InputError(f"multiply(): {_checks.show(law)} is not a Law.")
+        _is_law("multiply", law)
     return Law(_chain.multiplied([law.product for law in laws]), " * ".join(law.name for law in laws))
 
 
 def S(law: Law, psi: Any) -> Any:  # noqa: N802, the field's name
     """S(ψ) = (1 + ψ)/(ψ M⁻¹(ψ)), for ψ as in `inverse_M`."""
-    psi = np.asarray(psi, complex)
+    psi = numbers("S", complex, psi=psi)
     value = (1 + psi) / (psi * inverse_M(law, psi))
     return value if value.ndim else complex(value)
 
@@ -80,7 +83,8 @@ def inverse_M(law: Law, psi: Any) -> Any:  # noqa: N802
 
     **Raises** `ValueError`: ψ = 0 or not finite; `NotConverged`: the branch ends before ψ.
     """
-    wanted = np.asarray(psi, complex)
+    _is_law("inverse_M", law)
+    wanted = numbers("inverse_M", complex, psi=psi)
     if np.any(wanted == 0) or not np.all(np.isfinite(wanted)):
         raise _checks.InputError("inverse_M(): psi must be finite and not 0, where M⁻¹ has a pole.")
     flat: Array = wanted.ravel()
@@ -108,7 +112,8 @@ def M(law: Law, z: Any) -> Any:  # noqa: N802
 
     **Raises** `ValueError`: z = 0 or not finite; `NotConverged`: at an edge or an atom.
     """
-    wanted = np.asarray(z, complex)
+    _is_law("M", law)
+    wanted = numbers("M", complex, z=z)
     if np.any(wanted == 0) or not np.all(np.isfinite(wanted)):
         raise _checks.InputError("M(): z must be finite and not 0.")
     flat: Array = wanted.ravel()
@@ -128,6 +133,11 @@ def _continued(law: Law, t: Array, angle: Array) -> State:
     at = product.newton(at.w, t + 1j * angle, 40, 0.3)
     _settled("M", np.maximum(np.abs(at.log_lam - t - 1j * angle), np.abs(at.mismatch).max(0)), np.exp(t + 1j * angle))
     return at
+
+
+def _is_law(call: str, law: Any) -> None:
+    if not isinstance(law, Law):
+        raise _checks.InputError(f"{call}(): {_checks.show(law)} is not a Law.")
 
 
 def _settled(call: str, residual: Array, at: Array) -> None:

@@ -1,0 +1,237 @@
+"""The intervals of log λ that carry a density, and what is asked of one: states, masses, quantiles, integrals.
+
+Queries start from a table of states. It is interpolated in a variable in which square-root edges are smooth, with the
+derivative dlog ζ/dlog λ that every state knows.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from isometry.theory._edges import Gap
+from isometry.theory._measure import Array
+from isometry.theory._product import NotConverged, Product, State
+
+_BESIDE = 2e-14  # nearest to an edge that anything is evaluated
+_TINY = 1e-8  # mass left below the lowest node of a table; phi'² near its zeros resolves not much less
+_NEAR = 1e-9  # an atom this close to an edge sits there
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """An interval of log λ with a density, and P(x > λ) at its two ends, atoms there outside of it."""
+
+    product: Product
+    low: float
+    high: float
+    above_low: float
+    above_high: float
+
+    def density(self, t: Array) -> Array:
+        """Density of log λ at t inside."""
+        return np.maximum(-self.solve(t).psi.imag, 0.0) / np.pi
+
+    def masses(self, t: Array) -> tuple[Array, Array]:
+        """P(x > e^t) and P(x ≤ e^t) at t inside, the smaller one to relative accuracy."""
+        above, below = self._masses(self.solve(t), t)
+        low, high = min(self.above_high, self.above_low), self.above_low
+        return np.clip(above, low, high), np.clip(below, 1 - high, 1 - low)
+
+    def solve(self, t: Array) -> State:
+        """The states at t inside."""
+        if self.low > -math.inf:
+            t = np.maximum(t, self.low + _BESIDE * (1 + abs(self.low)))
+        t = np.minimum(t, self.high - _BESIDE * (1 + abs(self.high)))
+        nodes, at, _ = self._table
+        return self.product.solve(t, self._distance(t), self._interpolated(t, nodes, at))
+
+    def invert(self, p: Array) -> Array:
+        """t with P(x ≤ e^t) = p: Newton within a bracket that only shrinks."""
+        if not len(p):
+            return p
+        nodes, _, below = self._table
+        at = np.searchsorted(below, p)
+        ends = np.r_[self.low if self.low > -math.inf else nodes[0] - 64 * (self.high - nodes[0]), nodes, self.high]
+        low, high = ends[at].copy(), ends[at + 1].copy()
+        known = np.r_[1 - self.above_low, below, 1 - self.above_high]
+        share = np.clip((p - known[at]) / np.maximum(known[at + 1] - known[at], 1e-300), 0.01, 0.99)
+        if self.low == -math.inf:  # below the table the cdf is convex: from its end Newton never overshoots
+            share[at == 0] = 1 - 1e-9
+        t, active = low + share * (high - low), np.arange(len(p))
+        for _ in range(80):
+            state = self.solve(t[active])
+            lack = self._lack(state, t[active], p[active])
+            low[active] = np.where(lack > 0, t[active], low[active])
+            high[active] = np.where(lack > 0, high[active], t[active])
+            new = t[active] + lack * np.pi / np.maximum(-state.psi.imag, 1e-300)
+            outside = (new <= low[active]) | (new >= high[active])
+            new = np.where(outside, (low[active] + high[active]) / 2, new)
+            done = np.abs(new - t[active]) <= 2e-14 * (1 + np.abs(new))
+            t[active] = new
+            active = active[~done]
+            if not len(active):
+                break
+        return t
+
+    def integral(self, g: Callable[[Array], Array]) -> float:
+        """∫ g dP over the band: quadrature in variables that remove square-root edges."""
+        return sum(self._part(low, high, g) for low, high in self._smooth_parts())
+
+    def reach(self, least: float = _TINY) -> float:
+        """How far below its top a band without lower edge carries more than `least` mass."""
+        left = 1.0
+        for powers in np.arange(18).reshape(3, 6):  # points are solved together, but not all: the deep ones cost most
+            depths = 0.25 * 2.0**powers
+            t = self.high - depths
+            at, good = self.product.attempt(t, depths)
+            below = np.abs(self._masses(at, t)[1] - (1 - self.above_low))
+            for depth, found, mass in zip(depths, good, below, strict=True):
+                if not found:  # below what the contour resolves: the bound there is the mass left before
+                    if left > 1e-6:
+                        raise NotConverged(f"the law could not be inverted at log lam = {self.high - depth:.6g}.")
+                    return float(depth) / 2
+                if mass <= least or 0.9 * left < mass < 1e-6:  # the latter: what the contour resolves is reached
+                    return float(depth)
+                left = mass
+        return 2.0**15
+
+    @cached_property
+    def _table(self) -> tuple[Array, State, Array]:
+        """Nodes in log λ, their states and P(x ≤ λ): every fifth by continuation, the rest from those."""
+        t = self._nodes()
+        few = np.unique(np.r_[t[::5], t[-1]])
+        at, good = self.product.attempt(few, self._distance(few))
+        few, at = few[good], State(*(x[..., good] for x in at))
+        if len(few) > 1:
+            at, good = self.product.attempt(t, self._distance(t), self._interpolated(t, few, at))
+            t, at = t[good], State(*(x[..., good] for x in at))  # near zero the contour may end
+        if not len(few) or not len(t):
+            raise NotConverged(f"the law could not be inverted between log lam = {self.low:g} and {self.high:g}.")
+        return t, at, self._masses(at, t)[1]
+
+    def _nodes(self) -> Array:
+        if self.low > -math.inf:
+            return self.low + (self.high - self.low) * np.sin(np.pi / 2 * np.arange(1, 64) / 64) ** 2
+        reach = self.reach()
+        return np.unique(self.high - np.r_[np.geomspace(1e-5, reach, 48), np.linspace(reach / 32, reach, 24)])
+
+    def _interpolated(self, t: Array, nodes: Array, at: State) -> Array:
+        """log ζ at t, (K, n), by cubic Hermite pieces from states at nodes."""
+        from scipy.interpolate import CubicHermiteSpline
+
+        x, rate = self._smooth(nodes)
+        slope = rate / (at.slope * at.rates)
+        order = np.argsort(x)
+        low, high = x[order][[0, -1]] if self.low == -math.inf else (0.0, np.pi / 2)
+        spline = CubicHermiteSpline(x[order], at.w[:, order], slope[:, order], axis=1)
+        return spline(np.clip(self._smooth(t)[0], low, high))
+
+    def _smooth(self, t: Array) -> tuple[Array, Array]:
+        """A variable x in which square-root edges are smooth, and dt/dx."""
+        if self.low == -math.inf:
+            x = np.sqrt(np.maximum(self.high - t, 0.0))
+            return x, -2 * x
+        x = np.arcsin(np.sqrt(np.clip((t - self.low) / (self.high - self.low), 0, 1)))
+        return x, (self.high - self.low) * np.sin(2 * x)
+
+    def _distance(self, t: Array) -> Array:
+        return np.minimum(t - self.low, self.high - t)
+
+    def _masses(self, at: State, t: Array) -> tuple[Array, Array]:
+        above = self.product.mass(at, t)
+        below = 1 - above
+        lower = np.flatnonzero(above > 0.5)
+        if len(lower):
+            below[lower] = self.product.mass(State(*(x[..., lower] for x in at)), t[lower], below=True)
+            above[lower] = 1 - below[lower]
+        return above, below
+
+    def _lack(self, at: State, t: Array, p: Array) -> Array:
+        """p − P(x ≤ e^t), from the smaller masses."""
+        above, below = self._masses(at, t)
+        return np.where(below < above, p - below, above - (1 - p))
+
+    def _part(self, low: float, high: float, g: Callable[[Array], Array]) -> float:
+        def mass(v: Array) -> Array:
+            if low > -math.inf:
+                t, jacobian = low + (high - low) * np.sin(v) ** 2, (high - low) * np.sin(2 * v)
+            else:
+                t, jacobian = high - v**2, 2 * v
+            return -self.solve(t).psi.imag / np.pi * g(t) * jacobian
+
+        if low > -math.inf:
+            return _adaptive(mass, np.linspace(0, np.pi / 2, 5))
+        panels = np.r_[0, 2.0 ** np.arange(-4, 0.5)]
+        try:
+            return _adaptive(mass, np.sqrt(self.reach(1e-14)) * panels)
+        except NotConverged:  # what lies below is beyond the contour's resolution of phi'² near zero
+            return _adaptive(mass, np.sqrt(self.reach()) * panels)
+
+    def _smooth_parts(self) -> list[tuple[float, float]]:
+        """The band cut where its density is singular inside: for one orthogonal pair, at extrema of phi'²."""
+        lead, *others = self.product.factors
+        if others or self.product.power or any(a for _, a in self.product.ones) or self.product.smooth:
+            return [(self.low, self.high)]
+        corners = [c for c in lead.measure.corners if c > 0]
+        t: Array = self.product.const + np.log(np.array(corners)) if corners else np.zeros(0)
+        cuts = [self.low, *t[(t > self.low + _NEAR) & (t < self.high - _NEAR)], self.high]
+        return list(itertools.pairwise(cuts))
+
+
+def bands(product: Product, gaps: list[Gap], atoms: list[tuple[float, float]]) -> list[Band]:
+    """The complement of the gaps, cut at atoms inside."""
+    found, low, above = [], -math.inf, product.rank
+    for gap in gaps:
+        if gap.low - low > 1e-12 * (1 + abs(gap.low)):
+            found += _cut(product, low, gap.low, above, gap.above, atoms)
+        low, above = gap.high, gap.above
+    return found
+
+
+def _cut(
+    product: Product, low: float, high: float, above: float, end: float, atoms: list[tuple[float, float]]
+) -> list[Band]:
+    """The band between two gaps; atoms at its ends are taken off its mass, atoms inside divide it."""
+    end += sum(m for t, m in atoms if abs(t - high) <= _NEAR)
+    above -= sum(m for t, m in atoms if abs(t - low) <= _NEAR)
+    found = []
+    for t, m in atoms:
+        if low + _NEAR < t < high - _NEAR:  # only D² itself has such: the law is its own
+            (factor,) = product.factors
+            beyond = float(factor.measure.log_potential_angle(np.exp(np.array([t - product.const])))[0])
+            found.append(Band(product, low, t, above, beyond + m))
+            low, above = t, beyond
+    return [*found, Band(product, low, high, above, end)]
+
+
+def _adaptive(f: Callable[[Array], Array], edges: Array) -> float:
+    """∫ f by Gauss-Legendre on panels bisected until halves agree with the whole to 1e-11 of it all."""
+    gauss, weight = np.polynomial.legendre.leggauss(16)
+
+    def panels(left: Array, right: Array) -> Array:
+        half = (right - left)[:, None] / 2
+        values = f(((left + right)[:, None] / 2 + half * gauss).ravel()).reshape(len(left), -1)
+        return np.sum(half * weight * values, 1)
+
+    left, right = edges[:-1], edges[1:]
+    whole, total = panels(left, right), 0.0
+    size = np.abs(whole).sum()
+    for _ in range(16):
+        middle = (left + right) / 2
+        a, b = panels(left, middle), panels(middle, right)
+        rough = np.abs(a + b - whole) > 1e-11 * size
+        total += float((a + b)[~rough].sum())
+        if not rough.any():
+            return total
+        if rough.sum() > 128:  # noise, not structure
+            return total + float((a + b)[rough].sum())
+        left, right, whole = (
+            np.r_[left[rough], middle[rough]],
+            np.r_[middle[rough], right[rough]],
+            np.r_[a[rough], b[rough]],
+        )
+    return total + float(whole.sum())

@@ -1,0 +1,176 @@
+"""Predicted laws against mpmath at twenty digits and against their own moments, masses and quantiles."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+
+from isometry import activations, theory
+
+CASES = {
+    "tanh orthogonal 8": ("tanh", 8, 0.25, "orthogonal"),
+    "tanh orthogonal 128": ("tanh", 128, 1 / 64, "orthogonal"),
+    "tanh gaussian 3": ("tanh", 3, 0.5, "gaussian"),
+    "relu gaussian 64": ("relu", 64, 1.0, "gaussian"),
+    "hard_tanh orthogonal 8": ("hard_tanh", 8, 0.25, "orthogonal"),
+    "leaky gaussian 1": ("leaky_relu", 1, 1.0, "gaussian"),
+    "elu orthogonal 3": ("elu", 3, 0.5, "orthogonal"),
+    "gelu gaussian 2": ("gelu", 2, 1.0, "gaussian"),
+    "linear gaussian 128": ("linear", 128, 1.0, "gaussian"),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def law(request):
+    phi, depth, q, weights = CASES[request.param]
+    return theory.jacobian_law(phi, depth, q=q, weights=weights)
+
+
+def test_variance_law(law):
+    """L(μ_2/μ_1² − 1 − s_1) at chi_1 = 1, with μ from an independent quadrature."""
+    name, depth, weights = law.name.split(", ")
+    q = next(c[2] for c in CASES.values() if c[0] == name and f"depth {c[1]}" == depth and c[3] == weights)
+    phi = activations.get(name)
+    mu = [theory.expectation(lambda u, k=k: phi.slope(u) ** (2 * k), q, phi.kinks) for k in (1, 2)]
+    want = law.pairs * (mu[1] / mu[0] ** 2 - 1 + (weights == "gaussian"))
+    assert law.moment(1) == pytest.approx(1, rel=1e-12)
+    assert law.variance == pytest.approx(want, rel=1e-11)
+
+
+def test_mass_moments_and_density_agree(law):
+    """The density integrates to one and to the moments of Lagrange inversion, and to differences of the cdf."""
+    product = law.product
+    assert law._integral(np.ones_like) == pytest.approx(product.rank, abs=1e-9)
+    for k in (1, 2, 4):
+        assert law._integral(lambda t, k=k: np.exp(k * t)) == pytest.approx(law.moment(k), rel=1e-8)
+    t = np.log(law.quantile([0.7, 0.9] if law.cdf(0.0) < 0.6 else [0.99, 0.999])) / 2
+    grid, weight = np.polynomial.legendre.leggauss(60)
+    if law.atoms and any(t[0] <= math.log(a.lam) / 2 <= t[1] + 1e-12 for a in law.atoms if a.lam > 0):
+        t = np.log(law.quantile(np.array([0.1, 0.3]))) / 2
+    x = t.mean() + (t[1] - t[0]) / 2 * grid
+    integral = np.sum(weight * law.density(x, "log_s")) * (t[1] - t[0]) / 2
+    assert integral == pytest.approx(float(np.diff(law.cdf(t, "log_s"))[0]), rel=1e-8)
+
+
+def test_quantile_inverts_cdf(law):
+    p = np.array([1e-8, 1e-4, 0.2, 0.5, 0.8, 0.999, 1 - 1e-8])
+    x = law.quantile(p, "log_s")
+    assert np.all(x[1:] >= x[:-1])
+    atoms = np.array([math.log(a.lam) / 2 if a.lam > 0 else -math.inf for a in law.atoms])
+    off = np.isfinite(x)
+    off[off] = [all(abs(y - a) > 1e-9 for a in atoms) for y in x[off]]
+    rounding = 2e-15 * law.pairs  # the angles of `pairs` factors are added
+    np.testing.assert_allclose(law.cdf(x[off], "log_s"), p[off], rtol=1e-9, atol=rounding)
+
+
+@pytest.mark.parametrize(
+    ("phi", "q", "weights"), [("tanh", 1 / 64, "orthogonal"), ("gelu", 1.0, "gaussian"), ("linear", 1.0, "gaussian")]
+)
+def test_tails_of_great_depth(phi, q, weights):
+    """Masses of 1e-8 to relative accuracy: their differences are integrals of the density."""
+    law = theory.jacobian_law(phi, 128, q=q, weights=weights)
+    x, weight = np.polynomial.legendre.leggauss(40)
+    for p, mass, sign in (([1e-8, 4e-8], law.cdf, 1), ([1 - 4e-8, 1 - 1e-8], law.survival, -1)):
+        low, high = law.quantile(p, "log_s")
+        at = (low + high) / 2 + (high - low) / 2 * x
+        integral = (high - low) / 2 * np.sum(weight * law.density(at, "log_s"))
+        assert sign * float(np.diff(mass([low, high], "log_s"))[0]) == pytest.approx(integral, rel=1e-6)
+
+
+def test_layers_with_zeros_of_their_slopes():
+    """Two gelu layers of different q: M is resolved by its other end only, and the inversion starts from its middle."""
+    law = theory.jacobian_law("gelu", 2, q=[1.0, 0.7], sigma_w=1.2, weights="gaussian")
+    p = np.array([1e-3, 0.2, 0.9])
+    np.testing.assert_allclose(law.cdf(law.quantile(p)), p, rtol=1e-9)
+    assert law._integral(np.exp) == pytest.approx(law.moment(1), rel=1e-8)
+
+
+def test_cdf_is_monotone(law):
+    x = np.linspace(-3, math.log(law.s_max) + 0.1, 300)
+    c = law.cdf(x, "log_s")
+    assert np.all(np.diff(c) >= -2e-15 * law.pairs)
+    assert c[-1] == 1
+    assert np.all(np.isfinite(c))
+
+
+def _reference(weights, depth, zeta0, q, lam):
+    """ψ and P(x > λ) for tanh at twenty digits: rotated contour, secant in ζ."""
+    with mpmath.workdps(22):
+        turn = 1 + mpmath.mpc(0, "0.2")
+        points = [0, 0.01, 0.1, 0.5, 1, 2, 3, 4, 6, 9]
+
+        def against(f):
+            def rotated(t):
+                z = t * turn
+                return turn * f(mpmath.sech(mpmath.sqrt(q) * z) ** 4) * mpmath.npdf(z)
+
+            return 2 * mpmath.quad(rotated, points)
+
+        mean = against(lambda d: d).real
+
+        def log_lam(zeta):
+            up = against(lambda d: zeta / (zeta - d))
+            psi = up - 1
+            gauss = depth if weights == "gaussian" else 0
+            below = [mpmath.log(abs(x)) - 1j * abs(mpmath.arg(x)) for x in (psi, up)]
+            value = (
+                (depth - 1) * below[0] + (1 - depth + gauss) * below[1] + depth * (mpmath.log(zeta) - mpmath.log(mean))
+            )
+            return value, psi, below[0]
+
+        zeta = mpmath.findroot(lambda x: log_lam(x)[0] - mpmath.log(lam), zeta0, tol=1e-24, solver="secant")
+        _, psi, log_psi = log_lam(zeta)
+        gauss = depth if weights == "gaussian" else 0
+        above = (depth - 1) * log_psi + depth * against(lambda d: mpmath.log(zeta - d)) + gauss * psi
+        return float(-psi.imag / mpmath.pi), float(above.imag / mpmath.pi)
+
+
+@pytest.mark.parametrize(
+    ("weights", "depth", "q", "lam"),
+    [
+        ("orthogonal", 8, 0.25, 1e-4),
+        pytest.param("orthogonal", 8, 0.25, 0.5, marks=pytest.mark.slow),
+        pytest.param("gaussian", 3, 0.5, 2.0, marks=pytest.mark.slow),
+    ],
+)
+def test_against_mpmath(weights, depth, q, lam):
+    law = theory.jacobian_law("tanh", depth, q=q, weights=weights)
+    (band,) = law._bands
+    zeta = np.exp(band.solve(np.log(np.array([lam]))).w[0, 0]) * (1 + 1e-4)
+    density, above = _reference(weights, depth, mpmath.mpc(complex(zeta)), mpmath.mpf(q), mpmath.mpf(lam))
+    assert law.density(lam) * lam == pytest.approx(density, rel=1e-9)
+    assert law.survival(lam) == pytest.approx(above, rel=1e-10)
+
+
+def test_callable_with_unnamed_kinks():
+    named = theory.jacobian_law("hard_tanh", 4, q=0.5)
+    plain = theory.jacobian_law(lambda x: jnp.clip(x, -1, 1), 4, q=0.5)
+    assert plain.s_max == pytest.approx(named.s_max, rel=1e-10)
+    assert plain.quantile(0.4) == pytest.approx(named.quantile(0.4), rel=1e-9)
+
+
+def test_heavy_tail_of_a_vanishing_slope():
+    """gelu' has a zero: deep laws spread over hundreds in log lam; quantiles walk down to what is resolved."""
+    law = theory.jacobian_law("gelu", 16, q=1.0)
+    p = np.array([1e-3, 0.01, 0.5])
+    np.testing.assert_allclose(law.cdf(law.quantile(p, "log_s"), "log_s"), p, rtol=1e-9)
+
+
+def test_sampling_and_variables():
+    law = theory.jacobian_law("hard_tanh", 8, q=0.25)
+    draws = law.sample(jax.random.key(0), (4000,))
+    assert draws.dtype == np.float64
+    assert np.mean(draws == 0) == pytest.approx(law.atoms[0].mass, abs=4 * math.sqrt(0.05 / 4000))
+    assert draws.mean() == pytest.approx(1, abs=4 * math.sqrt(law.variance / 4000))
+    lam = 0.7
+    assert law.cdf(math.sqrt(lam), "s") == pytest.approx(law.cdf(lam), rel=1e-13)
+    assert law.density(math.log(lam) / 2, "log_s") == pytest.approx(2 * lam * law.density(lam), rel=1e-12)
+    assert law.moment(2, "s") == law.moment(1)
+    linear = theory.jacobian_law("linear", 5, q=1.0, weights="gaussian")
+    assert linear.mean_log_lam == pytest.approx(-5, rel=1e-9)  # E log of Marchenko-Pastur is −1
+    assert law.mean_log_lam == -math.inf
+    atoms = "atoms 0.0455003 at 0, 0.635998 at 1.45142"
+    assert repr(law) == f"Law(hard_tanh, depth 8, orthogonal: lam has density on [0, 0.971117], {atoms})"
