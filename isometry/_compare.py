@@ -146,7 +146,8 @@ def compare(sp: Spectrum, law: Law, *, key: Any = None, resamples: int = 200) ->
     """
     call = "compare"
     _checks.concrete(call, sp=sp, key=key)
-    _meet(call, sp, law)
+    meet(call, sp, law)
+    _enough(call, sp)
     _checks.integer(call, low=20, resamples=resamples)
     if key is not None:
         _checks.key(call, key)
@@ -155,20 +156,27 @@ def compare(sp: Spectrum, law: Law, *, key: Any = None, resamples: int = 200) ->
     return _judge(sp, law, _Measured.of(sp, law), picks)
 
 
-def _meet(call: str, sp: Any, law: Any) -> None:
-    """The two are about the same thing, and there are seeds to say how sure that is."""
-    if not isinstance(sp, Spectrum):
-        raise _checks.InputError(f"{call}(): sp={_checks.show(sp)} is not a Spectrum; write isometry.ensemble(...).")
-    if not isinstance(law, Law):
-        raise _checks.InputError(
-            f'{call}(): law={_checks.show(law)} is not a Law; write net.law("hidden", xs) or theory.jacobian_law(...).'
-        )
+def _enough(call: str, sp: Spectrum) -> None:
+    """There are seeds to say how sure a comparison is."""
     shape = tuple(sp.log_values.shape)
     if len(shape) < 2 or shape[0] < LEAST_SEEDS:
         came = "no seeds axis" if len(shape) < 2 else f"{shape[0]} seeds"
         raise _checks.InputError(
             f"{call}(): sp has {came} (shape {shape}); at least {LEAST_SEEDS} are needed to say how far one draw is "
             "from the next. Write isometry.ensemble(net, jax.random.split(key, 20), xs, span='hidden')."
+        )
+
+
+def meet(call: str, sp: Any, law: Any) -> None:
+    """The spectrum and the law are of the same thing.
+
+    **Raises** `ValueError`: another type, span, number of pairs or shape; says which and what to write.
+    """
+    if not isinstance(sp, Spectrum):
+        raise _checks.InputError(f"{call}(): sp={_checks.show(sp)} is not a Spectrum; write isometry.ensemble(...).")
+    if not isinstance(law, Law):
+        raise _checks.InputError(
+            f'{call}(): law={_checks.show(law)} is not a Law; write net.law("hidden", xs) or theory.jacobian_law(...).'
         )
     if sp.span != law.span:
         raise _checks.InputError(
@@ -218,17 +226,14 @@ class _Measured:
         weights = np.asarray(sp.weights, float).reshape(resolved.shape)
         logs = np.where(resolved, 2 * np.asarray(sp.log_values, float).reshape(resolved.shape), -np.inf)
         zeros = np.where(resolved, 0, weights).sum(-1)
-        eps = float(np.finfo(np.asarray(sp.log_values).dtype).eps)
-        near = max(_WINDOW, 2 * (law.pairs or 1) * math.sqrt(sp.size) * eps)  # of a product of so many layers
+        near = rounding(sp, law)
         windows = {a.lam: (math.log(a.lam) - near, math.log(a.lam) + near) for a in law.atoms if a.lam > 0}
-        free = resolved.copy()
-        for low, high in windows.values():
-            free &= (logs < low) | (logs > high)
+        free = resolved & ~at_atoms(sp, law).reshape(resolved.shape)
         probes = sp.method.probes if isinstance(sp.method, Lanczos) else 1
         step = max(1 / sp.size, probes * float(np.max(weights, initial=0, where=free)))
-        floor = np.asarray(sp.log_values[..., 0] + sp.log_floor, float).reshape(seeds, -1)
-        below = np.asarray(law.cdf(floor, "log_s")).mean(1)
-        return cls(logs, weights, step, max(float(zeros.max()), _zero_mass(law)), zeros.mean(1), below, windows, near)
+        cut = max(float(zeros.max()), _zero_mass(law))
+        below = below_floor(sp, law).reshape(seeds, -1).mean(1)
+        return cls(logs, weights, step, cut, zeros.mean(1), below, windows, near)
 
     def ranks(self, size: int) -> np.ndarray:
         """Midpoints of equal masses, without a node at either end of what is resolved.
@@ -271,6 +276,27 @@ class _Measured:
 
 def _zero_mass(law: Law) -> float:
     return 1 - law.product.rank
+
+
+def rounding(sp: Spectrum, law: Law) -> float:
+    """Half the window of log lam that counts as an atom: 1e-6, or the rounding of a product of so many layers."""
+    eps = float(np.finfo(np.asarray(sp.log_values).dtype).eps)
+    return max(_WINDOW, 2 * (law.pairs or 1) * math.sqrt(sp.size) * eps)
+
+
+def at_atoms(sp: Spectrum, law: Law) -> np.ndarray:
+    """(..., nodes) whether a node lies at an atom of the law off zero."""
+    logs, near = 2 * np.asarray(sp.log_values, float), rounding(sp, law)
+    found = np.zeros(logs.shape, bool)
+    for atom in law.atoms:
+        if atom.lam > 0:
+            found |= np.abs(logs - math.log(atom.lam)) <= near
+    return found
+
+
+def below_floor(sp: Spectrum, law: Law) -> np.ndarray:
+    """(...) mass that the law has where each matrix resolves nothing: what its zeros are to be compared with."""
+    return np.asarray(law.cdf(np.asarray(sp.log_values[..., 0] + sp.log_floor, float), "log_s"))
 
 
 class _Table:

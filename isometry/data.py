@@ -51,8 +51,8 @@ def gaussian(key: Any, examples: int, features: int, classes: int = 10) -> Data:
 def normalize(xs: Any, q: float) -> Any:
     """Each input rescaled to |x|²/n = q, n its number of features: then every input has the same law.
 
-    q is of the inputs, not of the pre-activations: those of the first layer have q_1 = sigma_w² q + sigma_b² (orthogonal
-    weights that widen from n to m: sigma_w² q n/m + sigma_b²). To start at a fixed point q* give
+    q is of the inputs, not of the pre-activations: those of the first layer have q_1 = sigma_w² q + sigma_b²
+    (orthogonal weights that widen from n to m: sigma_w² q n/m + sigma_b²). To start at a fixed point q* give
     q = (q* − sigma_b²)/sigma_w². In the dtype of xs.
 
     **Arguments**: `xs`, (inputs, ...), floating; `q`, positive.

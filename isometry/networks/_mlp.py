@@ -219,7 +219,7 @@ class Mlp(Network):
 
     def law(self, span: str, xs: Any) -> theory.Law:
         _checks.concrete("law", xs=xs)
-        _checks.examples("law", self.input_shape, xs)
+        _checks.examples("law", (self.widths[0],), xs)
         return mlp_law(self.activation, self.scheme, self.plan, self.scheme.sigma_b if self.bias else 0.0, span, xs)
 
     def __repr__(self) -> str:

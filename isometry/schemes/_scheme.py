@@ -92,8 +92,8 @@ class Scheme:
         _a("Scheme.drawn", "layer", layer, Layer)
         if self.ensemble is None:
             raise _checks.NotDefined(
-                f"Scheme.drawn(): no law is known for scheme {self.name!r}, whose weights are not drawn Gaussian or "
-                "Haar orthogonal, independently for each layer."
+                f"Scheme.drawn(): no law is known for scheme {self.name!r}: it does not draw each layer anew, Gaussian "
+                "or Haar."
             )
         return self.ensemble(layer, self.sigma_w)
 
