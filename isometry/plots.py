@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from isometry import _checks
-from isometry._compare import at_atoms, below_floor, meet, rounding
+from isometry._compare import meet
+from isometry._ranks import at_atoms, below_floor, rounding
 from isometry._spectrum import Spectrum
 from isometry.degeneracy import Report
 from isometry.theory import Law
@@ -81,19 +82,26 @@ def laws(named: Mapping[str, Law]) -> Any:
     axis = _Axis("s", "log")
     stems = []
     for i, (name, law) in enumerate(named.items()):
-        colour = COLOURS[i % len(COLOURS)]
+        colour, at_zero = COLOURS[i % len(COLOURS)], 1 - law.product.rank
+        label = f"{name} (at 0: {at_zero:.3g})" if at_zero > 0 else name
         low = law.quantile(1 - law.product.rank * (1 - _TAIL), "log_s")
         x = np.linspace(axis.place(low), axis.place(math.log(law.s_max)), 600)
-        ax.plot(x, axis.density(law, x), color=colour, lw=1.3, ls=("-", "--", "-.")[i % 3], label=name)
+        ax.plot(x, axis.density(law, x), color=colour, lw=1.3, ls=("-", "--", "-.")[i % 3], label=label)
         stems += [(axis.place(math.log(a.lam) / 2), a.mass, i) for a in law.atoms if a.lam > 0]
     if stems:
         right = ax.twinx()
         right.set_ylabel("mass of atoms")
         right.set_ylim(0, 1.15 * max(mass for _, mass, _ in stems))
         for place, mass, i in stems:
-            right.plot([place, place], [0, mass], color=COLOURS[i % len(COLOURS)], lw=2, marker=MARKS[i % len(MARKS)])
-    zeros = ", ".join(f"{name} {1 - law.product.rank:.3g}" for name, law in named.items() if law.product.rank < 1)
-    ax.set_xlabel(axis.label + (f"   (mass at 0: {zeros})" if zeros else ""))
+            right.plot(
+                [place, place],
+                [0, mass],
+                color=COLOURS[i % len(COLOURS)],
+                lw=2,
+                marker=MARKS[i % len(MARKS)],
+                markevery=[1],
+            )
+    ax.set_xlabel(axis.label)
     ax.set_ylabel("density")
     ax.set_ylim(bottom=0)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2, fontsize=8, frameon=False, borderaxespad=0)
@@ -289,8 +297,9 @@ def _common_range(reports: Mapping[str, Report]) -> tuple[float, float]:
 def _predicted(ax: Any, report: Report, edges: np.ndarray) -> None:
     """The law of the hidden layers as a line, its atoms as stems of their mass over a bin; or why there is none."""
     if report.law is None:
-        text = textwrap.fill(report.no_law, 34)
-        ax.text(0.03, 0.03, text, transform=ax.transAxes, va="bottom", fontsize=4.5, color="0.35")
+        ax.text(
+            0.03, 0.78, textwrap.fill(report.no_law, 30), transform=ax.transAxes, va="top", fontsize=5, color="0.35"
+        )
         return
     fine = np.linspace(edges[0], edges[-1], 301)
     line = _Axis("s", "log").density(report.law, fine)

@@ -20,6 +20,7 @@ FLOORS = {
     6: ("_jacobian",),
     7: ("_spectrum",),
     8: ("_ensemble",),
+    8.5: ("_ranks",),
     9: ("_compare",),
     10: ("degeneracy",),
     11: ("store", "plots"),

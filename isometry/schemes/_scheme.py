@@ -92,8 +92,7 @@ class Scheme:
         _a("Scheme.drawn", "layer", layer, Layer)
         if self.ensemble is None:
             raise _checks.NotDefined(
-                f"Scheme.drawn(): no law is known for scheme {self.name!r}: it does not draw each layer anew, Gaussian "
-                "or Haar."
+                f"Scheme.drawn(): no law is known of {self.name}: its layers are not drawn anew, Gaussian or Haar."
             )
         return self.ensemble(layer, self.sigma_w)
 
