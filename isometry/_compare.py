@@ -211,11 +211,11 @@ def _advice(measured: str, predicted: str) -> str:
 
 
 def _judge(sp: Spectrum, law: Law, measured: Measured, picks: Any) -> Comparison:
-    u = measured.ranks(sp.size)
+    u = measured.ranks()
     table = Table(law, zero_mass(law) + float(u[0] - zero_mass(law)) / 8, measured.windows)
     logs, predicted = measured.at_ranks(u), table.quantile(u)
     bend = logs.reshape(-1, len(u)).var(0, ddof=1) / 2
-    reach = table.reach(u, measured.step / 2) + measured.rounding
+    reach = table.reach(u, measured.steps_at(u) / 2) + measured.rounding
     tests = 3 + len(_SHARES) + len(measured.windows) + _has_zeros(law, measured)
     level, seeds = LEVEL / tests, len(logs)
     noise = lambda per_seed: _t_quantile(1 - level / 2, seeds - 1) * _standard_error(per_seed, picks)  # noqa: E731

@@ -22,7 +22,8 @@ class Measured:
 
     logs: np.ndarray  # log lam (seeds, inputs, nodes), descending, −inf where not resolved
     weights: np.ndarray
-    step: float  # mass of a node: what a rank is known to
+    steps: np.ndarray  # mass of each node, or of a quadrature's in its own probe: what a rank is known to
+    size: int
     cut: float  # the rank below which some draw is not resolved
     zeros: np.ndarray  # (seeds,) mass below the floor
     below: np.ndarray  # (seeds,) what the law has there
@@ -40,34 +41,47 @@ class Measured:
         windows = {a.lam: (math.log(a.lam) - near, math.log(a.lam) + near) for a in law.atoms if a.lam > 0}
         free = resolved & ~at_atoms(sp, law).reshape(resolved.shape)
         probes = sp.method.probes if isinstance(sp.method, Lanczos) else 1
-        step = max(1 / sp.size, probes * float(np.max(weights, initial=0, where=free)))
+        steps = np.where(free, np.maximum(probes * weights, 1 / sp.size), 1 / sp.size)
         cut = max(float(zeros.max()), zero_mass(law))
         below = below_floor(sp, law).reshape(seeds, -1).mean(1)
-        return cls(logs, weights, step, cut, zeros.mean(1), below, windows, near)
+        return cls(logs, weights, steps, sp.size, cut, zeros.mean(1), below, windows, near)
 
-    def ranks(self, size: int) -> np.ndarray:
+    @property
+    def step(self) -> float:
+        """Of the coarsest node."""
+        return float(self.steps.max())
+
+    def ranks(self) -> np.ndarray:
         """Midpoints of equal masses, without a node at either end of what is resolved.
 
         The extreme nodes belong to no law: the largest lies beside its edge by more than it resolves, and one direction
         of each draw, along the signal itself, is contracted by V'(q) instead of chi_1.
         """
-        count = min(size, _MOST_RANKS)
+        count = min(self.size, _MOST_RANKS)
         u = (np.arange(count) + 0.5) / count
-        u = u[(u > self.cut + self.step) & (u < 1 - self.step)]
+        step = self.steps_at(u)
+        u = u[(u > self.cut + step) & (u < 1 - step)]
         if len(u) < _LEAST_RANKS:
             raise _checks.InputError(
-                f"compare(): every draw resolves only the top {1 - self.cut:.2g} of {size} singular values, too few to "
-                "compare; measure with method='product', in float64, or at a greater width."
+                f"compare(): every draw resolves only the top {1 - self.cut:.2g} of {self.size} singular values, too "
+                "few to compare; measure with method='product', in float64, or at a greater width."
             )
         return u
 
     def at_ranks(self, u: np.ndarray) -> np.ndarray:
         """log lam of each matrix at the ranks u, (seeds, inputs, ranks)."""
-        found = np.empty((*self.logs.shape[:-1], len(u)))
-        for i in np.ndindex(self.logs.shape[:-1]):
+        return self._picked(self.logs, u)
+
+    def steps_at(self, u: np.ndarray) -> np.ndarray:
+        """Mass of the node at each rank, over all matrices: (ranks,)."""
+        return self._picked(self.steps, u).mean((0, 1))
+
+    def _picked(self, values: np.ndarray, u: np.ndarray) -> np.ndarray:
+        found = np.empty((*values.shape[:-1], len(u)))
+        for i in np.ndindex(values.shape[:-1]):
             above = np.cumsum(self.weights[i])
             at = np.searchsorted(above, (1 - u) * above[-1])
-            found[i] = self.logs[i][np.minimum(at, len(above) - 1)]
+            found[i] = values[i][np.minimum(at, len(above) - 1)]
         return found
 
     def cdf(self, t: np.ndarray) -> np.ndarray:
@@ -125,7 +139,7 @@ class Table:
     def cdf(self, t: np.ndarray) -> np.ndarray:
         return np.where(t < self.logs[0], self.zero, np.interp(t, self.logs, self.mass))
 
-    def reach(self, u: np.ndarray, half: float) -> np.ndarray:
+    def reach(self, u: np.ndarray, half: np.ndarray) -> np.ndarray:
         """How far log lam is from its value at rank u where the rank is known to ± half."""
         low = np.maximum(u - half, self.zero + (u - self.zero) / 4)
         at = self.quantile(u)

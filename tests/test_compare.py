@@ -176,17 +176,22 @@ def test_a_law_that_is_one_atom():
     assert not compare(replace(sp, log_values=sp.log_values + 1e-3), law).consistent
 
 
-@pytest.mark.parametrize("method", ["dense", "product", Lanczos(32, 4)], ids=["dense", "product", "lanczos"])
-def test_every_method_of_measurement(method):
-    """A network of the package, from its own law: inputs that are not at the fixed point."""
-    net = networks.mlp([64] * 8, "tanh", "orthogonal", 1.2, 0.2)
+@pytest.fixture(scope="module")
+def network():
+    """A network of the package and its own law; its input is not at the fixed point."""
+    net = networks.mlp([64] * 6, "tanh", "orthogonal", 1.2, 0.2)
     xs = isometry.data.normalize(jax.random.normal(jax.random.key(1), (1, 64)), 2.0)
+    return net, xs, net.law("hidden", xs), theory.jacobian_law("tanh", 4, None, 1.2, 0.2, "gaussian")
+
+
+@pytest.mark.parametrize("method", ["dense", "product", Lanczos(32, 4)], ids=["dense", "product", "lanczos"])
+def test_every_method_of_measurement(method, network):
+    net, xs, law, wrong = network
     sp = isometry.ensemble(
         net, jax.random.split(jax.random.key(0), 10), xs, span="hidden", method=method, key=jax.random.key(2)
     )
-    found = compare(sp, net.law("hidden", xs))
+    found = compare(sp, law)
     assert found.consistent, found.summary()
-    wrong = theory.jacobian_law("tanh", 5, None, 1.2, 0.2, "gaussian")
     assert not compare(sp, wrong).consistent
 
 
@@ -249,6 +254,7 @@ def test_what_cannot_be_compared_is_refused(sp, law, words):
         assert word in str(refused.value)
 
 
+@pytest.mark.core
 def test_bad_arguments():
     with pytest.raises(InputError, match="single random key"):
         compare(SMALL, LAW, key=3)
