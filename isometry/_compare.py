@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks
@@ -156,7 +157,7 @@ def compare(sp: Spectrum, law: Law, *, key: Any = None, resamples: int = 200) ->
 
 def _picks(key: Any, resamples: int, seeds: int) -> np.ndarray:
     """(resamples, seeds) indices, drawn by numpy from the bits of the key: nothing to compile."""
-    bits = jax.random.key_data(key) if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    bits = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
     return np.random.default_rng(np.asarray(bits).ravel()).integers(0, seeds, (resamples, seeds))
 
 

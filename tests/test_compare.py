@@ -181,7 +181,7 @@ def network():
     """A network of the package and its own law; its input is not at the fixed point."""
     net = networks.mlp([64] * 6, "tanh", "orthogonal", 1.2, 0.2)
     xs = isometry.data.normalize(jax.random.normal(jax.random.key(1), (1, 64)), 2.0)
-    return net, xs, net.law("hidden", xs), theory.jacobian_law("tanh", 4, None, 1.2, 0.2, "gaussian")
+    return net, xs, net.law("hidden", xs), theory.jacobian_law("tanh", 3, None, 1.2, 0.2, "gaussian")
 
 
 @pytest.mark.parametrize("method", ["dense", "product", Lanczos(32, 4)], ids=["dense", "product", "lanczos"])

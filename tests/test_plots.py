@@ -1,7 +1,6 @@
 """Pictures: they draw what was measured on the Axes they are given, and touch nothing else."""
 
 import math
-
 from dataclasses import replace
 
 import jax
@@ -192,8 +191,7 @@ def test_the_audit_draws_the_law_or_says_why_not(reports):
     assert any("no law is known of" in t.get_text().replace("\n", " ") for t in without.texts)
     assert not [line for line in without.lines if "predicted" in line.get_label()]
     (line,) = [line for line in with_law.lines if "predicted" in line.get_label()]
-    x, y = line.get_data()
-    assert y.max() > 0
+    assert line.get_ydata().max() > 0
     assert reports["orthogonal"].law.pairs == 1
     assert reports["partial_identity"].as_dict()["law"]["reason"].startswith("no law is known of partial_identity")
     assert reports["orthogonal"].as_dict()["law"]["name"] == "tanh, depth 1, orthogonal"

@@ -67,7 +67,7 @@ def jacobian_law(
     if head is not None:
         _checks.number(call, low=0.0, open_low=True, head=head)
         pairs.append(Pair(UNIT, 2 * math.log(head)))
-    sizes = _sizes(widths, len(pairs))
+    sizes = _sizes(widths, depth, head is not None)
     square = head is None and all(n == sizes[0] for n in sizes)
     rate = sum(_width_rate(p, weights == "gaussian") for p in pairs) if free and square and padding is None else None
     zeros = abs(sizes[-1] - sizes[0]) / min(sizes[0], sizes[-1])
@@ -156,14 +156,14 @@ def _width_rate(pair: Pair, gaussian: bool) -> float:
     return 3 * spread + 2 if gaussian else 3 * spread
 
 
-def _sizes(widths: Any, depth: int) -> list[float]:
+def _sizes(widths: Any, depth: int, head: bool) -> list[float]:
     if widths is None:
-        return [1.0] * (depth + 1)
+        return [1.0] * (depth + 1 + head)
     sizes = [float(n) for n in widths]
-    if len(sizes) != depth + 1:
+    if len(sizes) != depth + 1 + head:
         raise _checks.InputError(
-            f"jacobian_law(): widths has {len(sizes)} entries for {depth} weights; give n_0, …, n_depth, and with a "
-            "head its outputs."
+            f"jacobian_law(): widths has {len(sizes)} entries for depth={depth}; give n_0, …, n_depth"
+            + (", and the head's outputs." if head else ".")
         )
     for n in sizes:
         _checks.number("jacobian_law", low=0.0, open_low=True, widths=n)
