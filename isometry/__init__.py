@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from isometry import theory as theory
     from isometry._checks import InputError as InputError
     from isometry._checks import MissingExtra as MissingExtra
+    from isometry._compare import Comparison as Comparison
+    from isometry._compare import compare as compare
     from isometry._ensemble import Interrupted as Interrupted
     from isometry._ensemble import ensemble as ensemble
     from isometry._jacobian import Dense as Dense
@@ -41,6 +43,8 @@ _HOME = {
     "spectrum": "_spectrum",
     "Interrupted": "_ensemble",
     "ensemble": "_ensemble",
+    "Comparison": "_compare",
+    "compare": "_compare",
     "Thresholds": "degeneracy",
     "audit": "degeneracy",
 }

@@ -22,8 +22,8 @@ def add(app: Any, typer: Any) -> None:
         sigma_w: Annotated[float | None, option(help="Standard deviation of weights times √fan_in.")] = None,
         sigma_b: Annotated[float | None, option(help="Standard deviation of biases. Default: 0.")] = None,
         q: Annotated[float | None, option(help="Take the critical point with this fixed point.")] = None,
-        depth: Annotated[int | None, option(help="Also what is left after so many layers.")] = None,
-        out: Annotated[str | None, option(help="Folder for theory.json.")] = None,
+        depth: Annotated[int | None, option(help="Also what is left after so many layers, and their law.")] = None,
+        out: Annotated[str | None, option(help="Folder for theory.json, and with --depth theory.png.")] = None,
         json: Annotated[bool, option("--json", help="Print the JSON instead of the table.")] = False,
     ) -> int:
         return run(activation, sigma_w, sigma_b, q, depth, out, json)
@@ -39,19 +39,45 @@ def run(
     as_json: bool,
 ) -> int:
     """Check, compute, print; the exit code."""
-    from isometry import _json, _provenance, store
+    from isometry import _checks, _json, _provenance, store
 
     found = report(activation, sigma_w, sigma_b, q, depth)
+    laws = _laws(activation, found)
+    if laws and out is not None:
+        _checks.extra(_CALL, "matplotlib", "plot")
     folder = None if out is None else store.prepare(out)
+    found["laws"] = {weights: _summary(law) for weights, law in laws.items()}
     result = {"provenance": _provenance.provenance(), **found}
-    written = None if folder is None else store.write_json(folder / "theory.json", result)
+    written = [] if folder is None else [store.write_json(folder / "theory.json", result)]
+    if folder is not None and laws:
+        from isometry import plots
+
+        written.insert(0, store.write_figure(folder / "theory.png", plots.laws(laws)))
     if as_json:
         print(_json.dumps(result), end="")
     else:
         _print(found)
-    if written is not None:
-        print(f"wrote {written}", file=sys.stderr if as_json else sys.stdout)
+    if written:
+        print("wrote " + " and ".join(map(str, written)), file=sys.stderr if as_json else sys.stdout)
     return 0
+
+
+def _laws(activation: str, found: dict[str, Any]) -> dict[str, Any]:
+    """The laws of `depth` layers at the point, Haar and Gaussian weights; none without a depth or a fixed point."""
+    from isometry import theory
+
+    point = found["point"]
+    if point is None or point["q"] is None or not point["chi_1"] or "depth" not in point:
+        return {}
+    at = {"q": point["q"], "sigma_w": point["sigma_w"]}
+    return {w: theory.jacobian_law(activation, point["depth"], **at, weights=w) for w in ("orthogonal", "gaussian")}
+
+
+def _summary(law: Any) -> dict[str, Any]:
+    median = law.quantile(0.5, "s")
+    atoms = [{"s": math.sqrt(a.lam), "mass": a.mass} for a in law.atoms]
+    return {"s_max": law.s_max, "median_s": median, "mean_lam": law.moment(1), "variance_lam": law.variance,
+            "support_lam": law.support, "atoms": atoms}  # fmt: skip
 
 
 def report(
@@ -127,6 +153,21 @@ def _print(found: dict[str, Any]) -> None:
             console.print(_point_table(found["point"]))
         if found["point"]["q"] is None:
             console.print(found["point"]["note"], highlight=False)
+        if found["laws"]:
+            console.print(_law_table(found))
+
+
+def _law_table(found: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"the law of {found['point']['depth']} layers", title_justify="left")
+    for name in ("weights", "s_max", "median s", "E lam", "Var lam", "atoms: mass at s"):
+        table.add_column(name, justify="left" if name in ("weights", "atoms: mass at s") else "right")
+    for weights, law in found["laws"].items():
+        atoms = ", ".join(f"{a['mass']:.4g} at {a['s']:.4g}" for a in law["atoms"]) or "none"
+        numbers = (law["s_max"], law["median_s"], law["mean_lam"], law["variance_lam"])
+        table.add_row(weights, *(f"{x:.6g}" for x in numbers), atoms)
+    return table
 
 
 def _point_table(point: dict[str, Any]) -> Any:

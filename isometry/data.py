@@ -48,6 +48,30 @@ def gaussian(key: Any, examples: int, features: int, classes: int = 10) -> Data:
     return Data(xs, jnp.argmax(scores, -1).astype(jnp.int32))
 
 
+def normalize(xs: Any, q: float) -> Any:
+    """Each input rescaled to |x|²/n = q, n its number of features: then every input has the same law.
+
+    q is of the inputs, not of the pre-activations: those of the first layer have q_1 = sigma_w² q + sigma_b²
+    (orthogonal weights that widen from n to m: sigma_w² q n/m + sigma_b²). To start at a fixed point q* give
+    q = (q* − sigma_b²)/sigma_w². In the dtype of xs.
+
+    **Arguments**: `xs`, (inputs, ...), floating; `q`, positive.
+
+    **Raises** `ValueError`: q not a positive number; xs not floating, empty or not finite; an input of zeros.
+    """
+    call = "data.normalize"
+    _checks.number(call, low=0.0, open_low=True, q=q)
+    xs = jnp.asarray(xs)
+    _checks.examples(call, xs.shape[1:], xs)
+    axes = tuple(range(1, xs.ndim))
+    top = jnp.max(jnp.abs(xs), axis=axes, keepdims=True)  # first, so that no square under- or overflows
+    zeros = 0 if _checks.is_traced(top) else int((top == 0).sum())
+    if zeros:
+        raise _checks.InputError(f"{call}(): {zeros} inputs of xs are zero and have no direction; leave them out.")
+    unit = xs / top
+    return unit * (jnp.asarray(q, xs.dtype) / jnp.mean(unit**2, axis=axes, keepdims=True)) ** 0.5
+
+
 def load(path: str | pathlib.Path) -> Data:
     """Inputs from a .npy file (examples, ...) or a .npz file with `x` and, if there are any, targets `y`.
 

@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("typer")
 pytest.importorskip("rich")
+pytest.importorskip("matplotlib")
 
 from isometry import cli, theory
 
@@ -29,6 +30,10 @@ def test_json_says_what_the_library_says(capsys, tmp_path):
     found = strict(shown)
     assert strict((tmp_path / "o" / "theory.json").read_text())["point"] == found["point"]
     assert "wrote" in told
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["theory.json", "theory.png"]
+    law = theory.jacobian_law("tanh", 10, None, 1.5, 0.3)
+    assert found["laws"]["orthogonal"]["s_max"] == pytest.approx(law.s_max, rel=1e-12)
+    assert found["laws"]["gaussian"]["mean_lam"] == pytest.approx(law.moment(1), rel=1e-9)
     point = found["point"]
     assert point["phase"] == "chaotic"
     assert point["q"] == theory.q_fixed_point("tanh", 1.5, 0.3).value
@@ -41,7 +46,10 @@ def test_json_says_what_the_library_says(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (("--q", 0.25, "--depth", 32), ("critical", "0.25", "0.136976729", "xi_grad", "inf", "ln mean lam, 32 layers")),
+        (
+            ("--q", 0.25, "--depth", 32),
+            ("critical", "0.25", "0.136976729", "xi_grad", "inf", "ln mean lam, 32 layers", "the law of 32 layers"),
+        ),
         (("--activation", "gelu", "--sigma-b", 0.1), ("unstable: never reached", "unbounded", "is not reached from 1")),
         (
             ("--activation", "relu", "--sigma-w", 1.6),

@@ -234,3 +234,33 @@ def test_prepare_without_permission(tmp_path):
     with pytest.raises(InputError, match=r"cannot be written to: Permission denied\."):
         store.prepare(tmp_path)
     tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (4, 3, 2)])
+def test_normalized_inputs_have_one_variance(shape):
+    xs = jax.random.normal(jax.random.key(0), shape) * jnp.asarray([1e-30, 1.0, 1e25, 3.0, 1e3][: shape[0]]).reshape(
+        -1, *[1] * (len(shape) - 1)
+    )
+    ys = np.asarray(data.normalize(xs, 0.7), np.float64)
+    np.testing.assert_allclose((ys**2).reshape(len(ys), -1).mean(1), 0.7, rtol=1e-6)
+    flat, rows = np.asarray(xs, np.float64).reshape(len(ys), -1), ys.reshape(len(ys), -1)
+    cosine = np.sum(flat * rows, 1) / np.linalg.norm(flat, axis=1) / np.linalg.norm(rows, axis=1)
+    np.testing.assert_allclose(cosine, 1, rtol=1e-6)
+    assert data.normalize(xs.astype(jnp.bfloat16), 0.7).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("xs", "q", "words"),
+    [
+        (jnp.ones((2, 3)), 0.0, "q=0.0"),
+        (jnp.ones((2, 3)), math.nan, "q=nan"),
+        (jnp.ones((2, 3), jnp.int32), 1.0, "floating"),
+        (jnp.zeros((0, 3)), 1.0, "at least one"),
+        (jnp.ones((2, 3)).at[1].set(0), 1.0, "1 inputs of xs are zero"),
+        (jnp.full((2, 3), jnp.inf), 1.0, "infinite"),
+    ],
+)
+def test_what_cannot_be_normalized(xs, q, words):
+    with pytest.raises(InputError, match=r"data\.normalize\(\)") as refused:
+        data.normalize(xs, q)
+    assert words in str(refused.value)

@@ -22,6 +22,8 @@ FLOORS = {
     7.5: ("_devices", "_draws"),
     7.7: ("_measure",),
     8: ("_ensemble",),
+    8.5: ("_ranks",),
+    9: ("_compare",),
     10: ("degeneracy",),
     11: ("store", "plots"),
     11.8: ("_cli_theory",),

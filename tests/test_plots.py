@@ -1,13 +1,14 @@
 """Pictures: they draw what was measured on the Axes they are given, and touch nothing else."""
 
 import math
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 
 import isometry
-from isometry import networks, plots
+from isometry import Dense, InputError, Spectrum, networks, plots, theory
 from isometry.degeneracy import Reports
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -108,3 +109,89 @@ def test_a_tracer_is_a_type_error(reports, ax):
     sp = reports["orthogonal"].spectra["end_to_end"]
     with pytest.raises(TypeError, match="runs on the host"):
         jax.jit(lambda s: plots.spectrum(s, ax))(sp)
+
+
+LAW = theory.jacobian_law("hard_tanh", 4, q=0.25)  # atoms at 0 and at p^-4, a continuous part between
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Quantiles of the law as if measured, four matrices; the last value of each an exact zero."""
+    ranks = (np.arange(64) + 0.5) / 64
+    log_s = np.maximum(np.asarray(LAW.quantile(ranks, "log_s")), -30)[::-1]
+    log_s = np.where(log_s == -30, -np.inf, log_s) * np.ones((4, 1, 1))
+    return Spectrum(log_s, np.full((4, 1, 64), 1 / 64), np.full((4, 1), -32.0), Dense(), 64, 0, "hidden", 4)
+
+
+@pytest.mark.parametrize(("variable", "scale"), [("s", "log"), ("lam", "log"), ("s", "linear"), ("lam", "linear")])
+def test_overlay_draws_equal_masses(measured, ax, variable, scale):
+    """The measure drawn is the law's own: bars and line hold the mass off the atoms, bars of atoms agree."""
+    assert plots.overlay(measured, LAW, ax, variable=variable, scale=scale, bins=24) is ax
+    (bars,) = [p for p in ax.patches if p.get_label() == "measured"]
+    heights, edges, _ = bars.get_data()
+    drawn = float(heights @ np.diff(edges))
+    atoms = {a.lam > 0: a.mass for a in LAW.atoms}
+    assert drawn == pytest.approx(1 - sum(atoms.values()), abs=2 / 64)
+    (line,) = [entry for entry in ax.lines if entry.get_label() == "predicted"]
+    x, y = line.get_data()
+    if scale == "log":
+        assert np.trapezoid(y, x) == pytest.approx(1 - sum(atoms.values()), abs=0.01)
+    at = x[len(x) // 2]
+    log_s = {"s": 1, "lam": 0.5}[variable] * (at * math.log(10) if scale == "log" else math.log(at))
+    below = LAW.cdf([log_s - 1e-4, log_s + 1e-4], "log_s")
+    rate = {"s": 1, "lam": 2}[variable] * (1 / math.log(10) if scale == "log" else at)
+    assert y[len(x) // 2] == pytest.approx((below[1] - below[0]) / 2e-4 / rate, rel=1e-3)
+    (right,) = [a for a in ax.figure.axes if a is not ax]
+    masses = sorted(p.get_height() for p in right.patches)
+    assert masses == pytest.approx(sorted([*atoms.values()] * 2), abs=1 / 64)
+    assert {"s": "s", "lam": "λ"}[variable] in ax.get_xlabel()
+    assert ("log" in ax.get_xlabel()) == (scale == "log")
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert labels[:2] == ["measured", "predicted"]
+    ax.figure.draw_without_rendering()
+
+
+def test_overlay_shades_what_is_below_the_floor(measured):
+    """A figure of its own, and no bar of data below the floor."""
+    law = theory.jacobian_law("relu", 16, q=1.0, weights="gaussian")
+    log_s = np.linspace(1.0, -20.0, 64) * np.ones((4, 1, 1))
+    sp = replace(measured, log_values=log_s, log_floor=np.full((4, 1), -9.0), pairs=16)
+    ax = plots.overlay(sp, law)
+    (shade,) = [p for p in ax.patches if p.get_label() == "below the floor"]
+    assert shade.get_x() + shade.get_width() == pytest.approx(-8 / math.log(10))
+    (bars,) = [p for p in ax.patches if p.get_label() == "measured"]
+    heights, edges, _ = bars.get_data()
+    assert not heights[edges[1:] < -8 / math.log(10)].any()
+    zeros = float(np.mean(sp.zero_fraction()))
+    assert float(heights @ np.diff(edges)) == pytest.approx(1 - zeros, rel=1e-6)
+
+
+def test_overlay_refuses_what_does_not_belong_together(measured, ax):
+    with pytest.raises(InputError, match="3 pairs"):
+        plots.overlay(measured, theory.fuss_catalan(3), ax)
+    with pytest.raises(InputError, match="log, linear"):
+        plots.overlay(measured, LAW, ax, scale="ln")
+    with pytest.raises(InputError, match="s, lam"):
+        plots.overlay(measured, LAW, ax, variable="log_s")
+
+
+def test_laws_draws_a_line_each():
+    figure = plots.laws(
+        {"orthogonal": LAW, "gaussian": theory.jacobian_law("hard_tanh", 4, q=0.25, weights="gaussian")}
+    )
+    main, right = figure.axes
+    assert len(main.lines) == 2
+    assert [max(line.get_ydata()) for line in right.lines] == [pytest.approx(LAW.atoms[-1].mass)]
+    figure.draw_without_rendering()
+
+
+def test_the_audit_draws_the_law_or_says_why_not(reports):
+    figure = plots.audit(reports)
+    without, with_law = figure.axes[:2]
+    assert any("no law is known of" in t.get_text().replace("\n", " ") for t in without.texts)
+    assert not [line for line in without.lines if "predicted" in line.get_label()]
+    (line,) = [line for line in with_law.lines if "predicted" in line.get_label()]
+    assert line.get_ydata().max() > 0
+    assert reports["orthogonal"].law.pairs == 1
+    assert reports["partial_identity"].as_dict()["law"]["reason"].startswith("no law is known of partial_identity")
+    assert reports["orthogonal"].as_dict()["law"]["name"] == "tanh, depth 1, orthogonal"

@@ -16,6 +16,7 @@ from isometry.degeneracy._report import Report, Reports
 from isometry.degeneracy._spectrum_flags import spectrum_flags
 from isometry.degeneracy._unit_flags import dead_units
 from isometry.networks import Network
+from isometry.theory import Law
 
 Progress = Callable[[str], None]
 
@@ -140,6 +141,18 @@ def _audit_one(
         "matmul_precision": _precision.MATMUL,
         "thresholds": vars(limits),
     }
+    law, no_law = _law(net, points)
     return Report(
-        repr(net), {flag: flags[flag] for flag in FLAGS}, spectra, probe, widths, setting, _provenance.provenance()
-    )
+        repr(net), {flag: flags[flag] for flag in FLAGS}, spectra, probe, widths, setting, _provenance.provenance(),
+        law=law, no_law=no_law,
+    )  # fmt: skip
+
+
+def _law(net: Any, points: Any) -> tuple[Law | None, str]:
+    """The law of the hidden span, or why there is none."""
+    if net.depth < 3:
+        return None, "no law: fewer than three layers have no hidden span"
+    try:
+        return net.law("hidden", points), ""
+    except _checks.InputError as error:
+        return None, str(error).partition("(): ")[2]

@@ -13,6 +13,7 @@ from isometry import _checks, _json
 from isometry._spectrum import Spectrum
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import Probe
+from isometry.theory import Law
 
 _COLUMNS = ("scheme", "σ_min", "median", "σ_max", "mean s²", "deviation", "eff. rank", "zeros", "verdict")
 
@@ -22,6 +23,7 @@ class Report:
     """An audit of one network.
 
     - `flags`: name → `Flag`; `spectra`: span → `Spectrum` over (seeds, inputs); `probe`: ranks along training, or None.
+    - `law`: what theory predicts for the hidden span, None where `no_law` says why there is no prediction.
     - `widths`: where rank_constrained_training is raised, the same scheme at hidden widths N_x, 2 N_x, 4 N_x.
     - `setting`: how it was measured; `provenance`: versions, device, precision, command, commit.
     """
@@ -34,6 +36,8 @@ class Report:
     setting: dict[str, Any]
     provenance: dict[str, Any]
     note: str = ""
+    law: Law | None = None
+    no_law: str = ""
 
     @property
     def verdict(self) -> str:
@@ -87,11 +91,18 @@ class Report:
             "reason": self.reason,
             "flags": {name: flag.as_dict() for name, flag in self.flags.items()},
             "spectra": spectra,
+            "law": self._law_as_dict(),
             "probe": None if self.probe is None else self.probe.as_dict(),
             "width_independence": self.widths,
             "setting": self.setting,
             "provenance": self.provenance,
         }
+
+    def _law_as_dict(self) -> dict[str, Any]:
+        if self.law is None:
+            return {"name": None, "reason": self.no_law}
+        atoms = [{"lam": a.lam, "mass": a.mass} for a in self.law.atoms]
+        return {"name": self.law.name, "support": self.law.support, "atoms": atoms, "s_max": self.law.s_max}
 
     def to_json(self) -> str:
         """Strict JSON text; infinities are the strings "inf" and "-inf"."""

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from isometry import _checks, _precision, activations, schemes
+from isometry import _checks, _precision, activations, schemes, theory
 from isometry.activations import Activation
 from isometry.linalg import Factors
+from isometry.networks._law import mlp_law
 from isometry.networks._network import Function, Network, Outputs, WeightedLayer
 from isometry.schemes import Layer, Scheme
 
@@ -219,6 +220,11 @@ class Mlp(Network):
         net = replace(self, widths=(self.widths[0], *[int(width)] * (self.depth - 1), self.widths[-1]))
         jax.eval_shape(net.init, jax.random.key(0))
         return net
+
+    def law(self, span: str, xs: Any) -> theory.Law:
+        _checks.concrete("law", xs=xs)
+        _checks.examples("law", (self.widths[0],), xs)
+        return mlp_law(self.activation, self.scheme, self.plan, self.scheme.sigma_b if self.bias else 0.0, span, xs)
 
     def __repr__(self) -> str:
         return (

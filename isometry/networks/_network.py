@@ -11,6 +11,7 @@ from isometry import _checks
 from isometry.activations import Activation
 from isometry.linalg import Factors
 from isometry.schemes import Layer, Scheme
+from isometry.theory import Law
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,26 @@ class Network(ABC):
         raise _checks.InputError(
             f"sweep(): {type(self).__name__} does not offer its layers one after another, so that a data-driven scheme "
             f"such as {self.scheme.name!r} cannot adjust it."
+        )
+
+    def law(self, span: str, xs: Any) -> Law:
+        """The law of the singular values over a span, at infinite width: what `compare` and `plots.overlay` take.
+
+        **Arguments**
+        - `span`: "hidden", the object of the theory, or "end_to_end", with one W more.
+        - `xs`: (inputs, *input_shape). They set the variance of the first pre-activations,
+          q_1 = sigma_w² |x|²/n_in + sigma_b², by the mean of |x|² over them: the law is that of each input where all
+          have one norm (`data.normalize`) or phi' does not depend on scale. From there q_l follows the variance map
+          layer by layer, at its fixed point or not.
+
+        Widths may differ from layer to layer. Host only.
+
+        **Raises** `ValueError`: an unknown span; "hidden" of fewer than three layers; xs of another shape.
+        `NotDefined`: a network or a scheme for which no law is known; the reason is in the message.
+        """
+        raise _checks.NotDefined(
+            f"law(): no law is known for a {type(self).__name__.lower()}: the law of a product needs the weights' "
+            "ensemble and the pre-activations' variances of every layer, which only networks.mlp shows."
         )
 
     def __call__(self, params: Any, x: Float[Array, "..."]) -> Float[Array, "..."]:

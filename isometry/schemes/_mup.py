@@ -2,7 +2,7 @@
 
 from isometry import _checks, initializers
 from isometry.schemes._layer import Layer
-from isometry.schemes._scheme import Init, Scheme
+from isometry.schemes._scheme import Drawn, Init, Scheme
 
 OPTIMIZERS = ("sgd", "adam")
 
@@ -56,6 +56,7 @@ SCHEMES = (
         law="N(0, 1/fan_in) in stem, hidden and attention layers, N(0, 1/fan_in²) in the head, N(0, 1) in embeddings; "
         "a network of one layer has no width: N(0, 1/fan_in); multipliers for SGD and Adam: schemes.learning_rate",
         citation="Yang et al. (2022), Tensor Programs V, Table 3, arXiv:2203.03466",
+        ensemble=lambda layer, sigma_w: Drawn("gaussian", layer.fan_in**-0.5 if _kind(layer) == "output" else 1.0),
         differs="the mup package draws the head as at the base width and multiplies its inputs by 1/r instead "
         "(Table 8); that attention logits are divided by d, not √d, is the network's to do",
     ),

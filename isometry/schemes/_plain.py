@@ -2,7 +2,7 @@
 
 from isometry import initializers
 from isometry.schemes._layer import Layer
-from isometry.schemes._scheme import Init, Scheme, same
+from isometry.schemes._scheme import Drawn, Init, Scheme, same
 
 
 def _gaussian(layer: Layer, sigma_w: float) -> Init:
@@ -13,8 +13,8 @@ def _orthogonal(layer: Layer, sigma_w: float) -> Init:
     return initializers.orthogonal(sigma_w)
 
 
-def _scaled_orthogonal(layer: Layer, sigma_w: float) -> Init:
-    return initializers.orthogonal(sigma_w * max((layer.fan_out / layer.fan_in) ** 0.5, 1.0))
+def _scaled(layer: Layer, sigma_w: float) -> float:
+    return sigma_w * max((layer.fan_out / layer.fan_in) ** 0.5, 1.0)
 
 
 def _identity(layer: Layer, sigma_w: float) -> Init:
@@ -29,6 +29,7 @@ SCHEMES = (
         law="W_ij ~ N(0, sigma_w²/fan_in), b ~ N(0, sigma_b²); sigma_w solves chi_1 = 1 at sigma_b (0 if not given)",
         citation="Poole et al. (2016), arXiv:1606.05340",
         free=True,
+        ensemble=lambda layer, sigma_w: Drawn("gaussian", sigma_w),
     ),
     Scheme(
         "orthogonal",
@@ -38,15 +39,17 @@ SCHEMES = (
         isometric="linear networks; tanh-like ones as q* → 0; a widening layer shrinks the variance of its units",
         citation="Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735",
         free=True,
+        ensemble=lambda layer, sigma_w: Drawn("orthogonal", sigma_w),
     ),
     Scheme(
         "scaled_orthogonal",
-        _scaled_orthogonal,
+        lambda layer, sigma_w: initializers.orthogonal(_scaled(layer, sigma_w)),
         "orthogonal weights, scaled up where a layer widens so that its units keep their variance",
         law="every singular value sigma_w max(√(fan_out/fan_in), 1), b ~ N(0, sigma_b²)",
         isometric="as orthogonal, where no layer widens",
         citation="Martens et al. (2021), arXiv:2110.01765",
         free=True,
+        ensemble=lambda layer, sigma_w: Drawn("orthogonal", _scaled(layer, sigma_w)),
     ),
     Scheme(
         "identity",
@@ -85,5 +88,6 @@ SCHEMES = (
         "Gaussian weights of variance 2/fan_in",
         law="every layer kaiming_normal()",
         citation="He et al. (2015), arXiv:1502.01852",
+        ensemble=lambda layer, sigma_w: Drawn("gaussian", 2**0.5),
     ),
 )

@@ -19,6 +19,19 @@ class Residual(NamedTuple):
     skip: float = 1.0
 
 
+class Drawn(NamedTuple):
+    """The ensemble that a layer's weights are drawn from: "gaussian", variance sigma_w²/fan_in, or "orthogonal", Haar
+    with every singular value sigma_w."""
+
+    weights: str
+    sigma_w: float
+
+    def gain(self, layer: Layer) -> float:
+        """√(fan_in · Var W): what q_map takes for sigma_w."""
+        lost = layer.fan_in / max(layer.fan_in, layer.fan_out) if self.weights == "orthogonal" else 1.0
+        return self.sigma_w * lost**0.5
+
+
 def _plain_block(branch: Branch) -> Residual:
     return Residual()
 
@@ -34,6 +47,7 @@ class Scheme:
       that they are drawn as one batch.
     - `multipliers(branch)`: what `residual` returns.
     - `fit(net, params, xs)`: what `adjust` does, for a scheme that looks at data; None for all others.
+    - `ensemble(layer, sigma_w)`: what `drawn` returns, for a scheme whose weights are independent and Gaussian or Haar.
     - `pairs`: pairs of roles whose layers, one of each on a branch, must be drawn from the same key: their weights are
       two factors of one random matrix.
     """
@@ -50,6 +64,7 @@ class Scheme:
     alike: bool = True
     multipliers: Callable[[Branch], Residual] = _plain_block
     fit: Callable[[Any, Any, Any], Any] | None = None
+    ensemble: Callable[[Layer, float], Drawn] | None = None
     pairs: tuple[tuple[str, str], ...] = ()
     sigma_w: float = 1.0
     sigma_b: float = 0.0
@@ -68,6 +83,18 @@ class Scheme:
         """Initial multipliers (branch, skip) of the block that this branch belongs to; (1, 1) unless stated."""
         _a("Scheme.residual", "branch", branch, Branch)
         return self.multipliers(branch)
+
+    def drawn(self, layer: Layer) -> Drawn:
+        """The ensemble of this layer's weights, where theory has laws for it.
+
+        **Raises** `NotDefined`: weights that are not independent between layers and Gaussian or Haar orthogonal.
+        """
+        _a("Scheme.drawn", "layer", layer, Layer)
+        if self.ensemble is None:
+            raise _checks.NotDefined(
+                f"Scheme.drawn(): no law is known of {self.name}: its layers are not drawn anew, Gaussian or Haar."
+            )
+        return self.ensemble(layer, self.sigma_w)
 
     @property
     def data_driven(self) -> bool:

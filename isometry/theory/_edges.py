@@ -134,9 +134,11 @@ class _Branch:
         edges = np.flatnonzero(np.diff(np.r_[False, good, False].astype(int)))
         found = []
         for first, stop in zip(edges[::2], edges[1::2], strict=True):
+            middle = self.state(self.scan[[(first + stop - 1) // 2]])
+            if np.abs(middle.mismatch).max() > 1e-6 * (1 + np.abs(middle.psi[0])):
+                continue  # factors of unequal size: no ζ_k in its gap belongs to the ψ of ζ_0
             low = self._end(at, sheet, first, first - 1)
             high = self._end(at, sheet, stop - 1, stop)
-            middle = self.state(self.scan[[(first + stop - 1) // 2]])
             above = float(self.product.mass(middle, middle.log_lam.real)[0])
             found.append(Gap(low, high, above if above > _LEAST else 0.0))
         return found

@@ -8,7 +8,7 @@ import numpy as np
 
 from isometry import _checks, activations
 from isometry.theory import _universal
-from isometry.theory._chain import Pair, chain
+from isometry.theory._chain import UNIT, Pair, chain
 from isometry.theory._critical import critical_at, sigma_b_range
 from isometry.theory._fixed_points import NoFixedPoint, q_fixed_point
 from isometry.theory._host import record
@@ -25,11 +25,12 @@ def jacobian_law(
     activation: Any,
     depth: int,
     q: float | Sequence[float] | None = None,
-    sigma_w: float | None = None,
+    sigma_w: float | Sequence[float] | None = None,
     sigma_b: float | None = None,
     weights: str = "orthogonal",
     *,
     widths: Sequence[int] | None = None,
+    head: float | None = None,
     branch_scale: float | None = None,
     padding: str | None = None,
 ) -> Law:
@@ -39,12 +40,13 @@ def jacobian_law(
     - `activation`: a name, an elementwise callable, or an `Activation`.
     - `depth`: number of (W, D) pairs.
     - `q`: variance of the pre-activations, a number or one a layer (the path law). Without sigma_w each layer is
-      critical, sigma_w² = 1/E phi'²; with sigma_w that is the scale of every layer.
+      critical, sigma_w² = 1/E phi'²; with sigma_w, a number or one a layer, that is its scale.
     - `sigma_w`, `sigma_b` without q: q is the fixed point that iteration from q = 1 reaches. Linear, ReLU and leaky
       ReLU need none: their law is the same at every q.
     - `weights`: "orthogonal", every singular value sigma_w, or "gaussian", variance sigma_w²/fan_in.
     - `widths`: (n_0, …, n_depth) for rectangular layers, or anything proportional; orthogonal ones are Haar with all
       min(m, n) singular values sigma_w.
+    - `head`: sigma_w of one more W, behind D_L and without a D: the law end to end; `widths` then has depth + 2.
     - `branch_scale`: α of residual blocks x + α phi(Wx + b): the law of great depth at fixed Σ α² sigma_w² E phi'²
       (`resnet_law`), O(1/depth) away at finite depth.
     - `padding`: for convolutions. Delta-orthogonal kernels ("circular", "same") and Gaussian ones with "circular"
@@ -65,14 +67,20 @@ def jacobian_law(
     path, sigmas = _path(phi, depth, q, sigma_w, sigma_b, branch_scale is not None)
     _has_law(phi, sorted(set(path)))
     if branch_scale is not None:
-        return _residual(phi, path, sigmas, branch_scale, widths, depth)
+        return _residual(phi, path, sigmas, branch_scale, widths, depth, head)
     free = _scale_free(phi)
     pairs = [Pair(slope_measure(phi, 1.0 if free else at), 2 * math.log(s)) for at, s in zip(path, sigmas, strict=True)]
-    sizes = _sizes(widths, depth)
-    square = all(n == sizes[0] for n in sizes)
+    if head is not None:
+        _checks.number(call, low=0.0, open_low=True, head=head)
+        pairs.append(Pair(UNIT, 2 * math.log(head)))
+    sizes = _sizes(widths, depth, head is not None)
+    square = head is None and all(n == sizes[0] for n in sizes)
     rate = sum(_width_rate(p, weights == "gaussian") for p in pairs) if free and square and padding is None else None
     zeros = abs(sizes[-1] - sizes[0]) / min(sizes[0], sizes[-1])
-    return Law(chain(pairs, weights == "gaussian", sizes), f"{phi.name}, depth {depth}, {weights}", zeros, depth, rate)
+    product = chain(pairs, weights == "gaussian", sizes)
+    if head is not None:
+        return Law(product, f"{phi.name}, depth {depth + 1} end to end, {weights}", zeros, span="end_to_end")
+    return Law(product, f"{phi.name}, depth {depth}, {weights}", zeros, depth, rate)
 
 
 def _path(
@@ -81,8 +89,13 @@ def _path(
     """q and sigma_w of each layer."""
     call = "jacobian_law"
     _checks.concrete(call, q=q, sigma_w=sigma_w, sigma_b=sigma_b)
-    if sigma_w is not None:
-        _checks.number(call, low=0.0, open_low=True, sigma_w=sigma_w)
+    several = np.ndim(sigma_w) > 0
+    if several and (q is None or len(sigma_w) != depth):
+        raise _checks.InputError(
+            f"{call}(): sigma_w has {len(sigma_w)} values for depth={depth}; give a number, or with q one per layer."
+        )
+    for value in [] if sigma_w is None else sigma_w if several else [sigma_w]:
+        _checks.number(call, low=0.0, open_low=True, sigma_w=value)
     if sigma_b is not None:
         _checks.number(call, low=0.0, sigma_b=sigma_b)
     if q is None and (sigma_w is None or sigma_b is None):
@@ -112,7 +125,7 @@ def _path(
         _checks.number(call, low=0.0, q=value)
     path = [float(f"{float(v):.13g}") for v in path]  # a converged path is one q, not one per rounding
     if sigma_w is not None:
-        return path, [float(sigma_w)] * depth
+        return path, [float(s) for s in sigma_w] if several else [float(sigma_w)] * depth
     distinct = set(path)
     scale = (lambda v: critical_at(phi, v).sigma_w) if len(distinct) == 1 else (lambda v: _unit_slope(phi, v))
     critical = {v: scale(v) for v in distinct}
@@ -177,13 +190,14 @@ def _width_rate(pair: Pair, gaussian: bool) -> float:
     return 3 * spread + 2 if gaussian else 3 * spread
 
 
-def _sizes(widths: Any, depth: int) -> list[float]:
+def _sizes(widths: Any, depth: int, head: bool) -> list[float]:
     if widths is None:
-        return [1.0] * (depth + 1)
+        return [1.0] * (depth + 1 + head)
     sizes = _sequence("widths", widths)
-    if len(sizes) != depth + 1:
+    if len(sizes) != depth + 1 + head:
         raise _checks.InputError(
-            f"jacobian_law(): widths has {len(sizes)} entries for depth={depth}; give n_0, …, n_depth."
+            f"jacobian_law(): widths has {len(sizes)} entries for depth={depth}; give n_0, …, n_depth"
+            + (", and the head's outputs." if head else ".")
         )
     for n in sizes:
         _checks.number("jacobian_law", low=0.0, open_low=True, widths=n)
@@ -206,10 +220,12 @@ def _check_padding(padding: Any, weights: str, widths: Any) -> None:
         )
 
 
-def _residual(phi: activations.Activation, path: list, sigmas: list, scale: float, widths: Any, depth: int) -> Law:
+def _residual(
+    phi: activations.Activation, path: list, sigmas: list, scale: float, widths: Any, depth: int, head: Any
+) -> Law:
     _checks.number("jacobian_law", low=0.0, open_low=True, branch_scale=scale)
-    if widths is not None:
-        raise _checks.NotDefined("jacobian_law(): residual blocks keep their width; leave widths out.")
+    if widths is not None or head is not None:
+        raise _checks.NotDefined("jacobian_law(): residual blocks keep their width; leave widths and head out.")
     slopes = {at: mean_square_slope(phi, at) for at in set(path)}
     c = sum(scale**2 * s**2 * slopes[at] for at, s in zip(path, sigmas, strict=True))
     law = _universal.resnet_law(c)

@@ -42,6 +42,7 @@ class Law:
     - `structural_zeros`: |m − n|/min(m, n), counted apart from the mass.
     - `pairs`: how many (W, D) pairs it is the law of, None if that is not a number.
     - `width_rate`: variance of ln |Jv|² times the width, None where no formula is known.
+    - `span`: the part of a network it is for, "hidden" (pairs of W and D) or "end_to_end" (one W more).
 
     `variable` is "lam" (the default), "s" or "log_s" in every method that takes it. Host only, float64, no NaN, no
     broadening. Accuracy to depth 128: edges, atoms, quantiles and the density away from edges 1e-9 relative; cdf and
@@ -59,6 +60,7 @@ class Law:
     structural_zeros: float = 0.0
     pairs: int | None = None
     width_rate: float | None = None
+    span: str = "hidden"
 
     @cached_property
     def atoms(self) -> tuple[Atom, ...]:
