@@ -25,12 +25,20 @@ def _measure(aim: Any, method: Any, dtype: Any, chunk: int | None, params: Any, 
         return jax.lax.map(lambda p: jax.lax.map(lambda x: one(p, x), xs), params)
     if isinstance(method, Lanczos):
         probe = lambda p, x, k: of_operator(_jacobian.operator(aim, p, x, dtype), k, aim, method)  # noqa: E731
-        return jax.vmap(jax.vmap(probe, (None, 0, 0)), (0, None, 0))(params, xs, keys)
+        # seeds in turn: matrices that inputs and probes share make one wide product, batched ones many narrow ones
+        return _in_turn(lambda seed: jax.vmap(probe, (None, 0, 0))(seed[0], xs, seed[1]), (params, keys))
     if aim.layered:  # one wide product a layer and seed uses the machine better than one batch of small ones
         wide = jax.lax.map(lambda p: _jacobian.wide_jacobians(aim, p, xs, dtype), params)
         return of_matrix(wide, aim, method)
     dense = lambda p, x: of_matrix(_jacobian.dense_jacobian(aim, p, x, dtype, chunk), aim, method)  # noqa: E731
     return jax.vmap(jax.vmap(dense, (None, 0)), (0, None))(params, xs)
+
+
+def _in_turn(f: Callable[[Any], Any], stacked: Any) -> Any:
+    """f of each entry of the leading axis; of one alone without a loop, which would copy it."""
+    if len(jax.tree.leaves(stacked)[0]) > 1:
+        return jax.lax.map(f, stacked)
+    return jax.tree.map(lambda a: a[None], f(jax.tree.map(lambda a: a[0], stacked)))
 
 
 def ensemble(
