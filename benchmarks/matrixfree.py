@@ -161,8 +161,14 @@ def _largest(width: int, depth: int, channels: int) -> float:
     f, kernels, x = _convolutions(width, depth, channels)
     push = jax.jit(lambda v: jax.jvp(lambda z: f(kernels, z), (x,), (v.ravel().astype(x.dtype),))[1])
     pull = jax.jit(lambda u: jax.vjp(lambda z: f(kernels, z), x)[1](u.ravel())[0])
-    operator = LinearOperator((x.size, x.size), matvec=push, rmatvec=pull, dtype=np.float64)  # pyright: ignore[reportCallIssue]
-    return float(np.log(svds(operator, k=1, v0=np.ones(x.size), return_singular_vectors=False)[0]))
+    make: Any = LinearOperator  # its stubs know neither the keywords nor that there are values
+    found: Any = svds(
+        make((x.size, x.size), matvec=push, rmatvec=pull, dtype=np.float64),
+        k=1,
+        v0=np.ones(x.size),
+        return_singular_vectors=False,
+    )
+    return float(np.log(found[0]))
 
 
 def error(result: Any, reference: Any, **parameters: Any) -> float:
