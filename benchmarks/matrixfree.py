@@ -28,7 +28,7 @@ def _weights(width: int, depth: int, count: int) -> Any:
     weights = np.empty((count, depth, width, width), np.float32)
     for layer in weights.reshape(-1, width, width):
         rows, columns = rng.permutation(width), rng.permutation(width)
-        layer[:] = haar[rng.integers(4)][rows][:, columns] * rng.choice(np.float32([-1, 1]), width)
+        layer[:] = haar[rng.integers(4)][rows][:, columns] * rng.choice(np.array([-1, 1], np.float32), width)
     return weights
 
 
