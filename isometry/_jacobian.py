@@ -140,7 +140,9 @@ def dense_jacobian(aim: Target, params: Any, x: Any, dtype: Any, chunk: int | No
 
 
 def operator(aim: Target, params: Any, x: Any, dtype: Any) -> linalg.Operator:
-    """J by its products, from one linearization."""
+    """J by its products: of its layers where they are known, else from one linearization."""
+    if aim.layered:
+        return linalg.factored(aim.factors(*_precision.cast((params, x), dtype)))
     with _precision.full():
         return linalg.Operator.linearized(*_vector_map(aim, params, x, dtype))
 

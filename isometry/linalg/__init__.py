@@ -1,5 +1,6 @@
 """Numerical kernels that know nothing of networks. Each says what its method and precision can resolve."""
 
+from isometry.linalg._chebyshev import smooth_cdf as smooth_cdf
 from isometry.linalg._compact import compact_product as compact_product
 from isometry.linalg._compact import live_counts as live_counts
 from isometry.linalg._dense import log_singular_values as log_singular_values
@@ -9,8 +10,10 @@ from isometry.linalg._lanczos import Extremes as Extremes
 from isometry.linalg._lanczos import Quadrature as Quadrature
 from isometry.linalg._lanczos import extreme_singular_values as extreme_singular_values
 from isometry.linalg._lanczos import spectral_quadrature as spectral_quadrature
+from isometry.linalg._linear import factored as factored
 from isometry.linalg._linear import matrix_of as matrix_of
 from isometry.linalg._linear import wide_product as wide_product
+from isometry.linalg._moments import partial_jacobian_norm as partial_jacobian_norm
 from isometry.linalg._moments import spectral_moments as spectral_moments
 from isometry.linalg._operator import Operator as Operator
 from isometry.linalg._product import Factors as Factors

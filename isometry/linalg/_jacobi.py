@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Int
 from isometry.linalg._graded import Graded, exponent, power_of_two
 
 _SWEEPS = 30
+_BLOCK = 32
+"""Rows that are rotated among each other where couplings are local."""
 
 
 class _Rows(NamedTuple):
@@ -26,26 +28,38 @@ def log_values(product: Graded) -> Float[Array, " r"]:
 
     A rotation works with the ratio of two scales alone, so values differing by any number of decades come out to full
     relative accuracy (Demmel and Veselić, 1992). Sweeps go on until no two rows are nearer than √eps to a common
-    direction before they are rotated: after that the error, its square, is rounding.
+    direction before they are rotated: after that the error, its square, is rounding. Where only rows of similar size
+    are, as after QR iterations on a steep spectrum, a sweep takes rows that are near in order alone.
     """
-    rows = _normalized(product.rows, product.exponents)
-    if len(rows.size) % 2:  # pairs need an even number
-        rows = jax.tree.map(lambda a: jnp.concatenate([a, jnp.zeros_like(a[:1])]), rows)
+    rows = _padded(_normalized(product.rows, product.exponents))
     small = jnp.sqrt(jnp.finfo(rows.size.dtype).eps)
 
     def unfinished(state: Any) -> Any:
-        sweep, _, coupling = state
-        return (coupling > small) & (sweep < _SWEEPS)
+        sweep, _, near, far = state
+        return (jnp.maximum(near, far) > small) & (sweep < _SWEEPS)
 
     def once(state: Any) -> Any:
-        sweep, rows, _ = state
-        rows = _sweep(rows)
-        return sweep + 1, rows, _coupling(rows)
+        sweep, rows, _, far = state
+        rows = _sweep(rows) if len(rows.size) <= _BLOCK else jax.lax.cond(far > small, _sweep, _near_sweep, rows)
+        return sweep + 1, rows, *_couplings(rows)
 
-    _, rows, _ = jax.lax.while_loop(unfinished, once, (0, rows, _coupling(rows)))
+    rows = jax.lax.while_loop(unfinished, once, (0, rows, *_couplings(rows)))[1]
     zero = rows.size == 0
     logs = jnp.log(jnp.where(zero, 1, rows.size)) + rows.exponent.astype(rows.size.dtype) * math.log(2)
     return -jnp.sort(jnp.where(zero, jnp.inf, -logs))[: len(product.exponents)]
+
+
+def local(product: Graded) -> Any:
+    """Whether only rows near in order are coupled, so that no sweep need take all pairs."""
+    rows = _padded(_normalized(product.rows, product.exponents))
+    return _couplings(rows)[1] <= jnp.sqrt(jnp.finfo(rows.size.dtype).eps) if len(rows.size) > _BLOCK else True
+
+
+def _padded(rows: _Rows) -> _Rows:
+    """Descending, with zero rows at the end: an even number, or whole blocks where there is more than one."""
+    order = jnp.argsort(-rows.exponent)
+    lacking = -len(order) % (_BLOCK if len(order) > _BLOCK else 2)
+    return jax.tree.map(lambda a: jnp.concatenate([a[order], jnp.zeros_like(a, shape=(lacking, *a.shape[1:]))]), rows)
 
 
 def _normalized(rows: Any, exponents: Any) -> _Rows:
@@ -55,10 +69,21 @@ def _normalized(rows: Any, exponents: Any) -> _Rows:
     return _Rows(unit, norm * power_of_two(-shift, norm.dtype), jnp.where(norm == 0, 0, exponents + shift))
 
 
-def _coupling(rows: _Rows) -> Any:
-    """The largest cosine between two rows."""
-    gram = rows.unit @ rows.unit.T
-    return jnp.max(jnp.abs(gram - jnp.diag(jnp.diagonal(gram))))
+def _couplings(rows: _Rows) -> tuple[Any, Any]:
+    """The largest cosine between two rows: of those that `_near_sweep` rotates in any case, and of the others."""
+    cosines = jnp.abs(rows.unit @ rows.unit.T)
+    place = np.arange(len(rows.size))
+    apart = np.abs(place[:, None] - place)
+    far = apart >= _BLOCK // 2
+    return jnp.max(jnp.where(far | (apart == 0), 0, cosines)), jnp.max(jnp.where(far, cosines, 0))
+
+
+def _near_sweep(rows: _Rows) -> _Rows:
+    """Every pair of rows less than half a block apart rotated once or twice: within blocks, and blocks half way on."""
+    for shift in (_BLOCK // 2, -(_BLOCK // 2)):
+        blocks = jax.tree.map(lambda a: a.reshape(-1, _BLOCK, *a.shape[1:]), rows)
+        rows = jax.tree.map(lambda a, s=shift: jnp.roll(a.reshape(-1, *a.shape[2:]), s, 0), jax.vmap(_sweep)(blocks))
+    return rows
 
 
 def _sweep(rows: _Rows) -> _Rows:

@@ -50,14 +50,20 @@ class Quadrature(NamedTuple):
     log_floor: float
 
 
-def bidiagonalize(operator: Operator, start: Float[Array, " n"], key: Any, steps: int) -> Bidiagonal:
+def bidiagonalize(
+    operator: Operator, start: Float[Array, " n"], key: Any, steps: int, outside: bool = True
+) -> Bidiagonal:
     """`steps` ≤ n steps of Golub-Kahan from the unit vector `start`, for m ≥ n. jit and vmap; `key` for restarts.
+
+    Without `outside` the last product with Jᵀ, which gives β and v alone, is left out: β = 0.
 
     Both bases are orthogonalized in full, twice (twice is enough: Giraud et al., 2005), each step. Where nothing but
     rounding is left the recursion has found an invariant subspace, as it does after one step on an isometry: it goes on
     from a random direction in the complement, with a zero in B.
     """
-    return jax.lax.fori_loop(0, steps, functools.partial(_step, operator, key), _started(start, operator, steps))
+    unread = None if outside else steps - 1
+    step = functools.partial(_step, operator, key, unread=unread)
+    return jax.lax.fori_loop(0, steps, step, _started(start, operator, steps))
 
 
 def _started(start: Any, operator: Operator, steps: int) -> Bidiagonal:
@@ -67,10 +73,14 @@ def _started(start: Any, operator: Operator, steps: int) -> Bidiagonal:
     return Bidiagonal(row, row, jnp.zeros((steps, m), operator.dtype), right, zero, zero)
 
 
-def _step(operator: Operator, key: Any, j: Any, b: Bidiagonal) -> Bidiagonal:
+def _step(operator: Operator, key: Any, j: Any, b: Bidiagonal, unread: int | None = None) -> Bidiagonal:
     keys = jax.random.split(jax.random.fold_in(key, j))
     u, down, norm, lost = _next(operator.matvec(b.right[j]), b.left, b.norm, keys[0])
-    v, up, norm, missed = _next(operator.rmatvec(u), b.right, norm, keys[1])
+    if unread is None:
+        image = operator.rmatvec(u)
+    else:
+        image = jax.lax.cond(j == unread, lambda u: jnp.zeros_like(b.right[0]), operator.rmatvec, u)
+    v, up, norm, missed = _next(image, b.right, norm, keys[1])
     lost = jnp.sqrt(b.lost**2 + lost**2 + missed**2)
     diagonal, above = b.diagonal.at[j].set(down), b.above.at[j].set(up)
     return Bidiagonal(diagonal, above, b.left.at[j].set(u), b.right.at[j + 1].set(v), norm, lost)
@@ -181,7 +191,8 @@ def spectral_quadrature(operator: Operator, *, key: Any, steps: int, probes: int
     nodes below `log_floor` = ln(max(64, m, n)·eps), relative to the largest of all probes, are −inf with their mass.
 
     jit and vmap; no gradient (nodes coincide at isometry; use `spectral_moments`). Cost: probes × k products with J and
-    Jᵀ, probes × 8 (m + n) k² FLOP. Memory: probes × k vectors of each side. Outside jit each call compiles anew.
+    k − 1 with Jᵀ, probes × 8 (m + n) k² FLOP. Memory: probes × k vectors of each side. Outside jit each call compiles
+    anew.
 
     Source: Ubaru, Chen, Saad (2017), algorithm 1, with Golub-Kahan on J in place of Lanczos on JᵀJ, whose nodes are
     blind below √eps.
@@ -197,7 +208,7 @@ def spectral_quadrature(operator: Operator, *, key: Any, steps: int, probes: int
     def one(key: Any) -> Any:
         first, key = jax.random.split(key)
         start = unit(jax.random.normal(first, operator.shape[1:], operator.dtype))
-        b = bidiagonalize(operator, start, key, steps)
+        b = bidiagonalize(operator, start, key, steps, outside=False)
         _, s, right = jnp.linalg.svd(b.scaled())
         logs = jnp.where(s > 0, jnp.log(jnp.where(s > 0, s, 1)), jnp.where(s == 0, -jnp.inf, s))
         size = jnp.where(b.norm == 0, 1, b.norm)

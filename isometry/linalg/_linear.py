@@ -1,5 +1,6 @@
 """The matrix of a linearized function: by tangents, by cotangents, or from its factors side by side."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from isometry.linalg._convolution import canonical
+from isometry.linalg._operator import Operator
 from isometry.linalg._product import Factors
 
 
@@ -18,15 +21,46 @@ def matrix_of(g: Callable[[Any], Any], point: Float[Array, " n"], chunk: int | N
     out = jax.eval_shape(g, point)
     if out.size <= point.size:
         _, pull = jax.vjp(g, point)
-        return _rows(lambda v: pull(v)[0], jnp.eye(out.size, dtype=out.dtype), chunk)
+        return _rows(canonical(lambda v: pull(v)[0]), jnp.eye(out.size, dtype=out.dtype), chunk)
     _, push = jax.linearize(g, point)
-    return _rows(push, jnp.eye(point.size, dtype=point.dtype), chunk).T
+    return _rows(canonical(push), jnp.eye(point.size, dtype=point.dtype), chunk).T
 
 
 def _rows(product: Callable[[Any], Any], basis: Any, chunk: int | None) -> Any:
     if chunk is None or chunk >= len(basis):
         return jax.vmap(product)(basis)
     return jax.lax.map(product, basis, batch_size=chunk)
+
+
+def factored(stacks: Sequence[Factors]) -> Operator:
+    """The product of factors as an operator. Under vmap, vectors that share a matrix are one wide product."""
+    # (count, n, m), as layers store them: with the transpose that made them factors this one cancels under jit,
+    # where a transpose of the whole stack before a loop would be a copy
+    turned = [s if s.matrix is None else s._replace(matrix=s.matrix.mT) for s in stacks]
+
+    def sent(v: Any, stack: Factors, backward: bool) -> Any:
+        step = lambda v, factor: ((_pulled if backward else _pushed)(factor, v), None)  # noqa: E731
+        if len(jax.tree.leaves(stack)[0]) == 1:
+            return step(v, jax.tree.map(lambda a: a[0], stack))[0]
+        return jax.lax.scan(step, v, stack, reverse=backward)[0]
+
+    def push(v: Any) -> Any:
+        return functools.reduce(lambda v, stack: sent(v, stack, False), turned, v)
+
+    def pull(u: Any) -> Any:
+        return functools.reduce(lambda u, stack: sent(u, stack, True), reversed(turned), u)
+
+    return Operator(push, pull, (stacks[-1].size[1], stacks[0].size[2]), stacks[0].dtype)
+
+
+def _pushed(factor: Factors, v: Any) -> Any:
+    v = v if factor.matrix is None else v @ factor.matrix
+    return v if factor.scale is None else factor.scale * v
+
+
+def _pulled(factor: Factors, u: Any) -> Any:
+    u = u if factor.scale is None else factor.scale * u
+    return u if factor.matrix is None else u @ factor.matrix.T
 
 
 def wide_product(stacks: Sequence[Factors], batch: int) -> Float[Array, "batch m n"]:

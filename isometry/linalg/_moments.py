@@ -1,6 +1,6 @@
 """Moments of the squared singular values, differentiable as often as the matrix is."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from isometry import _checks, _precision
 from isometry.linalg._dense import matrices
 from isometry.linalg._lanczos import length
+from isometry.linalg._linear import matrix_of
 from isometry.linalg._operator import Operator, checked
 
 _CALL = "spectral_moments"
@@ -31,10 +32,9 @@ def spectral_moments(
     estimate the rest (Hutch++: Meyer, Musco, Musco, Woodruff, 2021). Those are drawn on the sphere of the complement,
     so that a constant rest has no variance.
 
-    ‖J‖_F² is min(m, n) times the first moment; over m and averaged over parameters it is the averaged partial Jacobian
-    norm. Polynomials of J throughout: finite in value and in every derivative, also at isometry and at zero. jit, vmap,
-    grad. Cost: exact, about K/2 + 1 products of the smaller side, K the largest order; estimated, (K/2 + 1) × probes
-    products with J and Jᵀ.
+    ‖J‖_F² is min(m, n) times the first moment (`partial_jacobian_norm`). Polynomials of J throughout: finite in value
+    and in every derivative, also at isometry and at zero. jit, vmap, grad. Cost: exact, about K/2 + 1 products of the
+    smaller side, K the largest order; estimated, (K/2 + 1) × probes products with J and Jᵀ.
 
     **Raises** `ValueError`: orders empty or not whole numbers ≥ 1; an operator without a key; a key without probes or
     probes without a key; probes < 1; not real floating.
@@ -53,6 +53,38 @@ def spectral_moments(
     given = a_or_operator if isinstance(a_or_operator, Operator) else Operator.of(a_or_operator)
     with _precision.full():
         return _estimated(checked(_CALL, given).tall, wanted, key, probes)
+
+
+def partial_jacobian_norm(
+    block: Callable[[Any], Any], point: Any, *, key: Any = None, probes: int | None = None
+) -> Float[Array, ""]:
+    """‖∂block/∂h‖_F² over the number of outputs, at h = `point`: the mean squared gain of a perturbation of h.
+
+    Averaged over parameters it is the averaged partial Jacobian norm, χ of the block: 1 at criticality, where depth
+    neither shrinks nor grows gradients; 1 + O(1/depth) for a residual block.
+
+    **Arguments**
+    - `block`: h → h', arrays of any shapes: one layer, a residual or attention block, a whole network.
+    - `key`, `probes`: as in `spectral_moments`: none of them, exact; both, an unbiased estimate.
+
+    Differentiable as often as the block is, finite at isometry and at zero. jit, vmap. Cost: exact, min(sizes)
+    linearized evaluations; estimated, 2 × probes.
+
+    Source: Doshi, He, Gromov (2023), equation 4.
+
+    **Raises** `ValueError`: point or output not one floating array of one dtype; a key without probes or the reverse.
+    """
+    point = jnp.asarray(point)
+
+    def g(v: Any) -> Any:
+        return jnp.ravel(block(v.reshape(point.shape)))
+
+    operator = Operator.linearized(g, point.ravel())
+    m, n = operator.shape
+    if key is None and probes is None:
+        with _precision.full():
+            return jnp.sum(matrix_of(g, point.ravel()) ** 2) / m
+    return spectral_moments(operator, (1,), key=key, probes=probes)[0] * (min(m, n) / m)
 
 
 def _orders(orders: Any) -> list[int]:

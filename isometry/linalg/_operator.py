@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from isometry import _checks, _precision
+from isometry.linalg._convolution import canonical
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ class Operator:
         with _precision.full():
             _, push = jax.linearize(g, point)
             pull = jax.linear_transpose(push, point)
-        return cls(push, lambda u: pull(u)[0], (out.size, point.size), dtype)
+        return cls(canonical(push), canonical(lambda u: pull(u)[0]), (out.size, point.size), dtype)
 
 
 def checked(call: str, operator: Any) -> Operator:

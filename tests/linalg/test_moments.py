@@ -182,3 +182,48 @@ def test_gradient_of_the_estimate_is_unbiased():
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+NORMS = {"exact": {}, "spanned": {"key": KEY, "probes": 8}}  # half of 8 probes span 4 outputs
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("how", NORMS)
+def test_partial_jacobian_norm_of_any_block(how):
+    """A residual block from (2, 3) to itself, and a layer from 6 to 4, against jax.jacobian."""
+    w = jnp.asarray(RNG.standard_normal((6, 4)), jnp.float32)
+    h = jnp.asarray(RNG.standard_normal((2, 3)), jnp.float32)
+    layer = lambda h: jnp.tanh(h.ravel() @ w)  # noqa: E731
+    got = jax.jit(lambda h: linalg.partial_jacobian_norm(layer, h, **NORMS[how]))(h)
+    np.testing.assert_allclose(got, np.sum(np.asarray(jax.jacobian(layer)(h)) ** 2) / 4, rtol=1e-5)
+    residual = lambda h: h + 0.1 * (layer(h) @ w.T).reshape(h.shape)  # noqa: E731
+    probes = NORMS[how] and {"key": KEY, "probes": 12}
+    got = jax.jit(lambda h: linalg.partial_jacobian_norm(residual, h, **probes))(h)
+    np.testing.assert_allclose(got, np.sum(np.asarray(jax.jacobian(residual)(h)) ** 2) / 6, rtol=1e-5)
+
+
+def test_partial_jacobian_norm_is_the_chi_of_the_theory():
+    """Width 400, Gaussian: mean over units of sigma_w² φ'² has standard error √(Var/400), of weights √(2/400)."""
+    sigma_w, q, n = 1.3, 0.8, 400
+    rng = np.random.default_rng(0)
+    w = jnp.asarray(sigma_w * rng.standard_normal((n, n)) / math.sqrt(n), jnp.float32)
+    h = jnp.asarray(math.sqrt(q) * rng.standard_normal(n), jnp.float32)
+    got = float(linalg.partial_jacobian_norm(lambda h: jnp.tanh(h) @ w, h))
+    z = math.sqrt(q) * rng.standard_normal(200_000)
+    slope = (1 - np.tanh(z) ** 2) ** 2
+    spread = sigma_w**2 * math.sqrt(slope.var() + 2 * np.mean(slope**2) / n) / math.sqrt(n)
+    assert abs(got - sigma_w**2 * slope.mean()) <= 4 * spread
+
+
+@pytest.mark.parametrize("how", NORMS)
+def test_partial_jacobian_norm_has_derivatives_where_roots_have_none(how):
+    """Of ‖s W‖² / 4 = s² ‖W‖²/4: first and second derivative in s, at s = 0 and at an isometry."""
+    f = lambda s: linalg.partial_jacobian_norm(lambda h: s * jnp.eye(4, 6) @ h, jnp.ones(6), **NORMS[how])  # noqa: E731
+    both = jax.jit(lambda s: (f(s), *jax.jvp(jax.grad(f), (s,), (1.0,))))
+    for s in (0.0, 1.0):
+        np.testing.assert_allclose(both(s), [s**2, 2 * s, 2], rtol=1e-5, atol=1e-6)
+
+
+def test_partial_jacobian_norm_refuses_half_an_estimate():
+    with pytest.raises(InputError, match=r"probes=None.*needs both"):
+        linalg.partial_jacobian_norm(jnp.sin, jnp.ones(3), key=KEY)

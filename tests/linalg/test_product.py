@@ -80,12 +80,49 @@ def test_every_index_against_mpmath(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "depth", "digits"), [(8, 500, 800), (32, 50, 180), (12, 200, 380)])
+@pytest.mark.parametrize(("n", "depth", "digits"), [(8, 500, 800), (32, 50, 180), (12, 200, 380), (40, 24, 120)])
 def test_hundreds_of_decades_against_mpmath(n, depth, digits):
-    factors = gaussian(n, depth)
+    """40 is more than one block of rows in Jacobi's near sweeps."""
+    factors = gaussian(n, depth).astype(np.float32)
+    truth = exact(factors, digits)
     with jax.enable_x64(True):
-        logs = linalg.product_log_singular_values(jnp.asarray(factors), every=1)
-    assert np.max(np.abs(np.asarray(logs) - exact(factors, digits))) <= 1e-9
+        logs = linalg.product_log_singular_values(jnp.asarray(factors, jnp.float64), every=1)
+    assert np.max(np.abs(np.asarray(logs) - truth)) <= 1e-9
+    single = linalg.product_log_singular_values(jnp.asarray(factors), every=1)
+    assert np.max(np.abs(np.asarray(single) - truth)) <= 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "depth"), [(64, 10_000), (128, 1000), (256, 200)])
+def test_pairs_against_single_factors_and_the_determinant(n, depth):
+    """Rounding of the determinant: each pivot's eps and each logarithm's, at random over n·depth of them."""
+    factors = np.random.default_rng(depth).standard_normal((depth, n, n)) / np.sqrt(n)
+    truth = np.sum(np.linalg.slogdet(factors)[1])
+    with jax.enable_x64(True):
+        single, pairs = ([np.asarray(a) for a in wholes(jnp.asarray(factors), every)] for every in (1, 2))
+    assert np.isfinite(single[0]).all()
+    assert single[0][0] - single[0][-1] > 250 * np.log(10)
+    assert np.max(np.abs(single[0] - pairs[0])) <= 100 * pairs[1]
+    assert pairs[1] <= 1e-8
+    assert abs(single[0].sum() - truth) <= 40 * np.finfo(float).eps * abs(truth) + n * single[1]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def wholes(factors, every):
+    return _product.log_values([linalg.Factors(factors)], every)
+
+
+def test_near_sweeps_where_couplings_are_local():
+    """72 values e^(−3i), at most a factor of 20 apart for neighbours: only near rows stay coupled after QR steps."""
+    logs = -3.0 * np.arange(72)
+    with jax.enable_x64(True):
+        exponents = jnp.asarray(np.floor(logs / np.log(2)), jnp.int32)
+        size = jnp.asarray(np.exp(logs - np.asarray(exponents) * np.log(2)))
+        rows = size[:, None] * jnp.asarray(orthogonal(72, 1)[0])
+        product = _product._graded.Graded(rows[:0], exponents, rows, jnp.zeros(()))
+        found, settled = jax.jit(lambda p: (_product._finished(p), _jacobi.local(_product._graded.flip(p))))(product)
+    assert settled
+    np.testing.assert_allclose(found, logs, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
