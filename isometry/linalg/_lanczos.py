@@ -180,6 +180,16 @@ def _extremes(b: Bidiagonal, done: Any) -> Extremes:
     return Extremes(values, residual + b.lost + rounding, converged, done)
 
 
+def _nodes(b: Any) -> tuple[Any, Any]:
+    """Singular values of B, and what its right singular vectors have of the starting vector."""
+    _, s, right = jnp.linalg.svd(b)
+    return s, right[:, 0]
+
+
+_nodes_in_turn = jax.custom_batching.sequential_vmap(_nodes)
+"""Small as they are: in a batch, on each of several devices of one processor, they can hang in XLA's pool of threads."""
+
+
 def spectral_quadrature(operator: Operator, *, key: Any, steps: int, probes: int) -> Quadrature:
     """The density of the min(m, n) singular values by stochastic Lanczos quadrature, one measure a probe.
 
@@ -209,10 +219,10 @@ def spectral_quadrature(operator: Operator, *, key: Any, steps: int, probes: int
         first, key = jax.random.split(key)
         start = unit(jax.random.normal(first, operator.shape[1:], operator.dtype))
         b = bidiagonalize(operator, start, key, steps, outside=False)
-        _, s, right = jnp.linalg.svd(b.scaled())
+        s, right = jax.lax.platform_dependent(b.scaled(), cpu=_nodes_in_turn, default=_nodes)
         logs = jnp.where(s > 0, jnp.log(jnp.where(s > 0, s, 1)), jnp.where(s == 0, -jnp.inf, s))
         size = jnp.where(b.norm == 0, 1, b.norm)
-        return logs + jnp.log(size), right[:, 0] ** 2
+        return logs + jnp.log(size), right**2
 
     with _precision.full():
         logs, weights = jax.vmap(one)(jax.random.split(key, probes))
