@@ -187,7 +187,7 @@ def _nodes(b: Any) -> tuple[Any, Any]:
 
 
 _nodes_in_turn = jax.custom_batching.sequential_vmap(_nodes)
-"""Small as they are: in a batch, on each of several devices of one processor, they can hang in XLA's pool of threads."""
+"""In a batch, on each of several devices of one processor, even such small ones can hang in XLA's pool of threads."""
 
 
 def spectral_quadrature(operator: Operator, *, key: Any, steps: int, probes: int) -> Quadrature:
