@@ -11,6 +11,7 @@ from isometry.linalg._lanczos import extreme_singular_values as extreme_singular
 from isometry.linalg._lanczos import spectral_quadrature as spectral_quadrature
 from isometry.linalg._linear import matrix_of as matrix_of
 from isometry.linalg._linear import wide_product as wide_product
+from isometry.linalg._log_spread import log_spread as log_spread
 from isometry.linalg._moments import spectral_moments as spectral_moments
 from isometry.linalg._operator import Operator as Operator
 from isometry.linalg._product import Factors as Factors
