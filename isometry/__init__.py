@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from isometry._spectrum import spectrum as spectrum
     from isometry.degeneracy import Thresholds as Thresholds
     from isometry.degeneracy import audit as audit
+    from isometry.degeneracy import monitor as monitor
+    from isometry.degeneracy import recorded as recorded
 
 _HOME = {
     "InputError": "_checks",
@@ -43,6 +45,8 @@ _HOME = {
     "ensemble": "_ensemble",
     "Thresholds": "degeneracy",
     "audit": "degeneracy",
+    "monitor": "degeneracy",
+    "recorded": "degeneracy",
 }
 _MODULES = ("activations", "data", "initializers", "linalg", "networks", "plots", "schemes", "store", "theory")
 

@@ -32,7 +32,7 @@ def log_spread(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
 
 
 class _Parts(NamedTuple):
-    """Of one tall matrix: its thin SVD, where s is resolved, ln s and 1/s there and 0 elsewhere, how many, their mean."""
+    """Of one tall matrix: its thin SVD, which s are resolved, their ln s and 1/s (elsewhere 0), number, mean ln s."""
 
     u: Any
     s: Any
@@ -89,7 +89,7 @@ def _gradient_jvp(primals: Any, tangents: Any) -> Any:
 def _divided(p: _Parts, g: Any) -> Any:
     """(g_i − g_j)/(s_i − s_j) of g = (ln s − mean)/s, and g' on the diagonal: without cancellation as s_i → s_j.
 
-    With r = (ln s_i − ln s_j)/(s_i − s_j) it is r/s_i − (ln s_j − mean)/(s_i s_j); where one is not resolved its g is 0.
+    With r = (ln s_i − ln s_j)/(s_i − s_j) it is r/s_i − (ln s_j − mean)/(s_i s_j); an unresolved s has g = 0.
     """
     both = p.resolved[:, None] & p.resolved[None]
     gap = p.s[:, None] - p.s[None]
