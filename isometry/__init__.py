@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from isometry._spectrum import spectrum as spectrum
     from isometry.degeneracy import Thresholds as Thresholds
     from isometry.degeneracy import audit as audit
+    from isometry.degeneracy import monitor as monitor
+    from isometry.degeneracy import recorded as recorded
 
 _HOME = {
     "InputError": "_checks",
@@ -47,6 +49,8 @@ _HOME = {
     "compare": "_compare",
     "Thresholds": "degeneracy",
     "audit": "degeneracy",
+    "monitor": "degeneracy",
+    "recorded": "degeneracy",
 }
 _MODULES = ("activations", "data", "initializers", "linalg", "networks", "plots", "schemes", "store", "theory")
 

@@ -157,7 +157,11 @@ class Spectrum:
         return jnp.sqrt(jnp.sum(self.weights * (self.values - 1) ** 2, -1))
 
     def log_spread(self) -> Any:
-        """Variance of ln s over the resolved nodes: 0 at isometry, with a finite gradient there and at zeros."""
+        """Variance of ln s over the resolved nodes: 0 at isometry, with a finite gradient there and at zeros.
+
+        Its Hessian goes through the vectors of an SVD, which equal singular values do not determine: NaN at isometry.
+        For second derivatives take `linalg.log_spread` or `linalg.spectral_moments` of the Jacobian.
+        """
         mass, logs = self._resolved_weights(), self._masked_logs()
         mean = jnp.sum(mass * logs, -1, keepdims=True)
         return jnp.sum(mass * (logs - mean) ** 2, -1)

@@ -11,7 +11,7 @@ from isometry import _checks
 from isometry._compare import meet
 from isometry._ranks import at_atoms, below_floor, rounding
 from isometry._spectrum import Spectrum
-from isometry.degeneracy import Report
+from isometry.degeneracy import Records, Report
 from isometry.theory import Law
 
 # Okabe and Ito's colours: told apart by readers of any colour vision, and in grey by their marks
@@ -246,6 +246,30 @@ def ranks(reports: Mapping[str, Report], ax: Any) -> Any:
     ax.set_xlabel("training step")
     ax.set_ylabel("rank of accumulated gradient")
     ax.set_ylim(bottom=0)
+    return ax
+
+
+def timeline(records: Records, ax: Any) -> Any:
+    """The statistics that `isometry.monitor` recorded against training steps, a line each; the band is over inputs.
+
+    Logarithmic where everything drawn is positive. What is not finite is left out.
+    """
+    positive = True
+    for i, name in enumerate(records.values):
+        colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
+        values = records.values[name].reshape(len(records), -1)
+        drawn = np.isfinite(values).all(1)
+        steps, values = records.steps[drawn], values[drawn]
+        positive &= bool((values > 0).all())
+        ax.plot(steps, values.mean(1), color=colour, marker=mark, ms=3.5, lw=1.2, label=name)
+        if values.shape[1] > 1:
+            ax.fill_between(steps, values.min(1), values.max(1), color=colour, alpha=0.2, lw=0)
+    if positive and len(records):
+        ax.set_yscale("log")
+    if records.missed:
+        ax.set_title(f"the buffer was full: {records.missed} later records are missing", fontsize=8)
+    ax.set_xlabel("training step")
+    ax.set_ylabel("statistic of the Jacobian")
     return ax
 
 

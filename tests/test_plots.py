@@ -9,7 +9,7 @@ import pytest
 
 import isometry
 from isometry import Dense, InputError, Spectrum, networks, plots, theory
-from isometry.degeneracy import Reports
+from isometry.degeneracy import Records, Reports
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -103,6 +103,27 @@ def test_the_audit_of_depth_one_without_a_probe(shallow):
     figure = plots.audit(shallow)
     assert "no training probe" in [t.get_text() for t in figure.axes[-1].texts]
     figure.draw_without_rendering()
+
+
+def records(missed=0, **values):
+    return Records(np.array([0, 10, 20]), {name: np.asarray(v, float) for name, v in values.items()}, missed)
+
+
+def test_a_timeline_draws_means_over_inputs_and_their_range(ax):
+    found = records(s_max=[[1, 3], [2, 4], [3, 5]], dead_units=[0.5, 0.25, 0.125], missed=2)
+    assert plots.timeline(found, ax) is ax
+    lines = {line.get_label(): line.get_ydata().tolist() for line in ax.lines}
+    assert lines == {"s_max": [2, 3, 4], "dead_units": [0.5, 0.25, 0.125]}
+    assert len(ax.collections) == 1  # the band of the one that has inputs
+    assert ax.get_yscale() == "log"
+    assert "2 later records" in ax.get_title()
+
+
+def test_a_timeline_leaves_out_what_is_not_finite(ax):
+    plots.timeline(records(deviation=[0, np.nan, 2]), ax)
+    assert ax.lines[0].get_xdata().tolist() == [0, 20]
+    assert ax.get_yscale() == "linear"
+    assert not ax.get_title()
 
 
 def test_a_tracer_is_a_type_error(reports, ax):

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from isometry import _checks, _precision, _provenance
 from isometry._draws import adjust_seeds, draw_seeds
@@ -12,9 +13,10 @@ from isometry._ensemble import ensemble
 from isometry.degeneracy import _probe
 from isometry.degeneracy._flag import FLAGS, Thresholds
 from isometry.degeneracy._gradient_flags import zero_gradient
+from isometry.degeneracy._phase_flags import phase_flags, rank_collapse
 from isometry.degeneracy._report import Report, Reports
-from isometry.degeneracy._spectrum_flags import spectrum_flags
-from isometry.degeneracy._unit_flags import dead_units
+from isometry.degeneracy._spectrum_flags import below_floor, spectrum_flags
+from isometry.degeneracy._unit_flags import dead_units, pre_activations, saturated_units
 from isometry.networks import Network
 from isometry.theory import Law
 
@@ -57,7 +59,8 @@ def audit(
     Runs on the host; a tracer is a `TypeError`.
 
     **Raises** `ValueError`, before any compute: not a Network; keys, xs or targets of the wrong shape or type or not
-    finite; a loss that is not scalar; not an optimizer.
+    finite; a loss that is not scalar; not an optimizer. After drawing: parameters that are NaN or infinite, with the
+    layer and where in it; a Jacobian that overflows.
 
     Cost: seeds × inputs Jacobians, 3 (and for a suspect 22) short trainings a network.
     """
@@ -99,6 +102,21 @@ def _prepare(
     return _probe.make_task(net, xs, targets, loss, optimizer, steps, jax.random.fold_in(key, 1))
 
 
+def _check_params(net: Any, params: Any) -> None:
+    """No layer of any seed holds NaN or infinity; the first that does is named."""
+    if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        return
+    for seed in range(len(jax.tree.leaves(params)[0])):
+        for layer in net.layers(jax.tree.map(lambda a, seed=seed: a[seed], params)):
+            for name, array in (("W", layer.w), ("b", layer.b)):
+                bad = np.argwhere(~np.isfinite(np.asarray(0.0 if array is None else array)))
+                if bad.size:
+                    raise _checks.InputError(
+                        f"audit(): {name}_{layer.index + 1} of seed {seed} holds {len(bad)} values that are NaN or "
+                        f"infinite, the first at {bad[0].tolist()}; mend the initializer of {net!r}."
+                    )
+
+
 def _audit_one(
     net: Any,
     keys: Any,
@@ -116,10 +134,17 @@ def _audit_one(
     tell("Jacobians")
     spans = ("end_to_end", "hidden") if net.depth > 2 else ("end_to_end",)
     params = adjust_seeds(net, draw_seeds(net.init, keys), task.xs)
+    _check_params(net, params)
     spectra = {span: ensemble(net, params=params, xs=points, span=span) for span in spans}
     flags = spectrum_flags(spectra, limits, key_spectra)
     tell("units and gradients")
-    flags["dead_units"] = dead_units(net, params, points, limits, key_units)
+    units = pre_activations(net.function, params, points)
+    flags["dead_units"] = dead_units(net, units, limits, key_units)
+    key_rank, key_saturated, key_phase, key_floor = jax.random.split(jax.random.fold_in(key, 3), 4)
+    flags["rank_collapse"] = rank_collapse(points, units, limits, key_rank)
+    flags["saturated_units"] = saturated_units(net, units, limits, key_saturated)
+    flags |= phase_flags(net, spectra, limits, key_phase)
+    flags["below_floor"] = below_floor(net, spectra, units, limits, key_floor)
     few = jax.tree.map(lambda a: a[: _probe.SEEDS], params)
     tell("training probe")
     rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, key_controls)

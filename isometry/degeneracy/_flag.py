@@ -8,7 +8,19 @@ import jax
 import numpy as np
 
 RAISED, CLEAR, UNDECIDED, NOT_RUN = "raised", "clear", "undecided", "not_run"
-FLAGS = ("zero_gradient", "rank_constrained_training", "dead_units", "vanishing", "exploding", "anisometric")
+FLAGS = (
+    "zero_gradient",
+    "rank_constrained_training",
+    "dead_units",
+    "rank_collapse",
+    "saturated_units",
+    "vanishing",
+    "exploding",
+    "ordered_phase",
+    "chaotic_phase",
+    "anisometric",
+    "below_floor",
+)
 """Every flag, the gravest first: what no training can repair, then what makes it slow."""
 
 _RESAMPLES = 2000
@@ -23,7 +35,13 @@ class Thresholds:
       et al., 2017, find that networks deeper than about 6 depth scales do not train).
     - `anisometry`: anisometric at Var(s²)/(E s²)² > 1, where the Bernoulli class loses its atom at the top and the
       smooth class has λ_+/λ_- = 64 (Pennington et al., 2018).
-    - `dead_level`: quantile of the null count of dead units above which more are too many; shared out over the layers.
+    - `depth_scales`: ordered_phase and chaotic_phase at |K ln chi_1| > 6 over K (W, D) pairs, rank_collapse where the
+      squared distance of inputs falls by more than e^6: six depth scales, as above.
+    - `saturated_slope`: a unit is saturated where |phi'| is below this share of its largest value; a convention.
+    - `below_floor`: share of the singular values not known to be zero that the method does not resolve; from a half on
+      the median of ln s is no number.
+    - `dead_level`: quantile of the null count of dead and of saturated units above which more are too many; shared out
+      over the layers.
     - `controls`: Gaussian networks trained alike that a rank is compared with; 19 put the chance of being lowest by
       luck at 1 in 20.
     - `least_seeds`: with fewer, what depends on the draw is undecided.
@@ -32,6 +50,9 @@ class Thresholds:
 
     log_gain: float = 3.0
     anisometry: float = 1.0
+    depth_scales: float = 6.0
+    saturated_slope: float = 0.01
+    below_floor: float = 0.5
     dead_level: float = 0.99
     controls: int = 19
     least_seeds: int = 5
@@ -85,6 +106,11 @@ def above(value: float, bounds: tuple[float, float], line: float, seeds: int, li
     if seeds < limits.least_seeds or bounds[0] - slack <= line <= bounds[1] + slack:
         return UNDECIDED
     return RAISED if value > line else CLEAR
+
+
+def flipped(bounds: tuple[float, float]) -> tuple[float, float]:
+    """The interval of the value with its sign changed: for flags that are raised below their line."""
+    return -bounds[1], -bounds[0]
 
 
 def unsure(seeds: int, limits: Thresholds) -> str:

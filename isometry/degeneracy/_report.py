@@ -2,17 +2,17 @@
 
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks, _json
 from isometry._spectrum import Spectrum
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import Probe
+from isometry.degeneracy._statistics import STATISTICS
 from isometry.theory import Law
 
 _COLUMNS = ("scheme", "σ_min", "median", "σ_max", "mean s²", "deviation", "eff. rank", "zeros", "verdict")
@@ -158,19 +158,7 @@ class Reports(Mapping[str, Report]):
 
 @jax.jit
 def _statistics(sp: Spectrum) -> dict[str, Any]:
-    above_floor = replace(sp, log_values=jnp.where(sp.resolved, sp.log_values, -jnp.inf))
-    return {
-        "s_min": above_floor.quantile(0.0, "s"),
-        "s_median": above_floor.quantile(0.5, "s"),
-        "s_max": sp.quantile(1.0, "s"),
-        "mean_s2": sp.moment(1),
-        "isometry_deviation": sp.isometry_deviation(),
-        "effective_rank": sp.effective_rank(),
-        "stable_rank": sp.stable_rank(),
-        "condition_number": sp.condition_number(),
-        "zero_fraction": sp.zero_fraction(),
-        "exact_zero_fraction": sp.zero_fraction(exact=True),
-    }
+    return {name: statistic(sp) for name, statistic in STATISTICS.items()}
 
 
 def _pooled_quantiles(sp: Spectrum) -> Any:

@@ -1,4 +1,4 @@
-"""Flags read off the singular values of the Jacobian: vanishing, exploding, anisometric."""
+"""Flags read off the singular values of the Jacobian: vanishing, exploding, anisometric, below_floor."""
 
 from typing import Any
 
@@ -6,9 +6,10 @@ import jax
 import numpy as np
 
 from isometry._spectrum import Spectrum
-from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag, Thresholds, above, interval, unsure
+from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag, Thresholds, above, flipped, interval, unsure
 
 _SCALE = "|K ln chi_1| = 6, six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
+_FLOOR = "the floor of the method, max(m, n)·eps of the largest singular value for a dense factorization"
 _CLASS = "sigma_0² = 1 (Pennington et al., 2018, arXiv:1802.09979)"
 
 
@@ -24,7 +25,7 @@ def spectrum_flags(spectra: dict[str, Spectrum], limits: Thresholds, key: Any) -
     """
     gains, spreads = {}, {}
     for i, (span, sp) in enumerate(spectra.items()):
-        log_mean, anisometry = _per_seed(sp)
+        log_mean, anisometry = gain_per_seed(sp)
         gains[span] = _measured(log_mean, jax.random.fold_in(key, 2 * i), limits)
         spreads[span] = _measured(anisometry, jax.random.fold_in(key, 2 * i + 1), limits)
     seeds = next(iter(spectra.values())).log_values.shape[0]
@@ -35,7 +36,7 @@ def spectrum_flags(spectra: dict[str, Spectrum], limits: Thresholds, key: Any) -
     }
 
 
-def _per_seed(sp: Spectrum) -> tuple[np.ndarray, np.ndarray]:
+def gain_per_seed(sp: Spectrum) -> tuple[np.ndarray, np.ndarray]:
     """(seeds,) medians over inputs of g and of v; in float64 and relative to s_max, so that no depth overflows."""
     logs = np.asarray(sp.log_values, float)
     top = logs[..., :1]
@@ -62,7 +63,7 @@ def _worst(states: dict[str, str]) -> tuple[str, str]:
 def _gain_flag(name: str, sign: float, gains: dict[str, Any], seeds: int, limits: Thresholds) -> Flag:
     states = {}
     for span, g in gains.items():
-        bounds = tuple(sorted(sign * b for b in g["interval"]))
+        bounds = g["interval"] if sign > 0 else flipped(g["interval"])
         states[span] = above(sign * g["value"], bounds, limits.log_gain, seeds, limits)
     state, span = _worst(states)
     g = gains[span]
@@ -70,7 +71,7 @@ def _gain_flag(name: str, sign: float, gains: dict[str, Any], seeds: int, limits
     if state == UNDECIDED:
         reason += f"; {unsure(seeds, limits)}"
     elif state == CLEAR:
-        reason += f", within ±{limits.log_gain:g}"
+        reason += f", not {'above' if sign > 0 else 'below'} {sign * limits.log_gain:+g}"
     remedy = (
         'raise sigma_w to its critical value: scheme="orthogonal" or "gaussian" without sigma_w'
         if sign < 0
@@ -101,3 +102,42 @@ def _anisometric(spreads: dict[str, Any], seeds: int, limits: Thresholds) -> Fla
     )
     evidence = {"anisometry": spreads, "states": states}
     return Flag("anisometric", state, reason, remedy, v["value"], v["interval"], limits.anisometry, _CLASS, evidence)
+
+
+def below_floor(net: Any, spectra: dict[str, Spectrum], layers: list[Any], limits: Thresholds, key: Any) -> Flag:
+    """Singular values too small for the method, though not known to be zero: ln s of the median one is no number.
+
+    A Jacobian has no more rank than any layer has units with a slope at that input; the values beyond are zeros, which
+    a dense factorization turns into noise, and are left out here. The share of the others below the floor is averaged
+    over inputs; the median over seeds is judged, in the worst span. Such values are censored, not dropped: they count
+    as zeros, and statistics of ln s say how much mass they leave out.
+
+    `layers`: what `pre_activations` returns for the inputs of the spectra.
+    """
+    live = [np.asarray((net.activation.slope(z) != 0).sum(-1)) for z in layers]  # (seeds, inputs) each
+    shares = {}
+    for i, (span, sp) in enumerate(spectra.items()):
+        gates = live if span == "end_to_end" else live[:-1]  # the slopes behind z_(depth-1) are outside the hidden span
+        per_seed = _censored(sp, gates).mean(-1)
+        shares[span] = _measured(per_seed, jax.random.fold_in(key, i), limits)
+    seeds = next(iter(spectra.values())).log_values.shape[0]
+    line = limits.below_floor
+    states = {span: above(s["value"], s["interval"], line, seeds, limits) for span, s in shares.items()}
+    state, span = _worst(states)
+    found = shares[span]
+    reason = (
+        f"{100 * found['value']:.2g} % of the values that may not be zero are unresolved ({span.replace('_', ' ')})"
+    )
+    reason += f"; {unsure(seeds, limits)}" if state == UNDECIDED else ""
+    remedy = 'isometry.ensemble(..., method="product"), which has no floor, or dtype=jnp.float64'
+    floors = {span: float(np.max(sp.log_floor)) for span, sp in spectra.items()}
+    evidence = {"share": shares, "states": states, "log_floor": floors}
+    return Flag("below_floor", state, reason, remedy, found["value"], found["interval"], line, _FLOOR, evidence)
+
+
+def _censored(sp: Spectrum, live: list[np.ndarray]) -> np.ndarray:
+    """(seeds, inputs): unresolved values as a share of those that are not zero for certain; 0 where all are."""
+    logs = np.asarray(sp.log_values)
+    rank = np.minimum.reduce([np.full(logs.shape[:-1], sp.size), *live, (~np.isneginf(logs)).sum(-1)])
+    unresolved = (~np.asarray(sp.resolved)).sum(-1) - (sp.size - rank)
+    return np.where(rank > 0, np.maximum(unresolved, 0) / np.maximum(rank, 1), 0.0)

@@ -1,4 +1,4 @@
-"""Units that no input moves: dead_units."""
+"""Units that no input moves, and units that hardly any does: dead_units, saturated_units."""
 
 import functools
 from typing import Any
@@ -8,11 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry import _precision
-from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag, Thresholds, unsure
+from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag, Thresholds, above, interval, unsure
 from isometry.networks import Network
 
 _DRAWS = 16384  # Gaussian vectors behind each null probability
 _SOURCE = "binomial with the Gaussian orthant probability at the measured correlation of the inputs"
+_DEAD_REMEDY = "smaller negative biases, a leaky activation, or weights that reach every unit (orthogonal, gaussian)"
+_MIDPOINTS = 1 << 16  # of the normal distribution, behind the null share of saturated units
+_SATURATION = "below 0.01 of the largest slope (convention); binomial null at pre-activations of unit variance"
+_SATURATION_REMEDY = "smaller sigma_w and sigma_b, or inputs scaled to unit variance"
 
 
 @functools.partial(jax.jit, static_argnames=("function",))
@@ -23,19 +27,22 @@ def pre_activations(function: Any, params: Any, xs: Any) -> list[Any]:
         return one(params, xs)
 
 
-def dead_units(net: Network, params: Any, xs: Any, limits: Thresholds, key: Any) -> Flag:
+def dead_units(net: Network, layers: list[Any], limits: Thresholds, key: Any) -> Flag:
     """Units whose slope phi' is exactly zero at all M inputs, against how many a healthy layer would show.
 
     Healthy units are not all alive on few inputs: if the inputs are correlated, the pre-activations of one unit share
     their sign, and as the correlation goes to 1 half of all ReLU units look dead. The null count is therefore binomial
     with the probability that a Gaussian vector with the layer's measured covariance has no slope anywhere, estimated
     by simulation and taken at its 99 % upper bound. Pooled over seeds; the level is shared out over the layers.
+
+    `layers`: what `pre_activations` returns.
     """
     from scipy.stats import beta, binom
 
-    name, seeds = "dead_units", jax.tree.leaves(params)[0].shape[0]
-    layers = pre_activations(net.function, params, xs)
-    rows, inputs = [], len(xs)
+    name = "dead_units"
+    if not layers:
+        return Flag(name, CLEAR, "no hidden units", _DEAD_REMEDY, source=_SOURCE, evidence={"layers": []})
+    rows, (seeds, inputs) = [], layers[0].shape[:2]
     for i, z in enumerate(layers):
         slope = np.asarray(net.activation.slope(z))
         dead = int((slope == 0).all(1).sum())
@@ -48,8 +55,6 @@ def dead_units(net: Network, params: Any, xs: Any, limits: Thresholds, key: Any)
             row["null_quantile"] = int(binom.ppf(1 - (1 - limits.dead_level) / len(layers), units, p))
         rows.append(row)
     evidence = {"inputs": inputs, "layers": rows, "active_share_bound": 3 / inputs}
-    if not rows:
-        return Flag(name, CLEAR, "no hidden units", source=_SOURCE, evidence=evidence)
     worst = max(rows, key=lambda r: (r["dead"] - r["null_quantile"]) / r["units"])
     excess = worst["dead"] > worst["null_quantile"]
     share = worst["dead"] / worst["units"]
@@ -59,8 +64,8 @@ def dead_units(net: Network, params: Any, xs: Any, limits: Thresholds, key: Any)
         reason += f"; {unsure(seeds, limits)}"
     elif state == CLEAR and worst["dead"]:
         reason += f"; chance alone gives up to {worst['null_quantile']}"
-    remedy = "smaller negative biases, a leaky activation, or weights that reach every unit (orthogonal, gaussian)"
-    return Flag(name, state, reason, remedy, share, None, worst["null_quantile"] / worst["units"], _SOURCE, evidence)
+    threshold = worst["null_quantile"] / worst["units"]
+    return Flag(name, state, reason, _DEAD_REMEDY, share, None, threshold, _SOURCE, evidence)
 
 
 def _null_hits(activation: Any, z: Any, key: Any) -> int:
@@ -77,3 +82,61 @@ def _null_hits(activation: Any, z: Any, key: Any) -> int:
         slope = np.asarray(activation.slope(jnp.asarray(noise @ root.T, z.dtype)))
         hits += int((slope == 0).all(1).sum())
     return hits * _DRAWS // (per_seed * len(flat))
+
+
+def saturated_units(net: Network, layers: list[Any], limits: Thresholds, key: Any) -> Flag:
+    """Units of a bounded phi in its flat part: |phi'| < 0.01 sup |phi'|, as a share over units and inputs.
+
+    Compared with pre-activations of unit variance, the scale that gains and normalized inputs aim at. (At the network's
+    own q* the null would excuse whatever its weights do.) The null count takes the inputs of a unit for one, the widest
+    it can be if they are correlated; the level is shared out over the layers. The worst layer is judged.
+    """
+    from scipy.stats import binom
+
+    name = "saturated_units"
+    largest = _largest_slope(net.activation)
+    if not layers or largest is None:
+        why = "no hidden units" if not layers else f"{net.activation.name} is not bounded: it does not saturate"
+        evidence = {"bounded": largest is not None, "layers": []}
+        return Flag(name, CLEAR, why, _SATURATION_REMEDY, source=_SATURATION, evidence=evidence)
+    line = limits.saturated_slope * largest
+    flat = [np.abs(np.asarray(net.activation.slope(z))) < line for z in layers]
+    level = 1 - (1 - limits.dead_level) / len(layers)
+    null = _null_share(net.activation, line)
+    shares = [f.mean((1, 2)) for f in flat]
+    # half a unit above the quantile: a share of exactly that quantile is not in doubt
+    lines = [(binom.ppf(level, f.shape[0] * f.shape[2], null) + 0.5) / (f.shape[0] * f.shape[2]) for f in flat]
+    worst = int(np.argmax([share.mean() - top for share, top in zip(shares, lines, strict=True)]))
+    value, bounds = float(shares[worst].mean()), interval(shares[worst], key, limits.confidence, np.mean)
+    state = above(value, bounds, lines[worst], len(shares[worst]), limits)
+    reason = f"{100 * value:.2g} % of the units of z_{worst + 1} are saturated"
+    reason += f"; {unsure(len(shares[worst]), limits)}" if state == UNDECIDED else ""
+    if state == CLEAR and value:
+        reason += f"; unit variance alone gives up to {100 * lines[worst]:.2g} %"
+    evidence = {
+        "bounded": True,
+        "largest_slope": largest,
+        "null_probability": null,
+        "share": [float(share.mean()) for share in shares],
+        "thresholds": lines,
+    }
+    return Flag(name, state, reason, _SATURATION_REMEDY, value, bounds, float(lines[worst]), _SATURATION, evidence)
+
+
+def _largest_slope(activation: Any) -> float | None:
+    """sup |phi'| of a bounded activation, on a grid; None for one that is not bounded."""
+    one_side = np.logspace(-4, 4, 2001)
+    near = jnp.asarray(np.concatenate([-one_side, [0.0], one_side]), jnp.float32)
+    far = np.abs(np.asarray(activation(jnp.asarray([-1e30, 1e30], jnp.float32))))
+    inner = np.abs(np.asarray(activation(near[jnp.abs(near) < 10])))
+    if not (far <= 10 * (1 + inner.max())).all():  # false for NaN as well
+        return None
+    return float(jnp.max(jnp.abs(activation.slope(near))))
+
+
+def _null_share(activation: Any, line: float) -> float:
+    """P(|phi'(z)| < line) of a standard normal z, from above by one of the midpoints it is counted at."""
+    from scipy.special import ndtri
+
+    z = jnp.asarray(ndtri((np.arange(_MIDPOINTS) + 0.5) / _MIDPOINTS), jnp.float32)
+    return float((int(jnp.sum(jnp.abs(activation.slope(z)) < line)) + 1) / _MIDPOINTS)

@@ -13,6 +13,7 @@ from isometry.linalg._lanczos import spectral_quadrature as spectral_quadrature
 from isometry.linalg._linear import factored as factored
 from isometry.linalg._linear import matrix_of as matrix_of
 from isometry.linalg._linear import wide_product as wide_product
+from isometry.linalg._log_spread import log_spread as log_spread
 from isometry.linalg._moments import partial_jacobian_norm as partial_jacobian_norm
 from isometry.linalg._moments import spectral_moments as spectral_moments
 from isometry.linalg._operator import Operator as Operator

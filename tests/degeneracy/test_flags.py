@@ -11,7 +11,7 @@ from isometry.degeneracy import _probe
 from isometry.degeneracy._flag import FLAGS, Thresholds, interval
 from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._spectrum_flags import spectrum_flags
-from isometry.degeneracy._unit_flags import dead_units
+from isometry.degeneracy._unit_flags import dead_units, pre_activations
 from isometry.schemes import Scheme
 
 SEEDS, KEY = 6, jax.random.key(7)
@@ -166,7 +166,8 @@ def test_underflow_is_not_zero():
 def units_flag(net, params, spread=1.0, inputs=8):
     """dead_units on inputs x_0 + spread · noise."""
     first, noise = (jax.random.normal(jax.random.key(k), (inputs, 6)) for k in (1, 2))
-    return dead_units(net, params, first[:1].repeat(inputs, 0) + spread * noise, Thresholds(), KEY)
+    xs = first[:1].repeat(inputs, 0) + spread * noise
+    return dead_units(net, pre_activations(net.function, params, xs), Thresholds(), KEY)
 
 
 @pytest.fixture(scope="module")

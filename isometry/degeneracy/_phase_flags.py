@@ -1,0 +1,155 @@
+"""Order and chaos, and inputs that become one: ordered_phase, chaotic_phase, rank_collapse."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from isometry import _checks, theory
+from isometry._spectrum import Spectrum
+from isometry.degeneracy._flag import CLEAR, UNDECIDED, Flag, Thresholds, above, flipped, interval, unsure
+from isometry.degeneracy._spectrum_flags import gain_per_seed
+from isometry.networks import Network
+
+_SIX = "six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
+_CRITICAL = 'the critical sigma_w: scheme="orthogonal" or "gaussian" without sigma_w'
+_APART = f"{_CRITICAL}, fewer layers, or skip connections"
+_NOISE = 10  # u²: differences of inputs this small, relative, are what rounding alone makes
+
+
+def phase_flags(net: Network, spectra: dict[str, Spectrum], limits: Thresholds, key: Any) -> dict[str, Flag]:
+    """ordered_phase and chaotic_phase: raised where K ln chi_1 leaves ±6 over the K (W, D) pairs of the hidden span.
+
+    chi_1 is theory's, at the fixed point of the variance, for the schemes whose law is known (gaussian, orthogonal,
+    scaled_orthogonal); for the others e^(growth/K), with the growth ln E‖δz_(depth-1)‖²/‖δz_1‖² per unit that the
+    hidden Jacobian shows. The evidence holds the phase and the measured growth in either case.
+    """
+    pairs = max(net.depth - 2, 0)
+    evidence: dict[str, Any] = {"pairs": pairs}
+    measured, seeds = None, spectra["end_to_end"].log_values.shape[0]
+    if pairs:
+        growth = _growth(net, spectra["hidden"])
+        measured = (float(np.median(growth)), interval(growth, key, limits.confidence))
+        evidence |= {"measured_growth": measured[0], "measured_interval": measured[1]}
+    predicted = _predicted(net)
+    if predicted is not None:
+        evidence |= {"basis": "theory", **predicted, "growth": pairs * math.log(predicted["chi_1"])}
+        value, bounds, enough = evidence["growth"], None, limits.least_seeds
+    elif measured is not None:
+        value, bounds = measured
+        chi = math.exp(value / pairs)
+        evidence |= {"basis": "measured", "phase": _phase_of(*bounds), "chi_1": chi, "growth": value}
+        enough = seeds
+    else:
+        evidence |= {"basis": "none", "phase": "unknown"}
+        value, bounds, enough = 0.0, None, limits.least_seeds
+    return {
+        f"{name}_phase": _phase_flag(name, sign, value, bounds, enough, evidence, limits)
+        for name, sign in (("ordered", -1.0), ("chaotic", 1.0))
+    }
+
+
+def _growth(net: Network, sp: Spectrum) -> np.ndarray:
+    """(seeds,) ln of ‖J‖_F² per unit of z_(depth-1): the growth of a perturbation of unit size per unit of z_1."""
+    gain, _ = gain_per_seed(sp)
+    return 2 * gain + math.log(sp.size / net.plan[-1].fan_in)
+
+
+def _predicted(net: Network) -> dict[str, Any] | None:
+    """Theory's phase, chi_1 and q*, or None where the law of the weights or the map of the variance is not known.
+
+    Orthogonal weights between unequal widths do not keep the variance of a unit, so there is no single chi_1.
+    """
+    scheme, hidden = net.scheme, {layer.fan_out for layer in net.plan[:-1]}
+    known = ("gaussian", "scaled_orthogonal", *(("orthogonal",) if len(hidden) <= 1 else ()))
+    if scheme.name not in known or not scheme.sigma_w > 0:
+        return None
+    try:
+        found = theory.phase_diagram(net.activation, scheme.sigma_w, scheme.sigma_b)
+    except _checks.InputError:  # phi jumps, or its expectations diverge
+        return None
+    chi, q = float(found.chi[0, 0]), float(found.q[0, 0])
+    if not 0 < chi < math.inf:
+        return None
+    return {
+        "phase": str(found.phase[0, 0]),
+        "chi_1": chi,
+        "q": q,
+        "sigma_w": float(scheme.sigma_w),
+        "sigma_b": float(scheme.sigma_b),
+        "depth_scale": 1 / abs(math.log(chi)) if found.phase[0, 0] != "critical" else math.inf,
+    }
+
+
+def _phase_of(low: float, high: float) -> str:
+    return "ordered" if high < 0 else "chaotic" if low > 0 else "critical"
+
+
+def _phase_flag(
+    name: str, sign: float, value: float, bounds: Any, seeds: int, evidence: dict[str, Any], limits: Thresholds
+) -> Flag:
+    around = (value, value) if bounds is None else bounds
+    state = (
+        above(sign * value, around if sign > 0 else flipped(around), limits.depth_scales, seeds, limits)
+        if evidence["pairs"]
+        else CLEAR
+    )
+    if not evidence["pairs"]:
+        reason = f"no hidden pair of layers; phase: {evidence['phase']}"
+    else:
+        reason = f"{evidence['phase']} phase, chi_1 = {evidence['chi_1']:.4g} ({evidence['basis']})"
+        reason += f": K ln chi_1 = {value:+.2f} over {evidence['pairs']} pairs"
+    if state == UNDECIDED:
+        reason += f"; {unsure(seeds, limits)}"
+    remedy = f"{'raise' if sign < 0 else 'lower'} sigma_w: {_CRITICAL}"
+    return Flag(f"{name}_phase", state, reason, remedy, value, bounds, sign * limits.depth_scales, _SIX, evidence)
+
+
+def rank_collapse(xs: Any, layers: list[Any], limits: Thresholds, key: Any) -> Flag:
+    """Inputs that the network makes one: R = ‖H − mean‖_F²/‖H‖_F² over inputs falls by more than e^6 to the last layer.
+
+    R of a layer's pre-activations H is (1 − c)(1 − 1/M) for M inputs of mean correlation c, so that it falls as 1 − c
+    does, by e every depth scale. An R below 10 u² is rounding and counts as none at all. Median over seeds.
+
+    `layers`: what `pre_activations` returns for the inputs `xs`.
+    """
+    name = "rank_collapse"
+    before = float(_spread(np.asarray(xs).reshape(1, len(xs), -1))[0])
+    evidence: dict[str, Any] = {"inputs": len(xs), "spread_of_inputs": before, "log_ratio": []}
+    if not layers:
+        return Flag(name, CLEAR, "no hidden layers", _APART, source=_SIX, evidence=evidence)
+    if before < _least(np.asarray(xs)):
+        why = "the inputs do not differ" if len(xs) > 1 else "one input alone cannot come nearer to another"
+        return Flag(name, UNDECIDED, why, _APART, source=_SIX, evidence=evidence)
+    ratios = np.stack([_log_ratio(np.asarray(z), before) for z in layers])
+    evidence["log_ratio"] = np.median(ratios, 1)
+    last, seeds = ratios[-1], ratios.shape[1]
+    value, bounds = float(np.median(last)), interval(last, key, limits.confidence)
+    state = above(-value, flipped(bounds), limits.depth_scales, seeds, limits)
+    reason = f"differences between inputs change by e^{value:+.2f} to z_{len(layers)}"
+    if np.isneginf(value):
+        reason = f"all inputs are one at z_{len(layers)}, to rounding"
+    if state == UNDECIDED:
+        reason += f"; {unsure(seeds, limits)}"
+    return Flag(name, state, reason, _APART, value, bounds, -limits.depth_scales, _SIX, evidence)
+
+
+def _least(values: np.ndarray) -> float:
+    return _NOISE * float(jax.numpy.finfo(values.dtype).eps / 2) ** 2
+
+
+def _log_ratio(z: np.ndarray, before: float) -> np.ndarray:
+    """(seeds,) ln R/R_0; −inf where R is rounding."""
+    spread = _spread(z)
+    real = spread >= _least(z)
+    return np.where(real, np.log(np.where(real, spread, 1) / before), -np.inf)
+
+
+def _spread(h: np.ndarray) -> np.ndarray:
+    """(seeds,) R of (seeds, inputs, units), in float64 and relative to the largest entry; 0 if all entries are."""
+    h = h.astype(float)
+    peak = np.abs(h).max((1, 2), keepdims=True)
+    h = h / np.where(peak > 0, peak, 1)
+    total = (h**2).sum((1, 2))
+    return ((h - h.mean(1, keepdims=True)) ** 2).sum((1, 2)) / np.where(total > 0, total, 1)
