@@ -1,5 +1,6 @@
 """certify: what no training can undo, read off the weights."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -197,8 +198,10 @@ def certify(net: Network, params: Any) -> Certificate:
     at_zero, slope = float(net.activation(zero)) == 0, float(net.activation.slope(zero)) != 0
     chain = _Chain(weights, biases, bool(net.activation.odd) and at_zero, at_zero)
     classes, tier, gap, undecided = chain.partition(unit)
-    small = chain.quotient(classes, tier)
-    return _assemble(chain, classes, chain.supports(slope), _supports(*small, at_zero, slope), tier, gap, undecided)
+    whole = chain.supports(slope)
+    full = all(c.full for c in classes)
+    small = whole if full else _support.propagate(*chain.quotient(classes, tier), at_zero, slope)
+    return _assemble(chain, classes, whole, small, tier, gap, undecided)
 
 
 def _on_host(a: Any) -> np.ndarray:
@@ -253,13 +256,13 @@ class _Chain:
         exact = self.refined(Exact())
         if max(self.sizes) * unit > _COARSE:
             return exact, BIT, 0.0, ()
+        wide = self.refined(Near(_WIDE * unit))
+        if not _coarser(wide, exact):
+            return exact, BIT, 0.0, ()
         best, tier, gap, undecided = exact, BIT, 0.0, ()
-        for tolerance in (_TIGHT, _WIDE):
-            found = self.refined(Near(tolerance * unit))
-            coarser = tuple(i for i, (a, b) in enumerate(zip(found, best, strict=True)) if a.count < b.count)
-            if not coarser:
-                continue
-            apart = discrepancy(self.edges, self.hidden_biases, found, unit)
+        for found in (self.refined(Near(_TIGHT * unit)), wide):
+            coarser = _coarser(found, best)
+            apart = discrepancy(self.edges, self.hidden_biases, found, unit) if coarser else math.inf
             if apart <= 1:
                 best, tier, gap, undecided = found, TOLERANCE, apart, ()
             elif apart <= _WIDE:
@@ -277,7 +280,7 @@ class _Chain:
 
     def supports(self, slope: bool) -> _support.Support:
         biases = [None if b is None else b != 0 for b in self.biases]
-        return _supports([w != 0 for w in self.weights], biases, self.zero_at_zero, slope)
+        return _support.propagate([w != 0 for w in self.weights], biases, self.zero_at_zero, slope)
 
     def duplicates(self, classes: list[Classes]) -> bool:
         """Whether weights are constant on blocks, up to signs, and zero where a unit is null."""
@@ -287,16 +290,18 @@ class _Chain:
         )
 
 
-def _supports(weights: Any, biases: Any, zero_at_zero: bool, slope: bool) -> _support.Support:
-    return _support.propagate(weights, biases, zero_at_zero, slope)
+def _coarser(found: list[Classes], than: list[Classes]) -> tuple[int, ...]:
+    """Nodes where there are fewer classes."""
+    return tuple(i for i, (a, b) in enumerate(zip(found, than, strict=True)) if a.count < b.count)
 
 
 def _nonzero(rows: np.ndarray, classes: Classes, tier: str) -> np.ndarray:
-    """Where block sums are not zero; in the tolerance tier, not within the rounding of one."""
+    """Where block sums are not zero; in the tolerance tier, where rounding could not make them so."""
     if tier == BIT:
         return exact_sums(rows, classes) != 0
     sums, scale = near_sums(rows, classes)
-    return np.abs(sums) > scale * (np.finfo(rows.dtype).eps / 2 * classes.sizes)[None] * (classes.sizes > 1)[None]
+    slack = np.where(classes.sizes > 1, classes.sizes * np.finfo(rows.dtype).eps / 2, 0)
+    return np.abs(sums) > scale * slack[None]
 
 
 def _constant_on_blocks(w: np.ndarray, below: Classes, above: Classes) -> bool:

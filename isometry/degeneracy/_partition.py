@@ -31,7 +31,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-_PREFIX = 8  # columns that are compared first: generic weights are told apart by them
+_PREFIX = 8  # sums that are compared first: generic weights are told apart by them
 _PROJECTIONS = 4
 _DIGITS = 53  # of a float64
 
@@ -68,6 +68,16 @@ class Classes:
         members = np.flatnonzero(self.ids >= 0)
         return members[np.unique(self.ids[members], return_index=True)[1]]
 
+    def head(self, count: int) -> "Classes":
+        """The first `count` classes alone; what is in the others counts as null."""
+        if count >= self.count:
+            return self
+        return Classes(np.where(self.ids < count, self.ids, -1), self.signs, count)
+
+
+Terms = list[tuple[np.ndarray, Classes]]
+"""What is summed for the units of a node: rows of weights, and the classes of their columns."""
+
 
 def singletons(units: int) -> Classes:
     """Every unit its own class."""
@@ -88,12 +98,8 @@ def of_groups(ids: np.ndarray, signs: np.ndarray) -> Classes:
 class Rule(Protocol):
     """What it means that two rows of sums are equal."""
 
-    def part(self, w: np.ndarray, classes: Classes) -> tuple[np.ndarray, np.ndarray | None]:
-        """(units, classes) sums of the rows of `w` over the classes of its columns, and their scale."""
-        ...
-
-    def group(self, parts: list[tuple[np.ndarray, np.ndarray | None]], signed: bool) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, signs) of equal rows, up to sign if `signed`; −1 for rows that are zero."""
+    def group(self, terms: Terms, signed: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, signs) of the units with equal sums over all classes, up to sign if `signed`; −1 where all are zero."""
         ...
 
 
@@ -137,41 +143,38 @@ def _classify(
     signed: bool,
     null: bool,
 ) -> Classes:
-    """The units of `node` whose sums over the classes of its neighbours agree."""
-    parts = [rule.part(e.w.T, classes[e.source]) for e in edges if e.target == node and classes[e.source].count]
-    parts += [rule.part(e.w, classes[e.target]) for e in edges if e.source == node and classes[e.target].count]
+    """The units of `node` whose sums over the classes of its neighbours agree.
+
+    A few sums are compared first; only units that these do not tell apart are compared in all of them.
+    """
+    terms = [(e.w.T, classes[e.source]) for e in edges if e.target == node and classes[e.source].count]
+    terms += [(e.w, classes[e.target]) for e in edges if e.source == node and classes[e.target].count]
     if node in biases:
-        parts.append(rule.part(biases[node][:, None], singletons(1)))
+        terms.append((biases[node][:, None], singletons(1)))
     units = len(classes[node].ids)
-    if not parts:
-        return Classes(np.full(units, -1), np.ones(units), 0) if null else of_groups(np.zeros(units, int), np.ones(units))
-    ids, signs = rule.group(parts, signed)
+    if not terms:
+        return of_groups(np.full(units, -1 if null else 0), np.ones(units))
+    ids, signs = rule.group([(w, c.head(_PREFIX)) for w, c in terms[:1]], signed)
+    together = (ids < 0) | (np.bincount(ids[ids >= 0], minlength=units)[ids] > 1)
+    if together.any():
+        finer, signs[together] = rule.group([(w[together], c) for w, c in terms], signed)
+        ids[together] = np.where(finer < 0, -1, finer + units)
     return of_groups(ids if null else ids + 1, signs)
 
 
 class Exact:
     """Sums equal as numbers: exact ones where the weights allow, else each rounded once, correctly, to float64."""
 
-    def part(self, w: np.ndarray, classes: Classes) -> tuple[np.ndarray, None]:
-        return exact_sums(w, classes), None
-
-    def group(self, parts: list[tuple[np.ndarray, None]], signed: bool) -> tuple[np.ndarray, np.ndarray]:
-        blocks = [rows for rows, _ in parts]
-        few = _by_bytes(blocks[0][:, :_PREFIX], signed)
-        if len(set(few[0].tolist())) == len(few[0]) and few[0].min() >= 0:  # told apart already
-            return few
-        return _by_bytes(np.concatenate(blocks, 1), signed)
-
-
-def _by_bytes(rows: np.ndarray, signed: bool) -> tuple[np.ndarray, np.ndarray]:
-    signs = np.ones(len(rows))
-    if signed:
-        leading = rows[np.arange(len(rows)), np.argmax(rows != 0, 1)]
-        signs = np.where(leading < 0, -1.0, 1.0)
-    rows = np.ascontiguousarray(rows * signs.astype(rows.dtype)[:, None] + rows.dtype.type(0))  # −0.0 becomes 0.0
-    seen: dict[bytes, int] = {}
-    ids = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in rows])
-    return np.where(rows.any(1), ids, -1), signs
+    def group(self, terms: Terms, signed: bool) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.concatenate([exact_sums(w, classes) for w, classes in terms], 1)
+        signs = np.ones(len(rows))
+        if signed:
+            leading = rows[np.arange(len(rows)), np.argmax(rows != 0, 1)]
+            signs = np.where(leading < 0, -1.0, 1.0)
+        rows = rows * signs.astype(rows.dtype)[:, None] + rows.dtype.type(0)  # −0.0 becomes 0.0
+        seen: dict[bytes, int] = {}
+        ids = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in rows])
+        return np.where(rows.any(1), ids, -1), signs
 
 
 def exact_sums(w: np.ndarray, classes: Classes) -> np.ndarray:
@@ -182,30 +185,23 @@ def exact_sums(w: np.ndarray, classes: Classes) -> np.ndarray:
     """
     if classes.full:
         return w
-    out = np.empty((len(w), classes.count))
-    single = classes.sizes == 1
-    out[:, single] = w[:, classes.first[single]]
-    shared = np.flatnonzero(~single)
-    if not len(shared):
-        return out
-    if is_dyadic(w):
-        indicator = (classes.ids[:, None] == shared[None]) * classes.signs[:, None]
-        out[:, shared] = w.astype(float) @ indicator
-        return out
+    shared = np.flatnonzero(classes.sizes > 1)
+    out = w[:, classes.first].astype(float if len(shared) else w.dtype)
     for c in shared:
         members = np.flatnonzero(classes.ids == c)
         terms = w[:, members].astype(float) * classes.signs[members][None]
-        out[:, c] = terms.sum(1) if len(members) == 2 else [math.fsum(row) for row in terms.tolist()]
+        exact = len(members) == 2 or is_dyadic(terms)  # a sum of two is rounded once in any case
+        out[:, c] = terms.sum(1) if exact else [math.fsum(row) for row in terms.tolist()]
     return out
 
 
-def is_dyadic(w: np.ndarray) -> bool:
-    """Whether float64 sums of the rows of `w` are exact in any order."""
-    top = float(np.abs(w).max(initial=0)) * w.shape[-1]
+def is_dyadic(terms: np.ndarray) -> bool:
+    """Whether float64 sums of the rows of `terms` are exact in any order."""
+    top = float(np.abs(terms).max(initial=0)) * terms.shape[-1]
     if top == 0:
         return True
     unit_exponent = math.frexp(top)[1] - _DIGITS  # multiples of this unit up to `top` have at most 53 digits
-    scaled = np.ldexp(w.astype(float), -unit_exponent)
+    scaled = np.ldexp(terms, -unit_exponent)
     return bool((scaled == np.rint(scaled)).all())
 
 
@@ -219,33 +215,35 @@ class Near:
 
     tolerance: float
 
-    def part(self, w: np.ndarray, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
-        return near_sums(w, classes)
-
-    def group(self, parts: list[tuple[np.ndarray, np.ndarray]], signed: bool) -> tuple[np.ndarray, np.ndarray]:
-        units = len(parts[0][0])
-        random, ids, signs = np.random.default_rng(0), np.zeros(units, int), np.ones(units)
-        slack = self.tolerance * np.sqrt(sum((scale.astype(float) ** 2).sum(1) for _, scale in parts))
-        null = np.ones(units, bool)
-        for trial in range(_PROJECTIONS):
-            value = sum(rows @ random.standard_normal(rows.shape[1]) for rows, _ in parts)
-            null &= np.abs(value) <= slack
-            if signed and trial == 0:
-                signs = np.where(value < 0, -1.0, 1.0)
-            value = value * signs
+    def group(self, terms: Terms, signed: bool) -> tuple[np.ndarray, np.ndarray]:
+        random, units = np.random.default_rng(0), len(terms[0][0])
+        values, squares = np.zeros((units, _PROJECTIONS)), np.zeros(units)
+        for w, classes in terms:
+            sums, scale = near_sums(w, classes)
+            values += sums @ random.standard_normal((sums.shape[1], _PROJECTIONS))
+            squares += np.einsum("ij,ij->i", scale, scale)
+        slack = self.tolerance * np.sqrt(squares)
+        signs = np.where(values[:, 0] < 0, -1.0, 1.0) if signed else np.ones(units)
+        ids = np.zeros(units, int)
+        for value in (values * signs[:, None]).T:
             order = np.lexsort((value, ids))
             gap = np.diff(value[order]) > np.maximum(slack[order][1:], slack[order][:-1])
             ids[order] = np.concatenate([[0], np.cumsum(gap | (np.diff(ids[order]) != 0))])
-        return np.where(null, -1, ids), signs
+        return np.where((np.abs(values) <= slack[:, None]).all(1), -1, ids), signs
 
 
 def near_sums(w: np.ndarray, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
     """(units, classes) sums of the rows of `w` over the classes of its columns in float64, and the sums of |w|."""
+    w = w.astype(float)
     if classes.full:
         return w, np.abs(w)
-    indicator = classes.ids[:, None] == np.arange(classes.count)[None]
-    w = w.astype(float)
-    return w @ (indicator * classes.signs[:, None]), np.abs(w) @ indicator.astype(float)
+    sums = w[:, classes.first]
+    scale = np.abs(sums)
+    for c in np.flatnonzero(classes.sizes > 1):
+        members = np.flatnonzero(classes.ids == c)
+        sums[:, c] = w[:, members] @ classes.signs[members]
+        scale[:, c] = np.abs(w[:, members]).sum(1)
+    return sums, scale
 
 
 def discrepancy(edges: Sequence[Edge], biases: dict[int, np.ndarray], classes: list[Classes], unit: float) -> float:
