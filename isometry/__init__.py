@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from isometry._spectrum import spectrum as spectrum
     from isometry.degeneracy import Thresholds as Thresholds
     from isometry.degeneracy import audit as audit
+    from isometry.degeneracy import certify as certify
 
 _HOME = {
     "InputError": "_checks",
@@ -43,6 +44,7 @@ _HOME = {
     "ensemble": "_ensemble",
     "Thresholds": "degeneracy",
     "audit": "degeneracy",
+    "certify": "degeneracy",
 }
 _MODULES = ("activations", "data", "initializers", "linalg", "networks", "plots", "schemes", "store", "theory")
 

@@ -14,6 +14,7 @@ from isometry.degeneracy._flag import FLAGS, Thresholds
 from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._report import Report, Reports
 from isometry.degeneracy._spectrum_flags import spectrum_flags
+from isometry.degeneracy._symmetry_flag import certified, certified_rank, locked_symmetry
 from isometry.degeneracy._unit_flags import dead_units
 from isometry.networks import Network
 
@@ -37,8 +38,8 @@ def audit(
     """What will go wrong in training a network, before it is trained, and how sure that is.
 
     Measures the Jacobian's singular values over seeds × inputs, end to end and over the hidden span; looks for layers
-    without gradient and units without slope; and trains a few seeds for `train_steps` steps to follow the rank of what
-    training does to each hidden layer.
+    without gradient and units without slope; certifies a few seeds (`certify`), and trains them for `train_steps` steps
+    to follow the rank of what training does to each hidden layer.
 
     **Arguments**
     - `net_or_mapping`: a `Network`, or a mapping of names to networks, which gives a report of reports.
@@ -117,11 +118,15 @@ def _audit_one(
     params = adjust_seeds(net, draw_seeds(net.init, keys), task.xs)
     spectra = {span: ensemble(net, params=params, xs=points, span=span) for span in spans}
     flags = spectrum_flags(spectra, limits, key_spectra)
-    tell("units and gradients")
-    flags["dead_units"] = dead_units(net, params, points, limits, key_units)
     few = jax.tree.map(lambda a: a[: _probe.SEEDS], params)
+    tell("certificates")
+    certificates, problem = certified(net, few)
+    flags["locked_symmetry"] = locked_symmetry(certificates, problem)
+    tell("units and gradients")
+    flags["dead_units"] = dead_units(net, params, points, limits, key_units, certificates)
     tell("training probe")
-    rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, key_controls)
+    proof = certified_rank(net, certificates)
+    rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, key_controls, proof)
     flags["zero_gradient"] = zero_gradient(net, task, few, len(points), probe)
     flags["rank_constrained_training"] = rank_flag
     widths = None

@@ -143,7 +143,9 @@ class Certificate:
     @property
     def void_for(self) -> str:
         """Updates that break locks of equal sums."""
-        exempt = " (coupled L2, L1 and clipping excepted: the classes are true duplicates)" if self.true_duplicates else ""
+        exempt = (
+            " (coupled L2, L1 and clipping excepted: the classes are true duplicates)" if self.true_duplicates else ""
+        )
         return VOID + exempt
 
     def __repr__(self) -> str:
@@ -247,9 +249,7 @@ class _Chain:
         return {i + 1: b for i, b in enumerate(self.biases[:-1]) if b is not None}
 
     def refined(self, rule: Exact | Near) -> list[Classes]:
-        return refine(
-            self.sizes, self.edges, self.hidden_biases, rule, signed=self.signed, null=self.zero_at_zero
-        )
+        return refine(self.sizes, self.edges, self.hidden_biases, rule, signed=self.signed, null=self.zero_at_zero)
 
     def partition(self, unit: float) -> tuple[list[Classes], str, float, tuple[int, ...]]:
         """(classes, tier, discrepancy, undecided layers): the coarsest of the exact and the verified near partition."""

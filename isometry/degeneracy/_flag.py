@@ -8,7 +8,15 @@ import jax
 import numpy as np
 
 RAISED, CLEAR, UNDECIDED, NOT_RUN = "raised", "clear", "undecided", "not_run"
-FLAGS = ("zero_gradient", "rank_constrained_training", "dead_units", "vanishing", "exploding", "anisometric")
+FLAGS = (
+    "zero_gradient",
+    "rank_constrained_training",
+    "locked_symmetry",
+    "dead_units",
+    "vanishing",
+    "exploding",
+    "anisometric",
+)
 """Every flag, the gravest first: what no training can repair, then what makes it slow."""
 
 _RESAMPLES = 2000

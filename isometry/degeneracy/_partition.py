@@ -157,9 +157,13 @@ def _classify(
     ids, signs = rule.group([(w, c.head(_PREFIX)) for w, c in terms[:1]], signed)
     together = (ids < 0) | (np.bincount(ids[ids >= 0], minlength=units)[ids] > 1)
     if together.any():
-        finer, signs[together] = rule.group([(w[together], c) for w, c in terms], signed)
+        finer, signs[together] = rule.group([(_rows(w, together), c) for w, c in terms], signed)
         ids[together] = np.where(finer < 0, -1, finer + units)
     return of_groups(ids if null else ids + 1, signs)
+
+
+def _rows(w: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    return w if chosen.all() else w[chosen]
 
 
 class Exact:

@@ -1,6 +1,7 @@
 """Units that no input moves: dead_units."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry import _precision
+from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag, Thresholds, unsure
 from isometry.networks import Network
 
 _DRAWS = 16384  # Gaussian vectors behind each null probability
+_REMEDY = "smaller negative biases, a leaky activation, or weights that reach every unit (orthogonal, gaussian)"
+_CERTIFIED = "supports of activation and signal over all steps of training: exact"
 _SOURCE = "binomial with the Gaussian orthant probability at the measured correlation of the inputs"
 
 
@@ -23,8 +27,12 @@ def pre_activations(function: Any, params: Any, xs: Any) -> list[Any]:
         return one(params, xs)
 
 
-def dead_units(net: Network, params: Any, xs: Any, limits: Thresholds, key: Any) -> Flag:
-    """Units whose slope phi' is exactly zero at all M inputs, against how many a healthy layer would show.
+def dead_units(
+    net: Network, params: Any, xs: Any, limits: Thresholds, key: Any, certificates: Sequence[Certificate] = ()
+) -> Flag:
+    """Units that are certified dead in any seed: neither activation nor signal reaches them at any step. Else
+
+    units whose slope phi' is exactly zero at all M inputs, against how many a healthy layer would show.
 
     Healthy units are not all alive on few inputs: if the inputs are correlated, the pre-activations of one unit share
     their sign, and as the correlation goes to 1 half of all ReLU units look dead. The null count is therefore binomial
@@ -59,8 +67,13 @@ def dead_units(net: Network, params: Any, xs: Any, limits: Thresholds, key: Any)
         reason += f"; {unsure(seeds, limits)}"
     elif state == CLEAR and worst["dead"]:
         reason += f"; chance alone gives up to {worst['null_quantile']}"
-    remedy = "smaller negative biases, a leaky activation, or weights that reach every unit (orthogonal, gaussian)"
-    return Flag(name, state, reason, remedy, share, None, worst["null_quantile"] / worst["units"], _SOURCE, evidence)
+    gone = [(int(u.dead.sum()), u) for c in certificates for u in c.units if u.dead.any()]
+    if gone:
+        count, unit = max(gone, key=lambda g: g[0] / g[1].width)
+        reason = f"{count} of {unit.width} units of z_{unit.layer} are dead at every step: no weight reaches them"
+        evidence["certified"] = [[int(u.dead.sum()) for u in c.units] for c in certificates]
+        return Flag(name, RAISED, reason, _REMEDY, count / unit.width, None, 0, _CERTIFIED, evidence)
+    return Flag(name, state, reason, _REMEDY, share, None, worst["null_quantile"] / worst["units"], _SOURCE, evidence)
 
 
 def _null_hits(activation: Any, z: Any, key: Any) -> int:
