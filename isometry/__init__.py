@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from isometry._spectrum import spectrum as spectrum
     from isometry.degeneracy import Thresholds as Thresholds
     from isometry.degeneracy import audit as audit
+    from isometry.degeneracy import certify as certify
     from isometry.degeneracy import monitor as monitor
     from isometry.degeneracy import recorded as recorded
 
@@ -49,6 +50,7 @@ _HOME = {
     "compare": "_compare",
     "Thresholds": "degeneracy",
     "audit": "degeneracy",
+    "certify": "degeneracy",
     "monitor": "degeneracy",
     "recorded": "degeneracy",
 }

@@ -1,6 +1,10 @@
 """What will go wrong in training, and how sure that is, from the network at initialization and a short probe."""
 
 from isometry.degeneracy._audit import audit as audit
+from isometry.degeneracy._certify import Bound as Bound
+from isometry.degeneracy._certify import Certificate as Certificate
+from isometry.degeneracy._certify import Units as Units
+from isometry.degeneracy._certify import certify as certify
 from isometry.degeneracy._flag import FLAGS as FLAGS
 from isometry.degeneracy._flag import Flag as Flag
 from isometry.degeneracy._flag import Thresholds as Thresholds

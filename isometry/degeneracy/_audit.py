@@ -16,6 +16,7 @@ from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._phase_flags import phase_flags, rank_collapse
 from isometry.degeneracy._report import Report, Reports
 from isometry.degeneracy._spectrum_flags import below_floor, spectrum_flags
+from isometry.degeneracy._symmetry_flag import certified, certified_rank, locked_symmetry
 from isometry.degeneracy._unit_flags import dead_units, pre_activations, saturated_units
 from isometry.networks import Network
 from isometry.theory import Law
@@ -40,8 +41,8 @@ def audit(
     """What will go wrong in training a network, before it is trained, and how sure that is.
 
     Measures the Jacobian's singular values over seeds × inputs, end to end and over the hidden span; looks for layers
-    without gradient and units without slope; and trains a few seeds for `train_steps` steps to follow the rank of what
-    training does to each hidden layer.
+    without gradient and units without slope; certifies a few seeds (`certify`), and trains them for `train_steps` steps
+    to follow the rank of what training does to each hidden layer.
 
     **Arguments**
     - `net_or_mapping`: a `Network`, or a mapping of names to networks, which gives a report of reports.
@@ -137,17 +138,21 @@ def _audit_one(
     _check_params(net, params)
     spectra = {span: ensemble(net, params=params, xs=points, span=span) for span in spans}
     flags = spectrum_flags(spectra, limits, key_spectra)
-    tell("units and gradients")
     units = pre_activations(net.function, params, points)
-    flags["dead_units"] = dead_units(net, units, limits, key_units)
     key_rank, key_saturated, key_phase, key_floor = jax.random.split(jax.random.fold_in(key, 3), 4)
     flags["rank_collapse"] = rank_collapse(points, units, limits, key_rank)
     flags["saturated_units"] = saturated_units(net, units, limits, key_saturated)
     flags |= phase_flags(net, spectra, limits, key_phase)
     flags["below_floor"] = below_floor(net, spectra, units, limits, key_floor)
     few = jax.tree.map(lambda a: a[: _probe.SEEDS], params)
+    tell("certificates")
+    certificates, problem = certified(net, few)
+    flags["locked_symmetry"] = locked_symmetry(certificates, problem)
+    tell("units and gradients")
+    flags["dead_units"] = dead_units(net, units, limits, key_units, certificates)
     tell("training probe")
-    rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, key_controls)
+    proof = certified_rank(net, certificates)
+    rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, key_controls, proof)
     flags["zero_gradient"] = zero_gradient(net, task, few, len(points), probe)
     flags["rank_constrained_training"] = rank_flag
     widths = None

@@ -11,6 +11,7 @@ RAISED, CLEAR, UNDECIDED, NOT_RUN = "raised", "clear", "undecided", "not_run"
 FLAGS = (
     "zero_gradient",
     "rank_constrained_training",
+    "locked_symmetry",
     "dead_units",
     "rank_collapse",
     "saturated_units",

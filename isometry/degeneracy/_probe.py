@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -213,12 +213,17 @@ def _control_ranks(net: Network, task: Task, params: Any, key: Any, count: int) 
     return np.concatenate(ranks)[:count]
 
 
+RANK_FLAG = "rank_constrained_training"
+RANK_REMEDY = 'break the symmetry of the extra units: scheme="zer_o" or "orthogonal"'
+
+
 def judge_ranks(
-    net: Network, task: Task | None, params: Any, limits: Thresholds, key: Any
+    net: Network, task: Task | None, params: Any, limits: Thresholds, key: Any, proof: Flag | None = None
 ) -> tuple[Flag, Probe | None]:
     """rank_constrained_training: whether training moves a layer wider than the input in no more than N_x directions.
 
-    Raised where, after the probe, the rank of the accumulated gradient of such a layer is ≤ N_x in every seed although
+    Raised by `proof`, a certified bound on the rank, without any controls, unless the probe breaks that bound: then
+    rounding or the optimizer has undone the equal sums it rests on. Without one, raised where, after the probe, the rank of the accumulated gradient of such a layer is ≤ N_x in every seed although
     every one of the control networks (Gaussian weights of equal layer norms, same data, batches and optimizer) passes
     N_x. If a control does not pass it either, the probe is too short to tell: undecided.
 
@@ -226,14 +231,15 @@ def judge_ranks(
     outgoing weights, and with phi(0) = 0 neither signal nor gradient ever reaches them. That the bound is N_x also for
     N_y > N_x needs phi'(0) = 0 at the tie, as `jax.nn.relu` has it: relu'(0) = 0 (`jnp.maximum(x, 0)` has ½).
     """
-    name = "rank_constrained_training"
+    name, remedy = RANK_FLAG, RANK_REMEDY
     n_x = math.prod(net.input_shape or ())
     slope = float(net.activation.slope(jnp.zeros(())))
     evidence: dict[str, Any] = {"input_dimension": n_x, "slope_at_zero": slope}
     source = (
         f"Theorem 1 of arXiv:2110.12661; below all of {limits.controls} controls, p ≤ {1 / (limits.controls + 1):g}"
     )
-    remedy = 'break the symmetry of the extra units: scheme="zer_o" or "orthogonal"'
+    if task is None and proof is not None:
+        return replace(proof, evidence=evidence | proof.evidence), None
     if task is None:
         return Flag(name, NOT_RUN, "train_steps=0: no probe was run", remedy, None, None, n_x, source, evidence), None
     probe = run(net, task, params)
@@ -244,6 +250,10 @@ def judge_ranks(
     def flag(state: str, reason: str, value: Any = None) -> tuple[Flag, Probe]:
         return Flag(name, state, reason, remedy, value, None, n_x, source, evidence), probe
 
+    if proof is not None:
+        evidence |= proof.evidence
+        if (probe.gradient_rank <= evidence["certified_rank"]).all():
+            return replace(proof, evidence=evidence), probe
     if not probe.finite:
         return flag(UNDECIDED, "the probe's loss overflowed; lower the learning rate")
     if not wide:

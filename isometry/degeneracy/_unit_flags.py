@@ -1,6 +1,7 @@
 """Units that no input moves, and units that hardly any does: dead_units, saturated_units."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry import _precision
+from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag, Thresholds, above, interval, unsure
 from isometry.networks import Network
 
 _DRAWS = 16384  # Gaussian vectors behind each null probability
+_CERTIFIED = "supports of activation and signal over all steps of training: exact"
 _SOURCE = "binomial with the Gaussian orthant probability at the measured correlation of the inputs"
 _DEAD_REMEDY = "smaller negative biases, a leaky activation, or weights that reach every unit (orthogonal, gaussian)"
 _MIDPOINTS = 1 << 16  # of the normal distribution, behind the null share of saturated units
@@ -27,8 +30,10 @@ def pre_activations(function: Any, params: Any, xs: Any) -> list[Any]:
         return one(params, xs)
 
 
-def dead_units(net: Network, layers: list[Any], limits: Thresholds, key: Any) -> Flag:
-    """Units whose slope phi' is exactly zero at all M inputs, against how many a healthy layer would show.
+def dead_units(
+    net: Network, layers: list[Any], limits: Thresholds, key: Any, certificates: Sequence[Certificate] = ()
+) -> Flag:
+    """Units that no training can revive, by certificate; else those without slope at all M inputs, if they are too many.
 
     Healthy units are not all alive on few inputs: if the inputs are correlated, the pre-activations of one unit share
     their sign, and as the correlation goes to 1 half of all ReLU units look dead. The null count is therefore binomial
@@ -64,6 +69,12 @@ def dead_units(net: Network, layers: list[Any], limits: Thresholds, key: Any) ->
         reason += f"; {unsure(seeds, limits)}"
     elif state == CLEAR and worst["dead"]:
         reason += f"; chance alone gives up to {worst['null_quantile']}"
+    gone = [(int(u.dead.sum()), u) for c in certificates for u in c.units if u.dead.any()]
+    if gone:
+        count, unit = max(gone, key=lambda g: g[0] / g[1].width)
+        reason = f"{count} of {unit.width} units of z_{unit.layer} are dead at every step: no weight reaches them"
+        evidence["certified"] = [[int(u.dead.sum()) for u in c.units] for c in certificates]
+        return Flag(name, RAISED, reason, _DEAD_REMEDY, count / unit.width, None, 0, _CERTIFIED, evidence)
     threshold = worst["null_quantile"] / worst["units"]
     return Flag(name, state, reason, _DEAD_REMEDY, share, None, threshold, _SOURCE, evidence)
 

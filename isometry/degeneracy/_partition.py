@@ -1,0 +1,277 @@
+"""Which units stay equal for ever: the coarsest equitable partition of a network's units, on plain arrays.
+
+An equitable partition puts the units of every node (a layer, before and after its activation) into classes, with a sign
+per unit if the activation is odd, such that for any two classes C, D of neighbouring nodes
+
+    s_i Σ_{j ∈ D} s_j w_ji  is the same for all i in C,   s_j Σ_{i ∈ C} s_i w_ji  the same for all j in D,
+
+and so is s_i b_i. Inputs and outputs are their own classes. Units that are in no class are *null*: every such sum over
+them is zero, and so are their biases.
+
+**Why it locks training.** Let V_l be the span of the class vectors Σ_{i ∈ C} s_i e_i. The sums say that Wᵀ maps
+V_{l-1} into V_l and W maps V_l into V_{l-1}; activations with phi(0) = 0 (or without null units) map V_l into itself.
+So activations and back-propagated signals lie in V_l for every input, and the gradient a δᵀ is constant on blocks up to
+the signs. Adding such a matrix keeps every sum equal: the partition is as equitable after a step as before it. Entries
+within a block may differ; only their sums count.
+
+**Why there is a coarsest one, and how it is found.** Signed partitions with null units are exactly the subspaces spanned
+by sign vectors of disjoint supports, and these are closed under intersection. The smallest invariant one is reached from
+V = 0 by growing: of each node the least such subspace that contains its bias and the images of its neighbours, that is,
+the classes of equal rows (up to sign) of the matrix of those vectors, until nothing grows (colour refinement, from
+below). The sweep runs forward first: where a layer's units are told apart by their incoming weights, they are settled.
+
+Sources: lumpability of Markov chains (Kemeny and Snell, 1960), graph fibrations (Boldi and Vigna, 2002); of networks
+Fukumizu and Amari (2000), Simsek et al. (2021), who treat units with equal incoming weights.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+_PREFIX = 8  # sums that are compared first: generic weights are told apart by them
+_PROJECTIONS = 4
+_DIGITS = 53  # of a float64
+
+
+class Edge(NamedTuple):
+    """Weights `w`, (units of source, units of target), between two nodes."""
+
+    source: int
+    target: int
+    w: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """The units of one node: `ids` of their classes, 0 … count − 1, or −1 for null; `signs` relative to the first."""
+
+    ids: np.ndarray
+    signs: np.ndarray
+    count: int
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(count,) units of each class."""
+        return np.bincount(self.ids[self.ids >= 0], minlength=self.count)
+
+    @property
+    def full(self) -> bool:
+        """Whether every unit is its own class."""
+        return self.count == len(self.ids)
+
+    @property
+    def first(self) -> np.ndarray:
+        """(count,) the first unit of each class, whose sign is +1."""
+        members = np.flatnonzero(self.ids >= 0)
+        return members[np.unique(self.ids[members], return_index=True)[1]]
+
+    def head(self, count: int) -> "Classes":
+        """The first `count` classes alone; what is in the others counts as null."""
+        if count >= self.count:
+            return self
+        return Classes(np.where(self.ids < count, self.ids, -1), self.signs, count)
+
+
+Terms = list[tuple[np.ndarray, Classes]]
+"""What is summed for the units of a node: rows of weights, and the classes of their columns."""
+
+
+def singletons(units: int) -> Classes:
+    """Every unit its own class."""
+    return Classes(np.arange(units), np.ones(units), units)
+
+
+def of_groups(ids: np.ndarray, signs: np.ndarray) -> Classes:
+    """`Classes` of arbitrary labels (negative: null), numbered by first appearance."""
+    members = np.flatnonzero(ids >= 0)
+    _, index, inverse = np.unique(ids[members], return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(index))
+    found, relative = np.full(len(ids), -1), np.ones(len(ids))
+    found[members] = rank[inverse]
+    relative[members] = signs[members] * signs[members][index][inverse]
+    return Classes(found, relative, len(index))
+
+
+class Rule(Protocol):
+    """What it means that two rows of sums are equal."""
+
+    def group(self, terms: Terms, signed: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, signs) of the units with equal sums over all classes, up to sign if `signed`; −1 where all are zero."""
+        ...
+
+
+def refine(
+    sizes: Sequence[int], edges: Sequence[Edge], biases: dict[int, np.ndarray], rule: Rule, *, signed: bool, null: bool
+) -> list[Classes]:
+    """The coarsest partition, of nodes of `sizes` units; the first and the last are inputs and outputs.
+
+    `signed`: classes up to sign (odd activations); `null`: units may belong to no class (phi(0) = 0).
+
+    Cost: a pass over the weights where they are generic; otherwise at most one a new class, in practice a few.
+    """
+    last = len(sizes) - 1
+    classes = [Classes(np.full(n, -1), np.ones(n), 0) for n in sizes]
+    classes[0], classes[last] = singletons(sizes[0]), singletons(sizes[last])
+    pending = set(range(1, last))
+    forward = True
+    while pending:
+        for node in range(1, last) if forward else range(last - 1, 0, -1):
+            if node not in pending:
+                continue
+            pending.discard(node)
+            found = _classify(node, classes, edges, biases, rule, signed, null)
+            if found.count > classes[node].count:
+                classes[node] = found
+                pending |= {n for e in edges for n in _other_end(e, node) if 0 < n < last and not classes[n].full}
+        forward = not forward
+    return classes
+
+
+def _other_end(edge: Edge, node: int) -> tuple[int, ...]:
+    return (edge.target,) if edge.source == node else (edge.source,) if edge.target == node else ()
+
+
+def _classify(
+    node: int,
+    classes: list[Classes],
+    edges: Sequence[Edge],
+    biases: dict[int, np.ndarray],
+    rule: Rule,
+    signed: bool,
+    null: bool,
+) -> Classes:
+    """The units of `node` whose sums over the classes of its neighbours agree.
+
+    A few sums are compared first; only units that these do not tell apart are compared in all of them.
+    """
+    terms = [(e.w.T, classes[e.source]) for e in edges if e.target == node and classes[e.source].count]
+    terms += [(e.w, classes[e.target]) for e in edges if e.source == node and classes[e.target].count]
+    if node in biases:
+        terms.append((biases[node][:, None], singletons(1)))
+    units = len(classes[node].ids)
+    if not terms:
+        return of_groups(np.full(units, -1 if null else 0), np.ones(units))
+    ids, signs = rule.group([(w, c.head(_PREFIX)) for w, c in terms[:1]], signed)
+    together = (ids < 0) | (np.bincount(ids[ids >= 0], minlength=units)[ids] > 1)
+    if together.any():
+        finer, signs[together] = rule.group([(_rows(w, together), c) for w, c in terms], signed)
+        ids[together] = np.where(finer < 0, -1, finer + units)
+    return of_groups(ids if null else ids + 1, signs)
+
+
+def _rows(w: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    return w if chosen.all() else w[chosen]
+
+
+class Exact:
+    """Sums equal as numbers: exact ones where the weights allow, else each rounded once, correctly, to float64."""
+
+    def group(self, terms: Terms, signed: bool) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.concatenate([exact_sums(w, classes) for w, classes in terms], 1)
+        signs = np.ones(len(rows))
+        if signed:
+            leading = rows[np.arange(len(rows)), np.argmax(rows != 0, 1)]
+            signs = np.where(leading < 0, -1.0, 1.0)
+        rows = rows * signs.astype(rows.dtype)[:, None] + rows.dtype.type(0)  # −0.0 becomes 0.0
+        seen: dict[bytes, int] = {}
+        ids = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in rows])
+        return np.where(rows.any(1), ids, -1), signs
+
+
+def exact_sums(w: np.ndarray, classes: Classes) -> np.ndarray:
+    """(units, classes) sums of the rows of `w` over the classes of its columns, exact or correctly rounded.
+
+    A sum of floats is exact in any order if all are multiples of one power of two 2^e and n max|w| < 2^(e + 53):
+    identities, constants, Hadamard matrices. Others go through `math.fsum`.
+    """
+    if classes.full:
+        return w
+    shared = np.flatnonzero(classes.sizes > 1)
+    out = w[:, classes.first].astype(float if len(shared) else w.dtype)
+    for c in shared:
+        members = np.flatnonzero(classes.ids == c)
+        terms = w[:, members].astype(float) * classes.signs[members][None]
+        exact = len(members) == 2 or is_dyadic(terms)  # a sum of two is rounded once in any case
+        out[:, c] = terms.sum(1) if exact else [math.fsum(row) for row in terms.tolist()]
+    return out
+
+
+def is_dyadic(terms: np.ndarray) -> bool:
+    """Whether float64 sums of the rows of `terms` are exact in any order."""
+    top = float(np.abs(terms).max(initial=0)) * terms.shape[-1]
+    if top == 0:
+        return True
+    unit_exponent = math.frexp(top)[1] - _DIGITS  # multiples of this unit up to `top` have at most 53 digits
+    scaled = np.ldexp(terms, -unit_exponent)
+    return bool((scaled == np.rint(scaled)).all())
+
+
+@dataclass(frozen=True)
+class Near:
+    """Sums equal up to a tolerance, a multiple of the rounding unit of the weights: a guess, to be verified.
+
+    Clusters by the gaps of a few random projections; an error of one unit in each term moves a projection by about the
+    unit times the norm of the terms.
+    """
+
+    tolerance: float
+
+    def group(self, terms: Terms, signed: bool) -> tuple[np.ndarray, np.ndarray]:
+        random, units = np.random.default_rng(0), len(terms[0][0])
+        values, squares = np.zeros((units, _PROJECTIONS)), np.zeros(units)
+        for w, classes in terms:
+            sums, scale = near_sums(w, classes)
+            values += sums @ random.standard_normal((sums.shape[1], _PROJECTIONS))
+            squares += np.einsum("ij,ij->i", scale, scale)
+        slack = self.tolerance * np.sqrt(squares)
+        signs = np.where(values[:, 0] < 0, -1.0, 1.0) if signed else np.ones(units)
+        ids = np.zeros(units, int)
+        for value in (values * signs[:, None]).T:
+            order = np.lexsort((value, ids))
+            gap = np.diff(value[order]) > np.maximum(slack[order][1:], slack[order][:-1])
+            ids[order] = np.concatenate([[0], np.cumsum(gap | (np.diff(ids[order]) != 0))])
+        return np.where((np.abs(values) <= slack[:, None]).all(1), -1, ids), signs
+
+
+def near_sums(w: np.ndarray, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
+    """(units, classes) sums of the rows of `w` over the classes of its columns in float64, and the sums of |w|."""
+    w = w.astype(float)
+    if classes.full:
+        return w, np.abs(w)
+    sums = w[:, classes.first]
+    scale = np.abs(sums)
+    for c in np.flatnonzero(classes.sizes > 1):
+        members = np.flatnonzero(classes.ids == c)
+        sums[:, c] = w[:, members] @ classes.signs[members]
+        scale[:, c] = np.abs(w[:, members]).sum(1)
+    return sums, scale
+
+
+def discrepancy(edges: Sequence[Edge], biases: dict[int, np.ndarray], classes: list[Classes], unit: float) -> float:
+    """How far from equitable a partition is: the largest distance of a block sum from the mean of its class (from zero
+    for null units), in units of n·u·Σ|w|, the bound on the rounding of a sum of n terms (Higham, 2002, eq. 4.4)."""
+    worst = 0.0
+    for e in edges:
+        for w, rows, columns in ((e.w.T, e.target, e.source), (e.w, e.source, e.target)):
+            if classes[columns].count:
+                sums, scale = near_sums(w, classes[columns])
+                worst = max(worst, _spread(sums, scale * (unit * classes[columns].sizes)[None], classes[rows]))
+    for node, b in biases.items():
+        worst = max(worst, _spread(b[:, None], np.abs(b)[:, None] * unit, classes[node]))
+    return worst
+
+
+def _spread(sums: np.ndarray, allowed: np.ndarray, classes: Classes) -> float:
+    shared = (classes.ids < 0) | (classes.sizes[classes.ids] > 1) if classes.count else np.ones(len(sums), bool)
+    if not shared.any():
+        return 0.0
+    mean = np.zeros((classes.count + 1, sums.shape[1]))  # the last row is that of null units
+    signed = sums * classes.signs[:, None]
+    members = classes.ids >= 0
+    np.add.at(mean, classes.ids[members], signed[members])
+    mean[:-1] /= classes.sizes[:, None]
+    distance = np.abs(signed[shared] - mean[classes.ids[shared]])
+    return float(np.where(distance > 0, distance / np.where(allowed[shared] > 0, allowed[shared], 1e-300), 0).max())
