@@ -12,7 +12,10 @@ import jax.numpy as jnp
 from isometry import _checks, _jacobian, _jaxpr, _precision, _spectrum, _tracing
 from isometry._jacobian import Lanczos, Product
 
-_MARGIN = 1.25  # XLA was seen to hold up to 1.15 times what the walk counts: loops that keep their state twice
+_MARGIN = 1.25
+"""XLA was seen to hold up to 1.15 times what the walk counts: loops that keep their state twice."""
+_SMALL = 2048
+"""Bytes of scalars and counters, each in a line of its own."""
 _MANY = 1024
 
 
@@ -47,7 +50,7 @@ def cost(f: Any, params: Any, x: Any, method: Any = "auto", span: str = "end_to_
     **Returns** `Cost(bytes, flop, notes)`, counted in the program that would run. A multiply-add is two operations, an
     elementwise function one an element; a scan counts as often as it turns, a cond by its dearest branch, a while loop
     (as in the last rotations of `method="product"`) once, which `notes` says. `bytes` bounds what XLA allocates on a
-    CPU, by at most 4 times where something was measured.
+    CPU; it was at most 4 times that.
 
     Runs on the host; a tracer is a `TypeError`. Cost: one trace, tens of milliseconds.
 
@@ -103,9 +106,12 @@ def fitting(
             f"{call}(): max_bytes={budget} is too small for one {m}×{n} Jacobian by {method}; write at least "
             f"{sum(single)}."
         )
-    count = min(m, n)
-    chunk = 1 + (budget - sum(single)) * (count - 1) // (sum(whole) - sum(single))
-    return footprint(aim, method, params, x, dtype, chunk), chunk
+    fits, beyond = 1, min(m, n)
+    while beyond - fits > 1:  # not in proportion: a last, shorter chunk has a program of its own
+        middle = (fits + beyond) // 2
+        takes = footprint(aim, method, params, x, dtype, middle)
+        fits, beyond, single = (middle, beyond, takes) if sum(takes) <= budget else (fits, middle, single)
+    return single, fits
 
 
 def _size(aim: Any, params: Any, x: Any, dtype: Any) -> tuple[int, int]:
@@ -123,7 +129,7 @@ def _walked(
 def _walk(program: Callable[[Any, Any], Any], params: Any, x: Any) -> Cost:
     jaxpr = jax.make_jaxpr(program)(params, x).jaxpr
     flop, notes = _jaxpr.work(jaxpr)
-    return Cost(int(_MARGIN * _jaxpr.peak(jaxpr)), flop, tuple(sorted(notes)))
+    return Cost(int(_MARGIN * _jaxpr.peak(jaxpr)) + _SMALL, flop, tuple(sorted(notes)))
 
 
 def _program(aim: Any, method: Any, dtype: Any, chunk: int | None, wide: bool) -> Callable[[Any, Any], Any]:

@@ -94,7 +94,7 @@ def test_wherever_it_is(where):
         lambda w, x: jnp.dot(w, x, precision="highest"),
         lambda w, x: jnp.dot(w, x, precision="F32_F32_F32"),
         lambda w, x: jax.nn.gelu(jnp.clip(jnp.where(x > 0, w @ x, 0.5), -1.0, 2)),
-        lambda w, x: jax.nn.softmax(x) * x.astype(int).astype(bool) + jnp.argsort(x),
+        lambda w, x: jnp.where(x.astype(int) > 0, jax.nn.softmax(x), jnp.argsort(x).astype(x.dtype)),
         lambda w, x: jnp.linalg.solve(w, x) + jax.random.normal(jax.random.key(0), (4,)),
     ],
 )
