@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from isometry import theory as theory
     from isometry._checks import InputError as InputError
     from isometry._checks import MissingExtra as MissingExtra
+    from isometry._checks import PrecisionWarning as PrecisionWarning
     from isometry._compare import Comparison as Comparison
     from isometry._compare import compare as compare
+    from isometry._cost import Cost as Cost
+    from isometry._cost import cost as cost
     from isometry._ensemble import Interrupted as Interrupted
     from isometry._ensemble import ensemble as ensemble
     from isometry._jacobian import Dense as Dense
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
 _HOME = {
     "InputError": "_checks",
     "MissingExtra": "_checks",
+    "PrecisionWarning": "_checks",
+    "Cost": "_cost",
+    "cost": "_cost",
     "Dense": "_jacobian",
     "Lanczos": "_jacobian",
     "Product": "_jacobian",

@@ -30,6 +30,10 @@ class MissingExtra(ImportError):
     """A command or function needs an optional dependency that is not installed."""
 
 
+class PrecisionWarning(UserWarning):
+    """f computes below the full precision that a measurement runs at; the message says where."""
+
+
 def show(value: Any) -> str:
     """`repr`, cut to what fits in a message."""
     text = repr(value)
@@ -202,6 +206,21 @@ def examples(call: str, shape: tuple[int, ...], xs: Any) -> None:
         what = show(xs) if dtype is None else f"{dtype} of shape {came}"
         raise InputError(f"{call}(): xs is {what}; write floating rows of shape {tuple(shape)}, at least one.")
     all_finite(call, xs=xs)
+
+
+def real(call: str, **named: Any) -> None:
+    """Arrays and numbers, none of them complex."""
+    for name, value in named.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+            where = name + jax.tree_util.keystr(path)
+            try:
+                dtype = jnp.result_type(leaf)
+            except TypeError:
+                raise InputError(f"{call}(): {where} is {show(leaf)}, not an array; close over what is none.") from None
+            if jnp.issubdtype(dtype, jnp.complexfloating):
+                raise InputError(
+                    f"{call}(): {where} is {dtype}, not a real floating array; split it into real and imaginary part."
+                )
 
 
 def extra(call: str, module: str, extra: str) -> ModuleType:

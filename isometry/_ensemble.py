@@ -10,13 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _checks, _devices, _draws, _jacobian, _measure, _memory, _precision, linalg
+from isometry import _checks, _cost, _devices, _draws, _jacobian, _measure, _memory, _precision, linalg
 from isometry._jacobian import Lanczos, Product
 from isometry._measure import How
 from isometry._spectrum import Spectrum, resolve_method
 from isometry.networks import Network
-
-_TEMPORARIES = 6  # copies of the Jacobian that linearization and LAPACK hold at once, by XLA's memory analysis
 
 
 class Interrupted(KeyboardInterrupt):
@@ -121,11 +119,12 @@ def ensemble(
     Of a network whose slopes can be exactly zero (relu), a large Jacobian is formed from its live units alone; values
     that this shows to be zero are zero exactly.
 
-    Runs on the host; a tracer is a `TypeError`.
+    Runs on the host; a tracer is a `TypeError`. Warns (`PrecisionWarning`) where f asks for less than full precision.
 
     **Raises** `ValueError`: both or neither of keys and params; xs not (inputs, ...) of finite floats; a mesh that is
     none; `resume` of another call; a Jacobian that is not finite (names its seed and input); a budget too small for one
-    direction; what `spectrum` raises. Whatever is raised while a chunk is measured carries a note of its seeds.
+    Jacobian, one direction at a time; what `spectrum` raises. Whatever is raised while a chunk is measured carries a
+    note of its seeds.
     """
     _checks.concrete("ensemble", keys=keys, xs=xs, params=params)
     aim = _jacobian.target("ensemble", f, span)
@@ -133,11 +132,14 @@ def ensemble(
     draw, source, seeds = _draws.source_of(f, keys, params, sample)
     xs = _inputs(f, xs)
     drawn = jax.eval_shape(lambda rows: draw(jax.tree.map(lambda a: a[0], rows)), source)
+    _checks.real("ensemble", params=drawn)
     kind = _precision.measuring_dtype("ensemble", dtype, drawn, xs)
     shape = _jacobian.shapes("ensemble", aim, drawn, xs[0], kind)
     mesh = None if mesh is None else _devices.arranged("ensemble", mesh, seeds, len(xs))
     make = _draws.maker(f if params is None and sample is None else None, draw, source, xs)
-    steps, chunk = _steps(mesh, max_bytes, shape, drawn, kind, (seeds, len(xs)))
+    budget = _devices.budget("ensemble", max_bytes, mesh)
+    takes, chunk = _cost.fitting("ensemble", budget, aim, chosen, drawn, xs[0], kind)
+    steps = _steps(mesh, budget, takes, _memory.tree_bytes(drawn), (seeds, len(xs)))
     how = How(aim, _grouped(chosen, aim, kind, make, xs), kind, chunk, serial=_devices.share_threads(mesh))
     bits = None
     if isinstance(chosen, Lanczos):
@@ -207,43 +209,24 @@ def _inputs(f: Any, xs: Any) -> Any:
 
 
 def _steps(
-    mesh: Any, max_bytes: int | None, shape: tuple[int, int], drawn: Any, dtype: Any, counts: tuple[int, int]
-) -> tuple[list[tuple[Any, Any]], int | None]:
-    """The (seeds, inputs) of each chunk, seed by seed, and directions at a time (None: all at once).
+    mesh: Any, budget: int, takes: _cost.Footprint, drawn: int, counts: tuple[int, int]
+) -> list[tuple[Any, Any]]:
+    """The (seeds, inputs) of each chunk, seed by seed. A device takes what fits its budget; a chunk is as much on each.
 
-    A device takes what fits its budget; a chunk is as much on each.
+    `drawn`: bytes of a seed's parameters.
     """
     lanes = (1, 1) if mesh is None else mesh.devices.shape
-    budget = _devices.budget("ensemble", max_bytes, mesh)
     each = [-(-count // lane) for count, lane in zip(counts, lanes, strict=True)]
-    *sizes, chunk = _plan(budget, shape, drawn, dtype, *each)
+    sizes = _plan(budget, takes, drawn, *each)
     seeds, inputs = (list(_chunks(count, size * lane)) for count, size, lane in zip(counts, sizes, lanes, strict=True))
-    return [(i, j) for i in seeds for j in inputs], chunk
+    return [(i, j) for i in seeds for j in inputs]
 
 
-def _plan(
-    budget: int, shape: tuple[int, int], drawn: Any, dtype: Any, seeds: int, inputs: int
-) -> tuple[int, int, int | None]:
-    """Seeds and inputs a chunk, and directions a chunk (None: all at once), so that the estimate fits the budget."""
-    m, n = shape
-    item = jnp.dtype(dtype).itemsize
-    weights = max((leaf.shape[-1] for leaf in jax.tree.leaves(drawn) if leaf.ndim), default=1)
-    direction = item * max(m, n, weights) * _TEMPORARIES
-    one = direction * min(m, n) + item * m * n
-    if 2 * direction > budget:
-        raise _checks.InputError(
-            f"ensemble(): max_bytes={budget} is too small for one row of a {m}×{n} Jacobian; write at least {one}."
-        )
-    if one > budget:
-        return (
-            1,
-            1,
-            max(1, min(m, n) * (budget - item * m * n) // (direction * min(m, n)) if budget > item * m * n else 1),
-        )
-    at_once = budget // one
-    by_input = min(inputs, at_once)
-    per_seed = by_input * one + 2 * _memory.tree_bytes(drawn)
-    return max(1, min(seeds, budget // per_seed)), by_input, None
+def _plan(budget: int, takes: _cost.Footprint, drawn: int, seeds: int, inputs: int) -> tuple[int, int]:
+    """Seeds and inputs a chunk, so that what they take fits the budget, which one of each does."""
+    by_input = max(1, min(inputs, (budget - takes.shared) // takes.each))
+    per_seed = by_input * takes.each + 2 * drawn
+    return max(1, min(seeds, (budget - takes.shared) // per_seed)), by_input
 
 
 def _chunks(count: int, size: int) -> Iterator[Any]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from isometry import _checks, _precision, linalg
+from isometry import _checks, _precision, _tracing, linalg
 from isometry.linalg import Factors
 from isometry.networks import Function, Network
 
@@ -42,7 +42,8 @@ class Lanczos:
 
     `steps` nodes from each of `probes` random directions; needs a key. The nodes are those of a quadrature, not the
     singular values: moments, densities and distribution functions are estimates, of standard error
-    √(2/(n + 2)/probes) relative to their spread. Cost: steps · probes products with J and Jᵀ.
+    √(2/(n + 2)/probes) relative to their spread. Cost: steps · probes products with J and Jᵀ. More steps than
+    min(m, n) find nothing new: the method that a `Spectrum` carries says how many were taken.
     """
 
     steps: int = 64
@@ -110,20 +111,22 @@ def target(call: str, f: Any, span: str) -> Target:
 def shapes(call: str, aim: Target, params: Any, x: Any, dtype: Any) -> tuple[int, int]:
     """(n_out, n_in) of the Jacobian, found without computing.
 
-    **Raises** `ValueError`: x not real floating or empty; an output that is not one non-empty real floating array.
+    Warns (`PrecisionWarning`, at the caller's caller) of what f computes below full precision.
+
+    **Raises** `ValueError`: x not real floating or empty; f raises; an output that is not one non-empty real floating
+    array.
     """
     if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
         kind = getattr(x, "dtype", type(x).__name__)
         raise _checks.InputError(f"{call}(): x is {kind}, not a real floating array; write x.astype(jnp.float32).")
-    params, x = jax.tree.map(lambda a: _precision.shape_of(a, dtype), (params, x))
-    start = jax.eval_shape(aim.start, params, x)
-    out = jax.eval_shape(aim.apply, params, start)
+    start, out, coarse = _tracing.traced(call, aim, params, x, dtype)
     if not isinstance(out, jax.ShapeDtypeStruct):
         raise _checks.InputError(f"{call}(): f returns a {type(out).__name__}; it must return one array.")
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise _checks.InputError(f"{call}(): f returns {out.dtype}; it must return a real floating array.")
     if out.size == 0 or start.size == 0:
         raise _checks.InputError(f"{call}(): the Jacobian of {start.shape} -> {out.shape} is empty.")
+    _tracing.warn_of(call, coarse, stacklevel=3)
     return out.size, start.size
 
 
@@ -151,7 +154,12 @@ def _vector_map(aim: Target, params: Any, x: Any, dtype: Any) -> tuple[Callable[
     """The map of the span from vector to vector in `dtype`, and the vector at x."""
     params, x = _precision.cast(params, dtype), _precision.cast(x, dtype)
     start = aim.start(params, x)
-    return (lambda z: aim.apply(params, z.reshape(start.shape)).ravel().astype(dtype)), start.ravel()
+
+    def g(z: Any) -> Any:
+        y = aim.apply(params, z.reshape(start.shape)).ravel().astype(dtype)
+        return y * jnp.where(jnp.isfinite(y), 1.0, jnp.nan)  # an output that is no number has no derivative either
+
+    return g, start.ravel()
 
 
 def wide_jacobians(aim: Target, params: Any, xs: Any, dtype: Any) -> Float[Array, "inputs m n"]:
@@ -181,10 +189,16 @@ def jacobian(
     Matmul precision is "highest" throughout. Cost: min(n_in, n_out) linearized evaluations, or for a Network of known
     layers their product. May be traced.
 
-    **Raises** `ValueError`: f not callable or not returning one real floating array; x not floating; span not defined.
+    A number is an array of one: (1, n_in). Warns (`PrecisionWarning`) where f asks for less than full precision.
+
+    **Raises** `ValueError`: f not callable, raising (chained), or not returning one real floating array; params or x
+    complex; x not floating, or with a batch axis; span not defined; a Jacobian that is not finite (when not traced).
     """
     aim = target("jacobian", f, span)
+    _checks.real("jacobian", params=params, x=x)
     kind = _precision.measuring_dtype("jacobian", dtype, params, x)
     x = jnp.asarray(x)
     shapes("jacobian", aim, params, x, kind)
-    return dense_jacobian(aim, params, x, kind)
+    matrix = dense_jacobian(aim, params, x, kind)
+    _checks.all_finite("jacobian", **{"the Jacobian": matrix})
+    return matrix

@@ -277,6 +277,7 @@ def of_factors(stacks: Any, aim: _jacobian.Target, method: Any) -> Spectrum:
 
 def of_operator(operator: Any, key: Any, aim: _jacobian.Target, method: Any) -> Spectrum:
     """The measure of a quadrature: the nodes of all probes together, each probe of equal mass."""
+    method = replace(method, steps=min(method.steps, *operator.shape))
     found = linalg.spectral_quadrature(operator, key=key, steps=method.steps, probes=method.probes)
     order = jnp.argsort(-found.log_values.ravel())
     logs, weights = (a.ravel()[order] for a in (found.log_values, found.weights / method.probes))
@@ -308,7 +309,8 @@ def spectrum(
     - `f`: any f(params, x) → array, or a `Network`; one example, no batch axis (`ensemble` takes many).
     - `method`: "auto", "dense" or `isometry.Dense()`: form the Jacobian, factorize it. "product" or
       `isometry.Product()`: of a network of known layers, ln s at every depth, without a floor. "lanczos" or
-      `isometry.Lanczos(steps, probes)`: the nodes of a quadrature, from products with the Jacobian alone.
+      `isometry.Lanczos(steps, probes)`: the nodes of a quadrature, from products with the Jacobian alone; steps are
+      clamped to min(n_in, n_out), and `sp.method` says to what.
     - `span`: "end_to_end", or of a Network "hidden": z_1 → z_{depth−1}, the object of the theory.
     - `dtype`: of the measurement; default the promoted dtype of params and x, at least float32.
     - `key`: for "lanczos"; the others are deterministic and ignore it.
@@ -316,9 +318,12 @@ def spectrum(
     May be traced: jit, vmap, and grad of `moment` and `log_spread`. Cost: min(n_in, n_out) linearized evaluations and
     one values-only SVD.
 
+    Warns (`PrecisionWarning`) where f asks for less than full precision itself.
+
     **Raises** `ValueError`: what `jacobian` raises; an unknown method; a Jacobian that is not finite (when not traced).
     """
     aim = _jacobian.target("spectrum", f, span)
+    _checks.real("spectrum", params=params, x=x)
     chosen = resolve_method("spectrum", method, aim, key)
     kind = _precision.measuring_dtype("spectrum", dtype, params, x)
     x = jnp.asarray(x)

@@ -141,6 +141,18 @@ def plain(params, x):
         (lambda: isometry.jacobian(lambda p, x: None, None, X), r"f returns a NoneType"),
         (lambda: isometry.jacobian(lambda p, x: jnp.argsort(x), None, X), r"f returns int32; it must return a real"),
         (lambda: isometry.jacobian(plain, None, X[:0]), r"the Jacobian of \(0,\) -> \(0,\) is empty"),
+        (lambda: isometry.jacobian(lambda p, x: x[:0], None, X), r"the Jacobian of \(5,\) -> \(0,\) is empty"),
+        (
+            lambda: isometry.jacobian(lambda p, x: x.astype(complex), None, X),
+            r"f returns complex64; it must return a real",
+        ),
+        (
+            lambda: isometry.jacobian(plain, {"w": [X.astype(complex)]}, X),
+            r"params\['w'\]\[0\] is complex64, not a real floating",
+        ),
+        (lambda: isometry.jacobian(plain, {"f": plain}, X), r"params\['f'\] is <function plain .*, not an array"),
+        (lambda: isometry.jacobian(lambda p, x: x * jnp.nan, None, X), r"the Jacobian holds 25 values that are NaN"),
+        (lambda: isometry.jacobian(lambda p, x: x + jnp.nan, None, X), r"the Jacobian holds 25 values that are NaN"),
         (
             lambda: isometry.jacobian(plain, None, X, dtype=jnp.float64),
             r"jacobian\(\): dtype=float64 needs 64-bit mode",
@@ -152,6 +164,39 @@ def plain(params, x):
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def dense(params, x):
+    return params @ x if x.ndim == 1 else params.reshape(-1, 7) @ x
+
+
+@pytest.mark.parametrize("call", [isometry.jacobian, isometry.spectrum, isometry.cost])
+def test_a_batch_axis_is_named(call):
+    """x has one axis too many: f raises there, and works at x[0]."""
+    with pytest.raises(
+        InputError, match=rf"{call.__name__}\(\): .*x\[0\], of shape \(6,\): x seems .*ensemble"
+    ) as caught:
+        call(dense, jnp.asarray(A, jnp.float32), jnp.ones((4, 6)))
+    assert isinstance(caught.value.__cause__, TypeError)  # the user's own, with its traceback
+
+
+def test_what_f_raises_is_chained():
+    def f(params, x):
+        raise KeyError("w")
+
+    with pytest.raises(
+        InputError, match=r"spectrum\(\): f\(params, x\) raised KeyError at x of shape \(5,\)\.$"
+    ) as caught:
+        isometry.spectrum(f, None, X)
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(InputError, match=r"ensemble\(\): f\(params, x\) raised KeyError"):
+        isometry.ensemble(f, params=jnp.ones(2), xs=X[None])
+
+
+def test_a_network_says_itself_that_x_is_a_batch():
+    net = networks.chain([dense, networks.mlp([6, 3])])
+    with pytest.raises(InputError, match=r"raised TypeError at x of shape \(4, 6\).*x seems to carry a batch axis"):
+        isometry.jacobian(net, (jnp.eye(6), net.blocks[1].init(KEY)), jnp.ones((4, 6)))
 
 
 def shallow(span):

@@ -41,6 +41,7 @@ def test_an_isometry_is_found_without_error():
     found = isometry.spectrum(net, net.init(KEY), jnp.ones(16), method="lanczos", key=KEY)
     np.testing.assert_allclose(found.isometry_deviation(), 0, atol=1e-5)
     assert float(found.zero_fraction()) == 0
+    assert found.method == isometry.Lanczos(steps=16)  # of the 64 asked for: there are no more than 16
 
 
 def test_ensembles_do_not_depend_on_their_chunks():

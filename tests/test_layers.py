@@ -11,15 +11,16 @@ import isometry
 
 ROOT = pathlib.Path(isometry.__file__).parent
 FLOORS = {
-    0: ("_checks", "_provenance", "_precision", "_memory", "_json"),
+    0: ("_checks", "_provenance", "_precision", "_memory", "_json", "_jaxpr"),
     1: ("activations", "linalg", "data"),
     2: ("theory",),
     3: ("initializers",),
     4: ("schemes",),
     5: ("networks",),
+    5.5: ("_tracing",),
     6: ("_jacobian",),
     7: ("_spectrum",),
-    7.5: ("_devices", "_draws"),
+    7.5: ("_cost", "_devices", "_draws"),
     7.7: ("_measure",),
     8: ("_ensemble",),
     8.5: ("_ranks",),

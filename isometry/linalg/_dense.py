@@ -16,7 +16,8 @@ def singular_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
 
     **Raises** `ValueError`: fewer than two axes, an empty matrix, not real floating.
     """
-    return jnp.linalg.svd(matrices("singular_values", a), compute_uv=False)
+    # not full: room is made for U and V even if they are not asked for, and U would be m × m
+    return jnp.linalg.svd(matrices("singular_values", a), full_matrices=False, compute_uv=False)
 
 
 def matrices(call: str, a: Any) -> Any:

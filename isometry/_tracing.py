@@ -1,0 +1,123 @@
+"""f traced once, without computing: the shapes of its Jacobian, and whether it asks for less than full precision.
+
+What has been found is remembered, for tracing costs milliseconds; f itself is held weakly, as it may close over
+parameters. f must be a function of its arguments alone, as for jax.jit.
+"""
+
+import threading
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from isometry import _checks, _jaxpr, _precision
+from isometry.networks import Function
+
+_REMEMBERED = 256
+_memory: OrderedDict[Any, Any] = OrderedDict()
+_lock = threading.Lock()
+
+
+class Traced(NamedTuple):
+    """Where the span of f starts, what it returns, as shapes; and what it computes below full precision."""
+
+    start: jax.ShapeDtypeStruct
+    out: Any
+    coarse: tuple[str, ...]
+
+
+def traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
+    """f over its span at parameters and x of these shapes, floating ones in `dtype`.
+
+    **Raises** `ValueError`: f raises; the cause is chained, and where x[0] works the message says so.
+    """
+    params, x = abstract((params, x), dtype)
+    return remembered(key_of(aim, params, x, dtype), lambda: _traced(call, aim, params, x, dtype))
+
+
+def abstract(tree: Any, dtype: Any) -> Any:
+    """The shapes of `tree` after its floating leaves are cast to `dtype`."""
+    return jax.tree.map(lambda a: _precision.shape_of(a, dtype), tree)
+
+
+def _traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
+    try:
+        jaxpr, (start, out) = _jaxpr_of(aim, params, x)
+    except _checks.InputError:
+        raise
+    except Exception as error:
+        said = f"{call}(): f(params, x) raised {type(error).__name__} at x of shape {x.shape}."
+        raise _checks.InputError(said + _batch_hint(call, aim, params, x)) from error
+    return Traced(start, out, _jaxpr.coarse(jaxpr.jaxpr, dtype))
+
+
+def _jaxpr_of(aim: Any, params: Any, x: Any) -> Any:
+    def program(params: Any, x: Any) -> Any:
+        start = aim.start(params, x)
+        return start, aim.apply(params, start)
+
+    with _precision.full():
+        return jax.make_jaxpr(program, return_shape=True)(params, x)
+
+
+def _batch_hint(call: str, aim: Any, params: Any, x: Any) -> str:
+    if not x.shape:
+        return ""
+    try:
+        _jaxpr_of(aim, params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
+    except Exception:  # it raised at x as well, and that is what is reported
+        return ""
+    rows = "each row of xs" if call == "ensemble" else "x"
+    return (
+        f" It takes x[0], of shape {x.shape[1:]}: {rows} seems to carry a batch axis. Write x[0], or "
+        "isometry.ensemble(f, params=..., xs=x) for all."
+    )
+
+
+def warn_of(call: str, coarse: tuple[str, ...], stacklevel: int) -> None:
+    """One `PrecisionWarning` for all that f computes below full precision."""
+    if coarse:
+        warnings.warn(
+            f"{call}(): f asks for less than full precision: {', '.join(coarse)}. Singular values below it are noise. "
+            "Leave the precision to isometry (no precision=, no cast), or, if it is what you want to measure, silence "
+            "isometry.PrecisionWarning.",
+            _checks.PrecisionWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def remembered(key: Any, make: Callable[[], Any]) -> Any:
+    """`make()`, or what it returned for an equal key, if that is not too long ago and the key can be compared."""
+    try:
+        hash(key)
+    except TypeError:
+        return make()
+    with _lock:
+        if key in _memory:
+            _memory.move_to_end(key)
+            return _memory[key]
+    found = make()
+    with _lock:
+        _memory[key] = found
+        while len(_memory) > _REMEMBERED:
+            _memory.popitem(last=False)
+    return found
+
+
+def key_of(aim: Any, params: Any, x: Any, *more: Any) -> Any:
+    """What a trace depends on, for `remembered`."""
+    leaves, tree = jax.tree.flatten((params, x))
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return _weakly(aim.f), aim.span, tree, shapes, _checks.x64(), *more
+
+
+def _weakly(f: Any) -> Any:
+    """f to be compared by, held weakly where it is the user's own; itself if that cannot be."""
+    if isinstance(f, Function):
+        return type(f), *map(_weakly, vars(f).values())
+    if isinstance(f, tuple):
+        return tuple(map(_weakly, f))
+    return weakref.ref(f) if callable(f) else f
