@@ -169,8 +169,8 @@ def certify(net: Network, params: Any) -> Certificate:
 
         rank(W_l(t) − W_l(0)) ≤ min(signal-live classes of layer l, activation-live classes of layer l − 1).
 
-    What is live is a fixed point over all steps of training, not a fact of the first. Only locks of this kind are looked
-    for: linear networks lock under rotations too, and few examples or steps bound the rank as well.
+    What is live is a fixed point over all steps of training, not a fact of the first. Only locks of this kind are
+    looked for: linear networks lock under rotations too, and few examples or steps bound the rank as well.
 
     **Arguments**
     - `net`: an MLP; `params`: its parameters, concrete.

@@ -14,11 +14,11 @@ So activations and back-propagated signals lie in V_l for every input, and the g
 the signs. Adding such a matrix keeps every sum equal: the partition is as equitable after a step as before it. Entries
 within a block may differ; only their sums count.
 
-**Why there is a coarsest one, and how it is found.** Signed partitions with null units are exactly the subspaces spanned
-by sign vectors of disjoint supports, and these are closed under intersection. The smallest invariant one is reached from
-V = 0 by growing: of each node the least such subspace that contains its bias and the images of its neighbours, that is,
-the classes of equal rows (up to sign) of the matrix of those vectors, until nothing grows (colour refinement, from
-below). The sweep runs forward first: where a layer's units are told apart by their incoming weights, they are settled.
+**Why there is a coarsest one, and how it is found.** Signed partitions with null units are exactly the subspaces
+spanned by sign vectors of disjoint supports, and these are closed under intersection. The smallest invariant one is
+reached from V = 0 by growing: of each node the least such subspace that contains its bias and the images of its
+neighbours, that is, the classes of equal rows (up to sign) of the matrix of those vectors, until nothing grows (colour
+refinement, from below). The sweep runs forward first: units told apart by their incoming weights are settled.
 
 Sources: lumpability of Markov chains (Kemeny and Snell, 1960), graph fibrations (Boldi and Vigna, 2002); of networks
 Fukumizu and Amari (2000), Simsek et al. (2021), who treat units with equal incoming weights.

@@ -61,7 +61,7 @@ def locked_symmetry(certificates: Sequence[Certificate], problem: str) -> Flag:
 
 
 def certified_rank(net: Network, certificates: Sequence[Certificate]) -> Flag | None:
-    """rank_constrained_training as a theorem: of a hidden layer wider than the input, the rank of every update is ≤ N_x.
+    """rank_constrained_training as a theorem: training moves a hidden layer wider than the input in ≤ N_x directions.
 
     None where no such bound holds in every seed.
     """
