@@ -81,7 +81,9 @@ class Units:
 
 @dataclass(frozen=True)
 class Bound:
-    """rank(W_layer(t) − W_layer(0)), and of the summed loss gradient, is at most `rank` at every step t.
+    """rank(W_layer(t) − γ_t W_layer(0)), and of the summed loss gradient, is at most `rank` at every step t.
+
+    γ_t is what weight decay alone leaves of W(0), 1 without: W(t) − W(0) itself has full rank under decay.
 
     - `layer`: 1 is the first; `shape`: (fan_in, fan_out).
     - `exact_rank`: what zeros alone, without equal sums, allow: that bound holds bit for bit.
@@ -167,7 +169,9 @@ def certify(net: Network, params: Any) -> Certificate:
     activation is odd) and equal back-propagated signals for every input, now and after every step, so that the loss
     gradient of W_l is constant on blocks and
 
-        rank(W_l(t) − W_l(0)) ≤ min(signal-live classes of layer l, activation-live classes of layer l − 1).
+        rank(W_l(t) − γ_t W_l(0)) ≤ min(signal-live classes of layer l, activation-live classes of layer l − 1),
+
+    where γ_t is what weight decay alone leaves of W(0); it is 1 without.
 
     What is live is a fixed point over all steps of training, not a fact of the first. Only locks of this kind are
     looked for: linear networks lock under rotations too, and few examples or steps bound the rank as well.

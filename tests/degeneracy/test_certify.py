@@ -74,7 +74,10 @@ def test_the_partition_is_the_coarsest_of_all(signed, null):
     dimensions = set()
     for _ in range(60):
         w = [random.integers(-1, 2, shape) for shape in ((2, 3), (3, 4), (4, 1))]
-        w[0][:, 1] = w[0][:, 0] * random.choice([1, -1] if signed else [1])
+        sign = random.choice([1, -1] if signed else [1])
+        w[0][:, 1] = sign * w[0][:, 0]
+        if random.random() < 0.7:
+            w[1][1] = sign * w[1][0]
         if random.random() < 0.5:
             w[1][:, 3], w[2][3] = w[1][:, 0], w[2][0]
         b = [np.zeros(3, int), random.integers(0, 2) * random.integers(-1, 2, 4)]
@@ -158,8 +161,11 @@ def test_constant_weights_are_one_class_a_layer(activation):
 @pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid"])
 @pytest.mark.parametrize("scheme", ["gaussian", "orthogonal"])
 def test_random_weights_are_clear(activation, scheme):
-    net = networks.mlp([6, 12, 12, 3], activation, scheme)
-    found = isometry.certify(net, net.init(jax.random.key(0)))
+    random = np.random.default_rng(0)
+    w = [random.standard_normal(s) for s in ((6, 12), (12, 12), (12, 3))]
+    if scheme == "orthogonal":
+        w = [np.linalg.svd(a, full_matrices=False)[0] @ np.linalg.svd(a, full_matrices=False)[2] for a in w]
+    found = certificate([a.astype(np.float32) for a in w], activation)
     assert found.clear
     assert not any(b.rank < min(b.shape) for b in found.bounds)
     assert {b.first_gradient for b in found.bounds} == {1}
@@ -167,7 +173,7 @@ def test_random_weights_are_clear(activation, scheme):
 
 
 def planted(random, sign, dtype=np.float32):
-    """A Gaussian net of widths 5, 8, 9, 3, where units (0, 3) of layer 1 and (1, 2, 4) of layer 2 are equal up to sign."""
+    """Gaussian, of widths 5, 8, 9, 3; units 0, 3 of layer 1 and 1, 2, 4 of layer 2 are alike up to sign."""
     w = [random.standard_normal(s).astype(dtype) for s in ((5, 8), (8, 9), (9, 3))]
     w[0][:, 3] = sign * w[0][:, 0]
     w[1][3] = sign * w[1][0]
@@ -330,7 +336,8 @@ def test_coupled_decay_under_adam_breaks_equal_sums_but_not_duplicates():
     w = balanced(random)
     final = list(train(w, "adam", decay=0.1))[-1][0]
     assert rank(final[1] - w[1]) > 3
-    assert rank(list(train(w, "sgd", decay=0.1))[-1][0][1] - (1 - 0.005) ** 11 * w[1]) <= 3  # linear in W(0)
+    final = list(train(w, "sgd", decay=0.1))[-1][0]
+    assert rank(final[1] - (1 - 0.05 * 0.1) ** 11 * w[1]) <= 3 < rank(final[1] - w[1])  # linear in W(0)
     twins = [w[0], w[1].reshape(3, 3, 3, 3).mean((1, 3)).repeat(3, 0).repeat(3, 1), w[2]]
     with jax.enable_x64(True):
         assert certificate(twins).true_duplicates
