@@ -14,7 +14,7 @@ from isometry.degeneracy._flag import FLAGS, Thresholds
 from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._report import Report, Reports
 from isometry.degeneracy._spectrum_flags import spectrum_flags
-from isometry.degeneracy._symmetry_flag import certified, certified_rank, locked_symmetry
+from isometry.degeneracy._symmetry_flag import broken, certified, certified_rank, locked_symmetry
 from isometry.degeneracy._unit_flags import dead_units
 from isometry.networks import Network
 
@@ -57,7 +57,8 @@ def audit(
     Runs on the host; a tracer is a `TypeError`.
 
     **Raises** `ValueError`, before any compute: not a Network; keys, xs or targets of the wrong shape or type or not
-    finite; a loss that is not scalar; not an optimizer.
+    finite; a loss that is not scalar; not an optimizer. Parameters that are drawn NaN or infinite, if no other network
+    is left to report on; otherwise they are said in the reports' `undefined`, with their layer and index.
 
     Cost: seeds × inputs Jacobians, 3 (and for a suspect 22) short trainings a network.
     """
@@ -75,11 +76,14 @@ def audit(
     xs = jnp.asarray(xs)
     limits = thresholds if thresholds is not None else Thresholds()
     tasks = {name: _prepare(name, net, xs, targets, loss, optimizer, steps, key) for name, net in nets.items()}
-    reports = {}
+    reports, undefined = {}, {}
     for name, net in nets.items():
         tell = (lambda stage, name=name: progress(f"{name}: {stage}")) if progress else (lambda stage: None)
-        reports[name] = _audit_one(net, keys, *tasks[name], steps, limits, key, inputs, tell)
-    return Reports(reports) if several else reports["network"]
+        found = _audit_one(net, keys, *tasks[name], steps, limits, key, inputs, tell)
+        (undefined if isinstance(found, str) else reports)[name] = found
+    if not reports:
+        raise _checks.InputError(f"audit(): {'; '.join(f'{name}: {wrong}' for name, wrong in undefined.items())}.")
+    return Reports(reports, undefined) if several else reports["network"]
 
 
 def _prepare(
@@ -109,19 +113,22 @@ def _audit_one(
     key: Any,
     inputs: int,
     tell: Progress,
-) -> Report:
+) -> Report | str:
+    """The report; or, of a network whose parameters are NaN or infinite, which."""
     chosen = jnp.linspace(0, len(task.xs) - 1, min(inputs, len(task.xs))).round().astype(jnp.int32)
     points = task.xs[chosen]
     key_spectra, key_units, key_controls = jax.random.split(jax.random.fold_in(key, 2), 3)
     tell("Jacobians")
     spans = ("end_to_end", "hidden") if net.depth > 2 else ("end_to_end",)
     params = adjust_seeds(net, draw_seeds(net.init, keys), task.xs)
+    if wrong := broken(net, params):
+        return wrong
     spectra = {span: ensemble(net, params=params, xs=points, span=span) for span in spans}
     flags = spectrum_flags(spectra, limits, key_spectra)
     few = jax.tree.map(lambda a: a[: _probe.SEEDS], params)
     tell("certificates")
-    certificates, problem = certified(net, few)
-    flags["locked_symmetry"] = locked_symmetry(certificates, problem)
+    certificates = certified(net, few)
+    flags["locked_symmetry"] = locked_symmetry(certificates)
     tell("units and gradients")
     flags["dead_units"] = dead_units(net, params, points, limits, key_units, certificates)
     tell("training probe")

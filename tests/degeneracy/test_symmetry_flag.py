@@ -10,7 +10,7 @@ import pytest
 import isometry
 from isometry import networks
 from isometry.degeneracy import _probe
-from isometry.degeneracy._symmetry_flag import certified, certified_rank, locked_symmetry
+from isometry.degeneracy._symmetry_flag import broken, certified, certified_rank, locked_symmetry
 from isometry.degeneracy._unit_flags import dead_units
 from isometry.schemes import Scheme
 
@@ -35,7 +35,7 @@ def drawn(scheme, seeds=2):
 )
 def test_symmetric_schemes_raise_it(scheme, value, words):
     net, params = drawn(scheme)
-    flag = locked_symmetry(*certified(net, params))
+    flag = locked_symmetry(certified(net, params))
     assert flag.raised
     assert (flag.value, flag.threshold) == (value, 12)
     assert flag.reason == words
@@ -47,8 +47,8 @@ def test_symmetric_schemes_raise_it(scheme, value, words):
 
 def test_random_schemes_are_clear():
     net, params = drawn("gaussian")
-    certificates, problem = certified(net, params)
-    flag = locked_symmetry(certificates, problem)
+    certificates = certified(net, params)
+    flag = locked_symmetry(certificates)
     assert flag.state == "clear"
     assert flag.evidence["seeds"][1]["rank_bound"] == [6, 12, 12, 3]
     assert certified_rank(net, certificates) is None
@@ -60,12 +60,12 @@ def test_one_locked_seed_is_enough_and_an_undecided_one_is_said():
     first = jax.tree.map(np.array, params)  # of which units 4 and 7 of layer 1 are made equal in seed 1
     into, out_of = first["layers"][0]["w"][1, 0], first["layers"][1]["w"][1, 0]
     into[:, 4], out_of[4] = into[:, 7], out_of[7]
-    flag = locked_symmetry(*certified(net, first))
+    flag = locked_symmetry(certified(net, first))
     assert flag.raised
     assert flag.evidence["locked_seeds"] == 1
     assert flag.reason.startswith("z_1 trains like 11 of 12 units (2 live")
     into[:, 4] *= 1 + 3e-6  # 50 rounding units of float32
-    flag = locked_symmetry(*certified(net, first))
+    flag = locked_symmetry(certified(net, first))
     assert flag.state == "undecided"
     assert flag.reason.startswith("z_1: units equal to within 1000 rounding bounds")
 
@@ -74,7 +74,7 @@ def test_a_bound_is_a_proof_with_or_without_a_probe():
     """One step on two examples: the probe alone is undecided. A probe that breaks the bound is believed instead."""
     net, params = drawn("partial_identity")
     params = jax.tree.map(lambda a: a[:1], params)
-    certificates, _ = certified(net, params)
+    certificates = certified(net, params)
     proof = certified_rank(net, certificates)
     assert proof is not None
     assert "W_2 to W_3 cannot train in more than 6 of 12 directions, N_x = 6; bit for bit" in proof.reason
@@ -98,7 +98,7 @@ def test_a_bound_is_a_proof_with_or_without_a_probe():
 
 def test_a_bound_above_the_input_dimension_proves_nothing():
     net, params = drawn("zer_o")
-    assert certified_rank(net, certified(net, params)[0]) is None
+    assert certified_rank(net, certified(net, params)) is None
 
 
 def test_units_without_weights_are_certified_dead():
@@ -106,7 +106,7 @@ def test_units_without_weights_are_certified_dead():
     net, params = drawn("partial_identity")
     xs = jax.random.normal(jax.random.key(1), (4, 6))
     assert not dead_units(net, params, xs, isometry.Thresholds(), KEY).raised
-    flag = dead_units(net, params, xs, isometry.Thresholds(), KEY, certified(net, params)[0])
+    flag = dead_units(net, params, xs, isometry.Thresholds(), KEY, certified(net, params))
     assert flag.raised
     assert flag.value == 0.5
     assert flag.reason == "6 of 12 units of z_1 are dead at every step: no weight reaches them"
@@ -117,10 +117,13 @@ def test_weights_that_are_not_finite_are_a_finding_of_the_audit():
     def choose(layer, sigma_w):
         return lambda key, shape, dtype=None, out_sharding=None: jnp.full(shape, jnp.nan if layer.index == 2 else 0.1)
 
-    net = networks.mlp([4, 5, 5, 3], "tanh", Scheme("broken", choose, "NaN in layer 3"))
-    params = jax.tree.map(lambda a: a[None], net.init(KEY))
-    certificates, problem = certified(net, params)
-    assert certificates == []
-    flag = locked_symmetry(certificates, problem)
-    assert flag.state == "undecided"
-    assert flag.reason.startswith("seed 0: w of layer 3 is nan at (0, 0)")
+    scheme = Scheme("broken", choose, "NaN in layer 3")
+    net = networks.mlp([4, 5, 5, 3], "tanh", scheme)
+    keys, xs = jax.random.split(KEY, 2), jnp.ones((3, 4))
+    with pytest.raises(isometry.InputError, match=r"audit\(\): network: w of layer 3 is nan at \(0, 0\) in seed 0"):
+        isometry.audit(net, keys, xs, train_steps=0)
+    params = jax.tree.map(np.array, jax.vmap(net.init)(keys))
+    params["layers"][-1]["w"][:] = 0
+    assert broken(net, params) == ""
+    params["layers"][1]["b"][1, 0, 3] = -np.inf
+    assert broken(net, params) == "b of layer 2 is -inf at (3,) in seed 1"
