@@ -20,6 +20,9 @@ assert {"versions", "device", "x64", "command", "git_commit", "time"} <= result[
 state = {name: report["flags"]["rank_constrained_training"] for name, report in reports.items()}
 assert state["partial_identity"]["state"] == "raised"
 assert state["partial_identity"]["value"] <= 64
+locked = {name: report["flags"]["locked_symmetry"]["state"] for name, report in reports.items()}
+assert locked["partial_identity"] == locked["zer_o"] == "raised"
+assert locked["orthogonal"] == locked["gaussian"] == "clear"
 assert reports["partial_identity"]["width_independence"]["largest_difference"] <= 1
 for name in ("orthogonal", "gaussian", "zer_o"):
     assert state[name]["state"] == "clear", (name, state[name])

@@ -186,12 +186,12 @@ def run_audit(
     nets, undefined = _networks(call, schemes, width, depth, activation, xs, targets)
     _checks.extra(call, "matplotlib", "plot")
     folder = store.prepare(out)
-    with _progress(4 * len(nets)) as tell:
+    with _progress(5 * len(nets)) as tell:
         found: Any = degeneracy.audit(
             nets, jax.random.split(key_nets, seeds), xs, targets=targets, train_steps=train_steps, key=key_rest,
             inputs=inputs, progress=tell,
         )  # fmt: skip
-        reports = degeneracy.Reports(found.reports, undefined)
+        reports = degeneracy.Reports(found.reports, undefined | dict(found.undefined))
         figure = plots.audit(reports)
     setting = {
         "width": width, "depth": depth, "activation": activation, "data": data, "seeds": seeds, "inputs": inputs,

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from isometry import _checks, _precision, _provenance
 from isometry._draws import adjust_seeds, draw_seeds
@@ -16,7 +15,7 @@ from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._phase_flags import phase_flags, rank_collapse
 from isometry.degeneracy._report import Report, Reports
 from isometry.degeneracy._spectrum_flags import below_floor, spectrum_flags
-from isometry.degeneracy._symmetry_flag import certified, certified_rank, locked_symmetry
+from isometry.degeneracy._symmetry_flag import broken, certified, certified_rank, locked_symmetry
 from isometry.degeneracy._unit_flags import dead_units, pre_activations, saturated_units
 from isometry.networks import Network
 from isometry.theory import Law
@@ -60,8 +59,9 @@ def audit(
     Runs on the host; a tracer is a `TypeError`.
 
     **Raises** `ValueError`, before any compute: not a Network; keys, xs or targets of the wrong shape or type or not
-    finite; a loss that is not scalar; not an optimizer. After drawing: parameters that are NaN or infinite, with the
-    layer and where in it; a Jacobian that overflows.
+    finite; a loss that is not scalar; not an optimizer. Parameters that are drawn NaN or infinite, if no other network
+    is left to report on; otherwise they are said in the reports' `undefined`, with their layer and index.
+    A Jacobian that overflows.
 
     Cost: seeds × inputs Jacobians, 3 (and for a suspect 22) short trainings a network.
     """
@@ -79,11 +79,14 @@ def audit(
     xs = jnp.asarray(xs)
     limits = thresholds if thresholds is not None else Thresholds()
     tasks = {name: _prepare(name, net, xs, targets, loss, optimizer, steps, key) for name, net in nets.items()}
-    reports = {}
+    reports, undefined = {}, {}
     for name, net in nets.items():
         tell = (lambda stage, name=name: progress(f"{name}: {stage}")) if progress else (lambda stage: None)
-        reports[name] = _audit_one(net, keys, *tasks[name], steps, limits, key, inputs, tell)
-    return Reports(reports) if several else reports["network"]
+        found = _audit_one(net, keys, *tasks[name], steps, limits, key, inputs, tell)
+        (undefined if isinstance(found, str) else reports)[name] = found
+    if not reports:
+        raise _checks.InputError(f"audit(): {'; '.join(f'{name}: {wrong}' for name, wrong in undefined.items())}.")
+    return Reports(reports, undefined) if several else reports["network"]
 
 
 def _prepare(
@@ -103,21 +106,6 @@ def _prepare(
     return _probe.make_task(net, xs, targets, loss, optimizer, steps, jax.random.fold_in(key, 1))
 
 
-def _check_params(net: Any, params: Any) -> None:
-    """No layer of any seed holds NaN or infinity; the first that does is named."""
-    if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-        return
-    for seed in range(len(jax.tree.leaves(params)[0])):
-        for layer in net.layers(jax.tree.map(lambda a, seed=seed: a[seed], params)):
-            for name, array in (("W", layer.w), ("b", layer.b)):
-                bad = np.argwhere(~np.isfinite(np.asarray(0.0 if array is None else array)))
-                if bad.size:
-                    raise _checks.InputError(
-                        f"audit(): {name}_{layer.index + 1} of seed {seed} holds {len(bad)} values that are NaN or "
-                        f"infinite, the first at {bad[0].tolist()}; mend the initializer of {net!r}."
-                    )
-
-
 def _audit_one(
     net: Any,
     keys: Any,
@@ -128,14 +116,16 @@ def _audit_one(
     key: Any,
     inputs: int,
     tell: Progress,
-) -> Report:
+) -> Report | str:
+    """The report; or, of a network whose parameters are NaN or infinite, which."""
     chosen = jnp.linspace(0, len(task.xs) - 1, min(inputs, len(task.xs))).round().astype(jnp.int32)
     points = task.xs[chosen]
     key_spectra, key_units, key_controls = jax.random.split(jax.random.fold_in(key, 2), 3)
     tell("Jacobians")
     spans = ("end_to_end", "hidden") if net.depth > 2 else ("end_to_end",)
     params = adjust_seeds(net, draw_seeds(net.init, keys), task.xs)
-    _check_params(net, params)
+    if wrong := broken(net, params):
+        return wrong
     spectra = {span: ensemble(net, params=params, xs=points, span=span) for span in spans}
     flags = spectrum_flags(spectra, limits, key_spectra)
     units = pre_activations(net.function, params, points)
@@ -146,8 +136,8 @@ def _audit_one(
     flags["below_floor"] = below_floor(net, spectra, units, limits, key_floor)
     few = jax.tree.map(lambda a: a[: _probe.SEEDS], params)
     tell("certificates")
-    certificates, problem = certified(net, few)
-    flags["locked_symmetry"] = locked_symmetry(certificates, problem)
+    certificates = certified(net, few)
+    flags["locked_symmetry"] = locked_symmetry(certificates)
     tell("units and gradients")
     flags["dead_units"] = dead_units(net, units, limits, key_units, certificates)
     tell("training probe")

@@ -1,7 +1,7 @@
 """certify: what no training can undo, read off the weights."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,7 +81,9 @@ class Units:
 
 @dataclass(frozen=True)
 class Bound:
-    """rank(W_layer(t) − W_layer(0)), and of the summed loss gradient, is at most `rank` at every step t.
+    """rank(W_layer(t) − γ_t W_layer(0)), and of the summed loss gradient, is at most `rank` at every step t.
+
+    γ_t is what weight decay alone leaves of W(0), 1 without: W(t) − W(0) itself has full rank under decay.
 
     - `layer`: 1 is the first; `shape`: (fan_in, fan_out).
     - `exact_rank`: what zeros alone, without equal sums, allow: that bound holds bit for bit.
@@ -167,10 +169,12 @@ def certify(net: Network, params: Any) -> Certificate:
     activation is odd) and equal back-propagated signals for every input, now and after every step, so that the loss
     gradient of W_l is constant on blocks and
 
-        rank(W_l(t) − W_l(0)) ≤ min(signal-live classes of layer l, activation-live classes of layer l − 1).
+        rank(W_l(t) − γ_t W_l(0)) ≤ min(signal-live classes of layer l, activation-live classes of layer l − 1),
 
-    What is live is a fixed point over all steps of training, not a fact of the first. Only locks of this kind are looked
-    for: linear networks lock under rotations too, and few examples or steps bound the rank as well.
+    where γ_t is what weight decay alone leaves of W(0); it is 1 without.
+
+    What is live is a fixed point over all steps of training, not a fact of the first. Only locks of this kind are
+    looked for: linear networks lock under rotations too, and few examples or steps bound the rank as well.
 
     **Arguments**
     - `net`: an MLP; `params`: its parameters, concrete.
@@ -192,9 +196,9 @@ def certify(net: Network, params: Any) -> Certificate:
         raise _checks.InputError(
             f"certify(): net={_checks.show(net)} is not a Network whose units are known; write networks.mlp(...)."
         )
-    layers = list(net.layers(jax.tree.map(_on_host, params)))
-    for layer in layers:
-        _finite(layer)
+    layers = list(net.layers(jax.tree.map(on_host, params)))
+    if wrong := not_finite(layers):
+        raise _checks.InputError(f"certify(): {wrong}; nothing follows from weights that are NaN or infinite.")
     weights, biases = [layer.w for layer in layers], [layer.b for layer in layers]
     zero, unit = jnp.zeros((), layers[0].w.dtype), _unit(params)
     at_zero, slope = float(net.activation(zero)) == 0, float(net.activation.slope(zero)) != 0
@@ -206,7 +210,7 @@ def certify(net: Network, params: Any) -> Certificate:
     return _assemble(chain, classes, whole, small, tier, gap, undecided)
 
 
-def _on_host(a: Any) -> np.ndarray:
+def on_host(a: Any) -> np.ndarray:
     """As numpy; what numpy has no arithmetic for (bfloat16) as float32, which holds it exactly."""
     a = np.asarray(a)
     return a if a.dtype in (np.float32, np.float64) else a.astype(np.float32)
@@ -217,14 +221,14 @@ def _unit(params: Any) -> float:
     return float(jnp.finfo(jax.tree.leaves(params)[0].dtype).eps) / 2
 
 
-def _finite(layer: Any) -> None:
-    for name, a in (("w", layer.w), ("b", layer.b)):
-        if a is not None and not np.isfinite(a).all():
-            index = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
-            raise _checks.InputError(
-                f"certify(): {name} of layer {layer.index + 1} is {a[index]} at {index}; nothing follows from weights "
-                "that are NaN or infinite."
-            )
+def not_finite(layers: Iterable[Any]) -> str:
+    """The first parameter that is NaN or infinite, with its layer (from 1) and index; empty if there is none."""
+    for layer in layers:
+        for name, a in (("w", layer.w), ("b", layer.b)):
+            if a is not None and not np.isfinite(a).all():
+                index = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
+                return f"{name} of layer {layer.index + 1} is {a[index]} at {index}"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ So activations and back-propagated signals lie in V_l for every input, and the g
 the signs. Adding such a matrix keeps every sum equal: the partition is as equitable after a step as before it. Entries
 within a block may differ; only their sums count.
 
-**Why there is a coarsest one, and how it is found.** Signed partitions with null units are exactly the subspaces spanned
-by sign vectors of disjoint supports, and these are closed under intersection. The smallest invariant one is reached from
-V = 0 by growing: of each node the least such subspace that contains its bias and the images of its neighbours, that is,
-the classes of equal rows (up to sign) of the matrix of those vectors, until nothing grows (colour refinement, from
-below). The sweep runs forward first: where a layer's units are told apart by their incoming weights, they are settled.
+**Why there is a coarsest one, and how it is found.** Signed partitions with null units are exactly the subspaces
+spanned by sign vectors of disjoint supports, and these are closed under intersection. The smallest invariant one is
+reached from V = 0 by growing: of each node the least such subspace that contains its bias and the images of its
+neighbours, that is, the classes of equal rows (up to sign) of the matrix of those vectors, until nothing grows (colour
+refinement, from below). The sweep runs forward first: units told apart by their incoming weights are settled.
 
 Sources: lumpability of Markov chains (Kemeny and Snell, 1960), graph fibrations (Boldi and Vigna, 2002); of networks
 Fukumizu and Amari (2000), Simsek et al. (2021), who treat units with equal incoming weights.
@@ -251,8 +251,9 @@ def near_sums(w: np.ndarray, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def discrepancy(edges: Sequence[Edge], biases: dict[int, np.ndarray], classes: list[Classes], unit: float) -> float:
-    """How far from equitable a partition is: the largest distance of a block sum from the mean of its class (from zero
-    for null units), in units of n·u·Σ|w|, the bound on the rounding of a sum of n terms (Higham, 2002, eq. 4.4)."""
+    """How far from equitable a partition is: the largest distance of a block sum from the middle of its class, or from
+    zero for null units, in units of n·u·Σ|w|, the bound on the rounding of a sum of n terms (Higham, 2002, eq. 4.4).
+    """
     worst = 0.0
     for e in edges:
         for w, rows, columns in ((e.w.T, e.target, e.source), (e.w, e.source, e.target)):
@@ -265,13 +266,19 @@ def discrepancy(edges: Sequence[Edge], biases: dict[int, np.ndarray], classes: l
 
 
 def _spread(sums: np.ndarray, allowed: np.ndarray, classes: Classes) -> float:
-    shared = (classes.ids < 0) | (classes.sizes[classes.ids] > 1) if classes.count else np.ones(len(sums), bool)
+    """Largest distance from the middle of its class, which is exact where all are equal, over what is `allowed`."""
+    null = classes.ids < 0
+    shared = null if not classes.count else null | (classes.sizes[classes.ids] > 1)
     if not shared.any():
         return 0.0
-    mean = np.zeros((classes.count + 1, sums.shape[1]))  # the last row is that of null units
-    signed = sums * classes.signs[:, None]
-    members = classes.ids >= 0
-    np.add.at(mean, classes.ids[members], signed[members])
-    mean[:-1] /= classes.sizes[:, None]
-    distance = np.abs(signed[shared] - mean[classes.ids[shared]])
-    return float(np.where(distance > 0, distance / np.where(allowed[shared] > 0, allowed[shared], 1e-300), 0).max())
+    signed = (sums * classes.signs[:, None])[shared].astype(float)
+    allowed, ids = allowed[shared].astype(float), classes.ids[shared]
+    high, low = np.full((2, classes.count + 1, sums.shape[1]), [[[-np.inf]], [[np.inf]]])
+    np.maximum.at(high, ids, signed)
+    np.minimum.at(low, ids, signed)
+    high[-1] = low[-1] = 0  # of null units
+    distance = np.abs(signed - (high[ids] / 2 + low[ids] / 2))
+    apart = distance > 0
+    if (allowed[apart] == 0).any():
+        return math.inf
+    return float((distance[apart] / allowed[apart]).max(initial=0))

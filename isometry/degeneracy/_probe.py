@@ -223,9 +223,10 @@ def judge_ranks(
     """rank_constrained_training: whether training moves a layer wider than the input in no more than N_x directions.
 
     Raised by `proof`, a certified bound on the rank, without any controls, unless the probe breaks that bound: then
-    rounding or the optimizer has undone the equal sums it rests on. Without one, raised where, after the probe, the rank of the accumulated gradient of such a layer is ≤ N_x in every seed although
-    every one of the control networks (Gaussian weights of equal layer norms, same data, batches and optimizer) passes
-    N_x. If a control does not pass it either, the probe is too short to tell: undecided.
+    rounding or the optimizer has undone the equal sums it rests on. Without one, raised where, after the probe, the
+    rank of the accumulated gradient of such a layer is ≤ N_x in every seed although every one of the control networks
+    (Gaussian weights of equal layer norms, same data, batches and optimizer) passes N_x. If a control does not pass it
+    either, the probe is too short to tell: undecided.
 
     Partial identity is such a network (Theorem 1 of the ZerO paper): units beyond max(N_x, N_y) have zero incoming and
     outgoing weights, and with phi(0) = 0 neither signal nor gradient ever reaches them. That the bound is N_x also for

@@ -1,11 +1,13 @@
 """What no step of training can reach: zeros of activations, signals and gradients that follow from zeros of weights.
 
-Supports are upper bounds: what is outside is exactly zero, in floating point too, for every input, loss and step, and
-for every update that maps a history of zero gradients on a zero weight to zero (SGD, momentum, Adam, decay of any kind).
+Supports are upper bounds: what is outside is exactly zero, in floating point too, for every input, loss and step,
+and for every update that leaves a zero weight alone whose gradients have all been zero (SGD, momentum, Adam, decay).
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +18,7 @@ class Support:
 
     - `activation`: of units 0 … depth (inputs and outputs included), whether it can ever be other than zero.
     - `signal`: whether the back-propagated loss gradient at the pre-activation can.
-    - `first_gradient`: of each layer's weights, the first step at which a gradient can arrive (1 is the first); or None.
+    - `first_gradient`: of each layer's weights, the first step (from 1) at which a gradient can arrive; None for never.
     """
 
     activation: tuple[np.ndarray, ...]
@@ -46,28 +48,46 @@ def propagate(
     activation = [np.zeros(w.shape[0], bool) for w in weights] + [np.zeros(weights[-1].shape[1], bool)]
     signal = [np.zeros_like(a) for a in activation]
     first: list[int | None] = [None] * depth
-    step = 0
-    while True:
-        step += 1
-        old_activation, old_signal = activation, signal
-        activation, moved = [np.ones_like(old_activation[0])], [False] * depth
-        driven = [activation[0]]
-        for i, w in enumerate(weights):
-            moved[i] = bool(old_activation[i].any())
-            reached = w[activation[i]].any(0) | (old_signal[i + 1] if moved[i] else False)
-            if biases[i] is not None:
-                reached = reached | biases[i] | old_signal[i + 1]  # a bias gets the signal itself
-            driven.append(reached)
-            activation.append(reached if zero_at_zero or i == depth - 1 else np.ones_like(reached))
-        signal = [np.ones_like(activation[-1])]
-        for i in range(depth - 1, 0, -1):
-            back = weights[i][:, signal[0]].any(1) | (old_activation[i] if old_signal[i + 1].any() else False)
-            signal.insert(0, back & (driven[i] | slope_at_zero))
-        signal.insert(0, np.zeros_like(activation[0]))
-        for i in range(depth):
-            if first[i] is None and activation[i].any() and signal[i + 1].any():
-                first[i] = step
-        if all(map(np.array_equal, activation, old_activation)) and all(map(np.array_equal, signal, old_signal)):
-            return Support(tuple(activation), tuple(signal), tuple(first))
-        if all(a.all() for a in activation[:-1]) and all(s.all() for s in signal[1:]):
-            return Support(tuple(activation), tuple(signal), tuple(first))
+    for step in itertools.count(1):
+        before = activation, signal
+        driven = _forward(weights, biases, before, zero_at_zero)
+        activation = driven if zero_at_zero else [*map(np.ones_like, driven[:-1]), driven[-1]]
+        signal = _backward(weights, before, [d | slope_at_zero for d in driven])
+        arrives = [bool(activation[i].any() and signal[i + 1].any()) for i in range(depth)]
+        first = [step if f is None and now else f for f, now in zip(first, arrives, strict=True)]
+        live = all(a.all() for a in activation[:-1]) and all(s.all() for s in signal[1:])
+        if live or all(map(np.array_equal, activation + signal, before[0] + before[1])):
+            break
+    return Support(tuple(activation), tuple(signal), tuple(first))
+
+
+Live = list[np.ndarray]
+
+
+def _forward(
+    weights: Sequence[np.ndarray], biases: Sequence[Any], before: tuple[Live, Live], zero_at_zero: bool
+) -> Live:
+    """Of each node, the units whose pre-activation can be other than zero; `before`: live at the step before."""
+    activation, signal = before
+    driven = [np.ones_like(activation[0])]
+    for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
+        pushed = driven[-1] if zero_at_zero or i == 0 else np.ones_like(driven[-1])
+        reached = w[pushed].any(0)
+        if activation[i].any():
+            reached = reached | signal[i + 1]
+        if b is not None:
+            reached = reached | b | signal[i + 1]  # the gradient of a bias is the signal itself
+        driven.append(np.asarray(reached))
+    return driven
+
+
+def _backward(weights: Sequence[np.ndarray], before: tuple[Live, Live], slope: Live) -> Live:
+    """Of each node, the units whose pre-activation can get a signal; `slope`: where phi' can be other than zero."""
+    activation, signal = before
+    found = [np.ones_like(signal[-1])]
+    for i in range(len(weights) - 1, 0, -1):
+        back = weights[i][:, found[0]].any(1)
+        if signal[i + 1].any():
+            back = back | activation[i]
+        found.insert(0, back & slope[i])
+    return [np.zeros_like(signal[0]), *found]

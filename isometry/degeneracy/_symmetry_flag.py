@@ -1,14 +1,22 @@
 """Units that stay equal for ever: locked_symmetry, and the certificates of several seeds that other flags read."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from isometry import _checks
-from isometry.degeneracy._certify import BIT, BIT_FOR_BIT, IN_EXACT_ARITHMETIC, TOLERANCE, Certificate, certify
+from isometry.degeneracy._certify import (
+    BIT,
+    BIT_FOR_BIT,
+    IN_EXACT_ARITHMETIC,
+    TOLERANCE,
+    Certificate,
+    certify,
+    not_finite,
+    on_host,
+)
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import RANK_FLAG, RANK_REMEDY
 from isometry.networks import Network
@@ -24,28 +32,30 @@ _BOUND = (
 )
 
 
-def certified(net: Network, params: Any) -> tuple[list[Certificate], str]:
-    """The certificate of every seed of stacked `params`; and, where weights are not finite, what is wrong instead."""
-    host = jax.tree.map(np.asarray, params)
-    found = []
+def _seeds(params: Any) -> Iterator[Any]:
+    """The parameters of every seed, on the host."""
+    host = jax.tree.map(on_host, params)
     for seed in range(len(jax.tree.leaves(host)[0])):
-        try:
-            found.append(certify(net, jax.tree.map(lambda a, i=seed: a[i], host)))
-        except _checks.InputError as error:
-            return [], f"seed {seed}: {str(error).removeprefix('certify(): ')}"
-    return found, ""
+        yield jax.tree.map(lambda a, i=seed: a[i], host)
 
 
-def locked_symmetry(certificates: Sequence[Certificate], problem: str) -> Flag:
+def certified(net: Network, params: Any) -> list[Certificate]:
+    """The certificate of every seed of stacked `params`."""
+    return [certify(net, one) for one in _seeds(params)]
+
+
+def broken(net: Network, params: Any) -> str:
+    """The first parameter of stacked `params` that is NaN or infinite: seed, layer, index; empty if there is none."""
+    wrong = ((seed, not_finite(net.layers(one))) for seed, one in enumerate(_seeds(params)))
+    return next((f"{where} in seed {seed}" for seed, where in wrong if where), "")
+
+
+def locked_symmetry(certificates: Sequence[Certificate]) -> Flag:
     """Raised where hidden units share a class with others, live or dead, in any seed: exact, whatever the seeds.
 
     The value is the smallest effective width of a locked layer, the threshold that layer's width.
     """
-    if problem:
-        return Flag(
-            _NAME, UNDECIDED, problem, "draw finite weights", source=_SOURCE[BIT], evidence={"problem": problem}
-        )
-    evidence = {"seeds": [_plain(c) for c in certificates]}
+    evidence: dict[str, Any] = {"seeds": [_plain(c) for c in certificates]}
     tier = next((c.tier for c in certificates if c.tier != BIT), BIT)
     locked = [c for c in certificates if c.locked]
     if locked:
@@ -61,7 +71,7 @@ def locked_symmetry(certificates: Sequence[Certificate], problem: str) -> Flag:
 
 
 def certified_rank(net: Network, certificates: Sequence[Certificate]) -> Flag | None:
-    """rank_constrained_training as a theorem: of a hidden layer wider than the input, the rank of every update is ≤ N_x.
+    """rank_constrained_training as a theorem: training moves a hidden layer wider than the input in ≤ N_x directions.
 
     None where no such bound holds in every seed.
     """

@@ -33,7 +33,7 @@ def pre_activations(function: Any, params: Any, xs: Any) -> list[Any]:
 def dead_units(
     net: Network, layers: list[Any], limits: Thresholds, key: Any, certificates: Sequence[Certificate] = ()
 ) -> Flag:
-    """Units that no training can revive, by certificate; else those without slope at all M inputs, if they are too many.
+    """Units that no training can revive, by certificate; else those without slope at all M inputs, if too many.
 
     Healthy units are not all alive on few inputs: if the inputs are correlated, the pre-activations of one unit share
     their sign, and as the correlation goes to 1 half of all ReLU units look dead. The null count is therefore binomial

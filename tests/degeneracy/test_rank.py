@@ -22,10 +22,11 @@ def test_partial_identity_is_raised(pooled_audits):
     flag = report.flags[NAME]
     assert flag.raised
     assert flag.threshold == N_X
-    assert N_X // 2 < flag.value <= N_X
-    assert report.probe.gradient_rank.max() <= N_X
+    assert flag.value == N_X
+    assert N_X // 2 < report.probe.gradient_rank.max() <= N_X
     assert report.probe.update_rank.max() <= N_X
-    assert (flag.evidence["control_rank"] > N_X).all()
+    assert flag.evidence["certified_rank"].tolist() == [N_X, N_X]
+    assert "control_rank" not in flag.evidence  # a proof needs none
     assert "zer_o" in flag.remedy
 
 
