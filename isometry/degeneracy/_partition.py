@@ -223,9 +223,13 @@ class Near:
         random, units = np.random.default_rng(0), len(terms[0][0])
         values, squares = np.zeros((units, _PROJECTIONS)), np.zeros(units)
         for w, classes in terms:
-            sums, scale = near_sums(w, classes)
-            values += sums @ random.standard_normal((sums.shape[1], _PROJECTIONS))
-            squares += np.einsum("ij,ij->i", scale, scale)
+            member, w = classes.ids >= 0, w.astype(float)
+            direction, size = np.zeros((len(member), _PROJECTIONS)), np.zeros(len(member))
+            chosen = random.standard_normal((classes.count, _PROJECTIONS))[classes.ids[member]]
+            direction[member] = chosen * classes.signs[member][:, None]
+            size[member] = classes.sizes[classes.ids[member]]
+            values += w @ direction  # of the sums, without forming them
+            squares += w**2 @ size  # at least the sum over classes of (Σ|w|)²
         slack = self.tolerance * np.sqrt(squares)
         signs = np.where(values[:, 0] < 0, -1.0, 1.0) if signed else np.ones(units)
         ids = np.zeros(units, int)
