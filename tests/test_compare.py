@@ -184,7 +184,14 @@ def network():
     return net, xs, net.law("hidden", xs), theory.jacobian_law("tanh", 3, None, 1.2, 0.2, "gaussian")
 
 
-@pytest.mark.parametrize("method", ["dense", "product", Lanczos(32, 4)], ids=["dense", "product", "lanczos"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "dense",
+        pytest.param("product", marks=pytest.mark.slow),
+        pytest.param(Lanczos(32, 4), marks=pytest.mark.slow, id="lanczos"),
+    ],
+)
 def test_every_method_of_measurement(method, network):
     net, xs, law, wrong = network
     sp = isometry.ensemble(

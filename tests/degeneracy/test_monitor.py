@@ -119,6 +119,7 @@ def test_dead_units_are_counted():
     assert isometry.recorded(state)["dead_units"] == pytest.approx([dead])
 
 
+@pytest.mark.slow
 def test_a_plain_function_and_a_stochastic_method():
     """Of 2 steps from one probe the quadrature is another at every record; E s² is then an estimate."""
     matrix = jnp.diag(jnp.array([3.0, 2.0, 1.0]))

@@ -11,7 +11,7 @@ import isometry
 from isometry import networks
 from isometry.degeneracy import _probe
 from isometry.degeneracy._symmetry_flag import broken, certified, certified_rank, locked_symmetry
-from isometry.degeneracy._unit_flags import dead_units
+from isometry.degeneracy._unit_flags import dead_units, pre_activations
 from isometry.schemes import Scheme
 
 SIZES, KEY = [6, 12, 12, 12, 3], jax.random.key(0)
@@ -105,8 +105,9 @@ def test_units_without_weights_are_certified_dead():
     """tanh has slope everywhere, so that no statistic finds them."""
     net, params = drawn("partial_identity")
     xs = jax.random.normal(jax.random.key(1), (4, 6))
-    assert not dead_units(net, params, xs, isometry.Thresholds(), KEY).raised
-    flag = dead_units(net, params, xs, isometry.Thresholds(), KEY, certified(net, params))
+    units = pre_activations(net.function, params, xs)
+    assert not dead_units(net, units, isometry.Thresholds(), KEY).raised
+    flag = dead_units(net, units, isometry.Thresholds(), KEY, certified(net, params))
     assert flag.raised
     assert flag.value == 0.5
     assert flag.reason == "6 of 12 units of z_1 are dead at every step: no weight reaches them"

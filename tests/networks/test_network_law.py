@@ -52,7 +52,10 @@ def test_the_mean_of_both_spans(weights, widths):
         assert law.s_max == pytest.approx(same.s_max, rel=1e-6)
 
 
-@pytest.mark.parametrize(("weights", "span"), [("gaussian", "end_to_end"), ("orthogonal", "hidden")])
+@pytest.mark.parametrize(
+    ("weights", "span"),
+    [pytest.param("gaussian", "end_to_end", marks=pytest.mark.slow), ("orthogonal", "hidden")],
+)
 def test_rectangular_networks_have_their_law(weights, span):
     net = networks.mlp([60, 80, 50, 60], "tanh", weights, 1.3, 0.3)
     xs = data.normalize(jax.random.normal(jax.random.key(2), (1, 60)), 1.0)
