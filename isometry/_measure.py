@@ -128,5 +128,4 @@ def compacted(how: How, mesh: Any, params: Any, xs: Any, shape: tuple[int, int])
         return how
     most = int(run(live, how, mesh, params, xs).max())
     width = -(-most // _BUCKET) * _BUCKET
-    width = max(width, how.live or 0)
     return replace(how, live=width if width <= _SHARE * min(shape) else None)
