@@ -253,13 +253,17 @@ def _inside(eqn: Any) -> int:
         return made + _WORKSPACE[name](eqn)
     inside = max(map(peak, [] if name in _COMBINE else inner(eqn)), default=0)
     if name == "scan":  # a turn reads slices of what is scanned over
-        p = eqn.params
-        inside += sum(map(_bytes, p["jaxpr"].jaxpr.invars[p["num_consts"] + p["num_carry"] :]))
+        (body,) = inner(eqn)
+        inside += sum(_bytes(v) for v, whole in zip(body.invars, eqn.invars, strict=True) if _rank(v) != _rank(whole))
     return made + inside if name in _LOOPS else max(made, inside)
 
 
 def _variables(vs: Any) -> set[Any]:
     return {v for v in vs if not isinstance(v, core.Literal)}
+
+
+def _rank(v: Any) -> int:
+    return len(getattr(v.aval, "shape", ()))
 
 
 def _size(v: Any) -> int:

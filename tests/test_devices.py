@@ -151,17 +151,22 @@ def test_what_is_no_mesh_is_refused():
 
 def test_an_interrupt_loses_only_the_chunk_in_flight():
     def stop(done, total):
-        if done == 8:
+        stopped.append(done)
+        if len(stopped) == 3:
             raise KeyboardInterrupt
 
-    small = {"max_bytes": 5000}  # one seed and two inputs at a time
-    with pytest.raises(isometry.Interrupted, match=r"after 5 of 10 chunks; \.partial holds the 2 seeds") as caught:
+    small = {"max_bytes": 5000}  # a part of one seed's inputs at a time
+    every, stopped, seen = [], [], []
+    whole = isometry.ensemble(NET, KEYS, XS, progress=lambda done, total: every.append(done), **small)
+    complete = every[2] // len(XS)
+    assert len(every) > 3
+    assert 0 < complete < len(KEYS)
+    said = rf"after 3 of {len(every)} chunks; \.partial holds the {complete} seeds"
+    with pytest.raises(isometry.Interrupted, match=said) as caught:
         isometry.ensemble(NET, KEYS, XS, progress=stop, **small)
-    whole = isometry.ensemble(NET, KEYS, XS)
-    close(caught.value.partial, jax.tree.map(lambda a: a[:2], whole))
-    seen = []
-    close(isometry.ensemble(NET, KEYS, XS, resume=caught.value, progress=lambda d, t: seen.append(d)), whole)
-    assert seen == [9, 11, 12, 14, 15]
+    close(caught.value.partial, jax.tree.map(lambda a: a[:complete], whole))
+    close(isometry.ensemble(NET, KEYS, XS, resume=caught.value, progress=lambda done, total: seen.append(done)), whole)
+    assert seen == every[3:]
     with pytest.raises(InputError, match="resume comes from a call with other arguments"):
         isometry.ensemble(NET, KEYS[:4], XS, resume=caught.value)
     with pytest.raises(InputError, match=r"resume=3 is not an isometry\.Interrupted"):
