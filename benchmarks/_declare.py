@@ -36,6 +36,7 @@ class Task:
     - `flop`: the operations the task cannot do without; with `gemm` it gives the percentage of the ceiling.
     - `gemm`: (order, dtype) of the matrix product whose measured rate is the ceiling.
     - `methods`: names of those that take part; () is all.
+    - `against`: names of the peers whose best the goal is about; () is all.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Task:
     flop: float | None = None
     gemm: tuple[int, str] | None = None
     methods: tuple[str, ...] = ()
+    against: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def _record(task: Task, entrants: list[Entrant], guests: list[Entrant]) -> dict[
     for method in there:
         if task.flop is not None and best is not None:
             method["percent_of_ceiling"] = 100 * task.flop / method["median"] / 1e9 / rates[best]
-    peers = [m for m in there if not m["ours"]]
+    peers = [m for m in there if not m["ours"] and m["name"] in (task.against or (m["name"],))]
     peer = min(peers, key=lambda m: m["median"], default=None)
     return {
         "name": task.name,

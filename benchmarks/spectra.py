@@ -12,6 +12,7 @@ from benchmarks._declare import CORES, Benchmark, Method, Task, jax_environment,
 
 Call = Callable[[], Any]
 SEEDS = 4
+TORCH = ("torch.func", "torch product")
 
 
 def _data(width: int, depth: int, inputs: int, dtype: str) -> tuple[Any, Any]:
@@ -141,7 +142,7 @@ def _task(width: int, depth: int, count: int, goal: float | None, dtype="float32
     parameters = {"width": width, "depth": depth, "inputs": count // SEEDS, "dtype": dtype, "activation": activation}
     flop = count * (2 * width**3 * (depth - 1) + 8 / 3 * width**3)
     kind = "" if (dtype, activation) == ("float32", "tanh") else f" {activation} {dtype}"
-    return Task(f"T({width}, {depth}, {count}){kind}", parameters, goal, flop, (width, dtype))
+    return Task(f"T({width}, {depth}, {count}){kind}", parameters, goal, flop, (width, dtype), against=TORCH)
 
 
 BENCHMARK = Benchmark(
