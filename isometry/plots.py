@@ -318,12 +318,12 @@ def _common_range(reports: Mapping[str, Report]) -> tuple[float, float]:
     return min(low - 0.1, -0.5), max(high + 0.1, 0.3)
 
 
-def _predicted(ax: Any, report: Report, edges: np.ndarray) -> None:
-    """The law of the hidden layers as a line, its atoms as stems of their mass over a bin; or why there is none."""
+def _predicted(ax: Any, report: Report, edges: np.ndarray, lines: int) -> None:
+    """The law of the hidden layers as a line, its atoms as stems of their mass over a bin; or why there is none, below
+    so many lines of flags."""
     if report.law is None:
-        ax.text(
-            0.03, 0.78, textwrap.fill(report.no_law, 30), transform=ax.transAxes, va="top", fontsize=5, color="0.35"
-        )
+        why, top = textwrap.fill(report.no_law, 30), 0.92 - 0.08 * lines
+        ax.text(0.03, top, why, transform=ax.transAxes, va="top", fontsize=5, color="0.35")
         return
     fine = np.linspace(edges[0], edges[-1], 301)
     line = _Axis("s", "log").density(report.law, fine)
@@ -342,13 +342,13 @@ def _small_panel(ax: Any, name: str, report: Report, edges: np.ndarray) -> None:
     ):
         if span in report.spectra:
             spectrum(report.spectra[span], ax, bins=edges, **style)
-    _predicted(ax, report, edges)
     ax.axvline(0, color="black", ls=":", lw=0.9, label="s = 1 (isometry)")
     zeros = float(np.mean(report.spectra["end_to_end"].zero_fraction()))
     raised = [flag.name for flag in report.flags.values() if flag.raised]
     words = ([f"zeros {100 * zeros:.2g} %"] if zeros else []) + (
         raised or ([] if report.verdict == "clear" else ["undecided"])
     )
+    _predicted(ax, report, edges, len(words))
     ax.text(0.03, 0.95, "\n".join(words), transform=ax.transAxes, va="top", fontsize=5.5, color="#A00000")
     ax.set_title(name, fontsize=8)
     ax.tick_params(labelsize=6.5)
