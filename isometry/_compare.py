@@ -32,10 +32,7 @@ from isometry.theory import Law
 LEVEL = 0.05
 """Chance of calling a true law inconsistent, shared by all tests of one comparison (Bonferroni)."""
 LEAST_SEEDS = 5
-_MOST_RANKS = 1024
-_LEAST_RANKS = 4
 _SHARES = (0.1, 0.5, 0.9)  # of the compared ranks: where scale shows that a mean of log lam buries under its low end
-_WINDOW = 1e-6  # of log lam around an atom, unless rounding is coarser
 
 
 class Band(NamedTuple):

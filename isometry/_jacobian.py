@@ -10,9 +10,7 @@ from jaxtyping import Array, Float
 
 from isometry import _checks, _precision, _tracing, linalg
 from isometry.linalg import Factors
-from isometry.networks import Function, Network
-
-SPANS = ("end_to_end", "hidden")
+from isometry.networks import SPANS, Function, Network
 
 
 @dataclass(frozen=True)

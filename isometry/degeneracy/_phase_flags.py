@@ -21,8 +21,8 @@ _NOISE = 10  # u²: differences of inputs this small, relative, are what roundin
 def phase_flags(net: Network, spectra: dict[str, Spectrum], limits: Thresholds, key: Any) -> dict[str, Flag]:
     """ordered_phase and chaotic_phase: raised where K ln chi_1 leaves ±6 over the K (W, D) pairs of the hidden span.
 
-    chi_1 is theory's, at the fixed point of the variance, for the schemes whose law is known (gaussian, orthogonal,
-    scaled_orthogonal); for the others e^(growth/K), with the growth ln E‖δz_(depth-1)‖²/‖δz_1‖² per unit that the
+    chi_1 is theory's, at the fixed point of the variance, where the scheme's ensemble is known (`Scheme.drawn`) and its
+    layers share one sigma_w; for the others e^(growth/K), with the growth ln E‖δz_(depth-1)‖²/‖δz_1‖² per unit that the
     hidden Jacobian shows. The evidence holds the phase and the measured growth in either case.
     """
     pairs = max(net.depth - 2, 0)
@@ -61,13 +61,13 @@ def _predicted(net: Network) -> dict[str, Any] | None:
 
     Orthogonal weights between unequal widths do not keep the variance of a unit, so there is no single chi_1.
     """
-    scheme, hidden = net.scheme, {layer.fan_out for layer in net.plan[:-1]}
-    known = ("gaussian", "scaled_orthogonal", *(("orthogonal",) if len(hidden) <= 1 else ()))
-    if scheme.name not in known or not scheme.sigma_w > 0:
-        return None
+    layers = net.plan[1:-1] or net.plan
     try:
-        found = theory.phase_diagram(net.activation, scheme.sigma_w, scheme.sigma_b)
-    except _checks.InputError:  # phi jumps, or its expectations diverge
+        gains = [net.scheme.drawn(layer).gain(layer) for layer in layers]
+        if not 0 < max(gains) <= min(gains) * (1 + 1e-12):  # rounding of the widths' ratio
+            return None
+        found = theory.phase_diagram(net.activation, gains[0], net.scheme.sigma_b)
+    except _checks.InputError:  # another ensemble; or phi jumps, or its expectations diverge
         return None
     chi, q = float(found.chi[0, 0]), float(found.q[0, 0])
     if not 0 < chi < math.inf:
@@ -76,8 +76,8 @@ def _predicted(net: Network) -> dict[str, Any] | None:
         "phase": str(found.phase[0, 0]),
         "chi_1": chi,
         "q": q,
-        "sigma_w": float(scheme.sigma_w),
-        "sigma_b": float(scheme.sigma_b),
+        "sigma_w": float(gains[0]),
+        "sigma_b": float(net.scheme.sigma_b),
         "depth_scale": 1 / abs(math.log(chi)) if found.phase[0, 0] != "critical" else math.inf,
     }
 

@@ -2,6 +2,7 @@
 
 from isometry.networks._chain import chain as chain
 from isometry.networks._mlp import mlp as mlp
+from isometry.networks._network import SPANS as SPANS
 from isometry.networks._network import Function as Function
 from isometry.networks._network import Network as Network
 from isometry.networks._network import WeightedLayer as WeightedLayer

@@ -8,9 +8,8 @@ import numpy as np
 
 from isometry import _checks, theory
 from isometry.activations import Activation
+from isometry.networks._network import SPANS
 from isometry.schemes import Drawn, Layer, Scheme
-
-SPANS = ("end_to_end", "hidden")
 
 
 def mlp_law(activation: Activation, scheme: Scheme, plan: Sequence[Layer], sigma_b: float, span: str, xs: Any) -> Any:

@@ -13,6 +13,8 @@ from isometry.linalg import Factors
 from isometry.schemes import Layer, Scheme
 from isometry.theory import Law
 
+SPANS = ("end_to_end", "hidden")
+
 
 @dataclass(frozen=True)
 class WeightedLayer(Layer):

@@ -92,7 +92,8 @@ class Scheme:
         _a("Scheme.drawn", "layer", layer, Layer)
         if self.ensemble is None:
             raise _checks.NotDefined(
-                f"Scheme.drawn(): no law is known of {self.name}: its layers are not drawn anew, Gaussian or Haar."
+                f"Scheme.drawn(): no law is known of {self.name}: its weights are not drawn Gaussian or Haar, layer by "
+                "layer."
             )
         return self.ensemble(layer, self.sigma_w)
 

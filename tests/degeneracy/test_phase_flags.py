@@ -151,9 +151,9 @@ def test_measured_phases_can_be_undecided(tanh):
 
 
 def test_unequal_widths_measure_per_unit():
-    """Orthogonal weights from 8 to 16 units have no single chi_1; of a Gaussian net the law still holds."""
+    """Orthogonal weights that widen once and then keep have no single chi_1; of a Gaussian net the law still holds."""
     fake = {"end_to_end": _spectrum(np.ones((6, 1, 3))), "hidden": _spectrum(np.ones((6, 1, 8)))}
-    orthogonal = networks.mlp([6, 8, 16, 3], "linear", "orthogonal")
+    orthogonal = networks.mlp([6, 8, 16, 16, 3], "linear", "orthogonal")
     flag = phase_flags(orthogonal, fake, LIMITS, KEY)["ordered_phase"]
     assert flag.evidence["basis"] == "measured"
     assert flag.value == pytest.approx(math.log(8 / 16))
