@@ -3,7 +3,7 @@
 Gaussian layers of variance 1/N, so that the values lie hundreds to a thousand decades apart. The peer multiplies the
 layers in float64 and factorizes the product once: its largest value alone is right, and it is judged by that one. Goal:
 at most 3 times its time (a ratio of 1/3). Layers are multiplied `every` at a time before they are factorized; 0 is what
-`linalg.group_size` chooses for an error of 1e-10.
+`linalg.group_size` chooses for an error of about 1e-9.
 """
 
 from collections.abc import Callable
@@ -85,7 +85,7 @@ def error(result: Any, reference: Any, **parameters: Any) -> float:
 
 def tolerance(every: int, **parameters: Any) -> float:
     """A layer in a group multiplies its condition, of a Gaussian matrix some 10³: 1e-8 up to pairs, 1e-4 beyond."""
-    return 1e-8 if every <= 2 else 1e-4  # 0, by choice, promises 1e-10 by its estimate
+    return 1e-8 if every <= 2 else 1e-4  # 0, by choice, aims at 1e-9
 
 
 def _task(order: int, depth: int, every: int, goal: float | None) -> Task:

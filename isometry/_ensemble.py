@@ -140,7 +140,9 @@ def ensemble(
     budget = _devices.budget("ensemble", max_bytes, mesh)
     takes, chunk = _cost.fitting("ensemble", budget, aim, chosen, drawn, xs[0], kind)
     steps = _steps(mesh, budget, takes, _memory.tree_bytes(drawn), (seeds, len(xs)))
-    how = How(aim, _grouped(chosen, aim, kind, make, xs), kind, chunk, serial=_devices.share_threads(mesh))
+    how = How(
+        aim, _grouped(chosen, aim, kind, make, xs, seeds * len(xs)), kind, chunk, serial=_devices.share_threads(mesh)
+    )
     bits = None
     if isinstance(chosen, Lanczos):
         how, bits = replace(how, key_kind=_checks.key_kind(key)), _devices.everywhere(mesh, _checks.key_bits(key))
@@ -184,12 +186,12 @@ def _naming(seeds: Any, inputs: Any) -> Iterator[None]:
         raise
 
 
-def _grouped(method: Any, aim: Any, dtype: Any, make: Callable[[Any], Any], xs: Any) -> Any:
+def _grouped(method: Any, aim: Any, dtype: Any, make: Callable[[Any], Any], xs: Any, copies: int) -> Any:
     """A product method with its group size chosen at the first seed and input, where the user has not."""
     if not isinstance(method, Product) or method.every is not None:
         return method
     first = jax.tree.map(lambda a: a[0], make(np.array([0])))
-    return Product(linalg.group_size(aim.factors(*_precision.cast((first, xs[0]), dtype))))
+    return Product(linalg.group_size(aim.factors(*_precision.cast((first, xs[0]), dtype)), copies))
 
 
 def _inputs(f: Any, xs: Any) -> Any:

@@ -200,6 +200,28 @@ def test_the_group_follows_the_condition():
         gentle, rough = (linalg.Factors(jnp.asarray(make(16, 64))) for make in (orthogonal_tanh, saturated))
         assert _product.group_size([gentle]) == 8
         assert _product.group_size([rough]) == 1
+        dead = linalg.Factors(gentle.matrix, jnp.ones((64, 16)).at[40, 3].set(0))
+        assert _product.group_size([dead]) == 1
+
+
+def test_the_group_chosen_keeps_its_promise():
+    """Gaussian factors, whose conditions have a heavy tail: 1e-9, and pairs where they keep it."""
+    factors = np.random.default_rng(3).standard_normal((1000, 16, 16)) / 4
+    with jax.enable_x64(True):
+        alone, chosen = (linalg.product_log_singular_values(jnp.asarray(factors), every=e) for e in (1, None))
+        assert _product.group_size([linalg.Factors(jnp.asarray(factors))]) == 2
+    assert np.max(np.abs(np.asarray(alone - chosen))) <= 1e-9
+
+
+def test_dead_units_in_a_deep_net_are_counted_whatever_is_chosen():
+    """Orthogonal layers of 24 units, of which a few die in each: the rank of the product is the narrowest layer's."""
+    rng = np.random.default_rng(0)
+    factors = np.linalg.qr(rng.standard_normal((60, 24, 24)))[0] * (rng.random((60, 24, 1)) > 0.1)
+    lost = 24 - np.min(np.sum(factors.any(-1), -1))
+    with jax.enable_x64(True):
+        logs = linalg.product_log_singular_values(jnp.asarray(factors))
+    assert lost > 0
+    assert np.sum(np.isneginf(logs)) == lost
 
 
 @pytest.mark.core
