@@ -117,7 +117,7 @@ def shapes(call: str, aim: Target, params: Any, x: Any, dtype: Any) -> tuple[int
     if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
         kind = getattr(x, "dtype", type(x).__name__)
         raise _checks.InputError(f"{call}(): x is {kind}, not a real floating array; write x.astype(jnp.float32).")
-    start, out, coarse = _tracing.traced(call, aim, params, x, dtype)
+    start, out, coarse, _ = _tracing.traced(call, aim, params, x, dtype)
     if not isinstance(out, jax.ShapeDtypeStruct):
         raise _checks.InputError(f"{call}(): f returns a {type(out).__name__}; it must return one array.")
     if not jnp.issubdtype(out.dtype, jnp.floating):
@@ -134,18 +134,27 @@ def dense_jacobian(aim: Target, params: Any, x: Any, dtype: Any, chunk: int | No
     Autodiff takes `chunk` directions at a time (all if None), from one linearization.
     """
     if aim.layered:
-        return wide_jacobians(aim, params, jnp.asarray(x)[None], dtype)[0]
+        return _wide_jacobians(aim, params, jnp.asarray(x)[None], dtype)[0]
     with _precision.full():
         g, point = _vector_map(aim, params, x, dtype)
-        return linalg.matrix_of(g, point, chunk).astype(dtype)
+        return linalg.matrix_of(g, point, chunk, forward=_forward_only(aim, params, x, dtype)).astype(dtype)
 
 
 def operator(aim: Target, params: Any, x: Any, dtype: Any) -> linalg.Operator:
     """J by its products: of its layers where they are known, else from one linearization."""
     if aim.layered:
         return linalg.factored(aim.factors(*_precision.cast((params, x), dtype)))
+    if _forward_only(aim, params, x, dtype):
+        raise _checks.InputError(
+            'method="lanczos" needs Jᵀ v, and f holds a while_loop, which has no reverse derivative; write a scan or '
+            'a fori_loop with constant bounds, or method="dense".'
+        )
     with _precision.full():
         return linalg.Operator.linearized(*_vector_map(aim, params, x, dtype))
+
+
+def _forward_only(aim: Target, params: Any, x: Any, dtype: Any) -> bool:
+    return _tracing.traced("jacobian", aim, params, jnp.asarray(x), dtype).forward_only
 
 
 def _vector_map(aim: Target, params: Any, x: Any, dtype: Any) -> tuple[Callable[[Any], Any], Any]:
@@ -155,7 +164,8 @@ def _vector_map(aim: Target, params: Any, x: Any, dtype: Any) -> tuple[Callable[
 
     def g(z: Any) -> Any:
         y = aim.apply(params, z.reshape(start.shape)).ravel().astype(dtype)
-        return y * jnp.where(jnp.isfinite(y), 1.0, jnp.nan)  # an output that is no number has no derivative either
+        # an output that is no number has no derivative either, not even one of zero where it is a constant
+        return (y + 0 * jnp.sum(z)) * jnp.where(jnp.isfinite(y), 1.0, jnp.nan)
 
     return g, start.ravel()
 
@@ -164,6 +174,10 @@ def wide_jacobians(aim: Target, params: Any, xs: Any, dtype: Any) -> Float[Array
     """The Jacobians at all xs, side by side: each layer is one wide product."""
     with _precision.full():
         return linalg.wide_product(factors_of_inputs(aim, params, xs, dtype), len(xs))
+
+
+_wide_jacobians = jax.jit(wide_jacobians, static_argnums=(0, 3))
+"""Compiled once for an architecture: a loop over layers that is not inside a program is compiled at every call."""
 
 
 def factors_of_inputs(aim: Target, params: Any, xs: Any, dtype: Any) -> list[Factors]:

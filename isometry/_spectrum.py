@@ -329,9 +329,9 @@ def spectrum(
     x = jnp.asarray(x)
     _jacobian.shapes("spectrum", aim, params, x, kind)
     if isinstance(chosen, _jacobian.Product):
-        stacks = aim.factors(_precision.cast(params, kind), _precision.cast(x, kind))
+        found, stacks = _by_product(aim, chosen, kind, params, x)
         _checks.all_finite("spectrum", **{"the Jacobian": stacks})
-        return of_factors(stacks, aim, chosen)
+        return found
     if isinstance(chosen, _jacobian.Lanczos):
         found = _by_lanczos(aim, chosen, kind, params, x, key)
         _checks.all_finite("spectrum", **{"the Jacobian": found.weights})  # a NaN anywhere spoils the weights
@@ -341,6 +341,13 @@ def spectrum(
     return of_matrix(matrix, aim, chosen)
 
 
-@functools.partial(jax.jit, static_argnames=("aim", "method", "dtype"))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _by_product(aim: Any, method: Any, dtype: Any, params: Any, x: Any) -> tuple[Spectrum, Any]:
+    """The spectrum, and the factors it comes from: in ln s a NaN may pass for a zero."""
+    stacks = aim.factors(_precision.cast(params, dtype), _precision.cast(x, dtype))
+    return of_factors(stacks, aim, method), stacks
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _by_lanczos(aim: Any, method: Any, dtype: Any, params: Any, x: Any, key: Any) -> Spectrum:
     return of_operator(_jacobian.operator(aim, params, x, dtype), key, aim, method)

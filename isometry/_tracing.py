@@ -22,11 +22,13 @@ _lock = threading.Lock()
 
 
 class Traced(NamedTuple):
-    """Where the span of f starts, what it returns, as shapes; and what it computes below full precision."""
+    """Where the span of f starts, what it returns, as shapes; what it computes below full precision; and whether it
+    holds a loop of unknown length, which has no reverse derivative."""
 
     start: jax.ShapeDtypeStruct
     out: Any
     coarse: tuple[str, ...]
+    forward_only: bool
 
 
 def traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
@@ -51,7 +53,8 @@ def _traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
     except Exception as error:
         said = f"{call}(): f(params, x) raised {type(error).__name__} at x of shape {x.shape}."
         raise _checks.InputError(said + _batch_hint(call, aim, params, x)) from error
-    return Traced(start, out, _jaxpr.coarse(jaxpr.jaxpr, dtype))
+    loops = any(eqn.primitive.name == "while" for eqn in _jaxpr.equations(jaxpr.jaxpr))
+    return Traced(start, out, _jaxpr.coarse(jaxpr.jaxpr, dtype), loops)
 
 
 def _jaxpr_of(aim: Any, params: Any, x: Any) -> Any:

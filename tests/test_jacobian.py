@@ -208,3 +208,21 @@ def test_the_network_refuses_a_batch():
     net = networks.mlp([5, 8, 3])
     with pytest.raises(InputError, match=r"takes one example of shape \(5,\)"):
         isometry.jacobian(net, net.init(KEY), jnp.stack([X, X]))
+
+
+def looped(w, x):
+    """tanh(w ·) three times, in a loop whose length JAX does not know."""
+    return jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, jnp.tanh(w @ s[1])), (0, x))[1]
+
+
+def test_a_loop_of_unknown_length_is_measured_forward():
+    w, x = jnp.asarray([[0.5, 0.2], [-0.3, 0.8]]), jnp.asarray([1.0, -0.5])
+    unrolled = lambda w, x: jnp.tanh(w @ jnp.tanh(w @ jnp.tanh(w @ x)))  # noqa: E731
+    np.testing.assert_allclose(isometry.jacobian(looped, w, x), isometry.jacobian(unrolled, w, x), rtol=1e-5)
+    with pytest.raises(ValueError, match="which has no reverse derivative; write a scan"):
+        isometry.spectrum(looped, w, x, method="lanczos", key=jax.random.key(0))
+
+
+def test_an_output_that_is_constantly_nan_is_no_zero_jacobian():
+    with pytest.raises(ValueError, match="6 values that are NaN"):
+        isometry.jacobian(lambda w, x: jnp.full(2, jnp.nan), jnp.ones(()), jnp.ones(3))

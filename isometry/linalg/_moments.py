@@ -70,7 +70,7 @@ def partial_jacobian_norm(
     Differentiable as often as the block is, finite at isometry and at zero. jit, vmap. Cost: exact, min(sizes)
     linearized evaluations; estimated, 2 × probes.
 
-    Source: Doshi, He, Gromov (2023), equation 4.
+    Source: Doshi, He, Gromov (2023), arXiv 2111.12143, whose average over parameters defines the norm.
 
     **Raises** `ValueError`: point or output not one floating array of one dtype; a key without probes or the reverse.
     """

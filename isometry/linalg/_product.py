@@ -1,5 +1,6 @@
 """Log singular values of a product of matrices, right at every index and every depth."""
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -85,8 +86,11 @@ def lyapunov_exponents(factors: Any) -> Float[Array, " n"]:
     stacks = _stacks(factors, "lyapunov_exponents")
     if len(stacks) > 1 or stacks[0].size[1] != stacks[0].size[2]:
         raise _checks.InputError("lyapunov_exponents(): factors must be square and of one size, (L, n, n).")
-    matrix: Any = stacks[0].matrix
+    return _exponents(stacks[0].matrix)
 
+
+@jax.jit
+def _exponents(matrix: Any) -> Any:
     def step(basis: Any, factor: Any) -> Any:
         basis, upper = jnp.linalg.qr(factor @ basis)
         pivot = jnp.abs(jnp.diagonal(upper))
@@ -97,6 +101,7 @@ def lyapunov_exponents(factors: Any) -> Float[Array, " n"]:
     return -jnp.sort(-jnp.mean(logs, 0))
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def log_values(stacks: Sequence[Factors], every: int = 1) -> tuple[Float[Array, " k"], Float[Array, ""]]:
     """(ln singular values of the product of all stacks, an estimate of their error from the pivots).
 
