@@ -85,14 +85,16 @@ def run(module: str, benchmark: Benchmark, *, smoke: bool, rounds: int, say: Cal
     tasks = benchmark.smoke if smoke else benchmark.tasks
     done = [_run_task(module, benchmark, task, rounds, say) for task in tasks]
     marks = [mark for _, task in done for method in task["methods"] for mark in method.get("clean", ())]
+    name = module.rsplit(".", 1)[-1]
+    command = ["python", "-m", "benchmarks", name, "--rounds", str(rounds), *(["--smoke"] if smoke else [])]
     return {
-        "benchmark": module.rsplit(".", 1)[-1],
+        "benchmark": name,
         "question": benchmark.question,
         "smoke": smoke,
         "rounds": rounds,
         "cores": CORES,
         "samples": {"total": len(marks), "clean": marks.count(True), "unknown": marks.count(None)},
-        "provenance": done[0][0] | {"command": ["benchmarks", *sys.argv[1:]]},
+        "provenance": done[0][0] | {"command": command},  # what repeats it, wherever it was written
         "tasks": [task for _, task in done],
     }
 
