@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from isometry import schemes as schemes
     from isometry import store as store
     from isometry import theory as theory
+    from isometry._checks import BatchWarning as BatchWarning
     from isometry._checks import InputError as InputError
     from isometry._checks import MissingExtra as MissingExtra
     from isometry._checks import PrecisionWarning as PrecisionWarning
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _HOME = {
     "InputError": "_checks",
     "MissingExtra": "_checks",
+    "BatchWarning": "_checks",
     "PrecisionWarning": "_checks",
     "Cost": "_cost",
     "cost": "_cost",

@@ -34,6 +34,10 @@ class PrecisionWarning(UserWarning):
     """f computes below the full precision that a measurement runs at; the message says where."""
 
 
+class BatchWarning(UserWarning):
+    """x seems to be a batch: f does to x[0] what it does to the first row of x."""
+
+
 def show(value: Any) -> str:
     """`repr`, cut to what fits in a message."""
     text = repr(value)

@@ -201,7 +201,8 @@ def jacobian(
     Matmul precision is "highest" throughout. Cost: min(n_in, n_out) linearized evaluations, or for a Network of known
     layers their product. May be traced.
 
-    A number is an array of one: (1, n_in). Warns (`PrecisionWarning`) where f asks for less than full precision.
+    A number is an array of one: (1, n_in). Warns (`PrecisionWarning`) where f asks for less than full precision, and
+    (`BatchWarning`) where x seems to be a batch.
 
     **Raises** `ValueError`: f not callable, raising (chained), or not returning one real floating array; params or x
     complex; x not floating, or with a batch axis; span not defined; a Jacobian that is not finite (when not traced).
@@ -211,6 +212,7 @@ def jacobian(
     kind = _precision.measuring_dtype("jacobian", dtype, params, x)
     x = jnp.asarray(x)
     shapes("jacobian", aim, params, x, kind)
+    _tracing.warn_of_batch("jacobian", aim, params, x, stacklevel=2)
     matrix = dense_jacobian(aim, params, x, kind)
     _checks.all_finite("jacobian", **{"the Jacobian": matrix})
     return matrix

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isometry import _checks, _jacobian, _precision, linalg
+from isometry import _checks, _jacobian, _precision, _tracing, linalg
 from isometry.networks import Function
 
 VARIABLES = ("lam", "s", "log_s")
@@ -318,7 +318,8 @@ def spectrum(
     May be traced: jit, vmap, and grad of `moment` and `log_spread`. Cost: min(n_in, n_out) linearized evaluations and
     one values-only SVD.
 
-    Warns (`PrecisionWarning`) where f asks for less than full precision itself.
+    Warns (`PrecisionWarning`) where f asks for less than full precision itself, and (`BatchWarning`) where x seems
+    to be a batch.
 
     **Raises** `ValueError`: what `jacobian` raises; an unknown method; a Jacobian that is not finite (when not traced).
     """
@@ -328,6 +329,7 @@ def spectrum(
     kind = _precision.measuring_dtype("spectrum", dtype, params, x)
     x = jnp.asarray(x)
     _jacobian.shapes("spectrum", aim, params, x, kind)
+    _tracing.warn_of_batch("spectrum", aim, params, x, stacklevel=2)
     if isinstance(chosen, _jacobian.Product):
         found, stacks = _by_product(aim, chosen, kind, params, x)
         _checks.all_finite("spectrum", **{"the Jacobian": stacks})

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from isometry import _checks, _jaxpr, _precision
 from isometry.networks import Function
@@ -88,6 +89,27 @@ def warn_of(call: str, coarse: tuple[str, ...], stacklevel: int) -> None:
             "Leave the precision to isometry (no precision=, no cast), or, if it is what you want to measure, silence "
             "isometry.PrecisionWarning.",
             _checks.PrecisionWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def warn_of_batch(call: str, aim: Any, params: Any, x: Any, stacklevel: int) -> None:
+    """`BatchWarning` where f takes x[0] as well, and makes of it the first row of what it makes of x."""
+    if x.ndim < 2 or aim.span != "end_to_end" or _checks.is_traced((params, x)):
+        return
+    try:
+        whole = jax.eval_shape(aim.apply, params, x)
+        first = jax.eval_shape(aim.apply, params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
+    except Exception:  # then it takes no single row
+        return
+    if whole.shape != (len(x), *first.shape):
+        return
+    if jnp.allclose(aim.apply(params, x)[0], aim.apply(params, x[0]), rtol=1e-3, equal_nan=True):
+        warnings.warn(
+            f"{call}(): f makes of x[0], of shape {x.shape[1:]}, the first row of what it makes of x, of shape "
+            f"{x.shape}. If x is a batch, write x[0], or isometry.ensemble(f, params=..., xs=x) for all. If it is one "
+            "example, silence isometry.BatchWarning.",
+            _checks.BatchWarning,
             stacklevel=stacklevel + 1,
         )
 

@@ -226,3 +226,11 @@ def test_a_loop_of_unknown_length_is_measured_forward():
 def test_an_output_that_is_constantly_nan_is_no_zero_jacobian():
     with pytest.raises(ValueError, match="6 values that are NaN"):
         isometry.jacobian(lambda w, x: jnp.full(2, jnp.nan), jnp.ones(()), jnp.ones(3))
+
+
+def test_a_batch_that_f_takes_row_by_row_is_warned_of():
+    w = jnp.asarray(A[:3, :2], jnp.float32)
+    by_row = lambda w, x: jnp.tanh(x @ w)  # noqa: E731
+    with pytest.warns(isometry.BatchWarning, match=r"x\[0\], of shape \(3,\)"):
+        isometry.spectrum(by_row, w, jnp.ones((4, 3)))
+    isometry.jacobian(lambda w, x: w @ x, jnp.asarray(A, jnp.float32), jnp.asarray(A, jnp.float32))  # rows mix
