@@ -102,7 +102,7 @@ def ensemble(
     """Spectra of the Jacobian at every (seed, input): a `Spectrum` with batch axes (seeds, inputs).
 
     **Arguments**
-    - `f`: a `Network`, or any f(params, x) → array.
+    - `f`: a `Network`, any f(params, x) → array, or a list of such blocks applied in turn.
     - `keys`: (seeds,) random keys. A Network, or f with `sample(key) -> params`, draws its parameters from them; those
       of a network with a data-driven scheme (lsuv) are adjusted to all of xs.
     - `xs`: (inputs, *x.shape), floating.
@@ -127,6 +127,7 @@ def ensemble(
     note of its seeds.
     """
     _checks.concrete("ensemble", keys=keys, xs=xs, params=params)
+    f = _jacobian.chained(f)
     aim = _jacobian.target("ensemble", f, span)
     chosen = resolve_method("ensemble", method, aim, key)
     draw, source, seeds = _draws.source_of(f, keys, params, sample)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from isometry import _checks, _precision, _tracing, linalg
 from isometry.linalg import Factors
-from isometry.networks import SPANS, Function, Network
+from isometry.networks import SPANS, Function, Network, chain
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def target(call: str, f: Any, span: str) -> Target:
     **Raises** `ValueError`: f not callable; unknown span; "hidden" of a plain function or of less than one (W, D) pair.
     """
     _checks.one_of(call, among=SPANS, span=span)
+    f = chained(f)
     function = f.function if isinstance(f, Network) else f
     if not callable(function):
         raise _checks.InputError(
@@ -104,6 +105,11 @@ def target(call: str, f: Any, span: str) -> Target:
             f'{call}(): span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this one has {function.depth}.'
         )
     return Target(function, span, function.depth - 2)
+
+
+def chained(f: Any) -> Any:
+    """f; of a list of blocks, their chain."""
+    return chain(f) if isinstance(f, (list, tuple)) else f
 
 
 def shapes(call: str, aim: Target, params: Any, x: Any, dtype: Any) -> tuple[int, int]:
@@ -194,7 +200,8 @@ def jacobian(
     """The Jacobian ∂f/∂x at one example, as a matrix: outputs and inputs flattened in C order.
 
     **Arguments**
-    - `f`: any f(params, x) → array, or a `Network`. One example, no batch axis.
+    - `f`: any f(params, x) → array, a `Network`, or a list of such blocks applied in turn (`networks.chain`). One
+      example, no batch axis.
     - `span`: "end_to_end", or of a Network "hidden": z_1 → z_{depth−1}.
     - `dtype`: of the measurement; default the promoted dtype of params and x, at least float32.
 

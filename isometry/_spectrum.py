@@ -306,7 +306,8 @@ def spectrum(
     """Singular values of the Jacobian ∂f/∂x at one example.
 
     **Arguments**
-    - `f`: any f(params, x) → array, or a `Network`; one example, no batch axis (`ensemble` takes many).
+    - `f`: any f(params, x) → array, a `Network`, or a list of such blocks applied in turn (`networks.chain`); one
+      example, no batch axis (`ensemble` takes many).
     - `method`: "auto", "dense" or `isometry.Dense()`: form the Jacobian, factorize it. "product" or
       `isometry.Product()`: of a network of known layers, ln s at every depth, without a floor. "lanczos" or
       `isometry.Lanczos(steps, probes)`: the nodes of a quadrature, from products with the Jacobian alone; steps are

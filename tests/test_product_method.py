@@ -117,3 +117,17 @@ def test_products_are_traced_at_full_precision():
     text = str(jax.make_jaxpr(measure)(jnp.ones(3)))
     assert text.count("dot_general") > 3
     assert "precision=None" not in text
+
+
+def test_a_list_of_blocks_is_a_chain():
+    blocks = [lambda p, x: jnp.tanh(p @ x), lambda p, x: p * x]
+    params, x = [jnp.asarray([[0.5, 0.2], [0.1, -1.0]]), jnp.asarray([2.0, 1e-30])], jnp.asarray([1.0, 0.5])
+    product = isometry.spectrum(blocks, params, x, method="product")
+    np.testing.assert_array_equal(
+        product.log_values, isometry.spectrum(networks.chain(blocks), params, x, method="product").log_values
+    )
+    stacked = jax.tree.map(lambda a: a[None], params)
+    many = isometry.ensemble(blocks, params=stacked, xs=x[None], method="product")
+    np.testing.assert_allclose(many.log_values[0, 0], product.log_values, rtol=1e-6)
+    with pytest.raises(ValueError, match="neither an array"):
+        linalg.product_log_singular_values([jnp.tanh])

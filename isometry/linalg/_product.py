@@ -226,7 +226,13 @@ def _condition(group: Factors) -> float:
 def _stacks(factors: Any, call: str = "product_log_singular_values") -> list[Factors]:
     """`factors` as stacks of equal shape, checked."""
     whole = hasattr(factors, "ndim")
-    matrices = [factors] if whole else [jnp.asarray(a)[None] for a in factors]
+    try:
+        matrices = [factors] if whole else [jnp.asarray(a)[None] for a in factors]
+    except (TypeError, ValueError):
+        raise _checks.InputError(
+            f"{call}(): factors={_checks.show(factors)} is neither an array (L, n, n) nor a sequence of matrices. Of "
+            'functions write isometry.spectrum([f1, f2], params, x, method="product").'
+        ) from None
     for a in matrices:
         if a.ndim != 3 or 0 in a.shape:
             raise _checks.InputError(
