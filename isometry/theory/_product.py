@@ -224,16 +224,16 @@ class Product:
         if guess is not None:
             at = self.newton(guess, t + 0j, 12, 0.2)
             return at, self._landed(at, t)
-        if self._coarse is None:
+        if self.coarse is None:
             return State(np.zeros((len(self.factors), len(t)), complex), *[t] * 6), np.zeros(len(t), bool)
-        coarse, row, shift = self._coarse
+        coarse, row, shift = self.coarse
         rough, _ = coarse.attempt(t, distance)
         at = self.newton(rough.w[row] + shift, t + 0j, 12, 0.3)
         with np.errstate(invalid="ignore"):  # on the axis it might be another branch
             return at, self._landed(at, t) & (at.psi.imag < -1e-6 * np.abs(at.psi))
 
     @functools.cached_property
-    def _coarse(self) -> tuple["Product", Array, Array] | None:
+    def coarse(self) -> tuple["Product", Array, Array] | None:
         """With one factor for all of a size, the one of mean spread; which stands for each, and log ζ less its own."""
         if len(self.factors) < _MANY:
             return None
