@@ -71,7 +71,9 @@ def jacobian_law(
         return _residual(phi, path, sigmas, branch_scale, widths, depth, head)
     free = _scale_free(phi)
     few = _merged(path)
-    pairs = [Pair(slope_measure(phi, 1.0 if free else few[q]), 2 * math.log(s)) for q, s in zip(path, sigmas, strict=True)]
+    pairs = [
+        Pair(slope_measure(phi, 1.0 if free else few[q]), 2 * math.log(s)) for q, s in zip(path, sigmas, strict=True)
+    ]
     if head is not None:
         _checks.number(call, low=0.0, open_low=True, head=head)
         pairs.append(Pair(UNIT, 2 * math.log(head)))
