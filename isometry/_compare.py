@@ -139,7 +139,12 @@ def compare(sp: Spectrum, law: Law, *, key: Any = None, resamples: int = 200) ->
       Bonferroni bound for the distribution function, which is wider. t quantiles either way, 95 % for all together.
 
     A gap is consistent within its interval over seeds plus the finite-width term (see the module). Inputs of one seed
-    are averaged: only seeds are independent. Host only. Cost: a few thousand quantiles of the law, about a second.
+    are averaged: only seeds are independent.
+
+    What it tells apart at width 256 and 20 seeds: sigma_w ± 2 %, a tenth more layers, and Gaussian from orthogonal for
+    ReLU/Gaussian at depth 20 and tanh/orthogonal at depth 10; sigma_w + 2 % for tanh/Gaussian at depth 8 (there − 2 %
+    is at the limit: q makes up for the scale), 10 from 11 layers of ReLU/Gaussian. False alarms in 80 ensembles of ten
+    true laws, width 64 to 128, 10 seeds: none. Host only. Cost: a few thousand quantiles of the law, about a second.
 
     **Raises** `ValueError`: not a `Spectrum` or a `Law`; no seeds axis or fewer than five seeds; a span or number of
     pairs the law is not for; so few resolved values that there is nothing to compare.

@@ -189,7 +189,7 @@ def test_widening_relu_is_a_square_product():
 
 @pytest.mark.parametrize(("phi", "q"), [("erf", 4.0), ("sin", 1.0), ("gelu_tanh", 1.0)])
 def test_one_layer_is_the_law_of_its_slopes(phi, q):
-    """P(phi'² ≤ x) from the slope alone, also where it passes through zero for ever or falls through a hundred decades."""
+    """P(phi'² ≤ x) from the slope alone, also where it keeps passing zero, or falls through a hundred decades."""
     slope = {
         "erf": lambda u: 2 / np.sqrt(np.pi) * np.exp(-(u**2)),
         "sin": np.cos,
