@@ -192,8 +192,8 @@ def test_a_law_that_is_one_atom():
 @pytest.fixture(scope="module")
 def network():
     """A network of the package and its own law; its input is not at the fixed point."""
-    net = networks.mlp([32] * 6, "tanh", "orthogonal", 1.2, 0.2)
-    xs = isometry.data.normalize(jax.random.normal(jax.random.key(1), (1, 32)), 2.0)
+    net = networks.mlp([64] * 6, "tanh", "orthogonal", 1.2, 0.2)
+    xs = isometry.data.normalize(jax.random.normal(jax.random.key(1), (1, 64)), 2.0)
     return net, xs, net.law("hidden", xs), theory.jacobian_law("tanh", 3, None, 1.2, 0.2, "gaussian")
 
 
