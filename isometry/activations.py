@@ -1,5 +1,6 @@
 """Elementwise activations: one record for the network, the theory and the flags alike."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,8 @@ def _gelu(x: Any) -> Any:
 
 
 def _gelu_tanh(x: Any) -> Any:
-    return jax.nn.gelu(x, approximate=True)
+    # jax.nn.gelu(x, approximate=True) without 1 + tanh, which cancels where the slope is small
+    return x * jax.nn.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))
 
 
 def _shifted_relu(x: Any) -> Any:

@@ -92,6 +92,19 @@ def test_it_has_power(deep, key):
     assert not compare(sp, law_of(phi, other, pairs, q), key=key).consistent
 
 
+@pytest.mark.parametrize(
+    ("phi", "q", "pairs", "near"),
+    [("tanh", 0.25, 8, lambda: law_of("tanh", "gaussian", 8, 0.25, 1.02)),
+     ("relu", 1.0, 10, lambda: law_of("relu", "gaussian", 11, 1.0))],
+)  # fmt: skip
+def test_it_tells_near_laws_apart(phi, q, pairs, near):
+    """q makes up for the scale, and draws differ by more than a layer: both show in the spread of log lam alone."""
+    sp, wrong = drawn(phi, "gaussian", pairs, 256, q, 20), near()
+    assert compare(sp, law_of(phi, "gaussian", pairs, q)).consistent
+    found = compare(replace(sp, pairs=wrong.pairs), wrong)
+    assert list(found.excesses) == ["spread"]
+
+
 def test_a_true_law_is_seldom_called_false():
     """Twelve independent comparisons of three laws at 5 % each: three false alarms or more have probability 0.02."""
     cases = [("relu", "gaussian", 6, 1.0), ("linear", "gaussian", 3, 1.0), ("hard_tanh", "orthogonal", 4, 0.25)]

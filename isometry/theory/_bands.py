@@ -7,7 +7,7 @@ derivative dlog ζ/dlog λ that every state knows.
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,7 @@ from isometry.theory._product import NotConverged, Product, State
 
 _BESIDE = 2e-14  # nearest to an edge that anything is evaluated
 _TINY = 1e-8  # mass left below the lowest node of a table; phi'² near its zeros resolves not much less
+_DEPTHS = 0.25 * 2.0 ** np.arange(18)  # in log λ below the top
 _NEAR = 1e-9  # an atom this close to an edge sits there
 
 
@@ -83,9 +84,9 @@ class Band:
 
     def reach(self, least: float = _TINY) -> float:
         """How far below its top a band without lower edge carries more than `least` mass."""
-        left = 1.0
-        for powers in np.arange(18).reshape(3, 6):  # points are solved together, but not all: the deep ones cost most
-            depths = 0.25 * 2.0**powers
+        left, start = 1.0, self._shallow(least)
+        for first in range(start, len(_DEPTHS), 4):  # points are solved together, but not all: the deep ones cost most
+            depths = _DEPTHS[first : first + 4]
             t = self.high - depths
             at, good = self.product.attempt(t, depths)
             below = np.abs(self._masses(at, t)[1] - (1 - self.above_low))
@@ -97,7 +98,16 @@ class Band:
                 if mass <= least or 0.9 * left < mass < 1e-6:  # the latter: what the contour resolves is reached
                     return float(depth)
                 left = mass
-        return 2.0**15
+        return float(_DEPTHS[-1])
+
+    def _shallow(self, least: float) -> int:
+        """How many depths a product of few factors says are not enough, less one."""
+        coarse = self.product.coarse
+        if coarse is None:
+            return 0
+        at, good = coarse[0].attempt(self.high - _DEPTHS, _DEPTHS)
+        below = replace(self, product=coarse[0])._masses(at, self.high - _DEPTHS)[1] - (1 - self.above_low)
+        return max(0, int(np.flatnonzero(np.r_[True, good & (below > least)])[-1]) - 2)
 
     @cached_property
     def _table(self) -> tuple[Array, State, Array]:

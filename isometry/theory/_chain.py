@@ -39,7 +39,9 @@ def chain(pairs: Sequence[Pair], gaussian: bool, widths: Sequence[int | float]) 
         if not gaussian and m < n:
             ones[size / n] -= 1
             lost += (n - m) / size
-        if measure is not UNIT:
+        if len(measure.atoms) == 1 and not measure.nodes.size:  # a multiple of the identity
+            const += math.log(measure.atoms[0])
+        else:
             const += math.log(size / m)
             ones[size / m] -= 1
             power += 1

@@ -16,6 +16,7 @@ from isometry.theory._measure import Array
 from isometry.theory._product import Factor, Product, State, records
 
 _SCAN = np.linspace(-32.0, 32.0, 385)  # position within a gap, on a logistic scale: down to 1e-14 of its ends
+_ROUNDING = 1e-14
 _LEAST = 1e-13  # mass and width below which an atom or a gap is rounding
 
 
@@ -48,7 +49,7 @@ def atoms(product: Product) -> list[tuple[float, float]]:
                     if (rest := mass - (1 - m) / factor.ratio) > _LEAST:
                         grown[*path, (number, i)] = (t + math.log(a), rest)
             found = grown
-    return sorted(found.values())
+    return sorted((float(t), float(mass)) for t, mass in found.values())
 
 
 def gaps(product: Product) -> list[Gap]:
@@ -68,11 +69,11 @@ def gaps(product: Product) -> list[Gap]:
 
 
 def _joined(found: list[Gap]) -> list[Gap]:
-    """Gaps that touch without mass between them are one: ζ passed through zero."""
+    """Gaps without mass between them are one: a ζ passed through zero or infinity."""
     out: list[Gap] = []
     for gap in found:
-        if out and abs(out[-1].high - gap.low) <= 1e-9 and abs(out[-1].above - gap.above) <= 1e-12:
-            out[-1] = Gap(out[-1].low, gap.high, gap.above)
+        if out and abs(out[-1].above - gap.above) <= 1e-12:
+            out[-1] = Gap(out[-1].low, max(out[-1].high, gap.high), gap.above)
         else:
             out.append(gap)
     return out
@@ -129,7 +130,7 @@ class _Branch:
     def gaps(self) -> list[Gap]:
         """Maximal runs of physical positions, their ends refined."""
         at = self.state(self.scan)
-        sheet, falling = self._sheet(at), at.slope.real < 0
+        sheet, falling = self._sheet(at), at.slope.real < -self._noise(at)
         good = np.isfinite(at.log_lam.real) & falling & (sheet == 0)
         edges = np.flatnonzero(np.diff(np.r_[False, good, False].astype(int)))
         found = []
@@ -142,6 +143,11 @@ class _Branch:
             above = float(self.product.mass(middle, middle.log_lam.real)[0])
             found.append(Gap(low, high, above if above > _LEAST else 0.0))
         return found
+
+    def _noise(self, at: State) -> Array:
+        """Rounding of dlog λ/dψ: near a zero of d its terms are as 1/ζ, and cancel."""
+        counts = [[f.times] for f in self.product.factors]
+        return _ROUNDING * np.sum(counts / np.abs(at.rates), 0)
 
     def _sheet(self, at: State) -> Array:
         """−Im log λ/π on the real axis, which must vanish."""
@@ -161,10 +167,14 @@ class _Branch:
             return -math.inf if all(low <= 0 for low, _ in self.combination) else float(at.log_lam.real[0])
         if outside == len(self.scan):
             return math.inf if all(high == math.inf for _, high in self.combination) else float(at.log_lam.real[-1])
-        if sheet[outside] != sheet[inside] and outside < inside:  # through a zero of λ(ψ)
+        through_zero = at.psi.real[outside] * at.psi.real[inside] > 0  # of λ(ψ); else of ψ, with a ζ at infinity
+        if sheet[outside] != sheet[inside] and outside < inside and through_zero:
             return -math.inf
-        if sheet[outside] != sheet[inside] or not np.isfinite(at.slope.real[outside]):
+        slope, noise = at.slope.real[outside], self._noise(at)[outside]
+        if sheet[outside] != sheet[inside] or not slope >= -noise:
             return float(at.log_lam.real[inside])
+        if slope <= noise:
+            return float(at.log_lam.real[outside])
         x = brentq(
             lambda x: float((self.state(np.array([x])).slope * at.psi.real[inside] ** 2).real[0]),
             *sorted((self.scan[inside], self.scan[outside])),

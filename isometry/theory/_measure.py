@@ -13,7 +13,7 @@ import numpy as np
 
 Array = Any  # a numpy array; typed as such it loses .real and .imag to the checker
 
-_CHUNK = 1_000_000  # complex numbers held at once by a transform
+_CHUNK = 100_000  # complex numbers held at once by a transform: what a cache holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +39,16 @@ class Measure:
         return float(self.masses[self.atoms == 0].sum())
 
     def transforms(self, zeta: Array) -> tuple[Array, Array, Array]:
-        """M(ζ), 1 + M(ζ) and dM/dlog ζ for ζ of shape (n,); the second to relative accuracy where M is near −1."""
+        """M(ζ), P(d > 0) + M(ζ) and dM/dlog ζ for ζ of shape (n,); the second keeps relative accuracy."""
         d, w = self._points
+        both = np.stack([w, w * d], 1)
 
         def block(z: Array) -> tuple[Array, Array, Array]:
-            inverse = np.reciprocal(z[:, None] - d)  # 1 / x takes four times as long
-            share = d * inverse  # zero at d = 0, also where 1/ζ² would overflow
-            return share @ w, z * (inverse @ w), -z * (np.multiply(share, inverse, out=share) @ w)
+            share = z[:, None] - d
+            np.reciprocal(share, out=share)  # 1 / x takes four times as long
+            share *= z[:, None]  # of order one, also where 1/ζ² would overflow
+            up, psi = (share @ both).T
+            return psi / z, up, (np.multiply(share, share, out=share) @ both[:, 1]) / -z
 
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # ζ at an atom, or beyond the exponents
             parts = [block(z) for z in self._chunks(np.asarray(zeta, complex))]
@@ -54,7 +57,8 @@ class Measure:
 
     @functools.cached_property
     def _points(self) -> tuple[Array, Array]:
-        return np.r_[self.nodes, self.atoms], np.r_[self.weights, self.masses]
+        off = self.atoms > 0  # an atom at zero adds nothing to M
+        return np.r_[self.nodes, self.atoms[off]], np.r_[self.weights, self.masses[off]]
 
     def log_potential_angle(self, zeta: Array, below: bool = False) -> Array:
         """Im E log(ζ − d)/π for ζ in the closed upper half-plane: the mass above ζ where that is real.

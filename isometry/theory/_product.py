@@ -14,7 +14,7 @@ dH = (1 + ψ) dlog λ, elementary term by term (`mass`).
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from isometry.theory._measure import Array, Measure, discrete
 
 _CAP = 0.7  # largest Newton step in log ζ
 _BENDS = np.pi * np.r_[np.linspace(0.9, 0.1, 9)]  # arg λ on the way from the negative axis
+_MANY = 4  # so many factors are first replaced by few
 _LAST = 1e-13  # arg λ of the last stop before the axis, at the very edge
 
 
@@ -73,18 +74,21 @@ class Product:
             *(f.measure.transforms(np.exp(x)) for f, x in zip(self.factors, w, strict=True)), strict=True
         )
         lead = self.factors[0]
-        psi, lead_up = psis[0] / lead.ratio, ups[0]
-        one_plus = lead_up if lead.ratio == 1 else 1 + psi
-        mismatch = np.stack([self._gap(f, p, u, psi, lead_up) for f, p, u in zip(self.factors, psis, ups, strict=True)])
+        zero = lead.measure.zero_mass
+        psi, up = psis[0] / lead.ratio, ups[0] + zero  # 1 + M of the lead
+        one_plus = (ups[0] + (lead.ratio - 1 + zero)) / lead.ratio
+        mismatch = np.stack([self._gap(f, p, u, psi, ups[0]) for f, p, u in zip(self.factors, psis, ups, strict=True)])
         rates = np.stack(slopes) / self._ratios
-        value = self._free_of_zeta(psi, one_plus) + self._counts[:, 0] @ w
-        slope = self._slope_free_of_zeta(psi, one_plus) + np.sum(self._counts / rates, 0)
+        value = self._free_of_zeta(psi, one_plus, up) + self._counts[:, 0] @ w
+        slope = self._slope_free_of_zeta(psi, one_plus, up) + np.sum(self._counts / rates, 0)
         return State(w, psi, one_plus, value, slope, rates, mismatch)
 
     def _gap(self, f: Factor, psi_k: Array, up_k: Array, psi: Array, up: Array) -> Array:
-        """c_k ψ − M_k, over c_k: from 1 + ψ where that is the smaller, so that nothing cancels."""
-        near = np.abs(up) < 0.5 if f.ratio == self.factors[0].ratio else np.zeros(psi.shape, bool)
-        return np.where(near, (up - up_k) / f.ratio, psi - psi_k / f.ratio)
+        """c_k ψ − M_k, over c_k: from P(d > 0) + M where that is the smaller, so that nothing cancels."""
+        lead = self.factors[0]
+        near = np.abs(up) < 0.5 if f.ratio == lead.ratio else np.zeros(psi.shape, bool)
+        apart = lead.measure.zero_mass - f.measure.zero_mass
+        return np.where(near, (up - up_k + apart) / f.ratio, psi - psi_k / f.ratio)
 
     @property
     def _ratios(self) -> Array:
@@ -94,24 +98,26 @@ class Product:
     def _counts(self) -> Array:
         return np.array([[f.times] for f in self.factors])
 
-    def _ones(self, psi: Array, one_plus: Array) -> list[tuple[float, float, Array]]:
-        return [(c, a, one_plus if c == 1 else 1 + c * psi) for c, a in self.ones if a]
+    def _ones(self, psi: Array, one_plus: Array, up: Array | None = None) -> list[tuple[float, float, Array]]:
+        """(c, a_c, 1 + cψ); `up` is that of the lead's c, to relative accuracy."""
+        known = {1.0: one_plus} if up is None else {self.factors[0].ratio: up, 1.0: one_plus}
+        return [(c, a, known[c] if c in known else 1 + c * psi) for c, a in self.ones if a]
 
-    def _free_of_zeta(self, psi: Array, one_plus: Array) -> Array:
+    def _free_of_zeta(self, psi: Array, one_plus: Array, lead_up: Array) -> Array:
         value = self.const + self.smooth * psi
-        for _, a, up in self._ones(psi, one_plus):
+        for _, a, up in self._ones(psi, one_plus, lead_up):
             value = value + a * _log_below(up)
         if self.power:
             value = value + self.power * _log_below(psi)
         return value + self.bernoulli * psi / one_plus if self.bernoulli else value
 
-    def _slope_free_of_zeta(self, psi: Array, one_plus: Array) -> Array:
+    def _slope_free_of_zeta(self, psi: Array, one_plus: Array, lead_up: Array) -> Array:
         """Derivative in ψ. The terms in ψ and 1 + ψ are joined: at an atom ψ → ∞ and they cancel."""
         slope = self.smooth * np.ones_like(psi)
         square = sum(a for c, a in self.ones if c == 1)
         if self.power or square:
             slope = slope + (self.power + (square + self.power) * psi) / (psi * one_plus)
-        for c, a, up in self._ones(psi, one_plus):
+        for c, a, up in self._ones(psi, one_plus, lead_up):
             slope = slope + (a * c / up if c != 1 else 0.0)
         return slope + self.bernoulli / one_plus**2 if self.bernoulli else slope
 
@@ -148,9 +154,7 @@ class Product:
             step = self.newton_step(at, target[active])
             size = np.abs(step).max(0)
             w[:, active] += step * np.minimum(1, cap / np.maximum(size, 1e-300))
-            left = size * np.minimum(
-                1, size / np.maximum(before[active], 1e-300)
-            )  # at most, as the error is squared in every round
+            left = size * np.clip(size / np.maximum(before[active], 1e-30), 0, 1)  # at most: the error is squared
             before[active] = size
             active = active[left > 1e-14 * (1 + np.abs(w[:, active]).max(0))]
             if not len(active):
@@ -170,12 +174,12 @@ class Product:
         x = np.sinh(np.linspace(-1, 1, 250) * np.arcsinh(690.0))
         tables = [f.measure.transforms(-np.exp(x)) for f in self.factors]
         lead = self.factors[0]
-        psi, up = tables[0][0].real / lead.ratio, tables[0][1].real
+        psi, up = tables[0][0].real / lead.ratio, tables[0][1].real + lead.measure.zero_mass
         w = np.zeros((len(self.factors), len(x)))
         for k, (f, (p, u, _)) in enumerate(zip(self.factors, tables, strict=True)):
             with np.errstate(all="ignore"):  # far out both vanish
                 aim = np.log((up if f.ratio == lead.ratio else 1 + f.ratio * psi) / (-f.ratio * psi))
-                level = np.log(u.real / -p.real)
+                level = np.log((u.real + f.measure.zero_mass) / -p.real)
             w[k] = x if k == 0 else np.interp(aim, *_increasing(level, x))
         return _increasing(self.state(w + 1j * np.pi).log_lam.real, *w)
 
@@ -203,19 +207,48 @@ class Product:
         is analytic in between, whatever the factors. `distance` is that of t to the nearest edge. No broadening
         remains.
         """
-        w, good = np.zeros((len(self.factors), len(t)), complex), np.zeros(len(t), bool)
         distance = np.broadcast_to(distance, t.shape)
-        for closer in (None, 0.2, 1e-3, 1e-6):
+        at, good = self._from_guess(t, distance, guess)
+        if good.all():
+            return at, good
+        w = at.w
+        for closer in (0.2, 1e-3, 1e-6):
             left = ~good
-            if not left.any() or (closer is None and guess is None):
-                continue
-            at = (
-                self.newton(guess, t + 0j, 12, 0.2)
-                if closer is None
-                else self._continued(t[left], closer * distance[left])
-            )
-            w[:, left], good[left] = at.w, self._landed(at, t[left])
+            if left.any():
+                at = self._continued(t[left], closer * distance[left])
+                w[:, left], good[left] = at.w, self._landed(at, t[left])
         return self.state(w), good
+
+    def _from_guess(self, t: Array, distance: Array, guess: Array | None) -> tuple[State, Array]:
+        """Newton from a guess: a near one, or with many factors the solution of a like product with few."""
+        if guess is not None:
+            at = self.newton(guess, t + 0j, 12, 0.2)
+            return at, self._landed(at, t)
+        if self.coarse is None:
+            return State(np.zeros((len(self.factors), len(t)), complex), *[t] * 6), np.zeros(len(t), bool)
+        coarse, row, shift = self.coarse
+        rough, _ = coarse.attempt(t, distance)
+        at = self.newton(rough.w[row] + shift, t + 0j, 12, 0.3)
+        with np.errstate(invalid="ignore"):  # on the axis it might be another branch
+            return at, self._landed(at, t) & (at.psi.imag < -1e-6 * np.abs(at.psi))
+
+    @functools.cached_property
+    def coarse(self) -> tuple["Product", Array, Array] | None:
+        """With one factor for all of a size, the one of mean spread; which stands for each, and log ζ less its own."""
+        if len(self.factors) < _MANY:
+            return None
+        kept, shift, const = [], np.zeros((len(self.factors), 1)), self.const
+        for ratio in dict.fromkeys(f.ratio for f in self.factors):
+            alike = [f for f in self.factors if f.ratio == ratio]
+            spread = np.array([f.measure.relative_variance() for f in alike])
+            typical = alike[int(np.argmin(np.abs(spread - spread.mean())))].measure
+            for k, f in enumerate(self.factors):
+                if f.ratio == ratio:
+                    shift[k] = math.log(f.measure.moment(1) / typical.moment(1))
+                    const += f.times * float(shift[k, 0])
+            kept.append(Factor(typical, sum(f.times for f in alike), ratio))
+        row = [next(i for i, k in enumerate(kept) if k.ratio == f.ratio) for f in self.factors]
+        return replace(self, factors=tuple(kept), const=const), np.array(row), shift
 
     def _continued(self, t: Array, nearest: Array) -> State:
         last = np.clip(nearest, _LAST, _BENDS[-1])

@@ -21,6 +21,9 @@ _REACH = 9.5  # standard deviations; the mass beyond is 2e-21
 _DEGREE = 23  # of a panel's series
 _NOISE = 4e-15  # relative to the largest slope: what autodiff resolves of it
 _NARROWEST = 1e-12  # a panel this narrow that is still rough is a kink nobody named
+_MOST_ROUGH, _MOST_UNDER = 1e-3, 6e-7  # of the mass: where phi' is rounding, where its square underflows
+_SEEN = 6.5  # standard deviations; the mass beyond, 8e-11, is not resolved on a scale of log phi'²
+_STEEPEST = 1e-3  # width of the narrowest panel made for a phi' that falls, as that of erf does, through many decades
 _LEVELS = 15  # bisections of the contour towards an extremum or a kink
 _LEVELS_AT_ZERO = 30  # towards a zero of phi', where λ^½ of mass lies below λ
 _ORDER = 18  # Gauss-Legendre nodes a segment of the contour
@@ -65,13 +68,18 @@ def slope_measure(phi: activations.Activation, q: float) -> Measure:
     kinks = np.array(phi.kinks) / scale
     even = _is_even(slope, kinks)
     cuts = np.unique(np.r_[0.0 if even else -_REACH, _REACH, kinks[np.abs(kinks) < _REACH]])
-    stretches = _stretches(slope, cuts[cuts >= 0] if even else cuts)
+    stretches, lost = _stretches(slope, cuts[cuts >= 0] if even else cuts)
+    if lost > 1:
+        raise _checks.NotDefined(
+            f"theory: at q={q:g} phi' of {phi.name} is lost in the rounding of its autodiff, or its square in "
+            "underflow, for too many units to know its law; there is one at a smaller q."
+        )
     atoms, masses, nodes, weights, pieces, corners = [], [], [], [], [], []
     size = max(np.abs(s.coefficients[0]).max() for s in stretches)
     for series in stretches:
         variation = np.abs(series.coefficients[1:]).sum(0).max() + np.ptp(series.coefficients[0])
         if variation <= 1e-13 * size:
-            atoms.append(float(np.median(series.coefficients[0])) ** 2)
+            atoms.append(float(slope(np.array([(series.edges[0] + series.edges[1]) / 2]))[0]) ** 2)
             masses.append(_normal_mass(series.edges[0], series.edges[-1]))
             continue
         d, w, values = _contour(series, size)
@@ -115,30 +123,48 @@ def _is_even(slope: Callable, kinks: Array) -> bool:
     return bool(np.all(np.abs(left - right) <= 1e-14 * np.max(right)))
 
 
-def _stretches(slope: Callable, cuts: Array) -> list[_Series]:
-    """phi' as Chebyshev series on panels, stretch by stretch between its kinks, also those that were not named."""
+def _stretches(slope: Callable, cuts: Array) -> tuple[list[_Series], float]:
+    """phi' as Chebyshev series on panels, stretch by stretch between its kinks, also those that were not named.
+
+    And the mass where it is rounding, or its square underflows, over what that may be.
+    """
     nodes = np.cos(np.pi * (np.arange(_DEGREE + 1) + 0.5) / (_DEGREE + 1))
     to_series = np.linalg.inv(chebyshev.chebvander(nodes, _DEGREE)).T
     edges = np.unique(
         np.concatenate([np.linspace(a, b, 1 + int(np.ceil((b - a) / 2))) for a, b in itertools.pairwise(cuts)])
     )
     left, right, done = edges[:-1], edges[1:], []
-    size = 0.0
+    lost, size, parent = 0.0, 0.0, np.full(len(left), np.inf)  # tails of halves that stay as large are rounding
     while len(left):
         bound = np.searchsorted(cuts, (left + right) / 2)
         low = np.maximum(cuts[bound - 1], left - (right - left) / 4)
         high = np.minimum(cuts[bound], right + (right - left) / 4)
         z = (low + high)[:, None] / 2 + (high - low)[:, None] / 2 * nodes
-        series = slope(z) @ to_series
+        f = slope(z)
+        series = f @ to_series
         size = max(size, float(np.abs(series[:, 0]).max()))
         tail, top = np.abs(series[:, -4:]).max(1), np.abs(series).max(1)
         narrow = right - left < _NARROWEST
-        fine = (tail <= np.maximum(2e-15 * top, _NOISE / 4 * size)) | narrow
+        resolved = tail <= 2e-15 * top
+        rounding = (tail <= _NOISE / 4 * size) | (tail <= 250 * _NOISE * size) & (tail > 0.3 * parent)
+        seen = (right - left > _STEEPEST) & (np.minimum(np.abs(left), np.abs(right)) < _SEEN)
+        small = (top < 1e-20 * size) & (top > 1e-290) & (tail > 1e-10 * top)  # below any rounding of a sum
+        more = seen & np.where(resolved, _is_steep(f), (tail < 0.01 * parent) | small)
+        fine = (resolved | rounding) & ~more | narrow
         smooth = ~narrow
+        rough = smooth & (top <= 1e-9 * size) & (tail > 1e-6 * top)
+        for most, panels in ((_MOST_ROUGH, fine & rough), (_MOST_UNDER, fine & (top > 0) & (top < 1e-110))):
+            lost += sum(_normal_mass(left[i], right[i]) for i in np.flatnonzero(panels)) / most
         done += [(left[i], right[i], low[i], high[i], series[i], smooth[i]) for i in np.flatnonzero(fine)]
         middle = (left + right)[~fine] / 2
-        left, right = np.r_[left[~fine], middle], np.r_[middle, right[~fine]]
-    return _joined(sorted(done, key=lambda panel: panel[0]), cuts)
+        left, right, parent = np.r_[left[~fine], middle], np.r_[middle, right[~fine]], np.tile(tail[~fine], 2)
+    return _joined(sorted(done, key=lambda panel: panel[0]), cuts), lost
+
+
+def _is_steep(f: Array) -> Array:
+    """Panels on which phi' falls a thousandfold without a zero: log phi'² would not be resolved, nor off the axis."""
+    least, most = np.abs(f).min(1), np.abs(f).max(1)
+    return (most > 1e3 * least) & (least > 0) & (np.abs(np.sign(f).sum(1)) == f.shape[1])
 
 
 def _joined(panels: list[tuple], cuts: Array) -> list[_Series]:
@@ -230,16 +256,18 @@ def _vertices(series: _Series, a: float, b: float, size: float, open_ends: tuple
 def _beyond(phi: activations.Activation, slope: Callable, series: _Series) -> list[float]:
     """Least and largest phi'² beyond the cut-off, where there is no mass to speak of but the support ends."""
     far = _REACH * 2.0 ** np.arange(0, 40, 0.25)
-    top, found = float(np.max(series.coefficients[0] ** 2)), []
+    top, found = float(np.max(np.abs(series.coefficients).sum(0) ** 2)), []
     for sign, end in ((-1, series.edges[0]), (1, series.edges[-1])):
         if abs(end) < _REACH:
             continue
         with np.errstate(over="ignore"):
-            d = slope(sign * far) ** 2
+            f = slope(sign * far)
+            d = f**2
         if not d[-1] < 1.1 * d[-5] + top:  # an octave later
             raise _checks.NotDefined(
                 f"theory: phi' of {phi.name} is unbounded, so its law has no top edge; laws are given for bounded phi' "
                 "only. theory.variance_coefficient gives the variance where that is finite."
             )
-        found += [0.0 if d.min() < 1e-12 * top else float(d.min()), float(d.max())]
+        passes = d.min() < 1e-12 * top or f.min() < 0 < f.max()  # through zero
+        found += [0.0 if passes else float(d.min()), float(d.max())]
     return found

@@ -174,3 +174,34 @@ def test_fixed_point_off_criticality():
     law = theory.jacobian_law("tanh", 2, sigma_w=math.sqrt(0.5), sigma_b=math.sqrt(0.05))
     assert law.moment(1) == pytest.approx(0.43198738**2, rel=1e-7)  # chi_1 of the usual table
     assert theory.jacobian_law("relu", 3, sigma_w=1.0, sigma_b=0.0).moment(1) == pytest.approx(0.125, rel=1e-12)
+
+
+def test_widening_relu_is_a_square_product():
+    """Half of twice as many units: 2n × n Gaussian, masked to n × n, twice. And isometries stay isometries."""
+    law, square = theory.jacobian_law("relu", 2, q=1.0, weights="gaussian", widths=[1, 2, 2]), theory.fuss_catalan(2)
+    assert law.atoms == ()
+    x = np.array([1e-8, 0.3, 5.0, 13.0])
+    np.testing.assert_allclose(law.cdf(x), square.cdf(x / 2), rtol=1e-9)
+    assert law.s_max**2 == pytest.approx(13.5, rel=1e-12)
+    for widths in ([1, 2, 2], [1, 2, 3], [3, 2, 1]):
+        assert theory.jacobian_law("linear", 2, 1.0, widths=widths).atoms == ((1.0, 1.0),)
+
+
+@pytest.mark.parametrize(("phi", "q"), [("erf", 4.0), ("sin", 1.0), ("gelu_tanh", 1.0)])
+def test_one_layer_is_the_law_of_its_slopes(phi, q):
+    """P(phi'² ≤ x) from the slope alone, also where it keeps passing zero, or falls through a hundred decades."""
+    slope = {
+        "erf": lambda u: 2 / np.sqrt(np.pi) * np.exp(-(u**2)),
+        "sin": np.cos,
+        "gelu_tanh": jax.vmap(jax.grad(lambda u: jax.nn.gelu(u, approximate=True))),
+    }[phi]
+    law = theory.jacobian_law(phi, 1, q, 1.0)
+    z = np.linspace(-9, 9, 2_000_001)
+    d = np.asarray(slope(np.sqrt(q) * z)) ** 2
+    weight = np.exp(-(z**2) / 2) * (z[1] - z[0]) / np.sqrt(2 * np.pi)
+    for x in (1e-6, 1e-3, 0.1, 0.7):
+        assert law.cdf(x) == pytest.approx(weight[d <= x].sum(), abs=2e-5)
+    if phi == "erf":  # far down its tail
+        assert law.cdf(math.exp(-60.0)) == pytest.approx(
+            math.erfc(math.sqrt((60 + math.log(4 / math.pi)) / 16)), rel=1e-6
+        )

@@ -96,6 +96,35 @@ def test_path_law_and_rectangles():
     assert np.abs(np.searchsorted(np.sort(lam), grid) / lam.size - law.cdf(grid)).max() < 6 / 200
 
 
+@pytest.mark.parametrize(
+    ("phi", "weights", "sizes"),
+    [
+        ("relu", "orthogonal", (100, 200, 300)),
+        ("tanh", "orthogonal", (100, 200, 200)),
+        ("leaky_relu", "orthogonal", (300, 150, 50)),
+        ("tanh", "gaussian", (100, 150, 50, 100)),
+    ],
+)
+def test_widening_and_narrowing_layers(phi, weights, sizes):
+    """Mass, mean and distribution; masks may cost exactly the rank that the weights leave."""
+    rng, q, record = np.random.default_rng(5), 0.5, activations.get(phi)
+    law = theory.jacobian_law(phi, len(sizes) - 1, q, 1.2, weights=weights, widths=sizes)
+    assert law._integral(np.ones_like) == pytest.approx(law.product.rank, abs=1e-7)
+    assert law._integral(np.exp) == pytest.approx(law.moment(1), rel=1e-8)
+    j = np.eye(sizes[0])
+    for n, m in itertools.pairwise(sizes):
+        w = rng.standard_normal((m, n))
+        if weights == "orthogonal":
+            u, _, v = np.linalg.svd(w, full_matrices=False)
+            w = u @ v
+        else:
+            w /= math.sqrt(n)
+        j = 1.2 * on_host(record.slope, math.sqrt(q) * rng.standard_normal(m))[:, None] * (w @ j)
+    lam = np.sort(np.linalg.svd(j, compute_uv=False) ** 2)
+    grid = np.linspace(0.02, 1, 30) * law.s_max**2
+    assert np.abs(np.searchsorted(lam, grid) / lam.size - law.cdf(grid)).max() < 6 / min(sizes)
+
+
 @pytest.mark.parametrize("weights", ["gaussian", "orthogonal"])
 def test_finite_width(weights):
     """ln |Jv|² layer by layer: W takes a unit vector to a Gaussian one, or to one uniform on the sphere."""

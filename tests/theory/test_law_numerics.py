@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from isometry import activations, theory
+from isometry.theory import _jacobian_law, _product
 
 CASES = {
     "tanh orthogonal 8": ("tanh", 8, 0.25, "orthogonal"),
@@ -86,6 +87,19 @@ def test_layers_with_zeros_of_their_slopes():
     p = np.array([1e-3, 0.2, 0.9])
     np.testing.assert_allclose(law.cdf(law.quantile(p)), p, rtol=1e-9)
     assert law._integral(np.exp) == pytest.approx(law.moment(1), rel=1e-8)
+
+
+def test_a_path_that_converges(monkeypatch):
+    """Layers within 3e-5 of one another share their mean q, and inversion starts from few factors, at no cost."""
+    q = np.r_[2.0, 1.2, 0.8, 0.6 * (1 + np.array([-1e-5, 0, 1e-5]))]
+    few = theory.jacobian_law("tanh", 6, q, 1.5, weights="gaussian")
+    x = few.quantile([0.01, 0.5, 0.99], "log_s")
+    monkeypatch.setattr(_jacobian_law, "_ALIKE", 0.0)
+    monkeypatch.setattr(_product, "_MANY", 99)
+    all_ = theory.jacobian_law("tanh", 6, q, 1.5, weights="gaussian")
+    assert (len(few.product.factors), len(all_.product.factors)) == (4, 6)
+    np.testing.assert_allclose(all_.cdf(x, "log_s"), [0.01, 0.5, 0.99], rtol=1e-9)
+    np.testing.assert_allclose(all_.density(x, "log_s"), few.density(x, "log_s"), rtol=1e-9)
 
 
 def test_cdf_is_monotone(law):

@@ -73,6 +73,8 @@ from isometry.theory import freeprob
             r"jacobian_law\(\): the expectation over <lambda> at q=1 diverges",
         ),
         (lambda: theory.jacobian_law(jnp.exp, 2, q=1.0, sigma_w=1.0), r"phi' of exp is unbounded"),
+        (lambda: theory.jacobian_law("tanh", 2, q=30.0, sigma_w=1.0), r"phi' of tanh is lost in the rounding"),
+        (lambda: theory.jacobian_law("erf", 2, q=30.0, sigma_w=1.0), r"its square in underflow.* at a smaller q"),
         (lambda: theory.jacobian_law("sin", 2, q=1e8, sigma_w=1.0), r"sin cannot be integrated at q=1e\+08"),
         (
             lambda: theory.jacobian_law("gelu", 2, sigma_w=2.0, sigma_b=1.0),
