@@ -78,7 +78,7 @@ def tolerance(order: int, **parameters: Any) -> float:
     return 10 * order**0.5 * float(np.finfo(np.float32).eps)
 
 
-def _tasks(order: int, count: int, goals: tuple[float | None, float | None] = (2.0, 1.0)) -> tuple[Task, ...]:
+def _tasks(order: int, count: int, goals: tuple[float | None, float | None] = (2.0, 1.2)) -> tuple[Task, ...]:
     parameters, flop = {"order": order, "count": count}, count * 8 / 3 * order**3
     names = ("torch as it comes", "torch, a thread a core")
     return tuple(
