@@ -54,7 +54,7 @@ class Preset:
 
 
 FULL = Preset()
-SMOKE = Preset(steps=30, seeds=1, extensions=1)
+SMOKE = Preset(steps=30, seeds=1, extensions=1, audit_seeds=5, audit_inputs=2)
 
 
 def digits() -> data.Data:

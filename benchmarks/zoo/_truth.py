@@ -1,7 +1,7 @@
 """What theory says of a configuration, flag by flag: True, False, or None where it lies in between.
 
-Means over neurons at infinite width (Poole et al., 2016; Schoenholz et al., 2017), by a quadrature of our own: nothing
-of `isometry.theory` nor of the flags is used, only where the flags draw their lines. A flag must be raised if theory's
+Means over neurons at infinite width (Poole et al., 2016; Schoenholz et al., 2017), in NumPy: nothing of
+`isometry.theory` nor of the flags is used, only where the flags draw their lines. A flag must be raised if theory's
 number is beyond twice its line and must be clear if it is within half of it, both with the log-normal fluctuation of
 finite width counted in; everything between is not asked.
 """
@@ -11,14 +11,10 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.zoo._nets import N_IN, N_OUT, Config
-from isometry import activations
 from isometry.degeneracy import FLAGS, Thresholds
 
 Q_IN = 0.1  # |x|²/n of every input
@@ -26,6 +22,42 @@ _FLOOR = 12.5  # −ln of 32 eps in float32: what a dense factorization of such 
 _LINES = Thresholds()
 _NODES, _SETTLED = 2048, 300
 _BOUNDED = {"tanh": 2.993, "erf": 2.146, "hard_tanh": 1.0, "sigmoid": 5.97}  # |z| where |phi'| is 0.01 of its largest
+
+
+def _normal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distribution function and density of the standard normal."""
+    from scipy.special import ndtr
+
+    return ndtr(z), np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    from scipy.special import expit
+
+    return expit(z)
+
+
+def _erf(z: np.ndarray) -> np.ndarray:
+    from scipy.special import erf
+
+    return erf(z)
+
+
+Function = Callable[[np.ndarray], np.ndarray]
+_PHI: dict[str, tuple[Function, Function]] = {  # phi and phi'
+    "linear": (lambda z: z, np.ones_like),
+    "relu": (lambda z: np.maximum(z, 0), lambda z: (z > 0) * 1.0),
+    "leaky_relu": (lambda z: np.where(z > 0, z, 0.01 * z), lambda z: np.where(z > 0, 1, 0.01)),
+    "hard_tanh": (lambda z: np.clip(z, -1, 1), lambda z: (abs(z) < 1) * 1.0),
+    "tanh": (np.tanh, lambda z: 1 - np.tanh(z) ** 2),
+    "erf": (_erf, lambda z: 2 / math.sqrt(math.pi) * np.exp(-(z**2))),
+    "sigmoid": (_sigmoid, lambda z: _sigmoid(z) * _sigmoid(-z)),
+    "gelu": (lambda z: z * _normal(z)[0], lambda z: _normal(z)[0] + z * _normal(z)[1]),
+}
+# sigma_w with chi_1 = 1 at sigma_b = 0, where a scheme is left to choose it
+_CRITICAL = dict.fromkeys(("linear", "tanh", "hard_tanh"), 1.0) | {"erf": math.sqrt(math.pi) / 2}
+_CRITICAL |= {"relu": math.sqrt(2), "leaky_relu": math.sqrt(2 / 1.0001)}
+_FREE = ("gaussian", "orthogonal", "scaled_orthogonal")
 
 # σ̂² = fan_in·Var(W) of (fan_in, fan_out), and whether the entries are independent
 _INDEPENDENT: dict[str, Callable[[int, int], float]] = {
@@ -66,25 +98,20 @@ def _grid() -> np.ndarray:
     return ndtri((np.arange(_NODES) + 0.5) / _NODES)
 
 
-def _double(phi: Callable[[Any], Any], z: np.ndarray) -> np.ndarray:
-    with jax.enable_x64(True):
-        return np.asarray(phi(jnp.asarray(z, jnp.float64)))
-
-
-def _differences(phi: Any, q: float, apart: float) -> float:
+def _differences(phi: Function, q: float, apart: float) -> float:
     """E (phi(u) − phi(v))² / 2 of Gaussians u, v of variance q and correlation 1 − apart; no cancellation as c → 1."""
     z = _grid()[4::8]  # 256 nodes
     common, own = (q * (1 - apart / 2)) ** 0.5 * z[:, None], (q * apart / 2) ** 0.5 * z[None]
-    return float(((_double(phi, common + own) - _double(phi, common - own)) ** 2).mean() / 2)
+    return float(((phi(common + own) - phi(common - own)) ** 2).mean() / 2)
 
 
 def field_of(config: Config) -> Field:
     """The mean field of a configuration whose scheme has one."""
-    phi = activations.get(config.activation)
+    phi, slope = _PHI[config.activation]
     independent = config.scheme in _INDEPENDENT
     law = (_INDEPENDENT if independent else _HAAR)[config.scheme]
-    scheme = config.net().scheme
-    sigma_w2, sigma_b2 = scheme.sigma_w**2 if scheme.free else 1.0, scheme.sigma_b**2
+    free = _CRITICAL.get(config.activation, math.nan) if config.sigma_w is None else config.sigma_w
+    sigma_w2, sigma_b2 = free**2 if config.scheme in _FREE else 1.0, (config.sigma_b or 0.0) ** 2
     sizes = [N_IN, *[config.width] * (config.depth - 1), N_OUT]
     gain = np.array([sigma_w2 * law(a, b) for a, b in itertools.pairwise(sizes)])
     q = gain[0] * Q_IN + sigma_b2
@@ -92,15 +119,15 @@ def field_of(config: Config) -> Field:
     rows = []
     for i in range(config.depth - 1):
         z = q**0.5 * _grid()
-        slope2 = _double(phi.slope, z) ** 2
+        slope2 = slope(z) ** 2
         rows.append((q, slope2.mean(), (slope2**2).mean() / slope2.mean() ** 2, math.log(apart)))
-        after = gain[i + 1] * (_double(phi, z) ** 2).mean() + sigma_b2
+        after = gain[i + 1] * (phi(z) ** 2).mean() + sigma_b2
         spread = gain[i + 1] * _differences(phi, q, apart) if apart > 1e-12 else 0.0
         q, apart = after, max(min(spread / after, 2.0), 1e-13)
     hidden, q_star = float(gain[1 if config.depth > 2 else 0]), rows[-1][0]
     for _ in range(_SETTLED):
-        q_star = min(max(hidden * (_double(phi, q_star**0.5 * _grid()) ** 2).mean() + sigma_b2, 1e-30), 1e30)
-    chi = hidden * (_double(phi.slope, q_star**0.5 * _grid()) ** 2).mean()
+        q_star = min(max(hidden * (phi(q_star**0.5 * _grid()) ** 2).mean() + sigma_b2, 1e-30), 1e30)
+    chi = hidden * (slope(q_star**0.5 * _grid()) ** 2).mean()
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     q_l, slope2_l, kappa_l, log_apart = columns
     return Field(independent, gain, q_l, slope2_l, kappa_l, float(log_apart[-1]), float(chi))
