@@ -15,7 +15,7 @@ import isometry
 from benchmarks.zoo import _statistics
 from benchmarks.zoo._nets import N_IN, ZOO, Config
 from benchmarks.zoo._truth import Q_IN, truth
-from isometry import data, store
+from isometry import _provenance, data, store
 from isometry.degeneracy import FLAGS, Report, Thresholds
 
 RANK_FLAG = "rank_constrained_training"
@@ -86,8 +86,6 @@ def measured(
 
 def run(smoke: bool, out: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
     """The record: what was drawn, and the rates."""
-    from isometry import _provenance
-
     preset, zoo = (SMOKE, SMOKE_ZOO) if smoke else (FULL, ZOO)
     cache = store.prepare(out / "calibrate")
     drawn = {config: measured(config, preset, cache, say) for config in zoo}

@@ -33,7 +33,7 @@ from benchmarks.zoo import _statistics
 from benchmarks.zoo._calibrate import SMOKE_ZOO
 from benchmarks.zoo._nets import N_OUT, ZOO, Config
 from benchmarks.zoo._truth import Q_IN, truth
-from isometry import _precision, data, store
+from isometry import _precision, _provenance, data, store
 from isometry.degeneracy import Report
 
 CHANCE = math.log(N_OUT)
@@ -163,8 +163,6 @@ def measured(
 
 def run(smoke: bool, out: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
     """The record: every network's scores and loss, and how well the scores rank it."""
-    from isometry import _provenance
-
     preset, zoo = (SMOKE, SMOKE_ZOO) if smoke else (FULL, ZOO)
     cache, inputs = store.prepare(out / "predict"), digits()
     found = {config: measured(config, preset, inputs, cache, say) for config in zoo}
