@@ -183,6 +183,7 @@ ZOO: tuple[Config, ...] = (
     # tanh, eight layers
     _random("orthogonal", "tanh", 8, 32),
     _random("scaled_orthogonal", "tanh", 8, 32),
+    _random("scaled_orthogonal", "tanh", 8, 32, 0.9),
     _random("gaussian", "tanh", 8, 32),
     _random("kaiming", "tanh", 8, 32),
     _random("gaussian", "tanh", 8, 32, 0.3, 0.3),
@@ -255,6 +256,8 @@ ZOO: tuple[Config, ...] = (
     _random("orthogonal", "linear", 8, 32, 0.9),
     _random("orthogonal", "linear", 8, 32, 1.1),
     _random("orthogonal", "linear", 8, 32, 4.0),
+    _random("scaled_orthogonal", "linear", 8, 32, 0.9),
+    _random("scaled_orthogonal", "linear", 8, 32, 1.1),
     _random("glorot_uniform", "linear", 8, 32),
     _random("gaussian", "linear", 8, 32, 0.1),
     _random("gaussian", "linear", 8, 32, 10.0),

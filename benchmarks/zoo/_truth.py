@@ -207,6 +207,8 @@ def truth(config: Config) -> dict[str, bool | None]:
         found |= _from_theory(config)
     if config.plant:
         found["rank_constrained_training"] = None
+    if config.known.get("zero_gradient"):
+        found["anisometric"] = None  # of a zero Jacobian it is not defined
     if config.activation not in _BOUNDED:
         found["saturated_units"] = False
     return {**found, **config.known}
