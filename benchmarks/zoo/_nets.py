@@ -137,7 +137,7 @@ _CONSTANT = _flags(
 )
 _TWIN = {**_RANDOM, **_flags("locked_symmetry")}
 _HALVES = {**_RANDOM, **_flags("locked_symmetry rank_constrained_training", "saturated_units")}  # 16 classes
-# a layer that passes nothing on: J = 0, no gradient anywhere, all inputs one
+# a layer that passes nothing on: J = 0, layers without gradient, all inputs one
 _SILENT = _flags("vanishing zero_gradient rank_collapse", "exploding below_floor saturated_units")
 _ZERO_LAYER = {**_SILENT, **_flags(clear="locked_symmetry")}
 _DEAD_LAYER = {**_SILENT, **_flags("dead_units", "locked_symmetry")}
