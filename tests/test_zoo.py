@@ -232,6 +232,15 @@ def test_a_loss_that_no_rate_changes_is_not_censored():
     assert not found["censored"]
 
 
+def test_a_grid_on_which_everything_diverges_grows_downwards():
+    """Up to the largest rate that trains; and what never does counts as chance."""
+    found = _predict.best_of(lambda rates: np.where(rates < 1e-4, 1 - rates, np.inf), extensions=2)
+    assert 1e-4 / 4 <= found["rate"] < 1e-4
+    assert not found["censored"]
+    never = _predict.best_of(lambda rates: np.full(len(rates), np.inf), extensions=2)
+    assert (never["loss"], never["censored"], len(never["rates"])) == (_predict.CHANCE, True, 15)
+
+
 def test_predict(tmp_path, capsys):
     pytest.importorskip("sklearn")
     assert __main__.main(["predict", "--smoke", "--out", str(tmp_path)]) == 0

@@ -84,24 +84,35 @@ def _trained(function: Any, params: Any, rates: Any, xs: Any, targets: Any, batc
 
 
 def best_of(losses_at: Callable[[np.ndarray], np.ndarray], extensions: int) -> dict[str, Any]:
-    """The lowest loss over learning rates and where it lies. `losses_at(rates)` gives five losses, finite."""
-    powers = np.arange(RATES) - RATES // 2
-    found = dict(zip(powers.tolist(), losses_at(CENTRE * FACTOR**powers), strict=True))
+    """The lowest loss over learning rates and where it lies. `losses_at(rates)` gives five losses, infinite ones
+    allowed; among equals the lowest rate is taken, so that a grid on which everything diverges grows downwards."""
+    found: dict[int, float] = {}
+
+    def grow(powers: np.ndarray) -> None:
+        found.update(zip(powers.tolist(), losses_at(CENTRE * FACTOR**powers).tolist(), strict=True))
+
+    def worth(power: int) -> float:
+        return found[power] if math.isfinite(found[power]) else CHANCE
+
+    def at_edge() -> bool:
+        flat = max(found.values()) - min(found.values()) < FLAT  # False where one is infinite: inf or NaN
+        return best() in (min(found), max(found)) and not flat
+
+    def best() -> int:
+        return min(sorted(found), key=worth)
+
+    grow(np.arange(RATES) - RATES // 2)
     for _ in range(extensions):
-        low, high, best = min(found), max(found), min(found, key=found.__getitem__)
-        if best not in (low, high) or max(found.values()) - found[best] < FLAT:
+        if not at_edge():
             break
-        more = (low - RATES if best == low else high + 1) + np.arange(RATES)
-        found |= dict(zip(more.tolist(), losses_at(CENTRE * FACTOR**more), strict=True))
-    best = min(found, key=found.__getitem__)
-    at_edge = best in (min(found), max(found)) and max(found.values()) - found[best] >= FLAT
+        grow((min(found) - RATES if best() == min(found) else max(found) + 1) + np.arange(RATES))
     ordered = sorted(found)
     return {
-        "loss": float(found[best]),
-        "rate": float(CENTRE * FACTOR**best),
-        "censored": at_edge,
+        "loss": worth(best()),
+        "rate": float(CENTRE * FACTOR ** best()),
+        "censored": at_edge(),
         "rates": [float(CENTRE * FACTOR**p) for p in ordered],
-        "losses": [float(found[p]) for p in ordered],
+        "losses": [found[p] for p in ordered],
     }
 
 
@@ -119,7 +130,7 @@ def final_loss(config: Config, preset: Preset, digits: data.Data) -> dict[str, A
         found = np.asarray(
             _trained(net.function, params, jnp.asarray(rates, jnp.float32), digits.xs, digits.targets, batches), float
         )
-        return np.median(np.where(np.isfinite(found), found, CHANCE), 0)
+        return np.median(np.where(np.isfinite(found), found, np.inf), 0)
 
     return best_of(losses_at, preset.extensions)
 
