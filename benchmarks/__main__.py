@@ -15,8 +15,9 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def names() -> list[str]:
-    """Every benchmark file of this folder."""
-    return sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if not m.name.startswith("_"))
+    """Every benchmark file of this folder; zoo/ is a program of its own."""
+    found = pkgutil.iter_modules(benchmarks.__path__)
+    return sorted(m.name for m in found if not m.ispkg and not m.name.startswith("_"))
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:

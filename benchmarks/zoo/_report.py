@@ -1,0 +1,151 @@
+"""Records as Markdown: README.md is made of the committed ones."""
+
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+README = pathlib.Path(__file__).with_name("README.md")
+RESULTS = README.parent.parent / "results" / "zoo"
+TARGETS = {"false_alarms": 0.01, "undecided": 0.05}  # and no miss
+HEAD = """# How far the flags can be trusted
+
+A zoo of networks, healthy and broken on purpose, with the truth known flag by flag from theory or construction
+(`_nets.py`, `_truth.py`; what theory leaves in between is not asked). Made by `python -m benchmarks.zoo readme` from
+`benchmarks/results/zoo/`; to measure anew:
+
+```
+python -m benchmarks.zoo calibrate --out DIR      # DIR/calibrate.json; an interrupt costs one network
+python -m benchmarks.zoo predict --out DIR        # DIR/predict.json
+```
+
+Changed after a first look at the figures: a zero Jacobian's anisometry is no longer asked, for it is not defined, and
+three isometric networks were added to have 300 healthy draws of `anisometric` in the quoted half. They also thin out
+the undecided draws of `rank_constrained_training` there: without them 16 of 306 (5.2 %), above the target. The grid of
+learning rates now grows downwards where all of them diverge; the score that `predict` ranks by was not touched.
+"""
+
+
+def page() -> str:
+    """README.md, from the records that are committed."""
+    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    return "\n".join([HEAD, *(line for record in records for line in [*section(record), ""])]).rstrip() + "\n"
+
+
+def section(record: dict[str, Any]) -> list[str]:
+    """One record."""
+    body = {"calibrate": _calibration, "predict": _prediction}[record["command"]](record)
+    origin = record["provenance"]
+    versions = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
+    device = f"{origin['device']['count']} {origin['device']['kind']} device"
+    return [*body, "", f"{versions}; {device}; {origin['time']}; commit {origin['git_commit']}."]
+
+
+def _table(*rows: tuple[str, ...]) -> Iterator[str]:
+    for i, row in enumerate(rows):
+        yield "| " + " | ".join(row) + " |"
+        if not i:
+            yield "|" + " --- |" * len(row)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g} %"
+
+
+def _rate(found: dict[str, Any] | None) -> str:
+    """Errors of draws (configurations): rate, then both intervals."""
+    if found is None:
+        return "–"
+    text = f"{found['errors']} of {found['draws']} ({found['configurations']})"
+    low, high = found["clopper_pearson"]
+    text += f": {_percent(low)} to {_percent(high)}"
+    if found["errors"]:
+        text += "; clusters " + " to ".join(_percent(v) for v in found["cluster_bootstrap"])
+    return text
+
+
+def _target(found: dict[str, Any]) -> str:
+    """What keeps a flag from the target; "met" if nothing does."""
+    missed = []
+    if found["misses"] is None or found["misses"]["errors"]:
+        missed.append("misses")
+    for kind, allowed in TARGETS.items():
+        if found[kind] is None or found[kind]["rate"] > allowed:
+            missed.append(kind.replace("_", " "))
+    return "missed: " + ", ".join(missed) if missed else "met"
+
+
+def _number(value: Any) -> str:
+    return f"{float(value):.3g}"
+
+
+def _calibration(record: dict[str, Any]) -> list[str]:
+    preset, flags = record["preset"], record["flags"]
+    lines = [
+        "## False alarms and misses",
+        "",
+        f"{len(record['configurations'])} networks; a draw is one audit of {preset['seeds']} fresh seeds at "
+        f"{preset['inputs']} fresh inputs. A hash puts each network in one half: lines are `Thresholds()`, those of "
+        "theory, and stay if they make no errors in the tuning half; figures to quote are of the other. Errors of "
+        "draws (of networks), with the 95 % interval of Clopper and Pearson, and where there are errors that of a "
+        "bootstrap over networks. *Undecided* is a miss where the flag must be raised. Target: no miss, at most "
+        f"{_percent(TARGETS['false_alarms'])} false alarms, at most {_percent(TARGETS['undecided'])} undecided.",
+        "",
+    ]
+    for half, title in (("quoted", "Quoted half"), ("tuning", "Tuning half")):
+        rows = [
+            (name, *(_rate(flag[half][k]) for k in ("false_alarms", "undecided", "misses")), _target(flag[half]))
+            for name, flag in flags.items()
+        ]
+        family = ("any flag", _rate(record["family_wise"][half]), "", "", "")
+        header = ("flag", "false alarms", "undecided though healthy", "misses", "target")
+        lines += [f"### {title}", "", *_table(header, *rows, family), ""]
+    lines += ["### Where the lines lie in the tuning half", "", *_table(*_separations(flags)), ""]
+    lines += ["### Every state that is not the truth", "", *_table(*_wrong(record["configurations"]))]
+    return lines
+
+
+def _separations(flags: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    yield "flag", "largest healthy", "line", "smallest planted", "no errors"
+    for name, flag in flags.items():
+        if found := flag["separation"]:
+            low, line, high = (float(found[k]) for k in ("largest_healthy", "line", "smallest_planted"))
+            yield name, _number(low), _number(line), _number(high), "yes" if low < line < high else "no"
+
+
+def _wrong(configurations: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    yield "network", "half", "flag", "truth", "states"
+    for name, config in configurations.items():
+        for flag, found in config["flags"].items():
+            right = {True: "raised", False: "clear"}.get(found["truth"])
+            if right and set(found["states"]) != {right}:
+                states = ", ".join(f"{n} {state}" for state, n in found["states"].items())
+                yield name, config["half"], flag, right, states
+
+
+def _prediction(record: dict[str, Any]) -> list[str]:
+    preset = record["preset"]
+    censored = sum(row["censored"] for row in record["networks"].values())
+    chance = sum(row["loss"] > 2.25 for row in record["networks"].values())
+    lines = [
+        "## Do the spectrum's flags rank the loss after training?",
+        "",
+        f"Every network trained on pooled digits for {preset['steps']} steps of SGD at the best of at least five "
+        "learning rates; the score was registered before (`_predict.py`). Rank correlations with the final loss, 95 % "
+        "intervals by a bootstrap over networks; the lead is resampled together. "
+        f"{len(record['networks'])} networks, {chance} within 0.05 of chance, {censored} censored (best rate at the "
+        "edge of the grown grid).",
+        "",
+    ]
+    for name in ("kendall", "spearman"):
+        lines += [f"### {name.capitalize()}", "", *_table(*_correlations(record[name])), ""]
+    return lines[:-1]
+
+
+def _correlations(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    names = found["all"]["correlation"]
+    yield "networks", *names, *(f"lead over {name}" for name in found["all"]["lead"])
+    for group, row in found.items():
+        cells = [*row["correlation"].values(), *row["lead"].values()]
+        shown = [f"{c['value']:.2f} ({c['interval'][0]:.2f} to {c['interval'][1]:.2f})" for c in cells]
+        yield f"{group} ({row['networks']})", *shown
