@@ -252,19 +252,20 @@ class _Chain:
     def hidden_biases(self) -> dict[int, np.ndarray]:
         return {i + 1: b for i, b in enumerate(self.biases[:-1]) if b is not None}
 
-    def refined(self, rule: Exact | Near) -> list[Classes]:
-        return refine(self.sizes, self.edges, self.hidden_biases, rule, signed=self.signed, null=self.zero_at_zero)
+    def refined(self, rule: Exact | Near, start: list[Classes] | None = None) -> list[Classes]:
+        options = {"signed": self.signed, "null": self.zero_at_zero, "start": start}
+        return refine(self.sizes, self.edges, self.hidden_biases, rule, **options)
 
     def partition(self, unit: float) -> tuple[list[Classes], str, float, tuple[int, ...]]:
         """(classes, tier, discrepancy, undecided layers): the coarsest of the exact and the verified near partition."""
-        exact = self.refined(Exact())
         if max(self.sizes) * unit > _COARSE:
-            return exact, BIT, 0.0, ()
-        wide = self.refined(Near(_WIDE * unit))
+            return self.refined(Exact()), BIT, 0.0, ()
+        wide = self.refined(Near(_WIDE * unit))  # never finer than the exact one: equal sums are near
+        exact = self.refined(Exact(), start=wide)
         if not _coarser(wide, exact):
             return exact, BIT, 0.0, ()
         best, tier, gap, undecided = exact, BIT, 0.0, ()
-        for found in (self.refined(Near(_TIGHT * unit)), wide):
+        for found in (self.refined(Near(_TIGHT * unit), start=wide), wide):
             coarser = _coarser(found, best)
             apart = discrepancy(self.edges, self.hidden_biases, found, unit) if coarser else math.inf
             if apart <= 1:
