@@ -11,7 +11,17 @@ import numpy as np
 
 from isometry import _checks
 from isometry.degeneracy import _support
-from isometry.degeneracy._partition import Classes, Edge, Exact, Near, discrepancy, exact_sums, near_sums, refine
+from isometry.degeneracy._partition import (
+    Classes,
+    Edge,
+    Exact,
+    Near,
+    discrepancy,
+    exact_sums,
+    near_sums,
+    refine,
+    signed_columns,
+)
 from isometry.networks import Network
 
 BIT, TOLERANCE = "bit", "tolerance"
@@ -312,12 +322,12 @@ def _nonzero(rows: np.ndarray, classes: Classes, tier: str) -> np.ndarray:
 def _constant_on_blocks(w: np.ndarray, below: Classes, above: Classes) -> bool:
     if below.full and above.full:
         return True
-    w = w * np.outer(below.signs, above.signs)
     used, heads = below.ids >= 0, above.ids >= 0
     if w[~used].any() or w[:, ~heads].any():
         return False
-    model = w[np.ix_(below.first, above.first)]
-    return bool((w[np.ix_(used, heads)] == model[np.ix_(below.ids[used], above.ids[heads])]).all())
+    w = signed_columns(signed_columns(w, above.signs).T, below.signs).T
+    model = w[below.first][:, above.first]
+    return np.array_equal(w[np.ix_(used, heads)], model.take(below.ids[used], 0).take(above.ids[heads], 1))
 
 
 def _assemble(

@@ -183,10 +183,17 @@ def _classify(
 
 
 def _rows(w: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The `chosen` rows, read along memory."""
-    if chosen.all():
-        return w
-    return w[chosen] if w.flags.c_contiguous else w.T.take(np.flatnonzero(chosen), 1).T
+    return w if chosen.all() else _columns(w.T, np.flatnonzero(chosen)).T
+
+
+def _columns(w: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """w[:, index], read along memory: several times as fast."""
+    return w.take(index, 1) if w.flags.c_contiguous else w.T.take(index, 0).T
+
+
+def signed_columns(w: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """The columns of `w` times their signs."""
+    return w if (signs > 0).all() else w * signs.astype(w.dtype)
 
 
 class Exact:
@@ -199,8 +206,8 @@ class Exact:
         model = np.where(null, 0, place[classes.first[ids]] if classes.count else 0)  # the first of its class
         for w, columns in terms:
             rows = _rows(w, chosen)
-            sums = exact_sums(rows, columns) * classes.signs[chosen].astype(w.dtype)[:, None]
-            if sums[null].any() or (sums[~null] != sums[model[~null]]).any():
+            sums = signed_columns(exact_sums(rows, columns).T, classes.signs[chosen]).T
+            if sums[null].any() or (sums[~null] != sums.take(model[~null], 0)).any():
                 return False
         return True
 
@@ -225,12 +232,12 @@ def exact_sums(w: np.ndarray, classes: Classes) -> np.ndarray:
     if classes.full:
         return w
     if not len(members := _members(classes)):
-        return w[:, classes.first]
-    out = w[:, classes.first].astype(float)
-    terms = w[:, members] * classes.signs[members].astype(w.dtype)
+        return _columns(w, classes.first)
+    out = _columns(w, classes.first).astype(float)
+    terms = signed_columns(_columns(w, members), classes.signs[members])
     sizes = classes.sizes[classes.sizes > 1]
     if sizes.max() == 2 or is_dyadic(terms, sizes.max()):  # a sum of two is rounded once in any case
-        out[:, classes.sizes > 1] = np.add.reduceat(terms.astype(float), np.cumsum(sizes) - sizes, 1)
+        out[:, classes.sizes > 1] = _block_sums(terms.astype(float), sizes)
     else:
         ends = np.cumsum(sizes)
         out[:, classes.sizes > 1] = [[math.fsum(row[e - n : e]) for e, n in zip(ends, sizes)] for row in terms.tolist()]
@@ -241,6 +248,14 @@ def _members(classes: Classes) -> np.ndarray:
     """Units of classes of two or more, class by class."""
     chosen = np.flatnonzero(classes.shared & (classes.ids >= 0))
     return chosen[np.argsort(classes.ids[chosen], kind="stable")]
+
+
+def _block_sums(terms: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Sums of the columns in runs of `sizes`."""
+    starts = np.cumsum(sizes) - sizes
+    if sizes.max() == 2:
+        return _columns(terms, starts) + _columns(terms, starts + 1)
+    return np.add.reduceat(np.ascontiguousarray(terms), starts, 1)
 
 
 def is_dyadic(terms: np.ndarray, count: int) -> bool:
@@ -298,13 +313,13 @@ def near_sums(w: np.ndarray, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
     w = w.astype(float)
     if classes.full:
         return w, np.abs(w)
-    sums = w[:, classes.first]
+    sums = _columns(w, classes.first)
     scale = np.abs(sums)
     if len(members := _members(classes)):
         shared, sizes = classes.sizes > 1, classes.sizes[classes.sizes > 1]
-        terms = w[:, members] * classes.signs[members]
-        sums[:, shared] = np.add.reduceat(terms, np.cumsum(sizes) - sizes, 1)
-        scale[:, shared] = np.add.reduceat(np.abs(terms), np.cumsum(sizes) - sizes, 1)
+        terms = signed_columns(_columns(w, members), classes.signs[members])
+        sums[:, shared] = _block_sums(terms, sizes)
+        scale[:, shared] = _block_sums(np.abs(terms), sizes)
     return sums, scale
 
 
