@@ -143,7 +143,7 @@ def _audit_one(
     tell("training probe")
     proof = certified_rank(net, certificates)
     rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, key_controls, proof)
-    flags["zero_gradient"] = zero_gradient(net, task, few, len(points), probe)
+    flags["zero_gradient"] = zero_gradient(net, task, few, len(points), probe, certificates)
     flags["rank_constrained_training"] = rank_flag
     widths = None
     if rank_flag.raised and hasattr(net, "with_width"):

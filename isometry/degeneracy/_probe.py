@@ -214,7 +214,10 @@ def _control_ranks(net: Network, task: Task, params: Any, key: Any, count: int) 
 
 
 RANK_FLAG = "rank_constrained_training"
-RANK_REMEDY = 'break the symmetry of the extra units: scheme="zer_o" or "orthogonal"'
+RANK_REMEDY = (
+    'random weights: scheme="orthogonal", isometric as well; or add Gaussian noise of std eps/√fan_in to what is there, '
+    "which costs isometry about eps a layer (ZerO's Hadamard layer is no repair: it has a ceiling of its own)"
+)
 
 
 def judge_ranks(

@@ -22,7 +22,10 @@ from isometry.degeneracy._probe import RANK_FLAG, RANK_REMEDY
 from isometry.networks import Network
 
 _NAME = "locked_symmetry"
-_REMEDY = 'random weights in every layer: scheme="orthogonal" or "gaussian"'
+_REMEDY = (
+    'random weights in every layer: scheme="orthogonal" or "gaussian"; or noise of std eps/√fan_in on the weights, after '
+    "which equal units part as training amplifies it"
+)
 _SOURCE = {
     BIT: "coarsest equitable partition, block sums equal as numbers: exact",
     TOLERANCE: "equitable partition, verified to n·u·Σ|w| (Higham, 2002, eq. 4.4)",

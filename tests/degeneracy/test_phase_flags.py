@@ -236,10 +236,27 @@ def test_saturation_is_a_share_against_its_null():
     cut = math.atanh(math.sqrt(0.99))
     assert flag.evidence["null_probability"] == pytest.approx(math.erfc(cut / math.sqrt(2)), abs=4 / 65536)
     assert flag.threshold == pytest.approx(4.5 / 300)
+    assert "unit variance" in flag.source
     assert saturated_units(TANH, [np.full_like(z, 2.9)], LIMITS, KEY).state == "clear"
     assert saturated_units(TANH, [z[:4]], LIMITS, KEY).state == "undecided"
     few = np.where(np.arange(6)[:, None, None] < 2, z, 0)  # only two seeds of six: the interval holds the line
     assert saturated_units(TANH, [few], LIMITS, KEY).state == "undecided"
+
+
+def test_a_critical_network_is_as_saturated_as_it_must_be():
+    """tanh at sigma_b = 1: q* = 3.04, where P(|z| > 2.993) is 8.6 %: no fault of the weights; 30 % are."""
+    net = networks.mlp([2, 2, 2], "tanh", "gaussian", sigma_b=1.0)
+    q = theory.critical_points("tanh", 1.0)[0].q
+    z = math.sqrt(q) * np.random.default_rng(0).normal(size=(6, 2, 200)).astype(np.float32)
+    flag = saturated_units(net, [z], LIMITS, KEY)
+    assert flag.state == "clear"
+    assert flag.value > 0.05  # against unit variance it would be raised
+    assert flag.evidence["null_variance"] == q
+    assert flag.evidence["null_probability"] == pytest.approx(
+        math.erfc(math.atanh(math.sqrt(0.99)) / math.sqrt(2 * q)), abs=4 / 65536
+    )
+    assert "q* = 3.04" in flag.source
+    assert saturated_units(net, [3 * z], LIMITS, KEY).raised
 
 
 def test_only_bounded_activations_saturate():
@@ -297,7 +314,7 @@ def test_gradient_norms_by_layer():
     task = _probe.Task(squares, None, jnp.asarray(xs, jnp.float32), jnp.asarray(targets, jnp.float32), None)
     for scale in (1.0, 1e-9):
         params = {"layers": tuple({"w": jnp.asarray(scale * a, jnp.float32)} for a in w)}
-        found = zero_gradient(net, task, params, 1, None).evidence["log_gradient_norm"]
+        found = zero_gradient(net, task, params, 1, None, []).evidence["log_gradient_norm"]
         every = []
         for w1, w2, w3 in zip(*(scale * a[:, 0] for a in w), strict=True):
             h1 = np.tanh(xs[0] @ w1)
