@@ -215,8 +215,8 @@ def _control_ranks(net: Network, task: Task, params: Any, key: Any, count: int) 
 
 RANK_FLAG = "rank_constrained_training"
 RANK_REMEDY = (
-    'random weights: scheme="orthogonal", isometric as well; or add Gaussian noise of std eps/√fan_in to what is there, '
-    "which costs isometry about eps a layer (ZerO's Hadamard layer is no repair: it has a ceiling of its own)"
+    'random weights: scheme="orthogonal", isometric as well; or Gaussian noise of std 0.1/√fan_in on the weights, '
+    "which spreads ln s by 0.1·√(depth/2) (ZerO is no repair: its Hadamard layer has a ceiling of its own)"
 )
 
 

@@ -22,7 +22,8 @@ _COLUMNS = ("scheme", "σ_min", "median", "σ_max", "mean s²", "deviation", "ef
 class Report:
     """An audit of one network.
 
-    - `flags`: name → `Flag`; `spectra`: span → `Spectrum` over (seeds, inputs); `probe`: ranks along training, or None.
+    - `flags`: name → `Flag`; `spectra`: span → `Spectrum` over (seeds, inputs), empty where parameters or signals are
+      not finite; `probe`: ranks along training, or None.
     - `law`: what theory predicts for the hidden span, None where `no_law` says why there is no prediction.
     - `widths`: where rank_constrained_training is raised, the same scheme at hidden widths N_x, 2 N_x, 4 N_x.
     - `setting`: how it was measured; `provenance`: versions, device, precision, command, commit.
@@ -84,7 +85,8 @@ class Report:
                 "pairs": sp.pairs,
                 "method": str(sp.method),
             }
-        spectra["end_to_end"]["log_s"] = self.spectra["end_to_end"].log_values
+        if spectra:
+            spectra["end_to_end"]["log_s"] = self.spectra["end_to_end"].log_values
         return {
             "network": self.network,
             "verdict": self.verdict,
@@ -176,22 +178,26 @@ def rich_table(reports: Reports) -> Any:
         else:
             table.add_column(name, justify="left" if name == "scheme" else "right", no_wrap=True)
     for name, report in reports.items():
-        s = report.statistics()
-        small = "0" if s["exact_zero_fraction"] else f"<{np.exp(s['log_floor']) * s['s_max']:.1e}"
-        numbers = (
-            f"{s['s_min']:.3g}" if s["s_min"] else small,
-            f"{s['s_median']:.3g}" if s["s_median"] else small,
-            f"{s['s_max']:.3g}",
-            f"{s['mean_s2']:.3g}",
-            f"{s['isometry_deviation']:.3g}",
-            f"{s['effective_rank']:.2f}/{s['size']}",
-            f"{100 * s['zero_fraction']:.2g} %",
-        )
+        numbers = _numbers(report.statistics()) if report.spectra else ["–"] * (len(_COLUMNS) - 2)
         colour = {RAISED: "red", UNDECIDED: "yellow", CLEAR: "green"}[report.verdict]
         table.add_row(name, *numbers, f"[{colour}]{report.verdict}[/]: {report.reason}")
     for name, why in reports.undefined.items():
         table.add_row(name, *["–"] * (len(_COLUMNS) - 2), f"not defined: {why}")
     return table
+
+
+def _numbers(s: dict[str, Any]) -> list[str]:
+    """The table's columns of numbers."""
+    small = "0" if s["exact_zero_fraction"] else f"<{np.exp(s['log_floor']) * s['s_max']:.1e}"
+    return [
+        f"{s['s_min']:.3g}" if s["s_min"] else small,
+        f"{s['s_median']:.3g}" if s["s_median"] else small,
+        f"{s['s_max']:.3g}",
+        f"{s['mean_s2']:.3g}",
+        f"{s['isometry_deviation']:.3g}",
+        f"{s['effective_rank']:.2f}/{s['size']}",
+        f"{100 * s['zero_fraction']:.2g} %",
+    ]
 
 
 def as_text(reports: Reports, width: int) -> str:

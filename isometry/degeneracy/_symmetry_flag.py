@@ -23,8 +23,8 @@ from isometry.networks import Network
 
 _NAME = "locked_symmetry"
 _REMEDY = (
-    'random weights in every layer: scheme="orthogonal" or "gaussian"; or noise of std eps/√fan_in on the weights, after '
-    "which equal units part as training amplifies it"
+    'random weights in every layer: scheme="orthogonal" or "gaussian"; or noise of std 0.1/√fan_in on the weights: '
+    "it spreads ln s by 0.1·√(depth/2), and equal units part as training amplifies it"
 )
 _SOURCE = {
     BIT: "coarsest equitable partition, block sums equal as numbers: exact",

@@ -31,6 +31,15 @@ def pre_activations(function: Any, params: Any, xs: Any) -> list[Any]:
         return one(params, xs)
 
 
+def overflowing(layers: list[Any]) -> str:
+    """The first pre-activation of `layers` that is not finite, in words; empty if there is none."""
+    for i, z in enumerate(layers):
+        if not np.isfinite(z).all():
+            seed, example, unit = (int(n) for n in np.argwhere(~np.isfinite(z))[0])
+            return f"z_{i + 1} overflows {z.dtype} in seed {seed}, at input {example} and unit {unit}"
+    return ""
+
+
 def dead_units(
     net: Network, layers: list[Any], limits: Thresholds, key: Any, certificates: Sequence[Certificate] = ()
 ) -> Flag:

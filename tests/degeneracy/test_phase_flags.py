@@ -11,11 +11,11 @@ import pytest
 import isometry
 from isometry import initializers, networks, theory
 from isometry.activations import Activation
-from isometry.degeneracy import _probe
+from isometry.degeneracy import _audit, _probe
 from isometry.degeneracy._flag import Thresholds
 from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._phase_flags import phase_flags, rank_collapse
-from isometry.degeneracy._spectrum_flags import below_floor
+from isometry.degeneracy._spectrum_flags import below_floor, spectrum_flags
 from isometry.degeneracy._unit_flags import pre_activations, saturated_units
 
 N, K = 24, 12
@@ -327,11 +327,27 @@ def test_gradient_norms_by_layer():
         np.testing.assert_allclose(found, np.min(every, 0), atol=1e-5)  # the lower of two; ln 2^60 in float32
 
 
-def spoiled(key, shape, dtype=None, out_sharding=None):
-    return jnp.full(shape, jnp.nan, dtype)
+def test_signals_that_overflow_are_a_finding():
+    """relu'(NaN) = 0 would make the Jacobian zero, and the network vanish."""
+    net = networks.mlp([6, *[6] * 5, 3], "relu", "gaussian", sigma_w=1e9)
+    report = isometry.audit(net, KEYS, XS, train_steps=0)
+    flag = report.flags["exploding"]
+    assert flag.raised
+    assert flag.reason.startswith("z_")
+    assert "overflows float32 in seed 0" in flag.reason
+    assert report.flags["locked_symmetry"].state == "clear"
+    assert report.flags["vanishing"].state == "undecided"
+    assert report.verdict == "raised"
+    assert "overflows float32" in report.table()
+    assert "NaN" not in report.to_json()
 
 
-def test_an_audit_of_nan_names_it():
-    net = networks.mlp([6, 3], "tanh", spoiled)
-    with pytest.raises(isometry.InputError, match=r"w of layer 1 is nan at \(0, 0\) in seed 0"):
-        isometry.audit(net, KEYS[:1], XS, train_steps=0)
+def test_a_jacobian_that_overflows_is_measured_as_a_product():
+    """Four orthogonal layers at sigma_w = 1e10: every singular value is 1e40, beyond float32; the signals are not."""
+    net = networks.mlp([6] * 5, "linear", "orthogonal", sigma_w=1e10)
+    sp = _audit._spectra(net, jax.vmap(net.init)(KEYS), 1e-20 * XS[:1], "end_to_end")
+    flags = spectrum_flags({"end_to_end": sp}, LIMITS, KEY)
+    assert flags["exploding"].raised
+    assert flags["exploding"].value == pytest.approx(40 * math.log(10), rel=1e-5)
+    assert flags["anisometric"].state == "clear"
+    assert flags["vanishing"].state == "clear"
