@@ -16,7 +16,7 @@ from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._phase_flags import phase_flags, rank_collapse
 from isometry.degeneracy._report import Report, Reports
 from isometry.degeneracy._spectrum_flags import below_floor, spectrum_flags
-from isometry.degeneracy._symmetry_flag import broken, certified, certified_rank, locked_symmetry
+from isometry.degeneracy._symmetry_flag import broken, certified, certified_rank, locked_symmetry, with_growth
 from isometry.degeneracy._unit_flags import dead_units, overflowing, pre_activations, saturated_units
 from isometry.networks import Network
 from isometry.theory import Law
@@ -154,9 +154,11 @@ def _audit_one(
     flags["dead_units"] = dead_units(net, units, limits, key_units, certificates)
     tell("training probe")
     proof = certified_rank(net, certificates)
-    rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, key_controls, proof)
+    rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, key_controls, proof, certificates)
     flags["zero_gradient"] = zero_gradient(net, task, few, len(points), probe, certificates)
     flags["rank_constrained_training"] = rank_flag
+    if probe is not None and probe.signals is not None:
+        flags["locked_symmetry"] = with_growth(flags["locked_symmetry"], certificates, net, probe.signals)
     widths = None
     if rank_flag.raised and hasattr(net, "with_width"):
         tell("the same scheme at other widths")

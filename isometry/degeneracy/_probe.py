@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,9 @@ import optax
 
 from isometry import _checks, _precision
 from isometry._draws import adjust_seeds, draw_seeds
+from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag, Thresholds
+from isometry.degeneracy._signals import INPUTS, Signals, observe
 from isometry.networks import Network
 
 DEFAULT_STEPS = 200
@@ -53,6 +55,7 @@ class Probe:
     - `update_rank`: of W(t) − W(0), above 1e-4 absolute.
     - `layers`, `shapes`: index and (fan_in, fan_out) of each hidden layer; `steps`: when recorded.
     - `first_signal`: (seeds, depth), first step at which any entry of a layer's gradient is not zero; −1 for never.
+    - `signals`: what became of the pre-activations, `Signals`; None for controls.
     """
 
     steps: np.ndarray
@@ -62,6 +65,7 @@ class Probe:
     update_rank: np.ndarray
     loss: np.ndarray
     first_signal: np.ndarray
+    signals: Signals | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; a loss that overflowed is the string "inf"."""
@@ -128,13 +132,18 @@ def _advance(function, loss, optimizer, state, xs, targets, batches, begin, end)
         return jax.lax.fori_loop(begin, end, jax.vmap(step, (None, 0)), state)
 
 
-def run(net: Network, task: Task, params: Any, records: int = RECORDS) -> Probe:
-    """Train all seeds of stacked `params` alike and record the ranks of the hidden layers."""
+def run(
+    net: Network, task: Task, params: Any, records: int = RECORDS, certificates: Sequence[Certificate] = ()
+) -> Probe:
+    """Train all seeds of stacked `params` alike and record the ranks of the hidden layers; with the seeds'
+    `certificates`, signals as well."""
     steps = len(task.batches)
     marks = sorted({1, *np.linspace(0, steps, records + 1).astype(int)[1:].tolist()} - {0})
     hidden = [layer for layer in net.plan if layer.role == "hidden"]
     initial, state, done = weights_of(params), start(task, params), 0
     ranks, updates, losses = [], [], []
+    see = lambda params: observe(net.function, params, task.xs, certificates)  # noqa: E731
+    seen = [see(params)] if certificates else []
     for mark in marks:
         state = _advance(
             net.function, task.loss, task.optimizer, state, task.xs, task.targets, task.batches, done, mark
@@ -143,6 +152,8 @@ def run(net: Network, task: Task, params: Any, records: int = RECORDS) -> Probe:
         ranks.append(_gradient_ranks(state))
         updates.append(_update_ranks(weights_of(state.params), initial))
         losses.append(np.asarray(state.loss, float))
+        seen += [see(state.params)] if certificates else []
+    signals = [np.stack(a, 1) for a in zip(*seen, strict=True)]
     return Probe(
         np.array(marks),
         tuple(layer.index for layer in hidden),
@@ -151,6 +162,7 @@ def run(net: Network, task: Task, params: Any, records: int = RECORDS) -> Probe:
         np.stack(updates, 1),
         np.stack(losses, 1),
         np.concatenate([np.asarray(f) for f in state.first], 1),
+        Signals(min(len(task.xs), INPUTS), np.array([0, *marks]), *signals) if seen else None,
     )
 
 
@@ -221,7 +233,13 @@ RANK_REMEDY = (
 
 
 def judge_ranks(
-    net: Network, task: Task | None, params: Any, limits: Thresholds, key: Any, proof: Flag | None = None
+    net: Network,
+    task: Task | None,
+    params: Any,
+    limits: Thresholds,
+    key: Any,
+    proof: Flag | None = None,
+    certificates: Sequence[Certificate] = (),
 ) -> tuple[Flag, Probe | None]:
     """rank_constrained_training: whether training moves a layer wider than the input in no more than N_x directions.
 
@@ -246,7 +264,7 @@ def judge_ranks(
         return replace(proof, evidence=evidence | proof.evidence), None
     if task is None:
         return Flag(name, NOT_RUN, "train_steps=0: no probe was run", remedy, None, None, n_x, source, evidence), None
-    probe = run(net, task, params)
+    probe = run(net, task, params, certificates=certificates)
     wide = [i for i, shape in enumerate(probe.shapes) if min(shape) > n_x]
     ranks = probe.gradient_rank[:, -1].max(0) if len(probe.layers) else np.zeros(0, int)
     evidence |= {"steps": int(probe.steps[-1]), "gradient_rank": ranks, "layers": probe.layers}

@@ -343,10 +343,11 @@ def test_signals_that_overflow_are_a_finding():
 
 
 def test_a_jacobian_that_overflows_is_measured_as_a_product():
-    """Four orthogonal layers at sigma_w = 1e10: every singular value is 1e40, beyond float32; the signals are not."""
-    net = networks.mlp([6] * 5, "linear", "orthogonal", sigma_w=1e10)
-    sp = _audit._spectra(net, jax.vmap(net.init)(KEYS), 1e-20 * XS[:1], "end_to_end")
-    flags = spectrum_flags({"end_to_end": sp}, LIMITS, KEY)
+    """Two orthogonal layers at sigma_w = 1e20: every singular value is 1e40, beyond float32; the signals are not."""
+    net = networks.mlp([6] * 5, "linear", "orthogonal", sigma_w=1e20)
+    params = params_of(net, 1e20, 0.0, True)
+    sp = _audit._spectra(net, params, 1e-30 * XS[:1], "hidden")
+    flags = spectrum_flags({"hidden": sp}, LIMITS, KEY)
     assert flags["exploding"].raised
     assert flags["exploding"].value == pytest.approx(40 * math.log(10), rel=1e-5)
     assert flags["anisometric"].state == "clear"
