@@ -13,7 +13,7 @@ from isometry._spectrum import Spectrum
 from isometry.degeneracy import _probe
 from isometry.degeneracy._flag import FLAGS, RAISED, UNDECIDED, Flag, Thresholds
 from isometry.degeneracy._gradient_flags import zero_gradient
-from isometry.degeneracy._phase_flags import phase_flags, rank_collapse
+from isometry.degeneracy._phase_flags import forward_signal, phase_flags, rank_collapse
 from isometry.degeneracy._report import Report, Reports
 from isometry.degeneracy._spectrum_flags import below_floor, spectrum_flags
 from isometry.degeneracy._symmetry_flag import broken, certified, certified_rank, locked_symmetry, with_growth
@@ -145,7 +145,8 @@ def _audit_one(
     key_rank, key_saturated, key_phase, key_floor = jax.random.split(jax.random.fold_in(key, 3), 4)
     flags["rank_collapse"] = rank_collapse(points, units, limits, key_rank)
     flags["saturated_units"] = saturated_units(net, units, limits, key_saturated)
-    flags |= phase_flags(net, spectra, limits, key_phase)
+    forward = forward_signal(units, limits, jax.random.fold_in(key_phase, 1))
+    flags |= phase_flags(net, spectra, limits, key_phase, forward)
     flags["below_floor"] = below_floor(net, spectra, units, limits, key_floor)
     tell("certificates")
     certificates = certified(net, few)
