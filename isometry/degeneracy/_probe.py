@@ -319,7 +319,8 @@ def make_task(
 ) -> tuple[Task, bool]:
     """The training task, and whether its targets are synthetic.
 
-    **Raises** `ValueError`: targets of the wrong length, shape or type; a loss that is not scalar; not an optimizer.
+    **Raises** `ValueError`: targets of the wrong length, shape or type; a loss that is not scalar; not an optimizer, or one whose
+    state does not match.
     """
     key_targets, key_batches = jax.random.split(key)
     out = jax.eval_shape(net.function, jax.eval_shape(net.init, jax.random.key(0)), xs[0])
@@ -337,7 +338,29 @@ def make_task(
         raise _checks.InputError(
             f"audit(): optimizer={_checks.show(opt)} is not an optax optimizer; write optax.sgd(0.1)."
         )
+    _check_optimizer(opt, jax.eval_shape(net.init, jax.random.key(0)))
     return Task(chosen, opt, xs, targets, make_batches(key_batches, len(xs), max(steps, 1))), synthetic
+
+
+def _check_optimizer(optimizer: Any, params: Any) -> None:
+    """Whether `update` takes the state that `init` makes for `params` (shapes), and returns the like of both."""
+
+    def step(params: Any) -> tuple[Any, Any]:
+        state = optimizer.init(params)
+        return (params, state), optimizer.update(params, state, params)
+
+    try:
+        with jax.numpy_dtype_promotion("standard"):
+            before, after = jax.eval_shape(step, params)
+    except Exception as error:  # whatever the user's own code raises
+        raise _checks.InputError(f"audit(): optimizer.update fails on the state of optimizer.init: {error}") from None
+    like = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)  # noqa: E731
+    for what, a, b in zip(("updates", "state"), before, after, strict=True):
+        if jax.tree.structure(a) != jax.tree.structure(b) or like(a) != like(b):
+            raise _checks.InputError(
+                f"audit(): optimizer.update returns {what} of another structure, shape or dtype than it is given; "
+                "the state must match the one that optimizer.init makes."
+            )
 
 
 _SGD = optax.sgd(0.1)  # the learning rate of the ZerO paper's experiment
