@@ -183,7 +183,9 @@ def _spectra(net: Any, params: Any, points: Any, span: str) -> Spectrum:
 def _unmeasured(net: Any, why: str, flags: dict[str, Flag], setting: dict[str, Any]) -> Report:
     """Of a network that has numbers which are not finite: that is the finding."""
     remedy = "finite parameters, and a sigma_w that keeps signals in the range of their dtype"
-    found = Flag("exploding", RAISED, why, remedy, source="numbers that are not finite: exact", evidence={"not_finite": why})
+    found = Flag(
+        "exploding", RAISED, why, remedy, source="numbers that are not finite: exact", evidence={"not_finite": why}
+    )
     rest = {name: Flag(name, UNDECIDED, f"not measured: {why}") for name in FLAGS}
     flags = rest | flags | {"exploding": found}
     return Report(

@@ -239,8 +239,8 @@ def exact_sums(w: np.ndarray, classes: Classes) -> np.ndarray:
     if sizes.max() == 2 or is_dyadic(terms, sizes.max()):  # a sum of two is rounded once in any case
         out[:, classes.sizes > 1] = _block_sums(terms.astype(float), sizes)
     else:
-        ends = np.cumsum(sizes)
-        out[:, classes.sizes > 1] = [[math.fsum(row[e - n : e]) for e, n in zip(ends, sizes)] for row in terms.tolist()]
+        runs = list(zip(np.cumsum(sizes) - sizes, np.cumsum(sizes), strict=True))
+        out[:, classes.sizes > 1] = [[math.fsum(row[i:j]) for i, j in runs] for row in terms.tolist()]
     return out
 
 

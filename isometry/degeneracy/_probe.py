@@ -319,8 +319,8 @@ def make_task(
 ) -> tuple[Task, bool]:
     """The training task, and whether its targets are synthetic.
 
-    **Raises** `ValueError`: targets of the wrong length, shape or type; a loss that is not scalar; not an optimizer, or one whose
-    state does not match.
+    **Raises** `ValueError`: targets of the wrong length, shape or type; a loss that is not scalar; not an optimizer,
+    or one whose state does not match.
     """
     key_targets, key_batches = jax.random.split(key)
     out = jax.eval_shape(net.function, jax.eval_shape(net.init, jax.random.key(0)), xs[0])

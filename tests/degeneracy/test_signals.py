@@ -68,7 +68,9 @@ def test_growth_is_the_slope_of_the_logarithm():
     assert signals(0 * level * STEPS).growth() is None
 
 
-@pytest.mark.parametrize(("activation", "least", "parts"), [("tanh", 0.0, False), ("relu", 0.0, True), ("relu", 0.1, False)])
+@pytest.mark.parametrize(
+    ("activation", "least", "parts"), [("tanh", 0.0, False), ("relu", 0.0, True), ("relu", 0.1, False)]
+)
 def test_the_flag_says_how_fast_a_lock_opens(activation, least, parts):
     net = networks.mlp([4, 6, 6, 2], activation, "ones")
     params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 1))
