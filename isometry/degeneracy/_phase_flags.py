@@ -13,8 +13,8 @@ from isometry.degeneracy._spectrum_flags import gain_per_seed
 from isometry.networks import Network
 
 _SIX = "six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
-_CRITICAL = 'the critical sigma_w: scheme="orthogonal" or "gaussian" without sigma_w'
-_APART = f"{_CRITICAL}, fewer layers, or skip connections"
+_CRITICAL = 'the critical value: scheme="orthogonal" or "gaussian" without sigma_w'
+_APART = f"sigma_w at {_CRITICAL}; fewer layers, or skip connections"
 _NOISE = 10  # u²: differences of inputs this small, relative, are what rounding alone makes
 
 
@@ -105,7 +105,7 @@ def _phase_flag(
         reason += f": K ln chi_1 = {value:+.2f} over {evidence['pairs']} pairs"
     if state == UNDECIDED:
         reason += f"; {unsure(seeds, limits)}"
-    remedy = f"{'raise' if sign < 0 else 'lower'} sigma_w: {_CRITICAL}"
+    remedy = f"{'raise' if sign < 0 else 'lower'} sigma_w to {_CRITICAL}"
     return Flag(f"{name}_phase", state, reason, remedy, value, bounds, sign * limits.depth_scales, _SIX, evidence)
 
 

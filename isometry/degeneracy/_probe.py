@@ -282,9 +282,7 @@ def judge_ranks(
         return flag(CLEAR, f"no hidden layer is wider than the input ({n_x}): there is nothing to constrain")
     lowest = int(ranks[wide].min())
     if lowest > n_x:
-        return flag(
-            CLEAR, f"ranks {lowest} to {ranks[wide].max()} after {probe.steps[-1]} steps, above N_x = {n_x}", lowest
-        )
+        return flag(CLEAR, f"rank at least {lowest} after {probe.steps[-1]} steps, above N_x = {n_x}", lowest)
     reached = _control_ranks(net, task, params, key, limits.controls)[:, wide].min(0)
     evidence["control_rank"] = reached
     held = [i for i, low in zip(wide, reached, strict=True) if ranks[i] <= n_x < low]

@@ -10,7 +10,7 @@ import numpy as np
 
 from isometry import _checks, _json
 from isometry._spectrum import Spectrum
-from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
+from isometry.degeneracy._flag import CLEAR, FLAGS, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import Probe
 from isometry.degeneracy._statistics import STATISTICS
 from isometry.theory import Law
@@ -169,9 +169,11 @@ def _pooled_quantiles(sp: Spectrum) -> Any:
 
 
 def rich_table(reports: Reports) -> Any:
-    """A rich table, a row a network."""
+    """A rich table, a row a network; below it, of every flag that is raised, what to do and whose threshold it is."""
     rich = _checks.extra("Report.table", "rich.table", "cli")
-    table = rich.Table(pad_edge=False)
+    text = _checks.extra("Report.table", "rich.text", "cli")
+    advice = text.Text("\n".join(_advice(reports)), style="default")
+    table = rich.Table(pad_edge=False, caption=advice or None, caption_justify="left")
     for name in _COLUMNS:
         if name == "verdict":
             table.add_column(name, overflow="fold", ratio=1)
@@ -184,6 +186,13 @@ def rich_table(reports: Reports) -> Any:
     for name, why in reports.undefined.items():
         table.add_row(name, *["–"] * (len(_COLUMNS) - 2), f"not defined: {why}")
     return table
+
+
+def _advice(reports: Reports) -> list[str]:
+    """A line a flag that is raised anywhere, the gravest first."""
+    raised = [flag for report in reports.values() for flag in report.flags.values() if flag.raised]
+    lines = {(f.name, f.remedy): f"{f.name}: {f.remedy}. Judged by: {f.source}." for f in raised}
+    return [lines[key] for key in sorted(lines, key=lambda key: (FLAGS.index(key[0]), key[1]))]
 
 
 def _numbers(s: dict[str, Any]) -> list[str]:

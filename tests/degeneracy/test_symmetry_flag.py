@@ -126,6 +126,10 @@ def test_weights_that_are_not_finite_are_a_finding_of_the_audit():
     assert report.flags["exploding"].reason == "w of layer 3 is nan at (0, 0) in seed 0"
     assert {f.state for name, f in report.flags.items() if name != "exploding"} == {"undecided"}
     assert "w of layer 3 is nan" in report.table()
+    said = " ".join(report.table(width=200).split())  # what to do, and by what threshold
+    assert "exploding: finite parameters" in said
+    assert "Judged by: numbers that are not finite: exact." in said
+    assert "saturated_units:" not in said
     assert "NaN" not in report.to_json()
     params = jax.tree.map(np.array, jax.vmap(net.init)(keys))
     params["layers"][-1]["w"][:] = 0
