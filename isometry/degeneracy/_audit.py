@@ -42,7 +42,8 @@ def audit(
 
     Measures the Jacobian's singular values over seeds × inputs, end to end and over the hidden span; looks for layers
     without gradient and units without slope; certifies a few seeds (`certify`), and trains them for `train_steps` steps
-    to follow the rank of what training does to each hidden layer.
+    to follow the rank of what training does to each hidden layer, that of its signals, and the distance of units that
+    are certified to stay equal.
 
     **Arguments**
     - `net_or_mapping`: a `Network`, or a mapping of names to networks, which gives a report of reports.
