@@ -190,8 +190,7 @@ def _unmeasured(net: Any, why: str, flags: dict[str, Flag], setting: dict[str, A
     rest = {name: Flag(name, UNDECIDED, f"not measured: {why}") for name in FLAGS}
     flags = rest | flags | {"exploding": found}
     return Report(
-        repr(net), flags, {}, None, None, setting, _provenance.provenance(), note=f"not measured: {why}",
-        no_law=f"not measured: {why}",
+        repr(net), flags, {}, None, None, setting, _provenance.provenance(), no_law=f"not measured: {why}"
     )  # fmt: skip
 
 
