@@ -343,7 +343,7 @@ def _small_panel(ax: Any, name: str, report: Report, edges: np.ndarray) -> None:
         if span in report.spectra:
             spectrum(report.spectra[span], ax, bins=edges, **style)
     ax.axvline(0, color="black", ls=":", lw=0.9, label="s = 1 (isometry)")
-    zeros = float(np.mean(report.spectra["end_to_end"].zero_fraction()))
+    zeros = float(np.mean(report.spectra["end_to_end"].zero_fraction())) if report.spectra else 0
     raised = [flag.name for flag in report.flags.values() if flag.raised]
     words = ([f"zeros {100 * zeros:.2g} %"] if zeros else []) + (
         raised or ([] if report.verdict == "clear" else ["undecided"])

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 from isometry import _checks, _precision, _provenance
 from isometry._draws import adjust_seeds, draw_seeds
 from isometry._ensemble import ensemble
+from isometry._spectrum import Spectrum
 from isometry.degeneracy import _probe
-from isometry.degeneracy._flag import FLAGS, Thresholds
+from isometry.degeneracy._flag import FLAGS, RAISED, UNDECIDED, Flag, Thresholds
 from isometry.degeneracy._gradient_flags import zero_gradient
-from isometry.degeneracy._phase_flags import phase_flags, rank_collapse
+from isometry.degeneracy._phase_flags import forward_signal, phase_flags, rank_collapse
 from isometry.degeneracy._report import Report, Reports
 from isometry.degeneracy._spectrum_flags import below_floor, spectrum_flags
-from isometry.degeneracy._symmetry_flag import broken, certified, certified_rank, locked_symmetry
-from isometry.degeneracy._unit_flags import dead_units, pre_activations, saturated_units
+from isometry.degeneracy._symmetry_flag import broken, certified, certified_rank, locked_symmetry, with_growth
+from isometry.degeneracy._unit_flags import dead_units, overflowing, pre_activations, saturated_units
 from isometry.networks import Network
 from isometry.theory import Law
 
@@ -41,7 +42,8 @@ def audit(
 
     Measures the Jacobian's singular values over seeds × inputs, end to end and over the hidden span; looks for layers
     without gradient and units without slope; certifies a few seeds (`certify`), and trains them for `train_steps` steps
-    to follow the rank of what training does to each hidden layer.
+    to follow the rank of what training does to each hidden layer, that of its signals, and the distance of units that
+    are certified to stay equal.
 
     **Arguments**
     - `net_or_mapping`: a `Network`, or a mapping of names to networks, which gives a report of reports.
@@ -59,9 +61,11 @@ def audit(
     Runs on the host; a tracer is a `TypeError`.
 
     **Raises** `ValueError`, before any compute: not a Network; keys, xs or targets of the wrong shape or type or not
-    finite; a loss that is not scalar; not an optimizer. Parameters that are drawn NaN or infinite, if no other network
-    is left to report on; otherwise they are said in the reports' `undefined`, with their layer and index.
-    A Jacobian that overflows.
+    finite; a loss that is not scalar; not an optimizer, or one whose state does not match.
+
+    Parameters drawn NaN or infinite and signals that overflow are findings: they raise `exploding`, with the seed, the
+    layer and the index, and what cannot be measured then is undecided. A Jacobian that overflows its dtype though the
+    signals do not is measured as a product, whose logarithms know no such limit.
 
     Cost: seeds × inputs Jacobians, 3 (and for a suspect 22) short trainings a network.
     """
@@ -79,14 +83,11 @@ def audit(
     xs = jnp.asarray(xs)
     limits = thresholds if thresholds is not None else Thresholds()
     tasks = {name: _prepare(name, net, xs, targets, loss, optimizer, steps, key) for name, net in nets.items()}
-    reports, undefined = {}, {}
+    reports = {}
     for name, net in nets.items():
         tell = (lambda stage, name=name: progress(f"{name}: {stage}")) if progress else (lambda stage: None)
-        found = _audit_one(net, keys, *tasks[name], steps, limits, key, inputs, tell)
-        (undefined if isinstance(found, str) else reports)[name] = found
-    if not reports:
-        raise _checks.InputError(f"audit(): {'; '.join(f'{name}: {wrong}' for name, wrong in undefined.items())}.")
-    return Reports(reports, undefined) if several else reports["network"]
+        reports[name] = _audit_one(net, keys, *tasks[name], steps, limits, key, inputs, tell)
+    return Reports(reports) if several else reports["network"]
 
 
 def _prepare(
@@ -116,39 +117,9 @@ def _audit_one(
     key: Any,
     inputs: int,
     tell: Progress,
-) -> Report | str:
-    """The report; or, of a network whose parameters are NaN or infinite, which."""
+) -> Report:
     chosen = jnp.linspace(0, len(task.xs) - 1, min(inputs, len(task.xs))).round().astype(jnp.int32)
     points = task.xs[chosen]
-    key_spectra, key_units, key_controls = jax.random.split(jax.random.fold_in(key, 2), 3)
-    tell("Jacobians")
-    spans = ("end_to_end", "hidden") if net.depth > 2 else ("end_to_end",)
-    params = adjust_seeds(net, draw_seeds(net.init, keys), task.xs)
-    if wrong := broken(net, params):
-        return wrong
-    spectra = {span: ensemble(net, params=params, xs=points, span=span) for span in spans}
-    flags = spectrum_flags(spectra, limits, key_spectra)
-    units = pre_activations(net.function, params, points)
-    key_rank, key_saturated, key_phase, key_floor = jax.random.split(jax.random.fold_in(key, 3), 4)
-    flags["rank_collapse"] = rank_collapse(points, units, limits, key_rank)
-    flags["saturated_units"] = saturated_units(net, units, limits, key_saturated)
-    flags |= phase_flags(net, spectra, limits, key_phase)
-    flags["below_floor"] = below_floor(net, spectra, units, limits, key_floor)
-    few = jax.tree.map(lambda a: a[: _probe.SEEDS], params)
-    tell("certificates")
-    certificates = certified(net, few)
-    flags["locked_symmetry"] = locked_symmetry(certificates)
-    tell("units and gradients")
-    flags["dead_units"] = dead_units(net, units, limits, key_units, certificates)
-    tell("training probe")
-    proof = certified_rank(net, certificates)
-    rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, key_controls, proof)
-    flags["zero_gradient"] = zero_gradient(net, task, few, len(points), probe)
-    flags["rank_constrained_training"] = rank_flag
-    widths = None
-    if rank_flag.raised and hasattr(net, "with_width"):
-        tell("the same scheme at other widths")
-        widths = _probe.same_trajectory(net, task, keys[: _probe.SEEDS])
     setting = {
         "seeds": len(keys),
         "inputs": len(points),
@@ -157,14 +128,69 @@ def _audit_one(
         "train_steps": steps,
         "batch": task.batches.shape[1],
         "probe_seeds": min(len(keys), _probe.SEEDS),
-        "dtype": str(spectra["end_to_end"].log_values.dtype),
         "matmul_precision": _precision.MATMUL,
         "thresholds": vars(limits),
     }
+    tell("Jacobians")
+    params = adjust_seeds(net, draw_seeds(net.init, keys), task.xs)
+    few = jax.tree.map(lambda a: a[: _probe.SEEDS], params)
+    if wrong := broken(net, params):
+        return _unmeasured(net, wrong, {}, setting)
+    units = pre_activations(net.function, params, points)
+    if wrong := overflowing(units):
+        return _unmeasured(net, wrong, {"locked_symmetry": locked_symmetry(certified(net, few))}, setting)
+    spans = ("end_to_end", "hidden") if net.depth > 2 else ("end_to_end",)
+    spectra = {span: _spectra(net, params, points, span) for span in spans}
+    key_spectra, key_units, key_controls = jax.random.split(jax.random.fold_in(key, 2), 3)
+    flags = spectrum_flags(spectra, limits, key_spectra)
+    key_rank, key_saturated, key_phase, key_floor = jax.random.split(jax.random.fold_in(key, 3), 4)
+    flags["rank_collapse"] = rank_collapse(points, units, limits, key_rank)
+    flags["saturated_units"] = saturated_units(net, units, limits, key_saturated)
+    forward = forward_signal(units, limits, jax.random.fold_in(key_phase, 1))
+    flags |= phase_flags(net, spectra, limits, key_phase, forward)
+    flags["below_floor"] = below_floor(net, spectra, units, limits, key_floor)
+    tell("certificates")
+    certificates = certified(net, few)
+    flags["locked_symmetry"] = locked_symmetry(certificates)
+    tell("units and gradients")
+    flags["dead_units"] = dead_units(net, units, limits, key_units, certificates)
+    tell("training probe")
+    proof = certified_rank(net, certificates)
+    rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, key_controls, proof, certificates)
+    flags["zero_gradient"] = zero_gradient(net, task, few, len(points), probe, certificates)
+    flags["rank_constrained_training"] = rank_flag
+    if probe is not None and probe.signals is not None:
+        flags["locked_symmetry"] = with_growth(flags["locked_symmetry"], certificates, net, probe.signals)
+    widths = None
+    if rank_flag.raised and hasattr(net, "with_width"):
+        tell("the same scheme at other widths")
+        widths = _probe.same_trajectory(net, task, keys[: _probe.SEEDS])
+    setting["dtype"] = str(spectra["end_to_end"].log_values.dtype)
     law, no_law = _law(net, points)
     return Report(
         repr(net), {flag: flags[flag] for flag in FLAGS}, spectra, probe, widths, setting, _provenance.provenance(),
         law=law, no_law=no_law,
+    )  # fmt: skip
+
+
+def _spectra(net: Any, params: Any, points: Any, span: str) -> Spectrum:
+    """Of every seed and input; as a product where the Jacobian overflows, as its factors do not."""
+    try:
+        return ensemble(net, params=params, xs=points, span=span)
+    except _checks.InputError:  # parameters and signals are finite: only the Jacobian can be at fault
+        return ensemble(net, params=params, xs=points, span=span, method="product")
+
+
+def _unmeasured(net: Any, why: str, flags: dict[str, Flag], setting: dict[str, Any]) -> Report:
+    """Of a network that has numbers which are not finite: that is the finding."""
+    remedy = "finite parameters, and a sigma_w that keeps signals in the range of their dtype"
+    found = Flag(
+        "exploding", RAISED, why, remedy, source="numbers that are not finite: exact", evidence={"not_finite": why}
+    )
+    rest = {name: Flag(name, UNDECIDED, f"not measured: {why}") for name in FLAGS}
+    flags = rest | flags | {"exploding": found}
+    return Report(
+        repr(net), flags, {}, None, None, setting, _provenance.provenance(), no_law=f"not measured: {why}"
     )  # fmt: skip
 
 

@@ -11,7 +11,17 @@ import numpy as np
 
 from isometry import _checks
 from isometry.degeneracy import _support
-from isometry.degeneracy._partition import Classes, Edge, Exact, Near, discrepancy, exact_sums, near_sums, refine
+from isometry.degeneracy._partition import (
+    Classes,
+    Edge,
+    Exact,
+    Near,
+    discrepancy,
+    exact_sums,
+    near_sums,
+    refine,
+    signed_columns,
+)
 from isometry.networks import Network
 
 BIT, TOLERANCE = "bit", "tolerance"
@@ -252,19 +262,20 @@ class _Chain:
     def hidden_biases(self) -> dict[int, np.ndarray]:
         return {i + 1: b for i, b in enumerate(self.biases[:-1]) if b is not None}
 
-    def refined(self, rule: Exact | Near) -> list[Classes]:
-        return refine(self.sizes, self.edges, self.hidden_biases, rule, signed=self.signed, null=self.zero_at_zero)
+    def refined(self, rule: Exact | Near, start: list[Classes] | None = None) -> list[Classes]:
+        options = {"signed": self.signed, "null": self.zero_at_zero, "start": start}
+        return refine(self.sizes, self.edges, self.hidden_biases, rule, **options)
 
     def partition(self, unit: float) -> tuple[list[Classes], str, float, tuple[int, ...]]:
         """(classes, tier, discrepancy, undecided layers): the coarsest of the exact and the verified near partition."""
-        exact = self.refined(Exact())
         if max(self.sizes) * unit > _COARSE:
-            return exact, BIT, 0.0, ()
-        wide = self.refined(Near(_WIDE * unit))
+            return self.refined(Exact()), BIT, 0.0, ()
+        wide = self.refined(Near(_WIDE * unit))  # never finer than the exact one: equal sums are near
+        exact = self.refined(Exact(), start=wide)
         if not _coarser(wide, exact):
             return exact, BIT, 0.0, ()
         best, tier, gap, undecided = exact, BIT, 0.0, ()
-        for found in (self.refined(Near(_TIGHT * unit)), wide):
+        for found in (self.refined(Near(_TIGHT * unit), start=wide), wide):
             coarser = _coarser(found, best)
             apart = discrepancy(self.edges, self.hidden_biases, found, unit) if coarser else math.inf
             if apart <= 1:
@@ -311,12 +322,12 @@ def _nonzero(rows: np.ndarray, classes: Classes, tier: str) -> np.ndarray:
 def _constant_on_blocks(w: np.ndarray, below: Classes, above: Classes) -> bool:
     if below.full and above.full:
         return True
-    w = w * np.outer(below.signs, above.signs)
     used, heads = below.ids >= 0, above.ids >= 0
     if w[~used].any() or w[:, ~heads].any():
         return False
-    model = w[np.ix_(below.first, above.first)]
-    return bool((w[np.ix_(used, heads)] == model[np.ix_(below.ids[used], above.ids[heads])]).all())
+    w = signed_columns(signed_columns(w, above.signs).T, below.signs).T
+    model = w[below.first][:, above.first]
+    return np.array_equal(w[np.ix_(used, heads)], model.take(below.ids[used], 0).take(above.ids[heads], 1))
 
 
 def _assemble(

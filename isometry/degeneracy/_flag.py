@@ -38,7 +38,8 @@ class Thresholds:
       smooth class has λ_+/λ_- = 64 (Pennington et al., 2018).
     - `depth_scales`: ordered_phase and chaotic_phase at |K ln chi_1| > 6 over K (W, D) pairs, rank_collapse where the
       squared distance of inputs falls by more than e^6: six depth scales, as above.
-    - `saturated_slope`: a unit is saturated where |phi'| is below this share of its largest value; a convention.
+    - `saturated_slope`: a unit is saturated where |phi'| is below this share of its largest value; a convention. The
+      null count is theory's, at the variance that criticality needs, or at unit variance if that is more.
     - `below_floor`: share of the singular values not known to be zero that the method does not resolve; from a half on
       the median of ln s is no number.
     - `dead_level`: quantile of the null count of dead and of saturated units above which more are too many; shared out

@@ -63,6 +63,12 @@ class Classes:
         return self.count == len(self.ids)
 
     @property
+    def shared(self) -> np.ndarray:
+        """(units,) whether a unit is null or shares its class."""
+        null = self.ids < 0
+        return null if not self.count else null | (self.sizes[self.ids] > 1)
+
+    @property
     def first(self) -> np.ndarray:
         """(count,) the first unit of each class, whose sign is +1."""
         members = np.flatnonzero(self.ids >= 0)
@@ -98,24 +104,36 @@ def of_groups(ids: np.ndarray, signs: np.ndarray) -> Classes:
 class Rule(Protocol):
     """What it means that two rows of sums are equal."""
 
+    def holds(self, terms: Terms, classes: Classes) -> bool:
+        """Whether units of a class are known to have equal sums, and null units none; False if it is not known."""
+        ...
+
     def group(self, terms: Terms, signed: bool) -> tuple[np.ndarray, np.ndarray]:
         """(ids, signs) of the units with equal sums over all classes, up to sign if `signed`; −1 where all are zero."""
         ...
 
 
 def refine(
-    sizes: Sequence[int], edges: Sequence[Edge], biases: dict[int, np.ndarray], rule: Rule, *, signed: bool, null: bool
+    sizes: Sequence[int],
+    edges: Sequence[Edge],
+    biases: dict[int, np.ndarray],
+    rule: Rule,
+    *,
+    signed: bool,
+    null: bool,
+    start: Sequence[Classes] | None = None,
 ) -> list[Classes]:
     """The coarsest partition, of nodes of `sizes` units; the first and the last are inputs and outputs.
 
-    `signed`: classes up to sign (odd activations); `null`: units may belong to no class (phi(0) = 0).
+    `signed`: classes up to sign (odd activations); `null`: units may belong to no class (phi(0) = 0); `start`: a
+    partition that is known to be no finer, from which to grow.
 
     Cost: a pass over the weights where they are generic; otherwise at most one a new class, in practice a few.
     """
     last = len(sizes) - 1
-    classes = [Classes(np.full(n, -1), np.ones(n), 0) for n in sizes]
+    classes = [Classes(np.full(n, -1), np.ones(n), 0) for n in sizes] if start is None else list(start)
     classes[0], classes[last] = singletons(sizes[0]), singletons(sizes[last])
-    pending = set(range(1, last))
+    pending = {node for node in range(1, last) if not classes[node].full}
     forward = True
     while pending:
         for node in range(1, last) if forward else range(last - 1, 0, -1):
@@ -154,6 +172,8 @@ def _classify(
     units = len(classes[node].ids)
     if not terms:
         return of_groups(np.full(units, -1 if null else 0), np.ones(units))
+    if rule.holds(terms, classes[node]):
+        return classes[node]
     ids, signs = rule.group([(w, c.head(_PREFIX)) for w, c in terms[:1]], signed)
     together = (ids < 0) | (np.bincount(ids[ids >= 0], minlength=units)[ids] > 1)
     if together.any():
@@ -163,11 +183,33 @@ def _classify(
 
 
 def _rows(w: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    return w if chosen.all() else w[chosen]
+    return w if chosen.all() else _columns(w.T, np.flatnonzero(chosen)).T
+
+
+def _columns(w: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """w[:, index], read along memory: several times as fast."""
+    return w.take(index, 1) if w.flags.c_contiguous else w.T.take(index, 0).T
+
+
+def signed_columns(w: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """The columns of `w` times their signs."""
+    return w if (signs > 0).all() else w * signs.astype(w.dtype)
 
 
 class Exact:
     """Sums equal as numbers: exact ones where the weights allow, else each rounded once, correctly, to float64."""
+
+    def holds(self, terms: Terms, classes: Classes) -> bool:
+        chosen = classes.shared
+        ids, null = classes.ids[chosen], classes.ids[chosen] < 0
+        place = np.cumsum(chosen) - 1  # of a unit among the chosen
+        model = np.where(null, 0, place[classes.first[ids]] if classes.count else 0)  # the first of its class
+        for w, columns in terms:
+            rows = _rows(w, chosen)
+            sums = signed_columns(exact_sums(rows, columns).T, classes.signs[chosen]).T
+            if sums[null].any() or (sums[~null] != sums.take(model[~null], 0)).any():
+                return False
+        return True
 
     def group(self, terms: Terms, signed: bool) -> tuple[np.ndarray, np.ndarray]:
         rows = np.concatenate([exact_sums(w, classes) for w, classes in terms], 1)
@@ -189,23 +231,43 @@ def exact_sums(w: np.ndarray, classes: Classes) -> np.ndarray:
     """
     if classes.full:
         return w
-    shared = np.flatnonzero(classes.sizes > 1)
-    out = w[:, classes.first].astype(float if len(shared) else w.dtype)
-    for c in shared:
-        members = np.flatnonzero(classes.ids == c)
-        terms = w[:, members].astype(float) * classes.signs[members][None]
-        exact = len(members) == 2 or is_dyadic(terms)  # a sum of two is rounded once in any case
-        out[:, c] = terms.sum(1) if exact else [math.fsum(row) for row in terms.tolist()]
+    if not len(members := _members(classes)):
+        return _columns(w, classes.first)
+    out = _columns(w, classes.first).astype(float)
+    terms = signed_columns(_columns(w, members), classes.signs[members])
+    sizes = classes.sizes[classes.sizes > 1]
+    if sizes.max() == 2 or is_dyadic(terms, sizes.max()):  # a sum of two is rounded once in any case
+        out[:, classes.sizes > 1] = _block_sums(terms.astype(float), sizes)
+    else:
+        runs = list(zip(np.cumsum(sizes) - sizes, np.cumsum(sizes), strict=True))
+        out[:, classes.sizes > 1] = [[math.fsum(row[i:j]) for i, j in runs] for row in terms.tolist()]
     return out
 
 
-def is_dyadic(terms: np.ndarray) -> bool:
-    """Whether float64 sums of the rows of `terms` are exact in any order."""
-    top = float(np.abs(terms).max(initial=0)) * terms.shape[-1]
-    if top == 0:
+def _members(classes: Classes) -> np.ndarray:
+    """Units of classes of two or more, class by class."""
+    chosen = np.flatnonzero(classes.shared & (classes.ids >= 0))
+    return chosen[np.argsort(classes.ids[chosen], kind="stable")]
+
+
+def _block_sums(terms: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Sums of the columns in runs of `sizes`."""
+    starts = np.cumsum(sizes) - sizes
+    if sizes.max() == 2:
+        return _columns(terms, starts) + _columns(terms, starts + 1)
+    return np.add.reduceat(np.ascontiguousarray(terms), starts, 1)
+
+
+def is_dyadic(terms: np.ndarray, count: int) -> bool:
+    """Whether float64 sums of `count` of `terms` are exact in any order."""
+    size = np.abs(terms)
+    top = float(size.max(initial=0)) * count
+    least = float(size.min(where=size > 0, initial=np.inf))
+    spare = _DIGITS - np.finfo(terms.dtype).nmant - 1  # all are multiples of the last digit of the least of them
+    if top <= math.ldexp(least, spare):
         return True
     unit_exponent = math.frexp(top)[1] - _DIGITS  # multiples of this unit up to `top` have at most 53 digits
-    scaled = np.ldexp(terms, -unit_exponent)
+    scaled = np.ldexp(terms.astype(float), -unit_exponent)
     return bool((scaled == np.rint(scaled)).all())
 
 
@@ -219,8 +281,11 @@ class Near:
 
     tolerance: float
 
+    def holds(self, terms: Terms, classes: Classes) -> bool:
+        return False  # nothing is settled by a guess
+
     def group(self, terms: Terms, signed: bool) -> tuple[np.ndarray, np.ndarray]:
-        random, units = np.random.default_rng(0), len(terms[0][0])
+        random, units, rounding = np.random.default_rng(0), len(terms[0][0]), 0.0
         values, squares = np.zeros((units, _PROJECTIONS)), np.zeros(units)
         for w, classes in terms:
             member, w = classes.ids >= 0, w.astype(float)
@@ -229,15 +294,18 @@ class Near:
             direction[member] = chosen * classes.signs[member][:, None]
             size[member] = classes.sizes[classes.ids[member]]
             values += w @ direction  # of the sums, without forming them
-            squares += w**2 @ size  # at least the sum over classes of (Σ|w|)²
-        slack = self.tolerance * np.sqrt(squares)
+            squares += np.square(w, out=w) @ size  # at least the sum over classes of (Σ|w|)²
+            rounding = max(rounding, 8 * math.sqrt(len(member)) * np.finfo(float).eps)  # of w @ direction itself
+        slack = (self.tolerance + rounding) * np.sqrt(squares)
         signs = np.where(values[:, 0] < 0, -1.0, 1.0) if signed else np.ones(units)
         ids = np.zeros(units, int)
         for value in (values * signs[:, None]).T:
             order = np.lexsort((value, ids))
             gap = np.diff(value[order]) > np.maximum(slack[order][1:], slack[order][:-1])
             ids[order] = np.concatenate([[0], np.cumsum(gap | (np.diff(ids[order]) != 0))])
-        return np.where((np.abs(values) <= slack[:, None]).all(1), -1, ids), signs
+        null = np.ones(units, bool)  # of clusters: units with equal sums share it, whatever their slack
+        np.logical_and.at(null, ids, (np.abs(values) <= slack[:, None]).all(1))
+        return np.where(null[ids], -1, ids), signs
 
 
 def near_sums(w: np.ndarray, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
@@ -245,12 +313,13 @@ def near_sums(w: np.ndarray, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
     w = w.astype(float)
     if classes.full:
         return w, np.abs(w)
-    sums = w[:, classes.first]
+    sums = _columns(w, classes.first)
     scale = np.abs(sums)
-    for c in np.flatnonzero(classes.sizes > 1):
-        members = np.flatnonzero(classes.ids == c)
-        sums[:, c] = w[:, members] @ classes.signs[members]
-        scale[:, c] = np.abs(w[:, members]).sum(1)
+    if len(members := _members(classes)):
+        shared, sizes = classes.sizes > 1, classes.sizes[classes.sizes > 1]
+        terms = signed_columns(_columns(w, members), classes.signs[members])
+        sums[:, shared] = _block_sums(terms, sizes)
+        scale[:, shared] = _block_sums(np.abs(terms), sizes)
     return sums, scale
 
 
@@ -271,8 +340,7 @@ def discrepancy(edges: Sequence[Edge], biases: dict[int, np.ndarray], classes: l
 
 def _spread(sums: np.ndarray, allowed: np.ndarray, classes: Classes) -> float:
     """Largest distance from the middle of its class, which is exact where all are equal, over what is `allowed`."""
-    null = classes.ids < 0
-    shared = null if not classes.count else null | (classes.sizes[classes.ids] > 1)
+    shared = classes.shared
     if not shared.any():
         return 0.0
     signed = (sums * classes.signs[:, None])[shared].astype(float)

@@ -13,20 +13,23 @@ from isometry.degeneracy._spectrum_flags import gain_per_seed
 from isometry.networks import Network
 
 _SIX = "six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
-_CRITICAL = 'the critical sigma_w: scheme="orthogonal" or "gaussian" without sigma_w'
-_APART = f"{_CRITICAL}, fewer layers, or skip connections"
+_CRITICAL = 'the critical value: scheme="orthogonal" or "gaussian" without sigma_w'
+_APART = f"sigma_w at {_CRITICAL}; fewer layers, or skip connections"
 _NOISE = 10  # u²: differences of inputs this small, relative, are what rounding alone makes
 
 
-def phase_flags(net: Network, spectra: dict[str, Spectrum], limits: Thresholds, key: Any) -> dict[str, Flag]:
+def phase_flags(
+    net: Network, spectra: dict[str, Spectrum], limits: Thresholds, key: Any, forward: dict[str, Any] | None = None
+) -> dict[str, Flag]:
     """ordered_phase and chaotic_phase: raised where K ln chi_1 leaves ±6 over the K (W, D) pairs of the hidden span.
 
     chi_1 is theory's, at the fixed point of the variance, where the scheme's ensemble is known (`Scheme.drawn`) and its
     layers share one sigma_w; for the others e^(growth/K), with the growth ln E‖δz_(depth-1)‖²/‖δz_1‖² per unit that the
-    hidden Jacobian shows. The evidence holds the phase and the measured growth in either case.
+    hidden Jacobian shows. The evidence holds the phase and the measured growth in either case, and what
+    `forward_signal` fitted, as `forward`: its depth scale stands beside theory's, `depth_scale`.
     """
     pairs = max(net.depth - 2, 0)
-    evidence: dict[str, Any] = {"pairs": pairs}
+    evidence: dict[str, Any] = {"pairs": pairs, **({"forward": forward} if forward else {})}
     measured, seeds = None, spectra["end_to_end"].log_values.shape[0]
     if pairs:
         growth = _growth(net, spectra["hidden"])
@@ -102,8 +105,43 @@ def _phase_flag(
         reason += f": K ln chi_1 = {value:+.2f} over {evidence['pairs']} pairs"
     if state == UNDECIDED:
         reason += f"; {unsure(seeds, limits)}"
-    remedy = f"{'raise' if sign < 0 else 'lower'} sigma_w: {_CRITICAL}"
+    remedy = f"{'raise' if sign < 0 else 'lower'} sigma_w to {_CRITICAL}"
     return Flag(f"{name}_phase", state, reason, remedy, value, bounds, sign * limits.depth_scales, _SIX, evidence)
+
+
+def forward_signal(layers: list[Any], limits: Thresholds, key: Any) -> dict[str, Any]:
+    """The signal from z_1 to z_(depth-1), layer by layer the median over seeds: `log_norm`, ½ ln of the mean square;
+    `correlation`, mean cosine of two inputs; `stable_rank`, ‖H‖_F²/‖H‖_2² over inputs × units.
+
+    `fitted_depth_scale` is the number of layers over which differences between inputs fall by e in square, −1/slope of
+    ln R (see `rank_collapse`) over the second half of the layers, with the interval of the seeds' median slope:
+    None where R does not fall for certain, or fewer than three layers of it are above rounding. In the ordered phase
+    theory has 1/|ln chi_1| (Schoenholz et al., 2017, eq. 9).
+    """
+    found: dict[str, Any] = {"log_norm": [], "correlation": [], "stable_rank": [], "fitted_depth_scale": None}
+    logs = []
+    for z in layers:
+        h = np.asarray(z, float)
+        peak = np.maximum(np.abs(h).max((1, 2)), np.finfo(float).tiny)
+        h = h / peak[:, None, None]
+        total, inputs = (h**2).sum((1, 2)), h.shape[1]
+        spread = _spread(h)
+        real = spread >= _least(np.asarray(z))
+        logs.append(np.where(real, np.log(np.where(real, spread, 1)), -np.inf))
+        top = np.linalg.norm(h, 2, (1, 2)) ** 2
+        with np.errstate(divide="ignore"):
+            size = np.log(peak) + np.log(total / h[0].size) / 2
+        found["log_norm"].append(float(np.median(size)))
+        found["stable_rank"].append(float(np.median(np.where(top > 0, total / np.where(top > 0, top, 1), 0))))
+        found["correlation"].append(float(np.median(1 - spread * inputs / max(inputs - 1, 1))))
+    tail = np.stack(logs[len(logs) // 2 :]) if logs else np.zeros((0, 1))
+    tail = tail[np.isfinite(tail).all(1)]
+    if len(tail) >= 3 and tail.shape[1] >= limits.least_seeds:
+        slopes = np.polyfit(np.arange(len(tail)), tail, 1)[0]
+        low, high = interval(slopes, key, limits.confidence)
+        if high < 0:
+            found |= {"fitted_depth_scale": -1 / float(np.median(slopes)), "fitted_interval": (-1 / low, -1 / high)}
+    return found
 
 
 def rank_collapse(xs: Any, layers: list[Any], limits: Thresholds, key: Any) -> Flag:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,9 @@ import optax
 
 from isometry import _checks, _precision
 from isometry._draws import adjust_seeds, draw_seeds
+from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag, Thresholds
+from isometry.degeneracy._signals import INPUTS, Signals, observe
 from isometry.networks import Network
 
 DEFAULT_STEPS = 200
@@ -53,6 +55,7 @@ class Probe:
     - `update_rank`: of W(t) − W(0), above 1e-4 absolute.
     - `layers`, `shapes`: index and (fan_in, fan_out) of each hidden layer; `steps`: when recorded.
     - `first_signal`: (seeds, depth), first step at which any entry of a layer's gradient is not zero; −1 for never.
+    - `signals`: what became of the pre-activations, `Signals`; None for controls.
     """
 
     steps: np.ndarray
@@ -62,6 +65,7 @@ class Probe:
     update_rank: np.ndarray
     loss: np.ndarray
     first_signal: np.ndarray
+    signals: Signals | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; a loss that overflowed is the string "inf"."""
@@ -128,13 +132,18 @@ def _advance(function, loss, optimizer, state, xs, targets, batches, begin, end)
         return jax.lax.fori_loop(begin, end, jax.vmap(step, (None, 0)), state)
 
 
-def run(net: Network, task: Task, params: Any, records: int = RECORDS) -> Probe:
-    """Train all seeds of stacked `params` alike and record the ranks of the hidden layers."""
+def run(
+    net: Network, task: Task, params: Any, records: int = RECORDS, certificates: Sequence[Certificate] = ()
+) -> Probe:
+    """Train all seeds of stacked `params` alike and record the ranks of the hidden layers; with the seeds'
+    `certificates`, signals as well."""
     steps = len(task.batches)
     marks = sorted({1, *np.linspace(0, steps, records + 1).astype(int)[1:].tolist()} - {0})
     hidden = [layer for layer in net.plan if layer.role == "hidden"]
     initial, state, done = weights_of(params), start(task, params), 0
     ranks, updates, losses = [], [], []
+    see = lambda params: observe(net.function, params, task.xs, certificates)  # noqa: E731
+    seen = [see(params)] if certificates else []
     for mark in marks:
         state = _advance(
             net.function, task.loss, task.optimizer, state, task.xs, task.targets, task.batches, done, mark
@@ -143,6 +152,8 @@ def run(net: Network, task: Task, params: Any, records: int = RECORDS) -> Probe:
         ranks.append(_gradient_ranks(state))
         updates.append(_update_ranks(weights_of(state.params), initial))
         losses.append(np.asarray(state.loss, float))
+        seen += [see(state.params)] if certificates else []
+    signals = [np.stack(a, 1) for a in zip(*seen, strict=True)]
     return Probe(
         np.array(marks),
         tuple(layer.index for layer in hidden),
@@ -151,6 +162,7 @@ def run(net: Network, task: Task, params: Any, records: int = RECORDS) -> Probe:
         np.stack(updates, 1),
         np.stack(losses, 1),
         np.concatenate([np.asarray(f) for f in state.first], 1),
+        Signals(min(len(task.xs), INPUTS), np.array([0, *marks]), *signals) if seen else None,
     )
 
 
@@ -214,11 +226,20 @@ def _control_ranks(net: Network, task: Task, params: Any, key: Any, count: int) 
 
 
 RANK_FLAG = "rank_constrained_training"
-RANK_REMEDY = 'break the symmetry of the extra units: scheme="zer_o" or "orthogonal"'
+RANK_REMEDY = (
+    'random weights: scheme="orthogonal", isometric as well; or Gaussian noise of std 0.1/√fan_in on the weights, '
+    "which spreads ln s by 0.1·√(depth/2) (ZerO is no repair: its Hadamard layer has a ceiling of its own)"
+)
 
 
 def judge_ranks(
-    net: Network, task: Task | None, params: Any, limits: Thresholds, key: Any, proof: Flag | None = None
+    net: Network,
+    task: Task | None,
+    params: Any,
+    limits: Thresholds,
+    key: Any,
+    proof: Flag | None = None,
+    certificates: Sequence[Certificate] = (),
 ) -> tuple[Flag, Probe | None]:
     """rank_constrained_training: whether training moves a layer wider than the input in no more than N_x directions.
 
@@ -243,7 +264,7 @@ def judge_ranks(
         return replace(proof, evidence=evidence | proof.evidence), None
     if task is None:
         return Flag(name, NOT_RUN, "train_steps=0: no probe was run", remedy, None, None, n_x, source, evidence), None
-    probe = run(net, task, params)
+    probe = run(net, task, params, certificates=certificates)
     wide = [i for i, shape in enumerate(probe.shapes) if min(shape) > n_x]
     ranks = probe.gradient_rank[:, -1].max(0) if len(probe.layers) else np.zeros(0, int)
     evidence |= {"steps": int(probe.steps[-1]), "gradient_rank": ranks, "layers": probe.layers}
@@ -261,9 +282,7 @@ def judge_ranks(
         return flag(CLEAR, f"no hidden layer is wider than the input ({n_x}): there is nothing to constrain")
     lowest = int(ranks[wide].min())
     if lowest > n_x:
-        return flag(
-            CLEAR, f"ranks {lowest} to {ranks[wide].max()} after {probe.steps[-1]} steps, above N_x = {n_x}", lowest
-        )
+        return flag(CLEAR, f"rank at least {lowest} after {probe.steps[-1]} steps, above N_x = {n_x}", lowest)
     reached = _control_ranks(net, task, params, key, limits.controls)[:, wide].min(0)
     evidence["control_rank"] = reached
     held = [i for i, low in zip(wide, reached, strict=True) if ranks[i] <= n_x < low]
@@ -298,7 +317,8 @@ def make_task(
 ) -> tuple[Task, bool]:
     """The training task, and whether its targets are synthetic.
 
-    **Raises** `ValueError`: targets of the wrong length, shape or type; a loss that is not scalar; not an optimizer.
+    **Raises** `ValueError`: targets of the wrong length, shape or type; a loss that is not scalar; not an optimizer,
+    or one whose state does not match.
     """
     key_targets, key_batches = jax.random.split(key)
     out = jax.eval_shape(net.function, jax.eval_shape(net.init, jax.random.key(0)), xs[0])
@@ -316,7 +336,29 @@ def make_task(
         raise _checks.InputError(
             f"audit(): optimizer={_checks.show(opt)} is not an optax optimizer; write optax.sgd(0.1)."
         )
+    _check_optimizer(opt, jax.eval_shape(net.init, jax.random.key(0)))
     return Task(chosen, opt, xs, targets, make_batches(key_batches, len(xs), max(steps, 1))), synthetic
+
+
+def _check_optimizer(optimizer: Any, params: Any) -> None:
+    """Whether `update` takes the state that `init` makes for `params` (shapes), and returns the like of both."""
+
+    def step(params: Any) -> tuple[Any, Any]:
+        state = optimizer.init(params)
+        return (params, state), optimizer.update(params, state, params)
+
+    try:
+        with jax.numpy_dtype_promotion("standard"):
+            before, after = jax.eval_shape(step, params)
+    except Exception as error:  # whatever the user's own code raises
+        raise _checks.InputError(f"audit(): optimizer.update fails on the state of optimizer.init: {error}") from None
+    like = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)  # noqa: E731
+    for what, a, b in zip(("updates", "state"), before, after, strict=True):
+        if jax.tree.structure(a) != jax.tree.structure(b) or like(a) != like(b):
+            raise _checks.InputError(
+                f"audit(): optimizer.update returns {what} of another structure, shape or dtype than it is given; "
+                "the state must match the one that optimizer.init makes."
+            )
 
 
 _SGD = optax.sgd(0.1)  # the learning rate of the ZerO paper's experiment

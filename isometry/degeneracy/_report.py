@@ -10,7 +10,7 @@ import numpy as np
 
 from isometry import _checks, _json
 from isometry._spectrum import Spectrum
-from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
+from isometry.degeneracy._flag import CLEAR, FLAGS, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import Probe
 from isometry.degeneracy._statistics import STATISTICS
 from isometry.theory import Law
@@ -22,7 +22,8 @@ _COLUMNS = ("scheme", "σ_min", "median", "σ_max", "mean s²", "deviation", "ef
 class Report:
     """An audit of one network.
 
-    - `flags`: name → `Flag`; `spectra`: span → `Spectrum` over (seeds, inputs); `probe`: ranks along training, or None.
+    - `flags`: name → `Flag`; `spectra`: span → `Spectrum` over (seeds, inputs), empty where parameters or signals are
+      not finite; `probe`: ranks along training, or None.
     - `law`: what theory predicts for the hidden span, None where `no_law` says why there is no prediction.
     - `widths`: where rank_constrained_training is raised, the same scheme at hidden widths N_x, 2 N_x, 4 N_x.
     - `setting`: how it was measured; `provenance`: versions, device, precision, command, commit.
@@ -84,7 +85,8 @@ class Report:
                 "pairs": sp.pairs,
                 "method": str(sp.method),
             }
-        spectra["end_to_end"]["log_s"] = self.spectra["end_to_end"].log_values
+        if spectra:
+            spectra["end_to_end"]["log_s"] = self.spectra["end_to_end"].log_values
         return {
             "network": self.network,
             "verdict": self.verdict,
@@ -167,31 +169,44 @@ def _pooled_quantiles(sp: Spectrum) -> Any:
 
 
 def rich_table(reports: Reports) -> Any:
-    """A rich table, a row a network."""
+    """A rich table, a row a network; below it, of every flag that is raised, what to do and whose threshold it is."""
     rich = _checks.extra("Report.table", "rich.table", "cli")
-    table = rich.Table(pad_edge=False)
+    text = _checks.extra("Report.table", "rich.text", "cli")
+    advice = text.Text("\n".join(_advice(reports)), style="default")
+    table = rich.Table(pad_edge=False, caption=advice or None, caption_justify="left")
     for name in _COLUMNS:
         if name == "verdict":
             table.add_column(name, overflow="fold", ratio=1)
         else:
             table.add_column(name, justify="left" if name == "scheme" else "right", no_wrap=True)
     for name, report in reports.items():
-        s = report.statistics()
-        small = "0" if s["exact_zero_fraction"] else f"<{np.exp(s['log_floor']) * s['s_max']:.1e}"
-        numbers = (
-            f"{s['s_min']:.3g}" if s["s_min"] else small,
-            f"{s['s_median']:.3g}" if s["s_median"] else small,
-            f"{s['s_max']:.3g}",
-            f"{s['mean_s2']:.3g}",
-            f"{s['isometry_deviation']:.3g}",
-            f"{s['effective_rank']:.2f}/{s['size']}",
-            f"{100 * s['zero_fraction']:.2g} %",
-        )
+        numbers = _numbers(report.statistics()) if report.spectra else ["–"] * (len(_COLUMNS) - 2)
         colour = {RAISED: "red", UNDECIDED: "yellow", CLEAR: "green"}[report.verdict]
         table.add_row(name, *numbers, f"[{colour}]{report.verdict}[/]: {report.reason}")
     for name, why in reports.undefined.items():
         table.add_row(name, *["–"] * (len(_COLUMNS) - 2), f"not defined: {why}")
     return table
+
+
+def _advice(reports: Reports) -> list[str]:
+    """A line a flag that is raised anywhere, the gravest first."""
+    raised = [flag for report in reports.values() for flag in report.flags.values() if flag.raised]
+    lines = {(f.name, f.remedy): f"{f.name}: {f.remedy}. Judged by: {f.source}." for f in raised}
+    return [lines[key] for key in sorted(lines, key=lambda key: (FLAGS.index(key[0]), key[1]))]
+
+
+def _numbers(s: dict[str, Any]) -> list[str]:
+    """The table's columns of numbers."""
+    small = "0" if s["exact_zero_fraction"] else f"<{np.exp(s['log_floor']) * s['s_max']:.1e}"
+    return [
+        f"{s['s_min']:.3g}" if s["s_min"] else small,
+        f"{s['s_median']:.3g}" if s["s_median"] else small,
+        f"{s['s_max']:.3g}",
+        f"{s['mean_s2']:.3g}",
+        f"{s['isometry_deviation']:.3g}",
+        f"{s['effective_rank']:.2f}/{s['size']}",
+        f"{100 * s['zero_fraction']:.2g} %",
+    ]
 
 
 def as_text(reports: Reports, width: int) -> str:

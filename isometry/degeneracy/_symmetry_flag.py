@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -19,10 +20,15 @@ from isometry.degeneracy._certify import (
 )
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import RANK_FLAG, RANK_REMEDY
+from isometry.degeneracy._signals import Signals
 from isometry.networks import Network
 
 _NAME = "locked_symmetry"
-_REMEDY = 'random weights in every layer: scheme="orthogonal" or "gaussian"'
+_ROUNDING = 1e-6  # of a pre-activation in float32, relative to those of its layer
+_REMEDY = (
+    'random weights in every layer: scheme="orthogonal" or "gaussian"; or noise of std 0.1/√fan_in on the weights: '
+    "it spreads ln s by 0.1·√(depth/2), and equal units part as training amplifies it"
+)
 _SOURCE = {
     BIT: "coarsest equitable partition, block sums equal as numbers: exact",
     TOLERANCE: "equitable partition, verified to n·u·Σ|w| (Higham, 2002, eq. 4.4)",
@@ -68,6 +74,25 @@ def locked_symmetry(certificates: Sequence[Certificate]) -> Flag:
         reason = f"{_names(open_)}: units equal to within 1000 rounding bounds, but not within one"
         return Flag(_NAME, UNDECIDED, reason, _REMEDY, None, None, None, _SOURCE[TOLERANCE], evidence)
     return Flag(_NAME, CLEAR, "no equal units found", _REMEDY, None, None, None, _SOURCE[BIT], evidence)
+
+
+def with_growth(flag: Flag, certificates: Sequence[Certificate], net: Network, signals: Signals) -> Flag:
+    """The flag with what the probe saw of locks that hold in exact arithmetic only: how fast their classes drift apart,
+    and, for a phi with kinks, the smallest |z| of their units: within rounding of a kink they can part at once."""
+    if not np.isfinite(signals.least).any():  # no live class is shared
+        return flag
+    found, last = signals.growth(), float(signals.spread[:, -1].max())
+    least, steps = float(signals.least.min()), int(signals.steps[-1])
+    evidence: dict[str, Any] = {"class_spread": signals.spread, "least_pre_activation": least}
+    words = f"; after {steps} steps their units differ by {last:.1g}"
+    if found is not None:
+        evidence |= {"growth_rate": found[0], "growth_interval": found[1]}
+        low, high = (steps * r for r in found[1])
+        words += f", growing by e^{steps * found[0]:.2g} in as many (95 %: {low:.2g} to {high:.2g})"
+    evidence["may_part_at_once"] = bool(net.activation.kinks) and least < _ROUNDING
+    if evidence["may_part_at_once"]:
+        words += "; some lie within rounding of a kink and can part at once"
+    return replace(flag, reason=flag.reason + words, evidence=flag.evidence | evidence)
 
 
 def certified_rank(net: Network, certificates: Sequence[Certificate]) -> Flag | None:

@@ -1,6 +1,7 @@
 """Units that no input moves, and units that hardly any does: dead_units, saturated_units."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _precision
+from isometry import _checks, _precision, theory
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag, Thresholds, above, interval, unsure
 from isometry.networks import Network
@@ -18,7 +19,7 @@ _CERTIFIED = "supports of activation and signal over all steps of training: exac
 _SOURCE = "binomial with the Gaussian orthant probability at the measured correlation of the inputs"
 _DEAD_REMEDY = "smaller negative biases, a leaky activation, or weights that reach every unit (orthogonal, gaussian)"
 _MIDPOINTS = 1 << 16  # of the normal distribution, behind the null share of saturated units
-_SATURATION = "below 0.01 of the largest slope (convention); binomial null at pre-activations of unit variance"
+_SATURATION = "below {share:g} of the largest slope (convention); binomial null at pre-activations of {basis}"
 _SATURATION_REMEDY = "smaller sigma_w and sigma_b, or inputs scaled to unit variance"
 
 
@@ -28,6 +29,15 @@ def pre_activations(function: Any, params: Any, xs: Any) -> list[Any]:
     with _precision.full():
         one = jax.vmap(jax.vmap(function.pre_activations, (None, 0)), (0, None))
         return one(params, xs)
+
+
+def overflowing(layers: list[Any]) -> str:
+    """The first pre-activation of `layers` that is not finite, in words; empty if there is none."""
+    for i, z in enumerate(layers):
+        if not np.isfinite(z).all():
+            seed, example, unit = (int(n) for n in np.argwhere(~np.isfinite(z))[0])
+            return f"z_{i + 1} overflows {z.dtype} in seed {seed}, at input {example} and unit {unit}"
+    return ""
 
 
 def dead_units(
@@ -98,22 +108,26 @@ def _null_hits(activation: Any, z: Any, key: Any) -> int:
 def saturated_units(net: Network, layers: list[Any], limits: Thresholds, key: Any) -> Flag:
     """Units of a bounded phi in its flat part: |phi'| < 0.01 sup |phi'|, as a share over units and inputs.
 
-    Compared with pre-activations of unit variance, the scale that gains and normalized inputs aim at. (At the network's
-    own q* the null would excuse whatever its weights do.) The null count takes the inputs of a unit for one, the widest
-    it can be if they are correlated; the level is shared out over the layers. The worst layer is judged.
+    Compared with Gaussian pre-activations of the variance q* that criticality needs for this phi and sigma_b (45.6 for
+    a sigmoid), where there is one; never below unit variance, the scale that gains and normalized inputs aim at and
+    from which the variance comes down to a small q* slowly. (At the network's own q* the null would excuse whatever its
+    weights do.) The null count takes the inputs of a unit for one, the widest it can be if they are correlated; the
+    level is shared out over the layers. The worst layer is judged.
     """
     from scipy.stats import binom
 
     name = "saturated_units"
     largest = _largest_slope(net.activation)
+    q, basis = (1.0, "unit variance") if largest is None else _healthy_variance(net)
+    source = _SATURATION.format(share=limits.saturated_slope, basis=basis)
     if not layers or largest is None:
         why = "no hidden units" if not layers else f"{net.activation.name} is not bounded: it does not saturate"
         evidence = {"bounded": largest is not None, "layers": []}
-        return Flag(name, CLEAR, why, _SATURATION_REMEDY, source=_SATURATION, evidence=evidence)
+        return Flag(name, CLEAR, why, _SATURATION_REMEDY, source=source, evidence=evidence)
     line = limits.saturated_slope * largest
     flat = [np.abs(np.asarray(net.activation.slope(z))) < line for z in layers]
     level = 1 - (1 - limits.dead_level) / len(layers)
-    null = _null_share(net.activation, line)
+    null = _null_share(net.activation, line, q)
     shares = [f.mean((1, 2)) for f in flat]
     # half a unit above the quantile: a share of exactly that quantile is not in doubt
     lines = [(binom.ppf(level, f.shape[0] * f.shape[2], null) + 0.5) / (f.shape[0] * f.shape[2]) for f in flat]
@@ -123,15 +137,26 @@ def saturated_units(net: Network, layers: list[Any], limits: Thresholds, key: An
     reason = f"{100 * value:.2g} % of the units of z_{worst + 1} are saturated"
     reason += f"; {unsure(len(shares[worst]), limits)}" if state == UNDECIDED else ""
     if state == CLEAR and value:
-        reason += f"; unit variance alone gives up to {100 * lines[worst]:.2g} %"
+        reason += f"; {basis} alone gives up to {100 * lines[worst]:.2g} %"
     evidence = {
         "bounded": True,
         "largest_slope": largest,
         "null_probability": null,
+        "null_variance": q,
         "share": [float(share.mean()) for share in shares],
         "thresholds": lines,
     }
-    return Flag(name, state, reason, _SATURATION_REMEDY, value, bounds, float(lines[worst]), _SATURATION, evidence)
+    return Flag(name, state, reason, _SATURATION_REMEDY, value, bounds, float(lines[worst]), source, evidence)
+
+
+def _healthy_variance(net: Network) -> tuple[float, str]:
+    """Variance of the pre-activations of a network that is well, and what it is in words."""
+    try:
+        points = theory.critical_points(net.activation, net.scheme.sigma_b)
+    except _checks.InputError:  # phi jumps
+        points = []
+    q = max((p.q for p in points if p.stable), default=0.0)
+    return (q, f"the critical variance, q* = {q:.3g},") if q > 1 else (1.0, "unit variance")
 
 
 def _largest_slope(activation: Any) -> float | None:
@@ -145,9 +170,9 @@ def _largest_slope(activation: Any) -> float | None:
     return float(jnp.max(jnp.abs(activation.slope(near))))
 
 
-def _null_share(activation: Any, line: float) -> float:
-    """P(|phi'(z)| < line) of a standard normal z, from above by one of the midpoints it is counted at."""
+def _null_share(activation: Any, line: float, q: float) -> float:
+    """P(|phi'(z)| < line) of a normal z of variance q, from above by one of the midpoints it is counted at."""
     from scipy.special import ndtri
 
-    z = jnp.asarray(ndtri((np.arange(_MIDPOINTS) + 0.5) / _MIDPOINTS), jnp.float32)
+    z = jnp.asarray(math.sqrt(q) * ndtri((np.arange(_MIDPOINTS) + 0.5) / _MIDPOINTS), jnp.float32)
     return float((int(jnp.sum(jnp.abs(activation.slope(z)) < line)) + 1) / _MIDPOINTS)

@@ -159,6 +159,18 @@ REFUSED = {
     "loss that fails": ({"loss": lambda y: y}, "fails on one example"),
     "shapes of a loss": ({"targets": jnp.zeros((32, 4))}, "fails on one example"),
     "optimizer": ({"optimizer": 0.1}, r"0.1 is not an optax optimizer; write optax.sgd\(0.1\)"),
+    "another state": (
+        {"optimizer": optax.GradientTransformation(optax.adam(0.1).init, optax.sgd(0.1, momentum=0.9).update)},
+        "optimizer.update fails on the state of optimizer.init",
+    ),
+    "a state that grows": (
+        {"optimizer": optax.GradientTransformation(lambda p: (), lambda g, s, p: (g, (*s, 1)))},
+        "returns state of another structure",
+    ),
+    "half of the updates": (
+        {"optimizer": optax.GradientTransformation(lambda p: (), lambda g, s, p: (g["layers"], s))},
+        "returns updates of another structure",
+    ),
     "steps": ({"train_steps": -1}, "train_steps=-1"),
     "half steps": ({"train_steps": 1.5}, "train_steps=1.5"),
     "inputs": ({"inputs": 0}, "inputs=0"),

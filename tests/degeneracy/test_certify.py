@@ -103,11 +103,12 @@ def test_sums_are_exact():
     """Dyadic terms in any order; others correctly rounded: 1 + 2^-60 − 1 is not 0, as any plain order may have it."""
     classes = of_groups(np.array([0, 0, 0, -1]), np.ones(4))
     rows = np.array([[1.0, 2.0**-60, -1.0, 5.0], [2.0**-60, 0.0, 0.0, 7.0]])
-    assert not is_dyadic(rows[:, :3])
+    assert not is_dyadic(rows[:, :3], 3)
     assert (exact_sums(rows, classes) == 2.0**-60).all()
-    assert is_dyadic(np.full((3, 1000), 0.1, np.float32).astype(float))
-    assert not is_dyadic(np.full((3, 1000), 0.1))
-    assert is_dyadic(np.zeros((2, 3)))
+    assert is_dyadic(np.full((3, 1000), 0.1, np.float32), 1000)
+    assert is_dyadic(np.full((3, 1000), 0.1, np.float32).astype(float), 1000)
+    assert not is_dyadic(np.full((3, 1000), 0.1), 1000)
+    assert is_dyadic(np.zeros((2, 3)), 3)
     assert exact_sums(rows, Classes(np.arange(4), np.ones(4), 4)) is rows
 
 

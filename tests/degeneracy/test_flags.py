@@ -9,8 +9,9 @@ import isometry
 from isometry import initializers, networks
 from isometry.degeneracy import _probe
 from isometry.degeneracy._flag import FLAGS, Thresholds, interval
-from isometry.degeneracy._gradient_flags import zero_gradient
+from isometry.degeneracy._gradient_flags import _outlook, zero_gradient
 from isometry.degeneracy._spectrum_flags import spectrum_flags
+from isometry.degeneracy._symmetry_flag import certified
 from isometry.degeneracy._unit_flags import dead_units, pre_activations
 from isometry.schemes import Scheme
 
@@ -127,7 +128,7 @@ def gradient_flag(scheme, loss=None, probed=True):
     task, _ = _probe.make_task(net, xs, None, loss, None, 3, jax.random.key(2))
     params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 3))
     probe = _probe.run(net, task, params) if probed else None
-    return zero_gradient(net, task, params, 4, probe), net, task, params
+    return zero_gradient(net, task, params, 4, probe, certified(net, params)), net, task, params
 
 
 def test_zeros_get_no_gradient_and_never_will():
@@ -135,7 +136,10 @@ def test_zeros_get_no_gradient_and_never_will():
     assert flag.raised
     assert flag.evidence["layers"].tolist() == [0, 1, 2, 3]
     assert (flag.evidence["first_signal"] == -1).all()
-    assert "none arrived" in flag.reason
+    assert flag.evidence["kind"] == "permanent"
+    assert not flag.evidence["first_gradient"].any()
+    assert "certified, no signal arrives at any step" in flag.reason
+    assert "random weights" in flag.remedy
 
 
 def test_behind_a_zero_head_the_gradient_arrives_at_the_second_step():
@@ -143,7 +147,27 @@ def test_behind_a_zero_head_the_gradient_arrives_at_the_second_step():
     assert flag.raised
     assert flag.evidence["layers"].tolist() == [0, 1, 2]
     assert (flag.evidence["first_signal"] == 2).all()
-    assert "recovering, signal arrives by step 2" in flag.reason
+    assert (flag.evidence["first_gradient"] == 2).all()
+    assert flag.evidence["kind"] == "recovering"
+    assert "recovering: signal arrives by step 2" in flag.reason
+    assert "none is needed" in flag.remedy
+
+
+@pytest.mark.parametrize(
+    ("earliest", "arrived", "steps", "kind", "words"),
+    [
+        ([[2, 3]], [[2, 4]], 9, "recovering", "by step 4"),
+        ([[2, 3]], [[0, 0]], 0, "recovering", "by certificate, signal can arrive from step 3"),
+        ([[2, 0]], [[2, -1]], 9, "permanent", "certified"),
+        ([[0, 0]], [[5, 6]], 9, "recovering", "by step 6"),  # rounding or the optimizer broke the zero sums
+        ([[1, 1]], [[-1, -1]], 9, "unknown", "none arrived within 9 steps"),  # units without slope at these inputs
+        ([[1, 2]], [[0, 0]], 0, "unknown", "no probe was run"),
+    ],
+)
+def test_what_becomes_of_layers_without_gradient(earliest, arrived, steps, kind, words):
+    found, said = _outlook(np.array(earliest), np.array(arrived), steps)
+    assert found == kind
+    assert words in said
 
 
 def test_a_healthy_network_gets_gradients():

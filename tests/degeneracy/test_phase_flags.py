@@ -11,11 +11,11 @@ import pytest
 import isometry
 from isometry import initializers, networks, theory
 from isometry.activations import Activation
-from isometry.degeneracy import _probe
+from isometry.degeneracy import _audit, _probe
 from isometry.degeneracy._flag import Thresholds
 from isometry.degeneracy._gradient_flags import zero_gradient
-from isometry.degeneracy._phase_flags import phase_flags, rank_collapse
-from isometry.degeneracy._spectrum_flags import below_floor
+from isometry.degeneracy._phase_flags import forward_signal, phase_flags, rank_collapse
+from isometry.degeneracy._spectrum_flags import below_floor, spectrum_flags
 from isometry.degeneracy._unit_flags import pre_activations, saturated_units
 
 N, K = 24, 12
@@ -221,6 +221,32 @@ def test_ordered_networks_collapse_as_theory_says(tanh):
     assert abs(found[-1] - found[5] - want) < 3 * math.sqrt(2 * 7 / 24)
 
 
+def test_the_signal_by_depth():
+    """Two inputs (1, ±size): mean square (1 + size²)/2, cosine (1 − size²)/(1 + size²), singular values √2 and √2·size;
+    R = size²/(1 + size²) falls by e^-0.5 a layer where size² does, as size is small."""
+    sizes = [0.5, *(0.01 * math.exp(-0.25 * n) for n in range(5))]
+    found = forward_signal([apart(size) for size in sizes], LIMITS, KEY)
+    squares = np.square(sizes)
+    np.testing.assert_allclose(found["log_norm"], np.log((1 + squares) / 2) / 2, atol=1e-6)
+    np.testing.assert_allclose(found["correlation"], (1 - 2 * squares / (1 + squares)), atol=1e-6)
+    np.testing.assert_allclose(found["stable_rank"], 1 + squares, atol=1e-6)
+    assert found["fitted_depth_scale"] == pytest.approx(2, rel=1e-3)
+    assert forward_signal([apart(0.5)] * 6, LIMITS, KEY)["fitted_depth_scale"] is None
+    assert forward_signal([apart(s, 4) for s in sizes], LIMITS, KEY)["fitted_depth_scale"] is None
+    assert forward_signal([], LIMITS, KEY)["log_norm"] == []
+    assert forward_signal([0 * apart(1.0)], LIMITS, KEY)["stable_rank"] == [0]
+
+
+def test_the_fitted_depth_scale_is_that_of_theory(tanh):
+    """Over the last 7 of 13 layers of width 24: the median of 6 slopes, each off by about √(2/(7·24)) a layer."""
+    net, spectra, layers = tanh["ordered"]
+    forward = forward_signal(layers, LIMITS, KEY)
+    evidence = phase_flags(net, spectra, LIMITS, KEY, forward)["ordered_phase"].evidence
+    fitted, want = evidence["forward"]["fitted_depth_scale"], evidence["depth_scale"]
+    assert abs(1 / fitted - 1 / want) < 3 * math.sqrt(2 / (7 * 24))
+    assert forward_signal(tanh["chaotic"][2], LIMITS, KEY)["fitted_depth_scale"] is None
+
+
 # --- saturation ----------------------------------------------------------------------------------------------------
 
 TANH = networks.mlp([2, 2, 2], "tanh", "gaussian")
@@ -236,10 +262,27 @@ def test_saturation_is_a_share_against_its_null():
     cut = math.atanh(math.sqrt(0.99))
     assert flag.evidence["null_probability"] == pytest.approx(math.erfc(cut / math.sqrt(2)), abs=4 / 65536)
     assert flag.threshold == pytest.approx(4.5 / 300)
+    assert "unit variance" in flag.source
     assert saturated_units(TANH, [np.full_like(z, 2.9)], LIMITS, KEY).state == "clear"
     assert saturated_units(TANH, [z[:4]], LIMITS, KEY).state == "undecided"
     few = np.where(np.arange(6)[:, None, None] < 2, z, 0)  # only two seeds of six: the interval holds the line
     assert saturated_units(TANH, [few], LIMITS, KEY).state == "undecided"
+
+
+def test_a_critical_network_is_as_saturated_as_it_must_be():
+    """tanh at sigma_b = 1: q* = 3.04, where P(|z| > 2.993) is 8.6 %: no fault of the weights; 30 % are."""
+    net = networks.mlp([2, 2, 2], "tanh", "gaussian", sigma_b=1.0)
+    q = theory.critical_points("tanh", 1.0)[0].q
+    z = math.sqrt(q) * np.random.default_rng(0).normal(size=(6, 2, 200)).astype(np.float32)
+    flag = saturated_units(net, [z], LIMITS, KEY)
+    assert flag.state == "clear"
+    assert flag.value > 0.05  # against unit variance it would be raised
+    assert flag.evidence["null_variance"] == q
+    assert flag.evidence["null_probability"] == pytest.approx(
+        math.erfc(math.atanh(math.sqrt(0.99)) / math.sqrt(2 * q)), abs=4 / 65536
+    )
+    assert "q* = 3.04" in flag.source
+    assert saturated_units(net, [3 * z], LIMITS, KEY).raised
 
 
 def test_only_bounded_activations_saturate():
@@ -297,7 +340,7 @@ def test_gradient_norms_by_layer():
     task = _probe.Task(squares, None, jnp.asarray(xs, jnp.float32), jnp.asarray(targets, jnp.float32), None)
     for scale in (1.0, 1e-9):
         params = {"layers": tuple({"w": jnp.asarray(scale * a, jnp.float32)} for a in w)}
-        found = zero_gradient(net, task, params, 1, None).evidence["log_gradient_norm"]
+        found = zero_gradient(net, task, params, 1, None, []).evidence["log_gradient_norm"]
         every = []
         for w1, w2, w3 in zip(*(scale * a[:, 0] for a in w), strict=True):
             h1 = np.tanh(xs[0] @ w1)
@@ -310,11 +353,28 @@ def test_gradient_norms_by_layer():
         np.testing.assert_allclose(found, np.min(every, 0), atol=1e-5)  # the lower of two; ln 2^60 in float32
 
 
-def spoiled(key, shape, dtype=None, out_sharding=None):
-    return jnp.full(shape, jnp.nan, dtype)
+def test_signals_that_overflow_are_a_finding():
+    """relu'(NaN) = 0 would make the Jacobian zero, and the network vanish."""
+    net = networks.mlp([6, *[6] * 5, 3], "relu", "gaussian", sigma_w=1e9)
+    report = isometry.audit(net, KEYS, XS, train_steps=0)
+    flag = report.flags["exploding"]
+    assert flag.raised
+    assert flag.reason.startswith("z_")
+    assert "overflows float32 in seed 0" in flag.reason
+    assert report.flags["locked_symmetry"].state == "clear"
+    assert report.flags["vanishing"].state == "undecided"
+    assert report.verdict == "raised"
+    assert "overflows float32" in report.table()
+    assert "NaN" not in report.to_json()
 
 
-def test_an_audit_of_nan_names_it():
-    net = networks.mlp([6, 3], "tanh", spoiled)
-    with pytest.raises(isometry.InputError, match=r"w of layer 1 is nan at \(0, 0\) in seed 0"):
-        isometry.audit(net, KEYS[:1], XS, train_steps=0)
+def test_a_jacobian_that_overflows_is_measured_as_a_product():
+    """Two orthogonal layers at sigma_w = 1e20: every singular value is 1e40, beyond float32; the signals are not."""
+    net = networks.mlp([6] * 5, "linear", "orthogonal", sigma_w=1e20)
+    params = params_of(net, 1e20, 0.0, True)
+    sp = _audit._spectra(net, params, 1e-30 * XS[:1], "hidden")
+    flags = spectrum_flags({"hidden": sp}, LIMITS, KEY)
+    assert flags["exploding"].raised
+    assert flags["exploding"].value == pytest.approx(40 * math.log(10), rel=1e-5)
+    assert flags["anisometric"].state == "clear"
+    assert flags["vanishing"].state == "clear"

@@ -1,5 +1,7 @@
 """rank_constrained_training: Theorem 1 of the ZerO paper, its mechanism, and when the flag must stay silent."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import isometry
 from isometry import networks
 from isometry.activations import Activation
 from isometry.degeneracy import _probe
+from isometry.degeneracy._symmetry_flag import certified
 
 N_X, N_Y = 16, 10
 NAME = "rank_constrained_training"
@@ -27,7 +30,25 @@ def test_partial_identity_is_raised(pooled_audits):
     assert report.probe.update_rank.max() <= N_X
     assert flag.evidence["certified_rank"].tolist() == [N_X, N_X]
     assert "control_rank" not in flag.evidence  # a proof needs none
-    assert "zer_o" in flag.remedy
+    assert 'scheme="orthogonal"' in flag.remedy
+    assert "0.1/√fan_in" in flag.remedy
+
+
+@pytest.mark.slow
+def test_the_remedy_repairs(pooled):
+    """Noise of std 0.1/√fan_in lets training move every direction, and spreads ln s by 0.1·√(depth/2)."""
+    net = networks.mlp([N_X, 32, 32, 32, N_Y], "tanh", "partial_identity")  # shares the audits' program
+    task, _ = _probe.make_task(net, pooled.xs, pooled.targets, None, None, 300, jax.random.key(1))
+    rng = np.random.default_rng(0)
+    params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 3))
+    noise = lambda w: rng.normal(size=w.shape, scale=0.1 * w.shape[-2] ** -0.5).astype(np.float32)  # noqa: E731
+    noisy = {"layers": tuple({**run, "w": run["w"] + noise(run["w"])} for run in params["layers"])}
+    assert all(c.clear for c in certified(net, noisy))
+    assert (_probe.run(net, task, noisy, records=1).gradient_rank[:, -1] > 0.9 * 32).all()
+    depth, n = 10, 100
+    factors = np.eye(n) + 0.1 * rng.normal(size=(depth, n, n)) / math.sqrt(n)
+    spread = np.log(np.linalg.svd(np.linalg.multi_dot(factors), compute_uv=False)).std()
+    assert spread == pytest.approx(0.1 * math.sqrt(depth / 2), rel=0.1)  # to first order in 0.1
 
 
 @pytest.mark.slow

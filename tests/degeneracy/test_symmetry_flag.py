@@ -121,8 +121,16 @@ def test_weights_that_are_not_finite_are_a_finding_of_the_audit():
     scheme = Scheme("broken", choose, "NaN in layer 3")
     net = networks.mlp([4, 5, 5, 3], "tanh", scheme)
     keys, xs = jax.random.split(KEY, 2), jnp.ones((3, 4))
-    with pytest.raises(isometry.InputError, match=r"audit\(\): network: w of layer 3 is nan at \(0, 0\) in seed 0"):
-        isometry.audit(net, keys, xs, train_steps=0)
+    report = isometry.audit(net, keys, xs, train_steps=0)
+    assert report.flags["exploding"].raised
+    assert report.flags["exploding"].reason == "w of layer 3 is nan at (0, 0) in seed 0"
+    assert {f.state for name, f in report.flags.items() if name != "exploding"} == {"undecided"}
+    assert "w of layer 3 is nan" in report.table()
+    said = " ".join(report.table(width=200).split())  # what to do, and by what threshold
+    assert "exploding: finite parameters" in said
+    assert "Judged by: numbers that are not finite: exact." in said
+    assert "saturated_units:" not in said
+    assert "NaN" not in report.to_json()
     params = jax.tree.map(np.array, jax.vmap(net.init)(keys))
     params["layers"][-1]["w"][:] = 0
     assert broken(net, params) == ""

@@ -1,0 +1,114 @@
+"""What a probe sees of the pre-activations: their rank, equal units, and how certified classes drift apart."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from isometry import _precision
+from isometry.degeneracy._certify import Certificate
+from isometry.degeneracy._partition import Near, singletons
+
+INPUTS = 256
+_EQUAL = 8.0  # rounding units, relative to a unit's norm, within which two units count as equal
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Pre-activations along a probe over `inputs` examples, before step 1 and at each record: (seeds, records, …).
+
+    - `steps`: (records,) steps made.
+    - `rank`: (…, depth) numerical rank, over inputs × units, of z_1 … z_depth; the last is the network function's.
+    - `duplicates`: (…, depth − 1) units of z_l that equal an earlier one at every input, to a few rounding units.
+    - `spread`: (seeds, records) largest distance of a unit from the first of its live class, relative to that one's
+      norm; certified to be zero in exact arithmetic. 0 where no live class is shared.
+    - `least`: (seeds, records) smallest |z| of a unit in a shared live class, relative to the root mean square of its
+      layer: at a kink, units nearer to zero than rounding can part at once. inf where no live class is shared.
+    """
+
+    inputs: int
+    steps: np.ndarray
+    rank: np.ndarray
+    duplicates: np.ndarray
+    spread: np.ndarray
+    least: np.ndarray
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    def growth(self) -> tuple[float, tuple[float, float]] | None:
+        """(rate, 95 % interval) of the spread, per step: the slope of ln spread, its seeds having each their own level.
+
+        None where fewer than four values are above zero. The interval is that of least squares, of residuals that are
+        independent; a curve that bends widens it.
+        """
+        from scipy.stats import t
+
+        real = (self.spread > 0) & np.isfinite(self.spread)
+        freedom = int(real.sum() - real.any(1).sum()) - 1
+        if freedom < 2:
+            return None
+        mean = lambda a: np.where(real, a, 0).sum(1, keepdims=True) / np.maximum(real.sum(1, keepdims=True), 1)  # noqa: E731
+        logs = np.log(np.where(real, self.spread, 1))
+        x = np.where(real, self.steps - mean(np.broadcast_to(self.steps, real.shape)), 0)
+        y = np.where(real, logs - mean(logs), 0)
+        rate = float((x * y).sum() / (x**2).sum())
+        error = np.sqrt(((y - rate * x) ** 2).sum() / freedom / (x**2).sum()) * t.ppf(0.975, freedom)
+        return rate, (rate - float(error), rate + float(error))
+
+
+@functools.partial(jax.jit, static_argnames=("function",))
+def _all_layers(function: Any, params: Any, xs: Any) -> list[Any]:
+    """z_1 … z_depth over seeds × inputs."""
+    one = lambda p, x: [*function.pre_activations(p, x), function(p, x)]  # noqa: E731
+    with _precision.full():
+        return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(params, xs)
+
+
+def observe(function: Any, params: Any, xs: Any, certificates: Sequence[Certificate]) -> tuple[np.ndarray, ...]:
+    """(rank, duplicates, spread, least) of one record; see `Signals`. Not finite counts as rank 0 and spread inf."""
+    layers = [np.asarray(z) for z in _all_layers(function, params, xs[:INPUTS])]
+    rank = np.stack([_rank(z) for z in layers], 1)
+    duplicates = np.array([[_duplicates(one) for one in z] for z in layers[:-1]]).reshape(len(layers) - 1, -1).T
+    spread, least = np.zeros(len(rank)), np.full(len(rank), np.inf)
+    for seed, certificate in enumerate(certificates):
+        for units, z in zip(certificate.units, layers[:-1], strict=True):
+            apart, near = _of_classes(z[seed].astype(float), units)
+            spread[seed], least[seed] = max(spread[seed], apart), min(least[seed], near)
+    return rank, duplicates, spread, least
+
+
+def _rank(z: np.ndarray) -> np.ndarray:
+    """(seeds,) singular values above max(m, n)·eps of the largest."""
+    finite = np.isfinite(z).all((1, 2), keepdims=True)
+    s = np.linalg.svd(np.where(finite, z, 0).astype(float), compute_uv=False)
+    return (s > max(z.shape[1:]) * float(jnp.finfo(z.dtype).eps) * s[:, :1]).sum(1)
+
+
+def _duplicates(z: np.ndarray) -> int:
+    """Units, not zero, that equal an earlier one."""
+    if not np.isfinite(z).all():
+        return 0
+    ids, _ = Near(_EQUAL * float(jnp.finfo(z.dtype).eps) / 2).group([(z.T, singletons(len(z)))], False)
+    return int((ids >= 0).sum() - len(np.unique(ids[ids >= 0])))
+
+
+def _of_classes(z: np.ndarray, units: Any) -> tuple[float, float]:
+    """(spread, least) of the live classes that are shared, of (inputs, units)."""
+    sizes = np.bincount(units.classes[units.classes >= 0], minlength=len(units.live))
+    member = (units.classes >= 0) & ((sizes > 1) & units.live)[units.classes] if len(sizes) else units.classes > 0
+    if not member.any():
+        return 0.0, np.inf
+    if not np.isfinite(z).all():
+        return np.inf, 0.0
+    first = np.array([np.argmax(units.classes == c) for c in units.classes[member]])
+    model, norms = z[:, first], np.linalg.norm(z[:, first], axis=0)
+    apart = np.linalg.norm(z[:, member] * units.signs[member] - model, axis=0)
+    worst = np.max(apart / np.where(norms > 0, norms, 1))
+    scale = np.sqrt(np.mean(z**2))
+    return float(worst), float(np.abs(z[:, member]).min() / scale) if scale else 0.0
