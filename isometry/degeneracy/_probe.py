@@ -264,7 +264,7 @@ def judge_ranks(
         return replace(proof, evidence=evidence | proof.evidence), None
     if task is None:
         return Flag(name, NOT_RUN, "train_steps=0: no probe was run", remedy, None, None, n_x, source, evidence), None
-    probe = run(net, task, params, certificates=certificates)
+    probe, task, evidence["learning_rate"] = _steady(net, task, params, certificates)
     wide = [i for i, shape in enumerate(probe.shapes) if min(shape) > n_x]
     ranks = probe.gradient_rank[:, -1].max(0) if len(probe.layers) else np.zeros(0, int)
     evidence |= {"steps": int(probe.steps[-1]), "gradient_rank": ranks, "layers": probe.layers}
@@ -299,6 +299,18 @@ def judge_ranks(
     )
 
 
+def _steady(net: Network, task: Task, params: Any, certificates: Any) -> tuple[Probe, Task, float | None]:
+    """A probe, its task and learning rate: of our own ones the largest that does not overflow; None, the user's."""
+    if not any(task.optimizer is ours for ours in _SGD.values()):
+        return run(net, task, params, certificates=certificates), task, None
+    for rate in _SGD:
+        task = task._replace(optimizer=_SGD[rate])
+        probe = run(net, task, params, certificates=certificates)
+        if probe.finite:
+            break
+    return probe, task, rate  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
 def same_trajectory(net: Any, task: Task, keys: Any) -> dict[str, Any]:
     """Rank trajectories of the first of `keys` at widths N_x, 2 N_x, 4 N_x: equal if width adds nothing."""
     n_x = math.prod(net.input_shape or ())
@@ -331,7 +343,7 @@ def make_task(
         raise _checks.InputError(f"audit(): loss(output, target) fails on one example: {error}") from None
     if getattr(value, "shape", None) != ():
         raise _checks.InputError(f"audit(): loss returns {value}; of one output and one target it must be a scalar.")
-    opt = _SGD if optimizer is None else optimizer
+    opt = _SGD[0.1] if optimizer is None else optimizer
     if not (callable(getattr(opt, "init", None)) and callable(getattr(opt, "update", None))):
         raise _checks.InputError(
             f"audit(): optimizer={_checks.show(opt)} is not an optax optimizer; write optax.sgd(0.1)."
@@ -361,7 +373,8 @@ def _check_optimizer(optimizer: Any, params: Any) -> None:
             )
 
 
-_SGD = optax.sgd(0.1)  # the learning rate of the ZerO paper's experiment
+_SGD = {rate: optax.sgd(rate) for rate in (0.1, 0.01, 0.001)}
+"""The ZerO paper's learning rate, and what is taken instead where it overflows."""
 
 
 def _cross_entropy(output: Any, label: Any) -> Any:

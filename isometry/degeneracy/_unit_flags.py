@@ -16,7 +16,7 @@ from isometry.networks import Network
 
 _DRAWS = 16384  # Gaussian vectors behind each null probability
 _CERTIFIED = "supports of activation and signal over all steps of training: exact"
-_SOURCE = "binomial with the Gaussian orthant probability at the measured correlation of the inputs"
+_SOURCE = "binomial with the Gaussian orthant probability at the measured correlation, or of dead among one-sided units"
 _DEAD_REMEDY = "smaller negative biases, a leaky activation, or weights that reach every unit (orthogonal, gaussian)"
 _MIDPOINTS = 1 << 16  # of the normal distribution, behind the null share of saturated units
 _SATURATION = "below {share:g} of the largest slope (convention); binomial null at pre-activations of {basis}"
@@ -48,7 +48,10 @@ def dead_units(
     Healthy units are not all alive on few inputs: if the inputs are correlated, the pre-activations of one unit share
     their sign, and as the correlation goes to 1 half of all ReLU units look dead. The null count is therefore binomial
     with the probability that a Gaussian vector with the layer's measured covariance has no slope anywhere, estimated
-    by simulation and taken at its 99 % upper bound. Pooled over seeds; the level is shared out over the layers.
+    by simulation and taken at its 99 % upper bound. Many dead units spoil that covariance, so there is a second null:
+    where z and −z are alike in law, as they are of weights and biases without a mean, a unit dead at one sign of z is
+    dead at the other as often: binomial ½ among both. Half the level each. Pooled over seeds; the level is shared out
+    over the layers.
 
     `layers`: what `pre_activations` returns.
     """
@@ -66,8 +69,10 @@ def dead_units(
         if dead:
             hits = _null_hits(net.activation, z, jax.random.fold_in(key, i))
             p = float(beta.ppf(0.99, hits + 1, _DRAWS - hits)) if hits < _DRAWS else 1.0
-            row["null_probability"] = p
-            row["null_quantile"] = int(binom.ppf(1 - (1 - limits.dead_level) / len(layers), units, p))
+            mirrored = int((np.asarray(net.activation.slope(-z)) == 0).all(1).sum())
+            level = 1 - (1 - limits.dead_level) / len(layers) / 2
+            row |= {"mirrored": mirrored, "null_probability": p}
+            row["null_quantile"] = int(min(binom.ppf(level, units, p), binom.ppf(level, dead + mirrored, 0.5)))
         rows.append(row)
     evidence = {"inputs": inputs, "layers": rows, "active_share_bound": 3 / inputs}
     worst = max(rows, key=lambda r: (r["dead"] - r["null_quantile"]) / r["units"])

@@ -209,6 +209,16 @@ def test_large_negative_biases_kill_units(relu):
     assert flag.evidence["active_share_bound"] == 3 / 8
 
 
+def test_half_a_layer_of_dead_units_does_not_excuse_itself(relu):
+    """It spoils the covariance that the Gaussian null is made of: of one-sided units half should live."""
+    net, params = relu
+    half = params["layers"][0]["b"].at[..., :16].set(-100.0)
+    params = {"layers": ({**params["layers"][0], "b": half}, *params["layers"][1:])}
+    flag = units_flag(net, params)
+    assert flag.raised
+    assert 0.5 <= flag.value < 0.6
+
+
 @pytest.mark.parametrize("spread", [1.0, 1e-3])
 def test_healthy_relu_units_are_not_dead(relu, spread):
     """As the inputs become one, half of all units look dead; the null knows."""

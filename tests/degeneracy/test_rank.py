@@ -194,6 +194,19 @@ def test_a_probe_that_diverges_is_undecided(pooled):
     assert not np.isnan(probe.as_dict()["loss"]).any()
 
 
+def test_our_own_learning_rate_gives_way_where_it_overflows():
+    """A deep linear orthogonal net is healthy, and 0.1 too much for it on inputs of size 3 √8."""
+    net = networks.mlp([8, *[16] * 32, 4], "linear", "orthogonal")
+    xs = 3 * jax.random.normal(jax.random.key(1), (64, 8))
+    task, _ = _probe.make_task(net, xs, None, None, None, 60, jax.random.key(2))
+    params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 4))
+    assert not _probe.run(net, task, params).finite
+    flag, probe = _probe.judge_ranks(net, task, params, isometry.Thresholds(), jax.random.key(3))
+    assert probe.finite
+    assert flag.state == "clear"
+    assert flag.evidence["learning_rate"] == 0.01
+
+
 @pytest.mark.parametrize(("examples", "steps"), [(200, 13), (32, 3), (10, 4), (65, 5)])
 def test_batches_are_whole_epochs(examples, steps):
     """No example twice within an epoch, and epochs are shuffled afresh; what does not fill a batch is left out."""
