@@ -47,6 +47,16 @@ def equations(jaxpr: Any) -> Iterator[Any]:
             yield from equations(part)
 
 
+def constants(closed: Any) -> list[Any]:
+    """Every number that is written into a program: its constants, then the literals of each equation within."""
+    found = list(closed.consts)
+    for eqn in equations(closed.jaxpr):
+        found += [v.val for v in eqn.invars if isinstance(v, core.Literal)]
+        parts = [p for v in eqn.params.values() for p in (v if isinstance(v, (tuple, list)) else (v,))]
+        found += [c for p in parts if isinstance(p, core.ClosedJaxpr) for c in p.consts]
+    return found
+
+
 def work(jaxpr: Any) -> Work:
     """FLOP of one evaluation: a scan's body times its length, the dearest branch of a cond, a while's body once.
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from isometry import _checks, _jaxpr, _precision
 from isometry.networks import Function
@@ -35,7 +36,8 @@ class Traced(NamedTuple):
 def traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
     """f over its span at parameters and x of these shapes, floating ones in `dtype`.
 
-    **Raises** `ValueError`: f raises; the cause is chained, and where x[0] works the message says so.
+    **Raises** `ValueError`: f raises; the cause is chained, and where x[0] works the message says so; f holds numbers
+    that change from trace to trace.
     """
     params, x = abstract((params, x), dtype)
     return remembered(key_of(aim, params, x, dtype), lambda: _traced(call, aim, params, x, dtype))
@@ -54,8 +56,20 @@ def _traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
     except Exception as error:
         said = f"{call}(): f(params, x) raised {type(error).__name__} at x of shape {x.shape}."
         raise _checks.InputError(said + _batch_hint(call, aim, params, x)) from error
+    if not isinstance(aim.f, Function):
+        _refuse_chance(call, jaxpr, _jaxpr_of(aim, params, x)[0])
     loops = any(eqn.primitive.name == "while" for eqn in _jaxpr.equations(jaxpr.jaxpr))
     return Traced(start, out, _jaxpr.coarse(jaxpr.jaxpr, dtype), loops)
+
+
+def _refuse_chance(call: str, once: Any, again: Any) -> None:
+    """Refuse an f that, traced twice, holds different numbers: it draws them from outside."""
+    a, b = _jaxpr.constants(once), _jaxpr.constants(again)
+    if len(a) != len(b) or not all(x is y or np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b, strict=True)):
+        raise _checks.InputError(
+            f"{call}(): f is not deterministic: traced twice on the same arguments it holds different numbers "
+            "(np.random, a clock, a counter). Draw what is random from a key among its parameters."
+        )
 
 
 def _jaxpr_of(aim: Any, params: Any, x: Any) -> Any:

@@ -234,3 +234,10 @@ def test_a_batch_that_f_takes_row_by_row_is_warned_of():
     with pytest.warns(isometry.BatchWarning, match=r"x\[0\], of shape \(3,\)"):
         isometry.spectrum(by_row, w, jnp.ones((4, 3)))
     isometry.jacobian(lambda w, x: w @ x, jnp.asarray(A, jnp.float32), jnp.asarray(A, jnp.float32))  # rows mix
+
+
+def test_a_function_of_chance_is_refused():
+    rng = np.random.default_rng(0)
+    for f in (lambda w, x: x * rng.random(), lambda w, x: x + rng.random(5)):
+        with pytest.raises(ValueError, match="not deterministic"):
+            isometry.jacobian(f, None, X)

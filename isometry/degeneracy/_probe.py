@@ -36,10 +36,14 @@ class Task(NamedTuple):
 
 
 class State(NamedTuple):
-    """Of all seeds: parameters, optimizer state, Σ g and Σ ‖g‖ of every weight, first step with g ≠ 0, last loss."""
+    """Of all seeds: parameters, optimizer state, Σ g and Σ ‖g‖ of every weight, first step with g ≠ 0, last loss.
+
+    `idle`: parameters and state of the same optimizer without gradients: γ_t W(0) where weights decay, else W(0).
+    """
 
     params: Any
     optimizer: Any
+    idle: Any
     sums: Any
     norms: Any
     first: Any
@@ -52,7 +56,7 @@ class Probe:
 
     - `gradient_rank`: of the accumulated loss gradient Σ g, singular values above eps·Σ‖g‖_F: what rounding of the
       summed gradients could fake is not counted.
-    - `update_rank`: of W(t) − W(0), above 1e-4 absolute.
+    - `update_rank`: of W(t) − γ_t W(0), above 1e-4 absolute; γ_t is what the optimizer's decay alone leaves of W(0).
     - `layers`, `shapes`: index and (fan_in, fan_out) of each hidden layer; `steps`: when recorded.
     - `first_signal`: (seeds, depth), first step at which any entry of a layer's gradient is not zero; −1 for never.
     - `signals`: what became of the pre-activations, `Signals`; None for controls.
@@ -97,9 +101,9 @@ def start(task: Task, params: Any) -> State:
     per_layer = tuple(jnp.zeros(w.shape[:2], w.dtype) for w in weights)
     first = tuple(jnp.full(w.shape[:2], -1, jnp.int32) for w in weights)
     opt = jax.vmap(task.optimizer.init)(params)
-    return State(
-        params, opt, jax.tree.map(jnp.zeros_like, weights), per_layer, first, jnp.full(seeds, jnp.inf, jnp.float32)
-    )  # typed, or the first call would compile twice
+    sums = jax.tree.map(jnp.zeros_like, weights)
+    # typed, or the first call would compile twice
+    return State(params, opt, (params, opt), sums, per_layer, first, jnp.full(seeds, jnp.inf, jnp.float32))
 
 
 @functools.partial(jax.jit, static_argnames=("function", "loss", "optimizer"))
@@ -118,9 +122,12 @@ def _advance(function, loss, optimizer, state, xs, targets, batches, begin, end)
         first = tuple(
             jnp.where((f < 0) & jnp.any(a != 0, (1, 2)), t + 1, f) for f, a in zip(state.first, g, strict=True)
         )
+        rest, rest_opt = state.idle
+        decay, rest_opt = optimizer.update(jax.tree.map(jnp.zeros_like, grads), rest_opt, rest)
         return State(
             optax.apply_updates(state.params, updates),
             opt,
+            (optax.apply_updates(rest, decay), rest_opt),
             jax.tree.map(jnp.add, state.sums, g),
             jax.tree.map(jnp.add, state.norms, size),
             first,
@@ -140,7 +147,7 @@ def run(
     steps = len(task.batches)
     marks = sorted({1, *np.linspace(0, steps, records + 1).astype(int)[1:].tolist()} - {0})
     hidden = [layer for layer in net.plan if layer.role == "hidden"]
-    initial, state, done = weights_of(params), start(task, params), 0
+    state, done = start(task, params), 0
     ranks, updates, losses = [], [], []
     see = lambda params: observe(net.function, params, task.xs, certificates)  # noqa: E731
     seen = [see(params)] if certificates else []
@@ -150,7 +157,7 @@ def run(
         )
         done = mark
         ranks.append(_gradient_ranks(state))
-        updates.append(_update_ranks(weights_of(state.params), initial))
+        updates.append(_update_ranks(weights_of(state.params), weights_of(state.idle[0])))
         losses.append(np.asarray(state.loss, float))
         seen += [see(state.params)] if certificates else []
     signals = [np.stack(a, 1) for a in zip(*seen, strict=True)]

@@ -6,3 +6,4 @@ from isometry.networks._network import SPANS as SPANS
 from isometry.networks._network import Function as Function
 from isometry.networks._network import Network as Network
 from isometry.networks._network import WeightedLayer as WeightedLayer
+from isometry.networks._unbatched import unbatched as unbatched

@@ -207,6 +207,18 @@ def test_our_own_learning_rate_gives_way_where_it_overflows():
     assert flag.evidence["learning_rate"] == 0.01
 
 
+def test_the_rank_of_an_update_leaves_decay_out():
+    """Decay alone moves every direction of an orthogonal W; two examples a step add at most two."""
+    net = networks.mlp([3, 12, 12, 2], "tanh", "orthogonal")
+    xs = jax.random.normal(jax.random.key(1), (2, 3))
+    params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 1))
+    for optimizer in (optax.sgd(0.1), optax.chain(optax.add_decayed_weights(0.05), optax.sgd(0.1))):
+        task, _ = _probe.make_task(net, xs, None, None, optimizer, 4, jax.random.key(2))
+        probe = _probe.run(net, task, params)
+        assert (probe.update_rank[..., 0] <= 2 * probe.steps).all()
+        assert (probe.update_rank > 0).all()
+
+
 @pytest.mark.parametrize(("examples", "steps"), [(200, 13), (32, 3), (10, 4), (65, 5)])
 def test_batches_are_whole_epochs(examples, steps):
     """No example twice within an epoch, and epochs are shuffled afresh; what does not fill a batch is left out."""

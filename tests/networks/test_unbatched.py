@@ -1,0 +1,43 @@
+"""Models of batches, taken one example at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isometry
+from isometry import networks
+
+W = jnp.asarray([[0.5, -0.2], [0.1, 0.8], [1.0, 0.3]])
+XS = jax.random.normal(jax.random.key(0), (4, 3))
+
+
+def dense(w, xs):
+    return jnp.tanh(xs @ w)
+
+
+def normalized(w, xs):
+    z = xs @ w
+    return (z - z.mean(0, keepdims=True)) / z.std(0, keepdims=True)
+
+
+def test_one_example_of_a_batch():
+    f = networks.unbatched(dense, W, XS)
+    np.testing.assert_allclose(isometry.jacobian(f, W, XS[0]), (W * (1 - dense(W, XS[:1]) ** 2)).T, rtol=1e-5)
+
+
+def test_examples_that_interact_are_refused():
+    with pytest.raises(ValueError, match="evaluation mode"):
+        networks.unbatched(normalized, W, XS)
+
+
+def test_outputs_that_change_from_call_to_call_are_refused():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="dropout"):
+        networks.unbatched(lambda w, xs: xs @ w * rng.random(), W, XS)
+
+
+@pytest.mark.parametrize(("apply", "xs", "said"), [(dense, XS[:1], "two"), (lambda w, xs: (xs @ w).sum(), XS, "row")])
+def test_what_is_no_batch_is_refused(apply, xs, said):
+    with pytest.raises(ValueError, match=said):
+        networks.unbatched(apply, W, xs)
