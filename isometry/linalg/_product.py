@@ -215,12 +215,13 @@ def _loses_rows(stack: Factors) -> bool:
 
 
 def _condition(group: Factors) -> float:
-    """s_1 / s_n of a group's product."""
+    """s_1 / s_n of a group's product; infinite where it leaves the range of its dtype."""
     product = np.eye(group.size[2])
     for i in range(group.size[0]):
         product = np.asarray(_applied(jax.tree.map(lambda a, i=i: np.asarray(a[i], float), group), product))
     s = np.linalg.svd(product, compute_uv=False)
-    return float(s[0] / s[-1]) if s[-1] > 0 else math.inf
+    range_of = jnp.finfo(group.dtype)
+    return float(s[0] / s[-1]) if range_of.tiny < s[-1] and s[0] < range_of.max / len(s) else math.inf
 
 
 def _stacks(factors: Any, call: str = "product_log_singular_values") -> list[Factors]:

@@ -200,6 +200,8 @@ def test_the_group_follows_the_condition():
         gentle, rough = (linalg.Factors(jnp.asarray(make(16, 64))) for make in (orthogonal_tanh, saturated))
         assert _product.group_size([gentle]) == 8
         assert _product.group_size([rough]) == 1
+        huge = linalg.Factors(jnp.asarray(1e20 * gentle.matrix, jnp.float32))
+        assert _product.group_size([huge]) == 1
         dead = linalg.Factors(gentle.matrix, jnp.ones((64, 16)).at[40, 3].set(0))
         assert _product.group_size([dead]) == 1
 
