@@ -235,10 +235,11 @@ class Product:
     @functools.cached_property
     def coarse(self) -> tuple["Product", Array, Array] | None:
         """With one factor for all of a size, the one of mean spread; which stands for each, and log ζ less its own."""
-        if len(self.factors) < _MANY:
+        ratios = list(dict.fromkeys(f.ratio for f in self.factors))
+        if len(self.factors) < _MANY or len(ratios) == len(self.factors):
             return None
         kept, shift, const = [], np.zeros((len(self.factors), 1)), self.const
-        for ratio in dict.fromkeys(f.ratio for f in self.factors):
+        for ratio in ratios:
             alike = [f for f in self.factors if f.ratio == ratio]
             spread = np.array([f.measure.relative_variance() for f in alike])
             typical = alike[int(np.argmin(np.abs(spread - spread.mean())))].measure
