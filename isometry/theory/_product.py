@@ -15,7 +15,7 @@ dH = (1 + ψ) dlog λ, elementary term by term (`mass`).
 import functools
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -144,6 +144,13 @@ class Product:
             if f.ratio != 1:
                 total = total + f.times * (1 - 1 / f.ratio) * (np.pi - w.imag if below else w.imag) / np.pi
         return total
+
+    def turns(self, psi: Any, negative: Any, one_plus: Any = None) -> Any:
+        """−Im log λ/π at real ψ with so many negative ζ: 0 where λ > 0, and one of few whole numbers elsewhere."""
+        turns = self.power * (psi < 0) - negative
+        for c, a in self.ones:
+            turns = turns + a * ((one_plus if c == 1 and one_plus is not None else 1 + c * psi) < 0)
+        return turns
 
     def newton(self, w: Array, target: Array, rounds: int, cap: float = _CAP) -> State:
         """Newton on log λ = target and M_k(ζ_k) = c_k ψ together, steps in log ζ capped; converged columns rest."""
