@@ -7,7 +7,7 @@ are the stretches of real ζ with λ > 0 and dλ/dψ < 0, and its edges are thei
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,13 @@ _MOST = 256  # combinations of gaps that are tried at one ψ
 
 @dataclass(frozen=True)
 class Gap:
-    """An open interval of log λ without mass, and P(x > λ) in it."""
+    """An open interval of log λ without mass, P(x > λ) in it, and a point inside with its ψ."""
 
     low: float
     high: float
     above: float
+    inside: float
+    psi: float
 
 
 def atoms(product: Product) -> list[tuple[float, float]]:
@@ -97,12 +99,15 @@ def _takes(factor: Factor, gap: tuple[float, float], psi: float) -> bool:
 
 
 def _physical(product: Product, found: list[Gap]) -> list[Gap]:
-    """Without those on other sheets: the continuation from the negative axis, which is unique, finds another mass."""
-    reach = np.array([min(1.0, g.high - g.low) / 2 for g in found])
-    t = np.array([g.high - r if g.low == -math.inf else g.low + r for g, r in zip(found, reach, strict=True)])
-    at, good = product.attempt(t, reach)
-    above = product.mass(at, t)
-    return [g for g, a, ok in zip(found, above, good, strict=True) if ok and abs(a - g.above) <= _SAME]
+    """Without those on other sheets, where the continuation from the negative axis, which is unique, finds another ψ.
+
+    It may end at ζ nearer zero than the contour resolves; the lowest gap and the highest are known by their mass.
+    """
+    t, psi = np.array([[g.inside, g.psi] for g in found]).T
+    at, good = product.attempt(t, np.array([min(g.inside - g.low, g.high - g.inside) for g in found]))
+    same = np.abs(at.psi - psi) <= 1e-6 * np.abs(psi)
+    outer = [g.low == -math.inf and abs(g.above - product.rank) <= _SAME or g.above == 0 for g in found]
+    return [g for g, keep in zip(found, np.where(good, same, outer), strict=True) if keep]
 
 
 def _joined(found: list[Gap]) -> list[Gap]:
@@ -110,7 +115,7 @@ def _joined(found: list[Gap]) -> list[Gap]:
     out: list[Gap] = []
     for gap in found:
         if out and abs(out[-1].above - gap.above) <= 1e-12:
-            out[-1] = Gap(out[-1].low, max(out[-1].high, gap.high), gap.above)
+            out[-1] = replace(out[-1], high=max(out[-1].high, gap.high))
         else:
             out.append(gap)
     return out
@@ -188,8 +193,9 @@ class _Branch:
                 continue  # factors of unequal size: no ζ_k in its gap belongs to the ψ of ζ_0
             low = self._end(at, sheet, first, first - 1)
             high = self._end(at, sheet, stop - 1, stop)
+            inside, psi = float(middle.log_lam.real[0]), float(middle.psi.real[0])
             above = float(self.product.mass(middle, middle.log_lam.real)[0])
-            found.append(Gap(low, high, above if above > _LEAST else 0.0))
+            found.append(Gap(low, high, above if above > _LEAST else 0.0, inside, psi))
         return found
 
     def _noise(self, at: State) -> Array:

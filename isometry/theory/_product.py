@@ -22,7 +22,7 @@ import numpy as np
 from isometry.theory._measure import Array, Measure, discrete
 
 _CAP = 0.7  # largest Newton step in log ζ
-_BENDS = np.pi * np.r_[np.linspace(0.9, 0.1, 9)]  # arg λ on the way from the negative axis
+_BENDS = 9  # stops of arg λ on the way from the negative axis to a tenth of π
 _MANY = 4  # so many factors are first replaced by few
 _LAST = 1e-13  # arg λ of the last stop before the axis, at the very edge
 
@@ -219,10 +219,10 @@ class Product:
         if good.all():
             return at, good
         w = at.w
-        for closer in (0.2, 1e-3, 1e-6):
+        for closer, finer in ((0.2, 1), (1e-3, 1), (0.2, 4), (1e-6, 4), (1e-3, 16)):
             left = ~good
             if left.any():
-                at = self._continued(t[left], closer * distance[left])
+                at = self._continued(t[left], closer * distance[left], finer)
                 w[:, left], good[left] = at.w, self._landed(at, t[left])
         return self.state(w), good
 
@@ -258,12 +258,13 @@ class Product:
         row = [next(i for i, k in enumerate(kept) if k.ratio == f.ratio) for f in self.factors]
         return replace(self, factors=tuple(kept), const=const), np.array(row), shift
 
-    def _continued(self, t: Array, nearest: Array) -> State:
-        last = np.clip(nearest, _LAST, _BENDS[-1])
-        steps = 1 + int(np.ceil(np.log(_BENDS[-1] / last.min()) / 1.5))
-        approach = _BENDS[-1] * (last / _BENDS[-1]) ** (np.arange(1, steps + 1)[:, None] / steps)
+    def _continued(self, t: Array, nearest: Array, finer: int) -> State:
+        first = np.pi / (_BENDS + 1)
+        last = np.clip(nearest, _LAST, first)
+        steps = finer * (1 + int(np.ceil(np.log(first / last.min()) / 1.5)))
+        approach = first * (last / first) ** (np.arange(1, steps + 1)[:, None] / steps)
         at, before = self.state(self.on_negative_axis(t)), np.pi
-        for bend in [*_BENDS[:, None], *approach]:
+        for bend in [*np.linspace(np.pi, first, 1 + finer * _BENDS)[1:, None], *approach]:
             with np.errstate(all="ignore"):
                 ahead = at.w + 1j * (bend - before) / (at.slope * at.rates)
             at, before = self.newton(ahead, t + 1j * bend, 2), bend
