@@ -7,7 +7,7 @@ are the stretches of real ζ with λ > 0 and dλ/dψ < 0, and its edges are thei
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,17 +16,22 @@ from isometry.theory._measure import Array
 from isometry.theory._product import Factor, Product, State, records
 
 _SCAN = np.linspace(-32.0, 32.0, 385)  # position within a gap, on a logistic scale: down to 1e-14 of its ends
+_AROUND = np.r_[-np.geomspace(0.1, 1e-9, 12), np.geomspace(1e-9, 0.1, 12)]
 _ROUNDING = 1e-14
 _LEAST = 1e-13  # mass and width below which an atom or a gap is rounding
+_SAME = 1e-8  # masses that differ by no more are one
+_MOST = 256  # combinations of gaps that are tried at one ψ
 
 
 @dataclass(frozen=True)
 class Gap:
-    """An open interval of log λ without mass, and P(x > λ) in it."""
+    """An open interval of log λ without mass, P(x > λ) in it, and a point inside with its ψ."""
 
     low: float
     high: float
     above: float
+    inside: float
+    psi: float
 
 
 def atoms(product: Product) -> list[tuple[float, float]]:
@@ -54,18 +59,55 @@ def atoms(product: Product) -> list[tuple[float, float]]:
 
 def gaps(product: Product) -> list[Gap]:
     """All gaps in log λ, ascending; the last one reaches to infinity."""
+    found = [gap for combination in _combinations(product) for gap in _Branch(product, combination).gaps()]
+    found = [g for g in found if g.high - g.low > _LEAST and g.above <= product.rank + _SAME]
+    if len({f.ratio for f in product.factors}) > 1:
+        found = _physical(product, found)
+    return _joined(sorted(found, key=lambda g: g.low))
+
+
+def _combinations(product: Product) -> list[tuple[tuple[float, float], ...]]:
+    """One gap of every factor, such that at some real ψ each M_k(ζ_k) = c_k ψ has a solution there, and λ > 0."""
     # where rank is lost, ζ may be negative at positive λ
     per_factor = [[(-math.inf, 0.0), *f.measure.gaps()] for f in product.factors]
-    count = math.prod(len(g) for g in per_factor)
-    alike = len({len(g) for g in per_factor}) == 1
-    if len(per_factor) > 2 and alike:  # one activation at many q: their gaps correspond
-        combinations = list(zip(*per_factor, strict=True))
-    elif count <= 64:
-        combinations = list(itertools.product(*per_factor))
-    else:  # a gap left out costs its edges, not the numbers: the inversion finds zero density there
-        combinations = [tuple(g[0] for g in per_factor), tuple(g[-1] for g in per_factor)]
-    found = [gap for combination in combinations for gap in _Branch(product, combination).gaps()]
-    return _joined(sorted((g for g in found if g.high - g.low > _LEAST), key=lambda g: g.low))
+    ends = {-1 / c for c, _ in product.ones} | {-_rank(f) for f in product.factors}
+    cuts = np.array([2 * min(ends), *sorted(ends), 0.0])
+    found: dict[tuple[tuple[float, float], ...], None] = {}
+    for psi in [1.0, *(cuts[1:] + cuts[:-1]) / 2]:
+        choices = [[g for g in gaps if _takes(f, g, psi)] for f, gaps in zip(product.factors, per_factor, strict=True)]
+        if math.prod(len(c) for c in choices) > _MOST:  # a gap left out costs its edges, not the numbers: the
+            choices = [c[:1] if psi < 0 else c[-1:] for c in choices]  # inversion finds zero density there
+        for combination in itertools.product(*choices):
+            negative = sum(f.times for f, g in zip(product.factors, combination, strict=True) if g[1] == 0)
+            if product.turns(psi, negative) == 0:
+                found[combination] = None
+    return list(found)
+
+
+def _rank(factor: Factor) -> float:
+    return (1 - factor.measure.zero_mass) / factor.ratio
+
+
+def _takes(factor: Factor, gap: tuple[float, float], psi: float) -> bool:
+    """Whether M(ζ) = cψ for some ζ in the gap: M falls there, from ∞ above an atom or an edge to −∞ below one."""
+    low, high = gap
+    if high == 0:
+        return -_rank(factor) < psi < 0
+    if low == 0:
+        return psi < -_rank(factor)
+    return psi > 0 or high < math.inf
+
+
+def _physical(product: Product, found: list[Gap]) -> list[Gap]:
+    """Without those on other sheets, where the continuation from the negative axis, which is unique, finds another ψ.
+
+    It may end at ζ nearer zero than the contour resolves; the lowest gap and the highest are known by their mass.
+    """
+    t, psi = np.array([[g.inside, g.psi] for g in found]).T
+    at, good = product.attempt(t, np.array([min(g.inside - g.low, g.high - g.inside) for g in found]))
+    same = np.abs(at.psi - psi) <= 1e-6 * np.abs(psi)
+    outer = [g.low == -math.inf and abs(g.above - product.rank) <= _SAME or g.above == 0 for g in found]
+    return [g for g, keep in zip(found, np.where(good, same, outer), strict=True) if keep]
 
 
 def _joined(found: list[Gap]) -> list[Gap]:
@@ -73,7 +115,7 @@ def _joined(found: list[Gap]) -> list[Gap]:
     out: list[Gap] = []
     for gap in found:
         if out and abs(out[-1].above - gap.above) <= 1e-12:
-            out[-1] = Gap(out[-1].low, max(out[-1].high, gap.high), gap.above)
+            out[-1] = replace(out[-1], high=max(out[-1].high, gap.high))
         else:
             out.append(gap)
     return out
@@ -86,6 +128,17 @@ class _Branch:
         self.product, self.combination = product, combination
         self.scan = _SCAN if len(combination) < 3 else _SCAN[::3]  # many factors cost much and leave few gaps
         self.tables = [self._table(f, gap) for f, gap in zip(product.factors, combination, strict=True)][1:]
+        if self.tables and 0 < combination[0][0] and combination[0][1] < math.inf:
+            self.scan = np.unique(np.r_[self.scan, self._pole() + _AROUND])
+
+    def _pole(self) -> float:
+        """Where ψ = 0 within the gap of the first factor: others may pass through ζ = ∞ there, into another branch."""
+        from scipy.optimize import brentq
+
+        lead, gap = self.product.factors[0].measure, self.combination[0]
+        return brentq(
+            lambda x: float(np.arcsinh(lead.transforms(_place(gap, np.array([x])))[0].real[0])), -32.0, 32.0, xtol=1e-14
+        )
 
     def _table(self, factor: Factor, gap: tuple[float, float]) -> Any:
         """Position within the gap as a function of −arcsinh ψ."""
@@ -140,8 +193,9 @@ class _Branch:
                 continue  # factors of unequal size: no ζ_k in its gap belongs to the ψ of ζ_0
             low = self._end(at, sheet, first, first - 1)
             high = self._end(at, sheet, stop - 1, stop)
+            inside, psi = float(middle.log_lam.real[0]), float(middle.psi.real[0])
             above = float(self.product.mass(middle, middle.log_lam.real)[0])
-            found.append(Gap(low, high, above if above > _LEAST else 0.0))
+            found.append(Gap(low, high, above if above > _LEAST else 0.0, inside, psi))
         return found
 
     def _noise(self, at: State) -> Array:
@@ -151,13 +205,8 @@ class _Branch:
 
     def _sheet(self, at: State) -> Array:
         """−Im log λ/π on the real axis, which must vanish."""
-        psi = at.psi.real
-        turns = self.product.power * (psi < 0) - sum(
-            f.times * (w.imag > 0) for f, w in zip(self.product.factors, at.w, strict=True)
-        )
-        for c, a in self.product.ones:
-            turns = turns + a * ((at.one_plus.real if c == 1 else 1 + c * psi) < 0)
-        return turns
+        negative = sum(f.times * (w.imag > 0) for f, w in zip(self.product.factors, at.w, strict=True))
+        return self.product.turns(at.psi.real, negative, at.one_plus.real)
 
     def _end(self, at: State, sheet: Array, inside: int, outside: int) -> float:
         """log λ at the end of a run between two neighbouring positions."""

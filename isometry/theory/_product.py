@@ -15,14 +15,14 @@ dH = (1 + ψ) dlog λ, elementary term by term (`mass`).
 import functools
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from isometry.theory._measure import Array, Measure, discrete
 
 _CAP = 0.7  # largest Newton step in log ζ
-_BENDS = np.pi * np.r_[np.linspace(0.9, 0.1, 9)]  # arg λ on the way from the negative axis
+_BENDS = 9  # stops of arg λ on the way from the negative axis to a tenth of π
 _MANY = 4  # so many factors are first replaced by few
 _LAST = 1e-13  # arg λ of the last stop before the axis, at the very edge
 
@@ -145,6 +145,13 @@ class Product:
                 total = total + f.times * (1 - 1 / f.ratio) * (np.pi - w.imag if below else w.imag) / np.pi
         return total
 
+    def turns(self, psi: Any, negative: Any, one_plus: Any = None) -> Any:
+        """−Im log λ/π at real ψ with so many negative ζ: 0 where λ > 0, and one of few whole numbers elsewhere."""
+        turns = self.power * (psi < 0) - negative
+        for c, a in self.ones:
+            turns = turns + a * ((one_plus if c == 1 and one_plus is not None else 1 + c * psi) < 0)
+        return turns
+
     def newton(self, w: Array, target: Array, rounds: int, cap: float = _CAP) -> State:
         """Newton on log λ = target and M_k(ζ_k) = c_k ψ together, steps in log ζ capped; converged columns rest."""
         w = np.array(w, complex)
@@ -212,10 +219,10 @@ class Product:
         if good.all():
             return at, good
         w = at.w
-        for closer in (0.2, 1e-3, 1e-6):
+        for closer, finer in ((0.2, 1), (1e-3, 1), (0.2, 4), (1e-6, 4), (1e-3, 16)):
             left = ~good
             if left.any():
-                at = self._continued(t[left], closer * distance[left])
+                at = self._continued(t[left], closer * distance[left], finer)
                 w[:, left], good[left] = at.w, self._landed(at, t[left])
         return self.state(w), good
 
@@ -235,10 +242,11 @@ class Product:
     @functools.cached_property
     def coarse(self) -> tuple["Product", Array, Array] | None:
         """With one factor for all of a size, the one of mean spread; which stands for each, and log ζ less its own."""
-        if len(self.factors) < _MANY:
+        ratios = list(dict.fromkeys(f.ratio for f in self.factors))
+        if len(self.factors) < _MANY or len(ratios) == len(self.factors):
             return None
         kept, shift, const = [], np.zeros((len(self.factors), 1)), self.const
-        for ratio in dict.fromkeys(f.ratio for f in self.factors):
+        for ratio in ratios:
             alike = [f for f in self.factors if f.ratio == ratio]
             spread = np.array([f.measure.relative_variance() for f in alike])
             typical = alike[int(np.argmin(np.abs(spread - spread.mean())))].measure
@@ -250,12 +258,13 @@ class Product:
         row = [next(i for i, k in enumerate(kept) if k.ratio == f.ratio) for f in self.factors]
         return replace(self, factors=tuple(kept), const=const), np.array(row), shift
 
-    def _continued(self, t: Array, nearest: Array) -> State:
-        last = np.clip(nearest, _LAST, _BENDS[-1])
-        steps = 1 + int(np.ceil(np.log(_BENDS[-1] / last.min()) / 1.5))
-        approach = _BENDS[-1] * (last / _BENDS[-1]) ** (np.arange(1, steps + 1)[:, None] / steps)
+    def _continued(self, t: Array, nearest: Array, finer: int) -> State:
+        first = np.pi / (_BENDS + 1)
+        last = np.clip(nearest, _LAST, first)
+        steps = finer * (1 + int(np.ceil(np.log(first / last.min()) / 1.5)))
+        approach = first * (last / first) ** (np.arange(1, steps + 1)[:, None] / steps)
         at, before = self.state(self.on_negative_axis(t)), np.pi
-        for bend in [*_BENDS[:, None], *approach]:
+        for bend in [*np.linspace(np.pi, first, 1 + finer * _BENDS)[1:, None], *approach]:
             with np.errstate(all="ignore"):
                 ahead = at.w + 1j * (bend - before) / (at.slope * at.rates)
             at, before = self.newton(ahead, t + 1j * bend, 2), bend
