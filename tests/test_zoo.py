@@ -241,6 +241,7 @@ def test_a_grid_on_which_everything_diverges_grows_downwards():
     assert (never["loss"], never["censored"], len(never["rates"])) == (_predict.CHANCE, True, 15)
 
 
+@pytest.mark.slow
 def test_predict(tmp_path, capsys):
     pytest.importorskip("sklearn")
     assert __main__.main(["predict", "--smoke", "--out", str(tmp_path)]) == 0

@@ -106,7 +106,7 @@ def _physical(product: Product, found: list[Gap]) -> list[Gap]:
     t, psi = np.array([[g.inside, g.psi] for g in found]).T
     at, good = product.attempt(t, np.array([min(g.inside - g.low, g.high - g.inside) for g in found]))
     same = np.abs(at.psi - psi) <= 1e-6 * np.abs(psi)
-    outer = [g.low == -math.inf and abs(g.above - product.rank) <= _SAME or g.above == 0 for g in found]
+    outer = [(g.low == -math.inf and abs(g.above - product.rank) <= _SAME) or g.above == 0 for g in found]
     return [g for g, keep in zip(found, np.where(good, same, outer), strict=True) if keep]
 
 
@@ -125,10 +125,10 @@ class _Branch:
     """The real solutions with each ζ_k in a given gap of its measure, by the position x of the first one."""
 
     def __init__(self, product: Product, combination: tuple[tuple[float, float], ...]):
-        self.product, self.combination = product, combination
+        self.product, self.combination, (low, high) = product, combination, combination[0]
         self.scan = _SCAN if len(combination) < 3 else _SCAN[::3]  # many factors cost much and leave few gaps
         self.tables = [self._table(f, gap) for f, gap in zip(product.factors, combination, strict=True)][1:]
-        if self.tables and 0 < combination[0][0] and combination[0][1] < math.inf:
+        if self.tables and low > 0 and high < math.inf:
             self.scan = np.unique(np.r_[self.scan, self._pole() + _AROUND])
 
     def _pole(self) -> float:
@@ -136,9 +136,11 @@ class _Branch:
         from scipy.optimize import brentq
 
         lead, gap = self.product.factors[0].measure, self.combination[0]
-        return brentq(
-            lambda x: float(np.arcsinh(lead.transforms(_place(gap, np.array([x])))[0].real[0])), -32.0, 32.0, xtol=1e-14
-        )
+
+        def psi(x: float) -> float:
+            return float(np.arcsinh(lead.transforms(_place(gap, np.array([x])))[0].real[0]))
+
+        return float(brentq(psi, -32.0, 32.0, xtol=1e-14))  # pyright: ignore[reportArgumentType]
 
     def _table(self, factor: Factor, gap: tuple[float, float]) -> Any:
         """Position within the gap as a function of −arcsinh ψ."""
