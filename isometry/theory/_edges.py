@@ -193,7 +193,7 @@ class _Branch:
         width = min(2.0, gap.high - gap.low)
         start = gap.low if gap.low > -math.inf else gap.high - width
         i = np.unique([np.argmin(np.abs(logs - start - width * share)) for share in (0.1, 0.3, 0.5, 0.7, 0.9)])
-        at, good = self.product.attempt(logs[i], np.minimum(logs[i] - gap.low, gap.high - logs[i]))
+        at, good = self.product.attempt(logs[i], np.minimum(logs[i] - gap.low, gap.high - logs[i]), patient=True)
         good &= at.slope.real < 0  # ζ near zero may land on a sheet where ψ rises
         if (good & (np.abs(at.psi - psi[i]) <= 1e-6 * np.abs(psi[i]))).any():
             return True
