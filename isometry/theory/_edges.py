@@ -112,7 +112,7 @@ class _Branch:
         self.product, self.combination = product, combination
         self.scan = _SCAN if len(combination) < 3 else _SCAN[::3]  # many factors cost much and leave few gaps
         self.tables = [self._table(f, gap) for f, gap in zip(product.factors, combination, strict=True)][1:]
-        if self.tables and 0 < combination[0][0] and combination[0][1] < math.inf:
+        if self.tables and combination[0][0] > 0 and combination[0][1] < math.inf:
             self.scan = np.unique(np.r_[self.scan, self._pole() + _AROUND])
 
     def _pole(self) -> float:

@@ -160,11 +160,10 @@ def test_layers_of_very_unequal_width(phi, weights, sizes, q):
     j = np.linalg.qr(after, "r") @ np.linalg.qr(before, "r").T
     log_lam = 2 * np.log(np.linalg.svd(j, compute_uv=False))
     for (_, low), (high, _) in itertools.pairwise(np.log(law.support)):
-        near = np.abs(log_lam - (low + high) / 2)
-        assert near.min() > (high - low) / 4
-        assert abs(
-            np.mean(log_lam > (low + high) / 2) - law.survival(math.exp((low + high) / 2)) / law.product.rank
-        ) < (4 * math.sqrt(0.25 / (4 * min(sizes))))
+        middle = (low + high) / 2
+        assert np.abs(log_lam - middle).min() > (high - low) / 4
+        share = law.survival(math.exp(middle)) / law.product.rank
+        assert abs(np.mean(log_lam > middle) - share) < 4 * math.sqrt(0.25 / (4 * min(sizes)))
 
 
 @pytest.mark.parametrize("weights", ["gaussian", "orthogonal"])
