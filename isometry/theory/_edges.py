@@ -110,9 +110,10 @@ class _Branch:
 
     def __init__(self, product: Product, combination: tuple[tuple[float, float], ...]):
         self.product, self.combination = product, combination
+        low, high = combination[0]
         self.scan = _SCAN if len(combination) < 3 else _SCAN[::3]  # many factors cost much and leave few gaps
         self.tables = [self._table(f, gap) for f, gap in zip(product.factors, combination, strict=True)][1:]
-        if self.tables and combination[0][0] > 0 and combination[0][1] < math.inf:
+        if self.tables and low > 0 and high < math.inf:
             self.scan = np.unique(np.r_[self.scan, self._pole() + _AROUND])
 
     def _pole(self) -> float:
@@ -120,9 +121,9 @@ class _Branch:
         from scipy.optimize import brentq
 
         lead, gap = self.product.factors[0].measure, self.combination[0]
-        return brentq(
-            lambda x: float(np.arcsinh(lead.transforms(_place(gap, np.array([x])))[0].real[0])), -32.0, 32.0, xtol=1e-14
-        )
+        level = lambda x: float(np.arcsinh(lead.transforms(_place(gap, np.array([x])))[0].real[0]))  # noqa: E731
+        root: Any = brentq(level, -32.0, 32.0, xtol=1e-14)
+        return float(root)
 
     def _table(self, factor: Factor, gap: tuple[float, float]) -> Any:
         """Position within the gap as a function of −arcsinh ψ."""
