@@ -94,7 +94,7 @@ def run(smoke: bool, out: pathlib.Path, say: Callable[[str], None]) -> dict[str,
         "preset": {"name": "smoke" if smoke else "full", **asdict(preset)},
         "thresholds": asdict(Thresholds()),
         **summary(drawn),
-        "provenance": _provenance.provenance(),
+        "provenance": _provenance.provenance(command=["python", "-m", "benchmarks.zoo", "calibrate"]),
     }
 
 

@@ -181,7 +181,7 @@ def run(smoke: bool, out: pathlib.Path, say: Callable[[str], None]) -> dict[str,
         "command": "predict",
         "preset": {"name": "smoke" if smoke else "full", **asdict(preset)},
         **summary(found),
-        "provenance": _provenance.provenance(),
+        "provenance": _provenance.provenance(command=["python", "-m", "benchmarks.zoo", "predict"]),
     }
 
 

@@ -17,6 +17,7 @@ from isometry.theory._measure import Array
 from isometry.theory._product import NotConverged, Product, State
 
 _BESIDE = 2e-14  # nearest to an edge that anything is evaluated
+_ROUNDING = 4e-15  # of a mass
 _TINY = 1e-8  # mass left below the lowest node of a table; phi'² near its zeros resolves not much less
 _DEPTHS = 0.25 * 2.0 ** np.arange(18)  # in log λ below the top
 _NEAR = 1e-9  # an atom this close to an edge sits there
@@ -62,8 +63,13 @@ class Band:
         share = np.clip((p - known[at]) / np.maximum(known[at + 1] - known[at], 1e-300), 0.01, 0.99)
         if self.low == -math.inf:  # below the table the cdf is convex: from its end Newton never overshoots
             share[at == 0] = 1 - 1e-9
-        t, active = low + share * (high - low), np.arange(len(p))
+        t = low + share * (high - low)
+        at_edge = np.abs(1 - self.above_high - p) <= _ROUNDING  # there the density vanishes, and Newton is lost
+        t[at_edge] = self.high
+        active = np.flatnonzero(~at_edge)
         for _ in range(80):
+            if not len(active):
+                break
             state = self.solve(t[active])
             lack = self._lack(state, t[active], p[active])
             low[active] = np.where(lack > 0, t[active], low[active])
@@ -74,8 +80,6 @@ class Band:
             done = np.abs(new - t[active]) <= 2e-14 * (1 + np.abs(new))
             t[active] = new
             active = active[~done]
-            if not len(active):
-                break
         return t
 
     def integral(self, g: Callable[[Array], Array]) -> float:

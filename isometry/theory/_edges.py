@@ -7,7 +7,7 @@ are the stretches of real ζ with λ > 0 and dλ/dψ < 0, and its edges are thei
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,11 @@ _MOST = 256  # combinations of gaps that are tried at one ψ
 
 @dataclass(frozen=True)
 class Gap:
-    """An open interval of log λ without mass, P(x > λ) in it, and a point inside with its ψ."""
+    """An open interval of log λ without mass, and P(x > λ) in it."""
 
     low: float
     high: float
     above: float
-    inside: float
-    psi: float
 
 
 def atoms(product: Product) -> list[tuple[float, float]]:
@@ -61,8 +59,6 @@ def gaps(product: Product) -> list[Gap]:
     """All gaps in log λ, ascending; the last one reaches to infinity."""
     found = [gap for combination in _combinations(product) for gap in _Branch(product, combination).gaps()]
     found = [g for g in found if g.high - g.low > _LEAST and g.above <= product.rank + _SAME]
-    if len({f.ratio for f in product.factors}) > 1:
-        found = _physical(product, found)
     return _joined(sorted(found, key=lambda g: g.low))
 
 
@@ -98,24 +94,12 @@ def _takes(factor: Factor, gap: tuple[float, float], psi: float) -> bool:
     return psi > 0 or high < math.inf
 
 
-def _physical(product: Product, found: list[Gap]) -> list[Gap]:
-    """Without those on other sheets, where the continuation from the negative axis, which is unique, finds another ψ.
-
-    It may end at ζ nearer zero than the contour resolves; the lowest gap and the highest are known by their mass.
-    """
-    t, psi = np.array([[g.inside, g.psi] for g in found]).T
-    at, good = product.attempt(t, np.array([min(g.inside - g.low, g.high - g.inside) for g in found]))
-    same = np.abs(at.psi - psi) <= 1e-6 * np.abs(psi)
-    outer = [(g.low == -math.inf and abs(g.above - product.rank) <= _SAME) or g.above == 0 for g in found]
-    return [g for g, keep in zip(found, np.where(good, same, outer), strict=True) if keep]
-
-
 def _joined(found: list[Gap]) -> list[Gap]:
     """Gaps without mass between them are one: a ζ passed through zero or infinity."""
     out: list[Gap] = []
     for gap in found:
         if out and abs(out[-1].above - gap.above) <= 1e-12:
-            out[-1] = replace(out[-1], high=max(out[-1].high, gap.high))
+            out[-1] = Gap(out[-1].low, max(out[-1].high, gap.high), gap.above)
         else:
             out.append(gap)
     return out
@@ -125,7 +109,8 @@ class _Branch:
     """The real solutions with each ζ_k in a given gap of its measure, by the position x of the first one."""
 
     def __init__(self, product: Product, combination: tuple[tuple[float, float], ...]):
-        self.product, self.combination, (low, high) = product, combination, combination[0]
+        self.product, self.combination = product, combination
+        low, high = combination[0]
         self.scan = _SCAN if len(combination) < 3 else _SCAN[::3]  # many factors cost much and leave few gaps
         self.tables = [self._table(f, gap) for f, gap in zip(product.factors, combination, strict=True)][1:]
         if self.tables and low > 0 and high < math.inf:
@@ -136,11 +121,9 @@ class _Branch:
         from scipy.optimize import brentq
 
         lead, gap = self.product.factors[0].measure, self.combination[0]
-
-        def psi(x: float) -> float:
-            return float(np.arcsinh(lead.transforms(_place(gap, np.array([x])))[0].real[0]))
-
-        return float(brentq(psi, -32.0, 32.0, xtol=1e-14))  # pyright: ignore[reportArgumentType]
+        level = lambda x: float(np.arcsinh(lead.transforms(_place(gap, np.array([x])))[0].real[0]))  # noqa: E731
+        root: Any = brentq(level, -32.0, 32.0, xtol=1e-14)
+        return float(root)
 
     def _table(self, factor: Factor, gap: tuple[float, float]) -> Any:
         """Position within the gap as a function of −arcsinh ψ."""
@@ -195,10 +178,28 @@ class _Branch:
                 continue  # factors of unequal size: no ζ_k in its gap belongs to the ψ of ζ_0
             low = self._end(at, sheet, first, first - 1)
             high = self._end(at, sheet, stop - 1, stop)
-            inside, psi = float(middle.log_lam.real[0]), float(middle.psi.real[0])
             above = float(self.product.mass(middle, middle.log_lam.real)[0])
-            found.append(Gap(low, high, above if above > _LEAST else 0.0, inside, psi))
+            gap = Gap(low, high, above if above > _LEAST else 0.0)
+            if self._is_physical(gap, at.log_lam.real[first:stop], at.psi.real[first:stop]):
+                found.append(gap)
         return found
+
+    def _is_physical(self, gap: Gap, logs: Array, psi: Array) -> bool:
+        """Whether the continuation from the negative axis, which is unique, finds the same ψ; else it is another sheet.
+
+        Factors of unequal size only. Where the contour resolves too little, the outer gaps are known by their mass.
+        """
+        if len({f.ratio for f in self.product.factors}) == 1:
+            return True
+        width = min(2.0, gap.high - gap.low)
+        start = gap.low if gap.low > -math.inf else gap.high - width
+        i = np.unique([np.argmin(np.abs(logs - start - width * share)) for share in (0.1, 0.3, 0.5, 0.7, 0.9)])
+        at, good = self.product.attempt(logs[i], np.minimum(logs[i] - gap.low, gap.high - logs[i]), patient=True)
+        good &= at.slope.real < 0  # ζ near zero may land on a sheet where ψ rises
+        if (good & (np.abs(at.psi - psi[i]) <= 1e-6 * np.abs(psi[i]))).any():
+            return True
+        lowest = gap.low == -math.inf and abs(gap.above - self.product.rank) <= _SAME
+        return not good.any() and (lowest or gap.above == 0)
 
     def _noise(self, at: State) -> Array:
         """Rounding of dlog λ/dψ: near a zero of d its terms are as 1/ζ, and cancel."""

@@ -24,6 +24,8 @@ from isometry.theory._measure import Array, Measure, discrete
 _CAP = 0.7  # largest Newton step in log ζ
 _BENDS = 9  # stops of arg λ on the way from the negative axis to a tenth of π
 _MANY = 4  # so many factors are first replaced by few
+_QUICK = ((0.2, 1), (1e-3, 1), (1e-6, 1))  # how near to the axis the way ends, over the distance to an edge; its steps
+_PATIENT = (*_QUICK, (0.2, 4), (1e-6, 4), (1e-3, 16))  # where ψ passes zero, and a ζ infinity, the solution turns fast
 _LAST = 1e-13  # arg λ of the last stop before the axis, at the very edge
 
 
@@ -201,25 +203,27 @@ class Product:
 
         **Raises** `NotConverged`: |log λ − t| above 1e-9 (1e-12 is usual).
         """
-        at, good = self.attempt(t, distance, guess)
+        at, good = self.attempt(t, distance, guess, patient=True)
         if not good.all():
             worst = self._residual(at, t)[~good].max()
             raise NotConverged(f"the law could not be inverted at log lam = {t[~good][:3]}; residual {worst:.1e}.")
         return at
 
-    def attempt(self, t: Array, distance: Array | float = 1e-2, guess: Array | None = None) -> tuple[State, Array]:
+    def attempt(
+        self, t: Array, distance: Array | float = 1e-2, guess: Array | None = None, patient: bool = False
+    ) -> tuple[State, Array]:
         """The state at λ = e^t + i0 for t inside the support, (n,), and where it was found.
 
         From `guess` if that leads there, else by continuation in arg λ from π, where the solution is unique, to 0: it
-        is analytic in between, whatever the factors. `distance` is that of t to the nearest edge. No broadening
-        remains.
+        is analytic in between, whatever the factors. `distance` is that of t to the nearest edge; `patient` tries
+        more, where it is known to be inside. No broadening remains.
         """
         distance = np.broadcast_to(distance, t.shape)
         at, good = self._from_guess(t, distance, guess)
         if good.all():
             return at, good
         w = at.w
-        for closer, finer in ((0.2, 1), (1e-3, 1), (0.2, 4), (1e-6, 4), (1e-3, 16)):
+        for closer, finer in _PATIENT if patient else _QUICK:
             left = ~good
             if left.any():
                 at = self._continued(t[left], closer * distance[left], finer)

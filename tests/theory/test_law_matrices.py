@@ -1,5 +1,6 @@
 """Predicted laws against finite random matrices, and what finite width changes."""
 
+import functools
 import itertools
 import math
 
@@ -123,6 +124,46 @@ def test_widening_and_narrowing_layers(phi, weights, sizes):
     lam = np.sort(np.linalg.svd(j, compute_uv=False) ** 2)
     grid = np.linspace(0.02, 1, 30) * law.s_max**2
     assert np.abs(np.searchsorted(lam, grid) / lam.size - law.cdf(grid)).max() < 6 / min(sizes)
+
+
+@pytest.mark.parametrize(
+    ("phi", "weights", "sizes", "q"),
+    [
+        ("leaky_relu", "gaussian", (100, 30, 10, 784, 100), 1.0),
+        ("leaky_relu", "gaussian", (784, 50, 256, 30, 784), 1.0),
+        ("leaky_relu", "orthogonal", (30, 100, 128, 10), 1.0),
+        ("tanh", "orthogonal", (10, 30, 50, 50), 0.01),
+        ("relu", "gaussian", (128, 50, 10, 30, 256, 784), 1.0),
+    ],
+)
+def test_layers_of_very_unequal_width(phi, weights, sizes, q):
+    """Mass and mean of the whole, and gaps inside the support: matrices four times as large have nothing there."""
+    rng, record, scale = np.random.default_rng(6), activations.get(phi), theory.critical_at(phi, q).sigma_w
+    law = theory.jacobian_law(phi, len(sizes) - 1, q, weights=weights, widths=sizes)
+    steps = list(itertools.pairwise(sizes))
+    kept = sizes[-1] if weights == "gaussian" else sizes[0] * math.prod(min(1, m / n) for n, m in steps)
+    assert law._integral(np.ones_like) == pytest.approx(law.product.rank, abs=1e-9)
+    assert law._integral(np.exp) == pytest.approx(kept / min(sizes[0], sizes[-1]), rel=1e-9)
+    assert (len(law.support) > 1) == (phi == "leaky_relu")
+    parts = []
+    for n, m in steps:
+        w = rng.standard_normal((4 * m, 4 * n)) / math.sqrt(4 * n)
+        if weights == "orthogonal":
+            u, _, v = np.linalg.svd(w, full_matrices=False)
+            w = u @ v
+        parts.append(scale * on_host(record.slope, math.sqrt(q) * rng.standard_normal(4 * m))[:, None] * w)
+    waist = sizes.index(min(sizes))  # singular values of A B are those of the triangles of A and Bᵀ
+    before, after = [
+        functools.reduce(lambda a, b: b @ a, p, np.eye(4 * min(sizes)))
+        for p in ([w.T for w in parts[:waist][::-1]], parts[waist:])
+    ]
+    j = np.linalg.qr(after, "r") @ np.linalg.qr(before, "r").T
+    log_lam = 2 * np.log(np.linalg.svd(j, compute_uv=False))
+    for (_, low), (high, _) in itertools.pairwise(np.log(law.support)):
+        middle = (low + high) / 2
+        assert np.abs(log_lam - middle).min() > (high - low) / 4
+        share = law.survival(math.exp(middle)) / law.product.rank
+        assert abs(np.mean(log_lam > middle) - share) < 4 * math.sqrt(0.25 / (4 * min(sizes)))
 
 
 @pytest.mark.parametrize("weights", ["gaussian", "orthogonal"])

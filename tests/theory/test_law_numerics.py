@@ -146,7 +146,6 @@ def _reference(weights, depth, zeta0, q, lam):
     ("weights", "depth", "q", "lam"),
     [
         ("orthogonal", 8, 0.25, 1e-4),
-        pytest.param("orthogonal", 8, 0.25, 0.5, marks=pytest.mark.slow),
         pytest.param("gaussian", 3, 0.5, 2.0, marks=pytest.mark.slow),
     ],
 )

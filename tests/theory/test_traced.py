@@ -13,7 +13,7 @@ from isometry import InputError, theory
 from isometry.theory import traced
 
 
-@pytest.mark.parametrize("name", ["tanh", "hard_tanh", "gelu"])
+@pytest.mark.parametrize("name", ["hard_tanh", "gelu"])
 def test_fixed_point_and_its_gradient(name):
     value, (d_w, d_b) = jax.jit(jax.value_and_grad(lambda w, b: traced.q_fixed_point(name, w, b), (0, 1)))(1.2, 0.3)
     point = theory.q_fixed_point(name, 1.2, 0.3)
@@ -26,10 +26,10 @@ def test_fixed_point_and_its_gradient(name):
 
 def test_float64_where_the_caller_is():
     with jax.enable_x64(True):
-        chi, q = traced.chi("elu", 0.7, 1.3), traced.q_fixed_point("elu", 1.1, 0.3)
+        chi, q = traced.chi("tanh", 0.7, 1.3), traced.q_fixed_point("tanh", 1.1, 0.3)
     assert chi.dtype == q.dtype == jnp.float64
-    assert float(chi) == pytest.approx(theory.chi("elu", 0.7, 1.3), rel=1e-12)
-    assert float(q) == pytest.approx(theory.q_fixed_point("elu", 1.1, 0.3).value, rel=1e-11)
+    assert float(chi) == pytest.approx(theory.chi("tanh", 0.7, 1.3), rel=1e-12)
+    assert float(q) == pytest.approx(theory.q_fixed_point("tanh", 1.1, 0.3).value, rel=1e-11)
 
 
 def test_what_does_not_exist_is_marked_and_has_no_gradient():
