@@ -2,22 +2,20 @@
 
 import argparse
 import sys
-from typing import Any
 
-from isometry import InputError, MissingExtra, store
+from isometry import InputError, MissingExtra, data, store
+from paper_figs import _gallery, _run
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    from paper_figs import _run
-
     parser = argparse.ArgumentParser(prog="python -m paper_figs", description="The papers' figures, made again.")
     parser.add_argument("name", nargs="*", metavar="NAME", help="figures to make; none lists them")
     parser.add_argument("--all", action="store_true", help="make every figure")
     parser.add_argument("--preset", choices=_run.PRESETS, default="full", help="how large (%(default)s)")
-    parser.add_argument("--from-cache", action="store_true", help="draw and check again what --out holds")
+    parser.add_argument("--from-cache", action="store_true", help="check and draw again what --out holds")
     parser.add_argument("--out", metavar="DIR", default="paper-figures", help="where everything goes (%(default)s)")
     parser.add_argument("--data", metavar="PATH", help="a data set of your own, as `isometry audit --data` takes")
-    parser.add_argument("--gallery", action="store_true", help="make paper_figs/README.md from --out")
+    parser.add_argument("--gallery", action="store_true", help="make paper_figs/README.md of what --out holds")
     chosen = parser.parse_args(argv)
     unknown = sorted(set(chosen.name) - set(_run.names()))
     if unknown:
@@ -37,47 +35,44 @@ def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 
 def _listed() -> None:
-    from paper_figs import _run
-
     _table(("figure", "claim"), [(name, _run.claim(_run.figure(name))) for name in _run.names()])
 
 
-def _show(outcomes: list[Any]) -> None:
+def _show(outcomes: list[_run.Outcome]) -> None:
     rows = []
-    for outcome in outcomes:
-        for i, c in enumerate(outcome.compared):
-            said = ("" if i else outcome.name, c.what, f"{c.measured:.5g}", c.wanted, "yes" if c.holds else "NO")
-            rows.append(said)
-    _table(("figure", "what", "measured", "expected", "holds"), rows)
+    for o in outcomes:
+        for i, c in enumerate(o.compared):
+            verdict = "holds" if c.holds else "FAILS"
+            rows.append(("" if i else o.name, "" if i else o.claim, c.what, f"{c.measured:.5g}", c.expected, verdict))
+    _table(("figure", "claim", "number", "measured", "expected", "verdict"), rows)
 
 
 def _made(chosen: argparse.Namespace) -> int:
+    import rich.console
     import rich.progress
 
-    from isometry import data
-    from paper_figs import _gallery, _run
-
     out = store.prepare(chosen.out)
-    loaded = None if chosen.data is None else data.load(chosen.data)
-    wanted = _run.names() if chosen.all else chosen.name
-    outcomes = []
-    for name in rich.progress.track(wanted, "figures", console=rich.console.Console(stderr=True)):
-        given = loaded if loaded is None or _run.takes_data(_run.figure(name)) or not chosen.all else None
-        outcomes.append(_run.run(name, chosen.preset, out, from_cache=chosen.from_cache, data=given))
-    _show(outcomes)
+    given = None if chosen.data is None else data.load(chosen.data)
+    wanted, outcomes = _run.names() if chosen.all else chosen.name, []
+    progress = rich.console.Console(stderr=True)
+    for name in rich.progress.track(wanted, "figures", console=progress, disable=not progress.is_terminal):
+        own = None if chosen.all and not _run.takes_data(_run.figure(name)) else given
+        outcomes.append(_run.run(name, chosen.preset, out, from_cache=chosen.from_cache, data=own))
+    if outcomes:
+        _show(outcomes)
+        print(f"wrote {len(outcomes)} figures into {out}")
     if chosen.gallery:
         print(f"wrote {_gallery.write(out)}")
-    print(f"wrote {len(outcomes)} figures into {out}")
     return 0 if all(o.holds for o in outcomes) else 1
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 a claim failed, 2 bad usage, 130 interrupted."""
+    chosen = _arguments(argv)
+    if not (chosen.all or chosen.name or chosen.gallery):
+        _listed()
+        return 0
     try:
-        chosen = _arguments(argv)
-        if not (chosen.all or chosen.name):
-            _listed()
-            return 0
         return _made(chosen)
     except (InputError, MissingExtra) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -31,14 +31,26 @@ def drawn() -> Iterator[None]:
         yield
 
 
-def panels(rows: int = 1, columns: int = 1, *, height: float = 2.4, **sharing: Any) -> tuple[Any, Any]:
-    """(figure, array of axes), each panel a column wide at most two to a page; no window is opened."""
+def panels(rows: int = 1, columns: int = 1, *, height: float = 2.4, width: float = COLUMN, **sharing: Any) -> Any:
+    """(figure, array of axes), panels of `width` × `height` inches; no window is opened."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(min(COLUMN * columns, 2.1 * COLUMN), height * rows), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **sharing)
 
 
-def close(figure: Any) -> None:
-    """Free what a picture holds."""
-    figure.clear()
+def legend(figure: Any, ax: Any, *, ncols: int, **how: Any) -> None:
+    """The legend of one panel, for all of them, above the panels: it covers nothing."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=ncols, **how)
+
+
+def dots(ax: Any, x: Any, y: Any, error: Any, i: int, **how: Any) -> None:
+    """Measured: the i-th mark in the i-th colour, with its error bars."""
+    style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[i % len(MARKS)], "ls": "none", "capsize": 1.5}
+    ax.errorbar(x, y, error, **{**style, "lw": 0.8, "zorder": 2, **how})
+
+
+def line(ax: Any, x: Any, y: Any, i: int, **how: Any) -> None:
+    """Predicted: a line in the i-th colour, over the data."""
+    ax.plot(x, y, **{"color": COLOURS[i % len(COLOURS)], "zorder": 3, **how})
