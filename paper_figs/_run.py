@@ -121,9 +121,9 @@ def cached(out: pathlib.Path, name: str, mark: str | None) -> xarray.Dataset | N
 
 def read_data(path: pathlib.Path) -> xarray.Dataset:
     """The data of a figure, in memory."""
-    import zarr
+    from zarr.storage import ZipStore
 
-    with zarr.storage.ZipStore(path, mode="r") as files:
+    with ZipStore(path, mode="r") as files:
         return xarray.open_zarr(files, consolidated=False).load()
 
 

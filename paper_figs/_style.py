@@ -9,7 +9,7 @@ from isometry.plots import MARKS as MARKS
 
 COLUMN = 3.4
 """Inches of a column of text."""
-_RC = {
+_RC: Any = {
     "font.size": 7,
     "axes.titlesize": 7,
     "legend.fontsize": 6,

@@ -165,7 +165,7 @@ def test_interrupted(faked, tmp_path, monkeypatch, capsys, where, kept):
 
     def interrupted(*args, **kwargs):
         for half in args:
-            if hasattr(half, "name"):  # the file that a picture goes to
+            if hasattr(half, "write"):  # the file that a picture goes to
                 half.write(b"half")
         raise KeyboardInterrupt
 
