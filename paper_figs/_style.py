@@ -54,3 +54,10 @@ def dots(ax: Any, x: Any, y: Any, error: Any, i: int, **how: Any) -> None:
 def line(ax: Any, x: Any, y: Any, i: int, **how: Any) -> None:
     """Predicted: a line in the i-th colour, over the data."""
     ax.plot(x, y, **{"color": COLOURS[i % len(COLOURS)], "zorder": 3, **how})
+
+
+def ticks(ax: Any, values: Any) -> None:
+    """A logarithmic x axis that names these values and no others."""
+    ax.set_xscale("log")
+    ax.set_xticks([float(v) for v in values], [f"{float(v):g}" for v in values])
+    ax.minorticks_off()

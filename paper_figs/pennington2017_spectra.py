@@ -101,7 +101,7 @@ def plot(data: xarray.Dataset) -> Any:
         ax.set(
             title=case.replace(" g", ", G").replace(" o", ", o") + " weights",
             yscale="log",
-            ylim=(0.02, 30),
+            ylim=(0.01, 30),
             xlim=(-3, 1.5),
         )
         ax.axvline(0, color="0.7", lw=0.6, zorder=0)

@@ -109,7 +109,6 @@ def plot(data: xarray.Dataset) -> Any:
         column[0].set(title=f"{weights.capitalize()} weights", xscale="log", yscale="log", ylabel="variance of λ = s²")
         column[1].axhline(1, color="black", lw=1, zorder=3)
         column[1].set(xlabel="depth L", ylabel="measured / predicted", title="extrapolated to infinite width")
-        column[1].set_xticks(data.depth, [str(d) for d in data.depth.values], minor=False)
-        column[1].minorticks_off()
+        _style.ticks(column[1], data.depth)
     _style.legend(figure, axes[0, 0], ncols=5)
     return figure
