@@ -50,8 +50,11 @@ def _weights(scheme: str, width: int, depth: int, key: Any) -> list[np.ndarray]:
     sizes = [width // 2, *[width] * (depth - 1), width // 2]
     with jax.enable_x64(True):
         net = networks.mlp(sizes, "relu", scheme, bias=False, dtype=np.float64)
-        params = jax.jit(net.init)(key)
-        return [w for run in params["layers"] for w in np.asarray(run["w"])]
+        keys = jax.random.split(key, depth)  # layer by layer: little to compile
+        return [
+            np.asarray(net.scheme.initializer(layer)(k, (layer.fan_in, layer.fan_out), np.float64))
+            for layer, k in zip(net.plan, keys, strict=True)
+        ]
 
 
 def _measured(ws: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:

@@ -22,20 +22,20 @@ from paper_figs._check import Compared, settled, t_bound, within
 LAWS = ("gaussian", "orthogonal")
 NETS = {"hard_tanh, q* = 1/64": ("hard_tanh", 1 / 64), "hard_tanh, q* = 1/4": ("hard_tanh", 0.25),
         "hard_tanh, q* = 1": ("hard_tanh", 1.0), "relu": ("relu", 1.0)}  # fmt: skip
-DEPTHS = np.unique(np.geomspace(1, 1024, 31).round().astype(int))
-QS = np.geomspace(1 / 64, 4, 25)
 FIXED = 64  # the depth of the scan over q*
 PRESETS = {
-    "full": {"depths": (1, 4, 8), "widths": (100, 200, 400), "seeds": 40},
-    "smoke": {"depths": (1, 4), "widths": (50, 100, 200), "seeds": 20},
+    "full": {"depths": (1, 4, 8), "widths": (100, 200, 400), "seeds": 40, "points": 31},
+    "smoke": {"depths": (1, 4), "widths": (50, 100, 200), "seeds": 20, "points": 6},
 }
 
 
 def compute(preset: str, key: Any) -> xarray.Dataset:
     """Over (weights, net, depth): the laws' s_max, and ln s_max of networks (seed, width)."""
     size, rng = PRESETS[preset], _draws.generator(key)
-    law = [[[_top(*net, d, w) for d in DEPTHS.tolist()] for net in NETS.values()] for w in LAWS]
-    scan = [[_top("hard_tanh", q, FIXED, w) for q in QS] for w in LAWS]
+    q = np.geomspace(1 / 64, 4, size["points"])
+    depths = sorted({64, 256, *size["depths"], *np.geomspace(1, 1024, size["points"]).round().astype(int).tolist()})
+    law = [[[_top(*net, d, w) for d in depths] for net in NETS.values()] for w in LAWS]
+    scan = [[_top("hard_tanh", v, FIXED, w) for v in q] for w in LAWS]
     measured = np.stack([[_measured(rng, w, n, size) for n in size["widths"]] for w in LAWS])
     names = ("weights", "net", "depth")
     return xarray.Dataset(
@@ -44,7 +44,7 @@ def compute(preset: str, key: Any) -> xarray.Dataset:
             "law_scan": (("weights", "q"), np.array(scan)),
             "log_s_max": (("weights", "width", "net", "measured_depth", "seed"), measured),
         },
-        {"weights": list(LAWS), "net": list(NETS), "depth": DEPTHS, "q": QS,
+        {"weights": list(LAWS), "net": list(NETS), "depth": depths, "q": q,
          "width": list(size["widths"]), "measured_depth": list(size["depths"])},
     )  # fmt: skip
 

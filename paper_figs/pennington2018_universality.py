@@ -33,7 +33,7 @@ EDGES = np.linspace(0, 1.75, 57)
 def compute(preset: str, key: Any) -> xarray.Dataset:
     """Quantiles of s (activation, depth) and of the limits (class); q*; ln s of networks at one depth."""
     size, rng = PRESETS[preset], _draws.generator(key)
-    depths = sorted({size["depth"], *size["depths"]})
+    depths = size["depths"]
     q = [[_q(a, d) for d in depths] for a in CLASS]
     law = [[_law(a, d).quantile(RANKS, "s") for d in depths] for a in CLASS]
     measured = [_measured(rng, a, size) for a in CLASS]
@@ -44,7 +44,7 @@ def compute(preset: str, key: Any) -> xarray.Dataset:
             "law_limit": (("cls", "rank"), np.array([make(SPREAD).quantile(RANKS, "s") for make in LIMIT.values()])),
             "log_s": (("activation", "seed", "index"), np.array(measured)),
         },
-        {"activation": list(CLASS), "depth": depths, "cls": list(LIMIT), "rank": RANKS},
+        {"activation": list(CLASS), "depth": list(depths), "cls": list(LIMIT), "rank": RANKS},
         {"depth": size["depth"]},
     )
 
@@ -55,7 +55,8 @@ def _q(activation: str, depth: int) -> float:
     from scipy import optimize
 
     off = lambda log_q: depth * theory.variance_coefficient(activation, np.exp(log_q)) / SPREAD - 1  # noqa: E731
-    return float(np.exp(optimize.brentq(off, np.log(1e-4), np.log(2.0), xtol=1e-10)))
+    root: Any = optimize.brentq(off, np.log(1e-4), np.log(2.0), xtol=1e-10)
+    return float(np.exp(root))
 
 
 @functools.cache
