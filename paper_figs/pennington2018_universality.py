@@ -130,6 +130,8 @@ def plot(data: xarray.Dataset) -> Any:
     ax.set(
         title="Distance to the limit", xlabel="depth L", ylabel="Wasserstein distance of s", xscale="log", yscale="log"
     )
+    ax.margins(y=0.15)
+    _style.ticks(ax, data.depth)
     axes[0, 0].set_ylabel("density of s")
     for panel in axes[0, :2]:
         panel.legend(loc="upper left")
