@@ -7,6 +7,9 @@ from isometry import InputError, MissingExtra, data, store
 from paper_figs import _gallery, _run
 
 
+_VERDICT = {True: "holds", False: "FAILS"}
+
+
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m paper_figs", description="The papers' figures, made again.")
     parser.add_argument("name", nargs="*", metavar="NAME", help="figures to make; none lists them")
@@ -30,8 +33,8 @@ def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     table = rich.table.Table(*columns)
     for row in rows:
         table.add_row(*row)
-    console = rich.console.Console()
-    console.print(table, width=None if console.is_terminal else 150)
+    terminal = rich.console.Console().is_terminal
+    rich.console.Console(width=None if terminal else 150, markup=False).print(table)
 
 
 def _listed() -> None:
@@ -41,10 +44,9 @@ def _listed() -> None:
 def _show(outcomes: list[_run.Outcome]) -> None:
     rows = []
     for o in outcomes:
-        for i, c in enumerate(o.compared):
-            verdict = "holds" if c.holds else "FAILS"
-            rows.append(("" if i else o.name, "" if i else o.claim, c.what, f"{c.measured:.5g}", c.expected, verdict))
-    _table(("figure", "claim", "number", "measured", "expected", "verdict"), rows)
+        rows.append((o.name, o.claim, "", "", _VERDICT[o.holds]))
+        rows += [("", c.what, f"{c.measured:.5g}", c.expected, _VERDICT[c.holds]) for c in o.compared]
+    _table(("figure", "claim, and its numbers", "measured", "expected", "verdict"), rows)
 
 
 def _made(chosen: argparse.Namespace) -> int:
