@@ -6,7 +6,6 @@ import sys
 from isometry import InputError, MissingExtra, data, store
 from paper_figs import _gallery, _run
 
-
 _VERDICT = {True: "holds", False: "FAILS"}
 
 
