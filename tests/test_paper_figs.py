@@ -15,31 +15,22 @@ from paper_figs import __main__, _gallery, _run, _style
 from paper_figs._check import ClaimFailed, Compared, settled, within
 
 NAMES = _run.names()
+QUICK = ("hanin2020_fluctuation", "poole2016_maps", "zero2021_partial_identity_rank")
+FIGURES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 
 
-@pytest.fixture(scope="module")
-def made():
-    """The smoke data of each figure, computed once."""
-    kept = {}
-
-    def of(name):
-        if name not in kept:
-            kept[name] = _run.figure(name).compute("smoke", jax.random.key(_run.SEED))
-        return kept[name]
-
-    return of
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_claim(name, made):
-    """The claim holds; of data with something else in it, it does not."""
-    module, data = _run.figure(name), made(name)
+@pytest.mark.parametrize("name", FIGURES)
+def test_claim_and_picture(name, tmp_path):
+    """The claim holds; of data with something else in it, it does not. The picture can be read."""
+    module = _run.figure(name)
+    data = module.compute("smoke", jax.random.key(_run.SEED))
     compared = module.check(data)
     assert compared
     assert all(c.holds for c in compared)
     with pytest.raises(ClaimFailed) as failed:
         module.check(falsified(data))
     assert len(failed.value.compared) == len(compared)
+    readable(module, data, tmp_path)
 
 
 def falsified(data):
@@ -48,12 +39,10 @@ def falsified(data):
     return data.assign(wrong)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_picture(name, made, tmp_path):
+def readable(module, data, tmp_path):
     """Labelled axes, a legend that says something, nothing that matplotlib warns of."""
-    module = _run.figure(name)
     with _style.drawn():
-        figure = module.plot(made(name))
+        figure = module.plot(data)
         figure.savefig(tmp_path / "picture.png", dpi=50)
     shown = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
     for ax in shown:
