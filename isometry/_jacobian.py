@@ -182,7 +182,7 @@ def wide_jacobians(aim: Target, params: Any, xs: Any, dtype: Any) -> Float[Array
         return linalg.wide_product(factors_of_inputs(aim, params, xs, dtype), len(xs))
 
 
-_wide_jacobians = jax.jit(wide_jacobians, static_argnums=(0, 3))
+_wide_jacobians = jax.jit(wide_jacobians, static_argnums=(0, 3), inline=True)
 """Compiled once for an architecture: a loop over layers that is not inside a program is compiled at every call."""
 
 

@@ -101,7 +101,7 @@ def _exponents(matrix: Any) -> Any:
     return -jnp.sort(-jnp.mean(logs, 0))
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnums=1, inline=True)
 def log_values(stacks: Sequence[Factors], every: int = 1) -> tuple[Float[Array, " k"], Float[Array, ""]]:
     """(ln singular values of the product of all stacks, an estimate of their error from the pivots).
 
