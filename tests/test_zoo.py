@@ -158,6 +158,7 @@ def test_plants():
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_calibrate(tmp_path, capsys, monkeypatch):
     """A smoke run; then, everything cached, the same record without a single audit."""
     assert __main__.main(["calibrate", "--smoke", "--out", str(tmp_path)]) == 0

@@ -194,6 +194,7 @@ def test_a_probe_that_diverges_is_undecided(pooled):
     assert not np.isnan(probe.as_dict()["loss"]).any()
 
 
+@pytest.mark.slow
 def test_our_own_learning_rate_gives_way_where_it_overflows():
     """A deep linear orthogonal net is healthy, and 0.1 too much for it on inputs of size 3 √8."""
     net = networks.mlp([8, *[16] * 32, 4], "linear", "orthogonal")
