@@ -56,7 +56,7 @@ def spread(mesh: Mesh, axis: str, index: Any, make: Callable[[Any], Any]) -> Any
     made = make(np.concatenate([pieces[i] for i in held]))
     size = len(pieces[0])
     parts = [
-        jax.device_put(jax.tree.map(lambda a, k=k: a[k * size : (k + 1) * size], made), device)
+        jax.device_put(jax.tree.map(lambda a, k=k: _memory.sliced(a, k * size, (k + 1) * size), made), device)
         for k, i in enumerate(held)
         for device in mine[i]
     ]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _checks
+from isometry import _checks, _memory
 from isometry.networks import Network
 
 
@@ -43,7 +43,7 @@ def source_of(f: Any, keys: Any, params: Any, sample: Any) -> tuple[Callable[[An
             raise _checks.InputError(
                 f"ensemble(): the leaves of params have leading axes {sorted(leading)}; stack them on a seeds axis."
             )
-        return (lambda p: p), params, next(iter(leading))[0]
+        return _given, params, next(iter(leading))[0]
     count = _checks.keys("ensemble", keys)
     draw = sample if sample is not None else getattr(f, "init", None) if isinstance(f, Network) else None
     if draw is None:
@@ -51,11 +51,17 @@ def source_of(f: Any, keys: Any, params: Any, sample: Any) -> tuple[Callable[[An
     return draw, keys, count
 
 
+def _given(params: Any) -> Any:
+    """A seed whose parameters are given."""
+    return params
+
+
 def maker(net: Any, draw: Callable[[Any], Any], source: Any, xs: Any) -> Callable[[Any], Any]:
     """The function from the numbers of some seeds to their stacked parameters; `net`: whose scheme may adjust them."""
 
     def make(index: Any) -> Any:
-        drawn = draw_seeds(draw, jax.tree.map(lambda a: taken(a, index), source))
+        chosen = jax.tree.map(lambda a: taken(a, index), source)
+        drawn = chosen if draw is _given else draw_seeds(draw, chosen)
         return drawn if net is None else adjust_seeds(net, drawn, xs)
 
     return make
@@ -66,4 +72,4 @@ def taken(a: Any, index: Any) -> Any:
     first, last = int(index[0]), int(index[-1])
     if len(index) != last - first + 1 or np.any(np.diff(index) != 1):
         return a[index]
-    return a if len(index) == len(a) else a[first : last + 1]
+    return a if len(index) == len(a) else _memory.sliced(a, first, last + 1)

@@ -211,6 +211,11 @@ def _inputs(f: Any, xs: Any) -> Any:
     return xs
 
 
+_LARGE = 2**27
+"""Bytes of a seed's parameters from which seeds are chunks of their own: a loop over seeds copies them out of the stack,
+in more time than another call takes."""
+
+
 def _steps(
     mesh: Any, budget: int, takes: _cost.Footprint, drawn: int, counts: tuple[int, int]
 ) -> list[tuple[Any, Any]]:
@@ -228,6 +233,8 @@ def _steps(
 def _plan(budget: int, takes: _cost.Footprint, drawn: int, seeds: int, inputs: int) -> tuple[int, int]:
     """Seeds and inputs a chunk, so that what they take fits the budget, which one of each does."""
     by_input = max(1, min(inputs, (budget - takes.shared) // takes.each))
+    if drawn > _LARGE:
+        return 1, by_input
     per_seed = by_input * takes.each + 2 * drawn
     return max(1, min(seeds, (budget - takes.shared) // per_seed)), by_input
 

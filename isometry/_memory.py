@@ -1,9 +1,12 @@
-"""How many bytes a measurement may take."""
+"""How many bytes a measurement may take, and arrays that take none."""
 
 import os
+import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from isometry import _checks
 
@@ -16,12 +19,46 @@ def free_bytes() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    limits = [free for free in (_free_of_machine(), *_free_of_groups()) if free is not None]
+    return min(limits, default=2**31)
+
+
+def _free_of_machine() -> int | None:
     try:
-        with open("/proc/meminfo") as lines:
-            fields = dict(line.split(":", 1) for line in lines)
-        return int(fields["MemAvailable"].split()[0]) * 1024
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        return int(dict(line.split(":", 1) for line in lines)["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if hasattr(os, "sysconf") else 2**31
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if hasattr(os, "sysconf") else None
+
+
+def _free_of_groups(proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") -> list[int]:
+    """What each control group around this process leaves it, as in a container: /proc/meminfo is the whole machine's."""
+    try:
+        lines = [line.split(":", 2) for line in pathlib.Path(proc).read_text().splitlines()]
+    except OSError:
+        return []
+    found = []
+    for _, controllers, path in lines:
+        if controllers in ("", "memory"):  # version 2, version 1
+            root = pathlib.Path(mount, controllers)
+            inner = root / path.strip("/")  # a container may see the path of outside, and only its own group, at the root
+            found += [_free_of_group(group) for group in (inner, *inner.parents) if group.is_relative_to(root)]
+    return [free for free in found if free is not None]
+
+
+def _free_of_group(group: pathlib.Path) -> int | None:
+    """Its limit less what it uses; file pages that the kernel can drop are free. None without a limit."""
+    for limit, usage, droppable in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most, used = (int((group / name).read_text()) for name in (limit, usage))
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            return max(most - used + int(stat.get(droppable, 0)), 0)
+        except (OSError, ValueError):  # not this version, or "max"
+            continue
+    return None
 
 
 def budget(call: str, max_bytes: int | None) -> int:
@@ -35,3 +72,11 @@ def budget(call: str, max_bytes: int | None) -> int:
 def tree_bytes(tree: Any) -> int:
     """Bytes of all arrays (or shape structs) in `tree`."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
+
+
+def sliced(a: Any, start: int, stop: int) -> Any:
+    """a[start:stop], as a view where `a` lies in this processor's memory: JAX would copy it."""
+    on_host = isinstance(a, jax.Array) and a.is_fully_addressable and not jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+    if on_host and [d.platform for d in a.devices()] == ["cpu"]:
+        a = np.asarray(a)
+    return a[start:stop]

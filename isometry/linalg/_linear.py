@@ -35,11 +35,15 @@ def _rows(product: Callable[[Any], Any], basis: Any, chunk: int | None) -> Any:
     return jax.lax.map(product, basis, batch_size=chunk)
 
 
+def _turned(stack: Factors) -> Factors:
+    """Its matrices as (count, n, m), the way layers store them: with the transpose that made them factors this one
+    cancels under jit, where a transpose of a whole stack before a loop would be a copy."""
+    return stack if stack.matrix is None else stack._replace(matrix=stack.matrix.mT)
+
+
 def factored(stacks: Sequence[Factors]) -> Operator:
     """The product of factors as an operator. Under vmap, vectors that share a matrix are one wide product."""
-    # (count, n, m), as layers store them: with the transpose that made them factors this one cancels under jit,
-    # where a transpose of the whole stack before a loop would be a copy
-    turned = [s if s.matrix is None else s._replace(matrix=s.matrix.mT) for s in stacks]
+    turned = [_turned(stack) for stack in stacks]
 
     def sent(v: Any, stack: Factors, backward: bool) -> Any:
         step = lambda v, factor: ((_pulled if backward else _pushed)(factor, v), None)  # noqa: E731
@@ -71,23 +75,10 @@ def wide_product(stacks: Sequence[Factors], batch: int) -> Float[Array, "batch m
 
     `batch` members lie side by side, so that each factor is one wide matrix product in a scan, from the narrower end.
     """
-    if stacks[-1].size[1] < stacks[0].size[2]:
-        return jnp.transpose(_built([_reversed(s) for s in reversed(stacks)], batch), (1, 2, 0))
-    return jnp.transpose(_built([_ordered(s) for s in stacks], batch), (1, 0, 2))
-
-
-Step = tuple[Any, Any, Any]
-"""(matrix, scale before it, scale after it) of each factor of a stack; scales are (count, size, batch, 1)."""
-
-
-def _ordered(stack: Factors) -> Step:
-    return stack.matrix, None, _columns(stack.scale)
-
-
-def _reversed(stack: Factors) -> Step:
-    matrix = None if stack.matrix is None else stack.matrix[::-1].mT
-    scale = _columns(stack.scale)
-    return matrix, None if scale is None else scale[::-1], None
+    backward = stacks[-1].size[1] < stacks[0].size[2]
+    steps = [_turned(stack)._replace(scale=_columns(stack.scale)) for stack in stacks]
+    wide = _built(steps[::-1] if backward else steps, batch, backward)
+    return jnp.transpose(wide, (1, 2, 0) if backward else (1, 0, 2))
 
 
 def _columns(scale: Any) -> Any:
@@ -95,36 +86,45 @@ def _columns(scale: Any) -> Any:
     return None if scale is None else jnp.moveaxis(scale, 0, -1)[..., None]
 
 
-def _built(steps: list[Step], batch: int) -> Float[Array, "m batch r"]:
-    wide = _start(_each(steps[0])[0], batch)
-    for i, step in enumerate(steps):
-        first, rest = _each(step)
-        wide = wide if i == 0 else _next(wide, first)
-        if rest is not None:
-            wide = jax.lax.scan(lambda y, s: (_next(y, s), None), wide, rest)[0]
+def _built(steps: list[Factors], batch: int, backward: bool) -> Float[Array, "m batch r"]:
+    """The product, or `backward` that of the transposed factors, of stacks that are turned."""
+    first, rest = _parted(steps[0], backward)
+    wide = _start(first, batch, backward)
+    for stack in ([] if rest is None else [rest]) + steps[1:]:
+        if _count(stack) > 1:
+            step = lambda wide, factor: (_next(wide, factor, backward), None)  # noqa: E731
+            wide = jax.lax.scan(step, wide, stack, reverse=backward)[0]
+        else:  # not in a loop: one factor may change the width
+            wide = _next(wide, jax.tree.map(lambda a: a[0], stack), backward)
     return wide
 
 
-def _each(step: Step) -> tuple[Step, Step | None]:
-    """The first factor of a stack, and the others."""
-    first = jax.tree.map(lambda a: a[0], step)
-    return first, jax.tree.map(lambda a: a[1:], step) if len(jax.tree.leaves(step)[0]) > 1 else None
+def _count(stack: Factors) -> int:
+    return len(jax.tree.leaves(stack)[0])
 
 
-def _start(step: Step, batch: int) -> Any:
-    """The first factor for every member of the batch, without a product."""
-    matrix, before, after = step
-    scale = before if before is not None else after
+def _parted(stack: Factors, backward: bool) -> tuple[Factors, Factors | None]:
+    """The factor to begin with, and the others; those are copied, where a stack that is multiplied whole is not."""
+    one, others = (-1, slice(None, -1)) if backward else (0, slice(1, None))
+    return jax.tree.map(lambda a: a[one], stack), jax.tree.map(lambda a: a[others], stack) if _count(stack) > 1 else None
+
+
+def _start(factor: Factors, batch: int, backward: bool) -> Any:
+    """One factor for every member of the batch, without a product."""
+    matrix, scale = factor
     if matrix is None:
         return scale * jnp.eye(len(scale), dtype=scale.dtype)[:, None, :]
-    wide = matrix[:, None, :] if before is None else matrix[:, None, :] * before[:, :, 0].T[None]
-    wide = jnp.broadcast_to(wide, (wide.shape[0], batch, wide.shape[2]))
-    return wide if after is None else wide * after
+    matrix = matrix if backward else matrix.T
+    wide = jnp.broadcast_to(matrix[:, None, :], (len(matrix), batch, matrix.shape[1]))
+    if scale is None:
+        return wide
+    return wide * (scale[:, :, 0].T[None] if backward else scale)
 
 
-def _next(wide: Any, step: Step) -> Any:
-    matrix, before, after = step
-    wide = wide if before is None else wide * before
+def _next(wide: Any, factor: Factors, backward: bool) -> Any:
+    matrix, scale = factor
+    wide = wide * scale if backward and scale is not None else wide
     if matrix is not None:
+        matrix = matrix if backward else matrix.T
         wide = (matrix @ wide.reshape(len(wide), -1)).reshape(len(matrix), *wide.shape[1:])
-    return wide if after is None else wide * after
+    return wide if backward or scale is None else wide * scale
