@@ -76,7 +76,8 @@ class Footprint(NamedTuple):
 def footprint(aim: Any, method: Any, params: Any, x: Any, dtype: Any, chunk: int | None = None) -> Footprint:
     """Bytes of Jacobians at inputs like x, `chunk` directions of each at a time (None: all); params are shapes.
 
-    Never less than the program holds: that is convex in the number of inputs, and this is its chord from 1 to 1024.
+    Never less than the program holds: from two inputs on that is convex in their number, and this is above its chord
+    from 2 to 1024.
     """
     params, x = _tracing.abstract((params, x), dtype)
     alone = _walked(aim, method, params, x, dtype, chunk).bytes
@@ -84,9 +85,12 @@ def footprint(aim: Any, method: Any, params: Any, x: Any, dtype: Any, chunk: int
         return Footprint(alone, 4 * jnp.dtype(dtype).itemsize * min(_size(aim, params, x, dtype)))
     if isinstance(method, Lanczos) or not aim.layered:  # side by side
         return Footprint(0, alone)
-    many = jax.ShapeDtypeStruct((_MANY, *x.shape), x.dtype)
-    each = -(-(_walked(aim, method, params, many, dtype, chunk, wide=True).bytes - alone) // (_MANY - 1))
-    return Footprint(max(0, alone - each), each)
+    two, many = (
+        _walked(aim, method, params, jax.ShapeDtypeStruct((n, *x.shape), x.dtype), dtype, chunk, wide=True).bytes
+        for n in (2, _MANY)
+    )
+    each = -(-(many - two) // (_MANY - 2))
+    return Footprint(max(0, alone - each, two - 2 * each), each)
 
 
 def fitting(

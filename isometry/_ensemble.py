@@ -212,8 +212,8 @@ def _inputs(f: Any, xs: Any) -> Any:
 
 
 _LARGE = 2**27
-"""Bytes of a seed's parameters from which seeds are chunks of their own: a loop over seeds copies them out of the stack,
-in more time than another call takes."""
+"""Bytes of a seed's parameters from which seeds are chunks of their own: a loop over seeds copies each out of the
+stack, which takes longer than another call."""
 
 
 def _steps(

@@ -32,7 +32,7 @@ def _free_of_machine() -> int | None:
 
 
 def _free_of_groups(proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") -> list[int]:
-    """What each control group around this process leaves it, as in a container: /proc/meminfo is the whole machine's."""
+    """What each control group around this process leaves it, as in a container; /proc/meminfo is the machine's."""
     try:
         lines = [line.split(":", 2) for line in pathlib.Path(proc).read_text().splitlines()]
     except OSError:
@@ -41,7 +41,9 @@ def _free_of_groups(proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgrou
     for _, controllers, path in lines:
         if controllers in ("", "memory"):  # version 2, version 1
             root = pathlib.Path(mount, controllers)
-            inner = root / path.strip("/")  # a container may see the path of outside, and only its own group, at the root
+            inner = root / os.path.normpath("/" + path).strip(
+                "/"
+            )  # in a container perhaps the path outside, its own group being the root
             found += [_free_of_group(group) for group in (inner, *inner.parents) if group.is_relative_to(root)]
     return [free for free in found if free is not None]
 

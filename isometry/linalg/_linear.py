@@ -106,13 +106,15 @@ def _count(stack: Factors) -> int:
 def _parted(stack: Factors, backward: bool) -> tuple[Factors, Factors | None]:
     """The factor to begin with, and the others; those are copied, where a stack that is multiplied whole is not."""
     one, others = (-1, slice(None, -1)) if backward else (0, slice(1, None))
-    return jax.tree.map(lambda a: a[one], stack), jax.tree.map(lambda a: a[others], stack) if _count(stack) > 1 else None
+    rest = jax.tree.map(lambda a: a[others], stack) if _count(stack) > 1 else None
+    return jax.tree.map(lambda a: a[one], stack), rest
 
 
 def _start(factor: Factors, batch: int, backward: bool) -> Any:
     """One factor for every member of the batch, without a product."""
     matrix, scale = factor
     if matrix is None:
+        assert scale is not None, "a factor of neither"
         return scale * jnp.eye(len(scale), dtype=scale.dtype)[:, None, :]
     matrix = matrix if backward else matrix.T
     wide = jnp.broadcast_to(matrix[:, None, :], (len(matrix), batch, matrix.shape[1]))
