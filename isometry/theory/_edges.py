@@ -8,7 +8,7 @@ are the stretches of real ζ with λ > 0 and dλ/dψ < 0, and its edges are thei
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,27 +32,35 @@ class Gap:
     above: float
 
 
-def atoms(product: Product) -> list[tuple[float, float]]:
-    """(log λ, mass) of the atoms off zero: at a product of atoms a_k of mass 1 − Σ (1 − w_k), if that is positive.
+class Atom(NamedTuple):
+    """A point mass at log λ = t, and P(log x > t)."""
 
-    Source: Belinschi (2003) for two factors. Weights count by their dimension.
+    t: float
+    mass: float
+    above: float
+
+
+def atoms(product: Product) -> list[Atom]:
+    """The atoms off zero: at a product of atoms a_k, of mass 1 − Σ (1 − w_k) if that is positive.
+
+    Source: Belinschi (2003) for two factors. Weights count by their dimension, and so do the masses above: at an atom
+    ψ is infinite and every ζ_k is a_k, so that in H only the terms E log(ζ_k − d) are left.
     """
     if sum(a for _, a in product.ones) + product.power != 0 or product.smooth > 0:
         return []
     start = product.const + product.bernoulli + sum(a * math.log(c) for c, a in product.ones)
-    found = {(): (start, product.budget - product.bernoulli)}
+    found = {(): (start, product.budget - product.bernoulli, 0.0)}
     for number, factor in enumerate(product.factors):
-        values = [
-            (i, a, m) for i, (a, m) in enumerate(zip(factor.measure.atoms, factor.measure.masses, strict=True)) if a > 0
-        ]
-        for _ in range(factor.times):
+        places, masses = factor.measure.atoms, factor.measure.masses
+        higher = factor.measure.log_potential_angle(places) / factor.ratio
+        for _ in range(math.ceil(factor.times)):
             grown = {}
-            for path, (t, mass) in found.items():
-                for i, a, m in values:
-                    if (rest := mass - (1 - m) / factor.ratio) > _LEAST:
-                        grown[*path, (number, i)] = (t + math.log(a), rest)
+            for path, (t, mass, above) in found.items():
+                for i in np.flatnonzero(places):
+                    if (rest := mass - (1 - masses[i]) / factor.ratio) > _LEAST:
+                        grown[*path, (number, i)] = (t + math.log(places[i]), rest, above + higher[i])
             found = grown
-    return sorted((float(t), float(mass)) for t, mass in found.values())
+    return sorted(Atom(float(t), float(m), float(above) if above > _LEAST else 0.0) for t, m, above in found.values())
 
 
 def gaps(product: Product) -> list[Gap]:

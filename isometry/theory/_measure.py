@@ -6,6 +6,7 @@ integrand w(z)/(ζ − d(z)) is analytic on either side of it, so by Cauchy's th
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,11 @@ class Measure:
     def moment(self, k: int) -> float:
         """E d^k."""
         return float(self.masses @ self.atoms**k + (self.weights @ self.nodes**k).real)
+
+    def mean_log(self, g: Callable[[Array], Array]) -> float:
+        """E g(log d) over d > 0, g analytic."""
+        d, w = self._points
+        return float((w[d != 0] @ (g(np.log(d[d != 0] + 0j)) + np.zeros(1))).real)
 
     def relative_variance(self) -> float:
         """E d²/(E d)² − 1, without cancellation where d hardly varies."""
