@@ -206,9 +206,7 @@ def bands(product: Product, gaps: list[Gap], atoms: list[Atom]) -> list[Band]:
     return found
 
 
-def _cut(
-    product: Product, low: float, high: float, above: float, end: float, atoms: list[Atom]
-) -> list[Band]:
+def _cut(product: Product, low: float, high: float, above: float, end: float, atoms: list[Atom]) -> list[Band]:
     """The band between two gaps; atoms at its ends are taken off its mass, atoms inside divide it."""
     end += sum(m for t, m, _ in atoms if abs(t - high) <= _NEAR)
     above -= sum(m for t, m, _ in atoms if abs(t - low) <= _NEAR)

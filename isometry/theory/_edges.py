@@ -129,8 +129,9 @@ class _Branch:
         from scipy.optimize import brentq
 
         lead, gap = self.product.factors[0].measure, self.combination[0]
-        level = lambda x: float(np.arcsinh(lead.transforms(_place(gap, np.array([x])))[0].real[0]))  # noqa: E731
-        root: Any = brentq(level, -32.0, 32.0, xtol=1e-14)
+        level = lambda x: np.arcsinh(lead.transforms(_place(gap, np.atleast_1d(x)))[0].real)  # noqa: E731
+        known = self.scan[np.isfinite(level(self.scan))]  # at its ends a position may be rounded to the gap's
+        root: Any = brentq(lambda x: float(level(x)[0]), known[0], known[-1], xtol=1e-14)
         return float(root)
 
     def _table(self, factor: Factor, gap: tuple[float, float]) -> Any:
@@ -177,13 +178,11 @@ class _Branch:
         """Maximal runs of physical positions, their ends refined."""
         at = self.state(self.scan)
         sheet, falling = self._sheet(at), at.slope.real < -self._noise(at)
-        good = np.isfinite(at.log_lam.real) & falling & (sheet == 0)
+        good = np.isfinite(at.log_lam.real) & falling & (sheet == 0) & _matches(at)
         edges = np.flatnonzero(np.diff(np.r_[False, good, False].astype(int)))
         found = []
         for first, stop in zip(edges[::2], edges[1::2], strict=True):
             middle = self.state(self.scan[[(first + stop - 1) // 2]])
-            if np.abs(middle.mismatch).max() > 1e-6 * (1 + np.abs(middle.psi[0])):
-                continue  # factors of unequal size: no ζ_k in its gap belongs to the ψ of ζ_0
             low = self._end(at, sheet, first, first - 1)
             high = self._end(at, sheet, stop - 1, stop)
             above = float(self.product.mass(middle, middle.log_lam.real)[0])
@@ -227,6 +226,8 @@ class _Branch:
             return -math.inf if all(low <= 0 for low, _ in self.combination) else float(at.log_lam.real[0])
         if outside == len(self.scan):
             return math.inf if all(high == math.inf for _, high in self.combination) else float(at.log_lam.real[-1])
+        if not _matches(at)[outside]:
+            return float(at.log_lam.real[inside])
         through_zero = at.psi.real[outside] * at.psi.real[inside] > 0  # of λ(ψ); else of ψ, with a ζ at infinity
         if sheet[outside] != sheet[inside] and outside < inside and through_zero:
             return -math.inf
@@ -241,6 +242,12 @@ class _Branch:
             xtol=1e-13,
         )
         return float(self.state(np.array([x])).log_lam.real[0])
+
+
+def _matches(at: State) -> Array:
+    """Where every ζ_k belongs to the ψ of ζ_0: none may, of unequal size, and where ψ passes zero none is resolved."""
+    with np.errstate(invalid="ignore"):
+        return np.abs(at.mismatch).max(0) <= 1e-6 * np.abs(at.psi)
 
 
 def _place(gap: tuple[float, float], x: Array) -> Array:

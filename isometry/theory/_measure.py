@@ -98,7 +98,7 @@ class Measure:
         solid = sorted([*self.pieces, *((float(a), float(a)) for a in self.atoms)])
         found, top = [], 0.0
         for low, high in solid:
-            if low > top:
+            if low > top * (1 + 1e-12):  # else the gap is rounding
                 found.append((top, low))
             top = max(top, high)
         return [*found, (top, np.inf)]
