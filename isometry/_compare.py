@@ -6,9 +6,8 @@ Every tolerance here is therefore a sum of two terms, an interval over seeds and
 1. *Resolution.* A measure of N nodes knows ranks to ±1/(2N): log lam at rank u may be anywhere in Q(u ± 1/(2N)), Q the
    law's quantile function. (A quadrature's nodes are coarser; theirs is the mass of a node, by Chebyshev, Markov and
    Stieltjes.) Means over many ranks are better known, and the "spread" takes a quarter of the above. The argument is
-   for one real Gaussian matrix: its mean count of values is N times the law's plus (δ_low + δ_high)/4 less half an arcsine
-   law (so that E tr (WWᵀ)^k exceeds N m_k by 0, 1, 6 for k = 1, 2, 3, as the exact moments N, 2N + 1, 5N + 6 + 4/N
-   do), so off by at most a quarter, in rank by 1/(4N). For products it is supported by simulation alone, as `compare`
+   for one real Gaussian matrix: its mean count of values is N times the law's plus (δ_low + δ_high)/4 less half an
+   arcsine law (so that E tr (WWᵀ)^k exceeds N m_k by 0, 1, 6 for k = 1, 2, 3, as the exact N, 2N + 1, 5N + 6 + 4/N do), so off by at most a quarter, in rank by 1/(4N). For products it is supported by simulation alone, as `compare`
    says. The distribution functions themselves differ by 1/N, not by 1/√N: singular values repel, and a p-value of
    pooled values as if they were independent would be void.
 2. *Curvature.* At a given rank log lam is a sum over layers of logarithms of averages over N units, each right in the
@@ -146,8 +145,8 @@ def compare(sp: Spectrum, law: Law, *, key: Any = None, resamples: int = 200) ->
     What it tells apart at width 256 and 20 seeds: sigma_w ± 2 %, a tenth more layers, and Gaussian from orthogonal for
     ReLU/Gaussian at depth 20 and tanh/orthogonal at depth 10; 11 layers taken for 10, ReLU/Gaussian, in 12 ensembles
     of 12; for tanh/Gaussian at depth 8, where q makes up for the scale, a law 2 % too large in 120 of 120, one 2 % too
-    small in 108 of 120. False alarms: 1 in 870 ensembles of ten true laws, width
-    64 to 256, 10 or 20 seeds: below 0.7 % (95 %, Clopper-Pearson). Host only. Cost: a few thousand quantiles of the law, about a second.
+    small in 108 of 120. False alarms: 1 in 870 ensembles of ten true laws, width 64 to 256, 10 or 20 seeds:
+    below 0.7 % (95 %, Clopper-Pearson). Host only. Cost: a few thousand quantiles of the law, about a second.
 
     **Raises** `ValueError`: not a `Spectrum` or a `Law`; no seeds axis or fewer than five seeds; a span or number of
     pairs the law is not for; so few resolved values that there is nothing to compare.
