@@ -7,7 +7,8 @@ Every tolerance here is therefore a sum of two terms, an interval over seeds and
    law's quantile function. (A quadrature's nodes are coarser; theirs is the mass of a node, by Chebyshev, Markov and
    Stieltjes.) Means over many ranks are better known, and the "spread" takes a quarter of the above. The argument is
    for one real Gaussian matrix: its mean count of values is N times the law's plus (δ_low + δ_high)/4 less half an
-   arcsine law (so that E tr (WWᵀ)^k exceeds N m_k by 0, 1, 6 for k = 1, 2, 3, as the exact N, 2N + 1, 5N + 6 + 4/N do), so off by at most a quarter, in rank by 1/(4N). For products it is supported by simulation alone, as `compare`
+   arcsine law (so that E tr (WWᵀ)^k exceeds N m_k by 0, 1, 6 for k = 1, 2, 3, as the exact N, 2N + 1, 5N + 6 + 4/N
+   do), so off by at most a quarter, in rank by 1/(4N). For products it is supported by simulation alone, as `compare`
    says. The distribution functions themselves differ by 1/N, not by 1/√N: singular values repel, and a p-value of
    pooled values as if they were independent would be void.
 2. *Curvature.* At a given rank log lam is a sum over layers of logarithms of averages over N units, each right in the
