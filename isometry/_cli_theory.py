@@ -48,11 +48,7 @@ def run(
     folder = None if out is None else store.prepare(out)
     found["laws"] = {weights: _summary(law) for weights, law in laws.items()}
     result = {"provenance": _provenance.provenance(), **found}
-    written = [] if folder is None else [store.write_json(folder / "theory.json", result)]
-    if folder is not None and laws:
-        from isometry import plots
-
-        written.insert(0, store.write_figure(folder / "theory.png", plots.laws(laws)))
+    written = [] if folder is None else store.write_report(folder / "theory", result, _picture(laws))
     if as_json:
         print(_json.dumps(result), end="")
     else:
@@ -60,6 +56,12 @@ def run(
     if written:
         print("wrote " + " and ".join(map(str, written)), file=sys.stderr if as_json else sys.stdout)
     return 0
+
+
+def _picture(laws: dict[str, Any]) -> Any:
+    from isometry import plots
+
+    return plots.laws(laws) if laws else None
 
 
 def _laws(activation: str, found: dict[str, Any]) -> dict[str, Any]:

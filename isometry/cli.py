@@ -198,7 +198,7 @@ def run_audit(
         "train_steps": train_steps, "seed": seed,
     }  # fmt: skip
     result = {"provenance": _provenance.provenance(), "settings": setting, **reports.as_dict()}
-    written = [store.write_figure(folder / "audit.png", figure), store.write_json(folder / "audit.json", result)]
+    written = store.write_report(folder / "audit", result, figure)
     _print(reports, result if as_json else None, written, _json)
     return EXIT_RAISED if any(reports.raised(flag) for flag in fail_on) else EXIT_CLEAN
 

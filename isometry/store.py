@@ -25,20 +25,35 @@ def prepare(directory: str | os.PathLike) -> pathlib.Path:
 
 
 def atomically(path: pathlib.Path, write: Callable[[Any], Any]) -> pathlib.Path:
-    """Call `write` with a temporary binary file beside `path`, then rename it into place; on any failure remove it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    """Call `write` with a temporary binary file beside `path`, then rename it into place; on any failure remove it.
+
+    **Raises** `ValueError`: the disk is full, or refuses otherwise.
+    """
+    return _together({path: write})[0]
+
+
+def _together(writes: dict[pathlib.Path, Callable[[Any], Any]]) -> list[pathlib.Path]:
+    """As `atomically`, several files: all are complete before the first takes its place."""
+    parts: dict[pathlib.Path, str] = {}
     try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
+        for path, write in writes.items():
+            handle, parts[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+            with os.fdopen(handle, "wb") as file:
+                write(file)
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:  # also an interrupt: the half-written file goes, the exception travels on
-        with contextlib.suppress(OSError):
-            os.unlink(name)
+        for path, part in parts.items():
+            os.chmod(part, 0o666 & ~umask)
+            os.replace(part, path)
+    except BaseException as error:  # also an interrupt: the half-written files go, the exception travels on
+        for part in parts.values():
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+        if isinstance(error, OSError) and error.errno is not None:
+            names = " and ".join(repr(str(path)) for path in writes)
+            raise _checks.InputError(f"store: {names} cannot be written: {error.strerror}.") from error
         raise
-    return path
+    return list(parts)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> pathlib.Path:
@@ -51,3 +66,12 @@ def write_figure(path: str | os.PathLike, figure: Any, dpi: int = 150) -> pathli
     """A matplotlib figure, in the format of the file's suffix."""
     path = pathlib.Path(path)
     return atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=dpi))
+
+
+def write_report(stem: pathlib.Path, value: Any, figure: Any = None) -> list[pathlib.Path]:
+    """`value` as stem.json and, if there is a figure, that as stem.png: both or neither."""
+    text = _json.dumps(value).encode()
+    writes: dict[pathlib.Path, Callable[[Any], Any]] = {}
+    if figure is not None:
+        writes[stem.with_suffix(".png")] = lambda file: figure.savefig(file, format="png", dpi=150)
+    return _together({**writes, stem.with_suffix(".json"): lambda file: file.write(text)})

@@ -92,3 +92,20 @@ def test_refusals(argv, message, capsys):
     assert shown == ""
     assert message in complaint
     assert complaint.count("\n") == 1
+
+
+def test_a_full_disk_is_said_and_nothing_left(tmp_path, capsys):
+    """A limit on the size of files fails as a full disk does: in the middle of a write."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        code = call("--q", 0.25, "--depth", 2, "--out", tmp_path / "o")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    shown, complaint = capsys.readouterr()
+    assert code == 2
+    assert shown == ""
+    assert "cannot be written: File too large" in complaint
+    assert complaint.count("\n") == 1
+    assert list((tmp_path / "o").iterdir()) == []

@@ -1,5 +1,6 @@
 """Inputs from files, and results that are either wholly written or not at all."""
 
+import errno
 import json
 import math
 import os
@@ -178,6 +179,25 @@ def test_a_failure_leaves_nothing_and_keeps_the_old(tmp_path, error):
         store.atomically(tmp_path / "r.bin", write)
     assert os.listdir(tmp_path) == ["r.bin"]
     assert (tmp_path / "r.bin").read_bytes() == b"old"
+
+
+def test_a_full_disk_leaves_neither_file(tmp_path):
+    class Figure:
+        def savefig(self, file, **_):
+            file.write(b"picture")
+
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "r.json").write_bytes(b"old")
+    broken = Figure()
+    broken.savefig = lambda file, **_: full(file)
+    with pytest.raises(InputError, match=r"r\.json' cannot be written: No space left"):
+        store.write_report(tmp_path / "r", {"a": 1}, broken)
+    assert os.listdir(tmp_path) == ["r.json"]
+    assert (tmp_path / "r.json").read_bytes() == b"old"
+    assert store.write_report(tmp_path / "r", {"a": 1}, Figure()) == [tmp_path / "r.png", tmp_path / "r.json"]
+    assert (tmp_path / "r.png").read_bytes() == b"picture"
 
 
 def refuse(constant):

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from isometry.theory._edges import Gap
+from isometry.theory._edges import Atom, Gap
 from isometry.theory._measure import Array
 from isometry.theory._product import NotConverged, Product, State
 
@@ -196,7 +196,7 @@ class Band:
         return list(itertools.pairwise(cuts))
 
 
-def bands(product: Product, gaps: list[Gap], atoms: list[tuple[float, float]]) -> list[Band]:
+def bands(product: Product, gaps: list[Gap], atoms: list[Atom]) -> list[Band]:
     """The complement of the gaps, cut at atoms inside."""
     found, low, above = [], -math.inf, product.rank
     for gap in gaps:
@@ -206,17 +206,13 @@ def bands(product: Product, gaps: list[Gap], atoms: list[tuple[float, float]]) -
     return found
 
 
-def _cut(
-    product: Product, low: float, high: float, above: float, end: float, atoms: list[tuple[float, float]]
-) -> list[Band]:
+def _cut(product: Product, low: float, high: float, above: float, end: float, atoms: list[Atom]) -> list[Band]:
     """The band between two gaps; atoms at its ends are taken off its mass, atoms inside divide it."""
-    end += sum(m for t, m in atoms if abs(t - high) <= _NEAR)
-    above -= sum(m for t, m in atoms if abs(t - low) <= _NEAR)
+    end += sum(m for t, m, _ in atoms if abs(t - high) <= _NEAR)
+    above -= sum(m for t, m, _ in atoms if abs(t - low) <= _NEAR)
     found = []
-    for t, m in atoms:
-        if low + _NEAR < t < high - _NEAR:  # only D² itself has such: the law is its own
-            (factor,) = product.factors
-            beyond = float(factor.measure.log_potential_angle(np.exp(np.array([t - product.const])))[0])
+    for t, m, beyond in atoms:
+        if low + _NEAR < t < high - _NEAR:
             found.append(Band(product, low, t, above, beyond + m))
             low, above = t, beyond
     return [*found, Band(product, low, high, above, end)]

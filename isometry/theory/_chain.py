@@ -60,11 +60,17 @@ def assemble(
     budget: float = 1.0,
     rank: float = 1.0,
 ) -> Product:
-    """A `Product` from its terms. Without any D² the measure δ_1 takes part: log ζ = log(1 + ψ) − log ψ."""
+    """A `Product` from its terms.
+
+    Where no D² is as small as the rank, δ_1 takes part: log ζ = log(1 + cψ) − log cψ, so that the first factor's ψ
+    ends at −rank, as it must on the negative axis.
+    """
     ones, counts = Counter(ones), Counter(counts)
-    if not counts:
-        counts[UNIT, 1.0] += 1
-        ones[1.0] -= 1
+    if not any((1 - measure.zero_mass) / ratio <= rank * (1 + 1e-12) for measure, ratio in counts):
+        c = min(ones, key=lambda c: abs(c * rank - 1))
+        counts[UNIT, c] += 1
+        ones[c] -= 1
+        const += math.log(c)
         power += 1
     lead_first = sorted(counts.items(), key=lambda item: (1 - item[0][0].zero_mass) / item[0][1])
     factors = tuple(Factor(measure, n, ratio) for (measure, ratio), n in lead_first)

@@ -8,7 +8,7 @@ are the stretches of real ζ with λ > 0 and dλ/dψ < 0, and its edges are thei
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,27 +32,35 @@ class Gap:
     above: float
 
 
-def atoms(product: Product) -> list[tuple[float, float]]:
-    """(log λ, mass) of the atoms off zero: at a product of atoms a_k of mass 1 − Σ (1 − w_k), if that is positive.
+class Atom(NamedTuple):
+    """A point mass at log λ = t, and P(log x > t)."""
 
-    Source: Belinschi (2003) for two factors. Weights count by their dimension.
+    t: float
+    mass: float
+    above: float
+
+
+def atoms(product: Product) -> list[Atom]:
+    """The atoms off zero: at a product of atoms a_k, of mass 1 − Σ (1 − w_k) if that is positive.
+
+    Source: Belinschi (2003) for two factors. Weights count by their dimension, and so do the masses above: at an atom
+    ψ is infinite and every ζ_k is a_k, so that in H only the terms E log(ζ_k − d) are left.
     """
     if sum(a for _, a in product.ones) + product.power != 0 or product.smooth > 0:
         return []
     start = product.const + product.bernoulli + sum(a * math.log(c) for c, a in product.ones)
-    found = {(): (start, product.budget - product.bernoulli)}
+    found = {(): (start, product.budget - product.bernoulli, 0.0)}
     for number, factor in enumerate(product.factors):
-        values = [
-            (i, a, m) for i, (a, m) in enumerate(zip(factor.measure.atoms, factor.measure.masses, strict=True)) if a > 0
-        ]
-        for _ in range(factor.times):
+        places, masses = factor.measure.atoms, factor.measure.masses
+        higher = factor.measure.log_potential_angle(places) / factor.ratio
+        for _ in range(math.ceil(factor.times)):
             grown = {}
-            for path, (t, mass) in found.items():
-                for i, a, m in values:
-                    if (rest := mass - (1 - m) / factor.ratio) > _LEAST:
-                        grown[*path, (number, i)] = (t + math.log(a), rest)
+            for path, (t, mass, above) in found.items():
+                for i in np.flatnonzero(places):
+                    if (rest := mass - (1 - masses[i]) / factor.ratio) > _LEAST:
+                        grown[*path, (number, i)] = (t + math.log(places[i]), rest, above + higher[i])
             found = grown
-    return sorted((float(t), float(mass)) for t, mass in found.values())
+    return sorted(Atom(float(t), float(m), float(above) if above > _LEAST else 0.0) for t, m, above in found.values())
 
 
 def gaps(product: Product) -> list[Gap]:
@@ -121,8 +129,9 @@ class _Branch:
         from scipy.optimize import brentq
 
         lead, gap = self.product.factors[0].measure, self.combination[0]
-        level = lambda x: float(np.arcsinh(lead.transforms(_place(gap, np.array([x])))[0].real[0]))  # noqa: E731
-        root: Any = brentq(level, -32.0, 32.0, xtol=1e-14)
+        level = lambda x: np.arcsinh(lead.transforms(_place(gap, np.atleast_1d(x)))[0].real)  # noqa: E731
+        known = self.scan[np.isfinite(level(self.scan))]  # at its ends a position may be rounded to the gap's
+        root: Any = brentq(lambda x: float(level(x)[0]), known[0], known[-1], xtol=1e-14)
         return float(root)
 
     def _table(self, factor: Factor, gap: tuple[float, float]) -> Any:
@@ -169,13 +178,11 @@ class _Branch:
         """Maximal runs of physical positions, their ends refined."""
         at = self.state(self.scan)
         sheet, falling = self._sheet(at), at.slope.real < -self._noise(at)
-        good = np.isfinite(at.log_lam.real) & falling & (sheet == 0)
+        good = np.isfinite(at.log_lam.real) & falling & (sheet == 0) & _matches(at)
         edges = np.flatnonzero(np.diff(np.r_[False, good, False].astype(int)))
         found = []
         for first, stop in zip(edges[::2], edges[1::2], strict=True):
             middle = self.state(self.scan[[(first + stop - 1) // 2]])
-            if np.abs(middle.mismatch).max() > 1e-6 * (1 + np.abs(middle.psi[0])):
-                continue  # factors of unequal size: no ζ_k in its gap belongs to the ψ of ζ_0
             low = self._end(at, sheet, first, first - 1)
             high = self._end(at, sheet, stop - 1, stop)
             above = float(self.product.mass(middle, middle.log_lam.real)[0])
@@ -219,6 +226,8 @@ class _Branch:
             return -math.inf if all(low <= 0 for low, _ in self.combination) else float(at.log_lam.real[0])
         if outside == len(self.scan):
             return math.inf if all(high == math.inf for _, high in self.combination) else float(at.log_lam.real[-1])
+        if not _matches(at)[outside]:
+            return float(at.log_lam.real[inside])
         through_zero = at.psi.real[outside] * at.psi.real[inside] > 0  # of λ(ψ); else of ψ, with a ζ at infinity
         if sheet[outside] != sheet[inside] and outside < inside and through_zero:
             return -math.inf
@@ -233,6 +242,12 @@ class _Branch:
             xtol=1e-13,
         )
         return float(self.state(np.array([x])).log_lam.real[0])
+
+
+def _matches(at: State) -> Array:
+    """Where every ζ_k belongs to the ψ of ζ_0: none may, of unequal size, and where ψ passes zero none is resolved."""
+    with np.errstate(invalid="ignore"):
+        return np.abs(at.mismatch).max(0) <= 1e-6 * np.abs(at.psi)
 
 
 def _place(gap: tuple[float, float], x: Array) -> Array:

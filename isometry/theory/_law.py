@@ -46,10 +46,10 @@ class Law:
 
     `variable` is "lam" (the default), "s" or "log_s" in every method that takes it. Host only, float64, no NaN, no
     broadening. Accuracy to depth 128: edges, atoms, quantiles and the density away from edges 1e-9 relative; cdf and
-    survival 1e-6 relative down to 1e-8, mostly 1e-8. Where phi' has a zero, mass below 1e-8 is not resolved, nor, for
-    one orthogonal pair, anything within 1e-8 of an extremum of phi'². Cost, one core: 400 points of a density, with the
-    table that later calls start from, 0.2 s for ReLU and tanh, 0.5 s for gelu; then a fifth of it; a path law of 30
-    distinct q's 3 s (gelu 5 s to 7 s), q's within 3e-5 counted once.
+    survival 1e-6 relative down to 1e-8, mostly 1e-8. Where phi' has a zero, mass below 1e-8 (1e-7 where phi'²
+    underflows) is not resolved, nor, for one orthogonal pair, anything within 1e-8 of an extremum of phi'². Cost, one
+    core: 400 points of a density, with the table that later calls start from, 0.2 s for ReLU and tanh, 0.5 s for gelu;
+    then a fifth of it; a path law of 30 distinct q's 3 s (gelu 5 s to 7 s), q's within 3e-5 counted once.
 
     **Raises** (all methods) `ValueError`: unknown variable, non-finite points; `TypeError`: a traced argument;
     `freeprob.NotConverged`: an inversion above its residual. No number is returned then.
@@ -67,7 +67,7 @@ class Law:
         """Point masses, ascending, the one at zero included."""
         zero = [Atom(0.0, 1 - self.product.rank)] if self.product.rank < 1 else []
         with np.errstate(over="ignore"):
-            return (*zero, *(Atom(float(np.exp(t)), m) for t, m in self._log_atoms))
+            return (*zero, *(Atom(float(np.exp(t)), m) for t, m, _ in self._log_atoms))
 
     @cached_property
     def support(self) -> tuple[tuple[float, float], ...]:
@@ -186,12 +186,14 @@ class Law:
         return f"Law({self.name}: lam has {text}" + (f", atoms {points})" if points else ")")
 
     def _integral(self, g: Callable[[Array], Array]) -> float:
-        """E g(log λ) over the mass off zero."""
-        atoms = sum(m * float(g(np.array([t]))[0]) for t, m in self._log_atoms)
+        """E g(log λ) over the mass off zero, g analytic."""
+        if self.product.is_its_factor:
+            return self.product.factors[0].measure.mean_log(lambda t: g(self.product.const + t))
+        atoms = sum(m * float(g(np.array([t]))[0]) for t, m, _ in self._log_atoms)
         return atoms + sum(band.integral(g) for band in self._bands)
 
     @cached_property
-    def _log_atoms(self) -> list[tuple[float, float]]:
+    def _log_atoms(self) -> list[_edges.Atom]:
         return _edges.atoms(self.product)
 
     @cached_property
@@ -204,7 +206,7 @@ class Law:
 
     @property
     def _top(self) -> float:
-        return max([b.high for b in self._bands] + [t for t, _ in self._log_atoms], default=-math.inf)
+        return max([b.high for b in self._bands] + [atom.t for atom in self._log_atoms], default=-math.inf)
 
     def _masses(self, t: Array) -> tuple[Array, Array]:
         """P(x > e^t) and P(x ≤ e^t)."""
@@ -218,18 +220,16 @@ class Law:
             above[inside], below[inside] = band.masses(t[inside])
             edge = (t == band.low) & (t > -math.inf)
             above[edge], below[edge] = band.above_low, 1 - band.above_low
-        for place, _ in self._log_atoms:
+        for place, _, beyond in self._log_atoms:
             close = np.abs(t - place) <= 1e-14 * (1 + abs(place))
-            if close.any():
-                beyond = self._masses(np.array([place + 1e-9])) if place < self._top else (0.0, 1.0)
-                above[close], below[close] = beyond
+            above[close], below[close] = beyond, 1 - beyond
         return np.clip(above, 0.0, 1.0), np.clip(below, 0.0, 1.0)
 
     def _quantile(self, p: Array) -> Array:
         """log λ of the least λ with P(x ≤ λ) ≥ p."""
         zero = 1 - self.product.rank
         left = p > zero + 1e-15
-        places = [(b.low, b) for b in self._bands] + [(place, None) for place, _ in self._log_atoms]
+        places = [(b.low, b) for b in self._bands] + [(atom.t, None) for atom in self._log_atoms]
         t = np.where(left, self._top, min((at for at, _ in places), default=-math.inf) if zero == 0 else -math.inf)
         for place, band in sorted(places, key=lambda item: item[0]):
             if band is None:

@@ -66,6 +66,12 @@ class Product:
     budget: float = 1.0
     rank: float = 1.0  # 1 − mass at zero
 
+    @property
+    def is_its_factor(self) -> bool:
+        """Whether the law is that of its only D², but for a scale: then nothing is to be inverted."""
+        one = len(self.factors) == 1 and self.factors[0].times == self.factors[0].ratio == 1
+        return one and not (self.power or self.smooth or self.bernoulli or any(a for _, a in self.ones))
+
     def state(self, w: Array) -> State:
         """Everything at log ζ = w, (K, n); the first factor says ψ."""
         with np.errstate(all="ignore"):  # at a pole, or where ζ under- or overflows: not finite, and never returned
@@ -218,6 +224,9 @@ class Product:
         is analytic in between, whatever the factors. `distance` is that of t to the nearest edge; `patient` tries
         more, where it is known to be inside. No broadening remains.
         """
+        if self.is_its_factor:
+            at = self.state(t[None] - self.const + 0j)
+            return at, np.isfinite(at.psi)
         distance = np.broadcast_to(distance, t.shape)
         at, good = self._from_guess(t, distance, guess)
         if good.all():

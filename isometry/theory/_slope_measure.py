@@ -153,7 +153,7 @@ def _stretches(slope: Callable, cuts: Array) -> tuple[list[_Series], float]:
         fine = (resolved | rounding) & ~more | narrow
         smooth = ~narrow
         rough = smooth & (top <= 1e-9 * size) & (tail > 1e-6 * top)
-        for most, panels in ((_MOST_ROUGH, fine & rough), (_MOST_UNDER, fine & (top > 0) & (top < 1e-110))):
+        for most, panels in ((_MOST_ROUGH, fine & rough), (_MOST_UNDER, fine & (top > 0) & (top < 1e-150))):
             lost += sum(_normal_mass(left[i], right[i]) for i in np.flatnonzero(panels)) / most
         done += [(left[i], right[i], low[i], high[i], series[i], smooth[i]) for i in np.flatnonzero(fine)]
         middle = (left + right)[~fine] / 2

@@ -20,7 +20,7 @@ SLICE = [
     (2.0, 0.72176187, 1.04766600, 1.387976, 0.74408242, 25.213415),
     (2.5, 1.06395838, 1.13351570, 1.179873, 0.44680423, 11.795598),
     (3.0, 1.42800846, 1.20893442, 1.041461, 0.29931764, 9.051456),
-    (4.0, 2.19549393, 1.34240241, 0.873293, 0.16506496, 6.980279),
+    (4.0, 2.19549393, 1.34240241, 0.873293, 0.16506496, 6.9802735),
 ]
 
 
@@ -33,7 +33,7 @@ def test_slice(square_w, q, chi, xi_q, c, xi_c):
     assert theory.chi("tanh", point.value, sigma_w) == pytest.approx(chi, abs=1e-8)
     assert theory.c_fixed_point("tanh", sigma_w, sigma_b).value == pytest.approx(c, abs=1e-8)
     assert scales.xi_q == pytest.approx(xi_q, abs=1e-6)
-    assert scales.xi_c == pytest.approx(xi_c, rel=1e-6)
+    assert scales.xi_c == pytest.approx(xi_c, rel=5e-7 if xi_c < 2 else 1.2e-7)
     assert scales.xi_grad == pytest.approx(1 / abs(math.log(chi)), rel=1e-6)
     assert 0 < scales.error < 1e-9 * max(scales.xi_q, scales.xi_c, scales.xi_grad)
 

@@ -1,5 +1,6 @@
 """Predicted laws against mpmath at twenty digits and against their own moments, masses and quantiles."""
 
+import itertools
 import math
 
 import jax
@@ -187,3 +188,42 @@ def test_sampling_and_variables():
     assert law.mean_log_lam == -math.inf
     atoms = "atoms 0.0455003 at 0, 0.635998 at 1.45142"
     assert repr(law) == f"Law(hard_tanh, depth 8, orthogonal: lam has density on [0, 0.971117], {atoms})"
+
+
+@pytest.mark.parametrize(
+    ("phi", "weights", "widths", "q", "head"),
+    [
+        ("linear", "gaussian", (128, 128, 10, 256, 10, 50, 100), 1.0, 1.0),  # the rank is that of no diagonal factor
+        ("hard_tanh", "orthogonal", (30, 100, 128, 784, 30), 0.25, 1.0),
+        ("erf", "orthogonal", (256, 100), 0.0358, None),  # the law is that of D²
+        ("gelu", "orthogonal", (716, 18), 1.3, None),
+        ("gelu_tanh", "orthogonal", (64, 64), 10.0, None),  # phi'² underflows for 4e-8 of its units
+        ("elu", "gaussian", (128, 64, 64), 0.0129, None),  # an atom beside an edge, less a rounding
+    ],
+)
+def test_layers_that_were_hard_to_invert(phi, weights, widths, q, head):
+    """Their mass, and the mean E lam = Π σ² E phi'² m/n (Gaussian) or min(1, m/n), with E phi'² by quadrature."""
+    depth = len(widths) - 1 - (head is not None)
+    law = theory.jacobian_law(phi, depth, q, 1.0, weights=weights, widths=widths, head=head)
+    record = activations.get(phi)
+    slope = theory.expectation(lambda u: record.slope(u) ** 2, q, record.kinks)
+    size = min(widths[0], widths[-1])
+    steps = [m / n for n, m in itertools.pairwise(widths)]
+    trace = widths[0] * math.prod(r if weights == "gaussian" else min(1.0, r) for r in steps) * slope**depth
+    assert law._integral(np.ones_like) == pytest.approx(law.product.rank, abs=1e-7 if phi == "gelu_tanh" else 1e-8)
+    assert law._integral(np.exp) == pytest.approx(trace / size, rel=1e-8)
+    p = 1 - law.product.rank * np.array([0.9, 0.5, 0.1])
+    x = law.quantile(p, "log_s")
+    off = np.array([all(a.lam == 0 or abs(y - math.log(a.lam) / 2) > 1e-9 for a in law.atoms) for y in x])
+    np.testing.assert_allclose(law.cdf(x[off], "log_s"), p[off], rtol=1e-9)
+
+
+def test_mass_beside_an_atom_inside_the_support():
+    """selu' is 1.05 for half the units and up to 1.76 for the rest: some of those lie above the atom, some below."""
+    law = theory.jacobian_law("selu", 1, 0.18, 1.0)
+    (atom,) = [a for a in law.atoms if a.lam > 0]
+    scale, alpha = 1.0507009873554805, 1.6732632423543772
+    above = 0.5 - 0.5 * math.erfc(math.log(alpha) / math.sqrt(2 * 0.18))
+    assert atom == pytest.approx((scale**2, 0.5), rel=1e-12)
+    assert law.survival(atom.lam) == pytest.approx(above, rel=1e-9)
+    assert law.cdf(atom.lam * (1 - 1e-9)) == pytest.approx(0.5 - above, rel=1e-6)
