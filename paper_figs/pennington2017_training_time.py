@@ -34,7 +34,7 @@ RATES, BATCH, SEEN, LEVEL = 2.0 ** np.arange(-6, 6), 64, 256, 0.8
 def compute(preset: str, key: Any) -> xarray.Dataset:
     """Over (net, depth, seed): steps at the fastest rate; over (net, depth): the index of that rate."""
     size, rng = PRESETS[preset], _draws.generator(key)
-    times = np.stack([[_steps(rng, *net.split(", "), d, size) for d in size["depths"]] for net in NETS])
+    times = np.stack([[_steps(rng, net, d, size) for d in size["depths"]] for net in NETS])
     rate = _times.fastest(times)
     return xarray.Dataset(
         {"steps": (("net", "depth", "seed"), _times.at_rate(times, rate)), "rate": (("net", "depth"), rate)},
@@ -43,8 +43,9 @@ def compute(preset: str, key: Any) -> xarray.Dataset:
     )
 
 
-def _steps(rng: np.random.Generator, activation: str, weights: str, depth: int, size: dict) -> np.ndarray:
+def _steps(rng: np.random.Generator, net: str, depth: int, size: dict) -> np.ndarray:
     """(rate, seed)."""
+    activation, weights = net.split(", ")
     n, seeds, q = size["width"], size["seeds"], float(np.sqrt(1 / 32 / depth))
     point = theory.critical_at(activation, q)
     given = datasets.digits()

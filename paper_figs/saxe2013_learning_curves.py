@@ -28,7 +28,7 @@ S, START, SIZE, RTOL = np.array([1.0, 0.75, 0.5, 0.25]), 1e-3, 8, 1e-10
 def compute(preset: str, key: Any) -> xarray.Dataset:
     """Over (layers, mode, point): times, and u then; `law_u`: where the theory puts the mode at that time."""
     size, rng = PRESETS[preset], _draws.generator(key)
-    shares = np.linspace(0, 0.98, size["times"])
+    shares = 0.98 * np.linspace(0, 1, size["times"]) ** 2
     u = START + shares * (S[:, None] - START)
     times = np.stack([[_time(u[i], s, d) for i, s in enumerate(S)] for d in size["layers"]])
     found = np.stack([_flow(rng, d, t) for d, t in zip(size["layers"], times, strict=True)])
@@ -110,7 +110,7 @@ def plot(data: xarray.Dataset) -> Any:
         right.plot(part.law_time, part.u, _style.MARKS[i], color=_style.COLOURS[i], label=f"D = {d}")
         _style.line(right, part.law_time, part.law_u, i)
     left.set(xlabel="time, units of τ", ylabel="strength u of the mode", title="Three layers (D = 2)")
-    right.set(xlabel="time, units of τ", xscale="symlog", title="Strongest mode, D matrices")
-    left.legend(loc="center right")
+    right.set(xlabel="time, units of τ", title="Strongest mode, D matrices")
+    left.legend(loc="center right", bbox_to_anchor=(1, 0.6), ncols=2)
     right.legend(loc="upper left")
     return figure

@@ -132,7 +132,15 @@ def plot(data: xarray.Dataset) -> Any:
         steps = np.log(np.minimum(data.steps.sel(weights=w), data.attrs["last"]))
         error = t_bound(1, data.sizes["seed"]) * steps.std("seed", ddof=1) / np.sqrt(data.sizes["seed"])
         mean = np.exp(steps.mean("seed"))
-        _style.dots(left, data.depth, mean, mean * error, i, ls="-", label=f"{w} weights")
+        _style.dots(
+            left,
+            data.depth,
+            mean,
+            np.stack([mean * (1 - np.exp(-error)), mean * (np.exp(error) - 1)]),
+            i,
+            ls="-",
+            label=f"{w} weights",
+        )
     left.axhline(data.attrs["last"], color="0.4", lw=0.9, ls=":", label="last step")
     left.set(xlabel="weight matrices D", ylabel="steps to the level", title="Learning time, fastest rate", yscale="log")
     _style.ticks(left, data.depth)
@@ -144,6 +152,6 @@ def plot(data: xarray.Dataset) -> Any:
     both = data.log_s.sel(weights="orthogonal").isel(factors=-1).mean("draw")
     right.plot(data.share, both, "x", color=_style.COLOURS[0], label=f"{int(data.factors[-1])} orthogonal")
     right.set(xlabel="share of singular values below", ylabel="log$_{10}$ s", title="Products of matrices")
-    left.legend(loc="center right")
+    left.legend(loc="center right", bbox_to_anchor=(1, 0.27))
     right.legend(loc="lower right")
     return figure

@@ -46,6 +46,7 @@ def compute(preset: str, key: Any) -> xarray.Dataset:
             "law": (("gain", "input"), np.array(law)),
         },
         {"gain": list(size["gains"]), "input": list(size["inputs"]), "share": list(SHARES)},
+        {"width": size["width"]},
     )  # fmt: skip
 
 
@@ -81,6 +82,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         error = difference.std("draw", ddof=1) / np.sqrt(data.sizes["draw"])
         return float((difference.mean("draw") / error).min())
 
+    field = float(np.abs(data.mean_square.mean("draw") - data.law).max())
     slack = 2 * LAYERS * np.finfo(np.float64).eps * 200
     return settled(
         [
@@ -92,6 +94,8 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
                      apart(middle.sel(gain=1) - middle.sel(gain=low)), low=bound),
             Compared(f"ln s from 5 % to 95 %, g = {high:g} less g = 1: standard errors",
                      apart(spread.sel(gain=high) - spread.sel(gain=1)), low=bound),
+            Compared("ln of the mean of s² from mean field, largest; finite width: L/N", field, 0,
+                     LAYERS / data.attrs["width"]),
             Compared("median of s at g = 1, smallest input: not isometric",
                      float(np.exp(middle.sel(gain=1).isel(input=0).mean())), 0, 1),
         ]
