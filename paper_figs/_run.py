@@ -23,6 +23,7 @@ from paper_figs._check import ClaimFailed, Compared
 
 SEED = 0
 PRESETS = ("full", "smoke")
+SHARED = ("_draws.py", "_times.py", "_zero.py")  # what figures compute with, besides the library
 
 
 class Outcome(NamedTuple):
@@ -100,8 +101,8 @@ def fingerprint(module: Any, preset: str, data: Any = None) -> str:
     if data is not None and not takes_data(module):
         raise InputError(f"paper_figs: {module.__name__.split('.')[-1]} takes no data set; leave --data out.")
     library = pathlib.Path(isometry.__file__).parent.rglob("*.py")
-    shared = pathlib.Path(__file__).with_name("_draws.py")
-    parts = [_source(module).encode(), preset.encode(), *(p.read_bytes() for p in sorted([shared, *library]))]
+    shared = [pathlib.Path(__file__).with_name(name) for name in SHARED]
+    parts = [_source(module).encode(), preset.encode(), *(p.read_bytes() for p in sorted([*shared, *library]))]
     parts += [np.asarray(a).tobytes() for a in data or () if a is not None]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 

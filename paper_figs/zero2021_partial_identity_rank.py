@@ -15,29 +15,24 @@ from typing import Any
 import numpy as np
 import xarray
 
-from isometry import data as datasets
-from paper_figs import _draws, _style
+from paper_figs import _draws, _style, _zero
 from paper_figs._check import Compared, settled, within
 
 PRESETS = {
     "full": {"factors": (0.5, 1, 2, 4, 8), "epochs": 60, "every": 20},
     "smoke": {"factors": (0.5, 1, 2, 4), "epochs": 12, "every": 25},
 }
-RATE, BATCH, TOLERANCE = 0.1, 64, 1e-4
 
 
 def compute(preset: str, key: Any, data: Any = None) -> xarray.Dataset:
     """Over (width, step): rank of W₃ − I, and how far W₃ is from that of the widest network; over width: accuracy."""
-    size = PRESETS[preset]
-    given = datasets.digits(pooled=True) if data is None else data
-    xs, labels = np.asarray(given.xs, np.float64), np.asarray(given.targets)
-    order = _draws.generator(key).permutation(len(xs))
-    xs, labels, held = xs[order], labels[order], len(xs) // 5
+    size, (xs, labels, *held) = PRESETS[preset], _zero.split(data, key)
     n_x = xs.shape[1]
     widths = [int(f * n_x) for f in size["factors"]]
-    runs = [_train(xs[held:], labels[held:], h, size, _draws.generator(key)) for h in widths]
-    steps, found, final = runs[0][0], [r[1] for r in runs], [r[2] for r in runs]
-    accuracy = [float((_outputs(ws, xs[:held])[-1].argmax(1) == labels[:held]).mean()) for ws in final]
+    final = [[np.eye(m, n) for m, n in itertools.pairwise(_zero.sizes(xs, labels, h))] for h in widths]
+    runs = [_zero.train(ws, xs, labels, size, _draws.generator(key)) for ws in final]
+    steps, found = runs[0][0], [r[1] for r in runs]
+    accuracy = [_zero.accuracy(ws, *held) for ws in final]
     block = [w[:n_x, :n_x] for w in (ws[2] for ws in final)]
     apart = [float(np.abs(b - block[-1]).max()) if len(b) == n_x else 0.0 for b in block]
     outside = [float(np.abs(ws[2] - np.eye(len(ws[2])))[n_x:].max(initial=0)) for ws in final]
@@ -51,46 +46,6 @@ def compute(preset: str, key: Any, data: Any = None) -> xarray.Dataset:
         {"width": widths, "step": steps},
         {"inputs": n_x, "classes": int(labels.max()) + 1},
     )
-
-
-def _train(xs: np.ndarray, labels: np.ndarray, h: int, size: dict, rng: np.random.Generator) -> tuple[Any, Any, Any]:
-    """(steps, rank of W₃ − I at each, the final weights (in, out))."""
-    sizes = [xs.shape[1], xs.shape[1], h, h, int(labels.max()) + 1]
-    ws, steps, ranks = [np.eye(m, n) for m, n in itertools.pairwise(sizes)], [], []
-    target, count = np.eye(sizes[-1])[labels], 0
-    for _ in range(size["epochs"]):
-        order = rng.permutation(len(xs))
-        for batch in np.array_split(order, len(xs) // BATCH):
-            if count == 1 or count % size["every"] == 0:
-                steps, ranks = [*steps, count], [*ranks, _rank(ws[2] - np.eye(h))]
-            _step(ws, xs[batch], target[batch])
-            count += 1
-    return steps, ranks, ws
-
-
-def _rank(change: np.ndarray) -> int:
-    """Of what is not exactly zero, so that wide networks cost no more."""
-    block = change[change.any(1)][:, change.any(0)]
-    return int((np.linalg.svd(block, compute_uv=False) > TOLERANCE).sum()) if block.size else 0
-
-
-def _outputs(ws: list[np.ndarray], x: np.ndarray) -> list[np.ndarray]:
-    """The inputs and what each layer gives, ReLU behind all but the last."""
-    found = [x]
-    for i, w in enumerate(ws):
-        z = found[-1] @ w
-        found.append(z if i == len(ws) - 1 else np.maximum(z, 0))
-    return found
-
-
-def _step(ws: list[np.ndarray], x: np.ndarray, target: np.ndarray) -> None:
-    """One step of SGD on the cross entropy, in place."""
-    hs = _outputs(ws, x)
-    p = np.exp(hs[-1] - hs[-1].max(1, keepdims=True))
-    delta = (p / p.sum(1, keepdims=True) - target) / len(x)
-    for i in reversed(range(len(ws))):
-        grad, delta = hs[i].T @ delta, (delta @ ws[i].T) * (hs[i] > 0)
-        ws[i] -= RATE * grad
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:

@@ -15,7 +15,12 @@ from paper_figs import __main__, _gallery, _run, _style
 from paper_figs._check import ClaimFailed, Compared, settled, within
 
 NAMES = _run.names()
-QUICK = ("hanin2020_fluctuation", "poole2016_maps", "zero2021_partial_identity_rank")
+QUICK = (
+    "hanin2020_fluctuation",
+    "poole2016_maps",
+    "saxe2013_learning_curves",
+    "zero2021_partial_identity_rank",
+)
 FIGURES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 
 
