@@ -92,7 +92,9 @@ def _app(typer: Any) -> Any:
         width: Annotated[int, option(help="Hidden width.")] = 128,
         depth: Annotated[int, option(help="Number of weight layers.")] = 6,
         activation: Annotated[str, option(help="Name of the activation.")] = "tanh",
-        data: Annotated[str, option(help="digits, gaussian, or a .npy or .npz file (x, and targets y).")] = "digits",
+        data: Annotated[
+            str, option(help="digits, gaussian, a .npy or .npz file, or MNIST's or CIFAR-10's files.")
+        ] = "digits",
         seeds: Annotated[int, option(help="Networks drawn a scheme.")] = 8,
         inputs: Annotated[int, option(help="Inputs at which Jacobians are taken.")] = 16,
         train_steps: Annotated[int, option(help="Steps of the training probe; 0 for none.")] = 200,
@@ -210,8 +212,8 @@ def _load(call: str, name: str, key: Any) -> Any:
         return data.digits()
     if name == "gaussian":
         return data.gaussian(key, 1024, 64)
-    if "." not in name:
-        _checks.one_of(call, among=("digits", "gaussian", "FILE.npy", "FILE.npz"), **{"--data": name})
+    if "." not in name and not os.path.exists(name):
+        _checks.one_of(call, among=("digits", "gaussian", "FILE.npy", "FILE.npz", "FOLDER"), **{"--data": name})
     return data.load(name)
 
 
