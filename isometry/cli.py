@@ -118,13 +118,23 @@ def _app(typer: Any) -> Any:
         name: Annotated[
             str | None, typer.Argument(help="A scheme, an initializer, or an alias; all if left out.")
         ] = None,
-        out: Annotated[str | None, option(help="Folder for schemes.json; not written if left out.")] = None,
+        spectra: Annotated[
+            bool, option("--spectra", help="Measure deep networks that start from each initializer; minutes.")
+        ] = False,
+        out: Annotated[
+            str | None, option(help="Folder for schemes.json, or spectra.json and spectra.png; none if left out.")
+        ] = None,
         json: Annotated[bool, option("--json", help="Print the JSON instead of the table.")] = False,
-        seed: Annotated[int, option(help="Taken as by every command; nothing here is random.")] = 0,
+        seed: Annotated[int, option(help="Seed of --spectra; nothing else here is random.")] = 0,
     ) -> int:
-        return run_schemes(name, out, json)
+        if not spectra:
+            return run_schemes(name, out, json)
+        try:
+            return _cli_spectra.run(name, out, json, seed, _progress)
+        except KeyboardInterrupt:
+            return _refuse("interrupted; nothing was written", EXIT_INTERRUPTED)
 
-    from isometry import _cli_theory
+    from isometry import _cli_spectra, _cli_theory
 
     _cli_theory.add(app, typer)
     return app
