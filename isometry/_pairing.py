@@ -23,7 +23,7 @@ _GIVEN = {
     "critical": ({"weights": "gaussian"}, {"weights": "orthogonal"}),
     "sparse": ({"sparsity": 0.9},),
     "sparse_orthogonal": ({"density": 0.125},),
-    "variance_scaling": ({"scale": 1.0, "mode": "fan_in", "distribution": "truncated_normal"},),
+    "variance_scaling": ({"scale": 1.0, "mode": "fan_in", "distribution": "normal"},),
 }
 _OTHERWISE = {"torch_default_bias": "torch_default_bias(): a law of biases, not of weights"}
 _VARIANCES = {"xavier": 1.0, "glorot": 1.0, "lecun": 1.0, "variance": 1.0, "kaiming": 2.0, "he": 2.0, "torch": 1 / 3}

@@ -309,7 +309,7 @@ def pairings(rows: Sequence[Pairing]) -> Any:
 
 def _paired(ax: Any, row: Pairing, i: int) -> None:
     """One activation of one panel."""
-    edges = np.linspace(GRID[0], GRID[-1], 61)
+    edges = np.linspace(GRID[0], GRID[-1], 61) - 0.05  # s = 1 lies inside a bin
     step, logs = edges[1] - edges[0], row.log_s / _LN10
     heights = np.array([np.histogram(seed, edges)[0] for seed in logs]) / logs.shape[1] / step
     mean, error = heights.mean(0), 2 * heights.std(0, ddof=1) / math.sqrt(len(heights))

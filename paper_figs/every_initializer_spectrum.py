@@ -7,8 +7,11 @@ Jacobian that vanished deviates by 1): linear, tanh and ReLU networks of equal w
 no biases. Lines are the laws of infinite width, which independent centred entries share with Gaussian ones; there is
 none of deterministic or structured weights, of entries with a mean, nor of tanh at pre-activations above 10, where
 float64 loses its slopes. Convolution kernels and biases cannot be such weights: the record lists them. Numbers: in
-linear networks orthogonal weights of any kind are isometries to rounding; each law holds, by `isometry.compare`;
-orthogonal weights deviate less than Gaussian ones of the same scale. Full (width 128, depth 32): 2 minutes on 2 cores.
+linear networks orthogonal weights of any kind are isometries to rounding; each law holds, by `isometry.compare`; in
+linear and tanh networks orthogonal weights deviate less than Gaussian ones of the same scale. In ReLU networks they do
+not (at critical scale 1.7 against 1.4): half of their units are dead, and no initializer deviates by less than
+√(rank lost), rank ~ Binomial(n, ½), here three standard deviations of it. Full (width 128, depth 32): 2 minutes on 2
+cores.
 """
 
 from typing import Any
@@ -59,7 +62,7 @@ def _variants(names: list[str]) -> int:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Nothing is missing; isometries; laws; orthogonal before Gaussian."""
+    """Nothing is missing; isometries; laws; orthogonal before Gaussian where slopes allow it."""
     n, depth = data.attrs["width"], data.attrs["depth"]
     shown = len(data.initializer) - data.attrs["variants"] + len(data.attrs["left_out"])
     rows = [Compared("initializers shown or listed with the reason", shown, *[data.attrs["entries"]] * 2)]
@@ -70,11 +73,13 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         excess = data.excess.sel(activation=activation)
         what = f"{activation}, {int(excess.notnull().sum())} laws: largest gap over its band"
         rows.append(Compared(what, float(excess.max()), high=1.0))
-    for activation in ACTIVATIONS:
+    for activation in ("linear", "tanh"):
         gap = np.subtract(*[data.deviation.sel(activation=activation, initializer=name).values for name in _pair(data)])
-        error = gap.std(ddof=1) / np.sqrt(len(gap)) * t_bound(len(ACTIVATIONS), len(gap))
+        error = gap.std(ddof=1) / np.sqrt(len(gap)) * t_bound(2, len(gap))
         what = f"{activation}: Gaussian deviates more than orthogonal, lower bound"
         rows.append(Compared(what, float(gap.mean() - error), low=0.0))
+    least = data.deviation.sel(activation="relu").median("seed").min()
+    rows.append(Compared("relu: least √E(s − 1)² of any", float(least), low=float(np.sqrt(0.5 - 1.5 / np.sqrt(n)))))
     return settled(rows)
 
 
