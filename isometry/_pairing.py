@@ -37,8 +37,9 @@ class Pairing(NamedTuple):
     - `log_s`: (seeds, n) ln s descending, −inf for zeros and for what float64 does not resolve; `deviation`: (seeds,),
       √E(s − 1)².
     - `density`: of log10 s at `GRID`, the law's, and `atom` its topmost atom (lam, mass), mass 0 for none; NaN where
-      there is no law, and `law` says why, otherwise its name.
-    - `excess`: the largest gap between the two over its band, by `isometry.compare`: consistent up to 1.
+      there is no law.
+    - `excess`: the largest gap between the two over its band, by `isometry.compare`: consistent up to 1; NaN where they
+      cannot be compared, and `law` says why; otherwise it is the law's name.
     """
 
     initializer: str
@@ -137,11 +138,13 @@ def _row(label: str, activation: str, sp: Spectrum, law: theory.Law | str) -> Pa
     measured = (label, activation, log_s, np.asarray(sp.isometry_deviation())[:, 0])
     if isinstance(law, str):
         return Pairing(*measured, np.full(GRID.shape, np.nan), (math.nan, math.nan), law, math.nan)
-    found = compare(sp, law)
     atom = max(((a.lam, a.mass) for a in law.atoms if a.lam > 0), default=(1.0, 0.0))
     density = law.density(GRID * np.log(10), "log_s") * np.log(10)
-    excess = max(found.band[name].excess(gap) for name, gap in found.gaps.items())
-    return Pairing(*measured, density, atom, law.name, excess)
+    try:
+        found = compare(sp, law)
+    except _checks.InputError as error:  # hardly a value is resolved
+        return Pairing(*measured, density, atom, str(error), math.nan)
+    return Pairing(*measured, density, atom, law.name, max(found.band[k].excess(gap) for k, gap in found.gaps.items()))
 
 
 def _drawn(name: str, given: dict, init: Any, activation: str, n: int) -> tuple[str, float] | str:
