@@ -169,6 +169,7 @@ def plot(data: xarray.Dataset) -> Any:
     depths = data.depth.values
     right.set(xlabel="sigma$_w^2$", ylabel="depth (layers)", title="Trained on digits", yscale="log")
     right.set_ylim(depths[0] ** 1.5 / depths[1] ** 0.5, depths[-1] ** 1.5 / depths[-2] ** 0.5)
+    right.set_xlim(float(data.square_w[0]), float(data.square_w[-1]))
     right.set_yticks(depths, [str(d) for d in depths])
     right.minorticks_off()
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2, facecolor="0.6", frameon=True)
