@@ -7,7 +7,8 @@ vectors) and a random linear target with d_y = 4; rate 0.2 d_y/L in the paper's 
 of f = 0 after the steps, median over seeds; divergence counts as 1. L* is the depth at which it passes 0.1, seed by
 seed, between depths on a log scale. Numbers: slope of ln L* on ln m, Gaussian, all seeds whose L* lies inside the grid
 (others are censored, and counted); orthogonal: the largest loss at any width, depth and seed stays below 0.1, so L* is
-beyond the deepest tried; before training it is 2 in the mean, signals being of unit scale. Widths from max(16, d_y) on. Full: 3 minutes on 2 cores.
+beyond the deepest tried; before training it is 2 in the mean, signals being of unit scale. Widths from max(16, d_y)
+on. Full: 3 minutes on 2 cores.
 """
 
 import itertools
