@@ -10,8 +10,8 @@ float64 loses its slopes. Convolution kernels and biases cannot be such weights:
 linear networks orthogonal weights of any kind are isometries to rounding; each law holds, by `isometry.compare`; in
 linear and tanh networks orthogonal weights deviate less than Gaussian ones of the same scale. In ReLU networks they do
 not (at critical scale 1.7 against 1.4): half of their units are dead, and no initializer deviates by less than
-√(rank lost), rank ~ Binomial(n, ½), here three standard deviations of it. Full (width 128, depth 32): 2 minutes on 2
-cores.
+√(rank lost), rank ~ Binomial(n, ½), here three standard deviations of it.
+Full (width 128, depth 32): 2 minutes on 2 cores.
 """
 
 from typing import Any
