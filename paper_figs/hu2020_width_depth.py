@@ -31,8 +31,8 @@ PRESETS = {
 def compute(preset: str, key: Any) -> xarray.Dataset:
     """The loss before and after training, over (weights, width, depth, seed)."""
     size, rng = PRESETS[preset], _draws.generator(key)
-    cells = itertools.product(LAWS, size["widths"], size["depths"])
-    loss = np.array([_loss(rng, law, m, depth, size["seeds"], size["steps"]) for law, m, depth in cells])
+    cells = [(law, m, depth) for law in LAWS for m in size["widths"] for depth in size["depths"]]
+    loss = np.array([_loss(rng, *cell, size["seeds"], size["steps"]) for cell in cells])
     shape = (len(LAWS), len(size["widths"]), len(size["depths"]), size["seeds"])
     return xarray.Dataset(
         {
@@ -50,12 +50,12 @@ def _loss(rng: np.random.Generator, law: str, m: int, depth: int, seeds: int, st
     ws = [ws[0][:, :, :INPUTS], *ws[1:-1], ws[-1][:, :OUTPUTS]]
     target = rng.standard_normal((seeds, OUTPUTS, INPUTS))
     target *= np.sqrt(INPUTS / (target**2).sum((1, 2), keepdims=True))
-    gain, rate, initial = np.sqrt(m / OUTPUTS), RATE * OUTPUTS / (m * depth), None
+    gain, rate, initial = np.sqrt(m / OUTPUTS), RATE * OUTPUTS / (m * depth), np.zeros(0)
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(steps):
             hs = list(itertools.accumulate(ws, lambda h, w: w @ h))
             residual = gain * hs[-1] - target
-            initial = (residual**2).sum((1, 2)) / INPUTS if initial is None else initial
+            initial = (residual**2).sum((1, 2)) / INPUTS if not initial.size else initial
             delta = gain * residual
             for i in reversed(range(depth)):
                 grad = delta @ hs[i - 1].mT if i else delta
@@ -88,7 +88,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     depth = _frontier(data)
     known = (depth > 0) & np.isfinite(depth)
     width = np.broadcast_to(data.width.values[:, None], depth.shape)[known]
-    fit = stats.linregress(np.log(width), np.log(depth[known])) if len(np.unique(width)) > 1 else None
+    fit: Any = stats.linregress(np.log(width), np.log(depth[known])) if len(np.unique(width)) > 1 else None
     half = stats.t.ppf(0.975, len(width) - 2) * fit.stderr if fit else np.nan
     what = f"Gaussian: slope of ln L* on ln m (± {half:.2g} at 95 %; {int((~known).sum())} of {known.size} censored)"
     worst = float(data.loss.sel(weights="orthogonal").max())
