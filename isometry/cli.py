@@ -92,7 +92,9 @@ def _app(typer: Any) -> Any:
         width: Annotated[int, option(help="Hidden width.")] = 128,
         depth: Annotated[int, option(help="Number of weight layers.")] = 6,
         activation: Annotated[str, option(help="Name of the activation.")] = "tanh",
-        data: Annotated[str, option(help="digits, gaussian, or a .npy or .npz file (x, and targets y).")] = "digits",
+        data: Annotated[
+            str, option(help="digits, gaussian, a .npy or .npz file, or MNIST's or CIFAR-10's files.")
+        ] = "digits",
         seeds: Annotated[int, option(help="Networks drawn a scheme.")] = 8,
         inputs: Annotated[int, option(help="Inputs at which Jacobians are taken.")] = 16,
         train_steps: Annotated[int, option(help="Steps of the training probe; 0 for none.")] = 200,
@@ -116,13 +118,23 @@ def _app(typer: Any) -> Any:
         name: Annotated[
             str | None, typer.Argument(help="A scheme, an initializer, or an alias; all if left out.")
         ] = None,
-        out: Annotated[str | None, option(help="Folder for schemes.json; not written if left out.")] = None,
+        spectra: Annotated[
+            bool, option("--spectra", help="Measure deep networks that start from each initializer; minutes.")
+        ] = False,
+        out: Annotated[
+            str | None, option(help="Folder for schemes.json, or spectra.json and spectra.png; none if left out.")
+        ] = None,
         json: Annotated[bool, option("--json", help="Print the JSON instead of the table.")] = False,
-        seed: Annotated[int, option(help="Taken as by every command; nothing here is random.")] = 0,
+        seed: Annotated[int, option(help="Seed of --spectra; nothing else here is random.")] = 0,
     ) -> int:
-        return run_schemes(name, out, json)
+        if not spectra:
+            return run_schemes(name, out, json)
+        try:
+            return _cli_spectra.run(name, out, json, seed, _progress)
+        except KeyboardInterrupt:
+            return _refuse("interrupted; nothing was written", EXIT_INTERRUPTED)
 
-    from isometry import _cli_theory
+    from isometry import _cli_spectra, _cli_theory
 
     _cli_theory.add(app, typer)
     return app
@@ -210,8 +222,8 @@ def _load(call: str, name: str, key: Any) -> Any:
         return data.digits()
     if name == "gaussian":
         return data.gaussian(key, 1024, 64)
-    if "." not in name:
-        _checks.one_of(call, among=("digits", "gaussian", "FILE.npy", "FILE.npz"), **{"--data": name})
+    if "." not in name and not os.path.exists(name):
+        _checks.one_of(call, among=("digits", "gaussian", "FILE.npy", "FILE.npz", "FOLDER"), **{"--data": name})
     return data.load(name)
 
 

@@ -1,4 +1,4 @@
-"""Inputs: the digits that ship with scikit-learn, Gaussian vectors, and the user's own files."""
+"""Inputs: the digits that ship with scikit-learn, Gaussian vectors, the user's own files, MNIST and CIFAR-10."""
 
 import pathlib
 import zipfile
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _checks
+from isometry import _checks, _image_files
 
 
 class Data(NamedTuple):
@@ -73,16 +73,29 @@ def normalize(xs: Any, q: float) -> Any:
 
 
 def load(path: str | pathlib.Path) -> Data:
-    """Inputs from a .npy file (examples, ...) or a .npz file with `x` and, if there are any, targets `y`.
+    """Inputs from a .npy file (examples, ...), a .npz file with `x` and, if there are any, targets `y`, or the files
+    that MNIST and CIFAR-10 are published in.
 
-    Examples are flattened to vectors and kept on their own scale.
+    Of the latter a folder gives the training set: train-images-idx3-ubyte and its labels (plain or .gz), or
+    data_batch_1 to data_batch_5, with .bin the binary version, else the pickled one, of which nothing is run. One such
+    file gives what it holds. Their pixels are scaled to [0, 1]; arrays are kept on their own scale. Examples are
+    flattened to vectors, CIFAR's plane by plane.
 
-    **Raises** `ValueError`: a file that is missing, of another kind, unreadable, empty, of fewer than two axes, not
-    numeric, not finite, or whose x and y differ in length.
+    **Raises** `ValueError`: a file that is missing, of another kind, unreadable, truncated, empty, of fewer than two
+    axes, not numeric, not finite, or whose inputs and targets differ in number.
     """
     path = pathlib.Path(path)
-    if path.suffix not in (".npy", ".npz"):
-        raise _checks.InputError(f"data.load(): {str(path)!r} ends in {path.suffix!r}; write a .npy or .npz file.")
+    if path.suffix in (".npy", ".npz"):
+        return _arrays(path)
+    images, labels = _image_files.read(path)
+    if not images.size:
+        raise _checks.InputError(f"data.load(): {str(path)!r} holds images of shape {images.shape}: none.")
+    xs = np.divide(images.reshape(len(images), -1), 255, dtype=np.float32)
+    return Data(jnp.asarray(xs), jnp.asarray(labels, jnp.int32))
+
+
+def _arrays(path: pathlib.Path) -> Data:
+    """Of a .npy or .npz file."""
     if not path.is_file():
         raise _checks.InputError(f"data.load(): there is no file {str(path)!r}.")
     try:

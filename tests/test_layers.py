@@ -11,7 +11,7 @@ import isometry
 
 ROOT = pathlib.Path(isometry.__file__).parent
 FLOORS = {
-    0: ("_checks", "_provenance", "_precision", "_memory", "_json", "_jaxpr"),
+    0: ("_checks", "_provenance", "_precision", "_memory", "_json", "_jaxpr", "_image_files"),
     1: ("activations", "linalg", "data"),
     2: ("theory",),
     3: ("initializers",),
@@ -25,9 +25,10 @@ FLOORS = {
     8: ("_ensemble",),
     8.5: ("_ranks",),
     9: ("_compare",),
+    9.5: ("_pairing",),
     10: ("degeneracy",),
     11: ("store", "plots"),
-    11.8: ("_cli_theory",),
+    11.8: ("_cli_theory", "_cli_spectra"),
     12: ("cli",),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
