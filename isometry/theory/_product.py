@@ -287,8 +287,10 @@ class Product:
         return np.maximum(np.abs(at.log_lam - t), np.abs(at.mismatch).max(0))
 
     def _landed(self, at: State, t: Array) -> Array:
-        """Small residual, on the sheet where Im ψ ≤ 0 ≤ arg ζ ≤ π."""
+        """Small residual, on the sheet where Im ψ ≤ 0 ≤ arg ζ ≤ π; where ψ all but vanishes its values must agree, too:
+        inside the support it is not zero, but Newton may run off to where it is."""
         small = self._residual(at, t) <= 1e-9 * (1 + 1e-3 * np.abs(t))
+        small &= np.abs(at.mismatch).max(0) <= 1e-6 * np.abs(at.psi)
         slack = 1e-9
         sheet = (at.psi.imag <= slack * np.abs(at.psi)) & np.all(
             (at.w.imag >= -slack) & (at.w.imag <= np.pi + slack), 0
