@@ -26,11 +26,12 @@ def run(name: str | None, out: str | None, as_json: bool, seed: int, progress: C
         found = _pairing.pairings(jax.random.key(seed), entries=entries, tell=tell)
     rows = [row.as_dict() for row in found.rows]
     result = {"provenance": _provenance.provenance(seed=seed), "pairings": rows, "left_out": found.left_out}
-    written = [] if folder is None else [store.write_json(folder / "spectra.json", result)]
-    if folder is not None and rows:
+    written = []
+    if folder is not None:
         from isometry import plots
 
-        written.insert(0, store.write_figure(folder / "spectra.png", plots.pairings(found.rows), dpi=200))
+        figure = plots.pairings(found.rows) if rows else None
+        written = store.write_report(folder / "spectra", result, figure)
     if as_json:
         print(_json.dumps(result), end="")
     else:

@@ -72,6 +72,7 @@ class Measure:
             total = np.arctan2(np.abs(gap.imag), gap.real) @ self.masses
             if self.nodes.size:  # summed pairwise: a hundred equal layers multiply its rounding
                 gap = self.nodes - z[:, None] if below else z[:, None] - self.nodes
+                gap = np.where(gap == 0, complex(-1, -0.0) if below else 1, gap)  # both underflowed: d is not above ζ
                 smooth = np.sum(np.log(gap) * self.weights, 1).imag
                 total = total + (-smooth if below else smooth)
             return total

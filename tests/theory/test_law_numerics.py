@@ -197,7 +197,7 @@ def test_sampling_and_variables():
         ("hard_tanh", "orthogonal", (30, 100, 128, 784, 30), 0.25, 1.0),
         ("erf", "orthogonal", (256, 100), 0.0358, None),  # the law is that of D²
         ("gelu", "orthogonal", (716, 18), 1.3, None),
-        ("gelu_tanh", "orthogonal", (64, 64), 10.0, None),  # phi'² underflows for 4e-8 of its units
+        ("gelu_tanh", "orthogonal", (64, 64, 64, 64), 10.0, None),  # phi'² underflows for 4e-8 of its units
         ("leaky_relu", "orthogonal", (10, 14, 1504, 338), 0.53, None),  # Newton ran off to where psi vanishes
         ("elu", "gaussian", (128, 64, 64), 0.0129, None),  # an atom beside an edge, less a rounding
     ],
