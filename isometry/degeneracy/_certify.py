@@ -1,6 +1,5 @@
 """certify: what no training can undo, read off the weights."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,23 +10,14 @@ import numpy as np
 
 from isometry import _checks
 from isometry.degeneracy import _support
-from isometry.degeneracy._partition import (
-    Classes,
-    Edge,
-    Exact,
-    Near,
-    discrepancy,
-    exact_sums,
-    near_sums,
-    refine,
-    signed_columns,
-)
+from isometry.degeneracy._partition import Classes, Edge, Exact, Near, exact_sums, near_sums, refine, signed_columns
+from isometry.degeneracy._settle import Tolerance, discrepancy, settle
 from isometry.networks import Network
 
 BIT, TOLERANCE = "bit", "tolerance"
 BIT_FOR_BIT, IN_EXACT_ARITHMETIC = "bit for bit", "in exact arithmetic"
 _TIGHT, _WIDE = 8.0, 1000.0  # rounding units within which sums are taken for equal, and for possibly equal
-_COARSE = 2.0**-10  # where n·u is above, Higham's bound tells nothing apart: only the bit tier is offered
+_COARSE = 2.0**-10  # where the wider of them is above, nothing is told apart: only the bit tier is offered
 
 HOLDS = (
     "updates linear in W(0) and, in the loss gradient, permutation-equivariant or one odd function for all entries: "
@@ -123,9 +113,10 @@ class Certificate:
 
     - `units`: of each hidden layer, `Units`; `bounds`: of each weight layer, `Bound`.
     - `tier`: "bit", sums compared exactly: no coarser partition exists; "tolerance", sums equal to within `discrepancy`
-      (≤ 1) of the rounding bound n·u·Σ|w|, and nothing is claimed about coarser ones.
+      (≤ 1) of what rounding explains, u·Σ|w| for weights each rounded once (and n·2⁻⁵³·Σ|w| for forming the sum), and
+      nothing is claimed about coarser ones. Weights that were computed in several roundings may be undecided.
     - `undecided`: hidden layers where a coarser partition is neither verified nor refuted: its sums agree to between 1
-      and 1000 rounding bounds.
+      and 1000 times that.
     - `true_duplicates`: whether units of a class agree weight by weight, not only in their sums; then coupled L2 and
       clipping keep the locks as well.
     """
@@ -268,21 +259,21 @@ class _Chain:
 
     def partition(self, unit: float) -> tuple[list[Classes], str, float, tuple[int, ...]]:
         """(classes, tier, discrepancy, undecided layers): the coarsest of the exact and the verified near partition."""
-        if max(self.sizes) * unit > _COARSE:
+        if _WIDE * unit > _COARSE:
             return self.refined(Exact()), BIT, 0.0, ()
         wide = self.refined(Near(_WIDE * unit))  # never finer than the exact one: equal sums are near
         exact = self.refined(Exact(), start=wide)
         if not _coarser(wide, exact):
             return exact, BIT, 0.0, ()
-        best, tier, gap, undecided = exact, BIT, 0.0, ()
-        for found in (self.refined(Near(_TIGHT * unit), start=wide), wide):
-            coarser = _coarser(found, best)
-            apart = discrepancy(self.edges, self.hidden_biases, found, unit) if coarser else math.inf
-            if apart <= 1:
-                best, tier, gap, undecided = found, TOLERANCE, apart, ()
-            elif apart <= _WIDE:
-                undecided = coarser
-        return best, tier, gap, undecided
+        possible = self.settled(wide, Tolerance(unit, _WIDE))
+        near = self.settled(self.refined(Near(_TIGHT * unit), start=possible), Tolerance(unit))
+        verified = _coarser(near, exact) and not _coarser(exact, near)
+        best = near if verified else exact
+        gap = discrepancy(self.edges, self.hidden_biases, near, unit) if verified else 0.0
+        return best, TOLERANCE if verified else BIT, gap, _coarser(possible, best)
+
+    def settled(self, classes: list[Classes], tolerance: Tolerance) -> list[Classes]:
+        return settle(self.edges, self.hidden_biases, classes, tolerance)
 
     def quotient(self, classes: list[Classes], tier: str) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
         """Supports of the network of classes: its weights are the block sums, its biases those of the classes."""
@@ -315,8 +306,8 @@ def _nonzero(rows: np.ndarray, classes: Classes, tier: str) -> np.ndarray:
     if tier == BIT:
         return exact_sums(rows, classes) != 0
     sums, scale = near_sums(rows, classes)
-    slack = np.where(classes.sizes > 1, classes.sizes * np.finfo(rows.dtype).eps / 2, 0)
-    return np.abs(sums) > scale * slack[None]
+    slack = Tolerance(float(np.finfo(rows.dtype).eps) / 2).of(scale, classes.sizes)
+    return np.abs(sums) > np.where(classes.sizes > 1, slack, 0)
 
 
 def _constant_on_blocks(w: np.ndarray, below: Classes, above: Classes) -> bool:

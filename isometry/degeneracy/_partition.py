@@ -143,12 +143,12 @@ def refine(
             found = _classify(node, classes, edges, biases, rule, signed, null)
             if found.count > classes[node].count:
                 classes[node] = found
-                pending |= {n for e in edges for n in _other_end(e, node) if 0 < n < last and not classes[n].full}
+                pending |= {n for e in edges for n in other_end(e, node) if 0 < n < last and not classes[n].full}
         forward = not forward
     return classes
 
 
-def _other_end(edge: Edge, node: int) -> tuple[int, ...]:
+def other_end(edge: Edge, node: int) -> tuple[int, ...]:
     return (edge.target,) if edge.source == node else (edge.source,) if edge.target == node else ()
 
 
@@ -165,10 +165,7 @@ def _classify(
 
     A few sums are compared first; only units that these do not tell apart are compared in all of them.
     """
-    terms = [(e.w.T, classes[e.source]) for e in edges if e.target == node and classes[e.source].count]
-    terms += [(e.w, classes[e.target]) for e in edges if e.source == node and classes[e.target].count]
-    if node in biases:
-        terms.append((biases[node][:, None], singletons(1)))
+    terms = terms_of(node, edges, biases, classes)
     units = len(classes[node].ids)
     if not terms:
         return of_groups(np.full(units, -1 if null else 0), np.ones(units))
@@ -177,12 +174,19 @@ def _classify(
     ids, signs = rule.group([(w, c.head(_PREFIX)) for w, c in terms[:1]], signed)
     together = (ids < 0) | (np.bincount(ids[ids >= 0], minlength=units)[ids] > 1)
     if together.any():
-        finer, signs[together] = rule.group([(_rows(w, together), c) for w, c in terms], signed)
+        finer, signs[together] = rule.group([(rows_of(w, together), c) for w, c in terms], signed)
         ids[together] = np.where(finer < 0, -1, finer + units)
     return of_groups(ids if null else ids + 1, signs)
 
 
-def _rows(w: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def terms_of(node: int, edges: Sequence[Edge], biases: dict[int, np.ndarray], classes: list[Classes]) -> Terms:
+    """What is summed for the units of `node`: its weights to both sides, and its biases."""
+    terms = [(e.w.T, classes[e.source]) for e in edges if e.target == node and classes[e.source].count]
+    terms += [(e.w, classes[e.target]) for e in edges if e.source == node and classes[e.target].count]
+    return terms + ([(biases[node][:, None], singletons(1))] if node in biases else [])
+
+
+def rows_of(w: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return w if chosen.all() else _columns(w.T, np.flatnonzero(chosen)).T
 
 
@@ -205,7 +209,7 @@ class Exact:
         place = np.cumsum(chosen) - 1  # of a unit among the chosen
         model = np.where(null, 0, place[classes.first[ids]] if classes.count else 0)  # the first of its class
         for w, columns in terms:
-            rows = _rows(w, chosen)
+            rows = rows_of(w, chosen)
             sums = signed_columns(exact_sums(rows, columns).T, classes.signs[chosen]).T
             if sums[null].any() or (sums[~null] != sums.take(model[~null], 0)).any():
                 return False
@@ -321,36 +325,3 @@ def near_sums(w: np.ndarray, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
         sums[:, shared] = _block_sums(terms, sizes)
         scale[:, shared] = _block_sums(np.abs(terms), sizes)
     return sums, scale
-
-
-def discrepancy(edges: Sequence[Edge], biases: dict[int, np.ndarray], classes: list[Classes], unit: float) -> float:
-    """How far from equitable a partition is: the largest distance of a block sum from the middle of its class, or from
-    zero for null units, in units of n·u·Σ|w|, the bound on the rounding of a sum of n terms (Higham, 2002, eq. 4.4).
-    """
-    worst = 0.0
-    for e in edges:
-        for w, rows, columns in ((e.w.T, e.target, e.source), (e.w, e.source, e.target)):
-            if classes[columns].count:
-                sums, scale = near_sums(w, classes[columns])
-                worst = max(worst, _spread(sums, scale * (unit * classes[columns].sizes)[None], classes[rows]))
-    for node, b in biases.items():
-        worst = max(worst, _spread(b[:, None], np.abs(b)[:, None] * unit, classes[node]))
-    return worst
-
-
-def _spread(sums: np.ndarray, allowed: np.ndarray, classes: Classes) -> float:
-    """Largest distance from the middle of its class, which is exact where all are equal, over what is `allowed`."""
-    shared = classes.shared
-    if not shared.any():
-        return 0.0
-    signed = (sums * classes.signs[:, None])[shared].astype(float)
-    allowed, ids = allowed[shared].astype(float), classes.ids[shared]
-    high, low = np.full((2, classes.count + 1, sums.shape[1]), [[[-np.inf]], [[np.inf]]])
-    np.maximum.at(high, ids, signed)
-    np.minimum.at(low, ids, signed)
-    high[-1] = low[-1] = 0  # of null units
-    distance = np.abs(signed - (high[ids] / 2 + low[ids] / 2))
-    apart = distance > 0
-    if (allowed[apart] == 0).any():
-        return math.inf
-    return float((distance[apart] / allowed[apart]).max(initial=0))

@@ -31,7 +31,7 @@ _REMEDY = (
 )
 _SOURCE = {
     BIT: "coarsest equitable partition, block sums equal as numbers: exact",
-    TOLERANCE: "equitable partition, verified to n·u·Σ|w| (Higham, 2002, eq. 4.4)",
+    TOLERANCE: "equitable partition, verified to the rounding of the weights, u·Σ|w| (Higham, 2002, eq. 4.4)",
 }
 _BOUND = (
     "rank ≤ min(signal-live classes, activation-live classes below); for partial identity Theorem 1, arXiv:2110.12661"
