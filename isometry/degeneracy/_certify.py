@@ -87,7 +87,8 @@ class Bound:
 
     - `layer`: 1 is the first; `shape`: (fan_in, fan_out).
     - `exact_rank`: what zeros alone, without equal sums, allow: that bound holds bit for bit.
-    - `first_gradient`: no gradient arrives before this step (1 is the first); None: never.
+    - `first_gradient`: no gradient arrives before this step (1 is the first); None: never. `exact_first_gradient`: what
+      zeros alone say of it: bit for bit none arrives before.
     """
 
     layer: int
@@ -95,6 +96,7 @@ class Bound:
     rank: int
     exact_rank: int
     first_gradient: int | None
+    exact_first_gradient: int | None
 
     @property
     def holds(self) -> str:
@@ -112,9 +114,9 @@ class Certificate:
     """What `certify` found.
 
     - `units`: of each hidden layer, `Units`; `bounds`: of each weight layer, `Bound`.
-    - `tier`: "bit", sums compared exactly: no coarser partition exists; "tolerance", sums equal to within `discrepancy`
-      (≤ 1) of what rounding explains, u·Σ|w| for weights each rounded once (and n·2⁻⁵³·Σ|w| for forming the sum), and
-      nothing is claimed about coarser ones. Weights that were computed in several roundings may be undecided.
+    - `tier`: "bit", sums equal without any rounding: no coarser partition exists; "tolerance", sums equal to within
+      `discrepancy` (≤ 1) of what rounding explains, u·Σ|w| for weights each rounded once (and n·2⁻⁵³·Σ|w| for forming
+      the sum), and nothing is claimed about coarser ones. Weights that were computed in several roundings may be undecided.
     - `undecided`: hidden layers where a coarser partition is neither verified nor refuted: its sums agree to between 1
       and 1000 times that.
     - `true_duplicates`: whether units of a class agree weight by weight, not only in their sums; then coupled L2 and
@@ -155,12 +157,18 @@ class Certificate:
         lines = [f"Certificate({self.tier} tier, {'no lock found' if self.clear else 'locked'}"]
         lines += [f"  {unit!r}" for unit in self.units]
         for b in self.bounds:
-            start = "never a gradient" if b.first_gradient is None else f"gradient from step {b.first_gradient}"
+            start = _start(b.first_gradient)
+            if b.first_gradient != b.exact_first_gradient:
+                start += f", {IN_EXACT_ARITHMETIC} ({BIT_FOR_BIT}: {_start(b.exact_first_gradient)})"
             limit = f"rank of the change ≤ {b.rank} of {min(b.shape)}, {b.holds}" if b.binding else "no bound"
             lines.append(f"  W_{b.layer} {b.shape[0]}×{b.shape[1]}: {limit}; {start}")
         if self.undecided:
             lines.append(f"  undecided: hidden layers {', '.join(map(str, self.undecided))}")
         return "\n".join(lines) + ")"
+
+
+def _start(step: int | None) -> str:
+    return "never a gradient" if step is None else f"gradient from step {step}"
 
 
 def certify(net: Network, params: Any) -> Certificate:
@@ -180,9 +188,9 @@ def certify(net: Network, params: Any) -> Certificate:
     **Arguments**
     - `net`: an MLP; `params`: its parameters, concrete.
 
-    **Returns** a `Certificate`. Sums are compared exactly where the weights are multiples of one power of two, and else
-    after one correct rounding to float64. A lock of equal sums holds in exact arithmetic; in floating point its units
-    part by rounding, which training may amplify. A lock of zeros holds bit for bit.
+    **Returns** a `Certificate`. Sums are compared without any rounding first, then up to that of the weights. A lock of
+    equal sums holds in exact arithmetic; in floating point its units part by rounding, which training may amplify. A
+    lock of zeros holds bit for bit.
 
     **Raises** `ValueError`: a network whose units are not known (a chain); parameters that are NaN or infinite, with
     their layer and index. `TypeError`: traced parameters.
@@ -304,7 +312,7 @@ def _coarser(found: list[Classes], than: list[Classes]) -> tuple[int, ...]:
 def _nonzero(rows: np.ndarray, classes: Classes, tier: str) -> np.ndarray:
     """Where block sums are not zero; in the tolerance tier, where rounding could not make them so."""
     if tier == BIT:
-        return exact_sums(rows, classes) != 0
+        return exact_sums(rows, classes)[:, : classes.count] != 0  # a sum that is rounded once is zero if exactly so
     sums, scale = near_sums(rows, classes)
     slack = Tolerance(float(np.finfo(rows.dtype).eps) / 2).of(scale, classes.sizes)
     return np.abs(sums) > np.where(classes.sizes > 1, slack, 0)
@@ -342,7 +350,14 @@ def _assemble(
         for i in range(1, len(classes) - 1)
     )
     bounds = tuple(
-        Bound(i + 1, w.shape, small.rank_bound(i + 1), whole.rank_bound(i + 1), small.first_gradient[i])
+        Bound(
+            i + 1,
+            w.shape,
+            small.rank_bound(i + 1),
+            whole.rank_bound(i + 1),
+            small.first_gradient[i],
+            whole.first_gradient[i],
+        )
         for i, w in enumerate(chain.weights)
     )
     return Certificate(units, bounds, tier, gap, undecided, chain.duplicates(classes))

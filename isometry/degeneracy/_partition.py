@@ -201,7 +201,7 @@ def signed_columns(w: np.ndarray, signs: np.ndarray) -> np.ndarray:
 
 
 class Exact:
-    """Sums equal as numbers: exact ones where the weights allow, else each rounded once, correctly, to float64."""
+    """Sums equal as real numbers, without any rounding."""
 
     def holds(self, terms: Terms, classes: Classes) -> bool:
         chosen = classes.shared
@@ -228,10 +228,11 @@ class Exact:
 
 
 def exact_sums(w: np.ndarray, classes: Classes) -> np.ndarray:
-    """(units, classes) sums of the rows of `w` over the classes of its columns, exact or correctly rounded.
+    """(units, classes) sums of the rows of `w` over the classes of its columns, rounded once; then, where some need
+    them, further columns with the rounded remainders, so that rows are equal if and only if all exact sums are.
 
     A sum of floats is exact in any order if all are multiples of one power of two 2^e and n max|w| < 2^(e + 53):
-    identities, constants, Hadamard matrices. Others go through `math.fsum`.
+    identities, constants, Hadamard matrices. Others are expansions (Shewchuk, 1997).
     """
     if classes.full:
         return w
@@ -240,12 +241,29 @@ def exact_sums(w: np.ndarray, classes: Classes) -> np.ndarray:
     out = _columns(w, classes.first).astype(float)
     terms = signed_columns(_columns(w, members), classes.signs[members])
     sizes = classes.sizes[classes.sizes > 1]
-    if sizes.max() == 2 or is_dyadic(terms, sizes.max()):  # a sum of two is rounded once in any case
-        out[:, classes.sizes > 1] = _block_sums(terms.astype(float), sizes)
-    else:
-        runs = list(zip(np.cumsum(sizes) - sizes, np.cumsum(sizes), strict=True))
-        out[:, classes.sizes > 1] = [[math.fsum(row[i:j]) for i, j in runs] for row in terms.tolist()]
-    return out
+    dyadic = is_dyadic(terms, sizes.max())
+    out[:, classes.sizes > 1], *rest = (
+        [_block_sums(terms.astype(float), sizes)] if dyadic else _expansions(terms, sizes)
+    )
+    return np.concatenate([out, *rest], 1) if rest else out
+
+
+def _expansions(terms: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """Sums of the columns in runs of `sizes`, each rounded correctly, and what is left of them, until nothing is."""
+    if sizes.max() == 2:
+        a, b = terms[:, ::2].astype(float), terms[:, 1::2].astype(float)
+        total = a + b
+        rest = (a - (total - (total - a))) + (b - (total - a))  # exact (Knuth, 1969)
+        return [total, rest] if rest.any() else [total]
+    ends = np.cumsum(sizes)
+    runs = [[row[j - n : j] for n, j in zip(sizes, ends, strict=True)] for row in terms.tolist()]
+    found: list[np.ndarray] = []
+    while not found or found[-1].any():
+        found.append(np.array([[math.fsum(run) for run in row] for row in runs]))
+        for row, sums in zip(runs, found[-1].tolist(), strict=True):
+            for run, total in zip(row, sums, strict=True):
+                run.append(-total)
+    return found[: max(len(found) - 1, 1)]
 
 
 def _members(classes: Classes) -> np.ndarray:
@@ -255,7 +273,7 @@ def _members(classes: Classes) -> np.ndarray:
 
 
 def _block_sums(terms: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Sums of the columns in runs of `sizes`."""
+    """Sums of the columns in runs of `sizes`, in float64."""
     starts = np.cumsum(sizes) - sizes
     if sizes.max() == 2:
         return _columns(terms, starts) + _columns(terms, starts + 1)

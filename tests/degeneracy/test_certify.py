@@ -1,6 +1,7 @@
 """certify: against every partition there is, against training itself, and on the schemes whose symmetry is known."""
 
 import itertools
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -100,11 +101,22 @@ def test_the_partition_is_the_coarsest_of_all(signed, null):
 
 
 def test_sums_are_exact():
-    """Dyadic terms in any order; others correctly rounded: 1 + 2^-60 − 1 is not 0, as any plain order may have it."""
+    """Dyadic terms in any order; others as expansions: 1 + 2^-60 − 1 is not 0, as any plain order may have it."""
     classes = of_groups(np.array([0, 0, 0, -1]), np.ones(4))
     rows = np.array([[1.0, 2.0**-60, -1.0, 5.0], [2.0**-60, 0.0, 0.0, 7.0]])
     assert not is_dyadic(rows[:, :3], 3)
     assert (exact_sums(rows, classes) == 2.0**-60).all()
+    parts = exact_sums(np.array([[1, 2.0**-60, 0.3, 5], [2.0**-61, 1, 0.3, 5], [1, 0.3, 2.0**-60, 5]]), classes)
+    assert parts[0, 0] == parts[1, 0]  # 1.3 both, when rounded
+    assert (parts[0] == parts[2]).all()
+    assert (parts[0] != parts[1]).any()
+    terms = np.random.default_rng(0).standard_normal((5, 7)) * np.logspace(-30, 0, 7)[None]
+    for sizes in ((2, 2, 2, 1), (3, 4)):
+        classes = of_groups(np.arange(len(sizes)).repeat(sizes), np.ones(7))
+        for row, found in zip(terms, exact_sums(terms, classes), strict=True):
+            exact = [sum(map(Fraction, part)) for part in np.split(row, np.cumsum(sizes)[:-1])]
+            assert found[: len(sizes)].tolist() == [float(e) for e in exact]
+            assert sum(map(Fraction, found)) == sum(exact)
     assert is_dyadic(np.full((3, 1000), 0.1, np.float32), 1000)
     assert is_dyadic(np.full((3, 1000), 0.1, np.float32).astype(float), 1000)
     assert not is_dyadic(np.full((3, 1000), 0.1), 1000)
@@ -398,8 +410,19 @@ def test_cancelling_units_are_null():
     null = found.units[1]
     assert null.classes.tolist() == [0, 0, 1, 1, -1]
     assert not null.dead.any()  # in exact arithmetic only, so not "bit for bit"
+    assert [(b.first_gradient, b.exact_first_gradient) for b in found.bounds] == [(1, 1)] * 4
     for _, _, a, d in train(w, "adam"):
         assert max(np.abs(a[2][:, 4]).max(), np.abs(d[2][:, 4]).max()) < 1e-12
+
+
+def test_a_gradient_that_cancels_is_told_from_one_that_is_zero():
+    """A bottleneck fed by twins with +1 and −1, read by twins with +1 and −1: nothing passes, in exact arithmetic."""
+    w = [np.array([[0.3, 0.3], [0.7, 0.7]]), np.array([[1.0], [-1.0]]), np.array([[1.0, -1.0]]), np.full((2, 1), 0.5)]
+    with jax.enable_x64(True):
+        found = certificate(w, bias=False)
+    assert [b.first_gradient for b in found.bounds] == [None] * 4
+    assert [b.exact_first_gradient for b in found.bounds] == [1] * 4
+    assert "never a gradient, in exact arithmetic (bit for bit: gradient from step 1)" in repr(found)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
