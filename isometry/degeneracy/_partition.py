@@ -119,14 +119,14 @@ def refine(
     biases: dict[int, np.ndarray],
     rule: Rule,
     *,
-    signed: bool,
-    null: bool,
+    signed: Sequence[bool],
+    null: Sequence[bool],
     start: Sequence[Classes] | None = None,
 ) -> list[Classes]:
     """The coarsest partition, of nodes of `sizes` units; the first and the last are inputs and outputs.
 
-    `signed`: classes up to sign (odd activations); `null`: units may belong to no class (phi(0) = 0); `start`: a
-    partition that is known to be no finer, from which to grow.
+    Of each node between them, `signed`: classes up to sign (odd activations); `null`: units may belong to no class
+    (phi(0) = 0). `start`: a partition that is known to be no finer, from which to grow.
 
     Cost: a pass over the weights where they are generic; otherwise at most one a new class, in practice a few.
     """
@@ -140,7 +140,7 @@ def refine(
             if node not in pending:
                 continue
             pending.discard(node)
-            found = _classify(node, classes, edges, biases, rule, signed, null)
+            found = _classify(node, classes, edges, biases, rule, signed[node - 1], null[node - 1])
             if found.count > classes[node].count:
                 classes[node] = found
                 pending |= {n for e in edges for n in other_end(e, node) if 0 < n < last and not classes[n].full}

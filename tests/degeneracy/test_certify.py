@@ -88,7 +88,7 @@ def test_the_partition_is_the_coarsest_of_all(signed, null):
         least = min(equitable, key=lambda pair: pair[0].shape[1] + pair[1].shape[1])
         edges = [Edge(i, i + 1, a.astype(float)) for i, a in enumerate(w)]
         biases = {i + 1: a.astype(float) for i, a in enumerate(b)}
-        found = refine([2, 3, 4, 1], edges, biases, Exact(), signed=signed, null=null)
+        found = refine([2, 3, 4, 1], edges, biases, Exact(), signed=[signed] * 2, null=[null] * 2)
         for classes, expected in zip(found[1:3], least, strict=True):
             basis = (classes.ids[:, None] == np.arange(classes.count)[None]) * classes.signs[:, None]
             assert classes.count == expected.shape[1]
@@ -439,7 +439,7 @@ def test_supports_say_what_training_reaches_and_when(activation, has_bias):
             w[i] *= random.choice([0, 1], p=[0.35, 0.65])
             w[i] *= random.choice([0, 1], w[i].shape[1], p=[0.3, 0.7]) if i < 3 else 1
         b = [np.zeros(a.shape[1], bool) if has_bias else None for a in w]
-        found = _support.propagate([a != 0 for a in w], b, True, activation == "tanh")
+        found = _support.propagate([a != 0 for a in w], b, [True] * 3, [activation == "tanh"] * 3)
         first = [None] * 4
         for t, (_, g, a, d) in enumerate(train(w, "sgd", activation, has_bias=has_bias), 1):
             first = [t if f is None and x.any() else f for f, x in zip(first, g, strict=True)]
@@ -476,11 +476,42 @@ def test_what_is_refused():
     with pytest.raises(isometry.InputError, match=r"b of layer 3 is inf at \(1,\)"):
         certificate(planted(np.random.default_rng(0), 1), biases=biases)
     chain = networks.chain([lambda p, x: x @ p])
-    with pytest.raises(isometry.InputError, match=r"not a Network whose units are known; write networks.mlp"):
+    with pytest.raises(isometry.InputError, match=r"certify\(\): block 0 of this chain, .* Write networks.mlp"):
         isometry.certify(chain, (jnp.eye(2),))
+    with pytest.raises(isometry.InputError, match=r"not a Network whose units are known; write networks.mlp"):
+        isometry.certify(lambda p, x: x, (jnp.eye(2),))
     net = net_of(planted(np.random.default_rng(0), 1))
     with pytest.raises(TypeError, match="params is traced; certify runs on the host"):
         jax.jit(lambda p: isometry.certify(net, p))(params_of(net, planted(np.random.default_rng(0), 1)))
+
+
+def no_derivative():
+    """A sigmoid that has a reverse derivative only."""
+    phi = jax.custom_vjp(jax.nn.sigmoid)
+    phi.defvjp(lambda x: (phi(x), x), lambda x, g: (g,))
+    return networks.mlp([4, 8, 2], phi, "zeros")
+
+
+MLP = networks.mlp([4, 8, 2], "tanh", "orthogonal")
+
+
+@pytest.mark.parametrize(
+    ("net", "params", "message"),
+    [
+        (MLP, {"a": 1}, r"certify\(\): params\['a'\] is not there in this network, and params has \(\)"),
+        (MLP, None, r"params\['layers'\]\[0\]\['b'\] is of shape \(1, 8\) in this network, and params lacks it"),
+        (MLP, {"layers": []}, "lacks it"),
+        (MLP, networks.mlp([4, 9, 2], "tanh", "zeros").init(jax.random.key(0)), r"params has \(1, 9\)"),
+        (MLP, networks.mlp([4, 8, 2], "tanh", "zeros", bias=False).init(jax.random.key(0)), r"\['b'\].* lacks it"),
+        (MLP, jax.vmap(MLP.init)(jax.random.split(jax.random.key(0), 3)), r"\(3, 1, 8\); .* one seed of stacked"),
+        (no_derivative(), no_derivative().init(jax.random.key(0)), r"activation 'sigmoid' raised TypeError .* jax.jvp"),
+        (networks.chain([MLP, MLP]), (MLP.init(jax.random.key(0)),) * 2, r"layer 2 returns 2 numbers .* takes 4"),
+        (networks.chain([MLP, MLP]), (MLP.init(jax.random.key(0)),), r"params\[1\]\['layers'\].* lacks it"),
+    ],
+)
+def test_parameters_and_networks_that_do_not_fit(net, params, message):
+    with pytest.raises(isometry.InputError, match=message):
+        isometry.certify(net, params)
 
 
 def test_classes_are_numbered_by_appearance():
