@@ -114,4 +114,6 @@ def _constant_on_blocks(w: np.ndarray, below: Classes, above: Classes) -> bool:
         return False
     w = signed_columns(signed_columns(w, above.signs).T, below.signs).T
     model = w[below.first][:, above.first]
-    return np.array_equal(w[np.ix_(used, heads)], model.take(below.ids[used], 0).take(above.ids[heads], 1))
+    w = w if used.all() and heads.all() else w[np.ix_(used, heads)]
+    rows = model if below.count == 1 else model.take(below.ids[used], 0)  # one row stands for all
+    return bool((w == (rows if above.count == 1 else rows.take(above.ids[heads], 1))).all())

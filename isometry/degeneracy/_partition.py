@@ -171,9 +171,10 @@ def _classify(
         return of_groups(np.full(units, -1 if null else 0), np.ones(units))
     if rule.holds(terms, classes[node]):
         return classes[node]
-    ids, signs = rule.group([(w, c.head(_PREFIX)) for w, c in terms[:1]], signed)
+    few = all(c.count <= _PREFIX for _, c in terms)
+    ids, signs = rule.group(terms if few else [(w, c.head(_PREFIX)) for w, c in terms[:1]], signed)
     together = (ids < 0) | (np.bincount(ids[ids >= 0], minlength=units)[ids] > 1)
-    if together.any():
+    if together.any() and not few:
         finer, signs[together] = rule.group([(rows_of(w, together), c) for w, c in terms], signed)
         ids[together] = np.where(finer < 0, -1, finer + units)
     return of_groups(ids if null else ids + 1, signs)
@@ -209,9 +210,11 @@ class Exact:
         place = np.cumsum(chosen) - 1  # of a unit among the chosen
         model = np.where(null, 0, place[classes.first[ids]] if classes.count else 0)  # the first of its class
         for w, columns in terms:
-            rows = rows_of(w, chosen)
-            sums = signed_columns(exact_sums(rows, columns).T, classes.signs[chosen]).T
-            if sums[null].any() or (sums[~null] != sums.take(model[~null], 0)).any():
+            rows = signed_columns(rows_of(w, chosen).T, classes.signs[chosen]).T
+            if _alike(rows, null, model):
+                continue  # weight by weight, so in their sums
+            sums = exact_sums(rows, columns)
+            if not _alike(sums, null, model):
                 return False
         return True
 
@@ -225,6 +228,13 @@ class Exact:
         seen: dict[bytes, int] = {}
         ids = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in rows])
         return np.where(rows.any(1), ids, -1), signs
+
+
+def _alike(rows: np.ndarray, null: np.ndarray, model: np.ndarray) -> bool:
+    """Whether rows are zero where null, and else equal to the row that is their model."""
+    if null.any():
+        return not rows[null].any() and bool((rows[~null] == rows.take(model[~null], 0)).all())
+    return bool((rows == (rows.take(model, 0) if model.any() else rows[:1])).all())
 
 
 def exact_sums(w: np.ndarray, classes: Classes) -> np.ndarray:
