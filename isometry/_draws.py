@@ -21,12 +21,11 @@ def draw_seeds(draw: Callable[[Any], Any], source: Any) -> Any:
 
 
 def adjust_seeds(net: Network, params: Any, xs: Any) -> Any:
-    """Stacked parameters as the scheme makes them of the inputs: a data-driven one adjusts each seed's, on the host."""
-    scheme = getattr(net, "scheme", None)  # a chain has none of its own
-    if scheme is None or not scheme.data_driven:
+    """Stacked parameters as data-driven schemes make them of the inputs: seed after seed, on the host."""
+    if not net.data_driven:
         return params
     seeds = jax.tree.leaves(params)[0].shape[0]
-    each = [scheme.adjust(net, jax.tree.map(lambda a, i=i: a[i], params), xs) for i in range(seeds)]
+    each = [net.adjust(jax.tree.map(lambda a, i=i: a[i], params), xs) for i in range(seeds)]
     return jax.tree.map(lambda *a: jnp.stack(a), *each)
 
 

@@ -1,7 +1,7 @@
 """certify: what no training can undo, read off the weights."""
 
-import math
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,24 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks
-from isometry.degeneracy import _support
-from isometry.degeneracy._partition import (
-    Classes,
-    Edge,
-    Exact,
-    Near,
-    discrepancy,
-    exact_sums,
-    near_sums,
-    refine,
-    signed_columns,
-)
+from isometry.activations import Activation
+from isometry.degeneracy._graph import BIT as BIT
+from isometry.degeneracy._graph import TOLERANCE as TOLERANCE
+from isometry.degeneracy._graph import AtZero, Graph
+from isometry.degeneracy._partition import Classes
+from isometry.degeneracy._support import Support
 from isometry.networks import Network
 
-BIT, TOLERANCE = "bit", "tolerance"
 BIT_FOR_BIT, IN_EXACT_ARITHMETIC = "bit for bit", "in exact arithmetic"
-_TIGHT, _WIDE = 8.0, 1000.0  # rounding units within which sums are taken for equal, and for possibly equal
-_COARSE = 2.0**-10  # where n·u is above, Higham's bound tells nothing apart: only the bit tier is offered
 
 HOLDS = (
     "updates linear in W(0) and, in the loss gradient, permutation-equivariant or one odd function for all entries: "
@@ -97,7 +88,8 @@ class Bound:
 
     - `layer`: 1 is the first; `shape`: (fan_in, fan_out).
     - `exact_rank`: what zeros alone, without equal sums, allow: that bound holds bit for bit.
-    - `first_gradient`: no gradient arrives before this step (1 is the first); None: never.
+    - `first_gradient`: no gradient arrives before this step (1 is the first); None: never. `exact_first_gradient`: what
+      zeros alone say of it: bit for bit none arrives before.
     """
 
     layer: int
@@ -105,6 +97,7 @@ class Bound:
     rank: int
     exact_rank: int
     first_gradient: int | None
+    exact_first_gradient: int | None
 
     @property
     def holds(self) -> str:
@@ -122,10 +115,11 @@ class Certificate:
     """What `certify` found.
 
     - `units`: of each hidden layer, `Units`; `bounds`: of each weight layer, `Bound`.
-    - `tier`: "bit", sums compared exactly: no coarser partition exists; "tolerance", sums equal to within `discrepancy`
-      (≤ 1) of the rounding bound n·u·Σ|w|, and nothing is claimed about coarser ones.
+    - `tier`: "bit", sums equal without any rounding: no coarser partition exists; "tolerance", sums equal to within
+      `discrepancy` (≤ 1) of what rounding explains, u·Σ|w| for weights each rounded once (and n·2⁻⁵³·Σ|w| for forming
+      the sum), and nothing is claimed about coarser ones. Weights of several roundings may be undecided.
     - `undecided`: hidden layers where a coarser partition is neither verified nor refuted: its sums agree to between 1
-      and 1000 rounding bounds.
+      and 1000 times that.
     - `true_duplicates`: whether units of a class agree weight by weight, not only in their sums; then coupled L2 and
       clipping keep the locks as well.
     """
@@ -164,12 +158,18 @@ class Certificate:
         lines = [f"Certificate({self.tier} tier, {'no lock found' if self.clear else 'locked'}"]
         lines += [f"  {unit!r}" for unit in self.units]
         for b in self.bounds:
-            start = "never a gradient" if b.first_gradient is None else f"gradient from step {b.first_gradient}"
+            start = _start(b.first_gradient)
+            if b.first_gradient != b.exact_first_gradient:
+                start += f", {IN_EXACT_ARITHMETIC} ({BIT_FOR_BIT}: {_start(b.exact_first_gradient)})"
             limit = f"rank of the change ≤ {b.rank} of {min(b.shape)}, {b.holds}" if b.binding else "no bound"
             lines.append(f"  W_{b.layer} {b.shape[0]}×{b.shape[1]}: {limit}; {start}")
         if self.undecided:
             lines.append(f"  undecided: hidden layers {', '.join(map(str, self.undecided))}")
         return "\n".join(lines) + ")"
+
+
+def _start(step: int | None) -> str:
+    return "never a gradient" if step is None else f"gradient from step {step}"
 
 
 def certify(net: Network, params: Any) -> Certificate:
@@ -187,14 +187,16 @@ def certify(net: Network, params: Any) -> Certificate:
     looked for: linear networks lock under rotations too, and few examples or steps bound the rank as well.
 
     **Arguments**
-    - `net`: an MLP; `params`: its parameters, concrete.
+    - `net`: an MLP, or a chain of such; `params`: its parameters, concrete. Where one block of a chain ends and the
+      next begins the units are linear.
 
-    **Returns** a `Certificate`. Sums are compared exactly where the weights are multiples of one power of two, and else
-    after one correct rounding to float64. A lock of equal sums holds in exact arithmetic; in floating point its units
-    part by rounding, which training may amplify. A lock of zeros holds bit for bit.
+    **Returns** a `Certificate`. Sums are compared without any rounding first, then up to that of the weights. A lock of
+    equal sums holds in exact arithmetic; in floating point its units part by rounding, which training may amplify. A
+    lock of zeros holds bit for bit.
 
-    **Raises** `ValueError`: a network whose units are not known (a chain); parameters that are NaN or infinite, with
-    their layer and index. `TypeError`: traced parameters.
+    **Raises** `ValueError`: a network whose units are not known (a plain function in a chain); parameters that are not
+    one draw of this network's, or are NaN or infinite, with their layer and index; an activation without a forward
+    derivative. `TypeError`: traced parameters.
 
     Cost: a few passes over the weights where they are generic; on the host.
 
@@ -202,22 +204,64 @@ def certify(net: Network, params: Any) -> Certificate:
     Anandkumar (2022), arXiv:2110.12661.
     """
     _checks.concrete("certify", params=params)
-    if not isinstance(net, Network) or not hasattr(net, "activation"):
-        raise _checks.InputError(
-            f"certify(): net={_checks.show(net)} is not a Network whose units are known; write networks.mlp(...)."
-        )
+    phis = _activations(net)
+    _expect(net, params)
     layers = list(net.layers(jax.tree.map(on_host, params)))
     if wrong := not_finite(layers):
         raise _checks.InputError(f"certify(): {wrong}; nothing follows from weights that are NaN or infinite.")
-    weights, biases = [layer.w for layer in layers], [layer.b for layer in layers]
-    zero, unit = jnp.zeros((), layers[0].w.dtype), _unit(params)
-    at_zero, slope = float(net.activation(zero)) == 0, float(net.activation.slope(zero)) != 0
-    chain = _Chain(weights, biases, bool(net.activation.odd) and at_zero, at_zero)
-    classes, tier, gap, undecided = chain.partition(unit)
-    whole = chain.supports(slope)
-    full = all(c.full for c in classes)
-    small = whole if full else _support.propagate(*chain.quotient(classes, tier), at_zero, slope)
-    return _assemble(chain, classes, whole, small, tier, gap, undecided)
+    at_zero = {phi: _at_zero(phi, layers[0].w.dtype) for phi in dict.fromkeys(phis)}
+    graph = Graph([layer.w for layer in layers], [layer.b for layer in layers], [at_zero[phi] for phi in phis])
+    classes, tier, gap, undecided = graph.partition(_unit(params))
+    whole = graph.supports()
+    small = whole if all(c.full for c in classes) else graph.quotient_supports(classes, tier)
+    return _assemble(graph, classes, whole, small, tier, gap, undecided)
+
+
+def _activations(net: Any) -> tuple[Activation, ...]:
+    """Those of the hidden layers."""
+    if not isinstance(net, Network):
+        raise _checks.InputError(
+            f"certify(): net={_checks.show(net)} is not a Network whose units are known; write networks.mlp(...)."
+        )
+    try:
+        return net.hidden_activations
+    except _checks.InputError as error:
+        raise _checks.InputError(f"certify(): {str(error).partition('(): ')[2]}") from error
+
+
+def _expect(net: Network, params: Any) -> None:
+    """Refuse parameters that are not one draw of this network's."""
+    expected, came = _shapes(jax.eval_shape(net.init, jax.random.key(0))), _shapes(params)
+    for name in sorted(expected.keys() | came.keys()):
+        if expected.get(name) != came.get(name):
+            has = f"has {came[name]}" if name in came else "lacks it"
+            wants = f"is of shape {expected[name]}" if name in expected else "is not there"
+            raise _checks.InputError(
+                f"certify(): params{name} {wants} in this network, and params {has}; write net.init(key), or one seed "
+                "of stacked parameters, jax.tree.map(lambda a: a[0], params)."
+            )
+    joints = itertools.pairwise(net.plan)
+    if wrong := next(((a, b) for a, b in joints if a.fan_out != b.fan_in), None):
+        raise _checks.InputError(
+            f"certify(): layer {wrong[0].index + 1} returns {wrong[0].fan_out} numbers and the next takes "
+            f"{wrong[1].fan_in}; give the blocks of a chain widths that fit."
+        )
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    """Of every leaf, by its path; lists are as good as tuples."""
+    return {jax.tree_util.keystr(path): np.shape(a) for path, a in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def _at_zero(phi: Activation, dtype: Any) -> AtZero:
+    zero = jnp.zeros((), dtype)
+    try:
+        return AtZero(bool(phi.odd), float(phi(zero)) == 0, float(phi.slope(zero)) != 0)
+    except Exception as error:
+        raise _checks.InputError(
+            f"certify(): activation {phi.name!r} raised {type(error).__name__} at 0, for its value or its slope; "
+            "write one that jax.jvp differentiates (jax.custom_jvp, not jax.custom_vjp)."
+        ) from error
 
 
 def on_host(a: Any) -> np.ndarray:
@@ -227,8 +271,8 @@ def on_host(a: Any) -> np.ndarray:
 
 
 def _unit(params: Any) -> float:
-    """Half the spacing of the parameters' dtype at 1."""
-    return float(jnp.finfo(jax.tree.leaves(params)[0].dtype).eps) / 2
+    """Half the spacing of the coarsest of the parameters' dtypes at 1."""
+    return max(float(jnp.finfo(jnp.result_type(a)).eps) for a in jax.tree.leaves(params)) / 2
 
 
 def not_finite(layers: Iterable[Any]) -> str:
@@ -241,100 +285,11 @@ def not_finite(layers: Iterable[Any]) -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class _Chain:
-    """A chain of layers as a graph of nodes: node 0 is the input, node l the units of layer l."""
-
-    weights: Sequence[np.ndarray]
-    biases: Sequence[np.ndarray | None]
-    signed: bool
-    zero_at_zero: bool
-
-    @property
-    def sizes(self) -> list[int]:
-        return [w.shape[0] for w in self.weights] + [self.weights[-1].shape[1]]
-
-    @property
-    def edges(self) -> list[Edge]:
-        return [Edge(i, i + 1, w) for i, w in enumerate(self.weights)]
-
-    @property
-    def hidden_biases(self) -> dict[int, np.ndarray]:
-        return {i + 1: b for i, b in enumerate(self.biases[:-1]) if b is not None}
-
-    def refined(self, rule: Exact | Near, start: list[Classes] | None = None) -> list[Classes]:
-        options = {"signed": self.signed, "null": self.zero_at_zero, "start": start}
-        return refine(self.sizes, self.edges, self.hidden_biases, rule, **options)
-
-    def partition(self, unit: float) -> tuple[list[Classes], str, float, tuple[int, ...]]:
-        """(classes, tier, discrepancy, undecided layers): the coarsest of the exact and the verified near partition."""
-        if max(self.sizes) * unit > _COARSE:
-            return self.refined(Exact()), BIT, 0.0, ()
-        wide = self.refined(Near(_WIDE * unit))  # never finer than the exact one: equal sums are near
-        exact = self.refined(Exact(), start=wide)
-        if not _coarser(wide, exact):
-            return exact, BIT, 0.0, ()
-        best, tier, gap, undecided = exact, BIT, 0.0, ()
-        for found in (self.refined(Near(_TIGHT * unit), start=wide), wide):
-            coarser = _coarser(found, best)
-            apart = discrepancy(self.edges, self.hidden_biases, found, unit) if coarser else math.inf
-            if apart <= 1:
-                best, tier, gap, undecided = found, TOLERANCE, apart, ()
-            elif apart <= _WIDE:
-                undecided = coarser
-        return best, tier, gap, undecided
-
-    def quotient(self, classes: list[Classes], tier: str) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-        """Supports of the network of classes: its weights are the block sums, its biases those of the classes."""
-        weights, biases = [], []
-        for w, b, below, above in zip(self.weights, self.biases, classes[:-1], classes[1:], strict=True):
-            rows = w.T if above.full else w.T[above.first]
-            weights.append(_nonzero(rows, below, tier).T)
-            biases.append(None if b is None else b[above.first] != 0)
-        return weights, biases
-
-    def supports(self, slope: bool) -> _support.Support:
-        biases = [None if b is None else b != 0 for b in self.biases]
-        return _support.propagate([w != 0 for w in self.weights], biases, self.zero_at_zero, slope)
-
-    def duplicates(self, classes: list[Classes]) -> bool:
-        """Whether weights are constant on blocks, up to signs, and zero where a unit is null."""
-        return all(
-            _constant_on_blocks(w, below, above)
-            for w, below, above in zip(self.weights, classes[:-1], classes[1:], strict=True)
-        )
-
-
-def _coarser(found: list[Classes], than: list[Classes]) -> tuple[int, ...]:
-    """Nodes where there are fewer classes."""
-    return tuple(i for i, (a, b) in enumerate(zip(found, than, strict=True)) if a.count < b.count)
-
-
-def _nonzero(rows: np.ndarray, classes: Classes, tier: str) -> np.ndarray:
-    """Where block sums are not zero; in the tolerance tier, where rounding could not make them so."""
-    if tier == BIT:
-        return exact_sums(rows, classes) != 0
-    sums, scale = near_sums(rows, classes)
-    slack = np.where(classes.sizes > 1, classes.sizes * np.finfo(rows.dtype).eps / 2, 0)
-    return np.abs(sums) > scale * slack[None]
-
-
-def _constant_on_blocks(w: np.ndarray, below: Classes, above: Classes) -> bool:
-    if below.full and above.full:
-        return True
-    used, heads = below.ids >= 0, above.ids >= 0
-    if w[~used].any() or w[:, ~heads].any():
-        return False
-    w = signed_columns(signed_columns(w, above.signs).T, below.signs).T
-    model = w[below.first][:, above.first]
-    return np.array_equal(w[np.ix_(used, heads)], model.take(below.ids[used], 0).take(above.ids[heads], 1))
-
-
 def _assemble(
-    chain: _Chain,
+    graph: Graph,
     classes: list[Classes],
-    whole: _support.Support,
-    small: _support.Support,
+    whole: Support,
+    small: Support,
     tier: str,
     gap: float,
     undecided: tuple[int, ...],
@@ -342,7 +297,7 @@ def _assemble(
     units = tuple(
         Units(
             i,
-            chain.sizes[i],
+            graph.sizes[i],
             classes[i].ids,
             classes[i].signs.astype(int),
             small.activation[i] & small.signal[i],
@@ -351,7 +306,14 @@ def _assemble(
         for i in range(1, len(classes) - 1)
     )
     bounds = tuple(
-        Bound(i + 1, w.shape, small.rank_bound(i + 1), whole.rank_bound(i + 1), small.first_gradient[i])
-        for i, w in enumerate(chain.weights)
+        Bound(
+            i + 1,
+            w.shape,
+            small.rank_bound(i + 1),
+            whole.rank_bound(i + 1),
+            small.first_gradient[i],
+            whole.first_gradient[i],
+        )
+        for i, w in enumerate(graph.weights)
     )
-    return Certificate(units, bounds, tier, gap, undecided, chain.duplicates(classes))
+    return Certificate(units, bounds, tier, gap, undecided, graph.duplicates(classes))

@@ -119,14 +119,14 @@ def refine(
     biases: dict[int, np.ndarray],
     rule: Rule,
     *,
-    signed: bool,
-    null: bool,
+    signed: Sequence[bool],
+    null: Sequence[bool],
     start: Sequence[Classes] | None = None,
 ) -> list[Classes]:
     """The coarsest partition, of nodes of `sizes` units; the first and the last are inputs and outputs.
 
-    `signed`: classes up to sign (odd activations); `null`: units may belong to no class (phi(0) = 0); `start`: a
-    partition that is known to be no finer, from which to grow.
+    Of each node between them, `signed`: classes up to sign (odd activations); `null`: units may belong to no class
+    (phi(0) = 0). `start`: a partition that is known to be no finer, from which to grow.
 
     Cost: a pass over the weights where they are generic; otherwise at most one a new class, in practice a few.
     """
@@ -140,15 +140,15 @@ def refine(
             if node not in pending:
                 continue
             pending.discard(node)
-            found = _classify(node, classes, edges, biases, rule, signed, null)
+            found = _classify(node, classes, edges, biases, rule, signed[node - 1], null[node - 1])
             if found.count > classes[node].count:
                 classes[node] = found
-                pending |= {n for e in edges for n in _other_end(e, node) if 0 < n < last and not classes[n].full}
+                pending |= {n for e in edges for n in other_end(e, node) if 0 < n < last and not classes[n].full}
         forward = not forward
     return classes
 
 
-def _other_end(edge: Edge, node: int) -> tuple[int, ...]:
+def other_end(edge: Edge, node: int) -> tuple[int, ...]:
     return (edge.target,) if edge.source == node else (edge.source,) if edge.target == node else ()
 
 
@@ -165,24 +165,29 @@ def _classify(
 
     A few sums are compared first; only units that these do not tell apart are compared in all of them.
     """
-    terms = [(e.w.T, classes[e.source]) for e in edges if e.target == node and classes[e.source].count]
-    terms += [(e.w, classes[e.target]) for e in edges if e.source == node and classes[e.target].count]
-    if node in biases:
-        terms.append((biases[node][:, None], singletons(1)))
+    terms = terms_of(node, edges, biases, classes)
     units = len(classes[node].ids)
     if not terms:
         return of_groups(np.full(units, -1 if null else 0), np.ones(units))
     if rule.holds(terms, classes[node]):
         return classes[node]
-    ids, signs = rule.group([(w, c.head(_PREFIX)) for w, c in terms[:1]], signed)
+    few = all(c.count <= _PREFIX for _, c in terms)
+    ids, signs = rule.group(terms if few else [(w, c.head(_PREFIX)) for w, c in terms[:1]], signed)
     together = (ids < 0) | (np.bincount(ids[ids >= 0], minlength=units)[ids] > 1)
-    if together.any():
-        finer, signs[together] = rule.group([(_rows(w, together), c) for w, c in terms], signed)
+    if together.any() and not few:
+        finer, signs[together] = rule.group([(rows_of(w, together), c) for w, c in terms], signed)
         ids[together] = np.where(finer < 0, -1, finer + units)
     return of_groups(ids if null else ids + 1, signs)
 
 
-def _rows(w: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def terms_of(node: int, edges: Sequence[Edge], biases: dict[int, np.ndarray], classes: list[Classes]) -> Terms:
+    """What is summed for the units of `node`: its weights to both sides, and its biases."""
+    terms = [(e.w.T, classes[e.source]) for e in edges if e.target == node and classes[e.source].count]
+    terms += [(e.w, classes[e.target]) for e in edges if e.source == node and classes[e.target].count]
+    return terms + ([(biases[node][:, None], singletons(1))] if node in biases else [])
+
+
+def rows_of(w: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return w if chosen.all() else _columns(w.T, np.flatnonzero(chosen)).T
 
 
@@ -197,7 +202,7 @@ def signed_columns(w: np.ndarray, signs: np.ndarray) -> np.ndarray:
 
 
 class Exact:
-    """Sums equal as numbers: exact ones where the weights allow, else each rounded once, correctly, to float64."""
+    """Sums equal as real numbers, without any rounding."""
 
     def holds(self, terms: Terms, classes: Classes) -> bool:
         chosen = classes.shared
@@ -205,9 +210,11 @@ class Exact:
         place = np.cumsum(chosen) - 1  # of a unit among the chosen
         model = np.where(null, 0, place[classes.first[ids]] if classes.count else 0)  # the first of its class
         for w, columns in terms:
-            rows = _rows(w, chosen)
-            sums = signed_columns(exact_sums(rows, columns).T, classes.signs[chosen]).T
-            if sums[null].any() or (sums[~null] != sums.take(model[~null], 0)).any():
+            rows = signed_columns(rows_of(w, chosen).T, classes.signs[chosen]).T
+            if _alike(rows, null, model):
+                continue  # weight by weight, so in their sums
+            sums = exact_sums(rows, columns)
+            if not _alike(sums, null, model):
                 return False
         return True
 
@@ -223,11 +230,19 @@ class Exact:
         return np.where(rows.any(1), ids, -1), signs
 
 
+def _alike(rows: np.ndarray, null: np.ndarray, model: np.ndarray) -> bool:
+    """Whether rows are zero where null, and else equal to the row that is their model."""
+    if null.any():
+        return not rows[null].any() and bool((rows[~null] == rows.take(model[~null], 0)).all())
+    return bool((rows == (rows.take(model, 0) if model.any() else rows[:1])).all())
+
+
 def exact_sums(w: np.ndarray, classes: Classes) -> np.ndarray:
-    """(units, classes) sums of the rows of `w` over the classes of its columns, exact or correctly rounded.
+    """(units, classes) sums of the rows of `w` over the classes of its columns, rounded once; then, where some need
+    them, further columns with the rounded remainders, so that rows are equal if and only if all exact sums are.
 
     A sum of floats is exact in any order if all are multiples of one power of two 2^e and n max|w| < 2^(e + 53):
-    identities, constants, Hadamard matrices. Others go through `math.fsum`.
+    identities, constants, Hadamard matrices. Others are expansions (Shewchuk, 1997).
     """
     if classes.full:
         return w
@@ -236,12 +251,29 @@ def exact_sums(w: np.ndarray, classes: Classes) -> np.ndarray:
     out = _columns(w, classes.first).astype(float)
     terms = signed_columns(_columns(w, members), classes.signs[members])
     sizes = classes.sizes[classes.sizes > 1]
-    if sizes.max() == 2 or is_dyadic(terms, sizes.max()):  # a sum of two is rounded once in any case
-        out[:, classes.sizes > 1] = _block_sums(terms.astype(float), sizes)
-    else:
-        runs = list(zip(np.cumsum(sizes) - sizes, np.cumsum(sizes), strict=True))
-        out[:, classes.sizes > 1] = [[math.fsum(row[i:j]) for i, j in runs] for row in terms.tolist()]
-    return out
+    dyadic = is_dyadic(terms, sizes.max())
+    out[:, classes.sizes > 1], *rest = (
+        [_block_sums(terms.astype(float), sizes)] if dyadic else _expansions(terms, sizes)
+    )
+    return np.concatenate([out, *rest], 1) if rest else out
+
+
+def _expansions(terms: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """Sums of the columns in runs of `sizes`, each rounded correctly, and what is left of them, until nothing is."""
+    if sizes.max() == 2:
+        a, b = terms[:, ::2].astype(float), terms[:, 1::2].astype(float)
+        total = a + b
+        rest = (a - (total - (total - a))) + (b - (total - a))  # exact (Knuth, 1969)
+        return [total, rest] if rest.any() else [total]
+    ends = np.cumsum(sizes)
+    runs = [[row[j - n : j] for n, j in zip(sizes, ends, strict=True)] for row in terms.tolist()]
+    found: list[np.ndarray] = []
+    while not found or found[-1].any():
+        found.append(np.array([[math.fsum(run) for run in row] for row in runs]))
+        for row, sums in zip(runs, found[-1].tolist(), strict=True):
+            for run, total in zip(row, sums, strict=True):
+                run.append(-total)
+    return found[: max(len(found) - 1, 1)]
 
 
 def _members(classes: Classes) -> np.ndarray:
@@ -251,7 +283,7 @@ def _members(classes: Classes) -> np.ndarray:
 
 
 def _block_sums(terms: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Sums of the columns in runs of `sizes`."""
+    """Sums of the columns in runs of `sizes`, in float64."""
     starts = np.cumsum(sizes) - sizes
     if sizes.max() == 2:
         return _columns(terms, starts) + _columns(terms, starts + 1)
@@ -321,36 +353,3 @@ def near_sums(w: np.ndarray, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
         sums[:, shared] = _block_sums(terms, sizes)
         scale[:, shared] = _block_sums(np.abs(terms), sizes)
     return sums, scale
-
-
-def discrepancy(edges: Sequence[Edge], biases: dict[int, np.ndarray], classes: list[Classes], unit: float) -> float:
-    """How far from equitable a partition is: the largest distance of a block sum from the middle of its class, or from
-    zero for null units, in units of n·u·Σ|w|, the bound on the rounding of a sum of n terms (Higham, 2002, eq. 4.4).
-    """
-    worst = 0.0
-    for e in edges:
-        for w, rows, columns in ((e.w.T, e.target, e.source), (e.w, e.source, e.target)):
-            if classes[columns].count:
-                sums, scale = near_sums(w, classes[columns])
-                worst = max(worst, _spread(sums, scale * (unit * classes[columns].sizes)[None], classes[rows]))
-    for node, b in biases.items():
-        worst = max(worst, _spread(b[:, None], np.abs(b)[:, None] * unit, classes[node]))
-    return worst
-
-
-def _spread(sums: np.ndarray, allowed: np.ndarray, classes: Classes) -> float:
-    """Largest distance from the middle of its class, which is exact where all are equal, over what is `allowed`."""
-    shared = classes.shared
-    if not shared.any():
-        return 0.0
-    signed = (sums * classes.signs[:, None])[shared].astype(float)
-    allowed, ids = allowed[shared].astype(float), classes.ids[shared]
-    high, low = np.full((2, classes.count + 1, sums.shape[1]), [[[-np.inf]], [[np.inf]]])
-    np.maximum.at(high, ids, signed)
-    np.minimum.at(low, ids, signed)
-    high[-1] = low[-1] = 0  # of null units
-    distance = np.abs(signed - (high[ids] / 2 + low[ids] / 2))
-    apart = distance > 0
-    if (allowed[apart] == 0).any():
-        return math.inf
-    return float((distance[apart] / allowed[apart]).max(initial=0))

@@ -30,8 +30,8 @@ _REMEDY = (
     "it spreads ln s by 0.1·√(depth/2), and equal units part as training amplifies it"
 )
 _SOURCE = {
-    BIT: "coarsest equitable partition, block sums equal as numbers: exact",
-    TOLERANCE: "equitable partition, verified to n·u·Σ|w| (Higham, 2002, eq. 4.4)",
+    BIT: "coarsest equitable partition, block sums equal without any rounding: exact",
+    TOLERANCE: "equitable partition, verified to the rounding of the weights, u·Σ|w| (Higham, 2002, eq. 4.4)",
 }
 _BOUND = (
     "rank ≤ min(signal-live classes, activation-live classes below); for partial identity Theorem 1, arXiv:2110.12661"
@@ -143,6 +143,7 @@ def _plain(c: Certificate) -> dict[str, Any]:
         "rank_bound": [b.rank for b in c.bounds],
         "holds": [b.holds for b in c.bounds],
         "first_gradient": [b.first_gradient for b in c.bounds],
+        "exact_first_gradient": [b.exact_first_gradient for b in c.bounds],
         "undecided": c.undecided,
         "true_duplicates": c.true_duplicates,
         "void_for": c.void_for,

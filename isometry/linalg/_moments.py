@@ -33,8 +33,11 @@ def spectral_moments(
     so that a constant rest has no variance.
 
     ‖J‖_F² is min(m, n) times the first moment (`partial_jacobian_norm`). Polynomials of J throughout: finite in value
-    and in every derivative, also at isometry and at zero. jit, vmap, grad. Cost: exact, about K/2 + 1 products of the
-    smaller side, K the largest order; estimated, (K/2 + 1) × probes products with J and Jᵀ.
+    and in every derivative, also at isometry and at zero, as long as sums of s^(2k) are in the range of the dtype: in
+    float32 s = 1e15 overflows at k = 2. Scale J first, and the moments by the 2k-th power. jit, vmap, grad.
+
+    Cost: exact, about K/2 + 1 products of the smaller side, K the largest order; estimated, (K/2 + 1) × probes products
+    with J and Jᵀ.
 
     **Raises** `ValueError`: orders empty or not whole numbers ≥ 1; an operator without a key; a key without probes or
     probes without a key; probes < 1; not real floating.

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from isometry import _checks, linalg
+from isometry import _checks, _precision, activations, linalg
+from isometry.activations import Activation
 from isometry.linalg import Factors
 from isometry.networks._network import Function, Network, WeightedLayer
 from isometry.schemes import Layer
@@ -31,10 +32,10 @@ class ChainFunction(Function):
         return self._outputs(params, x)[-1]
 
     def stem(self, params: Any, x: Any) -> Any:
-        return self.blocks[0](self._checked(params)[0], x)
+        return self.blocks[0](self.checked(params)[0], x)
 
     def hidden(self, params: Any, z: Any) -> Any:
-        for block, p in list(zip(self.blocks, self._checked(params), strict=True))[1:-1]:
+        for block, p in list(zip(self.blocks, self.checked(params), strict=True))[1:-1]:
             z = block(p, z)
         return z
 
@@ -54,12 +55,13 @@ class ChainFunction(Function):
 
     def _outputs(self, params: Any, x: Any) -> list[Any]:
         found = []
-        for block, p in zip(self.blocks, self._checked(params), strict=True):
+        for block, p in zip(self.blocks, self.checked(params), strict=True):
             x = block(p, x)
             found.append(x)
         return found
 
-    def _checked(self, params: Any) -> Any:
+    def checked(self, params: Any) -> Any:
+        """`params`, of which there is one entry a block."""
         if not isinstance(params, (tuple, list)) or len(params) != len(self.blocks):
             came = f"{len(params)} entries" if isinstance(params, (tuple, list)) else f"a {type(params).__name__}"
             raise _checks.InputError(
@@ -97,6 +99,31 @@ class Chain(Network):
         return tuple(b.init(k) for b, k in zip(self.blocks, jax.random.split(key, len(self.blocks)), strict=True))
 
     @property
+    def hidden_activations(self) -> tuple[Activation, ...]:
+        """Those of the blocks in turn, and linear between them: a block ends with a weight, the next begins with one.
+
+        **Raises** `ValueError`: a block that is a plain function.
+        """
+        first, *others = (b.hidden_activations for b in self._networks("hidden_activations"))
+        return sum(((activations.linear, *phis) for phis in others), first)
+
+    @property
+    def data_driven(self) -> bool:
+        """Whether the scheme of any block is."""
+        return any(isinstance(b, Network) and b.data_driven for b in self.blocks)
+
+    def adjust(self, params: Any, xs: Any) -> tuple[Any, ...]:
+        """Block after block, each on what those before it, adjusted, make of `xs`."""
+        _checks.concrete("adjust", params=params, xs=xs)
+        found = []
+        for block, p in zip(self.blocks, self.function.checked(params), strict=True):
+            found.append(block.adjust(p, xs) if isinstance(block, Network) and block.data_driven else p)
+            if len(found) < len(self.blocks):
+                with _precision.full():
+                    xs = jax.vmap(block, (None, 0))(found[-1], xs)
+        return tuple(found)
+
+    @property
     def plan(self) -> tuple[Layer, ...]:
         """The layers of all blocks, renumbered."""
         layers = [layer for b in self._networks("plan") for layer in b.plan]
@@ -118,7 +145,8 @@ class Chain(Network):
             if not isinstance(block, Network):
                 raise _checks.InputError(
                     f"{call}(): block {i} of this chain, {_checks.show(block)}, is a plain function: it shows no "
-                    "layers and draws nothing. Give its parameters yourself (params=), or sample=(key -> params)."
+                    "layers and draws nothing. Write networks.mlp(...) for it; or, to measure spectra, give its "
+                    "parameters yourself (params=), or sample=(key -> params)."
                 )
         return self.blocks
 
@@ -135,7 +163,8 @@ def chain(blocks: Sequence[Callable[..., Any]]) -> Chain:
     `net(params, x)` takes a tuple of parameters, one entry a block. `net.depth` is the number of blocks, and
     `span="hidden"` runs from the output of the first to the input of the last. With `method="product"` each block is
     one factor of the Jacobian (a network among them as many as it has layers), so that chains of any depth are measured
-    to the last digit. If all blocks are networks, `net.init(key)` draws them.
+    to the last digit. If all blocks are networks, `net.init(key)` draws them
+    and `certify` takes the chain.
 
     **Raises** `ValueError`: no blocks; one that cannot be called.
     """

@@ -151,7 +151,7 @@ class Mlp(Network):
         """Draw parameters: {"layers": a tuple of runs {"w": (r, in, out), "b": (r, out)}}.
 
         Layer l draws its weights and biases from the l-th pair of (depth, 2) split keys, so that they do not depend on
-        how layers are grouped. The draw alone: what a data-driven scheme makes of inputs is `net.scheme.adjust`, which
+        how layers are grouped. The draw alone: what a data-driven scheme makes of inputs is `net.adjust`, which
         `ensemble` and `audit` call.
         """
         _checks.key("init", key)
@@ -173,6 +173,11 @@ class Mlp(Network):
             return jax.vmap(lambda key: one(layers[0], key))(keys)
         drawn = [one(layer, keys[i]) for i, layer in enumerate(layers)]
         return jax.tree.map(lambda *a: jnp.stack(a), *drawn)
+
+    @property
+    def hidden_activations(self) -> tuple[Activation, ...]:
+        """Its activation, once for each hidden layer."""
+        return (self.activation,) * (self.depth - 1)
 
     @property
     def plan(self) -> tuple[Layer, ...]:

@@ -87,7 +87,27 @@ class Network(ABC):
 
     @abstractmethod
     def init(self, key: Any) -> Any:
-        """Draw parameters; those of a data-driven scheme before `scheme.adjust`, which needs inputs."""
+        """Draw parameters; those of a data-driven scheme before `adjust`, which needs inputs."""
+
+    @property
+    @abstractmethod
+    def hidden_activations(self) -> tuple[Activation, ...]:
+        """What follows each weight layer but the last.
+
+        **Raises** `ValueError`: a network that does not show it.
+        """
+
+    @property
+    def data_driven(self) -> bool:
+        """Whether `adjust` changes anything."""
+        return self.scheme.data_driven
+
+    def adjust(self, params: Any, xs: Any) -> Any:
+        """`params` as a data-driven scheme makes them of inputs `xs`, (examples, *input_shape): `Scheme.adjust`.
+
+        `ensemble` and `audit` call it on what they draw. Runs on the host; a tracer is a `TypeError`.
+        """
+        return self.scheme.adjust(self, params, xs)
 
     @property
     @abstractmethod

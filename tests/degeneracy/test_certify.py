@@ -1,6 +1,7 @@
 """certify: against every partition there is, against training itself, and on the schemes whose symmetry is known."""
 
 import itertools
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +88,7 @@ def test_the_partition_is_the_coarsest_of_all(signed, null):
         least = min(equitable, key=lambda pair: pair[0].shape[1] + pair[1].shape[1])
         edges = [Edge(i, i + 1, a.astype(float)) for i, a in enumerate(w)]
         biases = {i + 1: a.astype(float) for i, a in enumerate(b)}
-        found = refine([2, 3, 4, 1], edges, biases, Exact(), signed=signed, null=null)
+        found = refine([2, 3, 4, 1], edges, biases, Exact(), signed=[signed] * 2, null=[null] * 2)
         for classes, expected in zip(found[1:3], least, strict=True):
             basis = (classes.ids[:, None] == np.arange(classes.count)[None]) * classes.signs[:, None]
             assert classes.count == expected.shape[1]
@@ -100,11 +101,22 @@ def test_the_partition_is_the_coarsest_of_all(signed, null):
 
 
 def test_sums_are_exact():
-    """Dyadic terms in any order; others correctly rounded: 1 + 2^-60 − 1 is not 0, as any plain order may have it."""
+    """Dyadic terms in any order; others as expansions: 1 + 2^-60 − 1 is not 0, as any plain order may have it."""
     classes = of_groups(np.array([0, 0, 0, -1]), np.ones(4))
     rows = np.array([[1.0, 2.0**-60, -1.0, 5.0], [2.0**-60, 0.0, 0.0, 7.0]])
     assert not is_dyadic(rows[:, :3], 3)
     assert (exact_sums(rows, classes) == 2.0**-60).all()
+    parts = exact_sums(np.array([[1, 2.0**-60, 0.3, 5], [2.0**-61, 1, 0.3, 5], [1, 0.3, 2.0**-60, 5]]), classes)
+    assert parts[0, 0] == parts[1, 0]  # 1.3 both, when rounded
+    assert (parts[0] == parts[2]).all()
+    assert (parts[0] != parts[1]).any()
+    terms = np.random.default_rng(0).standard_normal((5, 7)) * np.logspace(-30, 0, 7)[None]
+    for sizes in ((2, 2, 2, 1), (3, 4)):
+        classes = of_groups(np.arange(len(sizes)).repeat(sizes), np.ones(7))
+        for row, found in zip(terms, exact_sums(terms, classes), strict=True):
+            exact = [sum(map(Fraction, part)) for part in np.split(row, np.cumsum(sizes)[:-1])]
+            assert found[: len(sizes)].tolist() == [float(e) for e in exact]
+            assert sum(map(Fraction, found)) == sum(exact)
     assert is_dyadic(np.full((3, 1000), 0.1, np.float32), 1000)
     assert is_dyadic(np.full((3, 1000), 0.1, np.float32).astype(float), 1000)
     assert not is_dyadic(np.full((3, 1000), 0.1), 1000)
@@ -230,7 +242,7 @@ def rounded(size):
     [(0, "tolerance", [2, 2], ()), (60 * ROUND, "bit", [8, 8], (1, 2)), (1e-6, "bit", [8, 8], ())],
 )
 def test_sums_equal_up_to_rounding(size, tier, widths, undecided):
-    """Verified below n·u·Σ|w|, undecided up to a thousand times that, and not equal above."""
+    """Verified below u·Σ|w|, undecided up to a thousand times that, and not equal above."""
     with jax.enable_x64(True):
         found = certificate(rounded(size))
     assert found.tier == tier
@@ -240,6 +252,44 @@ def test_sums_equal_up_to_rounding(size, tier, widths, undecided):
     assert found.clear == (size > 1e-9)
     assert tier == "bit" or found.discrepancy > 0
     assert not found.true_duplicates or tier == "bit"
+
+
+def balanced_blocks(random, classes, size):
+    """Blocks of `size` with equal row sums and column sums, entries that differ, each rounded once to float32."""
+    blocks = random.standard_normal((classes, classes, size, size))
+    sums = random.standard_normal((classes, classes, 1))
+    blocks[:, :, -1] = sums - blocks[:, :, :-1].sum(2)
+    blocks[:, :, :, -1] = sums - blocks[:, :, :, :-1].sum(3)
+    return blocks.transpose(0, 2, 1, 3).reshape(classes * size, -1).astype(np.float32)
+
+
+def test_noise_above_the_rounding_of_one_weight_is_no_lock():
+    """A constant block of 256 with noise of 4e-5: within n·u·Σ|w|, yet Adam trains it in three directions."""
+    random, n = np.random.default_rng(0), 256
+    w = [np.full((1, n), 0.5), 1 / n * (1 + 4e-5 * random.standard_normal((n, n))), np.full((n, 1), 1 / n)]
+    found = certificate([a.astype(np.float32) for a in w])
+    assert [u.effective_width for u in found.units] == [n, n]
+    assert (found.tier, found.undecided) == ("bit", (1, 2))
+    w[1] = 1 / n * (1 + ROUND * 2**29 * random.uniform(-1, 1, (n, n)))  # what rounding to float32 does
+    with jax.enable_x64(True):
+        exact = certificate([np.asarray(a, float) for a in w])
+    assert (exact.tier, exact.undecided) == ("bit", ())  # far above the rounding of float64
+
+
+def test_a_near_pair_does_not_hide_the_locks_elsewhere():
+    """Classes of three by sums equal up to rounding; two units of z_3 differ only in one weight, 1e-9 and 2e-9."""
+    random = np.random.default_rng(1)
+    w = [random.standard_normal((4, 4)).repeat(3, 1), balanced_blocks(random, 4, 3)]
+    w += [random.standard_normal((4, 12)).repeat(3, 0), random.standard_normal((12, 3))]
+    w[2][:, 1], w[3][1], w[3][:2, 2] = w[2][:, 0], w[3][0], (1e-9, 2e-9)
+    found = certificate([a.astype(np.float32) for a in w])
+    assert (found.tier, found.undecided) == ("tolerance", ())
+    assert [u.effective_width for u in found.units] == [4, 4, 12]
+    assert 0 < found.discrepancy <= 1
+    w[3][:2, 2] = 1, 1 + 1e-5  # 42 rounding units apart: neither
+    found = certificate([a.astype(np.float32) for a in w])
+    assert [u.effective_width for u in found.units] == [4, 4, 12]
+    assert (found.tier, found.undecided) == ("tolerance", (3,))
 
 
 def test_small_weights_are_alive_and_low_precision_has_one_tier():
@@ -360,8 +410,19 @@ def test_cancelling_units_are_null():
     null = found.units[1]
     assert null.classes.tolist() == [0, 0, 1, 1, -1]
     assert not null.dead.any()  # in exact arithmetic only, so not "bit for bit"
+    assert [(b.first_gradient, b.exact_first_gradient) for b in found.bounds] == [(1, 1)] * 4
     for _, _, a, d in train(w, "adam"):
         assert max(np.abs(a[2][:, 4]).max(), np.abs(d[2][:, 4]).max()) < 1e-12
+
+
+def test_a_gradient_that_cancels_is_told_from_one_that_is_zero():
+    """A bottleneck fed by twins with +1 and −1, read by twins with +1 and −1: nothing passes, in exact arithmetic."""
+    w = [np.array([[0.3, 0.3], [0.7, 0.7]]), np.array([[1.0], [-1.0]]), np.array([[1.0, -1.0]]), np.full((2, 1), 0.5)]
+    with jax.enable_x64(True):
+        found = certificate(w, bias=False)
+    assert [b.first_gradient for b in found.bounds] == [None] * 4
+    assert [b.exact_first_gradient for b in found.bounds] == [1] * 4
+    assert "never a gradient, in exact arithmetic (bit for bit: gradient from step 1)" in repr(found)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
@@ -378,7 +439,7 @@ def test_supports_say_what_training_reaches_and_when(activation, has_bias):
             w[i] *= random.choice([0, 1], p=[0.35, 0.65])
             w[i] *= random.choice([0, 1], w[i].shape[1], p=[0.3, 0.7]) if i < 3 else 1
         b = [np.zeros(a.shape[1], bool) if has_bias else None for a in w]
-        found = _support.propagate([a != 0 for a in w], b, True, activation == "tanh")
+        found = _support.propagate([a != 0 for a in w], b, [True] * 3, [activation == "tanh"] * 3)
         first = [None] * 4
         for t, (_, g, a, d) in enumerate(train(w, "sgd", activation, has_bias=has_bias), 1):
             first = [t if f is None and x.any() else f for f, x in zip(first, g, strict=True)]
@@ -415,11 +476,42 @@ def test_what_is_refused():
     with pytest.raises(isometry.InputError, match=r"b of layer 3 is inf at \(1,\)"):
         certificate(planted(np.random.default_rng(0), 1), biases=biases)
     chain = networks.chain([lambda p, x: x @ p])
-    with pytest.raises(isometry.InputError, match=r"not a Network whose units are known; write networks.mlp"):
+    with pytest.raises(isometry.InputError, match=r"certify\(\): block 0 of this chain, .* Write networks.mlp"):
         isometry.certify(chain, (jnp.eye(2),))
+    with pytest.raises(isometry.InputError, match=r"not a Network whose units are known; write networks.mlp"):
+        isometry.certify(lambda p, x: x, (jnp.eye(2),))
     net = net_of(planted(np.random.default_rng(0), 1))
     with pytest.raises(TypeError, match="params is traced; certify runs on the host"):
         jax.jit(lambda p: isometry.certify(net, p))(params_of(net, planted(np.random.default_rng(0), 1)))
+
+
+def no_derivative():
+    """A sigmoid that has a reverse derivative only."""
+    phi = jax.custom_vjp(jax.nn.sigmoid)
+    phi.defvjp(lambda x: (phi(x), x), lambda x, g: (g,))
+    return networks.mlp([4, 8, 2], phi, "zeros")
+
+
+MLP = networks.mlp([4, 8, 2], "tanh", "orthogonal")
+
+
+@pytest.mark.parametrize(
+    ("net", "params", "message"),
+    [
+        (MLP, {"a": 1}, r"certify\(\): params\['a'\] is not there in this network, and params has \(\)"),
+        (MLP, None, r"params\['layers'\]\[0\]\['b'\] is of shape \(1, 8\) in this network, and params lacks it"),
+        (MLP, {"layers": []}, "lacks it"),
+        (MLP, networks.mlp([4, 9, 2], "tanh", "zeros").init(jax.random.key(0)), r"params has \(1, 9\)"),
+        (MLP, networks.mlp([4, 8, 2], "tanh", "zeros", bias=False).init(jax.random.key(0)), r"\['b'\].* lacks it"),
+        (MLP, jax.vmap(MLP.init)(jax.random.split(jax.random.key(0), 3)), r"\(3, 1, 8\); .* one seed of stacked"),
+        (no_derivative(), no_derivative().init(jax.random.key(0)), r"activation 'sigmoid' raised TypeError .* jax.jvp"),
+        (networks.chain([MLP, MLP]), (MLP.init(jax.random.key(0)),) * 2, r"layer 2 returns 2 numbers .* takes 4"),
+        (networks.chain([MLP, MLP]), (MLP.init(jax.random.key(0)),), r"params\[1\]\['layers'\].* lacks it"),
+    ],
+)
+def test_parameters_and_networks_that_do_not_fit(net, params, message):
+    with pytest.raises(isometry.InputError, match=message):
+        isometry.certify(net, params)
 
 
 def test_classes_are_numbered_by_appearance():

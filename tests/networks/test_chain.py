@@ -1,5 +1,7 @@
 """Chains of blocks: the function, its factors, and its spectrum by products."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 import isometry
 from isometry import networks
+from isometry._draws import adjust_seeds
 
 
 def leaky(params, x):
@@ -60,6 +63,35 @@ def test_networks_in_a_chain_are_drawn_and_show_their_layers():
     dense, product = (isometry.ensemble(net, keys, xs, method=m) for m in ("dense", "product"))
     assert product.log_values.shape == (2, 3, 2)
     np.testing.assert_allclose(product.log_values, dense.log_values, atol=1e-4)
+
+
+def test_data_driven_blocks_are_adjusted_on_what_comes_to_them():
+    """Block after block: every layer of the lsuv blocks has outputs of variance 1, the other block is as drawn."""
+    block = functools.partial(networks.mlp, bias=False)
+    blocks = [block([4, 6, 6], "tanh", "lsuv"), block([6, 6], scheme="orthogonal"), block([6, 6, 2], "relu", "lsuv")]
+    net = networks.chain(blocks)
+    random = np.random.default_rng(3)
+    xs, shapes = jnp.asarray(random.standard_normal((40, 4)), jnp.float32), jax.eval_shape(net.init, jax.random.key(0))
+    drawn = jax.tree.map(lambda a: jnp.asarray(random.standard_normal(a.shape), a.dtype), shapes)
+    assert net.data_driven
+    assert not networks.chain(blocks[1:2]).data_driven
+    params = net.adjust(drawn, xs)
+    assert params[1] is drawn[1]
+    h = np.asarray(xs)
+    for i, layer in enumerate(net.layers(params)):
+        z = h @ np.asarray(layer.w)
+        assert i == 2 or z.std() == pytest.approx(1, abs=1e-5)
+        h = np.tanh(z) if i == 0 else np.maximum(z, 0) if i == 3 else z
+    twice = jax.tree.map(lambda a: 2 * a, drawn)
+    stacked = adjust_seeds(net, jax.tree.map(lambda *a: jnp.stack(a), drawn, twice), xs)  # as `ensemble` calls it
+    for i, seed in enumerate((params, net.adjust(twice, xs))):
+        for one, by_hand in zip(jax.tree.leaves(stacked), jax.tree.leaves(seed), strict=True):
+            np.testing.assert_array_equal(one[i], by_hand)
+    behind = networks.chain([lambda p, x: 2 * x, blocks[0]])  # a plain function before
+    doubled, before = behind.adjust((None, drawn[0]), xs)[1], blocks[0].adjust(drawn[0], 2 * xs)
+    jax.tree.map(np.testing.assert_array_equal, doubled, before)
+    with pytest.raises(ValueError, match="1 entries"):
+        net.adjust((drawn[0],), xs)
 
 
 @pytest.mark.parametrize(
