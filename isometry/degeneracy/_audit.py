@@ -10,7 +10,7 @@ from isometry import _checks, _precision, _provenance
 from isometry._draws import adjust_seeds, draw_seeds
 from isometry._ensemble import ensemble
 from isometry._spectrum import Spectrum
-from isometry.degeneracy import _probe
+from isometry.degeneracy import _probe, _task
 from isometry.degeneracy._flag import FLAGS, RAISED, UNDECIDED, Flag, Thresholds
 from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._phase_flags import forward_signal, phase_flags, rank_collapse
@@ -50,8 +50,9 @@ def audit(
     - `keys`: (seeds,) random keys; flags that depend on the draw are undecided with fewer than 5.
     - `xs`: (examples, *x.shape), all of them for the probe and for a data-driven scheme (lsuv); Jacobians are taken at
       `inputs` of them, evenly spaced.
-    - `targets`: (examples,) integer labels or (examples, k) floats; None makes learnable synthetic ones from the key.
-    - `loss(output, target)`: a scalar for one example; default cross-entropy for labels, mean square for floats.
+    - `targets`: (examples,) integer labels or floats of shape (examples, *output.shape); with a `loss` of one's own
+      whatever it takes, (examples, ...). None makes learnable synthetic ones from the key.
+    - `loss(output, target)`: a real scalar for one example; default cross-entropy for labels, mean square for floats.
     - `optimizer`: an optax optimizer; default `optax.sgd(0.1)`.
     - `train_steps`: of the probe, batches of 32; None is 200, 0 switches it off (its flags say "not_run").
     - `thresholds`: `Thresholds`, each with its source.
@@ -61,7 +62,9 @@ def audit(
     Runs on the host; a tracer is a `TypeError`.
 
     **Raises** `ValueError`, before any compute: not a Network; keys, xs or targets of the wrong shape or type or not
-    finite; a loss that is not scalar; not an optimizer, or one whose state does not match.
+    finite; an activation without a forward derivative; a loss that fails, is not a real scalar or has no gradient; not
+    an optimizer, or one whose state does not match; a loss or optimizer that draws from np.random; thresholds that are
+    no `Thresholds`.
 
     Parameters drawn NaN or infinite and signals that overflow are findings: they raise `exploding`, with the seed, the
     layer and the index, and what cannot be measured then is undecided. A Jacobian that overflows its dtype though the
@@ -76,12 +79,16 @@ def audit(
         raise _checks.InputError("audit(): the mapping of networks is empty.")
     _checks.keys("audit", keys)
     _checks.integer("audit", low=1, inputs=inputs)
-    steps = _probe.DEFAULT_STEPS if train_steps is None else train_steps
+    steps = _task.DEFAULT_STEPS if train_steps is None else train_steps
     _checks.integer("audit", low=0, train_steps=steps)
     key = jax.random.fold_in(keys[0], 0x150) if key is None else key
     _checks.key("audit", key)
-    xs = jnp.asarray(xs)
-    limits = thresholds if thresholds is not None else Thresholds()
+    xs = _task.array("xs", xs)
+    limits = Thresholds() if thresholds is None else thresholds
+    if not isinstance(limits, Thresholds):
+        raise _checks.InputError(
+            f"audit(): thresholds={_checks.show(limits)} is not a Thresholds; write isometry.Thresholds(log_gain=2.0)."
+        )
     tasks = {name: _prepare(name, net, xs, targets, loss, optimizer, steps, key) for name, net in nets.items()}
     reports = {}
     for name, net in nets.items():
@@ -92,7 +99,7 @@ def audit(
 
 def _prepare(
     name: str, net: Any, xs: Any, targets: Any, loss: Any, optimizer: Any, steps: int, key: Any
-) -> tuple[_probe.Task, bool]:
+) -> tuple[_task.Task, bool]:
     """Everything that can be wrong is found here, for all networks, before anything runs."""
     if not isinstance(net, Network) or not hasattr(net, "activation"):  # a chain's units are not known
         raise _checks.InputError(
@@ -104,13 +111,13 @@ def _prepare(
             f"audit(): xs is {xs.dtype} of shape {xs.shape}; {name} takes floating rows of shape {net.input_shape}."
         )
     _checks.all_finite("audit", xs=xs)
-    return _probe.make_task(net, xs, targets, loss, optimizer, steps, jax.random.fold_in(key, 1))
+    return _task.make_task(net, xs, targets, loss, optimizer, steps, jax.random.fold_in(key, 1))
 
 
 def _audit_one(
     net: Any,
     keys: Any,
-    task: _probe.Task,
+    task: _task.Task,
     synthetic: bool,
     steps: int,
     limits: Thresholds,

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from isometry import _checks
+
 RAISED, CLEAR, UNDECIDED, NOT_RUN = "raised", "clear", "undecided", "not_run"
 FLAGS = (
     "zero_gradient",
@@ -48,6 +50,9 @@ class Thresholds:
       luck at 1 in 20.
     - `least_seeds`: with fewer, what depends on the draw is undecided.
     - `confidence`: of the bootstrap intervals over seeds; a value whose interval holds the threshold is undecided.
+
+    **Raises** `ValueError`: a line that is not a number from 0 on; a share, level or confidence outside [0, 1]; fewer
+    than one control or seed.
     """
 
     log_gain: float = 3.0
@@ -59,6 +64,13 @@ class Thresholds:
     controls: int = 19
     least_seeds: int = 5
     confidence: float = 0.95
+
+    def __post_init__(self):
+        call = "Thresholds"
+        _checks.number(call, low=0, **{n: getattr(self, n) for n in ("log_gain", "anisometry", "depth_scales")})
+        shares = ("saturated_slope", "below_floor", "dead_level", "confidence")
+        _checks.number(call, low=0, high=1, **{n: getattr(self, n) for n in shares})
+        _checks.integer(call, low=1, controls=self.controls, least_seeds=self.least_seeds)
 
 
 @dataclass(frozen=True)

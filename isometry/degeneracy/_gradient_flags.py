@@ -12,7 +12,8 @@ import numpy as np
 from isometry import _precision
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import CLEAR, RAISED, Flag
-from isometry.degeneracy._probe import Probe, Task, weights_of
+from isometry.degeneracy._probe import Probe, weights_of
+from isometry.degeneracy._task import Task
 from isometry.networks import Network
 
 _LIFT = 2.0**60  # the loss is scaled by this before differentiation, so that a small gradient is not a zero one
