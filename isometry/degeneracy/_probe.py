@@ -14,6 +14,7 @@ import optax
 from isometry import _precision
 from isometry._draws import adjust_seeds, draw_seeds
 from isometry.degeneracy._certify import Certificate
+from isometry.degeneracy._decay import no_separate_decay
 from isometry.degeneracy._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag, Thresholds
 from isometry.degeneracy._signals import INPUTS, Signals, observe
 from isometry.degeneracy._task import SGD, Task
@@ -46,6 +47,8 @@ class Probe:
     - `gradient_rank`: of the accumulated loss gradient Σ g, singular values above eps·Σ‖g‖_F: what rounding of the
       summed gradients could fake is not counted.
     - `update_rank`: of W(t) − γ_t W(0), above 1e-4 absolute; γ_t is what the optimizer's decay alone leaves of W(0).
+      None where that cannot be told from what gradients do (LAMB and LARS with decay, L2 under Adam): `no_update_rank`
+      says so.
     - `layers`, `shapes`: index and (fan_in, fan_out) of each hidden layer; `steps`: when recorded.
     - `first_signal`: (seeds, depth), first step at which any entry of a layer's gradient is not zero; −1 for never.
     - `signals`: what became of the pre-activations, `Signals`; None for controls.
@@ -55,10 +58,11 @@ class Probe:
     layers: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
     gradient_rank: np.ndarray
-    update_rank: np.ndarray
+    update_rank: np.ndarray | None
     loss: np.ndarray
     first_signal: np.ndarray
     signals: Signals | None = None
+    no_update_rank: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; a loss that is not finite is the string "inf"."""
@@ -300,7 +304,9 @@ def judge_ranks(
 def _steady(net: Network, task: Task, params: Any, certificates: Any) -> tuple[Probe, Task, float | None]:
     """A probe, its task and learning rate: of our own ones the largest that does not overflow; None, the user's."""
     if not any(task.optimizer is ours for ours in SGD.values()):
-        return run(net, task, params, certificates=certificates), task, None
+        probe = run(net, task, params, certificates=certificates)
+        why = no_separate_decay(task.optimizer, jax.tree.map(lambda a: a[0], params))
+        return (replace(probe, update_rank=None, no_update_rank=why) if why else probe), task, None
     for rate in SGD:
         task = task._replace(optimizer=SGD[rate])
         probe = run(net, task, params, certificates=certificates)
