@@ -1,5 +1,6 @@
 """audit: measure, probe, judge."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,8 +11,8 @@ from isometry import _checks, _precision, _provenance
 from isometry._draws import adjust_seeds, draw_seeds
 from isometry._ensemble import ensemble
 from isometry._spectrum import Spectrum
-from isometry.degeneracy import _probe, _task
-from isometry.degeneracy._flag import FLAGS, RAISED, UNDECIDED, Flag, Thresholds
+from isometry.degeneracy import _probe, _task, _underflow
+from isometry.degeneracy._flag import FLAGS, RAISED, UNDECIDED, Flag, Thresholds, undecided
 from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._phase_flags import forward_signal, phase_flags, rank_collapse
 from isometry.degeneracy._report import Report, Reports
@@ -147,20 +148,25 @@ def _audit_one(
     if wrong := overflowing(units):
         return _unmeasured(net, wrong, {"locked_symmetry": locked_symmetry(certified(net, few))}, setting)
     spans = ("end_to_end", "hidden") if net.depth > 2 else ("end_to_end",)
-    spectra = {span: _spectra(net, params, points, span) for span in spans}
+    signals, units, lost = _underflow.signals(net, params, points, units)
+    spectra = {span: _spectra(net, params, points, span, units) for span in spans}
     key_spectra, key_units, key_controls = jax.random.split(jax.random.fold_in(key, 2), 3)
     flags = spectrum_flags(spectra, limits, key_spectra)
     key_rank, key_saturated, key_phase, key_floor = jax.random.split(jax.random.fold_in(key, 3), 4)
-    flags["rank_collapse"] = rank_collapse(points, units, limits, key_rank)
+    flags["rank_collapse"] = rank_collapse(points, signals, limits, key_rank)
     flags["saturated_units"] = saturated_units(net, units, limits, key_saturated)
-    forward = forward_signal(units, limits, jax.random.fold_in(key_phase, 1))
+    forward = forward_signal(signals, limits, jax.random.fold_in(key_phase, 1))
     flags |= phase_flags(net, spectra, limits, key_phase, forward)
     flags["below_floor"] = below_floor(net, spectra, units, limits, key_floor)
+    if lost:
+        flags |= {name: undecided(flags[name], lost) for name in ("rank_collapse", "below_floor")}
     tell("certificates")
     certificates = certified(net, few)
     flags["locked_symmetry"] = locked_symmetry(certificates)
     tell("units and gradients")
     flags["dead_units"] = dead_units(net, units, limits, key_units, certificates)
+    if lost and "certified" not in flags["dead_units"].evidence:
+        flags["dead_units"] = undecided(flags["dead_units"], lost)
     tell("training probe")
     proof = certified_rank(net, certificates)
     rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, key_controls, proof, certificates)
@@ -180,12 +186,18 @@ def _audit_one(
     )  # fmt: skip
 
 
-def _spectra(net: Any, params: Any, points: Any, span: str) -> Spectrum:
-    """Of every seed and input; as a product where the Jacobian overflows, as its factors do not."""
+def _spectra(net: Any, params: Any, points: Any, span: str, units: list[Any]) -> Spectrum:
+    """Of every seed and input; as a product where the Jacobian leaves the range of its dtype, as its factors do not."""
+    measured = functools.partial(ensemble, net, span=span)
     try:
-        return ensemble(net, params=params, xs=points, span=span)
+        found = measured(params=params, xs=points)
     except _checks.InputError:  # parameters and signals are finite: only the Jacobian can be at fault
-        return ensemble(net, params=params, xs=points, span=span, method="product")
+        return measured(params=params, xs=points, method="product")
+    if not _underflow.in_jacobian(net, params, found, units):
+        return found
+    with jax.enable_x64(True):  # the signals, on which the factors depend, may underflow as well
+        params, points = _precision.cast((params, points), jnp.float64)
+        return _precision.cast(measured(params=params, xs=points, method="product"), found.log_values.dtype)
 
 
 def _unmeasured(net: Any, why: str, flags: dict[str, Flag], setting: dict[str, Any]) -> Report:

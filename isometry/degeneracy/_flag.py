@@ -1,7 +1,7 @@
 """A flag: one thing that can go wrong, whether it does, how sure that is, and what to do about it."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import jax
@@ -125,6 +125,11 @@ def above(value: float, bounds: tuple[float, float], line: float, seeds: int, li
 def flipped(bounds: tuple[float, float]) -> tuple[float, float]:
     """The interval of the value with its sign changed: for flags that are raised below their line."""
     return -bounds[1], -bounds[0]
+
+
+def undecided(flag: Flag, why: str) -> Flag:
+    """The flag with its numbers, which say nothing."""
+    return replace(flag, state=UNDECIDED, reason=f"{flag.reason}; {why}")
 
 
 def unsure(seeds: int, limits: Thresholds) -> str:

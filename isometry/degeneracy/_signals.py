@@ -26,9 +26,9 @@ class Signals:
     - `duplicates`: (…, depth − 1) units of z_l that equal an earlier one at every input, to a few rounding units.
     - `spread`: (seeds, records) largest distance of a unit from the first of its live class, relative to that one's
       norm; certified to be zero in exact arithmetic. 0 where no live class is shared.
-    - `least`: (seeds, records) smallest distance |z − k| of a unit in a shared live class from a kink k of phi, relative
-      to the root mean square of its layer: units nearer to a kink than rounding can part at once. inf where no live
-      class is shared, or phi has no kink.
+    - `least`: (seeds, records) smallest distance |z − k| of a unit in a shared live class from a kink k of phi,
+      relative to the root mean square of its layer: units nearer to a kink than rounding can part at once. inf where
+      no live class is shared, or phi has no kink.
     """
 
     inputs: int

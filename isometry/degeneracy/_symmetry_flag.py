@@ -1,11 +1,10 @@
 """Units that stay equal for ever: locked_symmetry, and the certificates of several seeds that other flags read."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 
 from isometry.degeneracy._certify import (
@@ -16,11 +15,11 @@ from isometry.degeneracy._certify import (
     Certificate,
     certify,
     not_finite,
-    on_host,
 )
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import RANK_FLAG, RANK_REMEDY
 from isometry.degeneracy._signals import Signals
+from isometry.degeneracy._underflow import seeds_of
 from isometry.networks import Network
 
 _NAME = "locked_symmetry"
@@ -38,21 +37,14 @@ _BOUND = (
 )
 
 
-def _seeds(params: Any) -> Iterator[Any]:
-    """The parameters of every seed, on the host."""
-    host = jax.tree.map(on_host, params)
-    for seed in range(len(jax.tree.leaves(host)[0])):
-        yield jax.tree.map(lambda a, i=seed: a[i], host)
-
-
 def certified(net: Network, params: Any) -> list[Certificate]:
     """The certificate of every seed of stacked `params`."""
-    return [certify(net, one) for one in _seeds(params)]
+    return [certify(net, one) for one in seeds_of(params)]
 
 
 def broken(net: Network, params: Any) -> str:
     """The first parameter of stacked `params` that is NaN or infinite: seed, layer, index; empty if there is none."""
-    wrong = ((seed, not_finite(net.layers(one))) for seed, one in enumerate(_seeds(params)))
+    wrong = ((seed, not_finite(net.layers(one))) for seed, one in enumerate(seeds_of(params)))
     return next((f"{where} in seed {seed}" for seed, where in wrong if where), "")
 
 
