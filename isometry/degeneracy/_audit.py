@@ -1,7 +1,7 @@
 """audit: measure, probe, judge."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from isometry._draws import adjust_seeds, draw_seeds
 from isometry._ensemble import ensemble
 from isometry._spectrum import Spectrum
 from isometry.degeneracy import _probe, _task, _underflow
+from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import FLAGS, RAISED, UNDECIDED, Flag, Thresholds, undecided
 from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._phase_flags import forward_signal, phase_flags, rank_collapse
@@ -144,30 +145,12 @@ def _audit_one(
     few = jax.tree.map(lambda a: a[: _probe.SEEDS], params)
     if wrong := broken(net, params):
         return _unmeasured(net, wrong, {}, setting)
-    units = pre_activations(net.function, params, points)
-    if wrong := overflowing(units):
+    layers = pre_activations(net.function, params, points)
+    if wrong := overflowing(layers):
         return _unmeasured(net, wrong, {"locked_symmetry": locked_symmetry(certified(net, few))}, setting)
-    spans = ("end_to_end", "hidden") if net.depth > 2 else ("end_to_end",)
-    signals, units, lost = _underflow.signals(net, params, points, units)
-    spectra = {span: _spectra(net, params, points, span, units) for span in spans}
-    key_spectra, key_units, key_controls = jax.random.split(jax.random.fold_in(key, 2), 3)
-    flags = spectrum_flags(spectra, limits, key_spectra)
-    key_rank, key_saturated, key_phase, key_floor = jax.random.split(jax.random.fold_in(key, 3), 4)
-    flags["rank_collapse"] = rank_collapse(points, signals, limits, key_rank)
-    flags["saturated_units"] = saturated_units(net, units, limits, key_saturated)
-    forward = forward_signal(signals, limits, jax.random.fold_in(key_phase, 1))
-    flags |= phase_flags(net, spectra, limits, key_phase, forward)
-    flags["below_floor"] = below_floor(net, spectra, units, limits, key_floor)
-    if lost:
-        flags |= {name: undecided(flags[name], lost) for name in ("rank_collapse", "below_floor")}
-    tell("certificates")
-    certificates = certified(net, few)
-    flags["locked_symmetry"] = locked_symmetry(certificates)
-    tell("units and gradients")
-    flags["dead_units"] = dead_units(net, units, limits, key_units, certificates)
-    if lost and "certified" not in flags["dead_units"].evidence:
-        flags["dead_units"] = undecided(flags["dead_units"], lost)
+    flags, spectra, certificates = _at_initialization(net, params, points, layers, limits, key, tell)
     tell("training probe")
+    key_controls = jax.random.split(jax.random.fold_in(key, 2), 3)[2]
     proof = certified_rank(net, certificates)
     rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, key_controls, proof, certificates)
     flags["zero_gradient"] = zero_gradient(net, task, few, len(points), probe, certificates)
@@ -186,7 +169,32 @@ def _audit_one(
     )  # fmt: skip
 
 
-def _spectra(net: Any, params: Any, points: Any, span: str, units: list[Any]) -> Spectrum:
+def _at_initialization(
+    net: Any, params: Any, points: Any, layers: list[Any], limits: Thresholds, key: Any, tell: Progress
+) -> tuple[dict[str, Flag], dict[str, Spectrum], list[Certificate]]:
+    """The flags that need no training, the spectra, and the certificates of the seeds that are probed."""
+    signals, units, lost = _underflow.signals(net, params, points, layers)
+    spans = ("end_to_end", "hidden") if net.depth > 2 else ("end_to_end",)
+    spectra = {span: _spectra(net, params, points, span, units) for span in spans}
+    key_spectra, key_units, _ = jax.random.split(jax.random.fold_in(key, 2), 3)
+    key_rank, key_saturated, key_phase, key_floor = jax.random.split(jax.random.fold_in(key, 3), 4)
+    flags = spectrum_flags(spectra, limits, key_spectra)
+    forward = forward_signal(signals, limits, jax.random.fold_in(key_phase, 1))
+    flags |= phase_flags(net, spectra, limits, key_phase, forward)
+    flags["rank_collapse"] = rank_collapse(points, signals, limits, key_rank)
+    flags["saturated_units"] = saturated_units(net, units, limits, key_saturated)
+    flags["below_floor"] = below_floor(net, spectra, units, limits, key_floor)
+    tell("certificates")
+    certificates = certified(net, jax.tree.map(lambda a: a[: _probe.SEEDS], params))
+    flags["locked_symmetry"] = locked_symmetry(certificates)
+    flags["dead_units"] = dead_units(net, units, limits, key_units, certificates)
+    seen = {"rank_collapse", "below_floor", "dead_units"} if lost else set()
+    if "certified" in flags["dead_units"].evidence:
+        seen -= {"dead_units"}
+    return flags | {name: undecided(flags[name], lost) for name in seen}, spectra, certificates
+
+
+def _spectra(net: Any, params: Any, points: Any, span: str, units: Sequence[Any] = ()) -> Spectrum:
     """Of every seed and input; as a product where the Jacobian leaves the range of its dtype, as its factors do not."""
     measured = functools.partial(ensemble, net, span=span)
     try:

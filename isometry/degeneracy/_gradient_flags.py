@@ -97,7 +97,8 @@ def _without_underflow(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """(`norms` with what underflow took from them, layers that are zero in the dtype only, the layer lost, 0 for
     none)."""
-    allowed = np.array([[b.first_gradient == 1 for b in c.bounds] for c in certificates])  # (seeds, layers)
+    allowed = np.array([[b.first_gradient == 1 for b in c.bounds] for c in certificates], bool)
+    allowed = allowed.reshape(-1, norms.shape[2])  # (seeds, layers)
     zero = np.isneginf(norms).all((0, 1))
     if not (zero & allowed).any():
         return norms, np.zeros(0, int), 0

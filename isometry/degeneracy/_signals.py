@@ -13,8 +13,8 @@ from isometry import _precision
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._partition import Near, singletons
 
-INPUTS = 256
-_EQUAL = 8.0  # rounding units, relative to a unit's norm, within which two units count as equal
+INPUTS = 256  # examples of the task that signals are taken at: as many singular values can be told apart
+_EQUAL = 8.0  # units of rounding, relative to a unit's norm, within which two count as equal: √64 random-signed ones
 
 
 @dataclass(frozen=True)

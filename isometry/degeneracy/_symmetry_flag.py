@@ -23,7 +23,7 @@ from isometry.degeneracy._underflow import seeds_of
 from isometry.networks import Network
 
 _NAME = "locked_symmetry"
-_ROUNDING = 8 * float(np.finfo(np.float32).eps)  # of a pre-activation, relative to its layer's: √64 rounded terms
+_ROUNDING = 8 * float(np.finfo(np.float32).eps)  # of a pre-activation relative to its layer's, 64 random-signed terms
 _REMEDY = (
     'random weights in every layer: scheme="orthogonal" or "gaussian"; or noise of std 0.1/√fan_in on the weights: '
     "it spreads ln s by 0.1·√(depth/2), and equal units part as training amplifies it"

@@ -101,7 +101,7 @@ def in_jacobian(net: Network, params: Any, sp: Spectrum, units: Sequence[Any]) -
     top = np.asarray(sp.log_values[..., 0], float)
     slopes = [np.asarray(net.activation.slope(jnp.asarray(z)) != 0).any(-1) for z in units]
     runs = params["layers"][1:-1] if sp.span == "hidden" else params["layers"]
-    weighted = np.all([np.asarray(run["w"] != 0).any((2, 3)).all(1) for run in runs], 0)
+    weighted = np.all([(np.asarray(run["w"]) != 0).any((2, 3)).all(axis=1) for run in runs], 0)
     passing = np.all([np.broadcast_to(weighted[:, None], top.shape), *slopes], 0)
     return bool(((top < np.log(least(sp.log_values.dtype))) & (passing | np.isfinite(top))).any())
 

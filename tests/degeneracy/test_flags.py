@@ -112,7 +112,7 @@ WIDTHS = [6, 6, 6, 6, 3]
 
 
 def tiny_loss(output, target):
-    return 1e-20 * _probe._cross_entropy(output, target)
+    return 1e-20 * _task._cross_entropy(output, target)
 
 
 def zero_head():
