@@ -19,6 +19,10 @@ from isometry import _checks, _jaxpr, _precision
 from isometry.networks import Function
 
 _REMEMBERED = 256
+_REMEDY = {
+    "f": "Draw what is random from a key among its parameters.",
+    "optimizer": "Draw what is random from a key in its state.",
+}
 _memory: OrderedDict[Any, Any] = OrderedDict()
 _lock = threading.Lock()
 
@@ -57,18 +61,18 @@ def _traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
         said = f"{call}(): f(params, x) raised {type(error).__name__} at x of shape {x.shape}."
         raise _checks.InputError(said + _batch_hint(call, aim, params, x)) from error
     if not isinstance(aim.f, Function):
-        _refuse_chance(call, jaxpr, _jaxpr_of(aim, params, x)[0])
+        refuse_chance(call, "f", jaxpr, _jaxpr_of(aim, params, x)[0])
     loops = any(eqn.primitive.name == "while" for eqn in _jaxpr.equations(jaxpr.jaxpr))
     return Traced(start, out, _jaxpr.coarse(jaxpr.jaxpr, dtype), loops)
 
 
-def _refuse_chance(call: str, once: Any, again: Any) -> None:
-    """Refuse an f that, traced twice, holds different numbers: it draws them from outside."""
+def refuse_chance(call: str, what: str, once: Any, again: Any) -> None:
+    """Refuse what, traced twice, holds different numbers: it draws them from outside."""
     a, b = _jaxpr.constants(once), _jaxpr.constants(again)
     if len(a) != len(b) or not all(x is y or np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b, strict=True)):
         raise _checks.InputError(
-            f"{call}(): f is not deterministic: traced twice on the same arguments it holds different numbers "
-            "(np.random, a clock, a counter). Draw what is random from a key among its parameters."
+            f"{call}(): {what} is not deterministic: traced twice on the same arguments it holds different numbers "
+            f"(np.random, a clock, a counter). {_REMEDY.get(what, 'Close over one draw.')}"
         )
 
 

@@ -1,6 +1,7 @@
 """audit: measure, probe, judge."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +11,9 @@ from isometry import _checks, _precision, _provenance
 from isometry._draws import adjust_seeds, draw_seeds
 from isometry._ensemble import ensemble
 from isometry._spectrum import Spectrum
-from isometry.degeneracy import _probe
-from isometry.degeneracy._flag import FLAGS, RAISED, UNDECIDED, Flag, Thresholds
+from isometry.degeneracy import _probe, _task, _underflow
+from isometry.degeneracy._certify import Certificate
+from isometry.degeneracy._flag import FLAGS, RAISED, UNDECIDED, Flag, Thresholds, undecided
 from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._phase_flags import forward_signal, phase_flags, rank_collapse
 from isometry.degeneracy._report import Report, Reports
@@ -50,8 +52,9 @@ def audit(
     - `keys`: (seeds,) random keys; flags that depend on the draw are undecided with fewer than 5.
     - `xs`: (examples, *x.shape), all of them for the probe and for a data-driven scheme (lsuv); Jacobians are taken at
       `inputs` of them, evenly spaced.
-    - `targets`: (examples,) integer labels or (examples, k) floats; None makes learnable synthetic ones from the key.
-    - `loss(output, target)`: a scalar for one example; default cross-entropy for labels, mean square for floats.
+    - `targets`: (examples,) integer labels or floats of shape (examples, *output.shape); with a `loss` of one's own
+      whatever it takes, (examples, ...). None makes learnable synthetic ones from the key.
+    - `loss(output, target)`: a real scalar for one example; default cross-entropy for labels, mean square for floats.
     - `optimizer`: an optax optimizer; default `optax.sgd(0.1)`.
     - `train_steps`: of the probe, batches of 32; None is 200, 0 switches it off (its flags say "not_run").
     - `thresholds`: `Thresholds`, each with its source.
@@ -61,7 +64,9 @@ def audit(
     Runs on the host; a tracer is a `TypeError`.
 
     **Raises** `ValueError`, before any compute: not a Network; keys, xs or targets of the wrong shape or type or not
-    finite; a loss that is not scalar; not an optimizer, or one whose state does not match.
+    finite; an activation without a forward derivative; a loss that fails, is not a real scalar or has no gradient; not
+    an optimizer, or one whose state does not match; a loss or optimizer that draws from np.random; thresholds that are
+    no `Thresholds`.
 
     Parameters drawn NaN or infinite and signals that overflow are findings: they raise `exploding`, with the seed, the
     layer and the index, and what cannot be measured then is undecided. A Jacobian that overflows its dtype though the
@@ -76,12 +81,16 @@ def audit(
         raise _checks.InputError("audit(): the mapping of networks is empty.")
     _checks.keys("audit", keys)
     _checks.integer("audit", low=1, inputs=inputs)
-    steps = _probe.DEFAULT_STEPS if train_steps is None else train_steps
+    steps = _task.DEFAULT_STEPS if train_steps is None else train_steps
     _checks.integer("audit", low=0, train_steps=steps)
     key = jax.random.fold_in(keys[0], 0x150) if key is None else key
     _checks.key("audit", key)
-    xs = jnp.asarray(xs)
-    limits = thresholds if thresholds is not None else Thresholds()
+    xs = _task.array("xs", xs)
+    limits = Thresholds() if thresholds is None else thresholds
+    if not isinstance(limits, Thresholds):
+        raise _checks.InputError(
+            f"audit(): thresholds={_checks.show(limits)} is not a Thresholds; write isometry.Thresholds(log_gain=2.0)."
+        )
     tasks = {name: _prepare(name, net, xs, targets, loss, optimizer, steps, key) for name, net in nets.items()}
     reports = {}
     for name, net in nets.items():
@@ -92,7 +101,7 @@ def audit(
 
 def _prepare(
     name: str, net: Any, xs: Any, targets: Any, loss: Any, optimizer: Any, steps: int, key: Any
-) -> tuple[_probe.Task, bool]:
+) -> tuple[_task.Task, bool]:
     """Everything that can be wrong is found here, for all networks, before anything runs."""
     if not isinstance(net, Network) or not hasattr(net, "activation"):  # a chain's units are not known
         raise _checks.InputError(
@@ -104,13 +113,13 @@ def _prepare(
             f"audit(): xs is {xs.dtype} of shape {xs.shape}; {name} takes floating rows of shape {net.input_shape}."
         )
     _checks.all_finite("audit", xs=xs)
-    return _probe.make_task(net, xs, targets, loss, optimizer, steps, jax.random.fold_in(key, 1))
+    return _task.make_task(net, xs, targets, loss, optimizer, steps, jax.random.fold_in(key, 1))
 
 
 def _audit_one(
     net: Any,
     keys: Any,
-    task: _probe.Task,
+    task: _task.Task,
     synthetic: bool,
     steps: int,
     limits: Thresholds,
@@ -136,25 +145,12 @@ def _audit_one(
     few = jax.tree.map(lambda a: a[: _probe.SEEDS], params)
     if wrong := broken(net, params):
         return _unmeasured(net, wrong, {}, setting)
-    units = pre_activations(net.function, params, points)
-    if wrong := overflowing(units):
+    layers = pre_activations(net.function, params, points)
+    if wrong := overflowing(layers):
         return _unmeasured(net, wrong, {"locked_symmetry": locked_symmetry(certified(net, few))}, setting)
-    spans = ("end_to_end", "hidden") if net.depth > 2 else ("end_to_end",)
-    spectra = {span: _spectra(net, params, points, span) for span in spans}
-    key_spectra, key_units, key_controls = jax.random.split(jax.random.fold_in(key, 2), 3)
-    flags = spectrum_flags(spectra, limits, key_spectra)
-    key_rank, key_saturated, key_phase, key_floor = jax.random.split(jax.random.fold_in(key, 3), 4)
-    flags["rank_collapse"] = rank_collapse(points, units, limits, key_rank)
-    flags["saturated_units"] = saturated_units(net, units, limits, key_saturated)
-    forward = forward_signal(units, limits, jax.random.fold_in(key_phase, 1))
-    flags |= phase_flags(net, spectra, limits, key_phase, forward)
-    flags["below_floor"] = below_floor(net, spectra, units, limits, key_floor)
-    tell("certificates")
-    certificates = certified(net, few)
-    flags["locked_symmetry"] = locked_symmetry(certificates)
-    tell("units and gradients")
-    flags["dead_units"] = dead_units(net, units, limits, key_units, certificates)
+    flags, spectra, certificates = _at_initialization(net, params, points, layers, limits, key, tell)
     tell("training probe")
+    key_controls = jax.random.split(jax.random.fold_in(key, 2), 3)[2]
     proof = certified_rank(net, certificates)
     rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, key_controls, proof, certificates)
     flags["zero_gradient"] = zero_gradient(net, task, few, len(points), probe, certificates)
@@ -173,12 +169,43 @@ def _audit_one(
     )  # fmt: skip
 
 
-def _spectra(net: Any, params: Any, points: Any, span: str) -> Spectrum:
-    """Of every seed and input; as a product where the Jacobian overflows, as its factors do not."""
+def _at_initialization(
+    net: Any, params: Any, points: Any, layers: list[Any], limits: Thresholds, key: Any, tell: Progress
+) -> tuple[dict[str, Flag], dict[str, Spectrum], list[Certificate]]:
+    """The flags that need no training, the spectra, and the certificates of the seeds that are probed."""
+    signals, units, lost = _underflow.signals(net, params, points, layers)
+    spans = ("end_to_end", "hidden") if net.depth > 2 else ("end_to_end",)
+    spectra = {span: _spectra(net, params, points, span, units) for span in spans}
+    key_spectra, key_units, _ = jax.random.split(jax.random.fold_in(key, 2), 3)
+    key_rank, key_saturated, key_phase, key_floor = jax.random.split(jax.random.fold_in(key, 3), 4)
+    flags = spectrum_flags(spectra, limits, key_spectra)
+    forward = forward_signal(signals, limits, jax.random.fold_in(key_phase, 1))
+    flags |= phase_flags(net, spectra, limits, key_phase, forward)
+    flags["rank_collapse"] = rank_collapse(points, signals, limits, key_rank)
+    flags["saturated_units"] = saturated_units(net, units, limits, key_saturated)
+    flags["below_floor"] = below_floor(net, spectra, units, limits, key_floor)
+    tell("certificates")
+    certificates = certified(net, jax.tree.map(lambda a: a[: _probe.SEEDS], params))
+    flags["locked_symmetry"] = locked_symmetry(certificates)
+    flags["dead_units"] = dead_units(net, units, limits, key_units, certificates)
+    seen = {"rank_collapse", "below_floor", "dead_units"} if lost else set()
+    if "certified" in flags["dead_units"].evidence:
+        seen -= {"dead_units"}
+    return flags | {name: undecided(flags[name], lost) for name in seen}, spectra, certificates
+
+
+def _spectra(net: Any, params: Any, points: Any, span: str, units: Sequence[Any] = ()) -> Spectrum:
+    """Of every seed and input; as a product where the Jacobian leaves the range of its dtype, as its factors do not."""
+    measured = functools.partial(ensemble, net, span=span)
     try:
-        return ensemble(net, params=params, xs=points, span=span)
+        found = measured(params=params, xs=points)
     except _checks.InputError:  # parameters and signals are finite: only the Jacobian can be at fault
-        return ensemble(net, params=params, xs=points, span=span, method="product")
+        return measured(params=params, xs=points, method="product")
+    if not _underflow.in_jacobian(net, params, found, units):
+        return found
+    with jax.enable_x64(True):  # the signals, on which the factors depend, may underflow as well
+        params, points = _precision.cast((params, points), jnp.float64)
+        return _precision.cast(measured(params=params, xs=points, method="product"), found.log_values.dtype)
 
 
 def _unmeasured(net: Any, why: str, flags: dict[str, Flag], setting: dict[str, Any]) -> Report:

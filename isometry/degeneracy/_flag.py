@@ -1,11 +1,13 @@
 """A flag: one thing that can go wrong, whether it does, how sure that is, and what to do about it."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import jax
 import numpy as np
+
+from isometry import _checks
 
 RAISED, CLEAR, UNDECIDED, NOT_RUN = "raised", "clear", "undecided", "not_run"
 FLAGS = (
@@ -24,8 +26,9 @@ FLAGS = (
 )
 """Every flag, the gravest first: what no training can repair, then what makes it slow."""
 
-_RESAMPLES = 2000
-_ROUNDING = 1e-5  # a hundred float32 eps: a deterministic network can sit on a threshold up to its rounding
+_RESAMPLES = 2000  # of the bootstrap: puts its own error of a 2.5 % quantile at √(0.025·0.975/2000) = 0.35 %
+_ROUNDING = 128 * float(np.finfo(np.float32).eps)  # 1.5e-5: rounding of 128² random-signed terms (width × depth), so
+# that a deterministic network which sits on a threshold is undecided
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class Thresholds:
       luck at 1 in 20.
     - `least_seeds`: with fewer, what depends on the draw is undecided.
     - `confidence`: of the bootstrap intervals over seeds; a value whose interval holds the threshold is undecided.
+
+    **Raises** `ValueError`: a line that is not a number from 0 on; a share, level or confidence outside [0, 1]; fewer
+    than one control or seed.
     """
 
     log_gain: float = 3.0
@@ -59,6 +65,13 @@ class Thresholds:
     controls: int = 19
     least_seeds: int = 5
     confidence: float = 0.95
+
+    def __post_init__(self):
+        call = "Thresholds"
+        _checks.number(call, low=0, **{n: getattr(self, n) for n in ("log_gain", "anisometry", "depth_scales")})
+        shares = ("saturated_slope", "below_floor", "dead_level", "confidence")
+        _checks.number(call, low=0, high=1, **{n: getattr(self, n) for n in shares})
+        _checks.integer(call, low=1, controls=self.controls, least_seeds=self.least_seeds)
 
 
 @dataclass(frozen=True)
@@ -113,6 +126,11 @@ def above(value: float, bounds: tuple[float, float], line: float, seeds: int, li
 def flipped(bounds: tuple[float, float]) -> tuple[float, float]:
     """The interval of the value with its sign changed: for flags that are raised below their line."""
     return -bounds[1], -bounds[0]
+
+
+def undecided(flag: Flag, why: str) -> Flag:
+    """The flag with its numbers, which say nothing."""
+    return replace(flag, state=UNDECIDED, reason=f"{flag.reason}; {why}")
 
 
 def unsure(seeds: int, limits: Thresholds) -> str:

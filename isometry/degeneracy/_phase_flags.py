@@ -15,7 +15,7 @@ from isometry.networks import Network
 _SIX = "six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
 _CRITICAL = 'the critical value: scheme="orthogonal" or "gaussian" without sigma_w'
 _APART = f"sigma_w at {_CRITICAL}; fewer layers, or skip connections"
-_NOISE = 10  # u²: differences of inputs this small, relative, are what rounding alone makes
+_NOISE = 10  # u²: rounding makes relative differences of mean square u² between inputs; ten of them by convention
 
 
 def phase_flags(

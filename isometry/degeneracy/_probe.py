@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,28 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from isometry import _checks, _precision
+from isometry import _precision
 from isometry._draws import adjust_seeds, draw_seeds
 from isometry.degeneracy._certify import Certificate
+from isometry.degeneracy._decay import no_separate_decay
 from isometry.degeneracy._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag, Thresholds
 from isometry.degeneracy._signals import INPUTS, Signals, observe
+from isometry.degeneracy._task import SGD, Task
 from isometry.networks import Network
 
-DEFAULT_STEPS = 200
-BATCH = 32
 SEEDS = 3  # networks probed; the highest of their ranks is judged
 RECORDS = 8  # points of a trajectory, evenly spaced after step 1
 UPDATE_TOLERANCE = 1e-4  # absolute, on W(t) − W(0): the convention of the ZerO paper's Fig. 3
-
-
-class Task(NamedTuple):
-    """What is trained on: `loss(output, target)` of one example is a scalar. Hashable parts are compiled in."""
-
-    loss: Callable[[Any, Any], Any]
-    optimizer: Any
-    xs: Any
-    targets: Any
-    batches: Any  # (steps, batch) indices
 
 
 class State(NamedTuple):
@@ -57,6 +47,8 @@ class Probe:
     - `gradient_rank`: of the accumulated loss gradient Σ g, singular values above eps·Σ‖g‖_F: what rounding of the
       summed gradients could fake is not counted.
     - `update_rank`: of W(t) − γ_t W(0), above 1e-4 absolute; γ_t is what the optimizer's decay alone leaves of W(0).
+      None where that cannot be told from what gradients do (LAMB and LARS with decay, L2 under Adam): `no_update_rank`
+      says so.
     - `layers`, `shapes`: index and (fan_in, fan_out) of each hidden layer; `steps`: when recorded.
     - `first_signal`: (seeds, depth), first step at which any entry of a layer's gradient is not zero; −1 for never.
     - `signals`: what became of the pre-activations, `Signals`; None for controls.
@@ -66,13 +58,14 @@ class Probe:
     layers: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
     gradient_rank: np.ndarray
-    update_rank: np.ndarray
+    update_rank: np.ndarray | None
     loss: np.ndarray
     first_signal: np.ndarray
     signals: Signals | None = None
+    no_update_rank: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; a loss that overflowed is the string "inf"."""
+        """Plain data for JSON; a loss that is not finite is the string "inf"."""
         return asdict(self) | {"loss": np.where(np.isnan(self.loss), np.inf, self.loss)}
 
     @property
@@ -80,18 +73,19 @@ class Probe:
         """Whether the loss stayed finite."""
         return bool(np.isfinite(self.loss).all())
 
+    @property
+    def trouble(self) -> str:
+        """What became of a loss that is not finite, in words; empty if it is. The first is that of W(0)."""
+        first = self.loss[:, 0]
+        if not np.isfinite(first).all():
+            what = "NaN" if np.isnan(first).any() else "infinite"
+            return f"the loss is {what} at step 1, before anything is trained: the loss or the outputs are at fault"
+        return "" if self.finite else "the probe's loss overflowed; lower the learning rate"
+
 
 def weights_of(params: Any) -> tuple[Any, ...]:
     """The weights of every run."""
     return tuple(run["w"] for run in params["layers"])
-
-
-def make_batches(key: Any, examples: int, steps: int) -> Any:
-    """(steps, batch) indices: shuffled epochs, one after another."""
-    size = min(BATCH, examples)
-    epochs = -(-steps * size // (examples // size * size))
-    orders = jax.vmap(lambda k: jax.random.permutation(k, examples))(jax.random.split(key, epochs))
-    return orders[:, : examples // size * size].reshape(-1, size)[:steps]
 
 
 def start(task: Task, params: Any) -> State:
@@ -149,7 +143,7 @@ def run(
     hidden = [layer for layer in net.plan if layer.role == "hidden"]
     state, done = start(task, params), 0
     ranks, updates, losses = [], [], []
-    see = lambda params: observe(net.function, params, task.xs, certificates)  # noqa: E731
+    see = lambda params: observe(net.function, params, task.xs, certificates, net.activation.kinks)  # noqa: E731
     seen = [see(params)] if certificates else []
     for mark in marks:
         state = _advance(
@@ -282,9 +276,10 @@ def judge_ranks(
     if proof is not None:
         evidence |= proof.evidence
         if (probe.gradient_rank <= evidence["certified_rank"]).all():
-            return replace(proof, evidence=evidence), probe
-    if not probe.finite:
-        return flag(UNDECIDED, "the probe's loss overflowed; lower the learning rate")
+            said = proof.reason + (f"; {probe.trouble}" if probe.trouble else "")
+            return replace(proof, reason=said, evidence=evidence), probe
+    if probe.trouble:
+        return flag(UNDECIDED, probe.trouble)
     if not wide:
         return flag(CLEAR, f"no hidden layer is wider than the input ({n_x}): there is nothing to constrain")
     lowest = int(ranks[wide].min())
@@ -308,12 +303,14 @@ def judge_ranks(
 
 def _steady(net: Network, task: Task, params: Any, certificates: Any) -> tuple[Probe, Task, float | None]:
     """A probe, its task and learning rate: of our own ones the largest that does not overflow; None, the user's."""
-    if not any(task.optimizer is ours for ours in _SGD.values()):
-        return run(net, task, params, certificates=certificates), task, None
-    for rate in _SGD:
-        task = task._replace(optimizer=_SGD[rate])
+    if not any(task.optimizer is ours for ours in SGD.values()):
         probe = run(net, task, params, certificates=certificates)
-        if probe.finite:
+        why = no_separate_decay(task.optimizer, jax.tree.map(lambda a: a[0], params))
+        return (replace(probe, update_rank=None, no_update_rank=why) if why else probe), task, None
+    for rate in SGD:
+        task = task._replace(optimizer=SGD[rate])
+        probe = run(net, task, params, certificates=certificates)
+        if probe.finite or not np.isfinite(probe.loss[:, 0]).all():  # a loss of W(0) does not depend on the rate
             break
     return probe, task, rate  # pyright: ignore[reportPossiblyUnboundVariable]
 
@@ -329,85 +326,3 @@ def same_trajectory(net: Any, task: Task, keys: Any) -> dict[str, Any]:
         found[width] = probe.gradient_rank[0]
     gap = max(int(np.abs(ranks - found[n_x]).max(initial=0)) for ranks in found.values())
     return {"steps": probe.steps, "gradient_rank": found, "largest_difference": gap}
-
-
-def make_task(
-    net: Network, xs: Any, targets: Any, loss: Any, optimizer: Any, steps: int, key: Any
-) -> tuple[Task, bool]:
-    """The training task, and whether its targets are synthetic.
-
-    **Raises** `ValueError`: targets of the wrong length, shape or type; a loss that is not scalar; not an optimizer,
-    or one whose state does not match.
-    """
-    key_targets, key_batches = jax.random.split(key)
-    out = jax.eval_shape(net.function, jax.eval_shape(net.init, jax.random.key(0)), xs[0])
-    synthetic = targets is None
-    targets = _synthetic(key_targets, xs, out.shape[-1]) if synthetic else _checked(targets, len(xs), out)
-    chosen = loss if loss is not None else (_cross_entropy if jnp.issubdtype(targets.dtype, jnp.integer) else _square)
-    try:
-        value = jax.eval_shape(chosen, out, jax.ShapeDtypeStruct(targets.shape[1:], targets.dtype))
-    except (TypeError, ValueError) as error:
-        raise _checks.InputError(f"audit(): loss(output, target) fails on one example: {error}") from None
-    if getattr(value, "shape", None) != ():
-        raise _checks.InputError(f"audit(): loss returns {value}; of one output and one target it must be a scalar.")
-    opt = _SGD[0.1] if optimizer is None else optimizer
-    if not (callable(getattr(opt, "init", None)) and callable(getattr(opt, "update", None))):
-        raise _checks.InputError(
-            f"audit(): optimizer={_checks.show(opt)} is not an optax optimizer; write optax.sgd(0.1)."
-        )
-    _check_optimizer(opt, jax.eval_shape(net.init, jax.random.key(0)))
-    return Task(chosen, opt, xs, targets, make_batches(key_batches, len(xs), max(steps, 1))), synthetic
-
-
-def _check_optimizer(optimizer: Any, params: Any) -> None:
-    """Whether `update` takes the state that `init` makes for `params` (shapes), and returns the like of both."""
-
-    def step(params: Any) -> tuple[Any, Any]:
-        state = optimizer.init(params)
-        return (params, state), optimizer.update(params, state, params)
-
-    try:
-        with jax.numpy_dtype_promotion("standard"):
-            before, after = jax.eval_shape(step, params)
-    except Exception as error:  # whatever the user's own code raises
-        raise _checks.InputError(f"audit(): optimizer.update fails on the state of optimizer.init: {error}") from None
-    like = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)  # noqa: E731
-    for what, a, b in zip(("updates", "state"), before, after, strict=True):
-        if jax.tree.structure(a) != jax.tree.structure(b) or like(a) != like(b):
-            raise _checks.InputError(
-                f"audit(): optimizer.update returns {what} of another structure, shape or dtype than it is given; "
-                "the state must match the one that optimizer.init makes."
-            )
-
-
-_SGD = {rate: optax.sgd(rate) for rate in (0.1, 0.01, 0.001)}
-"""The ZerO paper's learning rate, and what is taken instead where it overflows."""
-
-
-def _cross_entropy(output: Any, label: Any) -> Any:
-    return optax.softmax_cross_entropy_with_integer_labels(output, label)
-
-
-def _square(output: Any, target: Any) -> Any:
-    return jnp.mean((output - target.astype(output.dtype)) ** 2)
-
-
-def _synthetic(key: Any, xs: Any, outputs: int) -> Any:
-    """The largest of `outputs` random linear scores of the input; with one output, the score itself."""
-    flat = xs.reshape(len(xs), -1)
-    scores = flat @ jax.random.normal(key, (flat.shape[1], outputs), flat.dtype)
-    return scores if outputs == 1 else jnp.argmax(scores, -1).astype(jnp.int32)
-
-
-def _checked(targets: Any, examples: int, out: Any) -> Any:
-    targets = jnp.asarray(targets)
-    if targets.ndim < 1 or len(targets) != examples:
-        raise _checks.InputError(f"audit(): targets have shape {targets.shape} for {examples} examples in xs.")
-    labels = jnp.issubdtype(targets.dtype, jnp.integer) and targets.ndim == 1
-    if labels and not 0 <= int(targets.min()) <= int(targets.max()) < out.shape[-1]:
-        raise _checks.InputError(
-            f"audit(): targets are labels {int(targets.min())} to {int(targets.max())}, but the network has "
-            f"{out.shape[-1]} outputs; labels run from 0 to {out.shape[-1] - 1}."
-        )
-    _checks.all_finite("audit", targets=targets)
-    return targets

@@ -13,8 +13,8 @@ from isometry import _precision
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._partition import Near, singletons
 
-INPUTS = 256
-_EQUAL = 8.0  # rounding units, relative to a unit's norm, within which two units count as equal
+INPUTS = 256  # examples of the task that signals are taken at: as many singular values can be told apart
+_EQUAL = 8.0  # units of rounding, relative to a unit's norm, within which two count as equal: √64 random-signed ones
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class Signals:
     - `duplicates`: (…, depth − 1) units of z_l that equal an earlier one at every input, to a few rounding units.
     - `spread`: (seeds, records) largest distance of a unit from the first of its live class, relative to that one's
       norm; certified to be zero in exact arithmetic. 0 where no live class is shared.
-    - `least`: (seeds, records) smallest |z| of a unit in a shared live class, relative to the root mean square of its
-      layer: at a kink, units nearer to zero than rounding can part at once. inf where no live class is shared.
+    - `least`: (seeds, records) smallest distance |z − k| of a unit in a shared live class from a kink k of phi,
+      relative to the root mean square of its layer: units nearer to a kink than rounding can part at once. inf where
+      no live class is shared, or phi has no kink.
     """
 
     inputs: int
@@ -70,15 +71,17 @@ def _all_layers(function: Any, params: Any, xs: Any) -> list[Any]:
         return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(params, xs)
 
 
-def observe(function: Any, params: Any, xs: Any, certificates: Sequence[Certificate]) -> tuple[np.ndarray, ...]:
+def observe(
+    function: Any, params: Any, xs: Any, certificates: Sequence[Certificate], kinks: tuple[float, ...]
+) -> tuple[np.ndarray, ...]:
     """(rank, duplicates, spread, least) of one record; see `Signals`. Not finite counts as rank 0 and spread inf."""
     layers = [np.asarray(z) for z in _all_layers(function, params, xs[:INPUTS])]
     rank = np.stack([_rank(z) for z in layers], 1)
-    duplicates = np.array([[_duplicates(one) for one in z] for z in layers[:-1]]).reshape(len(layers) - 1, -1).T
+    duplicates = np.array([[_duplicates(one) for one in z] for z in layers[:-1]]).reshape(len(layers) - 1, len(rank)).T
     spread, least = np.zeros(len(rank)), np.full(len(rank), np.inf)
     for seed, certificate in enumerate(certificates):
         for units, z in zip(certificate.units, layers[:-1], strict=True):
-            apart, near = _of_classes(z[seed].astype(float), units)
+            apart, near = _of_classes(z[seed].astype(float), units, kinks)
             spread[seed], least[seed] = max(spread[seed], apart), min(least[seed], near)
     return rank, duplicates, spread, least
 
@@ -98,17 +101,17 @@ def _duplicates(z: np.ndarray) -> int:
     return int((ids >= 0).sum() - len(np.unique(ids[ids >= 0])))
 
 
-def _of_classes(z: np.ndarray, units: Any) -> tuple[float, float]:
+def _of_classes(z: np.ndarray, units: Any, kinks: tuple[float, ...]) -> tuple[float, float]:
     """(spread, least) of the live classes that are shared, of (inputs, units)."""
     sizes = np.bincount(units.classes[units.classes >= 0], minlength=len(units.live))
     member = (units.classes >= 0) & ((sizes > 1) & units.live)[units.classes] if len(sizes) else units.classes > 0
     if not member.any():
         return 0.0, np.inf
     if not np.isfinite(z).all():
-        return np.inf, 0.0
+        return np.inf, 0.0 if kinks else np.inf
     first = np.array([np.argmax(units.classes == c) for c in units.classes[member]])
     model, norms = z[:, first], np.linalg.norm(z[:, first], axis=0)
     apart = np.linalg.norm(z[:, member] * units.signs[member] - model, axis=0)
     worst = np.max(apart / np.where(norms > 0, norms, 1))
-    scale = np.sqrt(np.mean(z**2))
-    return float(worst), float(np.abs(z[:, member]).min() / scale) if scale else 0.0
+    near, scale = min((np.abs(z[:, member] - k).min() for k in kinks), default=np.inf), np.sqrt(np.mean(z**2))
+    return float(worst), float(near / scale) if scale else near

@@ -1,11 +1,10 @@
 """Units that stay equal for ever: locked_symmetry, and the certificates of several seeds that other flags read."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 
 from isometry.degeneracy._certify import (
@@ -16,15 +15,15 @@ from isometry.degeneracy._certify import (
     Certificate,
     certify,
     not_finite,
-    on_host,
 )
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import RANK_FLAG, RANK_REMEDY
 from isometry.degeneracy._signals import Signals
+from isometry.degeneracy._underflow import seeds_of
 from isometry.networks import Network
 
 _NAME = "locked_symmetry"
-_ROUNDING = 1e-6  # of a pre-activation in float32, relative to those of its layer
+_ROUNDING = 8 * float(np.finfo(np.float32).eps)  # of a pre-activation relative to its layer's, 64 random-signed terms
 _REMEDY = (
     'random weights in every layer: scheme="orthogonal" or "gaussian"; or noise of std 0.1/√fan_in on the weights: '
     "it spreads ln s by 0.1·√(depth/2), and equal units part as training amplifies it"
@@ -38,21 +37,14 @@ _BOUND = (
 )
 
 
-def _seeds(params: Any) -> Iterator[Any]:
-    """The parameters of every seed, on the host."""
-    host = jax.tree.map(on_host, params)
-    for seed in range(len(jax.tree.leaves(host)[0])):
-        yield jax.tree.map(lambda a, i=seed: a[i], host)
-
-
 def certified(net: Network, params: Any) -> list[Certificate]:
     """The certificate of every seed of stacked `params`."""
-    return [certify(net, one) for one in _seeds(params)]
+    return [certify(net, one) for one in seeds_of(params)]
 
 
 def broken(net: Network, params: Any) -> str:
     """The first parameter of stacked `params` that is NaN or infinite: seed, layer, index; empty if there is none."""
-    wrong = ((seed, not_finite(net.layers(one))) for seed, one in enumerate(_seeds(params)))
+    wrong = ((seed, not_finite(net.layers(one))) for seed, one in enumerate(seeds_of(params)))
     return next((f"{where} in seed {seed}" for seed, where in wrong if where), "")
 
 
@@ -78,18 +70,18 @@ def locked_symmetry(certificates: Sequence[Certificate]) -> Flag:
 
 def with_growth(flag: Flag, certificates: Sequence[Certificate], net: Network, signals: Signals) -> Flag:
     """The flag with what the probe saw of locks that hold in exact arithmetic only: how fast their classes drift apart,
-    and, for a phi with kinks, the smallest |z| of their units: within rounding of a kink they can part at once."""
-    if not np.isfinite(signals.least).any():  # no live class is shared
+    and, for a phi with kinks, how near to one of them their units come: within rounding they can part at once."""
+    if not any(u.locked_live for c in certificates for u in c.units):
         return flag
     found, last = signals.growth(), float(signals.spread[:, -1].max())
     least, steps = float(signals.least.min()), int(signals.steps[-1])
-    evidence: dict[str, Any] = {"class_spread": signals.spread, "least_pre_activation": least}
+    evidence: dict[str, Any] = {"class_spread": signals.spread, "least_distance_from_kink": least}
     words = f"; after {steps} steps their units differ by {last:.1g}"
     if found is not None:
         evidence |= {"growth_rate": found[0], "growth_interval": found[1]}
         low, high = (steps * r for r in found[1])
         words += f", growing by e^{steps * found[0]:.2g} in as many (95 %: {low:.2g} to {high:.2g})"
-    evidence["may_part_at_once"] = bool(net.activation.kinks) and least < _ROUNDING
+    evidence["may_part_at_once"] = least < _ROUNDING
     if evidence["may_part_at_once"]:
         words += "; some lie within rounding of a kink and can part at once"
     return replace(flag, reason=flag.reason + words, evidence=flag.evidence | evidence)

@@ -1,6 +1,7 @@
 """audit: what it returns, what it takes for the task, and everything it refuses before it computes."""
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,14 @@ def net_of(scheme="orthogonal"):
 
 def absolute(output, target):
     return jnp.abs(output - target).sum()
+
+
+@jax.custom_vjp
+def reverse_only(z):
+    return z
+
+
+reverse_only.defvjp(lambda z: (z, None), lambda _, g: (g,))
 
 
 def strict(text):
@@ -131,6 +140,51 @@ def test_a_loss_and_an_optimizer_of_ones_own():
     np.testing.assert_allclose(report.probe.loss[0], expected, rtol=1e-5)  # float32 sums of 96 terms
 
 
+def test_a_loss_of_ones_own_takes_whatever_targets_it_likes():
+    """Counts above the number of outputs are no labels."""
+    task, _ = task_of(targets=LABELS + 40, loss=lambda y, t: jnp.exp(y.sum()) - t * y.sum())
+    assert int(task.targets.max()) == 42
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"log_gain": math.nan}, r"log_gain=nan is not a finite number in \[0, inf\)"),
+        ({"anisometry": -1.0}, r"anisometry=-1.0"),
+        ({"confidence": 1.5}, r"confidence=1.5 is not a finite number in \[0, 1\]"),
+        ({"dead_level": "high"}, "dead_level='high' is not a number"),
+        ({"controls": 0}, "controls=0 must be a whole number, at least 1"),
+        ({"least_seeds": 2.5}, "least_seeds=2.5 is not a whole number"),
+    ],
+)
+def test_thresholds_are_numbers_that_can_be_passed(wrong, words):
+    with pytest.raises(isometry.InputError, match=words):
+        isometry.Thresholds(**wrong)
+
+
+@pytest.fixture(scope="module")
+def shallow():
+    """A network of one layer, whose loss is NaN from the first step on."""
+    return isometry.audit(
+        networks.mlp([6, 3], "tanh"), KEYS, XS, targets=LABELS, loss=lambda y, t: jnp.log(-(y**2).sum()),
+        train_steps=3, inputs=2,
+    )  # fmt: skip
+
+
+def test_a_network_without_hidden_layers_has_a_report(shallow):
+    assert shallow.probe.signals.duplicates.shape == (3, 4, 0)
+    assert shallow.probe.signals.rank[:, 0].tolist() == [[3]] * 3
+    assert shallow.flags["locked_symmetry"].state == "clear"
+    strict(shallow.to_json())
+
+
+def test_a_loss_that_is_nan_at_step_1_is_not_said_to_overflow(shallow):
+    flag = shallow.flags["rank_constrained_training"]
+    assert flag.state == "undecided"
+    assert "the loss is NaN at step 1" in flag.reason
+    assert "learning rate" not in flag.reason
+
+
 @pytest.fixture
 def no_compute(monkeypatch):
     def refuse(*args, **kwargs):
@@ -155,9 +209,47 @@ REFUSED = {
     "labels negative": ({"targets": LABELS - 1}, "labels -1 to 1"),
     "length": ({"targets": LABELS[:31]}, r"\(31,\) for 32 examples"),
     "nan targets": ({"targets": jnp.full((32, 3), jnp.nan)}, "targets holds 96 values"),
+    "targets without the outputs' axis": (
+        {"targets": jnp.zeros(32)},
+        r"float32 of shape \(32,\); the default loss takes floating ones of shape \(32, 3\)",
+    ),
+    "targets of one column": ({"targets": jnp.zeros((32, 1))}, r"shape \(32, 3\) or integer labels of shape \(32,\)"),
+    "targets that broadcast": ({"targets": jnp.zeros((32, 3, 3))}, "the default loss takes"),
+    "labels in columns": ({"targets": jnp.zeros((32, 3), jnp.int32)}, "the default loss takes"),
+    "words for targets": ({"targets": ["word"] * 32}, "targets=.*is not an array of numbers"),
+    "ragged targets": ({"targets": [[1.0], [1.0, 2.0]] * 16}, "targets=.*is not an array of numbers"),
+    "complex targets": ({"targets": jnp.zeros((32, 3), jnp.complex64)}, "targets is complex64"),
+    "words for xs": ({"xs": "abc"}, "xs='abc' is not an array of numbers"),
+    "ragged xs": ({"xs": [[1.0], [1.0, 2.0]]}, "xs=.*is not an array of numbers"),
+    "complex loss": ({"loss": lambda y, t: (y * 1j).sum()}, "must be a scalar, real and floating"),
+    "loss of a key error": ({"loss": lambda y, t: {}["weight"]}, "fails on one example.*KeyError: 'weight'"),
+    "loss of chance": (
+        {"loss": lambda y, t: (y * np.random.default_rng().normal(size=3)).sum()},  # as if of no seed
+        "loss is not deterministic.*Close over one draw",
+    ),
+    "loss without a gradient": (
+        {"loss": lambda y, t: jax.pure_callback(lambda a: a, jax.ShapeDtypeStruct((), jnp.float32), y.sum())},
+        "loss has no gradient",
+    ),
+    "optimizer of chance": (
+        {
+            "optimizer": optax.stateless(
+                lambda g, p: jax.tree.map(lambda a: a * np.float32(np.random.default_rng().normal()), g)
+            )
+        },
+        "optimizer is not deterministic.*key in its state",
+    ),
+    "activation without a forward derivative": (
+        {"net": networks.mlp(SIZES, reverse_only, "orthogonal", sigma_w=1.0)},
+        r"the slope of .* cannot be taken, TypeError.*jax.custom_jvp",
+    ),
+    "thresholds": ({"thresholds": {"log_gain": 2}}, r"thresholds=\{'log_gain': 2\} is not a Thresholds"),
     "loss of a vector": ({"loss": lambda y, t: y}, "it must be a scalar"),
     "loss that fails": ({"loss": lambda y: y}, "fails on one example"),
-    "shapes of a loss": ({"targets": jnp.zeros((32, 4))}, "fails on one example"),
+    "shapes of a loss": (
+        {"targets": jnp.zeros((32, 4)), "loss": absolute},
+        r"fails on one example.*target of shape \(4,\)",
+    ),
     "optimizer": ({"optimizer": 0.1}, r"0.1 is not an optax optimizer; write optax.sgd\(0.1\)"),
     "another state": (
         {"optimizer": optax.GradientTransformation(optax.adam(0.1).init, optax.sgd(0.1, momentum=0.9).update)},

@@ -7,7 +7,7 @@ import pytest
 
 import isometry
 from isometry import initializers, networks
-from isometry.degeneracy import _probe
+from isometry.degeneracy import _probe, _task
 from isometry.degeneracy._flag import FLAGS, Thresholds, interval
 from isometry.degeneracy._gradient_flags import _outlook, zero_gradient
 from isometry.degeneracy._spectrum_flags import spectrum_flags
@@ -112,7 +112,7 @@ WIDTHS = [6, 6, 6, 6, 3]
 
 
 def tiny_loss(output, target):
-    return 1e-20 * _probe._cross_entropy(output, target)
+    return 1e-20 * _task._cross_entropy(output, target)
 
 
 def zero_head():
@@ -125,7 +125,7 @@ def zero_head():
 def gradient_flag(scheme, loss=None, probed=True):
     net = networks.mlp(WIDTHS, "tanh", scheme)
     xs = jax.random.normal(jax.random.key(1), (32, 6))
-    task, _ = _probe.make_task(net, xs, None, loss, None, 3, jax.random.key(2))
+    task, _ = _task.make_task(net, xs, None, loss, None, 3, jax.random.key(2))
     params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 3))
     probe = _probe.run(net, task, params) if probed else None
     return zero_gradient(net, task, params, 4, probe, certified(net, params)), net, task, params

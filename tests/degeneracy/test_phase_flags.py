@@ -11,7 +11,7 @@ import pytest
 import isometry
 from isometry import initializers, networks, theory
 from isometry.activations import Activation
-from isometry.degeneracy import _audit, _probe
+from isometry.degeneracy import _audit, _task
 from isometry.degeneracy._flag import Thresholds
 from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._phase_flags import forward_signal, phase_flags, rank_collapse
@@ -337,7 +337,7 @@ def test_gradient_norms_by_layer():
     rng = np.random.default_rng(0)
     w, xs, targets = [rng.normal(size=(2, 1, 6, n)) / 3 for n in (6, 6, 3)], rng.normal(size=(1, 6)), np.ones((1, 3))
     net = networks.mlp([6, 6, 6, 3], "tanh", "gaussian", bias=False)
-    task = _probe.Task(squares, None, jnp.asarray(xs, jnp.float32), jnp.asarray(targets, jnp.float32), None)
+    task = _task.Task(squares, None, jnp.asarray(xs, jnp.float32), jnp.asarray(targets, jnp.float32), None)
     for scale in (1.0, 1e-9):
         params = {"layers": tuple({"w": jnp.asarray(scale * a, jnp.float32)} for a in w)}
         found = zero_gradient(net, task, params, 1, None, []).evidence["log_gradient_norm"]

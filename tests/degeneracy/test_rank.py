@@ -11,7 +11,7 @@ import pytest
 import isometry
 from isometry import networks
 from isometry.activations import Activation
-from isometry.degeneracy import _probe
+from isometry.degeneracy import _probe, _task
 from isometry.degeneracy._symmetry_flag import certified
 
 N_X, N_Y = 16, 10
@@ -38,7 +38,7 @@ def test_partial_identity_is_raised(pooled_audits):
 def test_the_remedy_repairs(pooled):
     """Noise of std 0.1/√fan_in lets training move every direction, and spreads ln s by 0.1·√(depth/2)."""
     net = networks.mlp([N_X, 32, 32, 32, N_Y], "tanh", "partial_identity")  # shares the audits' program
-    task, _ = _probe.make_task(net, pooled.xs, pooled.targets, None, None, 300, jax.random.key(1))
+    task, _ = _task.make_task(net, pooled.xs, pooled.targets, None, None, 300, jax.random.key(1))
     rng = np.random.default_rng(0)
     params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 3))
     noise = lambda w: rng.normal(size=w.shape, scale=0.1 * w.shape[-2] ** -0.5).astype(np.float32)  # noqa: E731
@@ -100,7 +100,7 @@ def test_the_first_update_has_the_rank_of_the_output(pooled_audits):
 def test_what_training_moves_is_the_leading_block(pooled, optimizer):
     """Bit-exactly: outside it neither activation nor signal is ever anything but zero, and all three map 0 to 0."""
     net = networks.mlp([N_X, 24, 24, N_Y], "tanh", "partial_identity")
-    task, _ = _probe.make_task(net, pooled.xs[:256], pooled.targets[:256], None, optimizer, 20, jax.random.key(1))
+    task, _ = _task.make_task(net, pooled.xs[:256], pooled.targets[:256], None, optimizer, 20, jax.random.key(1))
     params = jax.tree.map(lambda a: a[None], net.init(jax.random.key(0)))
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an int32 power
         state = _probe._advance(
@@ -128,7 +128,7 @@ def more_outputs_than_inputs():
     }
     found = {}
     for name, net in nets.items():
-        task, _ = _probe.make_task(net, xs, None, None, None, 100, jax.random.key(1))
+        task, _ = _task.make_task(net, xs, None, None, None, 100, jax.random.key(1))
         params = jax.tree.map(lambda a: a[None], net.init(jax.random.key(0)))
         found[name] = _probe.judge_ranks(net, task, params, isometry.Thresholds(), jax.random.key(2))[0]
     return found
@@ -148,7 +148,7 @@ def test_the_bound_is_that_of_the_slope_at_zero(more_outputs_than_inputs):
 
 
 def judge(net, pooled, steps, optimizer=None, examples=256):
-    task, _ = _probe.make_task(
+    task, _ = _task.make_task(
         net, pooled.xs[:examples], pooled.targets[:examples], None, optimizer, max(steps, 1), jax.random.key(1)
     )
     params = jax.tree.map(lambda a: a[None], net.init(jax.random.key(0)))
@@ -173,7 +173,7 @@ def test_a_probe_too_short_for_its_controls_is_undecided():
     """One step on two examples: no gradient of any network has a rank above 2, so a low rank says nothing."""
     net = networks.mlp([4, 12, 12, 3], "tanh", "partial_identity")
     xs = jax.random.normal(jax.random.key(3), (2, 4))
-    task, _ = _probe.make_task(net, xs, None, None, None, 1, jax.random.key(1))
+    task, _ = _task.make_task(net, xs, None, None, None, 1, jax.random.key(1))
     params = jax.tree.map(lambda a: a[None], net.init(jax.random.key(0)))
     flag, _ = _probe.judge_ranks(net, task, params, isometry.Thresholds(), jax.random.key(2))
     assert flag.state == "undecided"
@@ -185,7 +185,7 @@ def test_a_probe_that_diverges_is_undecided(pooled):
     """A mean-square loss at learning rate 1e6 overflows within a few steps."""
     net = networks.mlp([N_X, 24, 24, N_Y], "linear", "partial_identity")
     targets = jax.nn.one_hot(pooled.targets[:256], N_Y)
-    task, _ = _probe.make_task(net, pooled.xs[:256], targets, None, optax.sgd(1e6), 20, jax.random.key(1))
+    task, _ = _task.make_task(net, pooled.xs[:256], targets, None, optax.sgd(1e6), 20, jax.random.key(1))
     params = jax.tree.map(lambda a: a[None], net.init(jax.random.key(0)))
     flag, probe = _probe.judge_ranks(net, task, params, isometry.Thresholds(), jax.random.key(2))
     assert not probe.finite
@@ -199,7 +199,7 @@ def test_our_own_learning_rate_gives_way_where_it_overflows():
     """A deep linear orthogonal net is healthy, and 0.1 too much for it on inputs of size 3 √8."""
     net = networks.mlp([8, *[16] * 32, 4], "linear", "orthogonal")
     xs = 3 * jax.random.normal(jax.random.key(1), (64, 8))
-    task, _ = _probe.make_task(net, xs, None, None, None, 60, jax.random.key(2))
+    task, _ = _task.make_task(net, xs, None, None, None, 60, jax.random.key(2))
     params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 4))
     assert not _probe.run(net, task, params).finite
     flag, probe = _probe.judge_ranks(net, task, params, isometry.Thresholds(), jax.random.key(3))
@@ -214,7 +214,7 @@ def test_the_rank_of_an_update_leaves_decay_out():
     xs = jax.random.normal(jax.random.key(1), (2, 3))
     params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 1))
     for optimizer in (optax.sgd(0.1), optax.chain(optax.add_decayed_weights(0.05), optax.sgd(0.1))):
-        task, _ = _probe.make_task(net, xs, None, None, optimizer, 4, jax.random.key(2))
+        task, _ = _task.make_task(net, xs, None, None, optimizer, 4, jax.random.key(2))
         probe = _probe.run(net, task, params)
         assert (probe.update_rank[..., 0] <= 2 * probe.steps).all()
         assert (probe.update_rank > 0).all()
@@ -223,8 +223,8 @@ def test_the_rank_of_an_update_leaves_decay_out():
 @pytest.mark.parametrize(("examples", "steps"), [(200, 13), (32, 3), (10, 4), (65, 5)])
 def test_batches_are_whole_epochs(examples, steps):
     """No example twice within an epoch, and epochs are shuffled afresh; what does not fill a batch is left out."""
-    batches = np.asarray(_probe.make_batches(jax.random.key(0), examples, steps))
-    size = min(_probe.BATCH, examples)
+    batches = np.asarray(_task.make_batches(jax.random.key(0), examples, steps))
+    size = min(_task.BATCH, examples)
     assert batches.shape == (steps, size)
     assert batches.min() >= 0
     assert batches.max() < examples

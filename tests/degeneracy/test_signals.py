@@ -41,13 +41,17 @@ def test_distances_within_a_class():
     )
     z = np.zeros((4, 6))
     z[:, 0], z[:, 1], z[:, 3], z[:, 5] = 2.0, -2.0, 2.5, 9.0
-    apart, least = _of_classes(z, units)
+    size = math.sqrt((4 + 4 + 6.25 + 81) / 6)
+    apart, least = _of_classes(z, units, (0.0,))
     assert apart == pytest.approx(0.25)
-    assert least == pytest.approx(2 / math.sqrt((4 + 4 + 6.25 + 81) / 6))
+    assert least == pytest.approx(2 / size)
+    assert _of_classes(z, units, (-1.0, 2.25))[1] == pytest.approx(0.25 / size)  # of 2, −2 and 2.5: the kink at 2.25
+    assert _of_classes(z, units, (-2.0,))[1] == 0
+    assert _of_classes(z, units, ()) == (pytest.approx(0.25), np.inf)
     units.live = np.array([False, False])
-    assert _of_classes(z, units) == (0.0, np.inf)
+    assert _of_classes(z, units, (0.0,)) == (0.0, np.inf)
     units.live = np.array([True, False])
-    assert _of_classes(z * np.nan, units) == (np.inf, 0.0)
+    assert _of_classes(z * np.nan, units, (0.0,)) == (np.inf, 0.0)
 
 
 @pytest.mark.core
@@ -69,7 +73,7 @@ def test_growth_is_the_slope_of_the_logarithm():
 
 
 @pytest.mark.parametrize(
-    ("activation", "least", "parts"), [("tanh", 0.0, False), ("relu", 0.0, True), ("relu", 0.1, False)]
+    ("activation", "least", "parts"), [("tanh", np.inf, False), ("relu", 0.0, True), ("relu", 0.1, False)]
 )
 def test_the_flag_says_how_fast_a_lock_opens(activation, least, parts):
     net = networks.mlp([4, 6, 6, 2], activation, "ones")
@@ -82,13 +86,29 @@ def test_the_flag_says_how_fast_a_lock_opens(activation, least, parts):
     assert "after 80 steps their units differ by 0.0003, growing by e^8" in said.reason
     assert said.evidence["may_part_at_once"] == parts
     assert ("part at once" in said.reason) == parts
+    plain = jax.vmap(networks.mlp([4, 6, 6, 2], activation).init)(jax.random.split(jax.random.key(0), 1))
     nothing = signals(np.zeros((1, len(STEPS))), np.inf)
-    assert with_growth(flag, certificates, net, nothing) is flag
-    rank, duplicates, spread, least = observe(net.function, params, np.eye(4, dtype=np.float32), certificates)
+    assert with_growth(flag, certified(net, plain), net, nothing) is flag
+    rank, duplicates, spread, least = observe(
+        net.function, params, np.eye(4, dtype=np.float32), certificates, net.activation.kinks
+    )
     assert rank.tolist() == [[1, 1, 1]]
     assert duplicates.tolist() == [[5, 5]]
     assert spread.tolist() == [0.0]
-    assert 0 < least[0] < np.inf
+    assert 0 < least[0] < np.inf if activation == "relu" else np.isinf(least[0])
+
+
+@pytest.mark.parametrize(("activation", "at"), [("shifted_relu", -1.0), ("hard_tanh", 1.0)])
+def test_kinks_may_be_anywhere(activation, at):
+    """Equal units of z_1 put on the kink to the bit: W_1 = at, x = 1 on one input and 0 elsewhere."""
+    net = networks.mlp([4, 6, 6, 2], activation, "ones")
+    params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 1))
+    first = {**params["layers"][0], "w": np.full((1, 1, 4, 6), at, np.float32)}
+    params = {"layers": (first, *params["layers"][1:])}
+    certificates = certified(net, params)
+    xs = np.eye(4, dtype=np.float32)
+    assert observe(net.function, params, xs, certificates, net.activation.kinks)[3].tolist() == [0.0]
+    assert 0.1 < observe(net.function, params, 0.5 * xs, certificates, net.activation.kinks)[3][0] < np.inf
 
 
 @pytest.mark.slow

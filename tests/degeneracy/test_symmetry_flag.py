@@ -9,7 +9,7 @@ import pytest
 
 import isometry
 from isometry import networks
-from isometry.degeneracy import _probe
+from isometry.degeneracy import _probe, _task
 from isometry.degeneracy._symmetry_flag import broken, certified, certified_rank, locked_symmetry
 from isometry.degeneracy._unit_flags import dead_units, pre_activations
 from isometry.schemes import Scheme
@@ -79,7 +79,7 @@ def test_a_bound_is_a_proof_with_or_without_a_probe():
     assert proof is not None
     assert "W_2 to W_3 cannot train in more than 6 of 12 directions, N_x = 6; bit for bit" in proof.reason
     xs = jax.random.normal(jax.random.key(3), (2, 6))
-    task, _ = _probe.make_task(net, xs, None, None, None, 1, jax.random.key(1))
+    task, _ = _task.make_task(net, xs, None, None, None, 1, jax.random.key(1))
     limits = isometry.Thresholds()
     flag, probe = _probe.judge_ranks(net, None, params, limits, KEY, proof)
     assert flag.raised
