@@ -62,8 +62,15 @@ def run(name: str, preset: str, out: pathlib.Path, *, from_cache: bool = False, 
     """
     module = figure(name)
     found = _found(module, name, preset, out, from_cache, data)
-    compared, holds = judge(module, found)
-    _draw(module, found, out, name)
+    try:
+        compared, holds = judge(module, found)
+        _draw(module, found, out, name)
+    except (AttributeError, KeyError) as error:
+        if not from_cache:
+            raise
+        raise InputError(
+            f"paper_figs: what {out} holds of {name} was made by other code ({error}); run it without --from-cache."
+        ) from error
     outcome = Outcome(name, claim(module), compared, holds, float(found.attrs["seconds"]))
     store.write_json(out / f"{name}.json", _record(outcome, found))
     return outcome

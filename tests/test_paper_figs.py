@@ -203,3 +203,12 @@ def test_what_a_check_may_be():
 def test_no_data_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="without --from-cache"):
         _run.run(NAMES[0], "smoke", tmp_path, from_cache=True)
+
+
+def test_data_of_other_code_is_an_input_error(faked, tmp_path, capsys):
+    faked()
+    old = xarray.Dataset({"other": ("x", [1.0])}, attrs={"fingerprint": "old", "preset": "full", "seconds": 1.0})
+    _run.write_data(tmp_path / "fake.zarr.zip", old)
+    assert __main__.main(["fake", "--from-cache", "--out", str(tmp_path)]) == 2
+    assert "made by other code" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["fake.zarr.zip"]

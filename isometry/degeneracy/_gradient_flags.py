@@ -10,7 +10,7 @@ import numpy as np
 
 from isometry import _precision
 from isometry.degeneracy import _underflow
-from isometry.degeneracy._certify import Certificate
+from isometry.degeneracy._certify import IN_EXACT_ARITHMETIC, Certificate
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import Probe, weights_of
 from isometry.degeneracy._task import Task
@@ -81,9 +81,13 @@ def zero_gradient(
         reason = "every layer gets a gradient"
         reason += f", though that of {_names(low)} underflows {_dtype(params)}: see vanishing" if len(low) else ""
         return Flag("zero_gradient", CLEAR, reason, _ALIVE, 0, None, 0, "exact", evidence)
-    earliest = np.array([[c.bounds[i].first_gradient or 0 for i in layers] for c in certificates])
+    earliest, exact = (
+        np.array([[getattr(c.bounds[i], name) or 0 for i in layers] for c in certificates])
+        for name in ("first_gradient", "exact_first_gradient")
+    )
     arrived = np.zeros_like(earliest) if probe is None else probe.first_signal[:, layers]
     kind, words = _outlook(earliest, arrived, 0 if probe is None else int(probe.steps[-1]))
+    words += "" if kind != "permanent" or not exact[earliest == 0].any() else f" {IN_EXACT_ARITHMETIC}"
     evidence |= {"first_gradient": earliest, "kind": kind} | ({} if probe is None else {"first_signal": arrived})
     if lost and kind == "unknown":
         reason = f"{_names(layers)}: no gradient is seen, but z_{lost} underflows float64 too"
