@@ -145,10 +145,10 @@ def compare(sp: Spectrum, law: Law, *, key: Any = None, resamples: int = 200) ->
 
     What it tells apart at width 256 and 20 seeds: sigma_w ± 2 %, a tenth more layers, and Gaussian from orthogonal for
     ReLU/Gaussian at depth 20 and tanh/orthogonal at depth 10; 11 layers taken for 10, ReLU/Gaussian, in 12 ensembles
-    of 12; for tanh/Gaussian at depth 8, where q makes up for the scale, a law 2 % too large in 120 of 120, one 2 % too
-    small in 108 of 120. False alarms: 1 in 870 ensembles of ten true laws, width 64 to 256, 10 or 20 seeds:
-    below 0.7 % (95 %, Clopper-Pearson); the spread's band was chosen on the first of these ensembles. Host only. Cost:
-    a few thousand quantiles of the law, about a second.
+    of 12; for tanh/Gaussian at depth 8, where q makes up for the scale, a law 2 % too large in 240 of 240, one 2 % too
+    small in 213 of 240. False alarms: 1 in 870 ensembles of ten true laws, width 64 to 256, 10 or 20 seeds, below 0.7 %
+    (95 %, Clopper-Pearson); the spread's band was chosen on the first of these, and 120 drawn afterwards gave none.
+    Host only. Cost: a few thousand quantiles of the law, about a second.
 
     **Raises** `ValueError`: not a `Spectrum` or a `Law`; no seeds axis or fewer than five seeds; a span or number of
     pairs the law is not for; so few resolved values that there is nothing to compare.
