@@ -31,7 +31,9 @@ def read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     if path.is_dir():
         return _folder(path)
     if not path.is_file():
-        raise InputError(f"data.load(): there is no file or folder {str(path)!r}.")
+        raise InputError(
+            f"data.load(): there is no file or folder {str(path)!r}; write a .npy or .npz file, or one of {KNOWN}."
+        )
     if "idx" in path.name:
         return _idx_pair(path)
     if path.suffix == ".bin":

@@ -163,8 +163,7 @@ def chain(blocks: Sequence[Callable[..., Any]]) -> Chain:
     `net(params, x)` takes a tuple of parameters, one entry a block. `net.depth` is the number of blocks, and
     `span="hidden"` runs from the output of the first to the input of the last. With `method="product"` each block is
     one factor of the Jacobian (a network among them as many as it has layers), so that chains of any depth are measured
-    to the last digit. If all blocks are networks, `net.init(key)` draws them
-    and `certify` takes the chain.
+    to the last digit. If all blocks are networks, `net.init(key)` draws them and `certify` takes the chain.
 
     **Raises** `ValueError`: no blocks; one that cannot be called.
     """
