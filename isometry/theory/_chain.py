@@ -19,10 +19,14 @@ UNIT = discrete([1.0], [1.0])
 
 
 class Pair(NamedTuple):
-    """One (W, D) pair: the law of D² and log sigma_w²."""
+    """One (W, D) pair: the law of D² and log sigma_w².
+
+    `shares`: several laws in place of the one, each with its share of log ζ; they add up to 1.
+    """
 
     measure: Measure
     log_square: float
+    shares: tuple[tuple[Measure, float], ...] = ()
 
 
 def chain(pairs: Sequence[Pair], gaussian: bool, widths: Sequence[int | float]) -> Product:
@@ -31,7 +35,7 @@ def chain(pairs: Sequence[Pair], gaussian: bool, widths: Sequence[int | float]) 
     ones: Counter[float] = Counter({size / widths[0]: 1})
     const, power, lost = -math.log(size / widths[0]), -1.0, 0.0
     counts: Counter[tuple[Measure, float]] = Counter()
-    for (measure, log_square), n, m in zip(pairs, widths[:-1], widths[1:], strict=True):
+    for (measure, log_square, shares), n, m in zip(pairs, widths[:-1], widths[1:], strict=True):
         const += log_square
         if gaussian or m < n:
             const += math.log(m / n)
@@ -45,7 +49,8 @@ def chain(pairs: Sequence[Pair], gaussian: bool, widths: Sequence[int | float]) 
             const += math.log(size / m)
             ones[size / m] -= 1
             power += 1
-            counts[measure, size / m] += 1
+            for law, share in shares or ((measure, 1),):
+                counts[law, size / m] += share
     rank = min([widths[0], *(m * (1 - p.measure.zero_mass) for p, m in zip(pairs, widths[1:], strict=True))]) / size
     return assemble(counts, ones, power, const, budget=widths[0] / size - lost, rank=min(1.0, rank))
 

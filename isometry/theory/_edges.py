@@ -83,9 +83,14 @@ def _combinations(product: Product) -> list[tuple[tuple[float, float], ...]]:
             choices = [c[:1] if psi < 0 else c[-1:] for c in choices]  # inversion finds zero density there
         for combination in itertools.product(*choices):
             negative = sum(f.times for f, g in zip(product.factors, combination, strict=True) if g[1] == 0)
-            if product.turns(psi, negative) == 0:
+            if product.turns(psi, _whole(negative)) == 0:
                 found[combination] = None
     return list(found)
+
+
+def _whole(negative: Any) -> Any:
+    """A count of factors without the rounding of their shares."""
+    return np.round(negative, 9)
 
 
 def _rank(factor: Factor) -> float:
@@ -216,7 +221,7 @@ class _Branch:
     def _sheet(self, at: State) -> Array:
         """−Im log λ/π on the real axis, which must vanish."""
         negative = sum(f.times * (w.imag > 0) for f, w in zip(self.product.factors, at.w, strict=True))
-        return self.product.turns(at.psi.real, negative, at.one_plus.real)
+        return self.product.turns(at.psi.real, _whole(negative), at.one_plus.real)
 
     def _end(self, at: State, sheet: Array, inside: int, outside: int) -> float:
         """log λ at the end of a run between two neighbouring positions."""

@@ -19,6 +19,7 @@ from isometry.theory._slope_measure import slope_measure
 
 WEIGHTS = ("orthogonal", "gaussian")
 _ALIKE = 3e-5  # relative; about their mean the error is its square over 12 a layer, below 1e-8 at depth 128
+_NODES = (6.0, 4.0)  # of a rule in ln q, and so many more by its range: moves quantiles by some 1e-9, see `_diagonals`
 PADDINGS = ("circular", "same", "valid")
 
 
@@ -70,14 +71,12 @@ def jacobian_law(
     if branch_scale is not None:
         return _residual(phi, path, sigmas, branch_scale, widths, depth, head)
     free = _scale_free(phi)
-    few = _merged(path)
-    pairs = [
-        Pair(slope_measure(phi, 1.0 if free else few[q]), 2 * math.log(s)) for q, s in zip(path, sigmas, strict=True)
-    ]
+    sizes = _sizes(widths, depth, head is not None)
+    few = [1.0] * depth if free else _merged(path)
+    pairs = [Pair(d[0][0], 2 * math.log(s), d) for d, s in zip(_diagonals(phi, few, sizes[1:]), sigmas, strict=True)]
     if head is not None:
         _checks.number(call, low=0.0, open_low=True, head=head)
         pairs.append(Pair(UNIT, 2 * math.log(head)))
-    sizes = _sizes(widths, depth, head is not None)
     square = head is None and all(n == sizes[0] for n in sizes)
     rate = sum(_width_rate(p, weights == "gaussian") for p in pairs) if free and square and padding is None else None
     zeros = abs(sizes[-1] - sizes[0]) / min(sizes[0], sizes[-1])
@@ -136,15 +135,47 @@ def _path(
     return path, [critical[v] for v in path]
 
 
-def _merged(path: list[float]) -> dict[float, float]:
-    """Each q, and the mean of those within `_ALIKE` of it: on the way to q* they crowd, and each costs a factor."""
+def _diagonals(phi: activations.Activation, path: list[float], sizes: list[float]) -> list[Any]:
+    """The law of D² of each layer, as `Pair.shares`. Where layers of one size have many q's and no atoms, they share
+    the few of a Gauss rule: log ζ(ψ) is analytic in ln q, so that the sum over them converges geometrically."""
+    found: list[Any] = [((q, 1),) for q in path]
+    for size in set(sizes[: len(path)]):
+        layers = [i for i in range(len(path)) if sizes[i] == size]
+        qs = np.array([path[i] for i in layers])
+        most = _NODES[0] + _NODES[1] * math.log(qs.max() / qs.min()) if qs.min() > 0 else math.inf
+        if len(np.unique(qs)) > most and not slope_measure(phi, qs.min()).atoms.size:
+            nodes, weights = _gauss(np.log(qs), math.ceil(most))
+            shares = tuple(zip(np.exp(nodes).tolist(), (weights / len(qs)).tolist(), strict=True))
+            for i in layers:
+                found[i] = shares
+    return [tuple((slope_measure(phi, q), share) for q, share in shares) for shares in found]
+
+
+def _gauss(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of the rule of so many nodes for sums over points x, by Lanczos (Golub and Welsch, 1969)."""
+    basis, diagonal, beside = [np.full(len(x), len(x) ** -0.5)], [], []
+    for _ in range(count):
+        new: Any = x * basis[-1]
+        diagonal.append(basis[-1] @ new)
+        for _ in range(2):
+            new = new - np.array(basis).T @ (np.array(basis) @ new)
+        beside.append(np.linalg.norm(new))
+        basis.append(new / beside[-1])
+    nodes, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1))
+    return nodes, len(x) * vectors[0] ** 2
+
+
+def _merged(path: list[float]) -> list[float]:
+    """Of each layer the mean of the q's within `_ALIKE` of its own: on the way to q* they crowd, and each costs a
+    factor."""
     groups: list[list[float]] = []
     for q in sorted(path):
         if groups and q <= groups[-1][0] * (1 + _ALIKE):
             groups[-1].append(q)
         else:
             groups.append([q])
-    return {q: math.fsum(group) / len(group) for group in groups for q in group}
+    mean = {q: math.fsum(group) / len(group) for group in groups for q in group}
+    return [mean[q] for q in path]
 
 
 def _unit_slope(phi: activations.Activation, q: float) -> float:

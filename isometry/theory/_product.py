@@ -37,7 +37,7 @@ class Factor(NamedTuple):
     """A diagonal factor D²: its law, how many of them, and min(m, n)/(its dimension)."""
 
     measure: Measure
-    times: int
+    times: float
     ratio: float
 
 

@@ -228,3 +228,29 @@ def test_mass_beside_an_atom_inside_the_support():
     assert atom == pytest.approx((scale**2, 0.5), rel=1e-12)
     assert law.survival(atom.lam) == pytest.approx(above, rel=1e-9)
     assert law.cdf(atom.lam * (1 - 1e-9)) == pytest.approx(0.5 - above, rel=1e-6)
+
+
+def test_a_gauss_rule_for_sums():
+    """n nodes are exact for polynomials of degree 2n − 1, and not beyond."""
+    x = np.random.default_rng(0).uniform(-1, 2, 30)
+    nodes, weights = _jacobian_law._gauss(x, 4)
+    for degree in range(8):
+        assert weights @ nodes**degree == pytest.approx((x**degree).sum(), rel=1e-12)
+    assert abs(weights @ nodes**8 - (x**8).sum()) > 1e-6 * (x**8).sum()
+
+
+@pytest.mark.parametrize(
+    ("phi", "weights", "widths"), [("erf", "orthogonal", None), ("tanh", "gaussian", [2] * 15 + [1])]
+)
+def test_many_variances_share_a_few(phi, weights, widths, monkeypatch):
+    """The law of a path, each q a factor of its own, and with the factors of a Gauss rule."""
+    path = list(np.geomspace(0.9, 0.5, 15))
+    p = [1e-4, 0.01, 0.5, 0.99]
+    few = theory.jacobian_law(phi, 15, path, 1.2, weights=weights, widths=widths)
+    monkeypatch.setattr(_jacobian_law, "_NODES", (math.inf, 0.0))
+    each = theory.jacobian_law(phi, 15, path, 1.2, weights=weights, widths=widths)
+    assert (len(few.product.factors), len(each.product.factors)) == (9 + (widths is not None), 15)
+    np.testing.assert_allclose(few.quantile(p), each.quantile(p), rtol=1e-8)
+    assert few.s_max == pytest.approx(each.s_max, rel=1e-9)
+    assert few.variance == pytest.approx(each.variance, rel=1e-10)
+    assert few.moment(1) == pytest.approx(each.moment(1), rel=1e-10)
