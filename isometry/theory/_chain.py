@@ -8,14 +8,16 @@ arXiv:0912.3422, for rectangular Gaussian products; the Haar rule is the S-trans
 """
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from isometry.theory._measure import Measure, discrete
 from isometry.theory._product import Factor, Product
 
 UNIT = discrete([1.0], [1.0])
+Counts = Mapping[tuple[Measure, float], float]
+"""How many D² there are of each law and min(m, n)/size."""
 
 
 class Pair(NamedTuple):
@@ -34,7 +36,7 @@ def chain(pairs: Sequence[Pair], gaussian: bool, widths: Sequence[int | float]) 
     size = min(widths[0], widths[-1])
     ones: Counter[float] = Counter({size / widths[0]: 1})
     const, power, lost = -math.log(size / widths[0]), -1.0, 0.0
-    counts: Counter[tuple[Measure, float]] = Counter()
+    counts: defaultdict[tuple[Measure, float], float] = defaultdict(float)
     for (measure, log_square, shares), n, m in zip(pairs, widths[:-1], widths[1:], strict=True):
         const += log_square
         if gaussian or m < n:
@@ -56,7 +58,7 @@ def chain(pairs: Sequence[Pair], gaussian: bool, widths: Sequence[int | float]) 
 
 
 def assemble(
-    counts: Counter[tuple[Measure, float]],
+    counts: Counts,
     ones: Counter[float],
     power: float,
     const: float,
@@ -70,7 +72,7 @@ def assemble(
     Where no D² is as small as the rank, δ_1 takes part: log ζ = log(1 + cψ) − log cψ, so that the first factor's ψ
     ends at −rank, as it must on the negative axis.
     """
-    ones, counts = Counter(ones), Counter(counts)
+    ones, counts = Counter(ones), defaultdict(float, counts)
     if not any((1 - measure.zero_mass) / ratio <= rank * (1 + 1e-12) for measure, ratio in counts):
         c = min(ones, key=lambda c: abs(c * rank - 1))
         counts[UNIT, c] += 1
@@ -85,7 +87,7 @@ def assemble(
 
 def multiplied(products: Sequence[Product]) -> Product:
     """The free multiplicative convolution of square products: what adds up is log M⁻¹ − log(1 + ψ) + log ψ."""
-    counts: Counter[tuple[Measure, float]] = Counter()
+    counts: defaultdict[tuple[Measure, float], float] = defaultdict(float)
     ones: Counter[float] = Counter({1.0: 1})
     for p in products:
         ones[1.0] -= 1

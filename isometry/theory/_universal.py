@@ -41,7 +41,7 @@ def bernoulli_class(sigma0_squared: float) -> Law:
     **Raises** `ValueError`: sigma0_squared not a positive number. Source: Pennington et al. (2018), arXiv:1802.09979.
     """
     _checks.number("bernoulli_class", low=0.0, open_low=True, sigma0_squared=sigma0_squared)
-    product = assemble(Counter(), Counter({1.0: 1}), -1.0, 0.0, bernoulli=float(sigma0_squared))
+    product = assemble({}, Counter({1.0: 1}), -1.0, 0.0, bernoulli=float(sigma0_squared))
     return Law(product, f"Bernoulli class, sigma0² {sigma0_squared:g}")
 
 
@@ -53,7 +53,7 @@ def smooth_class(sigma0_squared: float) -> Law:
     **Raises** `ValueError`: sigma0_squared not a positive number. Source: Pennington et al. (2018), arXiv:1802.09979.
     """
     _checks.number("smooth_class", low=0.0, open_low=True, sigma0_squared=sigma0_squared)
-    product = assemble(Counter(), Counter({1.0: 1}), -1.0, 0.0, smooth=float(sigma0_squared))
+    product = assemble({}, Counter({1.0: 1}), -1.0, 0.0, smooth=float(sigma0_squared))
     return Law(product, f"smooth class, sigma0² {sigma0_squared:g}")
 
 
@@ -65,5 +65,5 @@ def resnet_law(c: float) -> Law:
     **Raises** `ValueError`: c not a positive number. Source: Tarnowski et al. (2019), arXiv:1809.08848.
     """
     _checks.number("resnet_law", low=0.0, open_low=True, c=c)
-    product = assemble(Counter(), Counter({1.0: 1}), -1.0, float(c), smooth=2 * float(c))
+    product = assemble({}, Counter({1.0: 1}), -1.0, float(c), smooth=2 * float(c))
     return Law(product, f"residual network, c {c:g}")
