@@ -200,7 +200,8 @@ def bands(product: Product, gaps: list[Gap], atoms: list[Atom]) -> list[Band]:
     """The complement of the gaps, cut at atoms inside."""
     found, low, above = [], -math.inf, product.rank
     for gap in gaps:
-        if gap.low - low > 1e-12 * (1 + abs(gap.low)):
+        alone = gap.low - low <= 2 * _NEAR and any(abs(atom.t - low) <= 2 * _NEAR for atom in atoms)
+        if gap.low - low > 1e-12 * (1 + abs(gap.low)) and not alone:
             found += _cut(product, low, gap.low, above, gap.above, atoms)
         low, above = gap.high, gap.above
     return found

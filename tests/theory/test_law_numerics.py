@@ -199,6 +199,7 @@ def test_sampling_and_variables():
         ("gelu", "orthogonal", (716, 18), 1.3, None),
         ("gelu_tanh", "orthogonal", (64, 64, 64, 64), 10.0, None),  # phi'² underflows for 4e-8 of its units
         ("leaky_relu", "orthogonal", (10, 14, 1504, 338), 0.53, None),  # Newton ran off to where psi vanishes
+        ("hard_tanh", "orthogonal", (30, 64, 256), 0.596, 1.0),  # an atom alone between two gaps
         ("elu", "gaussian", (128, 64, 64), 0.0129, None),  # an atom beside an edge, less a rounding
     ],
 )
