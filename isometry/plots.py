@@ -303,7 +303,7 @@ def pairings(rows: Sequence[Pairing]) -> Any:
     for ax in axes[:, 0]:
         ax.set_ylabel("density", fontsize=7)
     handles = list(axes[0, 0].containers)
-    title = "and √E(s − 1)² of each, below the initializer's name"
+    title = "density of log₁₀ s, and under each name √E(s − 1)², for"
     names = [h.get_label() for h in handles]
     figure.legend(handles, names, title=title, loc="outside upper center", ncols=3, fontsize=7, title_fontsize=7)
     return figure

@@ -112,5 +112,5 @@ def plot(data: xarray.Dataset) -> Any:
     left.set(xlabel="time, units of τ", ylabel="strength u of the mode", title="Three layers (D = 2)")
     right.set(xlabel="time, units of τ", title="Strongest mode, D matrices")
     left.legend(loc="center right", bbox_to_anchor=(1, 0.6), ncols=2)
-    right.legend(loc="upper left")
+    right.legend(loc="center", bbox_to_anchor=(0.68, 0.5))
     return figure

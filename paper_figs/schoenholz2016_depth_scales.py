@@ -160,7 +160,7 @@ def plot(data: xarray.Dataset) -> Any:
         _style.dots(left, data.response[some], (1 / r)[some], (2 * e / r**2)[some], i, label=f"{name}, networks")
         _style.line(left, data.fine, data.law_xi.sel(scale=scale), i, label=f"{name}, theory")
     left.set(xlabel="sigma$_w^2$", ylabel="depth scale (layers)", title="Depth scales", yscale="log", ylim=(0.6, 1000))
-    left.legend(loc="upper left", ncols=2)
+    left.legend(loc="upper right")
     mean = data.accuracy.mean("seed")
     shown = right.pcolormesh(data.square_w, data.depth, mean, shading="nearest", cmap="cividis", vmin=0, vmax=1)
     figure.colorbar(shown, ax=right, label="training accuracy")
