@@ -19,6 +19,7 @@ from isometry.theory._product import NotConverged, Product, State
 _BESIDE = 2e-14  # nearest to an edge that anything is evaluated
 _ROUNDING = 4e-15  # of a mass
 _TINY = 1e-8  # mass left below the lowest node of a table; phi'² near its zeros resolves not much less
+_MOST_LOST = 1e-6  # mass below the lowest log λ that is inverted: what a cdf is right to
 _DEPTHS = 0.25 * 2.0 ** np.arange(18)  # in log λ below the top
 _NEAR = 1e-9  # an atom this close to an edge sits there
 
@@ -91,18 +92,29 @@ class Band:
         left, start = 1.0, self._shallow(least)
         for first in range(start, len(_DEPTHS), 4):  # points are solved together, but not all: the deep ones cost most
             depths = _DEPTHS[first : first + 4]
-            t = self.high - depths
-            at, good = self.product.attempt(t, depths)
-            below = np.abs(self._masses(at, t)[1] - (1 - self.above_low))
+            good, below = self._left_below(depths)
             for depth, found, mass in zip(depths, good, below, strict=True):
                 if not found:  # below what the contour resolves: the bound there is the mass left before
-                    if left > 1e-6:
-                        raise NotConverged(f"the law could not be inverted at log lam = {self.high - depth:.6g}.")
-                    return float(depth) / 2
-                if mass <= least or 0.9 * left < mass < 1e-6:  # the latter: what the contour resolves is reached
+                    return float(depth) / 2 if left <= _MOST_LOST else self._deepest(float(depth) / 2)
+                if mass <= least or 0.9 * left < mass < _MOST_LOST:  # the latter: what the contour resolves is reached
                     return float(depth)
                 left = mass
         return float(_DEPTHS[-1])
+
+    def _left_below(self, depths: Array) -> tuple[Array, Array]:
+        """Where the law could be inverted so far below the top, and the mass that lies below."""
+        t = self.high - depths
+        at, good = self.product.attempt(t, depths)
+        return good, np.abs(self._masses(at, t)[1] - (1 - self.above_low))
+
+    def _deepest(self, depth: float) -> float:
+        """The deepest that can be inverted between `depth` and twice as deep."""
+        depths = depth * 2.0 ** (np.arange(1, 16) / 16)
+        good, below = self._left_below(depths)
+        last = int(np.argmin(np.r_[good, False])) - 1
+        if last < 0 or below[last] > _MOST_LOST:
+            raise NotConverged(f"the law could not be inverted at log lam = {self.high - depths[last + 1]:.6g}.")
+        return float(depths[last])
 
     def _shallow(self, least: float) -> int:
         """How many depths a product of few factors says are not enough, less one."""

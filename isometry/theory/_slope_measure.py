@@ -190,17 +190,24 @@ def _contour(series: _Series, size: float) -> tuple[Array, Array, list[float]]:
     gauss, mass = np.polynomial.legendre.leggauss(_ORDER)
     nodes, weights, values = [], [], []
     for a, b in itertools.pairwise(ends):
-        middle = np.array([(a + b) / 2])
-        falling = float((series(middle) * series(middle, derivative=True))[0]) < 0
+        left, right = series(np.array([a, b])) ** 2  # monotone between; a slope inside might be rounding
+        falling = right < left
         x, y = _vertices(series, a, b, size, open_ends=(a <= -_REACH, b >= _REACH))
         v = x + 1j * (y if falling else -y)
         z = (v[1:] + v[:-1])[:, None] / 2 + (v[1:] - v[:-1])[:, None] / 2 * gauss
         f = series(z.ravel())
-        nodes.append(f**2)
+        nodes.append(_below_axis(f, size))
         weights.append((((v[1:] - v[:-1]) / 2)[:, None] * mass * np.exp(-(z**2) / 2)).ravel() / np.sqrt(2 * np.pi))
     f = series(np.array(ends))
     values = [float(x) for x in np.where(np.abs(f) < _NOISE * size, 0.0, f) ** 2]
     return np.concatenate(nodes), np.concatenate(weights), values
+
+
+def _below_axis(f: Array, size: float) -> Array:
+    """f², moved to the lower side of the axis where but for rounding it is on it, as where phi' nears its limit."""
+    d = f**2
+    d.imag[(d.imag >= 0) & (d.imag <= 4 * _NOISE * size * np.abs(f))] = -0.0
+    return d
 
 
 def _extrema(series: _Series, size: float) -> list[float]:
