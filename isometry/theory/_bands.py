@@ -35,12 +35,17 @@ class Band:
     above_high: float
 
     def density(self, t: Array) -> Array:
-        """Density of log λ at t inside."""
-        return np.maximum(-self.solve(t).psi.imag, 0.0) / np.pi
+        """Density of log λ at t inside; 0 below what can be inverted, where at most `_MOST_LOST` of mass is left."""
+        value = np.zeros(len(t))
+        at, found = self._reached(t)
+        value[found] = np.maximum(-at.psi.imag, 0.0) / np.pi
+        return value
 
     def masses(self, t: Array) -> tuple[Array, Array]:
-        """P(x > e^t) and P(x ≤ e^t) at t inside, the smaller one to relative accuracy."""
-        above, below = self._masses(self.solve(t), t)
+        """P(x > e^t) and P(x ≤ e^t) at t inside, the smaller one to relative accuracy; as `density` at the far end."""
+        above, below = np.full(len(t), self.above_low), np.full(len(t), 1 - self.above_low)
+        at, found = self._reached(t)
+        above[found], below[found] = self._masses(at, t[found])
         low, high = min(self.above_high, self.above_low), self.above_low
         return np.clip(above, low, high), np.clip(below, 1 - high, 1 - low)
 
@@ -51,6 +56,20 @@ class Band:
         t = np.minimum(t, self.high - _BESIDE * (1 + abs(self.high)))
         nodes, at, _ = self._table
         return self.product.solve(t, self._distance(t), self._interpolated(t, nodes, at))
+
+    def _reached(self, t: Array) -> tuple[State, Array]:
+        """The states at t, and where there are any: all but far below the table."""
+        nodes, table, below = self._table
+        far = (t < nodes[0]) & (self.low == -math.inf) & (below[0] - (1 - self.above_low) <= _MOST_LOST)
+        if not far.any():
+            return self.solve(t), ~far
+        deep, good = self.product.attempt(t[far], self._distance(t[far]), self._interpolated(t[far], nodes, table))
+        good &= self._left(deep, t[far]) <= below[0] - (1 - self.above_low)  # else it is another branch
+        found = ~far
+        found[far] = good
+        order = np.argsort(np.r_[np.flatnonzero(~far), np.flatnonzero(far)[good]])
+        near = self.solve(t[~far])
+        return State(*(np.concatenate([n, d[..., good]], -1)[..., order] for n, d in zip(near, deep, strict=True))), found
 
     def invert(self, p: Array) -> Array:
         """t with P(x ≤ e^t) = p: Newton within a bracket that only shrinks."""
@@ -94,8 +113,8 @@ class Band:
             depths = _DEPTHS[first : first + 4]
             good, below = self._left_below(depths)
             for depth, found, mass in zip(depths, good, below, strict=True):
-                if not found:  # below what the contour resolves: the bound there is the mass left before
-                    return float(depth) / 2 if left <= _MOST_LOST else self._deepest(float(depth) / 2)
+                if not found or mass > left:  # another branch. Below what the contour resolves the mass left is a bound
+                    return float(depth) / 2 if left <= _MOST_LOST else self._deepest(float(depth) / 2, left)
                 if mass <= least or 0.9 * left < mass < _MOST_LOST:  # the latter: what the contour resolves is reached
                     return float(depth)
                 left = mass
@@ -105,13 +124,17 @@ class Band:
         """Where the law could be inverted so far below the top, and the mass that lies below."""
         t = self.high - depths
         at, good = self.product.attempt(t, depths)
-        return good, np.abs(self._masses(at, t)[1] - (1 - self.above_low))
+        return good, self._left(at, t)
 
-    def _deepest(self, depth: float) -> float:
-        """The deepest that can be inverted between `depth` and twice as deep."""
+    def _left(self, at: State, t: Array) -> Array:
+        return np.abs(self._masses(at, t)[1] - (1 - self.above_low))
+
+    def _deepest(self, depth: float, left: float) -> float:
+        """The deepest that can be inverted between `depth`, below which `left` is left, and twice as deep."""
         depths = depth * 2.0 ** (np.arange(1, 16) / 16)
         good, below = self._left_below(depths)
-        last = int(np.argmin(np.r_[good, False])) - 1
+        falls = good & (np.diff(below, prepend=left) <= 0)
+        last = int(np.argmin(np.r_[falls, False])) - 1
         if last < 0 or below[last] > _MOST_LOST:
             raise NotConverged(f"the law could not be inverted at log lam = {self.high - depths[last + 1]:.6g}.")
         return float(depths[last])
