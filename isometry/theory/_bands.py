@@ -69,7 +69,9 @@ class Band:
         found[far] = good
         order = np.argsort(np.r_[np.flatnonzero(~far), np.flatnonzero(far)[good]])
         near = self.solve(t[~far])
-        return State(*(np.concatenate([n, d[..., good]], -1)[..., order] for n, d in zip(near, deep, strict=True))), found
+        return State(
+            *(np.concatenate([n, d[..., good]], -1)[..., order] for n, d in zip(near, deep, strict=True))
+        ), found
 
     def invert(self, p: Array) -> Array:
         """t with P(x ≤ e^t) = p: Newton within a bracket that only shrinks."""

@@ -20,6 +20,7 @@ from isometry.theory._measure import Array, Measure, discrete
 _REACH = 9.5  # standard deviations; the mass beyond is 2e-21
 _DEGREE = 23  # of a panel's series
 _NOISE = 4e-15  # relative to the largest slope: what autodiff resolves of it
+_NOISE_OFF_AXIS = 250 * _NOISE  # a tenth of a panel away a series of so many terms multiplies its rounding
 _NARROWEST = 1e-12  # a panel this narrow that is still rough is a kink nobody named
 _MOST_ROUGH, _MOST_UNDER = 1e-3, 6e-7  # of the mass: where phi' is rounding, where its square underflows
 _SEEN = 6.5  # standard deviations; the mass beyond, 8e-11, is not resolved on a scale of log phi'²
@@ -146,7 +147,7 @@ def _stretches(slope: Callable, cuts: Array) -> tuple[list[_Series], float]:
         tail, top = np.abs(series[:, -4:]).max(1), np.abs(series).max(1)
         narrow = right - left < _NARROWEST
         resolved = tail <= 2e-15 * top
-        rounding = (tail <= _NOISE / 4 * size) | (tail <= 250 * _NOISE * size) & (tail > 0.3 * parent)
+        rounding = (tail <= _NOISE / 4 * size) | (tail <= _NOISE_OFF_AXIS * size) & (tail > 0.3 * parent)
         seen = (right - left > _STEEPEST) & (np.minimum(np.abs(left), np.abs(right)) < _SEEN)
         small = (top < 1e-20 * size) & (top > 1e-290) & (tail > 1e-10 * top)  # below any rounding of a sum
         more = seen & np.where(resolved, _is_steep(f), (tail < 0.01 * parent) | small)
@@ -206,7 +207,7 @@ def _contour(series: _Series, size: float) -> tuple[Array, Array, list[float]]:
 def _below_axis(f: Array, size: float) -> Array:
     """f², moved to the lower side of the axis where but for rounding it is on it, as where phi' nears its limit."""
     d = f**2
-    d.imag[(d.imag >= 0) & (d.imag <= 4 * _NOISE * size * np.abs(f))] = -0.0
+    d.imag[(d.imag >= 0) & (d.imag <= _NOISE_OFF_AXIS * size * np.abs(f))] = -0.0
     return d
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
+from scipy.special import expit, ndtr
 
 from isometry import theory
 
@@ -187,19 +188,28 @@ def test_widening_relu_is_a_square_product():
         assert theory.jacobian_law("linear", 2, 1.0, widths=widths).atoms == ((1.0, 1.0),)
 
 
-@pytest.mark.parametrize(("phi", "q"), [("erf", 4.0), ("sin", 1.0), ("gelu_tanh", 1.0)])
+@pytest.mark.parametrize(
+    ("phi", "q"), [("erf", 4.0), ("sin", 1.0), ("gelu_tanh", 1.0), ("gelu", 5.0), ("gelu_tanh", 10.0), ("silu", 30.0)]
+)
 def test_one_layer_is_the_law_of_its_slopes(phi, q):
     """P(phi'² ≤ x) from the slope alone, also where it keeps passing zero, or falls through a hundred decades."""
+    c = np.sqrt(8 / np.pi)
+
+    def v(u):
+        return c * (u + 0.044715 * u**3)
+
     slope = {
         "erf": lambda u: 2 / np.sqrt(np.pi) * np.exp(-(u**2)),
         "sin": np.cos,
-        "gelu_tanh": jax.vmap(jax.grad(lambda u: jax.nn.gelu(u, approximate=True))),
+        "gelu_tanh": lambda u: expit(v(u)) * (1 + u * expit(-v(u)) * c * (1 + 0.134145 * u**2)),
+        "gelu": lambda u: ndtr(u) + u * np.exp(-(u**2) / 2) / np.sqrt(2 * np.pi),
+        "silu": lambda u: expit(u) * (1 + u * expit(-u)),
     }[phi]
     law = theory.jacobian_law(phi, 1, q, 1.0)
     z = np.linspace(-9, 9, 2_000_001)
-    d = np.asarray(slope(np.sqrt(q) * z)) ** 2
+    d = slope(np.sqrt(q) * z) ** 2
     weight = np.exp(-(z**2) / 2) * (z[1] - z[0]) / np.sqrt(2 * np.pi)
-    for x in (1e-6, 1e-3, 0.1, 0.7):
+    for x in (1e-30, 1e-6, 1e-3, 0.1, 0.7, 1.1):
         assert law.cdf(x) == pytest.approx(weight[d <= x].sum(), abs=2e-5)
     if phi == "erf":  # far down its tail
         assert law.cdf(math.exp(-60.0)) == pytest.approx(

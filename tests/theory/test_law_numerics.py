@@ -201,6 +201,7 @@ def test_sampling_and_variables():
         ("leaky_relu", "orthogonal", (10, 14, 1504, 338), 0.53, None),  # Newton ran off to where psi vanishes
         ("hard_tanh", "orthogonal", (30, 64, 256), 0.596, 1.0),  # an atom alone between two gaps
         ("elu", "gaussian", (128, 64, 64), 0.0129, None),  # an atom beside an edge, less a rounding
+        ("selu", "orthogonal", (64,) * 33, 10.0, None),  # 1e-5 of its mass is below e^-512, where the contour ends
     ],
 )
 def test_layers_that_were_hard_to_invert(phi, weights, widths, q, head):
@@ -218,6 +219,16 @@ def test_layers_that_were_hard_to_invert(phi, weights, widths, q, head):
     x = law.quantile(p, "log_s")
     off = np.array([all(a.lam == 0 or abs(y - math.log(a.lam) / 2) > 1e-9 for a in law.atoms) for y in x])
     np.testing.assert_allclose(law.cdf(x[off], "log_s"), p[off], rtol=1e-9)
+
+
+def test_far_below_what_can_be_inverted():
+    """No error and no other branch: no density, and a cdf within what it is promised to."""
+    law = theory.jacobian_law("linear", 4, 1.0, 1.0, weights="gaussian", widths=(20, 9, 50, 9, 30))
+    zero = law.atoms[0].mass
+    deep = np.array([-400.0, -200.0, -40.0])
+    assert zero == pytest.approx(1 - 9 / 20)
+    assert np.all(law.density(deep, "log_s") < 1e-6)
+    np.testing.assert_allclose(law.cdf(deep, "log_s"), zero, atol=1e-6)
 
 
 def test_mass_beside_an_atom_inside_the_support():
