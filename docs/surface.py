@@ -13,8 +13,6 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import isometry
-
 SNAPSHOT = pathlib.Path(__file__).parents[1] / "tests" / "public_surface.txt"
 MODULES = (
     "isometry",
