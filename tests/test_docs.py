@@ -8,6 +8,9 @@ from typing import NamedTuple
 import jax
 import pytest
 
+from docs import errors
+from isometry import degeneracy
+
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 TAGS = ("python", "sh", "console", "text")  # of these only python is run; .ci/run takes its two commands from sh
@@ -118,6 +121,22 @@ def test_pictures_name_their_command(page):
         below = text[found.end() :].split("\n\n")[1]
         assert re.search(r"[Mm]ade by `[^`]+`", " ".join(below.split())), f"{found[1]}: no command beside it"
         assert (page.parent / found[1]).stat().st_size < 300_000
+
+
+def test_every_flag_has_a_page():
+    pages = {p.stem for p in (ROOT / "docs" / "flags").glob("*.md")} - {"README"}
+    assert pages == set(degeneracy.FLAGS)
+
+
+@pytest.mark.parametrize("flag", degeneracy.FLAGS)
+def test_a_flag_page_has_all_its_parts(flag):
+    text = (ROOT / "docs" / "flags" / f"{flag}.md").read_text(encoding="utf-8")
+    parts = ("What it means", "How it is decided", "How often it errs", "What to do", "An example")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(parts)
+    assert text == errors.page(flag), "if the records are new: python -m docs.errors"
+    example = blocks(ROOT / "docs" / "flags" / f"{flag}.md")[-1].text
+    assert f'flags["{flag}"]' in example
+    assert re.search(r"^assert \S+raised", example, re.MULTILINE)
 
 
 def test_the_gate_finds_its_two_commands():
