@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import pytest
 
-from docs import errors
+from docs import api, errors, pictures
 from isometry import degeneracy
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -121,6 +121,17 @@ def test_pictures_name_their_command(page):
         below = text[found.end() :].split("\n\n")[1]
         assert re.search(r"[Mm]ade by `[^`]+`", " ".join(below.split())), f"{found[1]}: no command beside it"
         assert (page.parent / found[1]).stat().st_size < 300_000
+
+
+def test_pictures_are_those_of_the_code():
+    shown = {
+        found for page in PAGES for found in re.findall(r"`python -m docs\.pictures (\w+)`", page.read_text("utf-8"))
+    }
+    assert shown == set(pictures.PICTURES) == {p.stem for p in (ROOT / "docs").glob("*.png")} - {"audit"}
+
+
+def test_the_reference_is_what_the_docstrings_say():
+    assert api.page() == api.PAGE.read_text(encoding="utf-8"), "run: python -m docs.api"
 
 
 def test_every_flag_has_a_page():
