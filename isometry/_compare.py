@@ -71,6 +71,7 @@ class Comparison:
     - `quantile_gaps`: measured − predicted log lam at a few ranks (mass below).
     - `band`: for "ks", "mean", "sd", "spread", ("rank", u) and ("atom", lam) what the gap may be: a `Band`.
     - `unresolved`: the mass at the bottom that some draw does not resolve.
+    - `seeds`, `size`: how many draws, and singular values of each; `law`: the law's name.
     """
 
     ks: float

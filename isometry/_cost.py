@@ -23,7 +23,8 @@ _MANY = 1024
 class Cost:
     """Bytes held at once and floating point operations of one measurement; `notes` says what could not be counted.
 
-    `bytes` is an upper bound of what the measurement allocates: temporaries and result, not params and x themselves.
+    `flop` counts a multiply-add as two. `bytes` is an upper bound of what the measurement allocates: temporaries and
+    result, not params and x themselves.
     """
 
     bytes: int
@@ -44,8 +45,8 @@ def _scaled(count: int, unit: str) -> str:
 def cost(f: Any, params: Any, x: Any, method: Any = "auto", span: str = "end_to_end", dtype: Any = None) -> Cost:
     """What `spectrum` of one Jacobian takes, before anything runs.
 
-    **Arguments**: as of `spectrum`; params and x may be `jax.ShapeDtypeStruct`, so that nothing need be allocated. No
-    key is needed.
+    **Arguments**: `f`, `method`, `span` and `dtype` as of `spectrum`; `params` and `x` may be `jax.ShapeDtypeStruct`,
+    so that nothing need be allocated. No key is needed.
 
     **Returns** `Cost(bytes, flop, notes)`, counted in the program that would run. A multiply-add is two operations, an
     elementwise function one an element; a scan counts as often as it turns, a cond by its dearest branch, a while loop

@@ -25,6 +25,8 @@ class Product:
     For networks of `isometry.networks`, whose layers are known. `every`: how many layers are multiplied before they are
     factorized again; None: 1 in `spectrum`, in `ensemble` as many as the condition of the first Jacobian's layers
     allows.
+
+    **Raises** `ValueError`: every not a positive integer.
     """
 
     every: int | None = None
@@ -42,6 +44,8 @@ class Lanczos:
     singular values: moments, densities and distribution functions are estimates, of standard error
     √(2/(n + 2)/probes) relative to their spread. Cost: steps · probes products with J and Jᵀ. More steps than
     min(m, n) find nothing new: the method that a `Spectrum` carries says how many were taken.
+
+    **Raises** `ValueError`: steps or probes not a positive integer.
     """
 
     steps: int = 64
@@ -202,6 +206,7 @@ def jacobian(
     **Arguments**
     - `f`: any f(params, x) → array, a `Network`, or a list of such blocks applied in turn (`networks.chain`). One
       example, no batch axis.
+    - `params`, `x`: parameters, any pytree, and one floating example.
     - `span`: "end_to_end", or of a Network "hidden": z_1 → z_{depth−1}.
     - `dtype`: of the measurement; default the promoted dtype of params and x, at least float32.
 

@@ -63,7 +63,7 @@ class Spectrum:
         return jnp.sum(jnp.where(zeros, self.weights, 0), -1)
 
     def moment(self, k: float = 1, variable: str = "lam") -> Any:
-        """E[variable^k] over all nodes; for "log_s" over the resolved ones, of which `zero_fraction` is left out.
+        """E[variable^`k`] over all nodes; for "log_s" over the resolved ones, of which `zero_fraction` is left out.
 
         **Raises** `ValueError`: an unknown variable; k not a positive number.
         """
@@ -81,7 +81,7 @@ class Spectrum:
         return jnp.sum(jnp.where(below, self.weights[..., None, :], 0), -1)
 
     def smooth_cdf(self, grid: Any, variable: str = "lam") -> Any:
-        """The distribution function of the smooth density that a quadrature knows the moments of: (..., len(grid)).
+        """The distribution function, at `grid`, of the smooth density that a quadrature knows the moments of.
 
         For method "lanczos", whose nodes are no singular values: `cdf` is a staircase of `steps` stairs for each probe,
         this a Chebyshev series of 4·steps − 2 terms. Four steps on tanh networks of width 1000 and depth 100 are
@@ -97,7 +97,7 @@ class Spectrum:
         return jnp.where(jnp.isnan(found), 0, found)  # below zero
 
     def quantile(self, p: Any, variable: str = "lam") -> Any:
-        """Least x with cdf(x) ≥ p, an attained node: (...) for a number p, (..., len(p)) for a sequence.
+        """Least x with cdf(x) ≥ `p`, an attained node: (...) for a number p, (..., len(p)) for a sequence.
 
         **Raises** `ValueError`: an unknown variable; p outside [0, 1].
         """
@@ -115,6 +115,8 @@ class Spectrum:
 
     def density(self, grid: Any, bandwidth: float, variable: str = "lam") -> Any:
         """Gaussian kernel density at each point of `grid`: (..., len(grid)).
+
+        `bandwidth`: standard deviation of a kernel, in the variable's own unit.
 
         Of "log_s" only the resolved nodes have a density, of mass 1 − zero_fraction(): nothing below the floor is
         drawn as data.
@@ -308,6 +310,7 @@ def spectrum(
     **Arguments**
     - `f`: any f(params, x) → array, a `Network`, or a list of such blocks applied in turn (`networks.chain`); one
       example, no batch axis (`ensemble` takes many).
+    - `params`, `x`: parameters, any pytree, and one floating example.
     - `method`: "auto", "dense" or `isometry.Dense()`: form the Jacobian, factorize it. "product" or
       `isometry.Product()`: of a network of known layers, ln s at every depth, without a floor. "lanczos" or
       `isometry.Lanczos(steps, probes)`: the nodes of a quadrature, from products with the Jacobian alone; steps are

@@ -21,6 +21,8 @@ class Activation:
     - `kinks`: points where `fn` or a derivative of it jumps; integrals are split there.
     - `odd`: whether fn(-x) = -fn(x); None if unknown.
     - `name`: for tables and messages; the function's own name by default.
+
+    **Raises** `ValueError`: fn not callable.
     """
 
     fn: Callable[[Any], Any]
@@ -39,7 +41,7 @@ class Activation:
         return self.fn(x)
 
     def slope(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """phi'(x), elementwise and by forward autodiff: at a kink the value that training itself would use."""
+        """phi' at every entry of `x`, by forward autodiff: at a kink the value that training itself would use."""
         return jax.jvp(self.fn, (x,), (jnp.ones_like(x),))[1]
 
 
@@ -88,7 +90,9 @@ def names() -> tuple[str, ...]:
 
 
 def get(activation: "str | Activation | Callable[[Any], Any]", call: str = "activations.get") -> Activation:
-    """The `Activation` of a name, of any elementwise callable, or itself.
+    """The `Activation` meant by `activation`: a name, any elementwise callable, or an `Activation` itself.
+
+    `call`: the name that messages of errors begin with.
 
     **Raises** `ValueError`: a name that is not known (the nearest is suggested), or neither a name nor a callable.
     """

@@ -37,6 +37,8 @@ def digits(pooled: bool = False) -> Data:
 def gaussian(key: Any, examples: int, features: int, classes: int = 10) -> Data:
     """Standard normal vectors, labelled by the largest of `classes` random linear scores: learnable and structureless.
 
+    `key` decides both; xs is (`examples`, `features`).
+
     **Raises** `ValueError`: a size below 1, fewer than two classes, not a key.
     """
     _checks.key("data.gaussian", key)
@@ -73,8 +75,8 @@ def normalize(xs: Any, q: float) -> Any:
 
 
 def load(path: str | pathlib.Path) -> Data:
-    """Inputs from a .npy file (examples, ...), a .npz file with `x` and, if there are any, targets `y`, or the files
-    that MNIST and CIFAR-10 are published in.
+    """Inputs from `path`: a .npy file (examples, ...), a .npz file with `x` and, if there are any, targets `y`, or the
+    files that MNIST and CIFAR-10 are published in.
 
     Of the latter a folder gives the training set: train-images-idx3-ubyte and its labels (plain or .gz), or
     data_batch_1 to data_batch_5, with .bin the binary version, else the pickled one, of which nothing is run. One such

@@ -1,4 +1,10 @@
-"""Pictures. Each takes an Axes, draws, and returns it; nothing is saved and no global setting is touched."""
+"""Pictures. Each takes an Axes, draws, and returns it; nothing is saved and no global setting is touched.
+
+Arguments that many of them share:
+
+- `ax`: a matplotlib Axes, which is drawn on and returned. Functions without one return a figure of their own.
+- `reports`: name → report of an audit, as `isometry.audit` gives for a mapping of networks.
+"""
 
 import math
 import textwrap
@@ -25,7 +31,8 @@ _TAIL = 1e-3  # of the mass at the low end that an axis need not reach
 def spectrum(sp: Spectrum, ax: Any, *, bins: Any = 40, **style: Any) -> Any:
     """Histogram of log10 s of all matrices of `sp` pooled: probability density, mass 1 − zero fraction.
 
-    Unresolved values are not drawn as data; the zeros are the mass that is missing. `style` goes to `Axes.hist`.
+    Unresolved values are not drawn as data; the zeros are the mass that is missing. `bins`: their number, or
+    their edges in log10 s. `style` goes to `Axes.hist`. A tracer is a `TypeError`.
     """
     _checks.concrete("plots.spectrum", sp=sp)
     resolved = np.asarray(sp.resolved)
@@ -74,9 +81,11 @@ def overlay(
 
 
 def laws(named: Mapping[str, Law]) -> Any:
-    """A figure of predicted densities of log10 s, a line a law; atoms are stems of their mass, on an axis at the right.
+    """A figure of predicted densities of log10 s, a line for each of the `named` laws; atoms are stems of their mass.
 
-    The lowest thousandth of each continuous part is left out.
+    Those stand on an axis of their own, at the right. The lowest thousandth of each continuous part is left out.
+
+    **Raises** `MissingExtra`: matplotlib is not installed.
     """
     pyplot = _checks.extra("plots.laws", "matplotlib.figure", "plot")
     ax = pyplot.Figure(figsize=(4.4, 3.0), layout="constrained").add_subplot()
@@ -251,9 +260,9 @@ def ranks(reports: Mapping[str, Report], ax: Any) -> Any:
 
 
 def timeline(records: Records, ax: Any) -> Any:
-    """The statistics that `isometry.monitor` recorded against training steps, a line each; the band is over inputs.
+    """The statistics of `records`, taken by `isometry.monitor`, against training steps, a line each.
 
-    Logarithmic where everything drawn is positive. What is not finite is left out.
+    The band is over inputs. Logarithmic where everything drawn is positive. What is not finite is left out.
     """
     positive = True
     for i, name in enumerate(records.values):
@@ -275,11 +284,14 @@ def timeline(records: Records, ax: Any) -> Any:
 
 
 def pairings(rows: Sequence[Pairing]) -> Any:
-    """A figure of `isometry._pairing`: a small panel an initializer, in the order given, a colour an activation.
+    """A figure of the `rows` of `isometry._pairing`: a small panel an initializer, in the order given, a colour an
+    activation.
 
     Marks: densities of log10 s, mean over seeds with two standard errors; lines: the law, where there is one, a
     triangle its atom at the height it has in the histogram. Arrows: mass beyond the axis, on the left with the zeros.
     Under each name √E(s − 1)² of the three networks, median over seeds.
+
+    **Raises** `MissingExtra`: matplotlib is not installed.
     """
     pyplot = _checks.extra("plots.pairings", "matplotlib.figure", "plot")
     names = list(dict.fromkeys(row.initializer for row in rows))
@@ -334,6 +346,8 @@ def audit(reports: Mapping[str, Report]) -> Any:
 
     Filled: end to end; outline: over the hidden layers, the line its law where there is one, else why there is none.
     The dotted line is s = 1, isometry.
+
+    **Raises** `MissingExtra`: matplotlib is not installed.
     """
     pyplot = _checks.extra("plots.audit", "matplotlib.figure", "plot")
     columns = min(4, len(reports))

@@ -11,7 +11,7 @@ from isometry import _checks, _json
 
 
 def prepare(directory: str | os.PathLike) -> pathlib.Path:
-    """Make `directory` if it is missing and find out now, not after an hour, whether it can be written to.
+    """The path of `directory`, made if it is missing, and found out now, not after an hour, whether it can be written.
 
     **Raises** `ValueError`: it is a file, cannot be made, or cannot be written to.
     """
@@ -26,6 +26,8 @@ def prepare(directory: str | os.PathLike) -> pathlib.Path:
 
 def atomically(path: pathlib.Path, write: Callable[[Any], Any]) -> pathlib.Path:
     """Call `write` with a temporary binary file beside `path`, then rename it into place; on any failure remove it.
+
+    **Returns** `path`.
 
     **Raises** `ValueError`: the disk is full, or refuses otherwise.
     """
@@ -57,19 +59,22 @@ def _together(writes: dict[pathlib.Path, Callable[[Any], Any]]) -> list[pathlib.
 
 
 def write_json(path: str | os.PathLike, value: Any) -> pathlib.Path:
-    """`value` as strict JSON: infinities are strings, NaN a `ValueError`."""
+    """`value` as strict JSON at `path`, which is returned: infinities are strings, NaN a `ValueError`."""
     text = _json.dumps(value).encode()
     return atomically(pathlib.Path(path), lambda file: file.write(text))
 
 
 def write_figure(path: str | os.PathLike, figure: Any, dpi: int = 150) -> pathlib.Path:
-    """A matplotlib figure, in the format of the file's suffix."""
+    """The path of what is written: a matplotlib `figure` at `dpi`, in the format of the suffix of `path`."""
     path = pathlib.Path(path)
     return atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=dpi))
 
 
 def write_report(stem: pathlib.Path, value: Any, figure: Any = None) -> list[pathlib.Path]:
-    """`value` as stem.json and, if there is a figure, that as stem.png: both or neither."""
+    """`value` as `stem`.json and, if there is a `figure`, that as stem.png: both or neither.
+
+    **Returns** their paths. **Raises** `ValueError`: a NaN, what is no JSON; a disk that refuses.
+    """
     text = _json.dumps(value).encode()
     writes: dict[pathlib.Path, Callable[[Any], Any]] = {}
     if figure is not None:

@@ -13,7 +13,14 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-CORE = ("test_layers.py", "test_jacobian.py", "test_spectrum.py", "test_mlp.py", "test_mean_field.py")
+CORE = (
+    "test_layers.py",
+    "test_jacobian.py",
+    "test_spectrum.py",
+    "test_mlp.py",
+    "test_mean_field.py",
+    "test_public_surface.py",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -78,7 +78,7 @@ class Thresholds:
 class Flag:
     """One judgement.
 
-    - `state`: "raised", "clear", "undecided" or "not_run".
+    - `name`: one of `FLAGS`; `state`: "raised", "clear", "undecided" or "not_run".
     - `reason`: one line in words; `remedy`: what to change if it is raised.
     - `value`, `interval`, `threshold`: the number, its interval over seeds, the line (None where there is none).
     - `source`: where the threshold comes from; `evidence`: every number behind it.

@@ -21,7 +21,8 @@ Measure = Callable[[Spectrum, Any], Any]  # of the spectra and the parameters
 
 
 class MonitorState(NamedTuple):
-    """Updates seen, records kept, records due (kept or not), their steps (capacity,), their values by statistic."""
+    """`step`: updates seen; `count`, `due`: records kept, and due (kept or not); `steps`: (capacity,) those recorded;
+    `values`: statistic → what was recorded."""
 
     step: Any
     count: Any

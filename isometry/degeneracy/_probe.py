@@ -51,6 +51,7 @@ class Probe:
       says so.
     - `layers`, `shapes`: index and (fan_in, fan_out) of each hidden layer; `steps`: when recorded.
     - `first_signal`: (seeds, depth), first step at which any entry of a layer's gradient is not zero; −1 for never.
+    - `loss`: (seeds, records), of the batch of that step.
     - `signals`: what became of the pre-activations, `Signals`; None for controls.
     """
 

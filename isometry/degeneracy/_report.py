@@ -22,11 +22,12 @@ _COLUMNS = ("scheme", "σ_min", "median", "σ_max", "mean s²", "deviation", "ef
 class Report:
     """An audit of one network.
 
-    - `flags`: name → `Flag`; `spectra`: span → `Spectrum` over (seeds, inputs), empty where parameters or signals are
-      not finite; `probe`: ranks along training, or None.
+    - `network`: its name; `flags`: name → `Flag`; `spectra`: span → `Spectrum` over (seeds, inputs), empty
+      where parameters or signals are not finite; `probe`: ranks along training, or None.
     - `law`: what theory predicts for the hidden span, None where `no_law` says why there is no prediction.
     - `widths`: where rank_constrained_training is raised, the same scheme at hidden widths N_x, 2 N_x, 4 N_x.
     - `setting`: how it was measured; `provenance`: versions, device, precision, command, commit.
+    - `note`: what the reader of the table should know besides, or empty.
     """
 
     network: str
@@ -54,7 +55,7 @@ class Report:
         return f"{self.note}; {words}" if self.note else words
 
     def statistics(self, span: str = "end_to_end") -> dict[str, Any]:
-        """Medians over seeds × inputs of the spectrum's statistics, and the standard error of E s² over seeds.
+        """Medians over seeds × inputs of the statistics of a `span`, and the standard error of E s² over seeds.
 
         s_min and s_median are 0 where they are zero or unresolved: nothing below the floor is reported as a value.
         """
@@ -72,7 +73,7 @@ class Report:
         }
 
     def table(self, width: int = 120) -> str:
-        """A one-row table as text (needs rich)."""
+        """A one-row table as text of `width` columns (needs rich)."""
         return as_text(Reports({"network": self}), width)
 
     def as_dict(self) -> dict[str, Any]:
@@ -146,7 +147,7 @@ class Reports(Mapping[str, Report]):
         return [name for name, report in self.reports.items() if report.flags[flag].raised]
 
     def table(self, width: int = 120) -> str:
-        """A row a network, as text (needs rich)."""
+        """A row a network, as text of `width` columns (needs rich)."""
         return as_text(self, width)
 
     def as_dict(self) -> dict[str, Any]:
@@ -169,7 +170,10 @@ def _pooled_quantiles(sp: Spectrum) -> Any:
 
 
 def rich_table(reports: Reports) -> Any:
-    """A rich table, a row a network; below it, of every flag that is raised, what to do and whose threshold it is."""
+    """A rich table of `reports`, a row a network; below it, of every flag that is raised, what to do and whose line.
+
+    **Raises** `MissingExtra`: rich is not installed.
+    """
     rich = _checks.extra("Report.table", "rich.table", "cli")
     text = _checks.extra("Report.table", "rich.text", "cli")
     advice = text.Text("\n".join(_advice(reports)), style="default")

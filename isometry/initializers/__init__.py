@@ -18,6 +18,11 @@ The fan_in of a grouped weight is right as stored. Its fan_out, the number of ou
 `groups`; torch and JAX have no such argument and count the outputs of all groups, so `groups=1` follows them. A
 transposed convolution is the adjoint of a convolution and its fans are that one's exchanged; torch does not exchange
 them, so `in_axis=1, out_axis=0` without `groups` follows torch there too.
+
+Arguments that many factories share:
+
+- `in_axis`, `out_axis`, `batch_axis`, `groups`: the layout of the shape, as above; axes of the window are the others.
+- `gain`: a finite number that multiplies what is drawn at gain 1.
 """
 
 from isometry.initializers._catalogue import Entry as Entry

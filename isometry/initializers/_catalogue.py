@@ -11,6 +11,8 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 class Entry:
     """One factory of the catalogue.
 
+    - `name`: what it is called; `factory`: the function itself; `definition`: what it draws, in one line.
+    - `citation`: who published it.
     - `law`: mean and variance, or the exact structure; the singular values where they are known.
     - `isometric`: the shapes for which a layer with these weights is an isometry (all s = gain), in words; "" for none.
     - `aliases`: the names other libraries use for the same law.

@@ -14,7 +14,9 @@ _TORCH = {
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """torch's recommended gain, by torch's table: tanh 5/3, selu 3/4, leaky_relu √(2/(1 + slope²)) with slope 0.01.
+    """torch's recommended gain for `nonlinearity`, a name of its table.
+
+    tanh 5/3, selu 3/4, relu √2, leaky_relu √(2/(1 + slope²)) with slope 0.01, the others 1.
 
     These are conventions, not solutions: 5/3 for tanh keeps no variance at any q. `gain` computes what theory says.
     As in torch `param` is ignored, whatever it is, for all names but leaky_relu, and True is no slope. Unlike torch we
@@ -38,7 +40,7 @@ def torch_gain(call: str, nonlinearity: str, **slope: Any) -> float:
 
 
 def gain(activation: Any, criterion: str = "chi", q: float = 1.0) -> float:
-    """The sigma_w that theory asks for at pre-activation variance q, for any activation.
+    """The sigma_w that theory asks for at pre-activation variance `q`, for any `activation` (name, callable, record).
 
     - `criterion="chi"`: chi_1 = 1, gradients keep their size: 1/√E[phi'²].
     - `criterion="variance"`: the second moment is kept, E phi² sigma_w² = q: √(q/E[phi²]).

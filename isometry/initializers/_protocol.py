@@ -24,8 +24,11 @@ class Initializer:
     - `dtype`: a real floating type; None is JAX's default. bfloat16 and float16 are drawn in float32 and cast last.
     - `out_sharding`: a `jax.sharding.Sharding` or `PartitionSpec` for the result; the values do not depend on it.
 
-    **Raises** `ValueError`, naming the factory: a shape, dtype or key that cannot be used, a dtype that `largest`, the
-    largest magnitude drawn, overflows. Traced like any JAX code.
+    Fields: `name` and `arguments` of the factory's call, for messages; `draw(key, shape, dtype)`, its law; `random`,
+    whether it uses the key; `least_axes` of a shape, and `why`; `largest`, the largest magnitude drawn.
+
+    **Raises** `ValueError`, naming the factory: a shape, dtype or key that cannot be used, a dtype that `largest`
+    overflows. Traced like any JAX code.
     """
 
     name: str

@@ -68,7 +68,7 @@ def _check_interval(low: Any, high: Any, dtype: Any) -> None:
     differs="jax.nn.initializers.normal(s) is normal(std=s)",
 )
 def normal(*, mean: float = 0.0, std: float = 1.0) -> Initializer:
-    """Independent Gaussian entries N(mean, std²).
+    """Independent Gaussian entries N(`mean`, `std`²).
 
     Keyword-only: `jax.nn.initializers.normal(s)` is `normal(std=s)`, bit for bit from the same key (JAX's default is
     s = 0.01, torch's std is 1).
@@ -127,7 +127,7 @@ def _check_resolved(mean, std, lower, upper, dtype) -> None:
     "truncated_normal(mean=c, std=s, lower=c - 2*s, upper=c + 2*s)",
 )
 def truncated_normal(*, mean: float = 0.0, std: float = 1.0, lower: float = -2.0, upper: float = 2.0) -> Initializer:
-    """Independent Gaussian entries N(mean, std²) conditioned on lying in [lower, upper].
+    """Independent Gaussian entries N(`mean`, `std`²) conditioned on lying in [lower, upper].
 
     The bounds are absolute, as in torch, and `std` is that of the law before truncation: `truncated_normal(std=0.02)`
     cuts at 100 std, that is not at all. JAX's bounds are in units of std: `jax.nn.initializers.truncated_normal(s)` is

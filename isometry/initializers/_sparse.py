@@ -23,7 +23,7 @@ from isometry.initializers._protocol import Initializer
 def sparse(
     sparsity: float, std: float = 0.01, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()
 ) -> Initializer:
-    """Gaussian weights of standard deviation std, a fixed number of them zero for each input.
+    """Gaussian weights of standard deviation `std`, a fixed number of them zero for each input.
 
     `sparsity` is the fraction of zeros in each column of torch's (out, in) matrix, the weights that leave one input,
     rounded up: ⌈sparsity·out⌉ of out, which is all of them if sparsity > 1 - 1/out. torch's layout is `in_axis=1,

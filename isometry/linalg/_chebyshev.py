@@ -13,7 +13,8 @@ def smooth_cdf(
     steps: int,
     log_points: Float[Array, " points"],
 ) -> Float[Array, "*batch points"]:
-    """P(s ≤ x) at ln x = `log_points`, as a Chebyshev series of all moments that `steps` Golub-Kahan steps know.
+    """P(s ≤ x) at ln x = `log_points`, as a Chebyshev series of all moments that `steps` Golub-Kahan steps know: those
+    of their nodes ln s, `log_s`, and `weights`.
 
     Those are of s² to degree 2·steps − 1: of the measure mirrored to ±s, in units of its edge, the first 4·steps − 2.
     The edge lies as far beyond the largest node as for a density that ends like a square root: the series of a quarter

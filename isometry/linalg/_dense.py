@@ -54,5 +54,5 @@ def _serially(kernel: Any, a: Any) -> Any:
 
 
 def numerical_rank(s: Float[Array, "*batch k"], tolerance: Any) -> Int[Array, "*batch"]:
-    """How many singular values exceed `tolerance` (absolute, broadcast over the batch)."""
+    """How many singular values `s` exceed `tolerance` (absolute, broadcast over the batch)."""
     return jnp.sum(s > jnp.asarray(tolerance)[..., None], axis=-1)

@@ -34,7 +34,11 @@ class Bidiagonal(NamedTuple):
 
 
 class Extremes(NamedTuple):
-    """The largest and the smallest singular value, in this order, and how far to believe them."""
+    """The largest and the smallest singular value, in this order, and how far to believe them.
+
+    `values`; `bounds`, the distance within which a singular value lies of each; `converged`, for each; `steps` taken:
+    see `extreme_singular_values`.
+    """
 
     values: Float[Array, "2"]
     bounds: Float[Array, "2"]
@@ -43,7 +47,8 @@ class Extremes(NamedTuple):
 
 
 class Quadrature(NamedTuple):
-    """ln s descending and the mass of each node, one measure of mass 1 per probe; −inf for what is below the floor."""
+    """`log_values`, ln s descending, and `weights`, the mass of each node, one measure of mass 1 per probe; −inf for
+    what is below `log_floor`."""
 
     log_values: Float[Array, "probes k"]
     weights: Float[Array, "probes k"]
@@ -191,7 +196,7 @@ _nodes_in_turn = jax.custom_batching.sequential_vmap(_nodes)
 
 
 def spectral_quadrature(operator: Operator, *, key: Any, steps: int, probes: int) -> Quadrature:
-    """The density of the min(m, n) singular values by stochastic Lanczos quadrature, one measure a probe.
+    """The density of the min(m, n) singular values by stochastic Lanczos quadrature: `steps` for each of `probes`.
 
     Each probe is uniform on the sphere and its measure has mass 1. ∫ f over the mean of the probes estimates (1/n) Σ
     f(s_i²) without bias for polynomials f of degree ≤ 2 k − 1 in s². The standard deviation over probes, divided by

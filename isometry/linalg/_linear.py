@@ -18,8 +18,8 @@ def matrix_of(
 ) -> Float[Array, "m n"]:
     """The Jacobian of g: vector → vector at `point`, from one linearization.
 
-    Reverse mode where outputs are no more than inputs, forward otherwise, or always; `chunk` directions at a time, None
-    for all.
+    Reverse mode where outputs are no more than inputs, forward otherwise, or always if `forward`; `chunk` directions at
+    a time, None for all.
     """
     out = jax.eval_shape(g, point)
     if out.size <= point.size and not forward:

@@ -46,7 +46,7 @@ class Operator:
 
     @classmethod
     def of(cls, matrix: Float[Array, "m n"]) -> "Operator":
-        """The products of a matrix; bfloat16 and float16 are worked in float32.
+        """The products of `matrix`; bfloat16 and float16 are worked in float32.
 
         **Raises** `ValueError`: not one matrix, empty, not real floating.
         """

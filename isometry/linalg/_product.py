@@ -23,7 +23,7 @@ _PLAIN_BITS = {"float32": 12, "float64": 18}
 
 
 class Factors(NamedTuple):
-    """Consecutive factors of one shape: diag(scale[i]) · matrix[i], the first acts first; what is None is left out.
+    """Consecutive factors of one shape: `diag(scale[i]) · matrix[i]`, the first acts first; what is None is left out.
 
     Rows may differ in scale by any amount; columns should not, or the small ones drown: put a diagonal in `scale`.
     """
@@ -106,6 +106,7 @@ def log_values(stacks: Sequence[Factors], every: int = 1) -> tuple[Float[Array, 
     """(ln singular values of the product of all stacks, an estimate of their error from the pivots).
 
     The chain starts at its narrowest place and goes both ways, so that no factorization is wider than the rank allows.
+    `every`: how many layers are multiplied out before each factorization; 1 is accurate at every index.
     """
     sizes = [stacks[0].size[2], *(s.size[1] for s in stacks)]
     narrow = sizes.index(min(sizes))

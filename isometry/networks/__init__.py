@@ -1,4 +1,12 @@
-"""Networks: a stem, equal blocks, a head; callable as `net(params, x)` on one example."""
+"""Networks: a stem, equal blocks, a head; callable as `net(params, x)` on one example.
+
+Arguments that many methods share:
+
+- `params`: the parameters, a pytree as `init` draws it.
+- `x`: one example, of shape `input_shape`.
+- `z`: a first pre-activation z_1, as `stem` gives it.
+- `span`: "end_to_end", x → output, or "hidden", z_1 → z_{depth-1}.
+"""
 
 from isometry.networks._chain import chain as chain
 from isometry.networks._mlp import mlp as mlp

@@ -75,7 +75,7 @@ class Function(ABC):
 
 
 class Network(ABC):
-    """A `Function` and the law of its parameters."""
+    """A `Function`, its hidden `activation`, and the law of its parameters, a `scheme`."""
 
     activation: Activation
     scheme: Scheme
@@ -87,7 +87,7 @@ class Network(ABC):
 
     @abstractmethod
     def init(self, key: Any) -> Any:
-        """Draw parameters; those of a data-driven scheme before `adjust`, which needs inputs."""
+        """Parameters drawn from `key`; those of a data-driven scheme before `adjust`, which needs inputs."""
 
     @property
     @abstractmethod
@@ -126,7 +126,7 @@ class Network(ABC):
         """
 
     def sweep(self, params: Any, xs: Any, change: Callable[[WeightedLayer, Outputs], WeightedLayer]) -> Any:
-        """`params` changed layer after layer on a batch: `change(layer, outputs)` returns the layer to go on with.
+        """`params` changed layer after layer on a batch `xs`: `change(layer, outputs)` returns the layer to go on with.
 
         `outputs(layer)` is what the layer, as it is or changed, makes of the batch behind the layers already changed.
 

@@ -1,4 +1,12 @@
-"""Schemes: which initializer each layer of a network gets, from its role, index, depth, fans and residual branch."""
+"""Schemes: which initializer each layer of a network gets, from its role, index, depth, fans and residual branch.
+
+Arguments that many of its functions share:
+
+- `layer`: a `Layer`, what a scheme may know of it.
+- `scheme`: a scheme's name, an initializer's that needs no arguments, an initializer, or a `Scheme`.
+- `activation`, `sigma_w`, `sigma_b`: of the network, as for `networks.mlp`; a sigma of None is the scheme's own choice.
+- `call`: the name that messages of errors begin with, for functions that pass a scheme on.
+"""
 
 from isometry.schemes._layer import ROLES as ROLES
 from isometry.schemes._layer import Branch as Branch

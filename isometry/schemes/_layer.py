@@ -62,6 +62,7 @@ class Layer:
     - `role`: "stem" (reads the input), "hidden", "head" (the last, linear); in an attention branch "query", "key",
       "value" and "output"; "embedding" (a row for each token). Feed-forward layers of a branch are "hidden".
     - `index`: 0 for the first weight layer; `depth`: how many weight layers the network has.
+    - `fan_in`, `fan_out`: inputs that an output reads, and outputs that an input reaches, as initializers count them.
     - `branch`: the residual branch it lies on; None on the trunk. An embedding may name the first branch that reads it,
       for some schemes scale it by the number of branches.
 

@@ -23,7 +23,7 @@ def listing() -> list[dict[str, Any]]:
 
 
 def describe(name: str, call: str = "schemes.describe") -> list[dict[str, Any]]:
-    """The entries of one name or alias: a scheme, an initializer, or one of each.
+    """The entries of one `name` or alias: a scheme, an initializer, or one of each.
 
     **Raises** `ValueError`: nothing has this name; the nearest is suggested.
     """
@@ -35,7 +35,10 @@ def describe(name: str, call: str = "schemes.describe") -> list[dict[str, Any]]:
 
 
 def rich_tables(width: int) -> list[Any]:
-    """A rich table of the schemes and one of the initializers; below 160 columns without law, citation and aliases."""
+    """Rich tables of the schemes and of the initializers; at a `width` below 160 without law, citation and aliases.
+
+    **Raises** `MissingExtra`: rich is not installed.
+    """
     table = _checks.extra("schemes.rich_tables", "rich.table", "cli").Table
     fields = _FIELDS[:-1] if width >= _FULL_WIDTH else ("name", "definition", "isometric")
     tables = []
@@ -50,7 +53,10 @@ def rich_tables(width: int) -> list[Any]:
 
 
 def rich_entry(entry: dict[str, Any]) -> Any:
-    """One entry in full, a field a row."""
+    """One `entry` of `listing` in full, a field a row, as a rich table.
+
+    **Raises** `MissingExtra`: rich is not installed.
+    """
     table = _checks.extra("schemes.rich_entry", "rich.table", "cli").Table
     made = table(title=f"{entry['kind']} {entry['name']}", title_justify="left", show_header=False)
     made.add_column(no_wrap=True)

@@ -13,15 +13,15 @@ Init = Callable[..., Any]
 
 
 class Residual(NamedTuple):
-    """Initial multipliers of a residual block: skip·x + branch·F(x)."""
+    """Initial multipliers of a residual block: `skip`·x + `branch`·F(x)."""
 
     branch: float = 1.0
     skip: float = 1.0
 
 
 class Drawn(NamedTuple):
-    """The ensemble that a layer's weights are drawn from: "gaussian", variance sigma_w²/fan_in, or "orthogonal", Haar
-    with every singular value sigma_w."""
+    """The ensemble that a layer's weights are drawn from: `weights` is "gaussian", of variance sigma_w²/fan_in, or
+    "orthogonal", Haar with every singular value sigma_w."""
 
     weights: str
     sigma_w: float
@@ -40,7 +40,7 @@ def _plain_block(branch: Branch) -> Residual:
 class Scheme:
     """A rule that chooses the initializer of each layer.
 
-    - `choose(layer, sigma_w)`: the weights' initializer.
+    - `name`: as it is asked for. `choose(layer, sigma_w)`: the weights' initializer.
     - `definition`, `law`, `isometric`, `citation`, `aliases`, `differs`: as in the catalogue of initializers.
     - `free`: whether sigma_w and sigma_b are the user's; otherwise the scheme fixes its own scale and draws no biases.
     - `alike`: whether layers that differ in nothing but their index, and their branch's, get the same initializer, so
@@ -70,17 +70,20 @@ class Scheme:
     sigma_b: float = 0.0
 
     def initializer(self, layer: Layer) -> Init:
-        """The initializer of this layer's weights."""
+        """The initializer of this layer's weights. **Raises** `ValueError`: not a `Layer`."""
         _a("Scheme.initializer", "layer", layer, Layer)
         return self.choose(layer, self.sigma_w)
 
     def bias_initializer(self, layer: Layer) -> Init:
-        """The initializer of this layer's biases: N(0, sigma_b²), or zeros."""
+        """The initializer of this layer's biases: N(0, sigma_b²), or zeros. **Raises** `ValueError`: not a `Layer`."""
         _a("Scheme.bias_initializer", "layer", layer, Layer)
         return initializers.normal(std=self.sigma_b) if self.sigma_b else initializers.zeros()
 
     def residual(self, branch: Branch) -> Residual:
-        """Initial multipliers (branch, skip) of the block that this branch belongs to; (1, 1) unless stated."""
+        """Initial multipliers (branch, skip) of the block that this branch belongs to; (1, 1) unless stated.
+
+        **Raises** `ValueError`: not a `Branch`.
+        """
         _a("Scheme.residual", "branch", branch, Branch)
         return self.multipliers(branch)
 

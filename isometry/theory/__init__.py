@@ -1,6 +1,14 @@
 """What mean field theory and free probability predict, in float64 on the host.
 
 Quantities that do not exist are said not to exist. `traced` holds what must be differentiated, in the caller's dtype.
+
+Arguments that many of its functions share:
+
+- `activation`: phi, as a name, an elementwise callable, or an `Activation`.
+- `q`: the variance of a pre-activation z.
+- `c`: the correlation of those of two inputs.
+- `sigma_w`, `sigma_b`: fan_in · Var(W_ij) = sigma_w² (of orthogonal weights sigma_w is every singular value), and
+  Var(b_i) = sigma_b².
 """
 
 from isometry.theory import freeprob as freeprob

@@ -29,7 +29,7 @@ class NoFixedPoint(_checks.NotDefined):
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """A fixed point of a map: its place, the map's slope there, whether iteration approaches it.
+    """A fixed point of a map: its place `value`, the map's `slope` there, whether iteration approaches it (`stable`).
 
     `error` bounds |value − truth|. Where every point is fixed (a homogeneous activation at criticality) value is 1.
     """
@@ -50,6 +50,8 @@ class CorrelationPoint(FixedPoint):
 @dataclass(frozen=True)
 class DepthScales:
     """Layers over which a deviation from the fixed point falls by e; inf at criticality, 0 if it is gone after one.
+
+    `xi_q` of the variance, `xi_c` of the correlation of two inputs, `xi_grad` of the squared gradient.
 
     `error` is the largest relative error among the finite ones.
     """

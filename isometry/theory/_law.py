@@ -93,7 +93,7 @@ class Law:
         return -math.inf if self.product.rank < 1 else 2 * self.moment(1, variable="log_s")
 
     def moment(self, k: float = 1, variable: str = "lam") -> float:
-        """E[variable^k] over the whole mass; for "log_s" over its part off zero, as `Spectrum.moment` has it.
+        """E[variable^`k`] over the whole mass; for "log_s" over its part off zero, as `Spectrum.moment` has it.
 
         Whole powers of lam by Lagrange inversion of M⁻¹, others by quadrature of the density (1e-9). Overflow is inf.
 
@@ -113,7 +113,7 @@ class Law:
             return self._integral(lambda t: np.exp(power * t))
 
     def density(self, grid: Any, variable: str = "lam") -> Any:
-        """Density of the continuous part at each point; atoms have none. At a hard edge (lam = 0) it may be inf."""
+        """Density of the continuous part at each point of `grid`; atoms have none. At lam = 0 it may be inf."""
         t, x = self._log_lam("Law.density", grid, variable)
         flat = t.ravel()
         value = np.zeros(flat.shape)
@@ -128,19 +128,19 @@ class Law:
         return value if value.ndim else float(value)
 
     def cdf(self, grid: Any, variable: str = "lam") -> Any:
-        """Mass at or below each point."""
+        """Mass at or below each point of `grid`."""
         t, x = self._log_lam("Law.cdf", grid, variable)
         value = np.where((x < 0) & (variable != "log_s"), 0.0, self._masses(t.ravel())[1].reshape(t.shape))
         return value if value.ndim else float(value)
 
     def survival(self, grid: Any, variable: str = "lam") -> Any:
-        """Mass above each point, accurate also where it is small."""
+        """Mass above each point of `grid`, accurate also where it is small."""
         t, x = self._log_lam("Law.survival", grid, variable)
         value = np.where((x < 0) & (variable != "log_s"), 1.0, self._masses(t.ravel())[0].reshape(t.shape))
         return value if value.ndim else float(value)
 
     def quantile(self, p: Any, variable: str = "lam") -> Any:
-        """Least x with cdf(x) ≥ p. At p = 0 the lower end of the support.
+        """Least x with cdf(x) ≥ `p`. At p = 0 the lower end of the support.
 
         **Raises** `ValueError`: p outside [0, 1].
         """
@@ -155,14 +155,14 @@ class Law:
         return value if value.ndim else float(value)
 
     def sample(self, key: Any, shape: tuple[int, ...] = (), variable: str = "lam") -> Array:
-        """Independent draws: quantiles of uniforms."""
+        """Independent draws from `key`, an array of `shape`: quantiles of uniforms."""
         _checks.key("Law.sample", key)
         with jax.enable_x64(True):
             uniform = np.asarray(jax.random.uniform(key, _checks.shape("Law.sample", shape), np.float64))
         return np.asarray(self.quantile(uniform, variable))
 
     def finite_width(self, width: int) -> LogNormal:
-        """The leading correction at finite width: ln(|Jv|²/m_1) of a fixed direction v is Normal(−V/2, V).
+        """The leading correction at finite `width`: ln(|Jv|²/m_1) of a fixed direction v is Normal(−V/2, V).
 
         V = L (3μ_2/μ_1² − 1)/width for Gaussian and 3 L (μ_2/μ_1² − 1)/width for orthogonal weights, where phi' does
         not depend on the scale of its argument (linear, ReLU, leaky ReLU): 5L/width for ReLU and Gaussian weights.

@@ -58,7 +58,7 @@ def smooth_class(sigma0_squared: float) -> Law:
 
 
 def resnet_law(c: float) -> Law:
-    """Limit of great depth of x + αφ(Wx): S = exp(−c(1 + 2ψ)) with c = Σ_l α_l² sigma_w² E phi'².
+    """Limit of great depth of x + αφ(Wx): S = exp(−c(1 + 2ψ)) with `c` = Σ_l α_l² sigma_w² E phi'².
 
     e^c times the smooth class with σ0² = 2c: symmetric in log s. Finite depth differs by O(1/L).
 

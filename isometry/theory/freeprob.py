@@ -6,6 +6,11 @@ on log λ, continued in arg λ from the negative axis, where the solution is uni
 1e-9 in log λ, usually 1e-13; else `NotConverged`.
 
 Source: Voiculescu (1987); Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735, for its use on Jacobians.
+
+Arguments that its functions share:
+
+- `law`: a `Law`, whose measure off the structural zeros has mass 1.
+- `psi`, `z`: numbers or arrays, complex ones too: places of S and M⁻¹, and of M.
 """
 
 from typing import Any
@@ -23,7 +28,7 @@ from isometry.theory._product import State
 
 
 def point_masses(values: Any, masses: Any) -> Law:
-    """The law Σ mass δ_value.
+    """The law Σ mass δ_value, of equally many `values` and `masses`.
 
     **Raises** `ValueError`: lengths differ, a value or mass negative or not finite, masses that do not sum to 1,
     no mass off zero.
@@ -45,7 +50,7 @@ def point_masses(values: Any, masses: Any) -> Law:
 
 
 def squared_slope(activation: Any, q: float) -> Law:
-    """The law of phi'(√q z)², z ~ N(0, 1): what a layer's D² brings.
+    """The law of phi'(√q z)², z ~ N(0, 1): what a layer's D² brings. `activation`, `q`: as all over `theory`.
 
     **Raises** `ValueError`: unknown activation; q negative or not finite.
     """
@@ -57,7 +62,7 @@ def squared_slope(activation: Any, q: float) -> Law:
 
 
 def multiply(*laws: Law) -> Law:
-    """The free multiplicative convolution: the law of A^½ B A^½ for A, B of equal size in general position.
+    """The free multiplicative convolution of `laws`: that of A^½ B A^½ for A, B of equal size in general position.
 
     It acts on the measures of mass 1; structural zeros are no part of them. Layers of unequal width:
     `jacobian_law(widths=...)`.

@@ -53,7 +53,7 @@ def q_fixed_point(
     0 if the variance dies, inf if it diverges (searched: 1e-10 to 1e8); there the gradient is 0. Elsewhere it is the
     implicit one, dq* = dV/(1 − V'(q*)), whatever the iteration did.
 
-    **Arguments**: as `chi`; `sigma_b` at least 0.
+    **Arguments**: `activation`, `sigma_w` and `kinks` as `chi`; `sigma_b` at least 0.
 
     **Raises** `ValueError`: as `chi`.
     """

@@ -1,0 +1,47 @@
+"""Writes into docs/flags/*.md how often each flag errs: `python -m docs.errors`. A test holds the pages to it."""
+
+import json
+import pathlib
+import re
+
+from isometry.degeneracy import FLAGS
+
+HERE = pathlib.Path(__file__).parent / "flags"
+RECORDS = HERE.parents[1] / "benchmarks" / "results" / "zoo" / "calibrate.json"
+BEGIN, END = "<!-- from the records: python -m docs.errors -->", "<!-- end -->"
+HALF = "quoted"  # the half of the zoo that no threshold was looked at on
+
+
+def errors(flag: str) -> str:
+    """What the zoo found of a flag, in words."""
+    found = json.loads(RECORDS.read_text(encoding="utf-8"))["flags"][flag][HALF]
+    lines = [
+        f"- healthy, and raised: {_share(found['false_alarms'])}",
+        f"- healthy, and undecided: {_share(found['undecided'])}",
+        f"- broken, and not raised: {_share(found['misses'])}",
+    ]
+    where = (
+        "In the [zoo](../../benchmarks/zoo/README.md), networks whose truth is known, each draw an audit of 8 seeds:"
+    )
+    return "\n".join([where, "", *lines])
+
+
+def _share(found: dict) -> str:
+    """Errors of draws with the 95 % interval of Clopper and Pearson."""
+    low, high = found["clopper_pearson"]
+    return (
+        f"{found['errors']} of {found['draws']} draws of {found['configurations']} networks "
+        f"(95 % interval {100 * low:.2g} % to {100 * high:.2g} %)"
+    )
+
+
+def page(flag: str) -> str:
+    """The page with its figures as the records have them."""
+    text = (HERE / f"{flag}.md").read_text(encoding="utf-8")
+    made = f"{BEGIN}\n{errors(flag)}\n{END}"
+    return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: made, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    for name in FLAGS:
+        (HERE / f"{name}.md").write_text(page(name), encoding="utf-8")

@@ -1,0 +1,164 @@
+"""Documentation cannot rot: its code runs, its links lead somewhere, its pictures name the command that makes them."""
+
+import importlib.util
+import pathlib
+import re
+from typing import NamedTuple
+
+import jax
+import pytest
+
+from docs import api, errors, pictures
+from isometry import degeneracy
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+TAGS = ("python", "sh", "console", "text")  # of these only python is run; .ci/run takes its two commands from sh
+OPTIONAL = ("flax", "equinox", "haiku")
+SLOW = "<!-- slow -->"  # on the line before a block
+
+
+class Block(NamedTuple):
+    """A fenced block: its tag, the line it starts on, its text, and whether the page calls it slow."""
+
+    tag: str
+    line: int
+    text: str
+    slow: bool
+
+    @property
+    def needs(self):
+        """The optional module that it imports, or empty. Such a block stands alone."""
+        return next((m for m in OPTIONAL if re.search(rf"^(import|from) {m}\b", self.text, re.MULTILINE)), "")
+
+
+def blocks(page):
+    lines, found, start = page.read_text(encoding="utf-8").splitlines(), [], None
+    for i, line in enumerate(lines):
+        if line.startswith("```") and start is None:
+            start = i
+        elif line == "```" and start is not None:
+            text = "\n".join(lines[start + 1 : i])
+            found.append(Block(lines[start][3:], start + 2, text, lines[start - 1] == SLOW))
+            start = None
+    assert start is None, f"{page}: the block of line {start} is not closed"
+    return found
+
+
+def run(page, found):
+    """The blocks one after another in one namespace; a traceback names the page and its line."""
+    namespace = {"__name__": "__main__"}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # JAX as the reader finds it
+        for block in found:
+            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+def chosen(page, slow):
+    return [b for b in blocks(page) if b.tag == "python" and not b.needs and (slow or not b.slow)]
+
+
+def groups(pages):
+    """Pages that audit the same network stand together, so that one process compiles it once."""
+    alike = [p for p in pages if p.name == "README.md" or p.parent.name == "flags"]
+    return [g for g in (alike, *([p] for p in pages if p not in alike)) if g]
+
+
+@pytest.mark.parametrize("pages", groups([p for p in PAGES if chosen(p, slow=False)]), ids=lambda g: name_of(g[0]))
+def test_code_runs(pages, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for page in pages:
+        run(page, chosen(page, slow=False))
+
+
+SLOW_PAGES = {name_of(p): p for p in PAGES if any(b.slow for b in blocks(p))}  # there may be none
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", SLOW_PAGES.values(), ids=list(SLOW_PAGES))
+def test_slow_code_runs(page, tmp_path, monkeypatch):
+    """The whole page, as a reader goes through it."""
+    monkeypatch.chdir(tmp_path)
+    run(page, chosen(page, slow=True))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what they call of JAX is theirs
+@pytest.mark.parametrize("module", OPTIONAL)
+def test_code_for_other_libraries_runs(module):
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed: its recipes are not run")
+    found = [(page, b) for page in PAGES for b in blocks(page) if b.needs == module]
+    assert found
+    for page, block in found:
+        run(page, [block])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_has_a_tag(page):
+    assert [(b.line, b.tag) for b in blocks(page) if b.tag not in TAGS] == []
+
+
+def prose(page):
+    """The page without its blocks of code and code in lines."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+    found = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose(page))
+    assert [t for t in found if "://" not in t and not (page.parent / t).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_pictures_name_their_command(page):
+    """In the paragraph below a picture; and it is small."""
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"!\[[^]]+\]\(([^)]+)\)", text):
+        below = text[found.end() :].split("\n\n")[1]
+        assert re.search(r"[Mm]ade by `[^`]+`", " ".join(below.split())), f"{found[1]}: no command beside it"
+        assert (page.parent / found[1]).stat().st_size < 300_000
+
+
+def test_pictures_are_those_of_the_code():
+    shown = {
+        found for page in PAGES for found in re.findall(r"`python -m docs\.pictures (\w+)`", page.read_text("utf-8"))
+    }
+    assert shown == set(pictures.PICTURES) == {p.stem for p in (ROOT / "docs").glob("*.png")} - {"audit"}
+
+
+def test_the_reference_is_what_the_docstrings_say():
+    assert api.page() == api.PAGE.read_text(encoding="utf-8"), "run: python -m docs.api"
+
+
+def test_every_flag_has_a_page():
+    pages = {p.stem for p in (ROOT / "docs" / "flags").glob("*.md")} - {"README"}
+    assert pages == set(degeneracy.FLAGS)
+
+
+@pytest.mark.parametrize("flag", degeneracy.FLAGS)
+def test_a_flag_page_has_all_its_parts(flag):
+    text = (ROOT / "docs" / "flags" / f"{flag}.md").read_text(encoding="utf-8")
+    parts = ("What it means", "How it is decided", "How often it errs", "What to do", "An example")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(parts)
+    assert text == errors.page(flag), "if the records are new: python -m docs.errors"
+    example = blocks(ROOT / "docs" / "flags" / f"{flag}.md")[-1].text
+    assert f'flags["{flag}"]' in example
+    assert re.search(r"^assert \S+raised", example, re.MULTILINE)
+
+
+def test_the_gate_finds_its_two_commands():
+    assert sum(b.tag == "sh" for b in blocks(ROOT / "README.md")) == 2
+
+
+def test_the_rules_can_fail(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A page\n\n```python\nx = 1\n```\n\n<!-- slow -->\n```python\nimport flax\nassert x == 2\n```\n")
+    first, second = blocks(page)
+    assert (first.needs, first.slow, second.needs, second.slow) == ("", False, "flax", True)
+    with pytest.raises(AssertionError) as failed:
+        run(page, [first, second._replace(text="assert x == 2")])
+    assert failed.traceback[-1].lineno + 1 == second.line
