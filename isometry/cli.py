@@ -34,14 +34,14 @@ Example: isometry schemes lsuv
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point: run the command and exit with its code; every refusal is one line on stderr."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    ours = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(ours)
     from isometry import _checks
 
     try:
         typer = _checks.extra("isometry", "typer", "cli")
         _checks.extra("isometry", "rich", "cli")
-        code = _app(typer)(args=argv, standalone_mode=False)
+        code = _app(typer, ours)(args=argv, standalone_mode=False)
     except (_checks.InputError, _checks.MissingExtra) as error:
         code = _refuse(str(error), EXIT_USAGE)
     except KeyboardInterrupt:
@@ -61,7 +61,7 @@ def _refuse(message: str, code: int) -> int:
     return code
 
 
-def _app(typer: Any) -> Any:
+def _app(typer: Any, ours: dict[str, str]) -> Any:
     app = typer.Typer(
         add_completion=False,
         no_args_is_help=True,
@@ -134,9 +134,10 @@ def _app(typer: Any) -> Any:
         except KeyboardInterrupt:
             return _refuse("interrupted; nothing was written", EXIT_INTERRUPTED)
 
-    from isometry import _cli_spectra, _cli_theory
+    from isometry import _cli_doctor, _cli_spectra, _cli_theory
 
     _cli_theory.add(app, typer)
+    _cli_doctor.add(app, typer, ours)
     return app
 
 

@@ -27,8 +27,10 @@ FLOORS = {
     9: ("_compare",),
     9.5: ("_pairing",),
     10: ("degeneracy",),
+    10.4: ("_self_test",),
+    10.5: ("_doctor",),
     11: ("store", "plots"),
-    11.8: ("_cli_theory", "_cli_spectra"),
+    11.8: ("_cli_theory", "_cli_spectra", "_cli_doctor"),
     12: ("cli",),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
