@@ -1,7 +1,10 @@
 """`isometry doctor`: what a report of a fault needs, in one paste."""
 
-import sys
 from typing import Annotated, Any
+
+from typer import Option
+
+from isometry import _cli_common as common
 
 _HELP = """Versions, devices, settings that bite, memory, extras, and a self-test of the engine against known answers
 (about 5 s): paste it into a report of a fault. Exits with 1 if a known answer is not met.
@@ -10,15 +13,14 @@ Example: isometry doctor
 """
 
 
-def add(app: Any, typer: Any, ours: dict[str, str]) -> None:
+def add(app: Any, ours: dict[str, str]) -> None:
     """Register the command; `ours`: what the command line set in the environment because it was unset."""
-    option = typer.Option
 
-    @app.command(name="doctor", help=_HELP)
+    @common.command(app, "doctor", _HELP)
     def doctor(
-        out: Annotated[str | None, option(help="Folder for doctor.json; none if left out.")] = None,
-        json: Annotated[bool, option("--json", help="Print the JSON instead of the text.")] = False,
-        seed: Annotated[int, option(help="Seed of what the self-test draws.")] = 0,
+        out: Annotated[str | None, Option(help="Folder for doctor.json; none if left out.")] = None,
+        json: Annotated[bool, Option("--json", help="Print the JSON instead of the text.")] = False,
+        seed: Annotated[int, Option(help="Seed of what the self-test draws.")] = 0,
     ) -> int:
         return run(out, json, seed, ours)
 
@@ -31,14 +33,13 @@ def run(out: str | None, as_json: bool, seed: int, ours: dict[str, str]) -> int:
     folder = None if out is None else store.prepare(out)
     found = _doctor.examine(seed)
     result = {**found.as_dict(), "set_by_this_command": ours}
-    path = None if folder is None else store.write_json(folder / "doctor.json", result)
+    written = [] if folder is None else [store.write_json(folder / "doctor.json", result)]
     if as_json:
         print(_json.dumps(result), end="")
     else:
         print("\n".join(lines(found, ours)))
-    if path is not None:
-        print(f"wrote {path}", file=sys.stderr if as_json else sys.stdout)
-    return 0 if found.holds else 1
+    common.told(written, as_json)
+    return common.EXIT_CLEAN if found.holds else common.EXIT_RAISED
 
 
 def lines(found: Any, ours: dict[str, str]) -> list[str]:

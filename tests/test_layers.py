@@ -28,9 +28,10 @@ FLOORS = {
     9.5: ("_pairing",),
     10: ("degeneracy",),
     10.4: ("_self_test",),
-    10.5: ("_doctor",),
+    10.5: ("_doctor", "_summary"),
     11: ("store", "plots"),
-    11.8: ("_cli_theory", "_cli_spectra", "_cli_doctor"),
+    11.7: ("_cli_common",),
+    11.8: ("_cli_audit", "_cli_spectrum", "_cli_theory", "_cli_schemes", "_cli_doctor"),
     12: ("cli",),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
