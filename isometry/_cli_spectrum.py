@@ -96,25 +96,33 @@ def _check(width: int, depth: int, seeds: int, inputs: int, seed: int, span: str
 
 def _of(net: Any, keys: Any, xs: Any, inputs: int, span: str, method: str, key: Any) -> tuple[Any, Any, dict[str, Any]]:
     """(the spectrum, its law or None, what is said of both)."""
-    from isometry import _checks, _draws, _ensemble, _summary
+    from isometry import _draws, _ensemble
 
     points = _draws.spaced(xs, inputs)
     drawn: dict[str, Any] = {"keys": keys}
     if net.data_driven:  # to all of the data, not to the few inputs
         drawn = {"params": _draws.adjust_seeds(net, _draws.draw_seeds(net.init, keys), xs)}
     sp = _ensemble.ensemble(net, xs=points, method=method, span=span, key=key, **drawn)
-    law, why = None, None
-    try:
-        law = net.law(span, points)
-    except (_checks.InputError, ArithmeticError) as error:
-        why = str(error).partition("(): ")[2] or str(error)
-    excesses = _summary.verdict(sp, law)
+    law, statistics, excesses, why = _judged(net, sp, span, points)
     row = {
         "spectrum": repr(sp), "size": sp.size, "structural_zeros": sp.structural_zeros,
-        "statistics": _summary.summary(sp, law), "law": law and law.name, "no_law": why,
+        "statistics": statistics, "law": law and law.name, "no_law": why,
         "consistent": None if excesses is None else not excesses, "excesses": excesses,
     }  # fmt: skip
     return sp, law, row
+
+
+def _judged(
+    net: Any, sp: Any, span: str, points: Any
+) -> tuple[Any, dict[str, Any], dict[str, float] | None, str | None]:
+    """(the law or None, the statistics, the excesses, why there is no law): none also where its numbers are not found."""
+    from isometry import _checks, _summary
+
+    try:
+        law = net.law(span, points)
+        return law, _summary.summary(sp, law), _summary.verdict(sp, law), None
+    except (_checks.InputError, ArithmeticError) as error:
+        return None, _summary.summary(sp), None, str(error).partition("(): ")[2] or str(error)
 
 
 def _picture(found: dict[str, tuple[Any, Any, Any]]) -> Any:

@@ -11,7 +11,7 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from isometry import _ensemble, _summary, cli, networks, theory
+from isometry import _cli_spectrum, _ensemble, _summary, cli, networks, theory
 from isometry._draws import spaced
 from isometry._jacobian import Dense
 from isometry._spectrum import Spectrum
@@ -101,6 +101,18 @@ def test_the_law_of_a_summary():
     # E s of the quarter circle is 8/(3π)
     assert found["isometry_deviation"] == pytest.approx((2 - 16 / (3 * np.pi)) ** 0.5, rel=1e-6)
     assert found["effective_rank"] is None
+
+
+def test_a_law_whose_numbers_cannot_be_found_is_none():
+    class Net:
+        def law(self, span, xs):
+            raise ArithmeticError("the law could not be inverted at log lam = -512")
+
+    law, statistics, excesses, why = _cli_spectrum._judged(Net(), known([[[2.0, 1.0]]]), "hidden", None)
+    assert law is None
+    assert excesses is None
+    assert why == "the law could not be inverted at log lam = -512"
+    assert statistics["s_max"]["law"] is None
 
 
 def test_inputs_are_spaced_from_first_to_last():
