@@ -115,7 +115,7 @@ def _of(net: Any, keys: Any, xs: Any, inputs: int, span: str, method: str, key: 
 def _judged(
     net: Any, sp: Any, span: str, points: Any
 ) -> tuple[Any, dict[str, Any], dict[str, float] | None, str | None]:
-    """(the law or None, the statistics, the excesses, why there is no law): none also where its numbers are not found."""
+    """(the law or None, the statistics, the excesses, why there is no law, or none whose numbers can be found)."""
     from isometry import _checks, _summary
 
     try:
