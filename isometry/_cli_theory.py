@@ -1,8 +1,11 @@
 """`isometry theory`: where an activation is critical, and what a network with given sigma_w and sigma_b will do."""
 
 import math
-import sys
 from typing import Annotated, Any
+
+from typer import Option
+
+from isometry import _cli_common as common
 
 _CALL = "isometry theory"
 _HELP = """Mean field theory of an activation: its critical points; and at sigma_w and sigma_b (or at the critical point
@@ -12,19 +15,18 @@ Example: isometry theory --activation tanh --sigma-w 1.5 --sigma-b 0.3 --depth 6
 """
 
 
-def add(app: Any, typer: Any) -> None:
+def add(app: Any) -> None:
     """Register the command."""
-    option = typer.Option
 
-    @app.command(name="theory", help=_HELP)
+    @common.command(app, "theory", _HELP)
     def theory(
-        activation: Annotated[str, option(help="Name of the activation.")] = "tanh",
-        sigma_w: Annotated[float | None, option(help="Standard deviation of weights times √fan_in.")] = None,
-        sigma_b: Annotated[float | None, option(help="Standard deviation of biases. Default: 0.")] = None,
-        q: Annotated[float | None, option(help="Take the critical point with this fixed point.")] = None,
-        depth: Annotated[int | None, option(help="Also what is left after so many layers, and their law.")] = None,
-        out: Annotated[str | None, option(help="Folder for theory.json, and with --depth theory.png.")] = None,
-        json: Annotated[bool, option("--json", help="Print the JSON instead of the table.")] = False,
+        activation: common.ActivationName = "tanh",
+        sigma_w: Annotated[float | None, Option(help="Standard deviation of weights times √fan_in.")] = None,
+        sigma_b: Annotated[float | None, Option(help="Standard deviation of biases. Default: 0.")] = None,
+        q: Annotated[float | None, Option(help="Take the critical point with this fixed point.")] = None,
+        depth: Annotated[int | None, Option(help="Also what is left after so many layers, and their law.")] = None,
+        out: Annotated[str | None, Option(help="Folder for theory.json, and with --depth theory.png.")] = None,
+        json: common.Json = False,
     ) -> int:
         return run(activation, sigma_w, sigma_b, q, depth, out, json)
 
@@ -53,9 +55,8 @@ def run(
         print(_json.dumps(result), end="")
     else:
         _print(found)
-    if written:
-        print("wrote " + " and ".join(map(str, written)), file=sys.stderr if as_json else sys.stdout)
-    return 0
+    common.told(written, as_json)
+    return common.EXIT_CLEAN
 
 
 def _picture(laws: dict[str, Any]) -> Any:
@@ -134,11 +135,9 @@ def _point(phi: Any, sigma_w: float, sigma_b: float, depth: int | None) -> dict[
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    console = console if console.is_terminal else Console(width=140)
+    console = common.console()
     points = Table(title=f"{found['activation']}: critical points", title_justify="left")
     for name in ("sigma_w", "sigma_w²", "sigma_b", "q*", ""):
         points.add_column(name, justify="right")

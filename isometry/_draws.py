@@ -29,6 +29,11 @@ def adjust_seeds(net: Network, params: Any, xs: Any) -> Any:
     return jax.tree.map(lambda *a: jnp.stack(a), *each)
 
 
+def spaced(xs: Any, count: int) -> Any:
+    """`count` of the examples xs, evenly from the first to the last; all if there are no more."""
+    return xs[jnp.linspace(0, len(xs) - 1, min(count, len(xs))).round().astype(jnp.int32)]
+
+
 def source_of(f: Any, keys: Any, params: Any, sample: Any) -> tuple[Callable[[Any], Any], Any, int]:
     """(how one seed's parameters are made, from what, how many seeds)."""
     if (keys is None) == (params is None):

@@ -15,8 +15,9 @@ from isometry import _checks
 
 def versions() -> dict[str, str]:
     """Versions of Python and of what the numbers depend on."""
-    names = ("isometry", "jax", "jaxlib", "numpy", "scipy", "optax", "scikit-learn")
-    found = {"python": platform.python_version()}
+    names = ("jax", "jaxlib", "numpy", "scipy", "optax", "scikit-learn")
+    # isometry's own from the package that runs: installed or not, and not that of another one that is installed
+    found = {"python": platform.python_version(), "isometry": sys.modules["isometry"].__version__}
     for name in names:
         try:
             found[name] = importlib.metadata.version(name)

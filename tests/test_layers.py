@@ -27,8 +27,11 @@ FLOORS = {
     9: ("_compare",),
     9.5: ("_pairing",),
     10: ("degeneracy",),
+    10.4: ("_self_test",),
+    10.5: ("_doctor", "_summary"),
     11: ("store", "plots"),
-    11.8: ("_cli_theory", "_cli_spectra"),
+    11.7: ("_cli_common",),
+    11.8: ("_cli_audit", "_cli_spectrum", "_cli_theory", "_cli_schemes", "_cli_doctor"),
     12: ("cli",),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
@@ -105,13 +108,20 @@ def test_import_is_free():
     assert run.stdout.strip() == "[]"
 
 
-def test_measuring_needs_no_extra():
-    code = (
-        "import sys, isometry; isometry.audit, isometry.ensemble, isometry.spectrum, isometry.networks, isometry.plots;"
-        f"print([m for m in {EXTRAS!r} if m in sys.modules])"
-    )
+def test_importing_everything_pulls_in_no_extra_and_changes_nothing():
+    """Nor scipy, but for what jax itself imports; nor JAX's configuration, the environment, or what is warned of."""
+    code = f"""
+import os, sys, warnings, jax
+loaded = set(sys.modules)
+before = dict(jax.config.values), dict(os.environ), list(warnings.filters)
+import isometry
+for name in isometry.__all__:
+    getattr(isometry, name)
+print([m for m in {("scipy", *EXTRAS)!r} if m in set(sys.modules) - loaded])
+print((dict(jax.config.values), dict(os.environ), list(warnings.filters)) == before)
+"""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=True)
-    assert run.stdout.strip() == "[]"
+    assert run.stdout.split("\n") == ["[]", "True", ""]
 
 
 def test_public_names_resolve():

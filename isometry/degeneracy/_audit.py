@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from isometry import _checks, _precision, _provenance
-from isometry._draws import adjust_seeds, draw_seeds
+from isometry._draws import adjust_seeds, draw_seeds, spaced
 from isometry._ensemble import ensemble
 from isometry._spectrum import Spectrum
 from isometry.degeneracy import _probe, _task, _underflow
@@ -127,8 +127,7 @@ def _audit_one(
     inputs: int,
     tell: Progress,
 ) -> Report:
-    chosen = jnp.linspace(0, len(task.xs) - 1, min(inputs, len(task.xs))).round().astype(jnp.int32)
-    points = task.xs[chosen]
+    points = spaced(task.xs, inputs)
     setting = {
         "seeds": len(keys),
         "inputs": len(points),

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from isometry._spectrum import Spectrum
 
 
-def _quantile(p: float) -> Callable[[Spectrum], Any]:
+def quantile(p: float) -> Callable[[Spectrum], Any]:
     """A quantile of s, 0 where it is zero or unresolved: nothing below the floor is reported as a value."""
     return lambda sp: replace(sp, log_values=jnp.where(sp.resolved, sp.log_values, -jnp.inf)).quantile(p, "s")
 
 
 STATISTICS: dict[str, Callable[[Spectrum], Any]] = {
-    "s_min": _quantile(0.0),
-    "s_median": _quantile(0.5),
+    "s_min": quantile(0.0),
+    "s_median": quantile(0.5),
     "s_max": lambda sp: sp.quantile(1.0, "s"),
     "mean_s2": lambda sp: sp.moment(1),
     "mean_s4": lambda sp: sp.moment(2),

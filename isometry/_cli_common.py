@@ -1,0 +1,123 @@
+"""What the commands share: options, the task they are about, a bar, how they are interrupted and refused."""
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from typer import Option
+
+EXIT_CLEAN, EXIT_RAISED = 0, 1
+
+Schemes = Annotated[list[str] | None, Option("--scheme", help="A scheme; repeat or separate by commas.")]
+Width = Annotated[int, Option(help="Hidden width.")]
+Depth = Annotated[int, Option(help="Number of weight layers.")]
+ActivationName = Annotated[str, Option("--activation", help="Name of the activation.")]
+Inputs = Annotated[int, Option(help="Inputs at which Jacobians are taken.")]
+Seeds = Annotated[int, Option(help="Networks drawn a scheme.")]
+Data = Annotated[str, Option(help="digits, gaussian, a .npy or .npz file, or MNIST's or CIFAR-10's files.")]
+Json = Annotated[bool, Option("--json", help="Print the JSON instead of the table.")]
+Seed = Annotated[int, Option(help="Seed of everything random.")]
+
+
+class Stopped(Exception):
+    """Ctrl-C during a command. No KeyboardInterrupt: typer would print an empty line of its own and raise another."""
+
+
+def command(app: Any, name: str, text: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Register a command, in which Ctrl-C is `Stopped`."""
+
+    def register(function: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(function)
+        def stoppable(*args: Any, **kwargs: Any) -> int:
+            try:
+                return function(*args, **kwargs)
+            except KeyboardInterrupt:
+                raise Stopped from None
+
+        return app.command(name=name, help=text)(stoppable)
+
+    return register
+
+
+def split(values: list[str] | None) -> list[str]:
+    """The words of a repeatable option, which may be separated by commas as well."""
+    return [word.strip() for value in values or [] for word in value.split(",") if word.strip()]
+
+
+def load(call: str, name: str, key: Any) -> Any:
+    """What --data names: inputs and targets."""
+    from isometry import _checks, data
+
+    if name == "digits":
+        return data.digits()
+    if name == "gaussian":
+        return data.gaussian(key, 1024, 64)
+    if "." not in name and not os.path.exists(name):
+        _checks.one_of(call, among=("digits", "gaussian", "FILE.npy", "FILE.npz", "FOLDER"), **{"--data": name})
+    return data.load(name)
+
+
+def networks_of(
+    call: str, names: list[str], default: Sequence[str], width: int, depth: int, activation: str, xs: Any, targets: Any
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The networks by scheme, and of the `default` schemes those that do not exist here with the reason; of named ones
+    that is an error."""
+    import jax.numpy as jnp
+
+    from isometry import _checks, networks
+
+    n_in, n_out = xs.shape[1], 10
+    if targets is not None:
+        n_out = int(targets.max()) + 1 if jnp.issubdtype(targets.dtype, jnp.integer) else targets.shape[1]
+    nets, undefined = {}, {}
+    for name in dict.fromkeys(names) or default:
+        hidden = n_in if name == "identity" else width
+        label = name if hidden == width or depth == 1 else f"{name} (width {hidden})"
+        try:
+            nets[label] = networks.mlp([n_in, *[hidden] * (depth - 1), max(n_out, 2)], activation, name)
+        except _checks.NotDefined as error:
+            if names:
+                raise
+            undefined[name] = str(error)
+    if not nets:
+        raise _checks.InputError(f"{call}(): none of the schemes is defined here: {undefined}")
+    return nets, undefined
+
+
+def progress(total: int) -> Any:
+    """A context that yields `tell(stage)`: a bar on stderr, silent where that is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    @contextlib.contextmanager
+    def bar() -> Any:
+        console = Console(stderr=True)
+        columns = (BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+            task = shown.add_task("starting", total=total)
+            started = [False]
+
+            def tell(stage: str) -> None:
+                shown.update(task, description=stage, advance=float(started[0]))
+                started[0] = True
+
+            yield tell
+
+    return bar()
+
+
+def console() -> Any:
+    """The terminal, or wherever stdout goes, there 140 columns wide."""
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal else Console(width=140)
+
+
+def told(written: Sequence[Any], as_json: bool) -> None:
+    """Say what was written; beside JSON on stderr."""
+    if written:
+        print("wrote " + " and ".join(map(str, written)), file=sys.stderr if as_json else sys.stdout)

@@ -1,0 +1,170 @@
+"""`isometry spectrum`: the singular values of the Jacobians of a scheme's networks, beside their law."""
+
+from typing import Annotated, Any
+
+from typer import Option
+
+from isometry import _cli_common as common
+
+_CALL = "isometry spectrum"
+_HELP = """Measure the singular values of the input-output Jacobian of a scheme's networks on real data: their
+statistics over seeds, and beside them what the law of infinite width says, where there is one.
+
+Example: isometry spectrum --scheme orthogonal,gaussian --activation tanh --depth 12 --span hidden --out tanh
+"""
+
+
+def add(app: Any) -> None:
+    """Register the command."""
+
+    @common.command(app, "spectrum", _HELP)
+    def spectrum(
+        scheme: common.Schemes = None,
+        width: common.Width = 128,
+        depth: common.Depth = 6,
+        activation: common.ActivationName = "tanh",
+        data: common.Data = "digits",
+        seeds: common.Seeds = 8,
+        inputs: common.Inputs = 16,
+        span: Annotated[str, Option(help="end_to_end, or hidden: from z_1 to z_(depth-1).")] = "end_to_end",
+        method: Annotated[str, Option(help="auto, dense, product or lanczos.")] = "auto",
+        out: Annotated[str | None, Option(help="Folder for spectrum.json and spectrum.png; none if left out.")] = None,
+        json: common.Json = False,
+        seed: common.Seed = 0,
+    ) -> int:
+        names = common.split(scheme)
+        return run(names, width, depth, activation, data, seeds, inputs, span, method, out, json, seed)
+
+
+def run(
+    schemes: list[str],
+    width: int,
+    depth: int,
+    activation: str,
+    data: str,
+    seeds: int,
+    inputs: int,
+    span: str,
+    method: str,
+    out: str | None,
+    as_json: bool,
+    seed: int,
+) -> int:
+    """Check everything, measure, write, print; the exit code."""
+    import jax
+
+    from isometry import _checks, _json, _provenance, store
+
+    _check(width, depth, seeds, inputs, seed, span, method)
+    key_nets, key_data, key_probes = jax.random.split(jax.random.key(seed), 3)
+    xs, targets = common.load(_CALL, data, key_data)
+    nets, _ = common.networks_of(_CALL, schemes or ["orthogonal"], (), width, depth, activation, xs, targets)
+    if out is not None:
+        _checks.extra(_CALL, "matplotlib", "plot")
+    folder = None if out is None else store.prepare(out)
+    keys, found = jax.random.split(key_nets, seeds), {}
+    with common.progress(len(nets)) as tell:
+        for name, net in nets.items():
+            tell(name)
+            found[name] = _of(net, keys, xs, inputs, span, method, key_probes)
+    settings = {
+        "width": width, "depth": depth, "activation": activation, "data": data, "seeds": seeds, "inputs": inputs,
+        "span": span, "method": method, "seed": seed,
+    }  # fmt: skip
+    rows = {name: row for name, (_, _, row) in found.items()}
+    result = {"provenance": _provenance.provenance(), "settings": settings, "spectra": rows}
+    written = [] if folder is None else store.write_report(folder / "spectrum", result, _picture(found))
+    if as_json:
+        print(_json.dumps(result), end="")
+    else:
+        _print(rows)
+    common.told(written, as_json)
+    return common.EXIT_CLEAN
+
+
+def _check(width: int, depth: int, seeds: int, inputs: int, seed: int, span: str, method: str) -> None:
+    from isometry import _checks, _spectrum, networks
+
+    least = {"--width": (width, 1), "--depth": (depth, 1), "--seeds": (seeds, 1), "--inputs": (inputs, 1)}
+    for name, (value, low) in {**least, "--seed": (seed, 0)}.items():
+        _checks.integer(_CALL, low=low, **{name: value})
+    _checks.one_of(_CALL, among=networks.SPANS, **{"--span": span})
+    _checks.one_of(_CALL, among=_spectrum.METHODS, **{"--method": method})
+    if span == "hidden":
+        _checks.integer(f"{_CALL} --span hidden", low=3, **{"--depth": depth})
+
+
+def _of(net: Any, keys: Any, xs: Any, inputs: int, span: str, method: str, key: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """(the spectrum, its law or None, what is said of both)."""
+    from isometry import _draws, _ensemble
+
+    points = _draws.spaced(xs, inputs)
+    drawn: dict[str, Any] = {"keys": keys}
+    if net.data_driven:  # to all of the data, not to the few inputs
+        drawn = {"params": _draws.adjust_seeds(net, _draws.draw_seeds(net.init, keys), xs)}
+    sp = _ensemble.ensemble(net, xs=points, method=method, span=span, key=key, **drawn)
+    law, statistics, excesses, why = _judged(net, sp, span, points)
+    row = {
+        "spectrum": repr(sp), "size": sp.size, "structural_zeros": sp.structural_zeros,
+        "statistics": statistics, "law": law and law.name, "no_law": why,
+        "consistent": None if excesses is None else not excesses, "excesses": excesses,
+    }  # fmt: skip
+    return sp, law, row
+
+
+def _judged(
+    net: Any, sp: Any, span: str, points: Any
+) -> tuple[Any, dict[str, Any], dict[str, float] | None, str | None]:
+    """(the law or None, the statistics, the excesses, why there is no law, or none whose numbers can be found)."""
+    from isometry import _checks, _summary
+
+    try:
+        law = net.law(span, points)
+        return law, _summary.summary(sp, law), _summary.verdict(sp, law), None
+    except (_checks.InputError, ArithmeticError) as error:
+        return None, _summary.summary(sp), None, str(error).partition("(): ")[2] or str(error)
+
+
+def _picture(found: dict[str, tuple[Any, Any, Any]]) -> Any:
+    """A panel a scheme, under its law where there is one."""
+    from matplotlib.figure import Figure
+
+    from isometry import plots
+
+    figure = Figure(figsize=(5.0, 3.2 * len(found)), layout="constrained")
+    panels = figure.subplots(len(found), squeeze=False)[:, 0]
+    for ax, (name, (sp, law, _)) in zip(panels, found.items(), strict=True):
+        if law is None:
+            plots.spectrum(sp, ax, color=plots.COLOURS[0])
+            ax.set_title(f"{name}: no law", fontsize=8)
+        else:
+            plots.overlay(sp, law, ax)
+            ax.text(0.02, 0.97, name, transform=ax.transAxes, va="top", fontsize=8)
+    return figure
+
+
+def _print(rows: dict[str, dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    console = common.console()
+    for name, row in rows.items():
+        table = Table(title=f"{name}: {row['spectrum']}", title_justify="left")
+        for column in ("statistic", "mean", "± s.e.", "law"):
+            table.add_column(column, justify="left" if column == "statistic" else "right")
+        for statistic, line in row["statistics"].items():
+            table.add_row(
+                statistic, *("" if line[k] is None else f"{line[k]:.5g}" for k in ("mean", "standard_error", "law"))
+            )
+        console.print(table)
+        console.print(_verdict(row), highlight=False, markup=False)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if row["law"] is None:
+        return f"no law: {row['no_law']}"
+    if row["consistent"] is None:
+        return f"law: {row['law']}; not compared: that takes five seeds"
+    if row["consistent"]:
+        return f"consistent with {row['law']}"
+    beyond = ", ".join(f"{name} {ratio:.2g}" for name, ratio in row["excesses"].items())
+    return f"not consistent with {row['law']}; gaps over what they may be: {beyond}"
