@@ -90,17 +90,77 @@ def finite(call: str, /, **named: Any) -> None:
 def _number(call: str, name: str, value: Any, low: float, high: float, open_low: bool) -> None:
     if is_traced(value):
         return
-    try:
-        if isinstance(value, (str, bool)):  # float() would take "0.2" and True
-            raise TypeError
-        x = float(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{call}(): {name}={show(value)} is not a number.") from None
+    x = _float(call, name, value)
     inside = (x > low if open_low else x >= low) and x <= high
     if not math.isfinite(x) or not inside:
         opening, closing = "(" if open_low or low == -math.inf else "[", ")" if high == math.inf else "]"
         bounds = f"{opening}{low:g}, {high:g}{closing}"
         raise InputError(f"{call}(): {name}={show(value)} is not a finite number in {bounds}.")
+
+
+def _float(call: str, name: str, value: Any) -> float:
+    """`value` in float64; infinite where a whole number exceeds it. float() would also take "0.2", True and [0.2]."""
+    dtype = getattr(value, "dtype", None)
+    real = isinstance(value, (int, float)) if dtype is None else is_real(dtype) and np.ndim(value) == 0
+    try:
+        if isinstance(value, bool) or not real:
+            raise TypeError
+        return float(value)
+    except TypeError:
+        raise InputError(f"{call}(): {name}={show(value)} is not a number.") from None
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def is_real(dtype: Any) -> bool:
+    """Whether a dtype is of whole or floating numbers."""
+    return jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.floating)
+
+
+def array(call: str, **named: Any) -> Any:
+    """The one named argument as a JAX array of numbers; numbers and nested lists of numbers are welcome.
+
+    What its dtype overflows is infinite.
+    """
+    ((name, value),) = named.items()
+    try:
+        if not is_traced(value) and not _numeric(value if hasattr(value, "dtype") else np.asarray(value)):
+            raise TypeError
+        with np.errstate(over="ignore"):
+            return jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        came = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else show(value)
+        raise InputError(f"{call}(): {name} is {came}, not an array of numbers.") from None
+
+
+def _numeric(value: Any) -> bool:
+    """Whether an array, a number or a shape holds numbers or truth values."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        return isinstance(value, (bool, int, float, complex))
+    return hasattr(value, "shape") and (jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_))
+
+
+def points(call: str, kind: Any, **named: Any) -> Any:
+    """The one named argument, a real number or a sequence of them, as one axis in dtype `kind`; infinity is a point,
+    NaN is none."""
+    ((name, value),) = named.items()
+    if is_traced(value):
+        found = jnp.atleast_1d(jnp.asarray(value, kind))
+    else:
+        try:
+            given = value if hasattr(value, "dtype") else np.asarray(value)
+            with np.errstate(over="ignore"):
+                found = jnp.atleast_1d(np.asarray(given, kind)) if is_real(given.dtype) else None
+        except (TypeError, ValueError):
+            found = None
+        if found is None:
+            raise InputError(f"{call}(): {name}={show(value)} is not made of real numbers.")
+        if bad := int(jnp.isnan(found).sum()):
+            raise InputError(f"{call}(): {name} holds {bad} values that are NaN.")
+    if found.ndim > 1:
+        raise InputError(f"{call}(): {name} has shape {found.shape}; write one axis, (n,), or a number.")
+    return found
 
 
 def integer(call: str, *, low: int = 0, high: int | None = None, **named: Any) -> None:
@@ -213,17 +273,16 @@ def examples(call: str, shape: tuple[int, ...], xs: Any) -> None:
 
 
 def real(call: str, **named: Any) -> None:
-    """Arrays and numbers, none of them complex."""
+    """Arrays and numbers, none of them complex; keys pass."""
     for name, value in named.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(value):
             where = name + jax.tree_util.keystr(path)
-            try:
-                dtype = jnp.result_type(leaf)
-            except TypeError:
-                raise InputError(f"{call}(): {where} is {show(leaf)}, not an array; close over what is none.") from None
-            if jnp.issubdtype(dtype, jnp.complexfloating):
+            if not (is_traced(leaf) or is_key(leaf) or _numeric(leaf)):
+                raise InputError(f"{call}(): {where} is {show(leaf)}, not an array; close over what is none.")
+            if jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), np.complexfloating):
                 raise InputError(
-                    f"{call}(): {where} is {dtype}, not a real floating array; split it into real and imaginary part."
+                    f"{call}(): {where} is {getattr(leaf, 'dtype', 'complex')}, not a real floating array; split it "
+                    "into real and imaginary part."
                 )
 
 

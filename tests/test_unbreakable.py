@@ -1,0 +1,168 @@
+"""Whatever is passed to the public API, the answer is right or a refusal in our words, never a traceback from below.
+
+Calls are drawn valid and invalid: dtypes, shapes, sizes of 1 and 0, huge and tiny scales, NaN, infinity, wrong types,
+views that are not contiguous, old and new keys, jit, vmap and eval_shape. `--hypothesis-profile long` makes 10,000.
+"""
+
+import collections
+import json
+import math
+import os
+import re
+import traceback
+import warnings
+from fractions import Fraction
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import isometry
+from isometry import InputError, data, initializers, linalg, networks, schemes, store, theory
+
+HOME = str(Path(isometry.__file__).parent)
+EPS = float(np.finfo(np.float32).eps)
+CALLS = collections.Counter()
+_FORM = re.compile(r"[A-Za-z_][\w.]*(\(\))?: \S")  # the call, then what is wrong with which argument
+_HOST = re.compile(r"[A-Za-z_][\w.]*\(\): .+ is traced; .+ runs on the host\.", re.DOTALL)
+
+
+def answers(call, *arguments, **named):
+    """(True, the result), or (False, the refusal): an `InputError` or, of a tracer, a `TypeError`, raised by isometry
+    itself in the form that `_checks` gives it. Anything else is a failure."""
+    CALLS[getattr(call, "__qualname__", str(call))] += 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", isometry.PrecisionWarning)
+            warnings.simplefilter("ignore", isometry.BatchWarning)
+            return True, call(*arguments, **named)
+    except Exception as error:
+        raised = traceback.extract_tb(error.__traceback__)[-1].filename
+        ours = isinstance(error, (InputError, theory.NotConverged)) and _FORM.match(str(error))
+        host = type(error) is TypeError and _HOST.match(str(error))
+        if not (ours or host) or not raised.startswith(HOME):
+            raise AssertionError(f"{call} of {arguments}, {named} raised {type(error).__name__}: {error}") from error
+        return False, error
+
+
+# What is passed.
+SIZES = st.sampled_from([1, 2, 3, 5])
+ODD_SHAPES = st.sampled_from([(), (0,), (2, 0), (-1, 3), (2.5, 3), "ab", None, 7, [3, 2], np.array([2, 3]), (1, 1)])
+WRONG = st.sampled_from(
+    [None, "a", b"1", "0.5", True, np.bool_(True), 1j, [], (), {}, [1.0, 2.0], object(), np.ones(1), np.ones((2, 2)),
+     np.array(["a"]), jnp.ones(3), Fraction(1, 2), jax.ShapeDtypeStruct((), jnp.float32), jax.random.key(0)]
+)  # fmt: skip
+EXTREME = st.sampled_from([0.0, -0.0, math.nan, math.inf, -math.inf, 1e-320, 1e-200, 1e-45, 1e38, 1e200, 1.7e308, 10**400, -1])  # fmt: skip
+PLAIN = st.sampled_from([0.5, 1, 1.5, 2, 0.25, np.float32(0.7), np.float64(1.1), np.int32(2), np.array(1.25)])
+NUMBERS = st.one_of(PLAIN, PLAIN, st.floats(1e-3, 10.0), EXTREME, WRONG)
+WHOLE = st.one_of(st.integers(1, 6), st.integers(1, 6), st.sampled_from([0, -1, 2.5, 10**30, np.int64(3)]), WRONG)
+SEEDS = st.integers(0, 2**31 - 1)
+KEYS = st.one_of(
+    SEEDS.map(jax.random.key),
+    SEEDS.map(jax.random.PRNGKey),
+    SEEDS.map(lambda seed: jax.random.key(seed, impl="rbg")),
+    st.sampled_from([None, 0, "key", np.zeros(2, np.int32), np.zeros(2, np.uint32)]),
+    st.just(jax.random.split(jax.random.key(0), 2)),
+)
+DTYPES = st.sampled_from(
+    [None, None, "float32", jnp.float32, jnp.bfloat16, jnp.float16, "float64", float, int, "int8", complex, "float", "no",
+     bool, 3, object(), jnp.float8_e4m3fn]
+)  # fmt: skip
+ACTIVATIONS = st.sampled_from(["tanh", "relu", "linear", "hard_tanh", "erf", "gelu"])
+ODD_ACTIVATIONS = st.sampled_from(
+    ["tahn", "", None, 3, jnp.sum, jax.nn.softmax, jnp.tanh, jnp.log, jnp.sign, np.tanh, [], b"tanh"]
+)
+VARIABLES = st.sampled_from(["lam", "lam", "s", "log_s", "sigma", None])
+
+
+@st.composite
+def matrices(draw, batch=False, square=False):
+    """An array (m, n) or (b, m, n): entries, dtype, scale and memory layout of every kind, mostly sound."""
+    m, n = draw(SIZES), draw(SIZES)
+    shape = (m, m if square else n)
+    shape = (draw(SIZES), *shape) if batch and draw(st.booleans()) else shape
+    a = np.random.default_rng(draw(SEEDS)).standard_normal(shape)
+    a = a * 10.0 ** draw(st.sampled_from([0, 0, 0, -3, 3, -15, 15, -30, 30]))
+    kind = draw(st.sampled_from(["plain", "plain", "plain", "zero", "rank one", "identity", "nan", "inf"]))
+    if kind in ("zero", "rank one"):
+        a = a * 0 if kind == "zero" else a[..., :1] @ np.ones((1, shape[-1]))
+    if kind == "identity":
+        a = np.broadcast_to(np.eye(*shape[-2:]), shape)
+    if kind in ("nan", "inf"):
+        a[..., 0, 0] = math.nan if kind == "nan" else math.inf
+    with np.errstate(over="ignore", invalid="ignore"):
+        a = a.astype(draw(st.sampled_from([np.float32, np.float32, np.float32, np.float64, np.float16, jnp.bfloat16])))
+    layout = draw(st.sampled_from(["C", "F", "reversed", "strided", "jax"]))
+    if layout == "strided":
+        a = np.repeat(a, 2, axis=-1)[..., ::2]
+    return {"F": np.asfortranarray, "reversed": lambda a: a[..., ::-1], "jax": jnp.asarray}.get(layout, lambda a: a)(a)
+
+
+ODD_ARRAYS = st.one_of(
+    WRONG,
+    st.sampled_from(
+        [np.ones((2, 2), int), np.ones((2, 2), complex), np.ones((2, 2), bool), np.ones((0, 3), np.float32), np.float32(2),
+         np.ones((2, 3, 0), np.float32), [[1.0, 2.0], [3.0, 4.0]], [[1.0], [2.0, 3.0]], np.array([["a", "b"]]),
+         np.array([[None, 1.0]]), np.ones(3, np.float32), np.array(object()), 3.0]
+    ),
+)  # fmt: skip
+
+
+def singular_values(a):
+    """The oracle: by LAPACK in float64, of the array as float32 sees it."""
+    return np.linalg.svd(np.asarray(a, np.float64), compute_uv=False)
+
+
+def as_measured(a):
+    """float64 is float32 with x64 off."""
+    a = np.asarray(a)
+    with np.errstate(over="ignore"):
+        return a.astype(np.float32) if a.dtype == np.float64 and not jax.config.jax_enable_x64 else a
+
+
+def sound(a):
+    return bool(np.isfinite(np.asarray(as_measured(a), np.float64)).all())
+
+
+def close_to_svd(log_values, a, slack=1.0):
+    """ln s within what a float32 SVD resolves: s off by at most max(m, n)·eps·s_max, whatever the scale (Weyl)."""
+    truth, logs = singular_values(a), np.asarray(log_values, np.float64)
+    s = np.exp(logs)
+    rounding = np.where(np.isfinite(logs), np.abs(logs), 0) * s * EPS  # of ln s itself
+    bound = slack * 4 * max(np.shape(a)[-2:]) * EPS * truth[..., :1] + rounding
+    assert (np.abs(s - truth) <= bound + 1e-44).all(), (s, truth)
+
+
+@given(a=st.one_of(matrices(batch=True), ODD_ARRAYS))
+def test_singular_values(a):
+    done, s = answers(linalg.singular_values, a)
+    if done and sound(a) and np.asarray(as_measured(a)).size:
+        truth = singular_values(as_measured(a))
+        scale = np.maximum(truth[..., :1], 1e-30)  # below float32's normal numbers LAPACK itself loses them
+        assert (np.abs(np.asarray(s, np.float64) - truth) <= 4 * max(np.shape(a)[-2:]) * EPS * scale + 1e-37).all()
+
+
+def matrix_map(params, x):
+    return params @ x
+
+
+@given(a=st.one_of(matrices(), matrices(), ODD_ARRAYS), dtype=DTYPES)
+def test_dense_spectrum_of_a_matrix(a, dtype):
+    x = np.ones(np.shape(a)[-1:] if hasattr(a, "shape") else 2, np.float32)
+    done, sp = answers(isometry.spectrum, matrix_map, a, x, dtype=dtype)
+    if done:
+        assert sound(a)
+        matrix = np.atleast_2d(np.asarray(as_measured(a), np.float64))
+        close_to_svd(sp.log_values, matrix)
+        assert (sp.size, sp.structural_zeros) == (min(matrix.shape), abs(np.subtract(*matrix.shape)))
+
+
+def test_the_long_preset_makes_ten_thousand_calls():
+    if settings().max_examples < 100 or "PYTEST_XDIST_WORKER" in os.environ:
+        pytest.skip("counted in the long preset, in one process")
+    print(f"\n{sum(CALLS.values())} calls: {dict(CALLS)}")
+    assert sum(CALLS.values()) >= 10_000
