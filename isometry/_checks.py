@@ -145,22 +145,21 @@ def points(call: str, kind: Any, **named: Any) -> Any:
     """The one named argument, a real number or a sequence of them, as one axis in dtype `kind`; infinity is a point,
     NaN is none."""
     ((name, value),) = named.items()
-    if is_traced(value):
-        found = jnp.atleast_1d(jnp.asarray(value, kind))
-    else:
-        try:
-            given = value if hasattr(value, "dtype") else np.asarray(value)
-            with np.errstate(over="ignore"):
-                found = jnp.atleast_1d(np.asarray(given, kind)) if is_real(given.dtype) else None
-        except (TypeError, ValueError):
-            found = None
-        if found is None:
-            raise InputError(f"{call}(): {name}={show(value)} is not made of real numbers.")
-        if bad := int(jnp.isnan(found).sum()):
-            raise InputError(f"{call}(): {name} holds {bad} values that are NaN.")
+    traced = is_traced(value)
+    try:
+        given = value if traced or hasattr(value, "dtype") else np.asarray(value)
+        if not traced and not is_real(given.dtype):
+            raise TypeError
+        with np.errstate(over="ignore"):
+            found = jnp.asarray(given, kind) if traced else np.asarray(given, kind)
+    except (TypeError, ValueError):
+        raise InputError(f"{call}(): {name}={show(value)} is not made of real numbers.") from None
+    bad = 0 if traced else int(np.isnan(found).sum())
+    if bad:
+        raise InputError(f"{call}(): {name} holds {bad} values that are NaN.")
     if found.ndim > 1:
         raise InputError(f"{call}(): {name} has shape {found.shape}; write one axis, (n,), or a number.")
-    return found
+    return jnp.atleast_1d(jnp.asarray(found))
 
 
 def integer(call: str, *, low: int = 0, high: int | None = None, **named: Any) -> None:
@@ -256,7 +255,8 @@ def all_finite(call: str, **named: Any) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(value):
             if is_traced(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
                 continue
-            bad = int((~jnp.isfinite(leaf)).sum())
+            with jax.ensure_compile_time_eval():  # where others are traced, concrete ones stay so
+                bad = int((~jnp.isfinite(leaf)).sum())
             if bad:
                 where = name + jax.tree_util.keystr(path)
                 raise InputError(f"{call}(): {where} holds {bad} values that are NaN or infinite.")

@@ -77,7 +77,7 @@ def partial_jacobian_norm(
 
     **Raises** `ValueError`: point or output not one floating array of one dtype; a key without probes or the reverse.
     """
-    point = jnp.asarray(point)
+    point = _checks.array("partial_jacobian_norm", point=point)
 
     def g(v: Any) -> Any:
         return jnp.ravel(block(v.reshape(point.shape)))

@@ -97,7 +97,7 @@ class Band:
             for depth, found, mass in zip(depths, good, below, strict=True):
                 if not found:  # below what the contour resolves: the bound there is the mass left before
                     if left > 1e-6:
-                        raise NotConverged(f"the law could not be inverted at log lam = {self.high - depth:.6g}.")
+                        raise NotConverged(f"Law: it could not be inverted at log lam = {self.high - depth:.6g}.")
                     return float(depth) / 2
                 if mass <= least or 0.9 * left < mass < 1e-6:  # the latter: what the contour resolves is reached
                     return float(depth)
@@ -124,7 +124,7 @@ class Band:
             at, good = self.product.attempt(t, self._distance(t), self._interpolated(t, few, at))
             t, at = t[good], State(*(x[..., good] for x in at))  # near zero the contour may end
         if not len(few) or not len(t):
-            raise NotConverged(f"the law could not be inverted between log lam = {self.low:g} and {self.high:g}.")
+            raise NotConverged(f"Law: it could not be inverted between log lam = {self.low:g} and {self.high:g}.")
         return t, at, self._masses(at, t)[1]
 
     def _nodes(self) -> Array:
