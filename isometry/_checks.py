@@ -38,6 +38,10 @@ class BatchWarning(UserWarning):
     """x seems to be a batch: f does to x[0] what it does to the first row of x."""
 
 
+_LARGEST = 2**40
+"""Entries of an array: 4 TB in float32."""
+
+
 def show(value: Any) -> str:
     """`repr`, cut to what fits in a message."""
     text = repr(value)
@@ -109,7 +113,7 @@ def _float(call: str, name: str, value: Any) -> float:
     except TypeError:
         raise InputError(f"{call}(): {name}={show(value)} is not a number.") from None
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def is_real(dtype: Any) -> bool:
@@ -182,6 +186,8 @@ def shape(call: str, value: Any, *, least: int = 0, why: str = "") -> tuple[int,
         raise InputError(f"{call}(): shape={show(value)} is not a sequence of whole numbers.") from None
     if any(n < 1 for n in axes):
         raise InputError(f"{call}(): shape={axes} has an axis of size {min(axes)}; every axis must be at least 1.")
+    if math.prod(axes) > _LARGEST:
+        raise InputError(f"{call}(): shape={axes} has more entries than any memory holds, 2^40.")
     if len(axes) < least:
         count = {0: "no axis", 1: "one axis"}.get(len(axes), f"{len(axes)} axes")
         raise InputError(f"{call}(): shape={axes} has {count}; {why}")
@@ -194,6 +200,8 @@ def float_dtype(call: str, dtype: Any) -> Any:
     if dtype is None or dtype is float:
         return jnp.zeros(()).dtype
     try:
+        if isinstance(dtype, (np.ndarray, jax.Array)):  # jnp.dtype would take its dtype
+            raise TypeError
         d = jnp.dtype(dtype)
     except TypeError:
         raise InputError(f"{call}(): dtype={show(dtype)} is not a dtype; write jnp.float32, for example.") from None

@@ -36,7 +36,7 @@ _HOST = re.compile(r"[A-Za-z_][\w.]*\(\): .+ is traced; .+ runs on the host\.", 
 def answers(call, *arguments, **named):
     """(True, the result), or (False, the refusal): an `InputError` or, of a tracer, a `TypeError`, raised by isometry
     itself in the form that `_checks` gives it. Anything else is a failure."""
-    CALLS[getattr(call, "__qualname__", str(call))] += 1
+    CALLS[getattr(call, "__qualname__", type(call).__name__)] += 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", isometry.PrecisionWarning)

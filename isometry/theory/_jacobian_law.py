@@ -62,7 +62,7 @@ def jacobian_law(
     Source: Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735. Cost: milliseconds; see `Law`.
     """
     call = "jacobian_law"
-    _checks.integer(call, low=1, depth=depth)
+    _checks.integer(call, low=1, high=_universal.DEEPEST, depth=depth)
     _checks.one_of(call, among=WEIGHTS, weights=weights)
     phi = record(call, activation)
     _check_padding(padding, weights, widths)

@@ -67,7 +67,7 @@ def q_trajectory(activation: ActivationLike, q0: float, sigma_w: float, sigma_b:
     """
     call = "q_trajectory"
     q0, sigma_w, sigma_b = check(call, q0=q0, sigma_w=sigma_w, sigma_b=sigma_b)
-    _checks.integer(call, low=1, depth=depth)
+    _checks.integer(call, low=1, high=10**6, depth=depth)
     phi = record(call, activation)
     found = [q0]
     for _ in range(depth):

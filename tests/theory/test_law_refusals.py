@@ -15,7 +15,7 @@ from isometry.theory import freeprob
     [
         (
             lambda: theory.jacobian_law("tanh", 0, q=1.0),
-            r"jacobian_law\(\): depth=0 must be a whole number, at least 1",
+            r"jacobian_law\(\): depth=0 must be a whole number, between 1 and 100000",
         ),
         (lambda: theory.jacobian_law("tanh", 2), r"neither q nor both of sigma_w and sigma_b are given"),
         (lambda: theory.jacobian_law("tanh", 2, sigma_w=1.0), r"neither q nor both"),
