@@ -51,6 +51,9 @@ def answers(call, *arguments, **named):
         return False, error
 
 
+FEW = settings(max_examples=max(5, settings().max_examples // 4))
+"""For what compiles anew at each call, or takes a second."""
+
 # What is passed.
 SIZES = st.sampled_from([1, 2, 3, 5])
 SHAPES = st.one_of(
@@ -220,6 +223,7 @@ def test_every_factory_and_argument(draw, name, key, shape):
         assert repr(init).startswith(name)
 
 
+@FEW
 @given(name=st.sampled_from(sorted(ENTRIES)), shape=st.sampled_from([(5, 5), (3, 3, 2, 2), (3,)]))
 def test_initializers_under_vmap(name, shape):
     """A stack drawn by vmap is what its keys draw one by one."""
@@ -401,10 +405,18 @@ def test_spectra_of_networks(net, seed, scale, method, span, key, form):
             assert np.abs(s - true).max() <= bound, (s, true)
 
 
+STATISTICS = ("condition_number", "effective_rank", "stable_rank", "isometry_deviation", "log_spread", "zero_fraction")
+
+
+@jax.jit
+def all_statistics(sp):
+    return {name: getattr(sp, name)() for name in STATISTICS}
+
+
 @given(
     a=matrices(batch=True), k=NUMBERS, p=st.one_of(st.sampled_from([0.0, 0.5, 1, [0.1, 0.9], 1.5]), NUMBERS),
     grid=st.one_of(st.sampled_from([[0.0, 1.0], np.linspace(-1, 4, 5), [[1.0]], [math.nan], ["a"], []]), NUMBERS),
-    bandwidth=NUMBERS, variable=VARIABLES, jit=st.booleans(),
+    bandwidth=NUMBERS, variable=VARIABLES, jit=st.sampled_from([False, False, False, True]),
 )  # fmt: skip
 def test_statistics(a, k, p, grid, bandwidth, variable, jit):
     """Whatever the matrix: in their ranges, never NaN; quantile inverts cdf; moments against numpy."""
@@ -417,15 +429,7 @@ def test_statistics(a, k, p, grid, bandwidth, variable, jit):
         size=min(m, n), structural_zeros=abs(m - n),
     )  # fmt: skip
     run = (lambda f: jax.jit(f)(sp)) if jit else (lambda f: f(sp))
-    for statistic in (
-        "condition_number",
-        "effective_rank",
-        "stable_rank",
-        "isometry_deviation",
-        "log_spread",
-        "zero_fraction",
-    ):
-        found = answers(run, lambda sp, name=statistic: getattr(sp, name)())[1]
+    for statistic, found in answers(all_statistics, sp)[1].items():
         kept(found, statistic)
         if statistic.endswith("rank"):
             assert ((np.asarray(found) >= 0) & (np.asarray(found) <= sp.size * (1 + 1e-4))).all()
@@ -451,6 +455,7 @@ def test_statistics(a, k, p, grid, bandwidth, variable, jit):
     repr(sp)
 
 
+@FEW
 @given(
     net=st.sampled_from(NETS), count=st.integers(1, 3), inputs=st.integers(0, 3), method=METHODS, key=KEYS,
     given_=st.sampled_from(["keys", "keys", "params", "both", "neither", "odd"]), odd=WRONG, scale=SCALES,
@@ -520,11 +525,17 @@ def test_linalg_of_matrices(a, orders, key, count):
     if done and usable:
         kept(spread, "log_spread")
         assert (np.asarray(spread) >= 0).all()
+
+
+@FEW
+@given(a=st.one_of(matrices(), ODD_ARRAYS), key=KEYS, count=WHOLE)
+def test_linalg_of_operators(a, key, count):
+    """An extreme value is a singular value to within its own bound, whatever was converged."""
     done, operator = answers(linalg.Operator.of, a)
     if done:
         steps = count if count != 10**30 else 3
         found, extremes = answers(linalg.extreme_singular_values, operator, key=key, steps=steps)
-        if found and fits:
+        if found and sound(a) and 1e-3 < singular_values(as_measured(a)).max() < 1e3:
             s = singular_values(as_measured(a))
             gap = np.abs(np.asarray(extremes.values)[:, None] - s[None]).min(1)
             assert (gap <= np.asarray(extremes.bounds) + 8 * max(a.shape) * EPS * s[0]).all()
@@ -689,6 +700,7 @@ def spectra(index, seeds):
     return isometry.ensemble(net, jax.random.split(jax.random.key(1), seeds), xs, span="hidden")
 
 
+@FEW
 @given(
     index=st.integers(0, 1), seeds=st.sampled_from([1, 5, 6]), key=st.one_of(st.none(), KEYS), resamples=WHOLE,
     law=st.sampled_from([theory.fuss_catalan(1), theory.fuss_catalan(2), theory.marchenko_pastur(1.0), None, "law"]),
@@ -778,7 +790,7 @@ def test_what_runs_on_the_host_says_so(x):
 
 
 def test_the_long_preset_makes_ten_thousand_calls():
+    print(f"\n{sum(CALLS.values())} calls: {dict(CALLS)}")
     if settings().max_examples < 100 or "PYTEST_XDIST_WORKER" in os.environ:
         pytest.skip("counted in the long preset, in one process")
-    print(f"\n{sum(CALLS.values())} calls: {dict(CALLS)}")
     assert sum(CALLS.values()) >= 10_000

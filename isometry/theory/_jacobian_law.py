@@ -211,8 +211,10 @@ def _has_law(phi: activations.Activation, qs: list[float]) -> None:
 
 def _sequence(name: str, given: Any) -> list[float]:
     try:
-        values = np.asarray(given, float)
+        values = np.asarray(given)
     except (TypeError, ValueError):
+        values = np.zeros((0, 0))
+    if not _checks.is_real(values.dtype):
         values = np.zeros((0, 0))
     if values.ndim != 1:
         raise _checks.InputError(f"jacobian_law(): {name}={_checks.show(given)} is not a sequence of numbers.")

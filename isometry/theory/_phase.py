@@ -59,7 +59,9 @@ def phase_diagram(activation: ActivationLike, sigma_w: object, sigma_b: object) 
 def _axis(call: str, name: str, given: object) -> np.ndarray:
     _checks.concrete(call, **{name: given})
     try:
-        values = np.atleast_1d(np.asarray(given, np.float64))
+        values = np.atleast_1d(np.asarray(given))
+        if not _checks.is_real(values.dtype):
+            raise TypeError
     except (TypeError, ValueError):
         raise _checks.InputError(f"{call}(): {name}={_checks.show(given)} is not an array of numbers.") from None
     if values.ndim != 1 or not len(values):
