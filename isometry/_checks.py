@@ -38,6 +38,10 @@ class BatchWarning(UserWarning):
     """x seems to be a batch: f does to x[0] what it does to the first row of x."""
 
 
+_LARGEST = 2**40
+"""Entries of an array: 4 TB in float32."""
+
+
 def show(value: Any) -> str:
     """`repr`, cut to what fits in a message."""
     text = repr(value)
@@ -90,17 +94,76 @@ def finite(call: str, /, **named: Any) -> None:
 def _number(call: str, name: str, value: Any, low: float, high: float, open_low: bool) -> None:
     if is_traced(value):
         return
-    try:
-        if isinstance(value, (str, bool)):  # float() would take "0.2" and True
-            raise TypeError
-        x = float(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{call}(): {name}={show(value)} is not a number.") from None
+    x = _float(call, name, value)
     inside = (x > low if open_low else x >= low) and x <= high
     if not math.isfinite(x) or not inside:
         opening, closing = "(" if open_low or low == -math.inf else "[", ")" if high == math.inf else "]"
         bounds = f"{opening}{low:g}, {high:g}{closing}"
         raise InputError(f"{call}(): {name}={show(value)} is not a finite number in {bounds}.")
+
+
+def _float(call: str, name: str, value: Any) -> float:
+    """`value` in float64; infinite where a whole number exceeds it. float() would also take "0.2", True and [0.2]."""
+    dtype = getattr(value, "dtype", None)
+    real = isinstance(value, (int, float)) if dtype is None else is_real(dtype) and np.ndim(value) == 0
+    try:
+        if isinstance(value, bool) or not real:
+            raise TypeError
+        return float(value)
+    except TypeError:
+        raise InputError(f"{call}(): {name}={show(value)} is not a number.") from None
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def is_real(dtype: Any) -> bool:
+    """Whether a dtype is of whole or floating numbers."""
+    return jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.floating)
+
+
+def array(call: str, **named: Any) -> Any:
+    """The one named argument as a JAX array of numbers; numbers and nested lists of numbers are welcome.
+
+    What its dtype overflows is infinite.
+    """
+    ((name, value),) = named.items()
+    try:
+        if not is_traced(value) and not _numeric(value if hasattr(value, "dtype") else np.asarray(value)):
+            raise TypeError
+        with np.errstate(over="ignore"):
+            return jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        came = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else show(value)
+        raise InputError(f"{call}(): {name} is {came}, not an array of numbers.") from None
+
+
+def _numeric(value: Any) -> bool:
+    """Whether an array, a number or a shape holds numbers or truth values."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        return isinstance(value, (bool, int, float, complex))
+    return hasattr(value, "shape") and (jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_))
+
+
+def points(call: str, kind: Any, **named: Any) -> Any:
+    """The one named argument, a real number or a sequence of them, as one axis in dtype `kind`; infinity is a point,
+    NaN is none."""
+    ((name, value),) = named.items()
+    traced = is_traced(value)
+    try:
+        given = value if traced or hasattr(value, "dtype") else np.asarray(value)
+        if not traced and not is_real(given.dtype):
+            raise TypeError
+        with np.errstate(over="ignore"):
+            found = jnp.asarray(given, kind) if traced else np.asarray(given, kind)
+    except (TypeError, ValueError):
+        raise InputError(f"{call}(): {name}={show(value)} is not made of real numbers.") from None
+    bad = 0 if traced else int(np.isnan(found).sum())
+    if bad:
+        raise InputError(f"{call}(): {name} holds {bad} values that are NaN.")
+    if found.ndim > 1:
+        raise InputError(f"{call}(): {name} has shape {found.shape}; write one axis, (n,), or a number.")
+    return jnp.atleast_1d(jnp.asarray(found))
 
 
 def integer(call: str, *, low: int = 0, high: int | None = None, **named: Any) -> None:
@@ -123,6 +186,8 @@ def shape(call: str, value: Any, *, least: int = 0, why: str = "") -> tuple[int,
         raise InputError(f"{call}(): shape={show(value)} is not a sequence of whole numbers.") from None
     if any(n < 1 for n in axes):
         raise InputError(f"{call}(): shape={axes} has an axis of size {min(axes)}; every axis must be at least 1.")
+    if math.prod(axes) > _LARGEST:
+        raise InputError(f"{call}(): shape={axes} has more entries than any memory holds, 2^40.")
     if len(axes) < least:
         count = {0: "no axis", 1: "one axis"}.get(len(axes), f"{len(axes)} axes")
         raise InputError(f"{call}(): shape={axes} has {count}; {why}")
@@ -135,6 +200,8 @@ def float_dtype(call: str, dtype: Any) -> Any:
     if dtype is None or dtype is float:
         return jnp.zeros(()).dtype
     try:
+        if isinstance(dtype, (np.ndarray, jax.Array)):  # jnp.dtype would take its dtype
+            raise TypeError
         d = jnp.dtype(dtype)
     except TypeError:
         raise InputError(f"{call}(): dtype={show(dtype)} is not a dtype; write jnp.float32, for example.") from None
@@ -196,7 +263,8 @@ def all_finite(call: str, **named: Any) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(value):
             if is_traced(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
                 continue
-            bad = int((~jnp.isfinite(leaf)).sum())
+            with jax.ensure_compile_time_eval():  # where others are traced, concrete ones stay so
+                bad = int((~jnp.isfinite(leaf)).sum())
             if bad:
                 where = name + jax.tree_util.keystr(path)
                 raise InputError(f"{call}(): {where} holds {bad} values that are NaN or infinite.")
@@ -213,17 +281,16 @@ def examples(call: str, shape: tuple[int, ...], xs: Any) -> None:
 
 
 def real(call: str, **named: Any) -> None:
-    """Arrays and numbers, none of them complex."""
+    """Arrays and numbers, none of them complex; keys pass."""
     for name, value in named.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(value):
             where = name + jax.tree_util.keystr(path)
-            try:
-                dtype = jnp.result_type(leaf)
-            except TypeError:
-                raise InputError(f"{call}(): {where} is {show(leaf)}, not an array; close over what is none.") from None
-            if jnp.issubdtype(dtype, jnp.complexfloating):
+            if not (is_traced(leaf) or is_key(leaf) or _numeric(leaf)):
+                raise InputError(f"{call}(): {where} is {show(leaf)}, not an array; close over what is none.")
+            if jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), np.complexfloating):
                 raise InputError(
-                    f"{call}(): {where} is {dtype}, not a real floating array; split it into real and imaginary part."
+                    f"{call}(): {where} is {getattr(leaf, 'dtype', 'complex')}, not a real floating array; split it "
+                    "into real and imaginary part."
                 )
 
 

@@ -198,7 +198,7 @@ def _grouped(method: Any, aim: Any, dtype: Any, make: Callable[[Any], Any], xs: 
 def _inputs(f: Any, xs: Any) -> Any:
     if xs is None:
         raise _checks.InputError("ensemble(): xs is missing; write xs=(inputs, *x.shape), one row an example.")
-    xs = jnp.asarray(xs)
+    xs = _checks.array("ensemble", xs=xs)
     if xs.ndim < 1 or xs.shape[0] == 0 or not jnp.issubdtype(xs.dtype, jnp.floating):
         raise _checks.InputError(
             f"ensemble(): xs is {xs.dtype} of shape {xs.shape}; it must be floating, one example a row, not empty."

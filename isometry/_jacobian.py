@@ -222,7 +222,7 @@ def jacobian(
     aim = target("jacobian", f, span)
     _checks.real("jacobian", params=params, x=x)
     kind = _precision.measuring_dtype("jacobian", dtype, params, x)
-    x = jnp.asarray(x)
+    x = _checks.array("jacobian", x=x)
     shapes("jacobian", aim, params, x, kind)
     _tracing.warn_of_batch("jacobian", aim, params, x, stacklevel=2)
     matrix = dense_jacobian(aim, params, x, kind)

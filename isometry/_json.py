@@ -7,19 +7,23 @@ from typing import Any
 import jax
 import numpy as np
 
+from isometry import _checks
 
-def plain(value: Any) -> Any:
+
+def plain(value: Any, where: str = "value") -> Any:
     """`value` in terms of what strict JSON knows. NaN raises `ValueError`: a result never holds one."""
     if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): plain(v, f"{where}[{k!r}]") for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, (np.ndarray, jax.Array)):
-        return plain(np.asarray(value).tolist())
+        return [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, (np.ndarray, jax.Array)) and not _checks.is_key(value):
+        return plain(np.asarray(value).tolist(), where)
     if isinstance(value, np.generic):
-        return plain(value.item())
+        return plain(value.item(), where)
     if isinstance(value, float) and math.isinf(value):
         return "inf" if value > 0 else "-inf"
+    if not (value is None or isinstance(value, (str, bool, int, float))) or value != value:
+        raise _checks.InputError(f"store: {where}={_checks.show(value)} is nothing that strict JSON knows.")
     return value
 
 

@@ -65,18 +65,20 @@ class Spectrum:
     def moment(self, k: float = 1, variable: str = "lam") -> Any:
         """E[variable^`k`] over all nodes; for "log_s" over the resolved ones, of which `zero_fraction` is left out.
 
-        **Raises** `ValueError`: an unknown variable; k not a positive number.
+        **Raises** `ValueError`: an unknown variable; k not a positive number, or too small for one in the dtype; a
+        power of log_s that is not whole.
         """
         _checks.one_of("moment", among=VARIABLES, variable=variable)
-        _checks.number("moment", low=0.0, open_low=True, k=k)
+        _checks.number("moment", low=float(jnp.finfo(self.log_values.dtype).tiny), k=k)
         if variable == "log_s":
+            _whole_power("moment", k)
             mass = self._resolved_weights()
             return jnp.sum(mass * self._masked_logs() ** k, -1)
         return jnp.sum(self.weights * jnp.exp(_POWER[variable] * k * self.log_values), -1)
 
     def cdf(self, grid: Any, variable: str = "lam") -> Any:
         """Mass at or below each point of `grid`: (..., len(grid)). Exact; zeros count from 0 (or −inf) on."""
-        level = self._to_log("cdf", jnp.atleast_1d(jnp.asarray(grid, self.log_values.dtype)), variable)
+        level = self._to_log("cdf", grid, variable)
         below = self.log_values[..., None, :] <= self._column(level)
         return jnp.sum(jnp.where(below, self.weights[..., None, :], 0), -1)
 
@@ -91,7 +93,7 @@ class Spectrum:
         """
         if not isinstance(self.method, _jacobian.Lanczos):
             raise _checks.InputError(f"smooth_cdf(): of {self.method} every value is known; write cdf(grid).")
-        level = self._to_log("smooth_cdf", jnp.atleast_1d(jnp.asarray(grid, self.log_values.dtype)), variable)
+        level = self._to_log("smooth_cdf", grid, variable)
         steps = min(self.method.steps, self.size)
         found = linalg.smooth_cdf(self.log_values, self.weights, steps, level)
         return jnp.where(jnp.isnan(found), 0, found)  # below zero
@@ -102,12 +104,12 @@ class Spectrum:
         **Raises** `ValueError`: an unknown variable; p outside [0, 1].
         """
         _checks.one_of("quantile", among=VARIABLES, variable=variable)
+        wanted = _checks.points("quantile", self.weights.dtype, p=p)
         for value in () if _checks.is_traced(p) else np.ravel(np.asarray(p)):
-            _checks.number("quantile", low=0.0, high=1.0, p=float(value))
+            _checks.number("quantile", low=0.0, high=1.0, p=value)
         ascending = self.log_values[..., ::-1]
         mass = jnp.cumsum(self.weights[..., ::-1], -1)
         slack = 4 * ascending.shape[-1] * jnp.finfo(mass.dtype).eps  # rounding of the cumulated weights
-        wanted = jnp.atleast_1d(jnp.asarray(p, mass.dtype))
         index = jnp.sum(mass[..., None, :] < self._column(wanted - slack), -1)
         found = jnp.take_along_axis(ascending, jnp.minimum(index, ascending.shape[-1] - 1), -1)
         found = found if variable == "log_s" else jnp.exp(_POWER[variable] * found)
@@ -124,12 +126,13 @@ class Spectrum:
         **Raises** `ValueError`: an unknown variable; bandwidth not positive.
         """
         _checks.one_of("density", among=VARIABLES, variable=variable)
-        _checks.number("density", low=0.0, open_low=True, bandwidth=bandwidth)
+        range_of = jnp.finfo(self.log_values.dtype)
+        _checks.number("density", low=float(range_of.tiny), high=float(range_of.max), bandwidth=bandwidth)
+        points = _checks.points("density", self.log_values.dtype, grid=grid)
         if variable == "log_s":
             node, mass = self._masked_logs(), jnp.where(self.resolved, self.weights, 0)
         else:
             node, mass = jnp.exp(_POWER[variable] * self.log_values), self.weights
-        points = jnp.atleast_1d(jnp.asarray(grid, node.dtype))
         z = (self._column(points) - node[..., None, :]) / bandwidth
         kernel = jnp.exp(-(z**2) / 2) / (bandwidth * math.sqrt(2 * math.pi))
         return jnp.sum(mass[..., None, :] * kernel, -1)
@@ -223,10 +226,10 @@ class Spectrum:
         total = jnp.sum(mass, -1, keepdims=True)
         return mass / jnp.where(total > 0, total, 1)
 
-    @staticmethod
-    def _to_log(call: str, x: Any, variable: str) -> Any:
+    def _to_log(self, call: str, grid: Any, variable: str) -> Any:
         """Points of `variable` as ln s; below zero there is no mass, so they map to NaN, which compares false."""
         _checks.one_of(call, among=VARIABLES, variable=variable)
+        x = _checks.points(call, self.log_values.dtype, grid=grid)
         if variable == "log_s":
             return x
         logs = jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)) / _POWER[variable], -jnp.inf)
@@ -237,6 +240,12 @@ class Spectrum:
         over = f"{batch} matrices, " if batch else ""
         dtype = jnp.result_type(self.log_values)
         return f"Spectrum({over}{self.size} singular values, span={self.span!r}, method={self.method}, {dtype})"
+
+
+def _whole_power(call: str, k: Any) -> None:
+    """Logarithms are of either sign, and only their whole powers real."""
+    if not _checks.is_traced(k) and not float(k).is_integer():
+        raise _checks.InputError(f"{call}(): k={_checks.show(k)} is not whole; of log_s write k=1, 2, ...")
 
 
 METHODS = {
@@ -331,7 +340,7 @@ def spectrum(
     _checks.real("spectrum", params=params, x=x)
     chosen = resolve_method("spectrum", method, aim, key)
     kind = _precision.measuring_dtype("spectrum", dtype, params, x)
-    x = jnp.asarray(x)
+    x = _checks.array("spectrum", x=x)
     _jacobian.shapes("spectrum", aim, params, x, kind)
     _tracing.warn_of_batch("spectrum", aim, params, x, stacklevel=2)
     if isinstance(chosen, _jacobian.Product):

@@ -59,12 +59,17 @@ def normalize(xs: Any, q: float) -> Any:
 
     **Arguments**: `xs`, (inputs, ...), floating; `q`, positive.
 
-    **Raises** `ValueError`: q not a positive number; xs not floating, empty or not finite; an input of zeros.
+    **Raises** `ValueError`: q not a positive number, or outside the range of the dtype; xs not floating, not finite, or
+    of no inputs or no features; an input of zeros.
     """
     call = "data.normalize"
     _checks.number(call, low=0.0, open_low=True, q=q)
-    xs = jnp.asarray(xs)
+    xs = _checks.array(call, xs=xs)
     _checks.examples(call, xs.shape[1:], xs)
+    if not xs.size:
+        raise _checks.InputError(f"{call}(): xs has shape {xs.shape}: no features; write at least one.")
+    range_of = jnp.finfo(xs.dtype)
+    _checks.number(call, low=float(range_of.tiny), high=float(range_of.max), q=q)
     axes = tuple(range(1, xs.ndim))
     top = jnp.max(jnp.abs(xs), axis=axes, keepdims=True)  # first, so that no square under- or overflows
     zeros = 0 if _checks.is_traced(top) else int((top == 0).sum())

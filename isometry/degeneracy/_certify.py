@@ -209,7 +209,8 @@ def certify(net: Network, params: Any) -> Certificate:
     layers = list(net.layers(jax.tree.map(on_host, params)))
     if wrong := not_finite(layers):
         raise _checks.InputError(f"certify(): {wrong}; nothing follows from weights that are NaN or infinite.")
-    at_zero = {phi: _at_zero(phi, layers[0].w.dtype) for phi in dict.fromkeys(phis)}
+    kind = jax.dtypes.canonicalize_dtype(layers[0].w.dtype)  # float64 is float32 to JAX unless in 64-bit mode
+    at_zero = {phi: _at_zero(phi, kind) for phi in dict.fromkeys(phis)}
     graph = Graph([layer.w for layer in layers], [layer.b for layer in layers], [at_zero[phi] for phi in phis])
     classes, tier, gap, undecided = graph.partition(_unit(params))
     whole = graph.supports()

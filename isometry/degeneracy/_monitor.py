@@ -96,7 +96,7 @@ def monitor(
     aim = _jacobian.target(call, f, span)
     chosen = resolve_method(call, method, aim, key)
     _checks.integer(call, low=1, every=every, capacity=capacity)
-    xs = jnp.asarray(xs)
+    xs = _checks.array(call, xs=xs)
     shape = f.input_shape if isinstance(f, Network) else None
     _checks.examples(call, xs.shape[1:] if shape is None else shape, xs)
     measures = _measures(statistics, f, xs)

@@ -22,7 +22,7 @@ def singular_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
 
 def matrices(call: str, a: Any) -> Any:
     """`a` as a non-empty batch of real floating matrices, in float32 at least."""
-    a = jnp.asarray(a)
+    a = _checks.array(call, a=a)
     if a.ndim < 2 or 0 in a.shape[-2:]:
         raise _checks.InputError(f"{call}(): a has shape {a.shape}; write (..., m, n) with m, n at least 1.")
     if not jnp.issubdtype(a.dtype, jnp.floating):

@@ -14,6 +14,8 @@ from isometry.linalg._linear import matrix_of
 from isometry.linalg._operator import Operator, checked
 
 _CALL = "spectral_moments"
+_HIGHEST = 1024
+"""Order: s^2048 is in the range of a dtype at isometry alone, and each is a product more."""
 
 
 def spectral_moments(
@@ -23,7 +25,7 @@ def spectral_moments(
 
     **Arguments**
     - `a_or_operator`: matrices (..., m, n), or an `Operator`.
-    - `orders`: whole numbers, at least 1.
+    - `orders`: whole numbers, 1 to 1024.
     - `key`, `probes`: none of them: exact, from powers of the smaller Gram matrix. Both: an unbiased estimate from
       `probes` random vectors, of one matrix or an operator. It is exact on an isometry, and when half of the probes
       span everything. For its standard error, vmap over keys.
@@ -39,7 +41,7 @@ def spectral_moments(
     Cost: exact, about K/2 + 1 products of the smaller side, K the largest order; estimated, (K/2 + 1) × probes products
     with J and Jᵀ.
 
-    **Raises** `ValueError`: orders empty or not whole numbers ≥ 1; an operator without a key; a key without probes or
+    **Raises** `ValueError`: orders empty or not whole numbers from 1 to 1024; an operator without a key; a key without probes or
     probes without a key; probes < 1; not real floating.
     """
     wanted = _orders(orders)
@@ -77,7 +79,7 @@ def partial_jacobian_norm(
 
     **Raises** `ValueError`: point or output not one floating array of one dtype; a key without probes or the reverse.
     """
-    point = jnp.asarray(point)
+    point = _checks.array("partial_jacobian_norm", point=point)
 
     def g(v: Any) -> Any:
         return jnp.ravel(block(v.reshape(point.shape)))
@@ -98,7 +100,7 @@ def _orders(orders: Any) -> list[int]:
     if not wanted:
         raise _checks.InputError(f"{_CALL}(): orders is empty; write (1, 2).")
     for order in wanted:
-        _checks.integer(_CALL, low=1, orders=order)
+        _checks.integer(_CALL, low=1, high=_HIGHEST, orders=order)
     return [int(k) for k in wanted]
 
 

@@ -50,7 +50,7 @@ class Operator:
 
         **Raises** `ValueError`: not one matrix, empty, not real floating.
         """
-        matrix = jnp.asarray(matrix)
+        matrix = _checks.array("Operator.of", matrix=matrix)
         if matrix.ndim != 2:
             raise _checks.InputError(
                 f"Operator.of(): matrix has shape {matrix.shape}; write (m, n), and vmap the batch."
@@ -72,7 +72,7 @@ class Operator:
 
         **Raises** `ValueError`: `point` or g(point) not a vector, not floating, or of different dtypes.
         """
-        point = jnp.asarray(point)
+        point = _checks.array("Operator.linearized", point=point)
         out = jax.eval_shape(g, point)
         for name, a in (("point", point), ("g(point)", out)):
             if not hasattr(a, "shape") or a.ndim != 1 or a.dtype != point.dtype:

@@ -35,6 +35,7 @@ from isometry.theory._mean_field import q_trajectory as q_trajectory
 from isometry.theory._moments import variance_coefficient as variance_coefficient
 from isometry.theory._phase import PhaseDiagram as PhaseDiagram
 from isometry.theory._phase import phase_diagram as phase_diagram
+from isometry.theory._product import NotConverged as NotConverged
 from isometry.theory._quadrature import expectation as expectation
 from isometry.theory._universal import bernoulli_class as bernoulli_class
 from isometry.theory._universal import fuss_catalan as fuss_catalan

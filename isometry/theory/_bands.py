@@ -138,7 +138,7 @@ class Band:
         falls = good & (np.diff(below, prepend=left) <= 0)
         last = int(np.argmin(np.r_[falls, False])) - 1
         if last < 0 or below[last] > _MOST_LOST:
-            raise NotConverged(f"the law could not be inverted at log lam = {self.high - depths[last + 1]:.6g}.")
+            raise NotConverged(f"Law: it could not be inverted at log lam = {self.high - depths[last + 1]:.6g}.")
         return float(depths[last])
 
     def _shallow(self, least: float) -> int:
@@ -161,7 +161,7 @@ class Band:
             at, good = self.product.attempt(t, self._distance(t), self._interpolated(t, few, at))
             t, at = t[good], State(*(x[..., good] for x in at))  # near zero the contour may end
         if not len(few) or not len(t):
-            raise NotConverged(f"the law could not be inverted between log lam = {self.low:g} and {self.high:g}.")
+            raise NotConverged(f"Law: it could not be inverted between log lam = {self.low:g} and {self.high:g}.")
         return t, at, self._masses(at, t)[1]
 
     def _nodes(self) -> Array:

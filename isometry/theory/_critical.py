@@ -47,7 +47,7 @@ def critical_at(activation: ActivationLike, q: float) -> CriticalPoint:
     activation that is unknown, not elementwise, or jumps. Error: 1e-14 relative. Cost: milliseconds.
     """
     call = "critical_at"
-    check(call, q=q)
+    (q,) = check(call, q=q)
     phi = record(call, activation)
     differentiable(call, phi, q)
     known = moments(phi, q)
@@ -61,7 +61,7 @@ def critical_at(activation: ActivationLike, q: float) -> CriticalPoint:
             f"theory.critical_points(activation, sigma_b) lists what exists for a given sigma_b: {sigma_b_range(phi)}."
         )
     square_b = 0.0 if abs(square_b) <= _NONE * max(q, AT_ZERO) else square_b
-    return _point(phi, float(q), math.sqrt(square_b))
+    return _point(phi, q, math.sqrt(square_b))
 
 
 def critical_points(activation: ActivationLike, sigma_b: float) -> list[CriticalPoint]:
@@ -73,10 +73,10 @@ def critical_points(activation: ActivationLike, sigma_b: float) -> list[Critical
     Cost: tens of milliseconds, for a new activation half a second.
     """
     call = "critical_points"
-    check(call, sigma_b=sigma_b)
+    (sigma_b,) = check(call, sigma_b=sigma_b)
     phi = record(call, activation)
     differentiable(call, phi, 1.0)
-    return list(_critical_points(phi, float(sigma_b)))
+    return list(_critical_points(phi, sigma_b))
 
 
 @functools.lru_cache(maxsize=256)

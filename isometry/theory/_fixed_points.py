@@ -72,9 +72,9 @@ def q_fixed_points(activation: ActivationLike, sigma_w: float, sigma_b: float) -
     elementwise, or jumps. Residual: 1e-13 relative. Cost: tens of milliseconds, for a new activation half a second.
     """
     call = "q_fixed_points"
-    check(call, sigma_w=sigma_w, sigma_b=sigma_b)
+    sigma_w, sigma_b = check(call, sigma_w=sigma_w, sigma_b=sigma_b)
     phi = record(call, activation)
-    return list(all_fixed_points(call, phi, float(sigma_w), float(sigma_b)))
+    return list(all_fixed_points(call, phi, sigma_w, sigma_b))
 
 
 def q_fixed_point(activation: ActivationLike, sigma_w: float, sigma_b: float) -> FixedPoint:
@@ -83,8 +83,8 @@ def q_fixed_point(activation: ActivationLike, sigma_w: float, sigma_b: float) ->
     **Raises** `NoFixedPoint` (a `ValueError`): q diverges, or cycles. `ValueError`: as `q_fixed_points`.
     """
     call = "q_fixed_point"
-    check(call, sigma_w=sigma_w, sigma_b=sigma_b)
-    return reached(call, record(call, activation), float(sigma_w), float(sigma_b))
+    sigma_w, sigma_b = check(call, sigma_w=sigma_w, sigma_b=sigma_b)
+    return reached(call, record(call, activation), sigma_w, sigma_b)
 
 
 @functools.lru_cache(maxsize=512)
@@ -221,10 +221,10 @@ def c_fixed_point(activation: ActivationLike, sigma_w: float, sigma_b: float) ->
     **Raises** `NoFixedPoint`: no q*. `ValueError`: as `q_fixed_points`. Error: in `error`. Cost: 0.1 to 0.5 s.
     """
     call = "c_fixed_point"
-    check(call, sigma_w=sigma_w, sigma_b=sigma_b)
+    sigma_w, sigma_b = check(call, sigma_w=sigma_w, sigma_b=sigma_b)
     phi = record(call, activation)
-    q = reached(call, phi, float(sigma_w), float(sigma_b)).value
-    return correlation(phi, q, float(sigma_w), float(sigma_b))
+    q = reached(call, phi, sigma_w, sigma_b).value
+    return correlation(phi, q, sigma_w, sigma_b)
 
 
 @functools.lru_cache(maxsize=512)
@@ -267,9 +267,8 @@ def depth_scales(activation: ActivationLike, sigma_w: float, sigma_b: float) -> 
     **Raises** `NoFixedPoint`: no q*. `ValueError`: as `q_fixed_points`. Cost: 0.1 to 0.5 s.
     """
     call = "depth_scales"
-    check(call, sigma_w=sigma_w, sigma_b=sigma_b)
+    sigma_w, sigma_b = check(call, sigma_w=sigma_w, sigma_b=sigma_b)
     phi = record(call, activation)
-    sigma_w, sigma_b = float(sigma_w), float(sigma_b)
     point = reached(call, phi, sigma_w, sigma_b)
     c = correlation(phi, point.value, sigma_w, sigma_b)
     chi_1 = sigma_w**2 * float(moments(phi, point.value).slope[0])

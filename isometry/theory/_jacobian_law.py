@@ -13,7 +13,7 @@ from isometry.theory._critical import critical_at, sigma_b_range
 from isometry.theory._fixed_points import NoFixedPoint, q_fixed_point
 from isometry.theory._host import record
 from isometry.theory._law import Law
-from isometry.theory._mean_field import mean_square_slope
+from isometry.theory._mean_field import LARGEST, check, mean_square_slope
 from isometry.theory._moments import differentiable, finite, moments
 from isometry.theory._slope_measure import slope_measure
 
@@ -62,7 +62,7 @@ def jacobian_law(
     Source: Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735. Cost: milliseconds; see `Law`.
     """
     call = "jacobian_law"
-    _checks.integer(call, low=1, depth=depth)
+    _checks.integer(call, low=1, high=_universal.DEEPEST, depth=depth)
     _checks.one_of(call, among=WEIGHTS, weights=weights)
     phi = record(call, activation)
     _check_padding(padding, weights, widths)
@@ -98,9 +98,9 @@ def _path(
             f"{call}(): sigma_w has {len(sigma_w)} values for depth={depth}; give a number, or with q one per layer."
         )
     for value in [] if sigma_w is None else sigma_w if several else [sigma_w]:
-        _checks.number(call, low=0.0, open_low=True, sigma_w=value)
+        check(call, sigma_w=value)
     if sigma_b is not None:
-        _checks.number(call, low=0.0, sigma_b=sigma_b)
+        check(call, sigma_b=sigma_b)
     if q is None and (sigma_w is None or sigma_b is None):
         raise _checks.InputError(
             f"{call}(): neither q nor both of sigma_w and sigma_b are given; write q=0.25 for the critical law there, "
@@ -125,7 +125,7 @@ def _path(
             f"{call}(): q has {len(path)} values for depth={depth}; give a number or one per layer."
         )
     for value in path:
-        _checks.number(call, low=0.0, q=value)
+        _checks.number(call, low=0.0, high=LARGEST, q=value)
     path = [float(f"{float(v):.13g}") for v in path]  # a converged path is one q, not one per rounding
     if sigma_w is not None:
         return path, [float(s) for s in sigma_w] if several else [float(sigma_w)] * depth
@@ -211,8 +211,10 @@ def _has_law(phi: activations.Activation, qs: list[float]) -> None:
 
 def _sequence(name: str, given: Any) -> list[float]:
     try:
-        values = np.asarray(given, float)
+        values = np.asarray(given)
     except (TypeError, ValueError):
+        values = np.zeros((0, 0))
+    if not _checks.is_real(values.dtype):
         values = np.zeros((0, 0))
     if values.ndim != 1:
         raise _checks.InputError(f"jacobian_law(): {name}={_checks.show(given)} is not a sequence of numbers.")

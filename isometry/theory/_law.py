@@ -109,8 +109,10 @@ class Law:
         power = k if variable == "lam" else k / 2
         if float(power).is_integer() and power <= 40:
             return _series.moment(self.product, int(power))
-        with np.errstate(over="ignore"):
-            return self._integral(lambda t: np.exp(power * t))
+        top = 0.0 if self.product.is_its_factor else self._top  # as a power of the largest, which alone may overflow
+        with np.errstate(over="ignore", under="ignore"):
+            share = self._integral(lambda t: np.exp(power * (t - top)))
+            return float(np.exp(power * top + math.log(max(share, 1e-300))))
 
     def density(self, grid: Any, variable: str = "lam") -> Any:
         """Density of the continuous part at each point of `grid`; atoms have none. At lam = 0 it may be inf."""
@@ -268,6 +270,9 @@ def numbers(call: str, dtype: type, **named: Any) -> Array:
     """The one named argument as an array of numbers."""
     ((name, given),) = named.items()
     try:
-        return np.asarray(given, dtype)
+        found = np.asarray(given)
+        if not (_checks.is_real(found.dtype) or (dtype is complex and found.dtype.kind == "c")):
+            raise TypeError
+        return found.astype(dtype)
     except (TypeError, ValueError):
         raise _checks.InputError(f"{call}(): {name}={_checks.show(given)} is not made of numbers.") from None

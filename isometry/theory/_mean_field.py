@@ -17,12 +17,22 @@ from isometry.theory._moments import differentiable, finite, moments
 from isometry.theory._pair import pair
 
 
-def check(call: str, **named: Any) -> None:
-    """Concrete numbers: sigma_w above zero, everything else not below; what is squared far from overflow."""
+def check(call: str, **named: Any) -> tuple[float, ...]:
+    """Concrete numbers, in float64: a NumPy float32 would draw what it meets down to its own precision.
+
+    sigma_w is above zero, everything else not below; what is squared far from over- and underflow.
+    """
     _checks.concrete(call, **named)
     for name, value in named.items():
-        high = math.inf if name.startswith("q") else 1e100
+        high = math.inf if name.startswith("q") else LARGEST
         _checks.number(call, low=0.0, high=high, open_low=name == "sigma_w", **{name: value})
+        if name == "sigma_w":
+            _checks.number(call, low=1 / LARGEST, high=high, sigma_w=value)
+    return tuple(float(value) for value in named.values())
+
+
+LARGEST = 1e100
+"""What is squared stays below it, and where it is divided by above its inverse."""
 
 
 def mean_square(activation: ActivationLike, q: float) -> float:
@@ -45,7 +55,7 @@ def q_map(activation: ActivationLike, q: float, sigma_w: float, sigma_b: float) 
     not elementwise, one whose expectation diverges. Error: 1e-14 relative. Cost: a millisecond, the first time 0.2 s.
     """
     call = "q_map"
-    check(call, q=q, sigma_w=sigma_w, sigma_b=sigma_b)
+    q, sigma_w, sigma_b = check(call, q=q, sigma_w=sigma_w, sigma_b=sigma_b)
     phi = record(call, activation)
     return finite(call, phi, q, sigma_w**2 * moments(phi, q).square[0] + sigma_b**2)
 
@@ -56,10 +66,10 @@ def q_trajectory(activation: ActivationLike, q0: float, sigma_w: float, sigma_b:
     **Raises** `ValueError`: as `q_map`; depth below 1.
     """
     call = "q_trajectory"
-    check(call, q0=q0, sigma_w=sigma_w, sigma_b=sigma_b)
-    _checks.integer(call, low=1, depth=depth)
+    q0, sigma_w, sigma_b = check(call, q0=q0, sigma_w=sigma_w, sigma_b=sigma_b)
+    _checks.integer(call, low=1, high=10**6, depth=depth)
     phi = record(call, activation)
-    found = [float(q0)]
+    found = [q0]
     for _ in range(depth):
         q = found[-1]
         found.append(float(sigma_w**2 * moments(phi, q).square[0] + sigma_b**2) if q < 1e300 else np.inf)
@@ -74,7 +84,7 @@ def chi(activation: ActivationLike, q: float, sigma_w: float) -> float:
     **Raises** `ValueError`: as `q_map`; an activation that jumps, for which chi_1 is infinite. Error: 1e-14 relative.
     """
     call = "chi"
-    check(call, q=q, sigma_w=sigma_w)
+    q, sigma_w = check(call, q=q, sigma_w=sigma_w)
     phi = record(call, activation)
     differentiable(call, phi, q)
     return sigma_w**2 * finite(call, phi, q, moments(phi, q).slope[0])
@@ -90,11 +100,11 @@ def c_map(activation: ActivationLike, c: float, q: float, sigma_w: float, sigma_
     Cost: tens of milliseconds.
     """
     call = "c_map"
-    check(call, q=q, sigma_w=sigma_w, sigma_b=sigma_b)
+    q, sigma_w, sigma_b = check(call, q=q, sigma_w=sigma_w, sigma_b=sigma_b)
     _checks.concrete(call, c=c)
     _checks.number(call, low=-1.0, high=1.0, c=c)
     phi = record(call, activation)
-    found = pair(phi, float(q), 1 - abs(float(c)), c < 0)
+    found = pair(phi, q, 1 - abs(float(c)), c < 0)
     finite(call, phi, q, found.square)
     below = sigma_w**2 * found.square + sigma_b**2
     if below == 0:

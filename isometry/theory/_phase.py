@@ -11,6 +11,7 @@ from isometry import _checks
 from isometry.activations import Activation
 from isometry.theory._fixed_points import NEUTRAL, NoFixedPoint, reached, turns
 from isometry.theory._host import ActivationLike, record
+from isometry.theory._mean_field import check
 from isometry.theory._moments import differentiable, moments, table
 
 ORDERED, CRITICAL, CHAOTIC, UNBOUNDED = "ordered", "critical", "chaotic", "unbounded"
@@ -58,14 +59,14 @@ def phase_diagram(activation: ActivationLike, sigma_w: object, sigma_b: object) 
 def _axis(call: str, name: str, given: object) -> np.ndarray:
     _checks.concrete(call, **{name: given})
     try:
-        values = np.atleast_1d(np.asarray(given, np.float64))
+        values = np.atleast_1d(np.asarray(given))
+        if not _checks.is_real(values.dtype):
+            raise TypeError
     except (TypeError, ValueError):
         raise _checks.InputError(f"{call}(): {name}={_checks.show(given)} is not an array of numbers.") from None
     if values.ndim != 1 or not len(values):
         raise _checks.InputError(f"{call}(): {name} has shape {values.shape}; write one axis, (n,).")
-    for value in values:
-        _checks.number(call, low=0.0, open_low=name == "sigma_w", **{name: value})
-    return values
+    return np.array([check(call, **{name: value})[0] for value in values])
 
 
 def _reached(call: str, phi: Activation, w: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -212,7 +212,7 @@ class Product:
         at, good = self.attempt(t, distance, guess, patient=True)
         if not good.all():
             worst = self._residual(at, t)[~good].max()
-            raise NotConverged(f"the law could not be inverted at log lam = {t[~good][:3]}; residual {worst:.1e}.")
+            raise NotConverged(f"Law: it could not be inverted at log lam = {t[~good][:3]}; residual {worst:.1e}.")
         return at
 
     def attempt(

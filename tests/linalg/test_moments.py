@@ -173,7 +173,7 @@ def test_gradient_of_the_estimate_is_unbiased():
         ),
         (lambda: linalg.spectral_moments(jnp.eye(3), ()), "orders is empty"),
         (lambda: linalg.spectral_moments(jnp.eye(3), 2), r"orders=2 is no sequence; write \(1, 2\)"),
-        (lambda: linalg.spectral_moments(jnp.eye(3), (1, 0)), "orders=0 must be a whole number, at least 1"),
+        (lambda: linalg.spectral_moments(jnp.eye(3), (1, 0)), "orders=0 must be a whole number, between 1 and 1024"),
         (lambda: linalg.spectral_moments(jnp.eye(3), (1.5,)), "orders=1.5 is not a whole number"),
         (lambda: linalg.spectral_moments(jnp.ones(3), (1,)), r"a has shape \(3,\)"),
         (lambda: linalg.spectral_moments(jnp.eye(3, dtype=jnp.int32), (1,)), r"dtype int32; write a\.astype"),

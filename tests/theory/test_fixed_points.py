@@ -201,7 +201,10 @@ def test_trajectory():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: theory.q_trajectory("tanh", 1.0, 1.0, 0.0, 0), r"q_trajectory\(\): depth=0 must be .* at least 1"),
+        (
+            lambda: theory.q_trajectory("tanh", 1.0, 1.0, 0.0, 0),
+            r"q_trajectory\(\): depth=0 must be .* between 1 and 1000000",
+        ),
         (lambda: theory.q_trajectory("tanh", -1.0, 1.0, 0.0, 2), r"q0=-1\.0"),
         (lambda: theory.q_fixed_points("tanh", 0.0, 0.1), r"sigma_w=0\.0 is not a finite number in \(0, 1e\+100\]"),
         (lambda: theory.q_fixed_point("tanh", math.nan, 0.1), r"q_fixed_point\(\): sigma_w=nan"),
