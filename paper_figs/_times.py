@@ -50,36 +50,46 @@ def growth(depths: np.ndarray, times: np.ndarray, last: float) -> Growth:
     return Growth(float(slopes.mean()), float(stats.t.ppf(0.975, seeds - 1) * slopes.std(ddof=1) / np.sqrt(seeds)))
 
 
-class Mean(NamedTuple):
-    """Of ln times at the best rate, (...): the mean over seeds and how far, at 95 %, it may lie from the truth."""
+class Middle(NamedTuple):
+    """Of ln times at the best rate, (...): the median over seeds and how far, at 95 %, it may lie from the truth."""
 
     value: np.ndarray
     error: np.ndarray
 
 
-def held_out(logs: np.ndarray, draws: int = 1000) -> Mean:
-    """(..., rates, seeds) of ln times → (...): each seed at the rate of the least mean over the others.
+def best_for_others(logs: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(..., rates, seeds) of ln times → (..., seeds): the rate of the least mean over the other seeds.
 
-    So no run chooses the rate that it is measured at. The error is of `draws` resamplings of the seeds, the choice
-    made anew in each, all copies of a seed left out of its own; Student's t as for that many seeds.
+    So no run chooses the rate that it is measured at. `counts`: how often a seed is there, in a resampling.
+    """
+    counted = counts * logs
+    return (counted.sum(-1, keepdims=True) - counted).argmin(-2)
+
+
+def at_rates(values: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    """(..., rates, seeds) → (..., seeds): every seed at a rate of its own."""
+    return np.take_along_axis(values, rates[..., None, :], -2)[..., 0, :]
+
+
+def held_out(logs: np.ndarray, draws: int = 1000) -> Middle:
+    """(..., rates, seeds) of ln times → (...): the median over seeds, each at the rate best for the others.
+
+    The error is of `draws` resamplings of the seeds, the rates chosen anew in each, all copies of a seed left out of
+    its own choice; Student's t as for that many seeds.
     """
     from scipy import stats
 
+    def middle(counts: np.ndarray) -> np.ndarray:
+        times = at_rates(logs, best_for_others(logs, counts))
+        return np.median(np.repeat(times, counts, -1), -1)
+
     seeds = logs.shape[-1]
-    counts = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), draws).astype(float)
-    spread = np.stack([_held_out(logs, weight) for weight in counts]).std(0, ddof=1)
+    drawn = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), draws)
     widened = stats.t.ppf(0.975, seeds - 1) * np.sqrt(seeds / (seeds - 1))
-    return Mean(_held_out(logs, np.ones(seeds)), widened * spread)
+    return Middle(middle(np.ones(seeds, int)), widened * np.stack([middle(c) for c in drawn]).std(0, ddof=1))
 
 
-def _held_out(logs: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(...): the mean, each seed counted `weight` times."""
-    rest = (weight * logs).sum(-1, keepdims=True) - weight * logs
-    chosen = np.take_along_axis(logs, rest.argmin(-2)[..., None, :], -2)[..., 0, :]
-    return (weight * chosen).sum(-1) / weight.sum()
-
-
-def power(depths: np.ndarray, mean: Mean) -> Growth:
-    """d ln(time)/d ln(depth) by least squares of (depths,) means that are independent of one another."""
+def power(depths: np.ndarray, middle: Middle) -> Growth:
+    """d ln(time)/d ln(depth) by least squares through (depths,) medians that are independent of one another."""
     x = np.log(depths) - np.log(depths).mean()
-    return Growth(float(x @ mean.value / (x @ x)), float(np.sqrt((x * mean.error) ** 2 @ np.ones_like(x)) / (x @ x)))
+    return Growth(float(x @ middle.value / (x @ x)), float(np.linalg.norm(x * middle.error) / (x @ x)))
