@@ -60,7 +60,7 @@ class Middle(NamedTuple):
 def best_for_others(logs: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """(..., rates, seeds) of ln times → (..., seeds): the rate of the least mean over the other seeds.
 
-    So no run chooses the rate that it is measured at. `counts`: how often a seed is there, in a resampling.
+    So no run chooses the rate that it is measured at. `counts` (..., 1, seeds): how often a seed is there.
     """
     counted = counts * logs
     return (counted.sum(-1, keepdims=True) - counted).argmin(-2)
@@ -79,14 +79,17 @@ def held_out(logs: np.ndarray, draws: int = 1000) -> Middle:
     """
     from scipy import stats
 
-    def middle(counts: np.ndarray) -> np.ndarray:
+    def middle(drawn: np.ndarray) -> np.ndarray:
+        counts = (drawn[..., None] == np.arange(seeds)).sum(-2)[..., None, :]
         times = at_rates(logs, best_for_others(logs, counts))
-        return np.median(np.repeat(times, counts, -1), -1)
+        return np.median(np.take_along_axis(times, np.broadcast_to(drawn, times.shape), -1), -1)
 
-    seeds = logs.shape[-1]
-    drawn = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), draws)
+    seeds, rng = logs.shape[-1], np.random.default_rng(0)
+    spread = np.stack([middle(rng.integers(seeds, size=(*logs.shape[:-2], seeds))) for _ in range(draws)]).std(
+        0, ddof=1
+    )
     widened = stats.t.ppf(0.975, seeds - 1) * np.sqrt(seeds / (seeds - 1))
-    return Middle(middle(np.ones(seeds, int)), widened * np.stack([middle(c) for c in drawn]).std(0, ddof=1))
+    return Middle(middle(np.arange(seeds)), widened * spread)
 
 
 def power(depths: np.ndarray, middle: Middle) -> Growth:

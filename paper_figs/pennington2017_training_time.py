@@ -154,11 +154,11 @@ def plot(data: xarray.Dataset) -> Any:
     figure, axes = _style.panels(1, 1, height=2.8)
     ax, depth, grown, found = axes[0, 0], data.depth.values, _powers(data), _times.held_out(_logs(data))
     middle = np.log(depth) - np.log(depth).mean()
-    for i, (net, power) in enumerate(grown.items()):
+    for i, (net, g) in enumerate(grown.items()):
         steps, error = np.exp(found.value[i]), found.error[i]
         bars = np.stack([steps * (1 - np.exp(-error)), steps * (np.exp(error) - 1)])
-        _style.dots(ax, depth, steps, bars, i, label=f"{net}: {power.slope:.2f} ± {power.error:.2f}")
-        _style.line(ax, depth, np.exp(found.value[i].mean() + power.slope * middle), i)
+        _style.dots(ax, depth, steps, bars, i, label=f"{net}: {g.slope:.2f} ± {g.error:.2f}")
+        _style.line(ax, depth, np.exp(found.value[i].mean() + g.slope * middle), i)
     for power, style in ((0.5, "--"), (1.0, ":")):
         ax.plot(depth, np.exp(found.value.min() - 0.5) * (depth / depth[0]) ** power, style, color="0.4", lw=0.9,
                 label=f"paper's power, {power:g}")  # fmt: skip
