@@ -129,6 +129,10 @@ def _powers(data: xarray.Dataset) -> dict[str, _times.Growth]:
     return {net: _times.power(data.depth.values, _times.Middle(*pair)) for net, *pair in pairs}
 
 
+def _said(net: str) -> str:
+    return net.replace("gaussian", "Gaussian").replace("relu", "ReLU")
+
+
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     """The powers, orthogonal tanh's below Gaussian tanh's; the best rates inside the grid; what was not there."""
     logs, grown, wrong = _logs(data), _powers(data), data.wrong.values.ravel()
@@ -141,7 +145,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         [
             Compared(f"power of L, Gaussian less orthogonal tanh (± {error:.2g})", float(apart), low=float(error),
                      words="above 0 at 95 %"),
-            *(Compared(f"power of L, {net} (± {g.error:.2g})", g.slope, words=f"paper: {PAPER[net]:g}; reported")
+            *(Compared(f"power of L, {_said(net)} (± {g.error:.2g})", g.slope, words=f"paper: {PAPER[net]:g}; reported")
               for net, g in grown.items()),
             Compared("best rate, least index in the grid", float(logs.mean(-1).argmin(-1).min()), 1, len(RATES) - 2),
             Compared("the same, largest", float(logs.mean(-1).argmin(-1).max()), 1, len(RATES) - 2),
@@ -160,12 +164,19 @@ def plot(data: xarray.Dataset) -> Any:
     for i, (net, g) in enumerate(grown.items()):
         steps, error = np.exp(found.value[i]), found.error[i]
         bars = np.stack([steps * (1 - np.exp(-error)), steps * (np.exp(error) - 1)])
-        _style.dots(ax, depth, steps, bars, i, label=f"{net}: {g.slope:.2f} ± {g.error:.2f}")
+        _style.dots(ax, depth, steps, bars, i, label=f"{_said(net)}: {g.slope:.2f} ± {g.error:.2f}")
         _style.line(ax, depth, np.exp(found.value[i].mean() + g.slope * middle), i)
+    below = np.exp(found.value[:, -1].min() - 0.6) / (depth[-1] / depth[0])
     for power, style in ((0.5, "--"), (1.0, ":")):
-        ax.plot(depth, np.exp(found.value.min() - 0.5) * (depth / depth[0]) ** power, style, color="0.4", lw=0.9,
-                label=f"paper's power, {power:g}")  # fmt: skip
-    ax.set(xlabel="hidden layers L", ylabel=f"steps to accuracy {LEVEL:g}", yscale="log", title="Powers of L fitted")
+        ax.plot(
+            depth, below * (depth / depth[0]) ** power, style, color="0.4", lw=0.9, label=f"paper's power, {power:g}"
+        )
+    ax.set(
+        xlabel="hidden layers L",
+        ylabel=f"steps to accuracy {LEVEL:g}, median",
+        yscale="log",
+        title=f"Learning time at the best rate, N = {data.width}",
+    )
     _style.ticks(ax, depth)
     _style.legend(figure, ax, ncols=2)
     return figure
