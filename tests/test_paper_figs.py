@@ -11,7 +11,7 @@ import pytest
 import xarray
 
 from isometry import InputError
-from paper_figs import __main__, _gallery, _run, _style
+from paper_figs import __main__, _gallery, _run, _style, _times
 from paper_figs._check import ClaimFailed, Compared, settled, within
 
 NAMES = _run.names()
@@ -212,3 +212,61 @@ def test_data_of_other_code_is_an_input_error(faked, tmp_path, capsys):
     assert __main__.main(["fake", "--from-cache", "--out", str(tmp_path)]) == 2
     assert "made by other code" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["fake.zarr.zip"]
+
+
+TIMED = "pennington2017_training_time"
+GROWN = {"tanh, orthogonal": 0.4, "tanh, gaussian": 1.1, "relu, orthogonal": 1.2, "relu, gaussian": 1.3}
+
+
+def timed(noise=0.15):
+    """Times that grow with these powers, at eight rates with the best between two of them."""
+    rng, depths, power = np.random.default_rng(3), np.array([4, 12]), np.array(list(GROWN.values()))
+    middle = np.log(10) + power[:, None] * np.log(depths / 4)
+    logs = middle[:, :, None, None] + 0.1 * (np.arange(8) - 3.5)[:, None] ** 2 + noise * rng.standard_normal(12)
+    logs = logs + noise * rng.standard_normal(logs.shape)
+    wrong = 0.9 + 0.04 * rng.standard_normal((4, 2, 12))
+    return xarray.Dataset(
+        {
+            "steps": (("net", "depth", "rate", "seed"), np.exp(logs)),
+            "ended": (("net", "depth"), np.full((4, 2), 400)),
+            "wrong": (("net", "depth", "seed"), wrong),
+        },
+        {"net": list(GROWN), "depth": depths, "rate": 2.0 ** (np.arange(-4, 4) / 2)},
+    )
+
+
+def failing(data):
+    """What fails of the check of training times."""
+    return [c.what.split(",")[0] for c in _run.judge(_run.figure(TIMED), data)[0] if not c.holds]
+
+
+def test_the_check_of_training_times_can_fail():
+    """Orthogonal and Gaussian exchanged, both alike, the best rate at an edge, too many runs that were not there."""
+    data = timed()
+    assert failing(data) == []
+    exchanged = data.assign_coords(net=[list(GROWN)[i] for i in (1, 0, 2, 3)])
+    assert failing(exchanged) == ["power of L"]
+    alike = data.assign(steps=data.steps.copy(data=data.steps.values[[1, 1, 2, 3]]))
+    assert failing(alike) == ["power of L"]
+    fastest = data.assign(steps=data.steps.where((data.net != "relu, gaussian") | (data.rate < data.rate[-1]), 2.0))
+    assert failing(fastest) == ["the same"]
+    slowest = data.assign(steps=data.steps.where((data.net != "relu, gaussian") | (data.rate > data.rate[0]), 2.0))
+    assert failing(slowest) == ["best rate"]
+    late = (data.net == "relu, gaussian") & (data.depth == 12) & (data.seed < 6)
+    assert failing(data.assign(steps=data.steps.where(~late, np.inf))) == ["share of runs not there"]
+
+
+def test_held_out_times_are_unbiased_and_their_error_covers():
+    """Rates that do not differ: choosing the luckiest would be 1.4 deviations low; an exact power is found."""
+    truth, seeds = 2.0, 12
+    logs = truth + np.random.default_rng(4).standard_normal((300, 8, seeds))
+    found = _times.held_out(logs, 200)
+    spread = found.value.std(ddof=1) / np.sqrt(len(found.value))
+    assert abs(found.value.mean() - truth) < 4 * spread
+    covered = np.mean(np.abs(found.value - truth) < found.error)
+    assert covered > 0.95 - 4 * np.sqrt(0.95 * 0.05 / 300)
+    depths = np.array([3, 6, 24])
+    exact = _times.power(depths, _times.Middle(np.log(5 * depths**0.7), np.full(3, 0.1)))
+    x = np.log(depths) - np.log(depths).mean()
+    assert exact.slope == pytest.approx(0.7, rel=1e-12)
+    assert exact.error == pytest.approx(0.1 / np.sqrt(x @ x), rel=1e-12)
