@@ -41,8 +41,8 @@ def spectral_moments(
     Cost: exact, about K/2 + 1 products of the smaller side, K the largest order; estimated, (K/2 + 1) × probes products
     with J and Jᵀ.
 
-    **Raises** `ValueError`: orders empty or not whole numbers from 1 to 1024; an operator without a key; a key without probes or
-    probes without a key; probes < 1; not real floating.
+    **Raises** `ValueError`: orders empty or not whole numbers from 1 to 1024; an operator without a key; a key without
+    probes or probes without a key; probes < 1; not real floating.
     """
     wanted = _orders(orders)
     if key is None and probes is None and not isinstance(a_or_operator, Operator):

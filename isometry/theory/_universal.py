@@ -42,7 +42,9 @@ def bernoulli_class(sigma0_squared: float) -> Law:
     Hard tanh, for one. Top edge e σ0² for σ0² ≥ 1, else an atom of weight 1 − σ0² at exp(σ0²). Mean 1, variance σ0².
     Finite depth differs by O(1/L).
 
-    **Raises** `ValueError`: sigma0_squared not a number from 1e-12 to 1e4. Source: Pennington et al. (2018), arXiv:1802.09979.
+    **Raises** `ValueError`: sigma0_squared not a number from 1e-12 to 1e4.
+
+    Source: Pennington et al. (2018), arXiv:1802.09979.
     """
     _checks.number("bernoulli_class", low=_LEAST, high=_MOST, sigma0_squared=sigma0_squared)
     product = assemble({}, Counter({1.0: 1}), -1.0, 0.0, bernoulli=float(sigma0_squared))
@@ -54,7 +56,9 @@ def smooth_class(sigma0_squared: float) -> Law:
 
     No zeros, no atoms, mean 1, variance σ0². Finite depth differs by O(1/√L).
 
-    **Raises** `ValueError`: sigma0_squared not a number from 1e-12 to 1e4. Source: Pennington et al. (2018), arXiv:1802.09979.
+    **Raises** `ValueError`: sigma0_squared not a number from 1e-12 to 1e4.
+
+    Source: Pennington et al. (2018), arXiv:1802.09979.
     """
     _checks.number("smooth_class", low=_LEAST, high=_MOST, sigma0_squared=sigma0_squared)
     product = assemble({}, Counter({1.0: 1}), -1.0, 0.0, smooth=float(sigma0_squared))
