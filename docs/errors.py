@@ -9,20 +9,20 @@ from isometry.degeneracy import FLAGS
 HERE = pathlib.Path(__file__).parent / "flags"
 RECORDS = HERE.parents[1] / "benchmarks" / "results" / "zoo" / "calibrate.json"
 BEGIN, END = "<!-- from the records: python -m docs.errors -->", "<!-- end -->"
-HALF = "quoted"  # the half of the zoo that no threshold was looked at on
+HALF = "quoted"  # the half of the zoo whose figures are quoted
 
 
 def errors(flag: str) -> str:
     """What the zoo found of a flag, in words."""
-    found = json.loads(RECORDS.read_text(encoding="utf-8"))["flags"][flag][HALF]
+    records = json.loads(RECORDS.read_text(encoding="utf-8"))
+    found, seeds = records["flags"][flag][HALF], records["preset"]["seeds"]
     lines = [
         f"- healthy, and raised: {_share(found['false_alarms'])}",
         f"- healthy, and undecided: {_share(found['undecided'])}",
         f"- broken, and not raised: {_share(found['misses'])}",
     ]
-    where = (
-        "In the [zoo](../../benchmarks/zoo/README.md), networks whose truth is known, each draw an audit of 8 seeds:"
-    )
+    zoo = "[zoo](../../benchmarks/zoo/README.md)"
+    where = f"In the {zoo}, networks whose truth is known, each draw an audit of {seeds} seeds:"
     return "\n".join([where, "", *lines])
 
 

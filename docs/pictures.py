@@ -98,7 +98,8 @@ def confinement() -> Any:
     figure, ((ax,),) = _style.panels(height=2.4, width=4.4)
     keys = jax.random.split(jax.random.key(0), 5)
     for i, (name, net) in enumerate(nets.items()):
-        probe = isometry.audit(net, keys, xs[:512], targets=labels[:512]).probe
+        report: Any = isometry.audit(net, keys, xs[:512], targets=labels[:512])
+        probe = report.probe
         ax.plot(probe.steps, np.median(probe.gradient_rank[:, :, 1], 0), marker=plots.MARKS[i], **_line(i), label=name)
     ax.axhline(16, color="0.4", lw=0.8, ls="--")
     ax.text(200, 14.5, "N$_x$ = 16 inputs", color="0.3", va="top", ha="right")

@@ -130,6 +130,13 @@ def test_pictures_are_those_of_the_code():
     assert shown == set(pictures.PICTURES) == {p.stem for p in (ROOT / "docs").glob("*.png")} - {"audit"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", pictures.PICTURES)
+def test_pictures_are_drawn(name):
+    """What is drawn is checked elsewhere, where it is computed; here, that the program still runs."""
+    assert all(ax.has_data() for ax in pictures.PICTURES[name]().axes)
+
+
 def test_the_reference_is_what_the_docstrings_say():
     assert api.page() == api.PAGE.read_text(encoding="utf-8"), "run: python -m docs.api"
 

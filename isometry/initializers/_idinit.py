@@ -18,11 +18,11 @@ from isometry.initializers._protocol import Initializer
     isometric="square dense shapes",
 )
 def idinit(tau: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()) -> Initializer:
-    """The identity times `tau`, tiled along the longer side: w[i, j] = tau where i ≡ j mod min(m, n), 0 elsewhere.
+    """The identity times tau, tiled along the longer side: w[i, j] = tau where i ≡ j mod min(m, n), 0 elsewhere.
 
-    Full rank, and unlike `partial_identity` every input and output is used: N = max(m, n) entries on n = min(m, n)
-    mutually orthogonal rows (or columns), of which N mod n have ⌈N/n⌉ entries and the others ⌊N/n⌋. So the singular
-    values are tau √⌈N/n⌉ and tau √⌊N/n⌋, that many times: all tau on square matrices only.
+    `tau` is any finite number. Full rank, and unlike `partial_identity` every input and output is used: N = max(m, n)
+    entries on n = min(m, n) mutually orthogonal rows (or columns), of which N mod n have ⌈N/n⌉ entries and the others
+    ⌊N/n⌋. So the singular values are tau √⌈N/n⌉ and tau √⌊N/n⌋, that many times: all tau on square matrices only.
 
     A kernel with a window is this matrix on its patches, in the order (in, *window) of torch's reshape: neighbouring
     outputs read neighbouring pixels. The convolution is not an isometry.

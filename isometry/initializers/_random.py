@@ -68,10 +68,10 @@ def _check_interval(low: Any, high: Any, dtype: Any) -> None:
     differs="jax.nn.initializers.normal(s) is normal(std=s)",
 )
 def normal(*, mean: float = 0.0, std: float = 1.0) -> Initializer:
-    """Independent Gaussian entries N(`mean`, `std`²).
+    """Independent Gaussian entries N(mean, std²).
 
-    Keyword-only: `jax.nn.initializers.normal(s)` is `normal(std=s)`, bit for bit from the same key (JAX's default is
-    s = 0.01, torch's std is 1).
+    `mean` and `std` are keyword-only: `jax.nn.initializers.normal(s)` is `normal(std=s)`, bit for bit from the same key
+    (JAX's default is s = 0.01, torch's std is 1).
 
     **Raises** `ValueError`: mean not finite, std negative or not finite; six std from the mean overflow the dtype.
     """
@@ -127,12 +127,12 @@ def _check_resolved(mean, std, lower, upper, dtype) -> None:
     "truncated_normal(mean=c, std=s, lower=c - 2*s, upper=c + 2*s)",
 )
 def truncated_normal(*, mean: float = 0.0, std: float = 1.0, lower: float = -2.0, upper: float = 2.0) -> Initializer:
-    """Independent Gaussian entries N(`mean`, `std`²) conditioned on lying in [lower, upper].
+    """Independent Gaussian entries N(mean, std²) conditioned on lying in [lower, upper].
 
-    The bounds are absolute, as in torch, and `std` is that of the law before truncation: `truncated_normal(std=0.02)`
-    cuts at 100 std, that is not at all. JAX's bounds are in units of std: `jax.nn.initializers.truncated_normal(s)` is
-    `truncated_normal(std=s, lower=-2*s, upper=2*s)`, bit for bit from the same key (other bounds: but for the rounding
-    of the product).
+    The bounds are absolute, as in torch, and `mean` and `std` are those of the law before truncation:
+    `truncated_normal(std=0.02)` cuts at 100 std, that is not at all. JAX's bounds are in units of std:
+    `jax.nn.initializers.truncated_normal(s)` is `truncated_normal(std=s, lower=-2*s, upper=2*s)`, bit for bit from the
+    same key (other bounds: but for the rounding of the product).
 
     Precision: entries lie within the bounds rounded to the dtype. float32 (and what is drawn in it) reaches 5.2 std,
     float64 8.2; bounds further out count as if there, where JAX's sampler returns the bound itself once in 2^23 draws.

@@ -99,9 +99,9 @@ def kaiming_uniform(
     batch_axis: Axes = (),
     groups: int = 1,
 ) -> Initializer:
-    """Uniform entries of variance gain²/fan with gain = `calculate_gain(nonlinearity, a)`.
+    """Uniform entries of variance gain²/fan with gain = calculate_gain(nonlinearity, a).
 
-    As in torch, `a` is the slope of leaky_relu and every other nonlinearity ignores it. The default a = 0 gives the
+    As in torch, `a` is the slope of leaky_relu and every other `nonlinearity` ignores it. The default a = 0 gives the
     gain √2 of ReLU, whereas `calculate_gain("leaky_relu")` takes slope 0.01; torch's own layers pass a = √5
     (`torch_default`). `mode` is "fan_in" or "fan_out" as written here; torch takes capitals too.
 
@@ -132,10 +132,10 @@ def kaiming_normal(
     batch_axis: Axes = (),
     groups: int = 1,
 ) -> Initializer:
-    """Gaussian entries of variance gain²/fan, gain = `calculate_gain(nonlinearity, a)`, untruncated as in torch.
+    """Gaussian entries of variance gain²/fan with gain = calculate_gain(nonlinearity, a), untruncated as in torch.
 
-    `a`, `mode` and `groups` as in `kaiming_uniform`. `jax.nn.initializers.kaiming_normal()` is `he_normal()` here, bit
-    for bit from the same key: of the same variance, but truncated.
+    `a`, `mode`, `nonlinearity` and `groups` as in `kaiming_uniform`. `jax.nn.initializers.kaiming_normal()` is
+    `he_normal()` here, bit for bit from the same key: of the same variance, but truncated.
 
     **Raises** `ValueError`: unknown mode or nonlinearity; a shape of fewer than two axes; axes or groups that do not
     fit it.

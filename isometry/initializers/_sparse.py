@@ -23,11 +23,11 @@ from isometry.initializers._protocol import Initializer
 def sparse(
     sparsity: float, std: float = 0.01, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()
 ) -> Initializer:
-    """Gaussian weights of standard deviation `std`, a fixed number of them zero for each input.
+    """Gaussian weights of standard deviation std, a fixed number of them zero for each input.
 
-    `sparsity` is the fraction of zeros in each column of torch's (out, in) matrix, the weights that leave one input,
-    rounded up: ⌈sparsity·out⌉ of out, which is all of them if sparsity > 1 - 1/out. torch's layout is `in_axis=1,
-    out_axis=0`.
+    `std` is that of the others; `sparsity` is the fraction of zeros in each column of torch's (out, in) matrix, the
+    weights that leave one input, rounded up: ⌈sparsity·out⌉ of out, which is all of them if sparsity > 1 - 1/out.
+    torch's layout is `in_axis=1, out_axis=0`.
 
     **Raises** `ValueError`: sparsity outside [0, 1); std negative or not finite; a shape that does not have two axes;
     axes that do not fit it. `TypeError`: traced sparsity. Cost: one sort for each input.
