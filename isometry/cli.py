@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Annotated, Any
 
+from isometry import _interrupts
+
 _ENVIRONMENT = {
     # One BLAS thread: multi-threaded BLAS inside small factorizations collapses when a core is busy.
     "OPENBLAS_NUM_THREADS": "1",
@@ -23,7 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     ours = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
     os.environ.update(ours)
     try:
-        code = _code(argv, ours)
+        with _interrupts.insistent():
+            code = _code(argv, ours)
     except KeyboardInterrupt:  # also while jax is imported, which takes a second
         code = _refuse("interrupted; no file is half-written", EXIT_INTERRUPTED)
     sys.exit(code)
@@ -44,6 +47,8 @@ def _code(argv: list[str] | None, ours: dict[str, str]) -> int:
         if hasattr(error, "format_message"):
             return _refuse(error.format_message(), EXIT_USAGE)  # pyright: ignore[reportAttributeAccessIssue]
         raise
+    if code == EXIT_INTERRUPTED:  # typer's answer to what reaches it outside a command
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else EXIT_CLEAN
 
 
