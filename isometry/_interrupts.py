@@ -11,11 +11,12 @@ AGAIN = 2.0
 
 
 @contextlib.contextmanager
-def insistent() -> Iterator[None]:
-    """Inside, Ctrl-C raises KeyboardInterrupt again and again until it comes out here.
+def insistent() -> Iterator[list[int]]:
+    """Inside, Ctrl-C raises KeyboardInterrupt again and again until it comes out here; yields a list of the signals.
 
     Python raises it wherever it is, and drops it if that is a finalizer or a callback of the garbage collector: JAX has
-    one, and a command stopped there would run on to its end. Nothing changes outside the main thread, under a handler
+    one, and a command stopped there would run on to its end. The import of an extension makes an ImportError of it: what
+    comes out after a Ctrl-C is a KeyboardInterrupt here. Nothing changes outside the main thread, under a handler
     of the caller's own, and without POSIX timers.
     """
     main = threading.current_thread() is threading.main_thread()
@@ -24,17 +25,23 @@ def insistent() -> Iterator[None]:
         or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
         or not hasattr(signal, "setitimer")
     ):
-        yield
+        yield []
         return
+    heard: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
+        heard.append(number)
         signal.setitimer(signal.ITIMER_REAL, AGAIN)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
-        yield
+        yield heard
+    except Exception:
+        if heard:
+            raise KeyboardInterrupt from None
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)

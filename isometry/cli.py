@@ -24,11 +24,16 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point: run the command and exit with its code; every refusal is one line on stderr."""
     ours = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
     os.environ.update(ours)
+    heard = []
     try:
-        with _interrupts.insistent():
+        with _interrupts.insistent() as heard:
             code = _code(argv, ours)
     except KeyboardInterrupt:  # also while jax is imported, which takes a second
         code = _refuse("interrupted; no file is half-written", EXIT_INTERRUPTED)
+    if heard:  # at once: XLA's threads are at work, and to take the interpreter down under them may crash
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
