@@ -15,9 +15,9 @@ def insistent() -> Iterator[list[int]]:
     """Inside, Ctrl-C raises KeyboardInterrupt again and again until it comes out here; yields a list of the signals.
 
     Python raises it wherever it is, and drops it if that is a finalizer or a callback of the garbage collector: JAX has
-    one, and a command stopped there would run on to its end. The import of an extension makes an ImportError of it: what
-    comes out after a Ctrl-C is a KeyboardInterrupt here. Nothing changes outside the main thread, under a handler
-    of the caller's own, and without POSIX timers.
+    one, and a command stopped there would run on to its end. The import of an extension makes an ImportError of it; so
+    whatever comes out after a Ctrl-C is a KeyboardInterrupt here. Nothing changes outside the main thread, under a
+    handler of the caller's own, and without POSIX timers.
     """
     main = threading.current_thread() is threading.main_thread()
     if (

@@ -12,12 +12,12 @@ import zipfile
 
 import pytest
 
+from isometry import _interrupts
+
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("xarray")
 image = pytest.importorskip("matplotlib.image")
-
-from isometry import _interrupts
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 ROOT = pathlib.Path(__file__).parent.parent
@@ -126,11 +126,15 @@ def test_an_interrupt_that_a_finalizer_swallows_comes_again_once():
 
 def test_what_an_interrupt_turned_into_is_an_interrupt():
     """As by the import of an extension; without a Ctrl-C an error is what it was."""
-    with pytest.raises(KeyboardInterrupt), _interrupts.insistent() as heard:
+
+    def imported():
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
             raise ImportError("an error while initializing the extension") from None
+
+    with pytest.raises(KeyboardInterrupt), _interrupts.insistent() as heard:
+        imported()
     assert heard == [signal.SIGINT]
     with pytest.raises(ImportError), _interrupts.insistent() as heard:
         raise ImportError
