@@ -10,6 +10,7 @@ from typing import Any
 
 import benchmarks
 from benchmarks import _report, _run
+from isometry import _interrupts
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -75,8 +76,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         old = json.loads(pathlib.Path(chosen.compare).read_text()) if chosen.compare else None
-        for name in wanted:
-            measure(f"benchmarks.{name}", chosen, old)
+        with _interrupts.insistent():
+            for name in wanted:
+                measure(f"benchmarks.{name}", chosen, old)
     except KeyboardInterrupt:
         print("interrupted; nothing was written for the benchmark that ran", file=sys.stderr)
         return EXIT_INTERRUPTED

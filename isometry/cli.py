@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Annotated, Any
 
+from isometry import _interrupts
+
 _ENVIRONMENT = {
     # One BLAS thread: multi-threaded BLAS inside small factorizations collapses when a core is busy.
     "OPENBLAS_NUM_THREADS": "1",
@@ -22,10 +24,16 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point: run the command and exit with its code; every refusal is one line on stderr."""
     ours = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
     os.environ.update(ours)
+    heard = []
     try:
-        code = _code(argv, ours)
+        with _interrupts.insistent() as heard:
+            code = _code(argv, ours)
     except KeyboardInterrupt:  # also while jax is imported, which takes a second
         code = _refuse("interrupted; no file is half-written", EXIT_INTERRUPTED)
+    if heard:  # at once: XLA's threads are at work, and to take the interpreter down under them may crash
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -44,6 +52,8 @@ def _code(argv: list[str] | None, ours: dict[str, str]) -> int:
         if hasattr(error, "format_message"):
             return _refuse(error.format_message(), EXIT_USAGE)  # pyright: ignore[reportAttributeAccessIssue]
         raise
+    if code == EXIT_INTERRUPTED:  # typer's answer to what reaches it outside a command
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else EXIT_CLEAN
 
 

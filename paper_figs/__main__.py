@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from isometry import InputError, MissingExtra, data, store
+from isometry import InputError, MissingExtra, _interrupts, data, store
 from paper_figs import _gallery, _run
 
 _VERDICT = {True: "holds", False: "FAILS"}
@@ -74,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         _listed()
         return 0
     try:
-        return _made(chosen)
+        with _interrupts.insistent():
+            return _made(chosen)
     except (InputError, MissingExtra) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

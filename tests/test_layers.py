@@ -11,7 +11,7 @@ import isometry
 
 ROOT = pathlib.Path(isometry.__file__).parent
 FLOORS = {
-    0: ("_checks", "_provenance", "_precision", "_memory", "_json", "_jaxpr", "_image_files"),
+    0: ("_checks", "_provenance", "_precision", "_memory", "_json", "_jaxpr", "_image_files", "_interrupts"),
     1: ("activations", "linalg", "data"),
     2: ("theory",),
     3: ("initializers",),
