@@ -69,6 +69,7 @@ class Spectrum:
         power of log_s that is not whole.
         """
         _checks.one_of("moment", among=VARIABLES, variable=variable)
+        _checks.number("moment", low=0.0, open_low=True, k=k)
         _checks.number("moment", low=float(jnp.finfo(self.log_values.dtype).tiny), k=k)
         if variable == "log_s":
             _whole_power("moment", k)
