@@ -107,7 +107,7 @@ class Spectrum:
         _checks.one_of("quantile", among=VARIABLES, variable=variable)
         wanted = _checks.points("quantile", self.weights.dtype, p=p)
         for value in () if _checks.is_traced(p) else np.ravel(np.asarray(p)):
-            _checks.number("quantile", low=0.0, high=1.0, p=value)
+            _checks.number("quantile", low=0.0, high=1.0, p=float(value))
         ascending = self.log_values[..., ::-1]
         mass = jnp.cumsum(self.weights[..., ::-1], -1)
         slack = 4 * ascending.shape[-1] * jnp.finfo(mass.dtype).eps  # rounding of the cumulated weights
