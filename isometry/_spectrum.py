@@ -69,6 +69,7 @@ class Spectrum:
         power of log_s that is not whole.
         """
         _checks.one_of("moment", among=VARIABLES, variable=variable)
+        _checks.number("moment", low=0.0, open_low=True, k=k)
         _checks.number("moment", low=float(jnp.finfo(self.log_values.dtype).tiny), k=k)
         if variable == "log_s":
             _whole_power("moment", k)
@@ -106,7 +107,7 @@ class Spectrum:
         _checks.one_of("quantile", among=VARIABLES, variable=variable)
         wanted = _checks.points("quantile", self.weights.dtype, p=p)
         for value in () if _checks.is_traced(p) else np.ravel(np.asarray(p)):
-            _checks.number("quantile", low=0.0, high=1.0, p=value)
+            _checks.number("quantile", low=0.0, high=1.0, p=float(value))
         ascending = self.log_values[..., ::-1]
         mass = jnp.cumsum(self.weights[..., ::-1], -1)
         slack = 4 * ascending.shape[-1] * jnp.finfo(mass.dtype).eps  # rounding of the cumulated weights

@@ -704,7 +704,8 @@ def check_law(law, p, grid, variable, k):
     done, x = answers(law.quantile, p, variable)
     if done and np.ndim(p) == 0:
         x = np.asarray(law.quantile(p, "log_s"))
-        below, at = law.cdf(x - 1e-6 * (1 + abs(x)), "log_s"), law.cdf(x + 1e-6 * (1 + abs(x)), "log_s")
+        reach = 1e-6 * (1 + abs(np.nan_to_num(x)))
+        below, at = law.cdf(x - reach, "log_s"), law.cdf(x + reach, "log_s")
         assert np.isneginf(x) or (below <= float(p) + 1e-5 and at >= float(p) - 1e-5)
     for name in ("atoms", "support", "s_max", "variance", "mean_log_lam"):
         done, found = answers(getattr, law, name)

@@ -73,7 +73,7 @@ def _reached(call: str, phi: Activation, w: np.ndarray, b: np.ndarray) -> np.nda
     """q* of every point: bracketed on the table, Newton on log q for all at once; what is not plain, one by one."""
     grid, known = table(phi)
     with np.errstate(divide="ignore"):
-        height = np.log((w[:, None] ** 2 * known.square + b[:, None] ** 2) / grid)
+        height = np.clip(np.log((w[:, None] ** 2 * known.square + b[:, None] ** 2) / grid), -1e3, 1e3)  # as log_growth
     one = int(np.argmin(np.abs(np.log(grid))))
     q = np.full(len(w), np.nan)
     for rises in (True, False):

@@ -84,9 +84,10 @@ def q_fixed_point(
 
 
 def _floats(*values: ArrayLike) -> tuple[Array, ...]:
-    dtype = jnp.result_type(*(jnp.result_type(v) for v in values))
-    dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
-    return tuple(jnp.asarray(v, dtype) for v in values)
+    floating = [d for d in map(jnp.result_type, values) if jnp.issubdtype(d, jnp.floating)]
+    dtype = jnp.result_type(*floating) if floating else jnp.result_type(float)
+    with np.errstate(over="ignore"):
+        return tuple(jnp.asarray(v, dtype) for v in values)
 
 
 def _known(call: str, given: ActivationLike, kinks: Sequence[Any] | None) -> tuple[Activation, Sequence[Any]]:
