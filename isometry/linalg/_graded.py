@@ -33,6 +33,7 @@ def identity(width: int, dtype: Any) -> Graded:
 
 def times(product: Graded, image: Float[Array, "m r"]) -> Graded:
     """The product after a factor A, given its image A · basis; m ≥ r."""
+    product, image = _sorted(product, image)
     packed, _, order = jax.lax.linalg.lu(image)
     lower = jnp.tril(packed, -1) + jnp.eye(*image.shape, dtype=image.dtype)
     # what a row of U is made of: below it times eps there is only rounding
@@ -43,13 +44,14 @@ def times(product: Graded, image: Float[Array, "m r"]) -> Graded:
 
 def settle(product: Graded) -> Graded:
     """The same product with an orthonormal basis, which is no longer needed for its singular values: it is left out."""
-    upper = jnp.linalg.qr(product.basis, mode="r")
+    product, basis = _sorted(product, product.basis)
+    upper = jnp.linalg.qr(basis, mode="r")
     return _absorb(upper, jnp.max(jnp.abs(upper), -1), product)._replace(basis=upper[:0])
 
 
 def flip(product: Graded) -> Graded:
     """The transpose of diag(2^e) · T in graded form again, its orthonormal basis left out: one step of QR iteration."""
-    product = _sorted(product)
+    product, _ = _sorted(product, product.basis)
     upper = jnp.linalg.qr(product.rows.T, mode="r")
     blank = product._replace(rows=jnp.eye(*upper.shape, dtype=upper.dtype))
     return _absorb(upper, jnp.ones(len(upper), upper.dtype), blank)
@@ -57,14 +59,21 @@ def flip(product: Graded) -> Graded:
 
 def turned(product: Graded) -> Graded:
     """The transpose of diag(2^e) · T with its basis, to be multiplied further."""
-    product = _sorted(product)
+    product, _ = _sorted(product, product.basis)
     blank = product._replace(rows=jnp.eye(*product.rows.shape, dtype=product.rows.dtype))
     return times(blank, product.rows.T)
 
 
-def _sorted(product: Graded) -> Graded:
-    order = jnp.argsort(-product.exponents)
-    return product._replace(exponents=product.exponents[order], rows=product.rows[order])
+def _sorted(product: Graded, columns: Float[Array, "m r"]) -> tuple[Graded, Float[Array, "m r"]]:
+    """The product with the largest columns · diag(2^e) first, and `columns` in that order; its basis is out of order.
+
+    Rows sort themselves where the coordinates are in general position to the factors' singular vectors. Otherwise, as
+    with factors made of reflections or of Hadamard's matrix, one that started later outgrows those before it: eliminated
+    in its old place it would drown them (columns are sorted so too by Tomas et al., 2012, for quantum Monte Carlo).
+    """
+    peak = jnp.max(jnp.abs(columns), 0) if columns.size else jnp.ones(len(product.exponents), columns.dtype)
+    order = jnp.argsort(-(product.exponents + jnp.where(peak == 0, NOTHING // 2, exponent(peak))))
+    return product._replace(exponents=product.exponents[order], rows=product.rows[order]), columns[:, order]
 
 
 def _absorb(upper: Float[Array, "r r"], scale: Float[Array, " r"], product: Graded) -> Graded:

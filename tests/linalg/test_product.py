@@ -278,3 +278,27 @@ def test_refusals(call, factors, message):
 def test_a_group_of_none_is_refused():
     with pytest.raises(ValueError, match="every"):
         linalg.product_log_singular_values(jnp.ones((2, 3, 3)), every=0)
+
+
+def reflections(n, depth):
+    v = RNG.standard_normal((depth, n, 1))
+    return np.eye(n) - 2 * v @ v.mT / (v.mT @ v)
+
+
+def hadamards(n, depth):
+    rows = [[1 - 2 * (int(i & j).bit_count() % 2) for j in range(n)] for i in range(n)]
+    return np.array([RNG.permutation(rows) for _ in range(depth)]) / np.sqrt(n)
+
+
+@pytest.mark.parametrize("turns", [reflections, hadamards])
+@pytest.mark.parametrize("depth", [16, 128])
+def test_coordinates_that_are_not_in_general_position(turns, depth):
+    """Q_{l+1} D Q_lᵀ, of spectrum D^depth: the first coordinates see too little of the leading directions."""
+    n = 16
+    q, d = turns(n, depth + 1), 2.0 ** -(np.arange(n) % 4)
+    factors = (q[1:] * d) @ q[:-1].mT
+    want = depth * np.sort(np.log(d))[::-1]
+    for dtype, rounding in (("float32", 1e-3), ("float64", 1e-9)):
+        with jax.enable_x64(dtype == "float64"):
+            found = np.asarray(linalg.product_log_singular_values(jnp.asarray(factors, dtype)))
+        np.testing.assert_allclose(found, want, atol=rounding)
