@@ -114,7 +114,7 @@ class Spectrum:
         index = jnp.sum(mass[..., None, :] < self._column(wanted - slack), -1)
         found = jnp.take_along_axis(ascending, jnp.minimum(index, ascending.shape[-1] - 1), -1)
         found = found if variable == "log_s" else jnp.exp(_POWER[variable] * found)
-        return found[..., 0] if jnp.ndim(p) == 0 else found
+        return found[..., 0] if np.shape(p) == () else found
 
     def density(self, grid: Any, bandwidth: float, variable: str = "lam") -> Any:
         """Gaussian kernel density at each point of `grid`: (..., len(grid)).
@@ -134,8 +134,9 @@ class Spectrum:
             node, mass = self._masked_logs(), jnp.where(self.resolved, self.weights, 0)
         else:
             node, mass = jnp.exp(_POWER[variable] * self.log_values), self.weights
-        z = (self._column(points) - node[..., None, :]) / bandwidth
-        kernel = jnp.exp(-(z**2) / 2) / (bandwidth * math.sqrt(2 * math.pi))
+        width = jnp.asarray(bandwidth, node.dtype)
+        z = (self._column(points) - node[..., None, :]) / width
+        kernel = jnp.exp(-(z**2) / 2) / (width * math.sqrt(2 * math.pi))
         return jnp.sum(mass[..., None, :] * kernel, -1)
 
     def condition_number(self, nonzero: bool = False) -> Any:

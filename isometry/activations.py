@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from isometry import _checks
@@ -22,7 +23,7 @@ class Activation:
     - `odd`: whether fn(-x) = -fn(x); None if unknown.
     - `name`: for tables and messages; the function's own name by default.
 
-    **Raises** `ValueError`: fn not callable.
+    **Raises** `ValueError`: fn not callable, or NumPy's.
     """
 
     fn: Callable[[Any], Any]
@@ -33,6 +34,8 @@ class Activation:
     def __post_init__(self):
         if not callable(self.fn):
             raise _checks.InputError(f"Activation(): fn={_checks.show(self.fn)} is not callable.")
+        if isinstance(self.fn, np.ufunc):  # tracing one can end in a segmentation fault (JAX 0.10.2)
+            raise _checks.InputError(f"Activation(): fn is NumPy's {self.fn.__name__}; write jnp.{self.fn.__name__}.")
         object.__setattr__(self, "kinks", tuple(float(k) for k in self.kinks))
         object.__setattr__(self, "name", self.name or getattr(self.fn, "__name__", "activation"))
 

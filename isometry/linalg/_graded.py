@@ -68,8 +68,8 @@ def _sorted(product: Graded, columns: Float[Array, "m r"]) -> tuple[Graded, Floa
     """The product with the largest columns · diag(2^e) first, and `columns` in that order; its basis is out of order.
 
     Rows sort themselves where the coordinates are in general position to the factors' singular vectors. Otherwise, as
-    with factors made of reflections or of Hadamard's matrix, one that started later outgrows those before it: eliminated
-    in its old place it would drown them (columns are sorted so too by Tomas et al., 2012, for quantum Monte Carlo).
+    with factors made of reflections or of Hadamard's matrix, one that started later outgrows those before it, and
+    eliminated in its old place would drown them. (Tomas et al., 2012, sort so for quantum Monte Carlo.)
     """
     peak = jnp.max(jnp.abs(columns), 0) if columns.size else jnp.ones(len(product.exponents), columns.dtype)
     order = jnp.argsort(-(product.exponents + jnp.where(peak == 0, NOTHING // 2, exponent(peak))))
