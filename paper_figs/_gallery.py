@@ -12,6 +12,7 @@ _HEAD = """# The papers' figures, made again
 
 Made by `python -m paper_figs --all --gallery`; every number here was checked by the code that made it.
 """
+_VERDICT = {True: "holds", False: "**fails**"}
 
 
 def write(out: pathlib.Path, here: pathlib.Path = HERE) -> pathlib.Path:
@@ -28,7 +29,7 @@ def write(out: pathlib.Path, here: pathlib.Path = HERE) -> pathlib.Path:
 def _section(record: dict[str, Any]) -> str:
     name, told = record["figure"], _run.figure(record["figure"]).__doc__.partition("\n\n")[2].strip()
     rows = [
-        f"| {c['what']} | {c['measured']} | {c['expected']} | {'holds' if c['holds'] else '**fails**'} |"
+        " ".join(["|", *(f"{_cell(c[k])} |" for k in ("what", "measured", "expected")), _VERDICT[c["holds"]], "|"])
         for c in record["compared"]
     ]
     failed = [] if record["holds"] else ["**The claim does not hold in these numbers.**\n"]
@@ -40,3 +41,8 @@ def _section(record: dict[str, Any]) -> str:
         f"\n{told}\n\n`{' '.join(record['provenance']['command'])}`, {record['seconds']:.0f} s\n",
     ]
     return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """As a table shows it: a bare bar, of |s − 1|, would end the cell."""
+    return text.replace("|", "\\|")

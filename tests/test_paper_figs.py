@@ -152,6 +152,21 @@ def test_a_failed_claim_is_shown(faked, tmp_path, capsys, value):
     assert (tmp_path / "page" / "gallery" / "fake.png").exists()
 
 
+def test_the_gallery_shows_every_figure():
+    """With the numbers of the records beside it, in tables that no |s − 1| cuts."""
+    page = (_gallery.HERE / "README.md").read_text(encoding="utf-8")
+    for name in _run.names():
+        section = page.partition(f"## {name}\n")[2].partition("\n## ")[0]
+        record = json.loads((_gallery.HERE / "gallery" / f"{name}.json").read_text())
+        assert f"](gallery/{name}.png)" in section
+        assert (_gallery.HERE / "gallery" / f"{name}.png").is_file()
+        rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
+        assert len(rows) == len(record["compared"])
+        for row, compared in zip(rows, record["compared"], strict=True):
+            assert row.replace("\\|", "").count("|") == 5
+            assert compared["measured"] in row
+
+
 @pytest.mark.parametrize(("where", "kept"), [("shutil.make_archive", []), ("Figure.savefig", ["fake.zarr.zip"])])
 def test_interrupted(faked, tmp_path, monkeypatch, capsys, where, kept):
     """Half-way through writing the data, or a picture: what is there is whole, and going on takes it from there."""
