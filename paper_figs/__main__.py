@@ -44,7 +44,7 @@ def _show(outcomes: list[_run.Outcome]) -> None:
     rows = []
     for o in outcomes:
         rows.append((o.name, o.claim, "", "", _VERDICT[o.holds]))
-        rows += [("", c.what, f"{c.measured:.5g}", c.expected, _VERDICT[c.holds]) for c in o.compared]
+        rows += [("", c.what, f"{c.measured:.5g}", c.expected, c.verdict) for c in o.compared]
     _table(("figure", "claim, and its numbers", "measured", "expected", "verdict"), rows)
 
 

@@ -20,6 +20,13 @@ class Compared(NamedTuple):
         return bool(self.low <= self.measured <= self.high)
 
     @property
+    def verdict(self) -> str:
+        """Of a number that nothing is asserted of: that it is reported."""
+        if self.low == -math.inf and self.high == math.inf and self.holds:
+            return "reported"
+        return "holds" if self.holds else "FAILS"
+
+    @property
     def expected(self) -> str:
         """The interval in words."""
         if self.words:
@@ -33,7 +40,7 @@ class Compared(NamedTuple):
     def row(self) -> dict[str, object]:
         """For a record and a table: words only, so that what is not a number can be said too."""
         said = {"what": self.what, "measured": f"{self.measured:.5g}", "expected": self.expected}
-        return {**said, "holds": self.holds}
+        return {**said, "holds": self.holds, "verdict": self.verdict}
 
 
 class ClaimFailed(AssertionError):

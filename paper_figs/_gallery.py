@@ -10,9 +10,10 @@ from paper_figs import _run
 HERE = pathlib.Path(__file__).parent
 _HEAD = """# The papers' figures, made again
 
-Made by `python -m paper_figs --all --gallery`; every number here was checked by the code that made it.
+Made by `python -m paper_figs --all --gallery`; every number here was checked by the code that made it, but
+those that are *reported*.
+
 """
-_VERDICT = {True: "holds", False: "**fails**"}
 
 
 def write(out: pathlib.Path, here: pathlib.Path = HERE) -> pathlib.Path:
@@ -22,14 +23,15 @@ def write(out: pathlib.Path, here: pathlib.Path = HERE) -> pathlib.Path:
     for record in found:
         for suffix in ("png", "json"):
             shutil.copyfile(out / f"{record['figure']}.{suffix}", folder / f"{record['figure']}.{suffix}")
-    text = "\n".join([_HEAD, *map(_section, found)])
+    index = [f"- [{r['figure']}](#{r['figure']}): {r['claim']}" for r in found]
+    text = "\n".join([_HEAD + "\n".join(index) + "\n", *map(_section, found)])
     return store.atomically(here / "README.md", lambda file: file.write(text.encode()))
 
 
 def _section(record: dict[str, Any]) -> str:
     name, told = record["figure"], _run.figure(record["figure"]).__doc__.partition("\n\n")[2].strip()
     rows = [
-        " ".join(["|", *(f"{_cell(c[k])} |" for k in ("what", "measured", "expected")), _VERDICT[c["holds"]], "|"])
+        " ".join(["|", *(f"{_cell(c[k])} |" for k in ("what", "measured", "expected")), _bold(c["verdict"]), "|"])
         for c in record["compared"]
     ]
     failed = [] if record["holds"] else ["**The claim does not hold in these numbers.**\n"]
@@ -41,6 +43,10 @@ def _section(record: dict[str, Any]) -> str:
         f"\n{told}\n\n`{' '.join(record['provenance']['command'])}`, {record['seconds']:.0f} s\n",
     ]
     return "\n".join(lines)
+
+
+def _bold(verdict: str) -> str:
+    return "**FAILS**" if verdict == "FAILS" else verdict
 
 
 def _cell(text: str) -> str:

@@ -1,4 +1,4 @@
-"""At finite width ln |Jv|² of ReLU networks has mean −5L/2N and variance 5L/N, though E |Jv|² is 1.
+"""At finite width ln |Jv|² of Gaussian ReLU networks has mean −5L/2N and variance 5L/N, though E |Jv|² is 1.
 
 Hanin and Nica (2020), arXiv:1812.05994, for Gaussian weights; for orthogonal ones the leading order is 3L/N.
 

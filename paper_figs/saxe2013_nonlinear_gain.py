@@ -1,4 +1,4 @@
-"""Tanh chains with orthogonal weights pass errors back best at the edge of chaos, g = 1, though not isometrically.
+"""Orthogonal tanh chains: errors vanish below g = 1 and spread above it; at g = 1 neither, and yet no isometry.
 
 Saxe, McClelland, Ganguli (2013), arXiv:1312.6120, Fig. 7.
 
@@ -6,8 +6,9 @@ Singular values of the Jacobian of x → g W tanh(x), 99 times over, W orthogona
 the gain g and the variance of the input; float64. Below g = 1 every one decays, with ln s at most 99 ln g exactly,
 since tanh' ≤ 1; above, the largest grow and the smallest do not follow. Lines: where mean field puts the mean of s²,
 Π g² E tanh'(√q_l z)², q_l by the length map; finite nets of this depth scatter about it. The paper has width 1000 and
-shows some nets; here 200, and marks with 5 % to 95 % of the values over all draws. That g = 1 is nearly but not exactly
-isometric shows as a median below 1. Full: 1 minute on 2 cores.
+shows some nets; here 200, and marks with 5 % to 95 % of the values over all draws. At g = 1 the median is below 1, and
+the more so the larger the input; a little above it the median is nearer to 1, but the values lie wider apart.
+Full: 1 minute on 2 cores.
 """
 
 from typing import Any
@@ -116,7 +117,7 @@ def plot(data: xarray.Dataset) -> Any:
         rms = part.mean_square / (2 * np.log(10))
         error = 2 * rms.std("draw", ddof=1) / np.sqrt(data.sizes["draw"])
         _style.dots(ax, data.gain, rms.mean("draw"), error, 2, label="root mean square")
-        _style.line(ax, data.gain, part.law / (2 * np.log(10)), 2, label="the same, mean field")
+        _style.line(ax, data.gain, part.law / (2 * np.log(10)), 2, label="root mean square, mean field")
         ax.axhline(0, color="0.6", lw=0.7, ls=":")
         ax.set(xlabel="gain g", title=f"mean square of the input {q:g}")
     axes[0].set_ylabel("log$_{10}$ s")

@@ -6,7 +6,7 @@ Left: depth scales. Marks come from the linear response of networks at their fix
 standard errors): two inputs a little off c*, or one a little too long, on the same weights; the rate is −ln of the mean
 ratio of the deviations after 4 layers, over 4. A network of width N is off by O(1/N) a layer: rates must lie within
 their t interval plus 5/N. Right: training accuracy on 8×8 digits after 300 steps of SGD (width 64, rate 0.003, batches
-of 64; the paper: MNIST, width 300). The depth of half accuracy goes with xi_c. Its multiple depends on rate and steps;
+of 64; the paper: MNIST, width 300). The depth of half accuracy grows with xi_c. Its multiple depends on rate and steps;
 the paper draws 6, where e⁻⁶ of a signal is left, as the end of what trains: it must not lie beyond. Depths beyond the
 deepest tried are censored, and left out of slope and factor. Full: 6 minutes on 2 cores.
 """
@@ -154,22 +154,24 @@ def plot(data: xarray.Dataset) -> Any:
     figure, axes = _style.panels(1, 2, height=2.6)
     left, right = axes[0]
     rate, error = _rates(data)
-    for i, (scale, name) in enumerate((("xi_q", "xi$_q$"), ("xi_c", "xi$_c$"))):
+    for i, (scale, name) in enumerate((("xi_q", r"$\xi_q$"), ("xi_c", r"$\xi_c$"))):
         r, e = rate.sel(scale=scale), error.sel(scale=scale)
         some = r > 2 * e
         _style.dots(left, data.response[some], (1 / r)[some], (2 * e / r**2)[some], i, label=f"{name}, networks")
         _style.line(left, data.fine, data.law_xi.sel(scale=scale), i, label=f"{name}, theory")
-    left.set(xlabel="sigma$_w^2$", ylabel="depth scale (layers)", title="Depth scales", yscale="log", ylim=(0.6, 1000))
+    left.set(
+        xlabel=r"$\sigma_w^2$", ylabel="depth scale (layers)", title="Depth scales", yscale="log", ylim=(0.6, 1000)
+    )
     left.legend(loc="upper right")
     mean = data.accuracy.mean("seed")
     shown = right.pcolormesh(data.square_w, data.depth, mean, shading="nearest", cmap="cividis", vmin=0, vmax=1)
     figure.colorbar(shown, ax=right, label="training accuracy")
-    right.plot(data.fine, 6 * data.law_xi.sel(scale="xi_c"), color="white", lw=1.4, label="6 xi$_c$, theory")
+    right.plot(data.fine, 6 * data.law_xi.sel(scale="xi_c"), color="white", lw=1.4, label=r"$6\,\xi_c$, theory")
     right.plot(data.square_w, _half_depths(data), "o", color=_style.COLOURS[1], mec="white", label="half accuracy")
     depths = data.depth.values
-    right.set(xlabel="sigma$_w^2$", ylabel="depth (layers)", title="Trained on digits", yscale="log")
+    right.set(xlabel=r"$\sigma_w^2$", ylabel="depth (layers)", title="Trained on digits", yscale="log")
     right.set_ylim(depths[0] ** 1.5 / depths[1] ** 0.5, depths[-1] ** 1.5 / depths[-2] ** 0.5)
-    right.set_xlim(float(data.square_w[0]), float(data.square_w[-1]))
+    right.set_xlim(float(data.square_w[0]) - 0.08, float(data.square_w[-1]) + 0.12)
     right.set_yticks(depths, [str(d) for d in depths])
     right.minorticks_off()
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2, facecolor="0.6", frameon=True)

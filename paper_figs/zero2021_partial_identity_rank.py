@@ -75,7 +75,7 @@ def plot(data: xarray.Dataset) -> Any:
         how = {"ls": styles[i % 5], "lw": 2.4 - 0.4 * i, "label": f"h = {h}"}
         _style.line(left, data.step, data["rank"].sel(width=h), i, **how)
     end = data["rank"].isel(step=-1)
-    right.plot(data.width, end, "o", color=_style.COLOURS[0], label="measured, end of training")
+    right.plot(data.width, end, "o", color=_style.COLOURS[0], label="measured")
     right.plot(data.width, data.width, ":", color="0.4", lw=0.9, label="h")
     for ax in (left, right):
         ax.axhline(n_x, color="black", lw=0.9, label="N$_x$")

@@ -76,7 +76,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
             Compared("rank from ZerO at the end", float(end.sel(run="ZerO")), a["inputs"] + 1, a["ceiling"]),
             Compared("float64: first singular value beyond the ceiling, of the largest", kept, 0, slack["float64"]),
             Compared("float32: the same", leaked, slack["float64"], slack["float32"]),
-            Compared("float32: rank at the end beyond the ceiling", excess, words="reported: a conjecture"),
+            Compared("float32: rank at the end beyond the ceiling", excess, words="a conjecture"),
             Compared("accuracy on held-out inputs, least", float(data.accuracy.min()), 0.8, 1.0),
         ]
     )  # fmt: skip

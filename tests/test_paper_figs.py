@@ -116,7 +116,13 @@ def test_run_and_resume(faked, tmp_path, capsys):
     assert {p.name for p in tmp_path.iterdir()} == {"fake.zarr.zip", "fake.png", "fake.pdf", "fake.json"}
     record = json.loads((tmp_path / "fake.json").read_text(), parse_constant=pytest.fail)
     assert record["holds"]
-    assert record["compared"][0] == {"what": "value", "measured": "1", "expected": "1 ± 0.1", "holds": True}
+    assert record["compared"][0] == {
+        "what": "value",
+        "measured": "1",
+        "expected": "1 ± 0.1",
+        "holds": True,
+        "verdict": "holds",
+    }
     assert {"versions", "git_commit", "seed", "preset", "fingerprint", "command"} <= record["provenance"].keys()
     kept = _run.read_data(tmp_path / "fake.zarr.zip")
     assert kept.value.values.tolist() == [1.0, 2.0]
@@ -148,7 +154,7 @@ def test_a_failed_claim_is_shown(faked, tmp_path, capsys, value):
     assert (tmp_path / "fake.png").stat().st_size > 1000
     page = _gallery.write(tmp_path, tmp_path / "page").read_text()
     assert "does not hold" in page
-    assert "| value | " + f"{value:.5g} | 1 ± 0.1 | **fails** |" in page
+    assert "| value | " + f"{value:.5g} | 1 ± 0.1 | **FAILS** |" in page
     assert (tmp_path / "page" / "gallery" / "fake.png").exists()
 
 
