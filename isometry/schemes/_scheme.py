@@ -95,8 +95,8 @@ class Scheme:
         _a("Scheme.drawn", "layer", layer, Layer)
         if self.ensemble is None:
             raise _checks.NotDefined(
-                f"Scheme.drawn(): no law is known of {self.name}: there is one of weights drawn Gaussian or Haar, layer "
-                "by layer."
+                f"Scheme.drawn(): no law is known of {self.name}: there is one of weights drawn Gaussian or Haar, "
+                "layer by layer."
             )
         return self.ensemble(layer, self.sigma_w)
 
