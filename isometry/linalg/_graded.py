@@ -26,9 +26,13 @@ class Graded(NamedTuple):
 
 
 def identity(width: int, dtype: Any) -> Graded:
-    """The empty product on `width` coordinates."""
-    eye = jnp.eye(width, dtype=dtype)
-    return Graded(eye, jnp.zeros(width, jnp.int32), eye, jnp.zeros((), dtype))
+    """The empty product on `width` coordinates, Q diag(1) Qᵀ with one fixed Haar matrix.
+
+    In coordinates of their own, factors need not be in general position: those that are upper triangular leave the span
+    of the leading ones as it is, and the rows would never sort themselves.
+    """
+    haar, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (width, width), dtype))
+    return Graded(haar, jnp.zeros(width, jnp.int32), haar.T, jnp.zeros((), dtype))
 
 
 def times(product: Graded, image: Float[Array, "m r"]) -> Graded:
