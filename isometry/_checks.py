@@ -7,6 +7,7 @@ look only at what is concrete: a traced value cannot be judged and passes.
 import difflib
 import importlib
 import math
+import numbers
 import operator
 from collections.abc import Iterable
 from types import ModuleType
@@ -105,7 +106,7 @@ def _number(call: str, name: str, value: Any, low: float, high: float, open_low:
 def _float(call: str, name: str, value: Any) -> float:
     """`value` in float64; infinite where a whole number exceeds it. float() would also take "0.2", True and [0.2]."""
     dtype = getattr(value, "dtype", None)
-    real = isinstance(value, (int, float)) if dtype is None else is_real(dtype) and np.ndim(value) == 0
+    real = isinstance(value, numbers.Real) if dtype is None else is_real(dtype) and np.ndim(value) == 0
     try:
         if isinstance(value, bool) or not real:
             raise TypeError
@@ -128,10 +129,13 @@ def array(call: str, **named: Any) -> Any:
     """
     ((name, value),) = named.items()
     try:
-        if not is_traced(value) and not _numeric(value if hasattr(value, "dtype") else np.asarray(value)):
-            raise TypeError
         with np.errstate(over="ignore"):
-            return jnp.asarray(value)
+            found = jnp.asarray(value) if hasattr(value, "__jax_array__") else value
+            known = is_traced(found) or isinstance(found, (np.ndarray, np.generic, jax.Array))
+            found = found if known else np.asarray(found)  # a list, or an array of another library
+            if not _numeric(found):
+                raise TypeError
+            return jnp.asarray(found)
     except (TypeError, ValueError, OverflowError):
         came = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else show(value)
         raise InputError(f"{call}(): {name} is {came}, not an array of numbers.") from None

@@ -95,7 +95,7 @@ def report(
         given: dict[str, Any] = {} if value is None else {name: value}
         _checks.number(_CALL, low=0.0, open_low=name == "--sigma-w", **given)
     if depth is not None:
-        _checks.integer(_CALL, low=1, **{"--depth": depth})
+        _checks.integer(_CALL, low=1, high=100_000, **{"--depth": depth})
     phi = activations.get(activation, _CALL)
     b = 0.0 if sigma_b is None else sigma_b
     critical = [theory.critical_at(phi, q)] if q is not None else theory.critical_points(phi, b)

@@ -17,14 +17,10 @@ def insistent() -> Iterator[list[int]]:
     Python raises it wherever it is, and drops it if that is a finalizer or a callback of the garbage collector: JAX has
     one, and a command stopped there would run on to its end. The import of an extension makes an ImportError of it; so
     whatever comes out after a Ctrl-C is a KeyboardInterrupt here. Nothing changes outside the main thread, under a
-    handler of the caller's own, and without POSIX timers.
+    handler or a timer of the caller's own, and without POSIX timers.
     """
     main = threading.current_thread() is threading.main_thread()
-    if (
-        not main
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-        or not hasattr(signal, "setitimer")
-    ):
+    if not main or not hasattr(signal, "setitimer") or not _free():
         yield []
         return
     heard: list[int] = []
@@ -46,3 +42,12 @@ def insistent() -> Iterator[list[int]]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGALRM, before)
+
+
+def _free() -> bool:
+    """Whether SIGINT, SIGALRM and the timer are as Python starts them."""
+    return (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+        and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    )

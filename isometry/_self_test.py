@@ -119,7 +119,7 @@ def _mean_square(key: Any) -> tuple[Any, float, str]:
     net = networks.mlp([_N, _N], "linear", "gaussian", sigma_w=1.0, sigma_b=0.0, bias=False)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     words = jnp.asarray(rng.integers(2**32, size=(seeds, 2), dtype=np.uint32))
-    keys = jax.random.wrap_key_data(words)  # jax.random.split would be compiled for it
+    keys = jax.random.wrap_key_data(words, impl="threefry2x32")  # jax.random.split would be compiled for it
     found = ensemble(net, keys, np.ones((2, _N), np.float32), method="dense")
     error = abs(np.exp(2 * np.asarray(found.log_values, float)).mean() - 1)
     return error, _chi_squared_band(seeds * _N**2), f"the draw: more by chance in at most {FALSE_ALARM:.0e} of seeds"

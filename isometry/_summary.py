@@ -61,15 +61,17 @@ def _over_seeds(values: np.ndarray) -> dict[str, float | None]:
 
 
 def _predicted(sp: Spectrum, law: Law) -> dict[str, float | None]:
+    lost = float(np.mean(below_floor(sp, law)))
     low, high, square = float(law.quantile(0.0, "s")), law.s_max, law.moment(1)
     found = {"s_min": low, "s_max": high} | {f"s_{round(100 * p)}%": float(law.quantile(p, "s")) for p in QUANTILES}
     found |= {
         "mean_s2": square,
         "isometry_deviation": math.sqrt(max(square - 2 * law.moment(1, "s") + 1, 0.0)),
-        "log_spread": law.moment(2, "log_s") - law.moment(1, "log_s") ** 2,
+        # the measured one is of what is resolved
+        "log_spread": law.moment(2, "log_s") - law.moment(1, "log_s") ** 2 if lost == zero_mass(law) else math.nan,
         "condition_number": high / low if low > 0 else math.inf,
         "stable_rank": sp.size * square / high**2 if high > 0 else math.nan,
-        "zero_fraction": float(np.mean(below_floor(sp, law))),
+        "zero_fraction": lost,
         "exact_zero_fraction": zero_mass(law),
     }
     return {name: None if math.isnan(value) else float(value) for name, value in found.items()}

@@ -35,7 +35,9 @@ class Activation:
         if not callable(self.fn):
             raise _checks.InputError(f"Activation(): fn={_checks.show(self.fn)} is not callable.")
         if isinstance(self.fn, np.ufunc):  # tracing one can end in a segmentation fault (JAX 0.10.2)
-            raise _checks.InputError(f"Activation(): fn is NumPy's {self.fn.__name__}; write jnp.{self.fn.__name__}.")
+            name = self.fn.__name__
+            home = "jnp" if hasattr(jnp, name) else "jax.scipy.special"
+            raise _checks.InputError(f"Activation(): fn={name} is NumPy's, not JAX's; write {home}.{name}.")
         object.__setattr__(self, "kinks", tuple(float(k) for k in self.kinks))
         object.__setattr__(self, "name", self.name or getattr(self.fn, "__name__", "activation"))
 

@@ -88,7 +88,7 @@ def _absorb(upper: Float[Array, "r r"], scale: Float[Array, " r"], product: Grad
     reach = exponent(upper) + product.exponents[None, :]
     top = jnp.max(jnp.where(upper == 0, NOTHING, reach), -1)
     # positive powers meet entries as small, so the result is at most 1
-    mixed = upper * power_of_two(product.exponents[None, :] - top[:, None], upper.dtype)
+    mixed = _scaled(upper, product.exponents[None, :] - top[:, None])
     rows, shift = unit_rows(mixed @ product.rows)
     exponents = jnp.where(top + shift <= NOTHING // 2, NOTHING, top + shift)
     pivot = jnp.abs(jnp.diagonal(upper))
@@ -99,8 +99,13 @@ def _absorb(upper: Float[Array, "r r"], scale: Float[Array, " r"], product: Grad
 def unit_rows(rows: Float[Array, "r n"]) -> tuple[Float[Array, "r n"], Int[Array, " r"]]:
     """Rows with their largest entry in [1/2, 1), and the powers of two taken out; zero rows stay, at no exponent."""
     peak = jnp.max(jnp.abs(rows), -1)
-    shift = jnp.where(peak == 0, NOTHING, exponent(peak))
-    return rows * power_of_two(jnp.where(peak == 0, 0, -shift), rows.dtype)[:, None], shift
+    shift = exponent(peak)
+    return _scaled(rows, jnp.where(peak == 0, 0, -shift)[:, None]), jnp.where(peak == 0, NOTHING, shift)
+
+
+def _scaled(x: Any, e: Any) -> Any:
+    """x · 2^e, in two halves: 2^-127 itself is not normal in float32."""
+    return x * power_of_two(e // 2, x.dtype) * power_of_two(e - e // 2, x.dtype)
 
 
 def exponent(x: Float[Array, "*s"]) -> Int[Array, "*s"]:

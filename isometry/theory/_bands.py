@@ -4,6 +4,7 @@ Queries start from a table of states. It is interpolated in a variable in which 
 derivative dlog ζ/dlog λ that every state knows.
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable
@@ -60,11 +61,13 @@ class Band:
     def _reached(self, t: Array) -> tuple[State, Array]:
         """The states at t, and where there are any: all but far below the table."""
         nodes, table, below = self._table
-        far = (t < nodes[0]) & (self.low == -math.inf) & (below[0] - (1 - self.above_low) <= _MOST_LOST)
+        lost = below - (1 - self.above_low)
+        first = int(np.argmax(lost > _MOST_LOST))  # node: below it no more is left than may be lost
+        far = (t < nodes[first]) & (self.low == -math.inf) & (lost[0] <= _MOST_LOST)
         if not far.any():
             return self.solve(t), ~far
         deep, good = self.product.attempt(t[far], self._distance(t[far]), self._interpolated(t[far], nodes, table))
-        good &= self._left(deep, t[far]) <= below[0] - (1 - self.above_low)  # else it is another branch
+        good &= self._left(deep, t[far]) <= lost[first]  # else it is another branch
         found = ~far
         found[far] = good
         order = np.argsort(np.r_[np.flatnonzero(~far), np.flatnonzero(far)[good]])
@@ -138,7 +141,9 @@ class Band:
         falls = good & (np.diff(below, prepend=left) <= 0)
         last = int(np.argmin(np.r_[falls, False])) - 1
         if last < 0 or below[last] > _MOST_LOST:
-            raise NotConverged(f"Law: it could not be inverted at log lam = {self.high - depths[last + 1]:.6g}.")
+            raise NotConverged(
+                f"Law: it could not be inverted at log lam = {self.high - depths[min(last + 1, len(depths) - 1)]:.6g}."
+            )
         return float(depths[last])
 
     def _shallow(self, least: float) -> int:
@@ -217,10 +222,10 @@ class Band:
         if low > -math.inf:
             return _adaptive(mass, np.linspace(0, np.pi / 2, 5))
         panels = np.r_[0, 2.0 ** np.arange(-4, 0.5)]
-        try:
-            return _adaptive(mass, np.sqrt(self.reach(1e-14)) * panels)
-        except NotConverged:  # what lies below is beyond the contour's resolution of phi'² near zero
-            return _adaptive(mass, np.sqrt(self.reach()) * panels)
+        for least in (1e-14, _TINY):
+            with contextlib.suppress(NotConverged):  # what lies below is beyond the contour's resolution near zero
+                return _adaptive(mass, np.sqrt(self.reach(least)) * panels)
+        return _adaptive(mass, np.sqrt(self.reach(_MOST_LOST)) * panels)
 
     def _smooth_parts(self) -> list[tuple[float, float]]:
         """The band cut where its density is singular inside: for one orthogonal pair, at extrema of phi'²."""
