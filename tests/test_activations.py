@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from isometry import InputError, activations
 from isometry.activations import Activation
@@ -99,3 +100,9 @@ def test_not_callable():
 
 def test_kinks_are_floats():
     assert Activation(jnp.abs, kinks=[0, 1]).kinks == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("fn", "said"), [(np.tanh, "jnp.tanh"), (scipy.special.erf, "jax.scipy.special.erf")])
+def test_a_ufunc_of_numpy_is_refused(fn, said):
+    with pytest.raises(ValueError, match=f"is NumPy's, not JAX's; write {said}"):
+        activations.get(fn)

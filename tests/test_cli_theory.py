@@ -83,7 +83,7 @@ def test_what_does_not_exist_is_null(capsys):
         (("--sigma-w", 0), "--sigma-w=0.0 is not a finite number in (0, inf)"),
         (("--activation", "tan"), "Did you mean 'tanh'"),
         (("--activation", "softplus", "--q", 1), "softplus at q=1 has chi_1 = 1 only with sigma_b²"),
-        (("--depth", 0), "--depth=0 must be a whole number, at least 1"),
+        (("--depth", 0), "--depth=0 must be a whole number, between 1 and 100000"),
     ],
 )
 def test_refusals(argv, message, capsys):

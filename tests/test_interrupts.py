@@ -131,6 +131,17 @@ def test_an_interrupt_that_a_finalizer_swallows_comes_again_once():
     assert shown.split("\n") == ["went on", "stopped True", "once", ""]
 
 
+def test_a_timer_of_the_callers_own_is_left_alone():
+    signal.setitimer(signal.ITIMER_REAL, 1000)
+    try:
+        with _interrupts.insistent() as heard:
+            assert heard == []
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 1000
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def test_what_an_interrupt_turned_into_is_an_interrupt():
     """As by the import of an extension; without a Ctrl-C an error is what it was."""
 

@@ -302,3 +302,18 @@ def test_coordinates_that_are_not_in_general_position(turns, depth):
         with jax.enable_x64(dtype == "float64"):
             found = np.asarray(linalg.product_log_singular_values(jnp.asarray(factors, dtype)))
         np.testing.assert_allclose(found, want, atol=rounding)
+
+
+@pytest.mark.parametrize("factor", [np.triu(np.ones((8, 8))), np.eye(8) + np.eye(8, k=1)])
+def test_triangular_factors(factor):
+    """The span of their leading coordinates never changes."""
+    truth = exact(np.stack([factor] * 60), 120)
+    for dtype, rounding in (("float32", 1e-3), ("float64", 1e-9)):
+        with jax.enable_x64(dtype == "float64"):
+            found = linalg.product_log_singular_values(jnp.asarray(np.stack([factor] * 60), dtype))
+        np.testing.assert_allclose(np.asarray(found), truth, atol=rounding)
+
+
+def test_factors_at_the_end_of_the_exponents():
+    found = linalg.product_log_singular_values(jnp.diag(jnp.array([1e36, 1.0]))[None])
+    np.testing.assert_allclose(found, [np.log(1e36), 0], atol=1e-5)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from scipy import integrate, optimize
 
 from isometry import activations, theory
 from isometry.theory import _jacobian_law, _product
@@ -266,3 +267,17 @@ def test_many_variances_share_a_few(phi, weights, widths, monkeypatch):
     assert few.s_max == pytest.approx(each.s_max, rel=1e-9)
     assert few.variance == pytest.approx(each.variance, rel=1e-10)
     assert few.moment(1) == pytest.approx(each.moment(1), rel=1e-10)
+
+
+@pytest.mark.parametrize("depth", [32, 128])
+def test_mean_of_the_logarithm_where_the_contour_ends_early(depth):
+    """Determinants multiply: E log s = L E log |phi'|, here 1e-6 of the mass lies where nothing can be inverted."""
+    law = theory.jacobian_law("gelu", depth, 1.0, 1.0)
+    zero = optimize.brentq(lambda z: float(activations.get("gelu").slope(jnp.float32(z))), -1.0, -0.5)
+
+    def integrand(z):
+        slope = 0.5 * math.erfc(-z / math.sqrt(2)) + z * math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+        return math.log(abs(slope) or 1e-300) * math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+
+    mean = integrate.quad(integrand, -9, 9, points=[zero], limit=500)[0]
+    assert law.moment(1, "log_s") == pytest.approx(depth * mean, rel=1e-4)
