@@ -11,7 +11,7 @@ precision = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(precision)
 
 
-SECONDS_TO_COMPILE = ("extreme singular values, Lanczos", "theory.traced: chi, q*")
+SECONDS_TO_COMPILE = ("extreme singular values, Lanczos", "log singular values, product", "theory.traced: chi, q*")
 
 
 def _cases():
