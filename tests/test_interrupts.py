@@ -64,13 +64,27 @@ with _interrupts.insistent():
 """
 
 
+HEARING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 def started(words, **kwargs):
     """A child that hears SIGINT, which one in the background would inherit ignored."""
     return subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **kwargs,
+        [sys.executable, "-c", HEARING, *map(str, words)],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs,
     )  # fmt: skip
+
+
+@pytest.fixture
+def hearing():
+    """This process hears SIGINT too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def whole(path):
@@ -131,6 +145,7 @@ def test_an_interrupt_that_a_finalizer_swallows_comes_again_once():
     assert shown.split("\n") == ["went on", "stopped True", "once", ""]
 
 
+@pytest.mark.usefixtures("hearing")
 def test_a_timer_of_the_callers_own_is_left_alone():
     signal.setitimer(signal.ITIMER_REAL, 1000)
     try:
@@ -142,6 +157,7 @@ def test_a_timer_of_the_callers_own_is_left_alone():
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+@pytest.mark.usefixtures("hearing")
 def test_what_an_interrupt_turned_into_is_an_interrupt():
     """As by the import of an extension; without a Ctrl-C an error is what it was."""
 

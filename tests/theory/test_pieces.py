@@ -63,7 +63,8 @@ def test_steeper_than_the_samples():
         (lambda x: jnp.cumsum(x) / 64, r"it must be elementwise"),
         (lambda x: x[:3], r"maps shape .* it must be elementwise"),
         (lambda x: x if x > 0 else 0.0, r"jnp\.where instead of if"),
-        (np.tanh, r"written with jnp"),
+        (np.tanh, r"NumPy's, not JAX's; write jnp\.tanh"),
+        (lambda x: np.tanh(np.asarray(x)), r"written with jnp"),
     ],
 )
 def test_refused(fn, message):
