@@ -49,7 +49,7 @@ class Initializer:
                 f"{self.name}(): {self.arguments} reaches {self.largest:g} in magnitude, beyond the largest "
                 f"{jnp.dtype(kind).name}, {float(jnp.finfo(kind).max):g}; write smaller numbers or a wider dtype."
             )
-        draw = self.draw if self.random else self._program
+        draw, key = (self.draw, key) if self.random else (self._program, None)
         drawn = draw(key, axes, kind if jnp.finfo(kind).bits >= 32 else jnp.dtype(jnp.float32)).astype(kind)
         return drawn if out_sharding is None else place(drawn, out_sharding)
 
