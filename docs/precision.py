@@ -8,7 +8,7 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -229,8 +229,8 @@ def depth_scale(_: str) -> float:
     """xi_c of erf in the ordered phase, where c* = 1 and xi_c = −1/ln chi_1; in units of xi_c."""
     worst = 0.0
     for sigma_w, sigma_b in ((0.5, 0.3), (0.85, 0.1), (1.0, 0.5)):
-        q = optimize.brentq(
-            lambda q, w=sigma_w, b=sigma_b: w**2 * erf_square(q) + b**2 - q, 1e-6, 10.0, xtol=1e-16, rtol=1e-15
+        q: Any = optimize.brentq(
+            lambda q, w=sigma_w, b=sigma_b: w**2 * erf_square(q) + b**2 - q, 1e-6, 10.0, xtol=1e-16
         )
         want = -1 / math.log(sigma_w**2 * erf_slope(q))
         worst = max(worst, relative(theory.depth_scales("erf", sigma_w, sigma_b).xi_c, want) / want)
