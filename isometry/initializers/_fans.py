@@ -5,6 +5,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from isometry import _checks
 
 Axes = int | Sequence[int]
@@ -22,7 +24,11 @@ class Layout(NamedTuple):
 
     def changed(self) -> dict[str, Any]:
         """The fields that are not the default, for a repr."""
-        return {name: value for name, value in self._asdict().items() if value != self._field_defaults[name]}
+        return {
+            name: value
+            for name, value in self._asdict().items()
+            if not np.array_equal(value, self._field_defaults[name])
+        }
 
 
 def axes_of(call: str, axis: Axes, rank: int, name: str) -> tuple[int, ...]:
