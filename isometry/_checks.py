@@ -7,7 +7,6 @@ look only at what is concrete: a traced value cannot be judged and passes.
 import difflib
 import importlib
 import math
-import numbers
 import operator
 from collections.abc import Iterable
 from types import ModuleType
@@ -106,7 +105,7 @@ def _number(call: str, name: str, value: Any, low: float, high: float, open_low:
 def _float(call: str, name: str, value: Any) -> float:
     """`value` in float64; infinite where a whole number exceeds it. float() would also take "0.2", True and [0.2]."""
     dtype = getattr(value, "dtype", None)
-    real = isinstance(value, numbers.Real) if dtype is None else is_real(dtype) and np.ndim(value) == 0
+    real = isinstance(value, (int, float)) if dtype is None else is_real(dtype) and np.ndim(value) == 0
     try:
         if isinstance(value, bool) or not real:
             raise TypeError

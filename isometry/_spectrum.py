@@ -65,12 +65,13 @@ class Spectrum:
     def moment(self, k: float = 1, variable: str = "lam") -> Any:
         """E[variable^`k`] over all nodes; for "log_s" over the resolved ones, of which `zero_fraction` is left out.
 
-        **Raises** `ValueError`: an unknown variable; k not a positive number, or too small for one in the dtype; a
+        **Raises** `ValueError`: an unknown variable; k not a positive number in the range of the dtype; a
         power of log_s that is not whole.
         """
         _checks.one_of("moment", among=VARIABLES, variable=variable)
         _checks.number("moment", low=0.0, open_low=True, k=k)
-        _checks.number("moment", low=float(jnp.finfo(self.log_values.dtype).tiny), k=k)
+        range_of = jnp.finfo(self.log_values.dtype)
+        _checks.number("moment", low=float(range_of.tiny), high=float(range_of.max), k=k)
         if variable == "log_s":
             _whole_power("moment", k)
             mass = self._resolved_weights()

@@ -98,14 +98,15 @@ def inverse_M(law: Law, psi: Any) -> Any:  # noqa: N802
     w = product.on_negative_axis(np.zeros(flat.shape))
     start = np.log(-product.state(w).psi.real + 0j) - 1j * np.pi
     end = np.log(np.abs(below)) - 1j * np.arctan2(np.abs(below.imag), below.real)
-    for share in np.linspace(0, 1, 65)[1:]:
-        aim = np.exp(start + share * (end - start))
-        for _ in range(3 if share < 1 else 8):
-            at = product.state(w)
-            step = (at.mismatch + aim - at.psi) / at.rates
-            w = w + step * np.minimum(1, 0.5 / np.maximum(np.abs(step).max(0), 1e-300))
-    at = product.state(w)
-    residual = np.maximum(np.abs(at.psi - below) / np.abs(below), np.abs(at.mismatch).max(0))
+    with np.errstate(all="ignore"):  # beyond the exponents: then the residual is no number, and nothing is returned
+        for share in np.linspace(0, 1, 65)[1:]:
+            aim = np.exp(start + share * (end - start))
+            for _ in range(3 if share < 1 else 8):
+                at = product.state(w)
+                step = (at.mismatch + aim - at.psi) / at.rates
+                w = w + step * np.minimum(1, 0.5 / np.maximum(np.abs(step).max(0), 1e-300))
+        at = product.state(w)
+        residual = np.maximum(np.abs(at.psi - below) / np.abs(below), np.abs(at.mismatch).max(0))
     _settled("inverse_M", residual, flat)
     value = np.exp(at.log_lam)
     value = np.where(flat.imag > 0, value.conj(), value).reshape(wanted.shape)
