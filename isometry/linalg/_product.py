@@ -229,6 +229,8 @@ def _stacks(factors: Any, call: str = "product_log_singular_values") -> list[Fac
     """`factors` as stacks of equal shape, checked."""
     whole = hasattr(factors, "ndim")
     try:
+        if isinstance(factors, (str, bytes)):
+            raise TypeError
         matrices = [factors] if whole else [jnp.asarray(a)[None] for a in factors]
     except (TypeError, ValueError):
         raise _checks.InputError(
