@@ -25,7 +25,8 @@ _PLAIN_BITS = {"float32": 12, "float64": 18}
 class Factors(NamedTuple):
     """Consecutive factors of one shape: `diag(scale[i]) · matrix[i]`, the first acts first; what is None is left out.
 
-    Rows may differ in scale by any amount; columns should not, or the small ones drown: put a diagonal in `scale`.
+    Rows of one factor may differ in scale as far as the dtype reaches, by 1e38 in float32; columns should not, or the
+    small ones drown: put a diagonal in `scale`.
     """
 
     matrix: Float[Array, "count m n"] | None
@@ -58,7 +59,7 @@ def product_log_singular_values(factors: Any, *, every: int | None = None) -> Fl
       A rank that a factor loses inside a group may go unseen.
 
     Returns min over all sizes many values if the sizes differ, padded by −inf to min(m, n) of the product.
-    Every index is right, also 1000 decades below the largest: scales are kept as exact powers of two in a graded
+    Every index is right, also 1000 decades below the largest, and an exact isometry to rounding: scales are kept as exact powers of two in a graded
     product, whose factor is diagonalized by one-sided Jacobi on rows of separate scale. A factor that is rank-deficient
     to rounding (n·eps of its row) gives −inf, as often as it loses a rank.
 
