@@ -59,9 +59,9 @@ def product_log_singular_values(factors: Any, *, every: int | None = None) -> Fl
       A rank that a factor loses inside a group may go unseen.
 
     Returns min over all sizes many values if the sizes differ, padded by −inf to min(m, n) of the product.
-    Every index is right, also 1000 decades below the largest, and an exact isometry to rounding: scales are kept as exact powers of two in a graded
-    product, whose factor is diagonalized by one-sided Jacobi on rows of separate scale. A factor that is rank-deficient
-    to rounding (n·eps of its row) gives −inf, as often as it loses a rank.
+    Every index is right, also 1000 decades below the largest, and an exact isometry to rounding: scales are kept as
+    exact powers of two in a graded product, whose factor is diagonalized by one-sided Jacobi on rows of separate scale.
+    A factor that is rank-deficient to rounding (n·eps of its row) gives −inf, as often as it loses a rank.
 
     Pure JAX: jit, vmap, scan; no gradient (values coincide at isometry; use `spectral_moments`). Cost: L (2 n³ product
     + 2/3 n³ elimination + 2 n³ update), `every` dividing the last two, and a few sweeps of 6 n³.
