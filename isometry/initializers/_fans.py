@@ -24,11 +24,13 @@ class Layout(NamedTuple):
 
     def changed(self) -> dict[str, Any]:
         """The fields that are not the default, for a repr."""
-        return {
-            name: value
-            for name, value in self._asdict().items()
-            if not np.array_equal(value, self._field_defaults[name])
-        }
+        same = {name for name, value in self._field_defaults.items() if _is(getattr(self, name), value)}
+        return {name: value for name, value in self._asdict().items() if name not in same}
+
+
+def _is(value: object, default: Axes) -> bool:
+    """Equality that an array, wrongly given as an axis, does not make ambiguous."""
+    return isinstance(value, int | tuple) and value == default
 
 
 def axes_of(call: str, axis: Axes, rank: int, name: str) -> tuple[int, ...]:
