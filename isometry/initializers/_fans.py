@@ -5,8 +5,6 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from isometry import _checks
 
 Axes = int | Sequence[int]
