@@ -92,7 +92,7 @@ class Flag:
     interval: tuple[float, float] | None = None
     threshold: Any = None
     source: str = ""
-    evidence: dict[str, Any] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict, repr=False)  # pages of arrays
 
     @property
     def raised(self) -> bool:

@@ -54,6 +54,9 @@ class Report:
         words = "no flag raised" if self.verdict == CLEAR else "; ".join(f"{f.name}: {f.reason}" for f in chosen)
         return f"{self.note}; {words}" if self.note else words
 
+    def __repr__(self) -> str:
+        return f"Report({self.network}: {self.verdict}; {self.reason})"
+
     def statistics(self, span: str = "end_to_end") -> dict[str, Any]:
         """Medians over seeds × inputs of the statistics of a `span`, and the standard error of E s² over seeds.
 
@@ -130,6 +133,9 @@ class Reports(Mapping[str, Report]):
 
     def __len__(self) -> int:
         return len(self.reports)
+
+    def __repr__(self) -> str:
+        return f"Reports({', '.join(f'{name}: {report.verdict}' for name, report in self.items())})"
 
     @property
     def verdict(self) -> str:

@@ -82,6 +82,14 @@ def test_the_table_holds_names_and_verdicts(reports):
         assert report.verdict in text
 
 
+def test_what_a_notebook_shows_fits_on_a_screen(reports):
+    """The repr says verdict and reasons; the arrays behind a flag are not part of it."""
+    report = reports["plain"]
+    assert repr(report) == f"Report({report.network}: {report.verdict}; {report.reason})"
+    assert f"plain: {report.verdict}" in repr(reports)
+    assert all(len(repr(flag)) < 1000 for flag in report.flags.values())
+
+
 def test_an_orthogonal_network_measures_as_one(reports):
     """Widths 6, 8, 8, 3 with tanh near its linear regime do not, but s_max ≤ 1 holds: |tanh'| ≤ 1, all weights 1."""
     s_max = reports["plain"].statistics()["s_max"]
