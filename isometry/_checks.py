@@ -283,8 +283,19 @@ def examples(call: str, shape: tuple[int, ...], xs: Any) -> None:
     all_finite(call, xs=xs)
 
 
+def held(call: str, **named: Any) -> None:
+    """No mere shapes: something to measure."""
+    for name, value in named.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                raise InputError(
+                    f"{call}(): {name}{jax.tree_util.keystr(path)} is {show(leaf)}, a shape without numbers; write the "
+                    "array itself (of shapes only isometry.cost can tell something)."
+                )
+
+
 def real(call: str, **named: Any) -> None:
-    """Arrays and numbers, none of them complex; keys pass."""
+    """Arrays and numbers or their shapes, none of them complex; keys pass."""
     for name, value in named.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(value):
             where = name + jax.tree_util.keystr(path)

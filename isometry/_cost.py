@@ -62,6 +62,7 @@ def cost(f: Any, params: Any, x: Any, method: Any = "auto", span: str = "end_to_
     chosen = _spectrum.resolve_method("cost", method, aim, jax.random.key(0))
     _checks.real("cost", params=params, x=x)
     kind = _precision.measuring_dtype("cost", dtype, params, x)
+    x = x if isinstance(x, jax.ShapeDtypeStruct) else _checks.array("cost", x=x)
     _jacobian.shapes("cost", aim, params, x, kind)
     params, x = _tracing.abstract((params, x), kind)
     return _walked(aim, chosen, params, x, kind)

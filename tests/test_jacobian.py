@@ -166,6 +166,31 @@ def test_refusals(call, message):
         call()
 
 
+def test_shapes_are_refused_where_numbers_are_needed():
+    """Eager and traced; `cost` alone takes them."""
+    net = networks.mlp([5, 8, 8, 3])
+    shapes = jax.eval_shape(net.init, KEY)
+    stacked = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), shapes)
+    for call in (
+        lambda x: isometry.jacobian(net, shapes, x),
+        lambda x: isometry.spectrum(net, shapes, x, method="product"),
+        lambda x: isometry.ensemble(net, params=stacked, xs=x[None]),
+        lambda x: isometry.certify(net, shapes),
+    ):
+        with pytest.raises(InputError, match=r"\(\): params.* is ShapeDtypeStruct\(.*\), a shape without numbers"):
+            call(X)
+    with pytest.raises(InputError, match="a shape without numbers"):
+        jax.jit(lambda x: isometry.jacobian(net, shapes, x))(X)
+    assert isometry.cost(net, shapes, X).flop > 0
+
+
+def test_a_list_of_numbers_is_an_example():
+    matrix = jnp.asarray(A, jnp.float32)
+    x = [1.0] * matrix.shape[1]
+    np.testing.assert_array_equal(isometry.jacobian(lambda p, x: p @ x, matrix, x), matrix)
+    assert isometry.cost(lambda p, x: p @ x, matrix, x).flop > 0
+
+
 def dense(params, x):
     return params @ x if x.ndim == 1 else params.reshape(-1, 7) @ x
 

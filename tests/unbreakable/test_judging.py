@@ -67,7 +67,7 @@ def test_comparisons(index, seeds, key, resamples, law, odd):
     net=st.one_of(st.sampled_from(NETS), st.sampled_from([None, jnp.tanh, 3])),
     seed=SEEDS,
     scale=SCALES,
-    kind=st.sampled_from(["same", "float64", "numpy", "bfloat16", "nan", "list", "none", "stacked"]),
+    kind=st.sampled_from(["same", "float64", "numpy", "bfloat16", "nan", "list", "none", "stacked", "shape"]),
     odd=WRONG,
 )
 def test_certificates(net, seed, scale, kind, odd):
@@ -79,6 +79,7 @@ def test_certificates(net, seed, scale, kind, odd):
         "nan": lambda a: a * np.float32(math.nan),
         "list": lambda a: np.asarray(a).tolist(),
         "stacked": lambda a: np.asarray(a)[None],
+        "shape": lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
     }.get(kind, lambda a: a * np.float32(scale))
     if isinstance(net, networks.Network):
         params = odd if kind == "none" else jax.tree.map(change, params)
