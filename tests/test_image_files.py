@@ -57,7 +57,7 @@ def test_scale_is_that_of_the_digits(tmp_path):
 @pytest.mark.parametrize(
     ("images", "labels", "words"),
     [
-        (idx(IMAGES)[:-1], None, r"images.* is truncated"),
+        (idx(IMAGES)[:-1], None, r"images.* is truncated: shorter than its header says"),
         (idx(IMAGES)[:9], None, r"images.* is truncated"),
         (idx(IMAGES) + b"0", None, r"images.* is longer than its header says, \[3, 2, 4\]"),
         (idx(IMAGES, b"\x00\x00\x0d\x03"), None, r"begins with 00000d03; IDX with 3 axes with 00000803"),

@@ -101,5 +101,5 @@ def test_refusals():
         net.law("end_to_end", XS[:, :5])
     with pytest.raises(TypeError, match="runs on the host"):
         jax.jit(lambda xs: net.law("end_to_end", xs).s_max)(XS)
-    with pytest.raises(NotDefined, match="chain"):
+    with pytest.raises(NotDefined, match="no law is known for a chain: the law of a product needs"):
         networks.chain([net, net]).law("end_to_end", XS)
