@@ -261,7 +261,11 @@ LAW = theory.fuss_catalan(2)
             replace(LAW, span="end_to_end"),
             ("compare(): sp is of the span 'hidden' and the law of", "xs), or measure with span='end_to_end'."),
         ),
-        (SMALL, theory.fuss_catalan(3), ("2 (W, D) pairs", "3 pairs", "depth=2")),
+        (
+            SMALL,
+            theory.fuss_catalan(3),
+            ("2 (W, D) pairs and the law 3 pairs; write theory.jacobian_law(..., depth=2)",),
+        ),
         (SMALL, theory.smooth_class(0.5), ("limit of great depth",)),
         (replace(SMALL, structural_zeros=4), LAW, ("structural zeros", "widths")),
         (

@@ -233,7 +233,7 @@ def test_json_is_strict(tmp_path):
 def test_json_refuses_nan(tmp_path, nan):
     path = tmp_path / "r.json"
     path.write_text("old")
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(ValueError, match="is nothing that strict JSON knows"):
         store.write_json(path, {"value": nan})
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["r.json"]
@@ -277,6 +277,7 @@ def test_normalized_inputs_have_one_variance(shape):
         (jnp.ones((2, 3)), math.nan, "q=nan"),
         (jnp.ones((2, 3), jnp.int32), 1.0, "floating"),
         (jnp.zeros((0, 3)), 1.0, "at least one"),
+        ("abc", 1.0, "data.normalize(): xs is 'abc', not an array of numbers."),
         (jnp.zeros((2, 0)), 1.0, "xs has shape (2, 0): no features; write at least one."),
         (jnp.ones((2, 3)).at[1].set(0), 1.0, "1 inputs of xs are zero"),
         (jnp.full((2, 3), jnp.inf), 1.0, "infinite"),

@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-RUN = 12
+RUN = 16
 SAID = ("warn", "add_note", "__init__", "_refuse")  # calls whose first argument is a message, as of `raise X(...)`
 
 
@@ -175,7 +175,10 @@ def test_every_text_is_quoted(texts, quotes):
 
 def test_an_invented_text_is_missing(texts, quotes):
     """Also one that ends as others do."""
-    invented = {("(): colour=", " is unknown."), ("(): x is ", ", not a real floating array; write x.astype(green).")}
+    invented = {
+        ("(): colour=", " is no colour that is known."),
+        ("(): x is ", ", not a real floating array; write x.astype(green)."),
+    }
     assert set(unquoted(texts | invented, quotes)) - set(unquoted(texts, quotes)) == {
         "…".join(parts) for parts in invented
     }
@@ -194,7 +197,7 @@ def _advice(x):
 def user(x):
     refuse("the name of a call", x, "what is passed to it")
     refuse("another", x, why=_checks.END)
-    warnings.warn(f"it is odd that {x}", UserWarning)
+    warnings.warn(f"what is odd is that {x}", UserWarning)
     return "what nobody is told"
 """
 
@@ -207,5 +210,5 @@ def test_texts_are_found_wherever_they_are_written():
         "(): the message itself, …; ",
         "what a helper says",
         "what is passed to it",
-        "it is odd that ",
+        "what is odd is that ",
     }

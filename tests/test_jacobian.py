@@ -168,6 +168,10 @@ def plain(params, x):
         ),
         (lambda: isometry.jacobian(plain, None, X, dtype=jnp.bfloat16), r"dtype=bfloat16 is too coarse to measure in"),
         (lambda: isometry.jacobian(plain, None, X, dtype="int32"), r"dtype=int32 is not a real floating type"),
+        (
+            lambda: isometry.jacobian(plain, None, X, dtype="float33"),
+            r"jacobian\(\): dtype='float33' is not a dtype; write jnp\.float32, for example\.",
+        ),
     ],
 )
 def test_refusals(call, message):

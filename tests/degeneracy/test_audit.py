@@ -195,7 +195,10 @@ def no_compute(monkeypatch):
 
 REFUSED = {
     "not a network": ({"net": lambda p, x: x}, "not a Network"),
-    "one of a mapping": ({"net": {"good": net_of, "bad": 3}}, "bad is 3, not a Network"),
+    "one of a mapping": (
+        {"net": {"good": net_of, "bad": 3}},
+        "bad is 3, not a Network whose units are known; .* Of a chain and of a plain f",
+    ),
     "empty mapping": ({"net": {}}, "mapping of networks is empty"),
     "no keys": ({"keys": 3}, "not a one-dimensional array of random keys"),
     "one key": ({"keys": jax.random.key(0)}, "jax.random.split"),

@@ -63,6 +63,7 @@ CALLS = {
     "torch_default(): shape=(4,) has one axis; fans need at least two.": (init.torch_default(), (4,)),
     "lecun_normal(): shape=(4, 0) has an axis of size 0; every axis must be at least 1.": (init.lecun_normal(), (4, 0)),
     "ones(): shape=(2097152, 1048576) has more entries than any memory holds, 2^40.": (init.ones(), (2**21, 2**20)),
+    "xavier_normal(): shape=4 is not a sequence of whole numbers.": (init.xavier_normal(), 4),
     "glorot_normal(): in_axis=2 does not fit a shape of 2 axes; write distinct axes between -2 and 1.": (
         init.glorot_normal(in_axis=2),
         (3, 4),

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -89,6 +90,13 @@ def test_no_law(scheme):
     net = networks.mlp([30, 30, 30, 30, 10], "relu", scheme)
     with pytest.raises(NotDefined, match=f"no law is known of {scheme}"):
         net.law("hidden", XS)
+
+
+def test_edges_that_are_not_resolved():
+    """Of unequal sizes, where slopes lie eight decades apart."""
+    net = networks.mlp([8, 8, 16, 8, 8], lambda x: jnp.where(x > 0, x, 1e-8 * x), "orthogonal", 1.0)
+    with pytest.raises(NotDefined, match=r"law\(\): the edges of the law of .* could not be found for these widths"):
+        net.law("hidden", XS[:, :8])
 
 
 def test_refusals():

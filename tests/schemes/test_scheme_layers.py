@@ -32,7 +32,7 @@ BRANCH = Branch(0, 4, 0, 2)
         (lambda: Branch(0, 0, 0, 2), r"count=0 must be"),
         (lambda: Branch(0, 1, 0, 0), r"length=0 must be"),
         (lambda: Branch(0, 1, 0, 1, "encodr"), r"stack='encodr' is not known.*'encoder'"),
-        (lambda: Branch(0, 1, 0, 1, other=3), r"other=3 needs stack"),
+        (lambda: Branch(0, 1, 0, 1, other=3), r"Branch\(\): other=3 needs stack, one of encoder, decoder"),
         (lambda: schemes.get("t_fixup").initializer(Layer("embedding", 0, 2, 9, 4)), r"an embedding is scaled by the"),
         (
             lambda: schemes.get("mimetic").initializer(Layer("query", 0, 2, 4, 4, BRANCH))(KEY, (4,)),
@@ -42,7 +42,10 @@ BRANCH = Branch(0, 4, 0, 2)
             lambda: schemes.get("mirrored").initializer(Layer("hidden", 1, 3, 4, 4))(KEY, (4,)),
             r"mirrored\(\): shape=\(4,\) has one axis; a mirrored weight has at least two\.",
         ),
-        (lambda: schemes.get("mirrored").initializer(Layer("value", 0, 2, 4, 4, BRANCH)), r"role='value' is no layer"),
+        (
+            lambda: schemes.get("mirrored").initializer(Layer("value", 0, 2, 4, 4, BRANCH)),
+            r"is no layer between activations",
+        ),
         (
             lambda: networks.mlp([4, 6, 7, 6, 2], "relu", "looks_linear"),
             r"hidden of shape=\(6, 7\) has 7 outputs; hidden widths must be even",

@@ -86,6 +86,10 @@ def test_inside_a_jitted_init():
             lambda: theory.expectation(lambda u: jnp.exp(u**2), 1.0),
             r"E g\(√q z\) at q=1 is not finite; g grows too fast",
         ),
+        (  # it exists, 50^½, but z² weighs 0.01
+            lambda: theory.expectation(lambda u: jnp.exp(0.49 * u**2), 1.0),
+            r"E g\(√q z\) at q=1 has its mass beyond \|z\| = \d+; g grows too fast",
+        ),
         (lambda: theory.expectation(lambda u: u * jnp.nan, 1.0), r"is not finite; g grows too fast or returns NaN"),
     ],
 )
