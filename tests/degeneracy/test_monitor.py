@@ -153,7 +153,10 @@ REFUSED = {
     "capacity": ({"capacity": 0}, "capacity=0"),
     "unknown": ({"statistics": ["effectiv_rank"]}, "Did you mean 'effective_rank'"),
     "no units": ({"f": linear, "statistics": ["dead_units"]}, "dead_units.*is not known"),
-    "a string": ({"statistics": "s_max"}, "monitor\\(\\): statistics='s_max' is no sequence; write"),
+    "a string": (
+        {"statistics": "s_max"},
+        r'statistics=.s_max. is no sequence; write \["isometry_deviation"\]',
+    ),
     "empty": ({"statistics": []}, "statistics is empty"),
     "twice": ({"statistics": ["s_max", "s_max"]}, "two statistics are called 's_max'"),
     "no key": ({"method": "lanczos"}, "write key=jax.random.key"),

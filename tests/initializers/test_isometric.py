@@ -243,7 +243,7 @@ def test_idinit_of_a_kernel_tiles_torchs_reshape(n_in, n_out, window):
         (lambda: initializers.zer_o(in_axis=(0, 1))(None, (2, 3, 4)), r"zer_o\(\): .*must be one axis each of shape"),
         (
             lambda: initializers.identity()(None, (3, 4)),
-            r"identity\(\): shape=\(3, 4\) is not square.*partial_identity",
+            r"identity\(\): shape=\(3, 4\) is not square\. For a rectangle use partial_identity",
         ),
         (lambda: initializers.partial_identity()(None, (3, 4, 5)), r"has 3 axes; an identity matrix has two"),
         (lambda: initializers.hadamard()(None, (8,)), r"has one axis; a Hadamard block has two"),

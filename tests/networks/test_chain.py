@@ -108,7 +108,7 @@ def test_layers_may_be_taken_out_and_put_back():
     [
         (lambda: networks.chain([]), r"chain\(\): blocks is empty; write \[f1, f2, \.\.\.\]"),
         (lambda: networks.chain(3), r"chain\(\): blocks=3 is not a sequence; write \[f1, f2\]"),
-        (lambda: networks.chain([mix, 1]), r"chain\(\): blocks\[1\]=1 is not callable; write f\(params, x\)"),
+        (lambda: networks.chain([mix, 1]), r"chain\(\): blocks\[1\]=1 is not callable; write f\(params, x\)\."),
         (lambda: blocks()[0](jnp.ones(3), X), "tuple of 4"),
         (lambda: blocks()[0]((1, 2), X), r"params is 2 entries; write a tuple of 4, one entry a block"),
         (lambda: blocks()[0].init(jax.random.key(0)), "plain function"),

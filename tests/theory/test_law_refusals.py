@@ -97,7 +97,7 @@ from isometry.theory import freeprob
             r"point_masses\(\): values of shape \(2,\) and masses of shape \(1,\); give one mass a value",
         ),
         (lambda: freeprob.point_masses([0.0], [1.0]), r"point_masses\(\): all mass is at zero; its S-transform"),
-        (lambda: freeprob.multiply(), r"multiply\(\): no law given"),
+        (lambda: freeprob.multiply(), r"multiply\(\): no law given; write multiply\(a, b\)"),
         (
             lambda: freeprob.inverse_M(theory.fuss_catalan(1), 0.0),
             r"inverse_M\(\): psi must be finite and not 0, where M⁻¹ has a pole",

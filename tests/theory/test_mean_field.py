@@ -76,7 +76,7 @@ def test_inside_a_jitted_init():
         (lambda: theory.critical_points("tanhh", 0.0), r"activation='tanhh' is not known.*'tanh'"),
         (
             lambda: theory.expectation(lambda u: u[0], 1.0),
-            r"expectation\(\): g maps shape \(.*\) to \(20,\); it must be elementwise",
+            r"expectation\(\): g maps shape \(.*\) to \(20,\); it must be elementwise\.",
         ),
         (
             lambda: theory.variance_coefficient(jnp.ones_like, 1.0),
