@@ -71,7 +71,7 @@ def run(
         _checks.one_of(call, among=degeneracy.FLAGS, **{"--fail-on": flag})
     key_nets, key_data, key_rest = jax.random.split(jax.random.key(seed), 3)
     xs, targets = common.load(call, data, key_data)
-    nets, undefined = common.networks_of(call, schemes, SCHEMES, width, depth, activation, xs, targets)
+    nets, undefined = common.networks_of(schemes, SCHEMES, width, depth, activation, xs, targets)
     _checks.extra(call, "matplotlib", "plot")
     folder = store.prepare(out)
     with common.progress(5 * len(nets)) as tell:

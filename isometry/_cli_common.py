@@ -61,7 +61,7 @@ def load(call: str, name: str, key: Any) -> Any:
 
 
 def networks_of(
-    call: str, names: list[str], default: Sequence[str], width: int, depth: int, activation: str, xs: Any, targets: Any
+    names: list[str], default: Sequence[str], width: int, depth: int, activation: str, xs: Any, targets: Any
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The networks by scheme, and of the `default` schemes those that do not exist here with the reason; of named ones
     that is an error."""
@@ -82,8 +82,6 @@ def networks_of(
             if names:
                 raise
             undefined[name] = str(error)
-    if not nets:
-        raise _checks.InputError(f"{call}(): none of the schemes is defined here: {undefined}")
     return nets, undefined
 
 

@@ -58,7 +58,7 @@ def run(
     _check(width, depth, seeds, inputs, seed, span, method)
     key_nets, key_data, key_probes = jax.random.split(jax.random.key(seed), 3)
     xs, targets = common.load(_CALL, data, key_data)
-    nets, _ = common.networks_of(_CALL, schemes or ["orthogonal"], (), width, depth, activation, xs, targets)
+    nets, _ = common.networks_of(schemes or ["orthogonal"], (), width, depth, activation, xs, targets)
     if out is not None:
         _checks.extra(_CALL, "matplotlib", "plot")
     folder = None if out is None else store.prepare(out)

@@ -106,12 +106,12 @@ def test_the_law_of_a_summary():
 def test_a_law_whose_numbers_cannot_be_found_is_none():
     class Net:
         def law(self, span, xs):
-            raise ArithmeticError("the law could not be inverted at log lam = -512")
+            raise ArithmeticError("no such law")
 
     law, statistics, excesses, why = _cli_spectrum._judged(Net(), known([[[2.0, 1.0]]]), "hidden", None)
     assert law is None
     assert excesses is None
-    assert why == "the law could not be inverted at log lam = -512"
+    assert why == "no such law"
     assert statistics["s_max"]["law"] is None
 
 

@@ -251,12 +251,21 @@ LAW = theory.fuss_catalan(2)
 @pytest.mark.parametrize(
     ("sp", "law", "words"),
     [
-        (np.ones(3), LAW, ("sp=", "isometry.ensemble")),
-        (SMALL, "fuss_catalan", ("law=", "jacobian_law")),
+        (np.ones(3), LAW, ("sp=", "is not a Spectrum; write isometry.ensemble(...).")),
+        (SMALL, "fuss_catalan", ("law='fuss_catalan' is not a Law; write net.law(", "jacobian_law")),
         (jax.tree.map(lambda a: a[0, 0], SMALL), LAW, ("no seeds axis", "jax.random.split")),
         (jax.tree.map(lambda a: a[:4], SMALL), LAW, ("4 seeds", "at least 5")),
         (replace(SMALL, span="end_to_end", pairs=None), LAW, ("'end_to_end'", "span='hidden'", "one W more")),
-        (SMALL, theory.fuss_catalan(3), ("2 (W, D) pairs", "3 pairs", "depth=2")),
+        (
+            SMALL,
+            replace(LAW, span="end_to_end"),
+            ("compare(): sp is of the span 'hidden' and the law of", "xs), or measure with span='end_to_end'."),
+        ),
+        (
+            SMALL,
+            theory.fuss_catalan(3),
+            ("2 (W, D) pairs and the law 3 pairs; write theory.jacobian_law(..., depth=2)",),
+        ),
         (SMALL, theory.smooth_class(0.5), ("limit of great depth",)),
         (replace(SMALL, structural_zeros=4), LAW, ("structural zeros", "widths")),
         (

@@ -106,7 +106,10 @@ def test_tracers_are_refused():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: isometry.ensemble(NET, xs=XS), r"one of keys .* and params .* is needed; neither is given"),
+        (
+            lambda: isometry.ensemble(NET, xs=XS),
+            r"one of keys \(to draw parameters\) and params .* is needed; neither is given",
+        ),
         (lambda: isometry.ensemble(NET, KEYS, XS, params=1), r"one of keys .* both are given"),
         (lambda: isometry.ensemble(NET, KEYS), r"ensemble\(\): xs is missing; write xs=\(inputs, \*x\.shape\)"),
         (lambda: isometry.ensemble(NET, KEYS[0], XS), r"keys is of shape \(\), not a one-dimensional array of random"),
@@ -118,7 +121,7 @@ def test_tracers_are_refused():
         ),
         (
             lambda: isometry.ensemble(linear, params=(jnp.ones((2, 1)), jnp.ones(3)), xs=XS),
-            r"leading axes \[\(2,\), \(3,\)\]",
+            r"the leaves of params have leading axes \[\(2,\), \(3,\)\]",
         ),
         (lambda: isometry.ensemble(linear, params=jnp.ones(()), xs=XS), r"leading axes \[\(\)\]; stack them"),
         (lambda: isometry.ensemble(linear, params={}, xs=XS), r"leading axes \[\]; stack them"),

@@ -57,13 +57,13 @@ def test_scale_is_that_of_the_digits(tmp_path):
 @pytest.mark.parametrize(
     ("images", "labels", "words"),
     [
-        (idx(IMAGES)[:-1], None, r"images.* is truncated"),
+        (idx(IMAGES)[:-1], None, r"images.* is truncated: shorter than its header says"),
         (idx(IMAGES)[:9], None, r"images.* is truncated"),
         (idx(IMAGES) + b"0", None, r"images.* is longer than its header says, \[3, 2, 4\]"),
         (idx(IMAGES, b"\x00\x00\x0d\x03"), None, r"begins with 00000d03; IDX with 3 axes with 00000803"),
         (b"not IDX", None, r"begins with 6e6f7420"),
         (b"\x00", None, r"begins with 00;"),
-        (None, b"", r"has no labels; put train-labels-idx1-ubyte(\.gz)? beside it"),
+        (None, b"", r" has no labels; put train-labels-idx1-ubyte(\.gz)? beside it"),
         (None, idx(LABELS)[:-1], r"labels.* is truncated"),
         (None, idx(IMAGES), r"labels.* begins with 00000803; IDX with 1 axes"),
         (None, idx(LABELS[:2]), r"has 3 images and train-labels-idx1-ubyte(\.gz)? 2"),
@@ -162,7 +162,10 @@ def test_damaged_files(tmp_path, name, content, words):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(InputError, match="holds none of train-images-idx3-ubyte"):
+    with pytest.raises(
+        InputError,
+        match=r"data\.load\(\): the folder .* holds none of train-images-idx3-ubyte \(or",
+    ):
         data.load(tmp_path)
     with pytest.raises(InputError, match="there is no file or folder"):
         data.load(tmp_path / "mnist")

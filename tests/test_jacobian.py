@@ -130,11 +130,17 @@ def plain(params, x):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: isometry.jacobian(3, None, X), r"jacobian\(\): f=3 is not callable; write f\(params, x\)"),
+        (lambda: isometry.jacobian(3, None, X), r"f=3 is not callable; write f\(params, x\) for one example x\."),
         (lambda: isometry.jacobian(plain, None, X, span="hiden"), r"span='hiden' is not known.*Did you mean 'hidden'"),
         (lambda: isometry.jacobian(plain, None, X, span="hidden"), r'span="hidden" needs a Network; of a plain f'),
-        (lambda: shallow("hidden"), r'span="hidden" runs from z_1 to z_\(depth-1\) and needs depth 3; this .* has 2'),
-        (lambda: isometry.jacobian(plain, None, jnp.arange(3)), r"x is int32, not a real floating array"),
+        (
+            lambda: shallow("hidden"),
+            r'span="hidden" runs from z_1 to z_\(depth-1\) and needs depth 3; this one has 2',
+        ),
+        (
+            lambda: isometry.jacobian(plain, None, jnp.arange(3)),
+            r"x is int32, not a real floating array; write x\.astype\(jnp\.float32\)\.",
+        ),
         (lambda: isometry.jacobian(plain, None, X.astype(jnp.complex64)), r"x is complex64, not a real floating"),
         (lambda: isometry.jacobian(lambda p, x: (x, x), None, X), r"f returns a tuple; it must return one array"),
         (lambda: isometry.jacobian(lambda p, x: {"y": x}, None, X), r"f returns a dict; it must return one array"),
@@ -148,9 +154,12 @@ def plain(params, x):
         ),
         (
             lambda: isometry.jacobian(plain, {"w": [X.astype(complex)]}, X),
-            r"params\['w'\]\[0\] is complex64, not a real floating",
+            r"params\['w'\]\[0\] is complex64, not a real floating array; split it into real and imaginary part\.",
         ),
-        (lambda: isometry.jacobian(plain, {"f": plain}, X), r"params\['f'\] is <function plain .*, not an array"),
+        (
+            lambda: isometry.jacobian(plain, {"f": plain}, X),
+            r"params\['f'\] is <function plain .*, not an array; close over what is none\.",
+        ),
         (lambda: isometry.jacobian(lambda p, x: x * jnp.nan, None, X), r"the Jacobian holds 25 values that are NaN"),
         (lambda: isometry.jacobian(lambda p, x: x + jnp.nan, None, X), r"the Jacobian holds 25 values that are NaN"),
         (
@@ -159,6 +168,10 @@ def plain(params, x):
         ),
         (lambda: isometry.jacobian(plain, None, X, dtype=jnp.bfloat16), r"dtype=bfloat16 is too coarse to measure in"),
         (lambda: isometry.jacobian(plain, None, X, dtype="int32"), r"dtype=int32 is not a real floating type"),
+        (
+            lambda: isometry.jacobian(plain, None, X, dtype="float33"),
+            r"jacobian\(\): dtype='float33' is not a dtype; write jnp\.float32, for example\.",
+        ),
     ],
 )
 def test_refusals(call, message):
@@ -216,6 +229,8 @@ def test_what_f_raises_is_chained():
     assert isinstance(caught.value.__cause__, KeyError)
     with pytest.raises(InputError, match=r"ensemble\(\): f\(params, x\) raised KeyError"):
         isometry.ensemble(f, params=jnp.ones(2), xs=X[None])
+    with pytest.raises(InputError, match=r"It takes x\[0\], of shape \(5,\): each row of xs seems to carry a batch"):
+        isometry.ensemble(lambda w, x: w * x.reshape(5), params=jnp.ones(2), xs=jnp.ones((3, 2, 5)))
 
 
 def test_a_network_says_itself_that_x_is_a_batch():
@@ -256,7 +271,7 @@ def test_an_output_that_is_constantly_nan_is_no_zero_jacobian():
 def test_a_batch_that_f_takes_row_by_row_is_warned_of():
     w = jnp.asarray(A[:3, :2], jnp.float32)
     by_row = lambda w, x: jnp.tanh(x @ w)  # noqa: E731
-    with pytest.warns(isometry.BatchWarning, match=r"x\[0\], of shape \(3,\)"):
+    with pytest.warns(isometry.BatchWarning, match=r"f makes of x\[0\], of shape \(3,\), the first row of what"):
         isometry.spectrum(by_row, w, jnp.ones((4, 3)))
     isometry.jacobian(lambda w, x: w @ x, jnp.asarray(A, jnp.float32), jnp.asarray(A, jnp.float32))  # rows mix
 
@@ -264,5 +279,5 @@ def test_a_batch_that_f_takes_row_by_row_is_warned_of():
 def test_a_function_of_chance_is_refused():
     rng = np.random.default_rng(0)
     for f in (lambda w, x: x * rng.random(), lambda w, x: x + rng.random(5)):
-        with pytest.raises(ValueError, match="not deterministic"):
+        with pytest.raises(ValueError, match=r"deterministic: traced twice .* random from a key among its parameters"):
             isometry.jacobian(f, None, X)

@@ -132,5 +132,5 @@ def test_public_names_resolve():
     assert callable(isometry.spectrum)
     assert callable(isometry.jacobian)
     assert callable(isometry.ensemble)
-    with pytest.raises(AttributeError, match="no attribute 'spektrum'"):
+    with pytest.raises(AttributeError, match="module 'isometry' has no attribute 'spektrum'"):
         _ = isometry.spektrum

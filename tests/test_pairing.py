@@ -44,7 +44,8 @@ def test_order_and_reasons():
     names = list(dict.fromkeys(row.initializer for row in found.rows))
     assert names == ["identity()", "zeros()", "ones()"]
     assert set(found.left_out) == {"dirac", "torch_default_bias"}
-    assert all(found.left_out.values())
+    assert found.left_out["torch_default_bias"] == "torch_default_bias(): a law of biases, not of weights"
+    assert found.left_out["dirac"]
     by = {(row.initializer, row.activation): row for row in found.rows}
     assert by["identity()", "linear"].deviation.tolist() == [0.0] * 5
     assert np.isneginf(by["zeros()", "tanh"].log_s).all()

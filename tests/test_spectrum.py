@@ -242,7 +242,11 @@ def test_pytree_round_trip():
     [
         (lambda: of(S).moment(1, "sigma"), r"moment\(\): variable='sigma' is not known\. Known: lam, s, log_s"),
         (lambda: of(S).moment(0), r"moment\(\): k=0 is not a finite number in \(0, inf\)"),
+        (lambda: of(S).moment(1.5, "log_s"), r"moment\(\): k=1\.5 is not whole; of log_s write k=1, 2, \.\.\."),
         (lambda: of(S).cdf([1.0], "x"), r"cdf\(\): variable='x'"),
+        (lambda: of(S).cdf([1.0, np.nan]), r"cdf\(\): grid holds 1 values that are NaN\."),
+        (lambda: of(S).cdf([[1.0]]), r"cdf\(\): grid has shape \(1, 1\); write one axis, \(n,\), or a number\."),
+        (lambda: of(S).cdf("a"), r"cdf\(\): grid='a' is not made of real numbers\."),
         (lambda: of(S).quantile(0.5, "x"), r"quantile\(\): variable='x'"),
         (lambda: of(S).quantile(1.5), r"quantile\(\): p=1\.5 is not a finite number in \[0, 1\]"),
         (lambda: of(S).quantile([0.5, -0.1]), r"quantile\(\): p=-0\.1"),
@@ -255,6 +259,10 @@ def test_pytree_round_trip():
         (lambda: batch_of(BATCH[:1]).standard_error("stable_rank"), r"of shape \(1, 3, 4\) has no two seeds"),
         (lambda: batch_of(BATCH).standard_error("rank"), r"statistic='rank' is not a method of Spectrum"),
         (lambda: isometry.spectrum(linear, jnp.eye(4), jnp.ones(4), method="dens"), r"method='dens' .*'dense'"),
+        (
+            lambda: isometry.spectrum(linear, jnp.eye(4), jnp.ones(4), method="lanczos"),
+            r"spectrum\(\): Lanczos\(.*\) draws random probes; write key=jax\.random\.key\(0\)\.",
+        ),
         (lambda: isometry.spectrum(linear, jnp.eye(4) * jnp.nan, jnp.ones(4)), r"spectrum\(\): the Jacobian holds 16"),
         (lambda: isometry.spectrum(3, None, jnp.ones(4)), r"spectrum\(\): f=3 is not callable"),
     ],

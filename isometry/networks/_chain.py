@@ -130,14 +130,18 @@ class Chain(Network):
         return tuple(replace(layer, index=i, depth=len(layers)) for i, layer in enumerate(layers))
 
     def layers(self, params: Any) -> Iterator[WeightedLayer]:
-        found = [w for b, p in zip(self._networks("layers"), params, strict=True) for w in b.layers(p)]
+        blocks = zip(self._networks("layers"), self.function.checked(params), strict=True)
+        found = [layer for block, p in blocks for layer in block.layers(p)]
         return (replace(layer, index=i, depth=len(found)) for i, layer in enumerate(found))
 
     def with_layers(self, params: Any, layers: Any) -> tuple[Any, ...]:
-        rest = iter(layers)
+        blocks, found = self._networks("with_layers"), list(layers)
+        if len(found) != len(self.plan):
+            raise _checks.InputError(f"with_layers(): {len(found)} layers for a chain of {len(self.plan)}.")
+        rest = iter(found)
         return tuple(
             b.with_layers(p, [next(rest) for _ in b.plan])
-            for b, p in zip(self._networks("with_layers"), params, strict=True)
+            for b, p in zip(blocks, self.function.checked(params), strict=True)
         )
 
     def _networks(self, call: str) -> tuple[Network, ...]:

@@ -39,7 +39,7 @@ def _with_edges(law: theory.Law) -> theory.Law:
         _ = law.support
     except (ValueError, ArithmeticError) as error:
         raise _checks.NotDefined(
-            f"law(): the edges of the law of {law.name} could not be found for these widths ({error}); make the hidden "
+            f"law(): the edges of the law of {law.name} could not be found for these widths. {error} Make the hidden "
             "widths equal, or take the other span."
         ) from None
     return law

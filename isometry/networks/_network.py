@@ -133,8 +133,8 @@ class Network(ABC):
         **Raises** `ValueError`: a network that has no such order of layers.
         """
         raise _checks.InputError(
-            f"sweep(): {type(self).__name__} does not offer its layers one after another, so that a data-driven scheme "
-            f"such as {self.scheme.name!r} cannot adjust it."
+            f"sweep(): {type(self).__name__} does not offer its layers one after another, so that lsuv cannot adjust "
+            "it as a whole. Of a chain write net.adjust(params, xs), which adjusts its blocks."
         )
 
     def law(self, span: str, xs: Any) -> Law:

@@ -7,13 +7,14 @@ are the stretches of real ζ with λ > 0 and dλ/dψ < 0, and its edges are thei
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from isometry.theory._measure import Array
-from isometry.theory._product import Factor, Product, State, records
+from isometry.theory._product import Factor, NotConverged, Product, State, records
 
 _SCAN = np.linspace(-32.0, 32.0, 385)  # position within a gap, on a logistic scale: down to 1e-14 of its ends
 _AROUND = np.r_[-np.geomspace(0.1, 1e-9, 12), np.geomspace(1e-9, 0.1, 12)]
@@ -131,13 +132,10 @@ class _Branch:
 
     def _pole(self) -> float:
         """Where ψ = 0 within the gap of the first factor: others may pass through ζ = ∞ there, into another branch."""
-        from scipy.optimize import brentq
-
         lead, gap = self.product.factors[0].measure, self.combination[0]
         level = lambda x: np.arcsinh(lead.transforms(_place(gap, np.atleast_1d(x)))[0].real)  # noqa: E731
         known = self.scan[np.isfinite(level(self.scan))]  # at its ends a position may be rounded to the gap's
-        root: Any = brentq(lambda x: float(level(x)[0]), known[0], known[-1], xtol=1e-14)
-        return float(root)
+        return _root(lambda x: float(level(x)[0]), known[0], known[-1], xtol=1e-14)
 
     def _table(self, factor: Factor, gap: tuple[float, float]) -> Any:
         """Position within the gap as a function of −arcsinh ψ."""
@@ -225,8 +223,6 @@ class _Branch:
 
     def _end(self, at: State, sheet: Array, inside: int, outside: int) -> float:
         """log λ at the end of a run between two neighbouring positions."""
-        from scipy.optimize import brentq
-
         if outside < 0:  # the lower end of the gaps: λ → 0 if that is 0, else a hard edge or an atom
             return -math.inf if all(low <= 0 for low, _ in self.combination) else float(at.log_lam.real[0])
         if outside == len(self.scan):
@@ -241,12 +237,25 @@ class _Branch:
             return float(at.log_lam.real[inside])
         if slope <= noise:
             return float(at.log_lam.real[outside])
-        x = brentq(
-            lambda x: float((self.state(np.array([x])).slope * at.psi.real[inside] ** 2).real[0]),
-            *sorted((self.scan[inside], self.scan[outside])),
-            xtol=1e-13,
-        )
+
+        def bend(x: float) -> float:
+            return float((self.state(np.array([x])).slope * at.psi.real[inside] ** 2).real[0])
+
+        x = _root(bend, *sorted((self.scan[inside], self.scan[outside])), xtol=1e-13)
         return float(self.state(np.array([x])).log_lam.real[0])
+
+
+def _root(f: Callable[[float], float], low: float, high: float, xtol: float) -> float:
+    """Where f changes its sign between two positions.
+
+    **Raises** `NotConverged`: it does not, by rounding: the positions are those of ζ as float64 resolves them.
+    """
+    from scipy.optimize import brentq
+
+    if not np.sign(f(low)) * np.sign(f(high)) <= 0:
+        raise NotConverged("Law: an edge of it is not resolved in float64; the values of a factor lie too far apart.")
+    root: Any = brentq(f, low, high, xtol=xtol)
+    return float(root)
 
 
 def _matches(at: State) -> Array:

@@ -59,7 +59,7 @@ def pair(phi: Activation, q: float, distance: float, negative: bool = False) -> 
         else:
             raise _checks.InputError(
                 f"theory: E phi(u1) phi(u2) of {phi.name} at q={q:g}, 1-|c|={distance:g} is only good to {error:.1g}; "
-                "phi grows or oscillates too fast."
+                "phi grows or oscillates too fast, or has too many kinks."
             )
     product, gap, slopes = (float(x) for x in found[:3])
     cancelled = 2e-16 / math.sqrt(distance) if distance > 0 and not negative else 0.0  # phi(x + dx) − phi(x)

@@ -92,7 +92,9 @@ def expectation(g: Callable[[Any], Any], q: float = 1.0, kinks: Iterable[float] 
         if not size[tails].sum() > TAIL * size.sum():
             break
     else:  # cut off where there is still mass: the tails decide
-        raise _checks.InputError(f"expectation(): E g(√q z) at q={q:g} is not finite; g grows too fast.")
+        raise _checks.InputError(
+            f"expectation(): E g(√q z) at q={q:g} has its mass beyond |z| = {FAR:g}; g grows too fast."
+        )
     total = value.sum()
     if not np.isfinite(total):
         raise _checks.InputError(f"expectation(): E g(√q z) at q={q:g} is not finite; g grows too fast or returns NaN.")

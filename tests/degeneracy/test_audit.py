@@ -203,7 +203,10 @@ def no_compute(monkeypatch):
 
 REFUSED = {
     "not a network": ({"net": lambda p, x: x}, "not a Network"),
-    "one of a mapping": ({"net": {"good": net_of, "bad": 3}}, "bad is 3, not a Network"),
+    "one of a mapping": (
+        {"net": {"good": net_of, "bad": 3}},
+        "bad is 3, not a Network whose units are known; .* Of a chain and of a plain f",
+    ),
     "empty mapping": ({"net": {}}, "mapping of networks is empty"),
     "no keys": ({"keys": 3}, "not a one-dimensional array of random keys"),
     "one key": ({"keys": jax.random.key(0)}, "jax.random.split"),
@@ -215,7 +218,7 @@ REFUSED = {
     "nan": ({"xs": XS.at[3, 2].set(jnp.nan)}, "xs holds 1 values that are NaN"),
     "labels too large": ({"targets": LABELS + 1}, "labels 1 to 3.*3 outputs; labels run from 0 to 2"),
     "labels negative": ({"targets": LABELS - 1}, "labels -1 to 1"),
-    "length": ({"targets": LABELS[:31]}, r"\(31,\) for 32 examples"),
+    "length": ({"targets": LABELS[:31]}, r"audit\(\): targets have shape \(31,\) for 32 examples in xs"),
     "nan targets": ({"targets": jnp.full((32, 3), jnp.nan)}, "targets holds 96 values"),
     "targets without the outputs' axis": (
         {"targets": jnp.zeros(32)},
@@ -224,7 +227,7 @@ REFUSED = {
     "targets of one column": ({"targets": jnp.zeros((32, 1))}, r"shape \(32, 3\) or integer labels of shape \(32,\)"),
     "targets that broadcast": ({"targets": jnp.zeros((32, 3, 3))}, "the default loss takes"),
     "labels in columns": ({"targets": jnp.zeros((32, 3), jnp.int32)}, "the default loss takes"),
-    "words for targets": ({"targets": ["word"] * 32}, "targets=.*is not an array of numbers"),
+    "words for targets": ({"targets": ["word"] * 32}, "is not an array of numbers: .* Write rows of equal length"),
     "ragged targets": ({"targets": [[1.0], [1.0, 2.0]] * 16}, "targets=.*is not an array of numbers"),
     "complex targets": ({"targets": jnp.zeros((32, 3), jnp.complex64)}, "targets is complex64"),
     "words for xs": ({"xs": "abc"}, "xs='abc' is not an array of numbers"),

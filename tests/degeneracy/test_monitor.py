@@ -153,7 +153,10 @@ REFUSED = {
     "capacity": ({"capacity": 0}, "capacity=0"),
     "unknown": ({"statistics": ["effectiv_rank"]}, "Did you mean 'effective_rank'"),
     "no units": ({"f": linear, "statistics": ["dead_units"]}, "dead_units.*is not known"),
-    "a string": ({"statistics": "s_max"}, "is no sequence"),
+    "a string": (
+        {"statistics": "s_max"},
+        r'statistics=.s_max. is no sequence; write \["isometry_deviation"\]',
+    ),
     "empty": ({"statistics": []}, "statistics is empty"),
     "twice": ({"statistics": ["s_max", "s_max"]}, "two statistics are called 's_max'"),
     "no key": ({"method": "lanczos"}, "write key=jax.random.key"),
@@ -177,18 +180,18 @@ def test_what_is_refused_once_the_parameters_are_known():
     with pytest.raises(isometry.InputError, match=r"got no params; write optimizer\.update"):
         watch.update(jnp.eye(4), state)
     shaped = isometry.monitor(linear, XS, every=1, statistics=[wrong_shape], capacity=1)
-    with pytest.raises(isometry.InputError, match=r"'wrong_shape' returns shape \(8, 4\)"):
+    with pytest.raises(isometry.InputError, match=r"returns shape \(8, 4\); it must return one number, or one for"):
         shaped.init(jnp.eye(4))
 
 
 def test_what_cannot_be_read():
     watch = isometry.monitor(linear, XS, every=1, statistics=["s_max"], capacity=1)
     state = watch.init(jnp.eye(4))
-    with pytest.raises(isometry.InputError, match="0 monitors"):
+    with pytest.raises(isometry.InputError, match=r"0 monitors in this state; chain isometry\.monitor"):
         isometry.recorded(ADAM.init(jnp.eye(4)))
-    with pytest.raises(isometry.InputError, match="2 monitors"):
+    with pytest.raises(isometry.InputError, match="2 monitors in this state; pass the part that holds the one"):
         isometry.recorded((state, state))
-    with pytest.raises(isometry.InputError, match=r"the state of \(2,\) runs"):
+    with pytest.raises(isometry.InputError, match=r"the state of \(2,\) runs; write jax\.tree\.map"):
         isometry.recorded(jax.tree.map(lambda a: jnp.stack([a, a]), state))
     with pytest.raises(isometry.InputError, match="name='s_min' is not known"):
         isometry.recorded(state)["s_min"]

@@ -236,7 +236,7 @@ def test_torch_layout_is_the_same_kernel_transposed(factory, shape):
     [
         (
             lambda: initializers.delta_orthogonal()(KEY, (3, 4)),
-            r"delta_orthogonal\(\): shape=\(3, 4\) has 2 axes.*dense",
+            r"delta_orthogonal\(\): shape=\(3, 4\) has 2 axes; a convolution kernel, \(\*window, in.* dense",
         ),
         (lambda: initializers.block_orthogonal()(KEY, (4,)), r"block_orthogonal\(\): shape=\(4,\) has one axis"),
         (lambda: initializers.block_orthogonal(float("inf")), r"block_orthogonal\(\): gain=inf is not a finite number"),

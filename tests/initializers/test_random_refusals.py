@@ -1,6 +1,7 @@
 """What the random and scaled initializers refuse, and their words: the call, the argument, what came, what to write."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -30,6 +31,15 @@ FACTORIES = {
     "kaiming_normal(): a=nan is not a finite number": lambda: init.kaiming_normal(a=np.nan),
     "critical(): q=-1.0 is not a finite number in [0, inf).": lambda: init.critical("tanh", q=-1.0),
     "critical(): sigma_b=-0.1 is not a finite number in [0, inf).": lambda: init.critical("tanh", sigma_b=-0.1),
+    "critical(): q=1.0 and sigma_b=0.1 are both given; each alone fixes the point.": lambda: init.critical(
+        "tanh", q=1.0, sigma_b=0.1
+    ),
+    "critical(): softplus has no critical point with sigma_b=0: softplus has none for any sigma_b. Give sigma_w and": (
+        lambda: init.critical("softplus")
+    ),
+    "gain(): zeros_like is constant at q=1; no gain gives criterion='variance'.": lambda: init.gain(
+        jnp.zeros_like, "variance"
+    ),
     "variance_scaling(): scale=-2.0 is not a finite number in [0, inf).": lambda: init.variance_scaling(
         -2.0, "fan_in", "normal"
     ),
@@ -52,6 +62,8 @@ CALLS = {
     "he_normal(): shape=() has no axis; fans need at least two.": (init.he_normal(), ()),
     "torch_default(): shape=(4,) has one axis; fans need at least two.": (init.torch_default(), (4,)),
     "lecun_normal(): shape=(4, 0) has an axis of size 0; every axis must be at least 1.": (init.lecun_normal(), (4, 0)),
+    "ones(): shape=(2097152, 1048576) has more entries than any memory holds, 2^40.": (init.ones(), (2**21, 2**20)),
+    "xavier_normal(): shape=4 is not a sequence of whole numbers.": (init.xavier_normal(), 4),
     "glorot_normal(): in_axis=2 does not fit a shape of 2 axes; write distinct axes between -2 and 1.": (
         init.glorot_normal(in_axis=2),
         (3, 4),

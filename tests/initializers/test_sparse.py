@@ -118,7 +118,7 @@ def test_rotations_are_uniform():
         (lambda: initializers.sparse(0.5, -1.0), r"sparse\(\): std=-1.0 is not a finite number in"),
         (
             lambda: initializers.sparse(0.5)(KEY, (3, 4, 5)),
-            r"sparse\(\): shape=\(3, 4, 5\) has 3 axes; a sparse matrix",
+            r"sparse\(\): shape=\(3, 4, 5\) has 3 axes; a sparse matrix has two",
         ),
         (lambda: initializers.sparse(0.5)(KEY, (3,)), r"sparse\(\): shape=\(3,\) has one axis"),
         (lambda: initializers.sparse_orthogonal(0.0), r"sparse_orthogonal\(\): density=0.0 is not a finite number in"),
@@ -129,7 +129,7 @@ def test_rotations_are_uniform():
         ),
         (
             lambda: initializers.sparse_orthogonal(0.5)(KEY, (9,)),
-            r"sparse_orthogonal\(\): shape=\(9,\) has one axis.*bias",
+            r"shape=\(9,\) has one axis; an orthogonal matrix needs at least two\. For a bias use",
         ),
     ],
 )

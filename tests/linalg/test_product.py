@@ -260,12 +260,12 @@ def test_lyapunov_exponents():
 @pytest.mark.parametrize(
     ("factors", "message"),
     [
-        (np.ones((3, 3)), "write"),
-        (np.ones((2, 3, 4)), "must be square"),
-        (np.ones((0, 3, 3)), "write"),
-        ([], "empty"),
-        ([np.ones((2, 3)), np.ones((2, 3))], r"factors\[0\] gives 2"),
-        (np.ones((2, 3, 3), int), "astype"),
+        (np.ones((3, 3)), r"factors has shape \(3, 3\); write \(L, n, n\), or a sequence of matrices \(m, n\)\."),
+        (np.ones((2, 3, 4)), r"factors has shape \(2, 3, 4\); factors of one array must be square\."),
+        (np.ones((0, 3, 3)), r"factors has shape \(0, 3, 3\); write"),
+        ([], r"factors is empty; write \(L, n, n\) with L at least 1"),
+        ([np.ones((2, 3)), np.ones((2, 3))], r"\(\): factors\[0\] gives 2 values and factors\[1\] takes 3\."),
+        (np.ones((2, 3, 3), int), r"factors has dtype int\d+; write factors\.astype"),
         (np.full((2, 3, 3), np.nan), "NaN"),
     ],
 )
@@ -273,6 +273,11 @@ def test_lyapunov_exponents():
 def test_refusals(call, factors, message):
     with pytest.raises(ValueError, match=message):
         call(factors if isinstance(factors, list) else jnp.asarray(factors))
+
+
+def test_exponents_of_factors_of_two_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"lyapunov_exponents\(\): factors must be square and of one size"):
+        linalg.lyapunov_exponents([jnp.ones((2, 3)), jnp.ones((3, 2))])
 
 
 def test_a_group_of_none_is_refused():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import networks
+from isometry import networks, schemes
 from isometry._draws import adjust_seeds
 
 
@@ -94,17 +94,34 @@ def test_data_driven_blocks_are_adjusted_on_what_comes_to_them():
         net.adjust((drawn[0],), xs)
 
 
+PAIR = networks.chain([networks.mlp([5, 4, 3]), networks.mlp([3, 4, 2])])
+DRAWN = PAIR.init(jax.random.key(0))
+LAYERS = list(PAIR.layers(DRAWN))
+
+
+def test_layers_may_be_taken_out_and_put_back():
+    jax.tree.map(np.testing.assert_array_equal, PAIR.with_layers(DRAWN, iter(LAYERS)), DRAWN)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: networks.chain([]), "empty"),
-        (lambda: networks.chain(3), "not a sequence"),
-        (lambda: networks.chain([mix, 1]), r"blocks\[1\]=1 is not callable"),
+        (lambda: networks.chain([]), r"chain\(\): blocks is empty; write \[f1, f2, \.\.\.\]"),
+        (lambda: networks.chain(3), r"chain\(\): blocks=3 is not a sequence; write \[f1, f2\]"),
+        (lambda: networks.chain([mix, 1]), r"chain\(\): blocks\[1\]=1 is not callable; write f\(params, x\)\."),
         (lambda: blocks()[0](jnp.ones(3), X), "tuple of 4"),
-        (lambda: blocks()[0]((1, 2), X), "2 entries"),
+        (lambda: blocks()[0]((1, 2), X), r"params is 2 entries; write a tuple of 4, one entry a block"),
         (lambda: blocks()[0].init(jax.random.key(0)), "plain function"),
         (lambda: blocks()[0].plan, "plain function"),
         (lambda: isometry.spectrum(networks.chain([mix, mix]), (1, 1), X, span="hidden"), "needs depth 3"),
+        (lambda: PAIR.with_layers(DRAWN, LAYERS[:-1]), r"with_layers\(\): 3 layers for a chain of 4\."),
+        (lambda: PAIR.with_layers(DRAWN, [*LAYERS, LAYERS[-1]]), r"with_layers\(\): 5 layers for a chain of 4\."),
+        (lambda: PAIR.with_layers(DRAWN[:1], LAYERS), r"params is 1 entries; write a tuple of 2"),
+        (lambda: PAIR.layers(DRAWN[:1]), r"params is 1 entries; write a tuple of 2"),
+        (
+            lambda: schemes.get("lsuv").adjust(PAIR, DRAWN, jnp.ones((3, 5))),
+            r"sweep\(\): Chain does not offer its layers one after another, .* write net\.adjust\(params, xs\)",
+        ),
         (lambda: isometry.audit(blocks()[0], jax.random.split(jax.random.key(0), 2), X[None]), "networks.mlp"),
     ],
 )

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -91,6 +92,13 @@ def test_no_law(scheme):
         net.law("hidden", XS)
 
 
+def test_edges_that_are_not_resolved():
+    """Of unequal sizes, where slopes lie eight decades apart."""
+    net = networks.mlp([8, 8, 16, 8, 8], lambda x: jnp.where(x > 0, x, 1e-8 * x), "orthogonal", 1.0)
+    with pytest.raises(NotDefined, match=r"law\(\): the edges of the law of .* could not be found for these widths"):
+        net.law("hidden", XS[:, :8])
+
+
 def test_refusals():
     net = networks.mlp([30, 40, 10], "tanh", "gaussian", 1.0)
     with pytest.raises(InputError, match="needs depth 3; this network has 2"):
@@ -101,5 +109,5 @@ def test_refusals():
         net.law("end_to_end", XS[:, :5])
     with pytest.raises(TypeError, match="runs on the host"):
         jax.jit(lambda xs: net.law("end_to_end", xs).s_max)(XS)
-    with pytest.raises(NotDefined, match="chain"):
+    with pytest.raises(NotDefined, match="no law is known for a chain: the law of a product needs"):
         networks.chain([net, net]).law("end_to_end", XS)

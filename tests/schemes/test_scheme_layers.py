@@ -32,12 +32,23 @@ BRANCH = Branch(0, 4, 0, 2)
         (lambda: Branch(0, 0, 0, 2), r"count=0 must be"),
         (lambda: Branch(0, 1, 0, 0), r"length=0 must be"),
         (lambda: Branch(0, 1, 0, 1, "encodr"), r"stack='encodr' is not known.*'encoder'"),
-        (lambda: Branch(0, 1, 0, 1, other=3), r"other=3 needs stack"),
-        (lambda: schemes.get("t_fixup").initializer(Layer("embedding", 0, 2, 9, 4)), r"t_fixup: .* branch="),
-        (lambda: schemes.get("mirrored").initializer(Layer("value", 0, 2, 4, 4, BRANCH)), r"role='value' is no layer"),
+        (lambda: Branch(0, 1, 0, 1, other=3), r"Branch\(\): other=3 needs stack, one of encoder, decoder"),
+        (lambda: schemes.get("t_fixup").initializer(Layer("embedding", 0, 2, 9, 4)), r"an embedding is scaled by the"),
+        (
+            lambda: schemes.get("mimetic").initializer(Layer("query", 0, 2, 4, 4, BRANCH))(KEY, (4,)),
+            r"mimetic\(\): shape=\(4,\) has one axis; an attention weight has two or three\.",
+        ),
+        (
+            lambda: schemes.get("mirrored").initializer(Layer("hidden", 1, 3, 4, 4))(KEY, (4,)),
+            r"mirrored\(\): shape=\(4,\) has one axis; a mirrored weight has at least two\.",
+        ),
+        (
+            lambda: schemes.get("mirrored").initializer(Layer("value", 0, 2, 4, 4, BRANCH)),
+            r"is no layer between activations",
+        ),
         (
             lambda: networks.mlp([4, 6, 7, 6, 2], "relu", "looks_linear"),
-            r"hidden of shape=\(6, 7\) has 7 outputs; hidden",
+            r"hidden of shape=\(6, 7\) has 7 outputs; hidden widths must be even",
         ),
         (lambda: networks.mlp([4, 5, 2], "relu", "mirrored"), r"stem of shape=\(4, 5\) has 5 outputs.*even"),
         (lambda: networks.mlp([4, 4, 2], "tanh", "fixup", 1.5), r"scheme 'fixup' fixes its own scale"),
@@ -103,6 +114,10 @@ def test_layers_may_be_taken_out_and_put_back():
     back = net.with_layers(params, iter(layers))
     assert jax.tree.structure(back) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, back, params)
-    for wrong in (layers[:-1], [*layers, layers[-1]], [layers[1], layers[0], *layers[2:]]):
-        with pytest.raises(InputError, match=r"with_layers\(\)"):
+    for wrong, message in (
+        (layers[:-1], r"with_layers\(\): from layer 4 on the shapes are .*; the network has 1 of 6×3\."),
+        ([layers[1], layers[0], *layers[2:]], r"from layer 0 on the shapes are .*; the network has 1 of 4×8\."),
+        ([*layers, layers[-1]], r"with_layers\(\): 6 layers for a network of 5\."),
+    ):
+        with pytest.raises(InputError, match=message):
             net.with_layers(params, wrong)

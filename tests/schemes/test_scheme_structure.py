@@ -110,7 +110,7 @@ def test_mimetic_draws_agree_between_programs():
 
 @pytest.mark.parametrize(("role", "shape"), [("query", (4, 5)), ("value", (4, 2, 3)), ("output", (5, 4))])
 def test_mimetic_refuses_more_channels_than_width(role, shape):
-    with pytest.raises(InputError, match=r"asks for rank \d of a 4×4 matrix"):
+    with pytest.raises(InputError, match=r"asks for rank \d of a 4×4 matrix; the channels \(of a head"):
         attention(role, shape)
 
 

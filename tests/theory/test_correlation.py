@@ -113,7 +113,11 @@ def test_ends(name):
         (lambda: theory.c_map("tanh", 1.5, 1.0, 1.0, 0.0), r"c_map\(\): c=1\.5 is not a finite number in \[-1, 1\]"),
         (lambda: theory.c_map("tanh", math.nan, 1.0, 1.0, 0.0), r"c=nan"),
         (lambda: theory.c_map("tanh", 0.5, 1.0, 0.0, 0.0), r"sigma_w=0\.0 is not a finite number in \(0, 1e\+100\]"),
-        (lambda: theory.c_map(jnp.zeros_like, 0.5, 1.0, 1.0, 0.0), r"nothing to correlate"),
+        (lambda: theory.c_map(jnp.zeros_like, 0.5, 1.0, 1.0, 0.0), r"at q=1 and sigma_b=0: there is nothing to"),
+        (  # the mass of E phi² lies 3.5 standard deviations out, and falls off as slowly
+            lambda: theory.c_map(lambda x: jnp.exp(0.23 * x**2), 0.5, 1.0, 1.0, 0.1),
+            r"theory: E phi\(u1\) phi\(u2\) of <lambda> at q=1, 1-\|c\|=0\.5 is only good to \de-\d+; phi grows",
+        ),
     ],
 )
 def test_refusals(call, message):

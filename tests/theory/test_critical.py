@@ -219,6 +219,8 @@ def test_range_in_words(phi, message):
 def test_jump_has_no_critical_point():
     with pytest.raises(InputError, match=r"critical_at\(\): sign jumps at u=0, so E phi'² is infinite"):
         theory.critical_at(jnp.sign, 1.0)
+    with pytest.raises(InputError, match=r"critical_at\(\): ones_like is flat at q=1; chi_1 is 0 for every sigma_w"):
+        theory.critical_at(jnp.ones_like, 1.0)
     assert theory.critical_points(jnp.ones_like, 1.0) == []
 
 

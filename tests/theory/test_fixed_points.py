@@ -212,6 +212,10 @@ def test_trajectory():
         (lambda: theory.depth_scales("tanhh", 1.0, 0.1), r"activation='tanhh' is not known"),
         (lambda: theory.depth_scales("relu", 1.5, 0.1), r"depth_scales\(\): relu with sigma_w=1\.5, sigma_b=0\.1"),
         (lambda: theory.depth_scales(jnp.sign, 1.5, 0.1), r"sign jumps at u=0"),
+        (  # V falls, then grows as 2.25 q
+            lambda: theory.q_fixed_point(lambda x: x + 3 * jnp.exp(-(x**2)), 1.5, 0.1),
+            r"iterating the variance map from q=1 does not settle; it stands at 1\.\d+e\+12\.",
+        ),
     ],
 )
 def test_refusals(call, message):

@@ -281,3 +281,32 @@ def test_mean_of_the_logarithm_where_the_contour_ends_early(depth):
 
     mean = integrate.quad(integrand, -9, 9, points=[zero], limit=500)[0]
     assert law.moment(1, "log_s") == pytest.approx(depth * mean, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "where", "message"),
+    [
+        (theory.fuss_catalan(2), "anywhere", r"^Law: it could not be inverted at log lam = 1\.\d+\.$"),
+        (
+            theory.marchenko_pastur(0.25),
+            "anywhere",
+            r"^Law: it could not be inverted between log lam = -1\.386",
+        ),
+        (
+            theory.marchenko_pastur(0.25),
+            "at a point",
+            r"^Law: it could not be inverted at log lam = .*; residual",
+        ),
+    ],
+)
+def test_what_cannot_be_inverted_is_said(predicted, where, message, monkeypatch):
+    """No law is known of which nothing can be inverted: here the inversion only says so. No number is returned."""
+    attempt = _product.Product.attempt
+
+    def failed(product, t, distance=1e-2, guess=None, patient=False):
+        at, good = attempt(product, t, distance, guess, patient)
+        return at, good & (where == "at a point" and not patient)
+
+    monkeypatch.setattr(_product.Product, "attempt", failed)
+    with pytest.raises(theory.NotConverged, match=message):
+        predicted.quantile(0.5)

@@ -74,10 +74,21 @@ def test_inside_a_jitted_init():
         (lambda: theory.q_map("tanh", 1.0, -1.0, 0.0), r"q_map\(\): sigma_w=-1\.0"),
         (lambda: theory.critical_points("tanh", math.inf), r"critical_points\(\): sigma_b=inf"),
         (lambda: theory.critical_points("tanhh", 0.0), r"activation='tanhh' is not known.*'tanh'"),
-        (lambda: theory.expectation(lambda u: u[0], 1.0), r"it must be elementwise"),
+        (
+            lambda: theory.expectation(lambda u: u[0], 1.0),
+            r"expectation\(\): g maps shape \(.*\) to \(20,\); it must be elementwise\.",
+        ),
+        (
+            lambda: theory.variance_coefficient(jnp.ones_like, 1.0),
+            r"variance_coefficient\(\): ones_like is flat at q=1; mu_2/mu_1² does not exist",
+        ),
         (
             lambda: theory.expectation(lambda u: jnp.exp(u**2), 1.0),
             r"E g\(√q z\) at q=1 is not finite; g grows too fast",
+        ),
+        (  # it exists, 50^½, but z² weighs 0.01
+            lambda: theory.expectation(lambda u: jnp.exp(0.49 * u**2), 1.0),
+            r"E g\(√q z\) at q=1 has its mass beyond \|z\| = \d+; g grows too fast",
         ),
         (lambda: theory.expectation(lambda u: u * jnp.nan, 1.0), r"is not finite; g grows too fast or returns NaN"),
     ],

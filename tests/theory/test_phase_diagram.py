@@ -46,7 +46,7 @@ def test_critical_and_unbounded():
     [
         ([1.0, 0.0], [0.1], r"phase_diagram\(\): sigma_w=.*0\.0.* is not a finite number in \(0, 1e\+100\]"),
         ([1.0], [-0.1], r"sigma_b=.*-0\.1"),
-        ([[1.0]], [0.1], r"sigma_w has shape \(1, 1\); write one axis"),
+        ([[1.0]], [0.1], r"sigma_w has shape \(1, 1\); write one axis, \(n,\)\."),
         ([], [0.1], r"sigma_w has shape \(0,\)"),
         (["a"], [0.1], r"is not an array of numbers"),
     ],
