@@ -1,6 +1,6 @@
 """The phase diagram: q* and chi_1 over a grid of sigma_w and sigma_b.
 
-Source: Poole et al. (2016), arXiv:1606.05340, Fig. 1; Schoenholz et al. (2017), arXiv:1611.01232, Fig. 2.
+Source: Poole et al. (2016), arXiv:1606.05340, Figs. 1 and 2; Schoenholz et al. (2017), arXiv:1611.01232, Fig. 1.
 """
 
 from dataclasses import dataclass
