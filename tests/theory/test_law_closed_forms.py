@@ -234,3 +234,15 @@ def test_far_kinks_move_the_fixed_point():
     q = theory.q_fixed_point(lambda x: jnp.clip(x, -100.0, 100.0), 2.0, 0.1).value
     law = theory.jacobian_law(lambda x: jnp.clip(x, -100.0, 100.0), 2, sigma_w=2.0, sigma_b=0.1)
     assert law.atoms[0].mass == pytest.approx(2 * ndtr(-100 / math.sqrt(q)), rel=1e-12)
+
+
+@pytest.mark.parametrize("slope", [1e-8, 1e-3, 0.5, 1e6])
+def test_two_atoms_have_no_density_however_far_apart(slope):
+    law = theory.jacobian_law(lambda x: jnp.where(x > 0, x, slope * x), 1, q=1.0)
+    mean = (1 + slope**2) / 2
+    assert law.support == ()
+    assert [a.lam for a in law.atoms] == pytest.approx(sorted([1 / mean, slope**2 / mean]), rel=1e-12)
+    assert [a.mass for a in law.atoms] == pytest.approx([0.5, 0.5], rel=1e-12)
+    low, high = (a.lam for a in law.atoms)
+    between = [low * (1 + 1e-9), math.sqrt(low * high), high * (1 - 1e-9)]
+    assert law.cdf(between) == pytest.approx([0.5] * 3, rel=1e-12)
