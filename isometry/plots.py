@@ -95,7 +95,7 @@ def laws(named: Mapping[str, Law]) -> Any:
         colour, at_zero = COLOURS[i % len(COLOURS)], 1 - law.product.rank
         label = f"{name} (at 0: {at_zero:.3g})" if at_zero > 0 else name
         low = law.quantile(1 - law.product.rank * (1 - _TAIL), "log_s")
-        x = np.linspace(axis.place(low), axis.place(math.log(law.s_max)), 600)
+        x = np.linspace(axis.place(low), axis.place(law.quantile(1.0, "log_s")), 600)
         ax.plot(x, axis.density(law, x), color=colour, lw=1.3, ls=("-", "--", "-.")[i % 3], label=label)
         stems += [(axis.place(math.log(a.lam) / 2), a.mass, i) for a in law.atoms if a.lam > 0]
     if stems:
@@ -149,7 +149,7 @@ def _edges(sp: Spectrum, law: Law, axis: _Axis, bins: Any) -> np.ndarray:
     _checks.integer("plots.overlay", low=1, bins=bins)
     resolved = np.asarray(sp.log_values)[np.asarray(sp.resolved)]
     rank = 1 - sum(a.mass for a in law.atoms if a.lam == 0)
-    ends = [float(law.quantile(1 - rank + _TAIL * rank, "log_s")), math.log(law.s_max)]
+    ends = [float(q) for q in law.quantile([1 - rank + _TAIL * rank, 1.0], "log_s")]
     if resolved.size:
         ends += [float(np.quantile(resolved, _TAIL)), float(resolved.max())]
     low, high = axis.place(max(min(ends), _highest_floor(sp))), axis.place(max(ends))

@@ -290,3 +290,18 @@ def test_bad_arguments():
         compare(SMALL, LAW, resamples=1)
     with pytest.raises(TypeError, match="runs on the host"):
         jax.jit(lambda sp: compare(sp, LAW))(SMALL)
+
+
+def test_a_law_below_the_exponents_is_compared_and_drawn():
+    """1600 layers halve s each: e^(−1100) is no float64, its logarithm is."""
+    net = networks.mlp([8] * 1602, "linear", "gaussian", sigma_w=0.5, sigma_b=0.0)
+    x = jax.random.normal(jax.random.key(0), (1, 8))
+    sp = isometry.ensemble(net, jax.random.split(jax.random.key(1), 5), x, span="hidden", method="product")
+    law = net.law("hidden", x)
+    assert law.s_max == 0
+    found = isometry.compare(sp, law)
+    assert np.isfinite(list(found.gaps.values())).all()
+    assert abs(found.moment_gaps["mean"]) < 1600  # of −2200 in all
+    plots = pytest.importorskip("isometry.plots")
+    pytest.importorskip("matplotlib")
+    assert np.isfinite(plots.overlay(sp, law).get_xlim()).all()

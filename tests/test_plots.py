@@ -216,3 +216,13 @@ def test_the_audit_draws_the_law_or_says_why_not(reports):
     assert reports["orthogonal"].law.pairs == 1
     assert reports["partial_identity"].as_dict()["law"]["reason"].startswith("no law is known of partial_identity")
     assert reports["orthogonal"].as_dict()["law"]["name"] == "tanh, depth 1, orthogonal"
+
+
+@pytest.mark.parametrize("sigma_w", [1e-40, 1e40])
+def test_laws_beyond_the_exponents_are_drawn(sigma_w):
+    """s_max under- or overflows; log s does not."""
+    law = theory.jacobian_law("relu", 10, q=1.0, sigma_w=sigma_w)
+    assert law.s_max in (0.0, math.inf)
+    line = plots.laws({"deep": law}).axes[0].lines[0]
+    assert np.isfinite(line.get_xydata()).all()
+    assert line.get_xdata()[-1] == pytest.approx(10 * math.log10(sigma_w), abs=1)

@@ -3,8 +3,9 @@
 Notation of `_product`. With ψ_n = ψ · min(m, n)/n at a layer of width n, a factor W of shape (m, n) takes log M⁻¹ by
   Gaussian, variance σ²/n:      + log σ² + log(m/n) + log(1 + ψ_m)
   Haar, singular values σ:      + log σ² [+ log(m/n) + log(1 + ψ_m) − log(1 + ψ_n) if m < n]
-and a diagonal D² of size m by + log ψ_m − log(1 + ψ_m) + log ζ(ψ_m). Source: Burda, Janik, Waclaw (2010),
-arXiv:0912.3422, for rectangular Gaussian products; the Haar rule is the S-transform (1 + ψ)/(m/n + ψ) of a projection.
+and a diagonal D² of size m by + log ψ_m − log(1 + ψ_m) + log ζ(ψ_m). Source: Burda, Jarosz, Livan, Nowak, Swiech
+(2010), arXiv:1007.3594, for rectangular Gaussian products; the Haar rule is the S-transform (1 + ψ)/(m/n + ψ) of a
+projection.
 """
 
 import math

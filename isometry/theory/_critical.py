@@ -12,7 +12,7 @@ import numpy as np
 
 from isometry import _checks
 from isometry.activations import Activation
-from isometry.theory._fixed_points import NEUTRAL, roots
+from isometry.theory._fixed_points import NEUTRAL, falls_to_zero, roots
 from isometry.theory._host import ActivationLike, record
 from isometry.theory._mean_field import check
 from isometry.theory._moments import AT_ZERO, ROUNDING, Moments, differentiable, finite, moments, table
@@ -135,8 +135,7 @@ def _point(phi: Activation, q: float, sigma_b: float) -> CriticalPoint:
 
 
 def _is_stable(phi: Activation, q: float, sigma_w: float) -> bool:
-    """|V'(q)| ≤ 1. At q = 0 the slope is exactly one and the next order decides: V(q) ≤ q for a small q."""
+    """|V'(q)| ≤ 1. At q = 0 the slope is exactly one and the next order decides."""
     if q == 0:
-        small = 1e-4
-        return bool(sigma_w**2 * moments(phi, small).square[0] <= small * (1 + NEUTRAL))
+        return falls_to_zero(phi, sigma_w)
     return bool(abs(sigma_w**2 * moments(phi, q).growth[0]) <= 1 + NEUTRAL)

@@ -8,7 +8,7 @@ are the stretches of real ζ with λ > 0 and dλ/dψ < 0, and its edges are thei
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,7 +68,7 @@ def gaps(product: Product) -> list[Gap]:
     """All gaps in log λ, ascending; the last one reaches to infinity."""
     found = [gap for combination in _combinations(product) for gap in _Branch(product, combination).gaps()]
     found = [g for g in found if g.high - g.low > _LEAST and g.above <= product.rank + _SAME]
-    return _joined(sorted(found, key=lambda g: g.low))
+    return _from_atoms(_joined(sorted(found, key=lambda g: g.low)), atoms(product))
 
 
 def _combinations(product: Product) -> list[tuple[tuple[float, float], ...]]:
@@ -106,6 +106,14 @@ def _takes(factor: Factor, gap: tuple[float, float], psi: float) -> bool:
     if low == 0:
         return psi < -_rank(factor)
     return psi > 0 or high < math.inf
+
+
+def _from_atoms(found: list[Gap], points: list[Atom]) -> list[Gap]:
+    """Gaps down to the atom below them: one far below the others is nearer to its gap than the scan begins."""
+    lows = [
+        max([a.t for a in points if a.t < g.low and abs(a.above - g.above) <= _LEAST], default=g.low) for g in found
+    ]
+    return [replace(gap, low=low) for gap, low in zip(found, lows, strict=True)]
 
 
 def _joined(found: list[Gap]) -> list[Gap]:

@@ -102,7 +102,7 @@ def all_fixed_points(call: str, phi: Activation, sigma_w: float, sigma_b: float)
         grid, height = np.r_[floor / 2, grid], np.r_[growth(floor / 2), height]
     if np.all(np.abs(height) <= _ZERO):
         return (FixedPoint(1.0, 1.0, True, 0.0),)
-    found = [_at_zero(phi, sigma_w, height)] if floor == 0 else []
+    found = [_at_zero(phi, sigma_w)] if floor == 0 else []
     for q, downward in roots(growth, grid, height):
         found.append(_fixed_point(phi, q, sigma_w, sigma_b, downward))
     return tuple(found)
@@ -161,12 +161,20 @@ def turns(height: np.ndarray) -> np.ndarray:
     return np.pad(found, [(0, 0)] * (height.ndim - 1) + [(1, 1)])
 
 
-def _at_zero(phi: Activation, sigma_w: float, height: np.ndarray) -> FixedPoint:
+def _at_zero(phi: Activation, sigma_w: float) -> FixedPoint:
     """q = 0. Its slope is the limit q → 0+; if that is one, the next order decides."""
     slope = sigma_w**2 * float(moments(phi, 0.0).slope[0])
     if abs(slope - 1) > NEUTRAL:
         return FixedPoint(0.0, slope, slope < 1, 0.0)
-    return FixedPoint(0.0, 1.0, bool(height[np.abs(height) > _ZERO][0] < 0), 0.0)
+    return FixedPoint(0.0, 1.0, falls_to_zero(phi, sigma_w), 0.0)
+
+
+def falls_to_zero(phi: Activation, sigma_w: float) -> bool:
+    """Whether V(q) ≤ q at the least q where they differ by more than rounding: q = 0 is stable though V'(0) = 1."""
+    grid, known = table(phi)
+    height = log_growth(known, grid, sigma_w, 0.0)
+    sure = height[np.abs(height) > _ZERO]
+    return bool(not sure.size or sure[0] < 0)
 
 
 def _fixed_point(phi: Activation, q: float, sigma_w: float, sigma_b: float, downward: bool) -> FixedPoint:

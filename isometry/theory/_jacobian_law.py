@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 
 from isometry import _checks, activations
-from isometry.theory import _universal
+from isometry.theory import _moments, _universal
 from isometry.theory._chain import UNIT, Pair, chain
 from isometry.theory._critical import critical_at, sigma_b_range
 from isometry.theory._fixed_points import NoFixedPoint, q_fixed_point
 from isometry.theory._host import record
 from isometry.theory._law import Law
 from isometry.theory._mean_field import LARGEST, check, mean_square_slope
-from isometry.theory._moments import differentiable, finite, moments
-from isometry.theory._slope_measure import slope_measure
+from isometry.theory._measure import Measure
+from isometry.theory._moments import SMALLEST, differentiable, finite, moments
+from isometry.theory._slope_measure import slope_measure, steep_measure
 
 WEIGHTS = ("orthogonal", "gaussian")
 _ALIKE = 3e-5  # relative; about their mean the error is its square over 12 a layer, below 1e-8 at depth 128
@@ -70,7 +71,7 @@ def jacobian_law(
     _has_law(phi, sorted(set(path)))
     if branch_scale is not None:
         return _residual(phi, path, sigmas, branch_scale, widths, depth, head)
-    free = _scale_free(phi)
+    free = _scale_free(phi, min(path), 4.0, max(path))
     sizes = _sizes(widths, depth, head is not None)
     few = [1.0] * depth if free else _merged(path)
     pairs = [Pair(d[0][0], 2 * math.log(s), d) for d, s in zip(_diagonals(phi, few, sizes[1:]), sigmas, strict=True)]
@@ -148,7 +149,7 @@ def _diagonals(phi: activations.Activation, path: list[float], sizes: list[float
             shares = tuple(zip(np.exp(nodes).tolist(), (weights / len(qs)).tolist(), strict=True))
             for i in layers:
                 found[i] = shares
-    return [tuple((slope_measure(phi, q), share) for q, share in shares) for shares in found]
+    return [tuple((steep_measure(phi, q), share) for q, share in shares) for shares in found]
 
 
 def _gauss(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +189,7 @@ def _unit_slope(phi: activations.Activation, q: float) -> float:
 
 def _fixed_point(phi: activations.Activation, sigma_w: float, sigma_b: float) -> float:
     """The q reached from q = 1; any, if the law does not depend on it."""
-    if _scale_free(phi):
+    if _scale_free(phi, SMALLEST, _moments.LARGEST):
         return 1.0
     try:
         return q_fixed_point(phi, sigma_w, sigma_b).value
@@ -221,12 +222,16 @@ def _sequence(name: str, given: Any) -> list[float]:
     return [float(value) for value in values]
 
 
-def _scale_free(phi: activations.Activation) -> bool:
-    """Whether phi'(√q z)² has the same law at every q: linear, ReLU, leaky ReLU."""
-    a, b = slope_measure(phi, 1.0), slope_measure(phi, 4.0)
+def _scale_free(phi: activations.Activation, *qs: float) -> bool:
+    """Whether phi'(√q z)² has the same law at these q as at 1: linear, ReLU, leaky ReLU, whatever they are."""
+    a = slope_measure(phi, 1.0)
+    return not a.nodes.size and all(_same_atoms(a, slope_measure(phi, q)) for q in qs)
+
+
+def _same_atoms(a: Measure, b: Measure) -> bool:
     return (
-        not (a.nodes.size or b.nodes.size)
-        and np.array_equal(a.atoms.shape, b.atoms.shape)
+        not b.nodes.size
+        and a.atoms.shape == b.atoms.shape
         and np.allclose(a.atoms, b.atoms, rtol=1e-12)
         and np.allclose(a.masses, b.masses, rtol=1e-12)
     )

@@ -169,8 +169,9 @@ class Law:
         V = L (3μ_2/μ_1² − 1)/width for Gaussian and 3 L (μ_2/μ_1² − 1)/width for orthogonal weights, where phi' does
         not depend on the scale of its argument (linear, ReLU, leaky ReLU): 5L/width for ReLU and Gaussian weights.
 
-        Source: Hanin and Nica (2020), arXiv:1812.05994. **Raises** `NotDefined`: other activations (the variance of the
-        pre-activations fluctuates too, and no formula is known here), rectangular layers, universal laws.
+        Source: Hanin and Nica (2020), arXiv:1812.05994, for Gaussian weights. **Raises** `NotDefined`: other
+        activations (the variance of the pre-activations fluctuates too, and no formula is known here), rectangular
+        layers, universal laws.
         """
         _checks.integer("Law.finite_width", low=2, width=width)
         if self.width_rate is None:

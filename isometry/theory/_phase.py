@@ -1,6 +1,6 @@
 """The phase diagram: q* and chi_1 over a grid of sigma_w and sigma_b.
 
-Source: Poole et al. (2016), arXiv:1606.05340, Fig. 1; Schoenholz et al. (2017), arXiv:1611.01232, Fig. 2.
+Source: Poole et al. (2016), arXiv:1606.05340, Figs. 1 and 2; Schoenholz et al. (2017), arXiv:1611.01232, Fig. 1.
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ Ends = tuple[np.ndarray, np.ndarray]
 class PhaseDiagram:
     """Arrays over (sigma_w, sigma_b).
 
-    `q` is the fixed point reached from 1, inf where the variance diverges; `chi` is chi_1 there, where it diverges that
-    of the largest q looked at; `phase` is "ordered", "critical", "chaotic", or "unbounded" where q diverges.
+    `q` is the fixed point reached from 1, inf where the variance passes 1e12, the largest q looked at; `chi` is chi_1
+    there, or at the largest; `phase` is "ordered", "critical", "chaotic", or "unbounded" where q is inf.
     """
 
     sigma_w: np.ndarray

@@ -17,7 +17,7 @@ from isometry.theory._host import evaluate
 from isometry.theory._quadrature import bisected, gauss
 
 _BASE = 1.0937261342  # octaves end at _BASE 2**k: not where people put kinks
-_OCTAVES = 14  # beyond _BASE 2**14 phi goes on as in its last octave
+_OCTAVES = 24  # beyond _BASE 2**24, fourteen standard deviations at q = 1.7e12, phi goes on as in its last octave
 _ORDER = 12  # of the rule that must resolve phi², phi'² and phi'^4; integrals then use order 20
 _SAMPLES = 24  # panels a half octave in which kinks are looked for
 _MOST_KINKS, _MOST_PANELS = 64, 1024
@@ -39,7 +39,11 @@ class Pieces:
 def pieces(phi: Activation, octave: int = 4) -> Pieces:
     """The pieces on |u| ≤ _BASE 2**octave. The default covers what q ≤ 1.4 can see."""
     octave = min(max(octave, 0), _OCTAVES)
-    sides = [_side(phi, k, sign) for k in range(octave + 1) for sign in (-1, 1)]
+    sides: list[Pieces] = []
+    for k in range(octave + 1):
+        sides += [_side(phi, k, sign) for sign in (-1, 1)]
+        if sides[-1].limit < np.inf or sides[-2].limit < np.inf:  # nothing is integrated an octave beyond
+            break
     near_zero = _kinks_between(phi, np.array([-0.87e-6, 0.93e-6]), 0)
     named = [k for k in phi.kinks if abs(k) <= _BASE * 2.0**octave]
     kinks = np.unique(np.r_[near_zero, named, *[side.kinks for side in sides]])
@@ -77,7 +81,7 @@ def _or_refuse(phi: Activation, octave: int, side: Pieces) -> Pieces:
     if octave <= 2 and side.limit < np.inf:
         raise _checks.InputError(
             f"theory: {phi.name} is not resolved in float64 for |u| around {side.limit:g}: it is too rough, has too "
-            "many kinks, an unbounded slope, or computes in a lower precision."
+            "many kinks, an unbounded slope, computes in a lower precision, or is flat there but for rounding."
         )
     return side
 

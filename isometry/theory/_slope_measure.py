@@ -14,6 +14,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from isometry import _checks, activations
+from isometry.theory import _pieces
 from isometry.theory._host import evaluate
 from isometry.theory._measure import Array, Measure, discrete
 
@@ -66,7 +67,7 @@ def slope_measure(phi: activations.Activation, q: float) -> Measure:
     def slope(z: Array) -> Array:
         return evaluate(phi, scale * z)[1]
 
-    kinks = np.array(phi.kinks) / scale
+    kinks = _pieces.pieces(phi, _pieces.octave_of(_REACH * scale)).kinks / scale
     even = _is_even(slope, kinks)
     cuts = np.unique(np.r_[0.0 if even else -_REACH, _REACH, kinks[np.abs(kinks) < _REACH]])
     stretches, lost = _stretches(slope, cuts[cuts >= 0] if even else cuts)
@@ -100,6 +101,17 @@ def slope_measure(phi: activations.Activation, q: float) -> Measure:
     )
 
 
+def steep_measure(phi: activations.Activation, q: float) -> Measure:
+    """`slope_measure` of a phi that is not flat wherever there is mass to speak of.
+
+    **Raises** `NotDefined`: one that is; and as `slope_measure`.
+    """
+    measure = slope_measure(phi, q)
+    if measure.moment(1) == 0:
+        raise _checks.NotDefined(f"theory: {phi.name} is flat at q={q:g}: J is 0, and has no law off zero.")
+    return measure
+
+
 def _normal_mass(low: float, high: float) -> float:
     """P(low < z < high); the outermost panels reach to infinity."""
     from scipy.special import ndtr
@@ -116,10 +128,10 @@ def _snapped(values: Array) -> Array:
 
 
 def _is_even(slope: Callable, kinks: Array) -> bool:
-    """Whether phi'² takes equal values at ±z, judged at sixty-four points."""
-    if not np.array_equal(np.sort(kinks), np.sort(-kinks)):
+    """Whether phi'² takes equal values at ±z, judged by its kinks and at a thousand points."""
+    if not np.allclose(np.sort(kinks), np.sort(-kinks), rtol=1e-14, atol=0):
         return False
-    z = _REACH * (np.arange(64) + 0.382) / 64
+    z = _REACH * (np.arange(1000) + 0.382) / 1000
     left, right = slope(-z) ** 2, slope(z) ** 2
     return bool(np.all(np.abs(left - right) <= 1e-14 * np.max(right)))
 

@@ -52,12 +52,13 @@ def point_masses(values: Any, masses: Any) -> Law:
 def squared_slope(activation: Any, q: float) -> Law:
     """The law of phi'(√q z)², z ~ N(0, 1): what a layer's D² brings. `activation`, `q`: as all over `theory`.
 
-    **Raises** `ValueError`: unknown activation; q negative or not finite.
+    **Raises** `ValueError`: unknown activation; q negative or not finite. `NotDefined`: phi jumps, is flat or has
+    unbounded slope.
     """
     _checks.number("squared_slope", low=0.0, q=q)
     phi = record("squared_slope", activation)
     differentiable("squared_slope", phi, float(q))
-    measure = _slope_measure.slope_measure(phi, float(q))
+    measure = _slope_measure.steep_measure(phi, float(q))
     return Law(_chain.chain([_chain.Pair(measure, 0.0)], False, [1, 1]), f"phi'² of {phi.name} at q {q:g}")
 
 

@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
@@ -215,3 +216,33 @@ def test_one_layer_is_the_law_of_its_slopes(phi, q):
         assert law.cdf(math.exp(-60.0)) == pytest.approx(
             math.erfc(math.sqrt((60 + math.log(4 / math.pi)) / 16)), rel=1e-6
         )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "q"), [(-1.0, 1.05, 1.0), (-3.0, 3.05, 1.0), (-0.5, 0.501, 1.0), (-100.0, 100.0, 1e4)]
+)
+def test_mass_at_zero_with_kinks_that_nobody_named(low, high, q):
+    """All but even, or not to be seen at q of order one: the mass beyond the kinks all the same."""
+    law = theory.jacobian_law(lambda x: jnp.clip(x, low, high), 2, q=[q, q], sigma_w=1.0)
+    beyond = ndtr(low / math.sqrt(q)) + ndtr(-high / math.sqrt(q))
+    assert law.atoms[0].lam == 0
+    assert law.atoms[0].mass == pytest.approx(beyond, rel=1e-12)
+
+
+def test_far_kinks_move_the_fixed_point():
+    """Clipped at ±100 with sigma_w = 2 the variance grows until the clip holds it: the law is not that of linear."""
+    q = theory.q_fixed_point(lambda x: jnp.clip(x, -100.0, 100.0), 2.0, 0.1).value
+    law = theory.jacobian_law(lambda x: jnp.clip(x, -100.0, 100.0), 2, sigma_w=2.0, sigma_b=0.1)
+    assert law.atoms[0].mass == pytest.approx(2 * ndtr(-100 / math.sqrt(q)), rel=1e-12)
+
+
+@pytest.mark.parametrize("slope", [1e-8, 1e-3, 0.5, 1e6])
+def test_two_atoms_have_no_density_however_far_apart(slope):
+    law = theory.jacobian_law(lambda x: jnp.where(x > 0, x, slope * x), 1, q=1.0)
+    mean = (1 + slope**2) / 2
+    assert law.support == ()
+    assert [a.lam for a in law.atoms] == pytest.approx(sorted([1 / mean, slope**2 / mean]), rel=1e-12)
+    assert [a.mass for a in law.atoms] == pytest.approx([0.5, 0.5], rel=1e-12)
+    low, high = (a.lam for a in law.atoms)
+    between = [low * (1 + 1e-9), math.sqrt(low * high), high * (1 - 1e-9)]
+    assert law.cdf(between) == pytest.approx([0.5] * 3, rel=1e-12)

@@ -310,3 +310,20 @@ def test_what_cannot_be_inverted_is_said(predicted, where, message, monkeypatch)
     monkeypatch.setattr(_product.Product, "attempt", failed)
     with pytest.raises(theory.NotConverged, match=message):
         predicted.quantile(0.5)
+
+
+@pytest.mark.parametrize(
+    ("phi", "depth", "q"), [("gelu", 2, 1e-8), ("silu", 2, 1e-7), ("silu", 2, 1e-9), ("gelu", 16, 1e-10)]
+)
+def test_moments_of_a_law_far_narrower_than_its_support(phi, depth, q):
+    """phi' reaches far from phi'(0) where no mass is; of small v = Var lam, E s = 1 − v/8 and E log s = −v/4."""
+    law = theory.jacobian_law(phi, depth, q=q)
+    v = law.variance
+    assert abs(law.moment(1, "s") - (1 - v / 8)) < v**1.5 + 1e-9
+    assert abs(law.moment(1, "log_s") + v / 4) < v**1.5 + 1e-9
+
+
+def test_mass_that_quadrature_misses_counts_little_in_a_narrow_band():
+    """Inverse-square-root edges 4e-4 apart: 4e-6 of the mass is nearer to them than float64 tells."""
+    law = theory.jacobian_law(lambda x: jnp.where(x > 0, x, 0.9999 * x), 2, q=1.0)
+    assert abs(law.moment(1, "s") - (1 - law.variance / 8)) < 1e-9

@@ -122,6 +122,11 @@ from isometry.theory import freeprob
             r"jacobian_law\(\): <lambda> is flat at q=1: J is 0, and has no law off zero",
         ),
         (
+            lambda: theory.jacobian_law(lambda x: jax.nn.relu(x - 12), 2, q=1.0, sigma_w=1.0),
+            r"<lambda> is flat at q=1: J is 0",
+        ),
+        (lambda: freeprob.squared_slope(lambda x: 0 * x, 1.0), r"<lambda> is flat at q=1: J is 0"),
+        (
             lambda: theory.jacobian_law(lambda x: jnp.exp(x**2 / 8), 2, q=1.0, sigma_w=1.0),
             r"jacobian_law\(\): the expectation over <lambda> at q=1 diverges",
         ),

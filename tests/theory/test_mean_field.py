@@ -166,3 +166,16 @@ def test_monte_carlo():
     assert abs(theory.q_map("silu", 0.8, 1.0, 0.0) - squares.mean()) < 4 * squares.std() / 1000
     slopes = 1 / (1 + np.abs(u)) ** 4
     assert abs(theory.chi("softsign", 0.8, 1.0) - slopes.mean()) < 4 * slopes.std() / 1000
+
+
+@pytest.mark.parametrize(("clip", "q"), [(1e5, 1e10), (3e6, 1e12), (1e6, 1e12)])
+def test_kinks_far_out_are_found(clip, q):
+    """E phi'² = erf(clip/√(2q)) of phi clipped at ±clip, at variances that the search for fixed points goes to."""
+    found = theory.chi(lambda x: jnp.clip(x, -clip, clip), q, 1.0)
+    assert found == pytest.approx(math.erf(clip / math.sqrt(2 * q)), rel=1e-13)
+
+
+def test_a_slow_activation_at_the_largest_variance():
+    """tanh(x/10⁴) is linear up to 10⁴: scaling q by 10⁻⁸ gives the same."""
+    slow, plain = theory.q_map(lambda x: jnp.tanh(1e-4 * x), 1e12, 1.0, 0.0), theory.q_map("tanh", 1e4, 1.0, 0.0)
+    assert slow == pytest.approx(plain, rel=1e-12)
