@@ -300,7 +300,7 @@ def law_moments(_: str) -> float:
 
 
 HARD = "Gaussian, twelve decades, Hilbert, orthogonal, wide and tall, to 24"
-DEEP = "Gaussian, tanh, leaky, rows of six decades; 60 factors"
+DEEP = "Gaussian, tanh, leaky, rows of six decades; 60 factors, 8 × 8"
 SHAPES = "64 × 64, 64 × 16, 16 × 64"
 BOTH = ("float32", "float64")
 PROMISES = (

@@ -161,13 +161,15 @@ def _resumed(stopped: Any, work: _Work) -> tuple[_Work, list[Spectrum]]:
             f"ensemble(): resume={_checks.show(stopped)} is not an isometry.Interrupted; write `except "
             "isometry.Interrupted as stopped:` and pass that."
         )
-    old = stopped._work
-    alike = old.how == work.how and old.counts == work.counts and old.mesh == work.mesh
-    if not alike or not _equal((old.source, old.xs, old.key), (work.source, work.xs, work.key)):
+    old, first = stopped._work, np.array([0])
+    how = replace(work.how, chunk=old.how.chunk)  # as the steps, a matter of the memory that was free
+    alike = old.how == how and old.counts == work.counts and old.mesh == work.mesh
+    alike = alike and _equal((old.source, old.xs, old.key), (work.source, work.xs, work.key))
+    if not alike or not _equal(old.make(first), work.make(first)):  # a scheme, a sample, is known by what it draws
         raise _checks.InputError(
             "ensemble(): resume comes from a call with other arguments; repeat that call, or leave resume out."
         )
-    return replace(work, steps=old.steps), stopped._done
+    return replace(work, how=how, steps=old.steps), stopped._done
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -127,7 +127,7 @@ def shapes(call: str, aim: Target, params: Any, x: Any, dtype: Any) -> tuple[int
     if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
         kind = getattr(x, "dtype", type(x).__name__)
         raise _checks.InputError(f"{call}(): x is {kind}, not a real floating array; write x.astype(jnp.float32).")
-    start, out, coarse, _ = _tracing.traced(call, aim, params, x, dtype)
+    start, out, coarse, *_ = _tracing.traced(call, aim, params, x, dtype)
     if not isinstance(out, jax.ShapeDtypeStruct):
         raise _checks.InputError(f"{call}(): f returns a {type(out).__name__}; it must return one array.")
     if not jnp.issubdtype(out.dtype, jnp.floating):
@@ -147,24 +147,36 @@ def dense_jacobian(aim: Target, params: Any, x: Any, dtype: Any, chunk: int | No
         return _wide_jacobians(aim, params, jnp.asarray(x)[None], dtype)[0]
     with _precision.full():
         g, point = _vector_map(aim, params, x, dtype)
-        return linalg.matrix_of(g, point, chunk, forward=_forward_only(aim, params, x, dtype)).astype(dtype)
+        has = _traced(aim, params, x, dtype)
+        forward = has.forward_only if has.forward_only or has.reverse_only else None
+        return linalg.matrix_of(g, point, chunk, forward).astype(dtype)
 
 
 def operator(aim: Target, params: Any, x: Any, dtype: Any) -> linalg.Operator:
     """J by its products: of its layers where they are known, else from one linearization."""
     if aim.layered:
         return linalg.factored(aim.factors(*_precision.cast((params, x), dtype)))
-    if _forward_only(aim, params, x, dtype):
+    has = _traced(aim, params, x, dtype)
+    if has.forward_only:
         raise _checks.InputError(
             'method="lanczos" needs Jᵀ v, and f holds a while_loop, which has no reverse derivative; write a scan or '
             'a fori_loop with constant bounds, or method="dense".'
         )
     with _precision.full():
-        return linalg.Operator.linearized(*_vector_map(aim, params, x, dtype))
+        found = linalg.Operator.linearized(*_vector_map(aim, params, x, dtype))
+    if has.reverse_only:  # perhaps of params alone
+        try:
+            jax.eval_shape(jax.vmap(found.matvec), jax.ShapeDtypeStruct((1, *found.shape[1:]), found.dtype))
+        except TypeError as error:
+            raise _checks.InputError(
+                'method="lanczos" needs J v, and f holds a custom_vjp rule, which has no forward derivative; write a '
+                'custom_jvp, or method="dense".'
+            ) from error
+    return found
 
 
-def _forward_only(aim: Target, params: Any, x: Any, dtype: Any) -> bool:
-    return _tracing.traced("jacobian", aim, params, jnp.asarray(x), dtype).forward_only
+def _traced(aim: Target, params: Any, x: Any, dtype: Any) -> _tracing.Traced:
+    return _tracing.traced("jacobian", aim, params, jnp.asarray(x), dtype)
 
 
 def _vector_map(aim: Target, params: Any, x: Any, dtype: Any) -> tuple[Callable[[Any], Any], Any]:

@@ -39,12 +39,17 @@ def inner(eqn: Any) -> list[Any]:
     return [getattr(j, "jaxpr", j) for j in values if isinstance(j, (core.ClosedJaxpr, core.Jaxpr))]
 
 
-def equations(jaxpr: Any) -> Iterator[Any]:
-    """Every equation of a jaxpr and of all jaxprs within."""
+def equations(jaxpr: Any, into_rules: bool = True) -> Iterator[Any]:
+    """Every equation of a jaxpr and of all jaxprs within; not `into_rules`: but of what custom_vjp differentiates."""
     for eqn in jaxpr.eqns:
         yield eqn
-        for part in inner(eqn):
-            yield from equations(part)
+        for part in inner(eqn) if into_rules or not has_vjp(eqn) else ():
+            yield from equations(part, into_rules)
+
+
+def has_vjp(eqn: Any) -> bool:
+    """Whether an equation brings its reverse derivative along, and so has no forward one."""
+    return eqn.primitive.name.startswith("custom_vjp_call")
 
 
 def constants(closed: Any) -> list[Any]:

@@ -111,8 +111,10 @@ class Spectrum:
             _checks.number("quantile", low=0.0, high=1.0, p=float(value))
         ascending = self.log_values[..., ::-1]
         mass = jnp.cumsum(self.weights[..., ::-1], -1)
-        slack = 4 * ascending.shape[-1] * jnp.finfo(mass.dtype).eps  # rounding of the cumulated weights
-        index = jnp.sum(mass[..., None, :] < self._column(wanted - slack), -1)
+        # rounding of the cumulated weights, but never as much as a node: of many, that would be all below p
+        rounding = 4 * math.log2(2 * ascending.shape[-1]) * float(jnp.finfo(mass.dtype).eps)
+        slack = jnp.minimum(rounding, self.weights[..., ::-1] / 2)[..., None, :]
+        index = jnp.sum(mass[..., None, :] < self._column(wanted) - slack, -1)
         found = jnp.take_along_axis(ascending, jnp.minimum(index, ascending.shape[-1] - 1), -1)
         found = found if variable == "log_s" else jnp.exp(_POWER[variable] * found)
         return found[..., 0] if np.shape(p) == () else found
@@ -194,9 +196,13 @@ class Spectrum:
     def standard_error(self, statistic: str | Callable[["Spectrum"], Any]) -> Any:
         """Standard error over seeds of the mean of a statistic: inputs are averaged within their seed first.
 
-        **Arguments**: `statistic`, a method's name ("stable_rank") or a function of a Spectrum.
+        **Arguments**: `statistic`, a method's name ("stable_rank") or a function of a Spectrum, of one number a matrix
+        or, as `quantile` of several p, an array of them: then one standard error each.
 
-        **Raises** `ValueError`: an unknown name, no batch axis, fewer than two seeds.
+        NaN where the statistic of a matrix is infinite: there is no standard error.
+
+        **Raises** `ValueError`: an unknown name, no batch axis, fewer than two seeds, a statistic that is not one of
+        each matrix.
         """
         call = getattr(type(self), statistic, None) if isinstance(statistic, str) else statistic
         if not callable(call):
@@ -208,8 +214,14 @@ class Spectrum:
                 f"standard_error(): a spectrum of shape {self.log_values.shape} has no two seeds on its first axis."
             )
         value: Any = call(self)
-        per_seed = value.reshape(value.shape[0], -1).mean(1)
-        return jnp.std(per_seed, ddof=1) / math.sqrt(len(per_seed))
+        batch = self.log_values.shape[:-1]
+        if jnp.shape(value)[: len(batch)] != batch:
+            raise _checks.InputError(
+                f"standard_error(): statistic={_checks.show(statistic)} gives {_checks.show(value)}; write one that "
+                f"has a value for each of the {batch} matrices."
+            )
+        per_seed = value.reshape(batch[0], math.prod(batch[1:]), *value.shape[len(batch) :]).mean(1)
+        return jnp.std(per_seed, axis=0, ddof=1) / math.sqrt(len(per_seed))
 
     def _column(self, points: Any) -> Any:
         """(1, ..., points, 1): to be broadcast against (..., 1, nodes), also where rank promotion is an error."""

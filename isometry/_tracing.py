@@ -28,13 +28,14 @@ _lock = threading.Lock()
 
 
 class Traced(NamedTuple):
-    """Where the span of f starts, what it returns, as shapes; what it computes below full precision; and whether it
-    holds a loop of unknown length, which has no reverse derivative."""
+    """Where the span of f starts, what it returns, as shapes; what it computes below full precision; and which
+    derivative it has alone: a loop of unknown length has no reverse one, a custom_vjp no forward one."""
 
     start: jax.ShapeDtypeStruct
     out: Any
     coarse: tuple[str, ...]
     forward_only: bool
+    reverse_only: bool
 
 
 def traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
@@ -62,8 +63,9 @@ def _traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
         raise _checks.InputError(said + _batch_hint(call, aim, params, x)) from error
     if not isinstance(aim.f, Function):
         refuse_chance(call, "f", jaxpr, _jaxpr_of(aim, params, x)[0])
-    loops = any(eqn.primitive.name == "while" for eqn in _jaxpr.equations(jaxpr.jaxpr))
-    return Traced(start, out, _jaxpr.coarse(jaxpr.jaxpr, dtype), loops)
+    derived = list(_jaxpr.equations(jaxpr.jaxpr, into_rules=False))
+    loops = any(eqn.primitive.name == "while" for eqn in derived)
+    return Traced(start, out, _jaxpr.coarse(jaxpr.jaxpr, dtype), loops, any(map(_jaxpr.has_vjp, derived)))
 
 
 def refuse_chance(call: str, what: str, once: Any, again: Any) -> None:

@@ -169,6 +169,10 @@ def test_an_interrupt_loses_only_the_chunk_in_flight():
     assert seen == every[3:]
     with pytest.raises(InputError, match="resume comes from a call with other arguments"):
         isometry.ensemble(NET, KEYS[:4], XS, resume=caught.value)
+    other = networks.mlp(NET.widths, "tanh", "orthogonal", 1.2, 0.3)  # the same program, other parameters
+    for f, sample in ((other, None), (NET, other.init)):
+        with pytest.raises(InputError, match="resume comes from a call with other arguments"):
+            isometry.ensemble(f, KEYS, XS, sample=sample, resume=caught.value)
     with pytest.raises(InputError, match=r"resume=3 is not an isometry\.Interrupted"):
         isometry.ensemble(NET, KEYS, XS, resume=3)
 

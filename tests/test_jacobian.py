@@ -263,6 +263,26 @@ def test_a_loop_of_unknown_length_is_measured_forward():
         isometry.spectrum(looped, w, x, method="lanczos", key=jax.random.key(0))
 
 
+@jax.custom_vjp
+def settled(z):
+    """The c = tanh(c/2 + z) that a loop of unknown length finds."""
+    return jax.lax.while_loop(lambda s: s[0] < 60, lambda s: (s[0] + 1, jnp.tanh(s[1] / 2 + z)), (0, z))[1]
+
+
+settled.defvjp(lambda z: (settled(z),) * 2, lambda c, t: (t * (1 - c**2) / (1 - (1 - c**2) / 2),))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
+def test_what_brings_its_reverse_derivative_is_measured_in_reverse(shape):
+    w, x = jnp.asarray(A[: shape[0], : shape[1]], jnp.float32), jnp.linspace(-1, 1, shape[1])
+    f = lambda w, x: settled(w @ x)  # noqa: E731
+    c = np.asarray(f(w, x), float)
+    want = ((1 - c**2) / (1 - (1 - c**2) / 2))[:, None] * np.asarray(w)
+    np.testing.assert_allclose(isometry.jacobian(f, w, x), want, rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="custom_vjp rule, which has no forward derivative; write a custom_jvp"):
+        isometry.spectrum(f, w, x, method="lanczos", key=KEY)
+
+
 def test_an_output_that_is_constantly_nan_is_no_zero_jacobian():
     with pytest.raises(ValueError, match="6 values that are NaN"):
         isometry.jacobian(lambda w, x: jnp.full(2, jnp.nan), jnp.ones(()), jnp.ones(3))

@@ -77,6 +77,13 @@ def test_ensemble_by_product():
     assert product.pooled().zero_fraction() == 0
 
 
+def test_what_is_no_number_in_the_first_seed_is_said_of_it():
+    net = networks.mlp([4, 4, 4, 4, 4, 4], "tanh", "orthogonal")
+    params = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan)[None], net.init(KEYS[0]))
+    with pytest.raises(isometry.InputError, match="the Jacobian of seed 0 at input 0 is not finite"):
+        isometry.ensemble(net, params=params, xs=inputs(4, 1), method="product")
+
+
 @pytest.mark.core
 def test_product_is_traceable():
     net = networks.mlp([4, 5, 5, 4], "tanh", "orthogonal")

@@ -114,6 +114,16 @@ def test_quantile_inverts_cdf():
         assert sp.quantile(sp.cdf(node, "log_s")[0], "log_s") == node
 
 
+def test_quantiles_of_many_nodes():
+    """Rounding of the cumulated weights is allowed for, but no node is skipped for it."""
+    logs = -np.arange(25600, dtype=np.float32)
+    sp = Spectrum(jnp.asarray(logs), jnp.full(len(logs), 1 / len(logs)), jnp.asarray(-jnp.inf), size=len(logs))
+    p = np.array([0.01, 0.1, 0.5, 0.99])
+    want = np.quantile(logs, p, method="inverted_cdf")
+    # a float32 p, and sums of so many weights, are right to a node
+    np.testing.assert_allclose(sp.quantile(p, "log_s"), want, atol=1)
+
+
 def test_zeros_and_what_cannot_be_told_from_them():
     sp = of(HOLES)
     np.testing.assert_array_equal(sp.resolved, [True, True, False, False])
@@ -181,6 +191,15 @@ def test_standard_error(statistic):
     per_seed = ((s**2).sum(-1) / s.max(-1) ** 2).mean(1)
     want = per_seed.std(ddof=1) / math.sqrt(len(per_seed))
     assert batch_of(s).standard_error(statistic) == pytest.approx(want, rel=1e-4)
+
+
+def test_standard_errors_of_several_numbers_a_matrix():
+    p = [0.1, 0.9]
+    sp = batch_of(BATCH)
+    found = sp.standard_error(lambda sp: sp.quantile(p))
+    np.testing.assert_allclose(found, [sp.standard_error(lambda sp, p=p: sp.quantile(p)) for p in p], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"has a value for each of the \(2, 3\) matrices"):
+        sp.standard_error(lambda sp: sp.pooled().stable_rank())
 
 
 def test_gradients_of_log_spread_and_moment():

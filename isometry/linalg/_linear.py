@@ -14,15 +14,15 @@ from isometry.linalg._product import Factors
 
 
 def matrix_of(
-    g: Callable[[Any], Any], point: Float[Array, " n"], chunk: int | None = None, forward: bool = False
+    g: Callable[[Any], Any], point: Float[Array, " n"], chunk: int | None = None, forward: bool | None = None
 ) -> Float[Array, "m n"]:
     """The Jacobian of g: vector → vector at `point`, from one linearization.
 
-    Reverse mode where outputs are no more than inputs, forward otherwise, or always if `forward`; `chunk` directions at
-    a time, None for all.
+    Forward mode if `forward`, reverse if not; None: reverse where outputs are no more than inputs. `chunk` directions
+    at a time, None for all.
     """
     out = jax.eval_shape(g, point)
-    if out.size <= point.size and not forward:
+    if not (out.size > point.size if forward is None else forward):
         _, pull = jax.vjp(g, point)
         return _rows(canonical(lambda v: pull(v)[0]), jnp.eye(out.size, dtype=out.dtype), chunk)
     _, push = jax.linearize(g, point)
