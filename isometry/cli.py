@@ -50,7 +50,8 @@ def _code(argv: list[str] | None, ours: dict[str, str]) -> int:
         if type(error).__name__ in ("Stopped", "Abort"):
             raise KeyboardInterrupt from None
         if hasattr(error, "format_message"):
-            return _refuse(error.format_message(), EXIT_USAGE)  # pyright: ignore[reportAttributeAccessIssue]
+            message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+            return _refuse(message, EXIT_USAGE) if message else EXIT_USAGE  # without a command: the help is shown
         raise
     if code == EXIT_INTERRUPTED:  # typer's answer to what reaches it outside a command
         raise KeyboardInterrupt

@@ -8,7 +8,7 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from isometry import cli, theory
+from isometry import _cli_common, cli, theory
 
 
 def call(*argv):
@@ -66,6 +66,14 @@ def test_table(argv, words, capsys):
     shown = capsys.readouterr().out
     for word in words:
         assert word in shown
+
+
+def test_a_narrow_terminal_folds_numbers_and_cuts_none(capsys, monkeypatch):
+    from rich.console import Console
+
+    monkeypatch.setattr(_cli_common, "console", lambda: Console(width=40))
+    assert call("--sigma-w", 1.5, "--sigma-b", 0.3, "--depth", 6) == 0
+    assert "…" not in capsys.readouterr().out
 
 
 def test_what_does_not_exist_is_null(capsys):
