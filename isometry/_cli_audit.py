@@ -6,6 +6,7 @@ from typer import Option
 
 from isometry import _cli_common as common
 
+_CALL = "isometry audit"
 SCHEMES = ("orthogonal", "identity", "partial_identity", "zer_o", "gaussian", "xavier", "kaiming")
 _HELP = """Measure, for each scheme, the singular values of the input-output Jacobian on real data, and flag what
 will go wrong in training.
@@ -36,10 +37,8 @@ def add(app: Any) -> None:
         ] = None,
         seed: common.Seed = 0,
     ) -> int:
-        return run(
-            common.split(scheme), width, depth, activation, data, seeds, inputs, train_steps, out, json,
-            common.split(fail_on), seed,
-        )  # fmt: skip
+        names, flags = common.split(_CALL, "--scheme", scheme), common.split(_CALL, "--fail-on", fail_on)
+        return run(names, width, depth, activation, data, seeds, inputs, train_steps, out, json, flags, seed)
 
 
 def run(
@@ -61,18 +60,17 @@ def run(
 
     from isometry import _checks, _json, _provenance, degeneracy, plots, store
 
-    call = "isometry audit"
     for name, value, low in (
         ("--width", width, 1), ("--depth", depth, 1), ("--seeds", seeds, 1), ("--inputs", inputs, 1),
         ("--train-steps", train_steps, 0), ("--seed", seed, 0),
     ):  # fmt: skip
-        _checks.integer(call, low=low, **{name: value})
+        _checks.integer(_CALL, low=low, **{name: value})
     for flag in fail_on:
-        _checks.one_of(call, among=degeneracy.FLAGS, **{"--fail-on": flag})
+        _checks.one_of(_CALL, among=degeneracy.FLAGS, **{"--fail-on": flag})
     key_nets, key_data, key_rest = jax.random.split(jax.random.key(seed), 3)
-    xs, targets = common.load(call, data, key_data)
+    xs, targets = common.load(_CALL, data, key_data)
     nets, undefined = common.networks_of(schemes, SCHEMES, width, depth, activation, xs, targets)
-    _checks.extra(call, "matplotlib", "plot")
+    _checks.extra(_CALL, "matplotlib", "plot")
     folder = store.prepare(out)
     with common.progress(5 * len(nets)) as tell:
         found: Any = degeneracy.audit(
@@ -90,6 +88,7 @@ def run(
     if as_json:
         print(_json.dumps(result), end="")
     else:
-        common.console().print(degeneracy.rich_table(reports))
+        console = common.console()
+        console.print(degeneracy.rich_table(reports, console.width))
     common.told(written, as_json)
     return common.EXIT_RAISED if any(reports.raised(flag) for flag in fail_on) else common.EXIT_CLEAN

@@ -11,12 +11,11 @@ from typer import Option
 
 EXIT_CLEAN, EXIT_RAISED = 0, 1
 
-Schemes = Annotated[list[str] | None, Option("--scheme", help="A scheme; repeat or separate by commas.")]
 Width = Annotated[int, Option(help="Hidden width.")]
 Depth = Annotated[int, Option(help="Number of weight layers.")]
 ActivationName = Annotated[str, Option("--activation", help="Name of the activation.")]
-Inputs = Annotated[int, Option(help="Inputs at which Jacobians are taken.")]
-Seeds = Annotated[int, Option(help="Networks drawn a scheme.")]
+Inputs = Annotated[int, Option(help="Inputs at which Jacobians are taken; all of the data if there are fewer.")]
+Seeds = Annotated[int, Option(help="Networks drawn for each scheme.")]
 Data = Annotated[str, Option(help="digits, gaussian, a .npy or .npz file, or MNIST's or CIFAR-10's files.")]
 Json = Annotated[bool, Option("--json", help="Print the JSON instead of the table.")]
 Seed = Annotated[int, Option(help="Seed of everything random.")]
@@ -27,7 +26,8 @@ class Stopped(Exception):
 
 
 def command(app: Any, name: str, text: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Register a command, in which Ctrl-C is `Stopped`."""
+    """Register a command, in which Ctrl-C is `Stopped`; the lines of a paragraph of `text` are one."""
+    paragraphs = "\n\n".join(" ".join(lines.split()) for lines in text.split("\n\n"))
 
     def register(function: Callable[..., int]) -> Callable[..., int]:
         @functools.wraps(function)
@@ -37,14 +37,21 @@ def command(app: Any, name: str, text: str) -> Callable[[Callable[..., int]], Ca
             except KeyboardInterrupt:
                 raise Stopped from None
 
-        return app.command(name=name, help=text)(stoppable)
+        return app.command(name=name, help=paragraphs)(stoppable)
 
     return register
 
 
-def split(values: list[str] | None) -> list[str]:
-    """The words of a repeatable option, which may be separated by commas as well."""
-    return [word.strip() for value in values or [] for word in value.split(",") if word.strip()]
+def split(call: str, option: str, values: list[str] | None) -> list[str]:
+    """The words of a repeatable option, which may be separated by commas as well; none only if it is left out."""
+    from isometry import _checks
+
+    words = [word.strip() for value in values or [] for word in value.split(",") if word.strip()]
+    if values and not words:
+        raise _checks.InputError(
+            f"{call}(): {option}={','.join(values)!r} names nothing; write a name or leave it out."
+        )
+    return words
 
 
 def load(call: str, name: str, key: Any) -> Any:

@@ -91,7 +91,8 @@ def _print(rows: list[dict[str, Any]], left_out: dict[str, str]) -> None:
     console = common.console()
     table = Table(title="end to end, isometric first", title_justify="left")
     for name in ("initializer", "activation", "√E(s−1)²", "zeros", "median s", "law"):
-        table.add_column(name, justify="left" if name in ("initializer", "activation", "law") else "right")
+        justify = "left" if name in ("initializer", "activation", "law") else "right"
+        table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
         verdict = row["no_law"] and f"none: {row['no_law']}"
         if row["excess"] is not None:

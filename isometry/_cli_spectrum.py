@@ -19,7 +19,9 @@ def add(app: Any) -> None:
 
     @common.command(app, "spectrum", _HELP)
     def spectrum(
-        scheme: common.Schemes = None,
+        scheme: Annotated[
+            list[str] | None, Option(help="A scheme; repeat or separate by commas. Default: orthogonal.")
+        ] = None,
         width: common.Width = 128,
         depth: common.Depth = 6,
         activation: common.ActivationName = "tanh",
@@ -32,7 +34,7 @@ def add(app: Any) -> None:
         json: common.Json = False,
         seed: common.Seed = 0,
     ) -> int:
-        names = common.split(scheme)
+        names = common.split(_CALL, "--scheme", scheme)
         return run(names, width, depth, activation, data, seeds, inputs, span, method, out, json, seed)
 
 
@@ -150,7 +152,7 @@ def _print(rows: dict[str, dict[str, Any]]) -> None:
     for name, row in rows.items():
         table = Table(title=f"{name}: {row['spectrum']}", title_justify="left")
         for column in ("statistic", "mean", "± s.e.", "law"):
-            table.add_column(column, justify="left" if column == "statistic" else "right")
+            table.add_column(column, justify="left" if column == "statistic" else "right", overflow="fold")
         for statistic, line in row["statistics"].items():
             table.add_row(
                 statistic, *("" if line[k] is None else f"{line[k]:.5g}" for k in ("mean", "standard_error", "law"))

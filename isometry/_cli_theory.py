@@ -140,7 +140,7 @@ def _print(found: dict[str, Any]) -> None:
     console = common.console()
     points = Table(title=f"{found['activation']}: critical points", title_justify="left")
     for name in ("sigma_w", "sigma_w²", "sigma_b", "q*", ""):
-        points.add_column(name, justify="right")
+        points.add_column(name, justify="right", overflow="fold")
     for p in found["critical_points"]:
         stability = "stable" if p["stable"] else "unstable: never reached"
         points.add_row(*(f"{x:.10g}" for x in (p["sigma_w"], p["sigma_w"] ** 2, p["sigma_b"], p["q"])), stability)
@@ -163,7 +163,8 @@ def _law_table(found: dict[str, Any]) -> Any:
 
     table = Table(title=f"the law of {found['point']['depth']} layers", title_justify="left")
     for name in ("weights", "s_max", "median s", "E lam", "Var lam", "atoms: mass at s"):
-        table.add_column(name, justify="left" if name in ("weights", "atoms: mass at s") else "right")
+        justify = "left" if name in ("weights", "atoms: mass at s") else "right"
+        table.add_column(name, justify=justify, overflow="fold")
     for weights, law in found["laws"].items():
         atoms = ", ".join(f"{a['mass']:.4g} at {a['s']:.4g}" for a in law["atoms"]) or "none"
         numbers = (law["s_max"], law["median_s"], law["mean_lam"], law["variance_lam"])
@@ -176,6 +177,8 @@ def _point_table(point: dict[str, Any]) -> Any:
 
     title = f"sigma_w = {point['sigma_w']:.10g}, sigma_b = {point['sigma_b']:.10g}: {point['phase']}"
     table = Table(title=title, title_justify="left", show_header=False)
+    for _ in range(3):
+        table.add_column(overflow="fold")
     for p in point["q_fixed_points"]:
         state = "stable" if p["stable"] else "unstable"
         table.add_row("q fixed point", f"{p['value']:.10g}", f"{state}, V' = {p['slope']:.6g}")

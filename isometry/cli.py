@@ -3,6 +3,7 @@
 It owns its process, so devices and threads are set in the environment before jax or numpy is imported.
 """
 
+import io
 import os
 import sys
 from typing import Annotated, Any
@@ -24,6 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point: run the command and exit with its code; every refusal is one line on stderr."""
     ours = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
     os.environ.update(ours)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # where there is no σ, a question mark and no traceback
+        sys.stdout.reconfigure(errors="replace")
     heard = []
     try:
         with _interrupts.insistent() as heard:
@@ -50,7 +53,8 @@ def _code(argv: list[str] | None, ours: dict[str, str]) -> int:
         if type(error).__name__ in ("Stopped", "Abort"):
             raise KeyboardInterrupt from None
         if hasattr(error, "format_message"):
-            return _refuse(error.format_message(), EXIT_USAGE)  # pyright: ignore[reportAttributeAccessIssue]
+            message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+            return _refuse(message, EXIT_USAGE) if message else EXIT_USAGE  # without a command: the help is shown
         raise
     if code == EXIT_INTERRUPTED:  # typer's answer to what reaches it outside a command
         raise KeyboardInterrupt

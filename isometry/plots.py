@@ -280,6 +280,7 @@ def timeline(records: Records, ax: Any) -> Any:
         ax.set_title(f"the buffer was full: {records.missed} later records are missing", fontsize=8)
     ax.set_xlabel("training step")
     ax.set_ylabel("statistic of the Jacobian")
+    ax.legend(fontsize=7, frameon=False)
     return ax
 
 

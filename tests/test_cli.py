@@ -84,6 +84,8 @@ def test_json_on_stdout_and_exit_code_of_fail_on(features, tmp_path, capsys):
         (["--train-steps", "-1"], "--train-steps"),
         (["--seed", "-1"], "--seed"),
         (["--fail-on", "vanishin"], "vanishing"),
+        (["--fail-on", ""], "--fail-on='' names nothing"),
+        (["--scheme", ","], "--scheme=',' names nothing"),
         (["--data", "gausian"], "gaussian"),
         (["--data", "missing.npy"], "missing.npy"),
         (["--data", "table.csv"], ".npy"),
@@ -96,6 +98,15 @@ def test_bad_usage_is_one_line(argv, words, tmp_path, capsys):
     assert call(*TINY, "--data", "gaussian", "--out", out, *argv) == 2
     refused_in_one_line(capsys, words)
     assert not out.exists()
+
+
+def test_without_a_command_the_help_is_shown_and_nothing_else(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([])
+    assert stop.value.code == 2
+    shown, complaints = capsys.readouterr()
+    assert "spectrum" in shown + complaints
+    assert "isometry: " not in complaints
 
 
 def refused_in_one_line(capsys, words):

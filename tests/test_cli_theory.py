@@ -1,6 +1,9 @@
 """`isometry theory`: the numbers of the library, as a table and as strict JSON, and one line for what it refuses."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -8,7 +11,7 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from isometry import cli, theory
+from isometry import _cli_common, cli, theory
 
 
 def call(*argv):
@@ -66,6 +69,23 @@ def test_table(argv, words, capsys):
     shown = capsys.readouterr().out
     for word in words:
         assert word in shown
+
+
+def test_a_narrow_terminal_folds_numbers_and_cuts_none(capsys, monkeypatch):
+    from rich.console import Console
+
+    monkeypatch.setattr(_cli_common, "console", lambda: Console(width=40))
+    assert call("--sigma-w", 1.5, "--sigma-b", 0.3, "--depth", 6) == 0
+    assert "…" not in capsys.readouterr().out
+
+
+def test_an_output_without_greek_gets_question_marks():
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    argv = [sys.executable, "-m", "isometry.cli", "theory", "--sigma-w", "1.5", "--sigma-b", "0.3"]
+    ran = subprocess.run(argv, env=ascii_only, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert "mu_2/mu_1? ? 1" in ran.stdout
+    assert "0.9608442797" in ran.stdout
 
 
 def test_what_does_not_exist_is_null(capsys):

@@ -112,6 +112,7 @@ def records(missed=0, **values):
 def test_a_timeline_draws_means_over_inputs_and_their_range(ax):
     found = records(s_max=[[1, 3], [2, 4], [3, 5]], dead_units=[0.5, 0.25, 0.125], missed=2)
     assert plots.timeline(found, ax) is ax
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(found.values)
     lines = {line.get_label(): line.get_ydata().tolist() for line in ax.lines}
     assert lines == {"s_max": [2, 3, 4], "dead_units": [0.5, 0.25, 0.125]}
     assert len(ax.collections) == 1  # the band of the one that has inputs

@@ -120,11 +120,8 @@ def monitor(
         values = {name: jnp.zeros((capacity, *value.shape), value.dtype) for name, value in found.items()}
         return MonitorState(zero, zero, zero, jnp.zeros(capacity, jnp.int32), values)
 
-    def update(updates: Any, state: MonitorState, params: Any = None, **_: Any) -> tuple[Any, MonitorState]:
-        if params is None:
-            raise _checks.InputError(
-                f"{call}(): update() got no params; write optimizer.update(grads, opt_state, params)."
-            )
+    @jax.jit  # outside the caller's jit as well, or every update would compile its branches anew
+    def advance(state: MonitorState, params: Any) -> MonitorState:
         due = state.step % every == 0
         keep = due & (state.count < capacity)
 
@@ -135,7 +132,14 @@ def monitor(
 
         steps, values = jax.lax.cond(keep, record, lambda: (state.steps, state.values))
         count, asked = state.count + keep.astype(jnp.int32), state.due + due.astype(jnp.int32)
-        return updates, MonitorState(state.step + 1, count, asked, steps, values)
+        return MonitorState(state.step + 1, count, asked, steps, values)
+
+    def update(updates: Any, state: MonitorState, params: Any = None, **_: Any) -> tuple[Any, MonitorState]:
+        if params is None:
+            raise _checks.InputError(
+                f"{call}(): update() got no params; write optimizer.update(grads, opt_state, params)."
+            )
+        return updates, advance(state, params)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 

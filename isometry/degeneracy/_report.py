@@ -15,6 +15,11 @@ from isometry.degeneracy._probe import Probe
 from isometry.degeneracy._statistics import STATISTICS
 from isometry.theory import Law
 
+_LEGEND = (
+    "Singular values s end to end, medians over seeds and inputs; deviation: √E(s − 1)²; eff. rank: exp of the entropy "
+    "of s/Σs; zeros: share, on the mean, that is zero or below the floor."
+)
+_FULL_WIDTH = 120  # columns of a terminal from which on the verdict fits beside the numbers
 _COLUMNS = ("scheme", "σ_min", "median", "σ_max", "mean s²", "deviation", "eff. rank", "zeros", "verdict")
 
 
@@ -175,34 +180,41 @@ def _pooled_quantiles(sp: Spectrum) -> Any:
     return np.quantile(np.asarray(sp.log_values), np.linspace(0, 1, 101), method="inverted_cdf")
 
 
-def rich_table(reports: Reports) -> Any:
-    """A rich table of `reports`, a row a network; below it, of every flag that is raised, what to do and whose line.
+def rich_table(reports: Reports, width: int = 120) -> Any:
+    """A rich table of `reports`, a row a network; below it what the numbers are, and of every flag that is raised
+    what to do and whose line.
+
+    At a `width` of the terminal below 120 the numbers stand in one cell with the verdict, each after its name.
 
     **Raises** `MissingExtra`: rich is not installed.
     """
     rich = _checks.extra("Report.table", "rich.table", "cli")
-    text = _checks.extra("Report.table", "rich.text", "cli")
-    advice = text.Text("\n".join(_advice(reports)), style="default")
-    table = rich.Table(pad_edge=False, caption=advice or None, caption_justify="left")
-    for name in _COLUMNS:
-        if name == "verdict":
-            table.add_column(name, overflow="fold", ratio=1)
+    text = _checks.extra("Report.table", "rich.text", "cli").Text  # a name may hold brackets, which are no markup
+    full = width >= _FULL_WIDTH
+    advice = text("\n".join(_advice(reports)), style="default")
+    table = rich.Table(pad_edge=False, caption=advice or None, caption_justify="left", show_lines=not full)
+    for name in _COLUMNS if full else (_COLUMNS[0], _COLUMNS[-1]):
+        if name in ("scheme", "verdict"):
+            table.add_column(name, overflow="fold", no_wrap=full and name == "scheme", ratio=int(name == "verdict"))
         else:
-            table.add_column(name, justify="left" if name == "scheme" else "right", no_wrap=True)
+            table.add_column(name, justify="right", no_wrap=True)
     for name, report in reports.items():
         numbers = _numbers(report.statistics()) if report.spectra else ["–"] * (len(_COLUMNS) - 2)
         colour = {RAISED: "red", UNDECIDED: "yellow", CLEAR: "green"}[report.verdict]
-        table.add_row(name, *numbers, f"[{colour}]{report.verdict}[/]: {report.reason}")
+        verdict = text.assemble((report.verdict, colour), f": {report.reason}")
+        named = ", ".join(f"{column} {number}" for column, number in zip(_COLUMNS[1:-1], numbers, strict=True))
+        table.add_row(text(name), *([*numbers, verdict] if full else [text.assemble(named, "\n", verdict)]))
     for name, why in reports.undefined.items():
-        table.add_row(name, *["–"] * (len(_COLUMNS) - 2), f"not defined: {why}")
+        table.add_row(text(name), *["–"] * (len(_COLUMNS) - 2) * full, text(f"not defined: {why}"))
     return table
 
 
 def _advice(reports: Reports) -> list[str]:
-    """A line a flag that is raised anywhere, the gravest first."""
+    """What the numbers are; then a line a flag that is raised anywhere, the gravest first."""
     raised = [flag for report in reports.values() for flag in report.flags.values() if flag.raised]
     lines = {(f.name, f.remedy): f"{f.name}: {f.remedy}. Judged by: {f.source}." for f in raised}
-    return [lines[key] for key in sorted(lines, key=lambda key: (FLAGS.index(key[0]), key[1]))]
+    legend = [_LEGEND] if any(report.spectra for report in reports.values()) else []
+    return legend + [lines[key] for key in sorted(lines, key=lambda key: (FLAGS.index(key[0]), key[1]))]
 
 
 def _numbers(s: dict[str, Any]) -> list[str]:
@@ -215,7 +227,7 @@ def _numbers(s: dict[str, Any]) -> list[str]:
         f"{s['mean_s2']:.3g}",
         f"{s['isometry_deviation']:.3g}",
         f"{s['effective_rank']:.2f}/{s['size']}",
-        f"{100 * s['zero_fraction']:.2g} %",
+        f"{100 * s['zero_fraction']:.3g} %",
     ]
 
 
@@ -223,5 +235,5 @@ def as_text(reports: Reports, width: int) -> str:
     """The table as plain text of `width` columns."""
     console = _checks.extra("Report.table", "rich.console", "cli").Console
     buffer = io.StringIO()
-    console(file=buffer, width=width, no_color=True).print(rich_table(reports))
+    console(file=buffer, width=width, no_color=True).print(rich_table(reports, width))
     return buffer.getvalue()

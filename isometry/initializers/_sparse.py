@@ -122,8 +122,10 @@ def givens_product(
         added = jnp.count_nonzero(new) - jnp.count_nonzero(old)
         return step + 1, count + added, count, matrix.at[pair].set(new), pair, old
 
-    start = jnp.eye(many, few, dtype=dtype)
-    pair, count = jnp.zeros(2, int), jnp.asarray(few, int)
+    # 0 from the key: under shard_map a loop's state must vary over the mesh from the start if it does later
+    nought = jax.random.bits(jax.random.fold_in(key, limit)).astype(int) * 0
+    start = jnp.eye(many, few, dtype=dtype) + nought.astype(dtype)
+    pair, count = jnp.zeros(2, int) + nought, jnp.asarray(few, int) + nought
     state = (jnp.zeros((), int), count, count, start, pair, start[pair])
     step, count, before, matrix, pair, old = jax.lax.while_loop(unfinished, rotate, state)
     back = before + count > twice

@@ -11,7 +11,7 @@ import pytest
 
 import isometry
 from isometry import networks
-from isometry.degeneracy import Report, Reports, _audit
+from isometry.degeneracy import Report, Reports, _audit, _report
 
 SIZES, XS = [6, 8, 8, 3], jax.random.normal(jax.random.key(1), (32, 6))
 KEYS = jax.random.split(jax.random.key(0), 5)
@@ -80,6 +80,28 @@ def test_the_table_holds_names_and_verdicts(reports):
     for name, report in reports.items():
         assert name in text
         assert report.verdict in text
+    assert text.count("deviation: √E(s − 1)²") == 1
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_in_a_narrow_terminal_the_table_loses_nothing(width, reports):
+    pytest.importorskip("rich")
+    lines = reports.table(width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    said = "".join("".join(lines).split()).replace("│", "").replace("┃", "")
+    for report in reports.values():
+        assert f"{report.verdict}:" in said
+    assert f"σ_max{reports['plain'].statistics()['s_max']:.3g}," in said
+    assert "…" not in said
+
+
+def test_brackets_in_names_are_no_markup_and_all_is_a_hundred_percent(reports):
+    pytest.importorskip("rich")
+    text = Reports({"wide[bold]": reports["plain"]}, {"deep[red]": "of no shape [n, n]"}).table(width=160)
+    for words in ("wide[bold]", "deep[red]", "of no shape [n, n]"):
+        assert words in text
+    everything = reports["plain"].statistics() | {"zero_fraction": 1.0}
+    assert _report._numbers(everything)[-1] == "100 %"
 
 
 def test_what_a_notebook_shows_fits_on_a_screen(reports):

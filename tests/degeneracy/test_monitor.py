@@ -197,3 +197,20 @@ def test_what_cannot_be_read():
         isometry.recorded(state)["s_min"]
     with pytest.raises(TypeError, match="opt_state is traced"):
         jax.jit(isometry.recorded)(state)
+
+
+def test_outside_jit_updates_are_traced_once():
+    """A loop that is not compiled would else pay a compilation for every step, due or not."""
+    traced = []
+
+    def largest(sp):
+        traced.append(1)
+        return sp.values.max()
+
+    watch = isometry.monitor(NET, FEW, every=2, statistics=[largest], capacity=2)
+    state, counts = watch.init(PARAMS), []
+    for _ in range(3):
+        _, state = watch.update(PARAMS, state, PARAMS)
+        counts.append(len(traced))
+    assert counts[0] == counts[-1]
+    assert isometry.recorded(state).steps.tolist() == [0, 2]

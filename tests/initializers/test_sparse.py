@@ -142,3 +142,12 @@ def test_bad_input(call, text):
 def test_a_traced_fraction_is_refused(factory):
     with pytest.raises(TypeError, match=f"{factory.__name__}.*is traced"):
         jax.jit(lambda fraction: factory(fraction)(KEY, (4, 4)))(0.5)
+
+
+def test_sparse_orthogonal_runs_under_shard_map():
+    mesh, spec = jax.make_mesh((1,), ("seeds",), axis_types=(jax.sharding.AxisType.Auto,)), jax.sharding.PartitionSpec
+    init, keys = initializers.sparse_orthogonal(0.5), jax.random.split(jax.random.key(0), 1)
+    drawn = jax.shard_map(
+        lambda k: init(k[0], (8, 8))[None], mesh=mesh, in_specs=spec("seeds"), out_specs=spec("seeds")
+    )
+    assert np.array_equal(jax.jit(drawn)(keys)[0], init(keys[0], (8, 8)))
