@@ -14,7 +14,7 @@ from isometry._jacobian import Lanczos, Product
 
 _MARGIN = 1.25
 """XLA was seen to hold up to 1.15 times what the walk counts: loops that keep their state twice."""
-_SMALL = 2048
+_SMALL = 3072
 """Bytes of scalars and counters, each in a line of its own."""
 _MANY = 1024
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _checks, _cost, _devices, _draws, _jacobian, _measure, _memory, _precision, linalg
-from isometry._jacobian import Lanczos, Product
+from isometry import _checks, _cost, _devices, _draws, _jacobian, _measure, _memory, _precision
+from isometry._jacobian import Lanczos
 from isometry._measure import How
 from isometry._spectrum import Spectrum, resolve_method
 from isometry.networks import Network
@@ -142,9 +142,7 @@ def ensemble(
     budget = _devices.budget("ensemble", max_bytes, mesh)
     takes, chunk = _cost.fitting("ensemble", budget, aim, chosen, drawn, xs[0], kind)
     steps = _steps(mesh, budget, takes, _memory.tree_bytes(drawn), (seeds, len(xs)))
-    how = How(
-        aim, _grouped(chosen, aim, kind, make, xs, seeds * len(xs)), kind, chunk, serial=_devices.share_threads(mesh)
-    )
+    how = How(aim, chosen, kind, chunk, serial=_devices.share_threads(mesh))
     bits = None
     if isinstance(chosen, Lanczos):
         how, bits = replace(how, key_kind=_checks.key_kind(key)), _devices.everywhere(mesh, _checks.key_bits(key))
@@ -188,14 +186,6 @@ def _naming(seeds: Any, inputs: Any) -> Iterator[None]:
             f"ensemble(): while measuring seeds {seeds[0]} to {seeds[-1]} at inputs {inputs[0]} to {inputs[-1]}."
         )
         raise
-
-
-def _grouped(method: Any, aim: Any, dtype: Any, make: Callable[[Any], Any], xs: Any, copies: int) -> Any:
-    """A product method with its group size chosen at the first seed and input, where the user has not."""
-    if not isinstance(method, Product) or method.every is not None:
-        return method
-    first = jax.tree.map(lambda a: a[0], make(np.array([0])))
-    return Product(linalg.group_size(aim.factors(*_precision.cast((first, xs[0]), dtype)), copies))
 
 
 def _inputs(f: Any, xs: Any) -> Any:
@@ -268,6 +258,10 @@ def _check_finite(part: Spectrum, seeds: Any, inputs: Any) -> None:
 @contextlib.contextmanager
 def _reporter(progress: bool | Callable[[int, int], None]) -> Iterator[Callable[[int, int], None]]:
     """A function of (done, total): the caller's, a bar's, or none."""
+    if not (isinstance(progress, bool) or progress is None or callable(progress)):
+        raise _checks.InputError(
+            f"ensemble(): progress={_checks.show(progress)} is neither True nor a function of (done, total)."
+        )
     if callable(progress) or not progress:
         yield progress if callable(progress) else lambda done, total: None
         return

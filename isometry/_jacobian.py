@@ -23,17 +23,15 @@ class Product:
     """Never form the Jacobian: ln s of the product of its layers, right at every index and at any depth.
 
     For networks of `isometry.networks`, whose layers are known. `every`: how many layers are multiplied before they are
-    factorized again; None: 1 in `spectrum`, in `ensemble` as many as the condition of the first Jacobian's layers
-    allows.
+    factorized again: as in `linalg.product_log_singular_values`, more than 1 is for layers that are nearly isometric.
 
     **Raises** `ValueError`: every not a positive integer.
     """
 
-    every: int | None = None
+    every: int = 1
 
     def __post_init__(self):
-        if self.every is not None:
-            _checks.integer("Product", low=1, every=self.every)
+        _checks.integer("Product", low=1, every=self.every)
 
 
 @dataclass(frozen=True)

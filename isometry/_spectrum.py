@@ -72,6 +72,7 @@ class Spectrum:
         _checks.number("moment", low=0.0, open_low=True, k=k)
         range_of = jnp.finfo(self.log_values.dtype)
         _checks.number("moment", low=float(range_of.tiny), high=float(range_of.max), k=k)
+        k = k if _checks.is_traced(k) else float(k)  # NumPy's float64 would ask for its own dtype
         if variable == "log_s":
             _whole_power("moment", k)
             mass = self._resolved_weights()
@@ -296,7 +297,7 @@ def of_matrix(matrix: Any, aim: _jacobian.Target, method: Any, serial: bool = Fa
 
 def of_factors(stacks: Any, aim: _jacobian.Target, method: Any) -> Spectrum:
     """The spectrum of the product of the layers of `aim`; every value is resolved."""
-    logs = linalg.log_values(stacks, method.every or 1)[0]
+    logs = linalg.log_values(stacks, method.every)
     shape = stacks[-1].size[1], stacks[0].size[2]
     return of_logs(logs, jnp.asarray(-jnp.inf, logs.dtype), shape, aim, method)
 

@@ -84,7 +84,7 @@ def test_json_on_stdout_and_exit_code_of_fail_on(features, tmp_path, capsys):
         (["--train-steps", "-1"], "--train-steps"),
         (["--seed", "-1"], "--seed"),
         (["--fail-on", "vanishin"], "vanishing"),
-        (["--fail-on", ""], "--fail-on='' names nothing"),
+        (["--fail-on", ""], "--fail-on='' names nothing; write a name or leave it out"),
         (["--scheme", ","], "--scheme=',' names nothing"),
         (["--data", "gausian"], "gaussian"),
         (["--data", "missing.npy"], "missing.npy"),

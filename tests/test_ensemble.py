@@ -138,6 +138,7 @@ def test_tracers_are_refused():
         (lambda: isometry.ensemble(NET, KEYS, XS, method="dens"), r"ensemble\(\): method='dens' is not known.*'dense'"),
         (lambda: isometry.ensemble(NET, KEYS, XS, span="middle"), r"ensemble\(\): span='middle' is not known"),
         (lambda: isometry.ensemble(3, KEYS, XS), r"ensemble\(\): f=3 is not callable"),
+        (lambda: isometry.ensemble(NET, KEYS, XS, progress="a"), r"progress='a' is neither True nor a function of \("),
         (lambda: isometry.ensemble(NET, KEYS, XS, dtype="float64"), r"ensemble\(\): dtype=float64 needs 64-bit mode"),
     ],
 )

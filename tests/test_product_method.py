@@ -72,9 +72,24 @@ def test_ensemble_by_product():
     xs = inputs(4)
     dense, product = (isometry.ensemble(net, KEYS, xs, method=m) for m in ("dense", isometry.Product()))
     assert product.log_values.shape == dense.log_values.shape == (2, 3, 4)
-    assert product.method.every is not None  # chosen at the first seed and input
     np.testing.assert_allclose(product.log_values, dense.log_values, atol=1e-4)
     assert product.pooled().zero_fraction() == 0
+
+
+def test_a_saturated_seed_beside_a_gentle_one_keeps_its_values():
+    """Multiplied by eights, as the first seed alone would allow, five of the eight values of the second were lost."""
+    with jax.enable_x64(True):
+        net = networks.mlp([8] * 66, "tanh", "orthogonal", dtype=jnp.float64)
+        params = net.init(KEYS[0])
+        stem, *runs = params["layers"]
+        biased = {"layers": (stem, {**runs[0], "b": runs[0]["b"] + 8 * jnp.linspace(0, 1, 8)[None]}, *runs[1:])}
+        both = jax.tree.map(lambda *a: jnp.stack(a), params, biased)
+        sp = isometry.ensemble(net, params=both, xs=jnp.full((1, 8), 1e-3), method="product")
+        alone = isometry.spectrum(net, biased, jnp.full(8, 1e-3), method="product")
+    logs = np.asarray(sp.log_values)
+    assert np.isfinite(logs).all()
+    assert logs[1, 0, -1] < -300
+    np.testing.assert_allclose(logs[1, 0], np.asarray(alone.log_values), rtol=1e-12)
 
 
 def test_what_is_no_number_in_the_first_seed_is_said_of_it():

@@ -202,6 +202,14 @@ def test_standard_errors_of_several_numbers_a_matrix():
         sp.standard_error(lambda sp: sp.pooled().stable_rank())
 
 
+def test_a_power_of_numpys_own_float64_changes_no_dtype():
+    """Under strict promotion, with 64-bit mode on."""
+    with jax.enable_x64(True):
+        sp = of(S)
+        assert sp.moment(np.float64(2.0)).dtype == sp.log_values.dtype == jnp.float32
+        assert float(sp.moment(np.float64(2.0))) == float(sp.moment(2))
+
+
 def test_gradients_of_log_spread_and_moment():
     """Against central differences in float64; finite at isometry, at equal values and at zeros."""
     with jax.enable_x64(True):

@@ -86,6 +86,8 @@ def audit(
     key = jax.random.fold_in(keys[0], 0x150) if key is None else key
     _checks.key("audit", key)
     xs = _task.array("xs", xs)
+    if not (progress is None or callable(progress)):
+        raise _checks.InputError(f"audit(): progress={_checks.show(progress)} is no function of a stage's name.")
     limits = Thresholds() if thresholds is None else thresholds
     if not isinstance(limits, Thresholds):
         raise _checks.InputError(

@@ -95,6 +95,8 @@ def monitor(
     call = "monitor"
     aim = _jacobian.target(call, f, span)
     chosen = resolve_method(call, method, aim, key)
+    if key is not None:
+        _checks.key(call, key)
     _checks.integer(call, low=1, every=every, capacity=capacity)
     xs = _checks.array(call, xs=xs)
     shape = f.input_shape if isinstance(f, Network) else None

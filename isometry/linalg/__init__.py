@@ -27,7 +27,6 @@ from isometry.linalg._moments import partial_jacobian_norm as partial_jacobian_n
 from isometry.linalg._moments import spectral_moments as spectral_moments
 from isometry.linalg._operator import Operator as Operator
 from isometry.linalg._product import Factors as Factors
-from isometry.linalg._product import group_size as group_size
 from isometry.linalg._product import log_values as log_values
 from isometry.linalg._product import lyapunov_exponents as lyapunov_exponents
 from isometry.linalg._product import product_log_singular_values as product_log_singular_values

@@ -17,12 +17,11 @@ NOTHING = -(2**30)
 
 
 class Graded(NamedTuple):
-    """basis · diag(2^exponents) · rows, and the accumulated square of the relative error of its pivots."""
+    """basis · diag(2^exponents) · rows."""
 
     basis: Float[Array, "n r"]
     exponents: Int[Array, " r"]
     rows: Float[Array, "r r"]
-    error: Float[Array, ""]
 
 
 def identity(width: int, dtype: Any) -> Graded:
@@ -32,7 +31,7 @@ def identity(width: int, dtype: Any) -> Graded:
     of the leading ones as it is, and the rows would never sort themselves.
     """
     haar, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (width, width), dtype))
-    return Graded(haar, jnp.zeros(width, jnp.int32), haar.T, jnp.zeros((), dtype))
+    return Graded(haar, jnp.zeros(width, jnp.int32), haar.T)
 
 
 def times(product: Graded, image: Float[Array, "m r"]) -> Graded:
@@ -90,9 +89,7 @@ def _absorb(upper: Float[Array, "r r"], scale: Float[Array, " r"], product: Grad
     rows, shift = unit_rows(mixed @ product.rows)
     # of a zero row both may be NOTHING, and their sum beyond the integers
     exponents = jnp.where((shift == NOTHING) | (top + shift <= NOTHING // 2), NOTHING, top + shift)
-    pivot = jnp.abs(jnp.diagonal(upper))
-    loss = jnp.max(jnp.where(pivot == 0, 0, eps * scale / jnp.where(pivot == 0, 1, pivot)))
-    return Graded(product.basis, exponents, rows, product.error + loss**2)
+    return Graded(product.basis, exponents, rows)
 
 
 def unit_rows(rows: Float[Array, "r n"]) -> tuple[Float[Array, "r n"], Int[Array, " r"]]:

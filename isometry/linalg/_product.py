@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from isometry import _checks, _precision
@@ -17,8 +16,6 @@ from isometry.linalg import _graded, _jacobi
 _FLIPS = 2, 15
 """QR iterations before Jacobi after the first one, at least and at most: each costs a tenth of a sweep and orders what
 is apart."""
-_WANTED = {"float32": 1e-3, "float64": 1e-9}
-"""The error in ln s that a group of factors may cost."""
 _PLAIN_BITS = {"float32": 12, "float64": 18}
 """Spreads 2^bits up to which a plain SVD of the graded factor is as accurate as asked (eps · spread)."""
 
@@ -49,15 +46,15 @@ class Factors(NamedTuple):
         return jnp.result_type(*jax.tree.leaves(self))
 
 
-def product_log_singular_values(factors: Any, *, every: int | None = None) -> Float[Array, " k"]:
+def product_log_singular_values(factors: Any, *, every: int = 1) -> Float[Array, " k"]:
     """ln of the singular values of factors[L-1] ··· factors[1] factors[0], descending; −inf for an exact zero.
 
     **Arguments**
     - `factors`: (L, n, n), factors[0] acts first; or a sequence of matrices whose sizes chain. float16 and bfloat16 are
       worked in float32.
-    - `every`: how many factors are multiplied before the product is factorized again. None: 1 if traced; else as many
-      as the condition of such groups allows, for an error of about 1e-9 (float64) or 1e-3 (float32): see `group_size`.
-      A rank that a factor loses inside a group may go unseen.
+    - `every`: how many factors are multiplied before the product is factorized again. More than 1 saves time and adds
+      to the error eps times the condition of such a group's product: fit for factors that are nearly isometric, lost
+      where some group is not, and with it a rank that a factor loses inside it.
 
     Returns min over all sizes many values if the sizes differ, padded by −inf to min(m, n) of the product.
     Every index is right, also 1000 decades below the largest, and an exact isometry to rounding: scales are kept as
@@ -72,10 +69,8 @@ def product_log_singular_values(factors: Any, *, every: int | None = None) -> Fl
     every below 1.
     """
     stacks = _stacks(factors)
-    if every is None:
-        every = 1 if _checks.is_traced(factors) else group_size(stacks)
     _checks.integer("product_log_singular_values", low=1, every=every)
-    return log_values(stacks, every)[0]
+    return log_values(stacks, every)
 
 
 def lyapunov_exponents(factors: Any) -> Float[Array, " n"]:
@@ -105,8 +100,8 @@ def _exponents(matrix: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=1, inline=True)
-def log_values(stacks: Sequence[Factors], every: int = 1) -> tuple[Float[Array, " k"], Float[Array, ""]]:
-    """(ln singular values of the product of all stacks, an estimate of their error from the pivots).
+def log_values(stacks: Sequence[Factors], every: int = 1) -> Float[Array, " k"]:
+    """ln singular values of the product of all stacks.
 
     The chain starts at its narrowest place and goes both ways, so that no factorization is wider than the rank allows.
     `every`: how many layers are multiplied out before each factorization; 1 is accurate at every index.
@@ -124,7 +119,7 @@ def log_values(stacks: Sequence[Factors], every: int = 1) -> tuple[Float[Array, 
         product = _graded.flip(_graded.core(product))
         logs = jax.lax.cond(_spread(product) <= _PLAIN_BITS[product.rows.dtype.name], _plain, _finished, product)
     lost = min(sizes[0], sizes[-1]) - min(sizes)
-    return jnp.concatenate([logs, jnp.full(lost, -jnp.inf, logs.dtype)]), jnp.sqrt(product.error)
+    return jnp.concatenate([logs, jnp.full(lost, -jnp.inf, logs.dtype)])
 
 
 def _through(product: _graded.Graded, stack: Factors, every: int, backward: bool) -> _graded.Graded:
@@ -191,43 +186,6 @@ def _finished(product: _graded.Graded) -> Any:
         return state[0] + 1, _graded.flip(state[1])
 
     return _jacobi.log_values(jax.lax.while_loop(unfinished, once, (0, product))[1])
-
-
-def group_size(stacks: Sequence[Factors], copies: int = 1) -> int:
-    """How many factors may be multiplied before they are factorized, if `copies` such products are to be measured.
-
-    A product of a group loses what is eps below its largest value: its error is eps times its condition. Conditions of
-    random matrices have the tail P(κ > t) ~ 1/t (Edelman 1988), so the worst of M groups is about M medians, here over
-    3 to 16 of them; ten times that is to stay within the error asked for. A decision of the host.
-    """
-    stack = max(stacks, key=lambda s: s.size[0] if s.size[1] == s.size[2] else 0)
-    count, m, n = stack.size
-    wanted, eps = _WANTED[stack.dtype.name], float(jnp.finfo(stack.dtype).eps)
-    for every in (8, 4, 2) if m == n and not _loses_rows(stack) else ():
-        tried = min(16, max(3, count // (16 * every)))
-        places = np.unique(np.linspace(0, count - every, tried).astype(int)) if every <= count else []
-        conditions = [_condition(jax.tree.map(lambda a, p=p, e=every: a[p : p + e], stack)) for p in places]
-        if conditions and 10 * eps * float(np.median(conditions)) * copies * count / every <= wanted:
-            return every
-    return 1
-
-
-def _loses_rows(stack: Factors) -> bool:
-    """Whether a factor has a zero row (a dead unit): the rank it loses is seen only where it is factorized at once."""
-    rows = [jnp.any(a != 0, -1) if a.ndim == 3 else a != 0 for a in jax.tree.leaves(stack)]
-    return not all(bool(jnp.all(kept)) for kept in rows)
-
-
-def _condition(group: Factors) -> float:
-    """s_1 / s_n of a group's product; infinite where it leaves the range of its dtype or is no number."""
-    product = np.eye(group.size[2])
-    for i in range(group.size[0]):
-        product = np.asarray(_applied(jax.tree.map(lambda a, i=i: np.asarray(a[i], float), group), product))
-    if not np.isfinite(product).all():
-        return math.inf
-    s = np.linalg.svd(product, compute_uv=False)
-    range_of = jnp.finfo(group.dtype)
-    return float(s[0] / s[-1]) if range_of.tiny < s[-1] and s[0] < range_of.max / len(s) else math.inf
 
 
 def _stacks(factors: Any, call: str = "product_log_singular_values") -> list[Factors]:

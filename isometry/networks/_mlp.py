@@ -271,6 +271,8 @@ def mlp(
     for i, width in enumerate(sizes):
         _checks.integer("mlp", low=1, **{f"widths[{i}]": width})
     phi = activations.get(activation, "mlp")
+    if sigma_b is not None:
+        _checks.number("mlp", low=0.0, sigma_b=sigma_b)
     if not bias and sigma_b:
         raise _checks.InputError(f"mlp(): sigma_b={sigma_b} with bias=False; drop one of the two.")
     kind = _checks.float_dtype("mlp", dtype)

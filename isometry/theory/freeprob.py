@@ -135,7 +135,9 @@ def _continued(law: Law, t: Array, angle: Array) -> State:
     at, before = product.state(product.on_negative_axis(t)), np.full(t.shape, np.pi)
     for share in 1 - np.geomspace(1, 1e-6, 60)[1:]:
         bend = np.pi + share * (angle - np.pi)
-        at = product.newton(at.w + 1j * (bend - before) / (at.slope * at.rates), t + 1j * bend, 2)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a slope that underflows: seen in the residual
+            step = 1j * (bend - before) / (at.slope * at.rates)
+        at = product.newton(at.w + step, t + 1j * bend, 2)
         before = bend
     at = product.newton(at.w, t + 1j * angle, 40, 0.3)
     _settled("M", np.maximum(np.abs(at.log_lam - t - 1j * angle), np.abs(at.mismatch).max(0)), np.exp(t + 1j * angle))
@@ -150,6 +152,5 @@ def _is_law(call: str, law: Any) -> None:
 def _settled(call: str, residual: Array, at: Array) -> None:
     bad = ~(residual <= 1e-9)
     if bad.any():
-        raise NotConverged(
-            f"{call}(): residual {residual[bad].max():.1e} at {at[bad][0]:.6g}; the branch does not reach it."
-        )
+        worst = np.nan_to_num(residual[bad], nan=np.inf).max()
+        raise NotConverged(f"{call}(): residual {worst:.1e} at {at[bad][0]:.6g}; the branch does not reach it.")

@@ -276,6 +276,7 @@ REFUSED = {
         {"net": networks.mlp(SIZES, reverse_only, "orthogonal", sigma_w=1.0)},
         r"the slope of .* cannot be taken, TypeError.*jax.custom_jvp",
     ),
+    "progress": ({"progress": "a"}, "progress='a' is no function of a stage's name"),
     "thresholds": ({"thresholds": {"log_gain": 2}}, r"thresholds=\{'log_gain': 2\} is not a Thresholds"),
     "loss of a vector": ({"loss": lambda y, t: y}, "it must be a scalar"),
     "loss that fails": ({"loss": lambda y: y}, "fails on one example"),

@@ -159,6 +159,7 @@ REFUSED = {
     ),
     "empty": ({"statistics": []}, "statistics is empty"),
     "twice": ({"statistics": ["s_max", "s_max"]}, "two statistics are called 's_max'"),
+    "no number of a key": ({"key": [1.0]}, r"monitor\(\): key is .*, not a single random key"),
     "no key": ({"method": "lanczos"}, "write key=jax.random.key"),
     "features": ({"xs": XS[:, :3]}, r"floating rows of shape \(4,\)"),
     "nan": ({"xs": XS.at[0, 0].set(jnp.nan)}, "NaN"),

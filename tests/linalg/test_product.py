@@ -98,10 +98,8 @@ def test_a_rank_is_lost_for_good_in_small_factors(rank, every):
 def test_every_index_against_mpmath(name):
     factors, truth = case(name)
     with jax.enable_x64(True):
-        logs, estimate = _product.log_values([linalg.Factors(jnp.asarray(factors))])
-    off = np.max(np.abs(np.asarray(logs) - truth))
-    assert off <= 1e-9
-    assert off <= 100 * float(estimate) + 1e-14 * np.max(np.abs(truth))
+        logs = linalg.product_log_singular_values(jnp.asarray(factors))
+    assert np.max(np.abs(np.asarray(logs) - truth)) <= 1e-9
     single = linalg.product_log_singular_values(jnp.asarray(factors, jnp.float32))
     assert single.dtype == jnp.float32
     assert np.max(np.abs(np.asarray(single) - truth)) <= 1e-2
@@ -123,21 +121,18 @@ def test_hundreds_of_decades_against_mpmath(n, depth, digits):
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "depth"), [(64, 10_000), (128, 1000), (256, 200)])
 def test_pairs_against_single_factors_and_the_determinant(n, depth):
-    """Rounding of the determinant: each pivot's eps and each logarithm's, at random over n·depth of them."""
+    """Rounding of the determinant: each pivot's eps and each logarithm's, at random over n·depth of them. A pair loses
+    eps times its condition, whose tail P(κ > t) ~ n/t makes the worst of `depth` some 1e3 n·depth (Edelman 1988)."""
     factors = np.random.default_rng(depth).standard_normal((depth, n, n)) / np.sqrt(n)
     truth = np.sum(np.linalg.slogdet(factors)[1])
     with jax.enable_x64(True):
-        single, pairs = ([np.asarray(a) for a in wholes(jnp.asarray(factors), every)] for every in (1, 2))
-    assert np.isfinite(single[0]).all()
-    assert single[0][0] - single[0][-1] > 250 * np.log(10)
-    assert np.max(np.abs(single[0] - pairs[0])) <= 100 * pairs[1]
-    assert pairs[1] <= 1e-8
-    assert abs(single[0].sum() - truth) <= 40 * np.finfo(float).eps * abs(truth) + n * single[1]
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def wholes(factors, every):
-    return _product.log_values([linalg.Factors(factors)], every)
+        single, pairs = (
+            np.asarray(linalg.product_log_singular_values(jnp.asarray(factors), every=every)) for every in (1, 2)
+        )
+    assert np.isfinite(single).all()
+    assert single[0] - single[-1] > 250 * np.log(10)
+    assert np.max(np.abs(single - pairs)) <= 1e3 * np.finfo(float).eps * n * depth
+    assert abs(single.sum() - truth) <= 40 * np.finfo(float).eps * abs(truth) + n * 1e-10
 
 
 def test_near_sweeps_where_couplings_are_local():
@@ -147,7 +142,7 @@ def test_near_sweeps_where_couplings_are_local():
         exponents = jnp.asarray(np.floor(logs / np.log(2)), jnp.int32)
         size = jnp.asarray(np.exp(logs - np.asarray(exponents) * np.log(2)))
         rows = size[:, None] * jnp.asarray(orthogonal(72, 1)[0])
-        product = _product._graded.Graded(rows[:0], exponents, rows, jnp.zeros(()))
+        product = _product._graded.Graded(rows[:0], exponents, rows)
         found, settled = jax.jit(lambda p: (_product._finished(p), _jacobi.local(_product._graded.flip(p))))(product)
     assert settled
     np.testing.assert_allclose(found, logs, rtol=0, atol=1e-12)
@@ -223,27 +218,7 @@ def test_groups_agree(every):
     assert np.max(np.abs(np.asarray(logs) - truth)) <= 1e-10
 
 
-def test_the_group_follows_the_condition():
-    with jax.enable_x64(True):
-        gentle, rough = (linalg.Factors(jnp.asarray(make(16, 64))) for make in (orthogonal_tanh, saturated))
-        assert _product.group_size([gentle]) == 8
-        assert _product.group_size([rough]) == 1
-        huge = linalg.Factors(jnp.asarray(1e20 * gentle.matrix, jnp.float32))
-        assert _product.group_size([huge]) == 1
-        dead = linalg.Factors(gentle.matrix, jnp.ones((64, 16)).at[40, 3].set(0))
-        assert _product.group_size([dead]) == 1
-
-
-def test_the_group_chosen_keeps_its_promise():
-    """Gaussian factors, whose conditions have a heavy tail: 1e-9, and pairs where they keep it."""
-    factors = np.random.default_rng(3).standard_normal((1000, 16, 16)) / 4
-    with jax.enable_x64(True):
-        alone, chosen = (linalg.product_log_singular_values(jnp.asarray(factors), every=e) for e in (1, None))
-        assert _product.group_size([linalg.Factors(jnp.asarray(factors))]) == 2
-    assert np.max(np.abs(np.asarray(alone - chosen))) <= 1e-9
-
-
-def test_dead_units_in_a_deep_net_are_counted_whatever_is_chosen():
+def test_dead_units_in_a_deep_net_are_counted():
     """Orthogonal layers of 24 units, of which a few die in each: the rank of the product is the narrowest layer's."""
     rng = np.random.default_rng(0)
     factors = np.linalg.qr(rng.standard_normal((60, 24, 24)))[0] * (rng.random((60, 24, 1)) > 0.1)
@@ -267,7 +242,7 @@ def test_jacobi_on_rows_a_thousand_decades_apart():
     exponents = np.array([3000, 1, 0, 0, -1, -2500])
     with jax.enable_x64(True):
         rows = jnp.asarray(orthogonal(6, 1)[0])
-        product = _product._graded.Graded(rows[:0], jnp.asarray(exponents, jnp.int32), rows, jnp.zeros(()))
+        product = _product._graded.Graded(rows[:0], jnp.asarray(exponents, jnp.int32), rows)
         logs = _jacobi.log_values(product)
     np.testing.assert_allclose(logs, exponents * np.log(2), rtol=1e-14, atol=1e-14)
 

@@ -196,6 +196,7 @@ def test_scaled_orthogonal_keeps_the_variance_of_units():
             r"orthogonal is a factory; write orthogonal\(\)",
         ),
         (lambda: networks.mlp([4, 3], "tanh", 3), r"scheme=3 is not a name, an initializer or a Scheme"),
+        (lambda: networks.mlp([4, 3], sigma_b=np.ones(3), bias=False), r"mlp\(\): sigma_b=.* is not a number"),
         (lambda: networks.mlp([4, 3], sigma_b=0.1, bias=False), r"sigma_b=0\.1 with bias=False; drop one of the two"),
         (lambda: networks.mlp([4, 3], "tanh", "kaiming", 2.0), r"sigma_w=2\.0: scheme 'kaiming' fixes its own scale"),
         (lambda: networks.mlp([4, 3], "tanh", "zer_o", sigma_b=0.0), r"sigma_b=0\.0: scheme 'zer_o' fixes"),

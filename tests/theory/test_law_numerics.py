@@ -11,7 +11,7 @@ import pytest
 from scipy import integrate, optimize
 
 from isometry import activations, theory
-from isometry.theory import _jacobian_law, _product
+from isometry.theory import _bands, _jacobian_law, _product
 
 CASES = {
     "tanh orthogonal 8": ("tanh", 8, 0.25, "orthogonal"),
@@ -321,6 +321,13 @@ def test_moments_of_a_law_far_narrower_than_its_support(phi, depth, q):
     v = law.variance
     assert abs(law.moment(1, "s") - (1 - v / 8)) < v**1.5 + 1e-9
     assert abs(law.moment(1, "log_s") + v / 4) < v**1.5 + 1e-9
+
+
+def test_mass_that_quadrature_misses_is_said(monkeypatch):
+    """No law is known of which it misses any: here none is allowed."""
+    monkeypatch.setattr(_bands, "_MOST_MISSED", -1.0)
+    with pytest.raises(theory.NotConverged, match=r"^Law: its density integrates to .* over a band of mass 1\.$"):
+        theory.marchenko_pastur(0.5).moment(1, "s")
 
 
 def test_mass_that_quadrature_misses_counts_little_in_a_narrow_band():
