@@ -204,8 +204,8 @@ def test_standard_errors_of_several_numbers_a_matrix():
 
 def test_a_power_of_numpys_own_float64_changes_no_dtype():
     """Under strict promotion, with 64-bit mode on."""
+    sp = of(S)
     with jax.enable_x64(True):
-        sp = of(S)
         assert sp.moment(np.float64(2.0)).dtype == sp.log_values.dtype == jnp.float32
         assert float(sp.moment(np.float64(2.0))) == float(sp.moment(2))
 
