@@ -76,7 +76,8 @@ class Spectrum:
         if variable == "log_s":
             _whole_power("moment", k)
             mass = self._resolved_weights()
-            return jnp.sum(mass * self._masked_logs() ** k, -1)
+            whole = k if _checks.is_traced(k) else int(k)  # of negative numbers too, and with their gradients
+            return jnp.sum(mass * self._masked_logs() ** whole, -1)
         return jnp.sum(self.weights * jnp.exp(_POWER[variable] * k * self.log_values), -1)
 
     def cdf(self, grid: Any, variable: str = "lam") -> Any:
