@@ -125,7 +125,10 @@ class Band:
             missed = abs(whole - lost - mass)
             if missed <= _MOST_MISSED and missed * width <= _WRONG:
                 return float((whole - lost) * middle + rest)
-        raise NotConverged(f"Law: its density integrates to {mass:.9g} over a band of mass {whole - lost:.9g}.")
+        raise NotConverged(
+            f"Law: its density integrates to {mass:.9g} over a band of mass {whole - lost:.9g}; it is too narrow or too "
+            "rough for that. cdf and quantile need no integral."
+        )
 
     def reach(self, least: float = _TINY) -> float:
         """How far below its top a band without lower edge carries more than `least` mass."""

@@ -326,7 +326,9 @@ def test_moments_of_a_law_far_narrower_than_its_support(phi, depth, q):
 def test_mass_that_quadrature_misses_is_said(monkeypatch):
     """No law is known of which it misses any: here none is allowed."""
     monkeypatch.setattr(_bands, "_MOST_MISSED", -1.0)
-    with pytest.raises(theory.NotConverged, match=r"^Law: its density integrates to .* over a band of mass 1\.$"):
+    with pytest.raises(
+        theory.NotConverged, match=r"^Law: its density integrates to .* over a band of mass 1; .* need no integral"
+    ):
         theory.marchenko_pastur(0.5).moment(1, "s")
 
 
