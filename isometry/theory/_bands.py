@@ -126,8 +126,8 @@ class Band:
             if missed <= _MOST_MISSED and missed * width <= _WRONG:
                 return float((whole - lost) * middle + rest)
         raise NotConverged(
-            f"Law: its density integrates to {mass:.9g} over a band of mass {whole - lost:.9g}; it is too narrow or too "
-            "rough for that. cdf and quantile need no integral."
+            f"Law: its density integrates to {mass:.9g} over a band of mass {whole - lost:.9g}; it is too narrow "
+            "or too rough for that. cdf and quantile need no integral."
         )
 
     def reach(self, least: float = _TINY) -> float:
