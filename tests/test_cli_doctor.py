@@ -132,7 +132,7 @@ def test_json_holds_what_a_report_needs(tmp_path, capsys):
     assert found["provenance"]["versions"]["isometry"] == isometry.__version__
     assert found["provenance"]["versions"]["jax"] == jax.__version__
     assert found["precision"]["x64"] is (jax.numpy.zeros(()).dtype == np.float64)
-    assert found["precision"]["matmul_error"] < 1e-6
+    assert 0 < found["precision"]["matmul_error"] < (1e-6 if jax.default_backend() == "cpu" else 1e-2)  # TF32, bfloat16
     assert 0 < found["memory"]["budget_bytes"] <= found["memory"]["free_bytes"]
     assert found["memory"]["budget_bytes"] == pytest.approx(_memory.SHARE * found["memory"]["free_bytes"], rel=0.1)
     assert len(found["machine"]["devices"]) == jax.device_count()
@@ -166,6 +166,7 @@ def test_the_paste(capsys, monkeypatch):
 
 def test_warnings_where_they_bite(monkeypatch):
     fine = {"matmul_error": 2e-7}
+    monkeypatch.setattr(jax, "devices", lambda: [type("Device", (), {"platform": "cpu"})])
     monkeypatch.setenv("NPROC", "4")
     assert _doctor._warnings(fine) == []
     monkeypatch.setenv("NPROC", "2")

@@ -34,7 +34,9 @@ def run(*programs, timeout=120, **environment):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={k: v for k, v in os.environ.items() if k not in ("NPROC", "XLA_FLAGS")} | environment,
+            env={k: v for k, v in os.environ.items() if k not in ("NPROC", "XLA_FLAGS")}
+            | {"JAX_PLATFORMS": "cpu"}
+            | environment,
         )
         for program in programs
     ]

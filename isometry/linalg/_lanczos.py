@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from isometry import _checks, _precision
+from isometry.linalg._dense import thin_svd
 from isometry.linalg._operator import Operator, checked
 
 _BREAKDOWN = 64
@@ -176,7 +177,7 @@ def _extremes(b: Bidiagonal, done: Any) -> Extremes:
         diagonal=jnp.where(index < done, b.diagonal, b.diagonal[0]), above=jnp.where(index < done - 1, b.above, 0)
     )
     ends = jnp.array([0, -1])
-    left, s, _ = jnp.linalg.svd(inside.scaled())
+    left, s, _ = thin_svd(inside.scaled())
     residual = b.above[done - 1] * jnp.abs(left[done - 1, ends])
     values = b.norm * s[ends]
     eps = float(jnp.finfo(s.dtype).eps)
@@ -187,7 +188,7 @@ def _extremes(b: Bidiagonal, done: Any) -> Extremes:
 
 def _nodes(b: Any) -> tuple[Any, Any]:
     """Singular values of B, and what its right singular vectors have of the starting vector."""
-    _, s, right = jnp.linalg.svd(b)
+    _, s, right = thin_svd(b)
     return s, right[:, 0]
 
 

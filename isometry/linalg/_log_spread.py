@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from isometry import _precision
-from isometry.linalg._dense import matrices
+from isometry.linalg._dense import matrices, thin_svd
 
 
 def log_spread(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
@@ -45,7 +45,7 @@ class _Parts(NamedTuple):
 
 
 def _parts(a: Any) -> _Parts:
-    u, s, vt = jnp.linalg.svd(a, full_matrices=False)
+    u, s, vt = thin_svd(a)
     resolved = (s > 0) & (s >= max(a.shape) * jnp.finfo(a.dtype).eps * s[:1])
     safe = jnp.where(resolved, s, 1)
     logs, inverse = jnp.log(safe), jnp.where(resolved, 1 / safe, 0)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from isometry import _checks, _precision
-from isometry.linalg import _graded, _jacobi
+from isometry.linalg import _dense, _graded, _jacobi
 
 _FLIPS = 2, 15
 """QR iterations before Jacobi after the first one, at least and at most: each costs a tenth of a sweep and orders what
@@ -170,7 +170,7 @@ def _spread(product: _graded.Graded) -> Any:
 def _plain(product: _graded.Graded) -> Any:
     top = jnp.max(product.exponents)
     matrix = _graded.power_of_two(product.exponents - top, product.rows.dtype)[:, None] * product.rows
-    s = jnp.linalg.svd(matrix, compute_uv=False)
+    s = _dense.singular_values(matrix)
     logs = jnp.log(jnp.where(s == 0, 1, s)) + top.astype(s.dtype) * math.log(2)
     return jnp.where(s <= len(s) * jnp.finfo(s.dtype).eps * s[0], -jnp.inf, logs)
 

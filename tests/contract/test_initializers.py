@@ -157,8 +157,12 @@ def test_key(name):
 
 
 def close(a, b):
-    """Equal but for the rounding of differently fused arithmetic: a few roundings of the largest entry."""
-    return np.allclose(a, b, rtol=0, atol=8 * float(jnp.finfo(b.dtype).eps) * float(np.abs(b).max()))
+    """Equal but for the rounding of differently fused arithmetic: a few roundings of the largest entry.
+
+    On a GPU a batch is factorized by another routine than one matrix: roundings of a whole column.
+    """
+    roundings = 8 if jax.default_backend() == "cpu" else max(8, *b.shape)
+    return np.allclose(a, b, rtol=0, atol=roundings * float(jnp.finfo(b.dtype).eps) * float(np.abs(b).max()))
 
 
 def draw_all(key, specs=None):
@@ -273,6 +277,7 @@ def on_eight_devices(tmp_path_factory):
 
 
 @ALL
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="set against the same devices' numbers")
 def test_out_sharding_on_eight_devices(name, on_eight_devices):
     """The sharding is honoured and the values do not depend on it."""
     assert on_eight_devices["devices"] == 8

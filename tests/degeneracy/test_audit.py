@@ -165,7 +165,8 @@ def test_a_loss_and_an_optimizer_of_ones_own():
     assert report.probe.update_rank.max() == 0
     assert report.probe.gradient_rank.max() > 0
     params = jax.vmap(net_of().init)(KEYS[:1])
-    outputs = jax.vmap(net_of(), (None, 0))(jax.tree.map(lambda a: a[0], params), XS)
+    with jax.default_matmul_precision("highest"):  # as the audit does
+        outputs = jax.vmap(net_of(), (None, 0))(jax.tree.map(lambda a: a[0], params), XS)
     expected = np.abs(np.asarray(outputs)).sum(1).mean()
     np.testing.assert_allclose(report.probe.loss[0], expected, rtol=1e-5)  # float32 sums of 96 terms
 

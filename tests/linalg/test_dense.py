@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isometry import InputError, linalg
+from isometry.linalg import _dense
 
 DTYPES = [np.float32, np.float64]
 GRADED = np.logspace(0, -6, 8)
@@ -25,6 +26,13 @@ SPECTRA = {
     "clustered": np.array([1 + 1e-7, 1, 1, 1, 1 - 1e-7, 1e-3, 1e-3, 1e-3]),
     "graded": GRADED,
 }
+
+
+@pytest.fixture(autouse=True, params=["here", "as on a GPU"])
+def way(request, monkeypatch):
+    """Every claim holds for both ways to the values; what a GPU's libraries make of the second only a GPU tells."""
+    if request.param != "here":
+        monkeypatch.setattr(_dense, "_on_gpu", lambda: True)
 
 
 def wide_floats(dtype):
@@ -65,6 +73,40 @@ def test_rectangular_and_batched(shape, dtype):
         got = np.asarray(linalg.singular_values(jnp.asarray(batch, dtype)))
     assert got.shape == (2, 5)
     np.testing.assert_allclose(got, np.stack([want, 3 * want]), rtol=0, atol=tolerance(dtype, 6.0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (8, 8), (32, 32), (64, 64), (200, 200), (40, 120), (120, 8)])
+def test_the_error_is_below_the_floor(shape, dtype):
+    """What lies above the floor is no rounding: the floor's own definition, on whatever device this runs.
+
+    Of the largest value of a 2×2 two eps are its own last digit, so there it is four.
+    """
+    a = np.random.default_rng(0).standard_normal((16, *shape)).astype(dtype)
+    want = np.linalg.svd(a.astype(np.float64), compute_uv=False)
+    with wide_floats(dtype):
+        got = np.asarray(linalg.singular_values(jnp.asarray(a)), np.float64)
+    limit = max(4, *shape) * float(np.finfo(dtype).eps) * want[:, 0]
+    assert (abs(got - want).max(-1) <= limit).all()
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (6, 4), (2, 12)])
+def test_derivatives(shape):
+    """ds_i = u_i · dA v_i, forward, reverse and again."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        a, da = jnp.asarray(rng.standard_normal((2, *shape)))
+        u, _, vt = np.linalg.svd(a, full_matrices=False)
+        want = np.einsum("ji,jk,ik->i", u, da, vt)
+        _, got = jax.jvp(linalg.singular_values, (a,), (da,))
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-13 * float(jnp.linalg.norm(da)))
+        pulled = jax.grad(lambda a: linalg.singular_values(a) @ jnp.arange(1.0, len(want) + 1))(a)
+        np.testing.assert_allclose(pulled, (u * np.arange(1, len(want) + 1)) @ vt, rtol=0, atol=1e-13 * len(want) ** 2)
+        log = lambda a: jnp.sum(jnp.log(linalg.singular_values(a)) ** 2)  # noqa: E731
+        curved = jax.jvp(jax.grad(log), (a,), (da,))[1]
+        step = 1e-5
+        slope = (jax.grad(log)(a + step * da) - jax.grad(log)(a - step * da)) / (2 * step)
+        np.testing.assert_allclose(curved, slope, rtol=0, atol=1e-5 * float(jnp.abs(slope).max()))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
