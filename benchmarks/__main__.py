@@ -26,6 +26,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("name", nargs="*", metavar="NAME", help="benchmarks to run; none lists them")
     parser.add_argument("--all", action="store_true", help="run every benchmark")
     parser.add_argument("--smoke", action="store_true", help="tiny tasks: does it run, are the results right")
+    parser.add_argument("--task", action="append", metavar="TEXT", help="only tasks whose names hold this; repeatable")
     parser.add_argument("--rounds", type=int, help="samples of each method (7; 2 with --smoke)")
     parser.add_argument("--out", metavar="DIR", default="benchmark-results", help="where NAME.json goes (%(default)s)")
     parser.add_argument("--compare", metavar="OLD.json", help="show the change since this record")
@@ -55,9 +56,8 @@ def measure(module: str, chosen: argparse.Namespace, old: dict[str, Any] | None)
     out = store.prepare(chosen.out)
     rounds = chosen.rounds or (2 if chosen.smoke else 7)
     benchmark = importlib.import_module(module).BENCHMARK
-    record = _run.run(
-        module, benchmark, smoke=chosen.smoke, rounds=rounds, say=lambda text: print(text, file=sys.stderr, flush=True)
-    )
+    say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+    record = _run.run(module, benchmark, smoke=chosen.smoke, rounds=rounds, say=say, only=chosen.task or ())
     path = store.write_json(out / f"{name}.json", record)
     _report.show(record, old if old and old["benchmark"] == name else None)
     print(f"wrote {path}")

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from typing import Any
@@ -77,16 +77,29 @@ class Entrant:
         self.samples.append(sample | {"clean": _load.clean(before, _load.busy(), own, wall)})
 
 
-def run(module: str, benchmark: Benchmark, *, smoke: bool, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """The record of a benchmark, ready for strict JSON.
+def run(
+    module: str,
+    benchmark: Benchmark,
+    *,
+    smoke: bool,
+    rounds: int,
+    say: Callable[[str], None],
+    only: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The record of a benchmark, ready for strict JSON; of the tasks whose names hold a text of `only`, or of all.
 
-    **Raises** `BenchmarkFailed`: an error above its tolerance, a worker that died or never answered.
+    **Raises** `BenchmarkFailed`: an error above its tolerance, a worker that died or never answered. `ValueError`: no
+    such task.
     """
-    tasks = benchmark.smoke if smoke else benchmark.tasks
+    every = benchmark.smoke if smoke else benchmark.tasks
+    tasks = [task for task in every if not only or any(text in task.name for text in only)]
+    if not tasks:
+        raise ValueError(f"no task holds {' or '.join(only)}; there are: {'; '.join(task.name for task in every)}")
     done = [_run_task(module, benchmark, task, rounds, say) for task in tasks]
     marks = [mark for _, task in done for method in task["methods"] for mark in method.get("clean", ())]
     name = module.rsplit(".", 1)[-1]
     command = ["python", "-m", "benchmarks", name, "--rounds", str(rounds), *(["--smoke"] if smoke else [])]
+    command += [word for text in only for word in ("--task", text)]
     return {
         "benchmark": name,
         "question": benchmark.question,

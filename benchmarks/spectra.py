@@ -63,7 +63,12 @@ def plain_jax(width: int, depth: int, inputs: int, dtype: str, activation: str) 
         return jax.lax.scan(lambda z, w: (w @ phi(z), None), ws[0] @ x, ws[1:])[0]
 
     jacobians = jax.vmap(jax.vmap(jax.jacfwd(f, argnums=1), (None, 0)), (0, None))
-    measure = jax.jit(lambda ws, xs: jnp.linalg.svd(jacobians(ws, xs), compute_uv=False))
+
+    @jax.jit
+    def measure(ws: Any, xs: Any) -> Any:
+        with jax.default_matmul_precision("highest"):  # on a GPU products are off by 1e-4 otherwise
+            return jnp.linalg.svd(jacobians(ws, xs), compute_uv=False)
+
     return lambda: measure(weights, xs)
 
 

@@ -111,6 +111,23 @@ def test_failures_are_loud(method, text):
         run(method)
 
 
+def test_only_some_tasks():
+    fake = replace(BENCHMARK, smoke=tuple(replace(_task("ours"), name=name) for name in ("small", "large", "huge")))
+    ask = {"smoke": True, "rounds": 1, "say": lambda text: None}
+    record = _run.run("fake_benchmark", fake, only=["small", "ug"], **ask)
+    assert [task["name"] for task in record["tasks"]] == ["small", "huge"]
+    assert record["provenance"]["command"][-4:] == ["--task", "small", "--task", "ug"]
+    with pytest.raises(ValueError, match="no task holds none or never; there are: small; large; huge"):
+        _run.run("fake_benchmark", fake, only=["none", "never"], **ask)
+
+
+def test_a_device_that_is_no_cpu_is_in_the_heading(raced):
+    record = copy.deepcopy(raced[0])
+    assert _report.markdown(record).startswith("### fake_benchmark\n")
+    record["provenance"]["device"] = {"platform": "gpu", "kind": "Some GPU", "count": 1}
+    assert _report.markdown(record).startswith("### fake_benchmark on Some GPU\n")
+
+
 def test_a_deadlock_ends(monkeypatch):
     monkeypatch.setattr(_run, "TIMEOUT", 2.0)
     with pytest.raises(_run.BenchmarkFailed, match=r"hanging: no answer to 'prepare' within 2 s"):
