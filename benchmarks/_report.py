@@ -97,7 +97,14 @@ def markdown(record: dict[str, Any]) -> str:
     """The same for README.md."""
     device = record["provenance"]["device"]
     where = "" if device["platform"] == "cpu" else f" on {device['kind']}"
-    lines = [f"### {record['benchmark']}{where}", "", record["question"], "", _row(COLUMNS), _row(["---"] * len(COLUMNS))]
+    lines = [
+        f"### {record['benchmark']}{where}",
+        "",
+        record["question"],
+        "",
+        _row(COLUMNS),
+        _row(["---"] * len(COLUMNS)),
+    ]
     lines += [_row(row) for row in rows(record)]
     lines += ["", *(f"- {line}" for line in sentences(record))]
     return "\n".join(lines)
