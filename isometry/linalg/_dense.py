@@ -49,8 +49,8 @@ _NEARLY_SQUARE = 4
 def _by_eigenvalues(a: Any) -> Any:
     """The positive eigenvalues of [[0, A], [Aᵀ, 0]], which are the singular values, to rounding of the largest.
 
-    A batch of them is solved at once on a GPU, where it factorizes one matrix after another: 2.4 ms for 107 (256 of
-    order 64), 29 for 330 (32 of order 256), 180 for 510 (8 of order 1000), on an H200.
+    A GPU solves a batch of them at once, where it factorizes one matrix after another: on an H200, in float32, 2.4 ms
+    instead of 107 (256 of order 64), 20 instead of 345 (32 of order 256), 225 instead of 508 (8 of order 1000).
     """
     m, n = a.shape[-2:]
     upper = jnp.concatenate([jnp.zeros_like(a, shape=(*a.shape[:-2], m, m)), a], -1)

@@ -1,7 +1,7 @@
 """The contract of every initializer in the catalogue: one calling convention, whatever the law.
 
 An entry added to the catalogue is held to it without a word here. If it needs arguments it must have a row in
-`ARGUMENTS`; if it refuses some of the kinds of shape by design, a row in `TAKES`.
+tests/needed.py; if it refuses some of the kinds of shape by design, a row in `TAKES`.
 """
 
 import functools
@@ -17,19 +17,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from needed import NEEDED
 
 from isometry import InputError, initializers
 
 ENTRIES = {entry.name: entry for entry in initializers.catalogue()}
-
-ARGUMENTS = {
-    "constant": {"value": 0.5},
-    "critical": {"activation": "tanh"},
-    "sparse": {"sparsity": 0.5},
-    "sparse_orthogonal": {"density": 0.5},
-    "torch_default_bias": {"fan_in": 9},
-    "variance_scaling": {"scale": 2.0, "mode": "fan_avg", "distribution": "truncated_normal"},
-}
 
 # Last axes of at least 32: XLA unrolls the random bits of shorter ones on the CPU, and compiles for seconds.
 KINDS = {
@@ -65,10 +57,10 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 def make(name, **layout):
     """The initializer of an entry."""
     entry = ENTRIES[name]
-    missing = set(entry.needs) - set(ARGUMENTS.get(name, {}))
+    missing = set(entry.needs) - set(NEEDED.get(name, {}))
     if missing:
-        pytest.fail(f"catalogue entry {name!r} needs {sorted(missing)}: give it a row in ARGUMENTS of {__file__}")
-    return entry.factory(**ARGUMENTS.get(name, {}), **layout)
+        pytest.fail(f"catalogue entry {name!r} needs {sorted(missing)}: give it a row in tests/needed.py")
+    return entry.factory(**NEEDED.get(name, {}), **layout)
 
 
 def draw(name, shape, dtype=None, key=None, **more):
@@ -269,7 +261,7 @@ def on_eight_devices(tmp_path_factory):
     env = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")]),
     }
     run = subprocess.run([sys.executable, __file__, str(path)], env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

@@ -28,19 +28,12 @@ from calls import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from needed import NEEDED
 
 import isometry
 from isometry import initializers, networks, schemes
 
 ENTRIES = {entry.name: entry for entry in initializers.catalogue()}
-NEEDED = {
-    "constant": {"value": 0.5},
-    "critical": {"activation": "tanh"},
-    "sparse": {"sparsity": 0.5},
-    "sparse_orthogonal": {"density": 0.5},
-    "torch_default_bias": {"fan_in": 9},
-    "variance_scaling": {"scale": 2.0, "mode": "fan_avg", "distribution": "truncated_normal"},
-}
 
 
 @functools.cache
@@ -51,7 +44,7 @@ def made(name):
 @pytest.mark.usefixtures("x64")
 @given(name=st.sampled_from(sorted(ENTRIES)), key=KEYS, shape=SHAPES, dtype=DTYPES, traced=st.booleans())
 def test_every_initializer(name, key, shape, dtype, traced):
-    """Shape and dtype as asked, finite; the same traced; the singular values of `orthogonal` all one (FACTS: Saxe)."""
+    """Shape and dtype as asked, finite; the same traced; the singular values of `orthogonal` all one (Saxe et al.)."""
     done, w = answers(made(name), key, shape, dtype)
     if not done:
         return
