@@ -20,7 +20,7 @@ def busy() -> float | None:
 
 
 def clean(before: float | None, after: float | None, own: float, wall: float) -> bool | None:
-    """Whether a sample of `wall` seconds, for which we used `own` CPU seconds, was disturbed; None if unknown."""
+    """Whether a sample of `wall` seconds, for which we used `own` CPU seconds, was undisturbed; None if unknown."""
     if before is None or after is None:
         return None
     return after - before - own <= max(_SHARE * wall, _TICKS / _TICK)

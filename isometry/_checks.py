@@ -26,6 +26,10 @@ class NotDefined(InputError):
     """The arguments are sound, but what they ask for does not exist: no critical point, no identity of that shape."""
 
 
+class NotFinite(InputError):
+    """A Jacobian that overflows or holds a NaN."""
+
+
 class MissingExtra(ImportError):
     """A command or function needs an optional dependency that is not installed."""
 
@@ -197,6 +201,11 @@ def shape(call: str, value: Any, *, least: int = 0, why: str = "") -> tuple[int,
     return axes
 
 
+def reason(error: Exception) -> str:
+    """What an error says, without the call that raised it."""
+    return str(error).partition("(): ")[2] or str(error)
+
+
 def float_dtype(call: str, dtype: Any) -> Any:
     """A real floating dtype; None and Python's float are JAX's default. float64 needs x64, which only the user may
     switch on."""
@@ -218,6 +227,10 @@ def float_dtype(call: str, dtype: Any) -> Any:
     return d
 
 
+_OLD_KEY_WORDS = 2, 4
+"""Of the generators that JAX has: threefry2x32; rbg and unsafe_rbg."""
+
+
 def is_key(value: Any) -> bool:
     """A typed JAX key (or keys), or an old-style uint32 one."""
     dtype = getattr(value, "dtype", None)
@@ -225,7 +238,7 @@ def is_key(value: Any) -> bool:
         return False
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return True
-    return dtype == np.uint32 and value.ndim >= 1
+    return dtype == np.uint32 and value.ndim >= 1 and value.shape[-1] in _OLD_KEY_WORDS
 
 
 def key_bits(value: Any) -> Any:

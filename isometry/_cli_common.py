@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from isometry import _interrupts
+
 EXIT_CLEAN, EXIT_RAISED = 0, 1
 
 Width = Annotated[int, Option(help="Hidden width.")]
@@ -21,12 +23,8 @@ Json = Annotated[bool, Option("--json", help="Print the JSON instead of the tabl
 Seed = Annotated[int, Option(help="Seed of everything random.")]
 
 
-class Stopped(Exception):
-    """Ctrl-C during a command. No KeyboardInterrupt: typer would print an empty line of its own and raise another."""
-
-
 def command(app: Any, name: str, text: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Register a command, in which Ctrl-C is `Stopped`; the lines of a paragraph of `text` are one."""
+    """Register a command, in which Ctrl-C is `_interrupts.Stopped`; the lines of a paragraph of `text` are one."""
     paragraphs = "\n\n".join(" ".join(lines.split()) for lines in text.split("\n\n"))
 
     def register(function: Callable[..., int]) -> Callable[..., int]:
@@ -35,7 +33,7 @@ def command(app: Any, name: str, text: str) -> Callable[[Callable[..., int]], Ca
             try:
                 return function(*args, **kwargs)
             except KeyboardInterrupt:
-                raise Stopped from None
+                raise _interrupts.Stopped from None
 
         return app.command(name=name, help=paragraphs)(stoppable)
 
@@ -78,13 +76,13 @@ def networks_of(
 
     n_in, n_out = xs.shape[1], 10
     if targets is not None:
-        n_out = int(targets.max()) + 1 if jnp.issubdtype(targets.dtype, jnp.integer) else targets.shape[1]
+        n_out = max(int(targets.max()) + 1, 2) if jnp.issubdtype(targets.dtype, jnp.integer) else targets.shape[1]
     nets, undefined = {}, {}
     for name in dict.fromkeys(names) or default:
         hidden = n_in if name == "identity" else width
         label = name if hidden == width or depth == 1 else f"{name} (width {hidden})"
         try:
-            nets[label] = networks.mlp([n_in, *[hidden] * (depth - 1), max(n_out, 2)], activation, name)
+            nets[label] = networks.mlp([n_in, *[hidden] * (depth - 1), n_out], activation, name)
         except _checks.NotDefined as error:
             if names:
                 raise

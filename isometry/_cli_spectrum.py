@@ -108,8 +108,9 @@ def _of(net: Any, keys: Any, xs: Any, inputs: int, span: str, method: str, key: 
     law, statistics, excesses, why = _judged(net, sp, span, points)
     row = {
         "spectrum": repr(sp), "size": sp.size, "structural_zeros": sp.structural_zeros,
-        "statistics": statistics, "law": law and law.name, "no_law": why,
+        "statistics": statistics, "law": law and law.name, "no_law": why if law is None else None,
         "consistent": None if excesses is None else not excesses, "excesses": excesses,
+        "not_compared": None if law is None else why,
     }  # fmt: skip
     return sp, law, row
 
@@ -117,14 +118,15 @@ def _of(net: Any, keys: Any, xs: Any, inputs: int, span: str, method: str, key: 
 def _judged(
     net: Any, sp: Any, span: str, points: Any
 ) -> tuple[Any, dict[str, Any], dict[str, float] | None, str | None]:
-    """(the law or None, the statistics, the excesses, why there is no law, or none whose numbers can be found)."""
+    """(the law or None, the statistics, the excesses or None; why there is no law, or none whose numbers can be found,
+    or no comparison)."""
     from isometry import _checks, _summary
 
     try:
         law = net.law(span, points)
-        return law, _summary.summary(sp, law), _summary.verdict(sp, law), None
+        return law, _summary.summary(sp, law), *_summary.verdict(sp, law)
     except (_checks.InputError, ArithmeticError) as error:
-        return None, _summary.summary(sp), None, str(error).partition("(): ")[2] or str(error)
+        return None, _summary.summary(sp), None, _checks.reason(error)
 
 
 def _picture(found: dict[str, tuple[Any, Any, Any]]) -> Any:
@@ -165,7 +167,7 @@ def _verdict(row: dict[str, Any]) -> str:
     if row["law"] is None:
         return f"no law: {row['no_law']}"
     if row["consistent"] is None:
-        return f"law: {row['law']}; not compared: that takes five seeds"
+        return f"law: {row['law']}; not compared: {row['not_compared']}"
     if row["consistent"]:
         return f"consistent with {row['law']}"
     beyond = ", ".join(f"{name} {ratio:.2g}" for name, ratio in row["excesses"].items())

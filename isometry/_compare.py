@@ -24,8 +24,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks
@@ -167,8 +165,7 @@ def compare(sp: Spectrum, law: Law, *, key: Any = None, resamples: int = 200) ->
 
 def _picks(key: Any, resamples: int, seeds: int) -> np.ndarray:
     """(resamples, seeds) indices, drawn by numpy from the bits of the key: nothing to compile."""
-    bits = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-    return np.random.default_rng(np.asarray(bits).ravel()).integers(0, seeds, (resamples, seeds))
+    return np.random.default_rng(np.asarray(_checks.key_bits(key)).ravel()).integers(0, seeds, (resamples, seeds))
 
 
 def _enough(call: str, sp: Spectrum) -> None:
@@ -197,7 +194,7 @@ def meet(call: str, sp: Any, law: Any) -> None:
         raise _checks.InputError(
             f"{call}(): sp is of the span {sp.span!r} and the law of {law.span!r}; " + _advice(sp.span, law.span)
         )
-    if sp.span == "hidden" and sp.pairs != law.pairs:
+    if sp.span == "hidden" and sp.pairs is not None and sp.pairs != law.pairs:
         known = "no number of pairs: a limit of great depth" if law.pairs is None else f"{law.pairs} pairs"
         raise _checks.InputError(
             f"{call}(): sp has {sp.pairs} (W, D) pairs and the law {known}; write theory.jacobian_law(..., "

@@ -83,11 +83,12 @@ def share_threads(mesh: Mesh | None) -> bool:
 
 
 def budget(call: str, max_bytes: int | None, mesh: Mesh | None) -> int:
-    """Bytes that each device may take: `max_bytes`, or its share of what is free; the same in all processes."""
+    """Bytes that each device may take, the same in all processes: `max_bytes`, or a share of what is free, divided
+    among the devices that are parts of one processor, for these have one memory."""
     mine = _memory.budget(call, max_bytes)
     if mesh is None:
         return mine
-    if max_bytes is None and share_threads(mesh):
+    if share_threads(mesh):
         mine //= sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
     return _least(mesh, mine)
 

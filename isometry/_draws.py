@@ -41,6 +41,8 @@ def source_of(f: Any, keys: Any, params: Any, sample: Any) -> tuple[Callable[[An
         raise _checks.InputError(
             f"ensemble(): one of keys (to draw parameters) and params (stacked) is needed; {came}."
         )
+    if params is not None and sample is not None:
+        raise _checks.InputError("ensemble(): sample draws parameters from keys, but params are given; leave one out.")
     if params is not None:
         leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
         if len(leading) != 1 or not next(iter(leading)) or next(iter(leading))[0] == 0:

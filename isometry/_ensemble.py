@@ -108,8 +108,9 @@ def ensemble(
     - `xs`: (inputs, *x.shape), floating.
     - `params`: instead of keys, parameters stacked on their leading axis, taken as they are.
     - `method`, `span`, `dtype`, `key`: as in `spectrum`.
-    - `max_bytes`: budget of the measurement in this process; default a quarter of the free memory. Seeds, then inputs,
-      then directions are taken in chunks that fit. The numbers do not depend on it beyond rounding.
+    - `max_bytes`: budget of the measurement on each device that has a memory of its own, and of all in this process
+      that share the processor's; default a quarter of the free memory. Seeds, then inputs, then directions are taken in
+      chunks that fit. The numbers do not depend on it beyond rounding.
     - `mesh`: a `jax.sharding.Mesh` of any axes: its devices share the seeds and inputs, whatever their numbers. None:
       one device. The numbers do not depend on it beyond rounding. With several processes (`jax.distributed`) each makes
       the same call, draws what its own devices need, and returns everything.
@@ -249,7 +250,7 @@ def _check_finite(part: Spectrum, seeds: Any, inputs: Any) -> None:
     bad = np.argwhere(np.isnan(part.log_values).any(-1))
     if len(bad):
         i, j = bad[0]
-        raise _checks.InputError(
+        raise _checks.NotFinite(
             f"ensemble(): the Jacobian of seed {seeds[i]} at input {inputs[j]} is not finite ({len(bad)} of "
             f"{len(seeds) * len(inputs)} in this chunk). Does f overflow, or hold NaN parameters?"
         )

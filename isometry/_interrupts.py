@@ -10,6 +10,10 @@ AGAIN = 2.0
 """Seconds until an interrupt that has not come out is raised again: longer than any cleaning up."""
 
 
+class Stopped(Exception):
+    """Ctrl-C during a command. No KeyboardInterrupt: typer would print an empty line of its own and raise another."""
+
+
 @contextlib.contextmanager
 def insistent() -> Iterator[list[int]]:
     """Inside, Ctrl-C raises KeyboardInterrupt again and again until it comes out here; yields a list of the signals.

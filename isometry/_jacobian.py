@@ -57,7 +57,8 @@ class Lanczos:
 class Target:
     """The map whose Jacobian is meant: `apply` around the point that `start` makes of x. Hashable where f is.
 
-    `pairs`: how many (W, D) pairs the span holds; None end to end, where theory's laws do not apply.
+    `pairs`: how many (W, D) pairs the span holds; None end to end, where theory's laws do not apply, and where nobody
+    knows.
     """
 
     f: Callable[..., Any]
@@ -106,7 +107,7 @@ def target(call: str, f: Any, span: str) -> Target:
         raise _checks.InputError(
             f'{call}(): span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this one has {function.depth}.'
         )
-    return Target(function, span, function.depth - 2)
+    return Target(function, span, function.pairs)
 
 
 def chained(f: Any) -> Any:
@@ -182,12 +183,7 @@ def _vector_map(aim: Target, params: Any, x: Any, dtype: Any) -> tuple[Callable[
     params, x = _precision.cast(params, dtype), _precision.cast(x, dtype)
     start = aim.start(params, x)
 
-    def g(z: Any) -> Any:
-        y = aim.apply(params, z.reshape(start.shape)).ravel().astype(dtype)
-        # an output that is no number has no derivative either, not even one of zero where it is a constant
-        return (y + 0 * jnp.sum(z)) * jnp.where(jnp.isfinite(y), 1.0, jnp.nan)
-
-    return g, start.ravel()
+    return lambda z: aim.apply(params, z.reshape(start.shape)).ravel().astype(dtype), start.ravel()
 
 
 def wide_jacobians(aim: Target, params: Any, xs: Any, dtype: Any) -> Float[Array, "inputs m n"]:

@@ -52,6 +52,12 @@ def has_vjp(eqn: Any) -> bool:
     return eqn.primitive.name.startswith("custom_vjp_call")
 
 
+def one_way(jaxpr: Any) -> tuple[bool, bool]:
+    """(forward alone, reverse alone): a loop of unknown length has no reverse derivative, custom_vjp no forward one."""
+    derived = list(equations(jaxpr, into_rules=False))
+    return any(eqn.primitive.name == "while" for eqn in derived), any(map(has_vjp, derived))
+
+
 def constants(closed: Any) -> list[Any]:
     """Every number that is written into a program: its constants, then the literals of each equation within."""
     found = list(closed.consts)

@@ -13,7 +13,10 @@ from isometry import _checks
 def plain(value: Any, where: str = "value") -> Any:
     """`value` in terms of what strict JSON knows. NaN raises `ValueError`: a result never holds one."""
     if isinstance(value, dict):
-        return {str(k): plain(v, f"{where}[{k!r}]") for k, v in value.items()}
+        named = {str(k): plain(v, f"{where}[{k!r}]") for k, v in value.items()}
+        if len(named) < len(value):
+            raise _checks.InputError(f"store: two keys of {where}={_checks.show(value)} are the same text in JSON.")
+        return named
     if isinstance(value, (list, tuple)):
         return [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
     if isinstance(value, (np.ndarray, jax.Array)) and not _checks.is_key(value):

@@ -80,7 +80,7 @@ def _product(key: Any) -> tuple[Any, float, str]:
     factors = np.stack([(turns[i + 1] * 2.0**-steps) @ turns[i].T for i in range(depth)])
     found = jax.jit(linalg.product_log_singular_values)(jnp.asarray(factors, jnp.float32))
     expected = -math.log(2) * depth * np.sort(steps)
-    return np.abs(np.asarray(found, float) - expected).max(), 1e-3, "what the method promises of ln s in float32"
+    return np.abs(np.asarray(found, float) - expected).max(), 3e-3, "what the method promises of ln s in float32"
 
 
 def _extremes(key: Any) -> tuple[Any, float, str]:

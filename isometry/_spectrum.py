@@ -30,7 +30,8 @@ class Spectrum:
       below are noise: they count as zeros, and statistics of log s leave them out.
 
     **Static**: `method`; `size` = min(m, n); `structural_zeros` = |m − n|, apart from the mass; `span` and `pairs`, the
-    part of the network and how many (W, D) pairs it holds (None end to end).
+    part of the network and how many (W, D) pairs it holds (None end to end, and of a chain, whose blocks may hold any
+    number).
 
     Statistics act on the last axis and return one number a matrix. `variable` is "lam" (s², the default), "s" or
     "log_s". All may be traced. Differentiate `moment` and `log_spread`; the others are for reporting.

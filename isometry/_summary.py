@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks
-from isometry._compare import LEAST_SEEDS, compare
+from isometry._compare import compare
 from isometry._ranks import below_floor, zero_mass
 from isometry._spectrum import Spectrum
 from isometry.degeneracy._statistics import STATISTICS, quantile
@@ -35,14 +35,12 @@ def summary(sp: Spectrum, law: Law | None = None) -> dict[str, dict[str, float |
     return {name: {**_over_seeds(found), "law": predicted.get(name)} for name, found in values.items()}
 
 
-def verdict(sp: Spectrum, law: Law | None) -> dict[str, float] | None:
-    """`compare`'s gaps beyond their bands as multiples of them, empty where consistent; None where it has no say."""
-    if law is None or sp.log_values.shape[0] < LEAST_SEEDS:
-        return None
+def verdict(sp: Spectrum, law: Law) -> tuple[dict[str, float] | None, str | None]:
+    """(`compare`'s gaps beyond their bands as multiples of them, empty where consistent, None; or None and why)."""
     try:
-        return {str(name): float(excess) for name, excess in compare(sp, law).excesses.items()}
-    except _checks.InputError:
-        return None
+        return {str(name): float(excess) for name, excess in compare(sp, law).excesses.items()}, None
+    except _checks.InputError as error:
+        return None, _checks.reason(error)
 
 
 def _statistics() -> dict[str, Callable[[Spectrum], Any]]:

@@ -4,6 +4,7 @@ What has been found is remembered, for tracing costs milliseconds; f itself is h
 parameters. f must be a function of its arguments alone, as for jax.jit.
 """
 
+import inspect
 import threading
 import warnings
 import weakref
@@ -29,7 +30,7 @@ _lock = threading.Lock()
 
 class Traced(NamedTuple):
     """Where the span of f starts, what it returns, as shapes; what it computes below full precision; and which
-    derivative it has alone: a loop of unknown length has no reverse one, a custom_vjp no forward one."""
+    derivative it has alone."""
 
     start: jax.ShapeDtypeStruct
     out: Any
@@ -63,9 +64,7 @@ def _traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
         raise _checks.InputError(said + _batch_hint(call, aim, params, x)) from error
     if not isinstance(aim.f, Function):
         refuse_chance(call, "f", jaxpr, _jaxpr_of(aim, params, x)[0])
-    derived = list(_jaxpr.equations(jaxpr.jaxpr, into_rules=False))
-    loops = any(eqn.primitive.name == "while" for eqn in derived)
-    return Traced(start, out, _jaxpr.coarse(jaxpr.jaxpr, dtype), loops, any(map(_jaxpr.has_vjp, derived)))
+    return Traced(start, out, _jaxpr.coarse(jaxpr.jaxpr, dtype), *_jaxpr.one_way(jaxpr.jaxpr))
 
 
 def refuse_chance(call: str, what: str, once: Any, again: Any) -> None:
@@ -165,4 +164,6 @@ def _weakly(f: Any) -> Any:
         return type(f), *map(_weakly, vars(f).values())
     if isinstance(f, tuple):
         return tuple(map(_weakly, f))
+    if inspect.ismethod(f):  # made anew by each look at it, and gone at once
+        return weakref.WeakMethod(f)
     return weakref.ref(f) if callable(f) else f

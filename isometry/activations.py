@@ -23,7 +23,7 @@ class Activation:
     - `odd`: whether fn(-x) = -fn(x); None if unknown.
     - `name`: for tables and messages; the function's own name by default.
 
-    **Raises** `ValueError`: fn not callable, or NumPy's.
+    **Raises** `ValueError`: fn not callable, or NumPy's; kinks that are not numbers.
     """
 
     fn: Callable[[Any], Any]
@@ -38,7 +38,12 @@ class Activation:
             name = self.fn.__name__
             home = "jnp" if hasattr(jnp, name) else "jax.scipy.special"
             raise _checks.InputError(f"Activation(): fn={name} is NumPy's, not JAX's; write {home}.{name}.")
-        object.__setattr__(self, "kinks", tuple(float(k) for k in self.kinks))
+        try:
+            object.__setattr__(self, "kinks", tuple(float(k) for k in self.kinks))
+        except (TypeError, ValueError):
+            raise _checks.InputError(
+                f"Activation(): kinks={_checks.show(self.kinks)} is not a tuple of numbers; write (0.0,) for one at 0."
+            ) from None
         object.__setattr__(self, "name", self.name or getattr(self.fn, "__name__", "activation"))
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:

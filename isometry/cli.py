@@ -49,8 +49,12 @@ def _code(argv: list[str] | None, ours: dict[str, str]) -> int:
         code = _app(ours)(args=argv, standalone_mode=False)
     except (_checks.InputError, _checks.MissingExtra) as error:
         return _refuse(str(error), EXIT_USAGE)
+    except _interrupts.Stopped:
+        raise KeyboardInterrupt from None
     except Exception as error:  # those of typer, whose classes moved between its versions; all else travels on
-        if type(error).__name__ in ("Stopped", "Abort"):
+        if type(error).__module__.split(".")[0] not in ("typer", "click"):
+            raise
+        if type(error).__name__ == "Abort":
             raise KeyboardInterrupt from None
         if hasattr(error, "format_message"):
             message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]

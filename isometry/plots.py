@@ -223,7 +223,7 @@ def _atom_bars(ax: Any, sp: Spectrum, law: Law, axis: _Axis, edges: np.ndarray) 
 def ranks(reports: Mapping[str, Report], ax: Any) -> Any:
     """Rank of the accumulated gradient of the middle hidden layer against training steps, a line a network.
 
-    The dashed line is the input dimension. Where partial identity was followed at several widths, each is marked.
+    The dashed line is the input dimension. Where training was followed at several widths, each is marked.
     """
     bound = 0
     for i, (name, report) in enumerate(reports.items()):

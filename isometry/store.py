@@ -42,6 +42,8 @@ def _together(writes: dict[pathlib.Path, Callable[[Any], Any]]) -> list[pathlib.
             handle, parts[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
             with os.fdopen(handle, "wb") as file:
                 write(file)
+                file.flush()
+                os.fsync(file.fileno())  # after a crash of the machine, too, a final name holds what is complete
         umask = os.umask(0)
         os.umask(umask)
         for path, part in parts.items():
@@ -71,12 +73,12 @@ def write_figure(path: str | os.PathLike, figure: Any, dpi: int = 150) -> pathli
 
 
 def write_report(stem: pathlib.Path, value: Any, figure: Any = None) -> list[pathlib.Path]:
-    """`value` as `stem`.json and, if there is a `figure`, that as stem.png: both or neither.
+    """`value` as `stem`.json and, if there is a `figure`, that as stem.png: each whole or not at all.
 
     **Returns** their paths. **Raises** `ValueError`: a NaN, what is no JSON; a disk that refuses.
     """
     text = _json.dumps(value).encode()
     writes: dict[pathlib.Path, Callable[[Any], Any]] = {}
     if figure is not None:
-        writes[stem.with_suffix(".png")] = lambda file: figure.savefig(file, format="png", dpi=150)
-    return _together({**writes, stem.with_suffix(".json"): lambda file: file.write(text)})
+        writes[stem.with_name(stem.name + ".png")] = lambda file: figure.savefig(file, format="png", dpi=150)
+    return _together({**writes, stem.with_name(stem.name + ".json"): lambda file: file.write(text)})

@@ -106,3 +106,9 @@ def test_kinks_are_floats():
 def test_a_ufunc_of_numpy_is_refused(fn, said):
     with pytest.raises(ValueError, match=f"is NumPy's, not JAX's; write {said}"):
         activations.get(fn)
+
+
+@pytest.mark.parametrize("kinks", [0.0, "a", (None,)])
+def test_kinks_that_are_no_numbers(kinks):
+    with pytest.raises(InputError, match=r"Activation\(\): kinks=.* is not a tuple of numbers; write \(0\.0,\)"):
+        Activation(jax.nn.relu, kinks=kinks)

@@ -71,6 +71,14 @@ def test_json_on_stdout_and_exit_code_of_fail_on(features, tmp_path, capsys):
     assert call(*argv, "exploding") == 0
 
 
+def test_one_real_target(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "x.npz", x=rng.standard_normal((32, 6)), y=rng.standard_normal(32))
+    assert call(*TINY, "--data", tmp_path / "x.npz", "--scheme", "orthogonal", "--out", tmp_path, "--json") == 0
+    network = strict(capsys.readouterr().out)["reports"]["orthogonal"]["network"]
+    assert "[6, 24, 24, 1]" in network
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

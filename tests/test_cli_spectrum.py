@@ -50,6 +50,7 @@ def test_a_linear_orthogonal_network_is_an_isometry(features, tmp_path, capsys):
     haar, square = found["spectra"]["orthogonal"], found["spectra"]["partial_identity"]
     assert haar["no_law"] is None
     assert haar["consistent"] is True
+    assert haar["not_compared"] is None
     rounding = 2 * 8 * float(np.finfo(np.float32).eps)  # of the draw and of the SVD, n eps each
     for name in ("s_min", "s_50%", "s_max", "mean_s2", "condition_number"):
         line = haar["statistics"][name]
@@ -70,6 +71,18 @@ def test_lanczos_and_what_has_no_standard_error(features, capsys):
     assert "Lanczos(steps=8" in shown
     assert "no law: " in shown
     assert "condition_number" in shown
+
+
+def test_why_there_is_no_comparison_is_said(capsys):
+    """A hundred Gaussian layers resolve a fifth of their values; one seed is too few."""
+    deep = ["--width", 16, "--depth", 101, "--seeds", 5, "--inputs", 1, "--data", "gaussian", "--span", "hidden"]
+    assert call(*deep, "--scheme", "gaussian", "--json") == 0
+    row = strict(capsys.readouterr().out)["spectra"]["gaussian"]
+    assert row["law"] is not None
+    assert row["consistent"] is None
+    assert "every draw resolves only the top" in row["not_compared"]
+    assert call(*TINY[:4], "--seeds", 1, "--span", "hidden", "--data", "gaussian", "--scheme", "gaussian") == 0
+    assert "at least 5 are needed" in " ".join(capsys.readouterr().out.split())
 
 
 def known(values):

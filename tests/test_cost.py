@@ -218,6 +218,21 @@ def test_traces_are_remembered_and_keep_nothing_alive():
     assert alive() is None
 
 
+def test_a_bound_method_is_remembered():
+    class Model:
+        runs = 0
+
+        def apply(self, params, x):
+            self.runs += 1
+            return params @ x
+
+    model, w, x = Model(), jnp.eye(3), jnp.ones(3)
+    isometry.jacobian(model.apply, w, x)
+    first, model.runs = model.runs, 0
+    isometry.jacobian(model.apply, w, x)
+    assert model.runs < first
+
+
 def test_the_context_is_part_of_what_is_remembered():
     f = lambda p, x: x * jnp.ones(3)  # noqa: E731
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isometry import InputError, data, store
+from isometry import InputError, _json, data, store
 
 XS = np.arange(12.0).reshape(3, 4)
 
@@ -287,3 +287,12 @@ def test_what_cannot_be_normalized(xs, q, words):
     with pytest.raises(InputError, match=r"data\.normalize\(\)") as refused:
         data.normalize(xs, q)
     assert words in str(refused.value)
+
+
+def test_a_dot_in_the_name_of_a_report_is_part_of_it(tmp_path):
+    assert store.write_report(tmp_path / "sigma_1.5", {}) == [tmp_path / "sigma_1.5.json"]
+
+
+def test_two_keys_of_one_text_are_refused():
+    with pytest.raises(ValueError, match=r"two keys of value\[2\]=.* are the same text in JSON"):
+        _json.plain({2: {1: "a", "1": "b"}})

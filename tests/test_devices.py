@@ -69,7 +69,7 @@ def test_two_devices_measure_what_one_does(mesh, method):
 
 def test_uneven_chunks_on_two_devices(mesh):
     seen = []
-    got = isometry.ensemble(NET, KEYS, XS, mesh=mesh, max_bytes=7000, progress=lambda *a: seen.append(a))
+    got = isometry.ensemble(NET, KEYS, XS, mesh=mesh, max_bytes=14000, progress=lambda *a: seen.append(a))
     close(got, isometry.ensemble(NET, KEYS, XS))
     assert len(seen) > 1
     assert seen[-1] == (15, 15)

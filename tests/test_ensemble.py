@@ -165,3 +165,40 @@ def test_dead_units_change_no_value(monkeypatch, activation, span):
     assert (np.asarray(compact.zero_fraction(exact=True)) > 0).all()
     # what is exactly zero now was noise below the floor before, or nearly so
     assert (np.asarray(whole.values)[np.isneginf(compact.log_values)] <= bound).all()
+
+
+@pytest.mark.parametrize("width", [8, 200])
+@pytest.mark.parametrize("fault", ["overflow", "a NaN bias"])
+def test_what_relu_makes_of_nan_is_no_zero(width, fault):
+    """relu' of a NaN is 0: a network that overflows is not one whose units are all off."""
+    depth = 41 if fault == "overflow" else 4
+    net = networks.mlp([width] * (depth + 1), "relu", "gaussian", sigma_w=50.0, bias=fault != "overflow")
+    params, x = net.init(KEYS[0]), jnp.ones(width)
+    if fault != "overflow":
+        first, *others = params["layers"]
+        params = {"layers": (first | {"b": first["b"].at[0, 3].set(jnp.nan)}, *others)}
+    assert np.isnan(net(params, x)).all()
+    stacked = jax.tree.map(lambda a: a[None], params)
+    for method in ("dense", "product"):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            isometry.spectrum(net, params, x, method=method)
+        with pytest.raises(ValueError, match="seed 0 at input 0 is not finite"):
+            isometry.ensemble(net, params=stacked, xs=x[None], method=method)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        isometry.jacobian(net, params, x)
+
+
+def test_a_single_layer_has_no_units_to_leave_out():
+    net = networks.mlp([200, 200], "relu", "orthogonal", sigma_w=1.0)
+    found = isometry.ensemble(net, KEYS[:1], jnp.ones((1, 200)))
+    np.testing.assert_allclose(found.values, 1, rtol=0, atol=200 * EPS)
+
+
+def test_sample_beside_params_is_refused():
+    with pytest.raises(InputError, match=r"sample draws parameters from keys, but params are given; leave one out"):
+        isometry.ensemble(linear, params=jax.vmap(draw)(KEYS), xs=XS, sample=draw)
+
+
+def test_words_that_are_no_keys_are_refused():
+    with pytest.raises(InputError, match=r"(?s)keys is array.*, not a one-dimensional array of random keys"):
+        isometry.ensemble(NET, np.zeros((2, 5), np.uint32), XS)

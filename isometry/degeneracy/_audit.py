@@ -157,7 +157,7 @@ def _audit_one(
     flags["zero_gradient"] = zero_gradient(net, task, few, len(points), probe, certificates)
     flags["rank_constrained_training"] = rank_flag
     if probe is not None and probe.signals is not None:
-        flags["locked_symmetry"] = with_growth(flags["locked_symmetry"], certificates, net, probe.signals)
+        flags["locked_symmetry"] = with_growth(flags["locked_symmetry"], certificates, probe.signals)
     widths = None
     if rank_flag.raised and hasattr(net, "with_width"):
         tell("the same scheme at other widths")
@@ -200,7 +200,7 @@ def _spectra(net: Any, params: Any, points: Any, span: str, units: Sequence[Any]
     measured = functools.partial(ensemble, net, span=span)
     try:
         found = measured(params=params, xs=points)
-    except _checks.InputError:  # parameters and signals are finite: only the Jacobian can be at fault
+    except _checks.NotFinite:
         return measured(params=params, xs=points, method="product")
     if not _underflow.in_jacobian(net, params, found, units):
         return found

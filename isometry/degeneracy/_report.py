@@ -32,7 +32,6 @@ class Report:
     - `law`: what theory predicts for the hidden span, None where `no_law` says why there is no prediction.
     - `widths`: where rank_constrained_training is raised, the same scheme at hidden widths N_x, 2 N_x, 4 N_x.
     - `setting`: how it was measured; `provenance`: versions, device, precision, command, commit.
-    - `note`: what the reader of the table should know besides, or empty.
     """
 
     network: str
@@ -42,7 +41,6 @@ class Report:
     widths: dict[str, Any] | None
     setting: dict[str, Any]
     provenance: dict[str, Any]
-    note: str = ""
     law: Law | None = None
     no_law: str = ""
 
@@ -56,8 +54,7 @@ class Report:
     def reason(self) -> str:
         """The verdict in words: every raised flag, else every undecided one, with its reason."""
         chosen = [f for f in self.flags.values() if f.state == self.verdict]
-        words = "no flag raised" if self.verdict == CLEAR else "; ".join(f"{f.name}: {f.reason}" for f in chosen)
-        return f"{self.note}; {words}" if self.note else words
+        return "no flag raised" if self.verdict == CLEAR else "; ".join(f"{f.name}: {f.reason}" for f in chosen)
 
     def __repr__(self) -> str:
         return f"Report({self.network}: {self.verdict}; {self.reason})"
@@ -95,7 +92,7 @@ class Report:
                 "method": str(sp.method),
             }
         if spectra:
-            spectra["end_to_end"]["log_s"] = self.spectra["end_to_end"].log_values
+            spectra["end_to_end"]["log_s"] = _resolved_logs(self.spectra["end_to_end"])
         return {
             "network": self.network,
             "verdict": self.verdict,
@@ -175,9 +172,14 @@ def _statistics(sp: Spectrum) -> dict[str, Any]:
     return {name: statistic(sp) for name, statistic in STATISTICS.items()}
 
 
+def _resolved_logs(sp: Spectrum) -> np.ndarray:
+    """ln s; −inf for what is too small for the precision, which counts as zero everywhere."""
+    return np.where(sp.resolved, sp.log_values, -np.inf)
+
+
 def _pooled_quantiles(sp: Spectrum) -> Any:
     """0 %, 1 % … 100 % of ln s over all matrices; all weigh the same, and so do their nodes."""
-    return np.quantile(np.asarray(sp.log_values), np.linspace(0, 1, 101), method="inverted_cdf")
+    return np.quantile(_resolved_logs(sp), np.linspace(0, 1, 101), method="inverted_cdf")
 
 
 def rich_table(reports: Reports, width: int = 120) -> Any:

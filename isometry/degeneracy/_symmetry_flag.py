@@ -68,7 +68,7 @@ def locked_symmetry(certificates: Sequence[Certificate]) -> Flag:
     return Flag(_NAME, CLEAR, "no equal units found", _REMEDY, None, None, None, _SOURCE[BIT], evidence)
 
 
-def with_growth(flag: Flag, certificates: Sequence[Certificate], net: Network, signals: Signals) -> Flag:
+def with_growth(flag: Flag, certificates: Sequence[Certificate], signals: Signals) -> Flag:
     """The flag with what the probe saw of locks that hold in exact arithmetic only: how fast their classes drift apart,
     and, for a phi with kinks, how near to one of them their units come: within rounding they can part at once."""
     if not any(u.locked_live for c in certificates for u in c.units):

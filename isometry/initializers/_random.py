@@ -29,7 +29,8 @@ def uniform(*, low: float = 0.0, high: float = 1.0) -> Initializer:
     Keyword-only: `jax.nn.initializers.uniform(s)` is `uniform(low=0, high=s)`, bit for bit from the same key (JAX's
     default is s = 0.01, torch's interval is [0, 1)).
 
-    **Raises** `ValueError`: bounds not finite or upside down, or that the dtype overflows or cannot tell apart.
+    **Raises** `ValueError`: bounds not finite or upside down, or that overflow the dtype or cannot be told apart in the
+    one they are drawn in, which is float32 for a coarser one.
     """
     _checks.finite("uniform", low=low, high=high)
     if not _checks.is_traced((low, high)) and low >= high:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from isometry.linalg._convolution import canonical
-from isometry.linalg._operator import Operator
+from isometry.linalg._operator import Operator, of_numbers
 from isometry.linalg._product import Factors
 
 
@@ -21,7 +21,7 @@ def matrix_of(
     Forward mode if `forward`, reverse if not; None: reverse where outputs are no more than inputs. `chunk` directions
     at a time, None for all.
     """
-    out = jax.eval_shape(g, point)
+    out, g = jax.eval_shape(g, point), of_numbers(g)
     if not (out.size > point.size if forward is None else forward):
         _, pull = jax.vjp(g, point)
         return _rows(canonical(lambda v: pull(v)[0]), jnp.eye(out.size, dtype=out.dtype), chunk)

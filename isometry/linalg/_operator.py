@@ -83,9 +83,19 @@ class Operator:
                 )
         dtype = _precision.measuring_dtype("Operator.linearized", point.dtype)
         with _precision.full():
-            _, push = jax.linearize(g, point)
+            _, push = jax.linearize(of_numbers(g), point)
             pull = jax.linear_transpose(push, point)
         return cls(canonical(push), canonical(lambda u: pull(u)[0]), (out.size, point.size), dtype)
+
+
+def of_numbers(g: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """g, whose outputs that are no numbers have no derivative either, not even one of zero where they are constants."""
+
+    def guarded(z: Any) -> Any:
+        y = g(z)
+        return (y + 0 * jnp.sum(z).astype(y.dtype)) * jnp.where(jnp.isfinite(y), 1, jnp.nan).astype(y.dtype)
+
+    return guarded
 
 
 def checked(call: str, operator: Any) -> Operator:

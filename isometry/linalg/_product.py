@@ -104,7 +104,8 @@ def log_values(stacks: Sequence[Factors], every: int = 1) -> Float[Array, " k"]:
     """ln singular values of the product of all stacks.
 
     The chain starts at its narrowest place and goes both ways, so that no factorization is wider than the rank allows.
-    `every`: how many layers are multiplied out before each factorization; 1 is accurate at every index.
+    `every`: how many layers are multiplied out before each factorization; 1 is accurate at every index. All NaN where
+    a factor is not finite.
     """
     sizes = [stacks[0].size[2], *(s.size[1] for s in stacks)]
     narrow = sizes.index(min(sizes))
@@ -118,8 +119,10 @@ def log_values(stacks: Sequence[Factors], every: int = 1) -> Float[Array, " k"]:
             product = _through(product, stack, every, backward=False)
         product = _graded.flip(_graded.core(product))
         logs = jax.lax.cond(_spread(product) <= _PLAIN_BITS[product.rows.dtype.name], _plain, _finished, product)
+    # a NaN passes for a zero row on the way: comparisons with it are false
+    finite = functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(list(stacks))))
     lost = min(sizes[0], sizes[-1]) - min(sizes)
-    return jnp.concatenate([logs, jnp.full(lost, -jnp.inf, logs.dtype)])
+    return jnp.where(finite, jnp.concatenate([logs, jnp.full(lost, -jnp.inf, logs.dtype)]), jnp.nan)
 
 
 def _through(product: _graded.Graded, stack: Factors, every: int, backward: bool) -> _graded.Graded:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from isometry import _checks, _precision, activations, linalg
+from isometry import _checks, _jaxpr, _precision, activations, linalg
 from isometry.activations import Activation
 from isometry.linalg import Factors
 from isometry.networks._network import Function, Network, WeightedLayer
@@ -74,7 +74,12 @@ class ChainFunction(Function):
 def _factors_of(block: Any, params: Any, x: Any) -> list[Factors]:
     if isinstance(block, Function):
         return block.factors(params, x, "end_to_end")
-    matrix = linalg.matrix_of(lambda v: block(params, v.reshape(x.shape)).ravel(), x.ravel())
+
+    def g(v: Any) -> Any:
+        return block(params, v.reshape(x.shape)).ravel()
+
+    forward_alone, reverse_alone = _jaxpr.one_way(jax.make_jaxpr(g)(x.ravel()).jaxpr)
+    matrix = linalg.matrix_of(g, x.ravel(), forward=forward_alone if forward_alone or reverse_alone else None)
     return [Factors(matrix[None])]
 
 

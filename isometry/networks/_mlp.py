@@ -54,6 +54,10 @@ class MlpFunction(Function):
         return len(self.widths) - 1
 
     @property
+    def pairs(self) -> int:
+        return self.depth - 2
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         return (self.widths[0],)
 
@@ -87,14 +91,16 @@ class MlpFunction(Function):
 
     @property
     def has_dead_slopes(self) -> bool:
-        return bool(self.activation.kinks)  # a smooth one is flat nowhere
+        return bool(self.activation.kinks) and self.depth > 1  # a smooth one is flat nowhere
 
     def factors(self, params: Any, x: Any, span: str) -> list[Factors]:
         z = self.stem(params, x)
         slopes = []  # of the units behind each run
-        for run in params["layers"][:-1]:
-            z, every = (z, [z]) if run is params["layers"][0] else self._run(run, z)
-            slopes.append(self.activation.slope(jnp.stack(list(every)) if isinstance(every, list) else every))
+        for i, run in enumerate(params["layers"][:-1]):
+            z, every = (z, [z]) if i == 0 else self._run(run, z)
+            every = jnp.stack(list(every)) if isinstance(every, list) else every
+            # relu'(NaN) is 0: what has overflowed would pass for units that are switched off
+            slopes.append(jnp.where(jnp.isnan(every), jnp.nan, self.activation.slope(every)))
         inner = [Factors(run["w"].mT, d) for run, d in zip(params["layers"][1:-1], slopes[1:], strict=True)]
         if span == "hidden":  # from z_1, before its slopes, to z_{depth-1}, before its own
             matrix, last = inner.pop()

@@ -43,6 +43,11 @@ class Function(ABC):
     def depth(self) -> int:
         """Number of weight layers."""
 
+    @property
+    def pairs(self) -> int | None:
+        """How many (W, D) pairs `hidden` holds; None where they are not known."""
+        return None
+
     @abstractmethod
     def __call__(self, params: Any, x: Array) -> Array:
         """The output for one example."""

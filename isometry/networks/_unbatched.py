@@ -18,10 +18,11 @@ def unbatched(apply: Callable[[Any, Any], Any], params: Any, xs: Any) -> Callabl
       the root of eps of the largest output.
 
     A Jacobian ∂f/∂x is that of one example. Batch normalization in training mode, or a loss over the batch, has none:
-    what it makes of x depends on what stands beside it. Host only; cost: three evaluations.
+    what it makes of x depends on what stands beside it. Host only; cost: two evaluations of the batch, and one of each
+    example: a few examples will do.
 
-    **Raises** `ValueError`: fewer than two examples; another number of outputs than of examples; examples that
-    interact; outputs that change from call to call (dropout).
+    **Raises** `ValueError`: fewer than two examples; outputs that are not floating, or not one of each example;
+    examples that interact; outputs that change from call to call (dropout).
     """
     xs = jnp.asarray(xs)
     _checks.concrete("unbatched", params=params, xs=xs)
@@ -37,16 +38,22 @@ def unbatched(apply: Callable[[Any, Any], Any], params: Any, xs: Any) -> Callabl
             raise _checks.InputError(
                 f"unbatched(): apply returns shape {together.shape} for {len(xs)} examples; write one row each."
             )
-        alone = np.stack([np.asarray(f(params, x)) for x in xs[:2]])
-    scale = float(np.finfo(together.dtype).eps) ** 0.5 * float(np.max(np.abs(together)))
+        if not jnp.issubdtype(together.dtype, jnp.floating):
+            raise _checks.InputError(
+                f"unbatched(): apply returns {together.dtype}; it must return real floating numbers, which have a "
+                "derivative."
+            )
+        alone = np.stack([np.asarray(f(params, x)) for x in xs])
+    scale = float(jnp.finfo(together.dtype).eps) ** 0.5 * float(np.max(np.abs(together)))
     if not np.array_equal(together, again, equal_nan=True):
         raise _checks.InputError(
             "unbatched(): apply is not deterministic: two calls differ. Switch dropout off, or fix its key."
         )
-    if not np.all(np.abs(together[:2] - alone) <= scale):
+    apart = np.abs(together - alone)
+    if not np.all(apart <= scale):
         raise _checks.InputError(
             "unbatched(): examples interact: beside others an example comes out differently than alone, by "
-            f"{np.max(np.abs(together[:2] - alone)):.3g}. Put batch normalization into evaluation mode (running "
+            f"{np.max(apart):.3g}. Put batch normalization into evaluation mode (running "
             "averages), or measure a model that normalizes each example (LayerNorm)."
         )
     return f

@@ -80,7 +80,7 @@ def test_the_flag_says_how_fast_a_lock_opens(activation, least, parts):
     params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 1))
     certificates = certified(net, params)
     flag = locked_symmetry(certificates)
-    said = with_growth(flag, certificates, net, signals(1e-7 * np.exp(0.1 * STEPS)[None], least))
+    said = with_growth(flag, certificates, signals(1e-7 * np.exp(0.1 * STEPS)[None], least))
     assert said.raised
     assert said.evidence["growth_rate"] == pytest.approx(0.1)
     assert "after 80 steps their units differ by 0.0003, growing by e^8" in said.reason
@@ -88,7 +88,7 @@ def test_the_flag_says_how_fast_a_lock_opens(activation, least, parts):
     assert ("part at once" in said.reason) == parts
     plain = jax.vmap(networks.mlp([4, 6, 6, 2], activation).init)(jax.random.split(jax.random.key(0), 1))
     nothing = signals(np.zeros((1, len(STEPS))), np.inf)
-    assert with_growth(flag, certified(net, plain), net, nothing) is flag
+    assert with_growth(flag, certified(net, plain), nothing) is flag
     rank, duplicates, spread, least = observe(
         net.function, params, np.eye(4, dtype=np.float32), certificates, net.activation.kinks
     )

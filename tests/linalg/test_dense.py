@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isometry import InputError, linalg
+from isometry import InputError, _jaxpr, linalg
 from isometry.linalg import _dense
 
 DTYPES = [np.float32, np.float64]
@@ -107,6 +107,25 @@ def test_derivatives(shape):
         step = 1e-5
         slope = (jax.grad(log)(a + step * da) - jax.grad(log)(a - step * da)) / (2 * step)
         np.testing.assert_allclose(curved, slope, rtol=0, atol=1e-5 * float(jnp.abs(slope).max()))
+
+
+def test_rounding_is_no_exact_zero():
+    """Half of a matrix of half the rank is rounding, and is not told to be zero; padding with zeros is zero exactly."""
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((64, 16, 8)) @ rng.standard_normal((64, 8, 16))
+    log_s, _ = linalg.log_singular_values(jnp.asarray(a, jnp.float32))
+    assert np.isfinite(np.asarray(log_s)).mean() > 0.99  # a rounding error can be zero by chance
+    assert (np.diff(log_s) <= 0).all()
+    padded = jnp.zeros((6, 6)).at[:3, :3].set(jnp.asarray(a[0, :3, :3], jnp.float32))
+    assert np.isneginf(linalg.log_singular_values(padded)[0]).sum() == 3
+
+
+def test_derivatives_are_at_full_precision():
+    """On a GPU products default to TF32."""
+    program = jax.make_jaxpr(jax.grad(lambda a: linalg.singular_values(a).sum()))(jnp.eye(4))
+    products = [e for e in _jaxpr.equations(program.jaxpr) if e.primitive.name == "dot_general"]
+    assert products
+    assert all(e.params["precision"] in (jax.lax.Precision.HIGHEST, (jax.lax.Precision.HIGHEST,) * 2) for e in products)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -128,3 +128,26 @@ def test_layers_may_be_taken_out_and_put_back():
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_block_that_is_no_number_is_no_zero():
+    constant = lambda p, x: jnp.full(3, jnp.nan)  # noqa: E731
+    for method in ("dense", "product"):
+        with pytest.raises(ValueError, match="NaN"):
+            isometry.spectrum([constant], (None,), jnp.ones(3), method=method)
+
+
+def test_a_block_with_a_loop_of_unknown_length_is_taken_forward():
+    def doubled(p, x):
+        return jax.lax.while_loop(lambda s: s[0] < 2, lambda s: (s[0] + 1, 2 * s[1]), (0, x))[1]
+
+    for method in ("dense", "product"):
+        found = isometry.spectrum([doubled], (None,), jnp.ones(3), method=method)
+        np.testing.assert_allclose(found.values, 4, rtol=1e-6)
+
+
+def test_nobody_knows_the_pairs_of_a_chain():
+    inner = networks.mlp([6] * 6, "tanh", "orthogonal")
+    net = networks.chain([mix, inner, mix])
+    params = (jnp.eye(6), inner.init(jax.random.key(0)), jnp.eye(6))
+    assert isometry.spectrum(net, params, jnp.ones(6), span="hidden").pairs is None

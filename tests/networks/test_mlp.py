@@ -272,6 +272,16 @@ def test_functions_are_equal_by_architecture_not_by_law():
     assert a.function != networks.mlp([4, 8, 3], "relu").function
 
 
+def test_runs_that_are_one_object_are_layers_all_the_same():
+    net = networks.mlp([6, 6, 6, 6], "tanh", "gaussian", 1.5)
+    run = jax.tree.map(lambda a: a[:1], net.init(KEY)["layers"][1])
+    tied, apart = {"layers": (run, run, run)}, {"layers": tuple(map(dict, (run, run, run)))}
+    x = jax.random.normal(KEY, (6,))
+    for one, other in zip(*(net.function.factors(p, x, "end_to_end") for p in (tied, apart)), strict=True):
+        np.testing.assert_array_equal(one.matrix, other.matrix)
+        np.testing.assert_array_equal(*(0 if f.scale is None else f.scale for f in (one, other)))
+
+
 def test_repr():
     net = networks.mlp([4, 8, 3], "tanh", "orthogonal", 1.25, 0.5)
     assert repr(net) == (

@@ -42,8 +42,15 @@ def test_outputs_that_change_from_call_to_call_are_refused():
     [
         (dense, XS[:1], r"xs has shape \(1, 3\); write at least two examples, one a row"),
         (lambda w, xs: (xs @ w).sum(), XS, r"apply returns shape \(\) for 4 examples; write one row each"),
+        (lambda w, xs: (xs @ w > 0).astype(int), XS, "apply returns int32; it must return real floating numbers"),
+        (lambda w, xs: (xs @ w).at[3].add(xs[0, 0]), XS, "examples interact"),  # the first three do not
     ],
 )
 def test_what_is_no_batch_is_refused(apply, xs, said):
     with pytest.raises(ValueError, match=said):
         networks.unbatched(apply, W, xs)
+
+
+def test_models_of_low_precision():
+    w, xs = W.astype(jnp.bfloat16), XS.astype(jnp.bfloat16)
+    np.testing.assert_array_equal(networks.unbatched(dense, w, xs)(w, xs[0]), dense(w, xs[:1])[0])

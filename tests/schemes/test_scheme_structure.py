@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import InputError, data, networks, schemes
+from isometry import InputError, data, initializers, networks, schemes
 from isometry.schemes import Branch, Layer
 
 KEY = jax.random.key(2)
@@ -193,3 +193,9 @@ def test_adjust_says_when_it_does_not_converge_and_where_it_cannot_run():
         net.scheme.adjust(net, far, xs)
     with pytest.raises(TypeError, match=r"adjust\(\): .* traced"):
         jax.jit(lambda x: net.scheme.adjust(net, params, x))(xs)
+
+
+def test_layers_of_one_shape_need_not_be_alike():
+    scheme = schemes.Scheme("deeper", lambda layer, _: initializers.constant(layer.index), "its index", alike=False)
+    net = networks.mlp([4] * 6, "tanh", scheme)
+    assert [float(layer.w.mean()) for layer in net.layers(net.init(KEY))] == [0, 1, 2, 3, 4]
