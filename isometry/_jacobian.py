@@ -100,7 +100,7 @@ def target(call: str, f: Any, span: str) -> Target:
             f"{call}(): f={_checks.show(f)} is not callable; write f(params, x) for one example x."
         )
     if span == "end_to_end":
-        return Target(function, span, None)
+        return Target(function if isinstance(function, Function) else _hashable(function), span, None)
     if not isinstance(function, Function):
         raise _checks.InputError(f'{call}(): span="hidden" needs a Network; of a plain f only "end_to_end" is known.')
     if function.depth < 3:
@@ -108,6 +108,15 @@ def target(call: str, f: Any, span: str) -> Target:
             f'{call}(): span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this one has {function.depth}.'
         )
     return Target(function, span, function.pairs)
+
+
+def _hashable(f: Any) -> Any:
+    """f, by which programs are known; in a wrapper if it holds arrays, as an Equinox module does, and has no hash."""
+    try:
+        hash(f)
+    except TypeError:
+        return lambda params, x: f(params, x)
+    return f
 
 
 def chained(f: Any) -> Any:

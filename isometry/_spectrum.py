@@ -1,6 +1,7 @@
 """The measured spectrum: a measure on [0, ∞) kept as log singular values with their weights and precision floor."""
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -204,8 +205,8 @@ class Spectrum:
 
         NaN where the statistic of a matrix is infinite: there is no standard error.
 
-        **Raises** `ValueError`: an unknown name, no batch axis, fewer than two seeds, a statistic that is not one of
-        each matrix.
+        **Raises** `ValueError`: an unknown name, a method that needs arguments, no batch axis, fewer than two seeds, a
+        statistic that is not one of each matrix.
         """
         call = getattr(type(self), statistic, None) if isinstance(statistic, str) else statistic
         if not callable(call):
@@ -216,6 +217,13 @@ class Spectrum:
             raise _checks.InputError(
                 f"standard_error(): a spectrum of shape {self.log_values.shape} has no two seeds on its first axis."
             )
+        try:
+            inspect.signature(call).bind(self)
+        except TypeError as error:
+            raise _checks.InputError(
+                f"standard_error(): statistic={_checks.show(statistic)} takes more than the spectrum ({error}); write "
+                "lambda sp: sp.quantile(0.5), for example."
+            ) from None
         value: Any = call(self)
         batch = self.log_values.shape[:-1]
         if jnp.shape(value)[: len(batch)] != batch:

@@ -67,8 +67,12 @@ def write_json(path: str | os.PathLike, value: Any) -> pathlib.Path:
 
 
 def write_figure(path: str | os.PathLike, figure: Any, dpi: int = 150) -> pathlib.Path:
-    """The path of what is written: a matplotlib `figure` at `dpi`, in the format of the suffix of `path`."""
+    """The path of what is written: a matplotlib `figure` at `dpi`, in the format of the suffix of `path`.
+
+    **Raises** `ValueError`: a suffix of no format; a disk that refuses.
+    """
     path = pathlib.Path(path)
+    _checks.one_of("write_figure", among=sorted(figure.canvas.get_supported_filetypes()), suffix=path.suffix[1:])
     return atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=dpi))
 
 

@@ -296,3 +296,12 @@ def test_a_dot_in_the_name_of_a_report_is_part_of_it(tmp_path):
 def test_two_keys_of_one_text_are_refused():
     with pytest.raises(ValueError, match=r"two keys of value\[2\]=.* are the same text in JSON"):
         _json.plain({2: {1: "a", "1": "b"}})
+
+
+def test_a_figure_of_no_format_is_refused(tmp_path):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    for name, came in (("fig", "''"), ("fig.pngg", r"'pngg' is not known.*Did you mean 'png'")):
+        with pytest.raises(ValueError, match=rf"write_figure\(\): suffix={came}"):
+            store.write_figure(tmp_path / name, figure)
+    assert list(tmp_path.iterdir()) == []
+    assert store.write_figure(tmp_path / "fig.png", figure).read_bytes().startswith(b"\x89PNG")

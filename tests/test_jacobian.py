@@ -1,5 +1,7 @@
 """Dense Jacobians against finite differences in float64 and against the product of layers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -301,3 +303,24 @@ def test_a_function_of_chance_is_refused():
     for f in (lambda w, x: x * rng.random(), lambda w, x: x + rng.random(5)):
         with pytest.raises(ValueError, match=r"deterministic: traced twice .* random from a key among its parameters"):
             isometry.jacobian(f, None, X)
+
+
+def test_an_object_that_holds_arrays_is_a_function_too():
+    """An Equinox module: it cannot be hashed, and programs are compiled for a hash."""
+
+    @dataclasses.dataclass
+    class Model:
+        w: object
+
+        def __call__(self, params, x):
+            return jnp.tanh(self.w @ x) * params
+
+    model, w = Model(jnp.asarray(A[:, :5], jnp.float32)), jnp.ones(1)
+    with pytest.raises(TypeError):
+        hash(model)
+    want = isometry.spectrum(lambda p, x: model(p, x), w, X).values
+    for method in ("dense", "lanczos"):
+        found = isometry.spectrum(model, w, X, method=method, key=KEY)
+        np.testing.assert_allclose(found.quantile(1.0, "s"), want[0], rtol=1e-5)
+    found = isometry.ensemble(model, params=w[None], xs=X[None])
+    np.testing.assert_allclose(found.values[0, 0], want, rtol=1e-5)

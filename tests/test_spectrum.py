@@ -297,3 +297,11 @@ def test_pytree_round_trip():
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_statistic_that_needs_arguments_is_refused():
+    sp = isometry.ensemble(networks.mlp([4, 4]), jax.random.split(jax.random.key(0), 3), jnp.ones((1, 4)))
+    with pytest.raises(
+        InputError, match=r"statistic='cdf' takes more than the spectrum \(missing .*grid.*\); write lambda"
+    ):
+        sp.standard_error("cdf")

@@ -1,6 +1,5 @@
 """Hadamard and ZerO initializers: deterministic weights made of zeros, ones and a power of two."""
 
-import functools
 import math
 
 import jax
@@ -16,10 +15,6 @@ from isometry.initializers._protocol import Initializer
 _ZERO = "Zhao, Schäfer, Anandkumar (2022), Algorithms 1 and 2, arXiv:2110.12661"
 
 
-_eye = jax.jit(jnp.eye, static_argnums=(0, 1), static_argnames="dtype")
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))  # fused: each intermediate would be as large as the result
 def scaled_hadamard_block(scale, rows: int, cols: int, dtype) -> Float[Array, "rows cols"]:
     """scale times the top-left block of the Sylvester-Hadamard matrix, H[i, j] = (-1)**popcount(i & j).
 
@@ -85,7 +80,7 @@ def zer_o(scale: str = "code", *, in_axis: int = -2, out_axis: int = -1, batch_a
             square = (1 if scale == "code" else 2) / _ceil_power_of_two(n_out)
             matrix = scaled_hadamard_block(math.sqrt(square), n_in, n_out, dtype)
         else:
-            matrix = _eye(n_in, n_out, dtype=dtype)
+            matrix = jnp.eye(n_in, n_out, dtype=dtype)
         return at_tap(matrix, window, upper_tap(window))
 
     layout, why = Layout(in_axis, out_axis, batch_axis), "ZerO needs at least two."
