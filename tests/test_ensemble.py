@@ -171,15 +171,14 @@ def test_dead_units_change_no_value(monkeypatch, activation, span):
 @pytest.mark.parametrize("fault", ["overflow", "a NaN bias"])
 def test_what_relu_makes_of_nan_is_no_zero(width, fault):
     """relu' of a NaN is 0: a network that overflows is not one whose units are all off."""
-    depth = 41 if fault == "overflow" else 4
-    net = networks.mlp([width] * (depth + 1), "relu", "gaussian", sigma_w=50.0, bias=fault != "overflow")
+    net = networks.mlp([width] * 7, "relu", "gaussian", sigma_w=1e10, bias=fault != "overflow")
     params, x = net.init(KEYS[0]), jnp.ones(width)
     if fault != "overflow":
         first, *others = params["layers"]
         params = {"layers": (first | {"b": first["b"].at[0, 3].set(jnp.nan)}, *others)}
     assert np.isnan(net(params, x)).all()
     stacked = jax.tree.map(lambda a: a[None], params)
-    for method in ("dense", "product"):
+    for method in ("dense", "product") if width == 8 else ("dense",):
         with pytest.raises(ValueError, match="NaN or infinite"):
             isometry.spectrum(net, params, x, method=method)
         with pytest.raises(ValueError, match="seed 0 at input 0 is not finite"):
