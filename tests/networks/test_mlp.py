@@ -272,6 +272,36 @@ def test_functions_are_equal_by_architecture_not_by_law():
     assert a.function != networks.mlp([4, 8, 3], "relu").function
 
 
+@pytest.mark.parametrize("phi", [jax.nn.softmax, jnp.sum, lambda x: x - x.mean(), lambda x: x[:2]])
+@pytest.mark.parametrize("widths", [[1, 1, 1], [4, 8, 2]])
+def test_an_activation_that_is_not_elementwise_is_refused(phi, widths):
+    """Its slopes would be taken for a diagonal, and every spectrum would be wrong."""
+    with pytest.raises(
+        InputError, match=r"mlp\(\): activation=.* is not elementwise: what it makes of an entry depends"
+    ):
+        networks.mlp(widths, phi, "he_normal")
+
+
+def test_an_activation_that_cannot_be_evaluated_is_refused():
+    def branches(x):
+        return x if x > 0 else 0 * x
+
+    with pytest.raises(InputError, match=r"branches cannot be evaluated on a vector \(.*jnp.where instead of if"):
+        networks.mlp([4, 8, 2], branches, "he_normal")
+    own = networks.mlp([4, 8, 2], lambda x: jnp.log(x), "he_normal")  # no number at negative entries: its own affair
+    assert jax.jit(lambda: networks.mlp([4, 8, 2], lambda x: x * 2, "zeros").init(KEY))() is not None
+    assert own.activation.kinks == ()
+
+
+def test_an_activation_that_closes_over_a_tracer():
+    def size(scale):
+        net = networks.mlp([4, 8, 2], lambda x: jnp.tanh(scale * x), "he_normal")
+        return jnp.sum(net(net.init(KEY), jnp.ones(4)) ** 2)
+
+    step = 1e-2
+    assert jax.grad(size)(1.0) == pytest.approx((size(1 + step) - size(1 - step)) / (2 * step), rel=1e-2)
+
+
 def test_runs_that_are_one_object_are_layers_all_the_same():
     net = networks.mlp([6, 6, 6, 6], "tanh", "gaussian", 1.5)
     run = jax.tree.map(lambda a: a[:1], net.init(KEY)["layers"][1])
