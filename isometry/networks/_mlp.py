@@ -308,7 +308,7 @@ def _require_elementwise(phi: Activation) -> None:
         ) from error
     same = jnp.shape(alone) == u.shape  # what closes over a tracer shows no numbers
     if same and not _checks.is_traced((alone, among)):
-        same = np.allclose(alone, among[: len(u)], rtol=1e-5, equal_nan=True)
+        same = np.allclose(np.asarray(alone), np.asarray(among)[: len(u)], rtol=1e-5, equal_nan=True)
     if not same:
         raise _checks.InputError(
             f"mlp(): activation={phi.name} is not elementwise: what it makes of an entry depends on the others. Write "
