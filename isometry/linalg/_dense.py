@@ -1,5 +1,6 @@
 """Singular values of a batch of matrices that fit in memory."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,8 +34,23 @@ def _svd(a: Any, vectors: bool) -> Any:
     Measured on an H200, jaxlib 0.11: 1.4e-5, 4e-5 and 1.7e-4 of s_max at orders 64, 256 and 1000 in float32; QR 1e-7.
     """
     algorithm = jax.lax.linalg.SvdAlgorithm.QR if _on_gpu() else None
+    safe, marked = _finite(a)
     # not full: room is made for U and V even if they are not asked for, and U would be m × m
-    return jax.lax.linalg.svd(a, full_matrices=False, compute_uv=vectors, algorithm=algorithm)
+    found = jax.lax.linalg.svd(safe, full_matrices=False, compute_uv=vectors, algorithm=algorithm)
+    return jax.tree.map(marked, tuple(found)) if vectors else marked(found)
+
+
+def _finite(a: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """(a with zeros for a matrix that is not finite, what makes NaN of all that is found of it).
+
+    LAPACK's divide and conquer (OpenBLAS 0.3.30, float64) was seen never to return from a matrix with an infinity.
+    """
+    finite = jnp.all(jnp.isfinite(a), (-2, -1))
+
+    def marked(found: Any) -> Any:
+        return jnp.where(finite.reshape(finite.shape + (1,) * (found.ndim - finite.ndim)), found, jnp.nan)
+
+    return jnp.where(finite[..., None, None], a, 0), marked
 
 
 def _on_gpu() -> bool:
@@ -54,6 +70,7 @@ def _by_eigenvalues(a: Any) -> Any:
     A GPU solves a batch of them at once, where it factorizes one matrix after another: on an H200, in float32, 2.4 ms
     instead of 107 (256 of order 64), 20 instead of 345 (32 of order 256), 225 instead of 508 (8 of order 1000).
     """
+    a, marked = _finite(a)
     m, n = a.shape[-2:]
     upper = jnp.concatenate([jnp.zeros_like(a, shape=(*a.shape[:-2], m, m)), a], -1)
     lower = jnp.concatenate([a.mT, jnp.zeros_like(a, shape=(*a.shape[:-2], n, n))], -1)
@@ -66,7 +83,7 @@ def _by_eigenvalues(a: Any) -> Any:
     # zeros come out as rounding of either sign, which is no exact zero; those of zero rows and columns are exact
     found = -jnp.sort(-jnp.abs(eigenvalues[..., -min(m, n) :]), -1)
     rank = jnp.minimum(*(jnp.sum(jnp.any(a != 0, axis), -1, keepdims=True) for axis in (-2, -1)))
-    return jnp.where(jax.lax.broadcasted_iota(int, found.shape, found.ndim - 1) < rank, found, 0)
+    return marked(jnp.where(jax.lax.broadcasted_iota(int, found.shape, found.ndim - 1) < rank, found, 0))
 
 
 @_by_eigenvalues.defjvp
