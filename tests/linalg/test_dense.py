@@ -184,6 +184,18 @@ def test_what_is_not_finite_is_no_zero(bad):
     assert np.isnan(np.asarray(log_s)).all()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_that_is_not_finite_spoils_no_other(bad):
+    """And is not factorized: with an infinity LAPACK may never return."""
+    a = jnp.asarray(np.random.default_rng(0).standard_normal((3, 5, 4)), jnp.float32).at[1, 0, 0].set(bad)
+    parts = _dense.thin_svd(a)
+    for found in (linalg.singular_values(a), *parts):
+        assert np.isnan(found[1]).all()
+        assert np.isfinite(found[::2]).all()
+    again = np.asarray(parts[0] * parts[1][:, None]) @ np.asarray(parts[2])
+    np.testing.assert_allclose(again[::2], a[::2], rtol=0, atol=tolerance(np.float32, 4.0))
+
+
 def test_each_matrix_of_a_batch_has_its_own_scale():
     a = np.random.default_rng(1).standard_normal((8, 8)).astype(np.float32)
     batch = jnp.asarray(np.stack([a * np.float32(2.0**100), a * np.float32(2.0**-100), 0 * a]))
