@@ -186,7 +186,7 @@ def test_what_is_not_finite_is_no_zero(bad):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_one_that_is_not_finite_spoils_no_other(bad):
-    """And is not factorized: with an infinity LAPACK may never return."""
+    """And is not factorized: LAPACK may never return from it."""
     a = jnp.asarray(np.random.default_rng(0).standard_normal((3, 5, 4)), jnp.float32).at[1, 0, 0].set(bad)
     parts = _dense.thin_svd(a)
     for found in (linalg.singular_values(a), *parts):
