@@ -38,5 +38,5 @@ def constant(value: Any) -> Initializer:
         arguments(value=value),
         lambda key, shape, dtype: jnp.full(shape, value, dtype),
         random=False,
-        largest=magnitude(value),
+        largest=lambda shape: magnitude(value),
     )

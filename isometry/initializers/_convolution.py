@@ -40,7 +40,9 @@ def delta_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1
         return at_tap(matrix, window, middle_tap(window))
 
     layout = Layout(in_axis, out_axis, batch_axis)
-    return initializer_of_kernels("delta_orthogonal", {"gain": gain}, layout, kernel, axes=(3, math.inf), why=WINDOW)
+    return initializer_of_kernels(
+        "delta_orthogonal", {"gain": gain}, layout, kernel, axes=(3, math.inf), why=WINDOW, largest=gain
+    )
 
 
 @register(
@@ -72,7 +74,9 @@ def block_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1
         return jnp.asarray(gain, dtype) * (taps if n_in <= n_out else taps.mT)
 
     layout = Layout(in_axis, out_axis, batch_axis)
-    return initializer_of_kernels("block_orthogonal", {"gain": gain}, layout, kernel, axes=(3, math.inf), why=WINDOW)
+    return initializer_of_kernels(
+        "block_orthogonal", {"gain": gain}, layout, kernel, axes=(3, math.inf), why=WINDOW, largest=gain
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))  # one compilation instead of one for every length on the way
@@ -124,4 +128,4 @@ def dirac(
 
     why = "torch's dirac_ has three to five, (*window, in, out) here. For a dense layer use partial_identity()."
     layout, written = Layout(in_axis, out_axis, batch_axis), {"groups": groups, "gain": gain}
-    return initializer_of_kernels("dirac", written, layout, kernel, axes=(3, 5), why=why, random=False)
+    return initializer_of_kernels("dirac", written, layout, kernel, axes=(3, 5), why=why, largest=gain, random=False)

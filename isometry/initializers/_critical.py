@@ -6,8 +6,8 @@ from isometry import _checks, activations, theory
 from isometry.initializers._catalogue import register
 from isometry.initializers._fans import TWO_AXES, Axes, Layout, fans
 from isometry.initializers._orthogonal import orthogonal
-from isometry.initializers._protocol import Initializer, arguments
-from isometry.initializers._random import normal
+from isometry.initializers._protocol import Initializer, arguments, magnitude
+from isometry.initializers._random import NORMAL_REACH, normal
 
 
 def critical_point(call: str, activation: Any, q: float | None, sigma_b: float | None) -> theory.CriticalPoint:
@@ -71,7 +71,12 @@ def critical(
         fan_in, _ = fans("critical", shape, in_axis, out_axis, batch_axis)
         return normal(std=sigma_w * fan_in**-0.5).draw(key, shape, dtype)
 
+    def largest(shape):
+        if weights == "orthogonal":
+            return turned.largest(shape)
+        return NORMAL_REACH * magnitude(sigma_w * fans("critical", shape, in_axis, out_axis, batch_axis)[0] ** -0.5)
+
     point = {name: value for name, value in (("q", q), ("sigma_b", sigma_b)) if value is not None}
     layout = Layout(in_axis, out_axis, batch_axis).changed()
     written = f"{activations.get(activation).name!r}, {arguments(**point, weights=weights, **layout)}"
-    return Initializer("critical", written, draw, least_axes=2, why=TWO_AXES)
+    return Initializer("critical", written, draw, least_axes=2, why=TWO_AXES, largest=largest)

@@ -20,7 +20,9 @@ def _eye(name: str, gain: float, layout: Layout, square: bool) -> Initializer:
         return jnp.asarray(gain, dtype) * jnp.eye(n_in, n_out, dtype=dtype)
 
     why = "an identity matrix has two."
-    return initializer_of_kernels(name, {"gain": gain}, layout, kernel, axes=(2, 2), why=why, random=False)
+    return initializer_of_kernels(
+        name, {"gain": gain}, layout, kernel, axes=(2, 2), why=why, largest=gain, random=False
+    )
 
 
 @register(

@@ -46,4 +46,6 @@ def idinit(tau: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axi
         return jnp.moveaxis(matrix.reshape(n_in, *window, n_out), 0, -2)
 
     layout, why = Layout(in_axis, out_axis, batch_axis), "IDInit needs at least two."
-    return initializer_of_kernels("idinit", {"tau": tau}, layout, kernel, axes=(2, math.inf), why=why, random=False)
+    return initializer_of_kernels(
+        "idinit", {"tau": tau}, layout, kernel, axes=(2, math.inf), why=why, largest=tau, random=False
+    )

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from isometry import _checks
 from isometry.initializers._fans import Layout, parts
-from isometry.initializers._protocol import Draw, Initializer, arguments
+from isometry.initializers._protocol import Draw, Initializer, arguments, magnitude
 
 WINDOW = "a convolution kernel, (*window, in, out), has at least three. For a dense layer use orthogonal()."
 
@@ -25,15 +25,19 @@ def initializer_of_kernels(
     *,
     axes: tuple[int, float],
     why: str,
+    largest: Any = 1.0,
     random: bool = True,
 ) -> Initializer:
     """The initializer whose kernels (*window, in, out) are `kernel(key, window, n_in, n_out, dtype)`.
 
-    A kernel has as many axes as `axes` allows, from least to most, not counting the batch; `why` says so. The key goes
-    to a single kernel as it is; those of a stack are independent, each from a key split off it.
+    A kernel has as many axes as `axes` allows, from least to most, not counting the batch; `why` says so. `largest`: no
+    smaller than any entry's magnitude. The key goes to a single kernel as it is; those of a stack are independent, each
+    from a key split off it.
     """
     draw = _draw(name, layout, kernel, axes, why, random)
-    return Initializer(name, arguments(**written, **layout.changed()), draw, random=random, least_axes=axes[0], why=why)
+    named = arguments(**written, **layout.changed())
+    reach = lambda shape: magnitude(largest)  # noqa: E731
+    return Initializer(name, named, draw, random=random, least_axes=axes[0], why=why, largest=reach)
 
 
 def _draw(call: str, layout: Layout, kernel: Kernel, axes: tuple[int, float], why: str, random: bool) -> Draw:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from isometry import _checks
 from isometry.initializers._catalogue import register
 from isometry.initializers._fans import Axes, Layout, parts
-from isometry.initializers._protocol import Initializer, arguments
+from isometry.initializers._protocol import Initializer, arguments, magnitude
 
 _TWO_AXES = "an orthogonal matrix needs at least two. For a bias use initializers.zeros()."
 
@@ -43,4 +43,4 @@ def orthogonal(gain: float = 1.0, *, in_axis: Axes = -2, out_axis: Axes = -1, ba
         return jnp.asarray(gain, dtype) * jnp.transpose(q, tuple(order.index(a) for a in range(len(shape))))
 
     written = arguments(gain=gain, **Layout(in_axis, out_axis, batch_axis).changed())
-    return Initializer("orthogonal", written, draw, least_axes=2, why=_TWO_AXES)
+    return Initializer("orthogonal", written, draw, least_axes=2, why=_TWO_AXES, largest=lambda shape: magnitude(gain))

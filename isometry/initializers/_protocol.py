@@ -25,7 +25,7 @@ class Initializer:
     - `out_sharding`: a `jax.sharding.Sharding` or `PartitionSpec` for the result; the values do not depend on it.
 
     Fields: `name` and `arguments` of the factory's call, for messages; `draw(key, shape, dtype)`, its law; `random`,
-    whether it uses the key; `least_axes` of a shape, and `why`; `largest`, the largest magnitude drawn.
+    whether it uses the key; `least_axes` of a shape, and `why`; `largest(shape)`, no smaller than any magnitude drawn.
 
     **Raises** `ValueError`, naming the factory: a shape, dtype or key that cannot be used, a dtype that `largest`
     overflows. Traced like any JAX code.
@@ -37,16 +37,16 @@ class Initializer:
     random: bool = True
     least_axes: int = 0
     why: str = ""
-    largest: float = 0.0
+    largest: Callable[[tuple[int, ...]], float] = lambda shape: 0.0
 
     def __call__(self, key: Any, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None) -> jax.Array:
         axes = _checks.shape(self.name, shape, least=self.least_axes, why=self.why)
         kind = _checks.float_dtype(self.name, dtype)
         if self.random:
             _checks.key(self.name, key)
-        if self.largest > float(jnp.finfo(kind).max):
+        if (largest := self.largest(axes)) > float(jnp.finfo(kind).max):
             raise _checks.InputError(
-                f"{self.name}(): {self.arguments} reaches {self.largest:g} in magnitude, beyond the largest "
+                f"{self.name}(): {self.arguments} reaches {largest:g} in magnitude, beyond the largest "
                 f"{jnp.dtype(kind).name}, {float(jnp.finfo(kind).max):g}; write smaller numbers or a wider dtype."
             )
         draw, key = (self.draw, key) if self.random else (self._program, None)

@@ -12,6 +12,8 @@ from isometry.initializers._catalogue import register
 from isometry.initializers._protocol import Initializer, arguments, flat, magnitude
 
 SPECTRUM = "singular values Marchenko–Pastur, between σ|√m − √n| and σ(√m + √n) for large m × n"
+NORMAL_REACH = 6.0
+"""In standard deviations, beyond what float32 draws, 5.4."""
 
 
 @register(
@@ -43,7 +45,7 @@ def uniform(*, low: float = 0.0, high: float = 1.0) -> Initializer:
         return flat(lambda size: jax.random.uniform(key, size, dtype, minval=low, maxval=high), shape)
 
     largest = max(magnitude(low), magnitude(high))
-    return Initializer("uniform", arguments(low=low, high=high), draw, largest=largest)
+    return Initializer("uniform", arguments(low=low, high=high), draw, largest=lambda shape: largest)
 
 
 def _check_interval(low: Any, high: Any, dtype: Any) -> None:
@@ -82,8 +84,8 @@ def normal(*, mean: float = 0.0, std: float = 1.0) -> Initializer:
     def draw(key, shape, dtype):
         return _shifted(flat(lambda size: jax.random.normal(key, size, dtype), shape) * jnp.asarray(std, dtype), mean)
 
-    largest = magnitude(mean) + 6 * magnitude(std)  # beyond what float32 draws, 5.4 std
-    return Initializer("normal", arguments(mean=mean, std=std), draw, largest=largest)
+    largest = magnitude(mean) + NORMAL_REACH * magnitude(std)
+    return Initializer("normal", arguments(mean=mean, std=std), draw, largest=lambda shape: largest)
 
 
 def _shifted(noise: jax.Array, mean: Any) -> jax.Array:
@@ -99,10 +101,16 @@ _LEAST_VALUES = 4096  # these, and what lies beyond the reach, put the law right
 
 
 def _values_between(a: float, b: float, dtype: Any) -> float:
-    """How many values u takes between standard bounds a and b."""
+    """How many values u takes between standard bounds a and b; XLA makes zeros of subnormal ones."""
     u = [math.erf(x / math.sqrt(2)) for x in (a, b)]
-    spacing = np.spacing(np.asarray(max(map(abs, u)), dtype))
-    return (u[1] - u[0]) / float(spacing)
+    spacing = max(float(np.spacing(np.asarray(max(map(abs, u)), dtype))), float(jnp.finfo(dtype).tiny))
+    return (u[1] - u[0]) / spacing
+
+
+def _within(x: Any, dtype: Any) -> jax.Array:
+    """x, or the number of this dtype that is nearest to it."""
+    greatest = float(jnp.finfo(dtype).max)
+    return jnp.asarray(x if _checks.is_traced(x) else min(max(x, -greatest), greatest), dtype)
 
 
 def _check_resolved(mean, std, lower, upper, dtype) -> None:
@@ -152,10 +160,10 @@ def truncated_normal(*, mean: float = 0.0, std: float = 1.0, lower: float = -2.0
         if not traced:
             _check_resolved(mean, std, lower, upper, dtype)
         reach = _REACH[jnp.dtype(dtype).name]
-        a, b = (jnp.clip(jnp.asarray((x - mean) / std, dtype), -reach, reach) for x in (lower, upper))
+        a, b = (jnp.clip(_within((x - mean) / std, dtype), -reach, reach) for x in (lower, upper))
         noise = _shifted(jax.random.truncated_normal(key, a, b, shape, dtype) * jnp.asarray(std, dtype), mean)
-        return jnp.clip(noise, jnp.asarray(lower, dtype), jnp.asarray(upper, dtype))
+        return jnp.clip(noise, _within(lower, dtype), _within(upper, dtype))
 
     largest = min(max(magnitude(lower), magnitude(upper)), magnitude(mean) + max(_REACH.values()) * magnitude(std))
     written = arguments(mean=mean, std=std, lower=lower, upper=upper)
-    return Initializer("truncated_normal", written, draw, largest=0.0 if traced else largest)
+    return Initializer("truncated_normal", written, draw, largest=lambda shape: 0.0 if traced else largest)

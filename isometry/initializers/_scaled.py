@@ -8,8 +8,8 @@ from isometry import _checks
 from isometry.initializers._catalogue import register
 from isometry.initializers._fans import TWO_AXES, Axes, Layout, fans
 from isometry.initializers._gains import torch_gain
-from isometry.initializers._protocol import Initializer, arguments
-from isometry.initializers._random import SPECTRUM, normal, uniform
+from isometry.initializers._protocol import Initializer, arguments, magnitude
+from isometry.initializers._random import NORMAL_REACH, SPECTRUM, normal, uniform
 
 GLOROT = "Glorot and Bengio (2010), AISTATS"
 HE = "He et al. (2015), arXiv:1502.01852"
@@ -26,7 +26,13 @@ def _scaled(
         scaled = normal(std=std) if law == "normal" else uniform(low=-bound, high=bound)
         return scaled.draw(key, shape, dtype)
 
-    return Initializer(name, arguments(**written, **layout.changed()), draw, least_axes=2, why=TWO_AXES)
+    def largest(shape):
+        return magnitude(
+            (NORMAL_REACH if law == "normal" else math.sqrt(3.0)) * std_of_fans(*fans(name, shape, *layout))
+        )
+
+    named = arguments(**written, **layout.changed())
+    return Initializer(name, named, draw, least_axes=2, why=TWO_AXES, largest=largest)
 
 
 def _xavier(name, law, gain, layout):

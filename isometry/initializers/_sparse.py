@@ -11,7 +11,8 @@ from isometry import _checks
 from isometry.initializers._catalogue import register
 from isometry.initializers._fans import Axes, Layout
 from isometry.initializers._layout import at_tap, initializer_of_kernels, middle_tap
-from isometry.initializers._protocol import Initializer
+from isometry.initializers._protocol import Initializer, magnitude
+from isometry.initializers._random import NORMAL_REACH
 
 
 @register(
@@ -48,7 +49,10 @@ def sparse(
         return jnp.where(order < math.ceil(float(sparsity) * n_out), jnp.zeros((), dtype), weights)
 
     layout, written = Layout(in_axis, out_axis, batch_axis), {"sparsity": sparsity, "std": std}
-    return initializer_of_kernels("sparse", written, layout, kernel, axes=(2, 2), why="a sparse matrix has two.")
+    reach = NORMAL_REACH * magnitude(std)
+    return initializer_of_kernels(
+        "sparse", written, layout, kernel, axes=(2, 2), why="a sparse matrix has two.", largest=reach
+    )
 
 
 @register(
@@ -91,7 +95,9 @@ def sparse_orthogonal(
 
     layout, written = Layout(in_axis, out_axis, batch_axis), {"density": density, "gain": gain}
     why = "an orthogonal matrix needs at least two. For a bias use initializers.zeros()."
-    return initializer_of_kernels("sparse_orthogonal", written, layout, kernel, axes=(2, math.inf), why=why)
+    return initializer_of_kernels(
+        "sparse_orthogonal", written, layout, kernel, axes=(2, math.inf), why=why, largest=gain
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))

@@ -1,5 +1,6 @@
 """Variance set by the fans as `jax.nn.initializers` draws it, bit for bit: normals cut at two standard deviations."""
 
+import math
 from typing import Any
 
 import jax
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 from isometry import _checks
 from isometry.initializers._catalogue import register
 from isometry.initializers._fans import TWO_AXES, Axes, Layout, fans
-from isometry.initializers._protocol import Initializer, arguments, flat
-from isometry.initializers._random import SPECTRUM
+from isometry.initializers._protocol import Initializer, arguments, flat, magnitude
+from isometry.initializers._random import NORMAL_REACH, SPECTRUM
 
 _FAN = {
     "fan_in": lambda n, m: n,
@@ -19,7 +20,8 @@ _FAN = {
 }
 # The standard deviation of a standard normal conditioned on (-2, 2), which the law divides out.
 _STD_WITHIN_TWO = 0.87962566103423978
-_DISTRIBUTIONS = ("truncated_normal", "normal", "uniform")
+_REACH = {"truncated_normal": 2 / _STD_WITHIN_TWO, "normal": NORMAL_REACH, "uniform": math.sqrt(3.0)}
+"""Of the distributions, in standard deviations."""
 
 _LECUN = "LeCun et al. (1998), Efficient BackProp; jax.nn.initializers"
 _GLOROT = "Glorot and Bengio (2010), AISTATS; jax.nn.initializers"
@@ -41,11 +43,22 @@ def _scaling(
 ) -> Initializer:
     """Entries of variance scale/fan, with fan chosen by mode."""
 
-    def draw(key, shape, dtype):
-        variance = jnp.asarray(scale / _FAN[mode](*fans(name, shape, *layout)), dtype)
-        return _draw_unit(key, shape, dtype, distribution, variance)
+    def variance(shape):
+        return scale / _FAN[mode](*fans(name, shape, *layout))
 
-    return Initializer(name, arguments(**written, **layout.changed()), draw, least_axes=2, why=TWO_AXES)
+    def draw(key, shape, dtype):
+        if 3 * magnitude(variance(shape)) > float(jnp.finfo(dtype).max):  # of which JAX draws the root
+            raise _checks.InputError(
+                f"{name}(): scale={scale} makes a variance of {variance(shape):g}, beyond a third of the largest "
+                f"{jnp.dtype(dtype).name}; write a smaller scale or a wider dtype."
+            )
+        return _draw_unit(key, shape, dtype, distribution, jnp.asarray(variance(shape), dtype))
+
+    def largest(shape):
+        return _REACH[distribution] * math.sqrt(magnitude(variance(shape)))
+
+    named = arguments(**written, **layout.changed())
+    return Initializer(name, named, draw, least_axes=2, why=TWO_AXES, largest=largest)
 
 
 @register(
@@ -82,7 +95,7 @@ def variance_scaling(
     """
     _checks.number("variance_scaling", low=0.0, scale=scale)
     _checks.one_of("variance_scaling", among=_FAN, mode=mode)
-    _checks.one_of("variance_scaling", among=_DISTRIBUTIONS, distribution=distribution)
+    _checks.one_of("variance_scaling", among=_REACH, distribution=distribution)
     written = {"scale": scale, "mode": mode, "distribution": distribution}
     layout = Layout(in_axis, out_axis, batch_axis, groups)
     return _scaling("variance_scaling", written, scale, mode, distribution, layout)

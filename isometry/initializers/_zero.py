@@ -48,7 +48,9 @@ def hadamard(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_
         return scaled_hadamard_block(gain * math.sqrt(1 / _ceil_power_of_two(max(n_in, n_out))), n_in, n_out, dtype)
 
     layout, why = Layout(in_axis, out_axis, batch_axis), "a Hadamard block has two."
-    return initializer_of_kernels("hadamard", {"gain": gain}, layout, kernel, axes=(2, 2), why=why, random=False)
+    return initializer_of_kernels(
+        "hadamard", {"gain": gain}, layout, kernel, axes=(2, 2), why=why, largest=gain, random=False
+    )
 
 
 @register(

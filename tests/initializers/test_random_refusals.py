@@ -1,11 +1,17 @@
 """What the random and scaled initializers refuse, and their words: the call, the argument, what came, what to write."""
 
+import contextlib
+import inspect
+import itertools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from needed import NEEDED
 
-from isometry import InputError
+from isometry import InputError, theory
 from isometry import initializers as init
 
 KEY = jax.random.key(0)
@@ -105,6 +111,10 @@ CALLS = {
         init.normal(std=1e38),
         (3,),
     ),
+    "variance_scaling(): scale=1e+40 makes a variance of 2.5e+39, beyond a third of the largest float32; write": (
+        init.variance_scaling(1e40, "fan_in", "normal"),
+        (4, 6),
+    ),
     "constant(): value=-1e+39 reaches 1e+39 in magnitude, beyond the largest float32": (init.constant(-1e39), (3,)),
     "truncated_normal(): lower=1.0, upper=1.00001 leave so little of N(0.0, 1.0²) that": (
         init.truncated_normal(lower=1.0, upper=1.00001),
@@ -143,6 +153,40 @@ def test_what_overflows_in_half_precision_is_refused(initializer):
     assert np.isfinite(initializer(KEY, (64,))).all()
     with pytest.raises(InputError, match="beyond the largest float16, 65504"):
         initializer(KEY, (64,), np.float16)
+
+
+@pytest.mark.parametrize("entry", init.catalogue(), ids=lambda entry: entry.name)
+def test_a_huge_number_is_drawn_or_refused(entry):
+    """Whatever argument is huge, no initializer draws an infinity, warns of NumPy's overflow or raises its error."""
+    for parameter in inspect.signature(entry.factory).parameters:
+        for value in (1e5, -1e38, 1e38, 1e39, 1e200, 1e308):
+            for shape, dtype in itertools.product(((8,), (4, 6), (3, 3, 4, 4)), (np.float16, np.float32)):
+                with contextlib.suppress(InputError):
+                    drawn = entry.factory(**NEEDED.get(entry.name, {}) | {parameter: value})(KEY, shape, dtype)
+                    assert np.isfinite(np.asarray(drawn, np.float32)).all(), (parameter, value, shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("initializer", "largest"),
+    [
+        (init.xavier_normal(1e6), 6e6 * math.sqrt(2 / 10)),
+        (init.xavier_uniform(1e6), 1e6 * math.sqrt(6 / 10)),
+        (init.variance_scaling(1e12, "fan_in", "uniform"), 1e6 * math.sqrt(3 / 4)),
+        (init.orthogonal(1e6), 1e6),
+        (init.hadamard(-1e6), 1e6),
+        (init.sparse(0.5, std=1e6), 6e6),
+        (init.critical("tanh", q=1.0), 6 * theory.critical_at("tanh", 1.0).sigma_w / 2),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_largest_bounds_what_is_drawn(initializer, largest):
+    assert initializer.largest((4, 6)) == pytest.approx(largest)
+    assert np.abs(initializer(KEY, (4, 6))).max() <= largest
+
+
+def test_a_traced_gain_overflows_as_arithmetic_does():
+    drawn = jax.jit(lambda gain: init.orthogonal(gain)(KEY, (4, 6), np.float16))(1e6)
+    assert not np.isfinite(drawn).all()
 
 
 def test_bounds_that_are_never_reached_need_not_fit():

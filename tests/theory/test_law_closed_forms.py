@@ -63,6 +63,16 @@ def test_fuss_catalan_density(depth):
     assert [theory.fuss_catalan(depth).moment(k) for k in range(1, 7)] == pytest.approx(numbers, rel=1e-13)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 32])
+def test_fuss_catalan_powers_of_log_s(depth):
+    """E lam^x = Γ((L+1)x + 1)/(Γ(x + 1) Γ(Lx + 2)) for every x > -1/(L+1): its derivatives at 0 are E (ln lam)^k."""
+    with mpmath.workdps(40):
+        of_lam = lambda x: mpmath.gamma((depth + 1) * x + 1) / (mpmath.gamma(x + 1) * mpmath.gamma(depth * x + 2))  # noqa: E731
+        want = [float(c * mpmath.factorial(k) / 2**k) for k, c in enumerate(mpmath.taylor(of_lam, 0, 6))]
+    law = theory.fuss_catalan(depth)
+    assert [law.moment(k, "log_s") for k in range(1, 7)] == pytest.approx(want[1:], rel=1e-9)
+
+
 def test_relu_orthogonal_two_is_an_arcsine():
     law = theory.jacobian_law("relu", 2, q=1.0)
     lam = np.linspace(1e-3, 4 - 1e-3, 100)

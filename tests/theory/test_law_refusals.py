@@ -87,6 +87,10 @@ from isometry.theory import freeprob
         (lambda: theory.fuss_catalan(0), r"fuss_catalan\(\): depth=0"),
         (lambda: theory.marchenko_pastur(0.0), r"marchenko_pastur\(\): ratio=0\.0"),
         (lambda: theory.smooth_class(-1.0), r"smooth_class\(\): sigma0_squared=-1\.0"),
+        (
+            lambda: theory.fuss_catalan(1).moment(7, "log_s"),
+            r"Law\.moment\(\): k=7 must be a whole number, between 1 and 6",
+        ),
         (lambda: theory.fuss_catalan(1).quantile(1.5), r"Law\.quantile\(\): p=1\.5"),
         (lambda: theory.fuss_catalan(1).cdf(math.nan), r"Law\.cdf\(\): grid holds 1 values that are NaN"),
         (lambda: theory.fuss_catalan(1).density(1.0, "sigma"), r"variable='sigma' is not known"),
