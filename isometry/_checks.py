@@ -8,7 +8,7 @@ import difflib
 import importlib
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -183,6 +183,29 @@ def integer(call: str, *, low: int = 0, high: int | None = None, **named: Any) -
         if isinstance(value, bool) or k < low or (high is not None and k > high):
             least = f"at least {low}" if high is None else f"between {low} and {high}"
             raise InputError(f"{call}(): {name}={show(value)} must be a whole number, {least}.")
+
+
+def elementwise(call: str, name: str, phi: Callable[[Any], Any]) -> None:
+    """A real function that makes of an entry what does not depend on the others, in JAX's float at hand."""
+    u = np.linspace(-3.1, 2.7, 64)
+    try:
+        with jax.ensure_compile_time_eval():
+            traced = jax.eval_shape(phi, jnp.asarray(u))
+            alone, among = (phi(jnp.asarray(a)) for a in (u, np.r_[5.0, u, -7.0]))
+    except Exception as error:  # whatever a user's function may raise
+        said = str(error).splitlines()[0] if str(error) else ""
+        raise InputError(
+            f"{call}(): {name} cannot be evaluated on an array of shape {u.shape} ({type(error).__name__}: {said}). It "
+            "must be elementwise, written with jnp; jnp.where instead of if."
+        ) from error
+    if getattr(traced, "shape", None) != u.shape or not jnp.issubdtype(traced.dtype, jnp.floating):
+        came = f"{traced.dtype} of shape {traced.shape}" if hasattr(traced, "dtype") else type(traced).__name__
+        raise InputError(f"{call}(): {name} maps shape {u.shape} to {came}; it must be elementwise, real.")
+    if is_traced((alone, among)):  # what closes over a tracer shows no numbers
+        return
+    eps = float(jnp.finfo(alone.dtype).eps)
+    if not np.allclose(np.asarray(alone), np.asarray(among)[1:-1], rtol=eps**0.6, atol=eps**0.75, equal_nan=True):
+        raise InputError(f"{call}(): {name} at a point changes with the other entries; it must be elementwise.")
 
 
 def shape(call: str, value: Any, *, least: int = 0, why: str = "") -> tuple[int, ...]:

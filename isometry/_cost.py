@@ -17,6 +17,8 @@ _MARGIN = 1.25
 _SMALL = 3072
 """Bytes of scalars and counters, each in a line of its own."""
 _MANY = 1024
+_UNEVEN = 256
+"""Bytes by which what is held is not convex in the number of inputs: small arrays come and go beside its peak."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ class Footprint(NamedTuple):
 def footprint(aim: Any, method: Any, params: Any, x: Any, dtype: Any, chunk: int | None = None) -> Footprint:
     """Bytes of Jacobians at inputs like x, `chunk` directions of each at a time (None: all); params are shapes.
 
-    Never less than the program holds: from two inputs on that is convex in their number, and this is above its chord
-    from 2 to 1024.
+    Never less than the program holds: from two inputs on that is convex in their number but for a few small arrays, and
+    this is above its chord from 2 to 1024.
     """
     params, x = _tracing.abstract((params, x), dtype)
     alone = _walked(aim, method, params, x, dtype, chunk).bytes
@@ -92,7 +94,7 @@ def footprint(aim: Any, method: Any, params: Any, x: Any, dtype: Any, chunk: int
         for n in (2, _MANY)
     )
     each = -(-(many - two) // (_MANY - 2))
-    return Footprint(max(0, alone - each, two - 2 * each), each)
+    return Footprint(max(0, alone - each, two - 2 * each) + _UNEVEN, each)
 
 
 def fitting(

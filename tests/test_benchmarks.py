@@ -123,6 +123,7 @@ def test_only_some_tasks():
 
 def test_a_device_that_is_no_cpu_is_in_the_heading(raced):
     record = copy.deepcopy(raced[0])
+    record["provenance"]["device"]["platform"] = "cpu"
     assert _report.markdown(record).startswith("### fake_benchmark\n")
     record["provenance"]["device"] = {"platform": "gpu", "kind": "Some GPU", "count": 1}
     assert _report.markdown(record).startswith("### fake_benchmark on Some GPU\n")

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from isometry import _checks, _precision, activations, schemes, theory
 from isometry.activations import Activation
@@ -279,7 +278,8 @@ def mlp(
     for i, width in enumerate(sizes):
         _checks.integer("mlp", low=1, **{f"widths[{i}]": width})
     phi = activations.get(activation, "mlp")
-    _require_elementwise(phi)
+    if not any(phi == activations.get(name) for name in activations.names()):
+        _checks.elementwise("mlp", f"activation={phi.name}", phi)
     if sigma_b is not None:
         _checks.number("mlp", low=0.0, sigma_b=sigma_b)
     if not bias and sigma_b:
@@ -290,27 +290,3 @@ def mlp(
     )
     jax.eval_shape(net.init, jax.random.key(0))  # a scheme that does not fit these shapes says so now
     return net
-
-
-def _require_elementwise(phi: Activation) -> None:
-    """What phi makes of an entry does not depend on its neighbours. Those with a name are known."""
-    if any(phi == activations.get(name) for name in activations.names()):
-        return
-    u, others = np.linspace(-3.1, 2.7, 7, dtype=np.float32), np.array([5.0, -7.0], np.float32)
-    try:
-        with jax.ensure_compile_time_eval():
-            alone, among = (phi(jnp.asarray(a)) for a in (u, np.append(u, others)))
-    except Exception as error:  # whatever a user's function may raise
-        said = str(error).splitlines()[0] if str(error) else ""
-        raise _checks.InputError(
-            f"mlp(): activation={phi.name} cannot be evaluated on a vector ({type(error).__name__}: {said}). It "
-            "must be elementwise, written with jnp; jnp.where instead of if."
-        ) from error
-    same = jnp.shape(alone) == u.shape  # what closes over a tracer shows no numbers
-    if same and not _checks.is_traced((alone, among)):
-        same = np.allclose(np.asarray(alone), np.asarray(among)[: len(u)], rtol=1e-5, equal_nan=True)
-    if not same:
-        raise _checks.InputError(
-            f"mlp(): activation={phi.name} is not elementwise: what it makes of an entry depends on the others. Write "
-            "isometry.spectrum(f, params, x) for any f(params, x)."
-        )
