@@ -6,6 +6,9 @@ so every tolerance is a small multiple of max(m, n)·eps·s_max, absolute.
 
 import contextlib
 import math
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -237,3 +240,10 @@ def test_numerical_rank():
 def test_refusals(kernel, a, message):
     with pytest.raises(InputError, match=message):
         kernel(jnp.asarray(a))
+
+
+def test_a_matrix_from_which_lapack_never_returns():
+    code = "import numpy as np; from isometry.linalg import _dense\n"
+    code += "print(_dense.thin_svd(np.array([[1, 2, 3], [4, 5, 6], [-np.inf, 8, 9]]))[1])"
+    ask = {"env": os.environ | {"JAX_ENABLE_X64": "1"}, "capture_output": True, "text": True, "timeout": 120}
+    assert subprocess.run([sys.executable, "-c", code], check=True, **ask).stdout.strip() == "[nan nan nan]"

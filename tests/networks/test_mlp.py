@@ -284,9 +284,7 @@ def test_an_activation_that_cannot_be_evaluated_is_refused():
     def branches(x):
         return x if x > 0 else 0 * x
 
-    with pytest.raises(
-        InputError, match=r"branches cannot be evaluated on an array .*jnp.where instead of if"
-    ):
+    with pytest.raises(InputError, match=r"branches cannot be evaluated on an array .*jnp.where instead of if"):
         networks.mlp([4, 8, 2], branches, "he_normal")
     with pytest.raises(InputError, match="written with jnp"):
         networks.mlp([4, 8, 2], lambda x: np.tanh(np.asarray(x)), "he_normal")
