@@ -157,7 +157,7 @@ def test_an_interrupt_loses_only_the_chunk_in_flight():
         if len(stopped) == 3:
             raise KeyboardInterrupt
 
-    small = {"max_bytes": 5000}  # a part of one seed's inputs at a time
+    small = {"max_bytes": 6200}  # a part of one seed's inputs at a time
     every, stopped, seen = [], [], []
     whole = isometry.ensemble(NET, KEYS, XS, progress=lambda done, total: every.append(done), **small)
     complete = every[2] // len(XS)
