@@ -185,27 +185,59 @@ def integer(call: str, *, low: int = 0, high: int | None = None, **named: Any) -
             raise InputError(f"{call}(): {name}={show(value)} must be a whole number, {least}.")
 
 
+def leaf_shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    """Of every leaf, by its path; lists are as good as tuples."""
+    return {jax.tree_util.keystr(path): np.shape(a) for path, a in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def same_leaves(call: str, expected: dict[str, tuple[int, ...]], params: Any, at: str = "") -> None:
+    """Parameters with the leaves, by path and shape, of a network's."""
+    came = leaf_shapes(params)
+    if "" in came:
+        raise InputError(
+            f"{call}(): params{at} is a number or an array, not a network's parameters; write net.init(key)."
+        )
+    for name in sorted(expected.keys() | came.keys()):
+        if expected.get(name) != came.get(name):
+            has = f"has {came[name]}" if name in came else "lacks it"
+            wants = f"is of shape {expected[name]}" if name in expected else "is not there"
+            raise InputError(
+                f"{call}(): params{at}{name} {wants} in this network, and params {has}; write net.init(key), or "
+                "one seed of stacked parameters, jax.tree.map(lambda a: a[0], params)."
+            )
+
+
 def elementwise(call: str, name: str, phi: Callable[[Any], Any]) -> None:
-    """A real function that makes of an entry what does not depend on the others, in JAX's float at hand."""
-    u = np.linspace(-3.1, 2.7, 64)
+    """A real function that makes of an entry what depends neither on the others nor on their order, in JAX's float."""
+    grid = np.random.default_rng(0).permutation(np.linspace(-3.1, 2.7, 64))
+    u = np.insert(grid, [0, 9, 30, 51, 64], [9.0, 4.0, -6.0, 7.0, 5.0])  # first, last, median: all move
+    inner = np.isin(u, grid)
     try:
         with jax.ensure_compile_time_eval():
-            traced = jax.eval_shape(phi, jnp.asarray(u))
-            alone, among = (phi(jnp.asarray(a)) for a in (u, np.r_[5.0, u, -7.0]))
+            shaped = jax.eval_shape(phi, jnp.asarray(u))
+            alone, among = phi(jnp.asarray(grid)), phi(jnp.asarray(u))
     except Exception as error:  # whatever a user's function may raise
         said = str(error).splitlines()[0] if str(error) else ""
         raise InputError(
-            f"{call}(): {name} cannot be evaluated on an array of shape {u.shape} ({type(error).__name__}: {said}). It "
-            "must be elementwise, written with jnp; jnp.where instead of if."
+            f"{call}(): {name} cannot be evaluated on arrays of shapes (64,) and (69,) ({type(error).__name__}: "
+            f"{said}). It must be elementwise, written with jnp; jnp.where instead of if."
         ) from error
-    if getattr(traced, "shape", None) != u.shape or not jnp.issubdtype(traced.dtype, jnp.floating):
-        came = f"{traced.dtype} of shape {traced.shape}" if hasattr(traced, "dtype") else type(traced).__name__
+    if getattr(shaped, "shape", None) != u.shape or not jnp.issubdtype(shaped.dtype, jnp.floating):
+        came = f"{shaped.dtype} of shape {shaped.shape}" if hasattr(shaped, "dtype") else type(shaped).__name__
         raise InputError(f"{call}(): {name} maps shape {u.shape} to {came}; it must be elementwise, real.")
     if is_traced((alone, among)):  # what closes over a tracer shows no numbers
         return
-    eps = float(jnp.finfo(alone.dtype).eps)
-    if not np.allclose(np.asarray(alone), np.asarray(among)[1:-1], rtol=eps**0.6, atol=eps**0.75, equal_nan=True):
+    alone, among, eps = np.asarray(alone), np.asarray(among)[inner], float(jnp.finfo(shaped.dtype).eps)
+    size = np.max(np.abs(alone), where=np.isfinite(alone), initial=0.0)
+    if not np.allclose(alone, among, rtol=eps**0.6, atol=eps**0.75 * size, equal_nan=True):
         raise InputError(f"{call}(): {name} at a point changes with the other entries; it must be elementwise.")
+
+
+def instance(call: str, kind: type, **named: Any) -> None:
+    """An object of this class."""
+    for name, value in named.items():
+        if not isinstance(value, kind):
+            raise InputError(f"{call}(): {name}={show(value)} is not a {kind.__name__}.")
 
 
 def shape(call: str, value: Any, *, least: int = 0, why: str = "") -> tuple[int, ...]:

@@ -175,7 +175,7 @@ def _enough(call: str, sp: Spectrum) -> None:
         came = "no seeds axis" if len(shape) < 2 else f"{shape[0]} seeds"
         raise _checks.InputError(
             f"{call}(): sp has {came} (shape {shape}); at least {LEAST_SEEDS} are needed to say how far one draw is "
-            "from the next. Write isometry.ensemble(net, jax.random.split(key, 20), xs, span='hidden')."
+            "from the next; measure 20, for example."
         )
 
 

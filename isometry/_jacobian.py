@@ -32,6 +32,7 @@ class Product:
 
     def __post_init__(self):
         _checks.integer("Product", low=1, every=self.every)
+        object.__setattr__(self, "every", int(self.every))
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Lanczos:
 
     def __post_init__(self):
         _checks.integer("Lanczos", low=1, steps=self.steps, probes=self.probes)
+        object.__setattr__(self, "steps", int(self.steps))
+        object.__setattr__(self, "probes", int(self.probes))
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ class Spectrum:
     part of the network and how many (W, D) pairs it holds (None end to end, and of a chain, whose blocks may hold any
     number).
 
-    Statistics act on the last axis and return one number a matrix. `variable` is "lam" (s², the default), "s" or
-    "log_s". All may be traced. Differentiate `moment` and `log_spread`; the others are for reporting.
+    Statistics act on the last axis and return one number a matrix, NaN of a Jacobian that is not finite. `variable` is
+    "lam" (s², the default), "s" or "log_s". All may be traced. Differentiate `moment` and `log_spread`; the others are
+    for reporting.
     """
 
     log_values: Any
@@ -62,7 +63,7 @@ class Spectrum:
     def zero_fraction(self, exact: bool = False) -> Any:
         """Mass of the zeros: the exact ones, and unless `exact` also those too small to tell from zero."""
         zeros = jnp.isneginf(self.log_values) if exact else ~self.resolved
-        return jnp.sum(jnp.where(zeros, self.weights, 0), -1)
+        return self._known(jnp.sum(jnp.where(zeros, self.weights, 0), -1))
 
     def moment(self, k: float = 1, variable: str = "lam") -> Any:
         """E[variable^`k`] over all nodes; for "log_s" over the resolved ones, of which `zero_fraction` is left out.
@@ -79,14 +80,14 @@ class Spectrum:
             _whole_power("moment", k)
             mass = self._resolved_weights()
             whole = k if _checks.is_traced(k) else int(k)  # of negative numbers too, and with their gradients
-            return jnp.sum(mass * self._masked_logs() ** whole, -1)
+            return self._known(jnp.sum(mass * self._masked_logs() ** whole, -1))
         return jnp.sum(self.weights * jnp.exp(_POWER[variable] * k * self.log_values), -1)
 
     def cdf(self, grid: Any, variable: str = "lam") -> Any:
         """Mass at or below each point of `grid`: (..., len(grid)). Exact; zeros count from 0 (or −inf) on."""
         level = self._to_log("cdf", grid, variable)
         below = self.log_values[..., None, :] <= self._column(level)
-        return jnp.sum(jnp.where(below, self.weights[..., None, :], 0), -1)
+        return self._known(jnp.sum(jnp.where(below, self.weights[..., None, :], 0), -1))
 
     def smooth_cdf(self, grid: Any, variable: str = "lam") -> Any:
         """The distribution function, at `grid`, of the smooth density that a quadrature knows the moments of.
@@ -102,7 +103,7 @@ class Spectrum:
         level = self._to_log("smooth_cdf", grid, variable)
         steps = min(self.method.steps, self.size)
         found = linalg.smooth_cdf(self.log_values, self.weights, steps, level)
-        return jnp.where(jnp.isnan(found), 0, found)  # below zero
+        return self._known(jnp.where(jnp.isnan(found), 0, found))  # below zero
 
     def quantile(self, p: Any, variable: str = "lam") -> Any:
         """Least x with cdf(x) ≥ `p`, an attained node: (...) for a number p, (..., len(p)) for a sequence.
@@ -144,14 +145,14 @@ class Spectrum:
         width = jnp.asarray(bandwidth, node.dtype)
         z = (self._column(points) - node[..., None, :]) / width
         kernel = jnp.exp(-(z**2) / 2) / (width * math.sqrt(2 * math.pi))
-        return jnp.sum(mass[..., None, :] * kernel, -1)
+        return self._known(jnp.sum(mass[..., None, :] * kernel, -1))
 
     def condition_number(self, nonzero: bool = False) -> Any:
         """s_max/s_min: infinite if any s is zero or unresolved; with `nonzero` the ratio over the resolved ones."""
         top, resolved = self.log_values[..., 0], self.resolved
         least = jnp.min(jnp.where(resolved, self.log_values, jnp.inf), -1)
         complete = resolved.any(-1) if nonzero else resolved.all(-1)
-        return jnp.where(complete, jnp.exp(jnp.where(complete, top - least, 0)), jnp.inf)
+        return self._known(jnp.where(complete, jnp.exp(jnp.where(complete, top - least, 0)), jnp.inf))
 
     def effective_rank(self) -> Any:
         """exp of the entropy of s/Σs: between 1 and size, 0 for a zero matrix (Roy and Vetterli, 2007)."""
@@ -160,11 +161,11 @@ class Spectrum:
         share = share / jnp.where(total > 0, total, 1)
         unit = share / jnp.where(self.weights > 0, self.weights * self.size, 1)  # of one singular value in the node
         entropy = -jnp.sum(jnp.where(unit > 0, share * jnp.log(jnp.where(unit > 0, unit, 1)), 0), -1)
-        return jnp.where(total[..., 0] > 0, jnp.exp(entropy), 0)
+        return self._known(jnp.where(total[..., 0] > 0, jnp.exp(entropy), 0))
 
     def stable_rank(self) -> Any:
         """Σ s²/s_max²: between 1 and size, 0 for a zero matrix."""
-        return self.size * jnp.sum(self.weights * self._relative() ** 2, -1)
+        return self._known(self.size * jnp.sum(self.weights * self._relative() ** 2, -1))
 
     def isometry_deviation(self) -> Any:
         """√E (s − 1)²: root mean square distance of the matrix to the nearest (partial) isometry; 0 exactly there."""
@@ -178,7 +179,7 @@ class Spectrum:
         """
         mass, logs = self._resolved_weights(), self._masked_logs()
         mean = jnp.sum(mass * logs, -1, keepdims=True)
-        return jnp.sum(mass * (logs - mean) ** 2, -1)
+        return self._known(jnp.sum(mass * (logs - mean) ** 2, -1))
 
     def pooled(self) -> "Spectrum":
         """One measure from all matrices of the batch, each with equal mass; its floor is the highest of theirs.
@@ -233,6 +234,11 @@ class Spectrum:
             )
         per_seed = value.reshape(batch[0], math.prod(batch[1:]), *value.shape[len(batch) :]).mean(1)
         return jnp.std(per_seed, axis=0, ddof=1) / math.sqrt(len(per_seed))
+
+    def _known(self, found: Any) -> Any:
+        """`found`, numbers of each matrix; NaN of one that was not finite: a NaN is neither resolved nor a zero."""
+        lost = jnp.isnan(self.log_values).any(-1)
+        return jnp.where(lost.reshape(lost.shape + (1,) * (found.ndim - lost.ndim)), jnp.nan, found)
 
     def _column(self, points: Any) -> Any:
         """(1, ..., points, 1): to be broadcast against (..., 1, nodes), also where rank promotion is an error."""

@@ -42,8 +42,8 @@ class Traced(NamedTuple):
 def traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
     """f over its span at parameters and x of these shapes, floating ones in `dtype`.
 
-    **Raises** `ValueError`: f raises; the cause is chained, and where x[0] works the message says so; f holds numbers
-    that change from trace to trace.
+    **Raises** `ValueError`: f raises, also when it is differentiated; the cause is chained, and where x[0] works the
+    message says so; f holds numbers that change from trace to trace; parameters of another network.
     """
     params, x = abstract((params, x), dtype)
     return remembered(key_of(aim, params, x, dtype), lambda: _traced(call, aim, params, x, dtype))
@@ -55,6 +55,8 @@ def abstract(tree: Any, dtype: Any) -> Any:
 
 
 def _traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
+    if isinstance(aim.f, Function):
+        aim.f.expect(call, params)
     try:
         jaxpr, (start, out) = _jaxpr_of(aim, params, x)
     except _checks.InputError:
@@ -62,9 +64,29 @@ def _traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
     except Exception as error:
         said = f"{call}(): f(params, x) raised {type(error).__name__} at x of shape {x.shape}."
         raise _checks.InputError(said + _batch_hint(call, aim, params, x)) from error
+    found = Traced(start, out, _jaxpr.coarse(jaxpr.jaxpr, dtype), *_jaxpr.one_way(jaxpr.jaxpr))
     if not isinstance(aim.f, Function):
         refuse_chance(call, "f", jaxpr, _jaxpr_of(aim, params, x)[0])
-    return Traced(start, out, _jaxpr.coarse(jaxpr.jaxpr, dtype), *_jaxpr.one_way(jaxpr.jaxpr))
+        if hasattr(out, "dtype") and jnp.issubdtype(out.dtype, jnp.floating):
+            _differentiated(call, aim, params, found)
+    return found
+
+
+def _differentiated(call: str, aim: Any, params: Any, found: Traced) -> None:
+    """Differentiate f without computing, the one way it goes, if it goes one way alone."""
+
+    def along(params: Any, start: Any) -> Any:
+        g = lambda z: aim.apply(params, z)  # noqa: E731
+        return jax.vjp(g, start)[1](g(start)) if found.reverse_only else jax.jvp(g, (start,), (start,))
+
+    try:
+        with _precision.full():
+            jax.eval_shape(along, params, found.start)
+    except Exception as error:  # whatever a user's rules may raise
+        said = str(error).splitlines()[0] if str(error) else ""
+        raise _checks.InputError(
+            f"{call}(): f(params, x) raised {type(error).__name__} when it was differentiated: {said}"
+        ) from error
 
 
 def refuse_chance(call: str, what: str, once: Any, again: Any) -> None:

@@ -24,14 +24,14 @@ def prepare(directory: str | os.PathLike) -> pathlib.Path:
         raise _checks.InputError(f"store.prepare(): {str(path)!r} cannot be written to: {error.strerror}.") from None
 
 
-def atomically(path: pathlib.Path, write: Callable[[Any], Any]) -> pathlib.Path:
+def atomically(path: str | os.PathLike, write: Callable[[Any], Any]) -> pathlib.Path:
     """Call `write` with a temporary binary file beside `path`, then rename it into place; on any failure remove it.
 
     **Returns** `path`.
 
     **Raises** `ValueError`: the disk is full, or refuses otherwise.
     """
-    return _together({path: write})[0]
+    return _together({pathlib.Path(path): write})[0]
 
 
 def _together(writes: dict[pathlib.Path, Callable[[Any], Any]]) -> list[pathlib.Path]:
@@ -76,12 +76,12 @@ def write_figure(path: str | os.PathLike, figure: Any, dpi: int = 150) -> pathli
     return atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=dpi))
 
 
-def write_report(stem: pathlib.Path, value: Any, figure: Any = None) -> list[pathlib.Path]:
+def write_report(stem: str | os.PathLike, value: Any, figure: Any = None) -> list[pathlib.Path]:
     """`value` as `stem`.json and, if there is a `figure`, that as stem.png: each whole or not at all.
 
     **Returns** their paths. **Raises** `ValueError`: a NaN, what is no JSON; a disk that refuses.
     """
-    text = _json.dumps(value).encode()
+    stem, text = pathlib.Path(stem), _json.dumps(value).encode()
     writes: dict[pathlib.Path, Callable[[Any], Any]] = {}
     if figure is not None:
         writes[stem.with_name(stem.name + ".png")] = lambda file: figure.savefig(file, format="png", dpi=150)

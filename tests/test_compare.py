@@ -253,7 +253,7 @@ LAW = theory.fuss_catalan(2)
     [
         (np.ones(3), LAW, ("sp=", "is not a Spectrum; write isometry.ensemble(...).")),
         (SMALL, "fuss_catalan", ("law='fuss_catalan' is not a Law; write net.law(", "jacobian_law")),
-        (jax.tree.map(lambda a: a[0, 0], SMALL), LAW, ("no seeds axis", "jax.random.split")),
+        (jax.tree.map(lambda a: a[0, 0], SMALL), LAW, ("no seeds axis", "say how far one draw is from the next")),
         (jax.tree.map(lambda a: a[:4], SMALL), LAW, ("4 seeds", "at least 5")),
         (replace(SMALL, span="end_to_end", pairs=None), LAW, ("'end_to_end'", "span='hidden'", "one W more")),
         (

@@ -289,6 +289,11 @@ def test_what_cannot_be_normalized(xs, q, words):
     assert words in str(refused.value)
 
 
+def test_paths_are_strings_too(tmp_path):
+    found = [store.atomically(f"{tmp_path}/a", lambda file: file.write(b"b")), *store.write_report(f"{tmp_path}/c", 1)]
+    assert [path.name for path in found] == ["a", "c.json"]
+
+
 def test_a_dot_in_the_name_of_a_report_is_part_of_it(tmp_path):
     assert store.write_report(tmp_path / "sigma_1.5", {}) == [tmp_path / "sigma_1.5.json"]
 

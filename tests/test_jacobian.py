@@ -324,3 +324,50 @@ def test_an_object_that_holds_arrays_is_a_function_too():
         np.testing.assert_allclose(found.quantile(1.0, "s"), want[0], rtol=1e-5)
     found = isometry.ensemble(model, params=w[None], xs=X[None])
     np.testing.assert_allclose(found.values[0, 0], want, rtol=1e-5)
+
+
+def test_parameters_of_another_network_are_refused():
+    net, deeper = networks.mlp([4, 6, 6, 3], "tanh"), networks.mlp([4, 6, 6, 6, 3], "tanh")
+    keys, x = jax.random.split(jax.random.key(0), 2), jnp.ones(4)
+    said = r"params\['layers'\]\[1\]\['b'\] is of shape \(1, 6\) in this network, and params has \(2, 6\); write net"
+    with pytest.raises(InputError, match=r"spectrum\(\): " + said):
+        isometry.spectrum(net, deeper.init(keys[0]), x)
+    with pytest.raises(InputError, match=r"ensemble\(\): " + said):
+        isometry.ensemble(net, params=jax.vmap(deeper.init)(keys), xs=x[None], span="hidden")
+    both = networks.chain([lambda p, x: 2 * x, net])
+    with pytest.raises(InputError, match=r"cost\(\): params\[1\]\['layers'\]\[1\]"):
+        isometry.cost(both, (None, deeper.init(keys[0])), x)
+    with pytest.raises(
+        InputError,
+        match=r"jacobian\(\): params is a number or an array, not a network's parameters; write net.init\(key\)",
+    ):
+        isometry.jacobian(net, 3, x)
+    with pytest.raises(InputError, match=r"\['b'\] is of shape \(1, 6\) in this network, and params lacks it"):
+        isometry.spectrum(net, _without_first_bias(net.init(keys[0])), x)
+
+
+def _without_first_bias(params):
+    first, *others = params["layers"]
+    return {"layers": ({"w": first["w"]}, *others)}
+
+
+def test_what_f_raises_when_differentiated_is_chained():
+    def f(params, x):
+        return jax.pure_callback(np.tanh, x, x)
+
+    message = r"{}\(\): f\(params, x\) raised ValueError when it was differentiated: Pure callbacks do not support JVP"
+    for call in ("spectrum", "jacobian", "cost"):
+        with pytest.raises(InputError, match=message.format(call)) as error:
+            getattr(isometry, call)(f, None, jnp.ones(3))
+        assert isinstance(error.value.__cause__, ValueError)
+
+
+def test_counts_of_jax_are_counts():
+    net = networks.mlp([4, 6, 6, 3], "tanh")
+    params, x, three = net.init(jax.random.key(0)), jnp.ones(4), jnp.int32(3)
+    sp = isometry.spectrum(net, params, x, method=isometry.Lanczos(three, three), key=jax.random.key(1))
+    assert sp.method == isometry.Lanczos(3, 3)
+    by_threes = isometry.spectrum(net, params, x, method=isometry.Product(three))
+    np.testing.assert_array_equal(
+        by_threes.log_values, isometry.spectrum(net, params, x, method=isometry.Product(3)).log_values
+    )

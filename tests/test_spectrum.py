@@ -305,3 +305,28 @@ def test_a_statistic_that_needs_arguments_is_refused():
         InputError, match=r"statistic='cdf' takes more than the spectrum \(missing .*grid.*\); write lambda"
     ):
         sp.standard_error("cdf")
+
+
+@pytest.mark.parametrize("method", ["dense", "lanczos"])
+def test_nothing_is_said_of_a_traced_jacobian_that_is_not_finite(method):
+    """Of two matrices one holds a NaN: its statistics are NaN, none is that of a perfect isometry or of zeros."""
+    said = {
+        **{name: getattr(Spectrum, name) for name in ("log_spread", "effective_rank", "stable_rank", "zero_fraction")},
+        **{name: getattr(Spectrum, name) for name in ("condition_number", "isometry_deviation")},
+        "mean": lambda sp: sp.moment(1),
+        "mean log": lambda sp: sp.moment(1, "log_s"),
+        "cdf": lambda sp: sp.cdf([0.5])[0],
+        "quantile": lambda sp: sp.quantile(0.5),
+        "density": lambda sp: sp.density([0.0], 0.1, "log_s")[0],
+        "exact": lambda sp: sp.zero_fraction(exact=True),
+    }
+
+    @jax.jit
+    def of(w):
+        how = {"method": isometry.Lanczos(3, 2), "key": jax.random.key(0)} if method == "lanczos" else {}
+        sp = isometry.spectrum(lambda w, x: w @ x, w, jnp.ones(3), **how)
+        return {name: statistic(sp) for name, statistic in said.items()}
+
+    bad = of(jnp.eye(3).at[1, 2].set(jnp.nan))
+    assert {name for name, value in bad.items() if not np.isnan(value)} == set()
+    assert {name for name, value in of(2 * jnp.eye(3)).items() if np.isnan(value)} == set()

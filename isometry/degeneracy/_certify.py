@@ -233,26 +233,13 @@ def _activations(net: Any) -> tuple[Activation, ...]:
 
 def _expect(net: Network, params: Any) -> None:
     """Refuse parameters that are not one draw of this network's."""
-    expected, came = _shapes(jax.eval_shape(net.init, jax.random.key(0))), _shapes(params)
-    for name in sorted(expected.keys() | came.keys()):
-        if expected.get(name) != came.get(name):
-            has = f"has {came[name]}" if name in came else "lacks it"
-            wants = f"is of shape {expected[name]}" if name in expected else "is not there"
-            raise _checks.InputError(
-                f"certify(): params{name} {wants} in this network, and params {has}; write net.init(key), or one seed "
-                "of stacked parameters, jax.tree.map(lambda a: a[0], params)."
-            )
+    _checks.same_leaves("certify", _checks.leaf_shapes(jax.eval_shape(net.init, jax.random.key(0))), params)
     joints = itertools.pairwise(net.plan)
     if wrong := next(((a, b) for a, b in joints if a.fan_out != b.fan_in), None):
         raise _checks.InputError(
             f"certify(): layer {wrong[0].index + 1} returns {wrong[0].fan_out} numbers and the next takes "
             f"{wrong[1].fan_in}; give the blocks of a chain widths that fit."
         )
-
-
-def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
-    """Of every leaf, by its path; lists are as good as tuples."""
-    return {jax.tree_util.keystr(path): np.shape(a) for path, a in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def _at_zero(phi: Activation, dtype: Any) -> AtZero:

@@ -16,7 +16,7 @@ from isometry._draws import adjust_seeds, draw_seeds
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._decay import no_separate_decay
 from isometry.degeneracy._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag, Thresholds
-from isometry.degeneracy._signals import INPUTS, Signals, observe
+from isometry.degeneracy._signals import INPUTS, Signals, observe, rank_of
 from isometry.degeneracy._task import SGD, Task
 from isometry.networks import Network
 
@@ -172,7 +172,7 @@ def _gradient_ranks(state: State) -> np.ndarray:
     """(seeds, hidden layers): singular values of Σ g above eps·Σ‖g‖_F. Factorized in float64, so only g rounds."""
 
     def rank(total: np.ndarray, norm: np.ndarray) -> np.ndarray:
-        return _rank(total, float(jnp.finfo(total.dtype).eps) * np.asarray(norm, float))
+        return rank_of(total, float(jnp.finfo(total.dtype).eps) * np.asarray(norm, float))
 
     found = [rank(np.asarray(a), np.asarray(n)) for a, n in zip(state.sums[1:-1], state.norms[1:-1], strict=True)]
     return np.concatenate(found or [np.zeros((len(state.loss), 0), int)], 1)
@@ -180,16 +180,10 @@ def _gradient_ranks(state: State) -> np.ndarray:
 
 def _update_ranks(now: Any, before: Any) -> np.ndarray:
     found = [
-        _rank(np.asarray(a, float) - np.asarray(b, float), np.full(a.shape[:2], UPDATE_TOLERANCE))
+        rank_of(np.asarray(a, float) - np.asarray(b, float), np.full(a.shape[:2], UPDATE_TOLERANCE))
         for a, b in zip(now[1:-1], before[1:-1], strict=True)
     ]
     return np.concatenate(found or [np.zeros((now[0].shape[0], 0), int)], 1)
-
-
-def _rank(matrix: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
-    finite = np.isfinite(matrix).all((-2, -1), keepdims=True)
-    s = np.linalg.svd(np.where(finite, matrix, 0).astype(float), compute_uv=False)
-    return (s > tolerance[..., None]).sum(-1)
 
 
 @functools.partial(jax.jit, static_argnames=("count",))

@@ -76,7 +76,7 @@ def observe(
 ) -> tuple[np.ndarray, ...]:
     """(rank, duplicates, spread, least) of one record; see `Signals`. Not finite counts as rank 0 and spread inf."""
     layers = [np.asarray(z) for z in _all_layers(function, params, xs[:INPUTS])]
-    rank = np.stack([_rank(z) for z in layers], 1)
+    rank = np.stack([rank_of(z) for z in layers], 1)
     duplicates = np.array([[_duplicates(one) for one in z] for z in layers[:-1]]).reshape(len(layers) - 1, len(rank)).T
     spread, least = np.zeros(len(rank)), np.full(len(rank), np.inf)
     for seed, certificate in enumerate(certificates):
@@ -86,11 +86,12 @@ def observe(
     return rank, duplicates, spread, least
 
 
-def _rank(z: np.ndarray) -> np.ndarray:
-    """(seeds,) singular values above max(m, n)·eps of the largest."""
-    finite = np.isfinite(z).all((1, 2), keepdims=True)
-    s = np.linalg.svd(np.where(finite, z, 0).astype(float), compute_uv=False)
-    return (s > max(z.shape[1:]) * float(jnp.finfo(z.dtype).eps) * s[:, :1]).sum(1)
+def rank_of(matrices: np.ndarray, tolerance: np.ndarray | None = None) -> np.ndarray:
+    """Singular values above `tolerance`, or max(m, n)·eps of the largest; 0 of a matrix that is not finite."""
+    finite = np.isfinite(matrices).all((-2, -1), keepdims=True)
+    s = np.linalg.svd(np.where(finite, matrices, 0).astype(float), compute_uv=False)
+    rounding = max(matrices.shape[-2:]) * float(jnp.finfo(matrices.dtype).eps) * s[..., 0]
+    return (s > (rounding if tolerance is None else tolerance)[..., None]).sum(-1)
 
 
 def _duplicates(z: np.ndarray) -> int:

@@ -11,7 +11,9 @@ from isometry._spectrum import Spectrum
 
 def quantile(p: float) -> Callable[[Spectrum], Any]:
     """A quantile of s, 0 where it is zero or unresolved: nothing below the floor is reported as a value."""
-    return lambda sp: replace(sp, log_values=jnp.where(sp.resolved, sp.log_values, -jnp.inf)).quantile(p, "s")
+    return lambda sp: replace(
+        sp, log_values=jnp.where(sp.resolved | jnp.isnan(sp.log_values), sp.log_values, -jnp.inf)
+    ).quantile(p, "s")
 
 
 STATISTICS: dict[str, Callable[[Spectrum], Any]] = {

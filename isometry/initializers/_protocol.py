@@ -25,7 +25,8 @@ class Initializer:
     - `out_sharding`: a `jax.sharding.Sharding` or `PartitionSpec` for the result; the values do not depend on it.
 
     Fields: `name` and `arguments` of the factory's call, for messages; `draw(key, shape, dtype)`, its law; `random`,
-    whether it uses the key; `least_axes` of a shape, and `why`; `largest(shape)`, no smaller than any magnitude drawn.
+    whether it uses the key; `least_axes` of a shape, and `why`; `largest(shape)` of the magnitudes drawn, of
+    Gaussian ones six standard deviations.
 
     **Raises** `ValueError`, naming the factory: a shape, dtype or key that cannot be used, a dtype that `largest`
     overflows. Traced like any JAX code.

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
+
 from isometry import _checks
 from isometry.initializers._catalogue import register
 from isometry.initializers._fans import TWO_AXES, Axes, Layout, fans
@@ -23,6 +25,11 @@ def _scaled(
     def draw(key, shape, dtype):
         std = std_of_fans(*fans(name, shape, *layout))
         bound = math.sqrt(3.0) * std
+        if law == "uniform" and 2 * magnitude(bound) > float(jnp.finfo(dtype).max):
+            raise _checks.InputError(
+                f"{name}(): {arguments(**written)} makes an interval of width {2 * bound:g}, beyond the largest "
+                f"{jnp.dtype(dtype).name}; write smaller numbers or a wider dtype."
+            )
         scaled = normal(std=std) if law == "normal" else uniform(low=-bound, high=bound)
         return scaled.draw(key, shape, dtype)
 

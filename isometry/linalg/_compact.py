@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from isometry.linalg._product import Factors
+from isometry.linalg._product import Factors, require_stacks
 
 
 def live_counts(stacks: Sequence[Any]) -> Int[Array, "batch spaces"]:
     """How many scales of each factor but the last are not zero: of every space between two factors."""
+    require_stacks("live_counts", stacks)
     between = jnp.concatenate([jnp.sum(s.scale != 0, -1) for s in stacks if s.scale is not None], -1)
     return between if stacks[-1].scale is None else between[:, :-1]
 

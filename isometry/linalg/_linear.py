@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from isometry.linalg._convolution import canonical
 from isometry.linalg._operator import Operator, of_numbers
-from isometry.linalg._product import Factors
+from isometry.linalg._product import Factors, require_stacks
 
 
 def matrix_of(
@@ -43,6 +43,7 @@ def _turned(stack: Factors) -> Factors:
 
 def factored(stacks: Sequence[Factors]) -> Operator:
     """The product of factors as an operator. Under vmap, vectors that share a matrix are one wide product."""
+    require_stacks("factored", stacks)
     turned = [_turned(stack) for stack in stacks]
 
     def sent(v: Any, stack: Factors, backward: bool) -> Any:

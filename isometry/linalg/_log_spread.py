@@ -21,14 +21,16 @@ def log_spread(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     With J = U diag(s) Vᵀ the gradient is U diag(g(s)) Vᵀ, and its derivative along E, M = UᵀEV, needs only the divided
     differences (g_i ∓ g_j)/(s_i ∓ s_j), in which no vector that is not determined is left (Lewis and Sendov, 2001).
 
-    jit, vmap, grad. Cost: one SVD with vectors. The Hessian holds 1/s², which overflows float32 below s ~ 1e-19.
+    NaN of a matrix that is not finite. jit, vmap, grad. Cost: one SVD with vectors. The Hessian holds 1/s², which
+    overflows float32 below s ~ 1e-19.
 
     **Raises** `ValueError`: fewer than two axes, an empty matrix, not real floating.
     """
     a = matrices("log_spread", a)
     flat = (a if a.shape[-2] >= a.shape[-1] else a.mT).reshape(-1, *sorted(a.shape[-2:], reverse=True))
     with _precision.full():
-        return jax.vmap(_spread)(flat).reshape(a.shape[:-2])
+        found = jnp.where(jnp.all(jnp.isfinite(flat), (1, 2)), jax.vmap(_spread)(flat), jnp.nan)
+    return found.reshape(a.shape[:-2])
 
 
 class _Parts(NamedTuple):

@@ -46,6 +46,14 @@ class Factors(NamedTuple):
         return jnp.result_type(*jax.tree.leaves(self))
 
 
+def require_stacks(call: str, stacks: Any) -> None:
+    """**Raises** `ValueError`: no `Factors` at all, or something else among them."""
+    stacks = list(stacks)
+    if not stacks:
+        raise _checks.InputError(f"{call}(): stacks is empty; write [Factors(matrix, scale), ...], first to last.")
+    _checks.instance(call, Factors, **{f"stacks[{i}]": stack for i, stack in enumerate(stacks)})
+
+
 def product_log_singular_values(factors: Any, *, every: int = 1) -> Float[Array, " k"]:
     """ln of the singular values of factors[L-1] ··· factors[1] factors[0], descending; −inf for an exact zero.
 
@@ -70,6 +78,7 @@ def product_log_singular_values(factors: Any, *, every: int = 1) -> Float[Array,
     """
     stacks = _stacks(factors)
     _checks.integer("product_log_singular_values", low=1, every=every)
+    every = int(every)
     return log_values(stacks, every)
 
 

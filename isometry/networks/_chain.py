@@ -60,6 +60,11 @@ class ChainFunction(Function):
             found.append(x)
         return found
 
+    def expect(self, call: str, params: Any, at: str = "") -> None:
+        for i, (block, p) in enumerate(zip(self.blocks, self.checked(params), strict=True)):
+            if isinstance(block, Function):
+                block.expect(call, p, f"{at}[{i}]")
+
     def checked(self, params: Any) -> Any:
         """`params`, of which there is one entry a block."""
         if not isinstance(params, (tuple, list)) or len(params) != len(self.blocks):

@@ -61,6 +61,15 @@ class MlpFunction(Function):
     def input_shape(self) -> tuple[int, ...]:
         return (self.widths[0],)
 
+    def expect(self, call: str, params: Any, at: str = "") -> None:
+        expected = {}
+        for i, run in enumerate(runs_of(self.widths)):
+            expected[f"['layers'][{i}]['w']"] = (run.length, run.fan_in, run.fan_out)
+            expected[f"['layers'][{i}]['b']"] = (run.length, run.fan_out)
+        if not any(name.endswith("['b']") for name in _checks.leaf_shapes(params)):
+            expected = {name: shape for name, shape in expected.items() if name.endswith("['w']")}
+        _checks.same_leaves(call, expected, params, at)
+
     def __call__(self, params: Any, x: Any) -> Any:
         z = self.stem(params, x)
         return self._through(params["layers"][1:], z)

@@ -49,6 +49,15 @@ class Function(ABC):
         return None
 
     @abstractmethod
+    def expect(self, call: str, params: Any, at: str = "") -> None:
+        """Nothing, if `params` have the shapes of this architecture's, as far as it fixes them.
+
+        `call`: whose argument they are; `at`: their path in it.
+
+        **Raises** `ValueError`: they have not.
+        """
+
+    @abstractmethod
     def __call__(self, params: Any, x: Array) -> Array:
         """The output for one example."""
 

@@ -50,7 +50,9 @@ def evaluate(phi: Activation, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     chunks = np.pad(flat, (0, rows * _CHUNK - flat.size)).reshape(rows, _CHUNK)
     both = _compiled(phi)
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        found = [tuple(np.asarray(a) for a in both(jnp.asarray(chunk, jnp.float64))) for chunk in chunks]
+        found = [both(jnp.asarray(chunk, jnp.float64)) for chunk in chunks]
+        _checks.concrete("theory", **{f"what {phi.name} closes over": found})
+        found = [tuple(map(np.asarray, pair)) for pair in found]
     value, slope = (np.concatenate(a)[: flat.size].astype(np.float64, copy=False) for a in zip(*found, strict=True))
     bad = np.isnan(value) | np.isnan(slope)
     if bad.any():

@@ -64,6 +64,7 @@ def jacobian_law(
     """
     call = "jacobian_law"
     _checks.integer(call, low=1, high=_universal.DEEPEST, depth=depth)
+    depth = int(depth)
     _checks.one_of(call, among=WEIGHTS, weights=weights)
     phi = record(call, activation)
     _check_padding(padding, weights, widths)

@@ -103,13 +103,14 @@ class Law:
         """
         _checks.one_of("Law.moment", among=VARIABLES, variable=variable)
         _checks.number("Law.moment", low=0.0, open_low=True, k=k)
+        k = float(k)  # not in the precision of JAX's float
         if variable == "log_s":
-            _checks.integer("Law.moment", low=1, high=6, k=int(k) if float(k).is_integer() else k)
+            _checks.integer("Law.moment", low=1, high=6, k=int(k) if k.is_integer() else k)
             if self.product.bernoulli > 0:  # mass σ0²/|t| below log lam = t: the integral diverges
                 return math.inf if k % 2 == 0 else -math.inf
             return self._integral(lambda t: (t / 2) ** k) / self.product.rank
         power = k if variable == "lam" else k / 2
-        if float(power).is_integer() and power <= 40:
+        if power.is_integer() and power <= 40:
             return _series.moment(self.product, int(power))
         top = 0.0 if self.product.is_its_factor else self._top  # as a power of the largest, which alone may overflow
         with np.errstate(over="ignore", under="ignore"):
@@ -176,6 +177,7 @@ class Law:
         layers, universal laws.
         """
         _checks.integer("Law.finite_width", low=2, width=width)
+        width = int(width)
         if self.width_rate is None:
             raise _checks.NotDefined(
                 f"Law.finite_width(): no formula is known for {self.name}; there is one for dense square layers with "

@@ -103,8 +103,9 @@ def c_map(activation: ActivationLike, c: float, q: float, sigma_w: float, sigma_
     q, sigma_w, sigma_b = check(call, q=q, sigma_w=sigma_w, sigma_b=sigma_b)
     _checks.concrete(call, c=c)
     _checks.number(call, low=-1.0, high=1.0, c=c)
+    c = float(c)
     phi = record(call, activation)
-    found = pair(phi, q, 1 - abs(float(c)), c < 0)
+    found = pair(phi, q, 1 - abs(c), c < 0)
     finite(call, phi, q, found.square)
     below = sigma_w**2 * found.square + sigma_b**2
     if below == 0:

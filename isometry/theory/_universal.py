@@ -19,6 +19,7 @@ def fuss_catalan(depth: int) -> Law:
     **Raises** `ValueError`: depth not a whole number from 1 to 100000. Source: Banica et al. (2011), arXiv:0710.5931.
     """
     _checks.integer("fuss_catalan", low=1, high=DEEPEST, depth=depth)
+    depth = int(depth)
     product = chain([Pair(UNIT, 0.0)] * depth, gaussian=True, widths=[1] * (depth + 1))
     return Law(product, f"Fuss-Catalan, depth {depth}", pairs=depth, width_rate=2.0 * depth)
 
@@ -31,6 +32,7 @@ def marchenko_pastur(ratio: float) -> Law:
     **Raises** `ValueError`: ratio not a number from 1e-12 to 1e12. Source: Marchenko and Pastur (1967).
     """
     _checks.number("marchenko_pastur", low=_LEAST, high=1 / _LEAST, ratio=ratio)
+    ratio = float(ratio)
     ratio = float(ratio)
     product = chain([Pair(UNIT, 0.0)], gaussian=True, widths=[1.0, ratio])
     return Law(product, f"Marchenko-Pastur, ratio {ratio:g}", abs(ratio - 1) / min(1.0, ratio), 1)
@@ -47,6 +49,7 @@ def bernoulli_class(sigma0_squared: float) -> Law:
     Source: Pennington et al. (2018), arXiv:1802.09979.
     """
     _checks.number("bernoulli_class", low=_LEAST, high=_MOST, sigma0_squared=sigma0_squared)
+    sigma0_squared = float(sigma0_squared)
     product = assemble({}, Counter({1.0: 1}), -1.0, 0.0, bernoulli=float(sigma0_squared))
     return Law(product, f"Bernoulli class, sigma0² {sigma0_squared:g}")
 
@@ -61,6 +64,7 @@ def smooth_class(sigma0_squared: float) -> Law:
     Source: Pennington et al. (2018), arXiv:1802.09979.
     """
     _checks.number("smooth_class", low=_LEAST, high=_MOST, sigma0_squared=sigma0_squared)
+    sigma0_squared = float(sigma0_squared)
     product = assemble({}, Counter({1.0: 1}), -1.0, 0.0, smooth=float(sigma0_squared))
     return Law(product, f"smooth class, sigma0² {sigma0_squared:g}")
 
@@ -73,5 +77,6 @@ def resnet_law(c: float) -> Law:
     **Raises** `ValueError`: c not a number from 1e-12 to 1e4. Source: Tarnowski et al. (2019), arXiv:1809.08848.
     """
     _checks.number("resnet_law", low=_LEAST, high=_MOST, c=c)
+    c = float(c)
     product = assemble({}, Counter({1.0: 1}), -1.0, float(c), smooth=2 * float(c))
     return Law(product, f"residual network, c {c:g}")

@@ -8,6 +8,7 @@ import pytest
 
 import isometry
 from isometry import networks
+from isometry.degeneracy._statistics import STATISTICS
 
 NET = networks.mlp([4, 8, 8, 3], "tanh", "orthogonal")
 XS, TARGETS = jax.random.normal(jax.random.key(1), (8, 4)), jax.random.normal(jax.random.key(2), (8, 3))
@@ -215,3 +216,12 @@ def test_outside_jit_updates_are_traced_once():
         counts.append(len(traced))
     assert counts[0] == counts[-1]
     assert isometry.recorded(state).steps.tolist() == [0, 2]
+
+
+def test_parameters_that_blew_up_are_no_isometry():
+    watch = isometry.monitor(NET, XS[:2], every=1, capacity=2, statistics=list(STATISTICS))
+    params = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), NET.init(jax.random.key(0)))
+    state = watch.init(params)
+    _, state = watch.update(params, state, params)
+    records = isometry.recorded(state)
+    assert {name for name, value in records.values.items() if not np.isnan(value).all()} == set()

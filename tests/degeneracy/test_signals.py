@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from isometry import networks
-from isometry.degeneracy._signals import Signals, _duplicates, _of_classes, _rank, observe
+from isometry.degeneracy._signals import Signals, _duplicates, _of_classes, observe, rank_of
 from isometry.degeneracy._symmetry_flag import certified, locked_symmetry, with_growth
 
 STEPS = np.arange(0, 90, 10)
@@ -23,8 +23,8 @@ def signals(spread, least=1.0):
 def test_ranks_and_duplicates_are_those_planted():
     rng = np.random.default_rng(0)
     z = (rng.normal(size=(2, 20, 5)) @ rng.normal(size=(5, 12))).astype(np.float32)
-    assert _rank(z).tolist() == [5, 5]
-    assert _rank(np.full_like(z, np.nan)).tolist() == [0, 0]
+    assert rank_of(z).tolist() == [5, 5]
+    assert rank_of(np.full_like(z, np.nan)).tolist() == [0, 0]
     assert _duplicates(z[0]) == 0
     z[0][:, [3, 7]] = z[0][:, [1]]
     z[0][:, 9] = z[0][:, 0] * np.float32(1 + 2**-23)  # a rounding unit

@@ -115,6 +115,10 @@ CALLS = {
         init.variance_scaling(1e40, "fan_in", "normal"),
         (4, 6),
     ),
+    "xavier_uniform(): gain=3e+38 makes an interval of width 6e+38, beyond the largest float32; write smaller": (
+        init.xavier_uniform(3e38),
+        (2, 4),
+    ),
     "constant(): value=-1e+39 reaches 1e+39 in magnitude, beyond the largest float32": (init.constant(-1e39), (3,)),
     "truncated_normal(): lower=1.0, upper=1.00001 leave so little of N(0.0, 1.0²) that": (
         init.truncated_normal(lower=1.0, upper=1.00001),

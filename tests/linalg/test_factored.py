@@ -93,3 +93,14 @@ def test_of_known_values_the_cdf_is_exact():
     sp = isometry.spectrum(lambda p, x: p * x, jnp.float32(2), jnp.ones(3))
     with pytest.raises(isometry.InputError, match=r"smooth_cdf\(\): of .* every value is known; write cdf\(grid\)"):
         sp.smooth_cdf([1.0])
+
+
+def test_no_factors_are_refused():
+    for call in (linalg.factored, linalg.live_counts):
+        name = call.__name__
+        with pytest.raises(
+            isometry.InputError, match=rf"{name}\(\): stacks is empty; write \[Factors\(matrix, scale\)"
+        ):
+            call([])
+        with pytest.raises(isometry.InputError, match=rf"{name}\(\): stacks\[0\]=3 is not a Factors"):
+            call([3])

@@ -120,3 +120,10 @@ def test_what_is_refused(a, words):
     with pytest.raises(isometry.InputError, match=words) as error:
         linalg.log_spread(a)
     assert str(error.value).startswith("log_spread()")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_no_isometry(bad):
+    found = linalg.log_spread(jnp.stack([jnp.eye(3), jnp.eye(3).at[0, 0].set(bad)]))
+    assert found[0] == 0
+    assert np.isnan(found[1])

@@ -272,7 +272,21 @@ def test_functions_are_equal_by_architecture_not_by_law():
     assert a.function != networks.mlp([4, 8, 3], "relu").function
 
 
-@pytest.mark.parametrize("phi", [jax.nn.softmax, jnp.sum, lambda x: x - x.mean(), lambda x: x[:2]])
+ENTANGLED = {
+    "softmax": jax.nn.softmax,
+    "small softmax": lambda x: 1e-5 * jax.nn.softmax(x),
+    "sum": jnp.sum,
+    "mean": lambda x: x - x.mean(),
+    "median": lambda x: jnp.tanh(x - jnp.median(x)),
+    "sort": jnp.sort,
+    "cumsum": jnp.cumsum,
+    "first": lambda x: x - x[0],
+    "last": lambda x: x - x[-1],
+    "cut": lambda x: x[:2],
+}
+
+
+@pytest.mark.parametrize("phi", ENTANGLED.values(), ids=ENTANGLED)
 @pytest.mark.parametrize("widths", [[1, 1, 1], [4, 8, 2]])
 def test_an_activation_that_is_not_elementwise_is_refused(phi, widths):
     """Its slopes would be taken for a diagonal, and every spectrum would be wrong."""
@@ -284,7 +298,7 @@ def test_an_activation_that_cannot_be_evaluated_is_refused():
     def branches(x):
         return x if x > 0 else 0 * x
 
-    with pytest.raises(InputError, match=r"branches cannot be evaluated on an array .*jnp.where instead of if"):
+    with pytest.raises(InputError, match=r"branches cannot be evaluated on arrays of shapes .*jnp.where instead of if"):
         networks.mlp([4, 8, 2], branches, "he_normal")
     with pytest.raises(InputError, match="written with jnp"):
         networks.mlp([4, 8, 2], lambda x: np.tanh(np.asarray(x)), "he_normal")

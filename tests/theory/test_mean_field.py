@@ -179,3 +179,19 @@ def test_a_slow_activation_at_the_largest_variance():
     """tanh(x/10⁴) is linear up to 10⁴: scaling q by 10⁻⁸ gives the same."""
     slow, plain = theory.q_map(lambda x: jnp.tanh(1e-4 * x), 1e12, 1.0, 0.0), theory.q_map("tanh", 1e4, 1.0, 0.0)
     assert slow == pytest.approx(plain, rel=1e-12)
+
+
+def test_an_activation_that_closes_over_a_tracer_is_refused():
+    message = r"theory\(\): what <lambda> closes over is traced; theory runs on the host"
+    with pytest.raises(TypeError, match=message):
+        jax.jit(lambda s: theory.chi(lambda x: jnp.tanh(s * x), 1.0, 1.0))(2.0)
+
+
+def test_numbers_of_jax_are_numbers():
+    one, half = jnp.int32(3), jnp.float32(0.5)
+    assert theory.c_map("tanh", half, 0.5, 1.5, 0.25) == theory.c_map("tanh", 0.5, 0.5, 1.5, 0.25)
+    law = theory.fuss_catalan(one)
+    assert law.moment(one, "s") == theory.fuss_catalan(3).moment(3, "s")
+    assert law.moment(half) == law.moment(0.5)
+    assert law.finite_width(jnp.int32(64)) == law.finite_width(64)
+    assert theory.jacobian_law("tanh", one, q=half).support == theory.jacobian_law("tanh", 3, q=0.5).support

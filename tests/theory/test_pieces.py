@@ -61,6 +61,7 @@ def test_steeper_than_the_samples():
         (lambda x: jnp.sqrt(x), r"phi of <lambda> is NaN at u=-"),
         (jax.nn.softmax, r"softmax at a point changes with the other entries; it must be elementwise"),
         (lambda x: jnp.cumsum(x) / 64, r"it must be elementwise"),
+        (jnp.sort, r"sort at a point changes with the other entries"),
         (lambda x: x[:3], r"maps shape .* it must be elementwise, real\."),
         (lambda x: x if x > 0 else 0.0, r"jnp\.where instead of if"),
         (np.tanh, r"NumPy's, not JAX's; write jnp\.tanh"),
