@@ -34,7 +34,11 @@ def spectrum(sp: Spectrum, ax: Any, *, bins: Any = 40, **style: Any) -> Any:
     Unresolved values are not drawn as data; the zeros are the mass that is missing. `bins`: their number, or
     their edges in log10 s. `style` goes to `Axes.hist`. A tracer is a `TypeError`.
     """
-    _checks.concrete("plots.spectrum", sp=sp)
+    call = "plots.spectrum"
+    _checks.concrete(call, sp=sp)
+    _checks.instance(call, Spectrum, sp=sp)
+    _axes(call, ax)
+    _bins(call, bins)
     resolved = np.asarray(sp.resolved)
     logs, mass = np.asarray(sp.log_values)[resolved] / _LN10, np.asarray(sp.weights)[resolved]
     edges = np.histogram_bin_edges(logs, bins=bins) if np.ndim(bins) == 0 else np.asarray(bins)
@@ -64,11 +68,13 @@ def overlay(
     """
     call = "plots.overlay"
     _checks.concrete(call, spectrum=spectrum)
+    _bins(call, bins)
     meet(call, spectrum, law)
     _checks.one_of(call, among=("s", "lam"), variable=variable)
     _checks.one_of(call, among=("log", "linear"), scale=scale)
     if ax is None:
         ax = _checks.extra(call, "matplotlib.figure", "plot").Figure(layout="constrained").add_subplot()
+    _axes(call, ax)
     axis = _Axis(variable, scale)
     edges = _edges(spectrum, law, axis, bins)
     _continuous(ax, spectrum, law, axis, edges)
@@ -87,6 +93,7 @@ def laws(named: Mapping[str, Law]) -> Any:
 
     **Raises** `MissingExtra`: matplotlib is not installed.
     """
+    _named("plots.laws", Law, named=named)
     pyplot = _checks.extra("plots.laws", "matplotlib.figure", "plot")
     ax = pyplot.Figure(figsize=(4.4, 3.0), layout="constrained").add_subplot()
     axis = _Axis("s", "log")
@@ -118,6 +125,29 @@ def laws(named: Mapping[str, Law]) -> Any:
     return ax.figure
 
 
+def _axes(call: str, ax: Any) -> None:
+    if not hasattr(ax, "set_xlabel"):
+        raise _checks.InputError(
+            f"{call}(): ax={_checks.show(ax)} is not an Axes; write plt.subplots()[1], for example."
+        )
+
+
+def _bins(call: str, bins: Any) -> None:
+    """A number of bins, or edges that rise."""
+    if np.ndim(bins) == 0:
+        _checks.integer(call, low=1, bins=bins)
+    elif len(bins) < 2 or not np.all(np.diff(np.asarray(bins, float)) > 0):
+        raise _checks.InputError(f"{call}(): bins={_checks.show(bins)} are not edges; write two or more that rise.")
+
+
+def _named(call: str, kind: type, **named: Any) -> None:
+    """A mapping of names to at least one of this class."""
+    for name, value in named.items():
+        if not isinstance(value, Mapping) or not value:
+            raise _checks.InputError(f'{call}(): {name}={_checks.show(value)} holds no names; write {{"name": ...}}.')
+        _checks.instance(call, kind, **{f"{name}[{key!r}]": one for key, one in value.items()})
+
+
 class _Axis(NamedTuple):
     """What is drawn along x."""
 
@@ -146,7 +176,6 @@ def _edges(sp: Spectrum, law: Law, axis: _Axis, bins: Any) -> np.ndarray:
     """Bins over what is resolved and what is predicted; of the lowest end all but a thousandth."""
     if np.ndim(bins):
         return np.asarray(bins, float)
-    _checks.integer("plots.overlay", low=1, bins=bins)
     resolved = np.asarray(sp.log_values)[np.asarray(sp.resolved)]
     rank = 1 - sum(a.mass for a in law.atoms if a.lam == 0)
     ends = [float(q) for q in law.quantile([1 - rank + _TAIL * rank, 1.0], "log_s")]
@@ -225,6 +254,8 @@ def ranks(reports: Mapping[str, Report], ax: Any) -> Any:
 
     The dashed line is the input dimension. Where training was followed at several widths, each is marked.
     """
+    _named("plots.ranks", Report, reports=reports)
+    _axes("plots.ranks", ax)
     bound = 0
     for i, (name, report) in enumerate(reports.items()):
         probe = report.probe
@@ -264,6 +295,8 @@ def timeline(records: Records, ax: Any) -> Any:
 
     The band is over inputs. Logarithmic where everything drawn is positive. What is not finite is left out.
     """
+    _checks.instance("plots.timeline", Records, records=records)
+    _axes("plots.timeline", ax)
     positive = True
     for i, name in enumerate(records.values):
         colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
@@ -294,6 +327,8 @@ def pairings(rows: Sequence[Pairing]) -> Any:
 
     **Raises** `MissingExtra`: matplotlib is not installed.
     """
+    if not rows:
+        raise _checks.InputError("plots.pairings(): rows is empty; write pairings(key).rows.")
     pyplot = _checks.extra("plots.pairings", "matplotlib.figure", "plot")
     names = list(dict.fromkeys(row.initializer for row in rows))
     high = -(-len(names) // 4)
@@ -350,6 +385,7 @@ def audit(reports: Mapping[str, Report]) -> Any:
 
     **Raises** `MissingExtra`: matplotlib is not installed.
     """
+    _named("plots.audit", Report, reports=reports)
     pyplot = _checks.extra("plots.audit", "matplotlib.figure", "plot")
     columns = min(4, len(reports))
     rows = -(-len(reports) // columns)

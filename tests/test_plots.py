@@ -227,3 +227,25 @@ def test_laws_beyond_the_exponents_are_drawn(sigma_w):
     line = plots.laws({"deep": law}).axes[0].lines[0]
     assert np.isfinite(line.get_xydata()).all()
     assert line.get_xdata()[-1] == pytest.approx(10 * math.log10(sigma_w), abs=1)
+
+
+SP = Spectrum(np.zeros(2), np.full(2, 0.5), np.array(-10.0), Dense(), 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda ax: plots.spectrum(3, ax), r"plots\.spectrum\(\): sp=3 is not a Spectrum"),
+        (lambda ax: plots.spectrum(SP, None), r"plots\.spectrum\(\): ax=None is not an Axes; write plt\.subplots"),
+        (lambda ax: plots.spectrum(SP, ax, bins=-1), r"plots\.spectrum\(\): bins=-1 must be a whole number"),
+        (lambda ax: plots.spectrum(SP, ax, bins=[3, 2]), r"bins=\[3, 2\] are not edges; write two or more that rise"),
+        (lambda ax: plots.timeline(3, ax), r"plots\.timeline\(\): records=3 is not a Records"),
+        (lambda ax: plots.ranks({}, ax), r"plots\.ranks\(\): reports=\{\} holds no names; write \{\"name\": \.\.\.\}"),
+        (lambda ax: plots.audit({"a": 3}), r"plots\.audit\(\): reports\['a'\]=3 is not a Report"),
+        (lambda ax: plots.laws([LAW]), r"plots\.laws\(\): named=\[Law.* holds no names"),
+        (lambda ax: plots.pairings([]), r"plots\.pairings\(\): rows is empty; write pairings\(key\)\.rows"),
+    ],
+)
+def test_what_is_refused(ax, call, words):
+    with pytest.raises(InputError, match=words):
+        call(ax)
