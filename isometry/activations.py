@@ -46,6 +46,11 @@ class Activation:
             ) from None
         object.__setattr__(self, "name", self.name or getattr(self.fn, "__name__", "activation"))
 
+    @property
+    def named(self) -> bool:
+        """Whether it is the one that `get` gives for its name: of those everything is known."""
+        return _NAMED.get(str(self.name)) == self
+
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """phi(x)."""
         return self.fn(x)

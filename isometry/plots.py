@@ -33,6 +33,8 @@ def spectrum(sp: Spectrum, ax: Any, *, bins: Any = 40, **style: Any) -> Any:
 
     Unresolved values are not drawn as data; the zeros are the mass that is missing. `bins`: their number, or
     their edges in log10 s. `style` goes to `Axes.hist`. A tracer is a `TypeError`.
+
+    **Raises** `ValueError`: sp no Spectrum, ax no Axes; bins that are no number and do not rise.
     """
     call = "plots.spectrum"
     _checks.concrete(call, sp=sp)
@@ -91,7 +93,7 @@ def laws(named: Mapping[str, Law]) -> Any:
 
     Those stand on an axis of their own, at the right. The lowest thousandth of each continuous part is left out.
 
-    **Raises** `MissingExtra`: matplotlib is not installed.
+    **Raises** `MissingExtra`: matplotlib is not installed. `ValueError`: nothing to draw, or what is no report, law or row.
     """
     _named("plots.laws", Law, named=named)
     pyplot = _checks.extra("plots.laws", "matplotlib.figure", "plot")
@@ -253,6 +255,8 @@ def ranks(reports: Mapping[str, Report], ax: Any) -> Any:
     """Rank of the accumulated gradient of the middle hidden layer against training steps, a line a network.
 
     The dashed line is the input dimension. Where training was followed at several widths, each is marked.
+
+    **Raises** `ValueError`: no reports by name; ax no Axes.
     """
     _named("plots.ranks", Report, reports=reports)
     _axes("plots.ranks", ax)
@@ -294,6 +298,8 @@ def timeline(records: Records, ax: Any) -> Any:
     """The statistics of `records`, taken by `isometry.monitor`, against training steps, a line each.
 
     The band is over inputs. Logarithmic where everything drawn is positive. What is not finite is left out.
+
+    **Raises** `ValueError`: records no `Records`, ax no Axes.
     """
     _checks.instance("plots.timeline", Records, records=records)
     _axes("plots.timeline", ax)
@@ -325,7 +331,7 @@ def pairings(rows: Sequence[Pairing]) -> Any:
     triangle its atom at the height it has in the histogram. Arrows: mass beyond the axis, on the left with the zeros.
     Under each name √E(s − 1)² of the three networks, median over seeds.
 
-    **Raises** `MissingExtra`: matplotlib is not installed.
+    **Raises** `MissingExtra`: matplotlib is not installed. `ValueError`: nothing to draw, or what is no report, law or row.
     """
     if not rows:
         raise _checks.InputError("plots.pairings(): rows is empty; write pairings(key).rows.")
@@ -383,7 +389,7 @@ def audit(reports: Mapping[str, Report]) -> Any:
     Filled: end to end; outline: over the hidden layers, the line its law where there is one, else why there is none.
     The dotted line is s = 1, isometry.
 
-    **Raises** `MissingExtra`: matplotlib is not installed.
+    **Raises** `MissingExtra`: matplotlib is not installed. `ValueError`: nothing to draw, or what is no report, law or row.
     """
     _named("plots.audit", Report, reports=reports)
     pyplot = _checks.extra("plots.audit", "matplotlib.figure", "plot")

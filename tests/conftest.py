@@ -13,7 +13,7 @@ import jax
 # Of the properties: `short` is a sample, the same in every run; `--hypothesis-profile long` draws anew each time.
 _COMMON = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
 hypothesis.settings.register_profile("short", max_examples=4, derandomize=True, **_COMMON)
-hypothesis.settings.register_profile("long", max_examples=120, **_COMMON)
+hypothesis.settings.register_profile("long", max_examples=130, **_COMMON)
 hypothesis.settings.load_profile("short")
 
 jax.config.update("jax_num_cpu_devices", 2)

@@ -287,7 +287,7 @@ def mlp(
     for i, width in enumerate(sizes):
         _checks.integer("mlp", low=1, **{f"widths[{i}]": width})
     phi = activations.get(activation, "mlp")
-    if not any(phi == activations.get(name) for name in activations.names()):
+    if not phi.named:
         _checks.elementwise("mlp", f"activation={phi.name}", phi)
     if sigma_b is not None:
         _checks.number("mlp", low=0.0, sigma_b=sigma_b)
