@@ -93,7 +93,7 @@ def laws(named: Mapping[str, Law]) -> Any:
 
     Those stand on an axis of their own, at the right. The lowest thousandth of each continuous part is left out.
 
-    **Raises** `MissingExtra`: matplotlib is not installed. `ValueError`: nothing to draw, or what is no report, law or row.
+    **Raises** `MissingExtra`: matplotlib is not installed. `ValueError`: nothing to draw, or not of the kind named.
     """
     _named("plots.laws", Law, named=named)
     pyplot = _checks.extra("plots.laws", "matplotlib.figure", "plot")
@@ -331,7 +331,7 @@ def pairings(rows: Sequence[Pairing]) -> Any:
     triangle its atom at the height it has in the histogram. Arrows: mass beyond the axis, on the left with the zeros.
     Under each name √E(s − 1)² of the three networks, median over seeds.
 
-    **Raises** `MissingExtra`: matplotlib is not installed. `ValueError`: nothing to draw, or what is no report, law or row.
+    **Raises** `MissingExtra`: matplotlib is not installed. `ValueError`: nothing to draw, or not of the kind named.
     """
     if not rows:
         raise _checks.InputError("plots.pairings(): rows is empty; write pairings(key).rows.")
@@ -389,7 +389,7 @@ def audit(reports: Mapping[str, Report]) -> Any:
     Filled: end to end; outline: over the hidden layers, the line its law where there is one, else why there is none.
     The dotted line is s = 1, isometry.
 
-    **Raises** `MissingExtra`: matplotlib is not installed. `ValueError`: nothing to draw, or what is no report, law or row.
+    **Raises** `MissingExtra`: matplotlib is not installed. `ValueError`: nothing to draw, or not of the kind named.
     """
     _named("plots.audit", Report, reports=reports)
     pyplot = _checks.extra("plots.audit", "matplotlib.figure", "plot")

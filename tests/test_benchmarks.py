@@ -220,7 +220,10 @@ def test_declaration(name):
     assert found.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", NAMES)
+LONG = ("compile", "initializers", "logspectrum")  # a dozen processes each
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in NAMES])
 def test_smoke(name, tmp_path):
     """The whole command, in a process of its own, as a user types it."""
     command = [sys.executable, "-m", "benchmarks", name, "--smoke", "--rounds", "1", "--out", str(tmp_path)]

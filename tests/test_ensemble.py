@@ -168,8 +168,7 @@ def test_dead_units_change_no_value(monkeypatch, activation, span):
     assert (np.asarray(whole.values)[np.isneginf(compact.log_values)] <= bound).all()
 
 
-@pytest.mark.parametrize("width", [8, 200])
-@pytest.mark.parametrize("fault", ["overflow", "a NaN bias"])
+@pytest.mark.parametrize(("width", "fault"), [(8, "overflow"), (200, "a NaN bias")])
 def test_what_relu_makes_of_nan_is_no_zero(width, fault):
     """relu' of a NaN is 0: a network that overflows is not one whose units are all off."""
     net = networks.mlp([width] * 7, "relu", "gaussian", sigma_w=1e10, bias=fault != "overflow")
