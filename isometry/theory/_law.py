@@ -97,7 +97,7 @@ class Law:
 
         Whole powers of lam by Lagrange inversion of M⁻¹, others by quadrature of the density (1e-9). Overflow is inf.
         Powers of log_s end at 6: higher ones are carried by singular values so small, and so rare, that float64 does
-        not resolve the density there (by 1e-6 at 12, by all of it at 30, for a product of 32 Gaussian matrices).
+        not resolve the density there (off by 3e-5 at 12, by all of it at 20, for a product of 32 Gaussian matrices).
 
         **Raises** `ValueError`: k not a positive number; a power of log_s that is not whole, or above 6.
         """
