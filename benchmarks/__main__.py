@@ -10,7 +10,7 @@ from typing import Any
 
 import benchmarks
 from benchmarks import _report, _run
-from isometry import _interrupts
+from isometry._internal import interrupts
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         old = json.loads(pathlib.Path(chosen.compare).read_text()) if chosen.compare else None
-        with _interrupts.insistent():
+        with interrupts.insistent():
             for name in wanted:
                 measure(f"benchmarks.{name}", chosen, old)
     except KeyboardInterrupt:

@@ -42,9 +42,9 @@ def peak_memory() -> int:
 
 
 def _environment() -> dict[str, Any]:
-    from isometry import _provenance
+    from isometry._internal import provenance
 
-    return _provenance.provenance()
+    return provenance.provenance()
 
 
 class Session:

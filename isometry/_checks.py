@@ -17,30 +17,12 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-
-class InputError(ValueError):
-    """An argument that cannot be used; the message names the call, the argument, what came and what to write."""
-
-
-class NotDefined(InputError):
-    """The arguments are sound, but what they ask for does not exist: no critical point, no identity of that shape."""
-
-
-class NotFinite(InputError):
-    """A Jacobian that overflows or holds a NaN."""
-
-
-class MissingExtra(ImportError):
-    """A command or function needs an optional dependency that is not installed."""
-
-
-class PrecisionWarning(UserWarning):
-    """f computes below the full precision that a measurement runs at; the message says where."""
-
-
-class BatchWarning(UserWarning):
-    """x seems to be a batch: f does to x[0] what it does to the first row of x."""
-
+from isometry._internal.errors import BatchWarning as BatchWarning
+from isometry._internal.errors import InputError as InputError
+from isometry._internal.errors import MissingExtra as MissingExtra
+from isometry._internal.errors import NotDefined as NotDefined
+from isometry._internal.errors import NotFinite as NotFinite
+from isometry._internal.errors import PrecisionWarning as PrecisionWarning
 
 _LARGEST = 2**40
 """Entries of an array: 4 TB in float32."""

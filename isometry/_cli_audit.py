@@ -58,7 +58,8 @@ def run(
     """`isometry audit`: check everything, audit, write audit.json and audit.png, print; the exit code."""
     import jax
 
-    from isometry import _checks, _json, _provenance, degeneracy, plots, store
+    from isometry import _checks, degeneracy, plots, store
+    from isometry._internal import provenance, strict_json
 
     for name, value, low in (
         ("--width", width, 1), ("--depth", depth, 1), ("--seeds", seeds, 1), ("--inputs", inputs, 1),
@@ -83,10 +84,10 @@ def run(
         "width": width, "depth": depth, "activation": activation, "data": data, "seeds": seeds, "inputs": inputs,
         "train_steps": train_steps, "seed": seed,
     }  # fmt: skip
-    result = {"provenance": _provenance.provenance(), "settings": setting, **reports.as_dict()}
+    result = {"provenance": provenance.provenance(), "settings": setting, **reports.as_dict()}
     written = store.write_report(folder / "audit", result, figure)
     if as_json:
-        print(_json.dumps(result), end="")
+        print(strict_json.dumps(result), end="")
     else:
         console = common.console()
         console.print(degeneracy.rich_table(reports, console.width))

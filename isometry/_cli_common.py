@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from isometry import _interrupts
+from isometry._internal import interrupts
 
 EXIT_CLEAN, EXIT_RAISED = 0, 1
 
@@ -24,7 +24,7 @@ Seed = Annotated[int, Option(help="Seed of everything random.")]
 
 
 def command(app: Any, name: str, text: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Register a command, in which Ctrl-C is `_interrupts.Stopped`; the lines of a paragraph of `text` are one."""
+    """Register a command, in which Ctrl-C is `interrupts.Stopped`; the lines of a paragraph of `text` are one."""
     paragraphs = "\n\n".join(" ".join(lines.split()) for lines in text.split("\n\n"))
 
     def register(function: Callable[..., int]) -> Callable[..., int]:
@@ -33,7 +33,7 @@ def command(app: Any, name: str, text: str) -> Callable[[Callable[..., int]], Ca
             try:
                 return function(*args, **kwargs)
             except KeyboardInterrupt:
-                raise _interrupts.Stopped from None
+                raise interrupts.Stopped from None
 
         return app.command(name=name, help=paragraphs)(stoppable)
 

@@ -27,7 +27,8 @@ def add(app: Any, ours: dict[str, str]) -> None:
 
 def run(out: str | None, as_json: bool, seed: int, ours: dict[str, str]) -> int:
     """Examine, write, print; the exit code."""
-    from isometry import _checks, _doctor, _json, store
+    from isometry import _checks, _doctor, store
+    from isometry._internal import strict_json
 
     _checks.integer("isometry doctor", low=0, **{"--seed": seed})
     folder = None if out is None else store.prepare(out)
@@ -35,7 +36,7 @@ def run(out: str | None, as_json: bool, seed: int, ours: dict[str, str]) -> int:
     result = {**found.as_dict(), "set_by_this_command": ours}
     written = [] if folder is None else [store.write_json(folder / "doctor.json", result)]
     if as_json:
-        print(_json.dumps(result), end="")
+        print(strict_json.dumps(result), end="")
     else:
         print("\n".join(lines(found, ours)))
     common.told(written, as_json)

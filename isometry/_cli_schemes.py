@@ -35,13 +35,14 @@ def listing(name: str | None, out: str | None, as_json: bool) -> int:
     """`isometry schemes`: print the catalogue, or the entries of one name; the exit code."""
     from rich.console import Console
 
-    from isometry import _json, schemes, store
+    from isometry import schemes, store
+    from isometry._internal import strict_json
 
     entries = schemes.listing() if name is None else schemes.describe(name, "isometry schemes")
     if out is not None:
         common.told([store.write_json(store.prepare(out) / "schemes.json", entries)], as_json)
     if as_json:
-        print(_json.dumps(entries), end="")
+        print(strict_json.dumps(entries), end="")
         return common.EXIT_CLEAN
     console = Console()
     tables = schemes.rich_tables(console.width) if name is None else map(schemes.rich_entry, entries)
@@ -56,7 +57,8 @@ def measured(name: str | None, out: str | None, as_json: bool, seed: int) -> int
     """`isometry schemes --spectra`: check, measure, write, print; the exit code."""
     import jax
 
-    from isometry import _checks, _json, _pairing, _provenance, initializers, store
+    from isometry import _checks, _pairing, initializers, store
+    from isometry._internal import provenance, strict_json
 
     _checks.integer(_CALL, low=0, **{"--seed": seed})
     entries = initializers.catalogue()
@@ -70,7 +72,7 @@ def measured(name: str | None, out: str | None, as_json: bool, seed: int) -> int
     with common.progress(len(entries)) as tell:
         found = _pairing.pairings(jax.random.key(seed), entries=entries, tell=tell)
     rows = [row.as_dict() for row in found.rows]
-    result = {"provenance": _provenance.provenance(seed=seed), "pairings": rows, "left_out": found.left_out}
+    result = {"provenance": provenance.provenance(seed=seed), "pairings": rows, "left_out": found.left_out}
     written = []
     if folder is not None:
         from isometry import plots
@@ -78,7 +80,7 @@ def measured(name: str | None, out: str | None, as_json: bool, seed: int) -> int
         figure = plots.pairings(found.rows) if rows else None
         written = store.write_report(folder / "spectra", result, figure)
     if as_json:
-        print(_json.dumps(result), end="")
+        print(strict_json.dumps(result), end="")
     else:
         _print(rows, found.left_out)
     common.told(written, as_json)

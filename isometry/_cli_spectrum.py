@@ -55,7 +55,8 @@ def run(
     """Check everything, measure, write, print; the exit code."""
     import jax
 
-    from isometry import _checks, _json, _provenance, store
+    from isometry import _checks, store
+    from isometry._internal import provenance, strict_json
 
     _check(width, depth, seeds, inputs, seed, span, method)
     key_nets, key_data, key_probes = jax.random.split(jax.random.key(seed), 3)
@@ -74,10 +75,10 @@ def run(
         "span": span, "method": method, "seed": seed,
     }  # fmt: skip
     rows = {name: row for name, (_, _, row) in found.items()}
-    result = {"provenance": _provenance.provenance(), "settings": settings, "spectra": rows}
+    result = {"provenance": provenance.provenance(), "settings": settings, "spectra": rows}
     written = [] if folder is None else store.write_report(folder / "spectrum", result, _picture(found))
     if as_json:
-        print(_json.dumps(result), end="")
+        print(strict_json.dumps(result), end="")
     else:
         _print(rows)
     common.told(written, as_json)

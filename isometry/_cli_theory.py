@@ -41,7 +41,8 @@ def run(
     as_json: bool,
 ) -> int:
     """Check, compute, print; the exit code."""
-    from isometry import _checks, _json, _provenance, store
+    from isometry import _checks, store
+    from isometry._internal import provenance, strict_json
 
     found = report(activation, sigma_w, sigma_b, q, depth)
     laws = _laws(activation, found)
@@ -49,10 +50,10 @@ def run(
         _checks.extra(_CALL, "matplotlib", "plot")
     folder = None if out is None else store.prepare(out)
     found["laws"] = {weights: _summary(law) for weights, law in laws.items()}
-    result = {"provenance": _provenance.provenance(), **found}
+    result = {"provenance": provenance.provenance(), **found}
     written = [] if folder is None else store.write_report(folder / "theory", result, _picture(laws))
     if as_json:
-        print(_json.dumps(result), end="")
+        print(strict_json.dumps(result), end="")
     else:
         _print(found)
     common.told(written, as_json)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from isometry import _checks, _jacobian, _jaxpr, _precision, _spectrum, _tracing
+from isometry import _checks, _jacobian, _spectrum, _tracing
+from isometry._internal import jaxprs, precision
 from isometry._jacobian import Lanczos, Product
 
 _MARGIN = 1.25
@@ -63,7 +64,7 @@ def cost(f: Any, params: Any, x: Any, method: Any = "auto", span: str = "end_to_
     aim = _jacobian.target("cost", f, span)
     chosen = _spectrum.resolve_method("cost", method, aim, jax.random.key(0))
     _checks.real("cost", params=params, x=x)
-    kind = _precision.measuring_dtype("cost", dtype, params, x)
+    kind = precision.measuring_dtype("cost", dtype, params, x)
     x = x if isinstance(x, jax.ShapeDtypeStruct) else _checks.array("cost", x=x)
     _jacobian.shapes("cost", aim, params, x, kind)
     params, x = _tracing.abstract((params, x), kind)
@@ -136,14 +137,14 @@ def _walked(
 
 def _walk(program: Callable[[Any, Any], Any], params: Any, x: Any) -> Cost:
     jaxpr = jax.make_jaxpr(program)(params, x).jaxpr
-    flop, notes = _jaxpr.work(jaxpr)
-    return Cost(int(_MARGIN * _jaxpr.peak(jaxpr)) + _SMALL, flop, tuple(sorted(notes)))
+    flop, notes = jaxprs.work(jaxpr)
+    return Cost(int(_MARGIN * jaxprs.peak(jaxpr)) + _SMALL, flop, tuple(sorted(notes)))
 
 
 def _program(aim: Any, method: Any, dtype: Any, chunk: int | None, wide: bool) -> Callable[[Any, Any], Any]:
     """What `spectrum` runs, or, wide, what `ensemble` does for one seed."""
     if isinstance(method, Product):
-        return lambda p, x: _spectrum.of_factors(aim.factors(*_precision.cast((p, x), dtype)), aim, method)
+        return lambda p, x: _spectrum.of_factors(aim.factors(*precision.cast((p, x), dtype)), aim, method)
     if isinstance(method, Lanczos):
         key = jax.random.key(0)
         return lambda p, x: _spectrum.of_operator(_jacobian.operator(aim, p, x, dtype), key, aim, method)

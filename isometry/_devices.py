@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from isometry import _checks, _memory
+from isometry import _checks
+from isometry._internal import memory
 
 AXES = ("seeds", "inputs")
 
@@ -56,7 +57,7 @@ def spread(mesh: Mesh, axis: str, index: Any, make: Callable[[Any], Any]) -> Any
     made = make(np.concatenate([pieces[i] for i in held]))
     size = len(pieces[0])
     parts = [
-        jax.device_put(jax.tree.map(lambda a, k=k: _memory.sliced(a, k * size, (k + 1) * size), made), device)
+        jax.device_put(jax.tree.map(lambda a, k=k: memory.sliced(a, k * size, (k + 1) * size), made), device)
         for k, i in enumerate(held)
         for device in mine[i]
     ]
@@ -85,7 +86,7 @@ def share_threads(mesh: Mesh | None) -> bool:
 def budget(call: str, max_bytes: int | None, mesh: Mesh | None) -> int:
     """Bytes that each device may take, the same in all processes: `max_bytes`, or a share of what is free, divided
     among the devices that are parts of one processor, for these have one memory."""
-    mine = _memory.budget(call, max_bytes)
+    mine = memory.budget(call, max_bytes)
     if mesh is None:
         return mine
     if share_threads(mesh):

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _checks, _memory, _provenance
+from isometry import _checks
+from isometry._internal import memory, provenance
 from isometry._self_test import Check, self_test
 
 EXTRAS = {
@@ -68,11 +69,11 @@ def examine(seed: int = 0) -> Examination:
     checks = self_test(jax.random.key(seed))
     seconds, of_processors = time.perf_counter() - started[0], time.process_time() - started[1]
     return Examination(
-        provenance=_provenance.provenance(seed=seed),
+        provenance=provenance.provenance(seed=seed),
         machine=_machine(),
         precision=precision,
         threads=_threads(),
-        memory={"free_bytes": _memory.free_bytes(), "budget_bytes": _memory.budget("doctor", None)},
+        memory={"free_bytes": memory.free_bytes(), "budget_bytes": memory.budget("doctor", None)},
         extras={extra: {name: _version(name) for name in names} for extra, names in EXTRAS.items()},
         warnings=_warnings(precision),
         checks=checks,

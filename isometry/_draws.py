@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _checks, _memory
+from isometry import _checks
+from isometry._internal import memory
 from isometry.networks import Network
 
 
@@ -78,4 +79,4 @@ def taken(a: Any, index: Any) -> Any:
     first, last = int(index[0]), int(index[-1])
     if len(index) != last - first + 1 or np.any(np.diff(index) != 1):
         return a[index]
-    return a if len(index) == len(a) else _memory.sliced(a, first, last + 1)
+    return a if len(index) == len(a) else memory.sliced(a, first, last + 1)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _checks, _cost, _devices, _draws, _jacobian, _measure, _memory, _precision
+from isometry import _checks, _cost, _devices, _draws, _jacobian, _measure
+from isometry._internal import memory, precision
 from isometry._jacobian import Lanczos
 from isometry._measure import How
 from isometry._spectrum import Spectrum, resolve_method
@@ -136,13 +137,13 @@ def ensemble(
     xs = _inputs(f, xs)
     drawn = jax.eval_shape(lambda rows: draw(jax.tree.map(lambda a: a[0], rows)), source)
     _checks.real("ensemble", params=drawn)
-    kind = _precision.measuring_dtype("ensemble", dtype, drawn, xs)
+    kind = precision.measuring_dtype("ensemble", dtype, drawn, xs)
     shape = _jacobian.shapes("ensemble", aim, drawn, xs[0], kind)
     mesh = None if mesh is None else _devices.arranged("ensemble", mesh, seeds, len(xs))
     make = _draws.maker(f if params is None and sample is None else None, draw, source, xs)
     budget = _devices.budget("ensemble", max_bytes, mesh)
     takes, chunk = _cost.fitting("ensemble", budget, aim, chosen, drawn, xs[0], kind)
-    steps = _steps(mesh, budget, takes, _memory.tree_bytes(drawn), (seeds, len(xs)))
+    steps = _steps(mesh, budget, takes, memory.tree_bytes(drawn), (seeds, len(xs)))
     how = How(aim, chosen, kind, chunk, serial=_devices.share_threads(mesh))
     bits = None
     if isinstance(chosen, Lanczos):

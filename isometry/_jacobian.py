@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from isometry import _checks, _precision, _tracing, linalg
+from isometry import _checks, _tracing, linalg
+from isometry._internal import precision
 from isometry.linalg import Factors
 from isometry.networks import SPANS, Function, Network, chain
 
@@ -86,7 +87,7 @@ class Target:
 
     def factors(self, params: Any, x: Any) -> list[Factors]:
         """The factors of the Jacobian at x, first to last; the slopes and blocks behind them at full precision too."""
-        with _precision.full():
+        with precision.full():
             return self.f.factors(params, x, self.span)  # pyright: ignore[reportFunctionMemberAccess]
 
 
@@ -156,7 +157,7 @@ def dense_jacobian(aim: Target, params: Any, x: Any, dtype: Any, chunk: int | No
     """
     if aim.layered:
         return _wide_jacobians(aim, params, jnp.asarray(x)[None], dtype)[0]
-    with _precision.full():
+    with precision.full():
         g, point = _vector_map(aim, params, x, dtype)
         has = _traced(aim, params, x, dtype)
         forward = has.forward_only if has.forward_only or has.reverse_only else None
@@ -166,14 +167,14 @@ def dense_jacobian(aim: Target, params: Any, x: Any, dtype: Any, chunk: int | No
 def operator(aim: Target, params: Any, x: Any, dtype: Any) -> linalg.Operator:
     """J by its products: of its layers where they are known, else from one linearization."""
     if aim.layered:
-        return linalg.factored(aim.factors(*_precision.cast((params, x), dtype)))
+        return linalg.factored(aim.factors(*precision.cast((params, x), dtype)))
     has = _traced(aim, params, x, dtype)
     if has.forward_only:
         raise _checks.InputError(
             'method="lanczos" needs Jᵀ v, and f holds a while_loop, which has no reverse derivative; write a scan or '
             'a fori_loop with constant bounds, or method="dense".'
         )
-    with _precision.full():
+    with precision.full():
         found = linalg.Operator.linearized(*_vector_map(aim, params, x, dtype))
     if has.reverse_only:  # perhaps of params alone
         try:
@@ -192,7 +193,7 @@ def _traced(aim: Target, params: Any, x: Any, dtype: Any) -> _tracing.Traced:
 
 def _vector_map(aim: Target, params: Any, x: Any, dtype: Any) -> tuple[Callable[[Any], Any], Any]:
     """The map of the span from vector to vector in `dtype`, and the vector at x."""
-    params, x = _precision.cast(params, dtype), _precision.cast(x, dtype)
+    params, x = precision.cast(params, dtype), precision.cast(x, dtype)
     start = aim.start(params, x)
 
     return lambda z: aim.apply(params, z.reshape(start.shape)).ravel().astype(dtype), start.ravel()
@@ -200,7 +201,7 @@ def _vector_map(aim: Target, params: Any, x: Any, dtype: Any) -> tuple[Callable[
 
 def wide_jacobians(aim: Target, params: Any, xs: Any, dtype: Any) -> Float[Array, "inputs m n"]:
     """The Jacobians at all xs, side by side: each layer is one wide product."""
-    with _precision.full():
+    with precision.full():
         return linalg.wide_product(factors_of_inputs(aim, params, xs, dtype), len(xs))
 
 
@@ -210,7 +211,7 @@ _wide_jacobians = jax.jit(wide_jacobians, static_argnums=(0, 3), inline=True)
 
 def factors_of_inputs(aim: Target, params: Any, xs: Any, dtype: Any) -> list[Factors]:
     """The factors at all xs: matrices are shared, scales have a leading axis of inputs."""
-    params, xs = _precision.cast(params, dtype), _precision.cast(xs, dtype)
+    params, xs = precision.cast(params, dtype), precision.cast(xs, dtype)
     stacks = jax.eval_shape(aim.factors, params, xs[0])
     axes: Any = [Factors(None, 0) for _ in stacks]  # pyright: ignore[reportArgumentType]
     return jax.vmap(aim.factors, (None, 0), axes)(params, xs)
@@ -240,7 +241,7 @@ def jacobian(
     aim = target("jacobian", f, span)
     _checks.held("jacobian", params=params, x=x)
     _checks.real("jacobian", params=params, x=x)
-    kind = _precision.measuring_dtype("jacobian", dtype, params, x)
+    kind = precision.measuring_dtype("jacobian", dtype, params, x)
     x = _checks.array("jacobian", x=x)
     shapes("jacobian", aim, params, x, kind)
     _tracing.warn_of_batch("jacobian", aim, params, x, stacklevel=2)

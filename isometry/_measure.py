@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from isometry import _devices, _jacobian, _precision, linalg
+from isometry import _devices, _jacobian, linalg
+from isometry._internal import precision
 from isometry._jacobian import Lanczos, Product
 from isometry._spectrum import Spectrum, of_factors, of_logs, of_matrix, of_operator
 
@@ -45,7 +46,7 @@ def spectra(how: How, params: Any, xs: Any, seeds: Any, inputs: Any, key: Any) -
     aim, method = how.aim, how.method
     if isinstance(method, Product):
         # one after another: vmapped, the choice between a plain and a graded finish would make both
-        one = lambda p, x: of_factors(aim.factors(*_precision.cast((p, x), how.dtype)), aim, method)  # noqa: E731
+        one = lambda p, x: of_factors(aim.factors(*precision.cast((p, x), how.dtype)), aim, method)  # noqa: E731
         return jax.lax.map(lambda p: jax.lax.map(lambda x: one(p, x), xs), params)
     if isinstance(method, Lanczos):
         keys = _keys(how, key, seeds, inputs)
@@ -79,7 +80,7 @@ def _compact(how: How, width: int, xs: Any, params: Any) -> Spectrum:
     """The spectra of one seed from live units alone. What they leave of the size are exact zeros."""
     stacks = _jacobian.factors_of_inputs(how.aim, params, xs, how.dtype)
     m, n = stacks[-1].size[1], stacks[0].size[2]
-    with _precision.full():
+    with precision.full():
         matrix = linalg.compact_product(stacks, width, how.serial)
     found = of_matrix(matrix, how.aim, how.method, how.serial)
     missing = min(m, n) - found.log_values.shape[-1]

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isometry import _checks, _jacobian, _precision, _tracing, linalg
+from isometry import _checks, _jacobian, _tracing, linalg
+from isometry._internal import precision
 from isometry.networks import Function
 
 VARIABLES = ("lam", "s", "log_s")
@@ -372,7 +373,7 @@ def spectrum(
     _checks.held("spectrum", params=params, x=x)
     _checks.real("spectrum", params=params, x=x)
     chosen = resolve_method("spectrum", method, aim, key)
-    kind = _precision.measuring_dtype("spectrum", dtype, params, x)
+    kind = precision.measuring_dtype("spectrum", dtype, params, x)
     x = _checks.array("spectrum", x=x)
     _jacobian.shapes("spectrum", aim, params, x, kind)
     _tracing.warn_of_batch("spectrum", aim, params, x, stacklevel=2)
@@ -392,7 +393,7 @@ def spectrum(
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _by_product(aim: Any, method: Any, dtype: Any, params: Any, x: Any) -> tuple[Spectrum, Any]:
     """The spectrum, and the factors it comes from: in ln s a NaN may pass for a zero."""
-    stacks = aim.factors(_precision.cast(params, dtype), _precision.cast(x, dtype))
+    stacks = aim.factors(precision.cast(params, dtype), precision.cast(x, dtype))
     return of_factors(stacks, aim, method), stacks
 
 

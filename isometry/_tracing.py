@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _checks, _jaxpr, _precision
+from isometry import _checks
+from isometry._internal import jaxprs, precision
 from isometry.networks import Function
 
 _REMEMBERED = 256
@@ -51,7 +52,7 @@ def traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
 
 def abstract(tree: Any, dtype: Any) -> Any:
     """The shapes of `tree` after its floating leaves are cast to `dtype`."""
-    return jax.tree.map(lambda a: _precision.shape_of(a, dtype), tree)
+    return jax.tree.map(lambda a: precision.shape_of(a, dtype), tree)
 
 
 def _traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
@@ -64,7 +65,7 @@ def _traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
     except Exception as error:
         said = f"{call}(): f(params, x) raised {type(error).__name__} at x of shape {x.shape}."
         raise _checks.InputError(said + _batch_hint(call, aim, params, x)) from error
-    found = Traced(start, out, _jaxpr.coarse(jaxpr.jaxpr, dtype), *_jaxpr.one_way(jaxpr.jaxpr))
+    found = Traced(start, out, jaxprs.coarse(jaxpr.jaxpr, dtype), *jaxprs.one_way(jaxpr.jaxpr))
     if not isinstance(aim.f, Function):
         refuse_chance(call, "f", jaxpr, _jaxpr_of(aim, params, x)[0])
         if hasattr(out, "dtype") and jnp.issubdtype(out.dtype, jnp.floating):
@@ -80,7 +81,7 @@ def _differentiated(call: str, aim: Any, params: Any, found: Traced) -> None:
         return jax.vjp(g, start)[1](g(start)) if found.reverse_only else jax.jvp(g, (start,), (start,))
 
     try:
-        with _precision.full():
+        with precision.full():
             jax.eval_shape(along, params, found.start)
     except Exception as error:  # whatever a user's rules may raise
         said = str(error).splitlines()[0] if str(error) else ""
@@ -91,7 +92,7 @@ def _differentiated(call: str, aim: Any, params: Any, found: Traced) -> None:
 
 def refuse_chance(call: str, what: str, once: Any, again: Any) -> None:
     """Refuse what, traced twice, holds different numbers: it draws them from outside."""
-    a, b = _jaxpr.constants(once), _jaxpr.constants(again)
+    a, b = jaxprs.constants(once), jaxprs.constants(again)
     if len(a) != len(b) or not all(x is y or np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b, strict=True)):
         raise _checks.InputError(
             f"{call}(): {what} is not deterministic: traced twice on the same arguments it holds different numbers "
@@ -104,7 +105,7 @@ def _jaxpr_of(aim: Any, params: Any, x: Any) -> Any:
         start = aim.start(params, x)
         return start, aim.apply(params, start)
 
-    with _precision.full():
+    with precision.full():
         return jax.make_jaxpr(program, return_shape=True)(params, x)
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Annotated, Any
 
-from isometry import _interrupts
+from isometry._internal import interrupts
 
 _ENVIRONMENT = {
     # One BLAS thread: multi-threaded BLAS inside small factorizations collapses when a core is busy.
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="replace")
     heard = []
     try:
-        with _interrupts.insistent() as heard:
+        with interrupts.insistent() as heard:
             code = _code(argv, ours)
     except KeyboardInterrupt:  # also while jax is imported, which takes a second
         code = _refuse("interrupted; no file is half-written", EXIT_INTERRUPTED)
@@ -49,7 +49,7 @@ def _code(argv: list[str] | None, ours: dict[str, str]) -> int:
         code = _app(ours)(args=argv, standalone_mode=False)
     except (_checks.InputError, _checks.MissingExtra) as error:
         return _refuse(str(error), EXIT_USAGE)
-    except _interrupts.Stopped:
+    except interrupts.Stopped:
         raise KeyboardInterrupt from None
     except Exception as error:  # those of typer, whose classes moved between its versions; all else travels on
         if type(error).__module__.split(".")[0] not in ("typer", "click"):

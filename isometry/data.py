@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _checks, _image_files
+from isometry import _checks
+from isometry._internal import image_files
 
 
 class Data(NamedTuple):
@@ -94,7 +95,7 @@ def load(path: str | pathlib.Path) -> Data:
     path = pathlib.Path(path)
     if path.suffix in (".npy", ".npz"):
         return _arrays(path)
-    images, labels = _image_files.read(path)
+    images, labels = image_files.read(path)
     if not images.size:
         raise _checks.InputError(f"data.load(): {str(path)!r} holds images of shape {images.shape}: none.")
     xs = np.divide(images.reshape(len(images), -1), 255, dtype=np.float32)

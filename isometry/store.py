@@ -7,7 +7,8 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from isometry import _checks, _json
+from isometry import _checks
+from isometry._internal import strict_json
 
 
 def prepare(directory: str | os.PathLike) -> pathlib.Path:
@@ -62,7 +63,7 @@ def _together(writes: dict[pathlib.Path, Callable[[Any], Any]]) -> list[pathlib.
 
 def write_json(path: str | os.PathLike, value: Any) -> pathlib.Path:
     """`value` as strict JSON at `path`, which is returned: infinities are strings, NaN a `ValueError`."""
-    text = _json.dumps(value).encode()
+    text = strict_json.dumps(value).encode()
     return atomically(pathlib.Path(path), lambda file: file.write(text))
 
 
@@ -81,7 +82,7 @@ def write_report(stem: str | os.PathLike, value: Any, figure: Any = None) -> lis
 
     **Returns** their paths. **Raises** `ValueError`: a NaN, what is no JSON; a disk that refuses.
     """
-    stem, text = pathlib.Path(stem), _json.dumps(value).encode()
+    stem, text = pathlib.Path(stem), strict_json.dumps(value).encode()
     writes: dict[pathlib.Path, Callable[[Any], Any]] = {}
     if figure is not None:
         writes[stem.with_name(stem.name + ".png")] = lambda file: figure.savefig(file, format="png", dpi=150)

@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from isometry import InputError, MissingExtra, _interrupts, data, store
+from isometry import InputError, MissingExtra, data, store
+from isometry._internal import interrupts
 from paper_figs import _gallery, _run
 
 _VERDICT = {True: "holds", False: "FAILS"}
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         _listed()
         return 0
     try:
-        with _interrupts.insistent():
+        with interrupts.insistent():
             return _made(chosen)
     except (InputError, MissingExtra) as error:
         print(f"error: {error}", file=sys.stderr)

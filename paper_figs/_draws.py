@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from isometry import Dense, Spectrum, activations, theory
-from isometry._precision import svd_log_floor
+from isometry._internal.precision import svd_log_floor
 
 
 def generator(key: Any) -> np.random.Generator:

@@ -17,7 +17,8 @@ import xarray
 
 import isometry
 import paper_figs
-from isometry import InputError, _provenance, store
+from isometry import InputError, store
+from isometry._internal import provenance
 from paper_figs import _style
 from paper_figs._check import ClaimFailed, Compared
 
@@ -152,7 +153,7 @@ def _draw(module: Any, data: xarray.Dataset, out: pathlib.Path, name: str) -> No
 
 
 def _record(outcome: Outcome, data: xarray.Dataset) -> dict[str, Any]:
-    where = _provenance.provenance(seed=SEED, preset=data.attrs["preset"], fingerprint=data.attrs["fingerprint"])
+    where = provenance.provenance(seed=SEED, preset=data.attrs["preset"], fingerprint=data.attrs["fingerprint"])
     where["command"] = ["python", "-m", "paper_figs", outcome.name, "--preset", data.attrs["preset"]]
     told = {"figure": outcome.name, "claim": outcome.claim, "holds": outcome.holds, "seconds": outcome.seconds}
     return {**told, "compared": [c.row() for c in outcome.compared], "provenance": where}

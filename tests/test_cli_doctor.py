@@ -15,7 +15,8 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 
 import isometry
-from isometry import _doctor, _memory, _self_test, cli, linalg, theory
+from isometry import _doctor, _self_test, cli, linalg, theory
+from isometry._internal import memory
 from isometry._self_test import Check
 
 HELD = Check("one is one", 0.0, 1e-6, "exact")
@@ -134,7 +135,7 @@ def test_json_holds_what_a_report_needs(tmp_path, capsys):
     assert found["precision"]["x64"] is (jax.numpy.zeros(()).dtype == np.float64)
     assert 0 < found["precision"]["matmul_error"] < (1e-6 if jax.default_backend() == "cpu" else 1e-2)  # TF32, bfloat16
     assert 0 < found["memory"]["budget_bytes"] <= found["memory"]["free_bytes"]
-    assert found["memory"]["budget_bytes"] == pytest.approx(_memory.SHARE * found["memory"]["free_bytes"], rel=0.1)
+    assert found["memory"]["budget_bytes"] == pytest.approx(memory.SHARE * found["memory"]["free_bytes"], rel=0.1)
     assert len(found["machine"]["devices"]) == jax.device_count()
     assert found["threads"]["environment"]["OPENBLAS_NUM_THREADS"] is not None
 

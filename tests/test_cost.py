@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import InputError, _cost, _jacobian, _jaxpr, networks
+from isometry import InputError, _cost, _jacobian, networks
+from isometry._internal import jaxprs
 from isometry.linalg import _dense
 
 F32 = jnp.dtype("float32")
@@ -45,7 +46,7 @@ WEIGHTS = [struct(30, 20), struct(40, 30)]
 
 
 def work(f, *args):
-    return _jaxpr.work(jax.make_jaxpr(f)(*args).jaxpr)
+    return jaxprs.work(jax.make_jaxpr(f)(*args).jaxpr)
 
 
 def jacobian_of(f):

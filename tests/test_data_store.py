@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isometry import InputError, _json, data, store
+from isometry import InputError, data, store
+from isometry._internal import strict_json
 
 XS = np.arange(12.0).reshape(3, 4)
 
@@ -300,7 +301,7 @@ def test_a_dot_in_the_name_of_a_report_is_part_of_it(tmp_path):
 
 def test_two_keys_of_one_text_are_refused():
     with pytest.raises(ValueError, match=r"two keys of value\[2\]=.* are the same text in JSON"):
-        _json.plain({2: {1: "a", "1": "b"}})
+        strict_json.plain({2: {1: "a", "1": "b"}})
 
 
 def test_a_figure_of_no_format_is_refused(tmp_path):

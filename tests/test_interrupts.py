@@ -12,7 +12,7 @@ import zipfile
 
 import pytest
 
-from isometry import _interrupts
+from isometry._internal import interrupts
 
 pytest.importorskip("typer")
 pytest.importorskip("rich")
@@ -35,14 +35,14 @@ FILES = {
 }
 LOST = """
 import signal, sys, time
-from isometry import _interrupts
-_interrupts.AGAIN = 0.1
+from isometry._internal import interrupts
+interrupts.AGAIN = 0.1
 class Finalized:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)
 before = signal.getsignal(signal.SIGINT)
 try:
-    with _interrupts.insistent():
+    with interrupts.insistent():
         Finalized()
         print("went on", flush=True)
         time.sleep(30)
@@ -53,11 +53,12 @@ except KeyboardInterrupt:
 """
 WRITER = """
 import pathlib, sys
-from isometry import _interrupts, store
+from isometry import store
+from isometry._internal import interrupts
 from matplotlib.figure import Figure
 figure = Figure(figsize=(1, 1))
 figure.add_subplot()
-with _interrupts.insistent():
+with interrupts.insistent():
     print("ready", flush=True)
     for i in range(10**6):
         store.write_report(pathlib.Path(sys.argv[1]) / "report", {"i": [i] * 20000}, figure)
@@ -149,7 +150,7 @@ def test_an_interrupt_that_a_finalizer_swallows_comes_again_once():
 def test_a_timer_of_the_callers_own_is_left_alone():
     signal.setitimer(signal.ITIMER_REAL, 1000)
     try:
-        with _interrupts.insistent() as heard:
+        with interrupts.insistent() as heard:
             assert heard == []
             assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 1000
@@ -167,10 +168,10 @@ def test_what_an_interrupt_turned_into_is_an_interrupt():
         except KeyboardInterrupt:
             raise ImportError("an error while initializing the extension") from None
 
-    with pytest.raises(KeyboardInterrupt), _interrupts.insistent() as heard:
+    with pytest.raises(KeyboardInterrupt), interrupts.insistent() as heard:
         imported()
     assert heard == [signal.SIGINT]
-    with pytest.raises(ImportError), _interrupts.insistent() as heard:
+    with pytest.raises(ImportError), interrupts.insistent() as heard:
         raise ImportError
     assert heard == []
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isometry import _memory
+from isometry._internal import memory
 
 pytestmark = pytest.mark.core
 
@@ -39,26 +39,26 @@ def mount(tmp_path):
 )
 def test_limits_of_control_groups_count(mount, lines, free):
     (mount / "proc").write_text(lines)
-    assert _memory._free_of_groups(str(mount / "proc"), str(mount)) == free
+    assert memory._free_of_groups(str(mount / "proc"), str(mount)) == free
 
 
 def test_without_control_groups_there_is_no_limit(tmp_path):
-    assert _memory._free_of_groups(str(tmp_path / "none"), str(tmp_path)) == []
+    assert memory._free_of_groups(str(tmp_path / "none"), str(tmp_path)) == []
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices report their own memory")
 def test_the_least_limit_is_what_is_free(monkeypatch):
-    monkeypatch.setattr(_memory, "_free_of_groups", lambda: [12345])
-    assert _memory.free_bytes() == 12345
+    monkeypatch.setattr(memory, "_free_of_groups", lambda: [12345])
+    assert memory.free_bytes() == 12345
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the arrays lie on a device")
 def test_a_slice_of_the_processors_memory_is_a_view():
     """Other arrays are sliced as they slice themselves."""
     a = jnp.arange(12.0).reshape(4, 3)
-    view = _memory.sliced(a, 1, 3)
+    view = memory.sliced(a, 1, 3)
     assert np.shares_memory(view, np.asarray(a))
     assert (view == np.asarray(a)[1:3]).all()
-    keys = _memory.sliced(jax.random.split(jax.random.key(0), 4), 1, 3)
+    keys = memory.sliced(jax.random.split(jax.random.key(0), 4), 1, 3)
     assert jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     assert keys.shape == (2,)

@@ -15,7 +15,8 @@ import isometry
 from benchmarks.zoo import _statistics
 from benchmarks.zoo._nets import N_IN, ZOO, Config
 from benchmarks.zoo._truth import Q_IN, truth
-from isometry import _provenance, data, store
+from isometry import data, store
+from isometry._internal import provenance
 from isometry.degeneracy import FLAGS, Report, Thresholds
 
 RANK_FLAG = "rank_constrained_training"
@@ -96,7 +97,7 @@ def run(smoke: bool, out: pathlib.Path, say: Callable[[str], None]) -> dict[str,
         "preset": {"name": "smoke" if smoke else "full", **asdict(preset)},
         "thresholds": asdict(Thresholds()),
         **summary(drawn),
-        "provenance": _provenance.provenance(command=["python", "-m", "benchmarks.zoo", "calibrate"]),
+        "provenance": provenance.provenance(command=["python", "-m", "benchmarks.zoo", "calibrate"]),
     }
 
 

@@ -33,7 +33,8 @@ from benchmarks.zoo import _statistics
 from benchmarks.zoo._calibrate import SMOKE_ZOO
 from benchmarks.zoo._nets import N_OUT, ZOO, Config
 from benchmarks.zoo._truth import Q_IN, truth
-from isometry import _precision, _provenance, data, store
+from isometry import data, store
+from isometry._internal import precision, provenance
 from isometry.degeneracy import Report
 
 CHANCE = math.log(N_OUT)
@@ -79,7 +80,7 @@ def _trained(function: Any, params: Any, rates: Any, xs: Any, targets: Any, batc
 
         return _mean_loss(function, jax.lax.scan(step, params, batches)[0], xs, targets)
 
-    with _precision.full():
+    with precision.full():
         return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(params, rates)
 
 
@@ -181,7 +182,7 @@ def run(smoke: bool, out: pathlib.Path, say: Callable[[str], None]) -> dict[str,
         "command": "predict",
         "preset": {"name": "smoke" if smoke else "full", **asdict(preset)},
         **summary(found),
-        "provenance": _provenance.provenance(command=["python", "-m", "benchmarks.zoo", "predict"]),
+        "provenance": provenance.provenance(command=["python", "-m", "benchmarks.zoo", "predict"]),
     }
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from isometry import _checks, _precision, _provenance
+from isometry import _checks
 from isometry._draws import adjust_seeds, draw_seeds, spaced
 from isometry._ensemble import ensemble
+from isometry._internal import precision, provenance
 from isometry._spectrum import Spectrum
 from isometry.degeneracy import _probe, _task, _underflow
 from isometry.degeneracy._certify import Certificate
@@ -138,7 +139,7 @@ def _audit_one(
         "train_steps": steps,
         "batch": task.batches.shape[1],
         "probe_seeds": min(len(keys), _probe.SEEDS),
-        "matmul_precision": _precision.MATMUL,
+        "matmul_precision": precision.MATMUL,
         "thresholds": vars(limits),
     }
     tell("Jacobians")
@@ -165,7 +166,7 @@ def _audit_one(
     setting["dtype"] = str(spectra["end_to_end"].log_values.dtype)
     law, no_law = _law(net, points)
     return Report(
-        repr(net), {flag: flags[flag] for flag in FLAGS}, spectra, probe, widths, setting, _provenance.provenance(),
+        repr(net), {flag: flags[flag] for flag in FLAGS}, spectra, probe, widths, setting, provenance.provenance(),
         law=law, no_law=no_law,
     )  # fmt: skip
 
@@ -205,8 +206,8 @@ def _spectra(net: Any, params: Any, points: Any, span: str, units: Sequence[Any]
     if not _underflow.in_jacobian(net, params, found, units):
         return found
     with jax.enable_x64(True):  # the signals, on which the factors depend, may underflow as well
-        params, points = _precision.cast((params, points), jnp.float64)
-        return _precision.cast(measured(params=params, xs=points, method="product"), found.log_values.dtype)
+        params, points = precision.cast((params, points), jnp.float64)
+        return precision.cast(measured(params=params, xs=points, method="product"), found.log_values.dtype)
 
 
 def _unmeasured(net: Any, why: str, flags: dict[str, Flag], setting: dict[str, Any]) -> Report:
@@ -218,7 +219,7 @@ def _unmeasured(net: Any, why: str, flags: dict[str, Flag], setting: dict[str, A
     rest = {name: Flag(name, UNDECIDED, f"not measured: {why}") for name in FLAGS}
     flags = rest | flags | {"exploding": found}
     return Report(
-        repr(net), flags, {}, None, None, setting, _provenance.provenance(), no_law=f"not measured: {why}"
+        repr(net), flags, {}, None, None, setting, provenance.provenance(), no_law=f"not measured: {why}"
     )  # fmt: skip
 
 

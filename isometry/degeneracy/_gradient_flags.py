@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _precision
+from isometry._internal import precision
 from isometry.degeneracy import _underflow
 from isometry.degeneracy._certify import IN_EXACT_ARITHMETIC, Certificate
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
@@ -37,7 +37,7 @@ def _log_norms(function: Any, loss: Any, params: Any, xs: Any, targets: Any) -> 
 
         return jax.lax.scan(visit, None, (xs, targets))[1]
 
-    with _precision.full(), jax.numpy_dtype_promotion("standard"):
+    with precision.full(), jax.numpy_dtype_promotion("standard"):
         return jax.vmap(of_seed)(params)
 
 

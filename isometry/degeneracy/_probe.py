@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from isometry import _precision
 from isometry._draws import adjust_seeds, draw_seeds
+from isometry._internal import precision
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._decay import no_separate_decay
 from isometry.degeneracy._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag, Thresholds
@@ -130,7 +130,7 @@ def _advance(function, loss, optimizer, state, xs, targets, batches, begin, end)
         )
 
     # Optimizers and losses are written for JAX's standard promotion: optax's Adam fails under the strict one.
-    with _precision.full(), jax.numpy_dtype_promotion("standard"):
+    with precision.full(), jax.numpy_dtype_promotion("standard"):
         return jax.lax.fori_loop(begin, end, jax.vmap(step, (None, 0)), state)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from isometry import _checks, _json
+from isometry import _checks
+from isometry._internal import strict_json
 from isometry._spectrum import Spectrum
 from isometry.degeneracy._flag import CLEAR, FLAGS, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import Probe
@@ -114,7 +115,7 @@ class Report:
 
     def to_json(self) -> str:
         """Strict JSON text; infinities are the strings "inf" and "-inf"."""
-        return _json.dumps(self.as_dict())
+        return strict_json.dumps(self.as_dict())
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +165,7 @@ class Reports(Mapping[str, Report]):
 
     def to_json(self) -> str:
         """Strict JSON text; infinities are the strings "inf" and "-inf"."""
-        return _json.dumps(self.as_dict())
+        return strict_json.dumps(self.as_dict())
 
 
 @jax.jit

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _precision
+from isometry._internal import precision
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._partition import Near, singletons
 
@@ -67,7 +67,7 @@ class Signals:
 def _all_layers(function: Any, params: Any, xs: Any) -> list[Any]:
     """z_1 … z_depth over seeds × inputs."""
     one = lambda p, x: [*function.pre_activations(p, x), function(p, x)]  # noqa: E731
-    with _precision.full():
+    with precision.full():
         return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(params, xs)
 
 

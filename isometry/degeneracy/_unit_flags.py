@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _checks, _precision, theory
+from isometry import _checks, theory
+from isometry._internal import precision
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag, Thresholds, above, interval, unsure
 from isometry.networks import Network
@@ -26,7 +27,7 @@ _SATURATION_REMEDY = "smaller sigma_w and sigma_b, or inputs scaled to unit vari
 @functools.partial(jax.jit, static_argnames=("function",))
 def pre_activations(function: Any, params: Any, xs: Any) -> list[Any]:
     """z_1 … z_{depth-1} over seeds × inputs, each (seeds, inputs, units)."""
-    with _precision.full():
+    with precision.full():
         one = jax.vmap(jax.vmap(function.pre_activations, (None, 0)), (0, None))
         return one(params, xs)
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from isometry import _checks, _precision
+from isometry import _checks
+from isometry._internal import precision
 from isometry.initializers._catalogue import register
 from isometry.initializers._fans import Axes, Layout
 from isometry.initializers._layout import WINDOW, at_tap, initializer_of_kernels, middle_tap, upper_tap
@@ -86,7 +87,7 @@ def _orthogonal_polynomial(
     """H Π (P + (I - P) x_a): an orthogonal matrix wherever |x| = 1, as an array of its coefficients."""
     factors = [axis for step in range(1, max(window)) for axis, k in enumerate(window) if step < k]
     basis_key, subset_key = jax.random.split(key)
-    with _precision.full():
+    with precision.full():
         first, *bases = jax.random.orthogonal(basis_key, many, (1 + len(factors),), dtype)
         kept = jax.random.bernoulli(subset_key, 0.5, (len(factors), many))  # the rank of P is Binomial(many, 1/2)
         kernel = first[:few].reshape((1,) * len(window) + (few, many))

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from isometry import _checks, _precision
+from isometry import _checks
+from isometry._internal import precision
 
 
 def singular_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
@@ -90,7 +91,7 @@ def _by_eigenvalues(a: Any) -> Any:
 def _by_eigenvalues_jvp(primals: Any, tangents: Any) -> Any:
     """ds = diag(Uᵀ dA V), from vectors of A's own: those of a structural zero are not determined by the eigenvalues."""
     u, s, vt = thin_svd(*primals)
-    return s, jnp.einsum("...ji,...jk,...ik->...i", u, tangents[0], vt, precision=_precision.MATMUL)
+    return s, jnp.einsum("...ji,...jk,...ik->...i", u, tangents[0], vt, precision=precision.MATMUL)
 
 
 def matrices(call: str, a: Any) -> Any:
@@ -108,7 +109,7 @@ def log_singular_values(a: Float[Array, "*batch m n"], serial: bool = False) -> 
 
     `serial`: the batch one after another, where several devices share the threads of one processor.
 
-    The floor is relative to the largest of each matrix (`_precision.svd_log_floor`). Matrices are scaled by a power of
+    The floor is relative to the largest of each matrix (`precision.svd_log_floor`). Matrices are scaled by a power of
     two to a largest entry near 1 before they are factorized, so that neither tiny nor huge ones under- or overflow;
     subnormal numbers are zeros to XLA.
     """
@@ -119,7 +120,7 @@ def log_singular_values(a: Float[Array, "*batch m n"], serial: bool = False) -> 
     s = _serially(singular_values, scaled) if serial else singular_values(scaled)
     log_s = jnp.where(s == 0, -jnp.inf, jnp.log(jnp.where(s == 0, 1, s)))  # NaN stays NaN, never a zero
     log_s = log_s + exponent[..., 0].astype(log_s.dtype) * jnp.log(jnp.asarray(2, log_s.dtype))
-    return log_s, _precision.svd_log_floor(a.shape[-2], a.shape[-1], s.dtype)
+    return log_s, precision.svd_log_floor(a.shape[-2], a.shape[-1], s.dtype)
 
 
 def _serially(kernel: Any, a: Any) -> Any:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from isometry import _checks, _precision
+from isometry import _checks
+from isometry._internal import precision
 from isometry.linalg._dense import thin_svd
 from isometry.linalg._operator import Operator, checked
 
@@ -164,7 +165,7 @@ def extreme_singular_values(operator: Operator, *, key: Any, steps: int) -> Extr
         b = jax.lax.fori_loop(found.steps, done, functools.partial(_step, operator, key), b)
         return b, _extremes(b, done)
 
-    with _precision.full():
+    with precision.full():
         b = _started(unit(jax.random.normal(first, operator.shape[1:], operator.dtype)), operator, steps)
         nothing = Extremes(b.right[0, :1].repeat(2), b.right[0, :1].repeat(2), jnp.zeros(2, bool), jnp.zeros((), int))
         return jax.lax.while_loop(unfinished, more, (b, nothing))[1]
@@ -230,7 +231,7 @@ def spectral_quadrature(operator: Operator, *, key: Any, steps: int, probes: int
         size = jnp.where(b.norm == 0, 1, b.norm)
         return logs + jnp.log(size), right**2
 
-    with _precision.full():
+    with precision.full():
         logs, weights = jax.vmap(one)(jax.random.split(key, probes))
     floor = math.log(max(_BREAKDOWN, *operator.shape) * float(jnp.finfo(logs.dtype).eps))
     logs = jnp.where(logs < jnp.max(logs) + floor, -jnp.inf, logs)  # NaN stays NaN, never a zero

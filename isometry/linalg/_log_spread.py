@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from isometry import _precision
+from isometry._internal import precision
 from isometry.linalg._dense import matrices, thin_svd
 
 
@@ -28,7 +28,7 @@ def log_spread(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     """
     a = matrices("log_spread", a)
     flat = (a if a.shape[-2] >= a.shape[-1] else a.mT).reshape(-1, *sorted(a.shape[-2:], reverse=True))
-    with _precision.full():
+    with precision.full():
         found = jnp.where(jnp.all(jnp.isfinite(flat), (1, 2)), jax.vmap(_spread)(flat), jnp.nan)
     return found.reshape(a.shape[:-2])
 

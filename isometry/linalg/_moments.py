@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from isometry import _checks, _precision
+from isometry import _checks
+from isometry._internal import precision
 from isometry.linalg._dense import matrices
 from isometry.linalg._lanczos import length
 from isometry.linalg._linear import matrix_of
@@ -46,7 +47,7 @@ def spectral_moments(
     """
     wanted = _orders(orders)
     if key is None and probes is None and not isinstance(a_or_operator, Operator):
-        with _precision.full():
+        with precision.full():
             return _exact(matrices(_CALL, a_or_operator), wanted)
     if key is None or probes is None:
         raise _checks.InputError(
@@ -56,7 +57,7 @@ def spectral_moments(
     _checks.key(_CALL, key)
     _checks.integer(_CALL, low=1, probes=probes)
     given = a_or_operator if isinstance(a_or_operator, Operator) else Operator.of(a_or_operator)
-    with _precision.full():
+    with precision.full():
         return _estimated(checked(_CALL, given).tall, wanted, key, probes)
 
 
@@ -87,7 +88,7 @@ def partial_jacobian_norm(
     operator = Operator.linearized(g, point.ravel())
     m, n = operator.shape
     if key is None and probes is None:
-        with _precision.full():
+        with precision.full():
             return jnp.sum(matrix_of(g, point.ravel()) ** 2) / m
     return spectral_moments(operator, (1,), key=key, probes=probes)[0] * (min(m, n) / m)
 

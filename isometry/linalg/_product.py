@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from isometry import _checks, _precision
+from isometry import _checks
+from isometry._internal import precision
 from isometry.linalg import _dense, _graded, _jacobi
 
 _FLIPS = 2, 15
@@ -103,7 +104,7 @@ def _exponents(matrix: Any) -> Any:
         pivot = jnp.abs(jnp.diagonal(upper))
         return basis, jnp.where(pivot == 0, -jnp.inf, jnp.log(jnp.where(pivot == 0, 1, pivot)))
 
-    with _precision.full():
+    with precision.full():
         _, logs = jax.lax.scan(step, jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix)
     return -jnp.sort(-jnp.mean(logs, 0))
 
@@ -118,7 +119,7 @@ def log_values(stacks: Sequence[Factors], every: int = 1) -> Float[Array, " k"]:
     """
     sizes = [stacks[0].size[2], *(s.size[1] for s in stacks)]
     narrow = sizes.index(min(sizes))
-    with _precision.full():
+    with precision.full():
         product = _graded.identity(min(sizes), stacks[0].dtype)
         for stack in reversed(stacks[:narrow]):
             product = _through(product, stack, every, backward=True)
@@ -228,7 +229,7 @@ def _stacks(factors: Any, call: str = "product_log_singular_values") -> list[Fac
             raise _checks.InputError(f"{call}(): factors[{i}] gives {m} values and factors[{i + 1}] takes {n}.")
     if whole and sizes[0][0] != sizes[0][1]:
         raise _checks.InputError(f"{call}(): factors has shape {factors.shape}; factors of one array must be square.")
-    kind = _precision.measuring_dtype(call, None, matrices)
+    kind = precision.measuring_dtype(call, None, matrices)
     matrices = [jnp.asarray(a, kind) for a in matrices]
     _checks.all_finite(call, factors=matrices)
     if whole:

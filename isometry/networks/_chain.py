@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from isometry import _checks, _jaxpr, _precision, activations, linalg
+from isometry import _checks, activations, linalg
+from isometry._internal import jaxprs, precision
 from isometry.activations import Activation
 from isometry.linalg import Factors
 from isometry.networks._network import Function, Network, WeightedLayer
@@ -83,7 +84,7 @@ def _factors_of(block: Any, params: Any, x: Any) -> list[Factors]:
     def g(v: Any) -> Any:
         return block(params, v.reshape(x.shape)).ravel()
 
-    forward_alone, reverse_alone = _jaxpr.one_way(jax.make_jaxpr(g)(x.ravel()).jaxpr)
+    forward_alone, reverse_alone = jaxprs.one_way(jax.make_jaxpr(g)(x.ravel()).jaxpr)
     matrix = linalg.matrix_of(g, x.ravel(), forward=forward_alone if forward_alone or reverse_alone else None)
     return [Factors(matrix[None])]
 
@@ -129,7 +130,7 @@ class Chain(Network):
         for block, p in zip(self.blocks, self.function.checked(params), strict=True):
             found.append(block.adjust(p, xs) if isinstance(block, Network) and block.data_driven else p)
             if len(found) < len(self.blocks):
-                with _precision.full():
+                with precision.full():
                     xs = jax.vmap(block, (None, 0))(found[-1], xs)
         return tuple(found)
 

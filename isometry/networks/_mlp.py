@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from isometry import _checks, _precision, activations, schemes, theory
+from isometry import _checks, activations, schemes, theory
+from isometry._internal import precision
 from isometry.activations import Activation
 from isometry.linalg import Factors
 from isometry.networks._law import mlp_law
@@ -226,7 +227,7 @@ class Mlp(Network):
 
     def sweep(self, params: Any, xs: Any, change: Callable[[WeightedLayer, Outputs], WeightedLayer]) -> dict[str, Any]:
         h, found = jnp.asarray(xs, params["layers"][0]["w"].dtype), []
-        with _precision.full():
+        with precision.full():
             for layer in self.layers(params):
                 outputs = functools.partial(_outputs, h)
                 found.append(change(layer, outputs))

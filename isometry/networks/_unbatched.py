@@ -6,7 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _checks, _precision
+from isometry import _checks
+from isometry._internal import precision
 
 
 def unbatched(apply: Callable[[Any, Any], Any], params: Any, xs: Any) -> Callable[[Any, Any], Any]:
@@ -32,7 +33,7 @@ def unbatched(apply: Callable[[Any, Any], Any], params: Any, xs: Any) -> Callabl
     def f(params: Any, x: Any) -> Any:
         return apply(params, x[None])[0]
 
-    with _precision.full():
+    with precision.full():
         together, again = np.asarray(apply(params, xs)), np.asarray(apply(params, xs))
         if together.ndim < 1 or len(together) != len(xs):
             raise _checks.InputError(

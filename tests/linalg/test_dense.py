@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isometry import InputError, _jaxpr, linalg
+from isometry import InputError, linalg
+from isometry._internal import jaxprs
 from isometry.linalg import _dense
 
 DTYPES = [np.float32, np.float64]
@@ -126,7 +127,7 @@ def test_rounding_is_no_exact_zero():
 def test_derivatives_are_at_full_precision():
     """On a GPU products default to TF32."""
     program = jax.make_jaxpr(jax.grad(lambda a: linalg.singular_values(a).sum()))(jnp.eye(4))
-    products = [e for e in _jaxpr.equations(program.jaxpr) if e.primitive.name == "dot_general"]
+    products = [e for e in jaxprs.equations(program.jaxpr) if e.primitive.name == "dot_general"]
     assert products
     assert all(e.params["precision"] in (jax.lax.Precision.HIGHEST, (jax.lax.Precision.HIGHEST,) * 2) for e in products)
 

@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """Commit of the checkout this package lies in, "+dirty" if tracked files differ; None for an installed wheel."""
-    root = pathlib.Path(__file__).resolve().parent.parent
+    root = pathlib.Path(__file__).resolve().parent.parent.parent
 
     def git(*words: str) -> str:
         return subprocess.run(
