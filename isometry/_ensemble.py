@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks, _cost, _devices, _draws, _jacobian, _measure
-from isometry._internal import memory, precision
+from isometry._internal import memory
 from isometry._jacobian import Lanczos
 from isometry._measure import How
 from isometry._spectrum import Spectrum, resolve_method
