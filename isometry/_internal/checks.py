@@ -1,8 +1,9 @@
 """Checks of what a user passes, and the sentences that refuse it.
 
-A check takes the argument's name and its value, and returns the value in the form in which the
-caller goes on with it. The decorator `errors.public` puts the function's name before the message.
-A traced value has no number to judge, so checks of numbers let it pass.
+A check takes the argument's name and its value, and returns the value in the form in
+which the caller goes on with it. The decorator `errors.public` puts the function's name
+before the message. A traced value has no number to judge, so checks of numbers let it
+pass.
 """
 
 import difflib
@@ -22,8 +23,9 @@ from isometry._internal.errors import InputError, MissingExtra, TracedError
 
 T = TypeVar("T")
 
-# A longer shape is a mistake: 2^40 entries are 4 TB in float32. Ten times fewer would refuse
-# arrays that a large machine holds; ten times more would let XLA die instead of saying so.
+# A longer shape is a mistake: 2^40 entries are 4 TB in float32. Ten times fewer would
+# refuse arrays that a large machine holds; with ten times more, XLA would die instead of
+# saying what is wrong.
 _MOST_ENTRIES = 2**40
 
 # Words of an old-style key: two for threefry2x32, four for rbg and unsafe_rbg.
@@ -74,10 +76,10 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
 
 
 def one_of_any_case(name: str, value: Any, known: Iterable[str]) -> str:
-    """Accept one of the names in `known`, written in upper or lower case, and return it."""
+    """Accept one of the names in `known`, in upper or lower case, as it stands there."""
     names = list(known)
     if isinstance(value, str):
-        by_lower_case = {known_name.lower(): known_name for known_name in names}
+        by_lower_case = {spelled.lower(): spelled for spelled in names}
         value = by_lower_case.get(value.lower(), value)
     return one_of(name, value, names)
 
@@ -151,7 +153,7 @@ def instance(name: str, value: Any, kind: type[T]) -> T:
 
 
 def array(name: str, value: Any) -> jax.Array:
-    """Return numbers, nested lists of numbers, or an array of any library as a JAX array.
+    """Return numbers, nested lists of them, or an array of any library as a JAX array.
 
     What the array's dtype overflows is infinite.
     """
@@ -173,7 +175,7 @@ def array(name: str, value: Any) -> jax.Array:
 
 
 def holds_numbers(value: Any) -> bool:
-    """Tell whether an array, a number or a `ShapeDtypeStruct` is of numbers or booleans."""
+    """Tell whether an array, a shape or a number is of numbers or booleans."""
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         return isinstance(value, (bool, int, float, complex))
@@ -208,7 +210,7 @@ def points(name: str, value: Any, dtype: Any) -> jax.Array:
 
 
 def shape(value: Any, *, least: int = 0, why: str = "") -> tuple[int, ...]:
-    """Return a shape of positive axes as a tuple; lists are welcome, as Haiku passes them.
+    """Return a shape of positive axes as a tuple; Haiku passes lists.
 
     `why` ends the message where there are fewer than `least` axes.
     """
@@ -315,12 +317,14 @@ def all_finite(name: str, value: T) -> T:
             num_bad = int((~jnp.isfinite(leaf)).sum())
         if num_bad:
             where = name + jax.tree_util.keystr(path)
-            raise InputError(f"{where} holds {num_bad} values that are NaN or infinite.")
+            raise InputError(
+                f"{where} holds {num_bad} values that are NaN or infinite."
+            )
     return value
 
 
 def examples(name: str, value: T, shape: tuple[int, ...]) -> T:
-    """Accept finite floating examples of this shape along a first axis, at least one."""
+    """Accept finite floating examples of this shape along a first axis."""
     dtype = getattr(value, "dtype", None)
     came = tuple(getattr(value, "shape", ()))
     is_floating = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
@@ -347,7 +351,7 @@ def held(name: str, value: T) -> T:
 
 
 def real(name: str, value: T) -> T:
-    """Accept trees of arrays, numbers or their shapes, none of them complex; keys pass."""
+    """Accept trees of real arrays, numbers or their shapes; keys pass."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
         where = name + jax.tree_util.keystr(path)
         if not (is_traced(leaf) or is_key(leaf) or holds_numbers(leaf)):
@@ -367,8 +371,8 @@ def real(name: str, value: T) -> T:
 def elementwise(name: str, function: Callable[[Any], Any]) -> None:
     """Accept a real function that treats each entry alike, whatever the others are.
 
-    The function is tried on 64 points, and on the same points among five others that move the
-    first and last entry, the mean and the median.
+    The function is tried on 64 points, and on the same points among five others that move
+    the first and last entry, the mean and the median.
     """
     alone = np.random.default_rng(0).permutation(np.linspace(-3.1, 2.7, 64))
     among = np.insert(alone, [0, 9, 30, 51, 64], [9.0, 4.0, -6.0, 7.0, 5.0])
@@ -398,8 +402,8 @@ def elementwise(name: str, function: Callable[[Any], Any]) -> None:
         return
     value_alone = np.asarray(value_alone)
     value_shared = np.asarray(value_among)[np.isin(among, alone)]
-    # XLA may vectorize the two lengths differently, so a few roundings must pass; the mean or
-    # the maximum of the array moves a value by far more than eps^0.6 = 7e-5 in float32.
+    # XLA may vectorize the two lengths differently, so a few roundings must pass; the mean
+    # or the maximum of the array moves a value by far more than eps^0.6, 7e-5 in float32.
     eps = float(jnp.finfo(result.dtype).eps)
     is_finite = np.isfinite(value_alone)
     largest = np.max(np.abs(value_alone), where=is_finite, initial=0.0)

@@ -1,4 +1,4 @@
-"""Exceptions and warnings, and the decorator that puts a public function's name first."""
+"""Exceptions and warnings, and the decorator that names the public function."""
 
 import functools
 import re
@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Rooms that still write the function's name into the message: "mlp(): sizes=[] is empty."
+# Of rooms that write the function's name themselves: "mlp(): sizes=[] is empty."
 _NAMED = re.compile(r"([A-Za-z_][\w.]*)\(\): ", re.ASCII)
 
 
@@ -35,8 +35,8 @@ class FromCall(Exception):
 class InputError(FromCall, ValueError):
     """An argument that cannot be used.
 
-    The message names the argument, what came, and what to write instead. The name of the public
-    function that was called stands before it once, put there by `public`.
+    The message names the argument, what came, and what to write instead. The name of the
+    public function that was called stands before it once, put there by `public`.
     """
 
 

@@ -9,7 +9,16 @@ import numpy as np
 from jax.extend import core
 
 _VIEWS = frozenset(
-    ("reshape", "transpose", "squeeze", "expand_dims", "slice", "dynamic_slice", "broadcast_in_dim", "rev")
+    (
+        "reshape",
+        "transpose",
+        "squeeze",
+        "expand_dims",
+        "slice",
+        "dynamic_slice",
+        "broadcast_in_dim",
+        "rev",
+    )
 )
 """Primitives that may show a value in another shape."""
 _MOVES = _VIEWS | {
@@ -19,11 +28,29 @@ _MOVES = _VIEWS | {
 }  # fmt: skip
 """Primitives that only move or relabel values."""
 _COMBINE = frozenset(
-    ("reduce", "reduce_window", "scatter", "scatter-add", "scatter_add", "scatter_mul", "scatter_min", "scatter_max")
+    (
+        "reduce",
+        "reduce_window",
+        "scatter",
+        "scatter-add",
+        "scatter_add",
+        "scatter_mul",
+        "scatter_min",
+        "scatter_max",
+    )
 )
 """Primitives whose inner jaxpr is a rule for two numbers, not a program."""
 _LOOPS = frozenset(("scan", "while"))
-_OPAQUE = frozenset(("pure_callback", "io_callback", "custom_call", "ffi_call", "pallas_call", "tpu_custom_call"))
+_OPAQUE = frozenset(
+    (
+        "pure_callback",
+        "io_callback",
+        "custom_call",
+        "ffi_call",
+        "pallas_call",
+        "tpu_custom_call",
+    )
+)
 
 
 class Work(NamedTuple):
@@ -35,8 +62,16 @@ class Work(NamedTuple):
 
 def inner(eqn: Any) -> list[Any]:
     """The jaxprs an equation calls, whatever its primitive: branches, bodies, functions with a rule of their own."""
-    values = [part for v in eqn.params.values() for part in (v if isinstance(v, (tuple, list)) else (v,))]
-    return [getattr(j, "jaxpr", j) for j in values if isinstance(j, (core.ClosedJaxpr, core.Jaxpr))]
+    values = [
+        part
+        for v in eqn.params.values()
+        for part in (v if isinstance(v, (tuple, list)) else (v,))
+    ]
+    return [
+        getattr(j, "jaxpr", j)
+        for j in values
+        if isinstance(j, (core.ClosedJaxpr, core.Jaxpr))
+    ]
 
 
 def equations(jaxpr: Any, into_rules: bool = True) -> Iterator[Any]:
@@ -55,7 +90,9 @@ def has_vjp(eqn: Any) -> bool:
 def one_way(jaxpr: Any) -> tuple[bool, bool]:
     """(forward alone, reverse alone): a loop of unknown length has no reverse derivative, custom_vjp no forward one."""
     derived = list(equations(jaxpr, into_rules=False))
-    return any(eqn.primitive.name == "while" for eqn in derived), any(map(has_vjp, derived))
+    return any(eqn.primitive.name == "while" for eqn in derived), any(
+        map(has_vjp, derived)
+    )
 
 
 def constants(closed: Any) -> list[Any]:
@@ -63,7 +100,11 @@ def constants(closed: Any) -> list[Any]:
     found = list(closed.consts)
     for eqn in equations(closed.jaxpr):
         found += [v.val for v in eqn.invars if isinstance(v, core.Literal)]
-        parts = [p for v in eqn.params.values() for p in (v if isinstance(v, (tuple, list)) else (v,))]
+        parts = [
+            p
+            for v in eqn.params.values()
+            for p in (v if isinstance(v, (tuple, list)) else (v,))
+        ]
         found += [c for p in parts if isinstance(p, core.ClosedJaxpr) for c in p.consts]
     return found
 
@@ -75,7 +116,9 @@ def work(jaxpr: Any) -> Work:
     Factorizations by their counts in Golub and Van Loan (4th ed., 3.2.1, 5.2.2, figure 8.6.1).
     """
     counts = [_work_of(eqn) for eqn in jaxpr.eqns]
-    return Work(sum(c.flop for c in counts), frozenset().union(*(c.notes for c in counts)))
+    return Work(
+        sum(c.flop for c in counts), frozenset().union(*(c.notes for c in counts))
+    )
 
 
 def _work_of(eqn: Any) -> Work:
@@ -84,7 +127,10 @@ def _work_of(eqn: Any) -> Work:
         return Work(0, frozenset({f"{name} is not counted"}))
     parts = [] if name in _COMBINE else [work(j) for j in inner(eqn)]
     if not parts:
-        return Work(0 if name in _MOVES else int(_FLOP.get(name, _elementwise)(eqn)), frozenset())
+        return Work(
+            0 if name in _MOVES else int(_FLOP.get(name, _elementwise)(eqn)),
+            frozenset(),
+        )
     notes = frozenset().union(*(p.notes for p in parts))
     if name == "while":
         notes |= {"a while loop of unknown length is counted once"}
@@ -98,19 +144,32 @@ def _elementwise(eqn: Any) -> int:
 
 def _dot(eqn: Any) -> int:
     (contracted, _), _ = eqn.params["dimension_numbers"]
-    return 2 * _size(eqn.outvars[0]) * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+    return (
+        2
+        * _size(eqn.outvars[0])
+        * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+    )
 
 
 def _convolution(eqn: Any) -> int:
     """Multiply-adds with values that are there: neither padding nor the zeros between strides."""
-    p, (lhs, rhs), out = eqn.params, (v.aval.shape for v in eqn.invars), eqn.outvars[0].aval.shape
+    p, (lhs, rhs), out = (
+        eqn.params,
+        (v.aval.shape for v in eqn.invars),
+        eqn.outvars[0].aval.shape,
+    )
     dims = p["dimension_numbers"]
     taps = 1
     for i, axis in enumerate(dims.lhs_spec[2:]):
-        at = np.arange(out[dims.out_spec[2 + i]])[:, None] * p["window_strides"][i] - p["padding"][i][0]
+        at = (
+            np.arange(out[dims.out_spec[2 + i]])[:, None] * p["window_strides"][i]
+            - p["padding"][i][0]
+        )
         at = at + np.arange(rhs[dims.rhs_spec[2 + i]])[None] * p["rhs_dilation"][i]
         step = p["lhs_dilation"][i]
-        taps *= int(((at >= 0) & (at <= (lhs[axis] - 1) * step) & (at % step == 0)).sum())
+        taps *= int(
+            ((at >= 0) & (at <= (lhs[axis] - 1) * step) & (at % step == 0)).sum()
+        )
     channels = out[dims.out_spec[0]] * out[dims.out_spec[1]] * rhs[dims.rhs_spec[1]]
     return 2 * taps * channels
 
@@ -158,8 +217,13 @@ _FLOP: dict[str, Callable[[Any], float]] = {
     "eigh": _eigh,
     "cholesky": lambda e: _matrix(e)[2] * _matrix(e)[0] ** 3 / 3,
     "triangular_solve": lambda e: _size(e.invars[1]) * _matrix(e)[0],
-    "fft": lambda e: 5 * _size(e.outvars[0]) * math.log2(max(2, math.prod(e.params["fft_lengths"]))),
-    "sort": lambda e: _size(e.outvars[0]) * math.log2(max(2, e.outvars[0].aval.shape[e.params["dimension"]])),
+    "fft": lambda e: (
+        5 * _size(e.outvars[0]) * math.log2(max(2, math.prod(e.params["fft_lengths"])))
+    ),
+    "sort": lambda e: (
+        _size(e.outvars[0])
+        * math.log2(max(2, e.outvars[0].aval.shape[e.params["dimension"]]))
+    ),
 }
 
 
@@ -168,7 +232,13 @@ def coarse(jaxpr: Any, dtype: Any) -> tuple[str, ...]:
 
     Of a jaxpr traced at full matmul precision, where only what is asked for explicitly can be lower.
     """
-    return tuple(dict.fromkeys(said for eqn in equations(jaxpr) if (said := _coarse(eqn, jnp.finfo(dtype).bits))))
+    return tuple(
+        dict.fromkeys(
+            said
+            for eqn in equations(jaxpr)
+            if (said := _coarse(eqn, jnp.finfo(dtype).bits))
+        )
+    )
 
 
 def _coarse(eqn: Any, bits: int) -> str | None:
@@ -177,19 +247,31 @@ def _coarse(eqn: Any, bits: int) -> str | None:
         return None
     if name == "convert_element_type":
         old, new = _dtype(eqn.invars[0]), jnp.dtype(p["new_dtype"])
-        weak = getattr(eqn.invars[0].aval, "weak_type", False)  # a Python number: nothing measured
-        lower = jnp.issubdtype(new, jnp.floating) and jnp.finfo(new).bits < min(bits, jnp.finfo(old).bits)
+        weak = getattr(
+            eqn.invars[0].aval, "weak_type", False
+        )  # a Python number: nothing measured
+        lower = jnp.issubdtype(new, jnp.floating) and jnp.finfo(new).bits < min(
+            bits, jnp.finfo(old).bits
+        )
         return f"a cast of {old} to {new}" if lower and not weak else None
     if name == "reduce_precision":
         lower = p["mantissa_bits"] < (23 if bits == 32 else 52)
-        return f"reduce_precision to {p['mantissa_bits']} bits of mantissa" if lower else None
+        return (
+            f"reduce_precision to {p['mantissa_bits']} bits of mantissa"
+            if lower
+            else None
+        )
     if "precision" not in p:
         return None
     asked = p["precision"] if isinstance(p["precision"], tuple) else (p["precision"],)
     if any(not _is_full(one, bits) for one in asked):
         return f"{name} with precision={'/'.join(dict.fromkeys(getattr(one, 'name', str(one)) for one in asked))}"
     result = p.get("preferred_element_type")
-    lower = result is not None and jnp.issubdtype(result, jnp.floating) and jnp.finfo(result).bits < bits
+    lower = (
+        result is not None
+        and jnp.issubdtype(result, jnp.floating)
+        and jnp.finfo(result).bits < bits
+    )
     return f"{name} with preferred_element_type={jnp.dtype(result)}" if lower else None
 
 
@@ -240,7 +322,10 @@ def _views(jaxpr: Any) -> dict[Any, _View]:
         old, new = (v.aval.shape for v in (eqn.invars[0], eqn.outvars[0]))
         if name == "rev" and any(old[i] > 1 for i in eqn.params["dimensions"]):
             continue
-        long, kept = [i for i, n in enumerate(old) if n != 1], [n for n in new if n != 1]
+        long, kept = (
+            [i for i, n in enumerate(old) if n != 1],
+            [n for n in new if n != 1],
+        )
         view = found.get(eqn.invars[0], _View(eqn.invars[0], tuple(range(len(long)))))
         if name == "transpose":
             order = [long.index(i) for i in eqn.params["permutation"] if old[i] != 1]
@@ -275,7 +360,11 @@ def _inside(eqn: Any) -> int:
     inside = max(map(peak, [] if name in _COMBINE else inner(eqn)), default=0)
     if name == "scan":  # a turn reads slices of what is scanned over
         (body,) = inner(eqn)
-        inside += sum(_bytes(v) for v, whole in zip(body.invars, eqn.invars, strict=True) if _rank(v) != _rank(whole))
+        inside += sum(
+            _bytes(v)
+            for v, whole in zip(body.invars, eqn.invars, strict=True)
+            if _rank(v) != _rank(whole)
+        )
     return made + inside if name in _LOOPS else max(made, inside)
 
 
@@ -293,7 +382,9 @@ def _size(v: Any) -> int:
 
 def _bytes(v: Any) -> int:
     """Of a buffer: whole lines of 64."""
-    return -(-_size(v) * getattr(getattr(v.aval, "dtype", None), "itemsize", 0) // 64) * 64
+    return (
+        -(-_size(v) * getattr(getattr(v.aval, "dtype", None), "itemsize", 0) // 64) * 64
+    )
 
 
 def _dtype(v: Any) -> Any:
@@ -310,6 +401,8 @@ def _svd_workspace(eqn: Any) -> int:
 
 _WORKSPACE: dict[str, Callable[[Any], int]] = {
     "svd": _svd_workspace,
-    "conv_general_dilated": lambda e: sum(map(_bytes, e.invars)),  # in the order of axes that the kernel wants
+    "conv_general_dilated": lambda e: sum(
+        map(_bytes, e.invars)
+    ),  # in the order of axes that the kernel wants
     **dict.fromkeys(("lu", "qr", "geqrf", "eigh"), lambda e: _bytes(e.invars[0])),
 }
