@@ -171,7 +171,7 @@ def test_gaussian_inputs(key, examples, features, classes):
 
 def strict(value):
     """Whether the store writes `value`; then it is JSON that a strict reader reads."""
-    done, text = answers(isometry._internal.strict_json.dumps, value)
+    done, text = answers(public("strict_json")(strict_json.dumps), value)
     if done:
         read_strictly(text)
     return done
