@@ -65,6 +65,7 @@ class Activation:
         return self.name is not None and _NAMED.get(self.name) == self
 
     def __call__(self, x: Array) -> Array:
+        """Apply the activation to every entry."""
         return self.fn(x)
 
     def slope(self, x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
@@ -120,8 +121,9 @@ def _gelu(x: Array) -> Array:
 
 
 def _gelu_tanh(x: Array) -> Array:
-    # jax.nn.gelu(x, approximate=True) holds 1 + tanh, which cancels at negative x. Since
-    # (1 + tanh(y)) / 2 = sigmoid(2 y), this is the same function without the cancellation.
+    # jax.nn.gelu(x, approximate=True) holds 1 + tanh, which cancels at negative x.
+    # Since (1 + tanh(y)) / 2 = sigmoid(2 y), this is the same function without the
+    # cancellation.
     inner = math.sqrt(8 / math.pi) * (x + 0.044715 * x**3)
     return x * jax.nn.sigmoid(inner)
 
@@ -200,15 +202,15 @@ def get(activation: str | Activation | Callable[[Array], Array]) -> Activation:
     """Look up the activation that a user means.
 
     Args:
-        activation: A name (`names()`) in upper or lower case, an elementwise callable, or
-            an `Activation`, which is returned as it is.
+        activation: A name (`names()`) in upper or lower case, an elementwise callable,
+            or an `Activation`, which is returned as it is.
 
     Returns:
         The record. Of a callable, neither kinks nor symmetry are known.
 
     Raises:
-        InputError: A name that is not known (the nearest is suggested), or something that
-            is neither a name nor callable.
+        InputError: A name that is not known (the nearest is suggested), or something
+            that is neither a name nor callable.
 
     Example:
         >>> activations.get("ReLU").kinks

@@ -1,4 +1,4 @@
-"""Inputs: handwritten digits, Gaussian vectors, MNIST and CIFAR-10, a user's own files."""
+"""Inputs: handwritten digits, Gaussian vectors, images, a user's own files."""
 
 import os
 import pathlib
@@ -53,8 +53,8 @@ class Data(NamedTuple):
 def digits(pooled: bool = False) -> Data:
     """Load the handwritten digits that ship with scikit-learn.
 
-    There are 1797 images of 8 by 8 pixels in ten classes (UCI, Alpaydin and Kaynak, 1998),
-    scaled to [0, 1]. Three of the 64 pixels are 0 in every image.
+    There are 1797 images of 8 by 8 pixels in ten classes (UCI, Alpaydin and Kaynak,
+    1998), scaled to [0, 1]. Three of the 64 pixels are 0 in every image.
 
     Args:
         pooled: Whether to average blocks of 2 by 2 pixels, which leaves 16 features.
@@ -105,7 +105,7 @@ def gaussian(key: Key, examples: int, features: int, classes: int = 10) -> Data:
 
     Example:
         >>> data.gaussian(jax.random.key(0), examples=4, features=64, classes=2).targets
-        Array([1, 1, 1, 1], dtype=int32)
+        Array([0, 0, 1, 0], dtype=int32)
     """
     checks.key("key", key)
     checks.integer("examples", examples, low=1)
@@ -125,8 +125,9 @@ def normalize(xs: ArrayLike, q: float) -> Float[Array, "inputs *axes"]:
     """Rescale each input to mean square q, so that all inputs have the same law.
 
     Here q is of the inputs. The pre-activations of the first layer have variance
-    sigma_w^2 q + sigma_b^2, or sigma_w^2 q n/m + sigma_b^2 where orthogonal weights widen
-    from n to m. To start at a fixed point q*, give q = (q* - sigma_b^2) / sigma_w^2.
+    sigma_w^2 q + sigma_b^2, or sigma_w^2 q n/m + sigma_b^2 where orthogonal weights
+    widen from n to m. To start a network at its fixed point q*, give
+    (q* - sigma_b^2) / sigma_w^2.
 
     Args:
         xs: Floating inputs along the first axis, each of any shape.
@@ -141,8 +142,8 @@ def normalize(xs: ArrayLike, q: float) -> Float[Array, "inputs *axes"]:
 
     Example:
         >>> data.normalize(jnp.array([[3.0, 4.0], [0.0, 0.1]]), q=0.5)
-        Array([[0.6       , 0.8       ],
-               [0.        , 0.99999994]], dtype=float32)
+        Array([[0.6, 0.8],
+               [0. , 1. ]], dtype=float32)
     """
     checks.number("q", q, above=0.0)
     xs = checks.array("xs", xs)
@@ -180,18 +181,18 @@ def load(path: str | os.PathLike[str]) -> Data:
 
             - a .npy file of shape (examples, ...)
             - a .npz file with inputs `x` and, if there are any, targets `y`
-            - a folder with train-images-idx3-ubyte and train-labels-idx1-ubyte, plain or
-              as .gz, or with data_batch_1 to data_batch_5, binary (.bin) or pickled: the
-              training set
+            - a folder with train-images-idx3-ubyte and train-labels-idx1-ubyte, plain
+              or as .gz, or with data_batch_1 to data_batch_5, binary (.bin) or pickled:
+              the training set
             - one of these files of images alone
 
     Returns:
         The inputs and their targets.
 
     Raises:
-        InputError: The file is missing, of another kind, unreadable, truncated or empty,
-            has fewer than two axes or other than finite real numbers, or inputs and
-            targets differ in number.
+        InputError: The file is missing, of another kind, unreadable, truncated or
+            empty, has fewer than two axes or other than finite real numbers, or inputs
+            and targets differ in number.
 
     Example:
         >>> np.savez("mine.npz", x=np.ones((5, 2, 2)), y=np.arange(5))

@@ -1,7 +1,7 @@
 """Results on disk, whole or not at all.
 
-Everything is written to a temporary file beside its place, which a rename then makes the
-result. A crash, a full disk or Ctrl-C leaves the old file as it was.
+Everything is written to a temporary file beside its place, which a rename then makes
+the result. A crash, a full disk or Ctrl-C leaves the old file as it was.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 Path: TypeAlias = "str | os.PathLike[str]"
 Write: TypeAlias = Callable[[BinaryIO], object]
 
-# Dots per inch of a figure, readable at full width on a screen. With ten times fewer nothing
-# could be read; ten times more would make files of hundreds of megabytes.
+# Dots per inch of a figure, readable at full width on a screen. With ten times fewer
+# nothing could be read; ten times more would make files of hundreds of megabytes.
 _DPI = 150
 
 
@@ -65,8 +65,8 @@ def atomically(path: Path, write: Write) -> pathlib.Path:
         The path.
 
     Raises:
-        InputError: The disk is full, or refuses otherwise. What `write` raises is passed
-            on.
+        InputError: The disk is full, or refuses otherwise. What `write` raises is
+            passed on.
 
     Example:
         >>> path = store.atomically("note.txt", lambda file: file.write(b"1"))
@@ -116,15 +116,15 @@ def write_json(path: Path, value: object) -> pathlib.Path:
 
     Args:
         path: Where the file goes.
-        value: Any nesting of dicts, lists, arrays, numbers, strings and None. Infinities
-            become the strings "inf" and "-inf".
+        value: Any nesting of dicts, lists, arrays, numbers, strings and None.
+            Infinities become the strings "inf" and "-inf".
 
     Returns:
         The path.
 
     Raises:
-        InputError: `value` holds a NaN or something that JSON does not know, or the disk
-            refuses.
+        InputError: `value` holds a NaN or something that JSON does not know, or the
+            disk refuses.
 
     Example:
         >>> path = store.write_json("result.json", {"log_s": [0.5, -np.inf]})
@@ -158,7 +158,8 @@ def write_figure(
         The path.
 
     Raises:
-        InputError: The suffix is of no format that matplotlib writes, or the disk refuses.
+        InputError: The suffix is of no format that matplotlib writes, or the disk
+            refuses.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -189,8 +190,8 @@ def write_report(
         The paths, the figure's first.
 
     Raises:
-        InputError: `value` holds a NaN or something that JSON does not know, or the disk
-            refuses.
+        InputError: `value` holds a NaN or something that JSON does not know, or the
+            disk refuses.
 
     Example:
         >>> paths = store.write_report("sigma_1.5", {"s_max": 1.5})

@@ -127,9 +127,9 @@ def test_public_names_resolve():
     assert len(set(isometry.__all__)) == len(isometry.__all__)
     for name in isometry.__all__:
         assert getattr(isometry, name) is not None
-    assert dir(isometry) == sorted(isometry.__all__)
+    assert dir(isometry) == isometry.__all__
     assert callable(isometry.spectrum)
     assert callable(isometry.jacobian)
     assert callable(isometry.ensemble)
-    with pytest.raises(AttributeError, match="module 'isometry' has no attribute 'spektrum'"):
+    with pytest.raises(AttributeError, match="isometry attribute spektrum"):
         _ = isometry.spektrum

@@ -24,8 +24,8 @@ from isometry._internal.errors import InputError, MissingExtra, TracedError
 T = TypeVar("T")
 
 # A longer shape is a mistake: 2^40 entries are 4 TB in float32. Ten times fewer would
-# refuse arrays that a large machine holds; with ten times more, XLA would die instead of
-# saying what is wrong.
+# refuse arrays that a large machine holds; with ten times more, XLA would die instead
+# of saying what is wrong.
 _MOST_ENTRIES = 2**40
 
 # Words of an old-style key: two for threefry2x32, four for rbg and unsafe_rbg.
@@ -76,7 +76,7 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
 
 
 def one_of_any_case(name: str, value: Any, known: Iterable[str]) -> str:
-    """Accept one of the names in `known`, in upper or lower case, as it stands there."""
+    """Accept a name in `known`, in upper or lower case; return it as it stands there."""
     names = list(known)
     if isinstance(value, str):
         by_lower_case = {spelled.lower(): spelled for spelled in names}
@@ -371,8 +371,8 @@ def real(name: str, value: T) -> T:
 def elementwise(name: str, function: Callable[[Any], Any]) -> None:
     """Accept a real function that treats each entry alike, whatever the others are.
 
-    The function is tried on 64 points, and on the same points among five others that move
-    the first and last entry, the mean and the median.
+    The function is tried on 64 points, and on the same points among five others that
+    move the first and last entry, the mean and the median.
     """
     alone = np.random.default_rng(0).permutation(np.linspace(-3.1, 2.7, 64))
     among = np.insert(alone, [0, 9, 30, 51, 64], [9.0, 4.0, -6.0, 7.0, 5.0])
@@ -402,8 +402,9 @@ def elementwise(name: str, function: Callable[[Any], Any]) -> None:
         return
     value_alone = np.asarray(value_alone)
     value_shared = np.asarray(value_among)[np.isin(among, alone)]
-    # XLA may vectorize the two lengths differently, so a few roundings must pass; the mean
-    # or the maximum of the array moves a value by far more than eps^0.6, 7e-5 in float32.
+    # XLA may vectorize the two lengths differently, so a few roundings must pass; the
+    # mean or the maximum of the array moves a value by far more than eps^0.6, 7e-5 in
+    # float32.
     eps = float(jnp.finfo(result.dtype).eps)
     is_finite = np.isfinite(value_alone)
     largest = np.max(np.abs(value_alone), where=is_finite, initial=0.0)

@@ -17,7 +17,8 @@ class FromCall(Exception):
 
     Attributes:
         message: The text without the function's name.
-        function: The name of the function that the user called, or None if it is not known.
+        function: The name of the function that the user called, or None if it is not
+            known.
     """
 
     def __init__(self, message: str):
@@ -35,13 +36,13 @@ class FromCall(Exception):
 class InputError(FromCall, ValueError):
     """An argument that cannot be used.
 
-    The message names the argument, what came, and what to write instead. The name of the
-    public function that was called stands before it once, put there by `public`.
+    The message names the argument, what came, and what to write instead. The name of
+    the public function that was called stands before it once, put there by `public`.
     """
 
 
 class NotDefined(InputError):
-    """The arguments are sound, but what they ask for does not exist, as a critical point."""
+    """The arguments are sound, but what they ask for does not exist."""
 
 
 class NotFinite(InputError):
@@ -57,7 +58,7 @@ class MissingExtra(FromCall, ImportError):
 
 
 class PrecisionWarning(UserWarning):
-    """f computes below the precision that a measurement runs at; the message says where."""
+    """f computes below the precision of the measurement; the message says where."""
 
 
 class BatchWarning(UserWarning):

@@ -31,12 +31,12 @@ def read(path: pathlib.Path) -> Images:
         path: A folder, an IDX file of images, or a batch of CIFAR-10.
 
     Returns:
-        The images, bytes of shape (n, ...), and their labels, (n,). CIFAR's images are of
-        shape (n, 3072).
+        The images, bytes of shape (n, ...), and their labels, (n,). CIFAR's images are
+        of shape (n, 3072).
 
     Raises:
-        InputError: There is nothing of these formats; a file is truncated, too long or of
-            another kind; labels are missing, of another number, or not CIFAR's ten.
+        InputError: There is nothing of these formats; a file is truncated, too long or
+            of another kind; labels are missing, of another number, or not CIFAR's ten.
     """
     if path.is_dir():
         return _read_folder(path)
@@ -68,7 +68,8 @@ def _read_folder(folder: pathlib.Path) -> Images:
             continue
         if missing:
             raise InputError(
-                f"{str(folder)!r} lacks {', '.join(missing)} of CIFAR-10's five batches."
+                f"{str(folder)!r} lacks {', '.join(missing)} "
+                "of CIFAR-10's five batches."
             )
         batches = [reader(folder / name) for name in names]
         images, labels = zip(*batches, strict=True)
@@ -103,8 +104,8 @@ def _read_idx_pair(path: pathlib.Path) -> Images:
 def _read_idx(path: pathlib.Path, num_axes: int) -> np.ndarray:
     """Read unsigned bytes behind a header.
 
-    The header is 0, 0, 8 (for unsigned bytes), the number of axes, and the length of each
-    axis in four bytes, big-endian.
+    The header is 0, 0, 8 (for unsigned bytes), the number of axes, and the length of
+    each axis in four bytes, big-endian.
     """
     magic = bytes([0, 0, 8, num_axes])
     header_bytes = 4 + 4 * num_axes

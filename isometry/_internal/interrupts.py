@@ -6,15 +6,17 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-# Seconds until an interrupt that has not come out is raised again. Ten times shorter would
-# break into the removal of half-written files; ten times longer would seem to hang.
+# Seconds until an interrupt that has not come out is raised again. Ten times shorter
+# would break into the removal of half-written files; ten times longer would seem to
+# hang.
 AGAIN = 2.0
 
 
 class Stopped(Exception):
     """Ctrl-C during a command.
 
-    It is no KeyboardInterrupt, of which typer would print an empty line and make another.
+    It is no KeyboardInterrupt, of which typer would print an empty line and make
+    another.
     """
 
 
@@ -23,9 +25,10 @@ def insistent() -> Iterator[list[int]]:
     """Raise KeyboardInterrupt again and again after Ctrl-C, until it comes out here.
 
     Python raises KeyboardInterrupt wherever it happens to be. Inside a finalizer or a
-    callback of the garbage collector it is dropped; JAX has such a callback, and a command
-    that was stopped there would run on to its end. The import of an extension turns it
-    into an ImportError, so whatever comes out after a Ctrl-C is a KeyboardInterrupt here.
+    callback of the garbage collector it is dropped; JAX has such a callback, and a
+    command that was stopped there would run on to its end. The import of an extension
+    turns it into an ImportError, so whatever comes out after a Ctrl-C is a
+    KeyboardInterrupt here.
 
     Nothing changes outside the main thread, under a handler or a timer of the caller's
     own, and without POSIX timers.

@@ -12,12 +12,13 @@ from jaxtyping import PyTree
 from isometry._internal import checks
 from isometry._internal.errors import InputError
 
-# The precision of every product in a measurement. TF32 and bfloat16 keep 10 and 7 bits of
-# mantissa, so a default of the platform would shift small singular values silently. The price
-# is the speed of the tensor cores.
+# The precision of every product in a measurement. TF32 and bfloat16 keep 10 and 7 bits
+# of mantissa, so a default of the platform would shift small singular values silently.
+# The price is the speed of the tensor cores.
 MATMUL = "highest"
 
-# float16 and bfloat16 resolve singular values down to a thousandth of the largest at best.
+# float16 and bfloat16 resolve singular values down to a thousandth of the largest at
+# best.
 _LEAST_BITS = 32
 
 

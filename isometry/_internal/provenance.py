@@ -16,15 +16,15 @@ _PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "optax", "scikit-learn")
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# Git answers in milliseconds. On a network disk that hangs, a result without its commit is
-# better than no result.
+# Git answers in milliseconds. On a network disk that hangs, a result without its commit
+# is better than no result.
 _GIT_SECONDS = 10
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of this package and of what its numbers depend on."""
-    # This package's version is that of the code that runs. The one that is installed may be
-    # another, or there may be none.
+    """Return the versions of all that a number depends on."""
+    # This package's version is that of the code that runs. The one that is installed
+    # may be another, or there may be none.
     found = {
         "python": platform.python_version(),
         "isometry": sys.modules["isometry"].__version__,

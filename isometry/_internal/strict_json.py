@@ -14,7 +14,7 @@ import numpy as np
 from isometry._internal import checks
 from isometry._internal.errors import InputError
 
-Plain: TypeAlias = "None | bool | int | float | str | list[Plain] | dict[str, Plain]"
+Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 
 
 def plain(value: object, where: str = "value") -> Plain:

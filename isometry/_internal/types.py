@@ -22,7 +22,7 @@ Elementwise: TypeAlias = Callable[[Array], Array]
 
 
 class Initializer(Protocol):
-    """The calling convention of `jax.nn.initializers`, which every factory's result follows."""
+    """The calling convention of `jax.nn.initializers`, which all factories follow."""
 
     def __call__(
         self,
