@@ -64,6 +64,7 @@ class Activation:
         """
         return self.name is not None and _NAMED.get(self.name) == self
 
+    # What `fn` returns is the user's; `checks.elementwise` judges it.
     def __call__(self, x: Array) -> Array:
         """Apply the activation to every entry."""
         return self.fn(x)
@@ -108,8 +109,9 @@ def _named(
     kinks: tuple[float, ...] = (),
 ) -> Activation:
     """Make an activation that `get` finds by its name."""
-    _NAMED[name] = Activation(fn, kinks, odd, name)
-    return _NAMED[name]
+    activation = Activation(fn, kinks=kinks, odd=odd, name=name)
+    _NAMED[name] = activation
+    return activation
 
 
 def _identity(x: Array) -> Array:

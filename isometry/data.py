@@ -111,6 +111,7 @@ def gaussian(key: Key, examples: int, features: int, classes: int = 10) -> Data:
     checks.integer("examples", examples, low=1)
     checks.integer("features", features, low=1)
     checks.integer("classes", classes, low=2)
+    # float32 whatever the mode, so that one key gives the same task in all.
     key_xs, key_scores = jax.random.split(key)
     xs = jax.random.normal(key_xs, (examples, features), jnp.float32)
     directions = jax.random.normal(key_scores, (features, classes), jnp.float32)
@@ -151,6 +152,7 @@ def normalize(xs: ArrayLike, q: float) -> Float[Array, "inputs *axes"]:
     if xs.size == 0:
         raise InputError(f"xs has shape {xs.shape}: no features; write at least one.")
     limits = jnp.finfo(xs.dtype)
+    # Below `tiny` numbers lose bits, and most processors make them zero.
     checks.number("q", q, low=float(limits.tiny), high=float(limits.max))
     axes = tuple(range(1, xs.ndim))
     # Dividing by the largest entry first keeps every square within the dtype's range.

@@ -1,7 +1,8 @@
 """The type checker behind `--jaxtyping-packages` in pytest's options.
 
-It checks annotations of jaxtyping alone: shapes and dtypes of our own arrays. What a user
-passes wrongly must reach the package's own checks, so no other annotation is enforced.
+It checks annotations of jaxtyping alone: shapes and dtypes of our own arrays. What a
+user passes wrongly must reach the package's own checks, so no other annotation is
+enforced.
 """
 
 import typing
@@ -26,7 +27,7 @@ def checked(function):
 
 def names_an_array(annotation):
     """Tell whether a type is, or contains, one such as Float[Array, "n"]."""
-    if isinstance(annotation, type):
-        if issubclass(annotation, jaxtyping.AbstractArray):
-            return True
+    is_class = isinstance(annotation, type)
+    if is_class and issubclass(annotation, jaxtyping.AbstractArray):
+        return True
     return any(names_an_array(part) for part in typing.get_args(annotation))

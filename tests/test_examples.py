@@ -53,5 +53,12 @@ def test_example(name, tmp_path, monkeypatch):
 
 
 def test_an_example_can_fail():
-    test = doctest.DocTestParser().get_doctest(">>> 1 + 1\n3\n", {}, "sum", None, 0)
+    test = doctest.DocTest(
+        [doctest.Example("1 + 1", "3\n")],
+        globs={},
+        name="sum",
+        filename=None,
+        lineno=0,
+        docstring="",
+    )
     assert doctest.DocTestRunner().run(test, out=lambda text: None).failed == 1

@@ -32,16 +32,22 @@ _MOST_ENTRIES = 2**40
 _OLD_KEY_WORDS = (2, 4)
 
 
+# Characters of a value in a message: enough to recognize it, less than a page of an
+# array.
+_SHOWN = 60
+
+
 def show(value: object) -> str:
     """Return `repr(value)`, cut to what fits in a message."""
     text = repr(value)
-    if len(text) <= 60:
+    if len(text) <= _SHOWN:
         return text
-    return text[:57] + "..."
+    return text[: _SHOWN - 3] + "..."
 
 
 def x64() -> bool:
     """Tell whether JAX is in 64-bit mode here."""
+    # This sees the context manager jax.enable_x64 too.
     return jnp.result_type(float) == np.float64
 
 
@@ -61,13 +67,14 @@ def on_host(name: str, value: T) -> T:
     return value
 
 
-def one_of(name: str, value: Any, known: Iterable[str]) -> str:
+def one_of(name: str, value: object, known: Iterable[str]) -> str:
     """Accept one of the names in `known`; suggest the nearest one otherwise."""
     names = list(known)
     if isinstance(value, str) and value in names:
         return value
     hint = ""
     if isinstance(value, str):
+        # A similarity of 0.6 finds "tahn" for "tanh", and nothing for "foo".
         near = difflib.get_close_matches(value, names, n=2, cutoff=0.6)
         if near:
             hint = f" Did you mean {' or '.join(map(repr, near))}?"
@@ -75,8 +82,8 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
     raise InputError(f"{name}={show(value)} is not known. Known: {listed}.{hint}")
 
 
-def one_of_any_case(name: str, value: Any, known: Iterable[str]) -> str:
-    """Accept a name in `known`, in upper or lower case; return it as it stands there."""
+def one_of_any_case(name: str, value: object, known: Iterable[str]) -> str:
+    """Accept a name in `known` in upper or lower case; return it as known."""
     names = list(known)
     if isinstance(value, str):
         by_lower_case = {spelled.lower(): spelled for spelled in names}
@@ -105,7 +112,9 @@ def number(
         opening = "(-inf"
     else:
         opening = f"[{low:g}"
-    closing = "inf)" if high == math.inf else f"{high:g}]"
+    closing = "inf)"
+    if high < math.inf:
+        closing = f"{high:g}]"
     raise InputError(
         f"{name}={show(value)} is not a finite number in {opening}, {closing}."
     )
@@ -124,6 +133,7 @@ def _as_float(name: str, value: Any) -> float:
     try:
         return float(value)
     except OverflowError:
+        # A whole number beyond the largest float, which is as good as infinite.
         return math.inf if value > 0 else -math.inf
 
 
@@ -140,12 +150,14 @@ def integer(name: str, value: Any, *, low: int = 0, high: int | None = None) -> 
         raise InputError(f"{name}={show(value)} is not a whole number.") from None
     is_too_high = high is not None and whole > high
     if isinstance(value, bool) or whole < low or is_too_high:
-        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        bounds = f"at least {low}"
+        if high is not None:
+            bounds = f"between {low} and {high}"
         raise InputError(f"{name}={show(value)} must be a whole number, {bounds}.")
     return whole
 
 
-def instance(name: str, value: Any, kind: type[T]) -> T:
+def instance(name: str, value: object, kind: type[T]) -> T:
     """Accept an object of this class."""
     if not isinstance(value, kind):
         raise InputError(f"{name}={show(value)} is not a {kind.__name__}.")
@@ -159,18 +171,21 @@ def array(name: str, value: Any) -> jax.Array:
     """
     try:
         with np.errstate(over="ignore"):
+            # Parameters of NNX and Haiku are arrays by this protocol alone.
             if hasattr(value, "__jax_array__"):
                 numbers = jnp.asarray(value)
             elif isinstance(value, (np.ndarray, np.generic, jax.Array)):
                 numbers = value
             else:
+                # Lists, and by their __array__ the arrays of other libraries.
                 numbers = np.asarray(value)
             if holds_numbers(numbers):
                 return jnp.asarray(numbers)
     except (TypeError, ValueError, OverflowError):
         pass
-    is_array = isinstance(value, np.ndarray)
-    came = f"an array of {value.dtype}" if is_array else show(value)
+    came = show(value)
+    if isinstance(value, np.ndarray):
+        came = f"an array of {value.dtype}"
     raise InputError(f"{name} is {came}, not an array of numbers.")
 
 
@@ -189,9 +204,12 @@ def points(name: str, value: Any, dtype: Any) -> jax.Array:
     Infinity is a point, NaN is not.
     """
     try:
-        given = value if hasattr(value, "dtype") else np.asarray(value)
+        given = value
+        if not hasattr(value, "dtype"):
+            given = np.asarray(value)
         if not (is_traced(given) or is_real(given.dtype)):
             raise TypeError
+        # NumPy keeps float64 while JAX's 64-bit mode is off, and so sees every NaN.
         convert = jnp.asarray if is_traced(given) else np.asarray
         with np.errstate(over="ignore"):
             on_axis = convert(given, dtype)
@@ -273,8 +291,9 @@ def is_key(value: Any) -> bool:
 
 def _key_axes(value: Any) -> int:
     """Return the number of axes of an array of keys, without the words of old ones."""
-    is_typed = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-    return value.ndim if is_typed else value.ndim - 1
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return value.ndim
+    return value.ndim - 1
 
 
 def key(name: str, value: Any) -> jax.Array:
@@ -330,7 +349,9 @@ def examples(name: str, value: T, shape: tuple[int, ...]) -> T:
     is_floating = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
     has_rows = len(came) > 0 and came[0] > 0
     if not (is_floating and has_rows and came[1:] == tuple(shape)):
-        what = show(value) if dtype is None else f"{dtype} of shape {came}"
+        what = show(value)
+        if dtype is not None:
+            what = f"{dtype} of shape {came}"
         raise InputError(
             f"{name} is {what}; write floating rows of shape {tuple(shape)}, "
             "at least one."
@@ -381,7 +402,8 @@ def elementwise(name: str, function: Callable[[Any], Any]) -> None:
             result = jax.eval_shape(function, jnp.asarray(among))
             value_alone = function(jnp.asarray(alone))
             value_among = function(jnp.asarray(among))
-    except Exception as error:  # whatever a user's function may raise
+    # A user's function may raise anything.
+    except Exception as error:
         first_line = str(error).partition("\n")[0]
         raise InputError(
             f"{name} cannot be evaluated on arrays of shapes (64,) and (69,) "

@@ -21,11 +21,17 @@ class FromCall(Exception):
             known.
     """
 
+    message: str
+    function: str | None
+
     def __init__(self, message: str):
         super().__init__(message)
+        self.function = None
+        self.message = message
         named = _NAMED.match(message)
-        self.function = named[1] if named else None
-        self.message = message[named.end() :] if named else message
+        if named:
+            self.function = named[1]
+            self.message = message[named.end() :]
 
     def __str__(self) -> str:
         if self.function is None:
@@ -38,6 +44,18 @@ class InputError(FromCall, ValueError):
 
     The message names the argument, what came, and what to write instead. The name of
     the public function that was called stands before it once, put there by `public`.
+
+    Attributes:
+        message: The text without the function's name.
+        function: The name of the function that the user called, or None if it is not
+            known.
+
+    Example:
+        >>> try:
+        ...     networks.mlp([3], "tanh")
+        ... except isometry.InputError as error:
+        ...     print(error)
+        mlp(): widths=[3] has 1; write [n_in, hidden ..., n_out].
     """
 
 
@@ -54,15 +72,46 @@ class TracedError(FromCall, TypeError):
 
 
 class MissingExtra(FromCall, ImportError):
-    """A command or function needs an optional dependency that is not installed."""
+    """A command or function needs an optional dependency that is not installed.
+
+    Example:
+        >>> try:
+        ...     xs, targets = data.digits()
+        ... except isometry.MissingExtra:
+        ...     xs, targets = data.gaussian(jax.random.key(0), 1797, 64)
+        >>> xs.shape
+        (1797, 64)
+    """
 
 
 class PrecisionWarning(UserWarning):
-    """f computes below the precision of the measurement; the message says where."""
+    """f computes below the precision of the measurement; the message says where.
+
+    Example:
+        >>> import warnings
+        >>> def f(w, x):
+        ...     return jnp.dot(w, x, precision="default")
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", isometry.PrecisionWarning)
+        ...     sp = isometry.spectrum(f, jnp.eye(3), jnp.ones(3))
+        >>> sp.values
+        Array([1., 1., 1.], dtype=float32)
+    """
 
 
 class BatchWarning(UserWarning):
-    """x seems to be a batch: f does to x[0] what it does to the first row of x."""
+    """x seems to be a batch: f does to x[0] what it does to the first row of x.
+
+    Example:
+        >>> import warnings
+        >>> def f(w, x):
+        ...     return x @ w
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", isometry.BatchWarning)
+        ...     sp = isometry.spectrum(f, jnp.eye(3), jnp.ones((2, 3)))
+        >>> sp.size
+        6
+    """
 
 
 def public(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -2,16 +2,18 @@
 
 import os
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, PyTree
 
 from isometry._internal import checks
 
+# Share of the free memory that a measurement takes by default; its temporaries, XLA and
+# the user have the rest. Ten times less would cut measurements into slices that keep no
+# core busy; at four times as much a container is killed.
 SHARE = 0.25
-"""Share of the free memory that one measurement takes by default; the rest is for its temporaries, XLA and the user."""
 
 
 def free_bytes() -> int:
@@ -19,35 +21,22 @@ def free_bytes() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    limits = [
-        free for free in (_free_of_machine(), *_free_of_groups()) if free is not None
-    ]
+    limits = [free for free in (_free_of_machine(), *_free_of_groups()) if free is not None]
     return min(limits, default=2**31)
 
 
 def _free_of_machine() -> int | None:
     try:
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-        return (
-            int(dict(line.split(":", 1) for line in lines)["MemAvailable"].split()[0])
-            * 1024
-        )
+        return int(dict(line.split(":", 1) for line in lines)["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return (
-            os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-            if hasattr(os, "sysconf")
-            else None
-        )
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if hasattr(os, "sysconf") else None
 
 
-def _free_of_groups(
-    proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup"
-) -> list[int]:
+def _free_of_groups(proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") -> list[int]:
     """What each control group around this process leaves it, as in a container; /proc/meminfo is the machine's."""
     try:
-        lines = [
-            line.split(":", 2) for line in pathlib.Path(proc).read_text().splitlines()
-        ]
+        lines = [line.split(":", 2) for line in pathlib.Path(proc).read_text().splitlines()]
     except OSError:
         return []
     found = []
@@ -57,11 +46,7 @@ def _free_of_groups(
             inner = root / os.path.normpath("/" + path).strip(
                 "/"
             )  # in a container perhaps the path outside, its own group being the root
-            found += [
-                _free_of_group(group)
-                for group in (inner, *inner.parents)
-                if group.is_relative_to(root)
-            ]
+            found += [_free_of_group(group) for group in (inner, *inner.parents) if group.is_relative_to(root)]
     return [free for free in found if free is not None]
 
 
@@ -73,10 +58,7 @@ def _free_of_group(group: pathlib.Path) -> int | None:
     ):
         try:
             most, used = (int((group / name).read_text()) for name in (limit, usage))
-            stat = dict(
-                line.split()
-                for line in (group / "memory.stat").read_text().splitlines()
-            )
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
             return max(most - used + int(stat.get(droppable, 0)), 0)
         except (OSError, ValueError):  # not this version, or "max"
             continue
@@ -84,28 +66,25 @@ def _free_of_group(group: pathlib.Path) -> int | None:
 
 
 def budget(max_bytes: int | None) -> int:
-    """`max_bytes` if given, else a share of the free memory."""
+    """Return `max_bytes` if it is given, else a share of the free memory."""
     if max_bytes is None:
         return int(SHARE * free_bytes())
     return checks.integer("max_bytes", max_bytes, low=1)
 
 
-def tree_bytes(tree: Any) -> int:
-    """Bytes of all arrays (or shape structs) in `tree`."""
-    return sum(
-        leaf.size * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-        if hasattr(leaf, "dtype")
-    )
+def tree_bytes(tree: PyTree) -> int:
+    """Return the bytes of all arrays, or shapes of arrays, in a tree."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
 
 
-def sliced(a: Any, start: int, stop: int) -> Any:
-    """a[start:stop], as a view where `a` lies in this processor's memory: JAX would copy it."""
-    on_host = (
-        isinstance(a, jax.Array)
-        and a.is_fully_addressable
-        and not jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
-    )
-    if on_host and [d.platform for d in a.devices()] == ["cpu"]:
-        a = np.asarray(a)
-    return a[start:stop]
+def sliced(array: Array, start: int, stop: int) -> Array | np.ndarray:
+    """Return array[start:stop], without a copy where the array lies in host memory."""
+    # NumPy knows no typed keys.
+    is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    if isinstance(array, jax.Array) and array.is_fully_addressable and not is_key:
+        platforms = {device.platform for device in array.devices()}
+        # JAX copies a slice; NumPy's is a view of the same memory.
+        if platforms == {"cpu"}:
+            return np.asarray(array)[start:stop]
+    return array[start:stop]

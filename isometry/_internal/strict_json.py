@@ -50,6 +50,7 @@ def plain(value: object, where: str = "value") -> Plain:
 
 
 def _plain_dict(value: dict, where: str) -> dict[str, Plain]:
+    # JSON knows no keys but text.
     items = {str(key): plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if len(items) < len(value):
         raise InputError(
