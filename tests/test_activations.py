@@ -24,8 +24,8 @@ def test_slope_agrees_with_central_differences(name):
         x = jnp.asarray(POINTS)
         derivative = phi.slope(x)
         difference = (phi(x + step) - phi(x - step)) / (2 * step)
-    # Truncation is step^2 / 6 times the third derivative, below 3; rounding is eps / step
-    # times values below 4.
+    # Truncation is step^2 / 6 times the third derivative, below 3; rounding is eps /
+    # step times values below 4.
     tolerance = step**2 + 4 * np.finfo(float).eps / step
     np.testing.assert_allclose(derivative, difference, rtol=0, atol=tolerance)
 

@@ -110,7 +110,7 @@ def test_damaged_compression_is_refused(tmp_path):
     wrong_byte = whole[:15] + b"\xff\xff\xff\xff" + whole[19:]
     for damaged in (whole[:-9], whole[:20], b"no gzip", wrong_byte):
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match="cannot be read as IDX|truncated|begins"):
+        with pytest.raises(InputError, match=r"cannot be read as IDX|truncated|begins"):
             data.load(tmp_path)
 
 
@@ -254,12 +254,12 @@ def test_pickle_is_not_executed(tmp_path):
 
 
 def test_folder_and_files_of_no_known_format_are_refused(tmp_path):
-    with pytest.raises(InputError, match="folder .* holds none of train-images"):
+    with pytest.raises(InputError, match=r"folder .* holds none of train-images"):
         data.load(tmp_path)
     with pytest.raises(InputError, match="there is no file or folder"):
         data.load(tmp_path / "mnist")
     (tmp_path / "cifar").touch()
-    with pytest.raises(InputError, match="ends in ''; write a .npy or .npz file"):
+    with pytest.raises(InputError, match=r"ends in ''; write a \.npy or \.npz"):
         data.load(tmp_path / "cifar")
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(LABELS))
     with pytest.raises(InputError, match="write the file of the images"):
