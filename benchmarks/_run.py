@@ -46,7 +46,7 @@ class Worker:
         path = os.pathsep.join(p for p in sys.path if p)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks._worker", str(theirs.fileno())],
-            env=os.environ | {"PYTHONPATH": path} | environment,
+            env=os.environ | {"PYTHONPATH": path} | dict(environment),
             pass_fds=[theirs.fileno()],
             start_new_session=True,  # an interrupt is the driver's, who then ends its workers
         )

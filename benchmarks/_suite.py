@@ -43,7 +43,8 @@ def run(
 
     Returns:
         Counts of tests by outcome, names of the failures, the failures' reasons, files
-        that did not end and the test that each was at, and files that never started.
+        that did not end and the test that each was at, files that never started, and
+        the seconds that each file took.
     """
 
     def of_file(file: str) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def run(
             file: part["running"] for file, part in ran.items() if part["cut"]
         },
         "not_reached": [file for file in files if file not in ran],
-        "seconds": {file: part["seconds"] for file, part in ran.items()},
+        "file_seconds": {file: part["seconds"] for file, part in ran.items()},
     }
 
 

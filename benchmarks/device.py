@@ -364,8 +364,10 @@ def measure_product(
 
 def measure_tests(files: Sequence[str], deadline: float, say: Say) -> dict[str, Any]:
     """Run the numerical tests; what fails is named."""
+    # Side by side they share the GPU's memory; all else is for tests/conftest.py to set.
+    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     record = _suite.run(
-        files, deadline=deadline, processes=PROCESSES, environment=jax_environment()
+        files, deadline=deadline, processes=PROCESSES, environment=shared
     )
     for name in record["failed"]:
         say(f"FAILED: {name}")

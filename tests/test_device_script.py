@@ -94,7 +94,9 @@ def test_record_has_every_part(in_this_process, tmp_path):
     spectra = ["T(6, 4, 64) float32", "T(6, 4, 64) float64"]
     assert list(parts) == ["tests", *products, *spectra]
     assert [part.get("failed") for part in parts.values()] == [[], *[None] * 4]
+    assert {part["state"] for part in parts.values()} == {"done"}
     assert parts["tests"]["passed"] == 1
+    assert parts["tests"]["file_seconds"][str(suite)] <= parts["tests"]["seconds"]
     for name in products:
         (method,) = parts[name]["methods"]
         assert method["accurate"]
