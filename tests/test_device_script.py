@@ -223,6 +223,30 @@ def test_part_after_the_end_is_not_reached(monkeypatch, tmp_path):
     assert {part["state"] for part in record["parts"].values()} == {"not reached"}
 
 
+@pytest.mark.parametrize(
+    ("platform", "kind", "name", "plan"),
+    [
+        ("gpu", "NVIDIA H200", "device-nvidia-h200.json", device.ON_GPU),
+        ("cpu", "cpu", "device-cpu.json", device.ON_CPU),
+    ],
+)
+def test_device_chooses_the_plan_and_the_name(
+    platform, kind, name, plan, in_this_process, monkeypatch, capsys
+):
+    found = {"device": {"platform": platform, "kind": kind, "count": 1}}
+    ran = []
+
+    def run(plan, path, *, provenance, say):
+        ran.append((plan, path.name, provenance["command"]))
+        return {"parts": {"tests": {"state": "not reached"}}}
+
+    monkeypatch.setattr(_worker.Session, "provenance", lambda self: found)
+    monkeypatch.setattr(device, "run", run)
+    assert device.main() == 1
+    assert ran == [(plan, name, ["python", "-m", "benchmarks.device"])]
+    assert ("scaled down" in capsys.readouterr().out) == (platform == "cpu")
+
+
 def test_plans_name_files_that_exist_and_fit_the_time():
     for chosen in (device.ON_GPU, device.ON_CPU):
         assert [f for f in chosen.tests if not (_suite.ROOT / f).is_file()] == []

@@ -213,7 +213,7 @@ def wide_product(a, key):
 
 @kernel
 def compact_product(a, key):
-    return linalg.compact_product(stacks(a, 2), width=5, serial=False)
+    return linalg.compact_product(stacks(a, 2), width=5)
 
 
 @kernel
