@@ -30,6 +30,7 @@ class Entry:
             for bit from the same key in float32 and float64.
 
     Example:
+        >>> from isometry import initializers
         >>> entry = initializers.catalogue()[0]
         >>> entry.name, entry.law
         ('zeros', 'every entry 0')
@@ -86,7 +87,9 @@ def catalogue() -> tuple[Entry, ...]:
         One `Entry` a factory.
 
     Example:
-        >>> [entry.name for entry in initializers.catalogue() if entry.isometric == "square"]
+        >>> from isometry import initializers
+        >>> entries = initializers.catalogue()
+        >>> [entry.name for entry in entries if entry.isometric == "square"]
         ['identity']
     """
     return tuple(_ENTRIES.values())

@@ -41,6 +41,7 @@ class Initializer:
         dtype: What is drawn where the call names no dtype. None is JAX's default.
 
     Example:
+        >>> from isometry import initializers
         >>> init = initializers.orthogonal(2.0)
         >>> init
         orthogonal(gain=2.0)

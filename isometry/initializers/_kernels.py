@@ -5,7 +5,7 @@ and moves the axes to where the user wants them.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -58,7 +58,7 @@ def kernel_initializer(
     draw_kernel: DrawKernel,
     layout: Layout,
     *,
-    arguments: Mapping[str, object],
+    arguments: dict[str, object],
     ranks: Ranks,
     largest: float = 1.0,
     random: bool = True,
@@ -89,7 +89,7 @@ def kernel_initializer(
         else:
             kernel = draw_one(key)
             kernels = jnp.broadcast_to(kernel, stack_shape + kernel.shape)
-        return _lay_out(kernels, shape, parts)
+        return lay_out(kernels, shape, parts)
 
     return Initializer(
         name,
@@ -128,7 +128,7 @@ def _stack(
     return kernels.reshape(stack_shape + kernels.shape[1:])
 
 
-def _lay_out(
+def lay_out(
     kernels: Float[Array, "..."], shape: tuple[int, ...], parts: Parts
 ) -> Float[Array, "..."]:
     """Bring (*batch, groups, *window, in, out/groups) to the user's shape."""

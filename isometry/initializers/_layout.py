@@ -151,9 +151,9 @@ def _resolve(name: str, axes: Axes, rank: int) -> tuple[int, ...]:
         shown = checks.show(axes)
         message = f"{name}={shown} is not an axis or a tuple of axes."
         raise InputError(message) from None
-    fits = all(-rank <= axis < rank for axis in given)
-    resolved = tuple(axis % rank for axis in given) if fits else ()
-    if len(set(resolved)) < len(given):
+    resolved = tuple(axis + rank * (axis < 0) for axis in given)
+    in_range = all(0 <= axis < rank for axis in resolved)
+    if not in_range or len(set(resolved)) < len(resolved):
         raise InputError(
             f"{name}={checks.show(axes)} does not fit a shape of {rank} axes; "
             f"write distinct axes between {-rank} and {rank - 1}."
