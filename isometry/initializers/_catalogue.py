@@ -47,6 +47,7 @@ class Entry:
     differs: str = ""
 
 
+# By name, in the order of import, which is the order of the page in the docs.
 _ENTRIES: dict[str, Entry] = {}
 
 
@@ -62,6 +63,8 @@ def register(
     """Put the decorated factory into the catalogue; its summary is the definition."""
 
     def add(factory: Factory) -> Factory:
+        # The summary is the one place that says what is drawn: help() and the docs
+        # agree.
         docstring = factory.__doc__ or ""
         definition, _, _ = docstring.partition("\n")
         _ENTRIES[factory.__name__] = Entry(
@@ -75,6 +78,7 @@ def register(
             needs=needs,
             differs=differs,
         )
+        # Returned as it is, so that help() and type checkers see its signature.
         return factory
 
     return add

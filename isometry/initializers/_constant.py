@@ -100,8 +100,11 @@ def _filled(
     def draw(
         key: Key | None, shape: tuple[int, ...], draw_dtype: np.dtype
     ) -> Float[Array, "..."]:
+        # A value beyond the dtype would be filled in as an infinity; `largest` refuses
+        # it.
         return jnp.full(shape, value, draw_dtype)
 
+    # Not random: the key, which JAX's convention asks for, may be None.
     return Initializer(
         name,
         written(arguments, dtype),

@@ -52,15 +52,16 @@ def delta_orthogonal(
     The convolution is that matrix times gain at every pixel, so with circular or SAME
     padding all its singular values are gain: an isometry for in <= out, a co-isometry
     for in > out, which JAX refuses (Xiao et al., 2018, Algorithm 2). For in <= out the
-    draw is bit for bit that of `jax.nn.initializers.delta_orthogonal` from the same key,
-    in float32 and float64; bfloat16 and float16 are the float32 draw, rounded once.
+    draw is bit for bit that of `jax.nn.initializers.delta_orthogonal` from the same
+    key, in float32 and float64; bfloat16 and float16 are the float32 draw, rounded
+    once.
 
-    The middle tap is (k - 1)//2 as in JAX, which SAME padding aligns for odd and even k.
-    `dirac` and `zer_o` use k//2, as torch and the ZerO authors do: another one for even
-    k.
+    The middle tap is (k - 1)//2 as in JAX, which SAME padding aligns for odd and even
+    k. `dirac` and `zer_o` use k//2, as torch and the ZerO authors do: another one for
+    even k.
 
-    The kernel of a grouped or depthwise convolution looks like that of an ungrouped one.
-    Without `groups` it is drawn as one matrix of shape (in/groups, out), and the
+    The kernel of a grouped or depthwise convolution looks like that of an ungrouped
+    one. Without `groups` it is drawn as one matrix of shape (in/groups, out), and the
     convolution is no isometry.
 
     Cost: one QR of the channels of each group.
@@ -83,6 +84,7 @@ def delta_orthogonal(
             groups do not fit the shape.
 
     Example:
+        >>> import jax
         >>> import numpy as np
         >>> from isometry import initializers
         >>> init = initializers.delta_orthogonal()
@@ -104,6 +106,8 @@ def delta_orthogonal(
             key, (), rows=shape.num_inputs, columns=shape.num_outputs, dtype=dtype
         )
         scaled = jnp.asarray(gain, dtype) * matrix
+        # Where SAME padding in JAX is uneven it pads less in front, so for even k this
+        # tap is the one that reads the pixel itself.
         return at_tap(scaled, shape.window, middle_tap(shape.window))
 
     return kernel_initializer(
@@ -138,20 +142,20 @@ def block_orthogonal(
 ) -> Initializer:
     """Draw kernels that use their whole window and whose convolution is orthogonal.
 
-    With x_a the shift along axis a, the kernel is gain·H Π (P + (I - P) x_a), with
-    k_a - 1 factors for each axis a of the window. Each factor has a fresh projection
-    P = Pᵀ = P² onto the span of a random half of a Haar basis (each direction with
-    probability 1/2), and H is Haar. Where |x| = 1 every factor is unitary, so all
-    singular values of the circular convolution are gain, in any number of dimensions and
-    for windows of unequal sides. Algorithm 1 of Xiao et al. (2018) is the square case in
-    two dimensions. An isometry for in <= out, a co-isometry for in > out.
+    With x_a the shift along axis a, the kernel is gain·H Π (P + (I - P) x_a), with k_a
+    - 1 factors for each axis a of the window. Each factor has a fresh projection P = Pᵀ
+    = P² onto the span of a random half of a Haar basis (each direction with probability
+    1/2), and H is Haar. Where |x| = 1 every factor is unitary, so all singular values
+    of the circular convolution are gain, in any number of dimensions and for windows of
+    unequal sides. Algorithm 1 of Xiao et al. (2018) is the square case in two
+    dimensions. An isometry for in <= out, a co-isometry for in > out.
 
     Zero padding cuts the operator. Fully padded (k - 1 on each side) it is still an
     isometry if in <= out, unpadded a co-isometry if in >= out. With SAME its singular
     values are at most gain and in general not all equal.
 
-    The kernel of a grouped or depthwise convolution looks like that of an ungrouped one.
-    Without `groups` it is drawn for in/groups inputs and all outputs, and the
+    The kernel of a grouped or depthwise convolution looks like that of an ungrouped
+    one. Without `groups` it is drawn for in/groups inputs and all outputs, and the
     convolution is no isometry.
 
     Cost: 1 + Σ(k_a - 1) QRs of max(in, out) channels and as many products with the
@@ -176,6 +180,7 @@ def block_orthogonal(
             groups do not fit the shape.
 
     Example:
+        >>> import jax
         >>> import numpy as np
         >>> from isometry import initializers
         >>> init = initializers.block_orthogonal()
@@ -208,8 +213,8 @@ def block_orthogonal(
     )
 
 
-# Compiled as a whole: the kernel grows by one tap a factor, and op by op XLA would compile
-# every length on the way.
+# Compiled as a whole: the kernel grows by one tap a factor, and op by op XLA would
+# compile every length on the way.
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _orthogonal_polynomial(
     key: Key, window: tuple[int, ...], few: int, many: int, dtype: np.dtype
@@ -223,6 +228,8 @@ def _orthogonal_polynomial(
     ]
     num_factors = len(axis_of_factor)
     basis_key, subset_key = jax.random.split(key)
+    # Products in TF32 or bfloat16 passes, some platforms' default, would leave the
+    # operator orthogonal to 1e-3 only.
     with precision.full():
         head, *bases = haar_stack(
             basis_key, (1 + num_factors,), rows=many, columns=many, dtype=dtype
@@ -230,6 +237,7 @@ def _orthogonal_polynomial(
         # A fair coin for each direction: the rank of P is Binomial(many, 1/2), as of a
         # projection that treats P and I - P alike.
         kept = jax.random.bernoulli(subset_key, 0.5, (num_factors, many))
+        # Rows of a Haar matrix are Haar among orthonormal rows.
         kernel = head[:few].reshape((1,) * len(window) + (few, many))
         for axis, basis, is_kept in zip(axis_of_factor, bases, kept, strict=True):
             kernel = _times_factor(kernel, basis, is_kept, axis=axis)
@@ -248,6 +256,7 @@ def _times_factor(
     projection = directions @ directions.T
     stays = jnp.tensordot(kernel, projection, 1)
     moves = kernel - stays
+    # Multiplying by x moves every tap by one, so the window grows by one.
     empty_tap = jnp.zeros_like(jax.lax.slice_in_dim(kernel, 0, 1, axis=axis))
     unmoved = jnp.concatenate([stays, empty_tap], axis)
     moved = jnp.concatenate([empty_tap, moves], axis)
@@ -276,9 +285,9 @@ def dirac(
 ) -> Initializer:
     """Fill kernels with a partial identity times gain at the tap k//2 of every group.
 
-    torch's `dirac_` (there gain is 1), which passes on as many channels of each group as
-    fit. Under SAME padding in JAX the tap k//2 of an even window shifts the image by one
-    pixel and loses one; `delta_orthogonal` uses (k - 1)//2.
+    torch's `dirac_` (there gain is 1), which passes on as many channels of each group
+    as fit. Under SAME padding in JAX the tap k//2 of an even window shifts the image by
+    one pixel and loses one; `delta_orthogonal` uses (k - 1)//2.
 
     The kernel of a grouped convolution looks like that of an ungrouped one. Without
     `groups` only in/groups of all outputs are alive.
@@ -297,8 +306,8 @@ def dirac(
         window, which needs no key.
 
     Raises:
-        InputError: `gain` is not a finite number; the shape does not have three, four or
-            five axes; axes or groups do not fit the shape.
+        InputError: `gain` is not a finite number; the shape does not have three, four
+            or five axes; axes or groups do not fit the shape.
 
     Example:
         >>> from isometry import initializers
@@ -315,6 +324,7 @@ def dirac(
 
     def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:
         matrix = diagonal(gain, shape, dtype)
+        # torch's tap, for even k another one than `delta_orthogonal`'s.
         return at_tap(matrix, shape.window, upper_tap(shape.window))
 
     return kernel_initializer(
@@ -322,6 +332,7 @@ def dirac(
         draw,
         axes,
         arguments={"gain": gain},
+        # torch's limits: one to three dimensions of space.
         ranks=Ranks(
             least=3,
             most=5,

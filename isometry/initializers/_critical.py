@@ -11,7 +11,7 @@ from isometry.initializers._catalogue import register
 from isometry.initializers._initializer import Initializer
 from isometry.initializers._layout import Layout
 from isometry.initializers._orthogonal import orthogonal_matrices
-from isometry.initializers._scaled import scaled
+from isometry.initializers._scaled import scaled_normal
 
 
 @register(
@@ -38,8 +38,8 @@ def critical(
     """Draw Gaussian or orthogonal weights with sigma_w solved so that chi_1 = 1.
 
     At chi_1 = sigma_w² E phi'(√q z)² = 1 gradients neither grow nor vanish with depth
-    (Schoenholz et al., 2017, section 3). Gaussian entries have variance sigma_w²/fan_in;
-    all singular values of orthogonal weights are sigma_w.
+    (Schoenholz et al., 2017, section 3). Gaussian entries have variance
+    sigma_w²/fan_in; all singular values of orthogonal weights are sigma_w.
 
     Cost: solved once, on the host, in about a second for a new activation.
 
@@ -53,8 +53,9 @@ def critical(
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
         batch_axis: Axis or axes that count weights, each drawn by itself.
-        groups: Number of groups (Flax's `feature_group_count`). Each takes an orthogonal
-            matrix of its own; the fan_in of Gaussian weights is a group's already.
+        groups: Number of groups (Flax's `feature_group_count`). Each takes an
+            orthogonal matrix of its own; the fan_in of Gaussian weights is a group's
+            already.
         layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
         dtype: What is drawn where the call names no dtype; None is JAX's default.
 
@@ -71,10 +72,12 @@ def critical(
         >>> from isometry import initializers
         >>> init = initializers.critical("relu", in_axis=0, out_axis=(1, 2))
         >>> w = init(jax.random.key(0), (200, 4, 25))
-        >>> round(float(w.std() * 100**0.5), 2)
-        EXAMPLE
+        >>> round(float(200 * w.var()), 1)
+        2.0
     """
     checks.one_of("weights", weights, ("gaussian", "orthogonal"))
+    # Solved when the factory is called, on the host, so that what it returns can be
+    # traced.
     sigma_w = critical_point(activation, q=q, sigma_b=sigma_b).sigma_w
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
     arguments: dict[str, object] = {}
@@ -88,11 +91,10 @@ def critical(
             "critical", sigma_w, axes, arguments=arguments, dtype=dtype
         )
     else:
-        init = scaled(
+        init = scaled_normal(
             "critical",
             lambda fan_in, fan_out: sigma_w * fan_in**-0.5,
             axes,
-            distribution="normal",
             arguments=arguments,
             dtype=dtype,
         )
@@ -110,7 +112,7 @@ def critical_point(
     """Solve for the critical point with fixed point q, or for the one with this sigma_b.
 
     sigma_b is 0 if neither is given. Of several points it is the stable one of smallest
-    q: an unstable fixed point is never reached.
+    q.
     """
     if q is not None and sigma_b is not None:
         raise InputError(
@@ -129,5 +131,7 @@ def critical_point(
             f"{theory.sigma_b_range(phi)}. Give sigma_w and sigma_b yourself, or another "
             "activation."
         )
+    # Iterating the variance map leaves an unstable fixed point, so a deep network is
+    # never there. Without a stable one the first is the best there is.
     stable = [point for point in points if point.stable]
     return (stable or points)[0]

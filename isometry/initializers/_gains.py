@@ -100,7 +100,7 @@ def gain(
         >>> round(initializers.gain("relu"), 4)
         1.4142
         >>> round(initializers.gain("tanh", "variance"), 4)
-        EXAMPLE
+        1.5925
     """
     checks.one_of("criterion", criterion, ("chi", "variance"))
     checks.number("q", q, above=0.0)

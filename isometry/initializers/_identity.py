@@ -65,6 +65,8 @@ def identity(
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:
+        # Of a rectangle some channels would be lost; who wants that asks for it by
+        # name.
         if shape.num_inputs != shape.num_outputs:
             matrix_shape = (shape.num_inputs, shape.num_outputs)
             raise NotDefined(

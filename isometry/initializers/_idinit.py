@@ -52,16 +52,17 @@ def idinit(
     elements" small instead of zero so that no unit is dead; convolutions by
     "patch-maintain", on the whole patch instead of the centre tap; a "loosened"
     identity. Our reading, not checked against the equations or the authors' code: the
-    padding is the tiling above; IDIZ_ε is that pattern, `idinit(1e-6)`; the order of the
-    patch is torch's. Left out: the noise of the loosened identity.
+    padding is the tiling above; IDIZ_ε is that pattern, `idinit(1e-6)`; the order of
+    the patch is torch's. Left out: the noise of the loosened identity.
 
     Args:
         tau: The entries that are not zero. A finite number.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
         batch_axis: Axis or axes that count kernels.
-        groups: Number of groups (Flax's `feature_group_count`), each with this matrix of
-            its own. Without it a grouped kernel is tiled over the outputs of all groups.
+        groups: Number of groups (Flax's `feature_group_count`), each with this matrix
+            of its own. Without it a grouped kernel is tiled over the outputs of all
+            groups.
         layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
         dtype: What is drawn where the call names no dtype; None is JAX's default.
 
@@ -69,8 +70,8 @@ def idinit(
         An initializer of shapes (*window, in/groups, out), which needs no key.
 
     Raises:
-        InputError: `tau` is not a finite number; the shape has fewer than two axes; axes
-            or groups do not fit the shape.
+        InputError: `tau` is not a finite number; the shape has fewer than two axes;
+            axes or groups do not fit the shape.
 
     Example:
         >>> from isometry import initializers
@@ -86,6 +87,8 @@ def idinit(
     ) -> Float[Array, "*window inputs outputs"]:
         patch = shape.num_inputs * math.prod(shape.window)
         period = min(patch, shape.num_outputs)
+        # On the shorter side the remainder is the index, so one test serves wide and
+        # tall.
         row = jnp.arange(patch) % period
         column = jnp.arange(shape.num_outputs) % period
         is_same = row[:, None] == column[None, :]

@@ -41,6 +41,7 @@ class Initializer:
         dtype: What is drawn where the call names no dtype. None is JAX's default.
 
     Example:
+        >>> import jax
         >>> from isometry import initializers
         >>> init = initializers.orthogonal(2.0)
         >>> init
@@ -115,9 +116,9 @@ class Initializer:
 
     @functools.cached_property
     def _compiled_draw(self) -> Draw:
-        # A deterministic law is a dozen tiny operations, which are faster as one program.
-        # The program belongs to `self`, not to the module: a law whose gain is traced
-        # must not outlive its trace.
+        # A deterministic law is a dozen tiny operations, which are faster as one
+        # program. The program belongs to `self`, not to the module: a law whose gain is
+        # traced must not outlive its trace.
         return jax.jit(self.draw, static_argnums=(1, 2))
 
     def __repr__(self) -> str:

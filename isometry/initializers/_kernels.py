@@ -1,7 +1,7 @@
 """Weights with a structure: each kernel is built as (*window, in, out), then laid out.
 
-A factory says how one kernel of one group is drawn. This module stacks groups and batch,
-and moves the axes to where the user wants them.
+A factory says how one kernel of one group is drawn. This module stacks groups and
+batch, and moves the axes to where the user wants them.
 """
 
 import math
@@ -87,6 +87,7 @@ def kernel_initializer(
         if random:
             kernels = _stack(draw_one, key, stack_shape)
         else:
+            # Without randomness all kernels are equal, so one is built.
             kernel = draw_one(key)
             kernels = jnp.broadcast_to(kernel, stack_shape + kernel.shape)
         return lay_out(kernels, shape, parts)
@@ -112,7 +113,9 @@ def _check_rank(
         return
     beside = ""
     if parts.batch:
-        beside = f" beside batch_axis={layout.batch_axis}"
+        beside += f" beside batch_axis={layout.batch_axis}"
+    if len(parts.inputs) != 1 or len(parts.outputs) != 1:
+        beside += ", inputs and outputs counted as one each"
     raise InputError(f"shape={shape} has {rank} axes{beside}; {ranks.why}")
 
 
@@ -120,7 +123,8 @@ def _stack(
     draw_one: Callable[[Key], Array], key: Key, stack_shape: tuple[int, ...]
 ) -> Float[Array, "..."]:
     """Draw independent kernels, stacked in front in this shape."""
-    # One kernel alone takes the key itself: that makes its bits JAX's.
+    # One kernel alone takes the key itself: that makes its bits JAX's. A batch axis of
+    # size one is a batch, so that its size does not decide how keys are used.
     if stack_shape == (1,):
         return draw_one(key)[None]
     keys = jax.random.split(key, math.prod(stack_shape))
@@ -143,6 +147,7 @@ def at_tap(
     matrix: Float[Array, "inputs outputs"], window: Sequence[int], tap: Sequence[int]
 ) -> Float[Array, "*window inputs outputs"]:
     """Return the kernel that is `matrix` at one tap of the window and zero elsewhere."""
+    # Without a window this is the matrix itself.
     kernel = jnp.zeros((*window, *matrix.shape), matrix.dtype)
     return kernel.at[tuple(tap)].set(matrix)
 

@@ -10,8 +10,8 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError
 from isometry._internal.types import Axes
 
-# in_axis and out_axis of the layouts that have a name. Negative axes leave room for those
-# of a batch in front.
+# in_axis and out_axis of the layouts that have a name. Negative axes leave room for
+# those of a batch in front.
 _NAMED: dict[str, tuple[Axes, Axes]] = {
     "jax": (-2, -1),
     "torch": (1, 0),
@@ -38,8 +38,8 @@ class Parts(NamedTuple):
 class Layout:
     """The axes of a weight as its user names them, and the number of its groups.
 
-    Axes that are in no part are the window of a convolution. A grouped weight stores the
-    inputs of one group and the outputs of all, one group after the other.
+    Axes that are in no part are the window of a convolution. A grouped weight stores
+    the inputs of one group and the outputs of all, one group after the other.
     """
 
     in_axis: Axes = -2

@@ -52,11 +52,11 @@ def orthogonal(
     whichever of them `in_axis` names: the law does not depend on their order. A
     convolution with such a kernel is not an isometry; see `delta_orthogonal`.
 
-    Q comes from the QR factorization of a Gaussian matrix. The signs of R's diagonal are
-    moved into Q, without which the law is not Haar (Mezzadri, 2007, section 5). With the
-    default axes the draw is bit for bit that of `jax.nn.initializers.orthogonal` from
-    the same key, in float32 and float64. JAX refuses bfloat16 and float16; here they are
-    the float32 draw, rounded once.
+    Q comes from the QR factorization of a Gaussian matrix. The signs of R's diagonal
+    are moved into Q, without which the law is not Haar (Mezzadri, 2007, section 5).
+    With the default axes the draw is bit for bit that of
+    `jax.nn.initializers.orthogonal` from the same key, in float32 and float64. JAX
+    refuses bfloat16 and float16; here they are the float32 draw, rounded once.
 
     The weight of a grouped layer looks like that of an ungrouped one, so without
     `groups` it is drawn as one matrix, and its groups are no isometries.
@@ -81,6 +81,7 @@ def orthogonal(
             axes or groups do not fit the shape.
 
     Example:
+        >>> import jax
         >>> import numpy as np
         >>> from isometry import initializers
         >>> w = initializers.orthogonal(2.0)(jax.random.key(0), (5, 3))
@@ -114,10 +115,12 @@ def orthogonal_matrices(
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Float[Array, "..."]:
         parts = axes.parts(shape)
-        # Rows are what is neither batch nor output, in the order of the axes, so that the
-        # matrix is JAX's.
+        # Rows are what is neither batch nor output, in the order of the axes, so that
+        # the matrix is JAX's.
         rows = tuple(sorted(parts.inputs + parts.window))
         as_matrix = parts._replace(window=(), inputs=rows)
+        # The whole stack comes from one key, which makes a batch
+        # jax.random.orthogonal's.
         matrices = haar_stack(
             key,
             (*sizes(shape, parts.batch), axes.groups),

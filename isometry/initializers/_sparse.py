@@ -47,9 +47,9 @@ def sparse(
 ) -> Initializer:
     """Draw Gaussian weights, a fixed number of them zero for each input.
 
-    torch's `sparse_` (Martens, 2010): `sparsity` is the fraction of zeros in each column
-    of torch's (out, in) matrix, the weights that leave one input, rounded up. That is
-    ⌈sparsity·out⌉ of out, all of them if sparsity > 1 - 1/out.
+    torch's `sparse_` (Martens, 2010): `sparsity` is the fraction of zeros in each
+    column of torch's (out, in) matrix, the weights that leave one input, rounded up.
+    That is ⌈sparsity·out⌉ of out, all of them if sparsity > 1 - 1/out.
 
     Cost: one sort for each input.
 
@@ -74,6 +74,7 @@ def sparse(
         TypeError: `sparsity` is traced.
 
     Example:
+        >>> import jax
         >>> from isometry import initializers
         >>> w = initializers.sparse(0.7)(jax.random.key(0), (3, 10))
         >>> (w == 0).sum(axis=1)
@@ -91,6 +92,9 @@ def sparse(
         matrix_shape = (shape.num_inputs, shape.num_outputs)
         noise = jax.random.normal(noise_key, matrix_shape, dtype)
         weights = jnp.asarray(std, dtype) * noise
+        # Each input shuffles its outputs; the first places are zero. So the number of
+        # zeros is exact and their choice uniform, where a coin a weight would let it
+        # vary.
         ranks = jnp.broadcast_to(jnp.arange(shape.num_outputs)[None, :], matrix_shape)
         shuffled = jax.random.permutation(order_key, ranks, axis=1, independent=True)
         num_zeros = math.ceil(float(sparsity) * shape.num_outputs)
@@ -162,14 +166,15 @@ def sparse_orthogonal(
         TypeError: `density` is traced.
 
     Example:
+        >>> import jax
         >>> import numpy as np
         >>> from isometry import initializers
         >>> init = initializers.sparse_orthogonal(0.4)
         >>> w = init(jax.random.key(0), (5, 8))
-        >>> int((w != 0).sum())
-        EXAMPLE
+        >>> int((w != 0).sum())  # of 40
+        15
         >>> np.linalg.svd(w, compute_uv=False).round(5)
-        EXAMPLE
+        array([1., 1., 1., 1., 1.], dtype=float32)
     """
     checks.on_host("density", density)
     checks.number("density", density, high=1.0, above=0.0)
@@ -185,6 +190,7 @@ def sparse_orthogonal(
                 f"can have with {shape.num_inputs} inputs and {shape.num_outputs} "
                 "outputs."
             )
+        # Not rounded to whole numbers: of two counts the nearer one to this is kept.
         num_nonzero = float(density) * few * many
         matrix, _ = givens_product(
             key,
@@ -197,6 +203,7 @@ def sparse_orthogonal(
         if shape.num_inputs <= shape.num_outputs:
             matrix = matrix.T
         scaled = jnp.asarray(gain, dtype) * matrix
+        # The same tap as `delta_orthogonal`'s, so that the two can replace each other.
         return at_tap(scaled, shape.window, middle_tap(shape.window))
 
     return kernel_initializer(
@@ -228,12 +235,12 @@ def givens_product(
 ) -> tuple[Float[Array, "many few"], Int[Array, ""]]:
     """Rotate orthonormal columns until at least `goal` entries are not zero.
 
-    The last rotation is taken back if the last two counts sum to more than `twice`, twice
-    the number wanted: then the earlier one is nearer. Returns the matrix and the number
-    of rotations that it took.
+    The last rotation is taken back if the last two counts sum to more than `twice`,
+    twice the number wanted: then the earlier one is nearer. Returns the matrix and the
+    number of rotations that it took.
     """
-    # A full matrix takes about 1.5 n ln n rotations. Beyond twenty times that something is
-    # wrong, and the loop must end.
+    # A full matrix takes about 1.5 n ln n rotations. Beyond twenty times that something
+    # is wrong, and the loop must end.
     limit = 32 * many * many.bit_length()
 
     def is_unfinished(state: _Rotated) -> Array:
@@ -263,8 +270,8 @@ def givens_product(
             previous_values=before,
         )
 
-    # A zero that depends on the key: under shard_map the state of a loop must vary over the
-    # mesh from the start if it does later.
+    # A zero that depends on the key: under shard_map the state of a loop must vary over
+    # the mesh from the start if it does later.
     zero = jax.random.bits(jax.random.fold_in(key, limit)).astype(int) * 0
     partial_identity = jnp.eye(many, few, dtype=dtype) + zero.astype(dtype)
     rows = jnp.zeros(2, int) + zero

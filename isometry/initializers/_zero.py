@@ -79,6 +79,7 @@ def hadamard(
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:
+        # math.sqrt rounds correctly, which makes the entries of order 4, 16, … exact.
         order = _ceil_power_of_two(max(shape.num_inputs, shape.num_outputs))
         return _scaled_hadamard_block(gain * math.sqrt(1 / order), shape, dtype)
 
@@ -162,12 +163,16 @@ def zer_o(
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:
+        # Algorithm 2: only a layer that widens needs the Hadamard block, which keeps
+        # its units from being copies of each other; elsewhere the identity has full
+        # rank.
         if shape.num_outputs > shape.num_inputs:
             order = _ceil_power_of_two(shape.num_outputs)
             entry = math.sqrt(_SQUARED_SCALES[scale] / order)
             matrix = _scaled_hadamard_block(entry, shape, dtype)
         else:
             matrix = diagonal(1.0, shape, dtype)
+        # The authors' tap, the centre of an odd window; for even k not `middle_tap`.
         return at_tap(matrix, shape.window, upper_tap(shape.window))
 
     return kernel_initializer(
