@@ -1,4 +1,4 @@
-"""Every factory with the law that it claims: the tests hold each to it, the docs show it."""
+"""Every factory with the law that it claims, which the tests hold it to."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ def register(
 
 
 def catalogue() -> tuple[Entry, ...]:
-    """List every factory with its law, its isometric shapes, its source and its aliases.
+    """List every factory with its law, its isometric shapes and its source.
 
     Returns:
         One `Entry` a factory.

@@ -1,4 +1,4 @@
-"""Kernels whose convolution is an isometry: delta-orthogonal, block-orthogonal, dirac."""
+"""Kernels whose convolution is an isometry: delta- and block-orthogonal, dirac."""
 
 import functools
 
@@ -11,7 +11,6 @@ from isometry._internal import checks, precision
 from isometry._internal.errors import public
 from isometry._internal.types import Axes, DTypeLike, Key
 from isometry.initializers._catalogue import register
-from isometry.initializers._haar import haar_stack
 from isometry.initializers._identity import diagonal
 from isometry.initializers._initializer import Initializer
 from isometry.initializers._kernels import (
@@ -24,13 +23,14 @@ from isometry.initializers._kernels import (
     upper_tap,
 )
 from isometry.initializers._layout import Layout
+from isometry.linalg._factorizations import haar_orthogonal
 
 _XIAO = "Xiao et al. (2018), arXiv:1806.05393"
 
 
 @register(
-    law="Haar at the tap (k − 1)//2, 0 elsewhere: all singular values of the convolution "
-    "gain, circular or SAME; of a grouped convolution with groups= only",
+    law="Haar at the tap (k − 1)//2, 0 elsewhere: all singular values of the "
+    "convolution gain, circular or SAME; of a grouped convolution with groups= only",
     citation=f"{_XIAO}, Algorithm 2",
     isometric="every window and every channel count, stride 1, circular or SAME zero "
     "padding; a grouped convolution with groups= only",
@@ -102,9 +102,7 @@ def delta_orthogonal(
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(key: Key, shape: KernelShape, dtype: np.dtype) -> Array:
-        matrix = haar_stack(
-            key, (), rows=shape.num_inputs, columns=shape.num_outputs, dtype=dtype
-        )
+        matrix = haar_orthogonal(key, shape.num_inputs, shape.num_outputs, dtype)
         scaled = jnp.asarray(gain, dtype) * matrix
         # Where SAME padding in JAX is uneven it pads less in front, so for even k this
         # tap is the one that reads the pixel itself.
@@ -122,9 +120,9 @@ def delta_orthogonal(
 
 
 @register(
-    law="a product of Haar projections P + (I − P)x per tap and axis, and a Haar matrix: "
-    "all singular values of the circular convolution gain; with SAME zero padding at "
-    "most gain; of a grouped convolution with groups= only",
+    law="a product of Haar projections P + (I − P)x per tap and axis, and a Haar "
+    "matrix: all singular values of the circular convolution gain; with SAME zero "
+    "padding at most gain; of a grouped convolution with groups= only",
     citation=f"{_XIAO}, Algorithm 1",
     isometric="every window and every channel count, stride 1, circular padding; a "
     "grouped convolution with groups= only",
@@ -231,8 +229,8 @@ def _orthogonal_polynomial(
     # Products in TF32 or bfloat16 passes, some platforms' default, would leave the
     # operator orthogonal to 1e-3 only.
     with precision.full():
-        head, *bases = haar_stack(
-            basis_key, (1 + num_factors,), rows=many, columns=many, dtype=dtype
+        head, *bases = haar_orthogonal(
+            basis_key, many, many, dtype, batch=(1 + num_factors,)
         )
         # A fair coin for each direction: the rank of P is Binomial(many, 1/2), as of a
         # projection that treats P and I - P alike.
@@ -268,8 +266,8 @@ def _times_factor(
     "d < min(out/groups, in), 0 elsewhere: all min(out/groups, in)·groups "
     "non-structural singular values of the grouped convolution gain, circular padding",
     citation="torch.nn.init.dirac_",
-    isometric="every channel count, circular padding; SAME zero padding if every side of "
-    "the window is odd; a grouped convolution with groups= only",
+    isometric="every channel count, circular padding; SAME zero padding if every side "
+    "of the window is odd; a grouped convolution with groups= only",
     aliases=("torch dirac_",),
 )
 @public("dirac")

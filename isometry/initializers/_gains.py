@@ -59,7 +59,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
 
 def torch_gain(nonlinearity: str, *, slope_name: str, slope: float | None) -> float:
-    """Return torch's gain; the slope goes by the name that the caller's user gave it."""
+    """Return torch's gain; `slope_name` is what the user calls the slope."""
     checks.one_of("nonlinearity", nonlinearity, _TORCH_GAINS)
     if nonlinearity != "leaky_relu":
         return _TORCH_GAINS[nonlinearity]

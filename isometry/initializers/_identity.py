@@ -105,7 +105,7 @@ def partial_identity(
     layout: str | None = None,
     dtype: DTypeLike | None = None,
 ) -> Initializer:
-    """Fill the main diagonal of a rectangle with gain, the rest with 0 (torch's `eye_`).
+    """Fill with gain on the main diagonal of a rectangle, 0 elsewhere (torch's `eye_`).
 
     All min(m, n) singular values are gain. A network of these is an isometry at
     initialization and trains degenerately: units beyond the input and output dimension

@@ -1,6 +1,5 @@
 """Haar orthogonal weights."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -9,7 +8,6 @@ from isometry._internal import checks
 from isometry._internal.errors import public
 from isometry._internal.types import Axes, DTypeLike, Key
 from isometry.initializers._catalogue import register
-from isometry.initializers._haar import haar_stack
 from isometry.initializers._initializer import (
     Initializer,
     at_most,
@@ -18,6 +16,7 @@ from isometry.initializers._initializer import (
 )
 from isometry.initializers._kernels import lay_out
 from isometry.initializers._layout import Layout, size, sizes
+from isometry.linalg._factorizations import haar_orthogonal
 
 NEEDS_MATRIX = (
     "an orthogonal matrix needs at least two. For a bias use initializers.zeros()."
@@ -121,12 +120,12 @@ def orthogonal_matrices(
         as_matrix = parts._replace(window=(), inputs=rows)
         # The whole stack comes from one key, which makes a batch
         # jax.random.orthogonal's.
-        matrices = haar_stack(
+        matrices = haar_orthogonal(
             key,
-            (*sizes(shape, parts.batch), axes.groups),
             rows=size(shape, as_matrix.inputs),
             columns=axes.outputs_per_group(shape),
             dtype=dtype,
+            batch=(*sizes(shape, parts.batch), axes.groups),
         )
         return jnp.asarray(gain, dtype) * lay_out(matrices, shape, as_matrix)
 

@@ -1,4 +1,4 @@
-"""Sparse weights: torch's, with a fixed number of zeros per input, and orthogonal ones."""
+"""Sparse weights: torch's, with so many zeros an input, and orthogonal ones."""
 
 import functools
 import math
@@ -112,8 +112,8 @@ def sparse(
 
 
 @register(
-    law="a product of random Givens rotations, of the attainable density nearest to the "
-    "one asked for: all min(m, n) singular values gain; not Haar",
+    law="a product of random Givens rotations, of the attainable density nearest to "
+    "the one asked for: all min(m, n) singular values gain; not Haar",
     citation="Nowak, Gniecki, Szatkowski, Tabor (2024), arXiv:2406.01755",
     isometric="every dense shape; with a window as delta_orthogonal",
     needs=("density",),
@@ -196,9 +196,9 @@ def sparse_orthogonal(
             key,
             math.ceil(num_nonzero),
             math.floor(2 * num_nonzero),
-            few,
-            many,
-            dtype,
+            few=few,
+            many=many,
+            dtype=dtype,
         )
         if shape.num_inputs <= shape.num_outputs:
             matrix = matrix.T
@@ -229,9 +229,9 @@ class _Rotated(NamedTuple):
     previous_values: Float[Array, "2 few"]
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+@functools.partial(jax.jit, static_argnames=("few", "many", "dtype"))
 def givens_product(
-    key: Key, goal: int, twice: int, few: int, many: int, dtype: np.dtype
+    key: Key, goal: int, twice: int, *, few: int, many: int, dtype: np.dtype
 ) -> tuple[Float[Array, "many few"], Int[Array, ""]]:
     """Rotate orthonormal columns until at least `goal` entries are not zero.
 

@@ -76,8 +76,8 @@ def _variance_scaled(
         # that fits can still end as an infinity.
         if 3 * magnitude(variance) > float(jnp.finfo(dtype).max):
             raise InputError(
-                f"scale={law.scale} makes a variance of {variance:g}, beyond a third of the "
-                f"largest {dtype.name}; write a smaller scale or a wider dtype."
+                f"scale={law.scale} makes a variance of {variance:g}, beyond a third "
+                f"of the largest {dtype.name}; write a smaller scale or a wider dtype."
             )
         # Rounded before the root is taken, as in JAX.
         variance_in_dtype = jnp.asarray(variance, dtype)
@@ -257,7 +257,8 @@ def glorot_uniform(
     "2/(fan_in + fan_out); " + SPECTRUM,
     citation=_GLOROT,
     aliases=("jax glorot_normal", "jax xavier_normal", "Keras GlorotNormal"),
-    differs="torch xavier_normal_ is xavier_normal(): of the same variance, untruncated",
+    differs="torch xavier_normal_ is xavier_normal(): of the same variance, "
+    "untruncated",
 )
 @public("glorot_normal")
 def glorot_normal(
@@ -369,7 +370,8 @@ def he_uniform(
     "2/fan_in; " + SPECTRUM,
     citation=_HE,
     aliases=("jax he_normal", "jax kaiming_normal", "Keras HeNormal"),
-    differs="torch kaiming_normal_ is kaiming_normal(): of the same variance, untruncated",
+    differs="torch kaiming_normal_ is kaiming_normal(): of the same variance, "
+    "untruncated",
 )
 @public("he_normal")
 def he_normal(

@@ -245,7 +245,7 @@ def test_torch_layout_is_the_same_kernel_transposed(factory, shape):
         (lambda: initializers.dirac(3)(None, (3, 4, 8)), r"dirac\(\): groups=3 does not divide the 8 outputs"),
         (lambda: initializers.dirac(0), r"dirac\(\): groups=0 must be a whole number, at least 1"),
         (lambda: initializers.delta_orthogonal(in_axis=0, out_axis=-3)(KEY, (3, 4, 4)), r"share an axis of shape"),
-        (lambda: initializers.delta_orthogonal(in_axis=(0, 1))(KEY, (3, 4, 4)), r"must be one axis each of shape"),
+        (lambda: initializers.delta_orthogonal(in_axis=(0, 1))(KEY, (3, 4, 4)), r"2 axes, inputs and outputs counted"),
         (
             lambda: initializers.delta_orthogonal(batch_axis=0)(KEY, (3, 4, 4)),
             r"2 axes beside batch_axis=0; a convolution",

@@ -240,7 +240,6 @@ def test_idinit_of_a_kernel_tiles_torchs_reshape(n_in, n_out, window):
             r"orthogonal\(\): in_axis=-2, out_axis=-1, batch_axis=-1 share an axis of shape=\(2, 2\)",
         ),
         (lambda: initializers.identity(batch_axis=0)(None, (2, 3)), r"identity\(\): .*batch_axis=0 share an axis"),
-        (lambda: initializers.zer_o(in_axis=(0, 1))(None, (2, 3, 4)), r"zer_o\(\): .*must be one axis each of shape"),
         (
             lambda: initializers.identity()(None, (3, 4)),
             r"identity\(\): shape=\(3, 4\) is not square\. For a rectangle use partial_identity",

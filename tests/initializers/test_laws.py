@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from isometry import InputError, initializers
-from isometry.initializers._fans import fans
+from isometry.initializers._layout import Layout
 
 Z = 5
 P_VALUE = 1e-6
@@ -126,7 +126,7 @@ def largest_variate(key, shape, dtype, minval=0.0, maxval=1.0):
 def test_fans(case, monkeypatch):
     """Counted, and seen in the bound of every factory that takes the layout."""
     shape, layout, fan_in, fan_out = LAYOUTS[case]
-    assert fans("test", shape, **layout) == (fan_in, fan_out)
+    assert Layout(**layout).fans(shape) == (fan_in, fan_out)
     monkeypatch.setattr(jax.random, "uniform", largest_variate)
 
     def check(init, bound):
@@ -161,7 +161,7 @@ def test_fans_are_what_a_grouped_convolution_sums(groups, batch):
     fan_in = {int(n) for n in operator.reshape(outputs, -1).sum(1)}
     fan_out = {int(n) for n in np.asarray(jacobian[0, :, :, 0, 4] != 0).sum((0, 1))}
     stacked = (batch, *shape)
-    assert fans("test", stacked, batch_axis=0, groups=groups) == (fan_in.pop(), fan_out.pop())
+    assert Layout(batch_axis=0, groups=groups).fans(stacked) == (fan_in.pop(), fan_out.pop())
     assert not fan_in
     assert not fan_out
 

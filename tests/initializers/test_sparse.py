@@ -90,7 +90,7 @@ def test_how_many_rotations_a_density_takes(density, published):
     """100×100: the published counts are single draws of our law, and an independent simulation has our mean."""
     n, draws = 100, 48
     keys, goal = jax.random.split(KEY, draws), math.ceil(density * n * n)
-    steps = np.asarray(jax.vmap(lambda k: givens_product(k, goal, 2 * goal, n, n, jnp.dtype("float32"))[1])(keys))
+    steps = np.asarray(jax.vmap(lambda k: givens_product(k, goal, 2 * goal, few=n, many=n, dtype=jnp.dtype("float32"))[1])(keys))
     assert abs(published - steps.mean()) < 4 * steps.std()
     rng = np.random.default_rng(0)
     reference = np.array([rotations_of_the_reference(n, density, rng) for _ in range(draws)])
@@ -112,8 +112,8 @@ def test_rotations_are_uniform():
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: initializers.sparse(1.0), r"sparse\(\): sparsity=1.0 is not in \[0, 1\); it is the fraction of zeros"),
-        (lambda: initializers.sparse(-0.1), r"sparse\(\): sparsity=-0.1 is not in"),
+        (lambda: initializers.sparse(1.1), r"sparse\(\): sparsity=1.1 is not a finite number in \[0, 1\]"),
+        (lambda: initializers.sparse(-0.1), r"sparse\(\): sparsity=-0.1 is not a finite number in"),
         (lambda: initializers.sparse(float("nan")), r"sparse\(\): sparsity=nan is not a finite number"),
         (lambda: initializers.sparse(0.5, -1.0), r"sparse\(\): std=-1.0 is not a finite number in"),
         (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from isometry import InputError, initializers
-from isometry.initializers._fans import fans
+from isometry.initializers._layout import Layout
 
 TORCH = json.loads(Path(__file__).with_name("torch_laws.json").read_text())
 LAYOUT = {"in_axis": 1, "out_axis": 0}
@@ -23,7 +23,7 @@ SPARSE = pytest.mark.skipif(not hasattr(initializers, "sparse"), reason="initial
 
 
 def fans_of(shape):
-    return fans("test", tuple(shape), **LAYOUT)
+    return Layout(**LAYOUT).fans(tuple(shape))
 
 
 @pytest.mark.parametrize("name", TORCH["layers"])
