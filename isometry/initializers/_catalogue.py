@@ -47,6 +47,13 @@ class Entry:
     differs: str = ""
 
 
+# Said of every law that JAX has too. JAX draws the coarse types in the type itself, which
+# gives other bits.
+SAME_BITS = (
+    "bit for bit from the same key in float32 and float64; bfloat16 and float16 are "
+    "drawn in float32 and rounded once"
+)
+
 # By name, in the order of import, which is the order of the page in the docs.
 _ENTRIES: dict[str, Entry] = {}
 

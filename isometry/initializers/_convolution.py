@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from isometry._internal import checks, precision
 from isometry._internal.errors import public
 from isometry._internal.types import Axes, DTypeLike, Key
-from isometry.initializers._catalogue import register
+from isometry.initializers._catalogue import SAME_BITS, register
 from isometry.initializers._identity import diagonal
 from isometry.initializers._initializer import Initializer
 from isometry.initializers._kernels import (
@@ -35,6 +35,8 @@ _XIAO = "Xiao et al. (2018), arXiv:1806.05393"
     isometric="every window and every channel count, stride 1, circular or SAME zero "
     "padding; a grouped convolution with groups= only",
     aliases=("jax delta_orthogonal",),
+    differs="jax.nn.initializers.delta_orthogonal() is delta_orthogonal() for "
+    "in <= out, " + SAME_BITS,
 )
 @public("delta_orthogonal")
 def delta_orthogonal(
@@ -140,13 +142,13 @@ def block_orthogonal(
 ) -> Initializer:
     """Draw kernels that use their whole window and whose convolution is orthogonal.
 
-    With x_a the shift along axis a, the kernel is gain·H Π (P + (I - P) x_a), with k_a
-    - 1 factors for each axis a of the window. Each factor has a fresh projection P = Pᵀ
-    = P² onto the span of a random half of a Haar basis (each direction with probability
-    1/2), and H is Haar. Where |x| = 1 every factor is unitary, so all singular values
-    of the circular convolution are gain, in any number of dimensions and for windows of
-    unequal sides. Algorithm 1 of Xiao et al. (2018) is the square case in two
-    dimensions. An isometry for in <= out, a co-isometry for in > out.
+    The kernel is gain·H Π (P + (I - P) x_a), where x_a is the shift along axis a and
+    every axis of the window, of length k_a, has k_a - 1 factors. H is Haar. The P of
+    each factor is fresh: the orthogonal projection onto a random half of a Haar basis,
+    each direction with probability 1/2. Where |x| = 1 every factor is unitary, so all
+    singular values of the circular convolution are gain, in any number of dimensions
+    and for windows of unequal sides. Algorithm 1 of Xiao et al. (2018) is the square
+    case in two dimensions. An isometry for in <= out, a co-isometry for in > out.
 
     Zero padding cuts the operator. Fully padded (k - 1 on each side) it is still an
     isometry if in <= out, unpadded a co-isometry if in >= out. With SAME its singular

@@ -38,7 +38,7 @@ def critical(
     """Draw Gaussian or orthogonal weights with sigma_w solved so that chi_1 = 1.
 
     At chi_1 = sigma_w² E phi'(√q z)² = 1 gradients neither grow nor vanish with depth
-    (Schoenholz et al., 2017, section 3). Gaussian entries have variance
+    (Schoenholz et al., 2017). Gaussian entries have variance
     sigma_w²/fan_in; all singular values of orthogonal weights are sigma_w.
 
     Cost: solved once, on the host, in about a second for a new activation.

@@ -80,7 +80,7 @@ def gain(
 
     With z standard normal: for "chi" gradients keep their size, chi_1 = 1, so
     sigma_w = 1/√(E phi'(√q z)²); for "variance" the second moment is kept,
-    sigma_w = √(q/E phi(√q z)²) (Schoenholz et al., 2017, section 3).
+    sigma_w = √(q/E phi(√q z)²) (Schoenholz et al., 2017).
 
     Args:
         activation: A name (`activations.names()`), an elementwise callable, or an

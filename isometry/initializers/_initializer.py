@@ -99,8 +99,8 @@ class Initializer:
             checks.key("key", key)
         self._check_range(sizes, result_dtype)
         draw_dtype = result_dtype
-        # QR has no half precision, and the few bits of one cannot tell apart the variates
-        # that a sampler maps to the tails.
+        # QR has no half precision, whose few bits cannot tell apart the variates that a
+        # sampler maps to the tails.
         if jnp.finfo(result_dtype).bits < 32:
             draw_dtype = jnp.dtype(jnp.float32)
         draw = self.draw if self.random else self._compiled_draw

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from isometry._internal import checks
 from isometry._internal.errors import public
 from isometry._internal.types import Axes, DTypeLike, Key
-from isometry.initializers._catalogue import register
+from isometry.initializers._catalogue import SAME_BITS, register
 from isometry.initializers._initializer import (
     Initializer,
     at_most,
@@ -31,6 +31,7 @@ NEEDS_MATRIX = (
     isometric="every dense shape, with groups= every grouped dense shape; not a "
     "windowed convolution (use delta_orthogonal)",
     aliases=("torch orthogonal_", "jax orthogonal", "Keras Orthogonal"),
+    differs="jax.nn.initializers.orthogonal() is orthogonal(), " + SAME_BITS,
 )
 @public("orthogonal")
 def orthogonal(
@@ -96,7 +97,6 @@ def orthogonal(
     """
     checks.number("gain", gain)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
-
     return orthogonal_matrices(
         "orthogonal", gain, axes, arguments={"gain": gain}, dtype=dtype
     )
@@ -114,12 +114,10 @@ def orthogonal_matrices(
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Float[Array, "..."]:
         parts = axes.parts(shape)
-        # Rows are what is neither batch nor output, in the order of the axes, so that
-        # the matrix is JAX's.
+        # As in JAX the rows are what is neither batch nor output, in the order of the
+        # axes, and a batch is drawn from one key.
         rows = tuple(sorted(parts.inputs + parts.window))
         as_matrix = parts._replace(window=(), inputs=rows)
-        # The whole stack comes from one key, which makes a batch
-        # jax.random.orthogonal's.
         matrices = haar_orthogonal(
             key,
             rows=size(shape, as_matrix.inputs),

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import DTypeLike, Key
-from isometry.initializers._catalogue import register
+from isometry.initializers._catalogue import SAME_BITS, register
 from isometry.initializers._initializer import (
     Initializer,
     at_most,
@@ -37,7 +37,7 @@ NORMAL_REACH = 6.0
     "σ² = (high − low)²/12; if the mean is 0, " + SPECTRUM,
     citation="torch.nn.init.uniform_",
     aliases=("torch uniform_", "Keras RandomUniform"),
-    differs="jax.nn.initializers.uniform(s) is uniform(low=0, high=s)",
+    differs="jax.nn.initializers.uniform(s) is uniform(low=0, high=s), " + SAME_BITS,
 )
 @public("uniform")
 def uniform(
@@ -128,7 +128,7 @@ def _check_interval(low: float, high: float, dtype: np.dtype) -> None:
     law="entries independent N(mean, std²); if the mean is 0, " + SPECTRUM,
     citation="torch.nn.init.normal_",
     aliases=("torch normal_", "Keras RandomNormal"),
-    differs="jax.nn.initializers.normal(s) is normal(std=s)",
+    differs="jax.nn.initializers.normal(s) is normal(std=s), " + SAME_BITS,
 )
 @public("normal")
 def normal(
@@ -219,7 +219,8 @@ _NEAREST_BOUND = {"float32": 3.6, "float64": 7.2}
     citation="torch.nn.init.trunc_normal_",
     aliases=("torch trunc_normal_",),
     differs="jax.nn.initializers.truncated_normal(s, lower=l, upper=u) has its bounds "
-    "in units of s: it is truncated_normal(std=s, lower=l*s, upper=u*s). "
+    "in units of s: it is truncated_normal(std=s, lower=l*s, upper=u*s), "
+    "but for the rounding of l*s and u*s " + SAME_BITS + ". "
     "Keras TruncatedNormal(mean=c, stddev=s) is "
     "truncated_normal(mean=c, std=s, lower=c - 2*s, upper=c + 2*s)",
 )

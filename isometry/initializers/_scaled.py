@@ -26,7 +26,6 @@ from isometry.initializers._random import (
 _GLOROT = "Glorot and Bengio (2010), AISTATS"
 _HE = "He et al. (2015), arXiv:1502.01852"
 
-
 # Standard deviation as a function of fan_in and fan_out.
 StdOfFans: TypeAlias = Callable[[float, float], float]
 
@@ -315,6 +314,7 @@ def kaiming_normal(
 
     The gain is `calculate_gain(nonlinearity, a)`. Untruncated as in torch (He et al.,
     2015, equations 10 and 15).
+
     `jax.nn.initializers.kaiming_normal()` is `he_normal()` here, bit for bit from the
     same key in float32 and float64: of the same variance, but truncated.
 
@@ -354,7 +354,6 @@ def kaiming_normal(
 
 def _he_std(a: float, mode: str, nonlinearity: str) -> StdOfFans:
     """Return the standard deviation gain/√fan as a function of the fans."""
-    # torch takes capitals too; one spelling keeps a repr one call.
     checks.one_of("mode", mode, ("fan_in", "fan_out"))
     gain = torch_gain(nonlinearity, slope_name="a", slope=a)
     if mode == "fan_in":
@@ -419,8 +418,7 @@ def torch_default(
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
     return scaled_uniform(
         "torch_default",
-        # torch writes kaiming_uniform_ with a = √5, whose gain is √(2/(1 + 5)) =
-        # √(1/3).
+        # torch writes kaiming_uniform_ with a = √5, whose gain squared is 2/(1 + 5).
         lambda fan_in, fan_out: 1 / math.sqrt(3.0 * fan_in),
         axes,
         arguments={},
