@@ -47,8 +47,8 @@ class Entry:
     differs: str = ""
 
 
-# Said of every law that JAX has too. JAX draws the coarse types in the type itself, which
-# gives other bits.
+# Said of every law that JAX has too. JAX draws the coarse types in the type itself,
+# which gives other bits.
 SAME_BITS = (
     "bit for bit from the same key in float32 and float64; bfloat16 and float16 are "
     "drawn in float32 and rounded once"
