@@ -3,9 +3,9 @@
 A new entry is tested without a word here. An entry that needs arguments has a row in
 tests/needed.py; one that refuses some kinds of shape by design has a row in `TAKES`.
 
-What all factories share is tested once: the checks of shapes, dtypes and keys on one factory
-of each kind, the layers of other libraries on one random and one deterministic factory.
-Every layer with every factory is marked `nightly`.
+What all factories share is tested once: the checks of shapes, dtypes and keys on one
+factory of each kind, the layers of other libraries on one random and one deterministic
+factory. Every layer with every factory is marked `nightly`.
 """
 
 import functools
@@ -133,8 +133,8 @@ def drawn_in_every_shape():
 def is_close(a, b):
     """Equal but for the rounding of differently fused arithmetic.
 
-    That is a few roundings of the largest entry. On a GPU a batch is factorized by another
-    routine than one matrix, which differs by the roundings of a whole column.
+    That is a few roundings of the largest entry. On a GPU a batch is factorized by
+    another routine than one matrix, which differs by the roundings of a whole column.
     """
     on_cpu = jax.default_backend() == "cpu"
     roundings = 8 if on_cpu else max(8, *b.shape)
@@ -142,7 +142,7 @@ def is_close(a, b):
     return np.allclose(a, b, rtol=0, atol=tolerance)
 
 
-# --- the calling convention ---------------------------------------------------------------
+# --- the calling convention -----------------------------------------------------------
 
 
 @ALL
@@ -182,7 +182,7 @@ def test_coarse_dtypes_are_the_float32_draw_rounded_once(name):
 
 @ALL
 def test_float64_is_drawn_where_it_is_enabled(name):
-    """Deterministic weights have the same values in both types, to a rounding of float32."""
+    """Deterministic values are those of float32, to its rounding."""
     with jax.enable_x64(True):
         asked = jax.eval_shape(
             lambda key: draw(name, shape_of(name), "float64", key), KEY
@@ -227,12 +227,12 @@ def test_jit_and_vmap_draw_what_a_plain_call_draws(name, batch):
         assert is_close(array, np.asarray(draw(name, shape_of(name), key=key)))
 
 
-# --- layouts ------------------------------------------------------------------------------
+# --- layouts --------------------------------------------------------------------------
 
 
 @ALL
 def test_layout_is_named_by_the_same_keywords(name):
-    """Whatever depends on fans, orientation or which entries make a matrix takes them."""
+    """Whatever depends on fans or on orientation takes all three."""
     parameters = inspect.signature(ENTRIES[name].factory).parameters
     words = ("in_axis", "out_axis", "batch_axis")
     taken = [parameters[word] for word in words if word in parameters]
@@ -256,7 +256,10 @@ def stacks_in_torch_layout():
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_stack_in_torch_layout_holds_weights_of_the_same_law(name):
-    """Mean squares agree within 5 standard errors, for a fourth moment of 6 as of `sparse`."""
+    """Mean squares agree within 5 standard errors.
+
+    The fourth moment is taken as 6 times the squared variance, that of `sparse`.
+    """
     stack = stacks_in_torch_layout()[name]
     first, second = np.moveaxis(stack, (1, 2, 0), (0, -2, -1))
     one = drawn(name)
@@ -271,7 +274,7 @@ def test_stack_in_torch_layout_holds_weights_of_the_same_law(name):
         assert abs(log_ratio) < 5 * standard_error
 
 
-# --- what is refused ----------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------
 
 # One entry of each kind: elementwise, by fans, a random and a deterministic matrix.
 CHECKED = pytest.mark.parametrize(
@@ -322,16 +325,18 @@ def test_impossible_layout_is_refused(name, axes, words):
         make(name, **axes)(KEY, shape_of(name))
 
 
-# --- sharding -----------------------------------------------------------------------------
+# --- sharding -------------------------------------------------------------------------
 
-# Random and deterministic, by fans and by factorization: with these, every way of asking.
+# Random and deterministic, by fans and by factorization: with these, every way of
+# asking.
 SHARDED_IN_EVERY_WAY = ("glorot_uniform", "orthogonal", "zer_o")
 
 
 def draw_sharded(path):
     """Draw over all the devices there are and write the arrays into one file.
 
-    Every entry inside jit on a mesh of automatic axes; some outside it and on explicit axes.
+    Every entry inside jit on a mesh of automatic axes; some outside it and on explicit
+    axes.
     """
     arrays = {}
     for axis_type in (AxisType.Auto, AxisType.Explicit):
@@ -375,7 +380,7 @@ def checked(arrays, way, mesh):
 
 @pytest.fixture(scope="module")
 def on_eight_devices(tmp_path_factory):
-    """The file of `draw_sharded`, from a process of its own: only it has eight devices."""
+    """The file of `draw_sharded`, from a process that has eight devices."""
     path = tmp_path_factory.mktemp("sharded") / "draws.npz"
     root = Path(__file__).parents[2]
     python_path = [str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")]
@@ -415,7 +420,7 @@ def test_out_sharding_on_one_device(name):
     np.testing.assert_array_equal(array, drawn(name))
 
 
-# --- layers of other libraries ------------------------------------------------------------
+# --- layers of other libraries --------------------------------------------------------
 
 SAMPLE = {
     "square": ("glorot_uniform", "hadamard"),
@@ -424,7 +429,7 @@ SAMPLE = {
 
 
 def layers_with(kind):
-    """Parametrize over the entries that take this kind of shape, most of them nightly."""
+    """Parametrize over the entries that take this kind, most of them nightly."""
     cases = []
     for name in ENTRIES:
         if kind in kinds_of(name):
@@ -474,7 +479,7 @@ def test_flax_nnx_conv(name):
 
 
 def haiku_initializer(name):
-    """Haiku's initializers take (shape, dtype) alone; it hands out keys by next_rng_key."""
+    """Haiku's initializers take (shape, dtype); keys come from next_rng_key."""
     hk = pytest.importorskip("haiku")
     return lambda shape, dtype: make(name)(hk.next_rng_key(), shape, dtype)
 

@@ -9,9 +9,9 @@ import numpy as np
 def convolution_matrix(kernel, image, padding, groups=1):
     """Build the matrix of a convolution with a kernel (*window, in/groups, out).
 
-    Output pixel t is the sum over taps s of kernel[s] times input pixel t + s - before. The
-    offset `before` is (k - 1)//2 for "circular" and "same", where XLA aligns even windows;
-    k - 1 for "full", which reaches every pixel with every tap; 0 for "valid".
+    Output pixel t is the sum over taps s of kernel[s] times input pixel t + s - before.
+    The offset `before` is (k - 1)//2 for "circular" and "same", where XLA aligns even
+    windows; k - 1 for "full", which reaches every pixel with every tap; 0 for "valid".
 
     Args:
         kernel: Weights in JAX's layout.
@@ -68,7 +68,7 @@ def singular_values(matrix):
 def rounding(matrix, factors=1, dtype="float64"):
     """Bound the relative error of singular values after products and factorizations.
 
-    To first order it is a few roundings for each row or column and each of the `factors`
-    products or QR factorizations of matrices as large as this one.
+    To first order it is a few roundings for each row or column and each of the
+    `factors` products or QR factorizations of matrices as large as this one.
     """
     return 8 * factors * max(matrix.shape[-2:]) * float(np.finfo(dtype).eps)

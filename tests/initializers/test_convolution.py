@@ -67,7 +67,7 @@ def test_matrix_is_the_jacobian_of_xlas_convolution(groups):
 
 
 def test_circular_matrix_has_the_singular_values_of_the_symbol():
-    """A circular convolution is one matrix per frequency, the Fourier sum of its taps."""
+    """A circular convolution is one matrix a frequency, the sum over its taps."""
     kernel = np.random.default_rng(1).normal(size=(3, 2, 2, 3))
     symbol = np.fft.fftn(kernel, s=(4, 5), axes=(0, 1))
     expected = np.sort(np.linalg.svd(symbol, compute_uv=False).ravel())
@@ -76,12 +76,12 @@ def test_circular_matrix_has_the_singular_values_of_the_symbol():
     np.testing.assert_allclose(s[::-1], expected, rtol=rounding(matrix))
 
 
-# --- delta_orthogonal ---------------------------------------------------------------------
+# --- delta_orthogonal -----------------------------------------------------------------
 
 
 @EVERY_KERNEL
 def test_delta_orthogonal_convolution_is_an_isometry(case, drawn):
-    """Circular and SAME, for odd and even windows; co-isometric where channels are lost."""
+    """Circular and SAME; co-isometric where channels are lost."""
     kernel = drawn["delta_orthogonal", case]
     _, n_in, n_out, image = KERNELS[case]
     assert np.count_nonzero(np.abs(kernel).sum((-2, -1))) == 1
@@ -92,12 +92,12 @@ def test_delta_orthogonal_convolution_is_an_isometry(case, drawn):
         np.testing.assert_allclose(s, GAIN, rtol=rounding(matrix))
 
 
-# --- block_orthogonal ---------------------------------------------------------------------
+# --- block_orthogonal -----------------------------------------------------------------
 
 
 @EVERY_KERNEL
 def test_block_orthogonal_convolution_is_an_isometry(case, drawn):
-    """Circular: all singular values are gain. Zero padding cuts the infinite operator."""
+    """Circular: all singular values are gain. Zero padding cuts the operator."""
     kernel = drawn["block_orthogonal", case]
     window, n_in, n_out, image = KERNELS[case]
     factors = 1 + sum(k - 1 for k in window)
@@ -116,7 +116,7 @@ def test_block_orthogonal_convolution_is_an_isometry(case, drawn):
 
 
 def test_block_orthogonal_uses_its_whole_window():
-    """Each factor has a fresh projection: (P + (I - P)x)² has nothing at the middle tap.
+    """Each factor has a fresh P: (P + (I - P)x)² has nothing at the middle tap.
 
     In float32, orthogonal to its rounding; SAME padding does not keep an isometry.
     """
@@ -129,7 +129,7 @@ def test_block_orthogonal_uses_its_whole_window():
     assert singular_values(convolution_matrix(kernel, (4, 3), "same")).min() < 0.9
 
 
-# --- dirac and ZerO -----------------------------------------------------------------------
+# --- dirac and ZerO -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_widening_zer_o_convolution_has_the_singular_values_of_its_matrix(drawn)
 
 
 def test_flattened_orthogonality_is_not_isometry():
-    """A flattened orthogonal kernel is no isometry, as `orthogonal` warns; nor idinit's."""
+    """`orthogonal` warns of it: flattened orthogonal kernels are no isometries."""
     shape = (3, 3, 6, 6)
     cases = {
         "orthogonal": (initializers.orthogonal(), shape),
@@ -218,7 +218,7 @@ def test_flattened_orthogonality_is_not_isometry():
         assert s.max() > 1.5
 
 
-# --- layouts and refusals -----------------------------------------------------------------
+# --- layouts and refusals -------------------------------------------------------------
 
 
 def test_torch_layout_is_the_same_kernel_transposed():

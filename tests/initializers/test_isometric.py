@@ -18,7 +18,7 @@ Z = 5  # standard errors; by chance once in 2e6
 P_VALUE = 1e-3
 
 
-# --- orthogonal ---------------------------------------------------------------------------
+# --- orthogonal -----------------------------------------------------------------------
 
 
 def test_orthogonal_to_rounding_at_1024():
@@ -37,7 +37,7 @@ def test_orthogonal_singular_values_are_the_gain():
 
 
 def test_orthogonal_flattens_all_axes_but_the_outputs_and_the_batch():
-    """torch's layout, attention heads, and a batch of independent orthogonal matrices."""
+    """torch's layout, attention heads, and a batch of independent matrices."""
     heads = initializers.orthogonal(in_axis=0, out_axis=(1, 2))
     cases = {
         "torch": (initializers.orthogonal(out_axis=0), (6, 2, 3, 3)),
@@ -65,10 +65,10 @@ def test_orthogonal_does_not_depend_on_in_axis():
 
 @pytest.mark.parametrize("shape", [(4, 4), (5, 3), (3, 5)])
 def test_orthogonal_is_haar(shape):
-    """A coordinate of a uniform unit vector of length N: its square is Beta(1/2, (N - 1)/2).
+    """A squared coordinate of a uniform unit vector is Beta(1/2, (N - 1)/2).
 
-    Its mean is 0. Without the signs of R the mean of q[0, 0] is -0.43 at N = 4, which is
-    sixty standard errors.
+    Its mean is 0. Without the signs of R the mean of q[0, 0] is -0.43 at N = 4, which
+    is sixty standard errors.
     """
     num_draws, n = 8000, max(shape)
     q = draw_many(initializers.orthogonal(), shape, jax.random.split(KEY, num_draws))
@@ -84,7 +84,7 @@ def test_orthogonal_is_haar(shape):
         assert abs(is_rotation.mean() - 0.5) < Z * 0.5 / np.sqrt(num_draws)
 
 
-# --- identity and Hadamard ----------------------------------------------------------------
+# --- identity and Hadamard ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (3, 7), (7, 3), (1, 5)])
@@ -144,12 +144,12 @@ def check_hadamard_block(s, long, order):
         np.testing.assert_allclose(s**2, expected, atol=tolerance)
 
 
-# --- ZerO and IDInit ----------------------------------------------------------------------
+# --- ZerO and IDInit ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("scale", "factor"), [("code", 1), ("paper", 2)])
 def test_zer_o_is_a_hadamard_block_where_it_widens(scale, factor):
-    """Algorithm 1 of ZerO ("paper") and the authors' notebook ("code") differ by sqrt(2)."""
+    """Algorithm 1 ("paper") and the authors' notebook ("code") differ by sqrt(2)."""
     shapes = [(3, 5), (3, 4), (64, 100), (1, 2), (784, 2048)]
     cases = {shape: (initializers.zer_o(scale), shape) for shape in shapes}
     for (n_in, n_out), weight in draw_together(cases, KEY).items():
@@ -194,7 +194,7 @@ def test_idinit_of_a_kernel_tiles_torchs_reshape():
         np.testing.assert_array_equal(flat, (i - j) % min(flat.shape) == 0)
 
 
-# --- what they refuse ---------------------------------------------------------------------
+# --- what they refuse -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

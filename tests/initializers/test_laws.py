@@ -1,8 +1,8 @@
 """Independent entries: each factory has the moments, bounds and distribution it claims.
 
-Keys are fixed. z-scores may reach 5 and Kolmogorov–Smirnov p-values may fall to 1e-6: each
-fails by chance once in more than a million draws of the keys. The extreme of N draws leaves
-a fraction 17/N of the law beyond it with probability exp(-17) = 4e-8.
+Keys are fixed. z-scores may reach 5 and Kolmogorov–Smirnov p-values may fall to 1e-6:
+each fails by chance once in more than a million draws of the keys. The extreme of N
+draws leaves a fraction 17/N of the law beyond it with probability exp(-17) = 4e-8.
 """
 
 import math
@@ -127,10 +127,10 @@ def check_law(weight, law):
     ],
 )
 def test_singular_values_end_at_the_marchenko_pastur_edges(name, arguments, law_of):
-    """The extremes follow Tracy–Widom laws of beta = 1, of mean -1.2065 and std 1.2680.
+    """The extremes follow Tracy–Widom laws, of mean -1.2065 and std 1.2680.
 
-    Centre and scale are those of Johnstone (2001), Ann. Statist. 29, for the largest, and
-    of Feldheim and Sodin (2010), GAFA 20, for the smallest squared singular value.
+    Centre and scale are those of Johnstone (2001), Ann. Statist. 29, for the largest,
+    and of Feldheim and Sodin (2010), GAFA 20, for the smallest squared singular value.
     """
     law = law_of(name, *SHAPE, **arguments)
     weight = draw(name, arguments, seed=3).astype(np.float64) / law.std()
@@ -144,11 +144,11 @@ def test_singular_values_end_at_the_marchenko_pastur_edges(name, arguments, law_
     assert abs(smallest + 1.2065) <= Z * 1.2680
 
 
-# --- fans ---------------------------------------------------------------------------------
+# --- fans -----------------------------------------------------------------------------
 
 TORCH = {"in_axis": 1, "out_axis": 0}
-# Shape, layout, fan_in and fan_out, counted by hand: the entries that one output sums and
-# that one input reaches.
+# Shape, layout, fan_in and fan_out, counted by hand: the entries that one output sums
+# and that one input reaches.
 LAYOUTS = {
     "dense": ((48, 64), {}, 48, 64),
     "dense, torch": ((64, 48), TORCH, 48, 64),
@@ -262,12 +262,12 @@ def test_fans_are_what_a_grouped_convolution_sums(groups):
         assert init.largest(shape) == pytest.approx(math.sqrt(3 / fan.item()))
 
 
-# --- truncation ---------------------------------------------------------------------------
+# --- truncation -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("dtype", "reach"), [("float32", 5.2), ("float64", 8.2)])
 def test_variates_within_the_reach_of_the_sampler_are_finite(dtype, reach):
-    """erf has not rounded to 1 there; the bound itself is what JAX's sampler then returns."""
+    """erf has not rounded to 1; where it has, JAX's sampler returns the bound."""
     with jax.enable_x64(dtype == "float64"):
         edge = jax.lax.erf(jnp.asarray(reach, dtype) / np.sqrt(np.asarray(2, dtype)))
         largest = math.sqrt(2) * float(jax.lax.erf_inv(edge))
@@ -284,7 +284,7 @@ def test_variates_within_the_reach_of_the_sampler_are_finite(dtype, reach):
 )
 @pytest.mark.parametrize("side", [-1, 1])
 def test_nearer_bound_is_held_to_its_limit(dtype, limit, reach, side):
-    """At the limit the law is right to 1e-3 of its mass; beyond it the call is refused."""
+    """The law is right to 1e-3 of its mass there; beyond, the call is refused."""
 
     def beyond(near):
         low, high = sorted((side * near, side * 50.0))
@@ -339,7 +339,7 @@ def test_truncated_normal_is_differentiable_in_traced_parameters():
     np.testing.assert_allclose(derivative, secant, rtol=0, atol=20 * step**2)
 
 
-# --- what tells the names apart -----------------------------------------------------------
+# --- what tells the names apart -------------------------------------------------------
 
 
 def test_uniform_can_round_up_to_high():
@@ -355,7 +355,7 @@ def test_uniform_can_round_up_to_high():
     [("xavier", "glorot", (400 + 250) / 2), ("kaiming", "he", 400 / 2)],
 )
 def test_torchs_normals_reach_beyond_the_cut_of_jaxs(torch_name, jax_name, fan):
-    """JAX cuts at two standard deviations of the parent, 2/0.8796 = 2.274 of its own."""
+    """JAX cuts at two std of the parent law, 2/0.8796 = 2.274 of its own."""
     cut = 2 / 0.87962566103423978 / math.sqrt(fan) * (1 + FLOAT32_EPS)
     assert np.abs(draw(f"{torch_name}_normal", {}, seed=0)).max() > cut
     assert np.abs(draw(f"{jax_name}_normal", {}, seed=0)).max() <= cut

