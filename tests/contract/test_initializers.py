@@ -102,29 +102,48 @@ def drawn(name):
     return np.asarray(draw(name, shape_of(name)))
 
 
+COARSE = ("bfloat16", "float16")
+
+
 @functools.cache
-def drawn_together(dtypes):
-    """Every entry in each dtype, as one program: many compile three times as long."""
+def drawn_in_batch():
+    """Two keys, and every entry drawn from both in three dtypes under jit and vmap.
+
+    One program: many compile three times as long.
+    """
 
     def program(key):
         return {
             (name, dtype): draw(name, shape_of(name), dtype, key)
             for name in ENTRIES
-            for dtype in dtypes
+            for dtype in ("float32", *COARSE)
         }
 
-    return jax.device_get(jax.jit(program)(KEY))
+    keys = jax.random.split(KEY, 2)
+    return keys, jax.device_get(jax.jit(jax.vmap(program))(keys))
+
+
+# What these draw depends on the shape by more than its size.
+STRUCTURED = (
+    "orthogonal",
+    "hadamard",
+    "partial_identity",
+    "sparse",
+    "sparse_orthogonal",
+    "zer_o",
+    "idinit",
+)
 
 
 @functools.cache
-def drawn_in_every_shape():
-    """Every entry in every kind of shape that it takes, as one program."""
+def drawn_with_one_input_or_output():
+    """Structured entries where a matrix is a single row or column, as one program."""
 
     def program(key):
         return {
             (name, kind): draw(name, KINDS[kind], key=key)
-            for name in ENTRIES
-            for kind in kinds_of(name)
+            for name in STRUCTURED
+            for kind in ("one row", "one column")
         }
 
     return jax.device_get(jax.jit(program)(KEY))
@@ -160,20 +179,32 @@ def test_entry_is_complete(name):
 
 
 @ALL
-def test_every_shape_is_drawn_finite_in_float32(name):
+def test_shape_and_dtype_are_those_asked_for(name):
+    """Lists are welcome; float32 is what is drawn where no dtype is named."""
     for kind in kinds_of(name):
-        array = drawn_in_every_shape()[name, kind]
-        assert array.shape == KINDS[kind]
-        assert array.dtype == np.float32
-        assert np.isfinite(array).all()
+        shape = KINDS[kind]
+        weight = jax.eval_shape(lambda key, s=list(shape): draw(name, s, key=key), KEY)
+        assert weight.shape == shape
+        assert weight.dtype == np.float32
+    assert drawn(name).shape == shape_of(name)
+    assert drawn(name).dtype == np.float32
+    assert np.isfinite(drawn(name)).all()
+
+
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_single_rows_and_columns_are_finite(name):
+    for kind in ("one row", "one column"):
+        weight = drawn_with_one_input_or_output()[name, kind]
+        assert weight.shape == KINDS[kind]
+        assert np.isfinite(weight).all()
 
 
 @ALL
 def test_coarse_dtypes_are_the_float32_draw_rounded_once(name):
-    arrays = drawn_together(("float32", "bfloat16", "float16"))
+    _, arrays = drawn_in_batch()
     single = arrays[name, "float32"]
     assert single.dtype == np.float32
-    for dtype in ("bfloat16", "float16"):
+    for dtype in COARSE:
         coarse = arrays[name, dtype]
         assert coarse.dtype == jnp.dtype(dtype)
         assert np.isfinite(coarse.astype(np.float32)).all()
@@ -206,24 +237,10 @@ def test_key_decides_random_draws_and_only_those(name):
         np.testing.assert_array_equal(init(None, shape), drawn(name))
 
 
-@pytest.fixture(scope="module")
-def batch():
-    """Two keys, and every entry drawn from both under jit and vmap."""
-    keys = jax.random.split(KEY, 2)
-    program = jax.jit(
-        jax.vmap(
-            lambda key: {name: draw(name, shape_of(name), key=key) for name in ENTRIES}
-        )
-    )
-    return keys, jax.device_get(program(keys))
-
-
 @ALL
-def test_jit_and_vmap_draw_what_a_plain_call_draws(name, batch):
-    jitted = drawn_together(("float32", "bfloat16", "float16"))[name, "float32"]
-    assert is_close(jitted, drawn(name))
-    keys, mapped = batch
-    for key, array in zip(keys, mapped[name], strict=True):
+def test_jit_and_vmap_draw_what_a_plain_call_draws(name):
+    keys, arrays = drawn_in_batch()
+    for key, array in zip(keys, arrays[name, "float32"], strict=True):
         assert is_close(array, np.asarray(draw(name, shape_of(name), key=key)))
 
 
@@ -241,26 +258,15 @@ def test_layout_is_named_by_the_same_keywords(name):
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in taken)
 
 
-@functools.cache
-def stacks_in_torch_layout():
-    """Two weights of every entry in one array (out, 2, in, *window), as one program."""
-
-    def stack(name, key):
-        *window, n_in, n_out = shape_of(name)
-        init = make(name, in_axis=2, out_axis=0, batch_axis=1)
-        return init(key, (n_out, 2, n_in, *window))
-
-    program = jax.jit(lambda key: {name: stack(name, key) for name in WEIGHTS})
-    return jax.device_get(program(jax.random.key(3)))
-
-
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_stack_in_torch_layout_holds_weights_of_the_same_law(name):
-    """Mean squares agree within 5 standard errors.
+    """Weights (out, 2, in, *window); mean squares agree within 5 standard errors.
 
     The fourth moment is taken as 6 times the squared variance, that of `sparse`.
     """
-    stack = stacks_in_torch_layout()[name]
+    *window, n_in, n_out = shape_of(name)
+    init = make(name, in_axis=2, out_axis=0, batch_axis=1)
+    stack = np.asarray(init(jax.random.key(3), (n_out, 2, n_in, *window)))
     first, second = np.moveaxis(stack, (1, 2, 0), (0, -2, -1))
     one = drawn(name)
     if not make(name).random:
@@ -327,61 +333,57 @@ def test_impossible_layout_is_refused(name, axes, words):
 
 # --- sharding -------------------------------------------------------------------------
 
-# Random and deterministic, by fans and by factorization: with these, every way of
-# asking.
-SHARDED_IN_EVERY_WAY = ("glorot_uniform", "orthogonal", "zer_o")
+# Elementwise and by fans, by factorization, by a loop, at a tap, and deterministic.
+SHARDED = (
+    "normal",
+    "glorot_uniform",
+    "orthogonal",
+    "sparse_orthogonal",
+    "delta_orthogonal",
+    "zer_o",
+)
 
 
-def draw_sharded(path):
+def draw_sharded(path, names):
     """Draw over all the devices there are and write the arrays into one file.
 
-    Every entry inside jit on a mesh of automatic axes; some outside it and on explicit
-    axes.
+    Under jit and without, on a mesh of automatic axes and on one of explicit axes.
     """
     arrays = {}
     for axis_type in (AxisType.Auto, AxisType.Explicit):
         mesh = jax.make_mesh((jax.device_count(),), ("x",), axis_types=(axis_type,))
-        names = list(ENTRIES) if axis_type is AxisType.Auto else SHARDED_IN_EVERY_WAY
+
+        def draw_all(key, sharding_of):
+            return {
+                name: draw(
+                    name, shape_of(name), None, key, out_sharding=sharding_of(name)
+                )
+                for name in names
+            }
+
+        def on_mesh(name, mesh=mesh):
+            return NamedSharding(mesh, last_axis_split(name))
+
         with jax.set_mesh(mesh):
-            in_jit = jax.jit(lambda key, names=names: draw_last_axis_split(key, names))(
-                KEY
-            )
-        arrays |= checked(in_jit, f"jit on {axis_type}", mesh)
-        outside = {
-            name: draw(
-                name, shape_of(name), out_sharding=NamedSharding(mesh, spec_of(name))
-            )
-            for name in SHARDED_IN_EVERY_WAY
-        }
-        arrays |= checked(outside, f"eager on {axis_type}", mesh)
+            ways = {"jit": jax.jit(lambda key: draw_all(key, last_axis_split))(KEY)}
+        ways["eager"] = draw_all(KEY, on_mesh)
+        for way, drawn_arrays in ways.items():
+            for name, array in drawn_arrays.items():
+                asked = on_mesh(name)
+                if not array.sharding.is_equivalent_to(asked, array.ndim):
+                    raise AssertionError(
+                        f"{name}, {way}: {array.sharding}, not {asked}"
+                    )
+                arrays[f"{name}/{way}/{axis_type}"] = np.asarray(array)
     np.savez(path, devices=jax.device_count(), **arrays)
 
 
-def spec_of(name):
-    """The last axis split over the mesh."""
+def last_axis_split(name):
     return P(*[None] * (len(shape_of(name)) - 1), "x")
 
 
-def draw_last_axis_split(key, names):
-    return {
-        name: draw(name, shape_of(name), key=key, out_sharding=spec_of(name))
-        for name in names
-    }
-
-
-def checked(arrays, way, mesh):
-    """The arrays under the names `entry/way`, each laid out as asked."""
-    for name, array in arrays.items():
-        asked = NamedSharding(mesh, spec_of(name))
-        if not array.sharding.is_equivalent_to(asked, array.ndim):
-            raise AssertionError(f"{name}, {way}: {array.sharding}, asked for {asked}")
-    return {f"{name}/{way}": np.asarray(array) for name, array in arrays.items()}
-
-
-@pytest.fixture(scope="module")
-def on_eight_devices(tmp_path_factory):
-    """The file of `draw_sharded`, from a process that has eight devices."""
-    path = tmp_path_factory.mktemp("sharded") / "draws.npz"
+def draw_on_eight_devices(path, names):
+    """The arrays of `draw_sharded`, from a process that has eight devices."""
     root = Path(__file__).parents[2]
     python_path = [str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
@@ -389,7 +391,7 @@ def on_eight_devices(tmp_path_factory):
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(python_path),
     }
-    command = [sys.executable, __file__, str(path)]
+    command = [sys.executable, __file__, str(path), *names]
     run = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False
     )
@@ -397,22 +399,37 @@ def on_eight_devices(tmp_path_factory):
     return np.load(path)
 
 
-@ALL
-@pytest.mark.skipif(
-    jax.default_backend() != "cpu", reason="compared with the CPU's numbers"
-)
-def test_values_do_not_depend_on_the_sharding(name, on_eight_devices):
-    assert on_eight_devices["devices"] == 8
-    ways = [file for file in on_eight_devices.files if file.startswith(name + "/")]
-    assert len(ways) == (4 if name in SHARDED_IN_EVERY_WAY else 1)
+def check_sharded(arrays, name):
+    """Values do not depend on the sharding, but for the fusions of jit."""
+    assert arrays["devices"] == 8
+    ways = [way for way in arrays.files if way.startswith(name + "/")]
+    assert len(ways) == 4
     for way in ways:
         if "eager" in way:
-            np.testing.assert_array_equal(on_eight_devices[way], drawn(name))
+            np.testing.assert_array_equal(arrays[way], drawn(name))
         else:
-            assert is_close(on_eight_devices[way], drawn(name)), way
+            assert is_close(arrays[way], drawn(name)), way
 
 
-@pytest.mark.parametrize("name", SHARDED_IN_EVERY_WAY)
+ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the CPU's numbers")
+
+
+@ON_CPU
+def test_values_do_not_depend_on_the_sharding(tmp_path):
+    arrays = draw_on_eight_devices(tmp_path / "draws.npz", SHARDED)
+    for name in SHARDED:
+        check_sharded(arrays, name)
+
+
+@ON_CPU
+@pytest.mark.nightly
+def test_values_of_every_entry_do_not_depend_on_the_sharding(tmp_path):
+    arrays = draw_on_eight_devices(tmp_path / "draws.npz", tuple(ENTRIES))
+    for name in ENTRIES:
+        check_sharded(arrays, name)
+
+
+@pytest.mark.parametrize("name", ["glorot_uniform", "orthogonal", "zer_o"])
 def test_out_sharding_on_one_device(name):
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[-1])
     array = draw(name, shape_of(name), out_sharding=sharding)
@@ -517,4 +534,4 @@ def test_equinox_linear(name):
 
 
 if __name__ == "__main__":
-    draw_sharded(sys.argv[1])
+    draw_sharded(sys.argv[1], sys.argv[2:])
