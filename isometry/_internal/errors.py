@@ -1,4 +1,4 @@
-"""Exceptions and warnings, and the decorator that puts a public function's name before a message."""
+"""Exceptions and warnings, and the decorator that puts a public function's name first."""
 
 import functools
 import re
@@ -8,15 +8,12 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# A message of the rooms that still write the name themselves: "mlp(): sizes=[] is empty."
+# Rooms that still write the function's name into the message: "mlp(): sizes=[] is empty."
 _NAMED = re.compile(r"([A-Za-z_][\w.]*)\(\): ", re.ASCII)
 
 
-class InputError(ValueError):
-    """An argument that cannot be used.
-
-    The message names the argument, what came, and what to write instead. The name of the public
-    function that was called stands before it once, put there by `public`.
+class FromCall(Exception):
+    """An error that says which public function refused the call.
 
     Attributes:
         message: The text without the function's name.
@@ -35,20 +32,32 @@ class InputError(ValueError):
         return f"{self.function}(): {self.message}"
 
 
+class InputError(FromCall, ValueError):
+    """An argument that cannot be used.
+
+    The message names the argument, what came, and what to write instead. The name of the public
+    function that was called stands before it once, put there by `public`.
+    """
+
+
 class NotDefined(InputError):
-    """The arguments are sound, but what they ask for does not exist: no critical point, no such identity."""
+    """The arguments are sound, but what they ask for does not exist, as a critical point."""
 
 
 class NotFinite(InputError):
     """A Jacobian that overflows or holds a NaN."""
 
 
-class MissingExtra(ImportError):
+class TracedError(FromCall, TypeError):
+    """An argument is traced, and the function needs its value."""
+
+
+class MissingExtra(FromCall, ImportError):
     """A command or function needs an optional dependency that is not installed."""
 
 
 class PrecisionWarning(UserWarning):
-    """f computes below the full precision that a measurement runs at; the message says where."""
+    """f computes below the precision that a measurement runs at; the message says where."""
 
 
 class BatchWarning(UserWarning):
@@ -56,7 +65,7 @@ class BatchWarning(UserWarning):
 
 
 def public(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Name the function that the user called in every `InputError` that leaves it.
+    """Name the function that the user called in every error about its arguments.
 
     Functions nest: the outermost name wins, because it is the one that the user wrote.
 
@@ -72,7 +81,7 @@ def public(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 return function(*args, **kwargs)
-            except InputError as error:
+            except FromCall as error:
                 error.function = name
                 raise
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from isometry._checks import InputError
+from isometry._internal.errors import InputError
 
 KNOWN = "train-images-idx3-ubyte (or .gz), data_batch_1.bin, data_batch_1"
 _BATCHES = 5

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _checks
+from isometry._internal import checks
 
 SHARE = 0.25
 """Share of the free memory that one measurement takes by default; the rest is for its temporaries, XLA and the user."""
@@ -63,12 +63,11 @@ def _free_of_group(group: pathlib.Path) -> int | None:
     return None
 
 
-def budget(call: str, max_bytes: int | None) -> int:
+def budget(max_bytes: int | None) -> int:
     """`max_bytes` if given, else a share of the free memory."""
     if max_bytes is None:
         return int(SHARE * free_bytes())
-    _checks.integer(call, low=1, max_bytes=max_bytes)
-    return int(max_bytes)
+    return checks.integer("max_bytes", max_bytes, low=1)
 
 
 def tree_bytes(tree: Any) -> int:

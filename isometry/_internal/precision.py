@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from isometry import _checks
+from isometry._internal import checks
+from isometry._internal.errors import InputError
 
 MATMUL = "highest"
 """Matmul precision of every measurement. TF32 or bfloat16 passes would shift small singular values silently."""
@@ -18,13 +19,13 @@ def full() -> contextlib.AbstractContextManager:
     return jax.default_matmul_precision(MATMUL)
 
 
-def measuring_dtype(call: str, dtype: Any, *trees: Any) -> jnp.dtype:
+def measuring_dtype(dtype: Any, *trees: Any) -> jnp.dtype:
     """`dtype` if given, else the promoted floating dtype of all leaves, at least float32."""
     if dtype is not None:
-        chosen = _checks.float_dtype(call, dtype)
+        chosen = checks.float_dtype(dtype)
         if jnp.finfo(chosen).bits < 32:
-            raise _checks.InputError(
-                f"{call}(): dtype={chosen.name} is too coarse to measure in; write float32 or float64. The "
+            raise InputError(
+                f"dtype={chosen.name} is too coarse to measure in; write float32 or float64. The "
                 "network's own dtype may be lower."
             )
         return chosen

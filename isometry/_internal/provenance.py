@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from isometry import _checks
+from isometry._internal import checks
 
 
 def versions() -> dict[str, str]:
@@ -49,7 +49,7 @@ def provenance(**what: Any) -> dict[str, Any]:
     return {
         "versions": versions(),
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
-        "x64": _checks.x64(),
+        "x64": checks.x64(),
         "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
         "git_commit": git_commit(),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

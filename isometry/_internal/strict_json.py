@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from isometry import _checks
+from isometry._internal import checks
+from isometry._internal.errors import InputError
 
 
 def plain(value: Any, where: str = "value") -> Any:
@@ -15,18 +16,18 @@ def plain(value: Any, where: str = "value") -> Any:
     if isinstance(value, dict):
         named = {str(k): plain(v, f"{where}[{k!r}]") for k, v in value.items()}
         if len(named) < len(value):
-            raise _checks.InputError(f"store: two keys of {where}={_checks.show(value)} are the same text in JSON.")
+            raise InputError(f"store: two keys of {where}={checks.show(value)} are the same text in JSON.")
         return named
     if isinstance(value, (list, tuple)):
         return [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
-    if isinstance(value, (np.ndarray, jax.Array)) and not _checks.is_key(value):
+    if isinstance(value, (np.ndarray, jax.Array)) and not checks.is_key(value):
         return plain(np.asarray(value).tolist(), where)
     if isinstance(value, np.generic):
         return plain(value.item(), where)
     if isinstance(value, float) and math.isinf(value):
         return "inf" if value > 0 else "-inf"
     if not (value is None or isinstance(value, (str, bool, int, float))) or value != value:
-        raise _checks.InputError(f"store: {where}={_checks.show(value)} is nothing that strict JSON knows.")
+        raise InputError(f"store: {where}={checks.show(value)} is nothing that strict JSON knows.")
     return value
 
 
