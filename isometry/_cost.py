@@ -11,7 +11,7 @@ from jax.extend import core
 
 from isometry import _checks, _jacobian, _spectrum, _tracing
 from isometry._internal import jaxprs, memory, precision
-from isometry._jacobian import Dense, Lanczos, Product
+from isometry._jacobian import Lanczos, Product
 
 # Fitted to what XLA allocates for the programs of tests/test_cost.py, on a CPU: with half of each some
 # take more than the bound, with twice each chunks are only half as large as they could be.
@@ -58,7 +58,12 @@ def _scaled(count: int, unit: str) -> str:
 
 
 def cost(
-    f: Any, params: Any, x: Any, method: Any = "auto", span: str = "end_to_end", dtype: Any = None
+    f: Any,
+    params: Any,
+    x: Any,
+    method: Any = "auto",
+    span: str = "end_to_end",
+    dtype: Any = None,
 ) -> Cost:
     """Compute what `spectrum` of one Jacobian takes, before anything runs.
 
@@ -212,9 +217,7 @@ def fitting(
     return takes, chunk if per_direction else None
 
 
-def _bound(
-    aim: Any, method: Any, params: Any, x: Any, dtype: Any
-) -> tuple[Footprint, int, int]:
+def _bound(aim: Any, method: Any, params: Any, x: Any, dtype: Any) -> tuple[Footprint, int, int]:
     """Return the bytes without directions, those of each direction, and how many directions there are."""
     itemsize = jnp.dtype(dtype).itemsize
     held = _tracing.traced("cost", aim, params, x, dtype).held
@@ -238,7 +241,11 @@ def _bound(
         wide = _COPIES * min(m, n) * _widest(aim, params, x) * itemsize
         forming = m * n * itemsize + wide
         return Footprint(weights, max(factorizing, forming) + once + result), 0, 0
-    return Footprint(weights, factorizing + once + result), _COPIES * held.at_once, min(m, n)
+    return (
+        Footprint(weights, factorizing + once + result),
+        _COPIES * held.at_once,
+        min(m, n),
+    )
 
 
 def _widest(aim: Any, params: Any, x: Any) -> int:

@@ -26,7 +26,6 @@ FLOORS = {
     8: ("_ensemble",),
     8.5: ("_ranks",),
     9: ("_compare",),
-    9.5: ("_pairing",),
     10: ("degeneracy",),
     10.4: ("_self_test",),
     10.5: ("_doctor", "_summary"),

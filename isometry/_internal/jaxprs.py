@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.extend import core
 
-_OPAQUE = frozenset(
-    ("pure_callback", "io_callback", "custom_call", "ffi_call", "pallas_call", "tpu_custom_call")
-)
-_FACTORIZATIONS = frozenset(
-    ("svd", "qr", "geqrf", "householder_product", "lu", "eigh", "eig", "schur", "cholesky")
-) | {"triangular_solve", "hessenberg", "tridiagonal", "tridiagonal_solve"}
+_OPAQUE = frozenset(("pure_callback", "io_callback", "custom_call", "ffi_call", "pallas_call", "tpu_custom_call"))
+_FACTORIZATIONS = frozenset(("svd", "qr", "geqrf", "householder_product", "lu", "eigh", "eig", "schur", "cholesky")) | {
+    "triangular_solve",
+    "hessenberg",
+    "tridiagonal",
+    "tridiagonal_solve",
+}
 """Primitives that XLA hands to LAPACK or its kin, of whose work it knows nothing."""
 _VIEWS = frozenset(("reshape", "squeeze", "expand_dims", "slice", "broadcast_in_dim"))
 """Primitives that show a value in another shape, for which XLA makes no copy."""
