@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from isometry import InputError, NotDefined, Spectrum, compare, data, ensemble, networks, theory
+from isometry import InputError, Spectrum, compare, data, ensemble, networks, theory
+from isometry._checks import NotDefined
 from isometry.initializers import Entry
 from isometry.initializers._critical import critical_point
 from isometry.plots import COLOURS, MARKS
