@@ -51,9 +51,9 @@ def test_equals_a_loop(whole):
             close(jax.tree.map(lambda a, i=i, j=j: a[i, j], whole), one(params, x))
 
 
-# one Jacobian takes 953 bytes and 3655 whatever the inputs; the parameters 692 for a seed, counted twice
+# One Jacobian is given 1584 bytes, and all share 4788; the parameters of a seed are 692, counted twice.
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="a GPU takes other bytes")
-@pytest.mark.parametrize(("budget", "parts"), [(10**9, 1), (16_000, 3), (8000, 5), (6000, 10), (4700, 15)])
+@pytest.mark.parametrize(("budget", "parts"), [(10**9, 1), (20_000, 3), (12_000, 5), (9000, 10), (7000, 15)])
 def test_budget_does_not_matter(whole, budget, parts):
     seen = []
     got = isometry.ensemble(NET, KEYS, XS, max_bytes=budget, progress=lambda done, total: seen.append((done, total)))
