@@ -114,6 +114,8 @@ def cost(
 def _asked(aim: Any, method: Any, params: Any, x: Any, dtype: Any) -> Cost:
     program = _program(aim, method, dtype)
     allocated = jax.jit(program).lower(params, x).compile().memory_analysis()
+    if allocated is None:
+        raise NotImplementedError(f"cost(): the compiler for {jax.default_backend()} does not say what it allocates.")
     flop, notes = _operations(jax.make_jaxpr(program)(params, x))
     unknown = jaxprs.uncounted(jax.make_jaxpr(aim.apply)(params, _start(aim, params, x, dtype)).jaxpr)
     notes |= {f"{name} in f is not counted" for name in unknown}

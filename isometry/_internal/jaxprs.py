@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 from jax.typing import ArrayLike, DTypeLike
 
@@ -264,4 +265,6 @@ def _coarse_product(eqn: core.JaxprEqn, bits: int) -> str | None:
     return None
 
 
-"""Questions to a jaxpr: its loops and constants, its bytes, where it is coarse."""
+def _dtype(variable: core.Var | core.Literal) -> np.dtype:
+    # Tokens, which order effects, have no dtype.
+    return getattr(variable.aval, "dtype", jnp.dtype(bool))

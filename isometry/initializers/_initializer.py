@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +104,9 @@ class Initializer:
         if jnp.finfo(result_dtype).bits < 32:
             draw_dtype = jnp.dtype(jnp.float32)
         draw = self.draw if self.random else self._compiled_draw
-        return draw(key, sizes, draw_dtype).astype(result_dtype)
+        # Where the key may be missing, nothing is drawn from it.
+        array = draw(cast(Key, key), sizes, draw_dtype)
+        return array.astype(result_dtype)
 
     def _check_range(self, sizes: tuple[int, ...], dtype: np.dtype) -> None:
         """Refuse a law that would draw infinities."""

@@ -76,7 +76,8 @@ def one_at_a_time(kernel: Kernel) -> Kernel:
 
 @one_at_a_time
 def _qr(a: Array) -> tuple[Array, Array]:
-    return tuple(jnp.linalg.qr(a))
+    q, r = jnp.linalg.qr(a)
+    return q, r
 
 
 @jax.custom_jvp

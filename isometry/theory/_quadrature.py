@@ -43,15 +43,15 @@ def bisected(
     most: int,
     *,
     rounds: int = _ROUNDS,
-    whole: np.ndarray | None = None,
+    known: np.ndarray | None = None,
 ) -> tuple[Panels, np.ndarray, bool]:
     """Panels halved until the integral over each agrees with that over its halves, to within `excuse`.
 
     Returns the panels, their integrals (panels, ...) and whether all agree before `rounds` or `most` panels at once.
-    `whole`: the integrals over the panels to begin with, where they are known.
+    `known`: the integrals over the panels to begin with.
     """
     left, right = edges[:-1], edges[1:]
-    whole = integrate(left, right) if whole is None else whole
+    whole = integrate(left, right) if known is None else known
     done, found, resolved = [], [], True
     for round_ in range(rounds + 1):
         middle = (left + right) / 2
@@ -127,7 +127,7 @@ def _gaussian_integrals(g: Callable[[Any], Any], scale: float, edges: np.ndarray
     def excuse(left: np.ndarray, right: np.ndarray, whole: np.ndarray) -> np.ndarray:
         return np.broadcast_to([_TOLERANCE * total, np.inf], whole.shape)
 
-    (left, right), found, _ = bisected(integrate, excuse, edges, 10**6, whole=whole)
+    (left, right), found, _ = bisected(integrate, excuse, edges, 10**6, known=whole)
     return left, right, found[:, 0], found[:, 1]
 
 
