@@ -2,9 +2,7 @@
 
 import os
 
-# Before jax: XLA sizes its thread pool by NPROC, and with two threads batched factorizations can deadlock in it;
-# multi-threaded BLAS inside small factorizations collapses when a core is busy.
-os.environ.setdefault("NPROC", "4")
+# Before jax: multi-threaded BLAS inside small factorizations collapses when a core is busy.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
