@@ -24,7 +24,7 @@ EXTRAS = {
     "equinox": ("equinox",),
     "haiku": ("dm-haiku",),
 }
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def examine(seed: int = 0) -> dict[str, Any]:
@@ -96,12 +96,6 @@ def settings_that_bite(matmul_error: float) -> list[str]:
             f"float32 products err by {matmul_error:.1g} on this {platform_name} ({passes}). isometry measures at "
             "full precision all the same; your own training and f do not: "
             "jax.config.update('jax_default_matmul_precision', 'highest')."
-        )
-    threads = os.environ.get("NPROC", str(os.cpu_count() or 1))
-    if platform_name == "cpu" and threads.isdigit() and int(threads) < 4:
-        found.append(
-            f"XLA has {threads} threads, with which batched factorizations can deadlock: set NPROC=4 before Python "
-            "starts."
         )
     return found
 
