@@ -42,7 +42,9 @@ def test_moments_and_distribution_within_their_errors(span):
 def test_a_rectangle_has_the_structural_zeros_of_its_shape(widths):
     net = networks.mlp(widths, "tanh", "gaussian")
     measured = functools.partial(isometry.spectrum, net, method="lanczos", key=KEY)
-    found = jax.eval_shape(measured, net.init(KEY), jnp.ones(widths[0]))  # traced, never compiled
+    params = jax.eval_shape(net.init, KEY)
+    x = jax.ShapeDtypeStruct(widths[:1], jnp.float32)
+    found = jax.eval_shape(measured, params, x)  # traced, never compiled
     assert (found.size, found.structural_zeros) == (3, 2)
 
 

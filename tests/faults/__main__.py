@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     count = sum(outcome.verdict == wanted for outcome in outcomes)
     seconds = sum(outcome.seconds for outcome in outcomes)
     done = "controls pass" if options.control else "caught"
-    print(f"{count} of {len(outcomes)} {done}, in {seconds:.0f} s of tests")
+    print(f"{count} of {len(outcomes)} {done}, in {seconds:.0f} s of CPU")
     return 0 if count == len(outcomes) else 1
 
 

@@ -433,6 +433,7 @@ REPORTING = (
         "var(0, ddof=1) / 2",
         "var(0, ddof=1)",
         ("test_compare.py",),
+        match="half_their_variance",
     ),
     Fault(
         "ranks-from-the-top",
