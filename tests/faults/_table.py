@@ -465,7 +465,7 @@ REPORTING = (
         "depth * math.log(chi)",
         "depth * math.log(chi) / 2",
         ("test_cli_theory.py",),
-        match="json_says or table",
+        match="json_says",
     ),
 )
 
