@@ -84,6 +84,15 @@ def fields(node: ast.ClassDef) -> list[ast.AnnAssign]:
     return [n for n in marked if not ast.unparse(n.target).startswith("_")]
 
 
+def arguments(item: Item) -> list[str]:
+    """Names of a function's arguments, of a class those of its public fields."""
+    if isinstance(item.node, ast.ClassDef):
+        return [ast.unparse(field.target) for field in fields(item.node)]
+    a = item.node.args
+    every = [*a.posonlyargs, *a.args, *([a.vararg] if a.vararg else []), *a.kwonlyargs, *([a.kwarg] if a.kwarg else [])]
+    return [x.arg for x in every if x.arg not in ("self", "cls")]
+
+
 def signature(item: Item) -> str:
     """How it is called, on one line: `(x: Any, *, key: Any = None) -> Any`; of a class, its bases and fields."""
     node = item.node

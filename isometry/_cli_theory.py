@@ -97,7 +97,8 @@ def report(
         _checks.number(_CALL, low=0.0, open_low=name == "--sigma-w", **given)
     if depth is not None:
         _checks.integer(_CALL, low=1, high=100_000, **{"--depth": depth})
-    phi = activations.get(activation, _CALL)
+    with _checks.named(_CALL):
+        phi = activations.get(activation)
     b = 0.0 if sigma_b is None else sigma_b
     critical = [theory.critical_at(phi, q)] if q is not None else theory.critical_points(phi, b)
     found: dict[str, Any] = {

@@ -64,7 +64,7 @@ def cost(f: Any, params: Any, x: Any, method: Any = "auto", span: str = "end_to_
     aim = _jacobian.target("cost", f, span)
     chosen = _spectrum.resolve_method("cost", method, aim, jax.random.key(0))
     _checks.real("cost", params=params, x=x)
-    kind = precision.measuring_dtype("cost", dtype, params, x)
+    kind = _checks.measuring_dtype("cost", dtype, params, x)
     x = x if isinstance(x, jax.ShapeDtypeStruct) else _checks.array("cost", x=x)
     _jacobian.shapes("cost", aim, params, x, kind)
     params, x = _tracing.abstract((params, x), kind)

@@ -86,7 +86,7 @@ def share_threads(mesh: Mesh | None) -> bool:
 def budget(call: str, max_bytes: int | None, mesh: Mesh | None) -> int:
     """Bytes that each device may take, the same in all processes: `max_bytes`, or a share of what is free, divided
     among the devices that are parts of one processor, for these have one memory."""
-    mine = memory.budget(call, max_bytes)
+    mine = _checks.budget(call, max_bytes)
     if mesh is None:
         return mine
     if share_threads(mesh):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks, _cost, _devices, _draws, _jacobian, _measure
-from isometry._internal import memory, precision
+from isometry._internal import memory
 from isometry._jacobian import Lanczos
 from isometry._measure import How
 from isometry._spectrum import Spectrum, resolve_method
@@ -137,7 +137,7 @@ def ensemble(
     xs = _inputs(f, xs)
     drawn = jax.eval_shape(lambda rows: draw(jax.tree.map(lambda a: a[0], rows)), source)
     _checks.real("ensemble", params=drawn)
-    kind = precision.measuring_dtype("ensemble", dtype, drawn, xs)
+    kind = _checks.measuring_dtype("ensemble", dtype, drawn, xs)
     shape = _jacobian.shapes("ensemble", aim, drawn, xs[0], kind)
     mesh = None if mesh is None else _devices.arranged("ensemble", mesh, seeds, len(xs))
     make = _draws.maker(f if params is None and sample is None else None, draw, source, xs)

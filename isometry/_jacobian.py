@@ -241,7 +241,7 @@ def jacobian(
     aim = target("jacobian", f, span)
     _checks.held("jacobian", params=params, x=x)
     _checks.real("jacobian", params=params, x=x)
-    kind = precision.measuring_dtype("jacobian", dtype, params, x)
+    kind = _checks.measuring_dtype("jacobian", dtype, params, x)
     x = _checks.array("jacobian", x=x)
     shapes("jacobian", aim, params, x, kind)
     _tracing.warn_of_batch("jacobian", aim, params, x, stacklevel=2)

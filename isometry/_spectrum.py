@@ -373,7 +373,7 @@ def spectrum(
     _checks.held("spectrum", params=params, x=x)
     _checks.real("spectrum", params=params, x=x)
     chosen = resolve_method("spectrum", method, aim, key)
-    kind = precision.measuring_dtype("spectrum", dtype, params, x)
+    kind = _checks.measuring_dtype("spectrum", dtype, params, x)
     x = _checks.array("spectrum", x=x)
     _jacobian.shapes("spectrum", aim, params, x, kind)
     _tracing.warn_of_batch("spectrum", aim, params, x, stacklevel=2)

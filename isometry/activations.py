@@ -1,119 +1,228 @@
-"""Elementwise activations: one record for the network, the theory and the flags alike."""
+"""Elementwise activations: one record for networks, theory and flags alike."""
 
+import dataclasses
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isometry import _checks
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Activation:
-    """An elementwise function and what the theory needs to know of it.
+    """Describe an elementwise function: what theory needs to know of it.
 
-    **Arguments**
-    - `fn`: array in, array of the same shape out, elementwise.
-    - `kinks`: points where `fn` or a derivative of it jumps; integrals are split there.
-    - `odd`: whether fn(-x) = -fn(x); None if unknown.
-    - `name`: for tables and messages; the function's own name by default.
+    Args:
+        fn: Takes an array and returns one of the same shape, entry by entry.
+        kinks: Points where `fn` or a derivative of it jumps. Integrals are split there.
+        odd: Whether fn(-x) = -fn(x). None if it is not known.
+        name: For tables and messages. By default the function's own name.
 
-    **Raises** `ValueError`: fn not callable, or NumPy's; kinks that are not numbers.
+    Raises:
+        InputError: `fn` is not callable or a function of NumPy, or a kink is no number.
+
+    Example:
+        >>> def leaky(x):
+        ...     return jnp.maximum(x, 0.2 * x)
+        >>> phi = activations.Activation(leaky, kinks=(0.0,), odd=False)
+        >>> phi(jnp.array([-1.0, 2.0]))
+        Array([-0.2,  2. ], dtype=float32)
+        >>> phi.name
+        'leaky'
     """
 
-    fn: Callable[[Any], Any]
+    fn: Callable[[Array], Array]
     kinks: tuple[float, ...] = ()
     odd: bool | None = None
     name: str | None = None
 
+    @public("Activation")
     def __post_init__(self):
         if not callable(self.fn):
-            raise _checks.InputError(f"Activation(): fn={_checks.show(self.fn)} is not callable.")
-        if isinstance(self.fn, np.ufunc):  # tracing one can end in a segmentation fault (JAX 0.10.2)
+            raise InputError(f"fn={checks.show(self.fn)} is not callable.")
+        # Tracing a ufunc of NumPy can end in a segmentation fault (JAX 0.10.2).
+        if isinstance(self.fn, np.ufunc):
             name = self.fn.__name__
             home = "jnp" if hasattr(jnp, name) else "jax.scipy.special"
-            raise _checks.InputError(f"Activation(): fn={name} is NumPy's, not JAX's; write {home}.{name}.")
-        try:
-            object.__setattr__(self, "kinks", tuple(float(k) for k in self.kinks))
-        except (TypeError, ValueError):
-            raise _checks.InputError(
-                f"Activation(): kinks={_checks.show(self.kinks)} is not a tuple of numbers; write (0.0,) for one at 0."
-            ) from None
-        object.__setattr__(self, "name", self.name or getattr(self.fn, "__name__", "activation"))
+            raise InputError(f"fn={name} is NumPy's, not JAX's; write {home}.{name}.")
+        # The record is frozen, and both fields take more than they keep.
+        object.__setattr__(self, "kinks", _as_floats(self.kinks))
+        if not self.name:
+            own_name = getattr(self.fn, "__name__", "activation")
+            object.__setattr__(self, "name", own_name)
 
     @property
     def named(self) -> bool:
-        """Whether it is the one that `get` gives for its name: of those everything is known."""
-        return _NAMED.get(str(self.name)) == self
+        """Whether `get` returns this very record for its name.
 
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """phi(x)."""
+        Of such an activation everything is known, so that it need not be checked again.
+        """
+        return self.name is not None and _NAMED.get(self.name) == self
+
+    # What `fn` returns is the user's; `checks.elementwise` judges it.
+    def __call__(self, x: Array) -> Array:
+        """Apply the activation to every entry."""
         return self.fn(x)
 
-    def slope(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """phi' at every entry of `x`, by forward autodiff: at a kink the value that training itself would use."""
-        return jax.jvp(self.fn, (x,), (jnp.ones_like(x),))[1]
+    def slope(self, x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+        """Compute the derivative of the activation at every entry.
+
+        At a kink it is the value that training itself would use.
+
+        Args:
+            x: Pre-activations.
+
+        Returns:
+            The derivative, by forward autodiff.
+
+        Example:
+            >>> activations.relu.slope(jnp.array([-1.0, 0.0, 1.0]))
+            Array([0., 0., 1.], dtype=float32)
+        """
+        _, derivative = jax.jvp(self.fn, (x,), (jnp.ones_like(x),))
+        return derivative
 
 
-def _identity(x: Any) -> Any:
+def _as_floats(kinks: Iterable[float]) -> tuple[float, ...]:
+    try:
+        return tuple(float(kink) for kink in kinks)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"kinks={checks.show(kinks)} is not a tuple of numbers; "
+            "write (0.0,) for one at 0."
+        ) from None
+
+
+_NAMED: dict[str, Activation] = {}
+
+
+def _named(
+    name: str,
+    fn: Callable[[Array], Array],
+    *,
+    odd: bool = False,
+    kinks: tuple[float, ...] = (),
+) -> Activation:
+    """Make an activation that `get` finds by its name."""
+    activation = Activation(fn, kinks=kinks, odd=odd, name=name)
+    _NAMED[name] = activation
+    return activation
+
+
+def _identity(x: Array) -> Array:
     return x
 
 
-def _gelu(x: Any) -> Any:
+def _gelu(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=False)
 
 
-def _gelu_tanh(x: Any) -> Any:
-    # jax.nn.gelu(x, approximate=True) without 1 + tanh, which cancels where the slope is small
-    return x * jax.nn.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))
+def _gelu_tanh(x: Array) -> Array:
+    # jax.nn.gelu(x, approximate=True) holds 1 + tanh, which cancels at negative x.
+    # Since (1 + tanh(y)) / 2 = sigmoid(2 y), this is the same function without the
+    # cancellation.
+    inner = math.sqrt(8 / math.pi) * (x + 0.044715 * x**3)
+    return x * jax.nn.sigmoid(inner)
 
 
-def _shifted_relu(x: Any) -> Any:
+def _shifted_relu(x: Array) -> Array:
     return jnp.maximum(x, -1.0)
 
 
-linear = Activation(_identity, odd=True, name="linear")
-relu = Activation(jax.nn.relu, kinks=(0.0,), odd=False, name="relu")
-leaky_relu = Activation(jax.nn.leaky_relu, kinks=(0.0,), odd=False, name="leaky_relu")
-elu = Activation(jax.nn.elu, kinks=(0.0,), odd=False, name="elu")
-selu = Activation(jax.nn.selu, kinks=(0.0,), odd=False, name="selu")
-gelu = Activation(_gelu, odd=False, name="gelu")
-gelu_tanh = Activation(_gelu_tanh, odd=False, name="gelu_tanh")
-silu = Activation(jax.nn.silu, odd=False, name="silu")
-softplus = Activation(jax.nn.softplus, odd=False, name="softplus")
-sigmoid = Activation(jax.nn.sigmoid, odd=False, name="sigmoid")
-tanh = Activation(jnp.tanh, odd=True, name="tanh")
-hard_tanh = Activation(jax.nn.hard_tanh, kinks=(-1.0, 1.0), odd=True, name="hard_tanh")
-erf = Activation(jax.scipy.special.erf, odd=True, name="erf")
-arctan = Activation(jnp.arctan, odd=True, name="arctan")
-softsign = Activation(jax.nn.soft_sign, kinks=(0.0,), odd=True, name="softsign")
-sin = Activation(jnp.sin, odd=True, name="sin")
-shifted_relu = Activation(_shifted_relu, kinks=(-1.0,), odd=False, name="shifted_relu")  # SReLU: max(x, −1)
-squareplus = Activation(jax.nn.squareplus, odd=False, name="squareplus")  # (x + √(x² + 4))/2
-
-_NAMED = {str(a.name): a for a in list(globals().values()) if isinstance(a, Activation)}
+linear = _named("linear", _identity, odd=True)
+relu = _named(
+    "relu",
+    jax.nn.relu,
+    kinks=(0.0,),
+)
+leaky_relu = _named(
+    "leaky_relu",
+    jax.nn.leaky_relu,
+    kinks=(0.0,),
+)
+elu = _named(
+    "elu",
+    jax.nn.elu,
+    kinks=(0.0,),
+)
+selu = _named(
+    "selu",
+    jax.nn.selu,
+    kinks=(0.0,),
+)
+gelu = _named("gelu", _gelu)
+gelu_tanh = _named("gelu_tanh", _gelu_tanh)
+silu = _named("silu", jax.nn.silu)
+softplus = _named("softplus", jax.nn.softplus)
+sigmoid = _named("sigmoid", jax.nn.sigmoid)
+tanh = _named("tanh", jnp.tanh, odd=True)
+hard_tanh = _named(
+    "hard_tanh",
+    jax.nn.hard_tanh,
+    odd=True,
+    kinks=(-1.0, 1.0),
+)
+erf = _named("erf", jax.scipy.special.erf, odd=True)
+arctan = _named("arctan", jnp.arctan, odd=True)
+softsign = _named(
+    "softsign",
+    jax.nn.soft_sign,
+    odd=True,
+    kinks=(0.0,),
+)
+sin = _named("sin", jnp.sin, odd=True)
+# The SReLU that Clevert et al. (2016) compare the ELU with: max(x, -1).
+shifted_relu = _named(
+    "shifted_relu",
+    _shifted_relu,
+    kinks=(-1.0,),
+)
+# (x + sqrt(x^2 + 4)) / 2, a softplus without exponentials (Barron, 2021).
+squareplus = _named("squareplus", jax.nn.squareplus)
 
 
 def names() -> tuple[str, ...]:
-    """The names that `get` knows."""
+    """Return the names that `get` knows.
+
+    Returns:
+        The names, in lower case.
+
+    Example:
+        >>> activations.names()[:4]
+        ('linear', 'relu', 'leaky_relu', 'elu')
+    """
     return tuple(_NAMED)
 
 
-def get(activation: "str | Activation | Callable[[Any], Any]", call: str = "activations.get") -> Activation:
-    """The `Activation` meant by `activation`: a name, any elementwise callable, or an `Activation` itself.
+@public("activations.get")
+def get(activation: str | Activation | Callable[[Array], Array]) -> Activation:
+    """Look up the activation that a user means.
 
-    `call`: the name that messages of errors begin with.
+    Args:
+        activation: A name (`names()`) in upper or lower case, an elementwise callable,
+            or an `Activation`, which is returned as it is.
 
-    **Raises** `ValueError`: a name that is not known (the nearest is suggested), or neither a name nor a callable.
+    Returns:
+        The record. Of a callable, neither kinks nor symmetry are known.
+
+    Raises:
+        InputError: A name that is not known (the nearest is suggested), or something
+            that is neither a name nor callable.
+
+    Example:
+        >>> activations.get("ReLU").kinks
+        (0.0,)
+        >>> activations.get(jnp.sinh).name
+        'sinh'
     """
     if isinstance(activation, Activation):
         return activation
     if callable(activation):
         return Activation(activation)
-    _checks.one_of(call, among=_NAMED, activation=activation)
-    return _NAMED[activation]
+    name = checks.one_of_any_case("activation", activation, _NAMED)
+    return _NAMED[name]

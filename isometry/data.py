@@ -1,152 +1,288 @@
-"""Inputs: the digits that ship with scikit-learn, Gaussian vectors, the user's own files, MNIST and CIFAR-10."""
+"""Inputs: handwritten digits, Gaussian vectors, images, a user's own files."""
 
+import os
 import pathlib
 import zipfile
 import zlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
 
-from isometry import _checks
-from isometry._internal import image_files
+from isometry._internal import checks, image_files
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Key
+
+# Greyscale levels of the digits: 0 to 16, the count of dark pixels in a block of 4x4.
+_DIGITS_WHITE = 16
+
+# What NumPy, zipfile and zlib raise on files that are damaged or of another kind.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+Targets = Int[Array, "examples"] | Float[Array, "examples outputs"] | None
 
 
 class Data(NamedTuple):
-    """`xs`: (examples, features) float32; `targets`: (examples,) integer labels, (examples, k) floats, or None."""
+    """Hold inputs and what a network should make of them.
 
-    xs: Any
-    targets: Any
+    Attributes:
+        xs: The inputs, in float32.
+        targets: Integer labels, float outputs, or None where the inputs have none.
 
-
-def digits(pooled: bool = False) -> Data:
-    """The 1797 8×8 digits of scikit-learn (real handwriting, UCI), pixels scaled to [0, 1]: 64 features, 10 classes.
-
-    Three of the 64 pixels are 0 in every image. `pooled` averages 2×2 blocks: 16 features.
-
-    **Raises** `MissingExtra`: scikit-learn is not installed.
+    Example:
+        >>> xs, targets = data.gaussian(jax.random.key(0), examples=5, features=3)
+        >>> xs.shape, targets.shape
+        ((5, 3), (5,))
     """
-    sklearn = _checks.extra("data.digits", "sklearn.datasets", "data")
-    images, labels = sklearn.load_digits(return_X_y=True)
-    images = images.reshape(-1, 8, 8) / 16.0
+
+    xs: Float[Array, "examples features"]
+    targets: Targets
+
+
+@public("data.digits")
+def digits(pooled: bool = False) -> Data:
+    """Load the handwritten digits that ship with scikit-learn.
+
+    There are 1797 images of 8 by 8 pixels in ten classes (UCI, Alpaydin and Kaynak,
+    1998), scaled to [0, 1]. Three of the 64 pixels are 0 in every image.
+
+    Args:
+        pooled: Whether to average blocks of 2 by 2 pixels, which leaves 16 features.
+
+    Returns:
+        The images as vectors, and their labels.
+
+    Raises:
+        MissingExtra: scikit-learn is not installed.
+
+    Example:
+        >>> data.digits().xs.shape
+        (1797, 64)
+        >>> data.digits(pooled=True).xs.shape
+        (1797, 16)
+    """
+    sklearn_datasets = checks.extra("sklearn.datasets", "data")
+    images, labels = sklearn_datasets.load_digits(return_X_y=True)
+    images = images.reshape(-1, 8, 8) / _DIGITS_WHITE
+    # Averaging neighbours keeps the classes apart and makes the smallest real task.
     if pooled:
         images = images.reshape(-1, 4, 2, 4, 2).mean((2, 4))
-    return Data(jnp.asarray(images.reshape(len(images), -1), jnp.float32), jnp.asarray(labels, jnp.int32))
+    xs = images.reshape(len(images), -1)
+    return Data(
+        xs=jnp.asarray(xs, jnp.float32),
+        targets=jnp.asarray(labels, jnp.int32),
+    )
 
 
-def gaussian(key: Any, examples: int, features: int, classes: int = 10) -> Data:
-    """Standard normal vectors, labelled by the largest of `classes` random linear scores: learnable and structureless.
+@public("data.gaussian")
+def gaussian(key: Key, examples: int, features: int, classes: int = 10) -> Data:
+    """Draw standard normal vectors and label them by random linear scores.
 
-    `key` decides both; xs is (`examples`, `features`).
+    The label is the class of the largest score, so the task can be learned although the
+    inputs have no structure.
 
-    **Raises** `ValueError`: a size below 1, fewer than two classes, not a key.
+    Args:
+        key: Decides inputs and scores.
+        examples: Number of inputs.
+        features: Entries of each input.
+        classes: Number of labels, at least two.
+
+    Returns:
+        The inputs and their labels.
+
+    Raises:
+        InputError: A number is too small, or `key` is not a key.
+
+    Example:
+        >>> data.gaussian(jax.random.key(0), examples=4, features=64, classes=2).targets
+        Array([0, 0, 1, 0], dtype=int32)
     """
-    _checks.key("data.gaussian", key)
-    _checks.integer("data.gaussian", low=1, examples=examples, features=features)
-    _checks.integer("data.gaussian", low=2, classes=classes)
-    key_x, key_w = jax.random.split(key)
-    xs = jax.random.normal(key_x, (examples, features), jnp.float32)
-    scores = xs @ jax.random.normal(key_w, (features, classes), jnp.float32)
-    return Data(xs, jnp.argmax(scores, -1).astype(jnp.int32))
+    checks.key("key", key)
+    checks.integer("examples", examples, low=1)
+    checks.integer("features", features, low=1)
+    checks.integer("classes", classes, low=2)
+    # float32 whatever the mode, so that one key gives the same task in all.
+    key_xs, key_scores = jax.random.split(key)
+    xs = jax.random.normal(key_xs, (examples, features), jnp.float32)
+    directions = jax.random.normal(key_scores, (features, classes), jnp.float32)
+    scores = xs @ directions
+    labels = jnp.argmax(scores, axis=-1)
+    # argmax returns int64 in 64-bit mode; the labels do not depend on the mode.
+    return Data(xs, labels.astype(jnp.int32))
 
 
-def normalize(xs: Any, q: float) -> Any:
-    """Each input rescaled to |x|²/n = q, n its number of features: then every input has the same law.
+@public("data.normalize")
+def normalize(xs: ArrayLike, q: float) -> Float[Array, "inputs *axes"]:
+    """Rescale each input to mean square q, so that all inputs have the same law.
 
-    q is of the inputs, not of the pre-activations: those of the first layer have q_1 = sigma_w² q + sigma_b²
-    (orthogonal weights that widen from n to m: sigma_w² q n/m + sigma_b²). To start at a fixed point q* give
-    q = (q* − sigma_b²)/sigma_w². In the dtype of xs.
+    Here q is of the inputs. The pre-activations of the first layer have variance
+    sigma_w^2 q + sigma_b^2, or sigma_w^2 q n/m + sigma_b^2 where orthogonal weights
+    widen from n to m. To start a network at its fixed point q*, give
+    (q* - sigma_b^2) / sigma_w^2.
 
-    **Arguments**: `xs`, (inputs, ...), floating; `q`, positive.
+    Args:
+        xs: Floating inputs along the first axis, each of any shape.
+        q: Positive.
 
-    **Raises** `ValueError`: q not a positive number, or outside the range of the dtype; xs not floating, not finite, or
-    of no inputs or no features; an input of zeros.
+    Returns:
+        The inputs, in the dtype of `xs`.
+
+    Raises:
+        InputError: `q` is not a positive number that the dtype can hold; `xs` is not
+            floating, not finite or empty; an input is zero.
+
+    Example:
+        >>> data.normalize(jnp.array([[3.0, 4.0], [0.0, 0.1]]), q=0.5)
+        Array([[0.6, 0.8],
+               [0. , 1. ]], dtype=float32)
     """
-    call = "data.normalize"
-    _checks.number(call, low=0.0, open_low=True, q=q)
-    xs = _checks.array(call, xs=xs)
-    _checks.examples(call, xs.shape[1:], xs)
-    if not xs.size:
-        raise _checks.InputError(f"{call}(): xs has shape {xs.shape}: no features; write at least one.")
-    range_of = jnp.finfo(xs.dtype)
-    _checks.number(call, low=float(range_of.tiny), high=float(range_of.max), q=q)
+    checks.number("q", q, above=0.0)
+    xs = checks.array("xs", xs)
+    checks.examples("xs", xs, xs.shape[1:])
+    if xs.size == 0:
+        raise InputError(f"xs has shape {xs.shape}: no features; write at least one.")
+    limits = jnp.finfo(xs.dtype)
+    # Below `tiny` numbers lose bits, and most processors make them zero.
+    checks.number("q", q, low=float(limits.tiny), high=float(limits.max))
     axes = tuple(range(1, xs.ndim))
-    top = jnp.max(jnp.abs(xs), axis=axes, keepdims=True)  # first, so that no square under- or overflows
-    zeros = 0 if _checks.is_traced(top) else int((top == 0).sum())
-    if zeros:
-        raise _checks.InputError(f"{call}(): {zeros} inputs of xs are zero and have no direction; leave them out.")
-    unit = xs / top
-    return unit * (jnp.asarray(q, xs.dtype) / jnp.mean(unit**2, axis=axes, keepdims=True)) ** 0.5
+    # Dividing by the largest entry first keeps every square within the dtype's range.
+    largest = jnp.max(jnp.abs(xs), axis=axes, keepdims=True)
+    if not checks.is_traced(largest):
+        num_zero = int((largest == 0).sum())
+        if num_zero:
+            raise InputError(
+                f"{num_zero} inputs of xs are zero and have no direction; "
+                "leave them out."
+            )
+    scaled = xs / largest
+    mean_square = jnp.mean(scaled**2, axis=axes, keepdims=True)
+    target = jnp.asarray(q, xs.dtype)
+    return scaled * jnp.sqrt(target / mean_square)
 
 
-def load(path: str | pathlib.Path) -> Data:
-    """Inputs from `path`: a .npy file (examples, ...), a .npz file with `x` and, if there are any, targets `y`, or the
-    files that MNIST and CIFAR-10 are published in.
+@public("data.load")
+def load(path: str | os.PathLike[str]) -> Data:
+    """Load inputs from a file, or from a folder that holds MNIST or CIFAR-10.
 
-    Of the latter a folder gives the training set: train-images-idx3-ubyte and its labels (plain or .gz), or
-    data_batch_1 to data_batch_5, with .bin the binary version, else the pickled one, of which nothing is run. One such
-    file gives what it holds. Their pixels are scaled to [0, 1]; arrays are kept on their own scale. Examples are
-    flattened to vectors, CIFAR's plane by plane.
+    Pixels of images are scaled to [0, 1]; arrays keep their own scale. Examples are
+    flattened to vectors, those of CIFAR-10 plane by plane. No pickle is executed: of a
+    pickled batch, only arrays and plain containers are read.
 
-    **Raises** `ValueError`: a file that is missing, of another kind, unreadable, truncated, empty, of fewer than two
-    axes, not numeric, not finite, or whose inputs and targets differ in number.
+    Args:
+        path: One of these:
+
+            - a .npy file of shape (examples, ...)
+            - a .npz file with inputs `x` and, if there are any, targets `y`
+            - a folder with train-images-idx3-ubyte and train-labels-idx1-ubyte, plain
+              or as .gz, or with data_batch_1 to data_batch_5, binary (.bin) or pickled:
+              the training set
+            - one of these files of images alone
+
+    Returns:
+        The inputs and their targets.
+
+    Raises:
+        InputError: The file is missing, of another kind, unreadable, truncated or
+            empty, has fewer than two axes or other than finite real numbers, or inputs
+            and targets differ in number.
+
+    Example:
+        >>> np.savez("mine.npz", x=np.ones((5, 2, 2)), y=np.arange(5))
+        >>> xs, targets = data.load("mine.npz")
+        >>> xs.shape, targets
+        ((5, 4), Array([0, 1, 2, 3, 4], dtype=int32))
     """
     path = pathlib.Path(path)
     if path.suffix in (".npy", ".npz"):
-        return _arrays(path)
+        return _load_arrays(path)
     images, labels = image_files.read(path)
-    if not images.size:
-        raise _checks.InputError(f"data.load(): {str(path)!r} holds images of shape {images.shape}: none.")
-    xs = np.divide(images.reshape(len(images), -1), 255, dtype=np.float32)
-    return Data(jnp.asarray(xs), jnp.asarray(labels, jnp.int32))
+    if images.size == 0:
+        raise InputError(f"{str(path)!r} holds images of shape {images.shape}: none.")
+    pixels = images.reshape(len(images), -1)
+    xs = np.divide(pixels, 255, dtype=np.float32)
+    return Data(
+        xs=jnp.asarray(xs),
+        targets=jnp.asarray(labels, jnp.int32),
+    )
 
 
-def _arrays(path: pathlib.Path) -> Data:
-    """Of a .npy or .npz file."""
+def _load_arrays(path: pathlib.Path) -> Data:
+    """Load a .npy or .npz file."""
     if not path.is_file():
-        raise _checks.InputError(f"data.load(): there is no file {str(path)!r}.")
+        raise InputError(f"there is no file {str(path)!r}.")
     try:
-        with path.open("rb") as file:
-            stored: Any = np.load(file, allow_pickle=False)
-            if (path.suffix == ".npz") != isinstance(stored, np.lib.npyio.NpzFile):
-                raise ValueError("the contents are of the other kind")
-            arrays = {"x": stored} if path.suffix == ".npy" else {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise _checks.InputError(f"data.load(): {str(path)!r} cannot be read as {path.suffix}: {error}") from None
+        arrays = _read_arrays(path)
+    except _DAMAGED as error:
+        message = f"{str(path)!r} cannot be read as {path.suffix}: {error}"
+        raise InputError(message) from None
     if "x" not in arrays:
-        raise _checks.InputError(
-            f"data.load(): {str(path)!r} holds {sorted(arrays)}; name the inputs x (and targets y)."
+        raise InputError(
+            f"{str(path)!r} holds {sorted(arrays)}; name the inputs x (and targets y)."
         )
-    xs = _numeric(path, "x", arrays["x"])
+    xs = _real_numbers(path, "x", arrays["x"])
     if xs.ndim < 2 or xs.size == 0:
-        raise _checks.InputError(
-            f"data.load(): x in {str(path)!r} has shape {xs.shape}; write (examples, features), at least one of each."
+        raise InputError(
+            f"x in {str(path)!r} has shape {xs.shape}; "
+            "write (examples, features), at least one of each."
         )
-    xs = jnp.asarray(xs.reshape(len(xs), -1), jnp.float32)
-    return Data(xs, _targets(path, arrays.get("y"), len(xs)))
+    targets = None
+    if "y" in arrays:
+        targets = _as_targets(path, arrays["y"], num_examples=len(xs))
+    xs = xs.reshape(len(xs), -1)
+    return Data(jnp.asarray(xs, jnp.float32), targets)
 
 
-def _numeric(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
-    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
-        raise _checks.InputError(
-            f"data.load(): {name} in {str(path)!r} has dtype {array.dtype}; it must be real numbers."
+def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as file:
+        stored = np.load(file, allow_pickle=False)
+        is_archive = isinstance(stored, np.lib.npyio.NpzFile)
+        if is_archive != (path.suffix == ".npz"):
+            raise ValueError("the contents are of the other kind")
+        if not is_archive:
+            return {"x": stored}
+        # Members are read when they are asked for, while the file is still open.
+        return {name: stored[name] for name in stored.files}
+
+
+def _real_numbers(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
+    """Accept finite real numbers or booleans."""
+    if not (checks.is_real(array.dtype) or array.dtype == bool):
+        raise InputError(
+            f"{name} in {str(path)!r} has dtype {array.dtype}; it must be real numbers."
         )
+    # Inputs become float32, in which 1e300 is infinite.
     with np.errstate(over="ignore"):
-        bad = int((~np.isfinite(array.astype(np.float32))).sum())
-    if bad:
-        raise _checks.InputError(f"data.load(): {name} in {str(path)!r} holds {bad} values that are NaN or infinite.")
+        is_finite = np.isfinite(array.astype(np.float32))
+    num_bad = int((~is_finite).sum())
+    if num_bad:
+        raise InputError(
+            f"{name} in {str(path)!r} holds {num_bad} values that are NaN or infinite."
+        )
     return array
 
 
-def _targets(path: pathlib.Path, y: np.ndarray | None, examples: int) -> Any:
-    if y is None:
-        return None
-    y = _numeric(path, "y", y)
-    if len(y) != examples if y.ndim else True:
-        raise _checks.InputError(f"data.load(): y in {str(path)!r} has shape {y.shape} for {examples} examples.")
-    if np.issubdtype(y.dtype, np.integer) and y.ndim == 1:
-        if y.min() < 0:
-            raise _checks.InputError(f"data.load(): y in {str(path)!r} holds the label {y.min()}; labels start at 0.")
-        return jnp.asarray(y, jnp.int32)
-    return jnp.asarray(y.reshape(examples, -1), jnp.float32)
+def _as_targets(path: pathlib.Path, y: np.ndarray, num_examples: int) -> Targets:
+    """Return whole numbers along one axis as labels, all else as float outputs."""
+    y = _real_numbers(path, "y", y)
+    if y.ndim == 0 or len(y) != num_examples:
+        raise InputError(
+            f"y in {str(path)!r} has shape {y.shape} for {num_examples} examples."
+        )
+    is_labels = np.issubdtype(y.dtype, np.integer) and y.ndim == 1
+    if not is_labels:
+        return jnp.asarray(y.reshape(num_examples, -1), jnp.float32)
+    if y.min() < 0:
+        raise InputError(
+            f"y in {str(path)!r} holds the label {y.min()}; labels start at 0."
+        )
+    return jnp.asarray(y, jnp.int32)

@@ -1,20 +1,47 @@
-"""Writing results so that nothing half-written is ever left behind: a temporary file, then one rename."""
+"""Results on disk, whole or not at all.
+
+Everything is written to a temporary file beside its place, which a rename then makes
+the result. A crash, a full disk or Ctrl-C leaves the old file as it was.
+"""
 
 import contextlib
 import os
 import pathlib
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
-from isometry import _checks
-from isometry._internal import strict_json
+from isometry._internal import checks, strict_json
+from isometry._internal.errors import InputError, public
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Path: TypeAlias = "str | os.PathLike[str]"
+Write: TypeAlias = Callable[[BinaryIO], object]
+
+# Dots per inch of a figure, readable at full width on a screen. With ten times fewer
+# nothing could be read; ten times more would make files of hundreds of megabytes.
+_DPI = 150
 
 
-def prepare(directory: str | os.PathLike) -> pathlib.Path:
-    """The path of `directory`, made if it is missing, and found out now, not after an hour, whether it can be written.
+@public("store.prepare")
+def prepare(directory: Path) -> pathlib.Path:
+    """Make a directory, and find out now whether it can be written to.
 
-    **Raises** `ValueError`: it is a file, cannot be made, or cannot be written to.
+    Args:
+        directory: May exist. Its parents are made with it.
+
+    Returns:
+        Its path.
+
+    Raises:
+        InputError: It is a file, or cannot be made or written to.
+
+    Example:
+        >>> folder = store.prepare("runs/first")
+        >>> folder.is_dir()
+        True
     """
     path = pathlib.Path(directory)
     try:
@@ -22,68 +49,161 @@ def prepare(directory: str | os.PathLike) -> pathlib.Path:
         with tempfile.TemporaryFile(dir=path):
             return path
     except OSError as error:
-        raise _checks.InputError(f"store.prepare(): {str(path)!r} cannot be written to: {error.strerror}.") from None
+        message = f"{str(path)!r} cannot be written to: {error.strerror}."
+        raise InputError(message) from None
 
 
-def atomically(path: str | os.PathLike, write: Callable[[Any], Any]) -> pathlib.Path:
-    """Call `write` with a temporary binary file beside `path`, then rename it into place; on any failure remove it.
+@public("store.atomically")
+def atomically(path: Path, write: Write) -> pathlib.Path:
+    """Write one file, whole or not at all.
 
-    **Returns** `path`.
+    Args:
+        path: Where the file goes, in a directory that exists.
+        write: Called with a binary file, into which it writes.
 
-    **Raises** `ValueError`: the disk is full, or refuses otherwise.
+    Returns:
+        The path.
+
+    Raises:
+        InputError: The disk is full, or refuses otherwise. What `write` raises is
+            passed on.
+
+    Example:
+        >>> path = store.atomically("note.txt", lambda file: file.write(b"1"))
+        >>> path.read_text()
+        '1'
     """
-    return _together({pathlib.Path(path): write})[0]
+    return _write_all({pathlib.Path(path): write})[0]
 
 
-def _together(writes: dict[pathlib.Path, Callable[[Any], Any]]) -> list[pathlib.Path]:
-    """As `atomically`, several files: all are complete before the first takes its place."""
+def _write_all(writes: dict[pathlib.Path, Write]) -> list[pathlib.Path]:
+    """Write several files; all are complete before the first takes its place."""
     parts: dict[pathlib.Path, str] = {}
     try:
         for path, write in writes.items():
-            handle, parts[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+            handle, parts[path] = tempfile.mkstemp(
+                dir=path.parent,
+                prefix=f".{path.name}.",
+                suffix=".part",
+            )
             with os.fdopen(handle, "wb") as file:
                 write(file)
                 file.flush()
-                os.fsync(file.fileno())  # after a crash of the machine, too, a final name holds what is complete
+                # Without it, a crash of the machine after the rename could leave a file
+                # that is complete in name only.
+                os.fsync(file.fileno())
+        # mkstemp lets nobody else read; a result is as readable as any other file.
         umask = os.umask(0)
         os.umask(umask)
         for path, part in parts.items():
             os.chmod(part, 0o666 & ~umask)
             os.replace(part, path)
-    except BaseException as error:  # also an interrupt: the half-written files go, the exception travels on
+    except BaseException as error:  # Ctrl-C too leaves no half-written file behind
         for part in parts.values():
             with contextlib.suppress(OSError):
                 os.unlink(part)
         if isinstance(error, OSError) and error.errno is not None:
             names = " and ".join(repr(str(path)) for path in writes)
-            raise _checks.InputError(f"store: {names} cannot be written: {error.strerror}.") from error
+            message = f"{names} cannot be written: {error.strerror}."
+            raise InputError(message) from error
         raise
     return list(parts)
 
 
-def write_json(path: str | os.PathLike, value: Any) -> pathlib.Path:
-    """`value` as strict JSON at `path`, which is returned: infinities are strings, NaN a `ValueError`."""
-    text = strict_json.dumps(value).encode()
-    return atomically(pathlib.Path(path), lambda file: file.write(text))
+@public("store.write_json")
+def write_json(path: Path, value: object) -> pathlib.Path:
+    """Write a value as strict JSON.
+
+    Args:
+        path: Where the file goes.
+        value: Any nesting of dicts, lists, arrays, numbers, strings and None.
+            Infinities become the strings "inf" and "-inf".
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: `value` holds a NaN or something that JSON does not know, or the
+            disk refuses.
+
+    Example:
+        >>> path = store.write_json("result.json", {"log_s": [0.5, -np.inf]})
+        >>> print(path.read_text())
+        {
+         "log_s": [
+          0.5,
+          "-inf"
+         ]
+        }
+        <BLANKLINE>
+    """
+    text = strict_json.dumps(value)
+    return atomically(path, lambda file: file.write(text.encode()))
 
 
-def write_figure(path: str | os.PathLike, figure: Any, dpi: int = 150) -> pathlib.Path:
-    """The path of what is written: a matplotlib `figure` at `dpi`, in the format of the suffix of `path`.
+@public("store.write_figure")
+def write_figure(
+    path: Path,
+    figure: "Figure",
+    dpi: int = _DPI,
+) -> pathlib.Path:
+    """Write a figure of matplotlib in the format that the suffix names.
 
-    **Raises** `ValueError`: a suffix of no format; a disk that refuses.
+    Args:
+        path: Where the file goes: "spectrum.png", "spectrum.pdf".
+        figure: The figure.
+        dpi: Dots per inch, where the format has dots.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: The suffix is of no format that matplotlib writes, or the disk
+            refuses.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> path = store.write_figure("empty.png", Figure())
+        >>> path.read_bytes()[1:4]
+        b'PNG'
     """
     path = pathlib.Path(path)
-    _checks.one_of("write_figure", among=sorted(figure.canvas.get_supported_filetypes()), suffix=path.suffix[1:])
-    return atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=dpi))
+    formats = sorted(figure.canvas.get_supported_filetypes())
+    suffix = checks.one_of("suffix", path.suffix[1:], formats)
+    return atomically(path, lambda file: figure.savefig(file, format=suffix, dpi=dpi))
 
 
-def write_report(stem: str | os.PathLike, value: Any, figure: Any = None) -> list[pathlib.Path]:
-    """`value` as `stem`.json and, if there is a `figure`, that as stem.png: each whole or not at all.
+@public("store.write_report")
+def write_report(
+    stem: Path,
+    value: object,
+    figure: "Figure | None" = None,
+) -> list[pathlib.Path]:
+    """Write a result and its figure, both or neither.
 
-    **Returns** their paths. **Raises** `ValueError`: a NaN, what is no JSON; a disk that refuses.
+    Args:
+        stem: Path without the suffix. A dot in it is part of the name.
+        value: The result, written to `stem`.json as `write_json` does.
+        figure: If there is one, written to `stem`.png.
+
+    Returns:
+        The paths, the figure's first.
+
+    Raises:
+        InputError: `value` holds a NaN or something that JSON does not know, or the
+            disk refuses.
+
+    Example:
+        >>> paths = store.write_report("sigma_1.5", {"s_max": 1.5})
+        >>> [path.name for path in paths]
+        ['sigma_1.5.json']
     """
-    stem, text = pathlib.Path(stem), strict_json.dumps(value).encode()
-    writes: dict[pathlib.Path, Callable[[Any], Any]] = {}
+    stem = pathlib.Path(stem)
+    text = strict_json.dumps(value)
+    writes: dict[pathlib.Path, Write] = {}
     if figure is not None:
-        writes[stem.with_name(stem.name + ".png")] = lambda file: figure.savefig(file, format="png", dpi=150)
-    return _together({**writes, stem.with_name(stem.name + ".json"): lambda file: file.write(text)})
+        figure_path = stem.with_name(stem.name + ".png")
+        writes[figure_path] = lambda file: figure.savefig(file, format="png", dpi=_DPI)
+    json_path = stem.with_name(stem.name + ".json")
+    writes[json_path] = lambda file: file.write(text.encode())
+    return _write_all(writes)

@@ -1,4 +1,4 @@
-"""Exceptions and warnings, and the decorator that puts a public function's name before a message."""
+"""Exceptions and warnings, and the decorator that names the public function."""
 
 import functools
 import re
@@ -8,26 +8,30 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# A message of the rooms that still write the name themselves: "mlp(): sizes=[] is empty."
+# Of rooms that write the function's name themselves: "mlp(): sizes=[] is empty."
 _NAMED = re.compile(r"([A-Za-z_][\w.]*)\(\): ", re.ASCII)
 
 
-class InputError(ValueError):
-    """An argument that cannot be used.
-
-    The message names the argument, what came, and what to write instead. The name of the public
-    function that was called stands before it once, put there by `public`.
+class FromCall(Exception):
+    """An error that says which public function refused the call.
 
     Attributes:
         message: The text without the function's name.
-        function: The name of the function that the user called, or None if it is not known.
+        function: The name of the function that the user called, or None if it is not
+            known.
     """
+
+    message: str
+    function: str | None
 
     def __init__(self, message: str):
         super().__init__(message)
+        self.function = None
+        self.message = message
         named = _NAMED.match(message)
-        self.function = named[1] if named else None
-        self.message = message[named.end() :] if named else message
+        if named:
+            self.function = named[1]
+            self.message = message[named.end() :]
 
     def __str__(self) -> str:
         if self.function is None:
@@ -35,28 +39,83 @@ class InputError(ValueError):
         return f"{self.function}(): {self.message}"
 
 
+class InputError(FromCall, ValueError):
+    """An argument that cannot be used.
+
+    The message names the argument, what came, and what to write instead. The name of
+    the public function that was called stands before it once, put there by `public`.
+
+    Attributes:
+        message: The text without the function's name.
+        function: The name of the function that the user called, or None if it is not
+            known.
+
+    Example:
+        >>> try:
+        ...     networks.mlp([3], "tanh")
+        ... except isometry.InputError as error:
+        ...     print(error)
+        mlp(): widths=[3] has 1; write [n_in, hidden ..., n_out].
+    """
+
+
 class NotDefined(InputError):
-    """The arguments are sound, but what they ask for does not exist: no critical point, no such identity."""
+    """The arguments are sound, but what they ask for does not exist."""
 
 
 class NotFinite(InputError):
     """A Jacobian that overflows or holds a NaN."""
 
 
-class MissingExtra(ImportError):
-    """A command or function needs an optional dependency that is not installed."""
+class TracedError(FromCall, TypeError):
+    """An argument is traced, and the function needs its value."""
+
+
+class MissingExtra(FromCall, ImportError):
+    """A command or function needs an optional dependency that is not installed.
+
+    Example:
+        >>> try:
+        ...     xs, targets = data.digits()
+        ... except isometry.MissingExtra:
+        ...     xs, targets = data.gaussian(jax.random.key(0), 1797, 64)
+        >>> xs.shape
+        (1797, 64)
+    """
 
 
 class PrecisionWarning(UserWarning):
-    """f computes below the full precision that a measurement runs at; the message says where."""
+    """f computes below the precision of the measurement; the message says where.
+
+    Example:
+        >>> import warnings
+        >>> def f(w, x):
+        ...     return jnp.dot(w, x, precision="default")
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", isometry.PrecisionWarning)
+        ...     sp = isometry.spectrum(f, jnp.eye(3), jnp.ones(3))
+        >>> sp.values
+        Array([1., 1., 1.], dtype=float32)
+    """
 
 
 class BatchWarning(UserWarning):
-    """x seems to be a batch: f does to x[0] what it does to the first row of x."""
+    """x seems to be a batch: f does to x[0] what it does to the first row of x.
+
+    Example:
+        >>> import warnings
+        >>> def f(w, x):
+        ...     return x @ w
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", isometry.BatchWarning)
+        ...     sp = isometry.spectrum(f, jnp.eye(3), jnp.ones((2, 3)))
+        >>> sp.size
+        6
+    """
 
 
 def public(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Name the function that the user called in every `InputError` that leaves it.
+    """Name the function that the user called in every error about its arguments.
 
     Functions nest: the outermost name wins, because it is the one that the user wrote.
 
@@ -72,7 +131,7 @@ def public(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 return function(*args, **kwargs)
-            except InputError as error:
+            except FromCall as error:
                 error.function = name
                 raise
 

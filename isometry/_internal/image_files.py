@@ -1,6 +1,7 @@
-"""MNIST and CIFAR-10 in the files they are published in: IDX, CIFAR's binary and its pickled batches.
+"""Readers of the files that MNIST and CIFAR-10 are published in.
 
-Formats: http://yann.lecun.com/exdb/mnist and https://www.cs.toronto.edu/~kriz/cifar.html.
+The formats are described at http://yann.lecun.com/exdb/mnist (IDX) and at
+https://www.cs.toronto.edu/~kriz/cifar.html (binary and pickled batches).
 """
 
 import gzip
@@ -9,146 +10,198 @@ import pathlib
 import pickle
 import re
 import zlib
-from typing import Any
 
 import numpy as np
 
-from isometry._checks import InputError
+from isometry._internal.errors import InputError
 
 KNOWN = "train-images-idx3-ubyte (or .gz), data_batch_1.bin, data_batch_1"
+
 _BATCHES = 5
-_PIXELS, _CLASSES = 3 * 32 * 32, 10
+_CLASSES = 10
+_PIXELS = 3 * 32 * 32  # the red plane row by row, then green, then blue
+
+Images = tuple[np.ndarray, np.ndarray]
 
 
-def read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """(images (n, ...) uint8, labels (n,)) of a file, or of the training set in a folder.
+def read(path: pathlib.Path) -> Images:
+    """Read a file, or the training set in a folder.
 
-    CIFAR's images are (n, 3072): the red plane row by row, then green, then blue.
+    Args:
+        path: A folder, an IDX file of images, or a batch of CIFAR-10.
 
-    **Raises** `ValueError`: nothing there of these formats; truncated, too long, of another magic number; labels that
-    are missing, of another number, or none of CIFAR's ten.
+    Returns:
+        The images, bytes of shape (n, ...), and their labels, (n,). CIFAR's images are
+        of shape (n, 3072).
+
+    Raises:
+        InputError: There is nothing of these formats; a file is truncated, too long or
+            of another kind; labels are missing, of another number, or not CIFAR's ten.
     """
     if path.is_dir():
-        return _folder(path)
+        return _read_folder(path)
     if not path.is_file():
         raise InputError(
-            f"data.load(): there is no file or folder {str(path)!r}; write a .npy or .npz file, or one of {KNOWN}."
+            f"there is no file or folder {str(path)!r}; "
+            f"write a .npy or .npz file, or one of {KNOWN}."
         )
     if "idx" in path.name:
-        return _idx_pair(path)
+        return _read_idx_pair(path)
     if path.suffix == ".bin":
-        return _binary(path)
+        return _read_binary(path)
     if re.fullmatch(r"(data|test)_batch(_\d)?", path.name):
-        return _pickled(path)
+        return _read_pickle(path)
     raise InputError(
-        f"data.load(): {str(path)!r} ends in {path.suffix!r}; write a .npy or .npz file, or one of {KNOWN}."
+        f"{str(path)!r} ends in {path.suffix!r}; "
+        f"write a .npy or .npz file, or one of {KNOWN}."
     )
 
 
-def _folder(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    images = [p for p in sorted(path.iterdir()) if re.fullmatch(r"train-images[.-]idx3-ubyte(\.gz)?", p.name)]
-    if images:
-        return _idx_pair(images[0])
-    for suffix, reader in ((".bin", _binary), ("", _pickled)):
-        batches = [path / f"data_batch_{i + 1}{suffix}" for i in range(_BATCHES)]
-        missing = [p.name for p in batches if not p.is_file()]
-        if len(missing) < _BATCHES:
-            if missing:
-                raise InputError(f"data.load(): {str(path)!r} lacks {', '.join(missing)} of CIFAR-10's five batches.")
-            xs, labels = zip(*map(reader, batches), strict=True)
-            return np.concatenate(xs), np.concatenate(labels)
-    raise InputError(f"data.load(): the folder {str(path)!r} holds none of {KNOWN}.")
+def _read_folder(folder: pathlib.Path) -> Images:
+    for path in sorted(folder.iterdir()):
+        if re.fullmatch(r"train-images[.-]idx3-ubyte(\.gz)?", path.name):
+            return _read_idx_pair(path)
+    for suffix, reader in ((".bin", _read_binary), ("", _read_pickle)):
+        names = [f"data_batch_{i + 1}{suffix}" for i in range(_BATCHES)]
+        missing = [name for name in names if not (folder / name).is_file()]
+        if len(missing) == _BATCHES:
+            continue
+        if missing:
+            raise InputError(
+                f"{str(folder)!r} lacks {', '.join(missing)} "
+                "of CIFAR-10's five batches."
+            )
+        batches = [reader(folder / name) for name in names]
+        images, labels = zip(*batches, strict=True)
+        return np.concatenate(images), np.concatenate(labels)
+    raise InputError(f"the folder {str(folder)!r} holds none of {KNOWN}.")
 
 
-def _idx_pair(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """The images of an IDX file and the labels of the file beside it, compressed or not."""
-    name = path.name.removesuffix(".gz")
-    beside = name.replace("images", "labels").replace("idx3", "idx1")
-    found = [p for p in (path.with_name(beside), path.with_name(beside + ".gz")) if p.is_file()]
-    if beside == name or not found:
-        wanted = "write the file of the images, ...-images-idx3-ubyte" if beside == name else f"put {beside} beside it"
-        raise InputError(f"data.load(): {str(path)!r} has no labels; {wanted}.")
-    images, labels = _idx(path, 3), _idx(found[0], 1)
-    if len(images) != len(labels):
-        raise InputError(f"data.load(): {str(path)!r} has {len(images)} images and {found[0].name} {len(labels)}.")
-    return images, labels
-
-
-def _idx(path: pathlib.Path, axes: int) -> np.ndarray:
-    """An IDX file of unsigned bytes: 0, 0, 8, the number of axes; their sizes, big-endian; the entries."""
-    magic = bytes([0, 0, 8, axes])
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            head = file.read(4 + 4 * axes)
-            if head[:4] != magic:
-                raise InputError(
-                    f"data.load(): {str(path)!r} begins with {head[:4].hex()}; IDX with {axes} axes with {magic.hex()}."
-                )
-            shape = [int.from_bytes(head[i : i + 4], "big") for i in range(4, len(head), 4)]
-            size = math.prod(shape)
-            entries = file.read(size + 1)  # one more than there should be
-    except (OSError, EOFError, zlib.error, OverflowError, MemoryError) as error:  # the last two: absurd sizes
-        raise InputError(f"data.load(): {str(path)!r} cannot be read as IDX: {error}.") from None
-    if len(head) < 4 + 4 * axes or len(entries) != size:
-        kind = "longer" if len(entries) > size else "truncated: shorter"
-        raise InputError(f"data.load(): {str(path)!r} is {kind} than its header says, {shape} bytes of entries.")
-    return np.frombuffer(entries, np.uint8).reshape(shape)
-
-
-def _binary(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """CIFAR-10's binary version: a label, then the pixels, image after image."""
-    entries = np.frombuffer(path.read_bytes(), np.uint8)
-    if not entries.size or entries.size % (1 + _PIXELS):
+def _read_idx_pair(path: pathlib.Path) -> Images:
+    """Read the images of an IDX file, and the labels from the file beside it."""
+    images_name = path.name.removesuffix(".gz")
+    labels_name = images_name.replace("images", "labels").replace("idx3", "idx1")
+    if labels_name == images_name:
         raise InputError(
-            f"data.load(): {str(path)!r} has {entries.size} bytes, no whole number of CIFAR-10's records of "
-            f"{1 + _PIXELS}: truncated, or another data set."
+            f"{str(path)!r} has no labels; "
+            "write the file of the images, ...-images-idx3-ubyte."
         )
-    records = entries.reshape(-1, 1 + _PIXELS)
-    return _checked(path, records[:, 1:], records[:, 0])
-
-
-def _checked(path: pathlib.Path, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if labels.size and not 0 <= labels.min() <= labels.max() < _CLASSES:
-        raise InputError(f"data.load(): {str(path)!r} holds the label {labels.max()}; CIFAR-10's are 0 to 9.")
+    labels_path = path.with_name(labels_name)
+    if not labels_path.is_file():
+        labels_path = path.with_name(labels_name + ".gz")
+    if not labels_path.is_file():
+        raise InputError(f"{str(path)!r} has no labels; put {labels_name} beside it.")
+    images = _read_idx(path, num_axes=3)
+    labels = _read_idx(labels_path, num_axes=1)
+    if len(images) != len(labels):
+        raise InputError(
+            f"{str(path)!r} has {len(images)} images and {labels_path.name} "
+            f"{len(labels)}."
+        )
     return images, labels
+
+
+def _read_idx(path: pathlib.Path, num_axes: int) -> np.ndarray:
+    """Read unsigned bytes behind a header.
+
+    The header is 0, 0, 8 (for unsigned bytes), the number of axes, and the length of
+    each axis in four bytes, big-endian.
+    """
+    magic = bytes([0, 0, 8, num_axes])
+    header_bytes = 4 + 4 * num_axes
+    open_file = gzip.open if path.suffix == ".gz" else open
+    try:
+        with open_file(path, "rb") as file:
+            header = file.read(header_bytes)
+            if header[:4] != magic:
+                raise InputError(
+                    f"{str(path)!r} begins with {header[:4].hex()}; "
+                    f"IDX with {num_axes} axes with {magic.hex()}."
+                )
+            starts = range(4, header_bytes, 4)
+            sizes = [int.from_bytes(header[i : i + 4], "big") for i in starts]
+            num_entries = math.prod(sizes)
+            # One byte more than there should be shows a file that is too long.
+            entries = file.read(num_entries + 1)
+    # The last two come of absurd sizes in the header.
+    except (OSError, EOFError, zlib.error, OverflowError, MemoryError) as error:
+        raise InputError(f"{str(path)!r} cannot be read as IDX: {error}.") from None
+    if len(header) < header_bytes or len(entries) < num_entries:
+        difference = "truncated: shorter"
+    elif len(entries) > num_entries:
+        difference = "longer"
+    else:
+        return np.frombuffer(entries, np.uint8).reshape(sizes)
+    raise InputError(
+        f"{str(path)!r} is {difference} than its header says, {sizes} bytes of entries."
+    )
+
+
+def _read_binary(path: pathlib.Path) -> Images:
+    """Read CIFAR-10's binary version: a label, then the pixels, image after image."""
+    entries = np.frombuffer(path.read_bytes(), np.uint8)
+    record_bytes = 1 + _PIXELS
+    if entries.size == 0 or entries.size % record_bytes:
+        raise InputError(
+            f"{str(path)!r} has {entries.size} bytes, no whole number of CIFAR-10's "
+            f"records of {record_bytes}: truncated, or another data set."
+        )
+    records = entries.reshape(-1, record_bytes)
+    labels = _checked_labels(path, records[:, 0])
+    return records[:, 1:], labels
+
+
+def _checked_labels(path: pathlib.Path, labels: np.ndarray) -> np.ndarray:
+    beyond = labels[(labels < 0) | (labels >= _CLASSES)]
+    if beyond.size:
+        raise InputError(
+            f"{str(path)!r} holds the label {beyond[0]}; CIFAR-10's are 0 to 9."
+        )
+    return labels
 
 
 class _Inert:
-    """Stands for whatever a batch's pickle makes of numpy: it keeps what it is given and runs nothing."""
+    """A stand-in for what a pickle builds: it keeps its arguments and runs nothing."""
 
-    state: Any = ()
+    state: tuple = ()
 
-    def __init__(self, *arguments: Any):
+    def __init__(self, *arguments: object):
         self.arguments = arguments
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: tuple) -> None:
         self.state = state
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows arrays, whose bytes it keeps, and plain containers; any other name in the file is an error."""
+    """Reads plain containers and the bytes of arrays; any other name is an error."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        if re.fullmatch(r"numpy(\._?core\.multiarray)?", module) and name in ("_reconstruct", "ndarray", "dtype"):
+    def find_class(self, module: str, name: str) -> type:
+        is_numpy = re.fullmatch(r"numpy(\._?core\.multiarray)?", module)
+        if is_numpy and name in ("_reconstruct", "ndarray", "dtype"):
             return _Inert
         raise pickle.UnpicklingError(f"it names {module}.{name}, which no batch does")
 
 
-def _pickled(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """CIFAR-10's python version: a pickled dict of data, an array (n, 3072) of bytes, and labels, a list."""
+def _read_pickle(path: pathlib.Path) -> Images:
+    """Read CIFAR-10's python version: a pickled dict of data and labels."""
     try:
         with path.open("rb") as file:
             batch = _Unpickler(file, encoding="bytes").load()
-        batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
-        _, shape, dtype, fortran, raw = batch["data"].state
-        if dtype.arguments[0] not in ("u1", b"u1") or fortran:
+        # Python 2 wrote the keys as bytes.
+        fields = {}
+        for key, value in batch.items():
+            fields[key.decode() if isinstance(key, bytes) else key] = value
+        # The state of a pickled array: version, shape, dtype, order in memory, bytes.
+        _, shape, dtype, is_fortran, raw = fields["data"].state
+        if dtype.arguments[0] not in ("u1", b"u1") or is_fortran:
             raise ValueError("data is no array of bytes, row by row")
         images = np.frombuffer(raw, np.uint8).reshape(shape)
-        labels = np.asarray(batch["labels"], np.int32)
+        labels = np.asarray(fields["labels"], np.int32)
         if images.shape != (len(labels), _PIXELS) or labels.ndim != 1:
             raise ValueError(f"data has shape {images.shape} and labels {labels.shape}")
     except Exception as error:  # a damaged pickle may raise anything
         raise InputError(
-            f"data.load(): {str(path)!r} cannot be read as a batch of CIFAR-10: {type(error).__name__}: {error}."
+            f"{str(path)!r} cannot be read as a batch of CIFAR-10: "
+            f"{type(error).__name__}: {error}."
         ) from None
-    return _checked(path, images, labels)
+    return images, _checked_labels(path, labels)

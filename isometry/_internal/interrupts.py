@@ -4,54 +4,69 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
+from types import FrameType
 
+# Seconds until an interrupt that has not come out is raised again. Ten times shorter
+# would break into the removal of half-written files; ten times longer would seem to
+# hang.
 AGAIN = 2.0
-"""Seconds until an interrupt that has not come out is raised again: longer than any cleaning up."""
 
 
 class Stopped(Exception):
-    """Ctrl-C during a command. No KeyboardInterrupt: typer would print an empty line of its own and raise another."""
+    """Ctrl-C during a command.
+
+    It is no KeyboardInterrupt, of which typer would print an empty line and make
+    another.
+    """
 
 
 @contextlib.contextmanager
 def insistent() -> Iterator[list[int]]:
-    """Inside, Ctrl-C raises KeyboardInterrupt again and again until it comes out here; yields a list of the signals.
+    """Raise KeyboardInterrupt again and again after Ctrl-C, until it comes out here.
 
-    Python raises it wherever it is, and drops it if that is a finalizer or a callback of the garbage collector: JAX has
-    one, and a command stopped there would run on to its end. The import of an extension makes an ImportError of it; so
-    whatever comes out after a Ctrl-C is a KeyboardInterrupt here. Nothing changes outside the main thread, under a
-    handler or a timer of the caller's own, and without POSIX timers.
+    Python raises KeyboardInterrupt wherever it happens to be. Inside a finalizer or a
+    callback of the garbage collector it is dropped; JAX has such a callback, and a
+    command that was stopped there would run on to its end. The import of an extension
+    turns it into an ImportError, so whatever comes out after a Ctrl-C is a
+    KeyboardInterrupt here.
+
+    Nothing changes outside the main thread, under a handler or a timer of the caller's
+    own, and without POSIX timers.
+
+    Yields:
+        The signals that have come, in order.
     """
-    main = threading.current_thread() is threading.main_thread()
-    if not main or not hasattr(signal, "setitimer") or not _free():
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if not is_main_thread or not hasattr(signal, "setitimer") or not _is_free():
         yield []
         return
-    heard: list[int] = []
+    signals: list[int] = []
 
-    def stop(number: int, frame: Any) -> None:
-        heard.append(number)
+    def stop(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
         signal.setitimer(signal.ITIMER_REAL, AGAIN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, stop)
+    alarm_before = signal.signal(signal.SIGALRM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
-        yield heard
+        yield signals
     except Exception:
-        if heard:
+        if signals:
             raise KeyboardInterrupt from None
         raise
     finally:
+        # The timer first: an alarm between these lines must still find a handler.
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, alarm_before)
 
 
-def _free() -> bool:
-    """Whether SIGINT, SIGALRM and the timer are as Python starts them."""
+def _is_free() -> bool:
+    """Tell whether SIGINT, SIGALRM and the timer are as Python starts them."""
+    seconds_left, _ = signal.getitimer(signal.ITIMER_REAL)
     return (
         signal.getsignal(signal.SIGINT) is signal.default_int_handler
         and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
-        and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+        and seconds_left == 0
     )

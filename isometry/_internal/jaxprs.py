@@ -1,4 +1,4 @@
-"""One walk over a jaxpr for each question: what it computes, what it holds at once, where it is computed coarsely."""
+"""Questions to a jaxpr: what it calls, what is written into it, where it is coarse."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -7,6 +7,17 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.typing import DTypeLike
+
+# Bits of mantissa, for `reduce_precision`, which is asked for in bits.
+_MANTISSA_BITS = {32: 23, 64: 52}
+
+# Precisions of a product that keep this many bits from the factors to the sum. "HIGHEST" is
+# JAX's own enum; the others are presets of `jax.lax.DotAlgorithmPreset`.
+_FULL_PRECISIONS = {
+    32: ("HIGHEST", "F32_F32_F32", "F64_F64_F64"),
+    64: ("HIGHEST", "F64_F64_F64"),
+}
 
 _VIEWS = frozenset(
     ("reshape", "transpose", "squeeze", "expand_dims", "slice", "dynamic_slice", "broadcast_in_dim", "rev")
@@ -33,39 +44,66 @@ class Work(NamedTuple):
     notes: frozenset[str]
 
 
-def inner(eqn: Any) -> list[Any]:
-    """The jaxprs an equation calls, whatever its primitive: branches, bodies, functions with a rule of their own."""
-    values = [part for v in eqn.params.values() for part in (v if isinstance(v, (tuple, list)) else (v,))]
-    return [getattr(j, "jaxpr", j) for j in values if isinstance(j, (core.ClosedJaxpr, core.Jaxpr))]
+def inner(eqn: core.JaxprEqn) -> list[core.Jaxpr]:
+    """Return the jaxprs that an equation calls: branches, bodies, custom rules."""
+    jaxprs = []
+    for part in _parameters(eqn):
+        if isinstance(part, core.ClosedJaxpr):
+            jaxprs.append(part.jaxpr)
+        elif isinstance(part, core.Jaxpr):
+            jaxprs.append(part)
+    return jaxprs
 
 
-def equations(jaxpr: Any, into_rules: bool = True) -> Iterator[Any]:
-    """Every equation of a jaxpr and of all jaxprs within; not `into_rules`: but of what custom_vjp differentiates."""
+def _parameters(eqn: core.JaxprEqn) -> Iterator[object]:
+    """Yield the parameters of an equation, those inside tuples and lists one by one."""
+    for value in eqn.params.values():
+        if isinstance(value, (tuple, list)):
+            yield from value
+        else:
+            yield value
+
+
+def equations(jaxpr: core.Jaxpr, into_rules: bool = True) -> Iterator[core.JaxprEqn]:
+    """Yield every equation of a jaxpr and of all jaxprs within.
+
+    Without `into_rules`, functions with a custom_vjp are not entered: nobody
+    differentiates what is inside.
+    """
     for eqn in jaxpr.eqns:
         yield eqn
-        for part in inner(eqn) if into_rules or not has_vjp(eqn) else ():
+        if has_vjp(eqn) and not into_rules:
+            continue
+        for part in inner(eqn):
             yield from equations(part, into_rules)
 
 
-def has_vjp(eqn: Any) -> bool:
-    """Whether an equation brings its reverse derivative along, and so has no forward one."""
+def has_vjp(eqn: core.JaxprEqn) -> bool:
+    """Tell whether an equation has a reverse derivative of its own, no forward one."""
+    # The name ends in "_jaxpr" in some versions of JAX.
     return eqn.primitive.name.startswith("custom_vjp_call")
 
 
-def one_way(jaxpr: Any) -> tuple[bool, bool]:
-    """(forward alone, reverse alone): a loop of unknown length has no reverse derivative, custom_vjp no forward one."""
-    derived = list(equations(jaxpr, into_rules=False))
-    return any(eqn.primitive.name == "while" for eqn in derived), any(map(has_vjp, derived))
+def one_way(jaxpr: core.Jaxpr) -> tuple[bool, bool]:
+    """Tell whether only forward mode, and whether only reverse mode, can differentiate.
+
+    A loop of unknown length has no reverse derivative, custom_vjp no forward one.
+    """
+    differentiated = list(equations(jaxpr, into_rules=False))
+    has_while = any(eqn.primitive.name == "while" for eqn in differentiated)
+    return has_while, any(has_vjp(eqn) for eqn in differentiated)
 
 
-def constants(closed: Any) -> list[Any]:
-    """Every number that is written into a program: its constants, then the literals of each equation within."""
-    found = list(closed.consts)
+def constants(closed: core.ClosedJaxpr) -> list[object]:
+    """Return every number in a program: closed-over constants, then literals."""
+    numbers = list(closed.consts)
     for eqn in equations(closed.jaxpr):
-        found += [v.val for v in eqn.invars if isinstance(v, core.Literal)]
-        parts = [p for v in eqn.params.values() for p in (v if isinstance(v, (tuple, list)) else (v,))]
-        found += [c for p in parts if isinstance(p, core.ClosedJaxpr) for c in p.consts]
-    return found
+        literals = [v for v in eqn.invars if isinstance(v, core.Literal)]
+        numbers += [literal.val for literal in literals]
+        for part in _parameters(eqn):
+            if isinstance(part, core.ClosedJaxpr):
+                numbers += part.consts
+    return numbers
 
 
 def work(jaxpr: Any) -> Work:
@@ -163,40 +201,67 @@ _FLOP: dict[str, Callable[[Any], float]] = {
 }
 
 
-def coarse(jaxpr: Any, dtype: Any) -> tuple[str, ...]:
-    """What is computed more coarsely than `dtype` at full precision, by primitive, each kind once.
+def coarse(jaxpr: core.Jaxpr, dtype: DTypeLike) -> tuple[str, ...]:
+    """Describe what is computed more coarsely than `dtype` at full precision.
 
-    Of a jaxpr traced at full matmul precision, where only what is asked for explicitly can be lower.
+    Args:
+        jaxpr: Traced at full matmul precision, so that a lower one was asked for.
+        dtype: The dtype of the measurement, float32 or float64.
+
+    Returns:
+        A phrase for each kind of equation, in the order in which they occur.
     """
-    return tuple(dict.fromkeys(said for eqn in equations(jaxpr) if (said := _coarse(eqn, jnp.finfo(dtype).bits))))
+    bits = jnp.finfo(dtype).bits
+    phrases = [_coarse(eqn, bits) for eqn in equations(jaxpr)]
+    # A dict keeps the order and each phrase once.
+    return tuple(dict.fromkeys(phrase for phrase in phrases if phrase))
 
 
-def _coarse(eqn: Any, bits: int) -> str | None:
-    name, p = eqn.primitive.name, eqn.params
+def _coarse(eqn: core.JaxprEqn, bits: int) -> str | None:
+    """Describe one equation, or return None where it keeps `bits` bits."""
+    # Whole numbers and keys may be cast and moved as anybody likes.
     if not any(jnp.issubdtype(_dtype(v), jnp.floating) for v in eqn.invars):
         return None
-    if name == "convert_element_type":
-        old, new = _dtype(eqn.invars[0]), jnp.dtype(p["new_dtype"])
-        weak = getattr(eqn.invars[0].aval, "weak_type", False)  # a Python number: nothing measured
-        lower = jnp.issubdtype(new, jnp.floating) and jnp.finfo(new).bits < min(bits, jnp.finfo(old).bits)
-        return f"a cast of {old} to {new}" if lower and not weak else None
-    if name == "reduce_precision":
-        lower = p["mantissa_bits"] < (23 if bits == 32 else 52)
-        return f"reduce_precision to {p['mantissa_bits']} bits of mantissa" if lower else None
-    if "precision" not in p:
+    if eqn.primitive.name == "convert_element_type":
+        return _coarse_cast(eqn, bits)
+    if eqn.primitive.name == "reduce_precision":
+        kept = eqn.params["mantissa_bits"]
+        if kept < _MANTISSA_BITS[bits]:
+            return f"reduce_precision to {kept} bits of mantissa"
+    if "precision" in eqn.params:
+        return _coarse_product(eqn, bits)
+    return None
+
+
+def _coarse_cast(eqn: core.JaxprEqn, bits: int) -> str | None:
+    (variable,) = eqn.invars
+    old = _dtype(variable)
+    new = jnp.dtype(eqn.params["new_dtype"])
+    # A weakly typed value is a number of Python's: nothing that was measured.
+    is_weak = getattr(variable.aval, "weak_type", False)
+    if is_weak or not jnp.issubdtype(new, jnp.floating):
         return None
-    asked = p["precision"] if isinstance(p["precision"], tuple) else (p["precision"],)
-    if any(not _is_full(one, bits) for one in asked):
-        return f"{name} with precision={'/'.join(dict.fromkeys(getattr(one, 'name', str(one)) for one in asked))}"
-    result = p.get("preferred_element_type")
-    lower = result is not None and jnp.issubdtype(result, jnp.floating) and jnp.finfo(result).bits < bits
-    return f"{name} with preferred_element_type={jnp.dtype(result)}" if lower else None
+    if jnp.finfo(new).bits < min(bits, jnp.finfo(old).bits):
+        return f"a cast of {old} to {new}"
+    return None
 
 
-def _is_full(precision: Any, bits: int) -> bool:
-    """The highest precision, or a dot algorithm that keeps `bits` bits all the way."""
-    algorithms = ("F32_F32_F32", "F64_F64_F64") if bits == 32 else ("F64_F64_F64",)
-    return getattr(precision, "name", None) in ("HIGHEST", *algorithms)
+def _coarse_product(eqn: core.JaxprEqn, bits: int) -> str | None:
+    """Describe a product or convolution of low precision or with a low sum."""
+    name = eqn.primitive.name
+    asked = eqn.params["precision"]
+    # One precision for each factor, or one for both.
+    if not isinstance(asked, tuple):
+        asked = (asked,)
+    names = [getattr(precision, "name", str(precision)) for precision in asked]
+    if not set(names) <= set(_FULL_PRECISIONS[bits]):
+        return f"{name} with precision={'/'.join(dict.fromkeys(names))}"
+    result = eqn.params.get("preferred_element_type")
+    if result is None or not jnp.issubdtype(result, jnp.floating):
+        return None
+    if jnp.finfo(result).bits < bits:
+        return f"{name} with preferred_element_type={jnp.dtype(result)}"
+    return None
 
 
 def peak(jaxpr: Any) -> int:
@@ -296,8 +361,9 @@ def _bytes(v: Any) -> int:
     return -(-_size(v) * getattr(getattr(v.aval, "dtype", None), "itemsize", 0) // 64) * 64
 
 
-def _dtype(v: Any) -> Any:
-    return getattr(v.aval, "dtype", jnp.dtype(bool))
+def _dtype(variable: core.Var | core.Literal) -> np.dtype:
+    # Tokens, which order effects, have no dtype.
+    return getattr(variable.aval, "dtype", jnp.dtype(bool))
 
 
 def _svd_workspace(eqn: Any) -> int:

@@ -2,16 +2,18 @@
 
 import os
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, PyTree
 
-from isometry import _checks
+from isometry._internal import checks
 
+# Share of the free memory that a measurement takes by default; its temporaries, XLA and
+# the user have the rest. Ten times less would cut measurements into slices that keep no
+# core busy; at four times as much a container is killed.
 SHARE = 0.25
-"""Share of the free memory that one measurement takes by default; the rest is for its temporaries, XLA and the user."""
 
 
 def free_bytes() -> int:
@@ -63,22 +65,26 @@ def _free_of_group(group: pathlib.Path) -> int | None:
     return None
 
 
-def budget(call: str, max_bytes: int | None) -> int:
-    """`max_bytes` if given, else a share of the free memory."""
+def budget(max_bytes: int | None) -> int:
+    """Return `max_bytes` if it is given, else a share of the free memory."""
     if max_bytes is None:
         return int(SHARE * free_bytes())
-    _checks.integer(call, low=1, max_bytes=max_bytes)
-    return int(max_bytes)
+    return checks.integer("max_bytes", max_bytes, low=1)
 
 
-def tree_bytes(tree: Any) -> int:
-    """Bytes of all arrays (or shape structs) in `tree`."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
+def tree_bytes(tree: PyTree) -> int:
+    """Return the bytes of all arrays, or shapes of arrays, in a tree."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
 
 
-def sliced(a: Any, start: int, stop: int) -> Any:
-    """a[start:stop], as a view where `a` lies in this processor's memory: JAX would copy it."""
-    on_host = isinstance(a, jax.Array) and a.is_fully_addressable and not jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
-    if on_host and [d.platform for d in a.devices()] == ["cpu"]:
-        a = np.asarray(a)
-    return a[start:stop]
+def sliced(array: Array, start: int, stop: int) -> Array | np.ndarray:
+    """Return array[start:stop], without a copy where the array lies in host memory."""
+    # NumPy knows no typed keys.
+    is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    if isinstance(array, jax.Array) and array.is_fully_addressable and not is_key:
+        platforms = {device.platform for device in array.devices()}
+        # JAX copies a slice; NumPy's is a view of the same memory.
+        if platforms == {"cpu"}:
+            return np.asarray(array)[start:stop]
+    return array[start:stop]

@@ -2,54 +2,82 @@
 
 import contextlib
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import PyTree
 
-from isometry import _checks
+from isometry._internal import checks
+from isometry._internal.errors import InputError
 
+# The precision of every product in a measurement. TF32 and bfloat16 keep 10 and 7 bits
+# of mantissa, so a default of the platform would shift small singular values silently.
+# The price is the speed of the tensor cores.
 MATMUL = "highest"
-"""Matmul precision of every measurement. TF32 or bfloat16 passes would shift small singular values silently."""
+
+# float16 and bfloat16 resolve singular values down to a thousandth of the largest at
+# best.
+_LEAST_BITS = 32
 
 
 def full() -> contextlib.AbstractContextManager:
-    """Context in which products are traced at full precision, whatever the platform's default."""
+    """Return a context in which products are traced at full precision."""
     return jax.default_matmul_precision(MATMUL)
 
 
-def measuring_dtype(call: str, dtype: Any, *trees: Any) -> jnp.dtype:
-    """`dtype` if given, else the promoted floating dtype of all leaves, at least float32."""
+def measuring_dtype(dtype: DTypeLike | None, *trees: PyTree) -> np.dtype:
+    """Return the dtype to measure in.
+
+    Args:
+        dtype: What the user asked for, or None.
+        *trees: Without a `dtype`, float64 if any leaf is, and float32 otherwise.
+
+    Returns:
+        A floating dtype of at least 32 bits.
+    """
     if dtype is not None:
-        chosen = _checks.float_dtype(call, dtype)
-        if jnp.finfo(chosen).bits < 32:
-            raise _checks.InputError(
-                f"{call}(): dtype={chosen.name} is too coarse to measure in; write float32 or float64. The "
-                "network's own dtype may be lower."
+        chosen = checks.float_dtype(dtype)
+        if jnp.finfo(chosen).bits < _LEAST_BITS:
+            raise InputError(
+                f"dtype={chosen.name} is too coarse to measure in; write float32 or "
+                "float64. The network's own dtype may be lower."
             )
         return chosen
-    leaves = [jnp.result_type(leaf) for leaf in jax.tree.leaves(trees)]
-    floating = [d for d in leaves if jnp.issubdtype(d, jnp.floating)]
-    bits = max([jnp.finfo(d).bits for d in floating], default=32)
-    return jnp.dtype(jnp.float64 if bits > 32 else jnp.float32)
+    for leaf in jax.tree.leaves(trees):
+        leaf_dtype = jnp.result_type(leaf)
+        is_floating = jnp.issubdtype(leaf_dtype, jnp.floating)
+        if is_floating and jnp.finfo(leaf_dtype).bits > _LEAST_BITS:
+            return jnp.dtype(jnp.float64)
+    return jnp.dtype(jnp.float32)
 
 
-def cast(tree: Any, dtype: Any) -> Any:
-    """The floating leaves of `tree` in `dtype`; integers and keys as they are."""
-    return jax.tree.map(
-        lambda a: jnp.asarray(a, dtype) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a, tree
-    )
+def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
+    """Return the tree with its floating leaves in `dtype`; the others stay."""
+
+    def cast_leaf(leaf: jax.Array) -> jax.Array:
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            return jnp.asarray(leaf, dtype)
+        return leaf
+
+    return jax.tree.map(cast_leaf, tree)
 
 
-def shape_of(leaf: Any, dtype: Any) -> jax.ShapeDtypeStruct:
-    """Shape and dtype that `leaf` has after `cast`, known without computing."""
-    kind = jnp.result_type(leaf)
-    return jax.ShapeDtypeStruct(getattr(leaf, "shape", ()), dtype if jnp.issubdtype(kind, jnp.floating) else kind)
+def shape_of(leaf: jax.Array, dtype: DTypeLike) -> jax.ShapeDtypeStruct:
+    """Return the shape and dtype that `leaf` has after `cast`, without computing."""
+    leaf_dtype = jnp.result_type(leaf)
+    if jnp.issubdtype(leaf_dtype, jnp.floating):
+        leaf_dtype = dtype
+    return jax.ShapeDtypeStruct(getattr(leaf, "shape", ()), leaf_dtype)
 
 
-def svd_log_floor(m: int, n: int, dtype: Any) -> float:
-    """ln of what a dense SVD of an (m, n) matrix resolves relative to its largest singular value: max(m, n)·eps.
+def svd_log_floor(m: int, n: int, dtype: DTypeLike) -> float:
+    """Return the log of what a dense SVD resolves, relative to the largest value.
 
-    Source: the backward-error convention of LAPACK users and `numpy.linalg.matrix_rank` (Golub and Van Loan, 5.4.1).
+    The floor is max(m, n) eps, the convention of `numpy.linalg.matrix_rank` (Golub and
+    Van Loan, Matrix Computations, 4th ed., section 5.4.1). LAPACK's backward error is
+    below it; a floor of eps would call rounding a value in large matrices.
     """
-    return math.log(max(m, n) * float(jnp.finfo(dtype).eps))
+    eps = float(jnp.finfo(dtype).eps)
+    return math.log(max(m, n) * eps)

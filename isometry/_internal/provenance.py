@@ -6,19 +6,30 @@ import pathlib
 import platform
 import subprocess
 import sys
-from typing import Any
 
 import jax
 
-from isometry import _checks
+from isometry._internal import checks
+
+# Every package whose release can change a number.
+_PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "optax", "scikit-learn")
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+# Git answers in milliseconds. On a network disk that hangs, a result without its commit
+# is better than no result.
+_GIT_SECONDS = 10
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of what the numbers depend on."""
-    names = ("jax", "jaxlib", "numpy", "scipy", "optax", "scikit-learn")
-    # isometry's own from the package that runs: installed or not, and not that of another one that is installed
-    found = {"python": platform.python_version(), "isometry": sys.modules["isometry"].__version__}
-    for name in names:
+    """Return the versions of all that a number depends on."""
+    # This package's version is that of the code that runs. The one that is installed
+    # may be another, or there may be none.
+    found = {
+        "python": platform.python_version(),
+        "isometry": sys.modules["isometry"].__version__,
+    }
+    for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -27,31 +38,56 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout this package lies in, "+dirty" if tracked files differ; None for an installed wheel."""
-    root = pathlib.Path(__file__).resolve().parent.parent.parent
+    """Return the commit of the checkout that this package lies in.
 
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-
+    "+dirty" follows where tracked files differ from it. An installed wheel has none.
+    """
     try:
-        if pathlib.Path(git("rev-parse", "--show-toplevel")) != root:
+        # A wheel may be installed inside some other project's checkout.
+        if pathlib.Path(_git("rev-parse", "--show-toplevel")) != _ROOT:
             return None
-        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "-uno") else "")
+        commit = _git("rev-parse", "HEAD")
+        changes = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
+    if changes:
+        return commit + "+dirty"
+    return commit
 
 
-def provenance(**what: Any) -> dict[str, Any]:
-    """A record to store beside every result; `what` adds the seed, dtype and settings of the call."""
+def _git(*words: str) -> str:
+    """Run a git command in the checkout and return what it prints."""
+    done = subprocess.run(
+        ["git", "-C", str(_ROOT), *words],
+        capture_output=True,
+        text=True,
+        timeout=_GIT_SECONDS,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def provenance(**what: object) -> dict[str, object]:
+    """Return a record to store beside a result.
+
+    Args:
+        **what: What the call adds: its seed, its dtype, its settings.
+
+    Returns:
+        A dictionary that `strict_json` can write.
+    """
     device = jax.devices()[0]
+    now = datetime.datetime.now(datetime.UTC)
     return {
         "versions": versions(),
-        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
-        "x64": _checks.x64(),
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+        },
+        "x64": checks.x64(),
         "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
         "git_commit": git_commit(),
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "time": now.isoformat(timespec="seconds"),
         **what,
     }

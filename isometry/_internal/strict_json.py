@@ -1,35 +1,64 @@
-"""Strict JSON: infinities are the strings "inf" and "-inf", NaN is an error, arrays are lists."""
+"""Strict JSON, which every reader understands.
+
+JSON has no infinity and no NaN. Infinities are written as the strings "inf" and "-inf";
+a NaN is an error, because a result states a reason instead.
+"""
 
 import json
 import math
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import numpy as np
 
-from isometry import _checks
+from isometry._internal import checks
+from isometry._internal.errors import InputError
+
+Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 
 
-def plain(value: Any, where: str = "value") -> Any:
-    """`value` in terms of what strict JSON knows. NaN raises `ValueError`: a result never holds one."""
+def plain(value: object, where: str = "value") -> Plain:
+    """Return `value` in terms of what JSON knows: arrays as lists, keys as text.
+
+    Args:
+        value: Any nesting of dicts, lists, tuples, arrays, numbers, strings and None.
+        where: How to reach the value, for the message of an error.
+
+    Returns:
+        The same, made of Python's own types.
+
+    Raises:
+        InputError: A NaN, an object of another type, or two keys of the same text.
+    """
     if isinstance(value, dict):
-        named = {str(k): plain(v, f"{where}[{k!r}]") for k, v in value.items()}
-        if len(named) < len(value):
-            raise _checks.InputError(f"store: two keys of {where}={_checks.show(value)} are the same text in JSON.")
-        return named
+        return _plain_dict(value, where)
     if isinstance(value, (list, tuple)):
-        return [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
-    if isinstance(value, (np.ndarray, jax.Array)) and not _checks.is_key(value):
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    is_array = isinstance(value, (np.ndarray, np.generic, jax.Array))
+    if is_array and not checks.is_key(value):
+        # tolist also makes a Python number of a scalar.
         return plain(np.asarray(value).tolist(), where)
-    if isinstance(value, np.generic):
-        return plain(value.item(), where)
     if isinstance(value, float) and math.isinf(value):
         return "inf" if value > 0 else "-inf"
-    if not (value is None or isinstance(value, (str, bool, int, float))) or value != value:
-        raise _checks.InputError(f"store: {where}={_checks.show(value)} is nothing that strict JSON knows.")
+    is_nan = isinstance(value, float) and math.isnan(value)
+    is_known = value is None or isinstance(value, (str, bool, int, float))
+    if is_nan or not is_known:
+        raise InputError(
+            f"{where}={checks.show(value)} is nothing that strict JSON knows."
+        )
     return value
 
 
-def dumps(value: Any) -> str:
-    """JSON text of `value`, indented, `allow_nan=False`."""
+def _plain_dict(value: dict, where: str) -> dict[str, Plain]:
+    # JSON knows no keys but text.
+    items = {str(key): plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if len(items) < len(value):
+        raise InputError(
+            f"two keys of {where}={checks.show(value)} are the same text in JSON."
+        )
+    return items
+
+
+def dumps(value: object) -> str:
+    """Return indented JSON text of `value`, with a newline at its end."""
     return json.dumps(plain(value), indent=1, allow_nan=False) + "\n"

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 
 from isometry import _checks, _jacobian
-from isometry._internal import precision
 from isometry._measure import How, spectra
 from isometry._spectrum import Spectrum, resolve_method
 from isometry.degeneracy._statistics import STATISTICS
@@ -106,12 +105,12 @@ def monitor(
 
     def observe(params: Any, step: Any) -> dict[str, Any]:
         params = jax.lax.stop_gradient(params)
-        kind = precision.measuring_dtype(call, None, params, xs)
+        kind = _checks.measuring_dtype(call, None, params, xs)
         sp = _spectrum_at(aim, chosen, kind, params, xs, None if key is None else jax.random.fold_in(key, step))
         return {name: jnp.asarray(measure(sp, params)).astype(kind) for name, measure in measures.items()}
 
     def init(params: Any) -> MonitorState:
-        _jacobian.shapes(call, aim, params, xs[0], precision.measuring_dtype(call, None, params, xs))
+        _jacobian.shapes(call, aim, params, xs[0], _checks.measuring_dtype(call, None, params, xs))
         zero = jnp.zeros((), jnp.int32)
         found = jax.eval_shape(observe, params, zero)
         for name, value in found.items():

@@ -22,7 +22,8 @@ def critical_point(call: str, activation: Any, q: float | None, sigma_b: float |
     for name, value in (("q", q), ("sigma_b", sigma_b)):
         if value is not None:
             _checks.number(call, low=0.0, **{name: value})  # pyright: ignore[reportArgumentType]
-    phi = activations.get(activation, call)
+    with _checks.named(call):
+        phi = activations.get(activation)
     if q is not None:
         return theory.critical_at(phi, q)
     wanted = 0.0 if sigma_b is None else sigma_b

@@ -49,7 +49,8 @@ def gain(activation: Any, criterion: str = "chi", q: float = 1.0) -> float:
     """
     _checks.one_of("gain", among=("chi", "variance"), criterion=criterion)
     _checks.number("gain", low=0.0, open_low=True, q=q)
-    phi = activations.get(activation, "gain")
+    with _checks.named("gain"):
+        phi = activations.get(activation)
     moment = _mean_field.mean_square_slope(phi, q) if criterion == "chi" else _mean_field.mean_square(phi, q) / q
     if moment == 0:
         raise _checks.InputError(f"gain(): {phi.name} is constant at q={q:g}; no gain gives criterion={criterion!r}.")

@@ -33,7 +33,7 @@ class Operator:
         if len(axes) > 2:
             raise _checks.InputError(f"Operator(): shape={axes} has {len(axes)} axes; write (m, n).")
         object.__setattr__(self, "shape", axes)
-        object.__setattr__(self, "dtype", precision.measuring_dtype("Operator", _given(self.dtype)))
+        object.__setattr__(self, "dtype", _checks.measuring_dtype("Operator", _given(self.dtype)))
 
     @property
     def T(self) -> "Operator":  # noqa: N802 (NumPy's name)
@@ -60,7 +60,7 @@ class Operator:
             raise _checks.InputError(
                 f"Operator.of(): matrix has dtype {matrix.dtype}; write matrix.astype(jnp.float32)."
             )
-        matrix = matrix.astype(precision.measuring_dtype("Operator.of", None, matrix))
+        matrix = matrix.astype(_checks.measuring_dtype("Operator.of", None, matrix))
         # u @ J, not J.T @ u, which in a loop XLA runs tens of times slower on a CPU (n = 1024, float32)
         return cls(lambda v: matrix @ v, lambda u: u @ matrix, (matrix.shape[0], matrix.shape[1]), matrix.dtype)
 
@@ -82,7 +82,7 @@ class Operator:
                     f"Operator.linearized(): {name} is {came}; both point and g(point) must be vectors of one floating "
                     "dtype. Ravel them first."
                 )
-        dtype = precision.measuring_dtype("Operator.linearized", point.dtype)
+        dtype = _checks.measuring_dtype("Operator.linearized", point.dtype)
         with precision.full():
             _, push = jax.linearize(of_numbers(g), point)
             pull = jax.linear_transpose(push, point)

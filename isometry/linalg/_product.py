@@ -229,7 +229,7 @@ def _stacks(factors: Any, call: str = "product_log_singular_values") -> list[Fac
             raise _checks.InputError(f"{call}(): factors[{i}] gives {m} values and factors[{i + 1}] takes {n}.")
     if whole and sizes[0][0] != sizes[0][1]:
         raise _checks.InputError(f"{call}(): factors has shape {factors.shape}; factors of one array must be square.")
-    kind = precision.measuring_dtype(call, None, matrices)
+    kind = _checks.measuring_dtype(call, None, matrices)
     matrices = [jnp.asarray(a, kind) for a in matrices]
     _checks.all_finite(call, factors=matrices)
     if whole:

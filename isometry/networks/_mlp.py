@@ -287,7 +287,8 @@ def mlp(
         raise _checks.InputError(f"mlp(): widths={list(sizes)} has {len(sizes)}; write [n_in, hidden ..., n_out].")
     for i, width in enumerate(sizes):
         _checks.integer("mlp", low=1, **{f"widths[{i}]": width})
-    phi = activations.get(activation, "mlp")
+    with _checks.named("mlp"):
+        phi = activations.get(activation)
     if not phi.named:
         _checks.elementwise("mlp", f"activation={phi.name}", phi)
     if sigma_b is not None:

@@ -31,7 +31,8 @@ def record(call: str, given: ActivationLike) -> Activation:
 
     **Raises** `ValueError`: unknown name; phi cannot be traced, is not elementwise or not real.
     """
-    phi = activations.get(given, call)
+    with _checks.named(call):
+        phi = activations.get(given)
     try:
         hash(phi)
     except TypeError:  # a callable pytree, say: known by this wrapper from here on

@@ -92,7 +92,8 @@ def _floats(*values: ArrayLike) -> tuple[Array, ...]:
 
 def _known(call: str, given: ActivationLike, kinks: Sequence[Any] | None) -> tuple[Activation, Sequence[Any]]:
     """The record, and its kinks: given, or found on the host."""
-    phi = activations.get(given, call)
+    with _checks.named(call):
+        phi = activations.get(given)
     if kinks is not None:
         return phi, kinks
     try:

@@ -41,7 +41,7 @@ def answers(call, *arguments, **named):
     except Exception as error:
         raised = traceback.extract_tb(error.__traceback__)[-1].filename
         ours = isinstance(error, (InputError, theory.NotConverged)) and _FORM.match(str(error))
-        host = type(error) is TypeError and _HOST.match(str(error))
+        host = isinstance(error, TypeError) and _HOST.match(str(error))
         if not (ours or host) or not raised.startswith(HOME):
             raise AssertionError(f"{call} of {arguments}, {named} raised {type(error).__name__}: {error}") from error
         return False, error

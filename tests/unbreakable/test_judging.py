@@ -28,8 +28,9 @@ from calls import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-import isometry
 from isometry import InputError, data, initializers, networks, store, theory
+from isometry._internal import strict_json
+from isometry._internal.errors import public
 
 
 def read_strictly(text):
@@ -171,7 +172,7 @@ def test_gaussian_inputs(key, examples, features, classes):
 
 def strict(value):
     """Whether the store writes `value`; then it is JSON that a strict reader reads."""
-    done, text = answers(isometry._internal.strict_json.dumps, value)
+    done, text = answers(public("strict_json")(strict_json.dumps), value)
     if done:
         read_strictly(text)
     return done

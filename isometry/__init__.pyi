@@ -1,0 +1,34 @@
+# The only list of the public names: `__init__.py` reads it, and so do type checkers.
+
+from . import activations as activations
+from . import data as data
+from . import initializers as initializers
+from . import linalg as linalg
+from . import networks as networks
+from . import plots as plots
+from . import schemes as schemes
+from . import store as store
+from . import theory as theory
+from ._compare import Comparison as Comparison
+from ._compare import compare as compare
+from ._cost import Cost as Cost
+from ._cost import cost as cost
+from ._ensemble import Interrupted as Interrupted
+from ._ensemble import ensemble as ensemble
+from ._internal.errors import BatchWarning as BatchWarning
+from ._internal.errors import InputError as InputError
+from ._internal.errors import MissingExtra as MissingExtra
+from ._internal.errors import PrecisionWarning as PrecisionWarning
+from ._jacobian import Dense as Dense
+from ._jacobian import Lanczos as Lanczos
+from ._jacobian import Product as Product
+from ._jacobian import jacobian as jacobian
+from ._spectrum import Spectrum as Spectrum
+from ._spectrum import spectrum as spectrum
+from .degeneracy import Thresholds as Thresholds
+from .degeneracy import audit as audit
+from .degeneracy import certify as certify
+from .degeneracy import monitor as monitor
+from .degeneracy import recorded as recorded
+
+__version__: str

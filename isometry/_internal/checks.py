@@ -1,0 +1,458 @@
+"""Checks of what a user passes, and the sentences that refuse it.
+
+A check takes the argument's name and its value, and returns the value in the form in
+which the caller goes on with it. The decorator `errors.public` puts the function's name
+before the message. A traced value has no number to judge, so checks of numbers let it
+pass.
+"""
+
+import difflib
+import importlib
+import math
+import operator
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import Any, TypeVar
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from isometry._internal.errors import InputError, MissingExtra, TracedError
+
+T = TypeVar("T")
+
+# A longer shape is a mistake: 2^40 entries are 4 TB in float32. Ten times fewer would
+# refuse arrays that a large machine holds; with ten times more, XLA would die instead
+# of saying what is wrong.
+_MOST_ENTRIES = 2**40
+
+# Words of an old-style key: two for threefry2x32, four for rbg and unsafe_rbg.
+_OLD_KEY_WORDS = (2, 4)
+
+
+# Characters of a value in a message: enough to recognize it, less than a page of an
+# array.
+_SHOWN = 60
+
+
+def show(value: object) -> str:
+    """Return `repr(value)`, cut to what fits in a message."""
+    text = repr(value)
+    if len(text) <= _SHOWN:
+        return text
+    return text[: _SHOWN - 3] + "..."
+
+
+def x64() -> bool:
+    """Tell whether JAX is in 64-bit mode here."""
+    # This sees the context manager jax.enable_x64 too.
+    return jnp.result_type(float) == np.float64
+
+
+def is_traced(value: object) -> bool:
+    """Tell whether `value`, or any leaf of it, is a tracer."""
+    leaves = jax.tree.leaves(value)
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+
+
+def on_host(name: str, value: T) -> T:
+    """Refuse tracers, for a function that needs numbers."""
+    if is_traced(value):
+        raise TracedError(
+            f"{name} is traced; this function runs on the host. Call it outside jit, "
+            "vmap and grad, and close over the result."
+        )
+    return value
+
+
+def one_of(name: str, value: object, known: Iterable[str]) -> str:
+    """Accept one of the names in `known`; suggest the nearest one otherwise."""
+    names = list(known)
+    if isinstance(value, str) and value in names:
+        return value
+    hint = ""
+    if isinstance(value, str):
+        # A similarity of 0.6 finds "tahn" for "tanh", and nothing for "foo".
+        near = difflib.get_close_matches(value, names, n=2, cutoff=0.6)
+        if near:
+            hint = f" Did you mean {' or '.join(map(repr, near))}?"
+    listed = ", ".join(names)
+    raise InputError(f"{name}={show(value)} is not known. Known: {listed}.{hint}")
+
+
+def one_of_any_case(name: str, value: object, known: Iterable[str]) -> str:
+    """Accept a name in `known` in upper or lower case; return it as known."""
+    names = list(known)
+    if isinstance(value, str):
+        by_lower_case = {spelled.lower(): spelled for spelled in names}
+        value = by_lower_case.get(value.lower(), value)
+    return one_of(name, value, names)
+
+
+def number(
+    name: str,
+    value: T,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float | None = None,
+) -> T:
+    """Accept a finite real number in [low, high], or in (above, high]."""
+    if is_traced(value):
+        return value
+    as_float = _as_float(name, value)
+    is_inside = low <= as_float <= high and (above is None or as_float > above)
+    if math.isfinite(as_float) and is_inside:
+        return value
+    if above is not None:
+        opening = f"({above:g}"
+    elif low == -math.inf:
+        opening = "(-inf"
+    else:
+        opening = f"[{low:g}"
+    closing = "inf)"
+    if high < math.inf:
+        closing = f"{high:g}]"
+    raise InputError(
+        f"{name}={show(value)} is not a finite number in {opening}, {closing}."
+    )
+
+
+def _as_float(name: str, value: Any) -> float:
+    """Return `value` as a float, infinite where a whole number is beyond all floats."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is not None:
+        is_number = is_real(dtype) and np.ndim(value) == 0
+    else:
+        # float() alone would also take "0.2", True and anything with __float__.
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number:
+        raise InputError(f"{name}={show(value)} is not a number.")
+    try:
+        return float(value)
+    except OverflowError:
+        # A whole number beyond the largest float, which is as good as infinite.
+        return math.inf if value > 0 else -math.inf
+
+
+def is_real(dtype: Any) -> bool:
+    """Tell whether a dtype is of whole or floating numbers."""
+    return jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.floating)
+
+
+def integer(name: str, value: Any, *, low: int = 0, high: int | None = None) -> int:
+    """Accept a whole number between `low` and `high`, both included."""
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name}={show(value)} is not a whole number.") from None
+    is_too_high = high is not None and whole > high
+    if isinstance(value, bool) or whole < low or is_too_high:
+        bounds = f"at least {low}"
+        if high is not None:
+            bounds = f"between {low} and {high}"
+        raise InputError(f"{name}={show(value)} must be a whole number, {bounds}.")
+    return whole
+
+
+def instance(name: str, value: object, kind: type[T]) -> T:
+    """Accept an object of this class."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name}={show(value)} is not a {kind.__name__}.")
+    return value
+
+
+def array(name: str, value: Any) -> jax.Array:
+    """Return numbers, nested lists of them, or an array of any library as a JAX array.
+
+    What the array's dtype overflows is infinite.
+    """
+    try:
+        with np.errstate(over="ignore"):
+            # Parameters of NNX and Haiku are arrays by this protocol alone.
+            if hasattr(value, "__jax_array__"):
+                numbers = jnp.asarray(value)
+            elif isinstance(value, (np.ndarray, np.generic, jax.Array)):
+                numbers = value
+            else:
+                # Lists, and by their __array__ the arrays of other libraries.
+                numbers = np.asarray(value)
+            if holds_numbers(numbers):
+                return jnp.asarray(numbers)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    came = show(value)
+    if isinstance(value, np.ndarray):
+        came = f"an array of {value.dtype}"
+    raise InputError(f"{name} is {came}, not an array of numbers.")
+
+
+def holds_numbers(value: Any) -> bool:
+    """Tell whether an array, a shape or a number is of numbers or booleans."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        return isinstance(value, (bool, int, float, complex))
+    is_numeric = jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)
+    return hasattr(value, "shape") and is_numeric
+
+
+def points(name: str, value: Any, dtype: Any) -> jax.Array:
+    """Return a real number or a sequence of them as one axis in `dtype`.
+
+    Infinity is a point, NaN is not.
+    """
+    try:
+        given = value
+        if not hasattr(value, "dtype"):
+            given = np.asarray(value)
+        if not (is_traced(given) or is_real(given.dtype)):
+            raise TypeError
+        # NumPy keeps float64 while JAX's 64-bit mode is off, and so sees every NaN.
+        convert = jnp.asarray if is_traced(given) else np.asarray
+        with np.errstate(over="ignore"):
+            on_axis = convert(given, dtype)
+    except (TypeError, ValueError):
+        message = f"{name}={show(value)} is not made of real numbers."
+        raise InputError(message) from None
+    if not is_traced(on_axis):
+        num_nan = int(np.isnan(on_axis).sum())
+        if num_nan:
+            raise InputError(f"{name} holds {num_nan} values that are NaN.")
+    if on_axis.ndim > 1:
+        raise InputError(
+            f"{name} has shape {on_axis.shape}; write one axis, (n,), or a number."
+        )
+    return jnp.atleast_1d(jnp.asarray(on_axis))
+
+
+def shape(value: Any, *, least: int = 0, why: str = "") -> tuple[int, ...]:
+    """Return a shape of positive axes as a tuple; Haiku passes lists.
+
+    `why` ends the message where there are fewer than `least` axes.
+    """
+    try:
+        axes = tuple(operator.index(size) for size in value)
+    except TypeError:
+        message = f"shape={show(value)} is not a sequence of whole numbers."
+        raise InputError(message) from None
+    if any(size < 1 for size in axes):
+        raise InputError(
+            f"shape={axes} has an axis of size {min(axes)}; "
+            "every axis must be at least 1."
+        )
+    if math.prod(axes) > _MOST_ENTRIES:
+        raise InputError(f"shape={axes} has more entries than any memory holds, 2^40.")
+    if len(axes) < least:
+        in_words = {0: "no axis", 1: "one axis"}
+        count = in_words.get(len(axes), f"{len(axes)} axes")
+        raise InputError(f"shape={axes} has {count}; {why}")
+    return axes
+
+
+def float_dtype(dtype: Any) -> np.dtype:
+    """Return a real floating dtype; None and Python's float are JAX's default."""
+    if dtype is None or dtype is float:
+        return jnp.result_type(float)
+    # jnp.dtype would take an array's own dtype.
+    is_array = isinstance(dtype, (np.ndarray, jax.Array))
+    try:
+        kind = jnp.dtype("not a dtype" if is_array else dtype)
+    except TypeError:
+        raise InputError(
+            f"dtype={show(dtype)} is not a dtype; write jnp.float32, for example."
+        ) from None
+    if not jnp.issubdtype(kind, jnp.floating):
+        raise InputError(
+            f"dtype={kind.name} is not a real floating type; "
+            "write jnp.float32, for example."
+        )
+    if kind == np.float64 and not x64():
+        raise InputError(
+            "dtype=float64 needs 64-bit mode, which is off. Write "
+            "jax.config.update('jax_enable_x64', True) before the first array, or "
+            "`with jax.enable_x64(True):`."
+        )
+    return kind
+
+
+def is_key(value: Any) -> bool:
+    """Tell whether `value` is a random key or an array of keys, typed or old."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        return False
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return True
+    if dtype != np.uint32 or value.ndim == 0:
+        return False
+    return value.shape[-1] in _OLD_KEY_WORDS
+
+
+def _key_axes(value: Any) -> int:
+    """Return the number of axes of an array of keys, without the words of old ones."""
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return value.ndim
+    return value.ndim - 1
+
+
+def key(name: str, value: Any) -> jax.Array:
+    """Accept a single random key."""
+    if not is_key(value):
+        came = show(value)
+    elif _key_axes(value) != 0:
+        came = f"an array of shape {value.shape}"
+    else:
+        return value
+    raise InputError(
+        f"{name} is {came}, not a single random key; write jax.random.key(0)."
+    )
+
+
+def keys(name: str, value: Any) -> jax.Array:
+    """Accept a one-dimensional array of random keys, at least one."""
+    advice = "write jax.random.split(jax.random.key(0), 8)."
+    if not is_key(value):
+        came = show(value)
+    elif _key_axes(value) != 1:
+        came = f"of shape {value.shape}"
+    elif value.shape[0] == 0:
+        raise InputError(f"{name} is empty; {advice}")
+    else:
+        return value
+    raise InputError(
+        f"{name} is {came}, not a one-dimensional array of random keys; {advice}"
+    )
+
+
+def all_finite(name: str, value: T) -> T:
+    """Refuse NaN and infinity among the concrete floating leaves."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+        is_floating = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+        if is_traced(leaf) or not is_floating:
+            continue
+        # Inside jit of other arguments, this leaf must still be evaluated now.
+        with jax.ensure_compile_time_eval():
+            num_bad = int((~jnp.isfinite(leaf)).sum())
+        if num_bad:
+            where = name + jax.tree_util.keystr(path)
+            raise InputError(
+                f"{where} holds {num_bad} values that are NaN or infinite."
+            )
+    return value
+
+
+def examples(name: str, value: T, shape: tuple[int, ...]) -> T:
+    """Accept finite floating examples of this shape along a first axis."""
+    dtype = getattr(value, "dtype", None)
+    came = tuple(getattr(value, "shape", ()))
+    is_floating = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+    has_rows = len(came) > 0 and came[0] > 0
+    if not (is_floating and has_rows and came[1:] == tuple(shape)):
+        what = show(value)
+        if dtype is not None:
+            what = f"{dtype} of shape {came}"
+        raise InputError(
+            f"{name} is {what}; write floating rows of shape {tuple(shape)}, "
+            "at least one."
+        )
+    return all_finite(name, value)
+
+
+def held(name: str, value: T) -> T:
+    """Refuse mere shapes, where there must be numbers to measure."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise InputError(
+                f"{name}{jax.tree_util.keystr(path)} is {show(leaf)}, a shape without "
+                "numbers; write the array itself (of shapes only isometry.cost can "
+                "tell something)."
+            )
+    return value
+
+
+def real(name: str, value: T) -> T:
+    """Accept trees of real arrays, numbers or their shapes; keys pass."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+        where = name + jax.tree_util.keystr(path)
+        if not (is_traced(leaf) or is_key(leaf) or holds_numbers(leaf)):
+            raise InputError(
+                f"{where} is {show(leaf)}, not an array; close over what is none."
+            )
+        dtype = getattr(leaf, "dtype", type(leaf))
+        if jnp.issubdtype(dtype, np.complexfloating):
+            came = getattr(leaf, "dtype", "complex")
+            raise InputError(
+                f"{where} is {came}, not a real floating array; "
+                "split it into real and imaginary part."
+            )
+    return value
+
+
+def elementwise(name: str, function: Callable[[Any], Any]) -> None:
+    """Accept a real function that treats each entry alike, whatever the others are.
+
+    The function is tried on 64 points, and on the same points among five others that
+    move the first and last entry, the mean and the median.
+    """
+    alone = np.random.default_rng(0).permutation(np.linspace(-3.1, 2.7, 64))
+    among = np.insert(alone, [0, 9, 30, 51, 64], [9.0, 4.0, -6.0, 7.0, 5.0])
+    try:
+        with jax.ensure_compile_time_eval():
+            result = jax.eval_shape(function, jnp.asarray(among))
+            value_alone = function(jnp.asarray(alone))
+            value_among = function(jnp.asarray(among))
+    # A user's function may raise anything.
+    except Exception as error:
+        first_line = str(error).partition("\n")[0]
+        raise InputError(
+            f"{name} cannot be evaluated on arrays of shapes (64,) and (69,) "
+            f"({type(error).__name__}: {first_line}). It must be elementwise, written "
+            "with jnp; jnp.where instead of if."
+        ) from error
+    is_array = hasattr(result, "dtype")
+    is_real_result = is_array and jnp.issubdtype(result.dtype, jnp.floating)
+    if not is_real_result or result.shape != among.shape:
+        came = type(result).__name__
+        if is_array:
+            came = f"{result.dtype} of shape {result.shape}"
+        raise InputError(
+            f"{name} maps shape {among.shape} to {came}; it must be elementwise, real."
+        )
+    # What closes over a tracer shows no numbers.
+    if is_traced((value_alone, value_among)):
+        return
+    value_alone = np.asarray(value_alone)
+    value_shared = np.asarray(value_among)[np.isin(among, alone)]
+    # XLA may vectorize the two lengths differently, so a few roundings must pass; the
+    # mean or the maximum of the array moves a value by far more than eps^0.6, 7e-5 in
+    # float32.
+    eps = float(jnp.finfo(result.dtype).eps)
+    is_finite = np.isfinite(value_alone)
+    largest = np.max(np.abs(value_alone), where=is_finite, initial=0.0)
+    is_same = np.allclose(
+        value_alone,
+        value_shared,
+        rtol=eps**0.6,
+        atol=eps**0.75 * largest,
+        equal_nan=True,
+    )
+    if not is_same:
+        raise InputError(
+            f"{name} at a point changes with the other entries; it must be elementwise."
+        )
+
+
+def extra(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency, or say which extra brings it."""
+    package = module.split(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # Something that the package itself imports is missing: another matter.
+        if error.name is None or error.name.split(".")[0] != package:
+            raise
+        raise MissingExtra(
+            f"needs {package}, which is not installed; "
+            f"write pip install 'isometry[{extra}]'."
+        ) from None

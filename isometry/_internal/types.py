@@ -1,0 +1,33 @@
+"""Names for the types that signatures use again and again."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+import jax
+from jax.typing import DTypeLike as DTypeLike
+from jaxtyping import Array, PyTree
+
+# One random key, typed (`jax.random.key`) or of the old kind, two words of uint32.
+Key: TypeAlias = jax.Array
+
+# What a network's `init` returns and its call takes: arrays in dicts, lists or tuples.
+Params: TypeAlias = PyTree[Array]
+
+Shape: TypeAlias = Sequence[int]
+Axes: TypeAlias = int | Sequence[int]
+Sharding: TypeAlias = jax.sharding.Sharding | jax.sharding.PartitionSpec
+
+# An elementwise function, as a network applies it.
+Elementwise: TypeAlias = Callable[[Array], Array]
+
+
+class Initializer(Protocol):
+    """The calling convention of `jax.nn.initializers`, which all factories follow."""
+
+    def __call__(
+        self,
+        key: Key,
+        shape: Shape,
+        dtype: DTypeLike | None = None,
+        out_sharding: Sharding | None = None,
+    ) -> jax.Array: ...

@@ -1,0 +1,194 @@
+"""How the code reads: files outside the list in pyproject.toml keep the rules.
+
+Columns, docstrings' form and lambda assignments are ruff's business. Here is what ruff
+has no rule for. CONTRIBUTING.md says why each rule is there.
+"""
+
+import ast
+import inspect
+import io
+import pathlib
+import re
+import tokenize
+import tomllib
+
+import pytest
+
+from docs import surface
+
+ROOT = pathlib.Path(__file__).parents[1]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+UNWRITTEN = SETTINGS["tool"]["ruff"]["extend-exclude"]
+FOLDERS = ("isometry", "benchmarks", "docs", "examples", "paper_figs", "tests")
+
+# Tokens, conditional expressions and comments of lineax, equinox, optax and curvlinops
+# lie within these bounds: 6.5 to 7.3, 0.1 to 1.2 and 7.5 to 22.
+MOST_TOKENS_PER_LINE = 8.5
+MOST_CONDITIONALS_PER_100 = 1.5
+LEAST_COMMENTS_PER_100 = 6.0
+
+MOST_POSITIONAL = 3
+# Functions and methods that take any number of equals.
+VARIADIC = ("print", "zip", "map", "max", "min", "reshape", "transpose")
+
+# A room of fewer lines has no room for a figure per 100.
+LEAST_LINES = 30
+
+
+def is_unwritten(path):
+    name = path.relative_to(ROOT).as_posix()
+    return any(name == entry or name.startswith(entry + "/") for entry in UNWRITTEN)
+
+
+def python_files(folder):
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    return [path for path in paths if not is_unwritten(path)]
+
+
+WRITTEN = [path for folder in FOLDERS for path in python_files(folder)]
+
+
+def room_of(path):
+    """A module or a package directly below isometry/."""
+    return path.relative_to(ROOT / "isometry").parts[0]
+
+
+ROOMS: dict[str, list[pathlib.Path]] = {}
+for _path in python_files("isometry"):
+    ROOMS.setdefault(room_of(_path), []).append(_path)
+
+
+def positional(call):
+    """The number of arguments passed by position, or 0 where any number is usual."""
+    name = ast.unparse(call.func).rpartition(".")[2]
+    if name in VARIADIC:
+        return 0
+    return sum(not isinstance(argument, ast.Starred) for argument in call.args)
+
+
+def faults(tree):
+    """What a syntax tree has against the rules, as (line, rule)."""
+    for node in ast.walk(tree):
+        parts = list(ast.walk(node))[1:]
+        holds_conditional = any(isinstance(part, ast.IfExp) for part in parts)
+        if isinstance(node, ast.IfExp) and holds_conditional:
+            yield node.lineno, "a conditional expression inside another"
+        comprehensions = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+        if isinstance(node, comprehensions) and holds_conditional:
+            yield node.lineno, "a conditional expression inside a comprehension"
+        if isinstance(node, ast.Call) and positional(node) > MOST_POSITIONAL:
+            yield node.lineno, "more than three arguments by position"
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda p: str(p.relative_to(ROOT)))
+def test_rules_of_reading(path):
+    assert list(faults(ast.parse(path.read_text()))) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a if x else (b if y else c)",
+        "f(a if x else b) if y else c",
+        "[a if x else b for x in xs]",
+        "f(1, 2, 3, 4)",
+    ],
+)
+def test_the_rules_can_fail(line):
+    assert len(list(faults(ast.parse(line)))) == 1
+
+
+def test_the_rules_can_pass():
+    assert not list(
+        faults(ast.parse("f(1, *xs, a if x else b, last=4)\nmax(1, 2, 3, 4)"))
+    )
+
+
+def docstring_lines(tree):
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    lines = set()
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            docstring = node.body[0]
+            lines |= set(range(docstring.lineno, docstring.end_lineno + 1))
+    return lines
+
+
+def figures(paths):
+    """Code lines, tokens a line, conditionals and comments a hundred lines."""
+    counted = (tokenize.NAME, tokenize.NUMBER, tokenize.STRING, tokenize.OP)
+    num_lines = num_tokens = num_comments = num_conditionals = 0
+    for path in paths:
+        source = path.read_text()
+        tree = ast.parse(source)
+        in_docstrings = docstring_lines(tree)
+        code_lines = set()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            line, _ = token.start
+            if token.type == tokenize.COMMENT:
+                num_comments += 1
+            elif token.type in counted and line not in in_docstrings:
+                num_tokens += 1
+                code_lines.add(line)
+        num_lines += len(code_lines)
+        num_conditionals += sum(isinstance(n, ast.IfExp) for n in ast.walk(tree))
+    share = 100 / num_lines
+    return (
+        num_lines,
+        num_tokens / num_lines,
+        num_conditionals * share,
+        num_comments * share,
+    )
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_figures_of_reading(room):
+    """Figures are symptoms: where one is beyond its bound, mend the reading."""
+    lines, tokens, conditionals, comments = figures(ROOMS[room])
+    if lines < LEAST_LINES:
+        return
+    assert tokens <= MOST_TOKENS_PER_LINE
+    assert conditionals <= MOST_CONDITIONALS_PER_100
+    assert comments >= LEAST_COMMENTS_PER_100
+
+
+def public_items():
+    """Public functions, classes and methods of files that are written."""
+    for items in surface.everything().values():
+        for item in items:
+            if item.node is None or item.is_property:
+                continue
+            value = inspect.unwrap(item.value)
+            if not is_unwritten(pathlib.Path(inspect.getsourcefile(value))):
+                yield item
+
+
+PUBLIC = {item.path: item for item in public_items()}
+
+
+def section(doc, title):
+    """The text of a section of a Google docstring, empty if there is none."""
+    match = re.search(rf"^{title}:\n((?:[ ].*\n|\n)*)", doc + "\n", re.MULTILINE)
+    return match[1] if match else ""
+
+
+@pytest.mark.parametrize("path", PUBLIC)
+def test_public_docstrings_have_their_sections(path):
+    item = PUBLIC[path]
+    described = section(item.doc, "Args") + section(item.doc, "Attributes")
+    missing = [
+        name
+        for name in surface.arguments(item)
+        if not re.search(rf"^ +\*{{0,2}}{name}: ", described, re.MULTILINE)
+    ]
+    assert missing == []
+    assert ">>>" in section(item.doc, "Example")
+    is_function = not isinstance(item.node, ast.ClassDef)
+    if is_function and item.node.returns is not None:
+        assert section(item.doc, "Returns")
+
+
+def test_entries_of_the_list_exist():
+    """What was removed or rewritten leaves the list."""
+    assert [entry for entry in UNWRITTEN if not (ROOT / entry).exists()] == []
+    assert sorted(UNWRITTEN) == UNWRITTEN
