@@ -154,7 +154,7 @@ def _drawn(name: str, given: dict, init: Any, activation: str, n: int) -> tuple[
     Entries that are independent, centred and of one variance have that of Gaussian ones: singular values are universal.
     """
     if name == "critical":
-        return given["weights"], critical_point(name, activation, None, None).sigma_w
+        return given["weights"], critical_point(activation).sigma_w
     if name == "orthogonal":
         return "orthogonal", 1.0
     if name in ("normal", "truncated_normal"):

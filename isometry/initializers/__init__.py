@@ -41,7 +41,7 @@ from isometry.initializers._identity import identity as identity
 from isometry.initializers._identity import partial_identity as partial_identity
 from isometry.initializers._idinit import idinit as idinit
 from isometry.initializers._orthogonal import orthogonal as orthogonal
-from isometry.initializers._protocol import Initializer as Initializer
+from isometry.initializers._initializer import Initializer as Initializer
 from isometry.initializers._random import normal as normal
 from isometry.initializers._random import truncated_normal as truncated_normal
 from isometry.initializers._random import uniform as uniform
