@@ -1,4 +1,4 @@
-"""Plant one fault in a copy of the tree and run the tests that guard its place."""
+"""Plant a fault in a copy of the tree and run the tests that guard its place."""
 
 import os
 import pathlib
@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tests.faults._table import Fault
@@ -69,28 +70,58 @@ def planted(fault: Fault, source: str) -> str:
     return source.replace(fault.before, fault.after)
 
 
-def run(fault: Fault, root: pathlib.Path, cache: str, plant: bool = True) -> Outcome:
-    """Run a fault's tests in a copy of the tree at `root`.
+def run(fault: Fault, root: pathlib.Path, cache: str) -> Outcome:
+    """Plant a fault in a copy of the tree at `root`, and run its tests there.
 
     Args:
         fault: A row of the table.
         root: The tree that is copied: its package and its tests.
         cache: Folder of JAX's compilation cache, shared by all runs.
-        plant: False leaves the code as it is: a control, whose tests must pass.
 
     Returns:
-        What became of it. A control that passes is "missed".
+        What became of it.
     """
     with tempfile.TemporaryDirectory(prefix="fault-") as folder:
         tree = pathlib.Path(folder)
         _copy(root, tree)
-        if plant:
-            path = tree / "isometry" / fault.file
-            try:
-                path.write_text(planted(fault, path.read_text()))
-            except (DoesNotApply, FileNotFoundError) as error:
-                return Outcome(fault.name, BROKEN, 0.0, str(error))
-        return _tested(fault, tree, cache)
+        path = tree / "isometry" / fault.file
+        try:
+            path.write_text(planted(fault, path.read_text()))
+        except (DoesNotApply, FileNotFoundError) as error:
+            return Outcome(fault.name, BROKEN, 0.0, str(error))
+        files = [f"tests/{name}" for name in fault.tests]
+        chosen = ["-k", fault.match] if fault.match else []
+        code, seconds, output = _tested(["-x", *chosen, *files], tree, cache)
+    verdict = _VERDICTS.get(code, BROKEN)
+    failed = failures(output)
+    detail = failed[0] if verdict == CAUGHT and failed else _last_line(output)
+    if code < 0:
+        detail = f"its tests were ended by signal {-code}, after at most {_LIMIT} s"
+    return Outcome(fault.name, verdict, round(seconds, 1), detail)
+
+
+def confirmed(
+    outcomes: Sequence[Outcome], root: pathlib.Path, cache: str
+) -> list[Outcome]:
+    """Run the tests that failed once more, all together and without any fault.
+
+    Returns:
+        The outcomes, "BROKEN" where the test fails of itself: it has caught nothing.
+    """
+    guards = sorted({o.detail for o in outcomes if o.verdict == CAUGHT})
+    if not guards:
+        return list(outcomes)
+    with tempfile.TemporaryDirectory(prefix="fault-") as folder:
+        tree = pathlib.Path(folder)
+        _copy(root, tree)
+        names = [f"tests/{guard}" for guard in guards]
+        code, _, output = _tested(names, tree, cache)
+    unsound = failures(output) if code in _VERDICTS else guards
+    why = "this test fails without the fault as well: "
+    return [
+        replace(o, verdict=BROKEN, detail=why + o.detail) if o.detail in unsound else o
+        for o in outcomes
+    ]
 
 
 def _copy(root: pathlib.Path, tree: pathlib.Path) -> None:
@@ -103,11 +134,12 @@ def _copy(root: pathlib.Path, tree: pathlib.Path) -> None:
             (tree / path.name).symlink_to(path)
 
 
-def _tested(fault: Fault, tree: pathlib.Path, cache: str) -> Outcome:
-    options = "-x -q --tb=no --no-header -n 0 -p no:cacheprovider".split()
-    files = [f"tests/{name}" for name in fault.tests]
-    chosen = ["-k", fault.match] if fault.match else []
-    command = [sys.executable, "-m", "pytest", *options, "-m", "not slow", *chosen, *files]
+def _tested(
+    arguments: Sequence[str], tree: pathlib.Path, cache: str
+) -> tuple[int, float, str]:
+    """Run pytest in a tree; return its exit code, seconds of CPU and output."""
+    options = "-q --tb=no --no-header -n 0 -p no:cacheprovider".split()
+    command = [sys.executable, "-m", "pytest", *options, "-m", "not slow", *arguments]
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             command,
@@ -118,10 +150,7 @@ def _tested(fault: Fault, tree: pathlib.Path, cache: str) -> Outcome:
         )
         code, seconds = _waited(process)
         output.seek(0)
-        detail = _detail(output.read())
-    if code < 0:
-        detail = f"its tests were ended by signal {-code}, after at most {_LIMIT} s"
-    return Outcome(fault.name, _VERDICTS.get(code, BROKEN), round(seconds, 1), detail)
+        return code, seconds, output.read()
 
 
 def _waited(process: subprocess.Popen[bytes]) -> tuple[int, float]:
@@ -149,10 +178,12 @@ def _environment(tree: pathlib.Path, cache: str) -> dict[str, str]:
     }
 
 
-def _detail(output: str) -> str:
-    """Find the test that failed, else pytest's last line."""
-    failure = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(.*?)(?: - |$)", output, re.MULTILINE)
-    if failure:
-        return failure.group(1)
+def failures(output: str) -> list[str]:
+    """Find the tests that failed, in the summary of pytest's output."""
+    line = re.compile(r"^(?:FAILED|ERROR) tests/(.*?)(?: - |$)", re.MULTILINE)
+    return line.findall(output)
+
+
+def _last_line(output: str) -> str:
     lines = output.strip().splitlines()
     return lines[-1].strip("= ") if lines else "no output"

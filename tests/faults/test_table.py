@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from tests.faults._plant import DoesNotApply, planted
+from tests.faults._plant import DoesNotApply, failures, planted
 from tests.faults._table import FAULTS, Fault
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -38,3 +38,13 @@ def test_snippet_that_does_not_occur_once_is_an_error(source):
     fault = Fault("two", "a.py", before="2", after="3", tests=("test_a.py",))
     with pytest.raises(DoesNotApply, match="occurs . times in isometry/a.py"):
         planted(fault, source)
+
+
+def test_tests_that_failed_are_read_off_the_summary():
+    output = (
+        "..F\n"
+        "FAILED tests/a/test_b.py::test_c[odd, widening] - assert 1 == 2\n"
+        "ERROR tests/test_d.py::test_e\n"
+        "1 failed, 1 error"
+    )
+    assert failures(output) == ["a/test_b.py::test_c[odd, widening]", "test_d.py::test_e"]
