@@ -1,4 +1,4 @@
-"""Writes docs/api.md, the reference, from the docstrings: `python -m docs.api`. A test holds the page to them."""
+"""Writes docs/api.md, the reference, from the docstrings: `python -m docs.api`."""
 
 import importlib
 import inspect
@@ -34,7 +34,24 @@ def _entry(item: surface.Item) -> str:
     """Heading, signature, docstring; a method's heading is below its class's."""
     level, name = ("####" if item.owner else "###"), item.path.removeprefix("isometry.")
     call = textwrap.fill(surface.line(item), 118, subsequent_indent="    ", break_long_words=False)
-    return f"\n{level} {name}\n\n```text\n{call}\n```\n" + (f"\n{_prose(item.doc)}\n" if item.doc else "")
+    return f"\n{level} {name}\n\n```text\n{call}\n```\n" + (f"\n{_prose(_sections(item.doc))}\n" if item.doc else "")
+
+
+def _sections(doc: str) -> str:
+    """The sections of a Google docstring as Markdown: entries as a list, the example as it stands."""
+    lines: list[str] = []
+    for part in re.split(r"^(?=(?:Args|Attributes|Returns|Raises|Example):$)", doc, flags=re.MULTILINE):
+        title, _, body = part.partition(":\n")
+        if title not in ("Args", "Attributes", "Returns", "Raises", "Example"):
+            lines.append(part)
+            continue
+        body = textwrap.dedent(body)
+        if title == "Example":
+            body = f"```text\n{body.strip()}\n```\n"
+        elif title != "Returns":
+            body = re.sub(r"^([*]{0,2})(\w+): ", r"- `\1\2`: ", body, flags=re.MULTILINE)
+        lines.append(f"**{title}**\n\n{body}\n")
+    return "\n".join(line.rstrip("\n") + "\n" for line in lines).rstrip()
 
 
 def _prose(text: str) -> str:

@@ -74,10 +74,12 @@ def one_of(name: str, value: object, known: Iterable[str]) -> str:
         return value
     hint = ""
     if isinstance(value, str):
-        # A similarity of 0.6 finds "tahn" for "tanh", and nothing for "foo".
-        near = difflib.get_close_matches(value, names, n=2, cutoff=0.6)
-        if near:
-            hint = f" Did you mean {' or '.join(map(repr, near))}?"
+        by_lower_case = {known_name.lower(): known_name for known_name in names}
+        # A similarity of 0.6 finds "tanh" for "tahn", and nothing for "foo".
+        near = difflib.get_close_matches(value.lower(), by_lower_case, n=2, cutoff=0.6)
+        suggestions = [repr(by_lower_case[match]) for match in near]
+        if suggestions:
+            hint = f" Did you mean {' or '.join(suggestions)}?"
     listed = ", ".join(names)
     raise InputError(f"{name}={show(value)} is not known. Known: {listed}.{hint}")
 
@@ -86,7 +88,7 @@ def one_of_any_case(name: str, value: object, known: Iterable[str]) -> str:
     """Accept a name in `known` in upper or lower case; return it as known."""
     names = list(known)
     if isinstance(value, str):
-        by_lower_case = {spelled.lower(): spelled for spelled in names}
+        by_lower_case = {known_name.lower(): known_name for known_name in names}
         value = by_lower_case.get(value.lower(), value)
     return one_of(name, value, names)
 

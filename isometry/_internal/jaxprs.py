@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 # Bits of mantissa, for `reduce_precision`, which is asked for in bits.
 _MANTISSA_BITS = {32: 23, 64: 52}
@@ -94,7 +94,7 @@ def one_way(jaxpr: core.Jaxpr) -> tuple[bool, bool]:
     return has_while, any(has_vjp(eqn) for eqn in differentiated)
 
 
-def constants(closed: core.ClosedJaxpr) -> list[object]:
+def constants(closed: core.ClosedJaxpr) -> list[ArrayLike]:
     """Return every number in a program: closed-over constants, then literals."""
     numbers = list(closed.consts)
     for eqn in equations(closed.jaxpr):

@@ -1,0 +1,123 @@
+"""Results are on disk whole, or not at all."""
+
+import errno
+import json
+import math
+import os
+
+import pytest
+
+from isometry import InputError, store
+
+
+class Figure:
+    """What the store asks of a figure."""
+
+    def savefig(self, file, **_):
+        file.write(b"picture")
+
+
+class FigureOnFullDisk:
+    def savefig(self, file, **_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_file_is_written_and_replaced(tmp_path):
+    path = tmp_path / "r.bin"
+    assert store.atomically(path, lambda file: file.write(b"one")) == path
+    assert path.read_bytes() == b"one"
+    store.atomically(str(path), lambda file: file.write(b"two"))
+    assert path.read_bytes() == b"two"
+    assert os.listdir(tmp_path) == ["r.bin"]
+
+
+def test_file_has_the_permissions_of_any_other(tmp_path):
+    (tmp_path / "other").touch()
+    path = store.atomically(tmp_path / "r.bin", lambda file: None)
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_failure_leaves_the_folder_as_it_was(tmp_path, error, before):
+    path = tmp_path / "r.bin"
+    if before is not None:
+        path.write_bytes(before)
+
+    def write_half(file):
+        file.write(b"half")
+        raise error
+
+    with pytest.raises(error):
+        store.atomically(path, write_half)
+    assert os.listdir(tmp_path) == ([] if before is None else ["r.bin"])
+    assert before is None or path.read_bytes() == before
+
+
+def test_full_disk_leaves_neither_report_nor_figure(tmp_path):
+    (tmp_path / "r.json").write_bytes(b"old")
+    words = r"store\.write_report\(\): .*r\.json' cannot be written: No space left"
+    with pytest.raises(InputError, match=words):
+        store.write_report(tmp_path / "r", {"a": 1}, FigureOnFullDisk())
+    assert os.listdir(tmp_path) == ["r.json"]
+    assert (tmp_path / "r.json").read_bytes() == b"old"
+
+
+def test_report_is_json_and_figure(tmp_path):
+    paths = store.write_report(tmp_path / "r", {"a": -math.inf}, Figure())
+    assert paths == [tmp_path / "r.png", tmp_path / "r.json"]
+    assert (tmp_path / "r.png").read_bytes() == b"picture"
+    assert json.loads((tmp_path / "r.json").read_text()) == {"a": "-inf"}
+
+
+def test_dot_in_the_name_of_a_report_is_part_of_it(tmp_path):
+    (path,) = store.write_report(f"{tmp_path}/sigma_1.5", {})
+    assert path == tmp_path / "sigma_1.5.json"
+
+
+def test_nan_is_refused_before_anything_is_written(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text("old")
+    with pytest.raises(InputError, match=r"store\.write_json\(\): value\['a'\]=nan"):
+        store.write_json(path, {"a": math.nan})
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["r.json"]
+
+
+def test_prepare_makes_an_empty_folder(tmp_path):
+    folder = store.prepare(tmp_path / "a" / "b")
+    assert folder == tmp_path / "a" / "b"
+    assert os.listdir(folder) == []
+
+
+def test_prepare_refuses_a_file_and_what_is_below_it(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"store\.prepare\(\): .*: File exists"):
+        store.prepare(tmp_path / "file")
+    with pytest.raises(InputError, match="cannot be written to: Not a directory"):
+        store.prepare(tmp_path / "file" / "below")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_prepare_refuses_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="cannot be written to: Permission denied"):
+        store.prepare(tmp_path)
+    tmp_path.chmod(0o700)
+
+
+def test_figure_takes_its_format_from_the_suffix(tmp_path):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    path = store.write_figure(tmp_path / "fig.png", figure)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("fig", "suffix='' is not known"), ("fig.pngg", "Did you mean 'png'")],
+)
+def test_figure_of_no_format_is_refused(tmp_path, name, words):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    with pytest.raises(InputError, match=rf"store\.write_figure\(\): .*{words}"):
+        store.write_figure(tmp_path / name, figure)
+    assert os.listdir(tmp_path) == []
