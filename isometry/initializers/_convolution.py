@@ -1,4 +1,4 @@
-"""Kernels whose convolution is an isometry: delta-orthogonal, block-orthogonal, dirac."""
+"""Kernels whose convolution is an isometry: delta- and block-orthogonal, dirac."""
 
 import functools
 
@@ -10,8 +10,7 @@ from jaxtyping import Array, Bool, Float
 from isometry._internal import checks, precision
 from isometry._internal.errors import public
 from isometry._internal.types import Axes, DTypeLike, Key
-from isometry.initializers._catalogue import register
-from isometry.initializers._haar import haar_stack
+from isometry.initializers._catalogue import SAME_BITS, register
 from isometry.initializers._identity import diagonal
 from isometry.initializers._initializer import Initializer
 from isometry.initializers._kernels import (
@@ -24,17 +23,20 @@ from isometry.initializers._kernels import (
     upper_tap,
 )
 from isometry.initializers._layout import Layout
+from isometry.linalg._factorizations import haar_orthogonal
 
 _XIAO = "Xiao et al. (2018), arXiv:1806.05393"
 
 
 @register(
-    law="Haar at the tap (k − 1)//2, 0 elsewhere: all singular values of the convolution "
-    "gain, circular or SAME; of a grouped convolution with groups= only",
+    law="Haar at the tap (k − 1)//2, 0 elsewhere: all singular values of the "
+    "convolution gain, circular or SAME; of a grouped convolution with groups= only",
     citation=f"{_XIAO}, Algorithm 2",
     isometric="every window and every channel count, stride 1, circular or SAME zero "
     "padding; a grouped convolution with groups= only",
     aliases=("jax delta_orthogonal",),
+    differs="jax.nn.initializers.delta_orthogonal() is delta_orthogonal() for "
+    "in <= out, " + SAME_BITS,
 )
 @public("delta_orthogonal")
 def delta_orthogonal(
@@ -102,9 +104,7 @@ def delta_orthogonal(
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(key: Key, shape: KernelShape, dtype: np.dtype) -> Array:
-        matrix = haar_stack(
-            key, (), rows=shape.num_inputs, columns=shape.num_outputs, dtype=dtype
-        )
+        matrix = haar_orthogonal(key, shape.num_inputs, shape.num_outputs, dtype)
         scaled = jnp.asarray(gain, dtype) * matrix
         # Where SAME padding in JAX is uneven it pads less in front, so for even k this
         # tap is the one that reads the pixel itself.
@@ -122,9 +122,9 @@ def delta_orthogonal(
 
 
 @register(
-    law="a product of Haar projections P + (I − P)x per tap and axis, and a Haar matrix: "
-    "all singular values of the circular convolution gain; with SAME zero padding at "
-    "most gain; of a grouped convolution with groups= only",
+    law="a product of Haar projections P + (I − P)x per tap and axis, and a Haar "
+    "matrix: all singular values of the circular convolution gain; with SAME zero "
+    "padding at most gain; of a grouped convolution with groups= only",
     citation=f"{_XIAO}, Algorithm 1",
     isometric="every window and every channel count, stride 1, circular padding; a "
     "grouped convolution with groups= only",
@@ -142,13 +142,13 @@ def block_orthogonal(
 ) -> Initializer:
     """Draw kernels that use their whole window and whose convolution is orthogonal.
 
-    With x_a the shift along axis a, the kernel is gain·H Π (P + (I - P) x_a), with k_a
-    - 1 factors for each axis a of the window. Each factor has a fresh projection P = Pᵀ
-    = P² onto the span of a random half of a Haar basis (each direction with probability
-    1/2), and H is Haar. Where |x| = 1 every factor is unitary, so all singular values
-    of the circular convolution are gain, in any number of dimensions and for windows of
-    unequal sides. Algorithm 1 of Xiao et al. (2018) is the square case in two
-    dimensions. An isometry for in <= out, a co-isometry for in > out.
+    The kernel is gain·H Π (P + (I - P) x_a), where x_a is the shift along axis a and
+    every axis of the window, of length k_a, has k_a - 1 factors. H is Haar. The P of
+    each factor is fresh: the orthogonal projection onto a random half of a Haar basis,
+    each direction with probability 1/2. Where |x| = 1 every factor is unitary, so all
+    singular values of the circular convolution are gain, in any number of dimensions
+    and for windows of unequal sides. Algorithm 1 of Xiao et al. (2018) is the square
+    case in two dimensions. An isometry for in <= out, a co-isometry for in > out.
 
     Zero padding cuts the operator. Fully padded (k - 1 on each side) it is still an
     isometry if in <= out, unpadded a co-isometry if in >= out. With SAME its singular
@@ -231,8 +231,8 @@ def _orthogonal_polynomial(
     # Products in TF32 or bfloat16 passes, some platforms' default, would leave the
     # operator orthogonal to 1e-3 only.
     with precision.full():
-        head, *bases = haar_stack(
-            basis_key, (1 + num_factors,), rows=many, columns=many, dtype=dtype
+        head, *bases = haar_orthogonal(
+            basis_key, many, many, dtype, batch=(1 + num_factors,)
         )
         # A fair coin for each direction: the rank of P is Binomial(many, 1/2), as of a
         # projection that treats P and I - P alike.
@@ -268,8 +268,8 @@ def _times_factor(
     "d < min(out/groups, in), 0 elsewhere: all min(out/groups, in)·groups "
     "non-structural singular values of the grouped convolution gain, circular padding",
     citation="torch.nn.init.dirac_",
-    isometric="every channel count, circular padding; SAME zero padding if every side of "
-    "the window is odd; a grouped convolution with groups= only",
+    isometric="every channel count, circular padding; SAME zero padding if every side "
+    "of the window is odd; a grouped convolution with groups= only",
     aliases=("torch dirac_",),
 )
 @public("dirac")

@@ -38,7 +38,7 @@ def critical(
     """Draw Gaussian or orthogonal weights with sigma_w solved so that chi_1 = 1.
 
     At chi_1 = sigma_w² E phi'(√q z)² = 1 gradients neither grow nor vanish with depth
-    (Schoenholz et al., 2017, section 3). Gaussian entries have variance
+    (Schoenholz et al., 2017). Gaussian entries have variance
     sigma_w²/fan_in; all singular values of orthogonal weights are sigma_w.
 
     Cost: solved once, on the host, in about a second for a new activation.
@@ -109,7 +109,7 @@ def critical_point(
     q: float | None = None,
     sigma_b: float | None = None,
 ) -> theory.CriticalPoint:
-    """Solve for the critical point with fixed point q, or for the one with this sigma_b.
+    """Solve for the critical point with fixed point q, or with this sigma_b.
 
     sigma_b is 0 if neither is given. Of several points it is the stable one of smallest
     q.
@@ -128,8 +128,8 @@ def critical_point(
     if not points:
         raise theory.NoCriticalPoint(
             f"{phi.name} has no critical point with sigma_b={sigma_b:g}: "
-            f"{theory.sigma_b_range(phi)}. Give sigma_w and sigma_b yourself, or another "
-            "activation."
+            f"{theory.sigma_b_range(phi)}. Give sigma_w and sigma_b yourself, or "
+            "another activation."
         )
     # Iterating the variance map leaves an unstable fixed point, so a deep network is
     # never there. Without a stable one the first is the best there is.

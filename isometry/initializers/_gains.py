@@ -59,7 +59,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
 
 def torch_gain(nonlinearity: str, *, slope_name: str, slope: float | None) -> float:
-    """Return torch's gain; the slope goes by the name that the caller's user gave it."""
+    """Return torch's gain; `slope_name` is what the user calls the slope."""
     checks.one_of("nonlinearity", nonlinearity, _TORCH_GAINS)
     if nonlinearity != "leaky_relu":
         return _TORCH_GAINS[nonlinearity]
@@ -80,7 +80,7 @@ def gain(
 
     With z standard normal: for "chi" gradients keep their size, chi_1 = 1, so
     sigma_w = 1/√(E phi'(√q z)²); for "variance" the second moment is kept,
-    sigma_w = √(q/E phi(√q z)²) (Schoenholz et al., 2017, section 3).
+    sigma_w = √(q/E phi(√q z)²) (Schoenholz et al., 2017).
 
     Args:
         activation: A name (`activations.names()`), an elementwise callable, or an

@@ -34,8 +34,8 @@ def identity(
 ) -> Initializer:
     """Fill with the identity times gain; square shapes only.
 
-    All singular values are gain. The initialization of the recurrent weights of IRNNs
-    (Le, Jaitly and Hinton, 2015, section 3).
+    All singular values are gain. The recurrent weights of IRNNs start from it (Le,
+    Jaitly and Hinton, 2015).
 
     Args:
         gain: The entries of the diagonal. A finite number.
@@ -105,12 +105,12 @@ def partial_identity(
     layout: str | None = None,
     dtype: DTypeLike | None = None,
 ) -> Initializer:
-    """Fill the main diagonal of a rectangle with gain, the rest with 0 (torch's `eye_`).
+    """Fill with gain on the main diagonal of a rectangle, 0 elsewhere (torch's `eye_`).
 
     All min(m, n) singular values are gain. A network of these is an isometry at
     initialization and trains degenerately: units beyond the input and output dimension
     have zero incoming and outgoing weights and stay at zero for ever, whatever the
-    hidden width (Zhao, Schäfer and Anandkumar, 2022, section 3).
+    hidden width (Zhao, Schäfer and Anandkumar, 2022).
 
     Args:
         gain: The entries of the diagonal. A finite number.

@@ -17,8 +17,8 @@ from isometry.initializers._layout import Layout
 
 @register(
     law="τ where i ≡ j mod n, 0 elsewhere: of the n singular values of the flattened "
-    "(in·window, out) matrix of longer side N, N mod n are τ√⌈N/n⌉, the others τ√⌊N/n⌋; "
-    "with groups= of each group",
+    "(in·window, out) matrix of longer side N, N mod n are τ√⌈N/n⌉, the others "
+    "τ√⌊N/n⌋; with groups= of each group",
     citation="Pan et al. (2025), ICLR, arXiv:2503.04626",
     isometric="square dense shapes",
 )

@@ -98,9 +98,11 @@ class Initializer:
         if self.random:
             checks.key("key", key)
         self._check_range(sizes, result_dtype)
-        # QR has no half precision, and eight bits cannot tell apart the variates that a
+        draw_dtype = result_dtype
+        # QR has no half precision, whose few bits cannot tell apart the variates that a
         # sampler maps to the tails.
-        draw_dtype = jnp.promote_types(result_dtype, jnp.float32)
+        if jnp.finfo(result_dtype).bits < 32:
+            draw_dtype = jnp.dtype(jnp.float32)
         draw = self.draw if self.random else self._compiled_draw
         return draw(key, sizes, draw_dtype).astype(result_dtype)
 
@@ -110,8 +112,9 @@ class Initializer:
         limit = float(jnp.finfo(dtype).max)
         if largest > limit:
             raise InputError(
-                f"{self.arguments} reaches {largest:g} in magnitude, beyond the largest "
-                f"{dtype.name}, {limit:g}; write smaller numbers or a wider dtype."
+                f"{self.arguments} reaches {largest:g} in magnitude, beyond the "
+                f"largest {dtype.name}, {limit:g}; write smaller numbers or a wider "
+                "dtype."
             )
 
     @functools.cached_property
@@ -126,7 +129,7 @@ class Initializer:
 
 
 def written(arguments: Mapping[str, object], dtype: DTypeLike | None = None) -> str:
-    """Return the arguments as the user would write them, the dtype only if there is one."""
+    """Return the arguments as the user would write them."""
     parts = [f"{name}={value!r}" for name, value in arguments.items()]
     if dtype is not None:
         parts.append(f"dtype={getattr(dtype, '__name__', dtype)!r}")
@@ -141,7 +144,7 @@ def magnitude(value: float) -> float:
 
 
 def at_most(bound: float) -> Callable[[tuple[int, ...]], float]:
-    """Return `Initializer.largest` of a law whose bound does not depend on the shape."""
+    """Return the `largest` of a law whose bound does not depend on the shape."""
     return lambda shape: bound
 
 

@@ -146,7 +146,7 @@ def lay_out(
 def at_tap(
     matrix: Float[Array, "inputs outputs"], window: Sequence[int], tap: Sequence[int]
 ) -> Float[Array, "*window inputs outputs"]:
-    """Return the kernel that is `matrix` at one tap of the window and zero elsewhere."""
+    """Return the kernel that is `matrix` at one tap and zero elsewhere."""
     # Without a window this is the matrix itself.
     kernel = jnp.zeros((*window, *matrix.shape), matrix.dtype)
     return kernel.at[tuple(tap)].set(matrix)

@@ -68,8 +68,8 @@ class Layout:
         given = axes.changed()
         if "in_axis" in given or "out_axis" in given:
             raise InputError(
-                f"layout={name!r} comes with in_axis={in_axis} and out_axis={out_axis}; "
-                "write either the layout or the axes."
+                f"layout={name!r} comes with in_axis={in_axis} and "
+                f"out_axis={out_axis}; write either the layout or the axes."
             )
         in_axis, out_axis = _NAMED[name]
         return cls(in_axis, out_axis, batch_axis, groups)
@@ -103,7 +103,7 @@ class Layout:
         return Parts(batch, window, inputs, outputs)
 
     def outputs_per_group(self, shape: tuple[int, ...]) -> int:
-        """Return the number of outputs of one group, or refuse groups that do not fit."""
+        """Return the number of outputs of one group; refuse groups that do not fit."""
         checks.integer("groups", self.groups, low=1)
         num_outputs = size(shape, self.parts(shape).outputs)
         if num_outputs % self.groups:

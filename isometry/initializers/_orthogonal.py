@@ -1,6 +1,5 @@
 """Haar orthogonal weights."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -8,8 +7,7 @@ from jaxtyping import Array, Float
 from isometry._internal import checks
 from isometry._internal.errors import public
 from isometry._internal.types import Axes, DTypeLike, Key
-from isometry.initializers._catalogue import register
-from isometry.initializers._haar import haar_stack
+from isometry.initializers._catalogue import SAME_BITS, register
 from isometry.initializers._initializer import (
     Initializer,
     at_most,
@@ -18,6 +16,7 @@ from isometry.initializers._initializer import (
 )
 from isometry.initializers._kernels import lay_out
 from isometry.initializers._layout import Layout, size, sizes
+from isometry.linalg._factorizations import haar_orthogonal
 
 NEEDS_MATRIX = (
     "an orthogonal matrix needs at least two. For a bias use initializers.zeros()."
@@ -32,6 +31,7 @@ NEEDS_MATRIX = (
     isometric="every dense shape, with groups= every grouped dense shape; not a "
     "windowed convolution (use delta_orthogonal)",
     aliases=("torch orthogonal_", "jax orthogonal", "Keras Orthogonal"),
+    differs="jax.nn.initializers.orthogonal() is orthogonal(), " + SAME_BITS,
 )
 @public("orthogonal")
 def orthogonal(
@@ -97,7 +97,6 @@ def orthogonal(
     """
     checks.number("gain", gain)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
-
     return orthogonal_matrices(
         "orthogonal", gain, axes, arguments={"gain": gain}, dtype=dtype
     )
@@ -115,18 +114,16 @@ def orthogonal_matrices(
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Float[Array, "..."]:
         parts = axes.parts(shape)
-        # Rows are what is neither batch nor output, in the order of the axes, so that
-        # the matrix is JAX's.
+        # As in JAX the rows are what is neither batch nor output, in the order of the
+        # axes, and a batch is drawn from one key.
         rows = tuple(sorted(parts.inputs + parts.window))
         as_matrix = parts._replace(window=(), inputs=rows)
-        # The whole stack comes from one key, which makes a batch
-        # jax.random.orthogonal's.
-        matrices = haar_stack(
+        matrices = haar_orthogonal(
             key,
-            (*sizes(shape, parts.batch), axes.groups),
             rows=size(shape, as_matrix.inputs),
             columns=axes.outputs_per_group(shape),
             dtype=dtype,
+            batch=(*sizes(shape, parts.batch), axes.groups),
         )
         return jnp.asarray(gain, dtype) * lay_out(matrices, shape, as_matrix)
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import DTypeLike, Key
-from isometry.initializers._catalogue import register
+from isometry.initializers._catalogue import SAME_BITS, register
 from isometry.initializers._initializer import (
     Initializer,
     at_most,
@@ -21,7 +21,10 @@ from isometry.initializers._initializer import (
 
 # True of any entries that are independent, of mean 0 and of variance σ² (Marchenko and
 # Pastur, 1967).
-SPECTRUM = "singular values Marchenko–Pastur, between σ|√m − √n| and σ(√m + √n) for large m × n"
+SPECTRUM = (
+    "singular values Marchenko–Pastur, between σ|√m − √n| and σ(√m + √n) "
+    "for large m × n"
+)
 
 # How far Gaussian entries reach, in standard deviations: float32 draws up to 5.4. A
 # larger number would refuse scales that never overflow, a smaller one would draw
@@ -34,7 +37,7 @@ NORMAL_REACH = 6.0
     "σ² = (high − low)²/12; if the mean is 0, " + SPECTRUM,
     citation="torch.nn.init.uniform_",
     aliases=("torch uniform_", "Keras RandomUniform"),
-    differs="jax.nn.initializers.uniform(s) is uniform(low=0, high=s)",
+    differs="jax.nn.initializers.uniform(s) is uniform(low=0, high=s), " + SAME_BITS,
 )
 @public("uniform")
 def uniform(
@@ -116,8 +119,8 @@ def _check_interval(low: float, high: float, dtype: np.dtype) -> None:
         )
     if np.asarray(low, dtype) == np.asarray(high, dtype):
         raise InputError(
-            f"low={low} and high={high} are the same {dtype.name}; write bounds further "
-            f"apart, or constant({low})."
+            f"low={low} and high={high} are the same {dtype.name}; write bounds "
+            f"further apart, or constant({low})."
         )
 
 
@@ -125,7 +128,7 @@ def _check_interval(low: float, high: float, dtype: np.dtype) -> None:
     law="entries independent N(mean, std²); if the mean is 0, " + SPECTRUM,
     citation="torch.nn.init.normal_",
     aliases=("torch normal_", "Keras RandomNormal"),
-    differs="jax.nn.initializers.normal(s) is normal(std=s)",
+    differs="jax.nn.initializers.normal(s) is normal(std=s), " + SAME_BITS,
 )
 @public("normal")
 def normal(
@@ -208,15 +211,16 @@ _NEAREST_BOUND = {"float32": 3.6, "float64": 7.2}
 
 
 @register(
-    law="entries independent, N(mean, std²) conditioned on [lower, upper]: with a, b the "
-    "bounds in standard units and Z = Φ(b) − Φ(a) the mean is "
+    law="entries independent, N(mean, std²) conditioned on [lower, upper]: with a, b "
+    "the bounds in standard units and Z = Φ(b) − Φ(a) the mean is "
     "mean + std (φ(a) − φ(b))/Z and the variance "
-    "std² (1 + (a φ(a) − b φ(b))/Z − ((φ(a) − φ(b))/Z)²), 0.774 by default; if the mean "
-    "is 0, " + SPECTRUM,
+    "std² (1 + (a φ(a) − b φ(b))/Z − ((φ(a) − φ(b))/Z)²), 0.774 by default; if "
+    "the mean is 0, " + SPECTRUM,
     citation="torch.nn.init.trunc_normal_",
     aliases=("torch trunc_normal_",),
-    differs="jax.nn.initializers.truncated_normal(s, lower=l, upper=u) has its bounds in "
-    "units of s: it is truncated_normal(std=s, lower=l*s, upper=u*s). "
+    differs="jax.nn.initializers.truncated_normal(s, lower=l, upper=u) has its bounds "
+    "in units of s: it is truncated_normal(std=s, lower=l*s, upper=u*s), "
+    "but for the rounding of l*s and u*s " + SAME_BITS + ". "
     "Keras TruncatedNormal(mean=c, stddev=s) is "
     "truncated_normal(mean=c, std=s, lower=c - 2*s, upper=c + 2*s)",
 )

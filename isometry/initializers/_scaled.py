@@ -1,4 +1,4 @@
-"""Variance set by the fans as torch draws it, normals untruncated: Glorot's and He's."""
+"""Variance set by the fans as torch draws it: Glorot's and He's, not truncated."""
 
 import functools
 import math
@@ -25,7 +25,6 @@ from isometry.initializers._random import (
 
 _GLOROT = "Glorot and Bengio (2010), AISTATS"
 _HE = "He et al. (2015), arXiv:1502.01852"
-
 
 # Standard deviation as a function of fan_in and fan_out.
 StdOfFans: TypeAlias = Callable[[float, float], float]
@@ -77,8 +76,9 @@ def scaled_uniform(
         # that the user never wrote.
         if 2 * magnitude(bound) > float(jnp.finfo(dtype).max):
             raise InputError(
-                f"{written(arguments)} makes an interval of width {2 * bound:g}, beyond "
-                f"the largest {dtype.name}; write smaller numbers or a wider dtype."
+                f"{written(arguments)} makes an interval of width {2 * bound:g}, "
+                f"beyond the largest {dtype.name}; write smaller numbers or a wider "
+                "dtype."
             )
         return sample_uniform(key, shape, dtype, low=-bound, high=bound)
 
@@ -95,8 +95,8 @@ def scaled_uniform(
 
 
 @register(
-    law="entries independent, uniform on ±gain √(6/(fan_in + fan_out)): mean 0, variance "
-    "2 gain²/(fan_in + fan_out); " + SPECTRUM,
+    law="entries independent, uniform on ±gain √(6/(fan_in + fan_out)): mean 0, "
+    "variance 2 gain²/(fan_in + fan_out); " + SPECTRUM,
     citation=_GLOROT,
     aliases=("torch xavier_uniform_",),
     differs="jax.nn.initializers.xavier_uniform() is glorot_uniform(): the same law, "
@@ -227,8 +227,8 @@ def _glorot_std(gain: float, fan_in: float, fan_out: float) -> float:
     "gain √2 by default; " + SPECTRUM,
     citation=_HE,
     aliases=("torch kaiming_uniform_",),
-    differs="jax.nn.initializers.kaiming_uniform() is he_uniform(): the same law, other "
-    "bits",
+    differs="jax.nn.initializers.kaiming_uniform() is he_uniform(): the same law, "
+    "other bits",
 )
 @public("kaiming_uniform")
 def kaiming_uniform(
@@ -243,11 +243,12 @@ def kaiming_uniform(
     layout: str | None = None,
     dtype: DTypeLike | None = None,
 ) -> Initializer:
-    """Draw uniform entries of variance gain²/fan, gain = calculate_gain(nonlinearity, a).
+    """Draw uniform entries of variance gain²/fan, by default He's 2/fan_in.
 
-    The interval is ±gain √(3/fan) (He et al., 2015, equations 10 and 15). The default
-    a = 0 gives the gain √2 of ReLU, whereas `calculate_gain("leaky_relu")` takes slope
-    0.01; torch's own layers pass a = √5 (`torch_default`).
+    The gain is `calculate_gain(nonlinearity, a)`, the interval ±gain √(3/fan) (He et
+    al., 2015, equations 10 and 15). The default a = 0 gives the gain √2 of ReLU,
+    whereas `calculate_gain("leaky_relu")` takes slope 0.01; torch's own layers pass
+    a = √5 (`torch_default`).
 
     `jax.nn.initializers.kaiming_uniform()` is `he_uniform()` here, bit for bit from the
     same key in float32 and float64; the law is one.
@@ -293,8 +294,8 @@ def kaiming_uniform(
     + SPECTRUM,
     citation=_HE,
     aliases=("torch kaiming_normal_",),
-    differs="jax.nn.initializers.kaiming_normal() is he_normal(): of the same variance, "
-    "but truncated",
+    differs="jax.nn.initializers.kaiming_normal() is he_normal(): of the same "
+    "variance, but truncated",
 )
 @public("kaiming_normal")
 def kaiming_normal(
@@ -309,9 +310,11 @@ def kaiming_normal(
     layout: str | None = None,
     dtype: DTypeLike | None = None,
 ) -> Initializer:
-    """Draw Gaussian entries of variance gain²/fan, gain = calculate_gain(nonlinearity, a).
+    """Draw Gaussian entries of variance gain²/fan, by default He's 2/fan_in.
 
-    Untruncated as in torch (He et al., 2015, equations 10 and 15).
+    The gain is `calculate_gain(nonlinearity, a)`. Untruncated as in torch (He et al.,
+    2015, equations 10 and 15).
+
     `jax.nn.initializers.kaiming_normal()` is `he_normal()` here, bit for bit from the
     same key in float32 and float64: of the same variance, but truncated.
 
@@ -351,7 +354,6 @@ def kaiming_normal(
 
 def _he_std(a: float, mode: str, nonlinearity: str) -> StdOfFans:
     """Return the standard deviation gain/√fan as a function of the fans."""
-    # torch takes capitals too; one spelling keeps a repr one call.
     checks.one_of("mode", mode, ("fan_in", "fan_out"))
     gain = torch_gain(nonlinearity, slope_name="a", slope=a)
     if mode == "fan_in":
@@ -376,7 +378,7 @@ def torch_default(
     layout: str | None = None,
     dtype: DTypeLike | None = None,
 ) -> Initializer:
-    """Draw uniform entries on ±1/√fan_in, the weights of torch's Linear and Conv layers.
+    """Draw uniform entries on ±1/√fan_in, torch's weights of Linear and Conv.
 
     torch writes it `kaiming_uniform_(a=√5)`; the variance 1/(3 fan_in) is a sixth of
     what ReLU asks for. torch's transposed convolutions store (in, out/groups, *window)
@@ -416,8 +418,7 @@ def torch_default(
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
     return scaled_uniform(
         "torch_default",
-        # torch writes kaiming_uniform_ with a = √5, whose gain is √(2/(1 + 5)) =
-        # √(1/3).
+        # torch writes kaiming_uniform_ with a = √5, whose gain squared is 2/(1 + 5).
         lambda fan_in, fan_out: 1 / math.sqrt(3.0 * fan_in),
         axes,
         arguments={},
@@ -435,7 +436,7 @@ def torch_default(
 def torch_default_bias(
     fan_in: int, *, groups: int = 1, dtype: DTypeLike | None = None
 ) -> Initializer:
-    """Draw uniform entries on ±1/√fan_in, the biases of torch's Linear and Conv layers.
+    """Draw uniform entries on ±1/√fan_in, torch's biases of Linear and Conv.
 
     A bias does not know the weight that it is added to, so fan_in is an argument. For a
     transposed convolution torch takes the outputs of one group times the window.

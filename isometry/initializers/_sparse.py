@@ -1,4 +1,4 @@
-"""Sparse weights: torch's, with a fixed number of zeros per input, and orthogonal ones."""
+"""Sparse weights: torch's, with so many zeros an input, and orthogonal ones."""
 
 import functools
 import math
@@ -13,7 +13,7 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Axes, DTypeLike, Key
 from isometry.initializers._catalogue import register
-from isometry.initializers._initializer import Initializer
+from isometry.initializers._initializer import Initializer, magnitude
 from isometry.initializers._kernels import (
     KernelShape,
     Ranks,
@@ -92,9 +92,8 @@ def sparse(
         matrix_shape = (shape.num_inputs, shape.num_outputs)
         noise = jax.random.normal(noise_key, matrix_shape, dtype)
         weights = jnp.asarray(std, dtype) * noise
-        # Each input shuffles its outputs; the first places are zero. So the number of
-        # zeros is exact and their choice uniform, where a coin a weight would let it
-        # vary.
+        # Each input shuffles its outputs, and the first places are zero: the number of
+        # zeros is exact, which a coin for each weight would let vary.
         ranks = jnp.broadcast_to(jnp.arange(shape.num_outputs)[None, :], matrix_shape)
         shuffled = jax.random.permutation(order_key, ranks, axis=1, independent=True)
         num_zeros = math.ceil(float(sparsity) * shape.num_outputs)
@@ -106,16 +105,17 @@ def sparse(
         axes,
         arguments={"sparsity": sparsity, "std": std},
         ranks=Ranks(least=2, most=2, why="a sparse matrix has two."),
-        largest=NORMAL_REACH * std,
+        largest=NORMAL_REACH * magnitude(std),
         dtype=dtype,
     )
 
 
 @register(
-    law="a product of random Givens rotations, of the attainable density nearest to the "
-    "one asked for: all min(m, n) singular values gain; not Haar",
+    law="a product of random Givens rotations, of the attainable density nearest to "
+    "the one asked for: all min(m, n) singular values gain; not Haar",
     citation="Nowak, Gniecki, Szatkowski, Tabor (2024), arXiv:2406.01755",
-    isometric="every dense shape; with a window as delta_orthogonal",
+    isometric="every dense shape; with a window as delta_orthogonal; a grouped layer "
+    "with groups= only",
     needs=("density",),
 )
 @public("sparse_orthogonal")
@@ -136,8 +136,8 @@ def sparse_orthogonal(
     two of the max(m, n) coordinates are picked uniformly and rotated by a uniform angle
     until the fraction of non-zero entries reaches `density`. The last rotation is taken
     back if that comes closer. All min(m, n) singular values are gain. With a window the
-    matrix is the middle tap, as in `delta_orthogonal`, and density is the tap's. (Nowak
-    et al., 2024, section 3.)
+    matrix is the middle tap, as in `delta_orthogonal`, and density is the tap's (Nowak
+    et al., 2024).
 
     Cost: about n log n rotations of two rows of min(m, n), n = max(m, n); 100×100 to
     density 0.5 takes 249 or so. Under vmap, and in a batch, every matrix waits for the
@@ -196,9 +196,9 @@ def sparse_orthogonal(
             key,
             math.ceil(num_nonzero),
             math.floor(2 * num_nonzero),
-            few,
-            many,
-            dtype,
+            few=few,
+            many=many,
+            dtype=dtype,
         )
         if shape.num_inputs <= shape.num_outputs:
             matrix = matrix.T
@@ -229,9 +229,9 @@ class _Rotated(NamedTuple):
     previous_values: Float[Array, "2 few"]
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+@functools.partial(jax.jit, static_argnames=("few", "many", "dtype"))
 def givens_product(
-    key: Key, goal: int, twice: int, few: int, many: int, dtype: np.dtype
+    key: Key, goal: int, twice: int, *, few: int, many: int, dtype: np.dtype
 ) -> tuple[Float[Array, "many few"], Int[Array, ""]]:
     """Rotate orthonormal columns until at least `goal` entries are not zero.
 

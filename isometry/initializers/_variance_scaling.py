@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Axes, DTypeLike, Key
-from isometry.initializers._catalogue import register
+from isometry.initializers._catalogue import SAME_BITS, register
 from isometry.initializers._initializer import (
     Initializer,
     flat,
@@ -76,8 +76,8 @@ def _variance_scaled(
         # that fits can still end as an infinity.
         if 3 * magnitude(variance) > float(jnp.finfo(dtype).max):
             raise InputError(
-                f"scale={law.scale} makes a variance of {variance:g}, beyond a third of the "
-                f"largest {dtype.name}; write a smaller scale or a wider dtype."
+                f"scale={law.scale} makes a variance of {variance:g}, beyond a third "
+                f"of the largest {dtype.name}; write a smaller scale or a wider dtype."
             )
         # Rounded before the root is taken, as in JAX.
         variance_in_dtype = jnp.asarray(variance, dtype)
@@ -125,7 +125,9 @@ def _sample(
     citation="jax.nn.initializers.variance_scaling",
     aliases=("jax variance_scaling", "Keras VarianceScaling"),
     needs=("scale", "mode", "distribution"),
-    differs="Keras calls normal untruncated_normal",
+    differs="jax.nn.initializers.variance_scaling(...) is variance_scaling(...), "
+    + SAME_BITS
+    + ". Keras calls normal untruncated_normal",
 )
 @public("variance_scaling")
 def variance_scaling(
@@ -201,7 +203,9 @@ def variance_scaling(
     "2/(fan_in + fan_out); " + SPECTRUM,
     citation=_GLOROT,
     aliases=("jax glorot_uniform", "jax xavier_uniform", "Keras GlorotUniform"),
-    differs="torch xavier_uniform_ is xavier_uniform(): the same law, other bits",
+    differs="jax.nn.initializers.glorot_uniform() is glorot_uniform(), "
+    + SAME_BITS
+    + ". torch xavier_uniform_ is xavier_uniform(): the same law, other bits",
 )
 @public("glorot_uniform")
 def glorot_uniform(
@@ -257,7 +261,10 @@ def glorot_uniform(
     "2/(fan_in + fan_out); " + SPECTRUM,
     citation=_GLOROT,
     aliases=("jax glorot_normal", "jax xavier_normal", "Keras GlorotNormal"),
-    differs="torch xavier_normal_ is xavier_normal(): of the same variance, untruncated",
+    differs="jax.nn.initializers.glorot_normal() is glorot_normal(), "
+    + SAME_BITS
+    + ". torch xavier_normal_ is xavier_normal(): of the same variance, "
+    "untruncated",
 )
 @public("glorot_normal")
 def glorot_normal(
@@ -313,7 +320,9 @@ def glorot_normal(
     + SPECTRUM,
     citation=_HE,
     aliases=("jax he_uniform", "jax kaiming_uniform", "Keras HeUniform"),
-    differs="torch kaiming_uniform_ is kaiming_uniform(): the same law, other bits",
+    differs="jax.nn.initializers.he_uniform() is he_uniform(), "
+    + SAME_BITS
+    + ". torch kaiming_uniform_ is kaiming_uniform(): the same law, other bits",
 )
 @public("he_uniform")
 def he_uniform(
@@ -369,7 +378,10 @@ def he_uniform(
     "2/fan_in; " + SPECTRUM,
     citation=_HE,
     aliases=("jax he_normal", "jax kaiming_normal", "Keras HeNormal"),
-    differs="torch kaiming_normal_ is kaiming_normal(): of the same variance, untruncated",
+    differs="jax.nn.initializers.he_normal() is he_normal(), "
+    + SAME_BITS
+    + ". torch kaiming_normal_ is kaiming_normal(): of the same variance, "
+    "untruncated",
 )
 @public("he_normal")
 def he_normal(
@@ -425,6 +437,7 @@ def he_normal(
     + SPECTRUM,
     citation=_LECUN,
     aliases=("jax lecun_uniform", "Keras LecunUniform"),
+    differs="jax.nn.initializers.lecun_uniform() is lecun_uniform(), " + SAME_BITS,
 )
 @public("lecun_uniform")
 def lecun_uniform(
@@ -479,7 +492,9 @@ def lecun_uniform(
     "1/fan_in; " + SPECTRUM,
     citation=_LECUN,
     aliases=("jax lecun_normal", "Keras LecunNormal"),
-    differs="torch has no such name; untruncated it is "
+    differs="jax.nn.initializers.lecun_normal() is lecun_normal(), "
+    + SAME_BITS
+    + ". torch has no such name; untruncated it is "
     'kaiming_normal(nonlinearity="linear")',
 )
 @public("lecun_normal")

@@ -100,8 +100,8 @@ def hadamard(
     "(paper), m = ⌈log2 out⌉, where out > in; zero off the tap k//2; of a grouped "
     "convolution each group, with groups= only",
     citation=_ZERO,
-    isometric='out <= in, or out a power of two with scale="code"; circular padding, or '
-    "SAME and an odd window; a grouped convolution with groups= only",
+    isometric='out <= in, or out a power of two with scale="code"; circular padding, '
+    "or SAME and an odd window; a grouped convolution with groups= only",
 )
 @public("zer_o")
 def zer_o(

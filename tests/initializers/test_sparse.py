@@ -124,7 +124,8 @@ def test_how_many_rotations_a_density_takes():
     goals = np.array([math.ceil(density * n * n) for density in published])
 
     def rotations(goal, key):
-        return givens_product(key, goal, 2 * goal, n, n, np.dtype("float32"))[1]
+        shape = {"few": n, "many": n, "dtype": np.dtype("float32")}
+        return givens_product(key, goal, 2 * goal, **shape)[1]
 
     of_all_keys = jax.vmap(rotations, (None, 0))
     program = jax.jit(jax.vmap(of_all_keys, (0, None)))
