@@ -24,6 +24,9 @@ _VERDICTS = {0: MISSED, 1: CAUGHT}
 # by then hangs, also on a machine that is busy with other things.
 _LIMIT = 1200
 
+# The tests of the gate, as pytest's -m chooses them.
+_GATE = "not slow and not nightly"
+
 _COPIED = ("isometry", "tests")
 
 
@@ -139,7 +142,7 @@ def _tested(
 ) -> tuple[int, float, str]:
     """Run pytest in a tree; return its exit code, seconds of CPU and output."""
     options = "-q --tb=no --no-header -n 0 -p no:cacheprovider".split()
-    command = [sys.executable, "-m", "pytest", *options, "-m", "not slow", *arguments]
+    command = [sys.executable, "-m", "pytest", *options, "-m", _GATE, *arguments]
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             command,
