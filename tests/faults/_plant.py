@@ -20,8 +20,8 @@ CAUGHT, MISSED, BROKEN = "caught", "missed", "BROKEN"
 # no test selected) says that the tests did not run, and so nothing about the fault.
 _VERDICTS = {0: MISSED, 1: CAUGHT}
 
-# Seconds on the clock. A guard takes well under a minute of CPU, so one that is not done
-# by then hangs, also on a machine that is busy with other things.
+# Seconds on the clock. A guard takes well under a minute of CPU, so one that is not
+# done by then hangs, also on a machine that is busy with other things.
 _LIMIT = 1200
 
 # The tests of the gate, as pytest's -m chooses them.
@@ -141,7 +141,7 @@ def _tested(
     arguments: Sequence[str], tree: pathlib.Path, cache: str
 ) -> tuple[int, float, str]:
     """Run pytest in a tree; return its exit code, seconds of CPU and output."""
-    options = "-q --tb=no --no-header -n 0 -p no:cacheprovider".split()
+    options = ["-q", "--tb=no", "--no-header", "-n", "0", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, "-m", _GATE, *arguments]
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(

@@ -49,6 +49,7 @@ INITIALIZERS = (
         ("initializers/test_laws.py",),
         match="torch_default",
     ),
+    # The cut normal keeps 0.774 of its variance; this divides by 5 % too little.
     Fault(
         "truncated-standard-deviation",
         "initializers/_variance_scaling.py",
@@ -65,6 +66,7 @@ INITIALIZERS = (
         ("initializers/test_laws.py",),
         match="truncated_normal",
     ),
+    # Orthogonal all the same, but its law is not Haar's.
     Fault(
         "haar-signs-forgotten",
         "linalg/_factorizations.py",
@@ -73,6 +75,7 @@ INITIALIZERS = (
         ("initializers/test_isometric.py",),
         match="orthogonal_is_haar",
     ),
+    # An even window is shifted by one pixel under SAME padding.
     Fault(
         "delta-orthogonal-tap",
         "initializers/_kernels.py",
@@ -81,6 +84,7 @@ INITIALIZERS = (
         ("initializers/test_convolution.py",),
         match="delta_orthogonal",
     ),
+    # Still a projection, so the convolution stays an isometry, of another law.
     Fault(
         "block-orthogonal-projects-on-coordinates",
         "initializers/_convolution.py",
@@ -89,6 +93,7 @@ INITIALIZERS = (
         ("initializers/test_convolution.py",),
         match="uses_its_whole_window",
     ),
+    # The outputs of the groups alternate, as no convolution reads them.
     Fault(
         "groups-interleaved",
         "initializers/_kernels.py",
@@ -105,6 +110,7 @@ INITIALIZERS = (
         ("contract/test_initializers.py",),
         match="stack",
     ),
+    # Rows stay orthogonal; the matrix is another one.
     Fault(
         "hadamard-parity-of-or",
         "initializers/_zero.py",
@@ -142,6 +148,7 @@ ACTIVATIONS = (
 )
 
 LINALG = (
+    # The small rows drown in the rounding of the large ones.
     Fault(
         "graded-rows-ascending",
         "linalg/_graded.py",
@@ -166,6 +173,7 @@ LINALG = (
         ("linalg/test_lanczos.py",),
         match="truncated_quadrature or standard_error",
     ),
+    # Value and gradient of log_spread are right.
     Fault(
         "hessian-forgets-that-the-mean-moves",
         "linalg/_log_spread.py",
@@ -190,6 +198,7 @@ LINALG = (
         ("linalg/test_factored.py",),
         match="quarter_circle",
     ),
+    # Where fewer units live than the program has room for, unit 0 fills up.
     Fault(
         "padding-counts-unit-zero",
         "linalg/_compact.py",
@@ -197,6 +206,7 @@ LINALG = (
         "jnp.take_along_axis(scale, index, -1)",
         ("linalg/test_compact.py",),
     ),
+    # J is right, its transpose is that of the layers in the wrong order.
     Fault(
         "transpose-runs-forward",
         "linalg/_linear.py",
@@ -232,6 +242,7 @@ THEORY = (
         ("theory/test_critical.py",),
         match="critical_at_table",
     ),
+    # Both scales agree in the ordered phase.
     Fault(
         "gradient-depth-is-that-of-correlation",
         "theory/_fixed_points.py",
@@ -239,6 +250,7 @@ THEORY = (
         '"xi_grad": abs(c.slope)}',
         ("theory/test_fixed_points.py",),
     ),
+    # The S-transform of the projection is left out.
     Fault(
         "narrowing-haar-keeps-its-rank",
         "theory/_chain.py",
@@ -271,6 +283,7 @@ THEORY = (
         ("theory/test_law_matrices.py",),
         match="residual_blocks",
     ),
+    # A law without mass at zero does not show it.
     Fault(
         "log-moment-not-off-zero",
         "theory/_law.py",
@@ -287,6 +300,7 @@ THEORY = (
         ("theory/test_law_closed_forms.py",),
         match="quarter_circle",
     ),
+    # The fixed point is right, its gradient is not.
     Fault(
         "implicit-gradient-multiplied",
         "theory/traced.py",
@@ -298,6 +312,7 @@ THEORY = (
 )
 
 NETWORKS = (
+    # The hidden span ends before the slopes of its last layer.
     Fault(
         "hidden-span-keeps-the-last-slopes",
         "networks/_mlp.py",
@@ -306,6 +321,7 @@ NETWORKS = (
         ("test_product_method.py",),
         match="is_autodiff",
     ),
+    # Equal widths do not show it.
     Fault(
         "widening-orthogonal-keeps-its-gain",
         "schemes/_scheme.py",
@@ -357,6 +373,7 @@ MEASURING = (
         ("test_lanczos_method.py",),
         match="within_their_errors and end_to_end",
     ),
+    # Square Jacobians do not show it.
     Fault(
         "quadrature-has-no-structural-zeros",
         "_spectrum.py",
@@ -365,6 +382,7 @@ MEASURING = (
         ("test_lanczos_method.py",),
         match="structural_zeros",
     ),
+    # Zeros are left as rounding, below the floor but not exact.
     Fault(
         "rank-of-the-widest-space",
         "_measure.py",
@@ -373,6 +391,7 @@ MEASURING = (
         ("test_ensemble.py",),
         match="dead_units_change",
     ),
+    # Vectors do not show it.
     Fault(
         "jacobian-of-a-rescaled-input",
         "_jacobian.py",
@@ -384,6 +403,7 @@ MEASURING = (
 )
 
 DEGENERACY = (
+    # Equal widths do not show it.
     Fault(
         "growth-not-per-unit",
         "degeneracy/_phase_flags.py",
@@ -392,6 +412,7 @@ DEGENERACY = (
         ("degeneracy/test_phase_flags.py",),
         match="unequal_widths",
     ),
+    # The axes are seeds, inputs, units.
     Fault(
         "collapse-of-units",
         "degeneracy/_phase_flags.py",
@@ -400,6 +421,7 @@ DEGENERACY = (
         ("degeneracy/test_phase_flags.py",),
         match="collapse_is",
     ),
+    # The axes are seeds, inputs, units.
     Fault(
         "dead-in-every-seed",
         "degeneracy/_unit_flags.py",
@@ -424,6 +446,7 @@ DEGENERACY = (
         ("degeneracy/test_monitor.py",),
         match="records_are_those",
     ),
+    # Classes whose first unit has sign +1 do not show it.
     Fault(
         "signs-not-relative",
         "degeneracy/_partition.py",
@@ -435,6 +458,7 @@ DEGENERACY = (
 )
 
 REPORTING = (
+    # E log x is below log E x by half the variance.
     Fault(
         "curvature-doubled",
         "_compare.py",

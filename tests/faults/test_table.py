@@ -14,7 +14,7 @@ PACKAGE = TESTS.parent / "isometry"
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_fault_applies_to_the_code_as_it_is(fault):
-    """The snippet occurs once, what replaces it differs, and the file still compiles."""
+    """The snippet occurs once, what replaces it differs, and the file compiles."""
     source = (PACKAGE / fault.file).read_text()
     changed = planted(fault, source)
     assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(source))
@@ -36,7 +36,7 @@ def test_there_are_forty_faults_of_different_names():
 @pytest.mark.parametrize("source", ["x = 1", "x = 2 + 2"])
 def test_snippet_that_does_not_occur_once_is_an_error(source):
     fault = Fault("two", "a.py", before="2", after="3", tests=("test_a.py",))
-    with pytest.raises(DoesNotApply, match="occurs . times in isometry/a.py"):
+    with pytest.raises(DoesNotApply, match=r"occurs \d times in isometry/a\.py"):
         planted(fault, source)
 
 
@@ -47,4 +47,5 @@ def test_tests_that_failed_are_read_off_the_summary():
         "ERROR tests/test_d.py::test_e\n"
         "1 failed, 1 error"
     )
-    assert failures(output) == ["a/test_b.py::test_c[odd, widening]", "test_d.py::test_e"]
+    names = ["a/test_b.py::test_c[odd, widening]", "test_d.py::test_e"]
+    assert failures(output) == names
