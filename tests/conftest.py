@@ -1,18 +1,35 @@
-"""Settings every test runs under: strict promotion, two CPU devices, no thread traps."""
+"""Settings every test runs under: strict promotion, two CPU devices, a shared cache."""
 
 import os
+import pathlib
 
-# Before jax: XLA sizes its thread pool by NPROC, and with two threads batched factorizations can deadlock in it;
-# multi-threaded BLAS inside small factorizations collapses when a core is busy.
-os.environ.setdefault("NPROC", "4")
+# Before jax and numpy are imported: multi-threaded BLAS inside small factorizations
+# becomes many times slower whenever a core is busy, as all are when tests run in
+# parallel.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Most of the tests' time is compilation, so its results are kept outside the clone, for
+# all workers, subprocesses and later runs. 0 seconds: thousands of programs take
+# milliseconds each; at JAX's default of one second none of them would be kept.
+_HOME = pathlib.Path.home() / ".cache"
+_CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or _HOME)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "isometry-compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis
 import jax
 
-# Of the properties: `short` is a sample, the same in every run; `--hypothesis-profile long` draws anew each time.
-_COMMON = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
-hypothesis.settings.register_profile("short", max_examples=4, derandomize=True, **_COMMON)
+# `short` draws the same few examples in every run; `--hypothesis-profile long` draws
+# many, and others each time.
+_COMMON = {
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": list(hypothesis.HealthCheck),
+}
+hypothesis.settings.register_profile(
+    "short", max_examples=4, derandomize=True, **_COMMON
+)
 hypothesis.settings.register_profile("long", max_examples=130, **_COMMON)
 hypothesis.settings.load_profile("short")
 
@@ -20,18 +37,20 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# What depends on the versions of Python, JAX and the frameworks: public JAX alone,
+# tracing and differentiation, lowering for other platforms, frameworks, the store.
 CORE = (
     "test_layers.py",
-    "test_jacobian.py",
-    "test_spectrum.py",
-    "test_mlp.py",
-    "test_mean_field.py",
     "test_public_surface.py",
+    "test_jacobian.py",
+    "test_platforms.py",
+    "test_frameworks.py",
+    "test_store.py",
 )
 
 
 def pytest_collection_modifyitems(items):
-    """The sample for the oldest and the newest JAX: whole files, so that nobody has to remember a marker."""
+    """Mark the sample for the oldest and newest versions, by whole files."""
     for item in items:
         if item.path.name in CORE:
             item.add_marker("core")
