@@ -63,7 +63,7 @@ def test_orthogonal_does_not_depend_on_in_axis():
         np.testing.assert_array_equal(weight, drawn["-2"])
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (5, 3), (3, 5)])
+@pytest.mark.parametrize("shape", [(4, 4), (3, 5)])
 def test_orthogonal_is_haar(shape):
     """A squared coordinate of a uniform unit vector is Beta(1/2, (N - 1)/2).
 
