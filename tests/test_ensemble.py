@@ -166,6 +166,13 @@ def test_dead_units_change_no_value(monkeypatch, activation, span):
     assert (np.asarray(compact.zero_fraction(exact=True)) > 0).all()
     # what is exactly zero now was noise below the floor before, or nearly so
     assert (np.asarray(whole.values)[np.isneginf(compact.log_values)] <= bound).all()
+    # the narrowest space between two weights bounds the rank; what is beyond it is zero exactly
+    see = jax.vmap(jax.vmap(net.function.pre_activations, (None, 0)), (0, None))
+    layers = see(jax.vmap(net.init)(keys), xs)
+    spaces = layers if span == "end_to_end" else layers[:-1]
+    live = np.array([np.asarray(net.activation.slope(z) != 0).sum(-1) for z in spaces])
+    zeros = np.isneginf(compact.log_values).sum(-1)
+    assert (zeros >= compact.size - live.min(0)).all()
 
 
 @pytest.mark.parametrize(("width", "fault"), [(8, "overflow"), (200, "a NaN bias")])
