@@ -1,5 +1,7 @@
 """Constant arrays."""
 
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -36,7 +38,7 @@ def zeros(*, dtype: DTypeLike | None = None) -> Initializer:
         >>> initializers.zeros()(None, (3,))
         Array([0., 0., 0.], dtype=float32)
     """
-    return _filled("zeros", 0.0, {}, dtype)
+    return _filled("zeros", 0.0, arguments={}, dtype=dtype)
 
 
 @register(
@@ -59,7 +61,7 @@ def ones(*, dtype: DTypeLike | None = None) -> Initializer:
         >>> initializers.ones()(None, (3,))
         Array([1., 1., 1.], dtype=float32)
     """
-    return _filled("ones", 1.0, {}, dtype)
+    return _filled("ones", 1.0, arguments={}, dtype=dtype)
 
 
 @register(
@@ -88,13 +90,14 @@ def constant(value: float, *, dtype: DTypeLike | None = None) -> Initializer:
         Array([0.5, 0.5, 0.5], dtype=float32)
     """
     checks.number("value", value)
-    return _filled("constant", value, {"value": value}, dtype)
+    return _filled("constant", value, arguments={"value": value}, dtype=dtype)
 
 
 def _filled(
     name: str,
     value: float,
-    arguments: dict[str, object],
+    *,
+    arguments: Mapping[str, object],
     dtype: DTypeLike | None,
 ) -> Initializer:
     def draw(

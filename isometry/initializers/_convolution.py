@@ -104,7 +104,9 @@ def delta_orthogonal(
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(key: Key, shape: KernelShape, dtype: np.dtype) -> Array:
-        matrix = haar_orthogonal(key, shape.num_inputs, shape.num_outputs, dtype)
+        matrix = haar_orthogonal(
+            key, rows=shape.num_inputs, columns=shape.num_outputs, dtype=dtype
+        )
         scaled = jnp.asarray(gain, dtype) * matrix
         # Where SAME padding in JAX is uneven it pads less in front, so for even k this
         # tap is the one that reads the pixel itself.
@@ -195,7 +197,9 @@ def block_orthogonal(
 
     def draw(key: Key, shape: KernelShape, dtype: np.dtype) -> Array:
         few, many = sorted((shape.num_inputs, shape.num_outputs))
-        kernel = _orthogonal_polynomial(key, shape.window, few, many, dtype)
+        kernel = _orthogonal_polynomial(
+            key, shape.window, few=few, many=many, dtype=dtype
+        )
         # P is symmetric, so transposing every tap reverses the product, and an isometry
         # becomes a co-isometry.
         if shape.num_inputs > shape.num_outputs:
@@ -215,9 +219,9 @@ def block_orthogonal(
 
 # Compiled as a whole: the kernel grows by one tap a factor, and op by op XLA would
 # compile every length on the way.
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+@functools.partial(jax.jit, static_argnames=("window", "few", "many", "dtype"))
 def _orthogonal_polynomial(
-    key: Key, window: tuple[int, ...], few: int, many: int, dtype: np.dtype
+    key: Key, window: tuple[int, ...], *, few: int, many: int, dtype: np.dtype
 ) -> Float[Array, "*window few many"]:
     """Draw H Π (P + (I - P) x_a) with H of shape (few, many), as its coefficients."""
     axis_of_factor = [
@@ -232,7 +236,7 @@ def _orthogonal_polynomial(
     # operator orthogonal to 1e-3 only.
     with precision.full():
         head, *bases = haar_orthogonal(
-            basis_key, many, many, dtype, batch=(1 + num_factors,)
+            basis_key, rows=many, columns=many, dtype=dtype, batch=(1 + num_factors,)
         )
         # A fair coin for each direction: the rank of P is Binomial(many, 1/2), as of a
         # projection that treats P and I - P alike.

@@ -61,7 +61,7 @@ class Layout:
 
         Axes and groups are checked when a shape comes, because they must fit it.
         """
-        axes = cls(in_axis, out_axis, batch_axis, groups)
+        axes = cls(in_axis, out_axis, batch_axis=batch_axis, groups=groups)
         if name is None:
             return axes
         checks.one_of("layout", name, _NAMED)
@@ -72,7 +72,7 @@ class Layout:
                 f"out_axis={out_axis}; write either the layout or the axes."
             )
         in_axis, out_axis = _NAMED[name]
-        return cls(in_axis, out_axis, batch_axis, groups)
+        return cls(in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def changed(self) -> dict[str, object]:
         """Return the fields that differ from the default."""
@@ -100,7 +100,7 @@ class Layout:
                 "an axis can play one part only."
             )
         window = tuple(axis for axis in range(len(shape)) if axis not in taken)
-        return Parts(batch, window, inputs, outputs)
+        return Parts(batch=batch, window=window, inputs=inputs, outputs=outputs)
 
     def outputs_per_group(self, shape: tuple[int, ...]) -> int:
         """Return the number of outputs of one group; refuse groups that do not fit."""

@@ -290,8 +290,8 @@ def truncated_normal(
             key,
             _within_reach(standard_lower, dtype),
             _within_reach(standard_upper, dtype),
-            shape,
-            dtype,
+            shape=shape,
+            dtype=dtype,
         )
         shifted = _shift(noise * jnp.asarray(std, dtype), mean)
         # Scaling and shifting may round beyond the bounds.

@@ -249,9 +249,9 @@ def givens_product(
     def rotate(state: _Rotated) -> _Rotated:
         step_key = jax.random.fold_in(key, state.step)
         i_key, j_key, angle_key = jax.random.split(step_key, 3)
-        i = jax.random.randint(i_key, (), 0, many)
+        i = jax.random.randint(i_key, (), minval=0, maxval=many)
         # Any row but i, each with the same probability.
-        j = (i + jax.random.randint(j_key, (), 1, many)) % many
+        j = (i + jax.random.randint(j_key, (), minval=1, maxval=many)) % many
         rows = jnp.stack([i, j])
         angle = jax.random.uniform(angle_key, (), dtype, maxval=2 * math.pi)
         cos = jnp.cos(angle)

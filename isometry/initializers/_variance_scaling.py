@@ -108,14 +108,17 @@ def _sample(
     if distribution == "truncated_normal":
         std = jnp.sqrt(variance) / jnp.asarray(_STD_WITHIN_TWO, dtype)
         noise = flat(
-            lambda size: jax.random.truncated_normal(key, -2, 2, size, dtype), shape
+            lambda size: jax.random.truncated_normal(
+                key, -2, 2, shape=size, dtype=dtype
+            ),
+            shape,
         )
         return noise * std
     if distribution == "normal":
         noise = flat(lambda size: jax.random.normal(key, size, dtype), shape)
         return noise * jnp.sqrt(variance)
     # Uniform on (-1, 1) has variance 1/3.
-    noise = flat(lambda size: jax.random.uniform(key, size, dtype, -1), shape)
+    noise = flat(lambda size: jax.random.uniform(key, size, dtype, minval=-1), shape)
     return noise * jnp.sqrt(3 * variance)
 
 

@@ -122,10 +122,12 @@ def confirmed(
         code, _, output = _tested(names, tree, cache)
     unsound = failures(output) if code in _VERDICTS else guards
     why = "this test fails without the fault as well: "
-    return [
-        replace(o, verdict=BROKEN, detail=why + o.detail) if o.detail in unsound else o
-        for o in outcomes
-    ]
+    confirmed_outcomes = []
+    for outcome in outcomes:
+        if outcome.detail in unsound:
+            outcome = replace(outcome, verdict=BROKEN, detail=why + outcome.detail)
+        confirmed_outcomes.append(outcome)
+    return confirmed_outcomes
 
 
 def _copy(root: pathlib.Path, tree: pathlib.Path) -> None:
