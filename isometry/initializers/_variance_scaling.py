@@ -1,5 +1,6 @@
 """Variance set by the fans as JAX draws it: normals cut at two standard deviations."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -107,12 +108,8 @@ def _sample(
     # The order of operations is JAX's, so that the bits are.
     if distribution == "truncated_normal":
         std = jnp.sqrt(variance) / jnp.asarray(_STD_WITHIN_TWO, dtype)
-        noise = flat(
-            lambda size: jax.random.truncated_normal(
-                key, -2, 2, shape=size, dtype=dtype
-            ),
-            shape,
-        )
+        unit = functools.partial(jax.random.truncated_normal, key, -2, 2, dtype=dtype)
+        noise = flat(lambda size: unit(shape=size), shape)
         return noise * std
     if distribution == "normal":
         noise = flat(lambda size: jax.random.normal(key, size, dtype), shape)
