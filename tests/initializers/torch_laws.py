@@ -1,8 +1,7 @@
-"""Write torch_laws.json: the laws of torch.nn.init.
+"""Write torch_laws.json: the laws of torch.nn.init, measured or copied.
 
-Laws that are drawn are measured, laws that are exact are copied. Run it where torch is
-installed: `python tests/initializers/torch_laws.py`. It takes a few seconds and is
-deterministic for one version of torch, whose name it records.
+Run it where torch is installed: `python tests/initializers/torch_laws.py`. It takes a
+few seconds and is deterministic for one version of torch, whose name it records.
 """
 
 import json
@@ -28,23 +27,14 @@ LAYERS = {
     "transposed grouped": lambda: torch.nn.ConvTranspose2d(6, 8, 3, groups=2),
 }
 NONLINEARITIES = [
-    "linear",
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "conv_transpose1d",
-    "conv_transpose2d",
-    "conv_transpose3d",
-    "sigmoid",
-    "tanh",
-    "relu",
-    "leaky_relu",
-    "selu",
-]
+    "linear", "conv1d", "conv2d", "conv3d",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "sigmoid", "tanh", "relu", "leaky_relu", "selu",
+]  # fmt: skip
 
 
 def measured(fill, shape):
-    """Range, mean and standard deviation of about DRAWS entries, in float64."""
+    """Measure extremes, mean and standard deviation of about DRAWS entries."""
     copies = math.ceil(DRAWS / math.prod(shape))
     values = torch.cat(
         [fill(torch.empty(shape, dtype=torch.float64)).flatten() for _ in range(copies)]
@@ -59,7 +49,7 @@ def measured(fill, shape):
 
 
 def layers():
-    """Shape, torch's fans, and the support of the default weight and bias."""
+    """List torch's fans and the support of the default weight and bias of layers."""
     found = {}
     for name, make in LAYERS.items():
         weight = make().weight
@@ -143,18 +133,10 @@ def exact():
         for s in ((3, 3), (5, 3), (2, 4))
     ]
     cases = [
-        ((4, 4, 3), 1),
-        ((6, 4, 3), 1),
-        ((4, 6, 3), 1),
-        ((3, 3, 4), 1),
-        ((4, 4, 3, 3), 1),
-        ((6, 2, 3, 5), 2),
-        ((4, 3, 2, 3), 2),
-        ((6, 1, 3), 6),
-        ((6, 1, 3), 3),
-        ((2, 3, 1, 2, 3), 1),
-        ((4, 2, 3, 3, 3), 2),
-    ]
+        ((4, 4, 3), 1), ((6, 4, 3), 1), ((4, 6, 3), 1), ((3, 3, 4), 1),
+        ((4, 4, 3, 3), 1), ((6, 2, 3, 5), 2), ((4, 3, 2, 3), 2), ((6, 1, 3), 6),
+        ((6, 1, 3), 3), ((2, 3, 1, 2, 3), 1), ((4, 2, 3, 3, 3), 2),
+    ]  # fmt: skip
     diracs = [
         {
             "shape": list(s),
@@ -167,7 +149,7 @@ def exact():
 
 
 def sparse():
-    """Zeros in each column (an input's connections) and the scale of the rest."""
+    """Count the zeros in each column, an input's connections to all outputs."""
     found = []
     for shape, sparsity, std in (
         ((10, 7), 0.25, 0.01),
