@@ -279,7 +279,7 @@ def haar_orthogonal(
     """Draw Haar orthogonal matrices, bit for bit those of `jax.random.orthogonal`.
 
     LAPACK chooses the signs on the diagonal of R by the matrix. They are moved into Q,
-    which is Haar distributed only then (Mezzadri, 2007, arXiv:math-ph/0609050, section 5).
+    which is Haar distributed only then (Mezzadri, 2007, arXiv:math-ph/0609050).
 
     Args:
         key: A random key.

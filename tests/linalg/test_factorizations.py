@@ -1,0 +1,127 @@
+"""On a CPU no factorization sees a batch, on any other platform each sees all of it."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isometry
+from isometry import initializers, linalg, networks
+from isometry.linalg import _factorizations
+
+KEYS = jax.random.split(jax.random.key(0), 3)
+A = jax.random.normal(jax.random.key(1), (3, 2, 6, 5))
+NET = networks.mlp([4, 4, 4], "tanh", "orthogonal")
+LAPACK = re.compile(r"@lapack_\w+\(.*")
+BATCH = re.compile(r'num_batch_dims = "(\d)"')
+
+
+def all_factorizations(a):
+    return (
+        _factorizations.qr(a),
+        _factorizations.singular_values(a),
+        _factorizations.thin_svd(a),
+        _factorizations.row_order(a),
+    )
+
+
+def all_kernels(a):
+    operator = linalg.Operator.of(a)
+    square = a[:5]
+    return (
+        linalg.log_singular_values(a),
+        jax.hessian(linalg.log_spread)(a),
+        jax.grad(lambda a: linalg.singular_values(a).sum())(a),
+        jax.grad(lambda a: _factorizations.qr(a)[1].sum())(a),
+        linalg.lyapunov_exponents(jnp.stack([square, square])),
+        linalg.product_log_singular_values(jnp.stack([square, square])),
+        linalg.spectral_moments(operator, (1, 2), key=KEYS[0], probes=4),
+        linalg.spectral_quadrature(operator, key=KEYS[0], steps=3, probes=2),
+        linalg.extreme_singular_values(operator, key=KEYS[0], steps=3),
+    )
+
+
+def spectra(params, x):
+    return isometry.spectrum(NET, params, x).log_values
+
+
+PARAMS = jax.vmap(NET.init)(KEYS)
+PROGRAMS = {
+    "factorizations": (all_factorizations, A),
+    "vmap of vmap": (jax.vmap(jax.vmap(all_factorizations)), A),
+    "kernels": (jax.vmap(all_kernels), A[:, 0]),
+    "net.init": (jax.vmap(NET.init), KEYS),
+    "block": (jax.vmap(lambda k: initializers.block_orthogonal()(k, (3, 4, 4))), KEYS),
+    "spectrum": (jax.vmap(spectra, (0, None)), PARAMS, jnp.ones(4)),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_no_cpu_program_factorizes_a_batch(name):
+    """A call of LAPACK with a batch is what hangs; the lowered program shows each call."""
+    program, *arguments = PROGRAMS[name]
+    calls = LAPACK.findall(jax.jit(program).lower(*arguments).as_text())
+    batches = [BATCH.search(call)[1] for call in calls]
+    assert batches
+    assert set(batches) == {"0"}
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_other_platforms_factorize_the_whole_batch(platform):
+    def program(a):
+        return _factorizations.qr(a), _factorizations.singular_values(a)
+
+    def at_once(a):
+        return jnp.linalg.qr(a), jnp.linalg.svd(a, compute_uv=False)
+
+    def loops(f):
+        exported = jax.export.export(jax.jit(jax.vmap(f)), platforms=[platform])(A)
+        return exported.mlir_module().count("stablehlo.while")
+
+    assert loops(program) == loops(at_once)
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (7, 3), (3, 7)])
+def test_haar_matrices_are_jax_bit_for_bit(shape):
+    rows, columns = shape
+    for batch in ((), (2, 3)):
+        ours = _factorizations.haar_orthogonal(
+            KEYS[0], rows, columns, jnp.float32, batch=batch
+        )
+        jaxs = jax.random.orthogonal(KEYS[0], rows, batch, jnp.float32, columns)
+        np.testing.assert_array_equal(ours, jaxs)
+
+
+def thin_svd_of_jax(a):
+    return tuple(jax.lax.linalg.svd(a, full_matrices=False))
+
+
+def qr_of_jax(a):
+    return tuple(jnp.linalg.qr(a))
+
+
+PAIRS = [
+    (_factorizations.qr, qr_of_jax, (5, 5)),
+    (_factorizations.qr, qr_of_jax, (6, 4)),
+    (_factorizations.thin_svd, thin_svd_of_jax, (6, 4)),
+    (_factorizations.thin_svd, thin_svd_of_jax, (4, 6)),
+]
+
+
+@pytest.mark.parametrize(("ours", "of_jax", "shape"), PAIRS)
+def test_second_derivatives_are_jax(ours, of_jax, shape):
+    """Both rules are exact: they differ by rounding times the smallest gap, 0.1 here."""
+    with jax.enable_x64(True):
+        a, along = jax.random.normal(jax.random.key(2), (2, *shape), jnp.float64)
+
+        def derivatives(f):
+            def total(a):
+                return sum(jnp.sum(jnp.sin(part)) for part in f(a))
+
+            return jax.jit(lambda a: jax.jvp(jax.grad(total), (a,), (along,)))(a)
+
+        for mine, theirs in zip(derivatives(ours), derivatives(of_jax), strict=True):
+            size = float(jnp.max(jnp.abs(theirs)))
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-11 * size)
