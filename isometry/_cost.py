@@ -162,16 +162,16 @@ def _counted(closed: core.ClosedJaxpr) -> int:
 
 def _factorizations(aim: Any, method: Any, params: Any, x: Any, dtype: Any) -> int:
     """Count the operations of the method's own factorizations, as textbooks do."""
+    m, n = sorted(_size(aim, params, x, dtype), reverse=True)
     if isinstance(method, Lanczos):
         # Values and both sides of vectors of a small square matrix a probe (figure 8.6.1).
-        return 22 * method.probes * method.steps**3
+        return 22 * method.probes * min(method.steps, n) ** 3
     if isinstance(method, Product):
         stacks = jax.eval_shape(aim.factors, params, x)
         narrowest = min(min(stack.size[1:]) for stack in stacks)
         rounds = sum(-(-stack.size[0] // method.every) for stack in stacks)
         # A QR of a square matrix, R and Q: 4/3 n³ each, and what pivoting and scaling add.
         return rounds * 10 * narrowest**3 // 3
-    m, n = sorted(_size(aim, params, x, dtype), reverse=True)
     return int(min(4 * m * n**2 - 4 * n**3 / 3, 2 * m * n**2 + 2 * n**3))
 
 
