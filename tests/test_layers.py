@@ -28,7 +28,6 @@ FLOORS = (
     ("_ensemble",),
     ("_ranks",),
     ("_compare",),
-    ("_pairing",),
     ("degeneracy",),
     ("_self_test",),
     ("_doctor", "_summary"),
