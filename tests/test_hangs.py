@@ -40,8 +40,10 @@ for stacked, single in zip(jax.tree.leaves(params), jax.tree.leaves(one), strict
     assert np.array_equal(stacked[3], single)
 
 # Two programs, dispatched from two threads.
-square = jax.jit(jax.vmap(lambda key: isometry.initializers.orthogonal()(key, (64, 64))))
-block = jax.jit(jax.vmap(lambda key: isometry.initializers.block_orthogonal()(key, (3, 16, 16))))
+orthogonal = isometry.initializers.orthogonal()
+block_orthogonal = isometry.initializers.block_orthogonal()
+square = jax.jit(jax.vmap(lambda key: orthogonal(key, (64, 64))))
+block = jax.jit(jax.vmap(lambda key: block_orthogonal(key, (3, 16, 16))))
 threads = [
     threading.Thread(target=repeated, args=(program, keys), kwargs={"times": 100})
     for program in (square, block, draw)
@@ -62,7 +64,11 @@ spectra = jax.jit(lambda p: [jax.vmap(values, (0, None))(p, x) for x in xs[:3]])
 repeated(spectra, params)
 
 ensembles = [
-    threading.Thread(target=isometry.ensemble, args=(net, keys, xs), kwargs={"method": method})
+    threading.Thread(
+        target=isometry.ensemble,
+        args=(net, keys, xs),
+        kwargs={"method": method},
+    )
     for method in ("dense", "product")
 ]
 for thread in ensembles:
@@ -70,7 +76,8 @@ for thread in ensembles:
 for thread in ensembles:
     thread.join()
 
-optimizer = optax.chain(isometry.monitor(net, xs, every=1, statistics=["s_max"], capacity=8), optax.sgd(0.01))
+monitor = isometry.monitor(net, xs, every=1, statistics=["s_max"], capacity=8)
+optimizer = optax.chain(monitor, optax.sgd(0.01))
 
 def step(p, state):
     gradient = jax.grad(lambda p: jnp.mean(jax.vmap(net, (None, 0))(p, xs) ** 2))(p)
