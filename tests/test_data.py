@@ -169,6 +169,7 @@ def test_bad_inputs_on_disk_are_refused(tmp_path, x, words):
     ("y", "words"),
     [
         (np.zeros(2, int), r"shape \(2,\) for 3 examples"),
+        (np.zeros(4, int), r"shape \(4,\) for 3 examples"),
         (np.zeros((), int), r"shape \(\) for 3 examples"),
         (np.array([0, -1, 1]), "label -1; labels start at 0"),
         (np.array(["a", "b", "c"]), "<U1"),

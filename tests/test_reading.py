@@ -30,7 +30,17 @@ LEAST_COMMENTS_PER_100 = 6.0
 MOST_POSITIONAL = 3
 BY_POSITION = "more than three arguments by position"
 # Functions and methods that take any number of equals, or pass arguments on.
-VARIADIC = ("print", "zip", "map", "max", "min", "reshape", "transpose", "cond")
+VARIADIC = (
+    "cond",
+    "map",
+    "max",
+    "min",
+    "partial",
+    "print",
+    "reshape",
+    "transpose",
+    "zip",
+)
 
 # A room of fewer lines has no room for a figure per 100.
 LEAST_LINES = 30
