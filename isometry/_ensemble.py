@@ -144,7 +144,7 @@ def ensemble(
     budget = _devices.budget("ensemble", max_bytes, mesh)
     takes, chunk = _cost.fitting("ensemble", budget, aim, chosen, drawn, xs[0], kind)
     steps = _steps(mesh, budget, takes, memory.tree_bytes(drawn), (seeds, len(xs)))
-    how = How(aim, chosen, kind, chunk, serial=_devices.share_threads(mesh))
+    how = How(aim, chosen, kind, chunk)
     bits = None
     if isinstance(chosen, Lanczos):
         how, bits = replace(how, key_kind=_checks.key_kind(key)), _devices.everywhere(mesh, _checks.key_bits(key))

@@ -27,9 +27,7 @@ _BUCKET = 32
 class How:
     """What a program is compiled for.
 
-    `chunk`: directions at a time; `live`: the most units alive in any space, None to multiply all; `serial`: factorize
-    one after another, as devices must that share the threads of one processor: waiting for each other inside a batched
-    factorization they would hang.
+    `chunk`: directions at a time; `live`: the most units alive in any space, None to multiply all.
     """
 
     aim: _jacobian.Target
@@ -37,7 +35,6 @@ class How:
     dtype: Any
     chunk: int | None = None
     live: int | None = None
-    serial: bool = False
     key_kind: str | None = None
 
 
@@ -57,9 +54,9 @@ def spectra(how: How, params: Any, xs: Any, seeds: Any, inputs: Any, key: Any) -
         return _in_turn(functools.partial(_compact, how, how.live, xs), params)
     if aim.layered:  # one wide product a layer and seed uses the machine better than one batch of small ones
         wide = _in_turn(lambda p: _jacobian.wide_jacobians(aim, p, xs, how.dtype), params)
-        return of_matrix(wide, aim, method, how.serial)
+        return of_matrix(wide, aim, method)
     dense = lambda p, x: _jacobian.dense_jacobian(aim, p, x, how.dtype, how.chunk)  # noqa: E731
-    return of_matrix(jax.vmap(jax.vmap(dense, (None, 0)), (0, None))(params, xs), aim, method, how.serial)
+    return of_matrix(jax.vmap(jax.vmap(dense, (None, 0)), (0, None))(params, xs), aim, method)
 
 
 def _in_turn(f: Callable[[Any], Any], stacked: Any) -> Any:
@@ -81,8 +78,8 @@ def _compact(how: How, width: int, xs: Any, params: Any) -> Spectrum:
     stacks = _jacobian.factors_of_inputs(how.aim, params, xs, how.dtype)
     m, n = stacks[-1].size[1], stacks[0].size[2]
     with precision.full():
-        matrix = linalg.compact_product(stacks, width, how.serial)
-    found = of_matrix(matrix, how.aim, how.method, how.serial)
+        matrix = linalg.compact_product(stacks, width)
+    found = of_matrix(matrix, how.aim, how.method)
     missing = min(m, n) - found.log_values.shape[-1]
     logs = jnp.pad(found.log_values, ((0, 0), (0, missing)), constant_values=-jnp.inf)
     rank = jnp.min(linalg.live_counts(stacks), -1, keepdims=True)

@@ -306,9 +306,9 @@ def resolve_method(call: str, method: Any, aim: _jacobian.Target, key: Any) -> A
     return method
 
 
-def of_matrix(matrix: Any, aim: _jacobian.Target, method: Any, serial: bool = False) -> Spectrum:
-    """The dense spectrum of the Jacobian of `aim`, or of a batch of them; `serial`: one after another."""
-    log_s, floor = linalg.log_singular_values(matrix, serial)
+def of_matrix(matrix: Any, aim: _jacobian.Target, method: Any) -> Spectrum:
+    """The dense spectrum of the Jacobian of `aim`, or of a batch of them."""
+    log_s, floor = linalg.log_singular_values(matrix)
     return of_logs(log_s, jnp.full(log_s.shape[:-1], floor, log_s.dtype), matrix.shape[-2:], aim, method)
 
 

@@ -13,6 +13,7 @@ from isometry.initializers._catalogue import register
 from isometry.initializers._fans import Axes, Layout
 from isometry.initializers._layout import WINDOW, at_tap, initializer_of_kernels, middle_tap, upper_tap
 from isometry.initializers._protocol import Initializer
+from isometry.linalg._factorizations import haar_orthogonal
 
 _XIAO = "Xiao et al. (2018), arXiv:1806.05393"
 
@@ -37,7 +38,7 @@ def delta_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1
     _checks.number("delta_orthogonal", gain=gain)
 
     def kernel(key, window, n_in, n_out, dtype):
-        matrix = jnp.asarray(gain, dtype) * jax.random.orthogonal(key, n_in, (), dtype, n_out)
+        matrix = jnp.asarray(gain, dtype) * haar_orthogonal(key, n_in, n_out, dtype)
         return at_tap(matrix, window, middle_tap(window))
 
     layout = Layout(in_axis, out_axis, batch_axis)
@@ -88,7 +89,7 @@ def _orthogonal_polynomial(
     factors = [axis for step in range(1, max(window)) for axis, k in enumerate(window) if step < k]
     basis_key, subset_key = jax.random.split(key)
     with precision.full():
-        first, *bases = jax.random.orthogonal(basis_key, many, (1 + len(factors),), dtype)
+        first, *bases = haar_orthogonal(basis_key, many, many, dtype, batch=(1 + len(factors),))
         kept = jax.random.bernoulli(subset_key, 0.5, (len(factors), many))  # the rank of P is Binomial(many, 1/2)
         kernel = first[:few].reshape((1,) * len(window) + (few, many))
         for axis, basis, columns in zip(factors, bases, kept, strict=True):

@@ -2,13 +2,13 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 
 from isometry import _checks
 from isometry.initializers._catalogue import register
 from isometry.initializers._fans import Axes, Layout, parts
 from isometry.initializers._protocol import Initializer, arguments, magnitude
+from isometry.linalg._factorizations import haar_orthogonal
 
 _TWO_AXES = "an orthogonal matrix needs at least two. For a bias use initializers.zeros()."
 
@@ -38,7 +38,7 @@ def orthogonal(gain: float = 1.0, *, in_axis: Axes = -2, out_axis: Axes = -1, ba
         inputs = tuple(a for a in range(len(shape)) if a not in batch + out)
         order = batch + inputs + out
         rows, columns = math.prod(shape[a] for a in inputs), math.prod(shape[a] for a in out)
-        q = jax.random.orthogonal(key, rows, tuple(shape[a] for a in batch), dtype, columns)
+        q = haar_orthogonal(key, rows, columns, dtype, batch=tuple(shape[a] for a in batch))
         q = q.reshape(tuple(shape[a] for a in order))
         return jnp.asarray(gain, dtype) * jnp.transpose(q, tuple(order.index(a) for a in range(len(shape))))
 

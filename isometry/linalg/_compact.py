@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from isometry.linalg import _factorizations
 from isometry.linalg._product import Factors, require_stacks
 
 
@@ -22,14 +23,13 @@ def live_counts(stacks: Sequence[Any]) -> Int[Array, "batch spaces"]:
     return between if stacks[-1].scale is None else between[:, :-1]
 
 
-def compact_product(stacks: Sequence[Any], width: int, serial: bool) -> Float[Array, "batch m r"]:
+def compact_product(stacks: Sequence[Any], width: int) -> Float[Array, "batch m r"]:
     """Matrices with the nonzero singular values of the products; r = min(n, width).
 
     The matrices are shared; scales are (batch, count, m), and all but the last have at most `width` that are not zero.
-    `serial`: factorize one after another.
     """
     *inner, (matrix, scale) = _last_apart(stacks)
-    state = _begun(inner[0], width, serial)
+    state = _begun(inner[0], width)
     for i, stack in enumerate(inner):
         if i > 0:
             state = _next(state, (stack.matrix[0], stack.scale[:, 0]), width)  # its width may be a new one
@@ -63,14 +63,14 @@ def _live(scale: Any, width: int) -> tuple[Any, Any]:
     return index, jnp.where(there, jnp.take_along_axis(scale, index, -1), 0)
 
 
-def _begun(stack: Any, width: int, serial: bool) -> tuple[Any, Any]:
+def _begun(stack: Any, width: int) -> tuple[Any, Any]:
     """(product, live units) after the first factor: its rows that live, turned so that it is square."""
     index, scale = _live(stack.scale[:, 0], width)
     if stack.matrix is None:
         return scale[..., None] * jnp.eye(scale.shape[-1], dtype=scale.dtype)[None], index
     rows = scale[..., None] * stack.matrix[0][index]
     if rows.shape[1] < rows.shape[2]:  # values do not change under a rotation of the inputs
-        rows = _one_by_one(lambda a: jnp.linalg.qr(a.T, mode="r").T, rows, serial)
+        rows = _factorizations.qr(rows.mT)[1].mT
     return rows, index
 
 
@@ -80,7 +80,3 @@ def _next(state: tuple[Any, Any], factor: tuple[Any, Any], width: int) -> tuple[
     index, scale = _live(scale, width)
     block = jax.vmap(lambda rows, columns: matrix[rows][:, columns])(index, live)
     return scale[..., None] * (block @ product), index
-
-
-def _one_by_one(function: Any, batch: Any, serial: bool) -> Any:
-    return jax.lax.map(function, batch) if serial else jax.vmap(function)(batch)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from isometry import _checks
 from isometry._internal import precision
+from isometry.linalg import _factorizations
 
 
 def singular_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
@@ -36,9 +37,9 @@ def _svd(a: Any, vectors: bool) -> Any:
     """
     algorithm = jax.lax.linalg.SvdAlgorithm.QR if _on_gpu() else None
     safe, marked = _finite(a)
-    # not full: room is made for U and V even if they are not asked for, and U would be m × m
-    found = jax.lax.linalg.svd(safe, full_matrices=False, compute_uv=vectors, algorithm=algorithm)
-    return jax.tree.map(marked, tuple(found)) if vectors else marked(found)
+    if not vectors:
+        return marked(_factorizations.singular_values(safe, algorithm))
+    return jax.tree.map(marked, tuple(_factorizations.thin_svd(safe, algorithm)))
 
 
 def _finite(a: Any) -> tuple[Any, Callable[[Any], Any]]:
@@ -75,12 +76,7 @@ def _by_eigenvalues(a: Any) -> Any:
     m, n = a.shape[-2:]
     upper = jnp.concatenate([jnp.zeros_like(a, shape=(*a.shape[:-2], m, m)), a], -1)
     lower = jnp.concatenate([a.mT, jnp.zeros_like(a, shape=(*a.shape[:-2], n, n))], -1)
-    # by QR at every order: up to 32 XLA would choose Jacobi, and miss by two floors again
-    _, eigenvalues = jax.lax.linalg.eigh(
-        jnp.concatenate([upper, lower], -2),
-        symmetrize_input=False,
-        implementation=jax.lax.linalg.EighImplementation.QR,
-    )
+    eigenvalues = _factorizations.symmetric_eigenvalues(jnp.concatenate([upper, lower], -2))
     # zeros come out as rounding of either sign, which is no exact zero; those of zero rows and columns are exact
     found = -jnp.sort(-jnp.abs(eigenvalues[..., -min(m, n) :]), -1)
     rank = jnp.minimum(*(jnp.sum(jnp.any(a != 0, axis), -1, keepdims=True) for axis in (-2, -1)))
@@ -104,10 +100,8 @@ def matrices(call: str, a: Any) -> Any:
     return a.astype(jnp.float32) if jnp.finfo(a.dtype).bits < 32 else a
 
 
-def log_singular_values(a: Float[Array, "*batch m n"], serial: bool = False) -> tuple[Float[Array, "*batch k"], float]:
+def log_singular_values(a: Float[Array, "*batch m n"]) -> tuple[Float[Array, "*batch k"], float]:
     """ln of the singular values, descending, -inf for an exact zero; and the log floor below which they are noise.
-
-    `serial`: the batch one after another, where several devices share the threads of one processor.
 
     The floor is relative to the largest of each matrix (`precision.svd_log_floor`). Matrices are scaled by a power of
     two to a largest entry near 1 before they are factorized, so that neither tiny nor huge ones under- or overflow;
@@ -117,15 +111,10 @@ def log_singular_values(a: Float[Array, "*batch m n"], serial: bool = False) -> 
     peak = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True)
     _, exponent = jnp.frexp(jnp.where(peak > 0, peak, 1))
     scaled = jnp.ldexp(a, -exponent)
-    s = _serially(singular_values, scaled) if serial else singular_values(scaled)
+    s = singular_values(scaled)
     log_s = jnp.where(s == 0, -jnp.inf, jnp.log(jnp.where(s == 0, 1, s)))  # NaN stays NaN, never a zero
     log_s = log_s + exponent[..., 0].astype(log_s.dtype) * jnp.log(jnp.asarray(2, log_s.dtype))
     return log_s, precision.svd_log_floor(a.shape[-2], a.shape[-1], s.dtype)
-
-
-def _serially(kernel: Any, a: Any) -> Any:
-    found = jax.lax.map(kernel, a.reshape(-1, *a.shape[-2:]))
-    return found.reshape(*a.shape[:-2], *found.shape[1:])
 
 
 def numerical_rank(s: Float[Array, "*batch k"], tolerance: Any) -> Int[Array, "*batch"]:

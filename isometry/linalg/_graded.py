@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from isometry.linalg import _factorizations
+
 NOTHING = -(2**30)
 """Exponent of a row that is zero."""
 
@@ -30,7 +32,7 @@ def identity(width: int, dtype: Any) -> Graded:
     In coordinates of their own, factors need not be in general position: those that are upper triangular leave the span
     of the leading ones as it is, and the rows would never sort themselves.
     """
-    haar, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (width, width), dtype))
+    haar, _ = _factorizations.qr(jax.random.normal(jax.random.key(0), (width, width), dtype))
     return Graded(haar, jnp.zeros(width, jnp.int32), haar.T)
 
 
@@ -38,8 +40,8 @@ def times(product: Graded, image: Float[Array, "m r"]) -> Graded:
     """The product after a factor A, given its image A · basis; m ≥ r."""
     product, image = _sorted(product, image)
     # rows in the order of an elimination's pivots, lest the small ones drown in the large
-    order = jax.lax.linalg.lu(image)[2]
-    basis, upper = jnp.linalg.qr(image[order])
+    order = _factorizations.row_order(image)
+    basis, upper = _factorizations.qr(image[order])
     # what a row of R is made of: below it times eps there is only rounding
     scale = jnp.max(jnp.abs(image), -1)[order[: image.shape[1]]]
     return _absorb(upper, scale, product)._replace(basis=basis[jnp.argsort(order)])
@@ -53,7 +55,7 @@ def core(product: Graded) -> Graded:
 def flip(product: Graded) -> Graded:
     """The transpose of diag(2^e) · T in graded form again, rows triangular and no basis: one step of QR iteration."""
     product, _ = _sorted(product, product.basis)
-    upper = jnp.linalg.qr(product.rows.T, mode="r")
+    _, upper = _factorizations.qr(product.rows.T)
     blank = product._replace(rows=jnp.eye(*upper.shape, dtype=upper.dtype))
     return _absorb(upper, jnp.ones(len(upper), upper.dtype), blank)
 

@@ -193,10 +193,6 @@ def _nodes(b: Any) -> tuple[Any, Any]:
     return s, right[:, 0]
 
 
-_nodes_in_turn = jax.custom_batching.sequential_vmap(_nodes)
-"""In a batch, on each of several devices of one processor, even such small ones can hang in XLA's pool of threads."""
-
-
 def spectral_quadrature(operator: Operator, *, key: Any, steps: int, probes: int) -> Quadrature:
     """The density of the min(m, n) singular values by stochastic Lanczos quadrature: `steps` for each of `probes`.
 
@@ -226,7 +222,7 @@ def spectral_quadrature(operator: Operator, *, key: Any, steps: int, probes: int
         first, key = jax.random.split(key)
         start = unit(jax.random.normal(first, operator.shape[1:], operator.dtype))
         b = bidiagonalize(operator, start, key, steps, outside=False)
-        s, right = jax.lax.platform_dependent(b.scaled(), cpu=_nodes_in_turn, default=_nodes)
+        s, right = _nodes(b.scaled())
         logs = jnp.where(s > 0, jnp.log(jnp.where(s > 0, s, 1)), jnp.where(s == 0, -jnp.inf, s))
         size = jnp.where(b.norm == 0, 1, b.norm)
         return logs + jnp.log(size), right**2

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from isometry import _checks
 from isometry._internal import precision
+from isometry.linalg import _factorizations
 from isometry.linalg._dense import matrices
 from isometry.linalg._lanczos import length
 from isometry.linalg._linear import matrix_of
@@ -126,7 +127,7 @@ def _estimated(operator: Operator, orders: list[int], key: Any, probes: int) -> 
         sketch = jax.random.normal(first, (sketched, n), dtype)
         # tr G^k splits exactly for every basis, so nothing is lost by holding it fixed; QR has no gradient at rank < k
         image = jax.lax.stop_gradient(jax.vmap(lambda z: operator.rmatvec(operator.matvec(z)))(sketch))
-        basis = jnp.linalg.qr(image.T)[0]
+        basis = _factorizations.qr(image.T)[0]
         trace = jnp.sum(_forms(operator, basis.T, orders), 0)
     if sketched < n:
         rest = jax.random.normal(second, (probes - sketched, n), dtype)

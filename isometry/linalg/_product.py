@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from isometry import _checks
 from isometry._internal import precision
-from isometry.linalg import _dense, _graded, _jacobi
+from isometry.linalg import _dense, _factorizations, _graded, _jacobi
 
 _FLIPS = 2, 15
 """QR iterations before Jacobi after the first one, at least and at most: each costs a tenth of a sweep and orders what
@@ -100,7 +100,7 @@ def lyapunov_exponents(factors: Any) -> Float[Array, " n"]:
 @jax.jit
 def _exponents(matrix: Any) -> Any:
     def step(basis: Any, factor: Any) -> Any:
-        basis, upper = jnp.linalg.qr(factor @ basis)
+        basis, upper = _factorizations.qr(factor @ basis)
         pivot = jnp.abs(jnp.diagonal(upper))
         return basis, jnp.where(pivot == 0, -jnp.inf, jnp.log(jnp.where(pivot == 0, 1, pivot)))
 

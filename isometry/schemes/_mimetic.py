@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from isometry import _checks
 from isometry.initializers import Initializer, uniform
+from isometry.linalg._factorizations import thin_svd
 from isometry.schemes._layer import Layer
 from isometry.schemes._scheme import Init, Scheme
 
@@ -23,7 +24,8 @@ def factors(
     draws A and the one that draws B agree.
     """
     z = jax.random.normal(key, (width, width), dtype) * jnp.asarray(width**-0.5, dtype)
-    u, s, vt = jnp.linalg.svd(jnp.asarray(alpha, dtype) * z + jnp.asarray(beta, dtype) * jnp.eye(width, dtype=dtype))
+    target = jnp.asarray(alpha, dtype) * z + jnp.asarray(beta, dtype) * jnp.eye(width, dtype=dtype)
+    u, s, vt = thin_svd(target)
     largest = jnp.take_along_axis(u, jnp.abs(u).argmax(0)[None, :], 0)
     root = jnp.sqrt(s)[None, :rank]
     return u[:, :rank] * jnp.sign(largest)[:, :rank] * root, vt.T[:, :rank] * jnp.sign(largest)[:, :rank] * root

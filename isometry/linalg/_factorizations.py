@@ -1,0 +1,276 @@
+"""Factorizations of matrices and of batches of them, no two of which ever wait for each other.
+
+On a CPU, jaxlib 0.10 cuts a batched LAPACK call into tasks for XLA's pool of threads and waits for
+them. The call itself runs in a thread of that pool wherever something ran in parallel before it.
+As many such calls at a time as the pool has threads, in one program or in several, wait for ever:
+none of them leaves a thread for its tasks. On two cores two calls are enough, on four cores a
+network of twenty layers. A call with a single matrix makes no tasks and waits for nothing.
+
+So on a CPU batches are factorized one matrix at a time, whether the batch is an axis of the
+argument or comes from `jax.vmap`, and on any other platform all at once. Whatever factorizes
+matrices in this package does so here.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from isometry._internal import precision
+
+Kernel = Callable[..., PyTree[Array]]
+
+
+class ThinSvd(NamedTuple):
+    """Matrices u · diag(s) · vt with min(m, n) singular values, descending."""
+
+    u: Float[Array, "*batch m k"]
+    s: Float[Array, "*batch k"]
+    vt: Float[Array, "*batch k n"]
+
+
+def one_at_a_time(kernel: Kernel) -> Kernel:
+    """Make a function of matrices that on a CPU never sees more than one of each.
+
+    Args:
+        kernel: A function of one or several arrays whose last two axes are matrices and whose
+            leading axes, the same for all, are a batch. It need not have derivatives.
+
+    Returns:
+        The same function, under `jax.vmap` as well. It has no transpose: reverse-mode
+        differentiation needs a rule of its own, as `qr` and `thin_svd` have.
+    """
+
+    def looped(*matrices: Array) -> PyTree[Array]:
+        batch = matrices[0].shape[:-2]
+        flat = [matrix.reshape(-1, *matrix.shape[-2:]) for matrix in matrices]
+        results = jax.lax.map(lambda single: kernel(*single), flat)
+        return jax.tree.map(lambda r: r.reshape(*batch, *r.shape[1:]), results)
+
+    @jax.custom_batching.custom_vmap
+    def factorized(*matrices: Array) -> PyTree[Array]:
+        if matrices[0].ndim == 2:
+            return kernel(*matrices)
+        return jax.lax.platform_dependent(*matrices, cpu=looped, default=kernel)
+
+    @factorized.def_vmap
+    def _(axis_size: int, in_batched: list[bool], *matrices: Array) -> tuple[PyTree, PyTree]:
+        # The axis of vmap becomes one more axis of the batch, so that nested ones make one loop.
+        batched = [
+            matrix if is_batched else jnp.broadcast_to(matrix, (axis_size, *matrix.shape))
+            for matrix, is_batched in zip(matrices, in_batched, strict=True)
+        ]
+        results = factorized(*batched)
+        return results, jax.tree.map(lambda _: True, results)
+
+    # Outside of a program the rule would be traced at every call: 2 ms, where a small matrix takes
+    # 10 microseconds.
+    return jax.jit(factorized, inline=True)
+
+
+# --- QR
+
+
+@one_at_a_time
+def _qr(a: Array) -> tuple[Array, Array]:
+    return tuple(jnp.linalg.qr(a))
+
+
+@jax.custom_jvp
+def qr(a: Float[Array, "*batch m n"]) -> tuple[Float[Array, "*batch m n"], Float[Array, "*batch n n"]]:
+    """Factorize A = Q R, Q with orthonormal columns and R upper triangular.
+
+    Args:
+        a: Matrices with m >= n.
+
+    Returns:
+        Q and R, those of `jnp.linalg.qr`. Differentiable where A has full rank.
+    """
+    return _qr(a)
+
+
+@qr.defjvp
+def _qr_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple, tuple]:
+    """Differentiate Q R = A with QᵀQ = I (Walter et al., 2010, arXiv:1001.1654)."""
+    q, r = qr(*primals)
+    with precision.full():
+        ratio = _divided(tangents[0], r)
+        inside = q.mT @ ratio
+        below = jnp.tril(inside, -1)
+        turn = below - below.mT
+        dq = ratio - q @ (inside - turn)
+        dr = (inside - turn) @ r
+    return (q, r), (dq, dr)
+
+
+@one_at_a_time
+def _solved(r: Array, b: Array) -> Array:
+    return jax.lax.linalg.triangular_solve(r, b, left_side=False)
+
+
+@one_at_a_time
+def _solved_transposed(r: Array, b: Array) -> Array:
+    return jax.lax.linalg.triangular_solve(r, b, left_side=False, transpose_a=True)
+
+
+def _divided(b: Array, r: Array) -> Array:
+    """Return B R⁻¹ for upper triangular R, differentiable in both."""
+    return jax.lax.custom_linear_solve(
+        lambda x: x @ r,
+        b,
+        solve=lambda _, b: _solved(r, b),
+        transpose_solve=lambda _, b: _solved_transposed(r, b),
+    )
+
+
+# --- Singular values
+
+
+@functools.cache
+def _svd_kernel(algorithm: jax.lax.linalg.SvdAlgorithm | None, vectors: bool) -> Kernel:
+    # Not full: room is made for U and V even if they are not asked for, and U would be m × m.
+    kernel = functools.partial(
+        jax.lax.linalg.svd, full_matrices=False, compute_uv=vectors, algorithm=algorithm
+    )
+    return one_at_a_time(kernel)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def singular_values(
+    a: Float[Array, "*batch m n"], algorithm: jax.lax.linalg.SvdAlgorithm | None = None
+) -> Float[Array, "*batch k"]:
+    """Compute the min(m, n) singular values of each matrix, descending.
+
+    Args:
+        a: Finite matrices.
+        algorithm: As in `jax.lax.linalg.svd`.
+
+    Returns:
+        The singular values. Their gradient takes the vectors of `thin_svd`.
+    """
+    return _svd_kernel(algorithm, vectors=False)(a)
+
+
+@singular_values.defjvp
+def _singular_values_jvp(
+    algorithm: jax.lax.linalg.SvdAlgorithm | None, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    u, s, vt = thin_svd(*primals, algorithm)
+    with precision.full():
+        return s, jnp.einsum("...ji,...jk,...ik->...i", u, tangents[0], vt)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def thin_svd(
+    a: Float[Array, "*batch m n"], algorithm: jax.lax.linalg.SvdAlgorithm | None = None
+) -> ThinSvd:
+    """Factorize A = U diag(s) Vᵀ with min(m, n) singular values.
+
+    Args:
+        a: Finite matrices.
+        algorithm: As in `jax.lax.linalg.svd`.
+
+    Returns:
+        U, s and Vᵀ. The derivatives of U and V are NaN or infinite where singular values coincide,
+        which leave them undetermined, and those of the longer side where one is zero.
+    """
+    return ThinSvd(*_svd_kernel(algorithm, vectors=True)(a))
+
+
+@thin_svd.defjvp
+def _thin_svd_jvp(
+    algorithm: jax.lax.linalg.SvdAlgorithm | None, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[ThinSvd, ThinSvd]:
+    """Differentiate U diag(s) Vᵀ = A (Giles, 2008, "Collected matrix derivative results", 3.2)."""
+    factors = thin_svd(*primals, algorithm)
+    u, s, vt = factors
+    da = tangents[0]
+    with precision.full():
+        inner = u.mT @ da @ vt.mT
+        ds = jnp.diagonal(inner, axis1=-2, axis2=-1)
+        row, column = s[..., None, :], s[..., :, None]
+        gap = (row + column) * (row - column)
+        identity = jnp.eye(s.shape[-1], dtype=s.dtype)
+        # The diagonal, where a vector does not turn, is made 1 before and 0 after the division.
+        inverse_gap = 1 / (gap + identity) - identity
+        turn_u = inverse_gap * (row * inner + column * inner.mT)
+        turn_v = inverse_gap * (column * inner + row * inner.mT)
+        du = u @ turn_u
+        dv = vt.mT @ turn_v
+        m, n = da.shape[-2:]
+        if m > n:
+            image = da @ vt.mT
+            du = du + (image - u @ (u.mT @ image)) / row
+        if n > m:
+            image = da.mT @ u
+            dv = dv + (image - vt.mT @ (vt @ image)) / row
+    return factors, ThinSvd(du, ds, dv.mT)
+
+
+# --- Eigenvalues, elimination
+
+
+@one_at_a_time
+def symmetric_eigenvalues(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
+    """Compute the eigenvalues of symmetric matrices, ascending, by QR iterations.
+
+    Args:
+        a: Exactly symmetric matrices.
+
+    Returns:
+        The eigenvalues, without a gradient.
+    """
+    # Up to order 32 XLA would choose Jacobi iterations on a GPU, which end at an error twice as
+    # large as a singular value's resolution.
+    _, eigenvalues = jax.lax.linalg.eigh(
+        a, symmetrize_input=False, implementation=jax.lax.linalg.EighImplementation.QR
+    )
+    return eigenvalues
+
+
+@one_at_a_time
+def _row_order(a: Array) -> Array:
+    return jax.lax.linalg.lu(a)[2]
+
+
+def row_order(a: Float[Array, "*batch m n"]) -> Int[Array, "*batch m"]:
+    """Return the order of the rows in which an elimination takes its pivots."""
+    return _row_order(jax.lax.stop_gradient(a))
+
+
+# --- Random orthogonal matrices
+
+
+def haar_orthogonal(
+    key: Array,
+    rows: int,
+    columns: int,
+    dtype: jnp.dtype,
+    *,
+    batch: tuple[int, ...] = (),
+) -> Float[Array, "*batch rows columns"]:
+    """Draw orthogonal matrices from Haar's measure, bit for bit as `jax.random.orthogonal` does.
+
+    R of a QR factorization is fixed by a positive diagonal; without it Q is not distributed by
+    Haar's measure (Mezzadri, 2007, arXiv:math-ph/0609050, section 5).
+
+    Args:
+        key: A random key.
+        rows: Rows of each matrix.
+        columns: Columns of each matrix. The shorter of rows and columns are orthonormal.
+        dtype: float32 or float64.
+        batch: Leading axes, all drawn from the one key.
+
+    Returns:
+        The matrices, equal to `jax.random.orthogonal(key, rows, batch, dtype, columns)`.
+    """
+    tall = max(rows, columns), min(rows, columns)
+    q, r = qr(jax.random.normal(key, (*batch, *tall), dtype))
+    diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)
+    q = q * jnp.sign(diagonal)[..., None, :]
+    if rows < columns:
+        return q.mT
+    return q
