@@ -15,10 +15,13 @@ from isometry._internal import interrupts
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
+PROGRAMS = ("device", "zoo")  # run by themselves, as `python -m benchmarks.device`
+
+
 def names() -> list[str]:
-    """Every benchmark file of this folder; zoo/ is a program of its own."""
-    found = pkgutil.iter_modules(benchmarks.__path__)
-    return sorted(m.name for m in found if not m.ispkg and not m.name.startswith("_"))
+    """Every benchmark file of this folder."""
+    found = (module.name for module in pkgutil.iter_modules(benchmarks.__path__))
+    return sorted(name for name in found if name not in PROGRAMS and not name.startswith("_"))
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -43,8 +46,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def _write_readme() -> None:
     from isometry import store
 
-    records = [json.loads(path.read_text()) for path in sorted(_report.RESULTS.glob("*.json"))]
-    text = _report.readme(_report.README.read_text(), records).encode()
+    text = _report.readme(_report.README.read_text(), _report.committed()).encode()
     store.atomically(_report.README, lambda file: file.write(text))
 
 

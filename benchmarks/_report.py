@@ -1,5 +1,6 @@
 """A record as a table: on the terminal by rich, in README.md by Markdown, and against an older record."""
 
+import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +9,12 @@ COLUMNS = ("task", "method", "median", "quartiles", "first call", "error / toler
 README = pathlib.Path(__file__).with_name("README.md")
 RESULTS = pathlib.Path(__file__).with_name("results")
 BEGIN, END = "<!-- results: python -m benchmarks --readme -->", "<!-- /results -->"
+
+
+def committed() -> list[dict[str, Any]]:
+    """The records in results/, but those of device.py, which have a form of their own."""
+    paths = sorted(RESULTS.glob("*.json"))
+    return [json.loads(path.read_text()) for path in paths if not path.name.startswith("device-")]
 
 
 def seconds(value: float) -> str:

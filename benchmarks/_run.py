@@ -2,12 +2,13 @@
 
 import contextlib
 import itertools
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from typing import Any
@@ -25,15 +26,27 @@ class BenchmarkFailed(Exception):
 
 
 class Worker:
-    """The driver's end of a worker process (benchmarks/_worker.py)."""
+    """The driver's end of a worker process (benchmarks/_worker.py).
 
-    def __init__(self, module: str, method: str | None, task: Task, environment: dict[str, str]):
+    Nothing is waited for beyond `deadline`, a time of `time.monotonic`.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        method: str | None,
+        task: Task,
+        environment: Mapping[str, str],
+        deadline: float = math.inf,
+    ):
         self.name = f"{task.name}, {method or 'reference'}"
+        self.deadline = deadline
+        self.asked = ""
         self.pipe, theirs = Pipe()
         path = os.pathsep.join(p for p in sys.path if p)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks._worker", str(theirs.fileno())],
-            env=os.environ | {"PYTHONPATH": path} | environment,
+            env=os.environ | {"PYTHONPATH": path} | dict(environment),
             pass_fds=[theirs.fileno()],
             start_new_session=True,  # an interrupt is the driver's, who then ends its workers
         )
@@ -42,16 +55,32 @@ class Worker:
 
     def ask(self, *request: Any) -> Any:
         """Send a request and wait for the answer."""
+        self.send(*request)
+        return self.receive()
+
+    def send(self, *request: Any) -> None:
+        """Send a request whose answer is received later."""
+        self.asked = request[0]
         try:
             self.pipe.send(request)
-            if not self.pipe.poll(TIMEOUT):
-                raise BenchmarkFailed(f"{self.name}: no answer to {request[0]!r} within {TIMEOUT:g} s")
+        except OSError:
+            raise self._dead() from None
+
+    def receive(self) -> Any:
+        """Wait for the answer to what was sent last."""
+        limit = max(0.0, min(TIMEOUT, self.deadline - time.monotonic()))
+        try:
+            if not self.pipe.poll(limit):
+                raise BenchmarkFailed(f"{self.name}: no answer to {self.asked!r} within {limit:.3g} s")
             fine, answer = self.pipe.recv()
         except (EOFError, OSError):
-            raise BenchmarkFailed(f"{self.name}: the worker died, exit code {self.process.wait(10)}") from None
+            raise self._dead() from None
         if not fine:
             raise BenchmarkFailed(f"{self.name}: {answer}")
         return answer
+
+    def _dead(self) -> BenchmarkFailed:
+        return BenchmarkFailed(f"{self.name}: the worker died, exit code {self.process.wait(10)}")
 
     def close(self) -> None:
         """End the process: it holds nothing that needs saving."""
@@ -68,6 +97,12 @@ class Entrant:
     record: dict[str, Any]
     repeats: int = 1
     samples: list[dict[str, Any]] = field(default_factory=list)
+
+    def find_repeats(self) -> float:
+        """Seconds of one call; from now on a sample has as many as make it long enough."""
+        seconds = self.worker.ask("sample", 1)["seconds"]
+        self.repeats = max(1, round(LEAST_SECONDS / max(seconds, 1e-7)))
+        return seconds
 
     def take(self) -> None:
         """One sample, marked if others used the machine meanwhile."""
@@ -135,7 +170,7 @@ def _run_task(module, benchmark, task, rounds, say) -> tuple[dict[str, Any], dic
         _race(present, rounds, say)
         provenance = judge.ask("provenance")
     for entrant in present:
-        _summarize(entrant)
+        summarize(entrant)
     return provenance, _record(task, entrants, guests)
 
 
@@ -150,8 +185,7 @@ def _admit(entrant: Entrant, judge: Worker, say: Callable[[str], None]) -> bool:
     if not error <= tolerance:  # also NaN
         raise BenchmarkFailed(f"{entrant.worker.name}: wrong, error {error:.3g} above its tolerance {tolerance:.3g}")
     entrant.record |= {"error": error, "tolerance": tolerance}
-    seconds = entrant.worker.ask("sample", 1)["seconds"]
-    entrant.repeats = max(1, round(LEAST_SECONDS / max(seconds, 1e-7)))
+    seconds = entrant.find_repeats()
     say(f"{entrant.worker.name}: error {error:.2g}, first call {prepared['first_call']:.3g} s, then {seconds:.3g} s")
     return True
 
@@ -174,7 +208,8 @@ def quartiles(values: list[float]) -> list[float]:
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
 
 
-def _summarize(entrant: Entrant) -> None:
+def summarize(entrant: Entrant) -> None:
+    """Put the statistics of the samples into the record."""
     seconds = [s["seconds"] for s in entrant.samples]
     marks = [s["clean"] for s in entrant.samples]
     kept = [s for s, mark in zip(seconds, marks, strict=True) if mark]

@@ -58,8 +58,10 @@ class Session:
         self.reference: Any = None
 
     def prepare(self) -> dict[str, Any]:
-        """Build the call and make it once: the first call compiles."""
-        assert self.method is not None
+        """Build the call and make it once: the first call compiles. Of a judge: compute the reference."""
+        if self.method is None:
+            self.reference = self.benchmark.reference(**self.parameters)
+            return {}
         try:
             versions = {name: importlib.metadata.version(name) for name in self.method.requires}
             self.call = self.method.make(**self.parameters)
@@ -84,7 +86,7 @@ class Session:
     def judge(self, result: Any) -> tuple[float, float]:
         """Error and tolerance of a result; the reference is computed on the first one."""
         if self.reference is None:
-            self.reference = self.benchmark.reference(**self.parameters)
+            self.prepare()
         error = self.benchmark.error(result, self.reference, **self.parameters)
         return float(error), float(self.benchmark.tolerance(**self.parameters))
 

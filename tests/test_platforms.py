@@ -1,0 +1,300 @@
+"""Everything that can be traced is lowered for CUDA and for TPU, on a machine with neither.
+
+`jax.export` stops before the platform's own compiler. It finds operations that a
+platform has no rule for, and library calls whose behaviour is not guaranteed to last;
+it does not find wrong numbers.
+"""
+
+import inspect
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+from needed import NEEDED
+
+import isometry
+from isometry import initializers, linalg, networks
+
+PLATFORMS = ("cuda", "tpu")
+KEY = jax.eval_shape(lambda: jax.random.key(0))
+# Orders that no other test uses: a program traced here for a GPU process stays in
+# JAX's cache, where a later test of the same shapes would find it.
+SIZE = 13
+GPU_SIZE = 11
+
+
+def lowered(function, *arguments, platforms=PLATFORMS):
+    """Lower `function` in one program for all `platforms`, or raise what JAX raises."""
+    exported = jax.export.export(jax.jit(function), platforms=platforms)(*arguments)
+    assert exported.platforms == platforms
+
+
+def array(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+# ---- that the tests can fail ----
+
+
+def test_operation_without_a_tpu_rule_is_refused():
+    with pytest.raises(NotImplementedError, match=r"'eig' not found .*tpu"):
+        lowered(jnp.linalg.eig, array(4, 4))
+
+
+def test_library_call_without_guarantees_is_refused():
+    """Eigenvalues on CUDA come from a library call that JAX may change."""
+    with pytest.raises(ValueError, match="no compatibility guarantees"):
+        lowered(jnp.linalg.eig, array(4, 4), platforms=("cuda",))
+
+
+# ---- initializers and networks ----
+
+WINDOWED = ("block_orthogonal", "delta_orthogonal", "dirac")
+
+
+@pytest.mark.parametrize("entry", initializers.catalogue(), ids=lambda e: e.name)
+def test_initializer_is_lowered(entry):
+    init = entry.factory(**NEEDED.get(entry.name, {}))
+    shape = (3, 3, 8, 32) if entry.name in WINDOWED else (8, 8)
+    lowered(lambda key: init(key, shape), KEY)
+
+
+def mlp(scheme="orthogonal", size=SIZE):
+    return networks.mlp([size] * 5, "tanh", scheme)
+
+
+def chain():
+    return networks.chain([mlp(), networks.mlp([SIZE, 3], "relu", "gaussian")])
+
+
+NETWORKS = {
+    "orthogonal": mlp,
+    "gaussian": lambda: mlp("gaussian"),
+    "zer_o": lambda: mlp("zer_o"),
+    "sparse orthogonal": lambda: mlp(initializers.sparse_orthogonal(0.5)),
+    "chain": chain,
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_drawing_is_lowered(name):
+    """Several networks at once: one alone lowers what the initializers lower."""
+    keys = jax.eval_shape(lambda key: jax.random.split(key, 3), KEY)
+    lowered(jax.vmap(NETWORKS[name]().init), keys)
+
+
+# ---- spectra ----
+
+
+def plain(params, x):
+    """A convolution and a dense layer, as a user writes them."""
+    kernel, matrix = params
+    image = jnp.tanh(x.reshape(1, 4, 4, 1))
+    image = jax.lax.conv_general_dilated(
+        image,
+        kernel,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return matrix @ jnp.tanh(image.ravel())
+
+
+def measured(function, params, size, **options):
+    """Lower the spectra at three examples."""
+
+    def one(params, x, key):
+        return isometry.spectrum(function, params, x, key=key, **options)
+
+    lowered(jax.vmap(one, (None, 0, None)), params, array(3, size), KEY)
+
+
+@pytest.mark.parametrize("span", ["end_to_end", "hidden"])
+@pytest.mark.parametrize("method", ["dense", "product", "lanczos"])
+def test_spectrum_is_lowered(method, span):
+    net = mlp()
+    params = jax.eval_shape(net.init, KEY)
+    measured(net, params, SIZE, method=method, span=span)
+
+
+def test_spectrum_of_a_chain_is_lowered():
+    net = chain()
+    measured(net, jax.eval_shape(net.init, KEY), SIZE, method="product")
+
+
+@pytest.mark.parametrize("method", ["dense", "lanczos"])
+def test_spectrum_of_a_plain_function_is_lowered(method):
+    measured(plain, (array(3, 3, 1, 2), array(7, 32)), 16, method=method)
+
+
+@pytest.mark.parametrize("method", ["dense", "product", "lanczos"])
+def test_monitored_update_is_lowered(method):
+    """The update alone: that of the optimizer behind it is optax's."""
+    net = mlp()
+    monitor = isometry.monitor(
+        net,
+        jnp.ones((2, SIZE)),
+        every=2,
+        statistics=["dead_units", "log_spread", "stable_rank", "s_median"],
+        capacity=3,
+        method=method,
+        key=jax.random.key(0),
+    )
+    params = jax.eval_shape(net.init, KEY)
+    state = jax.eval_shape(monitor.init, params)
+    lowered(monitor.update, params, state, params)
+
+
+# ---- linalg: a program of each public kernel, of a square matrix and a key ----
+
+KERNELS = {}
+
+
+def kernel(program):
+    """Register a program under the name of the public kernel that it runs."""
+    KERNELS[program.__name__] = program
+    return program
+
+
+def stacks(a, *batch):
+    scale = jnp.broadcast_to(a[0], (*batch, 1, len(a)))
+    return [linalg.Factors(a[None], scale), linalg.Factors(a[None], scale)]
+
+
+def layer(a):
+    return lambda z: jnp.tanh(a @ z)
+
+
+@kernel
+def singular_values(a, key):
+    """With the gradient, whose rule takes vectors as well."""
+    return jax.value_and_grad(lambda a: jnp.sum(linalg.singular_values(a)))(a)
+
+
+@kernel
+def log_singular_values(a, key):
+    logs, _ = linalg.log_singular_values(a[None])
+    return logs
+
+
+@kernel
+def numerical_rank(a, key):
+    return linalg.numerical_rank(a, a[0])
+
+
+@kernel
+def log_spread(a, key):
+    """With the gradient, and a derivative of it: each has a rule of its own."""
+    gradient = jax.grad(linalg.log_spread)
+    return linalg.log_spread(a), jax.jvp(gradient, (a,), (a,))
+
+
+@kernel
+def product_log_singular_values(a, key):
+    factors = jnp.stack([a, a, a])
+    return linalg.product_log_singular_values(factors, every=2)
+
+
+@kernel
+def log_values(a, key):
+    return linalg.log_values(stacks(a))
+
+
+@kernel
+def lyapunov_exponents(a, key):
+    return linalg.lyapunov_exponents(jnp.stack([a, a]))
+
+
+@kernel
+def wide_product(a, key):
+    return linalg.wide_product(stacks(a, 2), batch=2)
+
+
+@kernel
+def compact_product(a, key):
+    return linalg.compact_product(stacks(a, 2), width=5)
+
+
+@kernel
+def live_counts(a, key):
+    return linalg.live_counts(stacks(a, 2))
+
+
+@kernel
+def factored(a, key):
+    operator = linalg.factored(stacks(a))
+    return operator.matvec(a[0]), operator.rmatvec(a[1])
+
+
+@kernel
+def matrix_of(a, key):
+    return linalg.matrix_of(layer(a), a[0])
+
+
+@kernel
+def partial_jacobian_norm(a, key):
+    return linalg.partial_jacobian_norm(layer(a), a[0], key=key, probes=2)
+
+
+@kernel
+def spectral_moments(a, key):
+    orders = (1, 2)
+    operator = linalg.Operator.of(a)
+    exact = linalg.spectral_moments(a, orders)
+    return exact, linalg.spectral_moments(operator, orders, key=key, probes=2)
+
+
+@kernel
+def spectral_quadrature(a, key):
+    operator = linalg.Operator.of(a)
+    found = linalg.spectral_quadrature(operator, key=key, steps=4, probes=2)
+    return found.log_values, found.weights
+
+
+@kernel
+def extreme_singular_values(a, key):
+    operator = linalg.Operator.of(a)
+    return linalg.extreme_singular_values(operator, key=key, steps=4)
+
+
+@kernel
+def smooth_cdf(a, key):
+    return linalg.smooth_cdf(a, jnp.abs(a), steps=3, log_points=a[0])
+
+
+@kernel
+def Operator(a, key):  # noqa: N802 (the class's name)
+    operator = linalg.Operator.linearized(layer(a), a[0])
+    return operator.matvec(a[0]), operator.rmatvec(a[1])
+
+
+EVERY_KERNEL = pytest.mark.parametrize("name", KERNELS)
+# Records of arrays, with nothing to lower.
+RECORDS = {"Extremes", "Factors", "Quadrature"}
+
+
+def test_every_public_kernel_is_here():
+    public = {
+        name
+        for name, value in inspect.getmembers(linalg)
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert public == KERNELS.keys() | RECORDS
+
+
+@EVERY_KERNEL
+def test_kernel_is_lowered(name):
+    """A batch of matrices by vmap in float32, and one in float64."""
+    program = KERNELS[name]
+    lowered(jax.vmap(program, (0, None)), array(3, SIZE, SIZE), KEY)
+    with jax.enable_x64(True):
+        lowered(program, jax.ShapeDtypeStruct((SIZE, SIZE), jnp.float64), KEY)
+
+
+@EVERY_KERNEL
+def test_kernel_is_lowered_as_a_process_on_a_gpu_traces_it(name, monkeypatch):
+    """There factorizations are others, chosen while tracing by the default device."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    program = KERNELS[name]
+    lowered(program, array(GPU_SIZE, GPU_SIZE), KEY, platforms=("cuda",))
