@@ -11,11 +11,10 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 def jax_environment(devices: int = 1, blas_threads: int = 1) -> dict[str, str]:
     """Variables of a JAX worker: set before it starts, since jax and OpenBLAS read them once.
 
-    XLA sizes its thread pool by NPROC; with two threads, batched factorizations can deadlock in it. One BLAS thread is
-    the default: with more, OpenBLAS spins in factorizations, and a single busy core makes them many times slower.
+    One BLAS thread is the default: with more, OpenBLAS spins in factorizations, and a single busy core makes them many
+    times slower.
     """
     return {
-        "NPROC": str(max(4, CORES)),
         "OPENBLAS_NUM_THREADS": str(blas_threads),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # on a GPU the workers share its memory

@@ -90,6 +90,7 @@ def spectra() -> Any:
 def confinement() -> Any:
     """How many directions training has moved the middle layer in: partial identity stays in those of its input."""
     xs, labels = data.digits(pooled=True)
+    assert labels is not None
     nets = {"gaussian": networks.mlp([16, *[64] * 4, 10], "tanh", "gaussian")}
     nets |= {
         f"partial_identity, width {n}": networks.mlp([16, *[n] * 4, 10], "tanh", "partial_identity") for n in (32, 64)
@@ -111,6 +112,7 @@ def confinement() -> Any:
 def locked() -> Any:
     """What 200 steps of SGD have done to a hidden layer: ZerO's moves in blocks, a Gaussian one's does not."""
     xs, labels = data.digits(pooled=True)
+    assert labels is not None
     figure, axes = _style.panels(1, 3, height=2.3, width=2.3)
     for ax, scheme in zip(axes[0], ("gaussian", "zer_o", "partial_identity"), strict=True):
         net = networks.mlp([16, 64, 64, 64, 10], "tanh", schemes.get(scheme))

@@ -196,6 +196,16 @@ def averages(_: str) -> float:
     return worst
 
 
+def exponential(_: str) -> float:
+    """Relative, of the correlation map of exp: E exp(u1) exp(u2) = exp(q (1 + c))."""
+    worst = 0.0
+    for q in (0.01, 1.0, 2.0, 8.0):
+        for c in (-0.9, 0.0, 0.5, 0.999):
+            expected = (math.exp(q * (1 + c)) + 0.3**2) / (math.exp(2 * q) + 0.3**2)
+            worst = max(worst, relative(theory.c_map(jnp.exp, c, q, 1.0, 0.3), expected))
+    return worst
+
+
 def critical(_: str) -> float:
     """Relative, sigma_w of erf at which chi_1 = 1, and sigma_b."""
     worst = 0.0
@@ -316,6 +326,7 @@ PROMISES = (
         for d in ("bfloat16", *BOTH)
     ),
     Promise("q_map, chi_1, c_map", "host", 1e-9, "relative", "closed forms", "erf, hard tanh, ReLU", averages),
+    Promise("c_map of exp", "host", 1e-13, "relative", "closed form", "q to 8", exponential),
     Promise("critical sigma_w, sigma_b", "host", 1e-9, "relative", "closed form", "erf, q = 1e-6 to 100", critical),
     Promise("q*", "host", 1e-9, "relative, over abs(1 − slope)", "mpmath", "erf, five points", fixed_points),
     Promise("xi_c", "host", 1e-9, "xi_c, relative", "closed form", "erf, ordered phase", depth_scale),

@@ -1,13 +1,14 @@
 """`isometry doctor`: what a report of a fault needs, in one paste."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from typer import Option
 
 from isometry import _cli_common as common
 
-_HELP = """Versions, devices, settings that bite, memory, extras, and a self-test of the engine against known answers
-(about 5 s): paste it into a report of a fault. Exits with 1 if a known answer is not met.
+_HELP = """Versions, devices, settings that bite, extras, and a self-test of the engine against known answers (about
+3 s): paste it into a report of a fault. Exits with 1 if a known answer is not met.
 
 Example: isometry doctor
 """
@@ -32,72 +33,54 @@ def run(out: str | None, as_json: bool, seed: int, ours: dict[str, str]) -> int:
 
     _checks.integer("isometry doctor", low=0, **{"--seed": seed})
     folder = None if out is None else store.prepare(out)
-    found = _doctor.examine(seed)
-    result = {**found.as_dict(), "set_by_this_command": ours}
+    result = _doctor.examine(seed) | {"set_by_this_command": ours}
     written = [] if folder is None else [store.write_json(folder / "doctor.json", result)]
     if as_json:
         print(strict_json.dumps(result), end="")
     else:
-        print("\n".join(lines(found, ours)))
+        print("\n".join(lines(result)))
     common.told(written, as_json)
-    return common.EXIT_CLEAN if found.holds else common.EXIT_RAISED
+    return common.EXIT_CLEAN if result["holds"] else common.EXIT_RAISED
 
 
-def lines(found: Any, ours: dict[str, str]) -> list[str]:
-    """Plain text, so that it survives being pasted."""
-    rows = [*_software(found), *_hardware(found, ours), ("extras", _extras(found.extras))]
-    rows += [("warning", text) for text in found.warnings]
-    failed = sum(not check.holds for check in found.checks)
-    verdict = f"{failed} of {len(found.checks)} FAIL" if failed else f"all {len(found.checks)} hold"
-    rows.append(("self-test", f"{verdict}, {found.seconds:.1f} s ({found.processor_seconds:.1f} s of processor)"))
-    return [f"{name:<10}{text}" for name, text in rows] + [_check_line(check) for check in found.checks]
-
-
-def _software(found: Any) -> list[tuple[str, str]]:
-    versions = dict(found.provenance["versions"])
-    commit = found.provenance["git_commit"]
-    own = versions.pop("isometry") + (f", commit {commit}" if commit else "")
-    return [
-        ("isometry", own),
-        ("with", ", ".join(f"{name} {version}" for name, version in versions.items())),
-        ("system", f"{found.machine['system']}, {found.machine['usable_processors']} processors"),
-    ]
-
-
-def _hardware(found: Any, ours: dict[str, str]) -> list[tuple[str, str]]:
-    precision, memory, threads = found.precision, found.memory, found.threads
-    kinds = [f"{d['platform']}:{d['id']} {d['kind']}" for d in found.machine["devices"]]
-    bits = "on: float64" if precision["x64"] else "off: float32 unless JAX_ENABLE_X64=1"
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """Write plain text, so that it survives being pasted."""
+    versions = dict(result["provenance"]["versions"])
+    commit = result["provenance"]["git_commit"]
+    own = versions.pop("isometry")
+    machine, precision, checks = result["machine"], result["precision"], result["checks"]
+    failed = sum(not check["holds"] for check in checks)
+    verdict = f"{failed} of {len(checks)} FAIL" if failed else f"all {len(checks)} hold"
     chosen = precision["default_matmul_precision"] or "the platform's default"
-    known = {name: value for name, value in threads["environment"].items() if value is not None}
-    named = [f"{name}={value}" + " (set by this command)" * (name in ours) for name, value in known.items()]
-    return [
-        ("devices", ", ".join(kinds)),
-        ("x64", bits),
+    rows = [
+        ("isometry", f"{own}, commit {commit}" if commit else own),
+        ("with", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("system", f"{machine['system']}, {machine['usable_processors']} processors"),
+        ("devices", ", ".join(f"{d['platform']}:{d['id']} {d['kind']}" for d in machine["devices"])),
+        ("x64", "on: float64" if precision["x64"] else "off: float32 unless JAX_ENABLE_X64=1"),
         ("matmul", f"{chosen}; float32 products err by {precision['matmul_error']:.1g}"),
-        ("threads", ", ".join(named) or "nothing set"),
-        ("", ", ".join(f"{pool['internal_api']}: {pool['num_threads']}" for pool in threads["libraries"] or []))
-        if threads["libraries"] is not None
-        else ("", "of the libraries unknown: threadpoolctl is not installed"),
-        ("memory", f"{_gib(memory['free_bytes'])} free, of which a measurement takes {_gib(memory['budget_bytes'])}"),
+        ("threads", _threads(result["threads"], result["set_by_this_command"])),
+        ("extras", ", ".join(_extra(name, held) for name, held in result["extras"].items())),
+        *(("warning", text) for text in result["warnings"]),
+        ("self-test", f"{verdict}, {result['seconds']:.1f} s ({result['processor_seconds']:.1f} s of processor)"),
     ]
+    return [f"{name:<10}{text}" for name, text in rows] + [_check_line(check) for check in checks]
 
 
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"
+def _threads(environment: Mapping[str, str | None], ours: Mapping[str, str]) -> str:
+    is_set = {name: value for name, value in environment.items() if value is not None}
+    named = [f"{name}={value}" + " (set by this command)" * (name in ours) for name, value in is_set.items()]
+    return ", ".join(named) or "nothing set"
 
 
-def _extras(extras: dict[str, dict[str, str | None]]) -> str:
-    words = []
-    for extra, modules in extras.items():
-        held = [f"{name} {version}" for name, version in modules.items() if version is not None]
-        missing = [name for name, version in modules.items() if version is None]
-        words.append(f"{extra} ({', '.join(held + [f'no {name}' for name in missing])})")
-    return ", ".join(words)
+def _extra(name: str, versions: Mapping[str, str | None]) -> str:
+    held = [f"{module} {version}" for module, version in versions.items() if version is not None]
+    missing = [f"no {module}" for module, version in versions.items() if version is None]
+    return f"{name} ({', '.join(held + missing)})"
 
 
-def _check_line(check: Any) -> str:
-    verdict = "ok  " if check.holds else "FAIL"
-    if check.fault is not None:
-        return f"  {verdict}  {check.name:<34}{' '.join(check.fault.split())}"
-    return f"  {verdict}  {check.name:<34}off by {check.error:.1e}, may be {check.allowed:.1e}: {check.why}"
+def _check_line(check: Mapping[str, Any]) -> str:
+    verdict = "ok  " if check["holds"] else "FAIL"
+    if check["fault"] is not None:
+        return f"  {verdict}  {check['name']:<34}{' '.join(check['fault'].split())}"
+    return f"  {verdict}  {check['name']:<34}off by {check['error']:.1e}, may be {check['allowed']:.1e}: {check['why']}"

@@ -47,27 +47,23 @@ def processes(mesh: Mesh) -> int:
 def spread(mesh: Mesh, axis: str, index: Any, make: Callable[[Any], Any]) -> Any:
     """The tree `make(index)`, its leading axis split over an axis of the mesh and whole along the other.
 
-    Each process makes what its own devices hold, on the first of them: on each by itself, every operation would be
-    compiled for each.
+    Each process makes what its own devices hold, at once: piece by piece, every operation would be compiled for each
+    device.
     """
-    lanes = mesh.devices if axis == AXES[0] else mesh.devices.T
-    mine = [[d for d in lane if d.process_index == jax.process_index()] for lane in lanes]
-    held = [i for i, devices in enumerate(mine) if devices]
-    pieces = np.split(np.asarray(index), len(lanes))
-    made = make(np.concatenate([pieces[i] for i in held]))
-    size = len(pieces[0])
-    parts = [
-        jax.device_put(jax.tree.map(lambda a, k=k: memory.sliced(a, k * size, (k + 1) * size), made), device)
-        for k, i in enumerate(held)
-        for device in mine[i]
-    ]
     sharding = NamedSharding(mesh, PartitionSpec(axis))
+    pieces = sharding.addressable_devices_indices_map((len(index),)).values()
+    mine = np.unique(np.concatenate([np.arange(len(index))[piece] for piece in pieces]))
+    made = make(np.asarray(index)[mine])
 
-    def whole(*pieces: Any) -> Any:
-        shape = (len(index), *pieces[0].shape[1:])
-        return jax.make_array_from_single_device_arrays(shape, sharding, list(pieces))
+    def placed(a: Any) -> Any:
+        def held(where: Any) -> Any:
+            first, stop, _ = where[0].indices(len(index))
+            start = int(np.searchsorted(mine, first))
+            return memory.sliced(a, start, start + stop - first)
 
-    return jax.tree.map(whole, *parts)
+        return jax.make_array_from_callback((len(index), *a.shape[1:]), sharding, held)
+
+    return jax.tree.map(placed, made)
 
 
 def everywhere(mesh: Mesh | None, value: Any) -> Any:

@@ -70,7 +70,11 @@ class _Work:
         xs = self._on_devices(1, j, lambda index: _draws.taken(self.xs, index))
         numbers = (self._on_devices(axis, index, jnp.asarray) for axis, index in enumerate((i, j)))
         how = _measure.compacted(self.how, self.mesh, params, xs, self.shape)
-        part = _measure.run(_measure.spectra, how, self.mesh, params, xs, *numbers, self.key)
+        parts = (params, xs, *numbers, self.key)
+        if self.mesh is None:
+            part = _measure.run_in_threads(how, _measure.lanes(self.shape, len(i) * len(j)), *parts)
+        else:
+            part = _measure.run(_measure.spectra, how, self.mesh, *parts)
         _check_finite(part, i, j)
         return part
 

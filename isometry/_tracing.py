@@ -30,14 +30,15 @@ _lock = threading.Lock()
 
 
 class Traced(NamedTuple):
-    """Where the span of f starts, what it returns, as shapes; what it computes below full precision; and which
-    derivative it has alone."""
+    """Where the span of f starts, what it returns, as shapes; what it computes below full precision; which derivative
+    it has alone; and the bytes of its results on the way."""
 
     start: jax.ShapeDtypeStruct
     out: Any
     coarse: tuple[str, ...]
     forward_only: bool
     reverse_only: bool
+    held: jaxprs.Held
 
 
 def traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
@@ -65,7 +66,9 @@ def _traced(call: str, aim: Any, params: Any, x: Any, dtype: Any) -> Traced:
     except Exception as error:
         said = f"{call}(): f(params, x) raised {type(error).__name__} at x of shape {x.shape}."
         raise _checks.InputError(said + _batch_hint(call, aim, params, x)) from error
-    found = Traced(start, out, jaxprs.coarse(jaxpr.jaxpr, dtype), *jaxprs.one_way(jaxpr.jaxpr))
+    found = Traced(
+        start, out, jaxprs.coarse(jaxpr.jaxpr, dtype), *jaxprs.one_way(jaxpr.jaxpr), jaxprs.held(jaxpr.jaxpr)
+    )
     if not isinstance(aim.f, Function):
         refuse_chance(call, "f", jaxpr, _jaxpr_of(aim, params, x)[0])
         if hasattr(out, "dtype") and jnp.issubdtype(out.dtype, jnp.floating):

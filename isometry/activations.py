@@ -69,7 +69,7 @@ class Activation:
         """Apply the activation to every entry."""
         return self.fn(x)
 
-    def slope(self, x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+    def slope(self, x: Float[Array | np.ndarray, "*axes"]) -> Float[Array, "*axes"]:
         """Compute the derivative of the activation at every entry.
 
         At a kink it is the value that training itself would use.

@@ -15,8 +15,6 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # XLA sizes its thread pool by this; with two threads, batched factorizations can deadlock in it.
-    "NPROC": str(max(4, os.cpu_count() or 1)),
 }
 EXIT_CLEAN, EXIT_USAGE, EXIT_INTERRUPTED = 0, 2, 130
 

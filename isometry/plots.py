@@ -8,14 +8,13 @@ Arguments that many of them share:
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from isometry import _checks
 from isometry._compare import meet
-from isometry._pairing import GRID, Pairing
 from isometry._ranks import at_atoms, below_floor, rounding
 from isometry._spectrum import Spectrum
 from isometry.degeneracy import Records, Report
@@ -321,66 +320,6 @@ def timeline(records: Records, ax: Any) -> Any:
     ax.set_ylabel("statistic of the Jacobian")
     ax.legend(fontsize=7, frameon=False)
     return ax
-
-
-def pairings(rows: Sequence[Pairing]) -> Any:
-    """A figure of the `rows` of `isometry._pairing`: a small panel an initializer, in the order given, a colour an
-    activation.
-
-    Marks: densities of log10 s, mean over seeds with two standard errors; lines: the law, where there is one, a
-    triangle its atom at the height it has in the histogram. Arrows: mass beyond the axis, on the left with the zeros.
-    Under each name √E(s − 1)² of the three networks, median over seeds.
-
-    **Raises** `MissingExtra`: matplotlib is not installed. `ValueError`: nothing to draw, or not of the kind named.
-    """
-    if not rows:
-        raise _checks.InputError("plots.pairings(): rows is empty; write pairings(key).rows.")
-    pyplot = _checks.extra("plots.pairings", "matplotlib.figure", "plot")
-    names = list(dict.fromkeys(row.initializer for row in rows))
-    high = -(-len(names) // 4)
-    figure = pyplot.Figure(figsize=(7.2, 1.15 * high + 0.9), layout="constrained")
-    axes = figure.subplots(high, 4, sharex=True, sharey=True, squeeze=False)
-    for ax, name in zip(axes.ravel(), names, strict=False):
-        shown = [row for row in rows if row.initializer == name]
-        for i, row in enumerate(shown):
-            _paired(ax, row, i)
-        deviations = ", ".join(f"{np.median(row.deviation):.2g}" for row in shown)
-        ax.set_title(f"{name}\n{deviations}", fontsize=5.5)
-        ax.tick_params(labelsize=6)
-    axes[0, 0].set(yscale="log", ylim=(0.01, 30), xlim=(GRID[0], GRID[-1]))
-    for ax in axes.ravel()[len(names) :]:
-        ax.remove()
-    for i in range(min(4, len(names))):
-        last = axes[(len(names) - 1 - i) // 4, i]
-        last.set_xlabel("log$_{10}$ s", fontsize=7)
-        last.tick_params(labelbottom=True)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("density", fontsize=7)
-    handles = list(axes[0, 0].containers)
-    title = "density of log₁₀ s, and under each name √E(s − 1)², for"
-    names = [h.get_label() for h in handles]
-    figure.legend(handles, names, title=title, loc="outside upper center", ncols=3, fontsize=7, title_fontsize=7)
-    return figure
-
-
-def _paired(ax: Any, row: Pairing, i: int) -> None:
-    """One activation of one panel."""
-    edges = np.linspace(GRID[0], GRID[-1], 61) - 0.05  # s = 1 lies inside a bin
-    step, logs = edges[1] - edges[0], row.log_s / _LN10
-    heights = np.array([np.histogram(seed, edges)[0] for seed in logs]) / logs.shape[1] / step
-    mean, error = heights.mean(0), 2 * heights.std(0, ddof=1) / math.sqrt(len(heights))
-    some, middle = mean > 0, (edges[1:] + edges[:-1]) / 2
-    style = {"color": COLOURS[i], "marker": MARKS[i], "ls": "none", "ms": 1.8, "lw": 0.5, "label": row.activation}
-    ax.errorbar(middle[some], mean[some], error[some], **style)
-    ax.plot(GRID, np.where(row.density > 0, row.density, np.nan), color=COLOURS[i], lw=0.9, zorder=3)
-    lam, mass = row.atom
-    if mass > 0:
-        ax.plot(math.log10(lam) / 2, mass / step, "v", color=COLOURS[i], ms=5, mfc="none", zorder=4)
-    beyond = {"left": f"◂ {(logs < edges[0]).mean():.0%}", "right": f"{(logs > edges[-1]).mean():.0%} ▸"}
-    for side, text in beyond.items():
-        if " 0%" not in f" {text}":
-            at = (0.02 if side == "left" else 0.98, 0.9 - 0.13 * i)
-            ax.text(*at, text, ha=side, va="center", fontsize=4.5, color=COLOURS[i], transform=ax.transAxes)
 
 
 def audit(reports: Mapping[str, Report]) -> Any:

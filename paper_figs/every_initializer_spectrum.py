@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import xarray
 
-from isometry import initializers, plots
-from isometry._pairing import ACTIVATIONS, GRID, Pairing, pairings
+from isometry import initializers
 from paper_figs._check import Compared, settled, t_bound
+from paper_figs._pairing import ACTIVATIONS, GRID, Pairing, pairings, picture
 
 ISOMETRIC = ("orthogonal()", "critical(orthogonal)", "identity()", "partial_identity()", "idinit()", "hadamard()",
              "zer_o()", "sparse_orthogonal(density=0.125)")  # fmt: skip
@@ -35,7 +35,7 @@ def compute(preset: str, key: Any) -> xarray.Dataset:
     """Over (initializer, activation): ln s, deviations, the laws' densities and atoms, and how far they are off."""
     size = PRESETS[preset]
     chosen = [e for e in initializers.catalogue() if size["names"] is None or e.name in size["names"]]
-    found = pairings(key, width=size["width"], depth=size["depth"], seeds=size["seeds"], entries=tuple(chosen))
+    found = pairings(key, width=size["width"], depth=size["depth"], seeds=size["seeds"], entries=chosen)
     names = list(dict.fromkeys(row.initializer for row in found.rows))
     table = lambda of: np.array([of(row) for row in found.rows]).reshape(len(names), len(ACTIVATIONS), -1)  # noqa: E731
     where = ("initializer", "activation")
@@ -90,7 +90,7 @@ def _pair(data: xarray.Dataset) -> tuple[str, str]:
 
 
 def plot(data: xarray.Dataset) -> Any:
-    """The library's own picture of these pairings."""
+    """A panel an initializer."""
     rows, seeds = [], data.sizes["seed"]
     for name in data.initializer.values:
         for activation in ACTIVATIONS:
@@ -98,4 +98,4 @@ def plot(data: xarray.Dataset) -> Any:
             log_s, atom = part.log_s.values.reshape(seeds, -1), tuple(part.law_atom.values.tolist())
             law = (part.law_density.values, atom, str(part.law.values), float(part.excess))
             rows.append(Pairing(str(name), activation, log_s, part.deviation.values, *law))
-    return plots.pairings(rows)
+    return picture(rows)

@@ -49,7 +49,7 @@ def compute(preset: str, key: Any, data: Any = None) -> xarray.Dataset:
         },
         {"fine": fine, "response": list(RESPONSE), "scale": ["xi_q", "xi_c"], "square_w": list(size["square_w"]),
          "depth": list(size["depths"])},
-        {"width": size["width"], "classes": int(np.max(given.targets)) + 1},
+        {"width": size["width"], "classes": int(np.max(np.asarray(given.targets))) + 1},
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What the factories of the catalogue cannot do without, for the tests that go through all of them."""
+"""Arguments that factories of the catalogue cannot do without, for tests of all."""
 
 NEEDED = {
     "constant": {"value": 0.5},
@@ -6,5 +6,9 @@ NEEDED = {
     "sparse": {"sparsity": 0.5},
     "sparse_orthogonal": {"density": 0.5},
     "torch_default_bias": {"fan_in": 9},
-    "variance_scaling": {"scale": 2.0, "mode": "fan_avg", "distribution": "truncated_normal"},
+    "variance_scaling": {
+        "scale": 2.0,
+        "mode": "fan_avg",
+        "distribution": "truncated_normal",
+    },
 }

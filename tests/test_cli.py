@@ -209,12 +209,12 @@ assert "jax" not in sys.modules
 try:
     cli.main(["--version"])
 except SystemExit as stop:
-    print(stop.code, os.environ["OPENBLAS_NUM_THREADS"], int(os.environ["NPROC"]) >= 4)
+    print(stop.code, os.environ["OPENBLAS_NUM_THREADS"])
 """
-    environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_NUM_THREADS", "NPROC")}
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
     if given:
         environment["OPENBLAS_NUM_THREADS"] = given
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     version, line = done.stdout.splitlines()
     assert version.count(".") == 2
-    assert line == f"0 {given or 1} True"
+    assert line == f"0 {given or 1}"

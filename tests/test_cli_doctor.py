@@ -9,14 +9,12 @@ import tomllib
 import jax
 import numpy as np
 import pytest
-from scipy import stats
 
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 
 import isometry
 from isometry import _doctor, _self_test, cli, linalg, theory
-from isometry._internal import memory
 from isometry._self_test import Check
 
 HELD = Check("one is one", 0.0, 1e-6, "exact")
@@ -58,33 +56,26 @@ def test_the_engine_gives_the_known_answers(name, tested):
     assert check.why.isascii()
 
 
-def broken(found):
-    """Wrong by a thousandth, as by products in TF32."""
-    return jax.tree.map(lambda a: a * 1.001 if np.issubdtype(jax.numpy.result_type(a), np.floating) else a, found)
-
-
 @pytest.mark.parametrize(
     ("module", "function", "name"),
     [
         (_self_test, "spectrum", "dense singular values"),
-        pytest.param(linalg, "product_log_singular_values", "product of 64 factors, ln s", marks=pytest.mark.slow),
-        pytest.param(linalg, "extreme_singular_values", "Lanczos, largest and smallest s", marks=pytest.mark.slow),
+        (linalg, "product_log_singular_values", "product of 64 factors, ln s"),
         (theory, "chi", "theory, chi_1 of erf"),
-        (_self_test, "ensemble", "ensemble, mean square s"),
     ],
 )
 def test_a_broken_engine_fails(module, function, name, monkeypatch):
-    scale = 1.1 if function == "ensemble" else 1.001
+    """Off by a thousandth, as by products in TF32; of logarithms, which are 0 at most 57 decades below, by 0.01."""
     real = getattr(module, function)
 
     def wrong(*args, **kwargs):
         found = real(*args, **kwargs)
-        if hasattr(found, "log_values"):
-            return dataclasses.replace(found, log_values=found.log_values + math.log(scale))
-        return broken(found)
+        if function == "spectrum":
+            return dataclasses.replace(found, log_values=found.log_values + math.log(1.001))
+        return found + 0.01 if function == "product_log_singular_values" else found * 1.001
 
     monkeypatch.setattr(module, function, wrong)
-    check = _self_test._checked(name, _self_test.TESTS[name], jax.random.key(0))
+    check = _self_test.checked(name, _self_test.TESTS[name], jax.random.key(0))
     assert check.fault is None
     assert not check.holds
 
@@ -92,33 +83,24 @@ def test_a_broken_engine_fails(module, function, name, monkeypatch):
 def test_an_initializer_off_by_a_thousandth_fails(monkeypatch):
     real = isometry.initializers.orthogonal
     monkeypatch.setattr(_self_test.initializers, "orthogonal", lambda: real(1.001))
-    assert not _self_test._checked("w", _self_test._orthogonal, jax.random.key(0)).holds
+    assert not _self_test.checked("w", _self_test._orthogonal, jax.random.key(0)).holds
 
 
 def test_what_a_check_raises_is_its_outcome():
     def raises(key):
         raise RuntimeError("no such kernel")
 
-    found = _self_test._checked("svd", raises, None)
+    found = _self_test.checked("svd", raises, None)
     assert found == Check("svd", None, None, "", "RuntimeError: no such kernel")
     assert not found.holds
 
 
 @pytest.mark.parametrize("error", [math.nan, math.inf])
 def test_no_number_is_no_answer(error):
-    found = _self_test._checked("svd", lambda key: (error, 1.0, "exact"), None)
+    found = _self_test.checked("svd", lambda key: (error, 1.0, "exact"), None)
     assert not found.holds
     assert found.error is None
     assert str(error) in found.fault
-
-
-def test_the_band_of_chance_is_wider_than_the_exact_one_and_not_much():
-    """Laurent and Massart bound the tails of chi-squared; scipy has the quantiles themselves."""
-    for k in (64, 1024, 256 * 64):
-        band = _self_test._chi_squared_band(k)
-        alarm = stats.chi2.sf(k * (1 + band), k) + stats.chi2.cdf(k * (1 - band), k)
-        assert alarm < _self_test.FALSE_ALARM
-        assert band < 2 * (stats.chi2.isf(_self_test.FALSE_ALARM / 2, k) / k - 1)
 
 
 @pytest.mark.usefixtures("checks")
@@ -129,15 +111,13 @@ def test_json_holds_what_a_report_needs(tmp_path, capsys):
     assert found == strict((tmp_path / "doctor.json").read_text())
     assert told.startswith("wrote ")
     assert found["holds"]
-    assert found["checks"] == [{**dataclasses.asdict(HELD), "holds": True}]
+    assert found["checks"] == [HELD._asdict() | {"holds": True}]
     assert found["provenance"]["versions"]["isometry"] == isometry.__version__
     assert found["provenance"]["versions"]["jax"] == jax.__version__
     assert found["precision"]["x64"] is (jax.numpy.zeros(()).dtype == np.float64)
     assert 0 < found["precision"]["matmul_error"] < (1e-6 if jax.default_backend() == "cpu" else 1e-2)  # TF32, bfloat16
-    assert 0 < found["memory"]["budget_bytes"] <= found["memory"]["free_bytes"]
-    assert found["memory"]["budget_bytes"] == pytest.approx(memory.SHARE * found["memory"]["free_bytes"], rel=0.1)
     assert len(found["machine"]["devices"]) == jax.device_count()
-    assert found["threads"]["environment"]["OPENBLAS_NUM_THREADS"] is not None
+    assert found["threads"]["OPENBLAS_NUM_THREADS"] is not None
 
 
 @pytest.mark.parametrize(
@@ -160,22 +140,18 @@ def test_the_paste(capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert call() == 0
     shown = capsys.readouterr().out
-    for words in (isometry.__version__, "x64", "matmul", "OMP_NUM_THREADS=3,", "MKL_NUM_THREADS=1 (set by", "GiB free"):
+    for words in (isometry.__version__, "x64", "matmul", "OMP_NUM_THREADS=3,", "MKL_NUM_THREADS=1 (set by"):
         assert words in shown
     assert shown.isascii()  # a paste survives any encoding
 
 
 def test_warnings_where_they_bite(monkeypatch):
-    fine = {"matmul_error": 2e-7}
+    fine = 2e-7
     monkeypatch.setattr(jax, "devices", lambda: [type("Device", (), {"platform": "cpu"})])
-    monkeypatch.setenv("NPROC", "4")
-    assert _doctor._warnings(fine) == []
-    monkeypatch.setenv("NPROC", "2")
-    (threads,) = _doctor._warnings(fine)
-    assert "NPROC=4" in threads
+    assert _doctor.settings_that_bite(fine) == []
     monkeypatch.setattr(jax, "devices", lambda: [type("Device", (), {"platform": "gpu"})])
-    assert _doctor._warnings(fine) == []
-    (tf32,) = _doctor._warnings({"matmul_error": 4e-4})
+    assert _doctor.settings_that_bite(fine) == []
+    (tf32,) = _doctor.settings_that_bite(4e-4)
     assert "TF32" in tf32
     assert "jax_default_matmul_precision" in tf32
 

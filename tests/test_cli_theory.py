@@ -1,6 +1,7 @@
 """`isometry theory`: the numbers of the library, as a table and as strict JSON, and one line for what it refuses."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def test_json_says_what_the_library_says(capsys, tmp_path):
     assert found["laws"]["gaussian"]["mean_lam"] == pytest.approx(law.moment(1), rel=1e-9)
     point = found["point"]
     assert point["phase"] == "chaotic"
+    log_mean = math.log(law.moment(1))
+    assert point["log_mean_squared_singular_value"] == pytest.approx(log_mean, rel=1e-9)
     assert point["q"] == theory.q_fixed_point("tanh", 1.5, 0.3).value
     assert point["depth_scales"]["xi_c"] == theory.depth_scales("tanh", 1.5, 0.3).xi_c
     assert point["c"]["gap"] == theory.c_fixed_point("tanh", 1.5, 0.3).gap

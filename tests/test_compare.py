@@ -162,6 +162,18 @@ def test_distances_against_a_plain_count():
     assert found.moment_gaps["mean"] == pytest.approx((mean - np.log(at)).mean(), abs=1e-4)
 
 
+def test_means_are_expected_below_the_law_by_half_their_variance_between_draws():
+    """E log x ≈ log E x − Var(log x)/2 (Hanin and Nica, 2020): draws that differ by a factor alone."""
+    law = theory.fuss_catalan(1)
+    ranks = (np.arange(64)[::-1] + 0.5) / 64
+    factors = 0.1 * np.random.default_rng(0).standard_normal((8, 1))
+    found = compare(spectrum_of(np.asarray(law.quantile(ranks, "log_s")) + factors, 1), law)
+    bend = (2 * factors).var(ddof=1) / 2
+    assert found.band["mean"].expected == pytest.approx(-bend, rel=1e-12)
+    middle = min(found.quantile_gaps, key=lambda u: abs(u - 0.5))
+    assert found.band["rank", middle].expected == pytest.approx(-bend, rel=1e-12)
+
+
 def test_zeros_and_noise_below_the_floor():
     """In single precision most of a deep spectrum is unresolved: it is compared as one mass, and nothing below."""
     sp = drawn("relu", "gaussian", 16, 96, 1.0, 8)

@@ -1,4 +1,4 @@
-"""Costs known beforehand: FLOP against XLA's count and closed forms, bytes against what XLA allocates."""
+"""Costs known beforehand: operations against closed forms, the budget's bound against what XLA allocates."""
 
 import gc
 import math
@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import InputError, _cost, _jacobian, networks
-from isometry._internal import jaxprs
-from isometry.linalg import _dense
+from isometry import InputError, _cost, _jacobian, _measure, networks
+from isometry._internal import memory
 
 F32 = jnp.dtype("float32")
 
@@ -41,133 +40,8 @@ def plain(weights, x):
     return x
 
 
-KERNELS, IMAGE = [struct(4, 4, 3, 3)] * 3, struct(1, 4, 8, 8)
-WEIGHTS = [struct(30, 20), struct(40, 30)]
-
-
-def work(f, *args):
-    return jaxprs.work(jax.make_jaxpr(f)(*args).jaxpr)
-
-
-def jacobian_of(f):
-    aim = _jacobian.target("test", f, "end_to_end")
-    return lambda p, x: _jacobian.dense_jacobian(aim, p, x, F32)
-
-
-ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="XLA's counts of its programs for the CPU")
-
-
-@ON_CPU
-@pytest.mark.parametrize(
-    ("f", "params", "x"),
-    [
-        (mlp(30, 20, 6), shapes_of(mlp(30, 20, 6)), struct(30)),
-        (mlp(6, 20, 25, 30), shapes_of(mlp(6, 20, 25, 30)), struct(6)),
-        (conv, KERNELS, IMAGE),
-        (plain, WEIGHTS, struct(20)),
-    ],
-    ids=["wide", "tall", "conv", "plain"],
-)
-def test_flop_of_a_jacobian_is_what_xla_counts(f, params, x):
-    """XLA counts no factorization and a scan's body once: Jacobians of networks without runs. It books tanh apart."""
-    program = jacobian_of(f)
-    counted = jax.jit(program).lower(params, x).cost_analysis()
-    want = counted["flops"] + counted.get("transcendentals", 0)
-    assert work(program, params, x).flop == pytest.approx(want, rel=0.03)
-    assert work(program, params, x).notes == frozenset()
-
-
-def test_control_flow():
-    w, x = struct(8, 8), struct(8)
-    one = 2 * 8 * 8
-    dot = lambda w, z: w @ z  # noqa: E731
-    scan = lambda w, x: jax.lax.scan(lambda z, _: (w @ z, None), x, None, length=7)[0]  # noqa: E731
-    assert work(scan, w, x).flop == 7 * one
-    nested = lambda w, x: jax.lax.scan(lambda z, _: (scan(w, z), None), x, None, length=5)[0]  # noqa: E731
-    assert work(nested, w, x).flop == 35 * one
-    cond = lambda w, x: jax.lax.cond(x[0] > 0, lambda: w @ (w @ x), lambda: w @ x)  # noqa: E731
-    assert work(cond, w, x).flop == 2 * one + 1  # and the comparison
-    loop = lambda w, x: jax.lax.while_loop(lambda z: z[0] < 0, lambda z: w @ z, x)  # noqa: E731
-    assert work(loop, w, x) == (one + 1, frozenset({"a while loop of unknown length is counted once"}))
-    custom = jax.custom_jvp(dot)
-    custom.defjvp(lambda p, t: (dot(*p), dot(p[0], t[1])))
-    for wrapped in (jax.jit(dot), jax.checkpoint(dot), custom, jax.jit(jax.jit(dot))):
-        assert work(wrapped, w, x).flop == one
-    asked = lambda w, x: jax.pure_callback(np.tanh, x, x)  # noqa: E731
-    assert work(asked, w, x) == (0, frozenset({"pure_callback is not counted"}))
-
-
-def test_factorizations():
-    """Golub and Van Loan: 4mn² − 4n³/3 or 2mn² + 2n³ for values, 2n²(m − n/3) for R, 2n³/3 for LU of a square one."""
-    svd = lambda a: jnp.linalg.svd(a, compute_uv=False)  # noqa: E731
-    assert work(svd, struct(30, 30)).flop == int(8 / 3 * 30**3)
-    assert work(svd, struct(5, 100, 10)).flop == 5 * (2 * 100 * 10**2 + 2 * 10**3)
-    assert work(svd, struct(5, 10, 100)).flop == 5 * (2 * 100 * 10**2 + 2 * 10**3)
-    assert work(jax.lax.linalg.lu, struct(30, 30)).flop == pytest.approx(2 / 3 * 30**3, abs=1)
-    factor = work(lambda a: jnp.linalg.qr(a, mode="r"), struct(40, 20)).flop
-    assert int(2 * 20**2 * (40 - 20 / 3)) <= factor <= 4 * 20**2 * (40 - 20 / 3) + 40 * 20
-
-
-PROGRAMS = {
-    "wide": (mlp(60, 40, 12), struct(60), isometry.Dense()),
-    "tall": (mlp(12, 40, 60), struct(12), isometry.Dense()),
-    "runs": (mlp(*[16] * 12), struct(16), isometry.Dense()),
-    "conv": (conv, IMAGE, isometry.Dense()),
-    "plain": (plain, struct(20), isometry.Dense()),
-    "lanczos": (plain, struct(20), isometry.Lanczos(8, 4)),
-    "lanczos of runs": (mlp(*[32] * 12), struct(32), isometry.Lanczos(8, 4)),
-    "product": (mlp(*[8] * 6), struct(8), isometry.Product()),
-}
-
-
-@ON_CPU
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_bytes_bound_what_xla_allocates(name):
-    f, x, method = PROGRAMS[name]
-    params = {conv: KERNELS, plain: WEIGHTS}.get(f) or shapes_of(f)
-    aim = _jacobian.target("test", f, "end_to_end")
-    program = _cost._program(aim, method, F32, None, wide=False)
-    memory = jax.jit(program).lower(params, x).compile().memory_analysis()
-    allocated = memory.temp_size_in_bytes + memory.output_size_in_bytes
-    assert 1 <= isometry.cost(f, params, x, method).bytes / allocated <= 4
-
-
-def test_a_tall_jacobian_is_not_squared():
-    """LAPACK is given room for U: thin, not 20000 × 20000."""
-    cost = isometry.cost(lambda w, x: w @ x, struct(20000, 4), struct(4))
-    assert cost.bytes < 20 * 20000 * 4 * 4
-
-
-def test_what_it_returns():
-    net = mlp(64, 128, 128, 10)
-    params, x = net.init(jax.random.key(0)), jnp.ones(64)
-    cost = isometry.cost(net, params, x)
-    assert cost == isometry.cost(net, shapes_of(net), struct(64), method="dense")
-    products = 2 * 10 * (128 * 128 + 128 * 64)
-    assert products < cost.flop < 1.2 * (products + 2 * 64 * 10**2 + 2 * 10**3 + 2 * (64 * 128 + 128**2))
-    assert repr(cost).startswith("Cost(")
-    assert repr(cost).endswith("FLOP)")
-    assert repr(isometry.Cost(1_234_567, 999, ("said",))) == "Cost(1.23 MB, 999 FLOP; said)"
-    hidden = isometry.cost(net, params, x, span="hidden")
-    assert hidden.flop > 8 / 3 * 128**3
-    with jax.enable_x64(True):
-        assert isometry.cost(net, params, x, dtype=jnp.float64).bytes > 1.5 * cost.bytes
-    steps = [isometry.cost(plain, WEIGHTS, struct(20), isometry.Lanczos(k, 4)).flop for k in (5, 10)]
-    assert steps[1] > 1.8 * steps[0]
-    assert "while" in isometry.cost(net, params, x, "product").notes[0]
-
-
-@pytest.mark.parametrize("widths", [(6, 30, 20), (8,) * 9])
-@pytest.mark.parametrize("on_gpu", [False, True], ids=["by svd", "by eigenvalues"])
-def test_a_footprint_holds_for_any_number_of_inputs(monkeypatch, widths, on_gpu):
-    monkeypatch.setattr(_dense, "_on_gpu", lambda: on_gpu)
-    net = mlp(*widths)
-    aim, params, x = _jacobian.target("test", net, "end_to_end"), shapes_of(net), struct(widths[0])
-    takes = _cost.footprint(aim, isometry.Dense(), params, x, F32)
-    for count in (1, 2, 5, 60, 1000):
-        xs = struct(count, *x.shape)
-        held = _cost._walked(aim, isometry.Dense(), params, xs, F32, None, wide=True).bytes
-        assert held <= takes.shared + count * takes.each <= 2 * held
+def residual(weights, x):
+    return jax.lax.scan(lambda z, w: (z + jnp.tanh(w @ z), None), x, weights)[0]
 
 
 def bottleneck(params, x):
@@ -175,22 +49,138 @@ def bottleneck(params, x):
     return params @ jnp.tanh(params.T @ x)
 
 
+KERNELS, IMAGE = [struct(4, 4, 3, 3)] * 3, struct(1, 4, 8, 8)
+WEIGHTS = [struct(30, 20), struct(40, 30)]
+ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="XLA's programs for the CPU")
+
+
+def svd_flop(m, n):
+    """Golub and Van Loan (2013), 5.4.8 and figure 8.6.1: values alone, m ≥ n."""
+    return min(4 * m * n**2 - 4 * n**3 / 3, 2 * m * n**2 + 2 * n**3)
+
+
+def test_flop_of_a_jacobian_are_those_of_its_products_and_its_svd():
+    """Backward from 10 outputs: 10 × 128 × 128 and 10 × 128 × 64, beside the forward pass and elementwise work."""
+    cost = isometry.cost(mlp(64, 128, 128, 10), shapes_of(mlp(64, 128, 128, 10)), struct(64))
+    products = 2 * 10 * (128 * 128 + 128 * 64) + 2 * (64 * 128 + 128**2)
+    assert products + svd_flop(64, 10) < cost.flop < 1.1 * (products + svd_flop(64, 10))
+    assert cost.notes == ()
+
+
+def test_every_turn_of_a_loop_is_counted():
+    """20 layers in one scan: forward mode multiplies 20 times, 2 n³ each, before the SVD."""
+    n = 32
+    cost = isometry.cost(residual, struct(20, n, n), struct(n))
+    products = 20 * (2 * n**3 + 2 * n**2)
+    assert products + svd_flop(n, n) < cost.flop < 1.1 * (products + svd_flop(n, n))
+    assert cost.notes == ()
+
+
+def test_nested_loops_multiply():
+    """An outer turn is 5 inner ones, each 2 n³ + 2 n² beside elementwise work."""
+    n = 16
+
+    def flop(turns):
+        def repeated(params, x):
+            return jax.lax.scan(lambda z, _: (residual(params, z), None), x, None, length=turns)[0]
+
+        return isometry.cost(repeated, struct(5, n, n), struct(n)).flop
+
+    two, three, four = map(flop, (2, 3, 4))
+    assert four - three == three - two
+    assert 1 <= (three - two) / (5 * (2 * n**3 + 2 * n**2)) < 1.2
+
+
+def test_lanczos_counts_all_its_products():
+    """Of one matrix: J v and Jᵀ u, 2 n² each, and twice two orthogonalizations against a basis, 4 n · steps each."""
+    n, steps, probes = 48, 6, 2
+    cost = isometry.cost(lambda w, x: w @ x, struct(n, n), struct(n), isometry.Lanczos(steps, probes))
+    least = steps * probes * (4 * n**2 + 4 * 4 * n * steps)
+    assert least < cost.flop < 3 * least
+
+
+def test_what_is_not_counted_is_said():
+    def asked(params, x):
+        return jax.lax.while_loop(lambda z: z[0] < 0, lambda z: params @ z, x)
+
+    def solved(params, x):
+        return jnp.linalg.solve(params, x)
+
+    square = struct(8, 8)
+    assert isometry.cost(asked, square, struct(8)).notes == ("a while loop of unknown length is counted once",)
+    assert "lu in f is not counted" in isometry.cost(solved, square, struct(8)).notes
+    assert "while" in isometry.cost(mlp(8, 8, 8), shapes_of(mlp(8, 8, 8)), struct(8), "product").notes[0]
+
+
+def test_bytes_hold_the_jacobian_and_little_more():
+    """J, LAPACK's copy, U and V are at most four matrices where m ≫ n: U is thin, not 20000 × 20000."""
+    matrix = 20000 * 4 * 4
+    cost = isometry.cost(lambda w, x: w @ x, struct(20000, 4), struct(4))
+    assert matrix <= cost.bytes <= 5 * matrix
+
+
+def test_what_it_returns():
+    net = mlp(64, 128, 10)
+    params, x = net.init(jax.random.key(0)), jnp.ones(64)
+    cost = isometry.cost(net, params, x)
+    assert cost == isometry.cost(net, shapes_of(net), struct(64), method="dense")
+    assert repr(cost).startswith("Cost(")
+    assert repr(cost).endswith("FLOP)")
+    assert repr(isometry.Cost(1_234_567, 999, ("said",))) == "Cost(1.23 MB, 999 FLOP; said)"
+    with jax.enable_x64(True):
+        assert isometry.cost(net, params, x, dtype=jnp.float64).bytes > 1.5 * cost.bytes
+
+
+PROGRAMS = {
+    "wide": (mlp(60, 40, 12), None, struct(60), isometry.Dense()),
+    "runs": (mlp(*[16] * 12), None, struct(16), isometry.Dense()),
+    "wide inside": (mlp(8, 400, 8), None, struct(8), isometry.Dense()),
+    "conv": (conv, KERNELS, IMAGE, isometry.Dense()),
+    "residual": (residual, struct(20, 64, 64), struct(64), isometry.Dense()),
+    "wide directions": (bottleneck, struct(6, 400), struct(6), isometry.Dense()),
+    "lanczos": (mlp(*[32] * 12), None, struct(32), isometry.Lanczos(8, 4)),
+    "product": (mlp(*[8] * 6), None, struct(8), isometry.Product()),
+}
+
+
+@ON_CPU
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_footprint_bounds_what_xla_allocates(name):
+    """Of the program that an ensemble of 3 seeds × 6 inputs runs; and it is not so wide that nothing fits."""
+    f, params, x, method = PROGRAMS[name]
+    params = shapes_of(f) if params is None else params
+    aim = _jacobian.target("test", f, "end_to_end")
+    takes, chunk = _cost.fitting("test", 2**40, aim, method, params, x, F32)
+    seeds, inputs = 3, 6
+    stacked = jax.tree.map(lambda a: struct(seeds, *a.shape), params)
+    numbers = [jax.ShapeDtypeStruct((count,), jnp.int32) for count in (seeds, inputs)]
+    how = _measure.How(aim, method, F32, key_kind="threefry2x32")
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    lowered = _measure._compiled.lower(_measure.spectra, how, None, stacked, struct(inputs, *x.shape), *numbers, key)
+    found = lowered.compile().memory_analysis()
+    allocated = found.temp_size_in_bytes + found.output_size_in_bytes
+    bound = takes.shared + seeds * (inputs * takes.each + 2 * memory.tree_bytes(params))
+    assert chunk is None
+    assert allocated <= bound <= 10 * allocated
+
+
 def test_directions_are_taken_as_the_budget_allows():
     params = jax.random.normal(jax.random.key(0), (2, 6, 400)) / 20
     xs = jnp.ones((1, 6))
     aim = _jacobian.target("test", bottleneck, "end_to_end")
-    fit = lambda budget: _cost.fitting("test", budget, aim, isometry.Dense(), params[0], xs[0], F32)  # noqa: E731
+
+    def fit(budget):
+        return _cost.fitting("test", budget, aim, isometry.Dense(), params[0], xs[0], F32)
+
     whole, chunk = fit(10**9)
     assert chunk is None
-    with pytest.raises(
-        InputError, match=r"max_bytes=100 is too small for one 6×6 Jacobian .* write at least (\d+)\."
-    ) as e:
+    said = r"max_bytes=100 is too small for one 6×6 Jacobian .* write at least (\d+)\."
+    with pytest.raises(InputError, match=said) as caught:
         fit(100)
-    least = int(str(e.value).split()[-1][:-1])
+    least = int(str(caught.value).split()[-1][:-1])
     assert least < sum(whole) / 1.5
     takes, chunk = fit(least)
-    assert chunk < 6
-    assert sum(takes) == least
+    assert (sum(takes), chunk) == (least, 1)
     for budget in range(least, sum(whole), (sum(whole) - least) // 5):
         takes, chunk = fit(budget)
         assert 1 <= chunk < 6

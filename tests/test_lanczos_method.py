@@ -1,5 +1,7 @@
 """method="lanczos": densities of Jacobians that are never formed."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +36,16 @@ def test_moments_and_distribution_within_their_errors(span):
     assert abs(float(found.moment(1) - dense.moment(1))) <= bound * spread
     grid = jnp.exp(dense.log_values) ** 2
     assert float(jnp.abs(found.cdf(grid * 1.0001) - dense.cdf(grid * 1.0001)).max()) <= bound
+
+
+@pytest.mark.parametrize("widths", [[5, 6, 3], [3, 6, 5]])
+def test_a_rectangle_has_the_structural_zeros_of_its_shape(widths):
+    net = networks.mlp(widths, "tanh", "gaussian")
+    measured = functools.partial(isometry.spectrum, net, method="lanczos", key=KEY)
+    params = jax.eval_shape(net.init, KEY)
+    x = jax.ShapeDtypeStruct(widths[:1], jnp.float32)
+    found = jax.eval_shape(measured, params, x)  # traced, never compiled
+    assert (found.size, found.structural_zeros) == (3, 2)
 
 
 def test_an_isometry_is_found_without_error():

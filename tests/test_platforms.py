@@ -1,4 +1,4 @@
-"""Everything that can be traced is lowered for CUDA and for TPU, on a machine with neither.
+"""What can be traced is lowered for CUDA and for TPU, on a machine with neither.
 
 `jax.export` stops before the platform's own compiler. It finds operations that a
 platform has no rule for, and library calls whose behaviour is not guaranteed to last;

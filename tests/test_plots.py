@@ -243,7 +243,6 @@ SP = Spectrum(np.zeros(2), np.full(2, 0.5), np.array(-10.0), Dense(), 2)
         (lambda ax: plots.ranks({}, ax), r"plots\.ranks\(\): reports=\{\} holds no names; write \{\"name\": \.\.\.\}"),
         (lambda ax: plots.audit({"a": 3}), r"plots\.audit\(\): reports\['a'\]=3 is not a Report"),
         (lambda ax: plots.laws([LAW]), r"plots\.laws\(\): named=\[Law.* holds no names"),
-        (lambda ax: plots.pairings([]), r"plots\.pairings\(\): rows is empty; write pairings\(key\)\.rows"),
     ],
 )
 def test_what_is_refused(ax, call, words):

@@ -28,8 +28,9 @@ MOST_CONDITIONALS_PER_100 = 1.5
 LEAST_COMMENTS_PER_100 = 6.0
 
 MOST_POSITIONAL = 3
-# Functions and methods that take any number of equals.
-VARIADIC = ("print", "zip", "map", "max", "min", "reshape", "transpose")
+BY_POSITION = "more than three arguments by position"
+# Functions and methods that take any number of equals, or pass arguments on.
+VARIADIC = ("print", "zip", "map", "max", "min", "reshape", "transpose", "cond")
 
 # A room of fewer lines has no room for a figure per 100.
 LEAST_LINES = 30
@@ -77,12 +78,16 @@ def faults(tree):
         if isinstance(node, comprehensions) and holds_conditional:
             yield node.lineno, "a conditional expression inside a comprehension"
         if isinstance(node, ast.Call) and positional(node) > MOST_POSITIONAL:
-            yield node.lineno, "more than three arguments by position"
+            yield node.lineno, BY_POSITION
 
 
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda p: str(p.relative_to(ROOT)))
 def test_rules_of_reading(path):
-    assert list(faults(ast.parse(path.read_text()))) == []
+    # In tests, a row of plain values is often what there is to see.
+    is_test = path.is_relative_to(ROOT / "tests")
+    allowed = [BY_POSITION] if is_test else []
+    found = list(faults(ast.parse(path.read_text())))
+    assert [(line, rule) for line, rule in found if rule not in allowed] == []
 
 
 @pytest.mark.parametrize(

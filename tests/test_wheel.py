@@ -27,7 +27,6 @@ WITHOUT_THE_REST = [
     (["spectrum", *TINY], "data"),
     (["spectrum", *TINY, "--data", "gaussian", "--out", "out"], "plot"),
     (["theory", "--depth", "3", "--out", "out"], "plot"),
-    (["schemes", "--spectra", "--out", "out"], "plot"),
 ]
 RUNS = [
     (["audit", *TINY, "--train-steps", "2", "--out", "a"], ["a/audit.json", "a/audit.png"]),

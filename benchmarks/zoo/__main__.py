@@ -3,8 +3,7 @@ network, and the same command goes on."""
 
 import os
 
-# Before jax: XLA with two threads can deadlock in batched factorizations; BLAS threads collapse when a core is busy.
-os.environ.setdefault("NPROC", "4")
+# Before jax: BLAS threads collapse when a core is busy.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse

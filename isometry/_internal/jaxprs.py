@@ -1,13 +1,13 @@
-"""Questions to a jaxpr: what it calls, what is written into it, where it is coarse."""
+"""Questions to a jaxpr: its loops and constants, its bytes, where it is coarse."""
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 # Bits of mantissa, for `reduce_precision`, which is asked for in bits.
 _MANTISSA_BITS = {32: 23, 64: 52}
@@ -19,29 +19,56 @@ _FULL_PRECISIONS = {
     64: ("HIGHEST", "F64_F64_F64"),
 }
 
-_VIEWS = frozenset(
-    ("reshape", "transpose", "squeeze", "expand_dims", "slice", "dynamic_slice", "broadcast_in_dim", "rev")
+# Programs that somebody else has compiled, whose inside nobody sees.
+_OPAQUE = frozenset(
+    (
+        "pure_callback",
+        "io_callback",
+        "custom_call",
+        "ffi_call",
+        "pallas_call",
+        "tpu_custom_call",
+    )
 )
-"""Primitives that may show a value in another shape."""
-_MOVES = _VIEWS | {
-    "dynamic_update_slice", "concatenate", "pad", "gather", "iota", "copy", "copy_p", "convert_element_type",
-    "bitcast_convert_type", "stop_gradient", "split", "device_put", "optimization_barrier", "random_wrap",
-    "random_unwrap", "sharding_constraint", "empty",
-}  # fmt: skip
-"""Primitives that only move or relabel values."""
-_COMBINE = frozenset(
-    ("reduce", "reduce_window", "scatter", "scatter-add", "scatter_add", "scatter_mul", "scatter_min", "scatter_max")
+
+# Primitives that XLA hands to LAPACK or its kin, whose operations it does not count.
+_FACTORIZATIONS = frozenset(
+    (
+        "cholesky",
+        "eig",
+        "eigh",
+        "geqrf",
+        "hessenberg",
+        "householder_product",
+        "lu",
+        "qr",
+        "schur",
+        "svd",
+        "triangular_solve",
+        "tridiagonal",
+        "tridiagonal_solve",
+    )
 )
-"""Primitives whose inner jaxpr is a rule for two numbers, not a program."""
-_LOOPS = frozenset(("scan", "while"))
-_OPAQUE = frozenset(("pure_callback", "io_callback", "custom_call", "ffi_call", "pallas_call", "tpu_custom_call"))
+
+# Primitives that show a value in another shape, for which XLA makes no copy.
+_VIEWS = frozenset(("reshape", "squeeze", "expand_dims", "slice", "broadcast_in_dim"))
+
+_LOOPS = ("scan", "while")
+
+# XLA's buffers are whole lines of so many bytes.
+_LINE_BYTES = 64
 
 
-class Work(NamedTuple):
-    """Floating point operations, and what could not be counted, said in words."""
+class Held(NamedTuple):
+    """Count the bytes of what the equations of a program return.
 
-    flop: int
-    notes: frozenset[str]
+    Attributes:
+        at_once: The most that is alive at once, if equations run in the order written.
+        in_all: All of it. A loop returns something in every turn.
+    """
+
+    at_once: int
+    in_all: int
 
 
 def inner(eqn: core.JaxprEqn) -> list[core.Jaxpr]:
@@ -94,7 +121,7 @@ def one_way(jaxpr: core.Jaxpr) -> tuple[bool, bool]:
     return has_while, any(has_vjp(eqn) for eqn in differentiated)
 
 
-def constants(closed: core.ClosedJaxpr) -> list[object]:
+def constants(closed: core.ClosedJaxpr) -> list[ArrayLike]:
     """Return every number in a program: closed-over constants, then literals."""
     numbers = list(closed.consts)
     for eqn in equations(closed.jaxpr):
@@ -106,99 +133,73 @@ def constants(closed: core.ClosedJaxpr) -> list[object]:
     return numbers
 
 
-def work(jaxpr: Any) -> Work:
-    """FLOP of one evaluation: a scan's body times its length, the dearest branch of a cond, a while's body once.
+def loops(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+    """Yield the outermost loops of a program, those of functions that it calls too."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in _LOOPS:
+            yield eqn
+            continue
+        for part in inner(eqn):
+            yield from loops(part)
 
-    A multiply-add is two; an elementwise operation one an element, whatever the function; moving data nothing.
-    Factorizations by their counts in Golub and Van Loan (4th ed., 3.2.1, 5.2.2, figure 8.6.1).
+
+def uncounted(jaxpr: core.Jaxpr) -> tuple[str, ...]:
+    """Name the primitives whose operations XLA does not count, each once."""
+    names = {eqn.primitive.name for eqn in equations(jaxpr)}
+    return tuple(sorted(names & (_OPAQUE | _FACTORIZATIONS)))
+
+
+def held(jaxpr: core.Jaxpr) -> Held:
+    """Count the bytes that a program's results take.
+
+    A reverse derivative keeps all of them, a forward one those that are alive.
     """
-    counts = [_work_of(eqn) for eqn in jaxpr.eqns]
-    return Work(sum(c.flop for c in counts), frozenset().union(*(c.notes for c in counts)))
+    last_use = _last_use(jaxpr)
+    alive: dict[core.Var, int] = {}
+    at_once = in_all = 0
+    for i, eqn in enumerate(jaxpr.eqns):
+        within = [held(part) for part in inner(eqn)]
+        largest_within = max((part.at_once for part in within), default=0)
+        new, returned = _results(eqn)
+        alive |= returned
+        at_once = max(at_once, sum(alive.values()) + largest_within)
+        turns = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        in_all += new + turns * sum(part.in_all for part in within)
+        alive = {v: size for v, size in alive.items() if last_use.get(v, -1) > i}
+    return Held(at_once, in_all)
 
 
-def _work_of(eqn: Any) -> Work:
+def _last_use(jaxpr: core.Jaxpr) -> dict[core.Var, int]:
+    """Return the index of the last equation that reads each variable."""
+    last_use: dict[core.Var, int] = {}
+    readers = [eqn.invars for eqn in jaxpr.eqns]
+    # What the program returns is read after its last equation.
+    readers.append(jaxpr.outvars)
+    for i, read in enumerate(readers):
+        for v in read:
+            if not isinstance(v, core.Literal):
+                last_use[v] = i
+    return last_use
+
+
+def _results(eqn: core.JaxprEqn) -> tuple[int, dict[core.Var, int]]:
+    """Return the bytes that an equation allocates, and those that each result holds."""
     name = eqn.primitive.name
-    if name in _OPAQUE:
-        return Work(0, frozenset({f"{name} is not counted"}))
-    parts = [] if name in _COMBINE else [work(j) for j in inner(eqn)]
-    if not parts:
-        return Work(0 if name in _MOVES else int(_FLOP.get(name, _elementwise)(eqn)), frozenset())
-    notes = frozenset().union(*(p.notes for p in parts))
-    if name == "while":
-        notes |= {"a while loop of unknown length is counted once"}
-    flop = max(p.flop for p in parts) if name == "cond" else sum(p.flop for p in parts)
-    return Work(flop * eqn.params["length"] if name == "scan" else flop, notes)
+    if name in _VIEWS:
+        return 0, dict.fromkeys(eqn.outvars, 0)
+    returned = {v: _bytes(v) for v in eqn.outvars}
+    # What a function returns was allocated by an equation inside it. A loop stacks what
+    # its body returns.
+    is_call = name not in _LOOPS and bool(inner(eqn))
+    allocated = 0 if is_call else sum(returned.values())
+    return allocated, returned
 
 
-def _elementwise(eqn: Any) -> int:
-    return max((_size(v) for v in (*eqn.invars, *eqn.outvars)), default=0)
-
-
-def _dot(eqn: Any) -> int:
-    (contracted, _), _ = eqn.params["dimension_numbers"]
-    return 2 * _size(eqn.outvars[0]) * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
-
-
-def _convolution(eqn: Any) -> int:
-    """Multiply-adds with values that are there: neither padding nor the zeros between strides."""
-    p, (lhs, rhs), out = eqn.params, (v.aval.shape for v in eqn.invars), eqn.outvars[0].aval.shape
-    dims = p["dimension_numbers"]
-    taps = 1
-    for i, axis in enumerate(dims.lhs_spec[2:]):
-        at = np.arange(out[dims.out_spec[2 + i]])[:, None] * p["window_strides"][i] - p["padding"][i][0]
-        at = at + np.arange(rhs[dims.rhs_spec[2 + i]])[None] * p["rhs_dilation"][i]
-        step = p["lhs_dilation"][i]
-        taps *= int(((at >= 0) & (at <= (lhs[axis] - 1) * step) & (at % step == 0)).sum())
-    channels = out[dims.out_spec[0]] * out[dims.out_spec[1]] * rhs[dims.rhs_spec[1]]
-    return 2 * taps * channels
-
-
-def _svd(eqn: Any) -> float:
-    m, n, count = _matrix(eqn)
-    m, n = max(m, n), min(m, n)
-    if eqn.params["compute_uv"]:
-        return count * min(14 * m * n**2 + 8 * n**3, 6 * m * n**2 + 20 * n**3)
-    return count * min(4 * m * n**2 - 4 * n**3 / 3, 2 * m * n**2 + 2 * n**3)
-
-
-def _qr(eqn: Any) -> float:
-    """R alone, or one of its halves: Householder vectors, or the product of them."""
-    m, n, count = _matrix(eqn)
-    k = min(m, n)
-    alone = 2 * m * n * k - k**2 * (m + n) + 2 * k**3 / 3
-    return count * alone * (2 if eqn.primitive.name == "qr" else 1)
-
-
-def _lu(eqn: Any) -> float:
-    m, n, count = _matrix(eqn)
-    k = min(m, n)
-    return count * (2 * m * n * k - k**2 * (m + n) + 2 * k**3 / 3)
-
-
-def _eigh(eqn: Any) -> float:
-    n, _, count = _matrix(eqn)
-    return count * (9 * n**3 if len(eqn.outvars) > 1 else 4 * n**3 / 3)
-
-
-def _matrix(eqn: Any) -> tuple[int, int, int]:
-    shape = eqn.invars[0].aval.shape
-    return *shape[-2:], math.prod(shape[:-2])
-
-
-_FLOP: dict[str, Callable[[Any], float]] = {
-    "dot_general": _dot,
-    "conv_general_dilated": _convolution,
-    "svd": _svd,
-    "qr": _qr,
-    "geqrf": _qr,
-    "householder_product": _qr,
-    "lu": _lu,
-    "eigh": _eigh,
-    "cholesky": lambda e: _matrix(e)[2] * _matrix(e)[0] ** 3 / 3,
-    "triangular_solve": lambda e: _size(e.invars[1]) * _matrix(e)[0],
-    "fft": lambda e: 5 * _size(e.outvars[0]) * math.log2(max(2, math.prod(e.params["fft_lengths"]))),
-    "sort": lambda e: _size(e.outvars[0]) * math.log2(max(2, e.outvars[0].aval.shape[e.params["dimension"]])),
-}
+def _bytes(v: core.Var) -> int:
+    """Return the bytes of a variable's buffer; tokens and the like have none."""
+    size = math.prod(getattr(v.aval, "shape", ()))
+    itemsize = getattr(getattr(v.aval, "dtype", None), "itemsize", 0)
+    return math.ceil(size * itemsize / _LINE_BYTES) * _LINE_BYTES
 
 
 def coarse(jaxpr: core.Jaxpr, dtype: DTypeLike) -> tuple[str, ...]:
@@ -264,118 +265,6 @@ def _coarse_product(eqn: core.JaxprEqn, bits: int) -> str | None:
     return None
 
 
-def peak(jaxpr: Any) -> int:
-    """Most bytes held at once besides the arguments, results included, if each equation runs where it is written.
-
-    A value in another shape is no copy; one with its axes in another order is. A loop writes its state in place. XLA
-    fuses what is elementwise and then holds less.
-    """
-    views = _views(jaxpr)
-    last = _last_use(jaxpr, views)
-    made, held, most = set(), 0, 0
-    for i, eqn in enumerate(jaxpr.eqns):
-        view = views.get(eqn.outvars[0]) if eqn.outvars else None
-        new = {v for v in eqn.outvars if v in last and not (view and view.plain)}
-        freed = sum(_bytes(v) for v in _roots(eqn.invars, views) & made if last[v] == i)
-        inside = _inside(eqn) if view is None else sum(map(_bytes, new))
-        most = max(most, held + inside - (freed if eqn.primitive.name in _LOOPS else 0))
-        held += sum(map(_bytes, new)) - freed
-        made |= new
-    return max(most, held + sum(_bytes(v) for v in _variables(jaxpr.outvars) - made))
-
-
-class _View(NamedTuple):
-    """A variable as another one seen in another shape, its axes longer than 1 in the order `axes` of that one's."""
-
-    root: Any
-    axes: tuple[int, ...]
-
-    @property
-    def plain(self) -> bool:
-        """Whether the order in memory is the root's."""
-        return self.axes == tuple(sorted(self.axes))
-
-
-def _views(jaxpr: Any) -> dict[Any, _View]:
-    found: dict[Any, _View] = {}
-    for eqn in jaxpr.eqns:
-        name = eqn.primitive.name
-        if name not in _VIEWS or isinstance(eqn.invars[0], core.Literal):
-            continue
-        old, new = (v.aval.shape for v in (eqn.invars[0], eqn.outvars[0]))
-        if name == "rev" and any(old[i] > 1 for i in eqn.params["dimensions"]):
-            continue
-        long, kept = [i for i, n in enumerate(old) if n != 1], [n for n in new if n != 1]
-        view = found.get(eqn.invars[0], _View(eqn.invars[0], tuple(range(len(long)))))
-        if name == "transpose":
-            order = [long.index(i) for i in eqn.params["permutation"] if old[i] != 1]
-            found[eqn.outvars[0]] = _View(view.root, tuple(view.axes[i] for i in order))
-        elif [old[i] for i in long] == kept:
-            found[eqn.outvars[0]] = view
-        elif name == "reshape" and view.plain:
-            found[eqn.outvars[0]] = _View(view.root, tuple(range(len(kept))))
-    return found
-
-
-def _last_use(jaxpr: Any, views: dict[Any, _View]) -> dict[Any, int]:
-    """The last equation to compute with each variable, or with a view of it."""
-    last = {}
-    for i, eqn in enumerate(jaxpr.eqns):
-        if not (eqn.outvars and eqn.outvars[0] in views):
-            last |= dict.fromkeys(_roots(eqn.invars, views), i)
-    return last | dict.fromkeys(_roots(jaxpr.outvars, views), len(jaxpr.eqns))
-
-
-def _roots(vs: Any, views: dict[Any, _View]) -> set[Any]:
-    """The variables among `vs`, and what they are views of."""
-    found = _variables(vs)
-    return found | {views[v].root for v in found if v in views}
-
-
-def _inside(eqn: Any) -> int:
-    """Bytes an equation holds while it runs, results included."""
-    name, made = eqn.primitive.name, sum(map(_bytes, eqn.outvars))
-    if name in _WORKSPACE:
-        return made + _WORKSPACE[name](eqn)
-    inside = max(map(peak, [] if name in _COMBINE else inner(eqn)), default=0)
-    if name == "scan":  # a turn reads slices of what is scanned over
-        (body,) = inner(eqn)
-        inside += sum(_bytes(v) for v, whole in zip(body.invars, eqn.invars, strict=True) if _rank(v) != _rank(whole))
-    return made + inside if name in _LOOPS else max(made, inside)
-
-
-def _variables(vs: Any) -> set[Any]:
-    return {v for v in vs if not isinstance(v, core.Literal)}
-
-
-def _rank(v: Any) -> int:
-    return len(getattr(v.aval, "shape", ()))
-
-
-def _size(v: Any) -> int:
-    return math.prod(getattr(v.aval, "shape", ()))
-
-
-def _bytes(v: Any) -> int:
-    """Of a buffer: whole lines of 64."""
-    return -(-_size(v) * getattr(getattr(v.aval, "dtype", None), "itemsize", 0) // 64) * 64
-
-
 def _dtype(variable: core.Var | core.Literal) -> np.dtype:
     # Tokens, which order effects, have no dtype.
     return getattr(variable.aval, "dtype", jnp.dtype(bool))
-
-
-def _svd_workspace(eqn: Any) -> int:
-    """LAPACK's copy of the matrix, and U and V, which XLA gives it room for even if they are not asked for."""
-    m, n, count = _matrix(eqn)
-    k = min(m, n)
-    sides = m * m + n * n if eqn.params["full_matrices"] else k * (m + n)
-    return count * (m * n + sides) * eqn.invars[0].aval.dtype.itemsize
-
-
-_WORKSPACE: dict[str, Callable[[Any], int]] = {
-    "svd": _svd_workspace,
-    "conv_general_dilated": lambda e: sum(map(_bytes, e.invars)),  # in the order of axes that the kernel wants
-    **dict.fromkeys(("lu", "qr", "geqrf", "eigh"), lambda e: _bytes(e.invars[0])),
-}

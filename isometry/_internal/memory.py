@@ -34,34 +34,45 @@ def _free_of_machine() -> int | None:
 
 
 def _free_of_groups(proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") -> list[int]:
-    """What each control group around this process leaves it, as in a container; /proc/meminfo is the machine's."""
+    """Return what each control group around this process leaves it.
+
+    Without these a container is killed: /proc/meminfo (and so psutil) tells the memory of the machine, of
+    which a container, or a job of a cluster, may have a hundredth.
+    """
     try:
-        lines = [line.split(":", 2) for line in pathlib.Path(proc).read_text().splitlines()]
+        lines = pathlib.Path(proc).read_text().splitlines()
     except OSError:
         return []
-    found = []
-    for _, controllers, path in lines:
-        if controllers in ("", "memory"):  # version 2, version 1
-            root = pathlib.Path(mount, controllers)
-            inner = root / os.path.normpath("/" + path).strip(
-                "/"
-            )  # in a container perhaps the path outside, its own group being the root
-            found += [_free_of_group(group) for group in (inner, *inner.parents) if group.is_relative_to(root)]
-    return [free for free in found if free is not None]
+    free = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):  # version 2, version 1
+            continue
+        root = pathlib.Path(mount, controllers)
+        # Inside a container this may be the path outside, the container's own group being the root.
+        inner = root / os.path.normpath("/" + path).strip("/")
+        free += [_free_of_group(group) for group in (inner, *inner.parents) if group.is_relative_to(root)]
+    return [count for count in free if count is not None]
+
+
+_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Limit, use, and in memory.stat the file pages that the kernel can drop: of versions 2 and 1."""
 
 
 def _free_of_group(group: pathlib.Path) -> int | None:
-    """Its limit less what it uses; file pages that the kernel can drop are free. None without a limit."""
-    for limit, usage, droppable in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
+    """Return its limit less what it uses and cannot drop; None without a limit."""
+    for limit, usage, droppable in _FILES:
         try:
-            most, used = (int((group / name).read_text()) for name in (limit, usage))
-            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            return max(most - used + int(stat.get(droppable, 0)), 0)
+            most = int((group / limit).read_text())
+            used = int((group / usage).read_text())
+            lines = (group / "memory.stat").read_text().splitlines()
         except (OSError, ValueError):  # not this version, or "max"
             continue
+        stat = dict(line.split() for line in lines)
+        return max(most - used + int(stat.get(droppable, 0)), 0)
     return None
 
 

@@ -41,12 +41,9 @@ def plain(value: object, where: str = "value") -> Plain:
     if isinstance(value, float) and math.isinf(value):
         return "inf" if value > 0 else "-inf"
     is_nan = isinstance(value, float) and math.isnan(value)
-    is_known = value is None or isinstance(value, (str, bool, int, float))
-    if is_nan or not is_known:
-        raise InputError(
-            f"{where}={checks.show(value)} is nothing that strict JSON knows."
-        )
-    return value
+    if not is_nan and isinstance(value, (str, bool, int, float, type(None))):
+        return value
+    raise InputError(f"{where}={checks.show(value)} is nothing that strict JSON knows.")
 
 
 def _plain_dict(value: dict, where: str) -> dict[str, Plain]:

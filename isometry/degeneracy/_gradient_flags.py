@@ -56,7 +56,7 @@ def zero_gradient(
     """Raised where the loss gradient of a layer's weights is bitwise zero at every input, in every seed.
 
     Underflow is not zero: the loss is scaled by 2^60 first, and a layer at zero whose certificate lets a gradient
-    arrive at step 1 is taken once more with signals of float64 that are brought back to size 1 layer by layer. What is
+    arrive at step 1 is taken once more in float64, from a gradient at the output brought to size 1. What is
     not zero then, `underflows`, is a matter of vanishing; undecided where signals leave float64 too. Evidence holds
     `log_gradient_norm`, layer by layer the median over seeds and inputs of ln ‖∂loss/∂W_l‖_F, and of layers at zero
 
@@ -106,13 +106,9 @@ def _without_underflow(
     zero = np.isneginf(norms).all((0, 1))
     if not (zero & allowed).any():
         return norms, np.zeros(0, int), 0
-    found = [
-        _underflow.log_gradients(net, task.loss, one, task.xs[:inputs], task.targets[:inputs])
-        for one in _underflow.seeds_of(params)
-    ]
-    again = np.stack([logs for logs, _ in found])
+    again, lost = _underflow.log_gradients(net, task.loss, params, task.xs[:inputs], task.targets[:inputs])
     better = np.where(np.isneginf(norms) & allowed[:, None], again, norms)
-    return better, np.flatnonzero(zero & ~np.isneginf(better).all((0, 1))), max(lost for _, lost in found)
+    return better, np.flatnonzero(zero & ~np.isneginf(better).all((0, 1))), lost
 
 
 def _names(layers: np.ndarray) -> str:

@@ -14,7 +14,6 @@ import optax
 from isometry._draws import adjust_seeds, draw_seeds
 from isometry._internal import precision
 from isometry.degeneracy._certify import Certificate
-from isometry.degeneracy._decay import no_separate_decay
 from isometry.degeneracy._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag, Thresholds
 from isometry.degeneracy._signals import INPUTS, Signals, observe, rank_of
 from isometry.degeneracy._task import SGD, Task
@@ -22,18 +21,13 @@ from isometry.networks import Network
 
 SEEDS = 3  # networks probed; the highest of their ranks is judged
 RECORDS = 8  # points of a trajectory, evenly spaced after step 1
-UPDATE_TOLERANCE = 1e-4  # absolute, on W(t) − W(0): the convention of the ZerO paper's Fig. 3
 
 
 class State(NamedTuple):
-    """Of all seeds: parameters, optimizer state, Σ g and Σ ‖g‖ of every weight, first step with g ≠ 0, last loss.
-
-    `idle`: parameters and state of the same optimizer without gradients: γ_t W(0) where weights decay, else W(0).
-    """
+    """Of all seeds: parameters, optimizer state, Σ g and Σ ‖g‖ of every weight, first step with g ≠ 0, last loss."""
 
     params: Any
     optimizer: Any
-    idle: Any
     sums: Any
     norms: Any
     first: Any
@@ -45,10 +39,7 @@ class Probe:
     """Ranks along a probe, of hidden weights only: arrays (seeds, records, layers), and where they come from.
 
     - `gradient_rank`: of the accumulated loss gradient Σ g, singular values above eps·Σ‖g‖_F: what rounding of the
-      summed gradients could fake is not counted.
-    - `update_rank`: of W(t) − γ_t W(0), above 1e-4 absolute; γ_t is what the optimizer's decay alone leaves of W(0).
-      None where that cannot be told from what gradients do (LAMB and LARS with decay, L2 under Adam): `no_update_rank`
-      says so.
+      summed gradients could fake is not counted. Decay of the weights has no part in it.
     - `layers`, `shapes`: index and (fan_in, fan_out) of each hidden layer; `steps`: when recorded.
     - `first_signal`: (seeds, depth), first step at which any entry of a layer's gradient is not zero; −1 for never.
     - `loss`: (seeds, records), of the batch of that step.
@@ -59,11 +50,9 @@ class Probe:
     layers: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
     gradient_rank: np.ndarray
-    update_rank: np.ndarray | None
     loss: np.ndarray
     first_signal: np.ndarray
     signals: Signals | None = None
-    no_update_rank: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; a loss that is not finite is the string "inf"."""
@@ -98,7 +87,7 @@ def start(task: Task, params: Any) -> State:
     opt = jax.vmap(task.optimizer.init)(params)
     sums = jax.tree.map(jnp.zeros_like, weights)
     # typed, or the first call would compile twice
-    return State(params, opt, (params, opt), sums, per_layer, first, jnp.full(seeds, jnp.inf, jnp.float32))
+    return State(params, opt, sums, per_layer, first, jnp.full(seeds, jnp.inf, jnp.float32))
 
 
 @functools.partial(jax.jit, static_argnames=("function", "loss", "optimizer"))
@@ -117,12 +106,9 @@ def _advance(function, loss, optimizer, state, xs, targets, batches, begin, end)
         first = tuple(
             jnp.where((f < 0) & jnp.any(a != 0, (1, 2)), t + 1, f) for f, a in zip(state.first, g, strict=True)
         )
-        rest, rest_opt = state.idle
-        decay, rest_opt = optimizer.update(jax.tree.map(jnp.zeros_like, grads), rest_opt, rest)
         return State(
             optax.apply_updates(state.params, updates),
             opt,
-            (optax.apply_updates(rest, decay), rest_opt),
             jax.tree.map(jnp.add, state.sums, g),
             jax.tree.map(jnp.add, state.norms, size),
             first,
@@ -143,7 +129,7 @@ def run(
     marks = sorted({1, *np.linspace(0, steps, records + 1).astype(int)[1:].tolist()} - {0})
     hidden = [layer for layer in net.plan if layer.role == "hidden"]
     state, done = start(task, params), 0
-    ranks, updates, losses = [], [], []
+    ranks, losses = [], []
     see = lambda params: observe(net.function, params, task.xs, certificates, net.activation.kinks)  # noqa: E731
     seen = [see(params)] if certificates else []
     for mark in marks:
@@ -152,7 +138,6 @@ def run(
         )
         done = mark
         ranks.append(_gradient_ranks(state))
-        updates.append(_update_ranks(weights_of(state.params), weights_of(state.idle[0])))
         losses.append(np.asarray(state.loss, float))
         seen += [see(state.params)] if certificates else []
     signals = [np.stack(a, 1) for a in zip(*seen, strict=True)]
@@ -161,7 +146,6 @@ def run(
         tuple(layer.index for layer in hidden),
         tuple((layer.fan_in, layer.fan_out) for layer in hidden),
         np.stack(ranks, 1),
-        np.stack(updates, 1),
         np.stack(losses, 1),
         np.concatenate([np.asarray(f) for f in state.first], 1),
         Signals(min(len(task.xs), INPUTS), np.array([0, *marks]), *signals) if seen else None,
@@ -176,14 +160,6 @@ def _gradient_ranks(state: State) -> np.ndarray:
 
     found = [rank(np.asarray(a), np.asarray(n)) for a, n in zip(state.sums[1:-1], state.norms[1:-1], strict=True)]
     return np.concatenate(found or [np.zeros((len(state.loss), 0), int)], 1)
-
-
-def _update_ranks(now: Any, before: Any) -> np.ndarray:
-    found = [
-        rank_of(np.asarray(a, float) - np.asarray(b, float), np.full(a.shape[:2], UPDATE_TOLERANCE))
-        for a, b in zip(now[1:-1], before[1:-1], strict=True)
-    ]
-    return np.concatenate(found or [np.zeros((now[0].shape[0], 0), int)], 1)
 
 
 @functools.partial(jax.jit, static_argnames=("count",))
@@ -299,9 +275,7 @@ def judge_ranks(
 def _steady(net: Network, task: Task, params: Any, certificates: Any) -> tuple[Probe, Task, float | None]:
     """A probe, its task and learning rate: of our own ones the largest that does not overflow; None, the user's."""
     if not any(task.optimizer is ours for ours in SGD.values()):
-        probe = run(net, task, params, certificates=certificates)
-        why = no_separate_decay(task.optimizer, jax.tree.map(lambda a: a[0], params))
-        return (replace(probe, update_rank=None, no_update_rank=why) if why else probe), task, None
+        return run(net, task, params, certificates=certificates), task, None
     for rate in SGD:
         task = task._replace(optimizer=SGD[rate])
         probe = run(net, task, params, certificates=certificates)

@@ -1,18 +1,21 @@
-"""Signals that leave the range of their dtype at its lower end: what they are in float64, and whether that holds them.
+"""Signals that leave the range of their dtype at its lower end: the same layer pass in float64, and what that holds.
 
 A zero that underflow makes is none: it says nothing of slopes and gradients, which have no scale.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from isometry._internal import precision
 from isometry._spectrum import Spectrum
 from isometry.degeneracy._certify import on_host
+from isometry.degeneracy._probe import weights_of
+from isometry.degeneracy._unit_flags import pre_activations
 from isometry.networks import Network
 
 LIFT = 2.0**60  # a loss is scaled by this before differentiation, so that a small gradient is not a zero one
@@ -20,12 +23,17 @@ LOG_LIFT = 60 * math.log(2)
 _LOG2_PEAK = -60  # of layers brought back: as far below every scale of a phi as above the range's end
 
 
-class Signals64(NamedTuple):
-    """Pre-activations of one seed in float64: `layers`, z_1 … z_depth, (inputs, units) each; `weights`, W_1 … W_depth;
-    `lost`, the first layer (from 1) that underflows float64 too, 0 for none."""
+class LayerPass(NamedTuple):
+    """Of stacked parameters, in float64.
 
+    Attributes:
+        below: What each layer takes, x and phi(z_1) … phi(z_(depth-1)): (seeds, inputs, units) each.
+        layers: Pre-activations z_1 … z_depth, alike.
+        lost: The first layer (from 1) that underflows float64 too, in any seed; 0 for none.
+    """
+
+    below: list[np.ndarray]
     layers: list[np.ndarray]
-    weights: list[np.ndarray]
     lost: int
 
 
@@ -41,38 +49,43 @@ def least(dtype: Any) -> float:
     return float(jnp.finfo(dtype).tiny) / float(jnp.finfo(dtype).eps)
 
 
-def activated(net: Network, z: np.ndarray) -> np.ndarray:
-    """phi(z) in float64."""
-    with jax.enable_x64(True):
-        return np.asarray(net.activation(jnp.asarray(z, jnp.float64)), float)
+def layer_pass(net: Network, params: Any, xs: Any) -> LayerPass:
+    """Run the network in float64, of stacked parameters."""
+    with jax.enable_x64(True), precision.full():
+        params, xs = precision.cast((params, xs), jnp.float64)
+        hidden = pre_activations(net.function, params, xs)
+        outputs = jax.vmap(jax.vmap(net.function, (None, 0)), (0, None))(params, xs)
+        activated = [np.asarray(net.activation(z)) for z in hidden]
+    layers = [np.asarray(z) for z in (*hidden, outputs)]
+    below = [np.broadcast_to(np.asarray(xs), (len(outputs), *np.shape(xs))), *activated]
+    weights = np.concatenate([np.abs(np.asarray(w)).max((2, 3)) for w in weights_of(params)], 1)
+    return LayerPass(below, layers, _first_lost(_peaks(below), weights, _peaks(layers)))
 
 
-def forward(net: Network, params: Any, xs: Any) -> Signals64:
-    """z_1 … z_depth of one seed. A layer is lost where no term of its sums is a normal number, though none is zero."""
-    layers, weights, lost = [], [], 0
-    h = np.asarray(xs, float)
-    for layer in net.layers(params):
-        if layers:
-            h = activated(net, layers[-1])
-        w = np.asarray(layer.w, float)
-        z = h @ w + (0 if layer.b is None else np.asarray(layer.b, float))
-        largest = [float(np.abs(a).max()) for a in (h, w)]
-        if not lost and min(largest) > 0 and np.abs(z).max() < np.finfo(float).tiny:
-            lost = layer.index + 1 if np.log2(largest).sum() < np.finfo(float).minexp else 0
-        layers.append(z)
-        weights.append(w)
-    return Signals64(layers, weights, lost)
+def _peaks(layers: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the largest modulus of each seed and layer, (seeds, layers)."""
+    return np.stack([np.abs(z).reshape(len(z), -1).max(1) for z in layers], 1)
 
 
-def visible(z: np.ndarray, dtype: Any) -> np.ndarray:
+def _first_lost(below: np.ndarray, weights: np.ndarray, layers: np.ndarray) -> int:
+    """Find the first layer, from 1, where no term of the sums is a normal number though none is zero; 0 for none."""
+    with np.errstate(divide="ignore"):
+        largest_term = np.log2(below) + np.log2(weights)
+    limits = np.finfo(float)
+    is_lost = (below > 0) & (weights > 0) & (layers < limits.tiny) & (largest_term < limits.minexp)
+    first = np.where(is_lost.any(1), is_lost.argmax(1) + 1, 0)
+    return int(first.max(initial=0))
+
+
+def visible(z: Any, dtype: Any) -> Any:
     """z in `dtype`, brought up by a power of two to a largest entry near 2^-60 if it underflows there.
 
     For slopes: at numbers as small as that phi' depends on the sign alone.
     """
-    peak = np.abs(z).max(initial=0)
-    if 0 < peak < least(dtype):
-        z = np.ldexp(z, _LOG2_PEAK - np.frexp(peak)[1])
-    return z.astype(dtype)
+    peak = jnp.max(jnp.abs(z), initial=0)
+    is_low = (peak > 0) & (peak < least(dtype))
+    shift = jnp.where(is_low, _LOG2_PEAK - jnp.frexp(peak)[1], 0)
+    return jnp.ldexp(z, shift).astype(dtype)
 
 
 def signals(net: Network, params: Any, points: Any, layers: Sequence[Any]) -> tuple[list[Any], list[Any], str]:
@@ -82,17 +95,14 @@ def signals(net: Network, params: Any, points: Any, layers: Sequence[Any]) -> tu
     low = [bool((np.abs(z).max((1, 2)) < least(z.dtype)).any()) for z in plain]
     if not any(low):
         return list(layers), list(layers), ""
-    found = [forward(net, one, points) for one in seeds_of(params)]
-    raised = [
-        np.stack([s.layers[i] for s in found]) if below else z
-        for i, (z, below) in enumerate(zip(plain, low, strict=True))
-    ]
-    shown = [
-        np.stack([visible(one, p.dtype) for one in z]) if below else z
-        for z, p, below in zip(raised, plain, low, strict=True)
-    ]
-    lost = max((s.lost for s in found), default=0)
-    return raised, shown, f"z_{lost} underflows float64 too, so its zeros say nothing" if lost else ""
+    found = layer_pass(net, params, points)
+    raised, shown = list(plain), list(plain)
+    for i in np.flatnonzero(low):
+        raised[i] = found.layers[i]
+        with jax.enable_x64(True):
+            shown[i] = np.stack([np.asarray(visible(jnp.asarray(one), plain[i].dtype)) for one in raised[i]])
+    said = f"z_{found.lost} underflows float64 too, so its zeros say nothing" if found.lost else ""
+    return raised, shown, said
 
 
 def in_jacobian(net: Network, params: Any, sp: Spectrum, units: Sequence[Any]) -> bool:
@@ -107,26 +117,51 @@ def in_jacobian(net: Network, params: Any, sp: Spectrum, units: Sequence[Any]) -
 
 
 def log_gradients(net: Network, loss: Any, params: Any, xs: Any, targets: Any) -> tuple[np.ndarray, int]:
-    """((inputs, depth) ln ‖∂loss/∂W_l‖_F of one example each, the layer that is lost, 0 for none), of one seed.
+    """Take ln ‖∂loss/∂W_l‖_F of one example each in float64, of stacked parameters.
 
-    That gradient is h_(l-1) ⊗ δ_l, of norm ‖h_(l-1)‖‖δ_l‖. Signals are taken in float64, slopes as the network's dtype
-    has them, and δ is brought back to size 1 at every layer: only what its dtype takes for flat is a zero.
+    That gradient is h_(l-1) ⊗ δ_l, of norm ‖h_(l-1)‖‖δ_l‖. Slopes are those that the network's dtype has, so that what
+    it takes for flat is a zero here too. δ starts at size 1, whatever the loss.
+
+    Returns:
+        (seeds, inputs, depth) logarithms, and the layer that is lost, 0 for none.
     """
-    found, kind = forward(net, params, xs), jax.tree.leaves(params)[0].dtype
+    found, kind = layer_pass(net, params, xs), jax.tree.leaves(params)[0].dtype
     with jax.numpy_dtype_promotion("standard"):
-        lifted = jax.vmap(jax.grad(lambda y, t: LIFT * loss(y, t)))
-        delta = np.asarray(lifted(jnp.asarray(found.layers[-1], kind), targets), float)
-    scale, logs = np.full(len(xs), -LOG_LIFT), []
-    for i in range(len(found.layers) - 1, -1, -1):
-        peak = np.abs(delta).max(1)
-        delta = delta / np.where(peak > 0, peak, 1)[:, None]
-        scale = scale + _log(peak)
-        below = np.asarray(xs, float) if i == 0 else activated(net, found.layers[i - 1])
-        logs.append(_log_norm(below) + _log_norm(delta) + scale)
-        if i:
-            slope = np.asarray(net.activation.slope(jnp.asarray(visible(found.layers[i - 1], kind))), float)
-            delta = (delta @ found.weights[i].T) * slope
-    return np.stack(logs[::-1], 1), found.lost
+        lifted = jax.vmap(jax.vmap(jax.grad(lambda y, t: LIFT * loss(y, t))), (0, None))
+        last = np.asarray(lifted(jnp.asarray(found.layers[-1], kind), targets), float)
+    peak = np.abs(last).max(2, keepdims=True)
+    with jax.enable_x64(True), precision.full():
+        params, xs = precision.cast((params, xs), jnp.float64)
+        back = jax.vmap(jax.vmap(_deltas(net, kind), (None, 0, 0)), (0, None, 0))
+        deltas = back(params, xs, last / np.where(peak > 0, peak, 1))
+    scale = _log(peak[..., 0]) - LOG_LIFT
+    logs = [_log_norm(h) + _log_norm(np.asarray(d)) + scale for h, d in zip(found.below, deltas, strict=True)]
+    return np.stack(logs, 2), found.lost
+
+
+def _deltas(net: Network, kind: Any) -> Callable[[Any, Any, Any], list[Any]]:
+    """Return the map of one example's gradient at the output to those at z_1 … z_depth."""
+
+    def of_one(params: Any, x: Any, last: Any) -> list[Any]:
+        layers = list(net.layers(params))
+
+        def output(bumps: list[Any]) -> Any:
+            z = None
+            for layer, bump in zip(layers, bumps, strict=True):
+                h = x if z is None else _as_steep_as(net, z, kind)
+                z = h @ layer.w + (0 if layer.b is None else layer.b) + bump
+            return z
+
+        return jax.vjp(output, [jnp.zeros(layer.fan_out) for layer in layers])[1](last)[0]
+
+    return of_one
+
+
+def _as_steep_as(net: Network, z: Any, kind: Any) -> Any:
+    """Return phi(z) in float64 with the slope that phi has in `kind`."""
+    at = jax.lax.stop_gradient(z)
+    slope = net.activation.slope(visible(at, kind)).astype(z.dtype)
+    return net.activation(at) + slope * (z - at)
 
 
 def _log(a: np.ndarray) -> np.ndarray:
@@ -135,5 +170,6 @@ def _log(a: np.ndarray) -> np.ndarray:
 
 def _log_norm(rows: np.ndarray) -> np.ndarray:
     """ln of each row's norm, relative to its largest entry."""
-    peak = np.abs(rows).max(1)
-    return _log(peak) + np.log(np.maximum(np.linalg.norm(rows / np.where(peak > 0, peak, 1)[:, None], axis=1), 1))
+    peak = np.abs(rows).max(-1)
+    relative = rows / np.where(peak > 0, peak, 1)[..., None]
+    return _log(peak) + np.log(np.maximum(np.linalg.norm(relative, axis=-1), 1))

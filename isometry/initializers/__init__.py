@@ -1,28 +1,42 @@
-"""Initializers: each call returns `init(key, shape, dtype=None, out_sharding=None) -> Array`.
+"""Factories of initializers, each with the law that it draws.
 
-Weights are JAX-shaped, (in, out) and (*window, in, out). Other layouts are named by keyword, wherever a law needs them:
+A factory returns an `Initializer`, which draws one array a call:
+`init(key, shape, dtype=None, out_sharding=None)`, as in `jax.nn.initializers`.
+
+Weights are JAX-shaped, (in, out) and (*window, in, out). Wherever a law needs to know,
+other layouts are named by keyword:
 
 | weight | shape | write |
 |---|---|---|
-| dense, convolution | (*window, in, out) | the defaults |
-| the same in torch, Equinox | (out, in, *window) | `in_axis=1, out_axis=0` |
-| attention, input projection | (in, heads, head_dim) | `in_axis=-3, out_axis=(-2, -1)` |
-| attention, output projection | (heads, head_dim, out) | `in_axis=(-3, -2)` |
+| dense, convolution | (*window, in, out) | the defaults, or `layout="jax"` |
+| the same in torch, Equinox | (out, in, *window) | `layout="torch"` |
+| attention, query, key, value | (d, heads, head_dim) | `layout="heads_in"` |
+| attention, output | (heads, head_dim, d) | `layout="heads_out"` |
 | stacked layers, experts | (layers, in, out) | `batch_axis=0` |
 | grouped convolution | (*window, in/g, out) | `groups=g` |
 | depthwise convolution | (*window, 1, in k) | `groups=in` |
-| transposed convolution in torch | (in, out, *window) | `in_axis=0, out_axis=1` |
-| the same, grouped | (in, out/g, *window) | `in_axis=1, out_axis=0, groups=g`, and fan_in and fan_out exchanged |
+| transposed, torch | (in, out, *window) | `in_axis=0, out_axis=1` |
+| transposed, grouped, torch | (in, out/g, *window) | `layout="torch", groups=g` |
 
-The fan_in of a grouped weight is right as stored. Its fan_out, the number of outputs that one input reaches, needs
-`groups`; torch and JAX have no such argument and count the outputs of all groups, so `groups=1` follows them. A
-transposed convolution is the adjoint of a convolution and its fans are that one's exchanged; torch does not exchange
-them, so `in_axis=1, out_axis=0` without `groups` follows torch there too.
+`layout` is a shorthand of two axes: "torch" is `in_axis=1, out_axis=0`, "heads_in" is
+`in_axis=-3, out_axis=(-2, -1)`, "heads_out" is `in_axis=(-3, -2), out_axis=-1`. Several
+axes act as one, flattened in order. Axes that are neither input, output nor batch are
+the window of a convolution.
 
-Arguments that many factories share:
+A grouped weight stores the inputs of one group and the outputs of all. It looks like
+the weight of an ungrouped layer, so without `groups` (Flax's `feature_group_count`) no
+factory can know. With it each group keeps the law: random ones are drawn independently,
+deterministic ones repeated. The fan_in is right as stored. The fan_out, the number of
+outputs that one input reaches, is divided by `groups`; torch and JAX, which have no
+such argument, count the outputs of all groups.
 
-- `in_axis`, `out_axis`, `batch_axis`, `groups`: the layout of the shape, as above; axes of the window are the others.
-- `gain`: a finite number that multiplies what is drawn at gain 1.
+A transposed convolution is the adjoint of a convolution, and its fans are that one's
+exchanged. torch does not exchange them, so `layout="torch"` follows torch there too; in
+the last row of the table fan_in and fan_out are exchanged.
+
+Draws are bit for bit those of `jax.nn.initializers`, where a docstring says so, in
+float32 and float64. bfloat16 and float16 are drawn in float32 and rounded once, where
+JAX draws in the type itself.
 """
 
 from isometry.initializers._catalogue import Entry as Entry
@@ -40,8 +54,8 @@ from isometry.initializers._identity import eye as eye
 from isometry.initializers._identity import identity as identity
 from isometry.initializers._identity import partial_identity as partial_identity
 from isometry.initializers._idinit import idinit as idinit
+from isometry.initializers._initializer import Initializer as Initializer
 from isometry.initializers._orthogonal import orthogonal as orthogonal
-from isometry.initializers._protocol import Initializer as Initializer
 from isometry.initializers._random import normal as normal
 from isometry.initializers._random import truncated_normal as truncated_normal
 from isometry.initializers._random import uniform as uniform

@@ -1,28 +1,43 @@
-"""Every factory with the law it claims. The tests hold each to it; the docs table is made from it."""
+"""Every factory with the law that it claims, which the tests hold it to."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-Factory = TypeVar("Factory", bound=Callable[..., Any])
+from isometry.initializers._initializer import Initializer
+
+Factory = TypeVar("Factory", bound=Callable[..., Initializer])
 
 
 @dataclass(frozen=True)
 class Entry:
     """One factory of the catalogue.
 
-    - `name`: what it is called; `factory`: the function itself; `definition`: what it draws, in one line.
-    - `citation`: who published it.
-    - `law`: mean and variance, or the exact structure; the singular values where they are known.
-    - `isometric`: the shapes for which a layer with these weights is an isometry (all s = gain), in words; "" for none.
-    - `aliases`: the names other libraries use for the same law.
-    - `differs`: the laws other libraries have under this or a similar name, and the call that reproduces each; those of
-      `jax.nn.initializers` bit for bit from the same key.
-    - `needs`: arguments without a default; an entry that needs none can be named as a scheme.
+    Attributes:
+        name: What the factory is called.
+        factory: The function itself.
+        definition: What it draws, in one line.
+        law: Mean and variance, or the exact structure; the singular values where they
+            are known.
+        isometric: Shapes for which a layer with these weights is an isometry (all
+            singular values equal the gain), in words; "" for none.
+        citation: Who published it.
+        aliases: Names of the same law in other libraries.
+        needs: Arguments without a default. An entry that needs none can be named as a
+            scheme.
+        differs: Laws that other libraries have under this or a similar name, and the
+            call that reproduces each. Those of `jax.nn.initializers` are reproduced bit
+            for bit from the same key in float32 and float64.
+
+    Example:
+        >>> from isometry import initializers
+        >>> entry = initializers.catalogue()[0]
+        >>> entry.name, entry.law
+        ('zeros', 'every entry 0')
     """
 
     name: str
-    factory: Callable[..., Any]
+    factory: Callable[..., Initializer]
     definition: str
     law: str
     isometric: str
@@ -32,6 +47,14 @@ class Entry:
     differs: str = ""
 
 
+# Said of every law that JAX has too. JAX draws the coarse types in the type itself,
+# which gives other bits.
+SAME_BITS = (
+    "bit for bit from the same key in float32 and float64; bfloat16 and float16 are "
+    "drawn in float32 and rounded once"
+)
+
+# By name, in the order of import, which is the order of the page in the docs.
 _ENTRIES: dict[str, Entry] = {}
 
 
@@ -44,16 +67,40 @@ def register(
     needs: tuple[str, ...] = (),
     differs: str = "",
 ) -> Callable[[Factory], Factory]:
-    """Decorator: put a factory into the catalogue; its docstring's first line is the definition."""
+    """Put the decorated factory into the catalogue; its summary is the definition."""
 
     def add(factory: Factory) -> Factory:
-        name, definition = factory.__name__, (factory.__doc__ or "").split("\n", 1)[0]
-        _ENTRIES[name] = Entry(name, factory, definition, law, isometric, citation, aliases, needs, differs)
+        # The summary is the one place that says what is drawn: help() and the docs
+        # agree.
+        docstring = factory.__doc__ or ""
+        definition, _, _ = docstring.partition("\n")
+        _ENTRIES[factory.__name__] = Entry(
+            name=factory.__name__,
+            factory=factory,
+            definition=definition,
+            law=law,
+            isometric=isometric,
+            citation=citation,
+            aliases=aliases,
+            needs=needs,
+            differs=differs,
+        )
+        # Returned as it is, so that help() and type checkers see its signature.
         return factory
 
     return add
 
 
 def catalogue() -> tuple[Entry, ...]:
-    """Every factory: name, definition, law, isometric shapes, citation, aliases."""
+    """List every factory with its law, its isometric shapes and its source.
+
+    Returns:
+        One `Entry` a factory.
+
+    Example:
+        >>> from isometry import initializers
+        >>> entries = initializers.catalogue()
+        >>> [entry.name for entry in entries if entry.isometric == "square"]
+        ['identity']
+    """
     return tuple(_ENTRIES.values())

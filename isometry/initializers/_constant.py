@@ -1,24 +1,65 @@
 """Constant arrays."""
 
-from typing import Any
-
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
-from isometry import _checks
+from isometry._internal import checks
+from isometry._internal.errors import public
+from isometry._internal.types import DTypeLike, Key
 from isometry.initializers._catalogue import register
-from isometry.initializers._protocol import Initializer, arguments, magnitude
+from isometry.initializers._initializer import (
+    Initializer,
+    at_most,
+    magnitude,
+    written,
+)
 
 
-@register(law="every entry 0", citation="torch.nn.init.zeros_", aliases=("torch zeros_", "jax zeros", "Keras Zeros"))
-def zeros() -> Initializer:
-    """All entries 0."""
-    return Initializer("zeros", "", lambda key, shape, dtype: jnp.zeros(shape, dtype), random=False)
+@register(
+    law="every entry 0",
+    citation="torch.nn.init.zeros_",
+    aliases=("torch zeros_", "jax zeros", "Keras Zeros"),
+)
+@public("zeros")
+def zeros(*, dtype: DTypeLike | None = None) -> Initializer:
+    """Fill with 0.
+
+    Args:
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer for any shape, which needs no key.
+
+    Example:
+        >>> from isometry import initializers
+        >>> initializers.zeros()(None, (3,))
+        Array([0., 0., 0.], dtype=float32)
+    """
+    return _filled("zeros", 0.0, {}, dtype)
 
 
-@register(law="every entry 1", citation="torch.nn.init.ones_", aliases=("torch ones_", "jax ones", "Keras Ones"))
-def ones() -> Initializer:
-    """All entries 1."""
-    return Initializer("ones", "", lambda key, shape, dtype: jnp.ones(shape, dtype), random=False)
+@register(
+    law="every entry 1",
+    citation="torch.nn.init.ones_",
+    aliases=("torch ones_", "jax ones", "Keras Ones"),
+)
+@public("ones")
+def ones(*, dtype: DTypeLike | None = None) -> Initializer:
+    """Fill with 1.
+
+    Args:
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer for any shape, which needs no key.
+
+    Example:
+        >>> from isometry import initializers
+        >>> initializers.ones()(None, (3,))
+        Array([1., 1., 1.], dtype=float32)
+    """
+    return _filled("ones", 1.0, {}, dtype)
 
 
 @register(
@@ -27,16 +68,48 @@ def ones() -> Initializer:
     aliases=("torch constant_", "jax constant", "Keras Constant"),
     needs=("value",),
 )
-def constant(value: Any) -> Initializer:
-    """All entries `value`, a number.
+@public("constant")
+def constant(value: float, *, dtype: DTypeLike | None = None) -> Initializer:
+    """Fill with one number.
 
-    **Raises** `ValueError`: value not a finite number, or too large for the dtype.
+    Args:
+        value: The number. Finite.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer for any shape, which needs no key.
+
+    Raises:
+        InputError: `value` is not a finite number, or is too large for the dtype.
+
+    Example:
+        >>> from isometry import initializers
+        >>> initializers.constant(0.5)(None, (3,))
+        Array([0.5, 0.5, 0.5], dtype=float32)
     """
-    _checks.number("constant", value=value)
+    checks.number("value", value)
+    return _filled("constant", value, {"value": value}, dtype)
+
+
+def _filled(
+    name: str,
+    value: float,
+    arguments: dict[str, object],
+    dtype: DTypeLike | None,
+) -> Initializer:
+    def draw(
+        key: Key | None, shape: tuple[int, ...], draw_dtype: np.dtype
+    ) -> Float[Array, "..."]:
+        # A value beyond the dtype would be filled in as an infinity; `largest` refuses
+        # it.
+        return jnp.full(shape, value, draw_dtype)
+
+    # Not random: the key, which JAX's convention asks for, may be None.
     return Initializer(
-        "constant",
-        arguments(value=value),
-        lambda key, shape, dtype: jnp.full(shape, value, dtype),
+        name,
+        written(arguments, dtype),
+        draw,
         random=False,
-        largest=lambda shape: magnitude(value),
+        largest=at_most(magnitude(value)),
+        dtype=dtype,
     )

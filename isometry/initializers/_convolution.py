@@ -1,133 +1,345 @@
-"""Kernels whose convolution is an isometry: delta-orthogonal, block-orthogonal, dirac."""
+"""Kernels whose convolution is an isometry: delta- and block-orthogonal, dirac."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
-from isometry import _checks
-from isometry._internal import precision
-from isometry.initializers._catalogue import register
-from isometry.initializers._fans import Axes, Layout
-from isometry.initializers._layout import WINDOW, at_tap, initializer_of_kernels, middle_tap, upper_tap
-from isometry.initializers._protocol import Initializer
+from isometry._internal import checks, precision
+from isometry._internal.errors import public
+from isometry._internal.types import Axes, DTypeLike, Key
+from isometry.initializers._catalogue import SAME_BITS, register
+from isometry.initializers._identity import diagonal
+from isometry.initializers._initializer import Initializer
+from isometry.initializers._kernels import (
+    CONVOLUTION,
+    KernelShape,
+    Ranks,
+    at_tap,
+    kernel_initializer,
+    middle_tap,
+    upper_tap,
+)
+from isometry.initializers._layout import Layout
 from isometry.linalg._factorizations import haar_orthogonal
 
 _XIAO = "Xiao et al. (2018), arXiv:1806.05393"
 
 
 @register(
-    law="Haar at the tap (k − 1)//2, 0 elsewhere: all singular values of the convolution gain, circular or SAME",
+    law="Haar at the tap (k − 1)//2, 0 elsewhere: all singular values of the "
+    "convolution gain, circular or SAME; of a grouped convolution with groups= only",
     citation=f"{_XIAO}, Algorithm 2",
-    isometric="every window and every channel count, stride 1, circular or SAME zero padding",
+    isometric="every window and every channel count, stride 1, circular or SAME zero "
+    "padding; a grouped convolution with groups= only",
     aliases=("jax delta_orthogonal",),
+    differs="jax.nn.initializers.delta_orthogonal() is delta_orthogonal() for "
+    "in <= out, " + SAME_BITS,
 )
-def delta_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()) -> Initializer:
-    """Convolution kernels that are zero but for a Haar orthogonal matrix times gain at the middle tap.
+@public("delta_orthogonal")
+def delta_orthogonal(
+    gain: float = 1.0,
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Draw kernels that are zero but for a Haar orthogonal matrix at the middle tap.
 
-    The convolution is that matrix at every pixel, so with circular or SAME padding all its singular values are gain: an
-    isometry for in <= out, a co-isometry for in > out, which JAX refuses. Otherwise bit for bit
-    `jax.nn.initializers.delta_orthogonal` from the same key. The middle tap is (k - 1)//2 as in JAX, which SAME padding
-    aligns for odd and even k; `dirac` and `zer_o` use k//2, as torch and the ZerO authors do: another one for even k.
+    The convolution is that matrix times gain at every pixel, so with circular or SAME
+    padding all its singular values are gain: an isometry for in <= out, a co-isometry
+    for in > out, which JAX refuses (Xiao et al., 2018, Algorithm 2). For in <= out the
+    draw is bit for bit that of `jax.nn.initializers.delta_orthogonal` from the same
+    key, in float32 and float64; bfloat16 and float16 are the float32 draw, rounded
+    once.
 
-    **Raises** `ValueError`: gain not a finite number; a shape without a window; axes that do not fit it.
-    Cost: one QR of the channels.
+    The middle tap is (k - 1)//2 as in JAX, which SAME padding aligns for odd and even
+    k. `dirac` and `zer_o` use k//2, as torch and the ZerO authors do: another one for
+    even k.
+
+    The kernel of a grouped or depthwise convolution looks like that of an ungrouped
+    one. Without `groups` it is drawn as one matrix of shape (in/groups, out), and the
+    convolution is no isometry.
+
+    Cost: one QR of the channels of each group.
+
+    Args:
+        gain: The singular values. A finite number.
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count kernels, each drawn by itself.
+        groups: Number of groups (Flax's `feature_group_count`), each with a Haar matrix
+            of its own. Depthwise: the number of channels, shape (*window, 1, channels).
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of shapes (*window, in/groups, out).
+
+    Raises:
+        InputError: `gain` is not a finite number; the shape has no window; axes or
+            groups do not fit the shape.
+
+    Example:
+        >>> import jax
+        >>> import numpy as np
+        >>> from isometry import initializers
+        >>> init = initializers.delta_orthogonal()
+        >>> w = init(jax.random.key(0), (3, 3, 4, 4))
+        >>> np.linalg.svd(w[1, 1], compute_uv=False).round(5)
+        array([1., 1., 1., 1.], dtype=float32)
+
+        Depthwise, each channel is multiplied by 1 or -1:
+
+        >>> init = initializers.delta_orthogonal(groups=4)
+        >>> abs(init(jax.random.key(0), (3, 1, 4))[1])
+        Array([[1., 1., 1., 1.]], dtype=float32)
     """
-    _checks.number("delta_orthogonal", gain=gain)
+    checks.number("gain", gain)
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
-    def kernel(key, window, n_in, n_out, dtype):
-        matrix = jnp.asarray(gain, dtype) * haar_orthogonal(key, n_in, n_out, dtype)
-        return at_tap(matrix, window, middle_tap(window))
+    def draw(key: Key, shape: KernelShape, dtype: np.dtype) -> Array:
+        matrix = haar_orthogonal(key, shape.num_inputs, shape.num_outputs, dtype)
+        scaled = jnp.asarray(gain, dtype) * matrix
+        # Where SAME padding in JAX is uneven it pads less in front, so for even k this
+        # tap is the one that reads the pixel itself.
+        return at_tap(scaled, shape.window, middle_tap(shape.window))
 
-    layout = Layout(in_axis, out_axis, batch_axis)
-    return initializer_of_kernels(
-        "delta_orthogonal", {"gain": gain}, layout, kernel, axes=(3, math.inf), why=WINDOW, largest=gain
+    return kernel_initializer(
+        "delta_orthogonal",
+        draw,
+        axes,
+        arguments={"gain": gain},
+        ranks=CONVOLUTION,
+        largest=gain,
+        dtype=dtype,
     )
 
 
 @register(
-    law="a product of Haar projections P + (I − P)x per tap and axis, and a Haar matrix: all singular values of the "
-    "circular convolution gain; with SAME zero padding at most gain",
+    law="a product of Haar projections P + (I − P)x per tap and axis, and a Haar "
+    "matrix: all singular values of the circular convolution gain; with SAME zero "
+    "padding at most gain; of a grouped convolution with groups= only",
     citation=f"{_XIAO}, Algorithm 1",
-    isometric="every window and every channel count, stride 1, circular padding",
+    isometric="every window and every channel count, stride 1, circular padding; a "
+    "grouped convolution with groups= only",
 )
-def block_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()) -> Initializer:
-    """Convolution kernels that use their whole window and whose circular convolution is orthogonal, times gain.
+@public("block_orthogonal")
+def block_orthogonal(
+    gain: float = 1.0,
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Draw kernels that use their whole window and whose convolution is orthogonal.
 
-    With x_a the shift along axis a, the kernel is H Π (P + (I - P) x_a): k_a - 1 factors for each axis a of the window,
-    each with a fresh projection P = Pᵀ = P² onto the span of a random half (each direction with probability 1/2) of a
-    Haar basis, and H Haar. Where |x| = 1 every factor is unitary, so all singular values of the circular convolution
-    are gain, in any number of dimensions and for windows of unequal sides; Algorithm 1 is the square 2-d case. An
-    isometry for in <= out, a co-isometry for in > out.
+    The kernel is gain·H Π (P + (I - P) x_a), where x_a is the shift along axis a and
+    every axis of the window, of length k_a, has k_a - 1 factors. H is Haar. The P of
+    each factor is fresh: the orthogonal projection onto a random half of a Haar basis,
+    each direction with probability 1/2. Where |x| = 1 every factor is unitary, so all
+    singular values of the circular convolution are gain, in any number of dimensions
+    and for windows of unequal sides. Algorithm 1 of Xiao et al. (2018) is the square
+    case in two dimensions. An isometry for in <= out, a co-isometry for in > out.
 
-    Zero padding cuts the operator: fully padded (k - 1 on each side) it is still an isometry if in <= out, unpadded a
-    co-isometry if in >= out; with SAME its singular values are at most gain and in general not all equal.
+    Zero padding cuts the operator. Fully padded (k - 1 on each side) it is still an
+    isometry if in <= out, unpadded a co-isometry if in >= out. With SAME its singular
+    values are at most gain and in general not all equal.
 
-    **Raises** `ValueError`: gain not a finite number; a shape without a window; axes that do not fit it.
-    Cost: 1 + Σ(k_a - 1) QRs of max(in, out) channels and as many products with the kernel.
+    The kernel of a grouped or depthwise convolution looks like that of an ungrouped
+    one. Without `groups` it is drawn for in/groups inputs and all outputs, and the
+    convolution is no isometry.
+
+    Cost: 1 + Σ(k_a - 1) QRs of max(in, out) channels and as many products with the
+    kernel, for each group.
+
+    Args:
+        gain: The singular values. A finite number.
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count kernels, each drawn by itself.
+        groups: Number of groups (Flax's `feature_group_count`), each with an orthogonal
+            kernel of its own. Depthwise: the number of channels, shape
+            (*window, 1, channels).
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of shapes (*window, in/groups, out).
+
+    Raises:
+        InputError: `gain` is not a finite number; the shape has no window; axes or
+            groups do not fit the shape.
+
+    Example:
+        >>> import jax
+        >>> import numpy as np
+        >>> from isometry import initializers
+        >>> init = initializers.block_orthogonal()
+        >>> w = init(jax.random.key(0), (3, 4, 4))
+        >>> transfer = np.fft.fft(w, n=8, axis=0)  # a circle of 8 pixels
+        >>> s = np.linalg.svd(transfer, compute_uv=False)
+        >>> float(abs(s - 1).max()) < 1e-5
+        True
     """
-    _checks.number("block_orthogonal", gain=gain)
+    checks.number("gain", gain)
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
-    def kernel(key, window, n_in, n_out, dtype):
-        taps = _orthogonal_polynomial(key, window, *sorted((n_in, n_out)), dtype)
-        # P is symmetric: transposing every tap reverses the product, and an isometry becomes a co-isometry
-        return jnp.asarray(gain, dtype) * (taps if n_in <= n_out else taps.mT)
+    def draw(key: Key, shape: KernelShape, dtype: np.dtype) -> Array:
+        few, many = sorted((shape.num_inputs, shape.num_outputs))
+        kernel = _orthogonal_polynomial(key, shape.window, few, many, dtype)
+        # P is symmetric, so transposing every tap reverses the product, and an isometry
+        # becomes a co-isometry.
+        if shape.num_inputs > shape.num_outputs:
+            kernel = kernel.mT
+        return jnp.asarray(gain, dtype) * kernel
 
-    layout = Layout(in_axis, out_axis, batch_axis)
-    return initializer_of_kernels(
-        "block_orthogonal", {"gain": gain}, layout, kernel, axes=(3, math.inf), why=WINDOW, largest=gain
+    return kernel_initializer(
+        "block_orthogonal",
+        draw,
+        axes,
+        arguments={"gain": gain},
+        ranks=CONVOLUTION,
+        largest=gain,
+        dtype=dtype,
     )
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))  # one compilation instead of one for every length on the way
+# Compiled as a whole: the kernel grows by one tap a factor, and op by op XLA would
+# compile every length on the way.
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _orthogonal_polynomial(
-    key, window: tuple[int, ...], few: int, many: int, dtype
+    key: Key, window: tuple[int, ...], few: int, many: int, dtype: np.dtype
 ) -> Float[Array, "*window few many"]:
-    """H Π (P + (I - P) x_a): an orthogonal matrix wherever |x| = 1, as an array of its coefficients."""
-    factors = [axis for step in range(1, max(window)) for axis, k in enumerate(window) if step < k]
+    """Draw H Π (P + (I - P) x_a) with H of shape (few, many), as its coefficients."""
+    axis_of_factor = [
+        axis
+        for step in range(1, max(window))
+        for axis, side in enumerate(window)
+        if step < side
+    ]
+    num_factors = len(axis_of_factor)
     basis_key, subset_key = jax.random.split(key)
+    # Products in TF32 or bfloat16 passes, some platforms' default, would leave the
+    # operator orthogonal to 1e-3 only.
     with precision.full():
-        first, *bases = haar_orthogonal(basis_key, many, many, dtype, batch=(1 + len(factors),))
-        kept = jax.random.bernoulli(subset_key, 0.5, (len(factors), many))  # the rank of P is Binomial(many, 1/2)
-        kernel = first[:few].reshape((1,) * len(window) + (few, many))
-        for axis, basis, columns in zip(factors, bases, kept, strict=True):
-            half = basis * columns[None, :].astype(dtype)
-            stays = jnp.tensordot(kernel, half @ half.T, 1)
-            empty = jnp.zeros_like(jax.lax.slice_in_dim(kernel, 0, 1, axis=axis))
-            kernel = jnp.concatenate([stays, empty], axis) + jnp.concatenate([empty, kernel - stays], axis)
+        head, *bases = haar_orthogonal(
+            basis_key, many, many, dtype, batch=(1 + num_factors,)
+        )
+        # A fair coin for each direction: the rank of P is Binomial(many, 1/2), as of a
+        # projection that treats P and I - P alike.
+        kept = jax.random.bernoulli(subset_key, 0.5, (num_factors, many))
+        # Rows of a Haar matrix are Haar among orthonormal rows.
+        kernel = head[:few].reshape((1,) * len(window) + (few, many))
+        for axis, basis, is_kept in zip(axis_of_factor, bases, kept, strict=True):
+            kernel = _times_factor(kernel, basis, is_kept, axis=axis)
     return kernel
 
 
+def _times_factor(
+    kernel: Float[Array, "*window few many"],
+    basis: Float[Array, "many many"],
+    is_kept: Bool[Array, " many"],
+    *,
+    axis: int,
+) -> Float[Array, "*longer few many"]:
+    """Multiply by P + (I - P) x, where x shifts by one tap along `axis`."""
+    directions = basis * is_kept[None, :].astype(basis.dtype)
+    projection = directions @ directions.T
+    stays = jnp.tensordot(kernel, projection, 1)
+    moves = kernel - stays
+    # Multiplying by x moves every tap by one, so the window grows by one.
+    empty_tap = jnp.zeros_like(jax.lax.slice_in_dim(kernel, 0, 1, axis=axis))
+    unmoved = jnp.concatenate([stays, empty_tap], axis)
+    moved = jnp.concatenate([empty_tap, moves], axis)
+    return unmoved + moved
+
+
 @register(
-    law="gain at the tap k//2 for output d of each group and input d, d < min(out/groups, in), 0 elsewhere: "
-    "all min(out/groups, in)·groups non-structural singular values of the grouped convolution gain, circular padding",
+    law="gain at the tap k//2 for output d of each group and input d, "
+    "d < min(out/groups, in), 0 elsewhere: all min(out/groups, in)·groups "
+    "non-structural singular values of the grouped convolution gain, circular padding",
     citation="torch.nn.init.dirac_",
-    isometric="every channel count, circular padding; SAME zero padding if every side of the window is odd",
+    isometric="every channel count, circular padding; SAME zero padding if every side "
+    "of the window is odd; a grouped convolution with groups= only",
     aliases=("torch dirac_",),
 )
+@public("dirac")
 def dirac(
-    groups: int = 1, gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()
+    groups: int = 1,
+    gain: float = 1.0,
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Initializer:
-    """Convolution kernels that pass their inputs on: gain times a partial identity at the tap k//2, in every group.
+    """Fill kernels with a partial identity times gain at the tap k//2 of every group.
 
-    torch's `dirac_` (there gain is 1), which preserves as many channels of each group as fit; `in` counts the inputs of
-    one group, as kernels of grouped convolutions do. torch's layout is `in_axis=1, out_axis=0`. Under SAME padding in
-    JAX the tap k//2 of an even window shifts the image by one pixel and loses one; `delta_orthogonal` uses (k - 1)//2.
+    torch's `dirac_` (there gain is 1), which passes on as many channels of each group
+    as fit. Under SAME padding in JAX the tap k//2 of an even window shifts the image by
+    one pixel and loses one; `delta_orthogonal` uses (k - 1)//2.
 
-    **Raises** `ValueError`: gain not a finite number; groups that do not divide the outputs; a shape that does not have
-    three, four or five axes; axes that do not fit it.
+    The kernel of a grouped convolution looks like that of an ungrouped one. Without
+    `groups` only in/groups of all outputs are alive.
+
+    Args:
+        groups: Number of groups (Flax's `feature_group_count`).
+        gain: The entries that are not zero. A finite number.
+        in_axis: Axis or axes of the inputs of one group.
+        out_axis: Axis or axes of the outputs of all groups.
+        batch_axis: Axis or axes that count kernels.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of shapes (*window, in/groups, out) with one to three axes of the
+        window, which needs no key.
+
+    Raises:
+        InputError: `gain` is not a finite number; the shape does not have three, four
+            or five axes; axes or groups do not fit the shape.
+
+    Example:
+        >>> from isometry import initializers
+        >>> initializers.dirac()(None, (3, 2, 2))[1]
+        Array([[1., 0.],
+               [0., 1.]], dtype=float32)
+        >>> initializers.dirac(groups=2)(None, (3, 2, 4))[1]
+        Array([[1., 0., 1., 0.],
+               [0., 1., 0., 1.]], dtype=float32)
     """
-    _checks.integer("dirac", low=1, groups=groups)
-    _checks.number("dirac", gain=gain)
+    checks.integer("groups", groups, low=1)
+    checks.number("gain", gain)
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
-    def kernel(key, window, n_in, n_out, dtype):
-        if n_out % groups:
-            raise _checks.InputError(f"dirac(): groups={groups} does not divide the {n_out} outputs.")
-        matrix = jnp.tile(jnp.asarray(gain, dtype) * jnp.eye(n_in, n_out // groups, dtype=dtype), (1, groups))
-        return at_tap(matrix, window, upper_tap(window))
+    def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:
+        matrix = diagonal(gain, shape, dtype)
+        # torch's tap, for even k another one than `delta_orthogonal`'s.
+        return at_tap(matrix, shape.window, upper_tap(shape.window))
 
-    why = "torch's dirac_ has three to five, (*window, in, out) here. For a dense layer use partial_identity()."
-    layout, written = Layout(in_axis, out_axis, batch_axis), {"groups": groups, "gain": gain}
-    return initializer_of_kernels("dirac", written, layout, kernel, axes=(3, 5), why=why, largest=gain, random=False)
+    return kernel_initializer(
+        "dirac",
+        draw,
+        axes,
+        arguments={"gain": gain},
+        # torch's limits: one to three dimensions of space.
+        ranks=Ranks(
+            least=3,
+            most=5,
+            why="torch's dirac_ has three to five, (*window, in, out) here. "
+            "For a dense layer use partial_identity().",
+        ),
+        largest=gain,
+        random=False,
+        dtype=dtype,
+    )

@@ -1,48 +1,29 @@
 """Weights on the critical line: variance solved so that chi_1 = 1."""
 
-from typing import Any
+import dataclasses
 
-from isometry import _checks, activations, theory
+from isometry import activations, theory
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Axes, DTypeLike, Elementwise
+from isometry.activations import Activation
 from isometry.initializers._catalogue import register
-from isometry.initializers._fans import TWO_AXES, Axes, Layout, fans
-from isometry.initializers._orthogonal import orthogonal
-from isometry.initializers._protocol import Initializer, arguments, magnitude
-from isometry.initializers._random import NORMAL_REACH, normal
-
-
-def critical_point(call: str, activation: Any, q: float | None, sigma_b: float | None) -> theory.CriticalPoint:
-    """The critical point with fixed point q, or the one with this sigma_b (0 if neither is given).
-
-    Of several, the stable one of smallest q: an unstable fixed point is never reached.
-
-    **Raises** `NoCriticalPoint`: none exists. `ValueError`: both q and sigma_b given.
-    """
-    if q is not None and sigma_b is not None:
-        raise _checks.InputError(f"{call}(): q={q} and sigma_b={sigma_b} are both given; each alone fixes the point.")
-    for name, value in (("q", q), ("sigma_b", sigma_b)):
-        if value is not None:
-            _checks.number(call, low=0.0, **{name: value})  # pyright: ignore[reportArgumentType]
-    with _checks.named(call):
-        phi = activations.get(activation)
-    if q is not None:
-        return theory.critical_at(phi, q)
-    wanted = 0.0 if sigma_b is None else sigma_b
-    points = theory.critical_points(phi, wanted)
-    if not points:
-        raise theory.NoCriticalPoint(
-            f"{call}(): {phi.name} has no critical point with sigma_b={wanted:g}: {theory.sigma_b_range(phi)}. Give "
-            "sigma_w and sigma_b yourself, or another activation."
-        )
-    return next((p for p in points if p.stable), points[0])
+from isometry.initializers._initializer import Initializer
+from isometry.initializers._layout import Layout
+from isometry.initializers._orthogonal import orthogonal_matrices
+from isometry.initializers._scaled import scaled_normal
 
 
 @register(
-    law="gaussian: N(0, sigma_w²/fan_in); orthogonal: all singular values sigma_w; sigma_w solved for chi_1 = 1",
-    citation="Schoenholz et al. (2017), arXiv:1611.01232; Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735",
+    law="gaussian: N(0, sigma_w²/fan_in); orthogonal: all singular values sigma_w; "
+    "sigma_w solved for chi_1 = 1",
+    citation="Schoenholz et al. (2017), arXiv:1611.01232; "
+    "Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735",
     needs=("activation",),
 )
+@public("critical")
 def critical(
-    activation: Any,
+    activation: str | Elementwise | Activation,
     q: float | None = None,
     sigma_b: float | None = None,
     weights: str = "gaussian",
@@ -50,34 +31,107 @@ def critical(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
     batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Initializer:
-    """Gaussian or orthogonal weights with sigma_w solved so that chi_1 = 1 for this activation.
+    """Draw Gaussian or orthogonal weights with sigma_w solved so that chi_1 = 1.
 
-    **Arguments**
-    - `activation`: a name, a callable or an `Activation`.
-    - `q`: the fixed point of the variance map to be critical at; the biases must then have the matching sigma_b.
-    - `sigma_b`: standard deviation of the biases; 0 if neither is given.
-    - `weights`: "gaussian" or "orthogonal".
+    At chi_1 = sigma_w² E phi'(√q z)² = 1 gradients neither grow nor vanish with depth
+    (Schoenholz et al., 2017). Gaussian entries have variance
+    sigma_w²/fan_in; all singular values of orthogonal weights are sigma_w.
 
-    **Raises** `NoCriticalPoint` (a `ValueError`): none exists (softplus). `ValueError`: both q and sigma_b given,
-    unknown names, a shape of fewer than two axes. Solved once, on the host: about a second for a new activation.
+    Cost: solved once, on the host, in about a second for a new activation.
+
+    Args:
+        activation: A name (`activations.names()`), an elementwise callable, or an
+            `Activation`.
+        q: The fixed point of the variance map to be critical at; the biases must then
+            have the matching sigma_b.
+        sigma_b: Standard deviation of the biases; 0 if neither it nor `q` is given.
+        weights: "gaussian" or "orthogonal".
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count weights, each drawn by itself.
+        groups: Number of groups (Flax's `feature_group_count`). Each takes an
+            orthogonal matrix of its own; the fan_in of Gaussian weights is a group's
+            already.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of shapes with at least two axes.
+
+    Raises:
+        NoCriticalPoint: The activation has none of this kind (softplus).
+        InputError: Both `q` and `sigma_b` are given; a name is not known; the shape has
+            fewer than two axes; axes or groups do not fit the shape.
+
+    Example:
+        >>> import jax
+        >>> from isometry import initializers
+        >>> init = initializers.critical("relu", in_axis=0, out_axis=(1, 2))
+        >>> w = init(jax.random.key(0), (200, 4, 25))
+        >>> round(float(200 * w.var()), 1)
+        2.0
     """
-    _checks.one_of("critical", among=("gaussian", "orthogonal"), weights=weights)
-    sigma_w = critical_point("critical", activation, q, sigma_b).sigma_w
-    turned = orthogonal(sigma_w, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis)
+    checks.one_of("weights", weights, ("gaussian", "orthogonal"))
+    # Solved when the factory is called, on the host, so that what it returns can be
+    # traced.
+    sigma_w = critical_point(activation, q=q, sigma_b=sigma_b).sigma_w
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
+    arguments: dict[str, object] = {}
+    if q is not None:
+        arguments["q"] = q
+    if sigma_b is not None:
+        arguments["sigma_b"] = sigma_b
+    arguments["weights"] = weights
+    if weights == "orthogonal":
+        init = orthogonal_matrices(
+            "critical", sigma_w, axes, arguments=arguments, dtype=dtype
+        )
+    else:
+        init = scaled_normal(
+            "critical",
+            lambda fan_in, fan_out: sigma_w * fan_in**-0.5,
+            axes,
+            arguments=arguments,
+            dtype=dtype,
+        )
+    # In a repr the activation stands first, without its keyword, as it is written.
+    name = activations.get(activation).name
+    return dataclasses.replace(init, arguments=f"{name!r}, {init.arguments}")
 
-    def draw(key, shape, dtype):
-        if weights == "orthogonal":
-            return turned.draw(key, shape, dtype)
-        fan_in, _ = fans("critical", shape, in_axis, out_axis, batch_axis)
-        return normal(std=sigma_w * fan_in**-0.5).draw(key, shape, dtype)
 
-    def largest(shape):
-        if weights == "orthogonal":
-            return turned.largest(shape)
-        return NORMAL_REACH * magnitude(sigma_w * fans("critical", shape, in_axis, out_axis, batch_axis)[0] ** -0.5)
+def critical_point(
+    activation: str | Elementwise | Activation,
+    *,
+    q: float | None = None,
+    sigma_b: float | None = None,
+) -> theory.CriticalPoint:
+    """Solve for the critical point with fixed point q, or with this sigma_b.
 
-    point = {name: value for name, value in (("q", q), ("sigma_b", sigma_b)) if value is not None}
-    layout = Layout(in_axis, out_axis, batch_axis).changed()
-    written = f"{activations.get(activation).name!r}, {arguments(**point, weights=weights, **layout)}"
-    return Initializer("critical", written, draw, least_axes=2, why=TWO_AXES, largest=largest)
+    sigma_b is 0 if neither is given. Of several points it is the stable one of smallest
+    q.
+    """
+    if q is not None and sigma_b is not None:
+        raise InputError(
+            f"q={q} and sigma_b={sigma_b} are both given; each alone fixes the point."
+        )
+    phi = activations.get(activation)
+    if q is not None:
+        return theory.critical_at(phi, checks.number("q", q, low=0.0))
+    if sigma_b is None:
+        sigma_b = 0.0
+    checks.number("sigma_b", sigma_b, low=0.0)
+    points = theory.critical_points(phi, sigma_b)
+    if not points:
+        raise theory.NoCriticalPoint(
+            f"{phi.name} has no critical point with sigma_b={sigma_b:g}: "
+            f"{theory.sigma_b_range(phi)}. Give sigma_w and sigma_b yourself, or "
+            "another activation."
+        )
+    # Iterating the variance map leaves an unstable fixed point, so a deep network is
+    # never there. Without a stable one the first is the best there is.
+    stable = [point for point in points if point.stable]
+    return (stable or points)[0]

@@ -1,57 +1,116 @@
 """Gains: torch's table, and the exact ones from theory for any activation."""
 
 import math
-from typing import Any
 
-from isometry import _checks, activations
+from isometry import activations
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Elementwise
+from isometry.activations import Activation
 from isometry.theory import _mean_field
 
-_TORCH = {
-    "linear": 1.0, "conv1d": 1.0, "conv2d": 1.0, "conv3d": 1.0,
-    "conv_transpose1d": 1.0, "conv_transpose2d": 1.0, "conv_transpose3d": 1.0,
-    "sigmoid": 1.0, "tanh": 5.0 / 3, "relu": math.sqrt(2.0), "leaky_relu": None, "selu": 3.0 / 4,
-}  # fmt: skip
+# As torch.nn.init.calculate_gain has them; leaky_relu's depends on its slope.
+_TORCH_GAINS = {
+    "linear": 1.0,
+    "conv1d": 1.0,
+    "conv2d": 1.0,
+    "conv3d": 1.0,
+    "conv_transpose1d": 1.0,
+    "conv_transpose2d": 1.0,
+    "conv_transpose3d": 1.0,
+    "sigmoid": 1.0,
+    "tanh": 5.0 / 3,
+    "relu": math.sqrt(2.0),
+    "leaky_relu": math.nan,
+    "selu": 3.0 / 4,
+}
 
 
+@public("calculate_gain")
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """torch's recommended gain for `nonlinearity`, a name of its table.
+    """Look up torch's recommended gain for a nonlinearity.
 
-    tanh 5/3, selu 3/4, relu √2, leaky_relu √(2/(1 + slope²)) with slope 0.01, the others 1.
+    tanh 5/3, selu 3/4, relu √2, leaky_relu √(2/(1 + slope²)), the others 1. These are
+    conventions, not solutions: 5/3 for tanh keeps no variance at any q. `gain` computes
+    what theory says.
 
-    These are conventions, not solutions: 5/3 for tanh keeps no variance at any q. `gain` computes what theory says.
-    As in torch `param` is ignored, whatever it is, for all names but leaky_relu, and True is no slope. Unlike torch we
-    refuse a slope that is not finite (torch returns 0 or nan) and take NumPy's and JAX's scalars.
+    Unlike torch this refuses a slope that is not finite (torch returns 0 or nan), and
+    takes NumPy's and JAX's scalars.
 
-    **Raises** `ValueError`: a name torch does not know; a slope that is not a finite number. `TypeError`: traced slope.
+    Args:
+        nonlinearity: A name of torch's table.
+        param: The slope of leaky_relu for negative inputs, by default 0.01. All other
+            names ignore it, as in torch. Not traced.
+
+    Returns:
+        The gain.
+
+    Raises:
+        InputError: A name that torch does not know, or a slope that is not a finite
+            number.
+        TypeError: The slope is traced.
+
+    Example:
+        >>> from isometry import initializers
+        >>> initializers.calculate_gain("leaky_relu", 1.0)
+        1.0
     """
-    return torch_gain("calculate_gain", nonlinearity, param=param)
+    return torch_gain(nonlinearity, slope_name="param", slope=param)
 
 
-def torch_gain(call: str, nonlinearity: str, **slope: Any) -> float:
-    """`calculate_gain` for `call`, whose name of the slope is the keyword."""
-    _checks.one_of(call, among=_TORCH, nonlinearity=nonlinearity)
+def torch_gain(nonlinearity: str, *, slope_name: str, slope: float | None) -> float:
+    """Return torch's gain; `slope_name` is what the user calls the slope."""
+    checks.one_of("nonlinearity", nonlinearity, _TORCH_GAINS)
     if nonlinearity != "leaky_relu":
-        return float(_TORCH[nonlinearity] or 1.0)
-    ((name, value),) = slope.items()
-    value = 0.01 if value is None else value
-    _checks.concrete(call, **{name: value})
-    _checks.finite(call, **{name: value})
-    return math.sqrt(2.0 / (1 + float(value) * float(value)))  # ** 2 raises where the square overflows
+        return _TORCH_GAINS[nonlinearity]
+    if slope is None:
+        slope = 0.01
+    checks.on_host(slope_name, slope)
+    checks.number(slope_name, slope)
+    # `slope**2` raises OverflowError where the product is infinite, and the gain 0.
+    squared_slope = float(slope) * float(slope)
+    return math.sqrt(2.0 / (1 + squared_slope))
 
 
-def gain(activation: Any, criterion: str = "chi", q: float = 1.0) -> float:
-    """The sigma_w that theory asks for at pre-activation variance `q`, for any `activation` (name, callable, record).
+@public("gain")
+def gain(
+    activation: str | Elementwise | Activation, criterion: str = "chi", q: float = 1.0
+) -> float:
+    """Compute the sigma_w that theory asks for at pre-activation variance q.
 
-    - `criterion="chi"`: chi_1 = 1, gradients keep their size: 1/√E[phi'²].
-    - `criterion="variance"`: the second moment is kept, E phi² sigma_w² = q: √(q/E[phi²]).
+    With z standard normal: for "chi" gradients keep their size, chi_1 = 1, so
+    sigma_w = 1/√(E phi'(√q z)²); for "variance" the second moment is kept,
+    sigma_w = √(q/E phi(√q z)²) (Schoenholz et al., 2017).
 
-    **Raises** `ValueError`: unknown activation or criterion, negative q, an activation that is flat (or zero) there.
+    Args:
+        activation: A name (`activations.names()`), an elementwise callable, or an
+            `Activation`.
+        criterion: "chi" or "variance".
+        q: Variance of the pre-activations. Finite and positive.
+
+    Returns:
+        The gain.
+
+    Raises:
+        InputError: The activation or the criterion is not known; q is not positive; the
+            activation is flat (or zero) there.
+
+    Example:
+        >>> from isometry import initializers
+        >>> round(initializers.gain("relu"), 4)
+        1.4142
+        >>> round(initializers.gain("tanh", "variance"), 4)
+        1.5925
     """
-    _checks.one_of("gain", among=("chi", "variance"), criterion=criterion)
-    _checks.number("gain", low=0.0, open_low=True, q=q)
-    with _checks.named("gain"):
-        phi = activations.get(activation)
-    moment = _mean_field.mean_square_slope(phi, q) if criterion == "chi" else _mean_field.mean_square(phi, q) / q
-    if moment == 0:
-        raise _checks.InputError(f"gain(): {phi.name} is constant at q={q:g}; no gain gives criterion={criterion!r}.")
-    return moment**-0.5
+    checks.one_of("criterion", criterion, ("chi", "variance"))
+    checks.number("q", q, above=0.0)
+    phi = activations.get(activation)
+    if criterion == "chi":
+        growth = _mean_field.mean_square_slope(phi, q)
+    else:
+        growth = _mean_field.mean_square(phi, q) / q
+    if growth == 0:
+        raise InputError(
+            f"{phi.name} is constant at q={q:g}; no gain gives criterion={criterion!r}."
+        )
+    return growth**-0.5

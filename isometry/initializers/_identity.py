@@ -1,28 +1,18 @@
 """Identity weights, square and rectangular."""
 
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
-from isometry import _checks
+from isometry._internal import checks
+from isometry._internal.errors import NotDefined, public
+from isometry._internal.types import Axes, DTypeLike, Key
 from isometry.initializers._catalogue import register
-from isometry.initializers._fans import Axes, Layout
-from isometry.initializers._layout import initializer_of_kernels
-from isometry.initializers._protocol import Initializer
+from isometry.initializers._initializer import Initializer
+from isometry.initializers._kernels import KernelShape, Ranks, kernel_initializer
+from isometry.initializers._layout import Layout
 
-
-def _eye(name: str, gain: float, layout: Layout, square: bool) -> Initializer:
-    _checks.number(name, gain=gain)
-
-    def kernel(key, window, n_in, n_out, dtype):
-        if square and n_in != n_out:
-            raise _checks.NotDefined(
-                f"identity(): shape={(n_in, n_out)} is not square. For a rectangle use partial_identity()."
-            )
-        return jnp.asarray(gain, dtype) * jnp.eye(n_in, n_out, dtype=dtype)
-
-    why = "an identity matrix has two."
-    return initializer_of_kernels(
-        name, {"gain": gain}, layout, kernel, axes=(2, 2), why=why, largest=gain, random=False
-    )
+_RANKS = Ranks(least=2, most=2, why="an identity matrix has two.")
 
 
 @register(
@@ -31,29 +21,145 @@ def _eye(name: str, gain: float, layout: Layout, square: bool) -> Initializer:
     isometric="square",
     aliases=("Keras Identity",),
 )
-def identity(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()) -> Initializer:
-    """gain times the identity; square shapes only.
+@public("identity")
+def identity(
+    gain: float = 1.0,
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Fill with the identity times gain; square shapes only.
 
-    **Raises** `ValueError`: gain not finite; a shape that is not square (`partial_identity` takes any rectangle).
+    All singular values are gain. The recurrent weights of IRNNs start from it (Le,
+    Jaitly and Hinton, 2015).
+
+    Args:
+        gain: The entries of the diagonal. A finite number.
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count weights, each drawn by itself.
+        groups: Number of blocks of outputs that read inputs of their own; the weight
+            then has the shape (in/groups, out), and each block is the identity.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of shapes (n, n), which needs no key.
+
+    Raises:
+        NotDefined: The shape is not square; `partial_identity` takes any rectangle.
+        InputError: `gain` is not a finite number, or axes or groups do not fit the
+            shape.
+
+    Example:
+        >>> from isometry import initializers
+        >>> initializers.identity(2.0)(None, (2, 2))
+        Array([[2., 0.],
+               [0., 2.]], dtype=float32)
     """
-    return _eye("identity", gain, Layout(in_axis, out_axis, batch_axis), square=True)
+    checks.number("gain", gain)
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
+
+    def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:
+        # Of a rectangle some channels would be lost; who wants that asks for it by
+        # name.
+        if shape.num_inputs != shape.num_outputs:
+            matrix_shape = (shape.num_inputs, shape.num_outputs)
+            raise NotDefined(
+                f"shape={matrix_shape} is not square. "
+                "For a rectangle use partial_identity()."
+            )
+        return diagonal(gain, shape, dtype)
+
+    return kernel_initializer(
+        "identity",
+        draw,
+        axes,
+        arguments={"gain": gain},
+        ranks=_RANKS,
+        largest=gain,
+        random=False,
+        dtype=dtype,
+    )
 
 
 @register(
     law="gain on the main diagonal, 0 elsewhere: all min(m, n) singular values gain",
     citation="Zhao, Schäfer, Anandkumar (2022), arXiv:2110.12661",
-    isometric="every shape, but training stays in max(n_in, n_out) dimensions however wide the layers",
+    isometric="every shape, but training stays in max(n_in, n_out) dimensions however "
+    "wide the layers",
     aliases=("torch eye_", "eye"),
 )
-def partial_identity(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()) -> Initializer:
-    """gain on the main diagonal of a rectangle, zeros elsewhere (torch's `eye_`).
+@public("partial_identity")
+def partial_identity(
+    gain: float = 1.0,
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Fill with gain on the main diagonal of a rectangle, 0 elsewhere (torch's `eye_`).
 
-    A network of these is an isometry at initialization and trains degenerately: units beyond the input and output
-    dimension have zero incoming and outgoing weights and stay silent for ever, whatever the hidden width.
+    All min(m, n) singular values are gain. A network of these is an isometry at
+    initialization and trains degenerately: units beyond the input and output dimension
+    have zero incoming and outgoing weights and stay at zero for ever, whatever the
+    hidden width (Zhao, Schäfer and Anandkumar, 2022).
 
-    **Raises** `ValueError`: gain not finite; a shape that does not have two axes.
+    Args:
+        gain: The entries of the diagonal. A finite number.
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count weights, each drawn by itself.
+        groups: Number of blocks of outputs that read inputs of their own; the weight
+            then has the shape (in/groups, out), and each block is a partial identity.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of matrices, which needs no key.
+
+    Raises:
+        InputError: `gain` is not a finite number; the shape does not have one axis of
+            inputs and one of outputs; axes or groups do not fit the shape.
+
+    Example:
+        >>> from isometry import initializers
+        >>> initializers.partial_identity()(None, (2, 3))
+        Array([[1., 0., 0.],
+               [0., 1., 0.]], dtype=float32)
     """
-    return _eye("partial_identity", gain, Layout(in_axis, out_axis, batch_axis), square=False)
+    checks.number("gain", gain)
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
+
+    def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:
+        return diagonal(gain, shape, dtype)
+
+    return kernel_initializer(
+        "partial_identity",
+        draw,
+        axes,
+        arguments={"gain": gain},
+        ranks=_RANKS,
+        largest=gain,
+        random=False,
+        dtype=dtype,
+    )
 
 
+# torch's name of it.
 eye = partial_identity
+
+
+def diagonal(
+    value: float, shape: KernelShape, dtype: np.dtype
+) -> Float[Array, "inputs outputs"]:
+    """Return the matrix of this shape with `value` on its main diagonal."""
+    ones = jnp.eye(shape.num_inputs, shape.num_outputs, dtype=dtype)
+    return jnp.asarray(value, dtype) * ones

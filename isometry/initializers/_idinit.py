@@ -3,49 +3,110 @@
 import math
 
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
-from isometry import _checks
+from isometry._internal import checks
+from isometry._internal.errors import public
+from isometry._internal.types import Axes, DTypeLike, Key
 from isometry.initializers._catalogue import register
-from isometry.initializers._fans import Axes, Layout
-from isometry.initializers._layout import initializer_of_kernels
-from isometry.initializers._protocol import Initializer
+from isometry.initializers._initializer import Initializer
+from isometry.initializers._kernels import KernelShape, Ranks, kernel_initializer
+from isometry.initializers._layout import Layout
 
 
 @register(
-    law="τ where i ≡ j mod n, 0 elsewhere: of the n singular values of the flattened (in·window, out) matrix of "
-    "longer side N, N mod n are τ√⌈N/n⌉, the others τ√⌊N/n⌋",
+    law="τ where i ≡ j mod n, 0 elsewhere: of the n singular values of the flattened "
+    "(in·window, out) matrix of longer side N, N mod n are τ√⌈N/n⌉, the others "
+    "τ√⌊N/n⌋; with groups= of each group",
     citation="Pan et al. (2025), ICLR, arXiv:2503.04626",
     isometric="square dense shapes",
 )
-def idinit(tau: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()) -> Initializer:
-    """The identity times tau, tiled along the longer side: w[i, j] = tau where i ≡ j mod min(m, n), 0 elsewhere.
+@public("idinit")
+def idinit(
+    tau: float = 1.0,
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Fill with the identity times tau, tiled along the longer side.
 
-    `tau` is any finite number. Full rank, and unlike `partial_identity` every input and output is used: N = max(m, n)
-    entries on n = min(m, n) mutually orthogonal rows (or columns), of which N mod n have ⌈N/n⌉ entries and the others
-    ⌊N/n⌋. So the singular values are tau √⌈N/n⌉ and tau √⌊N/n⌋, that many times: all tau on square matrices only.
+    w[i, j] = tau where i ≡ j mod min(m, n), 0 elsewhere. The matrix has full rank, and
+    unlike with `partial_identity` every input and output is used: N = max(m, n) entries
+    stand on n = min(m, n) mutually orthogonal rows (or columns), of which N mod n have
+    ⌈N/n⌉ entries and the others ⌊N/n⌋. So the singular values are tau √⌈N/n⌉ and
+    tau √⌊N/n⌋, that many times: all tau on square matrices only.
 
-    A kernel with a window is this matrix on its patches, in the order (in, *window) of torch's reshape: neighbouring
-    outputs read neighbouring pixels. The convolution is not an isometry.
+    A kernel with a window is this matrix on its patches, in the order (in, *window) of
+    torch's reshape: neighbouring outputs read neighbouring pixels. The convolution is
+    not an isometry.
 
-    From the paper (its abstract, the caption of its Fig. 3 and published summaries; the equations were not at hand):
-    an identity-like matrix padded so that its rank is full; IDI_τ with τ = 1 for layers on the main path; IDIZ_ε with
-    ε = 1e-6 at the end of a residual branch, "specific elements" small instead of zero so that no unit is dead;
-    convolutions by "patch-maintain", on the whole patch instead of the centre tap; a "loosened" identity. Our reading,
-    not checked against the equations or the authors' code: the padding is the tiling above; IDIZ_ε is that pattern,
-    `idinit(1e-6)`; the order of the patch is torch's. Left out: the noise of the loosened identity.
+    Source: Pan et al. (2025), arXiv:2503.04626, from its abstract, the caption of its
+    figure 3 and published summaries; the equations were not at hand. They say: an
+    identity-like matrix padded so that its rank is full; IDI_τ with τ = 1 for layers on
+    the main path; IDIZ_ε with ε = 1e-6 at the end of a residual branch, "specific
+    elements" small instead of zero so that no unit is dead; convolutions by
+    "patch-maintain", on the whole patch instead of the centre tap; a "loosened"
+    identity. Our reading, not checked against the equations or the authors' code: the
+    padding is the tiling above; IDIZ_ε is that pattern, `idinit(1e-6)`; the order of
+    the patch is torch's. Left out: the noise of the loosened identity.
 
-    **Raises** `ValueError`: tau not a finite number; a shape of fewer than two axes; axes that do not fit it.
+    Args:
+        tau: The entries that are not zero. A finite number.
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count kernels.
+        groups: Number of groups (Flax's `feature_group_count`), each with this matrix
+            of its own. Without it a grouped kernel is tiled over the outputs of all
+            groups.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of shapes (*window, in/groups, out), which needs no key.
+
+    Raises:
+        InputError: `tau` is not a finite number; the shape has fewer than two axes;
+            axes or groups do not fit the shape.
+
+    Example:
+        >>> from isometry import initializers
+        >>> initializers.idinit()(None, (2, 5))
+        Array([[1., 0., 1., 0., 1.],
+               [0., 1., 0., 1., 0.]], dtype=float32)
     """
-    _checks.number("idinit", tau=tau)
+    checks.number("tau", tau)
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
-    def kernel(key, window, n_in, n_out, dtype):
-        patch = n_in * math.prod(window)
-        few = min(patch, n_out)
-        row, column = jnp.arange(patch) % few, jnp.arange(n_out) % few
-        matrix = jnp.where(row[:, None] == column[None, :], jnp.asarray(tau, dtype), jnp.zeros((), dtype))
-        return jnp.moveaxis(matrix.reshape(n_in, *window, n_out), 0, -2)
+    def draw(
+        key: Key | None, shape: KernelShape, dtype: np.dtype
+    ) -> Float[Array, "*window inputs outputs"]:
+        patch = shape.num_inputs * math.prod(shape.window)
+        period = min(patch, shape.num_outputs)
+        # On the shorter side the remainder is the index, so one test serves wide and
+        # tall.
+        row = jnp.arange(patch) % period
+        column = jnp.arange(shape.num_outputs) % period
+        is_same = row[:, None] == column[None, :]
+        tau_in_dtype = jnp.asarray(tau, dtype)
+        matrix = jnp.where(is_same, tau_in_dtype, jnp.zeros((), dtype))
+        # The rows are ordered as torch reshapes a kernel, (in, *window).
+        inputs_first = matrix.reshape(
+            shape.num_inputs, *shape.window, shape.num_outputs
+        )
+        return jnp.moveaxis(inputs_first, 0, -2)
 
-    layout, why = Layout(in_axis, out_axis, batch_axis), "IDInit needs at least two."
-    return initializer_of_kernels(
-        "idinit", {"tau": tau}, layout, kernel, axes=(2, math.inf), why=why, largest=tau, random=False
+    return kernel_initializer(
+        "idinit",
+        draw,
+        axes,
+        arguments={"tau": tau},
+        ranks=Ranks(least=2, most=math.inf, why="IDInit needs at least two."),
+        largest=tau,
+        random=False,
+        dtype=dtype,
     )

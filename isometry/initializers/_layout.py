@@ -1,95 +1,161 @@
-"""Kernels are built as (*window, in, out), stacked and laid out as asked; which tap of a window is the live one."""
+"""Which axes of a weight are its inputs, its outputs, its batch and its window."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+import operator
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from isometry._internal import checks
+from isometry._internal.errors import InputError
+from isometry._internal.types import Axes
 
-from isometry import _checks
-from isometry.initializers._fans import Layout, parts
-from isometry.initializers._protocol import Draw, Initializer, arguments, magnitude
+# in_axis and out_axis of the layouts that have a name. Negative axes leave room for
+# those of a batch in front.
+_NAMED: dict[str, tuple[Axes, Axes]] = {
+    "jax": (-2, -1),
+    "torch": (1, 0),
+    "heads_in": (-3, (-2, -1)),
+    "heads_out": ((-3, -2), -1),
+}
 
-WINDOW = "a convolution kernel, (*window, in, out), has at least three. For a dense layer use orthogonal()."
+NEEDS_FANS = (
+    "fans need at least two. For a bias use initializers.zeros() or "
+    "initializers.normal(std=...)."
+)
 
-Kernel = Callable[[Any, tuple[int, ...], int, int, Any], jax.Array]
+
+class Parts(NamedTuple):
+    """The axes of a weight by their part, as non-negative numbers."""
+
+    batch: tuple[int, ...]
+    window: tuple[int, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
 
 
-def initializer_of_kernels(
-    name: str,
-    written: dict[str, Any],
-    layout: Layout,
-    kernel: Kernel,
-    *,
-    axes: tuple[int, float],
-    why: str,
-    largest: Any = 1.0,
-    random: bool = True,
-) -> Initializer:
-    """The initializer whose kernels (*window, in, out) are `kernel(key, window, n_in, n_out, dtype)`.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The axes of a weight as its user names them, and the number of its groups.
 
-    A kernel has as many axes as `axes` allows, from least to most, not counting the batch; `why` says so. `largest`: no
-    smaller than any entry's magnitude. The key goes to a single kernel as it is; those of a stack are independent, each
-    from a key split off it.
+    Axes that are in no part are the window of a convolution. A grouped weight stores
+    the inputs of one group and the outputs of all, one group after the other.
     """
-    draw = _draw(name, layout, kernel, axes, why, random)
-    named = arguments(**written, **layout.changed())
-    reach = lambda shape: magnitude(largest)  # noqa: E731
-    return Initializer(name, named, draw, random=random, least_axes=axes[0], why=why, largest=reach)
+
+    in_axis: Axes = -2
+    out_axis: Axes = -1
+    batch_axis: Axes = ()
+    groups: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        name: str | None,
+        in_axis: Axes,
+        out_axis: Axes,
+        *,
+        batch_axis: Axes,
+        groups: int,
+    ) -> "Layout":
+        """Make the layout from a factory's keywords, of which `name` may stand for two.
+
+        Axes and groups are checked when a shape comes, because they must fit it.
+        """
+        axes = cls(in_axis, out_axis, batch_axis, groups)
+        if name is None:
+            return axes
+        checks.one_of("layout", name, _NAMED)
+        given = axes.changed()
+        if "in_axis" in given or "out_axis" in given:
+            raise InputError(
+                f"layout={name!r} comes with in_axis={in_axis} and "
+                f"out_axis={out_axis}; write either the layout or the axes."
+            )
+        in_axis, out_axis = _NAMED[name]
+        return cls(in_axis, out_axis, batch_axis, groups)
+
+    def changed(self) -> dict[str, object]:
+        """Return the fields that differ from the default."""
+        changed = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # Compared as written: `!=` of an array, given as an axis by mistake, is no
+            # truth value.
+            if repr(value) != repr(field.default):
+                changed[field.name] = value
+        return changed
+
+    def parts(self, shape: tuple[int, ...]) -> Parts:
+        """Return which axes of `shape` play which part; an axis plays one only."""
+        inputs = _resolve("in_axis", self.in_axis, len(shape))
+        outputs = _resolve("out_axis", self.out_axis, len(shape))
+        batch = _resolve("batch_axis", self.batch_axis, len(shape))
+        taken = inputs + outputs + batch
+        # The one axis of a vector may be both input and output, as it may for
+        # jax.nn.initializers.variance_scaling.
+        if len(shape) > 1 and len(set(taken)) < len(taken):
+            raise InputError(
+                f"in_axis={self.in_axis}, out_axis={self.out_axis}, "
+                f"batch_axis={self.batch_axis} share an axis of shape={shape}; "
+                "an axis can play one part only."
+            )
+        window = tuple(axis for axis in range(len(shape)) if axis not in taken)
+        return Parts(batch, window, inputs, outputs)
+
+    def outputs_per_group(self, shape: tuple[int, ...]) -> int:
+        """Return the number of outputs of one group; refuse groups that do not fit."""
+        checks.integer("groups", self.groups, low=1)
+        num_outputs = size(shape, self.parts(shape).outputs)
+        if num_outputs % self.groups:
+            raise InputError(
+                f"groups={self.groups} does not divide the {num_outputs} outputs of "
+                f"shape={shape}; out_axis holds the outputs of all groups, in_axis the "
+                "inputs of one."
+            )
+        return num_outputs // self.groups
+
+    def fans(self, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Return (fan_in, fan_out): inputs or outputs of one group times the window.
+
+        fan_in is the number of entries that one output sums, fan_out the number of
+        outputs that one input reaches. torch and JAX, who know of no groups, count the
+        outputs of all of them in fan_out.
+        """
+        # A vector has no axis -2. Other axes of it are as good as JAX's.
+        if isinstance(self.in_axis, int) and self.in_axis == -2:
+            checks.shape(shape, least=2, why=NEEDS_FANS)
+        parts = self.parts(shape)
+        num_inputs = size(shape, parts.inputs)
+        num_outputs = size(shape, parts.outputs)
+        # Divided in JAX's order, which decides the last bit where axes are shared.
+        window = math.prod(shape) / num_inputs / num_outputs / size(shape, parts.batch)
+        return num_inputs * window, self.outputs_per_group(shape) * window
 
 
-def _draw(call: str, layout: Layout, kernel: Kernel, axes: tuple[int, float], why: str, random: bool) -> Draw:
-    def draw(key, shape, dtype):
-        batch, window, n_in, n_out = split_axes(call, shape, layout)
-        count = len(shape) - len(batch)
-        if not axes[0] <= count <= axes[1]:
-            beside = f" beside batch_axis={layout.batch_axis}" if batch else ""
-            raise _checks.InputError(f"{call}(): shape={shape} has {count} axes{beside}; {why}")
-
-        def one(key):
-            return kernel(key, tuple(shape[a] for a in window), shape[n_in], shape[n_out], dtype)
-
-        stack = _stack(one, key, tuple(shape[a] for a in batch), random)
-        return jnp.moveaxis(stack, range(len(shape)), (*batch, *window, n_in, n_out))
-
-    return draw
+def sizes(shape: tuple[int, ...], axes: Iterable[int]) -> tuple[int, ...]:
+    """Return the sizes of these axes."""
+    return tuple(shape[axis] for axis in axes)
 
 
-def _stack(one: Callable[[Any], Array], key: Any, sizes: tuple[int, ...], random: bool) -> Array:
-    if not sizes:
-        return one(key)
-    if not random:
-        single = one(key)
-        return jnp.broadcast_to(single, sizes + single.shape)
-    drawn = jax.vmap(one)(jax.random.split(key, math.prod(sizes)))
-    return drawn.reshape(sizes + drawn.shape[1:])
+def size(shape: tuple[int, ...], axes: Iterable[int]) -> int:
+    """Return the number of entries that these axes span."""
+    return math.prod(sizes(shape, axes))
 
 
-def split_axes(call: str, shape: tuple[int, ...], layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...], int, int]:
-    """Batch, window, input and output axes of a stack of kernels: one for inputs, one for outputs."""
-    inputs, outputs, batch = parts(call, shape, layout.in_axis, layout.out_axis, layout.batch_axis)
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise _checks.InputError(
-            f"{call}(): in_axis={layout.in_axis} and out_axis={layout.out_axis} must be one axis each of shape={shape}."
+def _resolve(name: str, axes: Axes, rank: int) -> tuple[int, ...]:
+    """Return `axes` as distinct, non-negative axes of an array of `rank` axes."""
+    sequence = axes if isinstance(axes, Sequence) else (axes,)
+    try:
+        given = [operator.index(axis) for axis in sequence]
+    except TypeError:
+        shown = checks.show(axes)
+        message = f"{name}={shown} is not an axis or a tuple of axes."
+        raise InputError(message) from None
+    resolved = tuple(axis + rank * (axis < 0) for axis in given)
+    in_range = all(0 <= axis < rank for axis in resolved)
+    if not in_range or len(set(resolved)) < len(resolved):
+        raise InputError(
+            f"{name}={checks.show(axes)} does not fit a shape of {rank} axes; "
+            f"write distinct axes between {-rank} and {rank - 1}."
         )
-    window = tuple(a for a in range(len(shape)) if a not in batch + inputs + outputs)
-    return batch, window, inputs[0], outputs[0]
-
-
-def at_tap(matrix: Float[Array, "n m"], window: Sequence[int], tap: Sequence[int]) -> Float[Array, "*window n m"]:
-    """A kernel that is `matrix` at one tap of the window and zero at the others."""
-    if not window:
-        return matrix
-    return jnp.zeros((*window, *matrix.shape), matrix.dtype).at[tuple(tap)].set(matrix)
-
-
-def middle_tap(window: Sequence[int]) -> tuple[int, ...]:
-    """(k - 1)//2 on every axis: the tap that SAME padding in JAX aligns with its output, for odd and even k."""
-    return tuple((k - 1) // 2 for k in window)
-
-
-def upper_tap(window: Sequence[int]) -> tuple[int, ...]:
-    """k//2 on every axis, as torch counts: for even k one beyond `middle_tap`, a shift by one pixel under SAME."""
-    return tuple(k // 2 for k in window)
+    return resolved

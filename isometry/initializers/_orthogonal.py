@@ -1,46 +1,138 @@
 """Haar orthogonal weights."""
 
-import math
-
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
-from isometry import _checks
-from isometry.initializers._catalogue import register
-from isometry.initializers._fans import Axes, Layout, parts
-from isometry.initializers._protocol import Initializer, arguments, magnitude
+from isometry._internal import checks
+from isometry._internal.errors import public
+from isometry._internal.types import Axes, DTypeLike, Key
+from isometry.initializers._catalogue import SAME_BITS, register
+from isometry.initializers._initializer import (
+    Initializer,
+    at_most,
+    magnitude,
+    written,
+)
+from isometry.initializers._kernels import lay_out
+from isometry.initializers._layout import Layout, size, sizes
 from isometry.linalg._factorizations import haar_orthogonal
 
-_TWO_AXES = "an orthogonal matrix needs at least two. For a bias use initializers.zeros()."
+NEEDS_MATRIX = (
+    "an orthogonal matrix needs at least two. For a bias use initializers.zeros()."
+)
 
 
 @register(
-    law="Haar: all min(m, n) singular values of the flattened matrix equal gain; variance gain²/max(m, n)",
-    citation="Saxe et al. (2014), arXiv:1312.6120; Mezzadri (2007), arXiv:math-ph/0609050",
-    isometric="every dense shape; not a windowed convolution (use delta_orthogonal)",
+    law="Haar: all min(m, n) singular values of the flattened matrix equal gain; "
+    "variance gain²/max(m, n)",
+    citation="Saxe et al. (2014), arXiv:1312.6120; "
+    "Mezzadri (2007), arXiv:math-ph/0609050",
+    isometric="every dense shape, with groups= every grouped dense shape; not a "
+    "windowed convolution (use delta_orthogonal)",
     aliases=("torch orthogonal_", "jax orthogonal", "Keras Orthogonal"),
+    differs="jax.nn.initializers.orthogonal() is orthogonal(), " + SAME_BITS,
 )
-def orthogonal(gain: float = 1.0, *, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()) -> Initializer:
-    """Haar-distributed orthogonal matrices times gain; orthonormal rows or columns, whichever are fewer.
+@public("orthogonal")
+def orthogonal(
+    gain: float = 1.0,
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Draw Haar-distributed orthogonal matrices times gain.
 
-    All axes but `out_axis` and `batch_axis` are flattened into the inputs, as in torch and JAX, whichever of them
-    `in_axis` names: the law is invariant under their order. A convolution with such a kernel is not an isometry.
+    W is gain·Q with QᵀQ = I or QQᵀ = I, whichever is smaller, so all min(m, n) singular
+    values are gain and the entries have variance gain²/max(m, n). All axes but
+    `out_axis` and `batch_axis` are flattened into the inputs, as in torch and JAX,
+    whichever of them `in_axis` names: the law does not depend on their order. A
+    convolution with such a kernel is not an isometry; see `delta_orthogonal`.
 
-    Drawn by QR of a Gaussian with the signs of R's diagonal moved into Q, without which the law is not Haar (Mezzadri).
-    With the default axes bit for bit `jax.nn.initializers.orthogonal` from the same key; bfloat16 and float16, which
-    JAX refuses, are that float32 matrix rounded. Cost: one QR, O(m n min(m, n)), for each matrix of the batch.
+    Q comes from the QR factorization of a Gaussian matrix. The signs of R's diagonal
+    are moved into Q, without which the law is not Haar (Mezzadri, 2007, section 5).
+    With the default axes the draw is bit for bit that of
+    `jax.nn.initializers.orthogonal` from the same key, in float32 and float64. JAX
+    refuses bfloat16 and float16; here they are the float32 draw, rounded once.
 
-    **Raises** `ValueError`: gain not a finite number; a shape of fewer than two axes; axes that do not fit it.
+    The weight of a grouped layer looks like that of an ungrouped one, so without
+    `groups` it is drawn as one matrix, and its groups are no isometries.
+
+    Cost: one QR, O(m n min(m, n)), for each matrix.
+
+    Args:
+        gain: The singular values. A finite number.
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count weights, each drawn by itself.
+        groups: Number of groups (Flax's `feature_group_count`). The out/groups outputs
+            of each group take a Haar matrix of their own.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of shapes with at least two axes.
+
+    Raises:
+        InputError: `gain` is not a finite number; the shape has fewer than two axes;
+            axes or groups do not fit the shape.
+
+    Example:
+        >>> import jax
+        >>> import numpy as np
+        >>> from isometry import initializers
+        >>> w = initializers.orthogonal(2.0)(jax.random.key(0), (5, 3))
+        >>> np.linalg.svd(w, compute_uv=False).round(5)
+        array([2., 2., 2.], dtype=float32)
+
+        An attention kernel, (d, heads, head_dim), is a matrix of d inputs:
+
+        >>> init = initializers.orthogonal(in_axis=0, out_axis=(1, 2))
+        >>> w = init(jax.random.key(0), (8, 2, 3))
+        >>> np.linalg.svd(w.reshape(8, 6), compute_uv=False).round(5)
+        array([1., 1., 1., 1., 1., 1.], dtype=float32)
     """
-    _checks.number("orthogonal", gain=gain)
+    checks.number("gain", gain)
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
+    return orthogonal_matrices(
+        "orthogonal", gain, axes, arguments={"gain": gain}, dtype=dtype
+    )
 
-    def draw(key, shape, dtype):
-        _, out, batch = parts("orthogonal", shape, in_axis, out_axis, batch_axis)
-        inputs = tuple(a for a in range(len(shape)) if a not in batch + out)
-        order = batch + inputs + out
-        rows, columns = math.prod(shape[a] for a in inputs), math.prod(shape[a] for a in out)
-        q = haar_orthogonal(key, rows, columns, dtype, batch=tuple(shape[a] for a in batch))
-        q = q.reshape(tuple(shape[a] for a in order))
-        return jnp.asarray(gain, dtype) * jnp.transpose(q, tuple(order.index(a) for a in range(len(shape))))
 
-    written = arguments(gain=gain, **Layout(in_axis, out_axis, batch_axis).changed())
-    return Initializer("orthogonal", written, draw, least_axes=2, why=_TWO_AXES, largest=lambda shape: magnitude(gain))
+def orthogonal_matrices(
+    name: str,
+    gain: float,
+    axes: Layout,
+    *,
+    arguments: dict[str, object],
+    dtype: DTypeLike | None,
+) -> Initializer:
+    """Make the initializer of Haar matrices times gain, under a factory's name."""
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Float[Array, "..."]:
+        parts = axes.parts(shape)
+        # As in JAX the rows are what is neither batch nor output, in the order of the
+        # axes, and a batch is drawn from one key.
+        rows = tuple(sorted(parts.inputs + parts.window))
+        as_matrix = parts._replace(window=(), inputs=rows)
+        matrices = haar_orthogonal(
+            key,
+            rows=size(shape, as_matrix.inputs),
+            columns=axes.outputs_per_group(shape),
+            dtype=dtype,
+            batch=(*sizes(shape, parts.batch), axes.groups),
+        )
+        return jnp.asarray(gain, dtype) * lay_out(matrices, shape, as_matrix)
+
+    return Initializer(
+        name,
+        written(arguments | axes.changed(), dtype),
+        draw,
+        least_axes=2,
+        why=NEEDS_MATRIX,
+        largest=at_most(magnitude(gain)),
+        dtype=dtype,
+    )

@@ -1,66 +1,126 @@
 """Independent entries with a stated mean and scale."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from isometry import _checks
-from isometry.initializers._catalogue import register
-from isometry.initializers._protocol import Initializer, arguments, flat, magnitude
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import DTypeLike, Key
+from isometry.initializers._catalogue import SAME_BITS, register
+from isometry.initializers._initializer import (
+    Initializer,
+    at_most,
+    flat,
+    magnitude,
+    written,
+)
 
-SPECTRUM = "singular values Marchenko–Pastur, between σ|√m − √n| and σ(√m + √n) for large m × n"
+# True of any entries that are independent, of mean 0 and of variance σ² (Marchenko and
+# Pastur, 1967).
+SPECTRUM = (
+    "singular values Marchenko–Pastur, between σ|√m − √n| and σ(√m + √n) "
+    "for large m × n"
+)
+
+# How far Gaussian entries reach, in standard deviations: float32 draws up to 5.4. A
+# larger number would refuse scales that never overflow, a smaller one would draw
+# infinities.
 NORMAL_REACH = 6.0
-"""In standard deviations, beyond what float32 draws, 5.4."""
 
 
 @register(
-    law="entries independent, uniform on [low, high): mean (low + high)/2, variance σ² = (high − low)²/12; "
-    "if the mean is 0, " + SPECTRUM,
+    law="entries independent, uniform on [low, high): mean (low + high)/2, variance "
+    "σ² = (high − low)²/12; if the mean is 0, " + SPECTRUM,
     citation="torch.nn.init.uniform_",
     aliases=("torch uniform_", "Keras RandomUniform"),
-    differs="jax.nn.initializers.uniform(s) is uniform(low=0, high=s)",
+    differs="jax.nn.initializers.uniform(s) is uniform(low=0, high=s), " + SAME_BITS,
 )
-def uniform(*, low: float = 0.0, high: float = 1.0) -> Initializer:
-    """Independent entries, uniform on [low, high).
+@public("uniform")
+def uniform(
+    *, low: float = 0.0, high: float = 1.0, dtype: DTypeLike | None = None
+) -> Initializer:
+    """Draw independent entries, uniform on [low, high).
 
-    As in torch and JAX, rounding to the dtype can return `high` itself where the bounds are coarse in it.
+    As in torch and JAX, rounding to the dtype can return `high` itself where the bounds
+    are coarse in it.
 
-    Keyword-only: `jax.nn.initializers.uniform(s)` is `uniform(low=0, high=s)`, bit for bit from the same key (JAX's
-    default is s = 0.01, torch's interval is [0, 1)).
+    `jax.nn.initializers.uniform(s)` is `uniform(low=0, high=s)`, bit for bit from the
+    same key in float32 and float64; bfloat16 and float16 are the float32 draw, rounded
+    once. JAX's default is s = 0.01, torch's interval is [0, 1).
 
-    **Raises** `ValueError`: bounds not finite or upside down, or that overflow the dtype or cannot be told apart in the
-    one they are drawn in, which is float32 for a coarser one.
+    Args:
+        low: Lower bound. A finite number.
+        high: Upper bound, above `low`. A finite number.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer for any shape.
+
+    Raises:
+        InputError: The bounds are not finite or upside down; they overflow the dtype,
+            or cannot be told apart in the one that they are drawn in, which is float32
+            for a coarser one.
+
+    Example:
+        >>> import jax
+        >>> from isometry import initializers
+        >>> init = initializers.uniform(low=-1.0, high=1.0)
+        >>> w = init(jax.random.key(0), (1000,))
+        >>> bool(w.min() >= -1), bool(w.max() <= 1)
+        (True, True)
     """
-    _checks.finite("uniform", low=low, high=high)
-    if not _checks.is_traced((low, high)) and low >= high:
-        raise _checks.InputError(
-            f"uniform(): low={low} is not below high={high}; exchange them, or write constant({low})."
+    checks.number("low", low)
+    checks.number("high", high)
+    if not checks.is_traced((low, high)) and low >= high:
+        raise InputError(
+            f"low={low} is not below high={high}; exchange them, or write "
+            f"constant({low})."
         )
 
-    def draw(key, shape, dtype):
-        _check_interval(low, high, dtype)
-        return flat(lambda size: jax.random.uniform(key, size, dtype, minval=low, maxval=high), shape)
+    def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        return sample_uniform(key, shape, dtype, low=low, high=high)
 
-    largest = max(magnitude(low), magnitude(high))
-    return Initializer("uniform", arguments(low=low, high=high), draw, largest=lambda shape: largest)
+    return Initializer(
+        "uniform",
+        written({"low": low, "high": high}, dtype),
+        draw,
+        largest=at_most(max(magnitude(low), magnitude(high))),
+        dtype=dtype,
+    )
 
 
-def _check_interval(low: Any, high: Any, dtype: Any) -> None:
-    """What is drawn is low + (high - low) u in this dtype: the width must be a number in it, and not lost."""
-    if _checks.is_traced((low, high)):
+def sample_uniform(
+    key: Key, shape: tuple[int, ...], dtype: np.dtype, *, low: float, high: float
+) -> Float[Array, "..."]:
+    """Draw entries on [low, high), bit for bit those of `jax.random.uniform`."""
+    _check_interval(low, high, dtype)
+
+    def sample(flat_shape: tuple[int, ...]) -> Array:
+        return jax.random.uniform(key, flat_shape, dtype, minval=low, maxval=high)
+
+    return flat(sample, shape)
+
+
+def _check_interval(low: float, high: float, dtype: np.dtype) -> None:
+    """Refuse an interval whose width is infinite or zero in this dtype."""
+    if checks.is_traced((low, high)):
         return
-    name, greatest = jnp.dtype(dtype).name, float(jnp.finfo(dtype).max)
-    if max(-float(low), float(high), float(high) - float(low)) > greatest:
-        raise _checks.InputError(
-            f"uniform(): low={low}, high={high} are further apart than the largest {name}, {greatest:g}; write bounds "
-            "nearer to 0."
+    # What is drawn is low + (high - low) u, computed in this dtype.
+    width = float(high) - float(low)
+    largest = float(jnp.finfo(dtype).max)
+    if max(-float(low), float(high), width) > largest:
+        raise InputError(
+            f"low={low}, high={high} are further apart than the largest {dtype.name}, "
+            f"{largest:g}; write bounds nearer to 0."
         )
     if np.asarray(low, dtype) == np.asarray(high, dtype):
-        raise _checks.InputError(
-            f"uniform(): low={low} and high={high} are the same {name}; write bounds further apart, or constant({low})."
+        raise InputError(
+            f"low={low} and high={high} are the same {dtype.name}; write bounds "
+            f"further apart, or constant({low})."
         )
 
 
@@ -68,102 +128,220 @@ def _check_interval(low: Any, high: Any, dtype: Any) -> None:
     law="entries independent N(mean, std²); if the mean is 0, " + SPECTRUM,
     citation="torch.nn.init.normal_",
     aliases=("torch normal_", "Keras RandomNormal"),
-    differs="jax.nn.initializers.normal(s) is normal(std=s)",
+    differs="jax.nn.initializers.normal(s) is normal(std=s), " + SAME_BITS,
 )
-def normal(*, mean: float = 0.0, std: float = 1.0) -> Initializer:
-    """Independent Gaussian entries N(mean, std²).
+@public("normal")
+def normal(
+    *, mean: float = 0.0, std: float = 1.0, dtype: DTypeLike | None = None
+) -> Initializer:
+    """Draw independent Gaussian entries N(mean, std²).
 
-    `mean` and `std` are keyword-only: `jax.nn.initializers.normal(s)` is `normal(std=s)`, bit for bit from the same key
-    (JAX's default is s = 0.01, torch's std is 1).
+    `jax.nn.initializers.normal(s)` is `normal(std=s)`, bit for bit from the same key in
+    float32 and float64; bfloat16 and float16 are the float32 draw, rounded once. JAX's
+    default is s = 0.01, torch's std is 1.
 
-    **Raises** `ValueError`: mean not finite, std negative or not finite; six std from the mean overflow the dtype.
+    Args:
+        mean: Mean of the entries. A finite number.
+        std: Standard deviation of the entries. Finite and non-negative.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer for any shape.
+
+    Raises:
+        InputError: `mean` is not finite, or `std` negative or not finite; six `std`
+            from the mean overflow the dtype.
+
+    Example:
+        >>> import jax
+        >>> from isometry import initializers
+        >>> init = initializers.normal(std=0.02)
+        >>> round(float(init(jax.random.key(0), (1000,)).std()), 2)
+        0.02
     """
-    _checks.number("normal", mean=mean)
-    _checks.number("normal", low=0.0, std=std)
+    checks.number("mean", mean)
+    checks.number("std", std, low=0.0)
 
-    def draw(key, shape, dtype):
-        return _shifted(flat(lambda size: jax.random.normal(key, size, dtype), shape) * jnp.asarray(std, dtype), mean)
+    def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        return sample_normal(key, shape, dtype, mean=mean, std=std)
 
-    largest = magnitude(mean) + NORMAL_REACH * magnitude(std)
-    return Initializer("normal", arguments(mean=mean, std=std), draw, largest=lambda shape: largest)
+    return Initializer(
+        "normal",
+        written({"mean": mean, "std": std}, dtype),
+        draw,
+        largest=at_most(magnitude(mean) + NORMAL_REACH * magnitude(std)),
+        dtype=dtype,
+    )
 
 
-def _shifted(noise: jax.Array, mean: Any) -> jax.Array:
-    """`noise` about `mean`; about 0 untouched, bits and all."""
-    return noise if isinstance(mean, (int, float)) and mean == 0 else noise + jnp.asarray(mean, noise.dtype)
+def sample_normal(
+    key: Key, shape: tuple[int, ...], dtype: np.dtype, *, mean: float, std: float
+) -> Float[Array, "..."]:
+    """Draw entries N(mean, std²), about 0 bit for bit std·`jax.random.normal`."""
+
+    def sample(flat_shape: tuple[int, ...]) -> Array:
+        return jax.random.normal(key, flat_shape, dtype)
+
+    noise = flat(sample, shape) * jnp.asarray(std, dtype)
+    return _shift(noise, mean)
 
 
-# A draw is √2 erfinv(u), u uniform between the erf(x/√2) of the bounds x. From 5.3 (float32) and 8.4 (float64) on these
-# round to 1 and erfinv is infinite: jax.random.truncated_normal then returns the bound itself, which for ±100 std is a
-# weight of -100 in 2^23. Bounds therefore count only up to `_REACH`, beyond which lie 2e-7 and 2e-16 of the mass.
+def _shift(noise: Float[Array, "..."], mean: float) -> Float[Array, "..."]:
+    # Adding 0.0 would turn -0.0 into 0.0, and the bits are JAX's.
+    if isinstance(mean, (int, float)) and mean == 0:
+        return noise
+    return noise + jnp.asarray(mean, noise.dtype)
+
+
+# How far truncated normals reach, in standard deviations. A draw is √2 erfinv(u), with
+# u uniform between the erf(x/√2) of the bounds x. From 5.3 (float32) and 8.4 (float64)
+# on these round to 1, where erfinv is infinite and jax.random.truncated_normal returns
+# the bound itself: for bounds at ±100 std a weight of -100 once in 2^23 draws. Beyond
+# the reach lie 2e-7 and 2e-16 of the mass.
 _REACH = {"float32": 5.2, "float64": 8.2}
-_LEAST_VALUES = 4096  # these, and what lies beyond the reach, put the law right to 1e-3
 
+# How many values u must take for the law to be right to 1e-3 of its mass: 4096 leave
+# steps of 2.4e-4. Ten times fewer would show in a histogram; ten times more would
+# refuse bounds that are drawn well.
+_LEAST_VALUES = 4096
 
-def _values_between(a: float, b: float, dtype: Any) -> float:
-    """How many values u takes between standard bounds a and b; XLA makes zeros of subnormal ones."""
-    u = [math.erf(x / math.sqrt(2)) for x in (a, b)]
-    spacing = max(float(np.spacing(np.asarray(max(map(abs, u)), dtype))), float(jnp.finfo(dtype).tiny))
-    return (u[1] - u[0]) / spacing
-
-
-def _within(x: Any, dtype: Any) -> jax.Array:
-    """x, or the number of this dtype that is nearest to it."""
-    greatest = float(jnp.finfo(dtype).max)
-    return jnp.asarray(x if _checks.is_traced(x) else min(max(x, -greatest), greatest), dtype)
-
-
-def _check_resolved(mean, std, lower, upper, dtype) -> None:
-    name = jnp.dtype(dtype).name
-    a, b = (min(max((x - mean) / std, -_REACH[name]), _REACH[name]) for x in (lower, upper))
-    if _values_between(a, b, dtype) < _LEAST_VALUES:
-        raise _checks.InputError(
-            f"truncated_normal(): lower={lower}, upper={upper} leave so little of N({mean}, {std}²) that {name} "
-            f"resolves fewer than {_LEAST_VALUES} values of it. Bring the nearer bound to within "
-            f"{3.6 if name == 'float32' else 7.2} std of the mean, or, if the interval is narrow, write "
-            f"uniform(low={lower}, high={upper})."
-        )
+# What the message of a refusal advises: at these distances u takes `_LEAST_VALUES`
+# values.
+_NEAREST_BOUND = {"float32": 3.6, "float64": 7.2}
 
 
 @register(
-    law="entries independent, N(mean, std²) conditioned on [lower, upper]: with a, b the bounds in standard units and "
-    "Z = Φ(b) − Φ(a) the mean is mean + std (φ(a) − φ(b))/Z and the variance "
-    "std² (1 + (a φ(a) − b φ(b))/Z − ((φ(a) − φ(b))/Z)²), 0.774 by default; if the mean is 0, " + SPECTRUM,
+    law="entries independent, N(mean, std²) conditioned on [lower, upper]: with a, b "
+    "the bounds in standard units and Z = Φ(b) − Φ(a) the mean is "
+    "mean + std (φ(a) − φ(b))/Z and the variance "
+    "std² (1 + (a φ(a) − b φ(b))/Z − ((φ(a) − φ(b))/Z)²), 0.774 by default; if "
+    "the mean is 0, " + SPECTRUM,
     citation="torch.nn.init.trunc_normal_",
     aliases=("torch trunc_normal_",),
-    differs="jax.nn.initializers.truncated_normal(s, lower=l, upper=u) has its bounds in units of s: it is "
-    "truncated_normal(std=s, lower=l*s, upper=u*s). Keras TruncatedNormal(mean=c, stddev=s) is "
+    differs="jax.nn.initializers.truncated_normal(s, lower=l, upper=u) has its bounds "
+    "in units of s: it is truncated_normal(std=s, lower=l*s, upper=u*s), "
+    "but for the rounding of l*s and u*s " + SAME_BITS + ". "
+    "Keras TruncatedNormal(mean=c, stddev=s) is "
     "truncated_normal(mean=c, std=s, lower=c - 2*s, upper=c + 2*s)",
 )
-def truncated_normal(*, mean: float = 0.0, std: float = 1.0, lower: float = -2.0, upper: float = 2.0) -> Initializer:
-    """Independent Gaussian entries N(mean, std²) conditioned on lying in [lower, upper].
+@public("truncated_normal")
+def truncated_normal(
+    *,
+    mean: float = 0.0,
+    std: float = 1.0,
+    lower: float = -2.0,
+    upper: float = 2.0,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Draw independent Gaussian entries N(mean, std²) conditioned on [lower, upper].
 
-    The bounds are absolute, as in torch, and `mean` and `std` are those of the law before truncation:
-    `truncated_normal(std=0.02)` cuts at 100 std, that is not at all. JAX's bounds are in units of std:
-    `jax.nn.initializers.truncated_normal(s)` is `truncated_normal(std=s, lower=-2*s, upper=2*s)`, bit for bit from the
-    same key (other bounds: but for the rounding of the product).
+    The bounds are absolute, as in torch, and `mean` and `std` are those of the law
+    before
+    truncation: `truncated_normal(std=0.02)` cuts at 100 std, that is not at all. JAX's
+    bounds are in units of std: `jax.nn.initializers.truncated_normal(s)` is
+    `truncated_normal(std=s, lower=-2*s, upper=2*s)`, bit for bit from the same key in
+    float32 and float64 (other bounds: but for the rounding of the product).
 
-    Precision: entries lie within the bounds rounded to the dtype. float32 (and what is drawn in it) reaches 5.2 std,
-    float64 8.2; bounds further out count as if there, where JAX's sampler returns the bound itself once in 2^23 draws.
+    Entries lie within the bounds rounded to the dtype. float32, in which bfloat16 and
+    float16 are drawn before they are rounded once, reaches 5.2 std, float64 8.2. Bounds
+    further out count as if there, where JAX's sampler returns the bound itself once in
+    2^23 draws.
 
-    **Raises** `ValueError`: std not positive; bounds not finite or upside down; bounds that leave so little of the law
-    that it cannot be drawn to 1e-3 (in cumulative probability): the nearer bound more than 3.6 std from the mean in
-    float32, 7.2 in float64, or an interval in which the dtype has fewer than 4096 values.
+    Args:
+        mean: Mean before truncation. A finite number.
+        std: Standard deviation before truncation. Finite and positive.
+        lower: Lower bound. A finite number.
+        upper: Upper bound, above `lower`. A finite number.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer for any shape.
+
+    Raises:
+        InputError: `std` is not positive; the bounds are not finite or upside down;
+            they leave so little of the law that it cannot be drawn to 1e-3 in
+            cumulative
+            probability: the nearer bound more than 3.6 std from the mean in float32,
+            7.2 in float64, or an interval in which the dtype has fewer than 4096
+            values.
+
+    Example:
+        >>> import jax
+        >>> from isometry import initializers
+        >>> init = initializers.truncated_normal(lower=0.0, upper=1.0)
+        >>> w = init(jax.random.key(0), (1000,))
+        >>> bool(w.min() >= 0), bool(w.max() <= 1)
+        (True, True)
     """
-    _checks.number("truncated_normal", mean=mean, lower=lower, upper=upper)
-    _checks.number("truncated_normal", low=0.0, open_low=True, std=std)
-    traced = _checks.is_traced((mean, std, lower, upper))
-    if not _checks.is_traced((lower, upper)) and lower >= upper:
-        raise _checks.InputError(f"truncated_normal(): lower={lower} is not below upper={upper}; exchange them.")
+    checks.number("mean", mean)
+    checks.number("lower", lower)
+    checks.number("upper", upper)
+    checks.number("std", std, above=0.0)
+    if not checks.is_traced((lower, upper)) and lower >= upper:
+        raise InputError(f"lower={lower} is not below upper={upper}; exchange them.")
+    is_traced = checks.is_traced((mean, std, lower, upper))
 
-    def draw(key, shape, dtype):
-        if not traced:
-            _check_resolved(mean, std, lower, upper, dtype)
-        reach = _REACH[jnp.dtype(dtype).name]
-        a, b = (jnp.clip(_within((x - mean) / std, dtype), -reach, reach) for x in (lower, upper))
-        noise = _shifted(jax.random.truncated_normal(key, a, b, shape, dtype) * jnp.asarray(std, dtype), mean)
-        return jnp.clip(noise, _within(lower, dtype), _within(upper, dtype))
+    def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        standard_lower = (lower - mean) / std
+        standard_upper = (upper - mean) / std
+        if not is_traced:
+            _check_resolved(standard_lower, standard_upper, dtype)
+        noise = jax.random.truncated_normal(
+            key,
+            _within_reach(standard_lower, dtype),
+            _within_reach(standard_upper, dtype),
+            shape,
+            dtype,
+        )
+        shifted = _shift(noise * jnp.asarray(std, dtype), mean)
+        # Scaling and shifting may round beyond the bounds.
+        return jnp.clip(shifted, _nearest(lower, dtype), _nearest(upper, dtype))
 
-    largest = min(max(magnitude(lower), magnitude(upper)), magnitude(mean) + max(_REACH.values()) * magnitude(std))
-    written = arguments(mean=mean, std=std, lower=lower, upper=upper)
-    return Initializer("truncated_normal", written, draw, largest=lambda shape: 0.0 if traced else largest)
+    def _check_resolved(a: float, b: float, dtype: np.dtype) -> None:
+        if _num_values(a, b, dtype) >= _LEAST_VALUES:
+            return
+        raise InputError(
+            f"lower={lower}, upper={upper} leave so little of N({mean}, {std}²) that "
+            f"{dtype.name} resolves fewer than {_LEAST_VALUES} values of it. Bring the "
+            f"nearer bound to within {_NEAREST_BOUND[dtype.name]} std of the mean, or, "
+            f"if the interval is narrow, write uniform(low={lower}, high={upper})."
+        )
+
+    largest = 0.0
+    if not is_traced:
+        furthest_bound = max(magnitude(lower), magnitude(upper))
+        reach = magnitude(mean) + max(_REACH.values()) * magnitude(std)
+        largest = min(furthest_bound, reach)
+    arguments = {"mean": mean, "std": std, "lower": lower, "upper": upper}
+    return Initializer(
+        "truncated_normal",
+        written(arguments, dtype),
+        draw,
+        largest=at_most(largest),
+        dtype=dtype,
+    )
+
+
+def _num_values(a: float, b: float, dtype: np.dtype) -> float:
+    """Return how many values u takes between the bounds a and b in standard units."""
+    reach = _REACH[dtype.name]
+    lowest, highest = (
+        math.erf(min(max(bound, -reach), reach) / math.sqrt(2)) for bound in (a, b)
+    )
+    spacing = np.spacing(np.asarray(max(abs(lowest), abs(highest)), dtype))
+    # XLA makes zeros of subnormal numbers, so nothing lies nearer to 0 than `tiny`.
+    resolution = max(float(spacing), float(jnp.finfo(dtype).tiny))
+    return (highest - lowest) / resolution
+
+
+def _within_reach(bound: float, dtype: np.dtype) -> Float[Array, ""]:
+    reach = _REACH[dtype.name]
+    return jnp.clip(_nearest(bound, dtype), -reach, reach)
+
+
+def _nearest(value: float, dtype: np.dtype) -> Float[Array, ""]:
+    """Return the number of this dtype that is nearest to `value`."""
+    if not checks.is_traced(value):
+        largest = float(jnp.finfo(dtype).max)
+        value = min(max(value, -largest), largest)
+    return jnp.asarray(value, dtype)

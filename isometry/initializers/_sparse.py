@@ -1,138 +1,290 @@
-"""Sparse weights: torch's, with a fixed number of zeros per input, and exactly orthogonal ones."""
+"""Sparse weights: torch's, with so many zeros an input, and orthogonal ones."""
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from isometry import _checks
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Axes, DTypeLike, Key
 from isometry.initializers._catalogue import register
-from isometry.initializers._fans import Axes, Layout
-from isometry.initializers._layout import at_tap, initializer_of_kernels, middle_tap
-from isometry.initializers._protocol import Initializer, magnitude
+from isometry.initializers._initializer import Initializer, magnitude
+from isometry.initializers._kernels import (
+    KernelShape,
+    Ranks,
+    at_tap,
+    kernel_initializer,
+    middle_tap,
+)
+from isometry.initializers._layout import Layout
+from isometry.initializers._orthogonal import NEEDS_MATRIX
 from isometry.initializers._random import NORMAL_REACH
 
 
 @register(
-    law="of the out weights of each input ⌈sparsity·out⌉ are 0, chosen uniformly; the others independent N(0, std²)",
+    law="of the out weights of each input ⌈sparsity·out⌉ are 0, chosen uniformly; the "
+    "others independent N(0, std²); with groups= of the out/groups",
     citation="Martens (2010), ICML; torch.nn.init.sparse_",
     aliases=("torch sparse_",),
     needs=("sparsity",),
 )
+@public("sparse")
 def sparse(
-    sparsity: float, std: float = 0.01, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()
+    sparsity: float,
+    std: float = 0.01,
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Initializer:
-    """Gaussian weights of standard deviation std, a fixed number of them zero for each input.
+    """Draw Gaussian weights, a fixed number of them zero for each input.
 
-    `std` is that of the others; `sparsity` is the fraction of zeros in each column of torch's (out, in) matrix, the
-    weights that leave one input, rounded up: ⌈sparsity·out⌉ of out, which is all of them if sparsity > 1 - 1/out.
-    torch's layout is `in_axis=1, out_axis=0`.
+    torch's `sparse_` (Martens, 2010): `sparsity` is the fraction of zeros in each
+    column of torch's (out, in) matrix, the weights that leave one input, rounded up.
+    That is ⌈sparsity·out⌉ of out, all of them if sparsity > 1 - 1/out.
 
-    **Raises** `ValueError`: sparsity outside [0, 1); std negative or not finite; a shape that does not have two axes;
-    axes that do not fit it. `TypeError`: traced sparsity. Cost: one sort for each input.
+    Cost: one sort for each input.
+
+    Args:
+        sparsity: Fraction of zeros, in [0, 1]. Not traced.
+        std: Standard deviation of the other weights. Finite and non-negative.
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count weights, each drawn by itself.
+        groups: Number of blocks of outputs that read inputs of their own; the weight
+            then has the shape (in/groups, out), and each block this law.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of matrices.
+
+    Raises:
+        InputError: `sparsity` is outside [0, 1]; `std` is negative or not finite; the
+            shape does not have one axis of inputs and one of outputs; axes or groups do
+            not fit the shape.
+        TypeError: `sparsity` is traced.
+
+    Example:
+        >>> import jax
+        >>> from isometry import initializers
+        >>> w = initializers.sparse(0.7)(jax.random.key(0), (3, 10))
+        >>> (w == 0).sum(axis=1)
+        Array([7, 7, 7], dtype=int32)
     """
-    _checks.concrete("sparse", sparsity=sparsity)
-    _checks.number("sparse", sparsity=sparsity)
-    _checks.number("sparse", low=0.0, std=std)
-    if not 0 <= sparsity < 1:
-        raise _checks.InputError(
-            f"sparse(): sparsity={_checks.show(sparsity)} is not in [0, 1); it is the fraction of zeros."
-        )
+    checks.on_host("sparsity", sparsity)
+    checks.number("sparsity", sparsity, low=0.0, high=1.0)
+    checks.number("std", std, low=0.0)
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
-    def kernel(key, window, n_in, n_out, dtype):
+    def draw(
+        key: Key, shape: KernelShape, dtype: np.dtype
+    ) -> Float[Array, "inputs outputs"]:
         noise_key, order_key = jax.random.split(key)
-        weights = jnp.asarray(std, dtype) * jax.random.normal(noise_key, (n_in, n_out), dtype)
-        ranks = jnp.broadcast_to(jnp.arange(n_out)[None, :], (n_in, n_out))
-        order = jax.random.permutation(order_key, ranks, axis=1, independent=True)
-        return jnp.where(order < math.ceil(float(sparsity) * n_out), jnp.zeros((), dtype), weights)
+        matrix_shape = (shape.num_inputs, shape.num_outputs)
+        noise = jax.random.normal(noise_key, matrix_shape, dtype)
+        weights = jnp.asarray(std, dtype) * noise
+        # Each input shuffles its outputs, and the first places are zero: the number of
+        # zeros is exact, which a coin for each weight would let vary.
+        ranks = jnp.broadcast_to(jnp.arange(shape.num_outputs)[None, :], matrix_shape)
+        shuffled = jax.random.permutation(order_key, ranks, axis=1, independent=True)
+        num_zeros = math.ceil(float(sparsity) * shape.num_outputs)
+        return jnp.where(shuffled < num_zeros, jnp.zeros((), dtype), weights)
 
-    layout, written = Layout(in_axis, out_axis, batch_axis), {"sparsity": sparsity, "std": std}
-    reach = NORMAL_REACH * magnitude(std)
-    return initializer_of_kernels(
-        "sparse", written, layout, kernel, axes=(2, 2), why="a sparse matrix has two.", largest=reach
+    return kernel_initializer(
+        "sparse",
+        draw,
+        axes,
+        arguments={"sparsity": sparsity, "std": std},
+        ranks=Ranks(least=2, most=2, why="a sparse matrix has two."),
+        largest=NORMAL_REACH * magnitude(std),
+        dtype=dtype,
     )
 
 
 @register(
-    law="a product of random Givens rotations, of the attainable density nearest to the one asked for: "
-    "all min(m, n) singular values gain; not Haar",
+    law="a product of random Givens rotations, of the attainable density nearest to "
+    "the one asked for: all min(m, n) singular values gain; not Haar",
     citation="Nowak, Gniecki, Szatkowski, Tabor (2024), arXiv:2406.01755",
-    isometric="every dense shape; with a window as delta_orthogonal",
+    isometric="every dense shape; with a window as delta_orthogonal; a grouped layer "
+    "with groups= only",
     needs=("density",),
 )
+@public("sparse_orthogonal")
 def sparse_orthogonal(
-    density: float, gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()
+    density: float,
+    gain: float = 1.0,
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Initializer:
-    """Exactly orthogonal matrices times gain with about density·m·n non-zero entries, made of random Givens rotations.
+    """Draw exactly orthogonal matrices times gain with about density·m·n non-zeros.
 
-    Starting from the partial identity, whose density 1/max(m, n) is the least there is, two of the max(m, n)
-    coordinates are picked uniformly and rotated by a uniform angle until the fraction of non-zero entries reaches
-    `density`; the last rotation is taken back if that comes closer. Orthonormal rows or columns, whichever are fewer.
-    With a window the matrix is the middle tap, as in `delta_orthogonal`, and density is the tap's.
+    Starting from the partial identity, whose density 1/max(m, n) is the least there is,
+    two of the max(m, n) coordinates are picked uniformly and rotated by a uniform angle
+    until the fraction of non-zero entries reaches `density`. The last rotation is taken
+    back if that comes closer. All min(m, n) singular values are gain. With a window the
+    matrix is the middle tap, as in `delta_orthogonal`, and density is the tap's (Nowak
+    et al., 2024).
 
-    **Raises** `ValueError`: density outside (0, 1], or below 1/max(m, n) for the shape; gain not a finite number; a
-    shape of fewer than two axes; axes that do not fit it. `TypeError`: traced density.
-    Cost: about n log n rotations of two rows of min(m, n), n = max(m, n); 100×100 to density 0.5 takes 249 or so. Under
-    vmap, and in a stack, every matrix waits for the slowest.
+    Cost: about n log n rotations of two rows of min(m, n), n = max(m, n); 100×100 to
+    density 0.5 takes 249 or so. Under vmap, and in a batch, every matrix waits for the
+    slowest.
+
+    Args:
+        density: Fraction of entries that are not zero, in (0, 1] and at least
+            1/max(m, n). Not traced.
+        gain: The singular values. A finite number.
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count weights, each drawn by itself.
+        groups: Number of groups (Flax's `feature_group_count`), each with an orthogonal
+            matrix of its own. Without it a grouped weight is drawn as one matrix, and
+            its groups are no isometries.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of shapes (*window, in/groups, out).
+
+    Raises:
+        InputError: `density` is outside (0, 1], or below 1/max(m, n) for the shape;
+            `gain` is not a finite number; the shape has fewer than two axes; axes or
+            groups do not fit the shape.
+        TypeError: `density` is traced.
+
+    Example:
+        >>> import jax
+        >>> import numpy as np
+        >>> from isometry import initializers
+        >>> init = initializers.sparse_orthogonal(0.4)
+        >>> w = init(jax.random.key(0), (5, 8))
+        >>> int((w != 0).sum())  # of 40
+        15
+        >>> np.linalg.svd(w, compute_uv=False).round(5)
+        array([1., 1., 1., 1., 1.], dtype=float32)
     """
-    _checks.concrete("sparse_orthogonal", density=density)
-    _checks.number("sparse_orthogonal", low=0.0, high=1.0, open_low=True, density=density)
-    _checks.number("sparse_orthogonal", gain=gain)
+    checks.on_host("density", density)
+    checks.number("density", density, high=1.0, above=0.0)
+    checks.number("gain", gain)
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
-    def kernel(key, window, n_in, n_out, dtype):
-        few, many = sorted((n_in, n_out))
+    def draw(key: Key, shape: KernelShape, dtype: np.dtype) -> Array:
+        few, many = sorted((shape.num_inputs, shape.num_outputs))
+        # density=1/49 and the like are the least one, but for their rounding.
         if density * many < 1 and not math.isclose(density * many, 1):
-            raise _checks.InputError(
-                f"sparse_orthogonal(): density={density} is below 1/{many}, the least an orthogonal matrix can have "
-                f"with {n_in} inputs and {n_out} outputs."
+            raise InputError(
+                f"density={density} is below 1/{many}, the least an orthogonal matrix "
+                f"can have with {shape.num_inputs} inputs and {shape.num_outputs} "
+                "outputs."
             )
-        wanted = float(density) * few * many
-        columns, _ = givens_product(key, math.ceil(wanted), math.floor(2 * wanted), few, many, dtype)
-        matrix = jnp.asarray(gain, dtype) * (columns.T if n_in <= n_out else columns)
-        return at_tap(matrix, window, middle_tap(window))
+        # Not rounded to whole numbers: of two counts the nearer one to this is kept.
+        num_nonzero = float(density) * few * many
+        matrix, _ = givens_product(
+            key,
+            math.ceil(num_nonzero),
+            math.floor(2 * num_nonzero),
+            few=few,
+            many=many,
+            dtype=dtype,
+        )
+        if shape.num_inputs <= shape.num_outputs:
+            matrix = matrix.T
+        scaled = jnp.asarray(gain, dtype) * matrix
+        # The same tap as `delta_orthogonal`'s, so that the two can replace each other.
+        return at_tap(scaled, shape.window, middle_tap(shape.window))
 
-    layout, written = Layout(in_axis, out_axis, batch_axis), {"density": density, "gain": gain}
-    why = "an orthogonal matrix needs at least two. For a bias use initializers.zeros()."
-    return initializer_of_kernels(
-        "sparse_orthogonal", written, layout, kernel, axes=(2, math.inf), why=why, largest=gain
+    return kernel_initializer(
+        "sparse_orthogonal",
+        draw,
+        axes,
+        arguments={"density": density, "gain": gain},
+        ranks=Ranks(least=2, most=math.inf, why=NEEDS_MATRIX),
+        largest=gain,
+        dtype=dtype,
     )
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+class _Rotated(NamedTuple):
+    """The state of `givens_product` after `step` rotations."""
+
+    step: Int[Array, ""]
+    num_nonzero: Int[Array, ""]
+    matrix: Float[Array, "many few"]
+    # What the last rotation replaced, to take it back: two rows, not a second matrix.
+    previous_num_nonzero: Int[Array, ""]
+    rotated_rows: Int[Array, " 2"]
+    previous_values: Float[Array, "2 few"]
+
+
+@functools.partial(jax.jit, static_argnames=("few", "many", "dtype"))
 def givens_product(
-    key, goal: int, twice: int, few: int, many: int, dtype
+    key: Key, goal: int, twice: int, *, few: int, many: int, dtype: np.dtype
 ) -> tuple[Float[Array, "many few"], Int[Array, ""]]:
-    """Orthonormal columns with at least `goal` non-zero entries, and how many rotations it took to get there.
+    """Rotate orthonormal columns until at least `goal` entries are not zero.
 
-    The last rotation is taken back if the last two counts sum to more than `twice`, twice the number wanted: then the
-    earlier one is nearer. For that the state holds the two rows replaced, not a second matrix; the count is kept by
-    what each rotation adds, O(few) a step.
+    The last rotation is taken back if the last two counts sum to more than `twice`,
+    twice the number wanted: then the earlier one is nearer. Returns the matrix and the
+    number of rotations that it took.
     """
-    limit = 32 * many * many.bit_length()  # a full matrix takes about 1.5 n ln n; beyond this something is wrong
+    # A full matrix takes about 1.5 n ln n rotations. Beyond twenty times that something
+    # is wrong, and the loop must end.
+    limit = 32 * many * many.bit_length()
 
-    def unfinished(state):
-        step, count, *_ = state
-        return (count < goal) & (step < limit)
+    def is_unfinished(state: _Rotated) -> Array:
+        return (state.num_nonzero < goal) & (state.step < limit)
 
-    def rotate(state):
-        step, count, _, matrix, _, _ = state
-        i_key, j_key, angle_key = jax.random.split(jax.random.fold_in(key, step), 3)
+    def rotate(state: _Rotated) -> _Rotated:
+        step_key = jax.random.fold_in(key, state.step)
+        i_key, j_key, angle_key = jax.random.split(step_key, 3)
         i = jax.random.randint(i_key, (), 0, many)
-        pair = jnp.stack([i, (i + jax.random.randint(j_key, (), 1, many)) % many])
+        # Any row but i, each with the same probability.
+        j = (i + jax.random.randint(j_key, (), 1, many)) % many
+        rows = jnp.stack([i, j])
         angle = jax.random.uniform(angle_key, (), dtype, maxval=2 * math.pi)
-        cos, sin = jnp.cos(angle), jnp.sin(angle)
-        old = matrix[pair]
-        new = jnp.stack([cos * old[0] + sin * old[1], cos * old[1] - sin * old[0]])
-        added = jnp.count_nonzero(new) - jnp.count_nonzero(old)
-        return step + 1, count + added, count, matrix.at[pair].set(new), pair, old
+        cos = jnp.cos(angle)
+        sin = jnp.sin(angle)
+        before = state.matrix[rows]
+        first, second = before
+        after = jnp.stack([cos * first + sin * second, cos * second - sin * first])
+        # Counting what changed costs O(few) a step, counting all O(few·many).
+        num_added = jnp.count_nonzero(after) - jnp.count_nonzero(before)
+        return _Rotated(
+            step=state.step + 1,
+            num_nonzero=state.num_nonzero + num_added,
+            matrix=state.matrix.at[rows].set(after),
+            previous_num_nonzero=state.num_nonzero,
+            rotated_rows=rows,
+            previous_values=before,
+        )
 
-    # 0 from the key: under shard_map a loop's state must vary over the mesh from the start if it does later
-    nought = jax.random.bits(jax.random.fold_in(key, limit)).astype(int) * 0
-    start = jnp.eye(many, few, dtype=dtype) + nought.astype(dtype)
-    pair, count = jnp.zeros(2, int) + nought, jnp.asarray(few, int) + nought
-    state = (jnp.zeros((), int), count, count, start, pair, start[pair])
-    step, count, before, matrix, pair, old = jax.lax.while_loop(unfinished, rotate, state)
-    back = before + count > twice
-    return matrix.at[pair].set(jnp.where(back, old, matrix[pair])), step
+    # A zero that depends on the key: under shard_map the state of a loop must vary over
+    # the mesh from the start if it does later.
+    zero = jax.random.bits(jax.random.fold_in(key, limit)).astype(int) * 0
+    partial_identity = jnp.eye(many, few, dtype=dtype) + zero.astype(dtype)
+    rows = jnp.zeros(2, int) + zero
+    start = _Rotated(
+        step=zero,
+        num_nonzero=few + zero,
+        matrix=partial_identity,
+        previous_num_nonzero=few + zero,
+        rotated_rows=rows,
+        previous_values=partial_identity[rows],
+    )
+    end = jax.lax.while_loop(is_unfinished, rotate, start)
+    is_earlier_nearer = end.previous_num_nonzero + end.num_nonzero > twice
+    last_values = end.matrix[end.rotated_rows]
+    values = jnp.where(is_earlier_nearer, end.previous_values, last_values)
+    return end.matrix.at[end.rotated_rows].set(values), end.step

@@ -1,74 +1,135 @@
-"""Variance set by the fans as `jax.nn.initializers` draws it, bit for bit: normals cut at two standard deviations."""
+"""Variance set by the fans as JAX draws it: normals cut at two standard deviations."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
-from isometry import _checks
-from isometry.initializers._catalogue import register
-from isometry.initializers._fans import TWO_AXES, Axes, Layout, fans
-from isometry.initializers._protocol import Initializer, arguments, flat, magnitude
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Axes, DTypeLike, Key
+from isometry.initializers._catalogue import SAME_BITS, register
+from isometry.initializers._initializer import (
+    Initializer,
+    flat,
+    magnitude,
+    written,
+)
+from isometry.initializers._layout import Layout
 from isometry.initializers._random import NORMAL_REACH, SPECTRUM
 
-_FAN = {
-    "fan_in": lambda n, m: n,
-    "fan_out": lambda n, m: m,
-    "fan_avg": lambda n, m: (n + m) / 2,
-    "fan_geo_avg": lambda n, m: (n * m) ** 0.5,
+# JAX's four modes. Only the first two are a condition of theory each: fan_in keeps the
+# variance of signals, fan_out that of gradients; the means are compromises (Glorot and
+# Bengio, 2010, equation 12).
+_FAN_OF_MODE: dict[str, Callable[[float, float], float]] = {
+    "fan_in": lambda fan_in, fan_out: fan_in,
+    "fan_out": lambda fan_in, fan_out: fan_out,
+    "fan_avg": lambda fan_in, fan_out: (fan_in + fan_out) / 2,
+    "fan_geo_avg": lambda fan_in, fan_out: (fan_in * fan_out) ** 0.5,
 }
-# The standard deviation of a standard normal conditioned on (-2, 2), which the law divides out.
+
+# The standard deviation of a standard normal conditioned on (-2, 2), as JAX writes it.
+# The draw is divided by it, so that the variance is scale/fan after truncation too.
 _STD_WITHIN_TWO = 0.87962566103423978
-_REACH = {"truncated_normal": 2 / _STD_WITHIN_TWO, "normal": NORMAL_REACH, "uniform": math.sqrt(3.0)}
-"""Of the distributions, in standard deviations."""
+
+# How far the distributions reach, in standard deviations.
+_REACH = {
+    "truncated_normal": 2 / _STD_WITHIN_TWO,
+    "normal": NORMAL_REACH,
+    "uniform": math.sqrt(3.0),
+}
 
 _LECUN = "LeCun et al. (1998), Efficient BackProp; jax.nn.initializers"
 _GLOROT = "Glorot and Bengio (2010), AISTATS; jax.nn.initializers"
 _HE = "He et al. (2015), arXiv:1502.01852; jax.nn.initializers"
 
 
-def _draw_unit(key: Any, shape: tuple[int, ...], dtype: Any, distribution: str, variance: jax.Array) -> jax.Array:
-    """Zero-mean entries of this variance. The order of operations is JAX's, so that the bits are."""
+class _Law(NamedTuple):
+    """Entries of mean 0 and variance scale/fan, the arguments of `variance_scaling`."""
+
+    scale: float
+    mode: str
+    distribution: str
+
+
+def _variance_scaled(
+    name: str,
+    law: _Law,
+    layout: Layout,
+    *,
+    dtype: DTypeLike | None,
+    arguments: dict[str, object] | None = None,
+) -> Initializer:
+    """Make the initializer of this law, under a factory's name and arguments."""
+
+    def variance_of(shape: tuple[int, ...]) -> float:
+        fan = _FAN_OF_MODE[law.mode](*layout.fans(shape))
+        return law.scale / fan
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        variance = variance_of(shape)
+        # JAX computes 3·variance in the dtype before it takes the root, so a variance
+        # that fits can still end as an infinity.
+        if 3 * magnitude(variance) > float(jnp.finfo(dtype).max):
+            raise InputError(
+                f"scale={law.scale} makes a variance of {variance:g}, beyond a third "
+                f"of the largest {dtype.name}; write a smaller scale or a wider dtype."
+            )
+        # Rounded before the root is taken, as in JAX.
+        variance_in_dtype = jnp.asarray(variance, dtype)
+        return _sample(key, shape, law.distribution, variance=variance_in_dtype)
+
+    def largest(shape: tuple[int, ...]) -> float:
+        return _REACH[law.distribution] * math.sqrt(magnitude(variance_of(shape)))
+
+    return Initializer(
+        name,
+        written((arguments or {}) | layout.changed(), dtype),
+        draw,
+        largest=largest,
+        dtype=dtype,
+    )
+
+
+def _sample(
+    key: Key,
+    shape: tuple[int, ...],
+    distribution: str,
+    *,
+    variance: Float[Array, ""],
+) -> Float[Array, "..."]:
+    """Draw entries of mean 0 and this variance."""
+    dtype = variance.dtype
+    # The order of operations is JAX's, so that the bits are.
     if distribution == "truncated_normal":
         std = jnp.sqrt(variance) / jnp.asarray(_STD_WITHIN_TWO, dtype)
-        return flat(lambda size: jax.random.truncated_normal(key, -2, 2, size, dtype), shape) * std
+        noise = flat(
+            lambda size: jax.random.truncated_normal(key, -2, 2, size, dtype), shape
+        )
+        return noise * std
     if distribution == "normal":
-        return flat(lambda size: jax.random.normal(key, size, dtype), shape) * jnp.sqrt(variance)
-    return flat(lambda size: jax.random.uniform(key, size, dtype, -1), shape) * jnp.sqrt(3 * variance)
-
-
-def _scaling(
-    name: str, written: dict[str, Any], scale: float, mode: str, distribution: str, layout: Layout
-) -> Initializer:
-    """Entries of variance scale/fan, with fan chosen by mode."""
-
-    def variance(shape):
-        return scale / _FAN[mode](*fans(name, shape, *layout))
-
-    def draw(key, shape, dtype):
-        if 3 * magnitude(variance(shape)) > float(jnp.finfo(dtype).max):  # of which JAX draws the root
-            raise _checks.InputError(
-                f"{name}(): scale={scale} makes a variance of {variance(shape):g}, beyond a third of the largest "
-                f"{jnp.dtype(dtype).name}; write a smaller scale or a wider dtype."
-            )
-        return _draw_unit(key, shape, dtype, distribution, jnp.asarray(variance(shape), dtype))
-
-    def largest(shape):
-        return _REACH[distribution] * math.sqrt(magnitude(variance(shape)))
-
-    named = arguments(**written, **layout.changed())
-    return Initializer(name, named, draw, least_axes=2, why=TWO_AXES, largest=largest)
+        noise = flat(lambda size: jax.random.normal(key, size, dtype), shape)
+        return noise * jnp.sqrt(variance)
+    # Uniform on (-1, 1) has variance 1/3.
+    noise = flat(lambda size: jax.random.uniform(key, size, dtype, -1), shape)
+    return noise * jnp.sqrt(3 * variance)
 
 
 @register(
-    law="entries independent, mean 0, variance scale/fan; truncated_normal: |entry| ≤ 2.274 √(scale/fan); uniform: on "
-    "±√(3 scale/fan); " + SPECTRUM,
+    law="entries independent, mean 0, variance scale/fan; truncated_normal: "
+    "|entry| ≤ 2.274 √(scale/fan); uniform: on ±√(3 scale/fan); " + SPECTRUM,
     citation="jax.nn.initializers.variance_scaling",
     aliases=("jax variance_scaling", "Keras VarianceScaling"),
     needs=("scale", "mode", "distribution"),
-    differs="Keras calls normal untruncated_normal",
+    differs="jax.nn.initializers.variance_scaling(...) is variance_scaling(...), "
+    + SAME_BITS
+    + ". Keras calls normal untruncated_normal",
 )
+@public("variance_scaling")
 def variance_scaling(
     scale: float,
     mode: str,
@@ -78,118 +139,409 @@ def variance_scaling(
     out_axis: Axes = -1,
     batch_axis: Axes = (),
     groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Initializer:
-    """Entries of variance scale/fan: truncated normal, normal or uniform.
+    """Draw entries of variance scale/fan: truncated normal, normal or uniform.
 
-    - `mode`: "fan_in", "fan_out", "fan_avg" (their mean) or "fan_geo_avg" (their geometric mean).
-    - `distribution`: "truncated_normal" (cut at two standard deviations of the parent law, then scaled up to the
-      variance), "normal" or "uniform".
+    Bit for bit `jax.nn.initializers.variance_scaling` from the same key, in float32 and
+    float64. bfloat16 and float16 are the float32 draw, rounded once, where JAX draws in
+    the type itself. A shape of one axis or none needs axes that fit it, such as
+    `in_axis=0, out_axis=()`, as in JAX.
 
-    Bit for bit `jax.nn.initializers.variance_scaling(scale, mode, distribution)` from the same key, in float32 and
-    float64; bfloat16 and float16 are drawn in float32, where JAX draws in the type itself.
+    Args:
+        scale: fan times the variance. Finite and non-negative.
+        mode: The fan: "fan_in", "fan_out", "fan_avg" (their mean) or "fan_geo_avg"
+            (their geometric mean).
+        distribution: "truncated_normal" (cut at two standard deviations of the parent
+            law, then scaled up to the variance), "normal" or "uniform".
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count weights of their own.
+        groups: Number of groups (Flax's `feature_group_count`), which divides fan_out.
+            Without it fan_out counts the outputs of all groups, as in JAX.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
 
-    fan_out counts the outputs of all groups, as in JAX; with `groups` those of one.
+    Returns:
+        An initializer of shapes with at least two axes, or with the axes that are
+        named.
 
-    **Raises** `ValueError`: negative scale, unknown mode or distribution; a shape of fewer than two axes; axes or
-    groups that do not fit it.
+    Raises:
+        InputError: `scale` is negative; `mode` or `distribution` is not known; axes or
+            groups do not fit the shape.
+
+    Example:
+        >>> import jax
+        >>> from isometry import initializers
+        >>> init = initializers.variance_scaling(2.0, "fan_in", "normal")
+        >>> w = init(jax.random.key(0), (200, 100))
+        >>> round(float(200 * w.var()), 1)
+        2.0
+
+        A kernel of (d, heads, head_dim) has d inputs and heads·head_dim outputs:
+
+        >>> init = initializers.variance_scaling(
+        ...     2.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2)
+        ... )
+        >>> w = init(jax.random.key(0), (200, 4, 25))
+        >>> round(float(200 * w.var()), 1)
+        2.0
     """
-    _checks.number("variance_scaling", low=0.0, scale=scale)
-    _checks.one_of("variance_scaling", among=_FAN, mode=mode)
-    _checks.one_of("variance_scaling", among=_REACH, distribution=distribution)
-    written = {"scale": scale, "mode": mode, "distribution": distribution}
-    layout = Layout(in_axis, out_axis, batch_axis, groups)
-    return _scaling("variance_scaling", written, scale, mode, distribution, layout)
+    checks.number("scale", scale, low=0.0)
+    checks.one_of("mode", mode, _FAN_OF_MODE)
+    checks.one_of("distribution", distribution, _REACH)
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
+    law = _Law(scale, mode, distribution)
+    return _variance_scaled(
+        "variance_scaling", law, axes, dtype=dtype, arguments=law._asdict()
+    )
 
 
 @register(
-    law="entries independent, uniform on ±√(6/(fan_in + fan_out)): mean 0, variance 2/(fan_in + fan_out); " + SPECTRUM,
+    law="entries independent, uniform on ±√(6/(fan_in + fan_out)): mean 0, variance "
+    "2/(fan_in + fan_out); " + SPECTRUM,
     citation=_GLOROT,
     aliases=("jax glorot_uniform", "jax xavier_uniform", "Keras GlorotUniform"),
-    differs="torch xavier_uniform_ is xavier_uniform(): the same law, other bits",
+    differs="jax.nn.initializers.glorot_uniform() is glorot_uniform(), "
+    + SAME_BITS
+    + ". torch xavier_uniform_ is xavier_uniform(): the same law, other bits",
 )
-def glorot_uniform(*, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), groups: int = 1) -> Initializer:
-    """Uniform entries of variance 2/(fan_in + fan_out), bit for bit JAX's.
+@public("glorot_uniform")
+def glorot_uniform(
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Draw uniform entries of variance 2/(fan_in + fan_out).
 
-    fan_out counts the outputs of all groups, as in JAX; with `groups` those of one.
+    (Glorot and Bengio, 2010, equation 16.) torch's `xavier_uniform_` is
+    `xavier_uniform`: the same law, other bits.
 
-    **Raises** `ValueError`: a shape of fewer than two axes; axes or groups that do not fit it.
+    Bit for bit `jax.nn.initializers.glorot_uniform` from the same key, in float32 and
+    float64; bfloat16 and float16 are the float32 draw, rounded once.
+
+    Args:
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count weights of their own.
+        groups: Number of groups (Flax's `feature_group_count`), which divides fan_out.
+            Without it fan_out counts the outputs of all groups, as in JAX.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of shapes with at least two axes, or with the axes that are
+        named.
+
+    Raises:
+        InputError: Axes or groups do not fit the shape.
+
+    Example:
+        A kernel of (d, heads, head_dim) has d inputs and heads·head_dim outputs:
+
+        >>> import jax
+        >>> from isometry import initializers
+        >>> init = initializers.glorot_uniform(in_axis=0, out_axis=(1, 2))
+        >>> w = init(jax.random.key(0), (200, 4, 25))
+        >>> round(float((200 + 100) * w.var()), 1)
+        2.0
     """
-    return _scaling("glorot_uniform", {}, 1.0, "fan_avg", "uniform", Layout(in_axis, out_axis, batch_axis, groups))
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
+    law = _Law(scale=1.0, mode="fan_avg", distribution="uniform")
+    return _variance_scaled("glorot_uniform", law, axes, dtype=dtype)
 
 
 @register(
-    law="entries independent, normal cut at ±2 σ and rescaled: mean 0, variance 2/(fan_in + fan_out); " + SPECTRUM,
+    law="entries independent, normal cut at ±2 σ and rescaled: mean 0, variance "
+    "2/(fan_in + fan_out); " + SPECTRUM,
     citation=_GLOROT,
     aliases=("jax glorot_normal", "jax xavier_normal", "Keras GlorotNormal"),
-    differs="torch xavier_normal_ is xavier_normal(): of the same variance, untruncated",
+    differs="jax.nn.initializers.glorot_normal() is glorot_normal(), "
+    + SAME_BITS
+    + ". torch xavier_normal_ is xavier_normal(): of the same variance, "
+    "untruncated",
 )
-def glorot_normal(*, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), groups: int = 1) -> Initializer:
-    """Truncated normal entries of variance 2/(fan_in + fan_out), bit for bit JAX's.
+@public("glorot_normal")
+def glorot_normal(
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Draw truncated normal entries of variance 2/(fan_in + fan_out).
 
-    torch's `xavier_normal_` is not truncated: `xavier_normal()`. fan_out counts the outputs of all groups, as in JAX;
-    with `groups` those of one.
+    The variance is that of Glorot and Bengio (2010, equation 12). torch's
+    `xavier_normal_` is not truncated: `xavier_normal`.
 
-    **Raises** `ValueError`: a shape of fewer than two axes; axes or groups that do not fit it.
+    Bit for bit `jax.nn.initializers.glorot_normal` from the same key, in float32 and
+    float64; bfloat16 and float16 are the float32 draw, rounded once.
+
+    Args:
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count weights of their own.
+        groups: Number of groups (Flax's `feature_group_count`), which divides fan_out.
+            Without it fan_out counts the outputs of all groups, as in JAX.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of shapes with at least two axes, or with the axes that are
+        named.
+
+    Raises:
+        InputError: Axes or groups do not fit the shape.
+
+    Example:
+        A kernel of (d, heads, head_dim) has d inputs and heads·head_dim outputs:
+
+        >>> import jax
+        >>> from isometry import initializers
+        >>> init = initializers.glorot_normal(in_axis=0, out_axis=(1, 2))
+        >>> w = init(jax.random.key(0), (200, 4, 25))
+        >>> round(float((200 + 100) * w.var()), 1)
+        2.0
     """
-    layout = Layout(in_axis, out_axis, batch_axis, groups)
-    return _scaling("glorot_normal", {}, 1.0, "fan_avg", "truncated_normal", layout)
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
+    law = _Law(scale=1.0, mode="fan_avg", distribution="truncated_normal")
+    return _variance_scaled("glorot_normal", law, axes, dtype=dtype)
 
 
 @register(
-    law="entries independent, uniform on ±√(6/fan_in): mean 0, variance 2/fan_in; " + SPECTRUM,
+    law="entries independent, uniform on ±√(6/fan_in): mean 0, variance 2/fan_in; "
+    + SPECTRUM,
     citation=_HE,
     aliases=("jax he_uniform", "jax kaiming_uniform", "Keras HeUniform"),
-    differs="torch kaiming_uniform_ is kaiming_uniform(): the same law, other bits",
+    differs="jax.nn.initializers.he_uniform() is he_uniform(), "
+    + SAME_BITS
+    + ". torch kaiming_uniform_ is kaiming_uniform(): the same law, other bits",
 )
-def he_uniform(*, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()) -> Initializer:
-    """Uniform entries of variance 2/fan_in, bit for bit JAX's.
+@public("he_uniform")
+def he_uniform(
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Draw uniform entries of variance 2/fan_in.
 
-    **Raises** `ValueError`: a shape of fewer than two axes; axes that do not fit it.
+    The variance is that of He et al. (2015, equation 10). torch's `kaiming_uniform_` is
+    `kaiming_uniform`: the same law, other bits.
+
+    Bit for bit `jax.nn.initializers.he_uniform` from the same key, in float32 and
+    float64; bfloat16 and float16 are the float32 draw, rounded once.
+
+    Args:
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count weights of their own.
+        groups: Number of groups (Flax's `feature_group_count`). It must divide the
+            outputs; fan_in is a group's already, since the weight stores in/groups.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of shapes with at least two axes, or with the axes that are
+        named.
+
+    Raises:
+        InputError: Axes or groups do not fit the shape.
+
+    Example:
+        A kernel of (d, heads, head_dim) has d inputs and heads·head_dim outputs:
+
+        >>> import jax
+        >>> from isometry import initializers
+        >>> init = initializers.he_uniform(in_axis=0, out_axis=(1, 2))
+        >>> w = init(jax.random.key(0), (200, 4, 25))
+        >>> round(float(200 * w.var()), 1)
+        2.0
     """
-    return _scaling("he_uniform", {}, 2.0, "fan_in", "uniform", Layout(in_axis, out_axis, batch_axis))
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
+    law = _Law(scale=2.0, mode="fan_in", distribution="uniform")
+    return _variance_scaled("he_uniform", law, axes, dtype=dtype)
 
 
 @register(
-    law="entries independent, normal cut at ±2 σ and rescaled: mean 0, variance 2/fan_in; " + SPECTRUM,
+    law="entries independent, normal cut at ±2 σ and rescaled: mean 0, variance "
+    "2/fan_in; " + SPECTRUM,
     citation=_HE,
     aliases=("jax he_normal", "jax kaiming_normal", "Keras HeNormal"),
-    differs="torch kaiming_normal_ is kaiming_normal(): of the same variance, untruncated",
+    differs="jax.nn.initializers.he_normal() is he_normal(), "
+    + SAME_BITS
+    + ". torch kaiming_normal_ is kaiming_normal(): of the same variance, "
+    "untruncated",
 )
-def he_normal(*, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()) -> Initializer:
-    """Truncated normal entries of variance 2/fan_in, bit for bit JAX's.
+@public("he_normal")
+def he_normal(
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Draw truncated normal entries of variance 2/fan_in.
 
-    torch's `kaiming_normal_` is not truncated: `kaiming_normal()`.
+    The variance is that of He et al. (2015, equation 10). torch's `kaiming_normal_` is
+    not truncated: `kaiming_normal`.
 
-    **Raises** `ValueError`: a shape of fewer than two axes; axes that do not fit it.
+    Bit for bit `jax.nn.initializers.he_normal` from the same key, in float32 and
+    float64; bfloat16 and float16 are the float32 draw, rounded once.
+
+    Args:
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count weights of their own.
+        groups: Number of groups (Flax's `feature_group_count`). It must divide the
+            outputs; fan_in is a group's already, since the weight stores in/groups.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of shapes with at least two axes, or with the axes that are
+        named.
+
+    Raises:
+        InputError: Axes or groups do not fit the shape.
+
+    Example:
+        A kernel of (d, heads, head_dim) has d inputs and heads·head_dim outputs:
+
+        >>> import jax
+        >>> from isometry import initializers
+        >>> init = initializers.he_normal(in_axis=0, out_axis=(1, 2))
+        >>> w = init(jax.random.key(0), (200, 4, 25))
+        >>> round(float(200 * w.var()), 1)
+        2.0
     """
-    return _scaling("he_normal", {}, 2.0, "fan_in", "truncated_normal", Layout(in_axis, out_axis, batch_axis))
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
+    law = _Law(scale=2.0, mode="fan_in", distribution="truncated_normal")
+    return _variance_scaled("he_normal", law, axes, dtype=dtype)
 
 
 @register(
-    law="entries independent, uniform on ±√(3/fan_in): mean 0, variance 1/fan_in; " + SPECTRUM,
+    law="entries independent, uniform on ±√(3/fan_in): mean 0, variance 1/fan_in; "
+    + SPECTRUM,
     citation=_LECUN,
     aliases=("jax lecun_uniform", "Keras LecunUniform"),
+    differs="jax.nn.initializers.lecun_uniform() is lecun_uniform(), " + SAME_BITS,
 )
-def lecun_uniform(*, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()) -> Initializer:
-    """Uniform entries of variance 1/fan_in, bit for bit JAX's.
+@public("lecun_uniform")
+def lecun_uniform(
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Draw uniform entries of variance 1/fan_in.
 
-    **Raises** `ValueError`: a shape of fewer than two axes; axes that do not fit it.
+    The variance is that of LeCun et al. (1998, section 4.6).
+
+    Bit for bit `jax.nn.initializers.lecun_uniform` from the same key, in float32 and
+    float64; bfloat16 and float16 are the float32 draw, rounded once.
+
+    Args:
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count weights of their own.
+        groups: Number of groups (Flax's `feature_group_count`). It must divide the
+            outputs; fan_in is a group's already, since the weight stores in/groups.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of shapes with at least two axes, or with the axes that are
+        named.
+
+    Raises:
+        InputError: Axes or groups do not fit the shape.
+
+    Example:
+        A kernel of (d, heads, head_dim) has d inputs and heads·head_dim outputs:
+
+        >>> import jax
+        >>> from isometry import initializers
+        >>> init = initializers.lecun_uniform(in_axis=0, out_axis=(1, 2))
+        >>> w = init(jax.random.key(0), (200, 4, 25))
+        >>> round(float(200 * w.var()), 1)
+        1.0
     """
-    return _scaling("lecun_uniform", {}, 1.0, "fan_in", "uniform", Layout(in_axis, out_axis, batch_axis))
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
+    law = _Law(scale=1.0, mode="fan_in", distribution="uniform")
+    return _variance_scaled("lecun_uniform", law, axes, dtype=dtype)
 
 
 @register(
-    law="entries independent, normal cut at ±2 σ and rescaled: mean 0, variance 1/fan_in; " + SPECTRUM,
+    law="entries independent, normal cut at ±2 σ and rescaled: mean 0, variance "
+    "1/fan_in; " + SPECTRUM,
     citation=_LECUN,
     aliases=("jax lecun_normal", "Keras LecunNormal"),
-    differs='torch has no such name; untruncated it is kaiming_normal(nonlinearity="linear")',
+    differs="jax.nn.initializers.lecun_normal() is lecun_normal(), "
+    + SAME_BITS
+    + ". torch has no such name; untruncated it is "
+    'kaiming_normal(nonlinearity="linear")',
 )
-def lecun_normal(*, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()) -> Initializer:
-    """Truncated normal entries of variance 1/fan_in, bit for bit JAX's; the default of Flax.
+@public("lecun_normal")
+def lecun_normal(
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Draw truncated normal entries of variance 1/fan_in; the default of Flax.
 
-    Untruncated it is `kaiming_normal(nonlinearity="linear")`. Haiku's default is not rescaled after the cut, which
-    leaves it the variance 0.774/fan_in.
+    The variance is that of LeCun et al. (1998, section 4.6). Untruncated it is
+    `kaiming_normal(nonlinearity="linear")`. Haiku's default is not rescaled after the
+    cut, which leaves it the variance 0.774/fan_in.
 
-    **Raises** `ValueError`: a shape of fewer than two axes; axes that do not fit it.
+    Bit for bit `jax.nn.initializers.lecun_normal` from the same key, in float32 and
+    float64; bfloat16 and float16 are the float32 draw, rounded once.
+
+    Args:
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count weights of their own.
+        groups: Number of groups (Flax's `feature_group_count`). It must divide the
+            outputs; fan_in is a group's already, since the weight stores in/groups.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of shapes with at least two axes, or with the axes that are
+        named.
+
+    Raises:
+        InputError: Axes or groups do not fit the shape.
+
+    Example:
+        A kernel of (d, heads, head_dim) has d inputs and heads·head_dim outputs:
+
+        >>> import jax
+        >>> from isometry import initializers
+        >>> init = initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
+        >>> w = init(jax.random.key(0), (200, 4, 25))
+        >>> round(float(200 * w.var()), 1)
+        1.0
     """
-    return _scaling("lecun_normal", {}, 1.0, "fan_in", "truncated_normal", Layout(in_axis, out_axis, batch_axis))
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
+    law = _Law(scale=1.0, mode="fan_in", distribution="truncated_normal")
+    return _variance_scaled("lecun_normal", law, axes, dtype=dtype)

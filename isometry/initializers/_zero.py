@@ -1,89 +1,203 @@
-"""Hadamard and ZerO initializers: deterministic weights made of zeros, ones and a power of two."""
+"""Hadamard and ZerO initializers: weights of zeros, ones and a power of two."""
 
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from isometry import _checks
+from isometry._internal import checks
+from isometry._internal.errors import public
+from isometry._internal.types import Axes, DTypeLike, Key
 from isometry.initializers._catalogue import register
-from isometry.initializers._fans import Axes, Layout
-from isometry.initializers._layout import at_tap, initializer_of_kernels, upper_tap
-from isometry.initializers._protocol import Initializer
+from isometry.initializers._identity import diagonal
+from isometry.initializers._initializer import Initializer
+from isometry.initializers._kernels import (
+    KernelShape,
+    Ranks,
+    at_tap,
+    kernel_initializer,
+    upper_tap,
+)
+from isometry.initializers._layout import Layout
 
 _ZERO = "Zhao, Schäfer, Anandkumar (2022), Algorithms 1 and 2, arXiv:2110.12661"
 
-
-def scaled_hadamard_block(scale, rows: int, cols: int, dtype) -> Float[Array, "rows cols"]:
-    """scale times the top-left block of the Sylvester-Hadamard matrix, H[i, j] = (-1)**popcount(i & j).
-
-    One elementwise expression instead of log2(n) Kronecker products: it needs no padding.
-    """
-    i, j = jnp.arange(rows, dtype=jnp.uint32), jnp.arange(cols, dtype=jnp.uint32)
-    odd = jax.lax.population_count(i[:, None] & j[None, :]) & 1
-    return jnp.asarray(scale, dtype) * (1 - 2 * odd.astype(dtype))
-
-
-def _ceil_power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
+# The square of c √p, by whose code or text it is. The two differ by √2 in the weight.
+_SQUARED_SCALES = {"code": 1, "paper": 2}
 
 
 @register(
-    law="±gain/√p with p = 2^⌈log2 max(m, n)⌉: max(0, m + n − p) singular values gain, the others in [gain/√p, gain)",
+    law="±gain/√p with p = 2^⌈log2 max(m, n)⌉: max(0, m + n − p) singular values gain, "
+    "the others in [gain/√p, gain)",
     citation="Sylvester (1867); " + _ZERO,
     isometric="shapes whose longer side is a power of two",
 )
-def hadamard(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()) -> Initializer:
-    """gain/√p times the top-left block of the Sylvester-Hadamard matrix of order p, the next power of two.
+@public("hadamard")
+def hadamard(
+    gain: float = 1.0,
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Fill with gain/√p times the top-left block of the Hadamard matrix of order p.
 
-    With n the shorter and N the longer side, the p - N missing columns take a matrix of rank min(n, p - N) off the Gram
-    matrix of orthogonal rows: max(0, n + N - p) singular values are gain, the others smaller but at least gain/√p.
+    p is the next power of two, and the matrix Sylvester's. With n the shorter and N the
+    longer side, the p - N missing columns take a matrix of rank min(n, p - N) off the
+    Gram matrix of orthogonal rows: max(0, n + N - p) singular values are gain, the
+    others smaller but at least gain/√p.
 
-    **Raises** `ValueError`: gain not finite; a shape that does not have two axes.
+    Args:
+        gain: The largest singular value. A finite number.
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count weights.
+        groups: Number of blocks of outputs that read inputs of their own; the weight
+            then has the shape (in/groups, out), and each block is a Hadamard block.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of matrices, which needs no key.
+
+    Raises:
+        InputError: `gain` is not a finite number; the shape does not have one axis of
+            inputs and one of outputs; axes or groups do not fit the shape.
+
+    Example:
+        >>> from isometry import initializers
+        >>> initializers.hadamard(2.0)(None, (2, 4))
+        Array([[ 1.,  1.,  1.,  1.],
+               [ 1., -1.,  1., -1.]], dtype=float32)
     """
-    _checks.number("hadamard", gain=gain)
+    checks.number("gain", gain)
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
-    def kernel(key, window, n_in, n_out, dtype):
-        return scaled_hadamard_block(gain * math.sqrt(1 / _ceil_power_of_two(max(n_in, n_out))), n_in, n_out, dtype)
+    def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:
+        # math.sqrt rounds correctly, which makes the entries of order 4, 16, … exact.
+        order = _ceil_power_of_two(max(shape.num_inputs, shape.num_outputs))
+        return _scaled_hadamard_block(gain * math.sqrt(1 / order), shape, dtype)
 
-    layout, why = Layout(in_axis, out_axis, batch_axis), "a Hadamard block has two."
-    return initializer_of_kernels(
-        "hadamard", {"gain": gain}, layout, kernel, axes=(2, 2), why=why, largest=gain, random=False
+    return kernel_initializer(
+        "hadamard",
+        draw,
+        axes,
+        arguments={"gain": gain},
+        ranks=Ranks(least=2, most=2, why="a Hadamard block has two."),
+        largest=gain,
+        random=False,
+        dtype=dtype,
     )
 
 
 @register(
-    law="identity, or partial identity, or ±c with c = 2^{-m/2} (code) or 2^{-(m-1)/2} (paper), m = ⌈log2 out⌉, "
-    "where out > in; zero off the tap k//2",
+    law="identity, or partial identity, or ±c with c = 2^{-m/2} (code) or 2^{-(m-1)/2} "
+    "(paper), m = ⌈log2 out⌉, where out > in; zero off the tap k//2; of a grouped "
+    "convolution each group, with groups= only",
     citation=_ZERO,
-    isometric='out <= in, or out a power of two with scale="code"; circular padding, or SAME and an odd window',
+    isometric='out <= in, or out a power of two with scale="code"; circular padding, '
+    "or SAME and an odd window; a grouped convolution with groups= only",
 )
-def zer_o(scale: str = "code", *, in_axis: int = -2, out_axis: int = -1, batch_axis: Axes = ()) -> Initializer:
-    """ZerO: identity where a layer does not widen, a scaled Hadamard block where it does.
+@public("zer_o")
+def zer_o(
+    scale: str = "code",
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    groups: int = 1,
+    layout: str | None = None,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Fill with ZerO: the identity, or a scaled Hadamard block where a layer widens.
 
-    With N outputs for n < N inputs and p = 2^⌈log2 N⌉ the weight is c H[:n, :N] with c = p^{-1/2} for `scale="code"`
-    (the authors' notebook) and (p/2)^{-1/2} for `scale="paper"` (Algorithm 1): the two differ by √2. Kernels with a
-    window are zero but for the tap k//2, the centre of an odd window (the paper treats odd ones only); under SAME
-    padding in JAX that tap of an even window shifts the image by one pixel and loses one.
+    With N outputs for n < N inputs and p = 2^⌈log2 N⌉ the weight is c H[:n, :N] with
+    c = p^{-1/2} for `scale="code"` (the authors' notebook) and (p/2)^{-1/2} for
+    `scale="paper"` (Zhao, Schäfer and Anandkumar, 2022, Algorithm 1): the two differ by
+    √2. Kernels with a window are zero but for the tap k//2, the centre of an odd window
+    (the paper treats odd ones only). Under SAME padding in JAX that tap of an even
+    window shifts the image by one pixel and loses one.
 
     Singular values of the block, in units of c√p (1 for "code", √2 for "paper"):
 
-    - max(0, n + N - p) of the n are exactly 1 (all, if N is a power of two); the others lie in [√(2/p), 1), and in
-      [√½, 1) if n <= p/2. The p - N missing columns take a matrix of rank min(n, p - N) off the Gram matrix.
+    - max(0, n + N - p) of the n are exactly 1 (all, if N is a power of two); the others
+      lie in [√(2/p), 1), and in [√½, 1) if n <= p/2. The p - N missing columns take a
+      matrix of rank min(n, p - N) off the Gram matrix.
     - If n is a power of two, N mod n of them are √(n⌈N/n⌉/p), the others √(n⌊N/n⌋/p).
 
-    **Raises** `ValueError`: unknown scale; a shape of fewer than two axes; axes that do not fit it.
+    The kernel of a grouped or depthwise convolution looks like that of a layer that
+    widens. Without `groups` it is filled as one.
+
+    Args:
+        scale: "code" or "paper".
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axis or axes that count kernels.
+        groups: Number of groups (Flax's `feature_group_count`), each filled as a layer
+            of in/groups inputs and out/groups outputs.
+        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
+        dtype: What is drawn where the call names no dtype; None is JAX's default.
+
+    Returns:
+        An initializer of shapes (*window, in/groups, out), which needs no key.
+
+    Raises:
+        InputError: `scale` is not known; the shape has fewer than two axes; axes or
+            groups do not fit the shape.
+
+    Example:
+        >>> from isometry import initializers
+        >>> initializers.zer_o()(None, (2, 4))
+        Array([[ 0.5,  0.5,  0.5,  0.5],
+               [ 0.5, -0.5,  0.5, -0.5]], dtype=float32)
+        >>> initializers.zer_o(groups=2)(None, (2, 4))
+        Array([[1., 0., 1., 0.],
+               [0., 1., 0., 1.]], dtype=float32)
     """
-    _checks.one_of("zer_o", among=("code", "paper"), scale=scale)
+    checks.one_of("scale", scale, _SQUARED_SCALES)
+    axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
-    def kernel(key, window, n_in, n_out, dtype):
-        if n_out > n_in:
-            square = (1 if scale == "code" else 2) / _ceil_power_of_two(n_out)
-            matrix = scaled_hadamard_block(math.sqrt(square), n_in, n_out, dtype)
+    def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:
+        # Algorithm 2: only a layer that widens needs the Hadamard block, which keeps
+        # its units from being copies of each other; elsewhere the identity has full
+        # rank.
+        if shape.num_outputs > shape.num_inputs:
+            order = _ceil_power_of_two(shape.num_outputs)
+            entry = math.sqrt(_SQUARED_SCALES[scale] / order)
+            matrix = _scaled_hadamard_block(entry, shape, dtype)
         else:
-            matrix = jnp.eye(n_in, n_out, dtype=dtype)
-        return at_tap(matrix, window, upper_tap(window))
+            matrix = diagonal(1.0, shape, dtype)
+        # The authors' tap, the centre of an odd window; for even k not `middle_tap`.
+        return at_tap(matrix, shape.window, upper_tap(shape.window))
 
-    layout, why = Layout(in_axis, out_axis, batch_axis), "ZerO needs at least two."
-    return initializer_of_kernels("zer_o", {"scale": scale}, layout, kernel, axes=(2, math.inf), why=why, random=False)
+    return kernel_initializer(
+        "zer_o",
+        draw,
+        axes,
+        arguments={"scale": scale},
+        ranks=Ranks(least=2, most=math.inf, why="ZerO needs at least two."),
+        random=False,
+        dtype=dtype,
+    )
+
+
+def _scaled_hadamard_block(
+    scale: float, shape: KernelShape, dtype: np.dtype
+) -> Float[Array, "inputs outputs"]:
+    """Return `scale` times the top-left block of the Sylvester-Hadamard matrix."""
+    # H[i, j] = (-1)**popcount(i & j): one elementwise expression instead of log2(n)
+    # Kronecker products, and no padding to a power of two.
+    row = jnp.arange(shape.num_inputs, dtype=jnp.uint32)
+    column = jnp.arange(shape.num_outputs, dtype=jnp.uint32)
+    num_common_bits = jax.lax.population_count(row[:, None] & column[None, :])
+    is_odd = (num_common_bits & 1).astype(dtype)
+    return jnp.asarray(scale, dtype) * (1 - 2 * is_odd)
+
+
+def _ceil_power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()

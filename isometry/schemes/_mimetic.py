@@ -34,7 +34,7 @@ def factors(
 def _check_rank(role: str, shape: tuple[int, ...], width: int, rank: int) -> None:
     if rank > width:
         raise _checks.NotDefined(
-            f"mimetic: the {role} of shape={shape} asks for rank {rank} of a {width}×{width} matrix; the channels "
+            f"the {role} of shape={shape} asks for rank {rank} of a {width}×{width} matrix; the channels "
             "(of a head for query and key, of all heads for value and output) must not outnumber the width."
         )
 

@@ -15,12 +15,12 @@ from isometry.schemes._layer import ATTENTION, Layer
 from isometry.schemes._scheme import Init, Scheme
 
 
-def _halves(name: str, role: str, shape: tuple[int, ...], reads: bool, writes: bool) -> tuple[int, ...]:
+def _halves(role: str, shape: tuple[int, ...], reads: bool, writes: bool) -> tuple[int, ...]:
     """The shape of B: half the inputs where the layer reads pairs, half the outputs where it writes them."""
     for axis, halved, what in ((-2, reads, "inputs"), (-1, writes, "outputs")):
         if halved and shape[axis] % 2:
             raise _checks.NotDefined(
-                f"{name}: the {role} of shape={shape} has {shape[axis]} {what}; hidden widths must be even, for its "
+                f"the {role} of shape={shape} has {shape[axis]} {what}; hidden widths must be even, for its "
                 "units come in pairs."
             )
     return (*shape[:-2], shape[-2] // (1 + reads), shape[-1] // (1 + writes))
@@ -39,7 +39,7 @@ def _paired(name: str, base: Callable[[int], Init]) -> Callable[[Layer, float], 
         writes = layer.role != "head"
 
         def draw(key, shape, dtype):
-            half = _halves(name, layer.role, shape, reads, writes)
+            half = _halves(layer.role, shape, reads, writes)
             b = base(math.prod(half[:-1]))(key, half, dtype)
             b = jnp.concatenate([b, -b], -1) if writes else b
             return jnp.concatenate([b, -b], -2) if reads else b

@@ -6,6 +6,7 @@ from dataclasses import fields as dataclass_fields
 from typing import Any, NamedTuple
 
 from isometry import _checks, initializers
+from isometry._internal.errors import public
 from isometry.initializers._critical import critical_point
 from isometry.schemes._layer import Branch, Layer
 
@@ -138,7 +139,7 @@ class Scheme:
             if value is not None:
                 _checks.number(call, low=0.0, **{name: value})  # pyright: ignore[reportArgumentType]
         if sigma_w is None:
-            point = critical_point(call, activation, None, sigma_b)
+            point = public(call)(critical_point)(activation, sigma_b=sigma_b)
             sigma_w, sigma_b = point.sigma_w, point.sigma_b
         return replace(self, sigma_w=float(sigma_w), sigma_b=float(sigma_b or 0.0))
 

@@ -16,13 +16,14 @@ import numpy as np
 from isometry.theory._edges import Atom, Gap
 from isometry.theory._measure import Array
 from isometry.theory._product import NotConverged, Product, State
+from isometry.theory._quadrature import bisected, gauss
 
 _BESIDE = 2e-14  # nearest to an edge that anything is evaluated
 _ROUNDING = 4e-15  # of a mass
 _TINY = 1e-8  # mass left below the lowest node of a table; phi'² near its zeros resolves not much less
 _MOST_LOST = 1e-6  # mass below the lowest log λ that is inverted: what a cdf is right to
-# Masses below deeper and deeper points fall, but for their rounding: 5e-14 of a product of 16 factors. On another branch
-# of the solution they are off by a share of the mass.
+# Masses below deeper and deeper points fall, but for their rounding: 5e-14 of a product of 16 factors. On another
+# branch of the solution they are off by a share of the mass.
 _FALLING = 1 + 1e-9
 _MOST_MISSED, _WRONG = 0.01, 1e-8  # mass that quadrature may miss, and that times the width of the rest in log λ
 _SHARES = np.array([1e-9, 1e-6, 1e-3, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1 - 1e-3, 1 - 1e-6, 1 - 1e-9])
@@ -140,7 +141,8 @@ class Band:
             depths = _DEPTHS[first : first + 4]
             good, below = self._left_below(depths)
             for depth, found, mass in zip(depths, good, below, strict=True):
-                if not found or mass > left * _FALLING:  # another branch. Below what the contour resolves the mass left is a bound
+                # Another branch; below what the contour resolves, the mass left is a bound.
+                if not found or mass > left * _FALLING:
                     return float(depth) / 2 if left <= _MOST_LOST else self._deepest(float(depth) / 2, left)
                 if mass <= least or 0.9 * left < mass < _MOST_LOST:  # the latter: what the contour resolves is reached
                     return float(depth)
@@ -295,30 +297,22 @@ def _cut(product: Product, low: float, high: float, above: float, end: float, at
 
 
 def _adaptive(f: Callable[[Array], Array], edges: Array, unit: float) -> Array:
-    """∫ f, (2, n) → (2,), by Gauss-Legendre on panels bisected until halves agree with the whole to 1e-11 of it all.
+    """Integrate f, (2, n) → (2,), on panels bisected until halves agree with the whole to 1e-11 of it all.
 
     The first integral is to be added to the second times `unit`.
     """
-    gauss, weight = np.polynomial.legendre.leggauss(16)
 
-    def panels(left: Array, right: Array) -> Array:
-        half = (right - left)[:, None] / 2
-        values = f(((left + right)[:, None] / 2 + half * gauss).ravel()).reshape(2, len(left), -1)
-        return np.sum(half * weight * values, 2)
+    def integrate(left: Array, right: Array) -> Array:
+        t, mass = gauss(left, right, order=16)
+        return np.sum(mass * f(t.ravel()).reshape(2, *t.shape), 2).T
 
-    left, right = edges[:-1], edges[1:]
-    whole, total = panels(left, right), np.zeros(2)
-    size = np.abs(whole).sum(1, keepdims=True)
+    whole = integrate(edges[:-1], edges[1:])
+    size = np.abs(whole).sum(0)
     size[0] = max(size[0], abs(unit) * size[1])
-    for _ in range(16):
-        middle = (left + right) / 2
-        a, b = panels(left, middle), panels(middle, right)
-        rough = (np.abs(a + b - whole) > 1e-11 * size).any(0)
-        total += (a + b)[:, ~rough].sum(1)
-        if not rough.any():
-            return total
-        if rough.sum() > 128:  # noise, not structure
-            return total + (a + b)[:, rough].sum(1)
-        left, right = np.r_[left[rough], middle[rough]], np.r_[middle[rough], right[rough]]
-        whole = np.hstack([a[:, rough], b[:, rough]])
-    return total + whole.sum(1)
+
+    def excuse(left: Array, right: Array, whole: Array) -> Array:
+        return np.broadcast_to(1e-11 * size, whole.shape)
+
+    # What is rough on more than 128 panels at once, or after 15 rounds, is noise and no structure.
+    _, found, _ = bisected(integrate, excuse, edges, most=256, rounds=15, known=whole)
+    return found.sum(0)

@@ -22,7 +22,9 @@ from isometry.theory._quadrature import FAR, REACH, TAIL, bell, gauss
 
 SMALLEST, LARGEST = 1e-30, 1e12  # variances searched for fixed points
 ROUNDING = 1e-14  # relative error of a moment; measured against mpmath: below 3e-15
-AT_ZERO = 1e-290  # stands for q → 0+
+AT_ZERO = 1e-290
+"""Stands for q → 0+. Ten times larger or smaller changes no digit; a thousand decades smaller underflows."""
+_NORMAL = float(np.finfo(float).tiny)
 _BLOCK = 400_000  # nodes evaluated together
 _TAILS = ("phi²", "phi'²", "phi'^4")
 _DECIDED_BY = {  # a moment is infinite where the tails of these are
@@ -48,10 +50,12 @@ class Moments:
 def moments(phi: Activation, q: np.ndarray | float) -> Moments:
     """The moments at every q ≥ 0. At q = 0 the square is phi(0)², the rest the limit q → 0+.
 
+    A square below the normal numbers of float64 underflows gradually, with a tie going to zero.
+
     **Raises** `ValueError`: phi oscillates too fast to be integrated at this q.
     """
     q = np.atleast_1d(np.asarray(q, np.float64))
-    positive = np.maximum(q, AT_ZERO)
+    positive = np.where(q == 0, AT_ZERO, q)
     _within_limit(phi, positive.max())
     cut = pieces(phi, octave_of(REACH * float(np.sqrt(positive.max()))))
     found = _in_blocks(phi, cut, positive, REACH)
@@ -166,11 +170,16 @@ def _integrals(
 
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         a0, mean_slope = mean(value), mean(slope)
-        square, mu_1 = mean(value**2), mean(slope**2)
+        # Squares of numbers near √q underflow before q does, so they are taken relative to phi's size.
+        unit = np.where(q < AT_ZERO, np.maximum(scale, np.abs(a0)), 1.0)
+        relative = mean((value / unit[owner][:, None]) ** 2)
+        # Rounded up, a tie at the smallest number would hold for ever a variance that halves at every layer.
+        relative = np.where(unit**2 * relative < _NORMAL, (1 - ROUNDING) * relative, relative)
+        mu_1 = mean(slope**2)
         tilt = scale * mean_slope  # a_1, by parts
         rest = minus(value, a0) - tilt[owner][:, None] * z
         found = {
-            "square": square,
+            "square": unit**2 * relative,
             "slope": mu_1,
             "growth": mean(value * slope * z) / scale,
             "excess": q * mean(minus(slope, mean_slope) ** 2) - mean(rest**2) - a0**2,

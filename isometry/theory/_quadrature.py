@@ -41,20 +41,25 @@ def bisected(
     excuse: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
     edges: np.ndarray,
     most: int,
+    *,
+    rounds: int = _ROUNDS,
+    known: np.ndarray | None = None,
 ) -> tuple[Panels, np.ndarray, bool]:
     """Panels halved until the integral over each agrees with that over its halves, to within `excuse`.
 
-    Returns the panels, their integrals (panels, ...) and whether all agree before `_ROUNDS` or `most` panels at once.
+    Returns the panels, their integrals (panels, ...) and whether all agree before `rounds` or `most` panels at once.
+    `known`: the integrals over the panels to begin with.
     """
     left, right = edges[:-1], edges[1:]
-    whole, done, found, resolved = integrate(left, right), [], [], True
-    for round_ in range(_ROUNDS + 1):
+    whole = integrate(left, right) if known is None else known
+    done, found, resolved = [], [], True
+    for round_ in range(rounds + 1):
         middle = (left + right) / 2
         a, b = integrate(left, middle), integrate(middle, right)
         with np.errstate(invalid="ignore"):
             rough = np.abs(a + b - whole) > excuse(left, right, whole)
         rough = rough.reshape(len(left), -1).any(1)
-        if rough.any() and (round_ == _ROUNDS or 2 * rough.sum() > most):
+        if rough.any() and (round_ == rounds or 2 * rough.sum() > most):
             resolved, rough = False, np.zeros_like(rough)
         done.append((left[~rough], right[~rough]))
         found.append((a + b)[~rough])
@@ -116,12 +121,13 @@ def _gaussian_integrals(g: Callable[[Any], Any], scale: float, edges: np.ndarray
             part = mass * bell(z) * value[: len(z)]
         return np.stack([part.sum(1), np.abs(part).sum(1)], 1)
 
-    total = integrate(edges[:-1], edges[1:])[:, 1].sum()
+    whole = integrate(edges[:-1], edges[1:])
+    total = whole[:, 1].sum()
 
     def excuse(left: np.ndarray, right: np.ndarray, whole: np.ndarray) -> np.ndarray:
         return np.broadcast_to([_TOLERANCE * total, np.inf], whole.shape)
 
-    (left, right), found, _ = bisected(integrate, excuse, edges, 10**6)
+    (left, right), found, _ = bisected(integrate, excuse, edges, 10**6, known=whole)
     return left, right, found[:, 0], found[:, 1]
 
 

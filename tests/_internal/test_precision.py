@@ -50,7 +50,7 @@ def test_shape_is_known_before_the_cast(leaf):
 
 
 def test_svd_resolves_what_numpy_counts_as_rank():
-    """numpy.linalg.matrix_rank calls zero what is below max(m, n) eps of the largest."""
+    """numpy.linalg.matrix_rank calls zero what is below max(m, n) eps s_max."""
     floor = np.exp(precision.svd_log_floor(3, 5, np.float64))
     for ratio, rank in ((0.9, 1), (1.1, 2)):
         diagonal = np.zeros((3, 5))

@@ -1,7 +1,11 @@
-"""The contract of every initializer in the catalogue: one calling convention, whatever the law.
+"""The contract of every initializer in the catalogue: one calling convention for all.
 
-An entry added to the catalogue is held to it without a word here. If it needs arguments it must have a row in
-tests/needed.py; if it refuses some of the kinds of shape by design, a row in `TAKES`.
+A new entry is tested without a word here. An entry that needs arguments has a row in
+tests/needed.py; one that refuses some kinds of shape by design has a row in `TAKES`.
+
+What all factories share is tested once: the checks of shapes, dtypes and keys on one
+factory of each kind, the layers of other libraries on one random and one deterministic
+factory. Every layer with every factory is marked `nightly`.
 """
 
 import functools
@@ -22,8 +26,11 @@ from needed import NEEDED
 from isometry import InputError, initializers
 
 ENTRIES = {entry.name: entry for entry in initializers.catalogue()}
+KEY = jax.random.key(0)
+FLOAT32_EPS = float(np.finfo("float32").eps)
 
-# Last axes of at least 32: XLA unrolls the random bits of shorter ones on the CPU, and compiles for seconds.
+# Last axes of at least 32: XLA unrolls the random bits of shorter ones on the CPU, and
+# compiles for seconds.
 KINDS = {
     "square": (32, 32),
     "tall": (48, 32),
@@ -46,324 +53,485 @@ TAKES = {
     "sparse_orthogonal": MATRICES,
 }
 
-ALL = pytest.mark.parametrize("name", ENTRIES)
-KINDS_OF_ALL = pytest.mark.parametrize(
-    ("name", "kind"), [(name, kind) for name in ENTRIES for kind in TAKES.get(name, KINDS)]
+# Their laws know no fans and no orientation, so they take no layout.
+ELEMENTWISE = (
+    "zeros",
+    "ones",
+    "constant",
+    "uniform",
+    "normal",
+    "truncated_normal",
+    "torch_default_bias",
 )
-DTYPES = ("float32", "float64", "bfloat16", "float16")
+WEIGHTS = [name for name in ENTRIES if name not in ELEMENTWISE]
+
+ALL = pytest.mark.parametrize("name", ENTRIES)
+
+
+def kinds_of(name):
+    """The kinds of shape that the entry takes."""
+    return TAKES.get(name, tuple(KINDS))
+
+
+def shape_of(name):
+    """A shape that the entry takes; eight devices divide its last axis."""
+    kind = "square" if "square" in kinds_of(name) else "window"
+    return KINDS[kind]
 
 
 @functools.cache
 def make(name, **layout):
     """The initializer of an entry."""
-    entry = ENTRIES[name]
-    missing = set(entry.needs) - set(NEEDED.get(name, {}))
+    missing = set(ENTRIES[name].needs) - set(NEEDED.get(name, {}))
     if missing:
-        pytest.fail(f"catalogue entry {name!r} needs {sorted(missing)}: give it a row in tests/needed.py")
-    return entry.factory(**NEEDED.get(name, {}), **layout)
+        pytest.fail(f"{name!r} needs {sorted(missing)}: add a row to tests/needed.py")
+    return ENTRIES[name].factory(**NEEDED.get(name, {}), **layout)
 
 
-def draw(name, shape, dtype=None, key=None, **more):
-    """The array of an entry; a refusal says what row would allow it."""
+def draw(name, shape, dtype=None, key=KEY, **more):
+    """The array of an entry; a refusal says which row would allow it."""
     try:
-        return make(name)(jax.random.key(0) if key is None else key, shape, dtype, **more)
+        return make(name)(key, shape, dtype, **more)
     except InputError as error:
-        pytest.fail(
-            f"{name!r} refuses shape {shape}: if by design, give it a row in TAKES of {__file__}. It said: {error}"
-        )
+        pytest.fail(f"{name!r} refuses {shape}: by design? Add it to TAKES. {error}")
 
 
-def kind_of(name):
-    """The first kind of shape that the entry takes; eight devices divide its last axis."""
-    return "window" if "square" not in TAKES.get(name, KINDS) else "square"
+@functools.cache
+def drawn(name):
+    """The float32 array of an entry from KEY, drawn without jit."""
+    return np.asarray(draw(name, shape_of(name)))
 
 
-def shape_of(name):
-    return KINDS[kind_of(name)]
+COARSE = ("bfloat16", "float16")
+
+
+@functools.cache
+def drawn_in_batch():
+    """Two keys, and every entry drawn from both in three dtypes under jit and vmap.
+
+    One program: many compile three times as long.
+    """
+
+    def program(key):
+        return {
+            (name, dtype): draw(name, shape_of(name), dtype, key)
+            for name in ENTRIES
+            for dtype in ("float32", *COARSE)
+        }
+
+    keys = jax.random.split(KEY, 2)
+    return keys, jax.device_get(jax.jit(jax.vmap(program))(keys))
+
+
+# What these draw depends on the shape by more than its size.
+STRUCTURED = (
+    "orthogonal",
+    "hadamard",
+    "partial_identity",
+    "sparse",
+    "sparse_orthogonal",
+    "zer_o",
+    "idinit",
+)
+
+
+@functools.cache
+def drawn_with_one_input_or_output():
+    """Structured entries where a matrix is a single row or column, as one program."""
+
+    def program(key):
+        return {
+            (name, kind): draw(name, KINDS[kind], key=key)
+            for name in STRUCTURED
+            for kind in ("one row", "one column")
+        }
+
+    return jax.device_get(jax.jit(program)(KEY))
+
+
+def is_close(a, b):
+    """Equal but for the rounding of differently fused arithmetic.
+
+    That is a few roundings of the largest entry. On a GPU a batch is factorized by
+    another routine than one matrix, which differs by the roundings of a whole column.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    roundings = 8 if on_cpu else max(8, *b.shape)
+    tolerance = roundings * float(jnp.finfo(b.dtype).eps) * float(np.abs(b).max())
+    return np.allclose(a, b, rtol=0, atol=tolerance)
+
+
+# --- the calling convention -----------------------------------------------------------
 
 
 @ALL
 def test_entry_is_complete(name):
-    """The docs table is made from these fields."""
+    """The table of the documentation is made from these fields."""
     entry = ENTRIES[name]
     assert entry.definition.endswith(".")
     assert entry.law
     assert entry.citation
     assert getattr(initializers, name) is entry.factory
-    required = [
-        p.name for p in inspect.signature(entry.factory).parameters.values() if p.default is inspect.Parameter.empty
-    ]
+    parameters = inspect.signature(entry.factory).parameters.values()
+    required = [p.name for p in parameters if p.default is inspect.Parameter.empty]
     assert tuple(required) == entry.needs
     assert repr(make(name)).startswith(name + "(")
 
 
-@functools.cache
-def drawn(kind):
-    """Every entry that takes this kind of shape, in one traced function: it compiles in a third of the time of many."""
-    taking = [name for name in ENTRIES if kind in TAKES.get(name, KINDS)]
-    return jax.jit(lambda: {name: draw(name, KINDS[kind]) for name in taking})()
+@ALL
+def test_shape_and_dtype_are_those_asked_for(name):
+    """Lists are welcome; float32 is what is drawn where no dtype is named."""
+    for kind in kinds_of(name):
+        shape = KINDS[kind]
+        weight = jax.eval_shape(lambda key, s=list(shape): draw(name, s, key=key), KEY)
+        assert weight.shape == shape
+        assert weight.dtype == np.float32
+    assert drawn(name).shape == shape_of(name)
+    assert drawn(name).dtype == np.float32
+    assert np.isfinite(drawn(name)).all()
 
 
-@KINDS_OF_ALL
-def test_shape_and_values(name, kind):
-    w = drawn(kind)[name]
-    assert w.shape == KINDS[kind]
-    assert w.dtype == jnp.float32
-    assert bool(np.isfinite(w).all())
-    abstract = jax.eval_shape(lambda key: make(name)(key, list(KINDS[kind])), jax.random.key(0))
-    assert (abstract.shape, abstract.dtype) == (w.shape, w.dtype)
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_single_rows_and_columns_are_finite(name):
+    for kind in ("one row", "one column"):
+        weight = drawn_with_one_input_or_output()[name, kind]
+        assert weight.shape == KINDS[kind]
+        assert np.isfinite(weight).all()
 
 
 @ALL
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_dtype(name, dtype):
-    """bfloat16 and float16 are the float32 draw, cast last."""
-    with jax.enable_x64(dtype == "float64"):
-        w = draw(name, shape_of(name), dtype)
-        assert w.dtype == dtype
-        assert bool(jnp.isfinite(w).all())
-        if dtype == "float64":
-            assert draw(name, shape_of(name)).dtype == "float64"
-            single = draw(name, shape_of(name), "float32")
-            deterministic = not make(name).random
-            eps = float(jnp.finfo("float32").eps)
-            assert not deterministic or np.allclose(w, single, rtol=eps, atol=0)
-        elif dtype != "float32":
-            assert np.array_equal(w, draw(name, shape_of(name), "float32").astype(dtype))
+def test_coarse_dtypes_are_the_float32_draw_rounded_once(name):
+    _, arrays = drawn_in_batch()
+    single = arrays[name, "float32"]
+    assert single.dtype == np.float32
+    for dtype in COARSE:
+        coarse = arrays[name, dtype]
+        assert coarse.dtype == jnp.dtype(dtype)
+        assert np.isfinite(coarse.astype(np.float32)).all()
+        np.testing.assert_array_equal(coarse, single.astype(coarse.dtype))
 
 
 @ALL
-def test_key(name):
-    """The key decides everything, if the law is random, and nothing, if it is not."""
-    w = draw(name, shape_of(name))
-    assert np.array_equal(draw(name, list(shape_of(name))), w)
-    assert np.array_equal(draw(name, shape_of(name), key=jax.random.key(1)), w) == (not make(name).random)
-    legacy = make(name)(jax.random.PRNGKey(0), shape_of(name))
-    assert np.array_equal(legacy, w)
-    if make(name).random:
-        for key in (None, 0, jax.random.split(jax.random.key(0))):
-            with pytest.raises(InputError, match=rf"{name}\(\): key is .*write jax.random.key\(0\)"):
-                make(name)(key, shape_of(name))
-    else:
-        assert np.array_equal(make(name)(None, shape_of(name)), w)
-
-
-def close(a, b):
-    """Equal but for the rounding of differently fused arithmetic: a few roundings of the largest entry.
-
-    On a GPU a batch is factorized by another routine than one matrix: roundings of a whole column.
-    """
-    roundings = 8 if jax.default_backend() == "cpu" else max(8, *b.shape)
-    return np.allclose(a, b, rtol=0, atol=roundings * float(jnp.finfo(b.dtype).eps) * float(np.abs(b).max()))
-
-
-def draw_all(key, specs=None):
-    """Every entry from one key, in the first kind of shape that it takes."""
-    return {name: draw(name, shape_of(name), key=key, out_sharding=(specs or {}).get(name)) for name in ENTRIES}
-
-
-@pytest.fixture(scope="module")
-def traced():
-    """Three keys, every entry under jit for the first and under vmap for all."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    return keys, jax.jit(draw_all)(keys[0]), jax.jit(jax.vmap(draw_all))(keys)
+def test_float64_is_drawn_where_it_is_enabled(name):
+    """Deterministic values are those of float32, to its rounding."""
+    with jax.enable_x64(True):
+        asked = jax.eval_shape(
+            lambda key: draw(name, shape_of(name), "float64", key), KEY
+        )
+        default = jax.eval_shape(lambda key: draw(name, shape_of(name), key=key), KEY)
+        assert asked.dtype == default.dtype == np.float64
+        if not make(name).random:
+            double = np.asarray(draw(name, shape_of(name), "float64"))
+            single = np.asarray(draw(name, shape_of(name), "float32"))
+            np.testing.assert_allclose(double, single, rtol=FLOAT32_EPS)
 
 
 @ALL
-def test_jit_and_vmap(name, traced):
-    keys, jitted, mapped = traced
-    one_by_one = np.stack([draw(name, shape_of(name), key=key) for key in keys])
-    assert close(jitted[name], one_by_one[0])
-    assert close(mapped[name], one_by_one)
-
-
-ELEMENTWISE = ("zeros", "ones", "constant", "uniform", "normal", "truncated_normal", "torch_default_bias")
-WEIGHTS = [name for name in ENTRIES if name not in ELEMENTWISE]
+def test_key_decides_random_draws_and_only_those(name):
+    init, shape = make(name), shape_of(name)
+    other = draw(name, list(shape), key=jax.random.key(1))
+    assert np.array_equal(other, drawn(name)) == (not init.random)
+    legacy = init(jax.random.PRNGKey(0), shape)
+    np.testing.assert_array_equal(legacy, drawn(name))
+    if not init.random:
+        np.testing.assert_array_equal(init(None, shape), drawn(name))
 
 
 @ALL
-def test_layout_is_named_by_keywords(name):
-    """Whatever depends on fans, orientation or which entries make a matrix takes the same three words."""
+def test_jit_and_vmap_draw_what_a_plain_call_draws(name):
+    keys, arrays = drawn_in_batch()
+    for key, array in zip(keys, arrays[name, "float32"], strict=True):
+        assert is_close(array, np.asarray(draw(name, shape_of(name), key=key)))
+
+
+# --- layouts --------------------------------------------------------------------------
+
+
+@ALL
+def test_layout_is_named_by_the_same_keywords(name):
+    """Whatever depends on fans or on orientation takes all three."""
     parameters = inspect.signature(ENTRIES[name].factory).parameters
-    taken = {word: parameters[word] for word in ("in_axis", "out_axis", "batch_axis") if word in parameters}
-    defaults = {} if name in ELEMENTWISE else {"in_axis": -2, "out_axis": -1, "batch_axis": ()}
-    assert {word: parameter.default for word, parameter in taken.items()} == defaults
-    assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in taken.values())
+    words = ("in_axis", "out_axis", "batch_axis")
+    taken = [parameters[word] for word in words if word in parameters]
+    defaults = [parameter.default for parameter in taken]
+    assert defaults == ([] if name in ELEMENTWISE else [-2, -1, ()])
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in taken)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_stack_in_torchs_layout(name):
-    """(out, 2, in, *window): two weights, each of the law of one. Their mean square, of random ones within 5 standard
-    errors (of `sparse`, whose fourth moment is 6), would be off by 2 if the fans were mixed up."""
-    *window, n_in, n_out = (64, 32) if "tall" in TAKES.get(name, KINDS) else shape_of(name)
+def test_stack_in_torch_layout_holds_weights_of_the_same_law(name):
+    """Weights (out, 2, in, *window); mean squares agree within 5 standard errors.
+
+    The fourth moment is taken as 6 times the squared variance, that of `sparse`.
+    """
+    *window, n_in, n_out = shape_of(name)
     init = make(name, in_axis=2, out_axis=0, batch_axis=1)
     stack = np.asarray(init(jax.random.key(3), (n_out, 2, n_in, *window)))
     first, second = np.moveaxis(stack, (1, 2, 0), (0, -2, -1))
-    one = np.asarray(draw(name, (*window, n_in, n_out)))
-    assert "in_axis=2, out_axis=0, batch_axis=1" in repr(init) or name == "critical"
+    one = drawn(name)
     if not make(name).random:
-        assert np.array_equal(first, one)
-        assert np.array_equal(second, one)
+        np.testing.assert_array_equal(first, one)
+        np.testing.assert_array_equal(second, one)
         return
     assert not np.array_equal(first, second)
-    for w in (first, second):
-        assert abs(np.log(np.mean(w**2) / np.mean(one**2))) < 5 * np.sqrt(2 * 5 / one.size)
+    standard_error = np.sqrt(2 * 5 / one.size)
+    for weight in (first, second):
+        log_ratio = np.log(np.mean(weight**2) / np.mean(one**2))
+        assert abs(log_ratio) < 5 * standard_error
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
-@pytest.mark.parametrize(("axes", "text"), [({"in_axis": -1}, "share an axis"), ({"batch_axis": 9}, "does not fit")])
-def test_impossible_layout(name, axes, text):
-    with pytest.raises(InputError, match=rf"^{name}\(\): .*{text}"):
-        make(name, **axes)(jax.random.key(0), shape_of(name))
+# --- what is refused ------------------------------------------------------------------
+
+# One entry of each kind: elementwise, by fans, a random and a deterministic matrix.
+CHECKED = pytest.mark.parametrize(
+    "name", ["normal", "glorot_uniform", "orthogonal", "partial_identity"]
+)
 
 
-@ALL
+@CHECKED
 @pytest.mark.parametrize("shape", [(0, 4), (4, -1), (4, 2.5), 4])
-def test_impossible_shape(name, shape):
+def test_impossible_shape_is_refused_with_and_without_jit(name, shape):
     init = make(name)
     with pytest.raises(InputError, match=rf"^{name}\(\): shape=") as eager:
-        init(jax.random.key(0), shape)
+        init(KEY, shape)
     with pytest.raises(InputError) as traced:
-        jax.jit(lambda key: init(key, shape))(jax.random.key(0))
+        jax.jit(lambda key: init(key, shape))(KEY)
     assert str(traced.value) == str(eager.value)
 
 
-@ALL
+@CHECKED
 @pytest.mark.parametrize("dtype", ["int32", "complex64", "float64", "double precision"])
-def test_impossible_dtype(name, dtype):
+def test_impossible_dtype_is_refused(name, dtype):
+    """float64 is impossible as long as JAX's 64-bit mode is off."""
     with pytest.raises(InputError, match=rf"^{name}\(\): dtype=.*[Ww]rite "):
-        make(name)(jax.random.key(0), shape_of(name), dtype)
+        make(name)(KEY, shape_of(name), dtype)
 
 
-def sharded_draws(path):
-    """Every entry over all the devices there are, in each way of asking, into one file."""
-    drawn, key = {}, jax.random.key(0)
-    specs = {name: P(*[None] * (len(shape_of(name)) - 1), "x") for name in ENTRIES}
+@pytest.mark.parametrize(
+    "key", [None, 0, jax.random.split(KEY)], ids=["None", "0", "two"]
+)
+def test_what_is_no_key_is_refused(key):
+    for name in ("normal", "glorot_uniform", "orthogonal"):
+        with pytest.raises(
+            InputError, match=rf"{name}\(\): key.*write jax.random.key\(0\)"
+        ):
+            make(name)(key, shape_of(name))
+
+
+@pytest.mark.parametrize("name", ["glorot_uniform", "orthogonal", "partial_identity"])
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({"in_axis": -1}, r"in_axis=-1.*share an axis"),
+        ({"batch_axis": 9}, r"batch_axis=9 does not fit.*2 axes"),
+    ],
+)
+def test_impossible_layout_is_refused(name, axes, words):
+    with pytest.raises(InputError, match=rf"^{name}\(\): .*{words}"):
+        make(name, **axes)(KEY, shape_of(name))
+
+
+# --- sharding -------------------------------------------------------------------------
+
+# Elementwise and by fans, by factorization, by a loop, at a tap, and deterministic.
+SHARDED = (
+    "normal",
+    "glorot_uniform",
+    "orthogonal",
+    "sparse_orthogonal",
+    "delta_orthogonal",
+    "zer_o",
+)
+
+
+def draw_sharded(path, names):
+    """Draw over all the devices there are and write the arrays into one file.
+
+    Under jit and without, on a mesh of automatic axes and on one of explicit axes.
+    """
+    arrays = {}
     for axis_type in (AxisType.Auto, AxisType.Explicit):
         mesh = jax.make_mesh((jax.device_count(),), ("x",), axis_types=(axis_type,))
-        asked = {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
+
+        def draw_all(key, sharding_of):
+            return {
+                name: draw(
+                    name, shape_of(name), None, key, out_sharding=sharding_of(name)
+                )
+                for name in names
+            }
+
+        def on_mesh(name, mesh=mesh):
+            return NamedSharding(mesh, last_axis_split(name))
+
         with jax.set_mesh(mesh):
-            ways = {"jit": jax.jit(lambda key: draw_all(key, specs))(key)}
-        ways["eager"] = {name: make(name)(key, shape_of(name), None, sharding) for name, sharding in asked.items()}
-        for way, arrays in ways.items():
-            for name, w in arrays.items():
-                if not w.sharding.is_equivalent_to(asked[name], w.ndim):
-                    raise AssertionError(f"{name}, {way}, {axis_type}: {w.sharding}, asked for {asked[name]}")
-                drawn[f"{name}/{axis_type}/{way}"] = np.asarray(w)
-    np.savez(path, devices=jax.device_count(), **drawn)
+            ways = {"jit": jax.jit(lambda key: draw_all(key, last_axis_split))(KEY)}
+        ways["eager"] = draw_all(KEY, on_mesh)
+        for way, drawn_arrays in ways.items():
+            for name, array in drawn_arrays.items():
+                asked = on_mesh(name)
+                if not array.sharding.is_equivalent_to(asked, array.ndim):
+                    raise AssertionError(
+                        f"{name}, {way}: {array.sharding}, not {asked}"
+                    )
+                arrays[f"{name}/{way}/{axis_type}"] = np.asarray(array)
+    np.savez(path, devices=jax.device_count(), **arrays)
 
 
-@pytest.fixture(scope="module")
-def on_eight_devices(tmp_path_factory):
-    """What `sharded_draws` draws in a process of its own, which alone can have eight devices."""
-    path = tmp_path_factory.mktemp("sharded") / "draws.npz"
+def last_axis_split(name):
+    return P(*[None] * (len(shape_of(name)) - 1), "x")
+
+
+def draw_on_eight_devices(path, names):
+    """The arrays of `draw_sharded`, from a process that has eight devices."""
     root = Path(__file__).parents[2]
-    env = os.environ | {
+    python_path = [str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join(python_path),
     }
-    run = subprocess.run([sys.executable, __file__, str(path)], env=env, capture_output=True, text=True, check=False)
+    command = [sys.executable, __file__, str(path), *names]
+    run = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr
     return np.load(path)
 
 
-@ALL
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="set against the same devices' numbers")
-def test_out_sharding_on_eight_devices(name, on_eight_devices):
-    """The sharding is honoured and the values do not depend on it."""
-    assert on_eight_devices["devices"] == 8
-    ways = [way for way in on_eight_devices.files if way.startswith(name + "/")]
+def check_sharded(arrays, name):
+    """Values do not depend on the sharding, but for the fusions of jit."""
+    assert arrays["devices"] == 8
+    ways = [way for way in arrays.files if way.startswith(name + "/")]
     assert len(ways) == 4
-    w = np.asarray(draw(name, shape_of(name)))
     for way in ways:
-        assert np.array_equal(on_eight_devices[way], w) if "eager" in way else close(on_eight_devices[way], w), way
+        if "eager" in way:
+            np.testing.assert_array_equal(arrays[way], drawn(name))
+        else:
+            assert is_close(arrays[way], drawn(name)), way
 
 
-@ALL
+ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the CPU's numbers")
+
+
+@ON_CPU
+def test_values_do_not_depend_on_the_sharding(tmp_path):
+    arrays = draw_on_eight_devices(tmp_path / "draws.npz", SHARDED)
+    for name in SHARDED:
+        check_sharded(arrays, name)
+
+
+@ON_CPU
+@pytest.mark.nightly
+def test_values_of_every_entry_do_not_depend_on_the_sharding(tmp_path):
+    arrays = draw_on_eight_devices(tmp_path / "draws.npz", tuple(ENTRIES))
+    for name in ENTRIES:
+        check_sharded(arrays, name)
+
+
+@pytest.mark.parametrize("name", ["glorot_uniform", "orthogonal", "zer_o"])
 def test_out_sharding_on_one_device(name):
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[-1])
-    w = draw(name, shape_of(name), out_sharding=sharding)
-    assert w.sharding.is_equivalent_to(sharding, w.ndim)
-    assert np.array_equal(w, draw(name, shape_of(name)))
+    array = draw(name, shape_of(name), out_sharding=sharding)
+    assert array.sharding.is_equivalent_to(sharding, array.ndim)
+    np.testing.assert_array_equal(array, drawn(name))
 
 
-DENSE = pytest.mark.parametrize("name", [name for name in ENTRIES if "square" in TAKES.get(name, KINDS)])
-CONV = pytest.mark.parametrize("name", [name for name in ENTRIES if "window" in TAKES.get(name, KINDS)])
+# --- layers of other libraries --------------------------------------------------------
+
+SAMPLE = {
+    "square": ("glorot_uniform", "hadamard"),
+    "window": ("delta_orthogonal", "dirac"),
+}
+
+
+def layers_with(kind):
+    """Parametrize over the entries that take this kind, most of them nightly."""
+    cases = []
+    for name in ENTRIES:
+        if kind in kinds_of(name):
+            marks = () if name in SAMPLE[kind] else pytest.mark.nightly
+            cases.append(pytest.param(name, marks=marks))
+    return pytest.mark.parametrize("name", cases)
 
 
 def check_kernel(name, kernel, kind):
-    """A layer's kernel came from the entry."""
+    """The layer's kernel was drawn by the entry, in the layer's shape."""
     assert kernel.shape == KINDS[kind]
     assert kernel.dtype == jnp.float32
-    if not make(name).random:
-        assert np.array_equal(kernel, draw(name, KINDS[kind]))
-    else:
+    if make(name).random:
         assert np.unique(kernel).size > 1
+    else:
+        np.testing.assert_array_equal(kernel, draw(name, KINDS[kind]))
 
 
-@DENSE
+@layers_with("square")
 def test_flax_linen_dense(name):
     nn = pytest.importorskip("flax.linen")
-    params = nn.Dense(32, kernel_init=make(name)).init(jax.random.key(0), jnp.ones((2, 32)))
+    layer = nn.Dense(32, kernel_init=make(name))
+    params = layer.init(KEY, jnp.ones((2, 32)))
     check_kernel(name, params["params"]["kernel"], "square")
 
 
-@CONV
+@layers_with("window")
 def test_flax_linen_conv(name):
     nn = pytest.importorskip("flax.linen")
-    params = nn.Conv(32, (3, 3), kernel_init=make(name)).init(jax.random.key(0), jnp.ones((2, 5, 5, 8)))
+    layer = nn.Conv(32, (3, 3), kernel_init=make(name))
+    params = layer.init(KEY, jnp.ones((2, 5, 5, 8)))
     check_kernel(name, params["params"]["kernel"], "window")
 
 
-@DENSE
+@layers_with("square")
 def test_flax_nnx_linear(name):
     nnx = pytest.importorskip("flax.nnx")
-    check_kernel(name, nnx.Linear(32, 32, kernel_init=make(name), rngs=nnx.Rngs(0)).kernel[...], "square")
+    layer = nnx.Linear(32, 32, kernel_init=make(name), rngs=nnx.Rngs(0))
+    check_kernel(name, layer.kernel[...], "square")
 
 
-@CONV
+@layers_with("window")
 def test_flax_nnx_conv(name):
     nnx = pytest.importorskip("flax.nnx")
-    check_kernel(name, nnx.Conv(8, 32, (3, 3), kernel_init=make(name), rngs=nnx.Rngs(0)).kernel[...], "window")
+    layer = nnx.Conv(8, 32, (3, 3), kernel_init=make(name), rngs=nnx.Rngs(0))
+    check_kernel(name, layer.kernel[...], "window")
 
 
-@DENSE
-def test_haiku_linear(name):
-    """Haiku hands out keys by hk.next_rng_key; its initializers take (shape, dtype) alone."""
+def haiku_initializer(name):
+    """Haiku's initializers take (shape, dtype); keys come from next_rng_key."""
     hk = pytest.importorskip("haiku")
+    return lambda shape, dtype: make(name)(hk.next_rng_key(), shape, dtype)
 
-    def forward(x):
-        return hk.Linear(32, w_init=lambda shape, dtype: make(name)(hk.next_rng_key(), shape, dtype))(x)
 
-    params = hk.transform(forward).init(jax.random.key(0), jnp.ones((2, 32)))
+@layers_with("square")
+def test_haiku_linear(name):
+    hk = pytest.importorskip("haiku")
+    model = hk.transform(lambda x: hk.Linear(32, w_init=haiku_initializer(name))(x))
+    params = model.init(KEY, jnp.ones((2, 32)))
     check_kernel(name, params["linear"]["w"], "square")
 
 
-@CONV
+@layers_with("window")
 def test_haiku_conv(name):
     hk = pytest.importorskip("haiku")
-
-    def forward(x):
-        return hk.Conv2D(32, 3, w_init=lambda shape, dtype: make(name)(hk.next_rng_key(), shape, dtype))(x)
-
-    params = hk.transform(forward).init(jax.random.key(0), jnp.ones((2, 5, 5, 8)))
+    model = hk.transform(lambda x: hk.Conv2D(32, 3, w_init=haiku_initializer(name))(x))
+    params = model.init(KEY, jnp.ones((2, 5, 5, 8)))
     check_kernel(name, params["conv2_d"]["w"], "window")
 
 
-@DENSE
+@layers_with("square")
 def test_equinox_linear(name):
     """Equinox stores weights as torch does, (out, in)."""
     eqx = pytest.importorskip("equinox")
-    axes = {"in_axis": 1, "out_axis": 0}
-    accepted = inspect.signature(ENTRIES[name].factory).parameters
-    init = make(name, **{axis: value for axis, value in axes.items() if axis in accepted})
-    model = eqx.nn.MLP(32, 32, 32, 2, key=jax.random.key(0))
-    key = jax.random.key(1)
-    model = eqx.tree_at(lambda m: m.layers[1].weight, model, replace_fn=lambda w: init(key, w.shape, w.dtype))
-    assert np.array_equal(model.layers[1].weight, init(key, (32, 32)))
-    assert model(jnp.ones(32)).shape == (32,)
+    init = make(name) if name in ELEMENTWISE else make(name, in_axis=1, out_axis=0)
+    layer = eqx.nn.Linear(32, 32, key=KEY)
+
+    def draw_weight(weight):
+        return init(jax.random.key(1), weight.shape, weight.dtype)
+
+    layer = eqx.tree_at(lambda layer: layer.weight, layer, replace_fn=draw_weight)
+    expected = init(jax.random.key(1), (32, 32))
+    np.testing.assert_array_equal(layer.weight, expected)
+    assert layer(jnp.ones(32)).shape == (32,)
 
 
 if __name__ == "__main__":
-    sharded_draws(sys.argv[1])
+    draw_sharded(sys.argv[1], sys.argv[2:])

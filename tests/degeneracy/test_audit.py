@@ -162,7 +162,8 @@ def test_a_loss_and_an_optimizer_of_ones_own():
         train_steps=2,
         inputs=2,
     )
-    assert report.probe.update_rank.max() == 0
+    # The batches hold all 32 examples in another order each.
+    np.testing.assert_allclose(report.probe.loss, report.probe.loss[0, 0], rtol=1e-5)
     assert report.probe.gradient_rank.max() > 0
     params = jax.vmap(net_of().init)(KEYS[:1])
     with jax.default_matmul_precision("highest"):  # as the audit does

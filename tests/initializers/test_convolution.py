@@ -1,4 +1,4 @@
-"""Convolutional isometric initializers, judged by the dense operator of the convolution they define."""
+"""Convolutional isometric initializers, judged by the matrix of their convolution."""
 
 import math
 
@@ -6,140 +6,134 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
+from dense_convolution import convolution_matrix, rounding, singular_values
+from drawing import draw_together
 
 from isometry import initializers
 
 KEY = jax.random.key(21)
-KERNELS = [  # window, in, out, image
-    ((3,), 3, 5, (6,)),
-    ((4,), 5, 3, (5,)),
-    ((3, 2), 4, 2, (3, 4)),
-    ((2, 3), 3, 3, (4, 5)),
-    ((2, 3, 2), 2, 3, (3, 3, 2)),
-    ((1, 1), 2, 3, (2, 2)),
-    ((5,), 2, 2, (2,)),  # a window larger than the image
-]
+GAIN = 1.5
+KERNELS = {  # window, in, out, image
+    "odd, widening": ((3,), 3, 5, (6,)),
+    "odd, larger than the image": ((3,), 3, 5, (2,)),
+    "even, narrowing": ((4,), 5, 3, (5,)),
+    "odd and even, widening": ((3, 2), 2, 4, (3, 4)),
+    "three axes, square": ((2, 3, 2), 3, 3, (3, 3, 2)),
+    "one tap": ((1, 1), 2, 3, (2, 2)),
+}
+EVERY_KERNEL = pytest.mark.parametrize("case", KERNELS)
 
 
-def operator(kernel, image: tuple[int, ...], padding: str) -> np.ndarray:
-    """The matrix of the convolution with a kernel (*window, in, out), in float64: its values at every unit input.
-
-    Padding is "circular", or zeros: "same" (as XLA centres it), "full" (k - 1 on both sides) or "valid" (none).
-    """
-    window, n_in = kernel.shape[:-2], kernel.shape[-2]
-    size, letters = math.prod(image) * n_in, "DHW"[-len(window) :]
-    around = {
-        "full": [(k - 1, k - 1) for k in window],
-        "valid": [(0, 0) for _ in window],
-    }.get(padding, [((k - 1) // 2, k // 2) for k in window])
-    mode = "wrap" if padding == "circular" else "constant"
-    units = np.pad(np.eye(size).reshape(size, *image, n_in), [(0, 0), *around, (0, 0)], mode=mode)
-    layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
-    with jax.enable_x64(True):
-        values = jax.lax.conv_general_dilated(
-            jnp.asarray(units), jnp.asarray(kernel, "float64"), (1,) * len(window), "VALID", dimension_numbers=layout
-        )
-        return np.asarray(values).reshape(size, -1).T
-
-
-def svd(a) -> np.ndarray:
-    return np.linalg.svd(a, compute_uv=False)
+@pytest.fixture(scope="module")
+def drawn():
+    """Every factory in every kernel shape, in float64, as one program."""
+    factories = {
+        "delta_orthogonal": initializers.delta_orthogonal(GAIN),
+        "block_orthogonal": initializers.block_orthogonal(GAIN),
+        "dirac": initializers.dirac(1, GAIN),
+        "zer_o": initializers.zer_o(),
+        "zer_o paper": initializers.zer_o("paper"),
+    }
+    cases = {}
+    for name, init in factories.items():
+        for case, (window, n_in, n_out, _) in KERNELS.items():
+            if case != "odd, larger than the image":
+                cases[name, case] = (init, (*window, n_in, n_out))
+    kernels = draw_together(cases, KEY, "float64")
+    for name in factories:
+        same_kernel = kernels[name, "odd, widening"]
+        kernels[name, "odd, larger than the image"] = same_kernel
+    return kernels
 
 
-def draw(init, *shape, dtype="float64") -> np.ndarray:
-    """One kernel, compiled as a whole: quicker than one compilation for each operation."""
-    with jax.enable_x64(dtype == "float64"):
-        return np.array(jax.jit(lambda: init(KEY, shape, dtype))())
-
-
-def rounding(a: np.ndarray, factors: int = 1) -> float:
-    return 8 * factors * max(a.shape) * float(np.finfo(np.float64).eps)
-
-
-def test_the_operator_is_what_the_convolution_computes():
-    """out[t] = Σ_s x[t + s - (k - 1)//2] K[s], with indices modulo the image or zeros outside; SAME is XLA's own."""
-    kernel, size = np.random.default_rng(0).normal(size=(4, 2, 3)), 5
-    for padding in ("circular", "same"):
-        expected = np.zeros((size, 3, size, 2))
-        for t in range(size):
-            for s in range(4):
-                source = t + s - 1
-                if padding == "circular" or 0 <= source < size:
-                    expected[t, :, source % size, :] += kernel[s].T
-        np.testing.assert_allclose(operator(kernel, (size,), padding), expected.reshape(size * 3, size * 2), atol=1e-15)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_matrix_is_the_jacobian_of_xlas_convolution(groups):
+    """SAME padding and a window that is even on one axis, where the offset shows."""
+    kernel = np.random.default_rng(0).normal(size=(4, 3, 2, 6))
+    image = (5, 3)
 
     def convolve(x):
-        return jax.lax.conv_general_dilated(x[None], kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))[0]
+        return jax.lax.conv_general_dilated(
+            x[None],
+            jnp.asarray(kernel),
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )[0]
 
     with jax.enable_x64(True):
-        jacobian = jax.jacfwd(convolve)(jnp.zeros((size, 2))).reshape(size * 3, size * 2)
-    np.testing.assert_allclose(operator(kernel, (size,), "same"), jacobian, atol=1e-15)
+        x = jnp.zeros((*image, 2 * groups))
+        jacobian = jax.jit(jax.jacobian(convolve))(x)
+    matrix = convolution_matrix(kernel, image, "same", groups)
+    np.testing.assert_allclose(jacobian.reshape(matrix.shape), matrix, atol=1e-14)
 
 
-# --- delta_orthogonal -------------------------------------------------------------------------------------------------
+def test_circular_matrix_has_the_singular_values_of_the_symbol():
+    """A circular convolution is one matrix a frequency, the sum over its taps."""
+    kernel = np.random.default_rng(1).normal(size=(3, 2, 2, 3))
+    symbol = np.fft.fftn(kernel, s=(4, 5), axes=(0, 1))
+    expected = np.sort(np.linalg.svd(symbol, compute_uv=False).ravel())
+    matrix = convolution_matrix(kernel, (4, 5), "circular")
+    s = singular_values(matrix)
+    np.testing.assert_allclose(s[::-1], expected, rtol=rounding(matrix))
 
 
-@pytest.mark.parametrize(("window", "n_in", "n_out", "image"), KERNELS)
-def test_delta_orthogonal_convolution_is_an_isometry(window, n_in, n_out, image):
-    """For odd and even windows, circular and SAME; co-isometric where channels are lost."""
-    w = draw(initializers.delta_orthogonal(1.5), *window, n_in, n_out)
-    assert np.count_nonzero(np.abs(w).sum((-2, -1))) == 1
+# --- delta_orthogonal -----------------------------------------------------------------
+
+
+@EVERY_KERNEL
+def test_delta_orthogonal_convolution_is_an_isometry(case, drawn):
+    """Circular and SAME; co-isometric where channels are lost."""
+    kernel = drawn["delta_orthogonal", case]
+    _, n_in, n_out, image = KERNELS[case]
+    assert np.count_nonzero(np.abs(kernel).sum((-2, -1))) == 1
     for padding in ("circular", "same"):
-        a = operator(w, image, padding)
-        s = svd(a)
-        assert s.shape == (math.prod(image) * min(n_in, n_out),)
-        np.testing.assert_allclose(s, 1.5, rtol=rounding(a))
+        matrix = convolution_matrix(kernel, image, padding)
+        s = singular_values(matrix)
+        assert s.size == math.prod(image) * min(n_in, n_out)
+        np.testing.assert_allclose(s, GAIN, rtol=rounding(matrix))
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 5), (2, 3, 3, 3), (3, 2, 3, 2, 4)])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_delta_orthogonal_is_jax_bit_for_bit(shape, dtype):
-    with jax.enable_x64(dtype == "float64"):
-        ours = initializers.delta_orthogonal(1.3)(KEY, shape, dtype)
-        np.testing.assert_array_equal(ours, jax.nn.initializers.delta_orthogonal(1.3)(KEY, shape, dtype))
+# --- block_orthogonal -----------------------------------------------------------------
 
 
-# --- block_orthogonal -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("window", "n_in", "n_out", "image"), KERNELS)
-def test_block_orthogonal_convolution_is_an_isometry(window, n_in, n_out, image):
-    """Circular: all singular values gain. Zero padding: a cut of the operator on the infinite lattice."""
-    w = draw(initializers.block_orthogonal(1.5), *window, n_in, n_out)
+@EVERY_KERNEL
+def test_block_orthogonal_convolution_is_an_isometry(case, drawn):
+    """Circular: all singular values are gain. Zero padding cuts the operator."""
+    kernel = drawn["block_orthogonal", case]
+    window, n_in, n_out, image = KERNELS[case]
     factors = 1 + sum(k - 1 for k in window)
-    circular = operator(w, image, "circular")
-    np.testing.assert_allclose(svd(circular), 1.5, rtol=rounding(circular, factors))
-    same = svd(operator(w, image, "same"))
-    assert same.max() <= 1.5 * (1 + rounding(circular, factors))
+    circular = convolution_matrix(kernel, image, "circular")
+    tolerance = rounding(circular, factors)
+    np.testing.assert_allclose(singular_values(circular), GAIN, rtol=tolerance)
+    same = singular_values(convolution_matrix(kernel, image, "same"))
+    assert same.max() <= GAIN * (1 + tolerance)
     if n_in <= n_out:
-        np.testing.assert_allclose(svd(operator(w, image, "full")), 1.5, rtol=rounding(circular, factors))
-    if n_in >= n_out and all(n >= k for n, k in zip(image, window, strict=True)):
-        np.testing.assert_allclose(svd(operator(w, image, "valid")), 1.5, rtol=rounding(circular, factors))
+        full = singular_values(convolution_matrix(kernel, image, "full"))
+        np.testing.assert_allclose(full, GAIN, rtol=tolerance)
+    fits = all(n >= k for n, k in zip(image, window, strict=True))
+    if n_in >= n_out and fits:
+        valid = singular_values(convolution_matrix(kernel, image, "valid"))
+        np.testing.assert_allclose(valid, GAIN, rtol=tolerance)
 
 
-def test_block_orthogonal_uses_its_whole_window():
-    """A fresh projection for each factor: with one used again, (P + (I - P)x)² has nothing at the middle tap.
+@pytest.mark.parametrize("case", ["even, narrowing", "three axes, square"])
+def test_block_orthogonal_uses_its_whole_window(case, drawn):
+    """Each factor has a fresh P: (P + (I - P)x)² has nothing at the middle tap.
 
-    In float32, orthogonal to its rounding as measured in float64; SAME is not an isometry, as the docstring says.
+    SAME padding does not keep an isometry.
     """
-    w = draw(initializers.block_orthogonal(), 4, 3, 8, 8, dtype="float32")
-    tolerance = 8 * 6 * 8 * float(jnp.finfo(jnp.float32).eps)
-    assert (w**2).sum((-2, -1)).min() > tolerance
-    np.testing.assert_allclose(svd(operator(w, (4, 3), "circular")), 1, atol=tolerance)
-    assert svd(operator(w, (4, 3), "same")).min() < 0.9
+    kernel = drawn["block_orthogonal", case]
+    _, _, _, image = KERNELS[case]
+    squares = (kernel**2).sum((-2, -1))
+    assert squares.min() > rounding(kernel, factors=6)
+    same = singular_values(convolution_matrix(kernel, image, "same"))
+    assert same.min() < 0.9 * GAIN
 
 
-# --- dirac, ZerO ------------------------------------------------------------------------------------------------------
-
-
-def torchs_dirac(shape, groups) -> np.ndarray:
-    """torch's dirac_ in torch's layout, by its definition."""
-    w = np.zeros(shape)
-    outputs = shape[0] // groups
-    for g in range(groups):
-        for d in range(min(outputs, shape[1])):
-            w[(g * outputs + d, d, *(k // 2 for k in shape[2:]))] = 1
-    return w
+# --- dirac and ZerO -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -153,106 +147,142 @@ def torchs_dirac(shape, groups) -> np.ndarray:
         ((4, 2, 3, 2, 1), 2),
     ],
 )
-def test_dirac_is_torchs(shape, groups):
-    expected = torchs_dirac(shape, groups)
-    np.testing.assert_array_equal(draw(initializers.dirac(groups, in_axis=1, out_axis=0), *shape), expected)
-    ours = draw(initializers.dirac(groups, 0.5), *shape[2:], shape[1], shape[0])
+def test_dirac_passes_inputs_on_at_tap_k_half_of_every_group(shape, groups):
+    """torch's dirac_ by its definition, in torch's layout (out, in/groups, *window)."""
+    n_out, n_in, *window = shape
+    outputs = n_out // groups
+    expected = np.zeros(shape)
+    for group in range(groups):
+        for channel in range(min(outputs, n_in)):
+            tap = [k // 2 for k in window]
+            expected[(group * outputs + channel, channel, *tap)] = 1
+    in_torch_layout = initializers.dirac(groups, in_axis=1, out_axis=0)(None, shape)
+    np.testing.assert_array_equal(in_torch_layout, expected)
+    ours = initializers.dirac(groups, 0.5)(None, (*window, n_in, n_out))
     np.testing.assert_array_equal(ours, 0.5 * np.moveaxis(expected, (0, 1), (-1, -2)))
 
 
-@pytest.mark.parametrize(("window", "n_in", "n_out", "image"), KERNELS)
-def test_one_tap_kernels_shift_by_one_pixel_where_the_window_is_even(window, n_in, n_out, image):
-    """The tap k//2: circular, all singular values gain; SAME, each even side of the window loses one pixel."""
-    alive = min(n_in, n_out) * math.prod(n - (k % 2 == 0) for n, k in zip(image, window, strict=True))
-    power = 2 ** math.ceil(math.log2(n_out))
-    kernels = [draw(initializers.dirac(1, 2.0), *window, n_in, n_out)]
-    if n_out <= n_in or n_out == power:
-        kernels.append(2 * draw(initializers.zer_o(), *window, n_in, n_out))
-    for w in kernels:
-        circular, same = operator(w, image, "circular"), operator(w, image, "same")
-        np.testing.assert_allclose(svd(circular), 2, rtol=rounding(circular))
-        s = svd(same)
-        np.testing.assert_allclose(s[:alive], 2, rtol=rounding(same))
-        np.testing.assert_allclose(s[alive:], 0, atol=rounding(same))
+@EVERY_KERNEL
+def test_tap_k_half_shifts_by_one_pixel_where_the_window_is_even(case, drawn):
+    """Circular: an isometry. SAME: each even side of the window loses one pixel."""
+    window, n_in, n_out, image = KERNELS[case]
+    pixels_left = [n - (k % 2 == 0) for n, k in zip(image, window, strict=True)]
+    num_alive = min(n_in, n_out) * math.prod(pixels_left)
+    kernels = [drawn["dirac", case]]
+    if n_out <= n_in or n_out == power_of_two_above(n_out):
+        kernels.append(GAIN * drawn["zer_o", case])
+    for kernel in kernels:
+        circular = convolution_matrix(kernel, image, "circular")
+        tolerance = rounding(circular)
+        np.testing.assert_allclose(singular_values(circular), GAIN, rtol=tolerance)
+        s = singular_values(convolution_matrix(kernel, image, "same"))
+        np.testing.assert_allclose(s[:num_alive], GAIN, rtol=tolerance)
+        np.testing.assert_allclose(s[num_alive:], 0, atol=tolerance)
 
 
-def test_dirac_of_a_grouped_convolution_is_an_isometry_of_its_groups():
-    w = draw(initializers.dirac(2), 3, 3, 6)  # two groups of three inputs and three outputs
-
-    def convolve(x):
-        return jax.lax.conv_general_dilated(
-            x[None], jnp.asarray(w), (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=2
-        )[0]
-
-    with jax.enable_x64(True):
-        a = np.asarray(jax.jacfwd(convolve)(jnp.zeros((5, 6)))).reshape(30, 30)
-    np.testing.assert_array_equal(a, np.eye(30))
+def power_of_two_above(n):
+    return 2 ** math.ceil(math.log2(n))
 
 
-@pytest.mark.parametrize("scale", ["code", "paper"])
-@pytest.mark.parametrize("window", [(3,), (2, 5), (1, 2, 3)])
-@pytest.mark.parametrize(("n_in", "n_out"), [(3, 5), (4, 4), (6, 2)])
-def test_zer_o_kernel_is_its_matrix_at_tap_k_half(window, n_in, n_out, scale):
-    w = draw(initializers.zer_o(scale), *window, n_in, n_out)
-    torch_layout = draw(initializers.zer_o(scale, in_axis=1, out_axis=0), n_out, n_in, *window)
-    np.testing.assert_array_equal(torch_layout, np.moveaxis(w, (-1, -2), (0, 1)))
-    tap = tuple(k // 2 for k in window)
-    np.testing.assert_array_equal(w[tap], draw(initializers.zer_o(scale), n_in, n_out))
-    w[tap] = 0
-    assert not w.any()
+@EVERY_KERNEL
+@pytest.mark.parametrize(("name", "factor"), [("zer_o", 1), ("zer_o paper", 2)])
+def test_zer_o_kernel_is_its_matrix_at_tap_k_half(case, name, factor, drawn):
+    """Algorithm 2 of ZerO: the identity, or a scaled Hadamard block where it widens."""
+    window, n_in, n_out, _ = KERNELS[case]
+    expected = np.zeros((*window, n_in, n_out))
+    matrix = np.eye(n_in, n_out)
+    if n_out > n_in:
+        order = power_of_two_above(n_out)
+        matrix = scipy.linalg.hadamard(order)[:n_in, :n_out] * (factor / order) ** 0.5
+    expected[tuple(k // 2 for k in window)] = matrix
+    np.testing.assert_allclose(drawn[name, case], expected, rtol=1e-15)
 
 
-@pytest.mark.parametrize(("n_in", "n_out"), [(4, 6), (3, 5)])
-def test_widening_zer_o_convolution_has_the_singular_values_of_its_matrix(n_in, n_out):
-    w = draw(initializers.zer_o(), 3, n_in, n_out)
-    expected = np.sort(np.repeat(svd(w[1]), 5))[::-1]
+def test_widening_zer_o_convolution_has_the_singular_values_of_its_matrix(drawn):
+    """One tap of an odd window: every pixel has the singular values of the matrix."""
+    kernel = drawn["zer_o", "odd, widening"]
+    expected = np.sort(np.repeat(singular_values(kernel[1]), 6))[::-1]
+    assert expected.min() < 1
     for padding in ("circular", "same"):
-        a = operator(w, (5,), padding)
-        np.testing.assert_allclose(svd(a), expected, rtol=rounding(a))
+        matrix = convolution_matrix(kernel, (6,), padding)
+        s = singular_values(matrix)
+        np.testing.assert_allclose(s, expected, rtol=rounding(matrix))
 
 
 def test_flattened_orthogonality_is_not_isometry():
-    """What `orthogonal` warns of: a flattened orthogonal kernel is no isometry; nor is idinit's."""
-    for init in (initializers.orthogonal(), initializers.idinit()):
-        s = svd(operator(draw(init, 3, 3, 6, 6), (5, 5), "circular"))
+    """`orthogonal` warns of it: flattened orthogonal kernels are no isometries."""
+    shape = (3, 3, 6, 6)
+    cases = {
+        "orthogonal": (initializers.orthogonal(), shape),
+        "idinit": (initializers.idinit(), shape),
+    }
+    for kernel in draw_together(cases, KEY).values():
+        s = singular_values(convolution_matrix(kernel, (5, 5), "circular"))
         assert s.min() < 0.5
         assert s.max() > 1.5
 
 
-# --- layouts and refusals ---------------------------------------------------------------------------------------------
+# --- layouts and refusals -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("factory", [initializers.delta_orthogonal, initializers.block_orthogonal])
-@pytest.mark.parametrize("shape", [(3, 3, 5), (4, 5, 3)])
-def test_torch_layout_is_the_same_kernel_transposed(factory, shape):
-    ours = draw(factory(), *shape)
-    torch_shape = (shape[-1], shape[-2], *shape[:-2])
-    theirs = draw(factory(in_axis=1, out_axis=0), *torch_shape)
-    np.testing.assert_array_equal(theirs, np.moveaxis(ours, (-1, -2), (0, 1)))
+def test_torch_layout_is_the_same_kernel_transposed():
+    factories = {
+        "delta_orthogonal": initializers.delta_orthogonal,
+        "zer_o": initializers.zer_o,
+        "idinit": initializers.idinit,
+    }
+    ours = {name: (make(), (4, 3, 3, 5)) for name, make in factories.items()}
+    theirs = {
+        name: (make(in_axis=1, out_axis=0), (5, 3, 4, 3))
+        for name, make in factories.items()
+    }
+    drawn_ours = draw_together(ours, KEY)
+    drawn_theirs = draw_together(theirs, KEY)
+    for name, kernel in drawn_ours.items():
+        moved = np.moveaxis(kernel, (-1, -2), (0, 1))
+        np.testing.assert_array_equal(drawn_theirs[name], moved)
 
 
 @pytest.mark.parametrize(
-    ("call", "text"),
+    ("initializer", "shape", "words"),
     [
         (
-            lambda: initializers.delta_orthogonal()(KEY, (3, 4)),
-            r"delta_orthogonal\(\): shape=\(3, 4\) has 2 axes; a convolution kernel, \(\*window, in.* dense",
+            initializers.delta_orthogonal(),
+            (3, 4),
+            r"delta_orthogonal\(\): shape=\(3, 4\) has 2 axes.*orthogonal\(\)",
         ),
-        (lambda: initializers.block_orthogonal()(KEY, (4,)), r"block_orthogonal\(\): shape=\(4,\) has one axis"),
-        (lambda: initializers.block_orthogonal(float("inf")), r"block_orthogonal\(\): gain=inf is not a finite number"),
-        (lambda: initializers.dirac()(None, (4, 4)), r"dirac\(\): shape=\(4, 4\) has 2 axes.*partial_identity\(\)"),
-        (lambda: initializers.dirac()(None, (1,) * 6), r"dirac\(\): .*has 6 axes; torch's dirac_ has three to five"),
-        (lambda: initializers.dirac(3)(None, (3, 4, 8)), r"dirac\(\): groups=3 does not divide the 8 outputs"),
-        (lambda: initializers.dirac(0), r"dirac\(\): groups=0 must be a whole number, at least 1"),
-        (lambda: initializers.delta_orthogonal(in_axis=0, out_axis=-3)(KEY, (3, 4, 4)), r"share an axis of shape"),
-        (lambda: initializers.delta_orthogonal(in_axis=(0, 1))(KEY, (3, 4, 4)), r"must be one axis each of shape"),
         (
-            lambda: initializers.delta_orthogonal(batch_axis=0)(KEY, (3, 4, 4)),
-            r"2 axes beside batch_axis=0; a convolution",
+            initializers.block_orthogonal(),
+            (4,),
+            r"block_orthogonal\(\): .*\(4,\).* one axis",
         ),
-        (lambda: initializers.delta_orthogonal()(None, (3, 4, 4)), r"delta_orthogonal\(\): key is None"),
+        (initializers.dirac(), (4, 4), r"dirac\(\): .*\(4, 4\).*partial_identity\(\)"),
+        (initializers.dirac(), (1,) * 6, r"dirac\(\): .* 6 axes.*three to five"),
+        (initializers.dirac(3), (3, 4, 8), r"dirac\(\): groups=3.* 8 outputs"),
+        (
+            initializers.delta_orthogonal(in_axis=0, out_axis=-3),
+            (3, 4, 4),
+            r"in_axis=0, out_axis=-3.*share an axis",
+        ),
+        (
+            initializers.delta_orthogonal(in_axis=(0, 1)),
+            (3, 4, 4),
+            r"shape=\(3, 4, 4\) has 2 axes",
+        ),
+        (
+            initializers.delta_orthogonal(batch_axis=0),
+            (3, 4, 4),
+            r"2 axes beside batch_axis=0",
+        ),
     ],
 )
-def test_bad_input(call, text):
-    with pytest.raises(ValueError, match=text):
-        call()
+def test_kernel_of_the_wrong_shape_is_refused(initializer, shape, words):
+    with pytest.raises(ValueError, match=words):
+        initializer(KEY, shape)
+
+
+def test_impossible_arguments_are_refused():
+    with pytest.raises(ValueError, match=r"block_orthogonal\(\): gain=inf.*finite"):
+        initializers.block_orthogonal(float("inf"))
+    with pytest.raises(ValueError, match=r"dirac\(\): groups=0.*at least 1"):
+        initializers.dirac(0)

@@ -1,7 +1,8 @@
-"""Write torch_laws.json: the laws of torch.nn.init, measured where they are drawn and copied where they are exact.
+"""Write torch_laws.json: the laws of torch.nn.init.
 
-Run it where torch is installed: `python tests/initializers/torch_laws.py`. It takes a few seconds and is deterministic
-for one version of torch, whose name it records.
+Laws that are drawn are measured, laws that are exact are copied. Run it where torch is
+installed: `python tests/initializers/torch_laws.py`. It takes a few seconds and is
+deterministic for one version of torch, whose name it records.
 """
 
 import json
@@ -27,15 +28,27 @@ LAYERS = {
     "transposed grouped": lambda: torch.nn.ConvTranspose2d(6, 8, 3, groups=2),
 }
 NONLINEARITIES = [
-    "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
-    "sigmoid", "tanh", "relu", "leaky_relu", "selu",
-]  # fmt: skip
+    "linear",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "sigmoid",
+    "tanh",
+    "relu",
+    "leaky_relu",
+    "selu",
+]
 
 
 def measured(fill, shape):
-    """Smallest, largest, mean and standard deviation of about DRAWS entries of weights of this shape, float64."""
+    """Range, mean and standard deviation of about DRAWS entries, in float64."""
     copies = math.ceil(DRAWS / math.prod(shape))
-    values = torch.cat([fill(torch.empty(shape, dtype=torch.float64)).flatten() for _ in range(copies)])
+    values = torch.cat(
+        [fill(torch.empty(shape, dtype=torch.float64)).flatten() for _ in range(copies)]
+    )
     return {
         "count": values.numel(),
         "min": values.min().item(),
@@ -46,7 +59,7 @@ def measured(fill, shape):
 
 
 def layers():
-    """Shape, torch's fans, and the support of the default weight and bias of each layer."""
+    """Shape, torch's fans, and the support of the default weight and bias."""
     found = {}
     for name, make in LAYERS.items():
         weight = make().weight
@@ -83,7 +96,11 @@ def random_laws():
         ("xavier_normal", {}, lambda w: init.xavier_normal_(w)),
         ("kaiming_uniform", {}, lambda w: init.kaiming_uniform_(w)),
         ("kaiming_uniform", {"a": 0.5}, lambda w: init.kaiming_uniform_(w, 0.5)),
-        ("kaiming_uniform", {"mode": "fan_out"}, lambda w: init.kaiming_uniform_(w, mode="fan_out")),
+        (
+            "kaiming_uniform",
+            {"mode": "fan_out"},
+            lambda w: init.kaiming_uniform_(w, mode="fan_out"),
+        ),
         ("kaiming_normal", {}, lambda w: init.kaiming_normal_(w)),
         (
             "kaiming_normal",
@@ -93,7 +110,12 @@ def random_laws():
         ("torch_default", {}, lambda w: init.kaiming_uniform_(w, math.sqrt(5))),
     ]
     return [
-        {"name": name, "arguments": arguments, "shape": list(shape), **measured(fill, shape)}
+        {
+            "name": name,
+            "arguments": arguments,
+            "shape": list(shape),
+            **measured(fill, shape),
+        }
         for name, arguments, fill in calls
         for shape in shapes
     ]
@@ -102,25 +124,50 @@ def random_laws():
 def gains():
     """(nonlinearity, param, gain)."""
     table = [(name, None) for name in NONLINEARITIES]
-    table += [("leaky_relu", 0), ("leaky_relu", 0.2), ("leaky_relu", math.sqrt(5)), ("tanh", 0.2)]
-    return [[name, param, float(torch.nn.init.calculate_gain(name, param))] for name, param in table]
+    table += [
+        ("leaky_relu", 0),
+        ("leaky_relu", 0.2),
+        ("leaky_relu", math.sqrt(5)),
+        ("tanh", 0.2),
+    ]
+    return [
+        [name, param, float(torch.nn.init.calculate_gain(name, param))]
+        for name, param in table
+    ]
 
 
 def exact():
     """eye and dirac, entry by entry, in torch's layout."""
-    eyes = [{"shape": list(s), "array": torch.nn.init.eye_(torch.empty(s)).tolist()} for s in ((3, 3), (5, 3), (2, 4))]
+    eyes = [
+        {"shape": list(s), "array": torch.nn.init.eye_(torch.empty(s)).tolist()}
+        for s in ((3, 3), (5, 3), (2, 4))
+    ]
     cases = [
-        ((4, 4, 3), 1), ((6, 4, 3), 1), ((4, 6, 3), 1), ((3, 3, 4), 1), ((4, 4, 3, 3), 1), ((6, 2, 3, 5), 2),
-        ((4, 3, 2, 3), 2), ((6, 1, 3), 6), ((6, 1, 3), 3), ((2, 3, 1, 2, 3), 1), ((4, 2, 3, 3, 3), 2),
-    ]  # fmt: skip
+        ((4, 4, 3), 1),
+        ((6, 4, 3), 1),
+        ((4, 6, 3), 1),
+        ((3, 3, 4), 1),
+        ((4, 4, 3, 3), 1),
+        ((6, 2, 3, 5), 2),
+        ((4, 3, 2, 3), 2),
+        ((6, 1, 3), 6),
+        ((6, 1, 3), 3),
+        ((2, 3, 1, 2, 3), 1),
+        ((4, 2, 3, 3, 3), 2),
+    ]
     diracs = [
-        {"shape": list(s), "groups": g, "array": torch.nn.init.dirac_(torch.empty(s), g).tolist()} for s, g in cases
+        {
+            "shape": list(s),
+            "groups": g,
+            "array": torch.nn.init.dirac_(torch.empty(s), g).tolist(),
+        }
+        for s, g in cases
     ]
     return {"eye": eyes, "dirac": diracs}
 
 
 def sparse():
-    """Zeros in each column (an input's connections to all outputs) and the scale of the rest."""
+    """Zeros in each column (an input's connections) and the scale of the rest."""
     found = []
     for shape, sparsity, std in (
         ((10, 7), 0.25, 0.01),
@@ -128,9 +175,18 @@ def sparse():
         ((9, 4), 0.5, 1.0),
         ((200, 300), 0.9, 0.1),
     ):
-        w = torch.nn.init.sparse_(torch.empty(shape, dtype=torch.float64), sparsity, std)
+        w = torch.nn.init.sparse_(
+            torch.empty(shape, dtype=torch.float64), sparsity, std
+        )
         zeros = sorted({int(n) for n in (w == 0).sum(0)})
-        found.append({"shape": list(shape), "sparsity": sparsity, "std": std, "zeros_per_column": zeros})
+        found.append(
+            {
+                "shape": list(shape),
+                "sparsity": sparsity,
+                "std": std,
+                "zeros_per_column": zeros,
+            }
+        )
     return found
 
 
@@ -140,7 +196,14 @@ def orthogonal():
     for shape in ((4, 4), (6, 3), (3, 6), (4, 2, 3), (2, 3, 2)):
         w = torch.nn.init.orthogonal_(torch.empty(shape, dtype=torch.float64), gain=2.0)
         s = torch.linalg.svdvals(w.reshape(shape[0], -1))
-        found.append({"shape": list(shape), "gain": 2.0, "smallest": s.min().item(), "largest": s.max().item()})
+        found.append(
+            {
+                "shape": list(shape),
+                "gain": 2.0,
+                "smallest": s.min().item(),
+                "largest": s.max().item(),
+            }
+        )
     return found
 
 
@@ -158,7 +221,10 @@ def main():
             "orthogonal": orthogonal(),
             **exact(),
         }
-    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in laws.items())
+    lines = ",\n".join(
+        f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}"
+        for key, value in laws.items()
+    )
     PATH.write_text(f"{{\n{lines}\n}}\n")
     sys.stdout.write(f"{PATH.name}: torch {torch.__version__}\n")
 

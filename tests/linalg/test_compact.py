@@ -36,16 +36,15 @@ def product(stacks, member):
     return whole
 
 
-@pytest.mark.parametrize("serial", [False, True])
 @pytest.mark.parametrize(
     ("widths", "kept", "ends"), [((9, 9, 9), 0.4, True), ((7, 12, 12, 5), 0.5, False), ((12, 6, 6, 12), 0.6, True)]
 )
-def test_the_values_of_the_whole_product(widths, kept, ends, serial):
+def test_the_values_of_the_whole_product(widths, kept, ends):
     with jax.enable_x64(True):
         rng = np.random.default_rng(len(widths))
         stacks = stacks_of(rng, widths, 4, kept, ends)
         counts = np.asarray(linalg.live_counts(stacks))
-        matrix = np.asarray(linalg.compact_product(stacks, int(counts.max()), serial))
+        matrix = np.asarray(linalg.compact_product(stacks, int(counts.max())))
     for member in range(4):
         want = np.linalg.svd(product(stacks, member), compute_uv=False)
         got = np.linalg.svd(matrix[member], compute_uv=False)[: len(want)]
@@ -62,7 +61,7 @@ def test_a_diagonal_in_front():
         rng = np.random.default_rng(3)
         scale = jnp.asarray(rng.standard_normal((2, 1, 6)) * (rng.random((2, 1, 6)) < 0.5))
         stacks = [Factors(None, scale), Factors(jnp.asarray(rng.standard_normal((1, 6, 6))))]
-        matrix = np.asarray(linalg.compact_product(stacks, 4, False))
+        matrix = np.asarray(linalg.compact_product(stacks, 4))
     for member in range(2):
         want = np.linalg.svd(product(stacks, member), compute_uv=False)
         np.testing.assert_allclose(np.linalg.svd(matrix[member], compute_uv=False), want[:4], atol=50 * EPS * want[0])

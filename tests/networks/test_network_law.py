@@ -13,7 +13,8 @@ import isometry
 from isometry import InputError, data, networks, theory
 from isometry._checks import NotDefined
 
-XS = data.normalize(jax.random.normal(jax.random.key(1), (3, 30)), 1.7)
+RNG = np.random.default_rng(0)
+XS = data.normalize(jnp.asarray(np.random.default_rng(1).standard_normal((3, 30)), jnp.float32), 1.7)
 
 
 def gauss(f, q):
@@ -53,14 +54,34 @@ def test_the_mean_of_both_spans(weights, widths):
         assert law.s_max == pytest.approx(same.s_max, rel=1e-6)
 
 
+def weight(weights, shape):
+    """Draw a stack of matrices: Gaussian of variance 1/fan_in, or with singular values of one."""
+    w = RNG.standard_normal(shape)
+    if weights == "gaussian":
+        return w / math.sqrt(shape[-2])
+    u, _, v = np.linalg.svd(w, full_matrices=False)
+    return u @ v
+
+
+def by_numpy(net, seeds, sigma_b, draw):
+    """Draw the parameters of a network by NumPy, stacked over seeds."""
+    shapes = jax.eval_shape(net.init, jax.random.key(0))["layers"]
+    runs = [
+        {"w": draw((seeds, *run["w"].shape)), "b": sigma_b * RNG.standard_normal((seeds, *run["b"].shape))}
+        for run in shapes
+    ]
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), {"layers": tuple(runs)})
+
+
 @pytest.mark.parametrize(
     ("weights", "span"),
     [pytest.param("gaussian", "end_to_end", marks=pytest.mark.slow), ("orthogonal", "hidden")],
 )
 def test_rectangular_networks_have_their_law(weights, span):
     net = networks.mlp([60, 80, 50, 60], "tanh", weights, 1.3, 0.3)
-    xs = data.normalize(jax.random.normal(jax.random.key(2), (1, 60)), 1.0)
-    sp = isometry.ensemble(net, jax.random.split(jax.random.key(0), 10), xs, span=span)
+    xs = data.normalize(jnp.asarray(np.random.default_rng(2).standard_normal((1, 60)), jnp.float32), 1.0)
+    params = by_numpy(net, 10, 0.3, lambda shape: weight(weights, shape) * 1.3)
+    sp = isometry.ensemble(net, params=params, xs=xs, span=span)
     law = net.law(span, xs)
     found = isometry.compare(sp, law)
     assert found.consistent, found.summary()

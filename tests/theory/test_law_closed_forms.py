@@ -256,3 +256,24 @@ def test_two_atoms_have_no_density_however_far_apart(slope):
     low, high = (a.lam for a in law.atoms)
     between = [low * (1 + 1e-9), math.sqrt(low * high), high * (1 - 1e-9)]
     assert law.cdf(between) == pytest.approx([0.5] * 3, rel=1e-12)
+
+
+@pytest.mark.parametrize("square", [0.25, 4.0])
+def test_moments_of_the_bernoulli_class(square):
+    """Lagrange inversion by hand: m_2 = 1 + σ0², m_3 = 1 + 2σ0² + 3σ0⁴/2."""
+    law = theory.bernoulli_class(square)
+    assert law.moment(2) == pytest.approx(1 + square, rel=1e-13)
+    assert law.moment(3) == pytest.approx(1 + 2 * square + 1.5 * square**2, rel=1e-13)
+
+
+def test_density_of_s_is_the_quarter_circle():
+    s = np.linspace(0.1, 1.9, 19)
+    density = theory.fuss_catalan(1).density(s, "s")
+    np.testing.assert_allclose(density, np.sqrt(4 - s**2) / np.pi, rtol=1e-10)
+
+
+def test_powers_of_log_s_are_over_the_part_off_zero():
+    """One orthogonal ReLU layer: s is 0 or sigma_w, each with probability 1/2."""
+    law = theory.jacobian_law("relu", 1, q=1.0, sigma_w=3.0)
+    for k in (1, 2, 3):
+        assert law.moment(k, "log_s") == pytest.approx(math.log(3) ** k, rel=1e-13)

@@ -29,6 +29,48 @@ def test_closed_forms(q):
     assert theory.chi("hard_tanh", q, 1.0) == pytest.approx(p, rel=1e-12)
 
 
+@pytest.mark.parametrize("q", [1e-320, 1e-308, 1e-300, 1e-291, 1e-290, 1e-200])
+def test_the_smallest_variances_are_mapped_as_they_are(q):
+    """Near zero tanh u = u, erf u = 2u/√π and relu keeps half of E u²; below 2.2e-308 float64 has few digits left."""
+    resolved = 1e-13 * q + 5e-324
+    assert abs(theory.q_map("tanh", q, 1.0, 0.0) - q) <= resolved
+    assert abs(theory.q_map("erf", q, 1.0, 0.0) - 4 / math.pi * q) <= resolved
+    assert abs(theory.q_map("relu", q, 1.0, 0.0) - q / 2) <= resolved
+    assert theory.q_map(lambda u: 3.0 + 0 * u, q, 1.0, 0.0) == pytest.approx(9, rel=1e-13)
+    assert theory.chi("tanh", q, 1.0) == pytest.approx(1, rel=1e-13)
+
+
+def test_a_variance_that_halves_underflows_to_zero():
+    """relu at sigma_w = 1: q_l = 2^-l, of which float64 holds 2^-1074 and rounds 2^-1075 to zero."""
+    found = theory.q_trajectory("relu", 1.0, 1.0, 0.0, 1100)
+    layers = np.arange(1101)
+    normal = layers <= 1022
+    np.testing.assert_allclose(found[normal], 0.5 ** layers[normal], rtol=1022 * 1e-15)
+    np.testing.assert_allclose(found[~normal], 0.5 ** layers[~normal].astype(float), rtol=1e-10, atol=5e-324)
+    assert found[1070] > 0
+    assert (found[1076:] == 0).all()
+
+
+@pytest.mark.parametrize("c", [-1.0, 0.0, 0.6, 1.0])
+def test_the_correlation_map_of_the_smallest_variances(c):
+    """relu: E phi phi = q (√(1 − c²) + c (π − arccos c))/2π (Cho and Saul, 2009), and a bias of its size counts."""
+    q, sigma_b = 1e-300, 1e-150
+    cross = (math.sqrt(1 - c**2) + c * (math.pi - math.acos(c))) / (2 * math.pi)
+    assert theory.c_map("relu", c, q, 1.0, 0.0) == pytest.approx(2 * cross, abs=1e-13)
+    expected = (cross * q + sigma_b**2) / (q / 2 + sigma_b**2)
+    assert theory.c_map("relu", c, q, 1.0, sigma_b) == pytest.approx(expected, abs=1e-13)
+    assert theory.c_map("relu", c, 1e-320, 1.0, 0.1) == 1
+
+
+@pytest.mark.parametrize("sigma_b", [0.0, 0.3])
+def test_the_correlation_map_of_exp(sigma_b):
+    """E exp(u1) exp(u2) = exp(q (1 + c)), to the 1e-13 that is promised."""
+    for q in (0.01, 1.0, 2.0, 8.0):
+        for c in (-1.0, -0.5, 0.0, 0.5, 0.9, 0.999):
+            expected = (math.exp(q * (1 + c)) + sigma_b**2) / (math.exp(2 * q) + sigma_b**2)
+            assert theory.c_map(jnp.exp, c, q, 1.0, sigma_b) == pytest.approx(expected, rel=1e-13)
+
+
 def test_unnamed_kink():
     """E max(√q z − a, 0)² = (q + a²) Φ(−a/√q) − a √q φ(a/√q), and P(√q z > a) for the slope."""
     a, q = 0.3, 0.7

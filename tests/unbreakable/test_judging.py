@@ -28,6 +28,7 @@ from calls import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+import isometry
 from isometry import InputError, data, initializers, networks, store, theory
 from isometry._internal import strict_json
 from isometry._internal.errors import public

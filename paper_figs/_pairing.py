@@ -2,18 +2,17 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from isometry import _checks, data, initializers, networks, theory
-from isometry._compare import compare
-from isometry._ensemble import ensemble
-from isometry._spectrum import Spectrum
+from isometry import InputError, Spectrum, compare, data, ensemble, networks, theory
+from isometry._checks import NotDefined
 from isometry.initializers import Entry
 from isometry.initializers._critical import critical_point
+from isometry.plots import COLOURS, MARKS
 
 ACTIVATIONS = ("linear", "tanh", "relu")
 GRID = np.linspace(-4, 2, 601)
@@ -51,20 +50,6 @@ class Pairing(NamedTuple):
     law: str
     excess: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers; quantiles for the values, None for what does not exist."""
-        shares = (0.05, 0.25, 0.5, 0.75, 0.95)
-        quantiles = np.quantile(self.log_s, shares, method="lower")
-        known = not math.isnan(self.excess)
-        return {
-            "initializer": self.initializer, "activation": self.activation,
-            "isometry_deviation": np.median(self.deviation), "deviations": self.deviation,
-            "zero_fraction": np.isneginf(self.log_s).mean(),
-            "log_s_quantiles": dict(zip(map(str, shares), quantiles, strict=True)),
-            "law": self.law if known else None, "no_law": None if known else self.law,
-            "excess": self.excess if known else None,
-        }  # fmt: skip
-
 
 class Pairings(NamedTuple):
     """`rows`: a list of `Pairing`, three an initializer, nearest to isometry first; `left_out`: name → why."""
@@ -73,39 +58,32 @@ class Pairings(NamedTuple):
     left_out: dict[str, str]
 
 
-def pairings(
-    key: Any,
-    *,
-    width: int = 128,
-    depth: int = 32,
-    seeds: int = 6,
-    entries: tuple[Entry, ...] | None = None,
-    tell: Callable[[str], None] = lambda stage: None,
-) -> Pairings:
-    """Spectra of linear, tanh and ReLU networks of equal widths, without biases, at one input with |x|²/n = 1.
+def pairings(key: Any, *, width: int, depth: int, seeds: int, entries: Sequence[Entry]) -> Pairings:
+    """Measure linear, tanh and ReLU networks of equal widths, without biases, at one input with |x|²/n = 1.
 
     Initializers are sorted by the median over the three networks of the median √E(s − 1)² over seeds; a Jacobian that
-    vanished deviates by 1. Arguments without a default are chosen here and shown. `entries`: of the catalogue, None for
-    all; `tell` is called before each. In float64. Cost: about two minutes at the defaults.
+    vanished deviates by 1. Arguments without a default are chosen here and shown. In float64.
 
-    **Raises** `ValueError`: fewer than five seeds, a width below 2 or depth below 3, not a key.
+    Args:
+        key: Of the input and of all weights.
+        width: Units of every layer.
+        depth: Weight layers, at least 3.
+        seeds: Networks of each kind, at least 5.
+        entries: Of the catalogue.
+
+    Returns:
+        A row for each initializer and activation, and the entries that cannot be the weight of a square layer.
     """
-    call = "pairings"
-    _checks.key(call, key)
-    _checks.integer(call, low=2, width=width)
-    _checks.integer(call, low=3, depth=depth)
-    _checks.integer(call, low=5, seeds=seeds)
     found, left_out = [], {}
     law_of = functools.cache(functools.partial(_law, length=depth))
     with jax.enable_x64(True):
         key_x, key_w = jax.random.split(key)
         xs = data.normalize(jax.random.normal(key_x, (1, width)), 1.0)
         keys, widths = jax.random.split(key_w, seeds), [width] * (depth + 1)
-        for entry in initializers.catalogue() if entries is None else entries:
-            tell(entry.name)
+        for entry in entries:
             try:
                 found += [_of(entry, given, keys, xs, widths, law_of) for given in _GIVEN.get(entry.name, ({},))]
-            except _checks.InputError as error:
+            except InputError as error:
                 left_out[entry.name] = str(error)
     found.sort(key=lambda rows: sorted(float(np.median(row.deviation)) for row in rows)[1])
     return Pairings([row for rows in found for row in rows], left_out)
@@ -117,7 +95,7 @@ def _of(entry: Entry, given: dict, keys: Any, xs: Any, widths: list[int], law_of
     **Raises** `ValueError`: it cannot be the weight of a square layer.
     """
     if entry.name in _OTHERWISE:
-        raise _checks.InputError(_OTHERWISE[entry.name])
+        raise InputError(_OTHERWISE[entry.name])
     params, rows = None, []
     for activation in ACTIVATIONS:
         solved = {"activation": activation} if entry.name == "critical" else {}
@@ -142,7 +120,7 @@ def _row(label: str, activation: str, sp: Spectrum, law: theory.Law | str) -> Pa
     density = law.density(GRID * np.log(10), "log_s") * np.log(10)
     try:
         found = compare(sp, law)
-    except _checks.InputError as error:  # hardly a value is resolved
+    except InputError as error:  # hardly a value is resolved
         return Pairing(*measured, density, atom, str(error), math.nan)
     return Pairing(*measured, density, atom, law.name, max(found.band[k].excess(gap) for k, gap in found.gaps.items()))
 
@@ -154,7 +132,7 @@ def _drawn(name: str, given: dict, init: Any, activation: str, n: int) -> tuple[
     Entries that are independent, centred and of one variance have that of Gaussian ones: singular values are universal.
     """
     if name == "critical":
-        return given["weights"], critical_point(name, activation, None, None).sigma_w
+        return given["weights"], critical_point(activation).sigma_w
     if name == "orthogonal":
         return "orthogonal", 1.0
     if name in ("normal", "truncated_normal"):
@@ -178,5 +156,61 @@ def _law(activation: str, drawn: tuple[str, float], length: int) -> theory.Law |
     q = theory.q_trajectory(activation, sigma_w**2, sigma_w, 0.0, length - 2).tolist()
     try:
         return theory.jacobian_law(activation, length - 1, q, [sigma_w] * (length - 1), weights=weights, head=sigma_w)
-    except (_checks.NotDefined, ArithmeticError) as error:
+    except (NotDefined, ArithmeticError) as error:
         return str(error)
+
+
+def picture(rows: Sequence[Pairing]) -> Any:
+    """Draw a small panel an initializer, in the order given, a colour an activation.
+
+    Marks: densities of log10 s, mean over seeds with two standard errors; lines: the law, where there is one, a
+    triangle its atom at the height it has in the histogram. Arrows: mass beyond the axis, on the left with the zeros.
+    Under each name √E(s − 1)² of the three networks, median over seeds.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(row.initializer for row in rows))
+    high = -(-len(names) // 4)
+    figure = Figure(figsize=(7.2, 1.15 * high + 0.9), layout="constrained")
+    axes = figure.subplots(high, 4, sharex=True, sharey=True, squeeze=False)
+    for ax, name in zip(axes.ravel(), names, strict=False):
+        shown = [row for row in rows if row.initializer == name]
+        for i, row in enumerate(shown):
+            _paired(ax, row, i)
+        deviations = ", ".join(f"{np.median(row.deviation):.2g}" for row in shown)
+        ax.set_title(f"{name}\n{deviations}", fontsize=5.5)
+        ax.tick_params(labelsize=6)
+    axes[0, 0].set(yscale="log", ylim=(0.01, 30), xlim=(GRID[0], GRID[-1]))
+    for ax in axes.ravel()[len(names) :]:
+        ax.remove()
+    for i in range(min(4, len(names))):
+        last = axes[(len(names) - 1 - i) // 4, i]
+        last.set_xlabel("log$_{10}$ s", fontsize=7)
+        last.tick_params(labelbottom=True)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("density", fontsize=7)
+    handles = list(axes[0, 0].containers)
+    title = "density of log₁₀ s, and under each name √E(s − 1)², for"
+    names = [h.get_label() for h in handles]
+    figure.legend(handles, names, title=title, loc="outside upper center", ncols=3, fontsize=7, title_fontsize=7)
+    return figure
+
+
+def _paired(ax: Any, row: Pairing, i: int) -> None:
+    """One activation of one panel."""
+    edges = np.linspace(GRID[0], GRID[-1], 61) - 0.05  # s = 1 lies inside a bin
+    step, logs = edges[1] - edges[0], row.log_s / math.log(10)
+    heights = np.array([np.histogram(seed, edges)[0] for seed in logs]) / logs.shape[1] / step
+    mean, error = heights.mean(0), 2 * heights.std(0, ddof=1) / math.sqrt(len(heights))
+    some, middle = mean > 0, (edges[1:] + edges[:-1]) / 2
+    style = {"color": COLOURS[i], "marker": MARKS[i], "ls": "none", "ms": 1.8, "lw": 0.5, "label": row.activation}
+    ax.errorbar(middle[some], mean[some], error[some], **style)
+    ax.plot(GRID, np.where(row.density > 0, row.density, np.nan), color=COLOURS[i], lw=0.9, zorder=3)
+    lam, mass = row.atom
+    if mass > 0:
+        ax.plot(math.log10(lam) / 2, mass / step, "v", color=COLOURS[i], ms=5, mfc="none", zorder=4)
+    beyond = {"left": f"◂ {(logs < edges[0]).mean():.0%}", "right": f"{(logs > edges[-1]).mean():.0%} ▸"}
+    for side, text in beyond.items():
+        if " 0%" not in f" {text}":
+            at = (0.02 if side == "left" else 0.98, 0.9 - 0.13 * i)
+            ax.text(*at, text, ha=side, va="center", fontsize=4.5, color=COLOURS[i], transform=ax.transAxes)

@@ -1,0 +1,173 @@
+"""What every factory returns: one calling convention, whatever the law."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import DTypeLike, Key, Shape, Sharding
+
+Draw: TypeAlias = Callable[[Key, tuple[int, ...], np.dtype], Array]
+
+
+def _nothing_known(shape: tuple[int, ...]) -> float:
+    return 0.0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Initializer:
+    """A law of arrays: `init(key, shape, dtype=None, out_sharding=None)` draws one.
+
+    The calling convention is that of `jax.nn.initializers`, so an initializer can stand
+    wherever Flax, Haiku or Equinox take one. It may be traced like any JAX code.
+
+    Attributes:
+        name: The factory's name, which begins the messages of errors.
+        arguments: The factory's arguments as the user would write them.
+        draw: The law itself, `draw(key, shape, dtype)`, for float32 and float64.
+        random: Whether the law uses the key.
+        least_axes: The number of axes that a shape must have.
+        why: The end of the message to whoever gives fewer.
+        largest: `largest(shape)` bounds the magnitude of the entries, of Gaussian ones
+            at six standard deviations. 0 where nothing is known.
+        dtype: What is drawn where the call names no dtype. None is JAX's default.
+
+    Example:
+        >>> import jax
+        >>> from isometry import initializers
+        >>> init = initializers.orthogonal(2.0)
+        >>> init
+        orthogonal(gain=2.0)
+        >>> init(jax.random.key(0), (4, 3)).shape
+        (4, 3)
+    """
+
+    name: str
+    arguments: str
+    draw: Draw
+    random: bool = True
+    least_axes: int = 0
+    why: str = ""
+    largest: Callable[[tuple[int, ...]], float] = _nothing_known
+    dtype: DTypeLike | None = None
+
+    def __call__(
+        self,
+        key: Key | None,
+        shape: Shape,
+        dtype: DTypeLike | None = None,
+        out_sharding: Sharding | None = None,
+    ) -> Array:
+        """Draw one array.
+
+        Args:
+            key: A random key. Deterministic initializers ignore it and take None.
+            shape: Sizes of the axes, each at least 1. Lists are welcome.
+            dtype: A real floating type. bfloat16 and float16 are drawn in float32 and
+                rounded once.
+            out_sharding: How the result lies on the devices. The values do not depend
+                on it.
+
+        Returns:
+            An array of this shape and dtype.
+
+        Raises:
+            InputError: A shape, dtype or key that cannot be used, or a law that reaches
+                beyond the largest number of the dtype. The message names the factory.
+        """
+        # The name is known here only, so the decorator is applied at the call.
+        draw_checked = public(self.name)(self._draw_checked)
+        array = draw_checked(key, shape, dtype)
+        if out_sharding is None:
+            return array
+        return _place(array, out_sharding)
+
+    def _draw_checked(
+        self, key: Key | None, shape: Shape, dtype: DTypeLike | None
+    ) -> Array:
+        sizes = checks.shape(shape, least=self.least_axes, why=self.why)
+        result_dtype = checks.float_dtype(self.dtype if dtype is None else dtype)
+        if self.random:
+            checks.key("key", key)
+        self._check_range(sizes, result_dtype)
+        draw_dtype = result_dtype
+        # QR has no half precision, whose few bits cannot tell apart the variates that a
+        # sampler maps to the tails.
+        if jnp.finfo(result_dtype).bits < 32:
+            draw_dtype = jnp.dtype(jnp.float32)
+        draw = self.draw if self.random else self._compiled_draw
+        # Where the key may be missing, nothing is drawn from it.
+        array = draw(cast(Key, key), sizes, draw_dtype)
+        return array.astype(result_dtype)
+
+    def _check_range(self, sizes: tuple[int, ...], dtype: np.dtype) -> None:
+        """Refuse a law that would draw infinities."""
+        largest = self.largest(sizes)
+        limit = float(jnp.finfo(dtype).max)
+        if largest > limit:
+            raise InputError(
+                f"{self.arguments} reaches {largest:g} in magnitude, beyond the "
+                f"largest {dtype.name}, {limit:g}; write smaller numbers or a wider "
+                "dtype."
+            )
+
+    @functools.cached_property
+    def _compiled_draw(self) -> Draw:
+        # A deterministic law is a dozen tiny operations, which are faster as one
+        # program. The program belongs to `self`, not to the module: a law whose gain is
+        # traced must not outlive its trace.
+        return jax.jit(self.draw, static_argnums=(1, 2))
+
+    def __repr__(self) -> str:
+        return f"{self.name}({self.arguments})"
+
+
+def written(arguments: Mapping[str, object], dtype: DTypeLike | None = None) -> str:
+    """Return the arguments as the user would write them."""
+    parts = [f"{name}={value!r}" for name, value in arguments.items()]
+    if dtype is not None:
+        parts.append(f"dtype={getattr(dtype, '__name__', dtype)!r}")
+    return ", ".join(parts)
+
+
+def magnitude(value: float) -> float:
+    """Return |value|, or 0 if it is traced: nothing can be said of it then."""
+    if checks.is_traced(value):
+        return 0.0
+    return abs(float(value))
+
+
+def at_most(bound: float) -> Callable[[tuple[int, ...]], float]:
+    """Return the `largest` of a law whose bound does not depend on the shape."""
+    return lambda shape: bound
+
+
+def flat(
+    sample: Callable[[tuple[int, ...]], Array], shape: tuple[int, ...]
+) -> Float[Array, "..."]:
+    """Return `sample(shape)`, drawn as one axis.
+
+    The bits are the same, because JAX numbers the entries in row-major order.
+    """
+    # XLA unrolls the random bits of a short last axis; flat, the draw of a convolution
+    # kernel compiles 3 to 8 times faster on the CPU.
+    return sample((math.prod(shape),)).reshape(shape)
+
+
+def _place(array: Array, sharding: Sharding) -> Array:
+    """Lay `array` out by `sharding`, inside jit and outside."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        mesh = sharding.mesh
+    # A mesh with explicit axes refuses constraints, one with automatic axes reshards.
+    if jax.sharding.AxisType.Explicit in mesh.axis_types:
+        return jax.sharding.reshard(array, sharding)
+    return jax.lax.with_sharding_constraint(array, sharding)

@@ -1,0 +1,165 @@
+"""Weights with a structure: each kernel is built as (*window, in, out), then laid out.
+
+A factory says how one kernel of one group is drawn. This module stacks groups and
+batch, and moves the axes to where the user wants them.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from isometry._internal.errors import InputError
+from isometry._internal.types import DTypeLike, Key
+from isometry.initializers._initializer import (
+    Initializer,
+    at_most,
+    magnitude,
+    written,
+)
+from isometry.initializers._layout import Layout, Parts, size, sizes
+
+
+class KernelShape(NamedTuple):
+    """The shape of one kernel of one group."""
+
+    window: tuple[int, ...]
+    num_inputs: int
+    num_outputs: int
+
+
+DrawKernel: TypeAlias = Callable[[Key, KernelShape, np.dtype], Array]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How many axes a weight may have, a batch not counted, and why not others."""
+
+    least: int
+    most: float
+    why: str
+
+
+CONVOLUTION = Ranks(
+    least=3,
+    most=math.inf,
+    why="a convolution kernel, (*window, in, out), has at least three. "
+    "For a dense layer use orthogonal().",
+)
+
+
+def kernel_initializer(
+    name: str,
+    draw_kernel: DrawKernel,
+    layout: Layout,
+    *,
+    arguments: dict[str, object],
+    ranks: Ranks,
+    largest: float = 1.0,
+    random: bool = True,
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Make the initializer whose kernels are drawn by `draw_kernel`.
+
+    A single kernel is drawn from the key as it is; those of a batch and of groups are
+    independent, each from a key of its own that is split off. `largest` bounds the
+    magnitude of the entries.
+    """
+
+    def draw(key: Key, shape: tuple[int, ...], draw_dtype: np.dtype) -> Array:
+        parts = layout.parts(shape)
+        _check_rank(shape, parts, ranks=ranks, layout=layout)
+        kernel_shape = KernelShape(
+            window=sizes(shape, parts.window),
+            num_inputs=size(shape, parts.inputs),
+            num_outputs=layout.outputs_per_group(shape),
+        )
+
+        def draw_one(key: Key) -> Array:
+            return draw_kernel(key, kernel_shape, draw_dtype)
+
+        stack_shape = (*sizes(shape, parts.batch), layout.groups)
+        if random:
+            kernels = _stack(draw_one, key, stack_shape)
+        else:
+            # Without randomness all kernels are equal, so one is built.
+            kernel = draw_one(key)
+            kernels = jnp.broadcast_to(kernel, stack_shape + kernel.shape)
+        return lay_out(kernels, shape, parts)
+
+    return Initializer(
+        name,
+        written(arguments | layout.changed(), dtype),
+        draw,
+        random=random,
+        least_axes=ranks.least,
+        why=ranks.why,
+        largest=at_most(magnitude(largest)),
+        dtype=dtype,
+    )
+
+
+def _check_rank(
+    shape: tuple[int, ...], parts: Parts, *, ranks: Ranks, layout: Layout
+) -> None:
+    # Several input axes act as one, and so do several output axes.
+    rank = len(parts.window) + 2
+    if ranks.least <= rank <= ranks.most:
+        return
+    beside = ""
+    if parts.batch:
+        beside += f" beside batch_axis={layout.batch_axis}"
+    if len(parts.inputs) != 1 or len(parts.outputs) != 1:
+        beside += ", inputs and outputs counted as one each"
+    raise InputError(f"shape={shape} has {rank} axes{beside}; {ranks.why}")
+
+
+def _stack(
+    draw_one: Callable[[Key], Array], key: Key, stack_shape: tuple[int, ...]
+) -> Float[Array, "..."]:
+    """Draw independent kernels, stacked in front in this shape."""
+    # One kernel alone takes the key itself: that makes its bits JAX's. A batch axis of
+    # size one is a batch, so that its size does not decide how keys are used.
+    if stack_shape == (1,):
+        return draw_one(key)[None]
+    keys = jax.random.split(key, math.prod(stack_shape))
+    kernels = jax.vmap(draw_one)(keys)
+    return kernels.reshape(stack_shape + kernels.shape[1:])
+
+
+def lay_out(
+    kernels: Float[Array, "..."], shape: tuple[int, ...], parts: Parts
+) -> Float[Array, "..."]:
+    """Bring (*batch, groups, *window, in, out/groups) to the user's shape."""
+    # The groups follow each other along the outputs.
+    grouped = jnp.moveaxis(kernels, len(parts.batch), -2)
+    order = parts.batch + parts.window + parts.inputs + parts.outputs
+    ordered = grouped.reshape(sizes(shape, order))
+    return jnp.moveaxis(ordered, range(len(shape)), order)
+
+
+def at_tap(
+    matrix: Float[Array, "inputs outputs"], window: Sequence[int], tap: Sequence[int]
+) -> Float[Array, "*window inputs outputs"]:
+    """Return the kernel that is `matrix` at one tap and zero elsewhere."""
+    # Without a window this is the matrix itself.
+    kernel = jnp.zeros((*window, *matrix.shape), matrix.dtype)
+    return kernel.at[tuple(tap)].set(matrix)
+
+
+def middle_tap(window: Sequence[int]) -> tuple[int, ...]:
+    """Return (k - 1)//2 on every axis, the tap that SAME padding in JAX aligns."""
+    return tuple((k - 1) // 2 for k in window)
+
+
+def upper_tap(window: Sequence[int]) -> tuple[int, ...]:
+    """Return k//2 on every axis, as torch counts.
+
+    For even k this is one tap beyond `middle_tap`, a shift by one pixel under SAME.
+    """
+    return tuple(k // 2 for k in window)

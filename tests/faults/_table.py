@@ -1,0 +1,513 @@
+"""Forty-odd plausible mistakes, each with the tests that ought to notice it.
+
+A fault is one change of one place: a sign, a constant off by 5 %, a wrong axis, a
+dropped term, a swapped branch. None of them raises; each makes a number wrong that a
+user would believe. `python -m tests.faults` plants them one at a time.
+
+To add one: quote a snippet that occurs exactly once in its file (more of the line, or
+the line before, makes it unique), and name the narrowest tests that guard it.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One mistake.
+
+    Args:
+        name: How `--only` knows it.
+        file: The file it is planted in, below `isometry/`.
+        before: Text that occurs exactly once in that file.
+        after: What is written in its place.
+        tests: Files of tests that ought to fail, below `tests/`.
+        match: Which tests of these files, as `pytest -k` takes it; all if empty.
+    """
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+    match: str = ""
+
+
+INITIALIZERS = (
+    Fault(
+        "kaiming-modes-swapped",
+        "initializers/_scaled.py",
+        'if mode == "fan_in":',
+        'if mode == "fan_out":',
+        ("initializers/test_laws.py",),
+        match="kaiming",
+    ),
+    Fault(
+        "torch-default-bound",
+        "initializers/_scaled.py",
+        "math.sqrt(3.0 * fan_in)",
+        "math.sqrt(3.15 * fan_in)",
+        ("initializers/test_laws.py",),
+        match="torch_default",
+    ),
+    # The cut normal keeps 0.774 of its variance; this divides by 5 % too little.
+    Fault(
+        "truncated-standard-deviation",
+        "initializers/_variance_scaling.py",
+        "_STD_WITHIN_TWO = 0.87962566103423978",
+        "_STD_WITHIN_TWO = 0.8357",
+        ("initializers/test_laws.py",),
+        match="glorot_normal",
+    ),
+    Fault(
+        "truncation-forgets-the-mean",
+        "initializers/_random.py",
+        "standard_lower = (lower - mean) / std",
+        "standard_lower = lower / std",
+        ("initializers/test_laws.py",),
+        match="truncated_normal",
+    ),
+    # Orthogonal all the same, but its law is not Haar's.
+    Fault(
+        "haar-signs-forgotten",
+        "linalg/_factorizations.py",
+        "q = q * jnp.sign(diagonal)[..., None, :]",
+        "q = q * jnp.ones_like(diagonal)[..., None, :]",
+        ("initializers/test_isometric.py",),
+        match="orthogonal_is_haar",
+    ),
+    # An even window is shifted by one pixel under SAME padding.
+    Fault(
+        "delta-orthogonal-tap",
+        "initializers/_kernels.py",
+        "(k - 1) // 2 for k in window",
+        "k // 2 for k in window",
+        ("initializers/test_convolution.py",),
+        match="delta_orthogonal",
+    ),
+    # Still a projection, so the convolution stays an isometry, of another law.
+    Fault(
+        "block-orthogonal-projects-on-coordinates",
+        "initializers/_convolution.py",
+        "directions @ directions.T",
+        "directions.T @ directions",
+        ("initializers/test_convolution.py",),
+        match="uses_its_whole_window",
+    ),
+    # The outputs of the groups alternate, as no convolution reads them.
+    Fault(
+        "groups-interleaved",
+        "initializers/_kernels.py",
+        "grouped = jnp.moveaxis(kernels, len(parts.batch), -2)",
+        "grouped = jnp.moveaxis(kernels, len(parts.batch), -1)",
+        ("initializers/test_convolution.py",),
+        match="dirac",
+    ),
+    Fault(
+        "groups-draw-one-matrix",
+        "initializers/_kernels.py",
+        "kernels = jax.vmap(draw_one)(keys)",
+        "kernels = jax.vmap(lambda _: draw_one(key))(keys)",
+        ("contract/test_initializers.py",),
+        match="stack",
+    ),
+    # Rows stay orthogonal; the matrix is another one.
+    Fault(
+        "hadamard-parity-of-or",
+        "initializers/_zero.py",
+        "row[:, None] & column[None, :]",
+        "row[:, None] | column[None, :]",
+        ("initializers/test_isometric.py",),
+        match="hadamard",
+    ),
+    Fault(
+        "sparse-rounds-down",
+        "initializers/_sparse.py",
+        "math.ceil(float(sparsity) * shape.num_outputs)",
+        "math.floor(float(sparsity) * shape.num_outputs)",
+        ("initializers/test_sparse.py",),
+        match="leave_every_input_alike",
+    ),
+    Fault(
+        "critical-by-fan-out",
+        "initializers/_critical.py",
+        "sigma_w * fan_in**-0.5",
+        "sigma_w * fan_out**-0.5",
+        ("initializers/test_critical_weights.py",),
+    ),
+)
+
+ACTIVATIONS = (
+    Fault(
+        "gelu-tanh-constant",
+        "activations.py",
+        "0.044715 * x**3",
+        "0.042479 * x**3",
+        ("theory/test_mean_field.py",),
+        match="gelu_tanh",
+    ),
+)
+
+LINALG = (
+    # The small rows drown in the rounding of the large ones.
+    Fault(
+        "graded-rows-ascending",
+        "linalg/_graded.py",
+        "order = jnp.argsort(-(product.exponents",
+        "order = jnp.argsort(+(product.exponents",
+        ("linalg/test_product.py",),
+        match="general_position or mpmath",
+    ),
+    Fault(
+        "residual-of-the-wrong-axis",
+        "linalg/_lanczos.py",
+        "jnp.abs(left[done - 1, ends])",
+        "jnp.abs(left[ends, done - 1])",
+        ("linalg/test_lanczos.py",),
+        match="extremes or bounds or reached",
+    ),
+    Fault(
+        "quadrature-weights-not-squared",
+        "linalg/_lanczos.py",
+        "jnp.log(size), right**2",
+        "jnp.log(size), jnp.abs(right)",
+        ("linalg/test_lanczos.py",),
+        match="truncated_quadrature or standard_error",
+    ),
+    # Value and gradient of log_spread are right.
+    Fault(
+        "hessian-forgets-that-the-mean-moves",
+        "linalg/_log_spread.py",
+        "(turned - moved)",
+        "turned",
+        ("linalg/test_log_spread.py",),
+        match="hessian",
+    ),
+    Fault(
+        "jacobian-norm-per-input",
+        "linalg/_moments.py",
+        "jnp.sum(matrix_of(g, point.ravel()) ** 2) / m",
+        "jnp.sum(matrix_of(g, point.ravel()) ** 2) / n",
+        ("linalg/test_moments.py",),
+        match="partial_jacobian_norm",
+    ),
+    Fault(
+        "chebyshev-waves-halved",
+        "linalg/_chebyshev.py",
+        "(angle + 2 * waves)",
+        "(angle + waves)",
+        ("linalg/test_factored.py",),
+        match="quarter_circle",
+    ),
+    # Where fewer units live than the program has room for, unit 0 fills up.
+    Fault(
+        "padding-counts-unit-zero",
+        "linalg/_compact.py",
+        "jnp.where(there, jnp.take_along_axis(scale, index, -1), 0)",
+        "jnp.take_along_axis(scale, index, -1)",
+        ("linalg/test_compact.py",),
+    ),
+    # J is right, its transpose is that of the layers in the wrong order.
+    Fault(
+        "transpose-runs-forward",
+        "linalg/_linear.py",
+        "jax.lax.scan(step, v, stack, reverse=backward)[0]",
+        "jax.lax.scan(step, v, stack)[0]",
+        ("linalg/test_factored.py",),
+        match="products_of_factors",
+    ),
+)
+
+THEORY = (
+    Fault(
+        "correlation-map-scale-not-squared",
+        "theory/_mean_field.py",
+        "sigma_w**2 * found.product",
+        "sigma_w * found.product",
+        ("theory/test_correlation.py",),
+        match="erf or relu",
+    ),
+    Fault(
+        "variance-slope-halved",
+        "theory/_moments.py",
+        "mean(value * slope * z) / scale",
+        "mean(value * slope * z) / (2 * scale)",
+        ("theory/test_fixed_points.py",),
+        match="slice",
+    ),
+    Fault(
+        "critical-bias-not-divided",
+        "theory/_critical.py",
+        "finite(call, phi, q, known.excess[0]) / slope",
+        "finite(call, phi, q, known.excess[0])",
+        ("theory/test_critical.py",),
+        match="critical_at_table",
+    ),
+    # Both scales agree in the ordered phase.
+    Fault(
+        "gradient-depth-is-that-of-correlation",
+        "theory/_fixed_points.py",
+        '"xi_grad": chi_1}',
+        '"xi_grad": abs(c.slope)}',
+        ("theory/test_fixed_points.py",),
+    ),
+    # The S-transform of the projection is left out.
+    Fault(
+        "narrowing-haar-keeps-its-rank",
+        "theory/_chain.py",
+        "            ones[size / n] -= 1\n",
+        "",
+        ("theory/test_law_matrices.py",),
+        match="widening_and_narrowing",
+    ),
+    Fault(
+        "bernoulli-series-sign",
+        "theory/_series.py",
+        "series[1:] -= product.bernoulli",
+        "series[1:] += product.bernoulli",
+        ("theory/test_law_closed_forms.py",),
+        match="bernoulli_class",
+    ),
+    Fault(
+        "gaussian-width-rate",
+        "theory/_jacobian_law.py",
+        "3 * spread + 2 if gaussian",
+        "3 * spread + 1 if gaussian",
+        ("theory/test_law_matrices.py",),
+        match="finite_width",
+    ),
+    Fault(
+        "branch-scale-not-squared",
+        "theory/_jacobian_law.py",
+        "scale**2 * s**2 * slopes[at]",
+        "scale * s**2 * slopes[at]",
+        ("theory/test_law_matrices.py",),
+        match="residual_blocks",
+    ),
+    # A law without mass at zero does not show it.
+    Fault(
+        "log-moment-not-off-zero",
+        "theory/_law.py",
+        "(t / 2) ** k) / self.product.rank",
+        "(t / 2) ** k)",
+        ("theory/test_law_closed_forms.py",),
+        match="log_s",
+    ),
+    Fault(
+        "density-of-s-halved",
+        "theory/_law.py",
+        '"s": 2 * np.exp(-flat / 2)',
+        '"s": np.exp(-flat / 2)',
+        ("theory/test_law_closed_forms.py",),
+        match="quarter_circle",
+    ),
+    # The fixed point is right, its gradient is not.
+    Fault(
+        "implicit-gradient-multiplied",
+        "theory/traced.py",
+        "return y / g(jnp.ones_like(y))",
+        "return y * g(jnp.ones_like(y))",
+        ("theory/test_traced.py",),
+        match="gradient",
+    ),
+)
+
+NETWORKS = (
+    # The hidden span ends before the slopes of its last layer.
+    Fault(
+        "hidden-span-keeps-the-last-slopes",
+        "networks/_mlp.py",
+        "Factors(matrix, last.at[-1].set(1))",
+        "Factors(matrix, last)",
+        ("test_product_method.py",),
+        match="is_autodiff",
+    ),
+    # Equal widths do not show it.
+    Fault(
+        "widening-orthogonal-keeps-its-gain",
+        "schemes/_scheme.py",
+        "layer.fan_in / max(layer.fan_in, layer.fan_out)",
+        "layer.fan_out / max(layer.fan_in, layer.fan_out)",
+        ("networks/test_network_law.py",),
+        match="mean_of_both_spans",
+    ),
+    Fault(
+        "fixup-exponent",
+        "schemes/_residual.py",
+        "2 * branch.length - 2",
+        "2 * branch.length - 1",
+        ("schemes/test_scheme_laws.py",),
+        match="fixup",
+    ),
+    Fault(
+        "deep-norm-counts-layers",
+        "schemes/_transformer.py",
+        "(4 * branch.count) ** -0.25",
+        "(8 * branch.count) ** -0.25",
+        ("schemes/test_scheme_laws.py",),
+        match="deep_norm",
+    ),
+    Fault(
+        "mirrored-variance-of-the-whole",
+        "schemes/_mirrored.py",
+        "math.prod(half[:-1])",
+        "math.prod(shape[:-1])",
+        ("schemes/test_scheme_structure.py",),
+        match="mirrored_keeps",
+    ),
+)
+
+MEASURING = (
+    Fault(
+        "standard-error-of-a-population",
+        "_spectrum.py",
+        "jnp.std(per_seed, axis=0, ddof=1)",
+        "jnp.std(per_seed, axis=0)",
+        ("test_spectrum.py",),
+        match="standard_error",
+    ),
+    Fault(
+        "quadrature-counts-each-probe-whole",
+        "_spectrum.py",
+        "found.weights / method.probes",
+        "found.weights",
+        ("test_lanczos_method.py",),
+        match="within_their_errors and end_to_end",
+    ),
+    # Square Jacobians do not show it.
+    Fault(
+        "quadrature-has-no-structural-zeros",
+        "_spectrum.py",
+        "floor, method, min(m, n), abs(m - n), aim.span, aim.pairs)\n\n\ndef of_logs",
+        "floor, method, min(m, n), 0, aim.span, aim.pairs)\n\n\ndef of_logs",
+        ("test_lanczos_method.py",),
+        match="structural_zeros",
+    ),
+    # Zeros are left as rounding, below the floor but not exact.
+    Fault(
+        "rank-of-the-widest-space",
+        "_measure.py",
+        "jnp.min(linalg.live_counts(stacks), -1, keepdims=True)",
+        "jnp.max(linalg.live_counts(stacks), -1, keepdims=True)",
+        ("test_ensemble.py",),
+        match="dead_units_change",
+    ),
+    # Vectors do not show it.
+    Fault(
+        "jacobian-of-a-rescaled-input",
+        "_jacobian.py",
+        "return lambda z: aim.apply(params, z.reshape(start.shape))",
+        "return lambda z: aim.apply(params, z.reshape(start.shape, order='F'))",
+        ("test_jacobian.py",),
+        match="any_shape",
+    ),
+)
+
+DEGENERACY = (
+    # Equal widths do not show it.
+    Fault(
+        "growth-not-per-unit",
+        "degeneracy/_phase_flags.py",
+        "2 * gain + math.log(sp.size / net.plan[-1].fan_in)",
+        "2 * gain",
+        ("degeneracy/test_phase_flags.py",),
+        match="unequal_widths",
+    ),
+    # The axes are seeds, inputs, units.
+    Fault(
+        "collapse-of-units",
+        "degeneracy/_phase_flags.py",
+        "h.mean(1, keepdims=True)",
+        "h.mean(2, keepdims=True)",
+        ("degeneracy/test_phase_flags.py",),
+        match="collapse_is",
+    ),
+    # The axes are seeds, inputs, units.
+    Fault(
+        "dead-in-every-seed",
+        "degeneracy/_unit_flags.py",
+        "dead = int((slope == 0).all(1).sum())",
+        "dead = int((slope == 0).all(0).sum())",
+        ("degeneracy/test_flags.py",),
+        match="dead or kill",
+    ),
+    Fault(
+        "saturation-by-variance",
+        "degeneracy/_unit_flags.py",
+        "math.sqrt(q) * ndtri",
+        "q * ndtri",
+        ("degeneracy/test_phase_flags.py",),
+        match="saturat",
+    ),
+    Fault(
+        "record-one-step-late",
+        "degeneracy/_monitor.py",
+        "due = state.step % every == 0",
+        "due = (state.step + 1) % every == 0",
+        ("degeneracy/test_monitor.py",),
+        match="records_are_those",
+    ),
+    # Classes whose first unit has sign +1 do not show it.
+    Fault(
+        "signs-not-relative",
+        "degeneracy/_partition.py",
+        "signs[members] * signs[members][index][inverse]",
+        "signs[members]",
+        ("degeneracy/test_partition.py",),
+        match="appearance",
+    ),
+)
+
+REPORTING = (
+    # E log x is below log E x by half the variance.
+    Fault(
+        "curvature-doubled",
+        "_compare.py",
+        "var(0, ddof=1) / 2",
+        "var(0, ddof=1)",
+        ("test_compare.py",),
+        match="half_their_variance",
+    ),
+    Fault(
+        "ranks-from-the-top",
+        "_ranks.py",
+        "np.searchsorted(above, (1 - u) * above[-1])",
+        "np.searchsorted(above, u * above[-1])",
+        ("test_compare.py",),
+        match="plain_count or one_atom",
+    ),
+    Fault(
+        "density-of-lam-drawn-as-of-s",
+        "plots.py",
+        'rate = _LN10 / (2.0 if self.variable == "lam" else 1.0)',
+        "rate = _LN10",
+        ("test_plots.py",),
+        match="equal_masses",
+    ),
+    Fault(
+        "norm-not-per-feature",
+        "data.py",
+        "jnp.mean(scaled**2, axis=axes, keepdims=True)",
+        "jnp.sum(scaled**2, axis=axes, keepdims=True)",
+        ("test_data.py",),
+        match="normalized_inputs",
+    ),
+    Fault(
+        "depth-scale-of-the-squared-gradient",
+        "_cli_theory.py",
+        "depth * math.log(chi)",
+        "depth * math.log(chi) / 2",
+        ("test_cli_theory.py",),
+        match="json_says",
+    ),
+)
+
+FAULTS = (
+    *INITIALIZERS,
+    *ACTIVATIONS,
+    *LINALG,
+    *THEORY,
+    *NETWORKS,
+    *MEASURING,
+    *DEGENERACY,
+    *REPORTING,
+)

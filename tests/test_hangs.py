@@ -1,0 +1,129 @@
+"""No program that the package hands out hangs on a machine of few cores.
+
+Each runs in a process of its own, because a hung one cannot be stopped from within,
+with XLA's pool of threads at its default size and at two.
+"""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+# Seconds. A program takes 10 s of an idle core, and a hung one would wait for ever: a
+# tenth of this fails on a busy machine, ten times as much only delays the failure.
+LIMIT = 300
+
+COMMON = """
+import threading
+import jax, jax.numpy as jnp, numpy as np, optax
+import isometry
+from isometry import linalg, networks
+
+keys = jax.random.split(jax.random.key(0), 8)
+net = networks.mlp([32] * 5, "tanh", "orthogonal")
+xs = jax.random.normal(jax.random.key(1), (8, 32))
+
+def repeated(program, *args, times=10):
+    for _ in range(times):
+        found = jax.block_until_ready(program(*args))
+    return found
+"""
+
+INITIALIZERS = """
+deep = networks.mlp([64] * 21, "tanh", "orthogonal")
+draw = jax.jit(jax.vmap(deep.init))
+params = repeated(draw, keys)
+one = deep.init(keys[3])
+for stacked, single in zip(jax.tree.leaves(params), jax.tree.leaves(one), strict=True):
+    assert np.array_equal(stacked[3], single)
+
+# Two programs, dispatched from two threads.
+square = jax.jit(jax.vmap(lambda key: isometry.initializers.orthogonal()(key, (64, 64))))
+block = jax.jit(jax.vmap(lambda key: isometry.initializers.block_orthogonal()(key, (3, 16, 16))))
+threads = [
+    threading.Thread(target=repeated, args=(program, keys), kwargs={"times": 100})
+    for program in (square, block, draw)
+]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+MEASUREMENTS = """
+params = jax.vmap(net.init)(keys)
+
+def values(p, x):
+    return isometry.spectrum(net, p, x).log_values
+
+spectra = jax.jit(lambda p: [jax.vmap(values, (0, None))(p, x) for x in xs[:3]])
+repeated(spectra, params)
+
+ensembles = [
+    threading.Thread(target=isometry.ensemble, args=(net, keys, xs), kwargs={"method": method})
+    for method in ("dense", "product")
+]
+for thread in ensembles:
+    thread.start()
+for thread in ensembles:
+    thread.join()
+
+optimizer = optax.chain(isometry.monitor(net, xs, every=1, statistics=["s_max"], capacity=8), optax.sgd(0.01))
+
+def step(p, state):
+    gradient = jax.grad(lambda p: jnp.mean(jax.vmap(net, (None, 0))(p, xs) ** 2))(p)
+    updates, state = optimizer.update(gradient, state, p)
+    return optax.apply_updates(p, updates), state
+
+train = jax.jit(jax.vmap(step))
+state = jax.vmap(optimizer.init)(params)
+for _ in range(5):
+    params, state = jax.block_until_ready(train(params, state))
+"""
+
+KERNELS = """
+a = jax.random.normal(jax.random.key(2), (8, 24, 24))
+
+def kernels(a):
+    operator = linalg.Operator.of(a)
+    return (
+        linalg.singular_values(a),
+        jax.grad(linalg.log_spread)(a),
+        linalg.lyapunov_exponents(jnp.stack([a, a.T])),
+        linalg.spectral_moments(operator, (1, 2), key=keys[0], probes=8),
+        linalg.spectral_quadrature(operator, key=keys[0], steps=4, probes=2),
+        linalg.extreme_singular_values(operator, key=keys[0], steps=4),
+    )
+
+repeated(jax.jit(lambda a: [jax.vmap(kernels)(a), jax.vmap(kernels)(-a)]), a)
+"""
+
+
+def run(program, nproc):
+    """Run a program in a process of its own; a hang is a failure."""
+    environment = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    environment |= {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
+    if nproc is not None:
+        environment["NPROC"] = nproc
+    code = COMMON + textwrap.dedent(program)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"hung: did not end within {LIMIT} s")
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("nproc", [None, "2"])
+@pytest.mark.parametrize(
+    "program", [INITIALIZERS, MEASUREMENTS + KERNELS], ids=["drawing", "measuring"]
+)
+def test_programs_end(program, nproc):
+    run(program, nproc)
