@@ -26,7 +26,7 @@ from isometry import networks
 """
 
 
-def run(*programs, timeout=120, **environment):
+def run(*programs, timeout=400, **environment):
     """Python programs as processes of their own, together; their output if all end well in time."""
     started = [
         subprocess.Popen(
