@@ -1,4 +1,8 @@
-"""method="product": networks of any depth, without a floor."""
+"""method="product": networks of any depth, without a floor.
+
+A program of this method compiles for three seconds, so each network here is one that another test does not have, and
+its parameters and its reference are made in NumPy.
+"""
 
 import itertools
 
@@ -10,155 +14,209 @@ import pytest
 import isometry
 from isometry import _jacobian, linalg, networks
 
-KEYS = jax.random.split(jax.random.key(0), 2)
+RNG = np.random.default_rng(0)
 
 
-def inputs(n, count=3):
-    return jnp.asarray(np.random.default_rng(0).standard_normal((count, n)), jnp.float32)
+def drawn(net, sigma_w=1.2, sigma_b=0.3):
+    """Gaussian parameters, weights of variance sigma_w² / fan_in."""
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    scales = {run["w"].shape: sigma_w / np.sqrt(run["w"].shape[-2]) for run in shapes["layers"]}
+
+    def leaf(shape):
+        return (scales.get(shape.shape, sigma_b) * RNG.standard_normal(shape.shape)).astype(shape.dtype)
+
+    return jax.tree.map(leaf, shapes)
+
+
+def jacobian(params, x, derivative, activation):
+    """W_L D_{L-1} … D_1 W_1 in float64, from the definition."""
+    product, h, z = np.eye(len(x)), np.asarray(x, np.float64), None
+    for run in params["layers"]:
+        for w, b in zip(np.asarray(run["w"], np.float64), np.asarray(run["b"], np.float64), strict=True):
+            if z is not None:
+                product = derivative(z)[:, None] * product
+            product = w.T @ product
+            z = h @ w + b
+            h = activation(z)
+    return product
+
+
+def of_tanh(params, x):
+    return jacobian(params, x, lambda z: 1 - np.tanh(z) ** 2, np.tanh)
 
 
 @pytest.mark.parametrize(
-    "widths",
+    ("widths", "zeros"),
     [
-        pytest.param([5, 8, 8, 8, 3], marks=pytest.mark.core),
-        [3, 8, 8, 8, 8, 5],
-        [6, 6],
-        [6, 4, 6],
-        pytest.param([9, 4, 4, 4, 9], marks=pytest.mark.core),
+        ([5, 8, 8, 8, 3], 0),
+        ([9, 4, 4, 4, 9], 5),
     ],
 )
-@pytest.mark.parametrize("span", ["end_to_end", "hidden"])
-def test_product_and_dense_agree(widths, span):
-    if span == "hidden" and len(widths) < 4:
-        pytest.skip("needs depth 3")
-    net = networks.mlp(widths, "tanh", "gaussian", sigma_w=1.2, sigma_b=0.3)
-    params, x = net.init(KEYS[0]), inputs(widths[0])[0]
-    dense, product = (isometry.spectrum(net, params, x, method=m, span=span) for m in ("dense", "product"))
-    assert (product.size, product.structural_zeros, product.pairs) == (dense.size, dense.structural_zeros, dense.pairs)
-    seen = np.asarray(dense.resolved)
-    allowed = 1e-3 + np.exp(dense.log_floor - dense.log_values[seen])  # what each method promises
-    assert (abs(product.log_values[seen] - dense.log_values[seen]) <= allowed).all()
-    assert np.isneginf(product.log_values[~seen]).all()  # a waist loses directions exactly
-    assert not np.isfinite(product.log_floor)
+def test_every_value_of_a_network(widths, zeros):
+    """The chain starts at its narrowest place: at the end, or in the middle, where it loses directions."""
+    net = networks.mlp(widths, "tanh")
+    params, x = drawn(net), RNG.standard_normal(widths[0]).astype(np.float32)
+    found = isometry.spectrum(net, params, x, method="product")
+    truth = of_tanh(params, x)
+    m, n = truth.shape
+    assert (found.size, found.structural_zeros, found.pairs) == (min(m, n), abs(m - n), None)
+    resolved = found.size - zeros
+    want = np.log(np.linalg.svd(truth, compute_uv=False)[:resolved])
+    np.testing.assert_allclose(found.log_values[:resolved], want, rtol=0, atol=1e-3)
+    assert np.isneginf(found.log_values[resolved:]).all()
+    assert not np.isfinite(found.log_floor)
 
 
 def test_the_product_of_layers_is_autodiff():
     """The wide product against jax.jacrev, at both spans."""
-    net = networks.mlp([5, 7, 7, 7, 4], "gelu", "gaussian", sigma_w=1.5, sigma_b=0.5)
-    params, xs = net.init(KEYS[0]), inputs(5)
+    net = networks.mlp([5, 7, 7, 7, 4], "gelu")
+    params, xs = drawn(net, 1.5, 0.5), RNG.standard_normal((3, 5)).astype(np.float32)
     for span in ("end_to_end", "hidden"):
         aim = _jacobian.target("spectrum", net, span)
-        wide = _jacobian.wide_jacobians(aim, params, xs, jnp.dtype("float32"))
-        for x, matrix in zip(xs, wide, strict=True):
-            truth = jax.jacrev(lambda z: aim.apply(params, z))(aim.start(params, x))  # noqa: B023
-            np.testing.assert_allclose(matrix, truth, atol=1e-5)
+        wide = _jacobian._wide_jacobians(aim, params, xs, jnp.dtype("float32"))
+        one = jax.jacrev(aim.apply, argnums=1)
+        truth = jax.jit(jax.vmap(lambda x, aim=aim, one=one: one(params, aim.start(params, x))))(xs)
+        np.testing.assert_allclose(wide, truth, atol=1e-5)
 
 
 def test_a_thousand_layers():
     """Chaotic and ordered nets far beyond the range of floats: Σ ln s is Σ ln |det| of the layers."""
-    net = networks.mlp([8] * 1003, "linear", "gaussian", sigma_w=0.01)
-    params = net.init(KEYS[0])
-    sp = isometry.spectrum(net, params, inputs(8)[0], method="product", span="hidden")
-    truth = sum(np.linalg.slogdet(np.asarray(layer.w, np.float64))[1] for layer in list(net.layers(params))[1:-1])
-    assert sp.pairs == 1000
+    net = networks.mlp([8] * 1003, "linear")
+    params = drawn(net, 0.01)
+    sp = isometry.spectrum(net, params, np.ones(8, np.float32), method="product", span="hidden")
+    truth = np.linalg.slogdet(params["layers"][1]["w"].astype(np.float64))[1].sum()
+    assert len(params["layers"][1]["w"]) == sp.pairs == 1000
     assert sp.zero_fraction() == 0
     assert float(sp.log_values[0]) < -3000  # float32 ends at -87
     assert abs(float(sp.log_values.sum()) - truth) <= 1e-5 * abs(truth)
 
 
 def test_dead_units_are_exact_zeros():
-    net = networks.mlp([6, 12, 12, 12, 6], "relu", "gaussian", sigma_w=1.5)
-    params, x = net.init(KEYS[1]), inputs(6)[1]
-    dense, product = (isometry.spectrum(net, params, x, method=m, span="hidden") for m in ("dense", "product"))
-    alive = np.asarray(dense.resolved).sum()
-    assert alive < 12
+    """In a chain that starts at its first factor."""
+    net = networks.mlp([6, 12, 12, 12, 6], "relu")
+    params, x = drawn(net), RNG.standard_normal(6).astype(np.float32)
+    truth = jacobian(params, x, lambda z: (z > 0) * 1.0, lambda z: np.maximum(z, 0))
+    want = np.linalg.svd(truth, compute_uv=False)
+    alive = int(np.sum(want > 1e-12))
+    product = isometry.spectrum(net, params, x, method="product")
+    assert 0 < alive < 6
     assert np.isfinite(product.log_values).sum() == alive
-    assert float(product.zero_fraction(exact=True)) == pytest.approx(1 - alive / 12, abs=1e-6)
+    np.testing.assert_allclose(product.log_values[:alive], np.log(want[:alive]), rtol=0, atol=1e-3)
+    assert float(product.zero_fraction(exact=True)) == pytest.approx(1 - alive / 6, abs=1e-6)
 
 
-def test_ensemble_by_product():
-    net = networks.mlp([4, 9, 9, 9, 9, 4], "tanh", "orthogonal", sigma_w=1.1, sigma_b=0.1)
-    xs = inputs(4)
-    dense, product = (isometry.ensemble(net, KEYS, xs, method=m) for m in ("dense", isometry.Product()))
-    assert product.log_values.shape == dense.log_values.shape == (2, 3, 4)
-    np.testing.assert_allclose(product.log_values, dense.log_values, atol=1e-4)
-    assert product.pooled().zero_fraction() == 0
+DEEP = networks.mlp([8] * 66, "tanh")
 
 
-def test_a_saturated_seed_beside_a_gentle_one_keeps_its_values():
-    """Multiplied by eights, as the first seed alone would allow, five of the eight values of the second were lost."""
+@pytest.fixture(scope="module")
+def gentle_and_saturated():
+    """Parameters of two seeds in float64, the layers of the second driven into saturation by their biases."""
+    shapes = jax.eval_shape(DEEP.init, jax.random.key(0))
+    turns = {run["w"].shape: np.linalg.qr(RNG.standard_normal(run["w"].shape))[0] for run in shapes["layers"]}
+    gentle = jax.tree.map(lambda a: turns.get(a.shape, np.zeros(a.shape)), shapes)
+    stem, *runs = gentle["layers"]
+    saturated = {"layers": (stem, {**runs[0], "b": runs[0]["b"] + 8 * np.linspace(0, 1, 8)}, *runs[1:])}
+    return gentle, saturated
+
+
+def by_product(*seeds):
     with jax.enable_x64(True):
-        net = networks.mlp([8] * 66, "tanh", "orthogonal", dtype=jnp.float64)
-        params = net.init(KEYS[0])
-        stem, *runs = params["layers"]
-        biased = {"layers": (stem, {**runs[0], "b": runs[0]["b"] + 8 * jnp.linspace(0, 1, 8)[None]}, *runs[1:])}
-        both = jax.tree.map(lambda *a: jnp.stack(a), params, biased)
-        sp = isometry.ensemble(net, params=both, xs=jnp.full((1, 8), 1e-3), method="product")
-        alone = isometry.spectrum(net, biased, jnp.full(8, 1e-3), method="product")
-    logs = np.asarray(sp.log_values)
+        stacked = jax.tree.map(lambda *a: np.stack(a), *seeds)
+        xs = 1e-3 * np.linspace(1, 2, 24).reshape(3, 8)
+        return isometry.ensemble(DEEP, params=stacked, xs=xs, method=isometry.Product()), xs
+
+
+def test_an_ensemble_with_a_saturated_seed_beside_a_gentle_one(gentle_and_saturated):
+    """Multiplied by eights, as the first seed alone would allow, five of the eight values of the second were lost."""
+    gentle, saturated = gentle_and_saturated
+    found, xs = by_product(gentle, saturated)
+    logs = np.asarray(found.log_values)
+    assert logs.shape == (2, 3, 8)
     assert np.isfinite(logs).all()
-    assert logs[1, 0, -1] < -300
-    np.testing.assert_allclose(logs[1, 0], np.asarray(alone.log_values), rtol=1e-12)
+    for x, one in zip(xs, logs[0], strict=True):
+        want = np.linalg.svd(of_tanh(gentle, x), compute_uv=False)
+        np.testing.assert_allclose(one, np.log(want), rtol=0, atol=1e-9)
+    assert (logs[1, :, -1] < -300).all()
+    swapped, _ = by_product(saturated, gentle)
+    np.testing.assert_allclose(swapped.log_values[::-1], logs, rtol=1e-12)
+    with jax.enable_x64(True):
+        assert found.pooled().zero_fraction() == 0
 
 
-def test_what_is_no_number_in_the_first_seed_is_said_of_it():
-    net = networks.mlp([4, 4, 4, 4, 4, 4], "tanh", "orthogonal")
-    params = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan)[None], net.init(KEYS[0]))
+def test_nan_in_the_first_seed_is_reported(gentle_and_saturated):
+    gentle, saturated = gentle_and_saturated
     with pytest.raises(isometry.InputError, match="the Jacobian of seed 0 at input 0 is not finite"):
-        isometry.ensemble(net, params=params, xs=inputs(4, 1), method="product")
+        by_product(jax.tree.map(lambda a: a * np.nan, gentle), saturated)
 
 
-@pytest.mark.core
-def test_product_is_traceable():
-    net = networks.mlp([4, 5, 5, 4], "tanh", "orthogonal")
-    params, xs = net.init(KEYS[0]), inputs(4)
-    measure = jax.jit(jax.vmap(lambda x: isometry.spectrum(net, params, x, method="product").log_values))
-    alone = isometry.spectrum(net, params, xs[2], method="product").log_values
-    np.testing.assert_allclose(measure(xs)[2], alone, atol=1e-5)
+@pytest.mark.parametrize("widths", [[4, 5, 5, 4], [6, 6]])
+def test_product_is_traceable(widths):
+    net = networks.mlp(widths, "tanh")
+
+    def measure(params, x):
+        return isometry.spectrum(net, params, x, method="product").log_values
+
+    many = jax.eval_shape(jax.vmap(measure, (None, 0)), drawn(net), np.ones((3, widths[0]), np.float32))
+    assert many.shape == (3, widths[0])
 
 
 def test_a_plain_function_shows_no_layers():
     with pytest.raises(ValueError, match=r"networks\.chain"):
-        isometry.spectrum(lambda p, x: p * x, 1.0, inputs(3)[0], method="product")
+        isometry.spectrum(lambda p, x: p * x, 1.0, np.ones(3, np.float32), method="product")
     with pytest.raises(ValueError, match="every"):
         isometry.Product(every=0)
 
 
 def test_wide_products_of_every_shape():
     """Against the factors multiplied one by one, built from either end."""
-    rng = np.random.default_rng(3)
-    array = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+
+    def array(*shape):
+        return RNG.standard_normal(shape).astype(np.float32)
+
+    cases = []
     for sizes in ([3, 5, 5, 5, 4], [4, 5, 5, 5, 2], [5, 5, 5]):
         stacks = [linalg.Factors(array(1, m, n), array(2, 1, m)) for n, m in itertools.pairwise(sizes)]
-        stacks = [linalg.Factors(None, array(2, 1, sizes[0])), *stacks[:-1], linalg.Factors(stacks[-1].matrix)]
-        wide = linalg.wide_product(stacks, 2)
+        cases.append([linalg.Factors(None, array(2, 1, sizes[0])), *stacks[:-1], linalg.Factors(stacks[-1].matrix)])
+    products = jax.jit(lambda cases: [linalg.wide_product(stacks, 2) for stacks in cases])(cases)
+    for stacks, wide in zip(cases, products, strict=True):
         for b in range(2):
-            truth = np.eye(sizes[0])
+            truth = np.eye(stacks[0].size[2])
             for matrix, scale in stacks:
-                truth = truth if matrix is None else np.asarray(matrix[0]) @ truth
-                truth = truth if scale is None else np.asarray(scale[b, 0])[:, None] * truth
+                truth = truth if matrix is None else matrix[0] @ truth
+                truth = truth if scale is None else scale[b, 0][:, None] * truth
             np.testing.assert_allclose(wide[b], truth, rtol=1e-4, atol=1e-4)
 
 
 def test_products_are_traced_at_full_precision():
     """Forward pass, slopes, the Jacobians of a chain's blocks, and the product itself."""
-    dot = lambda p, x: jnp.tanh(p @ x)  # noqa: E731
-    net, params = networks.chain([dot, dot]), (jnp.eye(3), jnp.eye(3))
-    measure = lambda x: isometry.spectrum(net, params, x, method="product").log_values  # noqa: E731
-    text = str(jax.make_jaxpr(measure)(jnp.ones(3)))
+
+    def dot(p, x):
+        return jnp.tanh(p @ x)
+
+    net, params = networks.chain([dot, dot]), (np.eye(3, dtype=np.float32),) * 2
+
+    def measure(x):
+        return isometry.spectrum(net, params, x, method="product").log_values
+
+    text = str(jax.make_jaxpr(measure)(np.ones(3, np.float32)))
     assert text.count("dot_general") > 3
     assert "precision=None" not in text
 
 
 def test_a_list_of_blocks_is_a_chain():
+    """Of diag(2, 1e-30) W with a tanh between: 1e-30 is lost by no factorization."""
     blocks = [lambda p, x: jnp.tanh(p @ x), lambda p, x: p * x]
-    params, x = [jnp.asarray([[0.5, 0.2], [0.1, -1.0]]), jnp.asarray([2.0, 1e-30])], jnp.asarray([1.0, 0.5])
-    product = isometry.spectrum(blocks, params, x, method="product")
-    np.testing.assert_array_equal(
-        product.log_values, isometry.spectrum(networks.chain(blocks), params, x, method="product").log_values
-    )
-    stacked = jax.tree.map(lambda a: a[None], params)
-    many = isometry.ensemble(blocks, params=stacked, xs=x[None], method="product")
-    np.testing.assert_allclose(many.log_values[0, 0], product.log_values, rtol=1e-6)
+    w, d = np.asarray([[0.5, 0.2], [0.1, -1.0]], np.float32), np.asarray([2.0, 1e-30], np.float32)
+    x = np.asarray([1.0, 0.5], np.float32)
+    many = isometry.ensemble(blocks, params=[w[None], d[None]], xs=x[None], method="product")
+    rows = (d * (1 - np.tanh(w @ x) ** 2)).astype(np.float64)[:, None] * w
+    determinant = np.linalg.slogdet(rows)[1]
+    largest = np.log(np.linalg.norm(rows[0]))  # the other row adds 1e-60 of it
+    np.testing.assert_allclose(many.log_values[0, 0], [largest, determinant - largest], rtol=1e-5)
+
+    def measure(x):
+        return isometry.spectrum(blocks, [w, d], x, method="product").log_values
+
+    assert jax.eval_shape(measure, x).shape == (2,)
     with pytest.raises(ValueError, match="neither an array"):
         linalg.product_log_singular_values([jnp.tanh])

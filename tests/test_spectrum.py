@@ -21,30 +21,30 @@ def linear(params, x):
 
 
 def of(s):
-    """The spectrum of diag(s)."""
-    return isometry.spectrum(linear, jnp.diag(jnp.asarray(s, jnp.float32)), jnp.ones(len(s)))
+    """The spectrum of diag(s), measured."""
+    return isometry.spectrum(linear, np.diag(np.asarray(s, np.float32)), np.ones(len(s), np.float32))
 
 
 def batch_of(s):
-    diagonals = jnp.asarray(s, jnp.float32)
-    one = lambda d: isometry.spectrum(linear, jnp.diag(d), jnp.ones(4))  # noqa: E731
-    return jax.vmap(jax.vmap(one))(diagonals)
+    """The spectra of matrices whose singular values are known, (..., 4) of them."""
+    log_s = np.log(np.sort(s, -1)[..., ::-1]).astype(np.float32)
+    floor = np.full(log_s.shape[:-1], math.log(4 * 2.0**-23), np.float32)
+    data = (jnp.asarray(a) for a in (log_s, np.full_like(log_s, 0.25), floor))
+    return Spectrum(*data, size=4)
 
 
-@pytest.mark.parametrize("widths", [[5, 8, 8, 3], [3, 8, 8, 5]])
-def test_against_finite_differences(widths):
-    net = networks.mlp(widths, "tanh", "gaussian", 1.2, 0.3)
-    params = net.init(jax.random.key(0))
-    x = np.linspace(-1, 1, widths[0])
+def test_against_finite_differences():
+    net = networks.mlp([3, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    params = jax.tree.map(lambda a: np.random.default_rng(a.size).standard_normal(a.shape) / 2, shapes)
+    x, h = np.linspace(-1, 1, 3), 1e-5
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), params)
-        sp = isometry.spectrum(net, wide, jnp.asarray(x))
-        h, columns = 1e-5, []
-        for step in np.eye(widths[0]) * h:
-            columns.append((np.asarray(net(wide, x + step)) - np.asarray(net(wide, x - step))) / (2 * h))
+        sp = isometry.spectrum(net, params, x)
         got = np.asarray(sp.values)
-        assert got.dtype == np.float64
-    want = np.linalg.svd(np.stack(columns, 1), compute_uv=False)
+        stepped = np.concatenate([x + h * np.eye(3), x - h * np.eye(3)])
+        outputs = np.asarray(jax.jit(jax.vmap(net.function, (None, 0)))(params, stepped))
+    assert got.dtype == np.float64
+    want = np.linalg.svd((outputs[:3] - outputs[3:]) / (2 * h), compute_uv=False)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-8)  # Weyl: the error of the differences
     assert (sp.size, sp.structural_zeros, sp.span, sp.pairs) == (3, 2, "end_to_end", None)
     assert sp.method == isometry.Dense()
@@ -52,7 +52,10 @@ def test_against_finite_differences(widths):
 
 def test_hidden_span_knows_its_pairs():
     net = networks.mlp([4, 4, 4, 4, 4], "linear", "orthogonal", 2.0)
-    sp = isometry.spectrum(net, net.init(jax.random.key(0)), jnp.ones(4), span="hidden")
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    twice = 2 * np.eye(4, dtype=np.float32)[::-1]
+    params = jax.tree.map(lambda a: np.broadcast_to(twice if a.ndim == 3 else np.zeros_like(twice[0]), a.shape), shapes)
+    sp = isometry.spectrum(net, params, np.ones(4, np.float32), span="hidden")
     assert (sp.span, sp.pairs, sp.size, sp.structural_zeros) == ("hidden", 2, 4, 0)
     np.testing.assert_allclose(sp.log_values, 2 * math.log(2), rtol=1e-6)
 
@@ -76,42 +79,64 @@ FORMULAS = {
 }
 
 
+all_formulas = jax.jit(lambda sp: {name: measured(sp) for name, (measured, _) in FORMULAS.items()})
+
+
+@pytest.fixture(scope="module")
+def by_formula():
+    return all_formulas(of(S)), all_formulas(batch_of(BATCH))
+
+
 @pytest.mark.parametrize("name", FORMULAS)
-def test_formulas(name):
-    measured, formula = FORMULAS[name]
-    np.testing.assert_allclose(measured(of(S)), formula(S), **TIGHT)
-    got = measured(batch_of(BATCH))
-    assert got.shape == (2, 3)
-    # at s = 1e-4 beside 1 float32 knows s to 4·eps/1e-4 = 5e-3 in general; of a diagonal matrix to a few eps
-    np.testing.assert_allclose(got, formula(BATCH), **TIGHT)
+def test_formulas(by_formula, name):
+    one, batch = (values[name] for values in by_formula)
+    formula = FORMULAS[name][1]
+    np.testing.assert_allclose(one, formula(S), **TIGHT)
+    assert batch.shape == (2, 3)
+    np.testing.assert_allclose(batch, formula(BATCH), **TIGHT)
+
+
+GRID = np.array([-8.0, 0.1, 0.6, 1.6, 3.3, 40.0, 700.0])
+SHARES = np.array([0.0, 0.1, 0.25, 0.5, 0.6, 1.0])
+
+
+@pytest.fixture(scope="module")
+def distributions():
+    @jax.jit
+    def found(sp):
+        return {
+            v: (sp.cdf(GRID, v), sp.quantile(SHARES, v), sp.quantile(0.5, v), sp.density(GRID, 0.3, v))
+            for v in ("lam", "s", "log_s")
+        }
+
+    return found(batch_of(BATCH))
 
 
 @pytest.mark.parametrize(("variable", "map_"), [("lam", np.square), ("s", np.abs), ("log_s", np.log)])
-def test_cdf_quantile_density(variable, map_):
-    grid = np.array([-8.0, 0.1, 0.6, 1.6, 3.3, 40.0, 700.0])
-    sp, nodes = batch_of(BATCH), map_(BATCH)
-    want = (nodes[..., None, :] <= grid[:, None]).mean(-1)
-    got = sp.cdf(grid, variable)
+def test_cdf_quantile_density(distributions, variable, map_):
+    got, quantiles, median, density = distributions[variable]
+    nodes = map_(BATCH)
+    want = (nodes[..., None, :] <= GRID[:, None]).mean(-1)
     np.testing.assert_allclose(got, want, atol=1e-6)
     assert (np.diff(got, axis=-1) >= 0).all()
     np.testing.assert_allclose(got[..., -1], 1, atol=1e-6)
-    p = np.array([0.0, 0.1, 0.25, 0.5, 0.6, 1.0])
     ascending = np.sort(nodes, -1)
-    want = ascending[..., np.maximum(np.ceil(p * 4).astype(int) - 1, 0)]
-    np.testing.assert_allclose(sp.quantile(p, variable), want, **TIGHT)
-    np.testing.assert_allclose(sp.quantile(0.5, variable), ascending[..., 1], **TIGHT)
+    want = ascending[..., np.maximum(np.ceil(SHARES * 4).astype(int) - 1, 0)]
+    np.testing.assert_allclose(quantiles, want, **TIGHT)
+    np.testing.assert_allclose(median, ascending[..., 1], **TIGHT)
     bandwidth = 0.3
-    z = (grid[:, None] - nodes[..., None, :]) / bandwidth
+    z = (GRID[:, None] - nodes[..., None, :]) / bandwidth
     want = (np.exp(-(z**2) / 2) / bandwidth / math.sqrt(2 * math.pi)).mean(-1)
-    np.testing.assert_allclose(sp.density(grid, bandwidth, variable), want, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(density, want, rtol=1e-3, atol=1e-5)
 
 
 def test_quantile_inverts_cdf():
-    sp = of([3.0, 2.0, 1.0, 0.5])
-    for k, node in enumerate(np.asarray(sp.log_values)[::-1]):
-        assert sp.quantile((k + 1) / 4, "log_s") == node
-        assert sp.cdf(node, "log_s")[0] == pytest.approx((k + 1) / 4, abs=1e-6)
-        assert sp.quantile(sp.cdf(node, "log_s")[0], "log_s") == node
+    sp = batch_of(np.array([3.0, 2.0, 1.0, 0.5]))
+    nodes = np.asarray(sp.log_values)[::-1]
+    shares = np.asarray(sp.cdf(nodes, "log_s"))
+    np.testing.assert_allclose(shares, [0.25, 0.5, 0.75, 1], atol=1e-6)
+    np.testing.assert_array_equal(sp.quantile(shares, "log_s"), nodes)
+    np.testing.assert_array_equal(sp.quantile([0.25, 0.5, 0.75, 1], "log_s"), nodes)
 
 
 def test_quantiles_of_many_nodes():
@@ -163,7 +188,7 @@ def test_zero_matrix_gives_no_nan():
 def test_scales_beyond_float32():
     """s² of 1e30 overflows; every statistic that has a finite value keeps it."""
     for scale in (1e30, 1e-30):
-        sp = of(S * scale)
+        sp = batch_of(S * scale)
         logs = np.log(S) + math.log(scale)
         np.testing.assert_allclose(sp.moment(1, "log_s"), logs.mean(), rtol=1e-6)
         np.testing.assert_allclose(sp.log_spread(), logs.var(), rtol=1e-3)
@@ -212,26 +237,31 @@ def test_a_power_of_numpys_own_float64_changes_no_dtype():
 
 def test_gradients_of_log_spread_and_moment():
     """Against central differences in float64; finite at isometry, at equal values and at zeros."""
+
+    @jax.jit
+    @jax.vmap
+    def derivatives(matrix):
+        def both(m):
+            sp = isometry.spectrum(linear, m, np.ones(4))
+            values = jnp.stack([sp.log_spread(), sp.moment(2)])
+            return values, values
+
+        jacobian, values = jax.jacrev(both, has_aux=True)(matrix)
+        return values, jacobian
+
+    a, h = np.random.default_rng(0).standard_normal((4, 4)), 1e-6
+    steps = h * np.eye(16).reshape(16, 4, 4)
+    special = np.stack([np.eye(4), np.zeros((4, 4)), np.diag([1.0, 1, 0, 0])])
     with jax.enable_x64(True):
-        a = jnp.asarray(np.random.default_rng(0).standard_normal((4, 4)))
-        x = jnp.ones(4)
-        for statistic in (lambda sp: sp.log_spread(), lambda sp: sp.moment(2)):
-            g = jax.jit(lambda m, st=statistic: st(isometry.spectrum(linear, m, x)))
-            gradient = np.asarray(jax.grad(g)(a))
-            h = 1e-6
-            for i, j in ((0, 0), (1, 3), (3, 2)):
-                step = jnp.zeros((4, 4)).at[i, j].set(h)
-                difference = float(g(a + step) - g(a - step)) / (2 * h)
-                assert gradient[i, j] == pytest.approx(difference, rel=1e-6, abs=1e-7)
-        spread = jax.value_and_grad(lambda m: isometry.spectrum(linear, m, x).log_spread())
-        for matrix in (jnp.eye(4), jnp.zeros((4, 4)), jnp.diag(jnp.asarray([1.0, 1, 0, 0]))):
-            value, gradient = spread(matrix)
-            assert value == 0
-            assert np.isfinite(np.asarray(gradient)).all()
+        values, gradients = jax.device_get(derivatives(np.concatenate([a[None], a + steps, a - steps, special])))
+    differences = ((values[1:17] - values[17:33]) / (2 * h)).T.reshape(2, 4, 4)
+    np.testing.assert_allclose(gradients[0], differences, rtol=1e-6, atol=1e-7)
+    assert (values[33:, 0] == 0).all()
+    assert np.isfinite(gradients[33:, 0]).all()
 
 
 def test_traced():
-    matrices = jnp.asarray(np.random.default_rng(1).standard_normal((3, 4, 4)), jnp.float32)
+    matrices = np.random.default_rng(1).standard_normal((3, 4, 4)).astype(np.float32)
     texts = []
 
     def one(m):
@@ -300,7 +330,7 @@ def test_refusals(call, message):
 
 
 def test_a_statistic_that_needs_arguments_is_refused():
-    sp = isometry.ensemble(networks.mlp([4, 4]), jax.random.split(jax.random.key(0), 3), jnp.ones((1, 4)))
+    sp = batch_of(BATCH)
     with pytest.raises(
         InputError, match=r"statistic='cdf' takes more than the spectrum \(missing .*grid.*\); write lambda"
     ):

@@ -57,7 +57,7 @@ def close(got, want):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-13 * float(jnp.max(jnp.abs(want))) + 1e-300)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_any_convolution_and_its_transpose(seed):
     with jax.enable_x64(True):
         f, x = convolution(seed)

@@ -1,9 +1,9 @@
 """Products on the coordinates that live have the nonzero singular values of the whole product."""
 
+import functools
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,7 +19,7 @@ def stacks_of(rng, widths, batch, kept, ends):
     for n, m in itertools.pairwise(widths):
         count = 3 if n == m else 1
         scale = rng.standard_normal((batch, count, m)) * (rng.random((batch, count, m)) < kept)
-        stacks.append(Factors(jnp.asarray(rng.standard_normal((count, m, n))), jnp.asarray(scale)))
+        stacks.append(Factors(rng.standard_normal((count, m, n)), scale))
     if not ends:
         stacks[-1] = Factors(stacks[-1].matrix, None)
     return stacks
@@ -36,15 +36,21 @@ def product(stacks, member):
     return whole
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def counted_and_compacted(stacks, width):
+    return linalg.live_counts(stacks), linalg.compact_product(stacks, width)
+
+
 @pytest.mark.parametrize(
     ("widths", "kept", "ends"), [((9, 9, 9), 0.4, True), ((7, 12, 12, 5), 0.5, False), ((12, 6, 6, 12), 0.6, True)]
 )
 def test_the_values_of_the_whole_product(widths, kept, ends):
+    stacks = stacks_of(np.random.default_rng(len(widths)), widths, 4, kept, ends)
+    between = np.concatenate([np.sum(s.scale != 0, -1) for s in stacks if s.scale is not None], -1)
+    between = between[:, :-1] if ends else between
     with jax.enable_x64(True):
-        rng = np.random.default_rng(len(widths))
-        stacks = stacks_of(rng, widths, 4, kept, ends)
-        counts = np.asarray(linalg.live_counts(stacks))
-        matrix = np.asarray(linalg.compact_product(stacks, int(counts.max())))
+        counts, matrix = jax.device_get(counted_and_compacted(stacks, int(between.max())))
+    np.testing.assert_array_equal(counts, between)
     for member in range(4):
         want = np.linalg.svd(product(stacks, member), compute_uv=False)
         got = np.linalg.svd(matrix[member], compute_uv=False)[: len(want)]
@@ -59,9 +65,9 @@ def test_the_values_of_the_whole_product(widths, kept, ends):
 def test_a_diagonal_in_front():
     with jax.enable_x64(True):
         rng = np.random.default_rng(3)
-        scale = jnp.asarray(rng.standard_normal((2, 1, 6)) * (rng.random((2, 1, 6)) < 0.5))
-        stacks = [Factors(None, scale), Factors(jnp.asarray(rng.standard_normal((1, 6, 6))))]
-        matrix = np.asarray(linalg.compact_product(stacks, 4))
+        scale = rng.standard_normal((2, 1, 6)) * (rng.random((2, 1, 6)) < 0.5)
+        stacks = [Factors(None, scale), Factors(rng.standard_normal((1, 6, 6)))]
+        matrix = np.asarray(counted_and_compacted(stacks, 4)[1])
     for member in range(2):
         want = np.linalg.svd(product(stacks, member), compute_uv=False)
         np.testing.assert_allclose(np.linalg.svd(matrix[member], compute_uv=False), want[:4], atol=50 * EPS * want[0])

@@ -32,29 +32,36 @@ def estimates(a, key, probes, draws):
     return jax.vmap(one)(jax.random.split(key, draws))
 
 
-@pytest.mark.parametrize("shape", [(9, 6), (6, 9), (2, 3, 7, 7)])
+exact_moments = jax.jit(linalg.spectral_moments, static_argnums=1)
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (2, 3, 6, 9)])
 def test_exact_moments_of_matrices(shape):
-    a = RNG.standard_normal(shape) / 2
-    got = linalg.spectral_moments(jnp.asarray(a, jnp.float32), ORDERS)
+    a = (RNG.standard_normal(shape) / 2).astype(np.float32)
+    got = exact_moments(a, ORDERS)
     assert got.shape == (*shape[:-2], len(ORDERS))
     assert got.dtype == jnp.float32
     # traces of positive matrices: no cancellation but inside the entries of G, k products of n terms
     np.testing.assert_allclose(got, exact(a), rtol=5 * 9 * 2.0**-23)
 
 
-@pytest.mark.parametrize("orders", [(1,), (4, 2), (3,), (7, 8)])
+@pytest.mark.parametrize("orders", [(1,), (4, 2), (7, 8)])
 def test_any_orders_in_any_sequence(orders):
     with jax.enable_x64(True):
         a = RNG.standard_normal((5, 8))
-        np.testing.assert_allclose(linalg.spectral_moments(jnp.asarray(a), orders), exact(a, orders), rtol=1e-13)
+        np.testing.assert_allclose(exact_moments(a, orders), exact(a, orders), rtol=1e-13)
 
 
-@pytest.mark.parametrize("a", [np.eye(8), rotation(8), np.eye(8, 5), np.zeros((8, 8))])
+@pytest.mark.parametrize("a", [np.eye(8), rotation(8), np.zeros((8, 8))])
 def test_closed_forms(a):
-    want = float(bool(a.any()))
-    np.testing.assert_allclose(linalg.spectral_moments(jnp.asarray(a, jnp.float32), ORDERS), want, rtol=1e-5)
+    a, want = a.astype(np.float32), float(a.any())
+    np.testing.assert_allclose(exact_moments(a, ORDERS), want, rtol=1e-5)
     for probes in (1, 4):  # no variance on an isometry
-        np.testing.assert_allclose(estimates(jnp.asarray(a, jnp.float32), KEY, probes, 3), want, rtol=1e-5)
+        np.testing.assert_allclose(estimates(a, KEY, probes, 3), want, rtol=1e-5)
+
+
+def test_a_rectangular_isometry_has_no_variance():
+    np.testing.assert_allclose(estimates(np.eye(8, 5, dtype=np.float32), KEY, 3, 3), 1, rtol=1e-5)
 
 
 def test_low_precision_is_worked_in_float32():
@@ -84,8 +91,8 @@ def test_estimates_are_unbiased_and_the_sketch_takes_what_dominates():
 
 
 def test_first_moment_is_the_frobenius_norm():
-    a = jnp.asarray(RNG.standard_normal((6, 10)), jnp.float32)
-    np.testing.assert_allclose(6 * linalg.spectral_moments(a, (1,))[0], np.sum(np.asarray(a) ** 2), rtol=1e-6)
+    a = RNG.standard_normal((6, 10)).astype(np.float32)
+    np.testing.assert_allclose(6 * exact_moments(a, (1,))[0], np.sum(a**2), rtol=1e-6)
 
 
 def loss(a, **how):
