@@ -161,18 +161,14 @@ def test_mup_variances():
 
 
 def test_mup_exponents_in_width():
-    """ln variance against ln width has slope 0 (stem: its fan_in is fixed), -1 (hidden), -2 (head); fit error 5 σ."""
-    widths = np.array([32, 256])
-    drawn = []
-    for width in widths:
-        net = networks.mlp([256, width, width, 64], "tanh", "mup")
-        drawn.append([float((np.asarray(layer.w, float) ** 2).mean()) for layer in net.layers(net.init(KEY))])
-    x = np.log(widths) - np.log(widths).mean()
-    slopes = x @ np.log(drawn) / (x @ x)
-    errors = [(np.sum(x**2 * 2 / sizes)) ** 0.5 / (x @ x) for sizes in (256 * widths, widths**2, 64 * widths)]
-    assert (np.abs(slopes - [0, -1, -2]) < 5 * np.array(errors)).all()
-    (only,) = networks.mlp([256, 64], "tanh", "mup").layers(networks.mlp([256, 64], "tanh", "mup").init(KEY))
-    assert np.asarray(only.w, float).var() == pytest.approx(1 / 256, rel=5 * (2 / only.w.size) ** 0.5)
+    """Of networks as wide as their inputs and outputs: 1/width but for the head, 1/width². One layer is no such head."""
+    for width in (32, 96):
+        net, single = (networks.mlp([width] * (1 + depth), "tanh", "mup") for depth in (3, 1))
+        drawn = [np.asarray(layer.w, float) for layer in net.layers(net.init(KEY))]
+        (only,) = single.layers(single.init(KEY))
+        error = (2 / width**2) ** 0.5
+        for w, power in zip([*drawn, np.asarray(only.w, float)], (1, 1, 2, 1), strict=True):
+            assert (w**2).mean() * width**power == pytest.approx(1, abs=5 * error)
 
 
 @pytest.mark.parametrize(("optimizer", "rates"), [("sgd", (4, 1, 0.25)), ("adam", (1, 0.25, 0.25))])

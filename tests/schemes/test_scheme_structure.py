@@ -22,41 +22,45 @@ def factors_of(net, params):
     return found
 
 
-@pytest.mark.parametrize(
-    ("name", "activation", "widths"),
-    [
-        ("looks_linear", "relu", [6, 5]),
-        ("looks_linear", "relu", [6, 12, 12, 12, 5]),
-        ("mirrored", "gelu", [4, 12, 24, 36, 5]),
-    ],
-)
-def test_mirrored_networks_are_linear(name, activation, widths):
+MIRRORED = {
+    "one layer": ([6, 5], "relu", "looks_linear"),
+    "looks_linear": ([8, 16, 16, 16, 8], "relu", "looks_linear"),
+    "mirrored": ([4, 12, 24, 5], "gelu", "mirrored"),
+}
+
+
+@pytest.fixture(scope="module")
+def mirrored():
+    """Draw each network, and measure it, by one program: its layers, 8 outputs, and the Jacobian of each span."""
+    measured = {}
+    for name, (widths, activation, scheme) in MIRRORED.items():
+        net = networks.mlp(widths, activation, scheme)
+        spans = ("end_to_end", "hidden") if net.depth > 2 else ("end_to_end",)
+        xs = jnp.asarray(np.random.default_rng(0).standard_normal((8, widths[0])), jnp.float32)
+
+        @jax.jit
+        def measure(key, net=net, spans=spans, xs=xs):
+            params = net.init(key)
+            with jax.default_matmul_precision("highest"):
+                ys = jax.vmap(net, (None, 0))(params, xs)
+            return params, ys, {span: isometry.jacobian(net, params, xs[0], span=span) for span in spans}
+
+        params, ys, jacobians = jax.device_get(measure(KEY))
+        measured[name] = net, params, np.asarray(xs, float), ys, jacobians
+    return measured
+
+
+@pytest.mark.parametrize("name", MIRRORED)
+def test_mirrored_networks_are_linear(name, mirrored):
     """The network is x ↦ x ΠB, whatever x: phi(u) - phi(-u) = u. 1e-5 is 10 eps for each of 4 products of size O(1)."""
-    net = networks.mlp(widths, activation, name)
-    xs = np.random.default_rng(0).standard_normal((8, widths[0])).astype(np.float32)
-
-    @jax.jit
-    def measure(key):
-        params = net.init(key)
-        return params, jax.vmap(net, (None, 0))(params, xs), jax.jacobian(net, 1)(params, xs[0])
-
-    with jax.default_matmul_precision("highest"):
-        params, ys, jacobian = measure(KEY)
-    product = np.linalg.multi_dot([*factors_of(net, params), np.eye(widths[-1])])
-    np.testing.assert_allclose(ys, np.asarray(xs, float) @ product, rtol=0, atol=1e-5 * np.abs(ys).max())
-    np.testing.assert_allclose(jacobian, product.T, rtol=0, atol=1e-5 * np.abs(product).max())
+    net, params, xs, ys, jacobians = mirrored[name]
+    product = np.linalg.multi_dot([*factors_of(net, params), np.eye(net.widths[-1])])
+    np.testing.assert_allclose(ys, xs @ product, rtol=0, atol=1e-5 * np.abs(ys).max())
+    np.testing.assert_allclose(jacobians["end_to_end"], product.T, rtol=0, atol=1e-5 * np.abs(product).max())
 
 
-def test_looks_linear_is_an_isometry_although_its_weights_are_not():
-    net = networks.mlp([8, *[16] * 6, 8], "relu", "looks_linear")
-
-    @jax.jit
-    def measure(key, x):
-        params = net.init(key)
-        spans = {span: isometry.jacobian(net, params, x, span=span) for span in ("end_to_end", "hidden")}
-        return params, spans
-
-    params, jacobians = measure(KEY, jnp.asarray(np.random.default_rng(0).standard_normal(8), jnp.float32))
+def test_looks_linear_is_an_isometry_although_its_weights_are_not(mirrored):
+    net, params, _, _, jacobians = mirrored["looks_linear"]
     for layer in net.layers(params):
         s = np.linalg.svd(np.asarray(layer.w, float), compute_uv=False)
         expected = {"stem": [2**0.5] * 8, "hidden": [2.0] * 8 + [0.0] * 8, "head": [2**0.5] * 8}[layer.role]
@@ -68,8 +72,8 @@ def test_looks_linear_is_an_isometry_although_its_weights_are_not():
 
 def test_mirrored_keeps_the_variance_of_units():
     """B_ij ~ N(0, 1/rows of B)."""
-    net = networks.mlp([50, 80, 80, 60], "relu", "mirrored")
-    for b, rows in zip(factors_of(net, net.init(KEY)), (50, 40, 40), strict=True):
+    net = networks.mlp([40, 80, 80, 60], "relu", "mirrored")
+    for b, rows in zip(factors_of(net, net.init(KEY)), (40, 40, 40), strict=True):
         assert b.shape[0] == rows
         assert (b**2).mean() * rows == pytest.approx(1, abs=5 * (2 / b.size) ** 0.5)
 
@@ -94,7 +98,7 @@ def test_mimetic_factors_one_matrix():
         np.testing.assert_allclose(q[:, h] @ k[:, h].T, best(0.7 * z + 0.7 * np.eye(width), rank), atol=1e-5)
         np.testing.assert_allclose(q[:, h].T @ q[:, h], k[:, h].T @ k[:, h], atol=1e-5)  # evenly shared
     z = np.asarray(jax.random.normal(KEY, (width, width)), float) / width**0.5
-    for channels in ((24,), (3, 8), (2, 5)):
+    for channels in ((3, 8), (2, 5)):
         v = attention("value", (width, *channels)).reshape(width, -1)
         o = attention("output", (*channels, width)).reshape(-1, width)
         np.testing.assert_allclose(v @ o, best(0.4 * z - 0.4 * np.eye(width), v.shape[1]), atol=1e-5)
@@ -147,11 +151,11 @@ def test_lsuv_on_real_digits(activation, dtype, tolerance):
     """Every layer has std 1 within the paper's 0.1, and, as one division suffices, within rounding (bfloat16 2^-8 a
     weight, inputs and sums too)."""
     xs, _ = data.digits()
-    net = networks.mlp([64, 64, 64, 64, 10], activation, "lsuv", dtype=dtype)
+    net = networks.mlp([64, 64, 64, 64], activation, "lsuv", dtype=dtype)
     drawn = net.init(KEY)
     assert max(abs(z.std() - 1) for z in outputs(net, drawn, xs)) > 0.1
     params = net.scheme.adjust(net, drawn, xs)
-    assert [z.std() for z in outputs(net, params, xs)] == pytest.approx([1] * 4, abs=tolerance)
+    assert [z.std() for z in outputs(net, params, xs)] == pytest.approx([1] * 3, abs=tolerance)
     for layer, before in zip(net.layers(params), net.layers(drawn), strict=True):
         assert layer.w.dtype == dtype
         s = np.linalg.svd(np.asarray(layer.w, float), compute_uv=False)
@@ -163,7 +167,9 @@ def test_ensemble_and_audit_adjust_what_they_draw():
     xs = jnp.asarray(np.random.default_rng(0).standard_normal((8, 6)), jnp.float32)
     net = networks.mlp([6, 6, 6, 6], "relu", "lsuv")
     keys = jax.random.split(KEY, 5)
-    adjusted = [net.scheme.adjust(net, net.init(k), xs) for k in keys]
+    raw = jax.vmap(net.init)(keys)
+    seeds = [jax.tree.map(lambda a, i=i: a[i], raw) for i in range(5)]
+    adjusted = [net.scheme.adjust(net, params, xs) for params in seeds]
     by_hand = isometry.ensemble(net, params=jax.tree.map(lambda *a: jnp.stack(a), *adjusted), xs=xs)
     drawn = isometry.ensemble(net, keys, xs)
     bound = 64 * float(np.finfo(np.float32).eps) * float(drawn.values.max())  # of s, relative to the largest (Weyl)
@@ -172,15 +178,26 @@ def test_ensemble_and_audit_adjust_what_they_draw():
     chunked = isometry.ensemble(net, keys, xs, max_bytes=2**15, progress=lambda done, total: chunks.append(done))
     assert len(set(chunks)) > 2
     np.testing.assert_allclose(chunked.values, drawn.values, rtol=0, atol=bound)
-    report = isometry.audit(net, keys, xs, train_steps=0, inputs=8)
-    np.testing.assert_allclose(report.spectra["end_to_end"].values, drawn.values, rtol=0, atol=bound)
-    raw = isometry.ensemble(net, keys, xs, sample=net.init)
-    assert np.abs(np.asarray(raw.values - drawn.values)).max() > 0.1
+    as_drawn = isometry.ensemble(net, keys, xs, sample=net.init)
+    assert np.abs(np.asarray(as_drawn.values - drawn.values)).max() > 0.1
+
+
+def test_audit_adjusts_what_it_draws():
+    """One orthogonal layer of outputs x W divided by their standard deviation: its singular values are all 1/std."""
+    xs = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
+    net, keys = networks.mlp([6, 6], "relu", "lsuv"), jax.random.split(KEY, 5)
+    report = isometry.audit(net, keys, jnp.asarray(xs), train_steps=0, inputs=8)
+    for seed, params in enumerate(map(net.init, keys)):
+        (layer,) = net.layers(params)
+        w = np.asarray(layer.w, float)
+        want = np.linalg.norm(w, 2) / (xs @ w).std()
+        assert abs(want - np.linalg.norm(w, 2)) > 0.01
+        np.testing.assert_allclose(report.spectra["end_to_end"].values[seed], want, rtol=1e-5)
 
 
 def test_other_schemes_are_left_alone():
     net = networks.mlp([64, 24, 10], "relu", "orthogonal")
-    params = net.init(KEY)
+    params = jax.tree.map(jnp.zeros_like, jax.eval_shape(net.init, KEY))
     assert not net.scheme.data_driven
     assert net.scheme.adjust(net, params, jnp.ones((3, 64))) is params
 
@@ -205,9 +222,10 @@ def test_adjust_refuses(xs, message):
 
 def test_adjust_says_when_it_does_not_converge_and_where_it_cannot_run():
     net = networks.mlp([4, 8, 3], "relu", "lsuv")
-    params, xs = net.init(KEY), jax.random.normal(KEY, (9, 4))
+    rng = np.random.default_rng(0)
+    params, xs = net.init(KEY), jnp.asarray(rng.standard_normal((9, 4)), jnp.float32)
     far = jax.tree.map(lambda a: a, params)
-    far["layers"][0]["b"] = 5 * jax.random.normal(KEY, (1, 8))  # the spread of the biases alone is beyond 1
+    far["layers"][0]["b"] = jnp.asarray(5 * rng.standard_normal((1, 8)), jnp.float32)  # the spread of the biases alone is beyond 1
     with pytest.raises(InputError, match=r"after 10 divisions the outputs of layer 0 still"):
         net.scheme.adjust(net, far, xs)
     with pytest.raises(TypeError, match=r"adjust\(\): .* traced"):
