@@ -200,11 +200,22 @@ def test_a_law_that_is_one_atom():
     assert not compare(replace(sp, log_values=sp.log_values + 1e-3), law).consistent
 
 
+def by_numpy(widths, weights, sigma_w, sigma_b, seeds):
+    """Parameters of an MLP of equal widths for each seed, in float32."""
+    rng, n, depth = np.random.default_rng(11), widths[0], len(widths) - 1
+    ws = sigma_w * np.array([[weight(rng, weights, n).T for _ in range(depth)] for _ in range(seeds)])
+    bs = sigma_b * rng.standard_normal((seeds, depth, n))
+    runs = [slice(0, 1), slice(1, depth - 1), slice(depth - 1, depth)]
+    layers = tuple({"w": ws[:, run], "b": bs[:, run]} for run in runs)
+    return jax.tree.map(lambda a: a.astype(np.float32), {"layers": layers})
+
+
 @pytest.fixture(scope="module")
 def network():
     """A network of the package and its own law; its input is not at the fixed point."""
     net = networks.mlp([64] * 6, "tanh", "orthogonal", 1.2, 0.2)
-    xs = isometry.data.normalize(jax.random.normal(jax.random.key(1), (1, 64)), 2.0)
+    xs = np.random.default_rng(1).standard_normal((1, 64)).astype(np.float32)
+    xs *= np.float32(2.0**0.5) / np.sqrt((xs**2).mean())
     return net, xs, net.law("hidden", xs), theory.jacobian_law("tanh", 3, None, 1.2, 0.2, "gaussian")
 
 
@@ -218,9 +229,8 @@ def network():
 )
 def test_every_method_of_measurement(method, network):
     net, xs, law, wrong = network
-    sp = isometry.ensemble(
-        net, jax.random.split(jax.random.key(0), 10), xs, span="hidden", method=method, key=jax.random.key(2)
-    )
+    params = by_numpy(net.widths, "orthogonal", 1.2, 0.2, 10)
+    sp = isometry.ensemble(net, params=params, xs=xs, span="hidden", method=method, key=jax.random.key(2))
     found = compare(sp, law)
     assert found.consistent, found.summary()
     assert not compare(sp, wrong).consistent
@@ -307,8 +317,9 @@ def test_bad_arguments():
 def test_a_law_below_the_exponents_is_compared_and_drawn():
     """1600 layers halve s each: e^(−1100) is no float64, its logarithm is."""
     net = networks.mlp([8] * 1602, "linear", "gaussian", sigma_w=0.5, sigma_b=0.0)
-    x = jax.random.normal(jax.random.key(0), (1, 8))
-    sp = isometry.ensemble(net, jax.random.split(jax.random.key(1), 5), x, span="hidden", method="product")
+    x = np.random.default_rng(0).standard_normal((1, 8)).astype(np.float32)
+    params = by_numpy(net.widths, "gaussian", 0.5, 0.0, 5)
+    sp = isometry.ensemble(net, params=params, xs=x, span="hidden", method="product")
     law = net.law("hidden", x)
     assert law.s_max == 0
     found = isometry.compare(sp, law)

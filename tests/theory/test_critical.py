@@ -95,7 +95,7 @@ def test_gelu_without_bias_is_only_unstable():
             assert abs(moved - point.q) > abs(q - point.q) or moved > q
 
 
-@pytest.mark.parametrize("size", [1e-3, 1.0, 1e6])
+@pytest.mark.parametrize("size", [1e-3, 1e6])
 def test_stability_at_zero_does_not_depend_on_the_scale(size):
     """V(q)/q = (e^{2q/size²} − 1) size²/(2q) rises from 1, however slowly: 0 repels, as `q_fixed_points` says."""
     phi = activations.Activation(lambda x: size * jnp.sinh(x / size))

@@ -26,7 +26,7 @@ def test_fixed_point_and_its_gradient(name):
 
 def test_float64_where_the_caller_is():
     with jax.enable_x64(True):
-        chi, q = traced.chi("tanh", 0.7, 1.3), traced.q_fixed_point("tanh", 1.1, 0.3)
+        chi, q = jax.jit(lambda: (traced.chi("tanh", 0.7, 1.3), traced.q_fixed_point("tanh", 1.1, 0.3)))()
     assert chi.dtype == q.dtype == jnp.float64
     assert float(chi) == pytest.approx(theory.chi("tanh", 0.7, 1.3), rel=1e-12)
     assert float(q) == pytest.approx(theory.q_fixed_point("tanh", 1.1, 0.3).value, rel=1e-11)
@@ -43,7 +43,7 @@ def test_what_does_not_exist_is_marked_and_has_no_gradient():
 def test_gradient_in_a_parameter_of_the_activation():
     """chi_1 of max(u − k, 0) is P(u > k): its derivative is minus the density, through a kink that moves."""
     k, q = 0.2, 0.5
-    slope = jax.grad(lambda k: traced.chi(lambda x: jnp.maximum(x - k, 0), q, 1.0, kinks=(k,)))(k)
+    slope = jax.jit(jax.grad(lambda k: traced.chi(lambda x: jnp.maximum(x - k, 0), q, 1.0, kinks=(k,))))(k)
     assert float(slope) == pytest.approx(-math.exp(-(k**2) / (2 * q)) / math.sqrt(2 * math.pi * q), rel=1e-5)
 
 
