@@ -12,8 +12,8 @@ from jax.typing import ArrayLike, DTypeLike
 # Bits of mantissa, for `reduce_precision`, which is asked for in bits.
 _MANTISSA_BITS = {32: 23, 64: 52}
 
-# Precisions of a product that keep this many bits from the factors to the sum. "HIGHEST" is
-# JAX's own enum; the others are presets of `jax.lax.DotAlgorithmPreset`.
+# Precisions of a product that keep this many bits from the factors to the sum.
+# "HIGHEST" is of JAX's own enum; the others are of `jax.lax.DotAlgorithmPreset`.
 _FULL_PRECISIONS = {
     32: ("HIGHEST", "F32_F32_F32", "F64_F64_F64"),
     64: ("HIGHEST", "F64_F64_F64"),

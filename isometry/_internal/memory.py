@@ -16,28 +16,50 @@ from isometry._internal import checks
 SHARE = 0.25
 
 
+# Bytes assumed to be free where nobody says: less than any machine of today has.
+_UNKNOWN = 2**31
+
+# The files of a control group in versions 2 and 1: its limit, its use, and the entry of
+# memory.stat with the file pages that the kernel can drop.
+_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
 def free_bytes() -> int:
-    """Free memory of this process's first device: its own if it reports any, the host's otherwise."""
+    """Return the free memory of this process's first device, or else of the host."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    limits = [free for free in (_free_of_machine(), *_free_of_groups()) if free is not None]
-    return min(limits, default=2**31)
+    limits = _free_of_groups()
+    free_of_machine = _free_of_machine()
+    if free_of_machine is not None:
+        limits.append(free_of_machine)
+    return min(limits, default=_UNKNOWN)
 
 
 def _free_of_machine() -> int | None:
     try:
-        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-        return int(dict(line.split(":", 1) for line in lines)["MemAvailable"].split()[0]) * 1024
+        text = pathlib.Path("/proc/meminfo").read_text()
+        fields = dict(line.split(":", 1) for line in text.splitlines())
+        kibibytes, _ = fields["MemAvailable"].split()
+        return int(kibibytes) * 1024
     except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if hasattr(os, "sysconf") else None
+        # macOS has no /proc and does not say what is free: half of all.
+        if hasattr(os, "sysconf"):
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        return None
 
 
-def _free_of_groups(proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") -> list[int]:
+def _free_of_groups(
+    proc: str = "/proc/self/cgroup",
+    mount: str = "/sys/fs/cgroup",
+) -> list[int]:
     """Return what each control group around this process leaves it.
 
-    Without these a container is killed: /proc/meminfo (and so psutil) tells the memory of the machine, of
-    which a container, or a job of a cluster, may have a hundredth.
+    Without these a container is killed: /proc/meminfo (and so psutil) tells the memory
+    of the machine, of which a container, or a job of a cluster, may have a hundredth.
     """
     try:
         lines = pathlib.Path(proc).read_text().splitlines()
@@ -46,20 +68,15 @@ def _free_of_groups(proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgrou
     free = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):  # version 2, version 1
+        # Version 2 names no controller; version 1 has a hierarchy for each.
+        if controllers not in ("", "memory"):
             continue
         root = pathlib.Path(mount, controllers)
-        # Inside a container this may be the path outside, the container's own group being the root.
+        # Inside a container this may be the path outside, its own group being the root.
         inner = root / os.path.normpath("/" + path).strip("/")
-        free += [_free_of_group(group) for group in (inner, *inner.parents) if group.is_relative_to(root)]
+        groups = [g for g in (inner, *inner.parents) if g.is_relative_to(root)]
+        free += [_free_of_group(group) for group in groups]
     return [count for count in free if count is not None]
-
-
-_FILES = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
-"""Limit, use, and in memory.stat the file pages that the kernel can drop: of versions 2 and 1."""
 
 
 def _free_of_group(group: pathlib.Path) -> int | None:
@@ -69,7 +86,8 @@ def _free_of_group(group: pathlib.Path) -> int | None:
             most = int((group / limit).read_text())
             used = int((group / usage).read_text())
             lines = (group / "memory.stat").read_text().splitlines()
-        except (OSError, ValueError):  # not this version, or "max"
+        # Files of the other version, or "max" for a limit.
+        except (OSError, ValueError):
             continue
         stat = dict(line.split() for line in lines)
         return max(most - used + int(stat.get(droppable, 0)), 0)

@@ -18,11 +18,20 @@ def group(folder, **files):
 
 @pytest.fixture
 def mount(tmp_path):
-    """A version 2 tree: 4000 bytes in all, and 1000 for an inner group; and one of version 1."""
+    """Control groups: two of version 2, one in the other, and one of version 1."""
     stat = "anon 5\ninactive_file 100\n"
     group(tmp_path / "outer", memory__max=4000, memory__current=3500, memory__stat=stat)
-    group(tmp_path / "outer" / "inner", memory__max="max", memory__current=300, memory__stat=stat)
-    old = {"memory__limit_in_bytes": 1000, "memory__usage_in_bytes": 1300, "memory__stat": "total_inactive_file 200\n"}
+    group(
+        tmp_path / "outer" / "inner",
+        memory__max="max",
+        memory__current=300,
+        memory__stat=stat,
+    )
+    old = {
+        "memory__limit_in_bytes": 1000,
+        "memory__usage_in_bytes": 1300,
+        "memory__stat": "total_inactive_file 200\n",
+    }
     group(tmp_path / "memory" / "old", **old)
     return tmp_path
 
@@ -30,11 +39,14 @@ def mount(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "free"),
     [
-        ("0::/outer/inner\n", [600]),  # the outer limit binds: 4000 − 3500, and 100 that can be dropped
+        # The outer limit binds: 4000 - 3500, and 100 that can be dropped.
+        ("0::/outer/inner\n", [600]),
         ("0::/\n", []),
-        ("5:cpu:/old\n4:memory:/old\n", [0]),  # more in use than allowed
+        # More is in use than is allowed.
+        ("5:cpu:/old\n4:memory:/old\n", [0]),
         ("4:memory:/seen/from/outside\n", []),
-        ("0::/../../outer/inner\n", [600]),  # seen from another namespace
+        # Seen from another namespace.
+        ("0::/../../outer/inner\n", [600]),
     ],
 )
 def test_limits_of_control_groups_count(mount, lines, free):
@@ -46,7 +58,9 @@ def test_without_control_groups_there_is_no_limit(tmp_path):
     assert memory._free_of_groups(str(tmp_path / "none"), str(tmp_path)) == []
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices report their own memory")
+@pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="other devices report their own memory"
+)
 def test_the_least_limit_is_what_is_free(monkeypatch):
     monkeypatch.setattr(memory, "_free_of_groups", lambda: [12345])
     assert memory.free_bytes() == 12345
