@@ -49,7 +49,7 @@ def concrete(call: str, **given: Any) -> None:
 
 
 def one_of(call: str, *, among: Iterable[str], **given: Any) -> None:
-    """Accept one of the names in `among`."""
+    """Require one of the names in `among`."""
     known = list(among)
     with named(call):
         for name, value in given.items():
@@ -64,7 +64,7 @@ def number(
     open_low: bool = False,
     **given: Any,
 ) -> None:
-    """Accept a finite real number in [low, high], or in (low, high] with `open_low`."""
+    """Require a finite real number in [low, high], or in (low, high] with `open_low`."""
     above = low if open_low else None
     with named(call):
         for name, value in given.items():
@@ -72,7 +72,7 @@ def number(
 
 
 def finite(call: str, /, **given: Any) -> None:
-    """Accept a finite real number; the arguments may be called `low` and `high`."""
+    """Require a finite real number; the arguments may be called `low` and `high`."""
     with named(call):
         for name, value in given.items():
             checks.number(name, value)
@@ -93,14 +93,14 @@ def points(call: str, kind: Any, **given: Any) -> Any:
 
 
 def integer(call: str, *, low: int = 0, high: int | None = None, **given: Any) -> None:
-    """Accept a whole number between `low` and `high`, both included."""
+    """Require a whole number between `low` and `high`, both included."""
     with named(call):
         for name, value in given.items():
             checks.integer(name, value, low=low, high=high)
 
 
 def instance(call: str, kind: type, **given: Any) -> None:
-    """Accept an object of this class."""
+    """Require an object of this class."""
     with named(call):
         for name, value in given.items():
             checks.instance(name, value, kind)
@@ -113,7 +113,7 @@ def leaf_shapes(params: Any) -> dict[str, tuple[int, ...]]:
 
 
 def same_leaves(call: str, expected: dict[str, tuple[int, ...]], params: Any, at: str = "") -> None:
-    """Accept parameters with the leaves, by path and shape, of a network's."""
+    """Require parameters with the leaves, by path and shape, of a network's."""
     came = leaf_shapes(params)
     if "" in came:
         raise InputError(
@@ -130,7 +130,7 @@ def same_leaves(call: str, expected: dict[str, tuple[int, ...]], params: Any, at
 
 
 def elementwise(call: str, name: str, phi: Callable[[Any], Any]) -> None:
-    """Accept a real function that treats each entry alike."""
+    """Require a real function that treats each entry alike."""
     with named(call):
         checks.elementwise(name, phi)
 
@@ -175,13 +175,13 @@ def key_kind(value: Any) -> str | None:
 
 
 def key(call: str, value: Any, name: str = "key") -> None:
-    """Accept a single random key."""
+    """Require a single random key."""
     with named(call):
         checks.key(name, value)
 
 
 def keys(call: str, value: Any, name: str = "keys") -> int:
-    """Accept a one-dimensional array of random keys; return how many."""
+    """Require a one-dimensional array of random keys; return how many."""
     with named(call):
         return checks.keys(name, value).shape[0]
 
@@ -194,7 +194,7 @@ def all_finite(call: str, **given: Any) -> None:
 
 
 def examples(call: str, shape: tuple[int, ...], xs: Any) -> None:
-    """Accept finite floating examples of this shape, at least one."""
+    """Require finite floating examples of this shape, at least one."""
     with named(call):
         checks.examples("xs", xs, shape)
 
@@ -207,7 +207,7 @@ def held(call: str, **given: Any) -> None:
 
 
 def real(call: str, **given: Any) -> None:
-    """Accept trees of arrays, numbers or their shapes, none of them complex."""
+    """Require trees of arrays, numbers or their shapes, none of them complex."""
     with named(call):
         for name, value in given.items():
             checks.real(name, value)

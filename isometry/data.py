@@ -20,7 +20,7 @@ from isometry._internal.types import Key
 _DIGITS_WHITE = 16
 
 # What NumPy, zipfile and zlib raise on files that are damaged or of another kind.
-_DAMAGED = (
+_READ_ERRORS = (
     OSError,
     ValueError,
     EOFError,
@@ -174,27 +174,28 @@ def normalize(xs: ArrayLike, q: float) -> Float[Array, "inputs *axes"]:
 def load(path: str | os.PathLike[str]) -> Data:
     """Load inputs from a file, or from a folder that holds MNIST or CIFAR-10.
 
-    Pixels of images are scaled to [0, 1]; arrays keep their own scale. Examples are
-    flattened to vectors, those of CIFAR-10 plane by plane. No pickle is executed: of a
-    pickled batch, only arrays and plain containers are read.
+    Pixels of MNIST and CIFAR-10 are scaled to [0, 1]; the arrays of .npy and .npz files
+    are not rescaled. Each example is flattened to a vector, those of CIFAR-10 channel by
+    channel. Nothing is unpickled: of a pickled batch only arrays and plain containers
+    are read.
 
     Args:
         path: One of these:
 
-            - a .npy file of shape (examples, ...)
+            - a .npy file of shape (examples, ...), without targets
             - a .npz file with inputs `x` and, if there are any, targets `y`
-            - a folder with train-images-idx3-ubyte and train-labels-idx1-ubyte, plain
-              or as .gz, or with data_batch_1 to data_batch_5, binary (.bin) or pickled:
-              the training set
-            - one of these files of images alone
+            - a folder that holds the training set: train-images-idx3-ubyte and
+              train-labels-idx1-ubyte of MNIST, plain or .gz, or data_batch_1 to
+              data_batch_5 of CIFAR-10, binary (.bin) or pickled
+            - one file of images from such a folder; MNIST's needs its labels beside it
 
     Returns:
-        The inputs and their targets.
+        The inputs and their targets, which are None if the file has none.
 
     Raises:
         InputError: The file is missing, of another kind, unreadable, truncated or
-            empty, has fewer than two axes or other than finite real numbers, or inputs
-            and targets differ in number.
+            empty; its inputs have fewer than two axes or are not finite real numbers;
+            or inputs and targets differ in number.
 
     Example:
         >>> np.savez("mine.npz", x=np.ones((5, 2, 2)), y=np.arange(5))
@@ -207,7 +208,7 @@ def load(path: str | os.PathLike[str]) -> Data:
         return _load_arrays(path)
     images, labels = image_files.read(path)
     if images.size == 0:
-        raise InputError(f"{str(path)!r} holds images of shape {images.shape}: none.")
+        raise InputError(f"{str(path)!r} holds no images (shape {images.shape}).")
     pixels = images.reshape(len(images), -1)
     xs = np.divide(pixels, 255, dtype=np.float32)
     return Data(
@@ -222,7 +223,7 @@ def _load_arrays(path: pathlib.Path) -> Data:
         raise InputError(f"there is no file {str(path)!r}.")
     try:
         arrays = _read_arrays(path)
-    except _DAMAGED as error:
+    except _READ_ERRORS as error:
         message = f"{str(path)!r} cannot be read as {path.suffix}: {error}"
         raise InputError(message) from None
     if "x" not in arrays:
@@ -255,7 +256,7 @@ def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _real_numbers(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
-    """Accept finite real numbers or booleans."""
+    """Return `array` if it holds finite real numbers or booleans, else refuse it."""
     if not (checks.is_real(array.dtype) or array.dtype == bool):
         raise InputError(
             f"{name} in {str(path)!r} has dtype {array.dtype}; it must be real numbers."

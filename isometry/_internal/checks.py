@@ -68,7 +68,7 @@ def on_host(name: str, value: T) -> T:
 
 
 def one_of(name: str, value: object, known: Iterable[str]) -> str:
-    """Accept one of the names in `known`; suggest the nearest one otherwise."""
+    """Require one of the names in `known`; suggest the nearest one otherwise."""
     names = list(known)
     if isinstance(value, str) and value in names:
         return value
@@ -85,7 +85,7 @@ def one_of(name: str, value: object, known: Iterable[str]) -> str:
 
 
 def one_of_any_case(name: str, value: object, known: Iterable[str]) -> str:
-    """Accept a name in `known` in upper or lower case; return it as known."""
+    """Require a name in `known` in upper or lower case; return it as known."""
     names = list(known)
     if isinstance(value, str):
         by_lower_case = {known_name.lower(): known_name for known_name in names}
@@ -101,7 +101,7 @@ def number(
     high: float = math.inf,
     above: float | None = None,
 ) -> T:
-    """Accept a finite real number in [low, high], or in (above, high]."""
+    """Require a finite number in [low, high], or in (above, high] if `above` is set."""
     if is_traced(value):
         return value
     as_float = _as_float(name, value)
@@ -145,7 +145,7 @@ def is_real(dtype: Any) -> bool:
 
 
 def integer(name: str, value: Any, *, low: int = 0, high: int | None = None) -> int:
-    """Accept a whole number between `low` and `high`, both included."""
+    """Require a whole number between `low` and `high`, both included."""
     try:
         whole = operator.index(value)
     except TypeError:
@@ -160,7 +160,7 @@ def integer(name: str, value: Any, *, low: int = 0, high: int | None = None) -> 
 
 
 def instance(name: str, value: object, kind: type[T]) -> T:
-    """Accept an object of this class."""
+    """Require an object of this class."""
     if not isinstance(value, kind):
         raise InputError(f"{name}={show(value)} is not a {kind.__name__}.")
     return value
@@ -280,7 +280,7 @@ def float_dtype(dtype: Any) -> np.dtype:
 
 
 def is_key(value: Any) -> bool:
-    """Tell whether `value` is a random key or an array of keys, typed or old."""
+    """Tell whether `value` is a PRNG key or an array of them, typed or old uint32."""
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         return False
@@ -299,7 +299,7 @@ def _key_axes(value: Any) -> int:
 
 
 def key(name: str, value: Any) -> jax.Array:
-    """Accept a single random key."""
+    """Require a single random key."""
     if not is_key(value):
         came = show(value)
     elif _key_axes(value) != 0:
@@ -312,7 +312,7 @@ def key(name: str, value: Any) -> jax.Array:
 
 
 def keys(name: str, value: Any) -> jax.Array:
-    """Accept a one-dimensional array of random keys, at least one."""
+    """Require a one-dimensional array of random keys, at least one."""
     advice = "write jax.random.split(jax.random.key(0), 8)."
     if not is_key(value):
         came = show(value)
@@ -345,7 +345,7 @@ def all_finite(name: str, value: T) -> T:
 
 
 def examples(name: str, value: T, shape: tuple[int, ...]) -> T:
-    """Accept finite floating examples of this shape along a first axis."""
+    """Require finite floating examples of this shape along a first axis."""
     dtype = getattr(value, "dtype", None)
     came = tuple(getattr(value, "shape", ()))
     is_floating = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
@@ -374,7 +374,7 @@ def held(name: str, value: T) -> T:
 
 
 def real(name: str, value: T) -> T:
-    """Accept trees of real arrays, numbers or their shapes; keys pass."""
+    """Require trees of real arrays, numbers or their shapes; keys pass."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
         where = name + jax.tree_util.keystr(path)
         if not (is_traced(leaf) or is_key(leaf) or holds_numbers(leaf)):
@@ -392,7 +392,7 @@ def real(name: str, value: T) -> T:
 
 
 def elementwise(name: str, function: Callable[[Any], Any]) -> None:
-    """Accept a real function that treats each entry alike, whatever the others are.
+    """Require a real function that treats each entry alike, whatever the others are.
 
     The function is tried on 64 points, and on the same points among five others that
     move the first and last entry, the mean and the median.

@@ -22,19 +22,19 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def insistent() -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt again and again after Ctrl-C, until it comes out here.
+    """Raise KeyboardInterrupt after Ctrl-C again and again, until one leaves the block.
 
-    Python raises KeyboardInterrupt wherever it happens to be. Inside a finalizer or a
-    callback of the garbage collector it is dropped; JAX has such a callback, and a
-    command that was stopped there would run on to its end. The import of an extension
-    turns it into an ImportError, so whatever comes out after a Ctrl-C is a
-    KeyboardInterrupt here.
+    One may be lost: Python drops exceptions that are raised inside finalizers and
+    inside callbacks of the garbage collector, of which JAX has one. A command
+    interrupted there would run on to its end. And during the import of an extension
+    module an interrupt becomes an ImportError, so any exception that leaves the block
+    after Ctrl-C is replaced by a KeyboardInterrupt.
 
-    Nothing changes outside the main thread, under a handler or a timer of the caller's
-    own, and without POSIX timers.
+    Does nothing outside the main thread, where the caller has installed a handler or a
+    timer, and on systems without POSIX timers.
 
     Yields:
-        The signals that have come, in order.
+        A list of the signals received, which grows as they come.
     """
     is_main_thread = threading.current_thread() is threading.main_thread()
     if not is_main_thread or not hasattr(signal, "setitimer") or not _is_free():

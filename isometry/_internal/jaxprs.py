@@ -74,7 +74,7 @@ class Held(NamedTuple):
 def inner(eqn: core.JaxprEqn) -> list[core.Jaxpr]:
     """Return the jaxprs that an equation calls: branches, bodies, custom rules."""
     jaxprs = []
-    for part in _parameters(eqn):
+    for part in _flat_params(eqn):
         if isinstance(part, core.ClosedJaxpr):
             jaxprs.append(part.jaxpr)
         elif isinstance(part, core.Jaxpr):
@@ -82,8 +82,8 @@ def inner(eqn: core.JaxprEqn) -> list[core.Jaxpr]:
     return jaxprs
 
 
-def _parameters(eqn: core.JaxprEqn) -> Iterator[object]:
-    """Yield the parameters of an equation, those inside tuples and lists one by one."""
+def _flat_params(eqn: core.JaxprEqn) -> Iterator[object]:
+    """Yield the values of `eqn.params`, with tuples and lists flattened."""
     for value in eqn.params.values():
         if isinstance(value, (tuple, list)):
             yield from value
@@ -112,10 +112,17 @@ def has_vjp(eqn: core.JaxprEqn) -> bool:
 
 
 def one_way(jaxpr: core.Jaxpr) -> tuple[bool, bool]:
-    """Tell whether only forward mode, and whether only reverse mode, can differentiate.
+    """Tell whether reverse mode, and whether forward mode, is missing.
 
-    A loop of unknown length has no reverse derivative, custom_vjp no forward one.
+    JAX has no reverse-mode rule for a loop of unknown length, and no forward-mode rule
+    for a function with a custom_vjp. A loop counts even if nobody differentiates what
+    it computes.
+
+    Returns:
+        Whether only forward mode is left, and whether only reverse mode is; both are
+        True where neither is.
     """
+    # What is inside a function with a custom_vjp is not differentiated.
     differentiated = list(equations(jaxpr, into_rules=False))
     has_while = any(eqn.primitive.name == "while" for eqn in differentiated)
     return has_while, any(has_vjp(eqn) for eqn in differentiated)
@@ -127,7 +134,7 @@ def constants(closed: core.ClosedJaxpr) -> list[ArrayLike]:
     for eqn in equations(closed.jaxpr):
         literals = [v for v in eqn.invars if isinstance(v, core.Literal)]
         numbers += [literal.val for literal in literals]
-        for part in _parameters(eqn):
+        for part in _flat_params(eqn):
             if isinstance(part, core.ClosedJaxpr):
                 numbers += part.consts
     return numbers

@@ -38,9 +38,10 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the checkout that this package lies in.
+    """Return the Git commit of the checkout that contains this package.
 
-    "+dirty" follows where tracked files differ from it. An installed wheel has none.
+    "+dirty" is appended if tracked files are modified. None outside a checkout, as for
+    an installed wheel.
     """
     try:
         # A wheel may be installed inside some other project's checkout.

@@ -22,7 +22,7 @@ Elementwise: TypeAlias = Callable[[Array], Array]
 
 
 class Initializer(Protocol):
-    """The calling convention of `jax.nn.initializers`, which all factories follow."""
+    """What factories return: `init(key, shape, dtype)`, as in `jax.nn.initializers`."""
 
     def __call__(
         self,

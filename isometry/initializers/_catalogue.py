@@ -67,11 +67,11 @@ def register(
     needs: tuple[str, ...] = (),
     differs: str = "",
 ) -> Callable[[Factory], Factory]:
-    """Put the decorated factory into the catalogue; its summary is the definition."""
+    """Put the decorated factory into the catalogue, with what `Entry` says of it."""
 
     def add(factory: Factory) -> Factory:
-        # The summary is the one place that says what is drawn: help() and the docs
-        # agree.
+        # The first line of the docstring says what is drawn, so that help() and the
+        # catalogue cannot disagree.
         docstring = factory.__doc__ or ""
         definition, _, _ = docstring.partition("\n")
         _ENTRIES[factory.__name__] = Entry(
@@ -85,7 +85,7 @@ def register(
             needs=needs,
             differs=differs,
         )
-        # Returned as it is, so that help() and type checkers see its signature.
+        # Not wrapped, so that help() and type checkers see its signature.
         return factory
 
     return add

@@ -12,9 +12,9 @@ from isometry._internal.types import DTypeLike, Key
 from isometry.initializers._catalogue import register
 from isometry.initializers._initializer import (
     Initializer,
-    at_most,
+    for_any_shape,
+    format_arguments,
     magnitude,
-    written,
 )
 
 
@@ -28,7 +28,7 @@ def zeros(*, dtype: DTypeLike | None = None) -> Initializer:
     """Fill with 0.
 
     Args:
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer for any shape, which needs no key.
@@ -51,7 +51,7 @@ def ones(*, dtype: DTypeLike | None = None) -> Initializer:
     """Fill with 1.
 
     Args:
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer for any shape, which needs no key.
@@ -76,7 +76,7 @@ def constant(value: float, *, dtype: DTypeLike | None = None) -> Initializer:
 
     Args:
         value: The number. Finite.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer for any shape, which needs no key.
@@ -110,9 +110,9 @@ def _filled(
     # Not random: the key, which JAX's convention asks for, may be None.
     return Initializer(
         name,
-        written(arguments, dtype),
+        format_arguments(arguments, dtype),
         draw,
         random=False,
-        largest=at_most(magnitude(value)),
+        largest=for_any_shape(magnitude(value)),
         dtype=dtype,
     )

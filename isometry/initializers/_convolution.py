@@ -72,11 +72,13 @@ def delta_orthogonal(
         gain: The singular values. A finite number.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count kernels, each drawn by itself.
+        batch_axis: Axes over independent kernels, such as stacked layers or experts.
         groups: Number of groups (Flax's `feature_group_count`), each with a Haar matrix
             of its own. Depthwise: the number of channels, shape (*window, 1, channels).
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes (*window, in/groups, out).
@@ -167,12 +169,14 @@ def block_orthogonal(
         gain: The singular values. A finite number.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count kernels, each drawn by itself.
+        batch_axis: Axes over independent kernels, such as stacked layers or experts.
         groups: Number of groups (Flax's `feature_group_count`), each with an orthogonal
             kernel of its own. Depthwise: the number of channels, shape
             (*window, 1, channels).
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes (*window, in/groups, out).
@@ -200,8 +204,9 @@ def block_orthogonal(
         kernel = _orthogonal_polynomial(
             key, shape.window, few=few, many=many, dtype=dtype
         )
-        # P is symmetric, so transposing every tap reverses the product, and an isometry
-        # becomes a co-isometry.
+        # K(x) = Σ_t K_t x^t has orthonormal rows wherever |x| = 1. Its matrices K_t are
+        # transposed one by one, which is the product of the same factors in reverse
+        # order, with orthonormal columns.
         if shape.num_inputs > shape.num_outputs:
             kernel = kernel.mT
         return jnp.asarray(gain, dtype) * kernel
@@ -301,9 +306,11 @@ def dirac(
         gain: The entries that are not zero. A finite number.
         in_axis: Axis or axes of the inputs of one group.
         out_axis: Axis or axes of the outputs of all groups.
-        batch_axis: Axis or axes that count kernels.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        batch_axis: Axes over independent kernels, such as stacked layers or experts.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes (*window, in/groups, out) with one to three axes of the

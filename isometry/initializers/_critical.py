@@ -52,12 +52,14 @@ def critical(
         weights: "gaussian" or "orthogonal".
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights, each drawn by itself.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
         groups: Number of groups (Flax's `feature_group_count`). Each takes an
             orthogonal matrix of its own; the fan_in of Gaussian weights is a group's
             already.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes.
@@ -109,10 +111,10 @@ def critical_point(
     q: float | None = None,
     sigma_b: float | None = None,
 ) -> theory.CriticalPoint:
-    """Solve for the critical point with fixed point q, or with this sigma_b.
+    """Solve chi_1 = 1 for sigma_w, given the variance's fixed point q or sigma_b.
 
-    sigma_b is 0 if neither is given. Of several points it is the stable one of smallest
-    q.
+    sigma_b is 0 if neither is given. If several points have this sigma_b, the stable
+    one with the smallest q is returned.
     """
     if q is not None and sigma_b is not None:
         raise InputError(

@@ -41,11 +41,13 @@ def identity(
         gain: The entries of the diagonal. A finite number.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights, each drawn by itself.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
         groups: Number of blocks of outputs that read inputs of their own; the weight
             then has the shape (in/groups, out), and each block is the identity.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes (n, n), which needs no key.
@@ -116,11 +118,13 @@ def partial_identity(
         gain: The entries of the diagonal. A finite number.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights, each drawn by itself.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
         groups: Number of blocks of outputs that read inputs of their own; the weight
             then has the shape (in/groups, out), and each block is a partial identity.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of matrices, which needs no key.

@@ -38,7 +38,7 @@ class Initializer:
         why: The end of the message to whoever gives fewer.
         largest: `largest(shape)` bounds the magnitude of the entries, of Gaussian ones
             at six standard deviations. 0 where nothing is known.
-        dtype: What is drawn where the call names no dtype. None is JAX's default.
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Example:
         >>> import jax
@@ -130,7 +130,9 @@ class Initializer:
         return f"{self.name}({self.arguments})"
 
 
-def written(arguments: Mapping[str, object], dtype: DTypeLike | None = None) -> str:
+def format_arguments(
+    arguments: Mapping[str, object], dtype: DTypeLike | None = None
+) -> str:
     """Return the arguments as the user would write them."""
     parts = [f"{name}={value!r}" for name, value in arguments.items()]
     if dtype is not None:
@@ -145,8 +147,8 @@ def magnitude(value: float) -> float:
     return abs(float(value))
 
 
-def at_most(bound: float) -> Callable[[tuple[int, ...]], float]:
-    """Return the `largest` of a law whose bound does not depend on the shape."""
+def for_any_shape(bound: float) -> Callable[[tuple[int, ...]], float]:
+    """Return a function of the shape, as `Initializer.largest` is, that is constant."""
     return lambda shape: bound
 
 
@@ -163,7 +165,7 @@ def flat(
 
 
 def _place(array: Array, sharding: Sharding) -> Array:
-    """Lay `array` out by `sharding`, inside jit and outside."""
+    """Shard `array`, inside jit and outside, for meshes with explicit axes too."""
     mesh = jax.sharding.get_abstract_mesh()
     if isinstance(sharding, jax.sharding.NamedSharding):
         mesh = sharding.mesh

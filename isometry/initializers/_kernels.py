@@ -18,9 +18,9 @@ from isometry._internal.errors import InputError
 from isometry._internal.types import DTypeLike, Key
 from isometry.initializers._initializer import (
     Initializer,
-    at_most,
+    for_any_shape,
+    format_arguments,
     magnitude,
-    written,
 )
 from isometry.initializers._layout import Layout, Parts, size, sizes
 
@@ -99,12 +99,12 @@ def kernel_initializer(
 
     return Initializer(
         name,
-        written(arguments | layout.changed(), dtype),
+        format_arguments(arguments | layout.changed(), dtype),
         draw,
         random=random,
         least_axes=ranks.least,
         why=ranks.why,
-        largest=at_most(magnitude(largest)),
+        largest=for_any_shape(magnitude(largest)),
         dtype=dtype,
     )
 

@@ -10,9 +10,9 @@ from isometry._internal.types import Axes, DTypeLike, Key
 from isometry.initializers._catalogue import SAME_BITS, register
 from isometry.initializers._initializer import (
     Initializer,
-    at_most,
+    for_any_shape,
+    format_arguments,
     magnitude,
-    written,
 )
 from isometry.initializers._kernels import lay_out
 from isometry.initializers._layout import Layout, size, sizes
@@ -67,11 +67,13 @@ def orthogonal(
         gain: The singular values. A finite number.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights, each drawn by itself.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
         groups: Number of groups (Flax's `feature_group_count`). The out/groups outputs
             of each group take a Haar matrix of their own.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes.
@@ -129,10 +131,10 @@ def orthogonal_matrices(
 
     return Initializer(
         name,
-        written(arguments | axes.changed(), dtype),
+        format_arguments(arguments | axes.changed(), dtype),
         draw,
         least_axes=2,
         why=NEEDS_MATRIX,
-        largest=at_most(magnitude(gain)),
+        largest=for_any_shape(magnitude(gain)),
         dtype=dtype,
     )

@@ -13,10 +13,10 @@ from isometry._internal.types import DTypeLike, Key
 from isometry.initializers._catalogue import SAME_BITS, register
 from isometry.initializers._initializer import (
     Initializer,
-    at_most,
     flat,
+    for_any_shape,
+    format_arguments,
     magnitude,
-    written,
 )
 
 # True of any entries that are independent, of mean 0 and of variance σ² (Marchenko and
@@ -45,25 +45,25 @@ def uniform(
 ) -> Initializer:
     """Draw independent entries, uniform on [low, high).
 
-    As in torch and JAX, rounding to the dtype can return `high` itself where the bounds
-    are coarse in it.
+    As in torch and JAX, rounding can return `high` itself, where the dtype has few
+    values between the bounds.
 
     `jax.nn.initializers.uniform(s)` is `uniform(low=0, high=s)`, bit for bit from the
     same key in float32 and float64; bfloat16 and float16 are the float32 draw, rounded
-    once. JAX's default is s = 0.01, torch's interval is [0, 1).
+    once. JAX's default is s = 0.01, torch's is [0, 1).
 
     Args:
         low: Lower bound. A finite number.
         high: Upper bound, above `low`. A finite number.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer for any shape.
 
     Raises:
-        InputError: The bounds are not finite or upside down; they overflow the dtype,
-            or cannot be told apart in the one that they are drawn in, which is float32
-            for a coarser one.
+        InputError: A bound is not finite, or `low` is not below `high`; a bound
+            overflows the dtype, or both round to the same number (of float32 where the
+            dtype is bfloat16 or float16).
 
     Example:
         >>> import jax
@@ -78,7 +78,7 @@ def uniform(
     if not checks.is_traced((low, high)) and low >= high:
         raise InputError(
             f"low={low} is not below high={high}; exchange them, or write "
-            f"constant({low})."
+            f"constant({low}) if they are equal."
         )
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
@@ -86,9 +86,9 @@ def uniform(
 
     return Initializer(
         "uniform",
-        written({"low": low, "high": high}, dtype),
+        format_arguments({"low": low, "high": high}, dtype),
         draw,
-        largest=at_most(max(magnitude(low), magnitude(high))),
+        largest=for_any_shape(max(magnitude(low), magnitude(high))),
         dtype=dtype,
     )
 
@@ -143,7 +143,7 @@ def normal(
     Args:
         mean: Mean of the entries. A finite number.
         std: Standard deviation of the entries. Finite and non-negative.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer for any shape.
@@ -167,9 +167,9 @@ def normal(
 
     return Initializer(
         "normal",
-        written({"mean": mean, "std": std}, dtype),
+        format_arguments({"mean": mean, "std": std}, dtype),
         draw,
-        largest=at_most(magnitude(mean) + NORMAL_REACH * magnitude(std)),
+        largest=for_any_shape(magnitude(mean) + NORMAL_REACH * magnitude(std)),
         dtype=dtype,
     )
 
@@ -252,7 +252,7 @@ def truncated_normal(
         std: Standard deviation before truncation. Finite and positive.
         lower: Lower bound. A finite number.
         upper: Upper bound, above `lower`. A finite number.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer for any shape.
@@ -315,9 +315,9 @@ def truncated_normal(
     arguments = {"mean": mean, "std": std, "lower": lower, "upper": upper}
     return Initializer(
         "truncated_normal",
-        written(arguments, dtype),
+        format_arguments(arguments, dtype),
         draw,
-        largest=at_most(largest),
+        largest=for_any_shape(largest),
         dtype=dtype,
     )
 

@@ -14,7 +14,7 @@ from isometry._internal.errors import InputError, public
 from isometry._internal.types import Axes, DTypeLike, Key
 from isometry.initializers._catalogue import register
 from isometry.initializers._gains import torch_gain
-from isometry.initializers._initializer import Initializer, magnitude, written
+from isometry.initializers._initializer import Initializer, format_arguments, magnitude
 from isometry.initializers._layout import Layout
 from isometry.initializers._random import (
     NORMAL_REACH,
@@ -49,7 +49,7 @@ def scaled_normal(
 
     return Initializer(
         name,
-        written(arguments | layout.changed(), dtype),
+        format_arguments(arguments | layout.changed(), dtype),
         draw,
         largest=largest,
         dtype=dtype,
@@ -76,9 +76,9 @@ def scaled_uniform(
         # that the user never wrote.
         if 2 * magnitude(bound) > float(jnp.finfo(dtype).max):
             raise InputError(
-                f"{written(arguments)} makes an interval of width {2 * bound:g}, "
-                f"beyond the largest {dtype.name}; write smaller numbers or a wider "
-                "dtype."
+                f"{format_arguments(arguments)} makes an interval of width "
+                f"{2 * bound:g}, beyond the largest {dtype.name}; write smaller "
+                "numbers or a wider dtype."
             )
         return sample_uniform(key, shape, dtype, low=-bound, high=bound)
 
@@ -87,7 +87,7 @@ def scaled_uniform(
 
     return Initializer(
         name,
-        written(arguments | layout.changed(), dtype),
+        format_arguments(arguments | layout.changed(), dtype),
         draw,
         largest=largest,
         dtype=dtype,
@@ -123,11 +123,14 @@ def xavier_uniform(
         gain: Multiplies what is drawn. Finite and positive.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights of their own.
-        groups: Number of groups (Flax's `feature_group_count`), which divides fan_out.
-            Without it fan_out counts the outputs of all groups, as in torch.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
+            They do not count towards the fans.
+        groups: Number of groups (Flax's `feature_group_count`). fan_out is that of one
+            group; with 1 it counts the outputs of all groups, as torch does.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes.
@@ -187,11 +190,14 @@ def xavier_normal(
         gain: Multiplies what is drawn. Finite and positive.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights of their own.
-        groups: Number of groups (Flax's `feature_group_count`), which divides fan_out.
-            Without it fan_out counts the outputs of all groups, as in torch.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
+            They do not count towards the fans.
+        groups: Number of groups (Flax's `feature_group_count`). fan_out is that of one
+            group; with 1 it counts the outputs of all groups, as torch does.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes.
@@ -255,16 +261,19 @@ def kaiming_uniform(
 
     Args:
         a: Slope of leaky_relu for negative inputs. Every other `nonlinearity` ignores
-            it, as in torch. Not traced.
-        mode: "fan_in" or "fan_out"; torch takes capitals too.
+            it, as in torch. A number, not a tracer.
+        mode: "fan_in" or "fan_out", in lower case; torch takes capitals too.
         nonlinearity: A name that `calculate_gain` knows.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights of their own.
-        groups: Number of groups (Flax's `feature_group_count`), which divides fan_out.
-            Without it fan_out counts the outputs of all groups, as in torch.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
+            They do not count towards the fans.
+        groups: Number of groups (Flax's `feature_group_count`). fan_out is that of one
+            group; with 1 it counts the outputs of all groups, as torch does.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes.
@@ -312,24 +321,27 @@ def kaiming_normal(
 ) -> Initializer:
     """Draw Gaussian entries of variance gain²/fan, by default He's 2/fan_in.
 
-    The gain is `calculate_gain(nonlinearity, a)`. Untruncated as in torch (He et al.,
-    2015, equations 10 and 15).
+    The gain is `calculate_gain(nonlinearity, a)` (He et al., 2015, equations 10 and
+    14). As in torch, the Gaussian is not truncated.
 
-    `jax.nn.initializers.kaiming_normal()` is `he_normal()` here, bit for bit from the
-    same key in float32 and float64: of the same variance, but truncated.
+    JAX's function of this name draws a truncated Gaussian of the same variance: that is
+    `he_normal()` here, bit for bit from the same key in float32 and float64.
 
     Args:
         a: Slope of leaky_relu for negative inputs. Every other `nonlinearity` ignores
-            it, as in torch. Not traced.
-        mode: "fan_in" or "fan_out"; torch takes capitals too.
+            it, as in torch. A number, not a tracer.
+        mode: "fan_in" or "fan_out", in lower case; torch takes capitals too.
         nonlinearity: A name that `calculate_gain` knows.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights of their own.
-        groups: Number of groups (Flax's `feature_group_count`), which divides fan_out.
-            Without it fan_out counts the outputs of all groups, as in torch.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
+            They do not count towards the fans.
+        groups: Number of groups (Flax's `feature_group_count`). fan_out is that of one
+            group; with 1 it counts the outputs of all groups, as torch does.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes.
@@ -388,11 +400,15 @@ def torch_default(
     Args:
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights of their own.
-        groups: Number of groups (Flax's `feature_group_count`). It must divide the
-            outputs; fan_in is a group's already, since the weight stores in/groups.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
+            They do not count towards the fans.
+        groups: Number of groups (Flax's `feature_group_count`), a divisor of the number
+            of outputs. It does not change fan_in: the weight of a grouped layer stores
+            the in/groups inputs of one group.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes.
@@ -445,7 +461,7 @@ def torch_default_bias(
         fan_in: Inputs of one group times the window. At least 1.
         groups: Number of groups, which must divide the bias. The law does not depend on
             it, because `fan_in` is a group's.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer for any shape.
@@ -475,5 +491,5 @@ def torch_default_bias(
         return sample_uniform(key, shape, dtype, low=-bound, high=bound)
 
     return Initializer(
-        "torch_default_bias", written(arguments, dtype), draw, dtype=dtype
+        "torch_default_bias", format_arguments(arguments, dtype), draw, dtype=dtype
     )

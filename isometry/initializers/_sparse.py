@@ -58,11 +58,13 @@ def sparse(
         std: Standard deviation of the other weights. Finite and non-negative.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights, each drawn by itself.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
         groups: Number of blocks of outputs that read inputs of their own; the weight
             then has the shape (in/groups, out), and each block this law.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of matrices.
@@ -149,12 +151,14 @@ def sparse_orthogonal(
         gain: The singular values. A finite number.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights, each drawn by itself.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
         groups: Number of groups (Flax's `feature_group_count`), each with an orthogonal
             matrix of its own. Without it a grouped weight is drawn as one matrix, and
             its groups are no isometries.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes (*window, in/groups, out).

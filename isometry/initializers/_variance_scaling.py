@@ -17,8 +17,8 @@ from isometry.initializers._catalogue import SAME_BITS, register
 from isometry.initializers._initializer import (
     Initializer,
     flat,
+    format_arguments,
     magnitude,
-    written,
 )
 from isometry.initializers._layout import Layout
 from isometry.initializers._random import NORMAL_REACH, SPECTRUM
@@ -49,8 +49,8 @@ _GLOROT = "Glorot and Bengio (2010), AISTATS; jax.nn.initializers"
 _HE = "He et al. (2015), arXiv:1502.01852; jax.nn.initializers"
 
 
-class _Law(NamedTuple):
-    """Entries of mean 0 and variance scale/fan, the arguments of `variance_scaling`."""
+class _Scaling(NamedTuple):
+    """The first three arguments of `variance_scaling`, for a variance of scale/fan."""
 
     scale: float
     mode: str
@@ -59,17 +59,17 @@ class _Law(NamedTuple):
 
 def _variance_scaled(
     name: str,
-    law: _Law,
+    scaling: _Scaling,
     layout: Layout,
     *,
     dtype: DTypeLike | None,
     arguments: dict[str, object] | None = None,
 ) -> Initializer:
-    """Make the initializer of this law, under a factory's name and arguments."""
+    """Make the initializer with this scaling, under a factory's name and arguments."""
 
     def variance_of(shape: tuple[int, ...]) -> float:
-        fan = _FAN_OF_MODE[law.mode](*layout.fans(shape))
-        return law.scale / fan
+        fan = _FAN_OF_MODE[scaling.mode](*layout.fans(shape))
+        return scaling.scale / fan
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
         variance = variance_of(shape)
@@ -77,19 +77,20 @@ def _variance_scaled(
         # that fits can still end as an infinity.
         if 3 * magnitude(variance) > float(jnp.finfo(dtype).max):
             raise InputError(
-                f"scale={law.scale} makes a variance of {variance:g}, beyond a third "
-                f"of the largest {dtype.name}; write a smaller scale or a wider dtype."
+                f"scale={scaling.scale} makes a variance of {variance:g}, beyond a "
+                f"third of the largest {dtype.name}; write a smaller scale or a wider "
+                "dtype."
             )
         # Rounded before the root is taken, as in JAX.
         variance_in_dtype = jnp.asarray(variance, dtype)
-        return _sample(key, shape, law.distribution, variance=variance_in_dtype)
+        return _sample(key, shape, scaling.distribution, variance=variance_in_dtype)
 
     def largest(shape: tuple[int, ...]) -> float:
-        return _REACH[law.distribution] * math.sqrt(magnitude(variance_of(shape)))
+        return _REACH[scaling.distribution] * math.sqrt(magnitude(variance_of(shape)))
 
     return Initializer(
         name,
-        written((arguments or {}) | layout.changed(), dtype),
+        format_arguments((arguments or {}) | layout.changed(), dtype),
         draw,
         largest=largest,
         dtype=dtype,
@@ -157,15 +158,18 @@ def variance_scaling(
             law, then scaled up to the variance), "normal" or "uniform".
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights of their own.
-        groups: Number of groups (Flax's `feature_group_count`), which divides fan_out.
-            Without it fan_out counts the outputs of all groups, as in JAX.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
+            They do not count towards the fans.
+        groups: Number of groups (Flax's `feature_group_count`). fan_out is that of one
+            group; with 1 it counts the outputs of all groups, as JAX does.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
-        An initializer of shapes with at least two axes, or with the axes that are
-        named.
+        An initializer of shapes with at least two axes; of vectors too, if `in_axis`
+        and `out_axis` name their axis.
 
     Raises:
         InputError: `scale` is negative; `mode` or `distribution` is not known; axes or
@@ -192,9 +196,9 @@ def variance_scaling(
     checks.one_of("mode", mode, _FAN_OF_MODE)
     checks.one_of("distribution", distribution, _REACH)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
-    law = _Law(scale, mode, distribution)
+    scaling = _Scaling(scale, mode, distribution)
     return _variance_scaled(
-        "variance_scaling", law, axes, dtype=dtype, arguments=law._asdict()
+        "variance_scaling", scaling, axes, dtype=dtype, arguments=scaling._asdict()
     )
 
 
@@ -205,7 +209,8 @@ def variance_scaling(
     aliases=("jax glorot_uniform", "jax xavier_uniform", "Keras GlorotUniform"),
     differs="jax.nn.initializers.glorot_uniform() is glorot_uniform(), "
     + SAME_BITS
-    + ". torch xavier_uniform_ is xavier_uniform(): the same law, other bits",
+    + ". torch xavier_uniform_ is xavier_uniform(): the same distribution, other "
+    "samples from the same key",
 )
 @public("glorot_uniform")
 def glorot_uniform(
@@ -220,7 +225,7 @@ def glorot_uniform(
     """Draw uniform entries of variance 2/(fan_in + fan_out).
 
     (Glorot and Bengio, 2010, equation 16.) torch's `xavier_uniform_` is
-    `xavier_uniform`: the same law, other bits.
+    `xavier_uniform`: the same distribution, other samples from the same key.
 
     Bit for bit `jax.nn.initializers.glorot_uniform` from the same key, in float32 and
     float64; bfloat16 and float16 are the float32 draw, rounded once.
@@ -228,15 +233,18 @@ def glorot_uniform(
     Args:
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights of their own.
-        groups: Number of groups (Flax's `feature_group_count`), which divides fan_out.
-            Without it fan_out counts the outputs of all groups, as in JAX.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
+            They do not count towards the fans.
+        groups: Number of groups (Flax's `feature_group_count`). fan_out is that of one
+            group; with 1 it counts the outputs of all groups, as JAX does.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
-        An initializer of shapes with at least two axes, or with the axes that are
-        named.
+        An initializer of shapes with at least two axes; of vectors too, if `in_axis`
+        and `out_axis` name their axis.
 
     Raises:
         InputError: Axes or groups do not fit the shape.
@@ -252,8 +260,8 @@ def glorot_uniform(
         2.0
     """
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
-    law = _Law(scale=1.0, mode="fan_avg", distribution="uniform")
-    return _variance_scaled("glorot_uniform", law, axes, dtype=dtype)
+    scaling = _Scaling(scale=1.0, mode="fan_avg", distribution="uniform")
+    return _variance_scaled("glorot_uniform", scaling, axes, dtype=dtype)
 
 
 @register(
@@ -287,15 +295,18 @@ def glorot_normal(
     Args:
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights of their own.
-        groups: Number of groups (Flax's `feature_group_count`), which divides fan_out.
-            Without it fan_out counts the outputs of all groups, as in JAX.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
+            They do not count towards the fans.
+        groups: Number of groups (Flax's `feature_group_count`). fan_out is that of one
+            group; with 1 it counts the outputs of all groups, as JAX does.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
-        An initializer of shapes with at least two axes, or with the axes that are
-        named.
+        An initializer of shapes with at least two axes; of vectors too, if `in_axis`
+        and `out_axis` name their axis.
 
     Raises:
         InputError: Axes or groups do not fit the shape.
@@ -311,8 +322,8 @@ def glorot_normal(
         2.0
     """
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
-    law = _Law(scale=1.0, mode="fan_avg", distribution="truncated_normal")
-    return _variance_scaled("glorot_normal", law, axes, dtype=dtype)
+    scaling = _Scaling(scale=1.0, mode="fan_avg", distribution="truncated_normal")
+    return _variance_scaled("glorot_normal", scaling, axes, dtype=dtype)
 
 
 @register(
@@ -322,7 +333,8 @@ def glorot_normal(
     aliases=("jax he_uniform", "jax kaiming_uniform", "Keras HeUniform"),
     differs="jax.nn.initializers.he_uniform() is he_uniform(), "
     + SAME_BITS
-    + ". torch kaiming_uniform_ is kaiming_uniform(): the same law, other bits",
+    + ". torch kaiming_uniform_ is kaiming_uniform(): the same distribution, other "
+    "samples from the same key",
 )
 @public("he_uniform")
 def he_uniform(
@@ -337,7 +349,7 @@ def he_uniform(
     """Draw uniform entries of variance 2/fan_in.
 
     The variance is that of He et al. (2015, equation 10). torch's `kaiming_uniform_` is
-    `kaiming_uniform`: the same law, other bits.
+    `kaiming_uniform`: the same distribution, other samples from the same key.
 
     Bit for bit `jax.nn.initializers.he_uniform` from the same key, in float32 and
     float64; bfloat16 and float16 are the float32 draw, rounded once.
@@ -345,15 +357,19 @@ def he_uniform(
     Args:
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights of their own.
-        groups: Number of groups (Flax's `feature_group_count`). It must divide the
-            outputs; fan_in is a group's already, since the weight stores in/groups.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
+            They do not count towards the fans.
+        groups: Number of groups (Flax's `feature_group_count`), a divisor of the number
+            of outputs. It does not change fan_in: the weight of a grouped layer stores
+            the in/groups inputs of one group.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
-        An initializer of shapes with at least two axes, or with the axes that are
-        named.
+        An initializer of shapes with at least two axes; of vectors too, if `in_axis`
+        and `out_axis` name their axis.
 
     Raises:
         InputError: Axes or groups do not fit the shape.
@@ -369,8 +385,8 @@ def he_uniform(
         2.0
     """
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
-    law = _Law(scale=2.0, mode="fan_in", distribution="uniform")
-    return _variance_scaled("he_uniform", law, axes, dtype=dtype)
+    scaling = _Scaling(scale=2.0, mode="fan_in", distribution="uniform")
+    return _variance_scaled("he_uniform", scaling, axes, dtype=dtype)
 
 
 @register(
@@ -404,15 +420,19 @@ def he_normal(
     Args:
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights of their own.
-        groups: Number of groups (Flax's `feature_group_count`). It must divide the
-            outputs; fan_in is a group's already, since the weight stores in/groups.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
+            They do not count towards the fans.
+        groups: Number of groups (Flax's `feature_group_count`), a divisor of the number
+            of outputs. It does not change fan_in: the weight of a grouped layer stores
+            the in/groups inputs of one group.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
-        An initializer of shapes with at least two axes, or with the axes that are
-        named.
+        An initializer of shapes with at least two axes; of vectors too, if `in_axis`
+        and `out_axis` name their axis.
 
     Raises:
         InputError: Axes or groups do not fit the shape.
@@ -428,8 +448,8 @@ def he_normal(
         2.0
     """
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
-    law = _Law(scale=2.0, mode="fan_in", distribution="truncated_normal")
-    return _variance_scaled("he_normal", law, axes, dtype=dtype)
+    scaling = _Scaling(scale=2.0, mode="fan_in", distribution="truncated_normal")
+    return _variance_scaled("he_normal", scaling, axes, dtype=dtype)
 
 
 @register(
@@ -459,15 +479,19 @@ def lecun_uniform(
     Args:
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights of their own.
-        groups: Number of groups (Flax's `feature_group_count`). It must divide the
-            outputs; fan_in is a group's already, since the weight stores in/groups.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
+            They do not count towards the fans.
+        groups: Number of groups (Flax's `feature_group_count`), a divisor of the number
+            of outputs. It does not change fan_in: the weight of a grouped layer stores
+            the in/groups inputs of one group.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
-        An initializer of shapes with at least two axes, or with the axes that are
-        named.
+        An initializer of shapes with at least two axes; of vectors too, if `in_axis`
+        and `out_axis` name their axis.
 
     Raises:
         InputError: Axes or groups do not fit the shape.
@@ -483,8 +507,8 @@ def lecun_uniform(
         1.0
     """
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
-    law = _Law(scale=1.0, mode="fan_in", distribution="uniform")
-    return _variance_scaled("lecun_uniform", law, axes, dtype=dtype)
+    scaling = _Scaling(scale=1.0, mode="fan_in", distribution="uniform")
+    return _variance_scaled("lecun_uniform", scaling, axes, dtype=dtype)
 
 
 @register(
@@ -519,15 +543,19 @@ def lecun_normal(
     Args:
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights of their own.
-        groups: Number of groups (Flax's `feature_group_count`). It must divide the
-            outputs; fan_in is a group's already, since the weight stores in/groups.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
+            They do not count towards the fans.
+        groups: Number of groups (Flax's `feature_group_count`), a divisor of the number
+            of outputs. It does not change fan_in: the weight of a grouped layer stores
+            the in/groups inputs of one group.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
-        An initializer of shapes with at least two axes, or with the axes that are
-        named.
+        An initializer of shapes with at least two axes; of vectors too, if `in_axis`
+        and `out_axis` name their axis.
 
     Raises:
         InputError: Axes or groups do not fit the shape.
@@ -543,5 +571,5 @@ def lecun_normal(
         1.0
     """
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
-    law = _Law(scale=1.0, mode="fan_in", distribution="truncated_normal")
-    return _variance_scaled("lecun_normal", law, axes, dtype=dtype)
+    scaling = _Scaling(scale=1.0, mode="fan_in", distribution="truncated_normal")
+    return _variance_scaled("lecun_normal", scaling, axes, dtype=dtype)

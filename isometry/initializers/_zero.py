@@ -59,8 +59,10 @@ def hadamard(
         batch_axis: Axis or axes that count weights.
         groups: Number of blocks of outputs that read inputs of their own; the weight
             then has the shape (in/groups, out), and each block is a Hadamard block.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of matrices, which needs no key.
@@ -137,11 +139,13 @@ def zer_o(
         scale: "code" or "paper".
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count kernels.
+        batch_axis: Axes over independent kernels, such as stacked layers or experts.
         groups: Number of groups (Flax's `feature_group_count`), each filled as a layer
             of in/groups inputs and out/groups outputs.
-        layout: "torch", "jax", "heads_in" or "heads_out", instead of the two axes.
-        dtype: What is drawn where the call names no dtype; None is JAX's default.
+        layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
+            "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
+            (heads, head_dim, out).
+        dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes (*window, in/groups, out), which needs no key.
