@@ -105,7 +105,7 @@ def idinit(
         draw,
         axes,
         arguments={"tau": tau},
-        ranks=Ranks(least=2, most=math.inf, why="IDInit needs at least two."),
+        ranks=Ranks(least=2, most=None, why="IDInit needs at least two."),
         largest=tau,
         random=False,
         dtype=dtype,

@@ -41,13 +41,18 @@ class Ranks:
     """How many axes a weight may have, a batch not counted, and why not others."""
 
     least: int
-    most: float
+    most: int | None
     why: str
+
+    def allows(self, rank: int) -> bool:
+        """Tell whether a weight may have so many axes."""
+        is_too_many = self.most is not None and rank > self.most
+        return rank >= self.least and not is_too_many
 
 
 CONVOLUTION = Ranks(
     least=3,
-    most=math.inf,
+    most=None,
     why="a convolution kernel, (*window, in, out), has at least three. "
     "For a dense layer use orthogonal().",
 )
@@ -109,7 +114,7 @@ def _check_rank(
 ) -> None:
     # Several input axes act as one, and so do several output axes.
     rank = len(parts.window) + 2
-    if ranks.least <= rank <= ranks.most:
+    if ranks.allows(rank):
         return
     beside = ""
     if parts.batch:

@@ -211,7 +211,7 @@ def sparse_orthogonal(
         draw,
         axes,
         arguments={"density": density, "gain": gain},
-        ranks=Ranks(least=2, most=math.inf, why=NEEDS_MATRIX),
+        ranks=Ranks(least=2, most=None, why=NEEDS_MATRIX),
         largest=gain,
         dtype=dtype,
     )
@@ -231,7 +231,13 @@ class _Rotated(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("few", "many", "dtype"))
 def givens_product(
-    key: Key, goal: int, twice: int, *, few: int, many: int, dtype: np.dtype
+    key: Key,
+    goal: int | Int[Array, ""],
+    twice: int | Int[Array, ""],
+    *,
+    few: int,
+    many: int,
+    dtype: np.dtype,
 ) -> tuple[Float[Array, "many few"], Int[Array, ""]]:
     """Rotate orthonormal columns until at least `goal` entries are not zero.
 

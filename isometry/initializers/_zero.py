@@ -180,7 +180,7 @@ def zer_o(
         draw,
         axes,
         arguments={"scale": scale},
-        ranks=Ranks(least=2, most=math.inf, why="ZerO needs at least two."),
+        ranks=Ranks(least=2, most=None, why="ZerO needs at least two."),
         random=False,
         dtype=dtype,
     )
