@@ -119,12 +119,12 @@ def test_block_orthogonal_convolution_is_an_isometry(case, drawn):
         np.testing.assert_allclose(valid, GAIN, rtol=tolerance)
 
 
-@pytest.mark.parametrize("case", ["even, narrowing", "three axes, square"])
-def test_block_orthogonal_uses_its_whole_window(case, drawn):
+def test_block_orthogonal_uses_its_whole_window(drawn):
     """Each factor has a fresh P: (P + (I - P)x)² has nothing at the middle tap.
 
     SAME padding does not keep an isometry.
     """
+    case = "even, narrowing"
     kernel = drawn["block_orthogonal", case]
     _, _, _, image = KERNELS[case]
     squares = (kernel**2).sum((-2, -1))
