@@ -10,7 +10,8 @@ from isometry import InputError, _measure, linalg, networks
 
 NET = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
 KEYS = jax.random.split(jax.random.key(0), 5)
-XS = jax.random.normal(jax.random.key(1), (3, 6))
+RNG = np.random.default_rng(0)
+XS = RNG.standard_normal((3, 6)).astype(np.float32)
 EPS = float(np.finfo(np.float32).eps)
 
 
@@ -44,16 +45,16 @@ def close(a, b):
 def test_equals_a_loop(whole):
     assert whole.log_values.shape == (5, 3, 5)
     assert whole.structural_zeros == 1
-    one = jax.jit(lambda params, x: isometry.spectrum(NET, params, x))
+    one = jax.jit(lambda key, x: isometry.spectrum(NET, NET.init(key), x))
+    results = jax.device_get(whole)
     for i, key in enumerate(KEYS):
-        params = NET.init(key)
         for j, x in enumerate(XS):
-            close(jax.tree.map(lambda a, i=i, j=j: a[i, j], whole), one(params, x))
+            close(jax.tree.map(lambda a, i=i, j=j: a[i, j], results), jax.device_get(one(key, x)))
 
 
 # One Jacobian is given 1584 bytes, and all share 4788; the parameters of a seed are 692, counted twice.
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="a GPU takes other bytes")
-@pytest.mark.parametrize(("budget", "parts"), [(10**9, 1), (20_000, 3), (12_000, 5), (9000, 10), (7000, 15)])
+@pytest.mark.parametrize(("budget", "parts"), [(20_000, 3), (9000, 10)])
 def test_budget_does_not_matter(whole, budget, parts):
     seen = []
     got = isometry.ensemble(NET, KEYS, XS, max_bytes=budget, progress=lambda done, total: seen.append((done, total)))
@@ -67,10 +68,9 @@ def test_stacked_parameters(whole):
     close(isometry.ensemble(NET, params=jax.vmap(NET.init)(KEYS), xs=XS), whole)
 
 
-def test_old_keys():
-    new = isometry.ensemble(NET, jax.random.split(jax.random.key(7), 2), XS)
-    old = isometry.ensemble(NET, jax.random.split(jax.random.PRNGKey(7), 2), XS)
-    np.testing.assert_array_equal(old.log_values, new.log_values)
+def test_old_keys(whole):
+    old = isometry.ensemble(NET, jax.random.split(jax.random.PRNGKey(0), 5), XS)
+    np.testing.assert_array_equal(old.log_values, whole.log_values)
 
 
 def test_plain_function_with_sample():
@@ -82,15 +82,51 @@ def test_plain_function_with_sample():
             np.testing.assert_allclose(got.values[i, j], want, rtol=0, atol=6 * 4 * EPS * want[0])
 
 
+def parameters(net, seeds, scale, sigma_b=0.5):
+    """Gaussian parameters of seeds, made in NumPy, and the layers (W, b) of each."""
+    shapes = jax.eval_shape(net.init, KEYS[0])
+
+    def leaf(a):
+        size = scale / a.shape[1] ** 0.5 if len(a.shape) == 3 else sigma_b
+        return (size * RNG.standard_normal((seeds, *a.shape))).astype(np.float32)
+
+    params = jax.tree.map(leaf, shapes)
+    layers = [
+        [(w.T, b) for run in params["layers"] for w, b in zip(run["w"][i], run["b"][i], strict=True)]
+        for i in range(seeds)
+    ]
+    return params, layers
+
+
+def chain_rule(layers, x, phi, derivative, span):
+    """The Jacobian in float64, and how many derivatives are not zero in the space where fewest are."""
+    (w, b), *rest = layers
+    z = w.astype(np.float64) @ x + b
+    product = w if span == "end_to_end" else np.eye(len(w))
+    live = [len(w)]
+    for i, (w, b) in enumerate(rest, 1):
+        if span == "hidden" and i == len(rest):
+            break
+        product = w @ (derivative(z)[:, None] * product)
+        live.append(int(np.sum(derivative(z) != 0)))
+        z = w @ phi(z) + b
+    return product, min(live)
+
+
 def test_hidden_span():
-    got = isometry.ensemble(NET, KEYS[:2], XS[:1], span="hidden")
-    assert (got.log_values.shape, got.span, got.pairs) == ((2, 1, 8), "hidden", 1)
-    want = isometry.spectrum(NET, NET.init(KEYS[1]), XS[0], span="hidden")
-    close(jax.tree.map(lambda a: a[1, 0], got), want)
+    params, layers = parameters(NET, 5, 1.2)
+    got = isometry.ensemble(NET, params=params, xs=XS, span="hidden")
+    assert (got.log_values.shape, got.span, got.pairs) == ((5, 3, 8), "hidden", 1)
+    for i in range(5):
+        for j in range(3):
+            jacobian, _ = chain_rule(layers[i], XS[j], np.tanh, lambda z: 1 - np.tanh(z) ** 2, "hidden")
+            want = np.linalg.svd(jacobian, compute_uv=False)
+            np.testing.assert_allclose(got.values[i, j], want, rtol=0, atol=8 * 8 * EPS * want[0])
 
 
 def test_nan_parameters_are_named():
-    params = jax.vmap(draw)(KEYS).at[3, 1, 2].set(jnp.nan)
+    params = RNG.standard_normal((5, 4, 6)).astype(np.float32)
+    params[3, 1, 2] = np.nan
     with pytest.raises(InputError, match=r"the Jacobian of seed 3 at input 0 is not finite \(3 of 15 in this chunk\)"):
         isometry.ensemble(linear, params=params, xs=XS)
 
@@ -130,7 +166,7 @@ def test_tracers_are_refused():
         (lambda: isometry.ensemble(NET, KEYS, XS[:, :5]), r"xs has shape \(3, 5\); this network takes rows of shape"),
         (lambda: isometry.ensemble(NET, KEYS, XS[:0]), r"xs is float32 of shape \(0, 6\)"),
         (lambda: isometry.ensemble(NET, KEYS, jnp.ones((3, 6), int)), r"xs is int32 .*; it must be floating"),
-        (lambda: isometry.ensemble(NET, KEYS, XS.at[1, 2].set(jnp.nan)), r"xs holds 1 values that are NaN or infinite"),
+        (lambda: isometry.ensemble(NET, KEYS, np.where(np.eye(3, 6) > 0, np.float32(np.nan), XS)), r"xs holds 3 values that are NaN or infinite"),
         (lambda: isometry.ensemble(NET, KEYS, XS, max_bytes=0), r"max_bytes=0 must be a whole number, at least 1"),
         (
             lambda: isometry.ensemble(NET, KEYS, XS, max_bytes=100),
@@ -148,61 +184,62 @@ def test_refusals(call, message):
         call()
 
 
-@pytest.mark.parametrize("activation", ["relu", "hard_tanh"])
-@pytest.mark.parametrize("span", ["end_to_end", "hidden"])
+FLAT = {
+    "relu": (lambda z: np.maximum(z, 0), lambda z: (z > 0) * 1.0),
+    "hard_tanh": (lambda z: np.clip(z, -1, 1), lambda z: (abs(z) < 1) * 1.0),
+}
+
+
+@pytest.mark.parametrize(("activation", "span"), [("relu", "end_to_end"), ("hard_tanh", "hidden")])
 def test_dead_units_change_no_value(monkeypatch, activation, span):
-    net = networks.mlp([20, 24, 24, 24, 20], activation, "gaussian", 2.0, 0.5)
-    keys, xs = KEYS[:2], jax.random.normal(jax.random.key(5), (3, 20))
-    whole = isometry.ensemble(net, keys, xs, span=span)
+    """Zeros are exact and as many as the narrowest of the spaces between two layers makes them."""
+    net = networks.mlp([20, 24, 24, 24, 20], activation)
+    params, layers = parameters(net, 2, 2.0)
+    xs = RNG.standard_normal((3, 20)).astype(np.float32)
     monkeypatch.setattr(_measure, "_WORTH", 8)
     monkeypatch.setattr(_measure, "_BUCKET", 2)
     monkeypatch.setattr(_measure, "_SHARE", 1.0)
     used = []
     monkeypatch.setattr(linalg, "compact_product", lambda *a, g=linalg.compact_product: used.append(a) or g(*a))
-    compact = isometry.ensemble(net, keys, xs, span=span)
+    compact = isometry.ensemble(net, params=params, xs=xs, span=span)
     assert used
-    bound = 8 * 24 * EPS * float(whole.values.max())
-    np.testing.assert_allclose(compact.values, whole.values, rtol=0, atol=bound)
-    assert (np.asarray(compact.zero_fraction(exact=True)) > 0).all()
-    # what is exactly zero now was noise below the floor before, or nearly so
-    assert (np.asarray(whole.values)[np.isneginf(compact.log_values)] <= bound).all()
-    # the narrowest space between two weights bounds the rank; what is beyond it is zero exactly
-    see = jax.vmap(jax.vmap(net.function.pre_activations, (None, 0)), (0, None))
-    layers = see(jax.vmap(net.init)(keys), xs)
-    spaces = layers if span == "end_to_end" else layers[:-1]
-    live = np.array([np.asarray(net.activation.slope(z) != 0).sum(-1) for z in spaces])
-    zeros = np.isneginf(compact.log_values).sum(-1)
-    assert (zeros >= compact.size - live.min(0)).all()
+    for i in range(2):
+        for j in range(3):
+            jacobian, live = chain_rule(layers[i], xs[j], *FLAT[activation], span)
+            want = np.linalg.svd(jacobian, compute_uv=False)
+            assert live < len(want)
+            np.testing.assert_allclose(compact.values[i, j], want, rtol=0, atol=8 * 24 * EPS * want[0])
+            assert np.isfinite(compact.log_values[i, j]).sum() == live
 
 
 @pytest.mark.parametrize(("width", "fault"), [(8, "overflow"), (200, "a NaN bias")])
 def test_what_relu_makes_of_nan_is_no_zero(width, fault):
     """relu' of a NaN is 0: a network that overflows is not one whose units are all off."""
-    net = networks.mlp([width] * 7, "relu", "gaussian", sigma_w=1e10, bias=fault != "overflow")
-    params, x = net.init(KEYS[0]), jnp.ones(width)
-    if fault != "overflow":
-        first, *others = params["layers"]
-        params = {"layers": (first | {"b": first["b"].at[0, 3].set(jnp.nan)}, *others)}
-    assert np.isnan(net(params, x)).all()
-    stacked = jax.tree.map(lambda a: a[None], params)
-    for method in ("dense", "product") if width == 8 else ("dense",):
+    net = networks.mlp([width] * 7, "relu")
+    stacked, _ = parameters(net, 1, 1e10 if fault == "overflow" else 1.0)
+    x = np.ones(width, np.float32)
+    if fault == "a NaN bias":
+        stacked["layers"][0]["b"][0, 0, 3] = np.nan
+        with pytest.raises(ValueError, match="seed 0 at input 0 is not finite"):
+            isometry.ensemble(net, params=stacked, xs=x[None])
+        return
+    params = jax.tree.map(lambda a: a[0], stacked)
+    for method in ("dense", "product"):
         with pytest.raises(ValueError, match="NaN or infinite"):
             isometry.spectrum(net, params, x, method=method)
-        with pytest.raises(ValueError, match="seed 0 at input 0 is not finite"):
-            isometry.ensemble(net, params=stacked, xs=x[None], method=method)
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        isometry.jacobian(net, params, x)
 
 
 def test_a_single_layer_has_no_units_to_leave_out():
-    net = networks.mlp([200, 200], "relu", "orthogonal", sigma_w=1.0)
-    found = isometry.ensemble(net, KEYS[:1], jnp.ones((1, 200)))
+    net = networks.mlp([200, 200], "relu")
+    params = jax.tree.map(lambda a: a * 0, parameters(net, 1, 1.0)[0])
+    params["layers"][0]["w"][0, 0] = np.linalg.qr(RNG.standard_normal((200, 200)))[0]
+    found = isometry.ensemble(net, params=params, xs=np.ones((1, 200), np.float32))
     np.testing.assert_allclose(found.values, 1, rtol=0, atol=200 * EPS)
 
 
 def test_sample_beside_params_is_refused():
     with pytest.raises(InputError, match=r"sample draws parameters from keys, but params are given; leave one out"):
-        isometry.ensemble(linear, params=jax.vmap(draw)(KEYS), xs=XS, sample=draw)
+        isometry.ensemble(linear, params=np.ones((5, 4, 6), np.float32), xs=XS, sample=draw)
 
 
 def test_words_that_are_no_keys_are_refused():

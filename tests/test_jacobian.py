@@ -11,20 +11,15 @@ import isometry
 from isometry import InputError, _jacobian, networks
 
 KEY = jax.random.key(0)
-X = jnp.asarray([0.5, -1.0, 0.25, 2.0, -0.3], jnp.float32)
-A = np.random.default_rng(0).standard_normal((6, 6))
+X = np.asarray([0.5, -1.0, 0.25, 2.0, -0.3], np.float32)
+RNG = np.random.default_rng(0)
+A = RNG.standard_normal((6, 6))
 
 
-def central(g, x, h=1e-5):
-    """(out, in) by central differences of a float64 function, both flattened in C order."""
-    x = np.asarray(x, np.float64)
-    columns = []
-    for i in range(x.size):
-        step = np.zeros(x.size)
-        step[i] = h
-        step = step.reshape(x.shape)
-        columns.append((np.ravel(g(x + step)) - np.ravel(g(x - step))) / (2 * h))
-    return np.stack(columns, 1)
+def parameters(net, scale=0.5):
+    """Gaussian parameters of a network, made in NumPy."""
+    shapes = jax.eval_shape(net.init, KEY)
+    return jax.tree.map(lambda a: (scale * RNG.standard_normal(a.shape)).astype(a.dtype), shapes)
 
 
 def layer_product(net, params, x, hidden=False):
@@ -45,53 +40,57 @@ def layer_product(net, params, x, hidden=False):
 
 @pytest.mark.parametrize("widths", [[5, 8, 8, 3], [3, 8, 8, 5]], ids=["reverse", "forward"])
 def test_network(widths):
-    net = networks.mlp(widths, "tanh", "gaussian", 1.2, 0.3)
-    params, x = net.init(KEY), X[: widths[0]]
+    net = networks.mlp(widths, "tanh")
+    params, x = parameters(net), X[: widths[0]]
     got = isometry.jacobian(net, params, x)
     assert got.shape == (widths[-1], widths[0])
     assert got.dtype == jnp.float32
     want = layer_product(net, params, x)
     # three products of 8 terms, ‖W‖ < 4 each
     np.testing.assert_allclose(got, want, rtol=0, atol=3 * 8 * 1.2e-7 * np.linalg.norm(want, 2) * 4)
+
+
+def test_network_in_float64_against_central_differences():
+    net = networks.mlp([5, 8, 8, 3], "tanh")
+    params, h = parameters(net), 1e-5
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), params)
-        fine = np.asarray(isometry.jacobian(net, params, x, dtype=jnp.float64))
-        assert fine.dtype == np.float64
-        np.testing.assert_allclose(fine, want, rtol=0, atol=1e-13)
-        difference = central(lambda v: np.asarray(net(wide, jnp.asarray(v))), x)
-    # truncation h²/6·|f'''| with |f'''| < 100, rounding eps/h
-    np.testing.assert_allclose(fine, difference, rtol=0, atol=1e-8)
+        fine = np.asarray(isometry.jacobian(net, params, X, dtype=jnp.float64))
+        wide, stepped = jax.tree.map(np.float64, params), X + h * np.concatenate([np.eye(5), -np.eye(5)])
+        outputs = np.asarray(jax.jit(jax.vmap(net.function, (None, 0)))(wide, stepped))
+    assert fine.dtype == np.float64
+    np.testing.assert_allclose(fine, layer_product(net, params, X), rtol=0, atol=1e-13)
+    # truncation h²/6 times the third derivative, below 100; rounding eps/h
+    np.testing.assert_allclose(fine, ((outputs[:5] - outputs[5:]) / (2 * h)).T, rtol=0, atol=1e-8)
 
 
 def test_hidden_span():
-    net = networks.mlp([5, 8, 8, 3], "tanh", "gaussian", 1.2, 0.3)
-    params = net.init(KEY)
+    net = networks.mlp([5, 8, 8, 3], "tanh")
+    params = parameters(net)
     got = isometry.jacobian(net, params, X, span="hidden")
     assert got.shape == (8, 8)
     np.testing.assert_allclose(got, layer_product(net, params, X, hidden=True), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("widths", [[5, 8, 8, 3], [3, 8, 8, 5]], ids=["reverse", "forward"])
-def test_chunks_do_not_matter(widths):
-    net = networks.mlp(widths, "tanh", "gaussian", 1.2, 0.3)
-    params, x = net.init(KEY), X[: widths[0]]
-    aim = _jacobian.target("test", net, "end_to_end")
-    whole = _jacobian.dense_jacobian(aim, params, x, jnp.dtype(jnp.float32))
-    for chunk in (1, 2, 3):
-        part = _jacobian.dense_jacobian(aim, params, x, jnp.dtype(jnp.float32), chunk)
-        np.testing.assert_allclose(part, whole, rtol=0, atol=8 * 1.2e-7 * float(jnp.linalg.norm(whole)))
+@pytest.mark.parametrize(("outputs", "chunk"), [(3, 2), (6, 3)], ids=["reverse", "forward"])
+def test_chunks_do_not_matter(outputs, chunk):
+    """Directions of a plain function; the last chunk is not full."""
+    w = A[:outputs, :5].astype(np.float32)
+    aim = _jacobian.target("test", lambda w, x: jnp.tanh(w @ x), "end_to_end")
+    part = jax.jit(lambda w, x: _jacobian.dense_jacobian(aim, w, x, jnp.dtype(jnp.float32), chunk))(w, X)
+    want = (1 - np.tanh(w.astype(np.float64) @ X) ** 2)[:, None] * w
+    np.testing.assert_allclose(part, want, rtol=0, atol=8 * 1.2e-7 * np.linalg.norm(want))
 
 
 @pytest.mark.parametrize(("shape", "rows"), [((2, 3), 6), ((2, 3), 2), ((), 6)])
 def test_inputs_and_outputs_of_any_shape(shape, rows):
     """Matrices are flattened in C order; a number is a vector of one."""
     size = int(np.prod(shape))
-    a = jnp.asarray(A[:rows, :size], jnp.float32)
+    a = A[:rows, :size].astype(np.float32)
 
     def f(params, x):
         return (params @ x.ravel()).reshape((2, rows // 2))
 
-    got = isometry.jacobian(f, a, jnp.ones(shape))
+    got = isometry.jacobian(f, a, np.ones(shape, np.float32))
     np.testing.assert_allclose(got, A[:rows, :size], rtol=2e-7)
 
 
@@ -102,27 +101,21 @@ def test_scalar_output():
 
 def test_lower_precision_is_measured_in_float32():
     net = networks.mlp([5, 3], "tanh", "gaussian", 1.2, dtype=jnp.bfloat16)
-    params = net.init(KEY)
+    params = parameters(net)
     got = isometry.jacobian(net, params, X.astype(jnp.bfloat16))
     assert got.dtype == jnp.float32
     (layer,) = net.layers(params)
     np.testing.assert_array_equal(np.asarray(got), np.asarray(layer.w, np.float32).T)
 
 
-def test_full_precision_is_in_the_program():
-    net = networks.mlp([5, 8, 8, 3], "tanh", "gaussian", 1.2, 0.3)
-    measured = jax.jit(lambda params, x: isometry.jacobian(net, params, x))
-    text = measured.lower(net.init(KEY), X).as_text()
-    products = [line for line in text.splitlines() if "dot_general" in line]
+def test_traced_jacobian_is_right_and_at_full_precision():
+    net = networks.mlp([5, 8, 8, 3], "tanh")
+    params = parameters(net)
+    lowered = jax.jit(lambda params, x: isometry.jacobian(net, params, x)).lower(params, X)
+    products = [line for line in lowered.as_text().splitlines() if "dot_general" in line]
     assert products
     assert all("HIGHEST" in line for line in products)
-
-
-def test_traced_equals_eager():
-    net = networks.mlp([5, 8, 8, 3], "tanh", "gaussian", 1.2, 0.3)
-    params = net.init(KEY)
-    traced = jax.jit(lambda p, x: isometry.jacobian(net, p, x))(params, X)
-    np.testing.assert_allclose(traced, isometry.jacobian(net, params, X), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(lowered.compile()(params, X), layer_product(net, params, X), rtol=0, atol=1e-5)
 
 
 def plain(params, x):
@@ -136,7 +129,7 @@ def plain(params, x):
         (lambda: isometry.jacobian(plain, None, X, span="hiden"), r"span='hiden' is not known.*Did you mean 'hidden'"),
         (lambda: isometry.jacobian(plain, None, X, span="hidden"), r'span="hidden" needs a Network; of a plain f'),
         (
-            lambda: shallow("hidden"),
+            lambda: isometry.jacobian(networks.mlp([5, 8, 3]), None, X, span="hidden"),
             r'span="hidden" runs from z_1 to z_\(depth-1\) and needs depth 3; this one has 2',
         ),
         (
@@ -238,18 +231,13 @@ def test_what_f_raises_is_chained():
 def test_a_network_says_itself_that_x_is_a_batch():
     net = networks.chain([dense, networks.mlp([6, 3])])
     with pytest.raises(InputError, match=r"raised TypeError at x of shape \(4, 6\).*x seems to carry a batch axis"):
-        isometry.jacobian(net, (jnp.eye(6), net.blocks[1].init(KEY)), jnp.ones((4, 6)))
-
-
-def shallow(span):
-    net = networks.mlp([5, 8, 3])
-    return isometry.jacobian(net, net.init(KEY), X, span=span)
+        isometry.jacobian(net, (jnp.eye(6), parameters(net.blocks[1])), jnp.ones((4, 6)))
 
 
 def test_the_network_refuses_a_batch():
     net = networks.mlp([5, 8, 3])
     with pytest.raises(InputError, match=r"takes one example of shape \(5,\)"):
-        isometry.jacobian(net, net.init(KEY), jnp.stack([X, X]))
+        isometry.jacobian(net, parameters(net), np.stack([X, X]))
 
 
 def looped(w, x):
@@ -258,9 +246,12 @@ def looped(w, x):
 
 
 def test_a_loop_of_unknown_length_is_measured_forward():
-    w, x = jnp.asarray([[0.5, 0.2], [-0.3, 0.8]]), jnp.asarray([1.0, -0.5])
-    unrolled = lambda w, x: jnp.tanh(w @ jnp.tanh(w @ jnp.tanh(w @ x)))  # noqa: E731
-    np.testing.assert_allclose(isometry.jacobian(looped, w, x), isometry.jacobian(unrolled, w, x), rtol=1e-5)
+    w, x = np.asarray([[0.5, 0.2], [-0.3, 0.8]], np.float32), np.asarray([1.0, -0.5], np.float32)
+    want, h = np.eye(2), x
+    for _ in range(3):
+        h = np.tanh(w @ h)
+        want = (1 - h**2)[:, None] * w @ want
+    np.testing.assert_allclose(isometry.jacobian(looped, w, x), want, rtol=1e-5)
     with pytest.raises(ValueError, match="which has no reverse derivative; write a scan"):
         isometry.spectrum(looped, w, x, method="lanczos", key=jax.random.key(0))
 
@@ -274,11 +265,13 @@ def settled(z):
 settled.defvjp(lambda z: (settled(z),) * 2, lambda c, t: (t * (1 - c**2) / (1 - (1 - c**2) / 2),))
 
 
-@pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
-def test_what_brings_its_reverse_derivative_is_measured_in_reverse(shape):
-    w, x = jnp.asarray(A[: shape[0], : shape[1]], jnp.float32), jnp.linspace(-1, 1, shape[1])
+def test_what_brings_its_reverse_derivative_is_measured_in_reverse():
+    """With five outputs of three inputs forward mode would be shorter."""
+    w, x = A[:5, :3].astype(np.float32), np.linspace(-1, 1, 3, dtype=np.float32)
     f = lambda w, x: settled(w @ x)  # noqa: E731
-    c = np.asarray(f(w, x), float)
+    c = np.zeros(5)
+    for _ in range(60):
+        c = np.tanh(c / 2 + w @ x)
     want = ((1 - c**2) / (1 - (1 - c**2) / 2))[:, None] * np.asarray(w)
     np.testing.assert_allclose(isometry.jacobian(f, w, x), want, rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match="custom_vjp rule, which has no forward derivative; write a custom_jvp"):
@@ -315,35 +308,39 @@ def test_an_object_that_holds_arrays_is_a_function_too():
         def __call__(self, params, x):
             return jnp.tanh(self.w @ x) * params
 
-    model, w = Model(jnp.asarray(A[:, :5], jnp.float32)), jnp.ones(1)
+    model, w = Model(jnp.asarray(A[:, :5], jnp.float32)), np.ones(1, np.float32)
     with pytest.raises(TypeError):
         hash(model)
-    want = isometry.spectrum(lambda p, x: model(p, x), w, X).values
-    for method in ("dense", "lanczos"):
-        found = isometry.spectrum(model, w, X, method=method, key=KEY)
-        np.testing.assert_allclose(found.quantile(1.0, "s"), want[0], rtol=1e-5)
+    jacobian = (1 - np.tanh(A[:, :5] @ X) ** 2)[:, None] * A[:, :5]
+    want = np.linalg.svd(jacobian, compute_uv=False)
+    np.testing.assert_allclose(isometry.spectrum(model, w, X).values, want, rtol=1e-5, atol=1e-6)
     found = isometry.ensemble(model, params=w[None], xs=X[None])
-    np.testing.assert_allclose(found.values[0, 0], want, rtol=1e-5)
+    np.testing.assert_allclose(found.values[0, 0], want, rtol=1e-5, atol=1e-6)
+
+    def probed(x):
+        return isometry.spectrum(model, w, x, method="lanczos", key=KEY).log_values
+
+    assert jax.eval_shape(probed, X).shape == (5 * 8,)
 
 
 def test_parameters_of_another_network_are_refused():
     net, deeper = networks.mlp([4, 6, 6, 3], "tanh"), networks.mlp([4, 6, 6, 6, 3], "tanh")
-    keys, x = jax.random.split(jax.random.key(0), 2), jnp.ones(4)
+    x, others = np.ones(4, np.float32), parameters(deeper)
     said = r"params\['layers'\]\[1\]\['b'\] is of shape \(1, 6\) in this network, and params has \(2, 6\); write net"
     with pytest.raises(InputError, match=r"spectrum\(\): " + said):
-        isometry.spectrum(net, deeper.init(keys[0]), x)
+        isometry.spectrum(net, others, x)
     with pytest.raises(InputError, match=r"ensemble\(\): " + said):
-        isometry.ensemble(net, params=jax.vmap(deeper.init)(keys), xs=x[None], span="hidden")
+        isometry.ensemble(net, params=jax.tree.map(lambda a: a[None], others), xs=x[None], span="hidden")
     both = networks.chain([lambda p, x: 2 * x, net])
     with pytest.raises(InputError, match=r"cost\(\): params\[1\]\['layers'\]\[1\]"):
-        isometry.cost(both, (None, deeper.init(keys[0])), x)
+        isometry.cost(both, (None, others), x)
     with pytest.raises(
         InputError,
         match=r"jacobian\(\): params is a number or an array, not a network's parameters; write net.init\(key\)",
     ):
         isometry.jacobian(net, 3, x)
     with pytest.raises(InputError, match=r"\['b'\] is of shape \(1, 6\) in this network, and params lacks it"):
-        isometry.spectrum(net, _without_first_bias(net.init(keys[0])), x)
+        isometry.spectrum(net, _without_first_bias(parameters(net)), x)
 
 
 def _without_first_bias(params):
@@ -363,11 +360,9 @@ def test_what_f_raises_when_differentiated_is_chained():
 
 
 def test_counts_of_jax_are_counts():
-    net = networks.mlp([4, 6, 6, 3], "tanh")
-    params, x, three = net.init(jax.random.key(0)), jnp.ones(4), jnp.int32(3)
-    sp = isometry.spectrum(net, params, x, method=isometry.Lanczos(three, three), key=jax.random.key(1))
-    assert sp.method == isometry.Lanczos(3, 3)
-    by_threes = isometry.spectrum(net, params, x, method=isometry.Product(three))
-    np.testing.assert_array_equal(
-        by_threes.log_values, isometry.spectrum(net, params, x, method=isometry.Product(3)).log_values
-    )
+    """Methods are static arguments of programs, so their counts are made Python's own."""
+    three = jnp.int32(3)
+    assert isometry.Lanczos(three, three) == isometry.Lanczos(3, 3)
+    assert isometry.Product(three) == isometry.Product(3)
+    for count in (isometry.Lanczos(three, three).steps, isometry.Product(three).every):
+        assert type(count) is int

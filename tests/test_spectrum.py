@@ -27,7 +27,8 @@ def of(s):
 
 def batch_of(s):
     """The spectra of matrices whose singular values are known, (..., 4) of them."""
-    log_s = np.log(np.sort(s, -1)[..., ::-1]).astype(np.float32)
+    with np.errstate(divide="ignore"):
+        log_s = np.log(np.sort(s, -1)[..., ::-1]).astype(np.float32)
     floor = np.full(log_s.shape[:-1], math.log(4 * 2.0**-23), np.float32)
     data = (jnp.asarray(a) for a in (log_s, np.full_like(log_s, 0.25), floor))
     return Spectrum(*data, size=4)
