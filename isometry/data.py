@@ -174,9 +174,9 @@ def normalize(xs: ArrayLike, q: float) -> Float[Array, "inputs *axes"]:
 def load(path: str | os.PathLike[str]) -> Data:
     """Load inputs from a file, or from a folder that holds MNIST or CIFAR-10.
 
-    Pixels of MNIST and CIFAR-10 are scaled to [0, 1]; the arrays of .npy and .npz files
     Pixels of MNIST and CIFAR-10 are scaled to [0, 1]; arrays of .npy and .npz files are
     not rescaled. Each example is flattened to a vector, those of CIFAR-10 channel by
+    channel. Nothing is unpickled: of a pickled batch only arrays and plain containers
     are read.
 
     Args:
