@@ -220,7 +220,7 @@ def test_declaration(name):
     assert found.stdout.strip() == "[]"
 
 
-LONG = ("compile", "initializers", "logspectrum")  # a dozen processes each
+LONG = ("compile", "initializers", "logspectrum", "matrixfree", "spectra")  # a dozen processes each
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in NAMES])

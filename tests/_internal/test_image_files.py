@@ -99,7 +99,7 @@ def test_damaged_labels_are_refused(tmp_path, labels, words):
 
 def test_no_images_are_refused(tmp_path):
     write_mnist(tmp_path, images=idx(IMAGES[:0]), labels=idx(LABELS[:0]))
-    with pytest.raises(InputError, match=r"images of shape \(0, 2, 4\): none"):
+    with pytest.raises(InputError, match=r"no images \(shape \(0, 2, 4\)\)"):
         data.load(tmp_path)
 
 
