@@ -148,7 +148,7 @@ def plain(params, x):
             r"f returns complex64; it must return a real",
         ),
         (
-            lambda: isometry.jacobian(plain, {"w": [X.astype(complex)]}, X),
+            lambda: isometry.jacobian(plain, {"w": [X.astype(np.complex64)]}, X),
             r"params\['w'\]\[0\] is complex64, not a real floating array; split it into real and imaginary part\.",
         ),
         (
