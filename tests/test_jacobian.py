@@ -148,8 +148,8 @@ def plain(params, x):
             r"f returns complex64; it must return a real",
         ),
         (
-            lambda: isometry.jacobian(plain, {"w": [X.astype(complex)]}, X),
-            r"params\['w'\]\[0\] is complex64, not a real floating array; split it into",
+            lambda: isometry.jacobian(plain, {"w": [X.astype(np.complex64)]}, X),
+            r"params\['w'\]\[0\] is complex64, not a real floating array; split it into real and imaginary part\.",
         ),
         (
             lambda: isometry.jacobian(plain, {"f": plain}, X),

@@ -92,9 +92,10 @@ def test_a_thousand_layers():
 
 
 def test_dead_units_are_exact_zeros():
-    """In a chain that starts at its first factor."""
+    """In a chain that starts at its first factor: of the first twelve units three live."""
     net = networks.mlp([6, 12, 12, 12, 6], "relu")
     params, x = drawn(net), RNG.standard_normal(6).astype(np.float32)
+    params["layers"][0]["b"][0] = [-10] * 9 + [10] * 3
     truth = jacobian(params, x, lambda z: (z > 0) * 1.0, lambda z: np.maximum(z, 0))
     want = np.linalg.svd(truth, compute_uv=False)
     alive = int(np.sum(want > 1e-12))
