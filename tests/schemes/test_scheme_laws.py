@@ -161,7 +161,7 @@ def test_mup_variances():
 
 
 def test_mup_exponents_in_width():
-    """Of networks as wide as their inputs and outputs: 1/width but for the head, 1/width². One layer is no such head."""
+    """Of networks as wide as their inputs and outputs: 1/width, of the head 1/width². A single layer is no head."""
     for width in (32, 96):
         net, single = (networks.mlp([width] * (1 + depth), "tanh", "mup") for depth in (3, 1))
         drawn = [np.asarray(layer.w, float) for layer in net.layers(net.init(KEY))]

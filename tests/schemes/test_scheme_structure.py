@@ -225,7 +225,8 @@ def test_adjust_says_when_it_does_not_converge_and_where_it_cannot_run():
     rng = np.random.default_rng(0)
     params, xs = net.init(KEY), jnp.asarray(rng.standard_normal((9, 4)), jnp.float32)
     far = jax.tree.map(lambda a: a, params)
-    far["layers"][0]["b"] = jnp.asarray(5 * rng.standard_normal((1, 8)), jnp.float32)  # the spread of the biases alone is beyond 1
+    # The spread of these biases alone is beyond 1.
+    far["layers"][0]["b"] = jnp.asarray(5 * rng.standard_normal((1, 8)), jnp.float32)
     with pytest.raises(InputError, match=r"after 10 divisions the outputs of layer 0 still"):
         net.scheme.adjust(net, far, xs)
     with pytest.raises(TypeError, match=r"adjust\(\): .* traced"):
