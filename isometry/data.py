@@ -19,6 +19,8 @@ from isometry._internal.types import Key
 # Greyscale levels of the digits: 0 to 16, the count of dark pixels in a block of 4x4.
 _DIGITS_WHITE = 16
 
+_LARGEST_LABEL = np.iinfo(np.int32).max
+
 # What NumPy, zipfile and zlib raise on files that are damaged or of another kind.
 _READ_ERRORS = (
     OSError,
@@ -142,7 +144,7 @@ def normalize(xs: ArrayLike, q: float) -> Float[Array, "inputs *axes"]:
             floating, not finite or empty; an input is zero.
 
     Example:
-        >>> data.normalize(jnp.array([[3.0, 4.0], [0.0, 0.1]]), q=0.5)
+        >>> data.normalize(jnp.array([[3.0, 4.0], [0.0, 0.1]]), q=0.5).round(4)
         Array([[0.6, 0.8],
                [0. , 1. ]], dtype=float32)
     """
@@ -155,7 +157,8 @@ def normalize(xs: ArrayLike, q: float) -> Float[Array, "inputs *axes"]:
     # Below `tiny` numbers lose bits, and most processors make them zero.
     checks.number("q", q, low=float(limits.tiny), high=float(limits.max))
     axes = tuple(range(1, xs.ndim))
-    # Dividing by the largest entry first keeps every square within the dtype's range.
+    # Entries are brought to order 1 first, so that no square leaves the dtype's range.
+    # By a power of two: the reciprocals of the largest numbers are flushed to zero.
     largest = jnp.max(jnp.abs(xs), axis=axes, keepdims=True)
     if not checks.is_traced(largest):
         num_zero = int((largest == 0).sum())
@@ -164,10 +167,13 @@ def normalize(xs: ArrayLike, q: float) -> Float[Array, "inputs *axes"]:
                 f"{num_zero} inputs of xs are zero and have no direction; "
                 "leave them out."
             )
-    scaled = xs / largest
+    _, exponent = jnp.frexp(largest)
+    scaled = jnp.ldexp(xs, -exponent)
     mean_square = jnp.mean(scaled**2, axis=axes, keepdims=True)
-    target = jnp.asarray(q, xs.dtype)
-    return scaled * jnp.sqrt(target / mean_square)
+    # Root by root: the quotient of the squares may overflow where that of the roots
+    # does not.
+    target = jnp.sqrt(jnp.asarray(q, xs.dtype))
+    return scaled * (target / jnp.sqrt(mean_square))
 
 
 @public("data.load")
@@ -275,15 +281,23 @@ def _real_numbers(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarra
 def _as_targets(path: pathlib.Path, y: np.ndarray, num_examples: int) -> Targets:
     """Return whole numbers along one axis as labels, all else as float outputs."""
     y = _real_numbers(path, "y", y)
-    if y.ndim == 0 or len(y) != num_examples:
+    if y.ndim == 0 or len(y) != num_examples or y.size == 0:
         raise InputError(
             f"y in {str(path)!r} has shape {y.shape} for {num_examples} examples."
         )
     is_labels = np.issubdtype(y.dtype, np.integer) and y.ndim == 1
     if not is_labels:
         return jnp.asarray(y.reshape(num_examples, -1), jnp.float32)
-    if y.min() < 0:
+    lowest = y.min()
+    if lowest < 0:
         raise InputError(
-            f"y in {str(path)!r} holds the label {y.min()}; labels start at 0."
+            f"y in {str(path)!r} holds the label {lowest}; labels start at 0."
+        )
+    highest = y.max()
+    # Labels are kept as int32, in which a larger one would become another class.
+    if highest > _LARGEST_LABEL:
+        raise InputError(
+            f"y in {str(path)!r} holds the label {highest}; "
+            f"labels end at {_LARGEST_LABEL}."
         )
     return jnp.asarray(y, jnp.int32)

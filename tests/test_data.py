@@ -221,3 +221,31 @@ def test_missing_file_and_unknown_suffix_are_refused(tmp_path):
             data.load(tmp_path / name)
     with pytest.raises(InputError, match=r"ends in '\.csv'; write a \.npy"):
         data.load(tmp_path / "x.csv")
+
+
+def test_numbers_at_the_ends_of_the_dtype_are_normalized():
+    """1/9e37 is subnormal, and 3e38/0.25 overflows; the results do not."""
+    large = data.normalize(jnp.array([[9e37, 4.5e37]]), 1.0)
+    np.testing.assert_allclose(large, [[1.6**0.5, 0.4**0.5]], rtol=1e-6)
+    single = jnp.array([[1.0, 0.0, 0.0, 0.0]])
+    far = data.normalize(single, 3e38)
+    np.testing.assert_allclose(far, [[(4 * 3e38) ** 0.5, 0, 0, 0]], rtol=1e-6)
+    half = data.normalize(single.astype(jnp.float16), 60000.0)
+    np.testing.assert_allclose(half, [[240000**0.5, 0, 0, 0]], rtol=2e-3)
+
+
+@pytest.mark.parametrize("label", [2**33, 2**31])
+def test_labels_beyond_int32_are_refused(label, tmp_path):
+    """They would wrap around, and two classes become one."""
+    np.savez(tmp_path / "far.npz", x=np.ones((2, 3)), y=np.array([label, 1]))
+    with pytest.raises(InputError, match=f"label {label}"):
+        data.load(tmp_path / "far.npz")
+
+
+def test_times_and_targets_of_no_width_are_refused(tmp_path):
+    np.savez(tmp_path / "times.npz", x=np.ones((2, 3)).astype("m8[s]"))
+    with pytest.raises(InputError, match="real numbers"):
+        data.load(tmp_path / "times.npz")
+    np.savez(tmp_path / "none.npz", x=np.ones((2, 3)), y=np.ones((2, 0)))
+    with pytest.raises(InputError, match=r"shape \(2, 0\)"):
+        data.load(tmp_path / "none.npz")

@@ -12,7 +12,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.core
@@ -101,13 +101,18 @@ def number(
     high: float = math.inf,
     above: float | None = None,
 ) -> T:
-    """Require a finite number in [low, high], or in (above, high] if `above` is set."""
+    """Require a finite number in [low, high], or in (above, high] if `above` is set.
+
+    NumPy's and JAX's scalars become Python's numbers: arithmetic of uint8 wraps around,
+    and that of float16 rounds to zero.
+    """
     if is_traced(value):
         return value
     as_float = _as_float(name, value)
     is_inside = low <= as_float <= high and (above is None or as_float > above)
     if math.isfinite(as_float) and is_inside:
-        return value
+        is_python = isinstance(value, (int, float))
+        return value if is_python else cast(T, as_float)
     if above is not None:
         opening = f"({above:g}"
     elif low == -math.inf:
@@ -141,7 +146,10 @@ def _as_float(name: str, value: Any) -> float:
 
 def is_real(dtype: Any) -> bool:
     """Tell whether a dtype is of whole or floating numbers."""
-    return jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.floating)
+    # NumPy counts differences of times among its whole numbers.
+    is_time = getattr(dtype, "kind", "") == "m"
+    is_whole = jnp.issubdtype(dtype, np.integer) and not is_time
+    return is_whole or jnp.issubdtype(dtype, np.floating)
 
 
 def integer(name: str, value: Any, *, low: int = 0, high: int | None = None) -> int:

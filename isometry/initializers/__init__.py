@@ -20,8 +20,9 @@ other layouts are named by keyword:
 
 `layout` is a shorthand of two axes: "torch" is `in_axis=1, out_axis=0`, "heads_in" is
 `in_axis=-3, out_axis=(-2, -1)`, "heads_out" is `in_axis=(-3, -2), out_axis=-1`. Several
-axes act as one, flattened in order. Axes that are neither input, output nor batch are
-the window of a convolution.
+axes act as one, flattened in order. Flax's attention layers (`DenseGeneral`) flatten
+the heads before they call an initializer, so there the defaults are right. Axes that
+are neither input, output nor batch are the window of a convolution.
 
 A grouped weight stores the inputs of one group and the outputs of all. It looks like
 the weight of an ungrouped layer, so without `groups` (Flax's `feature_group_count`) no

@@ -89,7 +89,7 @@ def constant(value: float, *, dtype: DTypeLike | None = None) -> Initializer:
         >>> initializers.constant(0.5)(None, (3,))
         Array([0.5, 0.5, 0.5], dtype=float32)
     """
-    checks.number("value", value)
+    value = checks.number("value", value)
     return _filled("constant", value, arguments={"value": value}, dtype=dtype)
 
 

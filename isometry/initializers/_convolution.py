@@ -102,7 +102,7 @@ def delta_orthogonal(
         >>> abs(init(jax.random.key(0), (3, 1, 4))[1])
         Array([[1., 1., 1., 1.]], dtype=float32)
     """
-    checks.number("gain", gain)
+    gain = checks.number("gain", gain)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(key: Key, shape: KernelShape, dtype: np.dtype) -> Array:
@@ -196,7 +196,7 @@ def block_orthogonal(
         >>> float(abs(s - 1).max()) < 1e-5
         True
     """
-    checks.number("gain", gain)
+    gain = checks.number("gain", gain)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(key: Key, shape: KernelShape, dtype: np.dtype) -> Array:
@@ -330,7 +330,7 @@ def dirac(
                [0., 1., 0., 1.]], dtype=float32)
     """
     checks.integer("groups", groups, low=1)
-    checks.number("gain", gain)
+    gain = checks.number("gain", gain)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:

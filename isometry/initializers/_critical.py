@@ -125,7 +125,7 @@ def critical_point(
         return theory.critical_at(phi, checks.number("q", q, low=0.0))
     if sigma_b is None:
         sigma_b = 0.0
-    checks.number("sigma_b", sigma_b, low=0.0)
+    sigma_b = checks.number("sigma_b", sigma_b, low=0.0)
     points = theory.critical_points(phi, sigma_b)
     if not points:
         raise theory.NoCriticalPoint(

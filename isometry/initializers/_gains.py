@@ -60,13 +60,19 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
 def torch_gain(nonlinearity: str, *, slope_name: str, slope: float | None) -> float:
     """Return torch's gain; `slope_name` is what the user calls the slope."""
+    unknown_to_torch = set(activations.names()) - set(_TORCH_GAINS)
+    if isinstance(nonlinearity, str) and nonlinearity in unknown_to_torch:
+        raise InputError(
+            f"nonlinearity={nonlinearity!r} is not in torch's table; write "
+            f"initializers.gain({nonlinearity!r}), the gain that theory asks for."
+        )
     checks.one_of("nonlinearity", nonlinearity, _TORCH_GAINS)
     if nonlinearity != "leaky_relu":
         return _TORCH_GAINS[nonlinearity]
     if slope is None:
         slope = 0.01
     checks.on_host(slope_name, slope)
-    checks.number(slope_name, slope)
+    slope = checks.number(slope_name, slope)
     # `slope**2` raises OverflowError where the product is infinite, and the gain 0.
     squared_slope = float(slope) * float(slope)
     return math.sqrt(2.0 / (1 + squared_slope))
@@ -103,7 +109,7 @@ def gain(
         1.5925
     """
     checks.one_of("criterion", criterion, ("chi", "variance"))
-    checks.number("q", q, above=0.0)
+    q = checks.number("q", q, above=0.0)
     phi = activations.get(activation)
     if criterion == "chi":
         growth = _mean_field.mean_square_slope(phi, q)

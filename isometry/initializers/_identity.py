@@ -63,7 +63,7 @@ def identity(
         Array([[2., 0.],
                [0., 2.]], dtype=float32)
     """
-    checks.number("gain", gain)
+    gain = checks.number("gain", gain)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:
@@ -139,7 +139,7 @@ def partial_identity(
         Array([[1., 0., 0.],
                [0., 1., 0.]], dtype=float32)
     """
-    checks.number("gain", gain)
+    gain = checks.number("gain", gain)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:

@@ -81,7 +81,7 @@ def idinit(
         Array([[1., 0., 1., 0., 1.],
                [0., 1., 0., 1., 0.]], dtype=float32)
     """
-    checks.number("tau", tau)
+    tau = checks.number("tau", tau)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(

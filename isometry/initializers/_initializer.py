@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import DTypeLike, Key, Shape, Sharding
+from isometry.initializers._layout import Layout
 
 Draw: TypeAlias = Callable[[Key, tuple[int, ...], np.dtype], Array]
 
@@ -22,12 +23,17 @@ def _nothing_known(shape: tuple[int, ...]) -> float:
     return 0.0
 
 
+_DEFAULT_LAYOUT = Layout()
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Initializer:
     """A law of arrays: `init(key, shape, dtype=None, out_sharding=None)` draws one.
 
     The calling convention is that of `jax.nn.initializers`, so an initializer can stand
-    wherever Flax, Haiku or Equinox take one. It may be traced like any JAX code.
+    wherever Flax takes one. Haiku calls `w_init(shape, dtype)` and hands out keys
+    itself: write `lambda shape, dtype: init(hk.next_rng_key(), shape, dtype)`. It may
+    be traced like any JAX code.
 
     Attributes:
         name: The factory's name, which begins the messages of errors.
@@ -39,6 +45,7 @@ class Initializer:
         largest: `largest(shape)` bounds the magnitude of the entries, of Gaussian ones
             at six standard deviations. 0 where nothing is known.
         dtype: The dtype of a call that names none. None is JAX's default float.
+        layout: The axes and groups that the factory was told.
 
     Example:
         >>> import jax
@@ -58,6 +65,7 @@ class Initializer:
     why: str = ""
     largest: Callable[[tuple[int, ...]], float] = _nothing_known
     dtype: DTypeLike | None = None
+    layout: Layout = _DEFAULT_LAYOUT
 
     def __call__(
         self,
@@ -93,6 +101,11 @@ class Initializer:
     def _draw_checked(
         self, key: Key | None, shape: Shape, dtype: DTypeLike | None
     ) -> Array:
+        if isinstance(key, (list, tuple)):
+            raise InputError(
+                f"key={key} looks like a shape. Haiku calls an initializer without a "
+                "key: write lambda shape, dtype: init(hk.next_rng_key(), shape, dtype)."
+            )
         sizes = checks.shape(shape, least=self.least_axes, why=self.why)
         result_dtype = checks.float_dtype(self.dtype if dtype is None else dtype)
         if self.random:

@@ -106,6 +106,7 @@ def kernel_initializer(
         why=ranks.why,
         largest=for_any_shape(magnitude(largest)),
         dtype=dtype,
+        layout=layout,
     )
 
 

@@ -19,6 +19,12 @@ _NAMED: dict[str, tuple[Axes, Axes]] = {
     "heads_out": ((-3, -2), -1),
 }
 
+# What the layouts of attention name, in order.
+_HEADS = {
+    "heads_in": ("in", "heads", "head_dim"),
+    "heads_out": ("heads", "head_dim", "out"),
+}
+
 NEEDS_FANS = (
     "fans need at least two. For a bias use initializers.zeros() or "
     "initializers.normal(std=...)."
@@ -46,6 +52,7 @@ class Layout:
     out_axis: Axes = -1
     batch_axis: Axes = ()
     groups: int = 1
+    name: str | None = None
 
     @classmethod
     def of(
@@ -59,8 +66,9 @@ class Layout:
     ) -> "Layout":
         """Make the layout from a factory's keywords, of which `name` may stand for two.
 
-        Axes and groups are checked when a shape comes, because they must fit it.
+        Whether the axes and the groups fit is checked when a shape comes.
         """
+        checks.integer("groups", groups, low=1)
         axes = cls(in_axis, out_axis, batch_axis=batch_axis, groups=groups)
         if name is None:
             return axes
@@ -72,12 +80,15 @@ class Layout:
                 f"out_axis={out_axis}; write either the layout or the axes."
             )
         in_axis, out_axis = _NAMED[name]
-        return cls(in_axis, out_axis, batch_axis=batch_axis, groups=groups)
+        return cls(in_axis, out_axis, batch_axis=batch_axis, groups=groups, name=name)
 
     def changed(self) -> dict[str, object]:
         """Return the fields that differ from the default."""
         changed = {}
         for field in dataclasses.fields(self):
+            # The name of a layout stands for two axes, which are listed.
+            if field.name == "name":
+                continue
             value = getattr(self, field.name)
             # Compared as written: `!=` of an array, given as an axis by mistake, is no
             # truth value.
@@ -87,6 +98,12 @@ class Layout:
 
     def parts(self, shape: tuple[int, ...]) -> Parts:
         """Return which axes of `shape` play which part; an axis plays one only."""
+        if self.name in _HEADS and len(shape) < len(_HEADS[self.name]):
+            raise InputError(
+                f"layout={self.name!r} needs a shape {_HEADS[self.name]}, and "
+                f"shape={shape} has {len(shape)} axes. Flax's attention layers flatten "
+                "the heads before they draw: leave layout out there."
+            )
         inputs = _resolve("in_axis", self.in_axis, len(shape))
         outputs = _resolve("out_axis", self.out_axis, len(shape))
         batch = _resolve("batch_axis", self.batch_axis, len(shape))

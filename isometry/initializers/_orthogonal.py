@@ -90,14 +90,15 @@ def orthogonal(
         >>> np.linalg.svd(w, compute_uv=False).round(5)
         array([2., 2., 2.], dtype=float32)
 
-        An attention kernel, (d, heads, head_dim), is a matrix of d inputs:
+        An attention kernel, (d, heads, head_dim), is a matrix of d inputs. (Flax
+        flattens it before it draws; there the defaults are right.)
 
         >>> init = initializers.orthogonal(in_axis=0, out_axis=(1, 2))
         >>> w = init(jax.random.key(0), (8, 2, 3))
         >>> np.linalg.svd(w.reshape(8, 6), compute_uv=False).round(5)
         array([1., 1., 1., 1., 1., 1.], dtype=float32)
     """
-    checks.number("gain", gain)
+    gain = checks.number("gain", gain)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
     return orthogonal_matrices(
         "orthogonal", gain, axes, arguments={"gain": gain}, dtype=dtype
@@ -137,4 +138,5 @@ def orthogonal_matrices(
         why=NEEDS_MATRIX,
         largest=for_any_shape(magnitude(gain)),
         dtype=dtype,
+        layout=axes,
     )

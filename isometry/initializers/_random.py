@@ -73,8 +73,8 @@ def uniform(
         >>> bool(w.min() >= -1), bool(w.max() <= 1)
         (True, True)
     """
-    checks.number("low", low)
-    checks.number("high", high)
+    low = checks.number("low", low)
+    high = checks.number("high", high)
     if not checks.is_traced((low, high)) and low >= high:
         raise InputError(
             f"low={low} is not below high={high}; exchange them, or write "
@@ -159,8 +159,8 @@ def normal(
         >>> round(float(init(jax.random.key(0), (1000,)).std()), 2)
         0.02
     """
-    checks.number("mean", mean)
-    checks.number("std", std, low=0.0)
+    mean = checks.number("mean", mean)
+    std = checks.number("std", std, low=0.0)
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
         return sample_normal(key, shape, dtype, mean=mean, std=std)
@@ -273,10 +273,10 @@ def truncated_normal(
         >>> bool(w.min() >= 0), bool(w.max() <= 1)
         (True, True)
     """
-    checks.number("mean", mean)
-    checks.number("lower", lower)
-    checks.number("upper", upper)
-    checks.number("std", std, above=0.0)
+    mean = checks.number("mean", mean)
+    lower = checks.number("lower", lower)
+    upper = checks.number("upper", upper)
+    std = checks.number("std", std, above=0.0)
     if not checks.is_traced((lower, upper)) and lower >= upper:
         raise InputError(f"lower={lower} is not below upper={upper}; exchange them.")
     is_traced = checks.is_traced((mean, std, lower, upper))

@@ -53,6 +53,7 @@ def scaled_normal(
         draw,
         largest=largest,
         dtype=dtype,
+        layout=layout,
     )
 
 
@@ -91,6 +92,7 @@ def scaled_uniform(
         draw,
         largest=largest,
         dtype=dtype,
+        layout=layout,
     )
 
 
@@ -153,7 +155,7 @@ def xavier_uniform(
         >>> round(float((200 + 100) * w.var()), 1)
         2.0
     """
-    checks.number("gain", gain, above=0.0)
+    gain = checks.number("gain", gain, above=0.0)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
     std = functools.partial(_glorot_std, gain)
     return scaled_uniform(
@@ -214,7 +216,7 @@ def xavier_normal(
         >>> round(float((200 + 100) * w.var()), 1)
         2.0
     """
-    checks.number("gain", gain, above=0.0)
+    gain = checks.number("gain", gain, above=0.0)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
     std = functools.partial(_glorot_std, gain)
     return scaled_normal(

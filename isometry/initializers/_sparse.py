@@ -83,8 +83,8 @@ def sparse(
         Array([7, 7, 7], dtype=int32)
     """
     checks.on_host("sparsity", sparsity)
-    checks.number("sparsity", sparsity, low=0.0, high=1.0)
-    checks.number("std", std, low=0.0)
+    sparsity = checks.number("sparsity", sparsity, low=0.0, high=1.0)
+    std = checks.number("std", std, low=0.0)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(
@@ -181,8 +181,8 @@ def sparse_orthogonal(
         array([1., 1., 1., 1., 1.], dtype=float32)
     """
     checks.on_host("density", density)
-    checks.number("density", density, high=1.0, above=0.0)
-    checks.number("gain", gain)
+    density = checks.number("density", density, high=1.0, above=0.0)
+    gain = checks.number("gain", gain)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(key: Key, shape: KernelShape, dtype: np.dtype) -> Array:

@@ -94,6 +94,7 @@ def _variance_scaled(
         draw,
         largest=largest,
         dtype=dtype,
+        layout=layout,
     )
 
 
@@ -192,7 +193,7 @@ def variance_scaling(
         >>> round(float(200 * w.var()), 1)
         2.0
     """
-    checks.number("scale", scale, low=0.0)
+    scale = checks.number("scale", scale, low=0.0)
     checks.one_of("mode", mode, _FAN_OF_MODE)
     checks.one_of("distribution", distribution, _REACH)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)

@@ -77,7 +77,7 @@ def hadamard(
         Array([[ 1.,  1.,  1.,  1.],
                [ 1., -1.,  1., -1.]], dtype=float32)
     """
-    checks.number("gain", gain)
+    gain = checks.number("gain", gain)
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:

@@ -13,6 +13,7 @@ factorizes matrices in this package does so here.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -48,16 +49,32 @@ def one_at_a_time(kernel: Kernel) -> Kernel:
 
     def looped(*matrices: Array) -> PyTree[Array]:
         batch = matrices[0].shape[:-2]
-        flat = [matrix.reshape(-1, *matrix.shape[-2:]) for matrix in matrices]
+        # Not -1, which a batch of no matrices would leave undetermined.
+        count = math.prod(batch)
+        flat = [matrix.reshape(count, *matrix.shape[-2:]) for matrix in matrices]
         results = jax.lax.map(lambda single: kernel(*single), flat)
         return jax.tree.map(lambda r: r.reshape(*batch, *r.shape[1:]), results)
 
+    def batched(*matrices: Array) -> PyTree[Array]:
+        # A GPU or TPU has one stream of work, where a batch at once is what is fast.
+        return jax.lax.platform_dependent(*matrices, cpu=looped, default=kernel)
+
     @jax.custom_batching.custom_vmap
     def factorized(*matrices: Array) -> PyTree[Array]:
-        # A GPU or TPU has one stream of work, where a batch at once is what is fast.
         if matrices[0].ndim == 2:
             return kernel(*matrices)
-        return jax.lax.platform_dependent(*matrices, cpu=looped, default=kernel)
+        sharding = jax.typeof(matrices[0]).sharding
+        axes_of_batch = sharding.spec[: matrices[0].ndim - 2]
+        if all(axis is None for axis in axes_of_batch):
+            return batched(*matrices)
+        # On a mesh with explicit axes a loop cannot run over a sharded axis, so every
+        # device loops over the matrices that it holds.
+        spec = jax.sharding.PartitionSpec(*axes_of_batch)
+        local = [jax.sharding.reshard(matrix, spec) for matrix in matrices]
+        per_device = jax.shard_map(
+            batched, mesh=sharding.mesh, in_specs=spec, out_specs=spec
+        )
+        return per_device(*local)
 
     @factorized.def_vmap
     def _(
@@ -66,11 +83,11 @@ def one_at_a_time(kernel: Kernel) -> Kernel:
         *matrices: Array,
     ) -> tuple[PyTree[Array], PyTree[bool]]:
         # The axis becomes one more of the batch, so that nested ones make one loop.
-        batched = list(matrices)
+        stacked = list(matrices)
         for i, matrix in enumerate(matrices):
             if not in_batched[i]:
-                batched[i] = jnp.broadcast_to(matrix, (axis_size, *matrix.shape))
-        results = factorized(*batched)
+                stacked[i] = jnp.broadcast_to(matrix, (axis_size, *matrix.shape))
+        results = factorized(*stacked)
         return results, jax.tree.map(lambda _: True, results)
 
     # Outside of a program the rule would be traced at every call: 160 microseconds for

@@ -37,6 +37,11 @@ def get(scheme: Any, call: str = "schemes.get") -> Scheme:
     name = getattr(scheme, "__name__", None)
     if any(scheme is e.factory for e in initializers.catalogue()):
         raise _checks.InputError(f"{call}(): scheme={name} is a factory; write {name}() with the parentheses.")
+    if isinstance(scheme, initializers.Initializer) and scheme.layout.changed():
+        told = ", ".join(f"{axis}={value}" for axis, value in scheme.layout.changed().items())
+        raise _checks.InputError(
+            f"{call}(): scheme={scheme!r} was told {told}. A network knows the layout of its own weights; leave it out."
+        )
     if callable(scheme):
         return Scheme(
             getattr(scheme, "name", None) or name or "custom", same(scheme), "the same initializer everywhere"

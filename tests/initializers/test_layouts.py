@@ -157,3 +157,41 @@ def test_dtype_of_the_factory_rounds_the_float32_draw():
 def test_impossible_dtype_of_the_factory_is_refused(dtype):
     with pytest.raises(InputError, match=r"^he_normal\(\): dtype=.*[Ww]rite "):
         initializers.he_normal(dtype=dtype)(KEY, (4, 6))
+
+
+def test_flattened_attention_kernel_is_told_to_leave_the_layout_out():
+    """Flax's attention layers hand over (in, heads·head_dim)."""
+    for layout in ("heads_in", "heads_out"):
+        init = initializers.he_normal(layout=layout)
+        with pytest.raises(
+            InputError, match=rf"layout='{layout}' needs .*leave layout"
+        ):
+            init(KEY, (6, 6))
+
+
+def test_groups_are_checked_at_the_factory():
+    for groups in (0, -1, 2.0, "depthwise"):
+        with pytest.raises(InputError, match=r"orthogonal\(\): groups=.*whole number"):
+            initializers.orthogonal(groups=groups)
+
+
+def test_narrow_numpy_scalars_do_not_wrap_around():
+    """lower - mean of uint8 would be 56 for 0 - 200."""
+    narrow = initializers.truncated_normal(
+        mean=np.uint8(200), lower=np.uint8(0), upper=np.uint8(150), std=60.0
+    )
+    plain = initializers.truncated_normal(mean=200, lower=0, upper=150, std=60.0)
+    np.testing.assert_array_equal(narrow(KEY, (64,)), plain(KEY, (64,)))
+    half = initializers.variance_scaling(np.float16(2), "fan_in", "normal")
+    whole = initializers.variance_scaling(2, "fan_in", "normal")
+    np.testing.assert_array_equal(half(KEY, (70000, 1)), whole(KEY, (70000, 1)))
+
+
+def test_haikus_call_without_a_key_is_explained():
+    with pytest.raises(InputError, match=r"orthogonal\(\): key=.*hk\.next_rng_key"):
+        initializers.orthogonal()([4, 3], np.float32)
+
+
+def test_torchs_table_points_to_the_gain_of_theory():
+    with pytest.raises(InputError, match=r"initializers\.gain\('gelu'\)"):
+        initializers.calculate_gain("gelu")

@@ -70,6 +70,8 @@ FACTORIES = [
     ),
     (init.torch_default_bias, {"fan_in": 0}, r"fan_in=0.*at least 1"),
     (init.torch_default_bias, {"fan_in": 2.5}, r"fan_in=2.5.*whole number"),
+    (init.he_normal, {"groups": 0}, r"groups=0.*at least 1"),
+    (init.glorot_uniform, {"groups": 1.5}, r"groups=1.5.*whole number"),
 ]
 
 # An initializer, a shape, and the words that matter: refused when called, traced or
@@ -90,12 +92,6 @@ CALLS = [
     (init.xavier_normal(out_axis="out"), (3, 4), r"out_axis='out'.*tuple of axes"),
     (init.he_uniform(in_axis=1), (3, 4), r"in_axis=1, out_axis=-1.*share an axis"),
     (init.xavier_uniform(groups=3), (3, 3, 8, 32), r"groups=3.*divide.*32 outputs"),
-    (
-        init.variance_scaling(1.0, "fan_out", "normal", groups=0),
-        (3, 4),
-        r"groups=0.*at least 1",
-    ),
-    (init.glorot_uniform(groups=1.5), (3, 4), r"groups=1.5.*whole number"),
     (
         init.truncated_normal(lower=4.0, upper=9.0),
         (3,),

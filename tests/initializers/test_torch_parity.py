@@ -90,7 +90,7 @@ def test_slope_that_is_no_number_is_refused_for_leaky_relu_alone(param):
     assert initializers.calculate_gain("tanh", param) == 5 / 3
 
 
-@pytest.mark.parametrize("nonlinearity", ["gelu", "xyzzy", ""])
+@pytest.mark.parametrize("nonlinearity", ["swish", "xyzzy", ""])
 def test_nonlinearity_that_torch_does_not_know_is_refused(nonlinearity):
     with pytest.raises(InputError, match=rf"nonlinearity='{nonlinearity}'.*leaky_relu"):
         initializers.calculate_gain(nonlinearity)

@@ -125,3 +125,31 @@ def test_second_derivatives_are_jax(ours, of_jax, shape):
         for mine, theirs in zip(derivatives(ours), derivatives(of_jax), strict=True):
             size = float(jnp.max(jnp.abs(theirs)))
             np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-11 * size)
+
+
+def test_batches_sharded_over_explicit_axes_stay_sharded():
+    """A loop cannot run over such an axis, so each device loops over its own matrices."""
+    mesh = jax.make_mesh((2,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
+    spec = jax.sharding.PartitionSpec("i")
+    rng = np.random.default_rng(0)
+    matrices = rng.standard_normal((4, 5, 3)).astype(np.float32)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(matrices, jax.sharding.NamedSharding(mesh, spec))
+        s = jax.jit(_factorizations.singular_values)(placed)
+        keys = jax.device_put(
+            jax.random.split(jax.random.key(0), 4),
+            jax.sharding.NamedSharding(mesh, spec),
+        )
+        init = initializers.orthogonal()
+        drawn = jax.vmap(lambda key: init(key, (4, 3)))(keys)
+    assert s.sharding.spec[0] == "i"
+    assert drawn.sharding.spec[0] == "i"
+    want = np.linalg.svd(matrices, compute_uv=False)
+    np.testing.assert_allclose(s, want, atol=1e-5)
+    one = init(jax.random.split(jax.random.key(0), 4)[2], (4, 3))
+    np.testing.assert_array_equal(np.asarray(drawn)[2], np.asarray(one))
+
+
+def test_batches_of_no_matrices_have_no_values():
+    empty = _factorizations.singular_values(jnp.zeros((4, 0, 2, 2)))
+    assert empty.shape == (4, 0, 2)

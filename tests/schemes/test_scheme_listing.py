@@ -6,7 +6,7 @@ import runpy
 
 import pytest
 
-from isometry import InputError, cli, initializers, schemes
+from isometry import InputError, cli, initializers, networks, schemes
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
@@ -101,3 +101,11 @@ def test_unknown_name_is_bad_usage(capsys):
     assert shown == ""
     assert complaints.count("\n") == 1
     assert "Did you mean 'looks_linear'" in complaints
+
+
+def test_an_initializer_of_another_layout_is_no_scheme():
+    """Networks store (in, out): with torch's axes the two fans would be exchanged."""
+    for layout in ({"layout": "torch"}, {"in_axis": 1, "out_axis": 0}, {"groups": 2}):
+        init = initializers.he_normal(**layout)
+        with pytest.raises(ValueError, match=r"mlp\(\): scheme=he_normal.*leave it out"):
+            networks.mlp([4, 8, 3], scheme=init)
