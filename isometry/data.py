@@ -144,9 +144,10 @@ def normalize(xs: ArrayLike, q: float) -> Float[Array, "inputs *axes"]:
             floating, not finite or empty; an input is zero.
 
     Example:
-        >>> data.normalize(jnp.array([[3.0, 4.0], [0.0, 0.1]]), q=0.5).round(4)
-        Array([[0.6, 0.8],
-               [0. , 1. ]], dtype=float32)
+        >>> xs = data.normalize(jnp.array([[1.0, 1.0], [0.0, 4.0]]), q=8.0)
+        >>> np.asarray(xs).round(3)
+        array([[2.828, 2.828],
+               [0.   , 4.   ]], dtype=float32)
     """
     checks.number("q", q, above=0.0)
     xs = checks.array("xs", xs)
