@@ -231,7 +231,7 @@ def test_jit_and_vmap(factors, measured):
         np.testing.assert_allclose(logs, measured["float32"][name], atol=1e-3)
 
 
-@pytest.mark.parametrize("sizes", [(6, 6, 4, 6, 9), (1, 5, 1)])
+@pytest.mark.parametrize("sizes", [(6, 6, 6, 4, 6, 6, 9), (1, 5, 1)])
 def test_sizes_may_change(sizes):
     """The narrowest place is in the middle, or the first of two; networks have it at the end."""
     factors = [RNG.standard_normal((m, n)) for n, m in itertools.pairwise(sizes)]
