@@ -148,6 +148,8 @@ def factors():
     cases |= {"reflections": conjugated(reflections), "hadamards": conjugated(hadamards)}
     cases |= {"deep relu": deep_relu_network(), "rank 0": shrinking(0), "rank 3": shrinking(3)}
     cases["1e36"] = padded([np.diag([1e36, 1.0])])
+    # 2^-127, by which its first row is made one of size one, is no normal number of float32.
+    cases["1.2e38"] = padded([np.diag([1.2e38] + [1e8] * (N - 1))])
     return cases
 
 
@@ -208,6 +210,9 @@ def test_factors_at_the_end_of_the_exponents(measured):
     logs = measured["float32"]["1e36"]
     assert logs[0] == pytest.approx(np.log(1e36), abs=1e-5)
     np.testing.assert_allclose(logs[1:], 0, atol=2.0**-8)
+    # Half the largest number: the smallest value, where such rounding collects, is off by one in ln s.
+    want = [np.log(1.2e38)] + [np.log(1e8)] * (N - 2)
+    np.testing.assert_allclose(measured["float32"]["1.2e38"][:-1], want, atol=1e-4)
 
 
 @pytest.mark.parametrize("every", [3, DEPTH])
