@@ -94,7 +94,7 @@ def test_two_devices_and_small_chunks_draw_the_same_probes(mesh):
 
 
 def test_uneven_chunks_on_two_devices(mesh, whole):
-    """Two devices of a processor share the budget, so each takes one Jacobian at a time, and the fifth seed is alone."""
+    """Two devices of a processor share the budget, so each takes one Jacobian at a time; the fifth seed is alone."""
     seen = []
     got = isometry.ensemble(NET, KEYS, XS, mesh=mesh, max_bytes=2 * least_budget(), progress=lambda *a: seen.append(a))
     close(got, whole)
