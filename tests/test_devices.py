@@ -88,12 +88,13 @@ def test_two_devices_and_small_chunks_draw_the_same_probes(mesh):
     two = isometry.ensemble(NET, KEYS, XS, mesh=mesh, max_bytes=2 * least_budget(**how), **how)
     close(two, one)
     np.testing.assert_allclose(two.weights, one.weights, rtol=0, atol=1e-3)
-    logs = np.asarray(one.log_values)
-    assert abs(logs[0, 0] - logs[0, 1]).max() > 1e-3  # every pair has its own
+    # The same Jacobian for every seed and input: what differs are the probes, and each has its own.
+    same = isometry.ensemble(NET, KEYS[np.zeros(5, int)], XS[np.zeros(3, int)], **how)
+    assert len(np.unique(same.log_values[..., 0])) == 15
 
 
 def test_uneven_chunks_on_two_devices(mesh, whole):
-    """Two devices of a processor share the budget, so each takes one Jacobian at a time, and the fifth seed is alone."""
+    """Two devices of a processor share the budget, so each takes one Jacobian at a time; the fifth seed is alone."""
     seen = []
     got = isometry.ensemble(NET, KEYS, XS, mesh=mesh, max_bytes=2 * least_budget(), progress=lambda *a: seen.append(a))
     close(got, whole)

@@ -15,6 +15,9 @@ XS = RNG.standard_normal((3, 6)).astype(np.float32)
 EPS = float(np.finfo(np.float32).eps)
 
 
+SPOILT = np.where(np.eye(3, 6) > 0, np.float32(np.nan), XS)
+
+
 def linear(params, x):
     return params @ x
 
@@ -166,7 +169,7 @@ def test_tracers_are_refused():
         (lambda: isometry.ensemble(NET, KEYS, XS[:, :5]), r"xs has shape \(3, 5\); this network takes rows of shape"),
         (lambda: isometry.ensemble(NET, KEYS, XS[:0]), r"xs is float32 of shape \(0, 6\)"),
         (lambda: isometry.ensemble(NET, KEYS, jnp.ones((3, 6), int)), r"xs is int32 .*; it must be floating"),
-        (lambda: isometry.ensemble(NET, KEYS, np.where(np.eye(3, 6) > 0, np.float32(np.nan), XS)), r"xs holds 3 values that are NaN or infinite"),
+        (lambda: isometry.ensemble(NET, KEYS, SPOILT), r"xs holds 3 values that are NaN or infinite"),
         (lambda: isometry.ensemble(NET, KEYS, XS, max_bytes=0), r"max_bytes=0 must be a whole number, at least 1"),
         (
             lambda: isometry.ensemble(NET, KEYS, XS, max_bytes=100),

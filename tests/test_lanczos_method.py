@@ -1,7 +1,5 @@
 """method="lanczos": densities of Jacobians that are never formed."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,6 @@
 """Products by factors as an operator, and the smooth distribution behind a few steps."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 

@@ -210,6 +210,13 @@ def test_factors_at_the_end_of_the_exponents(measured):
     np.testing.assert_allclose(logs[1:], 0, atol=2.0**-8)
 
 
+def test_rows_at_the_end_of_the_exponents():
+    """2^-127, by which 1.5e38 is made one, is itself no normal number of float32."""
+    rows, shift = _product._graded.unit_rows(jnp.asarray([[1.5e38, -1e38]]))
+    np.testing.assert_array_equal(shift, [127])
+    np.testing.assert_allclose(rows, [[1.5e38 / 2.0**127, -1e38 / 2.0**127]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("every", [3, DEPTH])
 def test_groups_agree(factors, measured, every):
     """50 factors in groups of 3 leave two over; all in one group is the plain product. A lost rank stays lost."""
