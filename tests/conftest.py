@@ -17,6 +17,11 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "isometry-compil
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+# What XLA does to make programs faster takes a quarter of that time and changes their
+# results by rounding alone. The samples on other versions and the nightly runs do
+# without this line.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 import hypothesis
 import jax
 
