@@ -15,8 +15,7 @@ from isometry.networks import Network
 def draw_seeds(draw: Callable[[Any], Any], source: Any) -> Any:
     """Parameters of every seed, operation by operation.
 
-    Not as one program: the pieces compile once for all schemes, and a program with several batched factorizations can
-    deadlock in XLA's thread pool on a machine of two cores.
+    Not as one program: the pieces compile once for all schemes.
     """
     return jax.vmap(draw)(source)
 
