@@ -69,7 +69,7 @@ def product_log_singular_values(factors: Any, *, every: int = 1) -> Float[Array,
     Every index is right, also 1000 decades below the largest, and an exact isometry to rounding: scales are kept as
     exact powers of two in a graded product, whose factor is diagonalized by one-sided Jacobi on rows of separate scale.
     The error in ln s is about √L eps times the condition of a factor, its rows scaled alike.
-    Zero rows give −inf, always. A dense factor that is rank-deficient to rounding (8 √n eps of its row) gives −inf where
+    Zero rows give −inf, always. A dense factor that is rank-deficient to rounding (8 √n eps of its row) gives −inf if
     an elimination meets the rounding in its rows; in 6 to 8 of 100 draws of order 8, and more often beyond, it leaves a
     value of the size of rounding instead, e^-37 of the largest in float64.
 
