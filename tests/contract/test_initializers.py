@@ -201,6 +201,10 @@ def test_single_rows_and_columns_are_finite(name):
 
 @ALL
 def test_coarse_dtypes_are_the_float32_draw_rounded_once(name):
+    """To half a unit in the last place, and the rounding of float32 before it.
+
+    Two programs may differ in the last bit of a float32 draw, which decides a tie.
+    """
     _, arrays = drawn_in_batch()
     single = arrays[name, "float32"]
     assert single.dtype == np.float32
@@ -208,7 +212,12 @@ def test_coarse_dtypes_are_the_float32_draw_rounded_once(name):
         coarse = arrays[name, dtype]
         assert coarse.dtype == jnp.dtype(dtype)
         assert np.isfinite(coarse.astype(np.float32)).all()
-        np.testing.assert_array_equal(coarse, single.astype(coarse.dtype))
+        limits = jnp.finfo(dtype)
+        half_unit = np.spacing(np.abs(single).astype(dtype)).astype(np.float32) / 2
+        half_unit = np.maximum(half_unit, float(limits.smallest_subnormal) / 2)
+        before = 4 * np.finfo(np.float32).eps * np.abs(single).max()
+        error = np.abs(coarse.astype(np.float32) - single)
+        assert (error <= half_unit + before).all()
 
 
 @ALL

@@ -219,7 +219,10 @@ def test_rows_at_the_end_of_the_exponents():
 
 @pytest.mark.parametrize("every", [3, DEPTH])
 def test_groups_agree(factors, measured, every):
-    """50 factors in groups of 3 leave two over; all in one group is the plain product. A lost rank stays lost."""
+    """50 factors in groups of 3 leave two over; all in one group is the plain product.
+
+    A rank that a factor loses is, in the product of its group, lost to rounding: −inf, or as small as rounding.
+    """
     with jax.enable_x64(True):
         nearly_isometric, lost = (
             np.asarray(linalg.product_log_singular_values(jnp.asarray(factors[name]), every=every))
@@ -227,7 +230,8 @@ def test_groups_agree(factors, measured, every):
         )
     np.testing.assert_allclose(nearly_isometric, measured["float64"]["orthogonal-tanh"], rtol=0, atol=1e-10)
     if every < DEPTH:
-        np.testing.assert_allclose(lost, measured["float64"]["rank 3"], rtol=1e-9)
+        np.testing.assert_allclose(lost[:3], measured["float64"]["rank 3"][:3], rtol=1e-9)
+        assert (lost[3:] <= lost[2] + np.log(8 * N**0.5 * np.finfo(float).eps)).all()
 
 
 def test_jit_and_vmap(factors, measured):
