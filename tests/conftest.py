@@ -49,13 +49,13 @@ CORE = (
     "test_public_surface.py",
     "test_jacobian.py",
     "test_platforms.py",
-    "test_frameworks.py",
     "test_store.py",
 )
+FRAMEWORKS = ("test_flax", "test_haiku", "test_equinox")
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the sample for the oldest and newest versions, by whole files."""
+    """Mark the sample for the oldest and newest versions."""
     for item in items:
-        if item.path.name in CORE:
+        if item.path.name in CORE or item.name.startswith(FRAMEWORKS):
             item.add_marker("core")
