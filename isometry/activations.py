@@ -208,7 +208,7 @@ def get(activation: str | Activation | Callable[[Array], Array]) -> Activation:
             or an `Activation`, which is returned as it is.
 
     Returns:
-        The record. Of a callable, neither kinks nor symmetry are known.
+        The record. For a callable, kinks and symmetry are unknown.
 
     Raises:
         InputError: A name that is not known (the nearest is suggested), or something

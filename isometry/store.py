@@ -124,7 +124,7 @@ def write_json(path: Path, value: object) -> pathlib.Path:
 
     Raises:
         InputError: `value` holds a NaN or something that JSON does not know, or the
-            disk refuses.
+            file cannot be written.
 
     Example:
         >>> path = store.write_json("result.json", {"log_s": [0.5, -np.inf]})
@@ -147,12 +147,12 @@ def write_figure(
     figure: "Figure",
     dpi: int = _DPI,
 ) -> pathlib.Path:
-    """Write a figure of matplotlib in the format that the suffix names.
+    """Write a matplotlib figure in the format that the suffix of `path` names.
 
     Args:
         path: Where the file goes: "spectrum.png", "spectrum.pdf".
         figure: The figure.
-        dpi: Dots per inch, where the format has dots.
+        dpi: Dots per inch, for raster formats.
 
     Returns:
         The path.
@@ -191,7 +191,7 @@ def write_report(
 
     Raises:
         InputError: `value` holds a NaN or something that JSON does not know, or the
-            disk refuses.
+            file cannot be written.
 
     Example:
         >>> paths = store.write_report("sigma_1.5", {"s_max": 1.5})

@@ -85,7 +85,7 @@ def one_of(name: str, value: object, known: Iterable[str]) -> str:
 
 
 def one_of_any_case(name: str, value: object, known: Iterable[str]) -> str:
-    """Require a name in `known` in upper or lower case; return it as known."""
+    """Require a name in `known`, ignoring case; return it as it is spelled there."""
     names = list(known)
     if isinstance(value, str):
         by_lower_case = {known_name.lower(): known_name for known_name in names}
@@ -370,13 +370,12 @@ def examples(name: str, value: T, shape: tuple[int, ...]) -> T:
 
 
 def held(name: str, value: T) -> T:
-    """Refuse mere shapes, where there must be numbers to measure."""
+    """Require arrays: refuse a tree that holds a `jax.ShapeDtypeStruct`."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
         if isinstance(leaf, jax.ShapeDtypeStruct):
             raise InputError(
                 f"{name}{jax.tree_util.keystr(path)} is {show(leaf)}, a shape without "
-                "numbers; write the array itself (of shapes only isometry.cost can "
-                "tell something)."
+                "numbers; write the array itself (isometry.cost alone takes shapes)."
             )
     return value
 

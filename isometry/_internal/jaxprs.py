@@ -92,10 +92,10 @@ def _flat_params(eqn: core.JaxprEqn) -> Iterator[object]:
 
 
 def equations(jaxpr: core.Jaxpr, into_rules: bool = True) -> Iterator[core.JaxprEqn]:
-    """Yield every equation of a jaxpr and of all jaxprs within.
+    """Yield every equation of a jaxpr and of all jaxprs nested in it.
 
-    Without `into_rules`, functions with a custom_vjp are not entered: nobody
-    differentiates what is inside.
+    Unless `into_rules`, the bodies of functions with a custom_vjp are skipped: autodiff
+    uses their rules instead.
     """
     for eqn in jaxpr.eqns:
         yield eqn
@@ -151,7 +151,7 @@ def loops(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
 
 
 def uncounted(jaxpr: core.Jaxpr) -> tuple[str, ...]:
-    """Name the primitives whose operations XLA does not count, each once."""
+    """Return the distinct primitives whose operations XLA's cost analysis omits."""
     names = {eqn.primitive.name for eqn in equations(jaxpr)}
     return tuple(sorted(names & (_OPAQUE | _FACTORIZATIONS)))
 

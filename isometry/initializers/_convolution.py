@@ -204,9 +204,9 @@ def block_orthogonal(
         kernel = _orthogonal_polynomial(
             key, shape.window, few=few, many=many, dtype=dtype
         )
-        # K(x) = Σ_t K_t x^t has orthonormal rows wherever |x| = 1. Its matrices K_t are
-        # transposed one by one, which is the product of the same factors in reverse
-        # order, with orthonormal columns.
+        # K(x) = Σ_t K_t x^t, with t and x multi-indices over the window, has
+        # orthonormal rows wherever every |x_i| = 1. Transposing each K_t transposes
+        # K(x), which then has orthonormal columns.
         if shape.num_inputs > shape.num_outputs:
             kernel = kernel.mT
         return jnp.asarray(gain, dtype) * kernel

@@ -34,7 +34,7 @@ def identity(
 ) -> Initializer:
     """Fill with the identity times gain; square shapes only.
 
-    All singular values are gain. The recurrent weights of IRNNs start from it (Le,
+    All singular values are |gain|. The recurrent weights of IRNNs start from it (Le,
     Jaitly and Hinton, 2015).
 
     Args:
@@ -67,8 +67,7 @@ def identity(
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:
-        # Of a rectangle some channels would be lost; who wants that asks for it by
-        # name.
+        # A rectangle loses some channels, so it must be asked for by another name.
         if shape.num_inputs != shape.num_outputs:
             matrix_shape = (shape.num_inputs, shape.num_outputs)
             raise NotDefined(

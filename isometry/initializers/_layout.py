@@ -64,9 +64,10 @@ class Layout:
         batch_axis: Axes,
         groups: int,
     ) -> "Layout":
-        """Make the layout from a factory's keywords, of which `name` may stand for two.
+        """Make a layout from a factory's keywords.
 
-        Whether the axes and the groups fit is checked when a shape comes.
+        `name`, such as "torch", replaces `in_axis` and `out_axis`. Whether axes and
+        groups fit is checked later, against the shape of each call.
         """
         checks.integer("groups", groups, low=1)
         axes = cls(in_axis, out_axis, batch_axis=batch_axis, groups=groups)
@@ -150,12 +151,12 @@ class Layout:
 
 
 def sizes(shape: tuple[int, ...], axes: Iterable[int]) -> tuple[int, ...]:
-    """Return the sizes of these axes."""
+    """Return the sizes of `axes` in `shape`."""
     return tuple(shape[axis] for axis in axes)
 
 
 def size(shape: tuple[int, ...], axes: Iterable[int]) -> int:
-    """Return the number of entries that these axes span."""
+    """Return the number of entries that `axes` of `shape` span."""
     return math.prod(sizes(shape, axes))
 
 

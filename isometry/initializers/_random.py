@@ -235,17 +235,16 @@ def truncated_normal(
 ) -> Initializer:
     """Draw independent Gaussian entries N(mean, std²) conditioned on [lower, upper].
 
-    The bounds are absolute, as in torch, and `mean` and `std` are those of the law
-    before
-    truncation: `truncated_normal(std=0.02)` cuts at 100 std, that is not at all. JAX's
-    bounds are in units of std: `jax.nn.initializers.truncated_normal(s)` is
-    `truncated_normal(std=s, lower=-2*s, upper=2*s)`, bit for bit from the same key in
-    float32 and float64 (other bounds: but for the rounding of the product).
+    The bounds are absolute, as in torch, and `mean` and `std` are those before
+    truncation: with the default bounds of ±2, `std=0.02` cuts at 100 std, in effect not
+    at all. JAX's bounds are in units of std: `jax.nn.initializers.truncated_normal(s)`
+    is `truncated_normal(std=s, lower=-2*s, upper=2*s)`, bit for bit from the same key
+    in float32 and float64 (for other bounds up to the rounding of the products).
 
-    Entries lie within the bounds rounded to the dtype. float32, in which bfloat16 and
-    float16 are drawn before they are rounded once, reaches 5.2 std, float64 8.2. Bounds
-    further out count as if there, where JAX's sampler returns the bound itself once in
-    2^23 draws.
+    Entries lie within the bounds rounded to the dtype, and within 5.2 std of the mean
+    in float32, 8.2 in float64; a bound further out is moved there. (JAX keeps it, and
+    returns it about once in 2^23 draws.) bfloat16 and float16 are drawn in float32 and
+    rounded once.
 
     Args:
         mean: Mean before truncation. A finite number.
@@ -258,12 +257,11 @@ def truncated_normal(
         An initializer for any shape.
 
     Raises:
-        InputError: `std` is not positive; the bounds are not finite or upside down;
-            they leave so little of the law that it cannot be drawn to 1e-3 in
-            cumulative
-            probability: the nearer bound more than 3.6 std from the mean in float32,
-            7.2 in float64, or an interval in which the dtype has fewer than 4096
-            values.
+        InputError: `std` is not positive; a bound is not finite, or `lower` is not
+            below `upper`; or the cumulative distribution of what is drawn would be off
+            by more than 1e-3. That is so if both bounds lie on one side of the mean,
+            the nearer more than 3.6 std away (7.2 in float64), and if the dtype has
+            fewer than 4096 values between them.
 
     Example:
         >>> import jax
@@ -298,6 +296,7 @@ def truncated_normal(
         return jnp.clip(shifted, _nearest(lower, dtype), _nearest(upper, dtype))
 
     def _check_resolved(a: float, b: float, dtype: np.dtype) -> None:
+        """Refuse bounds with too few values between them; both in std from the mean."""
         if _num_values(a, b, dtype) >= _LEAST_VALUES:
             return
         raise InputError(
@@ -323,7 +322,11 @@ def truncated_normal(
 
 
 def _num_values(a: float, b: float, dtype: np.dtype) -> float:
-    """Return how many values u takes between the bounds a and b in standard units."""
+    """Count the values that the sampler's uniform variate can take between two bounds.
+
+    The sampler draws u uniformly between erf(a/√2) and erf(b/√2), with a and b the
+    bounds in std from the mean, and returns √2 erfinv(u).
+    """
     reach = _REACH[dtype.name]
     lowest, highest = (
         math.erf(min(max(bound, -reach), reach) / math.sqrt(2)) for bound in (a, b)

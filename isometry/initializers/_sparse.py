@@ -47,9 +47,9 @@ def sparse(
 ) -> Initializer:
     """Draw Gaussian weights, a fixed number of them zero for each input.
 
-    torch's `sparse_` (Martens, 2010): `sparsity` is the fraction of zeros in each
-    column of torch's (out, in) matrix, the weights that leave one input, rounded up.
-    That is ⌈sparsity·out⌉ of out, all of them if sparsity > 1 - 1/out.
+    torch's `sparse_` (Martens, 2010). Of the `out` weights that leave one input, a
+    column of torch's (out, in) matrix, ⌈sparsity·out⌉ are zero: all of them if
+    sparsity > 1 - 1/out.
 
     Cost: one sort for each input.
 
