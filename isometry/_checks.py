@@ -199,11 +199,11 @@ def examples(call: str, shape: tuple[int, ...], xs: Any) -> None:
         checks.examples("xs", xs, shape)
 
 
-def held(call: str, **given: Any) -> None:
+def not_abstract(call: str, **given: Any) -> None:
     """Refuse mere shapes."""
     with named(call):
         for name, value in given.items():
-            checks.held(name, value)
+            checks.not_abstract(name, value)
 
 
 def real(call: str, **given: Any) -> None:

@@ -133,7 +133,7 @@ def ensemble(
     note of its seeds.
     """
     _checks.concrete("ensemble", keys=keys, xs=xs, params=params)
-    _checks.held("ensemble", params=params)
+    _checks.not_abstract("ensemble", params=params)
     f = _jacobian.chained(f)
     aim = _jacobian.target("ensemble", f, span)
     chosen = resolve_method("ensemble", method, aim, key)

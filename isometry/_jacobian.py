@@ -239,7 +239,7 @@ def jacobian(
     complex; x not floating, or with a batch axis; span not defined; a Jacobian that is not finite (when not traced).
     """
     aim = target("jacobian", f, span)
-    _checks.held("jacobian", params=params, x=x)
+    _checks.not_abstract("jacobian", params=params, x=x)
     _checks.real("jacobian", params=params, x=x)
     kind = _checks.measuring_dtype("jacobian", dtype, params, x)
     x = _checks.array("jacobian", x=x)

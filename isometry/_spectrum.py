@@ -370,7 +370,7 @@ def spectrum(
     **Raises** `ValueError`: what `jacobian` raises; an unknown method; a Jacobian that is not finite (when not traced).
     """
     aim = _jacobian.target("spectrum", f, span)
-    _checks.held("spectrum", params=params, x=x)
+    _checks.not_abstract("spectrum", params=params, x=x)
     _checks.real("spectrum", params=params, x=x)
     chosen = resolve_method("spectrum", method, aim, key)
     kind = _checks.measuring_dtype("spectrum", dtype, params, x)

@@ -369,7 +369,7 @@ def examples(name: str, value: T, shape: tuple[int, ...]) -> T:
     return all_finite(name, value)
 
 
-def held(name: str, value: T) -> T:
+def not_abstract(name: str, value: T) -> T:
     """Require arrays: refuse a tree that holds a `jax.ShapeDtypeStruct`."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
         if isinstance(leaf, jax.ShapeDtypeStruct):

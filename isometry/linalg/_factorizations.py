@@ -1,30 +1,42 @@
 """Factorizations of matrices and batches, no two of which ever wait for each other.
 
-On a CPU, jaxlib 0.10 cuts a batched LAPACK call into tasks for XLA's pool of threads
-and waits for them. The call itself runs in a thread of that pool wherever something ran
+On a CPU, jaxlib up to 0.11.0 cuts a batched LAPACK call into tasks for XLA's pool of
+threads and waits for them. The call itself runs in a thread of that pool wherever something ran
 in parallel before it. As many such calls at a time as the pool has threads, in one
 program or in several, wait for ever: none of them leaves a thread for its tasks. On two
 cores two calls are enough, on four cores a network of twenty layers. A call with a
 single matrix makes no tasks and waits for nothing.
 
-So on a CPU batches are factorized one matrix at a time, whether the batch is an axis of
-the argument or comes from `jax.vmap`, and on any other platform all at once. Whatever
-factorizes matrices in this package does so here.
+So with those versions batches are factorized on a CPU one matrix at a time, whether the
+batch is an axis of the argument or comes from `jax.vmap`. On any other platform, and
+with jaxlib 0.11.1 and later, which take the matrices in turn, a batch is one call.
+Whatever factorizes matrices in this package does so here.
 """
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 from jaxtyping import Array, Float, Int, PyTree
 
 from isometry._internal import precision
 
 Kernel = Callable[..., PyTree[Array]]
 Algorithm = jax.lax.linalg.SvdAlgorithm | None
+
+
+def _batches_wait(jaxlib_version: str) -> bool:
+    """Tell whether a batched LAPACK call of this jaxlib waits for tasks of its own."""
+    release = re.match(r"\d+\.\d+\.\d+", jaxlib_version)[0]
+    return tuple(int(part) for part in release.split(".")) < (0, 11, 1)
+
+
+BATCHES_WAIT = _batches_wait(jaxlib.__version__)
 
 
 class ThinSvd(NamedTuple):
@@ -36,7 +48,9 @@ class ThinSvd(NamedTuple):
 
 
 def one_at_a_time(kernel: Kernel) -> Kernel:
-    """Make a function of matrices that on a CPU never sees more than one of each.
+    """Make a function of matrices whose batches never wait for one another.
+
+    Where batched LAPACK calls could, on a CPU, it sees one matrix of each at a time.
 
     Args:
         kernel: A function of one or several arrays. Their last two axes are matrices,
@@ -56,6 +70,8 @@ def one_at_a_time(kernel: Kernel) -> Kernel:
         return jax.tree.map(lambda r: r.reshape(*batch, *r.shape[1:]), results)
 
     def batched(*matrices: Array) -> PyTree[Array]:
+        if not BATCHES_WAIT:
+            return kernel(*matrices)
         # A GPU or TPU has one stream of work, where a batch at once is what is fast.
         return jax.lax.platform_dependent(*matrices, cpu=looped, default=kernel)
 

@@ -1,4 +1,4 @@
-"""On a CPU no factorization sees a batch, on any other platform each sees all of it."""
+"""Where a batched factorization could wait for another, none sees a batch."""
 
 import re
 
@@ -58,6 +58,18 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("version", "wait"),
+    [("0.10.0", True), ("0.11.0", True), ("0.11.1", False), ("0.12.0.1", False)],
+)
+def test_versions_whose_batches_wait_for_each_other(version, wait):
+    assert _factorizations._batches_wait(version) is wait
+    assert _factorizations._batches_wait(f"{version}.dev20260101+cpu") is wait
+
+
+@pytest.mark.skipif(
+    not _factorizations.BATCHES_WAIT, reason="batches of it may be one call"
+)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_no_cpu_program_factorizes_a_batch(name):
     """A call of LAPACK with a batch is what hangs; the lowered program shows each call."""
