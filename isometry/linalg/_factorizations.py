@@ -14,6 +14,7 @@ Whatever factorizes matrices in this package does so here.
 """
 
 import functools
+import importlib.metadata
 import math
 import re
 from collections.abc import Callable
@@ -21,7 +22,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 from jaxtyping import Array, Float, Int, PyTree
 
 from isometry._internal import precision
@@ -36,7 +36,7 @@ def _batches_wait(jaxlib_version: str) -> bool:
     return tuple(int(part) for part in release.split(".")) < (0, 11, 1)
 
 
-BATCHES_WAIT = _batches_wait(jaxlib.__version__)
+BATCHES_WAIT = _batches_wait(importlib.metadata.version("jaxlib"))
 
 
 class ThinSvd(NamedTuple):
