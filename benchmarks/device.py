@@ -62,17 +62,17 @@ NUMERICAL = (
     "tests/linalg/test_dense.py",
     "tests/linalg/test_product.py",
     "tests/linalg/test_lanczos.py",
-    "tests/test_spectrum.py",
-    "tests/test_jacobian.py",
+    "tests/measure/test_spectrum.py",
+    "tests/measure/test_jacobian.py",
     "tests/networks/test_mlp.py",
     "tests/initializers/test_isometric.py",
     "tests/linalg/test_log_spread.py",
     "tests/linalg/test_moments.py",
     "tests/linalg/test_compact.py",
     "tests/linalg/test_factored.py",
-    "tests/test_product_method.py",
-    "tests/test_lanczos_method.py",
-    "tests/test_ensemble.py",
+    "tests/measure/test_product_method.py",
+    "tests/measure/test_lanczos_method.py",
+    "tests/measure/test_ensemble.py",
     "tests/degeneracy/test_monitor.py",
     "tests/theory/test_traced.py",
     "tests/initializers/test_convolution.py",
@@ -146,7 +146,8 @@ def _jacobians(
     jax.config.update("jax_enable_x64", dtype == "float64")
     import jax.numpy as jnp
 
-    from isometry import _jacobian, networks
+    from isometry import networks
+    from isometry.measure import _jacobian
 
     weights, xs = spectra._data(width, depth, inputs, dtype)
     net = networks.mlp([width] * (depth + 1), activation, bias=False, dtype=dtype)

@@ -11,24 +11,24 @@ from . import store as store
 from . import theory as theory
 from ._compare import Comparison as Comparison
 from ._compare import compare as compare
-from ._cost import Cost as Cost
-from ._cost import cost as cost
-from ._ensemble import Interrupted as Interrupted
-from ._ensemble import ensemble as ensemble
 from ._internal.errors import BatchWarning as BatchWarning
 from ._internal.errors import InputError as InputError
 from ._internal.errors import MissingExtra as MissingExtra
 from ._internal.errors import PrecisionWarning as PrecisionWarning
-from ._jacobian import Dense as Dense
-from ._jacobian import Lanczos as Lanczos
-from ._jacobian import Product as Product
-from ._jacobian import jacobian as jacobian
-from ._spectrum import Spectrum as Spectrum
-from ._spectrum import spectrum as spectrum
 from .degeneracy import Thresholds as Thresholds
 from .degeneracy import audit as audit
 from .degeneracy import certify as certify
 from .degeneracy import monitor as monitor
 from .degeneracy import recorded as recorded
+from .measure._cost import Cost as Cost
+from .measure._cost import cost as cost
+from .measure._ensemble import Interrupted as Interrupted
+from .measure._ensemble import ensemble as ensemble
+from .measure._jacobian import Dense as Dense
+from .measure._jacobian import Lanczos as Lanczos
+from .measure._jacobian import Product as Product
+from .measure._jacobian import jacobian as jacobian
+from .measure._spectrum import Spectrum as Spectrum
+from .measure._spectrum import spectrum as spectrum
 
 __version__: str

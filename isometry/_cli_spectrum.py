@@ -86,7 +86,8 @@ def run(
 
 
 def _check(width: int, depth: int, seeds: int, inputs: int, seed: int, span: str, method: str) -> None:
-    from isometry import _checks, _spectrum, networks
+    from isometry import _checks, networks
+    from isometry.measure import _spectrum
 
     least = {"--width": (width, 1), "--depth": (depth, 1), "--seeds": (seeds, 1), "--inputs": (inputs, 1)}
     for name, (value, low) in {**least, "--seed": (seed, 0)}.items():
@@ -99,7 +100,7 @@ def _check(width: int, depth: int, seeds: int, inputs: int, seed: int, span: str
 
 def _of(net: Any, keys: Any, xs: Any, inputs: int, span: str, method: str, key: Any) -> tuple[Any, Any, dict[str, Any]]:
     """(the spectrum, its law or None, what is said of both)."""
-    from isometry import _draws, _ensemble
+    from isometry.measure import _draws, _ensemble
 
     points = _draws.spaced(xs, inputs)
     drawn: dict[str, Any] = {"keys": keys}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from isometry import _checks
-from isometry._jacobian import Lanczos
-from isometry._spectrum import Spectrum
+from isometry.measure._jacobian import Lanczos
+from isometry.measure._spectrum import Spectrum
 from isometry.theory import Law
 
 _MOST_RANKS = 1024

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry import initializers, linalg, theory
-from isometry._spectrum import spectrum
+from isometry.measure._spectrum import spectrum
 
 _N = 8
 _EPS = float(np.finfo(np.float32).eps)

@@ -11,10 +11,11 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from isometry import _cli_spectrum, _ensemble, _summary, cli, networks, theory
-from isometry._draws import spaced
-from isometry._jacobian import Dense
-from isometry._spectrum import Spectrum
+from isometry import _cli_spectrum, _summary, cli, networks, theory
+from isometry.measure import _ensemble
+from isometry.measure._draws import spaced
+from isometry.measure._jacobian import Dense
+from isometry.measure._spectrum import Spectrum
 
 TINY = ["--width", "8", "--depth", "3", "--seeds", "5", "--inputs", "2", "--span", "hidden"]
 

@@ -8,19 +8,37 @@ import jax
 import jax.numpy as jnp
 
 from isometry import _checks
-from isometry._draws import adjust_seeds, draw_seeds, spaced
-from isometry._ensemble import ensemble
 from isometry._internal import precision, provenance
-from isometry._spectrum import Spectrum
 from isometry.degeneracy import _probe, _task, _underflow
 from isometry.degeneracy._certify import Certificate
-from isometry.degeneracy._flag import FLAGS, RAISED, UNDECIDED, Flag, Thresholds, undecided
+from isometry.degeneracy._flag import (
+    FLAGS,
+    RAISED,
+    UNDECIDED,
+    Flag,
+    Thresholds,
+    undecided,
+)
 from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._phase_flags import forward_signal, phase_flags, rank_collapse
 from isometry.degeneracy._report import Report, Reports
 from isometry.degeneracy._spectrum_flags import below_floor, spectrum_flags
-from isometry.degeneracy._symmetry_flag import broken, certified, certified_rank, locked_symmetry, with_growth
-from isometry.degeneracy._unit_flags import dead_units, overflowing, pre_activations, saturated_units
+from isometry.degeneracy._symmetry_flag import (
+    broken,
+    certified,
+    certified_rank,
+    locked_symmetry,
+    with_growth,
+)
+from isometry.degeneracy._unit_flags import (
+    dead_units,
+    overflowing,
+    pre_activations,
+    saturated_units,
+)
+from isometry.measure._draws import adjust_seeds, draw_seeds, spaced
+from isometry.measure._ensemble import ensemble
+from isometry.measure._spectrum import Spectrum
 from isometry.networks import Network
 from isometry.theory import Law
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from isometry import _checks, _jacobian
-from isometry._measure import How, spectra
-from isometry._spectrum import Spectrum, resolve_method
+from isometry import _checks
 from isometry.degeneracy._statistics import STATISTICS
+from isometry.measure import _jacobian
+from isometry.measure._programs import How, spectra
+from isometry.measure._spectrum import Spectrum, resolve_method
 from isometry.networks import Network
 
 DEAD = "dead_units"

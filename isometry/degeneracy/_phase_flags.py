@@ -7,9 +7,18 @@ import jax
 import numpy as np
 
 from isometry import _checks, theory
-from isometry._spectrum import Spectrum
-from isometry.degeneracy._flag import CLEAR, UNDECIDED, Flag, Thresholds, above, flipped, interval, unsure
+from isometry.degeneracy._flag import (
+    CLEAR,
+    UNDECIDED,
+    Flag,
+    Thresholds,
+    above,
+    flipped,
+    interval,
+    unsure,
+)
 from isometry.degeneracy._spectrum_flags import gain_per_seed
+from isometry.measure._spectrum import Spectrum
 from isometry.networks import Network
 
 _SIX = "six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"

@@ -11,12 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from isometry._draws import adjust_seeds, draw_seeds
 from isometry._internal import precision
 from isometry.degeneracy._certify import Certificate
-from isometry.degeneracy._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag, Thresholds
+from isometry.degeneracy._flag import (
+    CLEAR,
+    NOT_RUN,
+    RAISED,
+    UNDECIDED,
+    Flag,
+    Thresholds,
+)
 from isometry.degeneracy._signals import INPUTS, Signals, observe, rank_of
 from isometry.degeneracy._task import SGD, Task
+from isometry.measure._draws import adjust_seeds, draw_seeds
 from isometry.networks import Network
 
 SEEDS = 3  # networks probed; the highest of their ranks is judged

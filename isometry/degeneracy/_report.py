@@ -10,10 +10,10 @@ import numpy as np
 
 from isometry import _checks
 from isometry._internal import strict_json
-from isometry._spectrum import Spectrum
 from isometry.degeneracy._flag import CLEAR, FLAGS, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import Probe
 from isometry.degeneracy._statistics import STATISTICS
+from isometry.measure._spectrum import Spectrum
 from isometry.theory import Law
 
 _LEGEND = (

@@ -5,8 +5,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from isometry._spectrum import Spectrum
-from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag, Thresholds, above, flipped, interval, unsure
+from isometry.degeneracy._flag import (
+    CLEAR,
+    RAISED,
+    UNDECIDED,
+    Flag,
+    Thresholds,
+    above,
+    flipped,
+    interval,
+    unsure,
+)
+from isometry.measure._spectrum import Spectrum
 
 _SCALE = "|K ln chi_1| = 6, six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
 _FLOOR = "the floor of the method, max(m, n)·eps of the largest singular value for a dense factorization"

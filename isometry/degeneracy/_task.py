@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from isometry import _checks, _tracing
+from isometry import _checks
+from isometry.measure import _tracing
 from isometry.networks import Network
 
 DEFAULT_STEPS = 200

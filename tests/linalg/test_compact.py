@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from isometry import _jacobian, linalg
+from isometry import linalg
 from isometry.linalg import Factors
+from isometry.measure import _jacobian
 
 EPS = float(np.finfo(np.float64).eps)
 

@@ -9,7 +9,7 @@ import pytest
 
 import isometry
 from isometry import networks, schemes
-from isometry._draws import adjust_seeds
+from isometry.measure._draws import adjust_seeds
 
 
 def leaky(params, x):

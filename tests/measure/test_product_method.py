@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import _jacobian, linalg, networks
+from isometry import linalg, networks
+from isometry.measure import _jacobian
 
 RNG = np.random.default_rng(0)
 

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isometry import _checks, _jacobian, _tracing, linalg
+from isometry import _checks, linalg
 from isometry._internal import precision
+from isometry.measure import _jacobian, _tracing
 from isometry.networks import Function
 
 VARIABLES = ("lam", "s", "log_s")

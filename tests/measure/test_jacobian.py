@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import InputError, _jacobian, networks
+from isometry import InputError, networks
+from isometry.measure import _jacobian
 
 KEY = jax.random.key(0)
 X = np.asarray([0.5, -1.0, 0.25, 2.0, -0.3], np.float32)

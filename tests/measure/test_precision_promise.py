@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-PATH = pathlib.Path(__file__).parent.parent / "docs" / "precision.py"
+PATH = pathlib.Path(__file__).parent.parent.parent / "docs" / "precision.py"
 SPEC = importlib.util.spec_from_file_location("docs_precision", PATH)
 precision = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(precision)

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from isometry import _checks, _tracing, linalg
+from isometry import _checks, linalg
 from isometry._internal import precision
 from isometry.linalg import Factors
+from isometry.measure import _tracing
 from isometry.networks import SPANS, Function, Network, chain
 
 

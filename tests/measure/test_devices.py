@@ -14,7 +14,8 @@ import pytest
 from jax.sharding import Mesh
 
 import isometry
-from isometry import InputError, _devices, networks
+from isometry import InputError, networks
+from isometry.measure import _devices
 
 NET = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
 KEYS = jax.random.split(jax.random.key(0), 5)

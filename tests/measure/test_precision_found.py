@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 import isometry
-from isometry import _jacobian, _tracing, networks
+from isometry import networks
+from isometry.measure import _jacobian, _tracing
 
 X, W = jnp.ones(4), jnp.eye(4)
 IMAGE, KERNEL = jnp.ones((1, 1, 4, 4)), jnp.ones((1, 1, 3, 3))

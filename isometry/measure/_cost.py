@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from isometry import _checks, _jacobian, _spectrum, _tracing
+from isometry import _checks
 from isometry._internal import jaxprs, memory, precision
-from isometry._jacobian import Lanczos, Product
+from isometry.measure import _jacobian, _spectrum, _tracing
+from isometry.measure._jacobian import Lanczos, Product
 
-# Fitted to what XLA allocates for the programs of tests/test_cost.py, on a CPU: with half of each some
+# Fitted to what XLA allocates for the programs of tests/measure/test_cost.py, on a CPU: with half of each some
 # take more than the bound, with twice each chunks are only half as large as they could be.
 _MATRICES = 4
 """Arrays of the Jacobian's size: J, and LAPACK's copy, U and V, for which XLA makes room unasked."""

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import InputError, _measure, linalg, networks
+from isometry import InputError, linalg, networks
+from isometry.measure import _programs
 
 NET = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
 KEYS = jax.random.split(jax.random.key(0), 5)

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry import _checks, _cost, _devices, _draws, _jacobian, _measure
+from isometry import _checks
 from isometry._internal import memory
-from isometry._jacobian import Lanczos
-from isometry._measure import How
-from isometry._spectrum import Spectrum, resolve_method
+from isometry.measure import _cost, _devices, _draws, _jacobian, _programs
+from isometry.measure._jacobian import Lanczos
+from isometry.measure._programs import How
+from isometry.measure._spectrum import Spectrum, resolve_method
 from isometry.networks import Network
 
 
@@ -69,12 +70,12 @@ class _Work:
     def _chunk(self, params: Any, i: Any, j: Any) -> Spectrum:
         xs = self._on_devices(1, j, lambda index: _draws.taken(self.xs, index))
         numbers = (self._on_devices(axis, index, jnp.asarray) for axis, index in enumerate((i, j)))
-        how = _measure.compacted(self.how, self.mesh, params, xs, self.shape)
+        how = _programs.compacted(self.how, self.mesh, params, xs, self.shape)
         parts = (params, xs, *numbers, self.key)
         if self.mesh is None:
-            part = _measure.run_in_threads(how, _measure.lanes(self.shape, len(i) * len(j)), *parts)
+            part = _programs.run_in_threads(how, _programs.lanes(self.shape, len(i) * len(j)), *parts)
         else:
-            part = _measure.run(_measure.spectra, how, self.mesh, *parts)
+            part = _programs.run(_programs.spectra, how, self.mesh, *parts)
         _check_finite(part, i, j)
         return part
 

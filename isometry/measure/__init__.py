@@ -1,0 +1,1 @@
+"""Measuring: from f(params, x) to its Jacobian, its spectrum, and ensembles of them."""
