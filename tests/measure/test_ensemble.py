@@ -7,7 +7,6 @@ import pytest
 
 import isometry
 from isometry import InputError, linalg, networks
-from isometry.measure import _programs
 
 NET = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
 KEYS = jax.random.split(jax.random.key(0), 5)
