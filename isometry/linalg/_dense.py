@@ -44,7 +44,7 @@ def _svd(a: Any, vectors: bool) -> Any:
     algorithm = jax.lax.linalg.SvdAlgorithm.QR if _on_gpu() else None
     safe, marked = _finite(a)
     if not vectors:
-        return marked(_factorizations.singular_values(safe, algorithm))
+        return marked(_values_by_svd(safe))
     return jax.tree.map(marked, tuple(_factorizations.thin_svd(safe, algorithm)))
 
 
@@ -149,8 +149,16 @@ def log_singular_values(
 def _values_of_finite(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
     if _by_eigenproblem(a):
         return _by_eigenvalues(a)
+    return _values_by_svd(a)
+
+
+def _values_by_svd(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
     algorithm = jax.lax.linalg.SvdAlgorithm.QR if _on_gpu() else None
-    return _factorizations.singular_values(a, algorithm)
+    # LAPACK takes 20 to 30 % longer for a matrix of more columns than rows than for its
+    # transpose: 320 of 64 × 128 in float32 took 58 ms of one core, and 48 ms transposed.
+    m, n = a.shape[-2:]
+    tall = a.mT if m < n else a
+    return _factorizations.singular_values(tall, algorithm)
 
 
 def numerical_rank(s: Float[Array, "*batch k"], tolerance: Any) -> Int[Array, "*batch"]:
