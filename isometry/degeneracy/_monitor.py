@@ -12,7 +12,7 @@ import optax
 from isometry import _checks
 from isometry.degeneracy._statistics import STATISTICS
 from isometry.measure import _jacobian
-from isometry.measure._programs import How, spectra
+from isometry.measure._spectra import How, spectra
 from isometry.measure._spectrum import Spectrum, resolve_method
 from isometry.networks import Network
 

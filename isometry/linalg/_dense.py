@@ -1,5 +1,6 @@
 """Singular values of a batch of matrices that fit in memory."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -8,7 +9,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from isometry._internal import checks, precision
 from isometry._internal.errors import InputError, public
-from isometry.linalg import _factorizations
+from isometry.linalg import _factorizations, _graded
 
 
 @public("singular_values")
@@ -29,7 +30,15 @@ def singular_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
         >>> linalg.singular_values(jnp.diag(jnp.array([1.0, 3.0, 2.0])))
         Array([3., 2., 1.], dtype=float32)
     """
-    return _on_finite(_factorizations.singular_values, matrices(a))
+    return _on_finite(_values_of_finite, matrices(a))
+
+
+def _values_of_finite(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
+    # LAPACK takes 20 to 30 % longer for a matrix of more columns than rows than for its
+    # transpose: 320 of 64 × 128 in float32 took 58 ms of one core, and 48 ms transposed.
+    m, n = a.shape[-2:]
+    tall = a.mT if m < n else a
+    return _factorizations.singular_values(tall)
 
 
 def thin_svd(a: Float[Array, "*batch m n"]) -> _factorizations.ThinSvd:
@@ -93,12 +102,16 @@ def log_singular_values(
     # Scaled by a power of two to a largest entry near 1, neither tiny nor huge matrices
     # under- or overflow; to XLA subnormal numbers are zeros.
     peak = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True)
-    _, exponent = jnp.frexp(jnp.where(peak > 0, peak, 1))
-    s = singular_values(jnp.ldexp(a, -exponent))
-    # NaN stays NaN: it is no zero.
-    log_scaled = jnp.where(s == 0, -jnp.inf, jnp.log(jnp.where(s == 0, 1, s)))
-    log_two = jnp.log(jnp.asarray(2, s.dtype))
-    log_s = log_scaled + exponent[..., 0].astype(s.dtype) * log_two
+    # The largest entry tells of every NaN and infinity. To look for them entry by entry
+    # would be one more pass over the matrices: 2 % of a factorization.
+    is_finite = jnp.isfinite(peak)
+    exponent = _graded.exponent(jnp.where(is_finite, peak, 1))
+    scaled = jnp.where(is_finite, _graded.scaled(a, -exponent), 0)
+    s = _values_of_finite(scaled)
+    is_zero = s == 0
+    log_scaled = jnp.where(is_zero, -jnp.inf, jnp.log(jnp.where(is_zero, 1, s)))
+    shift = exponent[..., 0].astype(s.dtype) * math.log(2)
+    log_s = jnp.where(is_finite[..., 0], log_scaled + shift, jnp.nan)
     return log_s, precision.svd_log_floor(a.shape[-2], a.shape[-1], s.dtype)
 
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from isometry import _checks
 from isometry._internal import memory
-from isometry.measure import _cost, _devices, _draws, _jacobian, _programs
+from isometry.measure import _cost, _devices, _draws, _jacobian, _programs, _spectra
 from isometry.measure._jacobian import Lanczos
-from isometry.measure._programs import How
+from isometry.measure._spectra import How
 from isometry.measure._spectrum import Spectrum, resolve_method
 from isometry.networks import Network
 
@@ -69,13 +69,11 @@ class _Work:
 
     def _chunk(self, params: Any, i: Any, j: Any) -> Spectrum:
         xs = self._on_devices(1, j, lambda index: _draws.taken(self.xs, index))
-        numbers = (self._on_devices(axis, index, jnp.asarray) for axis, index in enumerate((i, j)))
-        how = _programs.compacted(self.how, self.mesh, params, xs, self.shape)
-        parts = (params, xs, *numbers, self.key)
-        if self.mesh is None:
-            part = _programs.run_in_threads(how, _programs.lanes(self.shape, len(i) * len(j)), *parts)
-        else:
-            part = _programs.run(_programs.spectra, how, self.mesh, *parts)
+        seeds, inputs = (self._on_devices(axis, index, np.asarray) for axis, index in enumerate((i, j)))
+        how = _spectra.compacted(self.how, self.mesh, params, xs, self.shape)
+        arguments = _programs.Arguments((params, seeds), (xs, inputs), self.key)
+        each = float(min(self.shape)) ** 3
+        part = _programs.run(_spectra.measured, how, arguments, mesh=self.mesh, operations=each)
         _check_finite(part, i, j)
         return part
 
