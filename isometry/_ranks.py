@@ -7,7 +7,7 @@ import numpy as np
 
 from isometry import _checks
 from isometry.measure._jacobian import Lanczos
-from isometry.measure._spectrum import Spectrum
+from isometry.measure._record import Spectrum
 from isometry.theory import Law
 
 _MOST_RANKS = 1024

@@ -13,7 +13,8 @@ from isometry import _checks
 from isometry.degeneracy._statistics import STATISTICS
 from isometry.measure import _jacobian
 from isometry.measure._programs import How, spectra
-from isometry.measure._spectrum import Spectrum, resolve_method
+from isometry.measure._record import Spectrum
+from isometry.measure._spectrum import resolve_method
 from isometry.networks import Network
 
 DEAD = "dead_units"

@@ -15,7 +15,8 @@ from isometry._internal import memory
 from isometry.measure import _cost, _devices, _draws, _jacobian, _programs
 from isometry.measure._jacobian import Lanczos
 from isometry.measure._programs import How
-from isometry.measure._spectrum import Spectrum, resolve_method
+from isometry.measure._record import Spectrum
+from isometry.measure._spectrum import resolve_method
 from isometry.networks import Network
 
 

@@ -16,13 +16,8 @@ from isometry import _checks, linalg
 from isometry._internal import memory, precision
 from isometry.measure import _devices, _jacobian
 from isometry.measure._jacobian import Lanczos, Product
-from isometry.measure._spectrum import (
-    Spectrum,
-    of_factors,
-    of_logs,
-    of_matrix,
-    of_operator,
-)
+from isometry.measure._record import Spectrum
+from isometry.measure._spectrum import of_factors, of_logs, of_matrix, of_operator
 
 _WORTH = 192
 """Least order of a Jacobian whose dead rows and columns are worth leaving out: below, gathering costs what it saves."""
