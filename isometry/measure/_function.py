@@ -107,8 +107,13 @@ class Program:
 
 def traced(f: Map, params: Params, x: PyTree) -> tuple[core.ClosedJaxpr, PyTree]:
     """Return the jaxpr of f at full matmul precision, and the shape of its output."""
+
+    def anew(params: Params, x: PyTree) -> PyTree:
+        # JAX remembers traces by function, so this one is new each time.
+        return f(params, x)
+
     with precision.full():
-        return jax.make_jaxpr(f, return_shape=True)(params, x)
+        return jax.make_jaxpr(anew, return_shape=True)(params, x)
 
 
 def _unsaid(jaxpr: core.Jaxpr, reference: Reference) -> Hashable:
@@ -120,7 +125,8 @@ def _unsaid(jaxpr: core.Jaxpr, reference: Reference) -> Hashable:
     """
     names = {eqn.primitive.name for eqn in jaxprs.equations(jaxpr)}
     has_rules = any(name.startswith("custom_") for name in names)
-    numbers = jaxprs.constants(core.ClosedJaxpr(jaxpr, ()))
+    blank = [None] * len(jaxpr.constvars)
+    numbers = jaxprs.constants(core.ClosedJaxpr(jaxpr, blank))
     arrays = tuple(id(number) for number in numbers if np.ndim(number) > 0)
     return arrays, reference if has_rules else None
 
