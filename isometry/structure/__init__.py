@@ -1,0 +1,1 @@
+from stub_anatomy import Anatomy, anatomy
