@@ -12,50 +12,10 @@ from isometry import _checks, linalg
 from isometry._internal import precision
 from isometry.linalg import Factors
 from isometry.measure import _tracing
+from isometry.measure.methods import Dense as Dense
+from isometry.measure.methods import Lanczos as Lanczos
+from isometry.measure.methods import Product as Product
 from isometry.networks import SPANS, Function, Network, chain
-
-
-@dataclass(frozen=True)
-class Dense:
-    """Form the Jacobian and factorize it: all singular values, down to max(m, n)·eps of the largest."""
-
-
-@dataclass(frozen=True)
-class Product:
-    """Never form the Jacobian: ln s of the product of its layers, right at every index and at any depth.
-
-    For networks of `isometry.networks`, whose layers are known. `every`: how many layers are multiplied before they are
-    factorized again: as in `linalg.product_log_singular_values`, more than 1 is for layers that are nearly isometric.
-
-    **Raises** `ValueError`: every not a positive integer.
-    """
-
-    every: int = 1
-
-    def __post_init__(self):
-        _checks.integer("Product", low=1, every=self.every)
-        object.__setattr__(self, "every", int(self.every))
-
-
-@dataclass(frozen=True)
-class Lanczos:
-    """Never form the Jacobian: its density by stochastic Lanczos quadrature, from products with it alone.
-
-    `steps` nodes from each of `probes` random directions; needs a key. The nodes are those of a quadrature, not the
-    singular values: moments, densities and distribution functions are estimates, of standard error
-    √(2/(n + 2)/probes) relative to their spread. Cost: steps · probes products with J and Jᵀ. More steps than
-    min(m, n) find nothing new: the method that a `Spectrum` carries says how many were taken.
-
-    **Raises** `ValueError`: steps or probes not a positive integer.
-    """
-
-    steps: int = 64
-    probes: int = 8
-
-    def __post_init__(self):
-        _checks.integer("Lanczos", low=1, steps=self.steps, probes=self.probes)
-        object.__setattr__(self, "steps", int(self.steps))
-        object.__setattr__(self, "probes", int(self.probes))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from isometry import _checks, linalg
-from isometry.measure import _jacobian
+from isometry.measure.methods import Dense
 
 VARIABLES = ("lam", "s", "log_s")
 _POWER = {"lam": 2.0, "s": 1.0}
@@ -41,7 +41,7 @@ class Spectrum:
     log_values: Any
     weights: Any
     log_floor: Any
-    method: Any = field(default=_jacobian.Dense(), metadata={"static": True})
+    method: Any = field(default=Dense(), metadata={"static": True})
     size: int = field(default=0, metadata={"static": True})
     structural_zeros: int = field(default=0, metadata={"static": True})
     span: str = field(default="end_to_end", metadata={"static": True})
@@ -97,7 +97,7 @@ class Spectrum:
 
         **Raises** `ValueError`: an unknown variable; another method, whose `cdf` is exact.
         """
-        if not isinstance(self.method, _jacobian.Lanczos):
+        if self.method.gives_values:
             raise _checks.InputError(f"smooth_cdf(): of {self.method} every value is known; write cdf(grid).")
         level = self._to_log("smooth_cdf", grid, variable)
         steps = min(self.method.steps, self.size)
