@@ -29,6 +29,11 @@ _STRIDE = 8
 # at most 1.648 sqrt(n) exp(-sqrt(eps) (2 k - 1)).
 _SMALL_BALL = 1.648
 
+# Residual, relative to the value, up to which a direction counts as converged and is
+# taken out. Its value is then right to the square of this, 1e-6. With ten times more
+# that would be 1e-4; with ten times less few would be taken out within few steps.
+_CONVERGED = 1e-3
+
 # What the bound on the largest value is to hold with while steps are counted. A level
 # nearer to 1 costs steps as its logarithm.
 _LEVEL = 0.95
@@ -95,11 +100,11 @@ class Quadrature(NamedTuple):
         steps: How many were taken.
     """
 
-    log_values: Float[Array, "*batch probes k"]
-    weights: Float[Array, "*batch probes k"]
+    log_values: Float[Array, "*batch probes nodes"]
+    weights: Float[Array, "*batch probes nodes"]
     log_floor: Float[Array, "*batch"] | float
-    radau_log_values: Float[Array, "*batch probes k"]
-    radau_weights: Float[Array, "*batch probes k"]
+    radau_log_values: Float[Array, "*batch probes nodes"]
+    radau_weights: Float[Array, "*batch probes nodes"]
     steps: Int[Array, "*batch"]
 
 
@@ -108,7 +113,9 @@ def bidiagonalize(
     start: Float[Array, " n"],
     key: Key,
     steps: int,
+    *,
     outside: bool = True,
+    taken_out: Float[Array, "r n"] | None = None,
 ) -> Bidiagonal:
     """Take `steps` ≤ n steps of Golub-Kahan from the unit vector `start`, for m ≥ n.
 
@@ -124,9 +131,10 @@ def bidiagonalize(
         steps: Order of B.
         outside: False leaves out the last product with Jᵀ, which gives β and v alone,
             and leaves both zero.
+        taken_out: Orthonormal rows, or zeros, in whose complement the right basis is.
     """
     unread = None if outside else steps - 1
-    step = functools.partial(_step, operator, key, unread=unread)
+    step = functools.partial(_step, operator, key, unread=unread, taken_out=taken_out)
     return jax.lax.fori_loop(0, steps, step, _start(start, operator, steps))
 
 
@@ -149,7 +157,9 @@ def _step(
     key: Key,
     j: Int[Array, ""] | int,
     b: Bidiagonal,
+    *,
     unread: int | None = None,
+    taken_out: Float[Array, "r n"] | None = None,
 ) -> Bidiagonal:
     """Append row j to B; in row `unread` without the product with Jᵀ."""
     keys = jax.random.split(jax.random.fold_in(key, j))
@@ -160,7 +170,10 @@ def _step(
     else:
         nothing = jnp.zeros_like(b.right[0])
         image = jax.lax.cond(j == unread, lambda u: nothing, operator.rmatvec, u)
-    v, beside, norm, lost_right = _next(image, b.right, norm, keys[1])
+    known = b.right
+    if taken_out is not None:
+        known = jnp.concatenate([taken_out, b.right])
+    v, beside, norm, lost_right = _next(image, known, norm, keys[1])
     return Bidiagonal(
         diagonal=b.diagonal.at[j].set(on_diagonal),
         above=b.above.at[j].set(beside),
@@ -316,6 +329,7 @@ def spectral_quadrature(
     steps: int,
     probes: int,
     tol: float | None = None,
+    deflate: int = 0,
 ) -> Quadrature:
     """Integrate over the min(m, n) singular values, by stochastic Lanczos quadrature.
 
@@ -345,16 +359,21 @@ def spectral_quadrature(
             mean of s as the probes see it, which both rules enclose, and s_max with
             probability 0.95 (`norm_excess`). The spread over probes is another matter:
             more steps do not lower it. None takes all `steps`.
+        deflate: One probe more goes ahead, and of what it finds converged at most so
+            many of the largest singular values are taken out: they count with their
+            exact mass 1/n, and the other probes see the complement of their vectors.
+            What a few large values dominate varies far less between probes then (as in
+            Hutch++: Meyer, Musco, Musco and Woodruff, 2021). Clamped to n - steps.
 
     Returns:
-        The rules, (probes, k) with k = min(steps, m, n). Structural zeros, |m - n| of
-        them, are apart from the mass. Nodes below the floor, max(64, m, n) eps of the
-        largest node of all probes, are zeros.
+        The rules, (probes, k + deflate) with k = min(steps, m, n). Structural zeros,
+        |m - n| of them, are apart from the mass. Nodes below the floor, max(64, m, n)
+        eps of the largest node of all probes, are zeros.
 
     Raises:
         InputError: `operator` is not an `Operator`, or its products do not fit its
             shape; `key` is not a single key; `steps` or `probes` is not a positive
-            integer, `tol` not a positive number.
+            integer, `deflate` not a whole number, `tol` not a positive number.
 
     Example:
         >>> import jax
@@ -375,39 +394,119 @@ def spectral_quadrature(
     if tol is not None:
         tol = checks.number("tol", tol, above=0.0)
     steps = min(steps, operator.shape[1])
+    deflate = checks.integer("deflate", deflate)
+    deflate = min(deflate, steps, operator.shape[1] - steps)
     with precision.full():
-        b, done = _probe(operator, key, steps=steps, probes=probes, tol=tol)
+        fixed = _converged(operator, key, steps=steps, deflate=deflate)
+        b, done = _probe(operator, key, fixed, steps=steps, probes=probes, tol=tol)
         gauss, radau = _rules(b, done)
     longest = max(_BREAKDOWN, *operator.shape)
     log_floor = math.log(longest * float(jnp.finfo(operator.dtype).eps))
+    gauss = _joined(gauss, fixed, operator.shape[1])
+    radau = _joined(radau, fixed, operator.shape[1])
     # A comparison with NaN is false, so NaN stays NaN and never passes for a zero.
-    least = jnp.max(gauss[0]) + log_floor
+    least = jnp.max(gauss.log_values) + log_floor
+    of_gauss = jnp.where(gauss.log_values < least, -jnp.inf, gauss.log_values)
+    of_radau = jnp.where(radau.log_values < least, -jnp.inf, radau.log_values)
     return Quadrature(
-        log_values=jnp.where(gauss[0] < least, -jnp.inf, gauss[0]),
-        weights=gauss[1],
+        log_values=of_gauss,
+        weights=gauss.weights,
         log_floor=log_floor,
-        radau_log_values=jnp.where(radau[0] < least, -jnp.inf, radau[0]),
-        radau_weights=radau[1],
+        radau_log_values=of_radau,
+        radau_weights=radau.weights,
         steps=jnp.asarray(done),
     )
 
 
+class _Rules(NamedTuple):
+    """Nodes ln s and weights, a rule for each probe."""
+
+    log_values: Float[Array, "probes k"]
+    weights: Float[Array, "probes k"]
+
+
+class _Fixed(NamedTuple):
+    """Singular values that are taken out, with their right vectors as rows.
+
+    Where fewer than asked for are converged, the rest are rows of zeros and no value.
+    """
+
+    log_values: Float[Array, " r"]
+    vectors: Float[Array, "r n"]
+    is_found: Bool[Array, " r"]
+
+
+def _converged(operator: Operator, key: Key, *, steps: int, deflate: int) -> _Fixed:
+    """Find the largest singular values that `steps` steps of one probe converge to."""
+    n = operator.shape[1]
+    if deflate == 0:
+        nothing = jnp.zeros(0, operator.dtype)
+        return _Fixed(nothing, jnp.zeros((0, n), operator.dtype), nothing > 0)
+    # Apart from the keys of the probes, which are the same with and without deflation.
+    key_start, key_steps = jax.random.split(jax.random.fold_in(key, deflate))
+    start = unit(jax.random.normal(key_start, (n,), operator.dtype))
+    b = bidiagonalize(operator, start, key_steps, steps)
+    left, s, right = thin_svd(b.scaled())
+    scale = jnp.where(b.norm > 0, b.norm, 1)
+    residual = b.above[-1] / scale * jnp.abs(left[-1, :deflate])
+    values = s[:deflate]
+    is_found = residual <= _CONVERGED * values
+    vectors = jnp.where(is_found[:, None], right[:deflate] @ b.right[:-1], 0)
+    log_values = jnp.log(jnp.where(values > 0, values, 1)) + jnp.log(scale)
+    log_values = jnp.where(values > 0, log_values, -jnp.inf)
+    return _Fixed(log_values, vectors, is_found)
+
+
+def _joined(rules: _Rules, fixed: _Fixed, size: int) -> _Rules:
+    """Add the values that were taken out to the rule of each probe, descending."""
+    num_fixed = len(fixed.log_values)
+    if num_fixed == 0:
+        return rules
+    probes = len(rules.weights)
+    values = jnp.where(fixed.is_found, fixed.log_values, -jnp.inf)
+    mass = jnp.where(fixed.is_found, 1 / size, 0).astype(rules.weights.dtype)
+    every = (probes, num_fixed)
+    values = jnp.broadcast_to(values[None], every)
+    log_values = jnp.concatenate([values, rules.log_values], -1)
+    rest = (1 - jnp.sum(mass)) * rules.weights
+    weights = jnp.concatenate([jnp.broadcast_to(mass[None], every), rest], -1)
+    order = jnp.argsort(-log_values, -1)
+    log_values = jnp.take_along_axis(log_values, order, -1)
+    return _Rules(log_values, jnp.take_along_axis(weights, order, -1))
+
+
 def _probe(
-    operator: Operator, key: Key, *, steps: int, probes: int, tol: float | None
+    operator: Operator,
+    key: Key,
+    fixed: _Fixed,
+    *,
+    steps: int,
+    probes: int,
+    tol: float | None,
 ) -> tuple[Bidiagonal, Int[Array, ""] | int]:
     """Bidiagonalize from every probe at once; return also how many steps were taken."""
     keys = jax.vmap(jax.random.split)(jax.random.split(key, probes))
+    taken_out = fixed.vectors
 
     def draw(key: Key) -> Float[Array, " n"]:
-        return unit(jax.random.normal(key, operator.shape[1:], operator.dtype))
+        drawn = jax.random.normal(key, operator.shape[1:], operator.dtype)
+        return unit(_outside(taken_out, drawn))
 
     starts = jax.vmap(draw)(keys[:, 0])
     if tol is None:
-        run = functools.partial(bidiagonalize, operator, steps=steps, outside=False)
+
+        def run(start: Float[Array, " n"], key: Key) -> Bidiagonal:
+            return bidiagonalize(
+                operator, start, key, steps, outside=False, taken_out=taken_out
+            )
+
         return jax.vmap(run)(starts, keys[:, 1]), steps
 
     def step(j: Int[Array, ""], b: Bidiagonal) -> Bidiagonal:
-        return jax.vmap(lambda key, b: _step(operator, key, j, b))(keys[:, 1], b)
+        def of_one(key: Key, b: Bidiagonal) -> Bidiagonal:
+            return _step(operator, key, j, b, taken_out=taken_out)
+
+        return jax.vmap(of_one)(keys[:, 1], b)
 
     def is_unfinished(state: tuple[Bidiagonal, Array, Array]) -> Bool[Array, ""]:
         _, done, error = state
@@ -430,18 +529,16 @@ def _probe(
 def _error(b: Bidiagonal, done: Int[Array, ""]) -> Float[Array, ""]:
     """Return the larger relative uncertainty of the mean of s and of s_max."""
     gauss, radau = _rules(b, done)
-    upper = jnp.mean(jnp.sum(gauss[1] * jnp.exp(gauss[0]), -1))
-    lower = jnp.mean(jnp.sum(radau[1] * jnp.exp(radau[0]), -1))
+    upper = jnp.mean(jnp.sum(gauss.weights * jnp.exp(gauss.log_values), -1))
+    lower = jnp.mean(jnp.sum(radau.weights * jnp.exp(radau.log_values), -1))
     of_mean = (upper - lower) / jnp.where(upper > 0, upper, 1)
     probes, n = b.right.shape[0], b.right.shape[-1]
     of_largest = norm_excess(n, done, probes, _LEVEL) - 1
     return jnp.maximum(of_mean, of_largest)
 
 
-def _rules(
-    b: Bidiagonal, done: Int[Array, ""] | int
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Return nodes ln s and weights of the Gauss and the Gauss-Radau rule, by probe."""
+def _rules(b: Bidiagonal, done: Int[Array, ""] | int) -> tuple[_Rules, _Rules]:
+    """Return the Gauss and the Gauss-Radau rule of every probe."""
     # A whole basis leaves nothing to bound: both rules are then the measure itself.
     is_whole = jnp.asarray(done == b.right.shape[-1])
 
@@ -466,7 +563,9 @@ def _rules(
         return logs + scale, weights / total
 
     log_values, weights = jax.vmap(nodes)(b)
-    return (log_values[:, 0], weights[:, 0]), (log_values[:, 1], weights[:, 1])
+    gauss = _Rules(log_values[:, 0], weights[:, 0])
+    radau = _Rules(log_values[:, 1], weights[:, 1])
+    return gauss, radau
 
 
 def norm_excess(
