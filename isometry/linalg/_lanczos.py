@@ -34,6 +34,10 @@ _SMALL_BALL = 1.648
 # that would be 1e-4; with ten times less few would be taken out within few steps.
 _CONVERGED = 1e-3
 
+# Steps of the probe that goes ahead to find what is taken out. More would find more; but
+# where a tolerance stops the others early, it would take longer than they do.
+_MOST_STEPS_AHEAD = 64
+
 # What the bound on the largest value is to hold with while steps are counted. A level
 # nearer to 1 costs steps as its logarithm.
 _LEVEL = 0.95
@@ -102,7 +106,7 @@ class Quadrature(NamedTuple):
 
     log_values: Float[Array, "*batch probes nodes"]
     weights: Float[Array, "*batch probes nodes"]
-    log_floor: Float[Array, "*batch"] | float
+    log_floor: Float[Array, "*batch"]
     radau_log_values: Float[Array, "*batch probes nodes"]
     radau_weights: Float[Array, "*batch probes nodes"]
     steps: Int[Array, "*batch"]
@@ -411,7 +415,7 @@ def spectral_quadrature(
     return Quadrature(
         log_values=of_gauss,
         weights=gauss.weights,
-        log_floor=log_floor,
+        log_floor=jnp.asarray(log_floor, operator.dtype),
         radau_log_values=of_radau,
         radau_weights=radau.weights,
         steps=jnp.asarray(done),
@@ -445,6 +449,7 @@ def _converged(operator: Operator, key: Key, *, steps: int, deflate: int) -> _Fi
     # Apart from the keys of the probes, which are the same with and without deflation.
     key_start, key_steps = jax.random.split(jax.random.fold_in(key, deflate))
     start = unit(jax.random.normal(key_start, (n,), operator.dtype))
+    steps = min(steps, max(deflate, _MOST_STEPS_AHEAD))
     b = bidiagonalize(operator, start, key_steps, steps)
     left, s, right = thin_svd(b.scaled())
     scale = jnp.where(b.norm > 0, b.norm, 1)
@@ -534,7 +539,7 @@ def _error(b: Bidiagonal, done: Int[Array, ""]) -> Float[Array, ""]:
     of_mean = (upper - lower) / jnp.where(upper > 0, upper, 1)
     probes, n = b.right.shape[0], b.right.shape[-1]
     of_largest = norm_excess(n, done, probes, _LEVEL) - 1
-    return jnp.maximum(of_mean, of_largest)
+    return jnp.maximum(of_mean, of_largest.astype(of_mean.dtype))
 
 
 def _rules(b: Bidiagonal, done: Int[Array, ""] | int) -> tuple[_Rules, _Rules]:
@@ -589,7 +594,7 @@ def norm_excess(
     """
     of_one_probe = math.log(_SMALL_BALL) + math.log(size) / 2
     of_all = of_one_probe - math.log1p(-level) / probes
-    missed = (of_all / (2 * jnp.asarray(steps) - 1)) ** 2
+    missed = (of_all / (2 * jnp.asarray(steps, float) - 1)) ** 2
     is_bounded = missed < 1
     left = 1 - jnp.where(is_bounded, missed, 0)
     return jnp.where(is_bounded, 1 / jnp.sqrt(left), jnp.inf)
