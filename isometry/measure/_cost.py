@@ -18,7 +18,8 @@ from isometry._internal.types import Params
 from isometry.measure import _resolution, methods
 from isometry.measure._function import Map
 from isometry.measure._record import Spectrum
-from isometry.measure._target import Span, Target
+from isometry.measure._spans import Span
+from isometry.measure._target import Target
 from isometry.measure.methods import Footprint, Method
 
 # What takes less than this is not compared with the free memory, which takes longer to

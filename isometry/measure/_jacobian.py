@@ -15,7 +15,8 @@ from isometry._internal.types import Params
 from isometry.measure import _cost, _progress, _resolution
 from isometry.measure._function import Map
 from isometry.measure._progress import Progress, Report
-from isometry.measure._target import Span, Target
+from isometry.measure._spans import Span
+from isometry.measure._target import Target
 
 # Parts in which a Jacobian is formed when somebody watches: enough to see it move, few
 # enough that f, which is linearized anew for each, costs little beside its directions.

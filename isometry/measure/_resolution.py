@@ -10,9 +10,11 @@ from jax.extend import core
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
+from isometry import structure
 from isometry._internal import checks, jaxprs, precision
 from isometry._internal.errors import BatchWarning, InputError, PrecisionWarning
 from isometry._internal.types import Params
+from isometry.measure import _spans
 from isometry.measure._function import (
     Map,
     Program,
@@ -21,7 +23,8 @@ from isometry.measure._function import (
     require_array,
     traced,
 )
-from isometry.measure._target import End, Span, Target
+from isometry.measure._spans import End, Span
+from isometry.measure._target import Target
 from isometry.measure._warnings import warn
 from isometry.networks import SPANS, Function, Network, chain
 
@@ -266,8 +269,6 @@ def _with_points(target: Target, params: Params, x: PyTree) -> Target:
     is_network = target.network is not None
     if target.span == "end_to_end" or (target.span == "hidden" and is_network):
         return target
-    from isometry.measure import _spans
-
     points = _spans.resolve(
         _of_output(target),
         _anatomy(target, params, x),
@@ -285,9 +286,7 @@ def _of_output(target: Target) -> Map:
     return f
 
 
-def _anatomy(target: Target, params: Params, x: PyTree) -> "structure.Anatomy":
-    from isometry import structure
-
+def _anatomy(target: Target, params: Params, x: PyTree) -> structure.Anatomy:
     with precision.full():
         return structure.anatomy(_of_output(target), params, x)
 
@@ -313,8 +312,6 @@ def _require_start(target: Target, params: Params, x: PyTree) -> None:
 
 def _first_floating(target: Target, params: Params, x: PyTree) -> str:
     """Return a point where a span can start, if f can be read."""
-    from isometry.measure import _spans
-
     shapes = abstract((params, x), target.dtype)
     try:
         return _spans.first_floating(_anatomy(target, *shapes))

@@ -14,7 +14,8 @@ from isometry.measure import _cost, _jacobian, _progress, _resolution, methods
 from isometry.measure._function import Map
 from isometry.measure._progress import Progress
 from isometry.measure._record import Spectrum as Spectrum
-from isometry.measure._target import Span, Target
+from isometry.measure._spans import Span
+from isometry.measure._target import Target
 from isometry.measure.methods import Method
 
 
@@ -97,8 +98,8 @@ def spectrum(
             sp, is_finite = _measured(chosen, target, params, x=x, key=key)
     if not checks.is_traced(is_finite) and not is_finite:
         raise NotFinite(
-            "the Jacobian is not finite. Does f overflow, or do params or x hold values "
-            "that are NaN or infinite?"
+            "the Jacobian is not finite. Does f overflow, or do params or x hold "
+            "values that are NaN or infinite?"
         )
     return sp
 

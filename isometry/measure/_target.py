@@ -6,7 +6,6 @@ they are equal where f, span and shapes are.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +19,9 @@ from isometry._internal.types import Params
 from isometry.linalg import Factors
 from isometry.measure._function import Program, Reference, picked
 from isometry.measure._record import Spectrum
+from isometry.measure._spans import PointSpan, Span
 from isometry.measure.methods import Method
 from isometry.networks import Function
-
-if TYPE_CHECKING:
-    from isometry.measure._spans import PointSpan
-
-# One end of a span: a point's name, or its name and an index into its leading axis.
-End: TypeAlias = str | tuple[str, int]
-# "end_to_end", "hidden", or two points.
-Span: TypeAlias = str | tuple[End, End]
 
 # Of a target whose function has not been traced yet.
 _NOTHING = jax.ShapeDtypeStruct((), np.float32)
@@ -63,7 +55,7 @@ class Target:
     span: Span
     dtype: np.dtype
     recast: str | None = None
-    points: "PointSpan | None" = None
+    points: PointSpan | None = None
     shape_in: jax.ShapeDtypeStruct = _NOTHING
     shape_out: jax.ShapeDtypeStruct = _NOTHING
     coarse: tuple[str, ...] = ()
@@ -237,6 +229,7 @@ class Target:
             structural_zeros=abs(m - n),
             span=self.span,
             pairs=self.pairs,
+            recast=self.recast,
         )
 
 

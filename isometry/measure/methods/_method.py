@@ -67,8 +67,6 @@ class Method:
 
     Attributes:
         needs_key: Whether the method draws random numbers.
-        gives_values: Whether the nodes of its spectra are singular values, and not the
-            nodes of a quadrature.
         forms_jacobian: Whether `of_jacobian` measures a Jacobian that is formed
             already, so that progress can be told while it is.
         probes: Of how many quadratures of equal mass the nodes come.
@@ -87,7 +85,6 @@ class Method:
     """
 
     needs_key = False
-    gives_values = True
     forms_jacobian = False
     probes = 1
 
