@@ -28,7 +28,7 @@ import numpy as np
 
 from isometry import _checks
 from isometry._ranks import Measured, Table, zero_mass
-from isometry.measure._spectrum import Spectrum
+from isometry.measure._record import Spectrum
 from isometry.theory import Law
 
 LEVEL = 0.05

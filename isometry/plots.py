@@ -17,7 +17,7 @@ from isometry import _checks
 from isometry._compare import meet
 from isometry._ranks import at_atoms, below_floor, rounding
 from isometry.degeneracy import Records, Report
-from isometry.measure._spectrum import Spectrum
+from isometry.measure._record import Spectrum
 from isometry.theory import Law
 
 # Okabe and Ito's colours: told apart by readers of any colour vision, and in grey by their marks

@@ -10,6 +10,7 @@ Arguments that many of its functions share:
 """
 
 from isometry.linalg._chebyshev import smooth_cdf as smooth_cdf
+from isometry.linalg._chebyshev import smooth_density as smooth_density
 from isometry.linalg._compact import compact_product as compact_product
 from isometry.linalg._compact import live_counts as live_counts
 from isometry.linalg._convolution_values import (

@@ -6,11 +6,14 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax.extend import core
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from isometry._internal import jaxprs
 from isometry._internal.errors import InputError
 from isometry.structure._place import Place
+
+# What a caller gives at a place: a bump, a new value, or what else the mode takes.
+Given: TypeAlias = PyTree[Array]
 
 
 class Mode(NamedTuple):
@@ -22,7 +25,7 @@ class Mode(NamedTuple):
         reads_first: Whether the value is read before it is edited.
     """
 
-    edit: Callable[[Array, Array | None], Array]
+    edit: Callable[[Array, Given | None], Array]
     reads_first: bool = False
 
 
@@ -30,27 +33,24 @@ def _add(value: Array, bump: Array | None) -> Array:
     return value if bump is None else value + bump
 
 
-def _replace(value: Array, new: Array | None) -> Array:
-    return value if new is None else new
-
-
-def _restart(value: Array, bump: Array | None) -> Array:
-    return _add(jax.lax.stop_gradient(value), bump)
+def _cut(value: Array, given: tuple[Array, Array] | None) -> Array:
+    if given is None:
+        return value
+    bump, is_cut = given
+    return jnp.where(is_cut, jax.lax.stop_gradient(value), value) + bump
 
 
 # The derivative with respect to a bump is that of everything downstream.
 ADD = Mode(_add)
 
-# As ADD, with what lies upstream left out of the program, if nothing else needs it.
-REPLACE = Mode(_replace)
-
 # The derivative of what is read at a place goes back to the bumps at the places before
-# it, and no further: all blocks between successive places in one pass.
-CUT = Mode(_restart, reads_first=True)
+# it, and no further: all blocks between successive places in one pass. What is given is
+# a bump and whether to cut here, for not every iteration of a loop need be a place.
+CUT = Mode(_cut, reads_first=True)
 
 Arrays: TypeAlias = dict[str, Array]
 Tapped: TypeAlias = Callable[
-    [Sequence[Array], Mapping[str, Array]], tuple[list[Array], Arrays]
+    [Sequence[Array], Mapping[str, Given]], tuple[list[Array], Arrays]
 ]
 
 # Equations that do no more than to call one program, some with a derivative of their
@@ -68,6 +68,24 @@ _CALLS = frozenset(
     )
 )
 _REMAT = frozenset(("checkpoint", "remat", "remat2"))
+
+
+def replacing(index: tuple[int, ...] = ()) -> Mode:
+    """Return the mode in which what is given takes the place of a value, or a part.
+
+    The derivative with respect to it is that with respect to a bump, but what lies
+    upstream is left out of the program where nothing else needs it.
+
+    Args:
+        index: Of the part, on the leading axes of the value. Empty: all of it.
+    """
+
+    def put(value: Array, new: Array | None) -> Array:
+        if new is None:
+            return value
+        return value.at[index].set(new) if index else new
+
+    return Mode(put)
 
 
 def tapped(
@@ -99,7 +117,7 @@ def tapped(
     """
 
     def run(
-        arguments: Sequence[Array], given: Mapping[str, Array]
+        arguments: Sequence[Array], given: Mapping[str, Given]
     ) -> tuple[list[Array], Arrays]:
         taps = {
             name: _Tap(place, given.get(name), mask=None)
@@ -121,7 +139,7 @@ class _Tap(NamedTuple):
     """
 
     place: Place
-    given: Array | None
+    given: Given | None
     mask: Array | None
 
     def inside(self) -> "_Tap":
@@ -141,7 +159,7 @@ _Taps: TypeAlias = dict[str, _Tap]
 # Of the body of a scan: what it carries and the readings that are held; the number of
 # the iteration, its slices of the inputs and of the bumps.
 _State: TypeAlias = tuple[list[Array], Arrays]
-_Step: TypeAlias = tuple[Array, list[Array], Arrays]
+_Step: TypeAlias = tuple[Array, list[Array], dict[str, Given]]
 
 
 def _run(
@@ -201,9 +219,13 @@ def _opened(
 
 def _unchanged(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
     """Evaluate an equation as it stands, custom derivatives included."""
-    parameters = eqn.primitive.get_bind_params(eqn.params)
+    bound = eqn.primitive.get_bind_params(eqn.params)
+    functions, parameters = (), bound
+    # Versions of JAX before 0.10.2 return the functions that are called apart.
+    if isinstance(bound, tuple):
+        functions, parameters = bound
     with eqn.ctx.manager:
-        results = eqn.primitive.bind(*operands, **parameters)
+        results = eqn.primitive.bind(*functions, *operands, **parameters)
     return results if eqn.primitive.multiple_results else [results]
 
 
@@ -258,7 +280,7 @@ def _cond(
 ) -> tuple[list[Array], Arrays]:
     """Evaluate a cond; each branch taps the places that lie in it."""
     index, *rest = operands
-    shapes = {name: _reading_shape(_called(eqn), taps[name].place) for name in taps}
+    shapes = {name: reading_shape(_called(eqn), taps[name].place) for name in taps}
 
     def branch(
         program: core.ClosedJaxpr | core.Jaxpr,
@@ -297,10 +319,16 @@ def _holds(program: core.ClosedJaxpr | core.Jaxpr, place: Place) -> bool:
     return any(v is place.var for v in (*jaxpr.constvars, *jaxpr.invars, *results))
 
 
-def _reading_shape(
+def reading_shape(
     programs: Sequence[core.ClosedJaxpr | core.Jaxpr], place: Place
 ) -> jax.ShapeDtypeStruct:
-    """Return the shape of what is read at a place, stacked by the scans around it."""
+    """Return the shape of what is read at a place, stacked by the scans around it.
+
+    Args:
+        programs: The program in which the path begins, or the branches one of which it
+            begins in.
+        place: Where the value arises.
+    """
     lengths = []
     path, turns = place.path, place.turns
     while path:
@@ -372,7 +400,7 @@ def _without_turn(place: Place) -> Place:
 
 def _nothing_held(program: core.ClosedJaxpr | core.Jaxpr, tap: _Tap) -> Array:
     """Return what is held of a reading before the iteration that is meant."""
-    shape = _reading_shape([program], _without_turn(tap.place))
+    shape = reading_shape([program], _without_turn(tap.place))
     return jnp.zeros(shape.shape, shape.dtype)
 
 

@@ -120,7 +120,7 @@ def test_value_put_in_place_leaves_out_what_lies_before(weights, x):
 
     closed = jax.make_jaxpr(last_only)(weights, x)
     place = place_of(closed, "dot_general", turns=(1,))
-    tap = tapped(closed, {"z": place}, _tapping.REPLACE)
+    tap = tapped(closed, {"z": place}, _tapping.replacing())
     z = jnp.array([0.2, -0.1, 0.4])
     (out,), readings = tap([weights, jnp.full(WIDTH, jnp.nan)], {"z": z})
     expected = z
@@ -136,7 +136,8 @@ def test_cuts_confine_derivatives_to_one_block(weights, x):
     tap = tapped(closed, {"z": place_of(closed, "dot_general")}, _tapping.CUT)
 
     def read(bumps):
-        return tap([weights, x], {"z": bumps})[1]["z"]
+        is_cut = jnp.ones(LAYERS, bool)
+        return tap([weights, x], {"z": (bumps, is_cut)})[1]["z"]
 
     blocks = jax.jit(jax.jacrev(read))(jnp.zeros((LAYERS, WIDTH)))
     _, values = unrolled(weights, x, jnp.zeros((LAYERS, WIDTH)))
