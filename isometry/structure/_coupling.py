@@ -1,7 +1,6 @@
 """Whether the rows of x are examples of a batch: none reaches the output of another."""
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -10,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
-from isometry._internal import checks
-from isometry._internal.errors import BatchWarning
 from isometry._internal.types import Params
 
 Map: TypeAlias = Callable[[Params, PyTree[Array]], Array]
@@ -51,35 +48,36 @@ def rows_are_independent(apply: Map, params: Params, x: PyTree[Array]) -> bool:
     return False
 
 
-def warn_of_batch(
+def coupling_of_rows(
     apply: Map,
     params: Params,
     x: PyTree[Array],
     *,
-    stacklevel: int = 2,
-) -> None:
-    """Warn (`BatchWarning`) where x may be a batch: no row meets another in f.
+    one_row: Map | None = None,
+) -> str | None:
+    """Say that x may be a batch, where no row of it meets another in f.
 
     Args:
         apply: A function (params, x) -> array, hashable.
-        params: Its parameters. Where they or x are traced nothing is said.
-        x: What is passed as one example.
-        stacklevel: As in `warnings.warn`, counted from the caller.
+        params: Its parameters, not traced.
+        x: What is passed as one example, not traced.
+        one_row: The function as it can be called with x[0], if that is another one.
+
+    Returns:
+        Two sentences: what was found, and what to write; None where rows meet.
     """
-    if checks.is_traced((params, x)) or not rows_are_independent(apply, params, x):
-        return
+    if not rows_are_independent(apply, params, x):
+        return None
     out = jax.eval_shape(apply, params, x)
     advice = "measure lambda params, x: f(params, x[None])[0] at x[0]"
-    if _takes_one_row(apply, params, x, out):
+    if _takes_one_row(one_row or apply, params, x, out):
         advice = "write x[0]"
-    warnings.warn(
+    return (
         f"row i of f's output, of shape {out.shape}, depends on row i of x alone, so J "
         f"is block diagonal, {out.shape[0]} Jacobians side by side. If x is a batch, "
-        f"{advice}, and for all of them isometry.ensemble(..., params=..., xs=x). If x "
+        f"{advice}, and for all of them isometry.ensemble(f, params=..., xs=x). If x "
         "is one example whose rows never meet, such as tokens, silence "
-        "isometry.BatchWarning.",
-        BatchWarning,
-        stacklevel=stacklevel + 1,
+        "isometry.BatchWarning."
     )
 
 

@@ -4,14 +4,11 @@ The reference is the Jacobian by blocks: rows are independent if all blocks but 
 the diagonal are zero.
 """
 
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isometry import BatchWarning
 from isometry.structure import _coupling
 
 WEIGHTS = jax.random.normal(jax.random.key(0), (4, 4))
@@ -157,32 +154,16 @@ def test_nothing_is_claimed_of(f, x):
     assert not _coupling.rows_are_independent(f, WEIGHTS, x)
 
 
-def test_warning_says_what_to_write_for_a_function_of_one_example():
-    with pytest.warns(BatchWarning, match=r"shape \(5, 4\).*5 Jacobians.*write x\[0\]"):
-        _coupling.warn_of_batch(perceptron, WEIGHTS, X)
+def test_function_of_one_example_is_told_to_take_a_row():
+    said = _coupling.coupling_of_rows(perceptron, WEIGHTS, X)
+    assert "of shape (5, 4), depends on row i of x alone" in said
+    assert "5 Jacobians side by side. If x is a batch, write x[0]," in said
 
 
-def test_warning_says_what_to_write_for_a_function_of_batches():
-    with pytest.warns(
-        BatchWarning, match=r"measure lambda params, x: f\(params, x\[Non"
-    ):
-        _coupling.warn_of_batch(convolution, KERNEL, IMAGES)
+def test_function_of_batches_is_told_to_keep_the_axis():
+    said = _coupling.coupling_of_rows(convolution, KERNEL, IMAGES)
+    assert "measure lambda params, x: f(params, x[None])[0] at x[0]" in said
 
 
-def test_warning_stands_at_the_line_that_called():
-    with pytest.warns(BatchWarning) as caught:
-        _coupling.warn_of_batch(perceptron, WEIGHTS, X, stacklevel=1)
-    assert caught[0].filename == __file__
-
-
-def test_nothing_is_said_of_coupled_rows_or_under_a_trace():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        _coupling.warn_of_batch(attention, WEIGHTS, X)
-
-        @jax.jit
-        def traced(x):
-            _coupling.warn_of_batch(perceptron, WEIGHTS, x)
-            return x
-
-        traced(X)
+def test_nothing_is_said_of_rows_that_meet():
+    assert _coupling.coupling_of_rows(attention, WEIGHTS, X) is None
