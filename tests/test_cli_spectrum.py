@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib")
 from isometry import _cli_spectrum, _summary, cli, networks, theory
 from isometry.measure import _ensemble
 from isometry.measure._draws import spaced
-from isometry.measure._jacobian import Dense
+from isometry.measure.methods import Dense
 from isometry.measure._record import Spectrum
 
 TINY = ["--width", "8", "--depth", "3", "--seeds", "5", "--inputs", "2", "--span", "hidden"]

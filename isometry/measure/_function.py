@@ -1,5 +1,6 @@
 """A user's f as programs know it: what makes two of them equal, and its one output."""
 
+import contextlib
 import inspect
 import weakref
 from collections.abc import Callable, Hashable
@@ -37,8 +38,10 @@ class Reference:
         elif inspect.ismethod(f):
             # A bound method is made anew by each look at it, and gone at once.
             self._get = self._identity = weakref.WeakMethod(f)
-        elif hasattr(f, "__weakref__"):
-            self._get = self._identity = weakref.ref(f)
+        else:
+            with contextlib.suppress(TypeError):
+                # Objects of a class with __slots__ may refuse.
+                self._get = self._identity = weakref.ref(f)
 
     @property
     def function(self) -> Map:
