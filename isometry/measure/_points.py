@@ -372,18 +372,19 @@ def _of_ends(anatomy: Anatomy, first: Point, last: Point) -> tuple[Place, Place]
 
 
 def before(plan: Plan) -> tuple[int | None, ...]:
-    """Return, for each point, the one before it on every path to the end of the span.
+    """Return, for each point, the one of its kind before it on every path to the end.
 
-    None for the first, and where a path from the point before leads around.
+    Kinds are what a nonlinearity or norm returns, and all others. None where there is
+    none before, and at points that some path leads around.
     """
     indices: list[int | None] = []
-    anatomy = plan.anatomy
-    latest = None
+    latest: dict[bool, int] = {}
     for i, name in enumerate(plan.names):
-        is_passed = name == plan.last.name or anatomy.cuts(name)
-        indices.append(latest if is_passed else None)
+        is_passed = name == plan.last.name or plan.anatomy.cuts(name)
+        is_out = name.endswith(":out")
+        indices.append(latest.get(is_out) if is_passed else None)
         if is_passed:
-            latest = i
+            latest[is_out] = i
     return tuple(indices)
 
 

@@ -189,13 +189,14 @@ def profile(
     how = how._replace(chunk=_inputs_at_once(how, run))
     parts = [_log_values(how, drawn, run.xs) for _, drawn in run.chunks()]
     joined = jax.tree.map(lambda *a: jnp.concatenate(a)[: run.num_seeds], *parts)
-    spectra = {}
-    for name, (first, last) in spans.items():
-        shape = how.shape(name)
-        position = how.names_of_shape()[shape].index(name)
-        log_values = joined[_label(shape)][:, :, position]
-        _require_finite(log_values, first, last)
-        spectra[name] = _record(log_values, shape, span=(first, last))
+    measured = {}
+    for shape, names in how.names_of_shape().items():
+        log_values = joined[_label(shape)]
+        for position, name in enumerate(names):
+            own = log_values[:, :, position]
+            _require_finite(own, *spans[name])
+            measured[name] = _record(own, shape, span=spans[name])
+    spectra = {name: measured[name] for name in spans}
     each = {
         name: jnp.stack([function(sp) for sp in spectra.values()], axis=-1)
         for name, function in functions.items()
@@ -295,16 +296,21 @@ class _How(NamedTuple):
     toward: str
     chunk: int
 
-    def shape(self, name: str) -> tuple[int, int]:
-        """Return the shape of the Jacobian of one point's span."""
-        first, last = _spans_of(self.plan, self.toward)[name]
-        return self.plan.size_at(last), self.plan.size_at(first)
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Return the shape of the Jacobian of each point's span."""
+        sizes = dict(zip(self.plan.names, self.plan.sizes, strict=True))
+        for name in (self.plan.first.name, self.plan.last.name):
+            sizes[name] = self.plan.size_at(name)
+        spans = _spans_of(self.plan, self.toward)
+        return {
+            name: (sizes[last], sizes[first]) for name, (first, last) in spans.items()
+        }
 
     def names_of_shape(self) -> dict[tuple[int, int], list[str]]:
         """Return the points by the shape of their Jacobian: a shape is one batch."""
         names: dict[tuple[int, int], list[str]] = {}
-        for name in _spans_of(self.plan, self.toward):
-            names.setdefault(self.shape(name), []).append(name)
+        for name, shape in self.shapes().items():
+            names.setdefault(shape, []).append(name)
         return names
 
     def anchors(self) -> dict[str, str]:
@@ -323,13 +329,13 @@ def _label(shape: tuple[int, int]) -> str:
 def _inputs_at_once(how: _How, run: _points.Run) -> int:
     """Return how many inputs are measured side by side."""
     itemsize = np.dtype(how.plan.dtype).itemsize
-    spans = _spans_of(how.plan, how.toward)
-    entries = sum(math.prod(how.shape(name)) for name in spans)
+    shapes = how.shapes().values()
+    entries = sum(map(math.prod, shapes))
     each = _COPIES * entries * itemsize
     budget = memory.budget(None)
     if each > budget:
         raise InputError(
-            f"the {len(spans)} Jacobians of one input take {each:,} bytes, and "
+            f"the {len(shapes)} Jacobians of one input take {each:,} bytes, and "
             f"{budget:,} are free for them; write fewer points, or a part of the "
             'output, span=(..., ("output", -1)).'
         )
@@ -476,11 +482,12 @@ class _Selection(NamedTuple):
 def _selections(how: _How, names: list[str]) -> list[_Selection]:
     """Sort points by the part that is theirs."""
     spans = _spans_of(how.plan, how.toward)
+    shapes = how.shapes()
     whole: dict[tuple[int, int], list[str]] = {}
     selections = []
     for name in names:
         first, last = spans[name]
-        m, n = how.shape(name)
+        m, n = shapes[name]
         # A suffix pass already takes only the part of the last point that is meant, a
         # prefix pass that of the first.
         outputs = None if how.toward == "output" else how.plan.entries(last)

@@ -104,14 +104,13 @@ def signals(
         parts.append(_signals(how, stacked, run.xs, taken))
     joined = jax.tree.map(lambda *a: jnp.concatenate(a)[: run.num_seeds], *parts)
     fields = {name: value[..., plan.order] for name, value in joined.items()}
-    before = _points.before(plan)
-    fields["chi"] = _chi(fields["apjn"], before)
+    fields["chi"] = _chi(fields["apjn"], _points.before(plan))
     return Signals(
         **fields,
         points=plan.names,
         sizes=plan.sizes,
         span=(plan.first.name, plan.last.name),
-        reasons=_reasons(fields, plan, before),
+        reasons=_reasons(fields, plan),
     )
 
 
@@ -245,9 +244,7 @@ def _chi(
     return jnp.stack(columns, axis=-1)
 
 
-def _reasons(
-    fields: dict[str, Array], plan: Plan, before: tuple[int | None, ...]
-) -> tuple[tuple[str, str], ...]:
+def _reasons(fields: dict[str, Array], plan: Plan) -> tuple[tuple[str, str], ...]:
     """Say why fields hold what is not finite."""
     reasons = []
     for name in ("q", "c", "gradient", "apjn"):
@@ -259,13 +256,13 @@ def _reasons(
             if name == "c":
                 cause = f"of a value that is zero, or overflows {plan.dtype}"
             reasons.append((name, f"not finite from {first!r} on: {cause}."))
-    around = [plan.names[i] for i in range(1, len(before)) if before[i] is None]
+    around = [name for name in plan.names[1:-1] if not plan.anatomy.cuts(name)]
     if around:
         reasons.append(
             (
                 "chi",
-                f"not defined at {around[0]!r} and {len(around) - 1} more: a path from "
-                "the point before leads around it.",
+                f"not defined at {len(around)} points, such as {around[0]!r}: some "
+                "path leads around them.",
             )
         )
     return tuple(reasons)
