@@ -232,6 +232,14 @@ class Run(NamedTuple):
             numbers = np.minimum(numbers, self.num_seeds - 1)
             yield numbers, precision.cast(self.make(numbers), self.plan.dtype)
 
+    def joined(self, parts: Sequence[dict[str, Array]]) -> dict[str, np.ndarray]:
+        """Return what was measured of all chunks, without the padding of the last."""
+        on_host = [jax.tree.map(np.asarray, part) for part in parts]
+        return {
+            name: np.concatenate([part[name] for part in on_host])[: self.num_seeds]
+            for name in on_host[0]
+        }
+
 
 def prepare(
     f: Function,

@@ -188,24 +188,29 @@ def profile(
     how = _How(plan, toward, chunk=0)
     how = how._replace(chunk=_inputs_at_once(how, run))
     parts = [_log_values(how, drawn, run.xs) for _, drawn in run.chunks()]
-    joined = jax.tree.map(lambda *a: jnp.concatenate(a)[: run.num_seeds], *parts)
-    measured = {}
+    joined = run.joined(parts)
+    spectra: dict[str, Spectrum] = {}
+    values: dict[str, dict[str, np.ndarray]] = {name: {} for name in functions}
     for shape, names in how.names_of_shape().items():
         log_values = joined[_label(shape)]
         for position, name in enumerate(names):
             own = log_values[:, :, position]
             _require_finite(own, *spans[name])
-            measured[name] = _record(own, shape, span=spans[name])
-    spectra = {name: measured[name] for name in spans}
+            spectra[name] = _record(own, shape, span=spans[name])
+        # Statistics of all points at once: one by one, a deep network takes seconds.
+        of_all = _record(log_values, shape, span=(plan.first.name, plan.last.name))
+        for statistic, function in functions.items():
+            on_host = np.moveaxis(np.asarray(function(of_all)), 2, 0)
+            values[statistic] |= dict(zip(names, on_host, strict=True))
     each = {
-        name: jnp.stack([function(sp) for sp in spectra.values()], axis=-1)
-        for name, function in functions.items()
+        statistic: jnp.asarray(np.stack([of_name[name] for name in spans], axis=2))
+        for statistic, of_name in values.items()
     }
     return Profile(
-        points=tuple(spectra),
+        points=tuple(spans),
         toward=toward,
         spans=tuple(spans.values()),
-        spectra=spectra,
+        spectra={name: spectra[name] for name in spans},
         statistics=each,
     )
 
@@ -342,8 +347,7 @@ def _inputs_at_once(how: _How, run: _points.Run) -> int:
     return _points.at_once(budget // each, run.num_inputs)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _log_values(how: _How, params: Params, xs: PyTree[Array]) -> dict[str, Array]:
+def _measure(how: _How, params: Params, xs: PyTree[Array]) -> dict[str, Array]:
     """Measure some seeds: ln s, of shape (seeds, inputs, points, size), by shape."""
     passes = {"output": _suffixes, "input": _prefixes, "next": _blocks}
 
@@ -362,6 +366,9 @@ def _log_values(how: _How, params: Params, xs: PyTree[Array]) -> dict[str, Array
 
     with precision.full():
         return jax.lax.map(of_seed, params)
+
+
+_log_values = jax.jit(_measure, static_argnums=0)
 
 
 def _suffixes(plan: Plan, arguments: list[Array]) -> dict[str, Array]:
@@ -504,24 +511,25 @@ def _selections(how: _How, names: list[str]) -> list[_Selection]:
 
 
 def _record(
-    log_values: Array, shape: tuple[int, int], *, span: tuple[str, str]
+    log_values: np.ndarray, shape: tuple[int, int], *, span: tuple[str, str]
 ) -> Spectrum:
     """Return the record of dense Jacobians whose ln s are known."""
     m, n = shape
     log_floor = precision.svd_log_floor(m, n, log_values.dtype)
+    dtype = log_values.dtype
     return Spectrum(
-        log_values=log_values,
-        weights=jnp.full_like(log_values, 1 / min(m, n)),
-        log_floor=jnp.full(log_values.shape[:-1], log_floor, log_values.dtype),
+        log_values=jnp.asarray(log_values),
+        weights=jnp.asarray(np.full(log_values.shape, 1 / min(m, n), dtype)),
+        log_floor=jnp.asarray(np.full(log_values.shape[:-1], log_floor, dtype)),
         size=min(m, n),
         structural_zeros=abs(m - n),
         span=span,
     )
 
 
-def _require_finite(log_values: Array, first: str, last: str) -> None:
+def _require_finite(log_values: np.ndarray, first: str, last: str) -> None:
     """Refuse Jacobians that are not finite, and name the first of them."""
-    lost = np.argwhere(np.isnan(np.asarray(log_values)).any(axis=-1))
+    lost = np.argwhere(np.isnan(log_values).any(axis=-1))
     if len(lost):
         seed, number = lost[0]
         raise NotFinite(
