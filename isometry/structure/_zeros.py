@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, PyTree
 from isometry._internal.types import Params
 from isometry.structure import _names
 from isometry.structure._anatomy import Anatomy, anatomy
-from isometry.structure._following import Followed, Key, Seen, followed
+from isometry.structure._perturbing import Followed, Key, Seen, followed
 from isometry.structure._reading import Program, Value, read
 
 Map: TypeAlias = Callable[[Params, PyTree[Array]], Array]
