@@ -43,9 +43,11 @@ class Signals:
         gradient: Mean square of the derivative of the loss with respect to the value.
         apjn: Averaged partial Jacobian norm: the squared Frobenius norm of the
             derivative of what the span ends with, divided by the size of that.
-        chi: apjn at the point before over apjn here: the factor by which a gradient
-            grows from this point back to the one before it. NaN where some path from
-            the point before leads around this one, and at the first point.
+        chi: apjn at the point before over apjn here: the factor by which a squared
+            gradient grows from this point back to the one before it. The point before
+            is the last of the same kind: what a nonlinearity returns (":out") is
+            compared with such, any other with any other. NaN at the first of a kind,
+            and where some path leads around a point.
         points: Names of the points, in the order of the computation.
         sizes: How many entries the value at each point has.
         span: The names of the points where the derivatives start and end.

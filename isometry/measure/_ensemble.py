@@ -22,6 +22,7 @@ from isometry._internal.types import Key, Params
 from isometry.measure import (
     _cost,
     _devices,
+    _diagnosis,
     _draws,
     _programs,
     _progress,
@@ -185,6 +186,18 @@ class _Work:
             rows.append(_joined(row, axis=1, keep=num_inputs))
         return jax.tree.map(jnp.asarray, _joined(rows, axis=0, keep=num_seeds))
 
+    def warn_of_zeros(self, records: tuple[Spectrum, ...]) -> None:
+        """Warn of Jacobians that are exactly zero, for the first span that has any."""
+
+        def example(seed: int, index: int) -> tuple[Params, PyTree[Array]]:
+            params = self.make(np.array([seed]))
+            return _first(params), jax.tree.map(lambda leaf: leaf[index], self.xs)
+
+        for target, record in zip(self.how.targets, records, strict=True):
+            if _diagnosis.all_zero(record.log_values).any():
+                _diagnosis.warn_of_zeros(target, record.log_values, example)
+                break
+
     def by_span(self, records: tuple[Spectrum, ...]) -> Spectra:
         """Return the one record that was asked for, or a dict of them."""
         if self.is_single:
@@ -260,6 +273,7 @@ def ensemble(
 
     Warns:
         PrecisionWarning: f asks for less than full precision.
+        ZeroJacobianWarning: Jacobians are exactly zero; the message says why one is.
 
     Example:
         >>> net = networks.mlp([16] * 8, "tanh", "orthogonal")
@@ -330,7 +344,9 @@ def ensemble(
     if resume is not None:
         work, done = _resumed(resume, work)
     with _progress.reporter(progress, "Jacobians") as report:
-        return work.by_span(work.assembled(work.measured(done, report)))
+        records = work.assembled(work.measured(done, report))
+    work.warn_of_zeros(records)
+    return work.by_span(records)
 
 
 def _first(tree: PyTree) -> PyTree:

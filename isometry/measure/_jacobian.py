@@ -12,7 +12,7 @@ from isometry import linalg
 from isometry._internal import checks, precision
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Params
-from isometry.measure import _cost, _progress, _resolution
+from isometry.measure import _cost, _diagnosis, _progress, _resolution
 from isometry.measure._function import Map
 from isometry.measure._progress import Progress, Report
 from isometry.measure._spans import Span
@@ -67,7 +67,8 @@ def jacobian(
 
     Warns:
         PrecisionWarning: f asks for less than full precision.
-        BatchWarning: x seems to be a batch.
+        BatchWarning: x may be a batch: no row of it meets another in f.
+        ZeroJacobianWarning: The Jacobian is exactly zero; the message says why.
 
     Example:
         >>> def f(w, x):
@@ -84,23 +85,27 @@ def jacobian(
     with _progress.reporter(progress, "directions") as report:
         if progress and not checks.is_traced((params, x)):
             matrix = in_parts(target, params, x, report)
-            return checks.all_finite("the Jacobian", matrix)
-        matrix, num_bad = _formed(target, params, x)
+            checks.all_finite("the Jacobian", matrix)
+            is_zero = not np.any(matrix)
+            _diagnosis.warn_if_zero(target, params, x, is_zero=is_zero)
+            return matrix
+        matrix, num_bad, is_zero = _formed(target, params, x)
     # Counted inside the program: outside, each operation would be compiled for itself.
     if not checks.is_traced(num_bad) and num_bad:
         raise InputError(
             f"the Jacobian holds {int(num_bad)} values that are NaN or infinite."
         )
+    _diagnosis.warn_if_zero(target, params, x, is_zero=is_zero)
     return matrix
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _formed(
     target: Target, params: Params, x: PyTree
-) -> tuple[Float[Array, "m n"], Array]:
-    """Return the Jacobian, and how many of its entries are not finite."""
+) -> tuple[Float[Array, "m n"], Array, Array]:
+    """Return the Jacobian, how many entries are not finite, whether all are zero."""
     matrix = target.jacobian(params, x)
-    return matrix, jnp.sum(~jnp.isfinite(matrix))
+    return matrix, jnp.sum(~jnp.isfinite(matrix)), jnp.all(matrix == 0)
 
 
 def in_parts(
@@ -111,7 +116,7 @@ def in_parts(
     by_columns = goes_forward(target)
     total = n if by_columns else m
     if target.layered:
-        matrix, _ = _formed(target, params, x)
+        matrix, _, _ = _formed(target, params, x)
         report(total, total)
         return matrix
     size = min(target.chunk or total, -(-total // _PARTS))

@@ -232,6 +232,14 @@ class Run(NamedTuple):
             numbers = np.minimum(numbers, self.num_seeds - 1)
             yield numbers, precision.cast(self.make(numbers), self.plan.dtype)
 
+    def joined(self, parts: Sequence[dict[str, Array]]) -> dict[str, np.ndarray]:
+        """Return what was measured of all chunks, without the padding of the last."""
+        on_host = [jax.tree.map(np.asarray, part) for part in parts]
+        return {
+            name: np.concatenate([part[name] for part in on_host])[: self.num_seeds]
+            for name in on_host[0]
+        }
+
 
 def prepare(
     f: Function,
@@ -372,18 +380,19 @@ def _of_ends(anatomy: Anatomy, first: Point, last: Point) -> tuple[Place, Place]
 
 
 def before(plan: Plan) -> tuple[int | None, ...]:
-    """Return, for each point, the one before it on every path to the end of the span.
+    """Return, for each point, the one of its kind before it on every path to the end.
 
-    None for the first, and where a path from the point before leads around.
+    Kinds are what a nonlinearity or norm returns, and all others. None where there is
+    none before, and at points that some path leads around.
     """
     indices: list[int | None] = []
-    anatomy = plan.anatomy
-    latest = None
+    latest: dict[bool, int] = {}
     for i, name in enumerate(plan.names):
-        is_passed = name == plan.last.name or anatomy.cuts(name)
-        indices.append(latest if is_passed else None)
+        is_passed = name == plan.last.name or plan.anatomy.cuts(name)
+        is_out = name.endswith(":out")
+        indices.append(latest.get(is_out) if is_passed else None)
         if is_passed:
-            latest = i
+            latest[is_out] = i
     return tuple(indices)
 
 

@@ -188,23 +188,29 @@ def profile(
     how = _How(plan, toward, chunk=0)
     how = how._replace(chunk=_inputs_at_once(how, run))
     parts = [_log_values(how, drawn, run.xs) for _, drawn in run.chunks()]
-    joined = jax.tree.map(lambda *a: jnp.concatenate(a)[: run.num_seeds], *parts)
-    spectra = {}
-    for name, (first, last) in spans.items():
-        shape = how.shape(name)
-        position = how.names_of_shape()[shape].index(name)
-        log_values = joined[_label(shape)][:, :, position]
-        _require_finite(log_values, first, last)
-        spectra[name] = _record(log_values, shape, span=(first, last))
+    joined = run.joined(parts)
+    spectra: dict[str, Spectrum] = {}
+    values: dict[str, dict[str, np.ndarray]] = {name: {} for name in functions}
+    for shape, names in how.names_of_shape().items():
+        log_values = joined[_label(shape)]
+        for position, name in enumerate(names):
+            own = log_values[:, :, position]
+            _require_finite(own, *spans[name])
+            spectra[name] = _record(own, shape, span=spans[name])
+        # Statistics of all points at once: one by one, a deep network takes seconds.
+        of_all = _record(log_values, shape, span=(plan.first.name, plan.last.name))
+        for statistic, function in functions.items():
+            on_host = np.moveaxis(np.asarray(function(of_all)), 2, 0)
+            values[statistic] |= dict(zip(names, on_host, strict=True))
     each = {
-        name: jnp.stack([function(sp) for sp in spectra.values()], axis=-1)
-        for name, function in functions.items()
+        statistic: jnp.asarray(np.stack([of_name[name] for name in spans], axis=2))
+        for statistic, of_name in values.items()
     }
     return Profile(
-        points=tuple(spectra),
+        points=tuple(spans),
         toward=toward,
         spans=tuple(spans.values()),
-        spectra=spectra,
+        spectra={name: spectra[name] for name in spans},
         statistics=each,
     )
 
@@ -295,16 +301,21 @@ class _How(NamedTuple):
     toward: str
     chunk: int
 
-    def shape(self, name: str) -> tuple[int, int]:
-        """Return the shape of the Jacobian of one point's span."""
-        first, last = _spans_of(self.plan, self.toward)[name]
-        return self.plan.size_at(last), self.plan.size_at(first)
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Return the shape of the Jacobian of each point's span."""
+        sizes = dict(zip(self.plan.names, self.plan.sizes, strict=True))
+        for name in (self.plan.first.name, self.plan.last.name):
+            sizes[name] = self.plan.size_at(name)
+        spans = _spans_of(self.plan, self.toward)
+        return {
+            name: (sizes[last], sizes[first]) for name, (first, last) in spans.items()
+        }
 
     def names_of_shape(self) -> dict[tuple[int, int], list[str]]:
         """Return the points by the shape of their Jacobian: a shape is one batch."""
         names: dict[tuple[int, int], list[str]] = {}
-        for name in _spans_of(self.plan, self.toward):
-            names.setdefault(self.shape(name), []).append(name)
+        for name, shape in self.shapes().items():
+            names.setdefault(shape, []).append(name)
         return names
 
     def anchors(self) -> dict[str, str]:
@@ -323,21 +334,20 @@ def _label(shape: tuple[int, int]) -> str:
 def _inputs_at_once(how: _How, run: _points.Run) -> int:
     """Return how many inputs are measured side by side."""
     itemsize = np.dtype(how.plan.dtype).itemsize
-    spans = _spans_of(how.plan, how.toward)
-    entries = sum(math.prod(how.shape(name)) for name in spans)
+    shapes = how.shapes().values()
+    entries = sum(map(math.prod, shapes))
     each = _COPIES * entries * itemsize
     budget = memory.budget(None)
     if each > budget:
         raise InputError(
-            f"the {len(spans)} Jacobians of one input take {each:,} bytes, and "
+            f"the {len(shapes)} Jacobians of one input take {each:,} bytes, and "
             f"{budget:,} are free for them; write fewer points, or a part of the "
             'output, span=(..., ("output", -1)).'
         )
     return _points.at_once(budget // each, run.num_inputs)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _log_values(how: _How, params: Params, xs: PyTree[Array]) -> dict[str, Array]:
+def _measure(how: _How, params: Params, xs: PyTree[Array]) -> dict[str, Array]:
     """Measure some seeds: ln s, of shape (seeds, inputs, points, size), by shape."""
     passes = {"output": _suffixes, "input": _prefixes, "next": _blocks}
 
@@ -356,6 +366,9 @@ def _log_values(how: _How, params: Params, xs: PyTree[Array]) -> dict[str, Array
 
     with precision.full():
         return jax.lax.map(of_seed, params)
+
+
+_log_values = jax.jit(_measure, static_argnums=0)
 
 
 def _suffixes(plan: Plan, arguments: list[Array]) -> dict[str, Array]:
@@ -476,11 +489,12 @@ class _Selection(NamedTuple):
 def _selections(how: _How, names: list[str]) -> list[_Selection]:
     """Sort points by the part that is theirs."""
     spans = _spans_of(how.plan, how.toward)
+    shapes = how.shapes()
     whole: dict[tuple[int, int], list[str]] = {}
     selections = []
     for name in names:
         first, last = spans[name]
-        m, n = how.shape(name)
+        m, n = shapes[name]
         # A suffix pass already takes only the part of the last point that is meant, a
         # prefix pass that of the first.
         outputs = None if how.toward == "output" else how.plan.entries(last)
@@ -497,24 +511,25 @@ def _selections(how: _How, names: list[str]) -> list[_Selection]:
 
 
 def _record(
-    log_values: Array, shape: tuple[int, int], *, span: tuple[str, str]
+    log_values: np.ndarray, shape: tuple[int, int], *, span: tuple[str, str]
 ) -> Spectrum:
     """Return the record of dense Jacobians whose ln s are known."""
     m, n = shape
     log_floor = precision.svd_log_floor(m, n, log_values.dtype)
+    dtype = log_values.dtype
     return Spectrum(
-        log_values=log_values,
-        weights=jnp.full_like(log_values, 1 / min(m, n)),
-        log_floor=jnp.full(log_values.shape[:-1], log_floor, log_values.dtype),
+        log_values=jnp.asarray(log_values),
+        weights=jnp.asarray(np.full(log_values.shape, 1 / min(m, n), dtype)),
+        log_floor=jnp.asarray(np.full(log_values.shape[:-1], log_floor, dtype)),
         size=min(m, n),
         structural_zeros=abs(m - n),
         span=span,
     )
 
 
-def _require_finite(log_values: Array, first: str, last: str) -> None:
+def _require_finite(log_values: np.ndarray, first: str, last: str) -> None:
     """Refuse Jacobians that are not finite, and name the first of them."""
-    lost = np.argwhere(np.isnan(np.asarray(log_values)).any(axis=-1))
+    lost = np.argwhere(np.isnan(log_values).any(axis=-1))
     if len(lost):
         seed, number = lost[0]
         raise NotFinite(

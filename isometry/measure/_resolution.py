@@ -12,9 +12,9 @@ from jaxtyping import Array, PyTree
 
 from isometry import structure
 from isometry._internal import checks, jaxprs, precision
-from isometry._internal.errors import BatchWarning, InputError, PrecisionWarning
+from isometry._internal.errors import InputError, PrecisionWarning
 from isometry._internal.types import Params
-from isometry.measure import _spans
+from isometry.measure import _diagnosis, _spans
 from isometry.measure._function import (
     Map,
     Program,
@@ -427,32 +427,6 @@ def _require_derivative(target: Target, params: Params, x: PyTree) -> None:
 
 
 def _warn_of_batch(target: Target, params: Params, x: PyTree) -> None:
-    """Warn where f makes of a row of x the row of what it makes of x."""
-    is_array = jax.tree.structure(x).num_nodes == 1
-    if not is_array or x.ndim < 2 or target.span != "end_to_end":
-        return
-    if checks.is_traced((params, x)):
-        return
-    f = _of_output(target)
-    if isinstance(target.f, Program):
-        # The program is for x alone; its function takes a row as well, perhaps.
-        _, params = params
-        f = target.f.of_output
-    try:
-        whole = jax.eval_shape(f, params, x)
-        row = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-        first = jax.eval_shape(f, params, row)
-    # Then it takes no single row.
-    except Exception:
-        return
-    if whole.shape != (len(x), *first.shape):
-        return
-    # A thousandth: whether rows mix is a matter of shape, and not of rounding.
-    if jnp.allclose(f(params, x)[0], f(params, x[0]), rtol=1e-3, equal_nan=True):
-        warn(
-            f"f makes of x[0], of shape {x.shape[1:]}, the first row of what it makes "
-            f"of x, of shape {x.shape}. If x is a batch, write x[0], or "
-            "isometry.ensemble(f, params=..., xs=x) for all. If it is one example, "
-            "silence isometry.BatchWarning.",
-            BatchWarning,
-        )
+    """Warn where x may be a batch: end to end, and of arrays with rows."""
+    if target.span == "end_to_end":
+        _diagnosis.warn_of_batch(target, params, x)

@@ -102,16 +102,15 @@ def signals(
     for numbers, stacked in run.chunks():
         taken = None if keys_of_g is None else keys_of_g[numbers]
         parts.append(_signals(how, stacked, run.xs, taken))
-    joined = jax.tree.map(lambda *a: jnp.concatenate(a)[: run.num_seeds], *parts)
+    joined = run.joined(parts)
     fields = {name: value[..., plan.order] for name, value in joined.items()}
-    before = _points.before(plan)
-    fields["chi"] = _chi(fields["apjn"], before)
+    fields["chi"] = _chi(fields["apjn"], _points.before(plan))
     return Signals(
-        **fields,
+        **jax.tree.map(jnp.asarray, fields),
         points=plan.names,
         sizes=plan.sizes,
         span=(plan.first.name, plan.last.name),
-        reasons=_reasons(fields, plan, before),
+        reasons=_reasons(fields, plan),
     )
 
 
@@ -232,26 +231,21 @@ def _cosines(
     return jnp.einsum("ipn,jpn->ijp", units, units)
 
 
-def _chi(
-    apjn: Float[Array, "seeds inputs points"], before: tuple[int | None, ...]
-) -> Float[Array, "seeds inputs points"]:
+def _chi(apjn: np.ndarray, before: tuple[int | None, ...]) -> np.ndarray:
     """Return the ratio of apjn at the point before each to that at the point."""
-    columns = []
+    chi = np.full_like(apjn, np.nan)
     for i, earlier in enumerate(before):
-        if earlier is None:
-            columns.append(jnp.full_like(apjn[..., i], jnp.nan))
-        else:
-            columns.append(apjn[..., earlier] / apjn[..., i])
-    return jnp.stack(columns, axis=-1)
+        if earlier is not None:
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                chi[..., i] = apjn[..., earlier] / apjn[..., i]
+    return chi
 
 
-def _reasons(
-    fields: dict[str, Array], plan: Plan, before: tuple[int | None, ...]
-) -> tuple[tuple[str, str], ...]:
+def _reasons(fields: dict[str, Array], plan: Plan) -> tuple[tuple[str, str], ...]:
     """Say why fields hold what is not finite."""
     reasons = []
     for name in ("q", "c", "gradient", "apjn"):
-        is_finite = np.isfinite(np.asarray(fields[name]))
+        is_finite = np.isfinite(fields[name])
         at_point = is_finite.all(axis=tuple(range(is_finite.ndim - 1)))
         if not at_point.all():
             first = plan.names[int(np.argmin(at_point))]
@@ -259,13 +253,13 @@ def _reasons(
             if name == "c":
                 cause = f"of a value that is zero, or overflows {plan.dtype}"
             reasons.append((name, f"not finite from {first!r} on: {cause}."))
-    around = [plan.names[i] for i in range(1, len(before)) if before[i] is None]
+    around = [name for name in plan.names[1:-1] if not plan.anatomy.cuts(name)]
     if around:
         reasons.append(
             (
                 "chi",
-                f"not defined at {around[0]!r} and {len(around) - 1} more: a path from "
-                "the point before leads around it.",
+                f"not defined at {len(around)} points, such as {around[0]!r}: some "
+                "path leads around them.",
             )
         )
     return tuple(reasons)

@@ -195,7 +195,7 @@ def require_upstream(anatomy: Anatomy, first: Point, last: Point) -> None:
         return
     upstream = [
         name
-        for name in anatomy.points
+        for name in floating_points(anatomy)
         if name != last.name and anatomy.upstream(name, last.name)
     ]
     raise InputError(
@@ -218,8 +218,8 @@ def _listed(names: list[str]) -> str:
 
 def _require_continuous_input(anatomy: Anatomy) -> None:
     """Refuse "input" where x is not one floating array, and say where to start."""
-    x = jax.tree.unflatten(anatomy.x_tree, _avals_of_x(anatomy))
-    leaves = jax.tree.leaves(x)
+    num_params = anatomy.params_tree.num_leaves
+    leaves = anatomy.closed.in_avals[num_params:]
     if len(leaves) == 1 and jnp.issubdtype(leaves[0].dtype, jnp.floating):
         return
     came = f"x is a tree of {len(leaves)} arrays"
@@ -231,22 +231,18 @@ def _require_continuous_input(anatomy: Anatomy) -> None:
     )
 
 
-def _avals_of_x(anatomy: Anatomy) -> list[jax.core.ShapedArray]:
-    num_params = anatomy.params_tree.num_leaves
-    return list(anatomy.closed.in_avals[num_params:])
-
-
 def first_floating(anatomy: Anatomy) -> str:
     """Return where a span can start: an embedding, or else the first floating point."""
     if anatomy.embeddings:
         return anatomy.embeddings[0].name
-    floating = (
-        name
-        for name in anatomy.points
-        if name not in ("input", "output")
-        and jnp.issubdtype(anatomy.shape(name).dtype, jnp.floating)
-    )
-    return next(floating, "a point")
+    inner = [n for n in floating_points(anatomy) if n not in ("input", "output")]
+    return inner[0] if inner else "a point"
+
+
+def floating_points(anatomy: Anatomy) -> list[str]:
+    """Return the points whose values can carry a derivative."""
+    shapes = {name: anatomy.shape(name) for name in anatomy.points}
+    return [n for n, a in shapes.items() if jnp.issubdtype(a.dtype, jnp.floating)]
 
 
 def _hidden(anatomy: Anatomy) -> tuple[str, str]:

@@ -10,7 +10,14 @@ from jaxtyping import Array, PyTree
 from isometry._internal import checks
 from isometry._internal.errors import NotFinite, public
 from isometry._internal.types import Key, Params
-from isometry.measure import _cost, _jacobian, _progress, _resolution, methods
+from isometry.measure import (
+    _cost,
+    _diagnosis,
+    _jacobian,
+    _progress,
+    _resolution,
+    methods,
+)
 from isometry.measure._function import Map
 from isometry.measure._progress import Progress
 from isometry.measure._record import Spectrum as Spectrum
@@ -72,7 +79,8 @@ def spectrum(
 
     Warns:
         PrecisionWarning: f asks for less than full precision.
-        BatchWarning: x seems to be a batch.
+        BatchWarning: x may be a batch: no row of it meets another in f.
+        ZeroJacobianWarning: The Jacobian is exactly zero; the message says why.
 
     Example:
         >>> net = networks.mlp([8] * 12, "tanh", "orthogonal")
@@ -101,6 +109,9 @@ def spectrum(
             "the Jacobian is not finite. Does f overflow, or do params or x hold "
             "values that are NaN or infinite?"
         )
+    if not checks.is_traced(sp.log_values):
+        is_zero = bool(_diagnosis.all_zero(sp.log_values))
+        _diagnosis.warn_if_zero(target, params, x, is_zero=is_zero)
     return sp
 
 

@@ -12,11 +12,11 @@ from jaxtyping import PyTree
 from isometry._internal import checks, precision
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Params
-from isometry.structure import _assembling, _names
+from isometry.structure import _assembling, _names, _table
 from isometry.structure._assembling import Assembled
 from isometry.structure._place import Place
 from isometry.structure._points import Point
-from isometry.structure._records import Branch, WeightLayer
+from isometry.structure._records import Attention, Branch, WeightLayer
 
 
 class Anatomy:
@@ -32,6 +32,7 @@ class Anatomy:
         layers: One record for each weight, in the order of their first use.
         points: The names of the points, in the order in which values arise.
         branches: The residual branches, in the order in which they join.
+        attentions: The attentions, each with its layers.
         unread: What could not be read: loops of unknown length, callbacks, kernels.
         depth: The number of weight layers on the longest path.
         closed: The program, a function of the leaves of params and x.
@@ -42,6 +43,7 @@ class Anatomy:
 
     layers: tuple[WeightLayer, ...]
     branches: tuple[Branch, ...]
+    attentions: tuple[Attention, ...]
     unread: tuple[str, ...]
     depth: int
     closed: core.ClosedJaxpr
@@ -59,11 +61,24 @@ class Anatomy:
         self.params_tree, self.x_tree, self.out_tree = trees
         self.layers = assembled.layers
         self.branches = assembled.branches
+        self.attentions = assembled.attentions
         self.unread = assembled.unread
         self.depth = assembled.depth
+        self._follows = assembled.follows
         self._flow = assembled.flow
         self._points = assembled.points
         self._reached: dict[int, frozenset[int]] = {}
+
+    def table(self) -> str:
+        """Draw the layers, one a line, with what follows each.
+
+        Returns:
+            A table of names, kinds, shapes, fans, what follows, and branches.
+        """
+        return _table.table(self, self._follows)
+
+    def __repr__(self) -> str:
+        return _table.summary(self, self._follows)
 
     @functools.cached_property
     def points(self) -> tuple[str, ...]:

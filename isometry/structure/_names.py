@@ -74,7 +74,7 @@ def layer_names(weights: Sequence[tuple[Leaf, str]]) -> list[str]:
 
     A name is the path without the leaf's own name, unless that makes two names equal.
     """
-    short = [_short(leaf) + part for leaf, part in weights]
+    short = [short_name(leaf) + part for leaf, part in weights]
     count = collections.Counter(short)
     names = []
     for (leaf, part), name in zip(weights, short, strict=True):
@@ -86,7 +86,8 @@ def layer_names(weights: Sequence[tuple[Leaf, str]]) -> list[str]:
     return names
 
 
-def _short(leaf: Leaf) -> str:
+def short_name(leaf: Leaf) -> str:
+    """Return the path of a leaf without its own name, if that says nothing."""
     steps = leaf.steps
     if len(steps) > 1 and steps[-1] in _LEAF_NAMES:
         steps = steps[:-1]

@@ -91,11 +91,11 @@ def origins(program: Program) -> dict[int, Origins]:
         traced[leaf] = (Origin(leaf, axes),)
     for index, value in enumerate(program.values):
         if index in of_params and index not in of_x and value.inputs:
-            traced[index] = _origins(program, index, traced)
+            traced[index] = follow(program, index, traced)
     return {index: found for index, found in traced.items() if found}
 
 
-def _origins(program: Program, index: int, traced: dict[int, Origins]) -> Origins:
+def follow(program: Program, index: int, traced: dict[int, Origins]) -> Origins:
     """Trace one value whose inputs are traced already."""
     value = program.values[index]
     if value.operation == "concatenate":
@@ -109,9 +109,9 @@ def _origins(program: Program, index: int, traced: dict[int, Origins]) -> Origin
     main = _main_input(program, value, traced)
     if main is None:
         return ()
-    follow = _FOLLOWED.get(value.operation, _elementwise)
+    rule = _FOLLOWED.get(value.operation, _elementwise)
     shape = program.values[main].shape
-    followed = [follow(program, value, shape, origin) for origin in traced[main]]
+    followed = [rule(program, value, shape, origin) for origin in traced[main]]
     return tuple(origin for origin in followed if origin is not None)
 
 

@@ -172,21 +172,68 @@ class Points:
         for spot in spots:
             named += list(self._expanded(spot))
         named += list(self._ends())
-        named.sort(key=lambda pair: pair[1])
-        self.by_name = {name: point for name, _, point in named}
+        named.sort(key=lambda pair: self._key(pair[1]))
+        self.by_name = dict(named)
+        # A value with two names goes by the first.
+        self._names: dict[tuple[int, tuple[int, ...]], str] = {}
+        for name, point in self.by_name.items():
+            self._names.setdefault((point.value, point.turns), name)
 
-    def _ends(self) -> Iterator[tuple[str, tuple[int, ...], Point]]:
+    def of_node(self, node: int) -> list[tuple[str, tuple[int, ...]]]:
+        """Return the names and turns of all points for which a node is laid out."""
+        return [
+            (self._names[point.value, point.turns], point.turns)
+            for point in dict.fromkeys(self.by_name.values())
+            if point.node == node
+        ]
+
+    def written(self, layer: int, turns: Sequence[int]) -> str:
+        """Write turns as the points behind a layer do: "[3]", "@5"."""
+        _, use = self._flow.layer_at[layer]
+        index = "" if use.index is None else f"[{use.index}]"
+        scans = self._program.values[use.meeting.value].scans
+        return index + self._write(use.styles, scans, turns)
+
+    def name_before(
+        self, node: int, anchor: int, turns: Sequence[int]
+    ) -> str | None:
+        """Name a node by what it shows; None if that has no name.
+
+        Args:
+            node: The node.
+            anchor: A node near it, of which the turns are known.
+            turns: The turns of that node that are meant.
+        """
+        _, laid_out, _ = self._flow.unrolled.nodes[anchor]
+        scans = self._flow.unrolled.value(anchor).scans
+        shift = {
+            scan: turn - shown
+            for scan, turn, shown in zip(scans, turns, laid_out, strict=True)
+        }
+        while True:
+            point = self._point(node, shift)
+            name = self._names.get((point.value, point.turns))
+            inputs = self._flow.inputs[node]
+            operation = self._flow.unrolled.value(node).operation
+            is_same = operation in LAYOUT and operation not in ("each", "stack")
+            if name is not None or not is_same or len(inputs) != 1:
+                return name
+            (node,) = inputs
+
+    def _ends(self) -> Iterator[tuple[str, Point]]:
         """Yield the input and the output."""
         program = self._program
         if len(program.x) == 1:
             (x,) = program.x
-            yield "input", (-1,), Point(self._flow.unrolled.find(x), x, ())
-        output = program.outputs[0]
-        last = (len(program.values),)
-        yield "output", last, Point(self._flow.output, output, ())
+            node = self._flow.unrolled.find(x)
+            yield "input", Point(node, x, ())
+            behind = outlet(self._flow, node)
+            if behind is not None:
+                yield "input:out", self._point(behind, {})
+        yield "output", Point(self._flow.output, program.outputs[0], ())
 
-    def _expanded(self, spot: Spot) -> Iterator[tuple[str, tuple[int, ...], Point]]:
-        """Yield the points of a spot in all turns, each with a key to sort by."""
+    def _expanded(self, spot: Spot) -> Iterator[tuple[str, Point]]:
+        """Yield the points of a spot in all turns."""
         lengths = [self._program.scans[scan].length for scan in spot.scans]
         for turns in itertools.product(*map(range, lengths)):
             laid_out = tuple(map(representative, turns, lengths))
@@ -197,27 +244,28 @@ class Points:
                 for scan, turn, shown in zip(spot.scans, turns, laid_out, strict=True)
             }
             point = self._point(spot.nodes[laid_out], shift)
-            name = spot.base + self._written(spot, turns) + spot.tail
-            yield name, self._key(point), point
+            written = self._write(spot.styles, spot.scans, turns)
+            yield spot.base + written + spot.tail, point
 
-    def _written(self, spot: Spot, turns: Sequence[int]) -> str:
-        """Write turns as a name does: "[3]", "@5"."""
+    def _write(
+        self, styles: Sequence[bool], scans: Sequence[int], turns: Sequence[int]
+    ) -> str:
         text = ""
-        for style, scan, turn in zip(spot.styles, spot.scans, turns, strict=True):
+        for is_slice, scan, turn in zip(styles, scans, turns, strict=True):
             index = self._program.scans[scan].index_of(turn)
-            text += f"[{index}]" if style else f"@{index}"
+            text += f"[{index}]" if is_slice else f"@{index}"
         return text
 
     def _point(self, node: int, shift: Mapping[int, int]) -> Point:
         """Return the point at a node that is laid out, in the turns that are meant."""
         index, laid_out, _ = self._flow.unrolled.nodes[node]
         scans = self._program.values[index].scans
-        turns = [
-            turn + shift[scan]
-            if scan in shift
-            else actual(turn, self._program.scans[scan].length)
-            for scan, turn in zip(scans, laid_out, strict=True)
-        ]
+        turns = []
+        for scan, turn in zip(scans, laid_out, strict=True):
+            if scan in shift:
+                turns.append(turn + shift[scan])
+            else:
+                turns.append(actual(turn, self._program.scans[scan].length))
         return Point(node, index, tuple(turns))
 
     def _key(self, point: Point) -> tuple[int, ...]:

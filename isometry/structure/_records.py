@@ -72,3 +72,19 @@ class Branch(NamedTuple):
     joins: str
     layers: tuple[str, ...]
     shortcut: tuple[str, ...]
+
+
+class Attention(NamedTuple):
+    """An attention: softmax(query · key) · value, and the layer that reads it.
+
+    Attributes:
+        query: Names of the layers that make the queries; empty if none does.
+        key: Of those that make the keys.
+        value: Of those that make the values. A fused layer is named three times.
+        output: Of those that read what the attention returns.
+    """
+
+    query: tuple[str, ...]
+    key: tuple[str, ...]
+    value: tuple[str, ...]
+    output: tuple[str, ...]
