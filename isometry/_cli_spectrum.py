@@ -87,13 +87,13 @@ def run(
 
 def _check(width: int, depth: int, seeds: int, inputs: int, seed: int, span: str, method: str) -> None:
     from isometry import _checks, networks
-    from isometry.measure import _spectrum
+    from isometry.measure import methods
 
     least = {"--width": (width, 1), "--depth": (depth, 1), "--seeds": (seeds, 1), "--inputs": (inputs, 1)}
     for name, (value, low) in {**least, "--seed": (seed, 0)}.items():
         _checks.integer(_CALL, low=low, **{name: value})
     _checks.one_of(_CALL, among=networks.SPANS, **{"--span": span})
-    _checks.one_of(_CALL, among=_spectrum.METHODS, **{"--method": method})
+    _checks.one_of(_CALL, among=methods.METHODS, **{"--method": method})
     if span == "hidden":
         _checks.integer(f"{_CALL} --span hidden", low=3, **{"--depth": depth})
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from isometry import _checks
-from isometry.measure._jacobian import Lanczos
 from isometry.measure._record import Spectrum
 from isometry.theory import Law
 
@@ -40,7 +39,7 @@ class Measured:
         near = rounding(sp, law)
         windows = {a.lam: (math.log(a.lam) - near, math.log(a.lam) + near) for a in law.atoms if a.lam > 0}
         free = resolved & ~at_atoms(sp, law).reshape(resolved.shape)
-        probes = sp.method.probes if isinstance(sp.method, Lanczos) else 1
+        probes = sp.method.probes
         steps = np.where(free, np.maximum(probes * weights, 1 / sp.size), 1 / sp.size)
         cut = max(float(zeros.max()), zero_mass(law))
         below = below_floor(sp, law).reshape(seeds, -1).mean(1)

@@ -73,6 +73,8 @@ class Spectrum:
             end, where there is one W more.
         quadrature: The rule of each probe, (..., probes, nodes); None where the nodes
             are singular values.
+        recast: The lower dtype of parameters or inputs that were cast up to be measured
+            at, "bfloat16"; None if there were none.
 
     Example:
         >>> weights = jnp.diag(jnp.array([2.0, 1.0]))
@@ -94,6 +96,7 @@ class Spectrum:
     span: str = field(default="end_to_end", metadata=_STATIC)
     pairs: int | None = field(default=None, metadata=_STATIC)
     quadrature: linalg.Quadrature | None = None
+    recast: str | None = field(default=None, metadata=_STATIC)
 
     @classmethod
     @public("Spectrum.of_jacobians")
@@ -797,7 +800,10 @@ class Spectrum:
         if batch:
             over = f"{batch} matrices, "
         dtype = jnp.result_type(self.log_values)
+        recast = ""
+        if self.recast is not None:
+            recast = f" recast from {self.recast}"
         return (
             f"Spectrum({over}{self.size} singular values, span={self.span!r}, "
-            f"method={self.method}, {dtype})"
+            f"method={self.method}, {dtype}{recast})"
         )

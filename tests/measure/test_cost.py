@@ -12,7 +12,7 @@ import pytest
 import isometry
 from isometry import InputError, networks
 from isometry._internal import memory
-from isometry.measure import _cost, _jacobian, _programs
+from isometry.measure import _cost, _jacobian, _programs, _spectra
 
 F32 = jnp.dtype("float32")
 
@@ -163,9 +163,11 @@ def test_a_footprint_bounds_what_xla_allocates(name):
     seeds, inputs = 3, 6
     stacked = jax.tree.map(lambda a: struct(seeds, *a.shape), params)
     numbers = [jax.ShapeDtypeStruct((count,), jnp.int32) for count in (seeds, inputs)]
-    how = _programs.How(aim, method, F32, key_kind="threefry2x32")
+    how = _spectra.How(aim, method, F32, key_kind="threefry2x32")
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    lowered = _programs._compiled.lower(_programs.spectra, how, None, stacked, struct(inputs, *x.shape), *numbers, key)
+    lowered = _programs._compiled.lower(
+        _spectra.measured, how, None, (stacked, numbers[0]), (struct(inputs, *x.shape), numbers[1]), key
+    )
     found = lowered.compile().memory_analysis()
     allocated = found.temp_size_in_bytes + found.output_size_in_bytes
     bound = takes.shared + seeds * (inputs * takes.each + 2 * memory.tree_bytes(params))

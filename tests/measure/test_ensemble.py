@@ -7,6 +7,7 @@ import pytest
 
 import isometry
 from isometry import InputError, linalg, networks
+from isometry.measure.methods import dense
 
 NET = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
 KEYS = jax.random.split(jax.random.key(0), 5)
@@ -199,9 +200,9 @@ def test_dead_units_change_no_value(monkeypatch, activation, span):
     net = networks.mlp([20, 24, 24, 24, 20], activation)
     params, layers = parameters(net, 2, 2.0)
     xs = RNG.standard_normal((3, 20)).astype(np.float32)
-    monkeypatch.setattr(_measure, "_WORTH", 8)
-    monkeypatch.setattr(_measure, "_BUCKET", 2)
-    monkeypatch.setattr(_measure, "_SHARE", 1.0)
+    monkeypatch.setattr(dense, "_WORTH", 8)
+    monkeypatch.setattr(dense, "_BUCKET", 2)
+    monkeypatch.setattr(dense, "_SHARE", 1.0)
     used = []
     monkeypatch.setattr(linalg, "compact_product", lambda *a, g=linalg.compact_product: used.append(a) or g(*a))
     compact = isometry.ensemble(net, params=params, xs=xs, span=span)

@@ -41,6 +41,22 @@ class Footprint(NamedTuple):
     a_direction: int = 0
     directions: int = 0
 
+    def bytes(self, chunk: int | None = None) -> int:
+        """Return the bytes of one input, with `chunk` directions at a time or all."""
+        at_a_time = self.directions
+        if chunk is not None:
+            at_a_time = min(chunk, self.directions)
+        return self.shared + self.each + at_a_time * self.a_direction
+
+    def chunk(self, budget: int) -> int | None:
+        """Return how many directions at a time a budget allows, at least one.
+
+        None is all of them, or a method that takes none.
+        """
+        if self.bytes() <= budget or self.a_direction == 0:
+            return None
+        return max(1, (budget - self.bytes(0)) // self.a_direction)
+
 
 class Method:
     """A way to find the spectrum of a Jacobian.
@@ -51,8 +67,8 @@ class Method:
 
     Attributes:
         needs_key: Whether the method draws random numbers.
-        gives_values: Whether the nodes of its spectra are singular values, and not the
-            nodes of a quadrature.
+        forms_jacobian: Whether `of_jacobian` measures a Jacobian that is formed
+            already, so that progress can be told while it is.
         probes: Of how many quadratures of equal mass the nodes come.
 
     Example:
@@ -69,7 +85,7 @@ class Method:
     """
 
     needs_key = False
-    gives_values = True
+    forms_jacobian = False
     probes = 1
 
     def check(self, target: "Target", key: Key | None) -> None:
@@ -123,6 +139,18 @@ class Method:
             (params, keys),
         )
 
+    def of_jacobian(self, target: "Target", matrix: Array) -> "Spectrum":
+        """Measure Jacobians that are formed already, if `forms_jacobian`; traced.
+
+        Args:
+            target: The span of f.
+            matrix: (..., m, n).
+
+        Returns:
+            The spectrum.
+        """
+        raise NotImplementedError(f"{type(self).__name__} forms no Jacobian.")
+
     def footprint(self, target: "Target", params: Params, x: Array) -> Footprint:
         """Bound the bytes of measuring, from shapes alone.
 
@@ -157,8 +185,12 @@ class Method:
         """
         return 0
 
-    def narrow(self, target: "Target", params: Params, xs: Array) -> Array | None:
-        """Count, for each of seeds × inputs, what `narrowed` makes use of; traced.
+    def may_narrow(self, target: "Target") -> bool:
+        """Tell whether counting something first can make the program smaller."""
+        return False
+
+    def narrow(self, target: "Target", params: Params, xs: Array) -> Array:
+        """Count for each of seeds × inputs, if `may_narrow`; traced.
 
         Args:
             target: The span of f.
@@ -166,19 +198,19 @@ class Method:
             xs: Examples, stacked over inputs.
 
         Returns:
-            (seeds, inputs) whole numbers; None, by default, where nothing is gained.
+            (seeds, inputs) whole numbers.
         """
-        return None
+        raise NotImplementedError(f"{type(self).__name__} counts nothing.")
 
     def narrowed(self, target: "Target", most: int) -> "Target":
         """Return a target whose program is smaller, if it may be.
 
         Args:
             target: The span of f.
-            most: The largest number that `narrow` found.
+            most: The largest number that `narrow` counted.
 
         Returns:
-            The target to measure instead; by default the same.
+            The target to measure instead.
         """
         return target
 

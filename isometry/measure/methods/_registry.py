@@ -60,7 +60,5 @@ def require_key(method: Method, key: Key | None) -> None:
     if not method.needs_key:
         return
     if key is None:
-        raise InputError(
-            f"{method} draws random probes; write key=jax.random.key(0)."
-        )
+        raise InputError(f"{method} draws random probes; write key=jax.random.key(0).")
     checks.key("key", key)

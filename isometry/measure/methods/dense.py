@@ -57,11 +57,13 @@ class Dense(Method):
         Array([3., 2.], dtype=float32)
     """
 
+    forms_jacobian = True
+
     def spectrum(
         self, target: "Target", params: Params, x: Array, key: Key | None
     ) -> "Spectrum":
         """Factorize one Jacobian."""
-        return self._of_matrix(target, target.jacobian(params, x))
+        return self.of_jacobian(target, target.jacobian(params, x))
 
     def spectra(
         self, target: "Target", params: Params, xs: Array, keys: Key | None
@@ -73,12 +75,13 @@ class Dense(Method):
             # One wide product a layer and seed uses the machine better than one batch
             # of small ones.
             wide = in_turn(lambda p: target.jacobians(p, xs), params)
-            return self._of_matrix(target, wide)
+            return self.of_jacobian(target, wide)
         of_inputs = jax.vmap(target.jacobian, in_axes=(None, 0))
         matrices = jax.vmap(of_inputs, in_axes=(0, None))(params, xs)
-        return self._of_matrix(target, matrices)
+        return self.of_jacobian(target, matrices)
 
-    def _of_matrix(self, target: "Target", matrix: Array) -> "Spectrum":
+    def of_jacobian(self, target: "Target", matrix: Array) -> "Spectrum":
+        """Factorize Jacobians that are formed already."""
         log_values, log_floor = linalg.log_singular_values(matrix)
         return target.record(self, log_values, log_floor=log_floor)
 
@@ -100,10 +103,12 @@ class Dense(Method):
         log_values = jnp.where(is_zero, -jnp.inf, log_values)
         return target.record(self, log_values, log_floor=log_floor)
 
-    def narrow(self, target: "Target", params: Params, xs: Array) -> Array | None:
+    def may_narrow(self, target: "Target") -> bool:
+        """Tell whether units can be dead, and are many."""
+        return target.sparse and min(target.shape) >= _WORTH
+
+    def narrow(self, target: "Target", params: Params, xs: Array) -> Array:
         """Count the most units alive in any space between two layers."""
-        if not target.sparse or min(target.shape) < _WORTH:
-            return None
 
         def of_seed(p: Params) -> Array:
             counts = linalg.live_counts(target.factors_of_inputs(p, xs))

@@ -93,9 +93,7 @@ class Lanczos(Method):
 
     def check(self, target: "Target", key: Key | None) -> None:
         """Require products with J, and with its transpose."""
-        if target.has_factors:
-            return
-        if target.forward_only:
+        if target.forward_only and not target.layered:
             raise InputError(
                 'method="lanczos" needs Jᵀ v, and f holds a while_loop, which has no '
                 "reverse derivative; write a scan or a fori_loop with constant bounds, "
