@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from isometry._internal import precision
 
@@ -39,11 +39,14 @@ BATCHES_WAIT = _batches_wait(importlib.metadata.version("jaxlib"))
 
 
 class ThinSvd(NamedTuple):
-    """Matrices u · diag(s) · vt with min(m, n) singular values, descending."""
+    """Matrices u · diag(s) · vt with min(m, n) singular values, descending.
 
-    u: Float[Array, "*batch m k"]
+    Of complex matrices `vt` is the conjugate transpose of V.
+    """
+
+    u: Inexact[Array, "*batch m k"]
     s: Float[Array, "*batch k"]
-    vt: Float[Array, "*batch k n"]
+    vt: Inexact[Array, "*batch k n"]
 
 
 def one_at_a_time(kernel: Kernel, *, on_gpu: Kernel | None = None) -> Kernel:
@@ -224,7 +227,7 @@ def _positive_eigenvalues(a: Array) -> Array:
     above = jnp.zeros_like(a, shape=(*a.shape[:-2], m, m))
     below = jnp.zeros_like(a, shape=(*a.shape[:-2], n, n))
     upper = jnp.concatenate([above, a], -1)
-    lower = jnp.concatenate([a.mT, below], -1)
+    lower = jnp.concatenate([_adjoint(a), below], -1)
     eigenvalues = _eigenvalues(jnp.concatenate([upper, lower], -2))
     values = -jnp.sort(-jnp.abs(eigenvalues[..., -size:]), -1)
     # Zeros come out as rounding of either sign, which is no exact zero; those of zero
@@ -251,11 +254,11 @@ _singular_values = one_at_a_time(_values_of_svd, on_gpu=_values_on_gpu)
 
 
 @jax.custom_jvp
-def singular_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
+def singular_values(a: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
     """Compute the min(m, n) singular values of each matrix, descending.
 
     Args:
-        a: Finite matrices.
+        a: Finite matrices, real or complex.
 
     Returns:
         The singular values. Their gradient takes the vectors of `thin_svd`.
@@ -270,7 +273,8 @@ def _singular_values_jvp(
     """Compute ds = diag(Uᵀ dA V)."""
     u, s, vt = thin_svd(*primals)
     with precision.full():
-        return s, jnp.einsum("...ji,...jk,...ik->...i", u, tangents[0], vt)
+        ds = jnp.einsum("...ji,...jk,...ik->...i", u.conj(), tangents[0], vt.conj())
+    return s, ds.real
 
 
 def _factors_of_svd(a: Array) -> list[Array]:
@@ -285,11 +289,11 @@ _thin_svd = one_at_a_time(_factors_of_svd, on_gpu=_factors_on_gpu)
 
 
 @jax.custom_jvp
-def thin_svd(a: Float[Array, "*batch m n"]) -> ThinSvd:
+def thin_svd(a: Inexact[Array, "*batch m n"]) -> ThinSvd:
     """Factorize A = U diag(s) Vᵀ with min(m, n) singular values.
 
     Args:
-        a: Finite matrices.
+        a: Finite matrices, real or complex.
 
     Returns:
         U, s and Vᵀ. The derivatives of U and V are NaN or infinite where singular
@@ -308,25 +312,38 @@ def _thin_svd_jvp(
     u, s, vt = factors
     da = tangents[0]
     with precision.full():
-        inner = u.mT @ da @ vt.mT
-        ds = jnp.diagonal(inner, axis1=-2, axis2=-1)
+        inner = _adjoint(u) @ da @ _adjoint(vt)
+        diagonal = jnp.diagonal(inner, axis1=-2, axis2=-1)
+        ds = diagonal.real
         row, column = s[..., None, :], s[..., :, None]
         gap = (row + column) * (row - column)
-        identity = jnp.eye(s.shape[-1], dtype=s.dtype)
+        identity = jnp.broadcast_to(jnp.eye(s.shape[-1], dtype=s.dtype), gap.shape)
         # A vector does not turn toward itself: the diagonal is 1/1 - 1.
         inverse_gap = 1 / (gap + identity) - identity
-        turn_u = inverse_gap * (row * inner + column * inner.mT)
-        turn_v = inverse_gap * (column * inner + row * inner.mT)
+        # Where A is complex these are the real factors of complex matrices.
+        row, column, inverse_gap = (
+            factor.astype(da.dtype) for factor in (row, column, inverse_gap)
+        )
+        turn_u = inverse_gap * (row * inner + column * _adjoint(inner))
+        turn_v = inverse_gap * (column * inner + row * _adjoint(inner))
         du = u @ turn_u
-        dv = vt.mT @ turn_v
+        dv = _adjoint(vt) @ turn_v
+        if jnp.iscomplexobj(da):
+            # A pair of vectors may turn by a common phase. Here V keeps its own.
+            phase = jax.lax.complex(jnp.zeros_like(s), diagonal.imag / s)
+            du = du + u * phase[..., None, :]
         m, n = da.shape[-2:]
         if m > n:
-            image = da @ vt.mT
-            du = du + (image - u @ (u.mT @ image)) / row
+            image = da @ _adjoint(vt)
+            du = du + (image - u @ (_adjoint(u) @ image)) / row
         if n > m:
-            image = da.mT @ u
-            dv = dv + (image - vt.mT @ (vt @ image)) / row
-    return factors, ThinSvd(du, ds, dv.mT)
+            image = _adjoint(da) @ u
+            dv = dv + (image - _adjoint(vt) @ (vt @ image)) / row
+    return factors, ThinSvd(du, ds, _adjoint(dv))
+
+
+def _adjoint(a: Array) -> Array:
+    return a.mT.conj()
 
 
 # --- Elimination
