@@ -169,8 +169,17 @@ class Plan:
 
     def flat(self, values: dict[str, Array]) -> Array:
         """Return the values at all points as one vector, group after group."""
-        rows = [group.rows(values[group.label]) for group in self.groups]
-        return jnp.concatenate([row.ravel() for row in rows])
+        return jnp.concatenate([row.ravel() for row in self.rows(values)])
+
+    def rows(self, values: dict[str, Array], num_leading: int = 0) -> list[Array]:
+        """Return the flattened values at the points of each group.
+
+        They are in the dtype of the measurement, whatever f computes in on the way.
+        """
+        return [
+            group.rows(values[group.label], num_leading).astype(self.dtype)
+            for group in self.groups
+        ]
 
     def split(self, vectors: Array) -> dict[str, Array]:
         """Return the values, (vectors, points, size) a group, from `flat` ones."""
