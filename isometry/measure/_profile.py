@@ -22,7 +22,7 @@ from isometry.measure._points import Function, Plan
 from isometry.measure._spans import Point, Span
 from isometry.measure._spectrum import Spectrum
 from isometry.structure import Anatomy
-from isometry.structure._tapping import ADD, CUT, tapped
+from isometry.structure._tapping import ADD, CUT
 
 Statistic: TypeAlias = Callable[[Spectrum], Array]
 
@@ -187,7 +187,9 @@ def profile(
     spans = _spans_of(plan, toward)
     how = _How(plan, toward, chunk=0)
     how = how._replace(chunk=_inputs_at_once(how, run))
-    parts = [_log_values(how, drawn, run.xs) for _, drawn in run.chunks()]
+    parts = [
+        _log_values(how, plan.constants, drawn, run.xs) for _, drawn in run.chunks()
+    ]
     joined = run.joined(parts)
     spectra: dict[str, Spectrum] = {}
     values: dict[str, dict[str, np.ndarray]] = {name: {} for name in functions}
@@ -347,13 +349,15 @@ def _inputs_at_once(how: _How, run: _points.Run) -> int:
     return _points.at_once(budget // each, run.num_inputs)
 
 
-def _measure(how: _How, params: Params, xs: PyTree[Array]) -> dict[str, Array]:
+def _measure(
+    how: _How, constants: list[Array], params: Params, xs: PyTree[Array]
+) -> dict[str, Array]:
     """Measure some seeds: ln s, of shape (seeds, inputs, points, size), by shape."""
     passes = {"output": _suffixes, "input": _prefixes, "next": _blocks}
 
     def of_input(params: Params, x: PyTree[Array]) -> dict[str, Array]:
         arguments = jax.tree.leaves((params, x))
-        stacks = passes[how.toward](how.plan, arguments)
+        stacks = passes[how.toward](how.plan, constants, arguments)
         matrices = _sorted_by_shape(how, stacks)
         return {
             label: linalg.log_singular_values(stack)[0]
@@ -371,9 +375,11 @@ def _measure(how: _How, params: Params, xs: PyTree[Array]) -> dict[str, Array]:
 _log_values = jax.jit(_measure, static_argnums=0)
 
 
-def _suffixes(plan: Plan, arguments: list[Array]) -> dict[str, Array]:
+def _suffixes(
+    plan: Plan, constants: list[Array], arguments: list[Array]
+) -> dict[str, Array]:
     """Return the Jacobians from each point to the end, (points, m, n) a group."""
-    program = tapped(plan.anatomy.closed, plan.places, ADD)
+    program = plan.tapped(constants, ADD)
 
     def forward(bumps: dict[str, Array]) -> Array:
         _, readings = program(arguments, bumps)
@@ -389,11 +395,13 @@ def _suffixes(plan: Plan, arguments: list[Array]) -> dict[str, Array]:
     return {label: jnp.swapaxes(a, 0, 1) for label, a in plan.split(rows).items()}
 
 
-def _prefixes(plan: Plan, arguments: list[Array]) -> dict[str, Array]:
+def _prefixes(
+    plan: Plan, constants: list[Array], arguments: list[Array]
+) -> dict[str, Array]:
     """Return the Jacobians from the start to each point, (points, m, n)."""
     start = plan.anatomy.place(plan.first.name)
     # No point has an empty name.
-    program = tapped(plan.anatomy.closed, {**plan.places, "": start}, ADD)
+    program = plan.tapped(constants, ADD, more={"": start})
     whole = plan.anatomy.shape(plan.first.name)
     num_inputs = plan.size_at(plan.first.name)
 
@@ -413,14 +421,16 @@ def _prefixes(plan: Plan, arguments: list[Array]) -> dict[str, Array]:
     return {label: jnp.moveaxis(a, 0, -1) for label, a in plan.split(columns).items()}
 
 
-def _blocks(plan: Plan, arguments: list[Array]) -> dict[str, Array]:
+def _blocks(
+    plan: Plan, constants: list[Array], arguments: list[Array]
+) -> dict[str, Array]:
     """Return the Jacobians from the point before to each point, (points, m, n).
 
     Derivatives stop at every point, so one pass may push all blocks at once: the bumps
     at all points move together, and no point sees more than the one before it. n is
     that of the widest point; columns beyond a block's own width are zero.
     """
-    program = tapped(plan.anatomy.closed, plan.places, CUT)
+    program = plan.tapped(constants, CUT)
     bumps = plan.bumps()
 
     def forward(bumps: dict[str, Array]) -> Array:

@@ -64,7 +64,12 @@ class Anatomy:
         self.attentions = assembled.attentions
         self.unread = assembled.unread
         self.depth = assembled.depth
-        self._follows = assembled.follows
+        self._cells = _table.cells(
+            assembled.layers,
+            assembled.branches,
+            precedes=assembled.precedes,
+            follows=assembled.follows,
+        )
         self._flow = assembled.flow
         self._points = assembled.points
         self._reached: dict[int, frozenset[int]] = {}
@@ -75,10 +80,10 @@ class Anatomy:
         Returns:
             A table of names, kinds, shapes, fans, what follows, and branches.
         """
-        return _table.table(self, self._follows)
+        return _table.table(self, self._cells)
 
     def __repr__(self) -> str:
-        return _table.summary(self, self._follows)
+        return _table.summary(self, self._cells)
 
     @functools.cached_property
     def points(self) -> tuple[str, ...]:

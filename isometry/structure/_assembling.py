@@ -1,7 +1,7 @@
 """The parts of an anatomy, read one after another."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from jax.extend import core
@@ -37,6 +37,7 @@ class Assembled(NamedTuple):
     unread: tuple[str, ...]
     depth: int
     follows: dict[str, str]
+    precedes: dict[str, str]
     flow: Flow
     points: Points
 
@@ -90,30 +91,28 @@ def assemble(closed: core.ClosedJaxpr, leaves: Sequence[Leaf]) -> Assembled:
         points=Points(flow, spots(flow, weights, before_bias, found)),
     )
     depths = Depths(program, layers_at)
-    branches = _branches(parts)
     return Assembled(
-        layers=_layers(parts, depths, branches),
-        branches=tuple(branch for branch, _ in branches),
+        layers=_layers(parts, depths),
+        branches=_branches(parts),
         attentions=_attentions(parts),
         unread=_unread(program),
         depth=max(depths.last[index] for index in program.outputs),
         follows=_follows(parts),
+        precedes=_precedes(parts),
         flow=flow,
         points=parts.points,
     )
 
 
-def _layers(
-    parts: _Parts, depths: Depths, branches: Sequence[tuple[Branch, Join]]
-) -> tuple[WeightLayer, ...]:
+def _layers(parts: _Parts, depths: Depths) -> tuple[WeightLayer, ...]:
     """Write the records of the layers."""
     flow = parts.flow
     biases = _biases(parts)
     of_layer = {}
-    names = {join.node: branch.name for branch, join in branches}
+    stems = _stems(parts)
     for node, join in innermost(parts.joins).items():
         index, _ = flow.layer_at[node]
-        of_layer.setdefault(index, names.get(join.node))
+        of_layer.setdefault(index, stems[join.node])
     firsts = [row.uses[0].meeting.value for row in parts.weights]
     depth_of = {index: depths.first[first] or 0 for index, first in enumerate(firsts)}
     roles = _roles.roles(
@@ -160,27 +159,40 @@ def _biases(parts: _Parts) -> dict[int, str]:
     return biases
 
 
-def _branches(parts: _Parts) -> list[tuple[Branch, Join]]:
-    """Write the records of the branches, in all turns, each with its join."""
-    by_name: dict[str, tuple[Branch, Join]] = {}
+def _branches(parts: _Parts) -> tuple[Branch, ...]:
+    """Write the records of the branches, in all turns."""
+    stems = _stems(parts)
+    by_name: dict[str, Branch] = {}
     for join in parts.joins:
         layers = _row_names(parts, join.layers)
         for joins_at, turns in parts.points.of_node(join.node):
-            stem = os.path.commonprefix([name.split("/") for name in layers])
-            written = parts.points.written(join.layers[-1], turns)
-            name = "/".join(stem) + written
-            if not stem or name in by_name:
-                name = layers[-1] + written
-            leaves = parts.points.name_before(join.fork, join.node, turns)
-            branch = Branch(
+            name = stems[join.node] + parts.points.written(join.layers[-1], turns)
+            by_name[name] = Branch(
                 name,
-                leaves,
+                leaves=parts.points.name_before(join.fork, join.node, turns),
                 joins=joins_at,
                 layers=layers,
                 shortcut=_row_names(parts, join.shortcut),
             )
-            by_name[name] = (branch, join)
-    return list(by_name.values())
+    return tuple(by_name.values())
+
+
+def _stems(parts: _Parts) -> dict[int, str]:
+    """Name the branch of each join, without its turns.
+
+    It is what the names of its layers have in common, if no other layer has that too,
+    or else the name of the last one.
+    """
+    stems = {}
+    for join in parts.joins:
+        own = _row_names(parts, (*join.layers, *join.shortcut))
+        layers = _row_names(parts, join.layers)
+        common = os.path.commonprefix([name.split("/") for name in layers])
+        stem = "/".join(common)
+        others = {row.name for row in parts.weights} - set(own)
+        is_shared = any(name.startswith(f"{stem}/") for name in others)
+        stems[join.node] = layers[-1] if is_shared or not stem else stem
+    return stems
 
 
 def _row_names(parts: _Parts, nodes: Sequence[int]) -> tuple[str, ...]:
@@ -206,14 +218,9 @@ def _attentions(parts: _Parts) -> tuple[Attention, ...]:
 def _follows(parts: _Parts) -> dict[str, str]:
     """Describe what follows each weight, by its name."""
     flow = parts.flow
-    program = flow.unrolled.program
-    leaf_names = {
-        leaf: short_name(parts.leaves[i]) for i, leaf in enumerate(program.params)
-    }
-    names = {
-        value: leaf_names[found[0].leaf] for value, found in parts.origins.items()
-    }
+    names = _leaf_names(parts)
     sums = {join.layers[-1]: join.node for join in parts.joins}
+    shortcuts = {node for join in parts.joins for node in join.shortcut}
     scores = {
         node
         for heads in parts.heads
@@ -224,6 +231,8 @@ def _follows(parts: _Parts) -> dict[str, str]:
         steps = _words_behind(flow, parts.before_bias[node].node, names)
         if node in scores:
             steps.append("attention")
+        if node in shortcuts:
+            steps.append("sum")
         if node in sums:
             steps.append("sum")
             steps += _words_behind(flow, sums[node], names)
@@ -237,7 +246,60 @@ def _follows(parts: _Parts) -> dict[str, str]:
 
 def _words_behind(flow: Flow, node: int, names: Mapping[int, str]) -> list[str]:
     end = outlet(flow, node)
-    return [] if end is None else _following.words(flow, node, end, names)
+    return [] if end is None else _following.words(flow, node, end, names=names)
+
+
+def _precedes(parts: _Parts) -> dict[str, str]:
+    """Describe what the signal goes through before it meets each weight.
+
+    That is what stands between the last named value and the weight, such as the norm
+    at the head of a branch.
+    """
+    flow = parts.flow
+    named = parts.points.nodes
+    names = _leaf_names(parts)
+    precedes: dict[str, str] = {}
+    for node, (index, _) in flow.layer_at.items():
+        if node not in flow.inputs or len(flow.inputs[node]) != 1:
+            continue
+        (operand,) = flow.inputs[node]
+        within, sources = _back_to(flow, operand, named)
+        if len(sources) != 1:
+            continue
+        steps = _following.words(
+            flow, sources[0], operand, names=names, within=within
+        )
+        precedes[parts.weights[index].name] = " → ".join(steps)
+    return precedes
+
+
+def _back_to(
+    flow: Flow, start: int, ends: Container[int]
+) -> tuple[set[int], list[int]]:
+    """Go back from a node to the first of `ends` on every way.
+
+    Returns:
+        The nodes on the way, and those of `ends`.
+    """
+    seen = {start}
+    pending = [start]
+    sources = []
+    while pending:
+        node = pending.pop()
+        if node in ends:
+            sources.append(node)
+            continue
+        new = [read for read in flow.inputs[node] if read not in seen]
+        seen.update(new)
+        pending.extend(new)
+    return seen, sources
+
+
+def _leaf_names(parts: _Parts) -> dict[int, str]:
+    """Return the names of the leaves that values show."""
+    params = parts.flow.unrolled.program.params
+    of_leaf = {leaf: short_name(parts.leaves[i]) for i, leaf in enumerate(params)}
+    return {value: of_leaf[found[0].leaf] for value, found in parts.origins.items()}
 
 
 def _unread(program: Program) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from isometry.structure._flow import Flow
 
-_SUMS = frozenset(("add", "add_any", "sub"))
+# A difference is no join: the gate of a GRU takes the new state from the old one.
+_SUMS = frozenset(("add", "add_any"))
 
 # Operations that pick one entry of an axis, as a step of a recurrence does.
 _PICKING = frozenset(("each", "dynamic_slice", "gather"))
@@ -136,11 +137,6 @@ def _is_pick(flow: Flow, node: int) -> bool:
         return operation in _PICKING
     before = flow.inputs[node]
     return any(flow.unrolled.value(read).operation == "slice" for read in before)
-
-
-def ends(flow: Flow, join: Join) -> int:
-    """Return the node of the layer at which a branch ends."""
-    return join.layers[-1]
 
 
 def innermost(joins: Sequence[Join]) -> dict[int, Join]:

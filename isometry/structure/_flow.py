@@ -7,7 +7,7 @@ that depend on the input, or on the embedding of an input of whole numbers.
 import functools
 import heapq
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from isometry.structure._layers import Use
 from isometry.structure._reading import Program
@@ -99,6 +99,11 @@ class Flow:
         return use.meeting.kind == "embedding"
 
     @functools.cached_property
+    def _stream_values(self) -> frozenset[int]:
+        """The values that are signal in some turn."""
+        return frozenset(self.unrolled.nodes[node].value for node in self.stream)
+
+    @functools.cached_property
     def inputs(self) -> dict[int, list[int]]:
         """The nodes of the flow that each node of it is computed from."""
         nodes = self.unrolled.nodes
@@ -141,43 +146,69 @@ class Flow:
         return [read for read in inputs if read not in self.inside]
 
     def _is_number(self, node: int) -> bool:
+        """Tell whether a node is one number, which the program was written with."""
         value = self.unrolled.value(node)
-        # JAX spreads a number over an array before it multiplies.
-        while value.operation in ("broadcast_in_dim", "convert_element_type"):
-            node = self.unrolled.nodes[node].inputs[0]
-            value = self.unrolled.value(node)
-        return value.operation == "constant" and math.prod(value.shape) == 1
+        if value.operation == "constant":
+            return math.prod(value.shape) == 1
+        # JAX spreads a number over an array before it multiplies, and leaves the root
+        # in x / sqrt(16) to the program.
+        is_spread = value.operation == "broadcast_in_dim"
+        is_one = is_spread or math.prod(value.shape) == 1
+        inputs = self.unrolled.nodes[node].inputs
+        return is_one and bool(inputs) and all(map(self._is_number, inputs))
 
-    def passage(self, start: int) -> list[int]:
+    def is_product(self, node: int) -> bool:
+        """Tell whether a node is a product or convolution, of whatever two values."""
+        operation = self.unrolled.value(node).operation
+        return operation in ("dot_general", "conv_general_dilated")
+
+    def passage(self, start: int, within: Container[int] | None = None) -> list[int]:
         """Follow what is computed from one node alone, up to where that ends.
 
         It ends where another layer, a product or a value from elsewhere comes in.
+
+        Args:
+            start: The node.
+            within: Nodes that count, if not all of the flow do.
 
         Returns:
             The nodes, in order, through which everything passes that is computed from
             `start`; the last one is where it ends.
         """
+        counted = self.inside if within is None else within
         if start not in self.inside:
             return []
         inside = {start}
         passed = []
-        pending = list(self.readers[start])
+        pending = [node for node in self.readers[start] if node in counted]
         heapq.heapify(pending)
         while pending:
             node = heapq.heappop(pending)
             if node in inside:
                 continue
-            is_alone = all(read in inside for read in self.inputs[node])
-            if not is_alone or node in self.layer_at or self.is_product(node):
+            if not self._is_alone(node, inside):
                 break
             inside.add(node)
             for reader in self.readers[node]:
-                heapq.heappush(pending, reader)
+                if reader in counted:
+                    heapq.heappush(pending, reader)
             if self._is_bottleneck(node, inside, pending):
                 passed.append(node)
             if node == self.output:
                 break
         return passed
+
+    def _is_alone(self, node: int, inside: set[int]) -> bool:
+        """Tell whether a node is no product and computed from these nodes alone."""
+        if node in self.layer_at or self.is_product(node):
+            return False
+        nodes = self.unrolled.nodes
+        # The first state of a recurrence may be a constant. It stands where later on
+        # there is signal.
+        return all(
+            read in inside or nodes[read].value not in self._stream_values
+            for read in nodes[node].inputs
+        )
 
     def _is_bottleneck(self, node: int, inside: set[int], pending: list[int]) -> bool:
         """Tell whether all that is still to come is computed from this node alone."""

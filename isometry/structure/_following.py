@@ -1,6 +1,6 @@
 """What stands between two nodes, in the words of the field: "batch norm → relu"."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -108,7 +108,14 @@ _TOGETHER = (
 _NORMS = frozenset(("layer norm", "group norm", "batch norm", "rms norm"))
 
 
-def words(flow: Flow, start: int, end: int, names: Mapping[int, str]) -> list[str]:
+def words(
+    flow: Flow,
+    start: int,
+    end: int,
+    *,
+    names: Mapping[int, str],
+    within: Container[int] | None = None,
+) -> list[str]:
     """Describe what is between a node and one through which all of it passes.
 
     Args:
@@ -116,10 +123,11 @@ def words(flow: Flow, start: int, end: int, names: Mapping[int, str]) -> list[st
         start: The node where it starts.
         end: The node where it ends.
         names: Names of leaves by the values that show them, for what is added.
+        within: Nodes that count, if not all of the flow do.
     """
     steps: list[Step] = []
     before = start
-    for node in flow.passage(start):
+    for node in flow.passage(start, within):
         step = _step(flow, _segment(flow, before, node), names)
         # One function may be read as several steps: relu in relu.
         if step is not None and steps[-1:] != [step]:
@@ -131,8 +139,8 @@ def words(flow: Flow, start: int, end: int, names: Mapping[int, str]) -> list[st
 
 
 def _written(step: Step) -> str:
-    if step.kind == "shift" and step.detail:
-        return f"+ {step.detail}"
+    if step.kind == "shift":
+        return f"+ {step.detail or 'constant'}"
     return step.kind
 
 

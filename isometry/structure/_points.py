@@ -137,7 +137,31 @@ def spots(
             behind = outlet(flow, joined)
             if behind is not None:
                 put((base, number + ":sum:out"), use, node, at=behind)
-    return list(collected.values())
+    return [*collected.values(), *_states(flow)]
+
+
+def _states(flow: Flow) -> list[Spot]:
+    """Name the states of recurrences: what their steps hand on."""
+    program = flow.unrolled.program
+    recurrent: dict[int, tuple[tuple[bool, ...], tuple[int, ...]]] = {}
+    for _, use in flow.layer_at.values():
+        scans = program.values[use.meeting.value].scans
+        for depth, (scan, is_slice) in enumerate(zip(scans, use.styles, strict=True)):
+            if not is_slice:
+                around = use.styles[: depth + 1], scans[: depth + 1]
+                recurrent.setdefault(scan, around)
+    spots = []
+    for number, (scan, (styles, scans)) in enumerate(recurrent.items()):
+        tail = "" if number == 0 else f"#{number + 1}"
+        by_value: dict[int, dict[tuple[int, ...], int]] = {}
+        for node in flow.nodes:
+            index, turns, _ = flow.unrolled.nodes[node]
+            if index in program.scans[scan].returned and len(turns) == len(scans):
+                by_value.setdefault(index, {})[turns] = node
+        for part, (_, nodes) in enumerate(sorted(by_value.items())):
+            base = "carry" if len(by_value) == 1 else f"carry/{part}"
+            spots.append(Spot(base, tail, styles, scans, nodes))
+    return spots
 
 
 def _words(row: Row, use: Use) -> tuple[str, str]:
@@ -178,6 +202,11 @@ class Points:
         self._names: dict[tuple[int, tuple[int, ...]], str] = {}
         for name, point in self.by_name.items():
             self._names.setdefault((point.value, point.turns), name)
+
+    @property
+    def nodes(self) -> frozenset[int]:
+        """The nodes that are laid out for points."""
+        return frozenset(point.node for point in self.by_name.values())
 
     def of_node(self, node: int) -> list[tuple[str, tuple[int, ...]]]:
         """Return the names and turns of all points for which a node is laid out."""

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from isometry._internal import jaxprs
+
 # Programs of somebody else, which have no jaxpr, or one of another kind. What `while`
 # does to a value in which turn is known to nobody before it runs.
 _OPAQUE = frozenset(
@@ -267,8 +269,8 @@ class _Reader:
     def scan(self, eqn: core.JaxprEqn, inputs: list[int], inside: _Where) -> list[int]:
         """Read the body once, between the values that enter and those that leave."""
         body = eqn.params["jaxpr"]
-        num_consts = eqn.params["num_consts"]
-        num_carry = eqn.params["num_carry"]
+        inner = getattr(body, "jaxpr", body)
+        num_consts, num_carry = jaxprs.scan_parts(eqn)
         num_fixed = num_consts + num_carry
         outside = inside._replace(path=inside.path[:-1])
         index = len(self.scans)
@@ -280,7 +282,7 @@ class _Reader:
         arguments = list(inputs[:num_consts])
         for i in range(num_consts, len(inputs)):
             operation = "carry" if i < num_fixed else "each"
-            var = body.jaxpr.invars[i]
+            var = inner.invars[i]
             value = Value(
                 operation,
                 (inputs[i],),
@@ -330,12 +332,12 @@ def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
     """
     if eqn.primitive.name in _OPAQUE:
         return None
-    jaxprs = [
+    candidates = [
         value
         for value in eqn.params.values()
         if isinstance(value, (core.ClosedJaxpr, core.Jaxpr))
     ]
-    for candidate in jaxprs:
+    for candidate in candidates:
         jaxpr = getattr(candidate, "jaxpr", candidate)
         takes_all = len(jaxpr.invars) == len(eqn.invars)
         returns_all = len(jaxpr.outvars) == len(eqn.outvars)

@@ -33,6 +33,9 @@ def roles(
             role = in_attention[index]
         elif _is_recurrent(flow, row):
             role = "recurrent"
+        elif is_first and len(row.uses) > 1:
+            # An embedding that is the head as well goes by its first use.
+            role = "stem"
         elif index in last and index not in on_branch:
             role = "head"
         elif is_first:

@@ -179,9 +179,9 @@ def test_program_of_scanned_layers_does_not_grow_with_depth(xs, toward):
     def count(layers):
         programs = []
 
-        def record(how, params, xs):
-            program = jax.make_jaxpr(lambda p, x: _profile._measure(how, p, x))
-            programs.append(program(params, xs))
+        def record(how, *arguments):
+            program = jax.make_jaxpr(lambda *a: _profile._measure(how, *a))
+            programs.append(program(*arguments))
             raise KeyboardInterrupt
 
         with pytest.MonkeyPatch.context() as patch:
