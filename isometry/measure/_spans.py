@@ -227,16 +227,26 @@ def _require_continuous_input(anatomy: Anatomy) -> None:
         came = f"x is {leaves[0].dtype}, which has no derivative"
     raise InputError(
         f'a span that starts at "input" needs x to be one floating array, and {came}; '
-        f'write span=("{first_floating(anatomy)}", "output").'
+        f"{where_to_start(anatomy)}."
     )
 
 
-def first_floating(anatomy: Anatomy) -> str:
-    """Return where a span can start: an embedding, or else the first floating point."""
-    if anatomy.embeddings:
-        return anatomy.embeddings[0].name
-    inner = [n for n in floating_points(anatomy) if n not in ("input", "output")]
-    return inner[0] if inner else "a point"
+def where_to_start(anatomy: Anatomy) -> str:
+    """Say what to write where x has no derivative, or is no single array.
+
+    An embedding is what is meant by far most often: it is the first floating value.
+    """
+    names = [layer.name for layer in anatomy.embeddings]
+    names += [name for name in floating_points(anatomy) if name != "input"]
+    for name in names:
+        is_inner = name in anatomy.points and name != "output"
+        if is_inner and anatomy.upstream(name, "output"):
+            return f'write span=("{name}", "output")'
+    return (
+        "no value between x and the output has a name "
+        "(isometry.anatomy(f, params, x).points); write f as a function of its first "
+        "floating value, such as the embedded tokens"
+    )
 
 
 def floating_points(anatomy: Anatomy) -> list[str]:
