@@ -158,11 +158,18 @@ def _print(rows: dict[str, dict[str, Any]]) -> None:
         for column in ("statistic", "mean", "± s.e.", "law"):
             table.add_column(column, justify="left" if column == "statistic" else "right", overflow="fold")
         for statistic, line in row["statistics"].items():
-            table.add_row(
-                statistic, *("" if line[k] is None else f"{line[k]:.5g}" for k in ("mean", "standard_error", "law"))
-            )
+            table.add_row(statistic, *(_cell(line, column) for column in ("mean", "standard_error", "law")))
         console.print(table)
+        unknown = {line["why"]: None for line in row["statistics"].values() if "why" in line}
+        for reason in unknown:  # each once, in order
+            console.print(f"unknown: {reason}", highlight=False, markup=False)
         console.print(_verdict(row), highlight=False, markup=False)
+
+
+def _cell(line: dict[str, Any], column: str) -> str:
+    if line[column] is not None:
+        return f"{line[column]:.5g}"
+    return "unknown" if column == "mean" else ""
 
 
 def _verdict(row: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """monitor: statistics of the Jacobian's singular values, recorded while a network trains."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -96,6 +97,7 @@ def monitor(
     call = "monitor"
     with _checks.named(call):
         function = _resolution.function_of(f)
+        _resolution.canonical(span)
         chosen = methods.named(method)
         methods.require_key(chosen, key)
         if key is not None:
@@ -114,7 +116,10 @@ def monitor(
 
     def observe(params: Any, step: Any) -> dict[str, Any]:
         params = jax.lax.stop_gradient(params)
-        target = target_of(params)
+        with warnings.catch_warnings():
+            # `init` has warned already.
+            warnings.simplefilter("ignore", _checks.PrecisionWarning)
+            target = target_of(params)
         sp = _spectrum_at(target, chosen, params, xs, None if key is None else jax.random.fold_in(key, step))
         return {name: jnp.asarray(measure(sp, params)).astype(target.dtype) for name, measure in measures.items()}
 

@@ -434,7 +434,10 @@ def _blocks(plan: Plan, arguments: list[Array]) -> dict[str, Array]:
         tangents = {}
         for group in plan.groups:
             unit = _unit(entry, group.size, group.dtype).reshape(group.shape)
-            tangents[group.label] = jnp.broadcast_to(unit, group.stacked())
+            # An iteration that is no point must stay still: nothing cuts behind it.
+            is_point = group.is_point().reshape(*group.lengths, *[1] * unit.ndim)
+            moved = jnp.broadcast_to(unit, group.stacked())
+            tangents[group.label] = jnp.where(is_point, moved, 0)
         return push(tangents)
 
     widest = max(group.size for group in plan.groups)

@@ -156,7 +156,7 @@ def _bare(
     output: int | str | None,
 ) -> Target:
     """Check the arguments, and return the target without what tracing finds."""
-    span = _canonical(span)
+    span = canonical(span)
     if isinstance(function, Function) and span == "hidden" and function.depth < 3:
         raise InputError(
             'span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this one '
@@ -173,7 +173,7 @@ def _bare(
     )
 
 
-def _canonical(span: Span) -> Span:
+def canonical(span: Span) -> Span:
     """Return a span as a name or as tuples, which are hashable."""
     if isinstance(span, str):
         return checks.one_of("span", span, SPANS)
