@@ -234,19 +234,24 @@ def _require_continuous_input(anatomy: Anatomy) -> None:
 def where_to_start(anatomy: Anatomy) -> str:
     """Say what to write where x has no derivative, or is no single array.
 
-    An embedding is what is meant by far most often: it is the first floating value.
+    Where x picks rows of an embedding, floating numbers would be cast to integers, and
+    the Jacobian would be zero.
     """
-    names = [layer.name for layer in anatomy.embeddings]
-    names += [name for name in floating_points(anatomy) if name != "input"]
-    for name in names:
-        is_inner = name in anatomy.points and name != "output"
-        if is_inner and anatomy.upstream(name, "output"):
+    embeddings = [layer.name for layer in anatomy.embeddings]
+    for name in embeddings:
+        if _leads_to_output(anatomy, name):
             return f'write span=("{name}", "output")'
-    return (
-        "no value between x and the output has a name "
-        "(isometry.anatomy(f, params, x).points); write f as a function of its first "
-        "floating value, such as the embedded tokens"
-    )
+    advice = "give f floating numbers"
+    for name in floating_points(anatomy):
+        if _leads_to_output(anatomy, name):
+            return f'{advice}, or write span=("{name}", "output")'
+    return f"{advice}, or write it as a function of the first value that it makes of x"
+
+
+def _leads_to_output(anatomy: Anatomy, name: str) -> bool:
+    """Tell whether a point lies between x and the output."""
+    is_inner = name in anatomy.points and name not in ("input", "output")
+    return is_inner and anatomy.upstream(name, "output")
 
 
 def floating_points(anatomy: Anatomy) -> list[str]:
