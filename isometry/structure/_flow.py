@@ -7,7 +7,7 @@ that depend on the input, or on the embedding of an input of whole numbers.
 import functools
 import heapq
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence, Sequence
 
 from isometry.structure._layers import Use
 from isometry.structure._reading import Program
@@ -33,10 +33,10 @@ LAYOUT = frozenset(
         "name",
         "reduce_precision",
         "sharding_constraint",
-        "carry",
-        "each",
-        "last",
-        "stack",
+        "scan_carry",
+        "scan_each",
+        "scan_last",
+        "scan_stack",
     )
 )
 
@@ -46,7 +46,8 @@ class Flow:
 
     Attributes:
         unrolled: The nodes.
-        layer_at: The use of a weight at each node where one meets the signal.
+        layer_at: At each node where weights meet the signal, the index and the use of
+            each: of one, unless the program has concatenated several.
         stream: Nodes that depend on x by a way that has a derivative.
         output: The node of the output that is meant.
         nodes: Those of the stream on which the output depends, in order.
@@ -54,7 +55,7 @@ class Flow:
     """
 
     def __init__(
-        self, unrolled: Unrolled, layers: Mapping[int, tuple[int, Use]]
+        self, unrolled: Unrolled, layers: Mapping[int, Sequence[tuple[int, Use]]]
     ) -> None:
         self.unrolled = unrolled
         program = unrolled.program
@@ -71,11 +72,13 @@ class Flow:
     def _stream(self, program: Program) -> frozenset[int]:
         x = frozenset(program.x)
         stream = set()
+        # A layer that reads whole numbers is where the stream begins.
+        signal = self.unrolled.after({self.unrolled.find(leaf) for leaf in x})
         for index, node in enumerate(self.unrolled.nodes):
             value = program.values[node.value]
             if not value.is_floating or value.operation in _CUTTING:
                 continue
-            is_source = node.value in x or self.is_embedding(index)
+            is_source = node.value in x or (index in self.layer_at and index in signal)
             if is_source or any(read in stream for read in node.inputs):
                 stream.add(index)
         return frozenset(stream)
@@ -90,13 +93,6 @@ class Flow:
             seen.update(new)
             pending.extend(new)
         return seen
-
-    def is_embedding(self, node: int) -> bool:
-        """Tell whether a node looks up rows of a weight."""
-        if node not in self.layer_at:
-            return False
-        _, use = self.layer_at[node]
-        return use.meeting.kind == "embedding"
 
     @functools.cached_property
     def _stream_values(self) -> frozenset[int]:
@@ -227,7 +223,7 @@ class Flow:
         for node in self.nodes:
             inputs = self.inputs[node]
             begins = [position[read] for read in inputs]
-            if not begins or self.is_embedding(node):
+            if not begins:
                 # Paths begin here: an edge from before all nodes.
                 begins.append(-1)
             here = position[node]

@@ -133,6 +133,9 @@ def _row(program: Program, name: str, leaf: Leaf, met: Sequence[Meeting]) -> Row
         return tuple(sorted(moved[source] for source in sources if source in moved))
 
     window = size_of(program, first, first.window_axes)
+    if first.kind == "other":
+        # Nobody knows which of its axes are summed.
+        window = 0
     return Row(
         name=name,
         path=leaf.path,
