@@ -215,6 +215,64 @@ def test_block_that_a_path_leads_around_is_refused():
         )
 
 
+def recurrent(params, xs):
+    def step(h, x):
+        return jnp.tanh(params["hh"] @ h + params["xh"] @ x), None
+
+    h, _ = jax.lax.scan(step, jnp.zeros(3), xs)
+    return params["out"] @ h
+
+
+@pytest.fixture(scope="module")
+def recurrent_params():
+    weights = jax.random.normal(jax.random.key(4), (3, 1, 3, 3))
+    return dict(zip(("hh", "xh", "out"), weights, strict=True))
+
+
+@pytest.fixture(scope="module")
+def sequence():
+    return jax.random.normal(jax.random.key(5), (5, 3))
+
+
+def test_states_of_a_recurrence_are_points(recurrent_params, sequence):
+    profile = isometry.profile(recurrent, params=recurrent_params, xs=sequence[None])
+    assert profile.points == ("input", *(f"carry@{t}" for t in range(5)))
+
+
+def test_blocks_of_a_recurrence_are_its_steps(recurrent_params, sequence):
+    """From state to state, though x enters at each step."""
+    profile = isometry.profile(
+        recurrent,
+        params=recurrent_params,
+        xs=sequence[None],
+        span=("carry@0", "output"),
+        toward="next",
+    )
+    hh, xh, out = (recurrent_params[name][0] for name in ("hh", "xh", "out"))
+    h = jnp.zeros(3)
+    for t, x in enumerate(sequence):
+        h = jnp.tanh(hh @ h + xh @ x)
+        # What follows this state: the next step, or the last layer.
+        jacobian = out
+        if t < 4:
+            after = jnp.tanh(hh @ h + xh @ sequence[t + 1])
+            jacobian = jnp.diag(1 - after**2) @ hh
+        expected = np.linalg.svd(jacobian, compute_uv=False)
+        found = profile.spectra[f"carry@{t}"].values[0, 0]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_blocks_of_a_recurrence_from_its_input_are_refused(recurrent_params, sequence):
+    with pytest.raises(isometry.InputError, match="leads around 'carry@0'"):
+        isometry.profile(
+            recurrent,
+            params=recurrent_params,
+            xs=sequence[None],
+            toward="next",
+            points=["carry@0", "carry@1"],
+        )
+
+
 def test_jacobian_that_is_not_finite_is_named_with_its_ends(xs):
     params = draw(LAYERS)
     params["layers"] = params["layers"].at[1, 1].set(jnp.nan)
