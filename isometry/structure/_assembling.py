@@ -1,6 +1,7 @@
 """The parts of an anatomy, read one after another."""
 
 import os
+import statistics
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from isometry.structure._attention import Heads
 from isometry.structure._branches import Join, innermost, joins
 from isometry.structure._depths import Depths
 from isometry.structure._flow import Flow
-from isometry.structure._layers import Row, rows
+from isometry.structure._layers import Row, Use, rows
 from isometry.structure._meetings import meetings
 from isometry.structure._names import Leaf, short_name
 from isometry.structure._origins import Origins, origins
@@ -67,16 +68,25 @@ class _Parts(NamedTuple):
     points: Points
 
 
-def assemble(closed: core.ClosedJaxpr, leaves: Sequence[Leaf]) -> Assembled:
-    """Read a program whose first arguments are the leaves of params."""
+def assemble(
+    closed: core.ClosedJaxpr,
+    leaves: Sequence[Leaf],
+    x_paths: Sequence[Sequence[str]],
+) -> Assembled:
+    """Read a program.
+
+    Args:
+        closed: The program, a function of the leaves of params, then those of x.
+        leaves: The leaves of params.
+        x_paths: The path of each leaf of x, step by step.
+    """
     program = read(closed, len(leaves))
     traced = origins(program)
     weights = rows(program, meetings(program, traced), leaves)
-    layers_at = {
-        use.meeting.value: (index, use)
-        for index, row in enumerate(weights)
-        for use in row.uses
-    }
+    layers_at: dict[int, list[tuple[int, Use]]] = {}
+    for index, row in enumerate(weights):
+        for use in row.uses:
+            layers_at.setdefault(use.meeting.value, []).append((index, use))
     flow = Flow(Unrolled(program), layers_at)
     before_bias = {node: pre_activation(flow, traced, node) for node in flow.layer_at}
     found = joins(flow)
@@ -88,7 +98,7 @@ def assemble(closed: core.ClosedJaxpr, leaves: Sequence[Leaf]) -> Assembled:
         before_bias=before_bias,
         joins=found,
         heads=_attention.attentions(flow, [join.node for join in found]),
-        points=Points(flow, spots(flow, weights, before_bias, found)),
+        points=Points(flow, spots(flow, weights, before_bias, found), x_paths),
     )
     depths = Depths(program, layers_at)
     return Assembled(
@@ -111,10 +121,13 @@ def _layers(parts: _Parts, depths: Depths) -> tuple[WeightLayer, ...]:
     of_layer = {}
     stems = _stems(parts)
     for node, join in innermost(parts.joins).items():
-        index, _ = flow.layer_at[node]
-        of_layer.setdefault(index, stems[join.node])
-    firsts = [row.uses[0].meeting.value for row in parts.weights]
-    depth_of = {index: depths.first[first] or 0 for index, first in enumerate(firsts)}
+        for index, _ in flow.layer_at[node]:
+            of_layer.setdefault(index, stems[join.node])
+    depth_of = {}
+    for index, row in enumerate(parts.weights):
+        first = row.uses[0]
+        turn = 0 if first.turn is None else first.turn[1]
+        depth_of[index] = depths.of(first.meeting.value, turn)
     roles = _roles.roles(
         flow,
         parts.weights,
@@ -152,10 +165,11 @@ def _biases(parts: _Parts) -> dict[int, str]:
     params = parts.flow.unrolled.program.params
     path_of = {leaf: parts.leaves[i].path for i, leaf in enumerate(params)}
     biases: dict[int, str] = {}
-    for node, (index, _) in parts.flow.layer_at.items():
+    for node, uses in parts.flow.layer_at.items():
         bias = parts.before_bias[node].bias
         if bias is not None:
-            biases.setdefault(index, path_of[bias])
+            for index, _ in uses:
+                biases.setdefault(index, path_of[bias])
     return biases
 
 
@@ -165,11 +179,11 @@ def _branches(parts: _Parts) -> tuple[Branch, ...]:
     by_name: dict[str, Branch] = {}
     for join in parts.joins:
         layers = _row_names(parts, join.layers)
-        for joins_at, turns in parts.points.of_node(join.node):
-            name = stems[join.node] + parts.points.written(join.layers[-1], turns)
+        for joins_at, shift in parts.points.of_node(join.node):
+            name = stems[join.node] + parts.points.written(join.layers[-1], shift)
             by_name[name] = Branch(
                 name,
-                leaves=parts.points.name_before(join.fork, join.node, turns),
+                leaves=parts.points.name_before(join.fork, shift),
                 joins=joins_at,
                 layers=layers,
                 shortcut=_row_names(parts, join.shortcut),
@@ -197,7 +211,7 @@ def _stems(parts: _Parts) -> dict[int, str]:
 
 def _row_names(parts: _Parts, nodes: Sequence[int]) -> tuple[str, ...]:
     """Return the names of the weights at these nodes, each once."""
-    indices = [parts.flow.layer_at[node][0] for node in nodes]
+    indices = [index for node in nodes for index, _ in parts.flow.layer_at[node]]
     return tuple(dict.fromkeys(parts.weights[index].name for index in indices))
 
 
@@ -226,8 +240,8 @@ def _follows(parts: _Parts) -> dict[str, str]:
         for heads in parts.heads
         for node in (*heads.query, *heads.key, *heads.value)
     }
-    follows: dict[str, str] = {}
-    for node, (index, _) in flow.layer_at.items():
+    texts: dict[str, list[str]] = {}
+    for node, uses in flow.layer_at.items():
         steps = _words_behind(flow, parts.before_bias[node].node, names)
         if node in scores:
             steps.append("attention")
@@ -236,12 +250,11 @@ def _follows(parts: _Parts) -> dict[str, str]:
         if node in sums:
             steps.append("sum")
             steps += _words_behind(flow, sums[node], names)
-        # The first turn that is laid out may lack what the others have.
-        text = " → ".join(steps)
-        name = parts.weights[index].name
-        if len(text) > len(follows.get(name, "")):
-            follows[name] = text
-    return follows
+        for index, _ in uses:
+            name = parts.weights[index].name
+            texts.setdefault(name, []).append(" → ".join(steps))
+    # The first and the last turn of a scan may differ from all others.
+    return {name: statistics.mode(told) for name, told in texts.items()}
 
 
 def _words_behind(flow: Flow, node: int, names: Mapping[int, str]) -> list[str]:
@@ -259,7 +272,7 @@ def _precedes(parts: _Parts) -> dict[str, str]:
     named = parts.points.nodes
     names = _leaf_names(parts)
     precedes: dict[str, str] = {}
-    for node, (index, _) in flow.layer_at.items():
+    for node, uses in flow.layer_at.items():
         if node not in flow.inputs or len(flow.inputs[node]) != 1:
             continue
         (operand,) = flow.inputs[node]
@@ -269,7 +282,8 @@ def _precedes(parts: _Parts) -> dict[str, str]:
         steps = _following.words(
             flow, sources[0], operand, names=names, within=within
         )
-        precedes[parts.weights[index].name] = " → ".join(steps)
+        for index, _ in uses:
+            precedes[parts.weights[index].name] = " → ".join(steps)
     return precedes
 
 
@@ -304,11 +318,10 @@ def _leaf_names(parts: _Parts) -> dict[int, str]:
 
 def _unread(program: Program) -> tuple[str, ...]:
     """Name what cannot be read and meets the signal."""
-    signal = program.reached(program.x)
     names = [
         value.operation
         for index, value in enumerate(program.values)
-        if index in signal and is_opaque(value)
+        if index in program.of_x and is_opaque(value)
     ]
     return tuple(dict.fromkeys(names))
 

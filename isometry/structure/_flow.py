@@ -7,11 +7,11 @@ that depend on the input, or on the embedding of an input of whole numbers.
 import functools
 import heapq
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence, Sequence
 
 from isometry.structure._layers import Use
 from isometry.structure._reading import Program
-from isometry.structure._unrolling import Unrolled
+from isometry.structure._unrolling import Unrolled, representative
 
 # Operations whose derivative is zero or none.
 _CUTTING = frozenset(("stop_gradient", "sign", "floor", "ceil", "round"))
@@ -33,10 +33,10 @@ LAYOUT = frozenset(
         "name",
         "reduce_precision",
         "sharding_constraint",
-        "carry",
-        "each",
-        "last",
-        "stack",
+        "scan_carry",
+        "scan_each",
+        "scan_last",
+        "scan_stack",
     )
 )
 
@@ -45,8 +45,10 @@ class Flow:
     """The flow through a program.
 
     Attributes:
+        program: The program.
         unrolled: The nodes.
-        layer_at: The use of a weight at each node where one meets the signal.
+        layer_at: At each node where weights meet the signal, the index and the use of
+            each: of one, unless the program has concatenated several.
         stream: Nodes that depend on x by a way that has a derivative.
         output: The node of the output that is meant.
         nodes: Those of the stream on which the output depends, in order.
@@ -54,12 +56,12 @@ class Flow:
     """
 
     def __init__(
-        self, unrolled: Unrolled, layers: Mapping[int, tuple[int, Use]]
+        self, unrolled: Unrolled, layers: Mapping[int, Sequence[tuple[int, Use]]]
     ) -> None:
         self.unrolled = unrolled
-        program = unrolled.program
+        self.program = program = unrolled.program
         self.layer_at = {
-            index: layers[node.value]
+            index: self._uses_at(index, layers[node.value])
             for index, node in enumerate(unrolled.nodes)
             if node.value in layers
         }
@@ -68,14 +70,32 @@ class Flow:
         self.nodes = sorted(self._before_output())
         self.inside = frozenset(self.nodes)
 
+    def _uses_at(
+        self, node: int, uses: Sequence[tuple[int, Use]]
+    ) -> list[tuple[int, Use]]:
+        """Return the uses of weights that fall into the turns of a node."""
+        turns = self.unrolled.nodes[node].turns
+        scans = self.unrolled.value(node).scans
+        here = []
+        for index, use in uses:
+            if use.turn is not None:
+                position, turn = use.turn
+                length = self.unrolled.program.scans[scans[position]].length
+                if representative(turn, length) != turns[position]:
+                    continue
+            here.append((index, use))
+        return here
+
     def _stream(self, program: Program) -> frozenset[int]:
         x = frozenset(program.x)
         stream = set()
+        # A layer that reads whole numbers is where the stream begins.
+        signal = self.unrolled.after({self.unrolled.find(leaf) for leaf in x})
         for index, node in enumerate(self.unrolled.nodes):
             value = program.values[node.value]
             if not value.is_floating or value.operation in _CUTTING:
                 continue
-            is_source = node.value in x or self.is_embedding(index)
+            is_source = node.value in x or (index in self.layer_at and index in signal)
             if is_source or any(read in stream for read in node.inputs):
                 stream.add(index)
         return frozenset(stream)
@@ -90,13 +110,6 @@ class Flow:
             seen.update(new)
             pending.extend(new)
         return seen
-
-    def is_embedding(self, node: int) -> bool:
-        """Tell whether a node looks up rows of a weight."""
-        if node not in self.layer_at:
-            return False
-        _, use = self.layer_at[node]
-        return use.meeting.kind == "embedding"
 
     @functools.cached_property
     def _stream_values(self) -> frozenset[int]:
@@ -227,7 +240,7 @@ class Flow:
         for node in self.nodes:
             inputs = self.inputs[node]
             begins = [position[read] for read in inputs]
-            if not begins or self.is_embedding(node):
+            if not begins:
                 # Paths begin here: an edge from before all nodes.
                 begins.append(-1)
             here = position[node]

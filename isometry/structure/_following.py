@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from isometry.structure._flow import LAYOUT, Flow
+from isometry.structure._reading import CUSTOM
 
 # Functions by the names under which JAX and libraries compile them.
 _TITLES = {
@@ -160,14 +161,22 @@ def _step(
 ) -> Step | None:
     """Describe the nodes between one bottleneck and the next."""
     values = [flow.unrolled.value(node) for node in segment]
-    titles = [
-        _TITLES[call] for value in values for call in value.calls if call in _TITLES
-    ]
+    calls = [call for value in values for call in value.calls]
+    titles = [title for title in map(_title, calls) if title is not None]
     if titles:
         return Step(titles[0])
     if len(segment) == 1:
         return _single(flow, segment[0], names)
     return _several(flow, segment)
+
+
+def _title(call: str) -> str | None:
+    """Return the name of a function that is an activation, None of any other."""
+    name = call.removeprefix(CUSTOM)
+    if name in _TITLES:
+        return _TITLES[name]
+    is_named = call.startswith(CUSTOM) and name.isidentifier()
+    return name if is_named else None
 
 
 def _single(flow: Flow, node: int, names: Mapping[int, str]) -> Step | None:
@@ -177,6 +186,9 @@ def _single(flow: Flow, node: int, names: Mapping[int, str]) -> Step | None:
     if name in LAYOUT or flow.is_scaled(node):
         return None
     elsewhere = flow.from_elsewhere(node)
+    if any(flow.unrolled.nodes[read].value in flow.program.of_x for read in elsewhere):
+        # It comes from x without a derivative, as the maximum in a softmax does.
+        return None
     if name in ("add", "sub") and elsewhere:
         detail = names.get(flow.unrolled.nodes[elsewhere[0]].value, "")
         return Step("shift", detail)
@@ -238,6 +250,9 @@ def _several(flow: Flow, segment: Sequence[int]) -> Step:
     for mark, title in _MARKS:
         if mark in has:
             return Step(title)
+    if {"concatenate", "mul"} <= has:
+        # x cos + rotated(x) sin, of positions.
+        return Step("rotary")
     if "select_n" in has:
         return Step("leaky relu" if "mul" in has else "select")
     computing = [name for name in operations if name not in LAYOUT]

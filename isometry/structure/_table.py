@@ -34,7 +34,7 @@ def cells(
     for layer in layers:
         before = precedes.get(layer.name, "")
         behind = follows.get(layer.name, "")
-        fans = f"{layer.fan_in} → {layer.fan_out}"
+        fans = f"{layer.fan_in} → {layer.fan_out}" if layer.fan_in else "?"
         shape = "×".join(map(str, layer.shape))
         rows.append(
             [
