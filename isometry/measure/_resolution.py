@@ -314,20 +314,18 @@ def _require_start(target: Target, params: Params, x: PyTree) -> None:
     came = f"a tree of {len(leaves)} arrays"
     if is_array:
         came = f"{leaves[0].dtype}, which has no derivative"
-    raise InputError(
-        f"x is {came}; write a span that starts behind it, "
-        f'span=("{_first_floating(target, params, x)}", "output").'
-    )
+    advice = _where_to_start(target, params, x)
+    raise InputError(f"x is {came}, and the span starts at x; {advice}.")
 
 
-def _first_floating(target: Target, params: Params, x: PyTree) -> str:
-    """Return a point where a span can start, if f can be read."""
+def _where_to_start(target: Target, params: Params, x: PyTree) -> str:
+    """Say where a span can start, if f can be read."""
     shapes = abstract((params, x), target.dtype)
     try:
-        return _spans.first_floating(_anatomy(target, *shapes))
+        return _spans.where_to_start(_anatomy(target, *shapes))
     # A user's f may raise anything; it is x that is to be spoken of here.
     except Exception:
-        return "a point of isometry.anatomy(f, params, x)"
+        return "write two points of isometry.anatomy(f, params, x)"
 
 
 def _span_traced(
