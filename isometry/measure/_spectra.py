@@ -1,120 +1,89 @@
-"""The compiled programs of an ensemble: spectra over seeds × inputs, on one device or over a mesh of them."""
+"""The programs of an ensemble: spectra over seeds × inputs, whatever the method."""
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
-import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
 
-from isometry import linalg
-from isometry._internal import precision
-from isometry.measure import _jacobian, _programs
-from isometry.measure._jacobian import Lanczos, Product
-from isometry.measure._spectrum import (
-    Spectrum,
-    of_factors,
-    of_logs,
-    of_matrix,
-    of_operator,
-)
-
-_WORTH = 192
-"""Least order of a Jacobian whose dead rows and columns are worth leaving out: below, gathering costs what it saves."""
-_SHARE = 0.75
-"""Largest share of live units at which that is worth it."""
-_BUCKET = 32
-"""Live units are counted in steps of this, so that few programs serve all chunks."""
+from isometry._internal.types import Key, Params
+from isometry.measure import _programs
+from isometry.measure._record import Spectrum
+from isometry.measure._target import Target
+from isometry.measure.methods import Method
 
 
 @dataclass(frozen=True)
 class How:
     """What a program is compiled for.
 
-    `chunk`: directions at a time; `live`: the most units alive in any space, None to multiply all.
+    Attributes:
+        targets: The spans that are measured, in one program.
+        method: How they are measured.
+        key_kind: The generator of the key, whose bits alone are an argument; None for
+            the default one.
     """
 
-    aim: _jacobian.Target
-    method: Any
-    dtype: Any
-    chunk: int | None = None
-    live: int | None = None
+    targets: tuple[Target, ...]
+    method: Method
     key_kind: str | None = None
 
 
-def spectra(how: How, params: Any, xs: Any, seeds: Any, inputs: Any, key: Any) -> Spectrum:
-    """(seeds, inputs) spectra. `seeds`, `inputs`: their numbers, which choose the random probes; `key`: its bits."""
-    aim, method = how.aim, how.method
-    if isinstance(method, Product):
-        # one after another: vmapped, the choice between a plain and a graded finish would make both
-        one = lambda p, x: of_factors(aim.factors(*precision.cast((p, x), how.dtype)), aim, method)  # noqa: E731
-        return jax.lax.map(lambda p: jax.lax.map(lambda x: one(p, x), xs), params)
-    if isinstance(method, Lanczos):
-        keys = _keys(how, key, seeds, inputs)
-        probe = lambda p, x, k: of_operator(_jacobian.operator(aim, p, x, how.dtype), k, aim, method)  # noqa: E731
-        # seeds in turn: matrices that inputs and probes share make one wide product, batched ones many narrow ones
-        return _in_turn(lambda seed: jax.vmap(probe, (None, 0, 0))(seed[0], xs, seed[1]), (params, keys))
-    if how.live is not None:
-        return _in_turn(functools.partial(_compact, how, how.live, xs), params)
-    if aim.layered:  # one wide product a layer and seed uses the machine better than one batch of small ones
-        wide = _in_turn(lambda p: _jacobian.wide_jacobians(aim, p, xs, how.dtype), params)
-        return of_matrix(wide, aim, method)
-    dense = lambda p, x: _jacobian.dense_jacobian(aim, p, x, how.dtype, how.chunk)  # noqa: E731
-    return of_matrix(jax.vmap(jax.vmap(dense, (None, 0)), (0, None))(params, xs), aim, method)
+def measured(
+    how: How,
+    by_seed: tuple[Params, Array],
+    by_input: tuple[PyTree[Array], Array],
+    bits: Array | None,
+) -> tuple[Spectrum, ...]:
+    """Measure every span: a program of `_programs.run`.
+
+    Args:
+        how: What it is compiled for.
+        by_seed: Parameters, and the numbers of the seeds; with those of the inputs they
+            choose the random probes, whatever the chunk and the device.
+        by_input: Examples, and the numbers of the inputs.
+        bits: The bits of the key, for methods that draw.
+
+    Returns:
+        A record a span, of batch axes (seeds, inputs).
+    """
+    params, seeds = by_seed
+    xs, inputs = by_input
+    keys = None
+    if how.method.needs_key:
+        keys = _keys(how, bits, seeds, inputs=inputs)
+    measure = how.method.spectra
+    return tuple(measure(target, params, xs, keys=keys) for target in how.targets)
 
 
-def _in_turn(f: Callable[[Any], Any], stacked: Any) -> Any:
-    """f of each entry of the leading axis; of one alone without a loop, which would copy it."""
-    if len(jax.tree.leaves(stacked)[0]) > 1:
-        return jax.lax.map(f, stacked)
-    return jax.tree.map(lambda a: a[None], f(jax.tree.map(lambda a: a[0], stacked)))
+def _keys(how: How, bits: Array | None, seeds: Array, inputs: Array) -> Key:
+    """Return (seeds, inputs) keys."""
+    base = jax.random.wrap_key_data(bits, impl=how.key_kind)
+    folded = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    of_inputs = jax.vmap(folded, in_axes=(0, None))
+    return of_inputs(folded(base, seeds), inputs)
 
 
-def _keys(how: How, key: Any, seeds: Any, inputs: Any) -> Any:
-    """(seeds, inputs) keys, the same whatever the chunk and the device they fall into."""
-    fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
-    base = jax.random.wrap_key_data(key, impl=how.key_kind)
-    return fold(jax.vmap(jax.random.fold_in, (None, 0))(base, seeds), inputs)
+def counted(
+    how: How, params: Params, xs: PyTree[Array], shared: tuple[()]
+) -> tuple[Array, ...]:
+    """Count what the program of every span could be made smaller by: a program too."""
+    return tuple(how.method.narrow(target, params, xs) for target in how.targets)
 
 
-def _compact(how: How, width: int, xs: Any, params: Any) -> Spectrum:
-    """The spectra of one seed from live units alone. What they leave of the size are exact zeros."""
-    stacks = _jacobian.factors_of_inputs(how.aim, params, xs, how.dtype)
-    m, n = stacks[-1].size[1], stacks[0].size[2]
-    with precision.full():
-        matrix = linalg.compact_product(stacks, width)
-    found = of_matrix(matrix, how.aim, how.method)
-    missing = min(m, n) - found.log_values.shape[-1]
-    logs = jnp.pad(found.log_values, ((0, 0), (0, missing)), constant_values=-jnp.inf)
-    rank = jnp.min(linalg.live_counts(stacks), -1, keepdims=True)
-    logs = jnp.where(jnp.arange(min(m, n))[None] < rank, logs, jnp.where(jnp.isnan(logs), logs, -jnp.inf))
-    return of_logs(logs, found.log_floor, (m, n), how.aim, how.method)
-
-
-def live(how: How, params: Any, xs: Any) -> Any:
-    """(seeds, inputs): the most units alive in any space between two layers."""
-
-    def of_seed(p: Any) -> Any:
-        return jnp.max(linalg.live_counts(_jacobian.factors_of_inputs(how.aim, p, xs, how.dtype)), -1)
-
-    return jax.lax.map(of_seed, params)
-
-
-def measured(how: How, by_seed: Any, by_input: Any, key: Any) -> Spectrum:
-    """`spectra` as a program of `_programs.run`."""
-    return spectra(how, by_seed[0], by_input[0], by_seed[1], by_input[1], key)
-
-
-def counted(how: How, params: Any, xs: Any, shared: Any) -> Any:
-    """`live` as a program of `_programs.run`."""
-    return live(how, params, xs)
-
-
-def compacted(how: How, mesh: Any, params: Any, xs: Any, shape: tuple[int, int]) -> How:
-    """`how`, with the number of live units if leaving out the others is exact and worth it."""
-    if not isinstance(how.method, _jacobian.Dense) or not how.aim.sparse or min(shape) < _WORTH:
+def narrowed(how: How, mesh: Mesh | None, params: Params, xs: PyTree[Array]) -> How:
+    """Return `how` with programs as small as is exact and worth the while."""
+    targets = [target for target in how.targets if how.method.may_narrow(target)]
+    if not targets:
         return how
-    most = int(_programs.run(counted, how, _programs.Arguments(params, xs), mesh=mesh).max())
-    width = -(-most // _BUCKET) * _BUCKET
-    return replace(how, live=width if width <= _SHARE * min(shape) else None)
+    counts = _programs.run(
+        counted,
+        replace(how, targets=tuple(targets)),
+        _programs.Arguments(params, xs),
+        mesh=mesh,
+    )
+    smaller = {}
+    for target, numbers in zip(targets, counts, strict=True):
+        smaller[target] = how.method.narrowed(target, int(numbers.max()))
+    new = tuple(smaller.get(target, target) for target in how.targets)
+    return replace(how, targets=new)

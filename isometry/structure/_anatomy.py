@@ -1,0 +1,234 @@
+"""Anatomy: what any f(params, x) is made of, read off its jaxpr."""
+
+import difflib
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+from jaxtyping import PyTree
+
+from isometry._internal import checks, precision
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Params
+from isometry.structure import _assembling, _names, _table
+from isometry.structure._assembling import Assembled
+from isometry.structure._place import Place
+from isometry.structure._points import Point
+from isometry.structure._records import Attention, Branch, WeightLayer
+
+
+class Anatomy:
+    """What a function f(params, x) is made of.
+
+    Points are named values. `name` is the pre-activation of a weight layer, after its
+    bias; `name:out` what the nonlinearity, norm or pooling behind it returns;
+    `name:sum` the stream after the join of the branch that ends with the layer. Slices
+    of a stacked layer are `name[i]`, steps of a recurrence `name@t`, its state
+    `carry@t`, a second use of a weight `name#2`. The ends are "input" and "output".
+
+    Attributes:
+        layers: One record for each weight, in the order of their first use.
+        points: The names of the points, in the order in which values arise.
+        branches: The residual branches, in the order in which they join.
+        attentions: The attentions, each with its layers.
+        unread: What could not be read: loops of unknown length, callbacks, kernels.
+        depth: The number of weight layers on the longest path.
+        closed: The program, a function of the leaves of params and x.
+        params_tree: The structure of params.
+        x_tree: The structure of x.
+        out_tree: The structure of what f returns.
+    """
+
+    layers: tuple[WeightLayer, ...]
+    branches: tuple[Branch, ...]
+    attentions: tuple[Attention, ...]
+    unread: tuple[str, ...]
+    depth: int
+    closed: core.ClosedJaxpr
+    params_tree: jax.tree_util.PyTreeDef
+    x_tree: jax.tree_util.PyTreeDef
+    out_tree: jax.tree_util.PyTreeDef
+
+    def __init__(
+        self,
+        closed: core.ClosedJaxpr,
+        trees: tuple[jax.tree_util.PyTreeDef, ...],
+        assembled: Assembled,
+    ) -> None:
+        self.closed = closed
+        self.params_tree, self.x_tree, self.out_tree = trees
+        self.layers = assembled.layers
+        self.branches = assembled.branches
+        self.attentions = assembled.attentions
+        self.unread = assembled.unread
+        self.depth = assembled.depth
+        self._follows = assembled.follows
+        self._flow = assembled.flow
+        self._points = assembled.points
+        self._reached: dict[int, frozenset[int]] = {}
+
+    def table(self) -> str:
+        """Draw the layers, one a line, with what follows each.
+
+        Returns:
+            A table of names, kinds, shapes, fans, what follows, and branches.
+        """
+        return _table.table(self, self._follows)
+
+    def __repr__(self) -> str:
+        return _table.summary(self, self._follows)
+
+    @functools.cached_property
+    def points(self) -> tuple[str, ...]:
+        return tuple(self._points.by_name)
+
+    @property
+    def embeddings(self) -> tuple[WeightLayer, ...]:
+        """The layers whose rows the signal picks."""
+        return tuple(layer for layer in self.layers if layer.kind == "embedding")
+
+    def place(self, name: str) -> Place:
+        """Return where in the program the value of a point arises.
+
+        Args:
+            name: One of `points`.
+
+        Returns:
+            The equation and the variable.
+
+        Raises:
+            InputError: There is no such point.
+        """
+        point = self._point(name)
+        if name in ("input", "output"):
+            return Place((), self._end(name), ())
+        program = self._flow.unrolled.program
+        value = program.values[point.value]
+        turns = [
+            program.scans[scan].index_of(turn)
+            for scan, turn in zip(value.scans, point.turns, strict=True)
+        ]
+        return Place(value.path, value.var, tuple(turns))
+
+    def _end(self, name: str) -> core.Var:
+        """Return the variable of the input or the output."""
+        jaxpr = self.closed.jaxpr
+        if name == "output":
+            return jaxpr.outvars[0]
+        return jaxpr.invars[self.params_tree.num_leaves]
+
+    def _point(self, name: str) -> Point:
+        known = self._points.by_name
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=4, cutoff=0.5)
+            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            some = ", ".join(_abbreviated(tuple(known), most=12))
+            raise InputError(
+                f"span={checks.show(name)} names no point; there are: {some}.{hint}"
+            )
+        return known[name]
+
+    def shape(self, name: str) -> jax.ShapeDtypeStruct:
+        """Return the shape and dtype of a point, in one iteration of a scan.
+
+        Args:
+            name: One of `points`.
+
+        Returns:
+            Its shape and dtype.
+
+        Raises:
+            InputError: There is no such point.
+        """
+        aval = self._flow.unrolled.program.values[self._point(name).value].aval
+        return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+    def upstream(self, a: str, b: str) -> bool:
+        """Tell whether the value at `b` depends on the value at `a`.
+
+        Args:
+            a: One of `points`.
+            b: One of `points`.
+
+        Returns:
+            Whether it does. A point is upstream of itself.
+
+        Raises:
+            InputError: There is no such point.
+        """
+        start, end = _assembling.laid_out_pair(
+            self._flow.unrolled, self._point(a), self._point(b)
+        )
+        if start is None:
+            return False
+        if start not in self._reached:
+            self._reached[start] = self._flow.unrolled.after({start})
+        return end in self._reached[start]
+
+    def cuts(self, name: str) -> bool:
+        """Tell whether every path from x to the output runs through a point.
+
+        Then the Jacobian is the product of that of what follows the point and that of
+        what comes before it. Only paths with a derivative count.
+
+        Args:
+            name: One of `points`.
+
+        Returns:
+            Whether it cuts.
+
+        Raises:
+            InputError: There is no such point.
+        """
+        return self._point(name).node in self._flow.cuts
+
+
+def _abbreviated(names: tuple[str, ...], most: int) -> list[str]:
+    """Return the first and the last names of a long list."""
+    if len(names) <= most:
+        return list(names)
+    half = most // 2
+    return [*names[:half], "…", *names[-half:]]
+
+
+@public("anatomy")
+def anatomy(
+    f: Callable[[Params, PyTree], PyTree], params: Params, x: PyTree
+) -> Anatomy:
+    """Read what f(params, x) is made of, without running it.
+
+    Args:
+        f: Any function of parameters and one input, or a `Network`.
+        params: Its parameters: arrays, or `jax.ShapeDtypeStruct`, in any tree.
+        x: Its input, likewise.
+
+    Returns:
+        Its weight layers, points and branches.
+
+    Raises:
+        InputError: Leaves that are no arrays, or f returns no array.
+
+    Example:
+        >>> net = networks.mlp([3, 8, 8, 8, 2], "tanh")
+        >>> params = net.init(jax.random.key(0))
+        >>> an = isometry.anatomy(net, params, jnp.ones(3))
+        >>> an.points[:3]
+        ('input', 'layers/0', 'layers/0:out')
+    """
+    checks.real("params", params)
+    checks.real("x", x)
+    shapes = jax.tree.map(_shape_of, (params, x))
+    with precision.full():
+        closed, out = jax.make_jaxpr(f, return_shape=True)(*shapes)
+    out_tree = jax.tree.structure(out)
+    if out_tree.num_leaves == 0:
+        raise InputError("f returns no array; write f(params, x) that returns one.")
+    trees = (jax.tree.structure(params), jax.tree.structure(x), out_tree)
+    leaves = _names.leaves(params)
+    return Anatomy(closed, trees, _assembling.assemble(closed, leaves))
+
+
+def _shape_of(leaf: object) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))

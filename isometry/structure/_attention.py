@@ -1,0 +1,160 @@
+"""Attention recognised: two layers whose product goes through a softmax to a third."""
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from isometry.structure._flow import Flow
+from isometry.structure._origins import Origin, Origins, follow
+
+
+class Heads(NamedTuple):
+    """One attention: the nodes of its layers, and of the two products between them.
+
+    Attributes:
+        query: Nodes of the layers that make the queries.
+        key: Those that make the keys.
+        value: Those that make the values.
+        output: Those that read what the attention returns.
+        logits: The product of queries and keys.
+        mixed: The product of attention and values.
+    """
+
+    query: tuple[int, ...]
+    key: tuple[int, ...]
+    value: tuple[int, ...]
+    output: tuple[int, ...]
+    logits: int
+    mixed: int
+
+
+def attentions(flow: Flow, joins: Collection[int]) -> list[Heads]:
+    """Find every attention.
+
+    Args:
+        flow: The flow.
+        joins: The nodes in which branches join the stream. No layer behind one belongs
+            to the attention.
+    """
+    barriers = frozenset(joins)
+    found = []
+    for node in flow.nodes:
+        if _is_product_of_signals(flow, node):
+            heads = _heads(flow, node, barriers)
+            if heads is not None:
+                found.append(heads)
+    return found
+
+
+def _is_product_of_signals(flow: Flow, node: int) -> bool:
+    is_dot = flow.unrolled.value(node).operation == "dot_general"
+    return is_dot and node not in flow.layer_at and len(flow.inputs[node]) == 2
+
+
+def _heads(flow: Flow, mixed: int, barriers: frozenset[int]) -> Heads | None:
+    """Read a product of two values as that of attention and values, if it is one."""
+    inputs = flow.unrolled.nodes[mixed].inputs
+    for position, weights in enumerate(inputs):
+        between, products = _back_to_products(flow, weights)
+        operations = {flow.unrolled.value(node).operation for node in between}
+        if "exp" not in operations or len(products) != 1:
+            continue
+        (logits,) = products
+        is_right = _keys_are_right(flow, logits, between, mixed=mixed, side=position)
+        left, right = flow.unrolled.nodes[logits].inputs
+        query, key = (left, right) if is_right else (right, left)
+        return Heads(
+            query=_layers_before(flow, query, barriers),
+            key=_layers_before(flow, key, barriers),
+            value=_layers_before(flow, inputs[1 - position], barriers),
+            output=_layers_behind(flow, mixed, barriers),
+            logits=logits,
+            mixed=mixed,
+        )
+    return None
+
+
+def _back_to_products(flow: Flow, start: int) -> tuple[list[int], list[int]]:
+    """Go back from a node to the products of signals that it is computed from.
+
+    Returns:
+        The nodes on the way, in order, and the products.
+    """
+    seen = {start}
+    pending = [start]
+    products = []
+    while pending:
+        node = pending.pop()
+        if _is_product_of_signals(flow, node):
+            products.append(node)
+            continue
+        if node in flow.layer_at:
+            continue
+        new = [read for read in flow.inputs[node] if read not in seen]
+        seen.update(new)
+        pending.extend(new)
+    return sorted(seen), products
+
+
+def _keys_are_right(
+    flow: Flow, logits: int, between: Iterable[int], *, mixed: int, side: int
+) -> bool:
+    """Tell whether keys are the right factor of the logits.
+
+    The axis over which attention and values are summed is that of the keys. It is
+    followed back to the axis of the logits from which it comes.
+    """
+    unrolled = flow.unrolled
+    program = unrolled.program
+    start = unrolled.nodes[logits].value
+    num_axes = len(program.values[start].shape)
+    whole = Origin(start, tuple((axis,) for axis in range(num_axes)))
+    traced: dict[int, Origins] = {start: (whole,)}
+    for node in between:
+        index = unrolled.nodes[node].value
+        if index != start:
+            traced[index] = follow(program, index, traced)
+    summed, _ = unrolled.value(mixed).eqn.params["dimension_numbers"]
+    weights = unrolled.nodes[unrolled.nodes[mixed].inputs[side]].value
+    sources = {
+        source
+        for origin in traced.get(weights, ())
+        for axis in summed[side]
+        for source in origin.axes[axis]
+    }
+    contracted, _ = program.values[start].eqn.params["dimension_numbers"]
+    left = program.values[unrolled.nodes[unrolled.nodes[logits].inputs[0]].value]
+    # Axes of a product: those of the batch, then the free ones of the left factor.
+    first_right = len(left.shape) - len(contracted[0])
+    return not sources or max(sources) >= first_right
+
+
+def _layers_before(flow: Flow, start: int, barriers: frozenset[int]) -> tuple[int, ...]:
+    """Return the nearest layers from which a node is computed."""
+    seen = {start}
+    pending = [start]
+    layers = []
+    while pending:
+        node = pending.pop()
+        if node in flow.layer_at:
+            layers.append(node)
+        elif node not in barriers and node in flow.inputs and not flow.is_product(node):
+            new = [read for read in flow.inputs[node] if read not in seen]
+            seen.update(new)
+            pending.extend(new)
+    return tuple(sorted(layers))
+
+
+def _layers_behind(flow: Flow, start: int, barriers: frozenset[int]) -> tuple[int, ...]:
+    """Return the nearest layers that are computed from a node."""
+    seen = {start}
+    pending = [start]
+    layers = []
+    while pending:
+        node = pending.pop()
+        if node in flow.layer_at:
+            layers.append(node)
+        elif node not in barriers and (node == start or not flow.is_product(node)):
+            new = [reader for reader in flow.readers[node] if reader not in seen]
+            seen.update(new)
+            pending.extend(new)
+    return tuple(sorted(layers))

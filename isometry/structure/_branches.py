@@ -1,0 +1,154 @@
+"""Residual branches: where a skip leaves the stream, and where it joins it again."""
+
+import heapq
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from isometry.structure._flow import Flow
+
+_SUMS = frozenset(("add", "add_any", "sub"))
+
+# Operations that pick one entry of an axis, as a step of a recurrence does.
+_PICKING = frozenset(("each", "dynamic_slice", "gather"))
+
+# The most products on a shortcut: one, its projection. With more it would be a branch.
+_MOST_ON_SHORTCUT = 1
+
+
+class Join(NamedTuple):
+    """A sum in which a branch joins the stream that it has left.
+
+    Attributes:
+        node: The sum.
+        fork: The node at which the skip leaves: the last one that both ways come from.
+        layers: The nodes of the weight layers on the branch, in order.
+        shortcut: Those on the skip.
+    """
+
+    node: int
+    fork: int
+    layers: tuple[int, ...]
+    shortcut: tuple[int, ...]
+
+
+def joins(flow: Flow) -> list[Join]:
+    """Find every join of a program, in order."""
+    found = []
+    for node in flow.nodes:
+        if flow.unrolled.value(node).operation not in _SUMS:
+            continue
+        operands = dict.fromkeys(flow.inputs[node])
+        if len(operands) == 2:
+            join = _join(flow, node, tuple(operands))
+            if join is not None:
+                found.append(join)
+    return found
+
+
+class _Way(NamedTuple):
+    """The nodes between a fork and one operand of a sum.
+
+    Attributes:
+        nodes: The nodes behind the fork, in order; empty for the fork itself.
+        num_products: The fewest products (of a weight or of two values) on a path.
+    """
+
+    nodes: tuple[int, ...]
+    num_products: int
+
+    def layers(self, flow: Flow) -> tuple[int, ...]:
+        return tuple(node for node in self.nodes if node in flow.layer_at)
+
+
+def _join(flow: Flow, node: int, operands: tuple[int, int]) -> Join | None:
+    """Return the join that a sum is, or None if it is none."""
+    fork, behind = _fork(flow, operands)
+    if fork is None:
+        return None
+    ways = [_way(flow, fork, behind, operand) for operand in operands]
+    skip, branch = sorted(ways, key=lambda way: way.num_products)
+    layers = branch.layers(flow)
+    if not layers or skip.num_products == branch.num_products:
+        return None
+    shortcut: tuple[int, ...] = ()
+    if skip.num_products > 0:
+        # A projection stands on a way of its own, beside at least two products.
+        shortcut = skip.layers(flow)
+        is_projection = len(shortcut) == skip.num_products == _MOST_ON_SHORTCUT
+        if not is_projection:
+            return None
+    if any(_is_pick(flow, step) for step in skip.nodes):
+        return None
+    return Join(node, fork, layers, shortcut)
+
+
+def _fork(flow: Flow, operands: tuple[int, int]) -> tuple[int | None, dict[int, int]]:
+    """Find the last node on which both operands depend.
+
+    Returns:
+        The fork, or None, and all nodes behind it on which an operand depends: for
+        each, 1 for the first operand, 2 for the second, 3 for both.
+    """
+    marks = {operands[0]: 1}
+    marks[operands[1]] = marks.get(operands[1], 0) | 2
+    pending = [-operand for operand in operands]
+    heapq.heapify(pending)
+    while pending:
+        node = -heapq.heappop(pending)
+        if marks[node] == 3:
+            return node, marks
+        for read in flow.inputs[node]:
+            if read not in marks:
+                heapq.heappush(pending, -read)
+            marks[read] = marks.get(read, 0) | marks[node]
+    return None, marks
+
+
+def _way(flow: Flow, fork: int, behind: dict[int, int], operand: int) -> _Way:
+    """Collect the nodes on all paths from the fork to one operand."""
+    fewest = {fork: 0}
+    for node in sorted(behind):
+        before = [fewest[read] for read in flow.inputs[node] if read in fewest]
+        if node > fork and before:
+            is_product = flow.is_product(node) or node in flow.layer_at
+            fewest[node] = min(before) + is_product
+    on_way = _between(flow, fewest, operand)
+    nodes = tuple(node for node in sorted(on_way) if node != fork)
+    return _Way(nodes, fewest[operand])
+
+
+def _between(flow: Flow, reached: dict[int, int], end: int) -> set[int]:
+    """Return the reached nodes on which `end` depends."""
+    seen = {end}
+    pending = [end]
+    while pending:
+        inputs = flow.inputs[pending.pop()]
+        new = [read for read in inputs if read in reached and read not in seen]
+        seen.update(new)
+        pending.extend(new)
+    return seen
+
+
+def _is_pick(flow: Flow, node: int) -> bool:
+    """Tell whether a node takes one entry of an axis: x_t of x."""
+    operation = flow.unrolled.value(node).operation
+    if operation != "squeeze":
+        return operation in _PICKING
+    before = flow.inputs[node]
+    return any(flow.unrolled.value(read).operation == "slice" for read in before)
+
+
+def ends(flow: Flow, join: Join) -> int:
+    """Return the node of the layer at which a branch ends."""
+    return join.layers[-1]
+
+
+def innermost(joins: Sequence[Join]) -> dict[int, Join]:
+    """Return, for each layer on a branch, the branch with the fewest layers."""
+    of_layer: dict[int, Join] = {}
+    for join in joins:
+        for layer in join.layers:
+            known = of_layer.get(layer)
+            if known is None or len(join.layers) < len(known.layers):
+                of_layer[layer] = join
+    return of_layer

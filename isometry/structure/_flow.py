@@ -1,0 +1,212 @@
+"""The signal on its way: which nodes it runs through, and where all of it passes.
+
+The flow are the nodes through which a derivative of the output passes: floating values
+that depend on the input, or on the embedding of an input of whole numbers.
+"""
+
+import functools
+import heapq
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from isometry.structure._layers import Use
+from isometry.structure._reading import Program
+from isometry.structure._unrolling import Unrolled
+
+# Operations whose derivative is zero or none.
+_CUTTING = frozenset(("stop_gradient", "sign", "floor", "ceil", "round"))
+
+# Scaling by a number leaves the direction of a value as it is.
+_SCALINGS = frozenset(("mul", "div"))
+
+# Operations that move or rename values and compute nothing.
+LAYOUT = frozenset(
+    (
+        "reshape",
+        "transpose",
+        "squeeze",
+        "expand_dims",
+        "broadcast_in_dim",
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "name",
+        "reduce_precision",
+        "sharding_constraint",
+        "carry",
+        "each",
+        "last",
+        "stack",
+    )
+)
+
+
+class Flow:
+    """The flow through a program.
+
+    Attributes:
+        unrolled: The nodes.
+        layer_at: The use of a weight at each node where one meets the signal.
+        stream: Nodes that depend on x by a way that has a derivative.
+        output: The node of the output that is meant.
+        nodes: Those of the stream on which the output depends, in order.
+        inside: The same, as a set.
+    """
+
+    def __init__(
+        self, unrolled: Unrolled, layers: Mapping[int, tuple[int, Use]]
+    ) -> None:
+        self.unrolled = unrolled
+        program = unrolled.program
+        self.layer_at = {
+            index: layers[node.value]
+            for index, node in enumerate(unrolled.nodes)
+            if node.value in layers
+        }
+        self.output = unrolled.find(program.outputs[0])
+        self.stream = self._stream(program)
+        self.nodes = sorted(self._before_output())
+        self.inside = frozenset(self.nodes)
+
+    def _stream(self, program: Program) -> frozenset[int]:
+        x = frozenset(program.x)
+        stream = set()
+        for index, node in enumerate(self.unrolled.nodes):
+            value = program.values[node.value]
+            if not value.is_floating or value.operation in _CUTTING:
+                continue
+            is_source = node.value in x or self.is_embedding(index)
+            if is_source or any(read in stream for read in node.inputs):
+                stream.add(index)
+        return frozenset(stream)
+
+    def _before_output(self) -> set[int]:
+        """Return the nodes of the stream from which it runs on to the output."""
+        seen = {self.output} & self.stream
+        pending = list(seen)
+        while pending:
+            inputs = self.unrolled.nodes[pending.pop()].inputs
+            new = [read for read in inputs if read in self.stream and read not in seen]
+            seen.update(new)
+            pending.extend(new)
+        return seen
+
+    def is_embedding(self, node: int) -> bool:
+        """Tell whether a node looks up rows of a weight."""
+        if node not in self.layer_at:
+            return False
+        _, use = self.layer_at[node]
+        return use.meeting.kind == "embedding"
+
+    @functools.cached_property
+    def inputs(self) -> dict[int, list[int]]:
+        """The nodes of the flow that each node of it is computed from."""
+        nodes = self.unrolled.nodes
+        return {
+            index: [read for read in nodes[index].inputs if read in self.inside]
+            for index in self.nodes
+        }
+
+    @functools.cached_property
+    def readers(self) -> dict[int, list[int]]:
+        """The nodes of the flow that are computed from each node of it."""
+        readers = self.unrolled.readers
+        return {
+            index: [reader for reader in readers[index] if reader in self.inside]
+            for index in self.nodes
+        }
+
+    def is_product(self, node: int) -> bool:
+        """Tell whether a node is a product or convolution, of whatever two values."""
+        operation = self.unrolled.value(node).operation
+        return operation in ("dot_general", "conv_general_dilated")
+
+    def chain(self, start: int) -> Iterator[int]:
+        """Yield the one node that reads `start`, the one that reads that, ..."""
+        here = start
+        while here != self.output and len(self.readers.get(here, ())) == 1:
+            (here,) = self.readers[here]
+            yield here
+
+    def is_scaled(self, node: int) -> bool:
+        """Tell whether a node is another one times a number of the program."""
+        if self.unrolled.value(node).operation not in _SCALINGS:
+            return False
+        others = self.from_elsewhere(node)
+        return len(others) == 1 and self._is_number(others[0])
+
+    def from_elsewhere(self, node: int) -> list[int]:
+        """Return the nodes outside the flow that a node is computed from."""
+        inputs = self.unrolled.nodes[node].inputs
+        return [read for read in inputs if read not in self.inside]
+
+    def _is_number(self, node: int) -> bool:
+        value = self.unrolled.value(node)
+        # JAX spreads a number over an array before it multiplies.
+        while value.operation in ("broadcast_in_dim", "convert_element_type"):
+            node = self.unrolled.nodes[node].inputs[0]
+            value = self.unrolled.value(node)
+        return value.operation == "constant" and math.prod(value.shape) == 1
+
+    def passage(self, start: int) -> list[int]:
+        """Follow what is computed from one node alone, up to where that ends.
+
+        It ends where another layer, a product or a value from elsewhere comes in.
+
+        Returns:
+            The nodes, in order, through which everything passes that is computed from
+            `start`; the last one is where it ends.
+        """
+        if start not in self.inside:
+            return []
+        inside = {start}
+        passed = []
+        pending = list(self.readers[start])
+        heapq.heapify(pending)
+        while pending:
+            node = heapq.heappop(pending)
+            if node in inside:
+                continue
+            is_alone = all(read in inside for read in self.inputs[node])
+            if not is_alone or node in self.layer_at or self.is_product(node):
+                break
+            inside.add(node)
+            for reader in self.readers[node]:
+                heapq.heappush(pending, reader)
+            if self._is_bottleneck(node, inside, pending):
+                passed.append(node)
+            if node == self.output:
+                break
+        return passed
+
+    def _is_bottleneck(self, node: int, inside: set[int], pending: list[int]) -> bool:
+        """Tell whether all that is still to come is computed from this node alone."""
+        waiting = {reader for reader in pending if reader not in inside}
+        others = inside - {node}
+        if self.output in others:
+            return False
+        return all(others.isdisjoint(self.inputs[reader]) for reader in waiting)
+
+    @functools.cached_property
+    def cuts(self) -> frozenset[int]:
+        """The nodes through which every path from x to the output runs."""
+        position = {node: i for i, node in enumerate(self.nodes)}
+        # How many edges run over each position: from before it to behind it.
+        change = [0] * (len(self.nodes) + 1)
+        for node in self.nodes:
+            inputs = self.inputs[node]
+            begins = [position[read] for read in inputs]
+            if not begins or self.is_embedding(node):
+                # Paths begin here: an edge from before all nodes.
+                begins.append(-1)
+            here = position[node]
+            for begin in begins:
+                change[begin + 1] += 1
+                change[here] -= 1
+        cuts = []
+        over = 0
+        for i, node in enumerate(self.nodes):
+            over += change[i]
+            if over == 0:
+                cuts.append(node)
+        return frozenset(cuts)

@@ -1,0 +1,270 @@
+"""What stands between two nodes, in the words of the field: "batch norm → relu"."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from isometry.structure._flow import LAYOUT, Flow
+
+# Functions by the names under which JAX and libraries compile them.
+_TITLES = {
+    "relu": "relu",
+    "relu6": "relu6",
+    "gelu": "gelu",
+    "silu": "silu",
+    "swish": "silu",
+    "softplus": "softplus",
+    "elu": "elu",
+    "selu": "selu",
+    "celu": "celu",
+    "leaky_relu": "leaky relu",
+    "sigmoid": "sigmoid",
+    "log_sigmoid": "log sigmoid",
+    "soft_sign": "softsign",
+    "hard_tanh": "hard tanh",
+    "hard_sigmoid": "hard sigmoid",
+    "hard_silu": "hard silu",
+    "hard_swish": "hard silu",
+    "mish": "mish",
+    "glu": "glu",
+    "softmax": "softmax",
+    "_softmax": "softmax",
+    "log_softmax": "log softmax",
+    "sort": "sort",
+}
+
+# Primitives that are an activation by themselves.
+_ELEMENTARY = {
+    "tanh": "tanh",
+    "logistic": "sigmoid",
+    "erf": "erf",
+    "sin": "sin",
+    "cos": "cos",
+    "abs": "abs",
+    "exp": "exp",
+    "log": "log",
+    "sqrt": "sqrt",
+    "square": "square",
+    "sort": "sort",
+    "fft": "fft",
+    "top_k": "top k",
+    "cumsum": "cumulative sum",
+    "clamp": "clip",
+    "argmax": "argmax",
+}
+
+_POOLS = {
+    "reduce_window_max": "max pool",
+    "reduce_max": "max pool",
+    "reduce_window_sum": "average pool",
+    "reduce_sum": "average",
+}
+
+_ROOTS = frozenset(("rsqrt", "sqrt"))
+
+# How far back a factor is searched for the root that makes it a fixed norm's: past its
+# scale, its reshapes and casts.
+_FAR = 8
+
+# Of a function that several steps make: one primitive that no other such function has.
+_MARKS = (
+    ("erf", "gelu"),
+    ("erfc", "gelu"),
+    ("tanh", "gelu"),
+    ("log1p", "softplus"),
+    ("expm1", "elu"),
+    ("logistic", "silu"),
+    ("sort", "sort"),
+)
+
+
+class Step(NamedTuple):
+    """One step between two nodes.
+
+    Attributes:
+        kind: What it does: "relu", "shift", "layer norm".
+        detail: For a shift, the name of what is added.
+    """
+
+    kind: str
+    detail: str = ""
+
+
+# Steps that have one name together, and that name.
+_TOGETHER = (
+    (("centre", "layer deviation"), "layer norm"),
+    (("centre", "group deviation"), "group norm"),
+    (("centre", "batch deviation"), "batch norm"),
+    (("exp", "divide by sum"), "softmax"),
+    (("shift", "fixed scale"), "batch norm"),
+    (("fixed scale",), "batch norm"),
+    (("layer deviation",), "rms norm"),
+    (("group deviation",), "group norm"),
+    (("batch deviation",), "batch norm"),
+    (("centre",), "subtract mean"),
+)
+
+_NORMS = frozenset(("layer norm", "group norm", "batch norm", "rms norm"))
+
+
+def words(flow: Flow, start: int, end: int, names: Mapping[int, str]) -> list[str]:
+    """Describe what is between a node and one through which all of it passes.
+
+    Args:
+        flow: The flow.
+        start: The node where it starts.
+        end: The node where it ends.
+        names: Names of leaves by the values that show them, for what is added.
+    """
+    steps: list[Step] = []
+    before = start
+    for node in flow.passage(start):
+        step = _step(flow, _segment(flow, before, node), names)
+        # One function may be read as several steps: relu in relu.
+        if step is not None and steps[-1:] != [step]:
+            steps.append(step)
+        before = node
+        if node == end:
+            break
+    return [_written(step) for step in _joined(steps)]
+
+
+def _written(step: Step) -> str:
+    if step.kind == "shift" and step.detail:
+        return f"+ {step.detail}"
+    return step.kind
+
+
+def _segment(flow: Flow, before: int, node: int) -> list[int]:
+    """Return the nodes behind `before` up to `node`, which depends on it alone."""
+    seen = {before, node}
+    pending = [node]
+    while pending:
+        new = [read for read in flow.inputs[pending.pop()] if read not in seen]
+        seen.update(new)
+        pending.extend(new)
+    return sorted(seen - {before})
+
+
+def _step(
+    flow: Flow, segment: Sequence[int], names: Mapping[int, str]
+) -> Step | None:
+    """Describe the nodes between one bottleneck and the next."""
+    values = [flow.unrolled.value(node) for node in segment]
+    titles = [
+        _TITLES[call] for value in values for call in value.calls if call in _TITLES
+    ]
+    if titles:
+        return Step(titles[0])
+    if len(segment) == 1:
+        return _single(flow, segment[0], names)
+    return _several(flow, segment)
+
+
+def _single(flow: Flow, node: int, names: Mapping[int, str]) -> Step | None:
+    """Describe one operation."""
+    value = flow.unrolled.value(node)
+    name = value.operation
+    if name in LAYOUT or flow.is_scaled(node):
+        return None
+    elsewhere = flow.from_elsewhere(node)
+    if name in ("add", "sub") and elsewhere:
+        detail = names.get(flow.unrolled.nodes[elsewhere[0]].value, "")
+        return Step("shift", detail)
+    if name in ("mul", "div") and elsewhere:
+        is_fixed_norm = any(_has_root(flow, read, _FAR) for read in elsewhere)
+        return Step("fixed scale" if is_fixed_norm else "scale")
+    if name == "max" and elsewhere:
+        is_at_zero = _is_zero(flow, elsewhere[0])
+        return Step("relu" if is_at_zero else "clip")
+    if name == "min":
+        return Step("clip")
+    if name == "integer_pow":
+        power = value.eqn.params["y"]
+        return Step("square" if power == 2 else f"power {power}")
+    if name in _POOLS:
+        return Step(_POOLS[name])
+    if name == "concatenate":
+        added = [names.get(flow.unrolled.nodes[read].value, "") for read in elsewhere]
+        return Step("concatenate " + ", ".join(added) if any(added) else name)
+    return Step(_ELEMENTARY.get(name, name))
+
+
+def _is_zero(flow: Flow, node: int) -> bool:
+    value = flow.unrolled.value(node)
+    while value.operation in ("broadcast_in_dim", "convert_element_type"):
+        node = flow.unrolled.nodes[node].inputs[0]
+        value = flow.unrolled.value(node)
+    return value.number is not None and not np.any(np.asarray(value.number))
+
+
+def _has_root(flow: Flow, node: int, far: int) -> bool:
+    """Tell whether a root is taken on the way to a node."""
+    if flow.unrolled.value(node).operation in _ROOTS:
+        return True
+    inputs = flow.unrolled.nodes[node].inputs
+    return far > 0 and any(_has_root(flow, read, far - 1) for read in inputs)
+
+
+def _several(flow: Flow, segment: Sequence[int]) -> Step:
+    """Describe operations that part and come together again."""
+    values = [flow.unrolled.value(node) for node in segment]
+    operations = [value.operation for value in values]
+    has = frozenset(operations)
+    sums = [value for value in values if value.operation == "reduce_sum"]
+    if sums and has & _ROOTS:
+        kind = _statistics(sums[0].eqn)
+        subtracts = [
+            node
+            for node, value in zip(segment, values, strict=True)
+            if value.operation == "sub" and not flow.from_elsewhere(node)
+        ]
+        return Step(f"{kind} {'norm' if subtracts else 'deviation'}")
+    if sums and "div" in has and values[-1].operation == "div":
+        return Step("softmax" if "exp" in has else "divide by sum")
+    if sums and "exp" in has and "log" in has:
+        return Step("log softmax")
+    if sums and values[-1].operation == "sub":
+        return Step("centre")
+    for mark, title in _MARKS:
+        if mark in has:
+            return Step(title)
+    if "select_n" in has:
+        return Step("leaky relu" if "mul" in has else "select")
+    computing = [name for name in operations if name not in LAYOUT]
+    return Step(", ".join(dict.fromkeys(computing)))
+
+
+def _statistics(eqn) -> str:
+    """Return over what a norm takes its statistics: a layer, a group, a batch."""
+    num_axes = len(eqn.invars[0].aval.shape)
+    axes = set(eqn.params["axes"])
+    if num_axes - 1 not in axes:
+        return "batch"
+    is_whole = len(axes) in (1, num_axes)
+    return "layer" if is_whole else "group"
+
+
+def _joined(steps: Sequence[Step]) -> list[Step]:
+    """Give steps that belong together their common name."""
+    joined: list[Step] = []
+    i = 0
+    while i < len(steps):
+        kinds = [step.kind for step in steps]
+        for together, title in _TOGETHER:
+            if tuple(kinds[i : i + len(together)]) == together:
+                joined.append(Step(title))
+                i += len(together)
+                break
+        else:
+            joined.append(steps[i])
+            i += 1
+    kept: list[Step] = []
+    for step in joined:
+        # Scale and shift behind a norm are its own.
+        is_of_norm = step.kind in ("scale", "shift") and kept
+        if is_of_norm and kept[-1].kind in _NORMS:
+            continue
+        kept.append(step)
+    return kept

@@ -1,0 +1,177 @@
+"""Weight layers: meetings of one weight with the signal, put into one row."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from isometry.structure import _names
+from isometry.structure._meetings import Meeting, size_of
+from isometry.structure._names import Leaf
+from isometry.structure._origins import Origin
+from isometry.structure._reading import Program
+
+
+class Use(NamedTuple):
+    """One meeting of a weight with the signal.
+
+    Attributes:
+        meeting: Where and how it meets it.
+        index: Which slice of a stacked weight is used, where that is a number.
+        number: 0 for the first use of this slice, 1 for the second, ...
+        styles: For each scan around the meeting: whether each iteration takes a slice
+            of the weight of its own.
+    """
+
+    meeting: Meeting
+    index: int | None
+    number: int
+    styles: tuple[bool, ...]
+
+
+class Row(NamedTuple):
+    """One weight.
+
+    Attributes:
+        name: Its name.
+        path: The key path of its leaf in params.
+        shape: Shape of the leaf, or of one slice of a stacked one.
+        stacked: The number of slices, or None.
+        in_axes: Axes of `shape`, as `Meeting` has those of the weight as it is read;
+            `out_axes`, `batch_axes` and `window_axes` likewise.
+        fan_in: Entries of the weight that make one output.
+        fan_out: Outputs of one group that an input reaches.
+        uses: Its meetings, first to last.
+    """
+
+    name: str
+    path: str
+    shape: tuple[int, ...]
+    stacked: int | None
+    in_axes: tuple[int, ...]
+    out_axes: tuple[int, ...]
+    batch_axes: tuple[int, ...]
+    window_axes: tuple[int, ...]
+    fan_in: int
+    fan_out: int
+    uses: tuple[Use, ...]
+
+    @property
+    def kind(self) -> str:
+        return self.uses[0].meeting.kind
+
+    @property
+    def groups(self) -> int:
+        return self.uses[0].meeting.groups
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether some slice of it meets the signal more than once."""
+        is_repeated = any(use.number > 0 for use in self.uses)
+        in_every_turn = any(not all(use.styles) for use in self.uses)
+        return is_repeated or in_every_turn
+
+
+class _Weight(NamedTuple):
+    """What makes two meetings those of one weight."""
+
+    leaf: int
+    parts: tuple[tuple[int, int, int], ...]
+    picked: tuple[int, ...]
+
+
+def rows(
+    program: Program, meetings: Sequence[Meeting], leaves: Sequence[Leaf]
+) -> list[Row]:
+    """Put the meetings of each weight into one row, in the order of first meetings."""
+    by_weight: dict[_Weight, list[Meeting]] = {}
+    for meeting in meetings:
+        by_weight.setdefault(_weight(meeting.origin), []).append(meeting)
+    of_leaf = dict(zip(program.params, leaves, strict=True))
+    labels = [
+        (of_leaf[weight.leaf], _label_of_part(program, weight)) for weight in by_weight
+    ]
+    names = _names.layer_names(labels)
+    return [
+        _row(program, name, of_leaf[weight.leaf], met)
+        for name, (weight, met) in zip(names, by_weight.items(), strict=True)
+    ]
+
+
+def _weight(origin: Origin) -> _Weight:
+    parts = tuple(sorted(tuple(part) for part in origin.parts))
+    picked = tuple(sorted({pick.axis for pick in origin.picks}))
+    return _Weight(origin.leaf, parts, picked)
+
+
+def _label_of_part(program: Program, weight: _Weight) -> str:
+    """Return "[:, 0:64]" for a weight that is a stretch of its leaf, "" for a whole."""
+    if not weight.parts:
+        return ""
+    stretches = {axis: f"{start}:{stop}" for axis, start, stop in weight.parts}
+    axes = range(len(program.values[weight.leaf].shape))
+    return "[" + ", ".join(stretches.get(axis, ":") for axis in axes) + "]"
+
+
+def _row(program: Program, name: str, leaf: Leaf, met: Sequence[Meeting]) -> Row:
+    first = met[0]
+    origin = first.origin
+    full = program.values[origin.leaf].shape
+    picked = {pick.axis for pick in origin.picks}
+    kept = [axis for axis in range(len(full)) if axis not in picked]
+    sizes = list(full)
+    for axis, start, stop in origin.parts:
+        sizes[axis] = stop - start
+    num_slices = 1
+    for axis in picked:
+        num_slices *= full[axis]
+
+    # Axes of the leaf are counted without those along which it is stacked.
+    moved = {axis: i for i, axis in enumerate(kept)}
+    shape = tuple(sizes[axis] for axis in kept)
+
+    def back(axes: Sequence[int]) -> tuple[int, ...]:
+        sources = {source for axis in axes for source in origin.axes[axis]}
+        return tuple(sorted(moved[source] for source in sources if source in moved))
+
+    window = size_of(program, first, first.window_axes)
+    return Row(
+        name=name,
+        path=leaf.path,
+        shape=shape,
+        stacked=num_slices if num_slices > 1 else None,
+        in_axes=back(first.in_axes),
+        out_axes=back(first.out_axes),
+        batch_axes=back(first.batch_axes),
+        window_axes=back(first.window_axes),
+        fan_in=window * size_of(program, first, first.in_axes),
+        fan_out=window * size_of(program, first, first.out_axes) // first.groups,
+        uses=_uses(program, met),
+    )
+
+
+def _uses(program: Program, met: Sequence[Meeting]) -> tuple[Use, ...]:
+    """Number the meetings of one weight, slice by slice."""
+    uses = []
+    count: dict[int | None, int] = {}
+    for meeting in met:
+        picks = meeting.origin.picks
+        index = _index(program, meeting)
+        number = count.get(index, 0)
+        count[index] = number + 1
+        picking = {pick.scan for pick in picks}
+        if meeting.origin.turn is not None:
+            picking.add(meeting.origin.turn[0])
+        scans = program.values[meeting.value].scans
+        styles = tuple(scan in picking for scan in scans)
+        uses.append(Use(meeting, index, number, styles))
+    return tuple(uses)
+
+
+def _index(program: Program, meeting: Meeting) -> int | None:
+    """Return which slice of a stacked leaf is used, where it is the same always."""
+    shape = program.values[meeting.origin.leaf].shape
+    numbers = [
+        pick.index
+        for pick in meeting.origin.picks
+        if pick.index is not None and shape[pick.axis] > 1
+    ]
+    return numbers[0] if numbers else None

@@ -1,0 +1,192 @@
+"""Where a weight meets the signal: products, convolutions, look-ups.
+
+A meeting is one equation. Its axes are those of the weight as the equation reads it;
+`_layers` maps them back to the leaf.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from isometry.structure._origins import Origin, Origins
+from isometry.structure._reading import Program, Value, is_opaque
+
+# Operations, readable or not, that mix entries of a weight with those of the signal in
+# a way that has no axes.
+_MIXING = frozenset(("triangular_solve", "tridiagonal_solve"))
+
+
+class Meeting(NamedTuple):
+    """One equation in which a weight meets the signal.
+
+    Attributes:
+        value: Index of the value that it returns.
+        weight: Index of the weight as it stands there.
+        origin: What the weight shows of a leaf.
+        kind: "dense", "conv", "embedding" or "other".
+        in_axes: Axes of the weight that are summed over, or looked up.
+        out_axes: Axes of the weight that are axes of the result.
+        batch_axes: Axes that weight, signal and result share.
+        window_axes: Spatial axes of a convolution's kernel.
+        groups: Groups of channels of a convolution.
+    """
+
+    value: int
+    weight: int
+    origin: Origin
+    kind: str
+    in_axes: tuple[int, ...] = ()
+    out_axes: tuple[int, ...] = ()
+    batch_axes: tuple[int, ...] = ()
+    window_axes: tuple[int, ...] = ()
+    groups: int = 1
+
+
+class _Axes(NamedTuple):
+    """How an equation reads the axes of a weight; fields as of `Meeting`."""
+
+    kind: str
+    in_axes: tuple[int, ...] = ()
+    out_axes: tuple[int, ...] = ()
+    batch_axes: tuple[int, ...] = ()
+    window_axes: tuple[int, ...] = ()
+    groups: int = 1
+
+
+def meetings(program: Program, origins: dict[int, Origins]) -> list[Meeting]:
+    """Find every equation in which a weight meets the signal, in program order."""
+    signal = program.reached(program.x)
+    readers = program.readers()
+    met = []
+    for index, value in enumerate(program.values):
+        if index not in signal or not _is_first_result(value):
+            continue
+        sums = _sums(program, readers[index])
+        for position, weight in enumerate(value.inputs):
+            if weight not in origins or not program.values[weight].is_floating:
+                continue
+            inputs = [program.values[read] for read in value.inputs]
+            is_looked_up = any(read in signal for read in value.inputs[1:])
+            axes = _axes(value, inputs, position, is_looked_up=is_looked_up, sums=sums)
+            if axes is not None:
+                met += [
+                    Meeting(index, weight, origin, **axes._asdict())
+                    for origin in origins[weight]
+                ]
+    return met
+
+
+def _is_first_result(value: Value) -> bool:
+    """Tell whether a value is the first that its equation returns."""
+    # An equation with several results is one meeting. States and slices of a scan have
+    # an equation too, but are no results of it.
+    return value.eqn is not None and value.var is value.eqn.outvars[0]
+
+
+def _sums(program: Program, readers: Sequence[int]) -> tuple[int, ...]:
+    """Return the axes over which a value is summed, if that is all that is done."""
+    if len(readers) != 1:
+        return ()
+    reader = program.values[readers[0]]
+    if reader.operation != "reduce_sum":
+        return ()
+    return tuple(reader.eqn.params["axes"])
+
+
+def _axes(
+    value: Value,
+    inputs: Sequence[Value],
+    position: int,
+    *,
+    is_looked_up: bool,
+    sums: tuple[int, ...],
+) -> _Axes | None:
+    """Return how an equation reads a weight; None where it only scales or shifts."""
+    weight = inputs[position]
+    name = value.operation
+    if name == "dot_general":
+        return _dense(value, position, weight)
+    if name.startswith("ragged_dot"):
+        is_weight = position == 1 and len(weight.shape) == 3
+        return _Axes("dense", (1,), (2,), batch_axes=(0,)) if is_weight else None
+    if name == "conv_general_dilated":
+        return _convolution(value) if position == 1 else None
+    if name in ("gather", "dynamic_slice"):
+        is_table = position == 0 and is_looked_up
+        return _embedding(value, weight) if is_table else None
+    if name == "mul":
+        return _written_out(weight, inputs[1 - position], sums)
+    is_matrix = len(weight.shape) >= 2
+    if is_matrix and (name in _MIXING or is_opaque(value)):
+        return _Axes("other")
+    return None
+
+
+def _dense(value: Value, position: int, weight: Value) -> _Axes | None:
+    contracted, batch = value.eqn.params["dimension_numbers"]
+    in_axes = tuple(contracted[position])
+    batch_axes = tuple(batch[position])
+    bound = {*in_axes, *batch_axes}
+    free = tuple(axis for axis in range(len(weight.shape)) if axis not in bound)
+    if not in_axes and not free:
+        # einsum("...d,d->...d") is a scale.
+        return None
+    return _Axes("dense", in_axes, free, batch_axes=batch_axes)
+
+
+def _convolution(value: Value) -> _Axes:
+    out_axis, in_axis, *window = value.eqn.params["dimension_numbers"].rhs_spec
+    return _Axes(
+        "conv",
+        (in_axis,),
+        (out_axis,),
+        window_axes=tuple(sorted(window)),
+        groups=value.eqn.params["feature_group_count"],
+    )
+
+
+def _embedding(value: Value, weight: Value) -> _Axes:
+    """Read the axes of a table: those that an index picks from, and all others."""
+    every = range(len(weight.shape))
+    if value.operation == "gather":
+        looked_up = tuple(value.eqn.params["dimension_numbers"].start_index_map)
+    else:
+        sizes = value.eqn.params["slice_sizes"]
+        looked_up = tuple(axis for axis in every if sizes[axis] != weight.shape[axis])
+    kept = tuple(axis for axis in every if axis not in looked_up)
+    return _Axes("embedding", looked_up, kept)
+
+
+def _written_out(weight: Value, other: Value, sums: tuple[int, ...]) -> _Axes | None:
+    """Read a product that is written as (w * x).sum(axes)."""
+    own = _not_broadcast(weight)
+    in_axes = tuple(axis for axis in own if axis in sums)
+    if not in_axes:
+        return None
+    kept = [axis for axis in own if axis not in sums]
+    of_signal = _not_broadcast(other)
+    out_axes = tuple(axis for axis in kept if axis not in of_signal)
+    batch_axes = tuple(axis for axis in kept if axis in of_signal)
+    return _Axes("dense", in_axes, out_axes, batch_axes=batch_axes)
+
+
+def _not_broadcast(value: Value) -> list[int]:
+    """Return the axes along which a value may vary."""
+    axes = range(len(value.shape))
+    if value.operation != "broadcast_in_dim":
+        return [axis for axis in axes if value.shape[axis] > 1]
+    dimensions = value.eqn.params["broadcast_dimensions"]
+    source = value.eqn.invars[0].aval.shape
+    varying = [
+        target for target, size in zip(dimensions, source, strict=True) if size > 1
+    ]
+    return [axis for axis in axes if axis in varying]
+
+
+def size_of(program: Program, meeting: Meeting, axes: Sequence[int]) -> int:
+    """Count the entries of a weight along some of its axes, its own share of them."""
+    shape = list(program.values[meeting.weight].shape)
+    share = meeting.origin.joined
+    if share is not None:
+        shape[share.axis] = share.stop - share.start
+    return math.prod(shape[axis] for axis in axes)

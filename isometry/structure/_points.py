@@ -1,0 +1,277 @@
+"""Points: the named values of a program."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from isometry.structure._branches import Join
+from isometry.structure._flow import LAYOUT, Flow
+from isometry.structure._layers import Row, Use
+from isometry.structure._meetings import size_of
+from isometry.structure._origins import Origins
+from isometry.structure._unrolling import actual, representative
+
+
+class Spot(NamedTuple):
+    """Points of one kind behind one use of a weight, in all iterations.
+
+    Attributes:
+        base: The name, without turns: "blocks/attn".
+        tail: What follows the turns: "", ":out", "#2:sum".
+        styles: For each scan around the use, whether its turn is written [i], not @t.
+        scans: The scans around the use.
+        nodes: The node that is meant, for each of the turns that are laid out.
+    """
+
+    base: str
+    tail: str
+    styles: tuple[bool, ...]
+    scans: tuple[int, ...]
+    nodes: dict[tuple[int, ...], int]
+
+
+class Point(NamedTuple):
+    """One named value.
+
+    Attributes:
+        node: The node that is laid out for it.
+        value: Index of the value.
+        turns: Its iteration in each scan around the value, in the order of running.
+    """
+
+    node: int
+    value: int
+    turns: tuple[int, ...]
+
+
+class PreActivation(NamedTuple):
+    """What a layer returns after its bias.
+
+    Attributes:
+        node: The node.
+        bias: Index of the leaf of the bias among the program's values, or None.
+    """
+
+    node: int
+    bias: int | None
+
+
+def pre_activation(
+    flow: Flow, origins: Mapping[int, Origins], node: int
+) -> PreActivation:
+    """Follow the result of a layer to the sum with its bias, if it has one."""
+    _, use = flow.layer_at[node]
+    scans = flow.unrolled.value(node).scans
+    unbiased = node
+    for reader in flow.chain(node):
+        value = flow.unrolled.value(reader)
+        others = flow.from_elsewhere(reader)
+        if value.operation == "add" and len(others) == 1:
+            bias = _bias(flow, origins, others[0], use)
+            return PreActivation(unbiased if bias is None else reader, bias)
+        is_layout = value.operation in LAYOUT and value.scans == scans
+        if not (flow.is_scaled(reader) or is_layout):
+            break
+        # Under vmap a product comes out transposed; the user sees it set right.
+        if value.operation == "transpose" and reader in flow.readers[unbiased]:
+            unbiased = reader
+    return PreActivation(unbiased, None)
+
+
+def _bias(
+    flow: Flow, origins: Mapping[int, Origins], node: int, use: Use
+) -> int | None:
+    """Return the leaf of a bias: one number for each output of the layer.
+
+    A table of positions, which has one for each output and place, is none.
+    """
+    program = flow.unrolled.program
+    value = flow.unrolled.nodes[node].value
+    if use.meeting.kind == "embedding" or value not in origins:
+        return None
+    origin = origins[value][0]
+    picked = {pick.axis for pick in origin.picks}
+    shape = program.values[origin.leaf].shape
+    size = math.prod(n for axis, n in enumerate(shape) if axis not in picked)
+    meeting = use.meeting
+    num_outputs = size_of(program, meeting, meeting.out_axes)
+    num_copies = size_of(program, meeting, meeting.batch_axes)
+    is_bias = size in (num_outputs, num_outputs * num_copies)
+    return origin.leaf if is_bias else None
+
+
+def spots(
+    flow: Flow,
+    rows: Sequence[Row],
+    before_bias: Mapping[int, PreActivation],
+    joins: Sequence[Join],
+) -> list[Spot]:
+    """Name the values behind each use of a weight.
+
+    Args:
+        flow: The flow.
+        rows: The weights.
+        before_bias: For each node where a weight meets the signal, its pre-activation.
+        joins: The joins of branches.
+    """
+    sum_behind = {join.layers[-1]: join.node for join in reversed(joins)}
+    collected: dict[tuple[str, str], Spot] = {}
+
+    def put(name: tuple[str, str], use: Use, node: int, at: int) -> None:
+        scans = flow.unrolled.program.values[use.meeting.value].scans
+        spot = Spot(*name, use.styles, scans, nodes={})
+        spot = collected.setdefault(name, spot)
+        spot.nodes[flow.unrolled.nodes[node].turns] = at
+
+    for node, (row, use) in flow.layer_at.items():
+        base, number = _words(rows[row], use)
+        here = before_bias[node].node
+        put((base, number), use, node, at=here)
+        behind = outlet(flow, here)
+        if behind is not None:
+            put((base, number + ":out"), use, node, at=behind)
+        if node in sum_behind:
+            joined = sum_behind[node]
+            put((base, number + ":sum"), use, node, at=joined)
+            behind = outlet(flow, joined)
+            if behind is not None:
+                put((base, number + ":sum:out"), use, node, at=behind)
+    return list(collected.values())
+
+
+def _words(row: Row, use: Use) -> tuple[str, str]:
+    """Return what stands in a point's name before the turns, and behind them."""
+    base = row.name
+    if use.index is not None:
+        base = f"{base}[{use.index}]"
+    number = "" if use.number == 0 else f"#{use.number + 1}"
+    return base, number
+
+
+def outlet(flow: Flow, node: int) -> int | None:
+    """Return the node behind the nonlinearity, norm or pooling that follows a node."""
+    for behind in reversed(flow.passage(node)):
+        is_layout = flow.unrolled.value(behind).operation in LAYOUT
+        if not (is_layout or flow.is_scaled(behind)):
+            return behind
+    return None
+
+
+class Points:
+    """Every point of a program by name, in the order in which values arise.
+
+    Attributes:
+        by_name: The points.
+    """
+
+    def __init__(self, flow: Flow, spots: Sequence[Spot]) -> None:
+        self._flow = flow
+        self._program = flow.unrolled.program
+        named = []
+        for spot in spots:
+            named += list(self._expanded(spot))
+        named += list(self._ends())
+        named.sort(key=lambda pair: self._key(pair[1]))
+        self.by_name = dict(named)
+        # A value with two names goes by the first.
+        self._names: dict[tuple[int, tuple[int, ...]], str] = {}
+        for name, point in self.by_name.items():
+            self._names.setdefault((point.value, point.turns), name)
+
+    def of_node(self, node: int) -> list[tuple[str, tuple[int, ...]]]:
+        """Return the names and turns of all points for which a node is laid out."""
+        return [
+            (self._names[point.value, point.turns], point.turns)
+            for point in dict.fromkeys(self.by_name.values())
+            if point.node == node
+        ]
+
+    def written(self, layer: int, turns: Sequence[int]) -> str:
+        """Write turns as the points behind a layer do: "[3]", "@5"."""
+        _, use = self._flow.layer_at[layer]
+        index = "" if use.index is None else f"[{use.index}]"
+        scans = self._program.values[use.meeting.value].scans
+        return index + self._write(use.styles, scans, turns)
+
+    def name_before(
+        self, node: int, anchor: int, turns: Sequence[int]
+    ) -> str | None:
+        """Name a node by what it shows; None if that has no name.
+
+        Args:
+            node: The node.
+            anchor: A node near it, of which the turns are known.
+            turns: The turns of that node that are meant.
+        """
+        _, laid_out, _ = self._flow.unrolled.nodes[anchor]
+        scans = self._flow.unrolled.value(anchor).scans
+        shift = {
+            scan: turn - shown
+            for scan, turn, shown in zip(scans, turns, laid_out, strict=True)
+        }
+        while True:
+            point = self._point(node, shift)
+            name = self._names.get((point.value, point.turns))
+            inputs = self._flow.inputs[node]
+            operation = self._flow.unrolled.value(node).operation
+            is_same = operation in LAYOUT and operation not in ("each", "stack")
+            if name is not None or not is_same or len(inputs) != 1:
+                return name
+            (node,) = inputs
+
+    def _ends(self) -> Iterator[tuple[str, Point]]:
+        """Yield the input and the output."""
+        program = self._program
+        if len(program.x) == 1:
+            (x,) = program.x
+            node = self._flow.unrolled.find(x)
+            yield "input", Point(node, x, ())
+            behind = outlet(self._flow, node)
+            if behind is not None:
+                yield "input:out", self._point(behind, {})
+        yield "output", Point(self._flow.output, program.outputs[0], ())
+
+    def _expanded(self, spot: Spot) -> Iterator[tuple[str, Point]]:
+        """Yield the points of a spot in all turns."""
+        lengths = [self._program.scans[scan].length for scan in spot.scans]
+        for turns in itertools.product(*map(range, lengths)):
+            laid_out = tuple(map(representative, turns, lengths))
+            if laid_out not in spot.nodes:
+                continue
+            shift = {
+                scan: turn - shown
+                for scan, turn, shown in zip(spot.scans, turns, laid_out, strict=True)
+            }
+            point = self._point(spot.nodes[laid_out], shift)
+            written = self._write(spot.styles, spot.scans, turns)
+            yield spot.base + written + spot.tail, point
+
+    def _write(
+        self, styles: Sequence[bool], scans: Sequence[int], turns: Sequence[int]
+    ) -> str:
+        text = ""
+        for is_slice, scan, turn in zip(styles, scans, turns, strict=True):
+            index = self._program.scans[scan].index_of(turn)
+            text += f"[{index}]" if is_slice else f"@{index}"
+        return text
+
+    def _point(self, node: int, shift: Mapping[int, int]) -> Point:
+        """Return the point at a node that is laid out, in the turns that are meant."""
+        index, laid_out, _ = self._flow.unrolled.nodes[node]
+        scans = self._program.values[index].scans
+        turns = []
+        for scan, turn in zip(scans, laid_out, strict=True):
+            if scan in shift:
+                turns.append(turn + shift[scan])
+            else:
+                turns.append(actual(turn, self._program.scans[scan].length))
+        return Point(node, index, tuple(turns))
+
+    def _key(self, point: Point) -> tuple[int, ...]:
+        """Return what points are sorted by: when their values are computed."""
+        key: list[int] = []
+        scans = self._program.values[point.value].scans
+        for scan, turn in zip(scans, point.turns, strict=True):
+            key += [self._program.scans[scan].start, turn]
+        return (*key, point.value)

@@ -1,0 +1,367 @@
+"""A jaxpr read into one flat list of values, with all that it calls written out.
+
+Functions that the program calls (jit, remat, custom_jvp, custom_vjp, the branches of a
+cond) are read in place. The body of a scan is read once; how its iterations follow one
+another is the business of `_unrolling`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+# Programs of somebody else, which have no jaxpr, or one of another kind. What `while`
+# does to a value in which turn is known to nobody before it runs.
+_OPAQUE = frozenset(
+    (
+        "while",
+        "pure_callback",
+        "io_callback",
+        "debug_callback",
+        "custom_call",
+        "ffi_call",
+        "pallas_call",
+        "tpu_custom_call",
+        "custom_linear_solve",
+        "custom_root",
+    )
+)
+
+
+class Value(NamedTuple):
+    """One value of the program.
+
+    Attributes:
+        operation: The primitive's name. Values that no primitive makes have names of
+            their own: "argument", "constant", "carry" (the state at the start of a
+            scan's iteration), "each" (the slice of an array that an iteration takes),
+            "last" (the state after the last iteration), "stack" (what iterations
+            return) and "choice" (what one of the branches of a cond returns).
+        inputs: Indices of the values that it is computed from. Of a carry: the state
+            before the first iteration.
+        aval: Its shape and dtype.
+        eqn: The equation, or None.
+        path: Indices of the equations around it, as in `Place`.
+        var: The variable of the innermost jaxpr; None for a literal.
+        scans: Indices of the scans around it, outermost first.
+        calls: Names of the functions around it ("relu", "_var"), outermost first.
+        number: The value of a constant or literal.
+    """
+
+    operation: str
+    inputs: tuple[int, ...]
+    aval: jax.core.AbstractValue
+    eqn: core.JaxprEqn | None = None
+    path: tuple[int, ...] = ()
+    var: core.Var | None = None
+    scans: tuple[int, ...] = ()
+    calls: tuple[str, ...] = ()
+    number: object = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(getattr(self.aval, "shape", ()))
+
+    @property
+    def is_floating(self) -> bool:
+        """Whether it can carry a derivative."""
+        # Tokens and random keys have no dtype that numpy knows.
+        dtype = getattr(self.aval, "dtype", None)
+        return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+
+
+class Scan(NamedTuple):
+    """One scan: the values of its body are `values[start:stop]`.
+
+    Attributes:
+        length: The number of iterations.
+        is_reverse: Whether the last slices are taken first.
+        start: Index of the first value of the body.
+        stop: Index behind the last one.
+        carries: Indices of the states at the start of an iteration.
+        returned: Indices of the states at its end, one for each carry.
+    """
+
+    length: int
+    is_reverse: bool
+    start: int
+    stop: int
+    carries: tuple[int, ...]
+    returned: tuple[int, ...]
+
+    def index_of(self, turn: int) -> int:
+        """Return which slice of its arrays an iteration takes."""
+        return self.length - 1 - turn if self.is_reverse else turn
+
+
+class Program(NamedTuple):
+    """The values of a program in an order in which they can be computed.
+
+    Attributes:
+        values: All values. The body of a scan is contiguous and stands once.
+        scans: The scans, in the order in which they begin.
+        params: Indices of the leaves of params.
+        x: Indices of the leaves of x.
+        outputs: Indices of what the program returns.
+    """
+
+    values: tuple[Value, ...]
+    scans: tuple[Scan, ...]
+    params: tuple[int, ...]
+    x: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def feedback(self) -> dict[int, int]:
+        """Return, for each carry, the value that is carried from the turn before."""
+        pairs: dict[int, int] = {}
+        for scan in self.scans:
+            pairs |= dict(zip(scan.carries, scan.returned, strict=True))
+        return pairs
+
+    def readers(self) -> list[list[int]]:
+        """Return, for each value, those that are computed from it, also a turn later."""
+        readers: list[list[int]] = [[] for _ in self.values]
+        for index, value in enumerate(self.values):
+            for read in dict.fromkeys(value.inputs):
+                readers[read].append(index)
+        for carry, returned in self.feedback().items():
+            readers[returned].append(carry)
+        return readers
+
+    def reached(self, start: Iterable[int]) -> frozenset[int]:
+        """Return the indices of all values that depend on one of `start`."""
+        readers = self.readers()
+        seen = set(start)
+        pending = list(seen)
+        while pending:
+            new = [index for index in readers[pending.pop()] if index not in seen]
+            seen.update(new)
+            pending.extend(new)
+        return frozenset(seen)
+
+
+class _Where(NamedTuple):
+    """What stands around an equation."""
+
+    path: tuple[int, ...] = ()
+    scans: tuple[int, ...] = ()
+    calls: tuple[str, ...] = ()
+
+
+class _Reader:
+    """The values and scans read so far."""
+
+    def __init__(self) -> None:
+        self.values: list[Value] = []
+        self.scans: list[Scan | None] = []
+
+    def add(self, value: Value) -> int:
+        self.values.append(value)
+        return len(self.values) - 1
+
+    def jaxpr(
+        self, jaxpr: core.Jaxpr, arguments: Sequence[int], where: _Where
+    ) -> list[int]:
+        """Read a jaxpr whose constants and arguments are known, in this order."""
+        variables = [*jaxpr.constvars, *jaxpr.invars]
+        known = dict(zip(variables, arguments, strict=True))
+        for index, eqn in enumerate(jaxpr.eqns):
+            inputs = self.atoms(eqn.invars, known)
+            inside = where._replace(path=(*where.path, index))
+            outputs = self.equation(eqn, inputs, inside)
+            known |= dict(zip(eqn.outvars, outputs, strict=True))
+        return self.atoms(jaxpr.outvars, known)
+
+    def called(
+        self,
+        called: core.ClosedJaxpr | core.Jaxpr,
+        arguments: Sequence[int],
+        where: _Where,
+    ) -> list[int]:
+        """Read a jaxpr that may bring constants of its own."""
+        if isinstance(called, core.Jaxpr):
+            return self.jaxpr(called, arguments, where)
+        constants = [
+            self.add(Value("constant", (), var.aval, number=number))
+            for var, number in zip(called.jaxpr.constvars, called.consts, strict=True)
+        ]
+        return self.jaxpr(called.jaxpr, [*constants, *arguments], where)
+
+    def atoms(
+        self, atoms: Sequence[core.Var | core.Literal], known: dict[core.Var, int]
+    ) -> list[int]:
+        """Return the values that variables and literals stand for."""
+        indices = []
+        for atom in atoms:
+            if isinstance(atom, core.Literal):
+                literal = Value("constant", (), atom.aval, number=atom.val)
+                indices.append(self.add(literal))
+            else:
+                indices.append(known[atom])
+        return indices
+
+    def equation(
+        self, eqn: core.JaxprEqn, inputs: list[int], inside: _Where
+    ) -> list[int]:
+        """Read one equation, and what it calls."""
+        name = eqn.primitive.name
+        if name == "scan":
+            return self.scan(eqn, inputs, inside)
+        if name == "cond":
+            return self.cond(eqn, inputs, inside)
+        called = _called(eqn)
+        if called is not None:
+            title = eqn.params.get("name")
+            if isinstance(title, str):
+                inside = inside._replace(calls=(*inside.calls, title))
+            return self.called(called, inputs, inside)
+        outside = inside._replace(path=inside.path[:-1])
+        return self.results(name, inputs, eqn=eqn, where=outside)
+
+    def results(
+        self, operation: str, inputs: list[int], *, eqn: core.JaxprEqn, where: _Where
+    ) -> list[int]:
+        """Add the values that an equation returns, each computed from all inputs."""
+        path, scans, calls = where
+        return [
+            self.add(
+                Value(
+                    operation,
+                    tuple(inputs),
+                    var.aval,
+                    eqn=eqn,
+                    path=path,
+                    var=var,
+                    scans=scans,
+                    calls=calls,
+                )
+            )
+            for var in eqn.outvars
+        ]
+
+    def cond(self, eqn: core.JaxprEqn, inputs: list[int], inside: _Where) -> list[int]:
+        """Read every branch; each result depends on the choice and on all branches."""
+        choice, *operands = inputs
+        returned = [
+            self.called(branch, operands, inside) for branch in eqn.params["branches"]
+        ]
+        outside = inside._replace(path=inside.path[:-1])
+        outputs = []
+        for i, var in enumerate(eqn.outvars):
+            candidates = [branch[i] for branch in returned]
+            value = Value(
+                "choice",
+                (choice, *candidates),
+                var.aval,
+                eqn=eqn,
+                path=outside.path,
+                var=var,
+                scans=outside.scans,
+                calls=outside.calls,
+            )
+            outputs.append(self.add(value))
+        return outputs
+
+    def scan(self, eqn: core.JaxprEqn, inputs: list[int], inside: _Where) -> list[int]:
+        """Read the body once, between the values that enter and those that leave."""
+        body = eqn.params["jaxpr"]
+        num_consts = eqn.params["num_consts"]
+        num_carry = eqn.params["num_carry"]
+        num_fixed = num_consts + num_carry
+        outside = inside._replace(path=inside.path[:-1])
+        index = len(self.scans)
+        self.scans.append(None)
+        inside = inside._replace(scans=(*inside.scans, index))
+
+        start = len(self.values)
+        entering = []
+        arguments = list(inputs[:num_consts])
+        for i in range(num_consts, len(inputs)):
+            operation = "carry" if i < num_fixed else "each"
+            var = body.jaxpr.invars[i]
+            value = Value(
+                operation,
+                (inputs[i],),
+                var.aval,
+                eqn=eqn,
+                path=inside.path,
+                var=var,
+                scans=inside.scans,
+                calls=inside.calls,
+            )
+            entering.append(self.add(value))
+        if not entering:
+            # `_unrolling` knows the body by its first value.
+            self.add(Value("constant", (), eqn.outvars[0].aval, scans=inside.scans))
+        returned = self.called(body, [*arguments, *entering], inside)
+        self.scans[index] = Scan(
+            eqn.params["length"],
+            is_reverse=eqn.params["reverse"],
+            start=start,
+            stop=len(self.values),
+            carries=tuple(entering[:num_carry]),
+            returned=tuple(returned[:num_carry]),
+        )
+
+        outputs = []
+        for i, var in enumerate(eqn.outvars):
+            operation = "last" if i < num_carry else "stack"
+            value = Value(
+                operation,
+                (returned[i],),
+                var.aval,
+                eqn=eqn,
+                path=outside.path,
+                var=var,
+                scans=outside.scans,
+                calls=outside.calls,
+            )
+            outputs.append(self.add(value))
+        return outputs
+
+
+def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
+    """Return the jaxpr that an equation runs on its operands, or None.
+
+    The names of such primitives differ between versions of JAX ("pjit" and "jit"), so
+    an equation is known by what it holds: one jaxpr, with its arguments and results.
+    """
+    if eqn.primitive.name in _OPAQUE:
+        return None
+    jaxprs = [
+        value
+        for value in eqn.params.values()
+        if isinstance(value, (core.ClosedJaxpr, core.Jaxpr))
+    ]
+    for candidate in jaxprs:
+        jaxpr = getattr(candidate, "jaxpr", candidate)
+        takes_all = len(jaxpr.invars) == len(eqn.invars)
+        returns_all = len(jaxpr.outvars) == len(eqn.outvars)
+        if takes_all and returns_all:
+            return candidate
+    return None
+
+
+def is_opaque(value: Value) -> bool:
+    """Tell whether nobody can see how a value is computed."""
+    return value.operation in _OPAQUE
+
+
+def read(closed: core.ClosedJaxpr, num_params: int) -> Program:
+    """Read a program whose first arguments are the leaves of params, the others x's."""
+    reader = _Reader()
+    arguments = [
+        reader.add(Value("argument", (), var.aval, var=var))
+        for var in closed.jaxpr.invars
+    ]
+    outputs = reader.called(closed, arguments, _Where())
+    scans = [scan for scan in reader.scans if scan is not None]
+    return Program(
+        values=tuple(reader.values),
+        scans=tuple(scans),
+        params=tuple(arguments[:num_params]),
+        x=tuple(arguments[num_params:]),
+        outputs=tuple(outputs),
+    )

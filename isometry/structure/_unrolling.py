@@ -1,0 +1,152 @@
+"""The iterations of scans laid out one after another, and who depends on whom there.
+
+A scan of many iterations is laid out with few of them: its first two and its last two.
+All others are like the second one, shifted. So the cost of reading a network is flat in
+the depth of its scans.
+"""
+
+import collections
+from typing import NamedTuple
+
+from isometry.structure._reading import Program, Scan, Value
+
+# Iterations that are laid out of each scan. The second and third stand for all inner
+# ones; two of them are needed to see what one inner iteration hands to the next. Fewer
+# would confuse the ends with the inside, more cost time.
+_LAID_OUT = 4
+
+
+class Node(NamedTuple):
+    """One value in one iteration of the scans around it.
+
+    Attributes:
+        value: Index of the value in the program.
+        turns: The iteration that is laid out, of each scan around it.
+        inputs: Indices of the nodes that it is computed from, all before it.
+    """
+
+    value: int
+    turns: tuple[int, ...]
+    inputs: tuple[int, ...]
+
+
+class Unrolled:
+    """The nodes of a program in an order in which they can be computed.
+
+    Attributes:
+        program: What was laid out.
+        nodes: All nodes. Those that a node is computed from stand before it.
+        readers: For each node, the nodes that are computed from it.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.nodes: list[Node] = []
+        self._by_place: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._scan_at = {scan.start: scan for scan in program.scans}
+        self._feedback = program.feedback()
+        self._lay_out(0, len(program.values), turns=())
+        self.readers: list[list[int]] = [[] for _ in self.nodes]
+        for index, node in enumerate(self.nodes):
+            for read in dict.fromkeys(node.inputs):
+                self.readers[read].append(index)
+
+    def value(self, node: int) -> Value:
+        """Return the value that a node is an iteration of."""
+        return self.program.values[self.nodes[node].value]
+
+    def find(self, value: int, turns: tuple[int, ...] = ()) -> int:
+        """Return the node of a value; `turns` may be those of a value further inside."""
+        num_scans = len(self.program.values[value].scans)
+        return self._by_place[value, turns[:num_scans]]
+
+    def laid_out(self, value: int) -> list[int]:
+        """Return all nodes of a value, in order."""
+        indices = range(len(self.nodes))
+        return [index for index in indices if self.nodes[index].value == value]
+
+    def _lay_out(self, start: int, stop: int, turns: tuple[int, ...]) -> None:
+        """Add the values from `start` to `stop`; a scan inside, turn after turn."""
+        index = start
+        while index < stop:
+            scan = self._scan_at.get(index)
+            is_inside = len(turns) >= len(self.program.values[index].scans)
+            if scan is None or is_inside:
+                self._add(index, turns)
+                index += 1
+                continue
+            for turn in range(num_laid_out(scan)):
+                self._lay_out(scan.start, scan.stop, (*turns, turn))
+            index = scan.stop
+
+    def _add(self, index: int, turns: tuple[int, ...]) -> None:
+        value = self.program.values[index]
+        own_turns = turns[: len(value.scans)]
+        inputs = self._inputs(index, value, own_turns)
+        self._by_place[index, own_turns] = len(self.nodes)
+        self.nodes.append(Node(index, own_turns, inputs))
+
+    def _inputs(
+        self, index: int, value: Value, turns: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """Return the nodes that a value is computed from in this turn."""
+        if value.operation == "carry" and turns[-1] > 0:
+            before = (*turns[:-1], turns[-1] - 1)
+            return (self.find(self._feedback[index], before),)
+        if value.operation in ("last", "stack"):
+            return self._leaving(value, turns)
+        return tuple(self.find(read, turns) for read in value.inputs)
+
+    def _leaving(self, value: Value, turns: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the nodes inside a scan that make a value behind it."""
+        (returned,) = value.inputs
+        num_scans = len(self.program.values[returned].scans)
+        if num_scans <= len(turns):
+            # The body returns what it has not computed itself.
+            return (self.find(returned, turns),)
+        scan = self.program.scans[self.program.values[returned].scans[len(turns)]]
+        every_turn = range(num_laid_out(scan))
+        if value.operation == "last":
+            every_turn = every_turn[-1:]
+        return tuple(self.find(returned, (*turns, turn)) for turn in every_turn)
+
+    def after(self, start: set[int] | frozenset[int]) -> frozenset[int]:
+        """Return all nodes that depend on one of `start`, and these themselves."""
+        seen = set(start)
+        for index in range(min(start, default=0), len(self.nodes)):
+            if any(read in seen for read in self.nodes[index].inputs):
+                seen.add(index)
+        return frozenset(seen)
+
+    def before(self, end: int) -> frozenset[int]:
+        """Return all nodes that a node depends on, and itself."""
+        seen = {end}
+        pending = collections.deque(seen)
+        while pending:
+            for read in self.nodes[pending.popleft()].inputs:
+                if read not in seen:
+                    seen.add(read)
+                    pending.append(read)
+        return frozenset(seen)
+
+
+def num_laid_out(scan: Scan) -> int:
+    """Return how many iterations of a scan are laid out."""
+    return min(scan.length, _LAID_OUT)
+
+
+def representative(turn: int, length: int) -> int:
+    """Return the iteration that is laid out for this one."""
+    if length <= _LAID_OUT:
+        return turn
+    from_end = length - 1 - turn
+    if from_end < _LAID_OUT // 2:
+        return _LAID_OUT - 1 - from_end
+    return min(turn, _LAID_OUT // 2 - 1)
+
+
+def actual(laid_out: int, length: int) -> int:
+    """Return the first iteration for which this one is laid out."""
+    if length <= _LAID_OUT or laid_out < _LAID_OUT // 2:
+        return laid_out
+    return length - _LAID_OUT + laid_out
