@@ -233,11 +233,11 @@ def _require_continuous_input(anatomy: Anatomy) -> None:
 
 
 def first_floating(anatomy: Anatomy) -> str:
-    """Return where a span can start: an embedding, or else the first floating point."""
+    """Return where a span can start: at an embedding, or else the first it can."""
     if anatomy.embeddings:
         return anatomy.embeddings[0].name
-    inner = [n for n in floating_points(anatomy) if n not in ("input", "output")]
-    return inner[0] if inner else "a point"
+    starts = [n for n in floating_points(anatomy) if n not in ("input", "output")]
+    return starts[0] if starts else "a point"
 
 
 def floating_points(anatomy: Anatomy) -> list[str]:
@@ -271,5 +271,6 @@ def state(name: str) -> str | None:
 
 def is_layer(name: str) -> bool:
     """Tell whether a point is the pre-activation of a weight layer."""
-    is_end = name in ("input", "output")
+    # Leaves of an input that is a tree are points too: "input/image".
+    is_end = name in ("input", "output") or name.startswith("input/")
     return not is_end and ":" not in name and "@" not in name
