@@ -228,16 +228,31 @@ def _require_continuous_input(anatomy: Anatomy) -> None:
         came = f"x is {leaves[0].dtype}, which has no derivative"
     raise InputError(
         f'a span that starts at "input" needs x to be one floating array, and {came}; '
-        f'write span=("{first_floating(anatomy)}", "output").'
+        f"{where_to_start(anatomy)}."
     )
 
 
-def first_floating(anatomy: Anatomy) -> str:
-    """Return where a span can start: at an embedding, or else the first it can."""
-    if anatomy.embeddings:
-        return anatomy.embeddings[0].name
-    starts = [n for n in floating_points(anatomy) if n not in ("input", "output")]
-    return starts[0] if starts else "a point"
+def where_to_start(anatomy: Anatomy) -> str:
+    """Say what to write where x has no derivative, or is no single array.
+
+    Where x picks rows of an embedding, floating numbers would be cast to integers, and
+    the Jacobian would be zero.
+    """
+    embeddings = [layer.name for layer in anatomy.embeddings]
+    for name in embeddings:
+        if _leads_to_output(anatomy, name):
+            return f'write span=("{name}", "output")'
+    advice = "give f floating numbers"
+    for name in floating_points(anatomy):
+        if _leads_to_output(anatomy, name):
+            return f'{advice}, or write span=("{name}", "output")'
+    return f"{advice}, or write it as a function of the first value that it makes of x"
+
+
+def _leads_to_output(anatomy: Anatomy, name: str) -> bool:
+    """Tell whether a point lies between x and the output."""
+    is_inner = name in anatomy.points and name not in ("input", "output")
+    return is_inner and anatomy.upstream(name, "output")
 
 
 def floating_points(anatomy: Anatomy) -> list[str]:
