@@ -169,6 +169,7 @@ def test_zeros_and_what_cannot_be_told_from_them():
     assert sp.density([math.log(1e-9)], 0.5, "log_s")[0] < 1e-6
 
 
+@pytest.mark.filterwarnings("ignore::isometry._internal.errors.ZeroJacobianWarning")
 def test_zero_matrix_gives_no_nan():
     sp = of(np.zeros(4))
     assert np.isneginf(np.asarray(sp.log_values)).all()
@@ -321,7 +322,7 @@ def test_pytree_round_trip():
             lambda: isometry.spectrum(linear, jnp.eye(4), jnp.ones(4), method="lanczos"),
             r"spectrum\(\): Lanczos\(.*\) draws random probes; write key=jax\.random\.key\(0\)\.",
         ),
-        (lambda: isometry.spectrum(linear, jnp.eye(4) * jnp.nan, jnp.ones(4)), r"spectrum\(\): the Jacobian holds 16"),
+        (lambda: isometry.spectrum(linear, jnp.eye(4) * jnp.nan, jnp.ones(4)), r"spectrum\(\): the Jacobian is not finite"),
         (lambda: isometry.spectrum(3, None, jnp.ones(4)), r"spectrum\(\): f=3 is not callable"),
     ],
 )
