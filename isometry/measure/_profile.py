@@ -18,8 +18,8 @@ from isometry._internal.types import DTypeLike, Key, Params
 from isometry.measure import _points, _spans
 from isometry.measure._passes import TOWARD, Spans, jacobians, label_of
 from isometry.measure._points import Function, Plan
+from isometry.measure._record import Spectrum
 from isometry.measure._spans import Point, Span
-from isometry.measure._spectrum import Spectrum
 from isometry.structure import Anatomy
 
 Statistic: TypeAlias = Callable[[Spectrum], Array]
