@@ -100,9 +100,8 @@ def log_singular_values(
     # The largest entry tells of every NaN and infinity: looking for them entry by entry
     # would be one more pass over matrices of which each costs 2 % of a factorization.
     is_finite = jnp.isfinite(peak)
-    exponent = _graded.exponent(jnp.where(is_finite, peak, 1))
-    scaled = jnp.where(is_finite, _graded.scaled(a, -exponent), 0)
-    s = _factorizations.singular_values(scaled)
+    scaled, exponent = _graded.normalized(a, jnp.where(is_finite, peak, 1))
+    s = _factorizations.singular_values(jnp.where(is_finite, scaled, 0))
     is_zero = s == 0
     log_s = jnp.where(is_zero, -jnp.inf, jnp.log(jnp.where(is_zero, 1, s)))
     shift = exponent[..., 0].astype(log_s.dtype) * math.log(2)

@@ -188,6 +188,11 @@ def _divided(b: Array, r: Array) -> Array:
 
 
 def _values_of_svd(a: Array) -> Array:
+    # LAPACK takes 20 to 30 % longer for a matrix of more columns than rows than for its
+    # transpose: 320 of 64 × 128 in float32 took 58 ms of one core, transposed 48 ms.
+    m, n = a.shape[-2:]
+    if m < n:
+        a = a.mT
     # Not full: even if U and V are not asked for there is room made for them, and U
     # would be m × m.
     return jax.lax.linalg.svd(a, full_matrices=False, compute_uv=False)

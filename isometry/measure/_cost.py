@@ -201,11 +201,11 @@ def fitted_to(
     """
     params, x = _resolution.abstract((params, x), target.dtype)
     footprint = method.footprint(target, params, x)
-    return fitted(target, footprint, max_bytes, what=f"method {method}")
+    return fitted(target, footprint, max_bytes, by=f" by {method}")
 
 
 def fitted(
-    target: Target, footprint: Footprint, max_bytes: int | None, what: str
+    target: Target, footprint: Footprint, max_bytes: int | None, by: str = ""
 ) -> Target:
     """Return the target with as many directions at a time as a footprint allows."""
     if max_bytes is None and footprint.bytes() <= ALWAYS_FREE:
@@ -217,8 +217,8 @@ def fitted(
         m, n = target.shape
         given = "max_bytes" if max_bytes is not None else "a quarter of what is free"
         raise InputError(
-            f"the {m}×{n} Jacobian takes {least} bytes ({scaled(least, 'B')}) by "
-            f"{what}, and {budget} are given, {given}. Write spectrum(..., "
+            f"the {m}×{n} Jacobian takes {least} bytes{by} ({scaled(least, 'B')}), and "
+            f"{budget} are given, {given}. Write spectrum(..., "
             'method="lanczos"), which never forms it, a span between points of fewer '
             f"values, an index at an end of the span, or max_bytes={least}."
         )

@@ -81,15 +81,16 @@ class PointSpan:
         return self.last.of(readings["last"])
 
     def _program(self, params: Params, x: PyTree[Array]) -> Tapped:
-        """Return the rewritten program for arguments of these dtypes.
+        """Return the rewritten program for arguments of these shapes and dtypes.
 
-        A program is bound to the dtypes that it was traced with, those of the anatomy.
-        Where others come, as in a measurement at another precision, it is read anew.
+        A program is bound to those that it was traced with, the anatomy's. Where others
+        come, as in a measurement at another precision, f is read anew.
         """
-        dtypes = tuple(jnp.result_type(leaf) for leaf in jax.tree.leaves((params, x)))
-        if dtypes not in self._programs:
+        leaves = jax.tree.leaves((params, x))
+        given = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        if given not in self._programs:
             anatomy = self.anatomy
-            if dtypes != tuple(aval.dtype for aval in anatomy.closed.in_avals):
+            if given != tuple((a.shape, a.dtype) for a in anatomy.closed.in_avals):
                 with precision.full():
                     anatomy = structure.anatomy(self.f, params, x)
             places = {
@@ -97,8 +98,8 @@ class PointSpan:
                 "last": anatomy.place(self.last.name),
             }
             mode = replacing(self.first.index)
-            self._programs[dtypes] = tapped(anatomy.closed, places, mode)
-        return self._programs[dtypes]
+            self._programs[given] = tapped(anatomy.closed, places, mode)
+        return self._programs[given]
 
 
 def resolve(f: Callable[..., Array], anatomy: Anatomy, span: Span) -> PointSpan:
@@ -273,6 +274,14 @@ def _hidden(anatomy: Anatomy) -> tuple[str, str]:
             f"output and needs three weight layers; this function has {len(names)}."
         )
     return names[0], names[-2]
+
+
+def state(name: str) -> str | None:
+    """Return which state of a recurrence a point is, without its step; or None."""
+    base, _, step = name.partition("@")
+    if not step or base.partition("/")[0] != "carry":
+        return None
+    return base + step.lstrip("0123456789")
 
 
 def is_layer(name: str) -> bool:

@@ -91,7 +91,7 @@ def cause_of_zero(
     an = anatomy(f, params, x)
     num_params = an.params_tree.num_leaves
     program = read(an.closed, num_params)
-    relevant = program.reached(program.x) & _before(program, program.outputs)
+    relevant = program.of_x & _before(program, program.outputs)
     if not relevant:
         return f"there is no path from {name_of_x} to the output: f ignores it"
     leaves = jax.tree.leaves((params, x))
@@ -116,7 +116,7 @@ def cause_of_zero(
 
 def _before(program: Program, end: Iterable[int]) -> frozenset[int]:
     """Return the indices of all values on which one of `end` depends."""
-    feedback = program.feedback()
+    feedback = program.feedback
     found = set(end)
     pending = list(found)
     while pending:
@@ -206,7 +206,7 @@ class _Search:
     def _cut(self, stops: list[_Stop]) -> bool:
         """Tell whether no path from x to the output avoids all of these operations."""
         blocked = {stop.value for stop in stops}
-        readers = self._program.readers()
+        readers = self._program.readers
         pending = [index for index in self._program.x if index not in blocked]
         passed = set(pending)
         while pending:
@@ -251,8 +251,8 @@ class _Words:
             place = an.place(name)
             places = self._points.setdefault((place.path, place.var), [])
             places.append((place.turns, name))
-        self._depends_on_x = program.reached(program.x)
-        self._readers = program.readers()
+        self._depends_on_x = program.of_x
+        self._readers = program.readers
 
     def sentence(self, stop: _Stop) -> str:
         """Say how an operation stops a perturbation."""
