@@ -286,5 +286,6 @@ def state(name: str) -> str | None:
 
 def is_layer(name: str) -> bool:
     """Tell whether a point is the pre-activation of a weight layer."""
-    is_end = name in ("input", "output")
+    # Leaves of an input that is a tree are points too: "input/image".
+    is_end = name in ("input", "output") or name.startswith("input/")
     return not is_end and ":" not in name and "@" not in name

@@ -1,5 +1,7 @@
 """Profiles of spectra, against Jacobians of the same network written out."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,20 +176,26 @@ def test_table_has_a_row_for_each_span(params, xs):
     assert float(rows[1].split()[3]) == pytest.approx(float(mean_square), rel=1e-3)
 
 
+class Traced(Exception):
+    """The program is known; it need not run."""
+
+
 @pytest.mark.parametrize("toward", ["output", "input", "next"])
 def test_program_of_scanned_layers_does_not_grow_with_depth(xs, toward):
     def count(layers):
         programs = []
 
-        def record(how, *arguments):
-            program = jax.make_jaxpr(lambda *a: _profile._measure(how, *a))
-            programs.append(program(*arguments))
-            raise KeyboardInterrupt
+        def trace(spans, chunk, *arguments):
+            measure = functools.partial(log_values, spans, chunk)
+            programs.append(jax.make_jaxpr(measure)(*arguments))
+            raise Traced
 
+        log_values = _profile._log_values
+        params = draw(layers)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_profile, "_log_values", record)
-            with pytest.raises(KeyboardInterrupt):
-                isometry.profile(scanned, params=draw(layers), xs=xs, toward=toward)
+            patch.setattr(_profile, "_log_values", trace)
+            with pytest.raises(Traced):
+                isometry.profile(scanned, params=params, xs=xs, toward=toward)
         return len(list(jaxprs.equations(programs[0].jaxpr)))
 
     assert count(6) == count(60)
