@@ -44,7 +44,7 @@ def _svd(a: Any, vectors: bool) -> Any:
     algorithm = jax.lax.linalg.SvdAlgorithm.QR if _on_gpu() else None
     safe, marked = _finite(a)
     if not vectors:
-        return marked(_factorizations.singular_values(safe, algorithm))
+        return marked(_values_by_svd(safe))
     return jax.tree.map(marked, tuple(_factorizations.thin_svd(safe, algorithm)))
 
 
@@ -136,9 +136,8 @@ def log_singular_values(
     # The largest entry tells of every NaN and infinity: looking for them entry by entry
     # would be one more pass over matrices of which each costs 2 % of a factorization.
     is_finite = jnp.isfinite(peak)
-    exponent = _graded.exponent(jnp.where(is_finite, peak, 1))
-    scaled = jnp.where(is_finite, _graded.scaled(a, -exponent), 0)
-    s = _values_of_finite(scaled)
+    scaled, exponent = _graded.normalized(a, jnp.where(is_finite, peak, 1))
+    s = _values_of_finite(jnp.where(is_finite, scaled, 0))
     is_zero = s == 0
     log_s = jnp.where(is_zero, -jnp.inf, jnp.log(jnp.where(is_zero, 1, s)))
     shift = exponent[..., 0].astype(log_s.dtype) * math.log(2)
@@ -149,8 +148,16 @@ def log_singular_values(
 def _values_of_finite(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
     if _by_eigenproblem(a):
         return _by_eigenvalues(a)
+    return _values_by_svd(a)
+
+
+def _values_by_svd(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
     algorithm = jax.lax.linalg.SvdAlgorithm.QR if _on_gpu() else None
-    return _factorizations.singular_values(a, algorithm)
+    # LAPACK takes 20 to 30 % longer for a matrix of more columns than rows than for its
+    # transpose: 320 of 64 × 128 in float32 took 58 ms of one core, and 48 ms transposed.
+    m, n = a.shape[-2:]
+    tall = a.mT if m < n else a
+    return _factorizations.singular_values(tall, algorithm)
 
 
 def numerical_rank(s: Float[Array, "*batch k"], tolerance: Any) -> Int[Array, "*batch"]:
