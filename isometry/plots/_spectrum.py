@@ -59,7 +59,7 @@ def spectrum(
         >>> from matplotlib.figure import Figure
         >>> sp = isometry.Spectrum.of_jacobians(np.diag([10.0, 1.0, 0.0, 0.0]))
         >>> ax = plots.spectrum(sp, Figure().add_subplot(), bins=2)
-        >>> sum(bar.get_height() * bar.get_width() for bar in ax.patches)
+        >>> float(sum(bar.get_height() * bar.get_width() for bar in ax.patches))
         0.5
     """
     checks.on_host("sp", sp)
