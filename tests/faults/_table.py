@@ -371,7 +371,7 @@ MEASURING = (
         "weights = rules.weights.ravel() / method.probes",
         "weights = rules.weights.ravel()",
         ("measure/test_record.py",),
-        match="cover_the_dense_value",
+        match="mass_one",
     ),
     # The two rules would enclose nothing.
     Fault(
@@ -388,7 +388,7 @@ MEASURING = (
         "by_radau = measure(radau)",
         "by_radau = by_gauss",
         ("measure/test_record.py",),
-        match="effective_rank",
+        match="few_steps",
     ),
     Fault(
         "values-taken-out-count-twice",
