@@ -68,7 +68,7 @@ class Lanczos(Method):
         ...                        method=isometry.Lanczos(steps=64, tol=0.05),
         ...                        key=jax.random.key(0))
         >>> int(sp.quadrature.steps)
-        16
+        8
         >>> low, high = sp.interval("s_max")
         >>> bool(low <= 2.0 <= high < 2.1)
         True
