@@ -130,7 +130,7 @@ class Signals:
             >>> f = lambda w, x: w @ x
             >>> w, x = 3 * jnp.eye(2)[None], jnp.ones((1, 2))
             >>> print(isometry.signals(f, params=w, xs=x).table().splitlines()[-1])
-            output     2      9.000         nan     0.5000      1.000     9.000
+            output        2  9  -       0.5     1    9
         """
         return "\n".join(self._lines())
 
@@ -160,16 +160,16 @@ class Signals:
             values = np.moveaxis(values, -1, -3)[..., is_pair]
             values = np.moveaxis(values, -1, -2)
         values = values.reshape(*values.shape[:1], -1, len(self.points))
-        # A mean over no pairs, of one input, is NaN without a warning.
+        # Of one input there are no pairs, and no mean over them.
         if values.shape[1] == 0:
-            return ["nan"] * len(self.points)
+            return ["-"] * len(self.points)
         each_seed = values.mean(axis=1)
         cells = [f"{mean:.4g}" for mean in each_seed.mean(axis=0)]
         num_seeds = len(each_seed)
         if num_seeds > 1:
             errors = each_seed.std(axis=0, ddof=1) / math.sqrt(num_seeds)
             cells = [f"{c} ± {e:.1g}" for c, e in zip(cells, errors, strict=True)]
-        return cells
+        return ["-" if cell.startswith("nan") else cell for cell in cells]
 
     def __repr__(self) -> str:
         lines = self._lines()

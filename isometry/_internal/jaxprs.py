@@ -1,7 +1,7 @@
 """Questions to a jaxpr: its loops and constants, its bytes, where it is coarse."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -69,6 +69,45 @@ class Held(NamedTuple):
 
     at_once: int
     in_all: int
+
+
+class ScanParts(NamedTuple):
+    """Count what a scan takes: its operands are constants, states, then arrays.
+
+    Attributes:
+        num_consts: Operands that every iteration sees whole.
+        num_carry: States, which are also its first results.
+    """
+
+    num_consts: int
+    num_carry: int
+
+
+def scan_parts(eqn: core.JaxprEqn) -> ScanParts:
+    """Count the constants and states of a scan.
+
+    Versions of JAX keep these numbers in different parameters. They can be told from
+    the shapes: an array has one axis more than the slice that an iteration sees of it.
+    """
+    body = eqn.params["jaxpr"]
+    body = getattr(body, "jaxpr", body)
+    num_arrays = _num_sliced(eqn.invars, body.invars)
+    num_stacked = _num_sliced(eqn.outvars, body.outvars)
+    num_carry = len(eqn.outvars) - num_stacked
+    return ScanParts(len(eqn.invars) - num_carry - num_arrays, num_carry)
+
+
+def _num_sliced(
+    outside: Sequence[core.Var | core.Literal],
+    inside: Sequence[core.Var | core.Literal],
+) -> int:
+    """Count the values that have more axes outside of a loop than inside."""
+    ranks = [(_rank(a), _rank(b)) for a, b in zip(outside, inside, strict=True)]
+    return sum(rank > rank_inside for rank, rank_inside in ranks)
+
+
+def _rank(value: core.Var | core.Literal) -> int:
+    return len(getattr(value.aval, "shape", ()))
 
 
 def inner(eqn: core.JaxprEqn) -> list[core.Jaxpr]:

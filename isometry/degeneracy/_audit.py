@@ -1,6 +1,7 @@
 """audit: measure, probe, judge."""
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from isometry import _checks
 from isometry._internal import precision, provenance
+from isometry._internal.errors import ZeroJacobianWarning
 from isometry.degeneracy import _probe, _task, _underflow
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import (
@@ -216,7 +218,7 @@ def _at_initialization(
 
 def _spectra(net: Any, params: Any, points: Any, span: str, units: Sequence[Any] = ()) -> Spectrum:
     """Of every seed and input; as a product where the Jacobian leaves the range of its dtype, as its factors do not."""
-    measured = functools.partial(ensemble, net, span=span)
+    measured = functools.partial(_quietly, net, span=span)
     try:
         found = measured(params=params, xs=points)
     except _checks.NotFinite:
@@ -226,6 +228,13 @@ def _spectra(net: Any, params: Any, points: Any, span: str, units: Sequence[Any]
     with jax.enable_x64(True):  # the signals, on which the factors depend, may underflow as well
         params, points = precision.cast((params, points), jnp.float64)
         return precision.cast(measured(params=params, xs=points, method="product"), found.log_values.dtype)
+
+
+def _quietly(*args: Any, **more: Any) -> Spectrum:
+    """`ensemble`, without its warning of zeros: the flags say which units, layers and certificates they come from."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZeroJacobianWarning)
+        return ensemble(*args, **more)
 
 
 def _unmeasured(net: Any, why: str, flags: dict[str, Flag], setting: dict[str, Any]) -> Report:

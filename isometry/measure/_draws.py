@@ -1,6 +1,7 @@
 """Parameters of the seeds of an ensemble: drawn from keys, adjusted, or given."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -43,26 +44,71 @@ def spaced(xs: Array, count: int) -> Array:
     return xs[index.round().astype(jnp.int32)]
 
 
-def source_of(
+@dataclass(frozen=True, eq=False)
+class Seeds:
+    """How the parameters of the seeds of an ensemble are made.
+
+    Attributes:
+        source: What they are made from, stacked over seeds: keys, or themselves.
+        count: How many seeds there are.
+        draw: From a key to the parameters of a seed; None if they are given.
+        net: Whose scheme may adjust what is drawn; None if nobody's.
+    """
+
+    source: PyTree
+    count: int
+    draw: Callable[[Key], Params] | None = None
+    net: Network | None = None
+
+    def shapes(self) -> Params:
+        """Return the shapes of one seed's parameters."""
+        row = row_shapes(self.source)
+        return row if self.draw is None else jax.eval_shape(self.draw, row)
+
+    def maker(self, xs: PyTree[Array]) -> Callable[[Int[np.ndarray, " n"]], Params]:
+        """Return the function from the numbers of seeds to their stacked parameters.
+
+        Args:
+            xs: All examples, to which a data-driven scheme adjusts parameters.
+        """
+
+        def make(index: Int[np.ndarray, " n"]) -> Params:
+            rows = jax.tree.map(lambda a: taken(a, index), self.source)
+            if self.draw is None:
+                return rows
+            drawn = draw_seeds(self.draw, rows)
+            return drawn if self.net is None else adjust_seeds(self.net, drawn, xs)
+
+        return make
+
+
+def seeds_of(
     f: Map,
     keys: Key | None,
     *,
     params: Params | None,
     sample: Callable[[Key], Params] | None,
-) -> tuple[Callable[[PyTree], Params], PyTree, int]:
-    """Find out how parameters are made.
-
-    Returns:
-        How one seed's parameters are made, from what, and how many seeds there are.
-    """
+) -> Seeds:
+    """Find out how parameters are made."""
     if (keys is None) == (params is None):
         came = "neither is given" if keys is None else "both are given"
         raise InputError(
             f"one of keys (to draw parameters) and params (stacked) is needed; {came}."
         )
-    if params is None:
-        num_seeds = checks.keys("keys", keys).shape[0]
-        return _draw_of(f, sample), keys, num_seeds
+    if params is not None:
+        return _given(params, sample)
+    num_seeds = checks.keys("keys", keys).shape[0]
+    if sample is not None:
+        return Seeds(keys, num_seeds, draw=sample)
+    if isinstance(f, Network):
+        return Seeds(keys, num_seeds, draw=f.init, net=f)
+    raise InputError(
+        "f is a plain function; give sample=(key -> params), or params= stacked."
+    )
+
+
+def _given(params: Params, sample: Callable[[Key], Params] | None) -> Seeds:
+    """Take stacked parameters as they are."""
     if sample is not None:
         raise InputError(
             "sample draws parameters from keys, but params are given; leave one out."
@@ -74,48 +120,16 @@ def source_of(
             "a seeds axis."
         )
     ((num_seeds,),) = leading
-    return _given, params, num_seeds
+    return Seeds(params, num_seeds)
 
 
-def _draw_of(f: Map, sample: Callable[[Key], Params] | None) -> Callable[[Key], Params]:
-    if sample is not None:
-        return sample
-    if isinstance(f, Network):
-        return f.init
-    raise InputError(
-        "f is a plain function; give sample=(key -> params), or params= stacked."
-    )
+def row_shapes(tree: PyTree[Array]) -> PyTree:
+    """Return the shapes of one entry of the leading axis of every leaf."""
 
+    def row(a: Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(jnp.shape(a)[1:], a.dtype)
 
-def _given(params: Params) -> Params:
-    """Return parameters that are given."""
-    return params
-
-
-def maker(
-    net: Network | None,
-    draw: Callable[[PyTree], Params],
-    source: PyTree,
-    *,
-    xs: PyTree[Array],
-) -> Callable[[Int[np.ndarray, " seeds"]], Params]:
-    """Return the function from the numbers of some seeds to their stacked parameters.
-
-    Args:
-        net: Whose scheme may adjust them to xs; None if nobody's.
-        draw: How one seed's parameters are made.
-        source: From what, stacked over seeds.
-        xs: All examples.
-    """
-
-    def make(index: Int[np.ndarray, " seeds"]) -> Params:
-        chosen = jax.tree.map(lambda a: taken(a, index), source)
-        if draw is _given:
-            return chosen
-        drawn = draw_seeds(draw, chosen)
-        return drawn if net is None else adjust_seeds(net, drawn, xs)
-
-    return make
+    return jax.tree.map(row, tree)
 
 
 def taken(a: Array, index: Int[np.ndarray, " n"]) -> Array | np.ndarray:

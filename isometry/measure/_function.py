@@ -78,18 +78,23 @@ class Program:
     Attributes:
         reference: The function.
         output: Which of its outputs is meant.
+        closed: The jaxpr with what the function closes over; None once it has been
+            examined, for caches to keep the program alone.
     """
+
+    closed: core.ClosedJaxpr | None
 
     def __init__(
         self,
         reference: Reference,
         output: int | str | None,
-        jaxpr: core.Jaxpr,
+        closed: core.ClosedJaxpr,
     ):
         self.reference = reference
         self.output = output
-        self._jaxpr = jaxpr
-        self._key = (str(jaxpr), _unsaid(jaxpr, reference))
+        self.closed = closed
+        self._jaxpr = closed.jaxpr
+        self._key = (str(closed.jaxpr), _unsaid(closed.jaxpr, reference))
 
     def __call__(self, given: tuple[list[Array], Params], x: PyTree) -> Array:
         constants, params = given

@@ -81,7 +81,7 @@ def jacobian(
         f, params, x, span=span, dtype=dtype, output=output
     )
     footprint = _cost.forming(target, params, x)
-    target = _cost.fitted(target, footprint, max_bytes, what="jacobian()")
+    target = _cost.fitted(target, footprint, max_bytes)
     with _progress.reporter(progress, "directions") as report:
         if progress and not checks.is_traced((params, x)):
             matrix = in_parts(target, params, x, report)

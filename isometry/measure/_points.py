@@ -1,13 +1,15 @@
 """What `signals` and `profile` share: many points of f, read in one program."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 from jaxtyping import Array, PyTree
 
 from isometry import networks, structure
@@ -19,7 +21,7 @@ from isometry.measure._spans import Point, Span
 from isometry.networks import Network
 from isometry.structure import Anatomy
 from isometry.structure._place import Place
-from isometry.structure._tapping import reading_shape
+from isometry.structure._tapping import Mode, Tapped, reading_shape, tapped
 
 Function: TypeAlias = Callable[..., Array]
 
@@ -133,6 +135,21 @@ class Plan:
     groups: tuple[Group, ...] = field(compare=False)
 
     @property
+    def constants(self) -> list[Array]:
+        """What f closes over. An argument of programs, for it may change."""
+        return self.anatomy.closed.consts
+
+    def tapped(
+        self,
+        constants: list[Array],
+        mode: Mode,
+        more: Mapping[str, Place] = MappingProxyType({}),
+    ) -> Tapped:
+        """Return the program that reads all groups, and `more` places."""
+        closed = core.ClosedJaxpr(self.anatomy.closed.jaxpr, constants)
+        return tapped(closed, {**self.places, **more}, mode)
+
+    @property
     def places(self) -> dict[str, Place]:
         """The places of all groups, by label."""
         return {group.label: group.place for group in self.groups}
@@ -169,8 +186,17 @@ class Plan:
 
     def flat(self, values: dict[str, Array]) -> Array:
         """Return the values at all points as one vector, group after group."""
-        rows = [group.rows(values[group.label]) for group in self.groups]
-        return jnp.concatenate([row.ravel() for row in rows])
+        return jnp.concatenate([row.ravel() for row in self.rows(values)])
+
+    def rows(self, values: dict[str, Array], num_leading: int = 0) -> list[Array]:
+        """Return the flattened values at the points of each group.
+
+        They are in the dtype of the measurement, whatever f computes in on the way.
+        """
+        return [
+            group.rows(values[group.label], num_leading).astype(self.dtype)
+            for group in self.groups
+        ]
 
     def split(self, vectors: Array) -> dict[str, Array]:
         """Return the values, (vectors, points, size) a group, from `flat` ones."""
@@ -277,7 +303,7 @@ def prepare(
             f"f={checks.show(f)} is not callable; write f(params, x) for one example."
         )
     xs, num_inputs = _examples(xs)
-    draw, source, num_seeds = _draws.source_of(f, keys, params, sample)
+    draw, source, num_seeds = _draws.source_of(f, keys, params=params, sample=sample)
     of_first = jax.tree.map(lambda a: a[0], source)
     drawn = jax.eval_shape(draw, of_first)
     kind = precision.measuring_dtype(dtype, drawn, xs)
@@ -307,7 +333,7 @@ def prepare(
     adjusted = f if isinstance(f, Network) and params is None else None
     if sample is not None:
         adjusted = None
-    make = _draws.maker(adjusted, draw, source, xs)
+    make = _draws.maker(adjusted, draw, source, xs=xs)
     budget = memory.budget(None)
     a_seed = max(1, memory.tree_bytes(drawn))
     seeds_at_once = max(1, min(num_seeds, budget // (2 * a_seed)))

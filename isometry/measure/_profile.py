@@ -22,7 +22,7 @@ from isometry.measure._points import Function, Plan
 from isometry.measure._spans import Point, Span
 from isometry.measure._spectrum import Spectrum
 from isometry.structure import Anatomy
-from isometry.structure._tapping import ADD, CUT, tapped
+from isometry.structure._tapping import ADD, CUT
 
 Statistic: TypeAlias = Callable[[Spectrum], Array]
 
@@ -63,7 +63,7 @@ class Profile:
         >>> keys = jax.random.split(jax.random.key(0), 2)
         >>> xs = data.gaussian(jax.random.key(1), 3, 32).xs
         >>> profile = isometry.profile(net, keys, xs)
-        >>> profile.spectra["output"].log_values.shape
+        >>> profile.spectra["input"].log_values.shape
         (2, 3, 32)
     """
 
@@ -146,8 +146,9 @@ def profile(
         toward: "output": from each point to the end of the span. "input": from the
             start of the span to each point. "next": from each point to the next one.
         points: Names of points within the span. Default: pre-activations of weight
-            layers, and the stream behind each branch, where all paths meet; if there
-            are none, the pre-activations of all weight layers.
+            layers, and the stream behind each branch, where all paths meet; and the
+            states of a recurrence. If there are none, the pre-activations of all weight
+            layers.
         statistics: Names of statistics of a `Spectrum`: "mean_square", "s_max", or a
             method without arguments. Or a mapping from names to functions.
         dtype: Of the measurement; default that of params and xs, at least float32.
@@ -162,13 +163,12 @@ def profile(
             finite.
 
     Example:
-        >>> net = networks.mlp([64] * 9, "tanh", "gaussian", sigma_w=1.0, sigma_b=0.0)
-        >>> keys = jax.random.split(jax.random.key(0), 4)
-        >>> xs = data.gaussian(jax.random.key(1), 4, 64).xs
+        >>> net = networks.mlp([32] * 6, "linear", "orthogonal", sigma_w=1.5)
+        >>> keys = jax.random.split(jax.random.key(0), 2)
+        >>> xs = data.gaussian(jax.random.key(1), 3, 32).xs
         >>> suffixes = isometry.profile(net, keys, xs)
-        >>> mean_square = suffixes.statistics["mean_square"].mean((0, 1))
-        >>> bool(mean_square[0] < mean_square[-2])
-        True
+        >>> suffixes.statistics["mean_square"].mean((0, 1)).round(2)
+        Array([57.67, 25.63, 11.39,  5.06,  2.25], dtype=float32)
     """
     checks.one_of("toward", toward, TOWARD)
     functions = _functions(statistics)
@@ -187,7 +187,9 @@ def profile(
     spans = _spans_of(plan, toward)
     how = _How(plan, toward, chunk=0)
     how = how._replace(chunk=_inputs_at_once(how, run))
-    parts = [_log_values(how, drawn, run.xs) for _, drawn in run.chunks()]
+    parts = [
+        _log_values(how, plan.constants, drawn, run.xs) for _, drawn in run.chunks()
+    ]
     joined = run.joined(parts)
     spectra: dict[str, Spectrum] = {}
     values: dict[str, dict[str, np.ndarray]] = {name: {} for name in functions}
@@ -247,20 +249,41 @@ def _choose(
     """Return the points of the profile, the ends of the span included."""
     known = _points.between(anatomy, first, last)
     if points is None:
-        chosen = [n for n in known if _spans.is_layer(n) or n.endswith(":sum")]
-        meeting = [name for name in chosen if anatomy.cuts(name)]
-        inner = meeting or chosen
+        inner = _default(anatomy, known, toward)
     else:
         inner = [checks.one_of("points", name, known) for name in points]
     wanted = {first.name, last.name, *inner}
     names = [name for name in known if name in wanted]
-    around = [name for name in names[1:-1] if not anatomy.cuts(name)]
-    if toward == "next" and around:
-        raise InputError(
-            f'toward="next" measures from point to point, and some path leads around '
-            f'{around[0]!r}; leave it out of points, or write toward="output".'
-        )
+    if toward == "next":
+        _require_chain(anatomy, names)
     return names
+
+
+def _default(anatomy: Anatomy, known: list[str], toward: str) -> list[str]:
+    """Return where a user looks first: the stream, and the state of a recurrence."""
+    layers = [name for name in known if _spans.is_layer(name)]
+    stream = [*layers, *(name for name in known if name.endswith(":sum"))]
+    meeting = [name for name in stream if anatomy.cuts(name)]
+    states = [name for name in known if _spans.state(name)]
+    if toward == "next":
+        # From a state on, the states are a chain, though x enters at each of them.
+        return states if _spans.state(known[0]) else meeting
+    return meeting + states or layers
+
+
+def _require_chain(anatomy: Anatomy, names: list[str]) -> None:
+    """Refuse blocks one of which some path leads around."""
+    around = [name for name in names[1:-1] if not anatomy.cuts(name)]
+    states = {name.partition("@")[0] for name in anatomy.points if _spans.state(name)}
+    # The one state of a recurrence is all that its later steps know of the earlier.
+    is_recurrent = len(states) == 1 and all(map(_spans.state, names[:-1]))
+    ends_in_chain = _spans.state(names[-1]) or anatomy.cuts(names[-2])
+    if not around or (is_recurrent and ends_in_chain):
+        return
+    raise InputError(
+        f'toward="next" measures from point to point, and some path leads around '
+        f'{around[0]!r}; leave it out of points, or write toward="output".'
+    )
 
 
 def _require_derivative(plan: Plan, toward: str) -> None:
@@ -347,13 +370,15 @@ def _inputs_at_once(how: _How, run: _points.Run) -> int:
     return _points.at_once(budget // each, run.num_inputs)
 
 
-def _measure(how: _How, params: Params, xs: PyTree[Array]) -> dict[str, Array]:
+def _measure(
+    how: _How, constants: list[Array], params: Params, xs: PyTree[Array]
+) -> dict[str, Array]:
     """Measure some seeds: ln s, of shape (seeds, inputs, points, size), by shape."""
     passes = {"output": _suffixes, "input": _prefixes, "next": _blocks}
 
     def of_input(params: Params, x: PyTree[Array]) -> dict[str, Array]:
         arguments = jax.tree.leaves((params, x))
-        stacks = passes[how.toward](how.plan, arguments)
+        stacks = passes[how.toward](how.plan, constants, arguments)
         matrices = _sorted_by_shape(how, stacks)
         return {
             label: linalg.log_singular_values(stack)[0]
@@ -371,9 +396,11 @@ def _measure(how: _How, params: Params, xs: PyTree[Array]) -> dict[str, Array]:
 _log_values = jax.jit(_measure, static_argnums=0)
 
 
-def _suffixes(plan: Plan, arguments: list[Array]) -> dict[str, Array]:
+def _suffixes(
+    plan: Plan, constants: list[Array], arguments: list[Array]
+) -> dict[str, Array]:
     """Return the Jacobians from each point to the end, (points, m, n) a group."""
-    program = tapped(plan.anatomy.closed, plan.places, ADD)
+    program = plan.tapped(constants, ADD)
 
     def forward(bumps: dict[str, Array]) -> Array:
         _, readings = program(arguments, bumps)
@@ -389,11 +416,13 @@ def _suffixes(plan: Plan, arguments: list[Array]) -> dict[str, Array]:
     return {label: jnp.swapaxes(a, 0, 1) for label, a in plan.split(rows).items()}
 
 
-def _prefixes(plan: Plan, arguments: list[Array]) -> dict[str, Array]:
+def _prefixes(
+    plan: Plan, constants: list[Array], arguments: list[Array]
+) -> dict[str, Array]:
     """Return the Jacobians from the start to each point, (points, m, n)."""
     start = plan.anatomy.place(plan.first.name)
     # No point has an empty name.
-    program = tapped(plan.anatomy.closed, {**plan.places, "": start}, ADD)
+    program = plan.tapped(constants, ADD, more={"": start})
     whole = plan.anatomy.shape(plan.first.name)
     num_inputs = plan.size_at(plan.first.name)
 
@@ -413,14 +442,16 @@ def _prefixes(plan: Plan, arguments: list[Array]) -> dict[str, Array]:
     return {label: jnp.moveaxis(a, 0, -1) for label, a in plan.split(columns).items()}
 
 
-def _blocks(plan: Plan, arguments: list[Array]) -> dict[str, Array]:
+def _blocks(
+    plan: Plan, constants: list[Array], arguments: list[Array]
+) -> dict[str, Array]:
     """Return the Jacobians from the point before to each point, (points, m, n).
 
     Derivatives stop at every point, so one pass may push all blocks at once: the bumps
     at all points move together, and no point sees more than the one before it. n is
     that of the widest point; columns beyond a block's own width are zero.
     """
-    program = tapped(plan.anatomy.closed, plan.places, CUT)
+    program = plan.tapped(constants, CUT)
     bumps = plan.bumps()
 
     def forward(bumps: dict[str, Array]) -> Array:

@@ -90,23 +90,33 @@ def resolve_once(
     function = function_of(f)
     x = example(x)
     target = _bare(function, params, x, span=span, dtype=dtype, output=output)
-    is_network = isinstance(function, Function)
-    if span == "end_to_end" and not is_network:
-        _require_start(target, params, x)
-        shapes = abstract((params, x), target.dtype)
-        try:
-            closed, out = traced(_of_output(target), *shapes)
-        except InputError:
-            raise
-        except Exception as error:
-            raise _raised(error, target, shapes, argument="x") from error
-        require_array(out)
-        program = Program(target.f, output, closed.jaxpr)
+    if target.span == "end_to_end" and target.network is None:
+        program = _program(target, params, x)
         target = replace(target, f=program, output=None)
-        params = (closed.consts, params)
-    target = _traced_once(target, params, x, argument="x")
+        params = (program.closed.consts, params)
+        target = _traced_once(target, params, x, argument="x")
+        # An equal program may have been examined before, of a function that is gone.
+        target = replace(target, f=program)
+        program.closed = None
+    else:
+        target = _traced_once(target, params, x, argument="x")
     _warn_of_batch(target, params, x)
     return target, params, x
+
+
+def _program(target: Target, params: Params, x: PyTree) -> Program:
+    """Trace a user's f, end to end."""
+    _require_start(target, params, x)
+    shapes = abstract((params, x), target.dtype)
+    try:
+        closed, out = traced(_of_output(target), *shapes)
+    except InputError:
+        raise
+    # A user's f may raise anything.
+    except Exception as error:
+        raise _raised(error, target, shapes, argument="x") from error
+    require_array(out)
+    return Program(target.f, target.output, closed)
 
 
 def chained(f: Map | list[Map]) -> Map:
@@ -259,7 +269,7 @@ def _examine(target: Target, params: Params, x: PyTree, argument: str) -> Target
         held=jaxprs.held(closed.jaxpr),
     )
     if target.network is None:
-        _require_determinism(target, params, x)
+        _require_determinism(target, params, x, once=closed)
         _require_derivative(target, params, x)
     return target
 
@@ -304,20 +314,18 @@ def _require_start(target: Target, params: Params, x: PyTree) -> None:
     came = f"a tree of {len(leaves)} arrays"
     if is_array:
         came = f"{leaves[0].dtype}, which has no derivative"
-    raise InputError(
-        f"x is {came}; write a span that starts behind it, "
-        f'span=("{_first_floating(target, params, x)}", "output").'
-    )
+    advice = _where_to_start(target, params, x)
+    raise InputError(f"x is {came}, and the span starts at x; {advice}.")
 
 
-def _first_floating(target: Target, params: Params, x: PyTree) -> str:
-    """Return a point where a span can start, if f can be read."""
+def _where_to_start(target: Target, params: Params, x: PyTree) -> str:
+    """Say where a span can start, if f can be read."""
     shapes = abstract((params, x), target.dtype)
     try:
-        return _spans.first_floating(_anatomy(target, *shapes))
+        return _spans.where_to_start(_anatomy(target, *shapes))
     # A user's f may raise anything; it is x that is to be spoken of here.
     except Exception:
-        return "a point of isometry.anatomy(f, params, x)"
+        return "write two points of isometry.anatomy(f, params, x)"
 
 
 def _span_traced(
@@ -371,14 +379,28 @@ def _batch_hint(target: Target, params: Params, x: PyTree, argument: str) -> str
     )
 
 
-def _require_determinism(target: Target, params: Params, x: PyTree) -> None:
-    """Trace a user's f twice, and refuse it if it draws numbers from outside."""
-    f = _of_output(target)
+def _require_determinism(
+    target: Target, params: Params, x: PyTree, once: core.ClosedJaxpr
+) -> None:
+    """Trace a user's f again, and refuse it if it draws numbers from outside.
+
+    Args:
+        target: The span of f.
+        params: Shapes of what its functions are called with.
+        x: Shape of one example.
+        once: The jaxpr of the span.
+    """
     if isinstance(target.f, Program):
         _, params = params
-        f = target.f.of_output
-    once, _ = traced(f, params, x)
-    again, _ = traced(f, params, x)
+        once = target.f.closed
+        again, _ = traced(target.f.of_output, params, x)
+    elif target.points is not None:
+        # The points were found in another trace.
+        f = _of_output(target)
+        once, _ = traced(f, params, x)
+        again, _ = traced(f, params, x)
+    else:
+        again, _ = _span_traced(target, params, x)
     refuse_chance("f", once, again)
 
 

@@ -14,10 +14,10 @@ from isometry._internal.errors import InputError, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.linalg._convolution import canonical
 from isometry.measure import _points
-from isometry.measure._points import Function, Group, Plan
+from isometry.measure._points import Function, Plan
 from isometry.measure._spans import Span
 from isometry.records import Signals
-from isometry.structure._tapping import tapped
+from isometry.structure._tapping import ADD, Tapped
 
 Loss = Callable[[Array], Array]
 
@@ -101,7 +101,7 @@ def signals(
     parts = []
     for numbers, stacked in run.chunks():
         taken = None if keys_of_g is None else keys_of_g[numbers]
-        parts.append(_signals(how, stacked, run.xs, taken))
+        parts.append(_signals(how, plan.constants, stacked, run.xs, taken))
     joined = run.joined(parts)
     fields = {name: value[..., plan.order] for name, value in joined.items()}
     fields["chi"] = _chi(fields["apjn"], _points.before(plan))
@@ -137,16 +137,20 @@ class _How(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _signals(
-    how: _How, params: Params, xs: PyTree[Array], keys: Key | None
+    how: _How,
+    constants: list[Array],
+    params: Params,
+    xs: PyTree[Array],
+    keys: Key | None,
 ) -> dict[str, Array]:
     """Measure some seeds, one after another."""
+    program = how.plan.tapped(constants, ADD)
 
     def of_seed(seed: tuple[Params, Key | None]) -> dict[str, Array]:
         params, keys = seed
-        of_input = functools.partial(_of_input, how, params)
+        of_input = functools.partial(_of_input, how, program, params)
         fields, values = jax.vmap(of_input)(xs, keys)
-        groups = how.plan.groups
-        cosines = [_cosines(group.rows(values[group.label], 1)) for group in groups]
+        cosines = [_cosines(rows) for rows in how.plan.rows(values, 1)]
         fields["c"] = jnp.concatenate(cosines, axis=-1)
         return fields
 
@@ -155,11 +159,10 @@ def _signals(
 
 
 def _of_input(
-    how: _How, params: Params, x: PyTree[Array], key: Key | None
+    how: _How, program: Tapped, params: Params, x: PyTree[Array], key: Key | None
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Measure one example; return the fields, and the values at all points."""
     plan = how.plan
-    program = tapped(plan.anatomy.closed, plan.places)
     arguments = jax.tree.leaves((params, x))
 
     def forward(bumps: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
@@ -170,7 +173,7 @@ def _of_input(
 
     def squares(cotangent: Array) -> Array:
         (gradients,) = pull(cotangent)
-        return _sums_of_squares(plan.groups, gradients)
+        return _sums_of_squares(plan, gradients)
 
     def squares_of_entry(entry: Array) -> Array:
         is_entry = jnp.arange(output.size) == entry
@@ -178,9 +181,9 @@ def _of_input(
 
     entries = jnp.arange(output.size)
     each = jax.lax.map(canonical(squares_of_entry), entries, batch_size=how.chunk)
-    sizes = _sizes(plan.groups, output.dtype)
+    sizes = _sizes(plan)
     fields = {
-        "q": _sums_of_squares(plan.groups, values) / sizes,
+        "q": _sums_of_squares(plan, values) / sizes,
         "apjn": jnp.sum(each, axis=0) / output.size,
     }
     cotangent = _cotangent(output, how.loss, key)
@@ -206,18 +209,15 @@ def _cotangent(output: Array, loss: Loss | None, key: Key | None) -> Array | Non
     return g / np.sqrt(output.size)
 
 
-def _sums_of_squares(
-    groups: tuple[Group, ...], values: dict[str, Array]
-) -> Float[Array, " points"]:
+def _sums_of_squares(plan: Plan, values: dict[str, Array]) -> Float[Array, " points"]:
     """Return the sum of the squared entries at every point, in the order of groups."""
-    rows = [group.rows(values[group.label]) for group in groups]
-    return jnp.concatenate([jnp.sum(row**2, axis=-1) for row in rows])
+    return jnp.concatenate([jnp.sum(row**2, axis=-1) for row in plan.rows(values)])
 
 
-def _sizes(groups: tuple[Group, ...], dtype: np.dtype) -> Float[Array, " points"]:
-    """Return the number of entries at every point."""
-    sizes = [np.full(len(group.names), group.size) for group in groups]
-    return jnp.asarray(np.concatenate(sizes), dtype)
+def _sizes(plan: Plan) -> Float[Array, " points"]:
+    """Return the number of entries at every point, in the order of groups."""
+    sizes = [np.full(len(group.names), group.size) for group in plan.groups]
+    return jnp.asarray(np.concatenate(sizes), plan.dtype)
 
 
 def _cosines(

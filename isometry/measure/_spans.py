@@ -81,15 +81,16 @@ class PointSpan:
         return self.last.of(readings["last"])
 
     def _program(self, params: Params, x: PyTree[Array]) -> Tapped:
-        """Return the rewritten program for arguments of these dtypes.
+        """Return the rewritten program for arguments of these shapes and dtypes.
 
-        A program is bound to the dtypes that it was traced with, those of the anatomy.
-        Where others come, as in a measurement at another precision, it is read anew.
+        A program is bound to those that it was traced with, the anatomy's. Where others
+        come, as in a measurement at another precision, f is read anew.
         """
-        dtypes = tuple(jnp.result_type(leaf) for leaf in jax.tree.leaves((params, x)))
-        if dtypes not in self._programs:
+        leaves = jax.tree.leaves((params, x))
+        given = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        if given not in self._programs:
             anatomy = self.anatomy
-            if dtypes != tuple(aval.dtype for aval in anatomy.closed.in_avals):
+            if given != tuple((a.shape, a.dtype) for a in anatomy.closed.in_avals):
                 with precision.full():
                     anatomy = structure.anatomy(self.f, params, x)
             places = {
@@ -97,8 +98,8 @@ class PointSpan:
                 "last": anatomy.place(self.last.name),
             }
             mode = replacing(self.first.index)
-            self._programs[dtypes] = tapped(anatomy.closed, places, mode)
-        return self._programs[dtypes]
+            self._programs[given] = tapped(anatomy.closed, places, mode)
+        return self._programs[given]
 
 
 def resolve(f: Callable[..., Array], anatomy: Anatomy, span: Span) -> PointSpan:
@@ -227,16 +228,31 @@ def _require_continuous_input(anatomy: Anatomy) -> None:
         came = f"x is {leaves[0].dtype}, which has no derivative"
     raise InputError(
         f'a span that starts at "input" needs x to be one floating array, and {came}; '
-        f'write span=("{first_floating(anatomy)}", "output").'
+        f"{where_to_start(anatomy)}."
     )
 
 
-def first_floating(anatomy: Anatomy) -> str:
-    """Return where a span can start: an embedding, or else the first floating point."""
-    if anatomy.embeddings:
-        return anatomy.embeddings[0].name
-    inner = [n for n in floating_points(anatomy) if n not in ("input", "output")]
-    return inner[0] if inner else "a point"
+def where_to_start(anatomy: Anatomy) -> str:
+    """Say what to write where x has no derivative, or is no single array.
+
+    Where x picks rows of an embedding, floating numbers would be cast to integers, and
+    the Jacobian would be zero.
+    """
+    embeddings = [layer.name for layer in anatomy.embeddings]
+    for name in embeddings:
+        if _leads_to_output(anatomy, name):
+            return f'write span=("{name}", "output")'
+    advice = "give f floating numbers"
+    for name in floating_points(anatomy):
+        if _leads_to_output(anatomy, name):
+            return f'{advice}, or write span=("{name}", "output")'
+    return f"{advice}, or write it as a function of the first value that it makes of x"
+
+
+def _leads_to_output(anatomy: Anatomy, name: str) -> bool:
+    """Tell whether a point lies between x and the output."""
+    is_inner = name in anatomy.points and name not in ("input", "output")
+    return is_inner and anatomy.upstream(name, "output")
 
 
 def floating_points(anatomy: Anatomy) -> list[str]:
@@ -258,6 +274,14 @@ def _hidden(anatomy: Anatomy) -> tuple[str, str]:
             f"output and needs three weight layers; this function has {len(names)}."
         )
     return names[0], names[-2]
+
+
+def state(name: str) -> str | None:
+    """Return which state of a recurrence a point is, without its step; or None."""
+    base, _, step = name.partition("@")
+    if not step or base.partition("/")[0] != "carry":
+        return None
+    return base + step.lstrip("0123456789")
 
 
 def is_layer(name: str) -> bool:

@@ -4,6 +4,7 @@ What tracing finds travels on the `Target`. Targets are static arguments of prog
 they are equal where f, span and shapes are.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -193,8 +194,12 @@ class Target:
 
     def widest(self, params: Params, x: Array) -> int:
         """Return the most units or positions between two layers, from shapes."""
-        stacks = jax.eval_shape(self.factors, params, x)
+        stacks = self.factor_shapes(params, x)
         return max(max(stack.size[1:]) for stack in stacks)
+
+    def factor_shapes(self, params: Params, x: Array) -> list[Factors]:
+        """Return the shapes of the factors, from those of the arguments."""
+        return _factors.eval_shape(self, params, x)
 
     def record(
         self,
@@ -231,6 +236,12 @@ class Target:
             pairs=self.pairs,
             recast=self.recast,
         )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _factors(target: Target, params: Params, x: Array) -> list[Factors]:
+    """Return the factors, in a function whose traces JAX remembers."""
+    return target.factors(params, x)
 
 
 def _require_forward(operator: linalg.Operator) -> None:

@@ -5,7 +5,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from isometry._internal.errors import public
 from isometry.plots._style import COLOURS, figures, name_points, require_fields
@@ -27,15 +27,24 @@ _PANELS = {
 
 _FIELDS = ("points", *_PANELS)
 
+# What a point is, by the end of its name, with its label, colour and mark. Each has a
+# line of its own: in one line the signal would jump at every activation.
+_KINDS = {
+    "": ("layers", COLOURS[0], "o"),
+    "out": ("after what follows them (:out)", COLOURS[1], "s"),
+    "sum": ("after the join of a branch (:sum)", COLOURS[2], "^"),
+}
+
 
 @public("plots.signals")
 def signals(measured: "Signals", predicted: "Signals | None" = None) -> "Figure":
     """Draw signals and gradients at the points of a network.
 
-    A panel each for q, c, gradient, apjn and χ, against the points in order. Measured:
-    the mean over inputs, a line for the mean over seeds and a band for their whole
-    range. Predicted, dashed, at the points of the same name. What is not finite is left
-    out, and where nothing is left the reason is written.
+    A panel each for q, c, gradient, apjn and χ, against the points in order, with a
+    line each for layers (their pre-activations), for what follows them, and for the
+    joins of branches. Measured: the mean over inputs, a line for the mean over seeds
+    and a band for their whole range. Predicted, dashed, at the points of the same name.
+    What is not finite is left out, and where nothing is left the reason is written.
 
     Args:
         measured: What `isometry.signals` measured: `points` and the five fields, with
@@ -71,7 +80,8 @@ def signals(measured: "Signals", predicted: "Signals | None" = None) -> "Figure"
     last = panels.flat[-1]
     last.set_axis_off()
     handles, labels = panels.flat[0].get_legend_handles_labels()
-    last.legend(handles, labels, loc="center", fontsize=9, frameon=False)
+    title = "band: all seeds"
+    last.legend(handles, labels, title=title, loc="center", fontsize=8, frameon=False)
     return figure
 
 
@@ -86,11 +96,22 @@ def _draw_panel(
     by_seed = _by_seed(measured, field)
     if not np.isfinite(by_seed).any():
         _write_reason(ax, measured, field)
-    _draw_measured(ax, by_seed)
-    drawn = by_seed
+    kinds = np.array([_kind(name) for name in measured.points])
+    line = None
     if predicted is not None:
         line = _at_points(predicted, field, measured.points)
-        ax.plot(line, color="black", ls="--", marker="x", ms=4, lw=1, label="predicted")
+    for kind, (label, colour, mark) in _KINDS.items():
+        x = np.flatnonzero(kinds == kind)
+        if not x.size:
+            continue
+        style = {"color": colour, "marker": mark, "label": label}
+        _draw_measured(ax, x, by_seed[:, x], style)
+        if line is not None:
+            ax.plot(x, line[x], color="black", marker="x", ls="--", ms=4, lw=1)
+    drawn = by_seed
+    if line is not None:
+        # Of all predicted lines one entry of the legend.
+        ax.plot([], color="black", marker="x", ls="--", ms=4, lw=1, label="predicted")
         drawn = np.concatenate([by_seed, line[None]])
     drawn = drawn[np.isfinite(drawn)]
     if is_log and drawn.size and (drawn > 0).all():
@@ -101,23 +122,33 @@ def _draw_panel(
         ax.set_ylim(min(-0.05, drawn.min() - 0.05), 1.05)
 
 
-def _draw_measured(ax: "Axes", by_seed: Float[np.ndarray, "seeds points"]) -> None:
-    x = np.arange(by_seed.shape[-1])
+def _kind(name: str) -> str:
+    """Return what stands behind the colon of a point's name, if one is there."""
+    _, _, kind = name.partition(":")
+    return kind
+
+
+def _draw_measured(
+    ax: "Axes",
+    x: Int[np.ndarray, " points"],
+    by_seed: Float[np.ndarray, "seeds points"],
+    style: dict[str, str],
+) -> None:
     # A point that is NaN in every seed is no error: nothing is drawn there.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         mean = np.nanmean(by_seed, 0)
         low = np.nanmin(by_seed, 0)
         high = np.nanmax(by_seed, 0)
-    blue = COLOURS[0]
-    ax.plot(x, mean, color=blue, marker="o", ms=3.5, lw=1.4, label="measured, mean")
-    ax.fill_between(
-        x, low, high, color=blue, alpha=0.25, lw=0, label="measured, all seeds"
-    )
+    ax.plot(x, mean, ms=3.5, lw=1.4, **style)
+    if len(by_seed) > 1:
+        ax.fill_between(x, low, high, color=style["color"], alpha=0.2, lw=0)
 
 
 def _write_reason(ax: "Axes", measured: "Signals", field: str) -> None:
     reason = "not known"
+    if field == "c":
+        reason = "of a single input there is no other"
     if hasattr(measured, "why"):
         reason = measured.why(field) or reason
     ax.text(
@@ -136,11 +167,9 @@ def _by_seed(signals: "Signals", field: str) -> Float[np.ndarray, "seeds points"
     values = np.asarray(getattr(signals, field), float)
     num_points = values.shape[-1]
     if field == "c" and values.ndim >= 3:
-        num_inputs = values.shape[-2]
-        if num_inputs > 1:
-            # An input is as like itself as can be.
-            same = np.eye(num_inputs, dtype=bool)[..., None]
-            values = np.where(same, np.nan, values)
+        # An input is as like itself as can be, which tells nothing.
+        same = np.eye(values.shape[-2], dtype=bool)[..., None]
+        values = np.where(same, np.nan, values)
     if values.ndim < 2:
         values = values[None]
     by_seed = values.reshape(values.shape[0], -1, num_points)

@@ -100,10 +100,14 @@ def require_bins(bins: int | ArrayLike) -> None:
 
 
 def name_points(ax: "Axes", names: Sequence[str]) -> None:
-    """Write the names of points along x, as many as can be read."""
-    count = len(names)
-    stride = -(-count // _MOST_NAMES)
-    places = list(range(0, count, stride))
+    """Write names of points along x, as many as can be read.
+
+    Of a layer that of its pre-activation; what follows it ("layers/0:out") stands
+    beside it without a name.
+    """
+    places = [i for i, name in enumerate(names) if ":" not in name]
+    stride = -(-len(places) // _MOST_NAMES) or 1
+    places = places[::stride]
     ax.set_xticks(places, [names[i] for i in places], rotation=60, ha="right")
     ax.tick_params(axis="x", labelsize=7)
-    ax.set_xlim(-0.5, count - 0.5)
+    ax.set_xlim(-0.5, len(names) - 0.5)

@@ -64,7 +64,12 @@ class Anatomy:
         self.attentions = assembled.attentions
         self.unread = assembled.unread
         self.depth = assembled.depth
-        self._follows = assembled.follows
+        self._cells = _table.cells(
+            assembled.layers,
+            assembled.branches,
+            precedes=assembled.precedes,
+            follows=assembled.follows,
+        )
         self._flow = assembled.flow
         self._points = assembled.points
         self._reached: dict[int, frozenset[int]] = {}
@@ -75,10 +80,10 @@ class Anatomy:
         Returns:
             A table of names, kinds, shapes, fans, what follows, and branches.
         """
-        return _table.table(self, self._follows)
+        return _table.table(self, self._cells)
 
     def __repr__(self) -> str:
-        return _table.summary(self, self._follows)
+        return _table.summary(self, self._cells)
 
     @functools.cached_property
     def points(self) -> tuple[str, ...]:
@@ -102,8 +107,9 @@ class Anatomy:
             InputError: There is no such point.
         """
         point = self._point(name)
-        if name in ("input", "output"):
-            return Place((), self._end(name), ())
+        if name == "output":
+            # The variable of the whole program, though a function inside computed it.
+            return Place((), self.closed.jaxpr.outvars[0], ())
         program = self._flow.unrolled.program
         value = program.values[point.value]
         turns = [
@@ -111,13 +117,6 @@ class Anatomy:
             for scan, turn in zip(value.scans, point.turns, strict=True)
         ]
         return Place(value.path, value.var, tuple(turns))
-
-    def _end(self, name: str) -> core.Var:
-        """Return the variable of the input or the output."""
-        jaxpr = self.closed.jaxpr
-        if name == "output":
-            return jaxpr.outvars[0]
-        return jaxpr.invars[self.params_tree.num_leaves]
 
     def _point(self, name: str) -> Point:
         known = self._points.by_name
@@ -227,7 +226,8 @@ def anatomy(
         raise InputError("f returns no array; write f(params, x) that returns one.")
     trees = (jax.tree.structure(params), jax.tree.structure(x), out_tree)
     leaves = _names.leaves(params)
-    return Anatomy(closed, trees, _assembling.assemble(closed, leaves))
+    x_paths = [leaf.steps for leaf in _names.leaves(x)]
+    return Anatomy(closed, trees, _assembling.assemble(closed, leaves, x_paths))
 
 
 def _shape_of(leaf: object) -> jax.ShapeDtypeStruct:

@@ -1,7 +1,8 @@
 """The parts of an anatomy, read one after another."""
 
 import os
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from jax.extend import core
@@ -11,7 +12,7 @@ from isometry.structure._attention import Heads
 from isometry.structure._branches import Join, innermost, joins
 from isometry.structure._depths import Depths
 from isometry.structure._flow import Flow
-from isometry.structure._layers import Row, rows
+from isometry.structure._layers import Row, Use, rows
 from isometry.structure._meetings import meetings
 from isometry.structure._names import Leaf, short_name
 from isometry.structure._origins import Origins, origins
@@ -37,6 +38,7 @@ class Assembled(NamedTuple):
     unread: tuple[str, ...]
     depth: int
     follows: dict[str, str]
+    precedes: dict[str, str]
     flow: Flow
     points: Points
 
@@ -66,16 +68,25 @@ class _Parts(NamedTuple):
     points: Points
 
 
-def assemble(closed: core.ClosedJaxpr, leaves: Sequence[Leaf]) -> Assembled:
-    """Read a program whose first arguments are the leaves of params."""
+def assemble(
+    closed: core.ClosedJaxpr,
+    leaves: Sequence[Leaf],
+    x_paths: Sequence[Sequence[str]],
+) -> Assembled:
+    """Read a program.
+
+    Args:
+        closed: The program, a function of the leaves of params, then those of x.
+        leaves: The leaves of params.
+        x_paths: The path of each leaf of x, step by step.
+    """
     program = read(closed, len(leaves))
     traced = origins(program)
     weights = rows(program, meetings(program, traced), leaves)
-    layers_at = {
-        use.meeting.value: (index, use)
-        for index, row in enumerate(weights)
-        for use in row.uses
-    }
+    layers_at: dict[int, list[tuple[int, Use]]] = {}
+    for index, row in enumerate(weights):
+        for use in row.uses:
+            layers_at.setdefault(use.meeting.value, []).append((index, use))
     flow = Flow(Unrolled(program), layers_at)
     before_bias = {node: pre_activation(flow, traced, node) for node in flow.layer_at}
     found = joins(flow)
@@ -87,35 +98,36 @@ def assemble(closed: core.ClosedJaxpr, leaves: Sequence[Leaf]) -> Assembled:
         before_bias=before_bias,
         joins=found,
         heads=_attention.attentions(flow, [join.node for join in found]),
-        points=Points(flow, spots(flow, weights, before_bias, found)),
+        points=Points(flow, spots(flow, weights, before_bias, found), x_paths),
     )
     depths = Depths(program, layers_at)
-    branches = _branches(parts)
     return Assembled(
-        layers=_layers(parts, depths, branches),
-        branches=tuple(branch for branch, _ in branches),
+        layers=_layers(parts, depths),
+        branches=_branches(parts),
         attentions=_attentions(parts),
         unread=_unread(program),
         depth=max(depths.last[index] for index in program.outputs),
         follows=_follows(parts),
+        precedes=_precedes(parts),
         flow=flow,
         points=parts.points,
     )
 
 
-def _layers(
-    parts: _Parts, depths: Depths, branches: Sequence[tuple[Branch, Join]]
-) -> tuple[WeightLayer, ...]:
+def _layers(parts: _Parts, depths: Depths) -> tuple[WeightLayer, ...]:
     """Write the records of the layers."""
     flow = parts.flow
     biases = _biases(parts)
     of_layer = {}
-    names = {join.node: branch.name for branch, join in branches}
+    stems = _stems(parts)
     for node, join in innermost(parts.joins).items():
-        index, _ = flow.layer_at[node]
-        of_layer.setdefault(index, names.get(join.node))
-    firsts = [row.uses[0].meeting.value for row in parts.weights]
-    depth_of = {index: depths.first[first] or 0 for index, first in enumerate(firsts)}
+        for index, _ in flow.layer_at[node]:
+            of_layer.setdefault(index, stems[join.node])
+    depth_of = {}
+    for index, row in enumerate(parts.weights):
+        first = row.uses[0]
+        turn = 0 if first.turn is None else first.turn[1]
+        depth_of[index] = depths.of(first.meeting.value, turn)
     roles = _roles.roles(
         flow,
         parts.weights,
@@ -153,39 +165,53 @@ def _biases(parts: _Parts) -> dict[int, str]:
     params = parts.flow.unrolled.program.params
     path_of = {leaf: parts.leaves[i].path for i, leaf in enumerate(params)}
     biases: dict[int, str] = {}
-    for node, (index, _) in parts.flow.layer_at.items():
+    for node, uses in parts.flow.layer_at.items():
         bias = parts.before_bias[node].bias
         if bias is not None:
-            biases.setdefault(index, path_of[bias])
+            for index, _ in uses:
+                biases.setdefault(index, path_of[bias])
     return biases
 
 
-def _branches(parts: _Parts) -> list[tuple[Branch, Join]]:
-    """Write the records of the branches, in all turns, each with its join."""
-    by_name: dict[str, tuple[Branch, Join]] = {}
+def _branches(parts: _Parts) -> tuple[Branch, ...]:
+    """Write the records of the branches, in all turns."""
+    stems = _stems(parts)
+    by_name: dict[str, Branch] = {}
     for join in parts.joins:
         layers = _row_names(parts, join.layers)
-        for joins_at, turns in parts.points.of_node(join.node):
-            stem = os.path.commonprefix([name.split("/") for name in layers])
-            written = parts.points.written(join.layers[-1], turns)
-            name = "/".join(stem) + written
-            if not stem or name in by_name:
-                name = layers[-1] + written
-            leaves = parts.points.name_before(join.fork, join.node, turns)
-            branch = Branch(
+        for joins_at, shift in parts.points.of_node(join.node):
+            name = stems[join.node] + parts.points.written(join.layers[-1], shift)
+            by_name[name] = Branch(
                 name,
-                leaves,
+                leaves=parts.points.name_before(join.fork, shift),
                 joins=joins_at,
                 layers=layers,
                 shortcut=_row_names(parts, join.shortcut),
             )
-            by_name[name] = (branch, join)
-    return list(by_name.values())
+    return tuple(by_name.values())
+
+
+def _stems(parts: _Parts) -> dict[int, str]:
+    """Name the branch of each join, without its turns.
+
+    It is what the names of its layers have in common, if no other layer has that too,
+    or else the name of the last one.
+    """
+    stems = {}
+    for join in parts.joins:
+        own = _row_names(parts, (*join.layers, *join.shortcut))
+        layers = _row_names(parts, join.layers)
+        common = os.path.commonprefix([name.split("/") for name in layers])
+        stem = "/".join(common)
+        others = {row.name for row in parts.weights} - set(own)
+        is_shared = any(name.startswith(f"{stem}/") for name in others)
+        stems[join.node] = layers[-1] if is_shared or not stem else stem
+    return stems
 
 
 def _row_names(parts: _Parts, nodes: Sequence[int]) -> tuple[str, ...]:
     """Return the names of the weights at these nodes, each once."""
-    indices = [parts.flow.layer_at[node][0] for node in nodes]
+    indices = [index for node in nodes for index, _ in parts.flow.layer_at[node]]
     return tuple(dict.fromkeys(parts.weights[index].name for index in indices))
 
 
@@ -206,47 +232,96 @@ def _attentions(parts: _Parts) -> tuple[Attention, ...]:
 def _follows(parts: _Parts) -> dict[str, str]:
     """Describe what follows each weight, by its name."""
     flow = parts.flow
-    program = flow.unrolled.program
-    leaf_names = {
-        leaf: short_name(parts.leaves[i]) for i, leaf in enumerate(program.params)
-    }
-    names = {
-        value: leaf_names[found[0].leaf] for value, found in parts.origins.items()
-    }
+    names = _leaf_names(parts)
     sums = {join.layers[-1]: join.node for join in parts.joins}
+    shortcuts = {node for join in parts.joins for node in join.shortcut}
     scores = {
         node
         for heads in parts.heads
         for node in (*heads.query, *heads.key, *heads.value)
     }
-    follows: dict[str, str] = {}
-    for node, (index, _) in flow.layer_at.items():
+    texts: dict[str, list[str]] = {}
+    for node, uses in flow.layer_at.items():
         steps = _words_behind(flow, parts.before_bias[node].node, names)
         if node in scores:
             steps.append("attention")
+        if node in shortcuts:
+            steps.append("sum")
         if node in sums:
             steps.append("sum")
             steps += _words_behind(flow, sums[node], names)
-        # The first turn that is laid out may lack what the others have.
-        text = " → ".join(steps)
-        name = parts.weights[index].name
-        if len(text) > len(follows.get(name, "")):
-            follows[name] = text
-    return follows
+        for index, _ in uses:
+            name = parts.weights[index].name
+            texts.setdefault(name, []).append(" → ".join(steps))
+    # The first and the last turn of a scan may differ from all others.
+    return {name: statistics.mode(told) for name, told in texts.items()}
 
 
 def _words_behind(flow: Flow, node: int, names: Mapping[int, str]) -> list[str]:
     end = outlet(flow, node)
-    return [] if end is None else _following.words(flow, node, end, names)
+    return [] if end is None else _following.words(flow, node, end, names=names)
+
+
+def _precedes(parts: _Parts) -> dict[str, str]:
+    """Describe what the signal goes through before it meets each weight.
+
+    That is what stands between the last named value and the weight, such as the norm
+    at the head of a branch.
+    """
+    flow = parts.flow
+    named = parts.points.nodes
+    names = _leaf_names(parts)
+    precedes: dict[str, str] = {}
+    for node, uses in flow.layer_at.items():
+        if node not in flow.inputs or len(flow.inputs[node]) != 1:
+            continue
+        (operand,) = flow.inputs[node]
+        within, sources = _back_to(flow, operand, named)
+        if len(sources) != 1:
+            continue
+        steps = _following.words(
+            flow, sources[0], operand, names=names, within=within
+        )
+        for index, _ in uses:
+            precedes[parts.weights[index].name] = " → ".join(steps)
+    return precedes
+
+
+def _back_to(
+    flow: Flow, start: int, ends: Container[int]
+) -> tuple[set[int], list[int]]:
+    """Go back from a node to the first of `ends` on every way.
+
+    Returns:
+        The nodes on the way, and those of `ends`.
+    """
+    seen = {start}
+    pending = [start]
+    sources = []
+    while pending:
+        node = pending.pop()
+        if node in ends:
+            sources.append(node)
+            continue
+        new = [read for read in flow.inputs[node] if read not in seen]
+        seen.update(new)
+        pending.extend(new)
+    return seen, sources
+
+
+def _leaf_names(parts: _Parts) -> dict[int, str]:
+    """Return the names of the leaves that values show."""
+    params = parts.flow.unrolled.program.params
+    of_leaf = {leaf: short_name(parts.leaves[i]) for i, leaf in enumerate(params)}
+    return {value: of_leaf[found[0].leaf] for value, found in parts.origins.items()}
 
 
 def _unread(program: Program) -> tuple[str, ...]:
     """Name what cannot be read and meets the signal."""
-    signal = program.reached(program.x)
     names = [
         value.operation
         for index, value in enumerate(program.values)
-        if index in signal and is_opaque(value)
+        if index in program.of_x and is_opaque(value)
     ]
     return tuple(dict.fromkeys(names))
 

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from isometry.structure._flow import Flow
 
-_SUMS = frozenset(("add", "add_any", "sub"))
+# A difference is no join: the gate of a GRU takes the new state from the old one.
+_SUMS = frozenset(("add", "add_any"))
 
 # Operations that pick one entry of an axis, as a step of a recurrence does.
-_PICKING = frozenset(("each", "dynamic_slice", "gather"))
+_PICKING = frozenset(("scan_each", "dynamic_slice", "gather"))
 
 # The most products on a shortcut: one, its projection. With more it would be a branch.
 _MOST_ON_SHORTCUT = 1
@@ -65,8 +66,13 @@ def _join(flow: Flow, node: int, operands: tuple[int, int]) -> Join | None:
     fork, behind = _fork(flow, operands)
     if fork is None:
         return None
-    ways = [_way(flow, fork, behind, operand) for operand in operands]
-    skip, branch = sorted(ways, key=lambda way: way.num_products)
+    ways = _ways(flow, fork, behind, operands)
+    if ways[0].num_products > 0:
+        # The stream may lie further back: in x + attention(h) + mlp(h), h = norm(x),
+        # the last node on which mlp(h) and the sum before it depend is h.
+        fork, behind = _fork_on_stream(flow, operands) or (fork, behind)
+        ways = _ways(flow, fork, behind, operands)
+    skip, branch = ways
     layers = branch.layers(flow)
     if not layers or skip.num_products == branch.num_products:
         return None
@@ -80,6 +86,49 @@ def _join(flow: Flow, node: int, operands: tuple[int, int]) -> Join | None:
     if any(_is_pick(flow, step) for step in skip.nodes):
         return None
     return Join(node, fork, layers, shortcut)
+
+
+def _ways(
+    flow: Flow, fork: int, behind: dict[int, int], operands: tuple[int, int]
+) -> list[_Way]:
+    """Return the ways to both operands, that with fewer products first."""
+    ways = [_way(flow, fork, behind, operand) for operand in operands]
+    return sorted(ways, key=lambda way: way.num_products)
+
+
+def _fork_on_stream(
+    flow: Flow, operands: tuple[int, int]
+) -> tuple[int, dict[int, int]] | None:
+    """Find the last node that is in one operand unchanged, and in the other changed."""
+    found = []
+    for stream, other in (operands, operands[::-1]):
+        unchanged = _without_products(flow, stream)
+        behind = {stream: 1, other: 2}
+        pending = [-other]
+        while pending:
+            node = -heapq.heappop(pending)
+            if node in unchanged:
+                found.append((node, behind | dict.fromkeys(unchanged, 1)))
+                break
+            for read in flow.inputs[node]:
+                if read not in behind:
+                    behind[read] = 2
+                    heapq.heappush(pending, -read)
+    return max(found, key=lambda pair: pair[0], default=None)
+
+
+def _without_products(flow: Flow, start: int) -> set[int]:
+    """Return the nodes that come to a node by a way without products."""
+    seen = {start}
+    pending = [start]
+    while pending:
+        node = pending.pop()
+        if node in flow.layer_at or flow.is_product(node):
+            continue
+        new = [read for read in flow.inputs[node] if read not in seen]
+        seen.update(new)
+        pending.extend(new)
+    return seen
 
 
 def _fork(flow: Flow, operands: tuple[int, int]) -> tuple[int | None, dict[int, int]]:
@@ -136,11 +185,6 @@ def _is_pick(flow: Flow, node: int) -> bool:
         return operation in _PICKING
     before = flow.inputs[node]
     return any(flow.unrolled.value(read).operation == "slice" for read in before)
-
-
-def ends(flow: Flow, join: Join) -> int:
-    """Return the node of the layer at which a branch ends."""
-    return join.layers[-1]
 
 
 def innermost(joins: Sequence[Join]) -> dict[int, Join]:

@@ -7,11 +7,11 @@ that depend on the input, or on the embedding of an input of whole numbers.
 import functools
 import heapq
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence, Sequence
 
 from isometry.structure._layers import Use
 from isometry.structure._reading import Program
-from isometry.structure._unrolling import Unrolled
+from isometry.structure._unrolling import Unrolled, representative
 
 # Operations whose derivative is zero or none.
 _CUTTING = frozenset(("stop_gradient", "sign", "floor", "ceil", "round"))
@@ -33,10 +33,10 @@ LAYOUT = frozenset(
         "name",
         "reduce_precision",
         "sharding_constraint",
-        "carry",
-        "each",
-        "last",
-        "stack",
+        "scan_carry",
+        "scan_each",
+        "scan_last",
+        "scan_stack",
     )
 )
 
@@ -45,8 +45,10 @@ class Flow:
     """The flow through a program.
 
     Attributes:
+        program: The program.
         unrolled: The nodes.
-        layer_at: The use of a weight at each node where one meets the signal.
+        layer_at: At each node where weights meet the signal, the index and the use of
+            each: of one, unless the program has concatenated several.
         stream: Nodes that depend on x by a way that has a derivative.
         output: The node of the output that is meant.
         nodes: Those of the stream on which the output depends, in order.
@@ -54,12 +56,12 @@ class Flow:
     """
 
     def __init__(
-        self, unrolled: Unrolled, layers: Mapping[int, tuple[int, Use]]
+        self, unrolled: Unrolled, layers: Mapping[int, Sequence[tuple[int, Use]]]
     ) -> None:
         self.unrolled = unrolled
-        program = unrolled.program
+        self.program = program = unrolled.program
         self.layer_at = {
-            index: layers[node.value]
+            index: self._uses_at(index, layers[node.value])
             for index, node in enumerate(unrolled.nodes)
             if node.value in layers
         }
@@ -68,14 +70,32 @@ class Flow:
         self.nodes = sorted(self._before_output())
         self.inside = frozenset(self.nodes)
 
+    def _uses_at(
+        self, node: int, uses: Sequence[tuple[int, Use]]
+    ) -> list[tuple[int, Use]]:
+        """Return the uses of weights that fall into the turns of a node."""
+        turns = self.unrolled.nodes[node].turns
+        scans = self.unrolled.value(node).scans
+        here = []
+        for index, use in uses:
+            if use.turn is not None:
+                position, turn = use.turn
+                length = self.unrolled.program.scans[scans[position]].length
+                if representative(turn, length) != turns[position]:
+                    continue
+            here.append((index, use))
+        return here
+
     def _stream(self, program: Program) -> frozenset[int]:
         x = frozenset(program.x)
         stream = set()
+        # A layer that reads whole numbers is where the stream begins.
+        signal = self.unrolled.after({self.unrolled.find(leaf) for leaf in x})
         for index, node in enumerate(self.unrolled.nodes):
             value = program.values[node.value]
             if not value.is_floating or value.operation in _CUTTING:
                 continue
-            is_source = node.value in x or self.is_embedding(index)
+            is_source = node.value in x or (index in self.layer_at and index in signal)
             if is_source or any(read in stream for read in node.inputs):
                 stream.add(index)
         return frozenset(stream)
@@ -91,12 +111,10 @@ class Flow:
             pending.extend(new)
         return seen
 
-    def is_embedding(self, node: int) -> bool:
-        """Tell whether a node looks up rows of a weight."""
-        if node not in self.layer_at:
-            return False
-        _, use = self.layer_at[node]
-        return use.meeting.kind == "embedding"
+    @functools.cached_property
+    def _stream_values(self) -> frozenset[int]:
+        """The values that are signal in some turn."""
+        return frozenset(self.unrolled.nodes[node].value for node in self.stream)
 
     @functools.cached_property
     def inputs(self) -> dict[int, list[int]]:
@@ -141,43 +159,69 @@ class Flow:
         return [read for read in inputs if read not in self.inside]
 
     def _is_number(self, node: int) -> bool:
+        """Tell whether a node is one number, which the program was written with."""
         value = self.unrolled.value(node)
-        # JAX spreads a number over an array before it multiplies.
-        while value.operation in ("broadcast_in_dim", "convert_element_type"):
-            node = self.unrolled.nodes[node].inputs[0]
-            value = self.unrolled.value(node)
-        return value.operation == "constant" and math.prod(value.shape) == 1
+        if value.operation == "constant":
+            return math.prod(value.shape) == 1
+        # JAX spreads a number over an array before it multiplies, and leaves the root
+        # in x / sqrt(16) to the program.
+        is_spread = value.operation == "broadcast_in_dim"
+        is_one = is_spread or math.prod(value.shape) == 1
+        inputs = self.unrolled.nodes[node].inputs
+        return is_one and bool(inputs) and all(map(self._is_number, inputs))
 
-    def passage(self, start: int) -> list[int]:
+    def is_product(self, node: int) -> bool:
+        """Tell whether a node is a product or convolution, of whatever two values."""
+        operation = self.unrolled.value(node).operation
+        return operation in ("dot_general", "conv_general_dilated")
+
+    def passage(self, start: int, within: Container[int] | None = None) -> list[int]:
         """Follow what is computed from one node alone, up to where that ends.
 
         It ends where another layer, a product or a value from elsewhere comes in.
+
+        Args:
+            start: The node.
+            within: Nodes that count, if not all of the flow do.
 
         Returns:
             The nodes, in order, through which everything passes that is computed from
             `start`; the last one is where it ends.
         """
+        counted = self.inside if within is None else within
         if start not in self.inside:
             return []
         inside = {start}
         passed = []
-        pending = list(self.readers[start])
+        pending = [node for node in self.readers[start] if node in counted]
         heapq.heapify(pending)
         while pending:
             node = heapq.heappop(pending)
             if node in inside:
                 continue
-            is_alone = all(read in inside for read in self.inputs[node])
-            if not is_alone or node in self.layer_at or self.is_product(node):
+            if not self._is_alone(node, inside):
                 break
             inside.add(node)
             for reader in self.readers[node]:
-                heapq.heappush(pending, reader)
+                if reader in counted:
+                    heapq.heappush(pending, reader)
             if self._is_bottleneck(node, inside, pending):
                 passed.append(node)
             if node == self.output:
                 break
         return passed
+
+    def _is_alone(self, node: int, inside: set[int]) -> bool:
+        """Tell whether a node is no product and computed from these nodes alone."""
+        if node in self.layer_at or self.is_product(node):
+            return False
+        nodes = self.unrolled.nodes
+        # The first state of a recurrence may be a constant. It stands where later on
+        # there is signal.
+        return all(
+            read in inside or nodes[read].value not in self._stream_values
+            for read in nodes[node].inputs
+        )
 
     def _is_bottleneck(self, node: int, inside: set[int], pending: list[int]) -> bool:
         """Tell whether all that is still to come is computed from this node alone."""
@@ -196,7 +240,7 @@ class Flow:
         for node in self.nodes:
             inputs = self.inputs[node]
             begins = [position[read] for read in inputs]
-            if not begins or self.is_embedding(node):
+            if not begins:
                 # Paths begin here: an edge from before all nodes.
                 begins.append(-1)
             here = position[node]

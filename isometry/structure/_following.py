@@ -1,11 +1,12 @@
 """What stands between two nodes, in the words of the field: "batch norm → relu"."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from isometry.structure._flow import LAYOUT, Flow
+from isometry.structure._reading import CUSTOM
 
 # Functions by the names under which JAX and libraries compile them.
 _TITLES = {
@@ -108,7 +109,14 @@ _TOGETHER = (
 _NORMS = frozenset(("layer norm", "group norm", "batch norm", "rms norm"))
 
 
-def words(flow: Flow, start: int, end: int, names: Mapping[int, str]) -> list[str]:
+def words(
+    flow: Flow,
+    start: int,
+    end: int,
+    *,
+    names: Mapping[int, str],
+    within: Container[int] | None = None,
+) -> list[str]:
     """Describe what is between a node and one through which all of it passes.
 
     Args:
@@ -116,10 +124,11 @@ def words(flow: Flow, start: int, end: int, names: Mapping[int, str]) -> list[st
         start: The node where it starts.
         end: The node where it ends.
         names: Names of leaves by the values that show them, for what is added.
+        within: Nodes that count, if not all of the flow do.
     """
     steps: list[Step] = []
     before = start
-    for node in flow.passage(start):
+    for node in flow.passage(start, within):
         step = _step(flow, _segment(flow, before, node), names)
         # One function may be read as several steps: relu in relu.
         if step is not None and steps[-1:] != [step]:
@@ -131,8 +140,8 @@ def words(flow: Flow, start: int, end: int, names: Mapping[int, str]) -> list[st
 
 
 def _written(step: Step) -> str:
-    if step.kind == "shift" and step.detail:
-        return f"+ {step.detail}"
+    if step.kind == "shift":
+        return f"+ {step.detail or 'constant'}"
     return step.kind
 
 
@@ -152,14 +161,22 @@ def _step(
 ) -> Step | None:
     """Describe the nodes between one bottleneck and the next."""
     values = [flow.unrolled.value(node) for node in segment]
-    titles = [
-        _TITLES[call] for value in values for call in value.calls if call in _TITLES
-    ]
+    calls = [call for value in values for call in value.calls]
+    titles = [title for title in map(_title, calls) if title is not None]
     if titles:
         return Step(titles[0])
     if len(segment) == 1:
         return _single(flow, segment[0], names)
     return _several(flow, segment)
+
+
+def _title(call: str) -> str | None:
+    """Return the name of a function that is an activation, None of any other."""
+    name = call.removeprefix(CUSTOM)
+    if name in _TITLES:
+        return _TITLES[name]
+    is_named = call.startswith(CUSTOM) and name.isidentifier()
+    return name if is_named else None
 
 
 def _single(flow: Flow, node: int, names: Mapping[int, str]) -> Step | None:
@@ -169,6 +186,9 @@ def _single(flow: Flow, node: int, names: Mapping[int, str]) -> Step | None:
     if name in LAYOUT or flow.is_scaled(node):
         return None
     elsewhere = flow.from_elsewhere(node)
+    if any(flow.unrolled.nodes[read].value in flow.program.of_x for read in elsewhere):
+        # It comes from x without a derivative, as the maximum in a softmax does.
+        return None
     if name in ("add", "sub") and elsewhere:
         detail = names.get(flow.unrolled.nodes[elsewhere[0]].value, "")
         return Step("shift", detail)
@@ -230,6 +250,9 @@ def _several(flow: Flow, segment: Sequence[int]) -> Step:
     for mark, title in _MARKS:
         if mark in has:
             return Step(title)
+    if {"concatenate", "mul"} <= has:
+        # x cos + rotated(x) sin, of positions.
+        return Step("rotary")
     if "select_n" in has:
         return Step("leaky relu" if "mul" in has else "select")
     computing = [name for name in operations if name not in LAYOUT]

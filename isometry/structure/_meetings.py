@@ -55,24 +55,37 @@ class _Axes(NamedTuple):
 
 def meetings(program: Program, origins: dict[int, Origins]) -> list[Meeting]:
     """Find every equation in which a weight meets the signal, in program order."""
-    signal = program.reached(program.x)
-    readers = program.readers()
     met = []
     for index, value in enumerate(program.values):
-        if index not in signal or not _is_first_result(value):
+        # What is a weight itself meets nothing yet.
+        if index in origins or index not in program.of_x:
             continue
-        sums = _sums(program, readers[index])
-        for position, weight in enumerate(value.inputs):
-            if weight not in origins or not program.values[weight].is_floating:
-                continue
-            inputs = [program.values[read] for read in value.inputs]
-            is_looked_up = any(read in signal for read in value.inputs[1:])
-            axes = _axes(value, inputs, position, is_looked_up=is_looked_up, sums=sums)
-            if axes is not None:
-                met += [
-                    Meeting(index, weight, origin, **axes._asdict())
-                    for origin in origins[weight]
-                ]
+        if _is_first_result(value):
+            met += _meetings(program, origins, index)
+    return met
+
+
+def _meetings(
+    program: Program, origins: dict[int, Origins], index: int
+) -> list[Meeting]:
+    """Read one equation as a meeting with each of its operands that is a weight."""
+    value = program.values[index]
+    inputs = [program.values[read] for read in value.inputs]
+    sums = _sums(program, index)
+    is_looked_up = any(read in program.of_x for read in value.inputs[1:])
+    met = []
+    for position, weight in enumerate(value.inputs):
+        if weight not in origins or not program.values[weight].is_floating:
+            continue
+        axes = _axes(value, inputs, position, is_looked_up=is_looked_up, sums=sums)
+        if axes is None:
+            continue
+        # A product that is written out ends with its sum.
+        result = program.readers[index][0] if value.operation == "mul" else index
+        met += [
+            Meeting(result, weight, origin, **axes._asdict())
+            for origin in origins[weight]
+        ]
     return met
 
 
@@ -83,8 +96,9 @@ def _is_first_result(value: Value) -> bool:
     return value.eqn is not None and value.var is value.eqn.outvars[0]
 
 
-def _sums(program: Program, readers: Sequence[int]) -> tuple[int, ...]:
+def _sums(program: Program, index: int) -> tuple[int, ...]:
     """Return the axes over which a value is summed, if that is all that is done."""
+    readers = program.readers[index]
     if len(readers) != 1:
         return ()
     reader = program.values[readers[0]]

@@ -24,11 +24,13 @@ class Pick(NamedTuple):
         axis: The axis of the leaf along which it is stacked.
         index: Which slice is taken, where that is a number.
         scan: The scan whose iterations take one slice each; None if there is none.
+        is_routed: Whether the signal says which slice is taken.
     """
 
     axis: int
     index: int | None = None
     scan: int | None = None
+    is_routed: bool = False
 
 
 class Part(NamedTuple):
@@ -74,6 +76,14 @@ class Origin(NamedTuple):
 
 Origins = tuple[Origin, ...]
 
+# Axes of what is a weight by itself, not a row of a table.
+_AXES_OF_MATRIX = 2
+
+# Operations that leave a matrix what it is.
+_MOVING = frozenset(
+    ("squeeze", "reshape", "transpose", "broadcast_in_dim", "convert_element_type")
+)
+
 
 def origins(program: Program) -> dict[int, Origins]:
     """Trace every value that depends on parameters and not on x.
@@ -83,24 +93,47 @@ def origins(program: Program) -> dict[int, Origins]:
         concatenated. Values of which nothing is known are missing.
     """
     of_params = program.reached(program.params)
-    of_x = program.reached(program.x)
+    of_x = program.of_x
     traced: dict[int, Origins] = {}
     for leaf in program.params:
         num_axes = len(program.values[leaf].shape)
         axes = tuple((axis,) for axis in range(num_axes))
         traced[leaf] = (Origin(leaf, axes),)
     for index, value in enumerate(program.values):
-        if index in of_params and index not in of_x and value.inputs:
+        if index not in of_params or not value.inputs:
+            continue
+        if index not in of_x or _is_expert(program, index, traced):
             traced[index] = follow(program, index, traced)
     return {index: found for index, found in traced.items() if found}
+
+
+def _is_expert(program: Program, index: int, traced: dict[int, Origins]) -> bool:
+    """Tell whether a value is a matrix that the signal picks from a stack of them.
+
+    It meets the signal where it is multiplied, as the experts of a mixture do. A row of
+    a table is no matrix: that is an embedding.
+    """
+    value = program.values[index]
+    main = value.inputs[0]
+    if main not in traced or not program.values[main].is_floating:
+        return False
+    if value.operation in ("gather", "dynamic_slice"):
+        num_axes = sum(size > 1 for size in value.eqn.params["slice_sizes"])
+        return num_axes >= _AXES_OF_MATRIX
+    return value.operation in _MOVING and is_expert(traced[main])
+
+
+def is_expert(found: Origins) -> bool:
+    """Tell whether a value was picked from a stack by the signal."""
+    return any(pick.is_routed for origin in found for pick in origin.picks)
 
 
 def follow(program: Program, index: int, traced: dict[int, Origins]) -> Origins:
     """Trace one value whose inputs are traced already."""
     value = program.values[index]
-    if value.operation == "concatenate":
+    if value.operation in ("concatenate", "stack"):
         return _concatenated(program, value, traced)
-    if value.operation == "stack":
+    if value.operation == "scan_stack":
         # An array made by a scan over parameters is stacked anew.
         (returned,) = value.inputs
         return tuple(
@@ -150,13 +183,18 @@ def _concatenated(
     program: Program, value: Value, traced: dict[int, Origins]
 ) -> Origins:
     """Trace leaves that were concatenated, or stacked, inside the program."""
-    axis = _params(value)["dimension"]
-    found = []
+    is_stack = value.operation == "stack"
+    axis = _params(value)["axis" if is_stack else "dimension"]
+    found: list[Origin] = []
     start = 0
     for read in value.inputs:
-        stop = start + program.values[read].shape[axis]
+        stop = start + 1 if is_stack else start + program.values[read].shape[axis]
+        share = Part(axis, start, stop)
         for origin in traced.get(read, ()):
-            found.append(origin._replace(joined=Part(axis, start, stop)))
+            axes = list(origin.axes)
+            if is_stack:
+                axes.insert(axis, ())
+            found.append(origin._replace(axes=tuple(axes), joined=share))
         start = stop
     if len(found) == 1:
         return (found[0]._replace(joined=None),)
@@ -312,14 +350,20 @@ def _each(
     program: Program, value: Value, shape: Sequence[int], origin: Origin
 ) -> Origin | None:
     """Follow the slice of an array that each iteration of a scan takes."""
-    scan = value.scans[-1]
-    return _picked(program, origin, axis=0, scan=scan)
+    return _picked(origin, axis=0, scan=value.scans[-1])
 
 
-def _picked(
-    program: Program, origin: Origin, axis: int, scan: int | None
-) -> Origin | None:
-    """Take one slice along an axis of the value in each iteration of a scan."""
+def _innermost(program: Program, value: Value, index: int) -> int | None:
+    """Return the scan whose counter says which slice is taken; None if x says so."""
+    is_counted = value.scans and index not in program.of_x
+    return value.scans[-1] if is_counted else None
+
+
+def _picked(origin: Origin, axis: int, *, scan: int | None) -> Origin | None:
+    """Take one slice along an axis of the value.
+
+    Each iteration of `scan` takes one. Without a scan the signal says which.
+    """
     joined = origin.joined
     turn = origin.turn
     picks = origin.picks
@@ -328,7 +372,7 @@ def _picked(
         if joined.stop - joined.start == 1:
             turn = (scan, joined.start)
     elif len(source) == 1:
-        picks = (*picks, Pick(source[0], scan=scan))
+        picks = (*picks, Pick(source[0], scan=scan, is_routed=scan is None))
     return _without(origin._replace(picks=picks, turn=turn), {axis})
 
 
@@ -344,8 +388,7 @@ def _dynamic_slice(
         if number is not None:
             cut = _cut(program, origin, Part(axis, number, number + 1), size)
         else:
-            scan = value.scans[-1] if value.scans else None
-            cut = _picked(program, origin, axis, scan)
+            cut = _picked(origin, axis, scan=_innermost(program, value, starts[axis]))
             if cut is not None:
                 axes = list(cut.axes)
                 axes.insert(axis, ())
@@ -367,14 +410,21 @@ def _gather(
     axes: list[tuple[int, ...]] = [()] * len(value.shape)
     for axis, target in zip(kept, numbers.offset_dims, strict=True):
         axes[target] = origin.axes[axis]
+    new = [axis for axis in range(len(axes)) if axis not in numbers.offset_dims]
+    indices = value.inputs[1]
+    is_routed = indices in program.of_x
     picks = origin.picks
-    is_one_row = len(value.shape) == len(numbers.offset_dims)
     for axis in numbers.collapsed_slice_dims:
         source = origin.axes[axis]
-        if is_one_row and sizes[axis] == 1 and len(source) == 1:
-            number = _number(program, value.inputs[1])
-            scan = value.scans[-1] if value.scans else None
-            picks = (*picks, Pick(source[0], index=number, scan=scan))
+        if new and not is_routed:
+            # Many rows at fixed places: the axis is still there.
+            for target in new:
+                axes[target] = source
+        elif sizes[axis] == 1 and len(source) == 1:
+            number = _number(program, indices)
+            scan = _innermost(program, value, indices)
+            pick = Pick(source[0], index=number, scan=scan, is_routed=is_routed)
+            picks = (*picks, pick)
     return origin._replace(axes=tuple(axes), picks=picks, joined=None)
 
 
@@ -440,7 +490,7 @@ _FOLLOWED: dict[str, _Follow] = {
     "slice": _slice,
     "dynamic_slice": _dynamic_slice,
     "gather": _gather,
-    "each": _each,
+    "scan_each": _each,
     "dot_general": _product,
     "reduce_sum": _reduce,
     "reduce_max": _reduce,

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,13 @@ from isometry.structure._origins import Origins
 from isometry.structure._unrolling import actual, representative
 
 
+# By how many turns of each scan a point is away from what is laid out for it.
+Shift = Mapping[int, int]
+
+# Operations that take values apart or put them together along an axis.
+_SLICING = frozenset(("scan_each", "scan_stack"))
+
+
 class Spot(NamedTuple):
     """Points of one kind behind one use of a weight, in all iterations.
 
@@ -22,6 +30,7 @@ class Spot(NamedTuple):
         styles: For each scan around the use, whether its turn is written [i], not @t.
         scans: The scans around the use.
         nodes: The node that is meant, for each of the turns that are laid out.
+        turn: Which scan has one turn only, and which; None if all have all.
     """
 
     base: str
@@ -29,6 +38,7 @@ class Spot(NamedTuple):
     styles: tuple[bool, ...]
     scans: tuple[int, ...]
     nodes: dict[tuple[int, ...], int]
+    turn: tuple[int, int] | None = None
 
 
 class Point(NamedTuple):
@@ -61,14 +71,14 @@ def pre_activation(
     flow: Flow, origins: Mapping[int, Origins], node: int
 ) -> PreActivation:
     """Follow the result of a layer to the sum with its bias, if it has one."""
-    _, use = flow.layer_at[node]
+    uses = flow.layer_at[node]
     scans = flow.unrolled.value(node).scans
     unbiased = node
     for reader in flow.chain(node):
         value = flow.unrolled.value(reader)
         others = flow.from_elsewhere(reader)
         if value.operation == "add" and len(others) == 1:
-            bias = _bias(flow, origins, others[0], use)
+            bias = _bias(flow, origins, others[0], uses)
             return PreActivation(unbiased if bias is None else reader, bias)
         is_layout = value.operation in LAYOUT and value.scans == scans
         if not (flow.is_scaled(reader) or is_layout):
@@ -80,7 +90,10 @@ def pre_activation(
 
 
 def _bias(
-    flow: Flow, origins: Mapping[int, Origins], node: int, use: Use
+    flow: Flow,
+    origins: Mapping[int, Origins],
+    node: int,
+    uses: Sequence[tuple[int, Use]],
 ) -> int | None:
     """Return the leaf of a bias: one number for each output of the layer.
 
@@ -88,15 +101,15 @@ def _bias(
     """
     program = flow.unrolled.program
     value = flow.unrolled.nodes[node].value
-    if use.meeting.kind == "embedding" or value not in origins:
+    meetings = [use.meeting for _, use in uses]
+    if meetings[0].kind == "embedding" or value not in origins:
         return None
     origin = origins[value][0]
     picked = {pick.axis for pick in origin.picks}
     shape = program.values[origin.leaf].shape
     size = math.prod(n for axis, n in enumerate(shape) if axis not in picked)
-    meeting = use.meeting
-    num_outputs = size_of(program, meeting, meeting.out_axes)
-    num_copies = size_of(program, meeting, meeting.batch_axes)
+    num_outputs = sum(size_of(program, met, met.out_axes) for met in meetings)
+    num_copies = size_of(program, meetings[0], meetings[0].batch_axes)
     is_bias = size in (num_outputs, num_outputs * num_copies)
     return origin.leaf if is_bias else None
 
@@ -120,11 +133,14 @@ def spots(
 
     def put(name: tuple[str, str], use: Use, node: int, at: int) -> None:
         scans = flow.unrolled.program.values[use.meeting.value].scans
-        spot = Spot(*name, use.styles, scans, nodes={})
+        spot = Spot(*name, use.styles, scans, nodes={}, turn=use.turn)
         spot = collected.setdefault(name, spot)
         spot.nodes[flow.unrolled.nodes[node].turns] = at
 
-    for node, (row, use) in flow.layer_at.items():
+    named = [
+        (node, row, use) for node, uses in flow.layer_at.items() for row, use in uses
+    ]
+    for node, row, use in named:
         base, number = _words(rows[row], use)
         here = before_bias[node].node
         put((base, number), use, node, at=here)
@@ -137,7 +153,31 @@ def spots(
             behind = outlet(flow, joined)
             if behind is not None:
                 put((base, number + ":sum:out"), use, node, at=behind)
-    return list(collected.values())
+    return [*collected.values(), *_states(flow)]
+
+
+def _states(flow: Flow) -> list[Spot]:
+    """Name the states of recurrences: what their steps hand on."""
+    program = flow.unrolled.program
+    recurrent: dict[int, tuple[tuple[bool, ...], tuple[int, ...]]] = {}
+    for _, use in itertools.chain.from_iterable(flow.layer_at.values()):
+        scans = program.values[use.meeting.value].scans
+        for depth, (scan, is_slice) in enumerate(zip(scans, use.styles, strict=True)):
+            if not is_slice:
+                around = use.styles[: depth + 1], scans[: depth + 1]
+                recurrent.setdefault(scan, around)
+    spots = []
+    for number, (scan, (styles, scans)) in enumerate(recurrent.items()):
+        tail = "" if number == 0 else f"#{number + 1}"
+        by_value: dict[int, dict[tuple[int, ...], int]] = {}
+        for node in flow.nodes:
+            index, turns, _ = flow.unrolled.nodes[node]
+            if index in program.scans[scan].returned and len(turns) == len(scans):
+                by_value.setdefault(index, {})[turns] = node
+        for part, (_, nodes) in enumerate(sorted(by_value.items())):
+            base = "carry" if len(by_value) == 1 else f"carry/{part}"
+            spots.append(Spot(base, tail, styles, scans, nodes))
+    return spots
 
 
 def _words(row: Row, use: Use) -> tuple[str, str]:
@@ -158,6 +198,14 @@ def outlet(flow: Flow, node: int) -> int | None:
     return None
 
 
+def _is_meant(spot: Spot, turns: Sequence[int]) -> bool:
+    """Tell whether a spot has a point in these turns."""
+    if spot.turn is None:
+        return True
+    position, turn = spot.turn
+    return turns[position] == turn
+
+
 class Points:
     """Every point of a program by name, in the order in which values arise.
 
@@ -165,8 +213,11 @@ class Points:
         by_name: The points.
     """
 
-    def __init__(self, flow: Flow, spots: Sequence[Spot]) -> None:
+    def __init__(
+        self, flow: Flow, spots: Sequence[Spot], x_paths: Sequence[Sequence[str]]
+    ) -> None:
         self._flow = flow
+        self._x_paths = x_paths
         self._program = flow.unrolled.program
         named = []
         for spot in spots:
@@ -179,84 +230,95 @@ class Points:
         for name, point in self.by_name.items():
             self._names.setdefault((point.value, point.turns), name)
 
-    def of_node(self, node: int) -> list[tuple[str, tuple[int, ...]]]:
-        """Return the names and turns of all points for which a node is laid out."""
-        return [
-            (self._names[point.value, point.turns], point.turns)
-            for point in dict.fromkeys(self.by_name.values())
-            if point.node == node
-        ]
+    @property
+    def nodes(self) -> frozenset[int]:
+        """The nodes that are laid out for points."""
+        return frozenset(point.node for point in self.by_name.values())
 
-    def written(self, layer: int, turns: Sequence[int]) -> str:
-        """Write turns as the points behind a layer do: "[3]", "@5"."""
-        _, use = self._flow.layer_at[layer]
-        index = "" if use.index is None else f"[{use.index}]"
-        scans = self._program.values[use.meeting.value].scans
-        return index + self._write(use.styles, scans, turns)
+    def of_node(self, node: int) -> list[tuple[str, Shift]]:
+        """Return the names of all points for which a node is laid out.
 
-    def name_before(
-        self, node: int, anchor: int, turns: Sequence[int]
-    ) -> str | None:
-        """Name a node by what it shows; None if that has no name.
-
-        Args:
-            node: The node.
-            anchor: A node near it, of which the turns are known.
-            turns: The turns of that node that are meant.
+        With each comes how far its turns are from those that are laid out.
         """
-        _, laid_out, _ = self._flow.unrolled.nodes[anchor]
-        scans = self._flow.unrolled.value(anchor).scans
-        shift = {
-            scan: turn - shown
-            for scan, turn, shown in zip(scans, turns, laid_out, strict=True)
-        }
+        _, laid_out, _ = self._flow.unrolled.nodes[node]
+        scans = self._flow.unrolled.value(node).scans
+        named = []
+        for point in dict.fromkeys(self.by_name.values()):
+            if point.node == node:
+                name = self._names[point.value, point.turns]
+                shift = map(operator.sub, point.turns, laid_out)
+                named.append((name, dict(zip(scans, shift, strict=True))))
+        return named
+
+    def written(self, layer: int, shift: Shift) -> str:
+        """Write the turns of a layer as its points do: "[3]", "@5"."""
+        _, use = self._flow.layer_at[layer][0]
+        index = "" if use.index is None else f"[{use.index}]"
+        point = self._point(layer, shift)
+        scans = self._program.values[point.value].scans
+        return index + self._write(use.styles, scans, point.turns, use.turn)
+
+    def name_before(self, node: int, shift: Shift) -> str | None:
+        """Name a node by what it shows; None if that has no name."""
         while True:
             point = self._point(node, shift)
             name = self._names.get((point.value, point.turns))
             inputs = self._flow.inputs[node]
             operation = self._flow.unrolled.value(node).operation
-            is_same = operation in LAYOUT and operation not in ("each", "stack")
+            is_same = operation in LAYOUT and operation not in _SLICING
             if name is not None or not is_same or len(inputs) != 1:
                 return name
             (node,) = inputs
 
+    def _inputs(self) -> Iterator[tuple[str, int]]:
+        """Yield the leaves of x by name."""
+        leaves = self._program.x
+        for leaf, steps in zip(leaves, self._x_paths, strict=True):
+            yield "/".join(["input", *steps]), leaf
+
     def _ends(self) -> Iterator[tuple[str, Point]]:
-        """Yield the input and the output."""
-        program = self._program
-        if len(program.x) == 1:
-            (x,) = program.x
-            node = self._flow.unrolled.find(x)
-            yield "input", Point(node, x, ())
+        """Yield the inputs and the output."""
+        for name, leaf in self._inputs():
+            node = self._flow.unrolled.find(leaf)
+            yield name, Point(node, leaf, ())
             behind = outlet(self._flow, node)
             if behind is not None:
-                yield "input:out", self._point(behind, {})
-        yield "output", Point(self._flow.output, program.outputs[0], ())
+                yield f"{name}:out", self._point(behind, {})
+        output = self._program.outputs[0]
+        yield "output", Point(self._flow.output, output, ())
 
     def _expanded(self, spot: Spot) -> Iterator[tuple[str, Point]]:
         """Yield the points of a spot in all turns."""
         lengths = [self._program.scans[scan].length for scan in spot.scans]
         for turns in itertools.product(*map(range, lengths)):
             laid_out = tuple(map(representative, turns, lengths))
-            if laid_out not in spot.nodes:
+            if laid_out not in spot.nodes or not _is_meant(spot, turns):
                 continue
             shift = {
                 scan: turn - shown
                 for scan, turn, shown in zip(spot.scans, turns, laid_out, strict=True)
             }
             point = self._point(spot.nodes[laid_out], shift)
-            written = self._write(spot.styles, spot.scans, turns)
+            written = self._write(spot.styles, spot.scans, turns, spot.turn)
             yield spot.base + written + spot.tail, point
 
     def _write(
-        self, styles: Sequence[bool], scans: Sequence[int], turns: Sequence[int]
+        self,
+        styles: Sequence[bool],
+        scans: Sequence[int],
+        turns: Sequence[int],
+        only: tuple[int, int] | None,
     ) -> str:
         text = ""
-        for is_slice, scan, turn in zip(styles, scans, turns, strict=True):
+        for i, (is_slice, scan) in enumerate(zip(styles, scans, strict=True)):
+            if only is not None and only[0] == i:
+                continue
+            turn = turns[i]
             index = self._program.scans[scan].index_of(turn)
             text += f"[{index}]" if is_slice else f"@{index}"
         return text
 
-    def _point(self, node: int, shift: Mapping[int, int]) -> Point:
+    def _point(self, node: int, shift: Shift) -> Point:
         """Return the point at a node that is laid out, in the turns that are meant."""
         index, laid_out, _ = self._flow.unrolled.nodes[node]
         scans = self._program.values[index].scans

@@ -5,12 +5,16 @@ cond) are read in place. The body of a scan is read once; how its iterations fol
 another is the business of `_unrolling`.
 """
 
+import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core
+
+from isometry._internal import jaxprs
 
 # Programs of somebody else, which have no jaxpr, or one of another kind. What `while`
 # does to a value in which turn is known to nobody before it runs.
@@ -30,15 +34,20 @@ _OPAQUE = frozenset(
 )
 
 
+# Stands before the name of a function that brings its own derivative, which most often
+# is an activation.
+CUSTOM = "custom_jvp "
+
+
 class Value(NamedTuple):
     """One value of the program.
 
     Attributes:
         operation: The primitive's name. Values that no primitive makes have names of
-            their own: "argument", "constant", "carry" (the state at the start of a
-            scan's iteration), "each" (the slice of an array that an iteration takes),
-            "last" (the state after the last iteration), "stack" (what iterations
-            return) and "choice" (what one of the branches of a cond returns).
+            their own: "argument", "constant", "scan_carry" (the state at the start of
+            an iteration), "scan_each" (the slice of an array that an iteration takes),
+            "scan_last" (the state after the last iteration), "scan_stack" (what all
+            iterations return) and "cond_choice" (what one branch of a cond returns).
         inputs: Indices of the values that it is computed from. Of a carry: the state
             before the first iteration.
         aval: Its shape and dtype.
@@ -96,7 +105,8 @@ class Scan(NamedTuple):
         return self.length - 1 - turn if self.is_reverse else turn
 
 
-class Program(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Program:
     """The values of a program in an order in which they can be computed.
 
     Attributes:
@@ -113,30 +123,36 @@ class Program(NamedTuple):
     x: tuple[int, ...]
     outputs: tuple[int, ...]
 
+    @functools.cached_property
     def feedback(self) -> dict[int, int]:
-        """Return, for each carry, the value that is carried from the turn before."""
+        """For each carry, the value that is carried from the turn before."""
         pairs: dict[int, int] = {}
         for scan in self.scans:
             pairs |= dict(zip(scan.carries, scan.returned, strict=True))
         return pairs
 
+    @functools.cached_property
+    def of_x(self) -> frozenset[int]:
+        """The indices of all values that depend on x."""
+        return self.reached(self.x)
+
+    @functools.cached_property
     def readers(self) -> list[list[int]]:
-        """Return, for each value, those that are computed from it, also a turn later."""
+        """For each value, those that are computed from it, also a turn later."""
         readers: list[list[int]] = [[] for _ in self.values]
         for index, value in enumerate(self.values):
             for read in dict.fromkeys(value.inputs):
                 readers[read].append(index)
-        for carry, returned in self.feedback().items():
+        for carry, returned in self.feedback.items():
             readers[returned].append(carry)
         return readers
 
     def reached(self, start: Iterable[int]) -> frozenset[int]:
         """Return the indices of all values that depend on one of `start`."""
-        readers = self.readers()
         seen = set(start)
         pending = list(seen)
         while pending:
-            new = [index for index in readers[pending.pop()] if index not in seen]
+            new = [index for index in self.readers[pending.pop()] if index not in seen]
             seen.update(new)
             pending.extend(new)
         return frozenset(seen)
@@ -215,6 +231,8 @@ class _Reader:
         if called is not None:
             title = eqn.params.get("name")
             if isinstance(title, str):
+                is_rule = name.startswith("custom_jvp")
+                title = CUSTOM + title if is_rule else title
                 inside = inside._replace(calls=(*inside.calls, title))
             return self.called(called, inputs, inside)
         outside = inside._replace(path=inside.path[:-1])
@@ -252,7 +270,7 @@ class _Reader:
         for i, var in enumerate(eqn.outvars):
             candidates = [branch[i] for branch in returned]
             value = Value(
-                "choice",
+                "cond_choice",
                 (choice, *candidates),
                 var.aval,
                 eqn=eqn,
@@ -267,8 +285,8 @@ class _Reader:
     def scan(self, eqn: core.JaxprEqn, inputs: list[int], inside: _Where) -> list[int]:
         """Read the body once, between the values that enter and those that leave."""
         body = eqn.params["jaxpr"]
-        num_consts = eqn.params["num_consts"]
-        num_carry = eqn.params["num_carry"]
+        inner = getattr(body, "jaxpr", body)
+        num_consts, num_carry = jaxprs.scan_parts(eqn)
         num_fixed = num_consts + num_carry
         outside = inside._replace(path=inside.path[:-1])
         index = len(self.scans)
@@ -279,8 +297,8 @@ class _Reader:
         entering = []
         arguments = list(inputs[:num_consts])
         for i in range(num_consts, len(inputs)):
-            operation = "carry" if i < num_fixed else "each"
-            var = body.jaxpr.invars[i]
+            operation = "scan_carry" if i < num_fixed else "scan_each"
+            var = inner.invars[i]
             value = Value(
                 operation,
                 (inputs[i],),
@@ -307,7 +325,7 @@ class _Reader:
 
         outputs = []
         for i, var in enumerate(eqn.outvars):
-            operation = "last" if i < num_carry else "stack"
+            operation = "scan_last" if i < num_carry else "scan_stack"
             value = Value(
                 operation,
                 (returned[i],),
@@ -330,12 +348,12 @@ def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
     """
     if eqn.primitive.name in _OPAQUE:
         return None
-    jaxprs = [
+    candidates = [
         value
         for value in eqn.params.values()
         if isinstance(value, (core.ClosedJaxpr, core.Jaxpr))
     ]
-    for candidate in jaxprs:
+    for candidate in candidates:
         jaxpr = getattr(candidate, "jaxpr", candidate)
         takes_all = len(jaxpr.invars) == len(eqn.invars)
         returns_all = len(jaxpr.outvars) == len(eqn.outvars)

@@ -33,6 +33,9 @@ def roles(
             role = in_attention[index]
         elif _is_recurrent(flow, row):
             role = "recurrent"
+        elif is_first and len(row.uses) > 1:
+            # An embedding that is the head as well goes by its first use.
+            role = "stem"
         elif index in last and index not in on_branch:
             role = "head"
         elif is_first:
@@ -49,8 +52,8 @@ def _in_attention(flow: Flow, attentions: Sequence[Heads]) -> dict[int, str]:
     for heads in attentions:
         for part in ("query", "key", "value", "output"):
             for node in getattr(heads, part):
-                index, _ = flow.layer_at[node]
-                parts.setdefault(index, {})[part] = None
+                for index, _ in flow.layer_at[node]:
+                    parts.setdefault(index, {})[part] = None
     named = {}
     for index, played in parts.items():
         role = "/".join(played)
@@ -66,7 +69,7 @@ def _is_recurrent(flow: Flow, row: Row) -> bool:
             continue
         value = use.meeting.value
         # Without the step from turn to turn a value does not depend on itself.
-        readers = program.readers()[value]
+        readers = program.readers[value]
         if value in program.reached(readers):
             return True
     return False
@@ -84,5 +87,5 @@ def _without_successor(flow: Flow) -> frozenset[int]:
         if has_layer:
             follows.add(node)
         if node in flow.layer_at and not has_layer:
-            without.add(flow.layer_at[node][0])
+            without.update(index for index, _ in flow.layer_at[node])
     return frozenset(without)

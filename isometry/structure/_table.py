@@ -3,51 +3,136 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from isometry.structure._records import WeightLayer
+from isometry.structure._records import Branch, WeightLayer
 
 if TYPE_CHECKING:
     from isometry.structure._anatomy import Anatomy
 
-# Rows of a repr: with a heading they fit a screen of 24 lines.
+# Rows of a repr: with its headings they fit a screen of 24 lines.
 _ROWS_OF_REPR = 16
 
-_HEADINGS = ("layer", "kind", "shape", "fans", "role", "then", "branch")
+# Characters of a name in a repr. Ten more would break the lines of a transformer on a
+# screen of 100 columns; with ten fewer nobody could tell its layers apart.
+_NAME_OF_REPR = 34
+
+# Characters of one step of a longer name: a word, and the number behind it.
+_STEP_OF_REPR = 9
+
+_HEADINGS = ("layer", "kind", "shape", "fans", "role", "before", "then", "branch")
 
 
-def table(anatomy: "Anatomy", follows: Mapping[str, str]) -> str:
+def cells(
+    layers: Sequence[WeightLayer],
+    branches: Sequence[Branch],
+    *,
+    precedes: Mapping[str, str],
+    follows: Mapping[str, str],
+) -> list[list[str]]:
+    """Write each layer as a row of cells."""
+    rows = []
+    positions = _positions(branches)
+    for layer in layers:
+        before = precedes.get(layer.name, "")
+        behind = follows.get(layer.name, "")
+        fans = f"{layer.fan_in} → {layer.fan_out}" if layer.fan_in else "?"
+        shape = "×".join(map(str, layer.shape))
+        rows.append(
+            [
+                _name(layer),
+                _kind(layer),
+                shape,
+                fans,
+                layer.role,
+                before,
+                behind,
+                _on_branch(layer, positions),
+            ]
+        )
+    return rows
+
+
+def _positions(branches: Sequence[Branch]) -> dict[str, str]:
+    """Return where on its branch each layer lies: "1/2"."""
+    positions: dict[str, str] = {}
+    # A layer on several branches belongs to the shortest.
+    for branch in sorted(branches, key=lambda branch: -len(branch.layers)):
+        for i, name in enumerate(branch.layers):
+            positions[name] = f"{i + 1}/{len(branch.layers)}"
+    return positions
+
+
+def _on_branch(layer: WeightLayer, positions: Mapping[str, str]) -> str:
+    if layer.branch is None:
+        return ""
+    return f"{layer.branch} {positions[layer.name]}"
+
+
+def _name(layer: WeightLayer) -> str:
+    if layer.stacked is None:
+        return layer.name
+    return f"{layer.name}[0..{layer.stacked - 1}]"
+
+
+def _kind(layer: WeightLayer) -> str:
+    kind = layer.kind
+    if layer.groups > 1:
+        kind += f", {layer.groups} groups"
+    if layer.tied:
+        kind += ", tied"
+    return kind
+
+
+def table(anatomy: "Anatomy", rows: Sequence[Sequence[str]]) -> str:
     """Draw all layers."""
-    lines = _lines([_cells(layer, follows) for layer in anatomy.layers])
-    return "\n".join([_heading(anatomy), *lines, *_endings(anatomy)])
+    return "\n".join([_heading(anatomy), *_lines(rows), *_endings(anatomy)])
 
 
-def summary(anatomy: "Anatomy", follows: Mapping[str, str]) -> str:
+def summary(anatomy: "Anatomy", rows: Sequence[Sequence[str]]) -> str:
     """Draw as many layers as fit on a screen: the first ones and the last ones."""
-    cells = [_cells(layer, follows) for layer in anatomy.layers]
-    lines = _lines(cells)
-    num_hidden = len(cells) - _ROWS_OF_REPR
+    num_hidden = len(rows) - _ROWS_OF_REPR
+    half = _ROWS_OF_REPR // 2
+    shown = list(rows)
     if num_hidden > 1:
-        half = _ROWS_OF_REPR // 2
-        # The first line is the heading.
-        gap = f"… {num_hidden} more; print(an.table()) shows all"
-        lines = [*lines[: half + 1], gap, *lines[-half:]]
+        shown = [*rows[:half], *rows[-half:]]
+    lines = _lines([_narrow(row) for row in shown])
+    if num_hidden > 1:
+        gap = f"… {num_hidden} more layers: print(an.table())"
+        # The first line holds the headings of the columns.
+        lines.insert(half + 1, gap)
     return "\n".join([_heading(anatomy), *lines, *_endings(anatomy)])
+
+
+def _narrow(row: Sequence[str]) -> list[str]:
+    """Shorten a layer's name, and say of its branch only where on it the layer lies."""
+    name, *others, branch = row
+    if len(name) > _NAME_OF_REPR:
+        *steps, last = name.split("/")
+        name = "/".join([*map(_shortened, steps), last])
+    position = branch.rpartition(" ")[2]
+    return [name, *others, position]
+
+
+def _shortened(step: str) -> str:
+    """Cut the end off a word, but for its number: "MultiHeadAttention_0", "Mult…n_0"."""
+    if len(step) <= _STEP_OF_REPR:
+        return step
+    tail = _STEP_OF_REPR // 2 - 1
+    return step[: _STEP_OF_REPR - tail - 1] + "…" + step[-tail:]
 
 
 def _heading(anatomy: "Anatomy") -> str:
     counts = [
-        _counted(len(anatomy.layers), "weight layer"),
+        _counted(len(anatomy.layers), "weight layer", "weight layers"),
         f"depth {anatomy.depth}",
         _counted(len(anatomy.branches), "branch", "branches"),
     ]
     if anatomy.attentions:
-        counts.append(_counted(len(anatomy.attentions), "attention"))
+        counts.append(_counted(len(anatomy.attentions), "attention", "attentions"))
     return ", ".join(counts)
 
 
-def _counted(number: int, noun: str, plural: str | None = None) -> str:
-    if number != 1:
-        noun = plural or noun + "s"
-    return f"{number} {noun}"
+def _counted(number: int, singular: str, plural: str) -> str:
+    return f"{number} {singular if number == 1 else plural}"
 
 
 def _endings(anatomy: "Anatomy") -> list[str]:
@@ -56,32 +141,15 @@ def _endings(anatomy: "Anatomy") -> list[str]:
     return ["not read: " + ", ".join(anatomy.unread)]
 
 
-def _cells(layer: WeightLayer, follows: Mapping[str, str]) -> tuple[str, ...]:
-    name = layer.name
-    if layer.stacked is not None:
-        name += f"[0..{layer.stacked - 1}]"
-    kind = layer.kind
-    if layer.groups > 1:
-        kind += f" /{layer.groups}"
-    if layer.tied:
-        kind += " tied" if layer.role != "recurrent" else " recurrent"
-    shape = "×".join(map(str, layer.shape))
-    fans = f"{layer.fan_in} → {layer.fan_out}"
-    branch = layer.branch or ""
-    return name, kind, shape, fans, layer.role, follows.get(layer.name, ""), branch
-
-
-def _lines(cells: Sequence[Sequence[str]]) -> list[str]:
+def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
     """Set cells in columns, without columns that say nothing."""
-    rows = [_HEADINGS, *cells]
-    columns = [list(column) for column in zip(*rows, strict=True)]
+    columns = [list(column) for column in zip(_HEADINGS, *rows, strict=True)]
     told = [column for column in columns if any(column[1:])]
     widths = [max(map(len, column)) for column in told]
     lines = []
-    for i in range(len(rows)):
+    for i in range(len(rows) + 1):
         padded = [
-            column[i].ljust(width)
-            for column, width in zip(told, widths, strict=True)
+            column[i].ljust(width) for column, width in zip(told, widths, strict=True)
         ]
         lines.append("  ".join(padded).rstrip())
     return lines

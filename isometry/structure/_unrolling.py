@@ -44,7 +44,7 @@ class Unrolled:
         self.nodes: list[Node] = []
         self._by_place: dict[tuple[int, tuple[int, ...]], int] = {}
         self._scan_at = {scan.start: scan for scan in program.scans}
-        self._feedback = program.feedback()
+        self._feedback = program.feedback
         self._lay_out(0, len(program.values), turns=())
         self.readers: list[list[int]] = [[] for _ in self.nodes]
         for index, node in enumerate(self.nodes):
@@ -90,10 +90,10 @@ class Unrolled:
         self, index: int, value: Value, turns: tuple[int, ...]
     ) -> tuple[int, ...]:
         """Return the nodes that a value is computed from in this turn."""
-        if value.operation == "carry" and turns[-1] > 0:
+        if value.operation == "scan_carry" and turns[-1] > 0:
             before = (*turns[:-1], turns[-1] - 1)
             return (self.find(self._feedback[index], before),)
-        if value.operation in ("last", "stack"):
+        if value.operation in ("scan_last", "scan_stack"):
             return self._leaving(value, turns)
         return tuple(self.find(read, turns) for read in value.inputs)
 
@@ -106,7 +106,7 @@ class Unrolled:
             return (self.find(returned, turns),)
         scan = self.program.scans[self.program.values[returned].scans[len(turns)]]
         every_turn = range(num_laid_out(scan))
-        if value.operation == "last":
+        if value.operation == "scan_last":
             every_turn = every_turn[-1:]
         return tuple(self.find(returned, (*turns, turn)) for turn in every_turn)
 

@@ -7,6 +7,7 @@ cause.
 """
 
 import collections
+import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
 
@@ -20,6 +21,7 @@ from isometry.structure import _names
 from isometry.structure._anatomy import Anatomy, anatomy
 from isometry.structure._perturbing import Followed, Key, Seen, followed
 from isometry.structure._reading import Program, Value, read
+from isometry.structure._records import WeightLayer
 
 Map: TypeAlias = Callable[[Params, PyTree[Array]], Array]
 
@@ -250,6 +252,7 @@ class _Words:
             places = self._points.setdefault((place.path, place.var), [])
             places.append((place.turns, name))
         self._depends_on_x = program.reached(program.x)
+        self._readers = program.readers()
 
     def sentence(self, stop: _Stop) -> str:
         """Say how an operation stops a perturbation."""
@@ -309,8 +312,10 @@ class _Words:
         weights = [self._weight(leaf, stop) for leaf in leaves]
         if len(leaves) > 1:
             return f"a weight is zero that is made of {' and '.join(weights)}"
+        layer = self._layer(leaves[0])
+        is_slice = layer is not None and layer.stacked is not None
         leaf = self._program.params[leaves[0]]
-        if self._log_size(leaf, ()) == -np.inf or stop.turn:
+        if is_slice or self._log_size(leaf, ()) == -np.inf:
             return f"{weights[0]} is zero"
         return f"{weights[0]} is zero in the form in which it is used"
 
@@ -359,11 +364,10 @@ class _Words:
         pending = collections.deque(stop.entering)
         while pending:
             index = pending.popleft()
-            value = self._program.values[index]
-            for turns, name in self._points.get(_key(value), ()):
-                if turns == stop.turn[: len(turns)]:
-                    return name
-            for operand in value.inputs:
+            names = self._names_of(index, stop.turn)
+            if names:
+                return names[0]
+            for operand in self._program.values[index].inputs:
                 if operand in self._depends_on_x and operand not in visited:
                     visited.add(operand)
                     pending.append(operand)
@@ -378,15 +382,39 @@ class _Words:
 
     def _weight(self, leaf: int, stop: _Stop) -> str:
         """Name a leaf of params by its layer, or by its path where it is no layer."""
+        layer = self._layer(leaf)
+        if layer is None:
+            return f"params{self._leaf_paths[leaf].path}"
+        name = layer.name
+        if layer.stacked is not None:
+            name = self._pre_activation(name, stop) or name
+        # Steps of a recurrence and later uses are of the same weight.
+        return f"the weight {re.split('[@#]', name)[0]!r}"
+
+    def _layer(self, leaf: int) -> WeightLayer | None:
+        """Return the first layer whose weight is this leaf, or a part of it."""
         path = self._leaf_paths[leaf].path
-        for layer in self._anatomy.layers:
-            if layer.path != path:
-                continue
-            # The innermost scan is the one that takes the slices.
-            if layer.stacked is not None and stop.turn:
-                return f"the weight '{layer.name}[{stop.turn[-1]}]'"
-            return f"the weight {layer.name!r}"
-        return f"params{path}"
+        layers = (layer for layer in self._anatomy.layers if layer.path == path)
+        return next(layers, None)
+
+    def _pre_activation(self, layer: str, stop: _Stop) -> str | None:
+        """Return the nearest pre-activation of a layer behind an operation."""
+        visited = {stop.value}
+        pending = collections.deque(visited)
+        while pending:
+            index = pending.popleft()
+            for name in self._names_of(index, stop.turn):
+                if name.startswith(layer) and ":" not in name[len(layer) :]:
+                    return name
+            new = [reader for reader in self._readers[index] if reader not in visited]
+            visited.update(new)
+            pending.extend(new)
+        return None
+
+    def _names_of(self, index: int, turn: tuple[int, ...]) -> list[str]:
+        """Return the points at a value, in one iteration of the scans around it."""
+        points = self._points.get(_key(self._program.values[index]), ())
+        return [name for turns, name in points if turns == turn[: len(turns)]]
 
 
 def _title(value: Value) -> str:

@@ -183,6 +183,38 @@ def test_gradients_under_jit_and_vmap_are_those_of_the_matrix():
     np.testing.assert_allclose(gradients, expected, rtol=0, atol=tolerance)
 
 
+def test_second_derivatives_are_those_of_finite_differences():
+    """Of values that are not zero: sum s³, whose gradient turns with the vectors.
+
+    Central differences at a step h are off by h² and by rounding over h: 1e-10 and
+    1e-11 of the derivative at h = 1e-5.
+    """
+    with jax.enable_x64(True):
+        kernel = jnp.asarray(draw(3, 2, 3, dtype=float))
+        direction = jnp.asarray(draw(3, 2, 3, seed=1, dtype=float))
+
+        @jax.jit
+        @jax.grad
+        def gradient(kernel):
+            return jnp.sum(linalg.convolution_singular_values(kernel, (5,)) ** 3)
+
+        _, second = jax.jvp(gradient, (kernel,), (direction,))
+        step = 1e-5
+        after = gradient(kernel + step * direction)
+        before = gradient(kernel - step * direction)
+    expected = (after - before) / (2 * step)
+    np.testing.assert_allclose(second, expected, rtol=0, atol=1e-8 * np.ptp(expected))
+
+
+def test_way_of_a_gpu_finds_the_same_values(monkeypatch):
+    """There complex matrices are real ones of twice the size."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jax.clear_caches()
+    kernel = draw(3, 2, 3, 4)
+    values = linalg.convolution_singular_values(kernel, (4, 5))
+    assert_same_values(values, convolution_matrix(kernel, (4, 5), "circular"))
+
+
 def test_map_beyond_memory_is_refused_with_its_size(monkeypatch):
     """40,000 numbers in, as many out, 4 bytes each: 6.4 GB."""
     monkeypatch.setattr(memory, "budget", lambda max_bytes: 10**9)

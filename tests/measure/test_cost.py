@@ -160,7 +160,8 @@ def test_a_footprint_bounds_what_xla_allocates(name):
     f, params, x, method = PROGRAMS[name]
     params = shapes_of(f) if params is None else params
     target = target_of(f, params, x)
-    footprint, targets = _cost.fitting(2**40, (target,), method, params=params, x=x)
+    footprints = _cost.footprints([target], method, params, x=x)
+    footprint, targets = _cost.fitting([target], footprints, method, budget=2**40)
     seeds, inputs = 3, 6
     stacked = jax.tree.map(lambda a: struct(seeds, *a.shape), params)
     numbers = [jax.ShapeDtypeStruct((count,), jnp.int32) for count in (seeds, inputs)]
@@ -185,10 +186,11 @@ def test_a_footprint_bounds_what_xla_allocates(name):
 def test_directions_are_taken_as_the_budget_allows():
     params = jax.random.normal(jax.random.key(0), (2, 6, 400)) / 20
     xs = jnp.ones((1, 6))
-    targets = (target_of(bottleneck, params[0], xs[0]),)
+    targets = [target_of(bottleneck, params[0], xs[0])]
+    footprints = _cost.footprints(targets, isometry.Dense(), params[0], x=xs[0])
 
     def fit(budget):
-        footprint, (target,) = _cost.fitting(budget, targets, isometry.Dense(), params=params[0], x=xs[0])
+        footprint, (target,) = _cost.fitting(targets, footprints, isometry.Dense(), budget=budget)
         return footprint, target.chunk
 
     whole, chunk = fit(10**9)

@@ -169,6 +169,7 @@ def test_zeros_and_what_cannot_be_told_from_them():
     assert sp.density([math.log(1e-9)], 0.5, "log_s")[0] < 1e-6
 
 
+@pytest.mark.filterwarnings("ignore::isometry._internal.errors.ZeroJacobianWarning")
 def test_zero_matrix_gives_no_nan():
     sp = of(np.zeros(4))
     assert np.isneginf(np.asarray(sp.log_values)).all()

@@ -61,6 +61,21 @@ def scanned(params, x):
     return h @ params["head"]["kernel"]
 
 
+def indexed(params, x):
+    h = x
+    for i in range(3):
+        h = jnp.tanh(h @ params["blocks"][i])
+    return h
+
+
+def recurrent(params, x):
+    def step(h, token):
+        return jnp.tanh(h @ params["first"]["kernel"]) + 0 * token, None
+
+    h, _ = jax.lax.scan(step, x, jnp.ones(3))
+    return h
+
+
 def rematerialized(params, x):
     @jax.checkpoint
     def block(h):
@@ -140,6 +155,16 @@ CAUSES = {
         scanned,
         PARAMS | {"blocks": PARAMS["blocks"].at[1].set(0)},
         "the weight 'blocks[1]' is zero",
+    ),
+    "slice by a number": (
+        indexed,
+        PARAMS | {"blocks": PARAMS["blocks"].at[2].set(0)},
+        "the weight 'blocks[2]' is zero",
+    ),
+    "weight of a recurrence": (
+        recurrent,
+        zeroed("first"),
+        "the weight 'first' is zero",
     ),
     "masked weight": (
         masked,

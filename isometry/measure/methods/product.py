@@ -100,7 +100,7 @@ class Product(Method):
 
         R and Q are 4/3 n³ each; the rest is what pivoting and scaling add.
         """
-        stacks = jax.eval_shape(target.factors, params, x)
+        stacks = target.factor_shapes(params, x)
         narrowest = min(min(stack.size[1:]) for stack in stacks)
         rounds = sum(-(-stack.size[0] // self.every) for stack in stacks)
         return rounds * 10 * narrowest**3 // 3
