@@ -2,6 +2,7 @@
 
 from benchmarks._declare import Benchmark as Benchmark
 from benchmarks._declare import Method as Method
+from benchmarks._declare import Rival as Rival
 from benchmarks._declare import Task as Task
 from benchmarks._declare import jax_environment as jax_environment
 from benchmarks._declare import torch_environment as torch_environment

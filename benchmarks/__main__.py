@@ -63,6 +63,9 @@ def measure(module: str, chosen: argparse.Namespace, old: dict[str, Any] | None)
     path = store.write_json(out / f"{name}.json", record)
     _report.show(record, old if old and old["benchmark"] == name else None)
     print(f"wrote {path}")
+    failed = _run.failures(record)
+    if failed:
+        raise _run.BenchmarkFailed("\n".join(failed))
 
 
 def main(argv: list[str] | None = None) -> int:

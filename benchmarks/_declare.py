@@ -21,9 +21,40 @@ def jax_environment(devices: int = 1, blas_threads: int = 1) -> dict[str, str]:
     }
 
 
+# A process in which nothing is set that matters on a CPU. On a GPU workers share its
+# memory.
+DEFAULT_PROCESS = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+# Variables that decide how many threads and devices a process has. Workers start without
+# them, whatever the driver's shell says, unless the method sets them.
+THREAD_VARIABLES = (
+    "JAX_NUM_CPU_DEVICES",
+    "MKL_NUM_THREADS",
+    "NPROC",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "XLA_FLAGS",
+)
+
+
 def torch_environment(threads: int = CORES) -> dict[str, str]:
     """Variables of a torch worker. Idle threads sleep: spinning ones are far slower whenever a core is busy."""
     return {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A peer that our methods are set against by name.
+
+    Attributes:
+        name: The peer's name.
+        goal: How many times faster than it ours should be; None where none is set.
+        least: How many times faster ours must be: below it, the run fails.
+    """
+
+    name: str
+    goal: float | None = None
+    least: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +67,7 @@ class Task:
     - `gemm`: (order, dtype) of the matrix product whose measured rate is the ceiling.
     - `methods`: names of those that take part; () is all.
     - `against`: names of the peers whose best the goal is about; () is all.
+    - `rivals`: peers that are compared besides, each with a goal of its own.
     """
 
     name: str
@@ -45,6 +77,7 @@ class Task:
     gemm: tuple[int, str] | None = None
     methods: tuple[str, ...] = ()
     against: tuple[str, ...] = ()
+    rivals: tuple[Rival, ...] = ()
 
 
 @dataclass(frozen=True)

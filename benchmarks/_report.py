@@ -61,7 +61,9 @@ def _change(before: float | None, now: float | None) -> list[str]:
 
 def sentences(record: dict[str, Any], old: dict[str, Any] | None = None) -> Iterator[str]:
     """A line for each comparison with a peer, each ceiling, and the state of the machine."""
-    before = {(t["name"], r["ours"]): r for t in (old or {"tasks": []})["tasks"] for r in t["ratios"]}
+    before = {
+        (t["name"], r["ours"], r["peer"]): r for t in (old or {"tasks": []})["tasks"] for r in t["ratios"]
+    }
     for task in record["tasks"]:
         for found in task["ratios"]:
             low, high = found["quartiles"]
@@ -71,7 +73,7 @@ def sentences(record: dict[str, Any], old: dict[str, Any] | None = None) -> Iter
             if found["goal"] is not None:
                 verdict = "met" if found["goal_met"] else "missed"
                 text += f"; goal {found['goal']:g}: " + ("undecided, disturbed" if found["disturbed"] else verdict)
-            past = before.get((task["name"], found["ours"]))
+            past = before.get((task["name"], found["ours"], found["peer"]))
             yield text + (f"; before {past['median']:.3g} times {past['peer']}" if past else "")
         if task["ceiling"]:
             order, dtype = task["ceiling"]["gemm"]

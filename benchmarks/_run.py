@@ -14,7 +14,7 @@ from multiprocessing import Pipe
 from typing import Any
 
 from benchmarks import _ceiling, _load
-from benchmarks._declare import CORES, Benchmark, Task
+from benchmarks._declare import CORES, THREAD_VARIABLES, Benchmark, Task
 
 LEAST_SECONDS = 0.1  # a sample is as many calls as take this long: ten ticks of the counters of /proc/stat
 TIMEOUT = 900.0  # of one request; a deadlock ends here and not never
@@ -44,9 +44,10 @@ class Worker:
         self.asked = ""
         self.pipe, theirs = Pipe()
         path = os.pathsep.join(p for p in sys.path if p)
+        inherited = {k: v for k, v in os.environ.items() if k not in THREAD_VARIABLES}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks._worker", str(theirs.fileno())],
-            env=os.environ | {"PYTHONPATH": path} | dict(environment),
+            env=inherited | {"PYTHONPATH": path} | dict(environment),
             pass_fds=[theirs.fileno()],
             start_new_session=True,  # an interrupt is the driver's, who then ends its workers
         )
@@ -237,8 +238,6 @@ def _record(task: Task, entrants: list[Entrant], guests: list[Entrant]) -> dict[
     for method in there:
         if task.flop is not None and best is not None:
             method["percent_of_ceiling"] = 100 * task.flop / method["median"] / 1e9 / rates[best]
-    peers = [m for m in there if not m["ours"] and m["name"] in (task.against or (m["name"],))]
-    peer = min(peers, key=lambda m: m["median"], default=None)
     return {
         "name": task.name,
         "parameters": dict(task.parameters),
@@ -247,12 +246,51 @@ def _record(task: Task, entrants: list[Entrant], guests: list[Entrant]) -> dict[
         "ceiling": None if best is None else {"gemm": list(task.gemm or ()), "gflops": rates[best], "by": best},
         "methods": methods,
         "ceiling_methods": [g.record for g in guests],
-        "ratios": [] if peer is None else [ratio(task.goal, ours, peer) for ours in there if ours["ours"]],
+        "ratios": _ratios(task, there),
     }
 
 
-def ratio(goal: float | None, ours: dict[str, Any], peer: dict[str, Any]) -> dict[str, Any]:
-    """How many times faster we are than the peer: the quotients of the two samples of each round, and their median."""
+def _ratios(task: Task, methods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Set each of our methods against the best of its peers, and against the rivals."""
+    ours = [method for method in methods if method["ours"]]
+    peers = {method["name"]: method for method in methods if not method["ours"]}
+    names = task.against or tuple(peers)
+    best = min(
+        (peers[name] for name in names if name in peers),
+        key=lambda peer: peer["median"],
+        default=None,
+    )
+    ratios = []
+    for own in ours:
+        if best is not None:
+            ratios.append(ratio(task.goal, own, best))
+        for rival in task.rivals:
+            if rival.name in peers:
+                ratios.append(
+                    ratio(rival.goal, own, peers[rival.name], least=rival.least)
+                )
+    return ratios
+
+
+def failures(record: dict[str, Any]) -> list[str]:
+    """Say of each comparison that is below its least in a record by how much."""
+    return [
+        f"{task['name']}: {found['ours']} is {found['median']:.3g} times as fast as "
+        f"{found['peer']}, and must be {found['least']:g} times at least"
+        for task in record["tasks"]
+        for found in task["ratios"]
+        if found["least"] is not None and found["median"] < found["least"]
+    ]
+
+
+def ratio(
+    goal: float | None,
+    ours: dict[str, Any],
+    peer: dict[str, Any],
+    *,
+    least: float | None = None,
+) -> dict[str, Any]:
+    """Compare the two samples of each round: how many times faster we are, and the median."""
     every = [theirs / own for own, theirs in zip(ours["seconds"], peer["seconds"], strict=True)]
     marks = [a and b for a, b in zip(ours["clean"], peer["clean"], strict=True)]
     kept = list(itertools.compress(every, marks))
@@ -267,4 +305,5 @@ def ratio(goal: float | None, ours: dict[str, Any], peer: dict[str, Any]) -> dic
         "disturbed": not enough,
         "goal": goal,
         "goal_met": None if goal is None else median >= goal,
+        "least": least,
     }

@@ -147,20 +147,23 @@ def _jacobians(
     import jax.numpy as jnp
 
     from isometry import networks
-    from isometry.measure import _jacobian
+    from isometry.measure import _resolution
 
     weights, xs = spectra._data(width, depth, inputs, dtype)
     net = networks.mlp([width] * (depth + 1), activation, bias=False, dtype=dtype)
-    aim = _jacobian.target("device", net, "end_to_end")
     stacked = jnp.asarray(weights.swapaxes(-1, -2))
     first, middle, last = stacked[:, :1], stacked[:, 1:-1], stacked[:, -1:]
     params = {"layers": tuple({"w": run} for run in (first, middle, last))}
     points = jnp.asarray(xs)
+    one_seed = jax.tree.map(lambda a: a[0], params)
+    target = _resolution.resolve(
+        net, one_seed, points[0], span="end_to_end", dtype=dtype
+    )
 
     @jax.jit
     def multiply(params: Any, points: Any) -> Any:
         def of_seed(p: Any) -> Any:
-            return _jacobian.wide_jacobians(aim, p, points, jnp.dtype(dtype))
+            return target.jacobians(p, points)
 
         return jax.lax.map(of_seed, params)
 

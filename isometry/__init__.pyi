@@ -24,11 +24,11 @@ from .measure._cost import Cost as Cost
 from .measure._cost import cost as cost
 from .measure._ensemble import Interrupted as Interrupted
 from .measure._ensemble import ensemble as ensemble
-from .measure._jacobian import Dense as Dense
-from .measure._jacobian import Lanczos as Lanczos
-from .measure._jacobian import Product as Product
+from .measure.methods import Dense as Dense
+from .measure.methods import Lanczos as Lanczos
+from .measure.methods import Product as Product
 from .measure._jacobian import jacobian as jacobian
-from .measure._spectrum import Spectrum as Spectrum
+from .measure._record import Spectrum as Spectrum
 from .measure._spectrum import spectrum as spectrum
 
 __version__: str

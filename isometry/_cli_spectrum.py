@@ -87,13 +87,13 @@ def run(
 
 def _check(width: int, depth: int, seeds: int, inputs: int, seed: int, span: str, method: str) -> None:
     from isometry import _checks, networks
-    from isometry.measure import _spectrum
+    from isometry.measure import methods
 
     least = {"--width": (width, 1), "--depth": (depth, 1), "--seeds": (seeds, 1), "--inputs": (inputs, 1)}
     for name, (value, low) in {**least, "--seed": (seed, 0)}.items():
         _checks.integer(_CALL, low=low, **{name: value})
     _checks.one_of(_CALL, among=networks.SPANS, **{"--span": span})
-    _checks.one_of(_CALL, among=_spectrum.METHODS, **{"--method": method})
+    _checks.one_of(_CALL, among=methods.METHODS, **{"--method": method})
     if span == "hidden":
         _checks.integer(f"{_CALL} --span hidden", low=3, **{"--depth": depth})
 
@@ -158,11 +158,18 @@ def _print(rows: dict[str, dict[str, Any]]) -> None:
         for column in ("statistic", "mean", "± s.e.", "law"):
             table.add_column(column, justify="left" if column == "statistic" else "right", overflow="fold")
         for statistic, line in row["statistics"].items():
-            table.add_row(
-                statistic, *("" if line[k] is None else f"{line[k]:.5g}" for k in ("mean", "standard_error", "law"))
-            )
+            table.add_row(statistic, *(_cell(line, column) for column in ("mean", "standard_error", "law")))
         console.print(table)
+        unknown = {line["why"]: None for line in row["statistics"].values() if "why" in line}
+        for reason in unknown:  # each once, in order
+            console.print(f"unknown: {reason}", highlight=False, markup=False)
         console.print(_verdict(row), highlight=False, markup=False)
+
+
+def _cell(line: dict[str, Any], column: str) -> str:
+    if line[column] is not None:
+        return f"{line[column]:.5g}"
+    return "unknown" if column == "mean" else ""
 
 
 def _verdict(row: dict[str, Any]) -> str:

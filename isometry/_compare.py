@@ -4,13 +4,13 @@ A law holds as the width N grows, so a band from resampled seeds alone rejects t
 Every tolerance here is therefore a sum of two terms, an interval over seeds and a finite-width term derived as follows.
 
 1. *Resolution.* A measure of N nodes knows ranks to ±1/(2N): log lam at rank u may be anywhere in Q(u ± 1/(2N)), Q the
-   law's quantile function. (A quadrature's nodes are coarser; theirs is the mass of a node, by Chebyshev, Markov and
-   Stieltjes.) Means over many ranks are better known, and the "spread" takes a quarter of the above. The argument is
-   for one real Gaussian matrix: its mean count of values is N times the law's plus (δ_low + δ_high)/4 less half an
-   arcsine law (so that E tr (WWᵀ)^k exceeds N m_k by 0, 1, 6 for k = 1, 2, 3, as the exact N, 2N + 1, 5N + 6 + 4/N
-   do), so off by at most a quarter, in rank by 1/(4N). For products it is supported by simulation alone, as `compare`
-   says. The distribution functions themselves differ by 1/N, not by 1/√N: singular values repel, and a p-value of
-   pooled values as if they were independent would be void.
+   law's quantile function. (Nodes of a quadrature are no values at ranks; of them `compare` says so and judges
+   nothing.) Means over many ranks are better known, and the "spread" takes a quarter of the above. The argument is for
+   one real Gaussian matrix: its mean count of values is N times the law's plus (δ_low + δ_high)/4 less half an arcsine
+   law (so that E tr (WWᵀ)^k exceeds N m_k by 0, 1, 6 for k = 1, 2, 3, as the exact N, 2N + 1, 5N + 6 + 4/N do), so off
+   by at most a quarter, in rank by 1/(4N). For products it is supported by simulation alone, as `compare` says. The
+   distribution functions themselves differ by 1/N, not by 1/√N: singular values repel, and a p-value of pooled values
+   as if they were independent would be void.
 2. *Curvature.* At a given rank log lam is a sum over layers of logarithms of averages over N units, each right in the
    mean; so its own mean is off by half its variance between draws, as in E log x ≈ log E x − Var(log x)/2.
    Source: Hanin and Nica (2020), arXiv:1812.05994, for the norm of Jv, where this is exact.
@@ -28,7 +28,7 @@ import numpy as np
 
 from isometry import _checks
 from isometry._ranks import Measured, Table, zero_mass
-from isometry.measure._spectrum import Spectrum
+from isometry.measure._record import Spectrum
 from isometry.theory import Law
 
 LEVEL = 0.05
@@ -134,7 +134,8 @@ def compare(sp: Spectrum, law: Law, *, key: Any = None, resamples: int = 200) ->
     """Is this spectrum, measured over seeds, one that the law predicts? With numbers.
 
     **Arguments**
-    - `sp`: a `Spectrum` over (seeds, inputs), as `ensemble` returns it, of any method; of the span the law is for.
+    - `sp`: a `Spectrum` over (seeds, inputs), as `ensemble` returns it, of a method that finds the values (of
+      "lanczos" if it takes as many steps as there are); of the span the law is for, or of given Jacobians.
     - `law`: for the same number of (W, D) pairs: `net.law("hidden", xs)`, or `theory.jacobian_law`.
     - `key`: of `resamples` bootstrap samples of the seeds; None takes standard errors over seeds and a
       Bonferroni bound for the distribution function, which is wider. t quantiles either way, 95 % for all together.
@@ -149,12 +150,14 @@ def compare(sp: Spectrum, law: Law, *, key: Any = None, resamples: int = 200) ->
     (95 %, Clopper-Pearson); the spread's band was chosen on the first of these, and 120 drawn afterwards gave none.
     Host only. Cost: a few thousand quantiles of the law, about a second.
 
-    **Raises** `ValueError`: not a `Spectrum` or a `Law`; no seeds axis or fewer than five seeds; a span or number of
-    pairs the law is not for; so few resolved values that there is nothing to compare.
+    **Raises** `ValueError`: not a `Spectrum` or a `Law`; nodes of quadratures instead of singular values; no seeds axis
+    or fewer than five seeds; a span or number of pairs the law is not for; so few resolved values that there is nothing
+    to compare.
     """
     call = "compare"
     _checks.concrete(call, sp=sp, key=key)
     meet(call, sp, law)
+    _values(call, sp)
     _enough(call, sp)
     _checks.integer(call, low=20, resamples=resamples)
     if key is not None:
@@ -166,6 +169,17 @@ def compare(sp: Spectrum, law: Law, *, key: Any = None, resamples: int = 200) ->
 def _picks(key: Any, resamples: int, seeds: int) -> np.ndarray:
     """(resamples, seeds) indices, drawn by numpy from the bits of the key: nothing to compile."""
     return np.random.default_rng(np.asarray(_checks.key_bits(key)).ravel()).integers(0, seeds, (resamples, seeds))
+
+
+def _values(call: str, sp: Spectrum) -> None:
+    """Ranks, atoms and zeros are those of singular values."""
+    if not sp.knows_values:
+        raise _checks.NotDefined(
+            f"{call}(): unknown, because {sp.method} finds nodes of quadratures, which are not singular values and do "
+            f"not tell ranks, atoms or zeros; measure with method='dense', or Lanczos({sp.size}), which finds all. "
+            "plots.overlay draws the smooth density over the law, and sp.interval('moment') bounds what "
+            "law.moment(1) predicts."
+        )
 
 
 def _enough(call: str, sp: Spectrum) -> None:
@@ -190,7 +204,7 @@ def meet(call: str, sp: Any, law: Any) -> None:
         raise _checks.InputError(
             f'{call}(): law={_checks.show(law)} is not a Law; write net.law("hidden", xs) or theory.jacobian_law(...).'
         )
-    if sp.span != law.span:
+    if sp.span not in (law.span, "given"):
         raise _checks.InputError(
             f"{call}(): sp is of the span {sp.span!r} and the law of {law.span!r}; " + _advice(sp.span, law.span)
         )

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from isometry import _checks
-from isometry.measure._jacobian import Lanczos
-from isometry.measure._spectrum import Spectrum
+from isometry.measure._record import Spectrum
 from isometry.theory import Law
 
 _MOST_RANKS = 1024
@@ -22,7 +21,7 @@ class Measured:
 
     logs: np.ndarray  # log lam (seeds, inputs, nodes), descending, −inf where not resolved
     weights: np.ndarray
-    steps: np.ndarray  # mass of each node, or of a quadrature's in its own probe: what a rank is known to
+    steps: np.ndarray  # mass of each node: what a rank is known to
     size: int
     cut: float  # the rank below which some draw is not resolved
     zeros: np.ndarray  # (seeds,) mass below the floor
@@ -40,8 +39,7 @@ class Measured:
         near = rounding(sp, law)
         windows = {a.lam: (math.log(a.lam) - near, math.log(a.lam) + near) for a in law.atoms if a.lam > 0}
         free = resolved & ~at_atoms(sp, law).reshape(resolved.shape)
-        probes = sp.method.probes if isinstance(sp.method, Lanczos) else 1
-        steps = np.where(free, np.maximum(probes * weights, 1 / sp.size), 1 / sp.size)
+        steps = np.where(free, np.maximum(weights, 1 / sp.size), 1 / sp.size)
         cut = max(float(zeros.max()), zero_mass(law))
         below = below_floor(sp, law).reshape(seeds, -1).mean(1)
         return cls(logs, weights, steps, sp.size, cut, zeros.mean(1), below, windows, near)

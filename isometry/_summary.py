@@ -12,7 +12,7 @@ from isometry import _checks
 from isometry._compare import compare
 from isometry._ranks import below_floor, zero_mass
 from isometry.degeneracy._statistics import STATISTICS, quantile
-from isometry.measure._spectrum import Spectrum
+from isometry.measure._record import Spectrum
 from isometry.theory import Law
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -20,19 +20,33 @@ _SHOWN = ("mean_s2", "isometry_deviation", "log_spread", "condition_number", "ef
           "zero_fraction", "exact_zero_fraction")  # fmt: skip
 
 
-def summary(sp: Spectrum, law: Law | None = None) -> dict[str, dict[str, float | None]]:
+_REASONS = {"mean_s2": "moment", "s_max": "s_max", "exact_zero_fraction": "zero_fraction"}
+"""What a statistic is called by `Spectrum.why`, where that is not its name; other names of s_ are quantiles."""
+
+
+def summary(sp: Spectrum, law: Law | None = None) -> dict[str, dict[str, Any]]:
     """Statistics of a spectrum over (seeds, inputs): for each its mean, its standard error over seeds, the law's value.
 
     In float64, whatever sp was measured in. Inputs are averaged within their seed first. The quantiles of s count what
     is unresolved as zero. None: no standard error of a single seed or of what is not finite; no law, or one that does
-    not say. A law is of infinite width: a largest s approaches its edge as the width grows.
+    not say. What the method does not know has no mean, and an entry more, "why". A law is of infinite width: a largest
+    s approaches its edge as the width grows.
     """
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, float)), sp)
         values = jax.jit(lambda s: {name: measure(s) for name, measure in _statistics().items()})(exact)
         values = {name: np.asarray(values[name]) for name in _statistics()}  # jit sorts them
     predicted = {} if law is None else _predicted(sp, law)
-    return {name: {**_over_seeds(found), "law": predicted.get(name)} for name, found in values.items()}
+    return {
+        name: {**_over_seeds(found), "law": predicted.get(name), **_reason(sp, name)} for name, found in values.items()
+    }
+
+
+def _reason(sp: Spectrum, name: str) -> dict[str, str]:
+    """Why a statistic is not known, if it is not."""
+    asked = _REASONS.get(name, "quantile" if name.startswith("s_") else name)
+    reason = sp.why(asked)
+    return {} if reason is None else {"why": reason}
 
 
 def verdict(sp: Spectrum, law: Law) -> tuple[dict[str, float] | None, str | None]:
@@ -55,7 +69,7 @@ def _over_seeds(values: np.ndarray) -> dict[str, float | None]:
         per_seed = values.reshape(len(values), -1).mean(1)
         mean = float(per_seed.mean())
         spread = float(per_seed.std(ddof=1)) / math.sqrt(len(per_seed)) if len(per_seed) > 1 else math.nan
-    return {"mean": mean, "standard_error": spread if math.isfinite(spread) else None}
+    return {"mean": None if math.isnan(mean) else mean, "standard_error": spread if math.isfinite(spread) else None}
 
 
 def _predicted(sp: Spectrum, law: Law) -> dict[str, float | None]:

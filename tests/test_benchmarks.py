@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from fake_benchmark import BENCHMARK, _task
 
-from benchmarks import Method, __main__, _load, _report, _run
+from benchmarks import Method, Rival, __main__, _load, _report, _run
 from isometry import store
 
 ROOT = Path(__file__).parent.parent
@@ -77,6 +77,43 @@ def test_ratios_are_those_of_each_round_with_the_best_peer(raced):
     assert found["goal_met"] is True
     assert _run.ratio(1e9, ours, peer)["goal_met"] is False
     assert _run.ratio(None, ours, peer)["goal_met"] is None
+
+
+def test_a_rival_is_compared_beside_the_best_peer(raced):
+    """Each has a goal of its own, and below its least the run has failed."""
+    methods = raced[0]["tasks"][0]["methods"][:3]
+    rivals = (Rival("slow peer", goal=1e9, least=1e8), Rival("missing", least=1.0))
+    task = replace(_task(goal=1e-9), against=("peer",), rivals=rivals)
+    ratios = _run._ratios(task, methods)
+    assert [found["peer"] for found in ratios] == ["peer", "slow peer"]
+    assert [found["goal_met"] for found in ratios] == [True, False]
+    record = {"tasks": [{"name": "squares", "ratios": ratios}]}
+    (failure,) = _run.failures(record)
+    assert failure.startswith("squares: ours is ")
+    assert failure.endswith("times as fast as slow peer, and must be 1e+08 times at least")
+    ratios[1]["least"] = 1e-9
+    assert _run.failures(record) == []
+
+
+def test_a_run_that_falls_behind_a_rival_ends_with_a_failure(
+    raced, tmp_path, monkeypatch, capsys
+):
+    """The record is written all the same."""
+    record = copy.deepcopy(raced[0])
+    record["tasks"][0]["ratios"][0]["least"] = 1e9
+    monkeypatch.setattr(_run, "run", lambda *arguments, **options: record)
+    assert __main__.main(["initializers", "--out", str(tmp_path)]) == 1
+    assert (tmp_path / "initializers.json").exists()
+    assert "must be 1e+09 times at least" in capsys.readouterr().err
+
+
+def test_workers_do_not_inherit_the_threads_of_the_driver(monkeypatch):
+    """The fake method is wrong unless its own environment says otherwise."""
+    monkeypatch.setattr(_run, "THREAD_VARIABLES", ("FAKE_SCALE",))
+    monkeypatch.setenv("FAKE_SCALE", "1")
+    with pytest.raises(_run.BenchmarkFailed, match="wrong, error 1 above"):
+        run("without its environment")
+    assert run("ours")["tasks"][0]["methods"][0]["environment"] == {"FAKE_SCALE": "1"}
 
 
 def test_disturbed_rounds_count_only_if_too_few_are_clean():

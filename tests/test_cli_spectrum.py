@@ -1,6 +1,7 @@
 """`isometry spectrum`: the library's numbers as a table, as strict JSON and as a picture; refusals in one line."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,13 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from isometry import _cli_spectrum, _summary, cli, networks, theory
+import isometry
+from isometry import _cli_spectrum, _summary, cli, linalg, networks, theory
+from isometry._internal import strict_json
 from isometry.measure import _ensemble
 from isometry.measure._draws import spaced
-from isometry.measure._jacobian import Dense
-from isometry.measure._spectrum import Spectrum
+from isometry.measure._record import Spectrum
+from isometry.measure.methods import Dense
 
 TINY = ["--width", "8", "--depth", "3", "--seeds", "5", "--inputs", "2", "--span", "hidden"]
 
@@ -89,6 +92,24 @@ def test_why_there_is_no_comparison_is_said(capsys):
 def known(values):
     logs = jnp.log(jnp.asarray(values))
     return Spectrum(logs, jnp.full(logs.shape, 1 / logs.shape[-1]), jnp.full(logs.shape[:-1], -15.0), Dense(), 2)
+
+
+def test_what_a_quadrature_does_not_know_is_said_to_be_unknown(capsys):
+    """No smallest value, a largest one, an estimate of the mean; all of it strict JSON."""
+    nodes = jnp.log(jnp.array([[[[2.0, 1.0], [1.0, 0.5]]]]))
+    rule = linalg.Quadrature(nodes, jnp.full_like(nodes, 0.5), jnp.zeros((1, 1)), nodes, nodes, jnp.full((1, 1), 2))
+    sp = replace(known([[[2.0, 1.0, 1.0, 0.5]]]), size=9, method=isometry.Lanczos(2, 2), quadrature=rule)
+    found = _summary.summary(sp)
+    for name in ("s_min", "s_50%", "log_spread", "condition_number", "zero_fraction", "exact_zero_fraction"):
+        assert found[name]["mean"] is None
+        assert "not singular values" in found[name]["why"]
+    for name in ("s_max", "mean_s2", "effective_rank", "stable_rank", "isometry_deviation"):
+        assert "why" not in found[name]
+    assert found["s_max"]["mean"] == pytest.approx(2, rel=1e-6)
+    assert strict(strict_json.dumps(found)) == found
+    row = {"spectrum": "of lanczos", "statistics": found, "law": None, "no_law": "none"}
+    _cli_spectrum._print({"orthogonal": row})
+    assert "unknown: Lanczos" in capsys.readouterr().out
 
 
 def test_the_numbers_of_a_summary():

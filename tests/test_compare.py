@@ -12,6 +12,7 @@ import pytest
 
 import isometry
 from isometry import Dense, InputError, Lanczos, Spectrum, compare, networks, theory
+from isometry.linalg import Quadrature
 
 PHI = {
     "linear": (lambda z: z, np.ones_like),
@@ -224,7 +225,7 @@ def network():
     [
         "dense",
         pytest.param("product", marks=pytest.mark.slow),
-        pytest.param(Lanczos(32, 4), marks=pytest.mark.slow, id="lanczos"),
+        pytest.param(Lanczos(64, 4), marks=pytest.mark.slow, id="all Lanczos steps"),
     ],
 )
 def test_every_method_of_measurement(method, network):
@@ -234,6 +235,26 @@ def test_every_method_of_measurement(method, network):
     found = compare(sp, law)
     assert found.consistent, found.summary()
     assert not compare(sp, wrong).consistent
+
+
+def test_nodes_of_quadratures_are_not_judged():
+    """They would pass for values: a law with zeros would be refuted by a spectrum of its own."""
+    nodes = np.random.default_rng(0).uniform(-1, 0, (6, 1, 2, 8))
+    rule = Quadrature(nodes, np.full_like(nodes, 1 / 8), np.zeros((6, 1)), nodes, nodes, np.full((6, 1), 8))
+    sp = spectrum_of(-np.sort(-nodes.reshape(6, 16), -1), 2)
+    sp = replace(sp, method=Lanczos(8, 2), quadrature=rule, size=100)
+    with pytest.raises(InputError, match=r"compare\(\): unknown, because Lanczos\(.* nodes of quadratures.*'dense'"):
+        compare(sp, theory.fuss_catalan(2))
+
+
+def test_given_jacobians_are_compared_with_any_law():
+    """Products of two Gaussian matrices from NumPy; a law of three factors is refuted."""
+    rng = np.random.default_rng(0)
+    factors = rng.standard_normal((2, 12, 64, 64)) / 8
+    sp = Spectrum.of_jacobians(factors[0] @ factors[1])
+    found = compare(sp, theory.fuss_catalan(2))
+    assert found.consistent, found.summary()
+    assert not compare(sp, theory.fuss_catalan(3)).consistent
 
 
 def test_bands_shrink_with_seeds_and_not_with_width_alone():

@@ -100,7 +100,10 @@ class PrecisionWarning(UserWarning):
 
 
 class BatchWarning(UserWarning):
-    """x seems to be a batch: f does to x[0] what it does to the first row of x.
+    """x may be a batch: row i of the output depends on row i of x alone.
+
+    Derivatives tell that of all pairs of rows. They cannot tell a batch from one
+    example whose rows never meet, such as tokens of a network without attention.
 
     Example:
         >>> import warnings
@@ -111,6 +114,25 @@ class BatchWarning(UserWarning):
         ...     sp = isometry.spectrum(f, jnp.eye(3), jnp.ones((2, 3)))
         >>> sp.size
         6
+    """
+
+
+class ZeroJacobianWarning(UserWarning):
+    """A Jacobian is exactly zero; the message says what stops a perturbation of x.
+
+    It is a weight that is zero, x cast to integers, a stop_gradient, units of which
+    none is active, or an f that ignores x.
+
+    Example:
+        >>> import warnings
+        >>> net = networks.mlp([3, 4, 4, 2], "relu")
+        >>> params = net.init(jax.random.key(0))
+        >>> params["layers"][1]["w"] *= 0
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     sp = isometry.spectrum(net, params, jnp.ones(3))
+        >>> "the weight 'layers/1' is zero" in str(caught[-1].message)
+        True
     """
 
 

@@ -38,7 +38,7 @@ from isometry.degeneracy._unit_flags import (
 )
 from isometry.measure._draws import adjust_seeds, draw_seeds, spaced
 from isometry.measure._ensemble import ensemble
-from isometry.measure._spectrum import Spectrum
+from isometry.measure._record import Spectrum
 from isometry.networks import Network
 from isometry.theory import Law
 

@@ -1,5 +1,6 @@
 """monitor: statistics of the Jacobian's singular values, recorded while a network trains."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,9 +12,9 @@ import optax
 
 from isometry import _checks
 from isometry.degeneracy._statistics import STATISTICS
-from isometry.measure import _jacobian
-from isometry.measure._programs import How, spectra
-from isometry.measure._spectrum import Spectrum, resolve_method
+from isometry._internal import checks
+from isometry.measure import _draws, _resolution, _spectra, methods
+from isometry.measure._record import Spectrum
 from isometry.networks import Network
 
 DEAD = "dead_units"
@@ -94,24 +95,36 @@ def monitor(
     Source: the Jacobian along training: Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735, section 3.
     """
     call = "monitor"
-    aim = _jacobian.target(call, f, span)
-    chosen = resolve_method(call, method, aim, key)
-    if key is not None:
-        _checks.key(call, key)
+    with _checks.named(call):
+        function = _resolution.function_of(f)
+        _resolution.canonical(span)
+        chosen = methods.named(method)
+        methods.require_key(chosen, key)
+        if key is not None:
+            checks.key("key", key)
     _checks.integer(call, low=1, every=every, capacity=capacity)
     xs = _checks.array(call, xs=xs)
     shape = f.input_shape if isinstance(f, Network) else None
     _checks.examples(call, xs.shape[1:] if shape is None else shape, xs)
     measures = _measures(statistics, f, xs)
 
+    def target_of(params: Any) -> Any:
+        with _checks.named(call):
+            target = _resolution.resolve(function, params, xs[0], span=span, dtype=None)
+            chosen.check(target, key)
+        return target
+
     def observe(params: Any, step: Any) -> dict[str, Any]:
         params = jax.lax.stop_gradient(params)
-        kind = _checks.measuring_dtype(call, None, params, xs)
-        sp = _spectrum_at(aim, chosen, kind, params, xs, None if key is None else jax.random.fold_in(key, step))
-        return {name: jnp.asarray(measure(sp, params)).astype(kind) for name, measure in measures.items()}
+        with warnings.catch_warnings():
+            # `init` has warned already.
+            warnings.simplefilter("ignore", _checks.PrecisionWarning)
+            target = target_of(params)
+        sp = _spectrum_at(target, chosen, params, xs, None if key is None else jax.random.fold_in(key, step))
+        return {name: jnp.asarray(measure(sp, params)).astype(target.dtype) for name, measure in measures.items()}
 
     def init(params: Any) -> MonitorState:
-        _jacobian.shapes(call, aim, params, xs[0], _checks.measuring_dtype(call, None, params, xs))
+        target_of(params)
         zero = jnp.zeros((), jnp.int32)
         found = jax.eval_shape(observe, params, zero)
         for name, value in found.items():
@@ -147,12 +160,12 @@ def monitor(
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def _spectrum_at(aim: Any, method: Any, dtype: Any, params: Any, xs: Any, key: Any) -> Spectrum:
+def _spectrum_at(target: Any, method: Any, params: Any, xs: Any, key: Any) -> Spectrum:
     """The spectra of one set of parameters over (inputs,)."""
-    how = How(aim, method, dtype, key_kind=None if key is None else _checks.key_kind(key))
+    key_kind, bits = (None, None) if key is None else _draws.key_parts(key)
+    how = _spectra.How((target,), method, key_kind)
     one = jax.tree.map(lambda a: jnp.asarray(a)[None], params)
-    numbers = jnp.arange(1), jnp.arange(len(xs))
-    found = spectra(how, one, xs, *numbers, None if key is None else _checks.key_bits(key))
+    (found,) = _spectra.measured(how, (one, jnp.arange(1)), (xs, jnp.arange(len(xs))), bits)
     return jax.tree.map(lambda a: a[0], found)
 
 

@@ -18,7 +18,7 @@ from isometry.degeneracy._flag import (
     unsure,
 )
 from isometry.degeneracy._spectrum_flags import gain_per_seed
-from isometry.measure._spectrum import Spectrum
+from isometry.measure._record import Spectrum
 from isometry.networks import Network
 
 _SIX = "six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"

@@ -13,7 +13,7 @@ from isometry._internal import strict_json
 from isometry.degeneracy._flag import CLEAR, FLAGS, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import Probe
 from isometry.degeneracy._statistics import STATISTICS
-from isometry.measure._spectrum import Spectrum
+from isometry.measure._record import Spectrum
 from isometry.theory import Law
 
 _LEGEND = (

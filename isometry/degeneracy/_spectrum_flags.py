@@ -16,7 +16,7 @@ from isometry.degeneracy._flag import (
     interval,
     unsure,
 )
-from isometry.measure._spectrum import Spectrum
+from isometry.measure._record import Spectrum
 
 _SCALE = "|K ln chi_1| = 6, six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
 _FLOOR = "the floor of the method, max(m, n)·eps of the largest singular value for a dense factorization"

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from isometry.measure._spectrum import Spectrum
+from isometry.measure._record import Spectrum
 
 
 def quantile(p: float) -> Callable[[Spectrum], Any]:

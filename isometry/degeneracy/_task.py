@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from isometry import _checks
-from isometry.measure import _tracing
+from isometry.measure import _resolution
 from isometry.networks import Network
 
 DEFAULT_STEPS = 200
@@ -100,7 +100,8 @@ def _check_loss(loss: Any, out: Any, target: Any) -> None:
         raise _checks.InputError(f"audit(): loss(output, target) fails on one example, {where}: {said}") from error
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise _checks.InputError(f"audit(): loss returns {value} {where}; it must be a scalar, real and floating.")
-    _tracing.refuse_chance("audit", "loss", once, again)
+    with _checks.named("audit"):
+        _resolution.refuse_chance("loss", once, again)
     try:
         with jax.numpy_dtype_promotion("standard"):
             jax.eval_shape(jax.grad(loss), out, target)
@@ -129,7 +130,8 @@ def _check_optimizer(optimizer: Any, params: Any) -> None:
                 f"audit(): optimizer.update returns {what} of another structure, shape or dtype than it is given; "
                 "the state must match the one that optimizer.init makes."
             )
-    _tracing.refuse_chance("audit", "optimizer", once, again)
+    with _checks.named("audit"):
+        _resolution.refuse_chance("optimizer", once, again)
 
 
 def _cross_entropy(output: Any, label: Any) -> Any:

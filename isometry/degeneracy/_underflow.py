@@ -15,7 +15,7 @@ from isometry._internal import precision
 from isometry.degeneracy._certify import on_host
 from isometry.degeneracy._probe import weights_of
 from isometry.degeneracy._unit_flags import pre_activations
-from isometry.measure._spectrum import Spectrum
+from isometry.measure._record import Spectrum
 from isometry.networks import Network
 
 LIFT = 2.0**60  # a loss is scaled by this before differentiation, so that a small gradient is not a zero one

@@ -10,8 +10,12 @@ Arguments that many of its functions share:
 """
 
 from isometry.linalg._chebyshev import smooth_cdf as smooth_cdf
+from isometry.linalg._chebyshev import smooth_density as smooth_density
 from isometry.linalg._compact import compact_product as compact_product
 from isometry.linalg._compact import live_counts as live_counts
+from isometry.linalg._convolution_values import (
+    convolution_singular_values as convolution_singular_values,
+)
 from isometry.linalg._dense import log_singular_values as log_singular_values
 from isometry.linalg._dense import numerical_rank as numerical_rank
 from isometry.linalg._dense import singular_values as singular_values
@@ -29,4 +33,6 @@ from isometry.linalg._operator import Operator as Operator
 from isometry.linalg._product import Factors as Factors
 from isometry.linalg._product import log_values as log_values
 from isometry.linalg._product import lyapunov_exponents as lyapunov_exponents
-from isometry.linalg._product import product_log_singular_values as product_log_singular_values
+from isometry.linalg._product import (
+    product_log_singular_values as product_log_singular_values,
+)

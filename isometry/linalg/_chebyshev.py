@@ -1,39 +1,162 @@
-"""The smooth distribution behind a quadrature of few nodes."""
+"""The smooth measure behind a quadrature of few nodes."""
 
-import math
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+from isometry._internal.errors import public
 
 
+@public("smooth_cdf")
 def smooth_cdf(
     log_s: Float[Array, "*batch nodes"],
     weights: Float[Array, "*batch nodes"],
-    steps: int,
+    steps: int | Int[Array, "*batch"],
     log_points: Float[Array, " points"],
+    *,
+    most: int | None = None,
 ) -> Float[Array, "*batch points"]:
-    """P(s ≤ x) at ln x = `log_points`, as a Chebyshev series of all moments that `steps` Golub-Kahan steps know: those
-    of their nodes ln s, `log_s`, and `weights`.
+    """Integrate the smooth density whose moments a quadrature knows.
 
-    Those are of s² to degree 2·steps − 1: of the measure mirrored to ±s, in units of its edge, the first 4·steps − 2.
-    The edge lies as far beyond the largest node as for a density that ends like a square root: the series of a quarter
-    circle is exact. For densities without atoms the error falls much faster with `steps` than that of the staircase of
-    nodes, about 1/(2·steps); an atom is smeared over edge/(2·steps), with 9 % of its mass of overshoot at each side
-    (Gibbs). Clipped to [0, 1]; not forced to be monotone.
+    They are those of s² to degree 2·steps - 1: of the measure mirrored to ±s, in units
+    of its edge, the first 4·steps - 2 Chebyshev moments. The edge lies as far beyond
+    the largest node as for a density that ends like a square root: the series of a
+    quarter circle is exact. For densities without atoms the error falls much faster
+    with `steps` than that of the staircase of nodes, about 1/(2·steps). An atom is
+    smeared over edge/(2·steps), with 9 % of its mass of overshoot at each side (Gibbs).
 
-    Source: Weiße, Wellein, Alvermann, Fehske (2006), sections II.B and II.C, integrated and without a kernel.
+    Source: Weiße, Wellein, Alvermann and Fehske (2006), sections II.B and II.C,
+    integrated and without a kernel.
+
+    Args:
+        log_s: Nodes ln s of Golub-Kahan steps, descending.
+        weights: Their masses.
+        steps: How many steps the nodes come from, one number or one each.
+        log_points: ln x.
+        most: At most so many steps. Needed where `steps` is an array: None is then the
+            number of nodes, which costs more than fewer would.
+
+    Returns:
+        P(s ≤ x), clipped to [0, 1]; not forced to be monotone.
+
+    Example:
+        >>> log_s = jnp.log(jnp.array([1.8, 1.2, 0.5]))
+        >>> weights = jnp.array([0.2, 0.4, 0.4])
+        >>> log_points = jnp.log(jnp.array([1.0, 2.0]))
+        >>> linalg.smooth_cdf(log_s, weights, 3, log_points).round(4)
+        Array([0.4857, 1.    ], dtype=float32)
     """
-    nearest = math.cos(math.pi / (2 * steps + 1))  # the largest zero of Chebyshev's U of degree 2·steps
+    series = _series(log_s, weights, steps, log_points, most=most)
+    waves = series.sum(jnp.sin, 1 / series.order)
+    return jnp.clip(1 - 2 / jnp.pi * (series.angle + 2 * waves), 0, 1)
+
+
+@public("smooth_density")
+def smooth_density(
+    log_s: Float[Array, "*batch nodes"],
+    weights: Float[Array, "*batch nodes"],
+    steps: int | Int[Array, "*batch"],
+    log_points: Float[Array, " points"],
+    *,
+    most: int | None = None,
+) -> Float[Array, "*batch points"]:
+    """Estimate the density of ln s that a quadrature knows, by the kernel polynomial.
+
+    The series of `smooth_cdf`, damped by Jackson's kernel: it is nowhere negative, and
+    an atom becomes a bump of standard deviation edge·π/(4·steps) in s. Below that s the
+    density says nothing but how much mass there is.
+
+    Source: Weiße, Wellein, Alvermann and Fehske (2006), section II.C.
+
+    Args:
+        log_s: Nodes ln s of Golub-Kahan steps, descending.
+        weights: Their masses.
+        steps: How many steps the nodes come from, one number or one each.
+        log_points: ln x.
+        most: At most so many steps. Needed where `steps` is an array: None is then the
+            number of nodes, which costs more than fewer would.
+
+    Returns:
+        Density of ln s at each point, 0 beyond the edge.
+
+    Example:
+        >>> log_s = jnp.log(jnp.array([1.8, 1.2, 0.5]))
+        >>> weights = jnp.array([0.2, 0.4, 0.4])
+        >>> log_points = jnp.log(jnp.array([1.0, 2.5]))
+        >>> linalg.smooth_density(log_s, weights, 3, log_points).round(4)
+        Array([0.5443, 0.    ], dtype=float32)
+    """
+    series = _series(log_s, weights, steps, log_points, most=most)
+    # Of Jackson's kernel: it damps the last moment most, and keeps the sum positive.
+    terms = 4 * series.count
+    turn = jnp.pi / terms
+    falling = (terms - series.order) * jnp.cos(turn * series.order)
+    damping = (falling + jnp.sin(turn * series.order) / jnp.tan(turn)) / terms
+    waves = series.sum(jnp.cos, damping)
+    # dF/d ln s = x dF/dx = -(x / √(1 - x²)) dF/dθ, with x = cos θ of the edge.
+    sine = jnp.sin(series.angle)
+    least = jnp.finfo(sine.dtype).eps
+    density = 2 / jnp.pi * jnp.cos(series.angle) / jnp.maximum(sine, least)
+    density = density * jnp.maximum(1 + 2 * waves, 0)
+    return jnp.where(series.angle > 0, density, 0)
+
+
+class _Series(NamedTuple):
+    """A Chebyshev series: where it is wanted, its orders, moments and steps."""
+
+    angle: Float[Array, "*batch points"]
+    order: Float[Array, "*batch orders"]
+    moments: Float[Array, "*batch orders"]
+    count: Float[Array, "*batch 1"]
+
+    def sum(
+        self, wave: Callable[[Array], Array], factors: Float[Array, "*batch orders"]
+    ) -> Float[Array, "*batch points"]:
+        """Sum factor times moment times wave, over the orders."""
+        terms = (factors * self.moments)[..., None]
+        return jnp.sum(terms * wave(_phases(self.order, self.angle)), -2)
+
+
+def _series(
+    log_s: Float[Array, "*batch nodes"],
+    weights: Float[Array, "*batch nodes"],
+    steps: int | Int[Array, "*batch"],
+    log_points: Float[Array, " points"],
+    *,
+    most: int | None,
+) -> _Series:
+    dtype = log_s.dtype
+    batch = log_s.shape[:-1]
+    if isinstance(steps, int):
+        most = steps
+    elif most is None:
+        most = log_s.shape[-1]
+    count = jnp.broadcast_to(jnp.asarray(steps), batch)[..., None].astype(dtype)
+    # The largest zero of Chebyshev's U of degree 2·steps: where the largest node of a
+    # quarter circle lies, over its edge.
+    nearest = jnp.cos(jnp.pi / (2 * count + 1))
     top = log_s[..., :1]
     top = jnp.where(jnp.isneginf(top), 0, top)
-    order = 2 * jnp.arange(1, 2 * steps, dtype=log_s.dtype).reshape((1,) * (log_s.ndim - 1) + (-1, 1))
-    moments = jnp.sum(weights[..., None, :] * jnp.cos(order * _angle(log_s - top, nearest)[..., None, :]), -1)
-    angle = _angle(log_points.reshape((1,) * (log_s.ndim - 1) + (-1,)) - top, nearest)
-    waves = jnp.sum((moments[..., None] / order) * jnp.sin(order * angle[..., None, :]), -2)
-    return jnp.clip(1 - 2 / math.pi * (angle + 2 * waves), 0, 1)
+    even = 2 * jnp.arange(1, 2 * most, dtype=dtype)
+    order = jnp.broadcast_to(even, (*batch, len(even)))
+    nodes = _angle(log_s - top, nearest)
+    moments = jnp.sum(weights[..., None, :] * jnp.cos(_phases(order, nodes)), -1)
+    # A quadrature of fewer steps knows fewer moments.
+    moments = jnp.where(order <= 4 * count - 2, moments, 0)
+    points = jnp.broadcast_to(log_points, (*batch, len(log_points)))
+    return _Series(_angle(points - top, nearest), order, moments, count)
 
 
-def _angle(relative: Any, nearest: float) -> Any:
-    """arccos of s over the edge, from ln of s over the largest node."""
+def _phases(
+    order: Float[Array, "*batch orders"], angle: Float[Array, "*batch points"]
+) -> Float[Array, "*batch orders points"]:
+    return order[..., None] * angle[..., None, :]
+
+
+def _angle(
+    relative: Float[Array, "*batch points"], nearest: Float[Array, "*batch 1"]
+) -> Float[Array, "*batch points"]:
+    """Return arccos of s over the edge, from ln of s over the largest node."""
     return jnp.arccos(jnp.clip(jnp.exp(relative) * nearest, 0, 1))

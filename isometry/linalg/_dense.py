@@ -1,5 +1,6 @@
 """Singular values of a batch of matrices that fit in memory."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from isometry import _checks
 from isometry._internal import precision
-from isometry.linalg import _factorizations
+from isometry.linalg import _factorizations, _graded
 
 
 def singular_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
@@ -20,9 +21,14 @@ def singular_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
     **Raises** `ValueError`: fewer than two axes, an empty matrix, not real floating.
     """
     a = matrices("singular_values", a)
-    if _on_gpu() and max(a.shape[-2:]) <= _NEARLY_SQUARE * min(a.shape[-2:]):
+    if _by_eigenproblem(a):
         return _by_eigenvalues(a)
     return _svd(a, vectors=False)
+
+
+def _by_eigenproblem(a: Float[Array, "*batch m n"]) -> bool:
+    m, n = a.shape[-2:]
+    return _on_gpu() and max(m, n) <= _NEARLY_SQUARE * min(m, n)
 
 
 def thin_svd(a: Float[Array, "*batch m n"]) -> tuple[Any, Any, Any]:
@@ -100,21 +106,51 @@ def matrices(call: str, a: Any) -> Any:
     return a.astype(jnp.float32) if jnp.finfo(a.dtype).bits < 32 else a
 
 
-def log_singular_values(a: Float[Array, "*batch m n"]) -> tuple[Float[Array, "*batch k"], float]:
-    """ln of the singular values, descending, -inf for an exact zero; and the log floor below which they are noise.
+def log_singular_values(
+    a: Float[Array, "*batch m n"],
+) -> tuple[Float[Array, "*batch k"], float]:
+    """Compute the logarithms of the singular values of each matrix.
 
-    The floor is relative to the largest of each matrix (`precision.svd_log_floor`). Matrices are scaled by a power of
-    two to a largest entry near 1 before they are factorized, so that neither tiny nor huge ones under- or overflow;
-    subnormal numbers are zeros to XLA.
+    Matrices are scaled by a power of two to a largest entry near 1 before they are
+    factorized, so that neither tiny nor huge ones under- or overflow. Subnormal numbers
+    are zeros to XLA.
+
+    Args:
+        a: Real floating matrices. bfloat16 and float16 are worked in float32.
+
+    Returns:
+        ln of the min(m, n) singular values, descending, -inf for an exact zero and NaN
+        for a matrix that is not finite; and the logarithm, relative to the largest
+        value, below which they are noise (`precision.svd_log_floor`).
+
+    Raises:
+        InputError: Fewer than two axes, an empty matrix, or not real floating.
+
+    Example:
+        >>> log_values, _ = linalg.log_singular_values(jnp.diag(jnp.array([1.0, 0.0])))
+        >>> log_values
+        Array([  0., -inf], dtype=float32)
     """
     a = matrices("log_singular_values", a)
     peak = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True)
-    _, exponent = jnp.frexp(jnp.where(peak > 0, peak, 1))
-    scaled = jnp.ldexp(a, -exponent)
-    s = singular_values(scaled)
-    log_s = jnp.where(s == 0, -jnp.inf, jnp.log(jnp.where(s == 0, 1, s)))  # NaN stays NaN, never a zero
-    log_s = log_s + exponent[..., 0].astype(log_s.dtype) * jnp.log(jnp.asarray(2, log_s.dtype))
+    # The largest entry tells of every NaN and infinity: looking for them entry by entry
+    # would be one more pass over matrices of which each costs 2 % of a factorization.
+    is_finite = jnp.isfinite(peak)
+    exponent = _graded.exponent(jnp.where(is_finite, peak, 1))
+    scaled = jnp.where(is_finite, _graded.scaled(a, -exponent), 0)
+    s = _values_of_finite(scaled)
+    is_zero = s == 0
+    log_s = jnp.where(is_zero, -jnp.inf, jnp.log(jnp.where(is_zero, 1, s)))
+    shift = exponent[..., 0].astype(log_s.dtype) * math.log(2)
+    log_s = jnp.where(is_finite[..., 0], log_s + shift, jnp.nan)
     return log_s, precision.svd_log_floor(a.shape[-2], a.shape[-1], s.dtype)
+
+
+def _values_of_finite(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
+    if _by_eigenproblem(a):
+        return _by_eigenvalues(a)
+    algorithm = jax.lax.linalg.SvdAlgorithm.QR if _on_gpu() else None
+    return _factorizations.singular_values(a, algorithm)
 
 
 def numerical_rank(s: Float[Array, "*batch k"], tolerance: Any) -> Int[Array, "*batch"]:

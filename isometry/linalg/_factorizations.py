@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from isometry._internal import precision
 
@@ -40,11 +40,14 @@ BATCHES_WAIT = _batches_wait(importlib.metadata.version("jaxlib"))
 
 
 class ThinSvd(NamedTuple):
-    """Matrices u · diag(s) · vt with min(m, n) singular values, descending."""
+    """Matrices u · diag(s) · vt with min(m, n) singular values, descending.
 
-    u: Float[Array, "*batch m k"]
+    Of complex matrices `vt` is the conjugate transpose of V.
+    """
+
+    u: Inexact[Array, "*batch m k"]
     s: Float[Array, "*batch k"]
-    vt: Float[Array, "*batch k n"]
+    vt: Inexact[Array, "*batch k n"]
 
 
 def one_at_a_time(kernel: Kernel) -> Kernel:
@@ -191,13 +194,13 @@ def _svd_kernel(algorithm: Algorithm, vectors: bool) -> Kernel:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def singular_values(
-    a: Float[Array, "*batch m n"],
+    a: Inexact[Array, "*batch m n"],
     algorithm: Algorithm = None,
 ) -> Float[Array, "*batch k"]:
     """Compute the min(m, n) singular values of each matrix, descending.
 
     Args:
-        a: Finite matrices.
+        a: Finite matrices, real or complex.
         algorithm: As in `jax.lax.linalg.svd`.
 
     Returns:
@@ -214,15 +217,16 @@ def _singular_values_jvp(
 ) -> tuple[Array, Array]:
     u, s, vt = thin_svd(*primals, algorithm)
     with precision.full():
-        return s, jnp.einsum("...ji,...jk,...ik->...i", u, tangents[0], vt)
+        ds = jnp.einsum("...ji,...jk,...ik->...i", u.conj(), tangents[0], vt.conj())
+    return s, ds.real
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def thin_svd(a: Float[Array, "*batch m n"], algorithm: Algorithm = None) -> ThinSvd:
+def thin_svd(a: Inexact[Array, "*batch m n"], algorithm: Algorithm = None) -> ThinSvd:
     """Factorize A = U diag(s) Vᵀ with min(m, n) singular values.
 
     Args:
-        a: Finite matrices.
+        a: Finite matrices, real or complex.
         algorithm: As in `jax.lax.linalg.svd`.
 
     Returns:
@@ -244,25 +248,38 @@ def _thin_svd_jvp(
     u, s, vt = factors
     da = tangents[0]
     with precision.full():
-        inner = u.mT @ da @ vt.mT
-        ds = jnp.diagonal(inner, axis1=-2, axis2=-1)
+        inner = _adjoint(u) @ da @ _adjoint(vt)
+        diagonal = jnp.diagonal(inner, axis1=-2, axis2=-1)
+        ds = diagonal.real
         row, column = s[..., None, :], s[..., :, None]
         gap = (row + column) * (row - column)
-        identity = jnp.eye(s.shape[-1], dtype=s.dtype)
+        identity = jnp.broadcast_to(jnp.eye(s.shape[-1], dtype=s.dtype), gap.shape)
         # A vector does not turn toward itself: the diagonal is 1/1 - 1.
         inverse_gap = 1 / (gap + identity) - identity
-        turn_u = inverse_gap * (row * inner + column * inner.mT)
-        turn_v = inverse_gap * (column * inner + row * inner.mT)
+        # Where A is complex these are the real factors of complex matrices.
+        row, column, inverse_gap = (
+            factor.astype(da.dtype) for factor in (row, column, inverse_gap)
+        )
+        turn_u = inverse_gap * (row * inner + column * _adjoint(inner))
+        turn_v = inverse_gap * (column * inner + row * _adjoint(inner))
         du = u @ turn_u
-        dv = vt.mT @ turn_v
+        dv = _adjoint(vt) @ turn_v
+        if jnp.iscomplexobj(da):
+            # A pair of vectors may turn by a common phase. Here V keeps its own.
+            phase = jax.lax.complex(jnp.zeros_like(s), diagonal.imag / s)
+            du = du + u * phase[..., None, :]
         m, n = da.shape[-2:]
         if m > n:
-            image = da @ vt.mT
-            du = du + (image - u @ (u.mT @ image)) / row
+            image = da @ _adjoint(vt)
+            du = du + (image - u @ (_adjoint(u) @ image)) / row
         if n > m:
-            image = da.mT @ u
-            dv = dv + (image - vt.mT @ (vt @ image)) / row
-    return factors, ThinSvd(du, ds, dv.mT)
+            image = _adjoint(da) @ u
+            dv = dv + (image - _adjoint(vt) @ (vt @ image)) / row
+    return factors, ThinSvd(du, ds, _adjoint(dv))
+
+
+def _adjoint(a: Array) -> Array:
+    return a.mT.conj()
 
 
 # --- Eigenvalues, elimination

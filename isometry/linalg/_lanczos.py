@@ -1,45 +1,83 @@
-"""Singular values of an operator from products alone: guarded Golub-Kahan bidiagonalization."""
+"""Singular values of an operator from products alone, by guarded Golub-Kahan steps."""
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from isometry import _checks
-from isometry._internal import precision
+from isometry._internal import checks, precision
+from isometry._internal.errors import public
+from isometry._internal.types import Key
 from isometry.linalg._dense import thin_svd
 from isometry.linalg._operator import Operator, checked
 
+# Couplings below this many eps of the norm are rounding. With ten times fewer an
+# isometry would be bidiagonalized along directions of noise; with ten times more the
+# smallest resolved value would rise from 64 to 640 eps.
 _BREAKDOWN = 64
-"""Couplings below this many eps of the norm are rounding: a new direction starts there, and the coupling is zero."""
+
+# Steps between two looks at what has converged. Each look is a few small SVDs: with ten
+# times fewer they would cost more than the products, with ten times more as many steps
+# would be taken in vain.
 _STRIDE = 8
-"""Steps between two looks at the residual bounds, each a small SVD."""
+
+# The constant of Kuczynski and Wozniakowski (1992), theorem 4.2: of a unit vector drawn
+# uniformly, k Lanczos steps miss a share eps of the largest eigenvalue with probability
+# at most 1.648 sqrt(n) exp(-sqrt(eps) (2 k - 1)).
+_SMALL_BALL = 1.648
+
+# Residual, relative to the value, up to which a direction counts as converged and is
+# taken out. Its value is then right to the square of this, 1e-6. With ten times more
+# that would be 1e-4; with ten times less few would be taken out within few steps.
+_CONVERGED = 1e-3
+
+# Steps of the probe that goes ahead to find what is taken out. More would find more; but
+# where a tolerance stops the others early, it would take longer than they do.
+_MOST_STEPS_AHEAD = 64
+
+# What the bound on the largest value is to hold with while steps are counted. A level
+# nearer to 1 costs steps as its logarithm.
+_LEVEL = 0.95
 
 
 class Bidiagonal(NamedTuple):
-    """J V = U B and Jᵀ U = V Bᵀ + β v eᵀ after k steps, but for rounding: B upper bidiagonal, U and V by rows."""
+    """J V = U B and Jᵀ U = V Bᵀ + β v eᵀ after k steps, but for rounding.
+
+    Attributes:
+        diagonal: Of B, which is upper bidiagonal.
+        above: Beside the diagonal. The last entry is β, the coupling to what lies
+            outside of the basis.
+        left: U, by rows.
+        right: V by rows, and behind them v.
+        norm: The largest ‖J v‖ or ‖Jᵀ u‖ met, at most s_max.
+        lost: Root of the sum of squares of the couplings that were dropped as rounding.
+    """
 
     diagonal: Float[Array, " k"]
-    above: Float[Array, " k"]  # the last one is β, the coupling to what lies outside
+    above: Float[Array, " k"]
     left: Float[Array, "k m"]
-    right: Float[Array, "k+1 n"]  # the last one is v
-    norm: Float[Array, ""]  # largest ‖J v‖, ‖Jᵀ u‖ met: at most s_max
-    lost: Float[Array, ""]  # root of the sum of squares of the couplings dropped as rounding
+    right: Float[Array, "k+1 n"]
+    norm: Float[Array, ""]
+    lost: Float[Array, ""]
 
     def scaled(self) -> Float[Array, "k k"]:
-        """B over `norm`, so that no scale of J under- or overflows in its SVD."""
+        """Return B over `norm`: no scale of J under- or overflows in its SVD."""
         scale = jnp.where(self.norm > 0, self.norm, 1)
-        return (jnp.diag(self.diagonal) + jnp.diag(self.above[:-1], 1)) / scale
+        b = jnp.diag(self.diagonal) + jnp.diag(self.above[:-1], 1)
+        return b / scale
 
 
 class Extremes(NamedTuple):
-    """The largest and the smallest singular value, in this order, and how far to believe them.
+    """The largest and the smallest singular value, and how far to believe them.
 
-    `values`; `bounds`, the distance within which a singular value lies of each; `converged`, for each; `steps` taken:
-    see `extreme_singular_values`.
+    Attributes:
+        values: The largest, the smallest.
+        bounds: A singular value lies within this distance of each.
+        converged: Whether the error of each is mostly of second order.
+        steps: How many were taken.
     """
 
     values: Float[Array, "2"]
@@ -49,186 +87,514 @@ class Extremes(NamedTuple):
 
 
 class Quadrature(NamedTuple):
-    """`log_values`, ln s descending, and `weights`, the mass of each node, one measure of mass 1 per probe; −inf for
-    what is below `log_floor`."""
+    """Gauss rules of the measure of JᵀJ that each probe sees, and what bounds them.
 
-    log_values: Float[Array, "probes k"]
-    weights: Float[Array, "probes k"]
-    log_floor: float
+    Nodes are not singular values: those of one probe integrate polynomials of degree
+    2·steps - 1 in s² exactly, and nothing else.
+
+    Attributes:
+        log_values: ln s of the nodes of each probe, descending; -inf for what is below
+            the floor. Behind the steps that were taken there are nodes of no weight.
+        weights: Mass of each node, 1 for each probe.
+        log_floor: ln of what is resolved, relative to the largest node of all probes.
+        radau_log_values: As `log_values`, of the Gauss-Radau rules whose last node is
+            fixed at zero. For s^a, a > 0 and no even number, the two rules err to
+            opposite sides, and so enclose what the probe sees.
+        radau_weights: Mass of each of these nodes.
+        steps: How many were taken.
+    """
+
+    log_values: Float[Array, "*batch probes nodes"]
+    weights: Float[Array, "*batch probes nodes"]
+    log_floor: Float[Array, "*batch"]
+    radau_log_values: Float[Array, "*batch probes nodes"]
+    radau_weights: Float[Array, "*batch probes nodes"]
+    steps: Int[Array, "*batch"]
 
 
 def bidiagonalize(
-    operator: Operator, start: Float[Array, " n"], key: Any, steps: int, outside: bool = True
+    operator: Operator,
+    start: Float[Array, " n"],
+    key: Key,
+    steps: int,
+    *,
+    outside: bool = True,
+    taken_out: Float[Array, "r n"] | None = None,
 ) -> Bidiagonal:
-    """`steps` ≤ n steps of Golub-Kahan from the unit vector `start`, for m ≥ n. jit and vmap; `key` for restarts.
+    """Take `steps` ≤ n steps of Golub-Kahan from the unit vector `start`, for m ≥ n.
 
-    Without `outside` the last product with Jᵀ, which gives β and v alone, is left out: β = 0.
+    Both bases are orthogonalized in full and twice at each step, which is enough
+    (Giraud et al., 2005). Where nothing but rounding is left, the recursion has found
+    an invariant subspace, as it does after one step on an isometry: it goes on from a
+    random direction in the complement, with a zero in B. Under jit and vmap.
 
-    Both bases are orthogonalized in full, twice (twice is enough: Giraud et al., 2005), each step. Where nothing but
-    rounding is left the recursion has found an invariant subspace, as it does after one step on an isometry: it goes on
-    from a random direction in the complement, with a zero in B.
+    Args:
+        operator: With at least as many rows as columns.
+        start: The first right vector.
+        key: For restarts.
+        steps: Order of B.
+        outside: False leaves out the last product with Jᵀ, which gives β and v alone,
+            and leaves both zero.
+        taken_out: Orthonormal rows, or zeros, in whose complement the right basis is.
     """
     unread = None if outside else steps - 1
-    step = functools.partial(_step, operator, key, unread=unread)
-    return jax.lax.fori_loop(0, steps, step, _started(start, operator, steps))
+    step = functools.partial(_step, operator, key, unread=unread, taken_out=taken_out)
+    return jax.lax.fori_loop(0, steps, step, _start(start, operator, steps))
 
 
-def _started(start: Any, operator: Operator, steps: int) -> Bidiagonal:
-    (m, n), zero = operator.shape, jnp.zeros((), operator.dtype)
-    right = jnp.zeros((steps + 1, n), operator.dtype).at[0].set(start)
+def _start(start: Float[Array, " n"], operator: Operator, steps: int) -> Bidiagonal:
+    m, n = operator.shape
+    zero = jnp.zeros((), operator.dtype)
     row = jnp.zeros(steps, operator.dtype)
-    return Bidiagonal(row, row, jnp.zeros((steps, m), operator.dtype), right, zero, zero)
+    return Bidiagonal(
+        diagonal=row,
+        above=row,
+        left=jnp.zeros((steps, m), operator.dtype),
+        right=jnp.zeros((steps + 1, n), operator.dtype).at[0].set(start),
+        norm=zero,
+        lost=zero,
+    )
 
 
-def _step(operator: Operator, key: Any, j: Any, b: Bidiagonal, unread: int | None = None) -> Bidiagonal:
+def _step(
+    operator: Operator,
+    key: Key,
+    j: Int[Array, ""] | int,
+    b: Bidiagonal,
+    *,
+    unread: int | None = None,
+    taken_out: Float[Array, "r n"] | None = None,
+) -> Bidiagonal:
+    """Append row j to B; in row `unread` without the product with Jᵀ."""
     keys = jax.random.split(jax.random.fold_in(key, j))
-    u, down, norm, lost = _next(operator.matvec(b.right[j]), b.left, b.norm, keys[0])
+    image = operator.matvec(b.right[j])
+    u, on_diagonal, norm, lost_left = _next(image, b.left, b.norm, keys[0])
     if unread is None:
         image = operator.rmatvec(u)
     else:
-        image = jax.lax.cond(j == unread, lambda u: jnp.zeros_like(b.right[0]), operator.rmatvec, u)
-    v, up, norm, missed = _next(image, b.right, norm, keys[1])
-    lost = jnp.sqrt(b.lost**2 + lost**2 + missed**2)
-    diagonal, above = b.diagonal.at[j].set(down), b.above.at[j].set(up)
-    return Bidiagonal(diagonal, above, b.left.at[j].set(u), b.right.at[j + 1].set(v), norm, lost)
+        nothing = jnp.zeros_like(b.right[0])
+        image = jax.lax.cond(j == unread, lambda u: nothing, operator.rmatvec, u)
+    known = b.right
+    if taken_out is not None:
+        known = jnp.concatenate([taken_out, b.right])
+    v, beside, norm, lost_right = _next(image, known, norm, keys[1])
+    return Bidiagonal(
+        diagonal=b.diagonal.at[j].set(on_diagonal),
+        above=b.above.at[j].set(beside),
+        left=b.left.at[j].set(u),
+        right=b.right.at[j + 1].set(v),
+        norm=norm,
+        lost=jnp.sqrt(b.lost**2 + lost_left**2 + lost_right**2),
+    )
 
 
-def _next(w: Any, basis: Any, norm: Any, key: Any) -> Any:
-    """(unit vector along the part of w outside `basis`, its length, the norm so far, the length if it was dropped)."""
+def _next(
+    w: Float[Array, " n"],
+    basis: Float[Array, "k n"],
+    norm: Float[Array, ""],
+    key: Key,
+) -> tuple[Array, Array, Array, Array]:
+    """Return the next basis vector, its coupling, the norm so far, what was dropped."""
     size = length(w)
     norm = jnp.maximum(norm, size)
     rest = _outside(basis, w / jnp.where(size > 0, size, 1))
     coupling = size * length(rest)
-    broken = coupling <= _BREAKDOWN * float(jnp.finfo(w.dtype).eps) * norm  # false for NaN, which goes on as NaN
+    # False for NaN, which goes on as NaN.
+    is_rounding = coupling <= _BREAKDOWN * float(jnp.finfo(w.dtype).eps) * norm
 
-    def fresh() -> Any:
+    def restart() -> Float[Array, " n"]:
         return _outside(basis, unit(jax.random.normal(key, w.shape, w.dtype)))
 
-    direction = unit(jax.lax.cond(broken, fresh, lambda: rest))
-    return direction, jnp.where(broken, 0, coupling), norm, jnp.where(broken, coupling, 0)
+    direction = unit(jax.lax.cond(is_rounding, restart, lambda: rest))
+    kept = jnp.where(is_rounding, 0, coupling)
+    dropped = jnp.where(is_rounding, coupling, 0)
+    return direction, kept, norm, dropped
 
 
-def _outside(basis: Any, w: Any) -> Any:
+def _outside(basis: Float[Array, "k n"], w: Float[Array, " n"]) -> Float[Array, " n"]:
     for _ in range(2):
         w = w - (basis @ w) @ basis
     return w
 
 
 def length(w: Float[Array, " n"]) -> Float[Array, ""]:
-    """Euclidean norm of a vector, whatever its scale."""
+    """Return the Euclidean norm of a vector, whatever its scale."""
     peak = jnp.max(jnp.abs(w))
     peak = jnp.where(peak > 0, peak, 1)
     return peak * jnp.linalg.norm(w / peak)
 
 
 def unit(w: Float[Array, " n"]) -> Float[Array, " n"]:
-    """`w` over its length; zero stays zero."""
+    """Return `w` over its length; zero stays zero."""
     size = length(w)
     return w / jnp.where(size > 0, size, 1)
 
 
-def extreme_singular_values(operator: Operator, *, key: Any, steps: int) -> Extremes:
-    """The largest and the smallest of the min(m, n) singular values, by Golub-Kahan from a random direction.
+@public("extreme_singular_values")
+def extreme_singular_values(operator: Operator, *, key: Key, steps: int) -> Extremes:
+    """Find the largest and the smallest singular value, by Golub-Kahan steps.
 
-    Stops once both are converged, after at most `steps` (clamped to min(m, n), where both are exact to rounding).
+    From a random direction, until both are converged. Under jit and vmap; no gradient.
+    The values approach from inside: the largest from below, the smallest from above, to
+    rounding. The smallest converges late, where s_min/s_max is small and its neighbours
+    are near: read `converged`. A residual proves that a singular value is near, not
+    that none lies beyond.
 
-    **Returns** `Extremes`
-    - `values`: largest, smallest. They approach from inside: values[0] ≤ s_max and values[1] ≥ s_min, to rounding.
-    - `bounds`: a singular value lies within `bounds` of each: the residual (last component of B's left singular vector
-      times the last coupling), what restarts dropped, and 4 √max(m, n) eps s_max for rounding of the products.
-    - `converged`: residual below √eps of the value itself, or below that rounding. The error of the value is then
-      mostly of second order in the residual. A residual proves that a singular value is near, not that none is beyond.
-    - `steps`: how many were taken.
+    The bounds are the residual (the last component of B's left singular vector times
+    the last coupling), what restarts dropped, and 4 √max(m, n) eps s_max for rounding
+    of the products. A value is converged where its residual is below √eps of itself, or
+    below that rounding.
 
-    The smallest values converge late (many steps where s_min/s_max is small and its neighbours are near): read
-    `converged`. jit and vmap; no gradient. Cost a step: one product with J and Jᵀ, 8 (m + n) `steps` FLOP. Memory:
-    `steps` vectors of each side. Outside jit each call compiles anew.
+    Cost a step: one product with J and Jᵀ, 8 (m + n) `steps` FLOP. Memory: `steps`
+    vectors of each side. Outside jit each call compiles anew.
 
-    Source: Golub and Kahan (1965); Baglama and Reichel (2005), section 2, for the residual.
+    Sources: Golub and Kahan (1965); for the residual Baglama and Reichel (2005),
+    section 2.
 
-    **Raises** `ValueError`: not an `Operator`, or one whose products do not fit its shape; no single key; steps < 1.
+    Args:
+        operator: The matrix.
+        key: For the direction.
+        steps: At most so many, clamped to min(m, n), where both values are exact to
+            rounding.
+
+    Returns:
+        Values, bounds, whether they are converged, and the steps taken.
+
+    Raises:
+        InputError: `operator` is not an `Operator`, or its products do not fit its
+            shape; `key` is not a single key; `steps` is not a positive integer.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> operator = linalg.Operator.of(jnp.diag(jnp.array([3.0, 2.0, 0.5])))
+        >>> key = jax.random.key(0)
+        >>> ends = linalg.extreme_singular_values(operator, key=key, steps=3)
+        >>> ends.values.round(4)
+        Array([3. , 0.5], dtype=float32)
+        >>> ends.converged
+        Array([ True,  True], dtype=bool)
     """
-    call = "extreme_singular_values"
-    operator = checked(call, operator).tall
-    _checks.key(call, key)
-    _checks.integer(call, low=1, steps=steps)
+    operator = checked("extreme_singular_values", operator).tall
+    key = checks.key("key", key)
+    steps = checks.integer("steps", steps, low=1)
     steps = min(steps, operator.shape[1])
-    first, key = jax.random.split(key)
+    key_start, key_steps = jax.random.split(key)
+    step = functools.partial(_step, operator, key_steps)
 
-    def unfinished(state: Any) -> Any:
-        _, found = state
-        return (found.steps < steps) & ~found.converged.all()
+    def is_unfinished(state: tuple[Bidiagonal, Extremes]) -> Bool[Array, ""]:
+        _, extremes = state
+        return (extremes.steps < steps) & ~extremes.converged.all()
 
-    def more(state: Any) -> Any:
-        b, found = state
-        done = jnp.minimum(found.steps + _STRIDE, steps)
-        b = jax.lax.fori_loop(found.steps, done, functools.partial(_step, operator, key), b)
+    def more(state: tuple[Bidiagonal, Extremes]) -> tuple[Bidiagonal, Extremes]:
+        b, extremes = state
+        done = jnp.minimum(extremes.steps + _STRIDE, steps)
+        b = jax.lax.fori_loop(extremes.steps, done, step, b)
         return b, _extremes(b, done)
 
     with precision.full():
-        b = _started(unit(jax.random.normal(first, operator.shape[1:], operator.dtype)), operator, steps)
-        nothing = Extremes(b.right[0, :1].repeat(2), b.right[0, :1].repeat(2), jnp.zeros(2, bool), jnp.zeros((), int))
-        return jax.lax.while_loop(unfinished, more, (b, nothing))[1]
+        start = jax.random.normal(key_start, operator.shape[1:], operator.dtype)
+        b = _start(unit(start), operator, steps)
+        # Of the start vector, so that both have its type under shard_map too.
+        nothing = b.right[0, :1].repeat(2)
+        unknown = Extremes(
+            values=nothing,
+            bounds=nothing,
+            converged=jnp.zeros(2, bool),
+            steps=jnp.zeros((), int),
+        )
+        return jax.lax.while_loop(is_unfinished, more, (b, unknown))[1]
 
 
-def _extremes(b: Bidiagonal, done: Any) -> Extremes:
-    """Of the leading `done` rows of B. The rest is filled with B[0, 0], which lies between the extremes."""
+def _extremes(b: Bidiagonal, done: Int[Array, ""]) -> Extremes:
+    """Find the extremes of the leading `done` rows of B."""
     index = jnp.arange(len(b.diagonal))
-    inside = b._replace(
-        diagonal=jnp.where(index < done, b.diagonal, b.diagonal[0]), above=jnp.where(index < done - 1, b.above, 0)
-    )
+    # The rows that are not there yet are filled with B[0, 0], which lies between the
+    # extremes.
+    diagonal = jnp.where(index < done, b.diagonal, b.diagonal[0])
+    above = jnp.where(index < done - 1, b.above, 0)
+    leading = b._replace(diagonal=diagonal, above=above)
     ends = jnp.array([0, -1])
-    left, s, _ = thin_svd(inside.scaled())
+    left, s, _ = thin_svd(leading.scaled())
     residual = b.above[done - 1] * jnp.abs(left[done - 1, ends])
     values = b.norm * s[ends]
     eps = float(jnp.finfo(s.dtype).eps)
-    rounding = 4 * math.sqrt(max(b.left.shape[1], b.right.shape[1])) * eps * values[0]
+    longest = max(b.left.shape[1], b.right.shape[1])
+    rounding = 4 * math.sqrt(longest) * eps * values[0]
     converged = residual <= jnp.maximum(math.sqrt(eps) * values, rounding)
     return Extremes(values, residual + b.lost + rounding, converged, done)
 
 
-def _nodes(b: Any) -> tuple[Any, Any]:
-    """Singular values of B, and what its right singular vectors have of the starting vector."""
-    _, s, right = thin_svd(b)
-    return s, right[:, 0]
+@public("spectral_quadrature")
+def spectral_quadrature(
+    operator: Operator,
+    *,
+    key: Key,
+    steps: int,
+    probes: int,
+    tol: float | None = None,
+    deflate: int = 0,
+) -> Quadrature:
+    """Integrate over the min(m, n) singular values, by stochastic Lanczos quadrature.
 
+    Each probe is uniform on the sphere, and its measure has mass 1. The mean over
+    probes of ∫ f(s²) estimates (1/n) Σ f(s_i²) without bias for polynomials f of degree
+    up to 2·steps - 1. The standard deviation over probes, divided by √probes, is the
+    standard error. It is √(2/(n + 2)) times the standard deviation of f over the
+    spectrum, so 0 on an isometry.
 
-def spectral_quadrature(operator: Operator, *, key: Any, steps: int, probes: int) -> Quadrature:
-    """The density of the min(m, n) singular values by stochastic Lanczos quadrature: `steps` for each of `probes`.
+    Beside each Gauss rule stands the Gauss-Radau rule with a node at zero, from the
+    same steps (Golub and Meurant, 2010, chapter 6): B with its last entry set to zero.
 
-    Each probe is uniform on the sphere and its measure has mass 1. ∫ f over the mean of the probes estimates (1/n) Σ
-    f(s_i²) without bias for polynomials f of degree ≤ 2 k − 1 in s². The standard deviation over probes, divided by
-    √probes, is the standard error; it is √(2/(n + 2)) times that of f over the spectrum, so 0 on an isometry.
-
-    **Returns** `Quadrature`, (probes, k) with k = min(steps, m, n). Structural zeros (|m − n|) are apart from the mass;
-    nodes below `log_floor` = ln(max(64, m, n)·eps), relative to the largest of all probes, are −inf with their mass.
-
-    jit and vmap; no gradient (nodes coincide at isometry; use `spectral_moments`). Cost: probes × k products with J and
-    k − 1 with Jᵀ, probes × 8 (m + n) k² FLOP. Memory: probes × k vectors of each side. Outside jit each call compiles
+    Under jit and vmap; no gradient, as nodes coincide at isometry (`spectral_moments`
+    has one). Cost: probes × steps products with J and Jᵀ, and probes × 8 (m + n) steps²
+    FLOP. Memory: probes × steps vectors of each side. Outside jit each call compiles
     anew.
 
-    Source: Ubaru, Chen, Saad (2017), algorithm 1, with Golub-Kahan on J in place of Lanczos on JᵀJ, whose nodes are
-    blind below √eps.
+    Source: Ubaru, Chen and Saad (2017), algorithm 1, with Golub-Kahan on J in place of
+    Lanczos on JᵀJ, whose nodes are blind below √eps.
 
-    **Raises** `ValueError`: as `extreme_singular_values`; probes < 1.
+    Args:
+        operator: The matrix.
+        key: For the probes.
+        steps: Nodes for each probe, clamped to min(m, n); with `tol` at most so many.
+        probes: Number of random directions.
+        tol: Steps are taken until two things are known to this relative tolerance: the
+            mean of s as the probes see it, which both rules enclose, and s_max with
+            probability 0.95 (`norm_excess`). The spread over probes is another matter:
+            more steps do not lower it. None takes all `steps`.
+        deflate: One probe more goes ahead, and of what it finds converged at most so
+            many of the largest singular values are taken out: they count with their
+            exact mass 1/n, and the other probes see the complement of their vectors.
+            What a few large values dominate varies far less between probes then (as in
+            Hutch++: Meyer, Musco, Musco and Woodruff, 2021). Clamped to n - steps.
+
+    Returns:
+        The rules, (probes, k + deflate) with k = min(steps, m, n). Structural zeros,
+        |m - n| of them, are apart from the mass. Nodes below the floor, max(64, m, n)
+        eps of the largest node of all probes, are zeros.
+
+    Raises:
+        InputError: `operator` is not an `Operator`, or its products do not fit its
+            shape; `key` is not a single key; `steps` or `probes` is not a positive
+            integer, `deflate` not a whole number, `tol` not a positive number.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> operator = linalg.Operator.of(jnp.diag(jnp.arange(1.0, 101.0)))
+        >>> rules = linalg.spectral_quadrature(
+        ...     operator, key=jax.random.key(0), steps=50, probes=4, tol=0.05
+        ... )
+        >>> int(rules.steps)
+        16
+        >>> float(jnp.exp(rules.log_values.max()).round(2))
+        99.99
     """
-    call = "spectral_quadrature"
-    operator = checked(call, operator).tall
-    _checks.key(call, key)
-    _checks.integer(call, low=1, steps=steps, probes=probes)
+    operator = checked("spectral_quadrature", operator).tall
+    key = checks.key("key", key)
+    steps = checks.integer("steps", steps, low=1)
+    probes = checks.integer("probes", probes, low=1)
+    if tol is not None:
+        tol = checks.number("tol", tol, above=0.0)
     steps = min(steps, operator.shape[1])
-
-    def one(key: Any) -> Any:
-        first, key = jax.random.split(key)
-        start = unit(jax.random.normal(first, operator.shape[1:], operator.dtype))
-        b = bidiagonalize(operator, start, key, steps, outside=False)
-        s, right = _nodes(b.scaled())
-        logs = jnp.where(s > 0, jnp.log(jnp.where(s > 0, s, 1)), jnp.where(s == 0, -jnp.inf, s))
-        size = jnp.where(b.norm == 0, 1, b.norm)
-        return logs + jnp.log(size), right**2
-
+    deflate = checks.integer("deflate", deflate)
+    deflate = min(deflate, steps, operator.shape[1] - steps)
     with precision.full():
-        logs, weights = jax.vmap(one)(jax.random.split(key, probes))
-    floor = math.log(max(_BREAKDOWN, *operator.shape) * float(jnp.finfo(logs.dtype).eps))
-    logs = jnp.where(logs < jnp.max(logs) + floor, -jnp.inf, logs)  # NaN stays NaN, never a zero
-    return Quadrature(logs, weights / jnp.sum(weights, -1, keepdims=True), floor)
+        fixed = _converged(operator, key, steps=steps, deflate=deflate)
+        b, done = _probe(operator, key, fixed, steps=steps, probes=probes, tol=tol)
+        gauss, radau = _rules(b, done)
+    longest = max(_BREAKDOWN, *operator.shape)
+    log_floor = math.log(longest * float(jnp.finfo(operator.dtype).eps))
+    gauss = _joined(gauss, fixed, operator.shape[1])
+    radau = _joined(radau, fixed, operator.shape[1])
+    # A comparison with NaN is false, so NaN stays NaN and never passes for a zero.
+    least = jnp.max(gauss.log_values) + log_floor
+    of_gauss = jnp.where(gauss.log_values < least, -jnp.inf, gauss.log_values)
+    of_radau = jnp.where(radau.log_values < least, -jnp.inf, radau.log_values)
+    return Quadrature(
+        log_values=of_gauss,
+        weights=gauss.weights,
+        log_floor=jnp.asarray(log_floor, operator.dtype),
+        radau_log_values=of_radau,
+        radau_weights=radau.weights,
+        steps=jnp.asarray(done),
+    )
+
+
+class _Rules(NamedTuple):
+    """Nodes ln s and weights, a rule for each probe."""
+
+    log_values: Float[Array, "probes k"]
+    weights: Float[Array, "probes k"]
+
+
+class _Fixed(NamedTuple):
+    """Singular values that are taken out, with their right vectors as rows.
+
+    Where fewer than asked for are converged, the rest are rows of zeros and no value.
+    """
+
+    log_values: Float[Array, " r"]
+    vectors: Float[Array, "r n"]
+    is_found: Bool[Array, " r"]
+
+
+def _converged(operator: Operator, key: Key, *, steps: int, deflate: int) -> _Fixed:
+    """Find the largest singular values that `steps` steps of one probe converge to."""
+    n = operator.shape[1]
+    if deflate == 0:
+        nothing = jnp.zeros(0, operator.dtype)
+        return _Fixed(nothing, jnp.zeros((0, n), operator.dtype), nothing > 0)
+    # Apart from the keys of the probes, which are the same with and without deflation.
+    key_start, key_steps = jax.random.split(jax.random.fold_in(key, deflate))
+    start = unit(jax.random.normal(key_start, (n,), operator.dtype))
+    steps = min(steps, max(deflate, _MOST_STEPS_AHEAD))
+    b = bidiagonalize(operator, start, key_steps, steps)
+    left, s, right = thin_svd(b.scaled())
+    scale = jnp.where(b.norm > 0, b.norm, 1)
+    residual = b.above[-1] / scale * jnp.abs(left[-1, :deflate])
+    values = s[:deflate]
+    is_found = residual <= _CONVERGED * values
+    vectors = jnp.where(is_found[:, None], right[:deflate] @ b.right[:-1], 0)
+    log_values = jnp.log(jnp.where(values > 0, values, 1)) + jnp.log(scale)
+    log_values = jnp.where(values > 0, log_values, -jnp.inf)
+    return _Fixed(log_values, vectors, is_found)
+
+
+def _joined(rules: _Rules, fixed: _Fixed, size: int) -> _Rules:
+    """Add the values that were taken out to the rule of each probe, descending."""
+    num_fixed = len(fixed.log_values)
+    if num_fixed == 0:
+        return rules
+    probes = len(rules.weights)
+    values = jnp.where(fixed.is_found, fixed.log_values, -jnp.inf)
+    mass = jnp.where(fixed.is_found, 1 / size, 0).astype(rules.weights.dtype)
+    every = (probes, num_fixed)
+    values = jnp.broadcast_to(values[None], every)
+    log_values = jnp.concatenate([values, rules.log_values], -1)
+    rest = (1 - jnp.sum(mass)) * rules.weights
+    weights = jnp.concatenate([jnp.broadcast_to(mass[None], every), rest], -1)
+    order = jnp.argsort(-log_values, -1)
+    log_values = jnp.take_along_axis(log_values, order, -1)
+    return _Rules(log_values, jnp.take_along_axis(weights, order, -1))
+
+
+def _probe(
+    operator: Operator,
+    key: Key,
+    fixed: _Fixed,
+    *,
+    steps: int,
+    probes: int,
+    tol: float | None,
+) -> tuple[Bidiagonal, Int[Array, ""] | int]:
+    """Bidiagonalize from every probe at once; return also how many steps were taken."""
+    keys = jax.vmap(jax.random.split)(jax.random.split(key, probes))
+    taken_out = fixed.vectors
+
+    def draw(key: Key) -> Float[Array, " n"]:
+        drawn = jax.random.normal(key, operator.shape[1:], operator.dtype)
+        return unit(_outside(taken_out, drawn))
+
+    starts = jax.vmap(draw)(keys[:, 0])
+    if tol is None:
+
+        def run(start: Float[Array, " n"], key: Key) -> Bidiagonal:
+            return bidiagonalize(
+                operator, start, key, steps, outside=False, taken_out=taken_out
+            )
+
+        return jax.vmap(run)(starts, keys[:, 1]), steps
+
+    def step(j: Int[Array, ""], b: Bidiagonal) -> Bidiagonal:
+        def of_one(key: Key, b: Bidiagonal) -> Bidiagonal:
+            return _step(operator, key, j, b, taken_out=taken_out)
+
+        return jax.vmap(of_one)(keys[:, 1], b)
+
+    def is_unfinished(state: tuple[Bidiagonal, Array, Array]) -> Bool[Array, ""]:
+        _, done, error = state
+        # Written so that NaN, of a matrix that is not finite, goes on to the end.
+        return (done < steps) & ~(error <= tol)
+
+    def more(state: tuple[Bidiagonal, Array, Array]) -> tuple[Bidiagonal, Array, Array]:
+        b, done, _ = state
+        now = jnp.minimum(done + _STRIDE, steps)
+        b = jax.lax.fori_loop(done, now, step, b)
+        return b, now, _error(b, now)
+
+    b = jax.vmap(lambda start: _start(start, operator, steps))(starts)
+    unknown = jnp.full_like(starts, jnp.inf, shape=())
+    state = b, jnp.zeros((), int), unknown
+    b, done, _ = jax.lax.while_loop(is_unfinished, more, state)
+    return b, done
+
+
+def _error(b: Bidiagonal, done: Int[Array, ""]) -> Float[Array, ""]:
+    """Return the larger relative uncertainty of the mean of s and of s_max."""
+    gauss, radau = _rules(b, done)
+    upper = jnp.mean(jnp.sum(gauss.weights * jnp.exp(gauss.log_values), -1))
+    lower = jnp.mean(jnp.sum(radau.weights * jnp.exp(radau.log_values), -1))
+    of_mean = (upper - lower) / jnp.where(upper > 0, upper, 1)
+    probes, n = b.right.shape[0], b.right.shape[-1]
+    of_largest = norm_excess(n, done, probes, _LEVEL) - 1
+    return jnp.maximum(of_mean, of_largest.astype(of_mean.dtype))
+
+
+def _rules(b: Bidiagonal, done: Int[Array, ""] | int) -> tuple[_Rules, _Rules]:
+    """Return the Gauss and the Gauss-Radau rule of every probe."""
+    # A whole basis leaves nothing to bound: both rules are then the measure itself.
+    is_whole = jnp.asarray(done == b.right.shape[-1])
+
+    def matrices(b: Bidiagonal) -> Float[Array, "2 k k"]:
+        index = jnp.arange(len(b.diagonal))
+        # Rows that were not reached are zero, apart from the rest: nodes of no weight.
+        above = jnp.where(index < done - 1, b.above, 0)
+        num_kept = jnp.where(is_whole, done, done - 1)
+        of_gauss = jnp.where(index < done, b.diagonal, 0)
+        of_radau = jnp.where(index < num_kept, b.diagonal, 0)
+        gauss = b._replace(diagonal=of_gauss, above=above)
+        radau = b._replace(diagonal=of_radau, above=above)
+        return jnp.stack([gauss.scaled(), radau.scaled()])
+
+    def nodes(b: Bidiagonal) -> tuple[Float[Array, "2 k"], Float[Array, "2 k"]]:
+        _, s, right = thin_svd(matrices(b))
+        logs = jnp.where(s > 0, jnp.log(jnp.where(s > 0, s, 1)), s)
+        logs = jnp.where(s == 0, -jnp.inf, logs)
+        weights = right[..., 0] ** 2
+        total = jnp.sum(weights, -1, keepdims=True)
+        scale = jnp.log(jnp.where(b.norm == 0, 1, b.norm))
+        return logs + scale, weights / total
+
+    log_values, weights = jax.vmap(nodes)(b)
+    gauss = _Rules(log_values[:, 0], weights[:, 0])
+    radau = _Rules(log_values[:, 1], weights[:, 1])
+    return gauss, radau
+
+
+def norm_excess(
+    size: int, steps: Int[Array, "*batch"] | int, probes: int, level: float
+) -> Float[Array, "*batch"]:
+    """Return how far s_max may exceed the largest node, as a factor.
+
+    The largest node is at most s_max. By Kuczynski and Wozniakowski (1992), theorem
+    4.2, a probe misses more than a share eps of s_max² with probability at most
+    1.648 √n exp(-√eps (2·steps - 1)), whatever the spectrum; all probes do so with that
+    to their number.
+
+    Args:
+        size: n = min(m, n).
+        steps: Steps taken.
+        probes: Number of independent probes.
+        level: Probability that s_max is at most the factor times the largest node.
+
+    Returns:
+        At least 1; inf where so few steps prove nothing.
+    """
+    of_one_probe = math.log(_SMALL_BALL) + math.log(size) / 2
+    of_all = of_one_probe - math.log1p(-level) / probes
+    missed = (of_all / (2 * jnp.asarray(steps, float) - 1)) ** 2
+    is_bounded = missed < 1
+    left = 1 - jnp.where(is_bounded, missed, 0)
+    return jnp.where(is_bounded, 1 / jnp.sqrt(left), jnp.inf)

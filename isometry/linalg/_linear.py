@@ -1,8 +1,13 @@
-"""The matrix of a linearized function: by tangents, by cotangents, or from its factors side by side."""
+"""The matrix of a linear map, and products of factors one after another.
+
+Layers store their weights as (in, out), and `Factors.matrix` is the transpose of that.
+Here vectors are rows, and are multiplied by the weights as they are stored: v @ W, or
+u @ W.T on the way back. On a CPU with AVX-512 XLA multiplies both at 100 GFLOP/s in
+float64, but W.T @ X, with vectors in columns, at 50.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,120 +19,211 @@ from isometry.linalg._product import Factors, require_stacks
 
 
 def matrix_of(
-    g: Callable[[Any], Any], point: Float[Array, " n"], chunk: int | None = None, forward: bool | None = None
+    g: Callable[[Array], Array],
+    point: Float[Array, " n"],
+    chunk: int | None = None,
+    forward: bool | None = None,
 ) -> Float[Array, "m n"]:
-    """The Jacobian of g: vector → vector at `point`, from one linearization.
+    """Compute the Jacobian of a function from vector to vector.
 
-    Forward mode if `forward`, reverse if not; None: reverse where outputs are no more than inputs. `chunk` directions
-    at a time, None for all.
+    Args:
+        g: The function.
+        point: Where it is linearized, once.
+        chunk: Directions that are taken at a time; None takes all.
+        forward: Whether to use forward mode, a direction for each input, or reverse
+            mode, one for each output. None: forward where outputs are more than inputs.
+
+    Returns:
+        The matrix, in the dtype of the outputs in reverse mode and of the inputs in
+        forward mode.
+
+    Example:
+        >>> linalg.matrix_of(jnp.cumsum, jnp.zeros(2))
+        Array([[1., 0.],
+               [1., 1.]], dtype=float32)
     """
-    out, g = jax.eval_shape(g, point), of_numbers(g)
-    if not (out.size > point.size if forward is None else forward):
-        _, pull = jax.vjp(g, point)
-        return _rows(canonical(lambda v: pull(v)[0]), jnp.eye(out.size, dtype=out.dtype), chunk)
-    _, push = jax.linearize(g, point)
-    return _rows(canonical(push), jnp.eye(point.size, dtype=point.dtype), chunk).T
+    out = jax.eval_shape(g, point)
+    if forward is None:
+        forward = out.size > point.size
+    g = of_numbers(g)
+    if forward:
+        _, push = jax.linearize(g, point)
+        basis = jnp.eye(point.size, dtype=point.dtype)
+        return _images(canonical(push), basis, chunk).T
+    _, pull = jax.vjp(g, point)
+    basis = jnp.eye(out.size, dtype=out.dtype)
+    return _images(canonical(lambda u: pull(u)[0]), basis, chunk)
 
 
-def _rows(product: Callable[[Any], Any], basis: Any, chunk: int | None) -> Any:
+def _images(
+    product: Callable[[Array], Array],
+    basis: Float[Array, "k k"],
+    chunk: int | None,
+) -> Float[Array, "k n"]:
     if chunk is None or chunk >= len(basis):
         return jax.vmap(product)(basis)
     return jax.lax.map(product, basis, batch_size=chunk)
 
 
-def _turned(stack: Factors) -> Factors:
-    """Its matrices as (count, n, m), the way layers store them: with the transpose that made them factors this one
-    cancels under jit, where a transpose of a whole stack before a loop would be a copy."""
-    return stack if stack.matrix is None else stack._replace(matrix=stack.matrix.mT)
-
-
 def factored(stacks: Sequence[Factors]) -> Operator:
-    """The product of factors as an operator. Under vmap, vectors that share a matrix are one wide product."""
+    """Make an operator of a product of factors, which is never multiplied out.
+
+    Under `jax.vmap`, vectors that share the matrices are multiplied together.
+
+    Args:
+        stacks: The factors, the first acts first.
+
+    Returns:
+        The operator of shape (m, n) of the product.
+
+    Raises:
+        InputError: No factors, or something else among them.
+
+    Example:
+        >>> matrix = jnp.array([[[0.0, 2.0], [1.0, 0.0]]])
+        >>> linalg.factored([linalg.Factors(matrix)]).matvec(jnp.array([1.0, 3.0]))
+        Array([6., 1.], dtype=float32)
+    """
     require_stacks("factored", stacks)
-    turned = [_turned(stack) for stack in stacks]
+    stored = [_stored(stack) for stack in stacks]
 
-    def sent(v: Any, stack: Factors, backward: bool) -> Any:
-        step = lambda v, factor: ((_pulled if backward else _pushed)(factor, v), None)  # noqa: E731
-        if len(jax.tree.leaves(stack)[0]) == 1:
-            return step(v, jax.tree.map(lambda a: a[0], stack))[0]
-        return jax.lax.scan(step, v, stack, reverse=backward)[0]
+    def push(v: Float[Array, " n"]) -> Float[Array, " m"]:
+        return _through_all(v, stored, backward=False)
 
-    def push(v: Any) -> Any:
-        return functools.reduce(lambda v, stack: sent(v, stack, False), turned, v)
+    def pull(u: Float[Array, " m"]) -> Float[Array, " n"]:
+        return _through_all(u, stored, backward=True)
 
-    def pull(u: Any) -> Any:
-        return functools.reduce(lambda u, stack: sent(u, stack, True), reversed(turned), u)
-
-    return Operator(push, pull, (stacks[-1].size[1], stacks[0].size[2]), stacks[0].dtype)
-
-
-def _pushed(factor: Factors, v: Any) -> Any:
-    v = v if factor.matrix is None else v @ factor.matrix
-    return v if factor.scale is None else factor.scale * v
-
-
-def _pulled(factor: Factors, u: Any) -> Any:
-    u = u if factor.scale is None else factor.scale * u
-    return u if factor.matrix is None else u @ factor.matrix.T
+    shape = stacks[-1].size[1], stacks[0].size[2]
+    return Operator(push, pull, shape, stacks[0].dtype)
 
 
 def wide_product(stacks: Sequence[Factors], batch: int) -> Float[Array, "batch m n"]:
-    """The products of factors whose matrices are shared and whose scales, (batch, count, m), are not.
+    """Multiply factors whose matrices are shared by a batch and whose scales are not.
 
-    `batch` members lie side by side, so that each factor is one wide matrix product in a scan, from the narrower end.
+    All members of the batch are rows of one matrix, so that each factor is a single
+    large product. It begins at the narrower end.
+
+    Args:
+        stacks: The factors, the first acts first. Scales are (batch, count, m).
+        batch: How many members there are.
+
+    Returns:
+        The products.
+
+    Raises:
+        InputError: No factors, or something else among them.
+
+    Example:
+        >>> scale = jnp.array([[[1.0, 0.0]], [[0.0, 1.0]]])
+        >>> factors = linalg.Factors(jnp.array([[[1.0, 2.0], [3.0, 4.0]]]), scale)
+        >>> linalg.wide_product([factors], batch=2)
+        Array([[[1., 2.],
+                [0., 0.]],
+        <BLANKLINE>
+               [[0., 0.],
+                [3., 4.]]], dtype=float32)
     """
-    backward = stacks[-1].size[1] < stacks[0].size[2]
-    steps = [_turned(stack)._replace(scale=_columns(stack.scale)) for stack in stacks]
-    wide = _built(steps[::-1] if backward else steps, batch, backward)
-    return jnp.transpose(wide, (1, 2, 0) if backward else (1, 0, 2))
+    require_stacks("wide_product", stacks)
+    num_outputs, num_inputs = stacks[-1].size[1], stacks[0].size[2]
+    # Of equal ends that of the outputs, whose rows are those of the Jacobian: from the
+    # inputs it comes out transposed.
+    backward = num_outputs <= num_inputs
+    steps = [_of_rows(_stored(stack)) for stack in stacks]
+    if backward:
+        end, rest = _parted(steps.pop(), index=-1)
+        steps = [*steps, *rest]
+    else:
+        end, rest = _parted(steps.pop(0), index=0)
+        steps = [*rest, *steps]
+    rows = _begun(end, batch, backward)
+    rows = _through_all(rows, steps, backward)
+    return rows if backward else rows.mT
 
 
-def _columns(scale: Any) -> Any:
-    """(batch, count, m) → (count, m, batch, 1)."""
-    return None if scale is None else jnp.moveaxis(scale, 0, -1)[..., None]
+def _stored(stack: Factors) -> Factors:
+    """Transpose the matrices to (count, n, m), as layers store them.
+
+    Under jit this cancels the transpose that made them factors. One of a whole stack
+    before a loop would be a copy.
+    """
+    if stack.matrix is None:
+        return stack
+    return stack._replace(matrix=stack.matrix.mT)
 
 
-def _built(steps: list[Factors], batch: int, backward: bool) -> Float[Array, "m batch r"]:
-    """The product, or `backward` that of the transposed factors, of stacks that are turned."""
-    first, rest = _parted(steps[0], backward)
-    wide = _start(first, batch, backward)
-    for stack in ([] if rest is None else [rest]) + steps[1:]:
-        if _count(stack) > 1:
-            step = lambda wide, factor: (_next(wide, factor, backward), None)  # noqa: E731
-            wide = jax.lax.scan(step, wide, stack, reverse=backward)[0]
-        else:  # not in a loop: one factor may change the width
-            wide = _next(wide, jax.tree.map(lambda a: a[0], stack), backward)
-    return wide
+def _of_rows(stack: Factors) -> Factors:
+    """Turn scales of (batch, count, m) into (count, batch, 1, m), one for all rows."""
+    if stack.scale is None:
+        return stack
+    by_factor = jnp.moveaxis(stack.scale, 1, 0)
+    return stack._replace(scale=by_factor[:, :, None, :])
+
+
+def _parted(stack: Factors, index: int) -> tuple[Factors, list[Factors]]:
+    """Take the first or the last factor (index 0 or -1) out of a stack."""
+    end = jax.tree.map(lambda a: a[index], stack)
+    if _count(stack) == 1:
+        return end, []
+    # A copy, which a stack that is multiplied whole does without.
+    others = slice(1, None) if index == 0 else slice(None, -1)
+    return end, [jax.tree.map(lambda a: a[others], stack)]
+
+
+def _begun(factor: Factors, batch: int, backward: bool) -> Float[Array, "batch r k"]:
+    """Return the rows of one factor, or its columns, for each member of the batch."""
+    matrix, scale = factor
+    if matrix is None:
+        assert scale is not None, "a factor of neither"
+        return scale * jnp.eye(scale.shape[-1], dtype=scale.dtype)[None]
+    rows = (matrix.T if backward else matrix)[None]
+    if scale is None:
+        return jnp.broadcast_to(rows, (batch, *rows.shape[1:]))
+    return scale.mT * rows if backward else scale * rows
+
+
+def _through_all(
+    v: Float[Array, "*batch k"],
+    stacks: Sequence[Factors],
+    backward: bool,
+) -> Float[Array, "*batch r"]:
+    """Multiply by all factors, or by their transposes from the last to the first."""
+    if backward:
+        through = functools.partial(_through, backward=True)
+        return functools.reduce(through, reversed(stacks), v)
+    return functools.reduce(_through, stacks, v)
+
+
+def _through(
+    v: Float[Array, "*batch k"],
+    stack: Factors,
+    backward: bool = False,
+) -> Float[Array, "*batch r"]:
+    step = _pulled if backward else _pushed
+    # Not in a loop, where the width could not change.
+    if _count(stack) == 1:
+        return step(v, jax.tree.map(lambda a: a[0], stack))
+    product, _ = jax.lax.scan(
+        lambda v, factor: (step(v, factor), None),
+        v,
+        stack,
+        reverse=backward,
+    )
+    return product
 
 
 def _count(stack: Factors) -> int:
     return len(jax.tree.leaves(stack)[0])
 
 
-def _parted(stack: Factors, backward: bool) -> tuple[Factors, Factors | None]:
-    """The factor to begin with, and the others; those are copied, where a stack that is multiplied whole is not."""
-    one, others = (-1, slice(None, -1)) if backward else (0, slice(1, None))
-    rest = jax.tree.map(lambda a: a[others], stack) if _count(stack) > 1 else None
-    return jax.tree.map(lambda a: a[one], stack), rest
-
-
-def _start(factor: Factors, batch: int, backward: bool) -> Any:
-    """One factor for every member of the batch, without a product."""
+def _pushed(v: Float[Array, "*batch n"], factor: Factors) -> Float[Array, "*batch m"]:
     matrix, scale = factor
-    if matrix is None:
-        assert scale is not None, "a factor of neither"
-        return scale * jnp.eye(len(scale), dtype=scale.dtype)[:, None, :]
-    matrix = matrix if backward else matrix.T
-    wide = jnp.broadcast_to(matrix[:, None, :], (len(matrix), batch, matrix.shape[1]))
-    if scale is None:
-        return wide
-    return wide * (scale[:, :, 0].T[None] if backward else scale)
-
-
-def _next(wide: Any, factor: Factors, backward: bool) -> Any:
-    matrix, scale = factor
-    wide = wide * scale if backward and scale is not None else wide
     if matrix is not None:
-        matrix = matrix if backward else matrix.T
-        wide = (matrix @ wide.reshape(len(wide), -1)).reshape(len(matrix), *wide.shape[1:])
-    return wide if backward or scale is None else wide * scale
+        v = v @ matrix
+    return v if scale is None else scale * v
+
+
+def _pulled(u: Float[Array, "*batch m"], factor: Factors) -> Float[Array, "*batch n"]:
+    matrix, scale = factor
+    if scale is not None:
+        u = scale * u
+    return u if matrix is None else u @ matrix.T

@@ -1,31 +1,32 @@
-"""What a measurement takes, before anything runs: XLA's own count, and a bound that needs no compilation."""
+"""What a measurement takes, before anything runs.
 
+XLA's own count, and a bound that needs no compilation.
+"""
+
+import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import jax
-import jax.numpy as jnp
 from jax.extend import core
+from jax.typing import DTypeLike
+from jaxtyping import Array, PyTree
 
-from isometry import _checks
-from isometry._internal import jaxprs, memory, precision
-from isometry.measure import _jacobian, _spectrum, _tracing
-from isometry.measure._jacobian import Lanczos, Product
+from isometry._internal import checks, jaxprs, memory
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Params
+from isometry.measure import _resolution, methods
+from isometry.measure._function import Map
+from isometry.measure._record import Spectrum
+from isometry.measure._spans import Span
+from isometry.measure._target import Target
+from isometry.measure.methods import Footprint, Method
 
-# Fitted to what XLA allocates for the programs of tests/measure/test_cost.py, on a CPU: with half of each some
-# take more than the bound, with twice each chunks are only half as large as they could be.
-_MATRICES = 4
-"""Arrays of the Jacobian's size: J, and LAPACK's copy, U and V, for which XLA makes room unasked."""
-_BLOCKS = 5
-"""Arrays of order m + n, squared: the symmetric eigenproblem by which a GPU finds singular values."""
-_COPIES = 2
-"""A value beside its derivative, or in the order of axes that a kernel wants."""
-_GRADED = 12
-"""Arrays of the widest layer's size that a graded product keeps, its finish by Jacobi included."""
-_SMALL = 4096
-"""Bytes of scalars and counters, each in a line of its own."""
+# What takes less than this is not compared with the free memory, which takes longer to
+# find out than a small spectrum to measure. Any machine has so much: with ten times
+# more, a small container could be killed; with ten times less, a millisecond is lost.
+ALWAYS_FREE = 2**26
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Cost:
     """Bytes and floating point operations that one measurement takes.
 
     Attributes:
-        bytes: What XLA allocates for temporaries and the result, beside `params` and `x` themselves.
+        bytes: What XLA allocates for temporaries and the result, beside `params` and
+            `x` themselves.
         flop: Floating point operations; a multiply-add is two.
         notes: What `flop` leaves out, in words.
 
@@ -48,46 +50,55 @@ class Cost:
 
     def __repr__(self) -> str:
         said = "".join(f"; {note}" for note in self.notes)
-        return f"Cost({_scaled(self.bytes, 'B')}, {_scaled(self.flop, 'FLOP')}{said})"
+        return f"Cost({scaled(self.bytes, 'B')}, {scaled(self.flop, 'FLOP')}{said})"
 
 
-def _scaled(count: int, unit: str) -> str:
+def scaled(count: int, unit: str) -> str:
     """Write `count` with three digits, in kB or MFLOP."""
     power = min(5, int(math.log10(max(count, 1)) / 3))
     prefix = ("", "k", "M", "G", "T", "P")[power]
     return f"{count / 1000**power:.3g} {prefix}{unit}"
 
 
-def cost(
-    f: Any,
-    params: Any,
-    x: Any,
-    method: Any = "auto",
-    span: str = "end_to_end",
-    dtype: Any = None,
+@public("cost")
+def cost(  # noqa: PLR0917 (as it has always been)
+    f: Map,
+    params: Params,
+    x: PyTree,
+    method: str | Method = "auto",
+    span: Span = "end_to_end",
+    dtype: DTypeLike | None = None,
+    *,
+    output: int | str | None = None,
 ) -> Cost:
     """Compute what `spectrum` of one Jacobian takes, before anything runs.
 
-    The program that would run is compiled for abstract arguments, and XLA is asked. `bytes` are its
-    temporaries and results; the few that LAPACK allocates for itself are not among them.
+    The program that would run is compiled for abstract arguments, and XLA is asked.
+    `bytes` are its temporaries and results; the few that LAPACK allocates for itself
+    are not among them.
 
-    XLA counts a multiply-add as two operations, an elementwise function as one an element and a `cond` by
-    its dearest branch. Two things it does not know are added here: every turn of a `scan` or of a
-    `fori_loop` with constant bounds (XLA counts the first alone), and the method's own factorizations, by
-    their textbook counts (Golub and Van Loan, 4th ed., 5.2.2 and figure 8.6.1): the singular values of an
-    m × n matrix, m ≥ n, take min(4 m n² - 4/3 n³, 2 m n² + 2 n³). What stays uncounted is said in `notes`:
-    a `while` loop is counted for one turn, callbacks and factorizations in f itself not at all.
+    XLA counts a multiply-add as two operations, an elementwise function as one an
+    element and a `cond` by its dearest branch. Two things it does not know are added
+    here: every turn of a `scan` or of a `fori_loop` with constant bounds (XLA counts
+    the first alone), and the method's own factorizations, by their textbook counts
+    (Golub and Van Loan, 4th ed., 5.2.2 and figure 8.6.1): the singular values of an
+    m × n matrix, m ≥ n, take min(4 m n² - 4/3 n³, 2 m n² + 2 n³). What stays uncounted
+    is said in `notes`: a `while` loop is counted for one turn, callbacks and
+    factorizations in f itself not at all.
 
     Args:
         f: As in `spectrum`.
-        params: Parameters, or `jax.ShapeDtypeStruct`s of their shapes: nothing need be allocated.
+        params: Parameters, or `jax.ShapeDtypeStruct`s of their shapes: nothing need be
+            allocated.
         x: One example, or its shape.
         method: As in `spectrum`; no key is needed.
         span: As in `spectrum`.
         dtype: As in `spectrum`.
+        output: As in `spectrum`.
 
     Returns:
-        The bytes, the operations, and what could not be counted. One compilation: about a second.
+        The bytes, the operations, and what could not be counted. One compilation: about
+        a second.
 
     Raises:
         InputError: What `spectrum` raises before it computes.
@@ -100,48 +111,51 @@ def cost(
         >>> f"{isometry.cost(net, params, x).flop:.1e}"
         '6.4e+09'
     """
-    _checks.concrete("cost", params=params, x=x)
-    aim = _jacobian.target("cost", f, span)
-    chosen = _spectrum.resolve_method("cost", method, aim, jax.random.key(0))
-    _checks.real("cost", params=params, x=x)
-    kind = _checks.measuring_dtype("cost", dtype, params, x)
-    x = x if isinstance(x, jax.ShapeDtypeStruct) else _checks.array("cost", x=x)
-    _jacobian.shapes("cost", aim, params, x, kind)
-    params, x = _tracing.abstract((params, x), kind)
-    key = _tracing.key_of(aim, params, x, "cost", chosen, kind)
-    return _tracing.remembered(key, lambda: _asked(aim, chosen, params, x, kind))
+    checks.on_host("params", params)
+    checks.on_host("x", x)
+    chosen = methods.named(method)
+    target = _resolution.resolve(f, params, x, span=span, dtype=dtype, output=output)
+    chosen.check(target, jax.random.key(0))
+    x = _resolution.example(x)
+    params, x = _resolution.abstract((params, x), target.dtype)
+    return _asked(chosen, target, params, x)
 
 
-def _asked(aim: Any, method: Any, params: Any, x: Any, dtype: Any) -> Cost:
-    program = _program(aim, method, dtype)
-    allocated = jax.jit(program).lower(params, x).compile().memory_analysis()
+def _asked(method: Method, target: Target, params: Params, x: PyTree) -> Cost:
+    """Compile what `spectrum` runs, and ask XLA."""
+    compiled = _measured.lower(method, target, params, x).compile()
+    allocated = compiled.memory_analysis()
     if allocated is None:
-        raise NotImplementedError(f"cost(): the compiler for {jax.default_backend()} does not say what it allocates.")
-    flop, notes = _operations(jax.make_jaxpr(program)(params, x))
-    unknown = jaxprs.uncounted(jax.make_jaxpr(aim.apply)(params, _start(aim, params, x, dtype)).jaxpr)
+        raise NotImplementedError(
+            f"cost(): the compiler for {jax.default_backend()} does not say what it "
+            "allocates."
+        )
+    flop, notes = _operations(_measured.trace(method, target, params, x).jaxpr)
+    closed = _mapped.trace(target, params, x).jaxpr
+    unknown = jaxprs.uncounted(closed.jaxpr)
     notes |= {f"{name} in f is not counted" for name in unknown}
-    flop += _factorizations(aim, method, params, x, dtype)
+    flop += method.operations(target, params, x)
     num_bytes = allocated.temp_size_in_bytes + allocated.output_size_in_bytes
     return Cost(num_bytes, flop, tuple(sorted(notes)))
 
 
-def _program(aim: Any, method: Any, dtype: Any) -> Callable[[Any, Any], Any]:
-    """Return what `spectrum` runs."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _measured(method: Method, target: Target, params: Params, x: PyTree) -> Spectrum:
+    """Return what `spectrum` does."""
+    key = jax.random.key(0) if method.needs_key else None
+    return method.spectrum(target, params, x=x, key=key)
 
-    def program(params: Any, x: Any) -> Any:
-        if isinstance(method, Product):
-            return _spectrum.of_factors(aim.factors(*precision.cast((params, x), dtype)), aim, method)
-        if isinstance(method, Lanczos):
-            operator = _jacobian.operator(aim, params, x, dtype)
-            return _spectrum.of_operator(operator, jax.random.key(0), aim, method)
-        return _spectrum.of_matrix(_jacobian.dense_jacobian(aim, params, x, dtype), aim, method)
 
-    return program
+@functools.partial(jax.jit, static_argnums=0)
+def _mapped(target: Target, params: Params, x: PyTree) -> Array:
+    """Return the value at the end of the span."""
+    return target.apply(params, x, target.start(params, x))
 
 
 def _operations(closed: core.ClosedJaxpr) -> tuple[int, frozenset[str]]:
-    """Take XLA's count of a program, with every turn of its loops in place of the first alone."""
-    flop, notes = _counted(closed), frozenset()
+    """Take XLA's count of a program, with every turn of its loops."""
+    flop = _counted(closed)
+    notes = frozenset()
     for loop in jaxprs.loops(closed.jaxpr):
         if loop.primitive.name == "while":
             notes |= {"a while loop of unknown length is counted once"}
@@ -155,111 +169,109 @@ def _operations(closed: core.ClosedJaxpr) -> tuple[int, frozenset[str]]:
 
 def _counted(closed: core.ClosedJaxpr) -> int:
     """Ask XLA for the operations of a program, as it is before optimization."""
-    arguments = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed.in_avals]
-    counted = jax.jit(core.jaxpr_as_fun(closed)).lower(*arguments).cost_analysis() or {}
+    arguments = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
+    lowered = jax.jit(core.jaxpr_as_fun(closed)).lower(*arguments)
+    counted = lowered.cost_analysis() or {}
     # A custom call counts -1: unknown.
-    return int(max(0, counted.get("flops", 0)) + max(0, counted.get("transcendentals", 0)))
+    flops = max(0, counted.get("flops", 0))
+    return int(flops + max(0, counted.get("transcendentals", 0)))
 
 
-def _factorizations(aim: Any, method: Any, params: Any, x: Any, dtype: Any) -> int:
-    """Count the operations of the method's own factorizations, as textbooks do."""
-    m, n = sorted(_size(aim, params, x, dtype), reverse=True)
-    if isinstance(method, Lanczos):
-        # Values and both sides of vectors of a small square matrix a probe (figure 8.6.1).
-        return 22 * method.probes * min(method.steps, n) ** 3
-    if isinstance(method, Product):
-        stacks = jax.eval_shape(aim.factors, params, x)
-        narrowest = min(min(stack.size[1:]) for stack in stacks)
-        rounds = sum(-(-stack.size[0] // method.every) for stack in stacks)
-        # A QR of a square matrix, R and Q: 4/3 n³ each, and what pivoting and scaling add.
-        return rounds * 10 * narrowest**3 // 3
-    return int(min(4 * m * n**2 - 4 * n**3 / 3, 2 * m * n**2 + 2 * n**3))
+def forming(target: Target, params: Params, x: PyTree) -> Footprint:
+    """Bound the bytes of a Jacobian that is formed, and not factorized."""
+    params, x = _resolution.abstract((params, x), target.dtype)
+    footprint = methods.Dense().footprint(target, params, x)
+    m, n = target.shape
+    # J, and a transposed copy.
+    formed = footprint.each - 2 * m * n * target.dtype.itemsize
+    return footprint._replace(each=formed)
 
 
-class Footprint(NamedTuple):
-    """Bytes of measuring the inputs of one seed together: `shared` + inputs · `each`."""
+def fitted_to(
+    target: Target,
+    method: Method,
+    params: Params,
+    x: PyTree,
+    max_bytes: int | None,
+) -> Target:
+    """Return the target with as many directions at a time as one Jacobian may take.
 
-    shared: int
-    each: int
+    Raises:
+        InputError: One direction at a time is too much.
+    """
+    params, x = _resolution.abstract((params, x), target.dtype)
+    footprint = method.footprint(target, params, x)
+    return fitted(target, footprint, max_bytes, what=f"method {method}")
+
+
+def fitted(
+    target: Target, footprint: Footprint, max_bytes: int | None, what: str
+) -> Target:
+    """Return the target with as many directions at a time as a footprint allows."""
+    if max_bytes is None and footprint.bytes() <= ALWAYS_FREE:
+        return target
+    budget = memory.budget(max_bytes)
+    chunk = footprint.chunk(budget)
+    least = footprint.bytes(1)
+    if least > budget:
+        m, n = target.shape
+        given = "max_bytes" if max_bytes is not None else "a quarter of what is free"
+        raise InputError(
+            f"the {m}×{n} Jacobian takes {least} bytes ({scaled(least, 'B')}) by "
+            f"{what}, and {budget} are given, {given}. Write spectrum(..., "
+            'method="lanczos"), which never forms it, a span between points of fewer '
+            f"values, an index at an end of the span, or max_bytes={least}."
+        )
+    return replace(target, chunk=chunk)
 
 
 def fitting(
-    call: str, budget: int, aim: Any, method: Any, params: Any, x: Any, dtype: Any
-) -> tuple[Footprint, int | None]:
-    """Bound the bytes of Jacobians at inputs like x, and choose the directions taken at a time.
+    targets: Sequence[Target],
+    footprints: list[Footprint],
+    method: Method,
+    budget: int,
+) -> tuple[Footprint, tuple[Target, ...]]:
+    """Choose how many directions are taken at a time, for a budget.
 
-    A bound from shapes alone, so that nothing is compiled for it; it was 2 to 9 times what XLA allocates.
+    Footprints are bounds from shapes alone, so that nothing is compiled for them; they
+    were 2 to 9 times what XLA allocates.
 
     Args:
-        call: The public function that asks.
+        targets: The spans, measured in one program.
+        footprints: What each of them takes.
+        method: How they are measured.
         budget: Bytes that one Jacobian may take.
-        aim: The span of f.
-        method: How it is measured.
-        params: Shapes of the parameters.
-        x: Shape of an input.
-        dtype: Of the measurement.
 
     Returns:
-        The bytes, and how many directions are taken at a time; None for all.
+        The bytes of all spans, directions included, and the targets with the directions
+        taken at a time.
 
     Raises:
         InputError: One direction at a time is too much; the least budget is named.
     """
-    params, x = _tracing.abstract((params, x), dtype)
-    takes, per_direction, directions = _bound(aim, method, params, x, dtype)
-    if sum(takes) + per_direction * directions <= budget:
-        return takes._replace(each=takes.each + per_direction * directions), None
-    chunk = max(1, (budget - sum(takes)) // per_direction) if per_direction else 1
-    takes = takes._replace(each=takes.each + per_direction * chunk)
-    if sum(takes) > budget:
-        m, n = _size(aim, params, x, dtype)
-        raise _checks.InputError(
-            f"{call}(): max_bytes={budget} is too small for one {m}×{n} Jacobian by {method}; write at least "
-            f"{sum(takes)}."
-        )
-    return takes, chunk if per_direction else None
+    shared = each = 0
+    fitted_targets = []
+    for target, footprint in zip(targets, footprints, strict=True):
+        chunk = footprint.chunk(budget)
+        needed = footprint.bytes(chunk)
+        if needed > budget:
+            m, n = target.shape
+            raise InputError(
+                f"max_bytes={budget} is too small for one {m}×{n} Jacobian by "
+                f"{method}; write at least {needed}."
+            )
+        fitted_targets.append(replace(target, chunk=chunk))
+        shared = max(shared, footprint.shared)
+        each += needed - footprint.shared
+    return Footprint(shared, each), tuple(fitted_targets)
 
 
-def _bound(aim: Any, method: Any, params: Any, x: Any, dtype: Any) -> tuple[Footprint, int, int]:
-    """Return the bytes without directions, those of each direction, and how many directions there are."""
-    itemsize = jnp.dtype(dtype).itemsize
-    held = _tracing.traced("cost", aim, params, x, dtype).held
-    m, n = _size(aim, params, x, dtype)
-    weights = memory.tree_bytes(params) + _SMALL  # in the dtype of the measurement
-    once = _COPIES * held.in_all
-    result = 4 * min(m, n) * itemsize
-    if isinstance(method, Product):
-        # One input after another: of all but the last only the results stay.
-        working = _GRADED * _widest(aim, params, x) ** 2 * itemsize
-        return Footprint(_COPIES * weights + once + working, result), 0, 0
-    if isinstance(method, Lanczos):
-        bases = method.steps * (m + n + 4 * method.steps) * itemsize
-        each = once + method.probes * (bases + _COPIES * held.at_once)
-        return Footprint(weights, each), 0, 0
-    factorizing = _MATRICES * m * n * itemsize
-    if jax.default_backend() == "gpu":
-        factorizing = max(factorizing, _BLOCKS * (m + n) ** 2 * itemsize)
-    if aim.layered:
-        # Two of the products on the way, beside J: the widest is min(m, n) × the widest layer.
-        wide = _COPIES * min(m, n) * _widest(aim, params, x) * itemsize
-        forming = m * n * itemsize + wide
-        return Footprint(weights, max(factorizing, forming) + once + result), 0, 0
-    return (
-        Footprint(weights, factorizing + once + result),
-        _COPIES * held.at_once,
-        min(m, n),
-    )
-
-
-def _widest(aim: Any, params: Any, x: Any) -> int:
-    """Return the most units or positions between two layers of the span."""
-    return max(max(stack.size[1:]) for stack in jax.eval_shape(aim.factors, params, x))
-
-
-def _size(aim: Any, params: Any, x: Any, dtype: Any) -> tuple[int, int]:
-    found = _tracing.traced("cost", aim, params, x, dtype)
-    return found.out.size, found.start.size
-
-
-def _start(aim: Any, params: Any, x: Any, dtype: Any) -> Any:
-    return _tracing.traced("cost", aim, params, x, dtype).start
+def footprints(
+    targets: Sequence[Target], method: Method, params: Params, x: PyTree
+) -> list[Footprint]:
+    """Bound the bytes of Jacobians at inputs like x, of every span."""
+    found = []
+    for target in targets:
+        shapes = _resolution.abstract((params, x), target.dtype)
+        found.append(method.footprint(target, *shapes))
+    return found

@@ -1,81 +1,158 @@
-"""Parameters of the seeds of an ensemble: drawn from keys, adjusted to the inputs, or given."""
+"""Parameters of the seeds of an ensemble: drawn from keys, adjusted, or given."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int, PyTree
 
-from isometry import _checks
-from isometry._internal import memory
+from isometry._internal import checks, memory
+from isometry._internal.errors import InputError
+from isometry._internal.types import Key, Params
+from isometry.measure._function import Map
 from isometry.networks import Network
 
 
-def draw_seeds(draw: Callable[[Any], Any], source: Any) -> Any:
-    """Parameters of every seed, operation by operation.
+def draw_seeds(draw: Callable[[Key], Params], source: PyTree) -> Params:
+    """Draw the parameters of every seed, operation by operation.
 
     Not as one program: the pieces compile once for all schemes.
     """
     return jax.vmap(draw)(source)
 
 
-def adjust_seeds(net: Network, params: Any, xs: Any) -> Any:
-    """Stacked parameters as data-driven schemes make them of the inputs: seed after seed, on the host."""
+def adjust_seeds(net: Network, params: Params, xs: PyTree[Array]) -> Params:
+    """Return stacked parameters as data-driven schemes make them of the inputs.
+
+    Seed after seed, on the host.
+    """
     if not net.data_driven:
         return params
-    seeds = jax.tree.leaves(params)[0].shape[0]
-    each = [net.adjust(jax.tree.map(lambda a, i=i: a[i], params), xs) for i in range(seeds)]
-    return jax.tree.map(lambda *a: jnp.stack(a), *each)
+    num_seeds = jax.tree.leaves(params)[0].shape[0]
+    adjusted = []
+    for i in range(num_seeds):
+        of_seed = jax.tree.map(lambda a, i=i: a[i], params)
+        adjusted.append(net.adjust(of_seed, xs))
+    return jax.tree.map(lambda *arrays: jnp.stack(arrays), *adjusted)
 
 
-def spaced(xs: Any, count: int) -> Any:
-    """`count` of the examples xs, evenly from the first to the last; all if there are no more."""
-    return xs[jnp.linspace(0, len(xs) - 1, min(count, len(xs))).round().astype(jnp.int32)]
+def spaced(xs: Array, count: int) -> Array:
+    """Return `count` of the examples, evenly from first to last; all if no more."""
+    index = jnp.linspace(0, len(xs) - 1, min(count, len(xs)))
+    return xs[index.round().astype(jnp.int32)]
 
 
-def source_of(f: Any, keys: Any, params: Any, sample: Any) -> tuple[Callable[[Any], Any], Any, int]:
-    """(how one seed's parameters are made, from what, how many seeds)."""
+@dataclass(frozen=True, eq=False)
+class Seeds:
+    """How the parameters of the seeds of an ensemble are made.
+
+    Attributes:
+        source: What they are made from, stacked over seeds: keys, or themselves.
+        count: How many seeds there are.
+        draw: From a key to the parameters of a seed; None if they are given.
+        net: Whose scheme may adjust what is drawn; None if nobody's.
+    """
+
+    source: PyTree
+    count: int
+    draw: Callable[[Key], Params] | None = None
+    net: Network | None = None
+
+    def shapes(self) -> Params:
+        """Return the shapes of one seed's parameters."""
+        row = row_shapes(self.source)
+        return row if self.draw is None else jax.eval_shape(self.draw, row)
+
+    def maker(self, xs: PyTree[Array]) -> Callable[[Int[np.ndarray, " n"]], Params]:
+        """Return the function from the numbers of seeds to their stacked parameters.
+
+        Args:
+            xs: All examples, to which a data-driven scheme adjusts parameters.
+        """
+
+        def make(index: Int[np.ndarray, " n"]) -> Params:
+            rows = jax.tree.map(lambda a: taken(a, index), self.source)
+            if self.draw is None:
+                return rows
+            drawn = draw_seeds(self.draw, rows)
+            return drawn if self.net is None else adjust_seeds(self.net, drawn, xs)
+
+        return make
+
+
+def seeds_of(
+    f: Map,
+    keys: Key | None,
+    *,
+    params: Params | None,
+    sample: Callable[[Key], Params] | None,
+) -> Seeds:
+    """Find out how parameters are made."""
     if (keys is None) == (params is None):
         came = "neither is given" if keys is None else "both are given"
-        raise _checks.InputError(
-            f"ensemble(): one of keys (to draw parameters) and params (stacked) is needed; {came}."
+        raise InputError(
+            f"one of keys (to draw parameters) and params (stacked) is needed; {came}."
         )
-    if params is not None and sample is not None:
-        raise _checks.InputError("ensemble(): sample draws parameters from keys, but params are given; leave one out.")
     if params is not None:
-        leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
-        if len(leading) != 1 or not next(iter(leading)) or next(iter(leading))[0] == 0:
-            raise _checks.InputError(
-                f"ensemble(): the leaves of params have leading axes {sorted(leading)}; stack them on a seeds axis."
-            )
-        return _given, params, next(iter(leading))[0]
-    count = _checks.keys("ensemble", keys)
-    draw = sample if sample is not None else getattr(f, "init", None) if isinstance(f, Network) else None
-    if draw is None:
-        raise _checks.InputError("ensemble(): f is a plain function; give sample=(key -> params), or params= stacked.")
-    return draw, keys, count
+        return _given(params, sample)
+    num_seeds = checks.keys("keys", keys).shape[0]
+    if sample is not None:
+        return Seeds(keys, num_seeds, draw=sample)
+    if isinstance(f, Network):
+        return Seeds(keys, num_seeds, draw=f.init, net=f)
+    raise InputError(
+        "f is a plain function; give sample=(key -> params), or params= stacked."
+    )
 
 
-def _given(params: Any) -> Any:
-    """A seed whose parameters are given."""
-    return params
+def _given(params: Params, sample: Callable[[Key], Params] | None) -> Seeds:
+    """Take stacked parameters as they are."""
+    if sample is not None:
+        raise InputError(
+            "sample draws parameters from keys, but params are given; leave one out."
+        )
+    leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
+    if len(leading) != 1 or not (leading - {(), (0,)}):
+        raise InputError(
+            f"the leaves of params have leading axes {sorted(leading)}; stack them on "
+            "a seeds axis."
+        )
+    ((num_seeds,),) = leading
+    return Seeds(params, num_seeds)
 
 
-def maker(net: Any, draw: Callable[[Any], Any], source: Any, xs: Any) -> Callable[[Any], Any]:
-    """The function from the numbers of some seeds to their stacked parameters; `net`: whose scheme may adjust them."""
+def row_shapes(tree: PyTree[Array]) -> PyTree:
+    """Return the shapes of one entry of the leading axis of every leaf."""
 
-    def make(index: Any) -> Any:
-        chosen = jax.tree.map(lambda a: taken(a, index), source)
-        drawn = chosen if draw is _given else draw_seeds(draw, chosen)
-        return drawn if net is None else adjust_seeds(net, drawn, xs)
+    def row(a: Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(jnp.shape(a)[1:], a.dtype)
 
-    return make
+    return jax.tree.map(row, tree)
 
 
-def taken(a: Any, index: Any) -> Any:
-    """a[index]; a slice, or `a` itself, where the index runs on: large parameters are not copied to be measured."""
-    first, last = int(index[0]), int(index[-1])
+def taken(a: Array, index: Int[np.ndarray, " n"]) -> Array | np.ndarray:
+    """Return a[index], without a copy where the index runs on.
+
+    Large parameters are not copied to be measured.
+    """
+    first = int(index[0])
+    last = int(index[-1])
     if len(index) != last - first + 1 or np.any(np.diff(index) != 1):
         return a[index]
-    return a if len(index) == len(a) else memory.sliced(a, first, last + 1)
+    if len(index) == len(a):
+        return a
+    return memory.sliced(a, first, last + 1)
+
+
+def key_parts(key: Key) -> tuple[str | None, Array]:
+    """Return the generator of a key, None for that of old keys, and its bits."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return None, key
+    return str(jax.random.key_impl(key)), jax.random.key_data(key)
+
+
+def numbers(leaf: Array) -> Array:
+    """Return an array that NumPy compares: the bits of a key, or the array."""
+    return key_parts(leaf)[1] if checks.is_key(leaf) else leaf

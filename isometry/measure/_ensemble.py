@@ -1,279 +1,534 @@
-"""Spectra over seeds × inputs, drawn and measured chunk by chunk within a byte budget, on one device or many."""
+"""Spectra over seeds × inputs, drawn and measured chunk by chunk within a byte budget.
+
+On one device or many.
+"""
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Int, PyTree
 
-from isometry import _checks
-from isometry._internal import memory
-from isometry.measure import _cost, _devices, _draws, _jacobian, _programs
-from isometry.measure._jacobian import Lanczos
-from isometry.measure._programs import How
-from isometry.measure._spectrum import Spectrum, resolve_method
+from isometry._internal import checks, memory
+from isometry._internal.errors import InputError, NotFinite, public
+from isometry._internal.types import Key, Params
+from isometry.measure import (
+    _cost,
+    _devices,
+    _diagnosis,
+    _draws,
+    _programs,
+    _progress,
+    _resolution,
+    _spectra,
+    methods,
+)
+from isometry.measure._function import Map
+from isometry.measure._progress import Progress, Report
+from isometry.measure._record import Spectrum
+from isometry.measure._spans import Span
+from isometry.measure._spectra import How
+from isometry.measure._target import Target
+from isometry.measure.methods import Footprint, Method
 from isometry.networks import Network
+
+# Bytes of a seed's parameters from which seeds are chunks of their own: a loop over
+# seeds copies each out of the stack, which takes longer than another call. With a tenth
+# of it small networks would be called one by one; with ten times as much a seed of a
+# gigabyte would be copied.
+_LARGE = 2**27
+
+Indices: TypeAlias = Int[np.ndarray, " chunk"]
+# One record, or one a span.
+Spectra: TypeAlias = Spectrum | dict[Span, Spectrum]
 
 
 class Interrupted(KeyboardInterrupt):
-    """`ensemble` was interrupted. Only the chunk in flight is lost: the same call with `resume=error` goes on.
+    """`ensemble` was interrupted; the same call with `resume=error` goes on.
 
-    `partial`: the `Spectrum` of the leading seeds that are complete at all inputs; None before the first.
+    Only the chunk in flight is lost.
+
+    Attributes:
+        partial: The `Spectrum` of the leading seeds that are complete at all inputs;
+            None before the first. A dict of them where several spans are measured.
+
+    Example:
+        >>> net = networks.mlp([4, 4, 4], "tanh")
+        >>> keys = jax.random.split(jax.random.key(0), 2)
+        >>> def stop(done, total):
+        ...     raise KeyboardInterrupt
+        >>> try:
+        ...     isometry.ensemble(net, keys, jnp.ones((3, 4)), progress=stop)
+        ... except isometry.Interrupted as stopped:
+        ...     sp = isometry.ensemble(net, keys, jnp.ones((3, 4)), resume=stopped)
+        >>> sp.log_values.shape
+        (2, 3, 4)
     """
 
-    def __init__(self, work: "_Work", done: list[Spectrum]):
-        self._work, self._done = work, done
-        self.partial = work.assembled(done) if len(done) >= work.columns else None
-        seeds = 0 if self.partial is None else self.partial.log_values.shape[0]
+    partial: Spectra | None
+
+    def __init__(self, work: "_Work", done: list[tuple[Spectrum, ...]]):
+        self._work = work
+        self._done = done
+        self.partial = None
+        num_seeds = 0
+        if len(done) >= work.columns:
+            records = work.assembled(done)
+            num_seeds = records[0].log_values.shape[0]
+            self.partial = work.by_span(records)
         super().__init__(
-            f"ensemble(): interrupted after {len(done)} of {len(work.steps)} chunks; .partial holds the {seeds} seeds "
-            "that are complete, and the same call with resume=error goes on."
+            f"ensemble(): interrupted after {len(done)} of {len(work.steps)} chunks; "
+            f".partial holds the {num_seeds} seeds that are complete, and the same "
+            "call with resume=error goes on."
         )
 
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What one call has to do: `steps` are the (seeds, inputs) of its chunks, seed by seed."""
+    """What one call has to do.
+
+    Attributes:
+        how: What its programs are compiled for.
+        mesh: The devices, or None.
+        make: From the numbers of seeds to their stacked parameters.
+        source: What parameters are made from: keys, or themselves.
+        xs: All examples.
+        bits: The bits of the key, or None.
+        counts: How many seeds and inputs there are.
+        steps: The seeds and inputs of each chunk, seed by seed.
+        is_single: Whether one span was asked for, and not a list.
+    """
 
     how: How
-    mesh: Any
-    make: Callable[[Any], Any]
-    source: Any
-    xs: Any
-    key: Any
-    shape: tuple[int, int]
+    mesh: Mesh | None
+    make: Callable[[Indices], Params]
+    source: PyTree
+    xs: PyTree
+    bits: Array | None
     counts: tuple[int, int]
-    steps: list[tuple[Any, Any]]
+    steps: list[tuple[Indices, Indices]]
+    is_single: bool
 
     @property
     def columns(self) -> int:
-        """Chunks to one set of seeds."""
-        return sum(i is self.steps[0][0] for i, _ in self.steps)
+        """How many chunks make one set of seeds complete."""
+        first_seeds, _ = self.steps[0]
+        return sum(seeds is first_seeds for seeds, _ in self.steps)
 
-    def measured(self, before: list[Spectrum], report: Callable[[int, int], None]) -> list[Spectrum]:
-        """The chunks that follow those `before`, and these."""
-        done, drawn = list(before), (None, None)
+    def measured(
+        self, before: list[tuple[Spectrum, ...]], report: Report
+    ) -> list[tuple[Spectrum, ...]]:
+        """Return the chunks before and those that are measured now."""
+        done = list(before)
+        drawn_seeds = params = None
         try:
-            for i, j in self.steps[len(done) :]:
-                with _naming(i, j):
-                    drawn = drawn if drawn[0] is i else (i, self._on_devices(0, i, self.make))
-                    done.append(self._chunk(drawn[1], i, j))
-                report(sum(len(set(i)) * len(set(j)) for i, j in self.steps[: len(done)]), math.prod(self.counts))
+            for seeds, inputs in self.steps[len(done) :]:
+                with _naming(seeds, inputs):
+                    if drawn_seeds is not seeds:
+                        params = self._on_devices(0, seeds, self.make)
+                        drawn_seeds = seeds
+                    done.append(self._chunk(params, seeds, inputs))
+                report(self._num_measured(len(done)), math.prod(self.counts))
         except KeyboardInterrupt:
             raise Interrupted(self, done) from None
         return done
 
-    def _chunk(self, params: Any, i: Any, j: Any) -> Spectrum:
-        xs = self._on_devices(1, j, lambda index: _draws.taken(self.xs, index))
-        numbers = (self._on_devices(axis, index, jnp.asarray) for axis, index in enumerate((i, j)))
-        how = _programs.compacted(self.how, self.mesh, params, xs, self.shape)
-        parts = (params, xs, *numbers, self.key)
+    def _num_measured(self, num_chunks: int) -> int:
+        # Chunks may be padded, by repeating their last number.
+        steps = self.steps[:num_chunks]
+        return sum(len(set(seeds)) * len(set(inputs)) for seeds, inputs in steps)
+
+    def _chunk(
+        self, params: Params, seeds: Indices, inputs: Indices
+    ) -> tuple[Spectrum, ...]:
+        xs = self._on_devices(
+            1,
+            inputs,
+            lambda index: jax.tree.map(lambda a: _draws.taken(a, index), self.xs),
+        )
+        arguments = _programs.Arguments(
+            by_seed=(params, self._on_devices(0, seeds, np.asarray)),
+            by_input=(xs, self._on_devices(1, inputs, np.asarray)),
+            shared=self.bits,
+        )
+        how = _spectra.narrowed(self.how, self.mesh, params, xs=xs)
+        operations = sum(float(min(t.shape)) ** 3 for t in how.targets)
+        records = _programs.run(
+            _spectra.measured,
+            how,
+            arguments,
+            mesh=self.mesh,
+            operations=operations,
+        )
+        for record in records:
+            _require_finite(record, seeds, inputs)
+        return records
+
+    def _on_devices(
+        self, axis: int, index: Indices, make: Callable[[Indices], PyTree]
+    ) -> PyTree:
         if self.mesh is None:
-            part = _programs.run_in_threads(how, _programs.lanes(self.shape, len(i) * len(j)), *parts)
-        else:
-            part = _programs.run(_programs.spectra, how, self.mesh, *parts)
-        _check_finite(part, i, j)
-        return part
+            return make(index)
+        return _devices.spread(self.mesh, _devices.AXES[axis], index, make=make)
 
-    def _on_devices(self, axis: int, index: Any, make: Callable[[Any], Any]) -> Any:
-        return make(index) if self.mesh is None else _devices.spread(self.mesh, _devices.AXES[axis], index, make)
+    def assembled(self, done: list[tuple[Spectrum, ...]]) -> tuple[Spectrum, ...]:
+        """Return the chunks as one spectrum a span, of the seeds that are complete."""
+        num_seeds, num_inputs = self.counts
+        rows = []
+        for start in range(0, len(done) - self.columns + 1, self.columns):
+            row = done[start : start + self.columns]
+            rows.append(_joined(row, axis=1, keep=num_inputs))
+        return jax.tree.map(jnp.asarray, _joined(rows, axis=0, keep=num_seeds))
 
-    def assembled(self, done: list[Spectrum]) -> Spectrum:
-        """The chunks as one spectrum, of the seeds that are complete."""
-        starts = range(0, len(done) - self.columns + 1, self.columns)
-        rows = [_join(done[r : r + self.columns], axis=1, keep=self.counts[1]) for r in starts]
-        return jax.tree.map(jnp.asarray, _join(rows, axis=0, keep=self.counts[0]))
+    def warn_of_zeros(self, records: tuple[Spectrum, ...]) -> None:
+        """Warn of Jacobians that are exactly zero, for the first span that has any."""
+
+        def example(seed: int, index: int) -> tuple[Params, PyTree[Array]]:
+            params = self.make(np.array([seed]))
+            return _first(params), jax.tree.map(lambda leaf: leaf[index], self.xs)
+
+        for target, record in zip(self.how.targets, records, strict=True):
+            if _diagnosis.all_zero(record.log_values).any():
+                _diagnosis.warn_of_zeros(target, record.log_values, example)
+                break
+
+    def by_span(self, records: tuple[Spectrum, ...]) -> Spectra:
+        """Return the one record that was asked for, or a dict of them."""
+        if self.is_single:
+            return records[0]
+        spans = [target.span for target in self.how.targets]
+        return dict(zip(spans, records, strict=True))
 
 
+@public("ensemble")
 def ensemble(
-    f: Any,
-    keys: Any = None,
-    xs: Any = None,
+    f: Map,
+    keys: Key | None = None,
+    xs: PyTree[Array] | None = None,
     *,
-    params: Any = None,
-    sample: Callable[[Any], Any] | None = None,
-    method: Any = "auto",
-    span: str = "end_to_end",
-    dtype: Any = None,
-    key: Any = None,
+    params: Params | None = None,
+    sample: Callable[[Key], Params] | None = None,
+    method: str | Method = "auto",
+    span: Span | list[Span] = "end_to_end",
+    dtype: DTypeLike | None = None,
+    key: Key | None = None,
+    output: int | str | None = None,
     max_bytes: int | None = None,
-    mesh: Any = None,
-    progress: bool | Callable[[int, int], None] = False,
+    mesh: Mesh | None = None,
+    progress: Progress = False,
     resume: Interrupted | None = None,
-) -> Spectrum:
-    """Spectra of the Jacobian at every (seed, input): a `Spectrum` with batch axes (seeds, inputs).
+) -> Spectra:
+    """Measure the spectra of the Jacobians at every seed and input.
 
-    **Arguments**
-    - `f`: a `Network`, any f(params, x) → array, or a list of such blocks applied in turn.
-    - `keys`: (seeds,) random keys. A Network, or f with `sample(key) -> params`, draws its parameters from them; those
-      of a network with a data-driven scheme (lsuv) are adjusted to all of xs.
-    - `xs`: (inputs, *x.shape), floating.
-    - `params`: instead of keys, parameters stacked on their leading axis, taken as they are.
-    - `method`, `span`, `dtype`, `key`: as in `spectrum`.
-    - `max_bytes`: budget of the measurement on each device that has a memory of its own, and of all in this process
-      that share the processor's; default a quarter of the free memory. Seeds, then inputs, then directions are taken in
-      chunks that fit. The numbers do not depend on it beyond rounding.
-    - `mesh`: a `jax.sharding.Mesh` of any axes: its devices share the seeds and inputs, whatever their numbers. None:
-      one device. The numbers do not depend on it beyond rounding. With several processes (`jax.distributed`) each makes
-      the same call, draws what its own devices need, and returns everything.
-    - `progress`: True for a bar on stderr (needs rich), or a function of (done, total) Jacobians.
-    - `resume`: the `isometry.Interrupted` that Ctrl-C raised out of the same call: goes on after its last chunk.
+    Of a network whose derivatives can be exactly zero (relu), a large Jacobian is
+    formed from its live units alone; values that this shows to be zero are zero
+    exactly. Runs on the host.
 
-    Of a network whose slopes can be exactly zero (relu), a large Jacobian is formed from its live units alone; values
-    that this shows to be zero are zero exactly.
+    Args:
+        f: A `Network`, any f(params, x), or a list of such blocks applied in turn. What
+            it closes over is read once, as by `jax.jit`.
+        keys: (seeds,) random keys. A Network, or f with `sample`, draws its parameters
+            from them; those of a network with a data-driven scheme (lsuv) are adjusted
+            to all of xs.
+        xs: (inputs, *x.shape), floating. Where the span starts behind the input, any
+            pytree of arrays with a leading axis of inputs, tokens for example.
+        params: Instead of keys, parameters stacked on their leading axis, taken as they
+            are.
+        sample: From a key to the parameters of a plain f.
+        method: As in `spectrum`.
+        span: As in `spectrum`; or a list of spans, measured in one program.
+        dtype: As in `spectrum`.
+        key: As in `spectrum`.
+        output: As in `spectrum`.
+        max_bytes: Budget of the measurement on each device that has a memory of its
+            own, and of all in this process that share the processor's; by default a
+            quarter of the free memory. Seeds, then inputs, then directions are taken in
+            chunks that fit. The numbers do not depend on it beyond rounding.
+        mesh: A `jax.sharding.Mesh` of any axes: its devices share the seeds and inputs,
+            whatever their numbers. None: one device. The numbers do not depend on it
+            beyond rounding. With several processes (`jax.distributed`) each makes the
+            same call, draws what its own devices need, and returns everything.
+        progress: True for a bar on stderr (needs rich), or a function of (done, total)
+            Jacobians.
+        resume: The `isometry.Interrupted` that Ctrl-C raised out of the same call: goes
+            on after its last chunk.
 
-    Runs on the host; a tracer is a `TypeError`. Warns (`PrecisionWarning`) where f asks for less than full precision.
+    Returns:
+        A `Spectrum` with batch axes (seeds, inputs). Of a list of spans a dict, from
+        each to its spectrum.
 
-    **Raises** `ValueError`: both or neither of keys and params; xs not (inputs, ...) of finite floats; a mesh that is
-    none; `resume` of another call; a Jacobian that is not finite (names its seed and input); a budget too small for one
-    Jacobian, one direction at a time; what `spectrum` raises. Whatever is raised while a chunk is measured carries a
-    note of its seeds.
+    Raises:
+        InputError: Both or neither of keys and params; xs not (inputs, ...) of finite
+            numbers; a mesh that is none; `resume` of another call; a Jacobian that is
+            not finite (names its seed and input); a budget too small for one Jacobian,
+            one direction at a time; what `spectrum` raises. Whatever is raised while a
+            chunk is measured carries a note of its seeds.
+        TypeError: An argument is traced.
+
+    Warns:
+        PrecisionWarning: f asks for less than full precision.
+        ZeroJacobianWarning: Jacobians are exactly zero; the message says why one is.
+
+    Example:
+        >>> net = networks.mlp([16] * 8, "tanh", "orthogonal")
+        >>> keys = jax.random.split(jax.random.key(0), 5)
+        >>> sp = isometry.ensemble(net, keys, jnp.full((3, 16), 1e-4))
+        >>> sp.log_values.shape
+        (5, 3, 16)
     """
-    _checks.concrete("ensemble", keys=keys, xs=xs, params=params)
-    _checks.not_abstract("ensemble", params=params)
-    f = _jacobian.chained(f)
-    aim = _jacobian.target("ensemble", f, span)
-    chosen = resolve_method("ensemble", method, aim, key)
-    draw, source, seeds = _draws.source_of(f, keys, params, sample)
-    xs = _inputs(f, xs)
-    drawn = jax.eval_shape(lambda rows: draw(jax.tree.map(lambda a: a[0], rows)), source)
-    _checks.real("ensemble", params=drawn)
-    kind = _checks.measuring_dtype("ensemble", dtype, drawn, xs)
-    shape = _jacobian.shapes("ensemble", aim, drawn, xs[0], kind)
-    mesh = None if mesh is None else _devices.arranged("ensemble", mesh, seeds, len(xs))
-    make = _draws.maker(f if params is None and sample is None else None, draw, source, xs)
-    budget = _devices.budget("ensemble", max_bytes, mesh)
-    takes, chunk = _cost.fitting("ensemble", budget, aim, chosen, drawn, xs[0], kind)
-    steps = _steps(mesh, budget, takes, memory.tree_bytes(drawn), (seeds, len(xs)))
-    how = How(aim, chosen, kind, chunk)
-    bits = None
-    if isinstance(chosen, Lanczos):
-        how, bits = replace(how, key_kind=_checks.key_kind(key)), _devices.everywhere(mesh, _checks.key_bits(key))
-    work = _Work(how, mesh, make, source, xs, bits, shape, (seeds, len(xs)), steps)
-    work, done = (work, []) if resume is None else _resumed(resume, work)
-    with _reporter(progress) as report:
-        return work.assembled(work.measured(done, report))
+    for name, value in (("keys", keys), ("xs", xs), ("params", params)):
+        checks.on_host(name, value)
+    checks.not_abstract("params", params)
+    chosen = methods.named(method)
+    methods.require_key(chosen, key)
+    spans = span if isinstance(span, list) else [span]
+    if not spans:
+        raise InputError('span=[] is empty; write ["end_to_end", "hidden"].')
+    f = _resolution.chained(f)
+    _resolution.function_of(f)
+    seeds = _draws.seeds_of(f, keys, params=params, sample=sample)
+    xs, num_inputs = _inputs(f, xs)
+    counts = (seeds.count, num_inputs)
+    if mesh is not None:
+        mesh = _devices.arranged(mesh, *counts)
+    targets = []
+    for one in spans:
+        target = _resolution.resolve(
+            f,
+            seeds.shapes(),
+            _draws.row_shapes(xs),
+            span=one,
+            dtype=dtype,
+            output=output,
+            argument="xs",
+        )
+        chosen.check(target, key)
+        targets.append(target)
+    targets, steps = _planned(
+        targets,
+        chosen,
+        seeds.shapes(),
+        x=_draws.row_shapes(xs),
+        max_bytes=max_bytes,
+        mesh=mesh,
+        counts=counts,
+    )
+    key_kind = bits = None
+    if chosen.needs_key:
+        key_kind, bits = _draws.key_parts(key)
+        bits = _devices.everywhere(mesh, bits)
+    work = _Work(
+        how=How(targets, chosen, key_kind),
+        mesh=mesh,
+        make=seeds.maker(xs),
+        source=seeds.source,
+        xs=xs,
+        bits=bits,
+        counts=counts,
+        steps=steps,
+        is_single=not isinstance(span, list),
+    )
+    done = []
+    if resume is not None:
+        work, done = _resumed(resume, work)
+    with _progress.reporter(progress, "Jacobians") as report:
+        records = work.assembled(work.measured(done, report))
+    work.warn_of_zeros(records)
+    return work.by_span(records)
 
 
-def _resumed(stopped: Any, work: _Work) -> tuple[_Work, list[Spectrum]]:
-    """The work that was stopped and its chunks, if it is this one."""
+def _first(tree: PyTree) -> PyTree:
+    """Return the first entry of the leading axis of every leaf."""
+    return jax.tree.map(lambda a: a[0], tree)
+
+
+def _resumed(
+    stopped: Interrupted, work: _Work
+) -> tuple[_Work, list[tuple[Spectrum, ...]]]:
+    """Return the work that was stopped and its chunks, if it is this one."""
     if not isinstance(stopped, Interrupted):
-        raise _checks.InputError(
-            f"ensemble(): resume={_checks.show(stopped)} is not an isometry.Interrupted; write `except "
-            "isometry.Interrupted as stopped:` and pass that."
+        raise InputError(
+            f"resume={checks.show(stopped)} is not an isometry.Interrupted; write "
+            "`except isometry.Interrupted as stopped:` and pass that."
         )
-    old, first = stopped._work, np.array([0])
-    how = replace(work.how, chunk=old.how.chunk)  # as the steps, a matter of the memory that was free
-    alike = old.how == how and old.counts == work.counts and old.mesh == work.mesh
-    alike = alike and _equal((old.source, old.xs, old.key), (work.source, work.xs, work.key))
-    if not alike or not _equal(old.make(first), work.make(first)):  # a scheme, a sample, is known by what it draws
-        raise _checks.InputError(
-            "ensemble(): resume comes from a call with other arguments; repeat that call, or leave resume out."
+    old = stopped._work
+    first = np.array([0])
+    same_call = (
+        _without_chunks(old.how) == _without_chunks(work.how)
+        and old.counts == work.counts
+        and old.mesh == work.mesh
+        and _equal(
+            (old.source, old.xs, old.bits),
+            (work.source, work.xs, work.bits),
         )
-    return replace(work, how=how, steps=old.steps), stopped._done
+        # A scheme, or a sample, is known by what it draws.
+        and _equal(old.make(first), work.make(first))
+    )
+    if not same_call:
+        raise InputError(
+            "resume comes from a call with other arguments; repeat that call, or leave "
+            "resume out."
+        )
+    return replace(work, how=old.how, steps=old.steps), stopped._done
 
 
-def _equal(one: Any, other: Any) -> bool:
-    one, other = (jax.tree.map(lambda a: _checks.key_bits(a) if _checks.is_key(a) else a, t) for t in (one, other))
-    same = jax.tree.structure(one) == jax.tree.structure(other)
-    return same and all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True))
+def _without_chunks(how: How) -> How:
+    """Forget the directions at a time, which as the steps depend on the free memory."""
+    targets = tuple(replace(target, chunk=None) for target in how.targets)
+    return replace(how, targets=targets)
+
+
+def _equal(one: PyTree, other: PyTree) -> bool:
+    """Tell whether two trees hold the same numbers."""
+    one, other = (jax.tree.map(_draws.numbers, tree) for tree in (one, other))
+    if jax.tree.structure(one) != jax.tree.structure(other):
+        return False
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
 
 
 @contextlib.contextmanager
-def _naming(seeds: Any, inputs: Any) -> Iterator[None]:
-    """What is raised inside names the chunk."""
+def _naming(seeds: Indices, inputs: Indices) -> Iterator[None]:
+    """Name the chunk in whatever is raised inside."""
     try:
         yield
     except Exception as error:
         error.add_note(
-            f"ensemble(): while measuring seeds {seeds[0]} to {seeds[-1]} at inputs {inputs[0]} to {inputs[-1]}."
+            f"ensemble(): while measuring seeds {seeds[0]} to {seeds[-1]} at inputs "
+            f"{inputs[0]} to {inputs[-1]}."
         )
         raise
 
 
-def _inputs(f: Any, xs: Any) -> Any:
+def _inputs(f: Map, xs: PyTree[Array] | None) -> tuple[PyTree[Array], int]:
+    """Return the examples as arrays, and how many there are."""
     if xs is None:
-        raise _checks.InputError("ensemble(): xs is missing; write xs=(inputs, *x.shape), one row an example.")
-    xs = _checks.array("ensemble", xs=xs)
-    if xs.ndim < 1 or xs.shape[0] == 0 or not jnp.issubdtype(xs.dtype, jnp.floating):
-        raise _checks.InputError(
-            f"ensemble(): xs is {xs.dtype} of shape {xs.shape}; it must be floating, one example a row, not empty."
+        raise InputError(
+            "xs is missing; write xs=(inputs, *x.shape), one row an example."
         )
-    if isinstance(f, Network) and f.input_shape not in (None, xs.shape[1:]):
-        raise _checks.InputError(
-            f"ensemble(): xs has shape {xs.shape}; this network takes rows of shape {f.input_shape}."
+    if jax.tree.structure(xs).num_nodes > 1 and not isinstance(xs, list):
+        xs = jax.tree.map(lambda leaf: checks.array("xs", leaf), xs)
+    else:
+        xs = checks.array("xs", xs)
+    leaves = jax.tree.leaves(xs)
+    came = ", ".join(f"{leaf.dtype} of shape {leaf.shape}" for leaf in leaves)
+    lengths = {leaf.shape[:1] for leaf in leaves}
+    if len(lengths) != 1 or not (lengths - {(), (0,)}):
+        raise InputError(f"xs is {came}; it must be one example a row, not empty.")
+    if isinstance(f, Network) and f.input_shape not in (None, leaves[0].shape[1:]):
+        raise InputError(
+            f"xs has shape {leaves[0].shape}; this network takes rows of shape "
+            f"{f.input_shape}."
         )
-    _checks.all_finite("ensemble", xs=xs)
-    return xs
+    checks.all_finite("xs", xs)
+    ((num_inputs,),) = lengths
+    return xs, num_inputs
 
 
-_LARGE = 2**27
-"""Bytes of a seed's parameters from which seeds are chunks of their own: a loop over seeds copies each out of the
-stack, which takes longer than another call."""
+def _planned(
+    targets: list[Target],
+    method: Method,
+    params: Params,
+    x: PyTree,
+    *,
+    max_bytes: int | None,
+    mesh: Mesh | None,
+    counts: tuple[int, int],
+) -> tuple[tuple[Target, ...], list[tuple[Indices, Indices]]]:
+    """Cut the work into chunks that fit the budget.
 
+    A device takes what fits its budget; a chunk is as much on each.
 
-def _steps(
-    mesh: Any, budget: int, takes: _cost.Footprint, drawn: int, counts: tuple[int, int]
-) -> list[tuple[Any, Any]]:
-    """The (seeds, inputs) of each chunk, seed by seed. A device takes what fits its budget; a chunk is as much on each.
+    Args:
+        targets: The spans.
+        method: How they are measured.
+        params: Shapes of one seed's parameters.
+        x: Shape of one example.
+        max_bytes: What the user asked for, or None.
+        mesh: The devices, or None.
+        counts: How many seeds and inputs there are.
 
-    `drawn`: bytes of a seed's parameters.
+    Returns:
+        The targets with the directions taken at a time, and the numbers of the seeds
+        and inputs of each chunk, seed by seed.
     """
+    footprints = _cost.footprints(targets, method, params, x=x)
+    num_bytes = memory.tree_bytes(params)
+    of_pair = sum(footprint.bytes() for footprint in footprints) + 2 * num_bytes
+    budget = _cost.ALWAYS_FREE
+    if max_bytes is not None or math.prod(counts) * of_pair > budget:
+        budget = _devices.budget(max_bytes, mesh)
+    footprint, fitted = _cost.fitting(targets, footprints, method, budget=budget)
     lanes = (1, 1) if mesh is None else mesh.devices.shape
     each = [-(-count // lane) for count, lane in zip(counts, lanes, strict=True)]
-    sizes = _plan(budget, takes, drawn, *each)
-    seeds, inputs = (list(_chunks(count, size * lane)) for count, size, lane in zip(counts, sizes, lanes, strict=True))
-    return [(i, j) for i in seeds for j in inputs]
+    sizes = _sizes(budget, footprint, num_bytes, each=each)
+    seeds, inputs = (
+        list(_chunks(count, size * lane))
+        for count, size, lane in zip(counts, sizes, lanes, strict=True)
+    )
+    return fitted, [(i, j) for i in seeds for j in inputs]
 
 
-def _plan(budget: int, takes: _cost.Footprint, drawn: int, seeds: int, inputs: int) -> tuple[int, int]:
-    """Seeds and inputs a chunk, so that what they take fits the budget, which one of each does."""
-    by_input = max(1, min(inputs, (budget - takes.shared) // takes.each))
-    if drawn > _LARGE:
+def _sizes(
+    budget: int, footprint: Footprint, num_bytes: int, each: Sequence[int]
+) -> tuple[int, int]:
+    """Return the seeds and inputs of a chunk that fit; one of each does.
+
+    Args:
+        budget: Bytes that a device may take.
+        footprint: Bytes of the inputs of one seed.
+        num_bytes: Bytes of a seed's parameters.
+        each: How many seeds and inputs a device has in all.
+
+    Returns:
+        Seeds and inputs of a chunk on one device.
+    """
+    num_seeds, num_inputs = each
+    free = budget - footprint.shared
+    by_input = max(1, min(num_inputs, free // footprint.each))
+    if num_bytes > _LARGE:
         return 1, by_input
-    per_seed = by_input * takes.each + 2 * drawn
-    return max(1, min(seeds, (budget - takes.shared) // per_seed)), by_input
+    # Parameters are there twice while they are drawn.
+    per_seed = by_input * footprint.each + 2 * num_bytes
+    return max(1, min(num_seeds, free // per_seed)), by_input
 
 
-def _chunks(count: int, size: int) -> Iterator[Any]:
-    """Index arrays of equal length, the last one padded by its own last index, so that one program serves all."""
+def _chunks(count: int, size: int) -> Iterator[Indices]:
+    """Yield index arrays of one length, so that one program serves all.
+
+    The last one is padded by its own last index.
+    """
     for start in range(0, count, size):
         yield np.minimum(np.arange(start, start + size), count - 1)
 
 
-def _join(parts: list[Spectrum], axis: int, keep: int) -> Spectrum:
-    """The parts side by side, but for what pads the last of them."""
-    return jax.tree.map(
-        lambda *a: np.concatenate(a, axis).take(np.arange(min(keep, len(parts) * a[0].shape[axis])), axis), *parts
-    )
+def _joined(
+    parts: list[tuple[Spectrum, ...]], axis: int, keep: int
+) -> tuple[Spectrum, ...]:
+    """Return the parts side by side, without what pads the last of them."""
+
+    def of_leaves(*arrays: np.ndarray) -> np.ndarray:
+        whole = np.concatenate(arrays, axis)
+        return whole.take(np.arange(min(keep, whole.shape[axis])), axis)
+
+    return jax.tree.map(of_leaves, *parts)
 
 
-def _check_finite(part: Spectrum, seeds: Any, inputs: Any) -> None:
+def _require_finite(part: Spectrum, seeds: Indices, inputs: Indices) -> None:
+    """Name the first Jacobian that is not finite."""
     bad = np.argwhere(np.isnan(part.log_values).any(-1))
-    if len(bad):
-        i, j = bad[0]
-        raise _checks.NotFinite(
-            f"ensemble(): the Jacobian of seed {seeds[i]} at input {inputs[j]} is not finite ({len(bad)} of "
-            f"{len(seeds) * len(inputs)} in this chunk). Does f overflow, or hold NaN parameters?"
-        )
-
-
-@contextlib.contextmanager
-def _reporter(progress: bool | Callable[[int, int], None]) -> Iterator[Callable[[int, int], None]]:
-    """A function of (done, total): the caller's, a bar's, or none."""
-    if not (isinstance(progress, bool) or progress is None or callable(progress)):
-        raise _checks.InputError(
-            f"ensemble(): progress={_checks.show(progress)} is neither True nor a function of (done, total)."
-        )
-    if callable(progress) or not progress:
-        yield progress if callable(progress) else lambda done, total: None
+    if len(bad) == 0:
         return
-    rich = _checks.extra("ensemble", "rich.progress", "cli")
-    console = _checks.extra("ensemble", "rich.console", "cli").Console(stderr=True)
-    with rich.Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("Jacobians", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    i, j = bad[0]
+    raise NotFinite(
+        f"the Jacobian of seed {seeds[i]} at input {inputs[j]} is not finite "
+        f"({len(bad)} of {len(seeds) * len(inputs)} in this chunk). Does f overflow, "
+        "or hold NaN parameters?"
+    )

@@ -1,194 +1,243 @@
-"""The compiled programs of an ensemble: spectra over seeds × inputs, on one device or over a mesh of them."""
+"""Compiled programs over seeds × inputs: in threads of one processor, or on a mesh.
+
+A `Program` is a function of what it is compiled for and of three trees of arrays. Its
+results are arrays with leading axes (seeds, inputs), so that a call may be cut along
+both axes, and the pieces computed apart.
+
+Factorizations of one program run one after another on a CPU
+(`linalg._factorizations`); those of several programs do not. So on a CPU a call is cut
+into pieces of one shape, which share one compilation, and threads take them in turn.
+"""
 
 import concurrent.futures
+import contextlib
 import functools
+import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
 
-from isometry import _checks, linalg
-from isometry._internal import memory, precision
-from isometry.measure import _devices, _jacobian
-from isometry.measure._jacobian import Lanczos, Product
-from isometry.measure._spectrum import (
-    Spectrum,
-    of_factors,
-    of_logs,
-    of_matrix,
-    of_operator,
-)
+from isometry._internal import blas, memory
+from isometry.measure import _devices
 
-_WORTH = 192
-"""Least order of a Jacobian whose dead rows and columns are worth leaving out: below, gathering costs what it saves."""
-_SHARE = 0.75
-"""Largest share of live units at which that is worth it."""
-_WORTH_THREADS = 1e7
-"""Least number of Jacobians times their order cubed that is cut among threads: forty of order 64, some 5 ms. Starting
-the threads costs 0.2 ms, and a tenth of this would already be no faster."""
-_BUCKET = 32
-"""Live units are counted in steps of this, so that few programs serve all chunks."""
+Program = Callable[
+    [Hashable, PyTree[Array], PyTree[Array], PyTree[Array]],
+    PyTree[Array],
+]
+
+# Seconds that a call of a compiled program takes beside its computation. A tenth of it
+# would cut programs into pieces that are mostly calls; ten times as much would leave a
+# core idle for 3 ms.
+_CALL = 3e-4
+
+# Seconds until threads have started, and what cutting costs besides. With a tenth of it
+# Jacobians of 5 ms in all would be cut and take as long; with ten times as much calls of
+# 20 ms would use one core.
+_STARTING = 2e-3
+
+# Bytes per second at which a loop over seeds copies their arrays out of the stack.
+_COPYING = 4e9
+
+# Multiply-adds per second of one core in small factorizations. At a tenth of the rate
+# calls that end in a millisecond are cut; at ten times the rate one of 20 ms is not.
+_RATE = 1e9
 
 
-@dataclass(frozen=True)
-class How:
-    """What a program is compiled for.
+class Arguments(NamedTuple):
+    """The arrays that a program takes.
 
-    `chunk`: directions at a time; `live`: the most units alive in any space, None to multiply all.
+    Attributes:
+        by_seed: Arrays whose leading axis runs over seeds.
+        by_input: Arrays whose leading axis runs over inputs.
+        shared: Arrays without such an axis.
     """
 
-    aim: _jacobian.Target
-    method: Any
-    dtype: Any
-    chunk: int | None = None
-    live: int | None = None
-    key_kind: str | None = None
+    by_seed: PyTree[Array]
+    by_input: PyTree[Array]
+    shared: PyTree[Array] = ()
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many seeds and inputs there are."""
+        seeds, inputs = jax.tree.leaves(self.by_seed), jax.tree.leaves(self.by_input)
+        return len(seeds[0]), len(inputs[0])
 
 
-def spectra(how: How, params: Any, xs: Any, seeds: Any, inputs: Any, key: Any) -> Spectrum:
-    """(seeds, inputs) spectra. `seeds`, `inputs`: their numbers, which choose the random probes; `key`: its bits."""
-    aim, method = how.aim, how.method
-    if isinstance(method, Product):
-        # one after another: vmapped, the choice between a plain and a graded finish would make both
-        one = lambda p, x: of_factors(aim.factors(*precision.cast((p, x), how.dtype)), aim, method)  # noqa: E731
-        return jax.lax.map(lambda p: jax.lax.map(lambda x: one(p, x), xs), params)
-    if isinstance(method, Lanczos):
-        keys = _keys(how, key, seeds, inputs)
-        probe = lambda p, x, k: of_operator(_jacobian.operator(aim, p, x, how.dtype), k, aim, method)  # noqa: E731
-        # seeds in turn: matrices that inputs and probes share make one wide product, batched ones many narrow ones
-        return _in_turn(lambda seed: jax.vmap(probe, (None, 0, 0))(seed[0], xs, seed[1]), (params, keys))
-    if how.live is not None:
-        return _in_turn(functools.partial(_compact, how, how.live, xs), params)
-    if aim.layered:  # one wide product a layer and seed uses the machine better than one batch of small ones
-        wide = _in_turn(lambda p: _jacobian.wide_jacobians(aim, p, xs, how.dtype), params)
-        return of_matrix(wide, aim, method)
-    dense = lambda p, x: _jacobian.dense_jacobian(aim, p, x, how.dtype, how.chunk)  # noqa: E731
-    return of_matrix(jax.vmap(jax.vmap(dense, (None, 0)), (0, None))(params, xs), aim, method)
+def run(
+    program: Program,
+    static: Hashable,
+    arguments: Arguments,
+    *,
+    mesh: Mesh | None = None,
+    operations: float = 0.0,
+) -> PyTree[np.ndarray]:
+    """Run a program over all seeds and inputs.
+
+    BLAS is limited to one thread for the length of the call where it runs on a CPU.
+
+    Args:
+        program: The function to compile, hashable as `static` is: it is compiled once
+            for both, and for the shapes of a piece.
+        static: What the program is compiled for, its first argument.
+        arguments: The arrays of its other arguments.
+        mesh: Devices by `_devices.arranged`, on which `arguments` lie; None for the
+            default device.
+        operations: Multiply-adds of one seed at one input, roughly. They decide into
+            how many pieces the call is cut; of a call of zero operations the whole is
+            one piece.
+
+    Returns:
+        The results in NumPy arrays, complete in every process.
+    """
+    with _limited_blas(mesh):
+        if mesh is not None:
+            return _to_host(_compiled(program, static, mesh, *arguments))
+        parts = _parts(arguments, operations)
+        if parts == (1, 1):
+            return _to_host(_compiled(program, static, None, *arguments))
+        return _in_threads(program, static, arguments, parts)
 
 
-def _in_turn(f: Callable[[Any], Any], stacked: Any) -> Any:
-    """f of each entry of the leading axis; of one alone without a loop, which would copy it."""
-    if len(jax.tree.leaves(stacked)[0]) > 1:
-        return jax.lax.map(f, stacked)
-    return jax.tree.map(lambda a: a[None], f(jax.tree.map(lambda a: a[0], stacked)))
+@contextlib.contextmanager
+def _limited_blas(mesh: Mesh | None) -> Iterator[None]:
+    on_cpu = jax.default_backend() == "cpu"
+    if mesh is not None:
+        on_cpu = _devices.share_threads(mesh)
+    with blas.single_threaded() if on_cpu else contextlib.nullcontext():
+        yield
 
 
-def _keys(how: How, key: Any, seeds: Any, inputs: Any) -> Any:
-    """(seeds, inputs) keys, the same whatever the chunk and the device they fall into."""
-    fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
-    base = jax.random.wrap_key_data(key, impl=how.key_kind)
-    return fold(jax.vmap(jax.random.fold_in, (None, 0))(base, seeds), inputs)
-
-
-def _compact(how: How, width: int, xs: Any, params: Any) -> Spectrum:
-    """The spectra of one seed from live units alone. What they leave of the size are exact zeros."""
-    stacks = _jacobian.factors_of_inputs(how.aim, params, xs, how.dtype)
-    m, n = stacks[-1].size[1], stacks[0].size[2]
-    with precision.full():
-        matrix = linalg.compact_product(stacks, width)
-    found = of_matrix(matrix, how.aim, how.method)
-    missing = min(m, n) - found.log_values.shape[-1]
-    logs = jnp.pad(found.log_values, ((0, 0), (0, missing)), constant_values=-jnp.inf)
-    rank = jnp.min(linalg.live_counts(stacks), -1, keepdims=True)
-    logs = jnp.where(jnp.arange(min(m, n))[None] < rank, logs, jnp.where(jnp.isnan(logs), logs, -jnp.inf))
-    return of_logs(logs, found.log_floor, (m, n), how.aim, how.method)
-
-
-def live(how: How, params: Any, xs: Any) -> Any:
-    """(seeds, inputs): the most units alive in any space between two layers."""
-
-    def of_seed(p: Any) -> Any:
-        return jnp.max(linalg.live_counts(_jacobian.factors_of_inputs(how.aim, p, xs, how.dtype)), -1)
-
-    return jax.lax.map(of_seed, params)
-
-
-@functools.partial(jax.jit, static_argnames=("program", "how", "mesh"))
-def _compiled(program: Any, how: How, mesh: Any, *parts: Any) -> Any:
-    """Compiled once for an architecture: the scheme is in the parameters."""
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _compiled(
+    program: Program,
+    static: Hashable,
+    mesh: Mesh | None,
+    *arguments: PyTree[Array],
+) -> PyTree[Array]:
     if mesh is None:
-        return program(how, *parts)
-    seeds, inputs, whole = *(PartitionSpec(axis) for axis in _devices.AXES), PartitionSpec()
-    cut = jax.shard_map(
-        functools.partial(program, how),
+        return program(static, *arguments)
+    seeds, inputs = _devices.AXES
+    over_devices = jax.shard_map(
+        functools.partial(program, static),
         mesh=mesh,
-        in_specs=(seeds, inputs, seeds, inputs, whole)[: len(parts)],
-        out_specs=PartitionSpec(*_devices.AXES),
-        check_vma=False,  # f is the user's, and knows nothing of a mesh
+        in_specs=(PartitionSpec(seeds), PartitionSpec(inputs), PartitionSpec()),
+        out_specs=PartitionSpec(seeds, inputs),
+        # A user's function, which may be in the program, knows nothing of a mesh.
+        check_vma=False,
     )
-    found = cut(*parts)
+    results = over_devices(*arguments)
     if _devices.processes(mesh) == 1:
-        return found
-    return jax.lax.with_sharding_constraint(found, NamedSharding(mesh, PartitionSpec()))
+        return results
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.lax.with_sharding_constraint(results, everywhere)
 
 
-def run(program: Any, how: How, mesh: Any, *parts: Any) -> Any:
-    """What `program` finds of the parts, in NumPy arrays, complete in every process."""
-    return jax.tree.map(np.asarray, _compiled(program, how, mesh, *parts))
+def _to_host(results: PyTree[Array]) -> PyTree[np.ndarray]:
+    return jax.tree.map(np.asarray, results)
 
 
-def run_in_threads(how: How, lanes: int, *parts: Any) -> Spectrum:
-    """What `spectra` finds of the parts, cut into pieces that run side by side on the cores of one processor.
+# --- Threads
 
-    Factorizations of one program run one after another (`linalg._factorizations`); those of several
-    programs do not. The pieces share one compilation, so all are of one size: `lanes` is lowered to
-    a divisor of the number of seeds or of inputs.
-    """
-    params, xs, seeds, inputs, key = parts
-    by_seed, by_input = _divisor(len(seeds), lanes), _divisor(len(inputs), lanes)
-    # Of equal cuts that of the seeds: the inputs of one seed make one wide product.
-    axis = 0 if by_seed >= by_input else 1
-    count = max(by_seed, by_input)
-    if count == 1:
-        return run(spectra, how, None, *parts)
 
-    def piece(index: int) -> tuple[Any, ...]:
-        taken = functools.partial(jax.tree.map, lambda a: _share(a, index, count))
-        if axis == 0:
-            return taken(params), xs, taken(seeds), inputs, key
-        return params, taken(xs), seeds, taken(inputs), key
-
-    pieces = [piece(index) for index in range(count)]
-    compiled = _compiled.lower(spectra, how, None, *pieces[0]).compile()
+def _in_threads(
+    program: Program,
+    static: Hashable,
+    arguments: Arguments,
+    parts: tuple[int, int],
+) -> PyTree[np.ndarray]:
+    pieces = list(_pieces(arguments, parts))
+    compiled = _compiled.lower(program, static, None, *pieces[0]).compile()
     # Whether 64 bits are enabled is a setting of each thread.
-    wide = _checks.x64()
+    x64 = jax.config.jax_enable_x64
 
-    def measured(piece: tuple[Any, ...]) -> Any:
-        with jax.enable_x64(wide):
-            return jax.tree.map(np.asarray, compiled(*piece))
+    def computed(piece: Arguments) -> PyTree[np.ndarray]:
+        with jax.enable_x64(x64):
+            return _to_host(compiled(*piece))
 
-    with concurrent.futures.ThreadPoolExecutor(count) as pool:
-        found = list(pool.map(measured, pieces))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays, axis), *found)
-
-
-def lanes(shape: tuple[int, int], pairs: int) -> int:
-    """How many programs at a time measure so many Jacobians of a shape on the devices that jax uses by default."""
-    if jax.default_backend() != "cpu" or pairs * min(shape) ** 3 < _WORTH_THREADS:
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _divisor(size: int, most: int) -> int:
-    """The largest divisor of `size` that is at most `most`."""
-    return max(d for d in range(1, min(size, most) + 1) if size % d == 0)
+    with concurrent.futures.ThreadPoolExecutor(_num_cores()) as pool:
+        futures = [pool.submit(computed, piece) for piece in pieces]
+        try:
+            results = [future.result() for future in futures]
+        except BaseException:
+            # After an interrupt only the pieces that have begun are waited for.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    _, by_input = parts
+    starts = range(0, len(results), by_input)
+    rows = [_joined(results[i : i + by_input], axis=1) for i in starts]
+    return _joined(rows, axis=0)
 
 
-def _share(a: Any, index: int, count: int) -> Any:
-    """The part `index` of `count` equal ones of the leading axis."""
-    size = len(a) // count
-    return memory.sliced(a, index * size, (index + 1) * size)
+def _pieces(arguments: Arguments, parts: tuple[int, int]) -> Iterator[Arguments]:
+    """Cut along both axes into so many equal parts, seed by seed."""
+    for by_seed in _cut(arguments.by_seed, parts[0]):
+        for by_input in _cut(arguments.by_input, parts[1]):
+            yield Arguments(by_seed, by_input, arguments.shared)
 
 
-def compacted(how: How, mesh: Any, params: Any, xs: Any, shape: tuple[int, int]) -> How:
-    """`how`, with the number of live units if leaving out the others is exact and worth it."""
-    if not isinstance(how.method, _jacobian.Dense) or not how.aim.sparse or min(shape) < _WORTH:
-        return how
-    most = int(run(live, how, mesh, params, xs).max())
-    width = -(-most // _BUCKET) * _BUCKET
-    return replace(how, live=width if width <= _SHARE * min(shape) else None)
+def _cut(tree: PyTree[Array], count: int) -> list[PyTree[Array]]:
+    """Cut the leading axis of all leaves into `count` equal parts."""
+    if count == 1:
+        return [tree]
+
+    def part(index: int) -> PyTree[Array]:
+        def of_leaf(leaf: Array) -> Array:
+            size = len(leaf) // count
+            return memory.sliced(leaf, index * size, (index + 1) * size)
+
+        return jax.tree.map(of_leaf, tree)
+
+    return [part(index) for index in range(count)]
+
+
+def _joined(trees: list[PyTree[np.ndarray]], axis: int) -> PyTree[np.ndarray]:
+    if len(trees) == 1:
+        return trees[0]
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays, axis), *trees)
+
+
+def _parts(arguments: Arguments, operations: float) -> tuple[int, int]:
+    """Choose into how many parts each axis is cut, so that the threads end soonest."""
+    num_threads = _num_cores()
+    if jax.default_backend() != "cpu" or num_threads == 1:
+        return 1, 1
+    num_seeds, num_inputs = arguments.counts
+    seconds = num_seeds * num_inputs * operations / _RATE
+    # A loop over seeds takes a copy of each, which a piece of one seed does without.
+    copying = memory.tree_bytes(arguments.by_seed) / _COPYING
+
+    def duration(parts: tuple[int, int]) -> float:
+        by_seed, by_input = parts
+        num_pieces = by_seed * by_input
+        num_turns = math.ceil(num_pieces / num_threads)
+        starting = _STARTING if num_pieces > 1 else 0.0
+        of_one_piece = seconds / num_pieces + _CALL
+        if by_seed < num_seeds:
+            of_one_piece += copying / by_seed
+        return starting + num_turns * of_one_piece
+
+    choices = [
+        (by_seed, by_input)
+        for by_input in _divisors(num_inputs)
+        for by_seed in reversed(_divisors(num_seeds))
+    ]
+    # Of equal choices the first: seeds are cut before inputs, those of one seed being
+    # one wide product.
+    return min(choices, key=duration)
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def _num_cores() -> int:
+    """Count the cores that this process may use."""
+    # macOS and Windows have no affinity.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,403 +1,137 @@
-"""The measured spectrum: a measure on [0, ∞) kept as log singular values with their weights and precision floor."""
+"""The spectrum of the Jacobian at one example."""
 
 import functools
-import inspect
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, PyTree
 
-from isometry import _checks, linalg
-from isometry._internal import precision
-from isometry.measure import _jacobian, _tracing
-from isometry.networks import Function
-
-VARIABLES = ("lam", "s", "log_s")
-_POWER = {"lam": 2.0, "s": 1.0}
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False, repr=False)
-class Spectrum:
-    """Singular values s of one Jacobian or of a batch, as a measure of mass 1 over the min(m, n) values of each.
-
-    **Data** (`...` are batch axes; of an ensemble: seeds, inputs)
-    - `log_values`: (..., nodes), ln s descending, -inf for an exact zero.
-    - `weights`: (..., nodes), mass of each node, summing to 1.
-    - `log_floor`: (...), ln of what the method resolves relative to each largest s; −inf where it resolves all. Nodes
-      below are noise: they count as zeros, and statistics of log s leave them out.
-
-    **Static**: `method`; `size` = min(m, n); `structural_zeros` = |m − n|, apart from the mass; `span` and `pairs`, the
-    part of the network and how many (W, D) pairs it holds (None end to end, and of a chain, whose blocks may hold any
-    number).
-
-    Statistics act on the last axis and return one number a matrix, NaN of a Jacobian that is not finite. `variable` is
-    "lam" (s², the default), "s" or "log_s". All may be traced. Differentiate `moment` and `log_spread`; the others are
-    for reporting.
-    """
-
-    log_values: Any
-    weights: Any
-    log_floor: Any
-    method: Any = field(default=_jacobian.Dense(), metadata={"static": True})
-    size: int = field(default=0, metadata={"static": True})
-    structural_zeros: int = field(default=0, metadata={"static": True})
-    span: str = field(default="end_to_end", metadata={"static": True})
-    pairs: int | None = field(default=None, metadata={"static": True})
-
-    @property
-    def values(self) -> Float[Array, "... nodes"]:
-        """s, descending. Under- and overflows where log_values do not."""
-        return jnp.exp(self.log_values)
-
-    @property
-    def resolved(self) -> Any:
-        """(..., nodes) booleans: ln s − ln s_max ≥ log_floor, and s not zero."""
-        top = self.log_values[..., :1]
-        above = self.log_values >= top + jnp.asarray(self.log_floor)[..., None]
-        return above & jnp.isfinite(self.log_values)
-
-    def zero_fraction(self, exact: bool = False) -> Any:
-        """Mass of the zeros: the exact ones, and unless `exact` also those too small to tell from zero."""
-        zeros = jnp.isneginf(self.log_values) if exact else ~self.resolved
-        return self._known(jnp.sum(jnp.where(zeros, self.weights, 0), -1))
-
-    def moment(self, k: float = 1, variable: str = "lam") -> Any:
-        """E[variable^`k`] over all nodes; for "log_s" over the resolved ones, of which `zero_fraction` is left out.
-
-        **Raises** `ValueError`: an unknown variable; k not a positive number in the range of the dtype; a
-        power of log_s that is not whole.
-        """
-        _checks.one_of("moment", among=VARIABLES, variable=variable)
-        _checks.number("moment", low=0.0, open_low=True, k=k)
-        range_of = jnp.finfo(self.log_values.dtype)
-        _checks.number("moment", low=float(range_of.tiny), high=float(range_of.max), k=k)
-        k = k if _checks.is_traced(k) else float(k)  # NumPy's float64 would ask for its own dtype
-        if variable == "log_s":
-            _whole_power("moment", k)
-            mass = self._resolved_weights()
-            whole = k if _checks.is_traced(k) else int(k)  # of negative numbers too, and with their gradients
-            return self._known(jnp.sum(mass * self._masked_logs() ** whole, -1))
-        return jnp.sum(self.weights * jnp.exp(_POWER[variable] * k * self.log_values), -1)
-
-    def cdf(self, grid: Any, variable: str = "lam") -> Any:
-        """Mass at or below each point of `grid`: (..., len(grid)). Exact; zeros count from 0 (or −inf) on."""
-        level = self._to_log("cdf", grid, variable)
-        below = self.log_values[..., None, :] <= self._column(level)
-        return self._known(jnp.sum(jnp.where(below, self.weights[..., None, :], 0), -1))
-
-    def smooth_cdf(self, grid: Any, variable: str = "lam") -> Any:
-        """The distribution function, at `grid`, of the smooth density that a quadrature knows the moments of.
-
-        For method "lanczos", whose nodes are no singular values: `cdf` is a staircase of `steps` stairs for each probe,
-        this a Chebyshev series of 4·steps − 2 terms. Four steps on tanh networks of width 1000 and depth 100 are
-        within 0.02 of the exact distribution. Atoms, as of zeros, are smeared over s_max/(2·steps).
-
-        **Raises** `ValueError`: an unknown variable; another method, whose `cdf` is exact.
-        """
-        if not isinstance(self.method, _jacobian.Lanczos):
-            raise _checks.InputError(f"smooth_cdf(): of {self.method} every value is known; write cdf(grid).")
-        level = self._to_log("smooth_cdf", grid, variable)
-        steps = min(self.method.steps, self.size)
-        found = linalg.smooth_cdf(self.log_values, self.weights, steps, level)
-        return self._known(jnp.where(jnp.isnan(found), 0, found))  # below zero
-
-    def quantile(self, p: Any, variable: str = "lam") -> Any:
-        """Least x with cdf(x) ≥ `p`, an attained node: (...) for a number p, (..., len(p)) for a sequence.
-
-        **Raises** `ValueError`: an unknown variable; p outside [0, 1].
-        """
-        _checks.one_of("quantile", among=VARIABLES, variable=variable)
-        wanted = _checks.points("quantile", self.weights.dtype, p=p)
-        for value in () if _checks.is_traced(p) else np.ravel(np.asarray(p)):
-            _checks.number("quantile", low=0.0, high=1.0, p=float(value))
-        ascending = self.log_values[..., ::-1]
-        mass = jnp.cumsum(self.weights[..., ::-1], -1)
-        # rounding of the cumulated weights, but never as much as a node: of many, that would be all below p
-        rounding = 4 * math.log2(2 * ascending.shape[-1]) * float(jnp.finfo(mass.dtype).eps)
-        slack = jnp.minimum(rounding, self.weights[..., ::-1] / 2)[..., None, :]
-        index = jnp.sum(mass[..., None, :] < self._column(wanted) - slack, -1)
-        found = jnp.take_along_axis(ascending, jnp.minimum(index, ascending.shape[-1] - 1), -1)
-        found = found if variable == "log_s" else jnp.exp(_POWER[variable] * found)
-        return found[..., 0] if np.shape(p) == () else found
-
-    def density(self, grid: Any, bandwidth: float, variable: str = "lam") -> Any:
-        """Gaussian kernel density at each point of `grid`: (..., len(grid)).
-
-        `bandwidth`: standard deviation of a kernel, in the variable's own unit.
-
-        Of "log_s" only the resolved nodes have a density, of mass 1 − zero_fraction(): nothing below the floor is
-        drawn as data.
-
-        **Raises** `ValueError`: an unknown variable; bandwidth not positive.
-        """
-        _checks.one_of("density", among=VARIABLES, variable=variable)
-        range_of = jnp.finfo(self.log_values.dtype)
-        _checks.number("density", low=float(range_of.tiny), high=float(range_of.max), bandwidth=bandwidth)
-        points = _checks.points("density", self.log_values.dtype, grid=grid)
-        if variable == "log_s":
-            node, mass = self._masked_logs(), jnp.where(self.resolved, self.weights, 0)
-        else:
-            node, mass = jnp.exp(_POWER[variable] * self.log_values), self.weights
-        width = jnp.asarray(bandwidth, node.dtype)
-        z = (self._column(points) - node[..., None, :]) / width
-        kernel = jnp.exp(-(z**2) / 2) / (width * math.sqrt(2 * math.pi))
-        return self._known(jnp.sum(mass[..., None, :] * kernel, -1))
-
-    def condition_number(self, nonzero: bool = False) -> Any:
-        """s_max/s_min: infinite if any s is zero or unresolved; with `nonzero` the ratio over the resolved ones."""
-        top, resolved = self.log_values[..., 0], self.resolved
-        least = jnp.min(jnp.where(resolved, self.log_values, jnp.inf), -1)
-        complete = resolved.any(-1) if nonzero else resolved.all(-1)
-        return self._known(jnp.where(complete, jnp.exp(jnp.where(complete, top - least, 0)), jnp.inf))
-
-    def effective_rank(self) -> Any:
-        """exp of the entropy of s/Σs: between 1 and size, 0 for a zero matrix (Roy and Vetterli, 2007)."""
-        share = self.weights * self._relative()
-        total = jnp.sum(share, -1, keepdims=True)
-        share = share / jnp.where(total > 0, total, 1)
-        unit = share / jnp.where(self.weights > 0, self.weights * self.size, 1)  # of one singular value in the node
-        entropy = -jnp.sum(jnp.where(unit > 0, share * jnp.log(jnp.where(unit > 0, unit, 1)), 0), -1)
-        return self._known(jnp.where(total[..., 0] > 0, jnp.exp(entropy), 0))
-
-    def stable_rank(self) -> Any:
-        """Σ s²/s_max²: between 1 and size, 0 for a zero matrix."""
-        return self._known(self.size * jnp.sum(self.weights * self._relative() ** 2, -1))
-
-    def isometry_deviation(self) -> Any:
-        """√E (s − 1)²: root mean square distance of the matrix to the nearest (partial) isometry; 0 exactly there."""
-        return jnp.sqrt(jnp.sum(self.weights * (self.values - 1) ** 2, -1))
-
-    def log_spread(self) -> Any:
-        """Variance of ln s over the resolved nodes: 0 at isometry, with a finite gradient there and at zeros.
-
-        Its Hessian goes through the vectors of an SVD, which equal singular values do not determine: NaN at isometry.
-        For second derivatives take `linalg.log_spread` or `linalg.spectral_moments` of the Jacobian.
-        """
-        mass, logs = self._resolved_weights(), self._masked_logs()
-        mean = jnp.sum(mass * logs, -1, keepdims=True)
-        return self._known(jnp.sum(mass * (logs - mean) ** 2, -1))
-
-    def pooled(self) -> "Spectrum":
-        """One measure from all matrices of the batch, each with equal mass; its floor is the highest of theirs.
-
-        The floor is taken in absolute terms and restated relative to the pooled largest value.
-        """
-        count = math.prod(self.log_values.shape[:-1])
-        order = jnp.argsort(-self.log_values.ravel())
-        absolute = jnp.where(self.resolved, -jnp.inf, self.log_values[..., :1] + jnp.asarray(self.log_floor)[..., None])
-        top = jnp.max(self.log_values)
-        floor = jnp.maximum(jnp.max(absolute) - top, jnp.min(jnp.asarray(self.log_floor)))
-        return replace(
-            self,
-            log_values=self.log_values.ravel()[order],
-            weights=(self.weights.ravel() / count)[order],
-            log_floor=jnp.where(jnp.isfinite(top), floor, jnp.min(jnp.asarray(self.log_floor))),
-        )
-
-    def standard_error(self, statistic: str | Callable[["Spectrum"], Any]) -> Any:
-        """Standard error over seeds of the mean of a statistic: inputs are averaged within their seed first.
-
-        **Arguments**: `statistic`, a method's name ("stable_rank") or a function of a Spectrum, of one number a matrix
-        or, as `quantile` of several p, an array of them: then one standard error each.
-
-        NaN where the statistic of a matrix is infinite: there is no standard error.
-
-        **Raises** `ValueError`: an unknown name, a method that needs arguments, no batch axis, fewer than two seeds, a
-        statistic that is not one of each matrix.
-        """
-        call = getattr(type(self), statistic, None) if isinstance(statistic, str) else statistic
-        if not callable(call):
-            raise _checks.InputError(
-                f"standard_error(): statistic={_checks.show(statistic)} is not a method of Spectrum or a function."
-            )
-        if self.log_values.ndim < 2 or self.log_values.shape[0] < 2:
-            raise _checks.InputError(
-                f"standard_error(): a spectrum of shape {self.log_values.shape} has no two seeds on its first axis."
-            )
-        try:
-            inspect.signature(call).bind(self)
-        except TypeError as error:
-            raise _checks.InputError(
-                f"standard_error(): statistic={_checks.show(statistic)} takes more than the spectrum ({error}); write "
-                "lambda sp: sp.quantile(0.5), for example."
-            ) from None
-        value: Any = call(self)
-        batch = self.log_values.shape[:-1]
-        if jnp.shape(value)[: len(batch)] != batch:
-            raise _checks.InputError(
-                f"standard_error(): statistic={_checks.show(statistic)} gives {_checks.show(value)}; write one that "
-                f"has a value for each of the {batch} matrices."
-            )
-        per_seed = value.reshape(batch[0], math.prod(batch[1:]), *value.shape[len(batch) :]).mean(1)
-        return jnp.std(per_seed, axis=0, ddof=1) / math.sqrt(len(per_seed))
-
-    def _known(self, found: Any) -> Any:
-        """`found`, numbers of each matrix; NaN of one that was not finite: a NaN is neither resolved nor a zero."""
-        lost = jnp.isnan(self.log_values).any(-1)
-        return jnp.where(lost.reshape(lost.shape + (1,) * (found.ndim - lost.ndim)), jnp.nan, found)
-
-    def _column(self, points: Any) -> Any:
-        """(1, ..., points, 1): to be broadcast against (..., 1, nodes), also where rank promotion is an error."""
-        return points.reshape((1,) * (self.log_values.ndim - 1) + (len(points), 1))
-
-    def _relative(self) -> Any:
-        """s/s_max, 0 for a zero matrix."""
-        top = self.log_values[..., :1]
-        return jnp.where(jnp.isfinite(top), jnp.exp(self.log_values - jnp.where(jnp.isfinite(top), top, 0)), 0)
-
-    def _masked_logs(self) -> Any:
-        """ln s where resolved, 0 elsewhere: masked before anything is done to it, so that gradients stay finite."""
-        return jnp.where(self.resolved, self.log_values, 0)
-
-    def _resolved_weights(self) -> Any:
-        mass = jnp.where(self.resolved, self.weights, 0)
-        total = jnp.sum(mass, -1, keepdims=True)
-        return mass / jnp.where(total > 0, total, 1)
-
-    def _to_log(self, call: str, grid: Any, variable: str) -> Any:
-        """Points of `variable` as ln s; below zero there is no mass, so they map to NaN, which compares false."""
-        _checks.one_of(call, among=VARIABLES, variable=variable)
-        x = _checks.points(call, self.log_values.dtype, grid=grid)
-        if variable == "log_s":
-            return x
-        logs = jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)) / _POWER[variable], -jnp.inf)
-        return jnp.where(x < 0, jnp.nan, logs)
-
-    def __repr__(self) -> str:
-        batch = tuple(jnp.shape(self.log_values)[:-1])
-        over = f"{batch} matrices, " if batch else ""
-        dtype = jnp.result_type(self.log_values)
-        return f"Spectrum({over}{self.size} singular values, span={self.span!r}, method={self.method}, {dtype})"
+from isometry._internal import checks
+from isometry._internal.errors import NotFinite, public
+from isometry._internal.types import Key, Params
+from isometry.measure import (
+    _cost,
+    _diagnosis,
+    _jacobian,
+    _progress,
+    _resolution,
+    methods,
+)
+from isometry.measure._function import Map
+from isometry.measure._progress import Progress
+from isometry.measure._record import Spectrum as Spectrum
+from isometry.measure._spans import Span
+from isometry.measure._target import Target
+from isometry.measure.methods import Method
 
 
-def _whole_power(call: str, k: Any) -> None:
-    """Logarithms are of either sign, and only their whole powers real."""
-    if not _checks.is_traced(k) and not float(k).is_integer():
-        raise _checks.InputError(f"{call}(): k={_checks.show(k)} is not whole; of log_s write k=1, 2, ...")
-
-
-METHODS = {
-    "auto": _jacobian.Dense(),
-    "dense": _jacobian.Dense(),
-    "product": _jacobian.Product(),
-    "lanczos": _jacobian.Lanczos(),
-}
-
-
-def resolve_method(call: str, method: Any, aim: _jacobian.Target, key: Any) -> Any:
-    """The method object of a name, or itself, if `aim` and the key are what it needs."""
-    if not isinstance(method, tuple(type(m) for m in METHODS.values())):
-        _checks.one_of(call, among=METHODS, method=method)
-        method = METHODS[method]
-    if isinstance(method, _jacobian.Lanczos):
-        if key is None:
-            raise _checks.InputError(f"{call}(): {method} draws random probes; write key=jax.random.key(0).")
-        _checks.key(call, key)
-    if isinstance(method, _jacobian.Product) and not isinstance(aim.f, Function):
-        raise _checks.InputError(
-            f'{call}(): method="product" multiplies layers, and a plain f shows none. Write method="dense", or '
-            "networks.chain([f1, f2, ...]) for its parts."
-        )
-    return method
-
-
-def of_matrix(matrix: Any, aim: _jacobian.Target, method: Any) -> Spectrum:
-    """The dense spectrum of the Jacobian of `aim`, or of a batch of them."""
-    log_s, floor = linalg.log_singular_values(matrix)
-    return of_logs(log_s, jnp.full(log_s.shape[:-1], floor, log_s.dtype), matrix.shape[-2:], aim, method)
-
-
-def of_factors(stacks: Any, aim: _jacobian.Target, method: Any) -> Spectrum:
-    """The spectrum of the product of the layers of `aim`; every value is resolved."""
-    logs = linalg.log_values(stacks, method.every)
-    shape = stacks[-1].size[1], stacks[0].size[2]
-    return of_logs(logs, jnp.asarray(-jnp.inf, logs.dtype), shape, aim, method)
-
-
-def of_operator(operator: Any, key: Any, aim: _jacobian.Target, method: Any) -> Spectrum:
-    """The measure of a quadrature: the nodes of all probes together, each probe of equal mass."""
-    method = replace(method, steps=min(method.steps, *operator.shape))
-    found = linalg.spectral_quadrature(operator, key=key, steps=method.steps, probes=method.probes)
-    order = jnp.argsort(-found.log_values.ravel())
-    logs, weights = (a.ravel()[order] for a in (found.log_values, found.weights / method.probes))
-    m, n = operator.shape
-    floor = jnp.asarray(found.log_floor, logs.dtype)
-    return Spectrum(logs, weights, floor, method, min(m, n), abs(m - n), aim.span, aim.pairs)
-
-
-def of_logs(logs: Any, floor: Any, shape: tuple[int, ...], aim: _jacobian.Target, method: Any) -> Spectrum:
-    """The spectrum of (m, n) = `shape` whose ln s are `logs`, each of equal weight."""
-    m, n = shape
-    weights = jnp.full_like(logs, 1 / min(m, n))
-    return Spectrum(logs, weights, floor, method, min(m, n), abs(m - n), aim.span, aim.pairs)
-
-
+@public("spectrum")
 def spectrum(
-    f: Any,
-    params: Any,
-    x: Float[Array, "..."],
+    f: Map,
+    params: Params,
+    x: PyTree[Array],
     *,
-    method: Any = "auto",
-    span: str = "end_to_end",
-    dtype: Any = None,
-    key: Any = None,
+    method: str | Method = "auto",
+    span: Span = "end_to_end",
+    dtype: DTypeLike | None = None,
+    key: Key | None = None,
+    output: int | str | None = None,
+    max_bytes: int | None = None,
+    progress: Progress = False,
 ) -> Spectrum:
-    """Singular values of the Jacobian ∂f/∂x at one example.
+    """Measure the singular values of the Jacobian of f at one example.
 
-    **Arguments**
-    - `f`: any f(params, x) → array, a `Network`, or a list of such blocks applied in turn (`networks.chain`); one
-      example, no batch axis (`ensemble` takes many).
-    - `params`, `x`: parameters, any pytree, and one floating example.
-    - `method`: "auto", "dense" or `isometry.Dense()`: form the Jacobian, factorize it. "product" or
-      `isometry.Product()`: of a network of known layers, ln s at every depth, without a floor. "lanczos" or
-      `isometry.Lanczos(steps, probes)`: the nodes of a quadrature, from products with the Jacobian alone; steps are
-      clamped to min(n_in, n_out), and `sp.method` says to what.
-    - `span`: "end_to_end", or of a Network "hidden": z_1 → z_{depth−1}, the object of the theory.
-    - `dtype`: of the measurement; default the promoted dtype of params and x, at least float32.
-    - `key`: for "lanczos"; the others are deterministic and ignore it.
+    May be traced: jit, vmap, and grad of `moment` and `log_spread`. Cost of the method
+    "dense": min(n_in, n_out) linearized evaluations and one values-only SVD.
 
-    May be traced: jit, vmap, and grad of `moment` and `log_spread`. Cost: min(n_in, n_out) linearized evaluations and
-    one values-only SVD.
+    Args:
+        f: Any f(params, x), a `Network`, or a list of such blocks applied in turn
+            (`networks.chain`); one example, no batch axis (`ensemble` takes many).
+        params: Parameters, any pytree.
+        x: One floating example. Where the span starts behind the input, any pytree.
+        method: "auto", "dense" or `isometry.Dense()`: form the Jacobian, factorize it.
+            "product" or `isometry.Product()`: of a network of known layers, ln s at
+            every depth, without a floor. "lanczos" or `isometry.Lanczos(steps,
+            probes)`: the nodes of a quadrature, from products with the Jacobian alone;
+            steps are clamped to min(n_in, n_out), and `sp.method` says to what. Or a
+            `methods.Method` of your own.
+        span: "end_to_end"; "hidden", from the first to the last pre-activation, the
+            object of the theory; or two points of `isometry.anatomy(f, params, x)`,
+            each a name or (name, index).
+        dtype: What to measure in. By default the promoted dtype of `params` and `x`, at
+            least float32: lower ones are cast up, and the record says so.
+        key: For methods that draw, such as "lanczos"; the others ignore it.
+        output: Which output of f is meant, an index or a key. By default its array, or
+            the first of a tuple.
+        max_bytes: What the measurement may take; by default a quarter of the free
+            memory. Directions are taken in chunks that fit.
+        progress: True for a bar on stderr (needs rich), or a function of (done, total)
+            directions of one large Jacobian. Without effect when traced, and for
+            methods that form none.
 
-    Warns (`PrecisionWarning`) where f asks for less than full precision itself, and (`BatchWarning`) where x seems
-    to be a batch.
+    Returns:
+        The spectrum.
 
-    **Raises** `ValueError`: what `jacobian` raises; an unknown method; a Jacobian that is not finite (when not traced).
+    Raises:
+        InputError: What `jacobian` raises; an unknown method, or one that refuses f; a
+            Jacobian that is not finite (when not traced).
+
+    Warns:
+        PrecisionWarning: f asks for less than full precision.
+        BatchWarning: x may be a batch: no row of it meets another in f.
+        ZeroJacobianWarning: The Jacobian is exactly zero; the message says why.
+
+    Example:
+        >>> net = networks.mlp([8] * 12, "tanh", "orthogonal")
+        >>> params = net.init(jax.random.key(0))
+        >>> sp = isometry.spectrum(net, params, jnp.full(8, 1e-4))
+        >>> sp.condition_number().round(2)
+        Array(1., dtype=float32)
     """
-    aim = _jacobian.target("spectrum", f, span)
-    _checks.not_abstract("spectrum", params=params, x=x)
-    _checks.real("spectrum", params=params, x=x)
-    chosen = resolve_method("spectrum", method, aim, key)
-    kind = _checks.measuring_dtype("spectrum", dtype, params, x)
-    x = _checks.array("spectrum", x=x)
-    _jacobian.shapes("spectrum", aim, params, x, kind)
-    _tracing.warn_of_batch("spectrum", aim, params, x, stacklevel=2)
-    if isinstance(chosen, _jacobian.Product):
-        found, stacks = _by_product(aim, chosen, kind, params, x)
-        _checks.all_finite("spectrum", **{"the Jacobian": stacks})
-        return found
-    if isinstance(chosen, _jacobian.Lanczos):
-        found = _by_lanczos(aim, chosen, kind, params, x, key)
-        _checks.all_finite("spectrum", **{"the Jacobian": found.weights})  # a NaN anywhere spoils the weights
-        return found
-    matrix = _jacobian.dense_jacobian(aim, params, x, kind)
-    _checks.all_finite("spectrum", **{"the Jacobian": matrix})
-    return of_matrix(matrix, aim, chosen)
+    chosen = methods.named(method)
+    methods.require_key(chosen, key)
+    target, params, x = _resolution.resolve_once(
+        f, params, x, span=span, dtype=dtype, output=output
+    )
+    chosen.check(target, key)
+    target = _cost.fitted_to(target, chosen, params, x, max_bytes)
+    key = key if chosen.needs_key else None
+    with _progress.reporter(progress, "directions") as report:
+        is_watched = progress and not checks.is_traced((params, x))
+        if is_watched and chosen.forms_jacobian:
+            matrix = _jacobian.in_parts(target, params, x, report)
+            sp = _factorized(chosen, target, matrix)
+        else:
+            sp = _measured(chosen, target, params, x=x, key=key)
+    if not checks.is_traced(sp):
+        _judge(sp, target, params, x=x)
+    return sp
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _by_product(aim: Any, method: Any, dtype: Any, params: Any, x: Any) -> tuple[Spectrum, Any]:
-    """The spectrum, and the factors it comes from: in ln s a NaN may pass for a zero."""
-    stacks = aim.factors(precision.cast(params, dtype), precision.cast(x, dtype))
-    return of_factors(stacks, aim, method), stacks
+def _judge(sp: Spectrum, target: Target, params: Params, x: PyTree) -> None:
+    """Refuse a Jacobian that is not finite, and warn of one that is zero.
+
+    On the host: inside the program both would be kernels more to compile.
+    """
+    is_bad = np.isnan(np.asarray(sp.log_values)).any()
+    # A NaN anywhere in a matrix spoils the nodes or the weights of a quadrature.
+    if is_bad or np.isnan(np.asarray(sp.weights)).any():
+        raise NotFinite(
+            "the Jacobian is not finite. Does f overflow, or do params or x hold "
+            "values that are NaN or infinite?"
+        )
+    is_zero = bool(_diagnosis.all_zero(sp.log_values))
+    _diagnosis.warn_if_zero(target, params, x, is_zero=is_zero)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _by_lanczos(aim: Any, method: Any, dtype: Any, params: Any, x: Any, key: Any) -> Spectrum:
-    return of_operator(_jacobian.operator(aim, params, x, dtype), key, aim, method)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _measured(
+    method: Method, target: Target, params: Params, x: PyTree, key: Key | None
+) -> Spectrum:
+    return method.spectrum(target, params, x=x, key=key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _factorized(method: Method, target: Target, matrix: Array) -> Spectrum:
+    return method.of_jacobian(target, matrix)

@@ -9,7 +9,7 @@ import pytest
 
 from isometry import linalg
 from isometry.linalg import Factors
-from isometry.measure import _jacobian
+from isometry.measure import _resolution
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -79,4 +79,7 @@ def test_only_activations_that_are_flat_are_compacted():
 
     for name, flat in (("relu", True), ("hard_tanh", True), ("tanh", False)):
         net = networks.mlp([4, 4, 4], name)
-        assert _jacobian.target("x", net, "end_to_end").sparse is flat
+        params = jax.eval_shape(net.init, jax.random.key(0))
+        x = jax.ShapeDtypeStruct((4,), np.float32)
+        target = _resolution.resolve(net, params, x, span="end_to_end", dtype=None)
+        assert target.sparse is flat

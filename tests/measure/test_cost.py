@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from targets import target_of
 
 import isometry
 from isometry import InputError, networks
 from isometry._internal import memory
-from isometry.measure import _cost, _jacobian, _programs
+from isometry.measure import _cost, _programs, _spectra
 
 F32 = jnp.dtype("float32")
 
@@ -158,28 +159,39 @@ def test_a_footprint_bounds_what_xla_allocates(name):
     """Of the program that an ensemble of 3 seeds × 6 inputs runs; and it is not so wide that nothing fits."""
     f, params, x, method = PROGRAMS[name]
     params = shapes_of(f) if params is None else params
-    aim = _jacobian.target("test", f, "end_to_end")
-    takes, chunk = _cost.fitting("test", 2**40, aim, method, params, x, F32)
+    target = target_of(f, params, x)
+    footprints = _cost.footprints([target], method, params, x=x)
+    footprint, targets = _cost.fitting([target], footprints, method, budget=2**40)
     seeds, inputs = 3, 6
     stacked = jax.tree.map(lambda a: struct(seeds, *a.shape), params)
     numbers = [jax.ShapeDtypeStruct((count,), jnp.int32) for count in (seeds, inputs)]
-    how = _programs.How(aim, method, F32, key_kind="threefry2x32")
+    how = _spectra.How(targets, method, key_kind="threefry2x32")
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    lowered = _programs._compiled.lower(_programs.spectra, how, None, stacked, struct(inputs, *x.shape), *numbers, key)
+    lowered = _programs._compiled.lower(
+        _spectra.measured,
+        how,
+        None,
+        (stacked, numbers[0]),
+        (struct(inputs, *x.shape), numbers[1]),
+        key,
+    )
     found = lowered.compile().memory_analysis()
     allocated = found.temp_size_in_bytes + found.output_size_in_bytes
-    bound = takes.shared + seeds * (inputs * takes.each + 2 * memory.tree_bytes(params))
-    assert chunk is None
+    of_seeds = inputs * footprint.each + 2 * memory.tree_bytes(params)
+    bound = footprint.shared + seeds * of_seeds
+    assert targets[0].chunk is None
     assert allocated <= bound <= 10 * allocated
 
 
 def test_directions_are_taken_as_the_budget_allows():
     params = jax.random.normal(jax.random.key(0), (2, 6, 400)) / 20
     xs = jnp.ones((1, 6))
-    aim = _jacobian.target("test", bottleneck, "end_to_end")
+    targets = [target_of(bottleneck, params[0], xs[0])]
+    footprints = _cost.footprints(targets, isometry.Dense(), params[0], x=xs[0])
 
     def fit(budget):
-        return _cost.fitting("test", budget, aim, isometry.Dense(), params[0], xs[0], F32)
+        footprint, (target,) = _cost.fitting(targets, footprints, isometry.Dense(), budget=budget)
+        return footprint, target.chunk
 
     whole, chunk = fit(10**9)
     assert chunk is None
@@ -187,13 +199,13 @@ def test_directions_are_taken_as_the_budget_allows():
     with pytest.raises(InputError, match=said) as caught:
         fit(100)
     least = int(str(caught.value).split()[-1][:-1])
-    assert least < sum(whole) / 1.5
+    assert least < whole.bytes() / 1.5
     takes, chunk = fit(least)
-    assert (sum(takes), chunk) == (least, 1)
-    for budget in range(least, sum(whole), (sum(whole) - least) // 5):
+    assert (takes.bytes(), chunk) == (least, 1)
+    for budget in range(least, whole.bytes(), (whole.bytes() - least) // 5):
         takes, chunk = fit(budget)
         assert 1 <= chunk < 6
-        assert sum(takes) <= budget
+        assert takes.bytes() <= budget
     together = isometry.ensemble(bottleneck, params=params, xs=xs)
     parts = isometry.ensemble(bottleneck, params=params, xs=xs, max_bytes=least)
     np.testing.assert_allclose(parts.values, together.values, atol=40 * 1.2e-7 * float(together.values.max()))
@@ -254,7 +266,7 @@ def test_the_context_is_part_of_what_is_remembered():
         (lambda: isometry.cost(plain, WEIGHTS, struct(3)), r"cost\(\): f\(params, x\) raised TypeError"),
         (lambda: isometry.cost(plain, WEIGHTS, struct(20), "product"), r'cost\(\): method="product" multiplies layers'),
         (lambda: isometry.cost(plain, WEIGHTS, struct(20), "dens"), r"cost\(\): method='dens' is not known"),
-        (lambda: isometry.cost(plain, WEIGHTS, struct(20), span="hidden"), r"needs a Network"),
+        (lambda: isometry.cost(plain, WEIGHTS, struct(20), span="hidden"), r"needs three weight layers; this function has 2"),
         (lambda: isometry.cost(plain, WEIGHTS, struct(20), dtype="bfloat16"), r"too coarse to measure in"),
     ],
 )
@@ -264,5 +276,5 @@ def test_refusals(call, message):
 
 
 def test_tracers_are_refused():
-    with pytest.raises(TypeError, match=r"cost\(\): x is traced; cost runs on the host"):
+    with pytest.raises(TypeError, match=r"cost\(\): x is traced; this function runs on the host"):
         jax.jit(lambda x: isometry.cost(plain, WEIGHTS, x).flop)(jnp.ones(20))

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from targets import target_of
 
 import isometry
 from isometry import InputError, networks
-from isometry.measure import _jacobian
 
 KEY = jax.random.key(0)
 X = np.asarray([0.5, -1.0, 0.25, 2.0, -0.3], np.float32)
@@ -76,8 +76,12 @@ def test_hidden_span():
 def test_chunks_do_not_matter(outputs, chunk):
     """Directions of a plain function; the last chunk is not full."""
     w = A[:outputs, :5].astype(np.float32)
-    aim = _jacobian.target("test", lambda w, x: jnp.tanh(w @ x), "end_to_end")
-    part = jax.jit(lambda w, x: _jacobian.dense_jacobian(aim, w, x, jnp.dtype(jnp.float32), chunk))(w, X)
+
+    def f(w, x):
+        return jnp.tanh(w @ x)
+
+    target = dataclasses.replace(target_of(f, w, X), chunk=chunk)
+    part = jax.jit(target.jacobian)(w, X)
     want = (1 - np.tanh(w.astype(np.float64) @ X) ** 2)[:, None] * w
     np.testing.assert_allclose(part, want, rtol=0, atol=8 * 1.2e-7 * np.linalg.norm(want))
 
@@ -128,18 +132,27 @@ def plain(params, x):
     [
         (lambda: isometry.jacobian(3, None, X), r"f=3 is not callable; write f\(params, x\) for one example x\."),
         (lambda: isometry.jacobian(plain, None, X, span="hiden"), r"span='hiden' is not known.*Did you mean 'hidden'"),
-        (lambda: isometry.jacobian(plain, None, X, span="hidden"), r'span="hidden" needs a Network; of a plain f'),
+        (
+            lambda: isometry.jacobian(plain, None, X, span="hidden"),
+            r'span="hidden" .* needs three weight layers; this function has 0',
+        ),
         (
             lambda: isometry.jacobian(networks.mlp([5, 8, 3]), None, X, span="hidden"),
             r'span="hidden" runs from z_1 to z_\(depth-1\) and needs depth 3; this one has 2',
         ),
         (
             lambda: isometry.jacobian(plain, None, jnp.arange(3)),
-            r"x is int32, not a real floating array; write x\.astype\(jnp\.float32\)\.",
+            r'x is int32, which has no derivative; write a span that starts behind it, span=\(".*", "output"\)',
         ),
         (lambda: isometry.jacobian(plain, None, X.astype(jnp.complex64)), r"x is complex64, not a real floating"),
-        (lambda: isometry.jacobian(lambda p, x: (x, x), None, X), r"f returns a tuple; it must return one array"),
-        (lambda: isometry.jacobian(lambda p, x: {"y": x}, None, X), r"f returns a dict; it must return one array"),
+        (
+            lambda: isometry.jacobian(lambda p, x: ({"y": x}, x), None, X),
+            r"f returns a dict of 'y'; it must return one array\. Write output=",
+        ),
+        (
+            lambda: isometry.jacobian(lambda p, x: {"y": x}, None, X, output="z"),
+            r"output='z' is none of f's outputs; it returns a dict of 'y'",
+        ),
         (lambda: isometry.jacobian(lambda p, x: None, None, X), r"f returns a NoneType"),
         (lambda: isometry.jacobian(lambda p, x: jnp.argsort(x), None, X), r"f returns int32; it must return a real"),
         (lambda: isometry.jacobian(plain, None, X[:0]), r"the Jacobian of \(0,\) -> \(0,\) is empty"),
@@ -219,7 +232,7 @@ def test_what_f_raises_is_chained():
         raise KeyError("w")
 
     with pytest.raises(
-        InputError, match=r"spectrum\(\): f\(params, x\) raised KeyError at x of shape \(5,\)\.$"
+        InputError, match=r"spectrum\(\): f\(params, x\) raised KeyError at x of shape \(5,\): 'w'$"
     ) as caught:
         isometry.spectrum(f, None, X)
     assert isinstance(caught.value.__cause__, KeyError)
@@ -321,7 +334,7 @@ def test_an_object_that_holds_arrays_is_a_function_too():
     def probed(x):
         return isometry.spectrum(model, w, x, method="lanczos", key=KEY).log_values
 
-    assert jax.eval_shape(probed, X).shape == (5 * 8,)
+    assert jax.eval_shape(probed, X).shape == (5,)
 
 
 def test_parameters_of_another_network_are_refused():

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from targets import target_of
 
 import isometry
 from isometry import linalg, networks
-from isometry.measure import _jacobian
 
 RNG = np.random.default_rng(0)
 
@@ -73,10 +73,10 @@ def test_the_product_of_layers_is_autodiff():
     net = networks.mlp([5, 7, 7, 7, 4], "gelu")
     params, xs = drawn(net, 1.5, 0.5), RNG.standard_normal((3, 5)).astype(np.float32)
     for span in ("end_to_end", "hidden"):
-        aim = _jacobian.target("spectrum", net, span)
-        wide = _jacobian._wide_jacobians(aim, params, xs, jnp.dtype("float32"))
-        one = jax.jacrev(aim.apply, argnums=1)
-        truth = jax.jit(jax.vmap(lambda x, aim=aim, one=one: one(params, aim.start(params, x))))(xs)
+        target = target_of(net, params, xs[0], span=span)
+        wide = jax.jit(target.jacobians)(params, xs)
+        one = jax.jacrev(target.apply, argnums=2)
+        truth = jax.jit(jax.vmap(lambda x, t=target, one=one: one(params, x, t.start(params, x))))(xs)
         np.testing.assert_allclose(wide, truth, atol=1e-5)
 
 

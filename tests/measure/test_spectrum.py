@@ -321,7 +321,7 @@ def test_pytree_round_trip():
             lambda: isometry.spectrum(linear, jnp.eye(4), jnp.ones(4), method="lanczos"),
             r"spectrum\(\): Lanczos\(.*\) draws random probes; write key=jax\.random\.key\(0\)\.",
         ),
-        (lambda: isometry.spectrum(linear, jnp.eye(4) * jnp.nan, jnp.ones(4)), r"spectrum\(\): the Jacobian holds 16"),
+        (lambda: isometry.spectrum(linear, jnp.eye(4) * jnp.nan, jnp.ones(4)), r"spectrum\(\): the Jacobian is not finite"),
         (lambda: isometry.spectrum(3, None, jnp.ones(4)), r"spectrum\(\): f=3 is not callable"),
     ],
 )

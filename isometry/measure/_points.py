@@ -1,0 +1,408 @@
+"""What `signals` and `profile` share: many points of f, read in one program."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from isometry import networks, structure
+from isometry._internal import checks, memory, precision
+from isometry._internal.errors import InputError
+from isometry._internal.types import Key, Params
+from isometry.measure import _draws, _spans
+from isometry.measure._spans import Point, Span
+from isometry.networks import Network
+from isometry.structure import Anatomy
+from isometry.structure._place import Place
+from isometry.structure._tapping import reading_shape
+
+Function: TypeAlias = Callable[..., Array]
+
+
+class Group(NamedTuple):
+    """Points that one variable of the program makes: one, or those of a scan's turns.
+
+    Attributes:
+        place: The variable, in all iterations of the scans around it.
+        names: The points.
+        turns: Of each point, the iterations; empty outside scans.
+        lengths: How many iterations each of the scans has.
+        shape: Of the value in one iteration.
+        dtype: Of the value.
+    """
+
+    place: Place
+    names: tuple[str, ...]
+    turns: tuple[tuple[int, ...], ...]
+    lengths: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def label(self) -> str:
+        """The name by which the rewritten program knows the group."""
+        return self.names[0]
+
+    @property
+    def size(self) -> int:
+        """How many entries the value at one point has."""
+        return math.prod(self.shape)
+
+    def stacked(self, leading: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """Return the shape of the values of all iterations, behind leading axes."""
+        return (*leading, *self.lengths, *self.shape)
+
+    def rows(self, stacked: Array, num_leading: int = 0) -> Array:
+        """Return the flattened values at the points from those of all iterations.
+
+        The result has the leading axes, then one row a point.
+        """
+        leading = stacked.shape[:num_leading]
+        num_turns = math.prod(self.lengths)
+        flat = stacked.reshape(*leading, num_turns, self.size)
+        chosen = self.chosen()
+        if np.array_equal(chosen, np.arange(num_turns)):
+            return flat
+        return jnp.take(flat, chosen, axis=num_leading)
+
+    def is_point(self) -> np.ndarray:
+        """Return for each iteration whether the value there is a point."""
+        marks = np.zeros(math.prod(self.lengths), bool)
+        marks[self.chosen()] = True
+        return marks.reshape(self.lengths)
+
+    def chosen(self) -> np.ndarray:
+        """Return which of the iterations, counted through, are points."""
+        if not self.lengths:
+            return np.zeros(1, int)
+        return np.ravel_multi_index(np.array(self.turns).T, self.lengths)
+
+
+def grouped(anatomy: Anatomy, names: Iterable[str]) -> tuple[Group, ...]:
+    """Sort points by the variable that makes them; scanned layers are one group."""
+    members: dict[tuple, dict[tuple[int, ...], str]] = {}
+    for name in names:
+        place = anatomy.place(name)
+        # Two names of one value are one point, under the first of them.
+        members.setdefault((place.path, place.var), {}).setdefault(place.turns, name)
+    groups = []
+    for (path, var), by_turns in members.items():
+        turns = tuple(by_turns)
+        every_turn = Place(path, var, ())
+        stacked = reading_shape([anatomy.closed], every_turn).shape
+        lengths = stacked[: len(stacked) - len(var.aval.shape)]
+        group = Group(
+            place=every_turn,
+            names=tuple(by_turns.values()),
+            turns=turns,
+            lengths=lengths,
+            shape=tuple(var.aval.shape),
+            dtype=var.aval.dtype,
+        )
+        groups.append(group)
+    return tuple(groups)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one call reads, equal for equal programs, so that they are compiled once.
+
+    Attributes:
+        f: The function.
+        shapes: Shapes and dtypes of params and x, and their trees.
+        first: Where the span starts.
+        last: Where it ends.
+        names: The points that are read.
+        dtype: Of the measurement.
+        anatomy: What f is made of.
+        groups: The points, by the variable that makes them.
+    """
+
+    f: Function
+    shapes: tuple
+    first: Point
+    last: Point
+    names: tuple[str, ...]
+    dtype: np.dtype
+    anatomy: Anatomy = field(compare=False)
+    groups: tuple[Group, ...] = field(compare=False)
+
+    @property
+    def places(self) -> dict[str, Place]:
+        """The places of all groups, by label."""
+        return {group.label: group.place for group in self.groups}
+
+    @property
+    def order(self) -> np.ndarray:
+        """Where each of `names` stands among the rows of all groups."""
+        position = {
+            name: i for i, name in enumerate(n for g in self.groups for n in g.names)
+        }
+        return np.array([position[name] for name in self.names])
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many entries the value at each point has."""
+        by_name = {name: g.size for g in self.groups for name in g.names}
+        return tuple(by_name[name] for name in self.names)
+
+    def size_at(self, name: str) -> int:
+        """Return how many entries of the value at a point are meant."""
+        entries = self.entries(name)
+        if entries is not None:
+            return len(entries)
+        return dict(zip(self.names, self.sizes, strict=True))[name]
+
+    def entries(self, name: str) -> np.ndarray | None:
+        """Return which entries of the flattened value are meant; None for all."""
+        for point in (self.first, self.last):
+            if point.name == name and point.index:
+                shape = self.anatomy.shape(name).shape
+                numbers = np.arange(math.prod(shape)).reshape(shape)
+                return numbers[point.index].ravel()
+        return None
+
+    def flat(self, values: dict[str, Array]) -> Array:
+        """Return the values at all points as one vector, group after group."""
+        rows = [group.rows(values[group.label]) for group in self.groups]
+        return jnp.concatenate([row.ravel() for row in rows])
+
+    def split(self, vectors: Array) -> dict[str, Array]:
+        """Return the values, (vectors, points, size) a group, from `flat` ones."""
+        values, start = {}, 0
+        for group in self.groups:
+            shape = len(group.names), group.size
+            stop = start + math.prod(shape)
+            values[group.label] = vectors[:, start:stop].reshape(-1, *shape)
+            start = stop
+        return values
+
+    def bumps(self) -> dict[str, Array]:
+        """Return bumps of zero at every point."""
+        return {g.label: jnp.zeros(g.stacked(), g.dtype) for g in self.groups}
+
+    def bytes_of_direction(self) -> int:
+        """Bound the bytes of one derivative, at all points."""
+        closed = self.anatomy.closed
+        points = sum(math.prod(g.stacked()) for g in self.groups)
+        arguments = memory.tree_bytes([*closed.in_avals])
+        return 2 * points * np.dtype(self.dtype).itemsize + arguments
+
+    def part(self, readings: dict[str, Array], point: Point) -> Array:
+        """Return what is read at one point."""
+        for group in self.groups:
+            if point.name in group.names:
+                row = group.rows(readings[group.label])[group.names.index(point.name)]
+                return point.of(row.reshape(group.shape))
+        raise KeyError(point.name)
+
+
+class Run(NamedTuple):
+    """A plan, and what it is carried out on.
+
+    Attributes:
+        plan: What is read.
+        xs: Inputs, in the dtype of the measurement.
+        num_inputs: How many there are.
+        num_seeds: How many seeds there are.
+        make: From the numbers of some seeds to their stacked parameters.
+        seeds_at_once: How many seeds are drawn before they are measured.
+    """
+
+    plan: Plan
+    xs: PyTree[Array]
+    num_inputs: int
+    num_seeds: int
+    make: Callable[[np.ndarray], Params]
+    seeds_at_once: int
+
+    def chunks(self) -> Iterable[tuple[np.ndarray, Params]]:
+        """Yield numbers of seeds and their parameters, as many as fit in memory.
+
+        All chunks have one length, so that one program serves all: the last is padded
+        by its own last seed.
+        """
+        for start in range(0, self.num_seeds, self.seeds_at_once):
+            numbers = np.arange(start, start + self.seeds_at_once)
+            numbers = np.minimum(numbers, self.num_seeds - 1)
+            yield numbers, precision.cast(self.make(numbers), self.plan.dtype)
+
+    def joined(self, parts: Sequence[dict[str, Array]]) -> dict[str, np.ndarray]:
+        """Return what was measured of all chunks, without the padding of the last."""
+        on_host = [jax.tree.map(np.asarray, part) for part in parts]
+        return {
+            name: np.concatenate([part[name] for part in on_host])[: self.num_seeds]
+            for name in on_host[0]
+        }
+
+
+def prepare(
+    f: Function,
+    keys: Key | None,
+    xs: PyTree[Array],
+    *,
+    params: Params | None,
+    sample: Callable[[Key], Params] | None,
+    span: Span,
+    dtype: jax.typing.DTypeLike | None,
+    choose: Callable[[Anatomy, Point, Point], Sequence[str]],
+) -> Run:
+    """Check the arguments, and find out what is to be read.
+
+    Args:
+        f: A `Network`, any f(params, x), or a list of blocks.
+        keys: Of the seeds.
+        xs: Examples along a first axis.
+        params: Instead of keys, parameters stacked over seeds.
+        sample: Draws parameters from a key, where f is a plain function.
+        span: As in `resolve`.
+        dtype: Of the measurement.
+        choose: From the anatomy and the ends to the points.
+
+    Returns:
+        The run.
+    """
+    for name, value in (("keys", keys), ("xs", xs), ("params", params)):
+        checks.on_host(name, value)
+        checks.not_abstract(name, value)
+    if isinstance(f, (list, tuple)):
+        f = networks.chain(f)
+    if not callable(f):
+        raise InputError(
+            f"f={checks.show(f)} is not callable; write f(params, x) for one example."
+        )
+    xs, num_inputs = _examples(xs)
+    draw, source, num_seeds = _draws.source_of(f, keys, params, sample)
+    of_first = jax.tree.map(lambda a: a[0], source)
+    drawn = jax.eval_shape(draw, of_first)
+    kind = precision.measuring_dtype(dtype, drawn, xs)
+    xs = precision.cast(xs, kind)
+    x = jax.tree.map(lambda a: a[0], xs)
+    shapes = jax.tree.map(lambda a: precision.shape_of(a, kind), (drawn, x))
+    function = f.function if isinstance(f, Network) else f
+    with precision.full():
+        anatomy = structure.anatomy(function, *shapes)
+    first, last = _spans.ends(anatomy, span)
+    resolved = _spans.resolve(function, anatomy, span)
+    names = tuple(choose(anatomy, first, last))
+    groups = grouped(anatomy, names)
+    known = {name for group in groups for name in group.names}
+    names = tuple(name for name in names if name in known)
+    leaves, tree = jax.tree.flatten(shapes)
+    plan = Plan(
+        f=hashable(function),
+        shapes=(tree, *((leaf.shape, leaf.dtype) for leaf in leaves)),
+        first=resolved.first,
+        last=resolved.last,
+        names=names,
+        dtype=kind,
+        anatomy=anatomy,
+        groups=groups,
+    )
+    adjusted = f if isinstance(f, Network) and params is None else None
+    if sample is not None:
+        adjusted = None
+    make = _draws.maker(adjusted, draw, source, xs)
+    budget = memory.budget(None)
+    a_seed = max(1, memory.tree_bytes(drawn))
+    seeds_at_once = max(1, min(num_seeds, budget // (2 * a_seed)))
+    return Run(
+        plan=plan,
+        xs=xs,
+        num_inputs=num_inputs,
+        num_seeds=num_seeds,
+        make=make,
+        seeds_at_once=seeds_at_once,
+    )
+
+
+def hashable(f: Function) -> Function:
+    """Return f, wrapped where it has no hash, as a module that holds arrays."""
+    try:
+        hash(f)
+    except TypeError:
+        return lambda *arguments: f(*arguments)
+    return f
+
+
+def _examples(xs: PyTree[Array]) -> tuple[PyTree[Array], int]:
+    """Return the inputs as arrays, and how many there are."""
+    if xs is None:
+        raise InputError(
+            "xs is missing; write xs=(inputs, *x.shape), a row an example."
+        )
+    xs = jax.tree.map(lambda leaf: checks.array("xs", leaf), xs)
+    counts = {leaf.shape[:1] for leaf in jax.tree.leaves(xs)}
+    if len(counts) != 1 or counts & {(), (0,)}:
+        raise InputError(
+            f"xs has leading axes {sorted(counts)}; write examples along one first "
+            "axis, at least one."
+        )
+    ((num_inputs,),) = counts
+    return checks.all_finite("xs", xs), num_inputs
+
+
+def at_once(fitting: int, most: int) -> int:
+    """Return how many of `most` to take side by side where so many fit in memory."""
+    if fitting >= most:
+        return most
+    # The free memory differs from call to call; rounded to a power of two it is mostly
+    # the same, and the program need not be compiled again.
+    return 2 ** (max(fitting, 1).bit_length() - 1)
+
+
+def between(anatomy: Anatomy, first: Point, last: Point) -> list[str]:
+    """Return all floating points on paths from the first to the last, these included.
+
+    Two names of one value are one point: that of an end, or else the first.
+    """
+    names = []
+    for name in anatomy.points:
+        if name in (first.name, last.name):
+            names.append(name)
+            continue
+        is_floating = jnp.issubdtype(anatomy.shape(name).dtype, jnp.floating)
+        if not is_floating or anatomy.place(name) in _of_ends(anatomy, first, last):
+            continue
+        after_first = anatomy.upstream(first.name, name)
+        if after_first and anatomy.upstream(name, last.name):
+            names.append(name)
+    return names
+
+
+def _of_ends(anatomy: Anatomy, first: Point, last: Point) -> tuple[Place, Place]:
+    return anatomy.place(first.name), anatomy.place(last.name)
+
+
+def before(plan: Plan) -> tuple[int | None, ...]:
+    """Return, for each point, the one of its kind before it on every path to the end.
+
+    Kinds are what a nonlinearity or norm returns, and all others. None where there is
+    none before, and at points that some path leads around.
+    """
+    indices: list[int | None] = []
+    latest: dict[bool, int] = {}
+    for i, name in enumerate(plan.names):
+        is_passed = name == plan.last.name or plan.anatomy.cuts(name)
+        is_out = name.endswith(":out")
+        indices.append(latest.get(is_out) if is_passed else None)
+        if is_passed:
+            latest[is_out] = i
+    return tuple(indices)
+
+
+def keys_of(key: Key | None, num_seeds: int, num_inputs: int) -> Key | None:
+    """Return a key for each seed and input, which more of either do not change."""
+    if key is None:
+        return None
+
+    def of_seed(seed: Array) -> Key:
+        own = jax.random.fold_in(key, seed)
+        return jax.vmap(lambda i: jax.random.fold_in(own, i))(jnp.arange(num_inputs))
+
+    return jax.vmap(of_seed)(jnp.arange(num_seeds))

@@ -1,0 +1,47 @@
+"""How far a measurement is, told to the caller or by a bar."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+from isometry._internal import checks
+from isometry._internal.errors import InputError
+
+Report: TypeAlias = Callable[[int, int], None]
+Progress: TypeAlias = bool | Report | None
+
+
+@contextlib.contextmanager
+def reporter(progress: Progress, what: str) -> Iterator[Report]:
+    """Yield a function of (done, total): the caller's, a bar's, or one of no effect."""
+    if callable(progress):
+        yield progress
+    elif progress is True:
+        with _bar(what) as report:
+            yield report
+    elif progress is None or progress is False:
+        yield _silent
+    else:
+        raise InputError(
+            f"progress={checks.show(progress)} is neither True nor a function of "
+            "(done, total)."
+        )
+
+
+def _silent(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Iterator[Report]:
+    """Draw a bar on stderr, if that is a terminal."""
+    rich = checks.extra("rich.progress", "cli")
+    console = checks.extra("rich.console", "cli").Console(stderr=True)
+    is_hidden = not console.is_terminal
+    with rich.Progress(console=console, transient=True, disable=is_hidden) as bar:
+        task = bar.add_task(what, total=None)
+
+        def report(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield report

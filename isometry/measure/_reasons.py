@@ -1,0 +1,49 @@
+"""Why a statistic of a spectrum is not known, in sentences."""
+
+from isometry._internal import checks
+
+# What the nodes of a quadrature do not tell, and what to write to learn it. A statistic
+# of another name is an estimate with an interval.
+_NOT_KNOWN = {
+    "zero_fraction": ("how many values are zero", "method='dense'"),
+    "condition_number": ("the smallest value", "method='dense'"),
+    "log_spread": ("ln s of the smallest values", "method='dense'"),
+    "cdf": ("how many values lie below a point", "smooth_cdf(grid) for an estimate"),
+    "density": ("how many values lie in an interval", "smooth_density(grid)"),
+    "quantile": (
+        "the value at a rank, but for p = 1, the largest",
+        "smooth_cdf(grid), and invert it",
+    ),
+}
+
+# Statistics whose name and arguments `Spectrum.why` takes.
+STATISTICS = (
+    "moment",
+    "s_max",
+    "zero_fraction",
+    "condition_number",
+    "effective_rank",
+    "stable_rank",
+    "isometry_deviation",
+    "log_spread",
+    "cdf",
+    "density",
+    "quantile",
+    "smooth_cdf",
+    "smooth_density",
+)
+
+
+def of_quadrature(statistic: str, variable: str, method: object) -> str | None:
+    """Say why a quadrature does not know a statistic; None where it estimates it."""
+    checks.one_of("statistic", statistic, STATISTICS)
+    unknown = _NOT_KNOWN.get(statistic)
+    if statistic == "moment" and variable == "log_s":
+        unknown = _NOT_KNOWN["log_spread"]
+    if unknown is None:
+        return None
+    what, instead = unknown
+    return (
+        f"{method} finds nodes of quadratures, which are not singular values and do "
+        f"not tell {what}; write {instead}."
+    )

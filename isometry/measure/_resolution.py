@@ -1,0 +1,456 @@
+"""From what a user writes, f and a span, to the `Target`: checks, and one tracing."""
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jax.typing import DTypeLike
+from jaxtyping import Array, PyTree
+
+from isometry import structure
+from isometry._internal import checks, jaxprs, precision
+from isometry._internal.errors import InputError, PrecisionWarning
+from isometry._internal.types import Params
+from isometry.measure import _diagnosis, _spans
+from isometry.measure._function import (
+    Map,
+    Program,
+    Reference,
+    picked,
+    require_array,
+    traced,
+)
+from isometry.measure._spans import End, Span
+from isometry.measure._target import Target
+from isometry.measure._warnings import warn
+from isometry.networks import SPANS, Function, Network, chain
+
+# What float32 keeps; lower dtypes are cast up.
+_FULL_BITS = 32
+
+
+def resolve(
+    f: Map,
+    params: Params,
+    x: PyTree,
+    *,
+    span: Span,
+    dtype: DTypeLike | None,
+    output: int | str | None = None,
+    argument: str = "x",
+) -> Target:
+    """Resolve a span for many measurements of one f.
+
+    What f closes over is a constant of the programs compiled for the target.
+
+    Args:
+        f: A `Network`, any f(params, x), or a list of blocks.
+        params: Parameters of one seed, or their shapes.
+        x: One example, or its shape.
+        span: "end_to_end", "hidden", or two points.
+        dtype: What to measure in, or None.
+        output: Which of f's outputs is meant.
+        argument: The argument that x comes from, for messages.
+
+    Returns:
+        The target.
+
+    Raises:
+        InputError: f is not callable, raises, or returns no real floating array; the
+            span is not defined; params or x cannot be measured at.
+    """
+    function = function_of(f)
+    x = example(x)
+    target = _bare(function, params, x, span=span, dtype=dtype, output=output)
+    return _traced_once(target, params, x, argument)
+
+
+def resolve_once(
+    f: Map,
+    params: Params,
+    x: PyTree,
+    *,
+    span: Span,
+    dtype: DTypeLike | None,
+    output: int | str | None = None,
+) -> tuple[Target, Params, PyTree]:
+    """Resolve a span for one measurement.
+
+    A user's f is traced anew, and what it closes over becomes an argument: it may have
+    changed since the last call.
+
+    Returns:
+        The target, and the params and x with which its functions are called.
+    """
+    checks.not_abstract("params", params)
+    checks.not_abstract("x", x)
+    function = function_of(f)
+    x = example(x)
+    target = _bare(function, params, x, span=span, dtype=dtype, output=output)
+    if target.span == "end_to_end" and target.network is None:
+        program = _program(target, params, x)
+        target = replace(target, f=program, output=None)
+        params = (program.closed.consts, params)
+        target = _traced_once(target, params, x, argument="x")
+        # An equal program may have been examined before, of a function that is gone.
+        target = replace(target, f=program)
+        program.closed = None
+    else:
+        target = _traced_once(target, params, x, argument="x")
+    _warn_of_batch(target, params, x)
+    return target, params, x
+
+
+def _program(target: Target, params: Params, x: PyTree) -> Program:
+    """Trace a user's f, end to end."""
+    _require_start(target, params, x)
+    shapes = abstract((params, x), target.dtype)
+    try:
+        closed, out = traced(_of_output(target), *shapes)
+    except InputError:
+        raise
+    # A user's f may raise anything.
+    except Exception as error:
+        raise _raised(error, target, shapes, argument="x") from error
+    require_array(out)
+    return Program(target.f, target.output, closed)
+
+
+def chained(f: Map | list[Map]) -> Map:
+    """Return f, or the chain of a list of blocks."""
+    return chain(f) if isinstance(f, (list, tuple)) else f
+
+
+def function_of(f: Map | list[Map]) -> Map:
+    """Return f(params, x) of a network, of a list of blocks, or of itself."""
+    f = chained(f)
+    if isinstance(f, Network):
+        f = f.function
+    if not callable(f):
+        raise InputError(
+            f"f={checks.show(f)} is not callable; write f(params, x) for one example x."
+        )
+    return f
+
+
+def example(x: PyTree) -> PyTree:
+    """Return an example whose leaves are arrays; a list of numbers is one array."""
+    leaves = jax.tree.leaves(x)
+    is_number = [isinstance(leaf, (bool, int, float)) for leaf in leaves]
+    if all(is_number) or jax.tree.structure(x).num_nodes == 1:
+        return x if isinstance(x, jax.ShapeDtypeStruct) else checks.array("x", x)
+    paths = jax.tree_util.tree_leaves_with_path(x)
+    arrays = []
+    for path, leaf in paths:
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            leaf = checks.array(f"x{jax.tree_util.keystr(path)}", leaf)
+        arrays.append(leaf)
+    return jax.tree.unflatten(jax.tree.structure(x), arrays)
+
+
+def abstract(tree: PyTree, dtype: DTypeLike) -> PyTree:
+    """Return the shapes of `tree` after its floating leaves are cast to `dtype`."""
+    return jax.tree.map(lambda leaf: precision.shape_of(leaf, dtype), tree)
+
+
+def _bare(
+    function: Map,
+    params: Params,
+    x: PyTree,
+    *,
+    span: Span,
+    dtype: DTypeLike | None,
+    output: int | str | None,
+) -> Target:
+    """Check the arguments, and return the target without what tracing finds."""
+    span = canonical(span)
+    if isinstance(function, Function) and span == "hidden" and function.depth < 3:
+        raise InputError(
+            'span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this one '
+            f"has {function.depth}."
+        )
+    checks.real("params", params)
+    checks.real("x", x)
+    return Target(
+        f=Reference(function),
+        output=output,
+        span=span,
+        dtype=precision.measuring_dtype(dtype, params, x),
+        recast=_lowest(params, x),
+    )
+
+
+def canonical(span: Span) -> Span:
+    """Return a span as a name or as tuples, which are hashable."""
+    if isinstance(span, str):
+        return checks.one_of("span", span, SPANS)
+    if isinstance(span, (tuple, list)):
+        span = tuple(map(_end, span))
+    try:
+        hash(span)
+    except TypeError:
+        raise InputError(
+            f"span={checks.show(span)} is not a span; write two points of "
+            "isometry.anatomy(f, params, x).points."
+        ) from None
+    return span
+
+
+def _end(end: End) -> End:
+    """Return one end of a span, a pair as a tuple."""
+    return tuple(end) if isinstance(end, list) else end
+
+
+def _lowest(params: Params, x: PyTree) -> str | None:
+    """Return the name of the lowest floating dtype, if it is below float32."""
+    leaves = jax.tree.leaves((params, x))
+    dtypes = {jnp.result_type(leaf) for leaf in leaves if not checks.is_key(leaf)}
+    low = [
+        dtype.name
+        for dtype in dtypes
+        if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < _FULL_BITS
+    ]
+    return min(low, default=None)
+
+
+def _traced_once(target: Target, params: Params, x: PyTree, argument: str) -> Target:
+    """Return the target with what tracing finds, and warn of it."""
+    shapes = abstract((params, x), target.dtype)
+    try:
+        target = _examined.eval_shape(target, *shapes)
+    except Exception:
+        # Once more, for an error without a note of JAX's about its own frames.
+        target = _examine(target, *shapes, argument=argument)
+    if target.coarse:
+        warn(
+            f"f asks for less than full precision: {', '.join(target.coarse)}. "
+            "Singular values below it are noise. Leave the precision to isometry (no "
+            "precision=, no cast), or, if it is what you want to measure, silence "
+            "isometry.PrecisionWarning.",
+            PrecisionWarning,
+        )
+    return target
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _examined(target: Target, params: Params, x: PyTree) -> Target:
+    """Examine f; what has been found is remembered as jax.jit remembers programs."""
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, x))
+    return _examine(target, *shapes, argument="x")
+
+
+def _examine(target: Target, params: Params, x: PyTree, argument: str) -> Target:
+    """Trace the span at these shapes, without computing."""
+    if target.network is not None:
+        target.network.expect("f", params)
+    _require_start(target, params, x)
+    try:
+        target = _with_points(target, params, x)
+        closed, (start, out) = _span_traced(target, params, x)
+    except InputError:
+        raise
+    # A user's f may raise anything.
+    except Exception as error:
+        raise _raised(error, target, (params, x), argument) from error
+    require_array(out)
+    if out.size == 0 or start.size == 0:
+        raise InputError(f"the Jacobian of {start.shape} -> {out.shape} is empty.")
+    forward_only, reverse_only = jaxprs.one_way(closed.jaxpr)
+    target = replace(
+        target,
+        shape_in=start,
+        shape_out=out,
+        coarse=jaxprs.coarse(closed.jaxpr, target.dtype),
+        forward_only=forward_only,
+        reverse_only=reverse_only,
+        held=jaxprs.held(closed.jaxpr),
+    )
+    if target.network is None:
+        _require_determinism(target, params, x, once=closed)
+        _require_derivative(target, params, x)
+    return target
+
+
+def _with_points(target: Target, params: Params, x: PyTree) -> Target:
+    """Find the points of a span, unless the function knows it itself."""
+    is_network = target.network is not None
+    if target.span == "end_to_end" or (target.span == "hidden" and is_network):
+        return target
+    points = _spans.resolve(
+        _of_output(target),
+        _anatomy(target, params, x),
+        target.span,
+    )
+    return replace(target, points=points)
+
+
+def _of_output(target: Target) -> Map:
+    """Return the function (params, x) -> the output that is meant."""
+
+    def f(params: Params, x: PyTree) -> Array:
+        return picked(target.f(params, x), target.output)
+
+    return f
+
+
+def _anatomy(target: Target, params: Params, x: PyTree) -> structure.Anatomy:
+    with precision.full():
+        return structure.anatomy(_of_output(target), params, x)
+
+
+def _require_start(target: Target, params: Params, x: PyTree) -> None:
+    """Require one floating array where a span starts at x."""
+    if target.span not in SPANS:
+        return
+    if target.span == "hidden" and target.network is None:
+        return
+    leaves = jax.tree.leaves(x)
+    is_array = jax.tree.structure(x).num_nodes == 1
+    if is_array and jnp.issubdtype(leaves[0].dtype, jnp.floating):
+        return
+    came = f"a tree of {len(leaves)} arrays"
+    if is_array:
+        came = f"{leaves[0].dtype}, which has no derivative"
+    raise InputError(
+        f"x is {came}; write a span that starts behind it, "
+        f'span=("{_first_floating(target, params, x)}", "output").'
+    )
+
+
+def _first_floating(target: Target, params: Params, x: PyTree) -> str:
+    """Return a point where a span can start, if f can be read."""
+    shapes = abstract((params, x), target.dtype)
+    try:
+        return _spans.first_floating(_anatomy(target, *shapes))
+    # A user's f may raise anything; it is x that is to be spoken of here.
+    except Exception:
+        return "a point of isometry.anatomy(f, params, x)"
+
+
+def _span_traced(
+    target: Target, params: Params, x: PyTree
+) -> tuple[core.ClosedJaxpr, PyTree]:
+    """Return the jaxpr of the span, and the shapes at its start and end."""
+
+    def program(params: Params, x: PyTree) -> tuple[Array, Array]:
+        start = target.start(params, x)
+        return start, target.apply(params, x, start)
+
+    with precision.full():
+        return jax.make_jaxpr(program, return_shape=True)(params, x)
+
+
+# Lines of an exception of JAX may be many; the first says what is wrong.
+_SHOWN = 300
+
+
+def first_line(error: Exception) -> str:
+    """Return what an exception says, cut to what fits in a message."""
+    text = str(error).strip().partition("\n")[0]
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def _raised(
+    error: Exception, target: Target, shapes: tuple[Params, PyTree], argument: str
+) -> InputError:
+    """Say what f raised, and whether x seems to be a batch."""
+    params, x = shapes
+    came = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(x))
+    return InputError(
+        f"f(params, x) raised {type(error).__name__} at x of shape {came}: "
+        f"{first_line(error)}" + _batch_hint(target, params, x, argument)
+    )
+
+
+def _batch_hint(target: Target, params: Params, x: PyTree, argument: str) -> str:
+    if jax.tree.structure(x).num_nodes > 1 or not x.shape:
+        return ""
+    row = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    try:
+        _span_traced(target, params, row)
+    # It raised at x as well, and that is what is reported.
+    except Exception:
+        return ""
+    what = "each row of xs" if argument == "xs" else "x"
+    return (
+        f" It takes x[0], of shape {x.shape[1:]}: {what} seems to carry a batch axis. "
+        "Write x[0], or isometry.ensemble(f, params=..., xs=x) for all."
+    )
+
+
+def _require_determinism(
+    target: Target, params: Params, x: PyTree, once: core.ClosedJaxpr
+) -> None:
+    """Trace a user's f again, and refuse it if it draws numbers from outside.
+
+    Args:
+        target: The span of f.
+        params: Shapes of what its functions are called with.
+        x: Shape of one example.
+        once: The jaxpr of the span.
+    """
+    if isinstance(target.f, Program):
+        _, params = params
+        once = target.f.closed
+        again, _ = traced(target.f.of_output, params, x)
+    elif target.points is not None:
+        # The points were found in another trace.
+        f = _of_output(target)
+        once, _ = traced(f, params, x)
+        again, _ = traced(f, params, x)
+    else:
+        again, _ = _span_traced(target, params, x)
+    refuse_chance("f", once, again)
+
+
+_REMEDY = {
+    "f": "Draw what is random from a key among its parameters.",
+    "optimizer": "Draw what is random from a key in its state.",
+}
+
+
+def refuse_chance(what: str, once: core.ClosedJaxpr, again: core.ClosedJaxpr) -> None:
+    """Refuse what, traced twice, holds different numbers."""
+    first = jaxprs.constants(once)
+    second = jaxprs.constants(again)
+    if len(first) == len(second):
+        pairs = zip(first, second, strict=True)
+        if all(a is b or np.array_equal(a, b, equal_nan=True) for a, b in pairs):
+            return
+    raise InputError(
+        f"{what} is not deterministic: traced twice on the same arguments it holds "
+        "different numbers (np.random, a clock, a counter). "
+        f"{_REMEDY.get(what, 'Close over one draw.')}"
+    )
+
+
+def _require_derivative(target: Target, params: Params, x: PyTree) -> None:
+    """Differentiate without computing, the one way that f goes if there is one."""
+
+    def along(params: Params, x: PyTree, start: Array) -> PyTree:
+        def g(z: Array) -> Array:
+            return target.apply(params, x, z)
+
+        if target.reverse_only:
+            y, pull = jax.vjp(g, start)
+            return pull(y)
+        return jax.jvp(g, (start,), (start,))
+
+    try:
+        with precision.full():
+            jax.eval_shape(along, params, x, start=target.shape_in)
+    # A user's rules may raise anything.
+    except Exception as error:
+        raise InputError(
+            f"f(params, x) raised {type(error).__name__} when it was differentiated: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def _warn_of_batch(target: Target, params: Params, x: PyTree) -> None:
+    """Warn where x may be a batch: end to end, and of arrays with rows."""
+    if target.span == "end_to_end":
+        _diagnosis.warn_of_batch(target, params, x)

@@ -1,0 +1,265 @@
+"""The function `signals`: sizes of signals and gradients at the points of a network."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from isometry._internal import checks, memory, precision
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import DTypeLike, Key, Params
+from isometry.linalg._convolution import canonical
+from isometry.measure import _points
+from isometry.measure._points import Function, Group, Plan
+from isometry.measure._spans import Span
+from isometry.records import Signals
+from isometry.structure._tapping import tapped
+
+Loss = Callable[[Array], Array]
+
+
+@public("signals")
+def signals(
+    f: Function,
+    keys: Key | None = None,
+    xs: PyTree[Array] | None = None,
+    *,
+    params: Params | None = None,
+    sample: Callable[[Key], Params] | None = None,
+    span: Span = "end_to_end",
+    loss: Loss | None = None,
+    key: Key | None = None,
+    dtype: DTypeLike | None = None,
+) -> Signals:
+    """Measure how large signals and gradients are at every point of a network.
+
+    Everything comes from one program: the values from one evaluation, all gradients
+    from one reverse pass, and the averaged partial Jacobian norms from one reverse pass
+    for each entry of what the span ends with, exactly. Of outputs with very many
+    entries (the logits of all tokens) take a part: `span=("embed", ("output", -1))`.
+
+    Args:
+        f: A `Network`, any f(params, x) of one example, or a list of such blocks.
+        keys: One for each seed. A Network, or f with `sample`, draws its parameters.
+        xs: Examples along a first axis. Tokens, if the span starts at an embedding.
+        params: Instead of keys, parameters stacked over seeds along a first axis.
+        sample: Of a plain f, sample(key) -> params.
+        span: Two points, each a name or, for the last, (name, index); the points
+            between them are reported. "end_to_end" is ("input", "output").
+        loss: Of what the span ends with, a number. The default is <output, g>, with
+            g ~ N(0, I/n) for n entries of the output.
+        key: For g, of which each seed and input has its own. Without a key the gradient
+            is the mean over all g, apjn divided by the size of the point.
+        dtype: Of the measurement; default that of params and xs, at least float32.
+
+    Returns:
+        The fields q, gradient, apjn and chi, of shape (seeds, inputs, points), and c,
+        of shape (seeds, inputs, inputs, points).
+
+    Raises:
+        InputError: Both or neither of keys and params; a span that is none; a loss that
+            is no number; a function without a reverse derivative.
+
+    Example:
+        >>> net = networks.mlp([64, 64, 64, 64, 8], "tanh", "orthogonal", sigma_w=1.0)
+        >>> keys = jax.random.split(jax.random.key(0), 3)
+        >>> xs = data.gaussian(jax.random.key(1), 2, 64).xs
+        >>> sig = isometry.signals(net, keys, xs)
+        >>> sig.at("output").apjn.round(3)[0]
+        Array([1., 1.], dtype=float32)
+    """
+    if key is not None:
+        checks.key("key", key)
+    if loss is not None and not callable(loss):
+        raise InputError(
+            f"loss={checks.show(loss)} is not callable; write loss(output) -> number."
+        )
+    if loss is not None:
+        loss = _points.hashable(loss)
+    run = _points.prepare(
+        f,
+        keys,
+        xs,
+        params=params,
+        sample=sample,
+        span=span,
+        dtype=dtype,
+        choose=_points.between,
+    )
+    plan = run.plan
+    if plan.first.index:
+        raise InputError(
+            f"span starts at {plan.first}, and points behind it have no such part; "
+            f"write the name alone, {plan.first.name!r}."
+        )
+    keys_of_g = _points.keys_of(key, run.num_seeds, run.num_inputs)
+    how = _How(plan, loss, chunk=_directions_at_once(run))
+    parts = []
+    for numbers, stacked in run.chunks():
+        taken = None if keys_of_g is None else keys_of_g[numbers]
+        parts.append(_signals(how, stacked, run.xs, taken))
+    joined = run.joined(parts)
+    fields = {name: value[..., plan.order] for name, value in joined.items()}
+    fields["chi"] = _chi(fields["apjn"], _points.before(plan))
+    return Signals(
+        **jax.tree.map(jnp.asarray, fields),
+        points=plan.names,
+        sizes=plan.sizes,
+        span=(plan.first.name, plan.last.name),
+        reasons=_reasons(fields, plan),
+    )
+
+
+def _directions_at_once(run: _points.Run) -> int:
+    """Return how many cotangents of each input fit in memory side by side."""
+    each = run.num_inputs * run.plan.bytes_of_direction()
+    most = run.plan.size_at(run.plan.last.name)
+    return _points.at_once(memory.budget(None) // each, most)
+
+
+class _How(NamedTuple):
+    """What a program is compiled for.
+
+    Attributes:
+        plan: What is read.
+        loss: Of the output, or None.
+        chunk: How many cotangents are taken side by side.
+    """
+
+    plan: Plan
+    loss: Loss | None
+    chunk: int
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _signals(
+    how: _How, params: Params, xs: PyTree[Array], keys: Key | None
+) -> dict[str, Array]:
+    """Measure some seeds, one after another."""
+
+    def of_seed(seed: tuple[Params, Key | None]) -> dict[str, Array]:
+        params, keys = seed
+        of_input = functools.partial(_of_input, how, params)
+        fields, values = jax.vmap(of_input)(xs, keys)
+        groups = how.plan.groups
+        cosines = [_cosines(group.rows(values[group.label], 1)) for group in groups]
+        fields["c"] = jnp.concatenate(cosines, axis=-1)
+        return fields
+
+    with precision.full():
+        return jax.lax.map(of_seed, (params, keys))
+
+
+def _of_input(
+    how: _How, params: Params, x: PyTree[Array], key: Key | None
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Measure one example; return the fields, and the values at all points."""
+    plan = how.plan
+    program = tapped(plan.anatomy.closed, plan.places)
+    arguments = jax.tree.leaves((params, x))
+
+    def forward(bumps: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        _, readings = program(arguments, bumps)
+        return plan.part(readings, plan.last), readings
+
+    output, pull, values = jax.vjp(forward, plan.bumps(), has_aux=True)
+
+    def squares(cotangent: Array) -> Array:
+        (gradients,) = pull(cotangent)
+        return _sums_of_squares(plan.groups, gradients)
+
+    def squares_of_entry(entry: Array) -> Array:
+        is_entry = jnp.arange(output.size) == entry
+        return squares(is_entry.astype(output.dtype).reshape(output.shape))
+
+    entries = jnp.arange(output.size)
+    each = jax.lax.map(canonical(squares_of_entry), entries, batch_size=how.chunk)
+    sizes = _sizes(plan.groups, output.dtype)
+    fields = {
+        "q": _sums_of_squares(plan.groups, values) / sizes,
+        "apjn": jnp.sum(each, axis=0) / output.size,
+    }
+    cotangent = _cotangent(output, how.loss, key)
+    # Without a loss and a key it is a mean over g, which apjn gives.
+    fields["gradient"] = fields["apjn"] / sizes
+    if cotangent is not None:
+        fields["gradient"] = squares(cotangent) / sizes
+    return fields, values
+
+
+def _cotangent(output: Array, loss: Loss | None, key: Key | None) -> Array | None:
+    """Return the derivative of the loss with respect to the output."""
+    if loss is not None:
+        shape = jax.eval_shape(loss, output).shape
+        if shape != ():
+            raise InputError(
+                f"loss returns an array of shape {shape}; it must return a number."
+            )
+        return jax.grad(loss)(output)
+    if key is None:
+        return None
+    g = jax.random.normal(key, output.shape, output.dtype)
+    return g / np.sqrt(output.size)
+
+
+def _sums_of_squares(
+    groups: tuple[Group, ...], values: dict[str, Array]
+) -> Float[Array, " points"]:
+    """Return the sum of the squared entries at every point, in the order of groups."""
+    rows = [group.rows(values[group.label]) for group in groups]
+    return jnp.concatenate([jnp.sum(row**2, axis=-1) for row in rows])
+
+
+def _sizes(groups: tuple[Group, ...], dtype: np.dtype) -> Float[Array, " points"]:
+    """Return the number of entries at every point."""
+    sizes = [np.full(len(group.names), group.size) for group in groups]
+    return jnp.asarray(np.concatenate(sizes), dtype)
+
+
+def _cosines(
+    rows: Float[Array, "inputs points size"],
+) -> Float[Array, "inputs inputs points"]:
+    """Return the cosine between the values of any two inputs, at each point."""
+    # Divided by the largest entry first, so that no square overflows.
+    largest = jnp.max(jnp.abs(rows), axis=-1, keepdims=True)
+    scaled = rows / largest
+    units = scaled / jnp.linalg.norm(scaled, axis=-1, keepdims=True)
+    return jnp.einsum("ipn,jpn->ijp", units, units)
+
+
+def _chi(apjn: np.ndarray, before: tuple[int | None, ...]) -> np.ndarray:
+    """Return the ratio of apjn at the point before each to that at the point."""
+    chi = np.full_like(apjn, np.nan)
+    for i, earlier in enumerate(before):
+        if earlier is not None:
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                chi[..., i] = apjn[..., earlier] / apjn[..., i]
+    return chi
+
+
+def _reasons(fields: dict[str, Array], plan: Plan) -> tuple[tuple[str, str], ...]:
+    """Say why fields hold what is not finite."""
+    reasons = []
+    for name in ("q", "c", "gradient", "apjn"):
+        is_finite = np.isfinite(fields[name])
+        at_point = is_finite.all(axis=tuple(range(is_finite.ndim - 1)))
+        if not at_point.all():
+            first = plan.names[int(np.argmin(at_point))]
+            cause = f"overflows {plan.dtype} or is not defined"
+            if name == "c":
+                cause = f"of a value that is zero, or overflows {plan.dtype}"
+            reasons.append((name, f"not finite from {first!r} on: {cause}."))
+    around = [name for name in plan.names[1:-1] if not plan.anatomy.cuts(name)]
+    if around:
+        reasons.append(
+            (
+                "chi",
+                f"not defined at {len(around)} points, such as {around[0]!r}: some "
+                "path leads around them.",
+            )
+        )
+    return tuple(reasons)

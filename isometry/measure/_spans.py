@@ -1,0 +1,266 @@
+"""Spans between named points, as maps from what is put in at one to what is read."""
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from isometry import structure
+from isometry._internal import checks, precision
+from isometry._internal.errors import InputError
+from isometry._internal.types import Params
+from isometry.structure import Anatomy
+from isometry.structure._tapping import Tapped, replacing, tapped
+
+# The name of a point, alone or with an index into the leading axes of the value there.
+End: TypeAlias = str | tuple[str, int | tuple[int, ...]]
+Span: TypeAlias = str | tuple[End, End]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One end of a span.
+
+    Attributes:
+        name: Of a point of the anatomy.
+        index: Of a part of the value there, on its leading axes. Empty: all of it.
+    """
+
+    name: str
+    index: tuple[int, ...] = ()
+
+    def of(self, value: Array) -> Array:
+        """Return the part of a value that is meant."""
+        return value[self.index] if self.index else value
+
+    def __str__(self) -> str:
+        if not self.index:
+            return repr(self.name)
+        index = self.index[0] if len(self.index) == 1 else self.index
+        return f"({self.name!r}, {index})"
+
+
+@dataclass(frozen=True, eq=False)
+class PointSpan:
+    """The map from a perturbation at one point to what is read at another.
+
+    The perturbation propagates through everything downstream, so the map is defined
+    whatever goes around the first point. Where that point cuts the graph, its Jacobian
+    is that of the suffix.
+
+    Attributes:
+        f: The function that was read.
+        anatomy: What it is made of, read in the dtype of the measurement.
+        first: Where the span starts.
+        last: Where it ends.
+        shape_in: Shape and dtype of what is put in.
+        shape_out: Shape and dtype of what is read.
+    """
+
+    f: Callable[..., Array]
+    anatomy: Anatomy
+    first: Point
+    last: Point
+    shape_in: jax.ShapeDtypeStruct
+    shape_out: jax.ShapeDtypeStruct
+    _programs: dict[object, Tapped] = field(default_factory=dict, repr=False)
+
+    def start(self, params: Params, x: PyTree[Array]) -> Array:
+        """Return the value at the first point."""
+        _, readings = self._program(params, x)(jax.tree.leaves((params, x)), {})
+        return self.first.of(readings["first"])
+
+    def apply(self, params: Params, x: PyTree[Array], z: Array) -> Array:
+        """Return what is read at the last point when the value at the first is z."""
+        program = self._program(params, x)
+        _, readings = program(jax.tree.leaves((params, x)), {"first": z})
+        return self.last.of(readings["last"])
+
+    def _program(self, params: Params, x: PyTree[Array]) -> Tapped:
+        """Return the rewritten program for arguments of these dtypes.
+
+        A program is bound to the dtypes that it was traced with, those of the anatomy.
+        Where others come, as in a measurement at another precision, it is read anew.
+        """
+        dtypes = tuple(jnp.result_type(leaf) for leaf in jax.tree.leaves((params, x)))
+        if dtypes not in self._programs:
+            anatomy = self.anatomy
+            if dtypes != tuple(aval.dtype for aval in anatomy.closed.in_avals):
+                with precision.full():
+                    anatomy = structure.anatomy(self.f, params, x)
+            places = {
+                "first": anatomy.place(self.first.name),
+                "last": anatomy.place(self.last.name),
+            }
+            mode = replacing(self.first.index)
+            self._programs[dtypes] = tapped(anatomy.closed, places, mode)
+        return self._programs[dtypes]
+
+
+def resolve(f: Callable[..., Array], anatomy: Anatomy, span: Span) -> PointSpan:
+    """Find the points of a span.
+
+    Args:
+        f: The function, f(params, x).
+        anatomy: Its anatomy, read in the dtype and precision of the measurement.
+        span: Two points, each a name or (name, index); "end_to_end", which is
+            ("input", "output"); or "hidden", from the first pre-activation to the last
+            but the output, or with residual branches from where the first leaves the
+            stream to where the last joins it.
+
+    Returns:
+        The map whose Jacobian is meant.
+
+    Raises:
+        InputError: Not a span; a name that is none; an index out of range; a first
+            point that is not upstream of the last; a first point without a derivative.
+    """
+    first, last = ends(anatomy, span)
+    shape_in = _shape_at(anatomy, first)
+    shape_out = _shape_at(anatomy, last)
+    require_upstream(anatomy, first, last)
+    return PointSpan(f, anatomy, first, last, shape_in=shape_in, shape_out=shape_out)
+
+
+def ends(anatomy: Anatomy, span: Span) -> tuple[Point, Point]:
+    """Return the two points of a span."""
+    if isinstance(span, str):
+        checks.one_of("span", span, ("end_to_end", "hidden"))
+        if span == "end_to_end":
+            span = ("input", "output")
+        else:
+            span = _hidden(anatomy)
+    elif not (isinstance(span, (tuple, list)) and len(span) == 2):
+        raise InputError(
+            f"span={checks.show(span)} is not a span; write two points, such as "
+            '("input", "output"), or one of end_to_end, hidden.'
+        )
+    first, last = (_point(end) for end in span)
+    if first.name == "input":
+        _require_continuous_input(anatomy)
+    return first, last
+
+
+def _point(end: End) -> Point:
+    """Return one end as a point."""
+    if isinstance(end, str):
+        return Point(end)
+    is_pair = isinstance(end, (tuple, list)) and len(end) == 2
+    if not (is_pair and isinstance(end[0], str)):
+        raise InputError(
+            f"span holds {checks.show(end)}, not a point; write its name, or a pair of "
+            'its name and an index, ("output", -1).'
+        )
+    name, index = end
+    try:
+        parts = index if isinstance(index, (tuple, list)) else (index,)
+        return Point(name, tuple(operator.index(part) for part in parts))
+    except TypeError:
+        raise InputError(
+            f"span holds the index {checks.show(index)} at {name!r}; write a whole "
+            "number, or a tuple of them."
+        ) from None
+
+
+def _shape_at(anatomy: Anatomy, point: Point) -> jax.ShapeDtypeStruct:
+    """Return the shape of the value at a point, and refuse what has no derivative."""
+    anatomy.place(point.name)
+    whole = anatomy.shape(point.name)
+    if len(point.index) > len(whole.shape):
+        raise InputError(
+            f"span holds {point}, but the value there has shape {whole.shape}; write "
+            f"at most {len(whole.shape)} indices."
+        )
+    for index, size in zip(point.index, whole.shape, strict=False):
+        if not -size <= index < size:
+            raise InputError(
+                f"span holds {point}, but the value there has shape {whole.shape}; "
+                f"write an index between {-size} and {size - 1}."
+            )
+    if not jnp.issubdtype(whole.dtype, jnp.floating):
+        raise InputError(
+            f"span holds {point.name!r}, where the value is {whole.dtype}, which has "
+            "no derivative; write a point behind it."
+        )
+    return jax.eval_shape(point.of, whole)
+
+
+def require_upstream(anatomy: Anatomy, first: Point, last: Point) -> None:
+    """Refuse a span whose last point does not depend on the first."""
+    if first.name != last.name and anatomy.upstream(first.name, last.name):
+        return
+    upstream = [
+        name
+        for name in floating_points(anatomy)
+        if name != last.name and anatomy.upstream(name, last.name)
+    ]
+    raise InputError(
+        f"span=({first}, {last}): {last.name!r} does not depend on {first.name!r}. "
+        f"Upstream of {last.name!r} are: {_listed(upstream)}."
+    )
+
+
+# Names in a message: enough to see how they are made, less than a page of a deep
+# network.
+_NAMED = 12
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) > _NAMED:
+        half = _NAMED // 2
+        names = [*names[:half], "...", *names[-half:]]
+    return ", ".join(names) if names else "no points"
+
+
+def _require_continuous_input(anatomy: Anatomy) -> None:
+    """Refuse "input" where x is not one floating array, and say where to start."""
+    num_params = anatomy.params_tree.num_leaves
+    leaves = anatomy.closed.in_avals[num_params:]
+    if len(leaves) == 1 and jnp.issubdtype(leaves[0].dtype, jnp.floating):
+        return
+    came = f"x is a tree of {len(leaves)} arrays"
+    if len(leaves) == 1:
+        came = f"x is {leaves[0].dtype}, which has no derivative"
+    raise InputError(
+        f'a span that starts at "input" needs x to be one floating array, and {came}; '
+        f'write span=("{first_floating(anatomy)}", "output").'
+    )
+
+
+def first_floating(anatomy: Anatomy) -> str:
+    """Return where a span can start: an embedding, or else the first floating point."""
+    if anatomy.embeddings:
+        return anatomy.embeddings[0].name
+    inner = [n for n in floating_points(anatomy) if n not in ("input", "output")]
+    return inner[0] if inner else "a point"
+
+
+def floating_points(anatomy: Anatomy) -> list[str]:
+    """Return the points whose values can carry a derivative."""
+    shapes = {name: anatomy.shape(name) for name in anatomy.points}
+    return [n for n, a in shapes.items() if jnp.issubdtype(a.dtype, jnp.floating)]
+
+
+def _hidden(anatomy: Anatomy) -> tuple[str, str]:
+    """Return the ends of the object of the theory."""
+    if anatomy.branches:
+        return anatomy.branches[0].leaves, anatomy.branches[-1].joins
+    names = [name for name in anatomy.points if is_layer(name)]
+    # Fewer than three weight layers leave no pair of a weight and a derivative of the
+    # activation between the first pre-activation and the last one.
+    if len(names) < 3:
+        raise InputError(
+            'span="hidden" runs from the first pre-activation to the last before the '
+            f"output and needs three weight layers; this function has {len(names)}."
+        )
+    return names[0], names[-2]
+
+
+def is_layer(name: str) -> bool:
+    """Tell whether a point is the pre-activation of a weight layer."""
+    is_end = name in ("input", "output")
+    return not is_end and ":" not in name and "@" not in name

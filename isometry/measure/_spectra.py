@@ -1,0 +1,89 @@
+"""The programs of an ensemble: spectra over seeds × inputs, whatever the method."""
+
+from dataclasses import dataclass, replace
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
+
+from isometry._internal.types import Key, Params
+from isometry.measure import _programs
+from isometry.measure._record import Spectrum
+from isometry.measure._target import Target
+from isometry.measure.methods import Method
+
+
+@dataclass(frozen=True)
+class How:
+    """What a program is compiled for.
+
+    Attributes:
+        targets: The spans that are measured, in one program.
+        method: How they are measured.
+        key_kind: The generator of the key, whose bits alone are an argument; None for
+            the default one.
+    """
+
+    targets: tuple[Target, ...]
+    method: Method
+    key_kind: str | None = None
+
+
+def measured(
+    how: How,
+    by_seed: tuple[Params, Array],
+    by_input: tuple[PyTree[Array], Array],
+    bits: Array | None,
+) -> tuple[Spectrum, ...]:
+    """Measure every span: a program of `_programs.run`.
+
+    Args:
+        how: What it is compiled for.
+        by_seed: Parameters, and the numbers of the seeds; with those of the inputs they
+            choose the random probes, whatever the chunk and the device.
+        by_input: Examples, and the numbers of the inputs.
+        bits: The bits of the key, for methods that draw.
+
+    Returns:
+        A record a span, of batch axes (seeds, inputs).
+    """
+    params, seeds = by_seed
+    xs, inputs = by_input
+    keys = None
+    if how.method.needs_key:
+        keys = _keys(how, bits, seeds, inputs=inputs)
+    measure = how.method.spectra
+    return tuple(measure(target, params, xs, keys=keys) for target in how.targets)
+
+
+def _keys(how: How, bits: Array | None, seeds: Array, inputs: Array) -> Key:
+    """Return (seeds, inputs) keys."""
+    base = jax.random.wrap_key_data(bits, impl=how.key_kind)
+    folded = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    of_inputs = jax.vmap(folded, in_axes=(0, None))
+    return of_inputs(folded(base, seeds), inputs)
+
+
+def counted(
+    how: How, params: Params, xs: PyTree[Array], shared: tuple[()]
+) -> tuple[Array, ...]:
+    """Count what the program of every span could be made smaller by: a program too."""
+    return tuple(how.method.narrow(target, params, xs) for target in how.targets)
+
+
+def narrowed(how: How, mesh: Mesh | None, params: Params, xs: PyTree[Array]) -> How:
+    """Return `how` with programs as small as is exact and worth the while."""
+    targets = [target for target in how.targets if how.method.may_narrow(target)]
+    if not targets:
+        return how
+    counts = _programs.run(
+        counted,
+        replace(how, targets=tuple(targets)),
+        _programs.Arguments(params, xs),
+        mesh=mesh,
+    )
+    smaller = {}
+    for target, numbers in zip(targets, counts, strict=True):
+        smaller[target] = how.method.narrowed(target, int(numbers.max()))
+    new = tuple(smaller.get(target, target) for target in how.targets)
+    return replace(how, targets=new)

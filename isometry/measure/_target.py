@@ -1,0 +1,256 @@
+"""A span of f, resolved once: the map whose Jacobian is meant, and what is known of it.
+
+What tracing finds travels on the `Target`. Targets are static arguments of programs, so
+they are equal where f, span and shapes are.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from isometry import linalg
+from isometry._internal import jaxprs, precision
+from isometry._internal.errors import InputError
+from isometry._internal.types import Params
+from isometry.linalg import Factors
+from isometry.measure._function import Program, Reference, picked
+from isometry.measure._record import Spectrum
+from isometry.measure._spans import PointSpan, Span
+from isometry.measure.methods import Method
+from isometry.networks import Function
+
+# Of a target whose function has not been traced yet.
+_NOTHING = jax.ShapeDtypeStruct((), np.float32)
+_NOTHING_HELD = jaxprs.Held(0, 0)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Target:
+    """The map whose Jacobian is meant, for arguments of known shapes.
+
+    Attributes:
+        f: The function, in the form by which programs compare it.
+        output: Which of its outputs is meant: an index, a key, or None.
+        span: As the user wrote it.
+        dtype: What is measured in.
+        recast: The lower dtype of what is cast up to it, or None.
+        points: The map of a span between named points; None for other spans.
+        shape_in: Shape and dtype of the value where the span starts.
+        shape_out: Shape and dtype of the value where it ends.
+        coarse: Phrases for what f computes below full precision.
+        forward_only: Whether f has no reverse derivative.
+        reverse_only: Whether f has no forward derivative.
+        held: Bytes of what f computes on the way.
+        chunk: Directions that autodiff takes at a time; None for all at once.
+        live: The most units alive between two layers, if the others are left out.
+    """
+
+    f: Reference | Program
+    output: int | str | None
+    span: Span
+    dtype: np.dtype
+    recast: str | None = None
+    points: PointSpan | None = None
+    shape_in: jax.ShapeDtypeStruct = _NOTHING
+    shape_out: jax.ShapeDtypeStruct = _NOTHING
+    coarse: tuple[str, ...] = ()
+    forward_only: bool = False
+    reverse_only: bool = False
+    held: jaxprs.Held = _NOTHING_HELD
+    chunk: int | None = None
+    live: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(outputs, inputs) of the Jacobian."""
+        return self.shape_out.size, self.shape_in.size
+
+    @property
+    def network(self) -> Function | None:
+        """The function, where it is one of the networks that show their layers."""
+        if self.points is not None or not isinstance(self.f, Reference):
+            return None
+        function = self.f.function
+        return function if isinstance(function, Function) else None
+
+    @property
+    def pairs(self) -> int | None:
+        """How many (W, D) pairs the span holds.
+
+        None end to end, where theory's laws do not apply, and where nobody knows.
+        """
+        if self.network is None or self.span == "end_to_end":
+            return None
+        return self.network.pairs
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether the factors of the Jacobian are known."""
+        return self.network is not None
+
+    @property
+    def layered(self) -> bool:
+        """Whether they are, with matrices that all inputs share."""
+        return self.network is not None and self.network.shares_matrices
+
+    @property
+    def sparse(self) -> bool:
+        """Whether scales of those factors can be exactly zero."""
+        return self.layered and self._known_network.has_dead_slopes
+
+    @property
+    def _known_network(self) -> Function:
+        assert self.network is not None, "has_factors says that there are any"
+        return self.network
+
+    def start(self, params: Params, x: PyTree) -> Array:
+        """Return the value where the span starts."""
+        if self.points is not None:
+            return self.points.start(params, x)
+        if self.span == "end_to_end":
+            return x
+        return self._known_network.stem(params, x)
+
+    def apply(self, params: Params, x: PyTree, z: Array) -> Array:
+        """Return the value where the span ends, if it is z where the span starts."""
+        if self.points is not None:
+            return self.points.apply(params, x, z)
+        if self.span == "end_to_end":
+            return picked(self.f(params, z), self.output)
+        return self._known_network.hidden(params, z)
+
+    def cast(self, params: Params, x: PyTree) -> tuple[Params, PyTree]:
+        """Return both in the dtype of the measurement."""
+        if isinstance(self.f, Program):
+            # What f closes over stays as it is.
+            constants, params = params
+            params, x = precision.cast((params, x), self.dtype)
+            return (constants, params), x
+        return precision.cast((params, x), self.dtype)
+
+    def vector_map(
+        self, params: Params, x: PyTree
+    ) -> tuple[Callable[[Array], Array], Array]:
+        """Return the span as a map of vectors, and the vector where it starts."""
+        params, x = self.cast(params, x)
+        start = self.start(params, x)
+
+        def g(z: Array) -> Array:
+            y = self.apply(params, x, z.reshape(start.shape))
+            return y.ravel().astype(self.dtype)
+
+        return g, start.ravel()
+
+    def jacobian(self, params: Params, x: PyTree) -> Float[Array, "m n"]:
+        """Return the Jacobian: the product of the layers, or else by autodiff."""
+        if self.layered:
+            return self.jacobians(params, jnp.asarray(x)[None])[0]
+        one_way = self.forward_only or self.reverse_only
+        with precision.full():
+            g, point = self.vector_map(params, x)
+            matrix = linalg.matrix_of(
+                g,
+                point,
+                chunk=self.chunk,
+                forward=self.forward_only if one_way else None,
+            )
+        return matrix.astype(self.dtype)
+
+    def jacobians(self, params: Params, xs: Array) -> Float[Array, "inputs m n"]:
+        """Return the Jacobians at all xs: each layer is one wide product."""
+        with precision.full():
+            return linalg.wide_product(self.factors_of_inputs(params, xs), len(xs))
+
+    def operator(self, params: Params, x: PyTree) -> linalg.Operator:
+        """Return the Jacobian by its products: of layers, or of one linearization."""
+        if self.layered:
+            return linalg.factored(self.factors(params, x))
+        with precision.full():
+            g, point = self.vector_map(params, x)
+            operator = linalg.Operator.linearized(g, point)
+        if self.reverse_only:
+            _require_forward(operator)
+        return operator
+
+    def factors(self, params: Params, x: Array) -> list[Factors]:
+        """Return the factors of the Jacobian, the first acts first."""
+        params, x = self.cast(params, x)
+        # The derivatives of activations and the blocks of a chain are computed here.
+        with precision.full():
+            return self._known_network.factors(params, x, self.span)
+
+    def factors_of_inputs(self, params: Params, xs: Array) -> list[Factors]:
+        """Return the factors at all xs: scales have a leading axis of inputs."""
+        shapes = jax.eval_shape(self.factors, params, xs[0])
+        # Matrices are shared.
+        axes = [Factors(None, 0) for _ in shapes]
+        return jax.vmap(self.factors, in_axes=(None, 0), out_axes=axes)(params, xs)
+
+    def widest(self, params: Params, x: Array) -> int:
+        """Return the most units or positions between two layers, from shapes."""
+        stacks = self.factor_shapes(params, x)
+        return max(max(stack.size[1:]) for stack in stacks)
+
+    def factor_shapes(self, params: Params, x: Array) -> list[Factors]:
+        """Return the shapes of the factors, from those of the arguments."""
+        return _factors.eval_shape(self, params, x)
+
+    def record(
+        self,
+        method: Method,
+        log_values: Float[Array, "... nodes"],
+        log_floor: Float[Array, "..."] | float,
+        weights: Float[Array, "... nodes"] | None = None,
+    ) -> Spectrum:
+        """Return the spectrum of nodes, by default of equal weight.
+
+        Args:
+            method: How they were found.
+            log_values: ln s, descending; -inf for an exact zero, NaN for a Jacobian
+                that is not finite.
+            log_floor: ln of what the method resolves, relative to the largest s.
+            weights: Mass of each node, if it is not the same.
+
+        Returns:
+            The measured spectrum.
+        """
+        m, n = self.shape
+        if weights is None:
+            weights = jnp.full_like(log_values, 1 / min(m, n))
+        batch = log_values.shape[:-1]
+        floor = jnp.broadcast_to(jnp.asarray(log_floor, log_values.dtype), batch)
+        return Spectrum(
+            log_values=log_values,
+            weights=weights,
+            log_floor=floor,
+            method=method,
+            size=min(m, n),
+            structural_zeros=abs(m - n),
+            span=self.span,
+            pairs=self.pairs,
+            recast=self.recast,
+        )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _factors(target: Target, params: Params, x: Array) -> list[Factors]:
+    """Return the factors, in a function whose traces JAX remembers."""
+    return target.factors(params, x)
+
+
+def _require_forward(operator: linalg.Operator) -> None:
+    """Require J v of a function with a custom_vjp rule, perhaps of params alone."""
+    direction = jax.ShapeDtypeStruct((1, operator.shape[1]), operator.dtype)
+    try:
+        jax.eval_shape(jax.vmap(operator.matvec), direction)
+    except TypeError as error:
+        raise InputError(
+            'method="lanczos" needs J v, and f holds a custom_vjp rule, which has no '
+            'forward derivative; write a custom_jvp, or method="dense".'
+        ) from error

@@ -1,0 +1,29 @@
+"""Warnings that name the public function, and point at the line of the user."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import jaxtyping
+
+_PACKAGE = str(Path(__file__).parents[1])
+# In tests, jaxtyping calls the functions whose types it checks.
+_INSIDE = (_PACKAGE, str(Path(jaxtyping.__file__).parent))
+_DECORATORS = str(Path(_PACKAGE, "_internal", "errors.py"))
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the first line outside this package.
+
+    The function of this package that is called there stands before the message.
+    """
+    frame = sys._getframe(1)
+    level = 2
+    name = ""
+    while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        path = frame.f_code.co_filename
+        if path.startswith(_PACKAGE) and path != _DECORATORS:
+            name = frame.f_code.co_name
+        frame = frame.f_back
+        level += 1
+    warnings.warn(f"{name}(): {message}", category, stacklevel=level)

@@ -1,0 +1,158 @@
+"""Method "dense": form the Jacobian and factorize it."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from isometry import linalg
+from isometry._internal import memory, precision
+from isometry._internal.types import Key, Params
+from isometry.measure.methods._method import (
+    COPIES,
+    SMALL,
+    Footprint,
+    Method,
+    in_turn,
+)
+
+if TYPE_CHECKING:
+    from isometry.measure._record import Spectrum
+    from isometry.measure._target import Target
+
+# Arrays of the Jacobian's size: J, and LAPACK's copy, U and V, for which XLA makes room
+# unasked.
+_MATRICES = 4
+
+# Arrays of order m + n, squared: the symmetric eigenproblem by which a GPU finds
+# singular values.
+_BLOCKS = 5
+
+# Least order of a Jacobian whose dead rows and columns are worth leaving out: below,
+# gathering costs what it saves.
+_WORTH = 192
+
+# Largest share of live units at which that is worth it.
+_SHARE = 0.75
+
+# Live units are counted in steps of this, so that few programs serve all chunks: with
+# one a tenth as large nearly every chunk would be compiled for; with one ten times as
+# large nothing is left out of layers of 256.
+_BUCKET = 32
+
+
+@dataclass(frozen=True)
+class Dense(Method):
+    """Form the Jacobian and factorize it: all singular values.
+
+    They are right to max(m, n) * eps of the largest, which is what `log_floor` of the
+    spectrum says.
+
+    Example:
+        >>> sp = isometry.spectrum(jnp.dot, jnp.diag(jnp.array([3.0, 2.0])),
+        ...                        jnp.ones(2), method=isometry.Dense())
+        >>> sp.values
+        Array([3., 2.], dtype=float32)
+    """
+
+    forms_jacobian = True
+
+    def spectrum(
+        self, target: "Target", params: Params, x: Array, key: Key | None
+    ) -> "Spectrum":
+        """Factorize one Jacobian."""
+        return self.of_jacobian(target, target.jacobian(params, x))
+
+    def spectra(
+        self, target: "Target", params: Params, xs: Array, keys: Key | None
+    ) -> "Spectrum":
+        """Form the Jacobians of a seed side by side, and factorize all."""
+        if target.live is not None:
+            return in_turn(lambda p: self._compact(target, p, xs), params)
+        if target.layered:
+            # One wide product a layer and seed uses the machine better than one batch
+            # of small ones.
+            wide = in_turn(lambda p: target.jacobians(p, xs), params)
+            return self.of_jacobian(target, wide)
+        of_inputs = jax.vmap(target.jacobian, in_axes=(None, 0))
+        matrices = jax.vmap(of_inputs, in_axes=(0, None))(params, xs)
+        return self.of_jacobian(target, matrices)
+
+    def of_jacobian(self, target: "Target", matrix: Array) -> "Spectrum":
+        """Factorize Jacobians that are formed already."""
+        log_values, log_floor = linalg.log_singular_values(matrix)
+        return target.record(self, log_values, log_floor=log_floor)
+
+    def _compact(self, target: "Target", params: Params, xs: Array) -> "Spectrum":
+        """Measure one seed from live units alone; the others are exact zeros."""
+        stacks = target.factors_of_inputs(params, xs)
+        with precision.full():
+            matrix = linalg.compact_product(stacks, target.live)
+        log_values, log_floor = linalg.log_singular_values(matrix)
+        size = min(target.shape)
+        num_missing = size - log_values.shape[-1]
+        padding = ((0, 0), (0, num_missing))
+        log_values = jnp.pad(log_values, padding, constant_values=-jnp.inf)
+        # Values beyond the rank are zero exactly. NaN stays NaN: it says that the
+        # Jacobian was not finite.
+        rank = jnp.min(linalg.live_counts(stacks), -1, keepdims=True)
+        is_beyond_rank = jnp.arange(size)[None] >= rank
+        is_zero = is_beyond_rank & ~jnp.isnan(log_values)
+        log_values = jnp.where(is_zero, -jnp.inf, log_values)
+        return target.record(self, log_values, log_floor=log_floor)
+
+    def may_narrow(self, target: "Target") -> bool:
+        """Tell whether units can be dead, and are many."""
+        return target.sparse and min(target.shape) >= _WORTH
+
+    def narrow(self, target: "Target", params: Params, xs: Array) -> Array:
+        """Count the most units alive in any space between two layers."""
+
+        def of_seed(p: Params) -> Array:
+            counts = linalg.live_counts(target.factors_of_inputs(p, xs))
+            return jnp.max(counts, axis=-1)
+
+        return jax.lax.map(of_seed, params)
+
+    def narrowed(self, target: "Target", most: int) -> "Target":
+        """Leave dead units out where enough are dead."""
+        live = -(-most // _BUCKET) * _BUCKET
+        if live > _SHARE * min(target.shape):
+            return target
+        return replace(target, live=live)
+
+    def footprint(self, target: "Target", params: Params, x: Array) -> Footprint:
+        """Bound the bytes of the Jacobian, its factorization and what forms it."""
+        m, n = target.shape
+        itemsize = target.dtype.itemsize
+        weights = memory.tree_bytes(params) + SMALL
+        values = COPIES * target.held.in_all
+        result = 4 * min(m, n) * itemsize
+        factorizing = _MATRICES * m * n * itemsize
+        if jax.default_backend() == "gpu":
+            factorizing = max(factorizing, _BLOCKS * (m + n) ** 2 * itemsize)
+        if target.layered:
+            # Two of the products on the way, beside J: the widest is min(m, n) × the
+            # widest layer.
+            widest = target.widest(params, x)
+            forming = (m * n + COPIES * min(m, n) * widest) * itemsize
+            each = max(factorizing, forming) + values + result
+            return Footprint(weights, each)
+        return Footprint(
+            shared=weights,
+            each=factorizing + values + result,
+            a_direction=COPIES * target.held.at_once,
+            directions=min(m, n),
+        )
+
+    def operations(self, target: "Target", params: Params, x: Array) -> int:
+        """Count the values of an m × n matrix.
+
+        Golub and Van Loan, Matrix Computations, 4th ed., 5.4.8 and figure 8.6.1.
+        """
+        m, n = max(target.shape), min(target.shape)
+        bidiagonalized = 4 * m * n**2 - 4 * n**3 / 3
+        reduced_first = 2 * m * n**2 + 2 * n**3
+        return int(min(bidiagonalized, reduced_first))

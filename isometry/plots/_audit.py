@@ -1,0 +1,207 @@
+"""Picture `audit`: what was found of each network, and how they train."""
+
+import math
+import textwrap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from isometry._internal.errors import public
+from isometry.plots._axis import LN10, Axis
+from isometry.plots._ranks import REPORT, ranks
+from isometry.plots._spectrum import spectrum
+from isometry.plots._style import COLOURS, figures, require_named
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from isometry.degeneracy import Report
+
+_MOST_COLUMNS = 4
+
+# Inches: a panel, what the figure is wide at least, and the panel of ranks with its
+# legend.
+_PANEL = (2.0, 1.75)
+_LEAST_WIDTH = 7.2
+_RANKS_HEIGHT = 3.5
+
+_SPANS = {
+    "end_to_end": {"color": COLOURS[0], "alpha": 0.65, "label": "end to end"},
+    "hidden": {
+        "histtype": "step",
+        "color": COLOURS[1],
+        "lw": 1.2,
+        "label": "hidden layers",
+    },
+}
+
+
+@public("plots.audit")
+def audit(reports: Mapping[str, "Report"]) -> "Figure":
+    """Draw an audit: a small panel a network, and the ranks along the probe.
+
+    In a panel are singular values, filled end to end, in outline over the hidden
+    layers; a line for their law where there is one, else why there is none. The dotted
+    line is s = 1, isometry.
+
+    Args:
+        reports: Reports of audits by name, as `isometry.audit` gives for a mapping of
+            networks.
+
+    Returns:
+        A figure.
+
+    Raises:
+        InputError: There are no reports by name.
+        MissingExtra: matplotlib is not installed.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> sp = isometry.Spectrum.of_jacobians(np.eye(4)[None, None])
+        >>> report = SimpleNamespace(
+        ...     flags={}, spectra={"end_to_end": sp}, probe=None, widths=None,
+        ...     law=None, no_law="no law is known", verdict="clear")
+        >>> figure = plots.audit({"identity": report})
+        >>> figure.axes[0].get_title()
+        'identity'
+    """
+    fields = (*REPORT, "law", "no_law", "verdict")
+    require_named("reports", reports, "Report", fields)
+    num_columns = min(_MOST_COLUMNS, len(reports))
+    num_rows = -(-len(reports) // num_columns)
+    width = max(_LEAST_WIDTH, _PANEL[0] * num_columns)
+    height = _PANEL[1] * num_rows + _RANKS_HEIGHT
+    figure = figures().Figure(figsize=(width, height), layout="constrained")
+    grid = figure.add_gridspec(
+        num_rows + 1, num_columns, height_ratios=[_PANEL[1]] * num_rows + [2.6]
+    )
+    edges = np.linspace(*_common_range(reports), 36)
+    for index, (name, report) in enumerate(reports.items()):
+        row, column = divmod(index, num_columns)
+        ax = figure.add_subplot(grid[row, column])
+        _draw_panel(ax, name, report, edges)
+        if column > 0:
+            ax.set_ylabel("")
+        has_panel_below = index + num_columns < len(reports)
+        if has_panel_below:
+            ax.set_xlabel("")
+    _common_legend(figure)
+    _draw_ranks(figure.add_subplot(grid[num_rows, :]), reports)
+    return figure
+
+
+def _common_legend(figure: "Figure") -> None:
+    """Write each label once, above all panels."""
+    by_label = {}
+    for ax in figure.axes:
+        handles, labels = ax.get_legend_handles_labels()
+        by_label.update(zip(labels, handles, strict=True))
+    figure.legend(
+        by_label.values(),
+        by_label.keys(),
+        loc="outside upper center",
+        ncols=4,
+        fontsize=7,
+        frameon=False,
+    )
+
+
+def _draw_ranks(ax: "Axes", reports: Mapping[str, "Report"]) -> None:
+    ranks(reports, ax)
+    ax.tick_params(labelsize=7)
+    ax.xaxis.label.set_size(8)
+    ax.yaxis.label.set_size(8)
+    if ax.lines:
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+        ax.legend(fontsize=6.5, ncols=3, frameon=False, **below)
+    else:
+        middle = {"transform": ax.transAxes, "ha": "center"}
+        ax.text(0.5, 0.5, "no training probe", **middle)
+
+
+def _common_range(reports: Mapping[str, "Report"]) -> tuple[float, float]:
+    """Return where log10 s of all panels begins and ends."""
+    logs = [np.zeros(1)]
+    for report in reports.values():
+        for sp in report.spectra.values():
+            resolved = np.asarray(sp.resolved)
+            logs.append(np.asarray(sp.log_values)[resolved] / LN10)
+    # A few tiny values would push all others into a corner.
+    low, high = np.quantile(np.concatenate(logs), [0.002, 1.0])
+    return min(low - 0.1, -0.5), max(high + 0.1, 0.3)
+
+
+def _draw_panel(
+    ax: "Axes", name: str, report: "Report", edges: Float[np.ndarray, " edges"]
+) -> None:
+    for span, style in _SPANS.items():
+        if span in report.spectra:
+            spectrum(report.spectra[span], ax, bins=edges, **style)
+    ax.axvline(0, color="black", ls=":", lw=0.9, label="s = 1 (isometry)")
+    words = _words(report)
+    _draw_law(ax, report, edges, num_lines=len(words))
+    ax.text(
+        0.03,
+        0.95,
+        "\n".join(words),
+        transform=ax.transAxes,
+        va="top",
+        fontsize=5.5,
+        color="#A00000",
+    )
+    ax.set_title(name, fontsize=8)
+    ax.tick_params(labelsize=6.5)
+    ax.set_yticks([])
+    ax.xaxis.label.set_size(7)
+    ax.yaxis.label.set_size(7)
+    ax.set_ylim(top=ax.get_ylim()[1] * 1.25)
+
+
+def _words(report: "Report") -> list[str]:
+    """Return what stands in a panel: zeros, and the flags that are raised."""
+    words = []
+    if report.spectra:
+        zeros = float(np.mean(report.spectra["end_to_end"].zero_fraction()))
+        if zeros > 0:
+            words.append(f"zeros {100 * zeros:.2g} %")
+    raised = [flag.name for flag in report.flags.values() if flag.raised]
+    if not raised and report.verdict != "clear":
+        raised = ["undecided"]
+    return words + raised
+
+
+def _draw_law(
+    ax: "Axes",
+    report: "Report",
+    edges: Float[np.ndarray, " edges"],
+    *,
+    num_lines: int,
+) -> None:
+    """Draw the law of the hidden layers, atoms as stems of their mass over a bin.
+
+    Or write why there is none, below so many lines of words.
+    """
+    if report.law is None:
+        ax.text(
+            0.03,
+            0.92 - 0.08 * num_lines,
+            textwrap.fill(report.no_law, 30),
+            transform=ax.transAxes,
+            va="top",
+            fontsize=5,
+            color="0.35",
+        )
+        return
+    x = np.linspace(edges[0], edges[-1], 301)
+    top = ax.get_ylim()[1]
+    line = np.minimum(Axis("s", "log").law_density(report.law, x), top)
+    ax.plot(x, line, color="black", lw=1, label="hidden layers, predicted")
+    bin_width = edges[1] - edges[0]
+    for atom in report.law.atoms:
+        if atom.lam > 0:
+            place = math.log10(atom.lam) / 2
+            height = min(atom.mass / bin_width, top)
+            ax.plot([place, place], [0, height], color="black", lw=1, marker="_")

@@ -1,0 +1,118 @@
+"""What is drawn along x, and how measures look there."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from isometry import linalg
+from isometry.measure._record import Spectrum
+from isometry.theory import Law
+
+LN10 = math.log(10)
+
+# Of the two-sided bands over probes.
+_LEVEL = 0.95
+
+
+class Axis(NamedTuple):
+    """A variable, "s" or "lam", on a scale, "log" or "linear"."""
+
+    variable: str
+    scale: str
+
+    @property
+    def power(self) -> float:
+        """Of s in the variable."""
+        if self.variable == "lam":
+            return 2.0
+        return 1.0
+
+    @property
+    def is_log(self) -> bool:
+        """Whether the decimal logarithm is drawn."""
+        return self.scale == "log"
+
+    @property
+    def label(self) -> str:
+        """What the axis is labelled with."""
+        labels = {
+            ("s", "linear"): "singular value s",
+            ("lam", "linear"): "λ = s²",
+            ("s", "log"): "log$_{10}$ s",
+            ("lam", "log"): "log$_{10}$ λ",
+        }
+        return labels[self.variable, self.scale]
+
+    def place(self, log_s: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """Return where ln s lies."""
+        if self.is_log:
+            return self.power * log_s / LN10
+        return np.exp(self.power * log_s)
+
+    def log_s(self, x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """Return ln s of a place; of what is not positive it is -inf."""
+        if self.is_log:
+            return x * LN10 / self.power
+        with np.errstate(divide="ignore"):
+            return np.log(np.maximum(x, 0)) / self.power
+
+    def log_s_per_unit(self, x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """Return how much ln s changes in a unit of x."""
+        if self.is_log:
+            return np.full_like(x, LN10 / self.power)
+        return 1 / (self.power * x)
+
+    def law_density(self, law: Law, x: Float[np.ndarray, " x"]) -> np.ndarray:
+        """Return the density of a law's continuous part, for a unit of x."""
+        if self.is_log:
+            unit = LN10 / self.power
+            return np.asarray(law.density(x * unit, "log_s")) * unit
+        return np.asarray(law.density(x, self.variable))
+
+
+class Band(NamedTuple):
+    """A smooth density with its 95 % band over probes; no band of a single probe."""
+
+    mean: Float[np.ndarray, " x"]
+    low: Float[np.ndarray, " x"]
+    high: Float[np.ndarray, " x"]
+
+
+def smooth_density(sp: Spectrum, axis: Axis, x: Float[np.ndarray, " x"]) -> Band:
+    """Estimate the density of a quadrature, all matrices pooled, for a unit of x."""
+    # Imported here: scipy.stats takes longer to load than the rest of the package.
+    from scipy import stats
+
+    rules = sp.quadrature
+    num_nodes = rules.log_values.shape[-1]
+    density = linalg.smooth_density(
+        rules.log_values,
+        rules.weights,
+        np.asarray(rules.steps)[..., None],
+        np.asarray(axis.log_s(x), rules.log_values.dtype),
+        most=num_nodes,
+    )
+    unit = axis.log_s_per_unit(x)
+    probes = density.shape[-2]
+    by_probe = np.asarray(density, float).reshape(-1, probes, len(x)).mean(0) * unit
+    mean = by_probe.mean(0)
+    if probes < 2:
+        return Band(mean, mean, mean)
+    error = by_probe.std(0, ddof=1) / math.sqrt(probes)
+    reach = stats.t.ppf((1 + _LEVEL) / 2, probes - 1) * error
+    return Band(mean, np.maximum(mean - reach, 0), mean + reach)
+
+
+def log_floor(sp: Spectrum) -> float:
+    """Return ln s below which some matrix shows nothing.
+
+    Of a quadrature it is the width of the bump that it makes of a zero
+    (`linalg.smooth_density`).
+    """
+    log_top = np.asarray(sp.log_values[..., 0], float)
+    if sp.quadrature is None:
+        return float(np.max(log_top + np.asarray(sp.log_floor, float)))
+    width = math.pi / (4 * np.asarray(sp.quadrature.steps, float))
+    return float(np.max(log_top + np.log(width)))

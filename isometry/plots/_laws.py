@@ -1,0 +1,92 @@
+"""Picture `laws`: predicted densities beside each other."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from isometry._internal.errors import public
+from isometry.plots._axis import Axis
+from isometry.plots._overlay import TAIL
+from isometry.plots._style import LEGEND_ABOVE, colour, figures, mark, require_named
+from isometry.theory import Law
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DASHES = ("-", "--", "-.")
+
+# Points of a line: more than a screen has across the figure.
+_POINTS = 600
+
+
+@public("plots.laws")
+def laws(named: Mapping[str, Law]) -> "Figure":
+    """Draw predicted densities of log10 s, a line for each law.
+
+    Atoms are stems of their mass, on an axis of their own at the right. The lowest
+    thousandth of each continuous part is left out.
+
+    Args:
+        named: Laws by the name of their line.
+
+    Returns:
+        A figure.
+
+    Raises:
+        InputError: There is nothing to draw, or something that is no law.
+        MissingExtra: matplotlib is not installed.
+
+    Example:
+        >>> figure = plots.laws({"one layer": theory.fuss_catalan(1)})
+        >>> figure.axes[0].get_ylabel()
+        'density'
+    """
+    require_named("named", named, "Law", ("density", "quantile", "atoms", "product"))
+    ax = figures().Figure(figsize=(4.4, 3.0), layout="constrained").add_subplot()
+    axis = Axis("s", "log")
+    stems = []
+    for index, (name, law) in enumerate(named.items()):
+        rank = law.product.rank
+        label = name
+        if rank < 1:
+            label = f"{name} (at 0: {1 - rank:.3g})"
+        ends = law.quantile([1 - rank * (1 - TAIL), 1.0], "log_s")
+        x = np.linspace(axis.place(ends[0]), axis.place(ends[1]), _POINTS)
+        ax.plot(
+            x,
+            axis.law_density(law, x),
+            color=colour(index),
+            lw=1.3,
+            ls=_DASHES[index % len(_DASHES)],
+            label=label,
+        )
+        for atom in law.atoms:
+            if atom.lam > 0:
+                place = axis.place(math.log(atom.lam) / 2)
+                stems.append((place, atom.mass, index))
+    if stems:
+        _draw_stems(ax, stems)
+    ax.set_xlabel(axis.label)
+    ax.set_ylabel("density")
+    ax.set_ylim(bottom=0)
+    ax.legend(ncols=2, fontsize=8, **LEGEND_ABOVE)
+    return ax.figure
+
+
+def _draw_stems(ax: "Axes", stems: list[tuple[float, float, int]]) -> None:
+    """Draw (place, mass, index of the law) of each atom."""
+    right = ax.twinx()
+    right.set_ylabel("mass of atoms")
+    right.set_ylim(0, 1.15 * max(mass for _, mass, _ in stems))
+    for place, mass, index in stems:
+        right.plot(
+            [place, place],
+            [0, mass],
+            color=colour(index),
+            lw=2,
+            marker=mark(index),
+            markevery=[1],
+        )

@@ -1,0 +1,277 @@
+"""Picture `overlay`: what was measured under what is predicted."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from isometry._compare import meet
+from isometry._internal import checks
+from isometry._internal.errors import public
+from isometry._ranks import at_atoms, below_floor, rounding
+from isometry.measure._record import Spectrum
+from isometry.plots._axis import Axis, log_floor, smooth_density
+from isometry.plots._style import (
+    COLOURS,
+    LEGEND_ABOVE,
+    figures,
+    require_axes,
+    require_bins,
+)
+from isometry.theory import Law
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Of the mass at the low end that an axis need not reach. With ten times more the lower
+# edge would be cut off; with ten times less a few small values would push all others
+# into a corner.
+TAIL = 1e-3
+
+# Of the axis' length: a bar of an atom, and how far left of the data that at zero is.
+_BAR = 0.022
+_ZERO_BAR = 0.07
+
+# Points of a line: more than a screen has across a figure.
+_POINTS = 801
+
+
+@public("plots.overlay")
+def overlay(
+    spectrum: Spectrum,
+    law: Law,
+    ax: "Axes | None" = None,
+    *,
+    variable: str = "s",
+    scale: str = "log",
+    bins: int | ArrayLike = 40,
+) -> "Axes":
+    """Draw what was measured (bars) under what is predicted (line).
+
+    Densities of mass 1, all matrices of the spectrum pooled. Atoms are pairs of bars on
+    a mass axis at the right, measured beside predicted, that at 0 left of the smallest
+    value; with it counts what the measurement does not resolve. Dotted: edges of the
+    support. Shaded: below the floor.
+
+    Of a quadrature ("lanczos") the smooth density behind its nodes is drawn instead of
+    bars, with its 95 % band over probes; it tells no atoms, so none are measured.
+
+    Args:
+        spectrum: What was measured.
+        law: Of the same span and number of pairs.
+        ax: An Axes; None makes one in a figure of its own, `ax.figure`.
+        variable: "s" or "lam".
+        scale: "log", density over log10, or "linear".
+        bins: How many, or their edges in the units of the axis.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        InputError: The spectrum and the law are not of the same thing; `variable`,
+            `scale` or `bins` is not such.
+        MissingExtra: matplotlib is not installed.
+        TypeError: The spectrum is traced.
+
+    Example:
+        >>> net = networks.mlp([32] * 6, "tanh", "orthogonal")
+        >>> xs = data.gaussian(jax.random.key(0), 2, 32).xs
+        >>> keys = jax.random.split(jax.random.key(1), 4)
+        >>> sp = isometry.ensemble(net, keys, xs, span="hidden")
+        >>> ax = plots.overlay(sp, net.law("hidden", xs))
+        >>> ax.get_ylabel()
+        'density'
+    """
+    checks.on_host("spectrum", spectrum)
+    require_bins(bins)
+    meet("plots.overlay", spectrum, law)
+    checks.one_of("variable", variable, ("s", "lam"))
+    checks.one_of("scale", scale, ("log", "linear"))
+    if ax is None:
+        ax = figures().Figure(layout="constrained").add_subplot()
+    require_axes(ax)
+    axis = Axis(variable, scale)
+    edges = np.asarray(bins, float)
+    if np.ndim(bins) == 0:
+        edges = _edges(spectrum, law, axis, bins)
+    if spectrum.quadrature is None:
+        tallest = _draw_values(ax, spectrum, law, axis=axis, edges=edges)
+    else:
+        tallest = _draw_quadrature(ax, spectrum, axis, edges)
+    _draw_law(ax, law, axis, edges=edges, tallest=tallest)
+    _shade_floor(ax, spectrum, axis, edges)
+    _draw_atoms(ax, spectrum, law, axis=axis, edges=edges)
+    ax.set_xlabel(axis.label)
+    ax.set_ylabel("density")
+    ax.legend(ncols=2, fontsize=7, **LEGEND_ABOVE)
+    return ax
+
+
+def _edges(
+    sp: Spectrum, law: Law, axis: Axis, bins: int
+) -> Float[np.ndarray, " edges"]:
+    """Return bins over what is resolved and what is predicted.
+
+    At the lowest end the last thousandth of either is left out.
+    """
+    resolved = np.asarray(sp.log_values)[np.asarray(sp.resolved)]
+    rank = 1 - sum(atom.mass for atom in law.atoms if atom.lam == 0)
+    lowest = 1 - rank + TAIL * rank
+    ends = [float(q) for q in law.quantile([lowest, 1.0], "log_s")]
+    if resolved.size:
+        ends.append(float(np.quantile(resolved, TAIL)))
+        ends.append(float(resolved.max()))
+    low = axis.place(max(min(ends), log_floor(sp)))
+    high = axis.place(max(ends))
+    # An isometry has no width of its own.
+    margin = 0.05 * (high - low) or 0.1
+    if not axis.is_log:
+        return np.linspace(0.0, high + margin, bins + 1)
+    return np.linspace(low - margin, high + margin, bins + 1)
+
+
+def _inside(edges: Float[np.ndarray, " edges"]) -> Float[np.ndarray, " x"]:
+    return np.linspace(edges[0], edges[-1], _POINTS)[1:-1]
+
+
+def _draw_values(
+    ax: "Axes",
+    sp: Spectrum,
+    law: Law,
+    *,
+    axis: Axis,
+    edges: Float[np.ndarray, " edges"],
+) -> float:
+    """Draw bars of what is resolved and at no atom; return the highest."""
+    is_drawn = np.asarray(sp.resolved) & ~at_atoms(sp, law)
+    x = axis.place(np.asarray(sp.log_values, float)[is_drawn])
+    mass = np.asarray(sp.weights, float)[is_drawn]
+    count = math.prod(sp.log_values.shape[:-1])
+    in_bins = np.histogram(x, edges, weights=mass)[0]
+    heights = in_bins / count / np.diff(edges)
+    ax.stairs(heights, edges, fill=True, color=COLOURS[5], alpha=0.6, label="measured")
+    return float(heights.max(initial=0))
+
+
+def _draw_quadrature(
+    ax: "Axes", sp: Spectrum, axis: Axis, edges: Float[np.ndarray, " edges"]
+) -> float:
+    """Draw the smooth density of what is resolved; return the highest."""
+    x = _inside(edges)
+    x = x[x >= axis.place(log_floor(sp))]
+    band = smooth_density(sp, axis, x)
+    ax.plot(x, band.mean, color=COLOURS[0], lw=1.2, label="measured, smooth")
+    ax.fill_between(
+        x,
+        band.low,
+        band.high,
+        color=COLOURS[5],
+        alpha=0.6,
+        lw=0,
+        label="95 % over probes",
+    )
+    return float(band.high.max(initial=0))
+
+
+def _draw_law(
+    ax: "Axes",
+    law: Law,
+    axis: Axis,
+    *,
+    edges: Float[np.ndarray, " edges"],
+    tallest: float,
+) -> None:
+    """Draw the density of the law, and the edges of its support."""
+    x = _inside(edges)
+    line = axis.law_density(law, x)
+    ax.plot(x, line, color="black", lw=1.2, label="predicted")
+    # A density that diverges at an edge would flatten everything else.
+    top = max(tallest, float(np.quantile(line, 0.98)))
+    ax.set_ylim(0, 1.1 * top or 1.0)
+    ax.set_xlim(edges[0], edges[-1])
+    ends = np.array([end for band in law.support for end in band])
+    with np.errstate(divide="ignore"):
+        places = axis.place(np.log(ends) / 2)
+    is_inside = (places > edges[0]) & (places < edges[-1])
+    label = "edge of the support"
+    for place in places[is_inside]:
+        ax.axvline(place, color="black", ls=":", lw=0.8, label=label)
+        label = None
+
+
+def _shade_floor(
+    ax: "Axes", sp: Spectrum, axis: Axis, edges: Float[np.ndarray, " edges"]
+) -> None:
+    """Shade what some matrix does not resolve, if any of it is in sight."""
+    floor = axis.place(log_floor(sp))
+    label = "below the floor"
+    if sp.quadrature is not None:
+        label = "not resolved"
+    if floor > edges[0] + 0.005 * (edges[-1] - edges[0]):
+        ax.axvspan(edges[0], floor, color="0.85", lw=0, zorder=0, label=label)
+
+
+def _atoms(sp: Spectrum, law: Law) -> tuple[dict[float, float], dict[float, float]]:
+    """Return the masses of atoms by their place lam: measured, predicted."""
+    predicted = {atom.lam: atom.mass for atom in law.atoms}
+    if sp.quadrature is not None:
+        return {}, predicted
+    at_zero = float(np.mean(np.asarray(sp.zero_fraction())))
+    below = float(np.mean(below_floor(sp, law)))
+    # Half a value of one matrix: what is less is no atom.
+    if not predicted and max(at_zero, below) < 0.5 / sp.size:
+        return {}, {}
+    predicted[0.0] = below
+    measured = {0.0: at_zero}
+    weights = np.asarray(sp.weights, float)
+    log_lam = 2 * np.asarray(sp.log_values, float)
+    log_lam = np.where(at_atoms(sp, law), log_lam, np.nan)
+    for lam in predicted:
+        if lam > 0:
+            is_near = np.abs(log_lam - math.log(lam)) <= rounding(sp, law)
+            measured[lam] = float(np.where(is_near, weights, 0).sum(-1).mean())
+    return measured, predicted
+
+
+def _draw_atoms(
+    ax: "Axes",
+    sp: Spectrum,
+    law: Law,
+    *,
+    axis: Axis,
+    edges: Float[np.ndarray, " edges"],
+) -> None:
+    """Draw masses of atoms on an axis of their own, measured beside predicted."""
+    measured, predicted = _atoms(sp, law)
+    if not predicted:
+        return
+    length = float(edges[-1] - edges[0])
+    width = _BAR * length
+    zero = edges[0] - _ZERO_BAR * length
+    right = ax.twinx()
+    right.set_ylabel("mass of atoms")
+    highest = max(*measured.values(), *predicted.values(), 1e-3)
+    right.set_ylim(0, 1.15 * highest)
+    bars = (
+        (measured, -0.5, COLOURS[0], "atom, measured"),
+        (predicted, 0.5, COLOURS[1], "atom, predicted"),
+    )
+    for masses, side, colour, label in bars:
+        if not masses:
+            continue
+        x = [_place(lam, axis, zero) + side * width for lam in masses]
+        right.bar(x, list(masses.values()), width, color=colour)
+        # For the legend: that of the other axis would hide behind this one.
+        ax.bar(0, 0, 0, color=colour, label=label)
+    at_zero = max(measured.get(0.0, 0.0), predicted.get(0.0, 0.0))
+    if at_zero > 0:
+        ax.set_xlim(left=zero - 3 * width)
+        right.text(zero, at_zero, "0", ha="center", va="bottom", fontsize=8)
+
+
+def _place(lam: float, axis: Axis, zero: float) -> float:
+    if lam == 0:
+        return zero
+    return float(axis.place(math.log(lam) / 2))

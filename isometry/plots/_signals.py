@@ -1,0 +1,163 @@
+"""Picture `signals`: how large signals and gradients are, and how alike."""
+
+import textwrap
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from isometry._internal.errors import public
+from isometry.plots._style import COLOURS, figures, name_points, require_fields
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from isometry.records import Signals
+
+# Each field with its title, and whether its axis is logarithmic.
+_PANELS = {
+    "q": ("q: mean square of the signal", True),
+    "c": ("c: cosine between inputs", False),
+    "gradient": ("gradient: mean square", True),
+    "apjn": ("apjn: ‖∂output/∂point‖² per output", True),
+    "chi": ("χ: growth of the gradient per step", False),
+}
+
+_FIELDS = ("points", *_PANELS)
+
+
+@public("plots.signals")
+def signals(measured: "Signals", predicted: "Signals | None" = None) -> "Figure":
+    """Draw signals and gradients at the points of a network.
+
+    A panel each for q, c, gradient, apjn and χ, against the points in order. Measured:
+    the mean over inputs, a line for the mean over seeds and a band for their whole
+    range. Predicted, dashed, at the points of the same name. What is not finite is left
+    out, and where nothing is left the reason is written.
+
+    Args:
+        measured: What `isometry.signals` measured: `points` and the five fields, with
+            the points on the last axis and seeds on the first.
+        predicted: Signals of the same fields, as `net.mean_field` gives them.
+
+    Returns:
+        A figure.
+
+    Raises:
+        InputError: An argument has no such fields.
+        MissingExtra: matplotlib is not installed.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> unknown = np.full((1, 1, 2), np.nan)
+        >>> measured = SimpleNamespace(
+        ...     points=("layers/0", "layers/1"), q=np.ones((1, 1, 2)), apjn=unknown,
+        ...     c=np.ones((1, 1, 1, 2)), gradient=unknown, chi=unknown)
+        >>> figure = plots.signals(measured)
+        >>> figure.axes[0].get_title()
+        'q: mean square of the signal'
+    """
+    require_fields("measured", measured, "Signals", _FIELDS)
+    if predicted is not None:
+        require_fields("predicted", predicted, "Signals", _FIELDS)
+    figure = figures().Figure(figsize=(9.6, 5.6), layout="constrained")
+    panels = figure.subplots(2, 3)
+    for ax, (field, (title, is_log)) in zip(panels.flat, _PANELS.items(), strict=False):
+        _draw_panel(ax, measured, predicted, field, is_log=is_log)
+        ax.set_title(title, fontsize=9)
+        name_points(ax, measured.points)
+    last = panels.flat[-1]
+    last.set_axis_off()
+    handles, labels = panels.flat[0].get_legend_handles_labels()
+    last.legend(handles, labels, loc="center", fontsize=9, frameon=False)
+    return figure
+
+
+def _draw_panel(
+    ax: "Axes",
+    measured: "Signals",
+    predicted: "Signals | None",
+    field: str,
+    *,
+    is_log: bool,
+) -> None:
+    by_seed = _by_seed(measured, field)
+    if not np.isfinite(by_seed).any():
+        _write_reason(ax, measured, field)
+    _draw_measured(ax, by_seed)
+    drawn = by_seed
+    if predicted is not None:
+        line = _at_points(predicted, field, measured.points)
+        ax.plot(line, color="black", ls="--", marker="x", ms=4, lw=1, label="predicted")
+        drawn = np.concatenate([by_seed, line[None]])
+    drawn = drawn[np.isfinite(drawn)]
+    if is_log and drawn.size and (drawn > 0).all():
+        ax.set_yscale("log")
+    if field == "chi":
+        ax.axhline(1, color="0.4", ls=":", lw=0.9)
+    if field == "c" and drawn.size:
+        ax.set_ylim(min(-0.05, drawn.min() - 0.05), 1.05)
+
+
+def _draw_measured(ax: "Axes", by_seed: Float[np.ndarray, "seeds points"]) -> None:
+    x = np.arange(by_seed.shape[-1])
+    # A point that is NaN in every seed is no error: nothing is drawn there.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        mean = np.nanmean(by_seed, 0)
+        low = np.nanmin(by_seed, 0)
+        high = np.nanmax(by_seed, 0)
+    blue = COLOURS[0]
+    ax.plot(x, mean, color=blue, marker="o", ms=3.5, lw=1.4, label="measured, mean")
+    ax.fill_between(
+        x, low, high, color=blue, alpha=0.25, lw=0, label="measured, all seeds"
+    )
+
+
+def _write_reason(ax: "Axes", measured: "Signals", field: str) -> None:
+    reason = "not known"
+    if hasattr(measured, "why"):
+        reason = measured.why(field) or reason
+    ax.text(
+        0.5,
+        0.5,
+        textwrap.fill(reason, 36),
+        transform=ax.transAxes,
+        ha="center",
+        va="center",
+        fontsize=8,
+    )
+
+
+def _by_seed(signals: "Signals", field: str) -> Float[np.ndarray, "seeds points"]:
+    """Return the mean over inputs, or over pairs of different ones, of each seed."""
+    values = np.asarray(getattr(signals, field), float)
+    num_points = values.shape[-1]
+    if field == "c" and values.ndim >= 3:
+        num_inputs = values.shape[-2]
+        if num_inputs > 1:
+            # An input is as like itself as can be.
+            same = np.eye(num_inputs, dtype=bool)[..., None]
+            values = np.where(same, np.nan, values)
+    if values.ndim < 2:
+        values = values[None]
+    by_seed = values.reshape(values.shape[0], -1, num_points)
+    # Pairs of one input alone are NaN, and so is their mean.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanmean(by_seed, 1)
+
+
+def _at_points(
+    signals: "Signals", field: str, points: tuple[str, ...]
+) -> Float[np.ndarray, " points"]:
+    """Return the mean over everything at the points of these names; else NaN."""
+    by_seed = _by_seed(signals, field)
+    index = {name: i for i, name in enumerate(signals.points)}
+    line = np.full(len(points), np.nan)
+    for i, name in enumerate(points):
+        if name in index:
+            line[i] = np.mean(by_seed[:, index[name]])
+    return line

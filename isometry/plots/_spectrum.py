@@ -1,0 +1,130 @@
+"""Picture `spectrum`: the singular values of one measurement."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from isometry._internal import checks
+from isometry._internal.errors import public
+from isometry.measure._record import Spectrum
+from isometry.plots._axis import LN10, Axis, log_floor, smooth_density
+from isometry.plots._style import COLOURS, require_axes, require_bins
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# What is left empty beside the largest value, in decades.
+_MARGIN = 0.1
+
+# Points of a line: more than a screen has across a panel.
+_POINTS = 400
+
+# How much of what is not resolved is shown, in decades: enough to see that it is there.
+_SHOWN_BELOW = 0.5
+
+
+@public("plots.spectrum")
+def spectrum(
+    sp: Spectrum,
+    ax: "Axes",
+    *,
+    bins: int | ArrayLike = 40,
+    **style: object,
+) -> "Axes":
+    """Draw the density of log10 s, all matrices pooled.
+
+    Where every value is known, a histogram of mass 1 - zero fraction: values that are
+    not resolved are not drawn as data, the zeros are the mass that is missing. Of a
+    quadrature ("lanczos") the smooth density behind its nodes, which are no values,
+    with its 95 % band over probes; shaded is where it resolves nothing, and the share
+    of the mass there is written.
+
+    Args:
+        sp: The spectrum.
+        ax: An Axes.
+        bins: How many, or their edges in log10 s. Of a quadrature edges say from where
+            to where it is drawn.
+        **style: Goes to `Axes.hist`, or of a quadrature to `Axes.plot`.
+
+    Returns:
+        `ax`.
+
+    Raises:
+        InputError: `sp` is no Spectrum, `ax` no Axes; `bins` are not such.
+        TypeError: `sp` is traced.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> sp = isometry.Spectrum.of_jacobians(np.diag([10.0, 1.0, 0.0, 0.0]))
+        >>> ax = plots.spectrum(sp, Figure().add_subplot(), bins=2)
+        >>> sum(bar.get_height() * bar.get_width() for bar in ax.patches)
+        0.5
+    """
+    checks.on_host("sp", sp)
+    checks.instance("sp", sp, Spectrum)
+    require_axes(ax)
+    require_bins(bins)
+    if sp.quadrature is None:
+        _draw_values(sp, ax, bins, style)
+    else:
+        _draw_quadrature(sp, ax, bins, style)
+    ax.set_xlabel("log$_{10}$ s")
+    ax.set_ylabel("density")
+    return ax
+
+
+def _draw_values(
+    sp: Spectrum, ax: "Axes", bins: int | ArrayLike, style: dict[str, object]
+) -> None:
+    resolved = np.asarray(sp.resolved)
+    logs = np.asarray(sp.log_values)[resolved] / LN10
+    mass = np.asarray(sp.weights)[resolved]
+    edges = np.asarray(bins)
+    if np.ndim(bins) == 0:
+        edges = np.histogram_bin_edges(logs, bins=bins)
+    bin_of_value = np.searchsorted(edges, logs, "right") - 1
+    bin_of_value = np.clip(bin_of_value, 0, len(edges) - 2)
+    width_of_value = np.diff(edges)[bin_of_value]
+    count = max(math.prod(sp.log_values.shape[:-1]), 1)
+    ax.hist(logs, bins=edges, weights=mass / count / width_of_value, **style)
+
+
+def _draw_quadrature(
+    sp: Spectrum, ax: "Axes", bins: int | ArrayLike, style: dict[str, object]
+) -> None:
+    axis = Axis("s", "log")
+    floor = log_floor(sp) / LN10
+    low = floor - _SHOWN_BELOW
+    high = float(np.max(np.asarray(sp.log_values[..., 0]))) / LN10 + _MARGIN
+    if np.ndim(bins) > 0:
+        low, high = np.asarray(bins, float)[[0, -1]]
+    x = np.linspace(max(low, floor), high, _POINTS)
+    band = smooth_density(sp, axis, x)
+    given = {"color": COLOURS[0], "label": "smooth density", **style}
+    (line,) = ax.plot(x, band.mean, **given)
+    ax.fill_between(
+        x,
+        band.low,
+        band.high,
+        color=line.get_color(),
+        alpha=0.25,
+        lw=0,
+        label="95 % over probes",
+    )
+    ax.set_ylim(bottom=0)
+    if low < floor:
+        ax.axvspan(low, floor, color="0.88", lw=0, zorder=0, label="not resolved")
+        below = float(np.mean(np.asarray(sp.smooth_cdf([floor * LN10], "log_s"))))
+        ax.text(
+            (low + floor) / 2,
+            0.5,
+            f"{100 * below:.2g} % below",
+            transform=ax.get_xaxis_transform(),
+            rotation=90,
+            ha="center",
+            va="center",
+            fontsize=7,
+        )
+    ax.set_xlim(low, high)

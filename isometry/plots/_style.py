@@ -1,0 +1,109 @@
+"""Colours and marks of all pictures, and the checks of what is to be drawn."""
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from isometry._internal import checks
+from isometry._internal.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+T = TypeVar("T")
+
+# Okabe and Ito's colours, which readers of any colour vision tell apart; in grey they
+# are told apart by their marks.
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+
+# Names along an axis: with more they overlap, with a third as many the eye counts
+# ticks between them.
+_MOST_NAMES = 16
+
+# Where a legend stands: above the axes, where it hides no data.
+LEGEND_ABOVE = {
+    "loc": "lower left",
+    "bbox_to_anchor": (0, 1.01),
+    "borderaxespad": 0,
+    "frameon": False,
+}
+
+
+def colour(index: int) -> str:
+    """Return the colour of a line; they repeat after the last."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def mark(index: int) -> str:
+    """Return the mark of a line; they repeat after the last."""
+    return MARKS[index % len(MARKS)]
+
+
+def figures() -> ModuleType:
+    """Return `matplotlib.figure`, or say which extra brings it."""
+    return checks.extra("matplotlib.figure", "plot")
+
+
+def require_axes(ax: object) -> None:
+    """Require an Axes to draw on."""
+    if not hasattr(ax, "set_xlabel"):
+        raise InputError(
+            f"ax={checks.show(ax)} is not an Axes; write plt.subplots()[1], for "
+            "example."
+        )
+
+
+def require_fields(name: str, value: object, kind: str, fields: Sequence[str]) -> None:
+    """Require what a picture reads, of whatever class it is."""
+    missing = [field for field in fields if not hasattr(value, field)]
+    if missing:
+        raise InputError(
+            f"{name}={checks.show(value)} is not a {kind}: it has no "
+            f"{', '.join(missing)}."
+        )
+
+
+def require_named(
+    name: str, values: Mapping[str, T], kind: str, fields: Sequence[str]
+) -> None:
+    """Require a mapping of names to at least one of what a picture reads."""
+    if not isinstance(values, Mapping) or not values:
+        raise InputError(
+            f'{name}={checks.show(values)} holds no names; write {{"name": ...}}.'
+        )
+    for key, value in values.items():
+        require_fields(f"{name}[{key!r}]", value, kind, fields)
+
+
+def require_bins(bins: int | ArrayLike) -> None:
+    """Require a number of bins, or edges that rise."""
+    if np.ndim(bins) == 0:
+        checks.integer("bins", bins, low=1)
+        return
+    edges = np.asarray(bins, float)
+    if len(edges) < 2 or not np.all(np.diff(edges) > 0):
+        raise InputError(
+            f"bins={checks.show(bins)} are not edges; write two or more that rise."
+        )
+
+
+def name_points(ax: "Axes", names: Sequence[str]) -> None:
+    """Write the names of points along x, as many as can be read."""
+    count = len(names)
+    stride = -(-count // _MOST_NAMES)
+    places = list(range(0, count, stride))
+    ax.set_xticks(places, [names[i] for i in places], rotation=60, ha="right")
+    ax.tick_params(axis="x", labelsize=7)
+    ax.set_xlim(-0.5, count - 0.5)

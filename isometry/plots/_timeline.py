@@ -1,0 +1,75 @@
+"""Picture `timeline`: statistics during training."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from isometry._internal.errors import public
+from isometry.plots._style import colour, mark, require_axes, require_fields
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from isometry.degeneracy import Records
+
+
+@public("plots.timeline")
+def timeline(records: "Records", ax: "Axes") -> "Axes":
+    """Draw statistics against training steps, a line each.
+
+    The band is over inputs. Logarithmic where everything drawn is positive. What is not
+    finite is left out.
+
+    Args:
+        records: What `isometry.monitor` took: `steps`, `values` by name, and how many
+            were `missed`.
+        ax: An Axes.
+
+    Returns:
+        `ax`.
+
+    Raises:
+        InputError: `records` has no such fields; `ax` is no Axes.
+
+    Example:
+        >>> import types
+        >>> from matplotlib.figure import Figure
+        >>> records = types.SimpleNamespace(
+        ...     steps=np.array([0, 10]), missed=0,
+        ...     values={"s_max": np.array([1.0, 2.0])})
+        >>> ax = plots.timeline(records, Figure().add_subplot())
+        >>> ax.get_yscale()
+        'log'
+    """
+    require_fields("records", records, "Records", ("steps", "values", "missed"))
+    require_axes(ax)
+    num_records = len(records.steps)
+    is_positive = True
+    for index, (name, taken) in enumerate(records.values.items()):
+        values = taken.reshape(num_records, -1)
+        is_drawn = np.isfinite(values).all(1)
+        steps = records.steps[is_drawn]
+        values = values[is_drawn]
+        is_positive = is_positive and bool((values > 0).all())
+        ax.plot(
+            steps,
+            values.mean(1),
+            color=colour(index),
+            marker=mark(index),
+            ms=3.5,
+            lw=1.2,
+            label=name,
+        )
+        if values.shape[1] > 1:
+            low = values.min(1)
+            high = values.max(1)
+            ax.fill_between(steps, low, high, color=colour(index), alpha=0.2, lw=0)
+    if is_positive and num_records:
+        ax.set_yscale("log")
+    if records.missed:
+        title = f"the buffer was full: {records.missed} later records are missing"
+        ax.set_title(title, fontsize=8)
+    ax.set_xlabel("training step")
+    ax.set_ylabel("statistic of the Jacobian")
+    ax.legend(fontsize=7, frameon=False)
+    return ax

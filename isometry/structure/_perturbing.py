@@ -1,0 +1,321 @@
+"""One perturbation of x followed through a program: which values it moves."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jaxtyping import Array, Float
+
+# Equations that do no more than to call one program.
+_CALLS = frozenset(
+    (
+        "jit",
+        "pjit",
+        "closed_call",
+        "core_call",
+        "checkpoint",
+        "remat",
+        "remat2",
+        "eval_jaxpr",
+    )
+)
+
+
+class Seen(NamedTuple):
+    """What became of a value.
+
+    Attributes:
+        log_derivative: ln of the largest entry of its derivative along the
+            perturbation, by magnitude, -inf if it does not move; one number for each
+            iteration of the scans around it, in the order of their slices.
+        log_size: ln of the largest entry of the value itself, likewise.
+    """
+
+    log_derivative: Float[np.ndarray, "*turns"]
+    log_size: Float[np.ndarray, "*turns"]
+
+
+# A value is known by the indices of the equations around it, and its variable.
+Key: TypeAlias = tuple[tuple[int, ...], core.Var]
+
+
+class Followed(NamedTuple):
+    """What a perturbation did.
+
+    Attributes:
+        records: Of each value, what became of it.
+        ruled: The values whose derivative is a rule's that f brings.
+    """
+
+    records: dict[Key, Seen]
+    ruled: frozenset[Key]
+
+
+class _Dual(NamedTuple):
+    """A value and its derivative; None where it is zero because nothing moves there."""
+
+    value: Array
+    tangent: Array | None
+
+
+class _Records(dict[Key, Seen]):
+    """Records under way; `ruled` as in `Followed`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ruled: set[Key] = set()
+
+
+def followed(
+    closed: core.ClosedJaxpr, arguments: Sequence[Array], num_params: int
+) -> Followed:
+    """Perturb x in a random direction and see which values move.
+
+    Derivatives are taken equation by equation, so those that vanish on the way are seen
+    where they do. A scan stays a loop.
+
+    Args:
+        closed: A program of the leaves of params and x.
+        arguments: These leaves.
+        num_params: How many of them are parameters, which stand still.
+
+    Returns:
+        A record of each value. Values inside branches of a cond and inside loops of
+        unknown length are left out.
+    """
+    keys: list[Key] = []
+    ruled: set[Key] = set()
+
+    @jax.jit
+    def run(arguments: Sequence[Array]) -> list[Seen]:
+        duals = [_Dual(jnp.asarray(value), None) for value in arguments]
+        # Any fixed direction will do that no model was made for.
+        random_keys = jax.random.split(jax.random.key(0), len(duals))
+        for i in range(num_params, len(duals)):
+            value = duals[i].value
+            if jnp.issubdtype(value.dtype, jnp.floating):
+                direction = jax.random.normal(random_keys[i], value.shape, value.dtype)
+                duals[i] = _Dual(value, direction)
+        records = _Records()
+        _walk(closed, duals, records, path=())
+        keys[:] = records
+        ruled.update(records.ruled)
+        return list(records.values())
+
+    seen = jax.device_get(run(list(arguments)))
+    return Followed(dict(zip(keys, seen, strict=True)), frozenset(ruled))
+
+
+def _walk(
+    program: core.ClosedJaxpr | core.Jaxpr,
+    operands: Sequence[_Dual],
+    records: _Records,
+    *,
+    path: tuple[int, ...],
+) -> list[_Dual]:
+    """Evaluate a program and its derivative, and record every value."""
+    jaxpr = program
+    known: dict[core.Var, _Dual] = {}
+    if isinstance(program, core.ClosedJaxpr):
+        jaxpr = program.jaxpr
+        for var, constant in zip(jaxpr.constvars, program.consts, strict=True):
+            known[var] = _Dual(jnp.asarray(constant), None)
+
+    def write(var: core.Var, dual: _Dual) -> None:
+        known[var] = dual
+        records[path, var] = _seen(dual)
+
+    def read(atom: core.Var | core.Literal) -> _Dual:
+        if isinstance(atom, core.Literal):
+            return _Dual(jnp.asarray(atom.val, atom.aval.dtype), None)
+        return known[atom]
+
+    for var, dual in zip(jaxpr.invars, operands, strict=True):
+        write(var, dual)
+    for index, eqn in enumerate(jaxpr.eqns):
+        duals = [read(atom) for atom in eqn.invars]
+        results = _results(eqn, duals, records, path=(*path, index))
+        for var, dual in zip(eqn.outvars, results, strict=True):
+            write(var, dual)
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _results(
+    eqn: core.JaxprEqn,
+    operands: Sequence[_Dual],
+    records: _Records,
+    *,
+    path: tuple[int, ...],
+) -> list[_Dual]:
+    """Evaluate one equation and its derivative."""
+    name = eqn.primitive.name
+    if name == "scan":
+        return _scan(eqn, operands, records, path=path)
+    called = _called(eqn)
+    if name in _CALLS and called is not None:
+        return _walk(called, operands, records, path=path)
+    if not (name.startswith("custom_") and called is not None):
+        return _by_rule(eqn, operands)
+    # What is inside has values to be seen; what comes out is the rule's.
+    plain = _walk(called, operands, records, path=path)
+    # Forward mode has no way through a custom_vjp.
+    if name.startswith("custom_vjp"):
+        results = _by_reverse_rule(eqn, operands, plain)
+    else:
+        results = _by_rule(eqn, operands)
+    inside = getattr(called, "jaxpr", called)
+    for atom, dual in zip(inside.outvars, results, strict=True):
+        if not isinstance(atom, core.Literal):
+            records[path, atom] = _seen(dual)
+            records.ruled.add((path, atom))
+    return results
+
+
+def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
+    """Return the program that an equation runs on its operands, or None."""
+    for value in eqn.params.values():
+        if isinstance(value, (core.ClosedJaxpr, core.Jaxpr)):
+            jaxpr = getattr(value, "jaxpr", value)
+            if len(jaxpr.invars) == len(eqn.invars):
+                return value
+    return None
+
+
+def _by_rule(eqn: core.JaxprEqn, operands: Sequence[_Dual]) -> list[_Dual]:
+    """Evaluate an equation and its forward derivative."""
+    moving = [i for i, dual in enumerate(operands) if dual.tangent is not None]
+    values = [dual.value for dual in operands]
+    # Most equations of parameters alone; they need no second program.
+    if not moving:
+        return [_Dual(value, None) for value in _bound(eqn, values)]
+
+    def of_moving(*moved: Array) -> list[Array]:
+        replaced = list(values)
+        for i, value in zip(moving, moved, strict=True):
+            replaced[i] = value
+        return _bound(eqn, replaced)
+
+    primals = tuple(values[i] for i in moving)
+    tangents = tuple(operands[i].tangent for i in moving)
+    results, derivatives = jax.jvp(of_moving, primals, tangents)
+    return [
+        _Dual(value, derivative if _is_floating(value) else None)
+        for value, derivative in zip(results, derivatives, strict=True)
+    ]
+
+
+def _by_reverse_rule(
+    eqn: core.JaxprEqn, operands: Sequence[_Dual], plain: Sequence[_Dual]
+) -> list[_Dual]:
+    """Return the plain derivative of a function, or zero if its reverse rule is zero.
+
+    JAX cannot push a tangent through such a rule. Whether it is zero is all that is
+    asked.
+    """
+    moving = [i for i, dual in enumerate(operands) if dual.tangent is not None]
+    if not moving:
+        return list(plain)
+    values = [dual.value for dual in operands]
+
+    def of_moving(*moved: Array) -> list[Array]:
+        replaced = list(values)
+        for i, value in zip(moving, moved, strict=True):
+            replaced[i] = value
+        results = _bound(eqn, replaced)
+        return [result for result in results if _is_floating(result)]
+
+    out, pull = jax.vjp(of_moving, *(values[i] for i in moving))
+    keys = jax.random.split(jax.random.key(1), max(len(out), 1))
+    cotangents = [
+        jax.random.normal(key, value.shape, value.dtype)
+        for key, value in zip(keys, out, strict=False)
+    ]
+    pulled = pull(cotangents)
+    passes = functools.reduce(jnp.logical_or, [jnp.any(leaf != 0) for leaf in pulled])
+    return [_scaled(dual, passes) for dual in plain]
+
+
+def _scaled(dual: _Dual, passes: Array) -> _Dual:
+    if dual.tangent is None:
+        return dual
+    return dual._replace(tangent=jnp.where(passes, dual.tangent, 0))
+
+
+def _bound(eqn: core.JaxprEqn, operands: Sequence[Array]) -> list[Array]:
+    """Evaluate an equation as it stands."""
+    parameters = eqn.primitive.get_bind_params(eqn.params)
+    with eqn.ctx.manager:
+        results = eqn.primitive.bind(*operands, **parameters)
+    return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def _scan(
+    eqn: core.JaxprEqn,
+    operands: Sequence[_Dual],
+    records: _Records,
+    *,
+    path: tuple[int, ...],
+) -> list[_Dual]:
+    """Evaluate a scan; records of its body are stacked."""
+    num_consts = eqn.params["num_consts"]
+    num_carry = eqn.params["num_carry"]
+    constants = operands[:num_consts]
+    state = [_instantiated(dual) for dual in operands[num_consts:][:num_carry]]
+    slices = list(operands[num_consts + num_carry :])
+    keys: list[Key] = []
+
+    def body(
+        state: list[_Dual], slices: list[_Dual]
+    ) -> tuple[list[_Dual], tuple[list[_Dual], list[Seen]]]:
+        inside = _Records()
+        duals = [*constants, *state, *slices]
+        results = _walk(eqn.params["jaxpr"], duals, inside, path=path)
+        # Dicts with such keys are no pytrees, so their values travel alone. Every
+        # tracing of the body finds the same keys.
+        keys[:] = inside
+        records.ruled |= inside.ruled
+        new_state = [_instantiated(dual) for dual in results[:num_carry]]
+        return new_state, (results[num_carry:], list(inside.values()))
+
+    state, (stacked, seen) = jax.lax.scan(
+        body,
+        state,
+        slices,
+        length=eqn.params["length"],
+        reverse=eqn.params["reverse"],
+    )
+    records.update(zip(keys, seen, strict=True))
+    return [*state, *stacked]
+
+
+def _instantiated(dual: _Dual) -> _Dual:
+    """Return a dual whose derivative is an array, as what is carried must have."""
+    if dual.tangent is None and _is_floating(dual.value):
+        return dual._replace(tangent=jnp.zeros_like(dual.value))
+    return dual
+
+
+def _seen(dual: _Dual) -> Seen:
+    """Reduce a value and its derivative to what is kept of them."""
+    log_derivative = jnp.asarray(-jnp.inf, jnp.float32)
+    if dual.tangent is not None:
+        log_derivative = _log_largest(dual.tangent)
+    return Seen(log_derivative, _log_largest(dual.value))
+
+
+def _log_largest(value: Array) -> Float[Array, ""]:
+    """Return ln of the largest magnitude, in float32, which holds that of float64."""
+    # Random keys have no size.
+    if jnp.issubdtype(value.dtype, jax.dtypes.extended):
+        return jnp.asarray(jnp.inf, jnp.float32)
+    dtype = value.dtype if _is_floating(value) else jnp.float32
+    largest = jnp.max(jnp.abs(value.astype(dtype)), initial=0)
+    return jnp.log(largest).astype(jnp.float32)
+
+
+def _is_floating(value: Array) -> bool:
+    return jnp.issubdtype(value.dtype, jnp.floating)

@@ -1,0 +1,425 @@
+"""Programs rewritten so that values inside them can be read and perturbed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+from jaxtyping import Array, PyTree
+
+from isometry._internal import jaxprs
+from isometry._internal.errors import InputError
+from isometry.structure._place import Place
+
+# What a caller gives at a place: a bump, a new value, or what else the mode takes.
+Given: TypeAlias = PyTree[Array]
+
+
+class Mode(NamedTuple):
+    """What happens to a value at a place.
+
+    Attributes:
+        edit: From the value as it arises, and what the caller gives there, to the value
+            that goes on.
+        reads_first: Whether the value is read before it is edited.
+    """
+
+    edit: Callable[[Array, Given | None], Array]
+    reads_first: bool = False
+
+
+def _add(value: Array, bump: Array | None) -> Array:
+    return value if bump is None else value + bump
+
+
+def _cut(value: Array, given: tuple[Array, Array] | None) -> Array:
+    if given is None:
+        return value
+    bump, is_cut = given
+    return jnp.where(is_cut, jax.lax.stop_gradient(value), value) + bump
+
+
+# The derivative with respect to a bump is that of everything downstream.
+ADD = Mode(_add)
+
+# The derivative of what is read at a place goes back to the bumps at the places before
+# it, and no further: all blocks between successive places in one pass. What is given is
+# a bump and whether to cut here, for not every iteration of a loop need be a place.
+CUT = Mode(_cut, reads_first=True)
+
+Arrays: TypeAlias = dict[str, Array]
+Tapped: TypeAlias = Callable[
+    [Sequence[Array], Mapping[str, Given]], tuple[list[Array], Arrays]
+]
+
+# Equations that do no more than to call one program, some with a derivative of their
+# own. Names differ between versions of JAX.
+_CALLS = frozenset(
+    (
+        "jit",
+        "pjit",
+        "closed_call",
+        "core_call",
+        "custom_jvp_call",
+        "custom_vjp_call",
+        "custom_vjp_call_jaxpr",
+        "eval_jaxpr",
+    )
+)
+_REMAT = frozenset(("checkpoint", "remat", "remat2"))
+
+
+def replacing(index: tuple[int, ...] = ()) -> Mode:
+    """Return the mode in which what is given takes the place of a value, or a part.
+
+    The derivative with respect to it is that with respect to a bump, but what lies
+    upstream is left out of the program where nothing else needs it.
+
+    Args:
+        index: Of the part, on the leading axes of the value. Empty: all of it.
+    """
+
+    def put(value: Array, new: Array | None) -> Array:
+        if new is None:
+            return value
+        return value.at[index].set(new) if index else new
+
+    return Mode(put)
+
+
+def tapped(
+    closed: core.ClosedJaxpr, places: Mapping[str, Place], mode: Mode = ADD
+) -> Tapped:
+    """Rewrite a program so that values at places are perturbed and read.
+
+    Equations that enclose no place are evaluated unchanged. A scan that encloses one
+    stays a scan: it takes one more input and returns one more output, so compile time
+    does not grow with its length. Rules of functions with a `custom_jvp` or
+    `custom_vjp` that enclose a place give way to the derivative of the function itself,
+    for a rule says nothing about a value inside. The rewritten program can be traced by
+    jit, vmap and all derivatives.
+
+    Args:
+        closed: The program.
+        places: Names of places. A place inside scans whose `turns` are empty means the
+            values of all iterations, stacked on leading axes, one for each scan.
+            Of a scan in reverse, iterations are counted as its inputs are stacked.
+        mode: What happens at each place.
+
+    Returns:
+        A function of the flat arguments and of what is given at some of the places (the
+        bumps). It returns the flat outputs and the values read at all of the places.
+        Where a branch of a `cond` is not taken, values inside it are NaN.
+
+    Raises:
+        InputError: A place is inside an equation that cannot be rewritten (`while`).
+    """
+
+    def run(
+        arguments: Sequence[Array], given: Mapping[str, Given]
+    ) -> tuple[list[Array], Arrays]:
+        taps = {
+            name: _Tap(place, given.get(name), mask=None)
+            for name, place in places.items()
+        }
+        return _run(closed, arguments, taps, mode)
+
+    return run
+
+
+class _Tap(NamedTuple):
+    """A place as it is seen from the program in hand.
+
+    Attributes:
+        place: Its path and turns from here on.
+        given: What the caller gives there, or None.
+        mask: Whether the iterations around are those that are meant; None outside
+            loops and where all are.
+    """
+
+    place: Place
+    given: Given | None
+    mask: Array | None
+
+    def inside(self) -> "_Tap":
+        """Return the tap as seen from inside the equation that encloses it."""
+        return self._replace(place=self.place._replace(path=self.place.path[1:]))
+
+    def edited(self, value: Array, mode: Mode) -> Array:
+        """Return the value that goes on."""
+        new = mode.edit(value, self.given)
+        if self.mask is None:
+            return new
+        return jnp.where(self.mask, new, value)
+
+
+_Taps: TypeAlias = dict[str, _Tap]
+
+# Of the body of a scan: what it carries and the readings that are held; the number of
+# the iteration, its slices of the inputs and of the bumps.
+_State: TypeAlias = tuple[list[Array], Arrays]
+_Step: TypeAlias = tuple[Array, list[Array], dict[str, Given]]
+
+
+def _run(
+    program: core.ClosedJaxpr | core.Jaxpr,
+    arguments: Sequence[Array],
+    taps: _Taps,
+    mode: Mode,
+) -> tuple[list[Array], Arrays]:
+    """Evaluate a program equation by equation, tapping its variables."""
+    jaxpr, constants = _opened(program)
+    here: dict[core.Var, list[str]] = {}
+    enclosed: dict[int, _Taps] = {}
+    for name, tap in taps.items():
+        if tap.place.path:
+            enclosed.setdefault(tap.place.path[0], {})[name] = tap.inside()
+        else:
+            here.setdefault(tap.place.var, []).append(name)
+    values: dict[core.Var, Array] = {}
+    readings: Arrays = {}
+
+    def read(atom: core.Var | core.Literal) -> Array:
+        return atom.val if isinstance(atom, core.Literal) else values[atom]
+
+    def write(variable: core.Var, value: Array) -> None:
+        names = here.get(variable, ())
+        first = value
+        for name in names:
+            value = taps[name].edited(value, mode)
+        values[variable] = value
+        # Two names of one variable read the same, whichever was given something.
+        readings.update(dict.fromkeys(names, first if mode.reads_first else value))
+
+    for variable, value in zip(jaxpr.constvars, constants, strict=True):
+        write(variable, value)
+    for variable, value in zip(jaxpr.invars, arguments, strict=True):
+        write(variable, value)
+    for index, eqn in enumerate(jaxpr.eqns):
+        operands = [read(atom) for atom in eqn.invars]
+        if index in enclosed:
+            results, inner = _rewritten(eqn, operands, enclosed[index], mode)
+            readings.update(inner)
+        else:
+            results = _unchanged(eqn, operands)
+        for variable, value in zip(eqn.outvars, results, strict=True):
+            write(variable, value)
+    return [read(atom) for atom in jaxpr.outvars], readings
+
+
+def _opened(
+    program: core.ClosedJaxpr | core.Jaxpr,
+) -> tuple[core.Jaxpr, Sequence[Array]]:
+    """Return a jaxpr and the values of its constants."""
+    if isinstance(program, core.ClosedJaxpr):
+        return program.jaxpr, program.consts
+    return program, ()
+
+
+def _unchanged(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
+    """Evaluate an equation as it stands, custom derivatives included."""
+    bound = eqn.primitive.get_bind_params(eqn.params)
+    functions, parameters = (), bound
+    # Versions of JAX before 0.10.2 return the functions that are called apart.
+    if isinstance(bound, tuple):
+        functions, parameters = bound
+    with eqn.ctx.manager:
+        results = eqn.primitive.bind(*functions, *operands, **parameters)
+    return results if eqn.primitive.multiple_results else [results]
+
+
+def _rewritten(
+    eqn: core.JaxprEqn, operands: list[Array], taps: _Taps, mode: Mode
+) -> tuple[list[Array], Arrays]:
+    """Evaluate an equation that encloses places."""
+    name = eqn.primitive.name
+    if name == "scan":
+        return _scan(eqn, operands, taps, mode)
+    if name == "cond":
+        return _cond(eqn, operands, taps, mode)
+    if name in _CALLS:
+        (program,) = _called(eqn)
+        return _run(program, operands, taps, mode)
+    if name in _REMAT:
+        return _remat(eqn, operands, taps, mode)
+    named = ", ".join(taps)
+    raise InputError(
+        f"span: {named} lies inside a {name}, where nothing can be read or perturbed; "
+        "write a point before or after it."
+    )
+
+
+def _called(eqn: core.JaxprEqn) -> list[core.ClosedJaxpr | core.Jaxpr]:
+    """Return the programs that an equation calls, with their constants."""
+    programs = []
+    for value in eqn.params.values():
+        parts = value if isinstance(value, (tuple, list)) else (value,)
+        programs += [p for p in parts if isinstance(p, (core.ClosedJaxpr, core.Jaxpr))]
+    return programs
+
+
+def _remat(
+    eqn: core.JaxprEqn, operands: list[Array], taps: _Taps, mode: Mode
+) -> tuple[list[Array], Arrays]:
+    """Evaluate a remat: what it forgets before the backward pass is still forgotten."""
+    (program,) = _called(eqn)
+
+    def body(operands: list[Array]) -> tuple[list[Array], Arrays]:
+        return _run(program, operands, taps, mode)
+
+    policy = eqn.params["policy"]
+    forgetting = jax.checkpoint(
+        body, prevent_cse=eqn.params["prevent_cse"], policy=policy
+    )
+    return forgetting(operands)
+
+
+def _cond(
+    eqn: core.JaxprEqn, operands: list[Array], taps: _Taps, mode: Mode
+) -> tuple[list[Array], Arrays]:
+    """Evaluate a cond; each branch taps the places that lie in it."""
+    index, *rest = operands
+    shapes = {name: reading_shape(_called(eqn), taps[name].place) for name in taps}
+
+    def branch(
+        program: core.ClosedJaxpr | core.Jaxpr,
+    ) -> Callable[[list[Array]], tuple[list[Array], Arrays]]:
+        inside = {n: tap for n, tap in taps.items() if _holds(program, tap.place)}
+
+        def call(operands: list[Array]) -> tuple[list[Array], Arrays]:
+            outputs, readings = _run(program, operands, inside, mode)
+            for name in taps.keys() - inside.keys():
+                readings[name] = _missing(shapes[name])
+            return outputs, readings
+
+        return call
+
+    branches = [branch(program) for program in _called(eqn)]
+    return jax.lax.switch(index, branches, rest)
+
+
+def _missing(shape: jax.ShapeDtypeStruct) -> Array:
+    """Return what is read where a value does not arise."""
+    if jnp.issubdtype(shape.dtype, jnp.floating):
+        return jnp.full(shape.shape, jnp.nan, shape.dtype)
+    return jnp.zeros(shape.shape, shape.dtype)
+
+
+def _holds(program: core.ClosedJaxpr | core.Jaxpr, place: Place) -> bool:
+    """Tell whether a place, its path seen from this program, lies in it."""
+    jaxpr, _ = _opened(program)
+    if place.path:
+        index, *rest = place.path
+        if index >= len(jaxpr.eqns):
+            return False
+        inside = place._replace(path=tuple(rest))
+        return any(_holds(part, inside) for part in jaxprs.inner(jaxpr.eqns[index]))
+    results = [v for eqn in jaxpr.eqns for v in eqn.outvars]
+    return any(v is place.var for v in (*jaxpr.constvars, *jaxpr.invars, *results))
+
+
+def reading_shape(
+    programs: Sequence[core.ClosedJaxpr | core.Jaxpr], place: Place
+) -> jax.ShapeDtypeStruct:
+    """Return the shape of what is read at a place, stacked by the scans around it.
+
+    Args:
+        programs: The program in which the path begins, or the branches one of which it
+            begins in.
+        place: Where the value arises.
+    """
+    lengths = []
+    path, turns = place.path, place.turns
+    while path:
+        inside = place._replace(path=path)
+        program = next(p for p in programs if _holds(p, inside))
+        eqn = _opened(program)[0].eqns[path[0]]
+        if eqn.primitive.name == "scan" and not turns:
+            lengths.append(eqn.params["length"])
+        elif eqn.primitive.name == "scan":
+            turns = turns[1:]
+        programs, path = _called(eqn), path[1:]
+    aval = place.var.aval
+    return jax.ShapeDtypeStruct((*lengths, *aval.shape), aval.dtype)
+
+
+def _scan(
+    eqn: core.JaxprEqn, operands: list[Array], taps: _Taps, mode: Mode
+) -> tuple[list[Array], Arrays]:
+    """Evaluate a scan.
+
+    Places of all iterations are one more input, the bumps, and one more output, the
+    readings. The reading of a single iteration is carried along, so that derivatives of
+    it hold one value and not one for each iteration.
+    """
+    (program,) = _called(eqn)
+    num_constants, num_carried = _scan_counts(eqn)
+    constants = operands[:num_constants]
+    carried = operands[num_constants : num_constants + num_carried]
+    stacked_inputs = operands[num_constants + num_carried :]
+    length = eqn.params["length"]
+    single = {name: tap for name, tap in taps.items() if tap.place.turns}
+    every = {name: tap for name, tap in taps.items() if not tap.place.turns}
+    stacked_given = {n: tap.given for n, tap in every.items() if tap.given is not None}
+
+    def body(state: _State, step: _Step) -> tuple[_State, tuple[list[Array], Arrays]]:
+        carried, held = state
+        turn, inputs, given = step
+        is_meant = {n: turn == tap.place.turns[0] for n, tap in single.items()}
+        inside = {n: tap._replace(given=given.get(n)) for n, tap in every.items()}
+        inside |= {n: _in_turn(tap, is_meant[n]) for n, tap in single.items()}
+        outputs, readings = _run(program, [*constants, *carried, *inputs], inside, mode)
+        held = {
+            name: jnp.where(is_meant[name], readings.pop(name), value)
+            for name, value in held.items()
+        }
+        return (outputs[:num_carried], held), (outputs[num_carried:], readings)
+
+    held = {name: _nothing_held(program, tap) for name, tap in single.items()}
+    (carried, held), (stacked_outputs, readings) = jax.lax.scan(
+        body,
+        (carried, held),
+        (jnp.arange(length), stacked_inputs, stacked_given),
+        length=length,
+        reverse=eqn.params["reverse"],
+        unroll=eqn.params["unroll"],
+    )
+    return [*carried, *stacked_outputs], readings | held
+
+
+def _in_turn(tap: _Tap, is_meant: Array) -> _Tap:
+    """Return a tap of one iteration as it is seen from inside an iteration."""
+    mask = is_meant if tap.mask is None else tap.mask & is_meant
+    return _Tap(_without_turn(tap.place), tap.given, mask)
+
+
+def _without_turn(place: Place) -> Place:
+    return place._replace(turns=place.turns[1:])
+
+
+def _nothing_held(program: core.ClosedJaxpr | core.Jaxpr, tap: _Tap) -> Array:
+    """Return what is held of a reading before the iteration that is meant."""
+    shape = reading_shape([program], _without_turn(tap.place))
+    return jnp.zeros(shape.shape, shape.dtype)
+
+
+def _scan_counts(eqn: core.JaxprEqn) -> tuple[int, int]:
+    """Return how many operands of a scan are constants, and how many are carried.
+
+    They are counted by axes, because versions of JAX say it in different parameters:
+    what is stacked has one axis more outside the loop than inside.
+    """
+    (program,) = _called(eqn)
+    jaxpr, _ = _opened(program)
+    num_stacked = _count_stacked(eqn.invars, jaxpr.invars)
+    num_carried = len(eqn.outvars) - _count_stacked(eqn.outvars, jaxpr.outvars)
+    return len(eqn.invars) - num_carried - num_stacked, num_carried
+
+
+def _count_stacked(
+    outside: Sequence[core.Var | core.Literal],
+    inside: Sequence[core.Var | core.Literal],
+) -> int:
+    pairs = zip(outside, inside, strict=True)
+    return sum(len(a.aval.shape) > len(b.aval.shape) for a, b in pairs)

@@ -1,0 +1,398 @@
+"""Why a Jacobian is exactly zero: what stops a perturbation of x on every path.
+
+A perturbation is followed through the program. The operations that it enters and does
+not leave cut the output off from x. Those that can be spared for a cut are left out:
+comparisons first, because a mask such as x > 0 never has a derivative and is seldom the
+cause.
+"""
+
+import collections
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, PyTree
+
+from isometry._internal.types import Params
+from isometry.structure import _names
+from isometry.structure._anatomy import Anatomy, anatomy
+from isometry.structure._perturbing import Followed, Key, Seen, followed
+from isometry.structure._reading import Program, Value, read
+
+Map: TypeAlias = Callable[[Params, PyTree[Array]], Array]
+
+# Values that no operation makes; nothing is lost there.
+_NOT_MADE = frozenset(("argument", "constant", "carry", "each", "last", "stack"))
+
+_COMPARISONS = frozenset(
+    ("eq", "ne", "lt", "le", "gt", "ge", "is_finite", "and", "or", "not", "xor")
+)
+_STEPS = frozenset(("sign", "round", "floor", "ceil", "argmax", "argmin"))
+_PRODUCTS = frozenset(("dot_general", "conv_general_dilated", "mul", "gather"))
+_SUMS = frozenset(("add", "sub", "add_any"))
+_RECTIFIERS = frozenset(("max", "min", "select_n", "clamp"))
+_SATURATING = frozenset(("tanh", "logistic", "erf", "erfc", "exp", "exp2", "expm1"))
+
+# What users call operations that have a name of their own in a program.
+_SPOKEN = {
+    "select_n": "where",
+    "choice": "the branch taken of a cond",
+    "dot_general": "a matrix product",
+    "conv_general_dilated": "a convolution",
+    "while": "a loop of unknown length",
+}
+
+# Derivatives of less than so many smallest normal numbers of their dtype are taken for
+# underflow. At 1 the sums in a product would be missed, which cancel; at 1e10 small
+# derivatives would be called so that something else made zero.
+_MARGIN = 1e3
+
+# Causes that are told; with more of them a reader learns no more.
+_MOST_TOLD = 3
+
+
+class _Stop(NamedTuple):
+    """An operation that a perturbation enters and does not leave.
+
+    Attributes:
+        value: Index of its value in the program.
+        turn: The iteration of the scans around it where that happens first.
+        entering: Indices of the operands that are moved there.
+    """
+
+    value: int
+    turn: tuple[int, ...]
+    entering: tuple[int, ...]
+
+
+def cause_of_zero(
+    f: Map,
+    params: Params,
+    x: PyTree[Array],
+    *,
+    name_of_x: str = "x",
+) -> str:
+    """Say why the derivative of f with respect to x is zero exactly.
+
+    Args:
+        f: A function of parameters and one input.
+        params: Its parameters, arrays.
+        x: Its input. Its floating leaves are perturbed.
+        name_of_x: What the sentence calls x.
+
+    Returns:
+        One sentence without a full stop, or several with semicolons between, where it
+        takes several to cut the output off.
+    """
+    an = anatomy(f, params, x)
+    num_params = an.params_tree.num_leaves
+    program = read(an.closed, num_params)
+    relevant = program.reached(program.x) & _before(program, program.outputs)
+    if not relevant:
+        return f"there is no path from {name_of_x} to the output: f ignores it"
+    leaves = jax.tree.leaves((params, x))
+    seen = followed(an.closed, leaves, num_params)
+    search = _Search(program, seen.records, relevant)
+    stops = search.minimal(search.stops())
+    if not stops:
+        return "the cause was not found"
+    words = _Words(
+        an,
+        program,
+        seen,
+        name_of_x=name_of_x,
+        leaf_paths=_names.leaves(params),
+    )
+    sentences = dict.fromkeys(words.sentence(stop) for stop in stops)
+    told = list(sentences)[:_MOST_TOLD]
+    if len(sentences) > len(told):
+        told.append(f"and {len(sentences) - len(told)} more like these")
+    return "; ".join(told)
+
+
+def _before(program: Program, end: Iterable[int]) -> frozenset[int]:
+    """Return the indices of all values on which one of `end` depends."""
+    feedback = program.feedback()
+    found = set(end)
+    pending = list(found)
+    while pending:
+        index = pending.pop()
+        inputs = list(program.values[index].inputs)
+        if index in feedback:
+            inputs.append(feedback[index])
+        new = [read for read in inputs if read not in found]
+        found.update(new)
+        pending.extend(new)
+    return frozenset(found)
+
+
+def _key(value: Value) -> Key:
+    return value.path, value.var
+
+
+class _Search:
+    """The values between x and the output, and which of them move."""
+
+    def __init__(
+        self, program: Program, seen: dict[Key, Seen], relevant: frozenset[int]
+    ) -> None:
+        self._program = program
+        self._relevant = relevant
+        self._moves: dict[int, Bool[np.ndarray, "*turns"]] = {}
+        # Inside a cond or a loop nothing is recorded: what is there counts as moving if
+        # anything does that it is computed from, so that a stop is found behind it.
+        self._unseen: set[int] = set()
+        for index in sorted(relevant):
+            value = program.values[index]
+            record = seen.get(_key(value))
+            if record is None:
+                self._unseen.add(index)
+                inputs = (self._moves.get(read) for read in value.inputs)
+                moves = any(np.any(moved) for moved in inputs if moved is not None)
+                self._moves[index] = np.full((1,) * len(value.scans), moves)
+            else:
+                self._moves[index] = record.log_derivative > -np.inf
+
+    def stops(self) -> list[_Stop]:
+        """Return the operations that a perturbation enters and does not leave."""
+        stops = []
+        # In the order of the program, so that causes are told from x to the output.
+        for index in sorted(self._relevant - self._unseen):
+            value = self._program.values[index]
+            if value.operation in _NOT_MADE:
+                continue
+            moves = self._moves[index]
+            entering = [read for read in value.inputs if read in self._relevant]
+            enters = np.zeros(moves.shape, bool)
+            for operand in entering:
+                enters = enters | _in_turns(self._moves[operand], moves.ndim)
+            is_lost = enters & ~moves
+            if np.any(is_lost):
+                turn = tuple(int(i) for i in np.argwhere(is_lost)[0])
+                stops.append(_Stop(index, turn, self._moved(entering, turn)))
+        return stops
+
+    def _moved(self, operands: Iterable[int], turn: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the operands that move in this iteration."""
+        return tuple(
+            operand
+            for operand in dict.fromkeys(operands)
+            if np.all(_in_turn(self._moves[operand], turn))
+        )
+
+    def minimal(self, stops: list[_Stop]) -> list[_Stop]:
+        """Leave out stops that are not needed to cut the output off from x."""
+        # Greedy, and so not the smallest set; but none of it could be spared.
+        needed = list(stops)
+        for stop in sorted(stops, key=self._plausibility):
+            others = [other for other in needed if other is not stop]
+            if others and self._cut(others):
+                needed = others
+        return needed
+
+    def _plausibility(self, stop: _Stop) -> tuple[int, int]:
+        """Return what makes a stop the cause of another; the least one goes first."""
+        operation = self._program.values[stop.value].operation
+        if operation in _COMPARISONS:
+            return 0, stop.value
+        if operation in _PRODUCTS:
+            return 2, stop.value
+        return 1, stop.value
+
+    def _cut(self, stops: list[_Stop]) -> bool:
+        """Tell whether no path from x to the output avoids all of these operations."""
+        blocked = {stop.value for stop in stops}
+        readers = self._program.readers()
+        pending = [index for index in self._program.x if index not in blocked]
+        passed = set(pending)
+        while pending:
+            for reader in readers[pending.pop()]:
+                if reader not in passed and reader not in blocked:
+                    passed.add(reader)
+                    pending.append(reader)
+        return passed.isdisjoint(self._program.outputs)
+
+
+def _in_turns(moves: np.ndarray, ndim: int) -> np.ndarray:
+    """Return records of a value further outside for all turns of one further inside."""
+    return moves.reshape(moves.shape + (1,) * (ndim - moves.ndim))
+
+
+def _in_turn(record: np.ndarray, turn: tuple[int, ...]) -> np.ndarray:
+    """Return what a record says of one iteration."""
+    own = turn[: record.ndim]
+    # What was not seen is the same for all iterations.
+    within = [min(i, n - 1) for i, n in zip(own, record.shape, strict=True)]
+    return record[tuple(within)]
+
+
+class _Words:
+    """Sentences about the values of a program, in the names of its anatomy."""
+
+    def __init__(
+        self,
+        an: Anatomy,
+        program: Program,
+        seen: Followed,
+        name_of_x: str,
+        leaf_paths: list[_names.Leaf],
+    ) -> None:
+        self._name_of_x = name_of_x
+        self._anatomy = an
+        self._program = program
+        self._seen, self._ruled = seen
+        self._leaf_paths = leaf_paths
+        self._points: dict[Key, list[tuple[tuple[int, ...], str]]] = {}
+        for name in an.points:
+            place = an.place(name)
+            places = self._points.setdefault((place.path, place.var), [])
+            places.append((place.turns, name))
+        self._depends_on_x = program.reached(program.x)
+
+    def sentence(self, stop: _Stop) -> str:
+        """Say how an operation stops a perturbation."""
+        value = self._program.values[stop.value]
+        operation = value.operation
+        title = _title(value)
+        where = self._where(stop)
+        if "stop_gradient" in (operation, *value.calls):
+            return f"stop_gradient {where} lets no derivative through"
+        if operation in _STEPS:
+            return f"{title} {where} is piecewise constant"
+        if operation in _COMPARISONS:
+            return f"a comparison {where} is piecewise constant"
+        if operation == "convert_element_type":
+            return f"{self._what(stop)} is cast to {value.aval.dtype}"
+        is_known = operation in _RECTIFIERS | _SATURATING
+        if _key(value) in self._ruled and not is_known:
+            return f"a derivative rule of f's own {where} returns zero"
+        if operation in _PRODUCTS:
+            return self._of_product(stop)
+        if self._underflows(stop, log_factor=0.0):
+            return f"the derivative underflows {where}"
+        if operation in _RECTIFIERS:
+            return f"no unit {where} is active: {title} is flat at all of them"
+        if operation in _SATURATING:
+            return f"every unit {where} is saturated: {title} is flat at all of them"
+        if operation in _SUMS:
+            return f"derivatives cancel exactly in a sum {where}"
+        return f"the derivative of {title} is zero {where}"
+
+    def _of_product(self, stop: _Stop) -> str:
+        """Say why a product with something else, or of two values, does not move."""
+        value = self._program.values[stop.value]
+        where = self._where(stop)
+        others = [operand for operand in value.inputs if operand not in stop.entering]
+        for operand in others:
+            log_size = self._log_size(operand, stop.turn)
+            leaves = self._leaves_behind(operand)
+            # A zero factor explains everything, a small one comes before where its
+            # entries lie.
+            if log_size == -np.inf:
+                return self._zero_factor(operand, stop, leaves)
+            if self._underflows(stop, log_factor=log_size):
+                return f"the derivative underflows {where}"
+            if len(leaves) == 1:
+                weight = self._weight(leaves[0], stop)
+                return f"{weight} is zero in all entries that meet a unit that moves"
+        return f"the derivative of {_title(value)} is zero {where}"
+
+    def _zero_factor(self, operand: int, stop: _Stop, leaves: list[int]) -> str:
+        """Say which factor of a product is zero."""
+        if operand in self._depends_on_x:
+            where = self._where(stop)
+            return f"no unit {where} is active: all of them are multiplied by zero"
+        if not leaves:
+            return f"{self._what(stop)} is multiplied by a constant zero"
+        weights = [self._weight(leaf, stop) for leaf in leaves]
+        if len(leaves) > 1:
+            return f"a weight is zero that is made of {' and '.join(weights)}"
+        leaf = self._program.params[leaves[0]]
+        if self._log_size(leaf, ()) == -np.inf or stop.turn:
+            return f"{weights[0]} is zero"
+        return f"{weights[0]} is zero in the form in which it is used"
+
+    def _underflows(self, stop: _Stop, log_factor: float) -> bool:
+        """Tell whether a derivative times a factor is too small for its dtype."""
+        dtype = self._program.values[stop.value].aval.dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
+            return False
+        values = [self._program.values[operand] for operand in stop.entering]
+        records = [self._seen[_key(v)] for v in values if _key(v) in self._seen]
+        entering = [_in_turn(record.log_derivative, stop.turn) for record in records]
+        smallest = np.log(float(jnp.finfo(dtype).tiny)) + np.log(_MARGIN)
+        return max(entering, default=np.inf) + log_factor < smallest
+
+    def _log_size(self, index: int, turn: tuple[int, ...]) -> float:
+        """Return ln of the largest entry of a value in one iteration."""
+        value = self._program.values[index]
+        if value.operation == "constant" and value.number is not None:
+            largest = np.max(np.abs(np.asarray(value.number, float)), initial=0.0)
+            return float(np.log(largest)) if largest > 0 else -np.inf
+        record = self._seen.get(_key(value))
+        if record is None:
+            return np.inf
+        return float(_in_turn(record.log_size, turn))
+
+    def _what(self, stop: _Stop) -> str:
+        """Name what enters an operation: x itself, or a value behind a point."""
+        where = self._where(stop)
+        return self._name_of_x if where == self._at_x else f"a value {where}"
+
+    def _where(self, stop: _Stop) -> str:
+        """Say behind which point an operation stands: the nearest one before it."""
+        name = self._nearest_point(stop)
+        if name is None or name == "input":
+            return self._at_x
+        return f"behind {name!r}"
+
+    @property
+    def _at_x(self) -> str:
+        return f"at {self._name_of_x}"
+
+    def _nearest_point(self, stop: _Stop) -> str | None:
+        """Return the point from which the fewest operations lead to a stop."""
+        # Breadth first. Operands are tried in the order in which they are written.
+        visited = set(stop.entering)
+        pending = collections.deque(stop.entering)
+        while pending:
+            index = pending.popleft()
+            value = self._program.values[index]
+            for turns, name in self._points.get(_key(value), ()):
+                if turns == stop.turn[: len(turns)]:
+                    return name
+            for operand in value.inputs:
+                if operand in self._depends_on_x and operand not in visited:
+                    visited.add(operand)
+                    pending.append(operand)
+        return None
+
+    def _leaves_behind(self, index: int) -> list[int]:
+        """Return the leaves of params that a value depends on; none if on x as well."""
+        if index in self._depends_on_x:
+            return []
+        before = _before(self._program, [index])
+        return [i for i, leaf in enumerate(self._program.params) if leaf in before]
+
+    def _weight(self, leaf: int, stop: _Stop) -> str:
+        """Name a leaf of params by its layer, or by its path where it is no layer."""
+        path = self._leaf_paths[leaf].path
+        for layer in self._anatomy.layers:
+            if layer.path != path:
+                continue
+            # The innermost scan is the one that takes the slices.
+            if layer.stacked is not None and stop.turn:
+                return f"the weight '{layer.name}[{stop.turn[-1]}]'"
+            return f"the weight {layer.name!r}"
+        return f"params{path}"
+
+
+def _title(value: Value) -> str:
+    """Return the name by which a user knows an operation."""
+    # Of the functions around it only those of JAX are known by their names.
+    for call in reversed(value.calls):
+        if hasattr(jax.nn, call):
+            return call
+    return _SPOKEN.get(value.operation, value.operation)

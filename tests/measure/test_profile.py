@@ -1,0 +1,244 @@
+"""Profiles of spectra, against Jacobians of the same network written out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isometry
+from isometry._internal import jaxprs, memory
+from isometry.measure import _profile
+
+N_IN, WIDTH, N_OUT = 3, 4, 2
+LAYERS, SEEDS, INPUTS = 3, 2, 2
+POINTS = ("input", "stem", "layers[0]", "layers[1]", "layers[2]", "output")
+
+
+def scanned(params, x):
+    z = params["stem"] @ x
+    z, _ = jax.lax.scan(lambda z, w: (w @ jnp.tanh(z), None), z, params["layers"])
+    return params["head"] @ jnp.tanh(z)
+
+
+def blocks(params, x):
+    """The maps from each of `POINTS` to the next, and the values they start at."""
+    maps = [lambda z: params["stem"] @ z]
+    maps += [lambda z, w=w: w @ jnp.tanh(z) for w in params["layers"]]
+    maps += [lambda z: params["head"] @ jnp.tanh(z)]
+    values = [x]
+    for block in maps[:-1]:
+        values.append(block(values[-1]))
+    return maps, values
+
+
+def draw(layers):
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = {
+        "stem": (SEEDS, WIDTH, N_IN),
+        "layers": (SEEDS, layers, WIDTH, WIDTH),
+        "head": (SEEDS, N_OUT, WIDTH),
+    }
+    return {
+        name: jax.random.normal(key, shape) / np.sqrt(shape[-1])
+        for (name, shape), key in zip(shapes.items(), keys, strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def params():
+    return draw(LAYERS)
+
+
+@pytest.fixture(scope="module")
+def xs():
+    return jax.random.normal(jax.random.key(1), (INPUTS, N_IN))
+
+
+@pytest.fixture(scope="module")
+def jacobians(params, xs):
+    """Of the blocks, in float64, [seed][input][block]."""
+
+    @jax.jit
+    def of(params, x):
+        maps, values = blocks(params, x)
+        return [jax.jacfwd(m)(z) for m, z in zip(maps, values, strict=True)]
+
+    each_seed = [jax.tree.map(lambda a, i=i: a[i], params) for i in range(SEEDS)]
+    return [
+        [[np.asarray(j, np.float64) for j in of(one, x)] for x in xs]
+        for one in each_seed
+    ]
+
+
+def product(matrices):
+    result = np.eye(matrices[0].shape[1])
+    for matrix in matrices:
+        result = matrix @ result
+    return result
+
+
+def check(profile, jacobians, blocks_of):
+    """Singular values of each span against those of the product of its blocks."""
+    for name, spectrum in profile.spectra.items():
+        for seed in range(SEEDS):
+            for i in range(INPUTS):
+                chosen = blocks_of(jacobians[seed][i], POINTS.index(name))
+                expected = np.linalg.svd(product(chosen), compute_uv=False)
+                found = spectrum.values[seed, i]
+                # Products of five float32 matrices: a few eps of the largest value.
+                np.testing.assert_allclose(found, expected, atol=2e-6 * expected[0])
+
+
+def test_suffixes_run_from_each_point_to_the_output(params, xs, jacobians):
+    profile = isometry.profile(scanned, params=params, xs=xs)
+    assert profile.points == POINTS[:-1]
+    assert profile.spans[1] == ("stem", "output")
+    check(profile, jacobians, lambda all_blocks, i: all_blocks[i:])
+
+
+def test_prefixes_run_from_the_input_to_each_point(params, xs, jacobians):
+    profile = isometry.profile(scanned, params=params, xs=xs, toward="input")
+    assert profile.points == POINTS[1:]
+    assert profile.spans[1] == ("input", "layers[0]")
+    check(profile, jacobians, lambda all_blocks, i: all_blocks[:i])
+
+
+def test_blocks_run_from_each_point_to_the_next(params, xs, jacobians):
+    profile = isometry.profile(scanned, params=params, xs=xs, toward="next")
+    assert profile.points == POINTS[:-1]
+    assert profile.spans[1] == ("stem", "layers[0]")
+    check(profile, jacobians, lambda all_blocks, i: all_blocks[i : i + 1])
+
+
+def test_chosen_points_of_a_scan_leave_the_others_uncut(params, xs, jacobians):
+    """From layers[0] to layers[2] there are two blocks."""
+    profile = isometry.profile(
+        scanned,
+        params=params,
+        xs=xs,
+        span=("layers[0]", "output"),
+        toward="next",
+        points=["layers[2]"],
+    )
+    assert profile.points == ("layers[0]", "layers[2]")
+    expected = np.linalg.svd(product(jacobians[1][0][2:4]), compute_uv=False)
+    found = profile.spectra["layers[0]"].values[1, 0]
+    np.testing.assert_allclose(found, expected, atol=2e-6 * expected[0])
+
+
+@pytest.mark.parametrize("toward", ["output", "input", "next"])
+def test_index_at_an_end_takes_a_part_of_each_jacobian(params, xs, jacobians, toward):
+    """One row of the last Jacobian, and one column of the first."""
+    profile = isometry.profile(
+        scanned,
+        params=params,
+        xs=xs,
+        span=(("layers[1]", 2), ("output", -1)),
+        toward=toward,
+    )
+    last, head = jacobians[0][1][3:]
+    reference = {
+        "output": {"layers[1]": (head @ last)[-1, 2], "layers[2]": head[-1]},
+        "input": {"layers[2]": last[:, 2], "output": (head @ last)[-1, 2]},
+        "next": {"layers[1]": last[:, 2], "layers[2]": head[-1]},
+    }
+    for name, vector in reference[toward].items():
+        found = profile.spectra[name].values[0, 1]
+        np.testing.assert_allclose(found, [np.linalg.norm(vector)], rtol=1e-5)
+
+
+def test_statistics_are_those_of_the_spectra(params, xs):
+    profile = isometry.profile(
+        scanned,
+        params=params,
+        xs=xs,
+        statistics={"median": lambda sp: sp.quantile(0.5), "rank": stable_rank},
+    )
+    for i, spectrum in enumerate(profile.spectra.values()):
+        median = profile.statistics["median"][..., i]
+        np.testing.assert_array_equal(median, spectrum.quantile(0.5))
+        rank = profile.statistics["rank"][..., i]
+        np.testing.assert_allclose(rank, spectrum.stable_rank(), rtol=1e-6)
+
+
+def stable_rank(spectrum):
+    return spectrum.stable_rank()
+
+
+def test_table_has_a_row_for_each_span(params, xs):
+    profile = isometry.profile(scanned, params=params, xs=xs)
+    header, *rows = profile.table().splitlines()
+    assert header.split()[:4] == ["from", "to", "size", "mean_square"]
+    assert [row.split()[0] for row in rows] == list(POINTS[:-1])
+    mean_square = profile.spectra["stem"].moment(1).mean()
+    assert float(rows[1].split()[3]) == pytest.approx(float(mean_square), rel=1e-3)
+
+
+@pytest.mark.parametrize("toward", ["output", "input", "next"])
+def test_program_of_scanned_layers_does_not_grow_with_depth(xs, toward):
+    def count(layers):
+        programs = []
+
+        def record(how, params, xs):
+            program = jax.make_jaxpr(lambda p, x: _profile._measure(how, p, x))
+            programs.append(program(params, xs))
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_profile, "_log_values", record)
+            with pytest.raises(KeyboardInterrupt):
+                isometry.profile(scanned, params=draw(layers), xs=xs, toward=toward)
+        return len(list(jaxprs.equations(programs[0].jaxpr)))
+
+    assert count(6) == count(60)
+
+
+def test_joins_of_branches_are_points_and_insides_are_not():
+    def residual(params, x):
+        z = params["stem"] @ x
+        z = z + params["down"] @ jnp.tanh(params["up"] @ z)
+        return params["head"] @ z
+
+    params = {name: jnp.eye(3)[None] for name in ("stem", "up", "down", "head")}
+    profile = isometry.profile(residual, params=params, xs=jnp.ones((1, 3)))
+    assert profile.points == ("input", "stem", "down:sum")
+
+
+def test_block_that_a_path_leads_around_is_refused():
+    def residual(params, x):
+        return x + params["down"] @ jnp.tanh(params["up"] @ x)
+
+    params = {name: jnp.eye(3)[None] for name in ("up", "down")}
+    with pytest.raises(isometry.InputError, match="leads around 'up'"):
+        isometry.profile(
+            residual, params=params, xs=jnp.ones((1, 3)), toward="next", points=["up"]
+        )
+
+
+def test_jacobian_that_is_not_finite_is_named_with_its_ends(xs):
+    params = draw(LAYERS)
+    params["layers"] = params["layers"].at[1, 1].set(jnp.nan)
+    message = "from 'input' to 'output' of seed 1 at input 0 is not finite"
+    with pytest.raises(isometry.InputError, match=message):
+        isometry.profile(scanned, params=params, xs=xs)
+
+
+def test_too_little_memory_is_said_before_anything_is_measured(params, xs, monkeypatch):
+    monkeypatch.setattr(memory, "budget", lambda max_bytes: 100)
+    with pytest.raises(isometry.InputError, match="100 are free"):
+        isometry.profile(scanned, params=params, xs=xs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"toward": "outputs"}, "Known: output, input, next"),
+        ({"points": ["stam"]}, "stem"),
+        ({"statistics": ["spread"]}, "not a statistic"),
+        ({"span": ("output", "stem")}, "does not depend"),
+    ],
+)
+def test_what_cannot_be_profiled_is_refused(params, xs, arguments, message):
+    with pytest.raises(isometry.InputError, match=message) as caught:
+        isometry.profile(scanned, params=params, xs=xs, **arguments)
+    assert str(caught.value).startswith("profile(): ")

@@ -1,0 +1,238 @@
+"""Signals at points, against the same network written out and differentiated."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isometry
+from isometry._internal import memory
+from isometry.measure import _points
+
+N_IN, WIDTH, N_OUT = 3, 4, 2
+LAYERS, SEEDS, INPUTS = 3, 2, 3
+POINTS = ("stem", "layers[0]", "layers[1]", "layers[2]", "output")
+
+
+def scanned(params, x):
+    z = params["stem"] @ x
+    z, _ = jax.lax.scan(lambda z, w: (w @ jnp.tanh(z), None), z, params["layers"])
+    return params["head"] @ jnp.tanh(z)
+
+
+def written_out(params, x, bumps):
+    """The values at `POINTS`, with a bump added to each."""
+    z = params["stem"] @ x + bumps[0]
+    values = [z]
+    for w, bump in zip(params["layers"], bumps[1:], strict=False):
+        z = w @ jnp.tanh(z) + bump
+        values.append(z)
+    values.append(params["head"] @ jnp.tanh(z) + bumps[-1])
+    return values
+
+
+@pytest.fixture(scope="module")
+def params():
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = {
+        "stem": (SEEDS, WIDTH, N_IN),
+        "layers": (SEEDS, LAYERS, WIDTH, WIDTH),
+        "head": (SEEDS, N_OUT, WIDTH),
+    }
+    return {
+        name: jax.random.normal(key, shape) / np.sqrt(shape[-1])
+        for (name, shape), key in zip(shapes.items(), keys, strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def xs():
+    return jax.random.normal(jax.random.key(1), (INPUTS, N_IN))
+
+
+def loss(output):
+    return jnp.sum(jnp.sin(output))
+
+
+@pytest.fixture(scope="module")
+def measured(params, xs):
+    return isometry.signals(scanned, params=params, xs=xs, loss=loss)
+
+
+@pytest.fixture(scope="module")
+def reference(params, xs):
+    """Values, gradients and Jacobians at `POINTS`, for each seed and input."""
+
+    def of(params, x):
+        sizes = [WIDTH] * (LAYERS + 1) + [N_OUT]
+        zeros = [jnp.zeros(size) for size in sizes]
+        values = written_out(params, x, zeros)
+        gradients = jax.grad(lambda b: loss(written_out(params, x, b)[-1]))(zeros)
+        jacobians = jax.jacfwd(lambda b: written_out(params, x, b)[-1])(zeros)
+        return values, gradients, jacobians
+
+    of_seed = jax.vmap(of, (None, 0))
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(of_seed, (0, None)))(params, xs))
+
+
+def at(signals, name):
+    """The values of a field at `POINTS`, on a first axis."""
+    return np.stack([getattr(signals.at(point), name) for point in POINTS])
+
+
+def test_mean_square_is_over_the_entries_of_each_value(measured, reference):
+    values, _, _ = reference
+    expected = [np.mean(value**2, -1) for value in values]
+    np.testing.assert_allclose(at(measured, "q"), expected, rtol=1e-5)
+
+
+def test_cosine_is_between_values_of_two_inputs_of_one_seed(measured, reference):
+    values, _, _ = reference
+    for found, value in zip(at(measured, "c"), values, strict=True):
+        units = value / np.linalg.norm(value, axis=-1, keepdims=True)
+        np.testing.assert_allclose(found, units @ np.swapaxes(units, 1, 2), atol=1e-6)
+
+
+def test_gradient_is_of_the_loss_with_respect_to_each_value(measured, reference):
+    _, gradients, _ = reference
+    expected = [np.mean(gradient**2, -1) for gradient in gradients]
+    np.testing.assert_allclose(at(measured, "gradient"), expected, rtol=1e-4)
+
+
+def test_apjn_is_the_squared_jacobian_over_the_size_of_the_output(measured, reference):
+    _, _, jacobians = reference
+    expected = [np.sum(jacobian**2, (-2, -1)) / N_OUT for jacobian in jacobians]
+    np.testing.assert_allclose(at(measured, "apjn"), expected, rtol=1e-4)
+
+
+def test_chi_is_the_ratio_to_the_point_of_the_same_kind_before(measured):
+    apjn, chi = at(measured, "apjn"), at(measured, "chi")
+    np.testing.assert_allclose(chi[1:], apjn[:-1] / apjn[1:], rtol=1e-5)
+    first = measured.at("input")
+    assert np.isnan(first.chi).all()
+    np.testing.assert_allclose(chi[0], first.apjn / apjn[0], rtol=1e-5)
+    assert measured.why("chi") is None
+
+
+def test_chi_of_a_linear_orthogonal_network_is_the_squared_gain():
+    """Every singular value of a layer is the gain, so chi is its square everywhere."""
+    gain = 1.5
+    rotations, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(1, 3, 4, 4)))
+    weights = gain * jnp.asarray(rotations, jnp.float32)
+
+    def linear(weights, x):
+        return jax.lax.scan(lambda z, w: (w @ z, None), x, weights)[0]
+
+    signals = isometry.signals(linear, params=weights, xs=jnp.ones((1, 4)))
+    chi = signals.chi[0, 0, signals.points.index("input") + 1 : -1]
+    np.testing.assert_allclose(chi, gain**2, rtol=1e-5)
+
+
+def test_gradient_without_a_loss_is_that_of_a_random_cotangent(params, xs):
+    """Its mean over g ~ N(0, I/n) is apjn over the size, which is what no key gives."""
+    count = 400
+    same = jnp.broadcast_to(xs[:1], (count, N_IN))
+    one = jax.tree.map(lambda a: a[:1], params)
+    key = jax.random.key(2)
+    drawn = isometry.signals(scanned, params=one, xs=same, key=key).gradient[0]
+    signals = isometry.signals(scanned, params=one, xs=xs[:1])
+    sizes = np.array(signals.sizes)
+    expected = np.array(signals.apjn[0, 0]) / sizes
+    np.testing.assert_allclose(signals.gradient[0, 0], expected, rtol=1e-6)
+    error = np.std(drawn, axis=0, ddof=1) / np.sqrt(count)
+    assert np.all(error > 0)
+    # All points see the same draws, so this is one test of one mean.
+    np.testing.assert_array_less(np.abs(np.mean(drawn, axis=0) - expected), 4 * error)
+
+
+def test_draws_of_g_do_not_depend_on_how_many_others_there_are():
+    many = _points.keys_of(jax.random.key(2), 3, 4)
+    few = _points.keys_of(jax.random.key(2), 2, 2)
+    bits = [np.array(jax.random.key_data(keys)) for keys in (many, few)]
+    np.testing.assert_array_equal(bits[0][:2, :2], bits[1])
+    assert len(np.unique(bits[0].reshape(12, -1), axis=0)) == 12
+
+
+def test_little_memory_changes_nothing(params, xs, measured, monkeypatch):
+    monkeypatch.setattr(memory, "budget", lambda max_bytes: 1)
+    small = isometry.signals(scanned, params=params, xs=xs, loss=loss)
+    for name in ("q", "c", "gradient", "apjn"):
+        a, b = getattr(small, name), getattr(measured, name)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def residual(params, tokens):
+    z = params["embed"][tokens]
+    z = z + jnp.tanh(z @ params["up"]) @ params["down"]
+    return z @ params["head"]
+
+
+@pytest.fixture(scope="module")
+def residual_params():
+    keys = jax.random.split(jax.random.key(3), 4)
+    shapes = {"embed": (5, 3), "up": (3, 4), "down": (4, 3), "head": (3, 2)}
+    return {
+        name: jax.random.normal(key, (1, *shape))
+        for (name, shape), key in zip(shapes.items(), keys, strict=True)
+    }
+
+
+TOKENS = jnp.array([[1, 4], [0, 1]])
+
+
+def test_tokens_are_measured_from_the_embedding_to_a_position(residual_params):
+    span = ("embed", ("output", -1))
+    signals = isometry.signals(residual, params=residual_params, xs=TOKENS, span=span)
+    rows = residual_params["embed"][0][TOKENS]
+    expected = np.mean(np.square(rows), (1, 2))
+    np.testing.assert_allclose(signals.at("embed").q[0], expected, rtol=1e-6)
+    # No token sees another, so only the last row of the embedding matters.
+    one = jax.tree.map(lambda a: a[0], residual_params)
+
+    def last(row):
+        row = row + jnp.tanh(row @ one["up"]) @ one["down"]
+        return row @ one["head"]
+
+    jacobian = jax.jacfwd(last)(rows[0, -1])
+    expected = np.sum(np.square(jacobian)) / 2
+    np.testing.assert_allclose(signals.at("embed").apjn[0, 0], expected, rtol=1e-5)
+
+
+def test_points_that_a_path_leads_around_have_no_chi(residual_params):
+    span = ("embed", "output")
+    signals = isometry.signals(residual, params=residual_params, xs=TOKENS, span=span)
+    assert np.isnan(signals.at("up").chi).all()
+    assert "around" in signals.why("chi")
+    assert np.isfinite(signals.at("output").chi).all()
+
+
+def test_overflow_is_said_with_the_point_where_it_begins(params, xs):
+    huge = {**params, "layers": params["layers"] * 1e30}
+
+    def linear(params, x):
+        z = params["stem"] @ x
+        z, _ = jax.lax.scan(lambda z, w: (w @ z, None), z, params["layers"])
+        return params["head"] @ z
+
+    signals = isometry.signals(linear, params=huge, xs=xs)
+    assert "'layers[0]'" in signals.why("q")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"xs": TOKENS}, r'span=\("embed", "output"\)'),
+        ({}, "xs is missing"),
+        ({"xs": TOKENS, "span": (("embed", 0), "output")}, "write the name alone"),
+        ({"xs": TOKENS, "span": ("embed", "output"), "loss": 3}, "not callable"),
+        (
+            {"xs": TOKENS, "span": ("embed", "output"), "loss": lambda y: y},
+            "must return a number",
+        ),
+        ({"xs": TOKENS[:0], "span": ("embed", "output")}, "leading axes"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(residual_params, arguments, message):
+    with pytest.raises(isometry.InputError, match=message) as caught:
+        isometry.signals(residual, params=residual_params, **arguments)
+    assert str(caught.value).startswith("signals(): ")

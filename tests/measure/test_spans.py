@@ -1,0 +1,156 @@
+"""Spans between named points, against derivatives written by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isometry
+from isometry.measure import _spans
+
+WIDTH = 3
+TOKENS = 4
+VOCABULARY = 5
+
+
+def embedded(params, tokens):
+    """A residual block behind an embedding, each token on its own but for a mean."""
+    z = params["embed"][tokens]
+    branch = jnp.tanh(z @ params["up"]) @ params["down"]
+    z = z + branch
+    return (z + z.mean(0, keepdims=True)) @ params["head"]
+
+
+@pytest.fixture(scope="module")
+def params():
+    shapes = {
+        "embed": (VOCABULARY, WIDTH),
+        "up": (WIDTH, WIDTH),
+        "down": (WIDTH, WIDTH),
+        "head": (WIDTH, 2),
+    }
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    return {
+        name: jax.random.normal(key, shape)
+        for (name, shape), key in zip(shapes.items(), keys, strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return jnp.array([1, 4, 0, 1])
+
+
+@pytest.fixture(scope="module")
+def anatomy(params, tokens):
+    return isometry.anatomy(embedded, params, tokens)
+
+
+def behind_embedding(params, z):
+    z = z + jnp.tanh(z @ params["up"]) @ params["down"]
+    return (z + z.mean(0, keepdims=True)) @ params["head"]
+
+
+def test_span_from_the_embedding_needs_no_continuous_input(anatomy, params, tokens):
+    span = _spans.resolve(embedded, anatomy, ("embed", "output"))
+    z = span.start(params, tokens)
+    np.testing.assert_array_equal(z, params["embed"][tokens])
+    assert span.shape_in.shape == (TOKENS, WIDTH)
+    assert span.shape_out.shape == (TOKENS, 2)
+    ours = jax.jit(jax.jacrev(lambda z: span.apply(params, tokens, z)))(z)
+    expected = jax.jacfwd(lambda z: behind_embedding(params, z))(z)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_indices_pick_blocks_of_the_whole_jacobian(anatomy, params, tokens):
+    span = _spans.resolve(embedded, anatomy, (("embed", 1), ("output", (-1, 0))))
+    z = span.start(params, tokens)
+    assert z.shape == (WIDTH,)
+    assert span.shape_out.shape == ()
+    ours = jax.jit(jax.jacrev(lambda z: span.apply(params, tokens, z)))(z)
+    whole = jax.jacrev(lambda z: behind_embedding(params, z))
+    expected = whole(params["embed"][tokens])[-1, 0, 1]
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_span_from_inside_a_branch_leaves_the_stream_as_it_is(anatomy, params, tokens):
+    """Only the branch carries the derivative, though a path leads around its start."""
+    span = _spans.resolve(embedded, anatomy, ("up", "output"))
+    start = params["embed"][tokens]
+
+    def by_hand(pre):
+        z = start + jnp.tanh(pre) @ params["down"]
+        return (z + z.mean(0, keepdims=True)) @ params["head"]
+
+    pre = span.start(params, tokens)
+    ours = jax.jit(jax.jacrev(lambda z: span.apply(params, tokens, z)))(pre)
+    np.testing.assert_allclose(ours, jax.jacrev(by_hand)(pre), atol=1e-5)
+
+
+def test_measurement_in_another_dtype_reads_the_program_anew(anatomy, params, tokens):
+    span = _spans.resolve(embedded, anatomy, ("embed", "output"))
+    halved = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+    z = span.start(halved, tokens)
+    assert z.dtype == jnp.bfloat16
+    assert span.apply(halved, tokens, z).dtype == jnp.bfloat16
+
+
+def test_input_of_whole_numbers_names_the_embedding_to_start_at(anatomy):
+    with pytest.raises(isometry.InputError) as caught:
+        _spans.resolve(embedded, anatomy, "end_to_end")
+    message = str(caught.value)
+    assert 'span=("embed", "output")' in message
+    assert "astype" not in message
+
+
+def test_input_of_several_arrays_is_refused_with_a_span_to_write():
+    def f(params, x):
+        return jnp.tanh(params["layer"] @ x["a"]) + x["b"]
+
+    x = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    anatomy = isometry.anatomy(f, {"layer": jnp.eye(2)}, x)
+    with pytest.raises(isometry.InputError, match=r'2 arrays; .*\("layer", "output"\)'):
+        _spans.resolve(f, anatomy, ("input", "output"))
+
+
+@pytest.mark.parametrize(
+    ("span", "message"),
+    [
+        (("head", "embed"), "'embed' does not depend on 'head'.*Upstream.*no points"),
+        (("output", "output"), "does not depend"),
+        (("embed", "hed"), "hed.*head"),
+        ("middle", "middle"),
+        (("embed",), "is not a span"),
+        ((3, "output"), "not a point"),
+        ((("embed", 1.5), "output"), "1.5"),
+        ((("embed", 4), "output"), "index between -4 and 3"),
+        ((("embed", (0, 0, 0)), "output"), "at most 2 indices"),
+    ],
+)
+def test_span_that_is_none_is_refused(anatomy, span, message):
+    with pytest.raises(isometry.InputError, match=message):
+        _spans.resolve(embedded, anatomy, span)
+
+
+def test_hidden_span_runs_over_the_branches(anatomy):
+    """From where the first branch leaves the stream to where the last joins it."""
+    span = _spans.resolve(embedded, anatomy, "hidden")
+    assert (span.first.name, span.last.name) == ("embed", "down:sum")
+
+
+def test_hidden_span_of_a_chain_runs_from_first_to_last_pre_activation():
+    def chain(params, x):
+        z = params["a"] @ x
+        for name in ("b", "c", "d"):
+            z = params[name] @ jnp.tanh(z)
+        return z
+
+    weights = jax.random.normal(jax.random.key(0), (4, 3, 3))
+    params = dict(zip("abcd", weights, strict=True))
+    x = jnp.arange(3.0)
+    anatomy = isometry.anatomy(chain, params, x)
+    span = _spans.resolve(chain, anatomy, "hidden")
+    z = weights[0] @ x
+    np.testing.assert_allclose(span.start(params, x), z, rtol=1e-5)
+    expected = weights[2] @ jnp.tanh(weights[1] @ jnp.tanh(z))
+    np.testing.assert_allclose(span.apply(params, x, z), expected, rtol=1e-5)
