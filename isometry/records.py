@@ -130,7 +130,7 @@ class Signals:
             >>> f = lambda w, x: w @ x
             >>> w, x = 3 * jnp.eye(2)[None], jnp.ones((1, 2))
             >>> print(isometry.signals(f, params=w, xs=x).table().splitlines()[-1])
-            XXX
+            output        2  9  -       0.5     1    9
         """
         return "\n".join(self._lines())
 

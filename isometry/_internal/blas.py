@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import scipy.linalg
 import threadpoolctl
 
-_lock = threading.Lock()
-_num_users = 0
-_limits: contextlib.ExitStack | None = None
+# Held by the block that has limited the threads.
+_limited = threading.Lock()
 
 
 @functools.cache
@@ -29,21 +28,16 @@ def single_threaded() -> Iterator[None]:
     spin while they wait for one another. Where another thread or process holds one of
     the cores, 16 singular value decompositions of order 256 took 8 s instead of 0.2 s.
 
-    The number of threads belongs to the process. Blocks may be nested and may overlap
-    in several threads: the first to begin notes the number, the last to end restores
-    it, also after an exception. Other BLAS calls of the process are limited meanwhile.
+    Blocks may be nested, and may overlap in several threads. The first to begin limits
+    the number, and restores it when it ends, also after an exception. One that still
+    runs in another thread then goes on without the limit: threadpoolctl lets no other
+    thread restore it, and a process must not be left with one thread for good.
     """
-    global _num_users, _limits
-    with _lock:
-        if _num_users == 0:
-            _limits = contextlib.ExitStack()
-            _limits.enter_context(_libraries().limit(limits=1))
-        _num_users += 1
-    try:
+    if not _limited.acquire(blocking=False):
         yield
+        return
+    try:
+        with _libraries().limit(limits=1):
+            yield
     finally:
-        with _lock:
-            _num_users -= 1
-            if _num_users == 0:
-                _limits.close()
-                _limits = None
+        _limited.release()

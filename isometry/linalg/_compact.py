@@ -59,7 +59,8 @@ def live_counts(stacks: Sequence[Factors]) -> Int[Array, "batch spaces"]:
     """
     require_stacks("live_counts", stacks)
     scales = [stack.scale for stack in stacks if stack.scale is not None]
-    counts = jnp.concatenate([jnp.sum(scale != 0, axis=-1) for scale in scales], axis=-1)
+    by_stack = [jnp.sum(scale != 0, axis=-1) for scale in scales]
+    counts = jnp.concatenate(by_stack, axis=-1)
     return counts if stacks[-1].scale is None else counts[:, :-1]
 
 

@@ -51,7 +51,7 @@ class _Axis(NamedTuple):
 _Axes: TypeAlias = tuple[_Axis, ...]
 
 
-@public("linalg.convolution_singular_values")
+@public("convolution_singular_values")
 def convolution_singular_values(
     kernel: Float[Array, "*window n_in n_out"],
     size: Sequence[int],
@@ -292,15 +292,7 @@ def _complex_singular_values(
         # Of a single row or column (depthwise) it is the length, for which a million
         # calls of LAPACK would be a waste.
         return _lengths(blocks)
-    if jax.default_backend() != "gpu":
-        return _factorizations.singular_values(blocks)
-    # A GPU has its fast way for real matrices alone: [[Re, -Im], [Im, Re]] has each
-    # value twice.
-    real, imaginary = blocks.real, blocks.imag
-    upper = jnp.concatenate([real, -imaginary], -1)
-    lower = jnp.concatenate([imaginary, real], -1)
-    doubled = jnp.concatenate([upper, lower], -2)
-    return singular_values(doubled)[..., ::2]
+    return _factorizations.singular_values(blocks)
 
 
 def _lengths(blocks: Complex[Array, "*batch m n"]) -> Float[Array, "*batch 1"]:

@@ -30,15 +30,7 @@ def singular_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
         >>> linalg.singular_values(jnp.diag(jnp.array([1.0, 3.0, 2.0])))
         Array([3., 2., 1.], dtype=float32)
     """
-    return _on_finite(_values_of_finite, matrices(a))
-
-
-def _values_of_finite(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
-    # LAPACK takes 20 to 30 % longer for a matrix of more columns than rows than for its
-    # transpose: 320 of 64 × 128 in float32 took 58 ms of one core, and 48 ms transposed.
-    m, n = a.shape[-2:]
-    tall = a.mT if m < n else a
-    return _factorizations.singular_values(tall)
+    return _on_finite(_factorizations.singular_values, matrices(a))
 
 
 def thin_svd(a: Float[Array, "*batch m n"]) -> _factorizations.ThinSvd:
@@ -81,37 +73,39 @@ def matrices(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
 def log_singular_values(
     a: Float[Array, "*batch m n"],
 ) -> tuple[Float[Array, "*batch k"], float]:
-    """Compute ln of the singular values, and the floor below which they are noise.
+    """Compute the logarithms of the singular values of each matrix.
+
+    Matrices are scaled by a power of two to a largest entry near 1 before they are
+    factorized, so that neither tiny nor huge ones under- or overflow. Subnormal numbers
+    are zeros to XLA.
 
     Args:
-        a: Real floating matrices, as in `singular_values`.
+        a: Real floating matrices. bfloat16 and float16 are worked in float32.
 
     Returns:
-        ln s, descending, -inf for an exact zero; and the log floor, relative to the
-        largest value of each matrix: what the precision resolves.
+        ln of the min(m, n) singular values, descending, -inf for an exact zero and NaN
+        for a matrix that is not finite; and the logarithm, relative to the largest
+        value, below which they are noise (`precision.svd_log_floor`).
 
     Raises:
-        InputError: What `singular_values` raises.
+        InputError: Fewer than two axes, an empty matrix, or not real floating.
 
     Example:
-        >>> log_s, log_floor = linalg.log_singular_values(jnp.diag(jnp.array([1e-30, 0])))
-        >>> log_s
-        Array([-69.07755,      -inf], dtype=float32)
+        >>> log_values, _ = linalg.log_singular_values(jnp.diag(jnp.array([1.0, 0.0])))
+        >>> log_values
+        Array([  0., -inf], dtype=float32)
     """
     a = matrices(a)
-    # Scaled by a power of two to a largest entry near 1, neither tiny nor huge matrices
-    # under- or overflow; to XLA subnormal numbers are zeros.
     peak = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True)
-    # The largest entry tells of every NaN and infinity. To look for them entry by entry
-    # would be one more pass over the matrices: 2 % of a factorization.
+    # The largest entry tells of every NaN and infinity: looking for them entry by entry
+    # would be one more pass over matrices of which each costs 2 % of a factorization.
     is_finite = jnp.isfinite(peak)
-    exponent = _graded.exponent(jnp.where(is_finite, peak, 1))
-    scaled = jnp.where(is_finite, _graded.scaled(a, -exponent), 0)
-    s = _values_of_finite(scaled)
+    scaled, exponent = _graded.normalized(a, jnp.where(is_finite, peak, 1))
+    s = _factorizations.singular_values(jnp.where(is_finite, scaled, 0))
     is_zero = s == 0
-    log_scaled = jnp.where(is_zero, -jnp.inf, jnp.log(jnp.where(is_zero, 1, s)))
-    shift = exponent[..., 0].astype(s.dtype) * math.log(2)
-    log_s = jnp.where(is_finite[..., 0], log_scaled + shift, jnp.nan)
+    log_s = jnp.where(is_zero, -jnp.inf, jnp.log(jnp.where(is_zero, 1, s)))
+    shift = exponent[..., 0].astype(log_s.dtype) * math.log(2)
+    log_s = jnp.where(is_finite[..., 0], log_s + shift, jnp.nan)
     return log_s, precision.svd_log_floor(a.shape[-2], a.shape[-1], s.dtype)
 
 

@@ -1,11 +1,11 @@
 """Factorizations of matrices and batches, no two of which ever wait for each other.
 
 On a CPU, jaxlib up to 0.11.0 cuts a batched LAPACK call into tasks for XLA's pool of
-threads and waits for them. The call itself runs in a thread of that pool wherever something ran
-in parallel before it. As many such calls at a time as the pool has threads, in one
-program or in several, wait for ever: none of them leaves a thread for its tasks. On two
-cores two calls are enough, on four cores a network of twenty layers. A call with a
-single matrix makes no tasks and waits for nothing.
+threads and waits for them. The call itself runs in a thread of that pool wherever
+something ran in parallel before it. As many such calls at a time as the pool has
+threads, in one program or in several, wait for ever: none of them leaves a thread for
+its tasks. On two cores two calls are enough, on four cores a network of twenty layers.
+A call with a single matrix makes no tasks and waits for nothing.
 
 So with those versions batches are factorized on a CPU one matrix at a time, whether the
 batch is an axis of the argument or comes from `jax.vmap`. On any other platform, and
@@ -13,7 +13,6 @@ with jaxlib 0.11.1 and later, which take the matrices in turn, a batch is one ca
 Whatever factorizes matrices in this package does so here.
 """
 
-import functools
 import importlib.metadata
 import math
 import re
@@ -189,6 +188,11 @@ def _divided(b: Array, r: Array) -> Array:
 
 
 def _values_of_svd(a: Array) -> Array:
+    # LAPACK takes 20 to 30 % longer for a matrix of more columns than rows than for its
+    # transpose: 320 of 64 × 128 in float32 took 58 ms of one core, transposed 48 ms.
+    m, n = a.shape[-2:]
+    if m < n:
+        a = a.mT
     # Not full: even if U and V are not asked for there is room made for them, and U
     # would be m × m.
     return jax.lax.linalg.svd(a, full_matrices=False, compute_uv=False)

@@ -180,11 +180,37 @@ def exponent(x: Float[Array, "*s"]) -> Int[Array, "*s"]:
 
 def power_of_two(e: Int[Array, "*s"], dtype: DTypeLike) -> Float[Array, "*s"]:
     """Return 2^e, or 0 below the normal range and the largest power above it."""
-    integers, num_mantissa, bias = _format(dtype)
-    clipped = jnp.clip(e, 1 - bias, bias)
-    bits = (clipped + bias).astype(integers) << num_mantissa
-    power = jax.lax.bitcast_convert_type(bits, dtype)
+    _, _, bias = _format(dtype)
+    power = _normal_power(jnp.clip(e, 1 - bias, bias), dtype)
     return jnp.where(e < 1 - bias, jnp.zeros((), dtype), power)
+
+
+def _normal_power(e: Int[Array, "*s"], dtype: DTypeLike) -> Float[Array, "*s"]:
+    """Return 2^e of an e in the normal range."""
+    integers, num_mantissa, bias = _format(dtype)
+    bits = (e + bias).astype(integers) << num_mantissa
+    return jax.lax.bitcast_convert_type(bits, dtype)
+
+
+def normalized(
+    x: Float[Array, "*s"],
+    peak: Float[Array, "*t"],
+) -> tuple[Float[Array, "*s"], Int[Array, "*t"]]:
+    """Divide by the power of two next above a peak.
+
+    Args:
+        x: Numbers of any size.
+        peak: Finite numbers that are broadcast against x.
+
+    Returns:
+        The quotient, and the exponent e of the power 2^e.
+    """
+    e = exponent(peak)
+    # Halves of an exponent that a number has are in the normal range: unlike those of
+    # `scaled`, they need no bounds.
+    half = e >> 1
+    inverse = _normal_power(-half, x.dtype), _normal_power(half - e, x.dtype)
+    return x * inverse[0] * inverse[1], e
 
 
 def _format(dtype: DTypeLike) -> tuple[DTypeLike, int, int]:

@@ -5,6 +5,7 @@ XLA's own count, and a bound that needs no compilation.
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -23,8 +24,9 @@ from isometry.measure._target import Target
 from isometry.measure.methods import Footprint, Method
 
 # What takes less than this is not compared with the free memory, which takes longer to
-# find out than a small spectrum to measure. Any machine has so much.
-_ALWAYS_FREE = 2**26
+# find out than a small spectrum to measure. Any machine has so much: with ten times
+# more, a small container could be killed; with ten times less, a millisecond is lost.
+ALWAYS_FREE = 2**26
 
 
 @dataclass(frozen=True)
@@ -107,20 +109,27 @@ def cost(  # noqa: PLR0917 (as it has always been)
         >>> params = jax.eval_shape(net.init, jax.random.key(0))
         >>> x = jax.ShapeDtypeStruct((784,), jax.numpy.float32)
         >>> f"{isometry.cost(net, params, x).flop:.1e}"
-        '6.4e+09'
+        '6.3e+09'
     """
     checks.on_host("params", params)
     checks.on_host("x", x)
     chosen = methods.named(method)
     target = _resolution.resolve(f, params, x, span=span, dtype=dtype, output=output)
+    # What a measurement costs does not depend on the key.
     chosen.check(target, jax.random.key(0))
     x = _resolution.example(x)
     params, x = _resolution.abstract((params, x), target.dtype)
     return _asked(chosen, target, params, x)
 
 
-def _asked(method: Method, target: Target, params: Params, x: PyTree) -> Cost:
+def _asked(
+    method: Method,
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> Cost:
     """Compile what `spectrum` runs, and ask XLA."""
+    # JAX remembers what is compiled for equal arguments, so asking again is free.
     compiled = _measured.lower(method, target, params, x).compile()
     allocated = compiled.memory_analysis()
     if allocated is None:
@@ -130,6 +139,7 @@ def _asked(method: Method, target: Target, params: Params, x: PyTree) -> Cost:
         )
     flop, notes = _operations(_measured.trace(method, target, params, x).jaxpr)
     closed = _mapped.trace(target, params, x).jaxpr
+    # Of f alone: the method's own factorizations are counted by itself.
     unknown = jaxprs.uncounted(closed.jaxpr)
     notes |= {f"{name} in f is not counted" for name in unknown}
     flop += method.operations(target, params, x)
@@ -138,7 +148,12 @@ def _asked(method: Method, target: Target, params: Params, x: PyTree) -> Cost:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _measured(method: Method, target: Target, params: Params, x: PyTree) -> Spectrum:
+def _measured(
+    method: Method,
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> Spectrum:
     """Return what `spectrum` does."""
     key = jax.random.key(0) if method.needs_key else None
     return method.spectrum(target, params, x=x, key=key)
@@ -199,24 +214,29 @@ def fitted_to(
     """
     params, x = _resolution.abstract((params, x), target.dtype)
     footprint = method.footprint(target, params, x)
-    return fitted(target, footprint, max_bytes, what=f"method {method}")
+    return fitted(target, footprint, max_bytes, by=f" by {method}")
 
 
 def fitted(
-    target: Target, footprint: Footprint, max_bytes: int | None, what: str
+    target: Target,
+    footprint: Footprint,
+    max_bytes: int | None,
+    by: str = "",
 ) -> Target:
     """Return the target with as many directions at a time as a footprint allows."""
-    if max_bytes is None and footprint.bytes() <= _ALWAYS_FREE:
+    # The free memory is read from files, which takes a millisecond.
+    if max_bytes is None and footprint.bytes() <= ALWAYS_FREE:
         return target
     budget = memory.budget(max_bytes)
     chunk = footprint.chunk(budget)
+    # One direction at a time is the least that autodiff can do.
     least = footprint.bytes(1)
     if least > budget:
         m, n = target.shape
         given = "max_bytes" if max_bytes is not None else "a quarter of what is free"
         raise InputError(
-            f"the {m}×{n} Jacobian takes {least} bytes ({scaled(least, 'B')}) by "
-            f"{what}, and {budget} are given, {given}. Write spectrum(..., "
+            f"the {m}×{n} Jacobian takes {least} bytes{by} ({scaled(least, 'B')}), and "
+            f"{budget} are given, {given}. Write spectrum(..., "
             'method="lanczos"), which never forms it, a span between points of fewer '
             f"values, an index at an end of the span, or max_bytes={least}."
         )
@@ -224,19 +244,21 @@ def fitted(
 
 
 def fitting(
-    budget: int, targets: tuple[Target, ...], method: Method, params: Params, x: PyTree
+    targets: Sequence[Target],
+    footprints: list[Footprint],
+    method: Method,
+    budget: int,
 ) -> tuple[Footprint, tuple[Target, ...]]:
-    """Bound the bytes of Jacobians at inputs like x, and choose directions at a time.
+    """Choose how many directions are taken at a time, for a budget.
 
-    A bound from shapes alone, so that nothing is compiled for it; it was 2 to 9 times
-    what XLA allocates.
+    Footprints are bounds from shapes alone, so that nothing is compiled for them; they
+    were 2 to 9 times what XLA allocates.
 
     Args:
-        budget: Bytes that one Jacobian may take.
         targets: The spans, measured in one program.
+        footprints: What each of them takes.
         method: How they are measured.
-        params: Shapes of the parameters of one seed.
-        x: Shape of an input.
+        budget: Bytes that one Jacobian may take.
 
     Returns:
         The bytes of all spans, directions included, and the targets with the directions
@@ -247,9 +269,7 @@ def fitting(
     """
     shared = each = 0
     fitted_targets = []
-    for target in targets:
-        arguments = _resolution.abstract((params, x), target.dtype)
-        footprint = method.footprint(target, *arguments)
+    for target, footprint in zip(targets, footprints, strict=True):
         chunk = footprint.chunk(budget)
         needed = footprint.bytes(chunk)
         if needed > budget:
@@ -259,6 +279,21 @@ def fitting(
                 f"{method}; write at least {needed}."
             )
         fitted_targets.append(replace(target, chunk=chunk))
+        # The spans are of one network, so its parameters count once.
         shared = max(shared, footprint.shared)
         each += needed - footprint.shared
     return Footprint(shared, each), tuple(fitted_targets)
+
+
+def footprints(
+    targets: Sequence[Target],
+    method: Method,
+    params: Params,
+    x: PyTree,
+) -> list[Footprint]:
+    """Bound the bytes of Jacobians at inputs like x, of every span."""
+    found = []
+    for target in targets:
+        shapes = _resolution.abstract((params, x), target.dtype)
+        found.append(method.footprint(target, *shapes))
+    return found

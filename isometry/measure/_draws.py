@@ -1,6 +1,7 @@
 """Parameters of the seeds of an ensemble: drawn from keys, adjusted, or given."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +23,18 @@ def draw_seeds(draw: Callable[[Key], Params], source: PyTree) -> Params:
     return jax.vmap(draw)(source)
 
 
-def adjust_seeds(net: Network, params: Params, xs: PyTree[Array]) -> Params:
+def adjust_seeds(
+    net: Network,
+    params: Params,
+    xs: PyTree[Array],
+) -> Params:
     """Return stacked parameters as data-driven schemes make them of the inputs.
 
     Seed after seed, on the host.
     """
     if not net.data_driven:
         return params
+    # Data-driven schemes look at numbers, so they cannot be vmapped over seeds.
     num_seeds = jax.tree.leaves(params)[0].shape[0]
     adjusted = []
     for i in range(num_seeds):
@@ -39,34 +45,83 @@ def adjust_seeds(net: Network, params: Params, xs: PyTree[Array]) -> Params:
 
 def spaced(xs: Array, count: int) -> Array:
     """Return `count` of the examples, evenly from first to last; all if no more."""
+    # Data sets are often sorted by class; the first examples would be of one alone.
     index = jnp.linspace(0, len(xs) - 1, min(count, len(xs)))
     return xs[index.round().astype(jnp.int32)]
 
 
-def source_of(
+@dataclass(frozen=True, eq=False)
+class Seeds:
+    """How the parameters of the seeds of an ensemble are made.
+
+    Attributes:
+        source: What they are made from, stacked over seeds: keys, or themselves.
+        count: How many seeds there are.
+        draw: From a key to the parameters of a seed; None if they are given.
+        net: Whose scheme may adjust what is drawn; None if nobody's.
+    """
+
+    source: PyTree
+    count: int
+    draw: Callable[[Key], Params] | None = None
+    net: Network | None = None
+
+    def shapes(self) -> Params:
+        """Return the shapes of one seed's parameters."""
+        # Drawing is traced, not run: a seed of a large network may take all memory.
+        row = row_shapes(self.source)
+        return row if self.draw is None else jax.eval_shape(self.draw, row)
+
+    def maker(self, xs: PyTree[Array]) -> Callable[[Int[np.ndarray, " n"]], Params]:
+        """Return the function from the numbers of seeds to their stacked parameters.
+
+        Args:
+            xs: All examples, to which a data-driven scheme adjusts parameters.
+        """
+
+        def make(index: Int[np.ndarray, " n"]) -> Params:
+            rows = jax.tree.map(lambda a: taken(a, index), self.source)
+            if self.draw is None:
+                return rows
+            drawn = draw_seeds(self.draw, rows)
+            return drawn if self.net is None else adjust_seeds(self.net, drawn, xs)
+
+        return make
+
+
+def seeds_of(
     f: Map,
     keys: Key | None,
     *,
     params: Params | None,
     sample: Callable[[Key], Params] | None,
-) -> tuple[Callable[[PyTree], Params], PyTree, int]:
-    """Find out how parameters are made.
-
-    Returns:
-        How one seed's parameters are made, from what, and how many seeds there are.
-    """
+) -> Seeds:
+    """Find out how parameters are made."""
+    # With both, nobody could say which of them was measured.
     if (keys is None) == (params is None):
         came = "neither is given" if keys is None else "both are given"
         raise InputError(
             f"one of keys (to draw parameters) and params (stacked) is needed; {came}."
         )
-    if params is None:
-        num_seeds = checks.keys("keys", keys).shape[0]
-        return _draw_of(f, sample), keys, num_seeds
+    if params is not None:
+        return _given(params, sample)
+    num_seeds = checks.keys("keys", keys).shape[0]
+    if sample is not None:
+        return Seeds(keys, num_seeds, draw=sample)
+    if isinstance(f, Network):
+        return Seeds(keys, num_seeds, draw=f.init, net=f)
+    raise InputError(
+        "f is a plain function; give sample=(key -> params), or params= stacked."
+    )
+
+
+def _given(params: Params, sample: Callable[[Key], Params] | None) -> Seeds:
+    """Take stacked parameters as they are."""
     if sample is not None:
         raise InputError(
             "sample draws parameters from keys, but params are given; leave one out."
         )
+    # A leaf without the axis of seeds would be cut along an axis of its own.
     leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
     if len(leading) != 1 or not (leading - {(), (0,)}):
         raise InputError(
@@ -74,48 +129,16 @@ def source_of(
             "a seeds axis."
         )
     ((num_seeds,),) = leading
-    return _given, params, num_seeds
+    return Seeds(params, num_seeds)
 
 
-def _draw_of(f: Map, sample: Callable[[Key], Params] | None) -> Callable[[Key], Params]:
-    if sample is not None:
-        return sample
-    if isinstance(f, Network):
-        return f.init
-    raise InputError(
-        "f is a plain function; give sample=(key -> params), or params= stacked."
-    )
+def row_shapes(tree: PyTree[Array]) -> PyTree:
+    """Return the shapes of one entry of the leading axis of every leaf."""
 
+    def row(a: Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(jnp.shape(a)[1:], a.dtype)
 
-def _given(params: Params) -> Params:
-    """Return parameters that are given."""
-    return params
-
-
-def maker(
-    net: Network | None,
-    draw: Callable[[PyTree], Params],
-    source: PyTree,
-    *,
-    xs: PyTree[Array],
-) -> Callable[[Int[np.ndarray, " seeds"]], Params]:
-    """Return the function from the numbers of some seeds to their stacked parameters.
-
-    Args:
-        net: Whose scheme may adjust them to xs; None if nobody's.
-        draw: How one seed's parameters are made.
-        source: From what, stacked over seeds.
-        xs: All examples.
-    """
-
-    def make(index: Int[np.ndarray, " seeds"]) -> Params:
-        chosen = jax.tree.map(lambda a: taken(a, index), source)
-        if draw is _given:
-            return chosen
-        drawn = draw_seeds(draw, chosen)
-        return drawn if net is None else adjust_seeds(net, drawn, xs)
-
-    return make
+    return jax.tree.map(row, tree)
 
 
 def taken(a: Array, index: Int[np.ndarray, " n"]) -> Array | np.ndarray:
@@ -125,6 +148,7 @@ def taken(a: Array, index: Int[np.ndarray, " n"]) -> Array | np.ndarray:
     """
     first = int(index[0])
     last = int(index[-1])
+    # Padded chunks repeat their last number, so they do not run on.
     if len(index) != last - first + 1 or np.any(np.diff(index) != 1):
         return a[index]
     if len(index) == len(a):
@@ -134,6 +158,7 @@ def taken(a: Array, index: Int[np.ndarray, " n"]) -> Array | np.ndarray:
 
 def key_parts(key: Key) -> tuple[str | None, Array]:
     """Return the generator of a key, None for that of old keys, and its bits."""
+    # Old keys are their bits, and know no generator.
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return None, key
     return str(jax.random.key_impl(key)), jax.random.key_data(key)

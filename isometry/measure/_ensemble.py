@@ -33,8 +33,9 @@ from isometry.measure import (
 from isometry.measure._function import Map
 from isometry.measure._progress import Progress, Report
 from isometry.measure._record import Spectrum
+from isometry.measure._spans import Span
 from isometry.measure._spectra import How
-from isometry.measure._target import Span
+from isometry.measure._target import Target
 from isometry.measure.methods import Footprint, Method
 from isometry.networks import Network
 
@@ -78,6 +79,7 @@ class Interrupted(KeyboardInterrupt):
         self._done = done
         self.partial = None
         num_seeds = 0
+        # Seeds of which some inputs are missing would bias every mean over inputs.
         if len(done) >= work.columns:
             records = work.assembled(done)
             num_seeds = records[0].log_values.shape[0]
@@ -130,6 +132,7 @@ class _Work:
         try:
             for seeds, inputs in self.steps[len(done) :]:
                 with _naming(seeds, inputs):
+                    # Seeds are drawn once for all chunks of their inputs.
                     if drawn_seeds is not seeds:
                         params = self._on_devices(0, seeds, self.make)
                         drawn_seeds = seeds
@@ -158,6 +161,7 @@ class _Work:
             shared=self.bits,
         )
         how = _spectra.narrowed(self.how, self.mesh, params, xs=xs)
+        # By the factorizations, which dominate where threads are worth it.
         operations = sum(float(min(t.shape)) ** 3 for t in how.targets)
         records = _programs.run(
             _spectra.measured,
@@ -287,20 +291,23 @@ def ensemble(
     checks.not_abstract("params", params)
     chosen = methods.named(method)
     methods.require_key(chosen, key)
+    # A tuple is one span between two points.
     spans = span if isinstance(span, list) else [span]
     if not spans:
         raise InputError('span=[] is empty; write ["end_to_end", "hidden"].')
     f = _resolution.chained(f)
     _resolution.function_of(f)
-    draw, source, num_seeds = _draws.source_of(f, keys, params=params, sample=sample)
+    seeds = _draws.seeds_of(f, keys, params=params, sample=sample)
     xs, num_inputs = _inputs(f, xs)
-    drawn = jax.eval_shape(lambda rows: draw(_first(rows)), source)
+    counts = (seeds.count, num_inputs)
+    if mesh is not None:
+        mesh = _devices.arranged(mesh, *counts)
     targets = []
     for one in spans:
         target = _resolution.resolve(
             f,
-            drawn,
-            _first(xs),
+            seeds.shapes(),
+            _draws.row_shapes(xs),
             span=one,
             dtype=dtype,
             output=output,
@@ -308,22 +315,14 @@ def ensemble(
         )
         chosen.check(target, key)
         targets.append(target)
-    if mesh is not None:
-        mesh = _devices.arranged(mesh, num_seeds, num_inputs)
-    is_drawn_by_network = params is None and sample is None
-    make = _draws.maker(
-        f if is_drawn_by_network else None,
-        draw,
-        source,
-        xs=xs,
-    )
-    budget = _devices.budget(max_bytes, mesh)
-    footprint, targets = _cost.fitting(
-        budget, tuple(targets), chosen, params=drawn, x=_first(xs)
-    )
-    counts = (num_seeds, num_inputs)
-    steps = _steps(
-        mesh, budget, footprint, num_bytes=memory.tree_bytes(drawn), counts=counts
+    targets, steps = _planned(
+        targets,
+        chosen,
+        seeds.shapes(),
+        x=_draws.row_shapes(xs),
+        max_bytes=max_bytes,
+        mesh=mesh,
+        counts=counts,
     )
     key_kind = bits = None
     if chosen.needs_key:
@@ -332,14 +331,15 @@ def ensemble(
     work = _Work(
         how=How(targets, chosen, key_kind),
         mesh=mesh,
-        make=make,
-        source=source,
+        make=seeds.maker(xs),
+        source=seeds.source,
         xs=xs,
         bits=bits,
         counts=counts,
         steps=steps,
         is_single=not isinstance(span, list),
     )
+    # Chunks that an interrupted call has measured are not measured again.
     done = []
     if resume is not None:
         work, done = _resumed(resume, work)
@@ -424,6 +424,7 @@ def _inputs(f: Map, xs: PyTree[Array] | None) -> tuple[PyTree[Array], int]:
         xs = checks.array("xs", xs)
     leaves = jax.tree.leaves(xs)
     came = ", ".join(f"{leaf.dtype} of shape {leaf.shape}" for leaf in leaves)
+    # All leaves of one example must be there for all examples.
     lengths = {leaf.shape[:1] for leaf in leaves}
     if len(lengths) != 1 or not (lengths - {(), (0,)}):
         raise InputError(f"xs is {came}; it must be one example a row, not empty.")
@@ -437,41 +438,69 @@ def _inputs(f: Map, xs: PyTree[Array] | None) -> tuple[PyTree[Array], int]:
     return xs, num_inputs
 
 
-def _steps(
+def _planned(
+    targets: list[Target],
+    method: Method,
+    params: Params,
+    x: PyTree,
+    *,
+    max_bytes: int | None,
     mesh: Mesh | None,
-    budget: int,
-    footprint: Footprint,
-    num_bytes: int,
     counts: tuple[int, int],
-) -> list[tuple[Indices, Indices]]:
-    """Return the seeds and inputs of each chunk, seed by seed.
+) -> tuple[tuple[Target, ...], list[tuple[Indices, Indices]]]:
+    """Cut the work into chunks that fit the budget.
 
     A device takes what fits its budget; a chunk is as much on each.
 
     Args:
+        targets: The spans.
+        method: How they are measured.
+        params: Shapes of one seed's parameters.
+        x: Shape of one example.
+        max_bytes: What the user asked for, or None.
         mesh: The devices, or None.
-        budget: Bytes that each may take.
-        footprint: Bytes of the inputs of one seed.
-        num_bytes: Bytes of a seed's parameters.
         counts: How many seeds and inputs there are.
 
     Returns:
-        Pairs of index arrays.
+        The targets with the directions taken at a time, and the numbers of the seeds
+        and inputs of each chunk, seed by seed.
     """
+    footprints = _cost.footprints(targets, method, params, x=x)
+    num_bytes = memory.tree_bytes(params)
+    # Parameters are there twice while they are drawn.
+    of_pair = sum(footprint.bytes() for footprint in footprints) + 2 * num_bytes
+    budget = _cost.ALWAYS_FREE
+    if max_bytes is not None or math.prod(counts) * of_pair > budget:
+        budget = _devices.budget(max_bytes, mesh)
+    footprint, fitted = _cost.fitting(targets, footprints, method, budget=budget)
+    # Each device of a mesh takes a chunk at a time.
     lanes = (1, 1) if mesh is None else mesh.devices.shape
     each = [-(-count // lane) for count, lane in zip(counts, lanes, strict=True)]
-    sizes = _plan(budget, footprint, num_bytes, each=each)
+    sizes = _sizes(budget, footprint, num_bytes, each=each)
     seeds, inputs = (
         list(_chunks(count, size * lane))
         for count, size, lane in zip(counts, sizes, lanes, strict=True)
     )
-    return [(i, j) for i in seeds for j in inputs]
+    return fitted, [(i, j) for i in seeds for j in inputs]
 
 
-def _plan(
-    budget: int, footprint: Footprint, num_bytes: int, each: Sequence[int]
+def _sizes(
+    budget: int,
+    footprint: Footprint,
+    num_bytes: int,
+    each: Sequence[int],
 ) -> tuple[int, int]:
-    """Return the seeds and inputs of a chunk that fit; one of each does."""
+    """Return the seeds and inputs of a chunk that fit; one of each does.
+
+    Args:
+        budget: Bytes that a device may take.
+        footprint: Bytes of the inputs of one seed.
+        num_bytes: Bytes of a seed's parameters.
+        each: How many seeds and inputs a device has in all.
+
+    Returns:
+        Seeds and inputs of a chunk on one device.
+    """
     num_seeds, num_inputs = each
     free = budget - footprint.shared
     by_input = max(1, min(num_inputs, free // footprint.each))
@@ -497,6 +526,7 @@ def _joined(
     """Return the parts side by side, without what pads the last of them."""
 
     def of_leaves(*arrays: np.ndarray) -> np.ndarray:
+        # On the host, where results of all devices come together.
         whole = np.concatenate(arrays, axis)
         return whole.take(np.arange(min(keep, whole.shape[axis])), axis)
 
@@ -505,6 +535,7 @@ def _joined(
 
 def _require_finite(part: Spectrum, seeds: Indices, inputs: Indices) -> None:
     """Name the first Jacobian that is not finite."""
+    # The first one is enough to find the fault; the number says whether it is alone.
     bad = np.argwhere(np.isnan(part.log_values).any(-1))
     if len(bad) == 0:
         return

@@ -78,18 +78,23 @@ class Program:
     Attributes:
         reference: The function.
         output: Which of its outputs is meant.
+        closed: The jaxpr with what the function closes over; None once it has been
+            examined, for caches to keep the program alone.
     """
+
+    closed: core.ClosedJaxpr | None
 
     def __init__(
         self,
         reference: Reference,
         output: int | str | None,
-        jaxpr: core.Jaxpr,
+        closed: core.ClosedJaxpr,
     ):
         self.reference = reference
         self.output = output
-        self._jaxpr = jaxpr
-        self._key = (str(jaxpr), _unsaid(jaxpr, reference))
+        self.closed = closed
+        self._jaxpr = closed.jaxpr
+        self._key = (str(closed.jaxpr), _unsaid(closed.jaxpr, reference))
 
     def __call__(self, given: tuple[list[Array], Params], x: PyTree) -> Array:
         constants, params = given
@@ -126,9 +131,11 @@ def _unsaid(jaxpr: core.Jaxpr, reference: Reference) -> Hashable:
     with such rules are equal only if their function is the same. Arrays closed over
     inside loops are compared by identity.
     """
+    # custom_jvp_call, custom_vjp_call, and what their names become in other versions.
     names = {eqn.primitive.name for eqn in jaxprs.equations(jaxpr)}
     has_rules = any(name.startswith("custom_") for name in names)
     blank = [None] * len(jaxpr.constvars)
+    # Numbers of no axis stand in the words themselves.
     numbers = jaxprs.constants(core.ClosedJaxpr(jaxpr, blank))
     arrays = tuple(id(number) for number in numbers if np.ndim(number) > 0)
     return arrays, reference if has_rules else None
@@ -136,6 +143,7 @@ def _unsaid(jaxpr: core.Jaxpr, reference: Reference) -> Hashable:
 
 def picked(y: PyTree, output: int | str | None) -> PyTree:
     """Return the output that is meant: `y[output]`, `y`, or the first of a tuple."""
+    # Networks that return something beside their output put it behind.
     if output is None:
         is_sequence = isinstance(y, (tuple, list)) and len(y) > 0
         return y[0] if is_sequence else y

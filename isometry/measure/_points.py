@@ -12,18 +12,21 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
-from isometry import networks, structure
+from isometry import structure
 from isometry._internal import checks, memory, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
-from isometry.measure import _draws, _spans
+from isometry.measure import _draws, _resolution, _spans
+from isometry.measure._function import Reference
 from isometry.measure._spans import Point, Span
-from isometry.networks import Network
 from isometry.structure import Anatomy
 from isometry.structure._place import Place
 from isometry.structure._tapping import Mode, Tapped, reading_shape, tapped
 
 Function: TypeAlias = Callable[..., Array]
+
+# A seed's parameters as they are drawn, and in the dtype of the measurement.
+_COPIES = 2
 
 
 class Group(NamedTuple):
@@ -125,7 +128,7 @@ class Plan:
         groups: The points, by the variable that makes them.
     """
 
-    f: Function
+    f: Reference
     shapes: tuple
     first: Point
     last: Point
@@ -296,54 +299,39 @@ def prepare(
     for name, value in (("keys", keys), ("xs", xs), ("params", params)):
         checks.on_host(name, value)
         checks.not_abstract(name, value)
-    if isinstance(f, (list, tuple)):
-        f = networks.chain(f)
-    if not callable(f):
-        raise InputError(
-            f"f={checks.show(f)} is not callable; write f(params, x) for one example."
-        )
+    f = _resolution.chained(f)
+    function = _resolution.function_of(f)
     xs, num_inputs = _examples(xs)
-    draw, source, num_seeds = _draws.source_of(f, keys, params=params, sample=sample)
-    of_first = jax.tree.map(lambda a: a[0], source)
-    drawn = jax.eval_shape(draw, of_first)
-    kind = precision.measuring_dtype(dtype, drawn, xs)
-    xs = precision.cast(xs, kind)
-    x = jax.tree.map(lambda a: a[0], xs)
-    shapes = jax.tree.map(lambda a: precision.shape_of(a, kind), (drawn, x))
-    function = f.function if isinstance(f, Network) else f
-    with precision.full():
-        anatomy = structure.anatomy(function, *shapes)
-    first, last = _spans.ends(anatomy, span)
+    seeds = _draws.seeds_of(f, keys, params=params, sample=sample)
+    drawn = seeds.shapes()
+    measured_in = precision.measuring_dtype(dtype, drawn, xs)
+    xs = precision.cast(xs, measured_in)
+    shapes = _resolution.abstract((drawn, _draws.row_shapes(xs)), measured_in)
+    anatomy = structure.anatomy(function, *shapes)
     resolved = _spans.resolve(function, anatomy, span)
-    names = tuple(choose(anatomy, first, last))
-    groups = grouped(anatomy, names)
+    groups = grouped(anatomy, choose(anatomy, resolved.first, resolved.last))
+    # In the order of the computation, which groups have not kept.
     known = {name for group in groups for name in group.names}
-    names = tuple(name for name in names if name in known)
     leaves, tree = jax.tree.flatten(shapes)
     plan = Plan(
-        f=hashable(function),
+        f=Reference(function),
         shapes=(tree, *((leaf.shape, leaf.dtype) for leaf in leaves)),
         first=resolved.first,
         last=resolved.last,
-        names=names,
-        dtype=kind,
+        names=tuple(name for name in anatomy.points if name in known),
+        dtype=measured_in,
         anatomy=anatomy,
         groups=groups,
     )
-    adjusted = f if isinstance(f, Network) and params is None else None
-    if sample is not None:
-        adjusted = None
-    make = _draws.maker(adjusted, draw, source, xs=xs)
-    budget = memory.budget(None)
-    a_seed = max(1, memory.tree_bytes(drawn))
-    seeds_at_once = max(1, min(num_seeds, budget // (2 * a_seed)))
+    bytes_of_seed = max(1, memory.tree_bytes(drawn))
+    seeds_at_once = memory.budget(None) // (_COPIES * bytes_of_seed)
     return Run(
         plan=plan,
         xs=xs,
         num_inputs=num_inputs,
-        num_seeds=num_seeds,
-        make=make,
-        seeds_at_once=seeds_at_once,
+        num_seeds=seeds.count,
+        make=seeds.maker(xs),
+        seeds_at_once=at_once(seeds_at_once, seeds.count),
     )
 
 

@@ -1,11 +1,10 @@
 """The function `profile`: how the spectrum builds up from point to point."""
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +15,14 @@ from isometry import linalg
 from isometry._internal import checks, jaxprs, memory, precision
 from isometry._internal.errors import InputError, NotFinite, public
 from isometry._internal.types import DTypeLike, Key, Params
-from isometry.linalg._convolution import canonical
 from isometry.measure import _points, _spans
+from isometry.measure._passes import TOWARD, Spans, jacobians, label_of
 from isometry.measure._points import Function, Plan
+from isometry.measure._record import Spectrum
 from isometry.measure._spans import Point, Span
-from isometry.measure._spectrum import Spectrum
 from isometry.structure import Anatomy
-from isometry.structure._tapping import ADD, CUT
 
 Statistic: TypeAlias = Callable[[Spectrum], Array]
-
-TOWARD = ("output", "input", "next")
 
 # Statistics whose names are no methods of `Spectrum`.
 _STATISTICS: dict[str, Statistic] = {
@@ -63,7 +59,7 @@ class Profile:
         >>> keys = jax.random.split(jax.random.key(0), 2)
         >>> xs = data.gaussian(jax.random.key(1), 3, 32).xs
         >>> profile = isometry.profile(net, keys, xs)
-        >>> profile.spectra["output"].log_values.shape
+        >>> profile.spectra["input"].log_values.shape
         (2, 3, 32)
     """
 
@@ -146,8 +142,9 @@ def profile(
         toward: "output": from each point to the end of the span. "input": from the
             start of the span to each point. "next": from each point to the next one.
         points: Names of points within the span. Default: pre-activations of weight
-            layers, and the stream behind each branch, where all paths meet; if there
-            are none, the pre-activations of all weight layers.
+            layers, and the stream behind each branch, where all paths meet; and the
+            states of a recurrence. If there are none, the pre-activations of all weight
+            layers.
         statistics: Names of statistics of a `Spectrum`: "mean_square", "s_max", or a
             method without arguments. Or a mapping from names to functions.
         dtype: Of the measurement; default that of params and xs, at least float32.
@@ -162,13 +159,13 @@ def profile(
             finite.
 
     Example:
-        >>> net = networks.mlp([64] * 9, "tanh", "gaussian", sigma_w=1.0, sigma_b=0.0)
-        >>> keys = jax.random.split(jax.random.key(0), 4)
-        >>> xs = data.gaussian(jax.random.key(1), 4, 64).xs
+        >>> net = networks.mlp([32] * 6, "linear", "orthogonal", sigma_w=1.5)
+        >>> keys = jax.random.split(jax.random.key(0), 2)
+        >>> xs = data.gaussian(jax.random.key(1), 3, 32).xs
         >>> suffixes = isometry.profile(net, keys, xs)
         >>> mean_square = suffixes.statistics["mean_square"].mean((0, 1))
-        >>> bool(mean_square[0] < mean_square[-2])
-        True
+        >>> round(float(mean_square[0] / mean_square[1]), 3)
+        2.25
     """
     checks.one_of("toward", toward, TOWARD)
     functions = _functions(statistics)
@@ -184,35 +181,35 @@ def profile(
     )
     plan = run.plan
     _require_derivative(plan, toward)
-    spans = _spans_of(plan, toward)
-    how = _How(plan, toward, chunk=0)
-    how = how._replace(chunk=_inputs_at_once(how, run))
-    parts = [
-        _log_values(how, plan.constants, drawn, run.xs) for _, drawn in run.chunks()
-    ]
+    spans = Spans(plan, toward)
+    chunk = _inputs_at_once(spans, run)
+    parts = []
+    for _, drawn in run.chunks():
+        parts.append(_log_values(spans, chunk, plan.constants, drawn, run.xs))
     joined = run.joined(parts)
+    ends = spans.ends()
     spectra: dict[str, Spectrum] = {}
     values: dict[str, dict[str, np.ndarray]] = {name: {} for name in functions}
-    for shape, names in how.names_of_shape().items():
-        log_values = joined[_label(shape)]
+    for shape, names in spans.names_of_shape().items():
+        log_values = joined[label_of(shape)]
         for position, name in enumerate(names):
             own = log_values[:, :, position]
-            _require_finite(own, *spans[name])
-            spectra[name] = _record(own, shape, span=spans[name])
+            _require_finite(own, *ends[name])
+            spectra[name] = _record(own, shape, span=ends[name])
         # Statistics of all points at once: one by one, a deep network takes seconds.
         of_all = _record(log_values, shape, span=(plan.first.name, plan.last.name))
         for statistic, function in functions.items():
             on_host = np.moveaxis(np.asarray(function(of_all)), 2, 0)
             values[statistic] |= dict(zip(names, on_host, strict=True))
     each = {
-        statistic: jnp.asarray(np.stack([of_name[name] for name in spans], axis=2))
+        statistic: jnp.asarray(np.stack([of_name[name] for name in ends], axis=2))
         for statistic, of_name in values.items()
     }
     return Profile(
-        points=tuple(spans),
+        points=tuple(ends),
         toward=toward,
-        spans=tuple(spans.values()),
-        spectra={name: spectra[name] for name in spans},
+        spans=tuple(ends.values()),
+        spectra={name: spectra[name] for name in ends},
         statistics=each,
     )
 
@@ -249,20 +246,41 @@ def _choose(
     """Return the points of the profile, the ends of the span included."""
     known = _points.between(anatomy, first, last)
     if points is None:
-        chosen = [n for n in known if _spans.is_layer(n) or n.endswith(":sum")]
-        meeting = [name for name in chosen if anatomy.cuts(name)]
-        inner = meeting or chosen
+        inner = _default(anatomy, known, toward)
     else:
         inner = [checks.one_of("points", name, known) for name in points]
     wanted = {first.name, last.name, *inner}
     names = [name for name in known if name in wanted]
-    around = [name for name in names[1:-1] if not anatomy.cuts(name)]
-    if toward == "next" and around:
-        raise InputError(
-            f'toward="next" measures from point to point, and some path leads around '
-            f'{around[0]!r}; leave it out of points, or write toward="output".'
-        )
+    if toward == "next":
+        _require_chain(anatomy, names)
     return names
+
+
+def _default(anatomy: Anatomy, known: list[str], toward: str) -> list[str]:
+    """Return where a user looks first: the stream, and the state of a recurrence."""
+    layers = [name for name in known if _spans.is_layer(name)]
+    stream = [*layers, *(name for name in known if name.endswith(":sum"))]
+    meeting = [name for name in stream if anatomy.cuts(name)]
+    states = [name for name in known if _spans.state(name)]
+    if toward == "next":
+        # From a state on, the states are a chain, though x enters at each of them.
+        return states if _spans.state(known[0]) else meeting
+    return meeting + states or layers
+
+
+def _require_chain(anatomy: Anatomy, names: list[str]) -> None:
+    """Refuse blocks one of which some path leads around."""
+    around = [name for name in names[1:-1] if not anatomy.cuts(name)]
+    states = {_spans.state(name) for name in anatomy.points} - {None}
+    # The one state of a recurrence is all that its later steps know of the earlier.
+    is_recurrent = len(states) == 1 and all(map(_spans.state, names[:-1]))
+    ends_in_chain = _spans.state(names[-1]) or anatomy.cuts(names[-2])
+    if not around or (is_recurrent and ends_in_chain):
+        return
+    raise InputError(
+        f'toward="next" measures from point to point, and some path leads around '
+        f'{around[0]!r}; leave it out of points, or write toward="output".'
+    )
 
 
 def _require_derivative(plan: Plan, toward: str) -> None:
@@ -280,63 +298,10 @@ def _require_derivative(plan: Plan, toward: str) -> None:
         )
 
 
-def _spans_of(plan: Plan, toward: str) -> dict[str, tuple[str, str]]:
-    """Return the ends of the span of each point."""
-    names = plan.names
-    if toward == "output":
-        return {name: (name, names[-1]) for name in names[:-1]}
-    if toward == "input":
-        return {name: (names[0], name) for name in names[1:]}
-    return {a: (a, b) for a, b in itertools.pairwise(names)}
-
-
-class _How(NamedTuple):
-    """What a program is compiled for.
-
-    Attributes:
-        plan: What is read.
-        toward: As in `profile`.
-        chunk: How many inputs are measured side by side.
-    """
-
-    plan: Plan
-    toward: str
-    chunk: int
-
-    def shapes(self) -> dict[str, tuple[int, int]]:
-        """Return the shape of the Jacobian of each point's span."""
-        sizes = dict(zip(self.plan.names, self.plan.sizes, strict=True))
-        for name in (self.plan.first.name, self.plan.last.name):
-            sizes[name] = self.plan.size_at(name)
-        spans = _spans_of(self.plan, self.toward)
-        return {
-            name: (sizes[last], sizes[first]) for name, (first, last) in spans.items()
-        }
-
-    def names_of_shape(self) -> dict[tuple[int, int], list[str]]:
-        """Return the points by the shape of their Jacobian: a shape is one batch."""
-        names: dict[tuple[int, int], list[str]] = {}
-        for name, shape in self.shapes().items():
-            names.setdefault(shape, []).append(name)
-        return names
-
-    def anchors(self) -> dict[str, str]:
-        """Return, for each point, the one where its Jacobian is found by the pass."""
-        spans = _spans_of(self.plan, self.toward)
-        if self.toward != "next":
-            return {name: name for name in spans}
-        return {name: last for name, (_, last) in spans.items()}
-
-
-def _label(shape: tuple[int, int]) -> str:
-    """Return the name of a shape: a program sorts the keys of its dictionaries."""
-    return f"{shape[0]}x{shape[1]}"
-
-
-def _inputs_at_once(how: _How, run: _points.Run) -> int:
+def _inputs_at_once(spans: Spans, run: _points.Run) -> int:
     """Return how many inputs are measured side by side."""
-    itemsize = np.dtype(how.plan.dtype).itemsize
-    shapes = how.shapes().values()
+    itemsize = np.dtype(spans.plan.dtype).itemsize
+    shapes = spans.shapes().values()
     entries = sum(map(math.prod, shapes))
     each = _COPIES * entries * itemsize
     budget = memory.budget(None)
@@ -349,178 +314,26 @@ def _inputs_at_once(how: _How, run: _points.Run) -> int:
     return _points.at_once(budget // each, run.num_inputs)
 
 
-def _measure(
-    how: _How, constants: list[Array], params: Params, xs: PyTree[Array]
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _log_values(
+    spans: Spans,
+    chunk: int,
+    constants: list[Array],
+    params: Params,
+    xs: PyTree[Array],
 ) -> dict[str, Array]:
-    """Measure some seeds: ln s, of shape (seeds, inputs, points, size), by shape."""
-    passes = {"output": _suffixes, "input": _prefixes, "next": _blocks}
+    """Measure some seeds: ln s, of shape (seeds, inputs, spans, size), by shape."""
 
     def of_input(params: Params, x: PyTree[Array]) -> dict[str, Array]:
-        arguments = jax.tree.leaves((params, x))
-        stacks = passes[how.toward](how.plan, constants, arguments)
-        matrices = _sorted_by_shape(how, stacks)
-        return {
-            label: linalg.log_singular_values(stack)[0]
-            for label, stack in matrices.items()
-        }
+        stacks = jacobians(spans, constants, jax.tree.leaves((params, x)))
+        return jax.tree.map(lambda a: linalg.log_singular_values(a)[0], stacks)
 
     def of_seed(params: Params) -> dict[str, Array]:
         measure = functools.partial(of_input, params)
-        return jax.lax.map(measure, xs, batch_size=how.chunk)
+        return jax.lax.map(measure, xs, batch_size=chunk)
 
     with precision.full():
         return jax.lax.map(of_seed, params)
-
-
-_log_values = jax.jit(_measure, static_argnums=0)
-
-
-def _suffixes(
-    plan: Plan, constants: list[Array], arguments: list[Array]
-) -> dict[str, Array]:
-    """Return the Jacobians from each point to the end, (points, m, n) a group."""
-    program = plan.tapped(constants, ADD)
-
-    def forward(bumps: dict[str, Array]) -> Array:
-        _, readings = program(arguments, bumps)
-        return plan.part(readings, plan.last).ravel()
-
-    output, pull = jax.vjp(forward, plan.bumps())
-
-    def row(entry: Array) -> Array:
-        (gradients,) = pull(_unit(entry, output.size, output.dtype))
-        return plan.flat(gradients)
-
-    rows = jax.vmap(canonical(row))(jnp.arange(output.size))
-    return {label: jnp.swapaxes(a, 0, 1) for label, a in plan.split(rows).items()}
-
-
-def _prefixes(
-    plan: Plan, constants: list[Array], arguments: list[Array]
-) -> dict[str, Array]:
-    """Return the Jacobians from the start to each point, (points, m, n)."""
-    start = plan.anatomy.place(plan.first.name)
-    # No point has an empty name.
-    program = plan.tapped(constants, ADD, more={"": start})
-    whole = plan.anatomy.shape(plan.first.name)
-    num_inputs = plan.size_at(plan.first.name)
-
-    def forward(z: Array) -> Array:
-        bump = jnp.zeros(whole.shape, whole.dtype)
-        part = z.reshape(plan.first.of(bump).shape)
-        bump = bump.at[plan.first.index].set(part) if plan.first.index else part
-        _, readings = program(arguments, {"": bump})
-        return plan.flat(readings)
-
-    _, push = jax.linearize(forward, jnp.zeros(num_inputs, whole.dtype))
-
-    def column(entry: Array) -> Array:
-        return push(_unit(entry, num_inputs, whole.dtype))
-
-    columns = jax.vmap(canonical(column))(jnp.arange(num_inputs))
-    return {label: jnp.moveaxis(a, 0, -1) for label, a in plan.split(columns).items()}
-
-
-def _blocks(
-    plan: Plan, constants: list[Array], arguments: list[Array]
-) -> dict[str, Array]:
-    """Return the Jacobians from the point before to each point, (points, m, n).
-
-    Derivatives stop at every point, so one pass may push all blocks at once: the bumps
-    at all points move together, and no point sees more than the one before it. n is
-    that of the widest point; columns beyond a block's own width are zero.
-    """
-    program = plan.tapped(constants, CUT)
-    bumps = plan.bumps()
-
-    def forward(bumps: dict[str, Array]) -> Array:
-        given = {g.label: (bumps[g.label], g.is_point()) for g in plan.groups}
-        _, readings = program(arguments, given)
-        return plan.flat(readings)
-
-    _, push = jax.linearize(forward, bumps)
-
-    def column(entry: Array) -> Array:
-        tangents = {}
-        for group in plan.groups:
-            unit = _unit(entry, group.size, group.dtype).reshape(group.shape)
-            # An iteration that is no point must stay still: nothing cuts behind it.
-            is_point = group.is_point().reshape(*group.lengths, *[1] * unit.ndim)
-            moved = jnp.broadcast_to(unit, group.stacked())
-            tangents[group.label] = jnp.where(is_point, moved, 0)
-        return push(tangents)
-
-    widest = max(group.size for group in plan.groups)
-    columns = jax.vmap(canonical(column))(jnp.arange(widest))
-    return {label: jnp.moveaxis(a, 0, -1) for label, a in plan.split(columns).items()}
-
-
-def _unit(entry: Array, size: int, dtype: DTypeLike) -> Array:
-    """Return a unit vector; zero if the entry is beyond the size."""
-    return (jnp.arange(size) == entry).astype(dtype)
-
-
-def _sorted_by_shape(how: _How, stacks: dict[str, Array]) -> dict[str, Array]:
-    """Return the Jacobians of all points as one stack for each shape.
-
-    So there are as many factorizations in the program as shapes, not as points.
-    """
-    anchors = how.anchors()
-    names: dict[tuple[int, int], list[str]] = {}
-    parts: dict[tuple[int, int], list[Array]] = {}
-    for group in how.plan.groups:
-        rows_of = {name: row for row, name in enumerate(group.names)}
-        inside = [name for name, anchor in anchors.items() if anchor in rows_of]
-        for selection in _selections(how, inside):
-            rows = np.array([rows_of[anchors[name]] for name in selection.names])
-            stack = stacks[group.label]
-            if not np.array_equal(rows, np.arange(len(stack))):
-                stack = stack[rows]
-            block = stack[:, selection.outputs][:, :, selection.inputs]
-            shape = block.shape[1:]
-            names.setdefault(shape, []).extend(selection.names)
-            parts.setdefault(shape, []).append(block)
-    return {
-        _label(shape): jnp.concatenate(parts[shape])[_order(names[shape], wanted)]
-        for shape, wanted in how.names_of_shape().items()
-    }
-
-
-def _order(names: list[str], wanted: list[str]) -> np.ndarray:
-    position = {name: i for i, name in enumerate(names)}
-    return np.array([position[name] for name in wanted])
-
-
-class _Selection(NamedTuple):
-    """Points of a group whose Jacobians are the same part of what the pass found."""
-
-    names: list[str]
-    outputs: slice | np.ndarray
-    inputs: slice | np.ndarray
-
-
-def _selections(how: _How, names: list[str]) -> list[_Selection]:
-    """Sort points by the part that is theirs."""
-    spans = _spans_of(how.plan, how.toward)
-    shapes = how.shapes()
-    whole: dict[tuple[int, int], list[str]] = {}
-    selections = []
-    for name in names:
-        first, last = spans[name]
-        m, n = shapes[name]
-        # A suffix pass already takes only the part of the last point that is meant, a
-        # prefix pass that of the first.
-        outputs = None if how.toward == "output" else how.plan.entries(last)
-        inputs = None if how.toward == "input" else how.plan.entries(first)
-        if outputs is None and inputs is None:
-            whole.setdefault((m, n), []).append(name)
-            continue
-        outputs = np.arange(m) if outputs is None else outputs
-        inputs = np.arange(n) if inputs is None else inputs
-        selections.append(_Selection([name], outputs, inputs))
-    for (m, n), members in whole.items():
-        selections.append(_Selection(members, slice(m), slice(n)))
-    return selections
 
 
 def _record(

@@ -35,9 +35,9 @@ Program = Callable[
 # core idle for 3 ms.
 _CALL = 3e-4
 
-# Seconds until threads have started, and what cutting costs besides. With a tenth of it
-# Jacobians of 5 ms in all would be cut and take as long; with ten times as much calls of
-# 20 ms would use one core.
+# Seconds until threads have started, and what cutting costs besides. With a tenth of
+# it Jacobians of 5 ms in all are cut and take as long; with ten times as much calls of
+# 20 ms use one core.
 _STARTING = 2e-3
 
 # Bytes per second at which a loop over seeds copies their arrays out of the stack.

@@ -276,7 +276,16 @@ def _hidden(anatomy: Anatomy) -> tuple[str, str]:
     return names[0], names[-2]
 
 
+def state(name: str) -> str | None:
+    """Return which state of a recurrence a point is, without its step; or None."""
+    base, _, step = name.partition("@")
+    if not step or base.partition("/")[0] != "carry":
+        return None
+    return base + step.lstrip("0123456789")
+
+
 def is_layer(name: str) -> bool:
     """Tell whether a point is the pre-activation of a weight layer."""
-    is_end = name in ("input", "output")
+    # Leaves of an input that is a tree are points too: "input/image".
+    is_end = name in ("input", "output") or name.startswith("input/")
     return not is_end and ":" not in name and "@" not in name

@@ -3,7 +3,7 @@
 import functools
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
@@ -90,49 +90,60 @@ def spectrum(
         Array(1., dtype=float32)
     """
     chosen = methods.named(method)
+    # Before f is traced, which may take seconds.
     methods.require_key(chosen, key)
     target, params, x = _resolution.resolve_once(
         f, params, x, span=span, dtype=dtype, output=output
     )
     chosen.check(target, key)
     target = _cost.fitted_to(target, chosen, params, x, max_bytes)
+    # A key that nobody draws with would be one more argument to compile for.
     key = key if chosen.needs_key else None
     with _progress.reporter(progress, "directions") as report:
+        # Nobody can be told of a program that is only traced.
         is_watched = progress and not checks.is_traced((params, x))
         if is_watched and chosen.forms_jacobian:
             matrix = _jacobian.in_parts(target, params, x, report)
-            sp, is_finite = _factorized(chosen, target, matrix)
+            sp = _factorized(chosen, target, matrix)
         else:
-            sp, is_finite = _measured(chosen, target, params, x=x, key=key)
-    if not checks.is_traced(is_finite) and not is_finite:
+            sp = _measured(chosen, target, params, x=x, key=key)
+    if not checks.is_traced(sp):
+        _judge(sp, target, params, x=x)
+    return sp
+
+
+def _judge(
+    sp: Spectrum,
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> None:
+    """Refuse a Jacobian that is not finite, and warn of one that is zero.
+
+    On the host: inside the program both would be kernels more to compile.
+    """
+    is_bad = np.isnan(np.asarray(sp.log_values)).any()
+    # A NaN anywhere in a matrix spoils the nodes or the weights of a quadrature.
+    if is_bad or np.isnan(np.asarray(sp.weights)).any():
         raise NotFinite(
             "the Jacobian is not finite. Does f overflow, or do params or x hold "
             "values that are NaN or infinite?"
         )
-    if not checks.is_traced(sp.log_values):
-        is_zero = bool(_diagnosis.all_zero(sp.log_values))
-        _diagnosis.warn_if_zero(target, params, x, is_zero=is_zero)
-    return sp
+    is_zero = bool(_diagnosis.all_zero(sp.log_values))
+    _diagnosis.warn_if_zero(target, params, x, is_zero=is_zero)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _measured(
-    method: Method, target: Target, params: Params, x: PyTree, key: Key | None
-) -> tuple[Spectrum, Array]:
-    """Return the spectrum, and whether the Jacobian is finite."""
-    sp = method.spectrum(target, params, x=x, key=key)
-    return sp, _is_finite(sp)
+    method: Method,
+    target: Target,
+    params: Params,
+    x: PyTree,
+    key: Key | None,
+) -> Spectrum:
+    return method.spectrum(target, params, x=x, key=key)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _factorized(
-    method: Method, target: Target, matrix: Array
-) -> tuple[Spectrum, Array]:
-    """Return the spectrum of a Jacobian that is there, and whether it is finite."""
-    sp = method.of_jacobian(target, matrix)
-    return sp, _is_finite(sp)
-
-
-def _is_finite(sp: Spectrum) -> Array:
-    # A NaN anywhere in a matrix spoils the nodes or the weights of a quadrature.
-    return ~(jnp.isnan(sp.log_values).any() | jnp.isnan(sp.weights).any())
+def _factorized(method: Method, target: Target, matrix: Array) -> Spectrum:
+    return method.of_jacobian(target, matrix)

@@ -123,8 +123,11 @@ def _layers(parts: _Parts, depths: Depths) -> tuple[WeightLayer, ...]:
     for node, join in innermost(parts.joins).items():
         for index, _ in flow.layer_at[node]:
             of_layer.setdefault(index, stems[join.node])
-    firsts = [row.uses[0].meeting.value for row in parts.weights]
-    depth_of = {index: depths.first[first] or 0 for index, first in enumerate(firsts)}
+    depth_of = {}
+    for index, row in enumerate(parts.weights):
+        first = row.uses[0]
+        turn = 0 if first.turn is None else first.turn[1]
+        depth_of[index] = depths.of(first.meeting.value, turn)
     roles = _roles.roles(
         flow,
         parts.weights,

@@ -11,17 +11,17 @@ class Depths:
     Each iteration of a scan counts: a recurrent layer once a step.
 
     Attributes:
-        first: For each value, the number in the first iteration of the scans around it.
-        last: The same in the last iteration.
+        last: For each value, the number in the last iteration of the scans around it.
+        all: For the values at which a weight meets the signal, in every iteration.
     """
 
     def __init__(self, program: Program, met: Collection[int]) -> None:
-        self.first: list[int | None] = [None] * len(program.values)
+        self.all: dict[int, list[int]] = {index: [] for index in met}
         self.last = [0] * len(program.values)
         self._program = program
         self._met = frozenset(met)
         self._scan_at = {scan.start: scan for scan in program.scans}
-        # The states from which the present iterations of scans start, but for the first.
+        # The states from which later iterations of scans start.
         self._states: dict[int, int] = {}
         self._count(0, len(program.values), num_scans=0)
 
@@ -53,6 +53,11 @@ class Depths:
         depth = self._states.get(index, depth)
         if index in self._met:
             depth += 1
+            self.all[index].append(depth)
         self.last[index] = depth
-        if self.first[index] is None:
-            self.first[index] = depth
+
+    def of(self, index: int, turn: int = 0) -> int:
+        """Return the number at a weight's meeting, in one of its iterations."""
+        every = self.all[index]
+        # Around a scan there may be another.
+        return every[min(turn, len(every) - 1)]

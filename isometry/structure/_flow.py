@@ -11,7 +11,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence, Sequence
 
 from isometry.structure._layers import Use
 from isometry.structure._reading import Program
-from isometry.structure._unrolling import Unrolled
+from isometry.structure._unrolling import Unrolled, representative
 
 # Operations whose derivative is zero or none.
 _CUTTING = frozenset(("stop_gradient", "sign", "floor", "ceil", "round"))
@@ -45,6 +45,7 @@ class Flow:
     """The flow through a program.
 
     Attributes:
+        program: The program.
         unrolled: The nodes.
         layer_at: At each node where weights meet the signal, the index and the use of
             each: of one, unless the program has concatenated several.
@@ -58,9 +59,9 @@ class Flow:
         self, unrolled: Unrolled, layers: Mapping[int, Sequence[tuple[int, Use]]]
     ) -> None:
         self.unrolled = unrolled
-        program = unrolled.program
+        self.program = program = unrolled.program
         self.layer_at = {
-            index: layers[node.value]
+            index: self._uses_at(index, layers[node.value])
             for index, node in enumerate(unrolled.nodes)
             if node.value in layers
         }
@@ -68,6 +69,22 @@ class Flow:
         self.stream = self._stream(program)
         self.nodes = sorted(self._before_output())
         self.inside = frozenset(self.nodes)
+
+    def _uses_at(
+        self, node: int, uses: Sequence[tuple[int, Use]]
+    ) -> list[tuple[int, Use]]:
+        """Return the uses of weights that fall into the turns of a node."""
+        turns = self.unrolled.nodes[node].turns
+        scans = self.unrolled.value(node).scans
+        here = []
+        for index, use in uses:
+            if use.turn is not None:
+                position, turn = use.turn
+                length = self.unrolled.program.scans[scans[position]].length
+                if representative(turn, length) != turns[position]:
+                    continue
+            here.append((index, use))
+        return here
 
     def _stream(self, program: Program) -> frozenset[int]:
         x = frozenset(program.x)

@@ -186,6 +186,9 @@ def _single(flow: Flow, node: int, names: Mapping[int, str]) -> Step | None:
     if name in LAYOUT or flow.is_scaled(node):
         return None
     elsewhere = flow.from_elsewhere(node)
+    if any(flow.unrolled.nodes[read].value in flow.program.of_x for read in elsewhere):
+        # It comes from x without a derivative, as the maximum in a softmax does.
+        return None
     if name in ("add", "sub") and elsewhere:
         detail = names.get(flow.unrolled.nodes[elsewhere[0]].value, "")
         return Step("shift", detail)

@@ -19,12 +19,15 @@ class Use(NamedTuple):
         number: 0 for the first use of this slice, 1 for the second, ...
         styles: For each scan around the meeting: whether each iteration takes a slice
             of the weight of its own.
+        turn: Where leaves were stacked inside the program: which of the scans around
+            the meeting, and in which of its iterations it is this leaf's.
     """
 
     meeting: Meeting
     index: int | None
     number: int
     styles: tuple[bool, ...]
+    turn: tuple[int, int] | None = None
 
 
 class Row(NamedTuple):
@@ -161,11 +164,14 @@ def _uses(program: Program, met: Sequence[Meeting]) -> tuple[Use, ...]:
         number = count.get(index, 0)
         count[index] = number + 1
         picking = {pick.scan for pick in picks}
-        if meeting.origin.turn is not None:
-            picking.add(meeting.origin.turn[0])
         scans = program.values[meeting.value].scans
+        turn = None
+        if meeting.origin.turn is not None:
+            scan, iteration = meeting.origin.turn
+            picking.add(scan)
+            turn = scans.index(scan), iteration
         styles = tuple(scan in picking for scan in scans)
-        uses.append(Use(meeting, index, number, styles))
+        uses.append(Use(meeting, index, number, styles=styles, turn=turn))
     return tuple(uses)
 
 

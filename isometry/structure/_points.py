@@ -30,6 +30,7 @@ class Spot(NamedTuple):
         styles: For each scan around the use, whether its turn is written [i], not @t.
         scans: The scans around the use.
         nodes: The node that is meant, for each of the turns that are laid out.
+        turn: Which scan has one turn only, and which; None if all have all.
     """
 
     base: str
@@ -37,6 +38,7 @@ class Spot(NamedTuple):
     styles: tuple[bool, ...]
     scans: tuple[int, ...]
     nodes: dict[tuple[int, ...], int]
+    turn: tuple[int, int] | None = None
 
 
 class Point(NamedTuple):
@@ -131,7 +133,7 @@ def spots(
 
     def put(name: tuple[str, str], use: Use, node: int, at: int) -> None:
         scans = flow.unrolled.program.values[use.meeting.value].scans
-        spot = Spot(*name, use.styles, scans, nodes={})
+        spot = Spot(*name, use.styles, scans, nodes={}, turn=use.turn)
         spot = collected.setdefault(name, spot)
         spot.nodes[flow.unrolled.nodes[node].turns] = at
 
@@ -196,6 +198,14 @@ def outlet(flow: Flow, node: int) -> int | None:
     return None
 
 
+def _is_meant(spot: Spot, turns: Sequence[int]) -> bool:
+    """Tell whether a spot has a point in these turns."""
+    if spot.turn is None:
+        return True
+    position, turn = spot.turn
+    return turns[position] == turn
+
+
 class Points:
     """Every point of a program by name, in the order in which values arise.
 
@@ -246,7 +256,7 @@ class Points:
         index = "" if use.index is None else f"[{use.index}]"
         point = self._point(layer, shift)
         scans = self._program.values[point.value].scans
-        return index + self._write(use.styles, scans, point.turns)
+        return index + self._write(use.styles, scans, point.turns, use.turn)
 
     def name_before(self, node: int, shift: Shift) -> str | None:
         """Name a node by what it shows; None if that has no name."""
@@ -282,21 +292,28 @@ class Points:
         lengths = [self._program.scans[scan].length for scan in spot.scans]
         for turns in itertools.product(*map(range, lengths)):
             laid_out = tuple(map(representative, turns, lengths))
-            if laid_out not in spot.nodes:
+            if laid_out not in spot.nodes or not _is_meant(spot, turns):
                 continue
             shift = {
                 scan: turn - shown
                 for scan, turn, shown in zip(spot.scans, turns, laid_out, strict=True)
             }
             point = self._point(spot.nodes[laid_out], shift)
-            written = self._write(spot.styles, spot.scans, turns)
+            written = self._write(spot.styles, spot.scans, turns, spot.turn)
             yield spot.base + written + spot.tail, point
 
     def _write(
-        self, styles: Sequence[bool], scans: Sequence[int], turns: Sequence[int]
+        self,
+        styles: Sequence[bool],
+        scans: Sequence[int],
+        turns: Sequence[int],
+        only: tuple[int, int] | None,
     ) -> str:
         text = ""
-        for is_slice, scan, turn in zip(styles, scans, turns, strict=True):
+        for i, (is_slice, scan) in enumerate(zip(styles, scans, strict=True)):
+            if only is not None and only[0] == i:
+                continue
+            turn = turns[i]
             index = self._program.scans[scan].index_of(turn)
             text += f"[{index}]" if is_slice else f"@{index}"
         return text

@@ -7,6 +7,7 @@ cause.
 """
 
 import collections
+import itertools
 import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
@@ -26,7 +27,9 @@ from isometry.structure._records import WeightLayer
 Map: TypeAlias = Callable[[Params, PyTree[Array]], Array]
 
 # Values that no operation makes; nothing is lost there.
-_NOT_MADE = frozenset(("argument", "constant", "carry", "each", "last", "stack"))
+_NOT_MADE = frozenset(
+    ("argument", "constant", "scan_carry", "scan_each", "scan_last", "scan_stack")
+)
 
 _COMPARISONS = frozenset(
     ("eq", "ne", "lt", "le", "gt", "ge", "is_finite", "and", "or", "not", "xor")
@@ -40,7 +43,7 @@ _SATURATING = frozenset(("tanh", "logistic", "erf", "erfc", "exp", "exp2", "expm
 # What users call operations that have a name of their own in a program.
 _SPOKEN = {
     "select_n": "where",
-    "choice": "the branch taken of a cond",
+    "cond_choice": "the branch taken of a cond",
     "dot_general": "a matrix product",
     "conv_general_dilated": "a convolution",
     "while": "a loop of unknown length",
@@ -91,7 +94,7 @@ def cause_of_zero(
     an = anatomy(f, params, x)
     num_params = an.params_tree.num_leaves
     program = read(an.closed, num_params)
-    relevant = program.reached(program.x) & _before(program, program.outputs)
+    relevant = program.of_x & _before(program, program.outputs)
     if not relevant:
         return f"there is no path from {name_of_x} to the output: f ignores it"
     leaves = jax.tree.leaves((params, x))
@@ -116,7 +119,7 @@ def cause_of_zero(
 
 def _before(program: Program, end: Iterable[int]) -> frozenset[int]:
     """Return the indices of all values on which one of `end` depends."""
-    feedback = program.feedback()
+    feedback = program.feedback
     found = set(end)
     pending = list(found)
     while pending:
@@ -206,7 +209,7 @@ class _Search:
     def _cut(self, stops: list[_Stop]) -> bool:
         """Tell whether no path from x to the output avoids all of these operations."""
         blocked = {stop.value for stop in stops}
-        readers = self._program.readers()
+        readers = self._program.readers
         pending = [index for index in self._program.x if index not in blocked]
         passed = set(pending)
         while pending:
@@ -251,8 +254,10 @@ class _Words:
             place = an.place(name)
             places = self._points.setdefault((place.path, place.var), [])
             places.append((place.turns, name))
-        self._depends_on_x = program.reached(program.x)
-        self._readers = program.readers()
+        inputs = [self._names_of(index, ()) for index in program.x]
+        self._inputs = frozenset(itertools.chain.from_iterable(inputs))
+        self._depends_on_x = program.of_x
+        self._readers = program.readers
 
     def sentence(self, stop: _Stop) -> str:
         """Say how an operation stops a perturbation."""
@@ -267,7 +272,7 @@ class _Words:
         if operation in _COMPARISONS:
             return f"a comparison {where} is piecewise constant"
         if operation == "convert_element_type":
-            return f"{self._what(stop)} is cast to {value.aval.dtype}"
+            return f"{self._what(stop)} is cast to {value.aval.dtype}{self._advice()}"
         is_known = operation in _RECTIFIERS | _SATURATING
         if _key(value) in self._ruled and not is_known:
             return f"a derivative rule of f's own {where} returns zero"
@@ -282,6 +287,12 @@ class _Words:
         if operation in _SUMS:
             return f"derivatives cancel exactly in a sum {where}"
         return f"the derivative of {title} is zero {where}"
+
+    def _advice(self) -> str:
+        """Say where to start behind a cast to the rows of an embedding."""
+        for layer in self._anatomy.embeddings:
+            return f" and picks rows; write span=({layer.name!r}, 'output')"
+        return ""
 
     def _of_product(self, stop: _Stop) -> str:
         """Say why a product with something else, or of two values, does not move."""
@@ -344,18 +355,17 @@ class _Words:
     def _what(self, stop: _Stop) -> str:
         """Name what enters an operation: x itself, or a value behind a point."""
         where = self._where(stop)
-        return self._name_of_x if where == self._at_x else f"a value {where}"
+        return f"a value {where}" if where.startswith("behind") else where[len("at ") :]
 
     def _where(self, stop: _Stop) -> str:
         """Say behind which point an operation stands: the nearest one before it."""
         name = self._nearest_point(stop)
-        if name is None or name == "input":
-            return self._at_x
+        if name is None:
+            return f"at {self._name_of_x}"
+        if name in self._inputs:
+            # A leaf of a tree of inputs is "input/leaf".
+            return f"at {self._name_of_x}{name[len('input') :]}"
         return f"behind {name!r}"
-
-    @property
-    def _at_x(self) -> str:
-        return f"at {self._name_of_x}"
 
     def _nearest_point(self, stop: _Stop) -> str | None:
         """Return the point from which the fewest operations lead to a stop."""

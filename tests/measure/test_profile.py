@@ -1,5 +1,7 @@
 """Profiles of spectra, against Jacobians of the same network written out."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,20 +176,26 @@ def test_table_has_a_row_for_each_span(params, xs):
     assert float(rows[1].split()[3]) == pytest.approx(float(mean_square), rel=1e-3)
 
 
+class Traced(Exception):
+    """The program is known; it need not run."""
+
+
 @pytest.mark.parametrize("toward", ["output", "input", "next"])
 def test_program_of_scanned_layers_does_not_grow_with_depth(xs, toward):
     def count(layers):
         programs = []
 
-        def record(how, *arguments):
-            program = jax.make_jaxpr(lambda *a: _profile._measure(how, *a))
-            programs.append(program(*arguments))
-            raise KeyboardInterrupt
+        def trace(spans, chunk, *arguments):
+            measure = functools.partial(log_values, spans, chunk)
+            programs.append(jax.make_jaxpr(measure)(*arguments))
+            raise Traced
 
+        log_values = _profile._log_values
+        params = draw(layers)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_profile, "_log_values", record)
-            with pytest.raises(KeyboardInterrupt):
-                isometry.profile(scanned, params=draw(layers), xs=xs, toward=toward)
+            patch.setattr(_profile, "_log_values", trace)
+            with pytest.raises(Traced):
+                isometry.profile(scanned, params=params, xs=xs, toward=toward)
         return len(list(jaxprs.equations(programs[0].jaxpr)))
 
     assert count(6) == count(60)
@@ -212,6 +220,64 @@ def test_block_that_a_path_leads_around_is_refused():
     with pytest.raises(isometry.InputError, match="leads around 'up'"):
         isometry.profile(
             residual, params=params, xs=jnp.ones((1, 3)), toward="next", points=["up"]
+        )
+
+
+def recurrent(params, xs):
+    def step(h, x):
+        return jnp.tanh(params["hh"] @ h + params["xh"] @ x), None
+
+    h, _ = jax.lax.scan(step, jnp.zeros(3), xs)
+    return params["out"] @ h
+
+
+@pytest.fixture(scope="module")
+def recurrent_params():
+    weights = jax.random.normal(jax.random.key(4), (3, 1, 3, 3))
+    return dict(zip(("hh", "xh", "out"), weights, strict=True))
+
+
+@pytest.fixture(scope="module")
+def sequence():
+    return jax.random.normal(jax.random.key(5), (5, 3))
+
+
+def test_states_of_a_recurrence_are_points(recurrent_params, sequence):
+    profile = isometry.profile(recurrent, params=recurrent_params, xs=sequence[None])
+    assert profile.points == ("input", *(f"carry@{t}" for t in range(5)))
+
+
+def test_blocks_of_a_recurrence_are_its_steps(recurrent_params, sequence):
+    """From state to state, though x enters at each step."""
+    profile = isometry.profile(
+        recurrent,
+        params=recurrent_params,
+        xs=sequence[None],
+        span=("carry@0", "output"),
+        toward="next",
+    )
+    hh, xh, out = (recurrent_params[name][0] for name in ("hh", "xh", "out"))
+    h = jnp.zeros(3)
+    for t, x in enumerate(sequence):
+        h = jnp.tanh(hh @ h + xh @ x)
+        # What follows this state: the next step, or the last layer.
+        jacobian = out
+        if t < 4:
+            after = jnp.tanh(hh @ h + xh @ sequence[t + 1])
+            jacobian = jnp.diag(1 - after**2) @ hh
+        expected = np.linalg.svd(jacobian, compute_uv=False)
+        found = profile.spectra[f"carry@{t}"].values[0, 0]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_blocks_of_a_recurrence_from_its_input_are_refused(recurrent_params, sequence):
+    with pytest.raises(isometry.InputError, match="leads around 'carry@0'"):
+        isometry.profile(
+            recurrent,
+            params=recurrent_params,
+            xs=sequence[None],
+            toward="next",
+            points=["carry@0", "carry@1"],
         )
 
 

@@ -109,7 +109,9 @@ def test_input_of_several_arrays_is_refused_with_a_span_to_write():
 
     x = {"a": jnp.ones(2), "b": jnp.ones(2)}
     anatomy = isometry.anatomy(f, {"layer": jnp.eye(2)}, x)
-    with pytest.raises(isometry.InputError, match=r'2 arrays; .*\("layer", "output"\)'):
+    with pytest.raises(
+        isometry.InputError, match=r'2 arrays; .*\("input/a", "output"\)'
+    ):
         _spans.resolve(f, anatomy, ("input", "output"))
 
 
