@@ -1,6 +1,5 @@
 """The parts of an anatomy, read one after another."""
 
-import os
 import statistics
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
@@ -28,7 +27,6 @@ from isometry.structure._points import (
 from isometry.structure._reading import Program, is_opaque, read
 from isometry.structure._records import Attention, Branch, WeightLayer
 from isometry.structure._unrolling import Unrolled, representative
-
 
 # What libraries call a list of layers in what holds it.
 _LISTS = frozenset(("layers",))
@@ -208,7 +206,7 @@ def _stems(parts: _Parts) -> dict[int, str]:
     for join in parts.joins:
         own = _row_names(parts, (*join.layers, *join.shortcut))
         layers = _row_names(parts, join.layers)
-        common = os.path.commonprefix([name.split("/") for name in layers])
+        common = _common([name.split("/") for name in layers])
         # A list of layers is named for what holds it.
         if len(common) > 1 and common[-1] in _LISTS:
             common = common[:-1]
@@ -217,6 +215,16 @@ def _stems(parts: _Parts) -> dict[int, str]:
         is_shared = any(name.startswith(f"{stem}/") for name in others)
         stems[join.node] = layers[-1] if is_shared or not stem else stem
     return stems
+
+
+def _common(paths: Sequence[Sequence[str]]) -> list[str]:
+    """Return the steps with which all paths begin."""
+    steps = []
+    for alike in zip(*paths, strict=False):
+        if len(set(alike)) > 1:
+            break
+        steps.append(alike[0])
+    return steps
 
 
 def _row_names(parts: _Parts, nodes: Sequence[int]) -> tuple[str, ...]:
@@ -348,7 +356,7 @@ def laid_out_pair(
     turns_a, turns_b = list(a.turns), list(b.turns)
     scans_a = program.values[a.value].scans
     scans_b = program.values[b.value].scans
-    for i, (scan_a, scan_b) in enumerate(zip(scans_a, scans_b)):
+    for i, (scan_a, scan_b) in enumerate(zip(scans_a, scans_b, strict=False)):
         if scan_a != scan_b:
             break
         length = program.scans[scan_a].length

@@ -13,7 +13,6 @@ from isometry.structure._meetings import size_of
 from isometry.structure._origins import Origins
 from isometry.structure._unrolling import actual, representative
 
-
 # By how many turns of each scan a point is away from what is laid out for it.
 Shift = Mapping[int, int]
 

@@ -116,7 +116,7 @@ def _narrow(row: Sequence[str]) -> list[str]:
 
 
 def _shortened(step: str) -> str:
-    """Cut the end off a word, but for its number: "MultiHeadAttention_0", "Mult…n_0"."""
+    """Cut the middle out of a word: "Multi…n_0" is MultiHeadAttention_0."""
     if len(step) <= _STEP_OF_REPR:
         return step
     tail = _STEP_OF_REPR // 2 - 1
