@@ -159,7 +159,8 @@ class _Work:
             shared=self.bits,
         )
         how = _spectra.narrowed(self.how, self.mesh, params, xs=xs)
-        operations = sum(float(min(t.shape)) ** 3 for t in how.targets)
+        shapes = [target.shape for target in how.targets]
+        operations = sum(float(m) * n * min(m, n) for m, n in shapes)
         records = _programs.run(
             _spectra.measured,
             how,
