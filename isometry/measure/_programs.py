@@ -36,8 +36,8 @@ Program = Callable[
 _CALL = 3e-4
 
 # Seconds until threads have started, and what cutting costs besides. With a tenth of
-# it calls of 3 ms are cut, and take 40 % more of the cores; with ten times as much, calls
-# of 20 ms use one core.
+# it calls of 3 ms are cut, and take 40 % more of the cores; with ten times as much
+# calls of 20 ms use one core.
 _STARTING = 2e-3
 
 # Bytes per second at which a loop over seeds copies their arrays out of the stack.
