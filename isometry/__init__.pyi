@@ -15,6 +15,7 @@ from ._internal.errors import BatchWarning as BatchWarning
 from ._internal.errors import InputError as InputError
 from ._internal.errors import MissingExtra as MissingExtra
 from ._internal.errors import PrecisionWarning as PrecisionWarning
+from ._internal.errors import ZeroJacobianWarning as ZeroJacobianWarning
 from .degeneracy import Thresholds as Thresholds
 from .degeneracy import audit as audit
 from .degeneracy import certify as certify
@@ -24,11 +25,17 @@ from .measure._cost import Cost as Cost
 from .measure._cost import cost as cost
 from .measure._ensemble import Interrupted as Interrupted
 from .measure._ensemble import ensemble as ensemble
+from .measure._jacobian import jacobian as jacobian
+from .measure._profile import Profile as Profile
+from .measure._profile import profile as profile
+from .measure._record import Spectrum as Spectrum
+from .measure._signals import signals as signals
+from .measure._spectrum import spectrum as spectrum
 from .measure.methods import Dense as Dense
 from .measure.methods import Lanczos as Lanczos
 from .measure.methods import Product as Product
-from .measure._jacobian import jacobian as jacobian
-from .measure._record import Spectrum as Spectrum
-from .measure._spectrum import spectrum as spectrum
+from .records import Signals as Signals
+from .structure import Anatomy as Anatomy
+from .structure import anatomy as anatomy
 
 __version__: str

@@ -2,21 +2,27 @@
 
 import contextlib
 import functools
+import importlib
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import scipy.linalg
-import threadpoolctl
+if TYPE_CHECKING:
+    import threadpoolctl
 
 # Held by the block that has limited the threads.
 _limited = threading.Lock()
 
 
 @functools.cache
-def _libraries() -> threadpoolctl.ThreadpoolController:
+def _libraries() -> "threadpoolctl.ThreadpoolController":
     """Find the BLAS libraries of this process, which takes 3 milliseconds."""
+    # Not with the package: threadpoolctl sets an environment variable when it is
+    # imported.
+    import threadpoolctl
+
     # XLA calls SciPy's BLAS on a CPU. It can only be found once SciPy has loaded it.
-    assert scipy.linalg is not None
+    importlib.import_module("scipy.linalg")
     return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
