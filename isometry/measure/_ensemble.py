@@ -311,6 +311,7 @@ def ensemble(
             span=one,
             dtype=dtype,
             output=output,
+            needs_factors=chosen.needs_factors,
             argument="xs",
         )
         chosen.check(target, key)
