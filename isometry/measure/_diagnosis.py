@@ -16,7 +16,11 @@ from isometry.structure._coupling import coupling_of_rows
 from isometry.structure._zeros import cause_of_zero
 
 
-def warn_of_batch(target: Target, params: Params, x: PyTree[Array]) -> None:
+def warn_of_batch(
+    target: Target,
+    params: Params,
+    x: PyTree[Array],
+) -> None:
     """Warn where no row of x meets another in f, end to end.
 
     Args:
@@ -31,7 +35,12 @@ def warn_of_batch(target: Target, params: Params, x: PyTree[Array]) -> None:
         return
     params, x = target.cast(params, x)
     program = target.f
-    said = coupling_of_rows(program, params, x, one_row=_of_user(program))
+    said = coupling_of_rows(
+        program,
+        params,
+        x,
+        one_row=_of_user(program),
+    )
     if said is not None:
         warn(said, BatchWarning)
 
@@ -39,7 +48,10 @@ def warn_of_batch(target: Target, params: Params, x: PyTree[Array]) -> None:
 def _of_user(program: Program) -> Map:
     """Return the user's function, which unlike the program takes other shapes."""
 
-    def f(given: tuple[list[Array], Params], x: PyTree[Array]) -> PyTree[Array]:
+    def f(
+        given: tuple[list[Array], Params],
+        x: PyTree[Array],
+    ) -> PyTree[Array]:
         _, params = given
         return program.of_output(params, x)
 
@@ -97,7 +109,11 @@ def all_zero(log_values: Float[Array, "*batch nodes"]) -> np.ndarray:
     return np.all(np.isneginf(np.asarray(log_values)), axis=-1)
 
 
-def _cause(target: Target, params: Params, x: PyTree[Array]) -> str:
+def _cause(
+    target: Target,
+    params: Params,
+    x: PyTree[Array],
+) -> str:
     """Say why the Jacobian of a span is zero."""
     f, params, z = _plain(target, params, x)
     name = "x"
@@ -105,7 +121,12 @@ def _cause(target: Target, params: Params, x: PyTree[Array]) -> str:
         name = f"the value at {target.points.first.name!r}"
     try:
         with precision.full():
-            return cause_of_zero(f, params, z, name_of_x=name)
+            return cause_of_zero(
+                f,
+                params,
+                z,
+                name_of_x=name,
+            )
     # Reading a user's program may fail in ways that nobody has thought of; the fact
     # itself must be told all the same.
     except Exception:
@@ -113,7 +134,9 @@ def _cause(target: Target, params: Params, x: PyTree[Array]) -> str:
 
 
 def _plain(
-    target: Target, params: Params, x: PyTree[Array]
+    target: Target,
+    params: Params,
+    x: PyTree[Array],
 ) -> tuple[Map, Params, PyTree[Array]]:
     """Return a function of the user's params and the value where the span starts."""
     params, x = target.cast(params, x)

@@ -71,7 +71,9 @@ class _Records(dict[Key, Seen]):
 
 
 def followed(
-    closed: core.ClosedJaxpr, arguments: Sequence[Array], num_params: int
+    closed: core.ClosedJaxpr,
+    arguments: Sequence[Array],
+    num_params: int,
 ) -> Followed:
     """Perturb x in a random direction and see which values move.
 
@@ -101,7 +103,12 @@ def followed(
                 direction = jax.random.normal(random_keys[i], value.shape, value.dtype)
                 duals[i] = _Dual(value, direction)
         records = _Records()
-        _walk(closed, duals, records, path=())
+        _walk(
+            closed,
+            duals,
+            records,
+            path=(),
+        )
         keys[:] = records
         ruled.update(records.ruled)
         return list(records.values())
@@ -125,7 +132,10 @@ def _walk(
         for var, constant in zip(jaxpr.constvars, program.consts, strict=True):
             known[var] = _Dual(jnp.asarray(constant), None)
 
-    def write(var: core.Var, dual: _Dual) -> None:
+    def write(
+        var: core.Var,
+        dual: _Dual,
+    ) -> None:
         known[var] = dual
         records[path, var] = _seen(dual)
 
@@ -138,7 +148,12 @@ def _walk(
         write(var, dual)
     for index, eqn in enumerate(jaxpr.eqns):
         duals = [read(atom) for atom in eqn.invars]
-        results = _results(eqn, duals, records, path=(*path, index))
+        results = _results(
+            eqn,
+            duals,
+            records,
+            path=(*path, index),
+        )
         for var, dual in zip(eqn.outvars, results, strict=True):
             write(var, dual)
     return [read(atom) for atom in jaxpr.outvars]
@@ -154,14 +169,29 @@ def _results(
     """Evaluate one equation and its derivative."""
     name = eqn.primitive.name
     if name == "scan":
-        return _scan(eqn, operands, records, path=path)
+        return _scan(
+            eqn,
+            operands,
+            records,
+            path=path,
+        )
     called = _called(eqn)
     if name in _CALLS and called is not None:
-        return _walk(called, operands, records, path=path)
+        return _walk(
+            called,
+            operands,
+            records,
+            path=path,
+        )
     if not (name.startswith("custom_") and called is not None):
         return _by_rule(eqn, operands)
     # What is inside has values to be seen; what comes out is the rule's.
-    plain = _walk(called, operands, records, path=path)
+    plain = _walk(
+        called,
+        operands,
+        records,
+        path=path,
+    )
     # Forward mode has no way through a custom_vjp.
     if name.startswith("custom_vjp"):
         results = _by_reverse_rule(eqn, operands, plain)
@@ -185,7 +215,10 @@ def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
     return None
 
 
-def _by_rule(eqn: core.JaxprEqn, operands: Sequence[_Dual]) -> list[_Dual]:
+def _by_rule(
+    eqn: core.JaxprEqn,
+    operands: Sequence[_Dual],
+) -> list[_Dual]:
     """Evaluate an equation and its forward derivative."""
     moving = [i for i, dual in enumerate(operands) if dual.tangent is not None]
     values = [dual.value for dual in operands]
@@ -209,7 +242,9 @@ def _by_rule(eqn: core.JaxprEqn, operands: Sequence[_Dual]) -> list[_Dual]:
 
 
 def _by_reverse_rule(
-    eqn: core.JaxprEqn, operands: Sequence[_Dual], plain: Sequence[_Dual]
+    eqn: core.JaxprEqn,
+    operands: Sequence[_Dual],
+    plain: Sequence[_Dual],
 ) -> list[_Dual]:
     """Return the plain derivative of a function, or zero if its reverse rule is zero.
 
@@ -239,13 +274,19 @@ def _by_reverse_rule(
     return [_scaled(dual, passes) for dual in plain]
 
 
-def _scaled(dual: _Dual, passes: Array) -> _Dual:
+def _scaled(
+    dual: _Dual,
+    passes: Array,
+) -> _Dual:
     if dual.tangent is None:
         return dual
     return dual._replace(tangent=jnp.where(passes, dual.tangent, 0))
 
 
-def _bound(eqn: core.JaxprEqn, operands: Sequence[Array]) -> list[Array]:
+def _bound(
+    eqn: core.JaxprEqn,
+    operands: Sequence[Array],
+) -> list[Array]:
     """Evaluate an equation as it stands."""
     parameters = eqn.primitive.get_bind_params(eqn.params)
     with eqn.ctx.manager:
@@ -269,11 +310,17 @@ def _scan(
     keys: list[Key] = []
 
     def body(
-        state: list[_Dual], slices: list[_Dual]
+        state: list[_Dual],
+        slices: list[_Dual],
     ) -> tuple[list[_Dual], tuple[list[_Dual], list[Seen]]]:
         inside = _Records()
         duals = [*constants, *state, *slices]
-        results = _walk(eqn.params["jaxpr"], duals, inside, path=path)
+        results = _walk(
+            eqn.params["jaxpr"],
+            duals,
+            inside,
+            path=path,
+        )
         # Dicts with such keys are no pytrees, so their values travel alone. Every
         # tracing of the body finds the same keys.
         keys[:] = inside

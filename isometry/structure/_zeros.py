@@ -117,7 +117,10 @@ def cause_of_zero(
     return "; ".join(told)
 
 
-def _before(program: Program, end: Iterable[int]) -> frozenset[int]:
+def _before(
+    program: Program,
+    end: Iterable[int],
+) -> frozenset[int]:
     """Return the indices of all values on which one of `end` depends."""
     feedback = program.feedback
     found = set(end)
@@ -141,7 +144,10 @@ class _Search:
     """The values between x and the output, and which of them move."""
 
     def __init__(
-        self, program: Program, seen: dict[Key, Seen], relevant: frozenset[int]
+        self,
+        program: Program,
+        seen: dict[Key, Seen],
+        relevant: frozenset[int],
     ) -> None:
         self._program = program
         self._relevant = relevant
@@ -179,7 +185,11 @@ class _Search:
                 stops.append(_Stop(index, turn, self._moved(entering, turn)))
         return stops
 
-    def _moved(self, operands: Iterable[int], turn: tuple[int, ...]) -> tuple[int, ...]:
+    def _moved(
+        self,
+        operands: Iterable[int],
+        turn: tuple[int, ...],
+    ) -> tuple[int, ...]:
         """Return the operands that move in this iteration."""
         return tuple(
             operand
@@ -220,12 +230,18 @@ class _Search:
         return passed.isdisjoint(self._program.outputs)
 
 
-def _in_turns(moves: np.ndarray, ndim: int) -> np.ndarray:
+def _in_turns(
+    moves: np.ndarray,
+    ndim: int,
+) -> np.ndarray:
     """Return records of a value further outside for all turns of one further inside."""
     return moves.reshape(moves.shape + (1,) * (ndim - moves.ndim))
 
 
-def _in_turn(record: np.ndarray, turn: tuple[int, ...]) -> np.ndarray:
+def _in_turn(
+    record: np.ndarray,
+    turn: tuple[int, ...],
+) -> np.ndarray:
     """Return what a record says of one iteration."""
     own = turn[: record.ndim]
     # What was not seen is the same for all iterations.
@@ -313,7 +329,12 @@ class _Words:
                 return f"{weight} is zero in all entries that meet a unit that moves"
         return f"the derivative of {_title(value)} is zero {where}"
 
-    def _zero_factor(self, operand: int, stop: _Stop, leaves: list[int]) -> str:
+    def _zero_factor(
+        self,
+        operand: int,
+        stop: _Stop,
+        leaves: list[int],
+    ) -> str:
         """Say which factor of a product is zero."""
         if operand in self._depends_on_x:
             where = self._where(stop)
@@ -330,7 +351,11 @@ class _Words:
             return f"{weights[0]} is zero"
         return f"{weights[0]} is zero in the form in which it is used"
 
-    def _underflows(self, stop: _Stop, log_factor: float) -> bool:
+    def _underflows(
+        self,
+        stop: _Stop,
+        log_factor: float,
+    ) -> bool:
         """Tell whether a derivative times a factor is too small for its dtype."""
         dtype = self._program.values[stop.value].aval.dtype
         if not jnp.issubdtype(dtype, jnp.floating):
@@ -341,7 +366,11 @@ class _Words:
         smallest = np.log(float(jnp.finfo(dtype).tiny)) + np.log(_MARGIN)
         return max(entering, default=np.inf) + log_factor < smallest
 
-    def _log_size(self, index: int, turn: tuple[int, ...]) -> float:
+    def _log_size(
+        self,
+        index: int,
+        turn: tuple[int, ...],
+    ) -> float:
         """Return ln of the largest entry of a value in one iteration."""
         value = self._program.values[index]
         if value.operation == "constant" and value.number is not None:
@@ -390,7 +419,11 @@ class _Words:
         before = _before(self._program, [index])
         return [i for i, leaf in enumerate(self._program.params) if leaf in before]
 
-    def _weight(self, leaf: int, stop: _Stop) -> str:
+    def _weight(
+        self,
+        leaf: int,
+        stop: _Stop,
+    ) -> str:
         """Name a leaf of params by its layer, or by its path where it is no layer."""
         layer = self._layer(leaf)
         if layer is None:
@@ -407,7 +440,11 @@ class _Words:
         layers = (layer for layer in self._anatomy.layers if layer.path == path)
         return next(layers, None)
 
-    def _pre_activation(self, layer: str, stop: _Stop) -> str | None:
+    def _pre_activation(
+        self,
+        layer: str,
+        stop: _Stop,
+    ) -> str | None:
         """Return the nearest pre-activation of a layer behind an operation."""
         visited = {stop.value}
         pending = collections.deque(visited)
@@ -421,7 +458,11 @@ class _Words:
             pending.extend(new)
         return None
 
-    def _names_of(self, index: int, turn: tuple[int, ...]) -> list[str]:
+    def _names_of(
+        self,
+        index: int,
+        turn: tuple[int, ...],
+    ) -> list[str]:
         """Return the points at a value, in one iteration of the scans around it."""
         points = self._points.get(_key(self._program.values[index]), ())
         return [name for turns, name in points if turns == turn[: len(turns)]]
