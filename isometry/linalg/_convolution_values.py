@@ -133,6 +133,8 @@ def convolution_singular_values(
     if n_out % groups:
         raise InputError(f"groups={groups} does not divide the {n_out} outputs.")
 
+    # If they do not, the circle closes on another pixel of the stride, and shifts of the
+    # output are no shifts of the input.
     divides = all(axis.pixels % axis.stride == 0 for axis in axes)
     by_frequency = padding == "circular" and divides
     _refuse_beyond_memory(
@@ -332,6 +334,7 @@ def _complex_singular_values(
 
 def _lengths(blocks: Complex[Array, "*batch m n"]) -> Float[Array, "*batch 1"]:
     """Return the length of single rows or columns, with derivative 0 at 0."""
+    # Entries are at most the number of taps, so the squares are in range.
     squares = jnp.square(blocks.real) + jnp.square(blocks.imag)
     total = jnp.sum(squares, (-2, -1))[..., None]
     is_zero = total == 0

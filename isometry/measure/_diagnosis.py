@@ -33,6 +33,7 @@ def warn_of_batch(
         return
     if _is_silenced(BatchWarning):
         return
+    # The program is for these dtypes alone.
     params, x = target.cast(params, x)
     program = target.f
     said = coupling_of_rows(
@@ -95,6 +96,7 @@ def warn_of_zeros(
     num_zero = int(is_zero.sum())
     if num_zero == 0 or _is_silenced(ZeroJacobianWarning):
         return
+    # Finding a cause takes about a second, and one is an example for the others.
     seed, index = (int(i) for i in np.argwhere(is_zero)[0])
     params, x = example(seed, index)
     warn(

@@ -10,7 +10,8 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float
 
-# Equations that do no more than to call one program.
+# Equations that do no more than to call one program. Names differ between versions of
+# JAX.
 _CALLS = frozenset(
     (
         "jit",
@@ -140,6 +141,7 @@ def _walk(
         records[path, var] = _seen(dual)
 
     def read(atom: core.Var | core.Literal) -> _Dual:
+        # The dtype is said, because a literal may be a number of Python's.
         if isinstance(atom, core.Literal):
             return _Dual(jnp.asarray(atom.val, atom.aval.dtype), None)
         return known[atom]
@@ -207,6 +209,8 @@ def _results(
 
 def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
     """Return the program that an equation runs on its operands, or None."""
+    # The number of operands tells it from others that an equation may hold, such as the
+    # rule of a derivative.
     for value in eqn.params.values():
         if isinstance(value, (core.ClosedJaxpr, core.Jaxpr)):
             jaxpr = getattr(value, "jaxpr", value)
@@ -270,6 +274,7 @@ def _by_reverse_rule(
         for key, value in zip(keys, out, strict=False)
     ]
     pulled = pull(cotangents)
+    # A random cotangent is lost on every entry only if the rule returns zeros.
     passes = functools.reduce(jnp.logical_or, [jnp.any(leaf != 0) for leaf in pulled])
     return [_scaled(dual, passes) for dual in plain]
 
@@ -288,10 +293,17 @@ def _bound(
     operands: Sequence[Array],
 ) -> list[Array]:
     """Evaluate an equation as it stands."""
-    parameters = eqn.primitive.get_bind_params(eqn.params)
+    bound = eqn.primitive.get_bind_params(eqn.params)
+    functions, parameters = (), bound
+    # Versions of JAX before 0.10.2 return the functions that are called apart.
+    if isinstance(bound, tuple):
+        functions, parameters = bound
+    # The mesh and the names for profilers under which f was traced.
     with eqn.ctx.manager:
-        results = eqn.primitive.bind(*operands, **parameters)
-    return list(results) if eqn.primitive.multiple_results else [results]
+        results = eqn.primitive.bind(*functions, *operands, **parameters)
+    if eqn.primitive.multiple_results:
+        return list(results)
+    return [results]
 
 
 def _scan(
@@ -305,6 +317,8 @@ def _scan(
     num_consts = eqn.params["num_consts"]
     num_carry = eqn.params["num_carry"]
     constants = operands[:num_consts]
+    # What is carried has one type in all iterations, and an array of zeros is another
+    # one than no derivative at all.
     state = [_instantiated(dual) for dual in operands[num_consts:][:num_carry]]
     slices = list(operands[num_consts + num_carry :])
     keys: list[Key] = []
@@ -360,6 +374,7 @@ def _log_largest(value: Array) -> Float[Array, ""]:
     if jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return jnp.asarray(jnp.inf, jnp.float32)
     dtype = value.dtype if _is_floating(value) else jnp.float32
+    # A logarithm, because float32 would make zeros of the smallest numbers of float64.
     largest = jnp.max(jnp.abs(value.astype(dtype)), initial=0)
     return jnp.log(largest).astype(jnp.float32)
 

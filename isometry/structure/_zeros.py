@@ -91,6 +91,7 @@ def cause_of_zero(
         One sentence without a full stop, or several with semicolons between, where it
         takes several to cut the output off.
     """
+    # Names come from the anatomy; where derivatives stop, from running the program.
     an = anatomy(f, params, x)
     num_params = an.params_tree.num_leaves
     program = read(an.closed, num_params)
@@ -111,6 +112,7 @@ def cause_of_zero(
         leaf_paths=_names.leaves(params),
     )
     sentences = dict.fromkeys(words.sentence(stop) for stop in stops)
+    # Layers of one kind may say the same, as all casts at x do: each is told once.
     told = list(sentences)[:_MOST_TOLD]
     if len(sentences) > len(told):
         told.append(f"and {len(sentences) - len(told)} more like these")
@@ -218,6 +220,8 @@ class _Search:
 
     def _cut(self, stops: list[_Stop]) -> bool:
         """Tell whether no path from x to the output avoids all of these operations."""
+        # A scan stands here once. Who passes it passes all of its iterations, so an
+        # operation that stops one of them blocks it.
         blocked = {stop.value for stop in stops}
         readers = self._program.readers
         pending = [index for index in self._program.x if index not in blocked]
@@ -289,11 +293,13 @@ class _Words:
             return f"a comparison {where} is piecewise constant"
         if operation == "convert_element_type":
             return f"{self._what(stop)} is cast to {value.aval.dtype}{self._advice()}"
+        # JAX's own activations have rules as well; those are named for what they are.
         is_known = operation in _RECTIFIERS | _SATURATING
         if _key(value) in self._ruled and not is_known:
             return f"a derivative rule of f's own {where} returns zero"
         if operation in _PRODUCTS:
             return self._of_product(stop)
+        # Nothing below multiplies a derivative by more than about 1.
         if self._underflows(stop, log_factor=0.0):
             return f"the derivative underflows {where}"
         if operation in _RECTIFIERS:
@@ -377,6 +383,7 @@ class _Words:
             largest = np.max(np.abs(np.asarray(value.number, float)), initial=0.0)
             return float(np.log(largest)) if largest > 0 else -np.inf
         record = self._seen.get(_key(value))
+        # It was not seen, so nothing is claimed of it: neither zero nor small.
         if record is None:
             return np.inf
         return float(_in_turn(record.log_size, turn))
