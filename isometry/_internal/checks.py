@@ -346,15 +346,29 @@ def all_finite(name: str, value: T) -> T:
         is_floating = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
         if is_traced(leaf) or not is_floating:
             continue
-        # Inside jit of other arguments, this leaf must still be evaluated now.
-        with jax.ensure_compile_time_eval():
-            num_bad = int((~jnp.isfinite(leaf)).sum())
+        num_bad = _num_not_finite(leaf)
         if num_bad:
             where = name + jax.tree_util.keystr(path)
             raise InputError(
                 f"{where} holds {num_bad} values that are NaN or infinite."
             )
     return value
+
+
+def _num_not_finite(array: jax.typing.ArrayLike) -> int:
+    if _in_host_memory(array):
+        # Three programs would be compiled for it: 80 ms, a sixth of a first small call.
+        return int(np.count_nonzero(~np.isfinite(np.asarray(array))))
+    # Inside jit of other arguments, this array must still be evaluated now.
+    with jax.ensure_compile_time_eval():
+        return int((~jnp.isfinite(array)).sum())
+
+
+def _in_host_memory(array: jax.typing.ArrayLike) -> bool:
+    if not isinstance(array, jax.Array):
+        return True
+    is_on_cpu = all(device.platform == "cpu" for device in array.devices())
+    return is_on_cpu and array.is_fully_addressable
 
 
 def examples(name: str, value: T, shape: tuple[int, ...]) -> T:

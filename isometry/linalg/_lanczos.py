@@ -34,8 +34,8 @@ _SMALL_BALL = 1.648
 # that would be 1e-4; with ten times less few would be taken out within few steps.
 _CONVERGED = 1e-3
 
-# Steps of the probe that goes ahead to find what is taken out. More would find more; but
-# where a tolerance stops the others early, it would take longer than they do.
+# Steps of the probe that goes ahead to find what is taken out. More would find more;
+# but where a tolerance stops the others early, it would take longer than they do.
 _MOST_STEPS_AHEAD = 64
 
 # What the bound on the largest value is to hold with while steps are counted. A level
@@ -387,9 +387,9 @@ def spectral_quadrature(
         ...     operator, key=jax.random.key(0), steps=50, probes=4, tol=0.05
         ... )
         >>> int(rules.steps)
-        16
-        >>> float(jnp.exp(rules.log_values.max()).round(2))
-        99.99
+        8
+        >>> print(f"{jnp.exp(rules.log_values.max()):.1f}")
+        99.9
     """
     operator = checked("spectral_quadrature", operator).tall
     key = checks.key("key", key)

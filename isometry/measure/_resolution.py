@@ -138,6 +138,8 @@ def function_of(f: Map | list[Map]) -> Map:
 
 def example(x: PyTree) -> PyTree:
     """Return an example whose leaves are arrays; a list of numbers is one array."""
+    # Trees of arrays are for functions that take them; a list of numbers is what a user
+    # means by an array.
     leaves = jax.tree.leaves(x)
     is_number = [isinstance(leaf, (bool, int, float)) for leaf in leaves]
     if all(is_number) or jax.tree.structure(x).num_nodes == 1:
@@ -172,6 +174,7 @@ def _bare(
             'span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this one '
             f"has {function.depth}."
         )
+    # Complex parameters have a Jacobian of twice the size, which nobody has asked for.
     checks.real("params", params)
     checks.real("x", x)
     return Target(
@@ -208,6 +211,7 @@ def _lowest(params: Params, x: PyTree) -> str | None:
     """Return the name of the lowest floating dtype, if it is below float32."""
     leaves = jax.tree.leaves((params, x))
     dtypes = {jnp.result_type(leaf) for leaf in leaves if not checks.is_key(leaf)}
+    # Integers are tokens and counts: nothing is lost where they stay.
     low = [
         dtype.name
         for dtype in dtypes
@@ -216,10 +220,16 @@ def _lowest(params: Params, x: PyTree) -> str | None:
     return min(low, default=None)
 
 
-def _traced_once(target: Target, params: Params, x: PyTree, argument: str) -> Target:
+def _traced_once(
+    target: Target,
+    params: Params,
+    x: PyTree,
+    argument: str,
+) -> Target:
     """Return the target with what tracing finds, and warn of it."""
     shapes = abstract((params, x), target.dtype)
     try:
+        # Traced as jax.jit traces, for the sake of its memory alone: nothing is run.
         target = _examined.eval_shape(target, *shapes)
     except Exception:
         # Once more, for an error without a note of JAX's about its own frames.
@@ -242,8 +252,14 @@ def _examined(target: Target, params: Params, x: PyTree) -> Target:
     return _examine(target, *shapes, argument="x")
 
 
-def _examine(target: Target, params: Params, x: PyTree, argument: str) -> Target:
+def _examine(
+    target: Target,
+    params: Params,
+    x: PyTree,
+    argument: str,
+) -> Target:
     """Trace the span at these shapes, without computing."""
+    # Parameters of another network often fit, and would be measured as this one's.
     if target.network is not None:
         target.network.expect("f", params)
     _require_start(target, params, x)
@@ -276,6 +292,7 @@ def _examine(target: Target, params: Params, x: PyTree, argument: str) -> Target
 
 def _with_points(target: Target, params: Params, x: PyTree) -> Target:
     """Find the points of a span, unless the function knows it itself."""
+    # A network knows its hidden span without being read.
     is_network = target.network is not None
     if target.span == "end_to_end" or (target.span == "hidden" and is_network):
         return target
@@ -297,6 +314,7 @@ def _of_output(target: Target) -> Map:
 
 
 def _anatomy(target: Target, params: Params, x: PyTree) -> structure.Anatomy:
+    # The points are of the program that is measured, so it is read at its precision.
     with precision.full():
         return structure.anatomy(_of_output(target), params, x)
 
@@ -352,7 +370,10 @@ def first_line(error: Exception) -> str:
 
 
 def _raised(
-    error: Exception, target: Target, shapes: tuple[Params, PyTree], argument: str
+    error: Exception,
+    target: Target,
+    shapes: tuple[Params, PyTree],
+    argument: str,
 ) -> InputError:
     """Say what f raised, and whether x seems to be a batch."""
     params, x = shapes
@@ -363,9 +384,15 @@ def _raised(
     )
 
 
-def _batch_hint(target: Target, params: Params, x: PyTree, argument: str) -> str:
+def _batch_hint(
+    target: Target,
+    params: Params,
+    x: PyTree,
+    argument: str,
+) -> str:
     if jax.tree.structure(x).num_nodes > 1 or not x.shape:
         return ""
+    # The commonest mistake: a whole batch where one example belongs.
     row = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
     try:
         _span_traced(target, params, row)
@@ -380,7 +407,10 @@ def _batch_hint(target: Target, params: Params, x: PyTree, argument: str) -> str
 
 
 def _require_determinism(
-    target: Target, params: Params, x: PyTree, once: core.ClosedJaxpr
+    target: Target,
+    params: Params,
+    x: PyTree,
+    once: core.ClosedJaxpr,
 ) -> None:
     """Trace a user's f again, and refuse it if it draws numbers from outside.
 
@@ -412,6 +442,7 @@ _REMEDY = {
 
 def refuse_chance(what: str, once: core.ClosedJaxpr, again: core.ClosedJaxpr) -> None:
     """Refuse what, traced twice, holds different numbers."""
+    # Numbers that f draws from outside are constants of its jaxpr.
     first = jaxprs.constants(once)
     second = jaxprs.constants(again)
     if len(first) == len(second):

@@ -74,6 +74,7 @@ class Target:
     @property
     def network(self) -> Function | None:
         """The function, where it is one of the networks that show their layers."""
+        # Between points the network's own factors do not apply.
         if self.points is not None or not isinstance(self.f, Reference):
             return None
         function = self.f.function
@@ -117,7 +118,12 @@ class Target:
             return x
         return self._known_network.stem(params, x)
 
-    def apply(self, params: Params, x: PyTree, z: Array) -> Array:
+    def apply(
+        self,
+        params: Params,
+        x: PyTree,
+        z: Array,
+    ) -> Array:
         """Return the value where the span ends, if it is z where the span starts."""
         if self.points is not None:
             return self.points.apply(params, x, z)
@@ -142,6 +148,7 @@ class Target:
         start = self.start(params, x)
 
         def g(z: Array) -> Array:
+            # A hard-coded cast in f may return another dtype than the measurement's.
             y = self.apply(params, x, z.reshape(start.shape))
             return y.ravel().astype(self.dtype)
 
@@ -151,6 +158,7 @@ class Target:
         """Return the Jacobian: the product of the layers, or else by autodiff."""
         if self.layered:
             return self.jacobians(params, jnp.asarray(x)[None])[0]
+        # Where both derivatives exist the shape decides, in `matrix_of`.
         one_way = self.forward_only or self.reverse_only
         with precision.full():
             g, point = self.vector_map(params, x)
@@ -187,6 +195,8 @@ class Target:
 
     def factors_of_inputs(self, params: Params, xs: Array) -> list[Factors]:
         """Return the factors at all xs: scales have a leading axis of inputs."""
+        # The structure of the factors, with None where a stack has no scale, must be
+        # known before vmap can be told what is batched.
         shapes = jax.eval_shape(self.factors, params, xs[0])
         # Matrices are shared.
         axes = [Factors(None, 0) for _ in shapes]
@@ -224,6 +234,7 @@ class Target:
         if weights is None:
             weights = jnp.full_like(log_values, 1 / min(m, n))
         batch = log_values.shape[:-1]
+        # Methods may give one number for all matrices, such as a constant of the dtype.
         floor = jnp.broadcast_to(jnp.asarray(log_floor, log_values.dtype), batch)
         return Spectrum(
             log_values=log_values,
@@ -239,13 +250,18 @@ class Target:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _factors(target: Target, params: Params, x: Array) -> list[Factors]:
+def _factors(
+    target: Target,
+    params: Params,
+    x: Array,
+) -> list[Factors]:
     """Return the factors, in a function whose traces JAX remembers."""
     return target.factors(params, x)
 
 
 def _require_forward(operator: linalg.Operator) -> None:
     """Require J v of a function with a custom_vjp rule, perhaps of params alone."""
+    # Under vmap, as the kernels call it: some rules fail there alone.
     direction = jax.ShapeDtypeStruct((1, operator.shape[1]), operator.dtype)
     try:
         jax.eval_shape(jax.vmap(operator.matvec), direction)

@@ -108,11 +108,11 @@ def smooth_density(sp: Spectrum, axis: Axis, x: Float[np.ndarray, " x"]) -> Band
 def log_floor(sp: Spectrum) -> float:
     """Return ln s below which some matrix shows nothing.
 
-    Of a quadrature it is the width of the bump that it makes of a zero
+    Of a quadrature it is two standard deviations of the bump that it makes of a zero
     (`linalg.smooth_density`).
     """
     log_top = np.asarray(sp.log_values[..., 0], float)
     if sp.quadrature is None:
         return float(np.max(log_top + np.asarray(sp.log_floor, float)))
-    width = math.pi / (4 * np.asarray(sp.quadrature.steps, float))
-    return float(np.max(log_top + np.log(width)))
+    deviation = math.pi / (4 * np.asarray(sp.quadrature.steps, float))
+    return float(np.max(log_top + np.log(2 * deviation)))

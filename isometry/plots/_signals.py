@@ -80,8 +80,11 @@ def signals(measured: "Signals", predicted: "Signals | None" = None) -> "Figure"
     last = panels.flat[-1]
     last.set_axis_off()
     handles, labels = panels.flat[0].get_legend_handles_labels()
-    title = "band: all seeds"
-    last.legend(handles, labels, title=title, loc="center", fontsize=8, frameon=False)
+    num_seeds = len(_by_seed(measured, "q"))
+    if num_seeds > 1:
+        # Of the shaded bands of all panels.
+        last.text(0.5, 0.75, f"bands: range of {num_seeds} seeds", ha="center")
+    last.legend(handles, labels, loc="center", fontsize=8, frameon=False)
     return figure
 
 
@@ -151,6 +154,7 @@ def _write_reason(ax: "Axes", measured: "Signals", field: str) -> None:
         reason = "of a single input there is no other"
     if hasattr(measured, "why"):
         reason = measured.why(field) or reason
+    ax.set_yticks([])
     ax.text(
         0.5,
         0.5,

@@ -59,7 +59,7 @@ def spectrum(
         >>> from matplotlib.figure import Figure
         >>> sp = isometry.Spectrum.of_jacobians(np.diag([10.0, 1.0, 0.0, 0.0]))
         >>> ax = plots.spectrum(sp, Figure().add_subplot(), bins=2)
-        >>> sum(bar.get_height() * bar.get_width() for bar in ax.patches)
+        >>> float(sum(bar.get_height() * bar.get_width() for bar in ax.patches))
         0.5
     """
     checks.on_host("sp", sp)
@@ -116,7 +116,7 @@ def _draw_quadrature(
     ax.set_ylim(bottom=0)
     if low < floor:
         ax.axvspan(low, floor, color="0.88", lw=0, zorder=0, label="not resolved")
-        below = float(np.mean(np.asarray(sp.smooth_cdf([floor * LN10], "log_s"))))
+        below = 1 - _mass_above(sp, axis, floor)
         ax.text(
             (low + floor) / 2,
             0.5,
@@ -128,3 +128,10 @@ def _draw_quadrature(
             fontsize=7,
         )
     ax.set_xlim(low, high)
+
+
+def _mass_above(sp: Spectrum, axis: Axis, floor: float) -> float:
+    """Return the mass of the smooth density above a place, to three digits."""
+    top = float(np.max(np.asarray(sp.log_values[..., 0]))) / LN10 + _MARGIN
+    x = np.linspace(floor, top, 10 * _POINTS)
+    return float(np.trapezoid(smooth_density(sp, axis, x).mean, x))

@@ -62,7 +62,11 @@ class Product(Method):
         )
 
     def spectrum(
-        self, target: "Target", params: Params, x: Array, key: Key | None
+        self,
+        target: "Target",
+        params: Params,
+        x: Array,
+        key: Key | None,
     ) -> "Spectrum":
         """Multiply the layers at one example; every value is resolved."""
         stacks = target.factors(params, x)
@@ -74,7 +78,11 @@ class Product(Method):
         return target.record(self, log_values, log_floor=-jnp.inf)
 
     def spectra(
-        self, target: "Target", params: Params, xs: Array, keys: Key | None
+        self,
+        target: "Target",
+        params: Params,
+        xs: Array,
+        keys: Key | None,
     ) -> "Spectrum":
         """Measure one Jacobian after another.
 
@@ -86,7 +94,12 @@ class Product(Method):
 
         return jax.lax.map(of_seed, params)
 
-    def footprint(self, target: "Target", params: Params, x: Array) -> Footprint:
+    def footprint(
+        self,
+        target: "Target",
+        params: Params,
+        x: Array,
+    ) -> Footprint:
         """Bound the bytes of one product; of the others only the results stay."""
         itemsize = target.dtype.itemsize
         weights = memory.tree_bytes(params) + SMALL
@@ -95,7 +108,12 @@ class Product(Method):
         result = 4 * min(target.shape) * itemsize
         return Footprint(COPIES * weights + values + working, result)
 
-    def operations(self, target: "Target", params: Params, x: Array) -> int:
+    def operations(
+        self,
+        target: "Target",
+        params: Params,
+        x: Array,
+    ) -> int:
         """Count a QR of the narrowest layer's order for each factorization.
 
         R and Q are 4/3 n³ each; the rest is what pivoting and scaling add.
