@@ -133,8 +133,8 @@ def convolution_singular_values(
     if n_out % groups:
         raise InputError(f"groups={groups} does not divide the {n_out} outputs.")
 
-    # If they do not, the circle closes on another pixel of the stride, and shifts of the
-    # output are no shifts of the input.
+    # If strides do not, the circle closes on another pixel of the stride, and shifts of
+    # the output are no shifts of the input.
     divides = all(axis.pixels % axis.stride == 0 for axis in axes)
     by_frequency = padding == "circular" and divides
     _refuse_beyond_memory(
