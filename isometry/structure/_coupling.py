@@ -44,15 +44,7 @@ def rows_are_independent(
     codes = _codes(num_rows)
     for derivative in (_forward, _backward):
         try:
-            return bool(
-                _are_independent(
-                    apply,
-                    derivative,
-                    params,
-                    x,
-                    codes,
-                )
-            )
+            return bool(_are_independent(apply, derivative, params, x=x, codes=codes))
         # Some functions are differentiated one way alone, some not at all; a user's
         # rules may raise anything.
         except Exception:
@@ -82,12 +74,7 @@ def coupling_of_rows(
         return None
     out = jax.eval_shape(apply, params, x)
     advice = "measure lambda params, x: f(params, x[None])[0] at x[0]"
-    if _takes_one_row(
-        one_row or apply,
-        params,
-        x,
-        out,
-    ):
+    if _takes_one_row(one_row or apply, params, x, out=out):
         advice = "write x[0]"
     return (
         f"row i of f's output, of shape {out.shape}, depends on row i of x alone, so J "
@@ -135,6 +122,7 @@ def _are_independent(
     apply: Map,
     derivative: Callable[..., Callable],
     params: Params,
+    *,
     x: PyTree[Array],
     codes: Bool[Array, "probes rows"],
 ) -> Bool[Array, ""]:
@@ -226,6 +214,7 @@ def _takes_one_row(
     apply: Map,
     params: Params,
     x: PyTree[Array],
+    *,
     out: jax.ShapeDtypeStruct,
 ) -> bool:
     """Tell whether f takes one row of x and returns what has the shape of one row."""

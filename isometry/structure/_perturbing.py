@@ -239,10 +239,14 @@ def _by_rule(
     primals = tuple(values[i] for i in moving)
     tangents = tuple(operands[i].tangent for i in moving)
     results, derivatives = jax.jvp(of_moving, primals, tangents)
-    return [
-        _Dual(value, derivative if _is_floating(value) else None)
-        for value, derivative in zip(results, derivatives, strict=True)
-    ]
+    return list(map(_dual, results, derivatives))
+
+
+def _dual(value: Array, derivative: Array) -> _Dual:
+    # JAX's derivative of whole numbers has a dtype of its own, of no bytes.
+    if not _is_floating(value):
+        return _Dual(value, None)
+    return _Dual(value, derivative)
 
 
 def _by_reverse_rule(
