@@ -18,7 +18,8 @@ def value_at(closed, place, arguments):
 
 
 def _value_at(jaxpr, consts, arguments, place):
-    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments]))
+    variables = [*jaxpr.constvars, *jaxpr.invars]
+    env = dict(zip(variables, [*consts, *arguments], strict=True))
     if not place.path and place.var in env:
         return env[place.var]
 
@@ -29,7 +30,10 @@ def _value_at(jaxpr, consts, arguments, place):
         operands = [read(atom) for atom in eqn.invars]
         if place.path and place.path[0] == i:
             return _inside(eqn, operands, place._replace(path=place.path[1:]))
-        results = eqn.primitive.bind(*operands, **eqn.params)
+        if eqn.primitive.name == "custom_jvp_call":
+            results = core.jaxpr_as_fun(eqn.params["call_jaxpr"])(*operands)
+        else:
+            results = eqn.primitive.bind(*operands, **eqn.params)
         if not eqn.primitive.multiple_results:
             results = [results]
         env |= dict(zip(eqn.outvars, results, strict=True))
