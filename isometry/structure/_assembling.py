@@ -353,27 +353,18 @@ def laid_out_pair(
     the second turn, the later one by the third. Without nodes, b comes before a.
     """
     program = unrolled.program
-    turns_a, turns_b = list(a.turns), list(b.turns)
     scans_a = program.values[a.value].scans
     scans_b = program.values[b.value].scans
+    lengths_a = [program.scans[scan].length for scan in scans_a]
+    lengths_b = [program.scans[scan].length for scan in scans_b]
+    shown_a = list(map(representative, a.turns, lengths_a))
+    shown_b = list(map(representative, b.turns, lengths_b))
     for i, (scan_a, scan_b) in enumerate(zip(scans_a, scans_b, strict=False)):
-        if scan_a != scan_b:
+        if scan_a != scan_b or a.turns[i] < b.turns[i]:
+            if scan_a == scan_b and shown_a[i] == shown_b[i]:
+                shown_b[i] += 1
             break
-        length = program.scans[scan_a].length
-        if turns_a[i] > turns_b[i]:
+        if a.turns[i] > b.turns[i]:
             return None, None
-        ordered = representative(turns_a[i], length), representative(turns_b[i], length)
-        if turns_a[i] < turns_b[i] and ordered[0] == ordered[1]:
-            ordered = ordered[0], ordered[1] + 1
-        shown_a, shown_b = ordered
-        is_earlier = turns_a[i] < turns_b[i]
-        turns_a[i], turns_b[i] = shown_a, shown_b
-        if is_earlier:
-            break
-    return _node(unrolled, a, scans_a, turns_a), _node(unrolled, b, scans_b, turns_b)
-
-
-def _node(
-    unrolled: Unrolled, point: Point, scans: tuple[int, ...], turns: list[int]
-) -> int:
-    return unrolled.find(point.value, tuple(turns))
+    start = unrolled.find(a.value, tuple(shown_a))
+    return start, unrolled.find(b.value, tuple(shown_b))
