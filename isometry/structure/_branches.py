@@ -12,8 +12,9 @@ _SUMS = frozenset(("add", "add_any"))
 # Operations that pick one entry of an axis, as a step of a recurrence does.
 _PICKING = frozenset(("scan_each", "dynamic_slice", "gather"))
 
-# The most products on a shortcut: one, its projection. With more it would be a branch.
-_MOST_ON_SHORTCUT = 1
+# The most products on a shortcut: a projection, and the change of resolution before it.
+# With more it would be a branch; with fewer, those of a U-Net would be none.
+_MOST_ON_SHORTCUT = 2
 
 
 class Join(NamedTuple):
@@ -36,14 +37,17 @@ def joins(flow: Flow) -> list[Join]:
     """Find every join of a program, in order."""
     found = []
     for node in flow.nodes:
-        if flow.unrolled.value(node).operation not in _SUMS:
-            continue
-        operands = dict.fromkeys(flow.inputs[node])
-        if len(operands) == 2:
-            join = _join(flow, node, tuple(operands))
+        if is_sum(flow, node):
+            join = _join(flow, node, tuple(flow.inputs[node]))
             if join is not None:
                 found.append(join)
     return found
+
+
+def is_sum(flow: Flow, node: int) -> bool:
+    """Tell whether a node is the sum of two different values of the flow."""
+    operands = dict.fromkeys(flow.inputs[node])
+    return flow.unrolled.value(node).operation in _SUMS and len(operands) == 2
 
 
 class _Way(NamedTuple):
@@ -78,10 +82,10 @@ def _join(flow: Flow, node: int, operands: tuple[int, int]) -> Join | None:
         return None
     shortcut: tuple[int, ...] = ()
     if skip.num_products > 0:
-        # A projection stands on a way of its own, beside at least two products.
+        # Projections stand on a way of their own, beside more products.
         shortcut = skip.layers(flow)
-        is_projection = len(shortcut) == skip.num_products == _MOST_ON_SHORTCUT
-        if not is_projection:
+        is_chain = len(shortcut) == skip.num_products
+        if not is_chain or skip.num_products > _MOST_ON_SHORTCUT:
             return None
     if any(_is_pick(flow, step) for step in skip.nodes):
         return None

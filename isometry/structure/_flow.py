@@ -7,7 +7,7 @@ that depend on the input, or on the embedding of an input of whole numbers.
 import functools
 import heapq
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from isometry.structure._layers import Use
 from isometry.structure._reading import Program
@@ -169,11 +169,6 @@ class Flow:
         is_one = is_spread or math.prod(value.shape) == 1
         inputs = self.unrolled.nodes[node].inputs
         return is_one and bool(inputs) and all(map(self._is_number, inputs))
-
-    def is_product(self, node: int) -> bool:
-        """Tell whether a node is a product or convolution, of whatever two values."""
-        operation = self.unrolled.value(node).operation
-        return operation in ("dot_general", "conv_general_dilated")
 
     def passage(self, start: int, within: Container[int] | None = None) -> list[int]:
         """Follow what is computed from one node alone, up to where that ends.

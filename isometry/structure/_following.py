@@ -80,6 +80,10 @@ _MARKS = (
 )
 
 
+# Nonlinearities of gates.
+_GATES = {"logistic": "sigmoid", "tanh": "tanh"}
+
+
 class Step(NamedTuple):
     """One step between two nodes.
 
@@ -139,6 +143,25 @@ def words(
     return [_written(step) for step in _joined(steps)]
 
 
+def gates(flow: Flow, start: int) -> list[str]:
+    """Name the nonlinearities of a gated recurrence that a layer runs into."""
+    seen = {start}
+    pending = [start]
+    titles = set()
+    while pending:
+        node = pending.pop()
+        value = flow.unrolled.value(node)
+        if value.operation in _GATES:
+            titles.add(_GATES[value.operation])
+            continue
+        if node != start and (node in flow.layer_at or value.operation == "scan_carry"):
+            continue
+        new = [reader for reader in flow.readers.get(node, ()) if reader not in seen]
+        seen.update(new)
+        pending.extend(new)
+    return [f"gates ({', '.join(sorted(titles))})"] if titles else []
+
+
 def _written(step: Step) -> str:
     if step.kind == "shift":
         return f"+ {step.detail or 'constant'}"
@@ -156,9 +179,7 @@ def _segment(flow: Flow, before: int, node: int) -> list[int]:
     return sorted(seen - {before})
 
 
-def _step(
-    flow: Flow, segment: Sequence[int], names: Mapping[int, str]
-) -> Step | None:
+def _step(flow: Flow, segment: Sequence[int], names: Mapping[int, str]) -> Step | None:
     """Describe the nodes between one bottleneck and the next."""
     values = [flow.unrolled.value(node) for node in segment]
     calls = [call for value in values for call in value.calls]
@@ -198,6 +219,8 @@ def _single(flow: Flow, node: int, names: Mapping[int, str]) -> Step | None:
     if name == "max" and elsewhere:
         is_at_zero = _is_zero(flow, elsewhere[0])
         return Step("relu" if is_at_zero else "clip")
+    if name == "select_n":
+        return Step("mask")
     if name == "min":
         return Step("clip")
     if name == "integer_pow":

@@ -155,7 +155,7 @@ def _row(program: Program, name: str, leaf: Leaf, met: Sequence[Meeting]) -> Row
 
 
 def _uses(program: Program, met: Sequence[Meeting]) -> tuple[Use, ...]:
-    """Number the meetings of one weight, slice by slice."""
+    """Return the uses that the meetings of one weight are, slice by slice."""
     uses = []
     count: dict[int | None, int] = {}
     for meeting in met:

@@ -162,11 +162,9 @@ def _convolution(value: Value) -> _Axes:
 def _embedding(value: Value, weight: Value) -> _Axes:
     """Read the axes of a table: those that an index picks from, and all others."""
     every = range(len(weight.shape))
-    if value.operation == "gather":
-        looked_up = tuple(value.eqn.params["dimension_numbers"].start_index_map)
-    else:
-        sizes = value.eqn.params["slice_sizes"]
-        looked_up = tuple(axis for axis in every if sizes[axis] != weight.shape[axis])
+    sizes = value.eqn.params["slice_sizes"]
+    # Under vmap an index runs over every axis, though it picks from one alone.
+    looked_up = tuple(axis for axis in every if sizes[axis] != weight.shape[axis])
     kept = tuple(axis for axis in every if axis not in looked_up)
     return _Axes("embedding", looked_up, kept)
 

@@ -1,8 +1,8 @@
 """Values that depend on parameters alone, traced back to the leaves that they show.
 
-A weight may be masked, standardized, cast, transposed, reshaped, sliced or stacked before
-it meets the signal. What it is then still shows one leaf of the parameters, and each of
-its axes comes from axes of that leaf.
+A weight may be masked, standardized, cast, transposed, reshaped, sliced or stacked
+before it meets the signal. What it is then still shows one leaf of the parameters, and
+each of its axes comes from axes of that leaf.
 """
 
 import math
@@ -209,7 +209,7 @@ def _params(value: Value) -> dict[str, object]:
 def _elementwise(
     program: Program, value: Value, shape: Sequence[int], origin: Origin
 ) -> Origin | None:
-    """Follow what leaves the shape as it is; of anything else only the leaf is known."""
+    """Follow what leaves the shape as it is; of all else only the leaf is known."""
     if tuple(shape) == value.shape:
         return origin
     return origin._replace(axes=((),) * len(value.shape), joined=None)
@@ -323,7 +323,7 @@ def _slice(
 
 
 def _cut(program: Program, origin: Origin, cut: Part, size: int) -> Origin | None:
-    """Cut a stretch out of one axis of the value; None if nothing of the leaf is left."""
+    """Cut a stretch out of one axis; None if nothing of the leaf is left."""
     joined = origin.joined
     if joined is not None and joined.axis == cut.axis:
         start = max(cut.start, joined.start)

@@ -197,13 +197,14 @@ class _Reader:
         where: _Where,
     ) -> list[int]:
         """Read a jaxpr that may bring constants of its own."""
-        if isinstance(called, core.Jaxpr):
-            return self.jaxpr(called, arguments, where)
+        # In some versions of JAX one class stands for both kinds.
+        jaxpr = getattr(called, "jaxpr", called)
+        numbers = getattr(called, "consts", ())
         constants = [
             self.add(Value("constant", (), var.aval, number=number))
-            for var, number in zip(called.jaxpr.constvars, called.consts, strict=True)
+            for var, number in zip(jaxpr.constvars, numbers, strict=False)
         ]
-        return self.jaxpr(called.jaxpr, [*constants, *arguments], where)
+        return self.jaxpr(jaxpr, [*constants, *arguments], where)
 
     def atoms(
         self, atoms: Sequence[core.Var | core.Literal], known: dict[core.Var, int]

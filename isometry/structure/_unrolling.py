@@ -56,7 +56,7 @@ class Unrolled:
         return self.program.values[self.nodes[node].value]
 
     def find(self, value: int, turns: tuple[int, ...] = ()) -> int:
-        """Return the node of a value; `turns` may be those of a value further inside."""
+        """Return the node of a value; `turns` may be those of one further inside."""
         num_scans = len(self.program.values[value].scans)
         return self._by_place[value, turns[:num_scans]]
 
