@@ -162,7 +162,8 @@ class _Work:
         )
         how = _spectra.narrowed(self.how, self.mesh, params, xs=xs)
         # By the factorizations, which dominate where threads are worth it.
-        operations = sum(float(min(t.shape)) ** 3 for t in how.targets)
+        shapes = [target.shape for target in how.targets]
+        operations = sum(float(m) * n * min(m, n) for m, n in shapes)
         records = _programs.run(
             _spectra.measured,
             how,
