@@ -110,7 +110,7 @@ class Anatomy:
         if name == "output":
             # The variable of the whole program, though a function inside computed it.
             return Place((), self.closed.jaxpr.outvars[0], ())
-        program = self._flow.unrolled.program
+        program = self._flow.program
         value = program.values[point.value]
         turns = [
             program.scans[scan].index_of(turn)
@@ -141,7 +141,7 @@ class Anatomy:
         Raises:
             InputError: There is no such point.
         """
-        aval = self._flow.unrolled.program.values[self._point(name).value].aval
+        aval = self._flow.program.values[self._point(name).value].aval
         return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
     def upstream(self, a: str, b: str) -> bool:

@@ -165,7 +165,7 @@ def _layers(parts: _Parts, depths: Depths) -> tuple[WeightLayer, ...]:
 
 def _biases(parts: _Parts) -> dict[int, str]:
     """Return the key path of the bias of each weight that has one."""
-    params = parts.flow.unrolled.program.params
+    params = parts.flow.program.params
     path_of = {leaf: parts.leaves[i].path for i, leaf in enumerate(params)}
     biases: dict[int, str] = {}
     for node, uses in parts.flow.layer_at.items():
@@ -329,7 +329,7 @@ def _back_to(
 
 def _leaf_names(parts: _Parts) -> dict[int, str]:
     """Return the names of the leaves that values show."""
-    params = parts.flow.unrolled.program.params
+    params = parts.flow.program.params
     of_leaf = {leaf: short_name(parts.leaves[i]) for i, leaf in enumerate(params)}
     return {value: of_leaf[found[0].leaf] for value, found in parts.origins.items()}
 

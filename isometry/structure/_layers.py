@@ -94,7 +94,7 @@ def rows(
     ]
     names = _names.layer_names(labels)
     return [
-        _row(program, name, of_leaf[weight.leaf], met)
+        _row(program, name, of_leaf[weight.leaf], met=met)
         for name, (weight, met) in zip(names, by_weight.items(), strict=True)
     ]
 
@@ -114,7 +114,13 @@ def _label_of_part(program: Program, weight: _Weight) -> str:
     return "[" + ", ".join(stretches.get(axis, ":") for axis in axes) + "]"
 
 
-def _row(program: Program, name: str, leaf: Leaf, met: Sequence[Meeting]) -> Row:
+def _row(
+    program: Program,
+    name: str,
+    leaf: Leaf,
+    *,
+    met: Sequence[Meeting],
+) -> Row:
     first = met[0]
     origin = first.origin
     full = program.values[origin.leaf].shape
