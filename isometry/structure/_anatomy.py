@@ -158,7 +158,9 @@ class Anatomy:
             InputError: There is no such point.
         """
         start, end = _assembling.laid_out_pair(
-            self._flow.unrolled, self._point(a), self._point(b)
+            self._flow.unrolled,
+            self._point(a),
+            self._point(b),
         )
         if start is None:
             return False
@@ -194,7 +196,9 @@ def _abbreviated(names: tuple[str, ...], most: int) -> list[str]:
 
 @public("anatomy")
 def anatomy(
-    f: Callable[[Params, PyTree], PyTree], params: Params, x: PyTree
+    f: Callable[[Params, PyTree], PyTree],
+    params: Params,
+    x: PyTree,
 ) -> Anatomy:
     """Read what f(params, x) is made of, without running it.
 

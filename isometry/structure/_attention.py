@@ -96,7 +96,12 @@ def _back_to_products(flow: Flow, start: int) -> tuple[list[int], list[int]]:
 
 
 def _keys_are_right(
-    flow: Flow, logits: int, between: Iterable[int], *, mixed: int, side: int
+    flow: Flow,
+    logits: int,
+    between: Iterable[int],
+    *,
+    mixed: int,
+    side: int,
 ) -> bool:
     """Tell whether keys are the right factor of the logits.
 

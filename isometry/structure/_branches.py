@@ -105,7 +105,8 @@ def _ways(
 
 
 def _fork_on_stream(
-    flow: Flow, operands: tuple[int, int]
+    flow: Flow,
+    operands: tuple[int, int],
 ) -> tuple[int, dict[int, int]] | None:
     """Find the last node that is in one operand unchanged, and in the other changed."""
     found = []

@@ -56,7 +56,9 @@ class Flow:
     """
 
     def __init__(
-        self, unrolled: Unrolled, layers: Mapping[int, Sequence[tuple[int, Use]]]
+        self,
+        unrolled: Unrolled,
+        layers: Mapping[int, Sequence[tuple[int, Use]]],
     ) -> None:
         self.unrolled = unrolled
         self.program = program = unrolled.program
@@ -79,7 +81,9 @@ class Flow:
         return self.unrolled.value(node).operation
 
     def _uses_at(
-        self, node: int, uses: Sequence[tuple[int, Use]]
+        self,
+        node: int,
+        uses: Sequence[tuple[int, Use]],
     ) -> list[tuple[int, Use]]:
         """Return the uses of weights that fall into the turns of a node."""
         turns = self.unrolled.nodes[node].turns

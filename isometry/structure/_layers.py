@@ -82,7 +82,9 @@ class _Weight(NamedTuple):
 
 
 def rows(
-    program: Program, meetings: Sequence[Meeting], leaves: Sequence[Leaf]
+    program: Program,
+    meetings: Sequence[Meeting],
+    leaves: Sequence[Leaf],
 ) -> list[Row]:
     """Put the meetings of each weight into one row, in the order of first meetings."""
     by_weight: dict[_Weight, list[Meeting]] = {}

@@ -81,7 +81,7 @@ _AXES_OF_MATRIX = 2
 
 # Operations that leave a matrix what it is.
 _MOVING = frozenset(
-    ("squeeze", "reshape", "transpose", "broadcast_in_dim", "convert_element_type")
+    ("squeeze", "reshape", "transpose", "broadcast_in_dim", "convert_element_type"),
 )
 
 
@@ -169,7 +169,9 @@ def follow(program: Program, index: int, traced: dict[int, Origins]) -> Origins:
 
 
 def _main_input(
-    program: Program, value: Value, traced: dict[int, Origins]
+    program: Program,
+    value: Value,
+    traced: dict[int, Origins],
 ) -> int | None:
     """Return the input that a value shows: the one of which most axes are known.
 
@@ -200,7 +202,9 @@ def _unpicked(origin: Origin, scans: tuple[int, ...]) -> Origin:
 
 
 def _concatenated(
-    program: Program, value: Value, traced: dict[int, Origins]
+    program: Program,
+    value: Value,
+    traced: dict[int, Origins],
 ) -> Origins:
     """Trace leaves that were concatenated, or stacked, inside the program."""
     is_stack = value.operation == "stack"
@@ -252,7 +256,8 @@ def _reshape(step: _Step, origin: Origin) -> Origin:
 
 
 def matched(
-    old: Sequence[int], new: Sequence[int]
+    old: Sequence[int],
+    new: Sequence[int],
 ) -> list[tuple[list[int], list[int]]]:
     """Group the axes of two shapes of one size such that each group holds the same.
 
@@ -320,17 +325,23 @@ def _without(origin: Origin, dropped: set[int]) -> Origin:
 def _slice(step: _Step, origin: Origin) -> Origin | None:
     """Follow a slice with fixed ends."""
     starts = step.params["start_indices"]
-    for axis, (size, new_size) in enumerate(
-        zip(step.shape, step.value.shape, strict=True)
-    ):
+    for axis, size in enumerate(step.shape):
+        new_size = step.value.shape[axis]
         if size != new_size and origin is not None:
             start = int(starts[axis])
             stop = int(step.params["limit_indices"][axis])
-            origin = _cut(step.program, origin, Part(axis, start, stop), size)
+            cut = Part(axis, start, stop)
+            origin = _cut(step.program, origin, cut, size=size)
     return origin
 
 
-def _cut(program: Program, origin: Origin, cut: Part, size: int) -> Origin | None:
+def _cut(
+    program: Program,
+    origin: Origin,
+    cut: Part,
+    *,
+    size: int,
+) -> Origin | None:
     """Cut a stretch out of one axis; None if nothing of the leaf is left."""
     joined = origin.joined
     if joined is not None and joined.axis == cut.axis:
@@ -385,18 +396,17 @@ def _picked(origin: Origin, axis: int, *, scan: int | None) -> Origin | None:
 def _dynamic_slice(step: _Step, origin: Origin) -> Origin | None:
     """Follow a slice whose start is computed: a number, or the counter of a loop."""
     starts = step.value.inputs[1:]
-    for axis, (size, new_size) in enumerate(
-        zip(step.shape, step.value.shape, strict=True)
-    ):
+    for axis, size in enumerate(step.shape):
+        new_size = step.value.shape[axis]
         if size == new_size or new_size != 1 or not origin.axes[axis]:
             continue
         number = _number(step.program, starts[axis])
         if number is not None:
-            cut = _cut(step.program, origin, Part(axis, number, number + 1), size)
+            one = Part(axis, number, number + 1)
+            cut = _cut(step.program, origin, one, size=size)
         else:
-            cut = _picked(
-                origin, axis, scan=_innermost(step.program, step.value, starts[axis])
-            )
+            scan = _innermost(step.program, step.value, starts[axis])
+            cut = _picked(origin, axis, scan=scan)
             if cut is not None:
                 axes = list(cut.axes)
                 axes.insert(axis, ())

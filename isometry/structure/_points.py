@@ -68,7 +68,9 @@ class PreActivation(NamedTuple):
 
 
 def pre_activation(
-    flow: Flow, origins: Mapping[int, Origins], node: int
+    flow: Flow,
+    origins: Mapping[int, Origins],
+    node: int,
 ) -> PreActivation:
     """Follow the result of a layer to the sum with its bias, if it has one."""
     uses = flow.layer_at[node]
@@ -121,6 +123,7 @@ def spots(
     flow: Flow,
     rows: Sequence[Row],
     before_bias: Mapping[int, PreActivation],
+    *,
     joins: Sequence[Join],
 ) -> list[Spot]:
     """Name the values behind each use of a weight.
@@ -160,7 +163,9 @@ def spots(
 
 
 def sums(
-    flow: Flow, before_bias: Mapping[int, PreActivation], joins: Sequence[Join]
+    flow: Flow,
+    before_bias: Mapping[int, PreActivation],
+    joins: Sequence[Join],
 ) -> dict[int, int]:
     """Find the sum behind each layer that ends in one.
 
@@ -224,7 +229,7 @@ def _states(flow: Flow) -> list[Spot]:
                 by_value.setdefault(index, {})[turns] = node
         for part, (_, nodes) in enumerate(sorted(by_value.items())):
             base = "carry" if len(by_value) == 1 else f"carry/{part}"
-            spots.append(Spot(base, tail, styles, scans, nodes))
+            spots.append(Spot(base, tail, styles, scans=scans, nodes=nodes))
     return spots
 
 
@@ -262,7 +267,10 @@ class Points:
     """
 
     def __init__(
-        self, flow: Flow, spots: Sequence[Spot], x_paths: Sequence[Sequence[str]]
+        self,
+        flow: Flow,
+        spots: Sequence[Spot],
+        x_paths: Sequence[Sequence[str]],
     ) -> None:
         self._flow = flow
         self._x_paths = x_paths
