@@ -93,6 +93,7 @@ def assemble(
     flow = Flow(Unrolled(program), layers_at)
     before_bias = {node: pre_activation(flow, traced, node) for node in flow.layer_at}
     found = joins(flow)
+    named = spots(flow, weights, before_bias, joins=found)
     parts = _Parts(
         flow,
         leaves,
@@ -101,7 +102,7 @@ def assemble(
         before_bias=before_bias,
         joins=found,
         heads=_attention.attentions(flow, [join.node for join in found]),
-        points=Points(flow, spots(flow, weights, before_bias, found), x_paths),
+        points=Points(flow, named, x_paths),
     )
     depths = Depths(program, layers_at)
     return Assembled(
@@ -165,7 +166,7 @@ def _layers(parts: _Parts, depths: Depths) -> tuple[WeightLayer, ...]:
 
 def _biases(parts: _Parts) -> dict[int, str]:
     """Return the key path of the bias of each weight that has one."""
-    params = parts.flow.unrolled.program.params
+    params = parts.flow.program.params
     path_of = {leaf: parts.leaves[i].path for i, leaf in enumerate(params)}
     biases: dict[int, str] = {}
     for node, uses in parts.flow.layer_at.items():
@@ -306,7 +307,9 @@ def _precedes(parts: _Parts) -> dict[str, str]:
 
 
 def _back_to(
-    flow: Flow, start: int, ends: Container[int]
+    flow: Flow,
+    start: int,
+    ends: Container[int],
 ) -> tuple[set[int], list[int]]:
     """Go back from a node to the first of `ends` on every way.
 
@@ -329,7 +332,7 @@ def _back_to(
 
 def _leaf_names(parts: _Parts) -> dict[int, str]:
     """Return the names of the leaves that values show."""
-    params = parts.flow.unrolled.program.params
+    params = parts.flow.program.params
     of_leaf = {leaf: short_name(parts.leaves[i]) for i, leaf in enumerate(params)}
     return {value: of_leaf[found[0].leaf] for value, found in parts.origins.items()}
 
@@ -345,7 +348,9 @@ def _unread(program: Program) -> tuple[str, ...]:
 
 
 def laid_out_pair(
-    unrolled: Unrolled, a: Point, b: Point
+    unrolled: Unrolled,
+    a: Point,
+    b: Point,
 ) -> tuple[int | None, int | None]:
     """Return the nodes that stand for two points, in the order of their turns.
 
