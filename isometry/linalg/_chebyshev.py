@@ -49,7 +49,7 @@ def smooth_cdf(
         >>> print(f"{share[0]:.3f}, {share[1]:.3f}")
         0.486, 1.000
     """
-    series = _series(log_s, weights, steps, log_points, most=most)
+    series = _series(log_s, weights, steps=steps, log_points=log_points, most=most)
     waves = series.sum(jnp.sin, 1 / series.order)
     return jnp.clip(1 - 2 / jnp.pi * (series.angle + 2 * waves), 0, 1)
 
@@ -90,7 +90,7 @@ def smooth_density(
         >>> print(f"{density[0]:.3f}, {density[1]:.3f}")
         0.544, 0.000
     """
-    series = _series(log_s, weights, steps, log_points, most=most)
+    series = _series(log_s, weights, steps=steps, log_points=log_points, most=most)
     # Of Jackson's kernel: it damps the last moment most, and keeps the sum positive.
     terms = 4 * series.count
     turn = jnp.pi / terms
@@ -124,9 +124,9 @@ class _Series(NamedTuple):
 def _series(
     log_s: Float[Array, "*batch nodes"],
     weights: Float[Array, "*batch nodes"],
+    *,
     steps: int | Int[Array, "*batch"],
     log_points: Float[Array, " points"],
-    *,
     most: int | None,
 ) -> _Series:
     dtype = log_s.dtype
@@ -148,7 +148,12 @@ def _series(
     # A quadrature of fewer steps knows fewer moments.
     moments = jnp.where(order <= 4 * count - 2, moments, 0)
     points = jnp.broadcast_to(log_points, (*batch, len(log_points)))
-    return _Series(_angle(points - top, nearest), order, moments, count)
+    return _Series(
+        angle=_angle(points - top, nearest),
+        order=order,
+        moments=moments,
+        count=count,
+    )
 
 
 def _phases(

@@ -277,7 +277,8 @@ def _singular_values_jvp(
     """Compute ds = diag(Uᵀ dA V)."""
     u, s, vt = thin_svd(*primals)
     with precision.full():
-        ds = jnp.einsum("...ji,...jk,...ik->...i", u.conj(), tangents[0], vt.conj())
+        image = tangents[0] @ _adjoint(vt)
+        ds = jnp.sum(u.conj() * image, -2)
     return s, ds.real
 
 

@@ -114,11 +114,19 @@ def cost(  # noqa: PLR0917 (as it has always been)
     checks.on_host("params", params)
     checks.on_host("x", x)
     chosen = methods.named(method)
-    target = _resolution.resolve(f, params, x, span=span, dtype=dtype, output=output)
+    target = _resolution.resolve(
+        f,
+        params,
+        x,
+        span=span,
+        dtype=dtype,
+        output=output,
+        needs_factors=chosen.needs_factors,
+    )
     # What a measurement costs does not depend on the key.
     chosen.check(target, jax.random.key(0))
     x = _resolution.example(x)
-    params, x = _resolution.abstract((params, x), target.dtype)
+    params, x = target.abstract(params, x)
     return _asked(chosen, target, params, x)
 
 
@@ -192,7 +200,7 @@ def _counted(closed: core.ClosedJaxpr) -> int:
 
 def forming(target: Target, params: Params, x: PyTree) -> Footprint:
     """Bound the bytes of a Jacobian that is formed, and not factorized."""
-    params, x = _resolution.abstract((params, x), target.dtype)
+    params, x = target.abstract(params, x)
     footprint = methods.Dense().footprint(target, params, x)
     m, n = target.shape
     # J, and a transposed copy.
@@ -212,7 +220,7 @@ def fitted_to(
     Raises:
         InputError: One direction at a time is too much.
     """
-    params, x = _resolution.abstract((params, x), target.dtype)
+    params, x = target.abstract(params, x)
     footprint = method.footprint(target, params, x)
     return fitted(target, footprint, max_bytes, by=f" by {method}")
 
@@ -294,6 +302,6 @@ def footprints(
     """Bound the bytes of Jacobians at inputs like x, of every span."""
     found = []
     for target in targets:
-        shapes = _resolution.abstract((params, x), target.dtype)
+        shapes = target.abstract(params, x)
         found.append(method.footprint(target, *shapes))
     return found

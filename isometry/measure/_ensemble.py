@@ -161,6 +161,7 @@ class _Work:
             shared=self.bits,
         )
         how = _spectra.narrowed(self.how, self.mesh, params, xs=xs)
+        # By the factorizations, which dominate where threads are worth it.
         shapes = [target.shape for target in how.targets]
         operations = sum(float(m) * n * min(m, n) for m, n in shapes)
         records = _programs.run(
@@ -311,6 +312,7 @@ def ensemble(
             span=one,
             dtype=dtype,
             output=output,
+            needs_factors=chosen.needs_factors,
             argument="xs",
         )
         chosen.check(target, key)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from isometry import linalg
-from isometry._internal import checks, jaxprs, memory, precision
+from isometry._internal import blas, checks, jaxprs, memory, precision
 from isometry._internal.errors import InputError, NotFinite, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.measure import _points, _spans
@@ -158,6 +158,9 @@ def profile(
             function without the derivative that is needed; a Jacobian that is not
             finite.
 
+    Warns:
+        PrecisionWarning: f asks for less than full precision.
+
     Example:
         >>> net = networks.mlp([32] * 6, "linear", "orthogonal", sigma_w=1.5)
         >>> keys = jax.random.split(jax.random.key(0), 2)
@@ -185,7 +188,11 @@ def profile(
     chunk = _inputs_at_once(spans, run)
     parts = []
     for _, drawn in run.chunks():
-        parts.append(_log_values(spans, chunk, plan.constants, drawn, run.xs))
+        # With BLAS's own threads, factorizations of order 256 took 25 times as long on
+        # two busy cores.
+        with blas.single_threaded():
+            part = _log_values(spans, chunk, plan.constants, drawn, run.xs)
+            parts.append(jax.block_until_ready(part))
     joined = run.joined(parts)
     ends = spans.ends()
     spectra: dict[str, Spectrum] = {}

@@ -14,7 +14,7 @@ from isometry import structure
 from isometry._internal import checks, jaxprs, precision
 from isometry._internal.errors import InputError, PrecisionWarning
 from isometry._internal.types import Params
-from isometry.measure import _diagnosis, _spans
+from isometry.measure import _blocks, _diagnosis, _spans
 from isometry.measure._function import (
     Map,
     Program,
@@ -40,6 +40,7 @@ def resolve(
     span: Span,
     dtype: DTypeLike | None,
     output: int | str | None = None,
+    needs_factors: bool = False,
     argument: str = "x",
 ) -> Target:
     """Resolve a span for many measurements of one f.
@@ -53,6 +54,7 @@ def resolve(
         span: "end_to_end", "hidden", or two points.
         dtype: What to measure in, or None.
         output: Which of f's outputs is meant.
+        needs_factors: Whether f is to be cut into blocks.
         argument: The argument that x comes from, for messages.
 
     Returns:
@@ -65,6 +67,7 @@ def resolve(
     function = function_of(f)
     x = example(x)
     target = _bare(function, params, x, span=span, dtype=dtype, output=output)
+    target = replace(target, needs_factors=needs_factors)
     return _traced_once(target, params, x, argument)
 
 
@@ -76,6 +79,7 @@ def resolve_once(
     span: Span,
     dtype: DTypeLike | None,
     output: int | str | None = None,
+    needs_factors: bool = False,
 ) -> tuple[Target, Params, PyTree]:
     """Resolve a span for one measurement.
 
@@ -90,6 +94,7 @@ def resolve_once(
     function = function_of(f)
     x = example(x)
     target = _bare(function, params, x, span=span, dtype=dtype, output=output)
+    target = replace(target, needs_factors=needs_factors)
     if target.span == "end_to_end" and target.network is None:
         program = _program(target, params, x)
         target = replace(target, f=program, output=None)
@@ -107,7 +112,7 @@ def resolve_once(
 def _program(target: Target, params: Params, x: PyTree) -> Program:
     """Trace a user's f, end to end."""
     _require_start(target, params, x)
-    shapes = abstract((params, x), target.dtype)
+    shapes = target.abstract(params, x)
     try:
         closed, out = traced(_of_output(target), *shapes)
     except InputError:
@@ -227,7 +232,7 @@ def _traced_once(
     argument: str,
 ) -> Target:
     """Return the target with what tracing finds, and warn of it."""
-    shapes = abstract((params, x), target.dtype)
+    shapes = target.abstract(params, x)
     try:
         # Traced as jax.jit traces, for the sake of its memory alone: nothing is run.
         target = _examined.eval_shape(target, *shapes)
@@ -291,17 +296,21 @@ def _examine(
 
 
 def _with_points(target: Target, params: Params, x: PyTree) -> Target:
-    """Find the points of a span, unless the function knows it itself."""
+    """Find the points of a span and its blocks, unless the function knows them."""
     # A network knows its hidden span without being read.
-    is_network = target.network is not None
-    if target.span == "end_to_end" or (target.span == "hidden" and is_network):
-        return target
-    points = _spans.resolve(
-        _of_output(target),
-        _anatomy(target, params, x),
-        target.span,
+    is_known = target.span == "end_to_end" or (
+        target.span == "hidden" and target.network is not None
     )
-    return replace(target, points=points)
+    needs_blocks = target.needs_factors and target.network is None
+    if is_known and not needs_blocks:
+        return target
+    anatomy = _anatomy(target, params, x)
+    if not is_known:
+        points = _spans.resolve(_of_output(target), anatomy, target.span)
+        target = replace(target, points=points)
+    if target.needs_factors and target.network is None:
+        target = replace(target, blocks=_blocks.found(anatomy, target.span))
+    return target
 
 
 def _of_output(target: Target) -> Map:
@@ -338,7 +347,7 @@ def _require_start(target: Target, params: Params, x: PyTree) -> None:
 
 def _where_to_start(target: Target, params: Params, x: PyTree) -> str:
     """Say where a span can start, if f can be read."""
-    shapes = abstract((params, x), target.dtype)
+    shapes = target.abstract(params, x)
     try:
         return _spans.where_to_start(_anatomy(target, *shapes))
     # A user's f may raise anything; it is x that is to be spoken of here.

@@ -64,6 +64,9 @@ def signals(
         InputError: Both or neither of keys and params; a span that is none; a loss that
             is no number; a function without a reverse derivative.
 
+    Warns:
+        PrecisionWarning: f asks for less than full precision.
+
     Example:
         >>> net = networks.mlp([64, 64, 64, 64, 8], "tanh", "orthogonal", sigma_w=1.0)
         >>> keys = jax.random.split(jax.random.key(0), 3)

@@ -93,7 +93,13 @@ def spectrum(
     # Before f is traced, which may take seconds.
     methods.require_key(chosen, key)
     target, params, x = _resolution.resolve_once(
-        f, params, x, span=span, dtype=dtype, output=output
+        f,
+        params,
+        x,
+        span=span,
+        dtype=dtype,
+        output=output,
+        needs_factors=chosen.needs_factors,
     )
     chosen.check(target, key)
     target = _cost.fitted_to(target, chosen, params, x, max_bytes)

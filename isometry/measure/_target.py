@@ -18,6 +18,7 @@ from isometry._internal import jaxprs, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
 from isometry.linalg import Factors
+from isometry.measure._blocks import Blocks
 from isometry.measure._function import Program, Reference, picked
 from isometry.measure._record import Spectrum
 from isometry.measure._spans import PointSpan, Span
@@ -47,6 +48,8 @@ class Target:
         forward_only: Whether f has no reverse derivative.
         reverse_only: Whether f has no forward derivative.
         held: Bytes of what f computes on the way.
+        needs_factors: Whether f is to be cut into blocks, if it can be.
+        blocks: The blocks of a chain, where they are needed and there are several.
         chunk: Directions that autodiff takes at a time; None for all at once.
         live: The most units alive between two layers, if the others are left out.
     """
@@ -63,6 +66,8 @@ class Target:
     forward_only: bool = False
     reverse_only: bool = False
     held: jaxprs.Held = _NOTHING_HELD
+    needs_factors: bool = False
+    blocks: Blocks | None = None
     chunk: int | None = None
     live: int | None = None
 
@@ -93,7 +98,7 @@ class Target:
     @property
     def has_factors(self) -> bool:
         """Whether the factors of the Jacobian are known."""
-        return self.network is not None
+        return self.network is not None or self.blocks is not None
 
     @property
     def layered(self) -> bool:
@@ -139,6 +144,20 @@ class Target:
             params, x = precision.cast((params, x), self.dtype)
             return (constants, params), x
         return precision.cast((params, x), self.dtype)
+
+    def abstract(self, params: Params, x: PyTree) -> tuple[Params, PyTree]:
+        """Return the shapes of both after `cast`."""
+
+        def shape_of(leaf: Array) -> jax.ShapeDtypeStruct:
+            return precision.shape_of(leaf, self.dtype)
+
+        if isinstance(self.f, Program):
+            constants, params = params
+            as_they_are = jax.tree.map(jax.typeof, constants)
+            return (as_they_are, jax.tree.map(shape_of, params)), jax.tree.map(
+                shape_of, x
+            )
+        return jax.tree.map(shape_of, (params, x))
 
     def vector_map(
         self, params: Params, x: PyTree
@@ -191,6 +210,9 @@ class Target:
         params, x = self.cast(params, x)
         # The derivatives of activations and the blocks of a chain are computed here.
         with precision.full():
+            if self.blocks is not None:
+                matrices = self.blocks.jacobians(params, x)
+                return [Factors(matrix[None]) for matrix in matrices]
             return self._known_network.factors(params, x, self.span)
 
     def factors_of_inputs(self, params: Params, xs: Array) -> list[Factors]:

@@ -93,6 +93,7 @@ def assemble(
     flow = Flow(Unrolled(program), layers_at)
     before_bias = {node: pre_activation(flow, traced, node) for node in flow.layer_at}
     found = joins(flow)
+    named = spots(flow, weights, before_bias, joins=found)
     parts = _Parts(
         flow,
         leaves,
@@ -101,7 +102,7 @@ def assemble(
         before_bias=before_bias,
         joins=found,
         heads=_attention.attentions(flow, [join.node for join in found]),
-        points=Points(flow, spots(flow, weights, before_bias, found), x_paths),
+        points=Points(flow, named, x_paths),
     )
     depths = Depths(program, layers_at)
     return Assembled(
@@ -165,7 +166,7 @@ def _layers(parts: _Parts, depths: Depths) -> tuple[WeightLayer, ...]:
 
 def _biases(parts: _Parts) -> dict[int, str]:
     """Return the key path of the bias of each weight that has one."""
-    params = parts.flow.unrolled.program.params
+    params = parts.flow.program.params
     path_of = {leaf: parts.leaves[i].path for i, leaf in enumerate(params)}
     biases: dict[int, str] = {}
     for node, uses in parts.flow.layer_at.items():
@@ -306,7 +307,9 @@ def _precedes(parts: _Parts) -> dict[str, str]:
 
 
 def _back_to(
-    flow: Flow, start: int, ends: Container[int]
+    flow: Flow,
+    start: int,
+    ends: Container[int],
 ) -> tuple[set[int], list[int]]:
     """Go back from a node to the first of `ends` on every way.
 
@@ -329,7 +332,7 @@ def _back_to(
 
 def _leaf_names(parts: _Parts) -> dict[int, str]:
     """Return the names of the leaves that values show."""
-    params = parts.flow.unrolled.program.params
+    params = parts.flow.program.params
     of_leaf = {leaf: short_name(parts.leaves[i]) for i, leaf in enumerate(params)}
     return {value: of_leaf[found[0].leaf] for value, found in parts.origins.items()}
 
@@ -345,7 +348,9 @@ def _unread(program: Program) -> tuple[str, ...]:
 
 
 def laid_out_pair(
-    unrolled: Unrolled, a: Point, b: Point
+    unrolled: Unrolled,
+    a: Point,
+    b: Point,
 ) -> tuple[int | None, int | None]:
     """Return the nodes that stand for two points, in the order of their turns.
 
@@ -353,27 +358,18 @@ def laid_out_pair(
     the second turn, the later one by the third. Without nodes, b comes before a.
     """
     program = unrolled.program
-    turns_a, turns_b = list(a.turns), list(b.turns)
     scans_a = program.values[a.value].scans
     scans_b = program.values[b.value].scans
+    lengths_a = [program.scans[scan].length for scan in scans_a]
+    lengths_b = [program.scans[scan].length for scan in scans_b]
+    shown_a = list(map(representative, a.turns, lengths_a))
+    shown_b = list(map(representative, b.turns, lengths_b))
     for i, (scan_a, scan_b) in enumerate(zip(scans_a, scans_b, strict=False)):
-        if scan_a != scan_b:
+        if scan_a != scan_b or a.turns[i] < b.turns[i]:
+            if scan_a == scan_b and shown_a[i] == shown_b[i]:
+                shown_b[i] += 1
             break
-        length = program.scans[scan_a].length
-        if turns_a[i] > turns_b[i]:
+        if a.turns[i] > b.turns[i]:
             return None, None
-        ordered = representative(turns_a[i], length), representative(turns_b[i], length)
-        if turns_a[i] < turns_b[i] and ordered[0] == ordered[1]:
-            ordered = ordered[0], ordered[1] + 1
-        shown_a, shown_b = ordered
-        is_earlier = turns_a[i] < turns_b[i]
-        turns_a[i], turns_b[i] = shown_a, shown_b
-        if is_earlier:
-            break
-    return _node(unrolled, a, scans_a, turns_a), _node(unrolled, b, scans_b, turns_b)
-
-
-def _node(
-    unrolled: Unrolled, point: Point, scans: tuple[int, ...], turns: list[int]
-) -> int:
-    return unrolled.find(point.value, tuple(turns))
+    start = unrolled.find(a.value, tuple(shown_a))
+    return start, unrolled.find(b.value, tuple(shown_b))

@@ -150,7 +150,7 @@ def gates(flow: Flow, start: int) -> list[str]:
     titles = set()
     while pending:
         node = pending.pop()
-        value = flow.unrolled.value(node)
+        value = flow.value(node)
         if value.operation in _GATES:
             titles.add(_GATES[value.operation])
             continue
@@ -181,7 +181,7 @@ def _segment(flow: Flow, before: int, node: int) -> list[int]:
 
 def _step(flow: Flow, segment: Sequence[int], names: Mapping[int, str]) -> Step | None:
     """Describe the nodes between one bottleneck and the next."""
-    values = [flow.unrolled.value(node) for node in segment]
+    values = [flow.value(node) for node in segment]
     calls = [call for value in values for call in value.calls]
     titles = [title for title in map(_title, calls) if title is not None]
     if titles:
@@ -202,7 +202,7 @@ def _title(call: str) -> str | None:
 
 def _single(flow: Flow, node: int, names: Mapping[int, str]) -> Step | None:
     """Describe one operation."""
-    value = flow.unrolled.value(node)
+    value = flow.value(node)
     name = value.operation
     if name in LAYOUT or flow.is_scaled(node):
         return None
@@ -235,16 +235,16 @@ def _single(flow: Flow, node: int, names: Mapping[int, str]) -> Step | None:
 
 
 def _is_zero(flow: Flow, node: int) -> bool:
-    value = flow.unrolled.value(node)
+    value = flow.value(node)
     while value.operation in ("broadcast_in_dim", "convert_element_type"):
         node = flow.unrolled.nodes[node].inputs[0]
-        value = flow.unrolled.value(node)
+        value = flow.value(node)
     return value.number is not None and not np.any(np.asarray(value.number))
 
 
 def _has_root(flow: Flow, node: int, far: int) -> bool:
     """Tell whether a root is taken on the way to a node."""
-    if flow.unrolled.value(node).operation in _ROOTS:
+    if flow.operation(node) in _ROOTS:
         return True
     inputs = flow.unrolled.nodes[node].inputs
     return far > 0 and any(_has_root(flow, read, far - 1) for read in inputs)
@@ -252,7 +252,7 @@ def _has_root(flow: Flow, node: int, far: int) -> bool:
 
 def _several(flow: Flow, segment: Sequence[int]) -> Step:
     """Describe operations that part and come together again."""
-    values = [flow.unrolled.value(node) for node in segment]
+    values = [flow.value(node) for node in segment]
     operations = [value.operation for value in values]
     has = frozenset(operations)
     sums = [value for value in values if value.operation == "reduce_sum"]

@@ -66,7 +66,9 @@ def meetings(program: Program, origins: dict[int, Origins]) -> list[Meeting]:
 
 
 def _meetings(
-    program: Program, origins: dict[int, Origins], index: int
+    program: Program,
+    origins: dict[int, Origins],
+    index: int,
 ) -> list[Meeting]:
     """Read one equation as a meeting with each of its operands that is a weight."""
     value = program.values[index]

@@ -68,17 +68,19 @@ class PreActivation(NamedTuple):
 
 
 def pre_activation(
-    flow: Flow, origins: Mapping[int, Origins], node: int
+    flow: Flow,
+    origins: Mapping[int, Origins],
+    node: int,
 ) -> PreActivation:
     """Follow the result of a layer to the sum with its bias, if it has one."""
     uses = flow.layer_at[node]
-    scans = flow.unrolled.value(node).scans
+    scans = flow.value(node).scans
     unbiased = node
     for reader in flow.chain(node):
-        value = flow.unrolled.value(reader)
+        value = flow.value(reader)
         others = flow.from_elsewhere(reader)
         if value.operation == "add" and len(others) == 1:
-            biases = _biases(flow, origins, others[0], uses)
+            biases = _biases(flow, origins, others[0], uses=uses)
             return PreActivation(reader if biases else unbiased, biases)
         is_layout = value.operation in LAYOUT and value.scans == scans
         if not (flow.is_scaled(reader) or is_layout):
@@ -93,6 +95,7 @@ def _biases(
     flow: Flow,
     origins: Mapping[int, Origins],
     node: int,
+    *,
     uses: Sequence[tuple[int, Use]],
 ) -> tuple[int, ...]:
     """Return the leaves of a bias: one number for each output of the layer.
@@ -120,6 +123,7 @@ def spots(
     flow: Flow,
     rows: Sequence[Row],
     before_bias: Mapping[int, PreActivation],
+    *,
     joins: Sequence[Join],
 ) -> list[Spot]:
     """Name the values behind each use of a weight.
@@ -134,7 +138,7 @@ def spots(
     collected: dict[tuple[str, str], Spot] = {}
 
     def put(name: tuple[str, str], use: Use, node: int, at: int) -> None:
-        scans = flow.unrolled.program.values[use.meeting.value].scans
+        scans = flow.program.values[use.meeting.value].scans
         spot = Spot(*name, use.styles, scans, nodes={}, turn=use.turn)
         spot = collected.setdefault(name, spot)
         spot.nodes[flow.unrolled.nodes[node].turns] = at
@@ -159,7 +163,9 @@ def spots(
 
 
 def sums(
-    flow: Flow, before_bias: Mapping[int, PreActivation], joins: Sequence[Join]
+    flow: Flow,
+    before_bias: Mapping[int, PreActivation],
+    joins: Sequence[Join],
 ) -> dict[int, int]:
     """Find the sum behind each layer that ends in one.
 
@@ -172,19 +178,19 @@ def sums(
     owners: dict[int, int] = {}
     for node in flow.nodes:
         if node in flow.layer_at:
-            _own(flow, before_bias[node].node, node, owners)
+            _own(flow, before_bias[node].node, node, owners=owners)
         if node in joined:
-            _own(flow, node, joined[node], owners)
+            _own(flow, node, joined[node], owners=owners)
         elif is_sum(flow, node):
             added = {_owner(flow, operand, owners) for operand in flow.inputs[node]}
             if None not in added and len(added) > 1:
                 layer = max(owner for owner in added if owner is not None)
                 found.setdefault(layer, node)
-                _own(flow, node, layer, owners)
+                _own(flow, node, layer, owners=owners)
     return found
 
 
-def _own(flow: Flow, node: int, layer: int, owners: dict[int, int]) -> None:
+def _own(flow: Flow, node: int, layer: int, *, owners: dict[int, int]) -> None:
     """Let a node and what the nonlinearity or norm behind it returns be a layer's."""
     owners[node] = layer
     behind = outlet(flow, node)
@@ -195,7 +201,7 @@ def _own(flow: Flow, node: int, layer: int, owners: dict[int, int]) -> None:
 def _owner(flow: Flow, node: int, owners: Mapping[int, int]) -> int | None:
     """Return the layer of which a node is the result, perhaps scaled or reshaped."""
     while node not in owners:
-        is_layout = flow.unrolled.value(node).operation in LAYOUT
+        is_layout = flow.operation(node) in LAYOUT
         inputs = flow.inputs[node]
         if not (is_layout or flow.is_scaled(node)) or len(inputs) != 1:
             return None
@@ -205,7 +211,7 @@ def _owner(flow: Flow, node: int, owners: Mapping[int, int]) -> int | None:
 
 def _states(flow: Flow) -> list[Spot]:
     """Name the states of recurrences: what their steps hand on."""
-    program = flow.unrolled.program
+    program = flow.program
     recurrent: dict[int, tuple[tuple[bool, ...], tuple[int, ...]]] = {}
     for _, use in itertools.chain.from_iterable(flow.layer_at.values()):
         scans = program.values[use.meeting.value].scans
@@ -223,7 +229,7 @@ def _states(flow: Flow) -> list[Spot]:
                 by_value.setdefault(index, {})[turns] = node
         for part, (_, nodes) in enumerate(sorted(by_value.items())):
             base = "carry" if len(by_value) == 1 else f"carry/{part}"
-            spots.append(Spot(base, tail, styles, scans, nodes))
+            spots.append(Spot(base, tail, styles, scans=scans, nodes=nodes))
     return spots
 
 
@@ -239,7 +245,7 @@ def _words(row: Row, use: Use) -> tuple[str, str]:
 def outlet(flow: Flow, node: int) -> int | None:
     """Return the node behind the nonlinearity, norm or pooling that follows a node."""
     for behind in reversed(flow.passage(node)):
-        is_layout = flow.unrolled.value(behind).operation in LAYOUT
+        is_layout = flow.operation(behind) in LAYOUT
         if not (is_layout or flow.is_scaled(behind)):
             return behind
     return None
@@ -261,11 +267,14 @@ class Points:
     """
 
     def __init__(
-        self, flow: Flow, spots: Sequence[Spot], x_paths: Sequence[Sequence[str]]
+        self,
+        flow: Flow,
+        spots: Sequence[Spot],
+        x_paths: Sequence[Sequence[str]],
     ) -> None:
         self._flow = flow
         self._x_paths = x_paths
-        self._program = flow.unrolled.program
+        self._program = flow.program
         named = []
         for spot in spots:
             named += list(self._expanded(spot))
@@ -288,7 +297,7 @@ class Points:
         With each comes how far its turns are from those that are laid out.
         """
         _, laid_out, _ = self._flow.unrolled.nodes[node]
-        scans = self._flow.unrolled.value(node).scans
+        scans = self._flow.value(node).scans
         named = []
         for point in dict.fromkeys(self.by_name.values()):
             if point.node == node:
@@ -303,7 +312,7 @@ class Points:
         index = "" if use.index is None else f"[{use.index}]"
         point = self._point(layer, shift)
         scans = self._program.values[point.value].scans
-        return index + self._write(use.styles, scans, point.turns, use.turn)
+        return index + self._write(use.styles, scans, point.turns, only=use.turn)
 
     def name_before(self, node: int, shift: Shift) -> str | None:
         """Name a node by what it shows, perhaps scaled; None if that has no name."""
@@ -311,7 +320,7 @@ class Points:
             point = self._point(node, shift)
             name = self._names.get((point.value, point.turns))
             inputs = self._flow.inputs[node]
-            operation = self._flow.unrolled.value(node).operation
+            operation = self._flow.operation(node)
             is_layout = operation in LAYOUT and operation not in _SLICING
             is_same = is_layout or self._flow.is_scaled(node)
             if name is not None or not is_same or len(inputs) != 1:
@@ -347,7 +356,7 @@ class Points:
                 for scan, turn, shown in zip(spot.scans, turns, laid_out, strict=True)
             }
             point = self._point(spot.nodes[laid_out], shift)
-            written = self._write(spot.styles, spot.scans, turns, spot.turn)
+            written = self._write(spot.styles, spot.scans, turns, only=spot.turn)
             yield spot.base + written + spot.tail, point
 
     def _write(
@@ -355,6 +364,7 @@ class Points:
         styles: Sequence[bool],
         scans: Sequence[int],
         turns: Sequence[int],
+        *,
         only: tuple[int, int] | None,
     ) -> str:
         text = ""

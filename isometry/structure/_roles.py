@@ -61,7 +61,7 @@ def _in_attention(flow: Flow, attentions: Sequence[Heads]) -> dict[int, str]:
 
 def _is_recurrent(flow: Flow, row: Row) -> bool:
     """Tell whether a weight is used in every step on what it has made in the last."""
-    program = flow.unrolled.program
+    program = flow.program
     for use in row.uses:
         if all(use.styles):
             continue

@@ -87,7 +87,10 @@ class Unrolled:
         self.nodes.append(Node(index, own_turns, inputs))
 
     def _inputs(
-        self, index: int, value: Value, turns: tuple[int, ...]
+        self,
+        index: int,
+        value: Value,
+        turns: tuple[int, ...],
     ) -> tuple[int, ...]:
         """Return the nodes that a value is computed from in this turn."""
         if value.operation == "scan_carry" and turns[-1] > 0:

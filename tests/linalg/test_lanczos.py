@@ -382,11 +382,11 @@ def test_the_largest_value_exceeds_its_bound_in_few_keys(values, steps):
     a = jnp.asarray(np.diag(values), jnp.float32)
     got = quadrature(a, KEY, steps, 200)
     nodes = np.exp(np.asarray(got.log_values).max(-1))
-    factor = float(_lanczos.norm_excess(200, steps, 1, 0.95))
+    factor = float(_lanczos.norm_excess(200, steps, probes=1, level=0.95))
     # Three standard errors of a binomial of 200.
     assert np.mean(nodes * factor < values.max() * (1 - 1e-5)) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
-    assert _lanczos.norm_excess(200, 1, 1, 0.95) == math.inf
-    assert _lanczos.norm_excess(200, 64, 8, 0.95) < 1.002
+    assert _lanczos.norm_excess(200, 1, probes=1, level=0.95) == math.inf
+    assert _lanczos.norm_excess(200, 64, probes=8, level=0.95) < 1.002
 
 
 def test_looser_tolerances_take_fewer_steps():

@@ -309,8 +309,8 @@ def test_the_context_is_part_of_what_is_remembered():
             r"cost\(\): f\(params, x\) raised TypeError",
         ),
         (
-            lambda: isometry.cost(plain, WEIGHTS, struct(20), "product"),
-            r'cost\(\): method="product" multiplies layers',
+            lambda: isometry.cost(jnp.multiply, struct(3), struct(3), "product"),
+            r'cost\(\): method="product" multiplies blocks, and this f shows none',
         ),
         (
             lambda: isometry.cost(plain, WEIGHTS, struct(20), "dens"),

@@ -218,6 +218,14 @@ def test_overflow_is_said_with_the_point_where_it_begins(params, xs):
     assert "'layers[0]'" in signals.why("q")
 
 
+def test_low_precision_is_warned_of(params, xs):
+    def low(params, x):
+        return jnp.dot(params["stem"], x, precision="default")
+
+    with pytest.warns(isometry.PrecisionWarning, match="precision=DEFAULT"):
+        isometry.signals(low, params=params, xs=xs)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -67,6 +67,8 @@ class Method:
 
     Attributes:
         needs_key: Whether the method draws random numbers.
+        needs_factors: Whether `target.factors` is asked for, so that a function that is
+            no network is cut into blocks.
         forms_jacobian: Whether `of_jacobian` measures a Jacobian that is formed
             already, so that progress can be told while it is.
         probes: Of how many quadratures of equal mass the nodes come.
@@ -85,6 +87,7 @@ class Method:
     """
 
     needs_key = False
+    needs_factors = False
     forms_jacobian = False
     probes = 1
 
