@@ -152,7 +152,8 @@ class Signals:
         padded = []
         for name, cells in columns.items():
             cells = [name, *cells]
-            width = max(map(len, cells))
+            lengths = map(len, cells)
+            width = max(lengths)
             # Names stand to the left, numbers to the right.
             justify = str.rjust
             if name == "point":
@@ -166,7 +167,8 @@ class Signals:
 
     def _column(self, name: str) -> list[str]:
         """Return the cells of one field, a mean and its error for each point."""
-        values = np.asarray(getattr(self, name), np.float64)
+        field = getattr(self, name)
+        values = np.asarray(field, np.float64)
         num_seeds = len(values)
         num_points = len(self.points)
         if name == "c":
@@ -191,9 +193,12 @@ class Signals:
         lines = self._lines()
         if len(lines) > _ROWS_OF_REPR:
             half = _ROWS_OF_REPR // 2
-            lines = [*lines[:half], "...", *lines[-half:]]
+            beginning = lines[:half]
+            end = lines[-half:]
+            lines = [*beginning, "...", *end]
         first, last = self.span
-        return "\n".join([f"Signals from {first} to {last}", *lines])
+        title = f"Signals from {first} to {last}"
+        return "\n".join([title, *lines])
 
 
 def _cell(mean: float, error: float) -> str:

@@ -235,8 +235,8 @@ def _selections(spans: Spans, group: Group) -> list[_Selection]:
             outputs = None
         if spans.toward == "input":
             inputs = None
-        # Spans of one shape are taken at once, so that a scan of many layers adds no more
-        # to the program than one of few.
+        # Spans of one shape are taken at once: a scan of many layers adds no more to
+        # the program than one of few.
         if outputs is None and inputs is None:
             empty = _Selection([], [], outputs=slice(m), inputs=slice(n))
             selection = whole.setdefault((m, n), empty)
