@@ -106,6 +106,8 @@ def markdown(record: dict[str, Any]) -> str:
     """The same for README.md."""
     device = record["provenance"]["device"]
     where = "" if device["platform"] == "cpu" else f" on {device['kind']}"
+    if "--task" in record["provenance"]["command"]:
+        where += ", some tasks"
     lines = [
         f"### {record['benchmark']}{where}",
         "",

@@ -49,8 +49,12 @@ class Activation:
         if isinstance(self.fn, np.ufunc):
             name = self.fn.__name__
             home = "jnp" if hasattr(jnp, name) else "jax.scipy.special"
-            raise InputError(f"fn={name} is NumPy's, not JAX's; write {home}.{name}.")
-        # The record is frozen, and both fields take more than they keep.
+            raise InputError(
+                f"fn={name} is a NumPy ufunc, which JAX cannot trace; "
+                f"write {home}.{name}."
+            )
+        # `kinks` may be any sequence of numbers and is kept as floats; without a `name`
+        # that of the function is kept. The record is frozen, hence `__setattr__`.
         object.__setattr__(self, "kinks", _as_floats(self.kinks))
         if not self.name:
             own_name = getattr(self.fn, "__name__", "activation")
@@ -58,9 +62,10 @@ class Activation:
 
     @property
     def named(self) -> bool:
-        """Whether `get` returns this very record for its name.
+        """Whether this is one of the package's own records.
 
-        Of such an activation everything is known, so that it need not be checked again.
+        The tests show of those that they are elementwise and where their kinks are, so
+        `mlp` checks only other activations.
         """
         return self.name is not None and _NAMED.get(self.name) == self
 

@@ -181,17 +181,20 @@ def write_report(
 ) -> list[pathlib.Path]:
     """Write a result and its figure, both or neither.
 
+    Files of the same names are replaced. If one of the two cannot be written, neither
+    is left behind.
+
     Args:
         stem: Path without the suffix. A dot in it is part of the name.
         value: The result, written to `stem`.json as `write_json` does.
-        figure: If there is one, written to `stem`.png.
+        figure: A Matplotlib figure, written to `stem`.png, or None.
 
     Returns:
-        The paths, the figure's first.
+        The paths written: [png, json], or [json] without a figure.
 
     Raises:
-        InputError: `value` holds a NaN or something that JSON does not know, or the
-            file cannot be written.
+        InputError: `value` holds a NaN or something that JSON does not know, or a file
+            cannot be written.
 
     Example:
         >>> paths = store.write_report("sigma_1.5", {"s_max": 1.5})

@@ -116,7 +116,7 @@ def test_what_is_neither_name_nor_callable_is_refused():
     [(np.tanh, "jnp.tanh"), (scipy.special.erf, "jax.scipy.special.erf")],
 )
 def test_functions_of_numpy_are_refused(ufunc, instead):
-    with pytest.raises(InputError, match=f"NumPy's, not JAX's; write {instead}"):
+    with pytest.raises(InputError, match=f"NumPy ufunc.*write {instead}"):
         activations.get(ufunc)
 
 

@@ -14,10 +14,11 @@ ROOT = pathlib.Path(isometry.__file__).parent
 # From the ground up. A room imports rooms of lower floors only, and a package itself.
 FLOORS = (
     ("_internal",),
-    ("_checks", "activations", "data", "store"),
+    ("_checks", "activations", "data", "records", "store"),
     ("linalg",),
     ("theory",),
     ("initializers",),
+    ("structure",),
     ("schemes",),
     ("networks",),
     ("measure",),

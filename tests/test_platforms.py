@@ -25,9 +25,15 @@ GPU_SIZE = 11
 
 
 def lowered(function, *arguments, platforms=PLATFORMS):
-    """Lower `function` in one program for all `platforms`, or raise what JAX raises."""
-    exported = jax.export.export(jax.jit(function), platforms=platforms)(*arguments)
-    assert exported.platforms == platforms
+    """Lower `function` for each of `platforms`, or raise what JAX raises.
+
+    One program for both is refused where factorizations differ: JAX lowers the way of
+    each platform for all of them.
+    """
+    program = jax.jit(function)
+    for platform in platforms:
+        exported = jax.export.export(program, platforms=(platform,))(*arguments)
+        assert exported.platforms == (platform,)
 
 
 def array(*shape):
@@ -39,7 +45,7 @@ def array(*shape):
 
 def test_operation_without_a_tpu_rule_is_refused():
     with pytest.raises(NotImplementedError, match=r"'eig' not found .*tpu"):
-        lowered(jnp.linalg.eig, array(4, 4))
+        lowered(jnp.linalg.eig, array(4, 4), platforms=("tpu",))
 
 
 def test_library_call_without_guarantees_is_refused():
@@ -298,3 +304,11 @@ def test_kernel_is_lowered_as_a_process_on_a_gpu_traces_it(name, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     program = KERNELS[name]
     lowered(program, array(GPU_SIZE, GPU_SIZE), KEY, platforms=("cuda",))
+
+
+def test_singular_values_take_the_way_of_the_platform_they_are_lowered_for():
+    """On CUDA a nearly square matrix is an eigenproblem, whatever this process has."""
+    program = jax.jit(linalg.singular_values)
+    for platform, is_eigenproblem in (("cuda", True), ("cpu", False)):
+        exported = jax.export.export(program, platforms=[platform])(array(6, 6))
+        assert ("syevd" in exported.mlir_module()) is is_eigenproblem

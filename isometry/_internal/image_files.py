@@ -173,7 +173,11 @@ class _Inert:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads plain containers and the bytes of arrays; any other name is an error."""
+    """Unpickles plain containers and the bytes of arrays alone.
+
+    A pickle can import and call whatever it names, and a downloaded file is not
+    trusted. So any other name raises UnpicklingError.
+    """
 
     def find_class(self, module: str, name: str) -> type:
         is_numpy = re.fullmatch(r"numpy(\._?core\.multiarray)?", module)

@@ -158,13 +158,15 @@ def one_way(jaxpr: core.Jaxpr) -> tuple[bool, bool]:
     it computes.
 
     Returns:
-        Whether only forward mode is left, and whether only reverse mode is; both are
-        True where neither is.
+        `(no_reverse, no_forward)`: both False where f can be differentiated either way,
+        both True where it cannot be differentiated at all.
     """
-    # What is inside a function with a custom_vjp is not differentiated.
+    # JAX calls the rule of a custom_vjp instead of differentiating its body, so a loop
+    # in there does no harm.
     differentiated = list(equations(jaxpr, into_rules=False))
-    has_while = any(eqn.primitive.name == "while" for eqn in differentiated)
-    return has_while, any(has_vjp(eqn) for eqn in differentiated)
+    no_reverse = any(eqn.primitive.name == "while" for eqn in differentiated)
+    no_forward = any(has_vjp(eqn) for eqn in differentiated)
+    return no_reverse, no_forward
 
 
 def constants(closed: core.ClosedJaxpr) -> list[ArrayLike]:

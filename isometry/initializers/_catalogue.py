@@ -92,14 +92,17 @@ def register(
 
 
 def catalogue() -> tuple[Entry, ...]:
-    """List every factory with its law, its isometric shapes and its source.
+    """List every initializer factory.
 
     Returns:
-        One `Entry` a factory.
+        One `Entry` for each: its name, the distribution of its entries (`law`), the
+        shapes for which its weight is an isometry (`isometric`, in words, "" for none)
+        and the paper it comes from (`source`).
 
     Example:
         >>> from isometry import initializers
         >>> entries = initializers.catalogue()
+        >>> # Isometric where inputs are as many as outputs, and nowhere else.
         >>> [entry.name for entry in entries if entry.isometric == "square"]
         ['identity']
     """

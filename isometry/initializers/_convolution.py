@@ -292,14 +292,15 @@ def dirac(
     layout: str | None = None,
     dtype: DTypeLike | None = None,
 ) -> Initializer:
-    """Fill kernels with a partial identity times gain at the tap k//2 of every group.
+    """Fill kernels with gain times a partial identity per group, at the tap k//2.
 
-    torch's `dirac_` (there gain is 1), which passes on as many channels of each group
-    as fit. Under SAME padding in JAX the tap k//2 of an even window shifts the image by
-    one pixel and loses one; `delta_orthogonal` uses (k - 1)//2.
+    This is torch's `dirac_` with a gain. In each group output channel i copies input
+    channel i; outputs beyond the inputs are zero. For an even window k under SAME
+    padding in JAX, the tap k//2 shifts the image by one pixel and so drops a border
+    row; `delta_orthogonal` uses (k - 1)//2, which does not.
 
-    The kernel of a grouped convolution looks like that of an ungrouped one. Without
-    `groups` only in/groups of all outputs are alive.
+    A kernel's shape does not show whether its convolution is grouped, so pass `groups`.
+    If it is left out, only the outputs of the first group are not zero.
 
     Args:
         groups: Number of groups (Flax's `feature_group_count`).
@@ -347,7 +348,7 @@ def dirac(
         ranks=Ranks(
             least=3,
             most=5,
-            why="torch's dirac_ has three to five, (*window, in, out) here. "
+            why="Like torch's dirac_ it needs three to five, (*window, in, out). "
             "For a dense layer use partial_identity().",
         ),
         largest=gain,

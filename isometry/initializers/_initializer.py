@@ -168,12 +168,13 @@ def for_any_shape(bound: float) -> Callable[[tuple[int, ...]], float]:
 def flat(
     sample: Callable[[tuple[int, ...]], Array], shape: tuple[int, ...]
 ) -> Float[Array, "..."]:
-    """Return `sample(shape)`, drawn as one axis.
+    """Draw the entries as a vector, and reshape it to `shape`.
 
-    The bits are the same, because JAX numbers the entries in row-major order.
+    `sample` draws its entries independently. Then the result is that of `sample(shape)`
+    bit for bit, because JAX numbers random entries in row-major order.
     """
-    # XLA unrolls the random bits of a short last axis; flat, the draw of a convolution
-    # kernel compiles 3 to 8 times faster on the CPU.
+    # XLA unrolls the generation of random bits over a short last axis, such as that of
+    # a convolution kernel. A vector compiles 3 to 8 times faster on the CPU.
     return sample((math.prod(shape),)).reshape(shape)
 
 

@@ -45,7 +45,7 @@ class Ranks:
     why: str
 
     def allows(self, rank: int) -> bool:
-        """Tell whether a weight may have so many axes."""
+        """Tell whether a weight may have `rank` axes, batch axes not counted."""
         is_too_many = self.most is not None and rank > self.most
         return rank >= self.least and not is_too_many
 

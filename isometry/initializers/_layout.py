@@ -84,7 +84,7 @@ class Layout:
         return cls(in_axis, out_axis, batch_axis=batch_axis, groups=groups, name=name)
 
     def changed(self) -> dict[str, object]:
-        """Return the fields that differ from the default."""
+        """Return the fields that differ from their defaults, for the repr."""
         changed = {}
         for field in dataclasses.fields(self):
             # The name of a layout stands for two axes, which are listed.

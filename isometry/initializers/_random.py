@@ -149,8 +149,8 @@ def normal(
         An initializer for any shape.
 
     Raises:
-        InputError: `mean` is not finite, or `std` negative or not finite; six `std`
-            from the mean overflow the dtype.
+        InputError: `mean` is not finite, or `std` is negative or not finite. When
+            called: |mean| + 6 std, more than any draw can be, overflows the dtype.
 
     Example:
         >>> import jax
@@ -280,8 +280,10 @@ def truncated_normal(
     is_traced = checks.is_traced((mean, std, lower, upper))
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        """Draw from N(0, 1) between the bounds in std, then scale and shift."""
         standard_lower = (lower - mean) / std
         standard_upper = (upper - mean) / std
+        # Bounds that are traced have no values to check.
         if not is_traced:
             _check_resolved(standard_lower, standard_upper, dtype)
         noise = jax.random.truncated_normal(

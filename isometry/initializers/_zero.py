@@ -193,7 +193,11 @@ def zer_o(
 def _scaled_hadamard_block(
     scale: float, shape: KernelShape, dtype: np.dtype
 ) -> Float[Array, "inputs outputs"]:
-    """Return `scale` times the top-left block of the Sylvester-Hadamard matrix."""
+    """Return `scale` times the top-left inputs × outputs block of a Hadamard matrix.
+
+    Sylvester's matrices of order 2**m are nested, so that m does not matter. ZerO uses
+    the block where a layer widens.
+    """
     # H[i, j] = (-1)**popcount(i & j): one elementwise expression instead of log2(n)
     # Kronecker products, and no padding to a power of two.
     row = jnp.arange(shape.num_inputs, dtype=jnp.uint32)

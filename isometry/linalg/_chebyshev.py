@@ -45,10 +45,11 @@ def smooth_cdf(
         >>> log_s = jnp.log(jnp.array([1.8, 1.2, 0.5]))
         >>> weights = jnp.array([0.2, 0.4, 0.4])
         >>> log_points = jnp.log(jnp.array([1.0, 2.0]))
-        >>> linalg.smooth_cdf(log_s, weights, 3, log_points).round(4)
-        Array([0.4857, 1.    ], dtype=float32)
+        >>> share = linalg.smooth_cdf(log_s, weights, 3, log_points)
+        >>> print(f"{share[0]:.3f}, {share[1]:.3f}")
+        0.486, 1.000
     """
-    series = _series(log_s, weights, steps, log_points, most=most)
+    series = _series(log_s, weights, steps=steps, log_points=log_points, most=most)
     waves = series.sum(jnp.sin, 1 / series.order)
     return jnp.clip(1 - 2 / jnp.pi * (series.angle + 2 * waves), 0, 1)
 
@@ -85,10 +86,11 @@ def smooth_density(
         >>> log_s = jnp.log(jnp.array([1.8, 1.2, 0.5]))
         >>> weights = jnp.array([0.2, 0.4, 0.4])
         >>> log_points = jnp.log(jnp.array([1.0, 2.5]))
-        >>> linalg.smooth_density(log_s, weights, 3, log_points).round(4)
-        Array([0.5443, 0.    ], dtype=float32)
+        >>> density = linalg.smooth_density(log_s, weights, 3, log_points)
+        >>> print(f"{density[0]:.3f}, {density[1]:.3f}")
+        0.544, 0.000
     """
-    series = _series(log_s, weights, steps, log_points, most=most)
+    series = _series(log_s, weights, steps=steps, log_points=log_points, most=most)
     # Of Jackson's kernel: it damps the last moment most, and keeps the sum positive.
     terms = 4 * series.count
     turn = jnp.pi / terms
@@ -122,9 +124,9 @@ class _Series(NamedTuple):
 def _series(
     log_s: Float[Array, "*batch nodes"],
     weights: Float[Array, "*batch nodes"],
+    *,
     steps: int | Int[Array, "*batch"],
     log_points: Float[Array, " points"],
-    *,
     most: int | None,
 ) -> _Series:
     dtype = log_s.dtype
@@ -146,7 +148,12 @@ def _series(
     # A quadrature of fewer steps knows fewer moments.
     moments = jnp.where(order <= 4 * count - 2, moments, 0)
     points = jnp.broadcast_to(log_points, (*batch, len(log_points)))
-    return _Series(_angle(points - top, nearest), order, moments, count)
+    return _Series(
+        angle=_angle(points - top, nearest),
+        order=order,
+        moments=moments,
+        count=count,
+    )
 
 
 def _phases(

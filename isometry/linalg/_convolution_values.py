@@ -51,7 +51,7 @@ class _Axis(NamedTuple):
 _Axes: TypeAlias = tuple[_Axis, ...]
 
 
-@public("linalg.convolution_singular_values")
+@public("convolution_singular_values")
 def convolution_singular_values(
     kernel: Float[Array, "*window n_in n_out"],
     size: Sequence[int],
@@ -114,7 +114,14 @@ def convolution_singular_values(
         step = checks.integer("strides", strides, low=1)
         steps = (step,) * num_axes
     image = _per_axis("size", size, num_axes)
-    axes = tuple(map(_Axis, kernel.shape, image, steps))
+    axes = tuple(
+        map(
+            _Axis,
+            kernel.shape,
+            image,
+            steps,
+        )
+    )
     checks.one_of("padding", padding, _PADDINGS)
     if padding == "valid" and any(axis.taps > axis.pixels for axis in axes):
         raise InputError(
@@ -126,13 +133,25 @@ def convolution_singular_values(
     if n_out % groups:
         raise InputError(f"groups={groups} does not divide the {n_out} outputs.")
 
+    # If strides do not, the circle closes on another pixel of the stride, and shifts of
+    # the output are no shifts of the input.
     divides = all(axis.pixels % axis.stride == 0 for axis in axes)
     by_frequency = padding == "circular" and divides
-    _refuse_beyond_memory(kernel, axes, padding, whole=not by_frequency)
+    _refuse_beyond_memory(
+        kernel,
+        axes,
+        padding,
+        whole=not by_frequency,
+    )
     with precision.full():
         if by_frequency:
             return _values_by_frequency(kernel, axes, groups)
-        return _values_of_map(kernel, axes, groups, padding=padding)
+        return _values_of_map(
+            kernel,
+            axes,
+            groups,
+            padding=padding,
+        )
 
 
 def _checked_kernel(kernel: Array) -> Array:
@@ -153,7 +172,11 @@ def _checked_kernel(kernel: Array) -> Array:
     return kernel
 
 
-def _per_axis(name: str, value: Sequence[int], num_axes: int) -> tuple[int, ...]:
+def _per_axis(
+    name: str,
+    value: Sequence[int],
+    num_axes: int,
+) -> tuple[int, ...]:
     """Return one positive whole number for each axis of the window."""
     try:
         numbers = tuple(map(operator.index, value))
@@ -193,7 +216,10 @@ def _refuse_beyond_memory(
         )
 
 
-def _normalized(kernel: Array, groups: int) -> tuple[Array, Callable[[Array], Array]]:
+def _normalized(
+    kernel: Array,
+    groups: int,
+) -> tuple[Array, Callable[[Array], Array]]:
     """Return finite kernels (groups, *window, in, out) with entries up to 1.
 
     They have no channel in common. XLA's factorizations may not return from an
@@ -218,7 +244,11 @@ def _normalized(kernel: Array, groups: int) -> tuple[Array, Callable[[Array], Ar
     return jnp.moveaxis(split, -2, 0), restored
 
 
-def _padded(kernel: Array, axis: int, count: int) -> Array:
+def _padded(
+    kernel: Array,
+    axis: int,
+    count: int,
+) -> Array:
     """Append zeros to an axis."""
     widths = [(0, 0)] * kernel.ndim
     widths[axis] = (0, count)
@@ -252,7 +282,10 @@ def _values_by_frequency(
     return restored(jnp.concatenate(all_values))
 
 
-def _by_phase(kernel: Array, axes: _Axes) -> Array:
+def _by_phase(
+    kernel: Array,
+    axes: _Axes,
+) -> Array:
     """Write a strided convolution as one of stride 1 with more inputs.
 
     Input pixels p = stride · u + r with the same r are a channel: each output reads
@@ -272,7 +305,11 @@ def _by_phase(kernel: Array, axes: _Axes) -> Array:
     return by_phase
 
 
-def _folded(kernel: Array, axis: int, width: int) -> Array:
+def _folded(
+    kernel: Array,
+    axis: int,
+    width: int,
+) -> Array:
     """Add up the taps of a wide window that meet on a circle of this width."""
     taps = kernel.shape[axis]
     if taps <= width:
@@ -292,19 +329,12 @@ def _complex_singular_values(
         # Of a single row or column (depthwise) it is the length, for which a million
         # calls of LAPACK would be a waste.
         return _lengths(blocks)
-    if jax.default_backend() != "gpu":
-        return _factorizations.singular_values(blocks)
-    # A GPU has its fast way for real matrices alone: [[Re, -Im], [Im, Re]] has each
-    # value twice.
-    real, imaginary = blocks.real, blocks.imag
-    upper = jnp.concatenate([real, -imaginary], -1)
-    lower = jnp.concatenate([imaginary, real], -1)
-    doubled = jnp.concatenate([upper, lower], -2)
-    return singular_values(doubled)[..., ::2]
+    return _factorizations.singular_values(blocks)
 
 
 def _lengths(blocks: Complex[Array, "*batch m n"]) -> Float[Array, "*batch 1"]:
     """Return the length of single rows or columns, with derivative 0 at 0."""
+    # Entries are at most the number of taps, so the squares are in range.
     squares = jnp.square(blocks.real) + jnp.square(blocks.imag)
     total = jnp.sum(squares, (-2, -1))[..., None]
     is_zero = total == 0
@@ -341,7 +371,10 @@ def _values_of_map(
     return restored(singular_values(matrix.reshape(groups, -1, num_inputs)))
 
 
-def _taps(axis: _Axis, padding: str) -> np.ndarray:
+def _taps(
+    axis: _Axis,
+    padding: str,
+) -> np.ndarray:
     """Return the tap by which each output pixel reads each input pixel.
 
     Returns:

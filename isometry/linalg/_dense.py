@@ -2,110 +2,74 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
-from isometry import _checks
-from isometry._internal import precision
+from isometry._internal import checks, precision
+from isometry._internal.errors import InputError, public
 from isometry.linalg import _factorizations, _graded
 
 
+@public("singular_values")
 def singular_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
-    """All min(m, n) singular values of each matrix, descending.
+    """Compute all singular values of each matrix, descending.
 
-    bfloat16 and float16 are factorized in float32 and returned in it. Cost: O(m n min(m, n)) a matrix.
+    Args:
+        a: Real floating matrices. bfloat16 and float16 are factorized in float32.
 
-    **Raises** `ValueError`: fewer than two axes, an empty matrix, not real floating.
+    Returns:
+        The k = min(m, n) singular values, in float32 at least. NaN for a matrix that
+        is not finite. Cost: O(m n min(m, n)) a matrix.
+
+    Raises:
+        InputError: `a` has fewer than two axes, is empty or not real floating.
+
+    Example:
+        >>> linalg.singular_values(jnp.diag(jnp.array([1.0, 3.0, 2.0])))
+        Array([3., 2., 1.], dtype=float32)
     """
-    a = matrices("singular_values", a)
-    if _by_eigenproblem(a):
-        return _by_eigenvalues(a)
-    return _svd(a, vectors=False)
+    return _on_finite(_factorizations.singular_values, matrices(a))
 
 
-def _by_eigenproblem(a: Float[Array, "*batch m n"]) -> bool:
-    m, n = a.shape[-2:]
-    return _on_gpu() and max(m, n) <= _NEARLY_SQUARE * min(m, n)
+def thin_svd(a: Float[Array, "*batch m n"]) -> _factorizations.ThinSvd:
+    """Factorize A = U diag(s) Vᵀ, s at least as exact as that of `singular_values`."""
+    return _on_finite(_factorizations.thin_svd, a)
 
 
-def thin_svd(a: Float[Array, "*batch m n"]) -> tuple[Any, Any, Any]:
-    """(U, s, Vᵀ) with min(m, n) columns and rows, s at least as exact as that of `singular_values`."""
-    return _svd(a, vectors=True)
+def _on_finite(
+    factorization: Callable[[Array], PyTree[Array]], a: Array
+) -> PyTree[Array]:
+    """Factorize, with NaN as the result of every matrix that is not finite."""
+    # LAPACK's divide and conquer never returns from [[1, 2, 3], [4, 5, 6], [-inf, 8,
+    # 9]] with vectors (OpenBLAS 0.3.30), so such matrices are zeros during the call.
+    is_finite = jnp.all(jnp.isfinite(a), (-2, -1))
+    results = factorization(jnp.where(is_finite[..., None, None], a, 0))
+
+    def marked(result: Array) -> Array:
+        num_axes = result.ndim - is_finite.ndim
+        shape = is_finite.shape + (1,) * num_axes
+        return jnp.where(is_finite.reshape(shape), result, jnp.nan)
+
+    return jax.tree.map(marked, results)
 
 
-def _svd(a: Any, vectors: bool) -> Any:
-    """What XLA chooses, but on a GPU by QR: the Jacobi iterations chosen there end at an error of two floors.
-
-    Measured on an H200, jaxlib 0.11: 1.4e-5, 4e-5 and 1.7e-4 of s_max at orders 64, 256 and 1000 in float32; QR 1e-7.
-    """
-    algorithm = jax.lax.linalg.SvdAlgorithm.QR if _on_gpu() else None
-    safe, marked = _finite(a)
-    if not vectors:
-        return marked(_values_by_svd(safe))
-    return jax.tree.map(marked, tuple(_factorizations.thin_svd(safe, algorithm)))
-
-
-def _finite(a: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """(a with zeros for a matrix that is not finite, what makes NaN of all that is found of it).
-
-    LAPACK's divide and conquer never returns from [[1, 2, 3], [4, 5, 6], [-inf, 8, 9]] (vectors, OpenBLAS 0.3.30).
-    """
-    finite = jnp.all(jnp.isfinite(a), (-2, -1))
-
-    def marked(found: Any) -> Any:
-        return jnp.where(finite.reshape(finite.shape + (1,) * (found.ndim - finite.ndim)), found, jnp.nan)
-
-    return jnp.where(finite[..., None, None], a, 0), marked
-
-
-def _on_gpu() -> bool:
-    """Of the process: its other devices take the same ways, which are as exact there and only slower."""
-    return jax.default_backend() == "gpu"
-
-
-_NEARLY_SQUARE = 4
-"""Sides up to this ratio: beyond it the eigenproblem, of order m + n, is mostly about zeros. Measured only at 1, where
-it was 10 to 170 times as fast at orders up to 256 and 2 to 3 times at 1000, and 2, where it was 6 times as fast."""
-
-
-@jax.custom_jvp
-def _by_eigenvalues(a: Any) -> Any:
-    """The positive eigenvalues of [[0, A], [Aᵀ, 0]], which are the singular values: off by 0.01 to 0.3 floors there.
-
-    A GPU solves a batch of them at once, where it factorizes one matrix after another: on an H200, in float32, 2.4 ms
-    instead of 107 (256 of order 64), 20 instead of 345 (32 of order 256), 225 instead of 508 (8 of order 1000).
-    """
-    a, marked = _finite(a)
-    m, n = a.shape[-2:]
-    upper = jnp.concatenate([jnp.zeros_like(a, shape=(*a.shape[:-2], m, m)), a], -1)
-    lower = jnp.concatenate([a.mT, jnp.zeros_like(a, shape=(*a.shape[:-2], n, n))], -1)
-    eigenvalues = _factorizations.symmetric_eigenvalues(jnp.concatenate([upper, lower], -2))
-    # zeros come out as rounding of either sign, which is no exact zero; those of zero rows and columns are exact
-    found = -jnp.sort(-jnp.abs(eigenvalues[..., -min(m, n) :]), -1)
-    rank = jnp.minimum(*(jnp.sum(jnp.any(a != 0, axis), -1, keepdims=True) for axis in (-2, -1)))
-    return marked(jnp.where(jax.lax.broadcasted_iota(int, found.shape, found.ndim - 1) < rank, found, 0))
-
-
-@_by_eigenvalues.defjvp
-def _by_eigenvalues_jvp(primals: Any, tangents: Any) -> Any:
-    """ds = diag(Uᵀ dA V), from vectors of A's own: those of a structural zero are not determined by the eigenvalues."""
-    u, s, vt = thin_svd(*primals)
-    return s, jnp.einsum("...ji,...jk,...ik->...i", u, tangents[0], vt, precision=precision.MATMUL)
-
-
-def matrices(call: str, a: Any) -> Any:
-    """`a` as a non-empty batch of real floating matrices, in float32 at least."""
-    a = _checks.array(call, a=a)
+def matrices(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
+    """Require a non-empty batch of real floating matrices; return float32 at least."""
+    a = checks.array("a", a)
     if a.ndim < 2 or 0 in a.shape[-2:]:
-        raise _checks.InputError(f"{call}(): a has shape {a.shape}; write (..., m, n) with m, n at least 1.")
+        raise InputError(
+            f"a has shape {a.shape}; write (..., m, n) with m, n at least 1."
+        )
     if not jnp.issubdtype(a.dtype, jnp.floating):
-        raise _checks.InputError(f"{call}(): a has dtype {a.dtype}; write a.astype(jnp.float32).")
-    return a.astype(jnp.float32) if jnp.finfo(a.dtype).bits < 32 else a
+        raise InputError(f"a has dtype {a.dtype}; write a.astype(jnp.float32).")
+    if jnp.finfo(a.dtype).bits < 32:
+        return a.astype(jnp.float32)
+    return a
 
 
+@public("log_singular_values")
 def log_singular_values(
     a: Float[Array, "*batch m n"],
 ) -> tuple[Float[Array, "*batch k"], float]:
@@ -131,13 +95,13 @@ def log_singular_values(
         >>> log_values
         Array([  0., -inf], dtype=float32)
     """
-    a = matrices("log_singular_values", a)
+    a = matrices(a)
     peak = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True)
     # The largest entry tells of every NaN and infinity: looking for them entry by entry
     # would be one more pass over matrices of which each costs 2 % of a factorization.
     is_finite = jnp.isfinite(peak)
     scaled, exponent = _graded.normalized(a, jnp.where(is_finite, peak, 1))
-    s = _values_of_finite(jnp.where(is_finite, scaled, 0))
+    s = _factorizations.singular_values(jnp.where(is_finite, scaled, 0))
     is_zero = s == 0
     log_s = jnp.where(is_zero, -jnp.inf, jnp.log(jnp.where(is_zero, 1, s)))
     shift = exponent[..., 0].astype(log_s.dtype) * math.log(2)
@@ -145,21 +109,21 @@ def log_singular_values(
     return log_s, precision.svd_log_floor(a.shape[-2], a.shape[-1], s.dtype)
 
 
-def _values_of_finite(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
-    if _by_eigenproblem(a):
-        return _by_eigenvalues(a)
-    return _values_by_svd(a)
+def numerical_rank(
+    s: Float[Array, "*batch k"], tolerance: float | Float[Array, "*batch"]
+) -> Int[Array, "*batch"]:
+    """Count the singular values above a tolerance.
 
+    Args:
+        s: Singular values on the last axis.
+        tolerance: Absolute; a number, or one a matrix.
 
-def _values_by_svd(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
-    algorithm = jax.lax.linalg.SvdAlgorithm.QR if _on_gpu() else None
-    # LAPACK takes 20 to 30 % longer for a matrix of more columns than rows than for its
-    # transpose: 320 of 64 × 128 in float32 took 58 ms of one core, and 48 ms transposed.
-    m, n = a.shape[-2:]
-    tall = a.mT if m < n else a
-    return _factorizations.singular_values(tall, algorithm)
+    Returns:
+        The number of values s > tolerance of each matrix.
 
-
-def numerical_rank(s: Float[Array, "*batch k"], tolerance: Any) -> Int[Array, "*batch"]:
-    """How many singular values `s` exceed `tolerance` (absolute, broadcast over the batch)."""
-    return jnp.sum(s > jnp.asarray(tolerance)[..., None], axis=-1)
+    Example:
+        >>> int(linalg.numerical_rank(jnp.array([3.0, 1e-9]), 1e-6))
+        1
+    """
+    tolerance = jnp.broadcast_to(jnp.asarray(tolerance), s.shape[:-1])
+    return jnp.sum(s > tolerance[..., None], axis=-1)

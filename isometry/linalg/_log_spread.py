@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from isometry import _checks
 from isometry._internal import precision
 from isometry.linalg._dense import matrices, thin_svd
 
@@ -26,7 +27,8 @@ def log_spread(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
 
     **Raises** `ValueError`: fewer than two axes, an empty matrix, not real floating.
     """
-    a = matrices("log_spread", a)
+    with _checks.named("log_spread"):
+        a = matrices(a)
     flat = (a if a.shape[-2] >= a.shape[-1] else a.mT).reshape(-1, *sorted(a.shape[-2:], reverse=True))
     with precision.full():
         found = jnp.where(jnp.all(jnp.isfinite(flat), (1, 2)), jax.vmap(_spread)(flat), jnp.nan)

@@ -49,7 +49,9 @@ def spectral_moments(
     wanted = _orders(orders)
     if key is None and probes is None and not isinstance(a_or_operator, Operator):
         with precision.full():
-            return _exact(matrices(_CALL, a_or_operator), wanted)
+            with _checks.named(_CALL):
+                a = matrices(a_or_operator)
+            return _exact(a, wanted)
     if key is None or probes is None:
         raise _checks.InputError(
             f"{_CALL}(): key={_checks.show(key)}, probes={_checks.show(probes)}; an estimate, as of any Operator, "

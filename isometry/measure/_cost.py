@@ -109,20 +109,35 @@ def cost(  # noqa: PLR0917 (as it has always been)
         >>> params = jax.eval_shape(net.init, jax.random.key(0))
         >>> x = jax.ShapeDtypeStruct((784,), jax.numpy.float32)
         >>> f"{isometry.cost(net, params, x).flop:.1e}"
-        '6.4e+09'
+        '6.3e+09'
     """
     checks.on_host("params", params)
     checks.on_host("x", x)
     chosen = methods.named(method)
-    target = _resolution.resolve(f, params, x, span=span, dtype=dtype, output=output)
+    target = _resolution.resolve(
+        f,
+        params,
+        x,
+        span=span,
+        dtype=dtype,
+        output=output,
+        needs_factors=chosen.needs_factors,
+    )
+    # What a measurement costs does not depend on the key.
     chosen.check(target, jax.random.key(0))
     x = _resolution.example(x)
-    params, x = _resolution.abstract((params, x), target.dtype)
+    params, x = target.abstract(params, x)
     return _asked(chosen, target, params, x)
 
 
-def _asked(method: Method, target: Target, params: Params, x: PyTree) -> Cost:
+def _asked(
+    method: Method,
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> Cost:
     """Compile what `spectrum` runs, and ask XLA."""
+    # JAX remembers what is compiled for equal arguments, so asking again is free.
     compiled = _measured.lower(method, target, params, x).compile()
     allocated = compiled.memory_analysis()
     if allocated is None:
@@ -132,6 +147,7 @@ def _asked(method: Method, target: Target, params: Params, x: PyTree) -> Cost:
         )
     flop, notes = _operations(_measured.trace(method, target, params, x).jaxpr)
     closed = _mapped.trace(target, params, x).jaxpr
+    # Of f alone: the method's own factorizations are counted by itself.
     unknown = jaxprs.uncounted(closed.jaxpr)
     notes |= {f"{name} in f is not counted" for name in unknown}
     flop += method.operations(target, params, x)
@@ -140,7 +156,12 @@ def _asked(method: Method, target: Target, params: Params, x: PyTree) -> Cost:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _measured(method: Method, target: Target, params: Params, x: PyTree) -> Spectrum:
+def _measured(
+    method: Method,
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> Spectrum:
     """Return what `spectrum` does."""
     key = jax.random.key(0) if method.needs_key else None
     return method.spectrum(target, params, x=x, key=key)
@@ -179,7 +200,7 @@ def _counted(closed: core.ClosedJaxpr) -> int:
 
 def forming(target: Target, params: Params, x: PyTree) -> Footprint:
     """Bound the bytes of a Jacobian that is formed, and not factorized."""
-    params, x = _resolution.abstract((params, x), target.dtype)
+    params, x = target.abstract(params, x)
     footprint = methods.Dense().footprint(target, params, x)
     m, n = target.shape
     # J, and a transposed copy.
@@ -199,19 +220,24 @@ def fitted_to(
     Raises:
         InputError: One direction at a time is too much.
     """
-    params, x = _resolution.abstract((params, x), target.dtype)
+    params, x = target.abstract(params, x)
     footprint = method.footprint(target, params, x)
     return fitted(target, footprint, max_bytes, by=f" by {method}")
 
 
 def fitted(
-    target: Target, footprint: Footprint, max_bytes: int | None, by: str = ""
+    target: Target,
+    footprint: Footprint,
+    max_bytes: int | None,
+    by: str = "",
 ) -> Target:
     """Return the target with as many directions at a time as a footprint allows."""
+    # The free memory is read from files, which takes a millisecond.
     if max_bytes is None and footprint.bytes() <= ALWAYS_FREE:
         return target
     budget = memory.budget(max_bytes)
     chunk = footprint.chunk(budget)
+    # One direction at a time is the least that autodiff can do.
     least = footprint.bytes(1)
     if least > budget:
         m, n = target.shape
@@ -261,17 +287,21 @@ def fitting(
                 f"{method}; write at least {needed}."
             )
         fitted_targets.append(replace(target, chunk=chunk))
+        # The spans are of one network, so its parameters count once.
         shared = max(shared, footprint.shared)
         each += needed - footprint.shared
     return Footprint(shared, each), tuple(fitted_targets)
 
 
 def footprints(
-    targets: Sequence[Target], method: Method, params: Params, x: PyTree
+    targets: Sequence[Target],
+    method: Method,
+    params: Params,
+    x: PyTree,
 ) -> list[Footprint]:
     """Bound the bytes of Jacobians at inputs like x, of every span."""
     found = []
     for target in targets:
-        shapes = _resolution.abstract((params, x), target.dtype)
+        shapes = target.abstract(params, x)
         found.append(method.footprint(target, *shapes))
     return found

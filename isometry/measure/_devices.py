@@ -18,7 +18,11 @@ from isometry._internal.errors import InputError
 AXES = ("seeds", "inputs")
 
 
-def arranged(mesh: Mesh, seeds: int, inputs: int) -> Mesh:
+def arranged(
+    mesh: Mesh,
+    seeds: int,
+    inputs: int,
+) -> Mesh:
     """Arrange the devices of any mesh in rows for seeds and columns for inputs.
 
     On a grid, not on one flat axis of pairs: the inputs of a seed that share a device
@@ -40,11 +44,16 @@ def arranged(mesh: Mesh, seeds: int, inputs: int) -> Mesh:
             f"mesh={checks.show(mesh)} is not a Mesh; write "
             "jax.sharding.Mesh(jax.devices(), ('i',))."
         )
+    # The axes that the user gave the mesh say nothing about seeds and inputs.
     shape = grid(mesh.devices.size, seeds, inputs)
     return Mesh(mesh.devices.reshape(shape), AXES)
 
 
-def grid(devices: int, seeds: int, inputs: int) -> tuple[int, int]:
+def grid(
+    devices: int,
+    seeds: int,
+    inputs: int,
+) -> tuple[int, int]:
     """Return rows and columns by which the fullest device holds the fewest pairs.
 
     Of equal ones the most rows.
@@ -54,6 +63,7 @@ def grid(devices: int, seeds: int, inputs: int) -> tuple[int, int]:
         columns = devices // rows
         return -(-seeds // rows) * -(-inputs // columns), -rows
 
+    # Every device must have a place, so rows divide the devices.
     divisors = (rows for rows in range(1, devices + 1) if devices % rows == 0)
     rows = min(divisors, key=load)
     return rows, devices // rows
@@ -76,6 +86,7 @@ def spread(
     once: piece by piece, every operation would be compiled for each device.
     """
     sharding = NamedSharding(mesh, PartitionSpec(axis))
+    # What other processes hold is made by them, from the same keys.
     pieces = sharding.addressable_devices_indices_map((len(index),)).values()
     everything = np.arange(len(index))
     mine = np.unique(np.concatenate([everything[piece] for piece in pieces]))
@@ -84,6 +95,8 @@ def spread(
     def placed(a: Array) -> Array:
         def held(where: tuple[slice, ...]) -> Array | np.ndarray:
             first, stop, _ = where[0].indices(len(index))
+            # `mine` is sorted and without gaps inside a piece, so a piece is a slice of
+            # it.
             start = int(np.searchsorted(mine, first))
             return memory.sliced(a, start, start + stop - first)
 
@@ -116,6 +129,7 @@ def budget(max_bytes: int | None, mesh: Mesh | None) -> int:
     mine = memory.budget(max_bytes)
     if mesh is None:
         return mine
+    # Devices that are parts of one processor have one memory.
     if share_threads(mesh):
         rank = jax.process_index()
         mine //= sum(device.process_index == rank for device in mesh.devices.flat)
@@ -126,6 +140,7 @@ def _least(mesh: Mesh, value: int) -> int:
     """Return the smallest of the processes' values."""
     if processes(mesh) == 1:
         return value
+    # float32 counts bytes to seven digits, which a budget does not need.
     values = spread(
         mesh,
         AXES[0],

@@ -16,7 +16,11 @@ from isometry.structure._coupling import coupling_of_rows
 from isometry.structure._zeros import cause_of_zero
 
 
-def warn_of_batch(target: Target, params: Params, x: PyTree[Array]) -> None:
+def warn_of_batch(
+    target: Target,
+    params: Params,
+    x: PyTree[Array],
+) -> None:
     """Warn where no row of x meets another in f, end to end.
 
     Args:
@@ -29,9 +33,15 @@ def warn_of_batch(target: Target, params: Params, x: PyTree[Array]) -> None:
         return
     if _is_silenced(BatchWarning):
         return
+    # The program is for these dtypes alone.
     params, x = target.cast(params, x)
     program = target.f
-    said = coupling_of_rows(program, params, x, one_row=_of_user(program))
+    said = coupling_of_rows(
+        program,
+        params,
+        x,
+        one_row=_of_user(program),
+    )
     if said is not None:
         warn(said, BatchWarning)
 
@@ -39,7 +49,10 @@ def warn_of_batch(target: Target, params: Params, x: PyTree[Array]) -> None:
 def _of_user(program: Program) -> Map:
     """Return the user's function, which unlike the program takes other shapes."""
 
-    def f(given: tuple[list[Array], Params], x: PyTree[Array]) -> PyTree[Array]:
+    def f(
+        given: tuple[list[Array], Params],
+        x: PyTree[Array],
+    ) -> PyTree[Array]:
         _, params = given
         return program.of_output(params, x)
 
@@ -83,6 +96,7 @@ def warn_of_zeros(
     num_zero = int(is_zero.sum())
     if num_zero == 0 or _is_silenced(ZeroJacobianWarning):
         return
+    # Finding a cause takes about a second, and one is an example for the others.
     seed, index = (int(i) for i in np.argwhere(is_zero)[0])
     params, x = example(seed, index)
     warn(
@@ -97,7 +111,11 @@ def all_zero(log_values: Float[Array, "*batch nodes"]) -> np.ndarray:
     return np.all(np.isneginf(np.asarray(log_values)), axis=-1)
 
 
-def _cause(target: Target, params: Params, x: PyTree[Array]) -> str:
+def _cause(
+    target: Target,
+    params: Params,
+    x: PyTree[Array],
+) -> str:
     """Say why the Jacobian of a span is zero."""
     f, params, z = _plain(target, params, x)
     name = "x"
@@ -105,7 +123,12 @@ def _cause(target: Target, params: Params, x: PyTree[Array]) -> str:
         name = f"the value at {target.points.first.name!r}"
     try:
         with precision.full():
-            return cause_of_zero(f, params, z, name_of_x=name)
+            return cause_of_zero(
+                f,
+                params,
+                z,
+                name_of_x=name,
+            )
     # Reading a user's program may fail in ways that nobody has thought of; the fact
     # itself must be told all the same.
     except Exception:
@@ -113,7 +136,9 @@ def _cause(target: Target, params: Params, x: PyTree[Array]) -> str:
 
 
 def _plain(
-    target: Target, params: Params, x: PyTree[Array]
+    target: Target,
+    params: Params,
+    x: PyTree[Array],
 ) -> tuple[Map, Params, PyTree[Array]]:
     """Return a function of the user's params and the value where the span starts."""
     params, x = target.cast(params, x)

@@ -23,13 +23,18 @@ def draw_seeds(draw: Callable[[Key], Params], source: PyTree) -> Params:
     return jax.vmap(draw)(source)
 
 
-def adjust_seeds(net: Network, params: Params, xs: PyTree[Array]) -> Params:
+def adjust_seeds(
+    net: Network,
+    params: Params,
+    xs: PyTree[Array],
+) -> Params:
     """Return stacked parameters as data-driven schemes make them of the inputs.
 
     Seed after seed, on the host.
     """
     if not net.data_driven:
         return params
+    # Data-driven schemes look at numbers, so they cannot be vmapped over seeds.
     num_seeds = jax.tree.leaves(params)[0].shape[0]
     adjusted = []
     for i in range(num_seeds):
@@ -40,6 +45,7 @@ def adjust_seeds(net: Network, params: Params, xs: PyTree[Array]) -> Params:
 
 def spaced(xs: Array, count: int) -> Array:
     """Return `count` of the examples, evenly from first to last; all if no more."""
+    # Data sets are often sorted by class; the first examples would be of one alone.
     index = jnp.linspace(0, len(xs) - 1, min(count, len(xs)))
     return xs[index.round().astype(jnp.int32)]
 
@@ -62,6 +68,7 @@ class Seeds:
 
     def shapes(self) -> Params:
         """Return the shapes of one seed's parameters."""
+        # Drawing is traced, not run: a seed of a large network may take all memory.
         row = row_shapes(self.source)
         return row if self.draw is None else jax.eval_shape(self.draw, row)
 
@@ -90,6 +97,7 @@ def seeds_of(
     sample: Callable[[Key], Params] | None,
 ) -> Seeds:
     """Find out how parameters are made."""
+    # With both, nobody could say which of them was measured.
     if (keys is None) == (params is None):
         came = "neither is given" if keys is None else "both are given"
         raise InputError(
@@ -113,6 +121,7 @@ def _given(params: Params, sample: Callable[[Key], Params] | None) -> Seeds:
         raise InputError(
             "sample draws parameters from keys, but params are given; leave one out."
         )
+    # A leaf without the axis of seeds would be cut along an axis of its own.
     leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
     if len(leading) != 1 or not (leading - {(), (0,)}):
         raise InputError(
@@ -139,6 +148,7 @@ def taken(a: Array, index: Int[np.ndarray, " n"]) -> Array | np.ndarray:
     """
     first = int(index[0])
     last = int(index[-1])
+    # Padded chunks repeat their last number, so they do not run on.
     if len(index) != last - first + 1 or np.any(np.diff(index) != 1):
         return a[index]
     if len(index) == len(a):
@@ -148,6 +158,7 @@ def taken(a: Array, index: Int[np.ndarray, " n"]) -> Array | np.ndarray:
 
 def key_parts(key: Key) -> tuple[str | None, Array]:
     """Return the generator of a key, None for that of old keys, and its bits."""
+    # Old keys are their bits, and know no generator.
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return None, key
     return str(jax.random.key_impl(key)), jax.random.key_data(key)

@@ -79,6 +79,7 @@ class Interrupted(KeyboardInterrupt):
         self._done = done
         self.partial = None
         num_seeds = 0
+        # Seeds of which some inputs are missing would bias every mean over inputs.
         if len(done) >= work.columns:
             records = work.assembled(done)
             num_seeds = records[0].log_values.shape[0]
@@ -131,6 +132,7 @@ class _Work:
         try:
             for seeds, inputs in self.steps[len(done) :]:
                 with _naming(seeds, inputs):
+                    # Seeds are drawn once for all chunks of their inputs.
                     if drawn_seeds is not seeds:
                         params = self._on_devices(0, seeds, self.make)
                         drawn_seeds = seeds
@@ -159,7 +161,9 @@ class _Work:
             shared=self.bits,
         )
         how = _spectra.narrowed(self.how, self.mesh, params, xs=xs)
-        operations = sum(float(min(t.shape)) ** 3 for t in how.targets)
+        # By the factorizations, which dominate where threads are worth it.
+        shapes = [target.shape for target in how.targets]
+        operations = sum(float(m) * n * min(m, n) for m, n in shapes)
         records = _programs.run(
             _spectra.measured,
             how,
@@ -288,6 +292,7 @@ def ensemble(
     checks.not_abstract("params", params)
     chosen = methods.named(method)
     methods.require_key(chosen, key)
+    # A tuple is one span between two points.
     spans = span if isinstance(span, list) else [span]
     if not spans:
         raise InputError('span=[] is empty; write ["end_to_end", "hidden"].')
@@ -307,6 +312,7 @@ def ensemble(
             span=one,
             dtype=dtype,
             output=output,
+            needs_factors=chosen.needs_factors,
             argument="xs",
         )
         chosen.check(target, key)
@@ -335,6 +341,7 @@ def ensemble(
         steps=steps,
         is_single=not isinstance(span, list),
     )
+    # Chunks that an interrupted call has measured are not measured again.
     done = []
     if resume is not None:
         work, done = _resumed(resume, work)
@@ -419,6 +426,7 @@ def _inputs(f: Map, xs: PyTree[Array] | None) -> tuple[PyTree[Array], int]:
         xs = checks.array("xs", xs)
     leaves = jax.tree.leaves(xs)
     came = ", ".join(f"{leaf.dtype} of shape {leaf.shape}" for leaf in leaves)
+    # All leaves of one example must be there for all examples.
     lengths = {leaf.shape[:1] for leaf in leaves}
     if len(lengths) != 1 or not (lengths - {(), (0,)}):
         raise InputError(f"xs is {came}; it must be one example a row, not empty.")
@@ -461,11 +469,13 @@ def _planned(
     """
     footprints = _cost.footprints(targets, method, params, x=x)
     num_bytes = memory.tree_bytes(params)
+    # Parameters are there twice while they are drawn.
     of_pair = sum(footprint.bytes() for footprint in footprints) + 2 * num_bytes
     budget = _cost.ALWAYS_FREE
     if max_bytes is not None or math.prod(counts) * of_pair > budget:
         budget = _devices.budget(max_bytes, mesh)
     footprint, fitted = _cost.fitting(targets, footprints, method, budget=budget)
+    # Each device of a mesh takes a chunk at a time.
     lanes = (1, 1) if mesh is None else mesh.devices.shape
     each = [-(-count // lane) for count, lane in zip(counts, lanes, strict=True)]
     sizes = _sizes(budget, footprint, num_bytes, each=each)
@@ -477,7 +487,10 @@ def _planned(
 
 
 def _sizes(
-    budget: int, footprint: Footprint, num_bytes: int, each: Sequence[int]
+    budget: int,
+    footprint: Footprint,
+    num_bytes: int,
+    each: Sequence[int],
 ) -> tuple[int, int]:
     """Return the seeds and inputs of a chunk that fit; one of each does.
 
@@ -515,6 +528,7 @@ def _joined(
     """Return the parts side by side, without what pads the last of them."""
 
     def of_leaves(*arrays: np.ndarray) -> np.ndarray:
+        # On the host, where results of all devices come together.
         whole = np.concatenate(arrays, axis)
         return whole.take(np.arange(min(keep, whole.shape[axis])), axis)
 
@@ -523,6 +537,7 @@ def _joined(
 
 def _require_finite(part: Spectrum, seeds: Indices, inputs: Indices) -> None:
     """Name the first Jacobian that is not finite."""
+    # The first one is enough to find the fault; the number says whether it is alone.
     bad = np.argwhere(np.isnan(part.log_values).any(-1))
     if len(bad) == 0:
         return

@@ -131,9 +131,11 @@ def _unsaid(jaxpr: core.Jaxpr, reference: Reference) -> Hashable:
     with such rules are equal only if their function is the same. Arrays closed over
     inside loops are compared by identity.
     """
+    # custom_jvp_call, custom_vjp_call, and what their names become in other versions.
     names = {eqn.primitive.name for eqn in jaxprs.equations(jaxpr)}
     has_rules = any(name.startswith("custom_") for name in names)
     blank = [None] * len(jaxpr.constvars)
+    # Numbers of no axis stand in the words themselves.
     numbers = jaxprs.constants(core.ClosedJaxpr(jaxpr, blank))
     arrays = tuple(id(number) for number in numbers if np.ndim(number) > 0)
     return arrays, reference if has_rules else None
@@ -141,6 +143,7 @@ def _unsaid(jaxpr: core.Jaxpr, reference: Reference) -> Hashable:
 
 def picked(y: PyTree, output: int | str | None) -> PyTree:
     """Return the output that is meant: `y[output]`, `y`, or the first of a tuple."""
+    # Networks that return something beside their output put it behind.
     if output is None:
         is_sequence = isinstance(y, (tuple, list)) and len(y) > 0
         return y[0] if is_sequence else y

@@ -74,7 +74,7 @@ def _log_largest(sp: "Spectrum", level: float) -> Ends:
     # Of the products with J: the constant of `linalg.extreme_singular_values`.
     longest = sp.size + sp.structural_zeros
     rounding = 4 * math.sqrt(longest) * float(jnp.finfo(log_top.dtype).eps)
-    factor = norm_excess(sp.size, rules.steps, _probes(sp), level)
+    factor = norm_excess(sp.size, rules.steps, probes=_probes(sp), level=level)
     excess = jnp.log(factor).astype(log_top.dtype)
     return log_top - rounding, log_top + excess + rounding
 

@@ -80,6 +80,7 @@ def jacobian(
     target, params, x = _resolution.resolve_once(
         f, params, x, span=span, dtype=dtype, output=output
     )
+    # Nothing is allocated before this has passed.
     footprint = _cost.forming(target, params, x)
     target = _cost.fitted(target, footprint, max_bytes)
     with _progress.reporter(progress, "directions") as report:
@@ -109,10 +110,14 @@ def _formed(
 
 
 def in_parts(
-    target: Target, params: Params, x: PyTree, report: Report
+    target: Target,
+    params: Params,
+    x: PyTree,
+    report: Report,
 ) -> Float[Array, "m n"]:
     """Form a Jacobian part by part, and tell how many directions are done."""
     m, n = target.shape
+    # Forward mode makes columns, one an input; reverse mode rows, one an output.
     by_columns = goes_forward(target)
     total = n if by_columns else m
     if target.layered:
@@ -120,6 +125,7 @@ def in_parts(
         report(total, total)
         return matrix
     size = min(target.chunk or total, -(-total // _PARTS))
+    # On the host: a device array would be copied whole for each part.
     matrix = np.empty((m, n), target.dtype)
     for first in range(0, total, size):
         # The last part overlaps the one before, so that one program serves all.
@@ -143,13 +149,18 @@ def goes_forward(target: Target) -> bool:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _part(
-    target: Target, size: int, params: Params, x: PyTree, first: Array
+    target: Target,
+    size: int,
+    params: Params,
+    x: PyTree,
+    first: Array,
 ) -> Float[Array, "part directions"]:
     """Return `size` rows of the Jacobian, or columns, from the one at `first` on."""
     forward = goes_forward(target)
     with precision.full():
         g, point = target.vector_map(params, x)
         if forward:
+            # A map of some inputs alone, whose whole Jacobian is these columns.
             some = jax.lax.dynamic_slice(point, (first,), (size,))
 
             def of_some(z: Array) -> Array:

@@ -14,6 +14,7 @@ Progress: TypeAlias = bool | Report | None
 @contextlib.contextmanager
 def reporter(progress: Progress, what: str) -> Iterator[Report]:
     """Yield a function of (done, total): the caller's, a bar's, or one of no effect."""
+    # True is not callable, so a function is told from a wish for a bar.
     if callable(progress):
         yield progress
     elif progress is True:
@@ -37,6 +38,7 @@ def _bar(what: str) -> Iterator[Report]:
     """Draw a bar on stderr, if that is a terminal."""
     rich = checks.extra("rich.progress", "cli")
     console = checks.extra("rich.console", "cli").Console(stderr=True)
+    # In a file or a pipe a bar is a thousand lines.
     is_hidden = not console.is_terminal
     with rich.Progress(console=console, transient=True, disable=is_hidden) as bar:
         task = bar.add_task(what, total=None)

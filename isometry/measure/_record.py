@@ -35,6 +35,12 @@ _INTERVALS = (
 # Nearer to 1 the quantile of Student's t loses its digits in float64.
 _HIGHEST_LEVEL = 1 - 1e-12
 
+# One number for each matrix of the batch, for each node of it, or at each point of a
+# grid.
+PerMatrix: TypeAlias = Float[Array, "..."]
+PerNode: TypeAlias = Float[Array, "... nodes"]
+PerPoint: TypeAlias = Float[Array, "... points"]
+
 # A statistic's name, or a function of a Spectrum.
 Statistic: TypeAlias = "str | Callable[[Spectrum], Array]"
 
@@ -158,6 +164,7 @@ class Spectrum:
                     f"arrays holds {num_bad} values that are NaN or infinite."
                 )
         log_values, log_floor = linalg.log_singular_values(matrices)
+        # What is beyond min(m, n) is zero for any weights, and no property of these.
         m, n = matrices.shape[-2:]
         size = min(m, n)
         batch = log_values.shape[:-1]
@@ -172,7 +179,7 @@ class Spectrum:
         )
 
     @property
-    def values(self) -> Float[Array, "... nodes"]:
+    def values(self) -> PerNode:
         """s, descending. Under- and overflows where `log_values` do not."""
         return jnp.exp(self.log_values)
 
@@ -225,7 +232,7 @@ class Spectrum:
         return _reasons.of_quadrature(statistic, variable, self.method)
 
     @public("zero_fraction")
-    def zero_fraction(self, exact: bool = False) -> Float[Array, "..."]:
+    def zero_fraction(self, exact: bool = False) -> PerMatrix:
         """Return the mass of the zeros.
 
         Args:
@@ -236,14 +243,15 @@ class Spectrum:
             >>> sp.zero_fraction(), sp.zero_fraction(exact=True)
             (Array(0.75, dtype=float32), Array(0.5, dtype=float32))
         """
+        # An unresolved value may as well be zero: only rounding is left of it.
         is_zero = ~self.resolved
         if exact:
             is_zero = jnp.isneginf(self.log_values)
-        mass = jnp.sum(jnp.where(is_zero, self.weights, 0), -1)
-        return self._of_values(mass)
+        mass = jnp.where(is_zero, self.weights, 0)
+        return self._of_values(jnp.sum(mass, -1))
 
     @public("moment")
-    def moment(self, k: float = 1, variable: str = "lam") -> Float[Array, "..."]:
+    def moment(self, k: float = 1, variable: str = "lam") -> PerMatrix:
         """Return E[variable^k] over all nodes.
 
         Of "log_s" over the resolved ones, of which `zero_fraction` is left out.
@@ -257,8 +265,8 @@ class Spectrum:
 
         Example:
             >>> sp = isometry.Spectrum.of_jacobians(np.diag([3.0, 1.0]))
-            >>> sp.moment(2), sp.moment(1, "s")
-            (Array(41., dtype=float32), Array(2., dtype=float32))
+            >>> print(f"{sp.moment(2):.4g}, {sp.moment(1, 's'):.4g}")
+            41, 2
         """
         checks.one_of("variable", variable, VARIABLES)
         limits = jnp.finfo(self.log_values.dtype)
@@ -272,7 +280,7 @@ class Spectrum:
         powers = jnp.exp(_POWER[variable] * k * self.log_values)
         return jnp.sum(self.weights * powers, -1)
 
-    def _log_moment(self, k: float | Array) -> Float[Array, "..."]:
+    def _log_moment(self, k: float | Array) -> PerMatrix:
         whole = k
         if not checks.is_traced(k):
             # Logarithms are of either sign, and only their whole powers are real, with
@@ -281,10 +289,12 @@ class Spectrum:
                 message = f"k={checks.show(k)} is not whole; of log_s write k=1, 2, ..."
                 raise InputError(message)
             whole = int(k)
-        return jnp.sum(self._resolved_weights() * self._masked_logs() ** whole, -1)
+        mass = self._resolved_weights()
+        powers = self._masked_logs() ** whole
+        return jnp.sum(mass * powers, -1)
 
     @public("cdf")
-    def cdf(self, grid: ArrayLike, variable: str = "lam") -> Float[Array, "... points"]:
+    def cdf(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
         """Return the mass at or below each point of a grid.
 
         Exact; zeros count from 0 (or -inf) on.
@@ -306,13 +316,12 @@ class Spectrum:
         """
         level = self._to_log(grid, variable)
         is_below = self.log_values[..., None, :] <= self._column(level)
-        mass = jnp.sum(jnp.where(is_below, self.weights[..., None, :], 0), -1)
-        return self._of_values(mass)
+        weights = self.weights[..., None, :]
+        mass = jnp.where(is_below, weights, 0)
+        return self._of_values(jnp.sum(mass, -1))
 
     @public("smooth_cdf")
-    def smooth_cdf(
-        self, grid: ArrayLike, variable: str = "lam"
-    ) -> Float[Array, "... points"]:
+    def smooth_cdf(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
         """Estimate the distribution function from the moments of a quadrature.
 
         A Chebyshev series of 4·steps - 2 terms (`linalg.smooth_cdf`). Four steps on
@@ -342,17 +351,15 @@ class Spectrum:
         share = linalg.smooth_cdf(
             self.log_values,
             self.weights,
-            jnp.asarray(rules.steps),
-            level,
+            steps=jnp.asarray(rules.steps),
+            log_points=level,
             most=rules.log_values.shape[-1],
         )
         # Below zero there is nothing.
         return self._finite(jnp.where(jnp.isnan(share), 0, share))
 
     @public("smooth_density")
-    def smooth_density(
-        self, grid: ArrayLike, variable: str = "lam"
-    ) -> Float[Array, "... points"]:
+    def smooth_density(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
         """Estimate the density from the moments of a quadrature.
 
         An atom becomes a bump of standard deviation s_max·π/(4·steps) in s
@@ -382,8 +389,8 @@ class Spectrum:
         density = linalg.smooth_density(
             self.log_values,
             self.weights,
-            jnp.asarray(rules.steps),
-            level,
+            steps=jnp.asarray(rules.steps),
+            log_points=level,
             most=rules.log_values.shape[-1],
         )
         if variable != "log_s":
@@ -394,7 +401,7 @@ class Spectrum:
         return self._finite(jnp.where(jnp.isnan(density), 0, density))
 
     @public("quantile")
-    def quantile(self, p: ArrayLike, variable: str = "lam") -> Float[Array, "..."]:
+    def quantile(self, p: ArrayLike, variable: str = "lam") -> PerMatrix:
         """Return the least x with cdf(x) ≥ p, which is an attained value.
 
         Of a quadrature only p = 1 is known, the largest value.
@@ -429,6 +436,7 @@ class Spectrum:
         is_below = mass[..., None, :] < self._column(wanted) - slack
         index = jnp.minimum(jnp.sum(is_below, -1), num_nodes - 1)
         value = jnp.take_along_axis(ascending, index, -1)
+        # The largest node approaches the largest value; no other has a rank.
         if not self.knows_values:
             is_largest = (
                 jnp.broadcast_to(self._column(wanted)[..., 0], value.shape) == 1
@@ -444,7 +452,7 @@ class Spectrum:
     @public("density")
     def density(
         self, grid: ArrayLike, bandwidth: float, variable: str = "lam"
-    ) -> Float[Array, "... points"]:
+    ) -> PerPoint:
         """Return the Gaussian kernel density at each point of a grid.
 
         Of "log_s" only the resolved nodes have a density, of mass 1 - zero_fraction():
@@ -480,11 +488,13 @@ class Spectrum:
             mass = self.weights
         width = jnp.asarray(bandwidth, nodes.dtype)
         z = (self._column(points) - nodes[..., None, :]) / width
-        kernel = jnp.exp(-(z**2) / 2) / (width * math.sqrt(2 * math.pi))
-        return self._of_values(jnp.sum(mass[..., None, :] * kernel, -1))
+        height = 1 / (width * math.sqrt(2 * math.pi))
+        kernel = height * jnp.exp(-(z**2) / 2)
+        terms = mass[..., None, :] * kernel
+        return self._of_values(jnp.sum(terms, -1))
 
     @public("condition_number")
-    def condition_number(self, nonzero: bool = False) -> Float[Array, "..."]:
+    def condition_number(self, nonzero: bool = False) -> PerMatrix:
         """Return s_max/s_min, infinite if any value is zero or unresolved.
 
         Args:
@@ -498,6 +508,7 @@ class Spectrum:
         top = self.log_values[..., 0]
         resolved = self.resolved
         least = jnp.min(jnp.where(resolved, self.log_values, jnp.inf), -1)
+        # An unresolved value may be zero, which no bound on the ratio survives.
         is_known = resolved.all(-1)
         if nonzero:
             is_known = resolved.any(-1)
@@ -506,7 +517,7 @@ class Spectrum:
         return self._of_values(jnp.where(is_known, ratio, jnp.inf))
 
     @public("effective_rank")
-    def effective_rank(self) -> Float[Array, "..."]:
+    def effective_rank(self) -> PerMatrix:
         """Return the exponential of the entropy of s/Σs.
 
         Between 1 and `size`, 0 for a zero matrix (Roy and Vetterli, 2007). Of a
@@ -523,23 +534,27 @@ class Spectrum:
         # The share of one singular value in the node.
         num_values = jnp.where(self.weights > 0, self.weights * self.size, 1)
         of_one = share / num_values
-        log_of_one = jnp.log(jnp.where(of_one > 0, of_one, 1))
-        entropy = -jnp.sum(jnp.where(of_one > 0, share * log_of_one, 0), -1)
-        return self._finite(jnp.where(total[..., 0] > 0, jnp.exp(entropy), 0))
+        is_positive = of_one > 0
+        log_of_one = jnp.log(jnp.where(is_positive, of_one, 1))
+        terms = jnp.where(is_positive, share * log_of_one, 0)
+        rank = jnp.exp(-jnp.sum(terms, -1))
+        is_zero_matrix = total[..., 0] == 0
+        return self._finite(jnp.where(is_zero_matrix, 0, rank))
 
     @public("stable_rank")
-    def stable_rank(self) -> Float[Array, "..."]:
+    def stable_rank(self) -> PerMatrix:
         """Return Σ s²/s_max², between 1 and `size`, 0 for a zero matrix.
 
         Example:
             >>> isometry.Spectrum.of_jacobians(np.diag([2.0, 1.0, 1.0])).stable_rank()
             Array(1.5, dtype=float32)
         """
-        mean = jnp.sum(self.weights * self._relative() ** 2, -1)
-        return self._finite(self.size * mean)
+        squares = self._relative() ** 2
+        mean_square = jnp.sum(self.weights * squares, -1)
+        return self._finite(self.size * mean_square)
 
     @public("isometry_deviation")
-    def isometry_deviation(self) -> Float[Array, "..."]:
+    def isometry_deviation(self) -> PerMatrix:
         """Return √E (s - 1)², the distance to the nearest (partial) isometry.
 
         Root mean square over singular values; 0 exactly at an isometry.
@@ -548,10 +563,11 @@ class Spectrum:
             >>> isometry.Spectrum.of_jacobians(np.diag([1.5, 0.5])).isometry_deviation()
             Array(0.5, dtype=float32)
         """
-        return jnp.sqrt(jnp.sum(self.weights * (self.values - 1) ** 2, -1))
+        squares = (self.values - 1) ** 2
+        return jnp.sqrt(jnp.sum(self.weights * squares, -1))
 
     @public("log_spread")
-    def log_spread(self) -> Float[Array, "..."]:
+    def log_spread(self) -> PerMatrix:
         """Return the variance of ln s over the resolved nodes.
 
         0 at isometry, with a finite gradient there and at zeros. Its Hessian goes
@@ -566,8 +582,10 @@ class Spectrum:
         """
         mass = self._resolved_weights()
         logs = self._masked_logs()
+        # Two passes: the mean of squares less the square of the mean would cancel.
         mean = jnp.sum(mass * logs, -1, keepdims=True)
-        return self._of_values(jnp.sum(mass * (logs - mean) ** 2, -1))
+        deviations = (logs - mean) ** 2
+        return self._of_values(jnp.sum(mass * deviations, -1))
 
     @public("interval")
     def interval(
@@ -577,7 +595,7 @@ class Spectrum:
         level: float = 0.95,
         k: float = 1,
         variable: str = "lam",
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    ) -> tuple[PerMatrix, PerMatrix]:
         """Bound a statistic of a quadrature, from both sides.
 
         Three errors count. The spread over probes: a t interval, whose standard error
@@ -647,6 +665,7 @@ class Spectrum:
         order = jnp.argsort(-self.log_values.ravel())
         log_floor = jnp.asarray(self.log_floor)
         floors = self.log_values[..., :1] + log_floor[..., None]
+        # Only where something was lost does a floor matter to the pool.
         absolute = jnp.where(self.resolved, -jnp.inf, floors)
         top = jnp.max(self.log_values)
         floor = jnp.maximum(jnp.max(absolute) - top, jnp.min(log_floor))
@@ -665,6 +684,7 @@ class Spectrum:
             return None
         probes, num_nodes = rules.log_values.shape[-2:]
 
+        # Probes of different matrices are independent, so that any may be joined.
         def joined(nodes: Array) -> Array:
             stacked = nodes.reshape(count, probes, num_nodes)
             return jnp.moveaxis(stacked, 1, 0).reshape(probes, count * num_nodes)
@@ -679,7 +699,7 @@ class Spectrum:
         )
 
     @public("standard_error")
-    def standard_error(self, statistic: Statistic) -> Float[Array, "..."]:
+    def standard_error(self, statistic: Statistic) -> PerMatrix:
         """Return the standard error over seeds of the mean of a statistic.
 
         Inputs are averaged within their seed first: only seeds are independent.
@@ -699,8 +719,9 @@ class Spectrum:
         Example:
             >>> jacobians = np.eye(2) * np.array([1.0, 2.0, 3.0])[:, None, None]
             >>> sp = isometry.Spectrum.of_jacobians(jacobians)
-            >>> sp.standard_error(lambda sp: sp.moment(1, "s")).round(4)
-            Array(0.5774, dtype=float32)
+            >>> error = sp.standard_error(lambda sp: sp.moment(1, "s"))
+            >>> print(f"{error:.4f}")
+            0.5774
         """
         measure = statistic
         if isinstance(statistic, str):
@@ -728,6 +749,7 @@ class Spectrum:
                 f"statistic={shown} gives {checks.show(value)}; write one that has a "
                 f"value for each of the {batch} matrices."
             )
+        # Inputs share the weights of their seed, and so are no independent draws.
         inputs = math.prod(batch[1:])
         per_seed = value.reshape(batch[0], inputs, *value.shape[len(batch) :]).mean(1)
         return jnp.std(per_seed, axis=0, ddof=1) / math.sqrt(len(per_seed))
@@ -761,21 +783,21 @@ class Spectrum:
         num_batch_axes = self.log_values.ndim - 1
         return points.reshape((1,) * num_batch_axes + (len(points), 1))
 
-    def _relative(self) -> Float[Array, "... nodes"]:
+    def _relative(self) -> PerNode:
         """Return s/s_max, 0 for a zero matrix."""
         top = jnp.max(self.log_values, -1, keepdims=True)
         is_finite = jnp.isfinite(top)
         relative = jnp.exp(self.log_values - jnp.where(is_finite, top, 0))
         return jnp.where(is_finite, relative, 0)
 
-    def _masked_logs(self) -> Float[Array, "... nodes"]:
+    def _masked_logs(self) -> PerNode:
         """Return ln s where resolved, 0 elsewhere.
 
         Masked before anything is done to it, so that gradients stay finite.
         """
         return jnp.where(self.resolved, self.log_values, 0)
 
-    def _resolved_weights(self) -> Float[Array, "... nodes"]:
+    def _resolved_weights(self) -> PerNode:
         mass = jnp.where(self.resolved, self.weights, 0)
         total = jnp.sum(mass, -1, keepdims=True)
         return mass / jnp.where(total > 0, total, 1)

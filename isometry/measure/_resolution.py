@@ -14,7 +14,7 @@ from isometry import structure
 from isometry._internal import checks, jaxprs, precision
 from isometry._internal.errors import InputError, PrecisionWarning
 from isometry._internal.types import Params
-from isometry.measure import _diagnosis, _spans
+from isometry.measure import _blocks, _diagnosis, _spans
 from isometry.measure._function import (
     Map,
     Program,
@@ -40,6 +40,7 @@ def resolve(
     span: Span,
     dtype: DTypeLike | None,
     output: int | str | None = None,
+    needs_factors: bool = False,
     argument: str = "x",
 ) -> Target:
     """Resolve a span for many measurements of one f.
@@ -53,6 +54,7 @@ def resolve(
         span: "end_to_end", "hidden", or two points.
         dtype: What to measure in, or None.
         output: Which of f's outputs is meant.
+        needs_factors: Whether f is to be cut into blocks.
         argument: The argument that x comes from, for messages.
 
     Returns:
@@ -65,6 +67,7 @@ def resolve(
     function = function_of(f)
     x = example(x)
     target = _bare(function, params, x, span=span, dtype=dtype, output=output)
+    target = replace(target, needs_factors=needs_factors)
     return _traced_once(target, params, x, argument)
 
 
@@ -76,6 +79,7 @@ def resolve_once(
     span: Span,
     dtype: DTypeLike | None,
     output: int | str | None = None,
+    needs_factors: bool = False,
 ) -> tuple[Target, Params, PyTree]:
     """Resolve a span for one measurement.
 
@@ -90,6 +94,7 @@ def resolve_once(
     function = function_of(f)
     x = example(x)
     target = _bare(function, params, x, span=span, dtype=dtype, output=output)
+    target = replace(target, needs_factors=needs_factors)
     if target.span == "end_to_end" and target.network is None:
         program = _program(target, params, x)
         target = replace(target, f=program, output=None)
@@ -107,7 +112,7 @@ def resolve_once(
 def _program(target: Target, params: Params, x: PyTree) -> Program:
     """Trace a user's f, end to end."""
     _require_start(target, params, x)
-    shapes = abstract((params, x), target.dtype)
+    shapes = target.abstract(params, x)
     try:
         closed, out = traced(_of_output(target), *shapes)
     except InputError:
@@ -138,6 +143,8 @@ def function_of(f: Map | list[Map]) -> Map:
 
 def example(x: PyTree) -> PyTree:
     """Return an example whose leaves are arrays; a list of numbers is one array."""
+    # Trees of arrays are for functions that take them; a list of numbers is what a user
+    # means by an array.
     leaves = jax.tree.leaves(x)
     is_number = [isinstance(leaf, (bool, int, float)) for leaf in leaves]
     if all(is_number) or jax.tree.structure(x).num_nodes == 1:
@@ -172,6 +179,7 @@ def _bare(
             'span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this one '
             f"has {function.depth}."
         )
+    # Complex parameters have a Jacobian of twice the size, which nobody has asked for.
     checks.real("params", params)
     checks.real("x", x)
     return Target(
@@ -208,6 +216,7 @@ def _lowest(params: Params, x: PyTree) -> str | None:
     """Return the name of the lowest floating dtype, if it is below float32."""
     leaves = jax.tree.leaves((params, x))
     dtypes = {jnp.result_type(leaf) for leaf in leaves if not checks.is_key(leaf)}
+    # Integers are tokens and counts: nothing is lost where they stay.
     low = [
         dtype.name
         for dtype in dtypes
@@ -216,10 +225,16 @@ def _lowest(params: Params, x: PyTree) -> str | None:
     return min(low, default=None)
 
 
-def _traced_once(target: Target, params: Params, x: PyTree, argument: str) -> Target:
+def _traced_once(
+    target: Target,
+    params: Params,
+    x: PyTree,
+    argument: str,
+) -> Target:
     """Return the target with what tracing finds, and warn of it."""
-    shapes = abstract((params, x), target.dtype)
+    shapes = target.abstract(params, x)
     try:
+        # Traced as jax.jit traces, for the sake of its memory alone: nothing is run.
         target = _examined.eval_shape(target, *shapes)
     except Exception:
         # Once more, for an error without a note of JAX's about its own frames.
@@ -242,8 +257,14 @@ def _examined(target: Target, params: Params, x: PyTree) -> Target:
     return _examine(target, *shapes, argument="x")
 
 
-def _examine(target: Target, params: Params, x: PyTree, argument: str) -> Target:
+def _examine(
+    target: Target,
+    params: Params,
+    x: PyTree,
+    argument: str,
+) -> Target:
     """Trace the span at these shapes, without computing."""
+    # Parameters of another network often fit, and would be measured as this one's.
     if target.network is not None:
         target.network.expect("f", params)
     _require_start(target, params, x)
@@ -275,16 +296,21 @@ def _examine(target: Target, params: Params, x: PyTree, argument: str) -> Target
 
 
 def _with_points(target: Target, params: Params, x: PyTree) -> Target:
-    """Find the points of a span, unless the function knows it itself."""
-    is_network = target.network is not None
-    if target.span == "end_to_end" or (target.span == "hidden" and is_network):
-        return target
-    points = _spans.resolve(
-        _of_output(target),
-        _anatomy(target, params, x),
-        target.span,
+    """Find the points of a span and its blocks, unless the function knows them."""
+    # A network knows its hidden span without being read.
+    is_known = target.span == "end_to_end" or (
+        target.span == "hidden" and target.network is not None
     )
-    return replace(target, points=points)
+    needs_blocks = target.needs_factors and target.network is None
+    if is_known and not needs_blocks:
+        return target
+    anatomy = _anatomy(target, params, x)
+    if not is_known:
+        points = _spans.resolve(_of_output(target), anatomy, target.span)
+        target = replace(target, points=points)
+    if target.needs_factors and target.network is None:
+        target = replace(target, blocks=_blocks.found(anatomy, target.span))
+    return target
 
 
 def _of_output(target: Target) -> Map:
@@ -297,6 +323,7 @@ def _of_output(target: Target) -> Map:
 
 
 def _anatomy(target: Target, params: Params, x: PyTree) -> structure.Anatomy:
+    # The points are of the program that is measured, so it is read at its precision.
     with precision.full():
         return structure.anatomy(_of_output(target), params, x)
 
@@ -320,7 +347,7 @@ def _require_start(target: Target, params: Params, x: PyTree) -> None:
 
 def _where_to_start(target: Target, params: Params, x: PyTree) -> str:
     """Say where a span can start, if f can be read."""
-    shapes = abstract((params, x), target.dtype)
+    shapes = target.abstract(params, x)
     try:
         return _spans.where_to_start(_anatomy(target, *shapes))
     # A user's f may raise anything; it is x that is to be spoken of here.
@@ -352,7 +379,10 @@ def first_line(error: Exception) -> str:
 
 
 def _raised(
-    error: Exception, target: Target, shapes: tuple[Params, PyTree], argument: str
+    error: Exception,
+    target: Target,
+    shapes: tuple[Params, PyTree],
+    argument: str,
 ) -> InputError:
     """Say what f raised, and whether x seems to be a batch."""
     params, x = shapes
@@ -363,9 +393,15 @@ def _raised(
     )
 
 
-def _batch_hint(target: Target, params: Params, x: PyTree, argument: str) -> str:
+def _batch_hint(
+    target: Target,
+    params: Params,
+    x: PyTree,
+    argument: str,
+) -> str:
     if jax.tree.structure(x).num_nodes > 1 or not x.shape:
         return ""
+    # The commonest mistake: a whole batch where one example belongs.
     row = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
     try:
         _span_traced(target, params, row)
@@ -380,7 +416,10 @@ def _batch_hint(target: Target, params: Params, x: PyTree, argument: str) -> str
 
 
 def _require_determinism(
-    target: Target, params: Params, x: PyTree, once: core.ClosedJaxpr
+    target: Target,
+    params: Params,
+    x: PyTree,
+    once: core.ClosedJaxpr,
 ) -> None:
     """Trace a user's f again, and refuse it if it draws numbers from outside.
 
@@ -412,6 +451,7 @@ _REMEDY = {
 
 def refuse_chance(what: str, once: core.ClosedJaxpr, again: core.ClosedJaxpr) -> None:
     """Refuse what, traced twice, holds different numbers."""
+    # Numbers that f draws from outside are constants of its jaxpr.
     first = jaxprs.constants(once)
     second = jaxprs.constants(again)
     if len(first) == len(second):

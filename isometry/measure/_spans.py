@@ -245,15 +245,19 @@ def where_to_start(anatomy: Anatomy) -> str:
     Where x picks rows of an embedding, floating numbers would be cast to integers, and
     the Jacobian would be zero.
     """
-    embeddings = [layer.name for layer in anatomy.embeddings]
-    for name in embeddings:
-        if _leads_to_output(anatomy, name):
-            return f'write span=("{name}", "output")'
-    advice = "give f floating numbers"
+    for layer in anatomy.embeddings:
+        # Uses of a stacked embedding, or at steps of a recurrence, have names of their
+        # own: "embed[0]", "embed@0".
+        uses = (f"{layer.name}[", f"{layer.name}@")
+        for name in anatomy.points:
+            is_use = name == layer.name or name.startswith(uses)
+            if is_use and _leads_to_output(anatomy, name):
+                return f'write span=("{name}", "output")'
+    advice = "give f floating numbers if it computes with them"
     for name in floating_points(anatomy):
         if _leads_to_output(anatomy, name):
             return f'{advice}, or write span=("{name}", "output")'
-    return f"{advice}, or write it as a function of the first value that it makes of x"
+    return f"{advice}, or write f as a function of the first value that it makes of x"
 
 
 def _leads_to_output(anatomy: Anatomy, name: str) -> bool:

@@ -49,6 +49,7 @@ def measured(
     """
     params, seeds = by_seed
     xs, inputs = by_input
+    # Methods that draw nothing take no keys, and their programs no key.
     keys = None
     if how.method.needs_key:
         keys = _keys(how, bits, seeds, inputs=inputs)
@@ -56,26 +57,42 @@ def measured(
     return tuple(measure(target, params, xs, keys=keys) for target in how.targets)
 
 
-def _keys(how: How, bits: Array | None, seeds: Array, inputs: Array) -> Key:
+def _keys(
+    how: How,
+    bits: Array | None,
+    seeds: Array,
+    inputs: Array,
+) -> Key:
     """Return (seeds, inputs) keys."""
     base = jax.random.wrap_key_data(bits, impl=how.key_kind)
+    # A key depends on the numbers of its seed and input alone, so the probes are the
+    # same whatever the chunk and the device that they fall into.
     folded = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     of_inputs = jax.vmap(folded, in_axes=(0, None))
     return of_inputs(folded(base, seeds), inputs)
 
 
 def counted(
-    how: How, params: Params, xs: PyTree[Array], shared: tuple[()]
+    how: How,
+    params: Params,
+    xs: PyTree[Array],
+    shared: tuple[()],
 ) -> tuple[Array, ...]:
     """Count what the program of every span could be made smaller by: a program too."""
     return tuple(how.method.narrow(target, params, xs) for target in how.targets)
 
 
-def narrowed(how: How, mesh: Mesh | None, params: Params, xs: PyTree[Array]) -> How:
+def narrowed(
+    how: How,
+    mesh: Mesh | None,
+    params: Params,
+    xs: PyTree[Array],
+) -> How:
     """Return `how` with programs as small as is exact and worth the while."""
     targets = [target for target in how.targets if how.method.may_narrow(target)]
     if not targets:
         return how
+    # A program of its own, and cheap: what it counts decides the shapes of the other.
     counts = _programs.run(
         counted,
         replace(how, targets=tuple(targets)),

@@ -90,14 +90,23 @@ def spectrum(
         Array(1., dtype=float32)
     """
     chosen = methods.named(method)
+    # Before f is traced, which may take seconds.
     methods.require_key(chosen, key)
     target, params, x = _resolution.resolve_once(
-        f, params, x, span=span, dtype=dtype, output=output
+        f,
+        params,
+        x,
+        span=span,
+        dtype=dtype,
+        output=output,
+        needs_factors=chosen.needs_factors,
     )
     chosen.check(target, key)
     target = _cost.fitted_to(target, chosen, params, x, max_bytes)
+    # A key that nobody draws with would be one more argument to compile for.
     key = key if chosen.needs_key else None
     with _progress.reporter(progress, "directions") as report:
+        # Nobody can be told of a program that is only traced.
         is_watched = progress and not checks.is_traced((params, x))
         if is_watched and chosen.forms_jacobian:
             matrix = _jacobian.in_parts(target, params, x, report)
@@ -109,7 +118,12 @@ def spectrum(
     return sp
 
 
-def _judge(sp: Spectrum, target: Target, params: Params, x: PyTree) -> None:
+def _judge(
+    sp: Spectrum,
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> None:
     """Refuse a Jacobian that is not finite, and warn of one that is zero.
 
     On the host: inside the program both would be kernels more to compile.
@@ -127,7 +141,11 @@ def _judge(sp: Spectrum, target: Target, params: Params, x: PyTree) -> None:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _measured(
-    method: Method, target: Target, params: Params, x: PyTree, key: Key | None
+    method: Method,
+    target: Target,
+    params: Params,
+    x: PyTree,
+    key: Key | None,
 ) -> Spectrum:
     return method.spectrum(target, params, x=x, key=key)
 

@@ -18,6 +18,7 @@ from isometry._internal import jaxprs, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
 from isometry.linalg import Factors
+from isometry.measure._blocks import Blocks
 from isometry.measure._function import Program, Reference, picked
 from isometry.measure._record import Spectrum
 from isometry.measure._spans import PointSpan, Span
@@ -47,6 +48,8 @@ class Target:
         forward_only: Whether f has no reverse derivative.
         reverse_only: Whether f has no forward derivative.
         held: Bytes of what f computes on the way.
+        needs_factors: Whether f is to be cut into blocks, if it can be.
+        blocks: The blocks of a chain, where they are needed and there are several.
         chunk: Directions that autodiff takes at a time; None for all at once.
         live: The most units alive between two layers, if the others are left out.
     """
@@ -63,6 +66,8 @@ class Target:
     forward_only: bool = False
     reverse_only: bool = False
     held: jaxprs.Held = _NOTHING_HELD
+    needs_factors: bool = False
+    blocks: Blocks | None = None
     chunk: int | None = None
     live: int | None = None
 
@@ -74,6 +79,7 @@ class Target:
     @property
     def network(self) -> Function | None:
         """The function, where it is one of the networks that show their layers."""
+        # Between points the network's own factors do not apply.
         if self.points is not None or not isinstance(self.f, Reference):
             return None
         function = self.f.function
@@ -92,7 +98,7 @@ class Target:
     @property
     def has_factors(self) -> bool:
         """Whether the factors of the Jacobian are known."""
-        return self.network is not None
+        return self.network is not None or self.blocks is not None
 
     @property
     def layered(self) -> bool:
@@ -117,7 +123,12 @@ class Target:
             return x
         return self._known_network.stem(params, x)
 
-    def apply(self, params: Params, x: PyTree, z: Array) -> Array:
+    def apply(
+        self,
+        params: Params,
+        x: PyTree,
+        z: Array,
+    ) -> Array:
         """Return the value where the span ends, if it is z where the span starts."""
         if self.points is not None:
             return self.points.apply(params, x, z)
@@ -134,6 +145,20 @@ class Target:
             return (constants, params), x
         return precision.cast((params, x), self.dtype)
 
+    def abstract(self, params: Params, x: PyTree) -> tuple[Params, PyTree]:
+        """Return the shapes of both after `cast`."""
+
+        def shape_of(leaf: Array) -> jax.ShapeDtypeStruct:
+            return precision.shape_of(leaf, self.dtype)
+
+        if isinstance(self.f, Program):
+            constants, params = params
+            as_they_are = jax.tree.map(jax.typeof, constants)
+            return (as_they_are, jax.tree.map(shape_of, params)), jax.tree.map(
+                shape_of, x
+            )
+        return jax.tree.map(shape_of, (params, x))
+
     def vector_map(
         self, params: Params, x: PyTree
     ) -> tuple[Callable[[Array], Array], Array]:
@@ -142,6 +167,7 @@ class Target:
         start = self.start(params, x)
 
         def g(z: Array) -> Array:
+            # A hard-coded cast in f may return another dtype than the measurement's.
             y = self.apply(params, x, z.reshape(start.shape))
             return y.ravel().astype(self.dtype)
 
@@ -151,6 +177,7 @@ class Target:
         """Return the Jacobian: the product of the layers, or else by autodiff."""
         if self.layered:
             return self.jacobians(params, jnp.asarray(x)[None])[0]
+        # Where both derivatives exist the shape decides, in `matrix_of`.
         one_way = self.forward_only or self.reverse_only
         with precision.full():
             g, point = self.vector_map(params, x)
@@ -183,10 +210,15 @@ class Target:
         params, x = self.cast(params, x)
         # The derivatives of activations and the blocks of a chain are computed here.
         with precision.full():
+            if self.blocks is not None:
+                matrices = self.blocks.jacobians(params, x)
+                return [Factors(matrix[None]) for matrix in matrices]
             return self._known_network.factors(params, x, self.span)
 
     def factors_of_inputs(self, params: Params, xs: Array) -> list[Factors]:
         """Return the factors at all xs: scales have a leading axis of inputs."""
+        # The structure of the factors, with None where a stack has no scale, must be
+        # known before vmap can be told what is batched.
         shapes = jax.eval_shape(self.factors, params, xs[0])
         # Matrices are shared.
         axes = [Factors(None, 0) for _ in shapes]
@@ -224,6 +256,7 @@ class Target:
         if weights is None:
             weights = jnp.full_like(log_values, 1 / min(m, n))
         batch = log_values.shape[:-1]
+        # Methods may give one number for all matrices, such as a constant of the dtype.
         floor = jnp.broadcast_to(jnp.asarray(log_floor, log_values.dtype), batch)
         return Spectrum(
             log_values=log_values,
@@ -239,13 +272,18 @@ class Target:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _factors(target: Target, params: Params, x: Array) -> list[Factors]:
+def _factors(
+    target: Target,
+    params: Params,
+    x: Array,
+) -> list[Factors]:
     """Return the factors, in a function whose traces JAX remembers."""
     return target.factors(params, x)
 
 
 def _require_forward(operator: linalg.Operator) -> None:
     """Require J v of a function with a custom_vjp rule, perhaps of params alone."""
+    # Under vmap, as the kernels call it: some rules fail there alone.
     direction = jax.ShapeDtypeStruct((1, operator.shape[1]), operator.dtype)
     try:
         jax.eval_shape(jax.vmap(operator.matvec), direction)

@@ -17,6 +17,7 @@ def warn(message: str, category: type[Warning]) -> None:
 
     The function of this package that is called there stands before the message.
     """
+    # `skip_file_prefixes` of warnings.warn does this from Python 3.12 on.
     frame = sys._getframe(1)
     level = 2
     name = ""

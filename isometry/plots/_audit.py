@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 
 from isometry._internal.errors import public
 from isometry.plots._axis import LN10, Axis
 from isometry.plots._ranks import REPORT, ranks
 from isometry.plots._spectrum import spectrum
-from isometry.plots._style import COLOURS, figures, require_named
+from isometry.plots._style import COLOURS, Edges, figures, require_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +68,8 @@ def audit(reports: Mapping[str, "Report"]) -> "Figure":
         'identity'
     """
     fields = (*REPORT, "law", "no_law", "verdict")
-    require_named("reports", reports, "Report", fields)
+    require_named("reports", reports, kind="Report", fields=fields)
+    # Few networks get wide panels, many a grid.
     num_columns = min(_MOST_COLUMNS, len(reports))
     num_rows = -(-len(reports) // num_columns)
     width = max(_LEAST_WIDTH, _PANEL[0] * num_columns)
@@ -78,11 +78,12 @@ def audit(reports: Mapping[str, "Report"]) -> "Figure":
     grid = figure.add_gridspec(
         num_rows + 1, num_columns, height_ratios=[_PANEL[1]] * num_rows + [2.6]
     )
+    # The same bins everywhere, so that panels can be compared at a glance.
     edges = np.linspace(*_common_range(reports), 36)
     for index, (name, report) in enumerate(reports.items()):
         row, column = divmod(index, num_columns)
         ax = figure.add_subplot(grid[row, column])
-        _draw_panel(ax, name, report, edges)
+        _draw_panel(ax, report, edges, title=name)
         if column > 0:
             ax.set_ylabel("")
         has_panel_below = index + num_columns < len(reports)
@@ -114,6 +115,7 @@ def _draw_ranks(ax: "Axes", reports: Mapping[str, "Report"]) -> None:
     ax.tick_params(labelsize=7)
     ax.xaxis.label.set_size(8)
     ax.yaxis.label.set_size(8)
+    # A legend of many networks would cover the lines.
     if ax.lines:
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
         ax.legend(fontsize=6.5, ncols=3, frameon=False, **below)
@@ -124,6 +126,7 @@ def _draw_ranks(ax: "Axes", reports: Mapping[str, "Report"]) -> None:
 
 def _common_range(reports: Mapping[str, "Report"]) -> tuple[float, float]:
     """Return where log10 s of all panels begins and ends."""
+    # Isometry is always in sight.
     logs = [np.zeros(1)]
     for report in reports.values():
         for sp in report.spectra.values():
@@ -135,7 +138,11 @@ def _common_range(reports: Mapping[str, "Report"]) -> tuple[float, float]:
 
 
 def _draw_panel(
-    ax: "Axes", name: str, report: "Report", edges: Float[np.ndarray, " edges"]
+    ax: "Axes",
+    report: "Report",
+    edges: Edges,
+    *,
+    title: str,
 ) -> None:
     for span, style in _SPANS.items():
         if span in report.spectra:
@@ -152,11 +159,12 @@ def _draw_panel(
         fontsize=5.5,
         color="#A00000",
     )
-    ax.set_title(name, fontsize=8)
+    ax.set_title(title, fontsize=8)
     ax.tick_params(labelsize=6.5)
     ax.set_yticks([])
     ax.xaxis.label.set_size(7)
     ax.yaxis.label.set_size(7)
+    # Room for the words above the bars.
     ax.set_ylim(top=ax.get_ylim()[1] * 1.25)
 
 
@@ -176,7 +184,7 @@ def _words(report: "Report") -> list[str]:
 def _draw_law(
     ax: "Axes",
     report: "Report",
-    edges: Float[np.ndarray, " edges"],
+    edges: Edges,
     *,
     num_lines: int,
 ) -> None:

@@ -4,10 +4,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from isometry import linalg
 from isometry.measure._record import Spectrum
+from isometry.plots._style import Line
 from isometry.theory import Law
 
 LN10 = math.log(10)
@@ -45,26 +45,26 @@ class Axis(NamedTuple):
         }
         return labels[self.variable, self.scale]
 
-    def place(self, log_s: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    def place(self, log_s: np.ndarray) -> np.ndarray:
         """Return where ln s lies."""
         if self.is_log:
             return self.power * log_s / LN10
         return np.exp(self.power * log_s)
 
-    def log_s(self, x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    def log_s(self, x: np.ndarray) -> np.ndarray:
         """Return ln s of a place; of what is not positive it is -inf."""
         if self.is_log:
             return x * LN10 / self.power
         with np.errstate(divide="ignore"):
             return np.log(np.maximum(x, 0)) / self.power
 
-    def log_s_per_unit(self, x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    def log_s_per_unit(self, x: np.ndarray) -> np.ndarray:
         """Return how much ln s changes in a unit of x."""
         if self.is_log:
             return np.full_like(x, LN10 / self.power)
         return 1 / (self.power * x)
 
-    def law_density(self, law: Law, x: Float[np.ndarray, " x"]) -> np.ndarray:
+    def law_density(self, law: Law, x: Line) -> np.ndarray:
         """Return the density of a law's continuous part, for a unit of x."""
         if self.is_log:
             unit = LN10 / self.power
@@ -75,29 +75,31 @@ class Axis(NamedTuple):
 class Band(NamedTuple):
     """A smooth density with its 95 % band over probes; no band of a single probe."""
 
-    mean: Float[np.ndarray, " x"]
-    low: Float[np.ndarray, " x"]
-    high: Float[np.ndarray, " x"]
+    mean: Line
+    low: Line
+    high: Line
 
 
-def smooth_density(sp: Spectrum, axis: Axis, x: Float[np.ndarray, " x"]) -> Band:
+def smooth_density(sp: Spectrum, axis: Axis, x: Line) -> Band:
     """Estimate the density of a quadrature, all matrices pooled, for a unit of x."""
     # Imported here: scipy.stats takes longer to load than the rest of the package.
     from scipy import stats
 
     rules = sp.quadrature
     num_nodes = rules.log_values.shape[-1]
+    # A series for every probe of every matrix, at the same points.
     density = linalg.smooth_density(
         rules.log_values,
         rules.weights,
-        np.asarray(rules.steps)[..., None],
-        np.asarray(axis.log_s(x), rules.log_values.dtype),
+        steps=np.asarray(rules.steps)[..., None],
+        log_points=np.asarray(axis.log_s(x), rules.log_values.dtype),
         most=num_nodes,
     )
     unit = axis.log_s_per_unit(x)
     probes = density.shape[-2]
     by_probe = np.asarray(density, float).reshape(-1, probes, len(x)).mean(0) * unit
     mean = by_probe.mean(0)
+    # One probe has no spread, and so no band.
     if probes < 2:
         return Band(mean, mean, mean)
     error = by_probe.std(0, ddof=1) / math.sqrt(probes)
@@ -108,11 +110,11 @@ def smooth_density(sp: Spectrum, axis: Axis, x: Float[np.ndarray, " x"]) -> Band
 def log_floor(sp: Spectrum) -> float:
     """Return ln s below which some matrix shows nothing.
 
-    Of a quadrature it is the width of the bump that it makes of a zero
+    Of a quadrature it is two standard deviations of the bump that it makes of a zero
     (`linalg.smooth_density`).
     """
     log_top = np.asarray(sp.log_values[..., 0], float)
     if sp.quadrature is None:
         return float(np.max(log_top + np.asarray(sp.log_floor, float)))
-    width = math.pi / (4 * np.asarray(sp.quadrature.steps, float))
-    return float(np.max(log_top + np.log(width)))
+    deviation = math.pi / (4 * np.asarray(sp.quadrature.steps, float))
+    return float(np.max(log_top + np.log(2 * deviation)))

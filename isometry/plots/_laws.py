@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _DASHES = ("-", "--", "-.")
 
+# Of a law, what is drawn.
+_FIELDS = ("density", "quantile", "atoms", "product")
+
 # Points of a line: more than a screen has across the figure.
 _POINTS = 600
 
@@ -44,9 +47,10 @@ def laws(named: Mapping[str, Law]) -> "Figure":
         >>> figure.axes[0].get_ylabel()
         'density'
     """
-    require_named("named", named, "Law", ("density", "quantile", "atoms", "product"))
+    require_named("named", named, kind="Law", fields=_FIELDS)
     ax = figures().Figure(figsize=(4.4, 3.0), layout="constrained").add_subplot()
     axis = Axis("s", "log")
+    # Atoms are masses, and not densities: they get an axis of their own.
     stems = []
     for index, (name, law) in enumerate(named.items()):
         rank = law.product.rank

@@ -4,7 +4,6 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from isometry._compare import meet
@@ -16,6 +15,8 @@ from isometry.plots._axis import Axis, log_floor, smooth_density
 from isometry.plots._style import (
     COLOURS,
     LEGEND_ABOVE,
+    Edges,
+    Line,
     figures,
     require_axes,
     require_bins,
@@ -95,23 +96,22 @@ def overlay(
     axis = Axis(variable, scale)
     edges = np.asarray(bins, float)
     if np.ndim(bins) == 0:
-        edges = _edges(spectrum, law, axis, bins)
+        edges = _edges(spectrum, law, axis=axis, bins=bins)
     if spectrum.quadrature is None:
         tallest = _draw_values(ax, spectrum, law, axis=axis, edges=edges)
     else:
-        tallest = _draw_quadrature(ax, spectrum, axis, edges)
+        tallest = _draw_quadrature(ax, spectrum, axis=axis, edges=edges)
     _draw_law(ax, law, axis, edges=edges, tallest=tallest)
-    _shade_floor(ax, spectrum, axis, edges)
+    _shade_floor(ax, spectrum, axis=axis, edges=edges)
     _draw_atoms(ax, spectrum, law, axis=axis, edges=edges)
     ax.set_xlabel(axis.label)
     ax.set_ylabel("density")
+    # Last, when everything has its label.
     ax.legend(ncols=2, fontsize=7, **LEGEND_ABOVE)
     return ax
 
 
-def _edges(
-    sp: Spectrum, law: Law, axis: Axis, bins: int
-) -> Float[np.ndarray, " edges"]:
+def _edges(sp: Spectrum, law: Law, *, axis: Axis, bins: int) -> Edges:
     """Return bins over what is resolved and what is predicted.
 
     At the lowest end the last thousandth of either is left out.
@@ -132,7 +132,7 @@ def _edges(
     return np.linspace(low - margin, high + margin, bins + 1)
 
 
-def _inside(edges: Float[np.ndarray, " edges"]) -> Float[np.ndarray, " x"]:
+def _inside(edges: Edges) -> Line:
     return np.linspace(edges[0], edges[-1], _POINTS)[1:-1]
 
 
@@ -142,12 +142,13 @@ def _draw_values(
     law: Law,
     *,
     axis: Axis,
-    edges: Float[np.ndarray, " edges"],
+    edges: Edges,
 ) -> float:
     """Draw bars of what is resolved and at no atom; return the highest."""
     is_drawn = np.asarray(sp.resolved) & ~at_atoms(sp, law)
     x = axis.place(np.asarray(sp.log_values, float)[is_drawn])
     mass = np.asarray(sp.weights, float)[is_drawn]
+    # Each bar is a density: its mass over its width.
     count = math.prod(sp.log_values.shape[:-1])
     in_bins = np.histogram(x, edges, weights=mass)[0]
     heights = in_bins / count / np.diff(edges)
@@ -156,10 +157,15 @@ def _draw_values(
 
 
 def _draw_quadrature(
-    ax: "Axes", sp: Spectrum, axis: Axis, edges: Float[np.ndarray, " edges"]
+    ax: "Axes",
+    sp: Spectrum,
+    *,
+    axis: Axis,
+    edges: Edges,
 ) -> float:
     """Draw the smooth density of what is resolved; return how high most of it is."""
     x = _inside(edges)
+    # Below, the density says only how much mass there is.
     x = x[x >= axis.place(log_floor(sp))]
     band = smooth_density(sp, axis, x)
     ax.plot(x, band.mean, color=COLOURS[0], lw=1.2, label="measured, smooth")
@@ -181,7 +187,7 @@ def _draw_law(
     law: Law,
     axis: Axis,
     *,
-    edges: Float[np.ndarray, " edges"],
+    edges: Edges,
     tallest: float,
 ) -> None:
     """Draw the density of the law, and the edges of its support."""
@@ -203,7 +209,11 @@ def _draw_law(
 
 
 def _shade_floor(
-    ax: "Axes", sp: Spectrum, axis: Axis, edges: Float[np.ndarray, " edges"]
+    ax: "Axes",
+    sp: Spectrum,
+    *,
+    axis: Axis,
+    edges: Edges,
 ) -> None:
     """Shade what some matrix does not resolve, if any of it is in sight."""
     floor = axis.place(log_floor(sp))
@@ -224,6 +234,7 @@ def _atoms(sp: Spectrum, law: Law) -> tuple[dict[float, float], dict[float, floa
     # Half a value of one matrix: what is less is no atom.
     if not predicted and max(at_zero, below) < 0.5 / sp.size:
         return {}, {}
+    # What is not resolved counts as zero, in the law as in the measurement.
     predicted[0.0] = below
     measured = {0.0: at_zero}
     weights = np.asarray(sp.weights, float)
@@ -242,7 +253,7 @@ def _draw_atoms(
     law: Law,
     *,
     axis: Axis,
-    edges: Float[np.ndarray, " edges"],
+    edges: Edges,
 ) -> None:
     """Draw masses of atoms on an axis of their own, measured beside predicted."""
     measured, predicted = _atoms(sp, law)
@@ -260,6 +271,7 @@ def _draw_atoms(
         (predicted, 0.5, COLOURS[1], "atom, predicted"),
     )
     for masses, side, colour, label in bars:
+        # Of a quadrature no masses are measured.
         if not masses:
             continue
         x = [_place(lam, axis, zero) + side * width for lam in masses]

@@ -4,7 +4,6 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 
 from isometry._internal.errors import public
 from isometry.plots._axis import LN10
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
 
     from isometry.measure._profile import Profile
     from isometry.measure._record import Spectrum
+
+# Of a profile, what is drawn.
+_FIELDS = ("points", "toward", "spectra")
 
 # Shares of the resolved values: the band of nine tenths, that of the half, the median.
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -64,7 +66,7 @@ def profile(profile: "Profile") -> "Figure":
         >>> below.get_ylabel()
         'zeros, %'
     """
-    require_fields("profile", profile, "Profile", ("points", "toward", "spectra"))
+    require_fields("profile", profile, kind="Profile", fields=_FIELDS)
     points = list(profile.points)
     spectra = [profile.spectra[name] for name in points]
     figure = figures().Figure(figsize=(6.4, 4.6), layout="constrained")
@@ -79,13 +81,31 @@ def profile(profile: "Profile") -> "Figure":
 def _draw_values(ax: "Axes", spectra: list["Spectrum"]) -> None:
     x = np.arange(len(spectra))
     fan = np.stack([_quantiles(sp) for sp in spectra], -1)
+    # A quadrature has no quantiles.
     if np.isfinite(fan).any():
-        blue = COLOURS[0]
-        ax.fill_between(x, fan[0], fan[4], color=blue, alpha=0.15, lw=0, label="90 %")
-        ax.fill_between(x, fan[1], fan[3], color=blue, alpha=0.3, lw=0, label="50 %")
-        ax.plot(x, fan[2], color=blue, marker="o", ms=3, lw=1.4, label="median")
+        lowest, low, median, high, highest = fan
+        band = {"color": COLOURS[0], "lw": 0}
+        ax.fill_between(x, lowest, highest, alpha=0.15, label="90 %", **band)
+        ax.fill_between(x, low, high, alpha=0.3, label="50 %", **band)
+        ax.plot(
+            x,
+            median,
+            color=COLOURS[0],
+            marker="o",
+            ms=3,
+            lw=1.4,
+            label="median",
+        )
     largest = [_mean(sp.quantile(1.0, "log_s")) / LN10 for sp in spectra]
-    ax.plot(x, largest, color=COLOURS[1], marker="^", ms=3, lw=1, label="largest")
+    ax.plot(
+        x,
+        largest,
+        color=COLOURS[1],
+        marker="^",
+        ms=3,
+        lw=1,
+        label="largest",
+    )
     root = [_log_root_mean_square(sp) for sp in spectra]
     ax.plot(
         x,
@@ -97,6 +117,7 @@ def _draw_values(ax: "Axes", spectra: list["Spectrum"]) -> None:
         ls="--",
         label="root mean square",
     )
+    # Isometry.
     ax.axhline(0, color="0.4", ls=":", lw=0.9)
     ax.set_ylabel("log$_{10}$ s")
     ax.legend(ncols=5, fontsize=7, **LEGEND_ABOVE)
@@ -104,6 +125,7 @@ def _draw_values(ax: "Axes", spectra: list["Spectrum"]) -> None:
 
 def _draw_zeros(ax: "Axes", spectra: list["Spectrum"]) -> None:
     x = np.arange(len(spectra))
+    # Wide bars behind narrow ones: the exact zeros are a part of all.
     zeros = [100 * _mean(sp.zero_fraction()) for sp in spectra]
     exact = [100 * _mean(sp.zero_fraction(exact=True)) for sp in spectra]
     if not np.isfinite(zeros).any():
@@ -117,15 +139,16 @@ def _draw_zeros(ax: "Axes", spectra: list["Spectrum"]) -> None:
     ax.legend(ncols=2, fontsize=7, loc="upper left", frameon=False)
 
 
-def _mean(values: Float[np.ndarray, "..."]) -> float:
+def _mean(values: np.ndarray) -> float:
     return float(np.mean(np.asarray(values, float)))
 
 
-def _quantiles(sp: "Spectrum") -> Float[np.ndarray, " levels"]:
+def _quantiles(sp: "Spectrum") -> np.ndarray:
     """Return quantiles of log10 s over the resolved values of all matrices."""
     if sp.quadrature is not None:
         return np.full(len(_LEVELS), np.nan)
-    logs = np.asarray(sp.log_values, float)[np.asarray(sp.resolved)]
+    is_resolved = np.asarray(sp.resolved)
+    logs = np.asarray(sp.log_values, float)[is_resolved]
     if not logs.size:
         return np.full(len(_LEVELS), np.nan)
     return np.quantile(logs, _LEVELS) / LN10
@@ -133,10 +156,13 @@ def _quantiles(sp: "Spectrum") -> Float[np.ndarray, " levels"]:
 
 def _log_root_mean_square(sp: "Spectrum") -> float:
     """Return log10 of √E s² over all matrices, without overflow at any depth."""
+    # Relative to the largest, so that no power overflows.
     logs = np.asarray(sp.log_values, float)
     top = logs.max()
     if not math.isfinite(top):
         return math.nan
     weights = np.asarray(sp.weights, float)
-    mean_square = np.mean(np.sum(weights * np.exp(2 * (logs - top)), -1))
-    return float((top + np.log(mean_square) / 2) / LN10)
+    relative = np.exp(2 * (logs - top))
+    mean_square = np.sum(weights * relative, -1).mean()
+    log_root = top + np.log(mean_square) / 2
+    return float(log_root / LN10)

@@ -55,10 +55,12 @@ def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
         >>> ax.get_xlabel()
         'training step'
     """
-    require_named("reports", reports, "Report", REPORT)
+    require_named("reports", reports, kind="Report", fields=REPORT)
     require_axes(ax)
+    # The same of all networks, as they are audited on the same inputs.
     bound = 0
     for index, (name, report) in enumerate(reports.items()):
+        # An audit without training steps has no probe.
         probe = report.probe
         if probe is None or not probe.layers:
             continue
@@ -67,7 +69,7 @@ def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
         middle = len(probe.layers) // 2
         _draw_probe(ax, name, probe, middle=middle, index=index)
         if report.widths is not None:
-            _draw_widths(ax, name, report.widths, middle)
+            _draw_widths(ax, name, report.widths, middle=middle)
     if bound:
         label = f"input dimension N$_x$ = {bound}"
         ax.axhline(bound, color="#D00000", ls="--", lw=1, label=label)
@@ -80,6 +82,7 @@ def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
 def _draw_probe(
     ax: "Axes", name: str, probe: object, *, middle: int, index: int
 ) -> None:
+    # The median of few seeds is one of them, and so a rank that occurred.
     seeds = probe.gradient_rank[:, :, middle]
     rows, columns = probe.shapes[middle]
     layer = probe.layers[middle] + 1
@@ -99,10 +102,11 @@ def _draw_probe(
 
 
 def _draw_widths(
-    ax: "Axes", name: str, widths: Mapping[str, object], middle: int
+    ax: "Axes", name: str, widths: Mapping[str, object], *, middle: int
 ) -> None:
     by_width = widths["gradient_rank"]
     for (width, by_layer), dashes in zip(by_width.items(), _DASHES, strict=True):
+        # Networks of other widths may be shallower.
         layer = min(middle, by_layer.shape[1] - 1)
         ax.plot(
             widths["steps"],

@@ -2,13 +2,19 @@
 
 import textwrap
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from isometry._internal.errors import public
-from isometry.plots._style import COLOURS, figures, name_points, require_fields
+from isometry.plots._style import (
+    COLOURS,
+    Line,
+    figures,
+    name_points,
+    require_fields,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +32,9 @@ _PANELS = {
 }
 
 _FIELDS = ("points", *_PANELS)
+
+# Means over inputs.
+BySeed: TypeAlias = Float[np.ndarray, "seeds points"]
 
 # What a point is, by the end of its name, with its label, colour and mark. Each has a
 # line of its own: in one line the signal would jump at every activation.
@@ -68,20 +77,24 @@ def signals(measured: "Signals", predicted: "Signals | None" = None) -> "Figure"
         >>> figure.axes[0].get_title()
         'q: mean square of the signal'
     """
-    require_fields("measured", measured, "Signals", _FIELDS)
+    require_fields("measured", measured, kind="Signals", fields=_FIELDS)
     if predicted is not None:
-        require_fields("predicted", predicted, "Signals", _FIELDS)
+        require_fields("predicted", predicted, kind="Signals", fields=_FIELDS)
     figure = figures().Figure(figsize=(9.6, 5.6), layout="constrained")
     panels = figure.subplots(2, 3)
     for ax, (field, (title, is_log)) in zip(panels.flat, _PANELS.items(), strict=False):
-        _draw_panel(ax, measured, predicted, field, is_log=is_log)
+        _draw_panel(ax, measured, predicted, field=field, is_log=is_log)
         ax.set_title(title, fontsize=9)
         name_points(ax, measured.points)
+    # Five fields leave one place of six for the legend that all share.
     last = panels.flat[-1]
     last.set_axis_off()
     handles, labels = panels.flat[0].get_legend_handles_labels()
-    title = "band: all seeds"
-    last.legend(handles, labels, title=title, loc="center", fontsize=8, frameon=False)
+    num_seeds = len(_by_seed(measured, "q"))
+    if num_seeds > 1:
+        # Of the shaded bands of all panels.
+        last.text(0.5, 0.75, f"bands: range of {num_seeds} seeds", ha="center")
+    last.legend(handles, labels, loc="center", fontsize=8, frameon=False)
     return figure
 
 
@@ -89,8 +102,8 @@ def _draw_panel(
     ax: "Axes",
     measured: "Signals",
     predicted: "Signals | None",
-    field: str,
     *,
+    field: str,
     is_log: bool,
 ) -> None:
     by_seed = _by_seed(measured, field)
@@ -105,7 +118,7 @@ def _draw_panel(
         if not x.size:
             continue
         style = {"color": colour, "marker": mark, "label": label}
-        _draw_measured(ax, x, by_seed[:, x], style)
+        _draw_measured(ax, x, by_seed[:, x], style=style)
         if line is not None:
             ax.plot(x, line[x], color="black", marker="x", ls="--", ms=4, lw=1)
     drawn = by_seed
@@ -113,10 +126,12 @@ def _draw_panel(
         # Of all predicted lines one entry of the legend.
         ax.plot([], color="black", marker="x", ls="--", ms=4, lw=1, label="predicted")
         drawn = np.concatenate([by_seed, line[None]])
+    # A signal that dies out has no logarithm.
     drawn = drawn[np.isfinite(drawn)]
     if is_log and drawn.size and (drawn > 0).all():
         ax.set_yscale("log")
     if field == "chi":
+        # Criticality.
         ax.axhline(1, color="0.4", ls=":", lw=0.9)
     if field == "c" and drawn.size:
         ax.set_ylim(min(-0.05, drawn.min() - 0.05), 1.05)
@@ -130,8 +145,9 @@ def _kind(name: str) -> str:
 
 def _draw_measured(
     ax: "Axes",
-    x: Int[np.ndarray, " points"],
-    by_seed: Float[np.ndarray, "seeds points"],
+    x: np.ndarray,
+    by_seed: BySeed,
+    *,
     style: dict[str, str],
 ) -> None:
     # A point that is NaN in every seed is no error: nothing is drawn there.
@@ -151,6 +167,7 @@ def _write_reason(ax: "Axes", measured: "Signals", field: str) -> None:
         reason = "of a single input there is no other"
     if hasattr(measured, "why"):
         reason = measured.why(field) or reason
+    ax.set_yticks([])
     ax.text(
         0.5,
         0.5,
@@ -162,7 +179,7 @@ def _write_reason(ax: "Axes", measured: "Signals", field: str) -> None:
     )
 
 
-def _by_seed(signals: "Signals", field: str) -> Float[np.ndarray, "seeds points"]:
+def _by_seed(signals: "Signals", field: str) -> BySeed:
     """Return the mean over inputs, or over pairs of different ones, of each seed."""
     values = np.asarray(getattr(signals, field), float)
     num_points = values.shape[-1]
@@ -170,6 +187,7 @@ def _by_seed(signals: "Signals", field: str) -> Float[np.ndarray, "seeds points"
         # An input is as like itself as can be, which tells nothing.
         same = np.eye(values.shape[-2], dtype=bool)[..., None]
         values = np.where(same, np.nan, values)
+    # Predictions have no seeds.
     if values.ndim < 2:
         values = values[None]
     by_seed = values.reshape(values.shape[0], -1, num_points)
@@ -179,9 +197,7 @@ def _by_seed(signals: "Signals", field: str) -> Float[np.ndarray, "seeds points"
         return np.nanmean(by_seed, 1)
 
 
-def _at_points(
-    signals: "Signals", field: str, points: tuple[str, ...]
-) -> Float[np.ndarray, " points"]:
+def _at_points(signals: "Signals", field: str, points: tuple[str, ...]) -> Line:
     """Return the mean over everything at the points of these names; else NaN."""
     by_seed = _by_seed(signals, field)
     index = {name: i for i, name in enumerate(signals.points)}

@@ -59,7 +59,7 @@ def spectrum(
         >>> from matplotlib.figure import Figure
         >>> sp = isometry.Spectrum.of_jacobians(np.diag([10.0, 1.0, 0.0, 0.0]))
         >>> ax = plots.spectrum(sp, Figure().add_subplot(), bins=2)
-        >>> sum(bar.get_height() * bar.get_width() for bar in ax.patches)
+        >>> float(sum(bar.get_height() * bar.get_width() for bar in ax.patches))
         0.5
     """
     checks.on_host("sp", sp)
@@ -67,16 +67,20 @@ def spectrum(
     require_axes(ax)
     require_bins(bins)
     if sp.quadrature is None:
-        _draw_values(sp, ax, bins, style)
+        _draw_values(sp, ax, bins=bins, style=style)
     else:
-        _draw_quadrature(sp, ax, bins, style)
+        _draw_quadrature(sp, ax, bins=bins, style=style)
     ax.set_xlabel("log$_{10}$ s")
     ax.set_ylabel("density")
     return ax
 
 
 def _draw_values(
-    sp: Spectrum, ax: "Axes", bins: int | ArrayLike, style: dict[str, object]
+    sp: Spectrum,
+    ax: "Axes",
+    *,
+    bins: int | ArrayLike,
+    style: dict[str, object],
 ) -> None:
     resolved = np.asarray(sp.resolved)
     logs = np.asarray(sp.log_values)[resolved] / LN10
@@ -87,12 +91,17 @@ def _draw_values(
     bin_of_value = np.searchsorted(edges, logs, "right") - 1
     bin_of_value = np.clip(bin_of_value, 0, len(edges) - 2)
     width_of_value = np.diff(edges)[bin_of_value]
+    # Each bar is a density: its mass over its width.
     count = max(math.prod(sp.log_values.shape[:-1]), 1)
     ax.hist(logs, bins=edges, weights=mass / count / width_of_value, **style)
 
 
 def _draw_quadrature(
-    sp: Spectrum, ax: "Axes", bins: int | ArrayLike, style: dict[str, object]
+    sp: Spectrum,
+    ax: "Axes",
+    *,
+    bins: int | ArrayLike,
+    style: dict[str, object],
 ) -> None:
     axis = Axis("s", "log")
     floor = log_floor(sp) / LN10
@@ -102,6 +111,7 @@ def _draw_quadrature(
         low, high = np.asarray(bins, float)[[0, -1]]
     x = np.linspace(max(low, floor), high, _POINTS)
     band = smooth_density(sp, axis, x)
+    # What the caller gives wins.
     given = {"color": COLOURS[0], "label": "smooth density", **style}
     (line,) = ax.plot(x, band.mean, **given)
     ax.fill_between(
@@ -114,9 +124,10 @@ def _draw_quadrature(
         label="95 % over probes",
     )
     ax.set_ylim(bottom=0)
+    # Of an axis that was given the unresolved part may be out of sight.
     if low < floor:
         ax.axvspan(low, floor, color="0.88", lw=0, zorder=0, label="not resolved")
-        below = float(np.mean(np.asarray(sp.smooth_cdf([floor * LN10], "log_s"))))
+        below = 1 - _mass_above(sp, axis, floor)
         ax.text(
             (low + floor) / 2,
             0.5,
@@ -128,3 +139,10 @@ def _draw_quadrature(
             fontsize=7,
         )
     ax.set_xlim(low, high)
+
+
+def _mass_above(sp: Spectrum, axis: Axis, floor: float) -> float:
+    """Return the mass of the smooth density above a place, to three digits."""
+    top = float(np.max(np.asarray(sp.log_values[..., 0]))) / LN10 + _MARGIN
+    x = np.linspace(floor, top, 10 * _POINTS)
+    return float(np.trapezoid(smooth_density(sp, axis, x).mean, x))

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from isometry._internal import checks
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 T = TypeVar("T")
+
+# Numbers along x, and the edges of bins.
+Line: TypeAlias = Float[np.ndarray, " x"]
+Edges: TypeAlias = Float[np.ndarray, " edges"]
 
 # Okabe and Ito's colours, which readers of any colour vision tell apart; in grey they
 # are told apart by their marks.
@@ -65,7 +70,9 @@ def require_axes(ax: object) -> None:
         )
 
 
-def require_fields(name: str, value: object, kind: str, fields: Sequence[str]) -> None:
+def require_fields(
+    name: str, value: object, *, kind: str, fields: Sequence[str]
+) -> None:
     """Require what a picture reads, of whatever class it is."""
     missing = [field for field in fields if not hasattr(value, field)]
     if missing:
@@ -76,7 +83,7 @@ def require_fields(name: str, value: object, kind: str, fields: Sequence[str]) -
 
 
 def require_named(
-    name: str, values: Mapping[str, T], kind: str, fields: Sequence[str]
+    name: str, values: Mapping[str, T], *, kind: str, fields: Sequence[str]
 ) -> None:
     """Require a mapping of names to at least one of what a picture reads."""
     if not isinstance(values, Mapping) or not values:
@@ -84,7 +91,7 @@ def require_named(
             f'{name}={checks.show(values)} holds no names; write {{"name": ...}}.'
         )
     for key, value in values.items():
-        require_fields(f"{name}[{key!r}]", value, kind, fields)
+        require_fields(f"{name}[{key!r}]", value, kind=kind, fields=fields)
 
 
 def require_bins(bins: int | ArrayLike) -> None:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from isometry.degeneracy import Records
 
 
+# Of records, what is drawn.
+_FIELDS = ("steps", "values", "missed")
+
+
 @public("plots.timeline")
 def timeline(records: "Records", ax: "Axes") -> "Axes":
     """Draw statistics against training steps, a line each.
@@ -41,12 +45,14 @@ def timeline(records: "Records", ax: "Axes") -> "Axes":
         >>> ax.get_yscale()
         'log'
     """
-    require_fields("records", records, "Records", ("steps", "values", "missed"))
+    require_fields("records", records, kind="Records", fields=_FIELDS)
     require_axes(ax)
     num_records = len(records.steps)
+    # A logarithmic axis would hide the first statistic that is zero somewhere.
     is_positive = True
     for index, (name, taken) in enumerate(records.values.items()):
         values = taken.reshape(num_records, -1)
+        # One input that is not finite would make a gap in the mean anyway.
         is_drawn = np.isfinite(values).all(1)
         steps = records.steps[is_drawn]
         values = values[is_drawn]
@@ -66,6 +72,7 @@ def timeline(records: "Records", ax: "Axes") -> "Axes":
             ax.fill_between(steps, low, high, color=colour(index), alpha=0.2, lw=0)
     if is_positive and num_records:
         ax.set_yscale("log")
+    # Without this the end of training would seem to be the end of the records.
     if records.missed:
         title = f"the buffer was full: {records.missed} later records are missing"
         ax.set_title(title, fontsize=8)

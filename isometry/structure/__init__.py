@@ -2,5 +2,6 @@
 
 from isometry.structure._anatomy import Anatomy as Anatomy
 from isometry.structure._anatomy import anatomy as anatomy
+from isometry.structure._records import Attention as Attention
 from isometry.structure._records import Branch as Branch
 from isometry.structure._records import WeightLayer as WeightLayer

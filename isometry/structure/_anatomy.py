@@ -110,7 +110,7 @@ class Anatomy:
         if name == "output":
             # The variable of the whole program, though a function inside computed it.
             return Place((), self.closed.jaxpr.outvars[0], ())
-        program = self._flow.unrolled.program
+        program = self._flow.program
         value = program.values[point.value]
         turns = [
             program.scans[scan].index_of(turn)
@@ -141,7 +141,7 @@ class Anatomy:
         Raises:
             InputError: There is no such point.
         """
-        aval = self._flow.unrolled.program.values[self._point(name).value].aval
+        aval = self._flow.program.values[self._point(name).value].aval
         return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
     def upstream(self, a: str, b: str) -> bool:
@@ -158,7 +158,9 @@ class Anatomy:
             InputError: There is no such point.
         """
         start, end = _assembling.laid_out_pair(
-            self._flow.unrolled, self._point(a), self._point(b)
+            self._flow.unrolled,
+            self._point(a),
+            self._point(b),
         )
         if start is None:
             return False
@@ -194,7 +196,9 @@ def _abbreviated(names: tuple[str, ...], most: int) -> list[str]:
 
 @public("anatomy")
 def anatomy(
-    f: Callable[[Params, PyTree], PyTree], params: Params, x: PyTree
+    f: Callable[[Params, PyTree], PyTree],
+    params: Params,
+    x: PyTree,
 ) -> Anatomy:
     """Read what f(params, x) is made of, without running it.
 

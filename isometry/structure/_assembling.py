@@ -1,6 +1,5 @@
 """The parts of an anatomy, read one after another."""
 
-import os
 import statistics
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
@@ -23,10 +22,14 @@ from isometry.structure._points import (
     outlet,
     pre_activation,
     spots,
+    sums,
 )
 from isometry.structure._reading import Program, is_opaque, read
 from isometry.structure._records import Attention, Branch, WeightLayer
 from isometry.structure._unrolling import Unrolled, representative
+
+# What libraries call a list of layers in what holds it.
+_LISTS = frozenset(("layers",))
 
 
 class Assembled(NamedTuple):
@@ -90,6 +93,7 @@ def assemble(
     flow = Flow(Unrolled(program), layers_at)
     before_bias = {node: pre_activation(flow, traced, node) for node in flow.layer_at}
     found = joins(flow)
+    named = spots(flow, weights, before_bias, joins=found)
     parts = _Parts(
         flow,
         leaves,
@@ -98,7 +102,7 @@ def assemble(
         before_bias=before_bias,
         joins=found,
         heads=_attention.attentions(flow, [join.node for join in found]),
-        points=Points(flow, spots(flow, weights, before_bias, found), x_paths),
+        points=Points(flow, named, x_paths),
     )
     depths = Depths(program, layers_at)
     return Assembled(
@@ -162,14 +166,16 @@ def _layers(parts: _Parts, depths: Depths) -> tuple[WeightLayer, ...]:
 
 def _biases(parts: _Parts) -> dict[int, str]:
     """Return the key path of the bias of each weight that has one."""
-    params = parts.flow.unrolled.program.params
+    params = parts.flow.program.params
     path_of = {leaf: parts.leaves[i].path for i, leaf in enumerate(params)}
     biases: dict[int, str] = {}
     for node, uses in parts.flow.layer_at.items():
-        bias = parts.before_bias[node].bias
-        if bias is not None:
-            for index, _ in uses:
-                biases.setdefault(index, path_of[bias])
+        found = parts.before_bias[node].biases
+        # Several weights have one bias each, or share one.
+        if len(found) == 1:
+            found = found * len(uses)
+        for (index, _), bias in zip(uses, found, strict=False):
+            biases.setdefault(index, path_of[bias])
     return biases
 
 
@@ -201,12 +207,25 @@ def _stems(parts: _Parts) -> dict[int, str]:
     for join in parts.joins:
         own = _row_names(parts, (*join.layers, *join.shortcut))
         layers = _row_names(parts, join.layers)
-        common = os.path.commonprefix([name.split("/") for name in layers])
+        common = _common([name.split("/") for name in layers])
+        # A list of layers is named for what holds it.
+        if len(common) > 1 and common[-1] in _LISTS:
+            common = common[:-1]
         stem = "/".join(common)
         others = {row.name for row in parts.weights} - set(own)
         is_shared = any(name.startswith(f"{stem}/") for name in others)
         stems[join.node] = layers[-1] if is_shared or not stem else stem
     return stems
+
+
+def _common(paths: Sequence[Sequence[str]]) -> list[str]:
+    """Return the steps with which all paths begin."""
+    steps = []
+    for alike in zip(*paths, strict=False):
+        if len(set(alike)) > 1:
+            break
+        steps.append(alike[0])
+    return steps
 
 
 def _row_names(parts: _Parts, nodes: Sequence[int]) -> tuple[str, ...]:
@@ -233,7 +252,7 @@ def _follows(parts: _Parts) -> dict[str, str]:
     """Describe what follows each weight, by its name."""
     flow = parts.flow
     names = _leaf_names(parts)
-    sums = {join.layers[-1]: join.node for join in parts.joins}
+    behind = sums(flow, parts.before_bias, parts.joins)
     shortcuts = {node for join in parts.joins for node in join.shortcut}
     scores = {
         node
@@ -247,9 +266,11 @@ def _follows(parts: _Parts) -> dict[str, str]:
             steps.append("attention")
         if node in shortcuts:
             steps.append("sum")
-        if node in sums:
+        if node in behind:
             steps.append("sum")
-            steps += _words_behind(flow, sums[node], names)
+            steps += _words_behind(flow, behind[node], names)
+        if not steps and any(not all(use.styles) for _, use in uses):
+            steps += _following.gates(flow, node)
         for index, _ in uses:
             name = parts.weights[index].name
             texts.setdefault(name, []).append(" → ".join(steps))
@@ -279,16 +300,16 @@ def _precedes(parts: _Parts) -> dict[str, str]:
         within, sources = _back_to(flow, operand, named)
         if len(sources) != 1:
             continue
-        steps = _following.words(
-            flow, sources[0], operand, names=names, within=within
-        )
+        steps = _following.words(flow, sources[0], operand, names=names, within=within)
         for index, _ in uses:
             precedes[parts.weights[index].name] = " → ".join(steps)
     return precedes
 
 
 def _back_to(
-    flow: Flow, start: int, ends: Container[int]
+    flow: Flow,
+    start: int,
+    ends: Container[int],
 ) -> tuple[set[int], list[int]]:
     """Go back from a node to the first of `ends` on every way.
 
@@ -311,7 +332,7 @@ def _back_to(
 
 def _leaf_names(parts: _Parts) -> dict[int, str]:
     """Return the names of the leaves that values show."""
-    params = parts.flow.unrolled.program.params
+    params = parts.flow.program.params
     of_leaf = {leaf: short_name(parts.leaves[i]) for i, leaf in enumerate(params)}
     return {value: of_leaf[found[0].leaf] for value, found in parts.origins.items()}
 
@@ -327,7 +348,9 @@ def _unread(program: Program) -> tuple[str, ...]:
 
 
 def laid_out_pair(
-    unrolled: Unrolled, a: Point, b: Point
+    unrolled: Unrolled,
+    a: Point,
+    b: Point,
 ) -> tuple[int | None, int | None]:
     """Return the nodes that stand for two points, in the order of their turns.
 
@@ -335,27 +358,18 @@ def laid_out_pair(
     the second turn, the later one by the third. Without nodes, b comes before a.
     """
     program = unrolled.program
-    turns_a, turns_b = list(a.turns), list(b.turns)
     scans_a = program.values[a.value].scans
     scans_b = program.values[b.value].scans
-    for i, (scan_a, scan_b) in enumerate(zip(scans_a, scans_b)):
-        if scan_a != scan_b:
+    lengths_a = [program.scans[scan].length for scan in scans_a]
+    lengths_b = [program.scans[scan].length for scan in scans_b]
+    shown_a = list(map(representative, a.turns, lengths_a))
+    shown_b = list(map(representative, b.turns, lengths_b))
+    for i, (scan_a, scan_b) in enumerate(zip(scans_a, scans_b, strict=False)):
+        if scan_a != scan_b or a.turns[i] < b.turns[i]:
+            if scan_a == scan_b and shown_a[i] == shown_b[i]:
+                shown_b[i] += 1
             break
-        length = program.scans[scan_a].length
-        if turns_a[i] > turns_b[i]:
+        if a.turns[i] > b.turns[i]:
             return None, None
-        ordered = representative(turns_a[i], length), representative(turns_b[i], length)
-        if turns_a[i] < turns_b[i] and ordered[0] == ordered[1]:
-            ordered = ordered[0], ordered[1] + 1
-        shown_a, shown_b = ordered
-        is_earlier = turns_a[i] < turns_b[i]
-        turns_a[i], turns_b[i] = shown_a, shown_b
-        if is_earlier:
-            break
-    return _node(unrolled, a, scans_a, turns_a), _node(unrolled, b, scans_b, turns_b)
-
-
-def _node(
-    unrolled: Unrolled, point: Point, scans: tuple[int, ...], turns: list[int]
-) -> int:
-    return unrolled.find(point.value, tuple(turns))
+    start = unrolled.find(a.value, tuple(shown_a))
+    return start, unrolled.find(b.value, tuple(shown_b))

@@ -46,7 +46,7 @@ def attentions(flow: Flow, joins: Collection[int]) -> list[Heads]:
 
 
 def _is_product_of_signals(flow: Flow, node: int) -> bool:
-    is_dot = flow.unrolled.value(node).operation == "dot_general"
+    is_dot = flow.operation(node) == "dot_general"
     return is_dot and node not in flow.layer_at and len(flow.inputs[node]) == 2
 
 
@@ -55,7 +55,7 @@ def _heads(flow: Flow, mixed: int, barriers: frozenset[int]) -> Heads | None:
     inputs = flow.unrolled.nodes[mixed].inputs
     for position, weights in enumerate(inputs):
         between, products = _back_to_products(flow, weights)
-        operations = {flow.unrolled.value(node).operation for node in between}
+        operations = {flow.operation(node) for node in between}
         if "exp" not in operations or len(products) != 1:
             continue
         (logits,) = products
@@ -96,7 +96,12 @@ def _back_to_products(flow: Flow, start: int) -> tuple[list[int], list[int]]:
 
 
 def _keys_are_right(
-    flow: Flow, logits: int, between: Iterable[int], *, mixed: int, side: int
+    flow: Flow,
+    logits: int,
+    between: Iterable[int],
+    *,
+    mixed: int,
+    side: int,
 ) -> bool:
     """Tell whether keys are the right factor of the logits.
 

@@ -12,8 +12,9 @@ _SUMS = frozenset(("add", "add_any"))
 # Operations that pick one entry of an axis, as a step of a recurrence does.
 _PICKING = frozenset(("scan_each", "dynamic_slice", "gather"))
 
-# The most products on a shortcut: one, its projection. With more it would be a branch.
-_MOST_ON_SHORTCUT = 1
+# The most products on a shortcut: a projection, and the change of resolution before it.
+# With more it would be a branch; with fewer, those of a U-Net would be none.
+_MOST_ON_SHORTCUT = 2
 
 
 class Join(NamedTuple):
@@ -36,14 +37,17 @@ def joins(flow: Flow) -> list[Join]:
     """Find every join of a program, in order."""
     found = []
     for node in flow.nodes:
-        if flow.unrolled.value(node).operation not in _SUMS:
-            continue
-        operands = dict.fromkeys(flow.inputs[node])
-        if len(operands) == 2:
-            join = _join(flow, node, tuple(operands))
+        if is_sum(flow, node):
+            join = _join(flow, node, tuple(flow.inputs[node]))
             if join is not None:
                 found.append(join)
     return found
+
+
+def is_sum(flow: Flow, node: int) -> bool:
+    """Tell whether a node is the sum of two different values of the flow."""
+    operands = dict.fromkeys(flow.inputs[node])
+    return flow.operation(node) in _SUMS and len(operands) == 2
 
 
 class _Way(NamedTuple):
@@ -66,38 +70,43 @@ def _join(flow: Flow, node: int, operands: tuple[int, int]) -> Join | None:
     fork, behind = _fork(flow, operands)
     if fork is None:
         return None
-    ways = _ways(flow, fork, behind, operands)
+    ways = _ways(flow, fork, behind, operands=operands)
     if ways[0].num_products > 0:
         # The stream may lie further back: in x + attention(h) + mlp(h), h = norm(x),
         # the last node on which mlp(h) and the sum before it depend is h.
         fork, behind = _fork_on_stream(flow, operands) or (fork, behind)
-        ways = _ways(flow, fork, behind, operands)
+        ways = _ways(flow, fork, behind, operands=operands)
     skip, branch = ways
     layers = branch.layers(flow)
     if not layers or skip.num_products == branch.num_products:
         return None
     shortcut: tuple[int, ...] = ()
     if skip.num_products > 0:
-        # A projection stands on a way of its own, beside at least two products.
+        # Projections stand on a way of their own, beside more products.
         shortcut = skip.layers(flow)
-        is_projection = len(shortcut) == skip.num_products == _MOST_ON_SHORTCUT
-        if not is_projection:
+        is_chain = len(shortcut) == skip.num_products
+        if not is_chain or skip.num_products > _MOST_ON_SHORTCUT:
             return None
     if any(_is_pick(flow, step) for step in skip.nodes):
         return None
-    return Join(node, fork, layers, shortcut)
+    return Join(node, fork, layers=layers, shortcut=shortcut)
 
 
 def _ways(
-    flow: Flow, fork: int, behind: dict[int, int], operands: tuple[int, int]
+    flow: Flow,
+    fork: int,
+    behind: dict[int, int],
+    *,
+    operands: tuple[int, int],
 ) -> list[_Way]:
     """Return the ways to both operands, that with fewer products first."""
-    ways = [_way(flow, fork, behind, operand) for operand in operands]
+    ways = [_way(flow, fork, behind, operand=operand) for operand in operands]
     return sorted(ways, key=lambda way: way.num_products)
 
 
 def _fork_on_stream(
-    flow: Flow, operands: tuple[int, int]
+    flow: Flow,
+    operands: tuple[int, int],
 ) -> tuple[int, dict[int, int]] | None:
     """Find the last node that is in one operand unchanged, and in the other changed."""
     found = []
@@ -153,7 +162,13 @@ def _fork(flow: Flow, operands: tuple[int, int]) -> tuple[int | None, dict[int, 
     return None, marks
 
 
-def _way(flow: Flow, fork: int, behind: dict[int, int], operand: int) -> _Way:
+def _way(
+    flow: Flow,
+    fork: int,
+    behind: dict[int, int],
+    *,
+    operand: int,
+) -> _Way:
     """Collect the nodes on all paths from the fork to one operand."""
     fewest = {fork: 0}
     for node in sorted(behind):
@@ -180,11 +195,11 @@ def _between(flow: Flow, reached: dict[int, int], end: int) -> set[int]:
 
 def _is_pick(flow: Flow, node: int) -> bool:
     """Tell whether a node takes one entry of an axis: x_t of x."""
-    operation = flow.unrolled.value(node).operation
+    operation = flow.operation(node)
     if operation != "squeeze":
         return operation in _PICKING
     before = flow.inputs[node]
-    return any(flow.unrolled.value(read).operation == "slice" for read in before)
+    return any(flow.operation(read) == "slice" for read in before)
 
 
 def innermost(joins: Sequence[Join]) -> dict[int, Join]:

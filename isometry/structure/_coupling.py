@@ -14,7 +14,11 @@ from isometry._internal.types import Params
 Map: TypeAlias = Callable[[Params, PyTree[Array]], Array]
 
 
-def rows_are_independent(apply: Map, params: Params, x: PyTree[Array]) -> bool:
+def rows_are_independent(
+    apply: Map,
+    params: Params,
+    x: PyTree[Array],
+) -> bool:
     """Tell whether row i of the output depends on row i of x alone, for every i.
 
     Rows are slices of the leading axis, of every array in x. Some of them are perturbed
@@ -40,7 +44,7 @@ def rows_are_independent(apply: Map, params: Params, x: PyTree[Array]) -> bool:
     codes = _codes(num_rows)
     for derivative in (_forward, _backward):
         try:
-            return bool(_are_independent(apply, derivative, params, x, codes))
+            return bool(_are_independent(apply, derivative, params, x=x, codes=codes))
         # Some functions are differentiated one way alone, some not at all; a user's
         # rules may raise anything.
         except Exception:
@@ -70,7 +74,7 @@ def coupling_of_rows(
         return None
     out = jax.eval_shape(apply, params, x)
     advice = "measure lambda params, x: f(params, x[None])[0] at x[0]"
-    if _takes_one_row(one_row or apply, params, x, out):
+    if _takes_one_row(one_row or apply, params, x, out=out):
         advice = "write x[0]"
     return (
         f"row i of f's output, of shape {out.shape}, depends on row i of x alone, so J "
@@ -81,7 +85,10 @@ def coupling_of_rows(
     )
 
 
-def _num_rows(x: PyTree[Array], out: jax.ShapeDtypeStruct) -> int:
+def _num_rows(
+    x: PyTree[Array],
+    out: jax.ShapeDtypeStruct,
+) -> int:
     """Return the length of the leading axis of x and the output, 0 if there is none."""
     leaves = jax.tree.leaves(x)
     floating = [leaf for leaf in leaves if _is_floating(leaf)]
@@ -91,7 +98,11 @@ def _num_rows(x: PyTree[Array], out: jax.ShapeDtypeStruct) -> int:
     if not has_rows or max(map(len, shapes)) < 2 or len(out.shape) == 0:
         return 0
     lengths = {shape[0] for shape in shapes} | {out.shape[0]}
-    return lengths.pop() if len(lengths) == 1 else 0
+    # Rows are those of every array: one that all rows share couples them, or is a
+    # parameter of another sort.
+    if len(lengths) != 1:
+        return 0
+    return lengths.pop()
 
 
 def _is_floating(leaf: Array) -> bool:
@@ -111,6 +122,7 @@ def _are_independent(
     apply: Map,
     derivative: Callable[..., Callable],
     params: Params,
+    *,
     x: PyTree[Array],
     codes: Bool[Array, "probes rows"],
 ) -> Bool[Array, ""]:
@@ -137,32 +149,57 @@ def _are_independent(
     return ~jnp.any(couples) & jnp.any(moves)
 
 
-def _forward(f: Callable, values: PyTree) -> tuple[Callable, PyTree]:
+def _forward(
+    f: Callable,
+    values: PyTree,
+) -> tuple[Callable, PyTree]:
     """Return the map of tangents, and values like its argument."""
     _, push = jax.linearize(f, values)
     return push, values
 
 
-def _backward(f: Callable, values: PyTree) -> tuple[Callable, PyTree]:
+def _backward(
+    f: Callable,
+    values: PyTree,
+) -> tuple[Callable, PyTree]:
     """Return the map of cotangents, in which rows are coupled alike."""
     out, pull = jax.vjp(f, values)
     return lambda cotangents: pull(cotangents)[0], out
 
 
-def _merged(floating: PyTree, x: PyTree[Array]) -> PyTree[Array]:
+def _merged(
+    floating: PyTree,
+    x: PyTree[Array],
+) -> PyTree[Array]:
     """Return x with its floating leaves replaced; in `floating` the others are None."""
 
-    def chosen(new: Array | None, old: Array) -> Array:
-        return old if new is None else new
+    def chosen(
+        new: Array | None,
+        old: Array,
+    ) -> Array:
+        if new is None:
+            return old
+        return new
 
-    return jax.tree.map(chosen, floating, x, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.map(
+        chosen,
+        floating,
+        x,
+        is_leaf=lambda leaf: leaf is None,
+    )
 
 
-def _normal_like(key: Array, leaf: Array) -> Array:
+def _normal_like(
+    key: Array,
+    leaf: Array,
+) -> Array:
     return jax.random.normal(key, leaf.shape, leaf.dtype)
 
 
-def _of_rows(is_kept: Array, leaf: Array) -> Array:
+def _of_rows(
+    is_kept: Array,
+    leaf: Array,
+) -> Array:
     """Return a leaf with zeros in all other rows."""
     mask = is_kept.reshape(-1, *[1] * (leaf.ndim - 1))
     return jnp.where(mask, leaf, 0)
@@ -174,9 +211,15 @@ def _moved(leaf: Array) -> Bool[Array, " rows"]:
 
 
 def _takes_one_row(
-    apply: Map, params: Params, x: PyTree[Array], out: jax.ShapeDtypeStruct
+    apply: Map,
+    params: Params,
+    x: PyTree[Array],
+    *,
+    out: jax.ShapeDtypeStruct,
 ) -> bool:
     """Tell whether f takes one row of x and returns what has the shape of one row."""
+    # From the shape alone: a network that flattens its images by the length of the
+    # leading axis takes a single one as well, and returns something else.
     row = jax.tree.map(lambda leaf: leaf[0], x)
     try:
         return jax.eval_shape(apply, params, row).shape == out.shape[1:]

@@ -7,10 +7,10 @@ that depend on the input, or on the embedding of an input of whole numbers.
 import functools
 import heapq
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from isometry.structure._layers import Use
-from isometry.structure._reading import Program
+from isometry.structure._reading import Program, Value
 from isometry.structure._unrolling import Unrolled, representative
 
 # Operations whose derivative is zero or none.
@@ -56,7 +56,9 @@ class Flow:
     """
 
     def __init__(
-        self, unrolled: Unrolled, layers: Mapping[int, Sequence[tuple[int, Use]]]
+        self,
+        unrolled: Unrolled,
+        layers: Mapping[int, Sequence[tuple[int, Use]]],
     ) -> None:
         self.unrolled = unrolled
         self.program = program = unrolled.program
@@ -70,8 +72,18 @@ class Flow:
         self.nodes = sorted(self._before_output())
         self.inside = frozenset(self.nodes)
 
+    def value(self, node: int) -> Value:
+        """Return the value that a node is an iteration of."""
+        return self.unrolled.value(node)
+
+    def operation(self, node: int) -> str:
+        """Return the name of the operation that makes a node."""
+        return self.unrolled.value(node).operation
+
     def _uses_at(
-        self, node: int, uses: Sequence[tuple[int, Use]]
+        self,
+        node: int,
+        uses: Sequence[tuple[int, Use]],
     ) -> list[tuple[int, Use]]:
         """Return the uses of weights that fall into the turns of a node."""
         turns = self.unrolled.nodes[node].turns
@@ -136,8 +148,7 @@ class Flow:
 
     def is_product(self, node: int) -> bool:
         """Tell whether a node is a product or convolution, of whatever two values."""
-        operation = self.unrolled.value(node).operation
-        return operation in ("dot_general", "conv_general_dilated")
+        return self.operation(node) in ("dot_general", "conv_general_dilated")
 
     def chain(self, start: int) -> Iterator[int]:
         """Yield the one node that reads `start`, the one that reads that, ..."""
@@ -169,11 +180,6 @@ class Flow:
         is_one = is_spread or math.prod(value.shape) == 1
         inputs = self.unrolled.nodes[node].inputs
         return is_one and bool(inputs) and all(map(self._is_number, inputs))
-
-    def is_product(self, node: int) -> bool:
-        """Tell whether a node is a product or convolution, of whatever two values."""
-        operation = self.unrolled.value(node).operation
-        return operation in ("dot_general", "conv_general_dilated")
 
     def passage(self, start: int, within: Container[int] | None = None) -> list[int]:
         """Follow what is computed from one node alone, up to where that ends.

@@ -80,6 +80,10 @@ _MARKS = (
 )
 
 
+# Nonlinearities of gates.
+_GATES = {"logistic": "sigmoid", "tanh": "tanh"}
+
+
 class Step(NamedTuple):
     """One step between two nodes.
 
@@ -139,6 +143,25 @@ def words(
     return [_written(step) for step in _joined(steps)]
 
 
+def gates(flow: Flow, start: int) -> list[str]:
+    """Name the nonlinearities of a gated recurrence that a layer runs into."""
+    seen = {start}
+    pending = [start]
+    titles = set()
+    while pending:
+        node = pending.pop()
+        value = flow.value(node)
+        if value.operation in _GATES:
+            titles.add(_GATES[value.operation])
+            continue
+        if node != start and (node in flow.layer_at or value.operation == "scan_carry"):
+            continue
+        new = [reader for reader in flow.readers.get(node, ()) if reader not in seen]
+        seen.update(new)
+        pending.extend(new)
+    return [f"gates ({', '.join(sorted(titles))})"] if titles else []
+
+
 def _written(step: Step) -> str:
     if step.kind == "shift":
         return f"+ {step.detail or 'constant'}"
@@ -156,11 +179,9 @@ def _segment(flow: Flow, before: int, node: int) -> list[int]:
     return sorted(seen - {before})
 
 
-def _step(
-    flow: Flow, segment: Sequence[int], names: Mapping[int, str]
-) -> Step | None:
+def _step(flow: Flow, segment: Sequence[int], names: Mapping[int, str]) -> Step | None:
     """Describe the nodes between one bottleneck and the next."""
-    values = [flow.unrolled.value(node) for node in segment]
+    values = [flow.value(node) for node in segment]
     calls = [call for value in values for call in value.calls]
     titles = [title for title in map(_title, calls) if title is not None]
     if titles:
@@ -181,7 +202,7 @@ def _title(call: str) -> str | None:
 
 def _single(flow: Flow, node: int, names: Mapping[int, str]) -> Step | None:
     """Describe one operation."""
-    value = flow.unrolled.value(node)
+    value = flow.value(node)
     name = value.operation
     if name in LAYOUT or flow.is_scaled(node):
         return None
@@ -198,6 +219,8 @@ def _single(flow: Flow, node: int, names: Mapping[int, str]) -> Step | None:
     if name == "max" and elsewhere:
         is_at_zero = _is_zero(flow, elsewhere[0])
         return Step("relu" if is_at_zero else "clip")
+    if name == "select_n":
+        return Step("mask")
     if name == "min":
         return Step("clip")
     if name == "integer_pow":
@@ -212,16 +235,16 @@ def _single(flow: Flow, node: int, names: Mapping[int, str]) -> Step | None:
 
 
 def _is_zero(flow: Flow, node: int) -> bool:
-    value = flow.unrolled.value(node)
+    value = flow.value(node)
     while value.operation in ("broadcast_in_dim", "convert_element_type"):
         node = flow.unrolled.nodes[node].inputs[0]
-        value = flow.unrolled.value(node)
+        value = flow.value(node)
     return value.number is not None and not np.any(np.asarray(value.number))
 
 
 def _has_root(flow: Flow, node: int, far: int) -> bool:
     """Tell whether a root is taken on the way to a node."""
-    if flow.unrolled.value(node).operation in _ROOTS:
+    if flow.operation(node) in _ROOTS:
         return True
     inputs = flow.unrolled.nodes[node].inputs
     return far > 0 and any(_has_root(flow, read, far - 1) for read in inputs)
@@ -229,7 +252,7 @@ def _has_root(flow: Flow, node: int, far: int) -> bool:
 
 def _several(flow: Flow, segment: Sequence[int]) -> Step:
     """Describe operations that part and come together again."""
-    values = [flow.unrolled.value(node) for node in segment]
+    values = [flow.value(node) for node in segment]
     operations = [value.operation for value in values]
     has = frozenset(operations)
     sums = [value for value in values if value.operation == "reduce_sum"]

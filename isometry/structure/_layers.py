@@ -82,7 +82,9 @@ class _Weight(NamedTuple):
 
 
 def rows(
-    program: Program, meetings: Sequence[Meeting], leaves: Sequence[Leaf]
+    program: Program,
+    meetings: Sequence[Meeting],
+    leaves: Sequence[Leaf],
 ) -> list[Row]:
     """Put the meetings of each weight into one row, in the order of first meetings."""
     by_weight: dict[_Weight, list[Meeting]] = {}
@@ -94,7 +96,7 @@ def rows(
     ]
     names = _names.layer_names(labels)
     return [
-        _row(program, name, of_leaf[weight.leaf], met)
+        _row(program, name, of_leaf[weight.leaf], met=met)
         for name, (weight, met) in zip(names, by_weight.items(), strict=True)
     ]
 
@@ -114,7 +116,13 @@ def _label_of_part(program: Program, weight: _Weight) -> str:
     return "[" + ", ".join(stretches.get(axis, ":") for axis in axes) + "]"
 
 
-def _row(program: Program, name: str, leaf: Leaf, met: Sequence[Meeting]) -> Row:
+def _row(
+    program: Program,
+    name: str,
+    leaf: Leaf,
+    *,
+    met: Sequence[Meeting],
+) -> Row:
     first = met[0]
     origin = first.origin
     full = program.values[origin.leaf].shape
@@ -155,7 +163,7 @@ def _row(program: Program, name: str, leaf: Leaf, met: Sequence[Meeting]) -> Row
 
 
 def _uses(program: Program, met: Sequence[Meeting]) -> tuple[Use, ...]:
-    """Number the meetings of one weight, slice by slice."""
+    """Return the uses that the meetings of one weight are, slice by slice."""
     uses = []
     count: dict[int | None, int] = {}
     for meeting in met:

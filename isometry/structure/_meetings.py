@@ -66,7 +66,9 @@ def meetings(program: Program, origins: dict[int, Origins]) -> list[Meeting]:
 
 
 def _meetings(
-    program: Program, origins: dict[int, Origins], index: int
+    program: Program,
+    origins: dict[int, Origins],
+    index: int,
 ) -> list[Meeting]:
     """Read one equation as a meeting with each of its operands that is a weight."""
     value = program.values[index]
@@ -162,11 +164,9 @@ def _convolution(value: Value) -> _Axes:
 def _embedding(value: Value, weight: Value) -> _Axes:
     """Read the axes of a table: those that an index picks from, and all others."""
     every = range(len(weight.shape))
-    if value.operation == "gather":
-        looked_up = tuple(value.eqn.params["dimension_numbers"].start_index_map)
-    else:
-        sizes = value.eqn.params["slice_sizes"]
-        looked_up = tuple(axis for axis in every if sizes[axis] != weight.shape[axis])
+    sizes = value.eqn.params["slice_sizes"]
+    # Under vmap an index runs over every axis, though it picks from one alone.
+    looked_up = tuple(axis for axis in every if sizes[axis] != weight.shape[axis])
     kept = tuple(axis for axis in every if axis not in looked_up)
     return _Axes("embedding", looked_up, kept)
 

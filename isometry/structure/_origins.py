@@ -1,13 +1,13 @@
 """Values that depend on parameters alone, traced back to the leaves that they show.
 
-A weight may be masked, standardized, cast, transposed, reshaped, sliced or stacked before
-it meets the signal. What it is then still shows one leaf of the parameters, and each of
-its axes comes from axes of that leaf.
+A weight may be masked, standardized, cast, transposed, reshaped, sliced or stacked
+before it meets the signal. What it is then still shows one leaf of the parameters, and
+each of its axes comes from axes of that leaf.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,8 +81,28 @@ _AXES_OF_MATRIX = 2
 
 # Operations that leave a matrix what it is.
 _MOVING = frozenset(
-    ("squeeze", "reshape", "transpose", "broadcast_in_dim", "convert_element_type")
+    ("squeeze", "reshape", "transpose", "broadcast_in_dim", "convert_element_type"),
 )
+
+
+class _Step(NamedTuple):
+    """One operation on the way from a leaf to a weight.
+
+    Attributes:
+        program: The program.
+        value: What the operation makes.
+        shape: The shape of its main input, of which the origin is known.
+    """
+
+    program: Program
+    value: Value
+    shape: tuple[int, ...]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of its equation."""
+        eqn = self.value.eqn
+        return {} if eqn is None else eqn.params
 
 
 def origins(program: Program) -> dict[int, Origins]:
@@ -143,13 +163,15 @@ def follow(program: Program, index: int, traced: dict[int, Origins]) -> Origins:
     if main is None:
         return ()
     rule = _FOLLOWED.get(value.operation, _elementwise)
-    shape = program.values[main].shape
-    followed = [rule(program, value, shape, origin) for origin in traced[main]]
+    step = _Step(program, value, program.values[main].shape)
+    followed = [rule(step, origin) for origin in traced[main]]
     return tuple(origin for origin in followed if origin is not None)
 
 
 def _main_input(
-    program: Program, value: Value, traced: dict[int, Origins]
+    program: Program,
+    value: Value,
+    traced: dict[int, Origins],
 ) -> int | None:
     """Return the input that a value shows: the one of which most axes are known.
 
@@ -180,7 +202,9 @@ def _unpicked(origin: Origin, scans: tuple[int, ...]) -> Origin:
 
 
 def _concatenated(
-    program: Program, value: Value, traced: dict[int, Origins]
+    program: Program,
+    value: Value,
+    traced: dict[int, Origins],
 ) -> Origins:
     """Trace leaves that were concatenated, or stacked, inside the program."""
     is_stack = value.operation == "stack"
@@ -206,19 +230,15 @@ def _params(value: Value) -> dict[str, object]:
     return value.eqn.params if value.eqn is not None else {}
 
 
-def _elementwise(
-    program: Program, value: Value, shape: Sequence[int], origin: Origin
-) -> Origin | None:
-    """Follow what leaves the shape as it is; of anything else only the leaf is known."""
-    if tuple(shape) == value.shape:
+def _elementwise(step: _Step, origin: Origin) -> Origin | None:
+    """Follow what leaves the shape as it is; of all else only the leaf is known."""
+    if tuple(step.shape) == step.value.shape:
         return origin
-    return origin._replace(axes=((),) * len(value.shape), joined=None)
+    return origin._replace(axes=((),) * len(step.value.shape), joined=None)
 
 
-def _transpose(
-    program: Program, value: Value, shape: Sequence[int], origin: Origin
-) -> Origin:
-    permutation = _params(value)["permutation"]
+def _transpose(step: _Step, origin: Origin) -> Origin:
+    permutation = step.params["permutation"]
     axes = tuple(origin.axes[axis] for axis in permutation)
     joined = origin.joined
     if joined is not None:
@@ -226,11 +246,9 @@ def _transpose(
     return origin._replace(axes=axes, joined=joined)
 
 
-def _reshape(
-    program: Program, value: Value, shape: Sequence[int], origin: Origin
-) -> Origin:
-    axes: list[tuple[int, ...]] = [()] * len(value.shape)
-    for old, new in matched(shape, value.shape):
+def _reshape(step: _Step, origin: Origin) -> Origin:
+    axes: list[tuple[int, ...]] = [()] * len(step.value.shape)
+    for old, new in matched(step.shape, step.value.shape):
         sources = sorted({leaf_axis for axis in old for leaf_axis in origin.axes[axis]})
         for axis in new:
             axes[axis] = tuple(sources)
@@ -238,7 +256,8 @@ def _reshape(
 
 
 def matched(
-    old: Sequence[int], new: Sequence[int]
+    old: Sequence[int],
+    new: Sequence[int],
 ) -> list[tuple[list[int], list[int]]]:
     """Group the axes of two shapes of one size such that each group holds the same.
 
@@ -266,11 +285,9 @@ def matched(
     return groups
 
 
-def _broadcast(
-    program: Program, value: Value, shape: Sequence[int], origin: Origin
-) -> Origin:
-    axes: list[tuple[int, ...]] = [()] * len(value.shape)
-    targets = list(_params(value)["broadcast_dimensions"])
+def _broadcast(step: _Step, origin: Origin) -> Origin:
+    axes: list[tuple[int, ...]] = [()] * len(step.value.shape)
+    targets = list(step.params["broadcast_dimensions"])
     for source, target in zip(origin.axes, targets, strict=True):
         axes[target] = source
     joined = origin.joined
@@ -279,20 +296,16 @@ def _broadcast(
     return origin._replace(axes=tuple(axes), joined=joined)
 
 
-def _squeeze(
-    program: Program, value: Value, shape: Sequence[int], origin: Origin
-) -> Origin:
-    dropped = {int(axis) % len(shape) for axis in _params(value)["dimensions"]}
+def _squeeze(step: _Step, origin: Origin) -> Origin:
+    dropped = {int(axis) % len(step.shape) for axis in step.params["dimensions"]}
     # A stack of one: its only slice is taken.
     leaf_axes = [origin.axes[axis] for axis in sorted(dropped)]
     picks = tuple(Pick(axes[0], index=0) for axes in leaf_axes if len(axes) == 1)
     return _without(origin._replace(picks=(*origin.picks, *picks)), dropped)
 
 
-def _reduce(
-    program: Program, value: Value, shape: Sequence[int], origin: Origin
-) -> Origin:
-    return _without(origin, set(_params(value)["axes"]))
+def _reduce(step: _Step, origin: Origin) -> Origin:
+    return _without(origin, set(step.params["axes"]))
 
 
 def _without(origin: Origin, dropped: set[int]) -> Origin:
@@ -309,21 +322,27 @@ def _without(origin: Origin, dropped: set[int]) -> Origin:
     )
 
 
-def _slice(
-    program: Program, value: Value, shape: Sequence[int], origin: Origin
-) -> Origin | None:
+def _slice(step: _Step, origin: Origin) -> Origin | None:
     """Follow a slice with fixed ends."""
-    starts = _params(value)["start_indices"]
-    for axis, (size, new_size) in enumerate(zip(shape, value.shape, strict=True)):
+    starts = step.params["start_indices"]
+    for axis, size in enumerate(step.shape):
+        new_size = step.value.shape[axis]
         if size != new_size and origin is not None:
             start = int(starts[axis])
-            stop = int(_params(value)["limit_indices"][axis])
-            origin = _cut(program, origin, Part(axis, start, stop), size)
+            stop = int(step.params["limit_indices"][axis])
+            cut = Part(axis, start, stop)
+            origin = _cut(step.program, origin, cut, size=size)
     return origin
 
 
-def _cut(program: Program, origin: Origin, cut: Part, size: int) -> Origin | None:
-    """Cut a stretch out of one axis of the value; None if nothing of the leaf is left."""
+def _cut(
+    program: Program,
+    origin: Origin,
+    cut: Part,
+    *,
+    size: int,
+) -> Origin | None:
+    """Cut a stretch out of one axis; None if nothing of the leaf is left."""
     joined = origin.joined
     if joined is not None and joined.axis == cut.axis:
         start = max(cut.start, joined.start)
@@ -346,11 +365,9 @@ def _cut(program: Program, origin: Origin, cut: Part, size: int) -> Origin | Non
     return origin._replace(parts=(*origin.parts, Part(axis, cut.start, cut.stop)))
 
 
-def _each(
-    program: Program, value: Value, shape: Sequence[int], origin: Origin
-) -> Origin | None:
+def _each(step: _Step, origin: Origin) -> Origin | None:
     """Follow the slice of an array that each iteration of a scan takes."""
-    return _picked(origin, axis=0, scan=value.scans[-1])
+    return _picked(origin, axis=0, scan=step.value.scans[-1])
 
 
 def _innermost(program: Program, value: Value, index: int) -> int | None:
@@ -376,19 +393,20 @@ def _picked(origin: Origin, axis: int, *, scan: int | None) -> Origin | None:
     return _without(origin._replace(picks=picks, turn=turn), {axis})
 
 
-def _dynamic_slice(
-    program: Program, value: Value, shape: Sequence[int], origin: Origin
-) -> Origin | None:
+def _dynamic_slice(step: _Step, origin: Origin) -> Origin | None:
     """Follow a slice whose start is computed: a number, or the counter of a loop."""
-    starts = value.inputs[1:]
-    for axis, (size, new_size) in enumerate(zip(shape, value.shape, strict=True)):
+    starts = step.value.inputs[1:]
+    for axis, size in enumerate(step.shape):
+        new_size = step.value.shape[axis]
         if size == new_size or new_size != 1 or not origin.axes[axis]:
             continue
-        number = _number(program, starts[axis])
+        number = _number(step.program, starts[axis])
         if number is not None:
-            cut = _cut(program, origin, Part(axis, number, number + 1), size)
+            one = Part(axis, number, number + 1)
+            cut = _cut(step.program, origin, one, size=size)
         else:
-            cut = _picked(origin, axis, scan=_innermost(program, value, starts[axis]))
+            scan = _innermost(step.program, step.value, starts[axis])
+            cut = _picked(origin, axis, scan=scan)
             if cut is not None:
                 axes = list(cut.axes)
                 axes.insert(axis, ())
@@ -399,20 +417,18 @@ def _dynamic_slice(
     return origin
 
 
-def _gather(
-    program: Program, value: Value, shape: Sequence[int], origin: Origin
-) -> Origin | None:
+def _gather(step: _Step, origin: Origin) -> Origin | None:
     """Follow rows taken at indices that do not depend on x."""
-    numbers = _params(value)["dimension_numbers"]
-    sizes = _params(value)["slice_sizes"]
+    numbers = step.params["dimension_numbers"]
+    sizes = step.params["slice_sizes"]
     dropped = set(numbers.collapsed_slice_dims) | set(numbers.operand_batching_dims)
-    kept = [axis for axis in range(len(shape)) if axis not in dropped]
-    axes: list[tuple[int, ...]] = [()] * len(value.shape)
+    kept = [axis for axis in range(len(step.shape)) if axis not in dropped]
+    axes: list[tuple[int, ...]] = [()] * len(step.value.shape)
     for axis, target in zip(kept, numbers.offset_dims, strict=True):
         axes[target] = origin.axes[axis]
     new = [axis for axis in range(len(axes)) if axis not in numbers.offset_dims]
-    indices = value.inputs[1]
-    is_routed = indices in program.of_x
+    indices = step.value.inputs[1]
+    is_routed = indices in step.program.of_x
     picks = origin.picks
     for axis in numbers.collapsed_slice_dims:
         source = origin.axes[axis]
@@ -421,8 +437,8 @@ def _gather(
             for target in new:
                 axes[target] = source
         elif sizes[axis] == 1 and len(source) == 1:
-            number = _number(program, indices)
-            scan = _innermost(program, value, indices)
+            number = _number(step.program, indices)
+            scan = _innermost(step.program, step.value, indices)
             pick = Pick(source[0], index=number, scan=scan, is_routed=is_routed)
             picks = (*picks, pick)
     return origin._replace(axes=tuple(axes), picks=picks, joined=None)
@@ -456,29 +472,27 @@ _PASSING = {
 }
 
 
-def _product(
-    program: Program, value: Value, shape: Sequence[int], origin: Origin
-) -> Origin:
+def _product(step: _Step, origin: Origin) -> Origin:
     """Follow the factor of a product of parameters: its free axes are still there."""
-    contracted, batch = _params(value)["dimension_numbers"]
+    contracted, batch = step.params["dimension_numbers"]
     # The main input is known by its shape; of two of one shape the first is meant.
-    is_left = program.values[value.inputs[0]].shape == tuple(shape)
+    is_left = step.program.values[step.value.inputs[0]].shape == tuple(step.shape)
     side = 0 if is_left else 1
     num_batch = len(batch[0])
     bound = set(contracted[side]) | set(batch[side])
-    free = [axis for axis in range(len(shape)) if axis not in bound]
-    axes: list[tuple[int, ...]] = [()] * len(value.shape)
+    free = [axis for axis in range(len(step.shape)) if axis not in bound]
+    axes: list[tuple[int, ...]] = [()] * len(step.value.shape)
     for target, axis in enumerate(batch[side]):
         axes[target] = origin.axes[axis]
     first = num_batch
     if side == 1:
-        first = len(value.shape) - len(free)
+        first = len(step.value.shape) - len(free)
     for target, axis in enumerate(free, start=first):
         axes[target] = origin.axes[axis]
     return origin._replace(axes=tuple(axes), joined=None)
 
 
-_Follow = Callable[[Program, Value, Sequence[int], Origin], Origin | None]
+_Follow = Callable[[_Step, Origin], Origin | None]
 
 # How an operation moves the axes of its main input. All others are elementwise, or
 # known by their leaf alone.

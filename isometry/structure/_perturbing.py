@@ -10,7 +10,8 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float
 
-# Equations that do no more than to call one program.
+# Equations that do no more than to call one program. Names differ between versions of
+# JAX.
 _CALLS = frozenset(
     (
         "jit",
@@ -71,7 +72,9 @@ class _Records(dict[Key, Seen]):
 
 
 def followed(
-    closed: core.ClosedJaxpr, arguments: Sequence[Array], num_params: int
+    closed: core.ClosedJaxpr,
+    arguments: Sequence[Array],
+    num_params: int,
 ) -> Followed:
     """Perturb x in a random direction and see which values move.
 
@@ -101,7 +104,12 @@ def followed(
                 direction = jax.random.normal(random_keys[i], value.shape, value.dtype)
                 duals[i] = _Dual(value, direction)
         records = _Records()
-        _walk(closed, duals, records, path=())
+        _walk(
+            closed,
+            duals,
+            records,
+            path=(),
+        )
         keys[:] = records
         ruled.update(records.ruled)
         return list(records.values())
@@ -125,11 +133,15 @@ def _walk(
         for var, constant in zip(jaxpr.constvars, program.consts, strict=True):
             known[var] = _Dual(jnp.asarray(constant), None)
 
-    def write(var: core.Var, dual: _Dual) -> None:
+    def write(
+        var: core.Var,
+        dual: _Dual,
+    ) -> None:
         known[var] = dual
         records[path, var] = _seen(dual)
 
     def read(atom: core.Var | core.Literal) -> _Dual:
+        # The dtype is said, because a literal may be a number of Python's.
         if isinstance(atom, core.Literal):
             return _Dual(jnp.asarray(atom.val, atom.aval.dtype), None)
         return known[atom]
@@ -138,7 +150,12 @@ def _walk(
         write(var, dual)
     for index, eqn in enumerate(jaxpr.eqns):
         duals = [read(atom) for atom in eqn.invars]
-        results = _results(eqn, duals, records, path=(*path, index))
+        results = _results(
+            eqn,
+            duals,
+            records,
+            path=(*path, index),
+        )
         for var, dual in zip(eqn.outvars, results, strict=True):
             write(var, dual)
     return [read(atom) for atom in jaxpr.outvars]
@@ -154,14 +171,29 @@ def _results(
     """Evaluate one equation and its derivative."""
     name = eqn.primitive.name
     if name == "scan":
-        return _scan(eqn, operands, records, path=path)
+        return _scan(
+            eqn,
+            operands,
+            records,
+            path=path,
+        )
     called = _called(eqn)
     if name in _CALLS and called is not None:
-        return _walk(called, operands, records, path=path)
+        return _walk(
+            called,
+            operands,
+            records,
+            path=path,
+        )
     if not (name.startswith("custom_") and called is not None):
         return _by_rule(eqn, operands)
     # What is inside has values to be seen; what comes out is the rule's.
-    plain = _walk(called, operands, records, path=path)
+    plain = _walk(
+        called,
+        operands,
+        records,
+        path=path,
+    )
     # Forward mode has no way through a custom_vjp.
     if name.startswith("custom_vjp"):
         results = _by_reverse_rule(eqn, operands, plain)
@@ -177,6 +209,8 @@ def _results(
 
 def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
     """Return the program that an equation runs on its operands, or None."""
+    # The number of operands tells it from others that an equation may hold, such as the
+    # rule of a derivative.
     for value in eqn.params.values():
         if isinstance(value, (core.ClosedJaxpr, core.Jaxpr)):
             jaxpr = getattr(value, "jaxpr", value)
@@ -185,7 +219,10 @@ def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
     return None
 
 
-def _by_rule(eqn: core.JaxprEqn, operands: Sequence[_Dual]) -> list[_Dual]:
+def _by_rule(
+    eqn: core.JaxprEqn,
+    operands: Sequence[_Dual],
+) -> list[_Dual]:
     """Evaluate an equation and its forward derivative."""
     moving = [i for i, dual in enumerate(operands) if dual.tangent is not None]
     values = [dual.value for dual in operands]
@@ -202,14 +239,20 @@ def _by_rule(eqn: core.JaxprEqn, operands: Sequence[_Dual]) -> list[_Dual]:
     primals = tuple(values[i] for i in moving)
     tangents = tuple(operands[i].tangent for i in moving)
     results, derivatives = jax.jvp(of_moving, primals, tangents)
-    return [
-        _Dual(value, derivative if _is_floating(value) else None)
-        for value, derivative in zip(results, derivatives, strict=True)
-    ]
+    return list(map(_dual, results, derivatives))
+
+
+def _dual(value: Array, derivative: Array) -> _Dual:
+    # JAX's derivative of whole numbers has a dtype of its own, of no bytes.
+    if not _is_floating(value):
+        return _Dual(value, None)
+    return _Dual(value, derivative)
 
 
 def _by_reverse_rule(
-    eqn: core.JaxprEqn, operands: Sequence[_Dual], plain: Sequence[_Dual]
+    eqn: core.JaxprEqn,
+    operands: Sequence[_Dual],
+    plain: Sequence[_Dual],
 ) -> list[_Dual]:
     """Return the plain derivative of a function, or zero if its reverse rule is zero.
 
@@ -235,22 +278,36 @@ def _by_reverse_rule(
         for key, value in zip(keys, out, strict=False)
     ]
     pulled = pull(cotangents)
+    # A random cotangent is lost on every entry only if the rule returns zeros.
     passes = functools.reduce(jnp.logical_or, [jnp.any(leaf != 0) for leaf in pulled])
     return [_scaled(dual, passes) for dual in plain]
 
 
-def _scaled(dual: _Dual, passes: Array) -> _Dual:
+def _scaled(
+    dual: _Dual,
+    passes: Array,
+) -> _Dual:
     if dual.tangent is None:
         return dual
     return dual._replace(tangent=jnp.where(passes, dual.tangent, 0))
 
 
-def _bound(eqn: core.JaxprEqn, operands: Sequence[Array]) -> list[Array]:
+def _bound(
+    eqn: core.JaxprEqn,
+    operands: Sequence[Array],
+) -> list[Array]:
     """Evaluate an equation as it stands."""
-    parameters = eqn.primitive.get_bind_params(eqn.params)
+    bound = eqn.primitive.get_bind_params(eqn.params)
+    functions, parameters = (), bound
+    # Versions of JAX before 0.10.2 return the functions that are called apart.
+    if isinstance(bound, tuple):
+        functions, parameters = bound
+    # The mesh and the names for profilers under which f was traced.
     with eqn.ctx.manager:
-        results = eqn.primitive.bind(*operands, **parameters)
-    return list(results) if eqn.primitive.multiple_results else [results]
+        results = eqn.primitive.bind(*functions, *operands, **parameters)
+    if eqn.primitive.multiple_results:
+        return list(results)
+    return [results]
 
 
 def _scan(
@@ -264,16 +321,24 @@ def _scan(
     num_consts = eqn.params["num_consts"]
     num_carry = eqn.params["num_carry"]
     constants = operands[:num_consts]
+    # What is carried has one type in all iterations, and an array of zeros is another
+    # one than no derivative at all.
     state = [_instantiated(dual) for dual in operands[num_consts:][:num_carry]]
     slices = list(operands[num_consts + num_carry :])
     keys: list[Key] = []
 
     def body(
-        state: list[_Dual], slices: list[_Dual]
+        state: list[_Dual],
+        slices: list[_Dual],
     ) -> tuple[list[_Dual], tuple[list[_Dual], list[Seen]]]:
         inside = _Records()
         duals = [*constants, *state, *slices]
-        results = _walk(eqn.params["jaxpr"], duals, inside, path=path)
+        results = _walk(
+            eqn.params["jaxpr"],
+            duals,
+            inside,
+            path=path,
+        )
         # Dicts with such keys are no pytrees, so their values travel alone. Every
         # tracing of the body finds the same keys.
         keys[:] = inside
@@ -313,6 +378,7 @@ def _log_largest(value: Array) -> Float[Array, ""]:
     if jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return jnp.asarray(jnp.inf, jnp.float32)
     dtype = value.dtype if _is_floating(value) else jnp.float32
+    # A logarithm, because float32 would make zeros of the smallest numbers of float64.
     largest = jnp.max(jnp.abs(value.astype(dtype)), initial=0)
     return jnp.log(largest).astype(jnp.float32)
 

@@ -6,13 +6,12 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from isometry.structure._branches import Join
+from isometry.structure._branches import Join, is_sum
 from isometry.structure._flow import LAYOUT, Flow
 from isometry.structure._layers import Row, Use
 from isometry.structure._meetings import size_of
 from isometry.structure._origins import Origins
 from isometry.structure._unrolling import actual, representative
-
 
 # By how many turns of each scan a point is away from what is laid out for it.
 Shift = Mapping[int, int]
@@ -60,64 +59,71 @@ class PreActivation(NamedTuple):
 
     Attributes:
         node: The node.
-        bias: Index of the leaf of the bias among the program's values, or None.
+        biases: Indices of the leaves of biases among the program's values: none, or one
+            for each weight that was concatenated.
     """
 
     node: int
-    bias: int | None
+    biases: tuple[int, ...]
 
 
 def pre_activation(
-    flow: Flow, origins: Mapping[int, Origins], node: int
+    flow: Flow,
+    origins: Mapping[int, Origins],
+    node: int,
 ) -> PreActivation:
     """Follow the result of a layer to the sum with its bias, if it has one."""
     uses = flow.layer_at[node]
-    scans = flow.unrolled.value(node).scans
+    scans = flow.value(node).scans
     unbiased = node
     for reader in flow.chain(node):
-        value = flow.unrolled.value(reader)
+        value = flow.value(reader)
         others = flow.from_elsewhere(reader)
         if value.operation == "add" and len(others) == 1:
-            bias = _bias(flow, origins, others[0], uses)
-            return PreActivation(unbiased if bias is None else reader, bias)
+            biases = _biases(flow, origins, others[0], uses=uses)
+            return PreActivation(reader if biases else unbiased, biases)
         is_layout = value.operation in LAYOUT and value.scans == scans
         if not (flow.is_scaled(reader) or is_layout):
             break
         # Under vmap a product comes out transposed; the user sees it set right.
         if value.operation == "transpose" and reader in flow.readers[unbiased]:
             unbiased = reader
-    return PreActivation(unbiased, None)
+    return PreActivation(unbiased, ())
 
 
-def _bias(
+def _biases(
     flow: Flow,
     origins: Mapping[int, Origins],
     node: int,
+    *,
     uses: Sequence[tuple[int, Use]],
-) -> int | None:
-    """Return the leaf of a bias: one number for each output of the layer.
+) -> tuple[int, ...]:
+    """Return the leaves of a bias: one number for each output of the layer.
 
     A table of positions, which has one for each output and place, is none.
     """
-    program = flow.unrolled.program
+    program = flow.program
     value = flow.unrolled.nodes[node].value
     meetings = [use.meeting for _, use in uses]
     if meetings[0].kind == "embedding" or value not in origins:
-        return None
-    origin = origins[value][0]
-    picked = {pick.axis for pick in origin.picks}
-    shape = program.values[origin.leaf].shape
-    size = math.prod(n for axis, n in enumerate(shape) if axis not in picked)
+        return ()
+    size = 0
+    for origin in origins[value]:
+        picked = {pick.axis for pick in origin.picks}
+        shape = program.values[origin.leaf].shape
+        size += math.prod(n for axis, n in enumerate(shape) if axis not in picked)
     num_outputs = sum(size_of(program, met, met.out_axes) for met in meetings)
     num_copies = size_of(program, meetings[0], meetings[0].batch_axes)
-    is_bias = size in (num_outputs, num_outputs * num_copies)
-    return origin.leaf if is_bias else None
+    if size not in (num_outputs, num_outputs * num_copies):
+        return ()
+    return tuple(origin.leaf for origin in origins[value])
 
 
 def spots(
     flow: Flow,
     rows: Sequence[Row],
     before_bias: Mapping[int, PreActivation],
+    *,
     joins: Sequence[Join],
 ) -> list[Spot]:
     """Name the values behind each use of a weight.
@@ -128,11 +134,11 @@ def spots(
         before_bias: For each node where a weight meets the signal, its pre-activation.
         joins: The joins of branches.
     """
-    sum_behind = {join.layers[-1]: join.node for join in reversed(joins)}
+    sum_behind = sums(flow, before_bias, joins)
     collected: dict[tuple[str, str], Spot] = {}
 
     def put(name: tuple[str, str], use: Use, node: int, at: int) -> None:
-        scans = flow.unrolled.program.values[use.meeting.value].scans
+        scans = flow.program.values[use.meeting.value].scans
         spot = Spot(*name, use.styles, scans, nodes={}, turn=use.turn)
         spot = collected.setdefault(name, spot)
         spot.nodes[flow.unrolled.nodes[node].turns] = at
@@ -156,9 +162,56 @@ def spots(
     return [*collected.values(), *_states(flow)]
 
 
+def sums(
+    flow: Flow,
+    before_bias: Mapping[int, PreActivation],
+    joins: Sequence[Join],
+) -> dict[int, int]:
+    """Find the sum behind each layer that ends in one.
+
+    Either a branch joins the stream there, or results of several layers are added:
+    embeddings of words and of places, or what a recurrence makes of input and state.
+    """
+    found = {join.layers[-1]: join.node for join in reversed(joins)}
+    joined = {join.node: join.layers[-1] for join in joins}
+    # For each node that is the last of what belongs to a layer, that layer.
+    owners: dict[int, int] = {}
+    for node in flow.nodes:
+        if node in flow.layer_at:
+            _own(flow, before_bias[node].node, node, owners=owners)
+        if node in joined:
+            _own(flow, node, joined[node], owners=owners)
+        elif is_sum(flow, node):
+            added = {_owner(flow, operand, owners) for operand in flow.inputs[node]}
+            if None not in added and len(added) > 1:
+                layer = max(owner for owner in added if owner is not None)
+                found.setdefault(layer, node)
+                _own(flow, node, layer, owners=owners)
+    return found
+
+
+def _own(flow: Flow, node: int, layer: int, *, owners: dict[int, int]) -> None:
+    """Let a node and what the nonlinearity or norm behind it returns be a layer's."""
+    owners[node] = layer
+    behind = outlet(flow, node)
+    if behind is not None:
+        owners[behind] = layer
+
+
+def _owner(flow: Flow, node: int, owners: Mapping[int, int]) -> int | None:
+    """Return the layer of which a node is the result, perhaps scaled or reshaped."""
+    while node not in owners:
+        is_layout = flow.operation(node) in LAYOUT
+        inputs = flow.inputs[node]
+        if not (is_layout or flow.is_scaled(node)) or len(inputs) != 1:
+            return None
+        (node,) = inputs
+    return owners[node]
+
+
 def _states(flow: Flow) -> list[Spot]:
     """Name the states of recurrences: what their steps hand on."""
-    program = flow.unrolled.program
+    program = flow.program
     recurrent: dict[int, tuple[tuple[bool, ...], tuple[int, ...]]] = {}
     for _, use in itertools.chain.from_iterable(flow.layer_at.values()):
         scans = program.values[use.meeting.value].scans
@@ -176,7 +229,7 @@ def _states(flow: Flow) -> list[Spot]:
                 by_value.setdefault(index, {})[turns] = node
         for part, (_, nodes) in enumerate(sorted(by_value.items())):
             base = "carry" if len(by_value) == 1 else f"carry/{part}"
-            spots.append(Spot(base, tail, styles, scans, nodes))
+            spots.append(Spot(base, tail, styles, scans=scans, nodes=nodes))
     return spots
 
 
@@ -192,7 +245,7 @@ def _words(row: Row, use: Use) -> tuple[str, str]:
 def outlet(flow: Flow, node: int) -> int | None:
     """Return the node behind the nonlinearity, norm or pooling that follows a node."""
     for behind in reversed(flow.passage(node)):
-        is_layout = flow.unrolled.value(behind).operation in LAYOUT
+        is_layout = flow.operation(behind) in LAYOUT
         if not (is_layout or flow.is_scaled(behind)):
             return behind
     return None
@@ -214,11 +267,14 @@ class Points:
     """
 
     def __init__(
-        self, flow: Flow, spots: Sequence[Spot], x_paths: Sequence[Sequence[str]]
+        self,
+        flow: Flow,
+        spots: Sequence[Spot],
+        x_paths: Sequence[Sequence[str]],
     ) -> None:
         self._flow = flow
         self._x_paths = x_paths
-        self._program = flow.unrolled.program
+        self._program = flow.program
         named = []
         for spot in spots:
             named += list(self._expanded(spot))
@@ -241,7 +297,7 @@ class Points:
         With each comes how far its turns are from those that are laid out.
         """
         _, laid_out, _ = self._flow.unrolled.nodes[node]
-        scans = self._flow.unrolled.value(node).scans
+        scans = self._flow.value(node).scans
         named = []
         for point in dict.fromkeys(self.by_name.values()):
             if point.node == node:
@@ -256,16 +312,17 @@ class Points:
         index = "" if use.index is None else f"[{use.index}]"
         point = self._point(layer, shift)
         scans = self._program.values[point.value].scans
-        return index + self._write(use.styles, scans, point.turns, use.turn)
+        return index + self._write(use.styles, scans, point.turns, only=use.turn)
 
     def name_before(self, node: int, shift: Shift) -> str | None:
-        """Name a node by what it shows; None if that has no name."""
+        """Name a node by what it shows, perhaps scaled; None if that has no name."""
         while True:
             point = self._point(node, shift)
             name = self._names.get((point.value, point.turns))
             inputs = self._flow.inputs[node]
-            operation = self._flow.unrolled.value(node).operation
-            is_same = operation in LAYOUT and operation not in _SLICING
+            operation = self._flow.operation(node)
+            is_layout = operation in LAYOUT and operation not in _SLICING
+            is_same = is_layout or self._flow.is_scaled(node)
             if name is not None or not is_same or len(inputs) != 1:
                 return name
             (node,) = inputs
@@ -299,7 +356,7 @@ class Points:
                 for scan, turn, shown in zip(spot.scans, turns, laid_out, strict=True)
             }
             point = self._point(spot.nodes[laid_out], shift)
-            written = self._write(spot.styles, spot.scans, turns, spot.turn)
+            written = self._write(spot.styles, spot.scans, turns, only=spot.turn)
             yield spot.base + written + spot.tail, point
 
     def _write(
@@ -307,6 +364,7 @@ class Points:
         styles: Sequence[bool],
         scans: Sequence[int],
         turns: Sequence[int],
+        *,
         only: tuple[int, int] | None,
     ) -> str:
         text = ""

@@ -178,7 +178,10 @@ class _Reader:
         return len(self.values) - 1
 
     def jaxpr(
-        self, jaxpr: core.Jaxpr, arguments: Sequence[int], where: _Where
+        self,
+        jaxpr: core.Jaxpr,
+        arguments: Sequence[int],
+        where: _Where,
     ) -> list[int]:
         """Read a jaxpr whose constants and arguments are known, in this order."""
         variables = [*jaxpr.constvars, *jaxpr.invars]
@@ -197,16 +200,19 @@ class _Reader:
         where: _Where,
     ) -> list[int]:
         """Read a jaxpr that may bring constants of its own."""
-        if isinstance(called, core.Jaxpr):
-            return self.jaxpr(called, arguments, where)
+        # In some versions of JAX one class stands for both kinds.
+        jaxpr = getattr(called, "jaxpr", called)
+        numbers = getattr(called, "consts", ())
         constants = [
             self.add(Value("constant", (), var.aval, number=number))
-            for var, number in zip(called.jaxpr.constvars, called.consts, strict=True)
+            for var, number in zip(jaxpr.constvars, numbers, strict=False)
         ]
-        return self.jaxpr(called.jaxpr, [*constants, *arguments], where)
+        return self.jaxpr(jaxpr, [*constants, *arguments], where)
 
     def atoms(
-        self, atoms: Sequence[core.Var | core.Literal], known: dict[core.Var, int]
+        self,
+        atoms: Sequence[core.Var | core.Literal],
+        known: dict[core.Var, int],
     ) -> list[int]:
         """Return the values that variables and literals stand for."""
         indices = []
@@ -219,7 +225,10 @@ class _Reader:
         return indices
 
     def equation(
-        self, eqn: core.JaxprEqn, inputs: list[int], inside: _Where
+        self,
+        eqn: core.JaxprEqn,
+        inputs: list[int],
+        inside: _Where,
     ) -> list[int]:
         """Read one equation, and what it calls."""
         name = eqn.primitive.name
@@ -239,7 +248,12 @@ class _Reader:
         return self.results(name, inputs, eqn=eqn, where=outside)
 
     def results(
-        self, operation: str, inputs: list[int], *, eqn: core.JaxprEqn, where: _Where
+        self,
+        operation: str,
+        inputs: list[int],
+        *,
+        eqn: core.JaxprEqn,
+        where: _Where,
     ) -> list[int]:
         """Add the values that an equation returns, each computed from all inputs."""
         path, scans, calls = where

@@ -13,7 +13,7 @@ class WeightLayer(NamedTuple):
     Attributes:
         name: The path of the leaf in params, without the collection and the leaf's own
             name: "block_0/attn/query". A stretch of a leaf is "qkv[:, 0:64]".
-        path: The key path of the leaf as JAX writes it: "['params']['dense']['kernel']".
+        path: The key path of the leaf as JAX writes it: "['dense']['kernel']".
         kind: "dense", "conv", "embedding" (rows picked by the signal; one-hot times
             matrix is dense) or "other" (nobody can see how it meets the signal).
         shape: The shape of the leaf; of one slice, if it is stacked.

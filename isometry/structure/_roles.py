@@ -29,14 +29,12 @@ def roles(
     found = []
     for index, row in enumerate(weights):
         is_first = depths[index] == 1 and index not in on_branch
+        is_last = index in last and index not in on_branch
         if index in in_attention:
             role = in_attention[index]
         elif _is_recurrent(flow, row):
             role = "recurrent"
-        elif is_first and len(row.uses) > 1:
-            # An embedding that is the head as well goes by its first use.
-            role = "stem"
-        elif index in last and index not in on_branch:
+        elif is_last:
             role = "head"
         elif is_first:
             role = "stem"
@@ -63,7 +61,7 @@ def _in_attention(flow: Flow, attentions: Sequence[Heads]) -> dict[int, str]:
 
 def _is_recurrent(flow: Flow, row: Row) -> bool:
     """Tell whether a weight is used in every step on what it has made in the last."""
-    program = flow.unrolled.program
+    program = flow.program
     for use in row.uses:
         if all(use.styles):
             continue
@@ -78,7 +76,8 @@ def _is_recurrent(flow: Flow, row: Row) -> bool:
 def _without_successor(flow: Flow) -> frozenset[int]:
     """Return the weights whose result reaches the output through no other layer."""
     follows: set[int] = set()
-    without = set()
+    last: set[int] = set()
+    not_last: set[int] = set()
     for node in reversed(flow.nodes):
         readers = flow.readers[node]
         has_layer = any(
@@ -86,6 +85,7 @@ def _without_successor(flow: Flow) -> frozenset[int]:
         )
         if has_layer:
             follows.add(node)
-        if node in flow.layer_at and not has_layer:
-            without.update(index for index, _ in flow.layer_at[node])
-    return frozenset(without)
+        for index, _ in flow.layer_at.get(node, ()):
+            (not_last if has_layer else last).add(index)
+    # Only the last slice of a stack may have no successor.
+    return frozenset(last - not_last)

@@ -54,6 +54,9 @@ def cells(
 def _positions(branches: Sequence[Branch]) -> dict[str, str]:
     """Return where on its branch each layer lies: "1/2"."""
     positions: dict[str, str] = {}
+    for branch in branches:
+        stem = branch.name.partition("[")[0].partition("@")[0]
+        positions |= dict.fromkeys(branch.shortcut, f"{stem} shortcut")
     # A layer on several branches belongs to the shortest.
     for branch in sorted(branches, key=lambda branch: -len(branch.layers)):
         for i, name in enumerate(branch.layers):
@@ -63,7 +66,7 @@ def _positions(branches: Sequence[Branch]) -> dict[str, str]:
 
 def _on_branch(layer: WeightLayer, positions: Mapping[str, str]) -> str:
     if layer.branch is None:
-        return ""
+        return positions.get(layer.name, "")
     return f"{layer.branch} {positions[layer.name]}"
 
 
@@ -113,7 +116,7 @@ def _narrow(row: Sequence[str]) -> list[str]:
 
 
 def _shortened(step: str) -> str:
-    """Cut the end off a word, but for its number: "MultiHeadAttention_0", "Mult…n_0"."""
+    """Cut the middle out of a word: "Multi…n_0" is MultiHeadAttention_0."""
     if len(step) <= _STEP_OF_REPR:
         return step
     tail = _STEP_OF_REPR // 2 - 1
@@ -127,8 +130,19 @@ def _heading(anatomy: "Anatomy") -> str:
         _counted(len(anatomy.branches), "branch", "branches"),
     ]
     if anatomy.attentions:
-        counts.append(_counted(len(anatomy.attentions), "attention", "attentions"))
+        number = _num_attentions(anatomy)
+        counts.append(_counted(number, "attention", "attentions"))
     return ", ".join(counts)
+
+
+def _num_attentions(anatomy: "Anatomy") -> int:
+    """Count attentions, those of stacked layers slice by slice."""
+    stacked = {layer.name: layer.stacked or 1 for layer in anatomy.layers}
+    number = 0
+    for attention in anatomy.attentions:
+        layers = (*attention.output, *attention.value, *attention.query)
+        number += max((stacked[name] for name in layers), default=1)
+    return number
 
 
 def _counted(number: int, singular: str, plural: str) -> str:

@@ -56,7 +56,7 @@ class Unrolled:
         return self.program.values[self.nodes[node].value]
 
     def find(self, value: int, turns: tuple[int, ...] = ()) -> int:
-        """Return the node of a value; `turns` may be those of a value further inside."""
+        """Return the node of a value; `turns` may be those of one further inside."""
         num_scans = len(self.program.values[value].scans)
         return self._by_place[value, turns[:num_scans]]
 
@@ -87,7 +87,10 @@ class Unrolled:
         self.nodes.append(Node(index, own_turns, inputs))
 
     def _inputs(
-        self, index: int, value: Value, turns: tuple[int, ...]
+        self,
+        index: int,
+        value: Value,
+        turns: tuple[int, ...],
     ) -> tuple[int, ...]:
         """Return the nodes that a value is computed from in this turn."""
         if value.operation == "scan_carry" and turns[-1] > 0:

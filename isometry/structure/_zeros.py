@@ -7,6 +7,7 @@ cause.
 """
 
 import collections
+import itertools
 import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
@@ -26,7 +27,9 @@ from isometry.structure._records import WeightLayer
 Map: TypeAlias = Callable[[Params, PyTree[Array]], Array]
 
 # Values that no operation makes; nothing is lost there.
-_NOT_MADE = frozenset(("argument", "constant", "carry", "each", "last", "stack"))
+_NOT_MADE = frozenset(
+    ("argument", "constant", "scan_carry", "scan_each", "scan_last", "scan_stack")
+)
 
 _COMPARISONS = frozenset(
     ("eq", "ne", "lt", "le", "gt", "ge", "is_finite", "and", "or", "not", "xor")
@@ -40,7 +43,7 @@ _SATURATING = frozenset(("tanh", "logistic", "erf", "erfc", "exp", "exp2", "expm
 # What users call operations that have a name of their own in a program.
 _SPOKEN = {
     "select_n": "where",
-    "choice": "the branch taken of a cond",
+    "cond_choice": "the branch taken of a cond",
     "dot_general": "a matrix product",
     "conv_general_dilated": "a convolution",
     "while": "a loop of unknown length",
@@ -88,10 +91,11 @@ def cause_of_zero(
         One sentence without a full stop, or several with semicolons between, where it
         takes several to cut the output off.
     """
+    # Names come from the anatomy; where derivatives stop, from running the program.
     an = anatomy(f, params, x)
     num_params = an.params_tree.num_leaves
     program = read(an.closed, num_params)
-    relevant = program.reached(program.x) & _before(program, program.outputs)
+    relevant = program.of_x & _before(program, program.outputs)
     if not relevant:
         return f"there is no path from {name_of_x} to the output: f ignores it"
     leaves = jax.tree.leaves((params, x))
@@ -108,15 +112,19 @@ def cause_of_zero(
         leaf_paths=_names.leaves(params),
     )
     sentences = dict.fromkeys(words.sentence(stop) for stop in stops)
+    # Layers of one kind may say the same, as all casts at x do: each is told once.
     told = list(sentences)[:_MOST_TOLD]
     if len(sentences) > len(told):
         told.append(f"and {len(sentences) - len(told)} more like these")
     return "; ".join(told)
 
 
-def _before(program: Program, end: Iterable[int]) -> frozenset[int]:
+def _before(
+    program: Program,
+    end: Iterable[int],
+) -> frozenset[int]:
     """Return the indices of all values on which one of `end` depends."""
-    feedback = program.feedback()
+    feedback = program.feedback
     found = set(end)
     pending = list(found)
     while pending:
@@ -138,7 +146,10 @@ class _Search:
     """The values between x and the output, and which of them move."""
 
     def __init__(
-        self, program: Program, seen: dict[Key, Seen], relevant: frozenset[int]
+        self,
+        program: Program,
+        seen: dict[Key, Seen],
+        relevant: frozenset[int],
     ) -> None:
         self._program = program
         self._relevant = relevant
@@ -176,7 +187,11 @@ class _Search:
                 stops.append(_Stop(index, turn, self._moved(entering, turn)))
         return stops
 
-    def _moved(self, operands: Iterable[int], turn: tuple[int, ...]) -> tuple[int, ...]:
+    def _moved(
+        self,
+        operands: Iterable[int],
+        turn: tuple[int, ...],
+    ) -> tuple[int, ...]:
         """Return the operands that move in this iteration."""
         return tuple(
             operand
@@ -205,8 +220,10 @@ class _Search:
 
     def _cut(self, stops: list[_Stop]) -> bool:
         """Tell whether no path from x to the output avoids all of these operations."""
+        # A scan stands here once. Who passes it passes all of its iterations, so an
+        # operation that stops one of them blocks it.
         blocked = {stop.value for stop in stops}
-        readers = self._program.readers()
+        readers = self._program.readers
         pending = [index for index in self._program.x if index not in blocked]
         passed = set(pending)
         while pending:
@@ -217,12 +234,18 @@ class _Search:
         return passed.isdisjoint(self._program.outputs)
 
 
-def _in_turns(moves: np.ndarray, ndim: int) -> np.ndarray:
+def _in_turns(
+    moves: np.ndarray,
+    ndim: int,
+) -> np.ndarray:
     """Return records of a value further outside for all turns of one further inside."""
     return moves.reshape(moves.shape + (1,) * (ndim - moves.ndim))
 
 
-def _in_turn(record: np.ndarray, turn: tuple[int, ...]) -> np.ndarray:
+def _in_turn(
+    record: np.ndarray,
+    turn: tuple[int, ...],
+) -> np.ndarray:
     """Return what a record says of one iteration."""
     own = turn[: record.ndim]
     # What was not seen is the same for all iterations.
@@ -251,8 +274,10 @@ class _Words:
             place = an.place(name)
             places = self._points.setdefault((place.path, place.var), [])
             places.append((place.turns, name))
-        self._depends_on_x = program.reached(program.x)
-        self._readers = program.readers()
+        inputs = [self._names_of(index, ()) for index in program.x]
+        self._inputs = frozenset(itertools.chain.from_iterable(inputs))
+        self._depends_on_x = program.of_x
+        self._readers = program.readers
 
     def sentence(self, stop: _Stop) -> str:
         """Say how an operation stops a perturbation."""
@@ -267,12 +292,14 @@ class _Words:
         if operation in _COMPARISONS:
             return f"a comparison {where} is piecewise constant"
         if operation == "convert_element_type":
-            return f"{self._what(stop)} is cast to {value.aval.dtype}"
+            return f"{self._what(stop)} is cast to {value.aval.dtype}{self._advice()}"
+        # JAX's own activations have rules as well; those are named for what they are.
         is_known = operation in _RECTIFIERS | _SATURATING
         if _key(value) in self._ruled and not is_known:
             return f"a derivative rule of f's own {where} returns zero"
         if operation in _PRODUCTS:
             return self._of_product(stop)
+        # Nothing below multiplies a derivative by more than about 1.
         if self._underflows(stop, log_factor=0.0):
             return f"the derivative underflows {where}"
         if operation in _RECTIFIERS:
@@ -282,6 +309,12 @@ class _Words:
         if operation in _SUMS:
             return f"derivatives cancel exactly in a sum {where}"
         return f"the derivative of {title} is zero {where}"
+
+    def _advice(self) -> str:
+        """Say where to start behind a cast to the rows of an embedding."""
+        for layer in self._anatomy.embeddings:
+            return f" and picks rows; write span=({layer.name!r}, 'output')"
+        return ""
 
     def _of_product(self, stop: _Stop) -> str:
         """Say why a product with something else, or of two values, does not move."""
@@ -302,7 +335,12 @@ class _Words:
                 return f"{weight} is zero in all entries that meet a unit that moves"
         return f"the derivative of {_title(value)} is zero {where}"
 
-    def _zero_factor(self, operand: int, stop: _Stop, leaves: list[int]) -> str:
+    def _zero_factor(
+        self,
+        operand: int,
+        stop: _Stop,
+        leaves: list[int],
+    ) -> str:
         """Say which factor of a product is zero."""
         if operand in self._depends_on_x:
             where = self._where(stop)
@@ -319,7 +357,11 @@ class _Words:
             return f"{weights[0]} is zero"
         return f"{weights[0]} is zero in the form in which it is used"
 
-    def _underflows(self, stop: _Stop, log_factor: float) -> bool:
+    def _underflows(
+        self,
+        stop: _Stop,
+        log_factor: float,
+    ) -> bool:
         """Tell whether a derivative times a factor is too small for its dtype."""
         dtype = self._program.values[stop.value].aval.dtype
         if not jnp.issubdtype(dtype, jnp.floating):
@@ -330,13 +372,18 @@ class _Words:
         smallest = np.log(float(jnp.finfo(dtype).tiny)) + np.log(_MARGIN)
         return max(entering, default=np.inf) + log_factor < smallest
 
-    def _log_size(self, index: int, turn: tuple[int, ...]) -> float:
+    def _log_size(
+        self,
+        index: int,
+        turn: tuple[int, ...],
+    ) -> float:
         """Return ln of the largest entry of a value in one iteration."""
         value = self._program.values[index]
         if value.operation == "constant" and value.number is not None:
             largest = np.max(np.abs(np.asarray(value.number, float)), initial=0.0)
             return float(np.log(largest)) if largest > 0 else -np.inf
         record = self._seen.get(_key(value))
+        # It was not seen, so nothing is claimed of it: neither zero nor small.
         if record is None:
             return np.inf
         return float(_in_turn(record.log_size, turn))
@@ -344,18 +391,17 @@ class _Words:
     def _what(self, stop: _Stop) -> str:
         """Name what enters an operation: x itself, or a value behind a point."""
         where = self._where(stop)
-        return self._name_of_x if where == self._at_x else f"a value {where}"
+        return f"a value {where}" if where.startswith("behind") else where[len("at ") :]
 
     def _where(self, stop: _Stop) -> str:
         """Say behind which point an operation stands: the nearest one before it."""
         name = self._nearest_point(stop)
-        if name is None or name == "input":
-            return self._at_x
+        if name is None:
+            return f"at {self._name_of_x}"
+        if name in self._inputs:
+            # A leaf of a tree of inputs is "input/leaf".
+            return f"at {self._name_of_x}{name[len('input') :]}"
         return f"behind {name!r}"
-
-    @property
-    def _at_x(self) -> str:
-        return f"at {self._name_of_x}"
 
     def _nearest_point(self, stop: _Stop) -> str | None:
         """Return the point from which the fewest operations lead to a stop."""
@@ -380,7 +426,11 @@ class _Words:
         before = _before(self._program, [index])
         return [i for i, leaf in enumerate(self._program.params) if leaf in before]
 
-    def _weight(self, leaf: int, stop: _Stop) -> str:
+    def _weight(
+        self,
+        leaf: int,
+        stop: _Stop,
+    ) -> str:
         """Name a leaf of params by its layer, or by its path where it is no layer."""
         layer = self._layer(leaf)
         if layer is None:
@@ -397,7 +447,11 @@ class _Words:
         layers = (layer for layer in self._anatomy.layers if layer.path == path)
         return next(layers, None)
 
-    def _pre_activation(self, layer: str, stop: _Stop) -> str | None:
+    def _pre_activation(
+        self,
+        layer: str,
+        stop: _Stop,
+    ) -> str | None:
         """Return the nearest pre-activation of a layer behind an operation."""
         visited = {stop.value}
         pending = collections.deque(visited)
@@ -411,7 +465,11 @@ class _Words:
             pending.extend(new)
         return None
 
-    def _names_of(self, index: int, turn: tuple[int, ...]) -> list[str]:
+    def _names_of(
+        self,
+        index: int,
+        turn: tuple[int, ...],
+    ) -> list[str]:
         """Return the points at a value, in one iteration of the scans around it."""
         points = self._points.get(_key(self._program.values[index]), ())
         return [name for turns, name in points if turns == turn[: len(turns)]]

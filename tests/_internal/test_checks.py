@@ -25,7 +25,12 @@ def test_number_within_its_bounds_is_returned_as_pythons(value):
     assert type(number) in (int, float)
 
 
-@pytest.mark.parametrize("value", ["0.2", True, np.True_, [0.2], None, 1j, np.ones(1)])
+SHAPE = jax.ShapeDtypeStruct((), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    "value", ["0.2", True, np.True_, [0.2], None, 1j, np.ones(1), SHAPE]
+)
 def test_what_is_no_number_is_refused(value):
     with refused("q=.* is not a number"):
         checks.number("q", value)

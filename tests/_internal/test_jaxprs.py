@@ -92,3 +92,20 @@ def test_each_kind_of_coarse_equation_is_described_once():
         return jnp.dot(x, x, precision="default") + jnp.dot(x, -x, precision="default")
 
     assert jaxprs.coarse(traced(f, X).jaxpr, jnp.float32) == (DOT_DEFAULT,)
+
+
+def test_parts_of_a_scan_are_counted_by_their_shapes():
+    """Two constants, two states, one array."""
+
+    def f(a, b, x, xs):
+        def step(state, x):
+            h, total = state
+            h = jnp.tanh(a @ h + b + x)
+            return (h, total + h.sum()), h
+
+        return jax.lax.scan(step, (x, 0.0), xs)
+
+    args = jnp.eye(3), jnp.ones(3), jnp.ones(3), jnp.ones((4, 3))
+    closed = jax.make_jaxpr(f)(*args)
+    (eqn,) = (eqn for eqn in closed.jaxpr.eqns if eqn.primitive.name == "scan")
+    assert jaxprs.scan_parts(eqn) == (2, 2)

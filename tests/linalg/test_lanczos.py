@@ -292,3 +292,113 @@ QUADRATURE = functools.partial(linalg.spectral_quadrature, key=KEY, steps=2, pro
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+HEAVY = np.r_[9.0, 7.0, 7.0, 5.0, np.linspace(0.0, 1.5, 60)]
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def deflated(a, keys, steps, probes, deflate):
+    def one(key):
+        return linalg.spectral_quadrature(Operator.of(a), key=key, steps=steps, probes=probes, deflate=deflate)
+
+    return jax.lax.map(one, keys)
+
+
+def integrals(log_values, weights, power):
+    nodes = np.exp(np.asarray(log_values, np.float64))
+    return np.sum(np.asarray(weights, np.float64) * nodes**power, -1)
+
+
+@pytest.fixture(scope="module")
+def rules():
+    """Of six steps and of all, from the same starting vectors: the second are exact."""
+    a = jnp.asarray(prescribed(HEAVY, (64, 64)), jnp.float32)
+    return quadrature(a, KEY, 6, 40), quadrature(a, KEY, 64, 40)
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 1.5, 3, 5])
+def test_gauss_and_radau_rules_enclose_what_a_probe_sees(rules, power):
+    """Golub and Meurant (2010), chapter 6: derivatives of s^a in s² alternate in sign."""
+    few, exact = rules
+    gauss = integrals(few.log_values, few.weights, power)
+    radau = integrals(few.radau_log_values, few.radau_weights, power)
+    true = integrals(exact.log_values, exact.weights, power)
+    slack = 1e-5 * np.abs(true)
+    assert (np.minimum(gauss, radau) <= true + slack).all()
+    assert (true <= np.maximum(gauss, radau) + slack).all()
+    assert (gauss != radau).any()
+
+
+@pytest.mark.parametrize("power", [2, 4, 10])
+def test_both_rules_are_exact_for_polynomials(rules, power):
+    few, exact = rules
+    true = integrals(exact.log_values, exact.weights, power)
+    for nodes, weights in ((few.log_values, few.weights), (few.radau_log_values, few.radau_weights)):
+        np.testing.assert_allclose(integrals(nodes, weights, power), true, rtol=1e-4)
+
+
+def test_values_that_are_taken_out_leave_the_estimate_unbiased():
+    """Also of a double value, of which one probe finds one direction; the rest varies far less."""
+    a = jnp.asarray(prescribed(HEAVY, (64, 64)), jnp.float32)
+    keys = jax.random.split(KEY, 100)
+    spread = {}
+    for deflate in (0, 4):
+        got = jax.tree.map(np.asarray, deflated(a, keys, 16, 4, deflate))
+        assert got.weights.shape == (100, 4, 16 + deflate)
+        np.testing.assert_allclose(got.weights.sum(-1), 1, rtol=1e-5)
+        assert (np.diff(got.log_values) <= 0).all()
+        means = integrals(got.log_values, got.weights, 4).mean(-1)
+        spread[deflate] = means.std(ddof=1)
+        assert abs(means.mean() - np.mean(HEAVY**4)) <= 4 * spread[deflate] / 10
+    assert spread[4] < spread[0] / 3
+    assert np.exp(got.log_values[:, :, 0].max()) == pytest.approx(9, rel=1e-5)
+
+
+def test_isometries_and_zeros_may_be_deflated():
+    for a, value in ((np.eye(64), 0.0), (np.zeros((64, 64)), -np.inf)):
+        got = deflated(jnp.asarray(a, jnp.float32), jax.random.split(KEY, 1), 16, 4, 4)
+        np.testing.assert_allclose(got.weights.sum(-1), 1, rtol=1e-5)
+        held = np.asarray(got.weights) > 1e-6
+        np.testing.assert_allclose(np.asarray(got.log_values)[held], value, atol=1e-5)
+
+
+def test_matrices_that_are_not_finite_are_no_numbers_with_a_tolerance_too():
+    @jax.jit
+    def of(a):
+        return linalg.spectral_quadrature(Operator.of(a), key=KEY, steps=16, probes=4, tol=0.1, deflate=4)
+
+    got = of(jnp.eye(64).at[2, 3].set(jnp.nan))
+    assert np.isnan(got.log_values).any(-1).all()
+    assert got.steps == 16
+
+
+@pytest.mark.parametrize("steps", [4, 8])
+@pytest.mark.parametrize(
+    "values", [np.linspace(0, 1, 200), 1 - np.linspace(0, 1, 200) ** 4, np.cos(np.linspace(0, 1.57, 200))]
+)
+def test_the_largest_value_exceeds_its_bound_in_few_keys(values, steps):
+    """At 95 %, whatever the spectrum near its top; and where it says nothing it says so."""
+    a = jnp.asarray(np.diag(values), jnp.float32)
+    got = quadrature(a, KEY, steps, 200)
+    nodes = np.exp(np.asarray(got.log_values).max(-1))
+    factor = float(_lanczos.norm_excess(200, steps, probes=1, level=0.95))
+    # Three standard errors of a binomial of 200.
+    assert np.mean(nodes * factor < values.max() * (1 - 1e-5)) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+    assert _lanczos.norm_excess(200, 1, probes=1, level=0.95) == math.inf
+    assert _lanczos.norm_excess(200, 64, probes=8, level=0.95) < 1.002
+
+
+def test_looser_tolerances_take_fewer_steps():
+    a = jnp.asarray(prescribed(np.linspace(0, 1, 64), (64, 64)), jnp.float32)
+    run = jax.jit(
+        lambda a, tol: linalg.spectral_quadrature(Operator.of(a), key=KEY, steps=48, probes=4, tol=tol),
+        static_argnums=1,
+    )
+    loose, tight = run(a, 0.2), run(a, 0.01)
+    assert 8 <= loose.steps < tight.steps < 48
+    for got, tol in ((loose, 0.2), (tight, 0.01)):
+        upper = integrals(got.log_values, got.weights, 1).mean()
+        lower = integrals(got.radau_log_values, got.radau_weights, 1).mean()
+        assert 0 <= upper - lower <= tol * upper
+        assert np.exp(got.log_values.max()) == pytest.approx(1, rel=tol)

@@ -1,4 +1,7 @@
-"""Costs known beforehand: operations against closed forms, the budget's bound against what XLA allocates."""
+"""Costs known beforehand.
+
+Operations against closed forms, the budget's bound against what XLA allocates.
+"""
 
 import gc
 import math
@@ -53,7 +56,9 @@ def bottleneck(params, x):
 
 KERNELS, IMAGE = [struct(4, 4, 3, 3)] * 3, struct(1, 4, 8, 8)
 WEIGHTS = [struct(30, 20), struct(40, 30)]
-ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="XLA's programs for the CPU")
+ON_CPU = pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="XLA's programs for the CPU"
+)
 
 
 def svd_flop(m, n):
@@ -62,15 +67,23 @@ def svd_flop(m, n):
 
 
 def test_flop_of_a_jacobian_are_those_of_its_products_and_its_svd():
-    """Backward from 10 outputs: 10 × 128 × 128 and 10 × 128 × 64, beside the forward pass and elementwise work."""
-    cost = isometry.cost(mlp(64, 128, 128, 10), shapes_of(mlp(64, 128, 128, 10)), struct(64))
+    """Backward from 10 outputs.
+
+    10 × 128 × 128 and 10 × 128 × 64, beside the forward pass and elementwise work.
+    """
+    cost = isometry.cost(
+        mlp(64, 128, 128, 10), shapes_of(mlp(64, 128, 128, 10)), struct(64)
+    )
     products = 2 * 10 * (128 * 128 + 128 * 64) + 2 * (64 * 128 + 128**2)
     assert products + svd_flop(64, 10) < cost.flop < 1.1 * (products + svd_flop(64, 10))
     assert cost.notes == ()
 
 
 def test_every_turn_of_a_loop_is_counted():
-    """Five layers in a scan count what XLA counts of five layers written out: 2 n³ each in forward mode."""
+    """Five layers in a scan count what XLA counts of five layers written out.
+
+    2 n³ each in forward mode.
+    """
 
     def written_out(weights, x):
         for w in weights:
@@ -92,7 +105,9 @@ def test_nested_loops_multiply():
 
     def flop(turns):
         def repeated(params, x):
-            return jax.lax.scan(lambda z, _: (residual(params, z), None), x, None, length=turns)[0]
+            return jax.lax.scan(
+                lambda z, _: (residual(params, z), None), x, None, length=turns
+            )[0]
 
         return isometry.cost(repeated, struct(5, n, n), struct(n)).flop
 
@@ -102,9 +117,15 @@ def test_nested_loops_multiply():
 
 
 def test_lanczos_counts_all_its_products():
-    """Of one matrix: J v and Jᵀ u, 2 n² each, and twice two orthogonalizations against a basis, 4 n · steps each."""
+    """Of one matrix.
+
+    J v and Jᵀ u, 2 n² each, and twice two orthogonalizations against a basis, 4 n ·
+    steps each.
+    """
     n, steps, probes = 48, 6, 2
-    cost = isometry.cost(lambda w, x: w @ x, struct(n, n), struct(n), isometry.Lanczos(steps, probes))
+    cost = isometry.cost(
+        lambda w, x: w @ x, struct(n, n), struct(n), isometry.Lanczos(steps, probes)
+    )
     least = steps * probes * (4 * n**2 + 4 * 4 * n * steps)
     assert least < cost.flop < 3 * least
 
@@ -117,13 +138,23 @@ def test_what_is_not_counted_is_said():
         return jnp.linalg.solve(params, x)
 
     square = struct(8, 8)
-    assert isometry.cost(asked, square, struct(8)).notes == ("a while loop of unknown length is counted once",)
+    assert isometry.cost(asked, square, struct(8)).notes == (
+        "a while loop of unknown length is counted once",
+    )
     assert "lu in f is not counted" in isometry.cost(solved, square, struct(8)).notes
-    assert "while" in isometry.cost(mlp(8, 8, 8), shapes_of(mlp(8, 8, 8)), struct(8), "product").notes[0]
+    assert (
+        "while"
+        in isometry.cost(
+            mlp(8, 8, 8), shapes_of(mlp(8, 8, 8)), struct(8), "product"
+        ).notes[0]
+    )
 
 
 def test_bytes_hold_the_jacobian_and_little_more():
-    """J, LAPACK's copy, U and V are at most four matrices where m ≫ n: U is thin, not 20000 × 20000."""
+    """J, LAPACK's copy, U and V are at most four matrices where m ≫ n.
+
+    U is thin, not 20000 × 20000.
+    """
     matrix = 20000 * 4 * 4
     cost = isometry.cost(lambda w, x: w @ x, struct(20000, 4), struct(4))
     assert matrix <= cost.bytes <= 5 * matrix
@@ -136,7 +167,10 @@ def test_what_it_returns():
     assert cost == isometry.cost(net, shapes_of(net), struct(64), method="dense")
     assert repr(cost).startswith("Cost(")
     assert repr(cost).endswith("FLOP)")
-    assert repr(isometry.Cost(1_234_567, 999, ("said",))) == "Cost(1.23 MB, 999 FLOP; said)"
+    assert (
+        repr(isometry.Cost(1_234_567, 999, ("said",)))
+        == "Cost(1.23 MB, 999 FLOP; said)"
+    )
     with jax.enable_x64(True):
         assert isometry.cost(net, params, x, dtype=jnp.float64).bytes > 1.5 * cost.bytes
 
@@ -156,7 +190,10 @@ PROGRAMS = {
 @ON_CPU
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_footprint_bounds_what_xla_allocates(name):
-    """Of the program that an ensemble of 3 seeds × 6 inputs runs; and it is not so wide that nothing fits."""
+    """Of the program that an ensemble of 3 seeds × 6 inputs runs.
+
+    And it is not so wide that nothing fits.
+    """
     f, params, x, method = PROGRAMS[name]
     params = shapes_of(f) if params is None else params
     target = target_of(f, params, x)
@@ -190,7 +227,9 @@ def test_directions_are_taken_as_the_budget_allows():
     footprints = _cost.footprints(targets, isometry.Dense(), params[0], x=xs[0])
 
     def fit(budget):
-        footprint, (target,) = _cost.fitting(targets, footprints, isometry.Dense(), budget=budget)
+        footprint, (target,) = _cost.fitting(
+            targets, footprints, isometry.Dense(), budget=budget
+        )
         return footprint, target.chunk
 
     whole, chunk = fit(10**9)
@@ -208,7 +247,9 @@ def test_directions_are_taken_as_the_budget_allows():
         assert takes.bytes() <= budget
     together = isometry.ensemble(bottleneck, params=params, xs=xs)
     parts = isometry.ensemble(bottleneck, params=params, xs=xs, max_bytes=least)
-    np.testing.assert_allclose(parts.values, together.values, atol=40 * 1.2e-7 * float(together.values.max()))
+    np.testing.assert_allclose(
+        parts.values, together.values, atol=40 * 1.2e-7 * float(together.values.max())
+    )
 
 
 def test_traces_are_remembered_and_keep_nothing_alive():
@@ -263,11 +304,26 @@ def test_the_context_is_part_of_what_is_remembered():
     ("call", "message"),
     [
         (lambda: isometry.cost(3, None, struct(3)), r"cost\(\): f=3 is not callable"),
-        (lambda: isometry.cost(plain, WEIGHTS, struct(3)), r"cost\(\): f\(params, x\) raised TypeError"),
-        (lambda: isometry.cost(plain, WEIGHTS, struct(20), "product"), r'cost\(\): method="product" multiplies layers'),
-        (lambda: isometry.cost(plain, WEIGHTS, struct(20), "dens"), r"cost\(\): method='dens' is not known"),
-        (lambda: isometry.cost(plain, WEIGHTS, struct(20), span="hidden"), r"needs three weight layers; this function has 2"),
-        (lambda: isometry.cost(plain, WEIGHTS, struct(20), dtype="bfloat16"), r"too coarse to measure in"),
+        (
+            lambda: isometry.cost(plain, WEIGHTS, struct(3)),
+            r"cost\(\): f\(params, x\) raised TypeError",
+        ),
+        (
+            lambda: isometry.cost(jnp.multiply, struct(3), struct(3), "product"),
+            r'cost\(\): method="product" multiplies blocks, and this f shows none',
+        ),
+        (
+            lambda: isometry.cost(plain, WEIGHTS, struct(20), "dens"),
+            r"cost\(\): method='dens' is not known",
+        ),
+        (
+            lambda: isometry.cost(plain, WEIGHTS, struct(20), span="hidden"),
+            r"needs three weight layers; this function has 2",
+        ),
+        (
+            lambda: isometry.cost(plain, WEIGHTS, struct(20), dtype="bfloat16"),
+            r"too coarse to measure in",
+        ),
     ],
 )
 def test_refusals(call, message):
@@ -276,5 +332,7 @@ def test_refusals(call, message):
 
 
 def test_tracers_are_refused():
-    with pytest.raises(TypeError, match=r"cost\(\): x is traced; this function runs on the host"):
+    with pytest.raises(
+        TypeError, match=r"cost\(\): x is traced; this function runs on the host"
+    ):
         jax.jit(lambda x: isometry.cost(plain, WEIGHTS, x).flop)(jnp.ones(20))

@@ -1,4 +1,7 @@
-"""One ensemble over many devices and processes: the same numbers as on one, and no deadlock."""
+"""One ensemble over many devices and processes.
+
+The same numbers as on one, and no deadlock.
+"""
 
 import ast
 import os
@@ -29,7 +32,10 @@ from isometry import networks
 
 
 def run(*programs, timeout=400, **environment):
-    """Python programs as processes of their own, together; their output if all end well in time."""
+    """Python programs as processes of their own, together.
+
+    Their output if all end well in time.
+    """
     started = [
         subprocess.Popen(
             [sys.executable, "-c", COMMON + textwrap.dedent(program)],
@@ -53,8 +59,15 @@ def run(*programs, timeout=400, **environment):
 
 def close(a, b):
     """s within a few eps of the largest of its matrix; the rest alike."""
-    np.testing.assert_allclose(a.values, b.values, rtol=0, atol=64 * EPS * float(b.values.max()))
-    assert (a.size, a.structural_zeros, a.method, a.span) == (b.size, b.structural_zeros, b.method, b.span)
+    np.testing.assert_allclose(
+        a.values, b.values, rtol=0, atol=64 * EPS * float(b.values.max())
+    )
+    assert (a.size, a.structural_zeros, a.method, a.span) == (
+        b.size,
+        b.structural_zeros,
+        b.method,
+        b.span,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +91,9 @@ def least_budget(**how):
 def test_layers_multiplied_on_two_devices(mesh):
     net, rng = networks.mlp([6, 6], "tanh", bias=False), np.random.default_rng(0)
     w = rng.standard_normal((5, 1, 6, 6)).astype(np.float32)
-    found = isometry.ensemble(net, params={"layers": ({"w": w},)}, xs=XS, method="product", mesh=mesh)
+    found = isometry.ensemble(
+        net, params={"layers": ({"w": w},)}, xs=XS, method="product", mesh=mesh
+    )
     want = np.linalg.svd(w, compute_uv=False).astype(np.float64)
     np.testing.assert_allclose(found.values, want.repeat(3, 1), rtol=1e-3)
 
@@ -86,18 +101,31 @@ def test_layers_multiplied_on_two_devices(mesh):
 def test_two_devices_and_small_chunks_draw_the_same_probes(mesh):
     how = {"method": isometry.Lanczos(2, 2), "key": jax.random.key(3)}
     one = isometry.ensemble(NET, KEYS, XS, **how)
-    two = isometry.ensemble(NET, KEYS, XS, mesh=mesh, max_bytes=2 * least_budget(**how), **how)
+    two = isometry.ensemble(
+        NET, KEYS, XS, mesh=mesh, max_bytes=2 * least_budget(**how), **how
+    )
     close(two, one)
     np.testing.assert_allclose(two.weights, one.weights, rtol=0, atol=1e-3)
-    # The same Jacobian for every seed and input: what differs are the probes, and each has its own.
+    # The same Jacobian for every seed and input: what differs are the probes, and each
+    # has its own.
     same = isometry.ensemble(NET, KEYS[np.zeros(5, int)], XS[np.zeros(3, int)], **how)
     assert len(np.unique(same.log_values[..., 0])) == 15
 
 
 def test_uneven_chunks_on_two_devices(mesh, whole):
-    """Two devices of a processor share the budget, so each takes one Jacobian at a time; the fifth seed is alone."""
+    """Two devices of a processor share the budget.
+
+    So each takes one Jacobian at a time; the fifth seed is alone.
+    """
     seen = []
-    got = isometry.ensemble(NET, KEYS, XS, mesh=mesh, max_bytes=2 * least_budget(), progress=lambda *a: seen.append(a))
+    got = isometry.ensemble(
+        NET,
+        KEYS,
+        XS,
+        mesh=mesh,
+        max_bytes=2 * least_budget(),
+        progress=lambda *a: seen.append(a),
+    )
     close(got, whole)
     assert len(seen) > 1
     assert seen[-1] == (15, 15)
@@ -119,11 +147,15 @@ def test_the_fullest_device_holds_least(devices, seeds, inputs, shape):
 
 
 def test_a_mesh_of_eight_devices_of_any_kind_and_two_that_do_not_deadlock(whole):
-    """A batched SVD on each of two devices hung in XLA's pool of two threads, within seconds."""
+    """A batched SVD on each of two devices hung in XLA's pool of two threads.
+
+    Within seconds.
+    """
     (out,) = run(
         """
         net = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
-        keys, xs = jax.random.split(jax.random.key(0), 5), jax.random.normal(jax.random.key(1), (3, 6))
+        keys = jax.random.split(jax.random.key(0), 5)
+        xs = jax.random.normal(jax.random.key(1), (3, 6))
         mesh = Mesh(np.array(jax.devices()).reshape(2, 2, 2), ("x", "y", "z"))
         print("found", isometry.ensemble(net, keys, xs, mesh=mesh).values.tolist())
 
@@ -131,7 +163,9 @@ def test_a_mesh_of_eight_devices_of_any_kind_and_two_that_do_not_deadlock(whole)
         net = networks.mlp([64] * 9, "tanh")
         draw = np.random.default_rng(0).standard_normal
         shapes = jax.eval_shape(net.init, jax.random.key(0))
-        params = jax.tree.map(lambda a: draw((4, *a.shape)).astype("float32") / 8, shapes)
+        params = jax.tree.map(
+            lambda a: draw((4, *a.shape)).astype("float32") / 8, shapes
+        )
         xs = draw((64, 64)).astype("float32")
         for _ in range(3):
             isometry.ensemble(net, params=params, xs=xs, mesh=two)
@@ -141,7 +175,9 @@ def test_a_mesh_of_eight_devices_of_any_kind_and_two_that_do_not_deadlock(whole)
         OPENBLAS_NUM_THREADS="1",
     )
     many = np.array(ast.literal_eval(out.split("found ")[1]))
-    np.testing.assert_allclose(many, whole.values, rtol=0, atol=64 * EPS * float(whole.values.max()))
+    np.testing.assert_allclose(
+        many, whole.values, rtol=0, atol=64 * EPS * float(whole.values.max())
+    )
 
 
 def test_two_processes_return_what_one_does(whole):
@@ -152,18 +188,27 @@ def test_two_processes_return_what_one_does(whole):
         jax.distributed.initialize("127.0.0.1:{port}", 2, {rank})
         assert len(jax.devices()) == 4 and len(jax.local_devices()) == 2
         net = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
-        keys, xs = jax.random.split(jax.random.key(0), 5), jax.random.normal(jax.random.key(1), (3, 6))
-        many = isometry.ensemble(net, keys, xs, mesh=Mesh(np.array(jax.devices()), ("i",)))
+        keys = jax.random.split(jax.random.key(0), 5)
+        xs = jax.random.normal(jax.random.key(1), (3, 6))
+        mesh = Mesh(np.array(jax.devices()), ("i",))
+        many = isometry.ensemble(net, keys, xs, mesh=mesh)
         print("found", many.values.tolist())
         """
-    outs = run(*(program.format(port=port, rank=rank) for rank in (0, 1)), JAX_NUM_CPU_DEVICES="2")
+    outs = run(
+        *(program.format(port=port, rank=rank) for rank in (0, 1)),
+        JAX_NUM_CPU_DEVICES="2",
+    )
     found = [np.array(ast.literal_eval(out.split("found ")[1])) for out in outs]
     np.testing.assert_array_equal(*found)
-    np.testing.assert_allclose(found[0], whole.values, rtol=0, atol=64 * EPS * float(whole.values.max()))
+    np.testing.assert_allclose(
+        found[0], whole.values, rtol=0, atol=64 * EPS * float(whole.values.max())
+    )
 
 
 def test_what_is_no_mesh_is_refused():
-    with pytest.raises(InputError, match=r"ensemble\(\): mesh=.*not a Mesh; write jax.sharding.Mesh"):
+    with pytest.raises(
+        InputError, match=r"ensemble\(\): mesh=.*not a Mesh; write jax.sharding.Mesh"
+    ):
         isometry.ensemble(NET, KEYS, XS, mesh=jax.devices())
 
 
@@ -175,7 +220,9 @@ def test_an_interrupt_loses_only_the_chunk_in_flight():
 
     small = {"max_bytes": least_budget()}
     every, stopped, seen = [], [], []
-    whole = isometry.ensemble(NET, KEYS, XS, progress=lambda done, total: every.append(done), **small)
+    whole = isometry.ensemble(
+        NET, KEYS, XS, progress=lambda done, total: every.append(done), **small
+    )
     complete = every[2] // len(XS)
     assert len(every) > 3
     assert 0 < complete < len(KEYS)
@@ -183,13 +230,28 @@ def test_an_interrupt_loses_only_the_chunk_in_flight():
     with pytest.raises(isometry.Interrupted, match=said) as caught:
         isometry.ensemble(NET, KEYS, XS, progress=stop, **small)
     close(caught.value.partial, jax.tree.map(lambda a: a[:complete], whole))
-    close(isometry.ensemble(NET, KEYS, XS, resume=caught.value, progress=lambda done, total: seen.append(done)), whole)
+    close(
+        isometry.ensemble(
+            NET,
+            KEYS,
+            XS,
+            resume=caught.value,
+            progress=lambda done, total: seen.append(done),
+        ),
+        whole,
+    )
     assert seen == every[3:]
-    with pytest.raises(InputError, match="resume comes from a call with other arguments"):
+    with pytest.raises(
+        InputError, match="resume comes from a call with other arguments"
+    ):
         isometry.ensemble(NET, KEYS[:4], XS, resume=caught.value)
-    other = networks.mlp(NET.widths, "tanh", "gaussian", 1.3, 0.3)  # the same program, other parameters
+    other = networks.mlp(
+        NET.widths, "tanh", "gaussian", 1.3, 0.3
+    )  # the same program, other parameters
     for f, sample in ((other, None), (NET, other.init)):
-        with pytest.raises(InputError, match="resume comes from a call with other arguments"):
+        with pytest.raises(
+            InputError, match="resume comes from a call with other arguments"
+        ):
             isometry.ensemble(f, KEYS, XS, sample=sample, resume=caught.value)
     with pytest.raises(InputError, match=r"resume=3 is not an isometry\.Interrupted"):
         isometry.ensemble(NET, KEYS, XS, resume=3)

@@ -33,8 +33,13 @@ def whole():
 
 
 def close(a, b):
-    """s within a few eps of the largest of its matrix (Weyl); the spectra here have s_max < 8."""
-    np.testing.assert_allclose(a.values, b.values, rtol=0, atol=8 * 8 * EPS * float(b.values.max()))
+    """s within a few eps of the largest of its matrix (Weyl).
+
+    The spectra here have s_max < 8.
+    """
+    np.testing.assert_allclose(
+        a.values, b.values, rtol=0, atol=8 * 8 * EPS * float(b.values.max())
+    )
     np.testing.assert_array_equal(a.weights, b.weights)
     np.testing.assert_array_equal(a.log_floor, b.log_floor)
     assert (a.size, a.structural_zeros, a.method, a.span, a.pairs) == (
@@ -53,15 +58,25 @@ def test_equals_a_loop(whole):
     results = jax.device_get(whole)
     for i, key in enumerate(KEYS):
         for j, x in enumerate(XS):
-            close(jax.tree.map(lambda a, i=i, j=j: a[i, j], results), jax.device_get(one(key, x)))
+            close(
+                jax.tree.map(lambda a, i=i, j=j: a[i, j], results),
+                jax.device_get(one(key, x)),
+            )
 
 
-# One Jacobian is given 1584 bytes, and all share 4788; the parameters of a seed are 692, counted twice.
+# One Jacobian is given 1584 bytes, and all share 4788; the parameters of a seed are
+# 692, counted twice.
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="a GPU takes other bytes")
 @pytest.mark.parametrize(("budget", "parts"), [(20_000, 3), (9000, 10)])
 def test_budget_does_not_matter(whole, budget, parts):
     seen = []
-    got = isometry.ensemble(NET, KEYS, XS, max_bytes=budget, progress=lambda done, total: seen.append((done, total)))
+    got = isometry.ensemble(
+        NET,
+        KEYS,
+        XS,
+        max_bytes=budget,
+        progress=lambda done, total: seen.append((done, total)),
+    )
     close(got, whole)
     assert len(seen) == parts
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -83,7 +98,9 @@ def test_plain_function_with_sample():
     for i, key in enumerate(KEYS):
         want = np.linalg.svd(np.asarray(draw(key), np.float64), compute_uv=False)
         for j in range(3):
-            np.testing.assert_allclose(got.values[i, j], want, rtol=0, atol=6 * 4 * EPS * want[0])
+            np.testing.assert_allclose(
+                got.values[i, j], want, rtol=0, atol=6 * 4 * EPS * want[0]
+            )
 
 
 def parameters(net, seeds, scale, sigma_b=0.5):
@@ -96,14 +113,21 @@ def parameters(net, seeds, scale, sigma_b=0.5):
 
     params = jax.tree.map(leaf, shapes)
     layers = [
-        [(w.T, b) for run in params["layers"] for w, b in zip(run["w"][i], run["b"][i], strict=True)]
+        [
+            (w.T, b)
+            for run in params["layers"]
+            for w, b in zip(run["w"][i], run["b"][i], strict=True)
+        ]
         for i in range(seeds)
     ]
     return params, layers
 
 
 def chain_rule(layers, x, phi, derivative, span):
-    """The Jacobian in float64, and how many derivatives are not zero in the space where fewest are."""
+    """The Jacobian in float64.
+
+    And how many derivatives are not zero in the space where fewest are.
+    """
     (w, b), *rest = layers
     z = w.astype(np.float64) @ x + b
     product = w if span == "end_to_end" else np.eye(len(w))
@@ -123,25 +147,36 @@ def test_hidden_span():
     assert (got.log_values.shape, got.span, got.pairs) == ((5, 3, 8), "hidden", 1)
     for i in range(5):
         for j in range(3):
-            jacobian, _ = chain_rule(layers[i], XS[j], np.tanh, lambda z: 1 - np.tanh(z) ** 2, "hidden")
+            jacobian, _ = chain_rule(
+                layers[i], XS[j], np.tanh, lambda z: 1 - np.tanh(z) ** 2, "hidden"
+            )
             want = np.linalg.svd(jacobian, compute_uv=False)
-            np.testing.assert_allclose(got.values[i, j], want, rtol=0, atol=8 * 8 * EPS * want[0])
+            np.testing.assert_allclose(
+                got.values[i, j], want, rtol=0, atol=8 * 8 * EPS * want[0]
+            )
 
 
 def test_nan_parameters_are_named():
     params = RNG.standard_normal((5, 4, 6)).astype(np.float32)
     params[3, 1, 2] = np.nan
-    with pytest.raises(InputError, match=r"the Jacobian of seed 3 at input 0 is not finite \(3 of 15 in this chunk\)"):
+    with pytest.raises(
+        InputError,
+        match=r"the Jacobian of seed 3 at input 0 is not finite \(3 of 15 in",
+    ):
         isometry.ensemble(linear, params=params, xs=XS)
 
 
 def test_tracers_are_refused():
-    with pytest.raises(TypeError, match=r"ensemble\(\): xs is traced; this function runs on the host"):
+    with pytest.raises(
+        TypeError, match=r"ensemble\(\): xs is traced; this function runs on the host"
+    ):
         jax.jit(lambda xs: isometry.ensemble(NET, KEYS, xs))(XS)
     with pytest.raises(TypeError, match=r"ensemble\(\): keys is traced"):
         jax.jit(lambda keys: isometry.ensemble(NET, keys, XS))(KEYS)
     with pytest.raises(TypeError, match=r"ensemble\(\): params is traced"):
-        jax.jit(lambda params: isometry.ensemble(linear, params=params, xs=XS))(jnp.ones((2, 4, 6)))
+        jax.jit(lambda params: isometry.ensemble(linear, params=params, xs=XS))(
+            jnp.ones((2, 4, 6))
+        )
 
 
 @pytest.mark.parametrize(
@@ -149,38 +184,93 @@ def test_tracers_are_refused():
     [
         (
             lambda: isometry.ensemble(NET, xs=XS),
-            r"one of keys \(to draw parameters\) and params .* is needed; neither is given",
+            r"one of keys \(to draw parameters\) and params .* is needed; neither "
+            r"is given",
         ),
-        (lambda: isometry.ensemble(NET, KEYS, XS, params=1), r"one of keys .* both are given"),
-        (lambda: isometry.ensemble(NET, KEYS), r"ensemble\(\): xs is missing; write xs=\(inputs, \*x\.shape\)"),
-        (lambda: isometry.ensemble(NET, KEYS[0], XS), r"keys is of shape \(\), not a one-dimensional array of random"),
-        (lambda: isometry.ensemble(NET, KEYS[:0], XS), r"keys is empty; write jax\.random\.split"),
-        (lambda: isometry.ensemble(NET, 3, XS), r"keys is 3, not a one-dimensional array of random keys"),
+        (
+            lambda: isometry.ensemble(NET, KEYS, XS, params=1),
+            r"one of keys .* both are given",
+        ),
+        (
+            lambda: isometry.ensemble(NET, KEYS),
+            r"ensemble\(\): xs is missing; write xs=\(inputs, \*x\.shape\)",
+        ),
+        (
+            lambda: isometry.ensemble(NET, KEYS[0], XS),
+            r"keys is of shape \(\), not a one-dimensional array of random",
+        ),
+        (
+            lambda: isometry.ensemble(NET, KEYS[:0], XS),
+            r"keys is empty; write jax\.random\.split",
+        ),
+        (
+            lambda: isometry.ensemble(NET, 3, XS),
+            r"keys is 3, not a one-dimensional array of random keys",
+        ),
         (
             lambda: isometry.ensemble(linear, KEYS, XS),
             r"f is a plain function; give sample=\(key -> params\), or params=",
         ),
         (
-            lambda: isometry.ensemble(linear, params=(jnp.ones((2, 1)), jnp.ones(3)), xs=XS),
+            lambda: isometry.ensemble(
+                linear, params=(jnp.ones((2, 1)), jnp.ones(3)), xs=XS
+            ),
             r"the leaves of params have leading axes \[\(2,\), \(3,\)\]",
         ),
-        (lambda: isometry.ensemble(linear, params=jnp.ones(()), xs=XS), r"leading axes \[\(\)\]; stack them"),
-        (lambda: isometry.ensemble(linear, params={}, xs=XS), r"leading axes \[\]; stack them"),
-        (lambda: isometry.ensemble(NET, KEYS, XS[0]), r"xs has shape \(6,\); this network takes rows of shape \(6,\)"),
-        (lambda: isometry.ensemble(NET, KEYS, XS[:, :5]), r"xs has shape \(3, 5\); this network takes rows of shape"),
-        (lambda: isometry.ensemble(NET, KEYS, XS[:0]), r"xs is float32 of shape \(0, 6\)"),
-        (lambda: isometry.ensemble(NET, KEYS, jnp.ones((3, 6), int)), r"x is int32, which has no derivative"),
-        (lambda: isometry.ensemble(NET, KEYS, SPOILT), r"xs holds 3 values that are NaN or infinite"),
-        (lambda: isometry.ensemble(NET, KEYS, XS, max_bytes=0), r"max_bytes=0 must be a whole number, at least 1"),
+        (
+            lambda: isometry.ensemble(linear, params=jnp.ones(()), xs=XS),
+            r"leading axes \[\(\)\]; stack them",
+        ),
+        (
+            lambda: isometry.ensemble(linear, params={}, xs=XS),
+            r"leading axes \[\]; stack them",
+        ),
+        (
+            lambda: isometry.ensemble(NET, KEYS, XS[0]),
+            r"xs has shape \(6,\); this network takes rows of shape \(6,\)",
+        ),
+        (
+            lambda: isometry.ensemble(NET, KEYS, XS[:, :5]),
+            r"xs has shape \(3, 5\); this network takes rows of shape",
+        ),
+        (
+            lambda: isometry.ensemble(NET, KEYS, XS[:0]),
+            r"xs is float32 of shape \(0, 6\)",
+        ),
+        (
+            lambda: isometry.ensemble(NET, KEYS, jnp.ones((3, 6), int)),
+            r"x is int32, which has no derivative",
+        ),
+        (
+            lambda: isometry.ensemble(NET, KEYS, SPOILT),
+            r"xs holds 3 values that are NaN or infinite",
+        ),
+        (
+            lambda: isometry.ensemble(NET, KEYS, XS, max_bytes=0),
+            r"max_bytes=0 must be a whole number, at least 1",
+        ),
         (
             lambda: isometry.ensemble(NET, KEYS, XS, max_bytes=100),
-            r"max_bytes=100 is too small for one 5×6 Jacobian by Dense\(\); write at least \d+\.",
+            r"max_bytes=100 is too small for one 5×6 Jacobian by Dense\(\); write "
+            r"at least \d+\.",
         ),
-        (lambda: isometry.ensemble(NET, KEYS, XS, method="dens"), r"ensemble\(\): method='dens' is not known.*'dense'"),
-        (lambda: isometry.ensemble(NET, KEYS, XS, span="middle"), r"ensemble\(\): span='middle' is not known"),
+        (
+            lambda: isometry.ensemble(NET, KEYS, XS, method="dens"),
+            r"ensemble\(\): method='dens' is not known.*'dense'",
+        ),
+        (
+            lambda: isometry.ensemble(NET, KEYS, XS, span="middle"),
+            r"ensemble\(\): span='middle' is not known",
+        ),
         (lambda: isometry.ensemble(3, KEYS, XS), r"ensemble\(\): f=3 is not callable"),
-        (lambda: isometry.ensemble(NET, KEYS, XS, progress="a"), r"progress='a' is neither True nor a function of \("),
-        (lambda: isometry.ensemble(NET, KEYS, XS, dtype="float64"), r"ensemble\(\): dtype=float64 needs 64-bit mode"),
+        (
+            lambda: isometry.ensemble(NET, KEYS, XS, progress="a"),
+            r"progress='a' is neither True nor a function of \(",
+        ),
+        (
+            lambda: isometry.ensemble(NET, KEYS, XS, dtype="float64"),
+            r"ensemble\(\): dtype=float64 needs 64-bit mode",
+        ),
     ],
 )
 def test_refusals(call, message):
@@ -194,9 +284,14 @@ FLAT = {
 }
 
 
-@pytest.mark.parametrize(("activation", "span"), [("relu", "end_to_end"), ("hard_tanh", "hidden")])
+@pytest.mark.parametrize(
+    ("activation", "span"), [("relu", "end_to_end"), ("hard_tanh", "hidden")]
+)
 def test_dead_units_change_no_value(monkeypatch, activation, span):
-    """Zeros are exact and as many as the narrowest of the spaces between two layers makes them."""
+    """Zeros are exact.
+
+    They are as many as the narrowest of the spaces between two layers makes them.
+    """
     net = networks.mlp([20, 24, 24, 24, 20], activation)
     params, layers = parameters(net, 2, 2.0)
     xs = RNG.standard_normal((3, 20)).astype(np.float32)
@@ -204,7 +299,11 @@ def test_dead_units_change_no_value(monkeypatch, activation, span):
     monkeypatch.setattr(dense, "_BUCKET", 2)
     monkeypatch.setattr(dense, "_SHARE", 1.0)
     used = []
-    monkeypatch.setattr(linalg, "compact_product", lambda *a, g=linalg.compact_product: used.append(a) or g(*a))
+    monkeypatch.setattr(
+        linalg,
+        "compact_product",
+        lambda *a, g=linalg.compact_product: used.append(a) or g(*a),
+    )
     compact = isometry.ensemble(net, params=params, xs=xs, span=span)
     assert used
     for i in range(2):
@@ -212,13 +311,18 @@ def test_dead_units_change_no_value(monkeypatch, activation, span):
             jacobian, live = chain_rule(layers[i], xs[j], *FLAT[activation], span)
             want = np.linalg.svd(jacobian, compute_uv=False)
             assert live < len(want)
-            np.testing.assert_allclose(compact.values[i, j], want, rtol=0, atol=8 * 24 * EPS * want[0])
+            np.testing.assert_allclose(
+                compact.values[i, j], want, rtol=0, atol=8 * 24 * EPS * want[0]
+            )
             assert np.isfinite(compact.log_values[i, j]).sum() == live
 
 
 @pytest.mark.parametrize(("width", "fault"), [(8, "overflow"), (200, "a NaN bias")])
 def test_what_relu_makes_of_nan_is_no_zero(width, fault):
-    """relu' of a NaN is 0: a network that overflows is not one whose units are all off."""
+    """relu' of a NaN is 0.
+
+    A network that overflows is not one whose units are all off.
+    """
     net = networks.mlp([width] * 7, "relu")
     stacked, _ = parameters(net, 1, 1e10 if fault == "overflow" else 1.0)
     x = np.ones(width, np.float32)
@@ -242,10 +346,18 @@ def test_a_single_layer_has_no_units_to_leave_out():
 
 
 def test_sample_beside_params_is_refused():
-    with pytest.raises(InputError, match=r"sample draws parameters from keys, but params are given; leave one out"):
-        isometry.ensemble(linear, params=np.ones((5, 4, 6), np.float32), xs=XS, sample=draw)
+    with pytest.raises(
+        InputError,
+        match=r"sample draws parameters from keys, but params are given; leave one out",
+    ):
+        isometry.ensemble(
+            linear, params=np.ones((5, 4, 6), np.float32), xs=XS, sample=draw
+        )
 
 
 def test_words_that_are_no_keys_are_refused():
-    with pytest.raises(InputError, match=r"(?s)keys is array.*, not a one-dimensional array of random keys"):
+    with pytest.raises(
+        InputError,
+        match=r"(?s)keys is array.*, not a one-dimensional array of random keys",
+    ):
         isometry.ensemble(NET, np.zeros((2, 5), np.uint32), XS)

@@ -1,4 +1,7 @@
-"""What asks for less than full precision inside f is found, wherever it is; nothing else is accused."""
+"""What asks for less than full precision inside f is found, wherever it is.
+
+Nothing else is accused.
+"""
 
 import warnings
 
@@ -27,13 +30,25 @@ def low(w, x):
 ASKED = {
     "dot_general with precision=DEFAULT": low,
     "dot_general with precision=HIGH": lambda w, x: jnp.dot(w, x, precision="high"),
-    "dot_general with precision=HIGHEST/DEFAULT": lambda w, x: jnp.dot(w, x, precision=("highest", "default")),
-    "dot_general with precision=BF16_BF16_F32": lambda w, x: jnp.dot(w, x, precision="BF16_BF16_F32"),
-    "dot_general with precision=TF32_TF32_F32": lambda w, x: jnp.dot(w, x, precision="TF32_TF32_F32"),
-    "dot_general with preferred_element_type=bfloat16": lambda w, x: jnp.dot(w, x, preferred_element_type=jnp.bfloat16),
+    "dot_general with precision=HIGHEST/DEFAULT": lambda w, x: jnp.dot(
+        w, x, precision=("highest", "default")
+    ),
+    "dot_general with precision=BF16_BF16_F32": lambda w, x: jnp.dot(
+        w, x, precision="BF16_BF16_F32"
+    ),
+    "dot_general with precision=TF32_TF32_F32": lambda w, x: jnp.dot(
+        w, x, precision="TF32_TF32_F32"
+    ),
+    "dot_general with preferred_element_type=bfloat16": lambda w, x: jnp.dot(
+        w, x, preferred_element_type=jnp.bfloat16
+    ),
     "a cast of float32 to bfloat16": lambda w, x: (w @ x).astype(jnp.bfloat16),
-    "a cast of float32 to float16": lambda w, x: w.astype(jnp.float16) @ x.astype(jnp.float16),
-    "reduce_precision to 7 bits of mantissa": lambda w, x: jax.lax.reduce_precision(w @ x, 8, 7),
+    "a cast of float32 to float16": lambda w, x: (
+        w.astype(jnp.float16) @ x.astype(jnp.float16)
+    ),
+    "reduce_precision to 7 bits of mantissa": lambda w, x: jax.lax.reduce_precision(
+        w @ x, 8, 7
+    ),
 }
 
 
@@ -44,7 +59,9 @@ def test_every_way_to_ask(said):
 
 def test_convolutions():
     conv = lambda w, x: jax.lax.conv(x, w, (1, 1), "SAME", precision="default")  # noqa: E731
-    assert coarse(conv, KERNEL, IMAGE) == ("conv_general_dilated with precision=DEFAULT",)
+    assert coarse(conv, KERNEL, IMAGE) == (
+        "conv_general_dilated with precision=DEFAULT",
+    )
     full = lambda w, x: jax.lax.conv(x, w, (1, 1), "SAME")  # noqa: E731
     assert coarse(full, KERNEL, IMAGE) == ()
 
@@ -66,10 +83,16 @@ with_vjp.defvjp(lambda w, x: (low(w, x), None), lambda _, t: (jnp.outer(t, t), t
 
 HIDDEN = {
     "jit": jax.jit(low),
-    "scan": lambda w, x: jax.lax.scan(lambda z, _: (low(w, z), None), x, None, length=3)[0],
-    "while": lambda w, x: jax.lax.while_loop(lambda z: z.sum() < 9, lambda z: low(w, z) + 1, x),
+    "scan": lambda w, x: jax.lax.scan(
+        lambda z, _: (low(w, z), None), x, None, length=3
+    )[0],
+    "while": lambda w, x: jax.lax.while_loop(
+        lambda z: z.sum() < 9, lambda z: low(w, z) + 1, x
+    ),
     "cond": lambda w, x: jax.lax.cond(x[0] > 0, lambda: w @ x, lambda: low(w, x)),
-    "switch": lambda w, x: jax.lax.switch(2, [lambda: x, lambda: w @ x, lambda: jax.jit(low)(w, x)]),
+    "switch": lambda w, x: jax.lax.switch(
+        2, [lambda: x, lambda: w @ x, lambda: jax.jit(low)(w, x)]
+    ),
     "custom_jvp": with_jvp,
     "custom_vjp": with_vjp,
     "remat": jax.checkpoint(low),
@@ -96,8 +119,12 @@ def test_wherever_it_is(where):
         lambda w, x: jnp.dot(w, x, precision="highest"),
         lambda w, x: jnp.dot(w, x, precision="F32_F32_F32"),
         lambda w, x: jax.nn.gelu(jnp.clip(jnp.where(x > 0, w @ x, 0.5), -1.0, 2)),
-        lambda w, x: jnp.where(x.astype(int) > 0, jax.nn.softmax(x), jnp.argsort(x).astype(x.dtype)),
-        lambda w, x: jnp.linalg.solve(w, x) + jax.random.normal(jax.random.key(0), (4,)),
+        lambda w, x: jnp.where(
+            x.astype(int) > 0, jax.nn.softmax(x), jnp.argsort(x).astype(x.dtype)
+        ),
+        lambda w, x: (
+            jnp.linalg.solve(w, x) + jax.random.normal(jax.random.key(0), (4,))
+        ),
     ],
 )
 def test_nothing_else_is_accused(f):
@@ -109,8 +136,13 @@ def test_nothing_else_is_accused(f):
 
 def test_float64_is_held_to_float64():
     with jax.enable_x64(True):
-        assert coarse(lambda w, x: (w @ x).astype(jnp.float32), dtype="float64") == ("a cast of float64 to float32",)
-        said = coarse(lambda w, x: jnp.dot(w, x, preferred_element_type=jnp.float32), dtype="float64")
+        assert coarse(lambda w, x: (w @ x).astype(jnp.float32), dtype="float64") == (
+            "a cast of float64 to float32",
+        )
+        said = coarse(
+            lambda w, x: jnp.dot(w, x, preferred_element_type=jnp.float32),
+            dtype="float64",
+        )
         assert said == ("dot_general with preferred_element_type=float32",)
 
 
@@ -137,7 +169,9 @@ def test_one_warning_a_call_that_points_at_the_caller(call, request):
             call()
         (said,) = caught
         assert said.category is isometry.PrecisionWarning
-        assert str(said.message).startswith(f"{name}(): f asks for less than full precision: dot_general with")
+        assert str(said.message).startswith(
+            f"{name}(): f asks for less than full precision: dot_general with"
+        )
         assert said.filename == __file__
 
 
@@ -155,9 +189,17 @@ def test_every_product_of_the_program_is_at_the_highest_precision(f, method):
         pytest.skip("a plain f shows no layers")
     params = W if f is both else jax.eval_shape(NET.init, jax.random.key(0))
     method = isometry.Lanczos(2, 2) if method == "lanczos" else method
-    measure = jax.jit(lambda p, x: isometry.spectrum(f, p, x, method=method, key=jax.random.key(0)).log_values)
+    measure = jax.jit(
+        lambda p, x: (
+            isometry.spectrum(f, p, x, method=method, key=jax.random.key(0)).log_values
+        )
+    )
     text = measure.lower(params, jnp.ones(16 if f is both else 4)).as_text()
-    products = [s for s in text.splitlines() if "stablehlo.dot_general" in s or "stablehlo.convolution" in s]
+    products = [
+        s
+        for s in text.splitlines()
+        if "stablehlo.dot_general" in s or "stablehlo.convolution" in s
+    ]
     assert len(products) >= 2
     assert [s for s in products if s.count("HIGHEST") != 2] == []
     assert f is NET or any("convolution" in s for s in products)

@@ -104,7 +104,7 @@ def _of_tokens_alone(params, tokens):
 
 
 def test_a_tree_needs_a_span_behind_the_input():
-    message = r'x is a tree of 2 arrays; .*span=\("embed", "output"\)'
+    message = r'x is a tree of 2 arrays.*span=\("embed", "output"\)'
     with pytest.raises(InputError, match=message):
         isometry.jacobian(model, PARAMS, BATCH)
 

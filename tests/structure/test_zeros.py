@@ -172,7 +172,11 @@ CAUSES = {
         "the weight 'first' is zero in the form in which it is used",
     ),
     "cast": (whole_numbers, PARAMS, "x is cast to int32"),
-    "tokens": (tokens, PARAMS, "x is cast to int32"),
+    "tokens": (
+        tokens,
+        PARAMS,
+        "x is cast to int32 and picks rows; write span=('first', 'output')",
+    ),
     "stop_gradient": (
         stopped,
         PARAMS,
@@ -267,6 +271,6 @@ def test_leaves_of_an_input_tree_are_all_perturbed():
     x = {"a": X, "b": X, "length": jnp.arange(4)}
     said = cause_of_zero(f, zeroed("first"), x)
     assert set(said.split("; ")) == {
-        "stop_gradient at x lets no derivative through",
+        "stop_gradient at x/a lets no derivative through",
         "the weight 'first' is zero",
     }

@@ -67,6 +67,8 @@ class Method:
 
     Attributes:
         needs_key: Whether the method draws random numbers.
+        needs_factors: Whether `target.factors` is asked for, so that a function that is
+            no network is cut into blocks.
         forms_jacobian: Whether `of_jacobian` measures a Jacobian that is formed
             already, so that progress can be told while it is.
         probes: Of how many quadratures of equal mass the nodes come.
@@ -85,6 +87,7 @@ class Method:
     """
 
     needs_key = False
+    needs_factors = False
     forms_jacobian = False
     probes = 1
 
@@ -100,7 +103,11 @@ class Method:
         """
 
     def spectrum(
-        self, target: "Target", params: Params, x: Array, key: Key | None
+        self,
+        target: "Target",
+        params: Params,
+        x: Array,
+        key: Key | None,
     ) -> "Spectrum":
         """Measure one Jacobian; traced.
 
@@ -117,7 +124,11 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} has no spectrum().")
 
     def spectra(
-        self, target: "Target", params: Params, xs: Array, keys: Key | None
+        self,
+        target: "Target",
+        params: Params,
+        xs: Array,
+        keys: Key | None,
     ) -> "Spectrum":
         """Measure the Jacobians of seeds × inputs; traced.
 
@@ -151,7 +162,12 @@ class Method:
         """
         raise NotImplementedError(f"{type(self).__name__} forms no Jacobian.")
 
-    def footprint(self, target: "Target", params: Params, x: Array) -> Footprint:
+    def footprint(
+        self,
+        target: "Target",
+        params: Params,
+        x: Array,
+    ) -> Footprint:
         """Bound the bytes of measuring, from shapes alone.
 
         Args:
@@ -172,7 +188,12 @@ class Method:
             directions=min(m, n),
         )
 
-    def operations(self, target: "Target", params: Params, x: Array) -> int:
+    def operations(
+        self,
+        target: "Target",
+        params: Params,
+        x: Array,
+    ) -> int:
         """Count the operations of factorizations, which XLA does not know.
 
         Args:
@@ -189,7 +210,12 @@ class Method:
         """Tell whether counting something first can make the program smaller."""
         return False
 
-    def narrow(self, target: "Target", params: Params, xs: Array) -> Array:
+    def narrow(
+        self,
+        target: "Target",
+        params: Params,
+        xs: Array,
+    ) -> Array:
         """Count for each of seeds × inputs, if `may_narrow`; traced.
 
         Args:

@@ -60,13 +60,21 @@ class Dense(Method):
     forms_jacobian = True
 
     def spectrum(
-        self, target: "Target", params: Params, x: Array, key: Key | None
+        self,
+        target: "Target",
+        params: Params,
+        x: Array,
+        key: Key | None,
     ) -> "Spectrum":
         """Factorize one Jacobian."""
         return self.of_jacobian(target, target.jacobian(params, x))
 
     def spectra(
-        self, target: "Target", params: Params, xs: Array, keys: Key | None
+        self,
+        target: "Target",
+        params: Params,
+        xs: Array,
+        keys: Key | None,
     ) -> "Spectrum":
         """Form the Jacobians of a seed side by side, and factorize all."""
         if target.live is not None:
@@ -85,7 +93,12 @@ class Dense(Method):
         log_values, log_floor = linalg.log_singular_values(matrix)
         return target.record(self, log_values, log_floor=log_floor)
 
-    def _compact(self, target: "Target", params: Params, xs: Array) -> "Spectrum":
+    def _compact(
+        self,
+        target: "Target",
+        params: Params,
+        xs: Array,
+    ) -> "Spectrum":
         """Measure one seed from live units alone; the others are exact zeros."""
         stacks = target.factors_of_inputs(params, xs)
         with precision.full():
@@ -107,7 +120,12 @@ class Dense(Method):
         """Tell whether units can be dead, and are many."""
         return target.sparse and min(target.shape) >= _WORTH
 
-    def narrow(self, target: "Target", params: Params, xs: Array) -> Array:
+    def narrow(
+        self,
+        target: "Target",
+        params: Params,
+        xs: Array,
+    ) -> Array:
         """Count the most units alive in any space between two layers."""
 
         def of_seed(p: Params) -> Array:
@@ -123,7 +141,12 @@ class Dense(Method):
             return target
         return replace(target, live=live)
 
-    def footprint(self, target: "Target", params: Params, x: Array) -> Footprint:
+    def footprint(
+        self,
+        target: "Target",
+        params: Params,
+        x: Array,
+    ) -> Footprint:
         """Bound the bytes of the Jacobian, its factorization and what forms it."""
         m, n = target.shape
         itemsize = target.dtype.itemsize
@@ -147,7 +170,12 @@ class Dense(Method):
             directions=min(m, n),
         )
 
-    def operations(self, target: "Target", params: Params, x: Array) -> int:
+    def operations(
+        self,
+        target: "Target",
+        params: Params,
+        x: Array,
+    ) -> int:
         """Count the values of an m × n matrix.
 
         Golub and Van Loan, Matrix Computations, 4th ed., 5.4.8 and figure 8.6.1.

@@ -26,7 +26,10 @@ _GRADED = 12
 class Product(Method):
     """Multiply the layers, right at every index and at any depth, without a floor.
 
-    For networks of `isometry.networks`, whose layers are known.
+    For networks of `isometry.networks`, whose layers are known; and for any f that is a
+    chain, with points that every path from the start of the span to its end runs
+    through. Each block between two of them is one factor: a layer of a convolutional
+    network, a block of a residual one.
 
     Attributes:
         every: How many layers are multiplied before they are factorized again. As in
@@ -46,6 +49,8 @@ class Product(Method):
 
     every: int = 1
 
+    needs_factors = True
+
     @public("Product")
     def __post_init__(self):
         # A method is a static argument of programs, so its count is made Python's own.
@@ -53,16 +58,21 @@ class Product(Method):
         object.__setattr__(self, "every", every)
 
     def check(self, target: "Target", key: Key | None) -> None:
-        """Require known layers."""
+        """Require known layers, or a chain of blocks."""
         if target.has_factors:
             return
         raise InputError(
-            'method="product" multiplies layers, and a plain f shows none. Write '
-            'method="dense", or networks.chain([f1, f2, ...]) for its parts.'
+            'method="product" multiplies blocks, and this f shows none: no point '
+            "between the ends of the span lies on every path from one to the other. "
+            'Write method="dense", or networks.chain([f1, f2, ...]) for its parts.'
         )
 
     def spectrum(
-        self, target: "Target", params: Params, x: Array, key: Key | None
+        self,
+        target: "Target",
+        params: Params,
+        x: Array,
+        key: Key | None,
     ) -> "Spectrum":
         """Multiply the layers at one example; every value is resolved."""
         stacks = target.factors(params, x)
@@ -74,7 +84,11 @@ class Product(Method):
         return target.record(self, log_values, log_floor=-jnp.inf)
 
     def spectra(
-        self, target: "Target", params: Params, xs: Array, keys: Key | None
+        self,
+        target: "Target",
+        params: Params,
+        xs: Array,
+        keys: Key | None,
     ) -> "Spectrum":
         """Measure one Jacobian after another.
 
@@ -86,7 +100,12 @@ class Product(Method):
 
         return jax.lax.map(of_seed, params)
 
-    def footprint(self, target: "Target", params: Params, x: Array) -> Footprint:
+    def footprint(
+        self,
+        target: "Target",
+        params: Params,
+        x: Array,
+    ) -> Footprint:
         """Bound the bytes of one product; of the others only the results stay."""
         itemsize = target.dtype.itemsize
         weights = memory.tree_bytes(params) + SMALL
@@ -95,7 +114,12 @@ class Product(Method):
         result = 4 * min(target.shape) * itemsize
         return Footprint(COPIES * weights + values + working, result)
 
-    def operations(self, target: "Target", params: Params, x: Array) -> int:
+    def operations(
+        self,
+        target: "Target",
+        params: Params,
+        x: Array,
+    ) -> int:
         """Count a QR of the narrowest layer's order for each factorization.
 
         R and Q are 4/3 n³ each; the rest is what pivoting and scaling add.

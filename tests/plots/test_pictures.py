@@ -1,4 +1,4 @@
-"""Pictures: they draw what was measured on the Axes they are given, and touch nothing else."""
+"""Pictures draw what was measured, on the Axes they are given, and nothing else."""
 
 import math
 from dataclasses import replace
@@ -23,7 +23,10 @@ KEYS = jax.random.split(jax.random.key(0), 5)
 
 @pytest.fixture(scope="module")
 def reports():
-    nets = {scheme: networks.mlp([6, 8, 8, 3], "tanh", scheme) for scheme in ("xavier", "gaussian")}
+    nets = {
+        scheme: networks.mlp([6, 8, 8, 3], "tanh", scheme)
+        for scheme in ("xavier", "gaussian")
+    }
     return isometry.audit(nets, KEYS, XS, train_steps=2, inputs=2)
 
 
@@ -33,7 +36,18 @@ def shallow(reports):
     report = reports["gaussian"]
     spectra = {"end_to_end": report.spectra["end_to_end"]}
     no_law = "no law: fewer than three layers have no hidden span"
-    return Reports({"shallow": replace(report, spectra=spectra, probe=None, widths=None, law=None, no_law=no_law)})
+    return Reports(
+        {
+            "shallow": replace(
+                report,
+                spectra=spectra,
+                probe=None,
+                widths=None,
+                law=None,
+                no_law=no_law,
+            )
+        }
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -54,13 +68,21 @@ def test_the_mass_of_the_histogram_is_what_is_not_zero(ax):
     values = np.array([4.0, 2.0, 1.0, 0.0]) * np.arange(1, 7)[:, None, None]
     with np.errstate(divide="ignore"):
         log_values = np.log(values).astype(np.float32)
-    sp = Spectrum(log_values, np.full((6, 1, 4), np.float32(0.25)), np.full((6, 1), np.float32(-12.0)), Dense(), 4)
+    sp = Spectrum(
+        log_values,
+        np.full((6, 1, 4), np.float32(0.25)),
+        np.full((6, 1), np.float32(-12.0)),
+        Dense(),
+        4,
+    )
     assert plots.spectrum(sp, ax, bins=8, color="red") is ax
     mass = sum(bar.get_height() * bar.get_width() for bar in ax.patches)
     zeros = float(np.mean(sp.zero_fraction()))
     assert zeros == pytest.approx(0.25)
     assert mass == pytest.approx(1 - zeros, rel=1e-5)  # float32 weights
-    assert ax.patches[0].get_x() == pytest.approx(0, abs=1e-5)  # the smallest value that is not zero is 1
+    assert ax.patches[0].get_x() == pytest.approx(
+        0, abs=1e-5
+    )  # the smallest value that is not zero is 1
     right = ax.patches[-1].get_x() + ax.patches[-1].get_width()
     assert right == pytest.approx(math.log10(24), rel=1e-5)
     assert "log" in ax.get_xlabel()
@@ -72,7 +94,9 @@ def test_values_beyond_the_bins_are_not_drawn(reports, ax):
     plots.spectrum(sp, ax, bins=np.array([middle - 1e-3, 9.0]))
     inside = float(1 - sp.pooled().cdf([(middle - 1e-3) * np.log(10)], "log_s")[0])
     assert 0.4 < inside < 1
-    assert sum(b.get_height() * b.get_width() for b in ax.patches) == pytest.approx(inside, rel=1e-5)
+    assert sum(b.get_height() * b.get_width() for b in ax.patches) == pytest.approx(
+        inside, rel=1e-5
+    )
 
 
 def test_ranks_draws_every_network_and_the_input_dimension(reports, ax):
@@ -81,10 +105,14 @@ def test_ranks_draws_every_network_and_the_input_dimension(reports, ax):
     bound = next(line for label, line in lines.items() if "input dimension" in label)
     assert set(bound.get_ydata()) == {6}
     for name, report in reports.items():
-        line = next(line for label, line in lines.items() if label.startswith(f"{name} ("))
+        line = next(
+            line for label, line in lines.items() if label.startswith(f"{name} (")
+        )
         assert "8×8" in line.get_label()
         np.testing.assert_array_equal(line.get_xdata(), report.probe.steps)
-        np.testing.assert_array_equal(line.get_ydata(), np.median(report.probe.gradient_rank[:, :, 0], 0))
+        np.testing.assert_array_equal(
+            line.get_ydata(), np.median(report.probe.gradient_rank[:, :, 0], 0)
+        )
 
 
 def test_ranks_without_a_probe_are_empty(shallow, ax):
@@ -112,13 +140,21 @@ def test_the_audit_of_depth_one_without_a_probe(shallow):
 
 
 def records(missed=0, **values):
-    return Records(np.array([0, 10, 20]), {name: np.asarray(v, float) for name, v in values.items()}, missed)
+    return Records(
+        np.array([0, 10, 20]),
+        {name: np.asarray(v, float) for name, v in values.items()},
+        missed,
+    )
 
 
 def test_a_timeline_draws_means_over_inputs_and_their_range(ax):
-    found = records(s_max=[[1, 3], [2, 4], [3, 5]], dead_units=[0.5, 0.25, 0.125], missed=2)
+    found = records(
+        s_max=[[1, 3], [2, 4], [3, 5]], dead_units=[0.5, 0.25, 0.125], missed=2
+    )
     assert plots.timeline(found, ax) is ax
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(found.values)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(
+        found.values
+    )
     lines = {line.get_label(): line.get_ydata().tolist() for line in ax.lines}
     assert lines == {"s_max": [2, 3, 4], "dead_units": [0.5, 0.25, 0.125]}
     assert len(ax.collections) == 1  # the band of the one that has inputs
@@ -139,22 +175,38 @@ def test_a_tracer_is_a_type_error(reports, ax):
         jax.jit(lambda s: plots.spectrum(s, ax))(sp)
 
 
-LAW = theory.jacobian_law("hard_tanh", 4, q=0.25)  # atoms at 0 and at p^-4, a continuous part between
+LAW = theory.jacobian_law(
+    "hard_tanh", 4, q=0.25
+)  # atoms at 0 and at p^-4, a continuous part between
 
 
 @pytest.fixture(scope="module")
 def measured():
-    """Quantiles of the law as if measured, four matrices; the last value of each an exact zero."""
+    """Quantiles of the law as if measured; the last value of each is an exact zero."""
     ranks = (np.arange(64) + 0.5) / 64
     log_s = np.maximum(np.asarray(LAW.quantile(ranks, "log_s")), -30)[::-1]
     log_s = np.where(log_s == -30, -np.inf, log_s) * np.ones((4, 1, 1))
-    return Spectrum(log_s, np.full((4, 1, 64), 1 / 64), np.full((4, 1), -32.0), Dense(), 64, 0, "hidden", 4)
+    return Spectrum(
+        log_s,
+        np.full((4, 1, 64), 1 / 64),
+        np.full((4, 1), -32.0),
+        Dense(),
+        64,
+        0,
+        "hidden",
+        4,
+    )
 
 
-@pytest.mark.parametrize(("variable", "scale"), [("s", "log"), ("lam", "log"), ("s", "linear"), ("lam", "linear")])
+@pytest.mark.parametrize(
+    ("variable", "scale"),
+    [("s", "log"), ("lam", "log"), ("s", "linear"), ("lam", "linear")],
+)
 def test_overlay_draws_equal_masses(measured, ax, variable, scale):
-    """The measure drawn is the law's own: bars and line hold the mass off the atoms, bars of atoms agree."""
-    assert plots.overlay(measured, LAW, ax, variable=variable, scale=scale, bins=24) is ax
+    """The measure is the law's own: bars and line hold the mass off the atoms."""
+    assert (
+        plots.overlay(measured, LAW, ax, variable=variable, scale=scale, bins=24) is ax
+    )
     (bars,) = [p for p in ax.patches if p.get_label() == "measured"]
     heights, edges, _ = bars.get_data()
     drawn = float(heights @ np.diff(edges))
@@ -165,10 +217,14 @@ def test_overlay_draws_equal_masses(measured, ax, variable, scale):
     if scale == "log":
         assert np.trapezoid(y, x) == pytest.approx(1 - sum(atoms.values()), abs=0.01)
     at = x[len(x) // 2]
-    log_s = {"s": 1, "lam": 0.5}[variable] * (at * math.log(10) if scale == "log" else math.log(at))
+    log_s = {"s": 1, "lam": 0.5}[variable] * (
+        at * math.log(10) if scale == "log" else math.log(at)
+    )
     below = LAW.cdf([log_s - 1e-4, log_s + 1e-4], "log_s")
     rate = {"s": 1, "lam": 2}[variable] * (1 / math.log(10) if scale == "log" else at)
-    assert y[len(x) // 2] == pytest.approx((below[1] - below[0]) / 2e-4 / rate, rel=1e-3)
+    assert y[len(x) // 2] == pytest.approx(
+        (below[1] - below[0]) / 2e-4 / rate, rel=1e-3
+    )
     (right,) = [a for a in ax.figure.axes if a is not ax]
     masses = sorted(p.get_height() for p in right.patches)
     assert masses == pytest.approx(sorted([*atoms.values()] * 2), abs=1 / 64)
@@ -205,23 +261,34 @@ def test_overlay_refuses_what_does_not_belong_together(measured, ax):
 
 def test_laws_draws_a_line_each():
     figure = plots.laws(
-        {"orthogonal": LAW, "gaussian": theory.jacobian_law("hard_tanh", 4, q=0.25, weights="gaussian")}
+        {
+            "orthogonal": LAW,
+            "gaussian": theory.jacobian_law("hard_tanh", 4, q=0.25, weights="gaussian"),
+        }
     )
     main, right = figure.axes
     assert len(main.lines) == 2
-    assert [max(line.get_ydata()) for line in right.lines] == [pytest.approx(LAW.atoms[-1].mass)]
+    assert [max(line.get_ydata()) for line in right.lines] == [
+        pytest.approx(LAW.atoms[-1].mass)
+    ]
     figure.draw_without_rendering()
 
 
 def test_the_audit_draws_the_law_or_says_why_not(reports):
     figure = plots.audit(reports)
     without, with_law = figure.axes[:2]
-    assert any("no law is known of" in t.get_text().replace("\n", " ") for t in without.texts)
+    assert any(
+        "no law is known of" in t.get_text().replace("\n", " ") for t in without.texts
+    )
     assert not [line for line in without.lines if "predicted" in line.get_label()]
     (line,) = [line for line in with_law.lines if "predicted" in line.get_label()]
     assert line.get_ydata().max() > 0
     assert reports["gaussian"].law.pairs == 1
-    assert reports["xavier"].as_dict()["law"]["reason"].startswith("no law is known of xavier")
+    assert (
+        reports["xavier"]
+        .as_dict()["law"]["reason"]
+        .startswith("no law is known of xavier")
+    )
     assert reports["gaussian"].as_dict()["law"]["name"] == "tanh, depth 1, gaussian"
 
 
@@ -241,14 +308,38 @@ SP = Spectrum(np.zeros(2), np.full(2, 0.5), np.array(-10.0), Dense(), 2)
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda ax: plots.spectrum(3, ax), r"plots\.spectrum\(\): sp=3 is not a Spectrum"),
-        (lambda ax: plots.spectrum(SP, None), r"plots\.spectrum\(\): ax=None is not an Axes; write plt\.subplots"),
-        (lambda ax: plots.spectrum(SP, ax, bins=-1), r"plots\.spectrum\(\): bins=-1 must be a whole number"),
-        (lambda ax: plots.spectrum(SP, ax, bins=[3, 2]), r"bins=\[3, 2\] are not edges; write two or more that rise"),
-        (lambda ax: plots.timeline(3, ax), r"plots\.timeline\(\): records=3 is not a Records"),
-        (lambda ax: plots.ranks({}, ax), r"plots\.ranks\(\): reports=\{\} holds no names; write \{\"name\": \.\.\.\}"),
-        (lambda ax: plots.audit({"a": 3}), r"plots\.audit\(\): reports\['a'\]=3 is not a Report"),
-        (lambda ax: plots.laws([LAW]), r"plots\.laws\(\): named=\[Law.* holds no names"),
+        (
+            lambda ax: plots.spectrum(3, ax),
+            r"plots\.spectrum\(\): sp=3 is not a Spectrum",
+        ),
+        (
+            lambda ax: plots.spectrum(SP, None),
+            r"plots\.spectrum\(\): ax=None is not an Axes; write plt\.subplots",
+        ),
+        (
+            lambda ax: plots.spectrum(SP, ax, bins=-1),
+            r"plots\.spectrum\(\): bins=-1 must be a whole number",
+        ),
+        (
+            lambda ax: plots.spectrum(SP, ax, bins=[3, 2]),
+            r"bins=\[3, 2\] are not edges; write two or more that rise",
+        ),
+        (
+            lambda ax: plots.timeline(3, ax),
+            r"plots\.timeline\(\): records=3 is not a Records",
+        ),
+        (
+            lambda ax: plots.ranks({}, ax),
+            r"plots\.ranks\(\): reports=\{\} holds no names; write \{\"name\": \.",
+        ),
+        (
+            lambda ax: plots.audit({"a": 3}),
+            r"plots\.audit\(\): reports\['a'\]=3 is not a Report",
+        ),
+        (
+            lambda ax: plots.laws([LAW]),
+            r"plots\.laws\(\): named=\[Law.* holds no names",
+        ),
     ],
 )
 def test_what_is_refused(ax, call, words):

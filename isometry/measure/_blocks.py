@@ -1,0 +1,95 @@
+"""A function that is a chain: the Jacobians of its blocks, from one pass."""
+
+import itertools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from isometry._internal.types import Params
+from isometry.linalg._convolution import canonical
+from isometry.measure import _spans
+from isometry.measure._spans import Span
+from isometry.structure import Anatomy
+from isometry.structure._tapping import CUT, tapped
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """The blocks between successive points that every path runs through.
+
+    Attributes:
+        anatomy: What the function is made of, read in the dtype of the measurement.
+        names: The points, from the start of the span to its end.
+    """
+
+    anatomy: Anatomy
+    names: tuple[str, ...]
+
+    def jacobians(self, params: Params, x: PyTree[Array]) -> list[Float[Array, "m n"]]:
+        """Return the Jacobian of each block, the first acts first.
+
+        Derivatives stop at every point, so all blocks are pushed at once: entry i of
+        all points moves together, and no point sees more than the one before it.
+
+        Args:
+            params: In the dtype of the measurement, as x.
+            x: One example.
+        """
+        places = {name: self.anatomy.place(name) for name in self.names}
+        program = tapped(self.anatomy.closed, places, CUT)
+        arguments = jax.tree.leaves((params, x))
+        shapes = {name: self.anatomy.shape(name) for name in self.names}
+        starts = self.names[:-1]
+        ends = self.names[1:]
+
+        def forward(bumps: dict[str, Array]) -> Array:
+            given = {name: (bump, jnp.asarray(True)) for name, bump in bumps.items()}
+            _, readings = program(arguments, given)
+            return jnp.concatenate([readings[name].ravel() for name in ends])
+
+        bumps = {
+            name: jnp.zeros(shapes[name].shape, shapes[name].dtype) for name in starts
+        }
+        _, push = jax.linearize(forward, bumps)
+
+        def column(entry: Array) -> Array:
+            moved = {}
+            for name in starts:
+                shape = shapes[name]
+                # Zero where the point has fewer entries than the widest one.
+                unit = (jnp.arange(shape.size) == entry).astype(shape.dtype)
+                moved[name] = unit.reshape(shape.shape)
+            return push(moved)
+
+        widest = max(shapes[name].size for name in starts)
+        columns = jax.vmap(canonical(column))(jnp.arange(widest))
+        cuts = list(itertools.accumulate(shapes[name].size for name in ends))
+        blocks = jnp.split(columns.T, cuts[:-1])
+        return [
+            block[:, : shapes[name].size]
+            for name, block in zip(starts, blocks, strict=True)
+        ]
+
+
+def found(anatomy: Anatomy, span: Span) -> Blocks | None:
+    """Return the blocks of a span; None where there is but one."""
+    first, last = _spans.ends(anatomy, span)
+    if first.index or last.index:
+        # A part of a value is on no path alone.
+        return None
+    places = [anatomy.place(first.name), anatomy.place(last.name)]
+    names = [first.name]
+    for name in anatomy.points:
+        # A nonlinearity goes with what follows it: its own factor would be diagonal.
+        is_cut = anatomy.cuts(name) and not name.endswith(":out")
+        # The last layer and the output are often two names of one value.
+        is_known = anatomy.place(name) in places
+        follows = anatomy.upstream(names[-1], name)
+        leads = anatomy.upstream(name, last.name)
+        if is_cut and follows and leads and not is_known:
+            names.append(name)
+            places.append(anatomy.place(name))
+    names.append(last.name)
+    return Blocks(anatomy, tuple(names)) if len(names) > 2 else None

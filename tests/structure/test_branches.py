@@ -1,0 +1,119 @@
+"""Residual branches and attentions of small models, written down by hand."""
+
+import jax
+import jax.numpy as jnp
+import small_models as models
+from small_models import shape
+
+from isometry.structure import Attention, Branch, anatomy
+
+
+def test_branches_on_identities_and_projections():
+    an = anatomy(*models.residual())
+    assert an.branches == (
+        Branch("one", "stem", "one/fc2:sum", ("one/fc1", "one/fc2"), shortcut=()),
+        Branch(
+            "two",
+            "one/fc2:sum",
+            "two/fc2:sum",
+            layers=("two/fc1", "two/fc2"),
+            shortcut=("two/proj",),
+        ),
+        Branch("three/fc", "two/fc2:sum:out", "three/fc:sum", ("three/fc",), ()),
+    )
+    on_branch = {layer.name: layer.branch for layer in an.layers}
+    assert on_branch["one/fc1"] == "one"
+    assert on_branch["two/proj"] is None
+    assert on_branch["head"] is None
+
+
+def test_branches_of_a_transformer():
+    an = anatomy(*models.transformer())
+    attention, mlp = an.branches
+    assert (attention.leaves, attention.joins) == ("embed:out", "block/attn/out:sum")
+    assert (mlp.leaves, mlp.joins) == ("block/attn/out:sum", "block/mlp/fc2:sum")
+    assert mlp.layers == ("block/mlp/fc1", "block/mlp/fc2")
+
+
+def test_branches_beside_each_other_leave_at_one_point():
+    """x + f(h) + g(h) of h = norm(x): both leave at x, though both depend on h."""
+
+    def f(p, x):
+        h = models.layer_norm(p["norm"], x)
+        return x + jnp.tanh(h @ p["a"]) @ p["b"] + jnp.tanh(h @ p["c"]) @ p["d"]
+
+    square = shape(4, 4)
+    params = {"norm": shape(4), "a": square, "b": square, "c": square, "d": square}
+    an = anatomy(f, params, shape(4))
+    assert [branch.layers for branch in an.branches] == [("a", "b"), ("c", "d")]
+    assert [branch.leaves for branch in an.branches] == ["input", "input"]
+
+
+def test_stacked_branches_are_named_in_every_turn():
+    def f(p, x):
+        def block(x, w):
+            return x + jnp.tanh(x @ w), None
+
+        x, _ = jax.lax.scan(block, x, p["blocks"]["w"])
+        return x @ p["head"]
+
+    params = {"blocks": {"w": shape(9, 4, 4)}, "head": shape(4, 2)}
+    an = anatomy(f, params, shape(4))
+    assert [branch.name for branch in an.branches] == [f"blocks[{i}]" for i in range(9)]
+    leaves = ["input", *(f"blocks[{i}]:sum" for i in range(8))]
+    assert [branch.leaves for branch in an.branches] == leaves
+
+
+def test_gates_and_recurrences_are_no_branches():
+    def gated(p, x):
+        def step(h, x_t):
+            z = jax.nn.sigmoid(x_t @ p["Vz"] + h @ p["Uz"])
+            new = jnp.tanh(x_t @ p["V"] + h @ p["U"])
+            return new + z * (h - new), None
+
+        h, _ = jax.lax.scan(step, jnp.zeros(4), x)
+        return h
+
+    weights = {name: shape(4, 4) for name in ("Vz", "Uz", "V", "U")}
+    assert anatomy(gated, weights, shape(6, 4)).branches == ()
+    assert anatomy(*models.recurrent()).branches == ()
+
+
+def test_separate_queries_keys_and_values():
+    an = anatomy(*models.transformer())
+    assert an.attentions == (
+        Attention(
+            ("block/attn/query",),
+            ("block/attn/key",),
+            value=("block/attn/value",),
+            output=("block/attn/out",),
+        ),
+    )
+    roles = [layer.role for layer in an.layers[1:5]]
+    assert roles == ["query", "key", "value", "output"]
+
+
+def test_fused_queries_keys_and_values():
+    an = anatomy(*models.fused())
+    assert [layer.role for layer in an.layers] == ["qkv", "output"]
+
+
+def test_keys_are_what_the_softmax_runs_over():
+    """Logits may be written as k q^T: then queries are the right factor."""
+
+    def f(p, x):
+        logits = (x @ p["k"]) @ (x @ p["q"]).T
+        weights = jax.nn.softmax(logits, axis=0)
+        return (weights.T @ (x @ p["v"])) @ p["o"]
+
+    params = {name: shape(4, 4) for name in "qkvo"}
+    (attention,) = anatomy(f, params, shape(5, 4)).attentions
+    assert attention == Attention(("q",), ("k",), ("v",), ("o",))
+
+
+def test_products_without_softmax_are_no_attention():
+    def f(p, x):
+        return ((x @ p["q"]) @ (x @ p["k"]).T) @ (x @ p["v"])
+
+    params = {name: shape(4, 4) for name in "qkv"}
+    assert anatomy(f, params, shape(5, 4)).attentions == ()
