@@ -191,7 +191,7 @@ def profile(
         # With BLAS's own threads, factorizations of order 256 took 25 times as long on
         # two busy cores.
         with blas.single_threaded():
-            part = _log_values(spans, chunk, plan.constants, drawn, run.xs)
+            part = _log_values(spans, chunk, plan.constants, params=drawn, xs=run.xs)
             parts.append(jax.block_until_ready(part))
     joined = run.joined(parts)
     ends = spans.ends()
