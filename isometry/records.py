@@ -159,6 +159,7 @@ class Signals:
             if name == "point":
                 justify = str.ljust
             padded.append([justify(cell, width) for cell in cells])
+        # Reasons stand below, where a reader of NaN looks next.
         rows = zip(*padded, strict=True)
         lines = ["  ".join(row) for row in rows]
         for name, reason in self.reasons:
