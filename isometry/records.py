@@ -143,9 +143,10 @@ class Signals:
         return "\n".join(self._lines())
 
     def _lines(self) -> list[str]:
+        sizes = map(str, self.sizes)
         columns = {
             "point": list(self.points),
-            "size": list(map(str, self.sizes)),
+            "size": list(sizes),
         }
         for name in SIGNALS:
             columns[name] = self._column(name)
@@ -161,6 +162,7 @@ class Signals:
             padded.append([justify(cell, width) for cell in cells])
         rows = zip(*padded, strict=True)
         lines = ["  ".join(row) for row in rows]
+        # Reasons stand below, where a reader of NaN looks next.
         for name, reason in self.reasons:
             lines.append(f"{name}: {reason}")
         return lines
@@ -174,8 +176,8 @@ class Signals:
         if name == "c":
             # The cosine of an input with itself is one, and says nothing.
             num_inputs = values.shape[1]
-            is_pair = ~np.eye(num_inputs, dtype=bool)
-            values = values[:, is_pair]
+            is_same = np.eye(num_inputs, dtype=bool)
+            values = values[:, ~is_same]
         values = values.reshape(num_seeds, -1, num_points)
         # Of one input there are no pairs, and no mean over them.
         if values.shape[1] == 0:
