@@ -11,8 +11,12 @@ import isometry
 from isometry import InputError, Spectrum, networks
 
 S = np.array([2.0, 1.0, 0.5, 0.25])
-BATCH = np.stack([S, 3 * S, S**2, np.ones(4), [1, 1e-2, 1e-3, 1e-4], [5, 4, 3, 2]]).reshape(2, 3, 4)
-HOLES = np.array([1, 1e-3, 1e-9, 0], np.float32)  # eps·4 = 4.8e-7: the third cannot be told from zero
+BATCH = np.stack(
+    [S, 3 * S, S**2, np.ones(4), [1, 1e-2, 1e-3, 1e-4], [5, 4, 3, 2]]
+).reshape(2, 3, 4)
+HOLES = np.array(
+    [1, 1e-3, 1e-9, 0], np.float32
+)  # eps·4 = 4.8e-7: the third cannot be told from zero
 TIGHT = {"rtol": 2e-5, "atol": 1e-6}
 
 
@@ -22,7 +26,9 @@ def linear(params, x):
 
 def of(s):
     """The spectrum of diag(s), measured."""
-    return isometry.spectrum(linear, np.diag(np.asarray(s, np.float32)), np.ones(len(s), np.float32))
+    return isometry.spectrum(
+        linear, np.diag(np.asarray(s, np.float32)), np.ones(len(s), np.float32)
+    )
 
 
 def batch_of(s):
@@ -37,17 +43,28 @@ def batch_of(s):
 def test_against_finite_differences():
     net = networks.mlp([3, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
     shapes = jax.eval_shape(net.init, jax.random.key(0))
-    params = jax.tree.map(lambda a: np.random.default_rng(a.size).standard_normal(a.shape) / 2, shapes)
+    params = jax.tree.map(
+        lambda a: np.random.default_rng(a.size).standard_normal(a.shape) / 2, shapes
+    )
     x, h = np.linspace(-1, 1, 3), 1e-5
     with jax.enable_x64(True):
         sp = isometry.spectrum(net, params, x)
         got = np.asarray(sp.values)
         stepped = np.concatenate([x + h * np.eye(3), x - h * np.eye(3)])
-        outputs = np.asarray(jax.jit(jax.vmap(net.function, (None, 0)))(params, stepped))
+        outputs = np.asarray(
+            jax.jit(jax.vmap(net.function, (None, 0)))(params, stepped)
+        )
     assert got.dtype == np.float64
     want = np.linalg.svd((outputs[:3] - outputs[3:]) / (2 * h), compute_uv=False)
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-8)  # Weyl: the error of the differences
-    assert (sp.size, sp.structural_zeros, sp.span, sp.pairs) == (3, 2, "end_to_end", None)
+    np.testing.assert_allclose(
+        got, want, rtol=0, atol=1e-8
+    )  # Weyl: the error of the differences
+    assert (sp.size, sp.structural_zeros, sp.span, sp.pairs) == (
+        3,
+        2,
+        "end_to_end",
+        None,
+    )
     assert sp.method == isometry.Dense()
 
 
@@ -55,7 +72,12 @@ def test_hidden_span_knows_its_pairs():
     net = networks.mlp([4, 4, 4, 4, 4], "linear", "orthogonal", 2.0)
     shapes = jax.eval_shape(net.init, jax.random.key(0))
     twice = 2 * np.eye(4, dtype=np.float32)[::-1]
-    params = jax.tree.map(lambda a: np.broadcast_to(twice if a.ndim == 3 else np.zeros_like(twice[0]), a.shape), shapes)
+    params = jax.tree.map(
+        lambda a: np.broadcast_to(
+            twice if a.ndim == 3 else np.zeros_like(twice[0]), a.shape
+        ),
+        shapes,
+    )
     sp = isometry.spectrum(net, params, np.ones(4, np.float32), span="hidden")
     assert (sp.span, sp.pairs, sp.size, sp.structural_zeros) == ("hidden", 2, 4, 0)
     np.testing.assert_allclose(sp.log_values, 2 * math.log(2), rtol=1e-6)
@@ -70,17 +92,31 @@ FORMULAS = {
     "mean lam": (lambda sp: sp.moment(), lambda s: (s**2).mean(-1)),
     "moment 3 of lam": (lambda sp: sp.moment(3), lambda s: (s**6).mean(-1)),
     "moment 1.5 of s": (lambda sp: sp.moment(1.5, "s"), lambda s: (s**1.5).mean(-1)),
-    "moment 2 of log_s": (lambda sp: sp.moment(2, "log_s"), lambda s: (np.log(s) ** 2).mean(-1)),
-    "condition number": (lambda sp: sp.condition_number(), lambda s: s.max(-1) / s.min(-1)),
+    "moment 2 of log_s": (
+        lambda sp: sp.moment(2, "log_s"),
+        lambda s: (np.log(s) ** 2).mean(-1),
+    ),
+    "condition number": (
+        lambda sp: sp.condition_number(),
+        lambda s: s.max(-1) / s.min(-1),
+    ),
     "effective rank": (lambda sp: sp.effective_rank(), entropy_rank),
-    "stable rank": (lambda sp: sp.stable_rank(), lambda s: (s**2).sum(-1) / s.max(-1) ** 2),
-    "isometry deviation": (lambda sp: sp.isometry_deviation(), lambda s: np.sqrt(((s - 1) ** 2).mean(-1))),
+    "stable rank": (
+        lambda sp: sp.stable_rank(),
+        lambda s: (s**2).sum(-1) / s.max(-1) ** 2,
+    ),
+    "isometry deviation": (
+        lambda sp: sp.isometry_deviation(),
+        lambda s: np.sqrt(((s - 1) ** 2).mean(-1)),
+    ),
     "log spread": (lambda sp: sp.log_spread(), lambda s: np.log(s).var(-1)),
     "zero fraction": (lambda sp: sp.zero_fraction(), lambda s: np.zeros(s.shape[:-1])),
 }
 
 
-all_formulas = jax.jit(lambda sp: {name: measured(sp) for name, (measured, _) in FORMULAS.items()})
+all_formulas = jax.jit(
+    lambda sp: {name: measured(sp) for name, (measured, _) in FORMULAS.items()}
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +142,21 @@ def distributions():
     @jax.jit
     def found(sp):
         return {
-            v: (sp.cdf(GRID, v), sp.quantile(SHARES, v), sp.quantile(0.5, v), sp.density(GRID, 0.3, v))
+            v: (
+                sp.cdf(GRID, v),
+                sp.quantile(SHARES, v),
+                sp.quantile(0.5, v),
+                sp.density(GRID, 0.3, v),
+            )
             for v in ("lam", "s", "log_s")
         }
 
     return found(batch_of(BATCH))
 
 
-@pytest.mark.parametrize(("variable", "map_"), [("lam", np.square), ("s", np.abs), ("log_s", np.log)])
+@pytest.mark.parametrize(
+    ("variable", "map_"), [("lam", np.square), ("s", np.abs), ("log_s", np.log)]
+)
 def test_cdf_quantile_density(distributions, variable, map_):
     got, quantiles, median, density = distributions[variable]
     nodes = map_(BATCH)
@@ -141,9 +184,14 @@ def test_quantile_inverts_cdf():
 
 
 def test_quantiles_of_many_nodes():
-    """Rounding of the cumulated weights is allowed for, but no node is skipped for it."""
+    """Rounding of cumulated weights is allowed for, but no node is skipped for it."""
     logs = -np.arange(25600, dtype=np.float32)
-    sp = Spectrum(jnp.asarray(logs), jnp.full(len(logs), 1 / len(logs)), jnp.asarray(-jnp.inf), size=len(logs))
+    sp = Spectrum(
+        jnp.asarray(logs),
+        jnp.full(len(logs), 1 / len(logs)),
+        jnp.asarray(-jnp.inf),
+        size=len(logs),
+    )
     p = np.array([0.01, 0.1, 0.5, 0.99])
     want = np.quantile(logs, p, method="inverted_cdf")
     # a float32 p, and sums of so many weights, are right to a node
@@ -165,7 +213,9 @@ def test_zeros_and_what_cannot_be_told_from_them():
     assert sp.quantile(0.25) == 0
     assert sp.quantile(0.25, "log_s") == -math.inf
     grid = np.linspace(-12, 5, 1701)
-    np.testing.assert_allclose(np.trapezoid(sp.density(grid, 0.5, "log_s"), grid), 0.5, rtol=1e-4)
+    np.testing.assert_allclose(
+        np.trapezoid(sp.density(grid, 0.5, "log_s"), grid), 0.5, rtol=1e-4
+    )
     assert sp.density([math.log(1e-9)], 0.5, "log_s")[0] < 1e-6
 
 
@@ -224,8 +274,12 @@ def test_standard_errors_of_several_numbers_a_matrix():
     p = [0.1, 0.9]
     sp = batch_of(BATCH)
     found = sp.standard_error(lambda sp: sp.quantile(p))
-    np.testing.assert_allclose(found, [sp.standard_error(lambda sp, p=p: sp.quantile(p)) for p in p], rtol=1e-6)
-    with pytest.raises(ValueError, match=r"has a value for each of the \(2, 3\) matrices"):
+    np.testing.assert_allclose(
+        found, [sp.standard_error(lambda sp, p=p: sp.quantile(p)) for p in p], rtol=1e-6
+    )
+    with pytest.raises(
+        ValueError, match=r"has a value for each of the \(2, 3\) matrices"
+    ):
         sp.standard_error(lambda sp: sp.pooled().stable_rank())
 
 
@@ -238,7 +292,7 @@ def test_a_power_of_numpys_own_float64_changes_no_dtype():
 
 
 def test_gradients_of_log_spread_and_moment():
-    """Against central differences in float64; finite at isometry, at equal values and at zeros."""
+    """Against central differences in float64, at isometry, equal values and zeros."""
 
     @jax.jit
     @jax.vmap
@@ -255,7 +309,9 @@ def test_gradients_of_log_spread_and_moment():
     steps = h * np.eye(16).reshape(16, 4, 4)
     special = np.stack([np.eye(4), np.zeros((4, 4)), np.diag([1.0, 1, 0, 0])])
     with jax.enable_x64(True):
-        values, gradients = jax.device_get(derivatives(np.concatenate([a[None], a + steps, a - steps, special])))
+        values, gradients = jax.device_get(
+            derivatives(np.concatenate([a[None], a + steps, a - steps, special]))
+        )
     differences = ((values[1:17] - values[17:33]) / (2 * h)).T.reshape(2, 4, 4)
     np.testing.assert_allclose(gradients[0], differences, rtol=1e-6, atol=1e-7)
     assert (values[33:, 0] == 0).all()
@@ -273,10 +329,16 @@ def test_traced():
 
     together = jax.jit(jax.vmap(one))(matrices)
     assert texts[0].startswith("Spectrum(4 singular values, span='end_to_end'")
-    assert repr(together) == "Spectrum((3,) matrices, 4 singular values, span='end_to_end', method=Dense(), float32)"
+    assert (
+        repr(together)
+        == "Spectrum((3,) matrices, 4 singular values, span='end_to_end', "
+        "method=Dense(), float32)"
+    )
     for i in range(3):
         want = np.linalg.svd(np.asarray(matrices[i], np.float64), compute_uv=False)
-        np.testing.assert_allclose(together.values[i], want, rtol=0, atol=16 * 1.2e-7 * want[0])
+        np.testing.assert_allclose(
+            together.values[i], want, rtol=0, atol=16 * 1.2e-7 * want[0]
+        )
 
 
 def test_pytree_round_trip():
@@ -285,7 +347,13 @@ def test_pytree_round_trip():
     assert len(leaves) == 3
     again = jax.tree.unflatten(tree, leaves)
     assert isinstance(again, Spectrum)
-    assert (again.size, again.structural_zeros, again.method, again.span, again.pairs) == (
+    assert (
+        again.size,
+        again.structural_zeros,
+        again.method,
+        again.span,
+        again.pairs,
+    ) == (
         4,
         0,
         sp.method,
@@ -299,15 +367,33 @@ def test_pytree_round_trip():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: of(S).moment(1, "sigma"), r"moment\(\): variable='sigma' is not known\. Known: lam, s, log_s"),
-        (lambda: of(S).moment(0), r"moment\(\): k=0 is not a finite number in \(0, inf\)"),
-        (lambda: of(S).moment(1.5, "log_s"), r"moment\(\): k=1\.5 is not whole; of log_s write k=1, 2, \.\.\."),
+        (
+            lambda: of(S).moment(1, "sigma"),
+            r"moment\(\): variable='sigma' is not known\. Known: lam, s, log_s",
+        ),
+        (
+            lambda: of(S).moment(0),
+            r"moment\(\): k=0 is not a finite number in \(0, inf\)",
+        ),
+        (
+            lambda: of(S).moment(1.5, "log_s"),
+            r"moment\(\): k=1\.5 is not whole; of log_s write k=1, 2, \.\.\.",
+        ),
         (lambda: of(S).cdf([1.0], "x"), r"cdf\(\): variable='x'"),
-        (lambda: of(S).cdf([1.0, np.nan]), r"cdf\(\): grid holds 1 values that are NaN\."),
-        (lambda: of(S).cdf([[1.0]]), r"cdf\(\): grid has shape \(1, 1\); write one axis, \(n,\), or a number\."),
+        (
+            lambda: of(S).cdf([1.0, np.nan]),
+            r"cdf\(\): grid holds 1 values that are NaN\.",
+        ),
+        (
+            lambda: of(S).cdf([[1.0]]),
+            r"cdf\(\): grid has shape \(1, 1\); write one axis, \(n,\), or a number\.",
+        ),
         (lambda: of(S).cdf("a"), r"cdf\(\): grid='a' is not made of real numbers\."),
         (lambda: of(S).quantile(0.5, "x"), r"quantile\(\): variable='x'"),
-        (lambda: of(S).quantile(1.5), r"quantile\(\): p=1\.5 is not a finite number in \[0, 1\]"),
+        (
+            lambda: of(S).quantile(1.5),
+            r"quantile\(\): p=1\.5 is not a finite number in \[0, 1\]",
+        ),
         (lambda: of(S).quantile([0.5, -0.1]), r"quantile\(\): p=-0\.1"),
         (lambda: of(S).density([1.0], 0.0), r"density\(\): bandwidth=0\.0"),
         (lambda: of(S).density([1.0], 0.1, "x"), r"density\(\): variable='x'"),
@@ -315,15 +401,33 @@ def test_pytree_round_trip():
             lambda: of(S).standard_error("stable_rank"),
             r"standard_error\(\): a spectrum of shape \(4,\) has no two seeds",
         ),
-        (lambda: batch_of(BATCH[:1]).standard_error("stable_rank"), r"of shape \(1, 3, 4\) has no two seeds"),
-        (lambda: batch_of(BATCH).standard_error("rank"), r"statistic='rank' is not a method of Spectrum"),
-        (lambda: isometry.spectrum(linear, jnp.eye(4), jnp.ones(4), method="dens"), r"method='dens' .*'dense'"),
         (
-            lambda: isometry.spectrum(linear, jnp.eye(4), jnp.ones(4), method="lanczos"),
-            r"spectrum\(\): Lanczos\(.*\) draws random probes; write key=jax\.random\.key\(0\)\.",
+            lambda: batch_of(BATCH[:1]).standard_error("stable_rank"),
+            r"of shape \(1, 3, 4\) has no two seeds",
         ),
-        (lambda: isometry.spectrum(linear, jnp.eye(4) * jnp.nan, jnp.ones(4)), r"spectrum\(\): the Jacobian is not finite"),
-        (lambda: isometry.spectrum(3, None, jnp.ones(4)), r"spectrum\(\): f=3 is not callable"),
+        (
+            lambda: batch_of(BATCH).standard_error("rank"),
+            r"statistic='rank' is not a method of Spectrum",
+        ),
+        (
+            lambda: isometry.spectrum(linear, jnp.eye(4), jnp.ones(4), method="dens"),
+            r"method='dens' .*'dense'",
+        ),
+        (
+            lambda: isometry.spectrum(
+                linear, jnp.eye(4), jnp.ones(4), method="lanczos"
+            ),
+            r"spectrum\(\): Lanczos\(.*\) draws random probes; "
+            r"write key=jax\.random\.key\(0\)\.",
+        ),
+        (
+            lambda: isometry.spectrum(linear, jnp.eye(4) * jnp.nan, jnp.ones(4)),
+            r"spectrum\(\): the Jacobian is not finite",
+        ),
+        (
+            lambda: isometry.spectrum(3, None, jnp.ones(4)),
+            r"spectrum\(\): f=3 is not callable",
+        ),
     ],
 )
 def test_refusals(call, message):
@@ -334,17 +438,25 @@ def test_refusals(call, message):
 def test_a_statistic_that_needs_arguments_is_refused():
     sp = batch_of(BATCH)
     with pytest.raises(
-        InputError, match=r"statistic='cdf' takes more than the spectrum \(missing .*grid.*\); write lambda"
+        InputError,
+        match=r"statistic='cdf' takes more than the spectrum \(missing .*grid.*\); "
+        r"write lambda",
     ):
         sp.standard_error("cdf")
 
 
 @pytest.mark.parametrize("method", ["dense", "lanczos"])
 def test_nothing_is_said_of_a_traced_jacobian_that_is_not_finite(method):
-    """Of two matrices one holds a NaN: its statistics are NaN, none is that of a perfect isometry or of zeros."""
+    """Of two matrices one holds a NaN: its statistics are NaN, not those of zeros."""
     said = {
-        **{name: getattr(Spectrum, name) for name in ("log_spread", "effective_rank", "stable_rank", "zero_fraction")},
-        **{name: getattr(Spectrum, name) for name in ("condition_number", "isometry_deviation")},
+        **{
+            name: getattr(Spectrum, name)
+            for name in ("log_spread", "effective_rank", "stable_rank", "zero_fraction")
+        },
+        **{
+            name: getattr(Spectrum, name)
+            for name in ("condition_number", "isometry_deviation")
+        },
         "mean": lambda sp: sp.moment(1),
         "mean log": lambda sp: sp.moment(1, "log_s"),
         "cdf": lambda sp: sp.cdf([0.5])[0],
@@ -355,10 +467,16 @@ def test_nothing_is_said_of_a_traced_jacobian_that_is_not_finite(method):
 
     @jax.jit
     def of(w):
-        how = {"method": isometry.Lanczos(3, 2), "key": jax.random.key(0)} if method == "lanczos" else {}
+        how = (
+            {"method": isometry.Lanczos(3, 2), "key": jax.random.key(0)}
+            if method == "lanczos"
+            else {}
+        )
         sp = isometry.spectrum(lambda w, x: w @ x, w, jnp.ones(3), **how)
         return {name: statistic(sp) for name, statistic in said.items()}
 
     bad = of(jnp.eye(3).at[1, 2].set(jnp.nan))
     assert {name for name, value in bad.items() if not np.isnan(value)} == set()
-    assert {name for name, value in of(2 * jnp.eye(3)).items() if np.isnan(value)} == set()
+    assert {
+        name for name, value in of(2 * jnp.eye(3)).items() if np.isnan(value)
+    } == set()
