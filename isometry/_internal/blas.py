@@ -4,18 +4,24 @@ import contextlib
 import functools
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import scipy.linalg
-import threadpoolctl
+if TYPE_CHECKING:
+    import threadpoolctl
 
 # Held by the block that has limited the threads.
 _limited = threading.Lock()
 
 
 @functools.cache
-def _libraries() -> threadpoolctl.ThreadpoolController:
+def _libraries() -> "threadpoolctl.ThreadpoolController":
     """Find the BLAS libraries of this process, which takes 3 milliseconds."""
-    # XLA calls SciPy's BLAS on a CPU. It can only be found once SciPy has loaded it.
+    # XLA calls SciPy's BLAS on a CPU. It can only be found once SciPy has loaded it,
+    # which importing this package must not do: it takes long, and threadpoolctl sets
+    # KMP_DUPLICATE_LIB_OK.
+    import scipy.linalg
+    import threadpoolctl
+
     assert scipy.linalg is not None
     return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
