@@ -168,7 +168,11 @@ def _measured(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _mapped(target: Target, params: Params, x: PyTree) -> Array:
+def _mapped(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> Array:
     """Return the value at the end of the span."""
     return target.apply(params, x, target.start(params, x))
 
@@ -177,6 +181,7 @@ def _operations(closed: core.ClosedJaxpr) -> tuple[int, frozenset[str]]:
     """Take XLA's count of a program, with every turn of its loops."""
     flop = _counted(closed)
     notes = frozenset()
+    # XLA counts the body of a loop once, whatever its length.
     for loop in jaxprs.loops(closed.jaxpr):
         if loop.primitive.name == "while":
             notes |= {"a while loop of unknown length is counted once"}
@@ -198,12 +203,17 @@ def _counted(closed: core.ClosedJaxpr) -> int:
     return int(flops + max(0, counted.get("transcendentals", 0)))
 
 
-def forming(target: Target, params: Params, x: PyTree) -> Footprint:
+def forming(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> Footprint:
     """Bound the bytes of a Jacobian that is formed, and not factorized."""
     params, x = target.abstract(params, x)
     footprint = methods.Dense().footprint(target, params, x)
     m, n = target.shape
     # J, and a transposed copy.
+    # A Jacobian alone is not factorized: two of the four arrays are left.
     formed = footprint.each - 2 * m * n * target.dtype.itemsize
     return footprint._replace(each=formed)
 

@@ -102,7 +102,9 @@ def jacobian(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _formed(
-    target: Target, params: Params, x: PyTree
+    target: Target,
+    params: Params,
+    x: PyTree,
 ) -> tuple[Float[Array, "m n"], Array, Array]:
     """Return the Jacobian, how many entries are not finite, whether all are zero."""
     matrix = target.jacobian(params, x)
