@@ -127,7 +127,7 @@ def cost(  # noqa: PLR0917 (as it has always been)
     chosen.check(target, jax.random.key(0))
     x = _resolution.example(x)
     params, x = target.abstract(params, x)
-    return _asked(chosen, target, params, x)
+    return _asked(chosen, target, params, x=x)
 
 
 def _asked(
@@ -138,14 +138,14 @@ def _asked(
 ) -> Cost:
     """Compile what `spectrum` runs, and ask XLA."""
     # JAX remembers what is compiled for equal arguments, so asking again is free.
-    compiled = _measured.lower(method, target, params, x).compile()
+    compiled = _measured.lower(method, target, params, x=x).compile()
     allocated = compiled.memory_analysis()
     if allocated is None:
         raise NotImplementedError(
             f"cost(): the compiler for {jax.default_backend()} does not say what it "
             "allocates."
         )
-    flop, notes = _operations(_measured.trace(method, target, params, x).jaxpr)
+    flop, notes = _operations(_measured.trace(method, target, params, x=x).jaxpr)
     closed = _mapped.trace(target, params, x).jaxpr
     # Of f alone: the method's own factorizations are counted by itself.
     unknown = jaxprs.uncounted(closed.jaxpr)

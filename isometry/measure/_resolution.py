@@ -68,7 +68,7 @@ def resolve(
     x = example(x)
     target = _bare(function, params, x, span=span, dtype=dtype, output=output)
     target = replace(target, needs_factors=needs_factors)
-    return _traced_once(target, params, x, argument)
+    return _traced_once(target, params, x, argument=argument)
 
 
 def resolve_once(
@@ -287,7 +287,7 @@ def _examine(
         raise
     # A user's f may raise anything.
     except Exception as error:
-        raise _raised(error, target, (params, x), argument) from error
+        raise _raised(error, target, (params, x), argument=argument) from error
     require_array(out)
     if out.size == 0 or start.size == 0:
         raise InputError(f"the Jacobian of {start.shape} -> {out.shape} is empty.")
@@ -420,7 +420,7 @@ def _raised(
     came = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(x))
     return InputError(
         f"f(params, x) raised {type(error).__name__} at x of shape {came}: "
-        f"{first_line(error)}" + _batch_hint(target, params, x, argument)
+        f"{first_line(error)}" + _batch_hint(target, params, x, argument=argument)
     )
 
 

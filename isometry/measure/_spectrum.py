@@ -103,14 +103,14 @@ def spectrum(
     )
     # A method refuses what it cannot measure before anything is computed.
     chosen.check(target, key)
-    target = _cost.fitted_to(target, chosen, params, x, max_bytes)
+    target = _cost.fitted_to(target, chosen, params, x=x, max_bytes=max_bytes)
     # A key that nobody draws with would be one more argument to compile for.
     key = key if chosen.needs_key else None
     with _progress.reporter(progress, "directions") as report:
         # Nobody can be told of a program that is only traced.
         is_watched = progress and not checks.is_traced((params, x))
         if is_watched and chosen.forms_jacobian:
-            matrix = _jacobian.in_parts(target, params, x, report)
+            matrix = _jacobian.in_parts(target, params, x, report=report)
             sp = _factorized(chosen, target, matrix)
         else:
             sp = _measured(chosen, target, params, x=x, key=key)

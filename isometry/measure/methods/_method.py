@@ -142,7 +142,7 @@ class Method:
             The spectra, of batch axes (seeds, inputs).
         """
         over_inputs = jax.vmap(
-            lambda p, x, key: self.spectrum(target, p, x, key),
+            lambda p, x, key: self.spectrum(target, p, x, key=key),
             in_axes=(None, 0, 0),
         )
         return in_turn(

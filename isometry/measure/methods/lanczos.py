@@ -160,7 +160,7 @@ class Lanczos(Method):
 
         def of_seed(seed: tuple[Params, Key]) -> "Spectrum":
             one = jax.vmap(
-                lambda p, x, key: self.spectrum(target, p, x, key),
+                lambda p, x, key: self.spectrum(target, p, x, key=key),
                 in_axes=(None, 0, 0),
             )
             return one(seed[0], xs, seed[1])
