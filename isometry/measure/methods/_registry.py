@@ -31,10 +31,10 @@ def register(name: str, method: Callable[[], Method]) -> None:
         InputError: The name is taken by another method, or `method` makes no `Method`.
 
     Example:
-        >>> methods = isometry.measure.methods
+        >>> from isometry.measure import methods
         >>> methods.register("few probes", lambda: isometry.Lanczos(probes=2))
         >>> methods.named("few probes")
-        Lanczos(steps=64, probes=2)
+        Lanczos(steps=32, probes=2, tol=None)
     """
     # Registering again, as when a notebook's cell is run twice, does no harm.
     if METHODS.get(name, method) is not method:
