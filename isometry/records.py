@@ -10,10 +10,12 @@ from jaxtyping import Array, Float
 
 from isometry._internal import checks
 
+_STATIC = {"static": True}
+
 # The fields of `Signals` that hold numbers.
 SIGNALS = ("q", "c", "gradient", "apjn", "chi")
 
-# Rows of a table on a screen.
+# Rows of a table on a screen. Ten times as many would scroll away what comes before it.
 _ROWS_OF_REPR = 20
 
 
@@ -67,12 +69,10 @@ class Signals:
     gradient: Float[Array, "*batch points"]
     apjn: Float[Array, "*batch points"]
     chi: Float[Array, "*batch points"]
-    points: tuple[str, ...] = field(metadata={"static": True})
-    sizes: tuple[int, ...] = field(metadata={"static": True})
-    span: tuple[str, str] = field(
-        default=("input", "output"), metadata={"static": True}
-    )
-    reasons: tuple[tuple[str, str], ...] = field(default=(), metadata={"static": True})
+    points: tuple[str, ...] = field(metadata=_STATIC)
+    sizes: tuple[int, ...] = field(metadata=_STATIC)
+    span: tuple[str, str] = field(default=("input", "output"), metadata=_STATIC)
+    reasons: tuple[tuple[str, str], ...] = field(default=(), metadata=_STATIC)
 
     def at(self, name: str) -> Signal:
         """Return what is known of one point.
@@ -93,9 +93,17 @@ class Signals:
             >>> float(sig.at("output").q[0, 0])
             9.0
         """
-        index = self.points.index(checks.one_of("name", name, self.points))
-        values = {field: getattr(self, field)[..., index] for field in SIGNALS}
-        return Signal(name=name, size=self.sizes[index], **values)
+        name = checks.one_of("name", name, self.points)
+        index = self.points.index(name)
+        return Signal(
+            name=name,
+            size=self.sizes[index],
+            q=self.q[..., index],
+            c=self.c[..., index],
+            gradient=self.gradient[..., index],
+            apjn=self.apjn[..., index],
+            chi=self.chi[..., index],
+        )
 
     def why(self, field: str) -> str | None:
         """Return why a field holds NaN, or None where nothing is to be said.
@@ -135,46 +143,70 @@ class Signals:
         return "\n".join(self._lines())
 
     def _lines(self) -> list[str]:
-        names_width = max(len("point"), *(len(name) for name in self.points))
-        columns = {name: self._column(name) for name in SIGNALS}
-        widths = {
-            name: max(len(name), *(len(cell) for cell in column))
-            for name, column in columns.items()
+        sizes = map(str, self.sizes)
+        columns = {
+            "point": list(self.points),
+            "size": list(sizes),
         }
-        header = [f"{'point':<{names_width}}", f"{'size':>7}"]
-        header += [f"{name:>{width}}" for name, width in widths.items()]
-        lines = ["  ".join(header)]
-        for i, (name, size) in enumerate(zip(self.points, self.sizes, strict=True)):
-            row = [f"{name:<{names_width}}", f"{size:>7}"]
-            row += [f"{columns[c][i]:>{width}}" for c, width in widths.items()]
-            lines.append("  ".join(row))
-        lines += [f"{name}: {reason}" for name, reason in self.reasons]
+        for name in SIGNALS:
+            columns[name] = self._column(name)
+        padded = []
+        for name, cells in columns.items():
+            cells = [name, *cells]
+            lengths = map(len, cells)
+            width = max(lengths)
+            # Names stand to the left, numbers to the right.
+            justify = str.rjust
+            if name == "point":
+                justify = str.ljust
+            padded.append([justify(cell, width) for cell in cells])
+        rows = zip(*padded, strict=True)
+        lines = ["  ".join(row) for row in rows]
+        # Reasons stand below, where a reader of NaN looks next.
+        for name, reason in self.reasons:
+            lines.append(f"{name}: {reason}")
         return lines
 
     def _column(self, name: str) -> list[str]:
         """Return the cells of one field, a mean and its error for each point."""
-        values = np.asarray(getattr(self, name), np.float64)
+        field = getattr(self, name)
+        values = np.asarray(field, np.float64)
+        num_seeds = len(values)
+        num_points = len(self.points)
         if name == "c":
-            num_inputs = values.shape[-2]
-            is_pair = ~np.eye(num_inputs, dtype=bool)
-            values = np.moveaxis(values, -1, -3)[..., is_pair]
-            values = np.moveaxis(values, -1, -2)
-        values = values.reshape(*values.shape[:1], -1, len(self.points))
+            # The cosine of an input with itself is one, and says nothing.
+            num_inputs = values.shape[1]
+            is_same = np.eye(num_inputs, dtype=bool)
+            values = values[:, ~is_same]
+        values = values.reshape(num_seeds, -1, num_points)
         # Of one input there are no pairs, and no mean over them.
         if values.shape[1] == 0:
-            return ["-"] * len(self.points)
-        each_seed = values.mean(axis=1)
-        cells = [f"{mean:.4g}" for mean in each_seed.mean(axis=0)]
-        num_seeds = len(each_seed)
+            return ["-"] * num_points
+        of_seeds = values.mean(axis=1)
+        means = of_seeds.mean(axis=0)
+        # Of one seed nobody knows an error.
+        errors = np.full(num_points, np.nan)
         if num_seeds > 1:
-            errors = each_seed.std(axis=0, ddof=1) / math.sqrt(num_seeds)
-            cells = [f"{c} ± {e:.1g}" for c, e in zip(cells, errors, strict=True)]
-        return ["-" if cell.startswith("nan") else cell for cell in cells]
+            deviations = of_seeds.std(axis=0, ddof=1)
+            errors = deviations / math.sqrt(num_seeds)
+        return list(map(_cell, means, errors))
 
     def __repr__(self) -> str:
         lines = self._lines()
         if len(lines) > _ROWS_OF_REPR:
             half = _ROWS_OF_REPR // 2
-            lines = [*lines[:half], "...", *lines[-half:]]
+            beginning = lines[:half]
+            end = lines[-half:]
+            lines = [*beginning, "...", *end]
         first, last = self.span
-        return "\n".join([f"Signals from {first} to {last}", *lines])
+        title = f"Signals from {first} to {last}"
+        return "\n".join([title, *lines])
+
+
+def _cell(mean: float, error: float) -> str:
+    """Return a number with its error, where they are known."""
+    if math.isnan(mean):
+        return "-"
+    if math.isnan(error):
+        return f"{mean:.4g}"
+    return f"{mean:.4g} ± {error:.1g}"

@@ -235,13 +235,15 @@ def _selections(spans: Spans, group: Group) -> list[_Selection]:
             outputs = None
         if spans.toward == "input":
             inputs = None
+        # Spans of one shape are taken at once: a scan of many layers adds no more to
+        # the program than one of few.
         if outputs is None and inputs is None:
-            empty = _Selection([], [], slice(m), slice(n))
+            empty = _Selection([], [], outputs=slice(m), inputs=slice(n))
             selection = whole.setdefault((m, n), empty)
         else:
             outputs = np.arange(m) if outputs is None else outputs
             inputs = np.arange(n) if inputs is None else inputs
-            selection = _Selection([], [], outputs, inputs)
+            selection = _Selection([], [], outputs=outputs, inputs=inputs)
             selections.append(selection)
         selection.names.append(name)
         selection.rows.append(row_of[reading_point])

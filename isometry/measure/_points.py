@@ -72,6 +72,7 @@ class Group(NamedTuple):
         num_turns = math.prod(self.lengths)
         flat = stacked.reshape(*leading, num_turns, self.size)
         chosen = self.chosen()
+        # Most often all iterations are points, and need not be copied.
         if np.array_equal(chosen, np.arange(num_turns)):
             return flat
         return jnp.take(flat, chosen, axis=num_leading)
@@ -220,6 +221,8 @@ class Plan:
         """Bound the bytes of one derivative, at all points."""
         closed = self.anatomy.closed
         points = sum(math.prod(g.stacked()) for g in self.groups)
+        # A derivative holds the values at all points twice, as they are made and as
+        # rows, and in the worst case one copy of the arguments.
         arguments = memory.tree_bytes([*closed.in_avals])
         return 2 * points * np.dtype(self.dtype).itemsize + arguments
 

@@ -191,7 +191,7 @@ def profile(
         # With BLAS's own threads, factorizations of order 256 took 25 times as long on
         # two busy cores.
         with blas.single_threaded():
-            part = _log_values(spans, chunk, plan.constants, drawn, run.xs)
+            part = _log_values(spans, chunk, plan.constants, params=drawn, xs=run.xs)
             parts.append(jax.block_until_ready(part))
     joined = run.joined(parts)
     ends = spans.ends()
@@ -267,7 +267,8 @@ def _default(anatomy: Anatomy, known: list[str], toward: str) -> list[str]:
     """Return where a user looks first: the stream, and the state of a recurrence."""
     layers = [name for name in known if _spans.is_layer(name)]
     stream = [*layers, *(name for name in known if name.endswith(":sum"))]
-    meeting = [name for name in stream if anatomy.cuts(name)]
+    # Inside the steps of a recurrence ("@") its states say all.
+    meeting = [name for name in stream if anatomy.cuts(name) and "@" not in name]
     states = [name for name in known if _spans.state(name)]
     if toward == "next":
         # From a state on, the states are a chain, though x enters at each of them.

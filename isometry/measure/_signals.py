@@ -104,7 +104,8 @@ def signals(
     parts = []
     for numbers, stacked in run.chunks():
         taken = None if keys_of_g is None else keys_of_g[numbers]
-        parts.append(_signals(how, plan.constants, stacked, run.xs, taken))
+        part = _signals(how, plan.constants, stacked, xs=run.xs, keys=taken)
+        parts.append(part)
     joined = run.joined(parts)
     fields = {name: value[..., plan.order] for name, value in joined.items()}
     fields["chi"] = _chi(fields["apjn"], _points.before(plan))
@@ -172,12 +173,15 @@ def _of_input(
         _, readings = program(arguments, bumps)
         return plan.part(readings, plan.last), readings
 
+    # One linearization serves the gradient and every row of the Jacobians.
     output, pull, values = jax.vjp(forward, plan.bumps(), has_aux=True)
 
     def squares(cotangent: Array) -> Array:
         (gradients,) = pull(cotangent)
         return _sums_of_squares(plan, gradients)
 
+    # A unit vector is made for each row, because the identity of an output of many
+    # entries would be larger than all that is measured.
     def squares_of_entry(entry: Array) -> Array:
         is_entry = jnp.arange(output.size) == entry
         return squares(is_entry.astype(output.dtype).reshape(output.shape))

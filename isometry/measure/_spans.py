@@ -124,7 +124,14 @@ def resolve(f: Callable[..., Array], anatomy: Anatomy, span: Span) -> PointSpan:
     shape_in = _shape_at(anatomy, first)
     shape_out = _shape_at(anatomy, last)
     require_upstream(anatomy, first, last)
-    return PointSpan(f, anatomy, first, last, shape_in=shape_in, shape_out=shape_out)
+    return PointSpan(
+        f=f,
+        anatomy=anatomy,
+        first=first,
+        last=last,
+        shape_in=shape_in,
+        shape_out=shape_out,
+    )
 
 
 def ends(anatomy: Anatomy, span: Span) -> tuple[Point, Point]:

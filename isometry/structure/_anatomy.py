@@ -162,6 +162,7 @@ class Anatomy:
             self._point(a),
             self._point(b),
         )
+        # Reached nodes are kept: spans ask for many ends of one start.
         if start is None:
             return False
         if start not in self._reached:
@@ -186,7 +187,10 @@ class Anatomy:
         return self._point(name).node in self._flow.cuts
 
 
-def _abbreviated(names: tuple[str, ...], most: int) -> list[str]:
+def _abbreviated(
+    names: tuple[str, ...],
+    most: int,
+) -> list[str]:
     """Return the first and the last names of a long list."""
     if len(names) <= most:
         return list(names)
@@ -222,10 +226,13 @@ def anatomy(
     """
     checks.real("params", params)
     checks.real("x", x)
+    # Shapes alone are traced, so nothing can be run by accident.
     shapes = jax.tree.map(_shape_of, (params, x))
+    # The program is measured as it is traced here, so products ask for full precision.
     with precision.full():
         closed, out = jax.make_jaxpr(f, return_shape=True)(*shapes)
     out_tree = jax.tree.structure(out)
+    # Points and paths need a value in which they end.
     if out_tree.num_leaves == 0:
         raise InputError("f returns no array; write f(params, x) that returns one.")
     trees = (jax.tree.structure(params), jax.tree.structure(x), out_tree)

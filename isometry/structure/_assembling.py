@@ -90,6 +90,7 @@ def assemble(
     for index, row in enumerate(weights):
         for use in row.uses:
             layers_at.setdefault(use.meeting.value, []).append((index, use))
+    # From here on all is read off the nodes, where every path is a path.
     flow = Flow(Unrolled(program), layers_at)
     before_bias = {node: pre_activation(flow, traced, node) for node in flow.layer_at}
     found = joins(flow)
@@ -118,7 +119,10 @@ def assemble(
     )
 
 
-def _layers(parts: _Parts, depths: Depths) -> tuple[WeightLayer, ...]:
+def _layers(
+    parts: _Parts,
+    depths: Depths,
+) -> tuple[WeightLayer, ...]:
     """Write the records of the layers."""
     flow = parts.flow
     biases = _biases(parts)
@@ -181,6 +185,7 @@ def _biases(parts: _Parts) -> dict[int, str]:
 
 def _branches(parts: _Parts) -> tuple[Branch, ...]:
     """Write the records of the branches, in all turns."""
+    # A scanned block has one join in the program and one branch a turn.
     stems = _stems(parts)
     by_name: dict[str, Branch] = {}
     for join in parts.joins:
@@ -212,6 +217,7 @@ def _stems(parts: _Parts) -> dict[int, str]:
         if len(common) > 1 and common[-1] in _LISTS:
             common = common[:-1]
         stem = "/".join(common)
+        # "block_0" for both halves of a transformer block would say nothing.
         others = {row.name for row in parts.weights} - set(own)
         is_shared = any(name.startswith(f"{stem}/") for name in others)
         stems[join.node] = layers[-1] if is_shared or not stem else stem
@@ -228,7 +234,10 @@ def _common(paths: Sequence[Sequence[str]]) -> list[str]:
     return steps
 
 
-def _row_names(parts: _Parts, nodes: Sequence[int]) -> tuple[str, ...]:
+def _row_names(
+    parts: _Parts,
+    nodes: Sequence[int],
+) -> tuple[str, ...]:
     """Return the names of the weights at these nodes, each once."""
     indices = [index for node in nodes for index, _ in parts.flow.layer_at[node]]
     return tuple(dict.fromkeys(parts.weights[index].name for index in indices))
@@ -264,6 +273,7 @@ def _follows(parts: _Parts) -> dict[str, str]:
         steps = _words_behind(flow, parts.before_bias[node].node, names)
         if node in scores:
             steps.append("attention")
+        # A shortcut ends in the same sum as its branch, and has no point of its own.
         if node in shortcuts:
             steps.append("sum")
         if node in behind:
@@ -278,7 +288,11 @@ def _follows(parts: _Parts) -> dict[str, str]:
     return {name: statistics.mode(told) for name, told in texts.items()}
 
 
-def _words_behind(flow: Flow, node: int, names: Mapping[int, str]) -> list[str]:
+def _words_behind(
+    flow: Flow,
+    node: int,
+    names: Mapping[int, str],
+) -> list[str]:
     end = outlet(flow, node)
     return [] if end is None else _following.words(flow, node, end, names=names)
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from isometry.structure._flow import Flow
 from isometry.structure._origins import Origin, Origins, follow
+from isometry.structure._reading import Indices
 
 
 class Heads(NamedTuple):
@@ -19,15 +20,18 @@ class Heads(NamedTuple):
         mixed: The product of attention and values.
     """
 
-    query: tuple[int, ...]
-    key: tuple[int, ...]
-    value: tuple[int, ...]
-    output: tuple[int, ...]
+    query: Indices
+    key: Indices
+    value: Indices
+    output: Indices
     logits: int
     mixed: int
 
 
-def attentions(flow: Flow, joins: Collection[int]) -> list[Heads]:
+def attentions(
+    flow: Flow,
+    joins: Collection[int],
+) -> list[Heads]:
     """Find every attention.
 
     Args:
@@ -50,15 +54,21 @@ def _is_product_of_signals(flow: Flow, node: int) -> bool:
     return is_dot and node not in flow.layer_at and len(flow.inputs[node]) == 2
 
 
-def _heads(flow: Flow, mixed: int, barriers: frozenset[int]) -> Heads | None:
+def _heads(
+    flow: Flow,
+    mixed: int,
+    barriers: frozenset[int],
+) -> Heads | None:
     """Read a product of two values as that of attention and values, if it is one."""
     inputs = flow.unrolled.nodes[mixed].inputs
     for position, weights in enumerate(inputs):
         between, products = _back_to_products(flow, weights)
         operations = {flow.operation(node) for node in between}
+        # A softmax is known by its exponential, however the rest of it is written.
         if "exp" not in operations or len(products) != 1:
             continue
         (logits,) = products
+        # What is left is to tell queries from keys, which look alike.
         is_right = _keys_are_right(flow, logits, between, mixed=mixed, side=position)
         left, right = flow.unrolled.nodes[logits].inputs
         query, key = (left, right) if is_right else (right, left)
@@ -73,7 +83,10 @@ def _heads(flow: Flow, mixed: int, barriers: frozenset[int]) -> Heads | None:
     return None
 
 
-def _back_to_products(flow: Flow, start: int) -> tuple[list[int], list[int]]:
+def _back_to_products(
+    flow: Flow,
+    start: int,
+) -> tuple[list[int], list[int]]:
     """Go back from a node to the products of signals that it is computed from.
 
     Returns:
@@ -112,6 +125,7 @@ def _keys_are_right(
     program = unrolled.program
     start = unrolled.nodes[logits].value
     num_axes = len(program.values[start].shape)
+    # The logits stand for a leaf here, whose axes are followed to the softmax.
     whole = Origin(start, tuple((axis,) for axis in range(num_axes)))
     traced: dict[int, Origins] = {start: (whole,)}
     for node in between:
@@ -133,7 +147,11 @@ def _keys_are_right(
     return not sources or max(sources) >= first_right
 
 
-def _layers_before(flow: Flow, start: int, barriers: frozenset[int]) -> tuple[int, ...]:
+def _layers_before(
+    flow: Flow,
+    start: int,
+    barriers: frozenset[int],
+) -> Indices:
     """Return the nearest layers from which a node is computed."""
     seen = {start}
     pending = [start]
@@ -142,6 +160,7 @@ def _layers_before(flow: Flow, start: int, barriers: frozenset[int]) -> tuple[in
         node = pending.pop()
         if node in flow.layer_at:
             layers.append(node)
+        # Without a projection the nearest layer would be one of the block before.
         elif node not in barriers and node in flow.inputs and not flow.is_product(node):
             new = [read for read in flow.inputs[node] if read not in seen]
             seen.update(new)
@@ -149,7 +168,11 @@ def _layers_before(flow: Flow, start: int, barriers: frozenset[int]) -> tuple[in
     return tuple(sorted(layers))
 
 
-def _layers_behind(flow: Flow, start: int, barriers: frozenset[int]) -> tuple[int, ...]:
+def _layers_behind(
+    flow: Flow,
+    start: int,
+    barriers: frozenset[int],
+) -> Indices:
     """Return the nearest layers that are computed from a node."""
     seen = {start}
     pending = [start]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from isometry.structure._flow import Flow
+from isometry.structure._reading import Indices
 
 # A difference is no join: the gate of a GRU takes the new state from the old one.
 _SUMS = frozenset(("add", "add_any"))
@@ -29,8 +30,8 @@ class Join(NamedTuple):
 
     node: int
     fork: int
-    layers: tuple[int, ...]
-    shortcut: tuple[int, ...]
+    layers: Indices
+    shortcut: Indices
 
 
 def joins(flow: Flow) -> list[Join]:
@@ -58,18 +59,23 @@ class _Way(NamedTuple):
         num_products: The fewest products (of a weight or of two values) on a path.
     """
 
-    nodes: tuple[int, ...]
+    nodes: Indices
     num_products: int
 
-    def layers(self, flow: Flow) -> tuple[int, ...]:
+    def layers(self, flow: Flow) -> Indices:
         return tuple(node for node in self.nodes if node in flow.layer_at)
 
 
-def _join(flow: Flow, node: int, operands: tuple[int, int]) -> Join | None:
+def _join(
+    flow: Flow,
+    node: int,
+    operands: tuple[int, int],
+) -> Join | None:
     """Return the join that a sum is, or None if it is none."""
     fork, behind = _fork(flow, operands)
     if fork is None:
         return None
+    # The sum is a join if one way is the bare stream and the other has layers on it.
     ways = _ways(flow, fork, behind, operands=operands)
     if ways[0].num_products > 0:
         # The stream may lie further back: in x + attention(h) + mlp(h), h = norm(x),
@@ -80,13 +86,15 @@ def _join(flow: Flow, node: int, operands: tuple[int, int]) -> Join | None:
     layers = branch.layers(flow)
     if not layers or skip.num_products == branch.num_products:
         return None
-    shortcut: tuple[int, ...] = ()
+    shortcut: Indices = ()
     if skip.num_products > 0:
         # Projections stand on a way of their own, beside more products.
         shortcut = skip.layers(flow)
         is_chain = len(shortcut) == skip.num_products
         if not is_chain or skip.num_products > _MOST_ON_SHORTCUT:
             return None
+    # Steps of a recurrence that is written out take their input apart: x_t is added to
+    # what was made of x_s, and that is no skip.
     if any(_is_pick(flow, step) for step in skip.nodes):
         return None
     return Join(node, fork, layers=layers, shortcut=shortcut)
@@ -140,7 +148,10 @@ def _without_products(flow: Flow, start: int) -> set[int]:
     return seen
 
 
-def _fork(flow: Flow, operands: tuple[int, int]) -> tuple[int | None, dict[int, int]]:
+def _fork(
+    flow: Flow,
+    operands: tuple[int, int],
+) -> tuple[int | None, dict[int, int]]:
     """Find the last node on which both operands depend.
 
     Returns:
@@ -153,6 +164,7 @@ def _fork(flow: Flow, operands: tuple[int, int]) -> tuple[int | None, dict[int, 
     heapq.heapify(pending)
     while pending:
         node = -heapq.heappop(pending)
+        # The latest common ancestor: all that is still on the heap comes before it.
         if marks[node] == 3:
             return node, marks
         for read in flow.inputs[node]:
@@ -172,6 +184,7 @@ def _way(
     """Collect the nodes on all paths from the fork to one operand."""
     fewest = {fork: 0}
     for node in sorted(behind):
+        # Ways that come from elsewhere (keys and values of an encoder) do not count.
         before = [fewest[read] for read in flow.inputs[node] if read in fewest]
         if node > fork and before:
             is_product = flow.is_product(node) or node in flow.layer_at
@@ -181,7 +194,11 @@ def _way(
     return _Way(nodes, fewest[operand])
 
 
-def _between(flow: Flow, reached: dict[int, int], end: int) -> set[int]:
+def _between(
+    flow: Flow,
+    reached: dict[int, int],
+    end: int,
+) -> set[int]:
     """Return the reached nodes on which `end` depends."""
     seen = {end}
     pending = [end]
@@ -208,6 +225,7 @@ def innermost(joins: Sequence[Join]) -> dict[int, Join]:
     for join in joins:
         for layer in join.layers:
             known = of_layer.get(layer)
+            # Of nested branches a layer belongs to the innermost.
             if known is None or len(join.layers) < len(known.layers):
                 of_layer[layer] = join
     return of_layer

@@ -25,7 +25,12 @@ class Depths:
         self._states: dict[int, int] = {}
         self._count(0, len(program.values), num_scans=0)
 
-    def _count(self, start: int, stop: int, num_scans: int) -> None:
+    def _count(
+        self,
+        start: int,
+        stop: int,
+        num_scans: int,
+    ) -> None:
         index = start
         while index < stop:
             value = self._program.values[index]
@@ -38,11 +43,13 @@ class Depths:
                 index = scan.stop
 
     def _count_scan(self, scan: Scan, num_scans: int) -> None:
+        # Every iteration is counted: how depth grows from one to the next may change.
         for turn in range(scan.length):
             if turn == 0:
                 for carry in scan.carries:
                     self._states.pop(carry, None)
             else:
+                # All states move on at once, so they are read before any is written.
                 states = [self.last[index] for index in scan.returned]
                 self._states |= dict(zip(scan.carries, states, strict=True))
             self._count(scan.start, scan.stop, num_scans)
@@ -50,6 +57,7 @@ class Depths:
     def _count_one(self, index: int) -> None:
         inputs = self._program.values[index].inputs
         depth = max((self.last[read] for read in inputs), default=0)
+        # A state is what the iteration before has left, not what the scan began with.
         depth = self._states.get(index, depth)
         if index in self._met:
             depth += 1

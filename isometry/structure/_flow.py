@@ -62,6 +62,7 @@ class Flow:
     ) -> None:
         self.unrolled = unrolled
         self.program = program = unrolled.program
+        # Points, branches and roles all start from these nodes.
         self.layer_at = {
             index: self._uses_at(index, layers[node.value])
             for index, node in enumerate(unrolled.nodes)
@@ -69,6 +70,8 @@ class Flow:
         }
         self.output = unrolled.find(program.outputs[0])
         self.stream = self._stream(program)
+        # What the output does not depend on is no part of the flow: dead code, and what
+        # f returns beside its output.
         self.nodes = sorted(self._before_output())
         self.inside = frozenset(self.nodes)
 
@@ -105,6 +108,8 @@ class Flow:
         signal = self.unrolled.after({self.unrolled.find(leaf) for leaf in x})
         for index, node in enumerate(self.unrolled.nodes):
             value = program.values[node.value]
+            # Whole numbers and booleans have no derivative: a mask made of tokens is no
+            # way around the layers.
             if not value.is_floating or value.operation in _CUTTING:
                 continue
             is_source = node.value in x or (index in self.layer_at and index in signal)
@@ -181,7 +186,11 @@ class Flow:
         inputs = self.unrolled.nodes[node].inputs
         return is_one and bool(inputs) and all(map(self._is_number, inputs))
 
-    def passage(self, start: int, within: Container[int] | None = None) -> list[int]:
+    def passage(
+        self,
+        start: int,
+        within: Container[int] | None = None,
+    ) -> list[int]:
         """Follow what is computed from one node alone, up to where that ends.
 
         It ends where another layer, a product or a value from elsewhere comes in.
@@ -197,6 +206,8 @@ class Flow:
         counted = self.inside if within is None else within
         if start not in self.inside:
             return []
+        # Nodes come off the heap in the order in which they can be computed, so when
+        # one does, all that it is computed from has been seen.
         inside = {start}
         passed = []
         pending = [node for node in self.readers[start] if node in counted]
@@ -205,6 +216,8 @@ class Flow:
             node = heapq.heappop(pending)
             if node in inside:
                 continue
+            # Otherwise what is inside runs out into something else, and nothing later
+            # is a passage.
             if not self._is_alone(node, inside):
                 break
             inside.add(node)
@@ -229,9 +242,15 @@ class Flow:
             for read in nodes[node].inputs
         )
 
-    def _is_bottleneck(self, node: int, inside: set[int], pending: list[int]) -> bool:
+    def _is_bottleneck(
+        self,
+        node: int,
+        inside: set[int],
+        pending: list[int],
+    ) -> bool:
         """Tell whether all that is still to come is computed from this node alone."""
         waiting = {reader for reader in pending if reader not in inside}
+        # The output is read by nobody, and yet all that leads to it must pass.
         others = inside - {node}
         if self.output in others:
             return False
@@ -240,6 +259,8 @@ class Flow:
     @functools.cached_property
     def cuts(self) -> frozenset[int]:
         """The nodes through which every path from x to the output runs."""
+        # Every node lies on some path from x to the output, so one is a cut if and only
+        # if no edge runs past it: an edge from u to v past a node gives a path around.
         position = {node: i for i, node in enumerate(self.nodes)}
         # How many edges run over each position: from before it to behind it.
         change = [0] * (len(self.nodes) + 1)

@@ -168,7 +168,11 @@ def _written(step: Step) -> str:
     return step.kind
 
 
-def _segment(flow: Flow, before: int, node: int) -> list[int]:
+def _segment(
+    flow: Flow,
+    before: int,
+    node: int,
+) -> list[int]:
     """Return the nodes behind `before` up to `node`, which depends on it alone."""
     seen = {before, node}
     pending = [node]
@@ -179,9 +183,14 @@ def _segment(flow: Flow, before: int, node: int) -> list[int]:
     return sorted(seen - {before})
 
 
-def _step(flow: Flow, segment: Sequence[int], names: Mapping[int, str]) -> Step | None:
+def _step(
+    flow: Flow,
+    segment: Sequence[int],
+    names: Mapping[int, str],
+) -> Step | None:
     """Describe the nodes between one bottleneck and the next."""
     values = [flow.value(node) for node in segment]
+    # A name that a library gives says more than the operations inside.
     calls = [call for value in values for call in value.calls]
     titles = [title for title in map(_title, calls) if title is not None]
     if titles:
@@ -200,7 +209,11 @@ def _title(call: str) -> str | None:
     return name if is_named else None
 
 
-def _single(flow: Flow, node: int, names: Mapping[int, str]) -> Step | None:
+def _single(
+    flow: Flow,
+    node: int,
+    names: Mapping[int, str],
+) -> Step | None:
     """Describe one operation."""
     value = flow.value(node)
     name = value.operation
@@ -213,6 +226,7 @@ def _single(flow: Flow, node: int, names: Mapping[int, str]) -> Step | None:
     if name in ("add", "sub") and elsewhere:
         detail = names.get(flow.unrolled.nodes[elsewhere[0]].value, "")
         return Step("shift", detail)
+    # A factor with a root in it is 1/sqrt(variance): a norm with fixed statistics.
     if name in ("mul", "div") and elsewhere:
         is_fixed_norm = any(_has_root(flow, read, _FAR) for read in elsewhere)
         return Step("fixed scale" if is_fixed_norm else "scale")
@@ -254,6 +268,7 @@ def _several(flow: Flow, segment: Sequence[int]) -> Step:
     """Describe operations that part and come together again."""
     values = [flow.value(node) for node in segment]
     operations = [value.operation for value in values]
+    # Several operations are known by the set of them, whatever their order.
     has = frozenset(operations)
     sums = [value for value in values if value.operation == "reduce_sum"]
     if sums and has & _ROOTS:
@@ -286,6 +301,7 @@ def _statistics(eqn) -> str:
     """Return over what a norm takes its statistics: a layer, a group, a batch."""
     num_axes = len(eqn.invars[0].aval.shape)
     axes = set(eqn.params["axes"])
+    # Channels stand last; statistics that leave them alone run over the examples.
     if num_axes - 1 not in axes:
         return "batch"
     is_whole = len(axes) in (1, num_axes)

@@ -7,7 +7,7 @@ from isometry.structure import _names
 from isometry.structure._meetings import Meeting, size_of
 from isometry.structure._names import Leaf
 from isometry.structure._origins import Origin
-from isometry.structure._reading import Program
+from isometry.structure._reading import Indices, Program
 
 
 class Use(NamedTuple):
@@ -47,12 +47,12 @@ class Row(NamedTuple):
 
     name: str
     path: str
-    shape: tuple[int, ...]
+    shape: Indices
     stacked: int | None
-    in_axes: tuple[int, ...]
-    out_axes: tuple[int, ...]
-    batch_axes: tuple[int, ...]
-    window_axes: tuple[int, ...]
+    in_axes: Indices
+    out_axes: Indices
+    batch_axes: Indices
+    window_axes: Indices
     fan_in: int
     fan_out: int
     uses: tuple[Use, ...]
@@ -78,7 +78,7 @@ class _Weight(NamedTuple):
 
     leaf: int
     parts: tuple[tuple[int, int, int], ...]
-    picked: tuple[int, ...]
+    picked: Indices
 
 
 def rows(
@@ -102,6 +102,7 @@ def rows(
 
 
 def _weight(origin: Origin) -> _Weight:
+    # Stretches of a leaf are weights of their own; slices of a stack are one.
     parts = tuple(sorted(tuple(part) for part in origin.parts))
     picked = tuple(sorted({pick.axis for pick in origin.picks}))
     return _Weight(origin.leaf, parts, picked)
@@ -123,9 +124,11 @@ def _row(
     *,
     met: Sequence[Meeting],
 ) -> Row:
+    # A tied weight is described by its first use.
     first = met[0]
     origin = first.origin
     full = program.values[origin.leaf].shape
+    # One slice is the layer; the axes along which it is stacked are not its own.
     picked = {pick.axis for pick in origin.picks}
     kept = [axis for axis in range(len(full)) if axis not in picked]
     sizes = list(full)
@@ -139,7 +142,7 @@ def _row(
     moved = {axis: i for i, axis in enumerate(kept)}
     shape = tuple(sizes[axis] for axis in kept)
 
-    def back(axes: Sequence[int]) -> tuple[int, ...]:
+    def back(axes: Sequence[int]) -> Indices:
         sources = {source for axis in axes for source in origin.axes[axis]}
         return tuple(sorted(moved[source] for source in sources if source in moved))
 
@@ -162,7 +165,10 @@ def _row(
     )
 
 
-def _uses(program: Program, met: Sequence[Meeting]) -> tuple[Use, ...]:
+def _uses(
+    program: Program,
+    met: Sequence[Meeting],
+) -> tuple[Use, ...]:
     """Return the uses that the meetings of one weight are, slice by slice."""
     uses = []
     count: dict[int | None, int] = {}
@@ -171,6 +177,8 @@ def _uses(program: Program, met: Sequence[Meeting]) -> tuple[Use, ...]:
         index = _index(program, meeting)
         number = count.get(index, 0)
         count[index] = number + 1
+        # A scan whose iterations take slices runs over layers; any other one runs over
+        # steps.
         picking = {pick.scan for pick in picks}
         scans = program.values[meeting.value].scans
         turn = None
@@ -186,6 +194,7 @@ def _uses(program: Program, met: Sequence[Meeting]) -> tuple[Use, ...]:
 def _index(program: Program, meeting: Meeting) -> int | None:
     """Return which slice of a stacked leaf is used, where it is the same always."""
     shape = program.values[meeting.origin.leaf].shape
+    # A stack of one has no index worth writing.
     numbers = [
         pick.index
         for pick in meeting.origin.picks

@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from isometry.structure._origins import Origin, Origins
-from isometry.structure._reading import Program, Value, is_opaque
+from isometry.structure._reading import Indices, Program, Value, is_opaque
 
 # Operations, readable or not, that mix entries of a weight with those of the signal in
 # a way that has no axes.
 _MIXING = frozenset(("triangular_solve", "tridiagonal_solve"))
+
+
+# Axes of the weight of a ragged product: the group, then in and out.
+_AXES_OF_RAGGED = 3
 
 
 class Meeting(NamedTuple):
@@ -35,10 +39,10 @@ class Meeting(NamedTuple):
     weight: int
     origin: Origin
     kind: str
-    in_axes: tuple[int, ...] = ()
-    out_axes: tuple[int, ...] = ()
-    batch_axes: tuple[int, ...] = ()
-    window_axes: tuple[int, ...] = ()
+    in_axes: Indices = ()
+    out_axes: Indices = ()
+    batch_axes: Indices = ()
+    window_axes: Indices = ()
     groups: int = 1
 
 
@@ -46,14 +50,17 @@ class _Axes(NamedTuple):
     """How an equation reads the axes of a weight; fields as of `Meeting`."""
 
     kind: str
-    in_axes: tuple[int, ...] = ()
-    out_axes: tuple[int, ...] = ()
-    batch_axes: tuple[int, ...] = ()
-    window_axes: tuple[int, ...] = ()
+    in_axes: Indices = ()
+    out_axes: Indices = ()
+    batch_axes: Indices = ()
+    window_axes: Indices = ()
     groups: int = 1
 
 
-def meetings(program: Program, origins: dict[int, Origins]) -> list[Meeting]:
+def meetings(
+    program: Program,
+    origins: dict[int, Origins],
+) -> list[Meeting]:
     """Find every equation in which a weight meets the signal, in program order."""
     met = []
     for index, value in enumerate(program.values):
@@ -98,7 +105,7 @@ def _is_first_result(value: Value) -> bool:
     return value.eqn is not None and value.var is value.eqn.outvars[0]
 
 
-def _sums(program: Program, index: int) -> tuple[int, ...]:
+def _sums(program: Program, index: int) -> Indices:
     """Return the axes over which a value is summed, if that is all that is done."""
     readers = program.readers[index]
     if len(readers) != 1:
@@ -115,7 +122,7 @@ def _axes(
     position: int,
     *,
     is_looked_up: bool,
-    sums: tuple[int, ...],
+    sums: Indices,
 ) -> _Axes | None:
     """Return how an equation reads a weight; None where it only scales or shifts."""
     weight = inputs[position]
@@ -123,27 +130,38 @@ def _axes(
     if name == "dot_general":
         return _dense(value, position, weight)
     if name.startswith("ragged_dot"):
-        is_weight = position == 1 and len(weight.shape) == 3
-        return _Axes("dense", (1,), (2,), batch_axes=(0,)) if is_weight else None
+        # One matrix for each group of rows: the experts of a mixture.
+        if position == 1 and len(weight.shape) == _AXES_OF_RAGGED:
+            return _Axes("dense", (1,), (2,), batch_axes=(0,))
+        return None
     if name == "conv_general_dilated":
-        return _convolution(value) if position == 1 else None
+        # A kernel made of the signal is nobody's weight.
+        if position == 0:
+            return None
+        return _convolution(value)
     if name in ("gather", "dynamic_slice"):
         is_table = position == 0 and is_looked_up
         return _embedding(value, weight) if is_table else None
     if name == "mul":
         return _written_out(weight, inputs[1 - position], sums)
+    # Vectors that enter a loop are biases and scales more often than weights.
     is_matrix = len(weight.shape) >= 2
     if is_matrix and (name in _MIXING or is_opaque(value)):
         return _Axes("other")
     return None
 
 
-def _dense(value: Value, position: int, weight: Value) -> _Axes | None:
+def _dense(
+    value: Value,
+    position: int,
+    weight: Value,
+) -> _Axes | None:
     contracted, batch = value.eqn.params["dimension_numbers"]
     in_axes = tuple(contracted[position])
     batch_axes = tuple(batch[position])
     bound = {*in_axes, *batch_axes}
     free = tuple(axis for axis in range(len(weight.shape)) if axis not in bound)
+    # Neither sums nor makes outputs.
     if not in_axes and not free:
         # einsum("...d,d->...d") is a scale.
         return None
@@ -151,6 +169,7 @@ def _dense(value: Value, position: int, weight: Value) -> _Axes | None:
 
 
 def _convolution(value: Value) -> _Axes:
+    # JAX names the axes of a kernel in the order of its own layout.
     out_axis, in_axis, *window = value.eqn.params["dimension_numbers"].rhs_spec
     return _Axes(
         "conv",
@@ -171,12 +190,17 @@ def _embedding(value: Value, weight: Value) -> _Axes:
     return _Axes("embedding", looked_up, kept)
 
 
-def _written_out(weight: Value, other: Value, sums: tuple[int, ...]) -> _Axes | None:
+def _written_out(
+    weight: Value,
+    other: Value,
+    sums: Indices,
+) -> _Axes | None:
     """Read a product that is written as (w * x).sum(axes)."""
     own = _not_broadcast(weight)
     in_axes = tuple(axis for axis in own if axis in sums)
     if not in_axes:
         return None
+    # An axis of both is shared; along one of the weight alone the signal was spread.
     kept = [axis for axis in own if axis not in sums]
     of_signal = _not_broadcast(other)
     out_axes = tuple(axis for axis in kept if axis not in of_signal)
@@ -197,7 +221,11 @@ def _not_broadcast(value: Value) -> list[int]:
     return [axis for axis in axes if axis in varying]
 
 
-def size_of(program: Program, meeting: Meeting, axes: Sequence[int]) -> int:
+def size_of(
+    program: Program,
+    meeting: Meeting,
+    axes: Sequence[int],
+) -> int:
     """Count the entries of a weight along some of its axes, its own share of them."""
     shape = list(program.values[meeting.weight].shape)
     share = meeting.origin.joined

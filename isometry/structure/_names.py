@@ -51,6 +51,7 @@ def leaves(params: PyTree) -> list[Leaf]:
 
 
 def _steps(path: Sequence[object]) -> tuple[str, ...]:
+    # Haiku's names of modules are paths themselves.
     steps: list[str] = []
     for key in path:
         steps += [step for step in _text(key).split("/") if step not in _SILENT]
@@ -69,7 +70,9 @@ def _text(key: object) -> str:
     return str(key)
 
 
-def layer_names(weights: Sequence[tuple[Leaf, str]]) -> list[str]:
+def layer_names(
+    weights: Sequence[tuple[Leaf, str]],
+) -> list[str]:
     """Name weights, each given by its leaf and the stretch of it that is meant.
 
     A name is the path without the leaf's own name, unless that makes two names equal.

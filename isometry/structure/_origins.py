@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from isometry.structure._reading import Program, Value
+from isometry.structure._reading import Indices, Program, Value
 
 # For each axis of a value, the axes of the leaf from which it comes. Empty: of none.
-Axes = tuple[tuple[int, ...], ...]
+Axes = tuple[Indices, ...]
 
 
 class Pick(NamedTuple):
@@ -96,7 +96,7 @@ class _Step(NamedTuple):
 
     program: Program
     value: Value
-    shape: tuple[int, ...]
+    shape: Indices
 
     @property
     def params(self) -> dict[str, Any]:
@@ -127,7 +127,11 @@ def origins(program: Program) -> dict[int, Origins]:
     return {index: found for index, found in traced.items() if found}
 
 
-def _is_expert(program: Program, index: int, traced: dict[int, Origins]) -> bool:
+def _is_expert(
+    program: Program,
+    index: int,
+    traced: dict[int, Origins],
+) -> bool:
     """Tell whether a value is a matrix that the signal picks from a stack of them.
 
     It meets the signal where it is multiplied, as the experts of a mixture do. A row of
@@ -148,7 +152,11 @@ def is_expert(found: Origins) -> bool:
     return any(pick.is_routed for origin in found for pick in origin.picks)
 
 
-def follow(program: Program, index: int, traced: dict[int, Origins]) -> Origins:
+def follow(
+    program: Program,
+    index: int,
+    traced: dict[int, Origins],
+) -> Origins:
     """Trace one value whose inputs are traced already."""
     value = program.values[index]
     if value.operation in ("concatenate", "stack"):
@@ -178,6 +186,7 @@ def _main_input(
     A normalized weight w / |w| shows w, not its norm; a masked one w, not the mask,
     unless the mask is what comes from a leaf.
     """
+    # More axes known, then floating, then the larger leaf; the first of equals.
     best, best_rank = None, (-1, -1)
     for read in value.inputs:
         found = traced.get(read)
@@ -193,7 +202,7 @@ def _main_input(
     return best
 
 
-def _unpicked(origin: Origin, scans: tuple[int, ...]) -> Origin:
+def _unpicked(origin: Origin, scans: Indices) -> Origin:
     """Return the origin of the stack of what iterations have returned."""
     inner = [pick for pick in origin.picks if pick.scan not in (None, *scans)]
     leading = tuple(pick.axis for pick in inner[-1:])
@@ -232,6 +241,7 @@ def _params(value: Value) -> dict[str, object]:
 
 def _elementwise(step: _Step, origin: Origin) -> Origin | None:
     """Follow what leaves the shape as it is; of all else only the leaf is known."""
+    # Entry by entry, the leaf is still seen through whatever was done to it.
     if tuple(step.shape) == step.value.shape:
         return origin
     return origin._replace(axes=((),) * len(step.value.shape), joined=None)
@@ -247,7 +257,8 @@ def _transpose(step: _Step, origin: Origin) -> Origin:
 
 
 def _reshape(step: _Step, origin: Origin) -> Origin:
-    axes: list[tuple[int, ...]] = [()] * len(step.value.shape)
+    axes: list[Indices] = [()] * len(step.value.shape)
+    # Axes that were merged or split come from all axes of their group.
     for old, new in matched(step.shape, step.value.shape):
         sources = sorted({leaf_axis for axis in old for leaf_axis in origin.axes[axis]})
         for axis in new:
@@ -286,7 +297,7 @@ def matched(
 
 
 def _broadcast(step: _Step, origin: Origin) -> Origin:
-    axes: list[tuple[int, ...]] = [()] * len(step.value.shape)
+    axes: list[Indices] = [()] * len(step.value.shape)
     targets = list(step.params["broadcast_dimensions"])
     for source, target in zip(origin.axes, targets, strict=True):
         axes[target] = source
@@ -370,13 +381,22 @@ def _each(step: _Step, origin: Origin) -> Origin | None:
     return _picked(origin, axis=0, scan=step.value.scans[-1])
 
 
-def _innermost(program: Program, value: Value, index: int) -> int | None:
+def _innermost(
+    program: Program,
+    value: Value,
+    index: int,
+) -> int | None:
     """Return the scan whose counter says which slice is taken; None if x says so."""
     is_counted = value.scans and index not in program.of_x
     return value.scans[-1] if is_counted else None
 
 
-def _picked(origin: Origin, axis: int, *, scan: int | None) -> Origin | None:
+def _picked(
+    origin: Origin,
+    axis: int,
+    *,
+    scan: int | None,
+) -> Origin | None:
     """Take one slice along an axis of the value.
 
     Each iteration of `scan` takes one. Without a scan the signal says which.
@@ -421,9 +441,10 @@ def _gather(step: _Step, origin: Origin) -> Origin | None:
     """Follow rows taken at indices that do not depend on x."""
     numbers = step.params["dimension_numbers"]
     sizes = step.params["slice_sizes"]
+    # Collapsed axes are indexed away; all others are axes of the result.
     dropped = set(numbers.collapsed_slice_dims) | set(numbers.operand_batching_dims)
     kept = [axis for axis in range(len(step.shape)) if axis not in dropped]
-    axes: list[tuple[int, ...]] = [()] * len(step.value.shape)
+    axes: list[Indices] = [()] * len(step.value.shape)
     for axis, target in zip(kept, numbers.offset_dims, strict=True):
         axes[target] = origin.axes[axis]
     new = [axis for axis in range(len(axes)) if axis not in numbers.offset_dims]
@@ -474,6 +495,7 @@ _PASSING = {
 
 def _product(step: _Step, origin: Origin) -> Origin:
     """Follow the factor of a product of parameters: its free axes are still there."""
+    # Low-rank factors, orthogonal maps, spectral norms: the larger factor is meant.
     contracted, batch = step.params["dimension_numbers"]
     # The main input is known by its shape; of two of one shape the first is meant.
     is_left = step.program.values[step.value.inputs[0]].shape == tuple(step.shape)
@@ -481,7 +503,7 @@ def _product(step: _Step, origin: Origin) -> Origin:
     num_batch = len(batch[0])
     bound = set(contracted[side]) | set(batch[side])
     free = [axis for axis in range(len(step.shape)) if axis not in bound]
-    axes: list[tuple[int, ...]] = [()] * len(step.value.shape)
+    axes: list[Indices] = [()] * len(step.value.shape)
     for target, axis in enumerate(batch[side]):
         axes[target] = origin.axes[axis]
     first = num_batch

@@ -11,6 +11,7 @@ from isometry.structure._flow import LAYOUT, Flow
 from isometry.structure._layers import Row, Use
 from isometry.structure._meetings import size_of
 from isometry.structure._origins import Origins
+from isometry.structure._reading import Indices
 from isometry.structure._unrolling import actual, representative
 
 # By how many turns of each scan a point is away from what is laid out for it.
@@ -35,8 +36,8 @@ class Spot(NamedTuple):
     base: str
     tail: str
     styles: tuple[bool, ...]
-    scans: tuple[int, ...]
-    nodes: dict[tuple[int, ...], int]
+    scans: Indices
+    nodes: dict[Indices, int]
     turn: tuple[int, int] | None = None
 
 
@@ -51,7 +52,7 @@ class Point(NamedTuple):
 
     node: int
     value: int
-    turns: tuple[int, ...]
+    turns: Indices
 
 
 class PreActivation(NamedTuple):
@@ -64,7 +65,7 @@ class PreActivation(NamedTuple):
     """
 
     node: int
-    biases: tuple[int, ...]
+    biases: Indices
 
 
 def pre_activation(
@@ -76,12 +77,14 @@ def pre_activation(
     uses = flow.layer_at[node]
     scans = flow.value(node).scans
     unbiased = node
+    # Casts, transpositions and a factor such as 1/sqrt(n) may stand before the bias.
     for reader in flow.chain(node):
         value = flow.value(reader)
         others = flow.from_elsewhere(reader)
         if value.operation == "add" and len(others) == 1:
             biases = _biases(flow, origins, others[0], uses=uses)
             return PreActivation(reader if biases else unbiased, biases)
+        # Behind its scan a value is the last of many, not this layer's.
         is_layout = value.operation in LAYOUT and value.scans == scans
         if not (flow.is_scaled(reader) or is_layout):
             break
@@ -97,7 +100,7 @@ def _biases(
     node: int,
     *,
     uses: Sequence[tuple[int, Use]],
-) -> tuple[int, ...]:
+) -> Indices:
     """Return the leaves of a bias: one number for each output of the layer.
 
     A table of positions, which has one for each output and place, is none.
@@ -105,8 +108,10 @@ def _biases(
     program = flow.program
     value = flow.unrolled.nodes[node].value
     meetings = [use.meeting for _, use in uses]
+    # What is added to rows of a table are positions, or another table.
     if meetings[0].kind == "embedding" or value not in origins:
         return ()
+    # Biases of concatenated weights are concatenated too, and add up.
     size = 0
     for origin in origins[value]:
         picked = {pick.axis for pick in origin.picks}
@@ -134,10 +139,16 @@ def spots(
         before_bias: For each node where a weight meets the signal, its pre-activation.
         joins: The joins of branches.
     """
+    # Each layer ends one branch at most under its own name.
     sum_behind = sums(flow, before_bias, joins)
     collected: dict[tuple[str, str], Spot] = {}
 
-    def put(name: tuple[str, str], use: Use, node: int, at: int) -> None:
+    def put(
+        name: tuple[str, str],
+        use: Use,
+        node: int,
+        at: int,
+    ) -> None:
         scans = flow.program.values[use.meeting.value].scans
         spot = Spot(*name, use.styles, scans, nodes={}, turn=use.turn)
         spot = collected.setdefault(name, spot)
@@ -150,6 +161,7 @@ def spots(
         base, number = _words(rows[row], use)
         here = before_bias[node].node
         put((base, number), use, node, at=here)
+        # Where nothing follows, the pre-activation is all there is to name.
         behind = outlet(flow, here)
         if behind is not None:
             put((base, number + ":out"), use, node, at=behind)
@@ -190,7 +202,13 @@ def sums(
     return found
 
 
-def _own(flow: Flow, node: int, layer: int, *, owners: dict[int, int]) -> None:
+def _own(
+    flow: Flow,
+    node: int,
+    layer: int,
+    *,
+    owners: dict[int, int],
+) -> None:
     """Let a node and what the nonlinearity or norm behind it returns be a layer's."""
     owners[node] = layer
     behind = outlet(flow, node)
@@ -198,7 +216,11 @@ def _own(flow: Flow, node: int, layer: int, *, owners: dict[int, int]) -> None:
         owners[behind] = layer
 
 
-def _owner(flow: Flow, node: int, owners: Mapping[int, int]) -> int | None:
+def _owner(
+    flow: Flow,
+    node: int,
+    owners: Mapping[int, int],
+) -> int | None:
     """Return the layer of which a node is the result, perhaps scaled or reshaped."""
     while node not in owners:
         is_layout = flow.operation(node) in LAYOUT
@@ -212,7 +234,8 @@ def _owner(flow: Flow, node: int, owners: Mapping[int, int]) -> int | None:
 def _states(flow: Flow) -> list[Spot]:
     """Name the states of recurrences: what their steps hand on."""
     program = flow.program
-    recurrent: dict[int, tuple[tuple[bool, ...], tuple[int, ...]]] = {}
+    # Scans over slices of weights hand on the stream, which has names already.
+    recurrent: dict[int, tuple[tuple[bool, ...], Indices]] = {}
     for _, use in itertools.chain.from_iterable(flow.layer_at.values()):
         scans = program.values[use.meeting.value].scans
         for depth, (scan, is_slice) in enumerate(zip(scans, use.styles, strict=True)):
@@ -222,7 +245,7 @@ def _states(flow: Flow) -> list[Spot]:
     spots = []
     for number, (scan, (styles, scans)) in enumerate(recurrent.items()):
         tail = "" if number == 0 else f"#{number + 1}"
-        by_value: dict[int, dict[tuple[int, ...], int]] = {}
+        by_value: dict[int, dict[Indices, int]] = {}
         for node in flow.nodes:
             index, turns, _ = flow.unrolled.nodes[node]
             if index in program.scans[scan].returned and len(turns) == len(scans):
@@ -238,7 +261,10 @@ def _words(row: Row, use: Use) -> tuple[str, str]:
     base = row.name
     if use.index is not None:
         base = f"{base}[{use.index}]"
-    number = "" if use.number == 0 else f"#{use.number + 1}"
+    # The first use needs no number.
+    number = ""
+    if use.number > 0:
+        number = f"#{use.number + 1}"
     return base, number
 
 
@@ -282,7 +308,7 @@ class Points:
         named.sort(key=lambda pair: self._key(pair[1]))
         self.by_name = dict(named)
         # A value with two names goes by the first.
-        self._names: dict[tuple[int, tuple[int, ...]], str] = {}
+        self._names: dict[tuple[int, Indices], str] = {}
         for name, point in self.by_name.items():
             self._names.setdefault((point.value, point.turns), name)
 
@@ -291,7 +317,10 @@ class Points:
         """The nodes that are laid out for points."""
         return frozenset(point.node for point in self.by_name.values())
 
-    def of_node(self, node: int) -> list[tuple[str, Shift]]:
+    def of_node(
+        self,
+        node: int,
+    ) -> list[tuple[str, Shift]]:
         """Return the names of all points for which a node is laid out.
 
         With each comes how far its turns are from those that are laid out.
@@ -344,13 +373,17 @@ class Points:
         output = self._program.outputs[0]
         yield "output", Point(self._flow.output, output, ())
 
-    def _expanded(self, spot: Spot) -> Iterator[tuple[str, Point]]:
+    def _expanded(
+        self,
+        spot: Spot,
+    ) -> Iterator[tuple[str, Point]]:
         """Yield the points of a spot in all turns."""
         lengths = [self._program.scans[scan].length for scan in spot.scans]
         for turns in itertools.product(*map(range, lengths)):
             laid_out = tuple(map(representative, turns, lengths))
             if laid_out not in spot.nodes or not _is_meant(spot, turns):
                 continue
+            # The point is as far from what is laid out as the turn is.
             shift = {
                 scan: turn - shown
                 for scan, turn, shown in zip(spot.scans, turns, laid_out, strict=True)
@@ -388,8 +421,10 @@ class Points:
                 turns.append(actual(turn, self._program.scans[scan].length))
         return Point(node, index, tuple(turns))
 
-    def _key(self, point: Point) -> tuple[int, ...]:
+    def _key(self, point: Point) -> Indices:
         """Return what points are sorted by: when their values are computed."""
+        # Turns stand between indices, so that what follows a scan comes after all of
+        # its iterations.
         key: list[int] = []
         scans = self._program.values[point.value].scans
         for scan, turn in zip(scans, point.turns, strict=True):

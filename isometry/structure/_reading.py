@@ -8,7 +8,7 @@ another is the business of `_unrolling`.
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,10 @@ _OPAQUE = frozenset(
 CUSTOM = "custom_jvp "
 
 
+# Indices of values, nodes or axes; shapes and turns.
+Indices: TypeAlias = tuple[int, ...]
+
+
 class Value(NamedTuple):
     """One value of the program.
 
@@ -60,17 +64,17 @@ class Value(NamedTuple):
     """
 
     operation: str
-    inputs: tuple[int, ...]
+    inputs: Indices
     aval: jax.core.AbstractValue
     eqn: core.JaxprEqn | None = None
-    path: tuple[int, ...] = ()
+    path: Indices = ()
     var: core.Var | None = None
-    scans: tuple[int, ...] = ()
+    scans: Indices = ()
     calls: tuple[str, ...] = ()
     number: object = None
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Indices:
         return tuple(getattr(self.aval, "shape", ()))
 
     @property
@@ -97,8 +101,8 @@ class Scan(NamedTuple):
     is_reverse: bool
     start: int
     stop: int
-    carries: tuple[int, ...]
-    returned: tuple[int, ...]
+    carries: Indices
+    returned: Indices
 
     def index_of(self, turn: int) -> int:
         """Return which slice of its arrays an iteration takes."""
@@ -119,9 +123,9 @@ class Program:
 
     values: tuple[Value, ...]
     scans: tuple[Scan, ...]
-    params: tuple[int, ...]
-    x: tuple[int, ...]
-    outputs: tuple[int, ...]
+    params: Indices
+    x: Indices
+    outputs: Indices
 
     @functools.cached_property
     def feedback(self) -> dict[int, int]:
@@ -161,8 +165,8 @@ class Program:
 class _Where(NamedTuple):
     """What stands around an equation."""
 
-    path: tuple[int, ...] = ()
-    scans: tuple[int, ...] = ()
+    path: Indices = ()
+    scans: Indices = ()
     calls: tuple[str, ...] = ()
 
 
@@ -185,6 +189,8 @@ class _Reader:
     ) -> list[int]:
         """Read a jaxpr whose constants and arguments are known, in this order."""
         variables = [*jaxpr.constvars, *jaxpr.invars]
+        # Variables are known by identity; two calls of one function share them, so each
+        # call has a table of its own.
         known = dict(zip(variables, arguments, strict=True))
         for index, eqn in enumerate(jaxpr.eqns):
             inputs = self.atoms(eqn.invars, known)
@@ -232,6 +238,7 @@ class _Reader:
     ) -> list[int]:
         """Read one equation, and what it calls."""
         name = eqn.primitive.name
+        # Loops and choices first: they hold jaxprs too, but not one that runs once.
         if name == "scan":
             return self.scan(eqn, inputs, inside)
         if name == "cond":
@@ -273,8 +280,14 @@ class _Reader:
             for var in eqn.outvars
         ]
 
-    def cond(self, eqn: core.JaxprEqn, inputs: list[int], inside: _Where) -> list[int]:
+    def cond(
+        self,
+        eqn: core.JaxprEqn,
+        inputs: list[int],
+        inside: _Where,
+    ) -> list[int]:
         """Read every branch; each result depends on the choice and on all branches."""
+        # Which branch runs is known to nobody here, so all of them are read.
         choice, *operands = inputs
         returned = [
             self.called(branch, operands, inside) for branch in eqn.params["branches"]
@@ -296,13 +309,19 @@ class _Reader:
             outputs.append(self.add(value))
         return outputs
 
-    def scan(self, eqn: core.JaxprEqn, inputs: list[int], inside: _Where) -> list[int]:
+    def scan(
+        self,
+        eqn: core.JaxprEqn,
+        inputs: list[int],
+        inside: _Where,
+    ) -> list[int]:
         """Read the body once, between the values that enter and those that leave."""
         body = eqn.params["jaxpr"]
         inner = getattr(body, "jaxpr", body)
         num_consts, num_carry = jaxprs.scan_parts(eqn)
         num_fixed = num_consts + num_carry
         outside = inside._replace(path=inside.path[:-1])
+        # A place is kept, because a scan inside the body is numbered before this ends.
         index = len(self.scans)
         self.scans.append(None)
         inside = inside._replace(scans=(*inside.scans, index))
@@ -327,6 +346,7 @@ class _Reader:
         if not entering:
             # `_unrolling` knows the body by its first value.
             self.add(Value("constant", (), eqn.outvars[0].aval, scans=inside.scans))
+        # The body is read once, whatever the length.
         returned = self.called(body, [*arguments, *entering], inside)
         self.scans[index] = Scan(
             eqn.params["length"],
@@ -367,6 +387,7 @@ def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
         for value in eqn.params.values()
         if isinstance(value, (core.ClosedJaxpr, core.Jaxpr))
     ]
+    # Equations with rules of their own hold several; the one that is run fits.
     for candidate in candidates:
         jaxpr = getattr(candidate, "jaxpr", candidate)
         takes_all = len(jaxpr.invars) == len(eqn.invars)

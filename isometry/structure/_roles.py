@@ -30,6 +30,7 @@ def roles(
     for index, row in enumerate(weights):
         is_first = depths[index] == 1 and index not in on_branch
         is_last = index in last and index not in on_branch
+        # What a layer does in an attention says more than where it stands.
         if index in in_attention:
             role = in_attention[index]
         elif _is_recurrent(flow, row):
@@ -44,7 +45,10 @@ def roles(
     return found
 
 
-def _in_attention(flow: Flow, attentions: Sequence[Heads]) -> dict[int, str]:
+def _in_attention(
+    flow: Flow,
+    attentions: Sequence[Heads],
+) -> dict[int, str]:
     """Return the roles of the layers of attentions."""
     parts: dict[int, dict[str, None]] = {}
     for heads in attentions:
@@ -80,6 +84,7 @@ def _without_successor(flow: Flow) -> frozenset[int]:
     not_last: set[int] = set()
     for node in reversed(flow.nodes):
         readers = flow.readers[node]
+        # Nodes are visited from the output back, so readers are known.
         has_layer = any(
             reader in follows or reader in flow.layer_at for reader in readers
         )

@@ -85,12 +85,18 @@ def _kind(layer: WeightLayer) -> str:
     return kind
 
 
-def table(anatomy: "Anatomy", rows: Sequence[Sequence[str]]) -> str:
+def table(
+    anatomy: "Anatomy",
+    rows: Sequence[Sequence[str]],
+) -> str:
     """Draw all layers."""
     return "\n".join([_heading(anatomy), *_lines(rows), *_endings(anatomy)])
 
 
-def summary(anatomy: "Anatomy", rows: Sequence[Sequence[str]]) -> str:
+def summary(
+    anatomy: "Anatomy",
+    rows: Sequence[Sequence[str]],
+) -> str:
     """Draw as many layers as fit on a screen: the first ones and the last ones."""
     num_hidden = len(rows) - _ROWS_OF_REPR
     half = _ROWS_OF_REPR // 2
@@ -107,6 +113,7 @@ def summary(anatomy: "Anatomy", rows: Sequence[Sequence[str]]) -> str:
 
 def _narrow(row: Sequence[str]) -> list[str]:
     """Shorten a layer's name, and say of its branch only where on it the layer lies."""
+    # The branch repeats the name, so a repr has room for the position only.
     name, *others, branch = row
     if len(name) > _NAME_OF_REPR:
         *steps, last = name.split("/")
@@ -158,6 +165,7 @@ def _endings(anatomy: "Anatomy") -> list[str]:
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
     """Set cells in columns, without columns that say nothing."""
     columns = [list(column) for column in zip(_HEADINGS, *rows, strict=True)]
+    # A perceptron has no branches and nothing before its layers.
     told = [column for column in columns if any(column[1:])]
     widths = [max(map(len, column)) for column in told]
     lines = []

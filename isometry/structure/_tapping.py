@@ -123,7 +123,7 @@ def tapped(
             name: _Tap(place, given.get(name), mask=None)
             for name, place in places.items()
         }
-        return _run(closed, arguments, taps, mode)
+        return _run(closed, arguments, taps, mode=mode)
 
     return run
 
@@ -199,7 +199,7 @@ def _run(
     for index, eqn in enumerate(jaxpr.eqns):
         operands = [read(atom) for atom in eqn.invars]
         if index in enclosed:
-            results, inner = _rewritten(eqn, operands, enclosed[index], mode)
+            results, inner = _rewritten(eqn, operands, enclosed[index], mode=mode)
             readings.update(inner)
         else:
             results = _unchanged(eqn, operands)
@@ -235,14 +235,14 @@ def _rewritten(
     """Evaluate an equation that encloses places."""
     name = eqn.primitive.name
     if name == "scan":
-        return _scan(eqn, operands, taps, mode)
+        return _scan(eqn, operands, taps, mode=mode)
     if name == "cond":
-        return _cond(eqn, operands, taps, mode)
+        return _cond(eqn, operands, taps, mode=mode)
     if name in _CALLS:
         (program,) = _called(eqn)
-        return _run(program, operands, taps, mode)
+        return _run(program, operands, taps, mode=mode)
     if name in _REMAT:
-        return _remat(eqn, operands, taps, mode)
+        return _remat(eqn, operands, taps, mode=mode)
     named = ", ".join(taps)
     raise InputError(
         f"span: {named} lies inside a {name}, where nothing can be read or perturbed; "
@@ -266,7 +266,7 @@ def _remat(
     (program,) = _called(eqn)
 
     def body(operands: list[Array]) -> tuple[list[Array], Arrays]:
-        return _run(program, operands, taps, mode)
+        return _run(program, operands, taps, mode=mode)
 
     policy = eqn.params["policy"]
     forgetting = jax.checkpoint(
@@ -288,7 +288,7 @@ def _cond(
         inside = {n: tap for n, tap in taps.items() if _holds(program, tap.place)}
 
         def call(operands: list[Array]) -> tuple[list[Array], Arrays]:
-            outputs, readings = _run(program, operands, inside, mode)
+            outputs, readings = _run(program, operands, inside, mode=mode)
             for name in taps.keys() - inside.keys():
                 readings[name] = _missing(shapes[name])
             return outputs, readings
@@ -369,7 +369,9 @@ def _scan(
         is_meant = {n: turn == tap.place.turns[0] for n, tap in single.items()}
         inside = {n: tap._replace(given=given.get(n)) for n, tap in every.items()}
         inside |= {n: _in_turn(tap, is_meant[n]) for n, tap in single.items()}
-        outputs, readings = _run(program, [*constants, *carried, *inputs], inside, mode)
+        outputs, readings = _run(
+            program, [*constants, *carried, *inputs], inside, mode=mode
+        )
         held = {
             name: jnp.where(is_meant[name], readings.pop(name), value)
             for name, value in held.items()

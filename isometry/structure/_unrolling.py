@@ -8,7 +8,7 @@ the depth of its scans.
 import collections
 from typing import NamedTuple
 
-from isometry.structure._reading import Program, Scan, Value
+from isometry.structure._reading import Indices, Program, Scan, Value
 
 # Iterations that are laid out of each scan. The second and third stand for all inner
 # ones; two of them are needed to see what one inner iteration hands to the next. Fewer
@@ -26,8 +26,8 @@ class Node(NamedTuple):
     """
 
     value: int
-    turns: tuple[int, ...]
-    inputs: tuple[int, ...]
+    turns: Indices
+    inputs: Indices
 
 
 class Unrolled:
@@ -42,7 +42,7 @@ class Unrolled:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.nodes: list[Node] = []
-        self._by_place: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._by_place: dict[tuple[int, Indices], int] = {}
         self._scan_at = {scan.start: scan for scan in program.scans}
         self._feedback = program.feedback
         self._lay_out(0, len(program.values), turns=())
@@ -55,8 +55,9 @@ class Unrolled:
         """Return the value that a node is an iteration of."""
         return self.program.values[self.nodes[node].value]
 
-    def find(self, value: int, turns: tuple[int, ...] = ()) -> int:
+    def find(self, value: int, turns: Indices = ()) -> int:
         """Return the node of a value; `turns` may be those of one further inside."""
+        # What lies outside of a scan is the same in all of its turns.
         num_scans = len(self.program.values[value].scans)
         return self._by_place[value, turns[:num_scans]]
 
@@ -65,8 +66,14 @@ class Unrolled:
         indices = range(len(self.nodes))
         return [index for index in indices if self.nodes[index].value == value]
 
-    def _lay_out(self, start: int, stop: int, turns: tuple[int, ...]) -> None:
+    def _lay_out(
+        self,
+        start: int,
+        stop: int,
+        turns: Indices,
+    ) -> None:
         """Add the values from `start` to `stop`; a scan inside, turn after turn."""
+        # Bodies of scans are contiguous, and begin with what enters them.
         index = start
         while index < stop:
             scan = self._scan_at.get(index)
@@ -79,7 +86,7 @@ class Unrolled:
                 self._lay_out(scan.start, scan.stop, (*turns, turn))
             index = scan.stop
 
-    def _add(self, index: int, turns: tuple[int, ...]) -> None:
+    def _add(self, index: int, turns: Indices) -> None:
         value = self.program.values[index]
         own_turns = turns[: len(value.scans)]
         inputs = self._inputs(index, value, own_turns)
@@ -90,8 +97,8 @@ class Unrolled:
         self,
         index: int,
         value: Value,
-        turns: tuple[int, ...],
-    ) -> tuple[int, ...]:
+        turns: Indices,
+    ) -> Indices:
         """Return the nodes that a value is computed from in this turn."""
         if value.operation == "scan_carry" and turns[-1] > 0:
             before = (*turns[:-1], turns[-1] - 1)
@@ -100,7 +107,7 @@ class Unrolled:
             return self._leaving(value, turns)
         return tuple(self.find(read, turns) for read in value.inputs)
 
-    def _leaving(self, value: Value, turns: tuple[int, ...]) -> tuple[int, ...]:
+    def _leaving(self, value: Value, turns: Indices) -> Indices:
         """Return the nodes inside a scan that make a value behind it."""
         (returned,) = value.inputs
         num_scans = len(self.program.values[returned].scans)
@@ -109,11 +116,15 @@ class Unrolled:
             return (self.find(returned, turns),)
         scan = self.program.scans[self.program.values[returned].scans[len(turns)]]
         every_turn = range(num_laid_out(scan))
+        # A stack needs every iteration, a final state the last one.
         if value.operation == "scan_last":
             every_turn = every_turn[-1:]
         return tuple(self.find(returned, (*turns, turn)) for turn in every_turn)
 
-    def after(self, start: set[int] | frozenset[int]) -> frozenset[int]:
+    def after(
+        self,
+        start: set[int] | frozenset[int],
+    ) -> frozenset[int]:
         """Return all nodes that depend on one of `start`, and these themselves."""
         seen = set(start)
         for index in range(min(start, default=0), len(self.nodes)):

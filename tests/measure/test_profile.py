@@ -185,9 +185,9 @@ def test_program_of_scanned_layers_does_not_grow_with_depth(xs, toward):
     def count(layers):
         programs = []
 
-        def trace(spans, chunk, *arguments):
+        def trace(spans, chunk, constants, *, params, xs):
             measure = functools.partial(log_values, spans, chunk)
-            programs.append(jax.make_jaxpr(measure)(*arguments))
+            programs.append(jax.make_jaxpr(measure)(constants, params, xs))
             raise Traced
 
         log_values = _profile._log_values
