@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.extend import core
+from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from isometry._internal import checks, precision
@@ -241,5 +242,5 @@ def anatomy(
     return Anatomy(closed, trees, _assembling.assemble(closed, leaves, x_paths))
 
 
-def _shape_of(leaf: object) -> jax.ShapeDtypeStruct:
+def _shape_of(leaf: ArrayLike) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
