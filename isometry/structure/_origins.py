@@ -334,11 +334,13 @@ def _slice(step: _Step, origin: Origin) -> Origin | None:
     starts = step.params["start_indices"]
     for axis, size in enumerate(step.shape):
         new_size = step.value.shape[axis]
-        if size != new_size and origin is not None:
+        if size != new_size:
             start = int(starts[axis])
             stop = int(step.params["limit_indices"][axis])
-            cut = Part(axis, start, stop)
-            origin = _cut(step.program, origin, cut, size=size)
+            cut = _cut(step.program, origin, Part(axis, start, stop), size=size)
+            if cut is None:
+                return None
+            origin = cut
     return origin
 
 

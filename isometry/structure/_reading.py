@@ -79,7 +79,10 @@ class Value(NamedTuple):
     @property
     def source_shape(self) -> Indices:
         """The shape of the first operand of its equation."""
-        return () if self.eqn is None else tuple(self.eqn.invars[0].aval.shape)
+        if self.eqn is None:
+            return ()
+        aval: Any = self.eqn.invars[0].aval
+        return tuple(aval.shape)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -216,7 +219,7 @@ class _Reader:
     ) -> list[int]:
         """Read a jaxpr that may bring constants of its own."""
         # In some versions of JAX one class stands for both kinds.
-        jaxpr: core.Jaxpr = getattr(called, "jaxpr", called)
+        jaxpr: Any = getattr(called, "jaxpr", called)
         numbers = getattr(called, "consts", ())
         constants = [
             self.add(Value("constant", (), var.aval, number=number))
