@@ -69,8 +69,15 @@ def items(module: str) -> Iterator[Item]:
         item = item._replace(node=_node(inspect.unwrap(item.value)))
         yield item
         for node in item.node.body if isinstance(item.node, ast.ClassDef) else ():
-            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not _overrides(item.value, node):
                 yield Item(f"{item.path}.{node.name}", getattr(item.value, node.name), node, item)
+
+
+def _overrides(owner: type, node: ast.FunctionDef) -> bool:
+    """Whether a function is that of a method of measuring, described once in `measure.methods.Method`."""
+    from isometry.measure.methods import Method
+
+    return issubclass(owner, Method) and owner is not Method and node.name in vars(Method)
 
 
 @functools.cache

@@ -38,6 +38,8 @@ class Blocks:
             x: One example.
         """
         places = {name: self.anatomy.place(name) for name in self.names}
+        # One pass for all blocks: a program for each would trace f as often as there
+        # are blocks, and compile for minutes at twenty convolutions.
         program = tapped(self.anatomy.closed, places, CUT)
         arguments = jax.tree.leaves((params, x))
         shapes = {name: self.anatomy.shape(name) for name in self.names}
@@ -64,6 +66,7 @@ class Blocks:
             return push(moved)
 
         widest = max(shapes[name].size for name in starts)
+        # As many directions as the widest point has entries.
         columns = jax.vmap(canonical(column))(jnp.arange(widest))
         cuts = list(itertools.accumulate(shapes[name].size for name in ends))
         blocks = jnp.split(columns.T, cuts[:-1])
@@ -92,4 +95,5 @@ def found(anatomy: Anatomy, span: Span) -> Blocks | None:
             names.append(name)
             places.append(anatomy.place(name))
     names.append(last.name)
+    # A single block is the whole Jacobian, which method "dense" forms as well.
     return Blocks(anatomy, tuple(names)) if len(names) > 2 else None

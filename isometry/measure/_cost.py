@@ -127,7 +127,7 @@ def cost(  # noqa: PLR0917 (as it has always been)
     chosen.check(target, jax.random.key(0))
     x = _resolution.example(x)
     params, x = target.abstract(params, x)
-    return _asked(chosen, target, params, x)
+    return _asked(chosen, target, params, x=x)
 
 
 def _asked(
@@ -138,14 +138,14 @@ def _asked(
 ) -> Cost:
     """Compile what `spectrum` runs, and ask XLA."""
     # JAX remembers what is compiled for equal arguments, so asking again is free.
-    compiled = _measured.lower(method, target, params, x).compile()
+    compiled = _measured.lower(method, target, params, x=x).compile()
     allocated = compiled.memory_analysis()
     if allocated is None:
         raise NotImplementedError(
             f"cost(): the compiler for {jax.default_backend()} does not say what it "
             "allocates."
         )
-    flop, notes = _operations(_measured.trace(method, target, params, x).jaxpr)
+    flop, notes = _operations(_measured.trace(method, target, params, x=x).jaxpr)
     closed = _mapped.trace(target, params, x).jaxpr
     # Of f alone: the method's own factorizations are counted by itself.
     unknown = jaxprs.uncounted(closed.jaxpr)
@@ -168,7 +168,11 @@ def _measured(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _mapped(target: Target, params: Params, x: PyTree) -> Array:
+def _mapped(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> Array:
     """Return the value at the end of the span."""
     return target.apply(params, x, target.start(params, x))
 
@@ -177,6 +181,7 @@ def _operations(closed: core.ClosedJaxpr) -> tuple[int, frozenset[str]]:
     """Take XLA's count of a program, with every turn of its loops."""
     flop = _counted(closed)
     notes = frozenset()
+    # XLA counts the body of a loop once, whatever its length.
     for loop in jaxprs.loops(closed.jaxpr):
         if loop.primitive.name == "while":
             notes |= {"a while loop of unknown length is counted once"}
@@ -198,12 +203,17 @@ def _counted(closed: core.ClosedJaxpr) -> int:
     return int(flops + max(0, counted.get("transcendentals", 0)))
 
 
-def forming(target: Target, params: Params, x: PyTree) -> Footprint:
+def forming(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> Footprint:
     """Bound the bytes of a Jacobian that is formed, and not factorized."""
     params, x = target.abstract(params, x)
     footprint = methods.Dense().footprint(target, params, x)
     m, n = target.shape
     # J, and a transposed copy.
+    # A Jacobian alone is not factorized: two of the four arrays are left.
     formed = footprint.each - 2 * m * n * target.dtype.itemsize
     return footprint._replace(each=formed)
 

@@ -148,7 +148,10 @@ class _Work:
         return sum(len(set(seeds)) * len(set(inputs)) for seeds, inputs in steps)
 
     def _chunk(
-        self, params: Params, seeds: Indices, inputs: Indices
+        self,
+        params: Params,
+        seeds: Indices,
+        inputs: Indices,
     ) -> tuple[Spectrum, ...]:
         xs = self._on_devices(
             1,
@@ -176,7 +179,10 @@ class _Work:
         return records
 
     def _on_devices(
-        self, axis: int, index: Indices, make: Callable[[Indices], PyTree]
+        self,
+        axis: int,
+        index: Indices,
+        make: Callable[[Indices], PyTree],
     ) -> PyTree:
         if self.mesh is None:
             return make(index)
@@ -287,6 +293,7 @@ def ensemble(
         >>> sp.log_values.shape
         (5, 3, 16)
     """
+    # Chunks are planned by what fits, and checked for NaN: both need numbers.
     for name, value in (("keys", keys), ("xs", xs), ("params", params)):
         checks.on_host(name, value)
     checks.not_abstract("params", params)
@@ -298,6 +305,7 @@ def ensemble(
         raise InputError('span=[] is empty; write ["end_to_end", "hidden"].')
     f = _resolution.chained(f)
     _resolution.function_of(f)
+    # Parameters are not drawn yet: their shapes are enough to refuse or to plan.
     seeds = _draws.seeds_of(f, keys, params=params, sample=sample)
     xs, num_inputs = _inputs(f, xs)
     counts = (seeds.count, num_inputs)
@@ -430,6 +438,7 @@ def _inputs(f: Map, xs: PyTree[Array] | None) -> tuple[PyTree[Array], int]:
     lengths = {leaf.shape[:1] for leaf in leaves}
     if len(lengths) != 1 or not (lengths - {(), (0,)}):
         raise InputError(f"xs is {came}; it must be one example a row, not empty.")
+    # A network says what it takes in its own words, before it is traced.
     if isinstance(f, Network) and f.input_shape not in (None, leaves[0].shape[1:]):
         raise InputError(
             f"xs has shape {leaves[0].shape}; this network takes rows of shape "
@@ -471,6 +480,7 @@ def _planned(
     num_bytes = memory.tree_bytes(params)
     # Parameters are there twice while they are drawn.
     of_pair = sum(footprint.bytes() for footprint in footprints) + 2 * num_bytes
+    # Asking for the free memory takes longer than a small call.
     budget = _cost.ALWAYS_FREE
     if max_bytes is not None or math.prod(counts) * of_pair > budget:
         budget = _devices.budget(max_bytes, mesh)
@@ -523,7 +533,9 @@ def _chunks(count: int, size: int) -> Iterator[Indices]:
 
 
 def _joined(
-    parts: list[tuple[Spectrum, ...]], axis: int, keep: int
+    parts: list[tuple[Spectrum, ...]],
+    axis: int,
+    keep: int,
 ) -> tuple[Spectrum, ...]:
     """Return the parts side by side, without what pads the last of them."""
 
@@ -535,7 +547,11 @@ def _joined(
     return jax.tree.map(of_leaves, *parts)
 
 
-def _require_finite(part: Spectrum, seeds: Indices, inputs: Indices) -> None:
+def _require_finite(
+    part: Spectrum,
+    seeds: Indices,
+    inputs: Indices,
+) -> None:
     """Name the first Jacobian that is not finite."""
     # The first one is enough to find the fault; the number says whether it is alone.
     bad = np.argwhere(np.isnan(part.log_values).any(-1))

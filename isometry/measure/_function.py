@@ -27,6 +27,7 @@ class Reference:
     """
 
     def __init__(self, f: Map):
+        # At first as for what can neither be hashed nor be referred to weakly.
         self._get: Callable[[], Map | None] = lambda: f
         self._identity: Hashable = f
         if not _is_hashable(f):
@@ -113,7 +114,11 @@ class Program:
         return hash(self._key)
 
 
-def traced(f: Map, params: Params, x: PyTree) -> tuple[core.ClosedJaxpr, PyTree]:
+def traced(
+    f: Map,
+    params: Params,
+    x: PyTree,
+) -> tuple[core.ClosedJaxpr, PyTree]:
     """Return the jaxpr of f at full matmul precision, and the shape of its output."""
 
     def anew(params: Params, x: PyTree) -> PyTree:

@@ -85,7 +85,7 @@ def jacobian(
     target = _cost.fitted(target, footprint, max_bytes)
     with _progress.reporter(progress, "directions") as report:
         if progress and not checks.is_traced((params, x)):
-            matrix = in_parts(target, params, x, report)
+            matrix = in_parts(target, params, x, report=report)
             checks.all_finite("the Jacobian", matrix)
             is_zero = not np.any(matrix)
             _diagnosis.warn_if_zero(target, params, x, is_zero=is_zero)
@@ -102,7 +102,9 @@ def jacobian(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _formed(
-    target: Target, params: Params, x: PyTree
+    target: Target,
+    params: Params,
+    x: PyTree,
 ) -> tuple[Float[Array, "m n"], Array, Array]:
     """Return the Jacobian, how many entries are not finite, whether all are zero."""
     matrix = target.jacobian(params, x)
@@ -130,7 +132,7 @@ def in_parts(
     for first in range(0, total, size):
         # The last part overlaps the one before, so that one program serves all.
         first = min(first, total - size)
-        part = _part(target, size, params, x, jnp.asarray(first))
+        part = _part(target, size, params, x=x, first=jnp.asarray(first))
         if by_columns:
             matrix[:, first : first + size] = part
         else:

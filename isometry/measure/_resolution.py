@@ -68,7 +68,7 @@ def resolve(
     x = example(x)
     target = _bare(function, params, x, span=span, dtype=dtype, output=output)
     target = replace(target, needs_factors=needs_factors)
-    return _traced_once(target, params, x, argument)
+    return _traced_once(target, params, x, argument=argument)
 
 
 def resolve_once(
@@ -96,6 +96,8 @@ def resolve_once(
     target = _bare(function, params, x, span=span, dtype=dtype, output=output)
     target = replace(target, needs_factors=needs_factors)
     if target.span == "end_to_end" and target.network is None:
+        # Only end to end: points are found in a trace of their own, whose names come
+        # from the user's params.
         program = _program(target, params, x)
         target = replace(target, f=program, output=None)
         params = (program.closed.consts, params)
@@ -109,7 +111,11 @@ def resolve_once(
     return target, params, x
 
 
-def _program(target: Target, params: Params, x: PyTree) -> Program:
+def _program(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> Program:
     """Trace a user's f, end to end."""
     _require_start(target, params, x)
     shapes = target.abstract(params, x)
@@ -147,6 +153,7 @@ def example(x: PyTree) -> PyTree:
     # means by an array.
     leaves = jax.tree.leaves(x)
     is_number = [isinstance(leaf, (bool, int, float)) for leaf in leaves]
+    # A dictionary or a tuple of arrays stays a tree.
     if all(is_number) or jax.tree.structure(x).num_nodes == 1:
         return x if isinstance(x, jax.ShapeDtypeStruct) else checks.array("x", x)
     paths = jax.tree_util.tree_leaves_with_path(x)
@@ -193,6 +200,7 @@ def _bare(
 
 def canonical(span: Span) -> Span:
     """Return a span as a name or as tuples, which are hashable."""
+    # A name is never a point: two ends are needed.
     if isinstance(span, str):
         return checks.one_of("span", span, SPANS)
     if isinstance(span, (tuple, list)):
@@ -251,7 +259,11 @@ def _traced_once(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _examined(target: Target, params: Params, x: PyTree) -> Target:
+def _examined(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> Target:
     """Examine f; what has been found is remembered as jax.jit remembers programs."""
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, x))
     return _examine(target, *shapes, argument="x")
@@ -275,10 +287,11 @@ def _examine(
         raise
     # A user's f may raise anything.
     except Exception as error:
-        raise _raised(error, target, (params, x), argument) from error
+        raise _raised(error, target, (params, x), argument=argument) from error
     require_array(out)
     if out.size == 0 or start.size == 0:
         raise InputError(f"the Jacobian of {start.shape} -> {out.shape} is empty.")
+    # Loops of unknown length have no reverse derivative, custom_vjp no forward one.
     forward_only, reverse_only = jaxprs.one_way(closed.jaxpr)
     target = replace(
         target,
@@ -295,7 +308,11 @@ def _examine(
     return target
 
 
-def _with_points(target: Target, params: Params, x: PyTree) -> Target:
+def _with_points(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> Target:
     """Find the points of a span and its blocks, unless the function knows them."""
     # A network knows its hidden span without being read.
     is_known = target.span == "end_to_end" or (
@@ -322,13 +339,21 @@ def _of_output(target: Target) -> Map:
     return f
 
 
-def _anatomy(target: Target, params: Params, x: PyTree) -> structure.Anatomy:
+def _anatomy(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> structure.Anatomy:
     # The points are of the program that is measured, so it is read at its precision.
     with precision.full():
         return structure.anatomy(_of_output(target), params, x)
 
 
-def _require_start(target: Target, params: Params, x: PyTree) -> None:
+def _require_start(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> None:
     """Require one floating array where a span starts at x."""
     if target.span not in SPANS:
         return
@@ -345,7 +370,11 @@ def _require_start(target: Target, params: Params, x: PyTree) -> None:
     raise InputError(f"x is {came}, and the span starts at x; {advice}.")
 
 
-def _where_to_start(target: Target, params: Params, x: PyTree) -> str:
+def _where_to_start(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> str:
     """Say where a span can start, if f can be read."""
     shapes = target.abstract(params, x)
     try:
@@ -356,7 +385,9 @@ def _where_to_start(target: Target, params: Params, x: PyTree) -> str:
 
 
 def _span_traced(
-    target: Target, params: Params, x: PyTree
+    target: Target,
+    params: Params,
+    x: PyTree,
 ) -> tuple[core.ClosedJaxpr, PyTree]:
     """Return the jaxpr of the span, and the shapes at its start and end."""
 
@@ -389,7 +420,7 @@ def _raised(
     came = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(x))
     return InputError(
         f"f(params, x) raised {type(error).__name__} at x of shape {came}: "
-        f"{first_line(error)}" + _batch_hint(target, params, x, argument)
+        f"{first_line(error)}" + _batch_hint(target, params, x, argument=argument)
     )
 
 
@@ -449,7 +480,11 @@ _REMEDY = {
 }
 
 
-def refuse_chance(what: str, once: core.ClosedJaxpr, again: core.ClosedJaxpr) -> None:
+def refuse_chance(
+    what: str,
+    once: core.ClosedJaxpr,
+    again: core.ClosedJaxpr,
+) -> None:
     """Refuse what, traced twice, holds different numbers."""
     # Numbers that f draws from outside are constants of its jaxpr.
     first = jaxprs.constants(once)
@@ -465,10 +500,18 @@ def refuse_chance(what: str, once: core.ClosedJaxpr, again: core.ClosedJaxpr) ->
     )
 
 
-def _require_derivative(target: Target, params: Params, x: PyTree) -> None:
+def _require_derivative(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> None:
     """Differentiate without computing, the one way that f goes if there is one."""
 
-    def along(params: Params, x: PyTree, start: Array) -> PyTree:
+    def along(
+        params: Params,
+        x: PyTree,
+        start: Array,
+    ) -> PyTree:
         def g(z: Array) -> Array:
             return target.apply(params, x, z)
 
@@ -488,7 +531,11 @@ def _require_derivative(target: Target, params: Params, x: PyTree) -> None:
         ) from error
 
 
-def _warn_of_batch(target: Target, params: Params, x: PyTree) -> None:
+def _warn_of_batch(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> None:
     """Warn where x may be a batch: end to end, and of arrays with rows."""
     if target.span == "end_to_end":
         _diagnosis.warn_of_batch(target, params, x)

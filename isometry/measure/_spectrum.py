@@ -101,15 +101,16 @@ def spectrum(
         output=output,
         needs_factors=chosen.needs_factors,
     )
+    # A method refuses what it cannot measure before anything is computed.
     chosen.check(target, key)
-    target = _cost.fitted_to(target, chosen, params, x, max_bytes)
+    target = _cost.fitted_to(target, chosen, params, x=x, max_bytes=max_bytes)
     # A key that nobody draws with would be one more argument to compile for.
     key = key if chosen.needs_key else None
     with _progress.reporter(progress, "directions") as report:
         # Nobody can be told of a program that is only traced.
         is_watched = progress and not checks.is_traced((params, x))
         if is_watched and chosen.forms_jacobian:
-            matrix = _jacobian.in_parts(target, params, x, report)
+            matrix = _jacobian.in_parts(target, params, x, report=report)
             sp = _factorized(chosen, target, matrix)
         else:
             sp = _measured(chosen, target, params, x=x, key=key)
@@ -135,6 +136,7 @@ def _judge(
             "the Jacobian is not finite. Does f overflow, or do params or x hold "
             "values that are NaN or infinite?"
         )
+    # A spectrum of zeros is more often a mistake than a finding.
     is_zero = bool(_diagnosis.all_zero(sp.log_values))
     _diagnosis.warn_if_zero(target, params, x, is_zero=is_zero)
 
@@ -151,5 +153,9 @@ def _measured(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _factorized(method: Method, target: Target, matrix: Array) -> Spectrum:
+def _factorized(
+    method: Method,
+    target: Target,
+    matrix: Array,
+) -> Spectrum:
     return method.of_jacobian(target, matrix)

@@ -253,6 +253,7 @@ class Target:
             The measured spectrum.
         """
         m, n = self.shape
+        # Each singular value counts the same.
         if weights is None:
             weights = jnp.full_like(log_values, 1 / min(m, n))
         batch = log_values.shape[:-1]

@@ -3,10 +3,12 @@
 import difflib
 import functools
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core
+from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from isometry._internal import checks, precision
@@ -17,6 +19,9 @@ from isometry.structure._assembling import Assembled
 from isometry.structure._place import Place
 from isometry.structure._points import Point
 from isometry.structure._records import Attention, Branch, WeightLayer
+
+# jax.tree_util.PyTreeDef is no type to a type checker.
+PyTreeDef: TypeAlias = Any
 
 
 class Anatomy:
@@ -47,14 +52,14 @@ class Anatomy:
     unread: tuple[str, ...]
     depth: int
     closed: core.ClosedJaxpr
-    params_tree: jax.tree_util.PyTreeDef
-    x_tree: jax.tree_util.PyTreeDef
-    out_tree: jax.tree_util.PyTreeDef
+    params_tree: PyTreeDef
+    x_tree: PyTreeDef
+    out_tree: PyTreeDef
 
     def __init__(
         self,
         closed: core.ClosedJaxpr,
-        trees: tuple[jax.tree_util.PyTreeDef, ...],
+        trees: tuple[PyTreeDef, ...],
         assembled: Assembled,
     ) -> None:
         self.closed = closed
@@ -112,6 +117,8 @@ class Anatomy:
             return Place((), self.closed.jaxpr.outvars[0], ())
         program = self._flow.program
         value = program.values[point.value]
+        # Only constants have no variable, and no point is one.
+        assert value.var is not None
         turns = [
             program.scans[scan].index_of(turn)
             for scan, turn in zip(value.scans, point.turns, strict=True)
@@ -241,5 +248,5 @@ def anatomy(
     return Anatomy(closed, trees, _assembling.assemble(closed, leaves, x_paths))
 
 
-def _shape_of(leaf: object) -> jax.ShapeDtypeStruct:
+def _shape_of(leaf: ArrayLike) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))

@@ -132,7 +132,7 @@ def _keys_are_right(
         index = unrolled.nodes[node].value
         if index != start:
             traced[index] = follow(program, index, traced)
-    summed, _ = unrolled.value(mixed).eqn.params["dimension_numbers"]
+    summed, _ = unrolled.value(mixed).params["dimension_numbers"]
     weights = unrolled.nodes[unrolled.nodes[mixed].inputs[side]].value
     sources = {
         source
@@ -140,7 +140,7 @@ def _keys_are_right(
         for axis in summed[side]
         for source in origin.axes[axis]
     }
-    contracted, _ = program.values[start].eqn.params["dimension_numbers"]
+    contracted, _ = program.values[start].params["dimension_numbers"]
     left = program.values[unrolled.nodes[unrolled.nodes[logits].inputs[0]].value]
     # Axes of a product: those of the batch, then the free ones of the left factor.
     first_right = len(left.shape) - len(contracted[0])

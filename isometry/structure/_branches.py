@@ -39,7 +39,8 @@ def joins(flow: Flow) -> list[Join]:
     found = []
     for node in flow.nodes:
         if is_sum(flow, node):
-            join = _join(flow, node, tuple(flow.inputs[node]))
+            left, right = flow.inputs[node]
+            join = _join(flow, node, (left, right))
             if join is not None:
                 found.append(join)
     return found

@@ -238,7 +238,7 @@ def _single(
     if name == "min":
         return Step("clip")
     if name == "integer_pow":
-        power = value.eqn.params["y"]
+        power = value.params["y"]
         return Step("square" if power == 2 else f"power {power}")
     if name in _POOLS:
         return Step(_POOLS[name])

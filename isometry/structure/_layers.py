@@ -1,16 +1,18 @@
 """Weight layers: meetings of one weight with the signal, put into one row."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from isometry.structure import _names
 from isometry.structure._meetings import Meeting, size_of
 from isometry.structure._names import Leaf
-from isometry.structure._origins import Origin
+from isometry.structure._origins import Origin, Part
 from isometry.structure._reading import Indices, Program
 
 
-class Use(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Use:
     """One meeting of a weight with the signal.
 
     Attributes:
@@ -77,7 +79,7 @@ class _Weight(NamedTuple):
     """What makes two meetings those of one weight."""
 
     leaf: int
-    parts: tuple[tuple[int, int, int], ...]
+    parts: tuple[Part, ...]
     picked: Indices
 
 
@@ -103,7 +105,7 @@ def rows(
 
 def _weight(origin: Origin) -> _Weight:
     # Stretches of a leaf are weights of their own; slices of a stack are one.
-    parts = tuple(sorted(tuple(part) for part in origin.parts))
+    parts = tuple(sorted(origin.parts))
     picked = tuple(sorted({pick.axis for pick in origin.picks}))
     return _Weight(origin.leaf, parts, picked)
 

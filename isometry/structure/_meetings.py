@@ -113,7 +113,7 @@ def _sums(program: Program, index: int) -> Indices:
     reader = program.values[readers[0]]
     if reader.operation != "reduce_sum":
         return ()
-    return tuple(reader.eqn.params["axes"])
+    return tuple(reader.params["axes"])
 
 
 def _axes(
@@ -156,7 +156,7 @@ def _dense(
     position: int,
     weight: Value,
 ) -> _Axes | None:
-    contracted, batch = value.eqn.params["dimension_numbers"]
+    contracted, batch = value.params["dimension_numbers"]
     in_axes = tuple(contracted[position])
     batch_axes = tuple(batch[position])
     bound = {*in_axes, *batch_axes}
@@ -170,20 +170,20 @@ def _dense(
 
 def _convolution(value: Value) -> _Axes:
     # JAX names the axes of a kernel in the order of its own layout.
-    out_axis, in_axis, *window = value.eqn.params["dimension_numbers"].rhs_spec
+    out_axis, in_axis, *window = value.params["dimension_numbers"].rhs_spec
     return _Axes(
         "conv",
         (in_axis,),
         (out_axis,),
         window_axes=tuple(sorted(window)),
-        groups=value.eqn.params["feature_group_count"],
+        groups=value.params["feature_group_count"],
     )
 
 
 def _embedding(value: Value, weight: Value) -> _Axes:
     """Read the axes of a table: those that an index picks from, and all others."""
     every = range(len(weight.shape))
-    sizes = value.eqn.params["slice_sizes"]
+    sizes = value.params["slice_sizes"]
     # Under vmap an index runs over every axis, though it picks from one alone.
     looked_up = tuple(axis for axis in every if sizes[axis] != weight.shape[axis])
     kept = tuple(axis for axis in every if axis not in looked_up)
@@ -213,8 +213,8 @@ def _not_broadcast(value: Value) -> list[int]:
     axes = range(len(value.shape))
     if value.operation != "broadcast_in_dim":
         return [axis for axis in axes if value.shape[axis] > 1]
-    dimensions = value.eqn.params["broadcast_dimensions"]
-    source = value.eqn.invars[0].aval.shape
+    dimensions = value.params["broadcast_dimensions"]
+    source = value.source_shape
     varying = [
         target for target, size in zip(dimensions, source, strict=True) if size > 1
     ]

@@ -5,6 +5,7 @@ before it meets the signal. What it is then still shows one leaf of the paramete
 each of its axes comes from axes of that leaf.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +18,8 @@ from isometry.structure._reading import Indices, Program, Value
 Axes = tuple[Indices, ...]
 
 
-class Pick(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Pick:
     """One slice of a stacked leaf.
 
     Attributes:
@@ -101,8 +103,7 @@ class _Step(NamedTuple):
     @property
     def params(self) -> dict[str, Any]:
         """The parameters of its equation."""
-        eqn = self.value.eqn
-        return {} if eqn is None else eqn.params
+        return self.value.params
 
 
 def origins(program: Program) -> dict[int, Origins]:
@@ -142,7 +143,7 @@ def _is_expert(
     if main not in traced or not program.values[main].is_floating:
         return False
     if value.operation in ("gather", "dynamic_slice"):
-        num_axes = sum(size > 1 for size in value.eqn.params["slice_sizes"])
+        num_axes = sum(size > 1 for size in value.params["slice_sizes"])
         return num_axes >= _AXES_OF_MATRIX
     return value.operation in _MOVING and is_expert(traced[main])
 
@@ -217,7 +218,7 @@ def _concatenated(
 ) -> Origins:
     """Trace leaves that were concatenated, or stacked, inside the program."""
     is_stack = value.operation == "stack"
-    axis = _params(value)["axis" if is_stack else "dimension"]
+    axis = value.params["axis" if is_stack else "dimension"]
     found: list[Origin] = []
     start = 0
     for read in value.inputs:
@@ -232,11 +233,6 @@ def _concatenated(
     if len(found) == 1:
         return (found[0]._replace(joined=None),)
     return tuple(found)
-
-
-def _params(value: Value) -> dict[str, object]:
-    """Return the parameters of the equation that makes a value."""
-    return value.eqn.params if value.eqn is not None else {}
 
 
 def _elementwise(step: _Step, origin: Origin) -> Origin | None:
@@ -338,11 +334,13 @@ def _slice(step: _Step, origin: Origin) -> Origin | None:
     starts = step.params["start_indices"]
     for axis, size in enumerate(step.shape):
         new_size = step.value.shape[axis]
-        if size != new_size and origin is not None:
+        if size != new_size:
             start = int(starts[axis])
             stop = int(step.params["limit_indices"][axis])
-            cut = Part(axis, start, stop)
-            origin = _cut(step.program, origin, cut, size=size)
+            cut = _cut(step.program, origin, Part(axis, start, stop), size=size)
+            if cut is None:
+                return None
+            origin = cut
     return origin
 
 

@@ -8,9 +8,8 @@ another is the business of `_unrolling`.
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 from jax.extend import core
 
@@ -65,17 +64,30 @@ class Value(NamedTuple):
 
     operation: str
     inputs: Indices
-    aval: jax.core.AbstractValue
+    aval: Any
     eqn: core.JaxprEqn | None = None
     path: Indices = ()
     var: core.Var | None = None
     scans: Indices = ()
     calls: tuple[str, ...] = ()
-    number: object = None
+    number: Any = None
 
     @property
     def shape(self) -> Indices:
         return tuple(getattr(self.aval, "shape", ()))
+
+    @property
+    def source_shape(self) -> Indices:
+        """The shape of the first operand of its equation."""
+        if self.eqn is None:
+            return ()
+        aval: Any = self.eqn.invars[0].aval
+        return tuple(aval.shape)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of its equation."""
+        return {} if self.eqn is None else self.eqn.params
 
     @property
     def is_floating(self) -> bool:
@@ -207,7 +219,7 @@ class _Reader:
     ) -> list[int]:
         """Read a jaxpr that may bring constants of its own."""
         # In some versions of JAX one class stands for both kinds.
-        jaxpr = getattr(called, "jaxpr", called)
+        jaxpr: Any = getattr(called, "jaxpr", called)
         numbers = getattr(called, "consts", ())
         constants = [
             self.add(Value("constant", (), var.aval, number=number))

@@ -1,9 +1,11 @@
 """What an anatomy is made of."""
 
+import dataclasses
 from typing import NamedTuple
 
 
-class WeightLayer(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class WeightLayer:
     """A weight that meets the signal.
 
     A weight is a leaf of the parameters, or a function of leaves alone: masked,

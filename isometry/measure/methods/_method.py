@@ -74,16 +74,18 @@ class Method:
         probes: Of how many quadratures of equal mass the nodes come.
 
     Example:
+        >>> import dataclasses
+        >>> from isometry.measure import methods
         >>> @dataclasses.dataclass(frozen=True)
-        ... class Gram(isometry.measure.methods.Method):
+        ... class Gram(methods.Method):
         ...     def spectrum(self, target, params, x, key):
         ...         jacobian = target.jacobian(params, x)
         ...         squares = jnp.linalg.eigvalsh(jacobian @ jacobian.T)[::-1]
         ...         return target.record(self, jnp.log(squares) / 2, log_floor=-8.0)
-        >>> sp = isometry.spectrum(jnp.dot, jnp.diag(jnp.array([3.0, 2.0])),
-        ...                        jnp.ones(2), method=Gram())
-        >>> sp.values.round(3)
-        Array([3., 2.], dtype=float32)
+        >>> matrix = jnp.diag(jnp.array([3.0, 2.0]))
+        >>> sp = isometry.spectrum(jnp.dot, matrix, jnp.ones(2), method=Gram())
+        >>> [round(float(s), 3) for s in sp.values]
+        [3.0, 2.0]
     """
 
     needs_key = False
@@ -142,7 +144,7 @@ class Method:
             The spectra, of batch axes (seeds, inputs).
         """
         over_inputs = jax.vmap(
-            lambda p, x, key: self.spectrum(target, p, x, key),
+            lambda p, x, key: self.spectrum(target, p, x, key=key),
             in_axes=(None, 0, 0),
         )
         return in_turn(

@@ -31,11 +31,12 @@ def register(name: str, method: Callable[[], Method]) -> None:
         InputError: The name is taken by another method, or `method` makes no `Method`.
 
     Example:
-        >>> methods = isometry.measure.methods
+        >>> from isometry.measure import methods
         >>> methods.register("few probes", lambda: isometry.Lanczos(probes=2))
         >>> methods.named("few probes")
-        Lanczos(steps=64, probes=2)
+        Lanczos(steps=32, probes=2, tol=None)
     """
+    # Registering again, as when a notebook's cell is run twice, does no harm.
     if METHODS.get(name, method) is not method:
         raise InputError(f"name={name!r} is taken; known: {', '.join(METHODS)}.")
     made = method() if callable(method) else method
@@ -51,6 +52,7 @@ def named(method: str | Method) -> Method:
     """Return the method of a name, or the method itself."""
     if isinstance(method, Method):
         return method
+    # A new instance each time: the defaults may be those of a function.
     name = checks.one_of("method", method, METHODS)
     return METHODS[name]()
 

@@ -111,7 +111,7 @@ class Lanczos(Method):
         operator = target.operator(params, x)
         size = min(operator.shape)
         method = replace(self, steps=min(self.steps, size))
-        if self.finds_all(size):
+        if self._finds_all(size):
             rules = linalg.spectral_quadrature(operator, key=key, steps=size, probes=1)
             # A whole basis of one probe: every node is a singular value.
             log_values = rules.log_values[0]
@@ -122,7 +122,7 @@ class Lanczos(Method):
             steps=method.steps,
             probes=method.probes,
             tol=method.tol,
-            deflate=self.num_deflated,
+            deflate=self._num_deflated,
         )
         order = jnp.argsort(-rules.log_values.ravel())
         weights = rules.weights.ravel() / method.probes
@@ -134,12 +134,12 @@ class Lanczos(Method):
         )
         return replace(nodes, quadrature=rules)
 
-    def finds_all(self, size: int) -> bool:
+    def _finds_all(self, size: int) -> bool:
         """Tell whether the steps reach all of so many singular values."""
         return self.tol is None and self.steps >= size
 
     @property
-    def num_deflated(self) -> int:
+    def _num_deflated(self) -> int:
         """How many singular values are taken out first."""
         has_probes = self.probes >= _PROBES_TO_DEFLATE
         has_steps = self.steps >= _STEPS_TO_DEFLATE
@@ -160,7 +160,7 @@ class Lanczos(Method):
 
         def of_seed(seed: tuple[Params, Key]) -> "Spectrum":
             one = jax.vmap(
-                lambda p, x, key: self.spectrum(target, p, x, key),
+                lambda p, x, key: self.spectrum(target, p, x, key=key),
                 in_axes=(None, 0, 0),
             )
             return one(seed[0], xs, seed[1])
@@ -178,11 +178,11 @@ class Lanczos(Method):
         itemsize = target.dtype.itemsize
         steps = min(self.steps, m, n)
         probes = self.probes
-        if self.finds_all(min(m, n)):
+        if self._finds_all(min(m, n)):
             probes = 1
         # Both rules of a probe come from one matrix each, which a factorization copies.
         basis = (steps * (m + n) + 8 * steps**2) * itemsize
-        taken_out = 2 * self.num_deflated * n * itemsize
+        taken_out = 2 * self._num_deflated * n * itemsize
         products = COPIES * target.held.at_once
         values = COPIES * target.held.in_all
         weights = memory.tree_bytes(params) + SMALL
@@ -199,6 +199,6 @@ class Lanczos(Method):
         Golub and Van Loan, Matrix Computations, 4th ed., figure 8.6.1.
         """
         num_matrices = 2 * self.probes
-        if self.finds_all(min(target.shape)):
+        if self._finds_all(min(target.shape)):
             num_matrices = 2
         return 22 * num_matrices * min(self.steps, *target.shape) ** 3
