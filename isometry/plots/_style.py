@@ -109,10 +109,11 @@ def require_bins(bins: int | ArrayLike) -> None:
 def name_points(ax: "Axes", names: Sequence[str]) -> None:
     """Write names of points along x, as many as can be read.
 
-    Of a layer that of its pre-activation; what follows it ("layers/0:out") stands
-    beside it without a name.
+    Of each layer that of its first point, mostly the pre-activation; what follows it
+    ("layers/0:out") stands beside it without a name.
     """
-    places = [i for i, name in enumerate(names) if ":" not in name]
+    layers = [name.partition(":")[0] for name in names]
+    places = [i for i, layer in enumerate(layers) if layer not in layers[:i]]
     stride = -(-len(places) // _MOST_NAMES) or 1
     places = places[::stride]
     ax.set_xticks(places, [names[i] for i in places], rotation=60, ha="right")
