@@ -16,6 +16,7 @@ from isometry import linalg
 from isometry._internal import checks, precision
 from isometry._internal.errors import InputError, NotFinite, public
 from isometry.measure import _intervals, _reasons
+from isometry.measure._spans import Span
 from isometry.measure.methods import Dense, Method
 
 VARIABLES = ("lam", "s", "log_s")
@@ -99,7 +100,7 @@ class Spectrum:
     method: Method = field(default=Dense(), metadata=_STATIC)
     size: int = field(default=0, metadata=_STATIC)
     structural_zeros: int = field(default=0, metadata=_STATIC)
-    span: str = field(default="end_to_end", metadata=_STATIC)
+    span: Span = field(default="end_to_end", metadata=_STATIC)
     pairs: int | None = field(default=None, metadata=_STATIC)
     quadrature: linalg.Quadrature | None = None
     recast: str | None = field(default=None, metadata=_STATIC)
@@ -747,9 +748,11 @@ class Spectrum:
             >>> print(f"{error:.4f}")
             0.5774
         """
-        measure = statistic
+        measure: Callable[[Spectrum], Array] | None
         if isinstance(statistic, str):
             measure = getattr(type(self), statistic, None)
+        else:
+            measure = statistic
         shown = checks.show(statistic)
         if not callable(measure):
             message = f"statistic={shown} is not a method of Spectrum or a function."

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from isometry import linalg
@@ -45,10 +46,10 @@ class Axis(NamedTuple):
         }
         return labels[self.variable, self.scale]
 
-    def place(self, log_s: np.ndarray) -> np.ndarray:
+    def place(self, log_s: np.ndarray | float) -> np.ndarray:
         """Return where ln s lies."""
         if self.is_log:
-            return self.power * log_s / LN10
+            return self.power * np.asarray(log_s) / LN10
         return np.exp(self.power * log_s)
 
     def log_s(self, x: np.ndarray) -> np.ndarray:
@@ -86,13 +87,14 @@ def smooth_density(sp: Spectrum, axis: Axis, x: Line) -> Band:
     from scipy import stats
 
     rules = sp.quadrature
+    assert rules is not None, "of singular values there is a histogram"
     num_nodes = rules.log_values.shape[-1]
     # A series for every probe of every matrix, at the same points.
     density = linalg.smooth_density(
         rules.log_values,
         rules.weights,
-        steps=np.asarray(rules.steps)[..., None],
-        log_points=np.asarray(axis.log_s(x), rules.log_values.dtype),
+        steps=jnp.asarray(rules.steps)[..., None],
+        log_points=jnp.asarray(axis.log_s(x), rules.log_values.dtype),
         most=num_nodes,
     )
     unit = axis.log_s_per_unit(x)

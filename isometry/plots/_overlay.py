@@ -17,8 +17,7 @@ from isometry.plots._style import (
     LEGEND_ABOVE,
     Edges,
     Line,
-    figures,
-    require_axes,
+    axes_of_its_own,
     require_bins,
 )
 from isometry.theory import Law
@@ -90,13 +89,11 @@ def overlay(
     meet("plots.overlay", spectrum, law)
     checks.one_of("variable", variable, ("s", "lam"))
     checks.one_of("scale", scale, ("log", "linear"))
-    if ax is None:
-        ax = figures().Figure(layout="constrained").add_subplot()
-    require_axes(ax)
+    ax = axes_of_its_own(ax)
     axis = Axis(variable, scale)
     edges = np.asarray(bins, float)
     if np.ndim(bins) == 0:
-        edges = _edges(spectrum, law, axis=axis, bins=bins)
+        edges = _edges(spectrum, law, axis=axis, bins=int(edges))
     if spectrum.quadrature is None:
         tallest = _draw_values(ax, spectrum, law, axis=axis, edges=edges)
     else:
@@ -216,7 +213,7 @@ def _shade_floor(
     edges: Edges,
 ) -> None:
     """Shade what some matrix does not resolve, if any of it is in sight."""
-    floor = axis.place(log_floor(sp))
+    floor = float(axis.place(log_floor(sp)))
     label = "below the floor"
     if sp.quadrature is not None:
         label = "not resolved"

@@ -2,7 +2,7 @@
 
 import textwrap
 import warnings
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -148,7 +148,7 @@ def _draw_measured(
     x: np.ndarray,
     by_seed: BySeed,
     *,
-    style: dict[str, str],
+    style: dict[str, Any],
 ) -> None:
     # A point that is NaN in every seed is no error: nothing is drawn there.
     with warnings.catch_warnings():
