@@ -99,14 +99,18 @@ def smooth_density(sp: Spectrum, axis: Axis, x: Line) -> Band:
     )
     unit = axis.log_s_per_unit(x)
     probes = density.shape[-2]
-    by_probe = np.asarray(density, float).reshape(-1, probes, len(x)).mean(0) * unit
+    by_matrix = np.asarray(density, float).reshape(-1, probes, len(x))
+    by_probe = unit * by_matrix.mean(0)
     mean = by_probe.mean(0)
     # One probe has no spread, and so no band.
     if probes < 2:
         return Band(mean, mean, mean)
     error = by_probe.std(0, ddof=1) / math.sqrt(probes)
-    reach = stats.t.ppf((1 + _LEVEL) / 2, probes - 1) * error
-    return Band(mean, np.maximum(mean - reach, 0), mean + reach)
+    quantile = stats.t.ppf((1 + _LEVEL) / 2, probes - 1)
+    reach = quantile * error
+    # A density is not negative.
+    low = np.maximum(mean - reach, 0)
+    return Band(mean, low, mean + reach)
 
 
 def log_floor(sp: Spectrum) -> float:

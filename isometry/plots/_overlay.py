@@ -130,7 +130,8 @@ def _edges(sp: Spectrum, law: Law, *, axis: Axis, bins: int) -> Edges:
 
 
 def _inside(edges: Edges) -> Line:
-    return np.linspace(edges[0], edges[-1], _POINTS)[1:-1]
+    points = np.linspace(edges[0], edges[-1], _POINTS)
+    return points[1:-1]
 
 
 def _draw_values(
@@ -217,7 +218,9 @@ def _shade_floor(
     label = "below the floor"
     if sp.quadrature is not None:
         label = "not resolved"
-    if floor > edges[0] + 0.005 * (edges[-1] - edges[0]):
+    length = edges[-1] - edges[0]
+    # Less would be no wider than the frame.
+    if floor > edges[0] + 0.005 * length:
         ax.axvspan(edges[0], floor, color="0.85", lw=0, zorder=0, label=label)
 
 
@@ -240,7 +243,8 @@ def _atoms(sp: Spectrum, law: Law) -> tuple[dict[float, float], dict[float, floa
     for lam in predicted:
         if lam > 0:
             is_near = np.abs(log_lam - math.log(lam)) <= rounding(sp, law)
-            measured[lam] = float(np.where(is_near, weights, 0).sum(-1).mean())
+            mass = np.sum(weights, -1, where=is_near)
+            measured[lam] = float(mass.mean())
     return measured, predicted
 
 
