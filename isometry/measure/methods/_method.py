@@ -136,7 +136,8 @@ class Method:
             ...         m, n = target.shape
             ...         if m != n:
             ...             raise isometry.InputError(f"{m}×{n} is no square.")
-            >>> isometry.spectrum(jnp.dot, jnp.ones((2, 3)), jnp.ones(3), method=Square())
+            >>> wide, x = jnp.ones((2, 3)), jnp.ones(3)
+            >>> isometry.spectrum(jnp.dot, wide, x, method=Square())
             Traceback (most recent call last):
             isometry.InputError: spectrum(): 2×3 is no square.
         """
@@ -200,7 +201,8 @@ class Method:
             ...         return methods.Method.spectra(self, target, params, xs, keys)
             >>> weights = jnp.stack([jnp.eye(2), 2 * jnp.eye(2)])
             >>> xs = jnp.ones((3, 2))
-            >>> sp = isometry.ensemble(jnp.dot, params=weights, xs=xs, method=Unhurried())
+            >>> method = Unhurried()
+            >>> sp = isometry.ensemble(jnp.dot, params=weights, xs=xs, method=method)
             >>> sp.values[:, 0].round(3).tolist()
             [[1.0, 1.0], [2.0, 2.0]]
         """
@@ -233,7 +235,8 @@ class Method:
             ...     def spectrum(self, target, params, x, key):
             ...         return self.of_jacobian(target, target.jacobian(params, x))
             >>> matrix = jnp.array([[0.0, 2.0], [2.0, 0.0]])
-            >>> sp = isometry.spectrum(jnp.dot, matrix, jnp.ones(2), method=Eigenvalues())
+            >>> method = Eigenvalues()
+            >>> sp = isometry.spectrum(jnp.dot, matrix, jnp.ones(2), method=method)
             >>> sp.values.round(3).tolist()
             [2.0, 2.0]
         """
@@ -349,7 +352,8 @@ class Method:
             ...         return target
             >>> weights = jnp.stack([jnp.eye(2), -jnp.eye(2)])
             >>> xs = jnp.ones((1, 2))
-            >>> sp = isometry.ensemble(jnp.dot, params=weights, xs=xs, method=Counting())
+            >>> method = Counting()
+            >>> sp = isometry.ensemble(jnp.dot, params=weights, xs=xs, method=method)
             at most 2 outputs are positive
         """
         raise NotImplementedError(f"{type(self).__name__} counts nothing.")
