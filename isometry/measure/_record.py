@@ -16,6 +16,7 @@ from isometry import linalg
 from isometry._internal import checks, precision
 from isometry._internal.errors import InputError, NotFinite, public
 from isometry.measure import _intervals, _reasons
+from isometry.measure._spans import Span
 from isometry.measure.methods import Dense, Method
 
 VARIABLES = ("lam", "s", "log_s")
@@ -99,7 +100,7 @@ class Spectrum:
     method: Method = field(default=Dense(), metadata=_STATIC)
     size: int = field(default=0, metadata=_STATIC)
     structural_zeros: int = field(default=0, metadata=_STATIC)
-    span: str = field(default="end_to_end", metadata=_STATIC)
+    span: Span = field(default="end_to_end", metadata=_STATIC)
     pairs: int | None = field(default=None, metadata=_STATIC)
     quadrature: linalg.Quadrature | None = None
     recast: str | None = field(default=None, metadata=_STATIC)
@@ -238,6 +239,9 @@ class Spectrum:
         Args:
             exact: Leave out those that are only too small to tell from zero.
 
+        Returns:
+            A share in [0, 1] for each matrix of the batch.
+
         Example:
             >>> sp = isometry.Spectrum.of_jacobians(np.diag([1.0, 1e-9, 0.0, 0.0]))
             >>> sp.zero_fraction(), sp.zero_fraction(exact=True)
@@ -259,6 +263,9 @@ class Spectrum:
         Args:
             k: A positive number in the range of the dtype; of "log_s" a whole one.
             variable: "lam", "s" or "log_s".
+
+        Returns:
+            One number for each matrix of the batch.
 
         Raises:
             InputError: `k` or `variable` is not such.
@@ -500,6 +507,9 @@ class Spectrum:
         Args:
             nonzero: Take the smallest of the resolved values instead.
 
+        Returns:
+            One ratio for each matrix of the batch.
+
         Example:
             >>> sp = isometry.Spectrum.of_jacobians(np.diag([4.0, 2.0, 0.0]))
             >>> sp.condition_number(), sp.condition_number(nonzero=True)
@@ -523,6 +533,9 @@ class Spectrum:
         Between 1 and `size`, 0 for a zero matrix (Roy and Vetterli, 2007). Of a
         quadrature an estimate.
 
+        Returns:
+            One number for each matrix of the batch.
+
         Example:
             >>> sp = isometry.Spectrum.of_jacobians(np.diag([1.0, 1.0, 0.0]))
             >>> sp.effective_rank()
@@ -545,6 +558,9 @@ class Spectrum:
     def stable_rank(self) -> PerMatrix:
         """Return Σ s²/s_max², between 1 and `size`, 0 for a zero matrix.
 
+        Returns:
+            One number for each matrix of the batch.
+
         Example:
             >>> isometry.Spectrum.of_jacobians(np.diag([2.0, 1.0, 1.0])).stable_rank()
             Array(1.5, dtype=float32)
@@ -558,6 +574,9 @@ class Spectrum:
         """Return √E (s - 1)², the distance to the nearest (partial) isometry.
 
         Root mean square over singular values; 0 exactly at an isometry.
+
+        Returns:
+            One number for each matrix of the batch.
 
         Example:
             >>> isometry.Spectrum.of_jacobians(np.diag([1.5, 0.5])).isometry_deviation()
@@ -574,6 +593,9 @@ class Spectrum:
         through the vectors of an SVD, which equal singular values do not determine: NaN
         at isometry. For second derivatives take `linalg.log_spread` or
         `linalg.spectral_moments` of the Jacobian.
+
+        Returns:
+            One number for each matrix of the batch.
 
         Example:
             >>> sp = isometry.Spectrum.of_jacobians(np.diag([np.e, 1 / np.e]))
@@ -654,6 +676,9 @@ class Spectrum:
         The floor is the highest of theirs: taken in absolute terms, and restated
         relative to the pooled largest value.
 
+        Returns:
+            One spectrum without batch axes, of as many nodes as all of them together.
+
         Example:
             >>> jacobians = np.stack([np.eye(2), 2 * np.eye(2)])
             >>> sp = isometry.Spectrum.of_jacobians(jacobians)
@@ -723,9 +748,11 @@ class Spectrum:
             >>> print(f"{error:.4f}")
             0.5774
         """
-        measure = statistic
+        measure: Callable[[Spectrum], Array] | None
         if isinstance(statistic, str):
             measure = getattr(type(self), statistic, None)
+        else:
+            measure = statistic
         shown = checks.show(statistic)
         if not callable(measure):
             message = f"statistic={shown} is not a method of Spectrum or a function."

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,7 @@ def resolve_once(
         # from the user's params.
         program = _program(target, params, x)
         target = replace(target, f=program, output=None)
+        assert program.closed is not None, "it has just been traced"
         params = (program.closed.consts, params)
         target = _traced_once(target, params, x, argument="x")
         # An equal program may have been examined before, of a function that is gone.
@@ -127,6 +129,7 @@ def _program(
     except Exception as error:
         raise _raised(error, target, shapes, argument="x") from error
     require_array(out)
+    assert isinstance(target.f, Reference), "a program is not traced again"
     return Program(target.f, target.output, closed)
 
 
@@ -204,7 +207,7 @@ def canonical(span: Span) -> Span:
     if isinstance(span, str):
         return checks.one_of("span", span, SPANS)
     if isinstance(span, (tuple, list)):
-        span = tuple(map(_end, span))
+        span = cast(Span, tuple(map(_end, span)))
     try:
         hash(span)
     except TypeError:
@@ -217,7 +220,7 @@ def canonical(span: Span) -> Span:
 
 def _end(end: End) -> End:
     """Return one end of a span, a pair as a tuple."""
-    return tuple(end) if isinstance(end, list) else end
+    return cast(End, tuple(end)) if isinstance(end, list) else end
 
 
 def _lowest(params: Params, x: PyTree) -> str | None:
@@ -462,6 +465,7 @@ def _require_determinism(
     """
     if isinstance(target.f, Program):
         _, params = params
+        assert target.f.closed is not None, "it is examined here for the first time"
         once = target.f.closed
         again, _ = traced(target.f.of_output, params, x)
     elif target.points is not None:

@@ -213,6 +213,7 @@ class Target:
             if self.blocks is not None:
                 matrices = self.blocks.jacobians(params, x)
                 return [Factors(matrix[None]) for matrix in matrices]
+            assert isinstance(self.span, str), "of points no layers are known"
             return self._known_network.factors(params, x, self.span)
 
     def factors_of_inputs(self, params: Params, xs: Array) -> list[Factors]:
@@ -221,7 +222,7 @@ class Target:
         # known before vmap can be told what is batched.
         shapes = jax.eval_shape(self.factors, params, xs[0])
         # Matrices are shared.
-        axes = [Factors(None, 0) for _ in shapes]
+        axes = [stack._replace(matrix=None, scale=0) for stack in shapes]
         return jax.vmap(self.factors, in_axes=(None, 0), out_axes=axes)(params, xs)
 
     def widest(self, params: Params, x: Array) -> int:

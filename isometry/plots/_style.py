@@ -61,6 +61,14 @@ def figures() -> ModuleType:
     return checks.extra("matplotlib.figure", "plot")
 
 
+def axes_of_its_own(ax: "Axes | None") -> "Axes":
+    """Return the Axes to draw on, one in a new figure if there is none."""
+    if ax is None:
+        return figures().Figure(layout="constrained").add_subplot()
+    require_axes(ax)
+    return ax
+
+
 def require_axes(ax: object) -> None:
     """Require an Axes to draw on."""
     if not hasattr(ax, "set_xlabel"):

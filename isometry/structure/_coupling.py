@@ -120,7 +120,7 @@ def _codes(num_rows: int) -> Bool[np.ndarray, "probes rows"]:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _are_independent(
     apply: Map,
-    derivative: Callable[..., Callable],
+    derivative: Callable[..., tuple[Callable, PyTree]],
     params: Params,
     *,
     x: PyTree[Array],
