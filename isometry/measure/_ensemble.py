@@ -45,7 +45,7 @@ from isometry.networks import Network
 # gigabyte would be copied.
 _LARGE = 2**27
 
-Indices: TypeAlias = Int[np.ndarray, " chunk"]
+Indices: TypeAlias = Int[np.ndarray, "_"]
 # One record, or one a span.
 Spectra: TypeAlias = Spectrum | dict[Span, Spectrum]
 
