@@ -2,13 +2,14 @@
 
 import functools
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from isometry import InputError, Spectrum, compare, data, ensemble, networks, theory
+from isometry import InputError, Spectrum, ZeroJacobianWarning, compare, data, ensemble, networks, theory
 from isometry._checks import NotDefined
 from isometry.initializers import Entry
 from isometry.initializers._critical import critical_point
@@ -103,7 +104,10 @@ def _of(entry: Entry, given: dict, keys: Any, xs: Any, widths: list[int], law_of
         net = networks.mlp(widths, activation, init, bias=False, dtype=np.float64)
         if params is None or solved:  # otherwise every activation has the same weights
             params = jax.vmap(net.init)(keys)
-        sp = ensemble(net, params=params, xs=xs, method="dense")
+        with warnings.catch_warnings():
+            # The catalogue has initializers that are zero, and here they are compared with all others.
+            warnings.simplefilter("ignore", ZeroJacobianWarning)
+            sp = ensemble(net, params=params, xs=xs, method="dense")
         drawn = _drawn(entry.name, given, init, activation, widths[0])
         law = drawn if isinstance(drawn, str) else law_of(activation, drawn)
         written = ", ".join(value if isinstance(value, str) else f"{name}={value}" for name, value in given.items())

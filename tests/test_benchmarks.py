@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_benchmark import BENCHMARK, _task
 
 from benchmarks import Method, Rival, __main__, _load, _report, _run
 from isometry import store
+from tests.fake_benchmark import BENCHMARK, _task
 
 ROOT = Path(__file__).parent.parent
 NAMES = __main__.names()

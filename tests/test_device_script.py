@@ -4,12 +4,12 @@ import json
 import pathlib
 import time
 
-import fake_benchmark
 import jax
 import numpy as np
 import pytest
 
 from benchmarks import _run, _suite, _worker, device
+from tests import fake_benchmark
 
 # What pytest had written when it was killed in the third test.
 CUT_SHORT = """\

@@ -11,10 +11,10 @@ import types
 import jax
 import jax.numpy as jnp
 import pytest
-from needed import NEEDED
 
 import isometry
 from isometry import initializers, linalg, networks
+from tests.needed import NEEDED
 
 PLATFORMS = ("cuda", "tpu")
 KEY = jax.eval_shape(lambda: jax.random.key(0))
@@ -267,6 +267,19 @@ def extreme_singular_values(a, key):
 @kernel
 def smooth_cdf(a, key):
     return linalg.smooth_cdf(a, jnp.abs(a), steps=3, log_points=a[0])
+
+
+@kernel
+def smooth_density(a, key):
+    return linalg.smooth_density(a, jnp.abs(a), steps=3, log_points=a[0])
+
+
+@kernel
+def convolution_singular_values(a, key):
+    """By frequency, and with zero padding by the matrix of the whole map."""
+    window = a[None, :3, :3]
+    circular = linalg.convolution_singular_values(window, (3,))
+    return circular, linalg.convolution_singular_values(window, (3,), padding="same")
 
 
 @kernel

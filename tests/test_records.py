@@ -1,5 +1,6 @@
 """The record of signals: what it says of one point, why, and its table."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,13 +11,14 @@ from isometry.records import Signals
 @pytest.fixture
 def signals():
     seeds, inputs, points = 2, 2, 2
-    numbers = np.arange(8.0).reshape(seeds, inputs, points)
+    numbers = jnp.arange(8.0).reshape(seeds, inputs, points)
+    correlations = jnp.array([[[1.0], [0.5]], [[0.5], [1.0]]])
     return Signals(
         q=numbers,
-        c=np.broadcast_to([[[1.0], [0.5]], [[0.5], [1.0]]], (seeds, 2, 2, points)),
+        c=jnp.broadcast_to(correlations, (seeds, 2, 2, points)),
         gradient=numbers + 1,
         apjn=numbers + 2,
-        chi=np.full_like(numbers, np.nan),
+        chi=jnp.full_like(numbers, np.nan),
         points=("input", "a"),
         sizes=(3, 4),
         span=("input", "a"),
@@ -56,7 +58,7 @@ def test_table_has_means_with_errors_over_seeds(signals):
 def test_repr_of_many_points_fits_a_screen(signals):
     many = 500
     wide = {
-        name: np.zeros((*getattr(signals, name).shape[:-1], many))
+        name: jnp.zeros((*getattr(signals, name).shape[:-1], many))
         for name in ("q", "c", "gradient", "apjn", "chi")
     }
     points = tuple(f"layers[{i}]" for i in range(many))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from isometry._internal import checks, precision
@@ -13,11 +14,12 @@ from isometry.linalg import _factorizations, _graded
 
 
 @public("singular_values")
-def singular_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
+def singular_values(a: ArrayLike) -> Float[Array, "*batch k"]:
     """Compute all singular values of each matrix, descending.
 
     Args:
-        a: Real floating matrices. bfloat16 and float16 are factorized in float32.
+        a: Real floating matrices (..., m, n). bfloat16 and float16 are factorized in
+            float32.
 
     Returns:
         The k = min(m, n) singular values, in float32 at least. NaN for a matrix that
@@ -55,7 +57,7 @@ def _on_finite(
     return jax.tree.map(marked, results)
 
 
-def matrices(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
+def matrices(a: ArrayLike) -> Float[Array, "*batch m n"]:
     """Require a non-empty batch of real floating matrices; return float32 at least."""
     a = checks.array("a", a)
     if a.ndim < 2 or 0 in a.shape[-2:]:
@@ -70,9 +72,7 @@ def matrices(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
 
 
 @public("log_singular_values")
-def log_singular_values(
-    a: Float[Array, "*batch m n"],
-) -> tuple[Float[Array, "*batch k"], float]:
+def log_singular_values(a: ArrayLike) -> tuple[Float[Array, "*batch k"], float]:
     """Compute the logarithms of the singular values of each matrix.
 
     Matrices are scaled by a power of two to a largest entry near 1 before they are
@@ -80,7 +80,8 @@ def log_singular_values(
     are zeros to XLA.
 
     Args:
-        a: Real floating matrices. bfloat16 and float16 are worked in float32.
+        a: Real floating matrices (..., m, n). bfloat16 and float16 are worked in
+            float32.
 
     Returns:
         ln of the min(m, n) singular values, descending, -inf for an exact zero and NaN

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from needed import NEEDED
 
 from isometry import InputError, initializers
+from tests.needed import NEEDED
 
 ENTRIES = {entry.name: entry for entry in initializers.catalogue()}
 KEY = jax.random.key(0)

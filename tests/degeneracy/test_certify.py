@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from certificates import certificate, net_of, params_of, planted
 
 import isometry
 from isometry import networks
 from isometry.activations import Activation
+from tests.degeneracy.certificates import certificate, net_of, params_of, planted
 
 ROUND = 2.0**-53
 

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from certificates import certificate
 
 from isometry.degeneracy import _support
+from tests.degeneracy.certificates import certificate
 
 SHAPES = {
     "tanh": (np.tanh, lambda z: 1 - np.tanh(z) ** 2),

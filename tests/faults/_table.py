@@ -318,7 +318,7 @@ NETWORKS = (
         "networks/_mlp.py",
         "Factors(matrix, last.at[-1].set(1))",
         "Factors(matrix, last)",
-        ("test_product_method.py",),
+        ("measure/test_product_method.py",),
         match="is_autodiff",
     ),
     # Equal widths do not show it.
@@ -410,19 +410,19 @@ MEASURING = (
     # Zeros are left as rounding, below the floor but not exact.
     Fault(
         "rank-of-the-widest-space",
-        "_measure.py",
+        "measure/methods/dense.py",
         "jnp.min(linalg.live_counts(stacks), -1, keepdims=True)",
         "jnp.max(linalg.live_counts(stacks), -1, keepdims=True)",
-        ("test_ensemble.py",),
+        ("measure/test_ensemble.py",),
         match="dead_units_change",
     ),
     # Vectors do not show it.
     Fault(
         "jacobian-of-a-rescaled-input",
-        "_jacobian.py",
-        "return lambda z: aim.apply(params, z.reshape(start.shape))",
-        "return lambda z: aim.apply(params, z.reshape(start.shape, order='F'))",
-        ("test_jacobian.py",),
+        "measure/_target.py",
+        "y = self.apply(params, x, z.reshape(start.shape))",
+        "y = self.apply(params, x, z.reshape(start.shape, order='F'))",
+        ("measure/test_jacobian.py",),
         match="any_shape",
     ),
 )

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
-from dense_convolution import convolution_matrix, rounding, singular_values
-from drawing import draw_together
 
 from isometry import initializers
+from tests.dense_convolution import convolution_matrix, rounding, singular_values
+from tests.initializers.drawing import draw_together
 
 KEY = jax.random.key(21)
 GAIN = 1.5

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dense_convolution import convolution_matrix, rounding, singular_values
-from drawing import draw_many, draw_together
-from needed import NEEDED
 
 from isometry import InputError, initializers
+from tests.dense_convolution import convolution_matrix, rounding, singular_values
+from tests.initializers.drawing import draw_many, draw_together
+from tests.needed import NEEDED
 
 KEY = jax.random.key(33)
 GAIN = 1.5

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
-from dense_convolution import rounding, singular_values
-from drawing import draw_many, draw_together
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isometry import initializers
+from tests.dense_convolution import rounding, singular_values
+from tests.initializers.drawing import draw_many, draw_together
 
 KEY = jax.random.key(20)
 EPS = float(np.finfo("float32").eps)

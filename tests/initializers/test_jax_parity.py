@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw_together
 from jax.nn import initializers as theirs
 
 from isometry import initializers as ours
+from tests.initializers.drawing import draw_together
 
 KEY = jax.random.key(11)
 # One shape for all, so that each sampler is compiled once.

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dense_convolution import convolution_matrix
 from scipy import stats
 
 from isometry import InputError, initializers
+from tests.dense_convolution import convolution_matrix
 
 Z = 5
 P_VALUE = 1e-6

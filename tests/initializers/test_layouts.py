@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dense_convolution import rounding, singular_values
-from drawing import draw_together
-from needed import NEEDED
 
 from isometry import InputError, initializers
+from tests.dense_convolution import rounding, singular_values
+from tests.initializers.drawing import draw_together
+from tests.needed import NEEDED
 
 KEY = jax.random.key(44)
 ENTRIES = {entry.name: entry for entry in initializers.catalogue()}

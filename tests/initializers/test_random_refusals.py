@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from needed import NEEDED
 
 from isometry import InputError, theory
 from isometry import initializers as init
+from tests.needed import NEEDED
 
 KEY = jax.random.key(0)
 

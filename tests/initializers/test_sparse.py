@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 import scipy.stats
-from dense_convolution import singular_values
-from drawing import draw_many, draw_together
 
 from isometry import initializers
 from isometry.initializers._sparse import givens_product
+from tests.dense_convolution import singular_values
+from tests.initializers.drawing import draw_many, draw_together
 
 KEY = jax.random.key(22)
 Z = 5  # standard errors; by chance once in 2e6

@@ -7,10 +7,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from drawing import draw_together
 from scipy import stats
 
 from isometry import InputError, initializers
+from tests.initializers.drawing import draw_together
 
 TORCH = json.loads(Path(__file__).with_name("torch_laws.json").read_text())
 KEY = jax.random.key(0)

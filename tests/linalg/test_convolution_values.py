@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dense_convolution import convolution_matrix, rounding, singular_values
 
 from isometry import InputError, linalg
 from isometry._internal import memory
 from isometry.linalg import _factorizations
+from tests.dense_convolution import convolution_matrix, rounding, singular_values
 
 # window, inputs of a group, outputs, groups, image
 CONVOLUTIONS = {

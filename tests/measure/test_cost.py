@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from targets import target_of
 
 import isometry
 from isometry import InputError, networks
 from isometry._internal import memory
 from isometry.measure import _cost, _programs, _spectra
+from tests.measure.targets import target_of
 
 F32 = jnp.dtype("float32")
 

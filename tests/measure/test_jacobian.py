@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from targets import target_of
 
 import isometry
 from isometry import InputError, networks
+from tests.measure.targets import target_of
 
 KEY = jax.random.key(0)
 X = np.asarray([0.5, -1.0, 0.25, 2.0, -0.3], np.float32)

@@ -8,10 +8,10 @@ import warnings
 import jax
 import jax.numpy as jnp
 import pytest
-from targets import target_of
 
 import isometry
 from isometry import networks
+from tests.measure.targets import target_of
 
 X, W = jnp.ones(4), jnp.eye(4)
 IMAGE, KERNEL = jnp.ones((1, 1, 4, 4)), jnp.ones((1, 1, 3, 3))

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from targets import target_of
 
 import isometry
 from isometry import linalg, networks
+from tests.measure.targets import target_of
 
 RNG = np.random.default_rng(0)
 

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import transformer
 
 import isometry
 from isometry import InputError, Lanczos, Spectrum
 from isometry.degeneracy import Thresholds
 from isometry.degeneracy._spectrum_flags import spectrum_flags
+from tests.measure import transformer
 
 KEY = jax.random.key(0)
 SIZE = 96

@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import small_models as models
-from small_models import shape
 
 from isometry.structure import Attention, Branch, anatomy
+from tests.structure import small_models as models
+from tests.structure.small_models import shape
 
 
 def test_branches_on_identities_and_projections():

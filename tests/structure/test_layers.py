@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import small_models as models
-from small_models import shape, whole
 
 from isometry.structure import anatomy
+from tests.structure import small_models as models
+from tests.structure.small_models import shape, whole
 
 
 def axes(layer):

@@ -2,9 +2,9 @@
 
 import jax
 import pytest
-from small_models import shape
 
 from isometry.structure import anatomy
+from tests.structure.small_models import shape
 
 
 def product(leaf):

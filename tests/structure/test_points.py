@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_models as models
 from jax.extend import core
-from small_models import shape
 
 from isometry import InputError
 from isometry.structure import anatomy
+from tests.structure import small_models as models
+from tests.structure.small_models import shape
 
 
 def value_at(closed, place, arguments):

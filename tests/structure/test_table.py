@@ -1,10 +1,10 @@
 """The table: what a reader sees of a model."""
 
 import jax.numpy as jnp
-import small_models as models
-from small_models import shape
 
 from isometry.structure import anatomy
+from tests.structure import small_models as models
+from tests.structure.small_models import shape
 
 
 def cells(line):

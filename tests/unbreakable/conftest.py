@@ -2,7 +2,8 @@
 
 import jax
 import pytest
-from calls import WIDE
+
+from tests.unbreakable.calls import WIDE
 
 
 # Off is how every other test of this suite runs; with it on, float64 comes in as well.

@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+import isometry
+from isometry import initializers, networks, schemes
+from tests.needed import NEEDED
+from tests.unbreakable.calls import (
     ANY_ACTIVATION,
     DTYPES,
     FEW,
@@ -26,12 +32,6 @@ from calls import (
     numpy_network,
     singular_values,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from needed import NEEDED
-
-import isometry
-from isometry import initializers, networks, schemes
 
 ENTRIES = {entry.name: entry for entry in initializers.catalogue()}
 

@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+import isometry
+from isometry import InputError, data, initializers, networks, store, theory
+from isometry._internal import strict_json
+from isometry._internal.errors import public
+from tests.unbreakable.calls import (
     FEW,
     FEW_OF,
     KEYS,
@@ -25,13 +32,6 @@ from calls import (
     matrices,
     matrix_map,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
-import isometry
-from isometry import InputError, data, initializers, networks, store, theory
-from isometry._internal import strict_json
-from isometry._internal.errors import public
 
 
 def read_strictly(text):

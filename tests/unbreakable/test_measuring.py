@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+import isometry
+from isometry import linalg
+from tests.unbreakable.calls import (
     DTYPES,
     FEW,
     FEW_OF,
@@ -32,11 +37,6 @@ from calls import (
     singular_values,
     sound,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
-import isometry
-from isometry import linalg
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -4,11 +4,21 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-from calls import ANY_ACTIVATION, FEW_OF, NUMBERS, SIZES, VARIABLES, WHOLE, WRONG, answers, kept
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isometry import activations, initializers, theory
+from tests.unbreakable.calls import (
+    ANY_ACTIVATION,
+    FEW_OF,
+    NUMBERS,
+    SIZES,
+    VARIABLES,
+    WHOLE,
+    WRONG,
+    answers,
+    kept,
+)
 
 CURVES = {
     "linear": lambda q: q,

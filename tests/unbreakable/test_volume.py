@@ -3,8 +3,9 @@
 import os
 
 import pytest
-from calls import CALLS
 from hypothesis import settings
+
+from tests.unbreakable.calls import CALLS
 
 
 def test_the_long_preset_makes_ten_thousand_calls():
