@@ -45,7 +45,8 @@ from isometry.networks import Network
 # gigabyte would be copied.
 _LARGE = 2**27
 
-Indices: TypeAlias = Int[np.ndarray, " chunk"]
+# Of seeds and of inputs, whose chunks differ in length.
+Indices: TypeAlias = Int[np.ndarray, "_"]
 # One record, or one a span.
 Spectra: TypeAlias = Spectrum | dict[Span, Spectrum]
 

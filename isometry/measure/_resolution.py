@@ -247,15 +247,22 @@ def _traced_once(
     except Exception:
         # Once more, for an error without a note of JAX's about its own frames.
         target = _examine(target, *shapes, argument=argument)
-    if target.coarse:
-        warn(
-            f"f asks for less than full precision: {', '.join(target.coarse)}. "
-            "Singular values below it are noise. Leave the precision to isometry (no "
-            "precision=, no cast), or, if it is what you want to measure, silence "
-            "isometry.PrecisionWarning.",
-            PrecisionWarning,
-        )
+    warn_of_precision(target.coarse)
     return target
+
+
+def warn_of_precision(coarse: jaxprs.Coarse) -> None:
+    """Warn of what f computes below the precision of the measurement."""
+    if not coarse.phrases:
+        return
+    warn(
+        f"f asks for less than full precision: {', '.join(coarse.phrases)}. Singular "
+        "values below it are noise. Leave the precision to isometry (no precision=, no "
+        "cast; build the module with dtype=None, or with that of the measurement, such "
+        "as dtype=float64), or, if it is what you want to measure, silence "
+        "isometry.PrecisionWarning.",
+        PrecisionWarning,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
