@@ -181,6 +181,8 @@ def _bare(
 ) -> Target:
     """Check the arguments, and return the target without what tracing finds."""
     span = canonical(span)
+    if isinstance(function, Function):
+        _require_example(function, x)
     if isinstance(function, Function) and span == "hidden" and function.depth < 3:
         raise InputError(
             'span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this one '
@@ -196,6 +198,18 @@ def _bare(
         dtype=precision.measuring_dtype(dtype, params, x),
         recast=_lowest(params, x),
     )
+
+
+def _require_example(function: Function, x: PyTree) -> None:
+    """Refuse a batch, where the network says what one example is."""
+    wanted = function.input_shape
+    came = getattr(x, "shape", None)
+    if wanted is not None and came is not None and came[1:] == wanted:
+        raise InputError(
+            f"x has shape {came}: {came[0]} examples, and one of shape {wanted} is "
+            "meant; write x[0], or isometry.ensemble(net, params=..., xs=x) for all, "
+            "with params stacked on a seeds axis."
+        )
 
 
 def canonical(span: Span) -> Span:
