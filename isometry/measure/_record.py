@@ -1,10 +1,11 @@
 """The measured spectrum: a measure on [0, ∞), and what is known of it."""
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import ParamSpec, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,33 @@ PerPoint: TypeAlias = Float[Array, "... points"]
 
 # A statistic's name, or a function of a Spectrum.
 Statistic: TypeAlias = "str | Callable[[Spectrum], Array]"
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _statistic(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a method public, computed in the dtype of its record.
+
+    A float64 spectrum is read as well where JAX's 64-bit mode, in which it was measured,
+    is off; there JAX would round it, and warn.
+    """
+
+    def decorate(method: Callable[P, R]) -> Callable[P, R]:
+        @public(name)
+        @functools.wraps(method)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            log_values = args[0].log_values
+            # A program that is being traced has a mode already.
+            if checks.is_traced(log_values) or log_values.dtype != np.float64:
+                return method(*args, **kwargs)
+            with jax.enable_x64(True):
+                return method(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 # Of fields that are no data: a program is compiled for each value.
@@ -232,7 +260,7 @@ class Spectrum:
             return None
         return _reasons.of_quadrature(statistic, variable, self.method)
 
-    @public("zero_fraction")
+    @_statistic("zero_fraction")
     def zero_fraction(self, exact: bool = False) -> PerMatrix:
         """Return the mass of the zeros.
 
@@ -252,9 +280,10 @@ class Spectrum:
         if exact:
             is_zero = jnp.isneginf(self.log_values)
         mass = jnp.where(is_zero, self.weights, 0)
-        return self._of_values(jnp.sum(mass, -1))
+        total = _share(jnp.sum(mass, -1), is_all=is_zero.all(-1))
+        return self._of_values(total)
 
-    @public("moment")
+    @_statistic("moment")
     def moment(self, k: float = 1, variable: str = "lam") -> PerMatrix:
         """Return E[variable^k] over all nodes.
 
@@ -300,7 +329,7 @@ class Spectrum:
         powers = self._masked_logs() ** whole
         return jnp.sum(mass * powers, -1)
 
-    @public("cdf")
+    @_statistic("cdf")
     def cdf(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
         """Return the mass at or below each point of a grid.
 
@@ -325,9 +354,10 @@ class Spectrum:
         is_below = self.log_values[..., None, :] <= self._column(level)
         weights = self.weights[..., None, :]
         mass = jnp.where(is_below, weights, 0)
-        return self._of_values(jnp.sum(mass, -1))
+        total = _share(jnp.sum(mass, -1), is_all=is_below.all(-1))
+        return self._of_values(total)
 
-    @public("smooth_cdf")
+    @_statistic("smooth_cdf")
     def smooth_cdf(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
         """Estimate the distribution function from the moments of a quadrature.
 
@@ -365,7 +395,7 @@ class Spectrum:
         # Below zero there is nothing.
         return self._finite(jnp.where(jnp.isnan(share), 0, share))
 
-    @public("smooth_density")
+    @_statistic("smooth_density")
     def smooth_density(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
         """Estimate the density from the moments of a quadrature.
 
@@ -407,7 +437,7 @@ class Spectrum:
             density = density / width
         return self._finite(jnp.where(jnp.isnan(density), 0, density))
 
-    @public("quantile")
+    @_statistic("quantile")
     def quantile(self, p: ArrayLike, variable: str = "lam") -> PerMatrix:
         """Return the least x with cdf(x) ≥ p, which is an attained value.
 
@@ -456,7 +486,7 @@ class Spectrum:
             return value[..., 0]
         return value
 
-    @public("density")
+    @_statistic("density")
     def density(
         self, grid: ArrayLike, bandwidth: float, variable: str = "lam"
     ) -> PerPoint:
@@ -500,7 +530,7 @@ class Spectrum:
         terms = mass[..., None, :] * kernel
         return self._of_values(jnp.sum(terms, -1))
 
-    @public("condition_number")
+    @_statistic("condition_number")
     def condition_number(self, nonzero: bool = False) -> PerMatrix:
         """Return s_max/s_min, infinite if any value is zero or unresolved.
 
@@ -526,7 +556,7 @@ class Spectrum:
         ratio = jnp.exp(jnp.where(is_known, top - least, 0))
         return self._of_values(jnp.where(is_known, ratio, jnp.inf))
 
-    @public("effective_rank")
+    @_statistic("effective_rank")
     def effective_rank(self) -> PerMatrix:
         """Return the exponential of the entropy of s/Σs.
 
@@ -554,7 +584,7 @@ class Spectrum:
         is_zero_matrix = total[..., 0] == 0
         return self._finite(jnp.where(is_zero_matrix, 0, rank))
 
-    @public("stable_rank")
+    @_statistic("stable_rank")
     def stable_rank(self) -> PerMatrix:
         """Return Σ s²/s_max², between 1 and `size`, 0 for a zero matrix.
 
@@ -569,7 +599,7 @@ class Spectrum:
         mean_square = jnp.sum(self.weights * squares, -1)
         return self._finite(self.size * mean_square)
 
-    @public("isometry_deviation")
+    @_statistic("isometry_deviation")
     def isometry_deviation(self) -> PerMatrix:
         """Return √E (s - 1)², the distance to the nearest (partial) isometry.
 
@@ -585,7 +615,7 @@ class Spectrum:
         squares = (self.values - 1) ** 2
         return jnp.sqrt(jnp.sum(self.weights * squares, -1))
 
-    @public("log_spread")
+    @_statistic("log_spread")
     def log_spread(self) -> PerMatrix:
         """Return the variance of ln s over the resolved nodes.
 
@@ -609,7 +639,7 @@ class Spectrum:
         deviations = (logs - mean) ** 2
         return self._of_values(jnp.sum(mass * deviations, -1))
 
-    @public("interval")
+    @_statistic("interval")
     def interval(
         self,
         statistic: str,
@@ -669,7 +699,7 @@ class Spectrum:
 
         return _intervals.of_measure(self, measure, level)
 
-    @public("pooled")
+    @_statistic("pooled")
     def pooled(self) -> "Spectrum":
         """Join all matrices of the batch into one measure, each with equal mass.
 
@@ -723,7 +753,7 @@ class Spectrum:
             steps=jnp.min(jnp.asarray(rules.steps)),
         )
 
-    @public("standard_error")
+    @_statistic("standard_error")
     def standard_error(self, statistic: Statistic) -> PerMatrix:
         """Return the standard error over seeds of the mean of a statistic.
 
@@ -856,3 +886,8 @@ class Spectrum:
             f"Spectrum({over}{self.size} singular values, span={self.span!r}, "
             f"method={self.method}, {dtype}{recast})"
         )
+
+
+def _share(total: Array, is_all: Bool[Array, "..."]) -> Array:
+    """Return a sum of weights: 1 of all of them, which their rounding misses."""
+    return jnp.where(is_all, 1, jnp.minimum(total, 1))

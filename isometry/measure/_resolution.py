@@ -184,6 +184,8 @@ def _bare(
 ) -> Target:
     """Check the arguments, and return the target without what tracing finds."""
     span = canonical(span)
+    if isinstance(function, Function):
+        _require_example(function, x)
     if isinstance(function, Function) and span == "hidden" and function.depth < 3:
         raise InputError(
             'span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this one '
@@ -199,6 +201,18 @@ def _bare(
         dtype=precision.measuring_dtype(dtype, params, x),
         recast=_lowest(params, x),
     )
+
+
+def _require_example(function: Function, x: PyTree) -> None:
+    """Refuse a batch, where the network says what one example is."""
+    wanted = function.input_shape
+    came = getattr(x, "shape", None)
+    if wanted is not None and came is not None and came[1:] == wanted:
+        raise InputError(
+            f"x has shape {came}: {came[0]} examples, and one of shape {wanted} is "
+            "meant; write x[0], or isometry.ensemble(net, params=..., xs=x) for all, "
+            "with params stacked on a seeds axis."
+        )
 
 
 def canonical(span: Span) -> Span:
@@ -250,15 +264,22 @@ def _traced_once(
     except Exception:
         # Once more, for an error without a note of JAX's about its own frames.
         target = _examine(target, *shapes, argument=argument)
-    if target.coarse:
-        warn(
-            f"f asks for less than full precision: {', '.join(target.coarse)}. "
-            "Singular values below it are noise. Leave the precision to isometry (no "
-            "precision=, no cast), or, if it is what you want to measure, silence "
-            "isometry.PrecisionWarning.",
-            PrecisionWarning,
-        )
+    warn_of_precision(target.coarse)
     return target
+
+
+def warn_of_precision(coarse: jaxprs.Coarse) -> None:
+    """Warn of what f computes below the precision of the measurement."""
+    if not coarse.phrases:
+        return
+    warn(
+        f"f asks for less than full precision: {', '.join(coarse.phrases)}. Singular "
+        "values below it are noise. Leave the precision to isometry (no precision=, no "
+        "cast; build the module with dtype=None, or with that of the measurement, such "
+        "as dtype=float64), or, if it is what you want to measure, silence "
+        "isometry.PrecisionWarning.",
+        PrecisionWarning,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
