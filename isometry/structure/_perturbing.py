@@ -10,6 +10,8 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float
 
+from isometry._internal import compilation
+
 # Equations that do no more than to call one program. Names differ between versions of
 # JAX.
 _CALLS = frozenset(
@@ -93,7 +95,7 @@ def followed(
     keys: list[Key] = []
     ruled: set[Key] = set()
 
-    @jax.jit
+    @compilation.jit
     def run(arguments: Sequence[Array]) -> list[Seen]:
         duals = [_Dual(jnp.asarray(value), None) for value in arguments]
         # Any fixed direction will do that no model was made for.
