@@ -45,13 +45,8 @@ from isometry.networks import Network
 # gigabyte would be copied.
 _LARGE = 2**27
 
-<<<<<<< HEAD
 # Without a name: of seeds and of inputs there may be different numbers.
 Indices: TypeAlias = Int[np.ndarray, " _"]
-=======
-# Of seeds and of inputs, whose chunks differ in length.
-Indices: TypeAlias = Int[np.ndarray, "_"]
->>>>>>> wt-faults2
 # One record, or one a span.
 Spectra: TypeAlias = Spectrum | dict[Span, Spectrum]
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from isometry import linalg
-from isometry._internal import blas, checks, jaxprs, memory, precision
+from isometry._internal import blas, checks, compilation, jaxprs, memory, precision
 from isometry._internal.errors import InputError, NotFinite, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.measure import _points, _spans
@@ -324,7 +324,7 @@ def _inputs_at_once(spans: Spans, run: _points.Run) -> int:
     return _points.at_once(budget // each, run.num_inputs)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(compilation.jit, static_argnums=(0, 1))
 def _log_values(
     spans: Spans,
     chunk: int,

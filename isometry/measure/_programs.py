@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from isometry._internal import blas, checks, memory
+from isometry._internal import blas, checks, compilation, memory
 from isometry.measure import _devices
 
 # Of what it is compiled for, and of the three fields of `Arguments`.
@@ -113,7 +113,7 @@ def _limited_blas(mesh: Mesh | None) -> Iterator[None]:
         yield
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(compilation.jit, static_argnums=(0, 1, 2))
 def _compiled(
     program: Program,
     static: Hashable,
@@ -152,7 +152,7 @@ def _in_threads(
     parts: tuple[int, int],
 ) -> PyTree[np.ndarray]:
     pieces = list(_pieces(arguments, parts))
-    compiled = _compiled.lower(program, static, None, *pieces[0]).compile()
+    compiled = _compiled.ahead(program, static, None, *pieces[0])
     # Whether 64 bits are enabled is a setting of each thread.
     x64 = checks.x64()
 
