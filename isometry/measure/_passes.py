@@ -72,7 +72,9 @@ def label_of(shape: Shape) -> str:
 
 
 def jacobians(
-    spans: Spans, constants: list[Array], arguments: list[Array]
+    spans: Spans,
+    constants: list[Array],
+    arguments: list[Array],
 ) -> dict[str, Array]:
     """Return the Jacobians of all spans, one stack for each shape.
 
@@ -105,7 +107,9 @@ def jacobians(
 
 
 def _suffixes(
-    plan: Plan, constants: list[Array], arguments: list[Array]
+    plan: Plan,
+    constants: list[Array],
+    arguments: list[Array],
 ) -> dict[str, Array]:
     """Return the Jacobians from each point to the end, (points, m, n) a group."""
     program = plan.tapped(constants, ADD)
@@ -125,7 +129,9 @@ def _suffixes(
 
 
 def _prefixes(
-    plan: Plan, constants: list[Array], arguments: list[Array]
+    plan: Plan,
+    constants: list[Array],
+    arguments: list[Array],
 ) -> dict[str, Array]:
     """Return the Jacobians from the start to each point, (points, m, n)."""
     start = plan.anatomy.place(plan.first.name)
@@ -153,7 +159,9 @@ def _prefixes(
 
 
 def _blocks(
-    plan: Plan, constants: list[Array], arguments: list[Array]
+    plan: Plan,
+    constants: list[Array],
+    arguments: list[Array],
 ) -> dict[str, Array]:
     """Return the Jacobians from the point before to each point, (points, m, n).
 
@@ -179,12 +187,19 @@ def _blocks(
     return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -1), plan.split(columns))
 
 
-def _unit(entry: Array, size: int, dtype: DTypeLike) -> Array:
+def _unit(
+    entry: Array,
+    size: int,
+    dtype: DTypeLike,
+) -> Array:
     """Return a unit vector; zero if the entry is beyond the size."""
     return (jnp.arange(size) == entry).astype(dtype)
 
 
-def _moved_together(group: Group, entry: Array) -> Array:
+def _moved_together(
+    group: Group,
+    entry: Array,
+) -> Array:
     """Return a tangent that moves one entry at all points of a group."""
     unit = _unit(entry, group.size, group.dtype).reshape(group.shape)
     # An iteration that is no point must stay still: nothing cuts behind it.
@@ -217,7 +232,10 @@ class _Selection(NamedTuple):
         return stack[:, self.outputs][:, :, self.inputs]
 
 
-def _selections(spans: Spans, group: Group) -> list[_Selection]:
+def _selections(
+    spans: Spans,
+    group: Group,
+) -> list[_Selection]:
     """Sort the spans that a pass finds at a group by the part that is theirs."""
     row_of = {name: row for row, name in enumerate(group.names)}
     ends, shapes = spans.ends(), spans.shapes()
@@ -238,12 +256,22 @@ def _selections(spans: Spans, group: Group) -> list[_Selection]:
         # Spans of one shape are taken at once: a scan of many layers adds no more to
         # the program than one of few.
         if outputs is None and inputs is None:
-            empty = _Selection([], [], outputs=slice(m), inputs=slice(n))
+            empty = _Selection(
+                [],
+                [],
+                outputs=slice(m),
+                inputs=slice(n),
+            )
             selection = whole.setdefault((m, n), empty)
         else:
             outputs = np.arange(m) if outputs is None else outputs
             inputs = np.arange(n) if inputs is None else inputs
-            selection = _Selection([], [], outputs=outputs, inputs=inputs)
+            selection = _Selection(
+                [],
+                [],
+                outputs=outputs,
+                inputs=inputs,
+            )
             selections.append(selection)
         selection.names.append(name)
         selection.rows.append(row_of[reading_point])

@@ -62,7 +62,11 @@ class Group(NamedTuple):
         """Return the shape of the values of all iterations, behind leading axes."""
         return (*leading, *self.lengths, *self.shape)
 
-    def rows(self, stacked: Array, num_leading: int = 0) -> Array:
+    def rows(
+        self,
+        stacked: Array,
+        num_leading: int = 0,
+    ) -> Array:
         """Return the flattened values at the points from those of all iterations.
 
         The result has the leading axes, then one row a point.
@@ -89,7 +93,10 @@ class Group(NamedTuple):
         return np.ravel_multi_index(np.array(self.turns).T, self.lengths)
 
 
-def grouped(anatomy: Anatomy, names: Iterable[str]) -> tuple[Group, ...]:
+def grouped(
+    anatomy: Anatomy,
+    names: Iterable[str],
+) -> tuple[Group, ...]:
     """Sort points by the variable that makes them; scanned layers are one group."""
     members: dict[tuple, dict[tuple[int, ...], str]] = {}
     for name in names:
@@ -192,7 +199,11 @@ class Plan:
         """Return the values at all points as one vector, group after group."""
         return jnp.concatenate([row.ravel() for row in self.rows(values)])
 
-    def rows(self, values: dict[str, Array], num_leading: int = 0) -> list[Array]:
+    def rows(
+        self,
+        values: dict[str, Array],
+        num_leading: int = 0,
+    ) -> list[Array]:
         """Return the flattened values at the points of each group.
 
         They are in the dtype of the measurement, whatever f computes in on the way.
@@ -225,7 +236,11 @@ class Plan:
         arguments = memory.tree_bytes([*closed.in_avals])
         return 2 * points * np.dtype(self.dtype).itemsize + arguments
 
-    def part(self, readings: dict[str, Array], point: Point) -> Array:
+    def part(
+        self,
+        readings: dict[str, Array],
+        point: Point,
+    ) -> Array:
         """Return what is read at one point."""
         for group in self.groups:
             if point.name in group.names:
@@ -305,7 +320,12 @@ def prepare(
     f = _resolution.chained(f)
     function = _resolution.function_of(f)
     xs, num_inputs = _examples(xs)
-    seeds = _draws.seeds_of(f, keys, params=params, sample=sample)
+    seeds = _draws.seeds_of(
+        f,
+        keys,
+        params=params,
+        sample=sample,
+    )
     drawn = seeds.shapes()
     measured_in = precision.measuring_dtype(dtype, drawn, xs)
     xs = precision.cast(xs, measured_in)
@@ -366,7 +386,10 @@ def _examples(xs: PyTree[Array]) -> tuple[PyTree[Array], int]:
     return checks.all_finite("xs", xs), num_inputs
 
 
-def at_once(fitting: int, most: int) -> int:
+def at_once(
+    fitting: int,
+    most: int,
+) -> int:
     """Return how many of `most` to take side by side where so many fit in memory."""
     if fitting >= most:
         return most
@@ -375,7 +398,11 @@ def at_once(fitting: int, most: int) -> int:
     return 2 ** (max(fitting, 1).bit_length() - 1)
 
 
-def between(anatomy: Anatomy, first: Point, last: Point) -> list[str]:
+def between(
+    anatomy: Anatomy,
+    first: Point,
+    last: Point,
+) -> list[str]:
     """Return all floating points on paths from the first to the last, these included.
 
     Two names of one value are one point: that of an end, or else the first.
@@ -394,7 +421,11 @@ def between(anatomy: Anatomy, first: Point, last: Point) -> list[str]:
     return names
 
 
-def _of_ends(anatomy: Anatomy, first: Point, last: Point) -> tuple[Place, Place]:
+def _of_ends(
+    anatomy: Anatomy,
+    first: Point,
+    last: Point,
+) -> tuple[Place, Place]:
     return anatomy.place(first.name), anatomy.place(last.name)
 
 
@@ -415,7 +446,11 @@ def before(plan: Plan) -> tuple[int | None, ...]:
     return tuple(indices)
 
 
-def keys_of(key: Key | None, num_seeds: int, num_inputs: int) -> Key | None:
+def keys_of(
+    key: Key | None,
+    num_seeds: int,
+    num_inputs: int,
+) -> Key | None:
     """Return a key for each seed and input, which more of either do not change."""
     if key is None:
         return None

@@ -191,7 +191,13 @@ def profile(
         # With BLAS's own threads, factorizations of order 256 took 25 times as long on
         # two busy cores.
         with blas.single_threaded():
-            part = _log_values(spans, chunk, plan.constants, params=drawn, xs=run.xs)
+            part = _log_values(
+                spans,
+                chunk,
+                plan.constants,
+                params=drawn,
+                xs=run.xs,
+            )
             parts.append(jax.block_until_ready(part))
     joined = run.joined(parts)
     ends = spans.ends()
@@ -265,7 +271,11 @@ def _choose(
     return names
 
 
-def _default(anatomy: Anatomy, known: list[str], toward: str) -> list[str]:
+def _default(
+    anatomy: Anatomy,
+    known: list[str],
+    toward: str,
+) -> list[str]:
     """Return where a user looks first: the stream, and the state of a recurrence."""
     layers = [name for name in known if _spans.is_layer(name)]
     stream = [*layers, *(name for name in known if name.endswith(":sum"))]
@@ -278,7 +288,10 @@ def _default(anatomy: Anatomy, known: list[str], toward: str) -> list[str]:
     return meeting + states or layers
 
 
-def _require_chain(anatomy: Anatomy, names: list[str]) -> None:
+def _require_chain(
+    anatomy: Anatomy,
+    names: list[str],
+) -> None:
     """Refuse blocks one of which some path leads around."""
     around = [name for name in names[1:-1] if not anatomy.cuts(name)]
     states = {_spans.state(name) for name in anatomy.points} - {None}
@@ -293,7 +306,10 @@ def _require_chain(anatomy: Anatomy, names: list[str]) -> None:
     )
 
 
-def _require_derivative(plan: Plan, toward: str) -> None:
+def _require_derivative(
+    plan: Plan,
+    toward: str,
+) -> None:
     """Refuse a function that has only the other mode of differentiation."""
     forward_only, reverse_only = jaxprs.one_way(plan.anatomy.closed.jaxpr)
     if toward == "output" and forward_only and not reverse_only:
@@ -308,7 +324,10 @@ def _require_derivative(plan: Plan, toward: str) -> None:
         )
 
 
-def _inputs_at_once(spans: Spans, run: _points.Run) -> int:
+def _inputs_at_once(
+    spans: Spans,
+    run: _points.Run,
+) -> int:
     """Return how many inputs are measured side by side."""
     itemsize = np.dtype(spans.plan.dtype).itemsize
     shapes = spans.shapes().values()
@@ -334,7 +353,10 @@ def _log_values(
 ) -> dict[str, Array]:
     """Measure some seeds: ln s, of shape (seeds, inputs, spans, size), by shape."""
 
-    def of_input(params: Params, x: PyTree[Array]) -> dict[str, Array]:
+    def of_input(
+        params: Params,
+        x: PyTree[Array],
+    ) -> dict[str, Array]:
         stacks = jacobians(spans, constants, jax.tree.leaves((params, x)))
         return jax.tree.map(lambda a: linalg.log_singular_values(a)[0], stacks)
 
@@ -376,7 +398,11 @@ def _record(
     )
 
 
-def _require_finite(log_values: np.ndarray, first: str, last: str) -> None:
+def _require_finite(
+    log_values: np.ndarray,
+    first: str,
+    last: str,
+) -> None:
     """Refuse Jacobians that are not finite, and name the first of them."""
     lost = np.argwhere(np.isnan(log_values).any(axis=-1))
     if len(lost):

@@ -104,7 +104,13 @@ def signals(
     parts = []
     for numbers, stacked in run.chunks():
         taken = None if keys_of_g is None else keys_of_g[numbers]
-        part = _signals(how, plan.constants, stacked, xs=run.xs, keys=taken)
+        part = _signals(
+            how,
+            plan.constants,
+            stacked,
+            xs=run.xs,
+            keys=taken,
+        )
         parts.append(part)
     joined = run.joined(parts)
     fields = {name: value[..., plan.order] for name, value in joined.items()}
@@ -152,7 +158,12 @@ def _signals(
 
     def of_seed(seed: tuple[Params, Key | None]) -> dict[str, Array]:
         params, keys = seed
-        of_input = functools.partial(_of_input, how, program, params)
+        of_input = functools.partial(
+            _of_input,
+            how,
+            program,
+            params,
+        )
         fields, values = jax.vmap(of_input)(xs, keys)
         cosines = [_cosines(rows) for rows in how.plan.rows(values, 1)]
         fields["c"] = jnp.concatenate(cosines, axis=-1)
@@ -163,7 +174,11 @@ def _signals(
 
 
 def _of_input(
-    how: _How, program: Tapped, params: Params, x: PyTree[Array], key: Key | None
+    how: _How,
+    program: Tapped,
+    params: Params,
+    x: PyTree[Array],
+    key: Key | None,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Measure one example; return the fields, and the values at all points."""
     plan = how.plan
@@ -201,7 +216,11 @@ def _of_input(
     return fields, values
 
 
-def _cotangent(output: Array, loss: Loss | None, key: Key | None) -> Array | None:
+def _cotangent(
+    output: Array,
+    loss: Loss | None,
+    key: Key | None,
+) -> Array | None:
     """Return the derivative of the loss with respect to the output."""
     if loss is not None:
         shape = jax.eval_shape(loss, output).shape
@@ -216,7 +235,10 @@ def _cotangent(output: Array, loss: Loss | None, key: Key | None) -> Array | Non
     return g / np.sqrt(output.size)
 
 
-def _sums_of_squares(plan: Plan, values: dict[str, Array]) -> Float[Array, " points"]:
+def _sums_of_squares(
+    plan: Plan,
+    values: dict[str, Array],
+) -> Float[Array, " points"]:
     """Return the sum of the squared entries at every point, in the order of groups."""
     return jnp.concatenate([jnp.sum(row**2, axis=-1) for row in plan.rows(values)])
 
@@ -238,7 +260,10 @@ def _cosines(
     return jnp.einsum("ipn,jpn->ijp", units, units)
 
 
-def _chi(apjn: np.ndarray, before: tuple[int | None, ...]) -> np.ndarray:
+def _chi(
+    apjn: np.ndarray,
+    before: tuple[int | None, ...],
+) -> np.ndarray:
     """Return the ratio of apjn at the point before each to that at the point."""
     chi = np.full_like(apjn, np.nan)
     for i, earlier in enumerate(before):
@@ -248,7 +273,10 @@ def _chi(apjn: np.ndarray, before: tuple[int | None, ...]) -> np.ndarray:
     return chi
 
 
-def _reasons(fields: dict[str, Array], plan: Plan) -> tuple[tuple[str, str], ...]:
+def _reasons(
+    fields: dict[str, Array],
+    plan: Plan,
+) -> tuple[tuple[str, str], ...]:
     """Say why fields hold what is not finite."""
     reasons = []
     for name in ("q", "c", "gradient", "apjn"):

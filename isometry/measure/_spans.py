@@ -69,18 +69,31 @@ class PointSpan:
     shape_out: jax.ShapeDtypeStruct
     _programs: dict[object, Tapped] = field(default_factory=dict, repr=False)
 
-    def start(self, params: Params, x: PyTree[Array]) -> Array:
+    def start(
+        self,
+        params: Params,
+        x: PyTree[Array],
+    ) -> Array:
         """Return the value at the first point."""
         _, readings = self._program(params, x)(jax.tree.leaves((params, x)), {})
         return self.first.of(readings["first"])
 
-    def apply(self, params: Params, x: PyTree[Array], z: Array) -> Array:
+    def apply(
+        self,
+        params: Params,
+        x: PyTree[Array],
+        z: Array,
+    ) -> Array:
         """Return what is read at the last point when the value at the first is z."""
         program = self._program(params, x)
         _, readings = program(jax.tree.leaves((params, x)), {"first": z})
         return self.last.of(readings["last"])
 
-    def _program(self, params: Params, x: PyTree[Array]) -> Tapped:
+    def _program(
+        self,
+        params: Params,
+        x: PyTree[Array],
+    ) -> Tapped:
         """Return the rewritten program for arguments of these shapes and dtypes.
 
         A program is bound to those that it was traced with, the anatomy's. Where others
@@ -102,7 +115,11 @@ class PointSpan:
         return self._programs[given]
 
 
-def resolve(f: Callable[..., Array], anatomy: Anatomy, span: Span) -> PointSpan:
+def resolve(
+    f: Callable[..., Array],
+    anatomy: Anatomy,
+    span: Span,
+) -> PointSpan:
     """Find the points of a span.
 
     Args:
@@ -134,7 +151,10 @@ def resolve(f: Callable[..., Array], anatomy: Anatomy, span: Span) -> PointSpan:
     )
 
 
-def ends(anatomy: Anatomy, span: Span) -> tuple[Point, Point]:
+def ends(
+    anatomy: Anatomy,
+    span: Span,
+) -> tuple[Point, Point]:
     """Return the two points of a span."""
     if isinstance(span, str):
         checks.one_of("span", span, ("end_to_end", "hidden"))
@@ -174,7 +194,10 @@ def _point(end: End) -> Point:
         ) from None
 
 
-def _shape_at(anatomy: Anatomy, point: Point) -> jax.ShapeDtypeStruct:
+def _shape_at(
+    anatomy: Anatomy,
+    point: Point,
+) -> jax.ShapeDtypeStruct:
     """Return the shape of the value at a point, and refuse what has no derivative."""
     anatomy.place(point.name)
     whole = anatomy.shape(point.name)
@@ -197,7 +220,11 @@ def _shape_at(anatomy: Anatomy, point: Point) -> jax.ShapeDtypeStruct:
     return jax.eval_shape(point.of, whole)
 
 
-def require_upstream(anatomy: Anatomy, first: Point, last: Point) -> None:
+def require_upstream(
+    anatomy: Anatomy,
+    first: Point,
+    last: Point,
+) -> None:
     """Refuse a span whose last point does not depend on the first."""
     if first.name != last.name and anatomy.upstream(first.name, last.name):
         return
@@ -260,7 +287,10 @@ def where_to_start(anatomy: Anatomy) -> str:
     return f"{advice}, or write f as a function of the first value that it makes of x"
 
 
-def _leads_to_output(anatomy: Anatomy, name: str) -> bool:
+def _leads_to_output(
+    anatomy: Anatomy,
+    name: str,
+) -> bool:
     """Tell whether a point lies between x and the output."""
     is_inner = name in anatomy.points and name not in ("input", "output")
     return is_inner and anatomy.upstream(name, "output")

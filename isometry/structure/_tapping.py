@@ -29,11 +29,17 @@ class Mode(NamedTuple):
     reads_first: bool = False
 
 
-def _add(value: Array, bump: Array | None) -> Array:
+def _add(
+    value: Array,
+    bump: Array | None,
+) -> Array:
     return value if bump is None else value + bump
 
 
-def _cut(value: Array, given: tuple[Array, Array] | None) -> Array:
+def _cut(
+    value: Array,
+    given: tuple[Array, Array] | None,
+) -> Array:
     if given is None:
         return value
     bump, is_cut = given
@@ -80,7 +86,10 @@ def replacing(index: tuple[int, ...] = ()) -> Mode:
         index: Of the part, on the leading axes of the value. Empty: all of it.
     """
 
-    def put(value: Array, new: Array | None) -> Array:
+    def put(
+        value: Array,
+        new: Array | None,
+    ) -> Array:
         if new is None:
             return value
         return value.at[index].set(new) if index else new
@@ -89,7 +98,9 @@ def replacing(index: tuple[int, ...] = ()) -> Mode:
 
 
 def tapped(
-    closed: core.ClosedJaxpr, places: Mapping[str, Place], mode: Mode = ADD
+    closed: core.ClosedJaxpr,
+    places: Mapping[str, Place],
+    mode: Mode = ADD,
 ) -> Tapped:
     """Rewrite a program so that values at places are perturbed and read.
 
@@ -117,13 +128,19 @@ def tapped(
     """
 
     def run(
-        arguments: Sequence[Array], given: Mapping[str, Given]
+        arguments: Sequence[Array],
+        given: Mapping[str, Given],
     ) -> tuple[list[Array], Arrays]:
         taps = {
             name: _Tap(place, given.get(name), mask=None)
             for name, place in places.items()
         }
-        return _run(closed, arguments, taps, mode=mode)
+        return _run(
+            closed,
+            arguments,
+            taps,
+            mode=mode,
+        )
 
     return run
 
@@ -146,7 +163,11 @@ class _Tap(NamedTuple):
         """Return the tap as seen from inside the equation that encloses it."""
         return self._replace(place=self.place._replace(path=self.place.path[1:]))
 
-    def edited(self, value: Array, mode: Mode) -> Array:
+    def edited(
+        self,
+        value: Array,
+        mode: Mode,
+    ) -> Array:
         """Return the value that goes on."""
         new = mode.edit(value, self.given)
         if self.mask is None:
@@ -183,7 +204,10 @@ def _run(
     def read(atom: core.Var | core.Literal) -> Array:
         return atom.val if isinstance(atom, core.Literal) else values[atom]
 
-    def write(variable: core.Var, value: Array) -> None:
+    def write(
+        variable: core.Var,
+        value: Array,
+    ) -> None:
         names = here.get(variable, ())
         first = value
         for name in names:
@@ -199,7 +223,12 @@ def _run(
     for index, eqn in enumerate(jaxpr.eqns):
         operands = [read(atom) for atom in eqn.invars]
         if index in enclosed:
-            results, inner = _rewritten(eqn, operands, enclosed[index], mode=mode)
+            results, inner = _rewritten(
+                eqn,
+                operands,
+                enclosed[index],
+                mode=mode,
+            )
             readings.update(inner)
         else:
             results = _unchanged(eqn, operands)
@@ -217,7 +246,10 @@ def _opened(
     return program, ()
 
 
-def _unchanged(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
+def _unchanged(
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+) -> list[Array]:
     """Evaluate an equation as it stands, custom derivatives included."""
     bound = eqn.primitive.get_bind_params(eqn.params)
     functions, parameters = (), bound
@@ -230,19 +262,42 @@ def _unchanged(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
 
 
 def _rewritten(
-    eqn: core.JaxprEqn, operands: list[Array], taps: _Taps, mode: Mode
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+    taps: _Taps,
+    mode: Mode,
 ) -> tuple[list[Array], Arrays]:
     """Evaluate an equation that encloses places."""
     name = eqn.primitive.name
     if name == "scan":
-        return _scan(eqn, operands, taps, mode=mode)
+        return _scan(
+            eqn,
+            operands,
+            taps,
+            mode=mode,
+        )
     if name == "cond":
-        return _cond(eqn, operands, taps, mode=mode)
+        return _cond(
+            eqn,
+            operands,
+            taps,
+            mode=mode,
+        )
     if name in _CALLS:
         (program,) = _called(eqn)
-        return _run(program, operands, taps, mode=mode)
+        return _run(
+            program,
+            operands,
+            taps,
+            mode=mode,
+        )
     if name in _REMAT:
-        return _remat(eqn, operands, taps, mode=mode)
+        return _remat(
+            eqn,
+            operands,
+            taps,
+            mode=mode,
+        )
     named = ", ".join(taps)
     raise InputError(
         f"span: {named} lies inside a {name}, where nothing can be read or perturbed; "
@@ -260,23 +315,36 @@ def _called(eqn: core.JaxprEqn) -> list[core.ClosedJaxpr | core.Jaxpr]:
 
 
 def _remat(
-    eqn: core.JaxprEqn, operands: list[Array], taps: _Taps, mode: Mode
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+    taps: _Taps,
+    mode: Mode,
 ) -> tuple[list[Array], Arrays]:
     """Evaluate a remat: what it forgets before the backward pass is still forgotten."""
     (program,) = _called(eqn)
 
     def body(operands: list[Array]) -> tuple[list[Array], Arrays]:
-        return _run(program, operands, taps, mode=mode)
+        return _run(
+            program,
+            operands,
+            taps,
+            mode=mode,
+        )
 
     policy = eqn.params["policy"]
     forgetting = jax.checkpoint(
-        body, prevent_cse=eqn.params["prevent_cse"], policy=policy
+        body,
+        prevent_cse=eqn.params["prevent_cse"],
+        policy=policy,
     )
     return forgetting(operands)
 
 
 def _cond(
-    eqn: core.JaxprEqn, operands: list[Array], taps: _Taps, mode: Mode
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+    taps: _Taps,
+    mode: Mode,
 ) -> tuple[list[Array], Arrays]:
     """Evaluate a cond; each branch taps the places that lie in it."""
     index, *rest = operands
@@ -288,7 +356,12 @@ def _cond(
         inside = {n: tap for n, tap in taps.items() if _holds(program, tap.place)}
 
         def call(operands: list[Array]) -> tuple[list[Array], Arrays]:
-            outputs, readings = _run(program, operands, inside, mode=mode)
+            outputs, readings = _run(
+                program,
+                operands,
+                inside,
+                mode=mode,
+            )
             for name in taps.keys() - inside.keys():
                 readings[name] = _missing(shapes[name])
             return outputs, readings
@@ -306,7 +379,10 @@ def _missing(shape: jax.ShapeDtypeStruct) -> Array:
     return jnp.zeros(shape.shape, shape.dtype)
 
 
-def _holds(program: core.ClosedJaxpr | core.Jaxpr, place: Place) -> bool:
+def _holds(
+    program: core.ClosedJaxpr | core.Jaxpr,
+    place: Place,
+) -> bool:
     """Tell whether a place, its path seen from this program, lies in it."""
     jaxpr, _ = _opened(program)
     if place.path:
@@ -320,7 +396,8 @@ def _holds(program: core.ClosedJaxpr | core.Jaxpr, place: Place) -> bool:
 
 
 def reading_shape(
-    programs: Sequence[core.ClosedJaxpr | core.Jaxpr], place: Place
+    programs: Sequence[core.ClosedJaxpr | core.Jaxpr],
+    place: Place,
 ) -> jax.ShapeDtypeStruct:
     """Return the shape of what is read at a place, stacked by the scans around it.
 
@@ -345,7 +422,10 @@ def reading_shape(
 
 
 def _scan(
-    eqn: core.JaxprEqn, operands: list[Array], taps: _Taps, mode: Mode
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+    taps: _Taps,
+    mode: Mode,
 ) -> tuple[list[Array], Arrays]:
     """Evaluate a scan.
 
@@ -363,14 +443,20 @@ def _scan(
     every = {name: tap for name, tap in taps.items() if not tap.place.turns}
     stacked_given = {n: tap.given for n, tap in every.items() if tap.given is not None}
 
-    def body(state: _State, step: _Step) -> tuple[_State, tuple[list[Array], Arrays]]:
+    def body(
+        state: _State,
+        step: _Step,
+    ) -> tuple[_State, tuple[list[Array], Arrays]]:
         carried, held = state
         turn, inputs, given = step
         is_meant = {n: turn == tap.place.turns[0] for n, tap in single.items()}
         inside = {n: tap._replace(given=given.get(n)) for n, tap in every.items()}
         inside |= {n: _in_turn(tap, is_meant[n]) for n, tap in single.items()}
         outputs, readings = _run(
-            program, [*constants, *carried, *inputs], inside, mode=mode
+            program,
+            [*constants, *carried, *inputs],
+            inside,
+            mode=mode,
         )
         held = {
             name: jnp.where(is_meant[name], readings.pop(name), value)
@@ -390,7 +476,10 @@ def _scan(
     return [*carried, *stacked_outputs], readings | held
 
 
-def _in_turn(tap: _Tap, is_meant: Array) -> _Tap:
+def _in_turn(
+    tap: _Tap,
+    is_meant: Array,
+) -> _Tap:
     """Return a tap of one iteration as it is seen from inside an iteration."""
     mask = is_meant if tap.mask is None else tap.mask & is_meant
     return _Tap(_without_turn(tap.place), tap.given, mask)
@@ -400,7 +489,10 @@ def _without_turn(place: Place) -> Place:
     return place._replace(turns=place.turns[1:])
 
 
-def _nothing_held(program: core.ClosedJaxpr | core.Jaxpr, tap: _Tap) -> Array:
+def _nothing_held(
+    program: core.ClosedJaxpr | core.Jaxpr,
+    tap: _Tap,
+) -> Array:
     """Return what is held of a reading before the iteration that is meant."""
     shape = reading_shape([program], _without_turn(tap.place))
     return jnp.zeros(shape.shape, shape.dtype)
