@@ -20,7 +20,7 @@ from isometry.structure._place import Place
 from isometry.structure._points import Point
 from isometry.structure._records import Attention, Branch, WeightLayer
 
-# jax.tree_util.PyTreeDef is no type to a type checker.
+# Type checkers do not accept jax.tree_util.PyTreeDef as a type.
 PyTreeDef: TypeAlias = Any
 
 
@@ -28,19 +28,20 @@ class Anatomy:
     """What a function f(params, x) is made of.
 
     Points are named values. `name` is the pre-activation of a weight layer, after its
-    bias; `name:out` what the nonlinearity, norm or pooling behind it returns;
-    `name:sum` the stream after the join of the branch that ends with the layer. Slices
-    of a stacked layer are `name[i]`, steps of a recurrence `name@t`, its state
-    `carry@t`, a second use of a weight `name#2`. The ends are "input" and "output".
+    bias; `name:out` is the result of the nonlinearity, norm or pooling that follows;
+    `name:sum` is the sum in which the residual branch that ends with the layer returns
+    to the stream. Slices of a stacked layer are `name[i]`, steps of a recurrence
+    `name@t`, its state `carry@t`, a second use of a weight `name#2`. The ends are
+    "input" and "output".
 
     Attributes:
         layers: One record for each weight, in the order of their first use.
-        points: The names of the points, in the order in which values arise.
-        branches: The residual branches, in the order in which they join.
+        points: The names of the points, in the order in which they are computed.
+        branches: The residual branches, in the order of the sums that end them.
         attentions: The attentions, each with its layers.
         unread: What could not be read: loops of unknown length, callbacks, kernels.
         depth: The number of weight layers on the longest path.
-        closed: The program, a function of the leaves of params and x.
+        closed: The jaxpr of f, a function of the leaves of params and x.
         params_tree: The structure of params.
         x_tree: The structure of x.
         out_tree: The structure of what f returns.
@@ -92,7 +93,8 @@ class Anatomy:
         """Draw the layers, one a line, with what follows each.
 
         Returns:
-            A table of names, kinds, shapes, fans, what follows, and branches.
+            A table with a row for each layer: name, kind, shape, fan_in → fan_out, role,
+            what precedes and follows it, and its branch. Empty columns are left out.
 
         Example:
             >>> net = networks.mlp([3, 8, 8, 2], "tanh")
@@ -112,22 +114,22 @@ class Anatomy:
 
     @functools.cached_property
     def points(self) -> tuple[str, ...]:
-        """The names of the points, in the order in which values arise."""
+        """The names of the points, in the order in which they are computed."""
         return tuple(self._points.by_name)
 
     @property
     def embeddings(self) -> tuple[WeightLayer, ...]:
-        """The layers whose rows the signal picks."""
+        """The layers of which x selects rows, as tokens do."""
         return tuple(layer for layer in self.layers if layer.kind == "embedding")
 
     def place(self, name: str) -> Place:
-        """Return where in the program the value of a point arises.
+        """Return which variable of the program holds the value of a point.
 
         Args:
             name: One of `points`.
 
         Returns:
-            The equation and the variable.
+            The path to the variable, the variable, and the iterations of scans.
 
         Raises:
             InputError: There is no such point.
@@ -141,11 +143,11 @@ class Anatomy:
         """
         point = self._point(name)
         if name == "output":
-            # The variable of the whole program, though a function inside computed it.
+            # The output variable of the whole jaxpr, even if a nested call computed it.
             return Place((), self.closed.jaxpr.outvars[0], ())
         program = self._flow.program
         value = program.values[point.value]
-        # Only constants have no variable, and no point is one.
+        # Only constants have no variable, and no point is a constant.
         assert value.var is not None
         turns = [
             program.scans[scan].index_of(turn)
@@ -211,7 +213,7 @@ class Anatomy:
             self._point(a),
             self._point(b),
         )
-        # Reached nodes are kept: spans ask for many ends of one start.
+        # Cached, because spans ask for many values of `b` with one `a`.
         if start is None:
             return False
         if start not in self._reached:
@@ -221,14 +223,14 @@ class Anatomy:
     def cuts(self, name: str) -> bool:
         """Tell whether every path from x to the output runs through a point.
 
-        Then the Jacobian is the product of that of what follows the point and that of
-        what comes before it. Only paths with a derivative count.
+        If so, the Jacobian is the product of the Jacobian from the point to the output
+        and that from x to the point. Only paths that have a derivative count.
 
         Args:
             name: One of `points`.
 
         Returns:
-            Whether it cuts.
+            Whether the point is on every such path.
 
         Raises:
             InputError: There is no such point.
@@ -272,7 +274,7 @@ def anatomy(
         Its weight layers, points and branches.
 
     Raises:
-        InputError: Leaves that are no arrays, or f returns no array.
+        InputError: A leaf of params or x is not an array, or f returns no array.
 
     Example:
         >>> net = networks.mlp([3, 8, 8, 8, 2], "tanh")
@@ -289,7 +291,7 @@ def anatomy(
     with precision.full():
         closed, out = jax.make_jaxpr(f, return_shape=True)(*shapes)
     out_tree = jax.tree.structure(out)
-    # Points and paths need a value in which they end.
+    # The point "output" needs a value.
     if out_tree.num_leaves == 0:
         raise InputError("f returns no array; write f(params, x) that returns one.")
     trees = (jax.tree.structure(params), jax.tree.structure(x), out_tree)

@@ -1,4 +1,4 @@
-"""The parts of an anatomy, read one after another."""
+"""Reads all parts of an anatomy from a jaxpr and puts them together."""
 
 import statistics
 from collections.abc import Container, Mapping, Sequence
@@ -28,12 +28,24 @@ from isometry.structure._reading import Program, is_opaque, read
 from isometry.structure._records import Attention, Branch, WeightLayer
 from isometry.structure._unrolling import Unrolled, representative
 
-# What libraries call a list of layers in what holds it.
+# Names that libraries give to an attribute that holds a list of layers.
 _LISTS = frozenset(("layers",))
 
 
 class Assembled(NamedTuple):
-    """The parts; fields as of `Anatomy`."""
+    """All parts of an anatomy.
+
+    Attributes:
+        layers: As in `Anatomy`.
+        branches: As in `Anatomy`.
+        attentions: As in `Anatomy`.
+        unread: As in `Anatomy`.
+        depth: As in `Anatomy`.
+        follows: For each layer by name, what follows it: "batch norm → relu".
+        precedes: For each layer by name, what the signal passes just before it.
+        flow: The nodes through which the Jacobian is computed.
+        points: The named values.
+    """
 
     layers: tuple[WeightLayer, ...]
     branches: tuple[Branch, ...]
@@ -47,16 +59,17 @@ class Assembled(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    """What has been read so far.
+    """What the records of an anatomy are written from.
 
     Attributes:
-        flow: The flow.
+        flow: The nodes through which the Jacobian is computed.
         leaves: The leaves of params.
-        weights: The weights.
-        origins: What values show of leaves.
-        before_bias: The pre-activation behind each node where a weight meets the
-            signal.
-        joins: The joins of branches.
+        weights: The weights; other fields refer to them by their indices here.
+        origins: For each value that is computed from parameters alone, the leaves that
+            it comes from.
+        before_bias: For each node that is the product of a weight layer, its
+            pre-activation.
+        joins: The sums in which residual branches return to the stream.
         heads: The attentions.
         points: The named values.
     """
@@ -76,12 +89,12 @@ def assemble(
     leaves: Sequence[Leaf],
     x_paths: Sequence[Sequence[str]],
 ) -> Assembled:
-    """Read a program.
+    """Read all parts of an anatomy.
 
     Args:
-        closed: The program, a function of the leaves of params, then those of x.
+        closed: The jaxpr of f, a function of the leaves of params, then those of x.
         leaves: The leaves of params.
-        x_paths: The path of each leaf of x, step by step.
+        x_paths: For each leaf of x, its path as a sequence of keys.
     """
     program = read(closed, len(leaves))
     traced = origins(program)
@@ -90,7 +103,8 @@ def assemble(
     for index, row in enumerate(weights):
         for use in row.uses:
             layers_at.setdefault(use.meeting.value, []).append((index, use))
-    # From here on all is read off the nodes, where every path is a path.
+    # From here on everything is read off the nodes: values in iterations of scans,
+    # whose edges are true dependencies.
     flow = Flow(Unrolled(program), layers_at)
     before_bias = {node: pre_activation(flow, traced, node) for node in flow.layer_at}
     found = joins(flow)
@@ -184,8 +198,8 @@ def _biases(parts: _Parts) -> dict[int, str]:
 
 
 def _branches(parts: _Parts) -> tuple[Branch, ...]:
-    """Write the records of the branches, in all turns."""
-    # A scanned block has one join in the program and one branch a turn.
+    """Write the records of the branches, in all iterations of scans."""
+    # A scanned block has one join in the program, and one branch for each iteration.
     stems = _stems(parts)
     by_name: dict[str, Branch] = {}
     for join in parts.joins:
@@ -203,17 +217,17 @@ def _branches(parts: _Parts) -> tuple[Branch, ...]:
 
 
 def _stems(parts: _Parts) -> dict[int, str]:
-    """Name the branch of each join, without its turns.
+    """Name the branch of each join, without the iterations of scans.
 
-    It is what the names of its layers have in common, if no other layer has that too,
-    or else the name of the last one.
+    The name is the common prefix of the names of its layers, or the name of the last
+    layer if a layer outside of the branch has that prefix too.
     """
     stems = {}
     for join in parts.joins:
         own = _row_names(parts, (*join.layers, *join.shortcut))
         layers = _row_names(parts, join.layers)
         common = _common([name.split("/") for name in layers])
-        # A list of layers is named for what holds it.
+        # "net/layers" is a list of layers; the branch is named "net".
         if len(common) > 1 and common[-1] in _LISTS:
             common = common[:-1]
         stem = "/".join(common)
@@ -225,7 +239,7 @@ def _stems(parts: _Parts) -> dict[int, str]:
 
 
 def _common(paths: Sequence[Sequence[str]]) -> list[str]:
-    """Return the steps with which all paths begin."""
+    """Return the longest common prefix of all paths."""
     steps = []
     for alike in zip(*paths, strict=False):
         if len(set(alike)) > 1:
@@ -244,7 +258,7 @@ def _row_names(
 
 
 def _attentions(parts: _Parts) -> tuple[Attention, ...]:
-    """Write the records of the attentions, each once."""
+    """Write the records of the attentions; equal ones are one record."""
     records = [
         Attention(
             query=_row_names(parts, heads.query),
@@ -273,7 +287,7 @@ def _follows(parts: _Parts) -> dict[str, str]:
         steps = _words_behind(flow, parts.before_bias[node].node, names)
         if node in scores:
             steps.append("attention")
-        # A shortcut ends in the same sum as its branch, and has no point of its own.
+        # The sum after a shortcut is named for the last layer of the branch.
         if node in shortcuts:
             steps.append("sum")
         if node in behind:
@@ -284,7 +298,7 @@ def _follows(parts: _Parts) -> dict[str, str]:
         for index, _ in uses:
             name = parts.weights[index].name
             texts.setdefault(name, []).append(" → ".join(steps))
-    # The first and the last turn of a scan may differ from all others.
+    # The first and the last iteration of a scan may differ from all others.
     return {name: statistics.mode(told) for name, told in texts.items()}
 
 
@@ -293,15 +307,15 @@ def _words_behind(
     node: int,
     names: Mapping[int, str],
 ) -> list[str]:
+    """Describe the nonlinearity and norm that follow a node."""
     end = outlet(flow, node)
     return [] if end is None else _following.words(flow, node, end, names=names)
 
 
 def _precedes(parts: _Parts) -> dict[str, str]:
-    """Describe what the signal goes through before it meets each weight.
+    """Describe the operations between the last point and each weight, by its name.
 
-    That is what stands between the last named value and the weight, such as the norm
-    at the head of a branch.
+    An example is the norm at the beginning of a branch.
     """
     flow = parts.flow
     named = parts.points.nodes
@@ -325,10 +339,10 @@ def _back_to(
     start: int,
     ends: Container[int],
 ) -> tuple[set[int], list[int]]:
-    """Go back from a node to the first of `ends` on every way.
+    """Walk back from a node, on every path as far as the first of `ends`.
 
     Returns:
-        The nodes on the way, and those of `ends`.
+        All nodes that were visited, and those of them at which a path ended.
     """
     seen = {start}
     pending = [start]
@@ -345,14 +359,14 @@ def _back_to(
 
 
 def _leaf_names(parts: _Parts) -> dict[int, str]:
-    """Return the names of the leaves that values show."""
+    """Name each value that comes from a leaf of params after that leaf."""
     params = parts.flow.program.params
     of_leaf = {leaf: short_name(parts.leaves[i]) for i, leaf in enumerate(params)}
     return {value: of_leaf[found[0].leaf] for value, found in parts.origins.items()}
 
 
 def _unread(program: Program) -> tuple[str, ...]:
-    """Name what cannot be read and meets the signal."""
+    """Name the operations on the signal whose inside cannot be read."""
     names = [
         value.operation
         for index, value in enumerate(program.values)
@@ -366,10 +380,15 @@ def laid_out_pair(
     a: Point,
     b: Point,
 ) -> tuple[int | None, int | None]:
-    """Return the nodes that stand for two points, in the order of their turns.
+    """Return two nodes between which a path exists if `b` may depend on `a`.
 
-    Two inner turns of one scan are laid out as one; here the earlier one is meant by
-    the second turn, the later one by the third. Without nodes, b comes before a.
+    All inner iterations of a scan are represented by the second and third of four nodes.
+    For two points in different inner iterations, the second represents the earlier one
+    and the third the later one.
+
+    Returns:
+        The nodes of `a` and `b`, or (None, None) if `b` is in an earlier iteration, and
+        so cannot depend on `a`.
     """
     program = unrolled.program
     scans_a = program.values[a.value].scans

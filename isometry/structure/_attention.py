@@ -36,8 +36,8 @@ def attentions(
 
     Args:
         flow: The flow.
-        joins: The nodes in which branches join the stream. No layer behind one belongs
-            to the attention.
+        joins: The sums in which residual branches return to the stream. A layer on the
+            other side of one belongs to another block.
     """
     barriers = frozenset(joins)
     found = []
@@ -59,7 +59,7 @@ def _heads(
     mixed: int,
     barriers: frozenset[int],
 ) -> Heads | None:
-    """Read a product of two values as that of attention and values, if it is one."""
+    """Return the attention of which this is the product with the values, or None."""
     inputs = flow.unrolled.nodes[mixed].inputs
     for position, weights in enumerate(inputs):
         between, products = _back_to_products(flow, weights)
@@ -68,7 +68,7 @@ def _heads(
         if "exp" not in operations or len(products) != 1:
             continue
         (logits,) = products
-        # What is left is to tell queries from keys, which look alike.
+        # Queries and keys enter alike; only the axis of the softmax tells them apart.
         is_right = _keys_are_right(flow, logits, between, mixed=mixed, side=position)
         left, right = flow.unrolled.nodes[logits].inputs
         query, key = (left, right) if is_right else (right, left)
@@ -87,10 +87,10 @@ def _back_to_products(
     flow: Flow,
     start: int,
 ) -> tuple[list[int], list[int]]:
-    """Go back from a node to the products of signals that it is computed from.
+    """Walk back from a node to the nearest products of two values of the flow.
 
     Returns:
-        The nodes on the way, in order, and the products.
+        All nodes that were visited, in order, and those of them that are such products.
     """
     seen = {start}
     pending = [start]
@@ -116,10 +116,17 @@ def _keys_are_right(
     mixed: int,
     side: int,
 ) -> bool:
-    """Tell whether keys are the right factor of the logits.
+    """Tell whether the keys are the right factor of the product of the logits.
 
-    The axis over which attention and values are summed is that of the keys. It is
-    followed back to the axis of the logits from which it comes.
+    The axis over which weights and values are summed numbers the keys. It is traced back
+    to an axis of the logits, and so to one of their two factors.
+
+    Args:
+        flow: The flow.
+        logits: The product of queries and keys.
+        between: The nodes from the logits to the attention weights.
+        mixed: The product of attention weights and values.
+        side: Which operand of `mixed` the attention weights are, 0 or 1.
     """
     unrolled = flow.unrolled
     program = unrolled.program
@@ -152,7 +159,12 @@ def _layers_before(
     start: int,
     barriers: frozenset[int],
 ) -> Indices:
-    """Return the nearest layers from which a node is computed."""
+    """Return the nearest layers before a node, as of a query its projection.
+
+    The walk stops at `barriers`, the sums in which residual branches return, and at
+    products of two values: layers before those belong to an earlier block. So there are
+    none if the attention reads the stream without a projection.
+    """
     seen = {start}
     pending = [start]
     layers = []
@@ -160,7 +172,7 @@ def _layers_before(
         node = pending.pop()
         if node in flow.layer_at:
             layers.append(node)
-        # Without a projection the nearest layer would be one of the block before.
+        # A value that does not depend on x has no inputs in the flow.
         elif node not in barriers and node in flow.inputs and not flow.is_product(node):
             new = [read for read in flow.inputs[node] if read not in seen]
             seen.update(new)
@@ -173,7 +185,7 @@ def _layers_behind(
     start: int,
     barriers: frozenset[int],
 ) -> Indices:
-    """Return the nearest layers that are computed from a node."""
+    """Return the nearest layers after a node, up to the same limits."""
     seen = {start}
     pending = [start]
     layers = []

@@ -1,4 +1,8 @@
-"""Residual branches: where a skip leaves the stream, and where it joins it again."""
+"""Residual branches: where they leave the stream, and the sum in which they return.
+
+In y = x + f(x), x is the fork, the sum y is the join, the layers of f are the branch,
+and the other operand of the sum is the skip.
+"""
 
 import heapq
 from collections.abc import Sequence
@@ -17,15 +21,19 @@ _PICKING = frozenset(("scan_each", "dynamic_slice", "gather"))
 # With more it would be a branch; with fewer, those of a U-Net would be none.
 _MOST_ON_SHORTCUT = 2
 
+# Marks of a node: the operands of the sum that depend on it. They are bits.
+_LEFT = 1
+_RIGHT = 2
+
 
 class Join(NamedTuple):
-    """A sum in which a branch joins the stream that it has left.
+    """A sum that adds the result of a residual branch to the stream.
 
     Attributes:
         node: The sum.
-        fork: The node at which the skip leaves: the last one that both ways come from.
+        fork: The node at which branch and skip part: x in x + f(x).
         layers: The nodes of the weight layers on the branch, in order.
-        shortcut: Those on the skip.
+        shortcut: The nodes of the weight layers on the skip, such as a projection.
     """
 
     node: int
@@ -35,7 +43,11 @@ class Join(NamedTuple):
 
 
 def joins(flow: Flow) -> list[Join]:
-    """Find every join of a program, in order."""
+    """Find every sum in which a residual branch returns to the stream.
+
+    Returns:
+        The joins, in the order in which the sums are computed.
+    """
     found = []
     for node in flow.nodes:
         if is_sum(flow, node):
@@ -53,11 +65,13 @@ def is_sum(flow: Flow, node: int) -> bool:
 
 
 class _Way(NamedTuple):
-    """The nodes between a fork and one operand of a sum.
+    """All paths from a fork to one operand of a sum.
 
     Attributes:
-        nodes: The nodes behind the fork, in order; empty for the fork itself.
-        num_products: The fewest products (of a weight or of two values) on a path.
+        nodes: The nodes on them after the fork, in order. Empty if the operand is the
+            fork itself.
+        num_products: The number of products, of a weight or of two values, on the path
+            that has the fewest.
     """
 
     nodes: Indices
@@ -72,11 +86,11 @@ def _join(
     node: int,
     operands: tuple[int, int],
 ) -> Join | None:
-    """Return the join that a sum is, or None if it is none."""
+    """Return the branch and the skip that a sum adds, or None if it is no join."""
     fork, behind = _fork(flow, operands)
     if fork is None:
         return None
-    # The sum is a join if one way is the bare stream and the other has layers on it.
+    # The sum is a join if one operand is the stream itself and the other has layers.
     ways = _ways(flow, fork, behind, operands=operands)
     if ways[0].num_products > 0:
         # The stream may lie further back: in x + attention(h) + mlp(h), h = norm(x),
@@ -89,13 +103,13 @@ def _join(
         return None
     shortcut: Indices = ()
     if skip.num_products > 0:
-        # Projections stand on a way of their own, beside more products.
+        # A projection is the only thing on the skip, and the branch has more products.
         shortcut = skip.layers(flow)
         is_chain = len(shortcut) == skip.num_products
         if not is_chain or skip.num_products > _MOST_ON_SHORTCUT:
             return None
-    # Steps of a recurrence that is written out take their input apart: x_t is added to
-    # what was made of x_s, and that is no skip.
+    # A recurrence without a scan slices its input sequence. Its sum of x_t and of what
+    # was computed from an earlier x_s is no skip connection.
     if any(_is_pick(flow, step) for step in skip.nodes):
         return None
     return Join(node, fork, layers=layers, shortcut=shortcut)
@@ -108,7 +122,7 @@ def _ways(
     *,
     operands: tuple[int, int],
 ) -> list[_Way]:
-    """Return the ways to both operands, that with fewer products first."""
+    """Return the paths to each operand; the operand with fewer products comes first."""
     ways = [_way(flow, fork, behind, operand=operand) for operand in operands]
     return sorted(ways, key=lambda way: way.num_products)
 
@@ -117,26 +131,37 @@ def _fork_on_stream(
     flow: Flow,
     operands: tuple[int, int],
 ) -> tuple[int, dict[int, int]] | None:
-    """Find the last node that is in one operand unchanged, and in the other changed."""
+    """Find the last node that reaches one operand of a sum without any product.
+
+    That operand is then the stream, and the other one may end a branch.
+
+    Returns:
+        The node and the nodes after it on which an operand depends, marked as by
+        `_fork`: `_LEFT` on the stream, `_RIGHT` on the other side. None if there is no
+        such node.
+    """
     found = []
+    # Neither operand depends on the other here: `_fork` would have returned it, with no
+    # product on its side. So the walk back from one cannot meet the other itself.
     for stream, other in (operands, operands[::-1]):
         unchanged = _without_products(flow, stream)
-        behind = {stream: 1, other: 2}
+        behind = {stream: _LEFT, other: _RIGHT}
+        # Negated, because heapq pops the smallest and the latest node is wanted first.
         pending = [-other]
         while pending:
             node = -heapq.heappop(pending)
             if node in unchanged:
-                found.append((node, behind | dict.fromkeys(unchanged, 1)))
+                found.append((node, behind | dict.fromkeys(unchanged, _LEFT)))
                 break
             for read in flow.inputs[node]:
                 if read not in behind:
-                    behind[read] = 2
+                    behind[read] = _RIGHT
                     heapq.heappush(pending, -read)
     return max(found, key=lambda pair: pair[0], default=None)
 
 
 def _without_products(flow: Flow, start: int) -> set[int]:
-    """Return the nodes that come to a node by a way without products."""
+    """Return the nodes from which a path without products leads to a node."""
     seen = {start}
     pending = [start]
     while pending:
@@ -156,17 +181,18 @@ def _fork(
     """Find the last node on which both operands depend.
 
     Returns:
-        The fork, or None, and all nodes behind it on which an operand depends: for
-        each, 1 for the first operand, 2 for the second, 3 for both.
+        The fork, or None if there is none, and the nodes after it on which an operand
+        depends. Each is marked by which: `_LEFT`, `_RIGHT`, or both bits.
     """
-    marks = {operands[0]: 1}
-    marks[operands[1]] = marks.get(operands[1], 0) | 2
+    # The operands are two different nodes, as `is_sum` has checked.
+    marks = {operands[0]: _LEFT, operands[1]: _RIGHT}
+    # Negated, because heapq pops the smallest and the latest node is wanted first.
     pending = [-operand for operand in operands]
     heapq.heapify(pending)
     while pending:
         node = -heapq.heappop(pending)
-        # The latest common ancestor: all that is still on the heap comes before it.
-        if marks[node] == 3:
+        # All nodes still on the heap come earlier, so this common node is the last.
+        if marks[node] == _LEFT | _RIGHT:
             return node, marks
         for read in flow.inputs[node]:
             if read not in marks:
@@ -185,7 +211,8 @@ def _way(
     """Collect the nodes on all paths from the fork to one operand."""
     fewest = {fork: 0}
     for node in sorted(behind):
-        # Ways that come from elsewhere (keys and values of an encoder) do not count.
+        # Paths that do not start at the fork, such as those of the keys and values of
+        # an encoder, do not count.
         before = [fewest[read] for read in flow.inputs[node] if read in fewest]
         if node > fork and before:
             is_product = flow.is_product(node) or node in flow.layer_at
@@ -200,7 +227,7 @@ def _between(
     reached: dict[int, int],
     end: int,
 ) -> set[int]:
-    """Return the reached nodes on which `end` depends."""
+    """Return those of the nodes `reached` on which `end` depends, and `end` itself."""
     seen = {end}
     pending = [end]
     while pending:
@@ -221,7 +248,7 @@ def _is_pick(flow: Flow, node: int) -> bool:
 
 
 def innermost(joins: Sequence[Join]) -> dict[int, Join]:
-    """Return, for each layer on a branch, the branch with the fewest layers."""
+    """Return, for each layer on a branch, the join of its branch with fewest layers."""
     of_layer: dict[int, Join] = {}
     for join in joins:
         for layer in join.layers:

@@ -1,4 +1,4 @@
-"""Whether the rows of x are examples of a batch: none reaches the output of another."""
+"""Whether the rows of x may be examples of a batch: no row affects another's output."""
 
 import functools
 from collections.abc import Callable
@@ -22,21 +22,22 @@ def rows_are_independent(
 ) -> bool:
     """Tell whether row i of the output depends on row i of x alone, for every i.
 
-    Rows are slices of the leading axis, of every array in x. Some of them are perturbed
-    in a random direction, and the derivative at the others is zero exactly, or they are
-    coupled. Which are perturbed follows the binary digits of i, because any two rows
-    differ in one of them: 2 log2(rows) derivatives settle all pairs. A coupling that is
-    zero at this x alone, or that underflows, is not seen.
+    Row i is the slice at index i of the leading axis, of every array in x. Some rows
+    are perturbed in a random direction. Rows are coupled if the derivative at any other
+    row is not exactly zero. Each probe perturbs the rows whose index has a given binary
+    digit: any two rows differ in one digit, so 2 log2(rows) derivatives test all pairs.
+    A coupling that vanishes at this x, or that underflows, is missed.
 
     Args:
-        apply: A function (params, x) -> array, hashable. Equal ones share a program.
+        apply: A function (params, x) -> array, hashable. Equal functions share one
+            compiled program.
         params: Its parameters.
         x: An array, or a tree of arrays, of which the floating ones are perturbed.
 
     Returns:
-        False as well where there are fewer than two rows, where x has no axis behind
-        that of the rows, where the output has other rows than x, where f has no
-        derivative, and where the whole derivative is zero or not finite.
+        Whether rows are independent. False as well if there are fewer than two rows, if
+        x has no axis after that of the rows, if the output has another number of rows,
+        if f cannot be differentiated, or if its derivative is zero or not finite.
     """
     out = jax.eval_shape(apply, params, x)
     num_rows = _num_rows(x, out)
@@ -46,8 +47,8 @@ def rows_are_independent(
     for derivative in (_forward, _backward):
         try:
             return bool(_are_independent(apply, derivative, params, x=x, codes=codes))
-        # Some functions are differentiated one way alone, some not at all; a user's
-        # rules may raise anything.
+        # Some functions have a derivative in one mode only, some in none, and a custom
+        # derivative rule may raise anything.
         except Exception:
             continue
     return False
@@ -60,16 +61,17 @@ def coupling_of_rows(
     *,
     one_row: Map | None = None,
 ) -> str | None:
-    """Say that x may be a batch, where no row of it meets another in f.
+    """Say that x may be a batch, if no row of it affects the output of another.
 
     Args:
         apply: A function (params, x) -> array, hashable.
         params: Its parameters, not traced.
         x: What is passed as one example, not traced.
-        one_row: The function as it can be called with x[0], if that is another one.
+        one_row: A function that can be called with x[0] in place of `apply`, if `apply`
+            is traced for the shape of x alone.
 
     Returns:
-        Two sentences: what was found, and what to write; None where rows meet.
+        What was found and what to write instead; None if rows are coupled.
     """
     if not rows_are_independent(apply, params, x):
         return None
@@ -90,17 +92,19 @@ def _num_rows(
     x: PyTree[Array],
     out: jax.ShapeDtypeStruct,
 ) -> int:
-    """Return the length of the leading axis of x and the output, 0 if there is none."""
+    """Return the length of the leading axis that all arrays of x and the output share.
+
+    0 if they share none, if no array of x is floating, or if all of them are vectors: a
+    lone vector is one example, and its entries are no rows.
+    """
     leaves = jax.tree.leaves(x)
     floating = [leaf for leaf in leaves if _is_floating(leaf)]
     shapes = [jnp.shape(leaf) for leaf in leaves]
-    # Entries of a vector are no examples.
-    has_rows = bool(floating) and all(len(shape) > 0 for shape in shapes)
-    if not has_rows or max(map(len, shapes)) < 2 or len(out.shape) == 0:
+    have_leading_axis = all(len(shape) > 0 for shape in (*shapes, out.shape))
+    if not floating or not have_leading_axis or max(map(len, shapes)) < 2:
         return 0
     lengths = {shape[0] for shape in shapes} | {out.shape[0]}
-    # Rows are those of every array: one that all rows share couples them, or is a
-    # parameter of another sort.
+    # An array of another length is shared by all rows, so x[i] would not be an example.
     if len(lengths) != 1:
         return 0
     return lengths.pop()
@@ -111,7 +115,7 @@ def _is_floating(leaf: Array) -> bool:
 
 
 def _codes(num_rows: int) -> Bool[np.ndarray, "probes rows"]:
-    """Return which rows each probe perturbs: those with a binary digit 1, or 0."""
+    """Return which rows each probe perturbs: those with one binary digit 1, or 0."""
     num_digits = (num_rows - 1).bit_length()
     digits = np.arange(num_rows) >> np.arange(num_digits)[:, None]
     is_one = (digits & 1).astype(bool)
@@ -127,14 +131,14 @@ def _are_independent(
     x: PyTree[Array],
     codes: Bool[Array, "probes rows"],
 ) -> Bool[Array, ""]:
-    """Tell whether perturbed rows move no others, and some row at all."""
+    """Tell whether perturbed rows change no other row of the output, but some row."""
     floating = jax.tree.map(lambda leaf: leaf if _is_floating(leaf) else None, x)
 
     def of_floating(values: PyTree[Array]) -> Array:
         return apply(params, _merged(values, x))
 
     push, start = derivative(of_floating, floating)
-    # Any fixed direction will do that no model was made for.
+    # Any fixed direction will do, unless a model was built to be insensitive to it.
     leaves, tree = jax.tree.flatten(start)
     keys = jax.random.split(jax.random.key(0), len(leaves))
     direction = jax.tree.map(_normal_like, tree.unflatten(keys), start)
@@ -145,7 +149,7 @@ def _are_independent(
         is_moved = functools.reduce(jnp.logical_or, moved)
         return jnp.any(is_moved & ~is_perturbed), jnp.any(is_moved)
 
-    # One after the other, in the memory of one.
+    # One probe after the other, which takes the memory of one.
     couples, moves = jax.lax.map(probe, codes)
     return ~jnp.any(couples) & jnp.any(moves)
 
@@ -154,7 +158,7 @@ def _forward(
     f: Callable,
     values: PyTree,
 ) -> tuple[Callable, PyTree]:
-    """Return the map of tangents, and values like its argument."""
+    """Return the map of tangents, and values of the shape that it takes."""
     _, push = jax.linearize(f, values)
     return push, values
 
@@ -163,7 +167,7 @@ def _backward(
     f: Callable,
     values: PyTree,
 ) -> tuple[Callable, PyTree]:
-    """Return the map of cotangents, in which rows are coupled alike."""
+    """Return the map of cotangents, which couples the same rows, and what it takes."""
     out, pull = jax.vjp(f, values)
     return lambda cotangents: pull(cotangents)[0], out
 
@@ -172,7 +176,7 @@ def _merged(
     floating: PyTree,
     x: PyTree[Array],
 ) -> PyTree[Array]:
-    """Return x with its floating leaves replaced; in `floating` the others are None."""
+    """Return x with the leaves of `floating` in place of its own, where not None."""
 
     def chosen(
         new: Array | None,
@@ -201,7 +205,7 @@ def _of_rows(
     is_kept: Array,
     leaf: Array,
 ) -> Array:
-    """Return a leaf with zeros in all other rows."""
+    """Return a leaf with zeros in all rows but those that are kept."""
     mask = is_kept.reshape(-1, *[1] * (leaf.ndim - 1))
     return jnp.where(mask, leaf, 0)
 
@@ -218,12 +222,15 @@ def _takes_one_row(
     *,
     out: jax.ShapeDtypeStruct,
 ) -> bool:
-    """Tell whether f takes one row of x and returns what has the shape of one row."""
-    # From the shape alone: a network that flattens its images by the length of the
-    # leading axis takes a single one as well, and returns something else.
+    """Tell whether f(params, x[0]) has the shape of one row of f(params, x).
+
+    False if f raises on x[0], whatever the error.
+    """
+    # Whether f accepts x[0] is not enough: a network that flattens each image,
+    # x.reshape(len(x), -1), accepts a single image too and returns something else.
     row = jax.tree.map(lambda leaf: leaf[0], x)
     try:
         return jax.eval_shape(apply, params, row).shape == out.shape[1:]
-    # It may raise anything where it needs the axis.
+    # f may raise anything if it needs the axis of the batch.
     except Exception:
         return False

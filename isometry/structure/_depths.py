@@ -1,4 +1,4 @@
-"""How many weight layers lie on the longest path to a value."""
+"""The number of weight layers on the longest path to a value."""
 
 from collections.abc import Collection
 
@@ -6,22 +6,29 @@ from isometry.structure._reading import Program, Scan
 
 
 class Depths:
-    """Weight layers on the longest path to each value, itself included.
+    """The number of weight layers on the longest path to each value, itself included.
 
-    Each iteration of a scan counts: a recurrent layer once a step.
+    Each iteration of a scan counts, so a recurrent layer counts once for each step.
 
     Attributes:
         last: For each value, the number in the last iteration of the scans around it.
-        all: For the values at which a weight meets the signal, in every iteration.
+        all: For each value that is the result of a weight layer, the numbers in all
+            iterations, in the order of running.
     """
 
     def __init__(self, program: Program, met: Collection[int]) -> None:
+        """Count the layers.
+
+        Args:
+            program: The program.
+            met: Indices of the values that are results of weight layers.
+        """
         self.all: dict[int, list[int]] = {index: [] for index in met}
         self.last = [0] * len(program.values)
         self._program = program
         self._met = frozenset(met)
         self._scan_at = {scan.start: scan for scan in program.scans}
-        # The states from which later iterations of scans start.
+        # For each carry, the depth of the state that the iteration before returned.
         self._states: dict[int, int] = {}
         self._count(0, len(program.values), num_scans=0)
 
@@ -43,13 +50,13 @@ class Depths:
                 index = scan.stop
 
     def _count_scan(self, scan: Scan, num_scans: int) -> None:
-        # Every iteration is counted: how depth grows from one to the next may change.
+        # Every iteration is run: depth need not grow by the same amount in each.
         for turn in range(scan.length):
             if turn == 0:
                 for carry in scan.carries:
                     self._states.pop(carry, None)
             else:
-                # All states move on at once, so they are read before any is written.
+                # States may be permuted, so all are read before any is written.
                 states = [self.last[index] for index in scan.returned]
                 self._states |= dict(zip(scan.carries, states, strict=True))
             self._count(scan.start, scan.stop, num_scans)
@@ -57,7 +64,7 @@ class Depths:
     def _count_one(self, index: int) -> None:
         inputs = self._program.values[index].inputs
         depth = max((self.last[read] for read in inputs), default=0)
-        # A state is what the iteration before has left, not what the scan began with.
+        # The state comes from the iteration before, not from the input of the scan.
         depth = self._states.get(index, depth)
         if index in self._met:
             depth += 1
@@ -65,7 +72,7 @@ class Depths:
         self.last[index] = depth
 
     def of(self, index: int, turn: int = 0) -> int:
-        """Return the number at a weight's meeting, in one of its iterations."""
+        """Return the number at the result of a weight layer, in one iteration."""
         every = self.all[index]
-        # Around a scan there may be another.
+        # Iterations of nested scans are counted through, so there may be fewer or more.
         return every[min(turn, len(every) - 1)]

@@ -1,7 +1,7 @@
-"""The signal on its way: which nodes it runs through, and where all of it passes.
+"""The flow: the nodes of a program through which the Jacobian is computed.
 
-The flow are the nodes through which a derivative of the output passes: floating values
-that depend on the input, or on the embedding of an input of whole numbers.
+These are floating values that depend on x, or on the embedding of an x of whole
+numbers, by a path that has a derivative, and on which the first output depends.
 """
 
 import functools
@@ -42,16 +42,18 @@ LAYOUT = frozenset(
 
 
 class Flow:
-    """The flow through a program.
+    """The nodes of a program through which the derivative of its output passes.
 
     Attributes:
         program: The program.
-        unrolled: The nodes.
-        layer_at: At each node where weights meet the signal, the index and the use of
-            each: of one, unless the program has concatenated several.
-        stream: Nodes that depend on x by a way that has a derivative.
-        output: The node of the output that is meant.
-        nodes: Those of the stream on which the output depends, in order.
+        unrolled: Its values, one node for each iteration of a scan.
+        layer_at: For each node that is the result of weight layers, the index of each
+            weight and its use: one pair, or several where the program has concatenated
+            weights.
+        stream: The nodes that depend on x by a path that has a derivative.
+        output: The node of the first output, the one whose Jacobian is meant.
+        nodes: The nodes of the stream on which that output depends, in order. Dead code
+            and other outputs are left out.
         inside: The same, as a set.
     """
 
@@ -60,18 +62,24 @@ class Flow:
         unrolled: Unrolled,
         layers: Mapping[int, Sequence[tuple[int, Use]]],
     ) -> None:
+        """Find the nodes of the flow.
+
+        Args:
+            unrolled: The nodes of a program.
+            layers: For each value (its index in the program) that is the result of
+                weight layers, the index of each weight and its use.
+        """
         self.unrolled = unrolled
         self.program = program = unrolled.program
-        # Points, branches and roles all start from these nodes.
         self.layer_at = {
             index: self._uses_at(index, layers[node.value])
             for index, node in enumerate(unrolled.nodes)
             if node.value in layers
         }
+        # f returns one array, or one array first and auxiliary values after it: callers
+        # measure the Jacobian of the first.
         self.output = unrolled.find(program.outputs[0])
         self.stream = self._stream(program)
-        # What the output does not depend on is no part of the flow: dead code, and what
-        # f returns beside its output.
         self.nodes = sorted(self._before_output())
         self.inside = frozenset(self.nodes)
 
@@ -88,7 +96,7 @@ class Flow:
         node: int,
         uses: Sequence[tuple[int, Use]],
     ) -> list[tuple[int, Use]]:
-        """Return the uses of weights that fall into the turns of a node."""
+        """Return those uses of weights that happen in the iterations of a node."""
         turns = self.unrolled.nodes[node].turns
         scans = self.unrolled.value(node).scans
         here = []
@@ -104,7 +112,7 @@ class Flow:
     def _stream(self, program: Program) -> frozenset[int]:
         x = frozenset(program.x)
         stream = set()
-        # A layer that reads whole numbers is where the stream begins.
+        # All that depends on x, with a derivative or without.
         signal = self.unrolled.after({self.unrolled.find(leaf) for leaf in x})
         for index, node in enumerate(self.unrolled.nodes):
             value = program.values[node.value]
@@ -112,13 +120,14 @@ class Flow:
             # way around the layers.
             if not value.is_floating or value.operation in _CUTTING:
                 continue
+            # The stream begins at x, or at an embedding that looks up whole numbers.
             is_source = node.value in x or (index in self.layer_at and index in signal)
             if is_source or any(read in stream for read in node.inputs):
                 stream.add(index)
         return frozenset(stream)
 
     def _before_output(self) -> set[int]:
-        """Return the nodes of the stream from which it runs on to the output."""
+        """Return the nodes of the stream on which the output depends."""
         seen = {self.output} & self.stream
         pending = list(seen)
         while pending:
@@ -130,12 +139,12 @@ class Flow:
 
     @functools.cached_property
     def _stream_values(self) -> frozenset[int]:
-        """The values that are signal in some turn."""
+        """The values that belong to the stream in some iteration."""
         return frozenset(self.unrolled.nodes[node].value for node in self.stream)
 
     @functools.cached_property
     def inputs(self) -> dict[int, list[int]]:
-        """The nodes of the flow that each node of it is computed from."""
+        """For each node of the flow, the nodes of the flow that it is computed from."""
         nodes = self.unrolled.nodes
         return {
             index: [read for read in nodes[index].inputs if read in self.inside]
@@ -144,7 +153,7 @@ class Flow:
 
     @functools.cached_property
     def readers(self) -> dict[int, list[int]]:
-        """The nodes of the flow that are computed from each node of it."""
+        """For each node of the flow, those of the flow that are computed from it."""
         readers = self.unrolled.readers
         return {
             index: [reader for reader in readers[index] if reader in self.inside]
@@ -152,18 +161,18 @@ class Flow:
         }
 
     def is_product(self, node: int) -> bool:
-        """Tell whether a node is a product or convolution, of whatever two values."""
+        """Tell whether a node is a product or convolution, with weights or without."""
         return self.operation(node) in ("dot_general", "conv_general_dilated")
 
     def chain(self, start: int) -> Iterator[int]:
-        """Yield the one node that reads `start`, the one that reads that, ..."""
+        """Yield the only reader of `start`, then the only reader of that, and so on."""
         here = start
         while here != self.output and len(self.readers.get(here, ())) == 1:
             (here,) = self.readers[here]
             yield here
 
     def is_scaled(self, node: int) -> bool:
-        """Tell whether a node is another one times a number of the program."""
+        """Tell whether a node is another node times a number that the program fixes."""
         if self.unrolled.value(node).operation not in _SCALINGS:
             return False
         others = self.from_elsewhere(node)
@@ -175,7 +184,7 @@ class Flow:
         return [read for read in inputs if read not in self.inside]
 
     def _is_number(self, node: int) -> bool:
-        """Tell whether a node is one number, which the program was written with."""
+        """Tell whether a node is one number that depends on no argument."""
         value = self.unrolled.value(node)
         if value.operation == "constant":
             return math.prod(value.shape) == 1
@@ -191,17 +200,18 @@ class Flow:
         start: int,
         within: Container[int] | None = None,
     ) -> list[int]:
-        """Follow what is computed from one node alone, up to where that ends.
+        """Follow a node through the activations and norms that are applied to it alone.
 
-        It ends where another layer, a product or a value from elsewhere comes in.
+        This stops before a weight layer, a product, or an operation that also reads
+        another value of the stream.
 
         Args:
             start: The node.
-            within: Nodes that count, if not all of the flow do.
+            within: The nodes of the flow that may be followed; all of them by default.
 
         Returns:
-            The nodes, in order, through which everything passes that is computed from
-            `start`; the last one is where it ends.
+            The bottlenecks in order: the nodes through which every path onward from
+            `start` runs.
         """
         counted = self.inside if within is None else within
         if start not in self.inside:
@@ -216,8 +226,8 @@ class Flow:
             node = heapq.heappop(pending)
             if node in inside:
                 continue
-            # Otherwise what is inside runs out into something else, and nothing later
-            # is a passage.
+            # Another value or a layer comes in here, so no later node is computed from
+            # `start` alone.
             if not self._is_alone(node, inside):
                 break
             inside.add(node)
@@ -231,12 +241,12 @@ class Flow:
         return passed
 
     def _is_alone(self, node: int, inside: set[int]) -> bool:
-        """Tell whether a node is no product and computed from these nodes alone."""
+        """Tell whether a node is no product and reads no other part of the stream."""
         if node in self.layer_at or self.is_product(node):
             return False
         nodes = self.unrolled.nodes
-        # The first state of a recurrence may be a constant. It stands where later on
-        # there is signal.
+        # The initial state of a recurrence may be a constant. It counts as stream,
+        # because the state of every later iteration is.
         return all(
             read in inside or nodes[read].value not in self._stream_values
             for read in nodes[node].inputs
@@ -248,7 +258,7 @@ class Flow:
         inside: set[int],
         pending: list[int],
     ) -> bool:
-        """Tell whether all that is still to come is computed from this node alone."""
+        """Tell whether all pending readers read this node alone of the nodes inside."""
         waiting = {reader for reader in pending if reader not in inside}
         # The output is read by nobody, and yet all that leads to it must pass.
         others = inside - {node}

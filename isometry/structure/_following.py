@@ -1,4 +1,4 @@
-"""What stands between two nodes, in the words of the field: "batch norm → relu"."""
+"""Names the operations between two nodes: "batch norm → relu"."""
 
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
@@ -64,11 +64,11 @@ _POOLS = {
 
 _ROOTS = frozenset(("rsqrt", "sqrt"))
 
-# How far back a factor is searched for the root that makes it a fixed norm's: past its
-# scale, its reshapes and casts.
+# How many operations back a factor is searched for a square root, which makes it that of
+# a norm with fixed statistics. Its scale, reshapes and casts come in between.
 _FAR = 8
 
-# Of a function that several steps make: one primitive that no other such function has.
+# Activations that are made of several operations, by a primitive that occurs in no other.
 _MARKS = (
     ("erf", "gelu"),
     ("erfc", "gelu"),
@@ -96,7 +96,7 @@ class Step(NamedTuple):
     detail: str = ""
 
 
-# Steps that have one name together, and that name.
+# Sequences of steps that have a name together, and that name.
 _TOGETHER = (
     (("centre", "layer deviation"), "layer norm"),
     (("centre", "group deviation"), "group norm"),
@@ -121,20 +121,21 @@ def words(
     names: Mapping[int, str],
     within: Container[int] | None = None,
 ) -> list[str]:
-    """Describe what is between a node and one through which all of it passes.
+    """Describe the operations between two nodes, one description for each step.
 
     Args:
         flow: The flow.
-        start: The node where it starts.
-        end: The node where it ends.
-        names: Names of leaves by the values that show them, for what is added.
-        within: Nodes that count, if not all of the flow do.
+        start: The first node.
+        end: The last node, through which every path onward from `start` runs.
+        names: For values that come from a leaf of params, the name of that leaf. It
+            names what is added or concatenated.
+        within: The nodes of the flow that may be followed; all of them by default.
     """
     steps: list[Step] = []
     before = start
     for node in flow.passage(start, within):
         step = _step(flow, _segment(flow, before, node), names)
-        # One function may be read as several steps: relu in relu.
+        # A jitted function inside another of the same name is one step.
         if step is not None and steps[-1:] != [step]:
             steps.append(step)
         before = node
@@ -144,7 +145,7 @@ def words(
 
 
 def gates(flow: Flow, start: int) -> list[str]:
-    """Name the nonlinearities of a gated recurrence that a layer runs into."""
+    """Name the nonlinearities of the gates that read a layer: "gates (sigmoid, tanh)"."""
     seen = {start}
     pending = [start]
     titles = set()
@@ -173,7 +174,7 @@ def _segment(
     before: int,
     node: int,
 ) -> list[int]:
-    """Return the nodes behind `before` up to `node`, which depends on it alone."""
+    """Return the nodes between `before` and `node`, with `node` and without `before`."""
     seen = {before, node}
     pending = [node]
     while pending:
@@ -190,7 +191,7 @@ def _step(
 ) -> Step | None:
     """Describe the nodes between one bottleneck and the next."""
     values = [flow.value(node) for node in segment]
-    # A name that a library gives says more than the operations inside.
+    # The name of a library function says more than its operations.
     calls = [call for value in values for call in value.calls]
     titles = [title for title in map(_title, calls) if title is not None]
     if titles:
@@ -201,7 +202,7 @@ def _step(
 
 
 def _title(call: str) -> str | None:
-    """Return the name of a function that is an activation, None of any other."""
+    """Return the name of an activation, or None for any other function."""
     name = call.removeprefix(CUSTOM)
     if name in _TITLES:
         return _TITLES[name]
@@ -221,12 +222,13 @@ def _single(
         return None
     elsewhere = flow.from_elsewhere(node)
     if any(flow.unrolled.nodes[read].value in flow.program.of_x for read in elsewhere):
-        # It comes from x without a derivative, as the maximum in a softmax does.
+        # The other operand depends on x without a derivative, as the maximum that a
+        # softmax subtracts. It does not change the derivative.
         return None
     if name in ("add", "sub") and elsewhere:
         detail = names.get(flow.unrolled.nodes[elsewhere[0]].value, "")
         return Step("shift", detail)
-    # A factor with a root in it is 1/sqrt(variance): a norm with fixed statistics.
+    # A factor with a square root is 1/sqrt(variance) of a norm with fixed statistics.
     if name in ("mul", "div") and elsewhere:
         is_fixed_norm = any(_has_root(flow, read, _FAR) for read in elsewhere)
         return Step("fixed scale" if is_fixed_norm else "scale")
@@ -257,7 +259,7 @@ def _is_zero(flow: Flow, node: int) -> bool:
 
 
 def _has_root(flow: Flow, node: int, far: int) -> bool:
-    """Tell whether a root is taken on the way to a node."""
+    """Tell whether a square root is at most `far` operations before a node."""
     if flow.operation(node) in _ROOTS:
         return True
     inputs = flow.unrolled.nodes[node].inputs
@@ -265,10 +267,10 @@ def _has_root(flow: Flow, node: int, far: int) -> bool:
 
 
 def _several(flow: Flow, segment: Sequence[int]) -> Step:
-    """Describe operations that part and come together again."""
+    """Describe operations on several paths that start and end together."""
     values = [flow.value(node) for node in segment]
     operations = [value.operation for value in values]
-    # Several operations are known by the set of them, whatever their order.
+    # The set of operations decides, whatever their order.
     has = frozenset(operations)
     sums = [value for value in values if value.operation == "reduce_sum"]
     if sums and has & _ROOTS:
@@ -289,7 +291,7 @@ def _several(flow: Flow, segment: Sequence[int]) -> Step:
         if mark in has:
             return Step(title)
     if {"concatenate", "mul"} <= has:
-        # x cos + rotated(x) sin, of positions.
+        # A rotary position embedding: x * cos + rotated(x) * sin.
         return Step("rotary")
     if "select_n" in has:
         return Step("leaky relu" if "mul" in has else "select")
@@ -298,10 +300,10 @@ def _several(flow: Flow, segment: Sequence[int]) -> Step:
 
 
 def _statistics(eqn) -> str:
-    """Return over what a norm takes its statistics: a layer, a group, a batch."""
+    """Return what a norm averages over: "layer", "group" or "batch"."""
     num_axes = len(eqn.invars[0].aval.shape)
     axes = set(eqn.params["axes"])
-    # Channels stand last; statistics that leave them alone run over the examples.
+    # Channels are the last axis. A norm that does not average over them is a batch norm.
     if num_axes - 1 not in axes:
         return "batch"
     is_whole = len(axes) in (1, num_axes)
@@ -309,7 +311,7 @@ def _statistics(eqn) -> str:
 
 
 def _joined(steps: Sequence[Step]) -> list[Step]:
-    """Give steps that belong together their common name."""
+    """Replace sequences of steps that have a common name by one step."""
     joined: list[Step] = []
     i = 0
     while i < len(steps):

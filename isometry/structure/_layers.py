@@ -1,4 +1,4 @@
-"""Weight layers: meetings of one weight with the signal, put into one row."""
+"""Weight layers: for each weight, all equations that combine it with the signal."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,16 +13,18 @@ from isometry.structure._reading import Indices, Program
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """One meeting of a weight with the signal.
+    """One use of a weight: an equation that combines it with the signal.
 
     Attributes:
-        meeting: Where and how it meets it.
-        index: Which slice of a stacked weight is used, where that is a number.
-        number: 0 for the first use of this slice, 1 for the second, ...
-        styles: For each scan around the meeting: whether each iteration takes a slice
-            of the weight of its own.
-        turn: Where leaves were stacked inside the program: which of the scans around
-            the meeting, and in which of its iterations it is this leaf's.
+        meeting: The equation, and how it reads the axes of the weight.
+        index: Which slice of a stacked weight is used; None if the weight is not
+            stacked, or if the slice depends on a loop or on x.
+        number: 0 for the first use of this slice, 1 for the second, and so on.
+        styles: For each scan around the equation, outermost first: whether each
+            iteration uses a slice of its own.
+        turn: If f itself stacked several leaves for a scan, the iteration that uses
+            this leaf: the position of the scan among those around the equation, and
+            the iteration. Otherwise None.
     """
 
     meeting: Meeting
@@ -33,18 +35,20 @@ class Use:
 
 
 class Row(NamedTuple):
-    """One weight.
+    """One weight and all its uses.
 
     Attributes:
-        name: Its name.
+        name: The name of the layer.
         path: The key path of its leaf in params.
         shape: Shape of the leaf, or of one slice of a stacked one.
         stacked: The number of slices, or None.
-        in_axes: Axes of `shape`, as `Meeting` has those of the weight as it is read;
-            `out_axes`, `batch_axes` and `window_axes` likewise.
-        fan_in: Entries of the weight that make one output.
-        fan_out: Outputs of one group that an input reaches.
-        uses: Its meetings, first to last.
+        in_axes: The `in_axes` of its first meeting, as axes of `shape`.
+        out_axes: Likewise.
+        batch_axes: Likewise.
+        window_axes: Likewise.
+        fan_in: The number of entries of the weight that contribute to one output.
+        fan_out: The number of outputs in its own group that one input contributes to.
+        uses: Its uses, in the order of the program.
     """
 
     name: str
@@ -69,14 +73,14 @@ class Row(NamedTuple):
 
     @property
     def is_tied(self) -> bool:
-        """Whether some slice of it meets the signal more than once."""
+        """Whether some slice of it is used more than once."""
         is_repeated = any(use.number > 0 for use in self.uses)
         in_every_turn = any(not all(use.styles) for use in self.uses)
         return is_repeated or in_every_turn
 
 
 class _Weight(NamedTuple):
-    """What makes two meetings those of one weight."""
+    """What identifies a weight: its leaf, the stretches cut out, the stacked axes."""
 
     leaf: int
     parts: tuple[Part, ...]
@@ -88,7 +92,7 @@ def rows(
     meetings: Sequence[Meeting],
     leaves: Sequence[Leaf],
 ) -> list[Row]:
-    """Put the meetings of each weight into one row, in the order of first meetings."""
+    """Collect the uses of each weight. Weights are in the order of their first uses."""
     by_weight: dict[_Weight, list[Meeting]] = {}
     for meeting in meetings:
         by_weight.setdefault(_weight(meeting.origin), []).append(meeting)
@@ -104,7 +108,7 @@ def rows(
 
 
 def _weight(origin: Origin) -> _Weight:
-    # Stretches of a leaf are weights of their own; slices of a stack are one.
+    # Stretches of a leaf are different weights; slices of a stack are one weight.
     parts = tuple(sorted(origin.parts))
     picked = tuple(sorted({pick.axis for pick in origin.picks}))
     return _Weight(origin.leaf, parts, picked)
@@ -150,7 +154,7 @@ def _row(
 
     window = size_of(program, first, first.window_axes)
     if first.kind == "other":
-        # Nobody knows which of its axes are summed.
+        # Which of its axes are summed is unknown, so both fans are 0.
         window = 0
     return Row(
         name=name,
@@ -171,7 +175,7 @@ def _uses(
     program: Program,
     met: Sequence[Meeting],
 ) -> tuple[Use, ...]:
-    """Return the uses that the meetings of one weight are, slice by slice."""
+    """Return the uses of one weight, each with its slice and its number."""
     uses = []
     count: dict[int | None, int] = {}
     for meeting in met:
@@ -179,8 +183,8 @@ def _uses(
         index = _index(program, meeting)
         number = count.get(index, 0)
         count[index] = number + 1
-        # A scan whose iterations take slices runs over layers; any other one runs over
-        # steps.
+        # A scan whose iterations use different slices runs over layers; any other scan
+        # runs over the steps of a recurrence.
         picking = {pick.scan for pick in picks}
         scans = program.values[meeting.value].scans
         turn = None
@@ -194,7 +198,7 @@ def _uses(
 
 
 def _index(program: Program, meeting: Meeting) -> int | None:
-    """Return which slice of a stacked leaf is used, where it is the same always."""
+    """Return which slice of a stacked leaf is used, if that is a fixed number."""
     shape = program.values[meeting.origin.leaf].shape
     # A stack of one has no index worth writing.
     numbers = [

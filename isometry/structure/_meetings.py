@@ -1,7 +1,8 @@
-"""Where a weight meets the signal: products, convolutions, look-ups.
+"""Meetings: the equations that combine a weight with the signal.
 
-A meeting is one equation. Its axes are those of the weight as the equation reads it;
-`_layers` maps them back to the leaf.
+The signal are the values that depend on x; a weight depends on parameters alone. Meetings
+are products, convolutions and look-ups. Their axes are those of the weight as the equation
+reads it; `_layers` maps them back to the leaf of the parameters.
 """
 
 import math
@@ -11,22 +12,22 @@ from typing import NamedTuple
 from isometry.structure._origins import Origin, Origins
 from isometry.structure._reading import Indices, Program, Value, is_opaque
 
-# Operations, readable or not, that mix entries of a weight with those of the signal in
-# a way that has no axes.
+# Operations that combine a weight with the signal, but not axis by axis, so that no axis
+# of the weight is an input or an output.
 _MIXING = frozenset(("triangular_solve", "tridiagonal_solve"))
 
 
-# Axes of the weight of a ragged product: the group, then in and out.
+# Number of axes of the weight of a ragged product: group, input, output.
 _AXES_OF_RAGGED = 3
 
 
 class Meeting(NamedTuple):
-    """One equation in which a weight meets the signal.
+    """One equation that combines a weight with the signal.
 
     Attributes:
-        value: Index of the value that it returns.
-        weight: Index of the weight as it stands there.
-        origin: What the weight shows of a leaf.
+        value: Index of the value that the equation returns.
+        weight: Index of the operand that is the weight.
+        origin: The leaf of the parameters that the weight comes from.
         kind: "dense", "conv", "embedding" or "other".
         in_axes: Axes of the weight that are summed over, or looked up.
         out_axes: Axes of the weight that are axes of the result.
@@ -61,10 +62,10 @@ def meetings(
     program: Program,
     origins: dict[int, Origins],
 ) -> list[Meeting]:
-    """Find every equation in which a weight meets the signal, in program order."""
+    """Find every equation that combines a weight with the signal, in program order."""
     met = []
     for index, value in enumerate(program.values):
-        # What is a weight itself meets nothing yet.
+        # Values that are computed from parameters alone are still weights.
         if index in origins or index not in program.of_x:
             continue
         if _is_first_result(value):
@@ -77,7 +78,7 @@ def _meetings(
     origins: dict[int, Origins],
     index: int,
 ) -> list[Meeting]:
-    """Read one equation as a meeting with each of its operands that is a weight."""
+    """Return a meeting for each operand of an equation that is a weight."""
     value = program.values[index]
     inputs = [program.values[read] for read in value.inputs]
     sums = _sums(program, index)
@@ -89,7 +90,7 @@ def _meetings(
         axes = _axes(value, inputs, position, is_looked_up=is_looked_up, sums=sums)
         if axes is None:
             continue
-        # A product that is written out ends with its sum.
+        # A matrix product written as (w * x).sum() returns its sum.
         result = program.readers[index][0] if value.operation == "mul" else index
         met += [
             Meeting(result, weight, origin, **axes._asdict())
@@ -100,13 +101,13 @@ def _meetings(
 
 def _is_first_result(value: Value) -> bool:
     """Tell whether a value is the first that its equation returns."""
-    # An equation with several results is one meeting. States and slices of a scan have
-    # an equation too, but are no results of it.
+    # An equation with several results is one meeting. States and slices in the body of
+    # a scan refer to its equation too, but are not results of it.
     return value.eqn is not None and value.var is value.eqn.outvars[0]
 
 
 def _sums(program: Program, index: int) -> Indices:
-    """Return the axes over which a value is summed, if that is all that is done."""
+    """Return the axes over which a value is summed, if a sum is all that reads it."""
     readers = program.readers[index]
     if len(readers) != 1:
         return ()
@@ -124,7 +125,7 @@ def _axes(
     is_looked_up: bool,
     sums: Indices,
 ) -> _Axes | None:
-    """Return how an equation reads a weight; None where it only scales or shifts."""
+    """Return how an equation reads a weight; None if it only scales or shifts by it."""
     weight = inputs[position]
     name = value.operation
     if name == "dot_general":
@@ -135,7 +136,7 @@ def _axes(
             return _Axes("dense", (1,), (2,), batch_axes=(0,))
         return None
     if name == "conv_general_dilated":
-        # A kernel made of the signal is nobody's weight.
+        # Here the kernel depends on x, and the parameters are what it is applied to.
         if position == 0:
             return None
         return _convolution(value)
@@ -161,9 +162,8 @@ def _dense(
     batch_axes = tuple(batch[position])
     bound = {*in_axes, *batch_axes}
     free = tuple(axis for axis in range(len(weight.shape)) if axis not in bound)
-    # Neither sums nor makes outputs.
+    # Such as a scale: einsum("...d,d->...d").
     if not in_axes and not free:
-        # einsum("...d,d->...d") is a scale.
         return None
     return _Axes("dense", in_axes, free, batch_axes=batch_axes)
 
@@ -181,7 +181,7 @@ def _convolution(value: Value) -> _Axes:
 
 
 def _embedding(value: Value, weight: Value) -> _Axes:
-    """Read the axes of a table: those that an index picks from, and all others."""
+    """Read the axes of a table: those that an index selects from, and all others."""
     every = range(len(weight.shape))
     sizes = value.params["slice_sizes"]
     # Under vmap an index runs over every axis, though it picks from one alone.
@@ -200,7 +200,7 @@ def _written_out(
     in_axes = tuple(axis for axis in own if axis in sums)
     if not in_axes:
         return None
-    # An axis of both is shared; along one of the weight alone the signal was spread.
+    # An axis of both factors is shared; the signal was broadcast along the others.
     kept = [axis for axis in own if axis not in sums]
     of_signal = _not_broadcast(other)
     out_axes = tuple(axis for axis in kept if axis not in of_signal)
@@ -226,7 +226,7 @@ def size_of(
     meeting: Meeting,
     axes: Sequence[int],
 ) -> int:
-    """Count the entries of a weight along some of its axes, its own share of them."""
+    """Count the entries of a weight along some axes, without those of other leaves."""
     shape = list(program.values[meeting.weight].shape)
     share = meeting.origin.joined
     if share is not None:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 from jaxtyping import PyTree
 
-# What libraries call the array of a weight layer. It says nothing that the kind of the
-# layer does not say, so names go without it.
+# Names of the main array of a weight layer in the libraries. They add nothing to the name
+# of the layer, so they are left out.
 _LEAF_NAMES = frozenset(
     (
         "kernel",
@@ -21,14 +21,14 @@ _LEAF_NAMES = frozenset(
     )
 )
 
-# Steps of a path that say nothing: the collection that Flax puts around parameters, the
-# attribute that holds the array in NNX, and Haiku's mark of a method other than
-# __call__.
+# Keys that are left out of names: the collection that Flax puts around parameters, the
+# attribute that holds the array in NNX, and "~", by which Haiku marks modules that are
+# made outside of __call__.
 _COLLECTION = "params"
 _HOLDERS = frozenset(("value", "raw_value"))
 _SILENT = frozenset(("~", ""))
 
-# Names that points have already.
+# Names of points that are no layers.
 _RESERVED = frozenset(("input", "output", "carry"))
 
 
@@ -37,7 +37,8 @@ class Leaf(NamedTuple):
 
     Attributes:
         path: Its key path as JAX writes it: "['dense']['kernel']".
-        steps: The same, step by step, without those that say nothing.
+        steps: The keys of the path, without those in `_SILENT`, the collection and the
+            holder of an array: ("dense", "kernel").
     """
 
     path: str
@@ -51,7 +52,7 @@ def leaves(params: PyTree) -> list[Leaf]:
 
 
 def _steps(path: Sequence[object]) -> tuple[str, ...]:
-    # Haiku's names of modules are paths themselves.
+    # In Haiku one key is a path of modules: "mlp/~/linear_0".
     steps: list[str] = []
     for key in path:
         steps += [step for step in _text(key).split("/") if step not in _SILENT]
@@ -63,7 +64,7 @@ def _steps(path: Sequence[object]) -> tuple[str, ...]:
 
 
 def _text(key: object) -> str:
-    """Return what a key of a path says: a name, or a number."""
+    """Return the name or number of one key of a path."""
     for attribute in ("key", "name", "idx"):
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
@@ -73,9 +74,14 @@ def _text(key: object) -> str:
 def layer_names(
     weights: Sequence[tuple[Leaf, str]],
 ) -> list[str]:
-    """Name weights, each given by its leaf and the stretch of it that is meant.
+    """Name weights.
 
-    A name is the path without the leaf's own name, unless that makes two names equal.
+    A name is the path of the leaf without its last key ("kernel"), unless two names
+    would then be equal.
+
+    Args:
+        weights: For each weight its leaf, and what is cut out of it: "[:, 0:64]", or ""
+            for a whole leaf.
     """
     short = [short_name(leaf) + part for leaf, part in weights]
     count = collections.Counter(short)
@@ -90,7 +96,7 @@ def layer_names(
 
 
 def short_name(leaf: Leaf) -> str:
-    """Return the path of a leaf without its own name, if that says nothing."""
+    """Return the path of a leaf, without a last key such as "kernel"."""
     steps = leaf.steps
     if len(steps) > 1 and steps[-1] in _LEAF_NAMES:
         steps = steps[:-1]

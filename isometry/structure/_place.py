@@ -6,15 +6,15 @@ from jax.extend import core
 
 
 class Place(NamedTuple):
-    """Where a value arises in a program.
+    """The variable of a program that holds a value, and in which iteration.
 
     Attributes:
         path: Indices of the equations that enclose it, outermost first, each an index
-            into the equations of the jaxpr that the one before calls (jit, scan, remat,
-            custom_jvp …: the body).
-        var: The variable, of the innermost jaxpr of the path.
-        turns: One entry for each scan on the path, outermost first: which iteration is
-            meant.
+            into the equations of the jaxpr that the one before calls: that of a jit,
+            remat or custom_jvp, or the body of a scan.
+        var: The variable, in the jaxpr to which the path leads.
+        turns: The iteration that is meant, counted from 0: one entry for each scan on
+            the path, outermost first. Empty: all iterations of all these scans.
     """
 
     path: tuple[int, ...]
