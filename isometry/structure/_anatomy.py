@@ -93,8 +93,9 @@ class Anatomy:
         """Draw the layers, one a line, with what follows each.
 
         Returns:
-            A table with a row for each layer: name, kind, shape, fan_in → fan_out, role,
-            what precedes and follows it, and its branch. Empty columns are left out.
+            A table with a row for each layer: name, kind, shape, fan_in → fan_out,
+            role, what precedes and follows it, and its branch. Empty columns are left
+            out.
 
         Example:
             >>> net = networks.mlp([3, 8, 8, 2], "tanh")

@@ -382,9 +382,9 @@ def laid_out_pair(
 ) -> tuple[int | None, int | None]:
     """Return two nodes between which a path exists if `b` may depend on `a`.
 
-    All inner iterations of a scan are represented by the second and third of four nodes.
-    For two points in different inner iterations, the second represents the earlier one
-    and the third the later one.
+    Four nodes represent all iterations of a scan, the second and third all inner ones.
+    Of two points in different inner iterations, the second node represents the earlier
+    one, the third the later one.
 
     Returns:
         The nodes of `a` and `b`, or (None, None) if `b` is in an earlier iteration, and

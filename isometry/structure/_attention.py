@@ -116,10 +116,10 @@ def _keys_are_right(
     mixed: int,
     side: int,
 ) -> bool:
-    """Tell whether the keys are the right factor of the product of the logits.
+    """Tell whether the keys are the right factor of the logits.
 
-    The axis over which weights and values are summed numbers the keys. It is traced back
-    to an axis of the logits, and so to one of their two factors.
+    The axis over which weights and values are summed numbers the keys. It is traced
+    back to an axis of the logits, and so to one of their two factors.
 
     Args:
         flow: The flow.

@@ -64,11 +64,11 @@ _POOLS = {
 
 _ROOTS = frozenset(("rsqrt", "sqrt"))
 
-# How many operations back a factor is searched for a square root, which makes it that of
-# a norm with fixed statistics. Its scale, reshapes and casts come in between.
+# How many operations back a factor is searched for a square root, which makes it that
+# of a norm with fixed statistics. Its scale, reshapes and casts come in between.
 _FAR = 8
 
-# Activations that are made of several operations, by a primitive that occurs in no other.
+# Activations that are made of several operations, by a primitive that is theirs alone.
 _MARKS = (
     ("erf", "gelu"),
     ("erfc", "gelu"),
@@ -145,7 +145,7 @@ def words(
 
 
 def gates(flow: Flow, start: int) -> list[str]:
-    """Name the nonlinearities of the gates that read a layer: "gates (sigmoid, tanh)"."""
+    """Name the nonlinearities of the gates after a layer: "gates (sigmoid, tanh)"."""
     seen = {start}
     pending = [start]
     titles = set()
@@ -174,7 +174,7 @@ def _segment(
     before: int,
     node: int,
 ) -> list[int]:
-    """Return the nodes between `before` and `node`, with `node` and without `before`."""
+    """Return the nodes after `before` up to `node`, which is the last of them."""
     seen = {before, node}
     pending = [node]
     while pending:
@@ -303,7 +303,7 @@ def _statistics(eqn) -> str:
     """Return what a norm averages over: "layer", "group" or "batch"."""
     num_axes = len(eqn.invars[0].aval.shape)
     axes = set(eqn.params["axes"])
-    # Channels are the last axis. A norm that does not average over them is a batch norm.
+    # Channels are the last axis. A norm that does not average over it is a batch norm.
     if num_axes - 1 not in axes:
         return "batch"
     is_whole = len(axes) in (1, num_axes)

@@ -1,8 +1,8 @@
 """Meetings: the equations that combine a weight with the signal.
 
-The signal are the values that depend on x; a weight depends on parameters alone. Meetings
-are products, convolutions and look-ups. Their axes are those of the weight as the equation
-reads it; `_layers` maps them back to the leaf of the parameters.
+The signal is every value that depends on x; a weight depends on parameters alone.
+Meetings are products, convolutions and look-ups. Their axes are those of the weight as
+the equation reads it; `_layers` maps them back to the leaf of the parameters.
 """
 
 import math
@@ -12,8 +12,8 @@ from typing import NamedTuple
 from isometry.structure._origins import Origin, Origins
 from isometry.structure._reading import Indices, Program, Value, is_opaque
 
-# Operations that combine a weight with the signal, but not axis by axis, so that no axis
-# of the weight is an input or an output.
+# Operations that combine a weight with the signal, but not axis by axis, so that no
+# axis of the weight is an input or an output.
 _MIXING = frozenset(("triangular_solve", "tridiagonal_solve"))
 
 

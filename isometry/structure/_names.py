@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 from jaxtyping import PyTree
 
-# Names of the main array of a weight layer in the libraries. They add nothing to the name
-# of the layer, so they are left out.
+# Names of the main array of a weight layer in the libraries. They add nothing to the
+# name of the layer, so they are left out.
 _LEAF_NAMES = frozenset(
     (
         "kernel",

@@ -1,8 +1,8 @@
-"""Values that depend on parameters alone, traced back to the leaves that they show.
+"""Origins: the leaves of the parameters that weights come from, axis by axis.
 
 A weight may be masked, standardized, cast, transposed, reshaped, sliced or stacked
-before it meets the signal. What it is then still shows one leaf of the parameters, and
-each of its axes comes from axes of that leaf.
+before it is applied to the signal. It still comes from one leaf of the parameters, and
+each of its axes from axes of that leaf.
 """
 
 import dataclasses
@@ -14,19 +14,20 @@ import numpy as np
 
 from isometry.structure._reading import Indices, Program, Value
 
-# For each axis of a value, the axes of the leaf from which it comes. Empty: of none.
+# For each axis of a value, the axes of the leaf that it comes from. Empty if there are
+# none, or if they are unknown.
 Axes = tuple[Indices, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Pick:
-    """One slice of a stacked leaf.
+    """One slice along an axis of a leaf: one layer of a stack of them.
 
     Attributes:
         axis: The axis of the leaf along which it is stacked.
-        index: Which slice is taken, where that is a number.
+        index: Which slice is taken, if that is a fixed number; otherwise None.
         scan: The scan whose iterations take one slice each; None if there is none.
-        is_routed: Whether the signal says which slice is taken.
+        is_routed: Whether the slice is chosen by a value that depends on x.
     """
 
     axis: int
@@ -50,17 +51,17 @@ class Part(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What a value shows of a leaf.
+    """Where a value comes from: one leaf, and which axes and entries of it.
 
     Attributes:
         leaf: Index of the leaf among the program's values.
-        axes: For each axis of the value, the axes of the leaf from which it comes.
+        axes: For each axis of the value, the axes of the leaf that it comes from.
         picks: The slices of a stacked leaf that were taken.
-        parts: The stretches of axes that were cut out.
-        joined: Where values of several leaves were concatenated: the axis of the value,
-            and where this leaf's share begins and ends.
-        turn: The iteration of a scan in which the value is this leaf's: (scan, turn),
-            where leaves were stacked inside the program; None if in all.
+        parts: The stretches of axes of the leaf that were cut out.
+        joined: If values of several leaves were concatenated: the axis of the value,
+            and where this leaf's share of it begins and ends. Otherwise None.
+        turn: If f itself stacked several leaves for a scan: the scan, and the iteration
+            in which the value comes from this leaf. Otherwise None.
     """
 
     leaf: int
@@ -71,17 +72,17 @@ class Origin(NamedTuple):
     turn: tuple[int, int] | None = None
 
     @property
-    def num_shown(self) -> int:
-        """How many axes come from the leaf."""
+    def num_traced(self) -> int:
+        """The number of axes of the value that come from known axes of the leaf."""
         return sum(bool(axes) for axes in self.axes)
 
 
 Origins = tuple[Origin, ...]
 
-# Axes of what is a weight by itself, not a row of a table.
+# Least number of axes of a weight. A slice with fewer is a row of a table.
 _AXES_OF_MATRIX = 2
 
-# Operations that leave a matrix what it is.
+# Operations that only move the entries of a matrix.
 _MOVING = frozenset(
     ("squeeze", "reshape", "transpose", "broadcast_in_dim", "convert_element_type"),
 )
@@ -92,13 +93,13 @@ class _Step(NamedTuple):
 
     Attributes:
         program: The program.
-        value: What the operation makes.
-        shape: The shape of its main input, of which the origin is known.
+        value: The result of the operation.
+        input_shape: The shape of its main input, the one that is traced.
     """
 
     program: Program
     value: Value
-    shape: Indices
+    input_shape: Indices
 
     @property
     def params(self) -> dict[str, Any]:
@@ -110,8 +111,8 @@ def origins(program: Program) -> dict[int, Origins]:
     """Trace every value that depends on parameters and not on x.
 
     Returns:
-        The origins by index of the value: one, or several where leaves were
-        concatenated. Values of which nothing is known are missing.
+        For each such value by index, its origins: one, or several if leaves were
+        concatenated. Values that cannot be traced to a leaf are missing.
     """
     of_params = program.reached(program.params)
     of_x = program.of_x
@@ -133,10 +134,10 @@ def _is_expert(
     index: int,
     traced: dict[int, Origins],
 ) -> bool:
-    """Tell whether a value is a matrix that the signal picks from a stack of them.
+    """Tell whether a value is a matrix that the signal selects from a stack of them.
 
-    It meets the signal where it is multiplied, as the experts of a mixture do. A row of
-    a table is no matrix: that is an embedding.
+    An example is an expert of a mixture. It is a weight, although its index depends on
+    x. A row that is selected from a table is an embedding instead.
     """
     value = program.values[index]
     main = value.inputs[0]
@@ -149,7 +150,7 @@ def _is_expert(
 
 
 def is_expert(found: Origins) -> bool:
-    """Tell whether a value was picked from a stack by the signal."""
+    """Tell whether a value was selected from a stack by the signal."""
     return any(pick.is_routed for origin in found for pick in origin.picks)
 
 
@@ -158,12 +159,21 @@ def follow(
     index: int,
     traced: dict[int, Origins],
 ) -> Origins:
-    """Trace one value whose inputs are traced already."""
+    """Trace one value whose inputs are traced already.
+
+    Args:
+        program: The program.
+        index: Index of the value.
+        traced: The origins of values, by index.
+
+    Returns:
+        Its origins; empty if it comes from none of the values in `traced`.
+    """
     value = program.values[index]
     if value.operation in ("concatenate", "stack"):
         return _concatenated(program, value, traced)
     if value.operation == "scan_stack":
-        # An array made by a scan over parameters is stacked anew.
+        # What a scan returns in each iteration has one more axis after it.
         (returned,) = value.inputs
         return tuple(
             _unpicked(origin, value.scans) for origin in traced.get(returned, ())
@@ -182,29 +192,30 @@ def _main_input(
     value: Value,
     traced: dict[int, Origins],
 ) -> int | None:
-    """Return the input that a value shows: the one of which most axes are known.
+    """Return the input through which a value is traced to a leaf.
 
-    A normalized weight w / |w| shows w, not its norm; a masked one w, not the mask,
-    unless the mask is what comes from a leaf.
+    This is the input with the most axes that come from known axes of a leaf. So the
+    weight w / |w| is traced through w and not through its norm, and mask * w through w.
+    None if no input comes from a leaf.
     """
-    # More axes known, then floating, then the larger leaf; the first of equals.
+    # Ties go to a floating input, then to the larger leaf, then to the first input.
     best, best_rank = None, (-1, -1)
     for read in value.inputs:
         found = traced.get(read)
         if not found:
             continue
-        num_shown = max(origin.num_shown for origin in found)
+        num_traced = max(origin.num_traced for origin in found)
         size = math.prod(program.values[found[0].leaf].shape)
-        # A float leaf before a mask of whole numbers or booleans of the same shape.
+        # A weight comes before a mask of whole numbers or booleans of the same shape.
         is_floating = program.values[read].is_floating
-        rank = (2 * num_shown + is_floating, size)
+        rank = (2 * num_traced + is_floating, size)
         if rank > best_rank:
             best, best_rank = read, rank
     return best
 
 
 def _unpicked(origin: Origin, scans: Indices) -> Origin:
-    """Return the origin of the stack of what iterations have returned."""
+    """Return the origin of the stack of what the iterations of a scan return."""
     inner = [pick for pick in origin.picks if pick.scan not in (None, *scans)]
     leading = tuple(pick.axis for pick in inner[-1:])
     kept = tuple(pick for pick in origin.picks if pick not in inner[-1:])
@@ -236,9 +247,9 @@ def _concatenated(
 
 
 def _elementwise(step: _Step, origin: Origin) -> Origin | None:
-    """Follow what leaves the shape as it is; of all else only the leaf is known."""
-    # Entry by entry, the leaf is still seen through whatever was done to it.
-    if tuple(step.shape) == step.value.shape:
+    """Keep all axes if the shape stays the same; otherwise keep the leaf alone."""
+    # Operations without a rule of their own are taken to act entry by entry.
+    if tuple(step.input_shape) == step.value.shape:
         return origin
     return origin._replace(axes=((),) * len(step.value.shape), joined=None)
 
@@ -253,12 +264,13 @@ def _transpose(step: _Step, origin: Origin) -> Origin:
 
 
 def _reshape(step: _Step, origin: Origin) -> Origin:
+    """Group the axes before and after; each new axis comes from all of its group."""
     axes: list[Indices] = [()] * len(step.value.shape)
-    # Axes that were merged or split come from all axes of their group.
-    for old, new in matched(step.shape, step.value.shape):
+    for old, new in matched(step.input_shape, step.value.shape):
         sources = sorted({leaf_axis for axis in old for leaf_axis in origin.axes[axis]})
         for axis in new:
             axes[axis] = tuple(sources)
+    # After a reshape, the share of a leaf need not be a stretch of one axis.
     return origin._replace(axes=tuple(axes), joined=None)
 
 
@@ -266,9 +278,16 @@ def matched(
     old: Sequence[int],
     new: Sequence[int],
 ) -> list[tuple[list[int], list[int]]]:
-    """Group the axes of two shapes of one size such that each group holds the same.
+    """Group the axes of two shapes, as many entries on both sides of each group.
 
-    Axes of size 1 come from nowhere and belong to no group.
+    Axes of size 1 belong to no group.
+
+    Args:
+        old: A shape.
+        new: A shape with the same number of entries.
+
+    Returns:
+        For each group its axes of `old` and its axes of `new`.
 
     Example:
         >>> matched((6, 4), (2, 3, 1, 4))
@@ -304,8 +323,8 @@ def _broadcast(step: _Step, origin: Origin) -> Origin:
 
 
 def _squeeze(step: _Step, origin: Origin) -> Origin:
-    dropped = {int(axis) % len(step.shape) for axis in step.params["dimensions"]}
-    # A stack of one: its only slice is taken.
+    dropped = {int(axis) % len(step.input_shape) for axis in step.params["dimensions"]}
+    # An axis of size 1 that is dropped is a stack of one, of which the slice is taken.
     leaf_axes = [origin.axes[axis] for axis in sorted(dropped)]
     picks = tuple(Pick(axes[0], index=0) for axes in leaf_axes if len(axes) == 1)
     return _without(origin._replace(picks=(*origin.picks, *picks)), dropped)
@@ -316,7 +335,7 @@ def _reduce(step: _Step, origin: Origin) -> Origin:
 
 
 def _without(origin: Origin, dropped: set[int]) -> Origin:
-    """Drop axes of the value."""
+    """Return the origin of the value without some of its axes."""
     kept = [axis for axis in range(len(origin.axes)) if axis not in dropped]
     joined = origin.joined
     if joined is not None:
@@ -332,7 +351,7 @@ def _without(origin: Origin, dropped: set[int]) -> Origin:
 def _slice(step: _Step, origin: Origin) -> Origin | None:
     """Follow a slice with fixed ends."""
     starts = step.params["start_indices"]
-    for axis, size in enumerate(step.shape):
+    for axis, size in enumerate(step.input_shape):
         new_size = step.value.shape[axis]
         if size != new_size:
             start = int(starts[axis])
@@ -351,14 +370,14 @@ def _cut(
     *,
     size: int,
 ) -> Origin | None:
-    """Cut a stretch out of one axis; None if nothing of the leaf is left."""
+    """Cut a stretch out of one axis of the value; None if none of the leaf is left."""
     joined = origin.joined
     if joined is not None and joined.axis == cut.axis:
         start = max(cut.start, joined.start)
         stop = min(cut.stop, joined.stop)
         if start >= stop:
             return None
-        # A whole share of what was concatenated is the leaf again.
+        # The whole share of one leaf is that leaf again.
         is_whole = (start, stop) == (cut.start, cut.stop)
         share = Part(cut.axis, start - cut.start, stop - cut.start)
         return origin._replace(joined=None if is_whole else share)
@@ -384,7 +403,7 @@ def _innermost(
     value: Value,
     index: int,
 ) -> int | None:
-    """Return the scan whose counter says which slice is taken; None if x says so."""
+    """Return the scan whose counter is the index of a slice; None if x decides it."""
     is_counted = value.scans and index not in program.of_x
     return value.scans[-1] if is_counted else None
 
@@ -395,9 +414,9 @@ def _picked(
     *,
     scan: int | None,
 ) -> Origin | None:
-    """Take one slice along an axis of the value.
+    """Take one slice along an axis of the value, and drop the axis.
 
-    Each iteration of `scan` takes one. Without a scan the signal says which.
+    Each iteration of `scan` takes one slice. If that is None, the signal selects it.
     """
     joined = origin.joined
     turn = origin.turn
@@ -414,7 +433,7 @@ def _picked(
 def _dynamic_slice(step: _Step, origin: Origin) -> Origin | None:
     """Follow a slice whose start is computed: a number, or the counter of a loop."""
     starts = step.value.inputs[1:]
-    for axis, size in enumerate(step.shape):
+    for axis, size in enumerate(step.input_shape):
         new_size = step.value.shape[axis]
         if size == new_size or new_size != 1 or not origin.axes[axis]:
             continue
@@ -436,12 +455,12 @@ def _dynamic_slice(step: _Step, origin: Origin) -> Origin | None:
 
 
 def _gather(step: _Step, origin: Origin) -> Origin | None:
-    """Follow rows taken at indices that do not depend on x."""
+    """Follow slices taken at indices: fixed, of a loop, or selected by the signal."""
     numbers = step.params["dimension_numbers"]
     sizes = step.params["slice_sizes"]
     # Collapsed axes are indexed away; all others are axes of the result.
     dropped = set(numbers.collapsed_slice_dims) | set(numbers.operand_batching_dims)
-    kept = [axis for axis in range(len(step.shape)) if axis not in dropped]
+    kept = [axis for axis in range(len(step.input_shape)) if axis not in dropped]
     axes: list[Indices] = [()] * len(step.value.shape)
     for axis, target in zip(kept, numbers.offset_dims, strict=True):
         axes[target] = origin.axes[axis]
@@ -452,7 +471,7 @@ def _gather(step: _Step, origin: Origin) -> Origin | None:
     for axis in numbers.collapsed_slice_dims:
         source = origin.axes[axis]
         if new and not is_routed:
-            # Many rows at fixed places: the axis is still there.
+            # Many slices at fixed indices: the axis remains.
             for target in new:
                 axes[target] = source
         elif sizes[axis] == 1 and len(source) == 1:
@@ -464,10 +483,10 @@ def _gather(step: _Step, origin: Origin) -> Origin | None:
 
 
 def _number(program: Program, index: int) -> int | None:
-    """Return a value's number where it is the same in every run."""
+    """Return a value as a number if it is a constant of the program, or None."""
     value = program.values[index]
     while value.operation != "constant":
-        # JAX wraps the indices of what it slices: select(i < 0, i + n, i).
+        # JAX wraps the index of a slice: select(i < 0, i + n, i).
         if value.operation not in _PASSING or not value.inputs:
             return None
         value = program.values[value.inputs[_PASSING[value.operation]]]
@@ -481,7 +500,7 @@ def _number(program: Program, index: int) -> int | None:
     return int(np.asarray(number).item())
 
 
-# Where the number itself stands among the inputs of an operation that passes it on.
+# For operations that pass a number on, the position of the number among the inputs.
 _PASSING = {
     "convert_element_type": 0,
     "broadcast_in_dim": 0,
@@ -492,15 +511,17 @@ _PASSING = {
 
 
 def _product(step: _Step, origin: Origin) -> Origin:
-    """Follow the factor of a product of parameters: its free axes are still there."""
-    # Low-rank factors, orthogonal maps, spectral norms: the larger factor is meant.
+    """Follow the main factor of a product of parameters by its free axes.
+
+    Such products are low-rank factors, orthogonal maps and spectral norms.
+    """
     contracted, batch = step.params["dimension_numbers"]
-    # The main input is known by its shape; of two of one shape the first is meant.
-    is_left = step.program.values[step.value.inputs[0]].shape == tuple(step.shape)
+    # The main input is told by its shape; of two equal shapes it is the first.
+    is_left = step.program.values[step.value.inputs[0]].shape == tuple(step.input_shape)
     side = 0 if is_left else 1
     num_batch = len(batch[0])
     bound = set(contracted[side]) | set(batch[side])
-    free = [axis for axis in range(len(step.shape)) if axis not in bound]
+    free = [axis for axis in range(len(step.input_shape)) if axis not in bound]
     axes: list[Indices] = [()] * len(step.value.shape)
     for target, axis in enumerate(batch[side]):
         axes[target] = origin.axes[axis]
@@ -514,8 +535,7 @@ def _product(step: _Step, origin: Origin) -> Origin:
 
 _Follow = Callable[[_Step, Origin], Origin | None]
 
-# How an operation moves the axes of its main input. All others are elementwise, or
-# known by their leaf alone.
+# How operations move the axes of their main input. `_elementwise` serves all others.
 _FOLLOWED: dict[str, _Follow] = {
     "transpose": _transpose,
     "reshape": _reshape,

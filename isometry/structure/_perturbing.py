@@ -1,4 +1,4 @@
-"""One perturbation of x followed through a program: which values it moves."""
+"""Follows one perturbation of x through a program: which values change."""
 
 import functools
 from collections.abc import Sequence, Set
@@ -10,8 +10,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float
 
-# Equations that do no more than to call one program. Names differ between versions of
-# JAX.
+# Equations that only call one program. Names differ between versions of JAX.
 _CALLS = frozenset(
     (
         "jit",
@@ -27,32 +26,36 @@ _CALLS = frozenset(
 
 
 class Seen(NamedTuple):
-    """What became of a value.
+    """The size of a value and of its derivative along the perturbation.
+
+    Both are arrays with one axis for each scan around the value, which runs over its
+    iterations in the order of the stacked slices.
 
     Attributes:
-        log_derivative: ln of the largest entry of its derivative along the
-            perturbation, by magnitude, -inf if it does not move; one number for each
-            iteration of the scans around it, in the order of their slices.
-        log_size: ln of the largest entry of the value itself, likewise.
+        log_derivative: ln of the largest magnitude in the derivative of the value; -inf
+            if the derivative is zero.
+        log_size: ln of the largest magnitude in the value itself.
     """
 
     log_derivative: Float[np.ndarray, "*turns"]
     log_size: Float[np.ndarray, "*turns"]
 
 
-# What XLA does to make a program fast.
+# Compiling takes longer than running once, so XLA is told not to optimize.
 _UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 
-# A value is known by the indices of the equations around it, and its variable.
+# Identifies a value: the indices of the equations around it (as in `Place`), and its
+# variable.
 Key: TypeAlias = tuple[tuple[int, ...], core.Var]
 
 
 class Followed(NamedTuple):
-    """What a perturbation did.
+    """The effect of a perturbation on the values of a program.
 
     Attributes:
-        records: Of each value, what became of it.
-        ruled: The values whose derivative is a rule's that f brings.
+        records: For each value, its size and that of its derivative.
+        ruled: The values whose derivative comes from a custom rule (custom_jvp or
+            custom_vjp).
     """
 
     records: dict[Key, Seen]
@@ -60,21 +63,21 @@ class Followed(NamedTuple):
 
 
 class _Dual(NamedTuple):
-    """A value and its derivative; None where it is zero because nothing moves there."""
+    """A value and its derivative, which is None if the value does not depend on x."""
 
     value: Array
     tangent: Array | None
 
 
 class _Wanted(NamedTuple):
-    """The values whose derivative or size is asked for."""
+    """The values whose derivatives are recorded, and those whose sizes are."""
 
     derivatives: Set[Key]
     sizes: Set[Key]
 
 
 class _Records(dict[Key, Seen]):
-    """Records under way; `ruled` as in `Followed`."""
+    """The records made so far. Values are tracers; `ruled` is as in `Followed`."""
 
     def __init__(self, wanted: _Wanted) -> None:
         super().__init__()
@@ -82,8 +85,8 @@ class _Records(dict[Key, Seen]):
         self.ruled: set[Key] = set()
 
     def record(self, key: Key, dual: _Dual) -> None:
-        """Reduce a value and its derivative to what is kept of them, if anything."""
-        # Hundreds of reductions take XLA longer to compile than the model itself.
+        """Record the largest entries of a value and its derivative, if wanted."""
+        # Reducing all values would take XLA longer to compile than the model itself.
         moves = dual.tangent is not None and key in self.wanted.derivatives
         is_sized = key in self.wanted.sizes
         nothing = np.float32(0)
@@ -101,21 +104,21 @@ def followed(
     derivatives: Set[Key],
     sizes: Set[Key],
 ) -> Followed:
-    """Perturb x in a random direction and see which values move.
+    """Perturb x in a random direction, and record which values change.
 
-    Derivatives are taken equation by equation, so those that vanish on the way are seen
-    where they do. A scan stays a loop.
+    Derivatives are taken equation by equation, so the record shows at which equation
+    they vanish. A scan stays a loop.
 
     Args:
-        closed: A program of the leaves of params and x.
+        closed: The jaxpr of f, a function of the leaves of params and x.
         arguments: These leaves.
-        num_params: How many of them are parameters, which stand still.
+        num_params: How many of them are parameters, which are not perturbed.
         derivatives: The values whose derivative is recorded.
-        sizes: Those whose own size is recorded.
+        sizes: The values whose size is recorded.
 
     Returns:
-        A record of each of these. Values inside branches of a cond and inside loops of
-        unknown length are left out.
+        A record of each of these, except for values inside the branches of a cond or
+        inside a loop of unknown length.
     """
     keys: list[Key] = []
     ruled: set[Key] = set()
@@ -124,7 +127,7 @@ def followed(
     @functools.partial(jax.jit, compiler_options=_UNOPTIMIZED)
     def run(arguments: Sequence[Array]) -> list[Seen]:
         duals = [_Dual(jnp.asarray(value), None) for value in arguments]
-        # Any fixed direction will do that no model was made for.
+        # Any fixed direction will do, unless f was built to be insensitive to it.
         random_keys = jax.random.split(jax.random.key(0), len(duals))
         for i in range(num_params, len(duals)):
             value = duals[i].value
@@ -170,7 +173,7 @@ def _walk(
         records.record((path, var), dual)
 
     def read(atom: core.Var | core.Literal) -> _Dual:
-        # The dtype is said, because a literal may be a number of Python's.
+        # A literal may be a Python number, so its dtype is given.
         if isinstance(atom, core.Literal):
             return _Dual(jnp.asarray(atom.val, atom.aval.dtype), None)
         return known[atom]
@@ -216,14 +219,15 @@ def _results(
         )
     if not (name.startswith("custom_") and called is not None):
         return _by_rule(eqn, operands)
-    # What is inside has values to be seen; what comes out is the rule's.
+    # Values inside are recorded from the function itself. The derivative of its results
+    # comes from the custom rule.
     plain = _walk(
         called,
         operands,
         records,
         path=path,
     )
-    # Forward mode has no way through a custom_vjp.
+    # Forward mode cannot go through a custom_vjp.
     if name.startswith("custom_vjp"):
         results = _by_reverse_rule(eqn, operands, plain)
     else:
@@ -238,8 +242,8 @@ def _results(
 
 def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
     """Return the program that an equation runs on its operands, or None."""
-    # The number of operands tells it from others that an equation may hold, such as the
-    # rule of a derivative.
+    # An equation may hold other programs, such as a derivative rule. They take another
+    # number of operands.
     for value in eqn.params.values():
         if isinstance(value, (core.ClosedJaxpr, core.Jaxpr)):
             jaxpr = getattr(value, "jaxpr", value)
@@ -255,7 +259,7 @@ def _by_rule(
     """Evaluate an equation and its forward derivative."""
     moving = [i for i, dual in enumerate(operands) if dual.tangent is not None]
     values = [dual.value for dual in operands]
-    # Most equations of parameters alone; they need no second program.
+    # Equations that depend on parameters alone need no derivative.
     if not moving:
         return [_Dual(value, None) for value in _bound(eqn, values)]
 
@@ -272,7 +276,7 @@ def _by_rule(
 
 
 def _dual(value: Array, derivative: Array) -> _Dual:
-    # JAX's derivative of whole numbers has a dtype of its own, of no bytes.
+    # The derivative of whole numbers is float0 in JAX, an array without data.
     if not _is_floating(value):
         return _Dual(value, None)
     return _Dual(value, derivative)
@@ -283,10 +287,15 @@ def _by_reverse_rule(
     operands: Sequence[_Dual],
     plain: Sequence[_Dual],
 ) -> list[_Dual]:
-    """Return the plain derivative of a function, or zero if its reverse rule is zero.
+    """Return the derivative of a custom_vjp function; zero if its rule returns zero.
 
-    JAX cannot push a tangent through such a rule. Whether it is zero is all that is
-    asked.
+    JAX cannot push a tangent through a reverse rule. Only whether the derivative is
+    zero matters here, so otherwise that of the undecorated function stands in for it.
+
+    Args:
+        eqn: The call of the function.
+        operands: Its operands.
+        plain: Its results, with the derivative of the undecorated function.
     """
     moving = [i for i, dual in enumerate(operands) if dual.tangent is not None]
     if not moving:
@@ -307,7 +316,7 @@ def _by_reverse_rule(
         for key, value in zip(keys, out, strict=False)
     ]
     pulled = pull(cotangents)
-    # A random cotangent is lost on every entry only if the rule returns zeros.
+    # The pullback of a random cotangent is zero only if the rule returns zeros.
     passes = functools.reduce(jnp.logical_or, [jnp.any(leaf != 0) for leaf in pulled])
     return [_scaled(dual, passes) for dual in plain]
 
@@ -328,10 +337,10 @@ def _bound(
     """Evaluate an equation as it stands."""
     bound = eqn.primitive.get_bind_params(eqn.params)
     functions, parameters = (), bound
-    # Versions of JAX before 0.10.2 return the functions that are called apart.
+    # Before JAX 0.10.2, the called functions are returned separately.
     if isinstance(bound, tuple):
         functions, parameters = bound
-    # The mesh and the names for profilers under which f was traced.
+    # The mesh and the profiler scopes under which f was traced.
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*functions, *operands, **parameters)
     if eqn.primitive.multiple_results:
@@ -346,12 +355,12 @@ def _scan(
     *,
     path: tuple[int, ...],
 ) -> list[_Dual]:
-    """Evaluate a scan; records of its body are stacked."""
+    """Evaluate a scan, and stack the records of its iterations."""
     num_consts = eqn.params["num_consts"]
     num_carry = eqn.params["num_carry"]
     constants = operands[:num_consts]
-    # What is carried has one type in all iterations, and an array of zeros is another
-    # one than no derivative at all.
+    # The carry of a scan must have one type in all iterations, and None is another type
+    # than an array of zeros.
     state = [_instantiated(dual) for dual in operands[num_consts:][:num_carry]]
     slices = list(operands[num_consts + num_carry :])
     keys: list[Key] = []
@@ -368,8 +377,8 @@ def _scan(
             inside,
             path=path,
         )
-        # Dicts with such keys are no pytrees, so their values travel alone. Every
-        # tracing of the body finds the same keys.
+        # JAX cannot sort such keys in a pytree, so only the values are returned. Every
+        # trace of the body makes the same keys.
         keys[:] = inside
         records.ruled |= inside.ruled
         new_state = [_instantiated(dual) for dual in results[:num_carry]]
@@ -387,15 +396,14 @@ def _scan(
 
 
 def _instantiated(dual: _Dual) -> _Dual:
-    """Return a dual whose derivative is an array, as what is carried must have."""
+    """Return a dual whose derivative is an array, of zeros if it was None."""
     if dual.tangent is None and _is_floating(dual.value):
         return dual._replace(tangent=jnp.zeros_like(dual.value))
     return dual
 
 
 def _largest(value: Array) -> Float[Array, ""]:
-    """Return the largest magnitude."""
-    # Random keys have no size.
+    """Return the largest magnitude; inf for random keys, which have none."""
     if jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return jnp.asarray(jnp.inf, jnp.float32)
     dtype = value.dtype if _is_floating(value) else jnp.float32
@@ -403,8 +411,8 @@ def _largest(value: Array) -> Float[Array, ""]:
 
 
 def _log(largest: np.ndarray) -> Float[np.ndarray, "*turns"]:
-    """Return ln of magnitudes, -inf of a zero."""
-    # In float64, which holds those of all dtypes.
+    """Return ln of magnitudes, -inf for zero."""
+    # float64 holds the magnitudes of all dtypes.
     with np.errstate(divide="ignore"):
         return np.asarray(np.log(np.asarray(largest).astype(np.float64)))
 

@@ -14,27 +14,29 @@ from isometry.structure._origins import Origins
 from isometry.structure._reading import Indices
 from isometry.structure._unrolling import actual, representative
 
-# By how many turns of each scan a point is away from what is laid out for it.
+# For each scan, the iteration of a point minus that of the node that represents it.
 Shift = Mapping[int, int]
 
-# Operations that take values apart or put them together along an axis.
+# Operations that slice or stack the arrays of a scan.
 _SLICING = frozenset(("scan_each", "scan_stack"))
 
 
-# Operations that put a value beside others, or a margin around it.
+# Operations that concatenate a value with others, or pad it.
 _JOINING = frozenset(("concatenate", "pad"))
 
 
 class Spot(NamedTuple):
-    """Points of one kind behind one use of a weight, in all iterations.
+    """The points of one kind after one use of a weight, in all iterations of scans.
 
     Attributes:
-        base: The name, without turns: "blocks/attn".
-        tail: What follows the turns: "", ":out", "#2:sum".
-        styles: For each scan around the use, whether its turn is written [i], not @t.
-        scans: The scans around the use.
-        nodes: The node that is meant, for each of the turns that are laid out.
-        turn: Which scan has one turn only, and which; None if all have all.
+        base: Their names before the iterations: "blocks/attn".
+        tail: Their names after the iterations: "", ":out", "#2:sum".
+        styles: For each scan around the use, whether its iteration is written [i] (a
+            slice of stacked layers) or @t (a step of a recurrence).
+        scans: The scans around the use, outermost first.
+        nodes: For each tuple of iterations that has a node, the node of the point.
+        turn: If there is a point in one iteration of a scan only: the position of that
+            scan, and the iteration. Otherwise None.
     """
 
     base: str
@@ -49,9 +51,11 @@ class Point(NamedTuple):
     """One named value.
 
     Attributes:
-        node: The node that is laid out for it.
+        node: The node that represents it: that of its own iteration, or of another
+            inner one.
         value: Index of the value.
-        turns: Its iteration in each scan around the value, in the order of running.
+        turns: Its iteration in each scan around the value, outermost first, counted in
+            the order of running.
     """
 
     node: int
@@ -60,10 +64,10 @@ class Point(NamedTuple):
 
 
 class PreActivation(NamedTuple):
-    """What a layer returns after its bias.
+    """The result of a layer, with its bias if it has one.
 
     Attributes:
-        node: The node.
+        node: The node of that value.
         biases: Indices of the leaves of biases among the program's values: none, or one
             for each weight that was concatenated.
     """
@@ -81,18 +85,18 @@ def pre_activation(
     uses = flow.layer_at[node]
     scans = flow.value(node).scans
     unbiased = node
-    # Casts, transpositions and a factor such as 1/sqrt(n) may stand before the bias.
+    # Casts, transpositions and a factor such as 1/sqrt(n) may come before the bias.
     for reader in flow.chain(node):
         value = flow.value(reader)
         others = flow.from_elsewhere(reader)
         if value.operation == "add" and len(others) == 1:
             biases = _biases(flow, origins, others[0], uses=uses)
             return PreActivation(reader if biases else unbiased, biases)
-        # Behind its scan a value is the last of many, not this layer's.
+        # Outside of its scan a value is the last of all iterations, or their stack.
         is_layout = value.operation in LAYOUT and value.scans == scans
         if not (flow.is_scaled(reader) or is_layout):
             break
-        # Under vmap a product comes out transposed; the user sees it set right.
+        # Under vmap a product may be transposed. The point is the value in user order.
         if value.operation == "transpose" and reader in flow.readers[unbiased]:
             unbiased = reader
     return PreActivation(unbiased, ())
@@ -105,17 +109,18 @@ def _biases(
     *,
     uses: Sequence[tuple[int, Use]],
 ) -> Indices:
-    """Return the leaves of a bias: one number for each output of the layer.
+    """Return the leaves of params whose sum `node` is, if they are the bias of a layer.
 
-    A table of positions, which has one for each output and place, is none.
+    A bias has one entry for each output of the layer. A position embedding has more,
+    and is no bias.
     """
     program = flow.program
     value = flow.unrolled.nodes[node].value
     meetings = [use.meeting for _, use in uses]
-    # What is added to rows of a table are positions, or another table.
+    # What is added to an embedding is another embedding, such as that of positions.
     if meetings[0].kind == "embedding" or value not in origins:
         return ()
-    # Biases of concatenated weights are concatenated too, and add up.
+    # Weights that are concatenated have biases that are concatenated.
     size = 0
     for origin in origins[value]:
         picked = {pick.axis for pick in origin.picks}
@@ -135,15 +140,15 @@ def spots(
     *,
     joins: Sequence[Join],
 ) -> list[Spot]:
-    """Name the values behind each use of a weight.
+    """Name the values after each use of a weight, and the states of recurrences.
 
     Args:
         flow: The flow.
         rows: The weights.
-        before_bias: For each node where a weight meets the signal, its pre-activation.
-        joins: The joins of branches.
+        before_bias: For each node that is the product of a weight layer, its
+            pre-activation.
+        joins: The sums in which residual branches return to the stream.
     """
-    # Each layer ends one branch at most under its own name.
     sum_behind = sums(flow, before_bias, joins)
     collected: dict[tuple[str, str], Spot] = {}
 
@@ -165,7 +170,7 @@ def spots(
         base, number = _words(rows[row], use)
         here = before_bias[node].node
         put((base, number), use, node, at=here)
-        # Where nothing follows, the pre-activation is all there is to name.
+        # None if no nonlinearity or norm follows.
         behind = outlet(flow, here)
         if behind is not None:
             put((base, number + ":out"), use, node, at=behind)
@@ -183,14 +188,18 @@ def sums(
     before_bias: Mapping[int, PreActivation],
     joins: Sequence[Join],
 ) -> dict[int, int]:
-    """Find the sum behind each layer that ends in one.
+    """Find, for each layer whose result is added to something, the sum.
 
-    Either a branch joins the stream there, or results of several layers are added:
-    embeddings of words and of places, or what a recurrence makes of input and state.
+    The sum is that of a residual branch and the stream, or of the results of several
+    layers: embeddings of tokens and positions, or the two products of a recurrence.
+
+    Returns:
+        For the node of each such layer, the node of the sum. Of several layers that are
+        added, the last one has it.
     """
     found = {join.layers[-1]: join.node for join in reversed(joins)}
     joined = {join.node: join.layers[-1] for join in joins}
-    # For each node that is the last of what belongs to a layer, that layer.
+    # The layer of each node that is its result, or the nonlinearity or norm after it.
     owners: dict[int, int] = {}
     for node in flow.nodes:
         if node in flow.layer_at:
@@ -213,7 +222,7 @@ def _own(
     *,
     owners: dict[int, int],
 ) -> None:
-    """Let a node and what the nonlinearity or norm behind it returns be a layer's."""
+    """Note a layer as the owner of a node, and of the nonlinearity or norm after it."""
     owners[node] = layer
     behind = outlet(flow, node)
     if behind is not None:
@@ -225,7 +234,7 @@ def _owner(
     node: int,
     owners: Mapping[int, int],
 ) -> int | None:
-    """Return the layer of which a node is the result, perhaps scaled or reshaped."""
+    """Return the layer of which a node is the scaled or reshaped result, or None."""
     while node not in owners:
         is_layout = flow.operation(node) in LAYOUT
         inputs = flow.inputs[node]
@@ -236,9 +245,9 @@ def _owner(
 
 
 def _states(flow: Flow) -> list[Spot]:
-    """Name the states of recurrences: what their steps hand on."""
+    """Name the states of recurrences, which one step passes to the next."""
     program = flow.program
-    # Scans over slices of weights hand on the stream, which has names already.
+    # Scans over stacked layers carry the stream, whose points are named by layers.
     recurrent: dict[int, tuple[tuple[bool, ...], Indices]] = {}
     for _, use in itertools.chain.from_iterable(flow.layer_at.values()):
         scans = program.values[use.meeting.value].scans
@@ -261,7 +270,7 @@ def _states(flow: Flow) -> list[Spot]:
 
 
 def _words(row: Row, use: Use) -> tuple[str, str]:
-    """Return what stands in a point's name before the turns, and behind them."""
+    """Return the parts of a point's name before and after the iterations."""
     base = row.name
     if use.index is not None:
         base = f"{base}[{use.index}]"
@@ -273,7 +282,7 @@ def _words(row: Row, use: Use) -> tuple[str, str]:
 
 
 def outlet(flow: Flow, node: int) -> int | None:
-    """Return the node behind the nonlinearity, norm or pooling that follows a node."""
+    """Return the result of the nonlinearity, norm and pooling after a node, or None."""
     for behind in reversed(flow.passage(node)):
         is_layout = flow.operation(behind) in LAYOUT
         if not (is_layout or flow.is_scaled(behind)):
@@ -282,7 +291,7 @@ def outlet(flow: Flow, node: int) -> int | None:
 
 
 def _is_meant(spot: Spot, turns: Sequence[int]) -> bool:
-    """Tell whether a spot has a point in these turns."""
+    """Tell whether a spot has a point in these iterations."""
     if spot.turn is None:
         return True
     position, turn = spot.turn
@@ -290,10 +299,10 @@ def _is_meant(spot: Spot, turns: Sequence[int]) -> bool:
 
 
 class Points:
-    """Every point of a program by name, in the order in which values arise.
+    """All points of a program.
 
     Attributes:
-        by_name: The points.
+        by_name: The points by name, in the order in which they are computed.
     """
 
     def __init__(
@@ -302,6 +311,13 @@ class Points:
         spots: Sequence[Spot],
         x_paths: Sequence[Sequence[str]],
     ) -> None:
+        """Expand spots to points.
+
+        Args:
+            flow: The flow.
+            spots: The points after uses of weights, and the states.
+            x_paths: For each leaf of x, its path as a sequence of keys.
+        """
         self._flow = flow
         self._x_paths = x_paths
         self._program = flow.program
@@ -311,23 +327,24 @@ class Points:
         named += list(self._ends())
         named.sort(key=lambda pair: self._key(pair[1]))
         self.by_name = dict(named)
-        # A value with two names goes by the first.
+        # If a value has two names, the first one is used.
         self._names: dict[tuple[int, Indices], str] = {}
         for name, point in self.by_name.items():
             self._names.setdefault((point.value, point.turns), name)
 
     @property
     def nodes(self) -> frozenset[int]:
-        """The nodes that are laid out for points."""
+        """The nodes that represent points."""
         return frozenset(point.node for point in self.by_name.values())
 
     def of_node(
         self,
         node: int,
     ) -> list[tuple[str, Shift]]:
-        """Return the names of all points for which a node is laid out.
+        """Return all points that a node represents.
 
-        With each comes how far its turns are from those that are laid out.
+        Returns:
+            For each point its name, and its iterations relative to those of the node.
         """
         _, laid_out, _ = self._flow.unrolled.nodes[node]
         scans = self._flow.value(node).scans
@@ -340,7 +357,7 @@ class Points:
         return named
 
     def written(self, layer: int, shift: Shift) -> str:
-        """Write the turns of a layer as its points do: "[3]", "@5"."""
+        """Write the slice and iterations of a layer as in its points: "[3]", "@5"."""
         _, use = self._flow.layer_at[layer][0]
         index = "" if use.index is None else f"[{use.index}]"
         point = self._point(layer, shift)
@@ -348,7 +365,7 @@ class Points:
         return index + self._write(use.styles, scans, point.turns, only=use.turn)
 
     def name_before(self, node: int, shift: Shift) -> str | None:
-        """Name a node by what it shows, perhaps scaled; None if that has no name."""
+        """Name a value, or the point of which it is a scaled or reshaped copy."""
         while True:
             point = self._point(node, shift)
             name = self._names.get((point.value, point.turns))
@@ -361,13 +378,13 @@ class Points:
             (node,) = inputs
 
     def _inputs(self) -> Iterator[tuple[str, int]]:
-        """Yield the leaves of x by name."""
+        """Yield the names of the leaves of x, and their indices."""
         leaves = self._program.x
         for leaf, steps in zip(leaves, self._x_paths, strict=True):
             yield "/".join(["input", *steps]), leaf
 
     def _ends(self) -> Iterator[tuple[str, Point]]:
-        """Yield the inputs and the output."""
+        """Yield the points of the inputs and of the output, by name."""
         for name, leaf in self._inputs():
             node = self._flow.unrolled.find(leaf)
             yield name, Point(node, leaf, ())
@@ -382,9 +399,9 @@ class Points:
         start: int,
         end: int,
     ) -> bool:
-        """Tell whether from one node to another nothing is computed but put together.
+        """Tell whether only layout, scaling and concatenation lie between two nodes.
 
-        As an image with the time put beside it as one more channel.
+        An example is an image to which the time is concatenated as one more channel.
         """
         before = [node for node in self._flow.passage(start) if node <= end]
         return all(
@@ -397,13 +414,14 @@ class Points:
         self,
         spot: Spot,
     ) -> Iterator[tuple[str, Point]]:
-        """Yield the points of a spot in all turns."""
+        """Yield the points of a spot in all iterations, by name."""
         lengths = [self._program.scans[scan].length for scan in spot.scans]
         for turns in itertools.product(*map(range, lengths)):
             laid_out = tuple(map(representative, turns, lengths))
             if laid_out not in spot.nodes or not _is_meant(spot, turns):
                 continue
-            # The point is as far from what is laid out as the turn is.
+            # The node may be in other iterations than the product of the layer, but the
+            # point is as far from its node as this iteration is from the one laid out.
             shift = {
                 scan: turn - shown
                 for scan, turn, shown in zip(spot.scans, turns, laid_out, strict=True)
@@ -430,7 +448,7 @@ class Points:
         return text
 
     def _point(self, node: int, shift: Shift) -> Point:
-        """Return the point at a node that is laid out, in the turns that are meant."""
+        """Return the point that is `shift` iterations away from a node."""
         index, laid_out, _ = self._flow.unrolled.nodes[node]
         scans = self._program.values[index].scans
         turns = []
@@ -442,9 +460,9 @@ class Points:
         return Point(node, index, tuple(turns))
 
     def _key(self, point: Point) -> Indices:
-        """Return what points are sorted by: when their values are computed."""
-        # Turns stand between indices, so that what follows a scan comes after all of
-        # its iterations.
+        """Return a sort key, by which points are in the order of their computation."""
+        # The iteration comes right after the start of its scan, so that all iterations
+        # precede what follows the scan.
         key: list[int] = []
         scans = self._program.values[point.value].scans
         for scan, turn in zip(scans, point.turns, strict=True):

@@ -1,8 +1,7 @@
-"""A jaxpr read into one flat list of values, with all that it calls written out.
+"""Reads a jaxpr into one flat list of values, with all calls inlined.
 
-Functions that the program calls (jit, remat, custom_jvp, custom_vjp, the branches of a
-cond) are read in place. The body of a scan is read once; how its iterations follow one
-another is the business of `_unrolling`.
+Calls (jit, remat, custom_jvp, custom_vjp) and the branches of a cond are inlined. The
+body of a scan is read once; `_unrolling` lays out its iterations.
 """
 
 import dataclasses
@@ -15,8 +14,9 @@ from jax.extend import core
 
 from isometry._internal import jaxprs
 
-# Programs of somebody else, which have no jaxpr, or one of another kind. What `while`
-# does to a value in which turn is known to nobody before it runs.
+# Operations whose inside cannot be read: they have no jaxpr, or one that does not say
+# how results depend on operands. How often `while` iterates is not known before it
+# runs.
 _OPAQUE = frozenset(
     (
         "while",
@@ -33,12 +33,13 @@ _OPAQUE = frozenset(
 )
 
 
-# Stands before the name of a function that brings its own derivative, which most often
-# is an activation.
+# Prefix that marks the name of a function with a custom_jvp, which is most often an
+# activation.
 CUSTOM = "custom_jvp "
 
 
-# Indices of values, nodes or axes; shapes and turns.
+# Indices of values, nodes or axes; shapes; or iterations of scans ("turns"), of the
+# outermost scan first.
 Indices: TypeAlias = tuple[int, ...]
 
 
@@ -46,15 +47,17 @@ class Value(NamedTuple):
     """One value of the program.
 
     Attributes:
-        operation: The primitive's name. Values that no primitive makes have names of
-            their own: "argument", "constant", "scan_carry" (the state at the start of
-            an iteration), "scan_each" (the slice of an array that an iteration takes),
-            "scan_last" (the state after the last iteration), "scan_stack" (what all
-            iterations return) and "cond_choice" (what one branch of a cond returns).
+        operation: The name of the primitive. Values that no primitive computes have
+            names of their own: "argument", "constant", "scan_carry" (the state at the
+            start of an iteration), "scan_each" (the slice of an array that an iteration
+            takes), "scan_last" (the state after the last iteration), "scan_stack" (what
+            all iterations return) and "cond_choice" (what one branch of a cond
+            returns).
         inputs: Indices of the values that it is computed from. Of a carry: the state
             before the first iteration.
         aval: Its shape and dtype.
-        eqn: The equation, or None.
+        eqn: The equation that returns it, or the scan around it; None for arguments and
+            constants.
         path: Indices of the equations around it, as in `Place`.
         var: The variable of the innermost jaxpr; None for a literal.
         scans: Indices of the scans around it, outermost first.
@@ -91,8 +94,8 @@ class Value(NamedTuple):
 
     @property
     def is_floating(self) -> bool:
-        """Whether it can carry a derivative."""
-        # Tokens and random keys have no dtype that numpy knows.
+        """Whether it is floating, so that it may have a derivative."""
+        # Effect tokens and random keys have no NumPy dtype.
         dtype = getattr(self.aval, "dtype", None)
         return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
 
@@ -102,9 +105,9 @@ class Scan(NamedTuple):
 
     Attributes:
         length: The number of iterations.
-        is_reverse: Whether the last slices are taken first.
+        is_reverse: Whether the first iteration takes the last slice.
         start: Index of the first value of the body.
-        stop: Index behind the last one.
+        stop: Index after the last one.
         carries: Indices of the states at the start of an iteration.
         returned: Indices of the states at its end, one for each carry.
     """
@@ -117,7 +120,7 @@ class Scan(NamedTuple):
     returned: Indices
 
     def index_of(self, turn: int) -> int:
-        """Return which slice of its arrays an iteration takes."""
+        """Return which slice of the stacked arrays an iteration takes."""
         return self.length - 1 - turn if self.is_reverse else turn
 
 
@@ -126,7 +129,7 @@ class Program:
     """The values of a program in an order in which they can be computed.
 
     Attributes:
-        values: All values. The body of a scan is contiguous and stands once.
+        values: All values. The body of a scan occurs once, and is contiguous.
         scans: The scans, in the order in which they begin.
         params: Indices of the leaves of params.
         x: Indices of the leaves of x.
@@ -141,7 +144,7 @@ class Program:
 
     @functools.cached_property
     def feedback(self) -> dict[int, int]:
-        """For each carry, the value that is carried from the turn before."""
+        """For each carry, the value that becomes the carry of the next iteration."""
         pairs: dict[int, int] = {}
         for scan in self.scans:
             pairs |= dict(zip(scan.carries, scan.returned, strict=True))
@@ -154,7 +157,7 @@ class Program:
 
     @functools.cached_property
     def readers(self) -> list[list[int]]:
-        """For each value, those that are computed from it, also a turn later."""
+        """For each value, those computed from it, in this iteration or in the next."""
         readers: list[list[int]] = [[] for _ in self.values]
         for index, value in enumerate(self.values):
             for read in dict.fromkeys(value.inputs):
@@ -175,7 +178,7 @@ class Program:
 
 
 class _Where(NamedTuple):
-    """What stands around an equation."""
+    """Where an equation is: the fields of `Value` that describe its surroundings."""
 
     path: Indices = ()
     scans: Indices = ()
@@ -199,10 +202,18 @@ class _Reader:
         arguments: Sequence[int],
         where: _Where,
     ) -> list[int]:
-        """Read a jaxpr whose constants and arguments are known, in this order."""
+        """Read a jaxpr.
+
+        Args:
+            jaxpr: The jaxpr.
+            arguments: Indices of the values of its constants, then of its arguments.
+            where: What encloses its equations.
+
+        Returns:
+            Indices of its outputs. Methods that read other things return the same.
+        """
         variables = [*jaxpr.constvars, *jaxpr.invars]
-        # Variables are known by identity; two calls of one function share them, so each
-        # call has a table of its own.
+        # Two calls of one function share its variables, so each call has its own table.
         known = dict(zip(variables, arguments, strict=True))
         for index, eqn in enumerate(jaxpr.eqns):
             inputs = self.atoms(eqn.invars, known)
@@ -217,7 +228,7 @@ class _Reader:
         arguments: Sequence[int],
         where: _Where,
     ) -> list[int]:
-        """Read a jaxpr that may bring constants of its own."""
+        """Read a jaxpr that may have constants of its own."""
         # In some versions of JAX one class stands for both kinds.
         jaxpr: Any = getattr(called, "jaxpr", called)
         numbers = getattr(called, "consts", ())
@@ -299,7 +310,7 @@ class _Reader:
         inside: _Where,
     ) -> list[int]:
         """Read every branch; each result depends on the choice and on all branches."""
-        # Which branch runs is known to nobody here, so all of them are read.
+        # Which branch runs depends on a value, so all of them are read.
         choice, *operands = inputs
         returned = [
             self.called(branch, operands, inside) for branch in eqn.params["branches"]
@@ -333,7 +344,7 @@ class _Reader:
         num_consts, num_carry = jaxprs.scan_parts(eqn)
         num_fixed = num_consts + num_carry
         outside = inside._replace(path=inside.path[:-1])
-        # A place is kept, because a scan inside the body is numbered before this ends.
+        # The index is reserved first, so that scans inside the body come after it.
         index = len(self.scans)
         self.scans.append(None)
         inside = inside._replace(scans=(*inside.scans, index))
@@ -356,7 +367,7 @@ class _Reader:
             )
             entering.append(self.add(value))
         if not entering:
-            # `_unrolling` knows the body by its first value.
+            # `_unrolling` finds a scan by its first value, so there must be one.
             self.add(Value("constant", (), eqn.outvars[0].aval, scans=inside.scans))
         # The body is read once, whatever the length.
         returned = self.called(body, [*arguments, *entering], inside)
@@ -390,7 +401,7 @@ def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
     """Return the jaxpr that an equation runs on its operands, or None.
 
     The names of such primitives differ between versions of JAX ("pjit" and "jit"), so
-    an equation is known by what it holds: one jaxpr, with its arguments and results.
+    the jaxpr is told by its number of arguments and results.
     """
     if eqn.primitive.name in _OPAQUE:
         return None
@@ -399,7 +410,7 @@ def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
         for value in eqn.params.values()
         if isinstance(value, (core.ClosedJaxpr, core.Jaxpr))
     ]
-    # Equations with rules of their own hold several; the one that is run fits.
+    # Equations with derivative rules hold several; only the one that is run fits.
     for candidate in candidates:
         jaxpr = getattr(candidate, "jaxpr", candidate)
         takes_all = len(jaxpr.invars) == len(eqn.invars)
@@ -410,12 +421,12 @@ def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
 
 
 def is_opaque(value: Value) -> bool:
-    """Tell whether nobody can see how a value is computed."""
+    """Tell whether the inside of the operation that computes a value is unreadable."""
     return value.operation in _OPAQUE
 
 
 def read(closed: core.ClosedJaxpr, num_params: int) -> Program:
-    """Read a program whose first arguments are the leaves of params, the others x's."""
+    """Read a jaxpr whose first arguments are the leaves of params, the others of x."""
     reader = _Reader()
     arguments = [
         reader.add(Value("argument", (), var.aval, var=var))

@@ -1,4 +1,4 @@
-"""What an anatomy is made of."""
+"""The records of an anatomy: weight layers, branches and attentions."""
 
 import dataclasses
 from typing import NamedTuple
@@ -6,36 +6,39 @@ from typing import NamedTuple
 
 @dataclasses.dataclass(frozen=True)
 class WeightLayer:
-    """A weight that meets the signal.
+    """A weight that is multiplied with the signal, or looked up by it.
 
-    A weight is a leaf of the parameters, or a function of leaves alone: masked,
-    standardized, cast, transposed, reshaped, sliced, stacked. Axes are those of `shape`
-    and say what the operation makes of them, whatever the library calls them.
+    A weight is a leaf of the parameters, or computed from leaves alone: masked,
+    standardized, cast, transposed, reshaped, sliced or stacked. Axes are those of
+    `shape`, and are classified by what the operation does with them.
 
     Attributes:
-        name: The path of the leaf in params, without the collection and the leaf's own
-            name: "block_0/attn/query". A stretch of a leaf is "qkv[:, 0:64]".
+        name: The path of the leaf in params, without the collection and the last key:
+            "block_0/attn/query" for params/block_0/attn/query/kernel. A stretch of a
+            leaf is "qkv[:, 0:64]".
         path: The key path of the leaf as JAX writes it: "['dense']['kernel']".
-        kind: "dense", "conv", "embedding" (rows picked by the signal; one-hot times
-            matrix is dense) or "other" (nobody can see how it meets the signal).
+        kind: "dense", "conv", "embedding" (rows selected by the signal; one-hot times
+            matrix is dense) or "other" (the operation on the signal cannot be read).
         shape: The shape of the leaf; of one slice, if it is stacked.
-        in_axes: Axes that are summed over; of an embedding, those that are picked from.
+        in_axes: Axes that are summed over; of an embedding, the axis of its rows.
         out_axes: Axes of the result.
         batch_axes: Axes that weight, signal and result share.
         window_axes: Spatial axes of a convolution.
         groups: Groups of channels of a convolution.
-        fan_in: The number of entries that make one output. Rows of an embedding.
-        fan_out: The number of outputs that one input reaches, counted in its own group:
-            9 for a depthwise 3×3 kernel, where JAX and torch count otherwise.
+        fan_in: The number of entries that are summed to one output; of an embedding,
+            the number of rows.
+        fan_out: The number of outputs in its own group that one input contributes to: 9
+            for a depthwise 3×3 kernel, where JAX and torch count otherwise.
         bias: The key path of the bias, or None.
-        index: Its place among the layers.
+        index: Its position among the layers.
         depth: The number of weight layers on the longest path up to and including it;
             in a scan, in the first iteration.
         role: "stem", "hidden", "head", "recurrent", "query", "key", "value", "qkv",
             "output" (of an attention).
         branch: The name of the residual branch on which it lies, or None.
         stacked: The number of slices of a stacked leaf, or None.
-        tied: Whether it meets the signal more than once: a second use, or a recurrence.
+        tied: Whether it is used more than once: at several places, or in every step of
+            a recurrence.
 
     Example:
         >>> net = networks.mlp([3, 8, 8, 2], "tanh")
@@ -66,12 +69,12 @@ class WeightLayer:
 
 
 class Branch(NamedTuple):
-    """A residual branch: a sum of the stream and of what layers have made of it.
+    """A residual branch: layers whose result is added to their own input, the stream.
 
     Attributes:
-        name: What the names of its layers have in common: "block_0/attn".
-        leaves: The point at which it leaves the stream; None where that has no name.
-        joins: The point of the sum.
+        name: The common prefix of the names of its layers: "block_0/attn".
+        leaves: The point at which it leaves the stream; None if that value is no point.
+        joins: The point of the sum in which it returns to the stream.
         layers: The names of the layers on it, in order.
         shortcut: The names of the layers on the skip: a projection, or none.
 
@@ -95,10 +98,11 @@ class Attention(NamedTuple):
     """An attention: softmax(query · key) · value, and the layer that reads it.
 
     Attributes:
-        query: Names of the layers that make the queries; empty if none does.
-        key: Of those that make the keys.
-        value: Of those that make the values. A fused layer is named three times.
-        output: Of those that read what the attention returns.
+        query: Names of the layers that compute the queries; empty if none does.
+        key: Names of the layers that compute the keys.
+        value: Names of the layers that compute the values. A fused layer is in all
+            three.
+        output: Names of the layers that read the result of the attention.
 
     Example:
         >>> def attend(params, x):

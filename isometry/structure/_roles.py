@@ -1,4 +1,4 @@
-"""What part a weight layer plays in its network."""
+"""The roles of weight layers: stem, hidden, head, recurrent, query, ..."""
 
 from collections.abc import Mapping, Sequence
 
@@ -30,7 +30,7 @@ def roles(
     for index, row in enumerate(weights):
         is_first = depths[index] == 1 and index not in on_branch
         is_last = index in last and index not in on_branch
-        # What a layer does in an attention says more than where it stands.
+        # The role in an attention says more than the position in the network.
         if index in in_attention:
             role = in_attention[index]
         elif _is_recurrent(flow, row):
@@ -49,7 +49,7 @@ def _in_attention(
     flow: Flow,
     attentions: Sequence[Heads],
 ) -> dict[int, str]:
-    """Return the roles of the layers of attentions."""
+    """Return the roles of the layers of attentions, by the index of the layer."""
     parts: dict[int, dict[str, None]] = {}
     for heads in attentions:
         for part in ("query", "key", "value", "output"):
@@ -64,13 +64,13 @@ def _in_attention(
 
 
 def _is_recurrent(flow: Flow, row: Row) -> bool:
-    """Tell whether a weight is used in every step on what it has made in the last."""
+    """Tell whether a weight is applied to a value that depends on its last result."""
     program = flow.program
     for use in row.uses:
         if all(use.styles):
             continue
         value = use.meeting.value
-        # Without the step from turn to turn a value does not depend on itself.
+        # A value depends on itself only through the carry of a scan.
         readers = program.readers[value]
         if value in program.reached(readers):
             return True
@@ -78,13 +78,13 @@ def _is_recurrent(flow: Flow, row: Row) -> bool:
 
 
 def _without_successor(flow: Flow) -> frozenset[int]:
-    """Return the weights whose result reaches the output through no other layer."""
+    """Return the weights between which and the output there is no other layer."""
     follows: set[int] = set()
     last: set[int] = set()
     not_last: set[int] = set()
     for node in reversed(flow.nodes):
         readers = flow.readers[node]
-        # Nodes are visited from the output back, so readers are known.
+        # Nodes are visited backwards, so their readers have been visited.
         has_layer = any(
             reader in follows or reader in flow.layer_at for reader in readers
         )
@@ -92,5 +92,5 @@ def _without_successor(flow: Flow) -> frozenset[int]:
             follows.add(node)
         for index, _ in flow.layer_at.get(node, ()):
             (not_last if has_layer else last).add(index)
-    # Only the last slice of a stack may have no successor.
+    # Of a stack, only the last slice may have no successor; then it is no head.
     return frozenset(last - not_last)

@@ -1,4 +1,4 @@
-"""The picture of an anatomy that a user reads."""
+"""The table of the layers of an anatomy, and its repr."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ _ROWS_OF_REPR = 16
 # screen of 100 columns; with ten fewer nobody could tell its layers apart.
 _NAME_OF_REPR = 34
 
-# Characters of one step of a longer name: a word, and the number behind it.
+# Characters of one key in a longer name: a word, and the number after it.
 _STEP_OF_REPR = 9
 
 _HEADINGS = ("layer", "kind", "shape", "fans", "role", "before", "then", "branch")
@@ -89,7 +89,7 @@ def table(
     anatomy: "Anatomy",
     rows: Sequence[Sequence[str]],
 ) -> str:
-    """Draw all layers."""
+    """Draw the table of all layers."""
     return "\n".join([_heading(anatomy), *_lines(rows), *_endings(anatomy)])
 
 
@@ -97,7 +97,7 @@ def summary(
     anatomy: "Anatomy",
     rows: Sequence[Sequence[str]],
 ) -> str:
-    """Draw as many layers as fit on a screen: the first ones and the last ones."""
+    """Draw the table of the first and last layers, as many as fit on a screen."""
     num_hidden = len(rows) - _ROWS_OF_REPR
     half = _ROWS_OF_REPR // 2
     shown = list(rows)
@@ -112,8 +112,8 @@ def summary(
 
 
 def _narrow(row: Sequence[str]) -> list[str]:
-    """Shorten a layer's name, and say of its branch only where on it the layer lies."""
-    # The branch repeats the name, so a repr has room for the position only.
+    """Shorten the name of a layer, and keep only its position on the branch."""
+    # The name of a branch is the beginning of that of the layer.
     name, *others, branch = row
     if len(name) > _NAME_OF_REPR:
         *steps, last = name.split("/")
@@ -143,7 +143,7 @@ def _heading(anatomy: "Anatomy") -> str:
 
 
 def _num_attentions(anatomy: "Anatomy") -> int:
-    """Count attentions, those of stacked layers slice by slice."""
+    """Count attentions; an attention of stacked layers counts once for each slice."""
     stacked = {layer.name: layer.stacked or 1 for layer in anatomy.layers}
     number = 0
     for attention in anatomy.attentions:
@@ -163,9 +163,9 @@ def _endings(anatomy: "Anatomy") -> list[str]:
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Set cells in columns, without columns that say nothing."""
+    """Align cells in columns, and leave out empty columns."""
     columns = [list(column) for column in zip(_HEADINGS, *rows, strict=True)]
-    # A perceptron has no branches and nothing before its layers.
+    # A perceptron, for example, has no branches.
     told = [column for column in columns if any(column[1:])]
     widths = [max(map(len, column)) for column in told]
     lines = []

@@ -1,4 +1,4 @@
-"""Programs rewritten so that values inside them can be read and perturbed."""
+"""Rewrites programs so that values inside them can be read and perturbed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
@@ -12,7 +12,8 @@ from isometry._internal import jaxprs
 from isometry._internal.errors import InputError
 from isometry.structure._place import Place
 
-# What a caller gives at a place: a bump, a new value, or what else the mode takes.
+# What a caller gives for a place, which depends on the mode: a number that is added to
+# the value (a bump), a new value, or a bump and a flag.
 Given: TypeAlias = PyTree[Array]
 
 
@@ -20,9 +21,9 @@ class Mode(NamedTuple):
     """What happens to a value at a place.
 
     Attributes:
-        edit: From the value as it arises, and what the caller gives there, to the value
-            that goes on.
-        reads_first: Whether the value is read before it is edited.
+        edit: Maps the computed value, and what the caller gives (or None), to the value
+            that the rest of the program reads.
+        reads_first: Whether the reading is the value before it is edited.
     """
 
     edit: Callable[[Array, Given | None], Array]
@@ -49,9 +50,10 @@ def _cut(
 # The derivative with respect to a bump is that of everything downstream.
 ADD = Mode(_add)
 
-# The derivative of what is read at a place goes back to the bumps at the places before
-# it, and no further: all blocks between successive places in one pass. What is given is
-# a bump and whether to cut here, for not every iteration of a loop need be a place.
+# No derivative passes a place: what is read at one depends on the bumps at the places
+# directly before it alone. So one pass gives the Jacobians of all blocks. The caller
+# gives a bump and whether to cut, because not every iteration of a scan need be a
+# place.
 CUT = Mode(_cut, reads_first=True)
 
 Arrays: TypeAlias = dict[str, Array]
@@ -59,8 +61,8 @@ Tapped: TypeAlias = Callable[
     [Sequence[Array], Mapping[str, Given]], tuple[list[Array], Arrays]
 ]
 
-# Equations that do no more than to call one program, some with a derivative of their
-# own. Names differ between versions of JAX.
+# Equations that only call one program, some with a derivative rule of their own. Names
+# differ between versions of JAX.
 _CALLS = frozenset(
     (
         "jit",
@@ -77,13 +79,14 @@ _REMAT = frozenset(("checkpoint", "remat", "remat2"))
 
 
 def replacing(index: tuple[int, ...] = ()) -> Mode:
-    """Return the mode in which what is given takes the place of a value, or a part.
+    """Return the mode in which a given value replaces the computed one, or a part.
 
-    The derivative with respect to it is that with respect to a bump, but what lies
-    upstream is left out of the program where nothing else needs it.
+    The derivative with respect to the new value is that with respect to a bump. What is
+    upstream is not computed unless something else needs it.
 
     Args:
-        index: Of the part, on the leading axes of the value. Empty: all of it.
+        index: Indices into the leading axes of the value, which select the part. Empty
+            for the whole value.
     """
 
     def put(
@@ -113,15 +116,15 @@ def tapped(
 
     Args:
         closed: The program.
-        places: Names of places. A place inside scans whose `turns` are empty means the
-            values of all iterations, stacked on leading axes, one for each scan.
-            Of a scan in reverse, iterations are counted as its inputs are stacked.
+        places: The places, by name. A place inside scans whose `turns` are empty means
+            the values of all iterations, stacked on leading axes, one for each scan.
+            Iterations of a reversed scan are in the order of its stacked inputs.
         mode: What happens at each place.
 
     Returns:
-        A function of the flat arguments and of what is given at some of the places (the
-        bumps). It returns the flat outputs and the values read at all of the places.
-        Where a branch of a `cond` is not taken, values inside it are NaN.
+        A function of the flat arguments, and of what is given (such as a bump) at some
+        of the places by name. It returns the flat outputs, and the values at all of the
+        places by name. Values inside a branch of a `cond` that is not taken are NaN.
 
     Raises:
         InputError: A place is inside an equation that cannot be rewritten (`while`).
@@ -146,13 +149,14 @@ def tapped(
 
 
 class _Tap(NamedTuple):
-    """A place as it is seen from the program in hand.
+    """A place, relative to the program that is being evaluated.
 
     Attributes:
-        place: Its path and turns from here on.
+        place: The place. Its path starts in that program, and its iterations are those
+            of scans inside it.
         given: What the caller gives there, or None.
-        mask: Whether the iterations around are those that are meant; None outside
-            loops and where all are.
+        mask: Whether the current iterations of the scans around that program are those
+            of the place; None if there are no scans, or if all iterations are meant.
     """
 
     place: Place
@@ -160,7 +164,7 @@ class _Tap(NamedTuple):
     mask: Array | None
 
     def inside(self) -> "_Tap":
-        """Return the tap as seen from inside the equation that encloses it."""
+        """Return the tap relative to the equation that encloses it."""
         return self._replace(place=self.place._replace(path=self.place.path[1:]))
 
     def edited(
@@ -168,7 +172,7 @@ class _Tap(NamedTuple):
         value: Array,
         mode: Mode,
     ) -> Array:
-        """Return the value that goes on."""
+        """Return the value that the rest of the program reads."""
         new = mode.edit(value, self.given)
         if self.mask is None:
             return new
@@ -177,8 +181,9 @@ class _Tap(NamedTuple):
 
 _Taps: TypeAlias = dict[str, _Tap]
 
-# Of the body of a scan: what it carries and the readings that are held; the number of
-# the iteration, its slices of the inputs and of the bumps.
+# The carry of a rewritten scan: the original carry, and readings of single iterations.
+# Its slices: the number of the iteration, the original slices, and what the caller
+# gives.
 _State: TypeAlias = tuple[list[Array], Arrays]
 _Step: TypeAlias = tuple[Array, list[Array], dict[str, Given]]
 
@@ -189,7 +194,11 @@ def _run(
     taps: _Taps,
     mode: Mode,
 ) -> tuple[list[Array], Arrays]:
-    """Evaluate a program equation by equation, tapping its variables."""
+    """Evaluate a program equation by equation; perturb and read at the taps.
+
+    Returns:
+        The outputs of the program, and what is read, by the names of the taps.
+    """
     jaxpr, constants = _opened(program)
     here: dict[core.Var, list[str]] = {}
     enclosed: dict[int, _Taps] = {}
@@ -213,7 +222,7 @@ def _run(
         for name in names:
             value = taps[name].edited(value, mode)
         values[variable] = value
-        # Two names of one variable read the same, whichever was given something.
+        # All names of one variable read the same value, with all perturbations.
         readings.update(dict.fromkeys(names, first if mode.reads_first else value))
 
     for variable, value in zip(jaxpr.constvars, constants, strict=True):
@@ -253,7 +262,7 @@ def _unchanged(
     """Evaluate an equation as it stands, custom derivatives included."""
     bound = eqn.primitive.get_bind_params(eqn.params)
     functions, parameters = (), bound
-    # Versions of JAX before 0.10.2 return the functions that are called apart.
+    # Before JAX 0.10.2, the called functions are returned separately.
     if isinstance(bound, tuple):
         functions, parameters = bound
     with eqn.ctx.manager:
@@ -267,7 +276,7 @@ def _rewritten(
     taps: _Taps,
     mode: Mode,
 ) -> tuple[list[Array], Arrays]:
-    """Evaluate an equation that encloses places."""
+    """Evaluate an equation that encloses taps; returns as `_run`."""
     name = eqn.primitive.name
     if name == "scan":
         return _scan(
@@ -320,7 +329,7 @@ def _remat(
     taps: _Taps,
     mode: Mode,
 ) -> tuple[list[Array], Arrays]:
-    """Evaluate a remat: what it forgets before the backward pass is still forgotten."""
+    """Evaluate a remat, which still recomputes its values in the backward pass."""
     (program,) = _called(eqn)
 
     def body(operands: list[Array]) -> tuple[list[Array], Arrays]:
@@ -346,7 +355,7 @@ def _cond(
     taps: _Taps,
     mode: Mode,
 ) -> tuple[list[Array], Arrays]:
-    """Evaluate a cond; each branch taps the places that lie in it."""
+    """Evaluate a cond, each branch with the taps inside it."""
     index, *rest = operands
     shapes = {name: reading_shape(_called(eqn), taps[name].place) for name in taps}
 
@@ -373,7 +382,7 @@ def _cond(
 
 
 def _missing(shape: jax.ShapeDtypeStruct) -> Array:
-    """Return what is read where a value does not arise."""
+    """Return the reading in a branch that does not compute the value: NaN, or zero."""
     if jnp.issubdtype(shape.dtype, jnp.floating):
         return jnp.full(shape.shape, jnp.nan, shape.dtype)
     return jnp.zeros(shape.shape, shape.dtype)
@@ -383,7 +392,7 @@ def _holds(
     program: core.ClosedJaxpr | core.Jaxpr,
     place: Place,
 ) -> bool:
-    """Tell whether a place, its path seen from this program, lies in it."""
+    """Tell whether a place, whose path starts in this program, exists in it."""
     jaxpr, _ = _opened(program)
     if place.path:
         index, *rest = place.path
@@ -402,9 +411,9 @@ def reading_shape(
     """Return the shape of what is read at a place, stacked by the scans around it.
 
     Args:
-        programs: The program in which the path begins, or the branches one of which it
-            begins in.
-        place: Where the value arises.
+        programs: The program in which the path starts, or all branches of a cond, in
+            one of which it starts.
+        place: The place.
     """
     lengths = []
     path, turns = place.path, place.turns
@@ -429,9 +438,9 @@ def _scan(
 ) -> tuple[list[Array], Arrays]:
     """Evaluate a scan.
 
-    Places of all iterations are one more input, the bumps, and one more output, the
-    readings. The reading of a single iteration is carried along, so that derivatives of
-    it hold one value and not one for each iteration.
+    For taps of all iterations, the scan slices what the caller gives and stacks the
+    readings. The reading of a single iteration is carried instead, so that its
+    derivatives hold one value and not one for each iteration.
     """
     (program,) = _called(eqn)
     num_constants, num_carried = _scan_counts(eqn)
@@ -480,7 +489,7 @@ def _in_turn(
     tap: _Tap,
     is_meant: Array,
 ) -> _Tap:
-    """Return a tap of one iteration as it is seen from inside an iteration."""
+    """Return a tap of one iteration relative to the body of the scan."""
     mask = is_meant if tap.mask is None else tap.mask & is_meant
     return _Tap(_without_turn(tap.place), tap.given, mask)
 
@@ -493,7 +502,7 @@ def _nothing_held(
     program: core.ClosedJaxpr | core.Jaxpr,
     tap: _Tap,
 ) -> Array:
-    """Return what is held of a reading before the iteration that is meant."""
+    """Return the carried reading before the iteration of the tap: zeros."""
     shape = reading_shape([program], _without_turn(tap.place))
     return jnp.zeros(shape.shape, shape.dtype)
 
@@ -501,8 +510,8 @@ def _nothing_held(
 def _scan_counts(eqn: core.JaxprEqn) -> tuple[int, int]:
     """Return how many operands of a scan are constants, and how many are carried.
 
-    They are counted by axes, because versions of JAX say it in different parameters:
-    what is stacked has one axis more outside the loop than inside.
+    Versions of JAX name the parameters of a scan differently, so the axes decide: a
+    stacked operand has one axis more outside the loop than inside.
     """
     (program,) = _called(eqn)
     jaxpr, _ = _opened(program)

@@ -1,8 +1,8 @@
-"""The iterations of scans laid out one after another, and who depends on whom there.
+"""Lays out the iterations of scans as nodes, with the dependencies between them.
 
-A scan of many iterations is laid out with few of them: its first two and its last two.
-All others are like the second one, shifted. So the cost of reading a network is flat in
-the depth of its scans.
+Of a scan with many iterations only four are laid out, its first two and its last two.
+The second represents all others, shifted. So the cost of reading a network does not
+grow with the length of its scans.
 """
 
 import collections
@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from isometry.structure._reading import Indices, Program, Scan, Value
 
-# Iterations that are laid out of each scan. The second and third stand for all inner
-# ones; two of them are needed to see what one inner iteration hands to the next. Fewer
-# would confuse the ends with the inside, more cost time.
+# The number of iterations that are laid out of each scan. The second and third
+# represent all inner ones: two are needed to see what one inner iteration passes to the
+# next. With fewer the first or last would be taken for an inner one; with more, reading
+# takes longer.
 _LAID_OUT = 4
 
 
@@ -21,8 +22,9 @@ class Node(NamedTuple):
 
     Attributes:
         value: Index of the value in the program.
-        turns: The iteration that is laid out, of each scan around it.
-        inputs: Indices of the nodes that it is computed from, all before it.
+        turns: Which of the laid out iterations it is in, for each scan around it.
+        inputs: Indices of the nodes that it is computed from; all are smaller than its
+            own.
     """
 
     value: int
@@ -34,8 +36,8 @@ class Unrolled:
     """The nodes of a program in an order in which they can be computed.
 
     Attributes:
-        program: What was laid out.
-        nodes: All nodes. Those that a node is computed from stand before it.
+        program: The program.
+        nodes: All nodes. The inputs of a node come before it.
         readers: For each node, the nodes that are computed from it.
     """
 
@@ -56,8 +58,8 @@ class Unrolled:
         return self.program.values[self.nodes[node].value]
 
     def find(self, value: int, turns: Indices = ()) -> int:
-        """Return the node of a value; `turns` may be those of one further inside."""
-        # What lies outside of a scan is the same in all of its turns.
+        """Return the node of a value; `turns` may include those of inner scans."""
+        # A value outside of a scan is the same in all iterations of the scan.
         num_scans = len(self.program.values[value].scans)
         return self._by_place[value, turns[:num_scans]]
 
@@ -72,8 +74,8 @@ class Unrolled:
         stop: int,
         turns: Indices,
     ) -> None:
-        """Add the values from `start` to `stop`; a scan inside, turn after turn."""
-        # Bodies of scans are contiguous, and begin with what enters them.
+        """Add nodes for the values from `start` to `stop`, and for scans among them."""
+        # The values of the body of a scan are contiguous.
         index = start
         while index < stop:
             scan = self._scan_at.get(index)
@@ -99,7 +101,7 @@ class Unrolled:
         value: Value,
         turns: Indices,
     ) -> Indices:
-        """Return the nodes that a value is computed from in this turn."""
+        """Return the nodes that a value is computed from, in these iterations."""
         if value.operation == "scan_carry" and turns[-1] > 0:
             before = (*turns[:-1], turns[-1] - 1)
             return (self.find(self._feedback[index], before),)
@@ -108,15 +110,15 @@ class Unrolled:
         return tuple(self.find(read, turns) for read in value.inputs)
 
     def _leaving(self, value: Value, turns: Indices) -> Indices:
-        """Return the nodes inside a scan that make a value behind it."""
+        """Return the nodes inside a scan from which one of its results is computed."""
         (returned,) = value.inputs
         num_scans = len(self.program.values[returned].scans)
         if num_scans <= len(turns):
-            # The body returns what it has not computed itself.
+            # The body returns a value from outside as it is.
             return (self.find(returned, turns),)
         scan = self.program.scans[self.program.values[returned].scans[len(turns)]]
         every_turn = range(num_laid_out(scan))
-        # A stack needs every iteration, a final state the last one.
+        # A stack depends on every iteration, a final state on the last one.
         if value.operation == "scan_last":
             every_turn = every_turn[-1:]
         return tuple(self.find(returned, (*turns, turn)) for turn in every_turn)
@@ -150,7 +152,12 @@ def num_laid_out(scan: Scan) -> int:
 
 
 def representative(turn: int, length: int) -> int:
-    """Return the iteration that is laid out for this one."""
+    """Return which of the laid out iterations represents an iteration.
+
+    Args:
+        turn: The iteration.
+        length: The number of iterations of the scan.
+    """
     if length <= _LAID_OUT:
         return turn
     from_end = length - 1 - turn
@@ -160,7 +167,12 @@ def representative(turn: int, length: int) -> int:
 
 
 def actual(laid_out: int, length: int) -> int:
-    """Return the first iteration for which this one is laid out."""
+    """Return the first of the iterations that a laid out one represents.
+
+    Args:
+        laid_out: Which of the laid out iterations it is.
+        length: The number of iterations of the scan.
+    """
     if length <= _LAID_OUT or laid_out < _LAID_OUT // 2:
         return laid_out
     return length - _LAID_OUT + laid_out

@@ -1,9 +1,9 @@
-"""Why a Jacobian is exactly zero: what stops a perturbation of x on every path.
+"""Why a Jacobian is exactly zero: which operations stop a perturbation of x.
 
-A perturbation is followed through the program. The operations that it enters and does
-not leave cut the output off from x. Those that can be spared for a cut are left out:
-comparisons first, because a mask such as x > 0 never has a derivative and is seldom the
-cause.
+A perturbation is followed through the program. It stops at an operation of which an
+operand changes and the result does not. Together these operations cut the output off
+from x. Those that are not needed for that are left out, comparisons first: a mask such
+as x > 0 never has a derivative, and is seldom the cause.
 """
 
 import collections
@@ -26,7 +26,7 @@ from isometry.structure._records import WeightLayer
 
 Map: TypeAlias = Callable[[Params, PyTree[Array]], Array]
 
-# Values that no operation makes; nothing is lost there.
+# Values that are not results of an operation, so that none can stop a perturbation.
 _NOT_MADE = frozenset(
     ("argument", "constant", "scan_carry", "scan_each", "scan_last", "scan_stack")
 )
@@ -40,7 +40,7 @@ _SUMS = frozenset(("add", "sub", "add_any"))
 _RECTIFIERS = frozenset(("max", "min", "select_n", "clamp"))
 _SATURATING = frozenset(("tanh", "logistic", "erf", "erfc", "exp", "exp2", "expm1"))
 
-# What users call operations that have a name of their own in a program.
+# Operations whose primitives have other names than users know.
 _SPOKEN = {
     "select_n": "where",
     "cond_choice": "the branch taken of a cond",
@@ -49,22 +49,22 @@ _SPOKEN = {
     "while": "a loop of unknown length",
 }
 
-# Derivatives of less than so many smallest normal numbers of their dtype are taken for
-# underflow. At 1 the sums in a product would be missed, which cancel; at 1e10 small
-# derivatives would be called so that something else made zero.
+# Derivatives below this multiple of the smallest normal number of their dtype count as
+# underflow. At 1, products would be missed whose sums cancel; at 1e10, underflow would
+# be blamed where something else makes small derivatives zero.
 _MARGIN = 1e3
 
-# Causes that are told; with more of them a reader learns no more.
+# The most causes that a message names.
 _MOST_TOLD = 3
 
 
 class _Stop(NamedTuple):
-    """An operation that a perturbation enters and does not leave.
+    """An operation of which an operand changes with x and the result does not.
 
     Attributes:
-        value: Index of its value in the program.
-        turn: The iteration of the scans around it where that happens first.
-        entering: Indices of the operands that are moved there.
+        value: Index of its result in the program.
+        turn: The first iteration of the scans around it in which that is so.
+        entering: Indices of the operands that change in that iteration.
     """
 
     value: int
@@ -85,11 +85,11 @@ def cause_of_zero(
         f: A function of parameters and one input.
         params: Its parameters, arrays.
         x: Its input. Its floating leaves are perturbed.
-        name_of_x: What the sentence calls x.
+        name_of_x: The name of x in the sentence.
 
     Returns:
-        One sentence without a full stop, or several with semicolons between, where it
-        takes several to cut the output off.
+        One sentence without a full stop, or several with semicolons between if several
+        operations together cut the output off.
     """
     # Names come from the anatomy; where derivatives stop, from running the program.
     an = anatomy(f, params, x)
@@ -118,7 +118,7 @@ def cause_of_zero(
         leaf_paths=_names.leaves(params),
     )
     sentences = dict.fromkeys(words.sentence(stop) for stop in stops)
-    # Layers of one kind may say the same, as all casts at x do: each is told once.
+    # Several operations may have the same description, such as all casts at x.
     told = list(sentences)[:_MOST_TOLD]
     if len(sentences) > len(told):
         told.append(f"and {len(sentences) - len(told)} more like these")
@@ -148,9 +148,9 @@ def _factors(
     program: Program,
     relevant: frozenset[int],
 ) -> frozenset[int]:
-    """Return what is multiplied on the way from x, and the parameters.
+    """Return the factors of all products that depend on x, and the parameters.
 
-    Where a product is zero, the size of these tells which factor it was.
+    The size of a factor tells whether it makes a product zero.
     """
     found = set(program.params)
     for index in relevant:
@@ -165,7 +165,7 @@ def _key(value: Value) -> Key:
 
 
 class _Search:
-    """The values between x and the output, and which of them move."""
+    """The values between x and the output, and whether they change with x."""
 
     def __init__(
         self,
@@ -176,8 +176,9 @@ class _Search:
         self._program = program
         self._relevant = relevant
         self._moves: dict[int, Bool[np.ndarray, "*turns"]] = {}
-        # Inside a cond or a loop nothing is recorded: what is there counts as moving if
-        # anything does that it is computed from, so that a stop is found behind it.
+        # Values inside a cond or a loop of unknown length have no record. They count as
+        # changing if one of their inputs does, so that none of them is taken for a
+        # stop.
         self._unseen: set[int] = set()
         for index in sorted(relevant):
             value = program.values[index]
@@ -191,9 +192,9 @@ class _Search:
                 self._moves[index] = record.log_derivative > -np.inf
 
     def stops(self) -> list[_Stop]:
-        """Return the operations that a perturbation enters and does not leave."""
+        """Return all operations of which an operand changes and the result does not."""
         stops = []
-        # In the order of the program, so that causes are told from x to the output.
+        # In the order of the program, so that causes are named from x to the output.
         for index in sorted(self._relevant - self._unseen):
             value = self._program.values[index]
             if value.operation in _NOT_MADE:
@@ -214,7 +215,7 @@ class _Search:
         operands: Iterable[int],
         turn: tuple[int, ...],
     ) -> tuple[int, ...]:
-        """Return the operands that move in this iteration."""
+        """Return the operands that change in this iteration."""
         return tuple(
             operand
             for operand in dict.fromkeys(operands)
@@ -223,7 +224,7 @@ class _Search:
 
     def minimal(self, stops: list[_Stop]) -> list[_Stop]:
         """Leave out stops that are not needed to cut the output off from x."""
-        # Greedy, and so not the smallest set; but none of it could be spared.
+        # Greedy: the set need not be the smallest, but none of it can be left out.
         needed = list(stops)
         for stop in sorted(stops, key=self._plausibility):
             others = [other for other in needed if other is not stop]
@@ -232,7 +233,7 @@ class _Search:
         return needed
 
     def _plausibility(self, stop: _Stop) -> tuple[int, int]:
-        """Return what makes a stop the cause of another; the least one goes first."""
+        """Return a sort key of stops: the least plausible cause comes first."""
         operation = self._program.values[stop.value].operation
         if operation in _COMPARISONS:
             return 0, stop.value
@@ -241,9 +242,9 @@ class _Search:
         return 1, stop.value
 
     def _cut(self, stops: list[_Stop]) -> bool:
-        """Tell whether no path from x to the output avoids all of these operations."""
-        # A scan stands here once. Who passes it passes all of its iterations, so an
-        # operation that stops one of them blocks it.
+        """Tell whether every path from x to the output has one of these operations."""
+        # The body of a scan occurs once in the program. An operation that stops the
+        # perturbation in one iteration is taken to stop it in all.
         blocked = {stop.value for stop in stops}
         readers = self._program.readers
         pending = [index for index in self._program.x if index not in blocked]
@@ -260,7 +261,7 @@ def _in_turns(
     moves: np.ndarray,
     ndim: int,
 ) -> np.ndarray:
-    """Return records of a value further outside for all turns of one further inside."""
+    """Return `moves` with `ndim` axes, to be broadcast over inner scans."""
     return moves.reshape(moves.shape + (1,) * (ndim - moves.ndim))
 
 
@@ -268,15 +269,15 @@ def _in_turn(
     record: np.ndarray,
     turn: tuple[int, ...],
 ) -> np.ndarray:
-    """Return what a record says of one iteration."""
+    """Return the entry of a record for one iteration of the scans around a value."""
     own = turn[: record.ndim]
-    # What was not seen is the same for all iterations.
+    # Values without a record have one entry for all iterations.
     within = [min(i, n - 1) for i, n in zip(own, record.shape, strict=True)]
     return record[tuple(within)]
 
 
 class _Words:
-    """Sentences about the values of a program, in the names of its anatomy."""
+    """Describes stops in sentences, with the names of points and layers."""
 
     def __init__(
         self,
@@ -315,13 +316,13 @@ class _Words:
             return f"a comparison {where} is piecewise constant"
         if operation == "convert_element_type":
             return f"{self._what(stop)} is cast to {value.aval.dtype}{self._advice()}"
-        # JAX's own activations have rules as well; those are named for what they are.
+        # Activations of jax.nn have derivative rules too, but are named as activations.
         is_known = operation in _RECTIFIERS | _SATURATING
         if _key(value) in self._ruled and not is_known:
             return f"a derivative rule of f's own {where} returns zero"
         if operation in _PRODUCTS:
             return self._of_product(stop)
-        # Nothing below multiplies a derivative by more than about 1.
+        # The operations below multiply a derivative by at most about 1.
         if self._underflows(stop, log_factor=0.0):
             return f"the derivative underflows {where}"
         if operation in _RECTIFIERS:
@@ -333,21 +334,21 @@ class _Words:
         return f"the derivative of {title} is zero {where}"
 
     def _advice(self) -> str:
-        """Say where to start behind a cast to the rows of an embedding."""
+        """Say where a span can start if x is cast to the indices of an embedding."""
         for layer in self._anatomy.embeddings:
             return f" and picks rows; write span=({layer.name!r}, 'output')"
         return ""
 
     def _of_product(self, stop: _Stop) -> str:
-        """Say why a product with something else, or of two values, does not move."""
+        """Say why a product does not change although one of its factors does."""
         value = self._program.values[stop.value]
         where = self._where(stop)
         others = [operand for operand in value.inputs if operand not in stop.entering]
         for operand in others:
             log_size = self._log_size(operand, stop.turn)
             leaves = self._leaves_behind(operand)
-            # A zero factor explains everything, a small one comes before where its
-            # entries lie.
+            # Tried in this order: the whole factor is zero, it is small enough for
+            # underflow, some of its entries are zero.
             if log_size == -np.inf:
                 return self._zero_factor(operand, stop, leaves)
             if self._underflows(stop, log_factor=log_size):
@@ -390,7 +391,7 @@ class _Words:
             for leaf in leaves
             if self._log_size(self._program.params[leaf], ()) == -np.inf
         ]
-        # As the scale of a norm, beside which stands the variance that it divides by.
+        # Such as the scale of a norm, which is divided by a variance in params.
         if len(of_zero) == 1:
             return f"{self._weight(of_zero[0], stop)} is zero"
         weights = [self._weight(leaf, stop) for leaf in of_zero or leaves]
@@ -416,24 +417,24 @@ class _Words:
         index: int,
         turn: tuple[int, ...],
     ) -> float:
-        """Return ln of the largest entry of a value in one iteration."""
+        """Return ln of the largest entry of a value; inf if there is no record."""
         value = self._program.values[index]
         if value.operation == "constant" and value.number is not None:
             largest = np.max(np.abs(np.asarray(value.number, float)), initial=0.0)
             return float(np.log(largest)) if largest > 0 else -np.inf
         record = self._seen.get(_key(value))
-        # It was not seen, so nothing is claimed of it: neither zero nor small.
+        # Without a record nothing is claimed: it counts as neither zero nor small.
         if record is None:
             return np.inf
         return float(_in_turn(record.log_size, turn))
 
     def _what(self, stop: _Stop) -> str:
-        """Name what enters an operation: x itself, or a value behind a point."""
+        """Name the operand that changes: x itself, or a value behind a point."""
         where = self._where(stop)
         return f"a value {where}" if where.startswith("behind") else where[len("at ") :]
 
     def _where(self, stop: _Stop) -> str:
-        """Say behind which point an operation stands: the nearest one before it."""
+        """Say where an operation is: behind the nearest point before it, or at x."""
         name = self._nearest_point(stop)
         if name is None:
             return f"at {self._name_of_x}"
@@ -459,7 +460,7 @@ class _Words:
         return None
 
     def _leaves_behind(self, index: int) -> list[int]:
-        """Return the leaves of params that a value depends on; none if on x as well."""
+        """Return the leaves of params that a value depends on, none if also on x."""
         if index in self._depends_on_x:
             return []
         before = _before(self._program, [index])
@@ -470,18 +471,18 @@ class _Words:
         leaf: int,
         stop: _Stop,
     ) -> str:
-        """Name a leaf of params by its layer, or by its path where it is no layer."""
+        """Name a leaf of params by its layer, or by its path if it is not a weight."""
         layer = self._layer(leaf)
         if layer is None:
             return f"params{self._leaf_paths[leaf].path}"
         name = layer.name
         if layer.stacked is not None:
             name = self._pre_activation(name, stop) or name
-        # Steps of a recurrence and later uses are of the same weight.
+        # "rnn@3" and "rnn#2" are uses of the weight "rnn".
         return f"the weight {re.split('[@#]', name)[0]!r}"
 
     def _layer(self, leaf: int) -> WeightLayer | None:
-        """Return the first layer whose weight is this leaf, or a part of it."""
+        """Return the first layer whose weight is this leaf or a part of it."""
         path = self._leaf_paths[leaf].path
         layers = (layer for layer in self._anatomy.layers if layer.path == path)
         return next(layers, None)
@@ -491,7 +492,7 @@ class _Words:
         layer: str,
         stop: _Stop,
     ) -> str | None:
-        """Return the nearest pre-activation of a layer behind an operation."""
+        """Return the nearest pre-activation of a layer after an operation, or None."""
         visited = {stop.value}
         pending = collections.deque(visited)
         while pending:
@@ -515,8 +516,11 @@ class _Words:
 
 
 def _title(value: Value) -> str:
-    """Return the name by which a user knows an operation."""
-    # Of the functions around it only those of JAX are known by their names.
+    """Return the name of an operation that a user knows.
+
+    It is the innermost function of jax.nn around the operation ("relu"), or else the
+    operation in words ("a matrix product"), or the name of its primitive.
+    """
     for call in reversed(value.calls):
         if hasattr(jax.nn, call):
             return call

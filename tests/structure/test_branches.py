@@ -49,6 +49,21 @@ def test_branches_beside_each_other_leave_at_one_point():
     assert [branch.leaves for branch in an.branches] == ["input", "input"]
 
 
+def test_branch_leaves_at_the_skip_itself():
+    """x + f(x) + g(x + f(x)): the skip of each sum is a value that its branch reads."""
+
+    def f(p, x):
+        x = jnp.tanh(x)
+        x = x + jnp.tanh(x @ p["a"]) @ p["b"]
+        return x + jnp.tanh(models.layer_norm(p["norm"], x) @ p["c"]) @ p["d"]
+
+    square = shape(4, 4)
+    params = {"norm": shape(4), "a": square, "b": square, "c": square, "d": square}
+    an = anatomy(f, params, shape(4))
+    assert [branch.layers for branch in an.branches] == [("a", "b"), ("c", "d")]
+    assert [branch.leaves for branch in an.branches] == ["input:out", "b:sum"]
+
+
 def test_stacked_branches_are_named_in_every_turn():
     def f(p, x):
         def block(x, w):
