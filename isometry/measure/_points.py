@@ -1,5 +1,6 @@
 """What `signals` and `profile` share: many points of f, read in one program."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -331,7 +332,7 @@ def prepare(
     measured_in = precision.measuring_dtype(dtype, drawn, xs)
     xs = precision.cast(xs, measured_in)
     shapes = _resolution.abstract((drawn, _draws.row_shapes(xs)), measured_in)
-    anatomy = structure.anatomy(function, *shapes)
+    anatomy = _read(function, shapes)
     resolved = _spans.resolve(function, anatomy, span)
     coarse = jaxprs.coarse(anatomy.closed.jaxpr, measured_in)
     if coarse:
@@ -365,6 +366,18 @@ def prepare(
         make=seeds.maker(xs),
         seeds_at_once=at_once(seeds_at_once, seeds.count),
     )
+
+
+def _read(function: Function, shapes: tuple[Params, PyTree]) -> Anatomy:
+    """Return what f is made of; what it raises is said as `spectrum` says it."""
+    try:
+        return structure.anatomy(function, *shapes)
+    except InputError:
+        raise
+    # A user's f may raise anything.
+    except Exception as error:
+        trace = functools.partial(jax.eval_shape, function)
+        raise _resolution.raised(error, trace, shapes, argument="xs") from error
 
 
 def hashable(f: Function) -> Function:
