@@ -84,15 +84,18 @@ class Group(NamedTuple):
 
     def is_point(self) -> np.ndarray:
         """Return for each iteration whether the value there is a point."""
+        # On the host: it is known when the program is made.
         marks = np.zeros(math.prod(self.lengths), bool)
         marks[self.chosen()] = True
         return marks.reshape(self.lengths)
 
     def chosen(self) -> np.ndarray:
         """Return which of the iterations, counted through, are points."""
+        # Outside loops there is one iteration.
         if not self.lengths:
             return np.zeros(1, int)
-        return np.ravel_multi_index(np.array(self.turns).T, self.lengths)
+        by_loop = np.array(self.turns).T
+        return np.ravel_multi_index(by_loop, self.lengths)
 
 
 def grouped(
@@ -100,6 +103,7 @@ def grouped(
     names: Iterable[str],
 ) -> tuple[Group, ...]:
     """Sort points by the variable that makes them; scanned layers are one group."""
+    # In the order of names, which a dictionary keeps.
     members: dict[tuple, dict[tuple[int, ...], str]] = {}
     for name in names:
         place = anatomy.place(name)
@@ -108,6 +112,7 @@ def grouped(
     groups = []
     for (path, var), by_turns in members.items():
         turns = tuple(by_turns)
+        # Places without turns are read in all iterations of the scans around.
         every_turn = Place(path, var, ())
         stacked = reading_shape([anatomy.closed], every_turn).shape
         lengths = stacked[: len(stacked) - len(var.aval.shape)]
@@ -159,6 +164,7 @@ class Plan:
         more: Mapping[str, Place] = MappingProxyType({}),
     ) -> Tapped:
         """Return the program that reads all groups, and `more` places."""
+        # As arguments: closed over, they would be copied into the program.
         closed = core.ClosedJaxpr(self.anatomy.closed.jaxpr, constants)
         return tapped(closed, {**self.places, **more}, mode)
 
@@ -170,9 +176,8 @@ class Plan:
     @property
     def order(self) -> np.ndarray:
         """Where each of `names` stands among the rows of all groups."""
-        position = {
-            name: i for i, name in enumerate(n for g in self.groups for n in g.names)
-        }
+        names = [name for group in self.groups for name in group.names]
+        position = {name: row for row, name in enumerate(names)}
         return np.array([position[name] for name in self.names])
 
     @property
@@ -227,7 +232,10 @@ class Plan:
 
     def bumps(self) -> dict[str, Array]:
         """Return bumps of zero at every point."""
-        return {g.label: jnp.zeros(g.stacked(), g.dtype) for g in self.groups}
+        bumps = {}
+        for group in self.groups:
+            bumps[group.label] = jnp.zeros(group.stacked(), group.dtype)
+        return bumps
 
     def bytes_of_direction(self) -> int:
         """Bound the bytes of one derivative, at all points."""
@@ -246,8 +254,9 @@ class Plan:
         """Return what is read at one point."""
         for group in self.groups:
             if point.name in group.names:
-                row = group.rows(readings[group.label])[group.names.index(point.name)]
-                return point.of(row.reshape(group.shape))
+                rows = group.rows(readings[group.label])
+                value = rows[group.names.index(point.name)]
+                return point.of(value.reshape(group.shape))
         raise KeyError(point.name)
 
 
@@ -278,6 +287,7 @@ class Run(NamedTuple):
         """
         for start in range(0, self.num_seeds, self.seeds_at_once):
             numbers = np.arange(start, start + self.seeds_at_once)
+            # The last seed again, instead of a program for a shorter chunk.
             numbers = np.minimum(numbers, self.num_seeds - 1)
             yield numbers, precision.cast(self.make(numbers), self.plan.dtype)
 
@@ -330,10 +340,12 @@ def prepare(
     )
     drawn = seeds.shapes()
     measured_in = precision.measuring_dtype(dtype, drawn, xs)
+    # Before f is read: an anatomy holds for these dtypes alone.
     xs = precision.cast(xs, measured_in)
     shapes = _resolution.abstract((drawn, _draws.row_shapes(xs)), measured_in)
     anatomy = _read(function, shapes)
     resolved = _spans.resolve(function, anatomy, span)
+    # Read under full precision, f still may ask for less by itself.
     coarse = jaxprs.coarse(anatomy.closed.jaxpr, measured_in)
     if coarse:
         warn(
@@ -396,6 +408,7 @@ def _examples(xs: PyTree[Array]) -> tuple[PyTree[Array], int]:
             "xs is missing; write xs=(inputs, *x.shape), a row an example."
         )
     xs = jax.tree.map(lambda leaf: checks.array("xs", leaf), xs)
+    # An array without axes has no example: its count is ().
     counts = {leaf.shape[:1] for leaf in jax.tree.leaves(xs)}
     if len(counts) != 1 or counts & {(), (0,)}:
         raise InputError(
@@ -429,6 +442,7 @@ def between(
     """
     names = []
     for name in anatomy.points:
+        # Ends stay whatever they are, for they are what was asked for.
         if name in (first.name, last.name):
             names.append(name)
             continue
@@ -476,6 +490,7 @@ def keys_of(
         return None
 
     def of_seed(seed: Array) -> Key:
+        # Folded in and not split: keys of the first do not depend on how many follow.
         own = jax.random.fold_in(key, seed)
         return jax.vmap(lambda i: jax.random.fold_in(own, i))(jnp.arange(num_inputs))
 
