@@ -1,5 +1,6 @@
 """What `signals` and `profile` share: many points of f, read in one program."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,15 +83,18 @@ class Group(NamedTuple):
 
     def is_point(self) -> np.ndarray:
         """Return for each iteration whether the value there is a point."""
+        # On the host: it is known when the program is made.
         marks = np.zeros(math.prod(self.lengths), bool)
         marks[self.chosen()] = True
         return marks.reshape(self.lengths)
 
     def chosen(self) -> np.ndarray:
         """Return which of the iterations, counted through, are points."""
+        # Outside loops there is one iteration.
         if not self.lengths:
             return np.zeros(1, int)
-        return np.ravel_multi_index(np.array(self.turns).T, self.lengths)
+        by_loop = np.array(self.turns).T
+        return np.ravel_multi_index(by_loop, self.lengths)
 
 
 def grouped(
@@ -98,6 +102,7 @@ def grouped(
     names: Iterable[str],
 ) -> tuple[Group, ...]:
     """Sort points by the variable that makes them; scanned layers are one group."""
+    # In the order of names, which a dictionary keeps.
     members: dict[tuple, dict[tuple[int, ...], str]] = {}
     for name in names:
         place = anatomy.place(name)
@@ -106,6 +111,7 @@ def grouped(
     groups = []
     for (path, var), by_turns in members.items():
         turns = tuple(by_turns)
+        # Places without turns are read in all iterations of the scans around.
         every_turn = Place(path, var, ())
         stacked = reading_shape([anatomy.closed], every_turn).shape
         lengths = stacked[: len(stacked) - len(var.aval.shape)]
@@ -157,6 +163,7 @@ class Plan:
         more: Mapping[str, Place] = MappingProxyType({}),
     ) -> Tapped:
         """Return the program that reads all groups, and `more` places."""
+        # As arguments: closed over, they would be copied into the program.
         closed = core.ClosedJaxpr(self.anatomy.closed.jaxpr, constants)
         return tapped(closed, {**self.places, **more}, mode)
 
@@ -168,9 +175,8 @@ class Plan:
     @property
     def order(self) -> np.ndarray:
         """Where each of `names` stands among the rows of all groups."""
-        position = {
-            name: i for i, name in enumerate(n for g in self.groups for n in g.names)
-        }
+        names = [name for group in self.groups for name in group.names]
+        position = {name: row for row, name in enumerate(names)}
         return np.array([position[name] for name in self.names])
 
     @property
@@ -225,7 +231,10 @@ class Plan:
 
     def bumps(self) -> dict[str, Array]:
         """Return bumps of zero at every point."""
-        return {g.label: jnp.zeros(g.stacked(), g.dtype) for g in self.groups}
+        bumps = {}
+        for group in self.groups:
+            bumps[group.label] = jnp.zeros(group.stacked(), group.dtype)
+        return bumps
 
     def bytes_of_direction(self) -> int:
         """Bound the bytes of one derivative, at all points."""
@@ -244,8 +253,9 @@ class Plan:
         """Return what is read at one point."""
         for group in self.groups:
             if point.name in group.names:
-                row = group.rows(readings[group.label])[group.names.index(point.name)]
-                return point.of(row.reshape(group.shape))
+                rows = group.rows(readings[group.label])
+                value = rows[group.names.index(point.name)]
+                return point.of(value.reshape(group.shape))
         raise KeyError(point.name)
 
 
@@ -276,6 +286,7 @@ class Run(NamedTuple):
         """
         for start in range(0, self.num_seeds, self.seeds_at_once):
             numbers = np.arange(start, start + self.seeds_at_once)
+            # The last seed again, instead of a program for a shorter chunk.
             numbers = np.minimum(numbers, self.num_seeds - 1)
             yield numbers, precision.cast(self.make(numbers), self.plan.dtype)
 
@@ -328,10 +339,12 @@ def prepare(
     )
     drawn = seeds.shapes()
     measured_in = precision.measuring_dtype(dtype, drawn, xs)
+    # Before f is read: an anatomy holds for these dtypes alone.
     xs = precision.cast(xs, measured_in)
     shapes = _resolution.abstract((drawn, _draws.row_shapes(xs)), measured_in)
-    anatomy = structure.anatomy(function, *shapes)
+    anatomy = _read(function, shapes)
     resolved = _spans.resolve(function, anatomy, span)
+    # Read under full precision, f still may ask for less by itself.
     coarse = jaxprs.coarse(anatomy.closed.jaxpr, measured_in)
     _resolution.warn_of_precision(coarse)
     groups = grouped(anatomy, choose(anatomy, resolved.first, resolved.last))
@@ -360,6 +373,18 @@ def prepare(
     )
 
 
+def _read(function: Function, shapes: tuple[Params, PyTree]) -> Anatomy:
+    """Return what f is made of; what it raises is said as `spectrum` says it."""
+    try:
+        return structure.anatomy(function, *shapes)
+    except InputError:
+        raise
+    # A user's f may raise anything.
+    except Exception as error:
+        trace = functools.partial(jax.eval_shape, function)
+        raise _resolution.raised(error, trace, shapes, argument="xs") from error
+
+
 def hashable(f: Function) -> Function:
     """Return f, wrapped where it has no hash, as a module that holds arrays."""
     try:
@@ -376,6 +401,7 @@ def _examples(xs: PyTree[Array]) -> tuple[PyTree[Array], int]:
             "xs is missing; write xs=(inputs, *x.shape), a row an example."
         )
     xs = jax.tree.map(lambda leaf: checks.array("xs", leaf), xs)
+    # An array without axes has no example: its count is ().
     counts = {leaf.shape[:1] for leaf in jax.tree.leaves(xs)}
     if len(counts) != 1 or counts & {(), (0,)}:
         raise InputError(
@@ -409,6 +435,7 @@ def between(
     """
     names = []
     for name in anatomy.points:
+        # Ends stay whatever they are, for they are what was asked for.
         if name in (first.name, last.name):
             names.append(name)
             continue
@@ -456,6 +483,7 @@ def keys_of(
         return None
 
     def of_seed(seed: Array) -> Key:
+        # Folded in and not split: keys of the first do not depend on how many follow.
         own = jax.random.fold_in(key, seed)
         return jax.vmap(lambda i: jax.random.fold_in(own, i))(jnp.arange(num_inputs))
 

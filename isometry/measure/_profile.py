@@ -199,6 +199,7 @@ def profile(
                 xs=run.xs,
             )
             parts.append(jax.block_until_ready(part))
+    # On the host, where NumPy slices without a program for each span.
     joined = run.joined(parts)
     ends = spans.ends()
     eps = jaxprs.coarse(plan.anatomy.closed.jaxpr, plan.dtype).eps
@@ -260,6 +261,7 @@ def _choose(
 ) -> list[str]:
     """Return the points of the profile, the ends of the span included."""
     known = _points.between(anatomy, first, last)
+    # Names are checked against this span, not against all of f.
     if points is None:
         inner = _default(anatomy, known, toward)
     else:
@@ -404,6 +406,7 @@ def _require_finite(
     last: str,
 ) -> None:
     """Refuse Jacobians that are not finite, and name the first of them."""
+    # A factorization returns NaN for a matrix that is not finite.
     lost = np.argwhere(np.isnan(log_values).any(axis=-1))
     if len(lost):
         seed, number = lost[0]

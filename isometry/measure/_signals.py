@@ -99,6 +99,7 @@ def signals(
             f"span starts at {plan.first}, and points behind it have no such part; "
             f"write the name alone, {plan.first.name!r}."
         )
+    # By number of seed and input, so that chunks of seeds change nothing.
     keys_of_g = _points.keys_of(key, run.num_seeds, run.num_inputs)
     how = _How(plan, loss, chunk=_directions_at_once(run))
     parts = []
@@ -114,6 +115,7 @@ def signals(
         parts.append(part)
     joined = run.joined(parts)
     fields = {name: value[..., plan.order] for name, value in joined.items()}
+    # On the host, for it is a ratio of a few numbers at each point.
     fields["chi"] = _chi(fields["apjn"], _points.before(plan))
     return Signals(
         **jax.tree.map(jnp.asarray, fields),
@@ -126,6 +128,7 @@ def signals(
 
 def _directions_at_once(run: _points.Run) -> int:
     """Return how many cotangents of each input fit in memory side by side."""
+    # Inputs of a seed are measured side by side, so that their values can be compared.
     each = run.num_inputs * run.plan.bytes_of_direction()
     most = run.plan.size_at(run.plan.last.name)
     return _points.at_once(memory.budget(None) // each, most)
@@ -154,6 +157,7 @@ def _signals(
     keys: Key | None,
 ) -> dict[str, Array]:
     """Measure some seeds, one after another."""
+    # One rewritten program serves all seeds and inputs, whose values are its arguments.
     program = how.plan.tapped(constants, ADD)
 
     def of_seed(seed: tuple[Params, Key | None]) -> dict[str, Array]:
@@ -223,6 +227,7 @@ def _cotangent(
 ) -> Array | None:
     """Return the derivative of the loss with respect to the output."""
     if loss is not None:
+        # JAX would refuse it as well, in words of its own.
         shape = jax.eval_shape(loss, output).shape
         if shape != ():
             raise InputError(
@@ -231,6 +236,7 @@ def _cotangent(
         return jax.grad(loss)(output)
     if key is None:
         return None
+    # Of unit length in the mean, as the average over unit vectors that apjn is.
     g = jax.random.normal(key, output.shape, output.dtype)
     return g / np.sqrt(output.size)
 
@@ -268,6 +274,7 @@ def _chi(
     chi = np.full_like(apjn, np.nan)
     for i, earlier in enumerate(before):
         if earlier is not None:
+            # A gradient of zero gives NaN or infinity, which the field may hold.
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 chi[..., i] = apjn[..., earlier] / apjn[..., i]
     return chi
@@ -282,6 +289,7 @@ def _reasons(
     for name in ("q", "c", "gradient", "apjn"):
         is_finite = np.isfinite(fields[name])
         at_point = is_finite.all(axis=tuple(range(is_finite.ndim - 1)))
+        # What is not finite goes on from there: the first point is where to look.
         if not at_point.all():
             first = plan.names[int(np.argmin(at_point))]
             cause = f"overflows {plan.dtype} or is not defined"

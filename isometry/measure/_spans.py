@@ -35,12 +35,17 @@ class Point:
 
     def of(self, value: Array) -> Array:
         """Return the part of a value that is meant."""
-        return value[self.index] if self.index else value
+        if not self.index:
+            return value
+        return value[self.index]
 
     def __str__(self) -> str:
         if not self.index:
             return repr(self.name)
-        index = self.index[0] if len(self.index) == 1 else self.index
+        index = self.index
+        # As the user writes it: a single number stands without a tuple.
+        if len(index) == 1:
+            (index,) = index
         return f"({self.name!r}, {index})"
 
 
@@ -138,6 +143,7 @@ def resolve(
             point that is not upstream of the last; a first point without a derivative.
     """
     first, last = ends(anatomy, span)
+    # In this order: a name that is none is said before what depends on what.
     shape_in = _shape_at(anatomy, first)
     shape_out = _shape_at(anatomy, last)
     require_upstream(anatomy, first, last)
@@ -185,7 +191,10 @@ def _point(end: End) -> Point:
         )
     name, index = end
     try:
-        parts = index if isinstance(index, (tuple, list)) else (index,)
+        parts = (index,)
+        if isinstance(index, (tuple, list)):
+            parts = index
+        # operator.index takes NumPy's integers too, and refuses floats.
         return Point(name, tuple(operator.index(part) for part in parts))
     except TypeError:
         raise InputError(
@@ -199,6 +208,7 @@ def _shape_at(
     point: Point,
 ) -> jax.ShapeDtypeStruct:
     """Return the shape of the value at a point, and refuse what has no derivative."""
+    # It refuses an unknown name, and says which are near.
     anatomy.place(point.name)
     whole = anatomy.shape(point.name)
     if len(point.index) > len(whole.shape):
@@ -248,7 +258,9 @@ def _listed(names: list[str]) -> str:
     if len(names) > _NAMED:
         half = _NAMED // 2
         names = [*names[:half], "...", *names[-half:]]
-    return ", ".join(names) if names else "no points"
+    if not names:
+        return "no points"
+    return ", ".join(names)
 
 
 def _require_continuous_input(anatomy: Anatomy) -> None:
@@ -304,6 +316,8 @@ def floating_points(anatomy: Anatomy) -> list[str]:
 
 def _hidden(anatomy: Anatomy) -> tuple[str, str]:
     """Return the ends of the object of the theory."""
+    # The stream from the first branch to the last is what the theory of residual
+    # networks follows.
     if anatomy.branches:
         return anatomy.branches[0].leaves, anatomy.branches[-1].joins
     names = [name for name in anatomy.points if is_layer(name)]
@@ -319,6 +333,7 @@ def _hidden(anatomy: Anatomy) -> tuple[str, str]:
 
 def state(name: str) -> str | None:
     """Return which state of a recurrence a point is, without its step; or None."""
+    # States are named "carry@3", or "carry/h@3" where there are several.
     base, _, step = name.partition("@")
     if not step or base.partition("/")[0] != "carry":
         return None

@@ -34,7 +34,10 @@ def _add(
     value: Array,
     bump: Array | None,
 ) -> Array:
-    return value if bump is None else value + bump
+    # Places that are only read add no operation to the program.
+    if bump is None:
+        return value
+    return value + bump
 
 
 def _cut(
@@ -44,6 +47,7 @@ def _cut(
     if given is None:
         return value
     bump, is_cut = given
+    # The bump is added behind the cut, or nothing would come back to it.
     return jnp.where(is_cut, jax.lax.stop_gradient(value), value) + bump
 
 
@@ -95,7 +99,9 @@ def replacing(index: tuple[int, ...] = ()) -> Mode:
     ) -> Array:
         if new is None:
             return value
-        return value.at[index].set(new) if index else new
+        if not index:
+            return new
+        return value.at[index].set(new)
 
     return Mode(put)
 
@@ -173,6 +179,7 @@ class _Tap(NamedTuple):
         mode: Mode,
     ) -> Array:
         """Return the value that the rest of the program reads."""
+        # The iteration is a tracer, so both values are computed.
         new = mode.edit(value, self.given)
         if self.mask is None:
             return new
@@ -200,6 +207,7 @@ def _run(
         The outputs of the program, and what is read, by the names of the taps.
     """
     jaxpr, constants = _opened(program)
+    # A variable may have several names, as a last layer that is the output.
     here: dict[core.Var, list[str]] = {}
     enclosed: dict[int, _Taps] = {}
     for name, tap in taps.items():
@@ -211,7 +219,9 @@ def _run(
     readings: Arrays = {}
 
     def read(atom: core.Var | core.Literal) -> Array:
-        return atom.val if isinstance(atom, core.Literal) else values[atom]
+        if isinstance(atom, core.Literal):
+            return atom.val
+        return values[atom]
 
     def write(
         variable: core.Var,
@@ -225,6 +235,7 @@ def _run(
         # All names of one variable read the same value, with all perturbations.
         readings.update(dict.fromkeys(names, first if mode.reads_first else value))
 
+    # Constants and arguments are places too: "input" is one.
     for variable, value in zip(jaxpr.constvars, constants, strict=True):
         write(variable, value)
     for variable, value in zip(jaxpr.invars, arguments, strict=True):
@@ -265,6 +276,7 @@ def _unchanged(
     # Before JAX 0.10.2, the called functions are returned separately.
     if isinstance(bound, tuple):
         functions, parameters = bound
+    # The mesh and the profiler scopes under which f was traced.
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*functions, *operands, **parameters)
     return results if eqn.primitive.multiple_results else [results]
@@ -317,6 +329,8 @@ def _rewritten(
 def _called(eqn: core.JaxprEqn) -> list[core.ClosedJaxpr | core.Jaxpr]:
     """Return the programs that an equation calls, with their constants."""
     programs = []
+    # Names of the parameter that holds them differ between primitives: jaxpr,
+    # call_jaxpr, fun_jaxpr, branches.
     for value in eqn.params.values():
         parts = value if isinstance(value, (tuple, list)) else (value,)
         programs += [p for p in parts if isinstance(p, (core.ClosedJaxpr, core.Jaxpr))]
@@ -356,6 +370,7 @@ def _cond(
     mode: Mode,
 ) -> tuple[list[Array], Arrays]:
     """Evaluate a cond, each branch with the taps inside it."""
+    # All branches must return readings of the same places.
     index, *rest = operands
     shapes = {name: reading_shape(_called(eqn), taps[name].place) for name in taps}
 
@@ -383,6 +398,7 @@ def _cond(
 
 def _missing(shape: jax.ShapeDtypeStruct) -> Array:
     """Return the reading in a branch that does not compute the value: NaN, or zero."""
+    # Integers have no NaN.
     if jnp.issubdtype(shape.dtype, jnp.floating):
         return jnp.full(shape.shape, jnp.nan, shape.dtype)
     return jnp.zeros(shape.shape, shape.dtype)
@@ -400,6 +416,7 @@ def _holds(
             return False
         inside = place._replace(path=tuple(rest))
         return any(_holds(part, inside) for part in jaxprs.inner(jaxpr.eqns[index]))
+    # Each program has variables of its own, so a place is found by identity.
     results = [v for eqn in jaxpr.eqns for v in eqn.outvars]
     return any(v is place.var for v in (*jaxpr.constvars, *jaxpr.invars, *results))
 
@@ -423,6 +440,7 @@ def reading_shape(
         eqn = _opened(program)[0].eqns[path[0]]
         if eqn.primitive.name == "scan" and not turns:
             lengths.append(eqn.params["length"])
+        # Of a place with turns one iteration is read, and no axis is added.
         elif eqn.primitive.name == "scan":
             turns = turns[1:]
         programs, path = _called(eqn), path[1:]
