@@ -94,7 +94,8 @@ def jacobians(
     for group in spans.plan.groups:
         for selection in _selections(spans, group):
             block = selection.of(by_group[group.label])
-            shape = block.shape[1:]
+            _, m, n = block.shape
+            shape = (m, n)
             names.setdefault(shape, []).extend(selection.names)
             parts.setdefault(shape, []).append(block)
     stacks = {}

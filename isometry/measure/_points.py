@@ -86,7 +86,8 @@ class Group(NamedTuple):
         """Return which of the iterations, counted through, are points."""
         if not self.lengths:
             return np.zeros(1, int)
-        return np.ravel_multi_index(np.array(self.turns).T, self.lengths)
+        numbers = np.ravel_multi_index(np.array(self.turns).T, self.lengths)
+        return np.asarray(numbers)
 
 
 def grouped(anatomy: Anatomy, names: Iterable[str]) -> tuple[Group, ...]:

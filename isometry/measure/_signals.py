@@ -248,7 +248,7 @@ def _chi(apjn: np.ndarray, before: tuple[int | None, ...]) -> np.ndarray:
     return chi
 
 
-def _reasons(fields: dict[str, Array], plan: Plan) -> tuple[tuple[str, str], ...]:
+def _reasons(fields: dict[str, np.ndarray], plan: Plan) -> tuple[tuple[str, str], ...]:
     """Say why fields hold what is not finite."""
     reasons = []
     for name in ("q", "c", "gradient", "apjn"):
