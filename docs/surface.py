@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 SNAPSHOT = pathlib.Path(__file__).parents[1] / "tests" / "public_surface.txt"
 MODULES = (
     "isometry",
-    *(f"isometry.{name}" for name in ("activations", "data", "degeneracy", "initializers", "linalg", "networks")),
-    *(f"isometry.{name}" for name in ("plots", "schemes", "store", "theory", "theory.freeprob", "theory.traced")),
+    *(f"isometry.{name}" for name in ("activations", "data", "degeneracy", "initializers", "linalg", "methods")),
+    *(f"isometry.{name}" for name in ("networks", "plots", "schemes", "store")),
+    *(f"isometry.{name}" for name in ("theory", "theory.freeprob", "theory.traced")),
 )
 
 
@@ -74,7 +75,7 @@ def items(module: str) -> Iterator[Item]:
 
 
 def _overrides(owner: type, node: ast.FunctionDef) -> bool:
-    """Whether a function is that of a method of measuring, described once in `measure.methods.Method`."""
+    """Whether a function is that of a method of measuring, described once in `methods.Method`."""
     from isometry.measure.methods import Method
 
     return issubclass(owner, Method) and owner is not Method and node.name in vars(Method)

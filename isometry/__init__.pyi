@@ -4,6 +4,7 @@ from . import activations as activations
 from . import data as data
 from . import initializers as initializers
 from . import linalg as linalg
+from . import methods as methods
 from . import networks as networks
 from . import plots as plots
 from . import schemes as schemes
@@ -36,6 +37,9 @@ from .measure.methods import Lanczos as Lanczos
 from .measure.methods import Product as Product
 from .records import Signals as Signals
 from .structure import Anatomy as Anatomy
+from .structure import Attention as Attention
+from .structure import Branch as Branch
+from .structure import WeightLayer as WeightLayer
 from .structure import anatomy as anatomy
 
 __version__: str

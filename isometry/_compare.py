@@ -222,7 +222,7 @@ def meet(call: str, sp: Any, law: Any) -> None:
         )
 
 
-def _advice(measured: str, predicted: str) -> str:
+def _advice(measured: object, predicted: str) -> str:
     if measured == "end_to_end" and predicted == "hidden":
         return (
             "end to end a network has one W more than D's, which is not the law of its pairs. Measure with "

@@ -138,7 +138,7 @@ class Signals:
             >>> f = lambda w, x: w @ x
             >>> w, x = 3 * jnp.eye(2)[None], jnp.ones((1, 2))
             >>> print(isometry.signals(f, params=w, xs=x).table().splitlines()[-1])
-            output        2  9  -       0.5     1    9
+            output     2  9  -       0.5     1    9
         """
         return "\n".join(self._lines())
 

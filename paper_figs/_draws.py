@@ -69,4 +69,6 @@ def spectrum(log_s: np.ndarray, pairs: int) -> Spectrum:
     """The `Spectrum` of (seeds, n) log singular values of products of `pairs` factors, each with its rounding."""
     n = log_s.shape[-1]
     floor = np.full((len(log_s), 1), svd_log_floor(n, n, np.dtype(np.float64)) + np.log(pairs))
-    return Spectrum(log_s[:, None, :], np.full((len(log_s), 1, n), 1 / n), floor, Dense(), n, 0, "hidden", pairs)
+    weights = np.full((len(log_s), 1, n), 1 / n)
+    numbers: dict[str, Any] = {"log_values": log_s[:, None, :], "weights": weights, "log_floor": floor}
+    return Spectrum(**numbers, method=Dense(), size=n, structural_zeros=0, span="hidden", pairs=pairs)

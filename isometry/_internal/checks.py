@@ -139,11 +139,12 @@ def _as_float(name: str, value: Any) -> float:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number:
         raise InputError(f"{name}={show(value)} is not a number.")
+    as_number = cast(float, value)
     try:
-        return float(value)
+        return float(as_number)
     except OverflowError:
         # A whole number beyond the largest float, which is as good as infinite.
-        return math.inf if value > 0 else -math.inf
+        return math.inf if as_number > 0 else -math.inf
 
 
 def is_real(dtype: Any) -> bool:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
@@ -18,6 +19,14 @@ _FULL_PRECISIONS = {
     32: ("HIGHEST", "F32_F32_F32", "F64_F64_F64"),
     64: ("HIGHEST", "F64_F64_F64"),
 }
+
+# Rounding of the factors of a product where the platform chooses: tensor cores of a GPU
+# take TF32, the matrix units of a TPU bfloat16. A GPU's choice may be finer; a floor ten
+# times lower would call the noise of TF32 data.
+_PLATFORM_EPS = {"gpu": 2.0**-10, "tpu": 2.0**-7}
+
+# Rounding of the factors by the first word of an algorithm's name.
+_ALGORITHM_EPS = {"BF16": 2.0**-7, "F16": 2.0**-10, "TF32": 2.0**-10, "F32": 2.0**-23}
 
 # Programs that somebody else has compiled, whose inside nobody sees.
 _OPAQUE = frozenset(
@@ -250,24 +259,41 @@ def _bytes(v: core.Var) -> int:
     return math.ceil(size * itemsize / _LINE_BYTES) * _LINE_BYTES
 
 
-def coarse(jaxpr: core.Jaxpr, dtype: DTypeLike) -> tuple[str, ...]:
-    """Describe what is computed more coarsely than `dtype` at full precision.
+class Coarse(NamedTuple):
+    """What is computed below the precision of a measurement.
+
+    Attributes:
+        phrases: One for each kind of equation, in the order in which they occur.
+        eps: Rounding of the coarsest; None where that is the measurement's own.
+    """
+
+    phrases: tuple[str, ...]
+    eps: float | None
+
+
+def coarse(jaxpr: core.Jaxpr, dtype: DTypeLike) -> Coarse:
+    """Find what is computed more coarsely than `dtype` at full precision.
 
     Args:
         jaxpr: Traced at full matmul precision, so that a lower one was asked for.
         dtype: The dtype of the measurement, float32 or float64.
 
     Returns:
-        A phrase for each kind of equation, in the order in which they occur.
+        What was found, and how coarse it is.
     """
-    bits = jnp.finfo(dtype).bits
-    phrases = [_coarse(eqn, bits) for eqn in equations(jaxpr)]
+    limits = jnp.finfo(dtype)
+    found = [_coarse(eqn, limits.bits) for eqn in equations(jaxpr)]
     # A dict keeps the order and each phrase once.
-    return tuple(dict.fromkeys(phrase for phrase in phrases if phrase))
+    roundings = dict(kind for kind in found if kind is not None)
+    largest = max(roundings.values(), default=0.0)
+    eps = None
+    if largest > float(limits.eps):
+        eps = largest
+    return Coarse(tuple(roundings), eps)
 
 
-def _coarse(eqn: core.JaxprEqn, bits: int) -> str | None:
-    """Describe one equation, or return None where it keeps `bits` bits."""
+def _coarse(eqn: core.JaxprEqn, bits: int) -> tuple[str, float] | None:
+    """Describe one equation and its eps, or return None where it keeps `bits` bits."""
     # Whole numbers and keys may be cast and moved as anybody likes.
     if not any(jnp.issubdtype(_dtype(v), jnp.floating) for v in eqn.invars):
         return None
@@ -276,13 +302,13 @@ def _coarse(eqn: core.JaxprEqn, bits: int) -> str | None:
     if eqn.primitive.name == "reduce_precision":
         kept = eqn.params["mantissa_bits"]
         if kept < _MANTISSA_BITS[bits]:
-            return f"reduce_precision to {kept} bits of mantissa"
+            return f"reduce_precision to {kept} bits of mantissa", 2.0**-kept
     if "precision" in eqn.params:
         return _coarse_product(eqn, bits)
     return None
 
 
-def _coarse_cast(eqn: core.JaxprEqn, bits: int) -> str | None:
+def _coarse_cast(eqn: core.JaxprEqn, bits: int) -> tuple[str, float] | None:
     (variable,) = eqn.invars
     old = _dtype(variable)
     new = jnp.dtype(eqn.params["new_dtype"])
@@ -291,11 +317,11 @@ def _coarse_cast(eqn: core.JaxprEqn, bits: int) -> str | None:
     if is_weak or not jnp.issubdtype(new, jnp.floating):
         return None
     if jnp.finfo(new).bits < min(bits, jnp.finfo(old).bits):
-        return f"a cast of {old} to {new}"
+        return f"a cast of {old} to {new}", float(jnp.finfo(new).eps)
     return None
 
 
-def _coarse_product(eqn: core.JaxprEqn, bits: int) -> str | None:
+def _coarse_product(eqn: core.JaxprEqn, bits: int) -> tuple[str, float] | None:
     """Describe a product or convolution of low precision or with a low sum."""
     name = eqn.primitive.name
     asked = eqn.params["precision"]
@@ -304,13 +330,24 @@ def _coarse_product(eqn: core.JaxprEqn, bits: int) -> str | None:
         asked = (asked,)
     names = [getattr(precision, "name", str(precision)) for precision in asked]
     if not set(names) <= set(_FULL_PRECISIONS[bits]):
-        return f"{name} with precision={'/'.join(dict.fromkeys(names))}"
+        phrase = f"{name} with precision={'/'.join(dict.fromkeys(names))}"
+        return phrase, max(map(_eps_of_precision, names))
     result = eqn.params.get("preferred_element_type")
     if result is None or not jnp.issubdtype(result, jnp.floating):
         return None
     if jnp.finfo(result).bits < bits:
-        return f"{name} with preferred_element_type={jnp.dtype(result)}"
+        phrase = f"{name} with preferred_element_type={jnp.dtype(result)}"
+        return phrase, float(jnp.finfo(result).eps)
     return None
+
+
+def _eps_of_precision(name: str) -> float:
+    """Return the rounding of a factor in a product; 0 where it keeps its dtype's."""
+    if name in ("DEFAULT", "HIGH"):
+        # What these mean is the platform's choice; a processor takes no notice.
+        return _PLATFORM_EPS.get(jax.default_backend(), 0.0)
+    # Names of algorithms begin with the factors' type: "BF16_BF16_F32_X3".
+    return _ALGORITHM_EPS.get(name.partition("_")[0], 0.0)
 
 
 def _dtype(variable: core.Var | core.Literal) -> np.dtype:

@@ -72,6 +72,16 @@ def shape_of(leaf: jax.Array, dtype: DTypeLike) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(getattr(leaf, "shape", ()), leaf_dtype)
 
 
+def coarse_log_floor(m: int, n: int, eps: float) -> float:
+    """Return the log of what is resolved of a Jacobian whose entries are rounded to eps.
+
+    As `svd_log_floor`, but at most sqrt(eps): the bound max(m, n) eps is for errors that
+    all add up, and of bfloat16 it exceeds s_max itself from 128 values on. Errors of
+    rounding are independent, and the norm of such a matrix grows as sqrt(max(m, n)).
+    """
+    return math.log(min(max(m, n) * eps, math.sqrt(eps)))
+
+
 def svd_log_floor(m: int, n: int, dtype: DTypeLike) -> float:
     """Return the log of what a dense SVD resolves, relative to the largest value.
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry._internal import precision
+from isometry._internal import compilation, precision
 from isometry.degeneracy import _underflow
 from isometry.degeneracy._certify import IN_EXACT_ARITHMETIC, Certificate
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
@@ -25,7 +25,7 @@ _REMEDY = {
 _ALIVE = "random weights in the layers before and after it"
 
 
-@functools.partial(jax.jit, static_argnames=("function", "loss"))
+@functools.partial(compilation.jit, static_argnames=("function", "loss"))
 def _log_norms(function: Any, loss: Any, params: Any, xs: Any, targets: Any) -> Any:
     """(seeds, inputs, layers) per run: ln ‖∂loss/∂W_l‖_F of one example, −inf only where it is bitwise zero."""
 

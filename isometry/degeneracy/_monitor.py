@@ -11,13 +11,23 @@ import numpy as np
 import optax
 
 from isometry import _checks
-from isometry._internal import checks
 from isometry.degeneracy._statistics import STATISTICS
-from isometry.measure import _draws, _resolution, _spectra, methods
+from isometry._internal import checks
+from isometry.measure import _draws, _reasons, _resolution, _spectra, methods
 from isometry.measure._record import Spectrum
 from isometry.networks import Network
 
 DEAD = "dead_units"
+
+# Statistics that only singular values tell, and the statistic of a `Spectrum` that says why nodes do not.
+_OF_VALUES = {
+    "s_min": "quantile",
+    "s_median": "quantile",
+    "condition_number": "condition_number",
+    "log_spread": "log_spread",
+    "zero_fraction": "zero_fraction",
+    "exact_zero_fraction": "zero_fraction",
+}
 Statistic = str | Callable[[Spectrum], Any]
 Measure = Callable[[Spectrum, Any], Any]  # of the spectra and the parameters
 
@@ -90,7 +100,7 @@ def monitor(
     10 × 64), over the hidden span as 37 (of 128 × 128).
 
     **Raises** `ValueError`: every or capacity below 1; an unknown or repeated statistic, one that returns another
-    shape; xs not floating, finite rows; what `spectrum` raises; and `update` called without params.
+    shape or that `method` cannot tell (known here for a Network, else when the optimizer's `init` is called); xs not floating, finite rows; what `spectrum` raises; and `update` called without params.
 
     Source: the Jacobian along training: Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735, section 3.
     """
@@ -106,6 +116,8 @@ def monitor(
     xs = _checks.array(call, xs=xs)
     shape = f.input_shape if isinstance(f, Network) else None
     _checks.examples(call, xs.shape[1:] if shape is None else shape, xs)
+    if not isinstance(statistics, (str, Mapping)) and isinstance(statistics, Iterable):
+        statistics = list(statistics)  # they are read more than once
     measures = _measures(statistics, f, xs)
 
     def target_of(params: Any) -> Any:
@@ -123,8 +135,29 @@ def monitor(
         sp = _spectrum_at(target, chosen, params, xs, None if key is None else jax.random.fold_in(key, step))
         return {name: jnp.asarray(measure(sp, params)).astype(target.dtype) for name, measure in measures.items()}
 
+    def require_known(target: Any, params: Any) -> None:
+        """Refuse statistics that the method does not tell: their records would be NaN without a word."""
+        sp = jax.eval_shape(lambda params: _spectrum_at(target, chosen, params, xs, key), params)
+        if sp.knows_values:
+            return
+        for name, statistic in _named(statistics).items():
+            asked = _OF_VALUES.get(statistic) if isinstance(statistic, str) else None
+            if asked is not None:
+                reason = _reasons.of_quadrature(asked, "s", sp.method)
+                raise _checks.InputError(
+                    f"{call}(): statistics: {name!r} would be NaN in every record. {reason} Known are 's_max', 'mean_s2', "
+                    "'mean_s4', 'isometry_deviation', 'effective_rank' and 'stable_rank'."
+                )
+
+    if isinstance(f, Network):
+        # What it is made of is known before its parameters are.
+        shapes = jax.eval_shape(f.init, jax.random.key(0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", _checks.PrecisionWarning)
+            require_known(target_of(shapes), shapes)
+
     def init(params: Any) -> MonitorState:
-        target_of(params)
+        require_known(target_of(params), params)
         zero = jnp.zeros((), jnp.int32)
         found = jax.eval_shape(observe, params, zero)
         for name, value in found.items():
@@ -175,15 +208,23 @@ def _measures(statistics: Any, f: Any, xs: Any) -> dict[str, Measure]:
         raise _checks.InputError(
             f'monitor(): statistics={_checks.show(statistics)} is no sequence; write ["isometry_deviation"].'
         )
-    given = statistics.items() if isinstance(statistics, Mapping) else [(_name(s), s) for s in statistics]
-    measures: dict[str, Measure] = {}
-    for name, statistic in given:
-        if name in measures:
-            raise _checks.InputError(f"monitor(): two statistics are called {name!r}; write a mapping of names.")
-        measures[name] = _measure(statistic, f, xs)
-    if not measures:
+    named = _named(statistics)
+    if not named:
         raise _checks.InputError('monitor(): statistics is empty; write ["isometry_deviation"].')
-    return measures
+    return {name: _measure(statistic, f, xs) for name, statistic in named.items()}
+
+
+def _named(statistics: Any) -> dict[str, Statistic]:
+    """Every statistic by its name."""
+    if isinstance(statistics, Mapping):
+        return dict(statistics)
+    named: dict[str, Statistic] = {}
+    for statistic in statistics:
+        name = _name(statistic)
+        if name in named:
+            raise _checks.InputError(f"monitor(): two statistics are called {name!r}; write a mapping of names.")
+        named[name] = statistic
+    return named
 
 
 def _name(statistic: Any) -> str:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from isometry._internal import precision
+from isometry._internal import compilation, precision
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import (
     CLEAR,
@@ -97,7 +97,7 @@ def start(task: Task, params: Any) -> State:
     return State(params, opt, sums, per_layer, first, jnp.full(seeds, jnp.inf, jnp.float32))
 
 
-@functools.partial(jax.jit, static_argnames=("function", "loss", "optimizer"))
+@functools.partial(compilation.jit, static_argnames=("function", "loss", "optimizer"))
 def _advance(function, loss, optimizer, state, xs, targets, batches, begin, end):
     """States after steps begin … end − 1 of every seed, on the same batches."""
 
@@ -169,7 +169,7 @@ def _gradient_ranks(state: State) -> np.ndarray:
     return np.concatenate(found or [np.zeros((len(state.loss), 0), int)], 1)
 
 
-@functools.partial(jax.jit, static_argnames=("count",))
+@functools.partial(compilation.jit, static_argnames=("count",))
 def gaussian_controls(params: Any, key: Any, count: int) -> Any:
     """`count` copies of one parameter set whose weights are Gaussian of the same Frobenius norm, layer by layer."""
     weights = weights_of(params)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from isometry import _checks
-from isometry._internal import strict_json
+from isometry._internal import compilation, strict_json
 from isometry.degeneracy._flag import CLEAR, FLAGS, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import Probe
 from isometry.degeneracy._statistics import STATISTICS
@@ -168,7 +168,7 @@ class Reports(Mapping[str, Report]):
         return strict_json.dumps(self.as_dict())
 
 
-@jax.jit
+@compilation.jit
 def _statistics(sp: Spectrum) -> dict[str, Any]:
     return {name: statistic(sp) for name, statistic in STATISTICS.items()}
 

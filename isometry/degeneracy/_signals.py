@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry._internal import precision
+from isometry._internal import compilation, precision
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._partition import Near, singletons
 
@@ -63,7 +63,7 @@ class Signals:
         return rate, (rate - float(error), rate + float(error))
 
 
-@functools.partial(jax.jit, static_argnames=("function",))
+@functools.partial(compilation.jit, static_argnames=("function",))
 def _all_layers(function: Any, params: Any, xs: Any) -> list[Any]:
     """z_1 … z_depth over seeds × inputs."""
     one = lambda p, x: [*function.pre_activations(p, x), function(p, x)]  # noqa: E731

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks, theory
-from isometry._internal import precision
+from isometry._internal import compilation, precision
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag, Thresholds, above, interval, unsure
 from isometry.networks import Network
@@ -24,7 +24,7 @@ _SATURATION = "below {share:g} of the largest slope (convention); binomial null 
 _SATURATION_REMEDY = "smaller sigma_w and sigma_b, or inputs scaled to unit variance"
 
 
-@functools.partial(jax.jit, static_argnames=("function",))
+@functools.partial(compilation.jit, static_argnames=("function",))
 def pre_activations(function: Any, params: Any, xs: Any) -> list[Any]:
     """z_1 … z_{depth-1} over seeds × inputs, each (seeds, inputs, units)."""
     with precision.full():

@@ -92,7 +92,7 @@ def smooth_density(
     """
     series = _series(log_s, weights, steps=steps, log_points=log_points, most=most)
     # Of Jackson's kernel: it damps the last moment most, and keeps the sum positive.
-    terms = 4 * series.count
+    terms = 4 * series.steps
     turn = jnp.pi / terms
     falling = (terms - series.order) * jnp.cos(turn * series.order)
     damping = (falling + jnp.sin(turn * series.order) / jnp.tan(turn)) / terms
@@ -111,7 +111,7 @@ class _Series(NamedTuple):
     angle: Float[Array, "*batch points"]
     order: Float[Array, "*batch orders"]
     moments: Float[Array, "*batch orders"]
-    count: Float[Array, "*batch 1"]
+    steps: Float[Array, "*batch 1"]
 
     def sum(
         self, wave: Callable[[Array], Array], factors: Float[Array, "*batch orders"]
@@ -152,7 +152,7 @@ def _series(
         angle=_angle(points - top, nearest),
         order=order,
         moments=moments,
-        count=count,
+        steps=count,
     )
 
 

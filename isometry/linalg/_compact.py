@@ -95,6 +95,7 @@ def compact_product(
             factors = jax.tree.map(lambda a: a[1:], factors)
         state = _through(state, factors, width)
     # Behind the last factor every unit counts.
+    assert matrix is not None, "the last factor is a weight"
     last = _rows_of(matrix.mT, state.units)
     product = state.rows @ last
     return product if scale is None else product * scale[:, None, :]
@@ -104,6 +105,7 @@ def _last_apart(stacks: Sequence[Factors]) -> list[Factors]:
     """Take the very last factor off, as one without an axis of factors."""
     whole, last = list(stacks[:-1]), stacks[-1]
     matrix, scale = last
+    assert matrix is not None, "the last factor is a weight"
     end = Factors(matrix[-1], None if scale is None else scale[:, -1])
     if len(matrix) > 1:
         assert scale is not None, "scales stand behind every factor but the last"
@@ -111,18 +113,26 @@ def _last_apart(stacks: Sequence[Factors]) -> list[Factors]:
     return [*whole, end]
 
 
+def _scale_of(stack: Factors) -> Array:
+    """Return the scales behind factors that are not the last."""
+    assert stack.scale is not None, "scales stand behind every factor but the last"
+    return stack.scale
+
+
 def _by_factor(stack: Factors) -> Factors:
     """Put the axis of factors first, and the matrices as layers store them."""
-    matrix, scale = stack
-    stored = None if matrix is None else matrix.mT
-    return Factors(stored, jnp.moveaxis(scale, 1, 0))
+    matrix = stack.matrix
+    if matrix is not None:
+        matrix = matrix.mT
+    return Factors(matrix, jnp.moveaxis(_scale_of(stack), 1, 0))
 
 
 def _begun(stack: Factors, width: int) -> _Rows:
     """Return the first factor on the units that are live behind it."""
-    live = _live_units(stack.scale[:, 0], width)
+    scale = _scale_of(stack)
+    live = _live_units(scale[:, 0], width)
     if stack.matrix is None:
-        identity = jnp.eye(stack.scale.shape[-1], dtype=live.scale.dtype)
+        identity = jnp.eye(scale.shape[-1], dtype=live.scale.dtype)
         columns = jax.vmap(lambda units: identity[:, units])(live.units)
     else:
         columns = _rows_of(stack.matrix[0], live.units).mT
@@ -142,7 +152,7 @@ def _triangular(a: Array) -> Array:
 
 def _through(state: _Rows, factors: Factors, width: int) -> _Rows:
     """Multiply by factors, whose axis comes first."""
-    count = len(factors.scale)
+    count = len(_scale_of(factors))
     if count == 0:
         return state
     # Not in a loop, where the number of units could not change.
@@ -157,9 +167,10 @@ def _through(state: _Rows, factors: Factors, width: int) -> _Rows:
 
 
 def _next(state: _Rows, factor: Factors, width: int) -> _Rows:
-    matrix, scale = factor
-    live = _live_units(scale, width)
-    block = _block(matrix, state.units, live.units)
+    live = _live_units(_scale_of(factor), width)
+    # Behind the first factor all are weights.
+    assert factor.matrix is not None
+    block = _block(factor.matrix, state.units, live.units)
     return _Rows((state.rows @ block) * live.scale[:, None, :], live.units)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from isometry._internal import checks, memory, precision
+from isometry._internal import checks, compilation, memory, precision
 from isometry._internal.errors import InputError, public
 from isometry.linalg import _factorizations
 from isometry.linalg._dense import singular_values
@@ -258,7 +258,7 @@ def _padded(
 # --- By frequency
 
 
-@functools.partial(jax.jit, static_argnames=("axes", "groups"))
+@functools.partial(compilation.jit, static_argnames=("axes", "groups"))
 def _values_by_frequency(
     kernel: Float[Array, "*window n_in n_out"],
     axes: _Axes,
@@ -345,7 +345,7 @@ def _lengths(blocks: Complex[Array, "*batch m n"]) -> Float[Array, "*batch 1"]:
 # --- The whole map
 
 
-@functools.partial(jax.jit, static_argnames=("axes", "groups", "padding"))
+@functools.partial(compilation.jit, static_argnames=("axes", "groups", "padding"))
 def _values_of_map(
     kernel: Float[Array, "*window n_in n_out"],
     axes: _Axes,

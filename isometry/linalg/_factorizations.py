@@ -30,8 +30,10 @@ Kernel = Callable[..., PyTree[Array]]
 
 def _batches_wait(jaxlib_version: str) -> bool:
     """Tell whether a batched LAPACK call of this jaxlib waits for tasks of its own."""
-    release = re.match(r"\d+\.\d+\.\d+", jaxlib_version)[0]
-    return tuple(int(part) for part in release.split(".")) < (0, 11, 1)
+    release = re.match(r"(\d+)\.(\d+)\.(\d+)", jaxlib_version)
+    assert release is not None, "every version of jaxlib has three numbers"
+    major, minor, patch = map(int, release.groups())
+    return (major, minor, patch) < (0, 11, 1)
 
 
 BATCHES_WAIT = _batches_wait(importlib.metadata.version("jaxlib"))
@@ -282,11 +284,11 @@ def _singular_values_jvp(
     return s, ds.real
 
 
-def _factors_of_svd(a: Array) -> list[Array]:
+def _factors_of_svd(a: Array) -> PyTree[Array]:
     return jax.lax.linalg.svd(a, full_matrices=False)
 
 
-def _factors_on_gpu(a: Array) -> list[Array]:
+def _factors_on_gpu(a: Array) -> PyTree[Array]:
     return jax.lax.linalg.svd(a, full_matrices=False, algorithm=_GPU_ALGORITHM)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from isometry import _checks
-from isometry._internal import precision
+from isometry._internal import compilation, precision
 from isometry.linalg import _dense, _factorizations, _graded, _jacobi
 
 _FLIPS = 2, 15
@@ -99,7 +99,7 @@ def lyapunov_exponents(factors: Any) -> Float[Array, " n"]:
     return _exponents(stacks[0].matrix)
 
 
-@jax.jit
+@compilation.jit
 def _exponents(matrix: Any) -> Any:
     def step(basis: Any, factor: Any) -> Any:
         basis, upper = _factorizations.qr(factor @ basis)
@@ -111,7 +111,7 @@ def _exponents(matrix: Any) -> Any:
     return -jnp.sort(-jnp.mean(logs, 0))
 
 
-@functools.partial(jax.jit, static_argnums=1, inline=True)
+@functools.partial(compilation.jit, static_argnums=1, inline=True)
 def log_values(stacks: Sequence[Factors], every: int = 1) -> Float[Array, " k"]:
     """ln singular values of the product of all stacks.
 

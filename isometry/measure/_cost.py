@@ -13,7 +13,7 @@ from jax.extend import core
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks, jaxprs, memory
+from isometry._internal import checks, compilation, jaxprs, memory
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Params
 from isometry.measure import _resolution, methods
@@ -138,7 +138,7 @@ def _asked(
 ) -> Cost:
     """Compile what `spectrum` runs, and ask XLA."""
     # JAX remembers what is compiled for equal arguments, so asking again is free.
-    compiled = _measured.lower(method, target, params, x=x).compile()
+    compiled = _measured.ahead(method, target, params, x=x)
     allocated = compiled.memory_analysis()
     if allocated is None:
         raise NotImplementedError(
@@ -155,7 +155,7 @@ def _asked(
     return Cost(num_bytes, flop, tuple(sorted(notes)))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(compilation.jit, static_argnums=(0, 1))
 def _measured(
     method: Method,
     target: Target,
@@ -167,7 +167,7 @@ def _measured(
     return method.spectrum(target, params, x=x, key=key)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(compilation.jit, static_argnums=0)
 def _mapped(
     target: Target,
     params: Params,

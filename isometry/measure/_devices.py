@@ -93,7 +93,8 @@ def spread(
     made = make(np.asarray(index)[mine])
 
     def placed(a: Array) -> Array:
-        def held(where: tuple[slice, ...]) -> Array | np.ndarray:
+        def held(where: tuple[slice, ...] | None) -> Array | np.ndarray:
+            assert where is not None, "every device of the mesh holds a piece"
             first, stop, _ = where[0].indices(len(index))
             # `mine` is sorted and without gaps inside a piece, so a piece is a slice of
             # it.
@@ -106,7 +107,7 @@ def spread(
     return jax.tree.map(placed, made)
 
 
-def everywhere(mesh: Mesh | None, value: ArrayLike) -> ArrayLike:
+def everywhere(mesh: Mesh | None, value: ArrayLike) -> Array | np.ndarray:
     """Return the same array on every device, from every process's own copy."""
     value = np.asarray(value)
     if mesh is None:

@@ -70,7 +70,19 @@ class Seeds:
         """Return the shapes of one seed's parameters."""
         # Drawing is traced, not run: a seed of a large network may take all memory.
         row = row_shapes(self.source)
-        return row if self.draw is None else jax.eval_shape(self.draw, row)
+        if self.draw is None:
+            return row
+        try:
+            return jax.eval_shape(self.draw, row)
+        except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
+            # A Network draws traceably, so it is the user's function that does not.
+            raise InputError(
+                "sample is traced, to be mapped over keys (jax.vmap), and it needs the "
+                f"value of its key: {str(error).partition(chr(10))[0]}. Draw with "
+                "jax.random alone; or draw before, and write params= instead of keys "
+                "and sample: jax.tree.map(lambda *leaves: jnp.stack(leaves), "
+                "*map(sample, keys))."
+            ) from error
 
     def maker(self, xs: PyTree[Array]) -> Callable[[Int[np.ndarray, " n"]], Params]:
         """Return the function from the numbers of seeds to their stacked parameters.
@@ -105,6 +117,7 @@ def seeds_of(
         )
     if params is not None:
         return _given(params, sample)
+    _refuse_params(keys)
     num_seeds = checks.keys("keys", keys).shape[0]
     if sample is not None:
         return Seeds(keys, num_seeds, draw=sample)
@@ -113,6 +126,23 @@ def seeds_of(
     raise InputError(
         "f is a plain function; give sample=(key -> params), or params= stacked."
     )
+
+
+def _refuse_params(keys: Key) -> None:
+    """Refuse parameters that are written in the place of keys."""
+    leaves = jax.tree.leaves(keys)
+    is_floating = [
+        jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        for leaf in leaves
+        if hasattr(leaf, "dtype")
+    ]
+    if any(is_floating):
+        raise InputError(
+            f"keys is {type(keys).__name__} with floating arrays in it, not random "
+            "keys. Of parameters that are drawn already write params=, stacked on a "
+            "seeds axis, and xs= by name; a single seed's are "
+            "params=jax.tree.map(lambda leaf: leaf[None], params)."
+        )
 
 
 def _given(params: Params, sample: Callable[[Key], Params] | None) -> Seeds:

@@ -7,7 +7,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, overload
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,8 @@ from isometry.networks import Network
 # gigabyte would be copied.
 _LARGE = 2**27
 
-Indices: TypeAlias = Int[np.ndarray, "_"]
+# Without a name: of seeds and of inputs there may be different numbers.
+Indices: TypeAlias = Int[np.ndarray, " _"]
 # One record, or one a span.
 Spectra: TypeAlias = Spectrum | dict[Span, Spectrum]
 
@@ -112,7 +113,7 @@ class _Work:
     make: Callable[[Indices], Params]
     source: PyTree
     xs: PyTree
-    bits: Array | None
+    bits: Array | np.ndarray | None
     counts: tuple[int, int]
     steps: list[tuple[Indices, Indices]]
     is_single: bool
@@ -215,6 +216,46 @@ class _Work:
             return records[0]
         spans = [target.span for target in self.how.targets]
         return dict(zip(spans, records, strict=True))
+
+
+@overload
+def ensemble(
+    f: Map,
+    keys: Key | None = None,
+    xs: PyTree[Array] | None = None,
+    *,
+    params: Params | None = None,
+    sample: Callable[[Key], Params] | None = None,
+    method: str | Method = "auto",
+    span: Span = "end_to_end",
+    dtype: DTypeLike | None = None,
+    key: Key | None = None,
+    output: int | str | None = None,
+    max_bytes: int | None = None,
+    mesh: Mesh | None = None,
+    progress: Progress = False,
+    resume: Interrupted | None = None,
+) -> Spectrum: ...
+
+
+@overload
+def ensemble(
+    f: Map,
+    keys: Key | None = None,
+    xs: PyTree[Array] | None = None,
+    *,
+    params: Params | None = None,
+    sample: Callable[[Key], Params] | None = None,
+    method: str | Method = "auto",
+    span: list[Span],
+    dtype: DTypeLike | None = None,
+    key: Key | None = None,
+    output: int | str | None = None,
+    max_bytes: int | None = None,
+    mesh: Mesh | None = None,
+    progress: Progress = False,
+    resume: Interrupted | None = None,
+) -> dict[Span, Spectrum]: ...
 
 
 @public("ensemble")
@@ -335,7 +376,7 @@ def ensemble(
         counts=counts,
     )
     key_kind = bits = None
-    if chosen.needs_key:
+    if chosen.needs_key and key is not None:
         key_kind, bits = _draws.key_parts(key)
         bits = _devices.everywhere(mesh, bits)
     work = _Work(

@@ -150,8 +150,9 @@ def picked(y: PyTree, output: int | str | None) -> PyTree:
     """Return the output that is meant: `y[output]`, `y`, or the first of a tuple."""
     # Networks that return something beside their output put it behind.
     if output is None:
-        is_sequence = isinstance(y, (tuple, list)) and len(y) > 0
-        return y[0] if is_sequence else y
+        if isinstance(y, (tuple, list)) and y:
+            return y[0]
+        return y
     try:
         return y[output]
     except (TypeError, KeyError, IndexError):

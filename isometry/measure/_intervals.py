@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from isometry.linalg import Quadrature
 from isometry.linalg._lanczos import norm_excess
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _standard_error(sp: "Spectrum", measure: Measure) -> Array:
 
     It is that of a mean for a moment, and serves functions of moments too.
     """
-    rules = sp.quadrature
+    rules = _rules(sp)
     probes = _probes(sp)
     if probes < 2:
         return jnp.asarray(jnp.nan, rules.weights.dtype)
@@ -113,8 +114,13 @@ def _joined(sp: "Spectrum", log_values: Array, weights: Array) -> "Spectrum":
     )
 
 
+def _rules(sp: "Spectrum") -> Quadrature:
+    assert sp.quadrature is not None, "of singular values every interval is a point"
+    return sp.quadrature
+
+
 def _probes(sp: "Spectrum") -> int:
-    return sp.quadrature.log_values.shape[-2]
+    return _rules(sp).log_values.shape[-2]
 
 
 def _t_quantile(level: float, probes: int) -> float:

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
 from isometry import linalg
-from isometry._internal import checks, precision
+from isometry._internal import checks, compilation, precision
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Params
 from isometry.measure import _cost, _diagnosis, _progress, _resolution
@@ -100,7 +100,7 @@ def jacobian(
     return matrix
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(compilation.jit, static_argnums=0)
 def _formed(
     target: Target,
     params: Params,
@@ -149,7 +149,7 @@ def goes_forward(target: Target) -> bool:
     return m > n
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(compilation.jit, static_argnums=(0, 1))
 def _part(
     target: Target,
     size: int,

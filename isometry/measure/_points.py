@@ -14,12 +14,11 @@ from jaxtyping import Array, PyTree
 
 from isometry import structure
 from isometry._internal import checks, jaxprs, memory, precision
-from isometry._internal.errors import InputError, PrecisionWarning
+from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.measure import _draws, _resolution, _spans
 from isometry.measure._function import Reference
 from isometry.measure._spans import Point, Span
-from isometry.measure._warnings import warn
 from isometry.structure import Anatomy
 from isometry.structure._place import Place
 from isometry.structure._tapping import Mode, Tapped, reading_shape, tapped
@@ -314,13 +313,7 @@ def prepare(
     anatomy = structure.anatomy(function, *shapes)
     resolved = _spans.resolve(function, anatomy, span)
     coarse = jaxprs.coarse(anatomy.closed.jaxpr, measured_in)
-    if coarse:
-        warn(
-            f"f asks for less than full precision: {', '.join(coarse)}. Leave the "
-            "precision to isometry (no precision=, no cast), or, if it is what you "
-            "want to measure, silence isometry.PrecisionWarning.",
-            PrecisionWarning,
-        )
+    _resolution.warn_of_precision(coarse)
     groups = grouped(anatomy, choose(anatomy, resolved.first, resolved.last))
     # In the order of the computation, which groups have not kept.
     known = {name for group in groups for name in group.names}

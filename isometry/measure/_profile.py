@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from isometry import linalg
-from isometry._internal import blas, checks, jaxprs, memory, precision
+from isometry._internal import blas, checks, compilation, jaxprs, memory, precision
 from isometry._internal.errors import InputError, NotFinite, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.measure import _points, _spans
@@ -195,6 +195,7 @@ def profile(
             parts.append(jax.block_until_ready(part))
     joined = run.joined(parts)
     ends = spans.ends()
+    eps = jaxprs.coarse(plan.anatomy.closed.jaxpr, plan.dtype).eps
     spectra: dict[str, Spectrum] = {}
     values: dict[str, dict[str, np.ndarray]] = {name: {} for name in functions}
     for shape, names in spans.names_of_shape().items():
@@ -202,9 +203,10 @@ def profile(
         for position, name in enumerate(names):
             own = log_values[:, :, position]
             _require_finite(own, *ends[name])
-            spectra[name] = _record(own, shape, span=ends[name])
+            spectra[name] = _record(own, shape, span=ends[name], eps=eps)
         # Statistics of all points at once: one by one, a deep network takes seconds.
-        of_all = _record(log_values, shape, span=(plan.first.name, plan.last.name))
+        ends_of_all = (plan.first.name, plan.last.name)
+        of_all = _record(log_values, shape, span=ends_of_all, eps=eps)
         for statistic, function in functions.items():
             on_host = np.moveaxis(np.asarray(function(of_all)), 2, 0)
             values[statistic] |= dict(zip(names, on_host, strict=True))
@@ -322,7 +324,7 @@ def _inputs_at_once(spans: Spans, run: _points.Run) -> int:
     return _points.at_once(budget // each, run.num_inputs)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(compilation.jit, static_argnums=(0, 1))
 def _log_values(
     spans: Spans,
     chunk: int,
@@ -345,11 +347,24 @@ def _log_values(
 
 
 def _record(
-    log_values: np.ndarray, shape: tuple[int, int], *, span: tuple[str, str]
+    log_values: np.ndarray,
+    shape: tuple[int, int],
+    *,
+    span: tuple[str, str],
+    eps: float | None,
 ) -> Spectrum:
-    """Return the record of dense Jacobians whose ln s are known."""
+    """Return the record of dense Jacobians whose ln s are known.
+
+    Args:
+        log_values: (..., size), descending.
+        shape: Of one Jacobian.
+        span: Where they start and end.
+        eps: What f rounds to; None where that is the dtype's own.
+    """
     m, n = shape
     log_floor = precision.svd_log_floor(m, n, log_values.dtype)
+    if eps is not None:
+        log_floor = max(log_floor, precision.coarse_log_floor(m, n, eps))
     dtype = log_values.dtype
     return Spectrum(
         log_values=jnp.asarray(log_values),

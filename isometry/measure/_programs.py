@@ -22,13 +22,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from isometry._internal import blas, memory
+from isometry._internal import blas, checks, compilation, memory
 from isometry.measure import _devices
 
-Program = Callable[
-    [Hashable, PyTree[Array], PyTree[Array], PyTree[Array]],
-    PyTree[Array],
-]
+# Of what it is compiled for, and of the three fields of `Arguments`.
+Program = Callable[..., PyTree[Array]]
 
 # Seconds that a call of a compiled program takes beside its computation. A tenth of it
 # would cut programs into pieces that are mostly calls; ten times as much would leave a
@@ -103,7 +101,7 @@ def run(
         parts = _parts(arguments, operations)
         if parts == (1, 1):
             return _to_host(_compiled(program, static, None, *arguments))
-        return _in_threads(program, static, arguments, parts)
+        return _in_threads(program, static, arguments, parts=parts)
 
 
 @contextlib.contextmanager
@@ -115,7 +113,7 @@ def _limited_blas(mesh: Mesh | None) -> Iterator[None]:
         yield
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(compilation.jit, static_argnums=(0, 1, 2))
 def _compiled(
     program: Program,
     static: Hashable,
@@ -154,9 +152,9 @@ def _in_threads(
     parts: tuple[int, int],
 ) -> PyTree[np.ndarray]:
     pieces = list(_pieces(arguments, parts))
-    compiled = _compiled.lower(program, static, None, *pieces[0]).compile()
+    compiled = _compiled.ahead(program, static, None, *pieces[0])
     # Whether 64 bits are enabled is a setting of each thread.
-    x64 = jax.config.jax_enable_x64
+    x64 = checks.x64()
 
     def computed(piece: Arguments) -> PyTree[np.ndarray]:
         with jax.enable_x64(x64):
@@ -189,7 +187,7 @@ def _cut(tree: PyTree[Array], count: int) -> list[PyTree[Array]]:
         return [tree]
 
     def part(index: int) -> PyTree[Array]:
-        def of_leaf(leaf: Array) -> Array:
+        def of_leaf(leaf: Array) -> Array | np.ndarray:
             size = len(leaf) // count
             return memory.sliced(leaf, index * size, (index + 1) * size)
 

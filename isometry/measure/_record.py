@@ -1,10 +1,11 @@
 """The measured spectrum: a measure on [0, ∞), and what is known of it."""
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import ParamSpec, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from isometry import linalg
 from isometry._internal import checks, precision
 from isometry._internal.errors import InputError, NotFinite, public
 from isometry.measure import _intervals, _reasons
+from isometry.measure._spans import Span
 from isometry.measure.methods import Dense, Method
 
 VARIABLES = ("lam", "s", "log_s")
@@ -43,6 +45,33 @@ PerPoint: TypeAlias = Float[Array, "... points"]
 
 # A statistic's name, or a function of a Spectrum.
 Statistic: TypeAlias = "str | Callable[[Spectrum], Array]"
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _statistic(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a method public, computed in the dtype of its record.
+
+    A float64 spectrum is read as well where JAX's 64-bit mode, in which it was measured,
+    is off; there JAX would round it, and warn.
+    """
+
+    def decorate(method: Callable[P, R]) -> Callable[P, R]:
+        @public(name)
+        @functools.wraps(method)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            log_values = args[0].log_values
+            # A program that is being traced has a mode already.
+            if checks.is_traced(log_values) or log_values.dtype != np.float64:
+                return method(*args, **kwargs)
+            with jax.enable_x64(True):
+                return method(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 # Of fields that are no data: a program is compiled for each value.
@@ -99,7 +128,7 @@ class Spectrum:
     method: Method = field(default=Dense(), metadata=_STATIC)
     size: int = field(default=0, metadata=_STATIC)
     structural_zeros: int = field(default=0, metadata=_STATIC)
-    span: str = field(default="end_to_end", metadata=_STATIC)
+    span: Span = field(default="end_to_end", metadata=_STATIC)
     pairs: int | None = field(default=None, metadata=_STATIC)
     quadrature: linalg.Quadrature | None = None
     recast: str | None = field(default=None, metadata=_STATIC)
@@ -231,12 +260,15 @@ class Spectrum:
             return None
         return _reasons.of_quadrature(statistic, variable, self.method)
 
-    @public("zero_fraction")
+    @_statistic("zero_fraction")
     def zero_fraction(self, exact: bool = False) -> PerMatrix:
         """Return the mass of the zeros.
 
         Args:
             exact: Leave out those that are only too small to tell from zero.
+
+        Returns:
+            A share in [0, 1] for each matrix of the batch.
 
         Example:
             >>> sp = isometry.Spectrum.of_jacobians(np.diag([1.0, 1e-9, 0.0, 0.0]))
@@ -248,9 +280,10 @@ class Spectrum:
         if exact:
             is_zero = jnp.isneginf(self.log_values)
         mass = jnp.where(is_zero, self.weights, 0)
-        return self._of_values(jnp.sum(mass, -1))
+        total = _share(jnp.sum(mass, -1), is_all=is_zero.all(-1))
+        return self._of_values(total)
 
-    @public("moment")
+    @_statistic("moment")
     def moment(self, k: float = 1, variable: str = "lam") -> PerMatrix:
         """Return E[variable^k] over all nodes.
 
@@ -259,6 +292,9 @@ class Spectrum:
         Args:
             k: A positive number in the range of the dtype; of "log_s" a whole one.
             variable: "lam", "s" or "log_s".
+
+        Returns:
+            One number for each matrix of the batch.
 
         Raises:
             InputError: `k` or `variable` is not such.
@@ -293,7 +329,7 @@ class Spectrum:
         powers = self._masked_logs() ** whole
         return jnp.sum(mass * powers, -1)
 
-    @public("cdf")
+    @_statistic("cdf")
     def cdf(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
         """Return the mass at or below each point of a grid.
 
@@ -318,9 +354,10 @@ class Spectrum:
         is_below = self.log_values[..., None, :] <= self._column(level)
         weights = self.weights[..., None, :]
         mass = jnp.where(is_below, weights, 0)
-        return self._of_values(jnp.sum(mass, -1))
+        total = _share(jnp.sum(mass, -1), is_all=is_below.all(-1))
+        return self._of_values(total)
 
-    @public("smooth_cdf")
+    @_statistic("smooth_cdf")
     def smooth_cdf(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
         """Estimate the distribution function from the moments of a quadrature.
 
@@ -358,7 +395,7 @@ class Spectrum:
         # Below zero there is nothing.
         return self._finite(jnp.where(jnp.isnan(share), 0, share))
 
-    @public("smooth_density")
+    @_statistic("smooth_density")
     def smooth_density(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
         """Estimate the density from the moments of a quadrature.
 
@@ -400,7 +437,7 @@ class Spectrum:
             density = density / width
         return self._finite(jnp.where(jnp.isnan(density), 0, density))
 
-    @public("quantile")
+    @_statistic("quantile")
     def quantile(self, p: ArrayLike, variable: str = "lam") -> PerMatrix:
         """Return the least x with cdf(x) ≥ p, which is an attained value.
 
@@ -449,7 +486,7 @@ class Spectrum:
             return value[..., 0]
         return value
 
-    @public("density")
+    @_statistic("density")
     def density(
         self, grid: ArrayLike, bandwidth: float, variable: str = "lam"
     ) -> PerPoint:
@@ -493,12 +530,15 @@ class Spectrum:
         terms = mass[..., None, :] * kernel
         return self._of_values(jnp.sum(terms, -1))
 
-    @public("condition_number")
+    @_statistic("condition_number")
     def condition_number(self, nonzero: bool = False) -> PerMatrix:
         """Return s_max/s_min, infinite if any value is zero or unresolved.
 
         Args:
             nonzero: Take the smallest of the resolved values instead.
+
+        Returns:
+            One ratio for each matrix of the batch.
 
         Example:
             >>> sp = isometry.Spectrum.of_jacobians(np.diag([4.0, 2.0, 0.0]))
@@ -516,12 +556,15 @@ class Spectrum:
         ratio = jnp.exp(jnp.where(is_known, top - least, 0))
         return self._of_values(jnp.where(is_known, ratio, jnp.inf))
 
-    @public("effective_rank")
+    @_statistic("effective_rank")
     def effective_rank(self) -> PerMatrix:
         """Return the exponential of the entropy of s/Σs.
 
         Between 1 and `size`, 0 for a zero matrix (Roy and Vetterli, 2007). Of a
         quadrature an estimate.
+
+        Returns:
+            One number for each matrix of the batch.
 
         Example:
             >>> sp = isometry.Spectrum.of_jacobians(np.diag([1.0, 1.0, 0.0]))
@@ -541,9 +584,12 @@ class Spectrum:
         is_zero_matrix = total[..., 0] == 0
         return self._finite(jnp.where(is_zero_matrix, 0, rank))
 
-    @public("stable_rank")
+    @_statistic("stable_rank")
     def stable_rank(self) -> PerMatrix:
         """Return Σ s²/s_max², between 1 and `size`, 0 for a zero matrix.
+
+        Returns:
+            One number for each matrix of the batch.
 
         Example:
             >>> isometry.Spectrum.of_jacobians(np.diag([2.0, 1.0, 1.0])).stable_rank()
@@ -553,11 +599,14 @@ class Spectrum:
         mean_square = jnp.sum(self.weights * squares, -1)
         return self._finite(self.size * mean_square)
 
-    @public("isometry_deviation")
+    @_statistic("isometry_deviation")
     def isometry_deviation(self) -> PerMatrix:
         """Return √E (s - 1)², the distance to the nearest (partial) isometry.
 
         Root mean square over singular values; 0 exactly at an isometry.
+
+        Returns:
+            One number for each matrix of the batch.
 
         Example:
             >>> isometry.Spectrum.of_jacobians(np.diag([1.5, 0.5])).isometry_deviation()
@@ -566,7 +615,7 @@ class Spectrum:
         squares = (self.values - 1) ** 2
         return jnp.sqrt(jnp.sum(self.weights * squares, -1))
 
-    @public("log_spread")
+    @_statistic("log_spread")
     def log_spread(self) -> PerMatrix:
         """Return the variance of ln s over the resolved nodes.
 
@@ -574,6 +623,9 @@ class Spectrum:
         through the vectors of an SVD, which equal singular values do not determine: NaN
         at isometry. For second derivatives take `linalg.log_spread` or
         `linalg.spectral_moments` of the Jacobian.
+
+        Returns:
+            One number for each matrix of the batch.
 
         Example:
             >>> sp = isometry.Spectrum.of_jacobians(np.diag([np.e, 1 / np.e]))
@@ -587,7 +639,7 @@ class Spectrum:
         deviations = (logs - mean) ** 2
         return self._of_values(jnp.sum(mass * deviations, -1))
 
-    @public("interval")
+    @_statistic("interval")
     def interval(
         self,
         statistic: str,
@@ -647,12 +699,15 @@ class Spectrum:
 
         return _intervals.of_measure(self, measure, level)
 
-    @public("pooled")
+    @_statistic("pooled")
     def pooled(self) -> "Spectrum":
         """Join all matrices of the batch into one measure, each with equal mass.
 
         The floor is the highest of theirs: taken in absolute terms, and restated
         relative to the pooled largest value.
+
+        Returns:
+            One spectrum without batch axes, of as many nodes as all of them together.
 
         Example:
             >>> jacobians = np.stack([np.eye(2), 2 * np.eye(2)])
@@ -698,7 +753,7 @@ class Spectrum:
             steps=jnp.min(jnp.asarray(rules.steps)),
         )
 
-    @public("standard_error")
+    @_statistic("standard_error")
     def standard_error(self, statistic: Statistic) -> PerMatrix:
         """Return the standard error over seeds of the mean of a statistic.
 
@@ -723,9 +778,11 @@ class Spectrum:
             >>> print(f"{error:.4f}")
             0.5774
         """
-        measure = statistic
+        measure: Callable[[Spectrum], Array] | None
         if isinstance(statistic, str):
             measure = getattr(type(self), statistic, None)
+        else:
+            measure = statistic
         shown = checks.show(statistic)
         if not callable(measure):
             message = f"statistic={shown} is not a method of Spectrum or a function."
@@ -829,3 +886,8 @@ class Spectrum:
             f"Spectrum({over}{self.size} singular values, span={self.span!r}, "
             f"method={self.method}, {dtype}{recast})"
         )
+
+
+def _share(total: Array, is_all: Bool[Array, "..."]) -> Array:
+    """Return a sum of weights: 1 of all of them, which their rounding misses."""
+    return jnp.where(is_all, 1, jnp.minimum(total, 1))

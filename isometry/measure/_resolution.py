@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,7 @@ def resolve_once(
         # from the user's params.
         program = _program(target, params, x)
         target = replace(target, f=program, output=None)
+        assert program.closed is not None, "it has just been traced"
         params = (program.closed.consts, params)
         target = _traced_once(target, params, x, argument="x")
         # An equal program may have been examined before, of a function that is gone.
@@ -127,6 +129,7 @@ def _program(
     except Exception as error:
         raise _raised(error, target, shapes, argument="x") from error
     require_array(out)
+    assert isinstance(target.f, Reference), "a program is not traced again"
     return Program(target.f, target.output, closed)
 
 
@@ -181,6 +184,8 @@ def _bare(
 ) -> Target:
     """Check the arguments, and return the target without what tracing finds."""
     span = canonical(span)
+    if isinstance(function, Function):
+        _require_example(function, x)
     if isinstance(function, Function) and span == "hidden" and function.depth < 3:
         raise InputError(
             'span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this one '
@@ -198,13 +203,25 @@ def _bare(
     )
 
 
+def _require_example(function: Function, x: PyTree) -> None:
+    """Refuse a batch, where the network says what one example is."""
+    wanted = function.input_shape
+    came = getattr(x, "shape", None)
+    if wanted is not None and came is not None and came[1:] == wanted:
+        raise InputError(
+            f"x has shape {came}: {came[0]} examples, and one of shape {wanted} is "
+            "meant; write x[0], or isometry.ensemble(net, params=..., xs=x) for all, "
+            "with params stacked on a seeds axis."
+        )
+
+
 def canonical(span: Span) -> Span:
     """Return a span as a name or as tuples, which are hashable."""
     # A name is never a point: two ends are needed.
     if isinstance(span, str):
         return checks.one_of("span", span, SPANS)
     if isinstance(span, (tuple, list)):
-        span = tuple(map(_end, span))
+        span = cast(Span, tuple(map(_end, span)))
     try:
         hash(span)
     except TypeError:
@@ -217,7 +234,7 @@ def canonical(span: Span) -> Span:
 
 def _end(end: End) -> End:
     """Return one end of a span, a pair as a tuple."""
-    return tuple(end) if isinstance(end, list) else end
+    return cast(End, tuple(end)) if isinstance(end, list) else end
 
 
 def _lowest(params: Params, x: PyTree) -> str | None:
@@ -247,15 +264,22 @@ def _traced_once(
     except Exception:
         # Once more, for an error without a note of JAX's about its own frames.
         target = _examine(target, *shapes, argument=argument)
-    if target.coarse:
-        warn(
-            f"f asks for less than full precision: {', '.join(target.coarse)}. "
-            "Singular values below it are noise. Leave the precision to isometry (no "
-            "precision=, no cast), or, if it is what you want to measure, silence "
-            "isometry.PrecisionWarning.",
-            PrecisionWarning,
-        )
+    warn_of_precision(target.coarse)
     return target
+
+
+def warn_of_precision(coarse: jaxprs.Coarse) -> None:
+    """Warn of what f computes below the precision of the measurement."""
+    if not coarse.phrases:
+        return
+    warn(
+        f"f asks for less than full precision: {', '.join(coarse.phrases)}. Singular "
+        "values below it are noise. Leave the precision to isometry (no precision=, no "
+        "cast; build the module with dtype=None, or with that of the measurement, such "
+        "as dtype=float64), or, if it is what you want to measure, silence "
+        "isometry.PrecisionWarning.",
+        PrecisionWarning,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -462,6 +486,7 @@ def _require_determinism(
     """
     if isinstance(target.f, Program):
         _, params = params
+        assert target.f.closed is not None, "it is examined here for the first time"
         once = target.f.closed
         again, _ = traced(target.f.of_output, params, x)
     elif target.points is not None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from isometry._internal import checks, memory, precision
+from isometry._internal import checks, compilation, memory, precision
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.linalg._convolution import canonical
@@ -139,7 +139,7 @@ class _How(NamedTuple):
     chunk: int
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(compilation.jit, static_argnums=0)
 def _signals(
     how: _How,
     constants: list[Array],

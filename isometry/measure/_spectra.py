@@ -64,6 +64,7 @@ def _keys(
     inputs: Array,
 ) -> Key:
     """Return (seeds, inputs) keys."""
+    assert bits is not None, "a method that draws requires a key"
     base = jax.random.wrap_key_data(bits, impl=how.key_kind)
     # A key depends on the numbers of its seed and input alone, so the probes are the
     # same whatever the chunk and the device that they fall into.

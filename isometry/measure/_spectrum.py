@@ -2,12 +2,11 @@
 
 import functools
 
-import jax
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks
+from isometry._internal import checks, compilation
 from isometry._internal.errors import NotFinite, public
 from isometry._internal.types import Key, Params
 from isometry.measure import (
@@ -141,7 +140,7 @@ def _judge(
     _diagnosis.warn_if_zero(target, params, x, is_zero=is_zero)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(compilation.jit, static_argnums=(0, 1))
 def _measured(
     method: Method,
     target: Target,
@@ -152,7 +151,7 @@ def _measured(
     return method.spectrum(target, params, x=x, key=key)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(compilation.jit, static_argnums=(0, 1))
 def _factorized(
     method: Method,
     target: Target,

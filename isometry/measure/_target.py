@@ -28,6 +28,7 @@ from isometry.networks import Function
 # Of a target whose function has not been traced yet.
 _NOTHING = jax.ShapeDtypeStruct((), np.float32)
 _NOTHING_HELD = jaxprs.Held(0, 0)
+_NOTHING_COARSE = jaxprs.Coarse((), None)
 
 
 @jax.tree_util.register_static
@@ -44,7 +45,7 @@ class Target:
         points: The map of a span between named points; None for other spans.
         shape_in: Shape and dtype of the value where the span starts.
         shape_out: Shape and dtype of the value where it ends.
-        coarse: Phrases for what f computes below full precision.
+        coarse: What f computes below full precision.
         forward_only: Whether f has no reverse derivative.
         reverse_only: Whether f has no forward derivative.
         held: Bytes of what f computes on the way.
@@ -62,7 +63,7 @@ class Target:
     points: PointSpan | None = None
     shape_in: jax.ShapeDtypeStruct = _NOTHING
     shape_out: jax.ShapeDtypeStruct = _NOTHING
-    coarse: tuple[str, ...] = ()
+    coarse: jaxprs.Coarse = _NOTHING_COARSE
     forward_only: bool = False
     reverse_only: bool = False
     held: jaxprs.Held = _NOTHING_HELD
@@ -213,6 +214,7 @@ class Target:
             if self.blocks is not None:
                 matrices = self.blocks.jacobians(params, x)
                 return [Factors(matrix[None]) for matrix in matrices]
+            assert isinstance(self.span, str), "of points no layers are known"
             return self._known_network.factors(params, x, self.span)
 
     def factors_of_inputs(self, params: Params, xs: Array) -> list[Factors]:
@@ -221,7 +223,7 @@ class Target:
         # known before vmap can be told what is batched.
         shapes = jax.eval_shape(self.factors, params, xs[0])
         # Matrices are shared.
-        axes = [Factors(None, 0) for _ in shapes]
+        axes = [stack._replace(matrix=None, scale=0) for stack in shapes]
         return jax.vmap(self.factors, in_axes=(None, 0), out_axes=axes)(params, xs)
 
     def widest(self, params: Params, x: Array) -> int:
@@ -257,6 +259,11 @@ class Target:
         if weights is None:
             weights = jnp.full_like(log_values, 1 / min(m, n))
         batch = log_values.shape[:-1]
+        # No method resolves what f itself has rounded away.
+        eps = self.coarse.eps
+        if eps is not None:
+            of_f = precision.coarse_log_floor(m, n, eps)
+            log_floor = jnp.maximum(jnp.asarray(log_floor), of_f)
         # Methods may give one number for all matrices, such as a constant of the dtype.
         floor = jnp.broadcast_to(jnp.asarray(log_floor, log_values.dtype), batch)
         return Spectrum(

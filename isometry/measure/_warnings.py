@@ -24,7 +24,9 @@ def warn(message: str, category: type[Warning]) -> None:
     while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
         path = frame.f_code.co_filename
         if path.startswith(_PACKAGE) and path != _DECORATORS:
-            name = frame.f_code.co_name
+            # Of a function inside another, such as the init of a monitor, the outer one
+            # is what the user wrote.
+            name = frame.f_code.co_qualname.partition(".<locals>")[0]
         frame = frame.f_back
         level += 1
     warnings.warn(f"{name}(): {message}", category, stacklevel=level)

@@ -1,16 +1,20 @@
 """What measurement, certificates and the probe may ask of any network."""
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from isometry import _checks
 from isometry.activations import Activation
 from isometry.linalg import Factors
 from isometry.schemes import Layer, Scheme
+from isometry.structure import Anatomy, anatomy
 from isometry.theory import Law
 
 SPANS = ("end_to_end", "hidden")
@@ -170,6 +174,22 @@ class Network(ABC):
             f"law(): no law is known for a {type(self).__name__.lower()}: the law of a product needs the weights' "
             "ensemble and the pre-activations' variances of every layer, which only networks.mlp shows."
         )
+
+    @functools.cached_property
+    def anatomy(self) -> Anatomy:
+        """What the network is made of, read from shapes alone: `isometry.anatomy` of it.
+
+        **Raises** `ValueError`: a chain with a block that is a plain function, whose parameters or input have no shape.
+        """
+        if self.input_shape is None:
+            raise _checks.InputError(
+                f"anatomy: {_checks.show(self)} begins with a plain function, whose input has no known shape; write "
+                "isometry.anatomy(net, params, x)."
+            )
+        params = jax.eval_shape(self.init, jax.random.key(0))
+        # Networks take inputs in the dtype of their parameters.
+        x = jax.ShapeDtypeStruct(self.input_shape, jnp.result_type(*jax.tree.leaves(params)))
+        return anatomy(self, params, x)
 
     def __call__(self, params: Any, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.function(params, x)

@@ -113,8 +113,8 @@ def _common_legend(figure: "Figure") -> None:
 def _draw_ranks(ax: "Axes", reports: Mapping[str, "Report"]) -> None:
     ranks(reports, ax)
     ax.tick_params(labelsize=7)
-    ax.xaxis.label.set_size(8)
-    ax.yaxis.label.set_size(8)
+    ax.xaxis.label.set_fontsize(8)
+    ax.yaxis.label.set_fontsize(8)
     # A legend of many networks would cover the lines.
     if ax.lines:
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
@@ -162,8 +162,8 @@ def _draw_panel(
     ax.set_title(title, fontsize=8)
     ax.tick_params(labelsize=6.5)
     ax.set_yticks([])
-    ax.xaxis.label.set_size(7)
-    ax.yaxis.label.set_size(7)
+    ax.xaxis.label.set_fontsize(7)
+    ax.yaxis.label.set_fontsize(7)
     # Room for the words above the bars.
     ax.set_ylim(top=ax.get_ylim()[1] * 1.25)
 

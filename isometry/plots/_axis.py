@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from isometry import linalg
@@ -45,10 +46,10 @@ class Axis(NamedTuple):
         }
         return labels[self.variable, self.scale]
 
-    def place(self, log_s: np.ndarray) -> np.ndarray:
+    def place(self, log_s: np.ndarray | float) -> np.ndarray:
         """Return where ln s lies."""
         if self.is_log:
-            return self.power * log_s / LN10
+            return self.power * np.asarray(log_s) / LN10
         return np.exp(self.power * log_s)
 
     def log_s(self, x: np.ndarray) -> np.ndarray:
@@ -86,25 +87,30 @@ def smooth_density(sp: Spectrum, axis: Axis, x: Line) -> Band:
     from scipy import stats
 
     rules = sp.quadrature
+    assert rules is not None, "of singular values there is a histogram"
     num_nodes = rules.log_values.shape[-1]
     # A series for every probe of every matrix, at the same points.
     density = linalg.smooth_density(
         rules.log_values,
         rules.weights,
-        steps=np.asarray(rules.steps)[..., None],
-        log_points=np.asarray(axis.log_s(x), rules.log_values.dtype),
+        steps=jnp.asarray(rules.steps)[..., None],
+        log_points=jnp.asarray(axis.log_s(x), rules.log_values.dtype),
         most=num_nodes,
     )
     unit = axis.log_s_per_unit(x)
     probes = density.shape[-2]
-    by_probe = np.asarray(density, float).reshape(-1, probes, len(x)).mean(0) * unit
+    by_matrix = np.asarray(density, float).reshape(-1, probes, len(x))
+    by_probe = unit * by_matrix.mean(0)
     mean = by_probe.mean(0)
     # One probe has no spread, and so no band.
     if probes < 2:
         return Band(mean, mean, mean)
     error = by_probe.std(0, ddof=1) / math.sqrt(probes)
-    reach = stats.t.ppf((1 + _LEVEL) / 2, probes - 1) * error
-    return Band(mean, np.maximum(mean - reach, 0), mean + reach)
+    quantile = stats.t.ppf((1 + _LEVEL) / 2, probes - 1)
+    reach = quantile * error
+    # A density is not negative.
+    low = np.maximum(mean - reach, 0)
+    return Band(mean, low, mean + reach)
 
 
 def log_floor(sp: Spectrum) -> float:

@@ -17,8 +17,7 @@ from isometry.plots._style import (
     LEGEND_ABOVE,
     Edges,
     Line,
-    figures,
-    require_axes,
+    axes_of_its_own,
     require_bins,
 )
 from isometry.theory import Law
@@ -90,13 +89,11 @@ def overlay(
     meet("plots.overlay", spectrum, law)
     checks.one_of("variable", variable, ("s", "lam"))
     checks.one_of("scale", scale, ("log", "linear"))
-    if ax is None:
-        ax = figures().Figure(layout="constrained").add_subplot()
-    require_axes(ax)
+    ax = axes_of_its_own(ax)
     axis = Axis(variable, scale)
     edges = np.asarray(bins, float)
     if np.ndim(bins) == 0:
-        edges = _edges(spectrum, law, axis=axis, bins=bins)
+        edges = _edges(spectrum, law, axis=axis, bins=int(edges))
     if spectrum.quadrature is None:
         tallest = _draw_values(ax, spectrum, law, axis=axis, edges=edges)
     else:
@@ -133,7 +130,8 @@ def _edges(sp: Spectrum, law: Law, *, axis: Axis, bins: int) -> Edges:
 
 
 def _inside(edges: Edges) -> Line:
-    return np.linspace(edges[0], edges[-1], _POINTS)[1:-1]
+    points = np.linspace(edges[0], edges[-1], _POINTS)
+    return points[1:-1]
 
 
 def _draw_values(
@@ -216,11 +214,13 @@ def _shade_floor(
     edges: Edges,
 ) -> None:
     """Shade what some matrix does not resolve, if any of it is in sight."""
-    floor = axis.place(log_floor(sp))
+    floor = float(axis.place(log_floor(sp)))
     label = "below the floor"
     if sp.quadrature is not None:
         label = "not resolved"
-    if floor > edges[0] + 0.005 * (edges[-1] - edges[0]):
+    length = edges[-1] - edges[0]
+    # Less would be no wider than the frame.
+    if floor > edges[0] + 0.005 * length:
         ax.axvspan(edges[0], floor, color="0.85", lw=0, zorder=0, label=label)
 
 
@@ -243,7 +243,8 @@ def _atoms(sp: Spectrum, law: Law) -> tuple[dict[float, float], dict[float, floa
     for lam in predicted:
         if lam > 0:
             is_near = np.abs(log_lam - math.log(lam)) <= rounding(sp, law)
-            measured[lam] = float(np.where(is_near, weights, 0).sum(-1).mean())
+            mass = np.sum(weights, -1, where=is_near)
+            measured[lam] = float(mass.mean())
     return measured, predicted
 
 

@@ -4,6 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from isometry._internal.errors import public
 from isometry.plots._axis import LN10
@@ -139,7 +140,7 @@ def _draw_zeros(ax: "Axes", spectra: list["Spectrum"]) -> None:
     ax.legend(ncols=2, fontsize=7, loc="upper left", frameon=False)
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: ArrayLike) -> float:
     return float(np.mean(np.asarray(values, float)))
 
 

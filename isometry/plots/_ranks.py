@@ -1,7 +1,7 @@
 """Picture `ranks`: how many directions training has moved."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from isometry.plots._style import colour, mark, require_axes, require_named
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from isometry.degeneracy import Report
+    from isometry.degeneracy import Probe, Report
 
 _DASHES = (":", "--", "-.")
 
@@ -80,7 +80,7 @@ def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
 
 
 def _draw_probe(
-    ax: "Axes", name: str, probe: object, *, middle: int, index: int
+    ax: "Axes", name: str, probe: "Probe", *, middle: int, index: int
 ) -> None:
     # The median of few seeds is one of them, and so a rank that occurred.
     seeds = probe.gradient_rank[:, :, middle]
@@ -102,7 +102,7 @@ def _draw_probe(
 
 
 def _draw_widths(
-    ax: "Axes", name: str, widths: Mapping[str, object], *, middle: int
+    ax: "Axes", name: str, widths: Mapping[str, Any], *, middle: int
 ) -> None:
     by_width = widths["gradient_rank"]
     for (width, by_layer), dashes in zip(by_width.items(), _DASHES, strict=True):

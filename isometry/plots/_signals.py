@@ -2,7 +2,7 @@
 
 import textwrap
 import warnings
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -32,6 +32,15 @@ _PANELS = {
 }
 
 _FIELDS = ("points", *_PANELS)
+
+# The line of what is predicted. Crosses, because other kinds of points have their own.
+_PREDICTED: dict[str, Any] = {
+    "color": "black",
+    "marker": "x",
+    "ls": "--",
+    "ms": 4,
+    "lw": 1,
+}
 
 # Means over inputs.
 BySeed: TypeAlias = Float[np.ndarray, "seeds points"]
@@ -120,11 +129,11 @@ def _draw_panel(
         style = {"color": colour, "marker": mark, "label": label}
         _draw_measured(ax, x, by_seed[:, x], style=style)
         if line is not None:
-            ax.plot(x, line[x], color="black", marker="x", ls="--", ms=4, lw=1)
+            ax.plot(x, line[x], **_PREDICTED)
     drawn = by_seed
     if line is not None:
         # Of all predicted lines one entry of the legend.
-        ax.plot([], color="black", marker="x", ls="--", ms=4, lw=1, label="predicted")
+        ax.plot([], label="predicted", **_PREDICTED)
         drawn = np.concatenate([by_seed, line[None]])
     # A signal that dies out has no logarithm.
     drawn = drawn[np.isfinite(drawn)]
@@ -148,7 +157,7 @@ def _draw_measured(
     x: np.ndarray,
     by_seed: BySeed,
     *,
-    style: dict[str, str],
+    style: dict[str, Any],
 ) -> None:
     # A point that is NaN in every seed is no error: nothing is drawn there.
     with warnings.catch_warnings():

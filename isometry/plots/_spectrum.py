@@ -1,7 +1,7 @@
 """Picture `spectrum`: the singular values of one measurement."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -80,7 +80,7 @@ def _draw_values(
     ax: "Axes",
     *,
     bins: int | ArrayLike,
-    style: dict[str, object],
+    style: dict[str, Any],
 ) -> None:
     resolved = np.asarray(sp.resolved)
     logs = np.asarray(sp.log_values)[resolved] / LN10
@@ -93,7 +93,7 @@ def _draw_values(
     width_of_value = np.diff(edges)[bin_of_value]
     # Each bar is a density: its mass over its width.
     count = max(math.prod(sp.log_values.shape[:-1]), 1)
-    ax.hist(logs, bins=edges, weights=mass / count / width_of_value, **style)
+    ax.hist(logs, bins=list(edges), weights=mass / count / width_of_value, **style)
 
 
 def _draw_quadrature(
@@ -101,7 +101,7 @@ def _draw_quadrature(
     ax: "Axes",
     *,
     bins: int | ArrayLike,
-    style: dict[str, object],
+    style: dict[str, Any],
 ) -> None:
     axis = Axis("s", "log")
     floor = log_floor(sp) / LN10

@@ -61,6 +61,14 @@ def figures() -> ModuleType:
     return checks.extra("matplotlib.figure", "plot")
 
 
+def axes_of_its_own(ax: "Axes | None") -> "Axes":
+    """Return the Axes to draw on, one in a new figure if there is none."""
+    if ax is None:
+        return figures().Figure(layout="constrained").add_subplot()
+    require_axes(ax)
+    return ax
+
+
 def require_axes(ax: object) -> None:
     """Require an Axes to draw on."""
     if not hasattr(ax, "set_xlabel"):
@@ -109,10 +117,11 @@ def require_bins(bins: int | ArrayLike) -> None:
 def name_points(ax: "Axes", names: Sequence[str]) -> None:
     """Write names of points along x, as many as can be read.
 
-    Of a layer that of its pre-activation; what follows it ("layers/0:out") stands
-    beside it without a name.
+    Of each layer that of its first point, mostly the pre-activation; what follows it
+    ("layers/0:out") stands beside it without a name.
     """
-    places = [i for i, name in enumerate(names) if ":" not in name]
+    layers = [name.partition(":")[0] for name in names]
+    places = [i for i, layer in enumerate(layers) if layer not in layers[:i]]
     stride = -(-len(places) // _MOST_NAMES) or 1
     places = places[::stride]
     ax.set_xticks(places, [names[i] for i in places], rotation=60, ha="right")

@@ -44,6 +44,15 @@ class Anatomy:
         params_tree: The structure of params.
         x_tree: The structure of x.
         out_tree: The structure of what f returns.
+
+    Example:
+        >>> net = networks.mlp([3, 8, 8, 2], "tanh")
+        >>> params = jax.eval_shape(net.init, jax.random.key(0))
+        >>> an = isometry.anatomy(net, params, jnp.ones(3))
+        >>> an.depth, [layer.name for layer in an.layers]
+        (3, ['layers/0', 'layers/1', 'layers/2'])
+        >>> an.points[:4]
+        ('input', 'layers/0', 'layers/0:out', 'layers/1')
     """
 
     layers: tuple[WeightLayer, ...]
@@ -84,6 +93,17 @@ class Anatomy:
 
         Returns:
             A table of names, kinds, shapes, fans, what follows, and branches.
+
+        Example:
+            >>> net = networks.mlp([3, 8, 8, 2], "tanh")
+            >>> params = jax.eval_shape(net.init, jax.random.key(0))
+            >>> an = isometry.anatomy(net, params, jnp.ones(3))
+            >>> print(an.table())
+            3 weight layers, depth 3, 0 branches
+            layer     kind   shape  fans   role    then
+            layers/0  dense  3×8    3 → 8  stem    tanh
+            layers/1  dense  8×8    8 → 8  hidden  tanh
+            layers/2  dense  8×2    8 → 2  head
         """
         return _table.table(self, self._cells)
 
@@ -92,6 +112,7 @@ class Anatomy:
 
     @functools.cached_property
     def points(self) -> tuple[str, ...]:
+        """The names of the points, in the order in which values arise."""
         return tuple(self._points.by_name)
 
     @property
@@ -110,6 +131,13 @@ class Anatomy:
 
         Raises:
             InputError: There is no such point.
+
+        Example:
+            >>> net = networks.mlp([3, 8, 8, 2], "tanh")
+            >>> params = jax.eval_shape(net.init, jax.random.key(0))
+            >>> an = isometry.anatomy(net, params, jnp.ones(3))
+            >>> an.place("layers/0").path
+            ()
         """
         point = self._point(name)
         if name == "output":
@@ -147,6 +175,13 @@ class Anatomy:
 
         Raises:
             InputError: There is no such point.
+
+        Example:
+            >>> net = networks.mlp([3, 8, 8, 2], "tanh")
+            >>> params = jax.eval_shape(net.init, jax.random.key(0))
+            >>> an = isometry.anatomy(net, params, jnp.ones(3))
+            >>> an.shape("layers/1")
+            ShapeDtypeStruct(shape=(8,), dtype=float32)
         """
         aval = self._flow.program.values[self._point(name).value].aval
         return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
@@ -163,6 +198,13 @@ class Anatomy:
 
         Raises:
             InputError: There is no such point.
+
+        Example:
+            >>> net = networks.mlp([3, 8, 8, 2], "tanh")
+            >>> params = jax.eval_shape(net.init, jax.random.key(0))
+            >>> an = isometry.anatomy(net, params, jnp.ones(3))
+            >>> an.upstream("input", "layers/1"), an.upstream("output", "input")
+            (True, False)
         """
         start, end = _assembling.laid_out_pair(
             self._flow.unrolled,
@@ -190,6 +232,14 @@ class Anatomy:
 
         Raises:
             InputError: There is no such point.
+
+        Example:
+            >>> def block(params, x):
+            ...     return x + params["w"] @ jnp.tanh(params["v"] @ x)
+            >>> params = {"v": jnp.eye(3), "w": jnp.eye(3)}
+            >>> an = isometry.anatomy(block, params, jnp.ones(3))
+            >>> an.cuts("v"), an.cuts("w:sum")
+            (False, True)
         """
         return self._point(name).node in self._flow.cuts
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
+from isometry._internal import compilation
 from isometry._internal.types import Params
 
 Map: TypeAlias = Callable[[Params, PyTree[Array]], Array]
@@ -117,10 +118,10 @@ def _codes(num_rows: int) -> Bool[np.ndarray, "probes rows"]:
     return np.concatenate([is_one, ~is_one])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(compilation.jit, static_argnums=(0, 1))
 def _are_independent(
     apply: Map,
-    derivative: Callable[..., Callable],
+    derivative: Callable[..., tuple[Callable, PyTree]],
     params: Params,
     *,
     x: PyTree[Array],

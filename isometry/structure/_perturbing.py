@@ -1,7 +1,7 @@
 """One perturbation of x followed through a program: which values it moves."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -40,6 +40,9 @@ class Seen(NamedTuple):
     log_size: Float[np.ndarray, "*turns"]
 
 
+# What XLA does to make a program fast.
+_UNOPTIMIZED = {"xla_backend_optimization_level": 0}
+
 # A value is known by the indices of the equations around it, and its variable.
 Key: TypeAlias = tuple[tuple[int, ...], core.Var]
 
@@ -63,18 +66,40 @@ class _Dual(NamedTuple):
     tangent: Array | None
 
 
+class _Wanted(NamedTuple):
+    """The values whose derivative or size is asked for."""
+
+    derivatives: Set[Key]
+    sizes: Set[Key]
+
+
 class _Records(dict[Key, Seen]):
     """Records under way; `ruled` as in `Followed`."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: _Wanted) -> None:
         super().__init__()
+        self.wanted = wanted
         self.ruled: set[Key] = set()
+
+    def record(self, key: Key, dual: _Dual) -> None:
+        """Reduce a value and its derivative to what is kept of them, if anything."""
+        # Hundreds of reductions take XLA longer to compile than the model itself.
+        moves = dual.tangent is not None and key in self.wanted.derivatives
+        is_sized = key in self.wanted.sizes
+        nothing = np.float32(0)
+        largest = _largest(dual.tangent) if moves else nothing
+        size = _largest(dual.value) if is_sized else nothing
+        if is_sized or key in self.wanted.derivatives:
+            self[key] = Seen(largest, size)
 
 
 def followed(
     closed: core.ClosedJaxpr,
     arguments: Sequence[Array],
     num_params: int,
+    *,
+    derivatives: Set[Key],
+    sizes: Set[Key],
 ) -> Followed:
     """Perturb x in a random direction and see which values move.
 
@@ -85,15 +110,18 @@ def followed(
         closed: A program of the leaves of params and x.
         arguments: These leaves.
         num_params: How many of them are parameters, which stand still.
+        derivatives: The values whose derivative is recorded.
+        sizes: Those whose own size is recorded.
 
     Returns:
-        A record of each value. Values inside branches of a cond and inside loops of
+        A record of each of these. Values inside branches of a cond and inside loops of
         unknown length are left out.
     """
     keys: list[Key] = []
     ruled: set[Key] = set()
 
-    @jax.jit
+    # The program runs once, so that compiling is most of its cost.
+    @functools.partial(jax.jit, compiler_options=_UNOPTIMIZED)
     def run(arguments: Sequence[Array]) -> list[Seen]:
         duals = [_Dual(jnp.asarray(value), None) for value in arguments]
         # Any fixed direction will do that no model was made for.
@@ -103,7 +131,7 @@ def followed(
             if jnp.issubdtype(value.dtype, jnp.floating):
                 direction = jax.random.normal(random_keys[i], value.shape, value.dtype)
                 duals[i] = _Dual(value, direction)
-        records = _Records()
+        records = _Records(_Wanted(derivatives, sizes))
         _walk(
             closed,
             duals,
@@ -114,7 +142,8 @@ def followed(
         ruled.update(records.ruled)
         return list(records.values())
 
-    seen = jax.device_get(run(list(arguments)))
+    largest = jax.device_get(run(list(arguments)))
+    seen = [Seen(*map(_log, record)) for record in largest]
     return Followed(dict(zip(keys, seen, strict=True)), frozenset(ruled))
 
 
@@ -138,7 +167,7 @@ def _walk(
         dual: _Dual,
     ) -> None:
         known[var] = dual
-        records[path, var] = _seen(dual)
+        records.record((path, var), dual)
 
     def read(atom: core.Var | core.Literal) -> _Dual:
         # The dtype is said, because a literal may be a number of Python's.
@@ -202,7 +231,7 @@ def _results(
     inside = getattr(called, "jaxpr", called)
     for atom, dual in zip(inside.outvars, results, strict=True):
         if not isinstance(atom, core.Literal):
-            records[path, atom] = _seen(dual)
+            records.record((path, atom), dual)
             records.ruled.add((path, atom))
     return results
 
@@ -331,7 +360,7 @@ def _scan(
         state: list[_Dual],
         slices: list[_Dual],
     ) -> tuple[list[_Dual], tuple[list[_Dual], list[Seen]]]:
-        inside = _Records()
+        inside = _Records(records.wanted)
         duals = [*constants, *state, *slices]
         results = _walk(
             eqn.params["jaxpr"],
@@ -364,23 +393,20 @@ def _instantiated(dual: _Dual) -> _Dual:
     return dual
 
 
-def _seen(dual: _Dual) -> Seen:
-    """Reduce a value and its derivative to what is kept of them."""
-    log_derivative = jnp.asarray(-jnp.inf, jnp.float32)
-    if dual.tangent is not None:
-        log_derivative = _log_largest(dual.tangent)
-    return Seen(log_derivative, _log_largest(dual.value))
-
-
-def _log_largest(value: Array) -> Float[Array, ""]:
-    """Return ln of the largest magnitude, in float32, which holds that of float64."""
+def _largest(value: Array) -> Float[Array, ""]:
+    """Return the largest magnitude."""
     # Random keys have no size.
     if jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return jnp.asarray(jnp.inf, jnp.float32)
     dtype = value.dtype if _is_floating(value) else jnp.float32
-    # A logarithm, because float32 would make zeros of the smallest numbers of float64.
-    largest = jnp.max(jnp.abs(value.astype(dtype)), initial=0)
-    return jnp.log(largest).astype(jnp.float32)
+    return jnp.max(jnp.abs(value.astype(dtype)), initial=0)
+
+
+def _log(largest: np.ndarray) -> Float[np.ndarray, "*turns"]:
+    """Return ln of magnitudes, -inf of a zero."""
+    # In float64, which holds those of all dtypes.
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(np.asarray(largest).astype(np.float64)))
 
 
 def _is_floating(value: Array) -> bool:

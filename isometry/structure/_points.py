@@ -21,6 +21,10 @@ Shift = Mapping[int, int]
 _SLICING = frozenset(("scan_each", "scan_stack"))
 
 
+# Operations that put a value beside others, or a margin around it.
+_JOINING = frozenset(("concatenate", "pad"))
+
+
 class Spot(NamedTuple):
     """Points of one kind behind one use of a weight, in all iterations.
 
@@ -368,10 +372,26 @@ class Points:
             node = self._flow.unrolled.find(leaf)
             yield name, Point(node, leaf, ())
             behind = outlet(self._flow, node)
-            if behind is not None:
+            if behind is not None and not self._is_laid_out(node, behind):
                 yield f"{name}:out", self._point(behind, {})
         output = self._program.outputs[0]
         yield "output", Point(self._flow.output, output, ())
+
+    def _is_laid_out(
+        self,
+        start: int,
+        end: int,
+    ) -> bool:
+        """Tell whether from one node to another nothing is computed but put together.
+
+        As an image with the time put beside it as one more channel.
+        """
+        before = [node for node in self._flow.passage(start) if node <= end]
+        return all(
+            self._flow.operation(node) in LAYOUT | _JOINING
+            or self._flow.is_scaled(node)
+            for node in before
+        )
 
     def _expanded(
         self,

@@ -36,6 +36,13 @@ class WeightLayer:
         branch: The name of the residual branch on which it lies, or None.
         stacked: The number of slices of a stacked leaf, or None.
         tied: Whether it meets the signal more than once: a second use, or a recurrence.
+
+    Example:
+        >>> net = networks.mlp([3, 8, 8, 2], "tanh")
+        >>> params = jax.eval_shape(net.init, jax.random.key(0))
+        >>> layer = isometry.anatomy(net, params, jnp.ones(3)).layers[0]
+        >>> layer.name, layer.kind, layer.fan_in, layer.fan_out, layer.role
+        ('layers/0', 'dense', 3, 8, 'stem')
     """
 
     name: str
@@ -67,6 +74,14 @@ class Branch(NamedTuple):
         joins: The point of the sum.
         layers: The names of the layers on it, in order.
         shortcut: The names of the layers on the skip: a projection, or none.
+
+    Example:
+        >>> def block(params, x):
+        ...     return x + params["w"] @ jnp.tanh(params["v"] @ x)
+        >>> params = {"v": jnp.eye(3), "w": jnp.eye(3)}
+        >>> (branch,) = isometry.anatomy(block, params, jnp.ones(3)).branches
+        >>> branch.leaves, branch.joins, branch.layers
+        ('input', 'w:sum', ('v', 'w'))
     """
 
     name: str
@@ -84,6 +99,16 @@ class Attention(NamedTuple):
         key: Of those that make the keys.
         value: Of those that make the values. A fused layer is named three times.
         output: Of those that read what the attention returns.
+
+    Example:
+        >>> def attend(params, x):
+        ...     q, k, v = (x @ params[name] for name in ("query", "key", "value"))
+        ...     return jax.nn.softmax(q @ k.T) @ v @ params["out"]
+        >>> names = ("query", "key", "value", "out")
+        >>> params = {name: jnp.eye(4) for name in names}
+        >>> an = isometry.anatomy(attend, params, jnp.ones((5, 4)))
+        >>> an.attentions[0].query, an.attentions[0].output
+        (('query',), ('out',))
     """
 
     query: tuple[str, ...]

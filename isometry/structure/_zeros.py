@@ -99,7 +99,13 @@ def cause_of_zero(
     if not relevant:
         return f"there is no path from {name_of_x} to the output: f ignores it"
     leaves = jax.tree.leaves((params, x))
-    seen = followed(an.closed, leaves, num_params)
+    seen = followed(
+        an.closed,
+        leaves,
+        num_params,
+        derivatives=frozenset(_key(program.values[i]) for i in relevant),
+        sizes=frozenset(_key(program.values[i]) for i in _factors(program, relevant)),
+    )
     search = _Search(program, seen.records, relevant)
     stops = search.minimal(search.stops())
     if not stops:
@@ -135,6 +141,22 @@ def _before(
         new = [read for read in inputs if read not in found]
         found.update(new)
         pending.extend(new)
+    return frozenset(found)
+
+
+def _factors(
+    program: Program,
+    relevant: frozenset[int],
+) -> frozenset[int]:
+    """Return what is multiplied on the way from x, and the parameters.
+
+    Where a product is zero, the size of these tells which factor it was.
+    """
+    found = set(program.params)
+    for index in relevant:
+        value = program.values[index]
+        if value.operation in _PRODUCTS:
+            found.update(value.inputs)
     return frozenset(found)
 
 
@@ -347,15 +369,32 @@ class _Words:
             return f"no unit {where} is active: all of them are multiplied by zero"
         if not leaves:
             return f"{self._what(stop)} is multiplied by a constant zero"
-        weights = [self._weight(leaf, stop) for leaf in leaves]
         if len(leaves) > 1:
-            return f"a weight is zero that is made of {' and '.join(weights)}"
+            return self._zero_of_several(leaves, stop)
+        weight = self._weight(leaves[0], stop)
         layer = self._layer(leaves[0])
         is_slice = layer is not None and layer.stacked is not None
         leaf = self._program.params[leaves[0]]
         if is_slice or self._log_size(leaf, ()) == -np.inf:
-            return f"{weights[0]} is zero"
-        return f"{weights[0]} is zero in the form in which it is used"
+            return f"{weight} is zero"
+        return f"{weight} is zero in the form in which it is used"
+
+    def _zero_of_several(
+        self,
+        leaves: list[int],
+        stop: _Stop,
+    ) -> str:
+        """Say that a factor made of several leaves is zero, and which of them are."""
+        of_zero = [
+            leaf
+            for leaf in leaves
+            if self._log_size(self._program.params[leaf], ()) == -np.inf
+        ]
+        # As the scale of a norm, beside which stands the variance that it divides by.
+        if len(of_zero) == 1:
+            return f"{self._weight(of_zero[0], stop)} is zero"
+        weights = [self._weight(leaf, stop) for leaf in of_zero or leaves]
+        return f"a weight is zero that is made of {' and '.join(weights)}"
 
     def _underflows(
         self,

@@ -225,3 +225,25 @@ def test_parameters_that_blew_up_are_no_isometry():
     _, state = watch.update(params, state, params)
     records = isometry.recorded(state)
     assert {name for name, value in records.values.items() if not np.isnan(value).all()} == set()
+
+
+@pytest.mark.parametrize("name", ["s_min", "s_median", "condition_number", "log_spread", "zero_fraction"])
+def test_statistic_that_lanczos_does_not_tell_is_refused(name):
+    """Its records would be NaN, all of them, after the training is over."""
+    how = {"every": 1, "capacity": 1, "statistics": ["s_max", name], "key": jax.random.key(1)}
+    with pytest.raises(isometry.InputError, match=rf"monitor\(\): statistics: '{name}' would be NaN .* write"):
+        isometry.monitor(NET, XS[:2], method=isometry.Lanczos(2, 2), **how)
+    watch = isometry.monitor(linear, XS, method=isometry.Lanczos(2, 2), **how)
+    with pytest.raises(isometry.InputError, match=f"'{name}' would be NaN"):
+        watch.init(jnp.eye(4))
+    # As many steps as there are values find all of them.
+    isometry.monitor(linear, XS, method=isometry.Lanczos(4, 2), **how).init(jnp.eye(4))
+
+
+def test_precision_warning_names_the_monitor():
+    def low(w, x):
+        return jnp.dot(w, x, precision="default")
+
+    watch = isometry.monitor(low, XS, every=1, statistics=["s_max"], capacity=1)
+    with pytest.warns(isometry.PrecisionWarning, match=r"^monitor\(\): f asks"):
+        watch.init(jnp.eye(4))

@@ -204,7 +204,7 @@ def test_a_footprint_bounds_what_xla_allocates(name):
     numbers = [jax.ShapeDtypeStruct((count,), jnp.int32) for count in (seeds, inputs)]
     how = _spectra.How(targets, method, key_kind="threefry2x32")
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    lowered = _programs._compiled.lower(
+    compiled = _programs._compiled.ahead(
         _spectra.measured,
         how,
         None,
@@ -212,7 +212,7 @@ def test_a_footprint_bounds_what_xla_allocates(name):
         (struct(inputs, *x.shape), numbers[1]),
         key,
     )
-    found = lowered.compile().memory_analysis()
+    found = compiled.memory_analysis()
     allocated = found.temp_size_in_bytes + found.output_size_in_bytes
     of_seeds = inputs * footprint.each + 2 * memory.tree_bytes(params)
     bound = footprint.shared + seeds * of_seeds

@@ -361,3 +361,20 @@ def test_words_that_are_no_keys_are_refused():
         match=r"(?s)keys is array.*, not a one-dimensional array of random keys",
     ):
         isometry.ensemble(NET, np.zeros((2, 5), np.uint32), XS)
+
+
+@pytest.mark.parametrize("call", [isometry.ensemble, isometry.profile])
+def test_params_in_the_place_of_keys_are_named(call):
+    params = {"w": jnp.ones((5, 4, 6))}
+    with pytest.raises(
+        InputError, match=r"keys is dict with .* write params=, stacked"
+    ):
+        call(lambda params, x: params["w"] @ x, params, XS)
+
+
+def test_sample_that_cannot_be_traced_is_told_so():
+    def in_numpy(key):
+        return np.asarray(jax.random.normal(key, (4, 6)))
+
+    with pytest.raises(InputError, match=r"sample is traced, .* write params= instead"):
+        isometry.ensemble(linear, KEYS, XS, sample=in_numpy)

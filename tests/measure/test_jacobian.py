@@ -337,8 +337,14 @@ def test_a_network_says_itself_that_x_is_a_batch():
 
 def test_the_network_refuses_a_batch():
     net = networks.mlp([5, 8, 3])
-    with pytest.raises(InputError, match=r"takes one example of shape \(5,\)"):
-        isometry.jacobian(net, parameters(net), np.stack([X, X]))
+    message = (
+        r"2 examples, and one of shape \(5,\) is meant; write x\[0\], or isometry\.en"
+    )
+    for call in (isometry.jacobian, isometry.spectrum):
+        with pytest.raises(
+            InputError, match=rf"{call.__name__}\(\): x has .* {message}"
+        ):
+            call(net, parameters(net), np.stack([X, X]))
 
 
 def looped(w, x):

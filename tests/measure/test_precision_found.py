@@ -7,6 +7,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import isometry
@@ -20,7 +21,7 @@ IMAGE, KERNEL = jnp.ones((1, 1, 4, 4)), jnp.ones((1, 1, 3, 3))
 def coarse(f, params=W, x=X, dtype="float32"):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", isometry.PrecisionWarning)
-        return target_of(f, params, x, dtype=dtype).coarse
+        return target_of(f, params, x, dtype=dtype).coarse.phrases
 
 
 def low(w, x):
@@ -203,3 +204,40 @@ def test_every_product_of_the_program_is_at_the_highest_precision(f, method):
     assert len(products) >= 2
     assert [s for s in products if s.count("HIGHEST") != 2] == []
     assert f is NET or any("convolution" in s for s in products)
+
+
+def test_floor_is_that_of_the_precision_that_f_computes_in():
+    """A product of rank 2 in float32, measured in float64: three of five are zeros."""
+
+    def f(params, x):
+        params, x = jax.tree.map(lambda a: a.astype(jnp.float32), (params, x))
+        tall, wide = params
+        return tall @ jnp.tanh(wide @ x)
+
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(0))
+        params = (
+            jax.random.normal(keys[0], (5, 2), jnp.float64),
+            jax.random.normal(keys[1], (2, 5), jnp.float64),
+        )
+        x = jnp.linspace(-1, 1, 5, dtype=jnp.float64)
+        many = jax.tree.map(lambda leaf: leaf[None], (params, x))
+        with pytest.warns(isometry.PrecisionWarning, match="or with that of the meas"):
+            sp = isometry.spectrum(f, params, x)
+        with pytest.warns(isometry.PrecisionWarning):
+            profile = isometry.profile(f, params=many[0], xs=many[1])
+        assert sp.log_values.dtype == jnp.float64
+        assert sp.zero_fraction() == pytest.approx(0.6, abs=1e-15)
+        of_span = profile.spectra["input"]
+        assert of_span.zero_fraction() == pytest.approx(0.6, abs=1e-15)
+    # Rounding of float32, times the larger side.
+    assert float(sp.log_floor) == pytest.approx(np.log(5 * 2.0**-23), rel=1e-12)
+
+
+def test_floor_of_a_coarse_f_leaves_something_resolved():
+    """max(m, n) eps of bfloat16 is 2 at 256 values, above s_max itself."""
+    with pytest.warns(isometry.PrecisionWarning):
+        sp = isometry.spectrum(
+            lambda w, x: (w * x).astype(jnp.bfloat16), jnp.ones(256), jnp.ones(256)
+        )
+    assert sp.zero_fraction() == 0

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 from dataclasses import replace
 
 import jax
@@ -376,3 +377,43 @@ def test_a_transformer_of_512_values(of_a_transformer):
     assert ((low <= s_max) & (s_max <= high)).all()
     assert (high - low).max() < 0.01 * s_max
     assert np.isnan([numbers[:2] for numbers in found]).all()
+
+
+@pytest.mark.parametrize("size", [7, 49, 1000])
+def test_zero_jacobian_is_all_zeros_exactly(size):
+    """Seven times 1/7 is 1.0000001 in float32."""
+    sp = isometry.Spectrum.of_jacobians(np.zeros((size, size), np.float32))
+    assert sp.zero_fraction() == 1
+    assert sp.zero_fraction(exact=True) == 1
+    assert sp.cdf([0.0]) == 1
+
+
+ON_RECORDS = {
+    "zero_fraction": lambda sp: sp.zero_fraction(),
+    "moment": lambda sp: sp.moment(2, "log_s"),
+    "cdf": lambda sp: sp.cdf([0.5, 2.0], "s"),
+    "quantile": lambda sp: sp.quantile([0.0, 0.5, 1.0]),
+    "density": lambda sp: sp.density([1.0], 0.1),
+    "condition_number": lambda sp: sp.condition_number(nonzero=True),
+    "effective_rank": lambda sp: sp.effective_rank(),
+    "stable_rank": lambda sp: sp.stable_rank(),
+    "isometry_deviation": lambda sp: sp.isometry_deviation(),
+    "log_spread": lambda sp: sp.log_spread(),
+    "interval": lambda sp: sp.interval("stable_rank")[1],
+    "pooled": lambda sp: sp.pooled().log_values,
+    "standard_error": lambda sp: sp.standard_error("stable_rank"),
+}
+
+
+@pytest.mark.parametrize("name", ON_RECORDS)
+def test_float64_is_read_outside_of_the_64_bit_mode(name):
+    """JAX would round the numbers there, and warn that it does."""
+    jacobians = np.stack([np.diag([3.0, 1 / 3, 1e-9]), np.diag([2.0, 1.0, 0.0])])
+    with jax.enable_x64(True):
+        sp = isometry.Spectrum.of_jacobians(jacobians)
+        expected = ON_RECORDS[name](sp)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        value = ON_RECORDS[name](sp)
+    assert value.dtype == np.float64
+    np.testing.assert_array_equal(np.asarray(value), np.asarray(expected))

@@ -314,3 +314,13 @@ def test_what_is_not_known_is_said_with_its_reason():
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_every_layer_is_named_by_its_first_point():
+    """A residual stream has no pre-activations among its points, and is named too."""
+    names = ("embed", "block_0:sum", "block_1", "block_1:out")
+    spectra = dict.fromkeys(names, of_values(1.0, 0.5))
+    residual = SimpleNamespace(points=names, toward="output", spectra=spectra)
+    below = plots.profile(residual).axes[1]
+    shown = [tick.get_text() for tick in below.get_xticklabels()]
+    assert shown == ["embed", "block_0:sum", "block_1"]

@@ -242,3 +242,18 @@ def test_leaves_of_x_are_named_by_their_paths():
 
     an = anatomy(f, {"w": shape(4, 4)}, {"a": shape(4), "b": shape(4)})
     assert an.points[:2] == ("input/a", "input/b")
+
+
+def test_input_that_is_only_put_beside_others_has_no_point_of_its_own():
+    """A time beside an image is no layer; a norm before the first one is."""
+
+    def f(params, x):
+        return jnp.concatenate([x, jnp.ones(1)]) @ params["w"]["kernel"]
+
+    def normed(params, x):
+        h = x / jnp.sqrt(jnp.mean(x**2) + 1e-6)
+        return f(params, h)
+
+    params = {"w": {"kernel": jnp.ones((5, 2))}}
+    assert anatomy(f, params, jnp.ones(4)).points == ("input", "w", "output")
+    assert "input:out" in anatomy(normed, params, jnp.ones(4)).points

@@ -274,3 +274,28 @@ def test_leaves_of_an_input_tree_are_all_perturbed():
         "stop_gradient at x/a lets no derivative through",
         "the weight 'first' is zero",
     }
+
+
+def test_zero_scale_of_a_norm_is_named_without_its_variance():
+    """The factor is scale / sqrt(variance), and one of the two is zero."""
+
+    def f(params, x):
+        norm = params["norm"]
+        factor = norm["scale"] / jnp.sqrt(norm["var"] + 1e-5)
+        return factor * (params["w"] @ x) + norm["bias"]
+
+    params = {
+        "norm": {"scale": jnp.zeros(3), "var": jnp.ones(3), "bias": jnp.zeros(3)},
+        "w": jnp.ones((3, 2)),
+    }
+    cause = cause_of_zero(f, params, jnp.ones(2))
+    assert cause == "params['norm']['scale'] is zero"
+
+
+def test_product_of_nonzero_leaves_that_is_zero_names_all():
+    def f(params, x):
+        return (params["mask"] * params["w"]) @ x
+
+    params = {"mask": jnp.eye(2), "w": 1 - jnp.eye(2)}
+    cause = cause_of_zero(f, params, jnp.ones(2))
+    assert cause.startswith("a weight is zero that is made of")

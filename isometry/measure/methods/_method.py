@@ -34,6 +34,10 @@ class Footprint(NamedTuple):
         a_direction: Bytes of one direction of one input.
         directions: How many directions a Jacobian takes; a smaller number at a time
             takes longer, and fits where all of them do not.
+
+    Example:
+        >>> methods.Footprint(shared=100, each=10, a_direction=5, directions=8)
+        Footprint(shared=100, each=10, a_direction=5, directions=8)
     """
 
     shared: int
@@ -42,16 +46,37 @@ class Footprint(NamedTuple):
     directions: int = 0
 
     def bytes(self, chunk: int | None = None) -> int:
-        """Return the bytes of one input, with `chunk` directions at a time or all."""
+        """Return the bytes of one input.
+
+        Args:
+            chunk: How many directions are taken at a time; all of them by default.
+
+        Returns:
+            The bytes, with what all inputs share.
+
+        Example:
+            >>> takes = methods.Footprint(100, each=10, a_direction=5, directions=8)
+            >>> takes.bytes(), takes.bytes(chunk=2)
+            (150, 120)
+        """
         at_a_time = self.directions
         if chunk is not None:
             at_a_time = min(chunk, self.directions)
         return self.shared + self.each + at_a_time * self.a_direction
 
     def chunk(self, budget: int) -> int | None:
-        """Return how many directions at a time a budget allows, at least one.
+        """Return how many directions at a time a budget allows.
 
-        None is all of them, or a method that takes none.
+        Args:
+            budget: Bytes that one input may take, with what all inputs share.
+
+        Returns:
+            The number, at least one. None is all of them, or a method that takes none.
+
+        Example:
+            >>> takes = methods.Footprint(100, each=10, a_direction=5, directions=8)
+            >>> takes.chunk(130), takes.chunk(1000)
+            (4, None)
         """
         if self.bytes() <= budget or self.a_direction == 0:
             return None
@@ -75,7 +100,6 @@ class Method:
 
     Example:
         >>> import dataclasses
-        >>> from isometry.measure import methods
         >>> @dataclasses.dataclass(frozen=True)
         ... class Gram(methods.Method):
         ...     def spectrum(self, target, params, x, key):
@@ -100,8 +124,22 @@ class Method:
             target: The span of f.
             key: What the user passed; a single random key if `needs_key`.
 
+        Returns:
+            None, if it can be measured.
+
         Raises:
             InputError: The reason, and what to write instead.
+
+        Example:
+            >>> class Square(isometry.Dense):
+            ...     def check(self, target, key):
+            ...         m, n = target.shape
+            ...         if m != n:
+            ...             raise isometry.InputError(f"{m}×{n} is no square.")
+            >>> wide, x = jnp.ones((2, 3)), jnp.ones(3)
+            >>> isometry.spectrum(jnp.dot, wide, x, method=Square())
+            Traceback (most recent call last):
+            isometry.InputError: spectrum(): 2×3 is no square.
         """
 
     def spectrum(
@@ -122,6 +160,18 @@ class Method:
 
         Returns:
             The spectrum. Its nodes are NaN where the Jacobian is not finite.
+
+        Example:
+            >>> class Diagonal(methods.Method):
+            ...     def spectrum(self, target, params, x, key):
+            ...         # Of a function that acts on each entry alone.
+            ...         entries = jnp.diag(target.jacobian(params, x))
+            ...         values = jnp.sort(jnp.abs(entries), descending=True)
+            ...         return target.record(self, jnp.log(values), log_floor=-jnp.inf)
+            >>> x = jnp.array([-2.0, 3.0])
+            >>> sp = isometry.spectrum(jnp.multiply, x, x, method=Diagonal())
+            >>> [round(float(s), 3) for s in sp.values]
+            [3.0, 2.0]
         """
         raise NotImplementedError(f"{type(self).__name__} has no spectrum().")
 
@@ -141,7 +191,20 @@ class Method:
             keys: (seeds, inputs) random keys if `needs_key`, else None.
 
         Returns:
-            The spectra, of batch axes (seeds, inputs).
+            The spectra, of batch axes (seeds, inputs). By default `spectrum` of each,
+            one seed after another.
+
+        Example:
+            >>> class Unhurried(isometry.Dense):
+            ...     def spectra(self, target, params, xs, keys):
+            ...         # One Jacobian at a time, where Dense takes all of them at once.
+            ...         return methods.Method.spectra(self, target, params, xs, keys)
+            >>> weights = jnp.stack([jnp.eye(2), 2 * jnp.eye(2)])
+            >>> xs = jnp.ones((3, 2))
+            >>> method = Unhurried()
+            >>> sp = isometry.ensemble(jnp.dot, params=weights, xs=xs, method=method)
+            >>> sp.values[:, 0].round(3).tolist()
+            [[1.0, 1.0], [2.0, 2.0]]
         """
         over_inputs = jax.vmap(
             lambda p, x, key: self.spectrum(target, p, x, key=key),
@@ -161,6 +224,21 @@ class Method:
 
         Returns:
             The spectrum.
+
+        Example:
+            >>> class Eigenvalues(methods.Method):
+            ...     forms_jacobian = True
+            ...     def of_jacobian(self, target, matrix):
+            ...         values = jnp.abs(jnp.linalg.eigvalsh(matrix))
+            ...         values = jnp.sort(values, descending=True)
+            ...         return target.record(self, jnp.log(values), log_floor=-14.0)
+            ...     def spectrum(self, target, params, x, key):
+            ...         return self.of_jacobian(target, target.jacobian(params, x))
+            >>> matrix = jnp.array([[0.0, 2.0], [2.0, 0.0]])
+            >>> method = Eigenvalues()
+            >>> sp = isometry.spectrum(jnp.dot, matrix, jnp.ones(2), method=method)
+            >>> sp.values.round(3).tolist()
+            [2.0, 2.0]
         """
         raise NotImplementedError(f"{type(self).__name__} forms no Jacobian.")
 
@@ -180,6 +258,15 @@ class Method:
         Returns:
             The bytes. By default those of autodiff of f in all directions at once, and
             of four arrays of the Jacobian's size.
+
+        Example:
+            >>> class Greedy(isometry.Dense):
+            ...     def footprint(self, target, params, x):
+            ...         return methods.Footprint(shared=0, each=10**6)
+            >>> isometry.spectrum(
+            ...     jnp.dot, jnp.eye(2), jnp.ones(2), method=Greedy(), max_bytes=1000)
+            Traceback (most recent call last):
+            isometry.InputError: spectrum(): the Jacobian needs 1 MB by Greedy() ...
         """
         m, n = target.shape
         matrices = 4 * m * n * target.dtype.itemsize
@@ -205,11 +292,37 @@ class Method:
 
         Returns:
             Floating point operations by textbook counts; 0 by default.
+
+        Example:
+            >>> class Free(isometry.Dense):
+            ...     def operations(self, target, params, x):
+            ...         return 0
+            >>> weights, x = jnp.eye(8), jnp.ones(8)
+            >>> dense = isometry.cost(jnp.dot, weights, x, method="dense")
+            >>> free = isometry.cost(jnp.dot, weights, x, method=Free())
+            >>> dense.flop - free.flop
+            1365
         """
         return 0
 
     def may_narrow(self, target: "Target") -> bool:
-        """Tell whether counting something first can make the program smaller."""
+        """Tell whether counting something first can make the program smaller.
+
+        Args:
+            target: The span of f.
+
+        Returns:
+            Whether `narrow` and `narrowed` are called; by default they are not.
+
+        Example:
+            >>> class Whole(isometry.Dense):
+            ...     def may_narrow(self, target):
+            ...         return False
+            >>> net = networks.mlp([8, 8, 8, 8], "relu")
+            >>> keys = jax.random.split(jax.random.key(0), 2)
+            >>> isometry.ensemble(net, keys, jnp.ones((1, 8)), method=Whole()).method
+            Whole()
+        """
         return False
 
     def narrow(
@@ -227,6 +340,21 @@ class Method:
 
         Returns:
             (seeds, inputs) whole numbers.
+
+        Example:
+            >>> class Counting(isometry.Dense):
+            ...     def may_narrow(self, target):
+            ...         return True
+            ...     def narrow(self, target, params, xs):
+            ...         return jnp.sum(jnp.dot(params, xs.T) > 0, axis=1)
+            ...     def narrowed(self, target, most):
+            ...         print(f"at most {most} outputs are positive")
+            ...         return target
+            >>> weights = jnp.stack([jnp.eye(2), -jnp.eye(2)])
+            >>> xs = jnp.ones((1, 2))
+            >>> method = Counting()
+            >>> sp = isometry.ensemble(jnp.dot, params=weights, xs=xs, method=method)
+            at most 2 outputs are positive
         """
         raise NotImplementedError(f"{type(self).__name__} counts nothing.")
 
@@ -239,6 +367,19 @@ class Method:
 
         Returns:
             The target to measure instead.
+
+        Example:
+            >>> class Telling(isometry.Dense):
+            ...     def may_narrow(self, target):
+            ...         return target.sparse
+            ...     def narrowed(self, target, most):
+            ...         smaller = super().narrowed(target, most)
+            ...         print(f"{most} units alive, {smaller.live} taken")
+            ...         return smaller
+            >>> net = networks.mlp([256] * 5, "relu")
+            >>> keys, xs = jax.random.split(jax.random.key(0), 2), jnp.ones((1, 256))
+            >>> sp = isometry.ensemble(net, keys, xs, method=Telling())
+            136 units alive, 160 taken
         """
         return target
 

@@ -27,14 +27,18 @@ def register(name: str, method: Callable[[], Method]) -> None:
         method: The class, whose fields have defaults, or a function that returns an
             instance.
 
+    Returns:
+        None.
+
     Raises:
         InputError: The name is taken by another method, or `method` makes no `Method`.
 
     Example:
-        >>> from isometry.measure import methods
-        >>> methods.register("few probes", lambda: isometry.Lanczos(probes=2))
-        >>> methods.named("few probes")
-        Lanczos(steps=32, probes=2, tol=None)
+        >>> class Listed(isometry.Dense):
+        ...     probes = 1
+        >>> methods.register("listed", Listed)
+        >>> isometry.spectrum(jnp.dot, jnp.eye(2), jnp.ones(2), method="listed").method
+        Listed()
     """
     # Registering again, as when a notebook's cell is run twice, does no harm.
     if METHODS.get(name, method) is not method:
@@ -43,7 +47,7 @@ def register(name: str, method: Callable[[], Method]) -> None:
     if not isinstance(made, Method):
         raise InputError(
             f"method={checks.show(method)} makes no Method; write a class that extends "
-            "measure.methods.Method."
+            "isometry.methods.Method."
         )
     METHODS[name] = method
 

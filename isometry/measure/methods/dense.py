@@ -101,6 +101,7 @@ class Dense(Method):
     ) -> "Spectrum":
         """Measure one seed from live units alone; the others are exact zeros."""
         stacks = target.factors_of_inputs(params, xs)
+        assert target.live is not None, "`narrowed` has counted them"
         with precision.full():
             matrix = linalg.compact_product(stacks, target.live)
         log_values, log_floor = linalg.log_singular_values(matrix)

@@ -108,6 +108,7 @@ class Lanczos(Method):
         key: Key | None,
     ) -> "Spectrum":
         """Return all values, or the nodes of all probes, each probe of equal mass."""
+        assert key is not None, "`needs_key` requires one"
         operator = target.operator(params, x)
         size = min(operator.shape)
         method = replace(self, steps=min(self.steps, size))

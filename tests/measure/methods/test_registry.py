@@ -137,7 +137,7 @@ def test_a_method_without_a_spectrum_says_so():
         ),
         (
             lambda: methods.register("mine", dict),
-            r"makes no Method; write a class that extends measure\.methods\.Method",
+            r"makes no Method; write a class that extends isometry\.methods\.Method",
         ),
         (
             lambda: isometry.spectrum(linear, WEIGHTS[0], XS[0], method=3),

@@ -1,0 +1,80 @@
+"""Compilation of measurements, around a fault of XLA's."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_OPTION = "xla_cpu_experimental_ynn_fusion_type"
+
+# XLA of jaxlib 0.10.2 and 0.11.0 hands sums on a CPU to the library YNNPACK, along with
+# the products around them, and some of these are wrong: jnp.sum(t[None] * a[:, None],
+# -1)[..., None] * b[:, None] in float32, for t, a and b of shapes (320, 8, 16),
+# (2, 8, 16) and (2, 8, 16), is off by as much as its largest entry. It occurs in the
+# derivative of a layer norm, pushed along directions that all inputs share, as those of
+# a Jacobian are. Others are told of in jax issues 39103 (wrong) and 39257 (crashes).
+# Products of matrices alone are right, and stay with the library.
+OPTIONS = {_OPTION: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+
+
+class Compiled(Generic[P, R]):
+    """A function that is compiled as by `jax.jit`, with sums computed right.
+
+    Inside a program of the user's it becomes a part of that, whose options are theirs.
+    """
+
+    def __init__(self, function: Callable[P, R], **settings: Any):
+        functools.update_wrapper(self, function)
+        self._inner = jax.jit(function, **settings)
+        self._outermost = jax.jit(function, compiler_options=OPTIONS, **settings)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if _inside_program():
+            return self._inner(*args, **kwargs)
+        try:
+            return self._outermost(*args, **kwargs)
+        # While a derivative is taken, JAX refuses options too.
+        except (ValueError, jax.errors.JaxRuntimeError) as error:
+            _require_refusal(error)
+        return self._inner(*args, **kwargs)
+
+    def ahead(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Compiled:
+        """Compile for arguments of these shapes, without a call."""
+        try:
+            return self._outermost.lower(*args, **kwargs).compile()
+        except jax.errors.JaxRuntimeError as error:
+            _require_refusal(error)
+        return self._inner.lower(*args, **kwargs).compile()
+
+    def trace(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Traced:
+        """Trace as the method of `jax.jit` does."""
+        return self._inner.trace(*args, **kwargs)
+
+
+def _require_refusal(error: Exception) -> None:
+    """Raise an error again unless it says that the option is not taken.
+
+    A compiler that does not know the option has not the fault.
+    """
+    if _OPTION not in str(error):
+        raise error
+
+
+def _inside_program() -> bool:
+    """Tell whether operations are being traced for a program, and not computed."""
+    return isinstance(jnp.zeros(()), jax.core.Tracer)
+
+
+def jit(function: Callable[P, R], **settings: Any) -> Compiled[P, R]:
+    """Compile a function as `jax.jit` does, with sums computed right.
+
+    Args:
+        function: The function.
+        **settings: Those of `jax.jit`, but no `compiler_options`.
+    """
+    return Compiled(function, **settings)
