@@ -1,7 +1,7 @@
 """What `signals` and `profile` share: many points of f, read in one program."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
@@ -17,7 +17,7 @@ from isometry._internal import checks, jaxprs, memory, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.measure import _draws, _resolution, _spans
-from isometry.measure._function import Reference
+from isometry.measure._function import Reference, reading
 from isometry.measure._spans import Point, Span
 from isometry.structure import Anatomy
 from isometry.structure._place import Place
@@ -122,6 +122,7 @@ class Plan:
     Attributes:
         f: The function.
         shapes: Shapes and dtypes of params and x, and their trees.
+        program: What f reads like: a flag that it closes over may have changed.
         first: Where the span starts.
         last: Where it ends.
         names: The points that are read.
@@ -132,6 +133,7 @@ class Plan:
 
     f: Reference
     shapes: tuple
+    program: Hashable
     first: Point
     last: Point
     names: tuple[str, ...]
@@ -319,9 +321,11 @@ def prepare(
     # In the order of the computation, which groups have not kept.
     known = {name for group in groups for name in group.names}
     leaves, tree = jax.tree.flatten(shapes)
+    reference = Reference(function)
     plan = Plan(
-        f=Reference(function),
+        f=reference,
         shapes=(tree, *((leaf.shape, leaf.dtype) for leaf in leaves)),
+        program=reading(anatomy.closed, reference),
         first=resolved.first,
         last=resolved.last,
         names=tuple(name for name in anatomy.points if name in known),
