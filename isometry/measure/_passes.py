@@ -33,16 +33,20 @@ class Spans(NamedTuple):
     def ends(self) -> dict[str, tuple[str, str]]:
         """Return where each span starts and ends."""
         names = self.plan.names
+        first = names[0]
+        last = names[-1]
         if self.toward == "output":
-            return {name: (name, names[-1]) for name in names[:-1]}
+            return {name: (name, last) for name in names[:-1]}
         if self.toward == "input":
-            return {name: (names[0], name) for name in names[1:]}
+            return {name: (first, name) for name in names[1:]}
         return {a: (a, b) for a, b in itertools.pairwise(names)}
 
     def shapes(self) -> dict[str, Shape]:
         """Return the shape of each span's Jacobian."""
         plan = self.plan
-        sizes = dict(zip(plan.names, plan.sizes, strict=True))
+        pairs = zip(plan.names, plan.sizes, strict=True)
+        sizes = dict(pairs)
+        # An index of the span means a part of the value at its ends, and only there.
         for point in (plan.first, plan.last):
             sizes[point.name] = plan.size_at(point.name)
         shapes = {}
@@ -61,6 +65,7 @@ class Spans(NamedTuple):
         """Return, for each span, the point at which a pass finds its Jacobian."""
         ends = self.ends()
         if self.toward == "next":
+            # Derivatives stop at each point, so the point behind sees this one alone.
             return {name: last for name, (_, last) in ends.items()}
         return {name: name for name in ends}
 
@@ -72,7 +77,9 @@ def label_of(shape: Shape) -> str:
 
 
 def jacobians(
-    spans: Spans, constants: list[Array], arguments: list[Array]
+    spans: Spans,
+    constants: list[Array],
+    arguments: list[Array],
 ) -> dict[str, Array]:
     """Return the Jacobians of all spans, one stack for each shape.
 
@@ -87,8 +94,13 @@ def jacobians(
         By the label of their shape, the Jacobians of `spans.names_of_shape()`, of shape
         (spans, m, n).
     """
-    passes = {"output": _suffixes, "input": _prefixes, "next": _blocks}
-    by_group = passes[spans.toward](spans.plan, constants, arguments)
+    passes = {
+        "output": _suffixes,
+        "input": _prefixes,
+        "next": _blocks,
+    }
+    of_toward = passes[spans.toward]
+    by_group = of_toward(spans.plan, constants, arguments)
     names: dict[Shape, list[str]] = {}
     parts: dict[Shape, list[Array]] = {}
     for group in spans.plan.groups:
@@ -100,33 +112,44 @@ def jacobians(
             parts.setdefault(shape, []).append(block)
     stacks = {}
     for shape, wanted in spans.names_of_shape().items():
-        order = np.array([names[shape].index(name) for name in wanted])
-        stacks[label_of(shape)] = jnp.concatenate(parts[shape])[order]
+        # Groups come as the program makes them, names as the user reads them.
+        of_shape = names[shape]
+        order = np.array([of_shape.index(name) for name in wanted])
+        stack = jnp.concatenate(parts[shape])
+        stacks[label_of(shape)] = stack[order]
     return stacks
 
 
 def _suffixes(
-    plan: Plan, constants: list[Array], arguments: list[Array]
+    plan: Plan,
+    constants: list[Array],
+    arguments: list[Array],
 ) -> dict[str, Array]:
     """Return the Jacobians from each point to the end, (points, m, n) a group."""
     program = plan.tapped(constants, ADD)
 
     def forward(bumps: dict[str, Array]) -> Array:
         _, readings = program(arguments, bumps)
-        return plan.part(readings, plan.last).ravel()
+        value = plan.part(readings, plan.last)
+        return value.ravel()
 
     output, pull = jax.vjp(forward, plan.bumps())
 
     def row(entry: Array) -> Array:
-        (gradients,) = pull(_unit(entry, output.size, output.dtype))
+        cotangent = _unit(entry, output.size, output.dtype)
+        (gradients,) = pull(cotangent)
         return plan.flat(gradients)
 
-    rows = jax.vmap(canonical(row))(jnp.arange(output.size))
-    return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), plan.split(rows))
+    entries = jnp.arange(output.size)
+    rows = jax.vmap(canonical(row))(entries)
+    by_group = plan.split(rows)
+    return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), by_group)
 
 
 def _prefixes(
-    plan: Plan, constants: list[Array], arguments: list[Array]
+    plan: Plan,
+    constants: list[Array],
+    arguments: list[Array],
 ) -> dict[str, Array]:
     """Return the Jacobians from the start to each point, (points, m, n)."""
     start = plan.anatomy.place(plan.first.name)
@@ -138,6 +161,7 @@ def _prefixes(
     def forward(z: Array) -> Array:
         zero = jnp.zeros(whole.shape, whole.dtype)
         part = z.reshape(plan.first.of(zero).shape)
+        # Of a span that starts at a part of a value, the rest stays still.
         bump = part
         if plan.first.index:
             bump = zero.at[plan.first.index].set(part)
@@ -147,14 +171,19 @@ def _prefixes(
     _, push = jax.linearize(forward, jnp.zeros(num_inputs, whole.dtype))
 
     def column(entry: Array) -> Array:
-        return push(_unit(entry, num_inputs, whole.dtype))
+        tangent = _unit(entry, num_inputs, whole.dtype)
+        return push(tangent)
 
-    columns = jax.vmap(canonical(column))(jnp.arange(num_inputs))
-    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -1), plan.split(columns))
+    entries = jnp.arange(num_inputs)
+    columns = jax.vmap(canonical(column))(entries)
+    by_group = plan.split(columns)
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -1), by_group)
 
 
 def _blocks(
-    plan: Plan, constants: list[Array], arguments: list[Array]
+    plan: Plan,
+    constants: list[Array],
+    arguments: list[Array],
 ) -> dict[str, Array]:
     """Return the Jacobians from the point before to each point, (points, m, n).
 
@@ -166,32 +195,48 @@ def _blocks(
     bumps = plan.bumps()
 
     def forward(bumps: dict[str, Array]) -> Array:
-        given = {g.label: (bumps[g.label], g.is_point()) for g in plan.groups}
+        given = {}
+        for group in plan.groups:
+            given[group.label] = bumps[group.label], group.is_point()
         _, readings = program(arguments, given)
         return plan.flat(readings)
 
     _, push = jax.linearize(forward, bumps)
 
     def column(entry: Array) -> Array:
-        return push({g.label: _moved_together(g, entry) for g in plan.groups})
+        tangents = {}
+        for group in plan.groups:
+            tangents[group.label] = _moved_together(group, entry)
+        return push(tangents)
 
     widest = max(group.size for group in plan.groups)
-    columns = jax.vmap(canonical(column))(jnp.arange(widest))
-    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -1), plan.split(columns))
+    entries = jnp.arange(widest)
+    columns = jax.vmap(canonical(column))(entries)
+    by_group = plan.split(columns)
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -1), by_group)
 
 
-def _unit(entry: Array, size: int, dtype: DTypeLike) -> Array:
+def _unit(
+    entry: Array,
+    size: int,
+    dtype: DTypeLike,
+) -> Array:
     """Return a unit vector; zero if the entry is beyond the size."""
     return (jnp.arange(size) == entry).astype(dtype)
 
 
-def _moved_together(group: Group, entry: Array) -> Array:
+def _moved_together(
+    group: Group,
+    entry: Array,
+) -> Array:
     """Return a tangent that moves one entry at all points of a group."""
-    unit = _unit(entry, group.size, group.dtype).reshape(group.shape)
+    unit = _unit(entry, group.size, group.dtype)
+    unit = unit.reshape(group.shape)
     # An iteration that is no point must stay still: nothing cuts behind it.
     is_point = group.is_point()
     is_point = is_point.reshape(*is_point.shape, *(1,) * unit.ndim)
-    return jnp.where(is_point, jnp.broadcast_to(unit, group.stacked()), 0)
+    everywhere = jnp.broadcast_to(unit, group.stacked())
+    return jnp.where(is_point, everywhere, 0)
 
 
 class _Selection(NamedTuple):
@@ -215,21 +260,29 @@ class _Selection(NamedTuple):
         # Often all rows are meant, and need not be copied.
         if not np.array_equal(rows, np.arange(len(stack))):
             stack = stack[rows]
-        return stack[:, self.outputs][:, :, self.inputs]
+        # One after the other: two arrays of indices would be taken in pairs.
+        rows_meant = stack[:, self.outputs]
+        return rows_meant[:, :, self.inputs]
 
 
-def _selections(spans: Spans, group: Group) -> list[_Selection]:
+def _selections(
+    spans: Spans,
+    group: Group,
+) -> list[_Selection]:
     """Sort the spans that a pass finds at a group by the part that is theirs."""
     row_of = {name: row for row, name in enumerate(group.names)}
-    ends, shapes = spans.ends(), spans.shapes()
+    ends = spans.ends()
+    shapes = spans.shapes()
     whole: dict[Shape, _Selection] = {}
     selections = []
     for name, reading_point in spans.reading_points().items():
+        # Another group's.
         if reading_point not in row_of:
             continue
         first, last = ends[name]
         m, n = shapes[name]
-        outputs, inputs = spans.plan.entries(last), spans.plan.entries(first)
+        outputs = spans.plan.entries(last)
+        inputs = spans.plan.entries(first)
         # A pass over suffixes already takes only the part of the last point that is
         # meant, a pass over prefixes that of the first.
         if spans.toward == "output":
@@ -239,12 +292,25 @@ def _selections(spans: Spans, group: Group) -> list[_Selection]:
         # Spans of one shape are taken at once: a scan of many layers adds no more to
         # the program than one of few.
         if outputs is None and inputs is None:
-            empty = _Selection([], [], outputs=slice(m), inputs=slice(n))
+            empty = _Selection(
+                [],
+                [],
+                outputs=slice(m),
+                inputs=slice(n),
+            )
             selection = whole.setdefault((m, n), empty)
         else:
-            outputs = np.arange(m) if outputs is None else outputs
-            inputs = np.arange(n) if inputs is None else inputs
-            selection = _Selection([], [], outputs=outputs, inputs=inputs)
+            # The other end may be meant as a whole.
+            if outputs is None:
+                outputs = np.arange(m)
+            if inputs is None:
+                inputs = np.arange(n)
+            selection = _Selection(
+                [],
+                [],
+                outputs=outputs,
+                inputs=inputs,
+            )
             selections.append(selection)
         selection.names.append(name)
         selection.rows.append(row_of[reading_point])

@@ -1,5 +1,6 @@
 """What `signals` and `profile` share: many points of f, read in one program."""
 
+import functools
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +63,11 @@ class Group(NamedTuple):
         """Return the shape of the values of all iterations, behind leading axes."""
         return (*leading, *self.lengths, *self.shape)
 
-    def rows(self, stacked: Array, num_leading: int = 0) -> Array:
+    def rows(
+        self,
+        stacked: Array,
+        num_leading: int = 0,
+    ) -> Array:
         """Return the flattened values at the points from those of all iterations.
 
         The result has the leading axes, then one row a point.
@@ -78,20 +83,26 @@ class Group(NamedTuple):
 
     def is_point(self) -> np.ndarray:
         """Return for each iteration whether the value there is a point."""
+        # On the host: it is known when the program is made.
         marks = np.zeros(math.prod(self.lengths), bool)
         marks[self.chosen()] = True
         return marks.reshape(self.lengths)
 
     def chosen(self) -> np.ndarray:
         """Return which of the iterations, counted through, are points."""
+        # Outside loops there is one iteration.
         if not self.lengths:
             return np.zeros(1, int)
         numbers = np.ravel_multi_index(np.array(self.turns).T, self.lengths)
         return np.asarray(numbers)
 
 
-def grouped(anatomy: Anatomy, names: Iterable[str]) -> tuple[Group, ...]:
+def grouped(
+    anatomy: Anatomy,
+    names: Iterable[str],
+) -> tuple[Group, ...]:
     """Sort points by the variable that makes them; scanned layers are one group."""
+    # In the order of names, which a dictionary keeps.
     members: dict[tuple, dict[tuple[int, ...], str]] = {}
     for name in names:
         place = anatomy.place(name)
@@ -100,6 +111,7 @@ def grouped(anatomy: Anatomy, names: Iterable[str]) -> tuple[Group, ...]:
     groups = []
     for (path, var), by_turns in members.items():
         turns = tuple(by_turns)
+        # Places without turns are read in all iterations of the scans around.
         every_turn = Place(path, var, ())
         stacked = reading_shape([anatomy.closed], every_turn).shape
         lengths = stacked[: len(stacked) - len(var.aval.shape)]
@@ -153,6 +165,7 @@ class Plan:
         more: Mapping[str, Place] = MappingProxyType({}),
     ) -> Tapped:
         """Return the program that reads all groups, and `more` places."""
+        # As arguments: closed over, they would be copied into the program.
         closed = core.ClosedJaxpr(self.anatomy.closed.jaxpr, constants)
         return tapped(closed, {**self.places, **more}, mode)
 
@@ -164,9 +177,8 @@ class Plan:
     @property
     def order(self) -> np.ndarray:
         """Where each of `names` stands among the rows of all groups."""
-        position = {
-            name: i for i, name in enumerate(n for g in self.groups for n in g.names)
-        }
+        names = [name for group in self.groups for name in group.names]
+        position = {name: row for row, name in enumerate(names)}
         return np.array([position[name] for name in self.names])
 
     @property
@@ -195,7 +207,11 @@ class Plan:
         """Return the values at all points as one vector, group after group."""
         return jnp.concatenate([row.ravel() for row in self.rows(values)])
 
-    def rows(self, values: dict[str, Array], num_leading: int = 0) -> list[Array]:
+    def rows(
+        self,
+        values: dict[str, Array],
+        num_leading: int = 0,
+    ) -> list[Array]:
         """Return the flattened values at the points of each group.
 
         They are in the dtype of the measurement, whatever f computes in on the way.
@@ -217,7 +233,10 @@ class Plan:
 
     def bumps(self) -> dict[str, Array]:
         """Return bumps of zero at every point."""
-        return {g.label: jnp.zeros(g.stacked(), g.dtype) for g in self.groups}
+        bumps = {}
+        for group in self.groups:
+            bumps[group.label] = jnp.zeros(group.stacked(), group.dtype)
+        return bumps
 
     def bytes_of_direction(self) -> int:
         """Bound the bytes of one derivative, at all points."""
@@ -228,12 +247,17 @@ class Plan:
         arguments = memory.tree_bytes([*closed.in_avals])
         return 2 * points * np.dtype(self.dtype).itemsize + arguments
 
-    def part(self, readings: dict[str, Array], point: Point) -> Array:
+    def part(
+        self,
+        readings: dict[str, Array],
+        point: Point,
+    ) -> Array:
         """Return what is read at one point."""
         for group in self.groups:
             if point.name in group.names:
-                row = group.rows(readings[group.label])[group.names.index(point.name)]
-                return point.of(row.reshape(group.shape))
+                rows = group.rows(readings[group.label])
+                value = rows[group.names.index(point.name)]
+                return point.of(value.reshape(group.shape))
         raise KeyError(point.name)
 
 
@@ -264,6 +288,7 @@ class Run(NamedTuple):
         """
         for start in range(0, self.num_seeds, self.seeds_at_once):
             numbers = np.arange(start, start + self.seeds_at_once)
+            # The last seed again, instead of a program for a shorter chunk.
             numbers = np.minimum(numbers, self.num_seeds - 1)
             yield numbers, precision.cast(self.make(numbers), self.plan.dtype)
 
@@ -308,13 +333,20 @@ def prepare(
     f = _resolution.chained(f)
     function = _resolution.function_of(f)
     xs, num_inputs = _examples(xs)
-    seeds = _draws.seeds_of(f, keys, params=params, sample=sample)
+    seeds = _draws.seeds_of(
+        f,
+        keys,
+        params=params,
+        sample=sample,
+    )
     drawn = seeds.shapes()
     measured_in = precision.measuring_dtype(dtype, drawn, xs)
+    # Before f is read: an anatomy holds for these dtypes alone.
     xs = precision.cast(xs, measured_in)
     shapes = _resolution.abstract((drawn, _draws.row_shapes(xs)), measured_in)
-    anatomy = structure.anatomy(function, *shapes)
+    anatomy = _read(function, shapes)
     resolved = _spans.resolve(function, anatomy, span)
+    # Read under full precision, f still may ask for less by itself.
     coarse = jaxprs.coarse(anatomy.closed.jaxpr, measured_in)
     _resolution.warn_of_precision(coarse)
     groups = grouped(anatomy, choose(anatomy, resolved.first, resolved.last))
@@ -345,6 +377,18 @@ def prepare(
     )
 
 
+def _read(function: Function, shapes: tuple[Params, PyTree]) -> Anatomy:
+    """Return what f is made of; what it raises is said as `spectrum` says it."""
+    try:
+        return structure.anatomy(function, *shapes)
+    except InputError:
+        raise
+    # A user's f may raise anything.
+    except Exception as error:
+        trace = functools.partial(jax.eval_shape, function)
+        raise _resolution.raised(error, trace, shapes, argument="xs") from error
+
+
 def hashable(f: Function) -> Function:
     """Return f, wrapped where it has no hash, as a module that holds arrays."""
     try:
@@ -361,6 +405,7 @@ def _examples(xs: PyTree[Array]) -> tuple[PyTree[Array], int]:
             "xs is missing; write xs=(inputs, *x.shape), a row an example."
         )
     xs = jax.tree.map(lambda leaf: checks.array("xs", leaf), xs)
+    # An array without axes has no example: its count is ().
     counts = {leaf.shape[:1] for leaf in jax.tree.leaves(xs)}
     if len(counts) != 1 or counts & {(), (0,)}:
         raise InputError(
@@ -371,7 +416,10 @@ def _examples(xs: PyTree[Array]) -> tuple[PyTree[Array], int]:
     return checks.all_finite("xs", xs), num_inputs
 
 
-def at_once(fitting: int, most: int) -> int:
+def at_once(
+    fitting: int,
+    most: int,
+) -> int:
     """Return how many of `most` to take side by side where so many fit in memory."""
     if fitting >= most:
         return most
@@ -380,13 +428,18 @@ def at_once(fitting: int, most: int) -> int:
     return 2 ** (max(fitting, 1).bit_length() - 1)
 
 
-def between(anatomy: Anatomy, first: Point, last: Point) -> list[str]:
+def between(
+    anatomy: Anatomy,
+    first: Point,
+    last: Point,
+) -> list[str]:
     """Return all floating points on paths from the first to the last, these included.
 
     Two names of one value are one point: that of an end, or else the first.
     """
     names = []
     for name in anatomy.points:
+        # Ends stay whatever they are, for they are what was asked for.
         if name in (first.name, last.name):
             names.append(name)
             continue
@@ -399,7 +452,11 @@ def between(anatomy: Anatomy, first: Point, last: Point) -> list[str]:
     return names
 
 
-def _of_ends(anatomy: Anatomy, first: Point, last: Point) -> tuple[Place, Place]:
+def _of_ends(
+    anatomy: Anatomy,
+    first: Point,
+    last: Point,
+) -> tuple[Place, Place]:
     return anatomy.place(first.name), anatomy.place(last.name)
 
 
@@ -420,12 +477,17 @@ def before(plan: Plan) -> tuple[int | None, ...]:
     return tuple(indices)
 
 
-def keys_of(key: Key | None, num_seeds: int, num_inputs: int) -> Key | None:
+def keys_of(
+    key: Key | None,
+    num_seeds: int,
+    num_inputs: int,
+) -> Key | None:
     """Return a key for each seed and input, which more of either do not change."""
     if key is None:
         return None
 
     def of_seed(seed: Array) -> Key:
+        # Folded in and not split: keys of the first do not depend on how many follow.
         own = jax.random.fold_in(key, seed)
         return jax.vmap(lambda i: jax.random.fold_in(own, i))(jnp.arange(num_inputs))
 

@@ -191,8 +191,15 @@ def profile(
         # With BLAS's own threads, factorizations of order 256 took 25 times as long on
         # two busy cores.
         with blas.single_threaded():
-            part = _log_values(spans, chunk, plan.constants, params=drawn, xs=run.xs)
+            part = _log_values(
+                spans,
+                chunk,
+                plan.constants,
+                params=drawn,
+                xs=run.xs,
+            )
             parts.append(jax.block_until_ready(part))
+    # On the host, where NumPy slices without a program for each span.
     joined = run.joined(parts)
     ends = spans.ends()
     eps = jaxprs.coarse(plan.anatomy.closed.jaxpr, plan.dtype).eps
@@ -254,6 +261,7 @@ def _choose(
 ) -> list[str]:
     """Return the points of the profile, the ends of the span included."""
     known = _points.between(anatomy, first, last)
+    # Names are checked against this span, not against all of f.
     if points is None:
         inner = _default(anatomy, known, toward)
     else:
@@ -265,7 +273,11 @@ def _choose(
     return names
 
 
-def _default(anatomy: Anatomy, known: list[str], toward: str) -> list[str]:
+def _default(
+    anatomy: Anatomy,
+    known: list[str],
+    toward: str,
+) -> list[str]:
     """Return where a user looks first: the stream, and the state of a recurrence."""
     layers = [name for name in known if _spans.is_layer(name)]
     stream = [*layers, *(name for name in known if name.endswith(":sum"))]
@@ -278,7 +290,10 @@ def _default(anatomy: Anatomy, known: list[str], toward: str) -> list[str]:
     return meeting + states or layers
 
 
-def _require_chain(anatomy: Anatomy, names: list[str]) -> None:
+def _require_chain(
+    anatomy: Anatomy,
+    names: list[str],
+) -> None:
     """Refuse blocks one of which some path leads around."""
     around = [name for name in names[1:-1] if not anatomy.cuts(name)]
     states = {_spans.state(name) for name in anatomy.points} - {None}
@@ -293,7 +308,10 @@ def _require_chain(anatomy: Anatomy, names: list[str]) -> None:
     )
 
 
-def _require_derivative(plan: Plan, toward: str) -> None:
+def _require_derivative(
+    plan: Plan,
+    toward: str,
+) -> None:
     """Refuse a function that has only the other mode of differentiation."""
     forward_only, reverse_only = jaxprs.one_way(plan.anatomy.closed.jaxpr)
     if toward == "output" and forward_only and not reverse_only:
@@ -308,7 +326,10 @@ def _require_derivative(plan: Plan, toward: str) -> None:
         )
 
 
-def _inputs_at_once(spans: Spans, run: _points.Run) -> int:
+def _inputs_at_once(
+    spans: Spans,
+    run: _points.Run,
+) -> int:
     """Return how many inputs are measured side by side."""
     itemsize = np.dtype(spans.plan.dtype).itemsize
     shapes = spans.shapes().values()
@@ -334,7 +355,10 @@ def _log_values(
 ) -> dict[str, Array]:
     """Measure some seeds: ln s, of shape (seeds, inputs, spans, size), by shape."""
 
-    def of_input(params: Params, x: PyTree[Array]) -> dict[str, Array]:
+    def of_input(
+        params: Params,
+        x: PyTree[Array],
+    ) -> dict[str, Array]:
         stacks = jacobians(spans, constants, jax.tree.leaves((params, x)))
         return jax.tree.map(lambda a: linalg.log_singular_values(a)[0], stacks)
 
@@ -376,8 +400,13 @@ def _record(
     )
 
 
-def _require_finite(log_values: np.ndarray, first: str, last: str) -> None:
+def _require_finite(
+    log_values: np.ndarray,
+    first: str,
+    last: str,
+) -> None:
     """Refuse Jacobians that are not finite, and name the first of them."""
+    # A factorization returns NaN for a matrix that is not finite.
     lost = np.argwhere(np.isnan(log_values).any(axis=-1))
     if len(lost):
         seed, number = lost[0]

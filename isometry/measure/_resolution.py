@@ -1,7 +1,7 @@
 """From what a user writes, f and a span, to the `Target`: checks, and one tracing."""
 
 import functools
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import cast
 
@@ -131,7 +131,8 @@ def _program(
         raise
     # A user's f may raise anything.
     except Exception as error:
-        raise _raised(error, target, shapes, argument="x") from error
+        trace = functools.partial(_span_traced, target)
+        raise raised(error, trace, shapes, argument="x") from error
     require_array(out)
     assert isinstance(target.f, Reference), "a program is not traced again"
     return Program(target.f, target.output, closed)
@@ -331,7 +332,8 @@ def _examine(
         raise
     # A user's f may raise anything.
     except Exception as error:
-        raise _raised(error, target, (params, x), argument=argument) from error
+        trace = functools.partial(_span_traced, target)
+        raise raised(error, trace, (params, x), argument=argument) from error
     require_array(out)
     if out.size == 0 or start.size == 0:
         raise InputError(f"the Jacobian of {start.shape} -> {out.shape} is empty.")
@@ -453,23 +455,30 @@ def first_line(error: Exception) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
-def _raised(
+def raised(
     error: Exception,
-    target: Target,
+    trace: Callable[[Params, PyTree], object],
     shapes: tuple[Params, PyTree],
     argument: str,
 ) -> InputError:
-    """Say what f raised, and whether x seems to be a batch."""
+    """Say what f raised, and whether x seems to be a batch.
+
+    Args:
+        error: What was raised.
+        trace: Traces f at shapes of params and x.
+        shapes: Those at which it raised.
+        argument: Under which name the user gave x.
+    """
     params, x = shapes
     came = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(x))
     return InputError(
         f"f(params, x) raised {type(error).__name__} at x of shape {came}: "
-        f"{first_line(error)}" + _batch_hint(target, params, x, argument=argument)
+        f"{first_line(error)}" + _batch_hint(trace, params, x, argument=argument)
     )
 
 
 def _batch_hint(
-    target: Target,
+    trace: Callable[[Params, PyTree], object],
     params: Params,
     x: PyTree,
     argument: str,
@@ -479,7 +488,7 @@ def _batch_hint(
     # The commonest mistake: a whole batch where one example belongs.
     row = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
     try:
-        _span_traced(target, params, row)
+        trace(params, row)
     # It raised at x as well, and that is what is reported.
     except Exception:
         return ""

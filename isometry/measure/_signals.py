@@ -99,15 +99,23 @@ def signals(
             f"span starts at {plan.first}, and points behind it have no such part; "
             f"write the name alone, {plan.first.name!r}."
         )
+    # By number of seed and input, so that chunks of seeds change nothing.
     keys_of_g = _points.keys_of(key, run.num_seeds, run.num_inputs)
     how = _How(plan, loss, chunk=_directions_at_once(run))
     parts = []
     for numbers, stacked in run.chunks():
         taken = None if keys_of_g is None else keys_of_g[numbers]
-        part = _signals(how, plan.constants, stacked, xs=run.xs, keys=taken)
+        part = _signals(
+            how,
+            plan.constants,
+            stacked,
+            xs=run.xs,
+            keys=taken,
+        )
         parts.append(part)
     joined = run.joined(parts)
     fields = {name: value[..., plan.order] for name, value in joined.items()}
+    # On the host, for it is a ratio of a few numbers at each point.
     fields["chi"] = _chi(fields["apjn"], _points.before(plan))
     return Signals(
         **jax.tree.map(jnp.asarray, fields),
@@ -120,6 +128,7 @@ def signals(
 
 def _directions_at_once(run: _points.Run) -> int:
     """Return how many cotangents of each input fit in memory side by side."""
+    # Inputs of a seed are measured side by side, so that their values can be compared.
     each = run.num_inputs * run.plan.bytes_of_direction()
     most = run.plan.size_at(run.plan.last.name)
     return _points.at_once(memory.budget(None) // each, most)
@@ -148,11 +157,17 @@ def _signals(
     keys: Key | None,
 ) -> dict[str, Array]:
     """Measure some seeds, one after another."""
+    # One rewritten program serves all seeds and inputs, whose values are its arguments.
     program = how.plan.tapped(constants, ADD)
 
     def of_seed(seed: tuple[Params, Key | None]) -> dict[str, Array]:
         params, keys = seed
-        of_input = functools.partial(_of_input, how, program, params)
+        of_input = functools.partial(
+            _of_input,
+            how,
+            program,
+            params,
+        )
         fields, values = jax.vmap(of_input)(xs, keys)
         cosines = [_cosines(rows) for rows in how.plan.rows(values, 1)]
         fields["c"] = jnp.concatenate(cosines, axis=-1)
@@ -163,7 +178,11 @@ def _signals(
 
 
 def _of_input(
-    how: _How, program: Tapped, params: Params, x: PyTree[Array], key: Key | None
+    how: _How,
+    program: Tapped,
+    params: Params,
+    x: PyTree[Array],
+    key: Key | None,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Measure one example; return the fields, and the values at all points."""
     plan = how.plan
@@ -201,9 +220,14 @@ def _of_input(
     return fields, values
 
 
-def _cotangent(output: Array, loss: Loss | None, key: Key | None) -> Array | None:
+def _cotangent(
+    output: Array,
+    loss: Loss | None,
+    key: Key | None,
+) -> Array | None:
     """Return the derivative of the loss with respect to the output."""
     if loss is not None:
+        # JAX would refuse it as well, in words of its own.
         shape = jax.eval_shape(loss, output).shape
         if shape != ():
             raise InputError(
@@ -212,11 +236,15 @@ def _cotangent(output: Array, loss: Loss | None, key: Key | None) -> Array | Non
         return jax.grad(loss)(output)
     if key is None:
         return None
+    # Of unit length in the mean, as the average over unit vectors that apjn is.
     g = jax.random.normal(key, output.shape, output.dtype)
     return g / np.sqrt(output.size)
 
 
-def _sums_of_squares(plan: Plan, values: dict[str, Array]) -> Float[Array, " points"]:
+def _sums_of_squares(
+    plan: Plan,
+    values: dict[str, Array],
+) -> Float[Array, " points"]:
     """Return the sum of the squared entries at every point, in the order of groups."""
     return jnp.concatenate([jnp.sum(row**2, axis=-1) for row in plan.rows(values)])
 
@@ -238,11 +266,15 @@ def _cosines(
     return jnp.einsum("ipn,jpn->ijp", units, units)
 
 
-def _chi(apjn: np.ndarray, before: tuple[int | None, ...]) -> np.ndarray:
+def _chi(
+    apjn: np.ndarray,
+    before: tuple[int | None, ...],
+) -> np.ndarray:
     """Return the ratio of apjn at the point before each to that at the point."""
     chi = np.full_like(apjn, np.nan)
     for i, earlier in enumerate(before):
         if earlier is not None:
+            # A gradient of zero gives NaN or infinity, which the field may hold.
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 chi[..., i] = apjn[..., earlier] / apjn[..., i]
     return chi
@@ -254,6 +286,7 @@ def _reasons(fields: dict[str, np.ndarray], plan: Plan) -> tuple[tuple[str, str]
     for name in ("q", "c", "gradient", "apjn"):
         is_finite = np.isfinite(fields[name])
         at_point = is_finite.all(axis=tuple(range(is_finite.ndim - 1)))
+        # What is not finite goes on from there: the first point is where to look.
         if not at_point.all():
             first = plan.names[int(np.argmin(at_point))]
             cause = f"overflows {plan.dtype} or is not defined"

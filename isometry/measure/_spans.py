@@ -35,12 +35,17 @@ class Point:
 
     def of(self, value: Array) -> Array:
         """Return the part of a value that is meant."""
-        return value[self.index] if self.index else value
+        if not self.index:
+            return value
+        return value[self.index]
 
     def __str__(self) -> str:
         if not self.index:
             return repr(self.name)
-        index = self.index[0] if len(self.index) == 1 else self.index
+        index = self.index
+        # As the user writes it: a single number stands without a tuple.
+        if len(index) == 1:
+            (index,) = index
         return f"({self.name!r}, {index})"
 
 
@@ -69,18 +74,31 @@ class PointSpan:
     shape_out: jax.ShapeDtypeStruct
     _programs: dict[object, Tapped] = field(default_factory=dict, repr=False)
 
-    def start(self, params: Params, x: PyTree[Array]) -> Array:
+    def start(
+        self,
+        params: Params,
+        x: PyTree[Array],
+    ) -> Array:
         """Return the value at the first point."""
         _, readings = self._program(params, x)(jax.tree.leaves((params, x)), {})
         return self.first.of(readings["first"])
 
-    def apply(self, params: Params, x: PyTree[Array], z: Array) -> Array:
+    def apply(
+        self,
+        params: Params,
+        x: PyTree[Array],
+        z: Array,
+    ) -> Array:
         """Return what is read at the last point when the value at the first is z."""
         program = self._program(params, x)
         _, readings = program(jax.tree.leaves((params, x)), {"first": z})
         return self.last.of(readings["last"])
 
-    def _program(self, params: Params, x: PyTree[Array]) -> Tapped:
+    def _program(
+        self,
+        params: Params,
+        x: PyTree[Array],
+    ) -> Tapped:
         """Return the rewritten program for arguments of these shapes and dtypes.
 
         A program is bound to those that it was traced with, the anatomy's. Where others
@@ -102,7 +120,11 @@ class PointSpan:
         return self._programs[given]
 
 
-def resolve(f: Callable[..., Array], anatomy: Anatomy, span: Span) -> PointSpan:
+def resolve(
+    f: Callable[..., Array],
+    anatomy: Anatomy,
+    span: Span,
+) -> PointSpan:
     """Find the points of a span.
 
     Args:
@@ -121,6 +143,7 @@ def resolve(f: Callable[..., Array], anatomy: Anatomy, span: Span) -> PointSpan:
             point that is not upstream of the last; a first point without a derivative.
     """
     first, last = ends(anatomy, span)
+    # In this order: a name that is none is said before what depends on what.
     shape_in = _shape_at(anatomy, first)
     shape_out = _shape_at(anatomy, last)
     require_upstream(anatomy, first, last)
@@ -134,7 +157,10 @@ def resolve(f: Callable[..., Array], anatomy: Anatomy, span: Span) -> PointSpan:
     )
 
 
-def ends(anatomy: Anatomy, span: Span) -> tuple[Point, Point]:
+def ends(
+    anatomy: Anatomy,
+    span: Span,
+) -> tuple[Point, Point]:
     """Return the two points of a span."""
     if isinstance(span, str):
         checks.one_of("span", span, ("end_to_end", "hidden"))
@@ -165,7 +191,10 @@ def _point(end: End) -> Point:
         )
     name, index = end
     try:
-        parts = index if isinstance(index, (tuple, list)) else (index,)
+        parts = (index,)
+        if isinstance(index, (tuple, list)):
+            parts = index
+        # operator.index takes NumPy's integers too, and refuses floats.
         return Point(name, tuple(operator.index(part) for part in parts))
     except TypeError:
         raise InputError(
@@ -174,8 +203,12 @@ def _point(end: End) -> Point:
         ) from None
 
 
-def _shape_at(anatomy: Anatomy, point: Point) -> jax.ShapeDtypeStruct:
+def _shape_at(
+    anatomy: Anatomy,
+    point: Point,
+) -> jax.ShapeDtypeStruct:
     """Return the shape of the value at a point, and refuse what has no derivative."""
+    # It refuses an unknown name, and says which are near.
     anatomy.place(point.name)
     whole = anatomy.shape(point.name)
     if len(point.index) > len(whole.shape):
@@ -197,7 +230,11 @@ def _shape_at(anatomy: Anatomy, point: Point) -> jax.ShapeDtypeStruct:
     return jax.eval_shape(point.of, whole)
 
 
-def require_upstream(anatomy: Anatomy, first: Point, last: Point) -> None:
+def require_upstream(
+    anatomy: Anatomy,
+    first: Point,
+    last: Point,
+) -> None:
     """Refuse a span whose last point does not depend on the first."""
     if first.name != last.name and anatomy.upstream(first.name, last.name):
         return
@@ -221,7 +258,9 @@ def _listed(names: list[str]) -> str:
     if len(names) > _NAMED:
         half = _NAMED // 2
         names = [*names[:half], "...", *names[-half:]]
-    return ", ".join(names) if names else "no points"
+    if not names:
+        return "no points"
+    return ", ".join(names)
 
 
 def _require_continuous_input(anatomy: Anatomy) -> None:
@@ -260,7 +299,10 @@ def where_to_start(anatomy: Anatomy) -> str:
     return f"{advice}, or write f as a function of the first value that it makes of x"
 
 
-def _leads_to_output(anatomy: Anatomy, name: str) -> bool:
+def _leads_to_output(
+    anatomy: Anatomy,
+    name: str,
+) -> bool:
     """Tell whether a point lies between x and the output."""
     is_inner = name in anatomy.points and name not in ("input", "output")
     return is_inner and anatomy.upstream(name, "output")
@@ -274,6 +316,8 @@ def floating_points(anatomy: Anatomy) -> list[str]:
 
 def _hidden(anatomy: Anatomy) -> tuple[str, str]:
     """Return the ends of the object of the theory."""
+    # The stream from the first branch to the last is what the theory of residual
+    # networks follows.
     if anatomy.branches:
         leaves = anatomy.branches[0].leaves
         if leaves is None:
@@ -296,6 +340,7 @@ def _hidden(anatomy: Anatomy) -> tuple[str, str]:
 
 def state(name: str) -> str | None:
     """Return which state of a recurrence a point is, without its step; or None."""
+    # States are named "carry@3", or "carry/h@3" where there are several.
     base, _, step = name.partition("@")
     if not step or base.partition("/")[0] != "carry":
         return None

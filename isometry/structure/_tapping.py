@@ -29,14 +29,24 @@ class Mode(NamedTuple):
     reads_first: bool = False
 
 
-def _add(value: Array, bump: Array | None) -> Array:
-    return value if bump is None else value + bump
+def _add(
+    value: Array,
+    bump: Array | None,
+) -> Array:
+    # Places that are only read add no operation to the program.
+    if bump is None:
+        return value
+    return value + bump
 
 
-def _cut(value: Array, given: tuple[Array, Array] | None) -> Array:
+def _cut(
+    value: Array,
+    given: tuple[Array, Array] | None,
+) -> Array:
     if given is None:
         return value
     bump, is_cut = given
+    # The bump is added behind the cut, or nothing would come back to it.
     return jnp.where(is_cut, jax.lax.stop_gradient(value), value) + bump
 
 
@@ -80,16 +90,23 @@ def replacing(index: tuple[int, ...] = ()) -> Mode:
         index: Of the part, on the leading axes of the value. Empty: all of it.
     """
 
-    def put(value: Array, new: Array | None) -> Array:
+    def put(
+        value: Array,
+        new: Array | None,
+    ) -> Array:
         if new is None:
             return value
-        return value.at[index].set(new) if index else new
+        if not index:
+            return new
+        return value.at[index].set(new)
 
     return Mode(put)
 
 
 def tapped(
-    closed: core.ClosedJaxpr, places: Mapping[str, Place], mode: Mode = ADD
+    closed: core.ClosedJaxpr,
+    places: Mapping[str, Place],
+    mode: Mode = ADD,
 ) -> Tapped:
     """Rewrite a program so that values at places are perturbed and read.
 
@@ -117,13 +134,19 @@ def tapped(
     """
 
     def run(
-        arguments: Sequence[Array], given: Mapping[str, Given]
+        arguments: Sequence[Array],
+        given: Mapping[str, Given],
     ) -> tuple[list[Array], Arrays]:
         taps = {
             name: _Tap(place, given.get(name), mask=None)
             for name, place in places.items()
         }
-        return _run(closed, arguments, taps, mode=mode)
+        return _run(
+            closed,
+            arguments,
+            taps,
+            mode=mode,
+        )
 
     return run
 
@@ -146,8 +169,13 @@ class _Tap(NamedTuple):
         """Return the tap as seen from inside the equation that encloses it."""
         return self._replace(place=self.place._replace(path=self.place.path[1:]))
 
-    def edited(self, value: Array, mode: Mode) -> Array:
+    def edited(
+        self,
+        value: Array,
+        mode: Mode,
+    ) -> Array:
         """Return the value that goes on."""
+        # Which iteration it is, is not known before the loop runs: both are computed.
         new = mode.edit(value, self.given)
         if self.mask is None:
             return new
@@ -170,6 +198,7 @@ def _run(
 ) -> tuple[list[Array], Arrays]:
     """Evaluate a program equation by equation, tapping its variables."""
     jaxpr, constants = _opened(program)
+    # A variable may have several names, as a last layer that is the output.
     here: dict[core.Var, list[str]] = {}
     enclosed: dict[int, _Taps] = {}
     for name, tap in taps.items():
@@ -181,9 +210,14 @@ def _run(
     readings: Arrays = {}
 
     def read(atom: core.Var | core.Literal) -> Array:
-        return atom.val if isinstance(atom, core.Literal) else values[atom]
+        if isinstance(atom, core.Literal):
+            return atom.val
+        return values[atom]
 
-    def write(variable: core.Var, value: Array) -> None:
+    def write(
+        variable: core.Var,
+        value: Array,
+    ) -> None:
         names = here.get(variable, ())
         first = value
         for name in names:
@@ -192,6 +226,7 @@ def _run(
         # Two names of one variable read the same, whichever was given something.
         readings.update(dict.fromkeys(names, first if mode.reads_first else value))
 
+    # Constants and arguments are places too: "input" is one.
     for variable, value in zip(jaxpr.constvars, constants, strict=True):
         write(variable, value)
     for variable, value in zip(jaxpr.invars, arguments, strict=True):
@@ -199,7 +234,12 @@ def _run(
     for index, eqn in enumerate(jaxpr.eqns):
         operands = [read(atom) for atom in eqn.invars]
         if index in enclosed:
-            results, inner = _rewritten(eqn, operands, enclosed[index], mode=mode)
+            results, inner = _rewritten(
+                eqn,
+                operands,
+                enclosed[index],
+                mode=mode,
+            )
             readings.update(inner)
         else:
             results = _unchanged(eqn, operands)
@@ -217,32 +257,59 @@ def _opened(
     return program, ()
 
 
-def _unchanged(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
+def _unchanged(
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+) -> list[Array]:
     """Evaluate an equation as it stands, custom derivatives included."""
     bound = eqn.primitive.get_bind_params(eqn.params)
     functions, parameters = (), bound
     # Versions of JAX before 0.10.2 return the functions that are called apart.
     if isinstance(bound, tuple):
         functions, parameters = bound
+    # The context says where it is computed and how keys are drawn.
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*functions, *operands, **parameters)
     return results if eqn.primitive.multiple_results else [results]
 
 
 def _rewritten(
-    eqn: core.JaxprEqn, operands: list[Array], taps: _Taps, mode: Mode
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+    taps: _Taps,
+    mode: Mode,
 ) -> tuple[list[Array], Arrays]:
     """Evaluate an equation that encloses places."""
     name = eqn.primitive.name
     if name == "scan":
-        return _scan(eqn, operands, taps, mode=mode)
+        return _scan(
+            eqn,
+            operands,
+            taps,
+            mode=mode,
+        )
     if name == "cond":
-        return _cond(eqn, operands, taps, mode=mode)
+        return _cond(
+            eqn,
+            operands,
+            taps,
+            mode=mode,
+        )
     if name in _CALLS:
         (program,) = _called(eqn)
-        return _run(program, operands, taps, mode=mode)
+        return _run(
+            program,
+            operands,
+            taps,
+            mode=mode,
+        )
     if name in _REMAT:
-        return _remat(eqn, operands, taps, mode=mode)
+        return _remat(
+            eqn,
+            operands,
+            taps,
+            mode=mode,
+        )
     named = ", ".join(taps)
     raise InputError(
         f"span: {named} lies inside a {name}, where nothing can be read or perturbed; "
@@ -253,6 +320,8 @@ def _rewritten(
 def _called(eqn: core.JaxprEqn) -> list[core.ClosedJaxpr | core.Jaxpr]:
     """Return the programs that an equation calls, with their constants."""
     programs = []
+    # Names of the parameter that holds them differ between primitives: jaxpr,
+    # call_jaxpr, fun_jaxpr, branches.
     for value in eqn.params.values():
         parts = value if isinstance(value, (tuple, list)) else (value,)
         programs += [p for p in parts if isinstance(p, (core.ClosedJaxpr, core.Jaxpr))]
@@ -260,25 +329,39 @@ def _called(eqn: core.JaxprEqn) -> list[core.ClosedJaxpr | core.Jaxpr]:
 
 
 def _remat(
-    eqn: core.JaxprEqn, operands: list[Array], taps: _Taps, mode: Mode
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+    taps: _Taps,
+    mode: Mode,
 ) -> tuple[list[Array], Arrays]:
     """Evaluate a remat: what it forgets before the backward pass is still forgotten."""
     (program,) = _called(eqn)
 
     def body(operands: list[Array]) -> tuple[list[Array], Arrays]:
-        return _run(program, operands, taps, mode=mode)
+        return _run(
+            program,
+            operands,
+            taps,
+            mode=mode,
+        )
 
     policy = eqn.params["policy"]
     forgetting = jax.checkpoint(
-        body, prevent_cse=eqn.params["prevent_cse"], policy=policy
+        body,
+        prevent_cse=eqn.params["prevent_cse"],
+        policy=policy,
     )
     return forgetting(operands)
 
 
 def _cond(
-    eqn: core.JaxprEqn, operands: list[Array], taps: _Taps, mode: Mode
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+    taps: _Taps,
+    mode: Mode,
 ) -> tuple[list[Array], Arrays]:
     """Evaluate a cond; each branch taps the places that lie in it."""
+    # All branches must return readings of the same places.
     index, *rest = operands
     shapes = {name: reading_shape(_called(eqn), taps[name].place) for name in taps}
 
@@ -288,7 +371,12 @@ def _cond(
         inside = {n: tap for n, tap in taps.items() if _holds(program, tap.place)}
 
         def call(operands: list[Array]) -> tuple[list[Array], Arrays]:
-            outputs, readings = _run(program, operands, inside, mode=mode)
+            outputs, readings = _run(
+                program,
+                operands,
+                inside,
+                mode=mode,
+            )
             for name in taps.keys() - inside.keys():
                 readings[name] = _missing(shapes[name])
             return outputs, readings
@@ -301,12 +389,16 @@ def _cond(
 
 def _missing(shape: jax.ShapeDtypeStruct) -> Array:
     """Return what is read where a value does not arise."""
+    # Integers have no NaN.
     if jnp.issubdtype(shape.dtype, jnp.floating):
         return jnp.full(shape.shape, jnp.nan, shape.dtype)
     return jnp.zeros(shape.shape, shape.dtype)
 
 
-def _holds(program: core.ClosedJaxpr | core.Jaxpr, place: Place) -> bool:
+def _holds(
+    program: core.ClosedJaxpr | core.Jaxpr,
+    place: Place,
+) -> bool:
     """Tell whether a place, its path seen from this program, lies in it."""
     jaxpr, _ = _opened(program)
     if place.path:
@@ -315,12 +407,14 @@ def _holds(program: core.ClosedJaxpr | core.Jaxpr, place: Place) -> bool:
             return False
         inside = place._replace(path=tuple(rest))
         return any(_holds(part, inside) for part in jaxprs.inner(jaxpr.eqns[index]))
+    # Each program has variables of its own, so a place is found by identity.
     results = [v for eqn in jaxpr.eqns for v in eqn.outvars]
     return any(v is place.var for v in (*jaxpr.constvars, *jaxpr.invars, *results))
 
 
 def reading_shape(
-    programs: Sequence[core.ClosedJaxpr | core.Jaxpr], place: Place
+    programs: Sequence[core.ClosedJaxpr | core.Jaxpr],
+    place: Place,
 ) -> jax.ShapeDtypeStruct:
     """Return the shape of what is read at a place, stacked by the scans around it.
 
@@ -337,6 +431,7 @@ def reading_shape(
         eqn = _opened(program)[0].eqns[path[0]]
         if eqn.primitive.name == "scan" and not turns:
             lengths.append(eqn.params["length"])
+        # Of a place with turns one iteration is read, and no axis is added.
         elif eqn.primitive.name == "scan":
             turns = turns[1:]
         programs, path = _called(eqn), path[1:]
@@ -345,7 +440,10 @@ def reading_shape(
 
 
 def _scan(
-    eqn: core.JaxprEqn, operands: list[Array], taps: _Taps, mode: Mode
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+    taps: _Taps,
+    mode: Mode,
 ) -> tuple[list[Array], Arrays]:
     """Evaluate a scan.
 
@@ -363,14 +461,20 @@ def _scan(
     every = {name: tap for name, tap in taps.items() if not tap.place.turns}
     stacked_given = {n: tap.given for n, tap in every.items() if tap.given is not None}
 
-    def body(state: _State, step: _Step) -> tuple[_State, tuple[list[Array], Arrays]]:
+    def body(
+        state: _State,
+        step: _Step,
+    ) -> tuple[_State, tuple[list[Array], Arrays]]:
         carried, held = state
         turn, inputs, given = step
         is_meant = {n: turn == tap.place.turns[0] for n, tap in single.items()}
         inside = {n: tap._replace(given=given.get(n)) for n, tap in every.items()}
         inside |= {n: _in_turn(tap, is_meant[n]) for n, tap in single.items()}
         outputs, readings = _run(
-            program, [*constants, *carried, *inputs], inside, mode=mode
+            program,
+            [*constants, *carried, *inputs],
+            inside,
+            mode=mode,
         )
         held = {
             name: jnp.where(is_meant[name], readings.pop(name), value)
@@ -390,7 +494,10 @@ def _scan(
     return [*carried, *stacked_outputs], readings | held
 
 
-def _in_turn(tap: _Tap, is_meant: Array) -> _Tap:
+def _in_turn(
+    tap: _Tap,
+    is_meant: Array,
+) -> _Tap:
     """Return a tap of one iteration as it is seen from inside an iteration."""
     mask = is_meant if tap.mask is None else tap.mask & is_meant
     return _Tap(_without_turn(tap.place), tap.given, mask)
@@ -400,7 +507,10 @@ def _without_turn(place: Place) -> Place:
     return place._replace(turns=place.turns[1:])
 
 
-def _nothing_held(program: core.ClosedJaxpr | core.Jaxpr, tap: _Tap) -> Array:
+def _nothing_held(
+    program: core.ClosedJaxpr | core.Jaxpr,
+    tap: _Tap,
+) -> Array:
     """Return what is held of a reading before the iteration that is meant."""
     shape = reading_shape([program], _without_turn(tap.place))
     return jnp.zeros(shape.shape, shape.dtype)

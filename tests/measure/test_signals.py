@@ -265,3 +265,15 @@ def test_gradients_through_a_layer_norm_are_right_in_float32():
     # Rounding of sums of 16 terms, at a condition below 2, squared.
     tolerance = 64 * float(np.finfo(np.float32).eps)
     assert measured.at("input").apjn[0] == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize("measure", [isometry.signals, isometry.profile])
+def test_what_f_raises_is_said_as_by_spectrum(measure):
+    def f(params, x):
+        return params["w"] @ x["image"]
+
+    params, x = {"w": jnp.ones((1, 2, 2))}, jnp.ones((1, 2))
+    said = r"\(\): f\(params, x\) raised TypeError at x of shape \(2,\): "
+    with pytest.raises(isometry.InputError, match=measure.__name__ + said) as caught:
+        measure(f, params=params, xs=x)
+    assert isinstance(caught.value.__cause__, TypeError)
