@@ -264,11 +264,11 @@ def _ratios(task: Task, methods: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for own in ours:
         if best is not None:
             ratios.append(ratio(task.goal, own, best))
-        for rival in task.rivals:
-            if rival.name in peers:
-                ratios.append(
-                    ratio(rival.goal, own, peers[rival.name], least=rival.least)
-                )
+        ratios.extend(
+            ratio(rival.goal, own, peers[rival.name], least=rival.least)
+            for rival in task.rivals
+            if rival.name in peers
+        )
     return ratios
 
 

@@ -2,7 +2,8 @@
 
 T(N, L, B): B Jacobians of a network of L square layers of width N with orthogonal weights, 4 seeds, to all singular
 values. Goals are against the better of the two torch peers (`torch.func` and a product of layers written by hand), both
-with `svdvals`, and against plain JAX, in processes where nothing is set. The floor counts B (2 N³ (L - 1) + 8/3 N³) operations: the product, and a bidiagonalization.
+with `svdvals`, and against plain JAX, in processes where nothing is set. The floor counts
+B (2 N³ (L - 1) + 8/3 N³) operations: the product, and a bidiagonalization.
 """
 
 from collections.abc import Callable

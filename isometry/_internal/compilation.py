@@ -7,6 +7,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 
+from isometry._internal import checks
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -67,7 +69,7 @@ def _require_refusal(error: Exception) -> None:
 
 def _inside_program() -> bool:
     """Tell whether operations are being traced for a program, and not computed."""
-    return isinstance(jnp.zeros(()), jax.core.Tracer)
+    return checks.is_traced(jnp.zeros(()))
 
 
 def jit(function: Callable[P, R], **settings: Any) -> Compiled[P, R]:

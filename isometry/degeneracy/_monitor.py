@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from isometry import _checks
-from isometry.degeneracy._statistics import STATISTICS
 from isometry._internal import checks
+from isometry.degeneracy._statistics import STATISTICS
 from isometry.measure import _draws, _reasons, _resolution, _spectra, methods
 from isometry.measure._record import Spectrum
 from isometry.networks import Network

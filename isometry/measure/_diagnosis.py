@@ -1,4 +1,4 @@
-"""What a user should know of what was measured: a batch for an example, a zero."""
+"""Warnings about what was measured: x may be a batch, or the Jacobian is zero."""
 
 import warnings
 from collections.abc import Callable
@@ -22,38 +22,42 @@ def warn_of_batch(
     params: Params,
     x: PyTree[Array],
 ) -> None:
-    """Warn where no row of x meets another in f, end to end.
+    """Warn if no row of x affects another row of the output, so that x may be a batch.
 
     Args:
         target: What is measured.
         params: What its functions are called with.
-        x: One example, or so the user says.
+        x: What the user passed as one example.
     """
     # Networks of the package take one example, and refuse a batch by its shape.
     if not isinstance(target.f, Program) or checks.is_traced((params, x)):
         return
     if _is_silenced(BatchWarning):
         return
-    # The program is for these dtypes alone.
+    # The program was traced for these dtypes.
     params, x = target.cast(params, x)
     program = target.f
     said = coupling_of_rows(
         program,
         params,
         x,
-        one_row=_of_user(program),
+        one_row=_untraced(program),
     )
     if said is not None:
         warn(said, BatchWarning)
 
 
-def _of_user(program: Program) -> Map:
-    """Return the user's function, which unlike the program takes other shapes."""
+def _untraced(program: Program) -> Map:
+    """Return the function that a program was traced from, with the same arguments.
+
+    Unlike the program it can be called with another shape, such as that of x[0].
+    """
 
     def f(
         given: tuple[list[Array], Params],
         x: PyTree[Array],
     ) -> PyTree[Array]:
+        # The program takes the constants of its trace too. The function holds its own.
         _, params = given
         return program.of_output(params, x)
 
@@ -67,7 +71,7 @@ def warn_if_zero(
     *,
     is_zero: bool | Array,
 ) -> None:
-    """Warn where the Jacobian is exactly zero, and say why.
+    """Warn if the Jacobian is exactly zero, and say why.
 
     Args:
         target: What was measured.
@@ -86,18 +90,18 @@ def warn_of_zeros(
     log_values: Float[Array, "seeds inputs nodes"],
     example: Callable[[int, int], tuple[Params, PyTree[Array]]],
 ) -> None:
-    """Warn where some Jacobians of an ensemble are exactly zero, and say why one is.
+    """Warn if some Jacobians of an ensemble are exactly zero, and say why one is.
 
     Args:
         target: What was measured.
-        log_values: ln s of all of them.
-        example: From a seed and an input to the params and x.
+        log_values: ln s of all Jacobians.
+        example: Maps the numbers of a seed and an input to their params and x.
     """
     is_zero = all_zero(log_values)
     num_zero = int(is_zero.sum())
     if num_zero == 0 or _is_silenced(ZeroJacobianWarning):
         return
-    # Finding a cause takes about a second, and one is an example for the others.
+    # Finding a cause takes about a second, so it is done for the first pair alone.
     seed, index = (int(i) for i in np.argwhere(is_zero)[0])
     params, x = example(seed, index)
     warn(
@@ -108,7 +112,7 @@ def warn_of_zeros(
 
 
 def all_zero(log_values: Float[Array, "*batch nodes"]) -> np.ndarray:
-    """Tell whether all values of a Jacobian are zero; NaN is no zero."""
+    """Tell for each Jacobian whether all its singular values are zero; not if NaN."""
     return np.all(np.isneginf(np.asarray(log_values)), axis=-1)
 
 
@@ -130,8 +134,7 @@ def _cause(
                 z,
                 name_of_x=name,
             )
-    # Reading a user's program may fail in ways that nobody has thought of; the fact
-    # itself must be told all the same.
+    # Reading a user's program may fail in unforeseen ways. The warning itself must not.
     except Exception:
         return "the cause was not found"
 
@@ -141,22 +144,20 @@ def _plain(
     params: Params,
     x: PyTree[Array],
 ) -> tuple[Map, Params, PyTree[Array]]:
-    """Return a function of the user's params and the value where the span starts."""
+    """Return the span as a function, its parameters, and the value where it starts."""
     params, x = target.cast(params, x)
     # As one program: compiled operation by operation it takes several times as long.
     z = jax.jit(target.start)(params, x)
     if not isinstance(target.f, Program):
         return lambda params, z: target.apply(params, x, z), params, z
-    # The constants are no parameters, so their zeros are not called weights.
+    # What f closes over is not among its parameters: a zero there is no zero weight.
     constants, params = params
     return lambda params, z: target.apply((constants, params), x, z), params, z
 
 
 def _is_silenced(category: type[Warning]) -> bool:
-    """Tell whether a warning is ignored everywhere, and its cause need not be found.
-
-    The first filter that matches is the one that Python obeys.
-    """
+    """Tell whether a warning is ignored everywhere, so that its cause is not needed."""
+    # Python obeys the first filter that matches.
     for action, message, known, module, line in warnings.filters:
         if issubclass(category, known):
             is_general = message is None and module is None and line == 0

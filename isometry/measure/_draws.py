@@ -128,7 +128,7 @@ def seeds_of(
     )
 
 
-def _refuse_params(keys: Key) -> None:
+def _refuse_params(keys: Key | None) -> None:
     """Refuse parameters that are written in the place of keys."""
     leaves = jax.tree.leaves(keys)
     is_floating = [

@@ -1,6 +1,7 @@
 """A user's f as programs know it: what makes two of them equal, and its one output."""
 
 import contextlib
+import hashlib
 import inspect
 import weakref
 from collections.abc import Callable, Hashable
@@ -11,7 +12,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
-from isometry._internal import jaxprs, precision
+from isometry._internal import checks, jaxprs, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
 from isometry.networks import Function
@@ -95,7 +96,7 @@ class Program:
         self.output = output
         self.closed = closed
         self._jaxpr = closed.jaxpr
-        self._key = (str(closed.jaxpr), _unsaid(closed.jaxpr, reference))
+        self._key = reading(closed, reference)
 
     def __call__(self, given: tuple[list[Array], Params], x: PyTree) -> Array:
         constants, params = given
@@ -127,6 +128,28 @@ def traced(
 
     with precision.full():
         return jax.make_jaxpr(anew, return_shape=True)(params, x)
+
+
+def reading(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
+    """Return what is equal for two traces of a function that read the same."""
+    return str(closed.jaxpr), _unsaid(closed.jaxpr, reference)
+
+
+def version(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
+    """Return what is equal for two traces of a function that compute the same.
+
+    They read the same, and what the function closes over holds the same numbers.
+    """
+    # Of what is traced itself no numbers are known, so it is a version of its own.
+    if checks.is_traced(closed.consts):
+        return object()
+    digest = hashlib.blake2b()
+    for constant in closed.consts:
+        # Random keys are compared by their bits.
+        if jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
+            constant = jax.random.key_data(constant)
+        digest.update(np.asarray(constant).tobytes())
+    return reading(closed, reference), digest.digest()
 
 
 def _unsaid(jaxpr: core.Jaxpr, reference: Reference) -> Hashable:

@@ -24,14 +24,14 @@ class Spans(NamedTuple):
     Attributes:
         plan: Which points are read.
         toward: "output": from each point to the end. "input": from the start to each
-            point. "next": from each point to the one behind it.
+            point. "next": from each point to the next one.
     """
 
     plan: Plan
     toward: str
 
     def ends(self) -> dict[str, tuple[str, str]]:
-        """Return where each span starts and ends."""
+        """Return the names of the first and last point of each span."""
         names = self.plan.names
         first = names[0]
         last = names[-1]
@@ -55,14 +55,14 @@ class Spans(NamedTuple):
         return shapes
 
     def names_of_shape(self) -> dict[Shape, list[str]]:
-        """Return the spans by the shape of their Jacobian: a shape is one batch."""
+        """Group the spans by the shape of their Jacobian; a group is one batch."""
         names: dict[Shape, list[str]] = {}
         for name, shape in self.shapes().items():
             names.setdefault(shape, []).append(name)
         return names
 
     def reading_points(self) -> dict[str, str]:
-        """Return, for each span, the point at which a pass finds its Jacobian."""
+        """Return, for each span, the point at which its Jacobian is read."""
         ends = self.ends()
         if self.toward == "next":
             # Derivatives stop at each point, so the point behind sees this one alone.
@@ -71,7 +71,7 @@ class Spans(NamedTuple):
 
 
 def label_of(shape: Shape) -> str:
-    """Return the name of a shape: a program sorts the keys of its dictionaries."""
+    """Return a shape as a string: the keys of a pytree of JAX must be sortable."""
     m, n = shape
     return f"{m}x{n}"
 
@@ -83,7 +83,7 @@ def jacobians(
 ) -> dict[str, Array]:
     """Return the Jacobians of all spans, one stack for each shape.
 
-    So a program has as many factorizations as there are shapes, not as points.
+    So a program has one batched factorization for each shape, not one for each point.
 
     Args:
         spans: The spans.
@@ -91,8 +91,8 @@ def jacobians(
         arguments: The leaves of params and of one x.
 
     Returns:
-        By the label of their shape, the Jacobians of `spans.names_of_shape()`, of shape
-        (spans, m, n).
+        For each shape by its label, an array (spans, m, n), the spans in the order of
+        `spans.names_of_shape()`.
     """
     passes = {
         "output": _suffixes,
@@ -106,11 +106,10 @@ def jacobians(
     for group in spans.plan.groups:
         for selection in _selections(spans, group):
             block = selection.of(by_group[group.label])
-            shape = block.shape[1:]
-            of_shape = names.setdefault(shape, [])
-            of_shape.extend(selection.names)
-            blocks = parts.setdefault(shape, [])
-            blocks.append(block)
+            _, m, n = block.shape
+            shape = (m, n)
+            names.setdefault(shape, []).extend(selection.names)
+            parts.setdefault(shape, []).append(block)
     stacks = {}
     for shape, wanted in spans.names_of_shape().items():
         # Groups come as the program makes them, names as the user reads them.
@@ -126,7 +125,12 @@ def _suffixes(
     constants: list[Array],
     arguments: list[Array],
 ) -> dict[str, Array]:
-    """Return the Jacobians from each point to the end, (points, m, n) a group."""
+    """Return the Jacobians from each point to the end of the span.
+
+    Returns:
+        For each group by label, an array (points, m, n): m entries at the end of the
+        span, n entries at each point of the group.
+    """
     program = plan.tapped(constants, ADD)
 
     def forward(bumps: dict[str, Array]) -> Array:
@@ -142,6 +146,7 @@ def _suffixes(
         return plan.flat(gradients)
 
     entries = jnp.arange(output.size)
+    # `canonical` reorders the axes of convolutions, to that which is fast on a CPU.
     rows = jax.vmap(canonical(row))(entries)
     by_group = plan.split(rows)
     return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), by_group)
@@ -152,7 +157,12 @@ def _prefixes(
     constants: list[Array],
     arguments: list[Array],
 ) -> dict[str, Array]:
-    """Return the Jacobians from the start to each point, (points, m, n)."""
+    """Return the Jacobians from the start of the span to each point.
+
+    Returns:
+        For each group by label, an array (points, m, n): m entries at each point of the
+        group, n entries at the start of the span.
+    """
     start = plan.anatomy.place(plan.first.name)
     # No point has an empty name.
     program = plan.tapped(constants, ADD, more={"": start})
@@ -186,11 +196,16 @@ def _blocks(
     constants: list[Array],
     arguments: list[Array],
 ) -> dict[str, Array]:
-    """Return the Jacobians from the point before to each point, (points, m, n).
+    """Return the Jacobians from the point before to each point.
 
-    Derivatives stop at every point, so one pass may push all blocks at once: the bumps
-    at all points move together, and no point sees more than the one before it. n is
-    that of the widest point; columns beyond a block's own width are zero.
+    Derivatives stop at every point, so one pass gives all blocks: the bumps at all
+    points are perturbed together, and each point depends on that of the one before it
+    alone.
+
+    Returns:
+        For each group by label, an array (points, m, n): m entries at each point of the
+        group, n entries at the widest of all points. Columns beyond the number of
+        entries at the point before are zero.
     """
     program = plan.tapped(constants, CUT)
     bumps = plan.bumps()
@@ -230,10 +245,10 @@ def _moved_together(
     group: Group,
     entry: Array,
 ) -> Array:
-    """Return a tangent that moves one entry at all points of a group."""
+    """Return a tangent that perturbs one entry at all points of a group."""
     unit = _unit(entry, group.size, group.dtype)
     unit = unit.reshape(group.shape)
-    # An iteration that is no point must stay still: nothing cuts behind it.
+    # Iterations that are no points are not perturbed: no derivative stops at them.
     is_point = group.is_point()
     is_point = is_point.reshape(*is_point.shape, *(1,) * unit.ndim)
     everywhere = jnp.broadcast_to(unit, group.stacked())
@@ -241,13 +256,13 @@ def _moved_together(
 
 
 class _Selection(NamedTuple):
-    """Spans whose Jacobians are the same part of what a pass finds at a group.
+    """Spans whose Jacobians are the same submatrix of those read at a group.
 
     Attributes:
         names: The spans.
-        rows: Of each, the row of the group.
-        outputs: Which entries of the last point are meant.
-        inputs: Which entries of the first point are meant.
+        rows: For each span, the index of its point in the group.
+        outputs: The rows of the submatrix: entries at the last point of the span.
+        inputs: The columns of the submatrix: entries at the first point of the span.
     """
 
     names: list[str]
@@ -256,9 +271,9 @@ class _Selection(NamedTuple):
     inputs: slice | np.ndarray
 
     def of(self, stack: Array) -> Array:
-        """Return the Jacobians from those of the whole group."""
+        """Select the Jacobians of these spans from those of the whole group."""
         rows = np.array(self.rows)
-        # Often all rows are meant, and need not be copied.
+        # Often these are all rows, and nothing need be copied.
         if not np.array_equal(rows, np.arange(len(stack))):
             stack = stack[rows]
         # One after the other: two arrays of indices would be taken in pairs.
@@ -270,7 +285,7 @@ def _selections(
     spans: Spans,
     group: Group,
 ) -> list[_Selection]:
-    """Sort the spans that a pass finds at a group by the part that is theirs."""
+    """Group the spans that are read at a group by the submatrix that they need."""
     row_of = {name: row for row, name in enumerate(group.names)}
     ends = spans.ends()
     shapes = spans.shapes()

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
@@ -18,7 +18,7 @@ from isometry._internal import checks, jaxprs, memory, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.measure import _draws, _resolution, _spans
-from isometry.measure._function import Reference
+from isometry.measure._function import Reference, reading
 from isometry.measure._spans import Point, Span
 from isometry.structure import Anatomy
 from isometry.structure._place import Place
@@ -26,20 +26,23 @@ from isometry.structure._tapping import Mode, Tapped, reading_shape, tapped
 
 Function: TypeAlias = Callable[..., Array]
 
-# A seed's parameters as they are drawn, and in the dtype of the measurement.
+# Copies of the parameters of a seed: as they are drawn, and in the measured dtype.
 _COPIES = 2
 
 
 class Group(NamedTuple):
-    """Points that one variable of the program makes: one, or those of a scan's turns.
+    """The points whose values one variable of the jaxpr holds.
+
+    Outside of scans this is one point. In the body of a scan, the variable holds one
+    value in each iteration, and some or all of these are points.
 
     Attributes:
         place: The variable, in all iterations of the scans around it.
-        names: The points.
-        turns: Of each point, the iterations; empty outside scans.
-        lengths: How many iterations each of the scans has.
-        shape: Of the value in one iteration.
-        dtype: Of the value.
+        names: The names of the points.
+        turns: For each point, its iteration in each of the scans; empty outside scans.
+        lengths: The number of iterations of each of the scans, outermost first.
+        shape: Shape of the value in one iteration.
+        dtype: Dtype of the value.
     """
 
     place: Place
@@ -56,11 +59,11 @@ class Group(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many entries the value at one point has."""
+        """The number of entries of the value at one point."""
         return math.prod(self.shape)
 
     def stacked(self, leading: tuple[int, ...] = ()) -> tuple[int, ...]:
-        """Return the shape of the values of all iterations, behind leading axes."""
+        """Return the shape of all iterations: (*leading, *lengths, *shape)."""
         return (*leading, *self.lengths, *self.shape)
 
     def rows(
@@ -68,51 +71,62 @@ class Group(NamedTuple):
         stacked: Array,
         num_leading: int = 0,
     ) -> Array:
-        """Return the flattened values at the points from those of all iterations.
+        """Select the values at the points, and flatten each of them.
 
-        The result has the leading axes, then one row a point.
+        Args:
+            stacked: The values of all iterations, of shape (*leading, *lengths,
+                *shape).
+            num_leading: The number of leading axes.
+
+        Returns:
+            Shape (*leading, points, size).
         """
         leading = stacked.shape[:num_leading]
         num_turns = math.prod(self.lengths)
         flat = stacked.reshape(*leading, num_turns, self.size)
         chosen = self.chosen()
-        # Most often all iterations are points, and need not be copied.
+        # Usually all iterations are points, and nothing need be copied.
         if np.array_equal(chosen, np.arange(num_turns)):
             return flat
         return jnp.take(flat, chosen, axis=num_leading)
 
     def is_point(self) -> np.ndarray:
-        """Return for each iteration whether the value there is a point."""
+        """Return for each iteration whether its value is a point: shape `lengths`."""
         # On the host: it is known when the program is made.
         marks = np.zeros(math.prod(self.lengths), bool)
         marks[self.chosen()] = True
         return marks.reshape(self.lengths)
 
     def chosen(self) -> np.ndarray:
-        """Return which of the iterations, counted through, are points."""
+        """Return which iterations are points, numbered in C order of nested scans."""
         # Outside loops there is one iteration.
         if not self.lengths:
             return np.zeros(1, int)
-        by_loop = np.array(self.turns).T
-        return np.ravel_multi_index(by_loop, self.lengths)
+        numbers = np.ravel_multi_index(np.array(self.turns).T, self.lengths)
+        return np.asarray(numbers)
 
 
 def grouped(
     anatomy: Anatomy,
     names: Iterable[str],
 ) -> tuple[Group, ...]:
-    """Sort points by the variable that makes them; scanned layers are one group."""
+    """Group points by the variable of the jaxpr that holds their values.
+
+    The iterations of a scan share a variable, so scanned layers are one group. If two
+    points are the same value, only the first is kept.
+    """
     # In the order of names, which a dictionary keeps.
     members: dict[tuple, dict[tuple[int, ...], str]] = {}
     for name in names:
         place = anatomy.place(name)
-        # Two names of one value are one point, under the first of them.
         members.setdefault((place.path, place.var), {}).setdefault(place.turns, name)
     groups = []
     for (path, var), by_turns in members.items():
         turns = tuple(by_turns)
         # Places without turns are read in all iterations of the scans around.
+        # A place without iterations is the variable in all of them.
         every_turn = Place(path, var, ())
+        # Its reading has one leading axis for each scan.
         stacked = reading_shape([anatomy.closed], every_turn).shape
         lengths = stacked[: len(stacked) - len(var.aval.shape)]
         group = Group(
@@ -129,21 +143,27 @@ def grouped(
 
 @dataclass(frozen=True)
 class Plan:
-    """What one call reads, equal for equal programs, so that they are compiled once.
+    """Which values of f one call reads.
+
+    Plans are static arguments of compiled programs. They are equal if they read the
+    same values of the same program, so that it is compiled once.
 
     Attributes:
         f: The function.
         shapes: Shapes and dtypes of params and x, and their trees.
-        first: Where the span starts.
-        last: Where it ends.
-        names: The points that are read.
-        dtype: Of the measurement.
-        anatomy: What f is made of.
-        groups: The points, by the variable that makes them.
+        program: A key of the jaxpr of f, which changes if a flag that f closes over
+            does.
+        first: The point where the span starts.
+        last: The point where it ends.
+        names: The names of the points that are read, in the order of the computation.
+        dtype: The dtype of the measurement.
+        anatomy: The anatomy of f.
+        groups: The same points, grouped by the variable that holds them.
     """
 
     f: Reference
     shapes: tuple
+    program: Hashable
     first: Point
     last: Point
     names: tuple[str, ...]
@@ -153,7 +173,7 @@ class Plan:
 
     @property
     def constants(self) -> list[Array]:
-        """What f closes over. An argument of programs, for it may change."""
+        """What f closes over. It may change, so programs take it as an argument."""
         return self.anatomy.closed.consts
 
     def tapped(
@@ -174,26 +194,26 @@ class Plan:
 
     @property
     def order(self) -> np.ndarray:
-        """Where each of `names` stands among the rows of all groups."""
+        """For each of `names`, its index in the rows of all groups together."""
         names = [name for group in self.groups for name in group.names]
         position = {name: row for row, name in enumerate(names)}
         return np.array([position[name] for name in self.names])
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """How many entries the value at each point has."""
+        """The number of entries of the value at each point, in the order of `names`."""
         by_name = {name: g.size for g in self.groups for name in g.names}
         return tuple(by_name[name] for name in self.names)
 
     def size_at(self, name: str) -> int:
-        """Return how many entries of the value at a point are meant."""
+        """Return the number of entries at a point that the span selects."""
         entries = self.entries(name)
         if entries is not None:
             return len(entries)
         return dict(zip(self.names, self.sizes, strict=True))[name]
 
     def entries(self, name: str) -> np.ndarray | None:
-        """Return which entries of the flattened value are meant; None for all."""
+        """Return the entries of the flat value that the span selects; None for all."""
         for point in (self.first, self.last):
             if point.name == name and point.index:
                 shape = self.anatomy.shape(name).shape
@@ -210,9 +230,15 @@ class Plan:
         values: dict[str, Array],
         num_leading: int = 0,
     ) -> list[Array]:
-        """Return the flattened values at the points of each group.
+        """Return the values at the points of each group, flattened.
 
-        They are in the dtype of the measurement, whatever f computes in on the way.
+        Args:
+            values: For each group by label, the values of all iterations.
+            num_leading: The number of leading axes that the values have.
+
+        Returns:
+            For each group an array (*leading, points, size), in the dtype of the
+            measurement.
         """
         return [
             group.rows(values[group.label], num_leading).astype(self.dtype)
@@ -220,7 +246,14 @@ class Plan:
         ]
 
     def split(self, vectors: Array) -> dict[str, Array]:
-        """Return the values, (vectors, points, size) a group, from `flat` ones."""
+        """Undo `flat`, for a stack of vectors.
+
+        Args:
+            vectors: Shape (vectors, entries at all points).
+
+        Returns:
+            For each group by label, an array (vectors, points, size).
+        """
         values, start = {}, 0
         for group in self.groups:
             shape = len(group.names), group.size
@@ -230,18 +263,18 @@ class Plan:
         return values
 
     def bumps(self) -> dict[str, Array]:
-        """Return bumps of zero at every point."""
+        """Return zero bumps at all places, by the label of the group."""
         bumps = {}
         for group in self.groups:
             bumps[group.label] = jnp.zeros(group.stacked(), group.dtype)
         return bumps
 
     def bytes_of_direction(self) -> int:
-        """Bound the bytes of one derivative, at all points."""
+        """Bound the bytes of the derivatives at all points in one direction."""
         closed = self.anatomy.closed
         points = sum(math.prod(g.stacked()) for g in self.groups)
-        # A derivative holds the values at all points twice, as they are made and as
-        # rows, and in the worst case one copy of the arguments.
+        # The derivatives at all points are held twice, stacked by scans and as rows,
+        # and in the worst case there is one copy of the arguments.
         arguments = memory.tree_bytes([*closed.in_avals])
         return 2 * points * np.dtype(self.dtype).itemsize + arguments
 
@@ -250,7 +283,7 @@ class Plan:
         readings: dict[str, Array],
         point: Point,
     ) -> Array:
-        """Return what is read at one point."""
+        """Return the value at an end of the span, or the part that is selected."""
         for group in self.groups:
             if point.name in group.names:
                 rows = group.rows(readings[group.label])
@@ -260,15 +293,15 @@ class Plan:
 
 
 class Run(NamedTuple):
-    """A plan, and what it is carried out on.
+    """A plan, and the inputs and seeds that it is carried out for.
 
     Attributes:
-        plan: What is read.
-        xs: Inputs, in the dtype of the measurement.
-        num_inputs: How many there are.
-        num_seeds: How many seeds there are.
-        make: From the numbers of some seeds to their stacked parameters.
-        seeds_at_once: How many seeds are drawn before they are measured.
+        plan: Which values are read.
+        xs: The inputs, in the dtype of the measurement.
+        num_inputs: The number of inputs.
+        num_seeds: The number of seeds.
+        make: Maps the numbers of some seeds to their stacked parameters.
+        seeds_at_once: The number of seeds in a chunk, all drawn before it is measured.
     """
 
     plan: Plan
@@ -281,8 +314,8 @@ class Run(NamedTuple):
     def chunks(self) -> Iterable[tuple[np.ndarray, Params]]:
         """Yield numbers of seeds and their parameters, as many as fit in memory.
 
-        All chunks have one length, so that one program serves all: the last is padded
-        by its own last seed.
+        All chunks have the same length, so that one program serves all: the last is
+        padded by repeating its last seed.
         """
         for start in range(0, self.num_seeds, self.seeds_at_once):
             numbers = np.arange(start, start + self.seeds_at_once)
@@ -291,7 +324,7 @@ class Run(NamedTuple):
             yield numbers, precision.cast(self.make(numbers), self.plan.dtype)
 
     def joined(self, parts: Sequence[dict[str, Array]]) -> dict[str, np.ndarray]:
-        """Return what was measured of all chunks, without the padding of the last."""
+        """Concatenate the results of all chunks, without the padding of the last."""
         on_host = [jax.tree.map(np.asarray, part) for part in parts]
         return {
             name: np.concatenate([part[name] for part in on_host])[: self.num_seeds]
@@ -310,20 +343,20 @@ def prepare(
     dtype: jax.typing.DTypeLike | None,
     choose: Callable[[Anatomy, Point, Point], Sequence[str]],
 ) -> Run:
-    """Check the arguments, and find out what is to be read.
+    """Check the arguments, and plan which values to read.
 
     Args:
         f: A `Network`, any f(params, x), or a list of blocks.
-        keys: Of the seeds.
+        keys: A key for each seed.
         xs: Examples along a first axis.
         params: Instead of keys, parameters stacked over seeds.
-        sample: Draws parameters from a key, where f is a plain function.
+        sample: Draws parameters from a key, if f is a plain function.
         span: As in `resolve`.
-        dtype: Of the measurement.
-        choose: From the anatomy and the ends to the points.
+        dtype: The dtype of the measurement, or None.
+        choose: Maps the anatomy and both ends of the span to the names of the points.
 
     Returns:
-        The run.
+        The plan, with its inputs and seeds.
     """
     for name, value in (("keys", keys), ("xs", xs), ("params", params)):
         checks.on_host(name, value)
@@ -351,9 +384,11 @@ def prepare(
     # In the order of the computation, which groups have not kept.
     known = {name for group in groups for name in group.names}
     leaves, tree = jax.tree.flatten(shapes)
+    reference = Reference(function)
     plan = Plan(
-        f=Reference(function),
+        f=reference,
         shapes=(tree, *((leaf.shape, leaf.dtype) for leaf in leaves)),
+        program=reading(anatomy.closed, reference),
         first=resolved.first,
         last=resolved.last,
         names=tuple(name for name in anatomy.points if name in known),
@@ -386,7 +421,7 @@ def _read(function: Function, shapes: tuple[Params, PyTree]) -> Anatomy:
 
 
 def hashable(f: Function) -> Function:
-    """Return f, wrapped where it has no hash, as a module that holds arrays."""
+    """Return f, wrapped if it has no hash, such as a module that holds arrays."""
     try:
         hash(f)
     except TypeError:
@@ -416,7 +451,7 @@ def at_once(
     fitting: int,
     most: int,
 ) -> int:
-    """Return how many of `most` to take side by side where so many fit in memory."""
+    """Return how many of `most` to compute at once, if `fitting` fit in memory."""
     if fitting >= most:
         return most
     # The free memory differs from call to call; rounded to a power of two it is mostly
@@ -429,9 +464,9 @@ def between(
     first: Point,
     last: Point,
 ) -> list[str]:
-    """Return all floating points on paths from the first to the last, these included.
+    """Return the points with floating values on paths from `first` to `last`.
 
-    Two names of one value are one point: that of an end, or else the first.
+    Both ends are included. A point that is the same value as an end is left out.
     """
     names = []
     for name in anatomy.points:
@@ -457,10 +492,11 @@ def _of_ends(
 
 
 def before(plan: Plan) -> tuple[int | None, ...]:
-    """Return, for each point, the one of its kind before it on every path to the end.
+    """Return, for each point, the index of the point before it of the same kind.
 
-    Kinds are what a nonlinearity or norm returns, and all others. None where there is
-    none before, and at points that some path leads around.
+    One kind are the results of nonlinearities and norms (":out"), the other all other
+    points. Only points that lie on every path to the end of the span have one; at all
+    others, and at the first of a kind, it is None.
     """
     indices: list[int | None] = []
     latest: dict[bool, int] = {}
@@ -478,7 +514,7 @@ def keys_of(
     num_seeds: int,
     num_inputs: int,
 ) -> Key | None:
-    """Return a key for each seed and input, which more of either do not change."""
+    """Return (seeds, inputs) keys, which do not depend on the number of either."""
     if key is None:
         return None
 

@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ParamSpec, TypeAlias, TypeVar
+from typing import ParamSpec, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -54,15 +54,15 @@ R = TypeVar("R")
 def _statistic(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a method public, computed in the dtype of its record.
 
-    A float64 spectrum is read as well where JAX's 64-bit mode, in which it was measured,
-    is off; there JAX would round it, and warn.
+    A float64 spectrum is read as well where JAX's 64-bit mode, in which it was
+    measured, is off; there JAX would round it, and warn.
     """
 
     def decorate(method: Callable[P, R]) -> Callable[P, R]:
         @public(name)
         @functools.wraps(method)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            log_values = args[0].log_values
+            log_values = cast("Spectrum", args[0]).log_values
             # A program that is being traced has a mode already.
             if checks.is_traced(log_values) or log_values.dtype != np.float64:
                 return method(*args, **kwargs)

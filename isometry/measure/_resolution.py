@@ -1,7 +1,7 @@
 """From what a user writes, f and a span, to the `Target`: checks, and one tracing."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import cast
 
@@ -24,6 +24,7 @@ from isometry.measure._function import (
     picked,
     require_array,
     traced,
+    version,
 )
 from isometry.measure._spans import End, Span
 from isometry.measure._target import Target
@@ -109,6 +110,8 @@ def resolve_once(
         target = replace(target, f=program)
         program.closed = None
     else:
+        if not isinstance(function, Function):
+            target = replace(target, version=_version(target, params, x))
         target = _traced_once(target, params, x, argument="x")
     _warn_of_batch(target, params, x)
     return target, params, x
@@ -133,6 +136,22 @@ def _program(
     require_array(out)
     assert isinstance(target.f, Reference), "a program is not traced again"
     return Program(target.f, target.output, closed)
+
+
+def _version(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> Hashable:
+    """Trace a user's f, to tell what it closes over now from what it did before."""
+    shapes = target.abstract(params, x)
+    try:
+        closed, _ = traced(_of_output(target), *shapes)
+    # It is traced once more, where what it raises is told.
+    except Exception:
+        return None
+    assert isinstance(target.f, Reference), "programs are of spans from end to end"
+    return version(closed, target.f)
 
 
 def chained(f: Map | list[Map]) -> Map:

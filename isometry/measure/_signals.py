@@ -280,10 +280,7 @@ def _chi(
     return chi
 
 
-def _reasons(
-    fields: dict[str, Array],
-    plan: Plan,
-) -> tuple[tuple[str, str], ...]:
+def _reasons(fields: dict[str, np.ndarray], plan: Plan) -> tuple[tuple[str, str], ...]:
     """Say why fields hold what is not finite."""
     reasons = []
     for name in ("q", "c", "gradient", "apjn"):

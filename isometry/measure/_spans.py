@@ -319,7 +319,14 @@ def _hidden(anatomy: Anatomy) -> tuple[str, str]:
     # The stream from the first branch to the last is what the theory of residual
     # networks follows.
     if anatomy.branches:
-        return anatomy.branches[0].leaves, anatomy.branches[-1].joins
+        leaves = anatomy.branches[0].leaves
+        if leaves is None:
+            raise InputError(
+                'span="hidden" starts where the first branch leaves the stream, and '
+                "that place has no name here; write two points of "
+                "isometry.anatomy(f, params, x).points."
+            )
+        return leaves, anatomy.branches[-1].joins
     names = [name for name in anatomy.points if is_layer(name)]
     # Fewer than three weight layers leave no pair of a weight and a derivative of the
     # activation between the first pre-activation and the last one.

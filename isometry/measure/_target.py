@@ -5,7 +5,7 @@ they are equal where f, span and shapes are.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import jax
@@ -52,6 +52,7 @@ class Target:
         needs_factors: Whether f is to be cut into blocks, if it can be.
         blocks: The blocks of a chain, where they are needed and there are several.
         chunk: Directions that autodiff takes at a time; None for all at once.
+        version: Of a user's f between points, which trace of it is meant; None else.
         live: The most units alive between two layers, if the others are left out.
     """
 
@@ -71,6 +72,7 @@ class Target:
     blocks: Blocks | None = None
     chunk: int | None = None
     live: int | None = None
+    version: Hashable = None
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -290,7 +290,8 @@ def anatomy(
     shapes = jax.tree.map(_shape_of, (params, x))
     # The program is measured as it is traced here, so products ask for full precision.
     with precision.full():
-        closed, out = jax.make_jaxpr(f, return_shape=True)(*shapes)
+        # JAX remembers traces by function, and what f closes over may have changed.
+        closed, out = jax.make_jaxpr(lambda *a: f(*a), return_shape=True)(*shapes)
     out_tree = jax.tree.structure(out)
     # The point "output" needs a value.
     if out_tree.num_leaves == 0:

@@ -129,7 +129,7 @@ def _are_independent(
     params: Params,
     *,
     x: PyTree[Array],
-    codes: Bool[Array, "probes rows"],
+    codes: Bool[Array | np.ndarray, "probes rows"],
 ) -> Bool[Array, ""]:
     """Tell whether perturbed rows change no other row of the output, but some row."""
     floating = jax.tree.map(lambda leaf: leaf if _is_floating(leaf) else None, x)

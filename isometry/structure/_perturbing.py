@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence, Set
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ _UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 
 # Identifies a value: the indices of the equations around it (as in `Place`), and its
 # variable.
-Key: TypeAlias = tuple[tuple[int, ...], core.Var]
+Key: TypeAlias = tuple[tuple[int, ...], core.Var | None]
 
 
 class Followed(NamedTuple):
@@ -87,13 +87,16 @@ class _Records(dict[Key, Seen]):
     def record(self, key: Key, dual: _Dual) -> None:
         """Record the largest entries of a value and its derivative, if wanted."""
         # Reducing all values would take XLA longer to compile than the model itself.
-        moves = dual.tangent is not None and key in self.wanted.derivatives
+        moves = key in self.wanted.derivatives
         is_sized = key in self.wanted.sizes
         nothing = np.float32(0)
-        largest = _largest(dual.tangent) if moves else nothing
+        largest = nothing
+        if dual.tangent is not None and moves:
+            largest = _largest(dual.tangent)
         size = _largest(dual.value) if is_sized else nothing
         if is_sized or key in self.wanted.derivatives:
-            self[key] = Seen(largest, size)
+            # The fields are tracers here, and NumPy arrays once the program has run.
+            self[key] = Seen(*cast(Any, (largest, size)))
 
 
 def followed(
@@ -175,7 +178,8 @@ def _walk(
     def read(atom: core.Var | core.Literal) -> _Dual:
         # A literal may be a Python number, so its dtype is given.
         if isinstance(atom, core.Literal):
-            return _Dual(jnp.asarray(atom.val, atom.aval.dtype), None)
+            aval: Any = atom.aval
+            return _Dual(jnp.asarray(atom.val, aval.dtype), None)
         return known[atom]
 
     for var, dual in zip(jaxpr.invars, operands, strict=True):

@@ -1,7 +1,7 @@
 """Rewrites programs so that values inside them can be read and perturbed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -444,7 +444,7 @@ def reading_shape(
         elif eqn.primitive.name == "scan":
             turns = turns[1:]
         programs, path = _called(eqn), path[1:]
-    aval = place.var.aval
+    aval: Any = place.var.aval
     return jax.ShapeDtypeStruct((*lengths, *aval.shape), aval.dtype)
 
 
@@ -543,4 +543,9 @@ def _count_stacked(
     inside: Sequence[core.Var | core.Literal],
 ) -> int:
     pairs = zip(outside, inside, strict=True)
-    return sum(len(a.aval.shape) > len(b.aval.shape) for a, b in pairs)
+    return sum(_num_axes(a) > _num_axes(b) for a, b in pairs)
+
+
+def _num_axes(atom: core.Var | core.Literal) -> int:
+    aval: Any = atom.aval
+    return len(aval.shape)

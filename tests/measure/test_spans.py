@@ -11,6 +11,7 @@ from isometry.measure import _spans
 WIDTH = 3
 TOKENS = 4
 VOCABULARY = 5
+EPS = float(jnp.finfo(jnp.float32).eps)
 
 
 def embedded(params, tokens):
@@ -156,3 +157,25 @@ def test_hidden_span_of_a_chain_runs_from_first_to_last_pre_activation():
     np.testing.assert_allclose(span.start(params, x), z, rtol=1e-5)
     expected = weights[2] @ jnp.tanh(weights[1] @ jnp.tanh(z))
     np.testing.assert_allclose(span.apply(params, x, z), expected, rtol=1e-5)
+
+
+def test_what_f_closes_over_may_change_between_calls():
+    """As a module that is trained in place; JAX remembers traces by function."""
+    state = {"w": jnp.eye(3), "is_linear": False}
+
+    def f(params, x):
+        h = state["w"] @ (params["a"]["w"] @ x)
+        if not state["is_linear"]:
+            h = jnp.tanh(h)
+        return params["b"]["w"] @ h
+
+    params = {name: {"w": jnp.eye(3)} for name in "ab"}
+    stacked = jax.tree.map(lambda leaf: leaf[None], params)
+    x = jnp.zeros(3)
+    span = ("a", "output")
+    for scale, is_linear in ((1.0, False), (2.0, False), (3.0, True)):
+        state |= {"w": scale * jnp.eye(3), "is_linear": is_linear}
+        values = isometry.spectrum(f, params, x, span=span).values
+        np.testing.assert_allclose(values, scale, rtol=4 * EPS)
+        profile = isometry.profile(f, params=stacked, xs=x[None], span=span)
+        np.testing.assert_allclose(profile.spectra["a"].values, scale, rtol=4 * EPS)

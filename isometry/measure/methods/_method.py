@@ -13,27 +13,27 @@ if TYPE_CHECKING:
     from isometry.measure._record import Spectrum
     from isometry.measure._target import Target
 
-# XLA keeps a value beside its derivative, or in the order of axes that a kernel wants.
-# Fitted, as the other constants of footprints, to what XLA allocates on a CPU for the
-# programs of tests/measure/test_cost.py: with half of each some programs take more
-# than the bound, with twice each chunks are half as large as they could be.
+# Copies of a value: XLA also keeps its derivative, or another order of its axes. Like
+# all constants of footprints it is fitted to what XLA allocates on a CPU for the
+# programs of tests/measure/test_cost.py: with half of it some programs take more than
+# the bound, with twice as much chunks are half as large as they could be.
 COPIES = 2
 
-# Bytes of scalars and counters, each in a line of its own.
+# Bytes of scalars and counters, of which each takes a whole cache line.
 SMALL = 4096
 
 
 class Footprint(NamedTuple):
-    """Bytes of measuring the inputs of one seed together.
+    """Bytes that a measurement takes at all inputs of one seed.
 
-    The sum is `shared` + inputs * (`each` + directions at a time * `a_direction`).
+    They are `shared` + inputs * (`each` + directions at a time * `a_direction`).
 
     Attributes:
         shared: Bytes that all inputs of a seed share.
         each: Bytes of one input, without directions.
-        a_direction: Bytes of one direction of one input.
-        directions: How many directions a Jacobian takes; a smaller number at a time
-            takes longer, and fits where all of them do not.
+        a_direction: Bytes of one direction (a tangent or cotangent) of one input.
+        directions: The number of directions of a Jacobian. With fewer at a time a
+            measurement takes longer and less memory.
 
     Example:
         >>> methods.Footprint(shared=100, each=10, a_direction=5, directions=8)
@@ -71,7 +71,7 @@ class Footprint(NamedTuple):
             budget: Bytes that one input may take, with what all inputs share.
 
         Returns:
-            The number, at least one. None is all of them, or a method that takes none.
+            The number, at least one; None if all of them fit, or if there are none.
 
         Example:
             >>> takes = methods.Footprint(100, each=10, a_direction=5, directions=8)
@@ -84,7 +84,7 @@ class Footprint(NamedTuple):
 
 
 class Method:
-    """A way to find the spectrum of a Jacobian.
+    """A way to measure the spectrum of a Jacobian.
 
     Extend this class in a file of its own, as a frozen dataclass of hashable fields,
     and write `spectrum`; the other functions have defaults. An instance can be passed
@@ -92,11 +92,12 @@ class Method:
 
     Attributes:
         needs_key: Whether the method draws random numbers.
-        needs_factors: Whether `target.factors` is asked for, so that a function that is
-            no network is cut into blocks.
-        forms_jacobian: Whether `of_jacobian` measures a Jacobian that is formed
-            already, so that progress can be told while it is.
-        probes: Of how many quadratures of equal mass the nodes come.
+        needs_factors: Whether the method reads `target.factors`. If so, a function that
+            is not a `Network` is cut into blocks first, if it is a chain of several.
+        forms_jacobian: Whether the method can start from a complete Jacobian, by
+            `of_jacobian`. The caller can then form it and report progress meanwhile.
+        probes: The number of random probes behind the result; 1 if it is not random.
+            Each probe gives one quadrature rule, and all have equal weight.
 
     Example:
         >>> import dataclasses
@@ -105,6 +106,7 @@ class Method:
         ...     def spectrum(self, target, params, x, key):
         ...         jacobian = target.jacobian(params, x)
         ...         squares = jnp.linalg.eigvalsh(jacobian @ jacobian.T)[::-1]
+        ...         # Rounding of s² hides s below sqrt(eps) = exp(-8) of the largest.
         ...         return target.record(self, jnp.log(squares) / 2, log_floor=-8.0)
         >>> matrix = jnp.diag(jnp.array([3.0, 2.0]))
         >>> sp = isometry.spectrum(jnp.dot, matrix, jnp.ones(2), method=Gram())
@@ -153,13 +155,13 @@ class Method:
 
         Args:
             target: The span of f: `target.jacobian`, `target.operator` and
-                `target.factors` show its Jacobian, `target.record` makes the spectrum.
+                `target.factors` give its Jacobian, `target.record` makes the spectrum.
             params: The parameters.
             x: One example.
             key: A random key if `needs_key`, else None.
 
         Returns:
-            The spectrum. Its nodes are NaN where the Jacobian is not finite.
+            The spectrum. Its nodes are NaN if the Jacobian is not finite.
 
         Example:
             >>> class Diagonal(methods.Method):
@@ -216,7 +218,7 @@ class Method:
         )
 
     def of_jacobian(self, target: "Target", matrix: Array) -> "Spectrum":
-        """Measure Jacobians that are formed already, if `forms_jacobian`; traced.
+        """Measure Jacobians that are given as matrices, if `forms_jacobian`; traced.
 
         Args:
             target: The span of f.
@@ -248,7 +250,7 @@ class Method:
         params: Params,
         x: Array,
     ) -> Footprint:
-        """Bound the bytes of measuring, from shapes alone.
+        """Bound the bytes of a measurement, from shapes alone.
 
         Args:
             target: The span of f.
@@ -306,13 +308,13 @@ class Method:
         return 0
 
     def may_narrow(self, target: "Target") -> bool:
-        """Tell whether counting something first can make the program smaller.
+        """Tell whether a first program can show that a smaller one is enough.
 
         Args:
             target: The span of f.
 
         Returns:
-            Whether `narrow` and `narrowed` are called; by default they are not.
+            Whether `narrow` and then `narrowed` are called; by default they are not.
 
         Example:
             >>> class Whole(isometry.Dense):
@@ -331,7 +333,9 @@ class Method:
         params: Params,
         xs: Array,
     ) -> Array:
-        """Count for each of seeds × inputs, if `may_narrow`; traced.
+        """Compute one number for each seed and input, which decides the size; traced.
+
+        It is called if `may_narrow`. `Dense` counts the units that are active.
 
         Args:
             target: The span of f.
@@ -359,7 +363,7 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} counts nothing.")
 
     def narrowed(self, target: "Target", most: int) -> "Target":
-        """Return a target whose program is smaller, if it may be.
+        """Return the target to measure, with a smaller program if the count allows it.
 
         Args:
             target: The span of f.

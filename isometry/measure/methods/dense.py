@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from isometry.measure._record import Spectrum
     from isometry.measure._target import Target
 
-# Arrays of the Jacobian's size: J, and LAPACK's copy, U and V, for which XLA makes room
-# unasked.
+# Arrays of the size of the Jacobian: J, LAPACK's copy, and U and V, for which XLA
+# allocates memory even if only singular values are computed.
 _MATRICES = 4
 
-# Arrays of order m + n, squared: the symmetric eigenproblem by which a GPU finds
-# singular values.
+# Square arrays of order m + n: on a GPU, singular values are the eigenvalues of a
+# symmetric matrix of this order.
 _BLOCKS = 5
 
-# Least order of a Jacobian whose dead rows and columns are worth leaving out: below,
-# gathering costs what it saves.
+# Least order of a Jacobian for which leaving out inactive units pays: below, gathering
+# the others costs what it saves.
 _WORTH = 192
 
-# Largest share of live units at which that is worth it.
+# Largest share of active units at which it pays.
 _SHARE = 0.75
 
-# Live units are counted in steps of this, so that few programs serve all chunks: with
-# one a tenth as large nearly every chunk would be compiled for; with one ten times as
-# large nothing is left out of layers of 256.
+# The number of active units is rounded up to a multiple of this, so that few programs
+# serve all chunks. A tenth of it, and nearly every chunk is compiled for itself; ten
+# times as much, and nothing is left out of layers of 256.
 _BUCKET = 32
 
 
@@ -47,8 +47,8 @@ _BUCKET = 32
 class Dense(Method):
     """Form the Jacobian and factorize it: all singular values.
 
-    They are right to max(m, n) * eps of the largest, which is what `log_floor` of the
-    spectrum says.
+    Their error is at most max(m, n) * eps of the largest, which is the `log_floor` of
+    the spectrum.
 
     Example:
         >>> sp = isometry.spectrum(jnp.dot, jnp.diag(jnp.array([3.0, 2.0])),
@@ -76,12 +76,12 @@ class Dense(Method):
         xs: Array,
         keys: Key | None,
     ) -> "Spectrum":
-        """Form the Jacobians of a seed side by side, and factorize all."""
+        """Form the Jacobians of all inputs, and factorize them as one batch."""
         if target.live is not None:
             return in_turn(lambda p: self._compact(target, p, xs), params)
         if target.layered:
-            # One wide product a layer and seed uses the machine better than one batch
-            # of small ones.
+            # One wide product for each layer and seed is faster than a batch of small
+            # ones.
             wide = in_turn(lambda p: target.jacobians(p, xs), params)
             return self.of_jacobian(target, wide)
         of_inputs = jax.vmap(target.jacobian, in_axes=(None, 0))
@@ -89,7 +89,7 @@ class Dense(Method):
         return self.of_jacobian(target, matrices)
 
     def of_jacobian(self, target: "Target", matrix: Array) -> "Spectrum":
-        """Factorize Jacobians that are formed already."""
+        """Factorize Jacobians that are given as matrices."""
         log_values, log_floor = linalg.log_singular_values(matrix)
         return target.record(self, log_values, log_floor=log_floor)
 
@@ -99,7 +99,7 @@ class Dense(Method):
         params: Params,
         xs: Array,
     ) -> "Spectrum":
-        """Measure one seed from live units alone; the others are exact zeros."""
+        """Measure one seed from its active units alone; the others give exact zeros."""
         stacks = target.factors_of_inputs(params, xs)
         assert target.live is not None, "`narrowed` has counted them"
         with precision.full():
@@ -118,7 +118,7 @@ class Dense(Method):
         return target.record(self, log_values, log_floor=log_floor)
 
     def may_narrow(self, target: "Target") -> bool:
-        """Tell whether units can be dead, and are many."""
+        """Tell whether units can be inactive, and there are enough of them."""
         return target.sparse and min(target.shape) >= _WORTH
 
     def narrow(
@@ -127,7 +127,7 @@ class Dense(Method):
         params: Params,
         xs: Array,
     ) -> Array:
-        """Count the most units alive in any space between two layers."""
+        """Return the most units that are active between any two layers."""
 
         def of_seed(p: Params) -> Array:
             counts = linalg.live_counts(target.factors_of_inputs(p, xs))
@@ -136,7 +136,7 @@ class Dense(Method):
         return jax.lax.map(of_seed, params)
 
     def narrowed(self, target: "Target", most: int) -> "Target":
-        """Leave dead units out where enough are dead."""
+        """Leave out inactive units, if there are enough of them."""
         live = -(-most // _BUCKET) * _BUCKET
         if live > _SHARE * min(target.shape):
             return target

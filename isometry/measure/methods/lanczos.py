@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from isometry.measure._target import Target
 
 
-# Singular values that are taken out before the others are probed, if there are at least
-# so many probes and so many steps. With fewer probes the one that goes ahead would add
-# too much to the cost; within fewer steps it converges to nothing.
+# Number of singular values that are deflated before the others are probed, and the
+# least numbers of probes and steps for that. With fewer probes the extra one would add
+# too much to the cost; with fewer steps it does not converge.
 _DEFLATED = 16
 _PROBES_TO_DEFLATE = 4
 _STEPS_TO_DEFLATE = 16
@@ -36,27 +36,26 @@ _STEPS_TO_DEFLATE = 16
 class Lanczos(Method):
     """Estimate the spectrum by stochastic Lanczos quadrature, from products alone.
 
-    The Jacobian is never formed. Where there are at least as many `steps` as singular
-    values, min(m, n), and no `tol`, all of them are found, and everything is known.
-    Else the nodes are those of quadratures, not singular values: the spectrum estimates
-    moments, the largest value, stable and effective rank, with intervals
-    (`Spectrum.interval`), and the smooth distribution. What the nodes do not tell is
-    NaN, with a reason (`Spectrum.why`).
+    The Jacobian is never formed. If `steps` is at least the number of singular values,
+    min(m, n), and there is no `tol`, the nodes are all singular values. Otherwise they
+    are nodes of quadrature rules: the spectrum estimates moments, the largest value,
+    stable and effective rank, with intervals (`Spectrum.interval`), and the smooth
+    distribution. Statistics that the nodes do not determine are NaN, with a reason
+    (`Spectrum.why`).
 
     The standard error of a moment over `probes` is sqrt(2 / (n + 2) / probes) times the
-    standard deviation over the spectrum, without the few largest values, which one
-    probe more finds first and takes out.
+    standard deviation over the spectrum. The few largest values do not count for it: an
+    extra probe computes them first, and they are deflated.
 
     Cost: steps * (probes + 1) products with J and its transpose.
 
     Attributes:
-        steps: Nodes from each random direction, at most min(m, n): the method that a
-            `Spectrum` carries has that many.
-        probes: Random directions. Their spread is what intervals come from.
-        tol: Take steps only until the mean of s, as the probes see it, and s_max are
-            known to this relative tolerance. It leaves the spread over probes alone,
-            which more steps do not lower. `sp.quadrature.steps` says how many were
-            taken.
+        steps: The number of nodes from each probe, at most min(m, n). `sp.method` has
+            the number that was taken.
+        probes: The number of random probes. Intervals come from their spread.
+        tol: Stop early, once the mean of s over the probes and s_max have converged to
+            this relative tolerance. It does not cover the spread over probes, which
+            more steps do not lower. `sp.quadrature.steps` is the number of steps taken.
 
     Raises:
         InputError: `steps` or `probes` is not a positive whole number, `tol` not a
@@ -82,8 +81,8 @@ class Lanczos(Method):
 
     @public("Lanczos")
     def __post_init__(self):
-        # A method is a static argument of programs, so its numbers are made Python's
-        # own.
+        # A method is a static argument of compiled programs, so its numbers must be
+        # hashable Python numbers.
         for name in ("steps", "probes"):
             count = checks.integer(name, getattr(self, name), low=1)
             object.__setattr__(self, name, count)
@@ -92,7 +91,7 @@ class Lanczos(Method):
             object.__setattr__(self, "tol", tol)
 
     def check(self, target: "Target", key: Key | None) -> None:
-        """Require products with J, and with its transpose."""
+        """Refuse a function without reverse derivative, which products with Jᵀ need."""
         if target.forward_only and not target.layered:
             raise InputError(
                 'method="lanczos" needs Jᵀ v, and f holds a while_loop, which has no '
@@ -107,14 +106,15 @@ class Lanczos(Method):
         x: Array,
         key: Key | None,
     ) -> "Spectrum":
-        """Return all values, or the nodes of all probes, each probe of equal mass."""
+        """Return all singular values, or the nodes of all probes with equal weights."""
         assert key is not None, "`needs_key` requires one"
         operator = target.operator(params, x)
         size = min(operator.shape)
         method = replace(self, steps=min(self.steps, size))
-        if self._finds_all(size):
+        if self._is_exact(size):
             rules = linalg.spectral_quadrature(operator, key=key, steps=size, probes=1)
-            # A whole basis of one probe: every node is a singular value.
+            # The Krylov space of one probe is then the whole space, so every node is a
+            # singular value.
             log_values = rules.log_values[0]
             return target.record(method, log_values, log_floor=rules.log_floor)
         rules = linalg.spectral_quadrature(
@@ -135,13 +135,13 @@ class Lanczos(Method):
         )
         return replace(nodes, quadrature=rules)
 
-    def _finds_all(self, size: int) -> bool:
-        """Tell whether the steps reach all of so many singular values."""
-        return self.tol is None and self.steps >= size
+    def _is_exact(self, num_values: int) -> bool:
+        """Tell whether the nodes are all singular values, if there are `num_values`."""
+        return self.tol is None and self.steps >= num_values
 
     @property
     def _num_deflated(self) -> int:
-        """How many singular values are taken out first."""
+        """The number of singular values that are deflated first."""
         has_probes = self.probes >= _PROBES_TO_DEFLATE
         has_steps = self.steps >= _STEPS_TO_DEFLATE
         return _DEFLATED * (has_probes and has_steps)
@@ -153,10 +153,10 @@ class Lanczos(Method):
         xs: Array,
         keys: Key | None,
     ) -> "Spectrum":
-        """Measure the inputs of a seed together.
+        """Measure the inputs of a seed together, one seed after another.
 
-        Matrices that inputs and probes share make one wide product; batched over seeds
-        they would make many narrow ones.
+        All inputs and probes of a seed share its matrices, so that products with them
+        are one wide matrix product. Over seeds they would be many narrow ones.
         """
 
         def of_seed(seed: tuple[Params, Key]) -> "Spectrum":
@@ -174,14 +174,15 @@ class Lanczos(Method):
         params: Params,
         x: Array,
     ) -> Footprint:
-        """Bound the bytes of both bases, and of the products of every probe."""
+        """Bound the bytes of the Krylov bases and of the products of all probes."""
         m, n = target.shape
         itemsize = target.dtype.itemsize
         steps = min(self.steps, m, n)
         probes = self.probes
-        if self._finds_all(min(m, n)):
+        if self._is_exact(min(m, n)):
             probes = 1
-        # Both rules of a probe come from one matrix each, which a factorization copies.
+        # The Gauss and the Gauss-Radau rule of a probe come from one small matrix each,
+        # of which the factorization makes copies.
         basis = (steps * (m + n) + 8 * steps**2) * itemsize
         taken_out = 2 * self._num_deflated * n * itemsize
         products = COPIES * target.held.at_once
@@ -195,11 +196,11 @@ class Lanczos(Method):
         params: Params,
         x: Array,
     ) -> int:
-        """Count values and both sides of vectors of a small square matrix a probe.
+        """Count the SVDs, with vectors, of the small matrices of all probes.
 
         Golub and Van Loan, Matrix Computations, 4th ed., figure 8.6.1.
         """
         num_matrices = 2 * self.probes
-        if self._finds_all(min(target.shape)):
+        if self._is_exact(min(target.shape)):
             num_matrices = 2
         return 22 * num_matrices * min(self.steps, *target.shape) ** 3
