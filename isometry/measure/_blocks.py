@@ -1,4 +1,4 @@
-"""A function that is a chain: the Jacobians of its blocks, from one pass."""
+"""Cuts a function into a chain of blocks, whose Jacobians come from one pass."""
 
 import itertools
 from dataclasses import dataclass
@@ -17,25 +17,26 @@ from isometry.structure._tapping import CUT, tapped
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """The blocks between successive points that every path runs through.
+    """The blocks between successive points that every path from x to the output meets.
 
     Attributes:
-        anatomy: What the function is made of, read in the dtype of the measurement.
-        names: The points, from the start of the span to its end.
+        anatomy: The anatomy of the function, in the dtype of the measurement.
+        names: The names of the points, from the start of the span to its end.
     """
 
     anatomy: Anatomy
     names: tuple[str, ...]
 
     def jacobians(self, params: Params, x: PyTree[Array]) -> list[Float[Array, "m n"]]:
-        """Return the Jacobian of each block, the first acts first.
+        """Return the Jacobian of each block, in the order of application.
 
-        Derivatives stop at every point, so all blocks are pushed at once: entry i of
-        all points moves together, and no point sees more than the one before it.
+        Derivatives stop at every point, so that one tangent serves all blocks: entry i
+        is perturbed at all points, and each point depends on that of the one before it
+        alone.
 
         Args:
-            params: In the dtype of the measurement, as x.
-            x: One example.
+            params: Parameters, in the dtype of the measurement.
+            x: One example, likewise.
         """
         places = {name: self.anatomy.place(name) for name in self.names}
         # One pass for all blocks: a program for each would trace f as often as there
@@ -77,15 +78,16 @@ class Blocks:
 
 
 def found(anatomy: Anatomy, span: Span) -> Blocks | None:
-    """Return the blocks of a span; None where there is but one."""
+    """Return the blocks of a span, or None if there is only one."""
     first, last = _spans.ends(anatomy, span)
     if first.index or last.index:
-        # A part of a value is on no path alone.
+        # Other paths run through the rest of the value.
         return None
     places = [anatomy.place(first.name), anatomy.place(last.name)]
     names = [first.name]
     for name in anatomy.points:
-        # A nonlinearity goes with what follows it: its own factor would be diagonal.
+        # A nonlinearity is in one block with the layer after it: alone, its Jacobian
+        # would be diagonal.
         is_cut = anatomy.cuts(name) and not name.endswith(":out")
         # The last layer and the output are often two names of one value.
         is_known = anatomy.place(name) in places

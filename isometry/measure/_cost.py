@@ -1,6 +1,6 @@
-"""What a measurement takes, before anything runs.
+"""The memory and operations of a measurement, before anything runs.
 
-XLA's own count, and a bound that needs no compilation.
+`cost` compiles and asks XLA; footprints bound the memory without compiling.
 """
 
 import functools
@@ -23,9 +23,9 @@ from isometry.measure._spans import Span
 from isometry.measure._target import Target
 from isometry.measure.methods import Footprint, Method
 
-# What takes less than this is not compared with the free memory, which takes longer to
-# find out than a small spectrum to measure. Any machine has so much: with ten times
-# more, a small container could be killed; with ten times less, a millisecond is lost.
+# A measurement that takes less than this is not compared with the free memory, whose
+# look-up takes longer than a small measurement. With ten times more, a small container
+# could be killed; with ten times less, a millisecond is lost more often.
 ALWAYS_FREE = 2**26
 
 
@@ -54,7 +54,7 @@ class Cost:
 
 
 def scaled(count: int, unit: str) -> str:
-    """Write `count` with three digits, in kB or MFLOP."""
+    """Write `count` with three digits and a prefix: "1.23 MB"."""
     power = min(5, int(math.log10(max(count, 1)) / 3))
     prefix = ("", "k", "M", "G", "T", "P")[power]
     return f"{count / 1000**power:.3g} {prefix}{unit}"
@@ -77,14 +77,14 @@ def cost(  # noqa: PLR0917 (as it has always been)
     `bytes` are its temporaries and results; the few that LAPACK allocates for itself
     are not among them.
 
-    XLA counts a multiply-add as two operations, an elementwise function as one an
-    element and a `cond` by its dearest branch. Two things it does not know are added
-    here: every turn of a `scan` or of a `fori_loop` with constant bounds (XLA counts
-    the first alone), and the method's own factorizations, by their textbook counts
-    (Golub and Van Loan, 4th ed., 5.2.2 and figure 8.6.1): the singular values of an
-    m × n matrix, m ≥ n, take min(4 m n² - 4/3 n³, 2 m n² + 2 n³). What stays uncounted
-    is said in `notes`: a `while` loop is counted for one turn, callbacks and
-    factorizations in f itself not at all.
+    XLA counts a multiply-add as two operations, an elementwise function as one for each
+    element and a `cond` by its most expensive branch. Two things that it does not count
+    are added: all iterations of a `scan` or of a `fori_loop` with constant bounds (XLA
+    counts the first alone), and the method's own factorizations, by their textbook
+    counts (Golub and Van Loan, 4th ed., 5.2.2 and figure 8.6.1): the singular values of
+    an m × n matrix, m ≥ n, take min(4 m n² - 4/3 n³, 2 m n² + 2 n³). What stays
+    uncounted is listed in `notes`: a `while` loop counts as one iteration, callbacks
+    and factorizations in f itself do not count at all.
 
     Args:
         f: As in `spectrum`.
@@ -136,8 +136,8 @@ def _asked(
     params: Params,
     x: PyTree,
 ) -> Cost:
-    """Compile what `spectrum` runs, and ask XLA."""
-    # JAX remembers what is compiled for equal arguments, so asking again is free.
+    """Compile what `spectrum` runs, and ask XLA for its cost."""
+    # Compiled programs are cached, so asking again is free.
     compiled = _measured.ahead(method, target, params, x=x)
     allocated = compiled.memory_analysis()
     if allocated is None:
@@ -147,7 +147,7 @@ def _asked(
         )
     flop, notes = _operations(_measured.trace(method, target, params, x=x).jaxpr)
     closed = _mapped.trace(target, params, x).jaxpr
-    # Of f alone: the method's own factorizations are counted by itself.
+    # Only in f: the method counts its own factorizations.
     unknown = jaxprs.uncounted(closed.jaxpr)
     notes |= {f"{name} in f is not counted" for name in unknown}
     flop += method.operations(target, params, x)
@@ -162,7 +162,7 @@ def _measured(
     params: Params,
     x: PyTree,
 ) -> Spectrum:
-    """Return what `spectrum` does."""
+    """Measure one Jacobian, as `spectrum` does."""
     key = jax.random.key(0) if method.needs_key else None
     return method.spectrum(target, params, x=x, key=key)
 
@@ -178,7 +178,11 @@ def _mapped(
 
 
 def _operations(closed: core.ClosedJaxpr) -> tuple[int, frozenset[str]]:
-    """Take XLA's count of a program, with every turn of its loops."""
+    """Count the operations of a program, with every iteration of its scans.
+
+    Returns:
+        The count, and notes on what it leaves out.
+    """
     flop = _counted(closed)
     notes = frozenset()
     # XLA counts the body of a loop once, whatever its length.
@@ -187,18 +191,18 @@ def _operations(closed: core.ClosedJaxpr) -> tuple[int, frozenset[str]]:
             notes |= {"a while loop of unknown length is counted once"}
             continue
         body = loop.params["jaxpr"]
-        of_one_turn, more = _operations(body)
-        flop += loop.params["length"] * of_one_turn - _counted(body)
+        of_one_iteration, more = _operations(body)
+        flop += loop.params["length"] * of_one_iteration - _counted(body)
         notes |= more
     return flop, notes
 
 
 def _counted(closed: core.ClosedJaxpr) -> int:
-    """Ask XLA for the operations of a program, as it is before optimization."""
+    """Ask XLA for the operations of a program before optimization."""
     arguments = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
     lowered = jax.jit(core.jaxpr_as_fun(closed)).lower(*arguments)
     counted = lowered.cost_analysis() or {}
-    # A custom call counts -1: unknown.
+    # XLA counts a custom call as -1, which means unknown.
     flops = max(0, counted.get("flops", 0))
     return int(flops + max(0, counted.get("transcendentals", 0)))
 
@@ -208,12 +212,12 @@ def forming(
     params: Params,
     x: PyTree,
 ) -> Footprint:
-    """Bound the bytes of a Jacobian that is formed, and not factorized."""
+    """Bound the bytes of forming a Jacobian, without factorizing it."""
     params, x = target.abstract(params, x)
     footprint = methods.Dense().footprint(target, params, x)
     m, n = target.shape
-    # J, and a transposed copy.
-    # A Jacobian alone is not factorized: two of the four arrays are left.
+    # `Dense` counts four arrays. Without a factorization these are two: the Jacobian
+    # and a transposed copy.
     formed = footprint.each - 2 * m * n * target.dtype.itemsize
     return footprint._replace(each=formed)
 
@@ -225,7 +229,7 @@ def fitted_to(
     x: PyTree,
     max_bytes: int | None,
 ) -> Target:
-    """Return the target with as many directions at a time as one Jacobian may take.
+    """Return the target with as many directions at a time as the budget allows.
 
     Raises:
         InputError: One direction at a time is too much.
@@ -241,7 +245,7 @@ def fitted(
     max_bytes: int | None,
     by: str = "",
 ) -> Target:
-    """Return the target with as many directions at a time as a footprint allows."""
+    """Return the target with as many directions at a time as fit the budget."""
     # The free memory is read from files, which takes a millisecond.
     if max_bytes is None and footprint.bytes() <= ALWAYS_FREE:
         return target
@@ -267,20 +271,20 @@ def fitting(
     method: Method,
     budget: int,
 ) -> tuple[Footprint, tuple[Target, ...]]:
-    """Choose how many directions are taken at a time, for a budget.
+    """Choose how many directions to take at a time, for a budget.
 
-    Footprints are bounds from shapes alone, so that nothing is compiled for them; they
-    were 2 to 9 times what XLA allocates.
+    Footprints are bounds from shapes alone, for which nothing is compiled. They are 2
+    to 9 times what XLA allocates.
 
     Args:
         targets: The spans, measured in one program.
-        footprints: What each of them takes.
+        footprints: The bytes that each of them takes.
         method: How they are measured.
         budget: Bytes that one Jacobian may take.
 
     Returns:
-        The bytes of all spans, directions included, and the targets with the directions
-        taken at a time.
+        The bytes of all spans together, directions included, and the targets with the
+        number of directions at a time.
 
     Raises:
         InputError: One direction at a time is too much; the least budget is named.

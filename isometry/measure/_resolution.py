@@ -1,4 +1,4 @@
-"""From what a user writes, f and a span, to the `Target`: checks, and one tracing."""
+"""Makes a `Target` from f and a span: checks the arguments, and traces f once."""
 
 import functools
 from collections.abc import Callable, Hashable
@@ -31,7 +31,7 @@ from isometry.measure._target import Target
 from isometry.measure._warnings import warn
 from isometry.networks import SPANS, Function, Network, chain
 
-# What float32 keeps; lower dtypes are cast up.
+# The bits of float32; lower floating dtypes are cast up to it.
 _FULL_BITS = 32
 
 
@@ -58,7 +58,7 @@ def resolve(
         dtype: What to measure in, or None.
         output: Which of f's outputs is meant.
         needs_factors: Whether f is to be cut into blocks.
-        argument: The argument that x comes from, for messages.
+        argument: The name of the argument that holds x, for messages.
 
     Returns:
         The target.
@@ -203,7 +203,7 @@ def _bare(
     dtype: DTypeLike | None,
     output: int | str | None,
 ) -> Target:
-    """Check the arguments, and return the target without what tracing finds."""
+    """Check the arguments, and return the target without the fields set by tracing."""
     span = canonical(span)
     if isinstance(function, Function):
         _require_example(function, x)
@@ -212,7 +212,7 @@ def _bare(
             'span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this one '
             f"has {function.depth}."
         )
-    # Complex parameters have a Jacobian of twice the size, which nobody has asked for.
+    # A complex function has a real Jacobian of twice the size, which is not supported.
     checks.real("params", params)
     checks.real("x", x)
     return Target(
@@ -225,7 +225,7 @@ def _bare(
 
 
 def _require_example(function: Function, x: PyTree) -> None:
-    """Refuse a batch, where the network says what one example is."""
+    """Refuse a batch, if the network has an `input_shape` and x has one axis more."""
     wanted = function.input_shape
     came = getattr(x, "shape", None)
     if wanted is not None and came is not None and came[1:] == wanted:
@@ -238,7 +238,7 @@ def _require_example(function: Function, x: PyTree) -> None:
 
 def canonical(span: Span) -> Span:
     """Return a span as a name or as tuples, which are hashable."""
-    # A name is never a point: two ends are needed.
+    # A single string is the name of a span and not of a point.
     if isinstance(span, str):
         return checks.one_of("span", span, SPANS)
     if isinstance(span, (tuple, list)):
@@ -254,7 +254,7 @@ def canonical(span: Span) -> Span:
 
 
 def _end(end: End) -> End:
-    """Return one end of a span, a pair as a tuple."""
+    """Return one end of a span, a list as a tuple."""
     return cast(End, tuple(end)) if isinstance(end, list) else end
 
 
@@ -262,7 +262,7 @@ def _lowest(params: Params, x: PyTree) -> str | None:
     """Return the name of the lowest floating dtype, if it is below float32."""
     leaves = jax.tree.leaves((params, x))
     dtypes = {jnp.result_type(leaf) for leaf in leaves if not checks.is_key(leaf)}
-    # Integers are tokens and counts: nothing is lost where they stay.
+    # Integers, such as tokens, are not cast and lose nothing.
     low = [
         dtype.name
         for dtype in dtypes
@@ -277,20 +277,20 @@ def _traced_once(
     x: PyTree,
     argument: str,
 ) -> Target:
-    """Return the target with what tracing finds, and warn of it."""
+    """Return the target with the fields set by tracing; warn of low precision."""
     shapes = target.abstract(params, x)
     try:
-        # Traced as jax.jit traces, for the sake of its memory alone: nothing is run.
+        # Nothing is run: jax.jit is used because it caches what was traced.
         target = _examined.eval_shape(target, *shapes)
     except Exception:
-        # Once more, for an error without a note of JAX's about its own frames.
+        # Once more without jax.jit, whose frames would be part of the traceback.
         target = _examine(target, *shapes, argument=argument)
     warn_of_precision(target.coarse)
     return target
 
 
 def warn_of_precision(coarse: jaxprs.Coarse) -> None:
-    """Warn of what f computes below the precision of the measurement."""
+    """Warn if f computes something below the precision of the measurement."""
     if not coarse.phrases:
         return
     warn(
@@ -309,7 +309,7 @@ def _examined(
     params: Params,
     x: PyTree,
 ) -> Target:
-    """Examine f; what has been found is remembered as jax.jit remembers programs."""
+    """Do what `_examine` does, cached by jax.jit for equal targets and shapes."""
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, x))
     return _examine(target, *shapes, argument="x")
 
@@ -320,8 +320,8 @@ def _examine(
     x: PyTree,
     argument: str,
 ) -> Target:
-    """Trace the span at these shapes, without computing."""
-    # Parameters of another network often fit, and would be measured as this one's.
+    """Trace the span at these shapes, and return the target with what that shows."""
+    # Parameters of another network may have fitting shapes, so they are refused.
     if target.network is not None:
         target.network.expect("f", params)
     _require_start(target, params, x)
@@ -359,8 +359,8 @@ def _with_points(
     params: Params,
     x: PyTree,
 ) -> Target:
-    """Find the points of a span and its blocks, unless the function knows them."""
-    # A network knows its hidden span without being read.
+    """Find the points of a span and its blocks, if they have to be read off f."""
+    # A `Network` has methods for its hidden span and its factors.
     is_known = target.span == "end_to_end" or (
         target.span == "hidden" and target.network is not None
     )
@@ -390,7 +390,7 @@ def _anatomy(
     params: Params,
     x: PyTree,
 ) -> structure.Anatomy:
-    # The points are of the program that is measured, so it is read at its precision.
+    # Points belong to the program that is measured, which is at full precision.
     with precision.full():
         return structure.anatomy(_of_output(target), params, x)
 
@@ -425,7 +425,7 @@ def _where_to_start(
     shapes = target.abstract(params, x)
     try:
         return _spans.where_to_start(_anatomy(target, *shapes))
-    # A user's f may raise anything; it is x that is to be spoken of here.
+    # f may raise anything, but the error to report is that of x.
     except Exception:
         return "write two points of isometry.anatomy(f, params, x)"
 
@@ -445,7 +445,7 @@ def _span_traced(
         return jax.make_jaxpr(program, return_shape=True)(params, x)
 
 
-# Lines of an exception of JAX may be many; the first says what is wrong.
+# The most characters of an exception that a message repeats.
 _SHOWN = 300
 
 
@@ -485,11 +485,11 @@ def _batch_hint(
 ) -> str:
     if jax.tree.structure(x).num_nodes > 1 or not x.shape:
         return ""
-    # The commonest mistake: a whole batch where one example belongs.
+    # The most common mistake is a batch in place of one example.
     row = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
     try:
         trace(params, row)
-    # It raised at x as well, and that is what is reported.
+    # f raises at x[0] too, so x is probably no batch.
     except Exception:
         return ""
     what = "each row of xs" if argument == "xs" else "x"
@@ -539,8 +539,8 @@ def refuse_chance(
     once: core.ClosedJaxpr,
     again: core.ClosedJaxpr,
 ) -> None:
-    """Refuse what, traced twice, holds different numbers."""
-    # Numbers that f draws from outside are constants of its jaxpr.
+    """Refuse a function whose two traces hold different constants."""
+    # Numbers that f draws outside of JAX are constants of its jaxpr.
     first = jaxprs.constants(once)
     second = jaxprs.constants(again)
     if len(first) == len(second):
@@ -559,7 +559,7 @@ def _require_derivative(
     params: Params,
     x: PyTree,
 ) -> None:
-    """Differentiate without computing, the one way that f goes if there is one."""
+    """Differentiate f abstractly, in reverse mode if that is the only one it has."""
 
     def along(
         params: Params,
@@ -590,6 +590,6 @@ def _warn_of_batch(
     params: Params,
     x: PyTree,
 ) -> None:
-    """Warn where x may be a batch: end to end, and of arrays with rows."""
+    """Warn if x may be a batch, where the span starts at x."""
     if target.span == "end_to_end":
         _diagnosis.warn_of_batch(target, params, x)

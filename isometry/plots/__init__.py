@@ -1,7 +1,8 @@
-"""Pictures. Each takes an Axes, draws, and returns it.
+"""Pictures of spectra, signals, laws, audits and training.
 
-Functions without an Axes return a figure of their own. Nothing is saved or shown, and
-no global setting is touched. They draw whatever has the fields that they name.
+Functions that take an Axes draw on it and return it; the others return a new figure.
+Nothing is saved or shown, and no global setting is changed. Arguments may be of any
+class that has the fields that are drawn.
 """
 
 from isometry.plots._audit import audit as audit

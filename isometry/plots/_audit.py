@@ -1,4 +1,4 @@
-"""Picture `audit`: what was found of each network, and how they train."""
+"""Picture `audit`: spectra, laws and flags of each network, and how it trains."""
 
 import math
 import textwrap
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _MOST_COLUMNS = 4
 
-# Inches: a panel, what the figure is wide at least, and the panel of ranks with its
-# legend.
+# In inches: width and height of a panel, the least width of the figure, and the height
+# of the panel of ranks with its legend.
 _PANEL = (2.0, 1.75)
 _LEAST_WIDTH = 7.2
 _RANKS_HEIGHT = 3.5
@@ -40,11 +40,11 @@ _SPANS = {
 
 @public("plots.audit")
 def audit(reports: Mapping[str, "Report"]) -> "Figure":
-    """Draw an audit: a small panel a network, and the ranks along the probe.
+    """Draw an audit: a panel of spectra for each network, and one of gradient ranks.
 
-    In a panel are singular values, filled end to end, in outline over the hidden
-    layers; a line for their law where there is one, else why there is none. The dotted
-    line is s = 1, isometry.
+    A panel has two histograms of singular values: end to end (filled) and of the hidden
+    layers (outline). A line is the law of the hidden layers; if there is none, the
+    reason is written. The dotted line is s = 1, isometry.
 
     Args:
         reports: Reports of audits by name, as `isometry.audit` gives for a mapping of
@@ -125,14 +125,14 @@ def _draw_ranks(ax: "Axes", reports: Mapping[str, "Report"]) -> None:
 
 
 def _common_range(reports: Mapping[str, "Report"]) -> tuple[float, float]:
-    """Return where log10 s of all panels begins and ends."""
-    # Isometry is always in sight.
+    """Return the range of log10 s that all panels share."""
+    # Isometry is always in the range.
     logs = [np.zeros(1)]
     for report in reports.values():
         for sp in report.spectra.values():
             resolved = np.asarray(sp.resolved)
             logs.append(np.asarray(sp.log_values)[resolved] / LN10)
-    # A few tiny values would push all others into a corner.
+    # With the few smallest values all others would be in one corner.
     low, high = np.quantile(np.concatenate(logs), [0.002, 1.0])
     return min(low - 0.1, -0.5), max(high + 0.1, 0.3)
 
@@ -169,7 +169,7 @@ def _draw_panel(
 
 
 def _words(report: "Report") -> list[str]:
-    """Return what stands in a panel: zeros, and the flags that are raised."""
+    """Return what is written in a panel: the share of zeros, and the raised flags."""
     words = []
     if report.spectra:
         zeros = float(np.mean(report.spectra["end_to_end"].zero_fraction()))
@@ -188,9 +188,10 @@ def _draw_law(
     *,
     num_lines: int,
 ) -> None:
-    """Draw the law of the hidden layers, atoms as stems of their mass over a bin.
+    """Draw the law of the hidden layers, or write why there is none.
 
-    Or write why there is none, below so many lines of words.
+    An atom is a stem, as high as the bar of its mass in one bin. A reason is written
+    below the `num_lines` lines of text that are there already.
     """
     if report.law is None:
         ax.text(

@@ -1,4 +1,4 @@
-"""What is drawn along x, and how measures look there."""
+"""The horizontal axis of pictures, and densities for a unit of it."""
 
 import math
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from isometry.theory import Law
 
 LN10 = math.log(10)
 
-# Of the two-sided bands over probes.
+# Confidence level of the two-sided bands over probes.
 _LEVEL = 0.95
 
 
@@ -25,7 +25,7 @@ class Axis(NamedTuple):
 
     @property
     def power(self) -> float:
-        """Of s in the variable."""
+        """The power of s that the variable is."""
         if self.variable == "lam":
             return 2.0
         return 1.0
@@ -37,7 +37,7 @@ class Axis(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What the axis is labelled with."""
+        """The label of the axis."""
         labels = {
             ("s", "linear"): "singular value s",
             ("lam", "linear"): "λ = s²",
@@ -47,20 +47,20 @@ class Axis(NamedTuple):
         return labels[self.variable, self.scale]
 
     def place(self, log_s: np.ndarray | float) -> np.ndarray:
-        """Return where ln s lies."""
+        """Return the position of ln s on the axis."""
         if self.is_log:
             return self.power * np.asarray(log_s) / LN10
         return np.exp(self.power * log_s)
 
     def log_s(self, x: np.ndarray) -> np.ndarray:
-        """Return ln s of a place; of what is not positive it is -inf."""
+        """Return ln s at a position, -inf where the variable is not positive."""
         if self.is_log:
             return x * LN10 / self.power
         with np.errstate(divide="ignore"):
             return np.log(np.maximum(x, 0)) / self.power
 
     def log_s_per_unit(self, x: np.ndarray) -> np.ndarray:
-        """Return how much ln s changes in a unit of x."""
+        """Return the derivative of ln s with respect to x."""
         if self.is_log:
             return np.full_like(x, LN10 / self.power)
         return 1 / (self.power * x)
@@ -74,7 +74,7 @@ class Axis(NamedTuple):
 
 
 class Band(NamedTuple):
-    """A smooth density with its 95 % band over probes; no band of a single probe."""
+    """A smooth density with its 95 % band over probes; all equal for one probe."""
 
     mean: Line
     low: Line
@@ -114,10 +114,10 @@ def smooth_density(sp: Spectrum, axis: Axis, x: Line) -> Band:
 
 
 def log_floor(sp: Spectrum) -> float:
-    """Return ln s below which some matrix shows nothing.
+    """Return ln s below which at least one matrix resolves nothing.
 
-    Of a quadrature it is two standard deviations of the bump that it makes of a zero
-    (`linalg.smooth_density`).
+    For a quadrature this is two standard deviations of the bump into which the smooth
+    density turns a zero (`linalg.smooth_density`).
     """
     log_top = np.asarray(sp.log_values[..., 0], float)
     if sp.quadrature is None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _DASHES = ("-", "--", "-.")
 
-# Of a law, what is drawn.
+# The fields of a law that are drawn.
 _FIELDS = ("density", "quantile", "atoms", "product")
 
 # Points of a line: more than a screen has across the figure.
@@ -29,8 +29,8 @@ _POINTS = 600
 def laws(named: Mapping[str, Law]) -> "Figure":
     """Draw predicted densities of log10 s, a line for each law.
 
-    Atoms are stems of their mass, on an axis of their own at the right. The lowest
-    thousandth of each continuous part is left out.
+    Atoms are stems, as high as their mass on a second axis at the right. The lowest
+    thousandth of the mass of each continuous part is left out.
 
     Args:
         named: Laws by the name of their line.
@@ -39,7 +39,7 @@ def laws(named: Mapping[str, Law]) -> "Figure":
         A figure.
 
     Raises:
-        InputError: There is nothing to draw, or something that is no law.
+        InputError: `named` is empty, or holds something that is not a law.
         MissingExtra: matplotlib is not installed.
 
     Example:
@@ -50,7 +50,7 @@ def laws(named: Mapping[str, Law]) -> "Figure":
     require_named("named", named, kind="Law", fields=_FIELDS)
     ax = figures().Figure(figsize=(4.4, 3.0), layout="constrained").add_subplot()
     axis = Axis("s", "log")
-    # Atoms are masses, and not densities: they get an axis of their own.
+    # The mass of an atom is no density, so atoms get an axis of their own.
     stems = []
     for index, (name, law) in enumerate(named.items()):
         rank = law.product.rank

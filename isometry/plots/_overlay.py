@@ -1,4 +1,4 @@
-"""Picture `overlay`: what was measured under what is predicted."""
+"""Picture `overlay`: a measured spectrum with the predicted density."""
 
 import math
 from typing import TYPE_CHECKING
@@ -25,12 +25,13 @@ from isometry.theory import Law
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Of the mass at the low end that an axis need not reach. With ten times more the lower
-# edge would be cut off; with ten times less a few small values would push all others
-# into a corner.
+# Share of the mass at the low end that may be left of the axis. With ten times more the
+# lower edge of the support would be cut off; with ten times less a few small values
+# would push all others into a corner.
 TAIL = 1e-3
 
-# Of the axis' length: a bar of an atom, and how far left of the data that at zero is.
+# In units of the length of the axis: the width of the bar of an atom, and the distance
+# from the lowest bin to the bars of the atom at zero.
 _BAR = 0.022
 _ZERO_BAR = 0.07
 
@@ -48,30 +49,31 @@ def overlay(
     scale: str = "log",
     bins: int | ArrayLike = 40,
 ) -> "Axes":
-    """Draw what was measured (bars) under what is predicted (line).
+    """Draw a measured spectrum (bars) and the predicted density (line).
 
-    Densities of mass 1, all matrices of the spectrum pooled. Atoms are pairs of bars on
-    a mass axis at the right, measured beside predicted, that at 0 left of the smallest
-    value; with it counts what the measurement does not resolve. Dotted: edges of the
-    support. Shaded: below the floor.
+    Both are densities of total mass 1; all matrices of the spectrum are pooled. Atoms
+    are pairs of bars, measured and predicted, whose height is their mass on a second
+    axis at the right. The atom at 0 is left of the smallest value, and includes all
+    values that the measurement does not resolve. Dotted lines are the edges of the
+    support. What is below the floor is shaded.
 
-    Of a quadrature ("lanczos") the smooth density behind its nodes is drawn instead of
-    bars, with its 95 % band over probes; it tells no atoms, so none are measured.
+    For a quadrature ("lanczos") its smooth density is drawn instead of bars, with the
+    95 % band over probes. It cannot separate atoms, so only predicted ones are drawn.
 
     Args:
         spectrum: What was measured.
-        law: Of the same span and number of pairs.
-        ax: An Axes; None makes one in a figure of its own, `ax.figure`.
+        law: The law, of the same span and number of pairs.
+        ax: The Axes to draw on; None for one in a new figure, `ax.figure`.
         variable: "s" or "lam".
         scale: "log", density over log10, or "linear".
-        bins: How many, or their edges in the units of the axis.
+        bins: The number of bins, or their edges in the units of the axis.
 
     Returns:
         The Axes.
 
     Raises:
-        InputError: The spectrum and the law are not of the same thing; `variable`,
-            `scale` or `bins` is not such.
+        InputError: The spectrum and the law are not of the same span; `variable`,
+            `scale` or `bins` is not one of these.
         MissingExtra: matplotlib is not installed.
         TypeError: The spectrum is traced.
 
@@ -109,9 +111,9 @@ def overlay(
 
 
 def _edges(sp: Spectrum, law: Law, *, axis: Axis, bins: int) -> Edges:
-    """Return bins over what is resolved and what is predicted.
+    """Return bins over all resolved values and the support of the law.
 
-    At the lowest end the last thousandth of either is left out.
+    The lowest thousandth of either is left out.
     """
     resolved = np.asarray(sp.log_values)[np.asarray(sp.resolved)]
     rank = 1 - sum(atom.mass for atom in law.atoms if atom.lam == 0)
@@ -122,7 +124,7 @@ def _edges(sp: Spectrum, law: Law, *, axis: Axis, bins: int) -> Edges:
         ends.append(float(resolved.max()))
     low = axis.place(max(min(ends), log_floor(sp)))
     high = axis.place(max(ends))
-    # An isometry has no width of its own.
+    # The spectrum of an isometry has no width.
     margin = 0.05 * (high - low) or 0.1
     if not axis.is_log:
         return np.linspace(0.0, high + margin, bins + 1)
@@ -142,7 +144,7 @@ def _draw_values(
     axis: Axis,
     edges: Edges,
 ) -> float:
-    """Draw bars of what is resolved and at no atom; return the highest."""
+    """Draw a histogram of the resolved values outside atoms; return its height."""
     is_drawn = np.asarray(sp.resolved) & ~at_atoms(sp, law)
     x = axis.place(np.asarray(sp.log_values, float)[is_drawn])
     mass = np.asarray(sp.weights, float)[is_drawn]
@@ -161,9 +163,9 @@ def _draw_quadrature(
     axis: Axis,
     edges: Edges,
 ) -> float:
-    """Draw the smooth density of what is resolved; return how high most of it is."""
+    """Draw the smooth density above the floor; return the height of most of it."""
     x = _inside(edges)
-    # Below, the density says only how much mass there is.
+    # Below the floor, only the total mass of the density means something.
     x = x[x >= axis.place(log_floor(sp))]
     band = smooth_density(sp, axis, x)
     ax.plot(x, band.mean, color=COLOURS[0], lw=1.2, label="measured, smooth")
@@ -213,13 +215,13 @@ def _shade_floor(
     axis: Axis,
     edges: Edges,
 ) -> None:
-    """Shade what some matrix does not resolve, if any of it is in sight."""
+    """Shade what at least one matrix does not resolve, if the axis reaches it."""
     floor = float(axis.place(log_floor(sp)))
     label = "below the floor"
     if sp.quadrature is not None:
         label = "not resolved"
     length = edges[-1] - edges[0]
-    # Less would be no wider than the frame.
+    # A narrower band would be hidden by the frame.
     if floor > edges[0] + 0.005 * length:
         ax.axvspan(edges[0], floor, color="0.85", lw=0, zorder=0, label=label)
 
@@ -231,7 +233,7 @@ def _atoms(sp: Spectrum, law: Law) -> tuple[dict[float, float], dict[float, floa
         return {}, predicted
     at_zero = float(np.mean(np.asarray(sp.zero_fraction())))
     below = float(np.mean(below_floor(sp, law)))
-    # Half a value of one matrix: what is less is no atom.
+    # An atom has at least the mass of half a singular value.
     if not predicted and max(at_zero, below) < 0.5 / sp.size:
         return {}, {}
     # What is not resolved counts as zero, in the law as in the measurement.
@@ -277,7 +279,7 @@ def _draw_atoms(
             continue
         x = [_place(lam, axis, zero) + side * width for lam in masses]
         right.bar(x, list(masses.values()), width, color=colour)
-        # For the legend: that of the other axis would hide behind this one.
+        # An empty bar for the legend, which must belong to the axes on the left.
         ax.bar(0, 0, 0, color=colour, label=label)
     at_zero = max(measured.get(0.0, 0.0), predicted.get(0.0, 0.0))
     if at_zero > 0:

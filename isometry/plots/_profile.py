@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from isometry.measure._profile import Profile
     from isometry.measure._record import Spectrum
 
-# Of a profile, what is drawn.
+# The fields of a profile that are drawn.
 _FIELDS = ("points", "toward", "spectra")
 
-# Shares of the resolved values: the band of nine tenths, that of the half, the median.
+# Levels of the quantiles that are drawn: two bands of 90 and 50 %, and the median.
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 _TITLES = {
@@ -40,10 +40,11 @@ _TITLES = {
 def profile(profile: "Profile") -> "Figure":
     """Draw the spectra of a network from point to point.
 
-    Above, against the points in order: the quantiles of log10 s over the resolved
-    values of all seeds and inputs (bands of 90 and 50 %, the median), the largest, and
-    the root of the mean square over all values. Below: the share of zeros, exact or too
-    small to tell from zero. What a spectrum does not know ("lanczos") is left out.
+    The abscissa of both panels is the points in order. The upper panel has quantiles of
+    log10 s over the resolved values of all seeds and inputs (bands of 90 and 50 %, and
+    the median), the largest value, and the root mean square of all values. The lower
+    panel has the share of zeros, exact or too small to tell from zero. Statistics that
+    a spectrum does not determine ("lanczos") are left out.
 
     Args:
         profile: What `isometry.profile` measured: `points`, `toward`, and `spectra` by
@@ -53,7 +54,7 @@ def profile(profile: "Profile") -> "Figure":
         A figure.
 
     Raises:
-        InputError: `profile` has no such fields.
+        InputError: `profile` lacks one of these fields.
         MissingExtra: matplotlib is not installed.
 
     Example:

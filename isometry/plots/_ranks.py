@@ -1,4 +1,4 @@
-"""Picture `ranks`: how many directions training has moved."""
+"""Picture `ranks`: the rank of the accumulated gradient during training."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,9 @@ REPORT = ("flags", "spectra", "probe", "widths")
 def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
     """Draw the rank of the accumulated gradient of the middle hidden layer.
 
-    Against training steps, a line a network, its band over seeds. The dashed line is
-    the input dimension. Where training was followed at several widths, each is drawn.
+    The abscissa is training steps. A line is the median over seeds of one network, its
+    band the range of seeds. The dashed line is the input dimension. If a network was
+    trained at several widths, each has a line.
 
     Args:
         reports: Reports of audits by name, as `isometry.audit` gives for a mapping of
@@ -57,7 +58,7 @@ def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
     """
     require_named("reports", reports, kind="Report", fields=REPORT)
     require_axes(ax)
-    # The same of all networks, as they are audited on the same inputs.
+    # It is the same for all networks, which are audited on the same inputs.
     bound = 0
     for index, (name, report) in enumerate(reports.items()):
         # An audit without training steps has no probe.
@@ -82,7 +83,7 @@ def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
 def _draw_probe(
     ax: "Axes", name: str, probe: "Probe", *, middle: int, index: int
 ) -> None:
-    # The median of few seeds is one of them, and so a rank that occurred.
+    # The median of an odd number of seeds is a rank that occurred.
     seeds = probe.gradient_rank[:, :, middle]
     rows, columns = probe.shapes[middle]
     layer = probe.layers[middle] + 1

@@ -15,13 +15,13 @@ from isometry.plots._style import COLOURS, require_axes, require_bins
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# What is left empty beside the largest value, in decades.
+# Empty space right of the largest value, in decades.
 _MARGIN = 0.1
 
 # Points of a line: more than a screen has across a panel.
 _POINTS = 400
 
-# How much of what is not resolved is shown, in decades: enough to see that it is there.
+# How far the axis of a quadrature goes below the floor, in decades: enough to see it.
 _SHOWN_BELOW = 0.5
 
 
@@ -35,24 +35,25 @@ def spectrum(
 ) -> "Axes":
     """Draw the density of log10 s, all matrices pooled.
 
-    Where every value is known, a histogram of mass 1 - zero fraction: values that are
-    not resolved are not drawn as data, the zeros are the mass that is missing. Of a
-    quadrature ("lanczos") the smooth density behind its nodes, which are no values,
-    with its 95 % band over probes; shaded is where it resolves nothing, and the share
-    of the mass there is written.
+    If the nodes are singular values, this is a histogram of the resolved ones. Its mass
+    is 1 - zero_fraction: zeros and unresolved values are missing from it. For a
+    quadrature ("lanczos"), whose nodes are not singular values, it is the smooth
+    density with its 95 % band over probes. What it does not resolve is shaded, with the
+    share of the mass there.
 
     Args:
         sp: The spectrum.
         ax: An Axes.
-        bins: How many, or their edges in log10 s. Of a quadrature edges say from where
-            to where it is drawn.
-        **style: Goes to `Axes.hist`, or of a quadrature to `Axes.plot`.
+        bins: The number of bins, or their edges in log10 s. For a quadrature, the first
+            and last edge are the range that is drawn.
+        **style: Passed to `Axes.hist`, or to `Axes.plot` for a quadrature.
 
     Returns:
         `ax`.
 
     Raises:
-        InputError: `sp` is no Spectrum, `ax` no Axes; `bins` are not such.
+        InputError: `sp` is not a Spectrum, or `ax` not an Axes; `bins` is neither a
+            number nor increasing edges.
         TypeError: `sp` is traced.
 
     Example:
@@ -111,7 +112,7 @@ def _draw_quadrature(
         low, high = np.asarray(bins, float)[[0, -1]]
     x = np.linspace(max(low, floor), high, _POINTS)
     band = smooth_density(sp, axis, x)
-    # What the caller gives wins.
+    # The style of the caller overrides these.
     given = {"color": COLOURS[0], "label": "smooth density", **style}
     (line,) = ax.plot(x, band.mean, **given)
     ax.fill_between(
@@ -124,7 +125,7 @@ def _draw_quadrature(
         label="95 % over probes",
     )
     ax.set_ylim(bottom=0)
-    # Of an axis that was given the unresolved part may be out of sight.
+    # With edges from the caller, the axis may not reach below the floor.
     if low < floor:
         ax.axvspan(low, floor, color="0.88", lw=0, zorder=0, label="not resolved")
         below = 1 - _mass_above(sp, axis, floor)
@@ -142,7 +143,7 @@ def _draw_quadrature(
 
 
 def _mass_above(sp: Spectrum, axis: Axis, floor: float) -> float:
-    """Return the mass of the smooth density above a place, to three digits."""
+    """Return the mass of the smooth density above `floor`, to three digits."""
     top = float(np.max(np.asarray(sp.log_values[..., 0]))) / LN10 + _MARGIN
     x = np.linspace(floor, top, 10 * _POINTS)
     return float(np.trapezoid(smooth_density(sp, axis, x).mean, x))

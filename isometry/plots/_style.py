@@ -1,4 +1,4 @@
-"""Colours and marks of all pictures, and the checks of what is to be drawn."""
+"""Colours and marks of all pictures, and the checks of their arguments."""
 
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -33,11 +33,11 @@ COLOURS = (
 )
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
-# Names along an axis: with more they overlap, with a third as many the eye counts
-# ticks between them.
+# The most names along an axis. More would overlap; with a third of them a reader would
+# have to count ticks between names.
 _MOST_NAMES = 16
 
-# Where a legend stands: above the axes, where it hides no data.
+# Keyword arguments of a legend above the axes, where it hides no data.
 LEGEND_ABOVE = {
     "loc": "lower left",
     "bbox_to_anchor": (0, 1.01),
@@ -57,12 +57,12 @@ def mark(index: int) -> str:
 
 
 def figures() -> ModuleType:
-    """Return `matplotlib.figure`, or say which extra brings it."""
+    """Return `matplotlib.figure`, or raise an error that names the extra to install."""
     return checks.extra("matplotlib.figure", "plot")
 
 
 def axes_of_its_own(ax: "Axes | None") -> "Axes":
-    """Return the Axes to draw on, one in a new figure if there is none."""
+    """Return `ax`, or Axes in a new figure if it is None."""
     if ax is None:
         return figures().Figure(layout="constrained").add_subplot()
     require_axes(ax)
@@ -81,7 +81,7 @@ def require_axes(ax: object) -> None:
 def require_fields(
     name: str, value: object, *, kind: str, fields: Sequence[str]
 ) -> None:
-    """Require what a picture reads, of whatever class it is."""
+    """Require the fields that a picture reads, whatever the class."""
     missing = [field for field in fields if not hasattr(value, field)]
     if missing:
         raise InputError(
@@ -93,7 +93,7 @@ def require_fields(
 def require_named(
     name: str, values: Mapping[str, T], *, kind: str, fields: Sequence[str]
 ) -> None:
-    """Require a mapping of names to at least one of what a picture reads."""
+    """Require a mapping that is not empty, with values that have these fields."""
     if not isinstance(values, Mapping) or not values:
         raise InputError(
             f'{name}={checks.show(values)} holds no names; write {{"name": ...}}.'
@@ -103,7 +103,7 @@ def require_named(
 
 
 def require_bins(bins: int | ArrayLike) -> None:
-    """Require a number of bins, or edges that rise."""
+    """Require a number of bins, or increasing edges."""
     if np.ndim(bins) == 0:
         checks.integer("bins", bins, low=1)
         return
@@ -117,8 +117,8 @@ def require_bins(bins: int | ArrayLike) -> None:
 def name_points(ax: "Axes", names: Sequence[str]) -> None:
     """Write names of points along x, as many as can be read.
 
-    Of each layer that of its first point, mostly the pre-activation; what follows it
-    ("layers/0:out") stands beside it without a name.
+    Only the first point of each layer is named, usually its pre-activation. The next
+    tick, such as "layers/0:out", has no name.
     """
     layers = [name.partition(":")[0] for name in names]
     places = [i for i, layer in enumerate(layers) if layer not in layers[:i]]

@@ -13,27 +13,30 @@ if TYPE_CHECKING:
     from isometry.degeneracy import Records
 
 
-# Of records, what is drawn.
+# The fields of records that are drawn.
 _FIELDS = ("steps", "values", "missed")
 
 
 @public("plots.timeline")
 def timeline(records: "Records", ax: "Axes") -> "Axes":
-    """Draw statistics against training steps, a line each.
+    """Draw statistics against training steps, one line for each.
 
-    The band is over inputs. Logarithmic where everything drawn is positive. What is not
-    finite is left out.
+    A line is the mean over inputs; its band reaches from the smallest to the largest
+    input. Records in which a statistic is not finite at some input are left out of its
+    line. The axis is logarithmic if everything that is drawn is positive.
 
     Args:
-        records: What `isometry.monitor` took: `steps`, `values` by name, and how many
-            were `missed`.
-        ax: An Axes.
+        records: Records of `isometry.monitor`, with the fields `steps`, of shape
+            (records,); `values`, which maps the name of each statistic to an array
+            (records, inputs), or (records,) for a statistic of all inputs together; and
+            `missed`, the number of records that were due when the buffer was full.
+        ax: The Axes to draw on.
 
     Returns:
         `ax`.
 
     Raises:
-        InputError: `records` has no such fields; `ax` is no Axes.
+        InputError: `records` lacks one of these fields; `ax` is not an Axes.
 
     Example:
         >>> import types
@@ -52,7 +55,7 @@ def timeline(records: "Records", ax: "Axes") -> "Axes":
     is_positive = True
     for index, (name, taken) in enumerate(records.values.items()):
         values = taken.reshape(num_records, -1)
-        # One input that is not finite would make a gap in the mean anyway.
+        # The mean is not finite if one input is not.
         is_drawn = np.isfinite(values).all(1)
         steps = records.steps[is_drawn]
         values = values[is_drawn]
