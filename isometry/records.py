@@ -20,7 +20,7 @@ _ROWS_OF_REPR = 20
 
 
 class Signal(NamedTuple):
-    """What `Signals` hold of one point; of its fields, the axis of points is gone."""
+    """The fields of `Signals` at one point, without the axis of points."""
 
     name: str
     size: int
@@ -34,26 +34,26 @@ class Signal(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class Signals:
-    """How large signals and gradients are at the points of a network, and how alike.
+    """Sizes and correlations of signals and gradients at the points of a network.
 
-    Measured by `isometry.signals`, or predicted by mean-field theory; the fields are
-    the same. What is not known is NaN, and `why` says for what reason.
+    They are measured by `isometry.signals`, or predicted by mean-field theory. What is
+    not known is NaN, and `why` gives the reason.
 
     Attributes:
-        q: Mean square of the value over all its entries.
+        q: Mean square of the entries of the value.
         c: Cosine between the values of two inputs, flattened and not centred.
         gradient: Mean square of the derivative of the loss with respect to the value.
-        apjn: Averaged partial Jacobian norm: the squared Frobenius norm of the
-            derivative of what the span ends with, divided by the size of that.
-        chi: apjn at the point before over apjn here: the factor by which a squared
-            gradient grows from this point back to the one before it. The point before
-            is the last of the same kind: what a nonlinearity returns (":out") is
-            compared with such, any other with any other. NaN at the first of a kind,
-            and where some path leads around a point.
+        apjn: Averaged partial Jacobian norm: the squared Frobenius norm of the Jacobian
+            from the point to the end of the span, divided by the number of its rows.
+        chi: apjn at the point before, divided by apjn here: the factor by which a
+            squared gradient grows from this point back to the one before it. The point
+            before is the last one of the same kind; results of nonlinearities (":out")
+            are one kind, all other points the other. NaN at the first of a kind, and at
+            points that do not lie on every path.
         points: Names of the points, in the order of the computation.
-        sizes: How many entries the value at each point has.
-        span: The names of the points where the derivatives start and end.
-        reasons: Of fields that hold NaN, why.
+        sizes: The number of entries of the value at each point.
+        span: The names of the points where the span starts and ends.
+        reasons: Pairs of the name of a field that holds NaN, and the reason.
 
     Example:
         >>> net = networks.mlp([16, 16, 16, 16, 4], "relu", "gaussian", sigma_w=2**0.5)
@@ -75,16 +75,16 @@ class Signals:
     reasons: tuple[tuple[str, str], ...] = field(default=(), metadata=_STATIC)
 
     def at(self, name: str) -> Signal:
-        """Return what is known of one point.
+        """Return the fields at one point.
 
         Args:
             name: One of `points`.
 
         Returns:
-            The fields at that point, without their axis of points.
+            The fields, without their axis of points.
 
         Raises:
-            InputError: Not one of the points.
+            InputError: There is no such point.
 
         Example:
             >>> f = lambda w, x: w @ x
@@ -106,7 +106,7 @@ class Signals:
         )
 
     def why(self, field: str) -> str | None:
-        """Return why a field holds NaN, or None where nothing is to be said.
+        """Return why a field holds NaN, or None if no reason is recorded.
 
         Args:
             field: "q", "c", "gradient", "apjn" or "chi".
@@ -115,7 +115,7 @@ class Signals:
             The reason, a sentence.
 
         Raises:
-            InputError: Not a field.
+            InputError: There is no such field.
 
         Example:
             >>> f = lambda w, x: w @ x
@@ -128,11 +128,11 @@ class Signals:
     def table(self) -> str:
         """Return a table with a row for each point: means over seeds and inputs.
 
-        The number behind ± is the standard error of the mean over seeds. For c the mean
+        The number after ± is the standard error of the mean over seeds. The mean of c
         is over pairs of different inputs.
 
         Returns:
-            Lines of text.
+            The table as text.
 
         Example:
             >>> f = lambda w, x: w @ x
@@ -162,7 +162,7 @@ class Signals:
             padded.append([justify(cell, width) for cell in cells])
         rows = zip(*padded, strict=True)
         lines = ["  ".join(row) for row in rows]
-        # Reasons stand below, where a reader of NaN looks next.
+        # Reasons for NaN are written below the table.
         for name, reason in self.reasons:
             lines.append(f"{name}: {reason}")
         return lines
@@ -174,17 +174,17 @@ class Signals:
         num_seeds = len(values)
         num_points = len(self.points)
         if name == "c":
-            # The cosine of an input with itself is one, and says nothing.
+            # The cosine of an input with itself is always one.
             num_inputs = values.shape[1]
             is_same = np.eye(num_inputs, dtype=bool)
             values = values[:, ~is_same]
         values = values.reshape(num_seeds, -1, num_points)
-        # Of one input there are no pairs, and no mean over them.
+        # With one input there are no pairs.
         if values.shape[1] == 0:
             return ["-"] * num_points
         of_seeds = values.mean(axis=1)
         means = of_seeds.mean(axis=0)
-        # Of one seed nobody knows an error.
+        # One seed has no standard error.
         errors = np.full(num_points, np.nan)
         if num_seeds > 1:
             deviations = of_seeds.std(axis=0, ddof=1)
@@ -204,7 +204,7 @@ class Signals:
 
 
 def _cell(mean: float, error: float) -> str:
-    """Return a number with its error, where they are known."""
+    """Write a number with its error; "-" for NaN, and no error if that is NaN."""
     if math.isnan(mean):
         return "-"
     if math.isnan(error):

@@ -1,4 +1,4 @@
-"""Where the pieces of an ensemble lie: seeds × inputs on the devices of a mesh.
+"""Distributes an ensemble, seeds × inputs, over the devices of a mesh.
 
 The devices may belong to several processes.
 """
@@ -25,19 +25,19 @@ def arranged(
 ) -> Mesh:
     """Arrange the devices of any mesh in rows for seeds and columns for inputs.
 
-    On a grid, not on one flat axis of pairs: the inputs of a seed that share a device
-    share its weights, and each layer stays one wide product there.
+    On a grid, the inputs of one seed on a device share its weights, so that each layer
+    is one wide product there. Along a flat axis of (seed, input) pairs it would not be.
 
     Args:
         mesh: A `jax.sharding.Mesh` of any axes.
-        seeds: How many seeds there are.
-        inputs: How many inputs there are.
+        seeds: The number of seeds.
+        inputs: The number of inputs.
 
     Returns:
-        A mesh of `AXES`, on which the fullest device holds least.
+        A mesh of `AXES`, with the shape of `grid`.
 
     Raises:
-        InputError: Not a mesh.
+        InputError: `mesh` is not a mesh.
     """
     if not isinstance(mesh, Mesh):
         raise InputError(
@@ -54,16 +54,17 @@ def grid(
     seeds: int,
     inputs: int,
 ) -> tuple[int, int]:
-    """Return rows and columns by which the fullest device holds the fewest pairs.
+    """Choose the numbers of rows and columns of a grid of devices.
 
-    Of equal ones the most rows.
+    They minimize the pairs of seed and input on the fullest device. Of equal choices,
+    the one with the most rows is taken.
     """
 
     def load(rows: int) -> tuple[int, int]:
         columns = devices // rows
         return -(-seeds // rows) * -(-inputs // columns), -rows
 
-    # Every device must have a place, so rows divide the devices.
+    # All devices must be used, so their number is a multiple of the rows.
     divisors = (rows for rows in range(1, devices + 1) if devices % rows == 0)
     rows = min(divisors, key=load)
     return rows, devices // rows
@@ -82,11 +83,11 @@ def spread(
 ) -> PyTree:
     """Return the tree `make(index)`, its leading axis split over an axis of the mesh.
 
-    It is whole along the other axis. Each process makes what its own devices hold, at
-    once: piece by piece, every operation would be compiled for each device.
+    Along the other axis of the mesh it is replicated. Each process calls `make` once,
+    for all its devices: called for each device, it would be compiled for each.
     """
     sharding = NamedSharding(mesh, PartitionSpec(axis))
-    # What other processes hold is made by them, from the same keys.
+    # Other processes make the rest, from the same keys.
     pieces = sharding.addressable_devices_indices_map((len(index),)).values()
     everything = np.arange(len(index))
     mine = np.unique(np.concatenate([everything[piece] for piece in pieces]))
@@ -108,7 +109,7 @@ def spread(
 
 
 def everywhere(mesh: Mesh | None, value: ArrayLike) -> Array | np.ndarray:
-    """Return the same array on every device, from every process's own copy."""
+    """Return an array replicated on every device; each process has the same copy."""
     value = np.asarray(value)
     if mesh is None:
         return value
@@ -117,20 +118,19 @@ def everywhere(mesh: Mesh | None, value: ArrayLike) -> Array | np.ndarray:
 
 
 def share_threads(mesh: Mesh | None) -> bool:
-    """Tell whether the devices are parts of one processor."""
+    """Tell whether the devices are virtual devices of one CPU."""
     return mesh is not None and mesh.devices.flat[0].platform == "cpu"
 
 
 def budget(max_bytes: int | None, mesh: Mesh | None) -> int:
     """Return the bytes that each device may take, the same in all processes.
 
-    They are `max_bytes`, or a share of what is free, divided among the devices that are
-    parts of one processor, for these have one memory.
+    This is `max_bytes`, or a share of the free memory. Virtual devices of one CPU share
+    a memory, so it is divided among them.
     """
     mine = memory.budget(max_bytes)
     if mesh is None:
         return mine
-    # Devices that are parts of one processor have one memory.
     if share_threads(mesh):
         rank = jax.process_index()
         mine //= sum(device.process_index == rank for device in mesh.devices.flat)
@@ -138,7 +138,7 @@ def budget(max_bytes: int | None, mesh: Mesh | None) -> int:
 
 
 def _least(mesh: Mesh, value: int) -> int:
-    """Return the smallest of the processes' values."""
+    """Return the smallest value of all processes."""
     if processes(mesh) == 1:
         return value
     # float32 counts bytes to seven digits, which a budget does not need.

@@ -18,7 +18,7 @@ from isometry.networks import Network
 def draw_seeds(draw: Callable[[Key], Params], source: PyTree) -> Params:
     """Draw the parameters of every seed, operation by operation.
 
-    Not as one program: the pieces compile once for all schemes.
+    Operations are compiled once for all schemes, a whole program once for each.
     """
     return jax.vmap(draw)(source)
 
@@ -28,13 +28,13 @@ def adjust_seeds(
     params: Params,
     xs: PyTree[Array],
 ) -> Params:
-    """Return stacked parameters as data-driven schemes make them of the inputs.
+    """Return stacked parameters, adjusted to inputs if the scheme is data-driven.
 
-    Seed after seed, on the host.
+    Seeds are adjusted one after another, on the host.
     """
     if not net.data_driven:
         return params
-    # Data-driven schemes look at numbers, so they cannot be vmapped over seeds.
+    # Data-driven schemes branch on values, so they cannot be vmapped over seeds.
     num_seeds = jax.tree.leaves(params)[0].shape[0]
     adjusted = []
     for i in range(num_seeds):
@@ -44,7 +44,7 @@ def adjust_seeds(
 
 
 def spaced(xs: Array, count: int) -> Array:
-    """Return `count` of the examples, evenly from first to last; all if no more."""
+    """Return `count` examples, evenly spaced from first to last, or all if fewer."""
     # Data sets are often sorted by class; the first examples would be of one alone.
     index = jnp.linspace(0, len(xs) - 1, min(count, len(xs)))
     return xs[index.round().astype(jnp.int32)]
@@ -52,13 +52,13 @@ def spaced(xs: Array, count: int) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Seeds:
-    """How the parameters of the seeds of an ensemble are made.
+    """The seeds of an ensemble, and how their parameters are made.
 
     Attributes:
-        source: What they are made from, stacked over seeds: keys, or themselves.
-        count: How many seeds there are.
-        draw: From a key to the parameters of a seed; None if they are given.
-        net: Whose scheme may adjust what is drawn; None if nobody's.
+        source: Keys, or the parameters themselves, stacked over seeds.
+        count: The number of seeds.
+        draw: Maps a key to the parameters of a seed; None if they are given.
+        net: The network whose scheme may adjust what is drawn, or None.
     """
 
     source: PyTree
@@ -68,7 +68,7 @@ class Seeds:
 
     def shapes(self) -> Params:
         """Return the shapes of one seed's parameters."""
-        # Drawing is traced, not run: a seed of a large network may take all memory.
+        # Drawing is traced and not run: one seed may take all memory.
         row = row_shapes(self.source)
         if self.draw is None:
             return row
@@ -85,7 +85,7 @@ class Seeds:
             ) from error
 
     def maker(self, xs: PyTree[Array]) -> Callable[[Int[np.ndarray, " n"]], Params]:
-        """Return the function from the numbers of seeds to their stacked parameters.
+        """Return a function that maps the numbers of seeds to their stacked parameters.
 
         Args:
             xs: All examples, to which a data-driven scheme adjusts parameters.
@@ -108,8 +108,8 @@ def seeds_of(
     params: Params | None,
     sample: Callable[[Key], Params] | None,
 ) -> Seeds:
-    """Find out how parameters are made."""
-    # With both, nobody could say which of them was measured.
+    """Return the seeds that keys, params and sample describe."""
+    # With both it would be unclear which of them is measured.
     if (keys is None) == (params is None):
         came = "neither is given" if keys is None else "both are given"
         raise InputError(
@@ -129,7 +129,7 @@ def seeds_of(
 
 
 def _refuse_params(keys: Key | None) -> None:
-    """Refuse parameters that are written in the place of keys."""
+    """Refuse parameters that are passed in the place of keys."""
     leaves = jax.tree.leaves(keys)
     is_floating = [
         jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
@@ -146,12 +146,12 @@ def _refuse_params(keys: Key | None) -> None:
 
 
 def _given(params: Params, sample: Callable[[Key], Params] | None) -> Seeds:
-    """Take stacked parameters as they are."""
+    """Return the seeds of given, stacked parameters."""
     if sample is not None:
         raise InputError(
             "sample draws parameters from keys, but params are given; leave one out."
         )
-    # A leaf without the axis of seeds would be cut along an axis of its own.
+    # A leaf without an axis of seeds would be sliced along another of its axes.
     leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
     if len(leading) != 1 or not (leading - {(), (0,)}):
         raise InputError(
@@ -172,13 +172,13 @@ def row_shapes(tree: PyTree[Array]) -> PyTree:
 
 
 def taken(a: Array, index: Int[np.ndarray, " n"]) -> Array | np.ndarray:
-    """Return a[index], without a copy where the index runs on.
+    """Return a[index], without a copy if the index is a contiguous range.
 
-    Large parameters are not copied to be measured.
+    So large parameters are not copied.
     """
     first = int(index[0])
     last = int(index[-1])
-    # Padded chunks repeat their last number, so they do not run on.
+    # Padded chunks repeat their last number, so they are no range.
     if len(index) != last - first + 1 or np.any(np.diff(index) != 1):
         return a[index]
     if len(index) == len(a):
@@ -187,13 +187,15 @@ def taken(a: Array, index: Int[np.ndarray, " n"]) -> Array | np.ndarray:
 
 
 def key_parts(key: Key) -> tuple[str | None, Array]:
-    """Return the generator of a key, None for that of old keys, and its bits."""
-    # Old keys are their bits, and know no generator.
+    """Return the name of the generator of a key, and its bits.
+
+    The name is None for raw uint32 keys, which are their own bits.
+    """
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return None, key
     return str(jax.random.key_impl(key)), jax.random.key_data(key)
 
 
 def numbers(leaf: Array) -> Array:
-    """Return an array that NumPy compares: the bits of a key, or the array."""
+    """Return an array that NumPy can compare: the bits of a key, or the array."""
     return key_parts(leaf)[1] if checks.is_key(leaf) else leaf

@@ -1,6 +1,6 @@
-"""Spectra over seeds × inputs, drawn and measured chunk by chunk within a byte budget.
+"""Spectra over seeds × inputs, drawn and measured chunk by chunk in a byte budget.
 
-On one device or many.
+They may be measured on several devices.
 """
 
 import contextlib
@@ -39,15 +39,15 @@ from isometry.measure._target import Target
 from isometry.measure.methods import Footprint, Method
 from isometry.networks import Network
 
-# Bytes of a seed's parameters from which seeds are chunks of their own: a loop over
-# seeds copies each out of the stack, which takes longer than another call. With a tenth
-# of it small networks would be called one by one; with ten times as much a seed of a
-# gigabyte would be copied.
+# If the parameters of a seed have more bytes than this, each seed is a chunk of its
+# own: a loop over seeds copies each out of the stack, which takes longer than another
+# call. With a tenth of it small networks would be measured one by one; with ten times
+# as much a seed of a gigabyte would be copied.
 _LARGE = 2**27
 
-# Without a name: of seeds and of inputs there may be different numbers.
+# The axis has no name, because the numbers of seeds and of inputs may differ.
 Indices: TypeAlias = Int[np.ndarray, " _"]
-# One record, or one a span.
+# One record, or one for each span.
 Spectra: TypeAlias = Spectrum | dict[Span, Spectrum]
 
 
@@ -57,8 +57,8 @@ class Interrupted(KeyboardInterrupt):
     Only the chunk in flight is lost.
 
     Attributes:
-        partial: The `Spectrum` of the leading seeds that are complete at all inputs;
-            None before the first. A dict of them where several spans are measured.
+        partial: The `Spectrum` of the first seeds, as far as they are measured at all
+            inputs; None if no seed is. With a list of spans, a dict of such spectra.
 
     Example:
         >>> net = networks.mlp([4, 4, 4], "tanh")
@@ -80,7 +80,7 @@ class Interrupted(KeyboardInterrupt):
         self._done = done
         self.partial = None
         num_seeds = 0
-        # Seeds of which some inputs are missing would bias every mean over inputs.
+        # A seed that is not measured at all inputs would bias means over inputs.
         if len(done) >= work.columns:
             records = work.assembled(done)
             num_seeds = records[0].log_values.shape[0]
@@ -94,18 +94,19 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What one call has to do.
+    """The work of one call, in chunks.
 
     Attributes:
-        how: What its programs are compiled for.
+        how: The static argument of its compiled programs.
         mesh: The devices, or None.
-        make: From the numbers of seeds to their stacked parameters.
-        source: What parameters are made from: keys, or themselves.
+        make: Maps the numbers of seeds to their stacked parameters.
+        source: Keys, or the parameters themselves, stacked over seeds.
         xs: All examples.
         bits: The bits of the key, or None.
-        counts: How many seeds and inputs there are.
-        steps: The seeds and inputs of each chunk, seed by seed.
-        is_single: Whether one span was asked for, and not a list.
+        counts: The numbers of seeds and of inputs.
+        steps: For each chunk the numbers of its seeds and of its inputs. Inputs vary
+            fastest.
+        is_single: Whether one span was asked for, and not a list of spans.
     """
 
     how: How
@@ -120,14 +121,22 @@ class _Work:
 
     @property
     def columns(self) -> int:
-        """How many chunks make one set of seeds complete."""
+        """The number of chunks with the same seeds, which hold all inputs together."""
         first_seeds, _ = self.steps[0]
         return sum(seeds is first_seeds for seeds, _ in self.steps)
 
     def measured(
         self, before: list[tuple[Spectrum, ...]], report: Report
     ) -> list[tuple[Spectrum, ...]]:
-        """Return the chunks before and those that are measured now."""
+        """Measure the remaining chunks.
+
+        Args:
+            before: The results of the chunks that are measured already.
+            report: Called with the numbers of Jacobians done and in all.
+
+        Returns:
+            The results of all chunks, each with a record for each span.
+        """
         done = list(before)
         drawn_seeds = params = None
         try:
@@ -144,7 +153,7 @@ class _Work:
         return done
 
     def _num_measured(self, num_chunks: int) -> int:
-        # Chunks may be padded, by repeating their last number.
+        # Chunks may be padded by repeating their last number.
         steps = self.steps[:num_chunks]
         return sum(len(set(seeds)) * len(set(inputs)) for seeds, inputs in steps)
 
@@ -190,7 +199,7 @@ class _Work:
         return _devices.spread(self.mesh, _devices.AXES[axis], index, make=make)
 
     def assembled(self, done: list[tuple[Spectrum, ...]]) -> tuple[Spectrum, ...]:
-        """Return the chunks as one spectrum a span, of the seeds that are complete."""
+        """Join chunks to one spectrum for each span, of the seeds that are complete."""
         num_seeds, num_inputs = self.counts
         rows = []
         for start in range(0, len(done) - self.columns + 1, self.columns):
@@ -211,7 +220,7 @@ class _Work:
                 break
 
     def by_span(self, records: tuple[Spectrum, ...]) -> Spectra:
-        """Return the one record that was asked for, or a dict of them."""
+        """Return the record of a single span, or a dict of records by span."""
         if self.is_single:
             return records[0]
         spans = [target.span for target in self.how.targets]
@@ -279,8 +288,8 @@ def ensemble(
     """Measure the spectra of the Jacobians at every seed and input.
 
     Of a network whose derivatives can be exactly zero (relu), a large Jacobian is
-    formed from its live units alone; values that this shows to be zero are zero
-    exactly. Runs on the host.
+    formed from its active units alone, and the other singular values are exactly zero.
+    Runs on the host.
 
     Args:
         f: A `Network`, any f(params, x), or a list of such blocks applied in turn. What
@@ -408,7 +417,7 @@ def _first(tree: PyTree) -> PyTree:
 def _resumed(
     stopped: Interrupted, work: _Work
 ) -> tuple[_Work, list[tuple[Spectrum, ...]]]:
-    """Return the work that was stopped and its chunks, if it is this one."""
+    """Return the interrupted work and its results, if it is that of the same call."""
     if not isinstance(stopped, Interrupted):
         raise InputError(
             f"resume={checks.show(stopped)} is not an isometry.Interrupted; write "
@@ -424,7 +433,7 @@ def _resumed(
             (old.source, old.xs, old.bits),
             (work.source, work.xs, work.bits),
         )
-        # A scheme, or a sample, is known by what it draws.
+        # Schemes and samples are compared by what they draw.
         and _equal(old.make(first), work.make(first))
     )
     if not same_call:
@@ -436,7 +445,7 @@ def _resumed(
 
 
 def _without_chunks(how: How) -> How:
-    """Forget the directions at a time, which as the steps depend on the free memory."""
+    """Drop the number of directions at a time, which depends on the free memory."""
     targets = tuple(replace(target, chunk=None) for target in how.targets)
     return replace(how, targets=targets)
 
@@ -452,7 +461,7 @@ def _equal(one: PyTree, other: PyTree) -> bool:
 
 @contextlib.contextmanager
 def _naming(seeds: Indices, inputs: Indices) -> Iterator[None]:
-    """Name the chunk in whatever is raised inside."""
+    """Add a note that names the chunk to whatever is raised inside."""
     try:
         yield
     except Exception as error:
@@ -464,7 +473,7 @@ def _naming(seeds: Indices, inputs: Indices) -> Iterator[None]:
 
 
 def _inputs(f: Map, xs: PyTree[Array] | None) -> tuple[PyTree[Array], int]:
-    """Return the examples as arrays, and how many there are."""
+    """Return the examples as arrays, and their number."""
     if xs is None:
         raise InputError(
             "xs is missing; write xs=(inputs, *x.shape), one row an example."
@@ -475,11 +484,11 @@ def _inputs(f: Map, xs: PyTree[Array] | None) -> tuple[PyTree[Array], int]:
         xs = checks.array("xs", xs)
     leaves = jax.tree.leaves(xs)
     came = ", ".join(f"{leaf.dtype} of shape {leaf.shape}" for leaf in leaves)
-    # All leaves of one example must be there for all examples.
+    # All leaves must have the same number of examples.
     lengths = {leaf.shape[:1] for leaf in leaves}
     if len(lengths) != 1 or not (lengths - {(), (0,)}):
         raise InputError(f"xs is {came}; it must be one example a row, not empty.")
-    # A network says what it takes in its own words, before it is traced.
+    # Checked before a trace, whose error would not name the shape that is expected.
     if isinstance(f, Network) and f.input_shape not in (None, leaves[0].shape[1:]):
         raise InputError(
             f"xs has shape {leaves[0].shape}; this network takes rows of shape "
@@ -502,20 +511,20 @@ def _planned(
 ) -> tuple[tuple[Target, ...], list[tuple[Indices, Indices]]]:
     """Cut the work into chunks that fit the budget.
 
-    A device takes what fits its budget; a chunk is as much on each.
+    A chunk has as many seeds and inputs on each device as fit its budget.
 
     Args:
         targets: The spans.
         method: How they are measured.
         params: Shapes of one seed's parameters.
         x: Shape of one example.
-        max_bytes: What the user asked for, or None.
+        max_bytes: The budget of the user, or None.
         mesh: The devices, or None.
-        counts: How many seeds and inputs there are.
+        counts: The numbers of seeds and of inputs.
 
     Returns:
-        The targets with the directions taken at a time, and the numbers of the seeds
-        and inputs of each chunk, seed by seed.
+        The targets with the number of directions at a time; and for each chunk the
+        numbers of its seeds and of its inputs.
     """
     footprints = _cost.footprints(targets, method, params, x=x)
     num_bytes = memory.tree_bytes(params)
@@ -543,16 +552,16 @@ def _sizes(
     num_bytes: int,
     each: Sequence[int],
 ) -> tuple[int, int]:
-    """Return the seeds and inputs of a chunk that fit; one of each does.
+    """Return how many seeds and inputs of a chunk fit, at least one of each.
 
     Args:
         budget: Bytes that a device may take.
         footprint: Bytes of the inputs of one seed.
         num_bytes: Bytes of a seed's parameters.
-        each: How many seeds and inputs a device has in all.
+        each: The numbers of seeds and inputs of one device in all chunks.
 
     Returns:
-        Seeds and inputs of a chunk on one device.
+        The numbers of seeds and inputs of a chunk on one device.
     """
     num_seeds, num_inputs = each
     free = budget - footprint.shared
@@ -578,7 +587,7 @@ def _joined(
     axis: int,
     keep: int,
 ) -> tuple[Spectrum, ...]:
-    """Return the parts side by side, without what pads the last of them."""
+    """Concatenate parts along a batch axis, and drop the padding of the last one."""
 
     def of_leaves(*arrays: np.ndarray) -> np.ndarray:
         # On the host, where results of all devices come together.
@@ -593,8 +602,8 @@ def _require_finite(
     seeds: Indices,
     inputs: Indices,
 ) -> None:
-    """Name the first Jacobian that is not finite."""
-    # The first one is enough to find the fault; the number says whether it is alone.
+    """Refuse Jacobians that are not finite, and name the first."""
+    # The number of others says whether the first is an exception.
     bad = np.argwhere(np.isnan(part.log_values).any(-1))
     if len(bad) == 0:
         return

@@ -1,4 +1,4 @@
-"""A user's f as programs know it: what makes two of them equal, and its one output."""
+"""The f of a user: when two of them share a compiled program, and its one output."""
 
 import contextlib
 import hashlib
@@ -21,14 +21,14 @@ Map = Callable[[Params, PyTree], PyTree]
 
 
 class Reference:
-    """A function to be compared by, not kept alive by the programs compiled for it.
+    """A hashable, weak reference to a function, for programs compiled for it.
 
-    A user's function may close over parameters of any size. As for `jax.jit`, it must
-    be a function of its arguments alone.
+    A user's function may close over large parameters, which caches of programs must not
+    keep alive. As for `jax.jit`, it must be a function of its arguments alone.
     """
 
     def __init__(self, f: Map):
-        # At first as for what can neither be hashed nor be referred to weakly.
+        # The default, for objects that allow no weak reference.
         self._get: Callable[[], Map | None] = lambda: f
         self._identity: Hashable = f
         if not _is_hashable(f):
@@ -38,7 +38,8 @@ class Reference:
             # Networks are equal by architecture, and hold no parameters.
             pass
         elif inspect.ismethod(f):
-            # A bound method is made anew by each look at it, and gone at once.
+            # Each access makes a new bound method, and a plain weak reference to it
+            # would be dead at once.
             self._get = self._identity = weakref.WeakMethod(f)
         else:
             with contextlib.suppress(TypeError):
@@ -73,15 +74,15 @@ def _is_hashable(f: Map) -> bool:
 class Program:
     """The jaxpr of a function, called as `program((constants, params), x)`.
 
-    Two are equal if they read the same. What the function closes over is passed as an
-    argument: one compiled program serves all closures, and never measures what a
-    function closed over before.
+    Two programs are equal if their jaxprs print the same. What the function closes over
+    is passed as an argument, so that one compiled program serves all closures, and a
+    changed closure is measured as it is now.
 
     Attributes:
         reference: The function.
-        output: Which of its outputs is meant.
-        closed: The jaxpr with what the function closes over; None once it has been
-            examined, for caches to keep the program alone.
+        output: Which of its outputs is measured: an index, a key, or None.
+        closed: The jaxpr with what the function closes over. It is set to None once the
+            target is examined, so that caches do not keep those arrays alive.
     """
 
     closed: core.ClosedJaxpr | None
@@ -105,7 +106,7 @@ class Program:
         return y
 
     def of_output(self, params: Params, x: PyTree) -> PyTree:
-        """Call the function itself."""
+        """Call the function itself, and return the output that is measured."""
         return picked(self.reference(params, x), self.output)
 
     def __eq__(self, other: object) -> bool:
@@ -123,7 +124,7 @@ def traced(
     """Return the jaxpr of f at full matmul precision, and the shape of its output."""
 
     def anew(params: Params, x: PyTree) -> PyTree:
-        # JAX remembers traces by function, so this one is new each time.
+        # JAX caches traces by function, so a new one makes it trace again.
         return f(params, x)
 
     with precision.full():
@@ -153,25 +154,25 @@ def version(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
 
 
 def _unsaid(jaxpr: core.Jaxpr, reference: Reference) -> Hashable:
-    """Return what the words of a jaxpr do not say.
+    """Return what must be equal beside the printed jaxprs.
 
-    Of a derivative that a function brings, the words tell the name alone; so programs
-    with such rules are equal only if their function is the same. Arrays closed over
-    inside loops are compared by identity.
+    Of a custom derivative rule only the name is printed, so programs with such rules
+    are equal only if their functions are. Arrays that are closed over inside loops are
+    compared by identity.
     """
-    # custom_jvp_call, custom_vjp_call, and what their names become in other versions.
+    # custom_jvp_call, custom_vjp_call, and their names in other versions of JAX.
     names = {eqn.primitive.name for eqn in jaxprs.equations(jaxpr)}
     has_rules = any(name.startswith("custom_") for name in names)
     blank = [None] * len(jaxpr.constvars)
-    # Numbers of no axis stand in the words themselves.
+    # Scalars are printed.
     numbers = jaxprs.constants(core.ClosedJaxpr(jaxpr, blank))
     arrays = tuple(id(number) for number in numbers if np.ndim(number) > 0)
     return arrays, reference if has_rules else None
 
 
 def picked(y: PyTree, output: int | str | None) -> PyTree:
-    """Return the output that is meant: `y[output]`, `y`, or the first of a tuple."""
-    # Networks that return something beside their output put it behind.
+    """Return the measured output: `y[output]`, or the first of a tuple, or `y`."""
+    # Networks with auxiliary results return them after their output.
     if output is None:
         if isinstance(y, (tuple, list)) and y:
             return y[0]
@@ -185,7 +186,7 @@ def picked(y: PyTree, output: int | str | None) -> PyTree:
 
 
 def require_array(y: PyTree) -> jax.ShapeDtypeStruct:
-    """Require one real floating array, by its shape."""
+    """Require that the output, given by its shape, is one real floating array."""
     if not hasattr(y, "dtype"):
         raise InputError(
             f"f returns {_outputs(y)}; it must return one array. Write output=, an "

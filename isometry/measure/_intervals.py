@@ -1,4 +1,4 @@
-"""Intervals of what a quadrature estimates."""
+"""Confidence intervals of the statistics that a quadrature estimates."""
 
 import math
 from collections.abc import Callable
@@ -15,9 +15,10 @@ from isometry.linalg._lanczos import norm_excess
 if TYPE_CHECKING:
     from isometry.measure._record import Spectrum
 
-# The share of the error probability of a stable rank that its s_max takes. The bound on
-# s_max grows as the logarithm of it: with a tenth the interval would be wider by a
-# thousandth, with ten times more a fifth of the error would go where it buys nothing.
+# The share of the error probability of a stable rank that is spent on s_max. The bound
+# on s_max depends on its logarithm: with a tenth of it the interval is wider by a
+# thousandth, with ten times more the other bound has a fifth less of the error
+# probability.
 _SHARE = 0.02
 
 Measure: TypeAlias = "Callable[[Spectrum], Array]"
@@ -25,7 +26,7 @@ Ends: TypeAlias = tuple[Array, Array]
 
 
 def of_measure(sp: "Spectrum", measure: Measure, level: float) -> Ends:
-    """Bound a function of the measure that does not ask for the largest node."""
+    """Bound a function of the measure that does not depend on the largest node."""
     value = measure(sp)
     rules = sp.quadrature
     if rules is None:
@@ -37,13 +38,13 @@ def of_measure(sp: "Spectrum", measure: Measure, level: float) -> Ends:
     reach = _t_quantile(level, _probes(sp)) * _standard_error(sp, measure)
     low = jnp.maximum(jnp.minimum(by_gauss, by_radau) - reach, 0)
     high = jnp.maximum(by_gauss, by_radau) + reach
-    # What is NaN of a quadrature is no number of the rules' nodes either.
+    # A statistic that is NaN for the quadrature has no interval.
     is_unknown = jnp.isnan(value)
     return jnp.where(is_unknown, jnp.nan, low), jnp.where(is_unknown, jnp.nan, high)
 
 
 def of_largest(sp: "Spectrum", level: float) -> Ends:
-    """Bound s_max: by the largest node, and by what so many steps may miss."""
+    """Bound s_max: by the largest node, and by the most that the steps may miss."""
     log_low, log_high = _log_largest(sp, level)
     return jnp.exp(log_low), jnp.exp(log_high)
 
@@ -72,7 +73,7 @@ def _log_largest(sp: "Spectrum", level: float) -> Ends:
     rules = sp.quadrature
     if rules is None:
         return log_top, log_top
-    # Of the products with J: the constant of `linalg.extreme_singular_values`.
+    # Rounding of products with J, as in `linalg.extreme_singular_values`.
     longest = sp.size + sp.structural_zeros
     rounding = 4 * math.sqrt(longest) * float(jnp.finfo(log_top.dtype).eps)
     factor = norm_excess(sp.size, rules.steps, probes=_probes(sp), level=level)
@@ -81,9 +82,10 @@ def _log_largest(sp: "Spectrum", level: float) -> Ends:
 
 
 def _standard_error(sp: "Spectrum", measure: Measure) -> Array:
-    """Return the jackknife's standard error, of leaving out a probe at a time.
+    """Return the jackknife standard error, which leaves out one probe at a time.
 
-    It is that of a mean for a moment, and serves functions of moments too.
+    For a moment it is the standard error of a mean; it is valid for functions of
+    moments too.
     """
     rules = _rules(sp)
     probes = _probes(sp)
@@ -104,7 +106,10 @@ def _standard_error(sp: "Spectrum", measure: Measure) -> Array:
 
 
 def _joined(sp: "Spectrum", log_values: Array, weights: Array) -> "Spectrum":
-    """Return the mean measure of the probes, unsorted, as if nodes were values."""
+    """Return the mean measure of the probes as a spectrum without quadrature.
+
+    The nodes are not sorted.
+    """
     batch = log_values.shape[:-2]
     return replace(
         sp,
@@ -124,7 +129,7 @@ def _probes(sp: "Spectrum") -> int:
 
 
 def _t_quantile(level: float, probes: int) -> float:
-    """Return how many standard errors a two-sided interval reaches."""
+    """Return how many standard errors a two-sided t interval reaches to each side."""
     # Imported here: scipy.stats takes longer to load than the rest of the package.
     from scipy import stats
 

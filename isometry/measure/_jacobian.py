@@ -1,4 +1,4 @@
-"""From f(params, x) to its dense Jacobian, at full precision throughout."""
+"""The function `jacobian`: the dense Jacobian of f(params, x), at full precision."""
 
 import functools
 
@@ -18,8 +18,9 @@ from isometry.measure._progress import Progress, Report
 from isometry.measure._spans import Span
 from isometry.measure._target import Target
 
-# Parts in which a Jacobian is formed when somebody watches: enough to see it move, few
-# enough that f, which is linearized anew for each, costs little beside its directions.
+# The number of parts in which a Jacobian is formed to report progress. With a tenth the
+# report would hardly move; with ten times more, f would be linearized ten times as
+# often, once for each part, which costs time beside its directions.
 _PARTS = 20
 
 
@@ -91,7 +92,7 @@ def jacobian(
             _diagnosis.warn_if_zero(target, params, x, is_zero=is_zero)
             return matrix
         matrix, num_bad, is_zero = _formed(target, params, x)
-    # Counted inside the program: outside, each operation would be compiled for itself.
+    # Counted inside the program: outside, each operation would be compiled alone.
     if not checks.is_traced(num_bad) and num_bad:
         raise InputError(
             f"the Jacobian holds {int(num_bad)} values that are NaN or infinite."
@@ -117,9 +118,9 @@ def in_parts(
     x: PyTree,
     report: Report,
 ) -> Float[Array, "m n"]:
-    """Form a Jacobian part by part, and tell how many directions are done."""
+    """Form a Jacobian in parts, and report how many directions are done."""
     m, n = target.shape
-    # Forward mode makes columns, one an input; reverse mode rows, one an output.
+    # Forward mode gives a column for each input, reverse mode a row for each output.
     by_columns = goes_forward(target)
     total = n if by_columns else m
     if target.layered:
@@ -142,7 +143,7 @@ def in_parts(
 
 
 def goes_forward(target: Target) -> bool:
-    """Tell whether directions are inputs, and not outputs."""
+    """Tell whether the Jacobian is formed in forward mode, by columns."""
     if target.forward_only or target.reverse_only:
         return target.forward_only
     m, n = target.shape
@@ -162,7 +163,7 @@ def _part(
     with precision.full():
         g, point = target.vector_map(params, x)
         if forward:
-            # A map of some inputs alone, whose whole Jacobian is these columns.
+            # The Jacobian with respect to a slice of the inputs is these columns.
             some = jax.lax.dynamic_slice(point, (first,), (size,))
 
             def of_some(z: Array) -> Array:

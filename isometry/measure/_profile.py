@@ -30,12 +30,12 @@ _STATISTICS: dict[str, Statistic] = {
     "s_max": lambda spectrum: spectrum.values[..., 0],
 }
 
-# Size, growth, shape and rank: the four questions that a profile answers.
+# The size, largest value, shape and rank of a spectrum.
 _DEFAULT = ("mean_square", "s_max", "log_spread", "zero_fraction")
 
-# Arrays of the Jacobians' size while they are made and factorized: two orders of axes,
-# and LAPACK's copies. With ten times less the machine would run out of memory; with ten
-# times more, inputs would be measured one by one that fit side by side.
+# Copies of the Jacobians while they are computed and factorized: two orders of axes,
+# and those of LAPACK. With a tenth of it a measurement could run out of memory; with
+# ten times more, inputs that fit at once would be measured one by one.
 _COPIES = 6
 
 # Rows of a table on a screen.
@@ -47,12 +47,13 @@ class Profile:
     """Spectra of a network from point to point, as `profile` measures them.
 
     Attributes:
-        points: Names of the points, in the order of the computation, one a spectrum:
-            where a suffix or a block starts, or where a prefix ends.
+        points: The name of the point of each span, in the order of the computation: its
+            first point, or toward "input" its last.
         toward: "output", "input" or "next".
-        spans: The ends of each span.
-        spectra: The spectrum of each span, with batch axes (seeds, inputs).
-        statistics: Of each statistic the values, of shape (seeds, inputs, points).
+        spans: The first and last point of each span.
+        spectra: For each point, the spectrum of its span, with batch axes (seeds,
+            inputs).
+        statistics: For each statistic its values, of shape (seeds, inputs, points).
 
     Example:
         >>> net = networks.mlp([32] * 6, "tanh", "orthogonal", sigma_w=1.0)
@@ -141,19 +142,20 @@ def profile(
             index). "end_to_end" is ("input", "output").
         toward: "output": from each point to the end of the span. "input": from the
             start of the span to each point. "next": from each point to the next one.
-        points: Names of points within the span. Default: pre-activations of weight
-            layers, and the stream behind each branch, where all paths meet; and the
-            states of a recurrence. If there are none, the pre-activations of all weight
-            layers.
+        points: Names of points within the span. The default is those pre-activations
+            and sums of residual branches that lie on every path to the output, and the
+            states of a recurrence. If there are none, it is the pre-activations of all
+            weight layers.
         statistics: Names of statistics of a `Spectrum`: "mean_square", "s_max", or a
             method without arguments. Or a mapping from names to functions.
-        dtype: Of the measurement; default that of params and xs, at least float32.
+        dtype: The dtype of the measurement. The default is that of params and xs, at
+            least float32.
 
     Returns:
         The spectra and their statistics.
 
     Raises:
-        InputError: Both or neither of keys and params; a span that is none; unknown
+        InputError: Both or neither of keys and params; not a span; unknown
             points or statistics; "next" at a point that some path leads around; a
             function without the derivative that is needed; a Jacobian that is not
             finite.
@@ -188,8 +190,8 @@ def profile(
     chunk = _inputs_at_once(spans, run)
     parts = []
     for _, drawn in run.chunks():
-        # With BLAS's own threads, factorizations of order 256 took 25 times as long on
-        # two busy cores.
+        # With threads of BLAS, factorizations of order 256 took 25 times as long on two
+        # busy cores.
         with blas.single_threaded():
             part = _log_values(
                 spans,
@@ -211,7 +213,8 @@ def profile(
             own = log_values[:, :, position]
             _require_finite(own, *ends[name])
             spectra[name] = _record(own, shape, span=ends[name], eps=eps)
-        # Statistics of all points at once: one by one, a deep network takes seconds.
+        # All points of a shape at once, because one by one takes seconds in a deep
+        # network.
         ends_of_all = (plan.first.name, plan.last.name)
         of_all = _record(log_values, shape, span=ends_of_all, eps=eps)
         for statistic, function in functions.items():
@@ -278,14 +281,14 @@ def _default(
     known: list[str],
     toward: str,
 ) -> list[str]:
-    """Return where a user looks first: the stream, and the state of a recurrence."""
+    """Return the default points: the stream, and the states of a recurrence."""
     layers = [name for name in known if _spans.is_layer(name)]
     stream = [*layers, *(name for name in known if name.endswith(":sum"))]
-    # Inside the steps of a recurrence ("@") its states say all.
+    # Points inside the steps of a recurrence ("@") are left out; its states are in.
     meeting = [name for name in stream if anatomy.cuts(name) and "@" not in name]
     states = [name for name in known if _spans.state(name)]
     if toward == "next":
-        # From a state on, the states are a chain, though x enters at each of them.
+        # If the span starts at a state, all later states are a chain.
         return states if _spans.state(known[0]) else meeting
     return meeting + states or layers
 
@@ -294,10 +297,10 @@ def _require_chain(
     anatomy: Anatomy,
     names: list[str],
 ) -> None:
-    """Refuse blocks one of which some path leads around."""
+    """Refuse inner points that do not lie on every path from x to the output."""
     around = [name for name in names[1:-1] if not anatomy.cuts(name)]
     states = {_spans.state(name) for name in anatomy.points} - {None}
-    # The one state of a recurrence is all that its later steps know of the earlier.
+    # A single state is all that later steps of a recurrence read of earlier ones.
     is_recurrent = len(states) == 1 and all(map(_spans.state, names[:-1]))
     ends_in_chain = _spans.state(names[-1]) or anatomy.cuts(names[-2])
     if not around or (is_recurrent and ends_in_chain):
@@ -330,7 +333,7 @@ def _inputs_at_once(
     spans: Spans,
     run: _points.Run,
 ) -> int:
-    """Return how many inputs are measured side by side."""
+    """Return how many inputs of a seed are measured at once."""
     itemsize = np.dtype(spans.plan.dtype).itemsize
     shapes = spans.shapes().values()
     entries = sum(map(math.prod, shapes))
@@ -353,7 +356,12 @@ def _log_values(
     params: Params,
     xs: PyTree[Array],
 ) -> dict[str, Array]:
-    """Measure some seeds: ln s, of shape (seeds, inputs, spans, size), by shape."""
+    """Measure a chunk of seeds.
+
+    Returns:
+        For each shape of Jacobians by its label, ln s of shape (seeds, inputs, spans,
+        size).
+    """
 
     def of_input(
         params: Params,
@@ -377,13 +385,14 @@ def _record(
     span: tuple[str, str],
     eps: float | None,
 ) -> Spectrum:
-    """Return the record of dense Jacobians whose ln s are known.
+    """Return the record of Jacobians from the ln s of their SVDs.
 
     Args:
         log_values: (..., size), descending.
-        shape: Of one Jacobian.
-        span: Where they start and end.
-        eps: What f rounds to; None where that is the dtype's own.
+        shape: The shape of one Jacobian.
+        span: The first and last point.
+        eps: The relative rounding of f, if it is coarser than that of the dtype; None
+            otherwise.
     """
     m, n = shape
     log_floor = precision.svd_log_floor(m, n, log_values.dtype)

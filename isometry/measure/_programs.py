@@ -1,12 +1,11 @@
-"""Compiled programs over seeds × inputs: in threads of one processor, or on a mesh.
+"""Runs compiled programs over seeds × inputs: in threads of a CPU, or on a mesh.
 
-A `Program` is a function of what it is compiled for and of three trees of arrays. Its
-results are arrays with leading axes (seeds, inputs), so that a call may be cut along
-both axes, and the pieces computed apart.
+A `Program` is a function of a static argument and of three trees of arrays. Its results
+are arrays with leading axes (seeds, inputs), so that a call can be cut along both axes.
 
-Factorizations of one program run one after another on a CPU
-(`linalg._factorizations`); those of several programs do not. So on a CPU a call is cut
-into pieces of one shape, which share one compilation, and threads take them in turn.
+Factorizations of one program run one after another on a CPU (`linalg._factorizations`),
+those of several programs in parallel. So on a CPU a call is cut into pieces of the same
+shape, which share one compiled program and are computed by a pool of threads.
 """
 
 import concurrent.futures
@@ -25,7 +24,7 @@ from jaxtyping import Array, PyTree
 from isometry._internal import blas, checks, compilation, memory
 from isometry.measure import _devices
 
-# Of what it is compiled for, and of the three fields of `Arguments`.
+# Takes its static argument, and the three fields of `Arguments`.
 Program = Callable[..., PyTree[Array]]
 
 # Seconds that a call of a compiled program takes beside its computation. A tenth of it
@@ -45,7 +44,7 @@ _COPYING = 4e9
 # calls that end in a millisecond are cut; at ten times the rate one of 20 ms is not.
 _RATE = 1e9
 
-# Multiply-adds that a matrix takes beside its own: 320 of 3 × 4 took 0.4 ms.
+# Multiply-adds in the overhead of each matrix: 320 matrices of 3 × 4 took 0.4 ms.
 _SMALLEST = 1e3
 
 
@@ -64,7 +63,7 @@ class Arguments(NamedTuple):
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many seeds and inputs there are."""
+        """The numbers of seeds and of inputs."""
         seeds, inputs = jax.tree.leaves(self.by_seed), jax.tree.leaves(self.by_input)
         return len(seeds[0]), len(inputs[0])
 
@@ -79,21 +78,21 @@ def run(
 ) -> PyTree[np.ndarray]:
     """Run a program over all seeds and inputs.
 
-    BLAS is limited to one thread for the length of the call where it runs on a CPU.
+    On a CPU, BLAS is limited to one thread during the call.
 
     Args:
-        program: The function to compile, hashable as `static` is: it is compiled once
-            for both, and for the shapes of a piece.
-        static: What the program is compiled for, its first argument.
+        program: The function to compile, hashable. It is compiled once for each
+            `static` and each set of shapes.
+        static: Its first argument, hashable.
         arguments: The arrays of its other arguments.
         mesh: Devices by `_devices.arranged`, on which `arguments` lie; None for the
             default device.
-        operations: Multiply-adds of factorizing what one seed at one input makes, m n²
-            of an m × n matrix with m >= n. They decide into how many pieces the call is
-            cut. A call of zero operations is one piece.
+        operations: Multiply-adds of the factorizations for one seed at one input: m n²
+            for an m × n matrix with m >= n. They decide into how many pieces the call
+            is cut. With 0 it is one piece.
 
     Returns:
-        The results in NumPy arrays, complete in every process.
+        The results as NumPy arrays, all of them in every process.
     """
     with _limited_blas(mesh):
         if mesh is not None:
@@ -128,7 +127,7 @@ def _compiled(
         mesh=mesh,
         in_specs=(PartitionSpec(seeds), PartitionSpec(inputs), PartitionSpec()),
         out_specs=PartitionSpec(seeds, inputs),
-        # A user's function, which may be in the program, knows nothing of a mesh.
+        # The program may contain a user's function, which was not written for a mesh.
         check_vma=False,
     )
     results = over_devices(*arguments)
@@ -165,7 +164,7 @@ def _in_threads(
         try:
             results = [future.result() for future in futures]
         except BaseException:
-            # After an interrupt only the pieces that have begun are waited for.
+            # After an interrupt, pieces that have not started are dropped.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     _, by_input = parts
@@ -175,7 +174,7 @@ def _in_threads(
 
 
 def _pieces(arguments: Arguments, parts: tuple[int, int]) -> Iterator[Arguments]:
-    """Cut along both axes into so many equal parts, seed by seed."""
+    """Cut along both axes into these numbers of equal parts; inputs vary fastest."""
     for by_seed in _cut(arguments.by_seed, parts[0]):
         for by_input in _cut(arguments.by_input, parts[1]):
             yield Arguments(by_seed, by_input, arguments.shared)
@@ -203,7 +202,7 @@ def _joined(trees: list[PyTree[np.ndarray]], axis: int) -> PyTree[np.ndarray]:
 
 
 def _parts(arguments: Arguments, operations: float) -> tuple[int, int]:
-    """Choose into how many parts each axis is cut, so that the threads end soonest."""
+    """Choose into how many parts to cut each axis, for the shortest duration."""
     num_threads = _num_cores()
     if jax.default_backend() != "cpu" or num_threads == 1:
         return 1, 1
@@ -211,26 +210,26 @@ def _parts(arguments: Arguments, operations: float) -> tuple[int, int]:
     if operations == 0:
         return 1, 1
     seconds = num_seeds * num_inputs * (operations + _SMALLEST) / _RATE
-    # A loop over seeds takes a copy of each, which a piece of one seed does without.
+    # A loop over seeds copies each of them. A piece of one seed has no loop.
     copying = memory.tree_bytes(arguments.by_seed) / _COPYING
 
     def duration(parts: tuple[int, int]) -> float:
         by_seed, by_input = parts
         num_pieces = by_seed * by_input
-        num_turns = math.ceil(num_pieces / num_threads)
+        num_rounds = math.ceil(num_pieces / num_threads)
         starting = _STARTING if num_pieces > 1 else 0.0
         of_one_piece = seconds / num_pieces + _CALL
         if by_seed < num_seeds:
             of_one_piece += copying / by_seed
-        return starting + num_turns * of_one_piece
+        return starting + num_rounds * of_one_piece
 
     choices = [
         (by_seed, by_input)
         for by_input in _divisors(num_inputs)
         for by_seed in reversed(_divisors(num_seeds))
     ]
-    # Of equal choices the first: seeds are cut before inputs, those of one seed being
-    # one wide product.
+    # Of equal choices the first: seeds are cut before inputs, because the inputs of one
+    # seed share wide products.
     return min(choices, key=duration)
 
 

@@ -1,4 +1,4 @@
-"""How far a measurement is, told to the caller or by a bar."""
+"""Reports progress to a function of the caller, or by a bar."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,8 +13,8 @@ Progress: TypeAlias = bool | Report | None
 
 @contextlib.contextmanager
 def reporter(progress: Progress, what: str) -> Iterator[Report]:
-    """Yield a function of (done, total): the caller's, a bar's, or one of no effect."""
-    # True is not callable, so a function is told from a wish for a bar.
+    """Yield a function of (done, total): the caller's, a bar, or one without effect."""
+    # True is not callable, so a function comes first.
     if callable(progress):
         yield progress
     elif progress is True:
@@ -30,15 +30,15 @@ def reporter(progress: Progress, what: str) -> Iterator[Report]:
 
 
 def _silent(done: int, total: int) -> None:
-    """Tell nobody."""
+    """Do nothing."""
 
 
 @contextlib.contextmanager
 def _bar(what: str) -> Iterator[Report]:
-    """Draw a bar on stderr, if that is a terminal."""
+    """Yield a function that draws a bar on stderr, if that is a terminal."""
     rich = checks.extra("rich.progress", "cli")
     console = checks.extra("rich.console", "cli").Console(stderr=True)
-    # In a file or a pipe a bar is a thousand lines.
+    # In a file or a pipe each update of a bar would be a line.
     is_hidden = not console.is_terminal
     with rich.Progress(console=console, transient=True, disable=is_hidden) as bar:
         task = bar.add_task(what, total=None)

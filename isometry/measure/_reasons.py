@@ -1,9 +1,9 @@
-"""Why a statistic of a spectrum is not known, in sentences."""
+"""Why a statistic of a spectrum is NaN, in sentences."""
 
 from isometry._internal import checks
 
-# What the nodes of a quadrature do not tell, and what to write to learn it. A statistic
-# of another name is an estimate with an interval.
+# For each statistic that the nodes of a quadrature do not determine: what it depends
+# on, and what to write instead. All other statistics are estimates with an interval.
 _NOT_KNOWN = {
     "zero_fraction": ("how many values are zero", "method='dense'"),
     "condition_number": ("the smallest value", "method='dense'"),
@@ -35,7 +35,7 @@ STATISTICS = (
 
 
 def of_quadrature(statistic: str, variable: str, method: object) -> str | None:
-    """Say why a quadrature does not know a statistic; None where it estimates it."""
+    """Say why a quadrature does not determine a statistic; None if it estimates it."""
     checks.one_of("statistic", statistic, STATISTICS)
     unknown = _NOT_KNOWN.get(statistic)
     if statistic == "moment" and variable == "log_s":

@@ -1,4 +1,4 @@
-"""The measured spectrum: a measure on [0, ∞), and what is known of it."""
+"""The measured spectrum: a measure on [0, ∞), and its statistics."""
 
 import functools
 import inspect
@@ -22,10 +22,10 @@ from isometry.measure.methods import Dense, Method
 
 VARIABLES = ("lam", "s", "log_s")
 
-# Of s, in the variable's own unit.
+# The power of s that a variable is.
 _POWER = {"lam": 2.0, "s": 1.0}
 
-# What `Spectrum.interval` bounds.
+# The statistics that `Spectrum.interval` bounds.
 _INTERVALS = (
     "moment",
     "s_max",
@@ -34,11 +34,11 @@ _INTERVALS = (
     "effective_rank",
 )
 
-# Nearer to 1 the quantile of Student's t loses its digits in float64.
+# Nearer to 1, quantiles of Student's t lose their digits in float64.
 _HIGHEST_LEVEL = 1 - 1e-12
 
-# One number for each matrix of the batch, for each node of it, or at each point of a
-# grid.
+# An array with one number for each matrix of the batch; and with a last axis for its
+# nodes, or for the points of a grid.
 PerMatrix: TypeAlias = Float[Array, "..."]
 PerNode: TypeAlias = Float[Array, "... nodes"]
 PerPoint: TypeAlias = Float[Array, "... points"]
@@ -52,7 +52,7 @@ R = TypeVar("R")
 
 
 def _statistic(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a method public, computed in the dtype of its record.
+    """Make a method public, and compute it in the dtype of its record.
 
     A float64 spectrum is read as well where JAX's 64-bit mode, in which it was
     measured, is off; there JAX would round it, and warn.
@@ -63,7 +63,7 @@ def _statistic(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @functools.wraps(method)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             log_values = cast("Spectrum", args[0]).log_values
-            # A program that is being traced has a mode already.
+            # The 64-bit mode cannot change during a trace.
             if checks.is_traced(log_values) or log_values.dtype != np.float64:
                 return method(*args, **kwargs)
             with jax.enable_x64(True):
@@ -74,7 +74,7 @@ def _statistic(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-# Of fields that are no data: a program is compiled for each value.
+# Metadata of fields that are static in a pytree: each value compiles another program.
 _STATIC = {"static": True}
 
 
@@ -83,33 +83,34 @@ _STATIC = {"static": True}
 class Spectrum:
     """Singular values of one Jacobian or of a batch, as a measure of mass 1.
 
-    Each of the min(m, n) values counts the same. Statistics act on the last axis, and
-    return one number a matrix: NaN of a Jacobian that is not finite. `variable` is
-    "lam" (s², the default), "s" or "log_s". Everything may be traced. `moment` and
-    `log_spread` may be differentiated; the others are for reporting.
+    Each of the min(m, n) values has the same mass. Statistics return one number for
+    each matrix, NaN if its Jacobian is not finite. `variable` is "lam" (s², the
+    default), "s" or "log_s". Everything may be traced. `moment` and `log_spread` may be
+    differentiated; the others are for reporting.
 
-    Of a method that never forms the Jacobian, such as "lanczos", the nodes are those of
-    quadratures and no singular values. What they do not tell is NaN, and `why` gives
-    the reason; what they estimate has an `interval`.
+    If the method never forms the Jacobian, as "lanczos", the nodes are those of
+    quadrature rules and not singular values. Statistics that they do not determine are
+    NaN, and `why` gives the reason; those that they estimate have an `interval`.
 
     Attributes:
         log_values: (..., nodes), ln s descending, -inf for an exact zero. `...` are
             batch axes; of an ensemble (seeds, inputs).
         weights: (..., nodes), mass of each node, summing to 1.
-        log_floor: (...), ln of what the method resolves, relative to each largest s;
-            -inf where it resolves everything. Nodes below are noise: they count as
-            zeros, and statistics of log s leave them out.
-        method: What measured it.
+        log_floor: (...), ln of the smallest s that the method resolves, relative to the
+            largest; -inf if it resolves everything. Nodes below are noise: they count
+            as zeros, and statistics of log s leave them out.
+        method: The method that measured it.
         size: min(m, n).
-        structural_zeros: |m - n|, apart from the mass.
-        span: The part of the network that is meant; "given" of Jacobians from
+        structural_zeros: |m - n|: the values that are zero for any Jacobian of this
+            shape. They have no mass.
+        span: The part of the network that was measured; "given" for Jacobians from
             elsewhere.
-        pairs: How many (W, D) pairs the span holds; None where nobody knows, and end to
-            end, where there is one W more.
-        quadrature: The rule of each probe, (..., probes, nodes); None where the nodes
-            are singular values.
-        recast: The lower dtype of parameters or inputs that were cast up to be measured
-            at, "bfloat16"; None if there were none.
+        pairs: The number of pairs of a weight matrix W and derivatives D in the span.
+            None if it is unknown, and end to end, where there is one more W.
+        quadrature: The rule of each probe, (..., probes, nodes); None if the nodes are
+            singular values.
+        recast: The lowest dtype of parameters and inputs that were cast up for the
+            measurement, such as "bfloat16"; None if there were none.
 
     Example:
         >>> weights = jnp.diag(jnp.array([2.0, 1.0]))
@@ -141,31 +142,30 @@ class Spectrum:
         *,
         dtype: DTypeLike | None = None,
     ) -> "Spectrum":
-        """Factorize Jacobians that come from anywhere.
+        """Factorize Jacobians that were computed elsewhere.
 
-        All of `compare`, of the flags and of the pictures then applies to them. With
-        seeds on the first axis and inputs on the second, standard errors are over
-        seeds. In PyTorch::
+        `compare`, the flags and the pictures take the result. With seeds on the first
+        axis and inputs on the second, standard errors are over seeds. In PyTorch::
 
             one = torch.func.jacrev(lambda x: torch.func.functional_call(net, w, x))
             jacobians = torch.func.vmap(one)(xs)
             sp = isometry.Spectrum.of_jacobians(jacobians.detach().cpu())
 
-        The span is "given", which fits any law: what the Jacobians are of, nobody but
-        you can know.
+        The span is "given", which may be compared with any law.
 
         Args:
-            arrays: (..., m, n): of NumPy, JAX or any library whose arrays convert to
-                NumPy's, such as a tensor of PyTorch on the CPU. n inputs, m outputs.
-            dtype: To factorize in. By default float64 for float64 in JAX's 64-bit mode,
-                else float32.
+            arrays: (..., m, n), with m outputs and n inputs: an array of NumPy, JAX or
+                any library whose arrays convert to NumPy, such as a PyTorch tensor on
+                the CPU.
+            dtype: The dtype of the factorization. By default float64 for float64 in
+                JAX's 64-bit mode, else float32.
 
         Returns:
             All singular values.
 
         Raises:
-            InputError: `arrays` is not made of real floating numbers, has fewer than
-                two axes or an empty one.
+            InputError: `arrays` is not real and floating, has fewer than two axes, or
+                an empty one.
             NotFinite: It holds a NaN or an infinity.
 
         Example:
@@ -193,7 +193,7 @@ class Spectrum:
                     f"arrays holds {num_bad} values that are NaN or infinite."
                 )
         log_values, log_floor = linalg.log_singular_values(matrices)
-        # What is beyond min(m, n) is zero for any weights, and no property of these.
+        # Values beyond min(m, n) are zero for any matrix, so they have no mass.
         m, n = matrices.shape[-2:]
         size = min(m, n)
         batch = log_values.shape[:-1]
@@ -209,7 +209,7 @@ class Spectrum:
 
     @property
     def values(self) -> PerNode:
-        """s, descending. Under- and overflows where `log_values` do not."""
+        """s, descending. It may under- or overflow where `log_values` does not."""
         return jnp.exp(self.log_values)
 
     @property
@@ -219,7 +219,7 @@ class Spectrum:
 
     @property
     def resolved(self) -> Bool[Array, "... nodes"]:
-        """Which nodes are no zeros: ln s - ln s_max ≥ log_floor, and s > 0."""
+        """Which nodes are not zero or noise: s > 0 and ln s - ln s_max ≥ log_floor."""
         top = self.log_values[..., :1]
         is_above = self.log_values >= top + jnp.asarray(self.log_floor)[..., None]
         return is_above & jnp.isfinite(self.log_values)
@@ -229,15 +229,15 @@ class Spectrum:
         """Say why a statistic is NaN.
 
         Args:
-            statistic: A method's name: "condition_number"; or "s_max".
-            variable: Of "moment", "cdf", "density" and "quantile".
+            statistic: The name of a method, such as "condition_number", or "s_max".
+            variable: The variable of "moment", "cdf", "density" and "quantile".
 
         Returns:
-            A sentence that says what the method cannot know and what to write instead.
-            None where the statistic is known, or estimated with an `interval`.
+            A sentence that says what the nodes do not determine and what to write
+            instead. None if the statistic is known, or estimated with an `interval`.
 
         Raises:
-            InputError: No statistic of this name, or no such variable.
+            InputError: There is no such statistic or variable.
 
         Example:
             >>> method = isometry.Lanczos(steps=4)
@@ -265,7 +265,7 @@ class Spectrum:
         """Return the mass of the zeros.
 
         Args:
-            exact: Leave out those that are only too small to tell from zero.
+            exact: Count exact zeros only, and not values below the floor.
 
         Returns:
             A share in [0, 1] for each matrix of the batch.
@@ -275,7 +275,7 @@ class Spectrum:
             >>> sp.zero_fraction(), sp.zero_fraction(exact=True)
             (Array(0.75, dtype=float32), Array(0.5, dtype=float32))
         """
-        # An unresolved value may as well be zero: only rounding is left of it.
+        # A value below the floor is rounding noise, and cannot be told from zero.
         is_zero = ~self.resolved
         if exact:
             is_zero = jnp.isneginf(self.log_values)
@@ -287,17 +287,18 @@ class Spectrum:
     def moment(self, k: float = 1, variable: str = "lam") -> PerMatrix:
         """Return E[variable^k] over all nodes.
 
-        Of "log_s" over the resolved ones, of which `zero_fraction` is left out.
+        For "log_s" it is the mean over resolved nodes alone, without the mass of
+        `zero_fraction`.
 
         Args:
-            k: A positive number in the range of the dtype; of "log_s" a whole one.
+            k: A positive number in the range of the dtype; for "log_s" a whole number.
             variable: "lam", "s" or "log_s".
 
         Returns:
             One number for each matrix of the batch.
 
         Raises:
-            InputError: `k` or `variable` is not such.
+            InputError: `k` or `variable` is not one of these.
 
         Example:
             >>> sp = isometry.Spectrum.of_jacobians(np.diag([3.0, 1.0]))
@@ -309,7 +310,7 @@ class Spectrum:
         k = checks.number("k", k, above=0.0)
         k = checks.number("k", k, low=float(limits.tiny), high=float(limits.max))
         if not checks.is_traced(k):
-            # NumPy's float64 would ask for its own dtype.
+            # A float64 of NumPy would promote the result.
             k = float(k)
         if variable == "log_s":
             return self._of_values(self._log_moment(k))
@@ -319,8 +320,7 @@ class Spectrum:
     def _log_moment(self, k: float | Array) -> PerMatrix:
         whole = k
         if not checks.is_traced(k):
-            # Logarithms are of either sign, and only their whole powers are real, with
-            # their gradients too.
+            # Logarithms have either sign, so only their whole powers are real.
             if not float(k).is_integer():
                 message = f"k={checks.show(k)} is not whole; of log_s write k=1, 2, ..."
                 raise InputError(message)
@@ -333,7 +333,7 @@ class Spectrum:
     def cdf(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
         """Return the mass at or below each point of a grid.
 
-        Exact; zeros count from 0 (or -inf) on.
+        It is exact. Zeros have their mass at 0 (or at -inf for "log_s").
 
         Args:
             grid: Points of the variable, one axis or one number.
@@ -361,9 +361,9 @@ class Spectrum:
     def smooth_cdf(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
         """Estimate the distribution function from the moments of a quadrature.
 
-        A Chebyshev series of 4·steps - 2 terms (`linalg.smooth_cdf`). Four steps on
-        tanh networks of width 1000 and depth 100 are within 0.02 of the exact
-        distribution. Atoms, as of zeros, are smeared over s_max/(2·steps).
+        It is a Chebyshev series of 4·steps - 2 terms (`linalg.smooth_cdf`). For tanh
+        networks of width 1000 and depth 100, four steps are within 0.02 of the exact
+        distribution. Atoms, such as zeros, are spread over s_max/(2·steps).
 
         Args:
             grid: Points of the variable, one axis or one number.
@@ -373,7 +373,8 @@ class Spectrum:
             (..., points).
 
         Raises:
-            InputError: Every value is known: `cdf` is exact. Or as `cdf`.
+            InputError: The nodes are singular values, so that `cdf` is exact; or what
+                `cdf` raises.
 
         Example:
             >>> method, key = isometry.Lanczos(steps=8), jax.random.key(0)
@@ -400,18 +401,18 @@ class Spectrum:
         """Estimate the density from the moments of a quadrature.
 
         An atom becomes a bump of standard deviation s_max·π/(4·steps) in s
-        (`linalg.smooth_density`). Below that s it says how much mass there is, not
-        where.
+        (`linalg.smooth_density`). Below that s only the total mass is meaningful.
 
         Args:
             grid: Points of the variable, one axis or one number.
             variable: "lam", "s" or "log_s".
 
         Returns:
-            (..., points), for a unit of the variable.
+            (..., points), the mass for a unit of the variable.
 
         Raises:
-            InputError: Every value is known: write `density`. Or as `cdf`.
+            InputError: The nodes are singular values: write `density`; or what `cdf`
+                raises.
 
         Example:
             >>> method, key = isometry.Lanczos(steps=8), jax.random.key(0)
@@ -439,9 +440,9 @@ class Spectrum:
 
     @_statistic("quantile")
     def quantile(self, p: ArrayLike, variable: str = "lam") -> PerMatrix:
-        """Return the least x with cdf(x) ≥ p, which is an attained value.
+        """Return the smallest value x with cdf(x) ≥ p.
 
-        Of a quadrature only p = 1 is known, the largest value.
+        For a quadrature only p = 1, the largest value, is not NaN.
 
         Args:
             p: A number in [0, 1], or a sequence of them.
@@ -451,7 +452,7 @@ class Spectrum:
             (...) for a number, (..., len(p)) for a sequence.
 
         Raises:
-            InputError: `p` or `variable` is not such.
+            InputError: `p` or `variable` is not one of these.
 
         Example:
             >>> sp = isometry.Spectrum.of_jacobians(np.diag([3.0, 2.0, 1.0]))
@@ -465,15 +466,15 @@ class Spectrum:
                 checks.number("p", float(value), low=0.0, high=1.0)
         ascending = self.log_values[..., ::-1]
         mass = jnp.cumsum(self.weights[..., ::-1], -1)
-        # Rounding of the cumulated weights, but never as much as a node: of many nodes,
-        # that would be all below p.
+        # Tolerance for the rounding of cumulated weights. It is at most half a node, so
+        # that no node is skipped.
         num_nodes = ascending.shape[-1]
         rounding = 4 * math.log2(2 * num_nodes) * float(jnp.finfo(mass.dtype).eps)
         slack = jnp.minimum(rounding, self.weights[..., ::-1] / 2)[..., None, :]
         is_below = mass[..., None, :] < self._column(wanted) - slack
         index = jnp.minimum(jnp.sum(is_below, -1), num_nodes - 1)
         value = jnp.take_along_axis(ascending, index, -1)
-        # The largest node approaches the largest value; no other has a rank.
+        # The largest node estimates the largest value. The others estimate no quantile.
         if not self.knows_values:
             is_largest = (
                 jnp.broadcast_to(self._column(wanted)[..., 0], value.shape) == 1
@@ -492,19 +493,19 @@ class Spectrum:
     ) -> PerPoint:
         """Return the Gaussian kernel density at each point of a grid.
 
-        Of "log_s" only the resolved nodes have a density, of mass 1 - zero_fraction():
-        nothing below the floor is drawn as data.
+        For "log_s" it is the density of the resolved nodes, of mass
+        1 - zero_fraction().
 
         Args:
             grid: Points of the variable, one axis or one number.
-            bandwidth: Standard deviation of a kernel, in the variable's own unit.
+            bandwidth: Standard deviation of the kernel, in units of the variable.
             variable: "lam", "s" or "log_s".
 
         Returns:
             (..., points).
 
         Raises:
-            InputError: `bandwidth` is not positive; or as `cdf`.
+            InputError: `bandwidth` is not positive; or what `cdf` raises.
 
         Example:
             >>> sp = isometry.Spectrum.of_jacobians(np.eye(4))
@@ -535,7 +536,7 @@ class Spectrum:
         """Return s_max/s_min, infinite if any value is zero or unresolved.
 
         Args:
-            nonzero: Take the smallest of the resolved values instead.
+            nonzero: Take the smallest resolved value for s_min.
 
         Returns:
             One ratio for each matrix of the batch.
@@ -548,7 +549,7 @@ class Spectrum:
         top = self.log_values[..., 0]
         resolved = self.resolved
         least = jnp.min(jnp.where(resolved, self.log_values, jnp.inf), -1)
-        # An unresolved value may be zero, which no bound on the ratio survives.
+        # An unresolved value may be zero, so the ratio is unbounded.
         is_known = resolved.all(-1)
         if nonzero:
             is_known = resolved.any(-1)
@@ -560,8 +561,8 @@ class Spectrum:
     def effective_rank(self) -> PerMatrix:
         """Return the exponential of the entropy of s/Σs.
 
-        Between 1 and `size`, 0 for a zero matrix (Roy and Vetterli, 2007). Of a
-        quadrature an estimate.
+        It is between 1 and `size`, and 0 for a zero matrix (Roy and Vetterli, 2007).
+        For a quadrature it is an estimate.
 
         Returns:
             One number for each matrix of the batch.
@@ -574,7 +575,7 @@ class Spectrum:
         share = self.weights * self._relative()
         total = jnp.sum(share, -1, keepdims=True)
         share = share / jnp.where(total > 0, total, 1)
-        # The share of one singular value in the node.
+        # A node of a quadrature stands for several singular values of equal share.
         num_values = jnp.where(self.weights > 0, self.weights * self.size, 1)
         of_one = share / num_values
         is_positive = of_one > 0
@@ -603,7 +604,7 @@ class Spectrum:
     def isometry_deviation(self) -> PerMatrix:
         """Return √E (s - 1)², the distance to the nearest (partial) isometry.
 
-        Root mean square over singular values; 0 exactly at an isometry.
+        It is the root mean square over singular values, and exactly 0 at an isometry.
 
         Returns:
             One number for each matrix of the batch.
@@ -619,10 +620,10 @@ class Spectrum:
     def log_spread(self) -> PerMatrix:
         """Return the variance of ln s over the resolved nodes.
 
-        0 at isometry, with a finite gradient there and at zeros. Its Hessian goes
-        through the vectors of an SVD, which equal singular values do not determine: NaN
-        at isometry. For second derivatives take `linalg.log_spread` or
-        `linalg.spectral_moments` of the Jacobian.
+        It is 0 at an isometry, and its gradient is finite there and at zeros. Its
+        Hessian is NaN at an isometry, because it needs singular vectors, which equal
+        singular values do not determine. For second derivatives take
+        `linalg.log_spread` or `linalg.spectral_moments` of the Jacobian.
 
         Returns:
             One number for each matrix of the batch.
@@ -634,7 +635,7 @@ class Spectrum:
         """
         mass = self._resolved_weights()
         logs = self._masked_logs()
-        # Two passes: the mean of squares less the square of the mean would cancel.
+        # Two passes, because E[x²] - E[x]² would cancel.
         mean = jnp.sum(mass * logs, -1, keepdims=True)
         deviations = (logs - mean) ** 2
         return self._of_values(jnp.sum(mass * deviations, -1))
@@ -650,13 +651,12 @@ class Spectrum:
     ) -> tuple[PerMatrix, PerMatrix]:
         """Bound a statistic of a quadrature, from both sides.
 
-        Three errors count. The spread over probes: a t interval, whose standard error
-        comes from leaving out one probe after another. What a quadrature misses of a
-        function that is no polynomial: the Gauss and the Gauss-Radau rule err to
-        opposite sides for powers of s, and the interval reaches from the lower to the
-        higher. And s_max, of which the largest node is a lower bound: by Kuczynski and
-        Wozniakowski (1992) it is with this probability at most a little larger, so
-        this interval holds more often than `level` says.
+        Three errors are bounded. First, the spread over probes, by a t interval with
+        the jackknife standard error. Second, the error of a quadrature rule for a
+        function that is not a polynomial: for powers of s the Gauss and the Gauss-Radau
+        rule err to opposite sides, so the interval contains both. Third, s_max, of
+        which the largest node is a lower bound: an upper bound is that of Kuczynski and
+        Wozniakowski (1992), which holds more often than `level` says.
 
         Args:
             statistic: "moment", "s_max", "stable_rank", "isometry_deviation" or
@@ -666,13 +666,13 @@ class Spectrum:
             variable: As in `moment`.
 
         Returns:
-            The lower and the upper end. Equal where every value is known, but for
-            rounding. NaN where nothing can be said: where the statistic is, and of a
-            single probe, which has no spread.
+            The lower and the upper end. If the nodes are singular values, both are the
+            statistic. Both are NaN where the statistic is, and for a single probe,
+            which has no spread.
 
         Raises:
-            InputError: No statistic of this name; `level` is not between 0 and 1; `k`
-                or `variable` is as `moment` refuses it.
+            InputError: There is no such statistic; `level` is not between 0 and 1; or
+                `moment` refuses `k` or `variable`.
 
         Example:
             >>> matrix = jnp.diag(jnp.linspace(0.0, 2.0, 256))
@@ -703,11 +703,11 @@ class Spectrum:
     def pooled(self) -> "Spectrum":
         """Join all matrices of the batch into one measure, each with equal mass.
 
-        The floor is the highest of theirs: taken in absolute terms, and restated
-        relative to the pooled largest value.
+        The floor is the highest absolute floor of the matrices, relative to the largest
+        value of all.
 
         Returns:
-            One spectrum without batch axes, of as many nodes as all of them together.
+            One spectrum without batch axes, with the nodes of all matrices.
 
         Example:
             >>> jacobians = np.stack([np.eye(2), 2 * np.eye(2)])
@@ -720,7 +720,7 @@ class Spectrum:
         order = jnp.argsort(-self.log_values.ravel())
         log_floor = jnp.asarray(self.log_floor)
         floors = self.log_values[..., :1] + log_floor[..., None]
-        # Only where something was lost does a floor matter to the pool.
+        # Only the floors of matrices with unresolved values matter.
         absolute = jnp.where(self.resolved, -jnp.inf, floors)
         top = jnp.max(self.log_values)
         floor = jnp.maximum(jnp.max(absolute) - top, jnp.min(log_floor))
@@ -739,7 +739,7 @@ class Spectrum:
             return None
         probes, num_nodes = rules.log_values.shape[-2:]
 
-        # Probes of different matrices are independent, so that any may be joined.
+        # Probes of different matrices are independent, so any may be joined.
         def joined(nodes: Array) -> Array:
             stacked = nodes.reshape(count, probes, num_nodes)
             return jnp.moveaxis(stacked, 1, 0).reshape(probes, count * num_nodes)
@@ -806,7 +806,7 @@ class Spectrum:
                 f"statistic={shown} gives {checks.show(value)}; write one that has a "
                 f"value for each of the {batch} matrices."
             )
-        # Inputs share the weights of their seed, and so are no independent draws.
+        # Inputs share the weights of their seed, so only seeds are independent.
         inputs = math.prod(batch[1:])
         per_seed = value.reshape(batch[0], inputs, *value.shape[len(batch) :]).mean(1)
         return jnp.std(per_seed, axis=0, ddof=1) / math.sqrt(len(per_seed))
@@ -817,9 +817,9 @@ class Spectrum:
         return self.quadrature
 
     def _finite(self, numbers: Array) -> Array:
-        """Return numbers of each matrix, NaN of one that was not finite.
+        """Return `numbers`, with NaN for matrices that are not finite.
 
-        Without this a NaN would be neither resolved nor a zero, and pass unseen.
+        A NaN node counts as neither resolved nor zero, so a statistic may ignore it.
         """
         is_lost = jnp.isnan(self.log_values).any(-1)
         num_trailing = numbers.ndim - is_lost.ndim
@@ -827,15 +827,15 @@ class Spectrum:
         return jnp.where(is_lost, jnp.nan, numbers)
 
     def _of_values(self, numbers: Array) -> Array:
-        """Return numbers of each matrix, NaN where singular values are not known."""
+        """Return `numbers`, or NaN if the nodes are not singular values."""
         if not self.knows_values:
             return jnp.full_like(numbers, jnp.nan)
         return self._finite(numbers)
 
     def _column(self, points: Float[Array, " points"]) -> Float[Array, "... points 1"]:
-        """Return points to be broadcast against (..., 1, nodes).
+        """Reshape points so that they broadcast against (..., 1, nodes).
 
-        With all axes, for where promotion of ranks is an error.
+        All axes are explicit, for users who make implicit rank promotion an error.
         """
         num_batch_axes = self.log_values.ndim - 1
         return points.reshape((1,) * num_batch_axes + (len(points), 1))
@@ -850,7 +850,7 @@ class Spectrum:
     def _masked_logs(self) -> PerNode:
         """Return ln s where resolved, 0 elsewhere.
 
-        Masked before anything is done to it, so that gradients stay finite.
+        The mask comes before any other operation, so that gradients stay finite.
         """
         return jnp.where(self.resolved, self.log_values, 0)
 
@@ -862,7 +862,7 @@ class Spectrum:
     def _to_log(self, grid: ArrayLike, variable: str) -> Float[Array, " points"]:
         """Return points of a variable as ln s.
 
-        Below zero there is no mass: such points become NaN, which compares false.
+        There is no mass below zero: such points become NaN, which compares as false.
         """
         checks.one_of("variable", variable, VARIABLES)
         points = checks.points("grid", grid, self.log_values.dtype)
@@ -889,5 +889,5 @@ class Spectrum:
 
 
 def _share(total: Array, is_all: Bool[Array, "..."]) -> Array:
-    """Return a sum of weights: 1 of all of them, which their rounding misses."""
+    """Return a sum of weights, at most 1, and exactly 1 if it is that of all."""
     return jnp.where(is_all, 1, jnp.minimum(total, 1))

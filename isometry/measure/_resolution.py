@@ -283,7 +283,7 @@ def _traced_once(
         # Nothing is run: jax.jit is used because it caches what was traced.
         target = _examined.eval_shape(target, *shapes)
     except Exception:
-        # Once more without jax.jit, whose frames would be part of the traceback.
+        # Once more without jax.jit, whose errors carry a note about JAX's own frames.
         target = _examine(target, *shapes, argument=argument)
     warn_of_precision(target.coarse)
     return target

@@ -50,19 +50,20 @@ def signals(
         sample: Of a plain f, sample(key) -> params.
         span: Two points, each a name or, for the last, (name, index); the points
             between them are reported. "end_to_end" is ("input", "output").
-        loss: Of what the span ends with, a number. The default is <output, g>, with
-            g ~ N(0, I/n) for n entries of the output.
-        key: For g, of which each seed and input has its own. Without a key the gradient
-            is the mean over all g, apjn divided by the size of the point.
-        dtype: Of the measurement; default that of params and xs, at least float32.
+        loss: Maps the value at the end of the span to a number. The default is
+            <output, g>, with g ~ N(0, I/n) for n entries of the output.
+        key: A key to draw g, anew for each seed and input. Without a key, the gradient
+            is the mean over all g: apjn divided by the size of the point.
+        dtype: The dtype of the measurement. The default is that of params and xs, at
+            least float32.
 
     Returns:
         The fields q, gradient, apjn and chi, of shape (seeds, inputs, points), and c,
         of shape (seeds, inputs, inputs, points).
 
     Raises:
-        InputError: Both or neither of keys and params; a span that is none; a loss that
-            is no number; a function without a reverse derivative.
+        InputError: Both or neither of keys and params; not a span; a loss that returns
+            no number; a function without a reverse derivative.
 
     Warns:
         PrecisionWarning: f asks for less than full precision.
@@ -127,7 +128,7 @@ def signals(
 
 
 def _directions_at_once(run: _points.Run) -> int:
-    """Return how many cotangents of each input fit in memory side by side."""
+    """Return how many cotangents of each input fit in memory at once."""
     # Inputs of a seed are measured side by side, so that their values can be compared.
     each = run.num_inputs * run.plan.bytes_of_direction()
     most = run.plan.size_at(run.plan.last.name)
@@ -135,12 +136,12 @@ def _directions_at_once(run: _points.Run) -> int:
 
 
 class _How(NamedTuple):
-    """What a program is compiled for.
+    """The static argument of a compiled program.
 
     Attributes:
-        plan: What is read.
-        loss: Of the output, or None.
-        chunk: How many cotangents are taken side by side.
+        plan: Which values of f are read.
+        loss: The loss, or None.
+        chunk: The number of cotangents that are pulled back at once.
     """
 
     plan: Plan
@@ -156,7 +157,7 @@ def _signals(
     xs: PyTree[Array],
     keys: Key | None,
 ) -> dict[str, Array]:
-    """Measure some seeds, one after another."""
+    """Measure a chunk of seeds, one after another; return the fields of `Signals`."""
     # One rewritten program serves all seeds and inputs, whose values are its arguments.
     program = how.plan.tapped(constants, ADD)
 
@@ -199,8 +200,8 @@ def _of_input(
         (gradients,) = pull(cotangent)
         return _sums_of_squares(plan, gradients)
 
-    # A unit vector is made for each row, because the identity of an output of many
-    # entries would be larger than all that is measured.
+    # A unit vector is made for each row: the whole identity matrix of a large output
+    # would take more memory than everything else.
     def squares_of_entry(entry: Array) -> Array:
         is_entry = jnp.arange(output.size) == entry
         return squares(is_entry.astype(output.dtype).reshape(output.shape))
@@ -213,7 +214,7 @@ def _of_input(
         "apjn": jnp.sum(each, axis=0) / output.size,
     }
     cotangent = _cotangent(output, how.loss, key)
-    # Without a loss and a key it is a mean over g, which apjn gives.
+    # Without a loss and a key the gradient is its mean over g, which follows from apjn.
     fields["gradient"] = fields["apjn"] / sizes
     if cotangent is not None:
         fields["gradient"] = squares(cotangent) / sizes
@@ -225,7 +226,10 @@ def _cotangent(
     loss: Loss | None,
     key: Key | None,
 ) -> Array | None:
-    """Return the derivative of the loss with respect to the output."""
+    """Return the derivative of the loss with respect to the output, or None.
+
+    It is None for a mean over g, without a loss and a key.
+    """
     if loss is not None:
         # JAX would refuse it as well, in words of its own.
         shape = jax.eval_shape(loss, output).shape

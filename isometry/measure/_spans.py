@@ -1,4 +1,4 @@
-"""Spans between named points, as maps from what is put in at one to what is read."""
+"""Spans between named points: maps from the value at one to that at another."""
 
 import operator
 from collections.abc import Callable
@@ -26,15 +26,16 @@ class Point:
     """One end of a span.
 
     Attributes:
-        name: Of a point of the anatomy.
-        index: Of a part of the value there, on its leading axes. Empty: all of it.
+        name: The name of a point of the anatomy.
+        index: Indices into the leading axes of the value there, which select a part.
+            Empty for the whole value.
     """
 
     name: str
     index: tuple[int, ...] = ()
 
     def of(self, value: Array) -> Array:
-        """Return the part of a value that is meant."""
+        """Return the part of a value that the index selects."""
         if not self.index:
             return value
         return value[self.index]
@@ -51,19 +52,19 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class PointSpan:
-    """The map from a perturbation at one point to what is read at another.
+    """The map from the value at one point to the value at another.
 
-    The perturbation propagates through everything downstream, so the map is defined
-    whatever goes around the first point. Where that point cuts the graph, its Jacobian
-    is that of the suffix.
+    The first value is replaced, and everything downstream is computed from it. All
+    values that do not depend on the first point, such as a skip around it, stay as they
+    are. If every path runs through the first point, this is the rest of the network.
 
     Attributes:
         f: The function that was read.
-        anatomy: What it is made of, read in the dtype of the measurement.
-        first: Where the span starts.
-        last: Where it ends.
-        shape_in: Shape and dtype of what is put in.
-        shape_out: Shape and dtype of what is read.
+        anatomy: Its anatomy, in the dtype of the measurement.
+        first: The point where the span starts.
+        last: The point where it ends.
+        shape_in: Shape and dtype of the value at the first point.
+        shape_out: Shape and dtype of the value at the last point.
     """
 
     f: Callable[..., Array]
@@ -89,7 +90,7 @@ class PointSpan:
         x: PyTree[Array],
         z: Array,
     ) -> Array:
-        """Return what is read at the last point when the value at the first is z."""
+        """Return the value at the last point if the value at the first is z."""
         program = self._program(params, x)
         _, readings = program(jax.tree.leaves((params, x)), {"first": z})
         return self.last.of(readings["last"])
@@ -101,8 +102,8 @@ class PointSpan:
     ) -> Tapped:
         """Return the rewritten program for arguments of these shapes and dtypes.
 
-        A program is bound to those that it was traced with, the anatomy's. Where others
-        come, as in a measurement at another precision, f is read anew.
+        The program of the anatomy was traced for fixed shapes and dtypes. For others,
+        as in a measurement at another precision, f is traced again.
         """
         leaves = jax.tree.leaves((params, x))
         given = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
@@ -136,11 +137,11 @@ def resolve(
             stream to where the last joins it.
 
     Returns:
-        The map whose Jacobian is meant.
+        The map whose Jacobian is measured.
 
     Raises:
-        InputError: Not a span; a name that is none; an index out of range; a first
-            point that is not upstream of the last; a first point without a derivative.
+        InputError: Not a span; no such point; an index out of range; the first point is
+            not upstream of the last, or is not floating.
     """
     first, last = ends(anatomy, span)
     # In this order: a name that is none is said before what depends on what.
@@ -207,7 +208,7 @@ def _shape_at(
     anatomy: Anatomy,
     point: Point,
 ) -> jax.ShapeDtypeStruct:
-    """Return the shape of the value at a point, and refuse what has no derivative."""
+    """Return the shape of the value at a point; refuse one that is not floating."""
     # It refuses an unknown name, and says which are near.
     anatomy.place(point.name)
     whole = anatomy.shape(point.name)
@@ -249,8 +250,7 @@ def require_upstream(
     )
 
 
-# Names in a message: enough to see how they are made, less than a page of a deep
-# network.
+# The most names in a message: enough to see their pattern.
 _NAMED = 12
 
 
@@ -279,10 +279,10 @@ def _require_continuous_input(anatomy: Anatomy) -> None:
 
 
 def where_to_start(anatomy: Anatomy) -> str:
-    """Say what to write where x has no derivative, or is no single array.
+    """Say what to write if x is not floating, or not a single array.
 
-    Where x picks rows of an embedding, floating numbers would be cast to integers, and
-    the Jacobian would be zero.
+    If x selects rows of an embedding, the span should start behind the embedding:
+    floating numbers would be cast to integers, and the Jacobian would be zero.
     """
     for layer in anatomy.embeddings:
         # Uses of a stacked embedding, or at steps of a recurrence, have names of their
@@ -315,7 +315,7 @@ def floating_points(anatomy: Anatomy) -> list[str]:
 
 
 def _hidden(anatomy: Anatomy) -> tuple[str, str]:
-    """Return the ends of the object of the theory."""
+    """Return the ends of the hidden span, of which the theory predicts spectra."""
     # The stream from the first branch to the last is what the theory of residual
     # networks follows.
     if anatomy.branches:
@@ -339,7 +339,10 @@ def _hidden(anatomy: Anatomy) -> tuple[str, str]:
 
 
 def state(name: str) -> str | None:
-    """Return which state of a recurrence a point is, without its step; or None."""
+    """Return the name of the state of a recurrence without its step, or None.
+
+    For example, "carry@3" is "carry". None for points that are no states.
+    """
     # States are named "carry@3", or "carry/h@3" where there are several.
     base, _, step = name.partition("@")
     if not step or base.partition("/")[0] != "carry":

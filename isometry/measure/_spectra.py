@@ -1,4 +1,4 @@
-"""The programs of an ensemble: spectra over seeds × inputs, whatever the method."""
+"""The programs of an ensemble: spectra over seeds × inputs, for every method."""
 
 from dataclasses import dataclass, replace
 
@@ -15,13 +15,13 @@ from isometry.measure.methods import Method
 
 @dataclass(frozen=True)
 class How:
-    """What a program is compiled for.
+    """The static argument of the programs of an ensemble.
 
     Attributes:
-        targets: The spans that are measured, in one program.
-        method: How they are measured.
-        key_kind: The generator of the key, whose bits alone are an argument; None for
-            the default one.
+        targets: The spans that one program measures.
+        method: The method that measures them.
+        key_kind: The name of the generator of the key, of which programs take the bits;
+            None for the default generator.
     """
 
     targets: tuple[Target, ...]
@@ -38,18 +38,18 @@ def measured(
     """Measure every span: a program of `_programs.run`.
 
     Args:
-        how: What it is compiled for.
-        by_seed: Parameters, and the numbers of the seeds; with those of the inputs they
-            choose the random probes, whatever the chunk and the device.
-        by_input: Examples, and the numbers of the inputs.
+        how: Its static argument.
+        by_seed: Parameters, and the numbers of the seeds.
+        by_input: Examples, and the numbers of the inputs. The numbers of a seed and an
+            input determine the random probes, whatever the chunk and the device.
         bits: The bits of the key, for methods that draw.
 
     Returns:
-        A record a span, of batch axes (seeds, inputs).
+        A record for each span, with batch axes (seeds, inputs).
     """
     params, seeds = by_seed
     xs, inputs = by_input
-    # Methods that draw nothing take no keys, and their programs no key.
+    # The programs of methods that draw nothing take no key.
     keys = None
     if how.method.needs_key:
         keys = _keys(how, bits, seeds, inputs=inputs)
@@ -79,7 +79,7 @@ def counted(
     xs: PyTree[Array],
     shared: tuple[()],
 ) -> tuple[Array, ...]:
-    """Count what the program of every span could be made smaller by: a program too."""
+    """Compute the numbers of `Method.narrow` for every span: a program of its own."""
     return tuple(how.method.narrow(target, params, xs) for target in how.targets)
 
 
@@ -89,11 +89,11 @@ def narrowed(
     params: Params,
     xs: PyTree[Array],
 ) -> How:
-    """Return `how` with programs as small as is exact and worth the while."""
+    """Return `how` with the smaller targets that `Method.narrowed` allows."""
     targets = [target for target in how.targets if how.method.may_narrow(target)]
     if not targets:
         return how
-    # A program of its own, and cheap: what it counts decides the shapes of the other.
+    # A cheap program runs first, because its counts decide the shapes of the other.
     counts = _programs.run(
         counted,
         replace(how, targets=tuple(targets)),

@@ -89,7 +89,7 @@ def spectrum(
         Array(1., dtype=float32)
     """
     chosen = methods.named(method)
-    # Before f is traced, which may take seconds.
+    # Checked before f is traced, which may take seconds.
     methods.require_key(chosen, key)
     target, params, x = _resolution.resolve_once(
         f,
@@ -103,10 +103,10 @@ def spectrum(
     # A method refuses what it cannot measure before anything is computed.
     chosen.check(target, key)
     target = _cost.fitted_to(target, chosen, params, x=x, max_bytes=max_bytes)
-    # A key that nobody draws with would be one more argument to compile for.
+    # A key that is not used would be one more argument to compile for.
     key = key if chosen.needs_key else None
     with _progress.reporter(progress, "directions") as report:
-        # Nobody can be told of a program that is only traced.
+        # A program that is traced has no progress.
         is_watched = progress and not checks.is_traced((params, x))
         if is_watched and chosen.forms_jacobian:
             matrix = _jacobian.in_parts(target, params, x, report=report)
@@ -126,7 +126,7 @@ def _judge(
 ) -> None:
     """Refuse a Jacobian that is not finite, and warn of one that is zero.
 
-    On the host: inside the program both would be kernels more to compile.
+    This is done on the host: inside the program both would have to be compiled.
     """
     is_bad = np.isnan(np.asarray(sp.log_values)).any()
     # A NaN anywhere in a matrix spoils the nodes or the weights of a quadrature.
@@ -135,7 +135,7 @@ def _judge(
             "the Jacobian is not finite. Does f overflow, or do params or x hold "
             "values that are NaN or infinite?"
         )
-    # A spectrum of zeros is more often a mistake than a finding.
+    # A spectrum of zeros is more often a mistake than a result.
     is_zero = bool(_diagnosis.all_zero(sp.log_values))
     _diagnosis.warn_if_zero(target, params, x, is_zero=is_zero)
 

@@ -1,7 +1,7 @@
-"""A span of f, resolved once: the map whose Jacobian is meant, and what is known of it.
+"""The `Target`: the map whose Jacobian is measured, and what tracing it has shown.
 
-What tracing finds travels on the `Target`. Targets are static arguments of programs, so
-they are equal where f, span and shapes are.
+Targets are static arguments of compiled programs, so they are equal if f, the span and
+the shapes are.
 """
 
 import functools
@@ -25,7 +25,7 @@ from isometry.measure._spans import PointSpan, Span
 from isometry.measure.methods import Method
 from isometry.networks import Function
 
-# Of a target whose function has not been traced yet.
+# Fields of a target whose function has not been traced yet.
 _NOTHING = jax.ShapeDtypeStruct((), np.float32)
 _NOTHING_HELD = jaxprs.Held(0, 0)
 _NOTHING_COARSE = jaxprs.Coarse((), None)
@@ -34,26 +34,28 @@ _NOTHING_COARSE = jaxprs.Coarse((), None)
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Target:
-    """The map whose Jacobian is meant, for arguments of known shapes.
+    """The map whose Jacobian is measured, for arguments of fixed shapes.
 
     Attributes:
-        f: The function, in the form by which programs compare it.
-        output: Which of its outputs is meant: an index, a key, or None.
-        span: As the user wrote it.
-        dtype: What is measured in.
-        recast: The lower dtype of what is cast up to it, or None.
+        f: The function, wrapped so that programs can compare it.
+        output: Which of its outputs is measured: an index, a key, or None.
+        span: The span as the user wrote it.
+        dtype: The dtype of the measurement.
+        recast: The lowest dtype of params and x that is cast up to it, or None.
         points: The map of a span between named points; None for other spans.
         shape_in: Shape and dtype of the value where the span starts.
         shape_out: Shape and dtype of the value where it ends.
         coarse: What f computes below full precision.
         forward_only: Whether f has no reverse derivative.
         reverse_only: Whether f has no forward derivative.
-        held: Bytes of what f computes on the way.
-        needs_factors: Whether f is to be cut into blocks, if it can be.
-        blocks: The blocks of a chain, where they are needed and there are several.
-        chunk: Directions that autodiff takes at a time; None for all at once.
-        version: Of a user's f between points, which trace of it is meant; None else.
-        live: The most units alive between two layers, if the others are left out.
+        held: Bytes of the intermediate values of f.
+        needs_factors: Whether f is to be cut into blocks, if it is a chain.
+        blocks: The blocks of a chain, if they are needed and there are several.
+        chunk: The number of directions that autodiff takes at a time; None for all.
+        live: If inactive units are left out: an upper bound on the units that are
+            active between any two layers. Otherwise None.
+        version: For a user's f between points, a key that changes with what f closes
+            over. Otherwise None.
     """
 
     f: Reference | Program
@@ -81,7 +83,7 @@ class Target:
 
     @property
     def network(self) -> Function | None:
-        """The function, where it is one of the networks that show their layers."""
+        """The function, if it is that of a `Network`, whose layers have methods."""
         # Between points the network's own factors do not apply.
         if self.points is not None or not isinstance(self.f, Reference):
             return None
@@ -90,9 +92,9 @@ class Target:
 
     @property
     def pairs(self) -> int | None:
-        """How many (W, D) pairs the span holds.
+        """The number of pairs of a weight matrix W and derivatives D in the span.
 
-        None end to end, where theory's laws do not apply, and where nobody knows.
+        None end to end, where there is one more W, and where layers are unknown.
         """
         if self.network is None or self.span == "end_to_end":
             return None
@@ -105,7 +107,7 @@ class Target:
 
     @property
     def layered(self) -> bool:
-        """Whether they are, with matrices that all inputs share."""
+        """Whether the factors are known, with matrices that all inputs share."""
         return self.network is not None and self.network.shares_matrices
 
     @property
@@ -142,7 +144,7 @@ class Target:
     def cast(self, params: Params, x: PyTree) -> tuple[Params, PyTree]:
         """Return both in the dtype of the measurement."""
         if isinstance(self.f, Program):
-            # What f closes over stays as it is.
+            # What f closes over is not cast.
             constants, params = params
             params, x = precision.cast((params, x), self.dtype)
             return (constants, params), x
@@ -177,10 +179,10 @@ class Target:
         return g, start.ravel()
 
     def jacobian(self, params: Params, x: PyTree) -> Float[Array, "m n"]:
-        """Return the Jacobian: the product of the layers, or else by autodiff."""
+        """Return the Jacobian: the product of its factors if known, or by autodiff."""
         if self.layered:
             return self.jacobians(params, jnp.asarray(x)[None])[0]
-        # Where both derivatives exist the shape decides, in `matrix_of`.
+        # If f has both derivatives, `matrix_of` chooses by the shape.
         one_way = self.forward_only or self.reverse_only
         with precision.full():
             g, point = self.vector_map(params, x)
@@ -193,12 +195,12 @@ class Target:
         return matrix.astype(self.dtype)
 
     def jacobians(self, params: Params, xs: Array) -> Float[Array, "inputs m n"]:
-        """Return the Jacobians at all xs: each layer is one wide product."""
+        """Return the Jacobians at all xs, by one wide product for each layer."""
         with precision.full():
             return linalg.wide_product(self.factors_of_inputs(params, xs), len(xs))
 
     def operator(self, params: Params, x: PyTree) -> linalg.Operator:
-        """Return the Jacobian by its products: of layers, or of one linearization."""
+        """Return the Jacobian as an operator: a product of factors, or linearized f."""
         if self.layered:
             return linalg.factored(self.factors(params, x))
         with precision.full():
@@ -209,7 +211,7 @@ class Target:
         return operator
 
     def factors(self, params: Params, x: Array) -> list[Factors]:
-        """Return the factors of the Jacobian, the first acts first."""
+        """Return the factors of the Jacobian, in the order of application."""
         params, x = self.cast(params, x)
         # The derivatives of activations and the blocks of a chain are computed here.
         with precision.full():
@@ -224,12 +226,12 @@ class Target:
         # The structure of the factors, with None where a stack has no scale, must be
         # known before vmap can be told what is batched.
         shapes = jax.eval_shape(self.factors, params, xs[0])
-        # Matrices are shared.
+        # All inputs share the matrices, so only the scales are batched.
         axes = [stack._replace(matrix=None, scale=0) for stack in shapes]
         return jax.vmap(self.factors, in_axes=(None, 0), out_axes=axes)(params, xs)
 
     def widest(self, params: Params, x: Array) -> int:
-        """Return the most units or positions between two layers, from shapes."""
+        """Return the largest number of units between two layers, from shapes."""
         stacks = self.factor_shapes(params, x)
         return max(max(stack.size[1:]) for stack in stacks)
 
@@ -244,14 +246,15 @@ class Target:
         log_floor: Float[Array, "..."] | float,
         weights: Float[Array, "... nodes"] | None = None,
     ) -> Spectrum:
-        """Return the spectrum of nodes, by default of equal weight.
+        """Return the spectrum with these nodes.
 
         Args:
-            method: How they were found.
+            method: The method that measured them.
             log_values: ln s, descending; -inf for an exact zero, NaN for a Jacobian
                 that is not finite.
-            log_floor: ln of what the method resolves, relative to the largest s.
-            weights: Mass of each node, if it is not the same.
+            log_floor: ln of the smallest s that the method resolves, relative to the
+                largest.
+            weights: The mass of each node; by default the same for all.
 
         Returns:
             The measured spectrum.
@@ -261,12 +264,12 @@ class Target:
         if weights is None:
             weights = jnp.full_like(log_values, 1 / min(m, n))
         batch = log_values.shape[:-1]
-        # No method resolves what f itself has rounded away.
+        # No method resolves values below the rounding of f itself.
         eps = self.coarse.eps
         if eps is not None:
             of_f = precision.coarse_log_floor(m, n, eps)
             log_floor = jnp.maximum(jnp.asarray(log_floor), of_f)
-        # Methods may give one number for all matrices, such as a constant of the dtype.
+        # Methods may give one floor for all matrices.
         floor = jnp.broadcast_to(jnp.asarray(log_floor, log_values.dtype), batch)
         return Spectrum(
             log_values=log_values,
@@ -287,7 +290,7 @@ def _factors(
     params: Params,
     x: Array,
 ) -> list[Factors]:
-    """Return the factors, in a function whose traces JAX remembers."""
+    """Return the factors, in a function whose traces JAX caches."""
     return target.factors(params, x)
 
 

@@ -1,4 +1,4 @@
-"""Warnings that name the public function, and point at the line of the user."""
+"""Warnings that name the public function and point to the line of the user."""
 
 import sys
 import warnings
@@ -15,7 +15,7 @@ _DECORATORS = str(Path(_PACKAGE, "_internal", "errors.py"))
 def warn(message: str, category: type[Warning]) -> None:
     """Warn at the first line outside this package.
 
-    The function of this package that is called there stands before the message.
+    The message begins with the name of the function that is called there.
     """
     # `skip_file_prefixes` of warnings.warn does this from Python 3.12 on.
     frame = sys._getframe(1)
@@ -24,8 +24,8 @@ def warn(message: str, category: type[Warning]) -> None:
     while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
         path = frame.f_code.co_filename
         if path.startswith(_PACKAGE) and path != _DECORATORS:
-            # Of a function inside another, such as the init of a monitor, the outer one
-            # is what the user wrote.
+            # A user calls the outer one of nested functions by name, as for the init of
+            # a monitor.
             name = frame.f_code.co_qualname.partition(".<locals>")[0]
         frame = frame.f_back
         level += 1

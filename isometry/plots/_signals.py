@@ -58,11 +58,12 @@ _KINDS = {
 def signals(measured: "Signals", predicted: "Signals | None" = None) -> "Figure":
     """Draw signals and gradients at the points of a network.
 
-    A panel each for q, c, gradient, apjn and χ, against the points in order, with a
-    line each for layers (their pre-activations), for what follows them, and for the
-    joins of branches. Measured: the mean over inputs, a line for the mean over seeds
-    and a band for their whole range. Predicted, dashed, at the points of the same name.
-    What is not finite is left out, and where nothing is left the reason is written.
+    There is a panel for each of q, c, gradient, apjn and χ, against the points in
+    order. It has a line for the pre-activations of layers, one for the results of the
+    nonlinearities and norms after them (":out"), and one for the sums that end residual
+    branches (":sum"). A line is the mean over seeds and inputs; its band is the range
+    of seeds. Predictions are dashed, at the points of the same name. Values that are
+    not finite are left out. If none is finite, the panel says why.
 
     Args:
         measured: What `isometry.signals` measured: `points` and the five fields, with
@@ -73,7 +74,7 @@ def signals(measured: "Signals", predicted: "Signals | None" = None) -> "Figure"
         A figure.
 
     Raises:
-        InputError: An argument has no such fields.
+        InputError: An argument lacks one of these fields.
         MissingExtra: matplotlib is not installed.
 
     Example:
@@ -135,7 +136,7 @@ def _draw_panel(
         # Of all predicted lines one entry of the legend.
         ax.plot([], label="predicted", **_PREDICTED)
         drawn = np.concatenate([by_seed, line[None]])
-    # A signal that dies out has no logarithm.
+    # The logarithmic axis is for positive values alone.
     drawn = drawn[np.isfinite(drawn)]
     if is_log and drawn.size and (drawn > 0).all():
         ax.set_yscale("log")
@@ -147,7 +148,7 @@ def _draw_panel(
 
 
 def _kind(name: str) -> str:
-    """Return what stands behind the colon of a point's name, if one is there."""
+    """Return the part of a point's name after the colon, "" if there is none."""
     _, _, kind = name.partition(":")
     return kind
 
@@ -189,11 +190,11 @@ def _write_reason(ax: "Axes", measured: "Signals", field: str) -> None:
 
 
 def _by_seed(signals: "Signals", field: str) -> BySeed:
-    """Return the mean over inputs, or over pairs of different ones, of each seed."""
+    """Return the mean of each seed over inputs, or for "c" over pairs of inputs."""
     values = np.asarray(getattr(signals, field), float)
     num_points = values.shape[-1]
     if field == "c" and values.ndim >= 3:
-        # An input is as like itself as can be, which tells nothing.
+        # The cosine of an input with itself is always one.
         same = np.eye(values.shape[-2], dtype=bool)[..., None]
         values = np.where(same, np.nan, values)
     # Predictions have no seeds.
@@ -207,7 +208,7 @@ def _by_seed(signals: "Signals", field: str) -> BySeed:
 
 
 def _at_points(signals: "Signals", field: str, points: tuple[str, ...]) -> Line:
-    """Return the mean over everything at the points of these names; else NaN."""
+    """Return the mean over seeds and inputs at these points, NaN where missing."""
     by_seed = _by_seed(signals, field)
     index = {name: i for i, name in enumerate(signals.points)}
     line = np.full(len(points), np.nan)

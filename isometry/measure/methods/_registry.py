@@ -1,4 +1,4 @@
-"""Methods by name."""
+"""The registry of methods by name."""
 
 from collections.abc import Callable
 
@@ -20,10 +20,10 @@ METHODS: dict[str, Callable[[], Method]] = {
 
 @public("methods.register")
 def register(name: str, method: Callable[[], Method]) -> None:
-    """Make a method known by a name, for `method=` of every measurement.
+    """Register a name for a method, to be written as `method=` of a measurement.
 
     Args:
-        name: What users write.
+        name: The name.
         method: The class, whose fields have defaults, or a function that returns an
             instance.
 
@@ -40,7 +40,7 @@ def register(name: str, method: Callable[[], Method]) -> None:
         >>> isometry.spectrum(jnp.dot, jnp.eye(2), jnp.ones(2), method="listed").method
         Listed()
     """
-    # Registering again, as when a notebook's cell is run twice, does no harm.
+    # The same method may be registered again, as when a notebook cell is run twice.
     if METHODS.get(name, method) is not method:
         raise InputError(f"name={name!r} is taken; known: {', '.join(METHODS)}.")
     made = method() if callable(method) else method
@@ -53,10 +53,10 @@ def register(name: str, method: Callable[[], Method]) -> None:
 
 
 def named(method: str | Method) -> Method:
-    """Return the method of a name, or the method itself."""
+    """Return the method with a name; a `Method` is returned as it is."""
     if isinstance(method, Method):
         return method
-    # A new instance each time: the defaults may be those of a function.
+    # Made anew each time, because a registered function may return different methods.
     name = checks.one_of("method", method, METHODS)
     return METHODS[name]()
 

@@ -1,4 +1,4 @@
-"""Method "product": multiply the layers, and never form the Jacobian."""
+"""Method "product": singular values of a product of layers, without forming it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from isometry.measure._record import Spectrum
     from isometry.measure._target import Target
 
-# Arrays of the widest layer's size that a graded product keeps, its finish by Jacobi
-# included.
+# Square arrays of the order of the widest layer that a graded product keeps, its final
+# Jacobi iteration included.
 _GRADED = 12
 
 
 @dataclass(frozen=True)
 class Product(Method):
-    """Multiply the layers, right at every index and at any depth, without a floor.
+    """Multiply the layers: every ln s, also the smallest, at any depth.
 
-    For networks of `isometry.networks`, whose layers are known; and for any f that is a
-    chain, with points that every path from the start of the span to its end runs
-    through. Each block between two of them is one factor: a layer of a convolutional
-    network, a block of a residual one.
+    This is for a `Network`, whose layers are known, and for any f that is a chain: with
+    points inside the span that lie on every path from its start to its end. Each block
+    between two such points is one factor: a layer of a convolutional network, a block
+    of a residual one.
 
     Attributes:
-        every: How many layers are multiplied before they are factorized again. As in
-            `linalg.product_log_singular_values`, more than 1 is for layers that are
-            nearly isometric.
+        every: The number of layers that are multiplied between factorizations. More
+            than 1 is for layers that are nearly isometric, as in
+            `linalg.product_log_singular_values`.
 
     Raises:
         InputError: `every` is not a positive whole number.
@@ -53,12 +53,13 @@ class Product(Method):
 
     @public("Product")
     def __post_init__(self):
-        # A method is a static argument of programs, so its count is made Python's own.
+        # A method is a static argument of compiled programs, so its count must be a
+        # hashable Python number.
         every = checks.integer("every", self.every, low=1)
         object.__setattr__(self, "every", every)
 
     def check(self, target: "Target", key: Key | None) -> None:
-        """Require known layers, or a chain of blocks."""
+        """Refuse a function without known layers that is no chain of blocks."""
         if target.has_factors:
             return
         raise InputError(
@@ -74,10 +75,10 @@ class Product(Method):
         x: Array,
         key: Key | None,
     ) -> "Spectrum":
-        """Multiply the layers at one example; every value is resolved."""
+        """Multiply the layers at one example. Every value is above the floor, -inf."""
         stacks = target.factors(params, x)
         log_values = linalg.log_values(stacks, self.every)
-        # In ln s a NaN may pass for a zero: the derivative of relu at NaN is 0.
+        # A NaN may look like a zero in ln s: the derivative of relu at NaN is 0.
         leaves = jax.tree.leaves(stacks)
         is_finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
         log_values = jnp.where(is_finite, log_values, jnp.nan)
@@ -92,7 +93,7 @@ class Product(Method):
     ) -> "Spectrum":
         """Measure one Jacobian after another.
 
-        Under vmap the choice between a plain and a graded finish would make both.
+        Under vmap both branches of the last factorization would be computed.
         """
 
         def of_seed(p: Params) -> "Spectrum":
@@ -106,7 +107,7 @@ class Product(Method):
         params: Params,
         x: Array,
     ) -> Footprint:
-        """Bound the bytes of one product; of the others only the results stay."""
+        """Bound the bytes of one product, and of the results of the others."""
         itemsize = target.dtype.itemsize
         weights = memory.tree_bytes(params) + SMALL
         values = COPIES * target.held.in_all
