@@ -21,8 +21,8 @@ _FULL_PRECISIONS = {
 }
 
 # Rounding of the factors of a product where the platform chooses: tensor cores of a GPU
-# take TF32, the matrix units of a TPU bfloat16. A GPU's choice may be finer; a floor ten
-# times lower would call the noise of TF32 data.
+# take TF32, the matrix units of a TPU bfloat16. A GPU's choice may be finer; a floor
+# ten times lower would call the noise of TF32 data.
 _PLATFORM_EPS = {"gpu": 2.0**-10, "tpu": 2.0**-7}
 
 # Rounding of the factors by the first word of an algorithm's name.

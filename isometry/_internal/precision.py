@@ -73,11 +73,11 @@ def shape_of(leaf: jax.Array, dtype: DTypeLike) -> jax.ShapeDtypeStruct:
 
 
 def coarse_log_floor(m: int, n: int, eps: float) -> float:
-    """Return the log of what is resolved of a Jacobian whose entries are rounded to eps.
+    """Return the log of what is resolved where f itself rounds to eps.
 
-    As `svd_log_floor`, but at most sqrt(eps): the bound max(m, n) eps is for errors that
-    all add up, and of bfloat16 it exceeds s_max itself from 128 values on. Errors of
-    rounding are independent, and the norm of such a matrix grows as sqrt(max(m, n)).
+    As `svd_log_floor`, but at most sqrt(eps): the bound max(m, n) eps is for errors
+    that all add up, and of bfloat16 it exceeds s_max itself from 128 values on. Errors
+    of rounding are independent, and their norm grows as sqrt(max(m, n)).
     """
     return math.log(min(max(m, n) * eps, math.sqrt(eps)))
 

@@ -53,8 +53,8 @@ R = TypeVar("R")
 def _statistic(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a method public, computed in the dtype of its record.
 
-    A float64 spectrum is read as well where JAX's 64-bit mode, in which it was measured,
-    is off; there JAX would round it, and warn.
+    A float64 spectrum is read as well where JAX's 64-bit mode, in which it was
+    measured, is off; there JAX would round it, and warn.
     """
 
     def decorate(method: Callable[P, R]) -> Callable[P, R]:

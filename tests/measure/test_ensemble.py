@@ -366,7 +366,9 @@ def test_words_that_are_no_keys_are_refused():
 @pytest.mark.parametrize("call", [isometry.ensemble, isometry.profile])
 def test_params_in_the_place_of_keys_are_named(call):
     params = {"w": jnp.ones((5, 4, 6))}
-    with pytest.raises(InputError, match=r"keys is dict with .* write params=, stacked"):
+    with pytest.raises(
+        InputError, match=r"keys is dict with .* write params=, stacked"
+    ):
         call(lambda params, x: params["w"] @ x, params, XS)
 
 

@@ -337,9 +337,13 @@ def test_a_network_says_itself_that_x_is_a_batch():
 
 def test_the_network_refuses_a_batch():
     net = networks.mlp([5, 8, 3])
-    message = r"2 examples, and one of shape \(5,\) is meant; write x\[0\], or isometry\.en"
+    message = (
+        r"2 examples, and one of shape \(5,\) is meant; write x\[0\], or isometry\.en"
+    )
     for call in (isometry.jacobian, isometry.spectrum):
-        with pytest.raises(InputError, match=rf"{call.__name__}\(\): x has .* {message}"):
+        with pytest.raises(
+            InputError, match=rf"{call.__name__}\(\): x has .* {message}"
+        ):
             call(net, parameters(net), np.stack([X, X]))
 
 
