@@ -42,14 +42,16 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# What depends on the versions of Python, JAX and the frameworks: public JAX alone,
-# tracing and differentiation, lowering for other platforms, frameworks, the store.
+# What depends on the versions of Python, JAX and the frameworks: public JAX alone, how
+# programs are written down, tracing and differentiation, lowering for other platforms,
+# frameworks, the store.
 CORE = (
-    "test_layers.py",
-    "test_public_surface.py",
-    "test_jacobian.py",
-    "test_platforms.py",
-    "test_store.py",
+    "tests/test_layers.py",
+    "tests/test_public_surface.py",
+    "tests/structure/",
+    "tests/measure/test_jacobian.py",
+    "tests/test_platforms.py",
+    "tests/test_store.py",
 )
 FRAMEWORKS = ("test_flax", "test_haiku", "test_equinox")
 
@@ -57,5 +59,5 @@ FRAMEWORKS = ("test_flax", "test_haiku", "test_equinox")
 def pytest_collection_modifyitems(items):
     """Mark the sample for the oldest and newest versions."""
     for item in items:
-        if item.path.name in CORE or item.name.startswith(FRAMEWORKS):
+        if item.nodeid.startswith(CORE) or item.name.startswith(FRAMEWORKS):
             item.add_marker("core")

@@ -100,7 +100,8 @@ def monitor(
     10 × 64), over the hidden span as 37 (of 128 × 128).
 
     **Raises** `ValueError`: every or capacity below 1; an unknown or repeated statistic, one that returns another
-    shape or that `method` cannot tell (known here for a Network, else when the optimizer's `init` is called); xs not floating, finite rows; what `spectrum` raises; and `update` called without params.
+    shape or that `method` cannot tell (known here for a Network, else when the optimizer's `init` is called); xs not
+    floating, finite rows; what `spectrum` raises; and `update` called without params.
 
     Source: the Jacobian along training: Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735, section 3.
     """
@@ -145,8 +146,8 @@ def monitor(
             if asked is not None:
                 reason = _reasons.of_quadrature(asked, "s", sp.method)
                 raise _checks.InputError(
-                    f"{call}(): statistics: {name!r} would be NaN in every record. {reason} Known are 's_max', 'mean_s2', "
-                    "'mean_s4', 'isometry_deviation', 'effective_rank' and 'stable_rank'."
+                    f"{call}(): statistics: {name!r} would be NaN in every record. {reason} Known are 's_max', "
+                    "'mean_s2', 'mean_s4', 'isometry_deviation', 'effective_rank' and 'stable_rank'."
                 )
 
     if isinstance(f, Network):

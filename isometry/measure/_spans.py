@@ -192,9 +192,10 @@ def _point(end: End) -> Point:
         )
     name, index = end
     try:
-        parts = (index,)
         if isinstance(index, (tuple, list)):
-            parts = index
+            parts = tuple(index)
+        else:
+            parts = (index,)
         # operator.index takes NumPy's integers too, and refuses floats.
         return Point(name, tuple(operator.index(part) for part in parts))
     except TypeError:
