@@ -17,7 +17,7 @@ from isometry.structure._tapping import CUT, tapped
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """The blocks between successive points that every path from x to the output meets.
+    """The blocks between successive points that every path runs through.
 
     Attributes:
         anatomy: The anatomy of the function, in the dtype of the measurement.

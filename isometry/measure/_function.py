@@ -132,16 +132,16 @@ def traced(
 
 
 def reading(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
-    """Return what is equal for two traces of a function that read the same."""
+    """Return a key that is equal for two traces whose jaxprs print the same."""
     return str(closed.jaxpr), _unsaid(closed.jaxpr, reference)
 
 
 def version(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
-    """Return what is equal for two traces of a function that compute the same.
+    """Return a key that is equal for two traces that compute the same function.
 
-    They read the same, and what the function closes over holds the same numbers.
+    Their jaxprs print the same, and the arrays that they close over are equal.
     """
-    # Of what is traced itself no numbers are known, so it is a version of its own.
+    # Constants that are tracers have no values to compare, so no other trace is equal.
     if checks.is_traced(closed.consts):
         return object()
     digest = hashlib.blake2b()

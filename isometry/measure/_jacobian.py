@@ -68,7 +68,7 @@ def jacobian(
 
     Warns:
         PrecisionWarning: f asks for less than full precision.
-        BatchWarning: x may be a batch: no row of it meets another in f.
+        BatchWarning: x may be a batch: no row affects the output of another.
         ZeroJacobianWarning: The Jacobian is exactly zero; the message says why.
 
     Example:

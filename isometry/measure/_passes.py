@@ -46,7 +46,7 @@ class Spans(NamedTuple):
         plan = self.plan
         pairs = zip(plan.names, plan.sizes, strict=True)
         sizes = dict(pairs)
-        # An index of the span means a part of the value at its ends, and only there.
+        # An index selects a part of the value at an end of the whole span only.
         for point in (plan.first, plan.last):
             sizes[point.name] = plan.size_at(point.name)
         shapes = {}
@@ -65,7 +65,7 @@ class Spans(NamedTuple):
         """Return, for each span, the point at which its Jacobian is read."""
         ends = self.ends()
         if self.toward == "next":
-            # Derivatives stop at each point, so the point behind sees this one alone.
+            # Derivatives stop at each point, so the next one depends on this one alone.
             return {name: last for name, (_, last) in ends.items()}
         return {name: name for name in ends}
 
@@ -112,7 +112,7 @@ def jacobians(
             parts.setdefault(shape, []).append(block)
     stacks = {}
     for shape, wanted in spans.names_of_shape().items():
-        # Groups come as the program makes them, names as the user reads them.
+        # Blocks are in the order of groups, and names in that of the computation.
         of_shape = names[shape]
         order = np.array([of_shape.index(name) for name in wanted])
         stack = jnp.concatenate(parts[shape])
@@ -172,7 +172,7 @@ def _prefixes(
     def forward(z: Array) -> Array:
         zero = jnp.zeros(whole.shape, whole.dtype)
         part = z.reshape(plan.first.of(zero).shape)
-        # Of a span that starts at a part of a value, the rest stays still.
+        # If the span starts at a part of a value, the rest is not perturbed.
         bump = part
         if plan.first.index:
             bump = zero.at[plan.first.index].set(part)
@@ -292,7 +292,7 @@ def _selections(
     whole: dict[Shape, _Selection] = {}
     selections = []
     for name, reading_point in spans.reading_points().items():
-        # Another group's.
+        # The span belongs to another group.
         if reading_point not in row_of:
             continue
         first, last = ends[name]
@@ -316,7 +316,7 @@ def _selections(
             )
             selection = whole.setdefault((m, n), empty)
         else:
-            # The other end may be meant as a whole.
+            # One end may be a whole value.
             if outputs is None:
                 outputs = np.arange(m)
             if inputs is None:

@@ -92,7 +92,7 @@ class Group(NamedTuple):
 
     def is_point(self) -> np.ndarray:
         """Return for each iteration whether its value is a point: shape `lengths`."""
-        # On the host: it is known when the program is made.
+        # A NumPy array, because it does not depend on traced values.
         marks = np.zeros(math.prod(self.lengths), bool)
         marks[self.chosen()] = True
         return marks.reshape(self.lengths)
@@ -123,7 +123,6 @@ def grouped(
     groups = []
     for (path, var), by_turns in members.items():
         turns = tuple(by_turns)
-        # Places without turns are read in all iterations of the scans around.
         # A place without iterations is the variable in all of them.
         every_turn = Place(path, var, ())
         # Its reading has one leading axis for each scan.
@@ -409,7 +408,7 @@ def prepare(
 
 
 def _read(function: Function, shapes: tuple[Params, PyTree]) -> Anatomy:
-    """Return what f is made of; what it raises is said as `spectrum` says it."""
+    """Return the anatomy of f. Exceptions of f are reported as in `spectrum`."""
     try:
         return structure.anatomy(function, *shapes)
     except InputError:
@@ -470,7 +469,7 @@ def between(
     """
     names = []
     for name in anatomy.points:
-        # Ends stay whatever they are, for they are what was asked for.
+        # The ends are kept in any case.
         if name in (first.name, last.name):
             names.append(name)
             continue

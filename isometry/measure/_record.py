@@ -54,8 +54,8 @@ R = TypeVar("R")
 def _statistic(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a method public, and compute it in the dtype of its record.
 
-    A float64 spectrum is read as well where JAX's 64-bit mode, in which it was
-    measured, is off; there JAX would round it, and warn.
+    A float64 spectrum may be read where JAX's 64-bit mode is off, although it was
+    measured where it was on. Without this, JAX would round it and warn.
     """
 
     def decorate(method: Callable[P, R]) -> Callable[P, R]:
@@ -760,8 +760,8 @@ class Spectrum:
         Inputs are averaged within their seed first: only seeds are independent.
 
         Args:
-            statistic: A method's name ("stable_rank") or a function of a Spectrum, of
-                one number a matrix or, as `quantile` of several p, an array of them:
+            statistic: The name of a method ("stable_rank"), or a function of a Spectrum
+                that returns one number, or an array of them, for each matrix:
                 then one standard error each.
 
         Returns:

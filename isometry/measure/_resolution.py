@@ -143,11 +143,11 @@ def _version(
     params: Params,
     x: PyTree,
 ) -> Hashable:
-    """Trace a user's f, to tell what it closes over now from what it did before."""
+    """Return a key that changes with what a user's f closes over, by tracing f."""
     shapes = target.abstract(params, x)
     try:
         closed, _ = traced(_of_output(target), *shapes)
-    # It is traced once more, where what it raises is told.
+    # f is traced again later, where an exception is reported.
     except Exception:
         return None
     assert isinstance(target.f, Reference), "programs are of spans from end to end"
@@ -461,13 +461,13 @@ def raised(
     shapes: tuple[Params, PyTree],
     argument: str,
 ) -> InputError:
-    """Say what f raised, and whether x seems to be a batch.
+    """Return an error that says what f raised, and whether x seems to be a batch.
 
     Args:
-        error: What was raised.
-        trace: Traces f at shapes of params and x.
-        shapes: Those at which it raised.
-        argument: Under which name the user gave x.
+        error: The exception.
+        trace: A function that traces f for shapes of params and x.
+        shapes: The shapes of params and x at which f raised.
+        argument: The name of the argument that holds x.
     """
     params, x = shapes
     came = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(x))
@@ -509,7 +509,7 @@ def _require_determinism(
 
     Args:
         target: The span of f.
-        params: Shapes of what its functions are called with.
+        params: Shapes of the parameters.
         x: Shape of one example.
         once: The jaxpr of the span.
     """

@@ -39,8 +39,8 @@ def signals(
 
     Everything comes from one program: the values from one evaluation, all gradients
     from one reverse pass, and the averaged partial Jacobian norms from one reverse pass
-    for each entry of what the span ends with, exactly. Of outputs with very many
-    entries (the logits of all tokens) take a part: `span=("embed", ("output", -1))`.
+    for each entry at the end of the span, exactly. If that has very many entries (the
+    logits of all tokens), take a part: `span=("embed", ("output", -1))`.
 
     Args:
         f: A `Network`, any f(params, x) of one example, or a list of such blocks.
@@ -100,7 +100,7 @@ def signals(
             f"span starts at {plan.first}, and points behind it have no such part; "
             f"write the name alone, {plan.first.name!r}."
         )
-    # By number of seed and input, so that chunks of seeds change nothing.
+    # Keys depend on the numbers of seed and input, so chunks of seeds change nothing.
     keys_of_g = _points.keys_of(key, run.num_seeds, run.num_inputs)
     how = _How(plan, loss, chunk=_directions_at_once(run))
     parts = []
@@ -116,7 +116,7 @@ def signals(
         parts.append(part)
     joined = run.joined(parts)
     fields = {name: value[..., plan.order] for name, value in joined.items()}
-    # On the host, for it is a ratio of a few numbers at each point.
+    # Computed on the host: it is a ratio of a few numbers at each point.
     fields["chi"] = _chi(fields["apjn"], _points.before(plan))
     return Signals(
         **jax.tree.map(jnp.asarray, fields),
@@ -129,7 +129,7 @@ def signals(
 
 def _directions_at_once(run: _points.Run) -> int:
     """Return how many cotangents of each input fit in memory at once."""
-    # Inputs of a seed are measured side by side, so that their values can be compared.
+    # All inputs of a seed are measured at once, because c compares their values.
     each = run.num_inputs * run.plan.bytes_of_direction()
     most = run.plan.size_at(run.plan.last.name)
     return _points.at_once(memory.budget(None) // each, most)
@@ -158,7 +158,7 @@ def _signals(
     keys: Key | None,
 ) -> dict[str, Array]:
     """Measure a chunk of seeds, one after another; return the fields of `Signals`."""
-    # One rewritten program serves all seeds and inputs, whose values are its arguments.
+    # One rewritten program serves all seeds and inputs, which are its arguments.
     program = how.plan.tapped(constants, ADD)
 
     def of_seed(seed: tuple[Params, Key | None]) -> dict[str, Array]:
@@ -231,7 +231,7 @@ def _cotangent(
     It is None for a mean over g, without a loss and a key.
     """
     if loss is not None:
-        # JAX would refuse it as well, in words of its own.
+        # JAX would refuse it too, but without the name of the argument.
         shape = jax.eval_shape(loss, output).shape
         if shape != ():
             raise InputError(
@@ -240,7 +240,7 @@ def _cotangent(
         return jax.grad(loss)(output)
     if key is None:
         return None
-    # Of unit length in the mean, as the average over unit vectors that apjn is.
+    # Of mean square length 1, like the unit vectors over which apjn averages.
     g = jax.random.normal(key, output.shape, output.dtype)
     return g / np.sqrt(output.size)
 
@@ -290,7 +290,7 @@ def _reasons(fields: dict[str, np.ndarray], plan: Plan) -> tuple[tuple[str, str]
     for name in ("q", "c", "gradient", "apjn"):
         is_finite = np.isfinite(fields[name])
         at_point = is_finite.all(axis=tuple(range(is_finite.ndim - 1)))
-        # What is not finite goes on from there: the first point is where to look.
+        # Later points are not finite either, so the first one is named.
         if not at_point.all():
             first = plan.names[int(np.argmin(at_point))]
             cause = f"overflows {plan.dtype} or is not defined"

@@ -44,7 +44,7 @@ class Point:
         if not self.index:
             return repr(self.name)
         index = self.index
-        # As the user writes it: a single number stands without a tuple.
+        # As the user writes it: a single index is no tuple.
         if len(index) == 1:
             (index,) = index
         return f"({self.name!r}, {index})"
@@ -144,7 +144,7 @@ def resolve(
             not upstream of the last, or is not floating.
     """
     first, last = ends(anatomy, span)
-    # In this order: a name that is none is said before what depends on what.
+    # An unknown name is reported before a missing dependence.
     shape_in = _shape_at(anatomy, first)
     shape_out = _shape_at(anatomy, last)
     require_upstream(anatomy, first, last)
@@ -210,7 +210,7 @@ def _shape_at(
     point: Point,
 ) -> jax.ShapeDtypeStruct:
     """Return the shape of the value at a point; refuse one that is not floating."""
-    # It refuses an unknown name, and says which are near.
+    # This raises for an unknown name, with similar ones.
     anatomy.place(point.name)
     whole = anatomy.shape(point.name)
     if len(point.index) > len(whole.shape):
@@ -317,8 +317,8 @@ def floating_points(anatomy: Anatomy) -> list[str]:
 
 def _hidden(anatomy: Anatomy) -> tuple[str, str]:
     """Return the ends of the hidden span, of which the theory predicts spectra."""
-    # The stream from the first branch to the last is what the theory of residual
-    # networks follows.
+    # The theory of residual networks describes the stream from the first branch to the
+    # last.
     if anatomy.branches:
         leaves = anatomy.branches[0].leaves
         if leaves is None:

@@ -78,7 +78,7 @@ def spectrum(
 
     Warns:
         PrecisionWarning: f asks for less than full precision.
-        BatchWarning: x may be a batch: no row of it meets another in f.
+        BatchWarning: x may be a batch: no row affects the output of another.
         ZeroJacobianWarning: The Jacobian is exactly zero; the message says why.
 
     Example:

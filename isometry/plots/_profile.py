@@ -127,7 +127,7 @@ def _draw_values(ax: "Axes", spectra: list["Spectrum"]) -> None:
 
 def _draw_zeros(ax: "Axes", spectra: list["Spectrum"]) -> None:
     x = np.arange(len(spectra))
-    # Wide bars behind narrow ones: the exact zeros are a part of all.
+    # Narrow bars before wide ones, because exact zeros are some of all zeros.
     zeros = [100 * _mean(sp.zero_fraction()) for sp in spectra]
     exact = [100 * _mean(sp.zero_fraction(exact=True)) for sp in spectra]
     if not np.isfinite(zeros).any():

@@ -33,7 +33,7 @@ _PANELS = {
 
 _FIELDS = ("points", *_PANELS)
 
-# The line of what is predicted. Crosses, because other kinds of points have their own.
+# The style of predictions. Kinds of points have other marks than crosses.
 _PREDICTED: dict[str, Any] = {
     "color": "black",
     "marker": "x",

@@ -90,7 +90,7 @@ class Anatomy:
         self._reached: dict[int, frozenset[int]] = {}
 
     def table(self) -> str:
-        """Draw the layers, one a line, with what follows each.
+        """Draw a table of the layers, with what precedes and follows each.
 
         Returns:
             A table with a row for each layer: name, kind, shape, fan_in → fan_out,
@@ -269,7 +269,7 @@ def anatomy(
     Args:
         f: Any function of parameters and one input, or a `Network`.
         params: Its parameters: arrays, or `jax.ShapeDtypeStruct`, in any tree.
-        x: Its input, likewise.
+        x: Its input: arrays or shapes, in any tree.
 
     Returns:
         Its weight layers, points and branches.

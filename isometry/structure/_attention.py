@@ -64,7 +64,8 @@ def _heads(
     for position, weights in enumerate(inputs):
         between, products = _back_to_products(flow, weights)
         operations = {flow.operation(node) for node in between}
-        # A softmax is known by its exponential, however the rest of it is written.
+        # A softmax is recognised by its exponential; the rest may be written in many
+        # ways.
         if "exp" not in operations or len(products) != 1:
             continue
         (logits,) = products
@@ -132,7 +133,7 @@ def _keys_are_right(
     program = unrolled.program
     start = unrolled.nodes[logits].value
     num_axes = len(program.values[start].shape)
-    # The logits stand for a leaf here, whose axes are followed to the softmax.
+    # `follow` traces values to leaves of params; here the logits take their place.
     whole = Origin(start, tuple((axis,) for axis in range(num_axes)))
     traced: dict[int, Origins] = {start: (whole,)}
     for node in between:

@@ -260,7 +260,7 @@ class Flow:
     ) -> bool:
         """Tell whether all pending readers read this node alone of the nodes inside."""
         waiting = {reader for reader in pending if reader not in inside}
-        # The output is read by nobody, and yet all that leads to it must pass.
+        # The output has no readers, but paths that end there must pass the node too.
         others = inside - {node}
         if self.output in others:
             return False
@@ -272,7 +272,7 @@ class Flow:
         # Every node lies on some path from x to the output, so one is a cut if and only
         # if no edge runs past it: an edge from u to v past a node gives a path around.
         position = {node: i for i, node in enumerate(self.nodes)}
-        # How many edges run over each position: from before it to behind it.
+        # Differences of the number of edges that run past each position.
         change = [0] * (len(self.nodes) + 1)
         for node in self.nodes:
             inputs = self.inputs[node]

@@ -89,7 +89,7 @@ class Step(NamedTuple):
 
     Attributes:
         kind: What it does: "relu", "shift", "layer norm".
-        detail: For a shift, the name of what is added.
+        detail: For a shift, the name of the parameter that is added.
     """
 
     kind: str
@@ -326,7 +326,7 @@ def _joined(steps: Sequence[Step]) -> list[Step]:
             i += 1
     kept: list[Step] = []
     for step in joined:
-        # Scale and shift behind a norm are its own.
+        # Scale and shift after a norm belong to it.
         is_of_norm = step.kind in ("scale", "shift") and kept
         if is_of_norm and kept[-1].kind in _NORMS:
             continue

@@ -338,7 +338,7 @@ def _bound(
     eqn: core.JaxprEqn,
     operands: Sequence[Array],
 ) -> list[Array]:
-    """Evaluate an equation as it stands."""
+    """Evaluate an equation unchanged."""
     bound = eqn.primitive.get_bind_params(eqn.params)
     functions, parameters = (), bound
     # Before JAX 0.10.2, the called functions are returned separately.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _ROWS_OF_REPR = 16
 
 # Characters of a name in a repr. Ten more would break the lines of a transformer on a
-# screen of 100 columns; with ten fewer nobody could tell its layers apart.
+# screen of 100 columns; with ten fewer its layers would look alike.
 _NAME_OF_REPR = 34
 
 # Characters of one key in a longer name: a word, and the number after it.

@@ -47,7 +47,7 @@ def _cut(
     if given is None:
         return value
     bump, is_cut = given
-    # The bump is added behind the cut, or nothing would come back to it.
+    # The bump is added after the cut, or its own derivative would be zero.
     return jnp.where(is_cut, jax.lax.stop_gradient(value), value) + bump
 
 
@@ -416,7 +416,7 @@ def _holds(
             return False
         inside = place._replace(path=tuple(rest))
         return any(_holds(part, inside) for part in jaxprs.inner(jaxpr.eqns[index]))
-    # Each program has variables of its own, so a place is found by identity.
+    # Variables are unique to their jaxpr, so they are compared by identity.
     results = [v for eqn in jaxpr.eqns for v in eqn.outvars]
     return any(v is place.var for v in (*jaxpr.constvars, *jaxpr.invars, *results))
 
@@ -440,7 +440,7 @@ def reading_shape(
         eqn = _opened(program)[0].eqns[path[0]]
         if eqn.primitive.name == "scan" and not turns:
             lengths.append(eqn.params["length"])
-        # Of a place with turns one iteration is read, and no axis is added.
+        # If the place is in one iteration, no axis is added.
         elif eqn.primitive.name == "scan":
             turns = turns[1:]
         programs, path = _called(eqn), path[1:]

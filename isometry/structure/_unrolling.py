@@ -22,7 +22,7 @@ class Node(NamedTuple):
 
     Attributes:
         value: Index of the value in the program.
-        turns: Which of the laid out iterations it is in, for each scan around it.
+        turns: The iteration among those that are laid out, for each scan around it.
         inputs: Indices of the nodes that it is computed from; all are smaller than its
             own.
     """
