@@ -313,7 +313,7 @@ def footprints(
     params: Params,
     x: PyTree,
 ) -> list[Footprint]:
-    """Bound the bytes of Jacobians at inputs like x, of every span."""
+    """Bound the bytes of measuring each span, at inputs with the shape of x."""
     found = []
     for target in targets:
         shapes = target.abstract(params, x)

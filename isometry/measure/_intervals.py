@@ -50,7 +50,7 @@ def of_largest(sp: "Spectrum", level: float) -> Ends:
 
 
 def of_stable_rank(sp: "Spectrum", level: float) -> Ends:
-    """Bound size · E s²/s_max² by bounds on both."""
+    """Bound the stable rank, size · E s²/s_max², by bounds on E s² and on s_max."""
     log_top = sp.log_values[..., :1]
     is_zero = jnp.isneginf(log_top)
     log_top = jnp.where(is_zero, 0, log_top)

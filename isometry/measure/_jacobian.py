@@ -158,7 +158,7 @@ def _part(
     x: PyTree,
     first: Array,
 ) -> Float[Array, "part directions"]:
-    """Return `size` rows of the Jacobian, or columns, from the one at `first` on."""
+    """Return rows `first` to `first + size` of the Jacobian; forward, the columns."""
     forward = goes_forward(target)
     with precision.full():
         g, point = target.vector_map(params, x)

@@ -237,7 +237,7 @@ def _unit(
     size: int,
     dtype: DTypeLike,
 ) -> Array:
-    """Return a unit vector; zero if the entry is beyond the size."""
+    """Return the unit vector of an entry; zeros if it is not below the size."""
     return (jnp.arange(size) == entry).astype(dtype)
 
 

@@ -429,7 +429,7 @@ def hashable(f: Function) -> Function:
 
 
 def _examples(xs: PyTree[Array]) -> tuple[PyTree[Array], int]:
-    """Return the inputs as arrays, and how many there are."""
+    """Return the inputs as arrays, and their number."""
     if xs is None:
         raise InputError(
             "xs is missing; write xs=(inputs, *x.shape), a row an example."

@@ -733,7 +733,7 @@ class Spectrum:
         )
 
     def _pooled_rules(self, count: int) -> linalg.Quadrature | None:
-        """Join the rules of all matrices, probe by probe."""
+        """Join the rules of all matrices: rule i is that of probe i of every matrix."""
         rules = self.quadrature
         if rules is None:
             return None
@@ -761,15 +761,15 @@ class Spectrum:
 
         Args:
             statistic: The name of a method ("stable_rank"), or a function of a Spectrum
-                that returns one number, or an array of them, for each matrix:
-                then one standard error each.
+                that returns one number for each matrix, or an array of them, each
+                with its own standard error.
 
         Returns:
-            The error; NaN where the statistic of a matrix is infinite.
+            The standard error; NaN if the statistic of a matrix is infinite.
 
         Raises:
-            InputError: `statistic` is no method, needs arguments, or is not one of each
-                matrix; there are fewer than two seeds on a first axis.
+            InputError: `statistic` is not a method, needs arguments, or does not return
+                a value for each matrix; the first axis has fewer than two seeds.
 
         Example:
             >>> jacobians = np.eye(2) * np.array([1.0, 2.0, 3.0])[:, None, None]

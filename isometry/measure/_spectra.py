@@ -63,7 +63,7 @@ def _keys(
     seeds: Array,
     inputs: Array,
 ) -> Key:
-    """Return (seeds, inputs) keys."""
+    """Return a key for each seed and input, of shape (seeds, inputs)."""
     assert bits is not None, "a method that draws requires a key"
     base = jax.random.wrap_key_data(bits, impl=how.key_kind)
     # A key depends on the numbers of its seed and input alone, so the probes are the

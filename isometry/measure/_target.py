@@ -78,7 +78,7 @@ class Target:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(outputs, inputs) of the Jacobian."""
+        """The shape (outputs, inputs) of the Jacobian."""
         return self.shape_out.size, self.shape_in.size
 
     @property
@@ -112,7 +112,7 @@ class Target:
 
     @property
     def sparse(self) -> bool:
-        """Whether scales of those factors can be exactly zero."""
+        """Whether derivatives of activations in the factors can be exactly zero."""
         return self.layered and self._known_network.has_dead_slopes
 
     @property
@@ -134,7 +134,7 @@ class Target:
         x: PyTree,
         z: Array,
     ) -> Array:
-        """Return the value where the span ends, if it is z where the span starts."""
+        """Return the value at the end of the span, if that at its start is z."""
         if self.points is not None:
             return self.points.apply(params, x, z)
         if self.span == "end_to_end":

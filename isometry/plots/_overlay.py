@@ -227,7 +227,7 @@ def _shade_floor(
 
 
 def _atoms(sp: Spectrum, law: Law) -> tuple[dict[float, float], dict[float, float]]:
-    """Return the masses of atoms by their place lam: measured, predicted."""
+    """Return the masses of atoms by their λ: the measured and the predicted ones."""
     predicted = {atom.lam: atom.mass for atom in law.atoms}
     if sp.quadrature is not None:
         return {}, predicted

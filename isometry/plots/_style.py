@@ -47,12 +47,12 @@ LEGEND_ABOVE = {
 
 
 def colour(index: int) -> str:
-    """Return the colour of a line; they repeat after the last."""
+    """Return the colour of the line with this index; colours repeat."""
     return COLOURS[index % len(COLOURS)]
 
 
 def mark(index: int) -> str:
-    """Return the mark of a line; they repeat after the last."""
+    """Return the mark of the line with this index; marks repeat."""
     return MARKS[index % len(MARKS)]
 
 

@@ -252,7 +252,7 @@ def _row_names(
     parts: _Parts,
     nodes: Sequence[int],
 ) -> tuple[str, ...]:
-    """Return the names of the weights at these nodes, each once."""
+    """Return the names of the weights whose results these nodes are, each once."""
     indices = [index for node in nodes for index, _ in parts.flow.layer_at[node]]
     return tuple(dict.fromkeys(parts.weights[index].name for index in indices))
 

@@ -84,7 +84,7 @@ class Flow:
         self.inside = frozenset(self.nodes)
 
     def value(self, node: int) -> Value:
-        """Return the value that a node is an iteration of."""
+        """Return the value of the program that a node is, in some iteration."""
         return self.unrolled.value(node)
 
     def operation(self, node: int) -> str:

@@ -189,7 +189,7 @@ def _step(
     segment: Sequence[int],
     names: Mapping[int, str],
 ) -> Step | None:
-    """Describe the nodes between one bottleneck and the next."""
+    """Describe the operations of a segment as one step, or None as in `_single`."""
     values = [flow.value(node) for node in segment]
     # The name of a library function says more than its operations.
     calls = [call for value in values for call in value.calls]
@@ -215,7 +215,7 @@ def _single(
     node: int,
     names: Mapping[int, str],
 ) -> Step | None:
-    """Describe one operation."""
+    """Describe one operation; None if descriptions leave it out, such as layout."""
     value = flow.value(node)
     name = value.operation
     if name in LAYOUT or flow.is_scaled(node):

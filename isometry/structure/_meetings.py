@@ -48,7 +48,7 @@ class Meeting(NamedTuple):
 
 
 class _Axes(NamedTuple):
-    """How an equation reads the axes of a weight; fields as of `Meeting`."""
+    """How an equation reads the axes of a weight: fields of `Meeting`."""
 
     kind: str
     in_axes: Indices = ()
@@ -195,7 +195,7 @@ def _written_out(
     other: Value,
     sums: Indices,
 ) -> _Axes | None:
-    """Read a product that is written as (w * x).sum(axes)."""
+    """Read a product of arrays as (w * x).sum(sums); None if no axis of w is summed."""
     own = _not_broadcast(weight)
     in_axes = tuple(axis for axis in own if axis in sums)
     if not in_axes:

@@ -37,10 +37,10 @@ class Pick:
 
 
 class Part(NamedTuple):
-    """A stretch of one axis of a leaf.
+    """A stretch of one axis of an array.
 
     Attributes:
-        axis: The axis of the leaf.
+        axis: The axis.
         start: Where the stretch begins.
         stop: Where it ends.
     """
@@ -227,7 +227,7 @@ def _concatenated(
     value: Value,
     traced: dict[int, Origins],
 ) -> Origins:
-    """Trace leaves that were concatenated, or stacked, inside the program."""
+    """Trace a value that f concatenated or stacked from several leaves."""
     is_stack = value.operation == "stack"
     axis = value.params["axis" if is_stack else "dimension"]
     found: list[Origin] = []

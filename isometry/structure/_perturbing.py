@@ -160,7 +160,7 @@ def _walk(
     *,
     path: tuple[int, ...],
 ) -> list[_Dual]:
-    """Evaluate a program and its derivative, and record every value."""
+    """Evaluate a program and its derivative; record values, and return its outputs."""
     jaxpr = program
     known: dict[core.Var, _Dual] = {}
     if isinstance(program, core.ClosedJaxpr):
@@ -204,7 +204,7 @@ def _results(
     *,
     path: tuple[int, ...],
 ) -> list[_Dual]:
-    """Evaluate one equation and its derivative."""
+    """Evaluate one equation and its derivative; return its results."""
     name = eqn.primitive.name
     if name == "scan":
         return _scan(

@@ -243,7 +243,7 @@ class _Reader:
         atoms: Sequence[core.Var | core.Literal],
         known: dict[core.Var, int],
     ) -> list[int]:
-        """Return the values that variables and literals stand for."""
+        """Return the indices of the values of variables and literals."""
         indices = []
         for atom in atoms:
             if isinstance(atom, core.Literal):
@@ -338,7 +338,7 @@ class _Reader:
         inputs: list[int],
         inside: _Where,
     ) -> list[int]:
-        """Read the body once, between the values that enter and those that leave."""
+        """Read a scan: what its body takes, the body once, and what it returns."""
         body = eqn.params["jaxpr"]
         inner = getattr(body, "jaxpr", body)
         num_consts, num_carry = jaxprs.scan_parts(eqn)

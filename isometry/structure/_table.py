@@ -52,7 +52,7 @@ def cells(
 
 
 def _positions(branches: Sequence[Branch]) -> dict[str, str]:
-    """Return where on its branch each layer lies: "1/2"."""
+    """Return the position of each layer on its branch: "1/2" is the first of two."""
     positions: dict[str, str] = {}
     for branch in branches:
         stem = branch.name.partition("[")[0].partition("@")[0]

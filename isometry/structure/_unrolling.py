@@ -54,7 +54,7 @@ class Unrolled:
                 self.readers[read].append(index)
 
     def value(self, node: int) -> Value:
-        """Return the value that a node is an iteration of."""
+        """Return the value of the program that a node is, in some iteration."""
         return self.program.values[self.nodes[node].value]
 
     def find(self, value: int, turns: Indices = ()) -> int:
@@ -127,7 +127,7 @@ class Unrolled:
         self,
         start: set[int] | frozenset[int],
     ) -> frozenset[int]:
-        """Return all nodes that depend on one of `start`, and these themselves."""
+        """Return all nodes that depend on one of `start`, with those of `start`."""
         seen = set(start)
         for index in range(min(start, default=0), len(self.nodes)):
             if any(read in seen for read in self.nodes[index].inputs):
@@ -135,7 +135,7 @@ class Unrolled:
         return frozenset(seen)
 
     def before(self, end: int) -> frozenset[int]:
-        """Return all nodes that a node depends on, and itself."""
+        """Return all nodes that a node depends on, with the node itself."""
         seen = {end}
         pending = collections.deque(seen)
         while pending:

@@ -444,7 +444,7 @@ class _Words:
         return f"behind {name!r}"
 
     def _nearest_point(self, stop: _Stop) -> str | None:
-        """Return the point from which the fewest operations lead to a stop."""
+        """Return the point before a stop with the fewest operations between them."""
         # Breadth first. Operands are tried in the order in which they are written.
         visited = set(stop.entering)
         pending = collections.deque(stop.entering)
@@ -510,7 +510,7 @@ class _Words:
         index: int,
         turn: tuple[int, ...],
     ) -> list[str]:
-        """Return the points at a value, in one iteration of the scans around it."""
+        """Return the names of a value in one iteration of the scans around it."""
         points = self._points.get(_key(self._program.values[index]), ())
         return [name for turns, name in points if turns == turn[: len(turns)]]
 
