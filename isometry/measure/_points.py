@@ -318,7 +318,7 @@ class Run(NamedTuple):
         """
         for start in range(0, self.num_seeds, self.seeds_at_once):
             numbers = np.arange(start, start + self.seeds_at_once)
-            # The last seed again, instead of a program for a shorter chunk.
+            # A shorter chunk would need another program, so the last seed is repeated.
             numbers = np.minimum(numbers, self.num_seeds - 1)
             yield numbers, precision.cast(self.make(numbers), self.plan.dtype)
 
@@ -371,12 +371,12 @@ def prepare(
     )
     drawn = seeds.shapes()
     measured_in = precision.measuring_dtype(dtype, drawn, xs)
-    # Before f is read: an anatomy holds for these dtypes alone.
+    # Cast before f is read: an anatomy holds for these dtypes alone.
     xs = precision.cast(xs, measured_in)
     shapes = _resolution.abstract((drawn, _draws.row_shapes(xs)), measured_in)
     anatomy = _read(function, shapes)
     resolved = _spans.resolve(function, anatomy, span)
-    # Read under full precision, f still may ask for less by itself.
+    # f is read at full precision, but may explicitly ask for less.
     coarse = jaxprs.coarse(anatomy.closed.jaxpr, measured_in)
     _resolution.warn_of_precision(coarse)
     groups = grouped(anatomy, choose(anatomy, resolved.first, resolved.last))

@@ -27,14 +27,14 @@ from isometry.measure import _devices
 # Takes its static argument, and the three fields of `Arguments`.
 Program = Callable[..., PyTree[Array]]
 
-# Seconds that a call of a compiled program takes beside its computation. A tenth of it
-# would cut programs into pieces that are mostly calls; ten times as much would leave a
-# core idle for 3 ms.
+# Seconds of overhead of a call of a compiled program. A tenth of it would cut programs
+# into pieces that are mostly overhead; ten times as much would leave a core idle for
+# 3 ms.
 _CALL = 3e-4
 
-# Seconds until threads have started, and what cutting costs besides. With a tenth of
-# it calls of 3 ms are cut, and take 40 % more of the cores; with ten times as much
-# calls of 20 ms use one core.
+# Seconds of overhead of cutting a call and starting threads. With a tenth of it calls of
+# 3 ms are cut, and take 40 % more of the cores; with ten times as much calls of 20 ms use
+# one core.
 _STARTING = 2e-3
 
 # Bytes per second at which a loop over seeds copies their arrays out of the stack.

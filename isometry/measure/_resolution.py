@@ -99,14 +99,13 @@ def resolve_once(
     target = _bare(function, params, x, span=span, dtype=dtype, output=output)
     target = replace(target, needs_factors=needs_factors)
     if target.span == "end_to_end" and target.network is None:
-        # Only end to end: points are found in a trace of their own, whose names come
-        # from the user's params.
+        # Not for named points, whose names come from another trace, of the user's params.
         program = _program(target, params, x)
         target = replace(target, f=program, output=None)
         assert program.closed is not None, "it has just been traced"
         params = (program.closed.consts, params)
         target = _traced_once(target, params, x, argument="x")
-        # An equal program may have been examined before, of a function that is gone.
+        # An equal program may be cached, whose function is gone.
         target = replace(target, f=program)
         program.closed = None
     else:

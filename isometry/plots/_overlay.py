@@ -274,7 +274,7 @@ def _draw_atoms(
         (predicted, 0.5, COLOURS[1], "atom, predicted"),
     )
     for masses, side, colour, label in bars:
-        # Of a quadrature no masses are measured.
+        # A quadrature measures no atoms.
         if not masses:
             continue
         x = [_place(lam, axis, zero) + side * width for lam in masses]

@@ -119,7 +119,7 @@ def _draw_values(ax: "Axes", spectra: list["Spectrum"]) -> None:
         ls="--",
         label="root mean square",
     )
-    # Isometry.
+    # Isometry, s = 1.
     ax.axhline(0, color="0.4", ls=":", lw=0.9)
     ax.set_ylabel("log$_{10}$ s")
     ax.legend(ncols=5, fontsize=7, **LEGEND_ABOVE)

@@ -42,11 +42,11 @@ _PREDICTED: dict[str, Any] = {
     "lw": 1,
 }
 
-# Means over inputs.
+# The mean over inputs, for each seed and point.
 BySeed: TypeAlias = Float[np.ndarray, "seeds points"]
 
-# What a point is, by the end of its name, with its label, colour and mark. Each has a
-# line of its own: in one line the signal would jump at every activation.
+# Kinds of points by the end of their names, each with the label, colour and mark of its
+# line. A single line of all points would jump at every activation.
 _KINDS = {
     "": ("layers", COLOURS[0], "o"),
     "out": ("after what follows them (:out)", COLOURS[1], "s"),
@@ -102,7 +102,7 @@ def signals(measured: "Signals", predicted: "Signals | None" = None) -> "Figure"
     handles, labels = panels.flat[0].get_legend_handles_labels()
     num_seeds = len(_by_seed(measured, "q"))
     if num_seeds > 1:
-        # Of the shaded bands of all panels.
+        # The shaded bands of all panels have no entry in the legend.
         last.text(0.5, 0.75, f"bands: range of {num_seeds} seeds", ha="center")
     last.legend(handles, labels, loc="center", fontsize=8, frameon=False)
     return figure
@@ -133,7 +133,7 @@ def _draw_panel(
             ax.plot(x, line[x], **_PREDICTED)
     drawn = by_seed
     if line is not None:
-        # Of all predicted lines one entry of the legend.
+        # An empty line, so that all predictions have one entry in the legend.
         ax.plot([], label="predicted", **_PREDICTED)
         drawn = np.concatenate([by_seed, line[None]])
     # The logarithmic axis is for positive values alone.
@@ -141,7 +141,7 @@ def _draw_panel(
     if is_log and drawn.size and (drawn > 0).all():
         ax.set_yscale("log")
     if field == "chi":
-        # Criticality.
+        # Criticality, χ = 1.
         ax.axhline(1, color="0.4", ls=":", lw=0.9)
     if field == "c" and drawn.size:
         ax.set_ylim(min(-0.05, drawn.min() - 0.05), 1.05)

@@ -227,7 +227,7 @@ def _takes_one_row(
     False if f raises on x[0], whatever the error.
     """
     # Whether f accepts x[0] is not enough: a network that flattens each image,
-    # x.reshape(len(x), -1), accepts a single image too and returns something else.
+    # x.reshape(len(x), -1), may accept a single image and return something else.
     row = jax.tree.map(lambda leaf: leaf[0], x)
     try:
         return jax.eval_shape(apply, params, row).shape == out.shape[1:]

@@ -74,5 +74,5 @@ class Depths:
     def of(self, index: int, turn: int = 0) -> int:
         """Return the number at the result of a weight layer, in one iteration."""
         every = self.all[index]
-        # In nested scans the entries start with those of the innermost one.
+        # In nested scans the first entries are the iterations of the innermost one.
         return every[min(turn, len(every) - 1)]

@@ -76,8 +76,8 @@ class Flow:
             for index, node in enumerate(unrolled.nodes)
             if node.value in layers
         }
-        # f returns one array, or one array first and auxiliary values after it: callers
-        # measure the Jacobian of the first.
+        # Functions that are measured return one array. Of several, the first leaf is
+        # taken, because auxiliary results usually come after the output.
         self.output = unrolled.find(program.outputs[0])
         self.stream = self._stream(program)
         self.nodes = sorted(self._before_output())

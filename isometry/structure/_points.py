@@ -96,7 +96,7 @@ def pre_activation(
         is_layout = value.operation in LAYOUT and value.scans == scans
         if not (flow.is_scaled(reader) or is_layout):
             break
-        # Under vmap a product may be transposed. The point is the value in user order.
+        # Under vmap a product may be transposed. The point has the axes as f uses them.
         if value.operation == "transpose" and reader in flow.readers[unbiased]:
             unbiased = reader
     return PreActivation(unbiased, ())

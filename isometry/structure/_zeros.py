@@ -177,8 +177,8 @@ class _Search:
         self._relevant = relevant
         self._moves: dict[int, Bool[np.ndarray, "*turns"]] = {}
         # Values inside a cond or a loop of unknown length have no record. They count as
-        # changing if one of their inputs does, so that none of them is taken for a
-        # stop.
+        # changing if one of their inputs does, so that a stop
+        # after them is found.
         self._unseen: set[int] = set()
         for index in sorted(relevant):
             value = program.values[index]
