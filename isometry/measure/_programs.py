@@ -32,9 +32,9 @@ Program = Callable[..., PyTree[Array]]
 # 3 ms.
 _CALL = 3e-4
 
-# Seconds of overhead of cutting a call and starting threads. With a tenth of it calls of
-# 3 ms are cut, and take 40 % more of the cores; with ten times as much calls of 20 ms use
-# one core.
+# Seconds of overhead of cutting a call and starting threads. With a tenth of it calls
+# of 3 ms are cut, and take 40 % more of the cores; with ten times as much calls of 20
+# ms use one core.
 _STARTING = 2e-3
 
 # Bytes per second at which a loop over seeds copies their arrays out of the stack.

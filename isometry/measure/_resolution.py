@@ -99,7 +99,7 @@ def resolve_once(
     target = _bare(function, params, x, span=span, dtype=dtype, output=output)
     target = replace(target, needs_factors=needs_factors)
     if target.span == "end_to_end" and target.network is None:
-        # Not for named points, whose names come from another trace, of the user's params.
+        # Not for named points: their names come from a trace with the user's params.
         program = _program(target, params, x)
         target = replace(target, f=program, output=None)
         assert program.closed is not None, "it has just been traced"
