@@ -22,6 +22,7 @@ FLOORS = (
     ("schemes",),
     ("networks",),
     ("measure",),
+    ("methods",),
     ("_ranks",),
     ("_compare",),
     ("degeneracy",),

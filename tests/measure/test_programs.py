@@ -99,8 +99,8 @@ def test_pieces_run_at_the_same_time_with_one_blas_thread(monkeypatch):
 
     def meet(x):
         barrier.wait()
-        info = threadpoolctl.threadpool_info()
-        threads_of_blas.extend(lib["num_threads"] for lib in info)
+        libraries = threadpoolctl.ThreadpoolController().select(user_api="blas")
+        threads_of_blas.extend(lib["num_threads"] for lib in libraries.info())
         return np.zeros_like(x)
 
     def meeting(static, by_seed, by_input, shared):
