@@ -10,6 +10,8 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float
 
+from isometry._internal import jaxprs
+
 # Equations that only call one program. Names differ between versions of JAX.
 _CALLS = frozenset(
     (
@@ -360,8 +362,7 @@ def _scan(
     path: tuple[int, ...],
 ) -> list[_Dual]:
     """Evaluate a scan, and stack the records of its iterations."""
-    num_consts = eqn.params["num_consts"]
-    num_carry = eqn.params["num_carry"]
+    num_consts, num_carry = jaxprs.scan_parts(eqn)
     constants = operands[:num_consts]
     # The carry of a scan must have one type in all iterations, and None is another type
     # than an array of zeros.

@@ -246,7 +246,7 @@ def test_overlay_shades_what_is_below_the_floor(measured):
     (bars,) = [p for p in ax.patches if p.get_label() == "measured"]
     heights, edges, _ = bars.get_data()
     assert not heights[edges[1:] < -8 / math.log(10)].any()
-    zeros = float(np.mean(sp.zero_fraction()))
+    zeros = float(np.asarray(sp.zero_fraction()).mean())
     assert float(heights @ np.diff(edges)) == pytest.approx(1 - zeros, rel=1e-6)
 
 
