@@ -110,6 +110,9 @@ class Initializer:
         result_dtype = checks.float_dtype(self.dtype if dtype is None else dtype)
         if self.random:
             checks.key("key", key)
+        else:
+            # JAX's convention asks for a key all the same, whatever it is.
+            key = None
         self._check_range(sizes, result_dtype)
         draw_dtype = result_dtype
         # QR has no half precision, whose few bits cannot tell apart the variates that a

@@ -247,3 +247,10 @@ def test_repr_shows_what_is_not_the_default():
     critical = init.critical("linear", q=0.5, in_axis=1, out_axis=0)
     for word in ("critical(", "'linear'", "q=0.5", "weights='gaussian'", "in_axis=1"):
         assert word in repr(critical)
+
+
+@pytest.mark.parametrize("key", [None, "key", 3, object()])
+def test_what_is_not_drawn_takes_anything_for_a_key(key):
+    for factory in (init.zeros, init.ones, init.identity):
+        assert factory()(key, (2, 2)).shape == (2, 2)
+    assert init.constant(0.5)(key, (2, 3)).shape == (2, 3)

@@ -37,6 +37,7 @@ def answers(call, *arguments, **named):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", isometry.PrecisionWarning)
             warnings.simplefilter("ignore", isometry.BatchWarning)
+            warnings.simplefilter("ignore", isometry.ZeroJacobianWarning)
             return True, call(*arguments, **named)
     except Exception as error:
         raised = traceback.extract_tb(error.__traceback__)[-1].filename
