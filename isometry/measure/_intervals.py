@@ -87,7 +87,7 @@ def _standard_error(sp: "Spectrum", measure: Measure) -> Array:
     For a moment it is the standard error of a mean; it is valid for functions of
     moments too.
     """
-    rules = _rules(sp)
+    rules = rules_of(sp)
     probes = _probes(sp)
     if probes < 2:
         return jnp.asarray(jnp.nan, rules.weights.dtype)
@@ -119,13 +119,13 @@ def _joined(sp: "Spectrum", log_values: Array, weights: Array) -> "Spectrum":
     )
 
 
-def _rules(sp: "Spectrum") -> Quadrature:
+def rules_of(sp: "Spectrum") -> Quadrature:
     assert sp.quadrature is not None, "of singular values every interval is a point"
     return sp.quadrature
 
 
 def _probes(sp: "Spectrum") -> int:
-    return _rules(sp).log_values.shape[-2]
+    return rules_of(sp).log_values.shape[-2]
 
 
 def _t_quantile(level: float, probes: int) -> float:
