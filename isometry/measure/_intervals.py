@@ -28,9 +28,7 @@ Ends: TypeAlias = tuple[Array, Array]
 def of_measure(sp: "Spectrum", measure: Measure, level: float) -> Ends:
     """Bound a function of the measure that does not depend on the largest node."""
     value = measure(sp)
-    rules = sp.quadrature
-    if rules is None:
-        return value, value
+    rules = rules_of(sp)
     gauss = _joined(sp, rules.log_values, rules.weights)
     radau = _joined(sp, rules.radau_log_values, rules.radau_weights)
     by_gauss = measure(gauss)
@@ -70,9 +68,7 @@ def of_stable_rank(sp: "Spectrum", level: float) -> Ends:
 
 def _log_largest(sp: "Spectrum", level: float) -> Ends:
     log_top = sp.log_values[..., 0]
-    rules = sp.quadrature
-    if rules is None:
-        return log_top, log_top
+    rules = rules_of(sp)
     # Rounding of products with J, as in `linalg.extreme_singular_values`.
     longest = sp.size + sp.structural_zeros
     rounding = 4 * math.sqrt(longest) * float(jnp.finfo(log_top.dtype).eps)

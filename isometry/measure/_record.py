@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ParamSpec, TypeAlias, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,9 @@ Statistic: TypeAlias = "str | Callable[[Spectrum], Array]"
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# A method of a record.
+OfRecord: TypeAlias = 'Callable[Concatenate["Spectrum", P], R]'
+
 
 def _statistic(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a method public, and compute it in the dtype of its record.
@@ -74,7 +77,7 @@ def _statistic(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def _compiled(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def _compiled(*static: str) -> Callable[["OfRecord[P, R]"], "OfRecord[P, R]"]:
     """Compute a method of a record by one program.
 
     Operation by operation it would be ten or twenty, which a first call compiles one
@@ -84,18 +87,17 @@ def _compiled(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         *static: Names of arguments that are no arrays.
     """
 
-    def decorate(method: Callable[P, R]) -> Callable[P, R]:
+    def decorate(method: "OfRecord[P, R]") -> "OfRecord[P, R]":
         program = compilation.jit(method, static_argnames=static)
 
         @functools.wraps(method)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            sp = cast("Spectrum", args[0])
+        def call(sp: "Spectrum", *args: P.args, **kwargs: P.kwargs) -> R:
             # No number depends on these, and each of their values would compile another
             # program: a profile has as many spans as points.
             bare = replace(sp, method=Dense(), span="given", pairs=None, recast=None)
-            return program(bare, *args[1:], **kwargs)
+            return program(bare, *args, **kwargs)
 
-        return cast("Callable[P, R]", call)
+        return call
 
     return decorate
 
@@ -289,7 +291,6 @@ class Spectrum:
         return _reasons.of_quadrature(statistic, variable, self.method)
 
     @_statistic("zero_fraction")
-    @_compiled("exact")
     def zero_fraction(self, exact: bool = False) -> PerMatrix:
         """Return the mass of the zeros.
 
@@ -304,6 +305,10 @@ class Spectrum:
             >>> sp.zero_fraction(), sp.zero_fraction(exact=True)
             (Array(0.75, dtype=float32), Array(0.5, dtype=float32))
         """
+        return self._mass_of_zeros(exact=bool(exact))
+
+    @_compiled("exact")
+    def _mass_of_zeros(self, *, exact: bool) -> PerMatrix:
         # A value below the floor is rounding noise, and cannot be told from zero.
         is_zero = ~self.resolved
         if exact:
@@ -334,11 +339,11 @@ class Spectrum:
             >>> print(f"{sp.moment(2):.4g}, {sp.moment(1, 's'):.4g}")
             41, 2
         """
-        k = self._power(k, variable)
+        power = self._power(k, variable)
         if variable == "log_s":
             mass, logs = self._resolved_measure()
-            return jnp.sum(mass * logs**k, -1)
-        return self._mean_of_power(_POWER[variable] * k)
+            return jnp.sum(mass * logs**power, -1)
+        return self._mean_of_power(_POWER[variable] * power)
 
     @_compiled()
     def _mean_of_power(self, power: float | Array) -> PerMatrix:
@@ -602,7 +607,6 @@ class Spectrum:
         return self._of_values(jnp.sum(terms, -1))
 
     @_statistic("condition_number")
-    @_compiled("nonzero")
     def condition_number(self, nonzero: bool = False) -> PerMatrix:
         """Return s_max/s_min, infinite if any value is zero or unresolved.
 
@@ -617,6 +621,10 @@ class Spectrum:
             >>> sp.condition_number(), sp.condition_number(nonzero=True)
             (Array(inf, dtype=float32), Array(2., dtype=float32))
         """
+        return self._ratio_of_extremes(nonzero=bool(nonzero))
+
+    @_compiled("nonzero")
+    def _ratio_of_extremes(self, *, nonzero: bool) -> PerMatrix:
         top = self.log_values[..., 0]
         resolved = self.resolved
         least = jnp.min(jnp.where(resolved, self.log_values, jnp.inf), -1)
@@ -764,9 +772,12 @@ class Spectrum:
         if self.knows_values:
             value = self._estimated(k, statistic=statistic, variable=variable)
             return value, value
+        power: float | Array = k
         if statistic == "moment":
-            k = self._power(k, variable)
-        return self._ends(k, statistic=statistic, level=float(level), variable=variable)
+            power = self._power(k, variable)
+        return self._ends(
+            power, statistic=statistic, level=float(level), variable=variable
+        )
 
     @_compiled("statistic", "level", "variable")
     def _ends(
@@ -786,7 +797,7 @@ class Spectrum:
         self, k: float | Array, *, statistic: str, variable: str
     ) -> PerMatrix:
         if statistic == "moment":
-            return self.moment(k, variable)
+            return self.moment(cast("float", k), variable)
         if statistic == "s_max":
             return jnp.exp(self.log_values[..., 0])
         return getattr(self, statistic)()
