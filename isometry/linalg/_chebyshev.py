@@ -4,10 +4,10 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from isometry._internal import compilation
 from isometry._internal.errors import public
 
 
@@ -57,7 +57,7 @@ def smooth_cdf(
 
 # As one program, also outside of jit: forty operations one by one would each compile
 # anew for every shape, 2 s for the first picture instead of 0.2 s.
-@functools.partial(jax.jit, static_argnames="most")
+@functools.partial(compilation.jit, static_argnames="most")
 def _cdf(
     log_s: Float[Array, "*batch nodes"],
     weights: Float[Array, "*batch nodes"],
@@ -111,7 +111,7 @@ def smooth_density(
     return _density(log_s, weights, steps, log_points, most=most)
 
 
-@functools.partial(jax.jit, static_argnames="most")
+@functools.partial(compilation.jit, static_argnames="most")
 def _density(
     log_s: Float[Array, "*batch nodes"],
     weights: Float[Array, "*batch nodes"],
