@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
-from isometry._internal import precision
+from isometry._internal import precision, randomness
 
 Kernel = Callable[..., PyTree[Array]]
 
@@ -394,7 +394,7 @@ def haar_orthogonal(
         What `jax.random.orthogonal(key, rows, batch, dtype, columns)` returns.
     """
     tall = max(rows, columns), min(rows, columns)
-    q, r = qr(jax.random.normal(key, (*batch, *tall), dtype))
+    q, r = qr(randomness.normal(key, (*batch, *tall), dtype))
     diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)
     q = q * jnp.sign(diagonal)[..., None, :]
     if rows < columns:
