@@ -171,7 +171,9 @@ class Mlp(Network):
         `ensemble` and `audit` call.
         """
         _checks.key("init", key)
-        keys = jax.random.split(key, (self.depth, 2))
+        # As a vector, which compiles in half the time, and then in pairs.
+        keys = jax.random.split(key, 2 * self.depth)
+        keys = keys.reshape(self.depth, 2, *key.shape)
         return {
             "layers": tuple(self._draw(run, keys[run.start : run.start + run.length]) for run in runs_of(self.widths))
         }
