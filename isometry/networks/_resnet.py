@@ -385,7 +385,8 @@ class Resnet(Built):
         )
 
     def __repr__(self) -> str:
-        widths = [run.block.n_out for run in self.function.runs]
+        runs = self.function.runs
+        widths = [run.block.n_out for run in runs for _ in range(run.length)]
         width = widths[0] if len(set(widths)) == 1 else widths
         name = self.function.activation.name
         return (

@@ -95,8 +95,9 @@ def pool(x: Image, pooling: str) -> Image:
 
 
 def pixel_mean(x: Image) -> Float[Array, " channels"]:
-    """Return the mean of each channel over all pixels."""
-    return jnp.mean(x, axis=tuple(range(x.ndim - 1)))
+    """Return the mean of each channel over all pixels; a vector has one pixel."""
+    pixels = tuple(range(x.ndim - 1))
+    return jnp.mean(x, axis=pixels) if pixels else x
 
 
 def plus_bias(z: Image, layer: dict[str, Array]) -> Image:
