@@ -75,3 +75,46 @@ def test_output_is_that_of_sums_over_pixels(case):
     assert came.shape == wanted.shape
     # A layer sums at most 37 products, and gains of 3 carry its rounding through four.
     np.testing.assert_allclose(came, wanted, rtol=0, atol=37 * 3**4 * EPS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"channels": "33"}, r"channels='33' is not a sequence; write \[c_in, "),
+        ({"channels": [3]}, r"channels=\[3\] has 1; write \[c_in, "),
+        ({"channels": [3, 0, 2]}, r"channels\[1\]=0 must be a whole number"),
+        ({"size": 5}, r"size=5 is not the size of an image; write \(n,\) or \(h, w\)"),
+        ({"size": (5, 5, 5)}, r"size=\(5, 5, 5\) is not the size of an image"),
+        ({"size": (5, 0)}, r"size\[1\]=0 must be"),
+        ({"kernel": 0}, "kernel=0 must be"),
+        ({"kernel": [3]}, r"kernel=\[3\] has 1 entries; .* one a layer, 2 of them"),
+        ({"kernel": [3, (3,)]}, r"kernel\[1\]=\(3,\) has 1 entries for 2 axes"),
+        ({"padding": "reflect"}, "padding='reflect' is not known. Known: circular"),
+        ({"strides": [1, 2, 1]}, r"strides=\[1, 2, 1\] has 3 entries"),
+        ({"groups": 2}, "groups=2 does not divide the 3 channels that layer 0 reads"),
+        ({"groups": [1, 2]}, "groups=2 does not divide the 5 channels that layer 1 w"),
+        ({"pooling": "mean"}, "pooling='mean' is not known. Known: average, max"),
+        (
+            {"size": (1, 4), "pooling": "max"},
+            r"pooling='max' before layer 1 would halve an image of size \(1, 4\)",
+        ),
+        (
+            {"size": (4, 4), "padding": "valid"},
+            r"size=\(2, 2\) of the image that layer 1 reads is smaller than its window",
+        ),
+        ({"head": 0}, "head=0 must be a whole number, at least 1"),
+        ({"activation": jnp.sort}, "activation=sort at a point changes with the other"),
+        ({"bias": False, "sigma_b": 0.1}, "sigma_b=0.1 with bias=False; drop one"),
+        ({"scheme": "gausian"}, "'gausian' is not known.* Did you mean 'gaussian'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message) as caught:
+        cnn(**({"channels": [3, 4, 5], "size": (8, 8)} | arguments))
+    assert str(caught.value).startswith("cnn(): ")
+
+
+def test_a_batch_is_refused():
+    net = cnn([3, 4], (8, 8))
+    with pytest.raises(InputError, match=r"takes one image of shape \(8, 8, 3\)"):
+        net(drawn(net), jnp.ones((2, 8, 8, 3)))

@@ -186,3 +186,42 @@ def test_training_uses_the_statistics_of_the_batch(case):
         came = net.training(params, jnp.asarray(xs, jnp.float32))
     assert (net.mode, net.training.mode) == ("inference", "training")
     np.testing.assert_allclose(came, wanted, rtol=0, atol=tolerance(wanted))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 0}, "width=0 must be a whole number, at least 1"),
+        ({"width": [4, 4, 4]}, r"width=\[4, 4, 4\] has 3 entries; .* a block, 2 of"),
+        ({"blocks": 0}, "blocks=0 must be"),
+        ({"order": "v1"}, "order='v1' is not known. Known: two_layer, post_activation"),
+        ({"norm": "group"}, "norm='group' is not known. Known: layer, rms, batch"),
+        ({"norm_at": "mid"}, "norm_at='mid' is not known. Known: pre, post"),
+        ({"branch": "1"}, "branch='1' is not a number"),
+        ({"branch": [1.0, np.inf]}, r"branch\[1\]=inf is not a finite number"),
+        ({"skip": np.ones(3)}, r"skip=\[1.0, 1.0, 1.0\] has 3 entries"),
+        ({"n_in": 0}, "n_in=0 must be"),
+        ({"n_out": 2.5}, "n_out=2.5 is not a whole number"),
+        ({"kernel": 3}, "size=None with a kernel or strides; write the size"),
+        ({"strides": [1, 2]}, "size=None with a kernel or strides"),
+        ({"size": 8}, "size=8 is not the size of an image"),
+        ({"size": (8,), "kernel": (3, 3)}, r"kernel=\(3, 3\) has 2 entries for 1 axes"),
+        ({"size": (8,), "padding": "valid"}, "padding='valid' is not known. Known: "),
+        ({"activation": jnp.sort}, "activation=sort at a point changes"),
+        ({"bias": False, "sigma_b": 0.1}, "sigma_b=0.1 with bias=False"),
+        ({"scheme": "fixap"}, "'fixap' is not known.* Did you mean 'fixup'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message) as caught:
+        resnet(**({"width": 4, "blocks": 2} | arguments))
+    assert str(caught.value).startswith("resnet(): ")
+
+
+def test_a_batch_is_refused_and_in_training_wanted():
+    net = resnet(4, 2, norm="batch")
+    params = drawn(net)
+    with pytest.raises(InputError, match=r"takes one example of shape \(4,\)"):
+        net(params, jnp.ones((8, 4)))
+    with pytest.raises(InputError, match=r"takes a batch \(examples, ...\) of ex"):
+        net.training(params, jnp.ones(4))
