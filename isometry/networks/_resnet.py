@@ -564,7 +564,7 @@ def resnet(
         dtype=kind,
     )
     # A scheme that does not fit these layers says so now, and not at the first draw.
-    assert net.assignment is not None
+    net.drawing()
     return net
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from isometry import InputError
-from isometry.networks._cnn import cnn
+from isometry.networks import cnn
 from tests.networks import plain_images
 from tests.networks.drawing import drawn, in_float64, unstacked
 

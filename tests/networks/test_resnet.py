@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from isometry import InputError
-from isometry.networks._resnet import resnet
+from isometry.networks import resnet
 from tests.networks import plain_images
 from tests.networks.drawing import drawn, in_float64, unstacked
 
