@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isometry import InputError
-from isometry.networks import cnn
+import isometry
+from isometry import InputError, networks
 from tests.networks import plain_images
 from tests.networks.drawing import drawn, in_float64, unstacked
 
+KEY = jax.random.key(3)
 EPS = float(jnp.finfo(jnp.float32).eps)
 
 # One and two axes, even windows, uneven strides, groups, both poolings, with and
@@ -66,7 +67,7 @@ def plain(net, params, x):
 
 @pytest.mark.parametrize("case", FORWARD)
 def test_output_is_that_of_sums_over_pixels(case):
-    net = cnn(**FORWARD[case])
+    net = networks.cnn(**FORWARD[case])
     params = drawn(net)
     x = np.random.default_rng(1).standard_normal(net.input_shape)
     wanted = plain(net, params, x)
@@ -75,6 +76,128 @@ def test_output_is_that_of_sums_over_pixels(case):
     assert came.shape == wanted.shape
     # A layer sums at most 37 products, and gains of 3 carry its rounding through four.
     np.testing.assert_allclose(came, wanted, rtol=0, atol=37 * 3**4 * EPS)
+
+
+def test_program_does_not_grow_with_depth():
+    sizes = []
+    for depth in (6, 60):
+        net = networks.cnn([3] * depth, (5,))
+        program = jax.make_jaxpr(net)(net.shapes, net.example)
+        sizes.append(len(str(program)))
+    # Numbers of two digits are a few characters longer.
+    assert sizes[1] < 1.02 * sizes[0]
+
+
+def test_anatomy_names_every_layer():
+    net = networks.cnn([3, 4, 4, 4], (8, 8), groups=[1, 2, 4], strides=2, head=5)
+    layers = net.anatomy.layers
+    assert [layer.name for layer in layers] == [f"layers/{i}" for i in range(3)] + [
+        "head"
+    ]
+    assert [layer.role for layer in layers] == ["stem", "hidden", "hidden", "head"]
+    assert [layer.groups for layer in layers] == [1, 2, 4, 1]
+    # 9 pixels of the channels of one group, and the outputs of that group.
+    assert [layer.fan_in for layer in layers] == [27, 18, 9, 4]
+    assert [layer.fan_out for layer in layers] == [36, 18, 9, 5]
+    assert net.depth == 4
+    assert net.anatomy.unread == ()
+
+
+def test_equal_layers_are_slices_of_one():
+    net = networks.cnn([3, 4, 4, 4, 4, 2], (8,))
+    layers = net.anatomy.layers
+    assert [layer.stacked for layer in layers] == [None, 3, None]
+    assert [layer.role for layer in layers] == ["stem", "hidden", "head"]
+    points = [name for name in net.anatomy.points if not name.endswith(":out")]
+    inner = [f"layers/1[{i}]" for i in range(3)]
+    assert points == ["input", "layers/0", *inner, "layers/2", "output"]
+    assert all(map(net.anatomy.cuts, points))
+
+
+@pytest.mark.parametrize("size", [(7,), (7, 7)])
+@pytest.mark.parametrize("padding", ["circular", "same", "valid"])
+def test_delta_orthogonal_kernels_scale_every_singular_value(size, padding):
+    """FACTS 1.2: J is block diagonal over pixels, of products of orthogonal matrices."""
+    net = networks.cnn([3] * 4, size, activation="linear", padding=padding, sigma_w=1.3)
+    sp = isometry.spectrum(net, net.init(KEY), jnp.ones(net.input_shape))
+    # "valid" leaves one pixel of seven behind three layers.
+    assert sp.size == (3 if padding == "valid" else 3 * 7 ** len(size))
+    np.testing.assert_allclose(sp.values, 1.3**3, rtol=64 * EPS)
+
+
+@pytest.mark.parametrize("scheme", ["block_orthogonal", "orthogonal"])
+def test_block_orthogonal_kernels_are_isometries_on_a_circle(scheme):
+    """The matrix of a kernel that is orthogonal when flattened is none, for contrast."""
+    net = networks.cnn([4] * 4, (6,), activation="linear", scheme=scheme, sigma_w=1.0)
+    sp = isometry.spectrum(net, net.init(KEY), jnp.ones((6, 4)))
+    is_isometry = np.allclose(sp.values, 1.0, rtol=0, atol=64 * EPS)
+    assert is_isometry == (scheme == "block_orthogonal")
+
+
+@pytest.mark.parametrize(("activation", "sigma_w"), [("linear", 1.0), ("relu", 2**0.5)])
+def test_zeros_around_the_image_lose_mean_square_at_every_layer(activation, sigma_w):
+    """E s² = 1ᵀ A^L 1/n, where A averages over the pixels of a window in the image.
+
+    Xiao et al. (2018), with rows of A that sum to less than 1 at the edges. At chi = 1
+    it holds at any width, because weights of random sign are independent of the slopes.
+    """
+    size, depth, num_seeds = 6, 4, 256
+    net = networks.cnn(
+        [4] * (depth + 1),
+        (size,),
+        activation=activation,
+        scheme="gaussian",
+        padding="same",
+        sigma_w=sigma_w,
+        bias=False,
+    )
+    averaging = (np.eye(size) + np.eye(size, k=1) + np.eye(size, k=-1)) / 3
+    # The last layer of relu's network is behind a slope of 1/2, the first before none.
+    wanted = np.linalg.matrix_power(averaging, depth).sum() / size
+    if activation == "relu":
+        wanted *= sigma_w**2
+    keys = jax.random.split(KEY, num_seeds)
+    xs = jax.random.normal(jax.random.key(7), (1, size, 4))
+    mean_squares = isometry.ensemble(net, keys, xs).moment(1)[:, 0]
+    error = float(mean_squares.std()) / num_seeds**0.5
+    assert wanted == pytest.approx(
+        0.69959 * (2 if activation == "relu" else 1), abs=1e-5
+    )
+    assert abs(float(mean_squares.mean()) - wanted) < 4 * error
+
+
+def test_product_method_multiplies_layer_by_layer():
+    """Against the dense method, whose values are exact to eps of the largest."""
+    net = networks.cnn([3, 4, 4, 4, 4], (5,), scheme="gaussian", sigma_w=1.5)
+    params = net.init(KEY)
+    x = jax.random.normal(jax.random.key(7), net.input_shape)
+    dense = isometry.spectrum(net, params, x, method="dense")
+    product = isometry.spectrum(net, params, x, method="product")
+    scale = float(dense.values[-1])
+    np.testing.assert_allclose(product.values, dense.values, atol=64 * EPS * scale)
+    assert product.log_floor < dense.log_floor
+
+
+def test_profile_goes_from_layer_to_layer():
+    net = networks.cnn([3] * 5, (5,), activation="linear", sigma_w=1.3)
+    xs = jnp.ones((1, 5, 3))
+    steps = isometry.profile(net, KEY[None], xs, toward="next")
+    assert steps.points == ("input", "layers/0", "layers/1[0]", "layers/1[1]")
+    np.testing.assert_allclose(steps.statistics["mean_square"], 1.3**2, rtol=64 * EPS)
+
+
+def test_any_scheme_draws_its_kernels():
+    """Kaiming's variance is 2/fan_in; the pixels of the window count."""
+    net = networks.cnn([16, 16, 16], (4, 4), head=8).with_scheme("kaiming")
+    params = net.init(KEY)
+    for layer in net.anatomy.layers:
+        (w,) = [
+            leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+            if jax.tree_util.keystr(path) == layer.path
+        ]
+        variance = float(jnp.mean(w**2)) * layer.fan_in
+        assert variance == pytest.approx(2, abs=4 * 2 * (2 / w.size) ** 0.5)
 
 
 @pytest.mark.parametrize(
@@ -110,11 +233,11 @@ def test_output_is_that_of_sums_over_pixels(case):
 )
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(InputError, match=message) as caught:
-        cnn(**({"channels": [3, 4, 5], "size": (8, 8)} | arguments))
+        networks.cnn(**({"channels": [3, 4, 5], "size": (8, 8)} | arguments))
     assert str(caught.value).startswith("cnn(): ")
 
 
 def test_a_batch_is_refused():
-    net = cnn([3, 4], (8, 8))
+    net = networks.cnn([3, 4], (8, 8))
     with pytest.raises(InputError, match=r"takes one image of shape \(8, 8, 3\)"):
         net(drawn(net), jnp.ones((2, 8, 8, 3)))

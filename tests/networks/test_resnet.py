@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isometry import InputError
-from isometry.networks import resnet
+import isometry
+from isometry import InputError, NotDefined, networks
+from isometry.networks._resnet import ORDERS
 from tests.networks import plain_images
 from tests.networks.drawing import drawn, in_float64, unstacked
 
+KEY = jax.random.key(3)
 EPS = float(jnp.finfo(jnp.float32).eps)
 
 
@@ -164,7 +166,7 @@ def inputs(net, examples):
 
 @pytest.mark.parametrize("case", FORWARD)
 def test_output_is_that_of_a_loop_over_blocks(case):
-    net = resnet(**FORWARD[case])
+    net = networks.resnet(**FORWARD[case])
     params = drawn(net)
     xs = inputs(net, 1)
     skips = np.broadcast_to(FORWARD[case].get("skip", 1.0), FORWARD[case]["blocks"])
@@ -177,7 +179,7 @@ def test_output_is_that_of_a_loop_over_blocks(case):
 
 @pytest.mark.parametrize("case", ["v2", "images"])
 def test_training_uses_the_statistics_of_the_batch(case):
-    net = resnet(**FORWARD[case])
+    net = networks.resnet(**FORWARD[case])
     params = drawn(net)
     xs = inputs(net, 6)
     skips = np.broadcast_to(FORWARD[case].get("skip", 1.0), FORWARD[case]["blocks"])
@@ -186,6 +188,154 @@ def test_training_uses_the_statistics_of_the_batch(case):
         came = net.training(params, jnp.asarray(xs, jnp.float32))
     assert (net.mode, net.training.mode) == ("inference", "training")
     np.testing.assert_allclose(came, wanted, rtol=0, atol=tolerance(wanted))
+
+
+def test_program_does_not_grow_with_depth():
+    sizes = []
+    for depth in (5, 50):
+        net = networks.resnet(3, depth, order="v2", norm="layer")
+        program = jax.make_jaxpr(net)(net.shapes, net.example)
+        sizes.append(len(str(program)))
+    # Numbers of two digits are a few characters longer.
+    assert sizes[1] < 1.02 * sizes[0]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_branches_are_found_in_every_order(order):
+    net = networks.resnet(4, 3, order=order, n_in=2, n_out=2, skip=0.5)
+    has_two = order in ("two_layer", "v2")
+    names = ("blocks/first", "blocks/second") if has_two else ("blocks/first",)
+    assert [branch.layers for branch in net.anatomy.branches] == [names] * 3
+    joins = [f"{names[-1]}[{i}]:sum" for i in range(3)]
+    assert [branch.joins for branch in net.anatomy.branches] == joins
+    leaves = [branch.leaves for branch in net.anatomy.branches]
+    assert leaves == ["stem", *joins[:-1]]
+    gates = {branch.gates for branch in net.anatomy.branches}
+    assert gates == {("['blocks']['branch']",)}
+    assert {branch.skip_factor for branch in net.anatomy.branches} == {0.5}
+    roles = {layer.name: layer.role for layer in net.anatomy.layers}
+    assert roles == {"stem": "stem", **dict.fromkeys(names, "hidden"), "head": "head"}
+    assert net.depth == 2 + 3 * len(names)
+
+
+def test_downsampling_blocks_project_their_skip():
+    net = networks.resnet(
+        [4, 4, 8, 8], 4, n_in=3, n_out=5, size=(8, 8), strides=[1, 1, 2, 1]
+    )
+    an = net.anatomy
+    assert [branch.shortcut for branch in an.branches] == [
+        (),
+        (),
+        ("blocks/1/shortcut",),
+        (),
+    ]
+    fans = {layer.name: (layer.fan_in, layer.fan_out) for layer in an.layers}
+    assert fans["stem"] == (27, 36)
+    assert fans["blocks/1/first"] == (36, 72)
+    assert fans["blocks/1/shortcut"] == (4, 8)
+    assert fans["head"] == (8, 5)
+    assert an.shape("blocks/0/second[1]:sum").shape == (8, 8, 4)
+    assert an.shape("blocks/2/second:sum").shape == (4, 4, 8)
+    assert net.depth == 10
+
+
+# Growth of E s² by a block besides skip², at branch = 1: of relu with Gaussian weights.
+# FACTS2, section 2.1; `post_activation` has an outlier of share 1/width besides.
+SIGMA_W = 1.3
+GROWTH = {
+    "two_layer": SIGMA_W**4 / 2,
+    "pre_activation": SIGMA_W**2 / 2,
+    "v2": SIGMA_W**4 / 4,
+}
+
+
+@pytest.mark.parametrize("order", GROWTH)
+def test_mean_square_is_the_product_of_skip_and_branch(order):
+    """E s² = Π (skip² + branch² chi), block by block with multipliers of its own."""
+    branch = [0.5, 0.8, 0.3, 1.0]
+    net = networks.resnet(
+        32,
+        4,
+        order=order,
+        branch=branch,
+        skip=0.9,
+        sigma_w=SIGMA_W,
+        bias=False,
+    )
+    num_seeds = 128
+    keys = jax.random.split(KEY, num_seeds)
+    xs = jax.random.normal(jax.random.key(7), (1, 32))
+    mean_squares = isometry.ensemble(net, keys, xs).moment(1)[:, 0]
+    error = float(mean_squares.std()) / num_seeds**0.5
+    wanted = np.prod([0.81 + a**2 * GROWTH[order] for a in branch])
+    assert abs(float(mean_squares.mean()) - wanted) < 4 * error
+    # Without the multipliers the product would be another by far.
+    assert 4 * error < 0.1 * wanted
+
+
+@pytest.mark.parametrize("scheme", ["rezero", "skipinit", "fixup"])
+def test_schemes_that_close_branches_make_the_trunk_the_identity(scheme):
+    net = networks.resnet(5, 3, branch=0.7).with_scheme(scheme)
+    sp = isometry.spectrum(net, net.init(KEY), jax.random.normal(KEY, (5,)))
+    np.testing.assert_array_equal(sp.values, np.ones(5))
+
+
+def test_deep_norm_scales_the_skips():
+    """x' = norm((2 N)^(1/4) x + F(x)), with 2 N branches."""
+    net = networks.resnet(5, 4, norm="layer", norm_at="post")
+    deep = net.with_scheme("deep_norm")
+    assert deep.function.skips == (4**0.25,) * 4
+    assert deep.with_scheme("kaiming").function == net.function
+    built = networks.resnet(5, 4, scheme="deep_norm", norm="layer", norm_at="post")
+    assert built.function == deep.function
+
+
+def test_product_method_multiplies_block_by_block():
+    """Against the dense method, whose values are exact to eps of the largest."""
+    net = networks.resnet(5, 4, n_in=5, n_out=5, order="v2", norm="rms")
+    params = net.init(KEY)
+    x = jax.random.normal(jax.random.key(7), (5,))
+    dense = isometry.spectrum(net, params, x, method="dense")
+    product = isometry.spectrum(net, params, x, method="product")
+    scale = float(dense.values[-1])
+    np.testing.assert_allclose(product.values, dense.values, atol=64 * EPS * scale)
+
+
+def test_spectrum_between_points_is_that_of_the_blocks_between():
+    """Blocks 1 and 2 of three, against the product of their Jacobians by hand."""
+    net = networks.resnet(5, 3, bias=False)
+    params = drawn(net)
+    x = jax.random.normal(jax.random.key(7), (5,))
+    span = ("blocks/second[0]:sum", "blocks/second[2]:sum")
+    sp = isometry.spectrum(net, params, x, span=span)
+    leaves = in_float64(params["blocks"])
+    stream = np.asarray(x, np.float64)
+    jacobian = np.eye(5)
+    for i in range(3):
+        first, second = leaves["first"]["w"][i], leaves["second"]["w"][i]
+        z = stream @ first
+        a = leaves["branch"][i]
+        step = np.eye(5) + a * second.T @ np.diag(z > 0) @ first.T
+        stream = stream + a * np.maximum(z, 0) @ second
+        jacobian = step @ jacobian if i > 0 else jacobian
+    wanted = np.linalg.svd(jacobian, compute_uv=False)
+    np.testing.assert_allclose(sp.values[::-1], wanted, atol=64 * EPS * wanted[0])
+
+
+def test_batch_norm_in_training_has_two_zeros_for_each_channel():
+    """Shifts and scales of a batch do not pass it (Yang et al., 2019)."""
+    net = networks.resnet(3, 1, norm="batch", norm_at="post", branch=0.0)
+    xs = jax.random.normal(KEY, (6, 3))
+    sp = isometry.spectrum(net.training, net.init(KEY), xs)
+    assert sp.size == 18
+    # One direction is zero, the other of the size of epsilon over the variance.
+    num_small = int((sp.values < 1e-4 * sp.values[-1]).sum())
+    assert num_small == 6
+
+
+def test_training_is_refused_without_batch_norm():
+    with pytest.raises(NotDefined, match="has no training mode"):
+        _ = networks.resnet(3, 1, norm="layer").training
 
 
 @pytest.mark.parametrize(
@@ -214,12 +364,12 @@ def test_training_uses_the_statistics_of_the_batch(case):
 )
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(InputError, match=message) as caught:
-        resnet(**({"width": 4, "blocks": 2} | arguments))
+        networks.resnet(**({"width": 4, "blocks": 2} | arguments))
     assert str(caught.value).startswith("resnet(): ")
 
 
 def test_a_batch_is_refused_and_in_training_wanted():
-    net = resnet(4, 2, norm="batch")
+    net = networks.resnet(4, 2, norm="batch")
     params = drawn(net)
     with pytest.raises(InputError, match=r"takes one example of shape \(4,\)"):
         net(params, jnp.ones((8, 4)))
