@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 import jax
 from jaxtyping import Array, Float, PyTree
@@ -11,17 +11,20 @@ from jaxtyping import Array, Float, PyTree
 from isometry import schemes
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined, public
-from isometry._internal.types import Initializer, Key, Params
+from isometry._internal.types import Key, Params
 from isometry.activations import Activation
 from isometry.records import Signals
-from isometry.schemes import Scheme
+from isometry.schemes import Assignment, Scheme
+from isometry.schemes._registry import SchemeLike
 from isometry.structure import Anatomy, anatomy
 from isometry.theory import Law
 
+if TYPE_CHECKING:
+    from isometry.measure._calibration import Calibrated
+    from isometry.measure._spans import Span
+
 # The spans that have names. Every other span is two points of the anatomy.
 SPANS = ("end_to_end", "hidden")
-
-AnyScheme: TypeAlias = str | Scheme | Initializer
 
 
 class Function(Protocol):
@@ -132,7 +135,7 @@ class Network:
         return self.anatomy.depth
 
     @functools.cached_property
-    def assignment(self) -> "schemes.Assignment | None":
+    def assignment(self) -> Assignment | None:
         """How the scheme treats each leaf of the parameters; None without a scheme."""
         if self.scheme is None:
             return None
@@ -181,7 +184,7 @@ class Network:
     @public("with_scheme")
     def with_scheme(
         self,
-        scheme: AnyScheme,
+        scheme: SchemeLike,
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Network":
@@ -225,7 +228,7 @@ class Network:
 
     @public("with_schemes")
     def with_schemes(
-        self, schemes: Sequence[AnyScheme] | Mapping[str, AnyScheme]
+        self, schemes: Sequence[SchemeLike] | Mapping[str, SchemeLike]
     ) -> dict[str, "Network"]:
         """Return one network for each scheme, as `audit` takes them.
 
@@ -261,6 +264,49 @@ class Network:
                 )
             by_label[label] = self.with_scheme(one)
         return by_label
+
+    @public("calibrated")
+    def calibrated(
+        self,
+        keys: Key,
+        xs: PyTree[Array],
+        span: "Span" = "end_to_end",
+    ) -> "Calibrated":
+        """Find one gain for each weight layer, such that E s² = 1 over a span.
+
+        The mean is over keys, inputs and singular values. Each layer that every path
+        through the span meets gets the gain with which E s² is 1 from the start of the
+        span to this layer. If skips lead around all layers, the last layers of the
+        branches share one gain. The network that is returned multiplies its weights by
+        the gains as they are drawn; `.gains.table()` says what was changed, and why a
+        layer was left alone. Runs on the host.
+
+        Args:
+            keys: One for each seed.
+            xs: Inputs along a first axis.
+            span: "end_to_end", "hidden", or two points, as in `isometry.spectrum`.
+
+        Returns:
+            The same network with gains.
+
+        Raises:
+            NotDefined: No gain brings E s² to 1: a norm behind each layer undoes its
+                scale, the skips alone have more than 1, or weights are zero.
+            InputError: What `isometry.profile` refuses.
+
+        Example:
+            >>> net = networks.mlp([16, 16, 16, 16], "relu", "orthogonal", sigma_w=1.0)
+            >>> keys = jax.random.split(jax.random.key(0), 8)
+            >>> xs = data.gaussian(jax.random.key(1), 4, 16).xs
+            >>> net = net.calibrated(keys, xs)
+            >>> sp = isometry.ensemble(net, keys, xs)
+            >>> round(float(sp.moment(1).mean()), 2)
+            1.0
+        """
+        # Measuring stands above networks, and this method measures.
+        from isometry.measure._calibration import calibrate
+
+        return calibrate(self, keys, xs, span)
 
     @property
     def training(self) -> "Network":
@@ -351,7 +397,7 @@ class Network:
         raise NotDefined(f"the maps of {checks.show(self)} are not known.")
 
 
-def _label(scheme: AnyScheme) -> str:
+def _label(scheme: SchemeLike) -> str:
     if isinstance(scheme, str):
         return scheme
     if isinstance(scheme, Scheme):
@@ -381,7 +427,7 @@ class Built(Network):
         checks.key("key", key)
         return self.drawing().draw(key, self.skeleton(key))
 
-    def drawing(self) -> "schemes.Assignment":
+    def drawing(self) -> Assignment:
         """Return how the scheme draws each leaf of the parameters."""
         assert self.assignment is not None, "these networks have a scheme"
         return self.assignment
@@ -389,7 +435,7 @@ class Built(Network):
     @public("with_scheme")
     def with_scheme(
         self,
-        scheme: AnyScheme,
+        scheme: SchemeLike,
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Built":
