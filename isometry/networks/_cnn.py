@@ -13,12 +13,12 @@ from jaxtyping import Array
 from isometry import activations, schemes
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
-from isometry._internal.types import DTypeLike, Initializer, Key, Params
+from isometry._internal.types import DTypeLike, Key, Params
 from isometry.activations import Activation
 from isometry.networks import _spatial
 from isometry.networks._network import Built
 from isometry.networks._spatial import Image, Size
-from isometry.schemes import Scheme
+from isometry.schemes._registry import SchemeLike
 
 _PADDINGS = ("circular", "same", "valid")
 _POOLINGS = ("average", "max")
@@ -200,7 +200,7 @@ def cnn(
     size: Sequence[int],
     kernel: int | Sequence[Sides] = 3,
     activation: str | Activation | Callable[[Array], Array] = "tanh",
-    scheme: str | Scheme | Initializer = "delta_orthogonal",
+    scheme: SchemeLike = "delta_orthogonal",
     *,
     padding: str = "circular",
     strides: int | Sequence[Sides] = 1,

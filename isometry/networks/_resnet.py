@@ -13,12 +13,13 @@ from jaxtyping import Array
 from isometry import activations, schemes
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
-from isometry._internal.types import DTypeLike, Initializer, Key, Params
+from isometry._internal.types import DTypeLike, Key, Params
 from isometry.activations import Activation
 from isometry.networks import _norms, _spatial
-from isometry.networks._network import AnyScheme, Built
+from isometry.networks._network import Built
 from isometry.networks._spatial import Size
 from isometry.schemes import Scheme
+from isometry.schemes._registry import SchemeLike
 
 
 class Order(NamedTuple):
@@ -354,7 +355,7 @@ class Resnet(Built):
     @public("with_scheme")
     def with_scheme(
         self,
-        scheme: AnyScheme,
+        scheme: SchemeLike,
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Resnet":
@@ -421,7 +422,7 @@ def resnet(
     width: int | Sequence[int],
     blocks: int,
     activation: str | Activation | Callable[[Array], Array] = "relu",
-    scheme: str | Scheme | Initializer = "gaussian",
+    scheme: SchemeLike = "gaussian",
     *,
     order: str = "two_layer",
     norm: str | None = None,
