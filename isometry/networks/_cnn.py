@@ -1,7 +1,7 @@
 """Convolutional networks: z_1 = W_1 * x + b_1, z_l = W_l * phi(z_{l-1}) + b_l."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -166,6 +166,14 @@ class Cnn(Built):
     bias: bool
     dtype: np.dtype
 
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """Every layer of several follows the activation, or is followed by it."""
+        layers = self.anatomy.layers
+        if len(layers) == 1 and layers[0].stacked is None:
+            return {}
+        return {layer.name: self.function.activation for layer in layers}
+
     def skeleton(self, key: Key) -> Params:
         """Return the leaves before a scheme draws them: zeros."""
         runs = self.function.runs
@@ -190,11 +198,16 @@ class Cnn(Built):
     def __repr__(self) -> str:
         layers = [run.layer for run in self.function.runs for _ in range(run.length)]
         channels = [layers[0].n_in, *(layer.n_out for layer in layers)]
-        name = self.activation.name if self.activation else None
-        return f"cnn({channels}, {layers[0].size}, {name!r}, {self.scheme!r})"
+        given = "" if self.sigma_w is None else f", sigma_w={self.sigma_w:g}"
+        return (
+            f"cnn({channels}, {layers[0].size}, "
+            f"activation={self.function.activation.name!r}, "
+            f"scheme={self.scheme.name!r}, padding={layers[0].padding!r}, "
+            f"head={self.function.head}{given})"
+        )
 
 
-@public("cnn")
+@public("networks.cnn")
 def cnn(
     channels: Sequence[int],
     size: Sequence[int],

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -301,6 +301,12 @@ class Resnet(Built):
     bias: bool
     dtype: np.dtype
 
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """The layers of branches follow the activation, or are followed by it."""
+        names = [name for branch in self.anatomy.branches for name in branch.layers]
+        return dict.fromkeys(names, self.function.activation)
+
     def skeleton(self, key: Key) -> Params:
         """Return the leaves before a scheme draws the weights.
 
@@ -386,13 +392,15 @@ class Resnet(Built):
         )
 
     def __repr__(self) -> str:
-        runs = self.function.runs
-        widths = [run.block.n_out for run in runs for _ in range(run.length)]
+        function = self.function
+        widths = [run.block.n_out for run in function.runs for _ in range(run.length)]
         width = widths[0] if len(set(widths)) == 1 else widths
-        name = self.function.activation.name
+        given = "" if self.sigma_w is None else f", sigma_w={self.sigma_w:g}"
+        mode = ", training" if function.is_training else ""
         return (
-            f"resnet({width}, {len(self.skip)}, {name!r}, {self.scheme!r}, "
-            f"order={self.function.order!r})"
+            f"resnet({width}, {len(self.skip)}, "
+            f"activation={function.activation.name!r}, scheme={self.scheme.name!r}, "
+            f"order={function.order!r}, norm={function.norm!r}{given}){mode}"
         )
 
 
@@ -417,7 +425,7 @@ def _scaled(
     return dataclasses.replace(function, skips=skips)
 
 
-@public("resnet")
+@public("networks.resnet")
 def resnet(
     width: int | Sequence[int],
     blocks: int,

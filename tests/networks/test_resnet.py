@@ -139,7 +139,7 @@ FORWARD = {
         "blocks": 3,
         "n_in": 2,
         "n_out": 2,
-        "size": (4, 6),
+        "size": (4, 5),
         "strides": [1, 1, 2],
         "norm": "batch",
         "norm_at": "post",
@@ -240,17 +240,13 @@ def test_downsampling_blocks_project_their_skip():
     assert net.depth == 10
 
 
-# Growth of E s² by a block besides skip², at branch = 1: of relu with Gaussian weights.
-# FACTS2, section 2.1; `post_activation` has an outlier of share 1/width besides.
+# chi of a branch of relu with Gaussian weights: sigma_w² a layer, and half of it behind
+# each relu. Where the relu is last, the means of branches add up to an outlier as well.
 SIGMA_W = 1.3
-GROWTH = {
-    "two_layer": SIGMA_W**4 / 2,
-    "pre_activation": SIGMA_W**2 / 2,
-    "v2": SIGMA_W**4 / 4,
-}
+CHI = {"two_layer": SIGMA_W**4 / 2, "v2": SIGMA_W**4 / 4}
 
 
-@pytest.mark.parametrize("order", GROWTH)
+@pytest.mark.parametrize("order", CHI)
 def test_mean_square_is_the_product_of_skip_and_branch(order):
     """E s² = Π (skip² + branch² chi), block by block with multipliers of its own."""
     branch = [0.5, 0.8, 0.3, 1.0]
@@ -268,7 +264,7 @@ def test_mean_square_is_the_product_of_skip_and_branch(order):
     xs = jax.random.normal(jax.random.key(7), (1, 32))
     mean_squares = isometry.ensemble(net, keys, xs).moment(1)[:, 0]
     error = float(mean_squares.std()) / num_seeds**0.5
-    wanted = np.prod([0.81 + a**2 * GROWTH[order] for a in branch])
+    wanted = np.prod([0.81 + a**2 * CHI[order] for a in branch])
     assert abs(float(mean_squares.mean()) - wanted) < 4 * error
     # Without the multipliers the product would be another by far.
     assert 4 * error < 0.1 * wanted
@@ -279,6 +275,17 @@ def test_schemes_that_close_branches_make_the_trunk_the_identity(scheme):
     net = networks.resnet(5, 3, branch=0.7).with_scheme(scheme)
     sp = isometry.spectrum(net, net.init(KEY), jax.random.normal(KEY, (5,)))
     np.testing.assert_array_equal(sp.values, np.ones(5))
+
+
+def test_scale_is_critical_for_an_activation_of_the_users_own():
+    """phi(x) = 2 x has slope 2; stem and head are linear."""
+    net = networks.resnet(
+        4, 2, lambda x: 2 * x, "orthogonal", n_in=3, n_out=2, bias=False
+    )
+    written = {row.name: row.initializer for row in net.assignment.rows}
+    assert written["blocks/first"] == "orthogonal(gain=0.5)"
+    assert written["blocks/second"] == "orthogonal(gain=0.5)"
+    assert written["stem"] == written["head"] == "orthogonal(gain=1.0)"
 
 
 def test_deep_norm_scales_the_skips():
@@ -293,7 +300,7 @@ def test_deep_norm_scales_the_skips():
 
 def test_product_method_multiplies_block_by_block():
     """Against the dense method, whose values are exact to eps of the largest."""
-    net = networks.resnet(5, 4, n_in=5, n_out=5, order="v2", norm="rms")
+    net = networks.resnet(5, 4, order="v2", norm="rms")
     params = net.init(KEY)
     x = jax.random.normal(jax.random.key(7), (5,))
     dense = isometry.spectrum(net, params, x, method="dense")
@@ -366,7 +373,7 @@ def test_training_is_refused_without_batch_norm():
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(InputError, match=message) as caught:
         networks.resnet(**({"width": 4, "blocks": 2} | arguments))
-    assert str(caught.value).startswith("resnet(): ")
+    assert str(caught.value).startswith("networks.resnet(): ")
 
 
 def test_a_batch_is_refused_and_in_training_wanted():
