@@ -1,5 +1,7 @@
 """Parameters of any network, drawn by NumPy: every leaf, whatever its scheme does."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,4 +32,4 @@ def unstacked(leaves, length):
     """Return the leaves of each layer of a stack; of one layer they are not stacked."""
     if length == 1:
         return [leaves]
-    return [jax.tree.map(lambda leaf: leaf[i], leaves) for i in range(length)]
+    return [jax.tree.map(operator.itemgetter(i), leaves) for i in range(length)]

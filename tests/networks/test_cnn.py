@@ -171,20 +171,15 @@ def test_zeros_around_the_image_lose_mean_square_at_every_layer():
     assert wanted + 4 * error < 1.8
 
 
-def test_hidden_span_goes_from_layer_to_layer():
+def test_hidden_span_and_single_layers_are_measured_by_their_points():
+    """z_1 to z_3 of four layers, and the third layer alone."""
     net = networks.cnn([3] * 5, (9,), activation="linear", sigma_w=1.3)
-    xs = jnp.ones((1, 9, 3))
-    steps = isometry.profile(
-        net,
-        KEY[None],
-        xs,
-        span="hidden",
-        toward="next",
-        statistics=["mean_square"],
-    )
-    # z_1 to z_3; z_4 is the output.
-    assert steps.points == ("layers/0", "layers/1[0]")
-    np.testing.assert_allclose(steps.statistics["mean_square"], 1.3**2, rtol=64 * EPS)
+    params = net.init(KEY)
+    x = jnp.ones((9, 3))
+    hidden = isometry.spectrum(net, params, x, span="hidden")
+    np.testing.assert_allclose(hidden.values, 1.3**2, rtol=64 * EPS)
+    third = isometry.spectrum(net, params, x, span=("layers/1[0]", "layers/1[1]"))
+    np.testing.assert_allclose(third.values, 1.3, rtol=64 * EPS)
 
 
 def test_any_scheme_draws_its_kernels():
