@@ -20,6 +20,8 @@ from isometry.networks._network import Built
 from isometry.networks._spatial import Image, Size
 from isometry.schemes._registry import SchemeLike
 
+# The laws of theory are those of the circle; at the edges of the others, windows see
+# less than a window.
 _PADDINGS = ("circular", "same", "valid")
 _POOLINGS = ("average", "max")
 
@@ -121,7 +123,9 @@ class CnnFunction:
 
     def __call__(self, params: Params, x: Image) -> Array:
         stacks = params["layers"]
-        z = self.runs[0].layer(stacks[0], self._checked(params, x))
+        x = self._checked(params, x)
+        # The first layer reads x itself, without an activation.
+        z = self.runs[0].layer(stacks[0], x)
         for run, leaves in zip(self.runs[1:], stacks[1:], strict=True):
             z = self._through(run, leaves, z)
         if self.head is None:
@@ -131,6 +135,8 @@ class CnnFunction:
 
     def _checked(self, params: Params, x: Image) -> Image:
         """Return x in the dtype of the parameters."""
+        # XLA's own message would speak of a batch and of axes that the user never
+        # wrote.
         if jnp.shape(x) != self.input_shape:
             raise InputError(
                 f"x has shape {jnp.shape(x)}; this network takes one image of shape "
@@ -142,6 +148,8 @@ class CnnFunction:
     def _through(self, run: Run, leaves: dict[str, Array], z: Image) -> Image:
         """Return the pre-activation of the last layer of a run."""
 
+        # Pre-activations are carried, not activations: so the last layer of all, which
+        # has none behind it, is a step like the others.
         def step(z: Image, layer: dict[str, Array]) -> tuple[Image, None]:
             return run.layer(layer, self.activation(z)), None
 
@@ -170,26 +178,26 @@ class Cnn(Built):
     def layer_activations(self) -> Mapping[str, Activation]:
         """Every layer of several follows the activation, or is followed by it."""
         layers = self.anatomy.layers
-        if len(layers) == 1 and layers[0].stacked is None:
+        # A single layer is linear.
+        if len(layers) == 1:
             return {}
         return {layer.name: self.function.activation for layer in layers}
 
     def skeleton(self, key: Key) -> Params:
         """Return the leaves before a scheme draws them: zeros."""
         runs = self.function.runs
-        params = {"layers": tuple(self._leaves_of(run) for run in runs)}
+        params: dict[str, Params] = {}
+        params["layers"] = tuple(map(self._leaves_of, runs))
         if self.function.head is not None:
-            shape = (runs[-1].layer.n_out, self.function.head)
-            params["head"] = self._zeros(shape)
+            params["head"] = self._zeros((runs[-1].layer.n_out, self.function.head))
         return params
 
     def _leaves_of(self, run: Run) -> dict[str, Array]:
-        stack = (run.length,) if run.length > 1 else ()
-        return self._zeros(run.layer.kernel_shape, stack)
+        if run.length == 1:
+            return self._zeros(run.layer.kernel_shape)
+        return self._zeros(run.layer.kernel_shape, stack=(run.length,))
 
-    def _zeros(
-        self, shape: tuple[int, ...], stack: tuple[int, ...] = ()
-    ) -> dict[str, Array]:
+    def _zeros(self, shape: Size, *, stack: Size = ()) -> dict[str, Array]:
         leaves = {"w": jnp.zeros((*stack, *shape), self.dtype)}
         if self.bias:
             leaves["b"] = jnp.zeros((*stack, shape[-1]), self.dtype)
@@ -198,12 +206,11 @@ class Cnn(Built):
     def __repr__(self) -> str:
         layers = [run.layer for run in self.function.runs for _ in range(run.length)]
         channels = [layers[0].n_in, *(layer.n_out for layer in layers)]
-        given = "" if self.sigma_w is None else f", sigma_w={self.sigma_w:g}"
         return (
             f"cnn({channels}, {layers[0].size}, "
             f"activation={self.function.activation.name!r}, "
             f"scheme={self.scheme.name!r}, padding={layers[0].padding!r}, "
-            f"head={self.function.head}{given})"
+            f"head={self.function.head}, sigma_w={self.sigma_w})"
         )
 
 
@@ -302,6 +309,7 @@ def cnn(
     if head is not None:
         checks.integer("head", head, low=1)
     phi = activations.get(activation)
+    # One that mixes channels would be taken for a diagonal by every theory.
     if not phi.named:
         checks.elementwise(f"activation={phi.name}", phi)
     if not bias and sigma_b:
@@ -324,18 +332,18 @@ def cnn(
 
 
 def _runs(layers: Sequence[Convolution], *, has_head: bool) -> tuple[Run, ...]:
-    """Group equal layers in a row.
-
-    The first layer reads x without an activation. A last one without a head behind it
-    is a run of its own too, so that schemes may draw it as the head that it is.
-    """
-    inner = layers[1:] if has_head else layers[1:-1]
-    runs = [Run(layers[0], length=1)]
-    for layer, equal in itertools.groupby(inner):
+    """Group equal layers in a row."""
+    first, *others = layers
+    last = []
+    # Without a dense head the last convolution is the head, and a slice of a stack
+    # could not be drawn as one.
+    if others and not has_head:
+        last = [others.pop()]
+    # The first reads x without an activation, as no other does.
+    runs = [Run(first, length=1)]
+    for layer, equal in itertools.groupby(others):
         runs.append(Run(layer, length=len(list(equal))))
-    if not has_head and len(layers) > 1:
-        runs.append(Run(layers[-1], length=1))
-    return tuple(runs)
+    return (*runs, *(Run(layer, length=1) for layer in last))
 
 
 def _layers(
@@ -373,6 +381,7 @@ def _layers(
     poolings = (None, *between)
     layers = []
     for i in range(num_layers):
+        # The size is followed here once, so that what cannot be run is refused here.
         layer = Convolution(
             size=image,
             pooling=poolings[i],
@@ -411,11 +420,14 @@ def _positive(name: str, value: int) -> int:
 
 
 def _checked_pooling(name: str, value: str | None) -> str | None:
-    return None if value is None else checks.one_of(name, value, _POOLINGS)
+    if value is None:
+        return None
+    return checks.one_of(name, value, _POOLINGS)
 
 
 def _refuse_impossible(layer: Convolution, index: int) -> None:
     """Refuse channels that groups do not divide, and an image that has become empty."""
+    # XLA would say so only when the network is run.
     for end, width in (("reads", layer.n_in), ("writes", layer.n_out)):
         if width % layer.groups:
             raise InputError(

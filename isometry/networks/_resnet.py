@@ -16,7 +16,7 @@ from isometry._internal.errors import InputError, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.activations import Activation
 from isometry.networks import _norms, _spatial
-from isometry.networks._network import Built
+from isometry.networks._network import Built, Network
 from isometry.networks._spatial import Size
 from isometry.schemes import Scheme
 from isometry.schemes._registry import SchemeLike
@@ -136,11 +136,14 @@ class ResnetFunction:
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one example."""
         first = self.runs[0].block
-        return (*first.size, first.n_in if self.n_in is None else self.n_in)
+        channels = self.n_in or first.n_in
+        return (*first.size, channels)
 
     def norm_width(self, block: Block) -> int:
         """Return the number of channels that the norm of a block sees."""
-        return block.n_in if self.norm_at == "pre" else block.n_out
+        if self.norm_at == "pre":
+            return block.n_in
+        return block.n_out
 
     def __call__(self, params: Params, x: Array) -> Array:
         x = self._checked(params, x)
@@ -168,9 +171,12 @@ class ResnetFunction:
     def _one(self, params: Params, x: Array) -> Array:
         """Return the output of one example."""
         statistics = (None,) * len(self.runs)
+        # As in Flax, statistics are no parameters: no gradient step may move them.
         if self.norm == "batch":
             statistics = _by_run(params["batch_stats"]["blocks"])
             params = params["params"]
+        # Stem and head are linear, so that both ends are the stream itself up to one
+        # matrix.
         if self.n_in is not None:
             x = _layer(params["stem"], x, padding=self.runs[0].block.padding)
         of_runs = zip(self.runs, _by_run(params["blocks"]), statistics, strict=True)
@@ -218,6 +224,8 @@ class ResnetFunction:
         if self.norm_at == "pre":
             read = self._normalized(leaves, x, statistics)
         stream = x
+        # A window of one pixel is the least that can change channels and resolution (He
+        # et al., 2015, arXiv:1512.03385, option B).
         if block.projects:
             stream = _layer(leaves["shortcut"], x, strides=block.strides)
         # A product with 1 would make every program larger.
@@ -232,6 +240,7 @@ class ResnetFunction:
         if self.norm is None:
             return x
         given = None
+        # Without statistics, batch norm takes those of the batch.
         if statistics is not None and not self.is_training:
             given = statistics["norm"]
         return _norms.normalize(self.norm, leaves["norm"], x, statistics=given)
@@ -243,19 +252,28 @@ class ResnetFunction:
         if order.before:
             h = phi(h)
         h = _layer(leaves["first"], h, strides=block.strides, padding=block.padding)
+        # Only the first layer has strides: the second sees the smaller image.
         if order.num_layers == 2:
             h = _layer(leaves["second"], phi(h), padding=block.padding)
-        return phi(h) if order.behind else h
+        if order.behind:
+            h = phi(h)
+        return h
 
 
 def _by_run(blocks: Params) -> tuple[Params, ...]:
     """Return the leaves of each run; a single run is kept without a tuple."""
-    return blocks if isinstance(blocks, tuple) else (blocks,)
+    # Most networks have equal blocks, and their points are then "blocks/first[0]"
+    # instead of "blocks/0/first[0]".
+    if isinstance(blocks, tuple):
+        return blocks
+    return (blocks,)
 
 
 def _joined(of_runs: list[Params]) -> Params:
     """Return what `_by_run` takes apart."""
-    return tuple(of_runs) if len(of_runs) > 1 else of_runs[0]
+    if len(of_runs) == 1:
+        return of_runs[0]
+    return tuple(of_runs)
 
 
 def _stacked(leaves: Params, length: int) -> Params:
@@ -341,12 +359,11 @@ class Resnet(Built):
         if function.norm is not None:
             width = function.norm_width(block)
             leaves["norm"] = _norms.scales(function.norm, width, self.dtype)
-        stacked = _stacked(leaves, run.length)
-        starts = run.of(self.branch)
-        stacked["branch"] = jnp.asarray(
-            starts if run.length > 1 else starts[0], self.dtype
-        )
-        return stacked
+        # A leaf and not a constant, so that it is trained, and set by schemes.
+        starts = jnp.asarray(run.of(self.branch), self.dtype)
+        if run.length == 1:
+            starts = starts[0]
+        return {**_stacked(leaves, run.length), "branch": starts}
 
     def _statistics_of(self, run: Run) -> Params:
         width = self.function.norm_width(run.block)
@@ -369,12 +386,20 @@ class Resnet(Built):
 
         A scheme that multiplies skips, such as deep_norm, changes the function too.
         """
-        function = _scaled(self.function, self.skip, schemes.get(scheme))
-        net = dataclasses.replace(self, function=function)
-        return super(Resnet, net).with_scheme(scheme, sigma_w, sigma_b)
+        chosen = schemes.get(scheme)
+        net = dataclasses.replace(
+            self,
+            function=_scaled(self.function, self.skip, chosen),
+            scheme=chosen,
+            sigma_w=sigma_w,
+            sigma_b=sigma_b,
+        )
+        # What the scheme cannot do is said here, and not at the first draw.
+        net.drawing()
+        return net
 
     @property
-    def training(self) -> "Resnet":
+    def training(self) -> Network:
         """The network with x a whole batch, whose statistics batch norm uses.
 
         Raises:
@@ -394,18 +419,20 @@ class Resnet(Built):
     def __repr__(self) -> str:
         function = self.function
         widths = [run.block.n_out for run in function.runs for _ in range(run.length)]
-        width = widths[0] if len(set(widths)) == 1 else widths
-        given = "" if self.sigma_w is None else f", sigma_w={self.sigma_w:g}"
-        mode = ", training" if function.is_training else ""
+        width = widths
+        if len(set(widths)) == 1:
+            width = widths[0]
         return (
             f"resnet({width}, {len(self.skip)}, "
             f"activation={function.activation.name!r}, scheme={self.scheme.name!r}, "
-            f"order={function.order!r}, norm={function.norm!r}{given}){mode}"
+            f"order={function.order!r}, norm={function.norm!r}, "
+            f"sigma_w={self.sigma_w}), {self.mode}"
         )
 
 
 def _residuals(scheme: Scheme, function: ResnetFunction) -> list[schemes.Residual]:
     """Return the multipliers that a scheme gives to each block."""
+    # A stack of its own, whose branches all count; no scheme asks for the position.
     count = len(function.skips)
     length = ORDERS[function.order].num_layers
     return [
@@ -531,6 +558,7 @@ def resnet(
         if value is not None:
             checks.integer(name, value, low=1)
     phi = activations.get(activation)
+    # One that mixes units would be taken for a diagonal by every theory.
     if not phi.named:
         checks.elementwise(f"activation={phi.name}", phi)
     if not bias and sigma_b:
@@ -601,11 +629,13 @@ def _runs(
                 "size=None with a kernel or strides; write the size of the image, (n,) "
                 "or (h, w), or leave them out for dense blocks."
             )
+        # A dense layer is a convolution without axes.
         image: Size = ()
         window: Size = ()
     else:
         image = _spatial.checked_size(size)
-        kernel = 3 if kernel is None else kernel
+        if kernel is None:
+            kernel = 3
         window = _spatial.one_an_axis("kernel", kernel, len(image))
     blocks = []
     n_in = widths[0]

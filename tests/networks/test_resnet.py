@@ -363,6 +363,7 @@ def test_training_is_refused_without_batch_norm():
         ({"kernel": 3}, "size=None with a kernel or strides; write the size"),
         ({"strides": [1, 2]}, "size=None with a kernel or strides"),
         ({"size": 8}, "size=8 is not the size of an image"),
+        ({"size": (8,), "kernel": 0}, "kernel=0 must be a whole number, at least 1"),
         ({"size": (8,), "kernel": (3, 3)}, r"kernel=\(3, 3\) has 2 entries for 1 axes"),
         ({"size": (8,), "padding": "valid"}, "padding='valid' is not known. Known: "),
         ({"activation": jnp.sort}, "activation=sort at a point changes"),
