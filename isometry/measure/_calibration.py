@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from isometry._internal import checks, compilation, precision
+from isometry._internal import compilation, precision
 from isometry._internal.errors import NotDefined, NotFinite
 from isometry._internal.types import Key, Params
 from isometry.measure import _points, _profile
@@ -275,7 +275,7 @@ class _Sites:
 
 
 def _slices(anatomy: Anatomy, layer: WeightLayer) -> dict[int, str]:
-    """Return the point of each slice of a layer; "" for one that has several or none.
+    """Return the point of each slice of a layer; "" for one that has none.
 
     Slices of nested stacks are numbered with the innermost fastest.
     """
@@ -287,10 +287,14 @@ def _slices(anatomy: Anatomy, layer: WeightLayer) -> dict[int, str]:
             index = tuple(map(int, re.findall(r"\d+", match[1])))
             by_index[index] = point
     count = layer.stacked or 1
-    # Steps of a recurrence and loops that cannot be told apart have other names.
-    if len(by_index) != count:
-        return dict.fromkeys(range(count), "")
-    return dict(enumerate(by_index[index] for index in sorted(by_index)))
+    points = dict.fromkeys(range(count), "")
+    is_nested = any(len(index) > 1 for index in by_index)
+    if len(by_index) == count:
+        points |= enumerate(by_index[index] for index in sorted(by_index))
+    elif not is_nested:
+        # Slices that the program does not use have no point.
+        points |= {index[0]: point for index, point in by_index.items() if index}
+    return points
 
 
 def _sites(anatomy: Anatomy, first: Point, last: Point) -> _Sites:
@@ -338,8 +342,11 @@ def _obstacle(
         return "its rows are looked up: it is no factor of the Jacobian"
     if layer.kind == "other":
         return "how it acts on the signal cannot be read"
-    if layer.tied or not point:
+    if layer.tied:
         return "used more than once"
+    # The result of a layer in a loop that cannot be unrolled has no name either.
+    if not point:
+        return "not used, or at a place without a name"
     starts_here = anatomy.place(point) == anatomy.place(first.name)
     is_inside = anatomy.upstream(first.name, point) and not starts_here
     if not (is_inside and anatomy.upstream(point, last.name)):
@@ -347,9 +354,7 @@ def _obstacle(
     return ""
 
 
-def _branch_ends(
-    anatomy: Anatomy, first: Point, last: Point
-) -> set[tuple[str, int]]:
+def _branch_ends(anatomy: Anatomy, first: Point, last: Point) -> set[tuple[str, int]]:
     """Return the slices of layers that end the residual branches of a span."""
     ends = set()
     for branch in anatomy.branches:
@@ -494,7 +499,8 @@ def _responses(
     with precision.full():
         value, push = jax.linearize(end, zeros)
         sizes = jax.lax.map(
-            lambda one: jnp.linalg.norm(push(one)), jnp.eye(len(zeros), dtype=plan.dtype)
+            lambda one: jnp.linalg.norm(push(one)),
+            jnp.eye(len(zeros), dtype=plan.dtype),
         )
     return sizes / jnp.linalg.norm(value)
 
@@ -519,7 +525,7 @@ def calibrate(net: Network, keys: Key, xs: PyTree[Array], span: Span) -> Calibra
     factors = _settled(measurement, slots)
     after = measurement.mean_squares(factors)[last]
     if abs(_log(after.mean(), last)) > _TOLERANCE:
-        factors = _solved(measurement, slots, factors)
+        factors = _solved(measurement, slots, factors, notes=notes)
         after = measurement.mean_squares(factors)[last]
     rows = []
     for (layer, index), name in sites.names.items():
@@ -589,6 +595,8 @@ def _solved(
     measurement: _Measurement,
     slots: Sequence[_Slot],
     factors: Factors,
+    *,
+    notes: Mapping[str, str],
 ) -> Factors:
     """Find one number that brings E s² over the whole span to 1.
 
@@ -599,10 +607,9 @@ def _solved(
     last = measurement.plan.last.name
     moved = slots[-1:] or sites.ends
     if not moved:
-        raise NotDefined(
-            "no layer of the span changes E s²: "
-            + "; ".join(f"{name}: {note}" for name, note in sites.notes.items())
-        )
+        reasons = [f"{name}: {note}" for name, note in notes.items()]
+        listed = "; ".join(reasons) or "there is none"
+        raise NotDefined(f"no weight layer of the span changes E s²: {listed}.")
 
     def with_gain(log: float) -> Factors:
         logs = jnp.full(len(moved), log)
@@ -621,8 +628,8 @@ def _solved(
         least = math.exp(log_mean(-_MOST_DOUBLINGS * math.log(2)))
         raise NotDefined(
             f"no gain of {names} brings E s² to 1: with its weights at 0 the skips "
-            f"around it leave {least:.4g}. Take a span that begins or ends with a layer "
-            "that every path meets, or a network whose skips are below 1."
+            f"around it leave {least:.4g}. Take a span that begins or ends with a "
+            "layer that every path meets, or a network whose skips are below 1."
         )
     return with_gain(log)
 
