@@ -20,7 +20,7 @@ from isometry.structure import Anatomy, anatomy
 from isometry.theory import Law
 
 if TYPE_CHECKING:
-    from isometry.measure._calibration import Calibrated
+    from isometry.measure._gains import Calibrated
     from isometry.measure._spans import Span
 
 # The spans that have names. Every other span is two points of the anatomy.
