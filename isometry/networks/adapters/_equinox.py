@@ -27,16 +27,19 @@ class EquinoxNetwork(Adapted):
 
     Example:
         >>> import equinox as eqx
-        >>> net = networks.equinox(lambda key: eqx.nn.Linear(2, 3, key=key), jnp.ones(2))
-        >>> model = eqx.nn.Linear(2, 3, key=jax.random.key(0))
-        >>> bool(jnp.all(net(net.params_of(model), jnp.ones(2)) == model(jnp.ones(2))))
+        >>> def build(key):
+        ...     return eqx.nn.Linear(2, 3, key=key)
+        >>> net = networks.equinox(build, jnp.ones(2))
+        >>> trained = build(jax.random.key(1))
+        >>> y = net(net.params_of(trained), jnp.ones(2))
+        >>> bool(jnp.array_equal(y, trained(jnp.ones(2))))
         True
     """
 
     def params_of(self, module: Any, state: Any = None) -> Params:
-        """Return the parameters of a module of the same architecture, such as a trained one.
+        """Return the parameters of another module, such as a trained one.
 
-        They are `eqx.filter(module, eqx.is_array)`, and with state the pair of these
+        It must be of the same architecture. They are `eqx.filter(module, eqx.is_array)`, and with state the pair of these
         and the state.
 
         Args:

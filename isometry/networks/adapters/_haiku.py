@@ -83,8 +83,8 @@ def haiku(
     if not isinstance(transformed, (hk.Transformed, hk.TransformedWithState)):
         raise InputError(
             f"transformed={checks.show(transformed)} is not a transformed function; "
-            "write networks.haiku(hk.transform(f), example), or hk.transform_with_state "
-            "for a function with batch norm."
+            "write networks.haiku(hk.transform(f), example), with batch norm "
+            "hk.transform_with_state(f)."
         )
     has_state = isinstance(transformed, hk.TransformedWithState)
 

@@ -28,16 +28,19 @@ class NnxNetwork(Adapted):
 
     Example:
         >>> from flax import nnx
-        >>> net = networks.nnx(lambda rngs: nnx.Linear(2, 3, rngs=rngs), jnp.ones(2))
-        >>> model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
-        >>> bool(jnp.all(net(net.params_of(model), jnp.ones(2)) == model(jnp.ones(2))))
+        >>> def build(rngs):
+        ...     return nnx.Linear(2, 3, rngs=rngs)
+        >>> net = networks.nnx(build, jnp.ones(2))
+        >>> trained = build(nnx.Rngs(1))
+        >>> y = net(net.params_of(trained), jnp.ones(2))
+        >>> bool(jnp.array_equal(y, trained(jnp.ones(2))))
         True
     """
 
     def params_of(self, module: Any) -> Params:
-        """Return the parameters of a module of the same architecture, such as a trained one.
+        """Return the parameters of another module, such as a trained one.
 
-        They are `nnx.state(module, nnx.Not(nnx.RngState))`.
+        It must be of the same architecture. They are `nnx.state(module, nnx.Not(nnx.RngState))`.
 
         Args:
             module: The module.
