@@ -5,9 +5,10 @@ import dataclasses
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,10 @@ from isometry.structure._reading import read
 # An index, a key or the name of a field.
 Output: TypeAlias = int | str | None
 
-# A function that is built by the framework, or a module of it.
+M = TypeVar("M", bound="Model")
+N = TypeVar("N", bound="Adapted")
+
+# A function that builds a module, or its class.
 Build: TypeAlias = Callable[..., Any]
 
 # Arguments by which models are told their mode, and what each is in inference. They are
@@ -139,18 +143,21 @@ class Arguments:
         return {**{name: MODES[name] for name in self.names}, **added}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Model(ABC):
     """A module of a framework, called with parameters. It is hashable and holds none.
 
     Attributes:
         arguments: How its call takes an example.
+        axes: The names of axes over which its norms take statistics in training, beside
+            those of the batch: of devices, or of a map over examples.
     """
 
     # Whether inference takes a batch, as in most frameworks, or one example.
     takes_batch: ClassVar[bool] = True
 
     arguments: Arguments
+    axes: tuple[Hashable, ...] = ()
 
     @property
     @abstractmethod
@@ -165,10 +172,14 @@ class Model(ABC):
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         """Return all outputs for a batch in training; updates of state are dropped."""
 
-    def why_not_trained(self, params: Params, xs: PyTree) -> str | None:
-        """Say why the training mode cannot be had, from shapes; None if it can."""
+    def for_training(self, params: Params, xs: PyTree) -> "Model":
+        """Return the model with what `train` needs, from shapes.
+
+        Raises:
+            NotDefined: The training mode cannot be had.
+        """
         del params, xs
-        return None
+        return self
 
 
 @dataclass(frozen=True)
@@ -294,10 +305,8 @@ class Adapted(Network):
             return self
         model, output = self.function.model, self.function.output
         xs = jax.tree.map(functools.partial(_stacked, size=self.batch), self.example)
-        reason = model.why_not_trained(self.shapes, xs)
-        if reason is not None:
-            raise NotDefined(f"training: {reason}")
         with _noted(f"in training mode, on a batch {brief(xs)}"):
+            model = model.for_training(self.shapes, xs)
             function = Training(model, output, draws=True)
             draws = depends_on_key(function.with_key, self.shapes, xs)
         net = dataclasses.replace(
@@ -336,8 +345,8 @@ def adapted(
     *,
     output: Output,
     batch: int,
-    kind: type[Adapted] = Adapted,
-) -> Adapted:
+    kind: type[N] = Adapted,
+) -> N:
     """Make a network of what an adapter has read, and try it on shapes.
 
     Args:
@@ -487,6 +496,88 @@ def _outputs(y: PyTree) -> str:
     return f"a {kind}"
 
 
+class WithState(NamedTuple):
+    """Parameters of a model that has a state beside them. It unpacks as a pair.
+
+    The names of layers are the paths in `params`.
+    """
+
+    params: PyTree
+    state: PyTree
+
+
+def with_axes(
+    call: Callable[[Params, PyTree, Key | None], PyTree],
+    names: Sequence[Hashable],
+) -> Callable[[Params, PyTree, Key | None], PyTree]:
+    """Bind axes of length 1 for norms that take statistics over all devices."""
+    for name in names:
+        # Nothing is mapped, so no array gets an axis.
+        call = jax.vmap(call, in_axes=None, out_axes=None, axis_size=1, axis_name=name)
+    return call
+
+
+@dataclass
+class Seen:
+    """What the norms and dropouts of a model were seen to do in training.
+
+    Attributes:
+        fixed: The paths of those that stay in inference mode.
+        axes: The names of axes over which norms take statistics.
+    """
+
+    fixed: list[str] = field(default_factory=list)
+    axes: list[Hashable] = field(default_factory=list)
+
+
+def require_switch(model: Model, seen: Seen) -> None:
+    """Refuse a model that nothing switches, if a part of it stays in inference mode."""
+    # A model with a switch may leave norms in inference mode for its own reasons.
+    if model.arguments.names or not seen.fixed:
+        return
+    raise NotDefined(
+        f"{model.name} has no training mode: {seen.fixed[0]!r} is called in inference "
+        "mode, and its call has no argument that would switch it. Make a network of "
+        "the module as it is built for training, or give its call an argument train "
+        "(or is_training, deterministic)."
+    )
+
+
+def watched(
+    model: M,
+    params: Params,
+    xs: PyTree,
+    *,
+    watch: Callable[[Seen], AbstractContextManager],
+) -> M:
+    """Trace a model in training, and return it with the axes that its norms ask for.
+
+    Args:
+        model: The model.
+        params: Shapes of its parameters.
+        xs: Shapes of a batch.
+        watch: A context in which what norms and dropouts do is written down.
+
+    Raises:
+        NotDefined: Its mode is fixed.
+    """
+    while True:
+        seen = Seen()
+        try:
+            with watch(seen):
+                jax.eval_shape(model.train, params, xs, KEY)
+        # JAX says so if an axis has no name.
+        except NameError:
+            missing = tuple(name for name in seen.axes if name not in model.axes)
+            if not missing:
+                raise
+            axes = (*model.axes, *dict.fromkeys(missing))
+            model = dataclasses.replace(model, axes=axes)
+            continue
+        require_switch(model, seen)
+        return model
+
+
 # --- Examples
 
 
@@ -621,3 +712,8 @@ def called_with(build: Build, argument: str, value: object) -> Any:
 def name_of(function: object) -> str:
     """Return the name of a function, or of the class of a callable object."""
     return getattr(function, "__name__", type(function).__name__)
+
+
+def listed(names: Hashable | Sequence[Hashable]) -> tuple[Hashable, ...]:
+    """Return one name, or several, as a tuple."""
+    return tuple(names) if isinstance(names, (tuple, list)) else (names,)

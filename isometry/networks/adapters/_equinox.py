@@ -9,7 +9,7 @@ import jax
 from jaxtyping import Array, PyTree
 
 from isometry._internal import checks
-from isometry._internal.errors import InputError, public
+from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key, Params
 from isometry.networks.adapters import _adapted
 from isometry.networks.adapters._adapted import (
@@ -19,6 +19,7 @@ from isometry.networks.adapters._adapted import (
     Held,
     Model,
     Output,
+    WithState,
 )
 
 
@@ -39,8 +40,9 @@ class EquinoxNetwork(Adapted):
     def params_of(self, module: Any, state: Any = None) -> Params:
         """Return the parameters of another module, such as a trained one.
 
-        It must be of the same architecture. They are `eqx.filter(module, eqx.is_array)`, and with state the pair of these
-        and the state.
+        It must be of the same architecture. They are
+        `eqx.filter(module, eqx.is_array)`, and with state a named pair of these and the
+        state.
 
         Args:
             module: The module.
@@ -51,7 +53,7 @@ class EquinoxNetwork(Adapted):
         """
         eqx = checks.extra("equinox", "equinox")
         arrays = eqx.filter(module, eqx.is_array)
-        return arrays if state is None else (arrays, state)
+        return arrays if state is None else WithState(arrays, state)
 
     def module(self, params: Params) -> Any:
         """Return the module with these parameters, in the mode of the network.
@@ -103,7 +105,7 @@ def equinox(
 
     Returns:
         The network. Its parameters are the arrays of the module,
-        `eqx.filter(module, eqx.is_array)`, with state a pair (arrays, state).
+        `eqx.filter(module, eqx.is_array)`, with state a named pair (params, state).
         `net.params_of(module, state)` returns those of a trained module, and
         `net.module(params)` goes back.
 
@@ -175,7 +177,7 @@ def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Equino
         paths=tuple(_paths(arrays)),
         has_state=state is not None,
         takes_key="key" in named and "key" not in call,
-        axis_names=_axis_names(module),
+        axes=_axes(module),
     )
 
 
@@ -183,17 +185,16 @@ def _is_shape(leaf: object) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def _axis_names(module: Any) -> tuple[Hashable, ...]:
+def _axes(module: Any) -> tuple[Hashable, ...]:
     """Return the names of axes over which modules take statistics."""
     eqx = checks.extra("equinox", "equinox")
     names: dict[Hashable, None] = {}
 
     def gather(node: object) -> bool:
         # Called on every node by jax.tree.flatten, before it goes on inside.
-        given = getattr(node, "axis_name", None)
-        if isinstance(node, eqx.Module) and given is not None:
-            several = isinstance(given, (tuple, list))
-            names.update(dict.fromkeys(given if several else (given,)))
+        axis = getattr(node, "axis_name", None)
+        if isinstance(node, eqx.Module) and axis is not None:
+            names.update(dict.fromkeys(_adapted.listed(axis)))
         return False
 
     jax.tree.leaves(module, is_leaf=gather)
@@ -210,10 +211,10 @@ class _Draw:
         eqx = checks.extra("equinox", "equinox")
         module, state = _built(self.build.value, key)
         arrays = eqx.filter(module, eqx.is_array)
-        return arrays if state is None else (arrays, state)
+        return arrays if state is None else WithState(arrays, state)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Equinox(Model):
     """An Equinox module without its arrays.
 
@@ -224,7 +225,6 @@ class _Equinox(Model):
         paths: Their paths.
         has_state: Whether its call takes a state and returns one.
         takes_key: Whether its call takes a key.
-        axis_names: The names of axes over which modules in it take statistics.
     """
 
     takes_batch = False
@@ -234,7 +234,6 @@ class _Equinox(Model):
     paths: tuple[str, ...]
     has_state: bool
     takes_key: bool
-    axis_names: tuple[Hashable, ...]
 
     def combined(self, params: Params, *, is_training: bool) -> tuple[Any, Any]:
         """Return the module with these parameters in a mode, and its state."""
@@ -288,7 +287,7 @@ class _Equinox(Model):
         keys = None
         if key is not None:
             keys = jax.random.split(key, len(jax.tree.leaves(xs)[0]))
-        name = self.axis_names[0] if self.axis_names else None
+        name = self.axes[0] if self.axes else None
         return jax.vmap(of_one, axis_name=name)(xs, keys)
 
     def _called(
@@ -307,14 +306,15 @@ class _Equinox(Model):
         y, _ = module(*self.arguments.positional(x), state=state, **named)
         return y
 
-    def why_not_trained(self, params: Params, xs: PyTree) -> str | None:
+    def for_training(self, params: Params, xs: PyTree) -> Model:
         del params, xs
-        if len(self.axis_names) < 2:
-            return None
-        names = ", ".join(map(repr, self.axis_names))
-        return (
-            f"modules in it take statistics over axes of several names, {names}, and "
-            "a batch has one axis. Give all of them the same axis_name."
+        if len(self.axes) < 2:
+            return self
+        names = ", ".join(map(repr, self.axes))
+        raise NotDefined(
+            f"{self.name} has no training mode: modules in it take statistics over "
+            f"axes of several names, {names}, and a batch has one axis. Give all of "
+            "them the same axis_name."
         )
 
 

@@ -1,7 +1,8 @@
 """Modules of Flax's linen as networks."""
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from isometry.networks.adapters._adapted import (
     Held,
     Model,
     Output,
+    Seen,
     Shapes,
 )
 
@@ -97,7 +99,9 @@ def flax(
         arguments = Arguments.read(signature, example, apply)
         draw = _Draw(Held(module), arguments, Shapes.of(example))
         collections = tuple(sorted(jax.eval_shape(draw, _adapted.KEY)))
-        return draw, _Linen(arguments, Held(module), collections)
+        return draw, _Linen(
+            arguments=arguments, module=Held(module), collections=collections
+        )
 
     return _adapted.adapted("flax", example, read, output=output, batch=batch)
 
@@ -123,7 +127,7 @@ class _Draw:
         return linen.meta.unbox(variables)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Linen(Model):
     """A linen module.
 
@@ -151,6 +155,9 @@ class _Linen(Model):
         )
 
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
+        return _adapted.with_axes(self._trained, self.axes)(params, xs, key)
+
+    def _trained(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         variables = self._variables(params)
         mutable = [name for name in variables if name != "params"]
         rngs = None
@@ -187,39 +194,32 @@ class _Linen(Model):
             )
         return params
 
-    def why_not_trained(self, params: Params, xs: PyTree) -> str | None:
-        if self.arguments.names:
-            return None
-        fixed = self._fixed(params, xs)
-        if not fixed:
-            return None
-        return (
-            "the mode of this module was fixed when it was built: its call has none of "
-            f"the arguments {', '.join(_adapted.MODES)}, and {fixed[0]!r} is called in "
-            "inference mode. Make a network of the module as it is built for training, "
-            "or give its call such an argument."
-        )
+    def for_training(self, params: Params, xs: PyTree) -> Model:
+        return _adapted.watched(self, params, xs, watch=_watch)
 
-    def _fixed(self, params: Params, xs: PyTree) -> list[str]:
-        """Return the paths of norms and dropouts that stay in inference mode."""
-        linen = checks.extra("flax.linen", "flax")
-        fixed: list[str] = []
 
-        def watch(
-            call: Callable[..., PyTree],
-            args: tuple[object, ...],
-            kwargs: dict[str, object],
-            context: Any,
-        ) -> PyTree:
-            if context.method_name == "__call__" and _is_off(
-                context.module, args, kwargs
-            ):
-                fixed.append("/".join(context.module.path))
-            return call(*args, **kwargs)
+@contextlib.contextmanager
+def _watch(seen: Seen) -> Iterator[None]:
+    """Write down what norms and dropouts of a linen module do."""
+    linen = checks.extra("flax.linen", "flax")
 
-        with linen.intercept_methods(watch):
-            jax.eval_shape(self.train, params, xs, _adapted.KEY)
-        return fixed
+    def look(
+        call: Callable[..., PyTree],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        context: Any,
+    ) -> PyTree:
+        module = context.module
+        if context.method_name == "__call__":
+            axis = getattr(module, "axis_name", None)
+            if axis is not None:
+                seen.axes += _adapted.listed(axis)
+            if _is_off(module, args, kwargs):
+                seen.fixed.append("/".join(module.path))
+        return call(*args, **kwargs)
+
+    with linen.intercept_methods(look):
+        yield
 
 
 def _is_off(
@@ -227,17 +227,16 @@ def _is_off(
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
 ) -> bool:
-    """Tell whether a module of Flax's own is called in inference mode."""
-    names = [
-        name
-        for name in ("use_running_average", "deterministic")
-        if hasattr(module, name)
-    ]
-    # Dropout at rate 0 is the same in both modes.
-    rate = getattr(module, "rate", getattr(module, "dropout_rate", 1.0))
-    if not names or not rate:
-        return False
-    (name,) = names
-    # Both are the second argument of the calls of norms and dropout.
-    given = args[1] if len(args) == 2 else None
-    return kwargs.get(name, given) is True or getattr(module, name) is True
+    """Tell whether a norm or dropout of Flax's is called in inference mode."""
+    for name in ("use_running_average", "deterministic"):
+        if not hasattr(module, name):
+            continue
+        # Both are the second argument of the calls of norms and of dropout.
+        given = kwargs.get(name)
+        if len(args) == 2:
+            given = args[1]
+        is_off = given is True or getattr(module, name) is True
+        # Dropout at rate 0 is the same in both modes.
+        rates = [getattr(module, rate, None) for rate in ("rate", "dropout_rate")]
+        return is_off and 0.0 not in rates
+    return False

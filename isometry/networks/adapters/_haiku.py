@@ -1,11 +1,12 @@
 """Transformed functions of Haiku as networks."""
 
+import contextlib
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 from jaxtyping import Array, PyTree
 
 from isometry._internal import checks
@@ -18,8 +19,34 @@ from isometry.networks.adapters._adapted import (
     Held,
     Model,
     Output,
+    Seen,
     Shapes,
+    WithState,
 )
+
+
+class HaikuNetwork(Adapted):
+    """What `networks.haiku` returns."""
+
+    def params_of(self, params: Params, state: PyTree = None) -> Params:
+        """Return parameters and state of Haiku as parameters of the network.
+
+        Args:
+            params: What `init` or training returns.
+            state: The state of a function with one.
+
+        Returns:
+            `params`, or the named pair of both.
+
+        Example:
+            >>> import haiku as hk
+            >>> transformed = hk.transform_with_state(lambda x: hk.Linear(3)(x))
+            >>> net = networks.haiku(transformed, jnp.ones(2))
+            >>> params, state = transformed.init(jax.random.key(1), jnp.ones((1, 2)))
+            >>> net(net.params_of(params, state), jnp.ones(2)).shape
+            (3,)
+        """
+        return params if state is None else WithState(params, state)
 
 
 @public("networks.haiku")
@@ -30,7 +57,7 @@ def haiku(
     output: Output = None,
     batch: int = _adapted.BATCH,
     **apply: object,
-) -> Adapted:
+) -> HaikuNetwork:
     """Make a network of what `hk.transform` or `hk.transform_with_state` returns.
 
     The function is called on `x[None]`, a batch of one, and the first row of the result
@@ -60,8 +87,9 @@ def haiku(
         **apply: Further arguments of the function.
 
     Returns:
-        The network. Its parameters are what `transformed.init` returns: with state, a
-        pair (params, state). Trained ones go straight in.
+        The network. Its parameters are what `transformed.init` returns, with state a
+        named pair (params, state). Trained ones go straight in. Layers have the same
+        names as in `net.anatomy` if they come as `net.params_of(params, state)`.
 
     Raises:
         InputError: Not a transformed function; an example with a batch axis; an output
@@ -105,7 +133,13 @@ def haiku(
             has_state=has_state,
             takes_key=num_own > 1 + has_state,
         )
-        draw = _Draw(Held(transformed.init), arguments, Shapes.of(example), batch)
+        draw = _Draw(
+            init=Held(transformed.init),
+            arguments=arguments,
+            example=Shapes.of(example),
+            batch=batch,
+            has_state=has_state,
+        )
         return draw, model
 
     return _adapted.adapted(
@@ -114,6 +148,7 @@ def haiku(
         read,
         output=output,
         batch=batch,
+        kind=HaikuNetwork,
     )
 
 
@@ -125,18 +160,20 @@ class _Draw:
     arguments: Arguments
     example: Shapes
     batch: int
+    has_state: bool
 
     def __call__(self, key: Key) -> Params:
         xs = self.example.batch(key, self.batch)
         # In inference batch norm would look for averages that are not there.
-        return self.init.value(
+        drawn = self.init.value(
             key,
             *self.arguments.positional(xs),
             **self.arguments.by_name(is_training=True),
         )
+        return WithState(*drawn) if self.has_state else drawn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Haiku(Model):
     """A transformed function.
 
@@ -187,42 +224,36 @@ class _Haiku(Model):
         return self._called(params, xs, key, is_training=False)
 
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
-        return self._called(params, xs, key, is_training=True)
+        called = functools.partial(self._called, is_training=True)
+        return _adapted.with_axes(called, self.axes)(params, xs, key)
 
-    def why_not_trained(self, params: Params, xs: PyTree) -> str | None:
-        if self.arguments.names:
-            return None
-        fixed = self._fixed(params, xs)
-        if not fixed:
-            return None
-        return (
-            f"the mode of this function is fixed: it has none of the arguments "
-            f"{', '.join(_adapted.MODES)}, and {fixed[0]!r} is called in inference "
-            "mode. Give the function an argument is_training."
-        )
+    def for_training(self, params: Params, xs: PyTree) -> Model:
+        return _adapted.watched(self, params, xs, watch=_watch)
 
-    def _fixed(self, params: Params, xs: PyTree) -> list[str]:
-        """Return the names of batch norms that stay in inference mode."""
-        hk = checks.extra("haiku", "haiku")
-        fixed: list[str] = []
 
-        def watch(
-            call: Callable[..., PyTree],
-            args: tuple[object, ...],
-            kwargs: dict[str, object],
-            context: Any,
-        ) -> PyTree:
-            is_norm = isinstance(context.module, hk.BatchNorm)
-            if is_norm and context.method_name == "__call__":
-                # The argument is the second and required.
-                given = kwargs.get("is_training", *args[1:2])
-                if given is False:
-                    fixed.append(context.module.module_name)
-            return call(*args, **kwargs)
+@contextlib.contextmanager
+def _watch(seen: Seen) -> Iterator[None]:
+    """Write down what batch norms of Haiku do. Its dropout is a function, not seen."""
+    hk = checks.extra("haiku", "haiku")
 
-        def traced(params: Params, xs: PyTree, key: Key) -> PyTree:
-            return self.train(params, xs, key)
+    def look(
+        call: Callable[..., PyTree],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        context: Any,
+    ) -> PyTree:
+        module = context.module
+        is_norm = isinstance(module, hk.BatchNorm)
+        if is_norm and context.method_name == "__call__":
+            # It is the second argument of the call, and required.
+            given = kwargs.get("is_training")
+            if len(args) > 1:
+                given = args[1]
+            if given is False:
+                seen.fixed.append(module.module_name)
+            if module.cross_replica_axis is not None:
+                seen.axes += _adapted.listed(module.cross_replica_axis)
+        return call(*args, **kwargs)
 
-        with hk.intercept_methods(watch):
-            jax.eval_shape(traced, params, xs, _adapted.KEY)
-        return fixed
+    with hk.intercept_methods(look):
+        yield

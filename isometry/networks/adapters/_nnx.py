@@ -1,7 +1,8 @@
 """Modules of Flax's NNX as networks."""
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,8 @@ class NnxNetwork(Adapted):
     def params_of(self, module: Any) -> Params:
         """Return the parameters of another module, such as a trained one.
 
-        It must be of the same architecture. They are `nnx.state(module, nnx.Not(nnx.RngState))`.
+        It must be of the same architecture. They are
+        `nnx.state(module, nnx.Not(nnx.RngState))`.
 
         Args:
             module: The module.
@@ -169,11 +171,23 @@ def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Nnx":
         arguments=Arguments.read(signature, example, call, reserved=("rngs",)),
         in_inference=Held(in_inference),
         in_training=Held(in_training),
+        axes=_axes(module),
         kind=type(module).__name__,
         structure=jax.tree.structure(params),
         rngs=Held((tuple(leaves), tree)),
         takes_rngs="rngs" in signature.parameters and "rngs" not in call,
     )
+
+
+def _axes(module: Any) -> tuple[Hashable, ...]:
+    """Return the names of axes over which norms in a module take statistics."""
+    nnx = checks.extra("flax.nnx", "flax")
+    names: dict[Hashable, None] = {}
+    for _, node in nnx.iter_graph(module):
+        axis = getattr(node, "axis_name", None)
+        if isinstance(node, nnx.Module) and axis is not None:
+            names.update(dict.fromkeys(_adapted.listed(axis)))
+    return tuple(names)
 
 
 @dataclass(frozen=True)
@@ -187,7 +201,7 @@ class _Draw:
         return nnx.state(_built(self.build.value, key), nnx.Not(nnx.RngState))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Nnx(Model):
     """An NNX module without its arrays.
 
@@ -264,7 +278,8 @@ class _Nnx(Model):
         return self._called(params, xs, key, is_training=False)
 
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
-        return self._called(params, xs, key, is_training=True)
+        called = functools.partial(self._called, is_training=True)
+        return _adapted.with_axes(called, self.axes)(params, xs, key)
 
 
 def _paths(params: Params) -> set[str]:
