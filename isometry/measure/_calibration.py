@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from isometry._internal import checks, compilation, precision
+from isometry._internal import compilation, precision
 from isometry._internal.errors import NotDefined, NotFinite
 from isometry._internal.types import Key, Params
 from isometry.measure import _points, _profile
@@ -347,9 +347,7 @@ def _obstacle(
     return ""
 
 
-def _branch_ends(
-    anatomy: Anatomy, first: Point, last: Point
-) -> set[tuple[str, int]]:
+def _branch_ends(anatomy: Anatomy, first: Point, last: Point) -> set[tuple[str, int]]:
     """Return the slices of layers that end the residual branches of a span."""
     ends = set()
     for branch in anatomy.branches:
@@ -494,7 +492,8 @@ def _responses(
     with precision.full():
         value, push = jax.linearize(end, zeros)
         sizes = jax.lax.map(
-            lambda one: jnp.linalg.norm(push(one)), jnp.eye(len(zeros), dtype=plan.dtype)
+            lambda one: jnp.linalg.norm(push(one)),
+            jnp.eye(len(zeros), dtype=plan.dtype),
         )
     return sizes / jnp.linalg.norm(value)
 

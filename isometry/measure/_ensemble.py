@@ -24,6 +24,7 @@ from isometry.measure import (
     _devices,
     _diagnosis,
     _draws,
+    _leaves,
     _programs,
     _progress,
     _resolution,
@@ -478,7 +479,7 @@ def _inputs(f: Map, xs: PyTree[Array] | None) -> tuple[PyTree[Array], int]:
             "xs is missing; write xs=(inputs, *x.shape), one row an example."
         )
     if jax.tree.structure(xs).num_nodes > 1 and not isinstance(xs, list):
-        xs = jax.tree.map(lambda leaf: checks.array("xs", leaf), xs)
+        xs = jax.tree.map(lambda leaf: _leaves.array_or_key("xs", leaf), xs)
     else:
         xs = checks.array("xs", xs)
     leaves = jax.tree.leaves(xs)

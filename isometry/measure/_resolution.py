@@ -16,7 +16,7 @@ from isometry import structure
 from isometry._internal import checks, jaxprs, precision
 from isometry._internal.errors import InputError, PrecisionWarning
 from isometry._internal.types import Params
-from isometry.measure import _blocks, _diagnosis, _spans
+from isometry.measure import _blocks, _diagnosis, _leaves, _spans
 from isometry.measure._function import (
     Map,
     Program,
@@ -115,7 +115,9 @@ def resolve_once(
         if not isinstance(function, LayeredFunction):
             target = replace(target, version=_version(target, params, x))
         target = _traced_once(target, params, x, argument="x")
-    _warn_of_batch(target, params, x)
+    # In training mode x is a batch, whether rows affect each other or not.
+    if not (isinstance(f, Network) and f.mode == "training"):
+        _warn_of_batch(target, params, x)
     return target, params, x
 
 
@@ -186,7 +188,7 @@ def example(x: PyTree) -> PyTree:
     arrays = []
     for path, leaf in paths:
         if not isinstance(leaf, jax.ShapeDtypeStruct):
-            leaf = checks.array(f"x{jax.tree_util.keystr(path)}", leaf)
+            leaf = _leaves.array_or_key(f"x{jax.tree_util.keystr(path)}", leaf)
         arrays.append(leaf)
     return jax.tree.unflatten(jax.tree.structure(x), arrays)
 
@@ -439,20 +441,51 @@ def _require_start(
     params: Params,
     x: PyTree,
 ) -> None:
-    """Require one floating array where a span starts at x."""
+    """Require an x that can be varied, where a span starts at x."""
     if target.span not in SPANS:
         return
     if target.span == "hidden" and target.network is None:
         return
-    leaves = jax.tree.leaves(x)
-    is_array = jax.tree.structure(x).num_nodes == 1
-    if is_array and jnp.issubdtype(leaves[0].dtype, jnp.floating):
+    # A program is made of a function that has passed.
+    if isinstance(target.f, Program):
         return
-    came = f"a tree of {len(leaves)} arrays"
-    if is_array:
+    leaves = jax.tree.leaves(x)
+    if _leaves.floating(x):
+        _require_no_lookup(target, params, x)
+        return
+    came = f"a tree of {len(leaves)} arrays, none of them floating"
+    if len(leaves) == 1:
         came = f"{leaves[0].dtype}, which has no derivative"
     advice = _where_to_start(target, params, x)
     raise InputError(f"x is {came}, and the span starts at x; {advice}.")
+
+
+def _require_no_lookup(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> None:
+    """Refuse an x of tokens with floating arrays beside them, such as a mask.
+
+    The Jacobian would be with respect to the mask, which nobody means.
+    """
+    if not any(map(_leaves.is_whole, jax.tree.leaves(x))):
+        return
+    shapes = target.abstract(params, x)
+    try:
+        anatomy = _anatomy(target, *shapes)
+    # f may raise anything, and what it raises is reported where it is traced.
+    except Exception:
+        return
+    if not anatomy.embeddings:
+        return
+    beside = _spans.floating_leaves_of_x(anatomy)[0]
+    raise InputError(
+        f"x holds whole numbers that select rows of {anatomy.embeddings[0].name!r}, "
+        "and the span starts at x, whose floating arrays alone have a derivative; "
+        f"{_spans.where_to_start(anatomy)}. With respect to what lies beside the "
+        f'tokens: span=("{beside}", "output").'
+    )
 
 
 def _where_to_start(
