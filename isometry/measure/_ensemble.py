@@ -297,8 +297,9 @@ def ensemble(
         keys: (seeds,) random keys. A Network, or f with `sample`, draws its parameters
             from them; those of a network with a data-driven scheme (lsuv) are adjusted
             to all of xs.
-        xs: (inputs, *x.shape), floating. Where the span starts behind the input, any
-            pytree of arrays with a leading axis of inputs, tokens for example.
+        xs: (inputs, *x.shape), floating, or a tree of arrays with a leading axis of
+            inputs, as `spectrum` takes it: where the span starts behind the input, of
+            tokens for example.
         params: Instead of keys, parameters stacked on their leading axis, taken as they
             are.
         sample: From a key to the parameters of a plain f.
