@@ -378,8 +378,8 @@ def adapted(
                 "Write one x, without the axis of a batch: example[0]."
             ) from error
         error.add_note(
-            f"Raised by the module on a batch of one example of shape "
-            f"{brief(example)}. example is one x, without the axis of a batch."
+            f"Raised by the module for the example {brief(example)}. It must be one x, "
+            "without the axis of a batch."
         )
         raise
     net = kind(
@@ -507,9 +507,8 @@ class WithState(NamedTuple):
 
 
 def with_axes(
-    call: Callable[[Params, PyTree, Key | None], PyTree],
-    names: Sequence[Hashable],
-) -> Callable[[Params, PyTree, Key | None], PyTree]:
+    call: Callable[..., PyTree], names: Sequence[Hashable]
+) -> Callable[..., PyTree]:
     """Bind axes of length 1 for norms that take statistics over all devices."""
     for name in names:
         # Nothing is mapped, so no array gets an axis.
@@ -544,38 +543,62 @@ def require_switch(model: Model, seen: Seen) -> None:
 
 
 def watched(
+    trace: Callable[[tuple[Hashable, ...]], object],
+    watch: Callable[[Seen], AbstractContextManager],
+) -> Seen:
+    """Trace a model, again if its norms ask for axes that have no name yet.
+
+    Args:
+        trace: Traces the model with axes of these names.
+        watch: A context in which what its norms and dropouts do is written down.
+
+    Returns:
+        What they did.
+    """
+    axes: tuple[Hashable, ...] = ()
+    while True:
+        seen = Seen()
+        try:
+            with watch(seen):
+                trace(axes)
+        # JAX raises it for an axis without a name.
+        except NameError:
+            missing = [name for name in seen.axes if name not in axes]
+            if not missing:
+                raise
+            axes = (*axes, *dict.fromkeys(missing))
+        else:
+            return seen
+
+
+def switched(
     model: M,
     params: Params,
     xs: PyTree,
     *,
     watch: Callable[[Seen], AbstractContextManager],
 ) -> M:
-    """Trace a model in training, and return it with the axes that its norms ask for.
+    """Return a model with the axes that its norms ask for in training, from shapes.
 
     Args:
         model: The model.
         params: Shapes of its parameters.
         xs: Shapes of a batch.
-        watch: A context in which what norms and dropouts do is written down.
+        watch: As in `watched`.
 
     Raises:
-        NotDefined: Its mode is fixed.
+        NotDefined: Nothing switches the model.
     """
-    while True:
-        seen = Seen()
-        try:
-            with watch(seen):
-                jax.eval_shape(model.train, params, xs, KEY)
-        # JAX says so if an axis has no name.
-        except NameError:
-            missing = tuple(name for name in seen.axes if name not in model.axes)
-            if not missing:
-                raise
-            axes = (*model.axes, *dict.fromkeys(missing))
-            model = dataclasses.replace(model, axes=axes)
-            continue
-        require_switch(model, seen)
-        return model
+
+    def with_names(axes: tuple[Hashable, ...]) -> M:
+        return dataclasses.replace(model, axes=axes)
+
+    def trace(axes: tuple[Hashable, ...]) -> None:
+        jax.eval_shape(with_names(axes).train, params, xs, KEY)
+
+    seen = watched(trace, watch)
+    require_switch(model, seen)
+    return with_names(tuple(dict.fromkeys(seen.axes)))
 
 
 # --- Examples

@@ -246,6 +246,8 @@ class _Equinox(Model):
                     "write a pair, net.params_of(module, state)."
                 )
             params, state = params
+            # A call invalidates the state that it is given; this makes another one.
+            state = jax.tree.map(lambda leaf: leaf, state)
         arrays = eqx.filter(params, eqx.is_array)
         if jax.tree.structure(arrays) != self.structure:
             arrays = self._restructured(arrays)

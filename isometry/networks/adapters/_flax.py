@@ -195,7 +195,7 @@ class _Linen(Model):
         return params
 
     def for_training(self, params: Params, xs: PyTree) -> Model:
-        return _adapted.watched(self, params, xs, watch=_watch)
+        return _adapted.switched(self, params, xs, watch=_watch)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """Transformed functions of Haiku as networks."""
 
 import contextlib
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,7 +141,7 @@ def haiku(
             batch=batch,
             has_state=has_state,
         )
-        return draw, model
+        return draw.with_axes(), model
 
     return _adapted.adapted(
         "haiku",
@@ -161,8 +162,21 @@ class _Draw:
     example: Shapes
     batch: int
     has_state: bool
+    axes: tuple[Hashable, ...] = ()
+
+    def with_axes(self) -> "_Draw":
+        """Return it with axes for norms that take statistics over all devices."""
+
+        def trace(axes: tuple[Hashable, ...]) -> None:
+            jax.eval_shape(dataclasses.replace(self, axes=axes), _adapted.KEY)
+
+        seen = _adapted.watched(trace, _watch)
+        return dataclasses.replace(self, axes=tuple(dict.fromkeys(seen.axes)))
 
     def __call__(self, key: Key) -> Params:
+        return _adapted.with_axes(self._drawn, self.axes)(key)
+
+    def _drawn(self, key: Key) -> Params:
         xs = self.example.batch(key, self.batch)
         # In inference batch norm would look for averages that are not there.
         drawn = self.init.value(
@@ -228,7 +242,7 @@ class _Haiku(Model):
         return _adapted.with_axes(called, self.axes)(params, xs, key)
 
     def for_training(self, params: Params, xs: PyTree) -> Model:
-        return _adapted.watched(self, params, xs, watch=_watch)
+        return _adapted.switched(self, params, xs, watch=_watch)
 
 
 @contextlib.contextmanager

@@ -240,7 +240,7 @@ class Drawing(nn.Module):
 def test_a_module_that_draws_in_inference_raises_its_own_error_with_a_note():
     with pytest.raises(flax.errors.InvalidRngError) as error:
         networks.flax(Drawing(), X)
-    assert "example is one x" in error.value.__notes__[-1]
+    assert "must be one x" in error.value.__notes__[-1]
 
 
 # --- Inputs and outputs
