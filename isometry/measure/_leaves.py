@@ -1,6 +1,7 @@
 """Inputs that are trees: the floating leaves, which are varied, and those beside."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jaxtyping import Array, PyTree
 from isometry._internal import checks
 
 
-def array_or_key(name: str, value: object) -> jax.Array:
+def array_or_key(name: str, value: Any) -> jax.Array:
     """Return what a user passes as a leaf of x as an array; random keys stay keys."""
     return value if checks.is_key(value) else checks.array(name, value)
 

@@ -11,15 +11,16 @@ from jaxtyping import Array, PyTree
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key, Params
-from isometry.networks.adapters import _adapted
-from isometry.networks.adapters._adapted import (
-    Adapted,
+from isometry.networks.adapters import _modes
+from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
+from isometry.networks.adapters._model import (
     Arguments,
     Build,
     Held,
     Model,
     Output,
     WithState,
+    called_with,
 )
 
 
@@ -76,7 +77,7 @@ def equinox(
     example: PyTree[Array],
     *,
     output: Output = None,
-    batch: int = _adapted.BATCH,
+    batch: int = BATCH,
     **call: object,
 ) -> EquinoxNetwork:
     """Make a network of an Equinox module.
@@ -138,7 +139,7 @@ def equinox(
     def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
         return _Draw(Held(build)), _read(build, example, call)
 
-    return _adapted.adapted(
+    return adapted(
         "equinox",
         example,
         read,
@@ -151,7 +152,7 @@ def equinox(
 def _built(build: Build, key: Key) -> tuple[Any, Any]:
     """Return the module and its state, which is None for most."""
     eqx = checks.extra("equinox", "equinox")
-    module = _adapted.called_with(build, "key", key)
+    module = called_with(build, "key", key)
     state = None
     if isinstance(module, tuple) and len(module) == 2:
         module, state = module
@@ -194,7 +195,7 @@ def _axes(module: Any) -> tuple[Hashable, ...]:
         # Called on every node by jax.tree.flatten, before it goes on inside.
         axis = getattr(node, "axis_name", None)
         if isinstance(node, eqx.Module) and axis is not None:
-            names.update(dict.fromkeys(_adapted.listed(axis)))
+            names.update(dict.fromkeys(_modes.listed(axis)))
         return False
 
     jax.tree.leaves(module, is_leaf=gather)

@@ -12,16 +12,11 @@ from jaxtyping import Array, PyTree
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Key, Params
-from isometry.networks.adapters import _adapted
-from isometry.networks.adapters._adapted import (
-    Adapted,
-    Arguments,
-    Held,
-    Model,
-    Output,
-    Seen,
-    Shapes,
-)
+from isometry.networks.adapters import _modes
+from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
+from isometry.networks.adapters._examples import KEY, Shapes
+from isometry.networks.adapters._model import Arguments, Held, Model, Output
+from isometry.networks.adapters._modes import Seen
 
 
 @public("networks.flax")
@@ -30,7 +25,7 @@ def flax(
     example: PyTree[Array],
     *,
     output: Output = None,
-    batch: int = _adapted.BATCH,
+    batch: int = BATCH,
     **apply: object,
 ) -> Adapted:
     """Make a network of a Flax linen module.
@@ -98,12 +93,12 @@ def flax(
         signature = inspect.signature(module.__call__)
         arguments = Arguments.read(signature, example, apply)
         draw = _Draw(Held(module), arguments, Shapes.of(example))
-        collections = tuple(sorted(jax.eval_shape(draw, _adapted.KEY)))
+        collections = tuple(sorted(jax.eval_shape(draw, KEY)))
         return draw, _Linen(
             arguments=arguments, module=Held(module), collections=collections
         )
 
-    return _adapted.adapted("flax", example, read, output=output, batch=batch)
+    return adapted("flax", example, read, output=output, batch=batch)
 
 
 @dataclass(frozen=True)
@@ -155,7 +150,7 @@ class _Linen(Model):
         )
 
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
-        return _adapted.with_axes(self._trained, self.axes)(params, xs, key)
+        return _modes.with_axes(self._trained, self.axes)(params, xs, key)
 
     def _trained(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         variables = self._variables(params)
@@ -195,7 +190,7 @@ class _Linen(Model):
         return params
 
     def for_training(self, params: Params, xs: PyTree) -> Model:
-        return _adapted.switched(self, params, xs, watch=_watch)
+        return _modes.switched(self, params, xs, watch=_watch)
 
 
 @contextlib.contextmanager
@@ -213,7 +208,7 @@ def _watch(seen: Seen) -> Iterator[None]:
         if context.method_name == "__call__":
             axis = getattr(module, "axis_name", None)
             if axis is not None:
-                seen.axes += _adapted.listed(axis)
+                seen.axes += _modes.listed(axis)
             if _is_off(module, args, kwargs):
                 seen.fixed.append("/".join(module.path))
         return call(*args, **kwargs)

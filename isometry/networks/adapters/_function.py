@@ -9,14 +9,8 @@ from jaxtyping import Array, PyTree
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key, Params
-from isometry.networks.adapters import _adapted
-from isometry.networks.adapters._adapted import (
-    Adapted,
-    Arguments,
-    Held,
-    Model,
-    Output,
-)
+from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
+from isometry.networks.adapters._model import Arguments, Held, Model, Output, name_of
 
 Map: TypeAlias = Callable[[Params, PyTree], PyTree]
 
@@ -69,12 +63,12 @@ def function(
         del example
         return _Draw(Held(init)), _Function(arguments=Arguments(), f=Held(f))
 
-    return _adapted.adapted(
+    return adapted(
         "function",
         example,
         read,
         output=output,
-        batch=_adapted.BATCH,
+        batch=BATCH,
     )
 
 
@@ -103,7 +97,7 @@ class _Function(Model):
 
     @property
     def name(self) -> str:
-        return _adapted.name_of(self.f.value)
+        return name_of(self.f.value)
 
     def infer(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         del key

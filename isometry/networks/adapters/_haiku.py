@@ -8,22 +8,24 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from jaxtyping import Array, PyTree
 
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Key, Params
-from isometry.networks.adapters import _adapted
-from isometry.networks.adapters._adapted import (
-    Adapted,
+from isometry.networks.adapters import _modes
+from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
+from isometry.networks.adapters._examples import KEY, Shapes
+from isometry.networks.adapters._model import (
     Arguments,
     Held,
     Model,
     Output,
-    Seen,
-    Shapes,
     WithState,
+    name_of,
 )
+from isometry.networks.adapters._modes import Seen
 
 
 class HaikuNetwork(Adapted):
@@ -56,7 +58,7 @@ def haiku(
     example: PyTree[Array],
     *,
     output: Output = None,
-    batch: int = _adapted.BATCH,
+    batch: int = BATCH,
     **apply: object,
 ) -> HaikuNetwork:
     """Make a network of what `hk.transform` or `hk.transform_with_state` returns.
@@ -130,7 +132,7 @@ def haiku(
         model = _Haiku(
             arguments=arguments,
             apply=Held(transformed.apply),
-            function=_adapted.name_of(origin),
+            function=name_of(origin),
             has_state=has_state,
             takes_key=num_own > 1 + has_state,
         )
@@ -143,7 +145,7 @@ def haiku(
         )
         return draw.with_axes(), model
 
-    return _adapted.adapted(
+    return adapted(
         "haiku",
         example,
         read,
@@ -168,13 +170,13 @@ class _Draw:
         """Return it with axes for norms that take statistics over all devices."""
 
         def trace(axes: tuple[Hashable, ...]) -> None:
-            jax.eval_shape(dataclasses.replace(self, axes=axes), _adapted.KEY)
+            jax.eval_shape(dataclasses.replace(self, axes=axes), KEY)
 
-        seen = _adapted.watched(trace, _watch)
+        seen = _modes.watched(trace, _watch)
         return dataclasses.replace(self, axes=tuple(dict.fromkeys(seen.axes)))
 
     def __call__(self, key: Key) -> Params:
-        return _adapted.with_axes(self._drawn, self.axes)(key)
+        return _modes.with_axes(self._drawn, self.axes)(key)
 
     def _drawn(self, key: Key) -> Params:
         xs = self.example.batch(key, self.batch)
@@ -239,10 +241,10 @@ class _Haiku(Model):
 
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         called = functools.partial(self._called, is_training=True)
-        return _adapted.with_axes(called, self.axes)(params, xs, key)
+        return _modes.with_axes(called, self.axes)(params, xs, key)
 
     def for_training(self, params: Params, xs: PyTree) -> Model:
-        return _adapted.switched(self, params, xs, watch=_watch)
+        return _modes.switched(self, params, xs, watch=_watch)
 
 
 @contextlib.contextmanager
@@ -266,7 +268,7 @@ def _watch(seen: Seen) -> Iterator[None]:
             if given is False:
                 seen.fixed.append(module.module_name)
             if module.cross_replica_axis is not None:
-                seen.axes += _adapted.listed(module.cross_replica_axis)
+                seen.axes += _modes.listed(module.cross_replica_axis)
         return call(*args, **kwargs)
 
     with hk.intercept_methods(look):

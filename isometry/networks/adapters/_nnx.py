@@ -13,14 +13,15 @@ from jaxtyping import Array, PyTree
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Key, Params
-from isometry.networks.adapters import _adapted
-from isometry.networks.adapters._adapted import (
-    Adapted,
+from isometry.networks.adapters import _modes
+from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
+from isometry.networks.adapters._model import (
     Arguments,
     Build,
     Held,
     Model,
     Output,
+    called_with,
 )
 
 
@@ -73,7 +74,7 @@ def nnx(
     example: PyTree[Array],
     *,
     output: Output = None,
-    batch: int = _adapted.BATCH,
+    batch: int = BATCH,
     **call: object,
 ) -> NnxNetwork:
     """Make a network of a Flax NNX module.
@@ -132,7 +133,7 @@ def nnx(
     def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
         return _Draw(Held(build)), _read(build, example, call)
 
-    return _adapted.adapted(
+    return adapted(
         "nnx",
         example,
         read,
@@ -148,7 +149,7 @@ def _is_module(value: object) -> bool:
 
 def _built(build: Build, key: Key) -> Any:
     nnx = checks.extra("flax.nnx", "flax")
-    module = _adapted.called_with(build, "rngs", nnx.Rngs(key))
+    module = called_with(build, "rngs", nnx.Rngs(key))
     if not isinstance(module, nnx.Module):
         raise InputError(
             f"build(rngs) returns {checks.show(module)}, not a flax.nnx.Module; of a "
@@ -186,7 +187,7 @@ def _axes(module: Any) -> tuple[Hashable, ...]:
     for _, node in nnx.iter_graph(module):
         axis = getattr(node, "axis_name", None)
         if isinstance(node, nnx.Module) and axis is not None:
-            names.update(dict.fromkeys(_adapted.listed(axis)))
+            names.update(dict.fromkeys(_modes.listed(axis)))
     return tuple(names)
 
 
@@ -279,7 +280,7 @@ class _Nnx(Model):
 
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         called = functools.partial(self._called, is_training=True)
-        return _adapted.with_axes(called, self.axes)(params, xs, key)
+        return _modes.with_axes(called, self.axes)(params, xs, key)
 
 
 def _paths(params: Params) -> set[str]:

@@ -259,10 +259,12 @@ def test_of_several_outputs_one_is_meant():
     np.testing.assert_array_equal(networks.flax(Outputs(tuple), X)({}, X), 3 * X)
     named = networks.flax(Outputs(dict), X, output="logits")
     np.testing.assert_array_equal(named({}, X), 3 * X)
-    with pytest.raises(InputError, match="a dict of 'logits', 'loss'.*write output="):
+    with pytest.raises(InputError, match=r"a dict of .*, .loss.*write output="):
         networks.flax(Outputs(dict), X)
     with pytest.raises(InputError, match="output='score' is none"):
         networks.flax(Outputs(dict), X, output="score")
+    with pytest.raises(InputError, match="output=0 is none.*returns one array"):
+        networks.flax(Plain(), X, output=0)
     with pytest.raises(InputError, match="a batch of one example"):
         networks.flax(Outputs(dict), X, output="loss")
 
