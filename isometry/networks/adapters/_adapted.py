@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from isometry._internal import checks
-from isometry._internal.errors import FromCall, InputError
+from isometry._internal.errors import FromCall, InputError, public
 from isometry._internal.types import Key, Params
 from isometry.networks._network import Network
 from isometry.networks.adapters._examples import (
@@ -72,6 +72,7 @@ class Adapted(Network):
     draw: Callable[[Key], Params]
     batch: int
 
+    @public("init")
     def init(self, key: Key) -> Params:
         """Draw parameters as the model's own initialization does.
 
@@ -104,10 +105,12 @@ class Adapted(Network):
     def _in_training(self) -> "Adapted":
         if isinstance(self.function, Training):
             return self
+        # A module that counts on several examples, as batch norm does, sees them.
         model, output = self.function.model, self.function.output
         xs = jax.tree.map(functools.partial(stacked, size=self.batch), self.example)
         with _noted(f"in training mode, on a batch {brief(xs)}"):
             model = model.for_training(self.shapes, xs)
+            # x ends with a key only if the model makes use of it.
             function = Training(model, output, draws=True)
             draws = depends_on_key(function.with_key, self.shapes, xs)
         net = dataclasses.replace(
@@ -167,6 +170,7 @@ def adapted(
         raise
     # The user's module may raise anything, and what it says is shown as it is.
     except Exception as error:
+        # The most common mistake is a batch in place of one example.
         row = first_row(example)
         if row is not None and _works(read_module, row, output):
             raise InputError(
@@ -197,6 +201,7 @@ def _tried(
     output: Output,
 ) -> tuple[Callable[[Key], Params], Inference, Params]:
     """Read a module and call it, both on shapes."""
+    # Nothing is computed: large models are made into networks on any machine.
     draw, model = read_module(example)
     shapes = jax.eval_shape(draw, KEY)
     function = Inference(model, output)

@@ -154,6 +154,7 @@ def _built(build: Build, key: Key) -> tuple[Any, Any]:
     eqx = checks.extra("equinox", "equinox")
     module = called_with(build, "key", key)
     state = None
+    # A module may itself be a tuple, but not of these two.
     if isinstance(module, tuple) and len(module) == 2:
         module, state = module
     if not isinstance(module, eqx.Module):
@@ -249,6 +250,7 @@ class _Equinox(Model):
             params, state = params
             # A call invalidates the state that it is given; this makes another one.
             state = jax.tree.map(lambda leaf: leaf, state)
+        # A whole module is understood: what is no array of it is known.
         arrays = eqx.filter(params, eqx.is_array)
         if jax.tree.structure(arrays) != self.structure:
             arrays = self._restructured(arrays)
@@ -287,9 +289,11 @@ class _Equinox(Model):
         def of_one(x: PyTree, key: Key | None) -> PyTree:
             return self._called(module, state, x, key=key, named=named)
 
+        # Each example draws for itself, as in Equinox's own training loops.
         keys = None
         if key is not None:
             keys = jax.random.split(key, len(jax.tree.leaves(xs)[0]))
+        # Norms take their statistics over the axis of this name.
         name = self.axes[0] if self.axes else None
         return jax.vmap(of_one, axis_name=name)(xs, keys)
 

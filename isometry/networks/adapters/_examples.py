@@ -47,6 +47,7 @@ def _is_typed_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
 def batch_of_one(x: PyTree) -> PyTree:
     """Give every leaf but random keys a batch axis."""
 
+    # A key is for all examples: one that is mapped over would be no key to the model.
     def with_axis(leaf: Array) -> Array:
         return leaf if _is_typed_key(leaf) else jnp.asarray(leaf)[None]
 

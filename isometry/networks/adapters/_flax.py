@@ -83,6 +83,7 @@ def flax(
             "networks.flax(MLP(), example), or networks.nnx, equinox, haiku or "
             "function for other models."
         )
+    # Its parameters would count, and not those that the network is given.
     if module.scope is not None:
         raise InputError(
             f"module={checks.show(type(module).__name__)} is bound to parameters; "
@@ -154,6 +155,7 @@ class _Linen(Model):
 
     def _trained(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         variables = self._variables(params)
+        # Norms write new averages, which are dropped.
         mutable = [name for name in variables if name != "params"]
         rngs = None
         if key is not None:
@@ -177,6 +179,7 @@ class _Linen(Model):
                 f"params is a {type(params).__name__}; write what module.init returns, "
                 f"a mapping of {', '.join(self.collections)}."
             )
+        # Training loops often keep the inner tree alone.
         if self.collections == ("params",) and "params" not in params:
             return {"params": params}
         missing = [name for name in self.collections if name not in params]

@@ -68,6 +68,8 @@ def haiku(
     `deterministic`) is set by the mode of the network. A key is passed where the
     function asks for one.
 
+    A function without such an argument is the same in both modes, but for the batch.
+
     `net` is the function in inference: batch statistics are those in the state.
     `net.training` is the function on a whole batch, with the statistics of that batch
     and with dropout; `networks.adapters` says which of the two is meant when.
@@ -172,8 +174,8 @@ class _Draw:
         def trace(axes: tuple[Hashable, ...]) -> None:
             jax.eval_shape(dataclasses.replace(self, axes=axes), KEY)
 
-        seen = _modes.watched(trace, _watch)
-        return dataclasses.replace(self, axes=tuple(dict.fromkeys(seen.axes)))
+        _, axes = _modes.watched(trace, _watch)
+        return dataclasses.replace(self, axes=axes)
 
     def __call__(self, key: Key) -> Params:
         return _modes.with_axes(self._drawn, self.axes)(key)
@@ -210,6 +212,7 @@ class _Haiku(Model):
         self, params: Params, xs: PyTree, key: Key | None, *, is_training: bool
     ) -> PyTree:
         own = self._own(params)
+        # After hk.without_apply_rng there is no place for one.
         if self.takes_key:
             own = (*own, key)
         y = self.apply.value(

@@ -95,6 +95,7 @@ class Arguments:
             reserved: Names of arguments that the adapter itself passes.
         """
         parameters = signature.parameters
+        # What is passed by name takes no place of the example.
         taken = {*MODES, *added, *reserved}
         positional = (
             inspect.Parameter.POSITIONAL_ONLY,
@@ -107,6 +108,7 @@ class Arguments:
             and parameter.default is inspect.Parameter.empty
             and name not in taken
         ]
+        # A named tuple is one input with fields.
         is_tuple = type(example) is tuple
         return cls(
             names=tuple(name for name in MODES if name in {*parameters, *added}),
@@ -192,6 +194,7 @@ class Inference:
         if not self.model.takes_batch:
             return picked(self.model.infer(params, x, key), self.output)
         y = picked(self.model.infer(params, batch_of_one(x), key), self.output)
+        # The first entry of anything else would pass for an output.
         if y.ndim == 0 or y.shape[0] != 1:
             raise InputError(
                 f"the module returns shape {y.shape} for a batch of one example, whose "
@@ -216,16 +219,23 @@ class Training:
     draws: bool
 
     def __call__(self, params: Params, x: PyTree) -> Array:
-        ends_with_key = isinstance(x, tuple) and len(x) == 2 and checks.is_key(x[1])
-        if not self.draws:
-            return self.with_key(params, x, None)
-        if not ends_with_key:
+        is_pair = type(x) is tuple and len(x) == 2
+        ends_with_key = is_pair and checks.is_key(x[1])
+        if self.draws and not ends_with_key:
             raise InputError(
-                f"x is {checks.show(jax.tree.map(jnp.shape, x))}, and in training mode "
-                "this model draws, as dropout does; write x=(batch, key)."
+                f"x has shape {jax.tree.map(jnp.shape, x)}, and in training mode this "
+                "model draws, as dropout does; write x=(batch, key)."
             )
-        batch, key = x
-        return self.with_key(params, batch, key)
+        if self.draws:
+            batch, key = x
+            return self.with_key(params, batch, key)
+        # The example itself may end with a key.
+        if ends_with_key and not self.model.arguments.is_spread:
+            raise InputError(
+                "x is a pair (batch, key), and this model draws nothing in training "
+                "mode; write x=batch."
+            )
+        return self.with_key(params, x, None)
 
     def with_key(self, params: Params, xs: PyTree, key: Key | None) -> Array:
         """Return the output for a batch if this key is passed to the call."""
@@ -244,6 +254,7 @@ class WithState(NamedTuple):
 
 def picked(y: Any, output: Output) -> Array:
     """Return the output that is meant: of several, `output` or the first."""
+    # Auxiliary outputs come behind the first by convention. A mapping has no first.
     if output is not None:
         y = _chosen(y, output)
     elif isinstance(y, (tuple, list)) and y:
@@ -294,6 +305,7 @@ def called_with(build: Build, argument: str, value: object) -> Any:
     # Some callables have no signature.
     except (TypeError, ValueError):
         parameter = None
+    # Modules often take them by name alone: __init__(self, width, *, rngs).
     if parameter is not None and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
         return build(**{argument: value})
     return build(value)

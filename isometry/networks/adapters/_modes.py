@@ -24,6 +24,7 @@ def depends_on_key(
     x: PyTree,
 ) -> bool:
     """Tell from shapes whether what a call returns depends on its key."""
+    # Whether a key is split says nothing: many models do so at rate 0 too.
     closed = jax.make_jaxpr(call)(params, x, KEY)
     # To the reader all arguments but the last are parameters.
     num_params = len(jax.tree.leaves((params, x)))
@@ -70,7 +71,7 @@ def require_switch(model: Model, seen: Seen) -> None:
 def watched(
     trace: Callable[[tuple[Hashable, ...]], object],
     watch: Callable[[Seen], AbstractContextManager],
-) -> Seen:
+) -> tuple[Seen, tuple[Hashable, ...]]:
     """Trace a model, again if its norms ask for axes that have no name yet.
 
     Args:
@@ -78,7 +79,7 @@ def watched(
         watch: A context in which what its norms and dropouts do is written down.
 
     Returns:
-        What they did.
+        What they did, and the names of the axes that have to be bound.
     """
     axes: tuple[Hashable, ...] = ()
     while True:
@@ -86,14 +87,15 @@ def watched(
         try:
             with watch(seen):
                 trace(axes)
-        # JAX raises it for an axis without a name.
+        # JAX raises it for an axis that nothing has bound. Norms inside a map of the
+        # module's own find theirs, so not all that are seen are missing.
         except NameError:
             missing = [name for name in seen.axes if name not in axes]
             if not missing:
                 raise
             axes = (*axes, *dict.fromkeys(missing))
         else:
-            return seen
+            return seen, axes
 
 
 def switched(
@@ -121,9 +123,9 @@ def switched(
     def trace(axes: tuple[Hashable, ...]) -> None:
         jax.eval_shape(with_names(axes).train, params, xs, KEY)
 
-    seen = watched(trace, watch)
+    seen, axes = watched(trace, watch)
     require_switch(model, seen)
-    return with_names(tuple(dict.fromkeys(seen.axes)))
+    return with_names(axes)
 
 
 def listed(names: Hashable | Sequence[Hashable]) -> tuple[Hashable, ...]:

@@ -161,6 +161,7 @@ def _built(build: Build, key: Key) -> Any:
 def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Nnx":
     """Build the module from shapes, and split it in both modes."""
     nnx = checks.extra("flax.nnx", "flax")
+    # The graph does not depend on the numbers, so one key will do.
     module = nnx.eval_shape(lambda: _built(build, jax.random.key(0)))
     signature = inspect.signature(module.__call__)
     module.train()
@@ -184,6 +185,7 @@ def _axes(module: Any) -> tuple[Hashable, ...]:
     """Return the names of axes over which norms in a module take statistics."""
     nnx = checks.extra("flax.nnx", "flax")
     names: dict[Hashable, None] = {}
+    # Unlike in linen, modules and their attributes are there before any call.
     for _, node in nnx.iter_graph(module):
         axis = getattr(node, "axis_name", None)
         if isinstance(node, nnx.Module) and axis is not None:
@@ -232,6 +234,7 @@ class _Nnx(Model):
                 f"params is a {type(params).__name__}; write what net.init returns, or "
                 "net.params_of(module) for a module of your own."
             )
+        # nnx.state(module) holds random keys too, and x says what is drawn.
         params, _ = nnx.split_state(params, nnx.Not(nnx.RngState), ...)
         self._require_all(params)
         return nnx.merge(graph.value, params, self._random(key))
@@ -251,6 +254,7 @@ class _Nnx(Model):
     def _random(self, key: Key | None) -> PyTree:
         """Return the random state of the module: one key for each of its streams."""
         shapes, tree = self.rngs.value
+        # In inference nothing is drawn, but the graph has places for keys.
         base = jax.random.key(0) if key is None else key
         leaves = []
         for i, leaf in enumerate(shapes):
