@@ -8,3 +8,9 @@ from isometry.networks._network import SPANS as SPANS
 from isometry.networks._network import Network as Network
 from isometry.networks._resnet import resnet as resnet
 from isometry.networks._unbatched import unbatched as unbatched
+from isometry.networks.adapters import Adapted as Adapted
+from isometry.networks.adapters import equinox as equinox
+from isometry.networks.adapters import flax as flax
+from isometry.networks.adapters import function as function
+from isometry.networks.adapters import haiku as haiku
+from isometry.networks.adapters import nnx as nnx

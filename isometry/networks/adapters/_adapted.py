@@ -1,237 +1,45 @@
-"""What all adapters share: the network, its two modes, outputs, keys and messages."""
+"""The network that adapters return, and how it is made and tried on shapes."""
 
 import contextlib
 import dataclasses
 import functools
-import inspect
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from isometry._internal import checks
-from isometry._internal.errors import FromCall, InputError, NotDefined
+from isometry._internal.errors import FromCall, InputError, public
 from isometry._internal.types import Key, Params
 from isometry.networks._network import Network
-from isometry.structure._reading import read
-
-# An index, a key or the name of a field.
-Output: TypeAlias = int | str | None
-
-# A function that is built by the framework, or a module of it.
-Build: TypeAlias = Callable[..., Any]
-
-# Arguments by which models are told their mode, and what each is in inference. They are
-# looked for in the signature of the module's own call.
-MODES = {
-    "train": False,
-    "training": False,
-    "is_training": False,
-    "enable_dropout": False,
-    "deterministic": True,
-    "inference": True,
-    "use_running_average": True,
-}
+from isometry.networks.adapters._examples import (
+    KEY,
+    abstract,
+    brief,
+    first_row,
+    stacked,
+)
+from isometry.networks.adapters._model import (
+    MODES,
+    Inference,
+    Model,
+    Output,
+    Training,
+)
+from isometry.networks.adapters._modes import depends_on_key
 
 # Number of examples in the batch of `net.training`, as far as it has to be known: its
 # anatomy, and the batch at which Haiku draws its averages. Eight are the fewest of
 # which the variance is known to a half, sqrt(2/8).
 BATCH = 8
 
+N = TypeVar("N", bound="Adapted")
 
-class Held:
-    """A value as a part of something hashable.
-
-    Two are equal if their values are, or if those cannot be compared, such as modules
-    that hold a list or an array, only if they are the same object.
-    """
-
-    value: Any
-
-    def __init__(self, value: object):
-        self.value = value
-        self._identity: Hashable = value
-        try:
-            self._hash = hash(value)
-        # Flax raises an error of its own kind for modules with unhashable fields.
-        except Exception:
-            self._identity = id(value)
-            self._hash = hash(self._identity)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Held):
-            return False
-        # Arrays compare entry by entry, but they have no hash, so none gets here.
-        return self._hash == other._hash and bool(self._identity == other._identity)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """How the call of a module takes an example, its mode and what the user adds.
-
-    Attributes:
-        names: The arguments among `MODES` that the call has.
-        added: What the user wrote beside the example, by name.
-        is_spread: Whether a tuple is passed as several arguments.
-    """
-
-    names: tuple[str, ...] = ()
-    added: tuple[tuple[str, Held], ...] = ()
-    is_spread: bool = False
-
-    @classmethod
-    def read(
-        cls,
-        signature: inspect.Signature,
-        example: PyTree,
-        added: Mapping[str, object],
-        *,
-        reserved: tuple[str, ...] = (),
-    ) -> "Arguments":
-        """Read them off the signature of the call, without `self`.
-
-        Args:
-            signature: Its signature.
-            example: One example.
-            added: What the user wrote beside it.
-            reserved: Names of arguments that the adapter itself passes.
-        """
-        parameters = signature.parameters
-        taken = {*MODES, *added, *reserved}
-        positional = (
-            inspect.Parameter.POSITIONAL_ONLY,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        )
-        required = [
-            parameter
-            for name, parameter in parameters.items()
-            if parameter.kind in positional
-            and parameter.default is inspect.Parameter.empty
-            and name not in taken
-        ]
-        is_tuple = type(example) is tuple
-        return cls(
-            names=tuple(name for name in MODES if name in {*parameters, *added}),
-            added=tuple((name, Held(value)) for name, value in sorted(added.items())),
-            is_spread=is_tuple and len(example) == len(required) > 1,
-        )
-
-    def positional(self, x: PyTree) -> tuple[PyTree, ...]:
-        """Return the arguments that hold the example."""
-        return x if self.is_spread else (x,)
-
-    def by_name(self, *, is_training: bool) -> dict[str, Any]:
-        """Return the others: those of the mode, and what the user added.
-
-        What the user wrote counts in inference. In training all arguments of the mode
-        are switched, because `train=False` is what most write for `net`.
-        """
-        added = {name: held.value for name, held in self.added}
-        if is_training:
-            return {**added, **{name: not MODES[name] for name in self.names}}
-        return {**{name: MODES[name] for name in self.names}, **added}
-
-
-@dataclass(frozen=True)
-class Model(ABC):
-    """A module of a framework, called with parameters. It is hashable and holds none.
-
-    Attributes:
-        arguments: How its call takes an example.
-    """
-
-    # Whether inference takes a batch, as in most frameworks, or one example.
-    takes_batch: ClassVar[bool] = True
-
-    arguments: Arguments
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """The name of the module's class or of the function, for messages."""
-
-    @abstractmethod
-    def infer(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
-        """Return all outputs in inference; `xs` is one example if not `takes_batch`."""
-
-    @abstractmethod
-    def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
-        """Return all outputs for a batch in training; updates of state are dropped."""
-
-    def why_not_trained(self, params: Params, xs: PyTree) -> str | None:
-        """Say why the training mode cannot be had, from shapes; None if it can."""
-        del params, xs
-        return None
-
-
-@dataclass(frozen=True)
-class Inference:
-    """The function (params, x) -> output of a model in inference, x one example.
-
-    Attributes:
-        model: The model.
-        output: Which of its outputs is meant.
-        has_key: Whether its call needs a key although it draws nothing.
-    """
-
-    model: Model
-    output: Output = None
-    has_key: bool = False
-
-    def __call__(self, params: Params, x: PyTree) -> Array:
-        # The output was found not to depend on the key.
-        return self.with_key(params, x, jax.random.key(0) if self.has_key else None)
-
-    def with_key(self, params: Params, x: PyTree, key: Key | None) -> Array:
-        """Return the output if this key is passed to the call."""
-        if not self.model.takes_batch:
-            return picked(self.model.infer(params, x, key), self.output)
-        y = picked(self.model.infer(params, batch_of_one(x), key), self.output)
-        if y.ndim == 0 or y.shape[0] != 1:
-            raise InputError(
-                f"the module returns shape {y.shape} for a batch of one example, whose "
-                "axis should come first; write a module that returns a row for each "
-                "example, and not, for instance, their mean."
-            )
-        return y[0]
-
-
-@dataclass(frozen=True)
-class Training:
-    """The function (params, x) -> outputs of a model in training, x the whole batch.
-
-    Attributes:
-        model: The model.
-        output: Which of its outputs is meant.
-        draws: Whether it draws, so that x is a pair (batch, key).
-    """
-
-    model: Model
-    output: Output
-    draws: bool
-
-    def __call__(self, params: Params, x: PyTree) -> Array:
-        ends_with_key = isinstance(x, tuple) and len(x) == 2 and checks.is_key(x[1])
-        if not self.draws:
-            return self.with_key(params, x, None)
-        if not ends_with_key:
-            raise InputError(
-                f"x is {checks.show(jax.tree.map(jnp.shape, x))}, and in training mode "
-                "this model draws, as dropout does; write x=(batch, key)."
-            )
-        batch, key = x
-        return self.with_key(params, batch, key)
-
-    def with_key(self, params: Params, xs: PyTree, key: Key | None) -> Array:
-        """Return the output for a batch if this key is passed to the call."""
-        return picked(self.model.train(params, xs, key), self.output)
+# From the shapes of an example to what draws the parameters, and to the model.
+Reader: TypeAlias = Callable[[PyTree], tuple[Callable[[Key], Params], Model]]
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -264,6 +72,7 @@ class Adapted(Network):
     draw: Callable[[Key], Params]
     batch: int
 
+    @public("init")
     def init(self, key: Key) -> Params:
         """Draw parameters as the model's own initialization does.
 
@@ -283,21 +92,25 @@ class Adapted(Network):
         checks.key("key", key)
         return _drawn(self.draw, key)
 
-    @functools.cached_property
+    @property
     def training(self) -> "Adapted":
         """The model in training mode: x is a batch, or a pair (batch, key).
 
         Raises:
             NotDefined: The model's mode was fixed when it was built.
         """
+        return self._in_training
+
+    @functools.cached_property
+    def _in_training(self) -> "Adapted":
         if isinstance(self.function, Training):
             return self
+        # A module that counts on several examples, as batch norm does, sees them.
         model, output = self.function.model, self.function.output
-        xs = jax.tree.map(functools.partial(_stacked, size=self.batch), self.example)
-        reason = model.why_not_trained(self.shapes, xs)
-        if reason is not None:
-            raise NotDefined(f"training: {reason}")
+        xs = jax.tree.map(functools.partial(stacked, size=self.batch), self.example)
         with _noted(f"in training mode, on a batch {brief(xs)}"):
+            model = model.for_training(self.shapes, xs)
+            # x ends with a key only if the model makes use of it.
             function = Training(model, output, draws=True)
             draws = depends_on_key(function.with_key, self.shapes, xs)
         net = dataclasses.replace(
@@ -315,10 +128,6 @@ class Adapted(Network):
         return f"{self.adapter}({name}, {brief(self.example)}), {self.mode}"
 
 
-# The shape of a random key.
-KEY = jax.eval_shape(lambda: jax.random.key(0))
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _drawn(draw: Callable[[Key], Params], key: Key) -> Params:
     """Draw parameters, as one program.
@@ -332,12 +141,12 @@ def _drawn(draw: Callable[[Key], Params], key: Key) -> Params:
 def adapted(
     adapter: str,
     example: PyTree,
-    read_module: Callable[[PyTree], tuple[Callable[[Key], Params], Model]],
+    read_module: Reader,
     *,
     output: Output,
     batch: int,
-    kind: type[Adapted] = Adapted,
-) -> Adapted:
+    kind: type[N] = Adapted,
+) -> N:
     """Make a network of what an adapter has read, and try it on shapes.
 
     Args:
@@ -353,7 +162,7 @@ def adapted(
         InputError: The example seems to be a batch; the output is no floating array; an
             argument is not of its kind.
     """
-    example = _abstract(example)
+    example = abstract(example)
     checks.integer("batch", batch, low=1)
     try:
         draw, function, shapes = _tried(read_module, example, output)
@@ -361,7 +170,8 @@ def adapted(
         raise
     # The user's module may raise anything, and what it says is shown as it is.
     except Exception as error:
-        row = _row(example)
+        # The most common mistake is a batch in place of one example.
+        row = first_row(example)
         if row is not None and _works(read_module, row, output):
             raise InputError(
                 f"example has shape {brief(example)}, at which the module raises "
@@ -369,8 +179,8 @@ def adapted(
                 "Write one x, without the axis of a batch: example[0]."
             ) from error
         error.add_note(
-            f"Raised by the module on a batch of one example of shape "
-            f"{brief(example)}. example is one x, without the axis of a batch."
+            f"Raised by the module for the example {brief(example)}. It must be one x, "
+            "without the axis of a batch."
         )
         raise
     net = kind(
@@ -386,11 +196,12 @@ def adapted(
 
 
 def _tried(
-    read_module: Callable[[PyTree], tuple[Callable[[Key], Params], Model]],
+    read_module: Reader,
     example: PyTree,
     output: Output,
 ) -> tuple[Callable[[Key], Params], Inference, Params]:
     """Read a module and call it, both on shapes."""
+    # Nothing is computed: large models are made into networks on any machine.
     draw, model = read_module(example)
     shapes = jax.eval_shape(draw, KEY)
     function = Inference(model, output)
@@ -424,7 +235,7 @@ def _tried(
 
 
 def _works(
-    read_module: Callable[[PyTree], tuple[Callable[[Key], Params], Model]],
+    read_module: Reader,
     example: PyTree,
     output: Output,
 ) -> bool:
@@ -433,163 +244,6 @@ def _works(
     except Exception:
         return False
     return True
-
-
-def depends_on_key(
-    call: Callable[[Params, PyTree, Key], Array],
-    params: Params,
-    x: PyTree,
-) -> bool:
-    """Tell from shapes whether what a call returns depends on its key."""
-    closed = jax.make_jaxpr(call)(params, x, KEY)
-    # To the reader all arguments but the last are parameters.
-    num_params = len(jax.tree.leaves((params, x)))
-    program = read(closed, num_params)
-    return not program.of_x.isdisjoint(program.outputs)
-
-
-def picked(y: PyTree, output: Output) -> Array:
-    """Return the output that is meant: of several, `output` or the first."""
-    if output is not None:
-        y = _chosen(y, output)
-    elif isinstance(y, (tuple, list)) and y:
-        y = y[0]
-    if not hasattr(y, "dtype"):
-        raise InputError(
-            f"the module returns {_outputs(y)}, and one array is meant; write output=, "
-            "an index, a key or the name of a field."
-        )
-    return y
-
-
-def _chosen(y: PyTree, output: int | str) -> PyTree:
-    try:
-        # A named tuple and the records of many libraries have fields.
-        if isinstance(output, str) and hasattr(y, output):
-            return getattr(y, output)
-        return y[output]
-    except (TypeError, KeyError, IndexError):
-        raise InputError(
-            f"output={output!r} is none of the module's outputs; it returns "
-            f"{_outputs(y)}."
-        ) from None
-
-
-def _outputs(y: PyTree) -> str:
-    """Describe what a module returns."""
-    kind = type(y).__name__
-    if isinstance(y, Mapping):
-        return f"a {kind} of {', '.join(map(repr, y))}"
-    if isinstance(y, (tuple, list)):
-        return f"a {kind} of {len(y)}"
-    if hasattr(y, "dtype"):
-        return f"one array, {brief(y)}"
-    return f"a {kind}"
-
-
-# --- Examples
-
-
-def _abstract(example: PyTree) -> PyTree:
-    """Return the shapes and dtypes of an example."""
-    leaves = jax.tree.leaves(example)
-    if not leaves:
-        raise InputError("example holds no array; write one x, such as jnp.ones(3).")
-    # A list of numbers is what a user means by an array.
-    if all(isinstance(leaf, (bool, int, float)) for leaf in leaves):
-        return _shape_of("example", example)
-    paths = jax.tree_util.tree_leaves_with_path(example)
-    shapes = [
-        _shape_of(f"example{jax.tree_util.keystr(path)}", leaf) for path, leaf in paths
-    ]
-    return jax.tree.unflatten(jax.tree.structure(example), shapes)
-
-
-def _shape_of(name: str, leaf: object) -> jax.ShapeDtypeStruct:
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf
-    if checks.is_key(leaf):
-        array = leaf
-    else:
-        array = checks.array(name, leaf)
-    return jax.ShapeDtypeStruct(jnp.shape(array), array.dtype)
-
-
-def _is_typed_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def batch_of_one(x: PyTree) -> PyTree:
-    """Give every leaf but random keys a batch axis."""
-
-    def with_axis(leaf: Array) -> Array:
-        return leaf if _is_typed_key(leaf) else jnp.asarray(leaf)[None]
-
-    return jax.tree.map(with_axis, x)
-
-
-def _stacked(leaf: jax.ShapeDtypeStruct, size: int) -> jax.ShapeDtypeStruct:
-    """Return the shape of a batch; all examples share a random key."""
-    if _is_typed_key(leaf):
-        return leaf
-    return jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype)
-
-
-def _row(example: PyTree) -> PyTree | None:
-    """Return the shape of a row of an example, or None if it has no rows."""
-    leaves = jax.tree.leaves(example)
-    if not all(leaf.shape for leaf in leaves):
-        return None
-
-    def row(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
-
-    return jax.tree.map(row, example)
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """The shapes of an example, hashable."""
-
-    leaves: tuple[jax.ShapeDtypeStruct, ...]
-    tree: Any
-
-    @classmethod
-    def of(cls, example: PyTree) -> "Shapes":
-        """Return those of an example."""
-        leaves, tree = jax.tree.flatten(example)
-        return cls(tuple(leaves), tree)
-
-    def batch(self, key: Key, size: int) -> PyTree:
-        """Draw a batch: standard normal numbers, and zeros for whole ones.
-
-        Zeros throughout would give averages of zero variance, and a norm of them
-        multiplies by 1 / sqrt(epsilon).
-        """
-        leaves = []
-        for i, leaf in enumerate(self.leaves):
-            # Not the key itself, from which the parameters are drawn.
-            own = jax.random.fold_in(key, i)
-            shape = (size, *leaf.shape)
-            if _is_typed_key(leaf):
-                leaves.append(own)
-            elif jnp.issubdtype(leaf.dtype, jnp.inexact):
-                leaves.append(jax.random.normal(own, shape, leaf.dtype))
-            else:
-                leaves.append(jnp.zeros(shape, leaf.dtype))
-        return jax.tree.unflatten(self.tree, leaves)
-
-
-# --- Messages
-
-
-def brief(tree: PyTree) -> str:
-    """Write shapes as "float32[8,3]", of a tree as tuples and dicts of them."""
-
-    def written(leaf: jax.ShapeDtypeStruct) -> str:
-        return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-
-    return str(jax.tree.map(written, tree)).replace("'", "")
 
 
 @contextlib.contextmanager
@@ -602,22 +256,3 @@ def _noted(where: str) -> Iterator[None]:
     except Exception as error:
         error.add_note(f"Raised by the module {where}.")
         raise
-
-
-def called_with(build: Build, argument: str, value: object) -> Any:
-    """Call what builds a module, whether its one argument is named or not."""
-    # A metaclass hides the signature of a class's own initialization.
-    signed = build.__init__ if isinstance(build, type) else build
-    try:
-        parameter = inspect.signature(signed).parameters.get(argument)
-    # Some callables have no signature.
-    except (TypeError, ValueError):
-        parameter = None
-    if parameter is not None and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-        return build(**{argument: value})
-    return build(value)
-
-
-def name_of(function: object) -> str:
-    """Return the name of a function, or of the class of a callable object."""
-    return getattr(function, "__name__", type(function).__name__)

@@ -9,16 +9,18 @@ import jax
 from jaxtyping import Array, PyTree
 
 from isometry._internal import checks
-from isometry._internal.errors import InputError, public
+from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key, Params
-from isometry.networks.adapters import _adapted
-from isometry.networks.adapters._adapted import (
-    Adapted,
+from isometry.networks.adapters import _modes
+from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
+from isometry.networks.adapters._model import (
     Arguments,
     Build,
     Held,
     Model,
     Output,
+    WithState,
+    called_with,
 )
 
 
@@ -27,17 +29,21 @@ class EquinoxNetwork(Adapted):
 
     Example:
         >>> import equinox as eqx
-        >>> net = networks.equinox(lambda key: eqx.nn.Linear(2, 3, key=key), jnp.ones(2))
-        >>> model = eqx.nn.Linear(2, 3, key=jax.random.key(0))
-        >>> bool(jnp.all(net(net.params_of(model), jnp.ones(2)) == model(jnp.ones(2))))
+        >>> def build(key):
+        ...     return eqx.nn.Linear(2, 3, key=key)
+        >>> net = networks.equinox(build, jnp.ones(2))
+        >>> trained = build(jax.random.key(1))
+        >>> y = net(net.params_of(trained), jnp.ones(2))
+        >>> bool(jnp.array_equal(y, trained(jnp.ones(2))))
         True
     """
 
     def params_of(self, module: Any, state: Any = None) -> Params:
-        """Return the parameters of a module of the same architecture, such as a trained one.
+        """Return the parameters of another module, such as a trained one.
 
-        They are `eqx.filter(module, eqx.is_array)`, and with state the pair of these
-        and the state.
+        It must be of the same architecture. They are
+        `eqx.filter(module, eqx.is_array)`, and with state a named pair of these and the
+        state.
 
         Args:
             module: The module.
@@ -48,7 +54,7 @@ class EquinoxNetwork(Adapted):
         """
         eqx = checks.extra("equinox", "equinox")
         arrays = eqx.filter(module, eqx.is_array)
-        return arrays if state is None else (arrays, state)
+        return arrays if state is None else WithState(arrays, state)
 
     def module(self, params: Params) -> Any:
         """Return the module with these parameters, in the mode of the network.
@@ -71,7 +77,7 @@ def equinox(
     example: PyTree[Array],
     *,
     output: Output = None,
-    batch: int = _adapted.BATCH,
+    batch: int = BATCH,
     **call: object,
 ) -> EquinoxNetwork:
     """Make a network of an Equinox module.
@@ -100,7 +106,7 @@ def equinox(
 
     Returns:
         The network. Its parameters are the arrays of the module,
-        `eqx.filter(module, eqx.is_array)`, with state a pair (arrays, state).
+        `eqx.filter(module, eqx.is_array)`, with state a named pair (params, state).
         `net.params_of(module, state)` returns those of a trained module, and
         `net.module(params)` goes back.
 
@@ -133,7 +139,7 @@ def equinox(
     def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
         return _Draw(Held(build)), _read(build, example, call)
 
-    return _adapted.adapted(
+    return adapted(
         "equinox",
         example,
         read,
@@ -146,8 +152,9 @@ def equinox(
 def _built(build: Build, key: Key) -> tuple[Any, Any]:
     """Return the module and its state, which is None for most."""
     eqx = checks.extra("equinox", "equinox")
-    module = _adapted.called_with(build, "key", key)
+    module = called_with(build, "key", key)
     state = None
+    # A module may itself be a tuple, but not of these two.
     if isinstance(module, tuple) and len(module) == 2:
         module, state = module
     if not isinstance(module, eqx.Module):
@@ -172,7 +179,7 @@ def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Equino
         paths=tuple(_paths(arrays)),
         has_state=state is not None,
         takes_key="key" in named and "key" not in call,
-        axis_names=_axis_names(module),
+        axes=_axes(module),
     )
 
 
@@ -180,17 +187,16 @@ def _is_shape(leaf: object) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def _axis_names(module: Any) -> tuple[Hashable, ...]:
+def _axes(module: Any) -> tuple[Hashable, ...]:
     """Return the names of axes over which modules take statistics."""
     eqx = checks.extra("equinox", "equinox")
     names: dict[Hashable, None] = {}
 
     def gather(node: object) -> bool:
         # Called on every node by jax.tree.flatten, before it goes on inside.
-        given = getattr(node, "axis_name", None)
-        if isinstance(node, eqx.Module) and given is not None:
-            several = isinstance(given, (tuple, list))
-            names.update(dict.fromkeys(given if several else (given,)))
+        axis = getattr(node, "axis_name", None)
+        if isinstance(node, eqx.Module) and axis is not None:
+            names.update(dict.fromkeys(_modes.listed(axis)))
         return False
 
     jax.tree.leaves(module, is_leaf=gather)
@@ -207,10 +213,10 @@ class _Draw:
         eqx = checks.extra("equinox", "equinox")
         module, state = _built(self.build.value, key)
         arrays = eqx.filter(module, eqx.is_array)
-        return arrays if state is None else (arrays, state)
+        return arrays if state is None else WithState(arrays, state)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Equinox(Model):
     """An Equinox module without its arrays.
 
@@ -221,7 +227,6 @@ class _Equinox(Model):
         paths: Their paths.
         has_state: Whether its call takes a state and returns one.
         takes_key: Whether its call takes a key.
-        axis_names: The names of axes over which modules in it take statistics.
     """
 
     takes_batch = False
@@ -231,7 +236,6 @@ class _Equinox(Model):
     paths: tuple[str, ...]
     has_state: bool
     takes_key: bool
-    axis_names: tuple[Hashable, ...]
 
     def combined(self, params: Params, *, is_training: bool) -> tuple[Any, Any]:
         """Return the module with these parameters in a mode, and its state."""
@@ -244,6 +248,9 @@ class _Equinox(Model):
                     "write a pair, net.params_of(module, state)."
                 )
             params, state = params
+            # A call invalidates the state that it is given; this makes another one.
+            state = jax.tree.map(lambda leaf: leaf, state)
+        # A whole module is understood: what is no array of it is known.
         arrays = eqx.filter(params, eqx.is_array)
         if jax.tree.structure(arrays) != self.structure:
             arrays = self._restructured(arrays)
@@ -282,10 +289,12 @@ class _Equinox(Model):
         def of_one(x: PyTree, key: Key | None) -> PyTree:
             return self._called(module, state, x, key=key, named=named)
 
+        # Each example draws for itself, as in Equinox's own training loops.
         keys = None
         if key is not None:
             keys = jax.random.split(key, len(jax.tree.leaves(xs)[0]))
-        name = self.axis_names[0] if self.axis_names else None
+        # Norms take their statistics over the axis of this name.
+        name = self.axes[0] if self.axes else None
         return jax.vmap(of_one, axis_name=name)(xs, keys)
 
     def _called(
@@ -304,14 +313,15 @@ class _Equinox(Model):
         y, _ = module(*self.arguments.positional(x), state=state, **named)
         return y
 
-    def why_not_trained(self, params: Params, xs: PyTree) -> str | None:
+    def for_training(self, params: Params, xs: PyTree) -> Model:
         del params, xs
-        if len(self.axis_names) < 2:
-            return None
-        names = ", ".join(map(repr, self.axis_names))
-        return (
-            f"modules in it take statistics over axes of several names, {names}, and "
-            "a batch has one axis. Give all of them the same axis_name."
+        if len(self.axes) < 2:
+            return self
+        names = ", ".join(map(repr, self.axes))
+        raise NotDefined(
+            f"{self.name} has no training mode: modules in it take statistics over "
+            f"axes of several names, {names}, and a batch has one axis. Give all of "
+            "them the same axis_name."
         )
 
 

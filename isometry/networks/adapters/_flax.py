@@ -1,7 +1,8 @@
 """Modules of Flax's linen as networks."""
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +12,11 @@ from jaxtyping import Array, PyTree
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Key, Params
-from isometry.networks.adapters import _adapted
-from isometry.networks.adapters._adapted import (
-    Adapted,
-    Arguments,
-    Held,
-    Model,
-    Output,
-    Shapes,
-)
+from isometry.networks.adapters import _modes
+from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
+from isometry.networks.adapters._examples import KEY, Shapes
+from isometry.networks.adapters._model import Arguments, Held, Model, Output
+from isometry.networks.adapters._modes import Seen
 
 
 @public("networks.flax")
@@ -28,7 +25,7 @@ def flax(
     example: PyTree[Array],
     *,
     output: Output = None,
-    batch: int = _adapted.BATCH,
+    batch: int = BATCH,
     **apply: object,
 ) -> Adapted:
     """Make a network of a Flax linen module.
@@ -86,6 +83,7 @@ def flax(
             "networks.flax(MLP(), example), or networks.nnx, equinox, haiku or "
             "function for other models."
         )
+    # Its parameters would count, and not those that the network is given.
     if module.scope is not None:
         raise InputError(
             f"module={checks.show(type(module).__name__)} is bound to parameters; "
@@ -96,10 +94,12 @@ def flax(
         signature = inspect.signature(module.__call__)
         arguments = Arguments.read(signature, example, apply)
         draw = _Draw(Held(module), arguments, Shapes.of(example))
-        collections = tuple(sorted(jax.eval_shape(draw, _adapted.KEY)))
-        return draw, _Linen(arguments, Held(module), collections)
+        collections = tuple(sorted(jax.eval_shape(draw, KEY)))
+        return draw, _Linen(
+            arguments=arguments, module=Held(module), collections=collections
+        )
 
-    return _adapted.adapted("flax", example, read, output=output, batch=batch)
+    return adapted("flax", example, read, output=output, batch=batch)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class _Draw:
         return linen.meta.unbox(variables)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Linen(Model):
     """A linen module.
 
@@ -151,7 +151,11 @@ class _Linen(Model):
         )
 
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
+        return _modes.with_axes(self._trained, self.axes)(params, xs, key)
+
+    def _trained(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         variables = self._variables(params)
+        # Norms write new averages, which are dropped.
         mutable = [name for name in variables if name != "params"]
         rngs = None
         if key is not None:
@@ -175,6 +179,7 @@ class _Linen(Model):
                 f"params is a {type(params).__name__}; write what module.init returns, "
                 f"a mapping of {', '.join(self.collections)}."
             )
+        # Training loops often keep the inner tree alone.
         if self.collections == ("params",) and "params" not in params:
             return {"params": params}
         missing = [name for name in self.collections if name not in params]
@@ -187,39 +192,32 @@ class _Linen(Model):
             )
         return params
 
-    def why_not_trained(self, params: Params, xs: PyTree) -> str | None:
-        if self.arguments.names:
-            return None
-        fixed = self._fixed(params, xs)
-        if not fixed:
-            return None
-        return (
-            "the mode of this module was fixed when it was built: its call has none of "
-            f"the arguments {', '.join(_adapted.MODES)}, and {fixed[0]!r} is called in "
-            "inference mode. Make a network of the module as it is built for training, "
-            "or give its call such an argument."
-        )
+    def for_training(self, params: Params, xs: PyTree) -> Model:
+        return _modes.switched(self, params, xs, watch=_watch)
 
-    def _fixed(self, params: Params, xs: PyTree) -> list[str]:
-        """Return the paths of norms and dropouts that stay in inference mode."""
-        linen = checks.extra("flax.linen", "flax")
-        fixed: list[str] = []
 
-        def watch(
-            call: Callable[..., PyTree],
-            args: tuple[object, ...],
-            kwargs: dict[str, object],
-            context: Any,
-        ) -> PyTree:
-            if context.method_name == "__call__" and _is_off(
-                context.module, args, kwargs
-            ):
-                fixed.append("/".join(context.module.path))
-            return call(*args, **kwargs)
+@contextlib.contextmanager
+def _watch(seen: Seen) -> Iterator[None]:
+    """Write down what norms and dropouts of a linen module do."""
+    linen = checks.extra("flax.linen", "flax")
 
-        with linen.intercept_methods(watch):
-            jax.eval_shape(self.train, params, xs, _adapted.KEY)
-        return fixed
+    def look(
+        call: Callable[..., PyTree],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        context: Any,
+    ) -> PyTree:
+        module = context.module
+        if context.method_name == "__call__":
+            axis = getattr(module, "axis_name", None)
+            if axis is not None:
+                seen.axes += _modes.listed(axis)
+            if _is_off(module, args, kwargs):
+                seen.fixed.append("/".join(module.path))
+        return call(*args, **kwargs)
+
+    with linen.intercept_methods(look):
+        yield
 
 
 def _is_off(
@@ -227,17 +225,16 @@ def _is_off(
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
 ) -> bool:
-    """Tell whether a module of Flax's own is called in inference mode."""
-    names = [
-        name
-        for name in ("use_running_average", "deterministic")
-        if hasattr(module, name)
-    ]
-    # Dropout at rate 0 is the same in both modes.
-    rate = getattr(module, "rate", getattr(module, "dropout_rate", 1.0))
-    if not names or not rate:
-        return False
-    (name,) = names
-    # Both are the second argument of the calls of norms and dropout.
-    given = args[1] if len(args) == 2 else None
-    return kwargs.get(name, given) is True or getattr(module, name) is True
+    """Tell whether a norm or dropout of Flax's is called in inference mode."""
+    for name in ("use_running_average", "deterministic"):
+        if not hasattr(module, name):
+            continue
+        # Both are the second argument of the calls of norms and of dropout.
+        given = kwargs.get(name)
+        if len(args) == 2:
+            given = args[1]
+        is_off = given is True or getattr(module, name) is True
+        # Dropout at rate 0 is the same in both modes.
+        rates = [getattr(module, rate, None) for rate in ("rate", "dropout_rate")]
+        return is_off and 0.0 not in rates
+    return False

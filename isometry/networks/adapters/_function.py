@@ -7,16 +7,10 @@ from typing import TypeAlias
 from jaxtyping import Array, PyTree
 
 from isometry._internal import checks
-from isometry._internal.errors import InputError, public
+from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key, Params
-from isometry.networks.adapters import _adapted
-from isometry.networks.adapters._adapted import (
-    Adapted,
-    Arguments,
-    Held,
-    Model,
-    Output,
-)
+from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
+from isometry.networks.adapters._model import Arguments, Held, Model, Output, name_of
 
 Map: TypeAlias = Callable[[Params, PyTree], PyTree]
 
@@ -67,14 +61,14 @@ def function(
 
     def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
         del example
-        return _Draw(Held(init)), _Function(Arguments(), Held(f))
+        return _Draw(Held(init)), _Function(arguments=Arguments(), f=Held(f))
 
-    return _adapted.adapted(
+    return adapted(
         "function",
         example,
         read,
         output=output,
-        batch=_adapted.BATCH,
+        batch=BATCH,
     )
 
 
@@ -88,7 +82,7 @@ class _Draw:
         return self.init.value(key)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Function(Model):
     """A function of one example.
 
@@ -103,19 +97,19 @@ class _Function(Model):
 
     @property
     def name(self) -> str:
-        return _adapted.name_of(self.f.value)
+        return name_of(self.f.value)
 
     def infer(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         del key
         return self.f.value(params, xs)
 
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
-        raise AssertionError("why_not_trained refuses")
+        raise AssertionError("for_training refuses")
 
-    def why_not_trained(self, params: Params, xs: PyTree) -> str | None:
+    def for_training(self, params: Params, xs: PyTree) -> Model:
         del params, xs
-        return (
-            "a function of one example does not say how it treats a batch. Write "
-            "networks.function(g, init, batch) with a function g(params, batch) that "
-            "computes what training computes."
+        raise NotDefined(
+            f"{self.name} has no training mode: a function of one example does not say "
+            "how it treats a batch. Write networks.function(g, init, batch) with a "
+            "function g(params, batch) that computes what training computes."
         )

@@ -1,7 +1,10 @@
 """Transformed functions of Haiku as networks."""
 
+import contextlib
+import dataclasses
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +14,42 @@ from jaxtyping import Array, PyTree
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Key, Params
-from isometry.networks.adapters import _adapted
-from isometry.networks.adapters._adapted import (
-    Adapted,
+from isometry.networks.adapters import _modes
+from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
+from isometry.networks.adapters._examples import KEY, Shapes
+from isometry.networks.adapters._model import (
     Arguments,
     Held,
     Model,
     Output,
-    Shapes,
+    WithState,
+    name_of,
 )
+from isometry.networks.adapters._modes import Seen
+
+
+class HaikuNetwork(Adapted):
+    """What `networks.haiku` returns."""
+
+    def params_of(self, params: Params, state: PyTree = None) -> Params:
+        """Return parameters and state of Haiku as parameters of the network.
+
+        Args:
+            params: What `init` or training returns.
+            state: The state of a function with one.
+
+        Returns:
+            `params`, or the named pair of both.
+
+        Example:
+            >>> import haiku as hk
+            >>> transformed = hk.transform_with_state(lambda x: hk.Linear(3)(x))
+            >>> net = networks.haiku(transformed, jnp.ones(2))
+            >>> params, state = transformed.init(jax.random.key(1), jnp.ones((1, 2)))
+            >>> net(net.params_of(params, state), jnp.ones(2)).shape
+            (3,)
+        """
+        return params if state is None else WithState(params, state)
 
 
 @public("networks.haiku")
@@ -28,15 +58,17 @@ def haiku(
     example: PyTree[Array],
     *,
     output: Output = None,
-    batch: int = _adapted.BATCH,
+    batch: int = BATCH,
     **apply: object,
-) -> Adapted:
+) -> HaikuNetwork:
     """Make a network of what `hk.transform` or `hk.transform_with_state` returns.
 
     The function is called on `x[None]`, a batch of one, and the first row of the result
     is taken. An argument of it that is named `is_training` (or `train`, `training`,
     `deterministic`) is set by the mode of the network. A key is passed where the
     function asks for one.
+
+    A function without such an argument is the same in both modes, but for the batch.
 
     `net` is the function in inference: batch statistics are those in the state.
     `net.training` is the function on a whole batch, with the statistics of that batch
@@ -60,8 +92,9 @@ def haiku(
         **apply: Further arguments of the function.
 
     Returns:
-        The network. Its parameters are what `transformed.init` returns: with state, a
-        pair (params, state). Trained ones go straight in.
+        The network. Its parameters are what `transformed.init` returns, with state a
+        named pair (params, state). Trained ones go straight in. Layers have the same
+        names as in `net.anatomy` if they come as `net.params_of(params, state)`.
 
     Raises:
         InputError: Not a transformed function; an example with a batch axis; an output
@@ -83,8 +116,8 @@ def haiku(
     if not isinstance(transformed, (hk.Transformed, hk.TransformedWithState)):
         raise InputError(
             f"transformed={checks.show(transformed)} is not a transformed function; "
-            "write networks.haiku(hk.transform(f), example), or hk.transform_with_state "
-            "for a function with batch norm."
+            "write networks.haiku(hk.transform(f), example), with batch norm "
+            "hk.transform_with_state(f)."
         )
     has_state = isinstance(transformed, hk.TransformedWithState)
 
@@ -101,19 +134,26 @@ def haiku(
         model = _Haiku(
             arguments=arguments,
             apply=Held(transformed.apply),
-            function=_adapted.name_of(origin),
+            function=name_of(origin),
             has_state=has_state,
             takes_key=num_own > 1 + has_state,
         )
-        draw = _Draw(Held(transformed.init), arguments, Shapes.of(example), batch)
-        return draw, model
+        draw = _Draw(
+            init=Held(transformed.init),
+            arguments=arguments,
+            example=Shapes.of(example),
+            batch=batch,
+            has_state=has_state,
+        )
+        return draw.with_axes(), model
 
-    return _adapted.adapted(
+    return adapted(
         "haiku",
         example,
         read,
         output=output,
         batch=batch,
+        kind=HaikuNetwork,
     )
 
 
@@ -125,18 +165,33 @@ class _Draw:
     arguments: Arguments
     example: Shapes
     batch: int
+    has_state: bool
+    axes: tuple[Hashable, ...] = ()
+
+    def with_axes(self) -> "_Draw":
+        """Return it with axes for norms that take statistics over all devices."""
+
+        def trace(axes: tuple[Hashable, ...]) -> None:
+            jax.eval_shape(dataclasses.replace(self, axes=axes), KEY)
+
+        _, axes = _modes.watched(trace, _watch)
+        return dataclasses.replace(self, axes=axes)
 
     def __call__(self, key: Key) -> Params:
+        return _modes.with_axes(self._drawn, self.axes)(key)
+
+    def _drawn(self, key: Key) -> Params:
         xs = self.example.batch(key, self.batch)
         # In inference batch norm would look for averages that are not there.
-        return self.init.value(
+        drawn = self.init.value(
             key,
             *self.arguments.positional(xs),
             **self.arguments.by_name(is_training=True),
         )
+        return WithState(*drawn) if self.has_state else drawn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Haiku(Model):
     """A transformed function.
 
@@ -157,6 +212,7 @@ class _Haiku(Model):
         self, params: Params, xs: PyTree, key: Key | None, *, is_training: bool
     ) -> PyTree:
         own = self._own(params)
+        # After hk.without_apply_rng there is no place for one.
         if self.takes_key:
             own = (*own, key)
         y = self.apply.value(
@@ -187,42 +243,36 @@ class _Haiku(Model):
         return self._called(params, xs, key, is_training=False)
 
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
-        return self._called(params, xs, key, is_training=True)
+        called = functools.partial(self._called, is_training=True)
+        return _modes.with_axes(called, self.axes)(params, xs, key)
 
-    def why_not_trained(self, params: Params, xs: PyTree) -> str | None:
-        if self.arguments.names:
-            return None
-        fixed = self._fixed(params, xs)
-        if not fixed:
-            return None
-        return (
-            f"the mode of this function is fixed: it has none of the arguments "
-            f"{', '.join(_adapted.MODES)}, and {fixed[0]!r} is called in inference "
-            "mode. Give the function an argument is_training."
-        )
+    def for_training(self, params: Params, xs: PyTree) -> Model:
+        return _modes.switched(self, params, xs, watch=_watch)
 
-    def _fixed(self, params: Params, xs: PyTree) -> list[str]:
-        """Return the names of batch norms that stay in inference mode."""
-        hk = checks.extra("haiku", "haiku")
-        fixed: list[str] = []
 
-        def watch(
-            call: Callable[..., PyTree],
-            args: tuple[object, ...],
-            kwargs: dict[str, object],
-            context: Any,
-        ) -> PyTree:
-            is_norm = isinstance(context.module, hk.BatchNorm)
-            if is_norm and context.method_name == "__call__":
-                # The argument is the second and required.
-                given = kwargs.get("is_training", *args[1:2])
-                if given is False:
-                    fixed.append(context.module.module_name)
-            return call(*args, **kwargs)
+@contextlib.contextmanager
+def _watch(seen: Seen) -> Iterator[None]:
+    """Write down what batch norms of Haiku do. Its dropout is a function, not seen."""
+    hk = checks.extra("haiku", "haiku")
 
-        def traced(params: Params, xs: PyTree, key: Key) -> PyTree:
-            return self.train(params, xs, key)
+    def look(
+        call: Callable[..., PyTree],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        context: Any,
+    ) -> PyTree:
+        module = context.module
+        is_norm = isinstance(module, hk.BatchNorm)
+        if is_norm and context.method_name == "__call__":
+            # It is the second argument of the call, and required.
+            given = kwargs.get("is_training")
+            if len(args) > 1:
+                given = args[1]
+            if given is False:
+                seen.fixed.append(module.module_name)
+            if module.cross_replica_axis is not None:
+                seen.axes += _modes.listed(module.cross_replica_axis)
+        return call(*args, **kwargs)
 
-        with hk.intercept_methods(watch):
-            jax.eval_shape(traced, params, xs, _adapted.KEY)
-        return fixed
+    with hk.intercept_methods(look):
+        yield

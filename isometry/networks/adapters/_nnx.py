@@ -1,7 +1,8 @@
 """Modules of Flax's NNX as networks."""
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +13,15 @@ from jaxtyping import Array, PyTree
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Key, Params
-from isometry.networks.adapters import _adapted
-from isometry.networks.adapters._adapted import (
-    Adapted,
+from isometry.networks.adapters import _modes
+from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
+from isometry.networks.adapters._model import (
     Arguments,
     Build,
     Held,
     Model,
     Output,
+    called_with,
 )
 
 
@@ -28,16 +30,20 @@ class NnxNetwork(Adapted):
 
     Example:
         >>> from flax import nnx
-        >>> net = networks.nnx(lambda rngs: nnx.Linear(2, 3, rngs=rngs), jnp.ones(2))
-        >>> model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
-        >>> bool(jnp.all(net(net.params_of(model), jnp.ones(2)) == model(jnp.ones(2))))
+        >>> def build(rngs):
+        ...     return nnx.Linear(2, 3, rngs=rngs)
+        >>> net = networks.nnx(build, jnp.ones(2))
+        >>> trained = build(nnx.Rngs(1))
+        >>> y = net(net.params_of(trained), jnp.ones(2))
+        >>> bool(jnp.array_equal(y, trained(jnp.ones(2))))
         True
     """
 
     def params_of(self, module: Any) -> Params:
-        """Return the parameters of a module of the same architecture, such as a trained one.
+        """Return the parameters of another module, such as a trained one.
 
-        They are `nnx.state(module, nnx.Not(nnx.RngState))`.
+        It must be of the same architecture. They are
+        `nnx.state(module, nnx.Not(nnx.RngState))`.
 
         Args:
             module: The module.
@@ -68,7 +74,7 @@ def nnx(
     example: PyTree[Array],
     *,
     output: Output = None,
-    batch: int = _adapted.BATCH,
+    batch: int = BATCH,
     **call: object,
 ) -> NnxNetwork:
     """Make a network of a Flax NNX module.
@@ -127,7 +133,7 @@ def nnx(
     def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
         return _Draw(Held(build)), _read(build, example, call)
 
-    return _adapted.adapted(
+    return adapted(
         "nnx",
         example,
         read,
@@ -143,7 +149,7 @@ def _is_module(value: object) -> bool:
 
 def _built(build: Build, key: Key) -> Any:
     nnx = checks.extra("flax.nnx", "flax")
-    module = _adapted.called_with(build, "rngs", nnx.Rngs(key))
+    module = called_with(build, "rngs", nnx.Rngs(key))
     if not isinstance(module, nnx.Module):
         raise InputError(
             f"build(rngs) returns {checks.show(module)}, not a flax.nnx.Module; of a "
@@ -155,6 +161,7 @@ def _built(build: Build, key: Key) -> Any:
 def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Nnx":
     """Build the module from shapes, and split it in both modes."""
     nnx = checks.extra("flax.nnx", "flax")
+    # The graph does not depend on the numbers, so one key will do.
     module = nnx.eval_shape(lambda: _built(build, jax.random.key(0)))
     signature = inspect.signature(module.__call__)
     module.train()
@@ -166,11 +173,24 @@ def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Nnx":
         arguments=Arguments.read(signature, example, call, reserved=("rngs",)),
         in_inference=Held(in_inference),
         in_training=Held(in_training),
+        axes=_axes(module),
         kind=type(module).__name__,
         structure=jax.tree.structure(params),
         rngs=Held((tuple(leaves), tree)),
         takes_rngs="rngs" in signature.parameters and "rngs" not in call,
     )
+
+
+def _axes(module: Any) -> tuple[Hashable, ...]:
+    """Return the names of axes over which norms in a module take statistics."""
+    nnx = checks.extra("flax.nnx", "flax")
+    names: dict[Hashable, None] = {}
+    # Unlike in linen, modules and their attributes are there before any call.
+    for _, node in nnx.iter_graph(module):
+        axis = getattr(node, "axis_name", None)
+        if isinstance(node, nnx.Module) and axis is not None:
+            names.update(dict.fromkeys(_modes.listed(axis)))
+    return tuple(names)
 
 
 @dataclass(frozen=True)
@@ -184,7 +204,7 @@ class _Draw:
         return nnx.state(_built(self.build.value, key), nnx.Not(nnx.RngState))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Nnx(Model):
     """An NNX module without its arrays.
 
@@ -214,6 +234,7 @@ class _Nnx(Model):
                 f"params is a {type(params).__name__}; write what net.init returns, or "
                 "net.params_of(module) for a module of your own."
             )
+        # nnx.state(module) holds random keys too, and x says what is drawn.
         params, _ = nnx.split_state(params, nnx.Not(nnx.RngState), ...)
         self._require_all(params)
         return nnx.merge(graph.value, params, self._random(key))
@@ -233,6 +254,7 @@ class _Nnx(Model):
     def _random(self, key: Key | None) -> PyTree:
         """Return the random state of the module: one key for each of its streams."""
         shapes, tree = self.rngs.value
+        # In inference nothing is drawn, but the graph has places for keys.
         base = jax.random.key(0) if key is None else key
         leaves = []
         for i, leaf in enumerate(shapes):
@@ -261,7 +283,8 @@ class _Nnx(Model):
         return self._called(params, xs, key, is_training=False)
 
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
-        return self._called(params, xs, key, is_training=True)
+        called = functools.partial(self._called, is_training=True)
+        return _modes.with_axes(called, self.axes)(params, xs, key)
 
 
 def _paths(params: Params) -> set[str]:
