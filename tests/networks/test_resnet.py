@@ -270,6 +270,18 @@ def test_mean_square_is_the_product_of_skip_and_branch(order):
     assert 4 * error < 0.1 * wanted
 
 
+def test_branches_start_at_their_multipliers():
+    """As one leaf of equal blocks, and one of each that differs."""
+    branch = [0.5, 0.25, 2.0]
+    equal = networks.resnet(3, 3, branch=branch)
+    unequal = networks.resnet([3, 3, 4], 3, branch=branch)
+    params = equal.skeleton(KEY)
+    np.testing.assert_array_equal(params["blocks"]["branch"], branch)
+    first, last = unequal.skeleton(KEY)["blocks"]
+    np.testing.assert_array_equal(first["branch"], branch[:2])
+    assert float(last["branch"]) == branch[2]
+
+
 @pytest.mark.parametrize("scheme", ["rezero", "skipinit", "fixup"])
 def test_schemes_that_close_branches_make_the_trunk_the_identity(scheme):
     net = networks.resnet(5, 3, branch=0.7).with_scheme(scheme)
