@@ -158,7 +158,9 @@ def test_data_driven_blocks_are_adjusted_on_what_comes_to_them():
         h = np.tanh(z) if layer.index in (0, 3) else z
     # As `ensemble` calls it, for parameters that are stacked over seeds.
     stacked = adjust_seeds(net, jax.tree.map(lambda a: a[None], drawn), xs)
-    for many, one in zip(jax.tree.leaves(stacked), jax.tree.leaves(params), strict=True):
+    for many, one in zip(
+        jax.tree.leaves(stacked), jax.tree.leaves(params), strict=True
+    ):
         np.testing.assert_array_equal(many[0], one)
 
 
