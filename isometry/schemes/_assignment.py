@@ -372,7 +372,11 @@ def _kind(layer: Layer) -> Layer:
 
 
 def _about(source: WeightLayer, scheme: Scheme, error: FromCall) -> str:
-    return f"layer {source.name!r}: scheme {scheme.name!r}: {error}"
+    # The function that the user called is named once, in front.
+    text = str(error)
+    if error.function == "Scheme.initializer":
+        text = error.message
+    return f"layer {source.name!r}: scheme {scheme.name!r}: {text}"
 
 
 def _remark(source: WeightLayer) -> str:
