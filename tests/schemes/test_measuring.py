@@ -78,7 +78,7 @@ def test_lsuv_adjusts_the_slices_of_a_stack():
     assignment = schemes.assign(scheme, anatomy(f, shapes, x), shapes)
     ones = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.5), shapes)
     xs = XS[:, :3]
-    params = scheme.adjust(f, assignment.draw(KEY, ones), xs)
+    params = scheme.adjust(f, jax.jit(assignment.draw)(KEY, ones), xs)
     p = jax.tree.map(lambda leaf: np.asarray(leaf, float), params)
     stream = xs @ p["stem"]
     deviations = [stream.std()]
@@ -101,10 +101,8 @@ def test_recurrent_layers_are_adjusted_over_all_steps():
 
         return jax.lax.scan(step, jnp.zeros(4), x)[0]
 
-    leaf = jax.ShapeDtypeStruct((4, 4), jnp.float32)
     params = {"U": 0.3 * jnp.eye(4), "V": jnp.eye(4)}
     xs = jnp.asarray(np.random.default_rng(2).normal(size=(5, 7, 4)), jnp.float32)
-    del leaf
     measured = Measured(f, params, xs)
     slices, taps = measured.slices()
     by_name = {one.name: i for i, one in enumerate(slices)}
@@ -126,7 +124,7 @@ def test_admin_adds_up_the_variances_of_branches():
     f, shapes, x = post_norm(lambda block, x: block["skip"] * x)
     scheme = schemes.get("admin")
     assignment = schemes.assign(scheme, anatomy(f, shapes, x), shapes)
-    drawn = assignment.draw(KEY, models.zeros(shapes))
+    drawn = jax.jit(assignment.draw)(KEY, models.zeros(shapes))
     assert [float(block["skip"]) for block in drawn["blocks"]] == [1, 1]
     xs = XS[:, :4]
     params = scheme.adjust(f, drawn, xs)
@@ -158,8 +156,8 @@ def test_ensemble_adjusts_what_it_draws():
 
 
 def test_other_schemes_are_left_alone():
-    net = networks.mlp([6, 4], "relu", "orthogonal")
-    params = net.init(KEY)
+    net = networks.mlp([6, 4], "relu", "kaiming")
+    params = models.zeros(jax.eval_shape(net.init, KEY))
     assert not net.scheme.data_driven
     assert net.scheme.adjust(net, params, jnp.ones((3, 6))) is params
 
@@ -182,13 +180,15 @@ def test_other_schemes_are_left_alone():
 )
 def test_adjust_refuses(xs, message):
     net = networks.mlp([6, 12, 5], "relu", "lsuv")
+    params = models.zeros(jax.eval_shape(net.init, KEY))
     with pytest.raises(InputError, match=message):
-        net.scheme.adjust(net, net.init(KEY), xs)
+        net.scheme.adjust(net, params, xs)
 
 
 def test_adjust_says_when_it_does_not_converge_and_where_it_cannot_run():
     net = networks.mlp([6, 12, 5], "relu", "lsuv")
-    params = net.init(KEY)
+    params = models.zeros(jax.eval_shape(net.init, KEY))
+    params["layers"][0]["w"] = jnp.ones((1, 6, 12))
     # The spread of the biases alone is beyond 1.
     params["layers"][0]["b"] = 5 * jax.random.normal(KEY, (1, 12))
     with pytest.raises(InputError, match=r"after 10 divisions the outputs of layer"):
