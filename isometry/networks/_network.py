@@ -493,4 +493,9 @@ class Redrawn(Built):
         return self.base.training.with_scheme(self.scheme, self.sigma_w, self.sigma_b)
 
     def __repr__(self) -> str:
-        return f"{self.base!r}.with_scheme({self.scheme!r})"
+        arguments = [repr(self.scheme.name)]
+        for name in ("sigma_w", "sigma_b"):
+            value = getattr(self, name)
+            if value is not None:
+                arguments.append(f"{name}={value!r}")
+        return f"{self.base!r}.with_scheme({', '.join(arguments)})"
