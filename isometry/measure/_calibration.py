@@ -5,7 +5,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from isometry._internal import compilation, precision
 from isometry._internal.errors import NotDefined, NotFinite
 from isometry._internal.types import Key, Params
 from isometry.measure import _points, _profile
+from isometry.measure._gains import Calibrated, Factors, Gain, Gains, scaled
 from isometry.measure._passes import Spans, jacobians
 from isometry.measure._points import Plan
 from isometry.measure._spans import Point, Span
@@ -42,207 +43,12 @@ _MOST_DOUBLINGS = 20
 # Rounds of the search for one gain. Each halves the interval at least every other time.
 _MOST_ROUNDS = 60
 
-# Rows of a table on a screen.
-_ROWS_OF_REPR = 20
-
-# The gains of each layer by name, one for each slice.
-Factors: TypeAlias = dict[str, np.ndarray]
-
-
-class Gain(NamedTuple):
-    """What the weights of one layer, or of one slice, are multiplied with.
-
-    Attributes:
-        name: The name of the layer; of a slice "blocks/fc1[2]".
-        value: The gain.
-        note: Why it is 1, if the layer has been left alone.
-    """
-
-    name: str
-    value: float
-    note: str
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Gains:
-    """The gains of a calibrated network.
-
-    Attributes:
-        rows: One for each weight layer, slices apart, in the order of the anatomy.
-        span: The first and last point of the span.
-        before: E s² over the span without the gains.
-        after: E s² with them.
-        error: The standard error of `after` over seeds.
-
-    Example:
-        >>> net = networks.mlp([8, 8, 8], "linear", "orthogonal", sigma_w=0.5)
-        >>> keys = jax.random.split(jax.random.key(0), 2)
-        >>> gains = net.calibrated(keys, jnp.ones((1, 8))).gains
-        >>> [round(row.value, 3) for row in gains.rows]
-        [2.0, 2.0]
-    """
-
-    rows: tuple[Gain, ...]
-    span: tuple[str, str]
-    before: float
-    after: float
-    error: float
-
-    def table(self) -> str:
-        """Return a table with a row for each layer.
-
-        Returns:
-            Lines of text.
-
-        Example:
-            >>> net = networks.mlp([8, 8, 8], "linear", "orthogonal", sigma_w=0.5)
-            >>> keys = jax.random.split(jax.random.key(0), 2)
-            >>> print(net.calibrated(keys, jnp.ones((1, 8))).gains.table())
-            E s² from input to output: 0.0625 before, 1.0000 ± 0.0000 after
-            layer     gain
-            layers/0  2
-            layers/1  2
-        """
-        return "\n".join([self._heading(), *self._lines()])
-
-    def _heading(self) -> str:
-        first, last = self.span
-        return (
-            f"E s² from {first} to {last}: {self.before:.4g} before, {self.after:.4f} "
-            f"± {self.error:.4f} after"
-        )
-
-    def _lines(self) -> list[str]:
-        names = ["layer", *(row.name for row in self.rows)]
-        values = ["gain", *(f"{row.value:.6g}" for row in self.rows)]
-        notes = ["", *(row.note for row in self.rows)]
-        width = max(map(len, names))
-        width_of_value = max(map(len, values))
-        lines = []
-        for name, value, note in zip(names, values, notes, strict=True):
-            line = f"{name:{width}}  {value:{width_of_value}}  {note}"
-            lines.append(line.rstrip())
-        return lines
-
-    def __repr__(self) -> str:
-        lines = self._lines()
-        if len(lines) > _ROWS_OF_REPR:
-            half = _ROWS_OF_REPR // 2
-            lines = [*lines[:half], "...", *lines[-half:]]
-        return "\n".join([self._heading(), *lines])
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Calibrated(Network):
-    """A network whose drawn weights are multiplied by gains, a number a layer.
-
-    Attributes:
-        base: The network without the gains.
-        gains: The gains, and what they change.
-        factors: The gains by layer.
-    """
-
-    base: Network
-    gains: Gains
-    factors: Factors
-
-    def init(self, key: Key) -> Params:
-        """Draw the parameters of the network, and multiply its weights."""
-        drawn = self.base.init(key)
-        # What a data-driven scheme draws is adjusted first.
-        if self.base.data_driven:
-            return drawn
-        return scaled(drawn, self.base.anatomy, self.factors)
-
-    @property
-    def data_driven(self) -> bool:
-        """Whether `adjust` changes anything."""
-        return self.base.data_driven
-
-    def adjust(self, params: Params, xs: PyTree[Array]) -> Params:
-        """Adjust the network as its scheme does, and multiply its weights."""
-        adjusted = self.base.adjust(params, xs)
-        if not self.base.data_driven:
-            return adjusted
-        return scaled(adjusted, self.base.anatomy, self.factors)
-
-    @functools.cached_property
-    def anatomy(self) -> Anatomy:
-        """That of the network, which no gain changes."""
-        return self.base.anatomy
-
-    @property
-    def depth(self) -> int:
-        """The number of weight layers on the longest path."""
-        return self.base.depth
-
-    @property
-    def training(self) -> Network:
-        """The network as it is trained, with the same gains."""
-        base = self.base.training
-        return dataclasses.replace(
-            self,
-            function=base.function,
-            example=base.example,
-            mode=base.mode,
-            base=base,
-        )
-
-    def __repr__(self) -> str:
-        first, last = self.gains.span
-        return f"{self.base!r}.calibrated(span=({first!r}, {last!r}))"
-
-
-def scaled(
-    params: Params,
-    anatomy: Anatomy,
-    factors: Mapping[str, Float[Array | np.ndarray, " slices"]],
-) -> Params:
-    """Multiply the weights of layers by gains.
-
-    Args:
-        params: Parameters.
-        anatomy: The anatomy that names the layers.
-        factors: For some layers by name, a gain for each slice.
-
-    Returns:
-        Parameters of the same shapes and dtypes.
-    """
-    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
-    values = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-    for layer in anatomy.layers:
-        if layer.name in factors:
-            values[layer.path] = _multiplied(
-                values[layer.path], layer, factors[layer.name]
-            )
-    return jax.tree.unflatten(tree, list(values.values()))
-
-
-def _multiplied(
-    leaf: Array,
-    layer: WeightLayer,
-    gains: Float[Array | np.ndarray, " slices"],
-) -> Array:
-    """Multiply the slices of one layer in its leaf."""
-    shape = [
-        size if axis in layer.stacked_axes else 1
-        for axis, size in enumerate(leaf.shape)
-    ]
-    factor = jnp.asarray(gains, leaf.dtype).reshape(shape)
-    if not layer.stretches:
-        return leaf * factor
-    # Other stretches of the leaf are other layers.
-    window = [slice(None)] * leaf.ndim
-    for axis, start, stop in layer.stretches:
-        window[axis] = slice(start, stop)
-    return leaf.at[tuple(window)].multiply(factor)
-
 
 class _Slot(NamedTuple):
     """A slice of a weight layer, and the point of its pre-activation."""
 
     layer: str
-    index: int
+    number: int
     point: str
 
 
@@ -270,12 +76,12 @@ class _Sites:
         for i, slot in enumerate(slots):
             if slot.layer not in factors:
                 factors[slot.layer] = jnp.ones(self.counts[slot.layer], gains.dtype)
-            factors[slot.layer] = factors[slot.layer].at[slot.index].set(gains[i])
+            factors[slot.layer] = factors[slot.layer].at[slot.number].set(gains[i])
         return factors
 
 
 def _slices(anatomy: Anatomy, layer: WeightLayer) -> dict[int, str]:
-    """Return the point of each slice of a layer; "" for one that has several or none.
+    """Return the point of each slice of a layer; "" for one that has none.
 
     Slices of nested stacks are numbered with the innermost fastest.
     """
@@ -287,10 +93,14 @@ def _slices(anatomy: Anatomy, layer: WeightLayer) -> dict[int, str]:
             index = tuple(map(int, re.findall(r"\d+", match[1])))
             by_index[index] = point
     count = layer.stacked or 1
-    # Steps of a recurrence and loops that cannot be told apart have other names.
-    if len(by_index) != count:
-        return dict.fromkeys(range(count), "")
-    return dict(enumerate(by_index[index] for index in sorted(by_index)))
+    points = dict.fromkeys(range(count), "")
+    is_nested = any(len(index) > 1 for index in by_index)
+    if len(by_index) == count:
+        points |= enumerate(by_index[index] for index in sorted(by_index))
+    elif not is_nested:
+        # Slices that the program does not use have no point.
+        points |= {index[0]: point for index, point in by_index.items() if index}
+    return points
 
 
 def _sites(anatomy: Anatomy, first: Point, last: Point) -> _Sites:
@@ -338,8 +148,11 @@ def _obstacle(
         return "its rows are looked up: it is no factor of the Jacobian"
     if layer.kind == "other":
         return "how it acts on the signal cannot be read"
-    if layer.tied or not point:
+    if layer.tied:
         return "used more than once"
+    # The result of a layer in a loop that cannot be unrolled has no name either.
+    if not point:
+        return "not used, or at a place without a name"
     starts_here = anatomy.place(point) == anatomy.place(first.name)
     is_inside = anatomy.upstream(first.name, point) and not starts_here
     if not (is_inside and anatomy.upstream(point, last.name)):
@@ -509,7 +322,7 @@ def calibrate(net: Network, keys: Key, xs: PyTree[Array], span: Span) -> Calibra
     responses = measurement.responses() if sites.trunk else ()
     for slot, response in zip(sites.trunk, responses, strict=True):
         if response < _INVARIANT:
-            name = sites.names[slot.layer, slot.index]
+            name = sites.names[slot.layer, slot.number]
             notes[name] = "a norm behind it undoes its scale"
         else:
             slots.append(slot)
@@ -518,7 +331,7 @@ def calibrate(net: Network, keys: Key, xs: PyTree[Array], span: Span) -> Calibra
     factors = _settled(measurement, slots)
     after = measurement.mean_squares(factors)[last]
     if abs(_log(after.mean(), last)) > _TOLERANCE:
-        factors = _solved(measurement, slots, factors)
+        factors = _solved(measurement, slots, factors, notes=notes)
         after = measurement.mean_squares(factors)[last]
     rows = []
     for (layer, index), name in sites.names.items():
@@ -588,6 +401,8 @@ def _solved(
     measurement: _Measurement,
     slots: Sequence[_Slot],
     factors: Factors,
+    *,
+    notes: Mapping[str, str],
 ) -> Factors:
     """Find one number that brings E s² over the whole span to 1.
 
@@ -598,32 +413,34 @@ def _solved(
     last = measurement.plan.last.name
     moved = slots[-1:] or sites.ends
     if not moved:
-        raise NotDefined(
-            "no layer of the span changes E s²: "
-            + "; ".join(f"{name}: {note}" for name, note in sites.notes.items())
-        )
+        reasons = [f"{name}: {note}" for name, note in notes.items()]
+        listed = "; ".join(reasons) or "there is none"
+        raise NotDefined(f"no weight layer of the span changes E s²: {listed}.")
 
-    def with_gain(log: float) -> Factors:
-        logs = jnp.full(len(moved), log)
-        added = _host(sites.factors(moved, jnp.exp(logs)))
-        return {
-            name: factors.get(name, 1.0) * added.get(name, 1.0)
-            for name in {**factors, **added}
-        }
+    def with_gain(gain: float) -> Factors:
+        combined = dict(factors)
+        added = sites.factors(moved, jnp.full(len(moved), gain))
+        for name, gains in _host(added).items():
+            combined[name] = combined.get(name, 1.0) * gains
+        return combined
 
-    def log_mean(log: float) -> float:
-        return _log(measurement.mean_squares(with_gain(log))[last].mean(), last)
+    def mean_square(gain: float) -> float:
+        return float(measurement.mean_squares(with_gain(gain))[last].mean())
 
-    log = _root(log_mean)
+    least = mean_square(0.0)
+    log = None
+    # If the skips alone have 1 or more, what looks like a solution is sampling noise.
+    if min(least, mean_square(1.0)) < 1 - _TOLERANCE:
+        log = _root(lambda log: _log(mean_square(math.exp(log)), last))
     if log is None:
-        names = ", ".join(sites.names[slot.layer, slot.index] for slot in moved[:3])
-        least = math.exp(log_mean(-_MOST_DOUBLINGS * math.log(2)))
+        names = [sites.names[slot.layer, slot.number] for slot in moved]
         raise NotDefined(
-            f"no gain of {names} brings E s² to 1: with its weights at 0 the skips "
-            f"around it leave {least:.4g}. Take a span that begins or ends with a layer "
-            "that every path meets, or a network whose skips are below 1."
+            f"no gain of {', '.join(names[:3])} brings E s² to 1: with these weights "
+            f"at 0 the skips around them leave {least:.4g}. Take a span that begins or "
+            "ends with a layer that every path meets, or a network whose skips are "
+            "below 1."
         )
-    return with_gain(log)
+    return with_gain(math.exp(log))
 
 
 def _root(function: Callable[[float], float]) -> float | None:

@@ -20,7 +20,7 @@ from isometry.structure import Anatomy, anatomy
 from isometry.theory import Law
 
 if TYPE_CHECKING:
-    from isometry.measure._calibration import Calibrated
+    from isometry.measure._gains import Calibrated
     from isometry.measure._spans import Span
 
 # The spans that have names. Every other span is two points of the anatomy.
@@ -483,4 +483,9 @@ class Redrawn(Built):
         return self.base.training.with_scheme(self.scheme, self.sigma_w, self.sigma_b)
 
     def __repr__(self) -> str:
-        return f"{self.base!r}.with_scheme({self.scheme!r})"
+        arguments = [repr(self.scheme.name)]
+        for name in ("sigma_w", "sigma_b"):
+            value = getattr(self, name)
+            if value is not None:
+                arguments.append(f"{name}={value!r}")
+        return f"{self.base!r}.with_scheme({', '.join(arguments)})"

@@ -1,20 +1,23 @@
 """The named schemes, and what else may stand where a scheme is taken."""
 
+import dataclasses
 from typing import TypeAlias
 
-from isometry import initializers
+from isometry import activations, initializers
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Elementwise
 from isometry._internal.types import Initializer as Init
 from isometry.activations import Activation
 from isometry.schemes import (
+    _admin,
     _lsuv,
     _mimetic,
     _mirrored,
     _mup,
     _plain,
     _residual,
+    _shaping,
     _transformer,
 )
 from isometry.schemes._layer import Layer
@@ -22,7 +25,17 @@ from isometry.schemes._scheme import Choose, Scheme, same
 
 SchemeLike: TypeAlias = str | Init | Scheme
 
-_ROOMS = (_plain, _mirrored, _lsuv, _residual, _transformer, _mimetic, _mup)
+_ROOMS = (
+    _plain,
+    _mirrored,
+    _lsuv,
+    _residual,
+    _transformer,
+    _admin,
+    _mimetic,
+    _mup,
+    _shaping,
+)
 _SCHEMES = {scheme.name: scheme for room in _ROOMS for scheme in room.SCHEMES}
 
 # What initializers of convolution kernels are for a layer without a window.
@@ -177,3 +190,40 @@ def resolve(
         return get(scheme).at(activation, sigma_w, sigma_b)
 
     return resolved()
+
+
+@public("schemes.transformed")
+def transformed(
+    scheme: SchemeLike,
+    activation: str | Elementwise | Activation,
+    depth: int,
+) -> tuple[Activation, Scheme]:
+    """Put the activation that a scheme asks for in the place of a given one.
+
+    Args:
+        scheme: As for `get`. All but dks and tat leave the activation as it is.
+        activation: A name, an elementwise callable, or an `Activation`.
+        depth: How many activations come one after another in the network.
+
+    Returns:
+        The activation to build the network with, and the scheme to build it with.
+
+    Raises:
+        InputError: An unknown scheme or activation, or a depth below 0.
+        NotDefined: The activation cannot be transformed so.
+
+    Example:
+        >>> activation, scheme = schemes.transformed("dks", "tanh", 10)
+        >>> slope = theory.chi(activation, 1.0, 1.0)  # C'(1)
+        >>> round(slope**10, 6)
+        1.5
+        >>> net = networks.mlp([8] * 12, activation, scheme)
+    """
+    chosen = get(scheme)
+    phi = activations.get(activation)
+    checks.integer("depth", depth, low=0)
+    if chosen.transform is None:
+        return phi, chosen
+    if depth > 0:
+        phi = chosen.transform(phi, depth)
+    return phi, dataclasses.replace(chosen, transform=None)
