@@ -13,6 +13,7 @@ from isometry._internal import checks
 from isometry._internal.errors import FromCall, InputError, NotDefined, public
 from isometry._internal.types import Initializer as Init
 from isometry._internal.types import Key, Params, Shape
+from isometry.activations import Activation
 from isometry.initializers import Initializer
 from isometry.initializers._kernels import lay_out
 from isometry.initializers._layout import Parts, size, sizes
@@ -210,6 +211,7 @@ def assign(
     *,
     sigma_w: float | None = None,
     sigma_b: float | None = None,
+    activations: Mapping[str, Activation] | None = None,
 ) -> Assignment:
     """Decide what a scheme does with every leaf of the parameters of a network.
 
@@ -232,6 +234,9 @@ def assign(
         params: Its parameters, or their shapes.
         sigma_w: The scale of a free scheme, for all layers; None chooses as above.
         sigma_b: The standard deviation of the biases of a free scheme.
+        activations: For layers by name, the activation for which their scale is
+            critical. That of all others is read off the anatomy, which knows an
+            activation of the user's own only by what it is made of.
 
     Returns:
         The assignment.
@@ -266,7 +271,7 @@ def assign(
         chosen.suits(anatomy)
     shapes = _shapes(params, anatomy)
     places = _places.places(anatomy)
-    scales = _scales.Scales(chosen, sigma_w, sigma_b)
+    scales = _scales.Scales(chosen, sigma_w, sigma_b, activations=activations or {})
     weights = []
     rows = []
     for source in _without_repeats(anatomy.layers):
