@@ -173,11 +173,11 @@ class Assignment:
             >>> shapes = jax.eval_shape(net.init, jax.random.key(0))
             >>> print(schemes.assign("identity", net.anatomy, shapes).table())
             scheme identity: 4 of 4 leaves drawn
-            leaf                 layer     role  initializer
-            ['layers'][0]['w']   layers/0  stem  identity(gain=1.0)
-            ['layers'][1]['w']   layers/1  head  partial_identity(gain=1.0)
-            ['layers'][0]['b']   layers/0  bias  zeros()
-            ['layers'][1]['b']   layers/1  bias  zeros()
+            leaf                layer     role  initializer
+            ['layers'][0]['w']  layers/0  stem  identity(gain=1.0)
+            ['layers'][1]['w']  layers/1  head  partial_identity(gain=1.0)
+            ['layers'][0]['b']  layers/0  bias  zeros()
+            ['layers'][1]['b']  layers/1  bias  zeros()
         """
         headings = ("leaf", "layer", "role", "initializer", "note")
         columns = [list(column) for column in zip(headings, *self.rows, strict=True)]
