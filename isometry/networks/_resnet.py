@@ -550,7 +550,7 @@ def resnet(
         >>> net = networks.resnet(
         ...     [4, 4, 8, 8], 4, n_in=3, size=(16, 16), strides=[1, 1, 2, 1]
         ... )
-        >>> net(net.init(jax.random.key(0)), jnp.ones((16, 16, 3))).shape
+        >>> net.anatomy.shape("output").shape
         (8, 8, 8)
     """
     num_blocks = checks.integer("blocks", blocks, low=1)
