@@ -105,7 +105,7 @@ def _of_tokens_alone(params, tokens):
 
 
 def test_tokens_beside_floating_leaves_need_a_span_behind_the_input():
-    message = r"""whole numbers that select rows of 'embed'.*span=\("embed", "output"\)"""
+    message = r"""whole numbers that select rows.*span=\("embed", "output"\)"""
     with pytest.raises(InputError, match=message):
         isometry.jacobian(model, PARAMS, BATCH)
 
