@@ -1,7 +1,7 @@
 """The equations of recurrent cells: one step from states and an input to new states.
 
-A gate computes W h + V x + b: `recurrent` is W, `input` is V, `bias` is b. Weights are
-(in, out), so the products are written h @ W.
+A gate computes W h + V x + b: `recurrent` is W, `input` is V, `b` is the bias. Weights
+are (in, out), so the products are written h @ W.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from isometry._internal.types import Elementwise
 
-# The arrays of one gate: "recurrent" (units, units), "input" (n, units), "bias".
+# The arrays of one gate: "recurrent" (units, units), "input" (n, units), "b".
 Gate: TypeAlias = Mapping[str, Array]
 
 # The states that one step passes to the next, each of shape (units,); the first is h.
@@ -46,7 +46,13 @@ class Cell(NamedTuple):
 
     @property
     def gates(self) -> tuple[str, ...]:
+        """The names of all gates."""
         return self.switches + self.contents
+
+    @property
+    def recurrent(self) -> tuple[str, ...]:
+        """The names of those that read h."""
+        return tuple(gate for gate in self.gates if gate != self.embedding)
 
     def shapes(self, units: int, n_in: int) -> dict[str, dict[str, tuple[int, ...]]]:
         """Return the shapes of the arrays of each gate."""
@@ -55,9 +61,9 @@ class Cell(NamedTuple):
             reads_x = self.embedding in (None, gate)
             of_gate = {
                 "input": (n_in if reads_x else units, units),
-                "bias": (units,),
+                "b": (units,),
             }
-            if gate != self.embedding:
+            if gate in self.recurrent:
                 of_gate["recurrent"] = (units, units)
             shapes[gate] = of_gate
         return shapes
@@ -67,7 +73,7 @@ def _gate(
     gate: Gate, h: Float[Array, " units"], x: Float[Array, " n"]
 ) -> Float[Array, " units"]:
     """Compute W h + V x + b."""
-    from_input = x @ gate["input"] + gate["bias"]
+    from_input = x @ gate["input"] + gate["b"]
     return from_input + h @ gate["recurrent"]
 
 
@@ -83,7 +89,7 @@ def _minimal(
 ) -> States:
     (h,) = states
     embedding = gates["candidate"]
-    z = activation(x @ embedding["input"] + embedding["bias"])
+    z = activation(x @ embedding["input"] + embedding["b"])
     update = jax.nn.sigmoid(_gate(gates["update"], h, z))
     return (update * h + (1 - update) * z,)
 
