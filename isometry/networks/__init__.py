@@ -15,3 +15,6 @@ from isometry.networks._network import Function as Function
 from isometry.networks._network import Network as Network
 from isometry.networks._network import WeightedLayer as WeightedLayer
 from isometry.networks._unbatched import unbatched as unbatched
+from isometry.networks._gate_laws import chrono as chrono
+from isometry.networks._rnn import rnn as rnn
+from isometry.networks._transformer import transformer as transformer
