@@ -15,7 +15,7 @@ from isometry._internal import checks
 from isometry.degeneracy._statistics import STATISTICS
 from isometry.measure import _draws, _reasons, _resolution, _spectra, methods
 from isometry.measure._record import Spectrum
-from isometry.networks import Network
+from isometry.networks._layered import LayeredNetwork as Network
 
 DEAD = "dead_units"
 
@@ -235,7 +235,7 @@ def _name(statistic: Any) -> str:
 def _measure(statistic: Any, f: Any, xs: Any) -> Measure:
     if callable(statistic):
         return lambda sp, params: statistic(sp)
-    known = isinstance(f, Network) and hasattr(f, "activation")  # a chain's units are not known
+    known = isinstance(f, Network) and f.activation is not None  # a chain's units are not known
     _checks.one_of("monitor", among=[*STATISTICS, *([DEAD] if known else [])], statistics=statistic)
     if statistic == DEAD:
         return lambda sp, params: _dead_share(f, params, xs)

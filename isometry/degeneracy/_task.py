@@ -9,7 +9,7 @@ import optax
 
 from isometry import _checks
 from isometry.measure import _resolution
-from isometry.networks import Network
+from isometry.networks._mlp import Mlp as Network
 
 DEFAULT_STEPS = 200
 BATCH = 32

@@ -13,7 +13,7 @@ from isometry import _checks, theory
 from isometry._internal import compilation, precision
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag, Thresholds, above, interval, unsure
-from isometry.networks import Network
+from isometry.networks._mlp import Mlp as Network
 
 _DRAWS = 16384  # Gaussian vectors behind each null probability: a standard error of at most 1/(2·128) = 0.4 %
 _CERTIFIED = "supports of activation and signal over all steps of training: exact"

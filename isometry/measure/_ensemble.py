@@ -37,7 +37,6 @@ from isometry.measure._spans import Span
 from isometry.measure._spectra import How
 from isometry.measure._target import Target
 from isometry.measure.methods import Footprint, Method
-from isometry.networks import Network
 
 # If the parameters of a seed have more bytes than this, each seed is a chunk of its
 # own: a loop over seeds copies each out of the stack, which takes longer than another
@@ -489,11 +488,7 @@ def _inputs(f: Map, xs: PyTree[Array] | None) -> tuple[PyTree[Array], int]:
     if len(lengths) != 1 or not (lengths - {(), (0,)}):
         raise InputError(f"xs is {came}; it must be one example a row, not empty.")
     # Checked before a trace, whose error would not name the shape that is expected.
-    if isinstance(f, Network) and f.input_shape not in (None, leaves[0].shape[1:]):
-        raise InputError(
-            f"xs has shape {leaves[0].shape}; this network takes rows of shape "
-            f"{f.input_shape}."
-        )
+    _resolution.require_example(f, _draws.row_shapes(xs), argument="xs")
     checks.all_finite("xs", xs)
     ((num_inputs,),) = lengths
     return xs, num_inputs

@@ -363,6 +363,7 @@ def prepare(
     f = _resolution.chained(f)
     function = _resolution.function_of(f)
     xs, num_inputs = _examples(xs)
+    _resolution.require_example(f, _draws.row_shapes(xs), argument="xs")
     seeds = _draws.seeds_of(
         f,
         keys,

@@ -29,7 +29,8 @@ from isometry.measure._function import (
 from isometry.measure._spans import End, Span
 from isometry.measure._target import Target
 from isometry.measure._warnings import warn
-from isometry.networks import SPANS, Function, Network, chain
+from isometry.networks import SPANS, Network, chain
+from isometry.networks._layered import LayeredFunction
 
 # The bits of float32; lower floating dtypes are cast up to it.
 _FULL_BITS = 32
@@ -69,6 +70,7 @@ def resolve(
     """
     function = function_of(f)
     x = example(x)
+    require_example(f, x, argument=argument)
     target = _bare(function, params, x, span=span, dtype=dtype, output=output)
     target = replace(target, needs_factors=needs_factors)
     return _traced_once(target, params, x, argument=argument)
@@ -96,6 +98,7 @@ def resolve_once(
     checks.not_abstract("x", x)
     function = function_of(f)
     x = example(x)
+    require_example(f, x, argument="x")
     target = _bare(function, params, x, span=span, dtype=dtype, output=output)
     target = replace(target, needs_factors=needs_factors)
     if target.span == "end_to_end" and target.network is None:
@@ -109,7 +112,7 @@ def resolve_once(
         target = replace(target, f=program)
         program.closed = None
     else:
-        if not isinstance(function, Function):
+        if not isinstance(function, LayeredFunction):
             target = replace(target, version=_version(target, params, x))
         target = _traced_once(target, params, x, argument="x")
     _warn_of_batch(target, params, x)
@@ -204,9 +207,8 @@ def _bare(
 ) -> Target:
     """Check the arguments, and return the target without the fields set by tracing."""
     span = canonical(span)
-    if isinstance(function, Function):
-        _require_example(function, x)
-    if isinstance(function, Function) and span == "hidden" and function.depth < 3:
+    knows_layers = isinstance(function, LayeredFunction)
+    if knows_layers and span == "hidden" and function.depth < 3:
         raise InputError(
             'span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this one '
             f"has {function.depth}."
@@ -223,16 +225,51 @@ def _bare(
     )
 
 
-def _require_example(function: Function, x: PyTree) -> None:
-    """Refuse a batch, if the network has an `input_shape` and x has one axis more."""
-    wanted = function.input_shape
-    came = getattr(x, "shape", None)
-    if wanted is not None and came is not None and came[1:] == wanted:
+def require_example(f: Map | list[Map], x: PyTree, argument: str) -> None:
+    """Refuse an x that is not what a `Network` takes: a batch, or another shape.
+
+    Args:
+        f: A network, or any other f, which may take what it takes.
+        x: One example, or its shape.
+        argument: The name of the argument that holds x, "x" or "xs".
+    """
+    if not isinstance(f, Network) or f.example is None:
+        return
+    wanted = f.example
+    tree = jax.tree.structure(wanted)
+    if jax.tree.structure(x) != tree:
         raise InputError(
-            f"x has shape {came}: {came[0]} examples, and one of shape {wanted} is "
-            "meant; write x[0], or isometry.ensemble(net, params=..., xs=x) for all, "
-            "with params stacked on a seeds axis."
+            f"{argument} is a tree {jax.tree.structure(x)}, and this network takes "
+            f"{_described(wanted)}."
         )
+    pairs = list(zip(jax.tree.leaves(x), jax.tree.leaves(wanted), strict=True))
+    if all(jnp.shape(leaf) == expected.shape for leaf, expected in pairs):
+        return
+    is_batch = all(jnp.shape(leaf)[1:] == expected.shape for leaf, expected in pairs)
+    if argument == "xs":
+        raise InputError(
+            f"xs holds rows of {_described(x)}, and this network takes rows of "
+            f"{_described(wanted)}."
+        )
+    if is_batch:
+        count = jnp.shape(jax.tree.leaves(x)[0])[0]
+        raise InputError(
+            f"x is {_described(x)}: {count} examples, and one of {_described(wanted)} "
+            "is meant; write x[0], or isometry.ensemble(net, params=..., xs=x) for "
+            "all, with params stacked on a seeds axis."
+        )
+    raise InputError(
+        f"x is {_described(x)}, and this network takes one example of "
+        f"{_described(wanted)}. For another size build the network with such an "
+        "example."
+    )
+
+
+def _described(x: PyTree) -> str:
+    """Describe the shapes of an input."""
+    if jax.tree.structure(x).num_nodes == 1:
+        return f"shape {jnp.shape(x)}"
+    return f"shapes {jax.tree.map(jnp.shape, x)}"
 
 
 def canonical(span: Span) -> Span:
@@ -322,7 +359,7 @@ def _examine(
     """Trace the span at these shapes, and return the target with what that shows."""
     # Parameters of another network may have fitting shapes, so they are refused.
     if target.network is not None:
-        target.network.expect("f", params)
+        target.network.check(params)
     _require_start(target, params, x)
     try:
         target = _with_points(target, params, x)

@@ -23,7 +23,7 @@ from isometry.measure._function import Program, Reference, picked
 from isometry.measure._record import Spectrum
 from isometry.measure._spans import PointSpan, Span
 from isometry.measure.methods import Method
-from isometry.networks import Function
+from isometry.networks._layered import LayeredFunction
 
 # Fields of a target whose function has not been traced yet.
 _NOTHING = jax.ShapeDtypeStruct((), np.float32)
@@ -82,13 +82,13 @@ class Target:
         return self.shape_out.size, self.shape_in.size
 
     @property
-    def network(self) -> Function | None:
-        """The function, if it is that of a `Network`, whose layers have methods."""
+    def network(self) -> LayeredFunction | None:
+        """The function, if it knows the factors of its Jacobian: of `mlp`, `chain`."""
         # Between points the network's own factors do not apply.
         if self.points is not None or not isinstance(self.f, Reference):
             return None
         function = self.f.function
-        return function if isinstance(function, Function) else None
+        return function if isinstance(function, LayeredFunction) else None
 
     @property
     def pairs(self) -> int | None:
@@ -116,7 +116,7 @@ class Target:
         return self.layered and self._known_network.has_dead_slopes
 
     @property
-    def _known_network(self) -> Function:
+    def _known_network(self) -> LayeredFunction:
         assert self.network is not None, "has_factors says that there are any"
         return self.network
 
