@@ -80,12 +80,7 @@ class Anatomy:
         self.attentions = assembled.attentions
         self.unread = assembled.unread
         self.depth = assembled.depth
-        self._cells = _table.cells(
-            assembled.layers,
-            assembled.branches,
-            precedes=assembled.precedes,
-            follows=assembled.follows,
-        )
+        self._cells = _table.cells(assembled.layers, assembled.branches)
         self._flow = assembled.flow
         self._points = assembled.points
         self._reached: dict[int, frozenset[int]] = {}

@@ -1,12 +1,13 @@
 """Reads all parts of an anatomy from a jaxpr and puts them together."""
 
+import re
 import statistics
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from jax.extend import core
 
-from isometry.structure import _attention, _following, _roles
+from isometry.structure import _attention, _following, _gates, _roles
 from isometry.structure._attention import Heads
 from isometry.structure._branches import Join, innermost, joins
 from isometry.structure._depths import Depths
@@ -31,6 +32,9 @@ from isometry.structure._unrolling import Unrolled, representative
 # Names that libraries give to an attribute that holds a list of layers.
 _LISTS = frozenset(("layers",))
 
+# The slice of stacked layers, as it is written after the name of a point.
+_INDEX = re.compile(r"\[(\d+)\]")
+
 
 class Assembled(NamedTuple):
     """All parts of an anatomy.
@@ -41,8 +45,6 @@ class Assembled(NamedTuple):
         attentions: As in `Anatomy`.
         unread: As in `Anatomy`.
         depth: As in `Anatomy`.
-        follows: For each layer by name, what follows it: "batch norm → relu".
-        precedes: For each layer by name, what the signal passes just before it.
         flow: The nodes through which the Jacobian is computed.
         points: The named values.
     """
@@ -52,8 +54,6 @@ class Assembled(NamedTuple):
     attentions: tuple[Attention, ...]
     unread: tuple[str, ...]
     depth: int
-    follows: dict[str, str]
-    precedes: dict[str, str]
     flow: Flow
     points: Points
 
@@ -126,8 +126,6 @@ def assemble(
         attentions=_attentions(parts),
         unread=_unread(program),
         depth=max(depths.last[index] for index in program.outputs),
-        follows=_follows(parts),
-        precedes=_precedes(parts),
         flow=flow,
         points=parts.points,
     )
@@ -157,6 +155,9 @@ def _layers(
         on_branch=frozenset(of_layer),
         attentions=parts.heads,
     )
+    follows = _follows(parts)
+    precedes = _precedes(parts)
+    nothing = _Before(None, ())
     return tuple(
         WeightLayer(
             name=row.name,
@@ -176,7 +177,12 @@ def _layers(
             role=roles[index],
             branch=of_layer.get(index),
             stacked=row.stacked,
+            stacked_axes=row.stacked_axes,
+            stretches=row.stretches,
             tied=row.is_tied,
+            reads=precedes.get(row.name, nothing).point,
+            before=precedes.get(row.name, nothing).steps,
+            then=follows.get(row.name, ()),
         )
         for index, row in enumerate(parts.weights)
     )
@@ -203,17 +209,47 @@ def _branches(parts: _Parts) -> tuple[Branch, ...]:
     stems = _stems(parts)
     by_name: dict[str, Branch] = {}
     for join in parts.joins:
-        layers = _row_names(parts, join.layers)
+        positions = _positions(parts, join)
+        cuts = {join.fork, *parts.flow.layer_at}
+        gates = _gates.leaves(parts.flow, join.end, cuts)
+        skip_gates = _gates.leaves(parts.flow, join.skip, cuts)
         for joins_at, shift in parts.points.of_node(join.node):
-            name = stems[join.node] + parts.points.written(join.layers[-1], shift)
+            written = parts.points.written(join.layers[-1], shift)
+            name = stems[join.node] + written
             by_name[name] = Branch(
                 name,
                 leaves=parts.points.name_before(join.fork, shift),
                 joins=joins_at,
-                layers=layers,
+                layers=tuple(positions),
                 shortcut=_row_names(parts, join.shortcut),
+                positions=tuple(positions.values()),
+                slice=_slice(written),
+                gates=_paths(parts, gates),
+                skip_gates=_paths(parts, skip_gates),
+                skip_factor=_gates.factor(parts.flow, join.skip, join.fork),
             )
     return tuple(by_name.values())
+
+
+def _positions(parts: _Parts, join: Join) -> dict[str, int]:
+    """Return the position of each layer on its branch, by the name of the layer."""
+    positions: dict[str, int] = {}
+    for node, position in zip(join.layers, join.positions, strict=True):
+        for name in _row_names(parts, [node]):
+            positions.setdefault(name, position)
+    return positions
+
+
+def _slice(written: str) -> int | None:
+    """Return the slice of stacked layers in "[3]" or "[3]@5", or None."""
+    index = _INDEX.match(written)
+    return None if index is None else int(index[1])
+
+
+def _paths(parts: _Parts, leaves: Sequence[int]) -> tuple[str, ...]:
+    """Return the key paths of leaves, given by their indices among the values."""
+    params = parts.flow.program.params
+    return tuple(parts.leaves[params.index(leaf)].path for leaf in leaves)
 
 
 def _stems(parts: _Parts) -> dict[int, str]:
@@ -265,14 +301,15 @@ def _attentions(parts: _Parts) -> tuple[Attention, ...]:
             key=_row_names(parts, heads.key),
             value=_row_names(parts, heads.value),
             output=_row_names(parts, heads.output),
+            head_size=heads.size,
         )
         for heads in parts.heads
     ]
     return tuple(dict.fromkeys(records))
 
 
-def _follows(parts: _Parts) -> dict[str, str]:
-    """Describe what follows each weight, by its name."""
+def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
+    """Describe what follows each weight, step by step, by its name."""
     flow = parts.flow
     names = _leaf_names(parts)
     behind = sums(flow, parts.before_bias, parts.joins)
@@ -282,7 +319,7 @@ def _follows(parts: _Parts) -> dict[str, str]:
         for heads in parts.heads
         for node in (*heads.query, *heads.key, *heads.value)
     }
-    texts: dict[str, list[str]] = {}
+    told: dict[str, list[tuple[str, ...]]] = {}
     for node, uses in flow.layer_at.items():
         steps = _words_behind(flow, parts.before_bias[node].node, names)
         if node in scores:
@@ -297,9 +334,9 @@ def _follows(parts: _Parts) -> dict[str, str]:
             steps += _following.gates(flow, node)
         for index, _ in uses:
             name = parts.weights[index].name
-            texts.setdefault(name, []).append(" → ".join(steps))
+            told.setdefault(name, []).append(tuple(steps))
     # The first and the last iteration of a scan may differ from all others.
-    return {name: statistics.mode(told) for name, told in texts.items()}
+    return {name: statistics.mode(steps) for name, steps in told.items()}
 
 
 def _words_behind(
@@ -312,7 +349,14 @@ def _words_behind(
     return [] if end is None else _following.words(flow, node, end, names=names)
 
 
-def _precedes(parts: _Parts) -> dict[str, str]:
+class _Before(NamedTuple):
+    """The point that a weight reads, or None, and what comes between the two."""
+
+    point: str | None
+    steps: tuple[str, ...]
+
+
+def _precedes(parts: _Parts) -> dict[str, _Before]:
     """Describe the operations between the last point and each weight, by its name.
 
     An example is the norm at the beginning of a branch.
@@ -320,7 +364,7 @@ def _precedes(parts: _Parts) -> dict[str, str]:
     flow = parts.flow
     named = parts.points.nodes
     names = _leaf_names(parts)
-    precedes: dict[str, str] = {}
+    precedes: dict[str, _Before] = {}
     for node, uses in flow.layer_at.items():
         if node not in flow.inputs or len(flow.inputs[node]) != 1:
             continue
@@ -329,8 +373,9 @@ def _precedes(parts: _Parts) -> dict[str, str]:
         if len(sources) != 1:
             continue
         steps = _following.words(flow, sources[0], operand, names=names, within=within)
+        point = parts.points.name_before(sources[0], {})
         for index, _ in uses:
-            precedes[parts.weights[index].name] = " → ".join(steps)
+            precedes[parts.weights[index].name] = _Before(point, tuple(steps))
     return precedes
 
 

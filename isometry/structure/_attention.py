@@ -1,5 +1,6 @@
 """Attention recognised: two layers whose product goes through a softmax to a third."""
 
+import math
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ class Heads(NamedTuple):
         output: Those that read what the attention returns.
         logits: The product of queries and keys.
         mixed: The product of attention and values.
+        size: The number of products that are summed to one logit.
     """
 
     query: Indices
@@ -26,6 +28,7 @@ class Heads(NamedTuple):
     output: Indices
     logits: int
     mixed: int
+    size: int
 
 
 def attentions(
@@ -80,8 +83,16 @@ def _heads(
             output=_layers_behind(flow, mixed, barriers),
             logits=logits,
             mixed=mixed,
+            size=_num_summed(flow, logits),
         )
     return None
+
+
+def _num_summed(flow: Flow, product: int) -> int:
+    """Return how many products are summed to one entry of a product."""
+    (summed, _), _ = flow.value(product).params["dimension_numbers"]
+    left = flow.unrolled.value(flow.unrolled.nodes[product].inputs[0])
+    return math.prod(left.shape[axis] for axis in summed)
 
 
 def _back_to_products(

@@ -34,12 +34,19 @@ class Join(NamedTuple):
         fork: The node at which branch and skip part: x in x + f(x).
         layers: The nodes of the weight layers on the branch, in order.
         shortcut: The nodes of the weight layers on the skip, such as a projection.
+        positions: For each of `layers`, how many layers of the branch come before it on
+            the longest path.
+        skip: The operand of the sum that is the stream.
+        end: The operand of the sum that is the result of the branch.
     """
 
     node: int
     fork: int
     layers: Indices
     shortcut: Indices
+    positions: Indices
+    skip: int
+    end: int
 
 
 def joins(flow: Flow) -> list[Join]:
@@ -72,13 +79,25 @@ class _Way(NamedTuple):
             fork itself.
         num_products: The number of products, of a weight or of two values, on the path
             that has the fewest.
+        end: The operand.
     """
 
     nodes: Indices
     num_products: int
+    end: int
 
     def layers(self, flow: Flow) -> Indices:
         return tuple(node for node in self.nodes if node in flow.layer_at)
+
+    def positions(self, flow: Flow) -> Indices:
+        """Return how many layers come before each of `layers` on the longest path."""
+        # Layers up to and including each node; the fork, and what is on no path from
+        # it, count for none.
+        longest: dict[int, int] = {}
+        for node in self.nodes:
+            before = max((longest.get(read, 0) for read in flow.inputs[node]), default=0)
+            longest[node] = before + (node in flow.layer_at)
+        return tuple(longest[node] - 1 for node in self.layers(flow))
 
 
 def _join(
@@ -114,7 +133,15 @@ def _join(
     # was computed from an earlier x_s is no skip connection.
     if any(_is_pick(flow, step) for step in skip.nodes):
         return None
-    return Join(node, fork, layers=layers, shortcut=shortcut)
+    return Join(
+        node,
+        fork,
+        layers=layers,
+        shortcut=shortcut,
+        positions=branch.positions(flow),
+        skip=skip.end,
+        end=branch.end,
+    )
 
 
 def _ways(
@@ -221,7 +248,7 @@ def _way(
             fewest[node] = min(before) + is_product
     on_way = _between(flow, fewest, operand)
     nodes = tuple(node for node in sorted(on_way) if node != fork)
-    return _Way(nodes, fewest[operand])
+    return _Way(nodes, fewest[operand], end=operand)
 
 
 def _between(

@@ -42,6 +42,8 @@ class Row(NamedTuple):
         path: The key path of its leaf in params.
         shape: Shape of the leaf, or of one slice of a stacked one.
         stacked: The number of slices, or None.
+        stacked_axes: Axes of the leaf along which it is stacked.
+        stretches: The stretches of axes of the leaf that are cut out.
         in_axes: The `in_axes` of its first meeting, as axes of `shape`.
         out_axes: Likewise.
         batch_axes: Likewise.
@@ -55,6 +57,8 @@ class Row(NamedTuple):
     path: str
     shape: Indices
     stacked: int | None
+    stacked_axes: Indices
+    stretches: tuple[Part, ...]
     in_axes: Indices
     out_axes: Indices
     batch_axes: Indices
@@ -161,6 +165,8 @@ def _row(
         path=leaf.path,
         shape=shape,
         stacked=num_slices if num_slices > 1 else None,
+        stacked_axes=tuple(sorted(picked)),
+        stretches=tuple(sorted(origin.parts)),
         in_axes=back(first.in_axes),
         out_axes=back(first.out_axes),
         batch_axes=back(first.batch_axes),

@@ -37,8 +37,16 @@ class WeightLayer:
             "output" (of an attention).
         branch: The name of the residual branch on which it lies, or None.
         stacked: The number of slices of a stacked leaf, or None.
+        stacked_axes: Axes of the leaf along which it is stacked. They are not in
+            `shape`, even if there is only one slice.
+        stretches: Of a stretch of a leaf: for each axis of the leaf that is cut, the
+            axis, where the stretch begins and where it ends. Else empty.
         tied: Whether it is used more than once: at several places, or in every step of
             a recurrence.
+        reads: The point that it reads; None if that value is no point.
+        before: What the signal passes between that point and this layer, such as the
+            norm at the beginning of a branch.
+        then: What follows the layer, step by step: ("batch norm", "relu").
 
     Example:
         >>> net = networks.mlp([3, 8, 8, 2], "tanh")
@@ -65,7 +73,12 @@ class WeightLayer:
     role: str
     branch: str | None
     stacked: int | None
+    stacked_axes: tuple[int, ...]
+    stretches: tuple[tuple[int, int, int], ...]
     tied: bool
+    reads: str | None
+    before: tuple[str, ...]
+    then: tuple[str, ...]
 
 
 class Branch(NamedTuple):
@@ -77,14 +90,25 @@ class Branch(NamedTuple):
         joins: The point of the sum in which it returns to the stream.
         layers: The names of the layers on it, in order.
         shortcut: The names of the layers on the skip: a projection, or none.
+        positions: For each of `layers`, how many layers of the branch come before it on
+            the longest path: 0 for query, key and value, 1 for the output behind them.
+        slice: Which slice of its stacked layers it is made of, or None.
+        gates: Key paths of leaves that multiply the branch behind its last layer: the
+            branch, without what is added to it, is zero where one of them is. A trained
+            scalar, a scale per channel, or the scale of a norm.
+        skip_gates: Likewise, of leaves that multiply the skip.
+        skip_factor: The number that the program itself multiplies the skip with; None
+            if it does something else to it.
 
     Example:
         >>> def block(params, x):
-        ...     return x + params["w"] @ jnp.tanh(params["v"] @ x)
-        >>> params = {"v": jnp.eye(3), "w": jnp.eye(3)}
+        ...     return x + params["a"] * (params["w"] @ jnp.tanh(params["v"] @ x))
+        >>> params = {"v": jnp.eye(3), "w": jnp.eye(3), "a": jnp.zeros(())}
         >>> (branch,) = isometry.anatomy(block, params, jnp.ones(3)).branches
-        >>> branch.leaves, branch.joins, branch.layers
-        ('input', 'w:sum', ('v', 'w'))
+        >>> branch.leaves, branch.joins, branch.layers, branch.positions
+        ('input', 'w:sum', ('v', 'w'), (0, 1))
+        >>> branch.gates
+        ("['a']",)
     """
 
     name: str
@@ -92,6 +116,11 @@ class Branch(NamedTuple):
     joins: str
     layers: tuple[str, ...]
     shortcut: tuple[str, ...]
+    positions: tuple[int, ...] = ()
+    slice: int | None = None
+    gates: tuple[str, ...] = ()
+    skip_gates: tuple[str, ...] = ()
+    skip_factor: float | None = 1.0
 
 
 class Attention(NamedTuple):
@@ -103,6 +132,8 @@ class Attention(NamedTuple):
         value: Names of the layers that compute the values. A fused layer is in all
             three.
         output: Names of the layers that read the result of the attention.
+        head_size: Channels of the queries and keys of one head: how many products are
+            summed to one logit.
 
     Example:
         >>> def attend(params, x):
@@ -119,3 +150,4 @@ class Attention(NamedTuple):
     key: tuple[str, ...]
     value: tuple[str, ...]
     output: tuple[str, ...]
+    head_size: int | None = None

@@ -24,16 +24,11 @@ _HEADINGS = ("layer", "kind", "shape", "fans", "role", "before", "then", "branch
 def cells(
     layers: Sequence[WeightLayer],
     branches: Sequence[Branch],
-    *,
-    precedes: Mapping[str, str],
-    follows: Mapping[str, str],
 ) -> list[list[str]]:
     """Write each layer as a row of cells."""
     rows = []
     positions = _positions(branches)
     for layer in layers:
-        before = precedes.get(layer.name, "")
-        behind = follows.get(layer.name, "")
         fans = f"{layer.fan_in} → {layer.fan_out}" if layer.fan_in else "?"
         shape = "×".join(map(str, layer.shape))
         rows.append(
@@ -43,8 +38,8 @@ def cells(
                 shape,
                 fans,
                 layer.role,
-                before,
-                behind,
+                " → ".join(layer.before),
+                " → ".join(layer.then),
                 _on_branch(layer, positions),
             ]
         )

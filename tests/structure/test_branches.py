@@ -11,15 +11,31 @@ from tests.structure.small_models import shape
 def test_branches_on_identities_and_projections():
     an = anatomy(*models.residual())
     assert an.branches == (
-        Branch("one", "stem", "one/fc2:sum", ("one/fc1", "one/fc2"), shortcut=()),
+        Branch(
+            "one",
+            "stem",
+            "one/fc2:sum",
+            layers=("one/fc1", "one/fc2"),
+            shortcut=(),
+            positions=(0, 1),
+        ),
         Branch(
             "two",
             "one/fc2:sum",
             "two/fc2:sum",
             layers=("two/fc1", "two/fc2"),
             shortcut=("two/proj",),
+            positions=(0, 1),
+            skip_factor=None,
         ),
-        Branch("three/fc", "two/fc2:sum:out", "three/fc:sum", ("three/fc",), ()),
+        Branch(
+            "three/fc",
+            "two/fc2:sum:out",
+            "three/fc:sum",
+            layers=("three/fc",),
+            shortcut=(),
+            positions=(0,),
+        ),
     )
     on_branch = {layer.name: layer.branch for layer in an.layers}
     assert on_branch["one/fc1"] == "one"
@@ -140,6 +156,7 @@ def test_separate_queries_keys_and_values():
             ("block/attn/key",),
             value=("block/attn/value",),
             output=("block/attn/out",),
+            head_size=4,
         ),
     )
     roles = [layer.role for layer in an.layers[1:5]]
@@ -161,7 +178,7 @@ def test_keys_are_what_the_softmax_runs_over():
 
     params = {name: shape(4, 4) for name in "qkvo"}
     (attention,) = anatomy(f, params, shape(5, 4)).attentions
-    assert attention == Attention(("q",), ("k",), ("v",), ("o",))
+    assert attention == Attention(("q",), ("k",), ("v",), ("o",), head_size=4)
 
 
 def test_products_without_softmax_are_no_attention():
