@@ -270,7 +270,7 @@ def transformer(
 
     x is vectors (length, width), and so is the output; or with `vocabulary` tokens
     (length,), whole numbers, and the output is logits (length, vocabulary), by a matrix
-    of their own. A token outside the vocabulary becomes NaN.
+    of their own. A token outside the vocabulary makes them NaN.
 
     Points are "blocks/attention/query[0]", "blocks/attention/output[0]:sum" (the stream
     after the first attention), "blocks/mlp/first[0]", "blocks/mlp/last[0]:sum", ...,
@@ -312,8 +312,8 @@ def transformer(
         >>> net(params, x).shape
         (5, 16)
         >>> sp = isometry.spectrum(net, params, x, span=("input", ("output", 0)))
-        >>> sp.size, sp.shape
-        (16, (16, 80))
+        >>> sp.size
+        16
     """
     sizes = {"width": width, "blocks": blocks, "heads": heads, "mlp": mlp}
     for name, size in (sizes | {"length": length}).items():
@@ -357,7 +357,7 @@ def transformer(
         dtype=dtype,
     )
     # A scheme that does not fit these layers says so now, and not at the first draw.
-    assert net.assignment is not None, "it has a scheme"
+    net.drawing()
     return net
 
 
