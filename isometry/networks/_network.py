@@ -110,6 +110,14 @@ class Network:
         """The shape of x; None if x is a tree of arrays, or if any x will do."""
         return getattr(self.example, "shape", None)
 
+    @property
+    def any_size(self) -> bool:
+        """Whether x may be larger or smaller than the example, as sequences may be.
+
+        The function itself then refuses what it does not take.
+        """
+        return False
+
     @functools.cached_property
     def shapes(self) -> Params:
         """The shapes of the parameters. Nothing is drawn."""

@@ -125,6 +125,11 @@ class Rnn(Network):
         params["head"] = {"w": head, "b": jnp.zeros(function.n_out, self.dtype)}
         return params
 
+    @property
+    def any_size(self) -> bool:
+        """Sequences of any length are read."""
+        return True
+
     def _head(self) -> Initializer:
         """Return the law of the readout, whose gain is 1."""
         if self.laws.recurrent == "orthogonal":

@@ -85,11 +85,12 @@ def test_orthogonal_linear_recurrence_is_an_isometry_at_all_times():
     net = networks.rnn(12, N_IN, 2, activation="linear")
     params = net.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (20, N_IN))
-    spans = [("h@0", f"h@{t}") for t in (1, 7, 19)]
-    for span in spans:
-        values = isometry.spectrum(net, params, x, span=span).values
-        # One rounding of a product of 12 terms a step.
-        tolerance = 20 * 12 * float(jnp.finfo(jnp.float32).eps)
+    # One rounding of a product of 12 terms a step.
+    tolerance = 20 * 12 * float(jnp.finfo(jnp.float32).eps)
+    for span in (("h@0", "h@1"), ("h@0", "h@19")):
+        values = np.linalg.svd(
+            isometry.jacobian(net, params, x, span=span), compute_uv=False
+        )
         np.testing.assert_allclose(values, 1.0, atol=tolerance)
 
 
@@ -98,8 +99,9 @@ def test_identity_recurrence_of_relus_keeps_or_drops_each_unit():
     net = networks.rnn(12, N_IN, 2, activation="relu", scheme="identity")
     params = net.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (6, N_IN))
-    values = np.asarray(isometry.spectrum(net, params, x, span=("h@0", "h@4")).values)
-    assert set(values) == {0.0, 1.0}
+    jacobian = np.asarray(isometry.jacobian(net, params, x, span=("h@0", "h@4")))
+    assert set(np.diagonal(jacobian)) == {0.0, 1.0}
+    assert not (jacobian - np.diag(np.diagonal(jacobian))).any()
 
 
 def mean_square(net, q, r, seeds=8):

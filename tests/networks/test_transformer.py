@@ -119,9 +119,9 @@ def test_causal_tokens_do_not_see_what_comes():
     net = networks.transformer(WIDTH, BLOCKS, HEADS, length=LENGTH)
     params = filled(net)
     x = jax.random.normal(jax.random.key(2), (LENGTH, WIDTH))
-    blocks = isometry.jacobian(net, params, x).reshape(LENGTH, WIDTH, LENGTH, WIDTH)
-    reaches = np.abs(blocks).max((1, 3)) > 0
-    np.testing.assert_array_equal(reaches, np.tril(np.ones((LENGTH, LENGTH), bool)))
+    forward = jax.jit(net.function)
+    changed = forward(params, x) != forward(params, x.at[2].add(1.0))
+    np.testing.assert_array_equal(changed.any(1), [False, False, True, True])
 
 
 def test_identical_tokens_give_no_gradient_to_queries_and_keys():
@@ -148,12 +148,11 @@ def test_norm_at_the_end_of_a_token_has_its_zeros(norm, zeros):
 
     The direction itself keeps eps/(var + eps) of the others, as eps is in the root.
     """
-    net = networks.transformer(
-        WIDTH, BLOCKS, HEADS, norm=norm, norm_at="post", length=1
-    )
+    net = networks.transformer(WIDTH, 1, HEADS, norm=norm, norm_at="post", length=1)
     params = filled(net, scale=0.1)
     x = jax.random.normal(jax.random.key(2), (1, WIDTH))
-    values = isometry.spectrum(net, params, x).values
+    jacobian = jax.jit(jax.jacfwd(net.function, argnums=1))(params, x)
+    values = np.linalg.svd(jacobian.reshape(WIDTH, WIDTH), compute_uv=False)
     # Variances are of order one here, so that the small values are of order eps = 1e-5.
     assert int((values < 1e-3 * values.max()).sum()) == zeros
 
