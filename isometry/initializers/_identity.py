@@ -9,10 +9,16 @@ from isometry._internal.errors import NotDefined, public
 from isometry._internal.types import Axes, DTypeLike, Key
 from isometry.initializers._catalogue import register
 from isometry.initializers._initializer import Initializer
-from isometry.initializers._kernels import KernelShape, Ranks, kernel_initializer
+from isometry.initializers._kernels import (
+    KernelShape,
+    Ranks,
+    at_tap,
+    kernel_initializer,
+    middle_tap,
+)
 from isometry.initializers._layout import Layout
 
-_RANKS = Ranks(least=2, most=2, why="an identity matrix has two.")
+_RANKS = Ranks(least=2, most=None, why="an identity matrix has two.")
 
 
 @register(
@@ -34,7 +40,8 @@ def identity(
 ) -> Initializer:
     """Fill with the identity times gain; square shapes only.
 
-    All singular values are |gain|. The recurrent weights of IRNNs start from it (Le,
+    A kernel with a window is the identity at its centre tap and zero elsewhere, which
+    makes a convolution with SAME or circular padding gain times the identity. All singular values are |gain|. The recurrent weights of IRNNs start from it (Le,
     Jaitly and Hinton, 2015).
 
     Args:
@@ -43,14 +50,14 @@ def identity(
         out_axis: Axis or axes of the outputs.
         batch_axis: Axes over independent weights, such as stacked layers or experts.
         groups: Number of blocks of outputs that read inputs of their own; the weight
-            then has the shape (in/groups, out), and each block is the identity.
+            then has the shape (*window, in/groups, out), and each block is the identity.
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
         dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
-        An initializer of shapes (n, n), which needs no key.
+        An initializer of shapes (*window, n, n), which needs no key.
 
     Raises:
         NotDefined: The shape is not square; `partial_identity` takes any rectangle.
@@ -74,7 +81,9 @@ def identity(
                 f"shape={matrix_shape} is not square. "
                 "For a rectangle use partial_identity()."
             )
-        return diagonal(gain, shape, dtype)
+        matrix = diagonal(gain, shape, dtype)
+        # The tap that SAME padding in JAX aligns, so that the pixel itself is read.
+        return at_tap(matrix, shape.window, middle_tap(shape.window))
 
     return kernel_initializer(
         "identity",
@@ -108,7 +117,8 @@ def partial_identity(
 ) -> Initializer:
     """Fill with gain on the main diagonal of a rectangle, 0 elsewhere (torch's `eye_`).
 
-    All min(m, n) singular values are gain. A network of these is an isometry at
+    A kernel with a window holds the rectangle at its centre tap and is zero elsewhere;
+    for an even window k that is the tap (k - 1)//2, where `dirac` has torch's k//2. All min(m, n) singular values are gain. A network of these is an isometry at
     initialization and trains degenerately: units beyond the input and output dimension
     have zero incoming and outgoing weights and stay at zero for ever, whatever the
     hidden width (Zhao, Schäfer and Anandkumar, 2022).
@@ -119,18 +129,18 @@ def partial_identity(
         out_axis: Axis or axes of the outputs.
         batch_axis: Axes over independent weights, such as stacked layers or experts.
         groups: Number of blocks of outputs that read inputs of their own; the weight
-            then has the shape (in/groups, out), and each block is a partial identity.
+            then has the shape (*window, in/groups, out), and each block is a partial identity.
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
         dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
-        An initializer of matrices, which needs no key.
+        An initializer of shapes (*window, in/groups, out), which needs no key.
 
     Raises:
-        InputError: `gain` is not a finite number; the shape does not have one axis of
-            inputs and one of outputs; axes or groups do not fit the shape.
+        InputError: `gain` is not a finite number; the shape has fewer than two axes;
+            axes or groups do not fit the shape.
 
     Example:
         >>> from isometry import initializers
@@ -142,7 +152,9 @@ def partial_identity(
     axes = Layout.of(layout, in_axis, out_axis, batch_axis=batch_axis, groups=groups)
 
     def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:
-        return diagonal(gain, shape, dtype)
+        matrix = diagonal(gain, shape, dtype)
+        # The tap that SAME padding in JAX aligns, so that the pixel itself is read.
+        return at_tap(matrix, shape.window, middle_tap(shape.window))
 
     return kernel_initializer(
         "partial_identity",

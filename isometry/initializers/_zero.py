@@ -18,6 +18,7 @@ from isometry.initializers._kernels import (
     Ranks,
     at_tap,
     kernel_initializer,
+    middle_tap,
     upper_tap,
 )
 from isometry.initializers._layout import Layout
@@ -50,7 +51,8 @@ def hadamard(
     p is the next power of two, and the matrix Sylvester's. With n the shorter and N the
     longer side, the p - N missing columns take a matrix of rank min(n, p - N) off the
     Gram matrix of orthogonal rows: max(0, n + N - p) singular values are gain, the
-    others smaller but at least gain/√p.
+    others smaller but at least gain/√p. A kernel with a window holds the block at its
+    centre tap, (k - 1)//2, and is zero elsewhere.
 
     Args:
         gain: The largest singular value. A finite number.
@@ -58,18 +60,19 @@ def hadamard(
         out_axis: Axis or axes of the outputs.
         batch_axis: Axis or axes that count weights.
         groups: Number of blocks of outputs that read inputs of their own; the weight
-            then has the shape (in/groups, out), and each block is a Hadamard block.
+            then has the shape (*window, in/groups, out), and each block is a Hadamard
+            block.
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
         dtype: The dtype of a call that names none. None is JAX's default float.
 
     Returns:
-        An initializer of matrices, which needs no key.
+        An initializer of shapes (*window, in/groups, out), which needs no key.
 
     Raises:
-        InputError: `gain` is not a finite number; the shape does not have one axis of
-            inputs and one of outputs; axes or groups do not fit the shape.
+        InputError: `gain` is not a finite number; the shape has fewer than two axes;
+            axes or groups do not fit the shape.
 
     Example:
         >>> from isometry import initializers
@@ -83,14 +86,16 @@ def hadamard(
     def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:
         # math.sqrt rounds correctly, which makes the entries of order 4, 16, … exact.
         order = _ceil_power_of_two(max(shape.num_inputs, shape.num_outputs))
-        return _scaled_hadamard_block(gain * math.sqrt(1 / order), shape, dtype)
+        matrix = _scaled_hadamard_block(gain * math.sqrt(1 / order), shape, dtype)
+        # The tap that SAME padding in JAX aligns, so that the pixel itself is read.
+        return at_tap(matrix, shape.window, middle_tap(shape.window))
 
     return kernel_initializer(
         "hadamard",
         draw,
         axes,
         arguments={"gain": gain},
-        ranks=Ranks(least=2, most=2, why="a Hadamard block has two."),
+        ranks=Ranks(least=2, most=None, why="a Hadamard block has two."),
         largest=gain,
         random=False,
         dtype=dtype,

@@ -46,14 +46,14 @@ class ChainFunction(LayeredFunction):
                 block.check(entry, f"{where}[{i}]")
 
     def entries(self, params: Params, where: str = "params") -> Sequence[Params]:
-        """Return the parameters of the blocks; refuse what has not one entry a block."""
+        """Return the parameters of the blocks; refuse any but one entry a block."""
         is_sequence = isinstance(params, (tuple, list))
         if is_sequence and len(params) == self.depth:
             return params
         came = f"{len(params)} entries" if is_sequence else f"a {type(params).__name__}"
         raise InputError(
-            f"{where} is {came}; write a tuple of {self.depth}, one entry a block (None "
-            "for a block without parameters)."
+            f"{where} is {came}; write a tuple of {self.depth}, one entry a block "
+            "(None for a block without parameters)."
         )
 
     def __call__(self, params: Params, x: Array) -> Array:

@@ -6,13 +6,10 @@ the last digit, and their layers can be taken out and put back one by one.
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
 
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from isometry._internal import checks
-from isometry._internal.errors import InputError
 from isometry._internal.types import Params
 from isometry.activations import Activation
 from isometry.linalg import Factors
@@ -32,10 +29,6 @@ class WeightedLayer(Layer):
     # By name only: fields of `Layer` with defaults come before them.
     w: Array = dataclasses.field(kw_only=True)
     b: Array | None = dataclasses.field(default=None, kw_only=True)
-
-
-# What a layer makes of a batch: (examples, fan_out).
-Outputs: TypeAlias = Callable[[WeightedLayer], Array]
 
 
 class LayeredFunction(ABC):
@@ -131,26 +124,3 @@ class LayeredNetwork(Network):
     def with_layers(self, params: Params, layers: Iterable[WeightedLayer]) -> Params:
         """Undo `layers`: put the arrays of layers in the place of those of params."""
         raise NotImplementedError
-
-    def sweep(
-        self,
-        params: Params,
-        xs: PyTree[Array],
-        change: Callable[[WeightedLayer, Outputs], WeightedLayer],
-    ) -> Params:
-        """Change layer after layer, each on what those before it make of a batch.
-
-        Args:
-            params: The parameters.
-            xs: The batch.
-            change: Maps a layer, and the function that gives the outputs of a layer on
-                the batch, to the changed layer.
-
-        Returns:
-            The changed parameters.
-        """
-        raise InputError(
-            f"{checks.show(self)} does not offer its layers one after another, so lsuv "
-            "cannot adjust it as a whole. Of a chain write net.adjust(params, xs), "
-            "which adjusts its blocks."
-        )

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from isometry import activations, schemes
-from isometry._internal import checks, precision
+from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Elementwise, Key, Params
 from isometry.activations import Activation
@@ -22,11 +22,10 @@ from isometry.networks import _mlp_law
 from isometry.networks._layered import (
     LayeredFunction,
     LayeredNetwork,
-    Outputs,
     WeightedLayer,
 )
-from isometry.networks._network import AnyScheme
 from isometry.schemes import Layer, Scheme
+from isometry.schemes._registry import SchemeLike
 from isometry.theory import Law
 
 
@@ -346,25 +345,9 @@ class Mlp(LayeredNetwork):
             )
         return {"layers": tuple(runs)}
 
-    def sweep(
-        self,
-        params: Params,
-        xs: Float[Array, "examples n"],
-        change: Callable[[WeightedLayer, Outputs], WeightedLayer],
-    ) -> Params:
-        """Change layer after layer, each on what those before it make of a batch."""
-        h = jnp.asarray(xs, params["layers"][0]["w"].dtype)
-        changed = []
-        with precision.full():
-            for layer in self.layers(params):
-                outputs = functools.partial(_outputs, h)
-                changed.append(change(layer, outputs))
-                h = self.activation(outputs(changed[-1]))
-        return self.with_layers(params, changed)
-
     def with_scheme(
         self,
-        scheme: AnyScheme,
+        scheme: SchemeLike,
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Mlp":
@@ -442,21 +425,11 @@ class Mlp(LayeredNetwork):
         )
 
 
-def _outputs(
-    h: Float[Array, "examples fan_in"], layer: WeightedLayer
-) -> Float[Array, "examples fan_out"]:
-    """Return what a layer makes of a batch."""
-    y = h @ layer.w
-    if layer.b is None:
-        return y
-    return y + layer.b[None]
-
-
 @public("mlp")
 def mlp(  # noqa: PLR0917 (as it has always been)
     widths: Sequence[int],
     activation: str | Activation | Elementwise = "tanh",
-    scheme: AnyScheme = "orthogonal",
+    scheme: SchemeLike = "orthogonal",
     sigma_w: float | None = None,
     sigma_b: float | None = None,
     bias: bool = True,
@@ -517,13 +490,10 @@ def mlp(  # noqa: PLR0917 (as it has always been)
         raise InputError(f"sigma_b={sigma_b} with bias=False; drop one of the two.")
     kind = checks.float_dtype(dtype)
     sizes = tuple(int(size) for size in sizes)
-    chosen = schemes.resolve(scheme, phi, sigma_w, sigma_b=sigma_b, call="mlp")
     net = Mlp(
         function=MlpFunction(sizes, phi),
         example=jax.ShapeDtypeStruct(sizes[:1], kind),
-        scheme=chosen,
-        sigma_w=chosen.sigma_w if chosen.free else None,
-        sigma_b=chosen.sigma_b if chosen.free else None,
+        scheme=schemes.resolve(scheme, phi, sigma_w, sigma_b=sigma_b, call="mlp"),
         activation=phi,
         bias=bool(bias),
         dtype=kind,

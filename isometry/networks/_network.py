@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import jax
 from jaxtyping import Array, Float, PyTree
@@ -11,17 +11,16 @@ from jaxtyping import Array, Float, PyTree
 from isometry import schemes
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined, public
-from isometry._internal.types import Initializer, Key, Params
+from isometry._internal.types import Key, Params
 from isometry.activations import Activation
 from isometry.records import Signals
-from isometry.schemes import Scheme
+from isometry.schemes import Assignment, Scheme
+from isometry.schemes._registry import SchemeLike
 from isometry.structure import Anatomy, anatomy
 from isometry.theory import Law
 
 # The spans that have names. Every other span is two points of the anatomy.
 SPANS = ("end_to_end", "hidden")
-
-AnyScheme: TypeAlias = str | Scheme | Initializer
 
 
 class Function(Protocol):
@@ -140,7 +139,7 @@ class Network:
         return self.anatomy.depth
 
     @functools.cached_property
-    def assignment(self) -> "schemes.Assignment | None":
+    def assignment(self) -> Assignment | None:
         """How the scheme treats each leaf of the parameters; None without a scheme."""
         if self.scheme is None:
             return None
@@ -189,7 +188,7 @@ class Network:
     @public("with_scheme")
     def with_scheme(
         self,
-        scheme: AnyScheme,
+        scheme: SchemeLike,
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Network":
@@ -233,7 +232,7 @@ class Network:
 
     @public("with_schemes")
     def with_schemes(
-        self, schemes: Sequence[AnyScheme] | Mapping[str, AnyScheme]
+        self, schemes: Sequence[SchemeLike] | Mapping[str, SchemeLike]
     ) -> dict[str, "Network"]:
         """Return one network for each scheme, as `audit` takes them.
 
@@ -359,7 +358,7 @@ class Network:
         raise NotDefined(f"the maps of {checks.show(self)} are not known.")
 
 
-def _label(scheme: AnyScheme) -> str:
+def _label(scheme: SchemeLike) -> str:
     if isinstance(scheme, str):
         return scheme
     if isinstance(scheme, Scheme):
@@ -389,7 +388,7 @@ class Built(Network):
         checks.key("key", key)
         return self.drawing().draw(key, self.skeleton(key))
 
-    def drawing(self) -> "schemes.Assignment":
+    def drawing(self) -> Assignment:
         """Return how the scheme draws each leaf of the parameters."""
         assert self.assignment is not None, "these networks have a scheme"
         return self.assignment
@@ -397,7 +396,7 @@ class Built(Network):
     @public("with_scheme")
     def with_scheme(
         self,
-        scheme: AnyScheme,
+        scheme: SchemeLike,
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Built":

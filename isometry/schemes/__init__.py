@@ -1,13 +1,11 @@
-"""Schemes: which initializer each layer of a network gets, from its role, index, depth, fans and residual branch.
+"""Schemes: which initializer each layer of a network gets.
 
-Arguments that many of its functions share:
-
-- `layer`: a `Layer`, what a scheme may know of it.
-- `scheme`: a scheme's name, an initializer's that needs no arguments, an initializer, or a `Scheme`.
-- `activation`, `sigma_w`, `sigma_b`: of the network, as for `networks.mlp`; a sigma of None is the scheme's own choice.
-- `call`: the name that messages of errors begin with, for functions that pass a scheme on.
+A scheme chooses from the role, index, depth, fans and residual branch of a layer.
 """
 
+from isometry.schemes._assignment import Assignment as Assignment
+from isometry.schemes._assignment import Row as Row
+from isometry.schemes._assignment import assign as assign
 from isometry.schemes._layer import ROLES as ROLES
 from isometry.schemes._layer import Branch as Branch
 from isometry.schemes._layer import Layer as Layer

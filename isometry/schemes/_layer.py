@@ -1,25 +1,46 @@
-"""What a scheme may know of a layer: its role, its place in the network, its fans, and the branch it lies on."""
+"""What a scheme may know of a layer: role, place, fans, and the branch it lies on."""
 
+import math
 from dataclasses import dataclass
 
-from isometry import _checks
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
 
-ATTENTION = ("query", "key", "value", "output")
-ROLES = ("stem", "hidden", "head", "embedding", *ATTENTION)
+ATTENTION = ("query", "key", "value", "qkv", "output")
+ROLES = ("stem", "hidden", "head", "recurrent", "embedding", *ATTENTION)
+KINDS = ("dense", "conv", "embedding")
 STACKS = ("encoder", "decoder")
+
+# Branches of one transformer layer: attention and feed-forward; in a decoder that
+# attends to an encoder, that attention too.
+_BRANCHES_OF_LAYER = 2
+_BRANCHES_OF_CROSSING = 3
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Where on the residual branches of a trunk a layer lies.
+    """Where on the residual branches of a network a layer lies.
 
-    - `index`: which branch, 0 the first; `count`: how many branches the trunk has.
-    - `position`: of the weight layer along its branch; `length`: weight layers one after another on it, m in Fixup.
-      Layers side by side share a position: an attention branch has length 2, query, key and value at 0, output at 1.
-    - `stack`: "encoder", "decoder", or None where there is only one trunk. `other`: branches of the stack it exchanges
-      attention with, 0 for none. An encoder layer has 2 branches; a decoder layer has 3 if it attends to an encoder.
+    Layers side by side share a position: an attention branch has length 2, with query,
+    key and value at 0 and the output at 1. An encoder layer has two branches; a decoder
+    layer has three if it attends to an encoder.
 
-    **Raises** `ValueError`: a number out of its range; an unknown stack; `other` without a stack.
+    Attributes:
+        index: Which branch, 0 for the first.
+        count: How many branches the network has, or this stack of it.
+        position: How many weight layers of the branch come before this one.
+        length: Weight layers one after another on the branch: m in Fixup.
+        stack: "encoder", "decoder", or None where there is only one stack.
+        other: Branches of the stack with which it exchanges attention; 0 for none.
+
+    Raises:
+        InputError: A number out of its range, an unknown stack, or `other` without a
+            stack.
+
+    Example:
+        >>> branch = schemes.Branch(index=0, count=12, position=1, length=2)
+        >>> branch.last, branch.layers
+        (True, 6.0)
     """
 
     index: int
@@ -29,19 +50,23 @@ class Branch:
     stack: str | None = None
     other: int = 0
 
-    def __post_init__(self):
-        _checks.integer("Branch", low=1, count=self.count, length=self.length)
-        _checks.integer("Branch", high=self.count - 1, index=self.index)
-        _checks.integer("Branch", high=self.length - 1, position=self.position)
-        _checks.integer("Branch", other=self.other)
+    @public("Branch")
+    def __post_init__(self) -> None:
+        checks.integer("count", self.count, low=1)
+        checks.integer("length", self.length, low=1)
+        checks.integer("index", self.index, low=0, high=self.count - 1)
+        checks.integer("position", self.position, low=0, high=self.length - 1)
+        checks.integer("other", self.other, low=0)
         if self.stack is not None:
-            _checks.one_of("Branch", among=STACKS, stack=self.stack)
+            checks.one_of("stack", self.stack, STACKS)
         elif self.other:
-            raise _checks.InputError(f"Branch(): other={self.other} needs stack, one of {', '.join(STACKS)}.")
+            raise InputError(
+                f"other={self.other} needs stack, one of {', '.join(STACKS)}."
+            )
 
     @property
     def last(self) -> bool:
-        """Whether the layer is the last of its branch, the one that writes to the trunk."""
+        """Whether the layer is the last of its branch, the one whose result is added."""
         return self.position == self.length - 1
 
     @property
@@ -51,23 +76,43 @@ class Branch:
 
     @property
     def layers(self) -> float:
-        """Transformer layers of this stack: a third of its branches where it attends to an encoder, else half."""
-        return self.count / (3 if self.crosses else 2)
+        """How many transformer layers the stack has, by its number of branches."""
+        per_layer = _BRANCHES_OF_CROSSING if self.crosses else _BRANCHES_OF_LAYER
+        return self.count / per_layer
 
 
 @dataclass(frozen=True)
 class Layer:
     """What a scheme may know of a layer.
 
-    - `role`: "stem" (reads the input), "hidden", "head" (the last, linear); in an attention branch "query", "key",
-      "value" and "output"; "embedding" (a row for each token). Feed-forward layers of a branch are "hidden".
-    - `index`: 0 for the first weight layer; `depth`: how many weight layers the network has.
-    - `fan_in`, `fan_out`: inputs that an output reads, and outputs that an input reaches, as initializers count them.
-    - `branch`: the residual branch it lies on; None on the trunk. An embedding may name the first branch that reads it,
-      for some schemes scale it by the number of branches.
+    Attributes:
+        role: "stem" (reads the input), "hidden", "head" (the last), "recurrent" (reads
+            its own last result), "embedding" (a row for each token); in an attention
+            "query", "key", "value", "qkv" (several of them in one) and "output".
+            Feed-forward layers of a branch are "hidden".
+        index: 0 for the first weight layer.
+        depth: How many weight layers the network has.
+        fan_in: The number of entries that are summed to one output.
+        fan_out: The number of outputs in its own group that one input contributes to.
+        branch: The residual branch on which it lies; None on the stream. An embedding
+            may name the first branch that reads it, because some schemes scale it by
+            the number of branches.
+        name: The name of the layer in the anatomy.
+        kind: "dense", "conv" or "embedding".
+        groups: Groups of channels of a convolution.
+        heads: Of a layer of an attention, how many heads it serves.
+        window: The spatial shape of a convolution kernel.
+        follows: The name of the activation that follows it, or None.
+        precedes: The name of the activation whose result it reads, or None.
 
-    **Raises** `ValueError`: an unknown role; an attention role without a branch; a stem or head on one; an index or
-    fans out of range.
+    Raises:
+        InputError: An unknown role or kind, a stem or head on a branch, an index or
+            fans out of range.
+
+    Example:
+        >>> layer = schemes.Layer("hidden", index=1, depth=3, fan_in=64, fan_out=64)
+        >>> schemes.get("kaiming").initializer(layer)
+        kaiming_normal(a=0.0, mode='fan_in', nonlinearity='leaky_relu')
     """
 
     role: str
@@ -76,24 +121,47 @@ class Layer:
     fan_in: int
     fan_out: int
     branch: Branch | None = None
+    name: str = ""
+    kind: str = "dense"
+    groups: int = 1
+    heads: int | None = None
+    window: tuple[int, ...] = ()
+    follows: str | None = None
+    precedes: str | None = None
+
+    @public("Layer")
+    def __post_init__(self) -> None:
+        checks.one_of("role", self.role, ROLES)
+        checks.one_of("kind", self.kind, KINDS)
+        for name in ("depth", "fan_in", "fan_out", "groups"):
+            checks.integer(name, getattr(self, name), low=1)
+        checks.integer("index", self.index, low=0, high=self.depth - 1)
+        if not isinstance(self.branch, Branch | None):
+            raise InputError(
+                f"branch={checks.show(self.branch)} is not a Branch; write "
+                "schemes.Branch(index, count, position, length), or None on the stream."
+            )
+        if self.branch is not None and self.role in ("stem", "head"):
+            raise InputError(
+                f"role={self.role!r} lies on the stream; leave branch out."
+            )
 
     @property
     def on_branch(self) -> Branch | None:
-        """The branch whose weight this is: None on the trunk, and for an embedding, which only feeds one."""
+        """The branch whose weight this is; None for an embedding, which feeds one."""
         return None if self.role == "embedding" else self.branch
 
-    def __post_init__(self):
-        _checks.one_of("Layer", among=ROLES, role=self.role)
-        _checks.integer("Layer", low=1, depth=self.depth, fan_in=self.fan_in, fan_out=self.fan_out)
-        _checks.integer("Layer", high=self.depth - 1, index=self.index)
-        if not isinstance(self.branch, Branch | None):
-            raise _checks.InputError(
-                f"Layer(): branch={_checks.show(self.branch)} is not a Branch; write "
-                "schemes.Branch(index, count, position, length), or None on the trunk."
-            )
-        if self.branch is None and self.role in ATTENTION:
-            raise _checks.InputError(
-                f"Layer(): role={self.role!r} lies on a residual branch; write branch=schemes.Branch(...)."
-            )
-        if self.branch is not None and self.role in ("stem", "head"):
-            raise _checks.InputError(f"Layer(): role={self.role!r} lies on the trunk; leave branch out.")
+    @property
+    def num_taps(self) -> int:
+        """How many taps the window of a convolution has; 1 of a dense layer."""
+        return math.prod(self.window)
+
+    @property
+    def num_inputs(self) -> int:
+        """Inputs of one group, the window not counted."""
+        return self.fan_in // self.num_taps
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of one group, the window not counted."""
+        return self.fan_out // self.num_taps

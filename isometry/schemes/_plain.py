@@ -1,8 +1,9 @@
-"""Schemes of networks without residual branches; where there are branches, their layers get the same law."""
+"""Schemes that treat all layers of a kind alike, on branches or not."""
 
 from isometry import initializers
+from isometry._internal.types import Initializer as Init
 from isometry.schemes._layer import Layer
-from isometry.schemes._scheme import Drawn, Init, Scheme, same
+from isometry.schemes._scheme import Drawn, Scheme, same
 
 
 def _gaussian(layer: Layer, sigma_w: float) -> Init:
@@ -13,20 +14,47 @@ def _orthogonal(layer: Layer, sigma_w: float) -> Init:
     return initializers.orthogonal(sigma_w)
 
 
-def _scaled(layer: Layer, sigma_w: float) -> float:
+def _widened(layer: Layer, sigma_w: float) -> float:
+    """Return the gain with which a layer that widens keeps the variance of units."""
     return sigma_w * max((layer.fan_out / layer.fan_in) ** 0.5, 1.0)
 
 
+def scaled_orthogonal(layer: Layer, sigma_w: float) -> Init:
+    """Choose orthogonal weights that keep the variance of units; at one tap."""
+    # A kernel that is zero but for one tap sums num_inputs entries to an output; the
+    # two fans share the window, so their ratio is that of the channels.
+    gain = _widened(layer, sigma_w)
+    if layer.window:
+        return initializers.delta_orthogonal(gain)
+    return initializers.orthogonal(gain)
+
+
+def _delta_orthogonal(layer: Layer, sigma_w: float) -> Init:
+    if layer.window:
+        return initializers.delta_orthogonal(sigma_w)
+    return initializers.orthogonal(sigma_w)
+
+
+def _block_orthogonal(layer: Layer, sigma_w: float) -> Init:
+    if layer.window:
+        return initializers.block_orthogonal(sigma_w)
+    return initializers.orthogonal(sigma_w)
+
+
 def _identity(layer: Layer, sigma_w: float) -> Init:
-    return initializers.partial_identity() if layer.role == "head" else initializers.identity()
+    if layer.role == "head":
+        return initializers.partial_identity()
+    return initializers.identity()
 
 
 SCHEMES = (
     Scheme(
         "gaussian",
         _gaussian,
-        "Gaussian weights and biases, critical for the activation unless the sigmas are given",
-        law="W_ij ~ N(0, sigma_w²/fan_in), b ~ N(0, sigma_b²); sigma_w solves chi_1 = 1 at sigma_b (0 if not given)",
+        "Gaussian weights and biases, critical for the activation unless the sigmas "
+        "are given",
+        law="W_ij ~ N(0, sigma_w²/fan_in), b ~ N(0, sigma_b²); sigma_w solves "
+        "chi_1 = 1 at sigma_b (0 if not given)",
         citation="Poole et al. (2016), arXiv:1606.05340",
         free=True,
         ensemble=lambda layer, sigma_w: Drawn("gaussian", sigma_w),
@@ -34,27 +62,55 @@ SCHEMES = (
     Scheme(
         "orthogonal",
         _orthogonal,
-        "Haar orthogonal weights, critical for the activation unless the sigmas are given",
-        law="every singular value sigma_w, b ~ N(0, sigma_b²); sigma_w solves chi_1 = 1 at sigma_b (0 if not given)",
-        isometric="linear networks; tanh-like ones as q* → 0; a widening layer shrinks the variance of its units",
+        "Haar orthogonal weights, critical for the activation unless the sigmas are "
+        "given",
+        law="every singular value sigma_w (of a kernel: of the flattened matrix), "
+        "b ~ N(0, sigma_b²); sigma_w solves chi_1 = 1 at sigma_b (0 if not given)",
+        isometric="linear networks; tanh-like ones as q* → 0; a widening layer shrinks "
+        "the variance of its units",
         citation="Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735",
         free=True,
         ensemble=lambda layer, sigma_w: Drawn("orthogonal", sigma_w),
     ),
     Scheme(
         "scaled_orthogonal",
-        lambda layer, sigma_w: initializers.orthogonal(_scaled(layer, sigma_w)),
-        "orthogonal weights, scaled up where a layer widens so that its units keep their variance",
-        law="every singular value sigma_w max(√(fan_out/fan_in), 1), b ~ N(0, sigma_b²)",
+        scaled_orthogonal,
+        "orthogonal weights, scaled up where a layer widens so that its units keep "
+        "their variance",
+        law="every singular value sigma_w max(√(fan_out/fan_in), 1), "
+        "b ~ N(0, sigma_b²); kernels are delta-orthogonal",
         isometric="as orthogonal, where no layer widens",
         citation="Martens et al. (2021), arXiv:2110.01765",
         free=True,
-        ensemble=lambda layer, sigma_w: Drawn("orthogonal", _scaled(layer, sigma_w)),
+        ensemble=lambda layer, sigma_w: Drawn("orthogonal", _widened(layer, sigma_w)),
+    ),
+    Scheme(
+        "delta_orthogonal",
+        _delta_orthogonal,
+        "convolution kernels that are Haar orthogonal at the centre tap and zero "
+        "elsewhere; other weights Haar orthogonal",
+        law="every singular value of the convolution sigma_w, b ~ N(0, sigma_b²); "
+        "sigma_w solves chi_1 = 1 at sigma_b (0 if not given)",
+        isometric="as orthogonal, with any padding and stride 1",
+        citation="Xiao et al. (2018), arXiv:1806.05393",
+        free=True,
+    ),
+    Scheme(
+        "block_orthogonal",
+        _block_orthogonal,
+        "convolution kernels that use their whole window and whose circular "
+        "convolution is orthogonal; other weights Haar orthogonal",
+        law="every singular value of the circular convolution sigma_w, "
+        "b ~ N(0, sigma_b²); sigma_w solves chi_1 = 1 at sigma_b (0 if not given)",
+        isometric="as orthogonal, with circular padding and stride 1",
+        citation="Xiao et al. (2018), arXiv:1806.05393, Algorithm 1",
+        free=True,
     ),
     Scheme(
         "identity",
         _identity,
-        "identity wherever a layer is square, as all but the head must be; partial identity in the head",
+        "identity wherever a layer is square, as all but the head must be; partial "
+        "identity in the head; of a kernel at the centre tap",
         law="deterministic: all singular values 1",
         isometric="square layers; linear networks, and tanh-like ones near 0",
         citation="Le, Jaitly, Hinton (2015), arXiv:1504.00941",
@@ -62,16 +118,19 @@ SCHEMES = (
     Scheme(
         "partial_identity",
         same(initializers.partial_identity()),
-        "ones on the main diagonal of every layer, zeros elsewhere",
+        "ones on the main diagonal of every layer, zeros elsewhere; of a kernel at the "
+        "centre tap",
         law="deterministic: all min(m, n) singular values 1",
-        isometric="every shape, but training stays in max(n_in, n_out) dimensions however wide the layers",
+        isometric="every shape, but training stays in max(n_in, n_out) dimensions "
+        "however wide the layers",
         citation="Zhao, Schäfer, Anandkumar (2022), arXiv:2110.12661",
     ),
     Scheme(
         "zer_o",
         same(initializers.zer_o()),
         "identity where a layer does not widen, a Hadamard block where it does",
-        law="deterministic: all singular values 1 where a layer does not widen, or widens to a power of two",
+        law="deterministic: all singular values 1 where a layer does not widen, or "
+        "widens to a power of two",
         isometric="networks that widen to powers of two only",
         citation="Zhao, Schäfer, Anandkumar (2022), arXiv:2110.12661",
     ),

@@ -1,60 +1,179 @@
 """The named schemes, and what else may stand where a scheme is taken."""
 
-from typing import Any
+from typing import TypeAlias
 
-from isometry import _checks, activations, initializers
-from isometry.schemes import _lsuv, _mimetic, _mirrored, _mup, _plain, _residual, _transformer
-from isometry.schemes._scheme import Scheme, same
+from isometry import initializers
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Elementwise
+from isometry._internal.types import Initializer as Init
+from isometry.activations import Activation
+from isometry.schemes import (
+    _lsuv,
+    _mimetic,
+    _mirrored,
+    _mup,
+    _plain,
+    _residual,
+    _transformer,
+)
+from isometry.schemes._layer import Layer
+from isometry.schemes._scheme import Choose, Scheme, same
+
+SchemeLike: TypeAlias = str | Init | Scheme
 
 _ROOMS = (_plain, _mirrored, _lsuv, _residual, _transformer, _mimetic, _mup)
 _SCHEMES = {scheme.name: scheme for room in _ROOMS for scheme in room.SCHEMES}
 
+# What initializers of convolution kernels are for a layer without a window.
+_WITHOUT_WINDOW = {
+    "delta_orthogonal": initializers.orthogonal,
+    "block_orthogonal": initializers.orthogonal,
+    "dirac": initializers.partial_identity,
+}
+
 
 def names() -> tuple[str, ...]:
-    """The named schemes."""
+    """Return the named schemes.
+
+    Returns:
+        Their names.
+
+    Example:
+        >>> "lsuv" in schemes.names()
+        True
+    """
     return tuple(_SCHEMES)
 
 
 def catalogue() -> tuple[Scheme, ...]:
-    """Every named scheme: name, definition, law, isometric networks, citation, aliases."""
+    """List every named scheme, with its definition, law and source.
+
+    Returns:
+        The schemes.
+
+    Example:
+        >>> scheme = schemes.catalogue()[0]
+        >>> scheme.name, scheme.citation
+        ('gaussian', 'Poole et al. (2016), arXiv:1606.05340')
+    """
     return tuple(_SCHEMES.values())
 
 
-def get(scheme: Any, call: str = "schemes.get") -> Scheme:
-    """A `Scheme` from a scheme's name, a catalogue name that needs no arguments, an initializer, or itself.
+@public("schemes.get")
+def get(scheme: SchemeLike) -> Scheme:
+    """Look up the scheme that a user means.
 
-    An initializer is used for every layer's weights, with zero biases. Where a name is both a scheme and an
+    An initializer is used for the weights of every layer, with zero biases; one that is
+    for convolutions alone (`delta_orthogonal`, `dirac`) becomes its counterpart for
+    matrices where a layer has no window. Where a name is both a scheme and an
     initializer (orthogonal, identity) the scheme is meant.
 
-    **Raises** `ValueError`: an unknown name (the nearest is suggested); a factory that was not called.
+    Args:
+        scheme: The name of a scheme or of an initializer that needs no arguments, an
+            initializer, or a `Scheme`.
+
+    Returns:
+        The scheme.
+
+    Raises:
+        InputError: A name that is not known (the nearest is suggested), a factory that
+            was not called, or an initializer that was told a layout.
+
+    Example:
+        >>> schemes.get("kaiming")
+        Scheme('kaiming')
+        >>> schemes.get(initializers.normal(std=0.02))
+        Scheme('normal')
     """
     if isinstance(scheme, Scheme):
         return scheme
-    plain = {e.name: e for e in initializers.catalogue() if not e.needs}
     if isinstance(scheme, str):
-        _checks.one_of(call, among=(*_SCHEMES, *(n for n in plain if n not in _SCHEMES)), scheme=scheme)
-        return _SCHEMES[scheme] if scheme in _SCHEMES else _everywhere(plain[scheme])
+        return _named(scheme)
     name = getattr(scheme, "__name__", None)
-    if any(scheme is e.factory for e in initializers.catalogue()):
-        raise _checks.InputError(f"{call}(): scheme={name} is a factory; write {name}() with the parentheses.")
-    if isinstance(scheme, initializers.Initializer) and scheme.layout.changed():
-        told = ", ".join(f"{axis}={value}" for axis, value in scheme.layout.changed().items())
-        raise _checks.InputError(
-            f"{call}(): scheme={scheme!r} was told {told}. A network knows the layout of its own weights; leave it out."
+    if any(scheme is entry.factory for entry in initializers.catalogue()):
+        raise InputError(
+            f"scheme={name} is a factory; write {name}() with the parentheses."
         )
-    if callable(scheme):
-        return Scheme(
-            getattr(scheme, "name", None) or name or "custom", same(scheme), "the same initializer everywhere"
+    if isinstance(scheme, initializers.Initializer):
+        changed = scheme.layout.changed()
+        if changed:
+            told = ", ".join(f"{axis}={value}" for axis, value in changed.items())
+            raise InputError(
+                f"scheme={scheme!r} was told {told}. A network knows the layout of its "
+                "own weights; leave it out."
+            )
+    if not callable(scheme):
+        raise InputError(
+            f"scheme={checks.show(scheme)} is not a name, an initializer or a Scheme."
         )
-    raise _checks.InputError(f"{call}(): scheme={_checks.show(scheme)} is not a name, an initializer or a Scheme.")
+    return Scheme(
+        getattr(scheme, "name", None) or name or "custom",
+        _everywhere(scheme),
+        definition="the same initializer everywhere",
+    )
 
 
-def _everywhere(entry: initializers.Entry) -> Scheme:
-    return Scheme(entry.name, same(entry.factory()), entry.definition, law=entry.law, citation=entry.citation)
+def _named(name: str) -> Scheme:
+    """Return the scheme of a name, or of the initializer of that name."""
+    plain = {entry.name: entry for entry in initializers.catalogue() if not entry.needs}
+    known = dict.fromkeys([*_SCHEMES, *plain])
+    checks.one_of("scheme", name, known)
+    if name in _SCHEMES:
+        return _SCHEMES[name]
+    entry = plain[name]
+    return Scheme(
+        entry.name,
+        _everywhere(entry.factory()),
+        definition=entry.definition,
+        law=entry.law,
+        citation=entry.citation,
+    )
+
+
+def _everywhere(init: Init) -> Choose:
+    """Return the rule that gives every layer this initializer, or its counterpart."""
+    name = getattr(init, "name", "")
+    if not isinstance(init, initializers.Initializer) or name not in _WITHOUT_WINDOW:
+        return same(init)
+    # Entries of a kernel are at most the gain, which is their only scale.
+    without_window = _WITHOUT_WINDOW[name](init.largest((1, 1, 1)))
+
+    def choose(layer: Layer, sigma_w: float) -> Init:
+        return init if layer.window else without_window
+
+    return choose
 
 
 def resolve(
-    scheme: Any, activation: activations.Activation, sigma_w: float | None, sigma_b: float | None, call: str
+    scheme: SchemeLike,
+    activation: str | Elementwise | Activation,
+    sigma_w: float | None = None,
+    sigma_b: float | None = None,
+    call: str = "schemes.resolve",
 ) -> Scheme:
-    """`get` and `Scheme.at` in one: the scheme with its scale fixed for this activation."""
-    return get(scheme, call).at(activation, sigma_w, sigma_b, call)
+    """Look up a scheme and fix its scale for the one activation of a network.
+
+    Args:
+        scheme: As for `get`.
+        activation: A name, an elementwise callable, or an `Activation`.
+        sigma_w: The scale of the weights, or None.
+        sigma_b: The standard deviation of the biases, or None.
+        call: What the user called, for messages.
+
+    Returns:
+        The scheme with its scale fixed, as by `Scheme.at`.
+
+    Raises:
+        InputError: What `get` or `Scheme.at` refuses.
+
+    Example:
+        >>> schemes.resolve("orthogonal", "tanh", sigma_w=1.5)
+        Scheme('orthogonal', sigma_w=1.5, sigma_b=0)
+    """
+
+    @public(call)
+    def resolved() -> Scheme:
+        return get(scheme).at(activation, sigma_w, sigma_b)
+
+    return resolved()

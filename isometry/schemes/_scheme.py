@@ -1,16 +1,25 @@
-"""A scheme: which initializer each layer of a network gets, and what its residual branches start from."""
+"""A scheme: which initializer each layer gets, and what residual branches start from."""
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from dataclasses import fields as dataclass_fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from isometry import _checks, initializers
-from isometry._internal.errors import public
+import jax
+from jaxtyping import PyTree
+
+from isometry import initializers
+from isometry._internal import checks
+from isometry._internal.errors import InputError, NotDefined, public
+from isometry._internal.types import Elementwise, Params
+from isometry._internal.types import Initializer as Init
+from isometry.activations import Activation
 from isometry.initializers._critical import critical_point
 from isometry.schemes._layer import Branch, Layer
+from isometry.structure import Anatomy
 
-Init = Callable[..., Any]
+if TYPE_CHECKING:
+    from isometry.schemes._measuring import Measured
 
 
 class Residual(NamedTuple):
@@ -21,40 +30,97 @@ class Residual(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """The ensemble that a layer's weights are drawn from: `weights` is "gaussian", of variance sigma_w²/fan_in, or
-    "orthogonal", Haar with every singular value sigma_w."""
+    """The ensemble from which the weights of a layer are drawn.
+
+    Attributes:
+        weights: "gaussian", of variance sigma_w²/fan_in, or "orthogonal": Haar, with
+            every singular value sigma_w.
+        sigma_w: The scale.
+    """
 
     weights: str
     sigma_w: float
 
     def gain(self, layer: Layer) -> float:
-        """√(fan_in · Var W): what q_map takes for sigma_w."""
-        lost = layer.fan_in / max(layer.fan_in, layer.fan_out) if self.weights == "orthogonal" else 1.0
-        return self.sigma_w * lost**0.5
+        """Compute √(fan_in · Var W), which `theory.q_map` takes for sigma_w.
+
+        Args:
+            layer: The layer whose weights they are.
+
+        Returns:
+            The gain; below sigma_w where an orthogonal layer widens.
+
+        Example:
+            >>> layer = schemes.Layer("stem", index=0, depth=2, fan_in=9, fan_out=36)
+            >>> schemes.Drawn("orthogonal", 1.0).gain(layer)
+            0.5
+        """
+        if self.weights != "orthogonal":
+            return self.sigma_w
+        kept = layer.fan_in / max(layer.fan_in, layer.fan_out)
+        return self.sigma_w * kept**0.5
 
 
-def _plain_block(branch: Branch) -> Residual:
-    return Residual()
+Choose: TypeAlias = Callable[[Layer, float], Init]
+Multipliers: TypeAlias = Callable[[Branch], Residual]
+Ensemble: TypeAlias = Callable[[Layer, float], Drawn]
+Transform: TypeAlias = Callable[[Activation, int], Activation]
+Suits: TypeAlias = Callable[[Anatomy], None]
+
+
+class Fit(Protocol):
+    """What a scheme that looks at data does to drawn parameters."""
+
+    def __call__(self, measured: "Measured") -> Params: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Scheme:
     """A rule that chooses the initializer of each layer.
 
-    - `name`: as it is asked for. `choose(layer, sigma_w)`: the weights' initializer.
-    - `definition`, `law`, `isometric`, `citation`, `aliases`, `differs`: as in the catalogue of initializers.
-    - `free`: whether sigma_w and sigma_b are the user's; otherwise the scheme fixes its own scale and draws no biases.
-    - `alike`: whether layers that differ in nothing but their index, and their branch's, get the same initializer, so
-      that they are drawn as one batch.
-    - `multipliers(branch)`: what `residual` returns.
-    - `fit(net, params, xs)`: what `adjust` does, for a scheme that looks at data; None for all others.
-    - `ensemble(layer, sigma_w)`: what `drawn` returns, for a scheme whose weights are independent and Gaussian or Haar.
-    - `pairs`: pairs of roles whose layers, one of each on a branch, must be drawn from the same key: their weights are
-      two factors of one random matrix.
+    Attributes:
+        name: What it is asked for by.
+        choose: `choose(layer, sigma_w)`: the initializer of the weights. It draws one
+            group of a layer, (*window, inputs, outputs) of that group; one that was
+            made with `groups=` draws all groups.
+        definition: What it does, in one line.
+        citation: Who published it.
+        law: The distribution of the weights, or their exact structure.
+        isometric: Networks that it makes isometric, in words.
+        aliases: Its other names.
+        differs: How it differs from the paper, or from other implementations.
+        free: Whether sigma_w and sigma_b are the user's. Otherwise the scheme fixes its
+            own scale and draws no biases.
+        alike: Whether layers that differ in nothing but their index and their branch's
+            get the same initializer, so that they are drawn as one batch.
+        multipliers: `multipliers(branch)`: what `residual` returns. None leaves all
+            multipliers as they are drawn.
+        closes: Which leaves carry the multiplier of a branch: "any" (a scalar, else a
+            scale per channel) or "norm" (the scale of the norm behind the last layer).
+        fit: What `adjust` does, for a scheme that looks at data.
+        ensemble: `ensemble(layer, sigma_w)`: what `drawn` returns, for a scheme whose
+            weights are independent and Gaussian or Haar.
+        pairs: Pairs of roles whose layers, one of each in an attention, are drawn from
+            the same key: their weights are two factors of one random matrix.
+        embeddings: Whether it has a law for embeddings; otherwise they stay as drawn.
+        transform: `transform(activation, depth)`: the activation that it puts in the
+            place of the given one, in a network with `depth` of them in a row.
+        suits: `suits(anatomy)` raises `NotDefined` for a network of which the scheme as
+            a whole makes no sense.
+        sigma_w: The scale of a free scheme.
+        sigma_b: The standard deviation of its biases.
+        settled: Whether `at` has fixed the scale of a free scheme.
+
+    Example:
+        >>> def choose(layer, sigma_w):
+        ...     return initializers.normal(std=0.5 / layer.fan_in)
+        >>> scheme = schemes.Scheme("small", choose, "weights that fall with width")
+        >>> networks.mlp([4, 8, 2], "tanh", scheme).scheme
+        Scheme('small')
     """
 
     name: str
-    choose: Callable[[Layer, float], Init]
+    choose: Choose
     definition: str
     citation: str = ""
     law: str = ""
@@ -63,41 +129,111 @@ class Scheme:
     differs: str = ""
     free: bool = False
     alike: bool = True
-    multipliers: Callable[[Branch], Residual] = _plain_block
-    fit: Callable[[Any, Any, Any], Any] | None = None
-    ensemble: Callable[[Layer, float], Drawn] | None = None
+    multipliers: Multipliers | None = None
+    closes: str = "any"
+    fit: Fit | None = None
+    ensemble: Ensemble | None = None
     pairs: tuple[tuple[str, str], ...] = ()
+    embeddings: bool = False
+    transform: Transform | None = None
+    suits: Suits | None = None
     sigma_w: float = 1.0
     sigma_b: float = 0.0
+    settled: bool = False
 
+    @public("Scheme.initializer")
     def initializer(self, layer: Layer) -> Init:
-        """The initializer of this layer's weights. **Raises** `ValueError`: not a `Layer`."""
-        _a("Scheme.initializer", "layer", layer, Layer)
+        """Choose the initializer of the weights of a layer.
+
+        Args:
+            layer: A `Layer`.
+
+        Returns:
+            The initializer.
+
+        Raises:
+            InputError: Not a `Layer`.
+            NotDefined: The scheme has no weights for such a layer.
+
+        Example:
+            >>> layer = schemes.Layer("hidden", index=1, depth=3, fan_in=4, fan_out=4)
+            >>> schemes.get("orthogonal").initializer(layer)
+            orthogonal(gain=1.0)
+        """
+        _check_kind("layer", layer, Layer)
         return self.choose(layer, self.sigma_w)
 
+    @public("Scheme.bias_initializer")
     def bias_initializer(self, layer: Layer) -> Init:
-        """The initializer of this layer's biases: N(0, sigma_b²), or zeros. **Raises** `ValueError`: not a `Layer`."""
-        _a("Scheme.bias_initializer", "layer", layer, Layer)
-        return initializers.normal(std=self.sigma_b) if self.sigma_b else initializers.zeros()
+        """Choose the initializer of the biases of a layer: N(0, sigma_b²), or zeros.
 
-    def residual(self, branch: Branch) -> Residual:
-        """Initial multipliers (branch, skip) of the block that this branch belongs to; (1, 1) unless stated.
+        Args:
+            layer: A `Layer`.
 
-        **Raises** `ValueError`: not a `Branch`.
+        Returns:
+            The initializer.
+
+        Raises:
+            InputError: Not a `Layer`.
+
+        Example:
+            >>> layer = schemes.Layer("hidden", index=1, depth=3, fan_in=4, fan_out=4)
+            >>> schemes.get("kaiming").bias_initializer(layer)
+            zeros()
         """
-        _a("Scheme.residual", "branch", branch, Branch)
+        _check_kind("layer", layer, Layer)
+        if self.sigma_b:
+            return initializers.normal(std=self.sigma_b)
+        return initializers.zeros()
+
+    @public("Scheme.residual")
+    def residual(self, branch: Branch) -> Residual:
+        """Return the initial multipliers of the block that a branch belongs to.
+
+        Args:
+            branch: A `Branch`.
+
+        Returns:
+            The multipliers of branch and skip: (1, 1) unless the scheme has a rule.
+
+        Raises:
+            InputError: Not a `Branch`.
+
+        Example:
+            >>> branch = schemes.Branch(index=0, count=4, position=0, length=2)
+            >>> schemes.get("rezero").residual(branch)
+            Residual(branch=0.0, skip=1.0)
+        """
+        _check_kind("branch", branch, Branch)
+        if self.multipliers is None:
+            return Residual()
         return self.multipliers(branch)
 
+    @public("Scheme.drawn")
     def drawn(self, layer: Layer) -> Drawn:
-        """The ensemble of this layer's weights, where theory has laws for it.
+        """Return the ensemble of the weights of a layer, where theory has laws for it.
 
-        **Raises** `NotDefined`: weights that are not independent between layers and Gaussian or Haar orthogonal.
+        Args:
+            layer: A `Layer`.
+
+        Returns:
+            The ensemble and its scale.
+
+        Raises:
+            InputError: Not a `Layer`.
+            NotDefined: The weights are not independent between layers, or neither
+                Gaussian nor Haar orthogonal.
+
+        Example:
+            >>> layer = schemes.Layer("hidden", index=1, depth=3, fan_in=4, fan_out=4)
+            >>> schemes.get("kaiming").drawn(layer)
+            Drawn(weights='gaussian', sigma_w=1.4142135623730951)
         """
-        _a("Scheme.drawn", "layer", layer, Layer)
+        _check_kind("layer", layer, Layer)
         if self.ensemble is None:
-            raise _checks.NotDefined(
-                f"Scheme.drawn(): no law is known of {self.name}: there is one of weights drawn Gaussian or Haar, "
-                "layer by layer."
+            raise NotDefined(
+                f"no law is known of {self.name}: there is one of weights drawn "
+                "Gaussian or Haar, layer by layer."
             )
         return self.ensemble(layer, self.sigma_w)
 
@@ -106,56 +242,151 @@ class Scheme:
         """Whether `adjust` changes anything."""
         return self.fit is not None
 
-    def adjust(self, net: Any, params: Any, xs: Any) -> Any:
-        """`params` of a `Network` adjusted to the inputs `xs`, (examples, *net.input_shape); only `lsuv` does anything.
+    @public("adjust")
+    def adjust(
+        self,
+        net: Callable[[Params, PyTree], PyTree],
+        params: Params,
+        xs: PyTree,
+    ) -> Params:
+        """Adjust drawn parameters to inputs, as `lsuv` and `admin` do.
 
-        `ensemble` and `audit` call it on what they draw, with the inputs they are given; `net.init` cannot. Runs on the
-        host; a tracer is a `TypeError`.
+        `ensemble` and `audit` call it on what they draw, with the inputs that they are
+        given; `net.init` cannot. Runs on the host.
 
-        **Raises** `ValueError`: xs not floating, not finite or not of that shape; what the scheme itself refuses.
+        Args:
+            net: A `Network`, or any f(params, x).
+            params: Its parameters, as drawn by this scheme.
+            xs: Inputs: a tree of arrays with a leading axis over examples.
+
+        Returns:
+            The adjusted parameters; `params` themselves if the scheme is not data
+            driven.
+
+        Raises:
+            InputError: The inputs are not finite, or have no leading axis; what the
+                scheme itself refuses.
+            TracedError: An argument is traced.
+
+        Example:
+            >>> net = networks.mlp([4, 8, 2], "relu", "lsuv")
+            >>> params = net.init(jax.random.key(0))
+            >>> xs = jax.random.normal(jax.random.key(1), (32, 4))
+            >>> params = net.scheme.adjust(net, params, xs)
+            >>> z = jax.vmap(net, (None, 0))(params, xs)
+            >>> round(float(z.std()), 4)
+            1.0
         """
-        _checks.concrete("adjust", params=params, xs=xs)
-        _checks.examples("adjust", net.input_shape, xs)
-        return params if self.fit is None else self.fit(net, params, xs)
+        checks.on_host("params", params)
+        checks.on_host("xs", xs)
+        _check_inputs(net, xs)
+        if self.fit is None:
+            return params
+        # Measuring reads anatomies and rewrites programs: a module that a scheme which
+        # only draws never needs.
+        from isometry.schemes._measuring import Measured
 
-    def at(self, activation: Any, sigma_w: float | None, sigma_b: float | None, call: str = "Scheme.at") -> "Scheme":
-        """This scheme with its scale fixed.
+        return self.fit(Measured(net, params, xs))
 
-        A free scheme given neither sigma is critical for the activation at sigma_b = 0, given sigma_b alone critical at
-        that sigma_b; sigma_w alone means sigma_b = 0.
+    @public("Scheme.at")
+    def at(
+        self,
+        activation: str | Elementwise | Activation,
+        sigma_w: float | None = None,
+        sigma_b: float | None = None,
+    ) -> "Scheme":
+        """Fix the scale of a scheme.
 
-        **Raises** `ValueError`: a sigma for a scheme that fixes its own scale; a sigma that is not finite and
-        non-negative. `NoCriticalPoint`: the activation has none.
+        A free scheme that is given neither sigma is critical for the activation at
+        sigma_b = 0; given sigma_b alone, critical at that sigma_b; sigma_w alone means
+        sigma_b = 0.
+
+        Args:
+            activation: A name, an elementwise callable, or an `Activation`.
+            sigma_w: The scale of the weights, or None.
+            sigma_b: The standard deviation of the biases, or None.
+
+        Returns:
+            The scheme with its scale fixed. A scheme that fixes its own is returned as
+            it is.
+
+        Raises:
+            InputError: A sigma for a scheme that fixes its own scale, or one that is
+                not finite and non-negative.
+            NoCriticalPoint: The activation has none.
+
+        Example:
+            >>> schemes.get("gaussian").at("relu")
+            Scheme('gaussian', sigma_w=1.41421, sigma_b=0)
         """
+        self.check_sigmas(sigma_w, sigma_b)
         if not self.free:
-            for name, value in (("sigma_w", sigma_w), ("sigma_b", sigma_b)):
-                if value is not None:
-                    raise _checks.InputError(
-                        f"{call}(): {name}={value}: scheme {self.name!r} fixes its own scale. Leave {name} out, or use "
-                        "one that leaves it to you, gaussian or orthogonal."
-                    )
             return self
-        for name, value in (("sigma_w", sigma_w), ("sigma_b", sigma_b)):
-            if value is not None:
-                _checks.number(call, low=0.0, **{name: value})  # pyright: ignore[reportArgumentType]
         if sigma_w is None:
-            point = public(call)(critical_point)(activation, sigma_b=sigma_b)
+            point = critical_point(activation, sigma_b=sigma_b)
             sigma_w, sigma_b = point.sigma_w, point.sigma_b
-        return replace(self, sigma_w=float(sigma_w), sigma_b=float(sigma_b or 0.0))
-
-    def __repr__(self) -> str:
-        scale = f", sigma_w={self.sigma_w:.6g}, sigma_b={self.sigma_b:.6g}" if self.free else ""
-        return f"Scheme({self.name!r}{scale})"
-
-
-def _a(call: str, name: str, value: Any, kind: type) -> None:
-    if not isinstance(value, kind):
-        fields = ", ".join(field.name for field in dataclass_fields(kind))
-        raise _checks.InputError(
-            f"{call}(): {name}={_checks.show(value)} is not a {kind.__name__}; write schemes.{kind.__name__}({fields})."
+        return dataclasses.replace(
+            self,
+            sigma_w=float(sigma_w),
+            sigma_b=float(sigma_b or 0.0),
+            settled=True,
         )
 
+    def check_sigmas(self, sigma_w: float | None, sigma_b: float | None) -> None:
+        """Refuse sigmas that are no scales, or that the scheme has no use for."""
+        for name, value in (("sigma_w", sigma_w), ("sigma_b", sigma_b)):
+            if value is None:
+                continue
+            if not self.free:
+                raise InputError(
+                    f"{name}={value}: scheme {self.name!r} fixes its own scale. Leave "
+                    f"{name} out, or use one that leaves it to you, gaussian or "
+                    "orthogonal."
+                )
+            checks.number(name, value, low=0.0)
 
-def same(init: Init) -> Callable[[Layer, float], Init]:
-    """The same initializer for every layer."""
-    return lambda layer, sigma_w: init
+    def __repr__(self) -> str:
+        if not self.free:
+            return f"Scheme({self.name!r})"
+        scale = f"sigma_w={self.sigma_w:.6g}, sigma_b={self.sigma_b:.6g}"
+        return f"Scheme({self.name!r}, {scale})"
+
+
+def _check_kind(name: str, value: object, kind: type[Layer] | type[Branch]) -> None:
+    if isinstance(value, kind):
+        return
+    fields = ", ".join(field.name for field in dataclasses.fields(kind)[:5])
+    raise InputError(
+        f"{name}={checks.show(value)} is not a {kind.__name__}; write "
+        f"schemes.{kind.__name__}({fields}, ...)."
+    )
+
+
+def _check_inputs(net: Callable[[Params, PyTree], PyTree], xs: PyTree) -> None:
+    """Require finite arrays with a leading axis, the same for all."""
+    shape = getattr(net, "input_shape", None)
+    leaves = jax.tree.leaves(xs)
+    if shape is not None:
+        checks.examples("xs", xs, shape)
+    checks.real("xs", xs)
+    if not leaves or any(jax.numpy.ndim(leaf) == 0 for leaf in leaves):
+        raise InputError(
+            f"xs is {checks.show(xs)}; write an array of examples, one a row, or a "
+            "tree of them."
+        )
+    counts = {jax.numpy.shape(leaf)[0] for leaf in leaves}
+    if len(counts) > 1 or 0 in counts:
+        raise InputError(
+            f"the leaves of xs have {sorted(counts)} rows; write the same number, at "
+            "least one, of each."
+        )
+    checks.all_finite("xs", xs)
+
+
+def same(init: Init) -> Choose:
+    """Return a rule that gives every layer the same initializer."""
+
+    def choose(layer: Layer, sigma_w: float) -> Init:
+        return init
+
+    return choose

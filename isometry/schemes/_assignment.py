@@ -1,0 +1,522 @@
+"""Assignments: what a scheme does with every leaf of the parameters of a network."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from isometry._internal import checks
+from isometry._internal.errors import FromCall, InputError, NotDefined, public
+from isometry._internal.types import Initializer as Init
+from isometry._internal.types import Key, Params, Shape
+from isometry.initializers import Initializer
+from isometry.initializers._kernels import lay_out
+from isometry.initializers._layout import Parts, size, sizes
+from isometry.schemes import _multipliers, _places, _scales
+from isometry.schemes._layer import Layer
+from isometry.schemes._multipliers import Setting
+from isometry.schemes._places import Places
+from isometry.schemes._registry import SchemeLike, get
+from isometry.schemes._scheme import Scheme
+from isometry.structure import Anatomy, WeightLayer
+
+AS_DRAWN = "as drawn"
+
+
+class Row(NamedTuple):
+    """What a scheme does with one leaf of the parameters, or a stretch of it.
+
+    Attributes:
+        path: The key path of the leaf.
+        name: The name of its weight layer, or of its branch; "" if it has none.
+        role: The role of the layer; "bias", "multiplier", or "" for all other leaves.
+        initializer: The initializer as the user would write it, or "as drawn".
+        note: What else there is to say: where the scale comes from, slices, uses.
+
+    Example:
+        >>> net = networks.mlp([3, 8, 2], "tanh")
+        >>> shapes = jax.eval_shape(net.init, jax.random.key(0))
+        >>> row = schemes.assign("kaiming", net.anatomy, shapes).rows[0]
+        >>> row.name, row.role
+        ('layers/0', 'stem')
+    """
+
+    path: str
+    name: str
+    role: str
+    initializer: str
+    note: str
+
+
+class _Weight(NamedTuple):
+    """One weight layer of the anatomy, and how it is drawn.
+
+    Attributes:
+        source: The layer, as the anatomy has it.
+        layers: What the scheme was told, for each slice.
+        inits: The initializer of each slice.
+        pair: Which random key it is drawn from: the index of the layer itself, or of
+            the one with which it shares a random matrix.
+        note: As in `Row`.
+    """
+
+    source: WeightLayer
+    layers: tuple[Layer, ...]
+    inits: tuple[Init, ...]
+    pair: int
+    note: str
+
+
+class _Bias(NamedTuple):
+    """The bias of a layer, and how it is drawn."""
+
+    path: str
+    source: WeightLayer
+    init: Init
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Assignment:
+    """What a scheme does with every leaf of the parameters of a network.
+
+    Attributes:
+        scheme: The scheme.
+        rows: One for each leaf, or stretch of a leaf: first those of weight layers in
+            the order of the anatomy, then all others.
+    """
+
+    scheme: Scheme
+    rows: tuple[Row, ...]
+    _weights: tuple[_Weight, ...]
+    _biases: tuple[_Bias, ...]
+    _settings: tuple[Setting, ...]
+
+    @public("Assignment.draw")
+    def draw(self, key: Key, params: Params) -> Params:
+        """Draw the parameters anew. May be traced.
+
+        Each layer draws from a key of its own, which depends on its place in the
+        anatomy alone.
+
+        Args:
+            key: A random key.
+            params: Parameters of the network. Leaves that the scheme does not touch are
+                taken from them.
+
+        Returns:
+            Parameters of the same structure, shapes and dtypes.
+
+        Raises:
+            InputError: `params` lack a leaf that the anatomy has.
+
+        Example:
+            >>> net = networks.mlp([3, 3, 3], "tanh")
+            >>> params = net.init(jax.random.key(0))
+            >>> assignment = schemes.assign("identity", net.anatomy, params)
+            >>> new = assignment.draw(jax.random.key(1), params)
+            >>> new["layers"][0]["w"][0]
+            Array([[1., 0., 0.],
+                   [0., 1., 0.],
+                   [0., 0., 1.]], dtype=float32)
+        """
+        checks.key("key", key)
+        paths, leaves, tree = _by_path(params)
+        drawn = dict(zip(paths, leaves, strict=True))
+        self._check_paths(drawn)
+        for weight in self._weights:
+            leaf = drawn[weight.source.path]
+            own_key = jax.random.fold_in(key, 2 * weight.pair)
+            drawn[weight.source.path] = _draw_weight(weight, own_key, leaf)
+        for bias in self._biases:
+            leaf = drawn[bias.path]
+            own_key = jax.random.fold_in(key, 2 * bias.source.index + 1)
+            drawn[bias.path] = bias.init(own_key, leaf.shape, leaf.dtype)
+        for setting in self._settings:
+            drawn[setting.path] = setting.put(drawn[setting.path])
+        return jax.tree.unflatten(tree, [drawn[path] for path in paths])
+
+    def _check_paths(self, known: Mapping[str, Array]) -> None:
+        for row in self.rows:
+            if row.path not in known:
+                raise InputError(
+                    f"params have no leaf {row.path}, which the anatomy has; write "
+                    "parameters of the network that was read."
+                )
+
+    def table(self) -> str:
+        """Draw a table of what happens to each leaf.
+
+        Returns:
+            The table, a row a leaf.
+
+        Example:
+            >>> net = networks.mlp([3, 3, 3], "tanh")
+            >>> shapes = jax.eval_shape(net.init, jax.random.key(0))
+            >>> print(schemes.assign("identity", net.anatomy, shapes).table())
+            scheme identity: 4 of 4 leaves drawn
+            leaf                 layer     role  initializer
+            ['layers'][0]['w']   layers/0  stem  identity(gain=1.0)
+            ['layers'][1]['w']   layers/1  head  partial_identity(gain=1.0)
+            ['layers'][0]['b']   layers/0  bias  zeros()
+            ['layers'][1]['b']   layers/1  bias  zeros()
+        """
+        headings = Row("leaf", "layer", "role", initializer="initializer", note="note")
+        columns = [list(column) for column in zip(headings, *self.rows, strict=True)]
+        # A column without entries says nothing.
+        told = [column for column in columns if any(column[1:])]
+        widths = [max(map(len, column)) for column in told]
+        lines = [self._heading()]
+        for i in range(len(self.rows) + 1):
+            padded = [
+                column[i].ljust(width)
+                for column, width in zip(told, widths, strict=True)
+            ]
+            lines.append("  ".join(padded).rstrip())
+        return "\n".join(lines)
+
+    def _heading(self) -> str:
+        paths = {row.path for row in self.rows}
+        kept = {row.path for row in self.rows if row.initializer == AS_DRAWN}
+        num_drawn = len(paths - kept)
+        return f"scheme {self.scheme.name}: {num_drawn} of {len(paths)} leaves drawn"
+
+    def __repr__(self) -> str:
+        return f"Assignment({self.scheme!r}, {len(self.rows)} rows)"
+
+
+@public("schemes.assign")
+def assign(
+    scheme: SchemeLike,
+    anatomy: Anatomy,
+    params: Params,
+    *,
+    sigma_w: float | None = None,
+    sigma_b: float | None = None,
+) -> Assignment:
+    """Decide what a scheme does with every leaf of the parameters of a network.
+
+    Every weight layer gets what the scheme gives to its role, fans, kind, groups and
+    branch. It is drawn as (*window, inputs, outputs), one group after the other, with
+    several axes of inputs or outputs (heads) as one, and laid out as the operation
+    uses it. Slices of a stacked leaf are layers of their own; axes that weight, signal
+    and result share have a draw each.
+
+    The scale of a free scheme is critical for the activation that follows the layer,
+    else for the one that it reads, else 1; where an activation has no critical point,
+    chi = 1 at unit variance. Biases are drawn as the scheme says, which is zero unless
+    there is a sigma_b. Embeddings stay as they are drawn unless the scheme has a law
+    for them; so do scales of norms, positions, and whatever else params hold. `rows`
+    lists all of it.
+
+    Args:
+        scheme: A name, an initializer, or a `Scheme`.
+        anatomy: What the network is made of: `net.anatomy`, or `isometry.anatomy(...)`.
+        params: Its parameters, or their shapes.
+        sigma_w: The scale of a free scheme, for all layers; None chooses as above.
+        sigma_b: The standard deviation of the biases of a free scheme.
+
+    Returns:
+        The assignment.
+
+    Raises:
+        InputError: An unknown scheme, a sigma for a scheme that fixes its own scale, or
+            parameters that are not those of the anatomy.
+        NotDefined: The scheme cannot draw a layer, or set the multiplier of a branch;
+            the message names it.
+
+    Example:
+        >>> def f(params, x):
+        ...     return jnp.tanh(params["first"] @ x) @ params["last"]
+        >>> params = {"first": jnp.zeros((8, 3)), "last": jnp.zeros((8, 2))}
+        >>> an = isometry.anatomy(f, params, jnp.ones(3))
+        >>> assignment = schemes.assign("orthogonal", an, params)
+        >>> new = assignment.draw(jax.random.key(0), params)
+        >>> bool(jnp.allclose(new["first"].T @ new["first"], jnp.eye(3), atol=1e-5))
+        True
+    """
+    chosen = get(scheme)
+    chosen.check_sigmas(sigma_w, sigma_b)
+    if chosen.transform is not None:
+        raise NotDefined(
+            f"scheme {chosen.name!r} transforms the activation, which this network "
+            "does not offer to replace; build the network with the activation and the "
+            f"scheme that schemes.transformed({chosen.name!r}, activation, depth) "
+            "returns."
+        )
+    if chosen.suits is not None:
+        chosen.suits(anatomy)
+    shapes = _shapes(params, anatomy)
+    places = _places.places(anatomy)
+    scales = _scales.Scales(chosen, sigma_w, sigma_b)
+    weights = []
+    rows = []
+    for source in _without_repeats(anatomy.layers):
+        weight, row = _weight(chosen, source, places, scales=scales)
+        rows.append(row)
+        if weight is not None:
+            _check_drawable(weight, chosen, shapes[source.path])
+            weights.append(weight)
+    weights = _paired(weights, chosen, anatomy)
+    biases = _biases(weights, scales)
+    settings = _multipliers.settings(chosen, anatomy, places, shapes=shapes)
+    for bias in biases:
+        initializer = repr(bias.init)
+        rows.append(Row(bias.path, bias.source.name, "bias", initializer, ""))
+    for setting in settings:
+        rows.append(
+            Row(setting.path, setting.name, "multiplier", setting.written(), "")
+        )
+    rows += _others(shapes, rows)
+    return Assignment(
+        scheme=chosen,
+        rows=tuple(rows),
+        _weights=tuple(weights),
+        _biases=tuple(biases),
+        _settings=tuple(settings),
+    )
+
+
+def _by_path(params: Params) -> tuple[list[str], list[Array], jax.tree_util.PyTreeDef]:
+    """Return the key path and the value of each leaf, and the structure."""
+    with_paths, tree = jax.tree_util.tree_flatten_with_path(params)
+    paths = [jax.tree_util.keystr(path) for path, _ in with_paths]
+    return paths, [leaf for _, leaf in with_paths], tree
+
+
+def _shapes(params: Params, anatomy: Anatomy) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of the leaves by key path; refuse those of another network."""
+    paths, leaves, tree = _by_path(params)
+    if tree != anatomy.params_tree:
+        raise InputError(
+            f"params are a tree of {len(paths)} leaves that is not the one of the "
+            "anatomy; write parameters of the network that was read."
+        )
+    return {
+        path: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+        for path, leaf in zip(paths, leaves, strict=True)
+    }
+
+
+def _without_repeats(layers: Sequence[WeightLayer]) -> list[WeightLayer]:
+    """Leave out layers that are entries of a leaf that an earlier layer has drawn.
+
+    An example is a table of embeddings of which a fixed row is read apart.
+    """
+    kept: list[WeightLayer] = []
+    for layer in layers:
+        earlier = [other for other in kept if other.path == layer.path]
+        if all(_is_apart(layer, other) for other in earlier):
+            kept.append(layer)
+    return kept
+
+
+def _is_apart(a: WeightLayer, b: WeightLayer) -> bool:
+    """Tell whether two stretches of one leaf have no entry in common."""
+    for axis, start, stop in a.stretches:
+        for other_axis, other_start, other_stop in b.stretches:
+            overlap = start < other_stop and other_start < stop
+            if axis == other_axis and not overlap:
+                return True
+    return False
+
+
+def _weight(
+    scheme: Scheme,
+    source: WeightLayer,
+    places: Places,
+    *,
+    scales: _scales.Scales,
+) -> tuple[_Weight | None, Row]:
+    """Choose the initializers of one weight layer, and write its row."""
+
+    def kept(note: str) -> tuple[None, Row]:
+        return None, Row(source.path, source.name, role, AS_DRAWN, note)
+
+    role = _places.role(source)
+    if role == "embedding" and not scheme.embeddings:
+        return kept("tied with the head" if source.tied else "")
+    if source.kind == "other":
+        return kept("how it acts on the signal cannot be read")
+    layers = _places.layers(source, places)
+    scaled = scales.of(layers[0])
+    # Slices that get the same initializer are drawn as one batch.
+    chosen: dict[Layer, Init] = {}
+    inits = []
+    for layer in layers:
+        kind = _kind(layer) if scheme.alike else layer
+        if kind not in chosen:
+            try:
+                chosen[kind] = scaled.scheme.initializer(layer)
+            except FromCall as error:
+                raise NotDefined(_about(source, scheme, error)) from error
+        inits.append(chosen[kind])
+    note = ", ".join(filter(None, (scaled.note, _remark(source))))
+    weight = _Weight(source, layers, tuple(inits), pair=source.index, note=note)
+    written = list(dict.fromkeys(map(repr, inits)))
+    initializer = written[0]
+    if len(written) > 1:
+        initializer = f"{written[0]} … {written[-1]}"
+    return weight, Row(source.path, source.name, role, initializer, note)
+
+
+def _kind(layer: Layer) -> Layer:
+    """Return what a layer has in common with its like: all but which one it is."""
+    branch = layer.branch
+    if branch is not None:
+        branch = dataclasses.replace(branch, index=0)
+    return dataclasses.replace(layer, index=0, branch=branch)
+
+
+def _about(source: WeightLayer, scheme: Scheme, error: FromCall) -> str:
+    return f"layer {source.name!r}: scheme {scheme.name!r}: {error}"
+
+
+def _remark(source: WeightLayer) -> str:
+    """Say what is drawn more than once, or used more than once."""
+    parts = []
+    if source.stacked is not None:
+        parts.append(f"{source.stacked} slices")
+    if source.groups > 1:
+        parts.append(f"{source.groups} groups")
+    if source.batch_axes:
+        parts.append(f"{size(source.shape, source.batch_axes)} copies")
+    if source.tied:
+        parts.append("tied")
+    return ", ".join(parts)
+
+
+def _check_drawable(
+    weight: _Weight, scheme: Scheme, leaf: jax.ShapeDtypeStruct
+) -> None:
+    """Refuse a layer that cannot be drawn, before anything is."""
+    source = weight.source
+    taken = [*source.batch_axes, *source.window_axes, *source.in_axes, *source.out_axes]
+    has_shared_axis = len(set(taken)) < len(taken)
+    lost = [
+        axis
+        for axis, length in enumerate(source.shape)
+        if axis not in taken and length > 1
+    ]
+    if has_shared_axis or lost:
+        raise NotDefined(
+            f"layer {source.name!r}: scheme {scheme.name!r} draws inputs and outputs "
+            f"as axes of the leaf, and one axis of {source.path} holds both, or its "
+            "use cannot be read; store the weight as it is multiplied."
+        )
+    distinct = {repr(init): init for init in weight.inits}
+    # Shapes are those of one slice, so one of each kind of initializer is enough.
+    for init in distinct.values():
+        try:
+            jax.eval_shape(
+                lambda key, init=init: _draw_slice(source, init, key, leaf.dtype),
+                jax.random.key(0),
+            )
+        except FromCall as error:
+            raise NotDefined(_about(source, scheme, error)) from error
+
+
+def _paired(
+    weights: Sequence[_Weight], scheme: Scheme, anatomy: Anatomy
+) -> list[_Weight]:
+    """Let layers that are factors of one random matrix draw from one key."""
+    index_of = {weight.source.name: weight.source.index for weight in weights}
+    pair_of: dict[str, int] = {}
+    for attention in anatomy.attentions:
+        for first, second in scheme.pairs:
+            names = (*getattr(attention, first), *getattr(attention, second))
+            indices = [index_of[name] for name in names if name in index_of]
+            for name in names:
+                pair_of[name] = min(indices)
+    return [
+        weight._replace(pair=pair_of.get(weight.source.name, weight.source.index))
+        for weight in weights
+    ]
+
+
+def _biases(weights: Iterable[_Weight], scales: _scales.Scales) -> list[_Bias]:
+    """Return the biases of the layers that are drawn, each once."""
+    biases: dict[str, _Bias] = {}
+    for weight in weights:
+        path = weight.source.bias
+        if path is not None and path not in biases:
+            layer = weight.layers[0]
+            init = scales.of(layer).scheme.bias_initializer(layer)
+            biases[path] = _Bias(path, weight.source, init)
+    return list(biases.values())
+
+
+def _others(shapes: Iterable[str], rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of all leaves that the scheme leaves alone."""
+    told = {row.path for row in rows}
+    return [
+        Row(path, name="", role="", initializer=AS_DRAWN, note="")
+        for path in shapes
+        if path not in told
+    ]
+
+
+def _draw_weight(weight: _Weight, key: Key, leaf: Array) -> Array:
+    """Draw one weight layer, and put it in its place in the leaf."""
+    source = weight.source
+    stacked = sizes(leaf.shape, source.stacked_axes)
+    num_slices = math.prod(stacked)
+    keys = jax.random.split(key, num_slices) if num_slices > 1 else key[None]
+    first, *others = weight.inits
+    if all(init is first for init in others):
+        slices = jax.vmap(lambda k: _draw_slice(source, first, k, leaf.dtype))(keys)
+    else:
+        drawn = [
+            _draw_slice(source, init, keys[i], leaf.dtype)
+            for i, init in enumerate(weight.inits)
+        ]
+        slices = jnp.stack(drawn)
+    unstacked = slices.reshape(stacked + source.shape)
+    whole = jnp.moveaxis(unstacked, range(len(stacked)), source.stacked_axes)
+    if not source.stretches:
+        return whole.astype(leaf.dtype)
+    window = [slice(None)] * leaf.ndim
+    for axis, start, stop in source.stretches:
+        window[axis] = slice(start, stop)
+    return leaf.at[tuple(window)].set(whole.astype(leaf.dtype))
+
+
+def _draw_slice(
+    source: WeightLayer, init: Init, key: Key, dtype: jnp.dtype
+) -> Array:
+    """Draw one slice of a weight layer in its own layout."""
+    parts = Parts(
+        batch=source.batch_axes,
+        window=source.window_axes,
+        inputs=source.in_axes,
+        outputs=source.out_axes,
+    )
+    batch = sizes(source.shape, parts.batch)
+    window = sizes(source.shape, parts.window)
+    num_inputs = size(source.shape, parts.inputs)
+    num_outputs = size(source.shape, parts.outputs)
+    groups = source.groups
+    # An initializer that knows of the groups draws them all; to any other, one group
+    # is a layer of its own.
+    knows_groups = isinstance(init, Initializer) and init.layout.groups > 1
+    if knows_groups:
+        groups = 1
+    shape = (*window, num_inputs, num_outputs // groups)
+    kernels = _draw_stack(init, key, shape, stack=(*batch, groups), dtype=dtype)
+    return lay_out(kernels, source.shape, parts)
+
+
+def _draw_stack(
+    init: Init, key: Key, shape: Shape, *, stack: Shape, dtype: jnp.dtype
+) -> Array:
+    """Draw independent arrays of one shape, stacked in front."""
+    number = math.prod(stack)
+    # A single array takes the key itself, so that its bits are the initializer's.
+    if number == 1:
+        return init(key, shape, dtype).reshape((*stack, *shape))
+    keys = jax.random.split(key, number)
+    arrays = jax.vmap(lambda k: init(k, shape, dtype))(keys)
+    return arrays.reshape((*stack, *shape))

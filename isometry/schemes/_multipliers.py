@@ -1,0 +1,159 @@
+"""Multipliers of branches and skips: which leaves carry them, and what they start at."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from isometry._internal.errors import NotDefined
+from isometry.schemes._places import Places
+from isometry.schemes._scheme import Scheme
+from isometry.structure import Anatomy
+from isometry.structure import Branch as Record
+
+Shapes: TypeAlias = Mapping[str, jax.ShapeDtypeStruct]
+
+# How closely a number that the program fixes must agree with the one of the scheme:
+# a float32 constant is rounded at 6e-8. Ten times more would take 1.4142 for √2.
+_SAME = 1e-6
+
+
+class Setting(NamedTuple):
+    """The values that a leaf of multipliers starts at.
+
+    Attributes:
+        path: Its key path.
+        name: The name of the branch; of a stack, without the slice.
+        values: The value for each slice of a stacked leaf; one for any other leaf.
+        is_stacked: Whether the first axis of the leaf numbers the slices.
+    """
+
+    path: str
+    name: str
+    values: tuple[float, ...]
+    is_stacked: bool
+
+    def put(self, leaf: Array) -> Array:
+        """Return the leaf with these values."""
+        values = jnp.asarray(self.values, leaf.dtype)
+        if not self.is_stacked:
+            return jnp.full(leaf.shape, self.values[0], leaf.dtype)
+        aligned = values.reshape((-1,) + (1,) * (leaf.ndim - 1))
+        return jnp.broadcast_to(aligned, leaf.shape)
+
+    def written(self) -> str:
+        """Return the initializer as the user would write it."""
+        distinct = list(dict.fromkeys(self.values))
+        if len(distinct) == 1:
+            return f"constant({distinct[0]:.6g})"
+        return f"constant({distinct[0]:.6g} … {distinct[-1]:.6g})"
+
+
+def settings(
+    scheme: Scheme, anatomy: Anatomy, places: Places, *, shapes: Shapes
+) -> list[Setting]:
+    """Decide which leaves carry the multipliers of a scheme, and their values.
+
+    Raises:
+        NotDefined: A branch needs a multiplier that no leaf carries.
+    """
+    if scheme.multipliers is None:
+        return []
+    values: dict[str, dict[int | None, float]] = {}
+    names: dict[str, str] = {}
+    for record, branch in places.branches:
+        wanted = scheme.multipliers(branch)
+        gate = _gate(record, scheme, wanted.branch, places=places, shapes=shapes)
+        skip_gate = skip_leaf(record, scheme, wanted.skip)
+        if gate is not None:
+            values.setdefault(gate, {})[record.slice] = wanted.branch
+            names.setdefault(gate, record.name)
+        if skip_gate is not None:
+            skip = wanted.skip / (record.skip_factor or 1.0)
+            values.setdefault(skip_gate, {})[record.slice] = skip
+            names.setdefault(skip_gate, record.name)
+    return [
+        setting(path, names[path], by_slice, shape=shapes[path].shape)
+        for path, by_slice in values.items()
+    ]
+
+
+def setting(
+    path: str,
+    name: str,
+    by_slice: Mapping[int | None, float],
+    *,
+    shape: Sequence[int],
+) -> Setting:
+    """Put the values of one leaf together, by the slices of a stacked one."""
+    is_stacked = None not in by_slice and tuple(shape[:1]) == (len(by_slice),)
+    values = tuple(by_slice.values())
+    if is_stacked:
+        values = tuple(by_slice[number] for number in range(len(by_slice)))  # type: ignore[index]
+        name = name.partition("[")[0]
+    elif len(set(values)) > 1:
+        raise NotDefined(
+            f"branch {name!r}: its multiplier {path} is shared by branches that need "
+            f"different values, {values[0]:.6g} and others; give each its own."
+        )
+    return Setting(path, name, values=values, is_stacked=is_stacked)
+
+
+def _gate(
+    record: Record,
+    scheme: Scheme,
+    value: float,
+    *,
+    places: Places,
+    shapes: Shapes,
+) -> str | None:
+    """Return the leaf that is to multiply a branch, or None if none need."""
+    num_slices = max(places.by_name[name].stacked or 1 for name in record.layers)
+    scalars = []
+    scales = []
+    for path in record.gates:
+        size = math.prod(shapes[path].shape)
+        (scalars if size in (1, num_slices) else scales).append(path)
+    last = record.layers[-1]
+    is_normed = any("norm" in step for step in places.by_name[last].then)
+    if scheme.closes == "norm":
+        if scales and is_normed:
+            return scales[0]
+        raise NotDefined(
+            f"branch {record.name!r}: scheme {scheme.name!r} starts the scale of the "
+            f"norm behind its last layer at {value:g}, and there is no such norm; "
+            "fixup needs none, skipinit needs a scalar."
+        )
+    if value == 1.0:
+        # A scale per channel is that of a norm or LayerScale, which have laws of their
+        # own; a scalar is the multiplier that the scheme means.
+        return scalars[-1] if scalars else None
+    if scalars or scales:
+        return (scalars or scales)[-1]
+    raise NotDefined(
+        f"branch {record.name!r}: scheme {scheme.name!r} multiplies it by {value:g}, "
+        "and no parameter multiplies it behind its last layer; fixup needs none."
+    )
+
+
+def skip_leaf(record: Record, scheme: Scheme, value: float) -> str | None:
+    """Return the leaf that is to multiply the skip of a branch, or None if none need.
+
+    Raises:
+        NotDefined: No leaf carries it, and the program does not fix the same number.
+    """
+    if record.skip_gates:
+        return record.skip_gates[0]
+    factor = record.skip_factor
+    is_same = factor is not None and math.isclose(factor, value, rel_tol=_SAME)
+    if value == 1.0 or is_same:
+        return None
+    came = "something else" if factor is None else f"{factor:g}"
+    raise NotDefined(
+        f"branch {record.name!r}: scheme {scheme.name!r} multiplies the skip by "
+        f"{value:.6g}, and the network by {came}, with no parameter for it; write "
+        "params['skip'] * x + F(x), or the number itself."
+    )

@@ -1,0 +1,309 @@
+"""Where the layers of an anatomy lie: their order, branches, stacks and heads."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+from isometry.schemes import _scales
+from isometry.schemes._layer import Branch, Layer
+from isometry.structure import Anatomy, WeightLayer
+from isometry.structure import Branch as Record
+
+# The name of a layer and the slice of it, 0 for one that is not stacked.
+Slice: TypeAlias = tuple[str, int]
+
+# The iteration of a recurrence, which repeats the same branch.
+_STEP = re.compile(r"@\d+")
+
+# Slices and steps at the end of the name of a point.
+_ITERATIONS = re.compile(r"(?:\[\d+\]|@\d+)+$")
+
+
+
+class _Stack(NamedTuple):
+    """Branches that are counted together: an encoder, a decoder, or all of them."""
+
+    name: str | None
+    branches: tuple[Record, ...]
+    other: int
+
+
+class Places(NamedTuple):
+    """Where the layers of an anatomy lie.
+
+    Attributes:
+        order: The position of each slice among all, in the order of computation.
+        on_branch: For each slice on a residual branch, its place there.
+        branches: Each branch, and the place of its last layer.
+        heads: For layers of attentions by name, the number of heads that they serve.
+        by_name: The layers by name.
+    """
+
+    order: dict[Slice, int]
+    on_branch: dict[Slice, Branch]
+    branches: tuple[tuple[Record, Branch], ...]
+    heads: dict[str, int]
+    by_name: dict[str, WeightLayer]
+
+
+def places(anatomy: Anatomy) -> Places:
+    """Find the place of every layer of an anatomy."""
+    by_name = {layer.name: layer for layer in anatomy.layers}
+    stacks = _stacks(anatomy)
+    placed = []
+    for stack in stacks:
+        for index, record in enumerate(stack.branches):
+            placed.append((record, stack, index))
+    on_branch: dict[Slice, Branch] = {}
+    fewest: dict[Slice, int] = {}
+    last = []
+    for record, stack, index in placed:
+        for name, position in zip(record.layers, record.positions, strict=True):
+            here = _place(record, stack, index, position=position)
+            for number in _slices(by_name[name], record):
+                known = fewest.get((name, number))
+                # Of nested branches a layer belongs to the innermost.
+                if known is None or len(record.layers) < known:
+                    on_branch[name, number] = here
+                    fewest[name, number] = len(record.layers)
+        end = max(record.positions)
+        last.append((record, _place(record, stack, index, position=end)))
+    _add_keys_from_elsewhere(anatomy, on_branch, by_name)
+    _add_embeddings(anatomy, on_branch, stacks)
+    return Places(
+        order=_order(anatomy),
+        on_branch=on_branch,
+        branches=tuple(last),
+        heads=_heads(anatomy, by_name),
+        by_name=by_name,
+    )
+
+
+def role(source: WeightLayer) -> str:
+    """Return the role of a layer, in the words of schemes."""
+    if source.kind == "embedding":
+        return "embedding"
+    played = source.role.split("/")
+    if len(played) == 1:
+        return source.role
+    # One weight for queries and keys is unscaled as both are; one that is values too
+    # is neither.
+    if set(played) == {"query", "key"}:
+        return "query"
+    if "value" in played and len(set(played) & {"query", "key"}) > 0:
+        return "qkv"
+    return played[-1]
+
+
+def layers(source: WeightLayer, places: Places) -> tuple[Layer, ...]:
+    """Return what a scheme may know of each slice of a weight layer."""
+    window = tuple(source.shape[axis] for axis in source.window_axes)
+    own_role = role(source)
+    return tuple(
+        Layer(
+            own_role,
+            index=places.order[source.name, number],
+            depth=len(places.order),
+            fan_in=source.fan_in,
+            fan_out=source.fan_out,
+            branch=_branch_of(source, number, own_role, places=places),
+            name=source.name,
+            kind=source.kind,
+            groups=source.groups,
+            heads=places.heads.get(source.name),
+            window=window,
+            follows=_scales.follows(source),
+            precedes=_scales.precedes(source, places.by_name),
+        )
+        for number in range(source.stacked or 1)
+    )
+
+
+def _branch_of(
+    source: WeightLayer, number: int, own_role: str, *, places: Places
+) -> Branch | None:
+    # What stands first or last in the whole network is no part of a branch, whatever
+    # lies around it.
+    if own_role in ("stem", "head"):
+        return None
+    return places.on_branch.get((source.name, number))
+
+
+def _place(record: Record, stack: _Stack, index: int, *, position: int) -> Branch:
+    return Branch(
+        index=index,
+        count=len(stack.branches),
+        position=position,
+        length=max(record.positions) + 1,
+        stack=stack.name,
+        other=stack.other,
+    )
+
+
+def _slices(layer: WeightLayer, record: Record) -> Sequence[int]:
+    """Return the slices of a layer that lie on a branch."""
+    if layer.stacked is None:
+        return (0,)
+    if record.slice is None:
+        return range(layer.stacked)
+    return (record.slice,)
+
+
+def _stacks(anatomy: Anatomy) -> tuple[_Stack, ...]:
+    """Divide the branches into encoder and decoder, if there are both."""
+    records = _distinct(anatomy.branches)
+    crossing = _read_across(anatomy)
+    encoder = tuple(
+        record
+        for record in records
+        if any(anatomy.upstream(record.joins, point) for point in crossing)
+    )
+    decoder = tuple(record for record in records if record not in encoder)
+    if not encoder or not decoder:
+        return (_Stack(None, records, 0),)
+    return (
+        _Stack("encoder", encoder, len(decoder)),
+        _Stack("decoder", decoder, len(encoder)),
+    )
+
+
+def _distinct(records: Sequence[Record]) -> tuple[Record, ...]:
+    """Return the branches, each once however many steps of a recurrence repeat it."""
+    by_name: dict[str, Record] = {}
+    for record in records:
+        by_name.setdefault(_STEP.sub("", record.name), record)
+    return tuple(by_name.values())
+
+
+def _read_across(anatomy: Anatomy) -> list[str]:
+    """Return the points of keys that are computed from another stack than queries.
+
+    Such a key does not depend on what its query depends on: the branch of the attention
+    has the query on it and not the key.
+    """
+    on_branches = {name for record in anatomy.branches for name in record.layers}
+    points = []
+    for attention in anatomy.attentions:
+        has_query = any(name in on_branches for name in attention.query)
+        across = [name for name in attention.key if name not in on_branches]
+        if has_query:
+            points += [_first_point(anatomy, name) for name in across]
+    return [point for point in points if point is not None]
+
+
+def _first_point(anatomy: Anatomy, name: str) -> str | None:
+    for point in anatomy.points:
+        if _slice_of(point, name) is not None:
+            return point
+    return None
+
+
+def _slice_of(point: str, name: str) -> tuple[int, ...] | None:
+    """Return the slice of a layer of which a point is the pre-activation, or None."""
+    if not point.startswith(name):
+        return None
+    rest = re.fullmatch(r"((?:\[\d+\]|@\d+)*)", point[len(name) :])
+    if rest is None:
+        return None
+    return tuple(map(int, re.findall(r"\[(\d+)\]", rest[1])))
+
+
+def first_points(anatomy: Anatomy, name: str) -> dict[tuple[int, ...], str]:
+    """Return the first point of each slice of a layer, by the indices of the slice."""
+    points: dict[tuple[int, ...], str] = {}
+    for point in _points_by_base(anatomy).get(name, ()):
+        index = _slice_of(point, name)
+        if index is not None:
+            points.setdefault(index, point)
+    return points
+
+
+def _points_by_base(anatomy: Anatomy) -> dict[str, list[str]]:
+    """Group the points by their names without slices and steps."""
+    by_base: dict[str, list[str]] = {}
+    for point in anatomy.points:
+        by_base.setdefault(_ITERATIONS.sub("", point), []).append(point)
+    return by_base
+
+
+def _order(anatomy: Anatomy) -> dict[Slice, int]:
+    """Number the slices of all layers in the order in which they are computed."""
+    first: dict[Slice, int] = {}
+    positions = {point: i for i, point in enumerate(anatomy.points)}
+    for layer in anatomy.layers:
+        slices = first_points(anatomy, layer.name)
+        # Of nested stacks, slices are numbered with the innermost fastest.
+        for number, index in enumerate(sorted(slices)):
+            first[layer.name, number] = positions[slices[index]]
+        # A layer without a point, on which the output does not depend, comes last.
+        for number in range(len(slices), layer.stacked or 1):
+            first[layer.name, number] = len(positions) + layer.index
+    ranked = sorted(first, key=lambda key: first[key])
+    return {key: rank for rank, key in enumerate(ranked)}
+
+
+def _add_keys_from_elsewhere(
+    anatomy: Anatomy,
+    on_branch: dict[Slice, Branch],
+    by_name: Mapping[str, WeightLayer],
+) -> None:
+    """Put keys and values of another stack on the branch of their attention."""
+    for attention in anatomy.attentions:
+        for output in attention.output:
+            for number in range(by_name[output].stacked or 1):
+                branch = on_branch.get((output, number))
+                if branch is None or branch.position == 0:
+                    continue
+                first = Branch(
+                    index=branch.index,
+                    count=branch.count,
+                    position=branch.position - 1,
+                    length=branch.length,
+                    stack=branch.stack,
+                    other=branch.other,
+                )
+                for name in (*attention.query, *attention.key, *attention.value):
+                    on_branch.setdefault((name, number), first)
+
+
+def _add_embeddings(
+    anatomy: Anatomy,
+    on_branch: dict[Slice, Branch],
+    stacks: Sequence[_Stack],
+) -> None:
+    """Name for each embedding the first branch that depends on it."""
+    for layer in anatomy.embeddings:
+        point = _first_point(anatomy, layer.name)
+        reading = [
+            (record, stack)
+            for stack in stacks
+            for record in stack.branches
+            if point is not None and anatomy.upstream(point, record.joins)
+        ]
+        if reading:
+            record, stack = reading[0]
+            index = stack.branches.index(record)
+            on_branch[layer.name, 0] = _place(record, stack, index, position=0)
+
+
+def _heads(anatomy: Anatomy, by_name: Mapping[str, WeightLayer]) -> dict[str, int]:
+    """Return the number of heads that each layer of an attention serves."""
+    heads: dict[str, int] = {}
+    for attention in anatomy.attentions:
+        if not attention.head_size:
+            continue
+        for name in (*attention.query, *attention.key):
+            layer = by_name[name]
+            heads[name] = max(_num_outputs(layer) // attention.head_size, 1)
+        counts = [heads[name] for name in attention.key]
+        for name in (*attention.value, *attention.output):
+            if counts:
+                heads.setdefault(name, counts[0])
+    return heads
+
+
+def _num_outputs(layer: WeightLayer) -> int:
+    number = 1
+    for axis in (*layer.batch_axes, *layer.out_axes):
+        number *= layer.shape[axis]
+    return number

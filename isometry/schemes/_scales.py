@@ -1,0 +1,96 @@
+"""The scale of a free scheme in each layer of a network whose activations are read."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from isometry import activations, theory
+from isometry.schemes._layer import Layer
+from isometry.schemes._scheme import Scheme
+from isometry.structure import WeightLayer
+
+_NAMES = frozenset(activations.names())
+
+
+class Scaled(NamedTuple):
+    """A scheme with its scale fixed for one layer, and where the scale comes from."""
+
+    scheme: Scheme
+    note: str
+
+
+class Scales:
+    """The scale of a scheme, layer by layer."""
+
+    def __init__(
+        self, scheme: Scheme, sigma_w: float | None, sigma_b: float | None
+    ) -> None:
+        self._scheme = scheme
+        self._sigmas = (sigma_w, sigma_b)
+        self._by_activation: dict[str, Scaled] = {}
+
+    def of(self, layer: Layer) -> Scaled:
+        """Return the scheme with its scale fixed for a layer."""
+        sigma_w, sigma_b = self._sigmas
+        if not self._scheme.free:
+            return Scaled(self._scheme, "")
+        if sigma_w is not None:
+            return Scaled(self._scheme.at("linear", sigma_w, sigma_b), "")
+        if self._scheme.settled and sigma_b is None:
+            return Scaled(self._scheme, "")
+        if layer.follows is not None:
+            return self._critical(layer.follows, "that follows")
+        if layer.precedes is not None:
+            return self._critical(layer.precedes, "that it reads")
+        return self._critical("linear", "")
+
+    def _critical(self, activation: str, where: str) -> Scaled:
+        if activation not in self._by_activation:
+            self._by_activation[activation] = self._solved(activation)
+        scaled = self._by_activation[activation]
+        if not where:
+            return scaled
+        return scaled._replace(note=f"{scaled.note} {where}")
+
+    def _solved(self, activation: str) -> Scaled:
+        _, sigma_b = self._sigmas
+        if activation == "linear" and not sigma_b:
+            return Scaled(self._scheme.at("linear", 1.0, sigma_b), "linear: sigma_w 1")
+        try:
+            scheme = self._scheme.at(activation, None, sigma_b)
+        except theory.NoCriticalPoint:
+            # No variance is kept for ever, so the one that inputs and norms have is
+            # taken: there gradients keep their size.
+            sigma_w = theory.chi(activation, 1.0, 1.0) ** -0.5
+            scheme = self._scheme.at(activation, sigma_w, sigma_b)
+            return Scaled(scheme, f"chi = 1 at unit variance of the {activation}")
+        return Scaled(scheme, f"critical for the {activation}")
+
+
+def follows(layer: WeightLayer) -> str | None:
+    """Return the name of the activation that follows a layer, or None."""
+    return _first_activation(layer.then)
+
+
+def precedes(
+    layer: WeightLayer, by_name: Mapping[str, WeightLayer]
+) -> str | None:
+    """Return the name of the activation whose result a layer reads, or None."""
+    directly = _first_activation(layer.before[::-1])
+    if directly is not None or layer.reads is None:
+        return directly
+    # "fc1[0]:out" is what follows fc1; "fc1[0]" and "fc2:sum" are no activations.
+    base, *tails = layer.reads.split(":")
+    if not tails or tails[-1] != "out":
+        return None
+    source = by_name.get(base) or by_name.get(base.partition("[")[0])
+    return None if source is None else follows(source)
+
+
+def _first_activation(steps: Sequence[str]) -> str | None:
+    for step in steps:
+        name = step.replace(" ", "_")
+        # A sum is the end of a branch; the activation behind it is read by others too,
+        # and is what the stream passes.
+        if name in _NAMES:
+            return name
+    return None
