@@ -73,6 +73,8 @@ def _gate(
     gate: Gate, h: Float[Array, " units"], x: Float[Array, " n"]
 ) -> Float[Array, " units"]:
     """Compute W h + V x + b."""
+    # The bias is added to V x first, which is there in every step, while W h is zero in
+    # the first one: so the anatomy finds the bias at the input weight.
     from_input = x @ gate["input"] + gate["b"]
     return from_input + h @ gate["recurrent"]
 
@@ -114,6 +116,7 @@ def _lstm(
     forget = jax.nn.sigmoid(_gate(gates["forget"], h, x))
     output = jax.nn.sigmoid(_gate(gates["output"], h, x))
     content = activation(_gate(gates["cell"], h, x))
+    # Without peepholes: no gate reads c.
     c = forget * c + let_in * content
     return output * activation(c), c
 

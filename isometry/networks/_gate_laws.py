@@ -29,9 +29,7 @@ class Chrono:
 
     longest: int
 
-    def draw(
-        self, key: Key, units: int, dtype: np.dtype
-    ) -> Float[Array, " units"]:
+    def draw(self, key: Key, units: int, dtype: np.dtype) -> Float[Array, " units"]:
         """Draw log u, u uniform on [1, longest - 1), for each unit."""
         steps = jax.random.uniform(
             key, (units,), dtype, minval=1.0, maxval=self.longest - 1.0
@@ -93,10 +91,12 @@ def per_gate(
         default: The number of gates that the mapping leaves out.
         low: The smallest number allowed.
     """
+    # Kept as a tuple of pairs, which is hashable as a mapping is not.
     if not isinstance(value, Mapping):
         number = float(checks.number(name, value, low=low))
         return tuple((gate, number) for gate in gates)
     numbers = dict.fromkeys(gates, default)
+    # A gate that is misspelt must not be passed over in silence.
     for gate, given in value.items():
         gate = checks.one_of(f"gate of {name}", gate, gates)
         numbers[gate] = float(checks.number(f"{name}[{gate!r}]", given, low=low))

@@ -52,6 +52,7 @@ class RnnFunction:
         self, params: Params, x: Float[Array, "steps n_in"]
     ) -> Float[Array, " n_out"]:
         """Run through a sequence from states of zeros, and read out the last h."""
+        # A batch of sequences would run through all gates without complaint.
         shape = jnp.shape(x)
         if len(shape) != 2 or shape[0] == 0 or shape[1] != self.n_in:
             raise InputError(
@@ -63,13 +64,12 @@ class RnnFunction:
         dtype = head["w"].dtype
         cell = self.cell
 
-        def step(
-            states: States, x_t: Float[Array, " n_in"]
-        ) -> tuple[States, None]:
+        def step(states: States, x_t: Float[Array, " n_in"]) -> tuple[States, None]:
             new = cell.step(params, self.activation, states, x_t)
             # The anatomy calls the states by these names: h@0, h@1, ...
             return tuple(map(checkpoint_name, new, cell.states)), None
 
+        # In the theory of recurrent networks, too, the first step has no past.
         start = tuple(jnp.zeros(self.units, dtype) for _ in cell.states)
         (h, *_), _ = jax.lax.scan(step, start, jnp.asarray(x, dtype))
         return h @ head["w"] + head["b"]
@@ -111,12 +111,14 @@ class Rnn(Network):
         biases = self.laws.biases(key_biases, cell, units, dtype=self.dtype)
         params = {}
         shapes = cell.shapes(units, function.n_in)
+        # Keys of gates go by their order, so no gate's draw depends on another's shape.
         for gate_key, (gate, shapes_of_gate) in zip(keys, shapes.items(), strict=True):
             params[gate] = {"b": biases[gate]}
             key_recurrent, key_input = jax.random.split(gate_key)
             shape = shapes_of_gate["input"]
             draw = self.laws.input_weight(gate, shape[0])
             params[gate]["input"] = draw(key_input, shape, self.dtype)
+            # A gate that reads x alone has no recurrent weight.
             if "recurrent" in shapes_of_gate:
                 draw = self.laws.recurrent_weight(gate, units)
                 shape = shapes_of_gate["recurrent"]
@@ -178,7 +180,8 @@ def rnn(
     The point `h@t` is the state h after step t, counted from 0, and `c@t` the c of an
     LSTM: `span=("h@2", "h@7")` is the Jacobian of five steps. A perturbation of `h@2`
     reaches later states through all gates; the c of an LSTM is a state of its own, and
-    is not perturbed with it. Weights are "update/recurrent", "update/input", ..., "head".
+    is not perturbed with it. Weights are "update/recurrent", "update/input", ... and
+    "head".
 
     Args:
         units: The number of units, the size of h.
@@ -240,10 +243,13 @@ def rnn(
             f"write networks.rnn(...).with_scheme({checks.show(scheme)}), and for "
             "chrono gate_bias=networks.chrono(longest)."
         )
+    # Only gates that have such a weight may be named in a mapping.
     equations = CELLS[kind]
     laws = GateLaws(
         recurrent=scheme,
-        sigma_w=_gate_laws.per_gate("sigma_w", sigma_w, equations.recurrent, default=1.0),
+        sigma_w=_gate_laws.per_gate(
+            "sigma_w", sigma_w, equations.recurrent, default=1.0
+        ),
         sigma_v=_gate_laws.per_gate("sigma_v", sigma_v, equations.gates, default=1.0),
         sigma_b=_gate_laws.per_gate("sigma_b", sigma_b, equations.gates, default=0.0),
         gate_bias=_gate_laws.gate_biases(gate_bias, equations, kind),

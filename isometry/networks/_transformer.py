@@ -25,8 +25,8 @@ Tokens = Float[Array, "length width"]
 _NORMS = ("layer", "rms")
 
 # Standard deviation of learned positions as they start, as in GPT-2 and BERT. At 1 they
-# would be as large as the embedding of the tokens; at 0 a model that is not causal could
-# not tell tokens apart by where they stand.
+# would be as large as the embedding of the tokens; at 0 a model that is not causal
+# could not tell tokens apart by where they stand.
 _POSITION_SCALE = 0.02
 
 
@@ -71,6 +71,7 @@ class TransformerFunction:
         self, params: Params, x: Tokens | Int[Array, " length"]
     ) -> Float[Array, "length n_out"]:
         h = self._embedded(params, x)
+        # Scanned, so that compile time does not grow with the number of blocks.
         h, _ = jax.lax.scan(self._block, h, params["blocks"])
         if self.norm is not None and self.norm_at == "pre":
             # The stream of pre-norm blocks is normalized nowhere else.
@@ -99,16 +100,12 @@ class TransformerFunction:
                     f"below {self.vocabulary}."
                 )
             # A token beyond the vocabulary becomes NaN, and not the last row.
-            h = params["embedding"]["w"].at[tokens].get(
-                mode="fill", fill_value=jnp.nan
-            )
+            h = params["embedding"]["w"].at[tokens].get(mode="fill", fill_value=jnp.nan)
         if self.positions is not None:
             h = h + params["positions"]
         return h
 
-    def _block(
-        self, h: Tokens, params: Params
-    ) -> tuple[Tokens, None]:
+    def _block(self, h: Tokens, params: Params) -> tuple[Tokens, None]:
         """Apply one block."""
         h = self._residual(h, params["attention"], self._attention)
         h = self._residual(h, params["mlp"], self._mlp)
@@ -121,6 +118,7 @@ class TransformerFunction:
         branch: Callable[[Params, Tokens], Tokens],
     ) -> Tokens:
         """Add a branch to the stream, with a norm before it or after the sum."""
+        # Norms belong to the branch: each has parameters of its own.
         normed = h
         if self.norm is not None and self.norm_at == "pre":
             normed = _norms.normalize(self.norm, params["norm"], h)
@@ -135,8 +133,10 @@ class TransformerFunction:
         key = _to_heads(params["key"], h)
         value = _to_heads(params["value"], h)
         logits = jnp.einsum("qhe,khe->hqk", query, key)
+        # Logits of order one for queries and keys of order one (Vaswani et al., 2017).
         logits = logits / (self.width // self.heads) ** 0.5
         if self.causal:
+            # A token always sees itself, so no row of logits is infinite as a whole.
             visible = jnp.tril(jnp.ones((self.length, self.length), bool))
             logits = jnp.where(visible[None], logits, -jnp.inf)
         weights = jax.nn.softmax(logits)
@@ -150,9 +150,7 @@ class TransformerFunction:
         return self.activation(hidden) @ last["w"] + last["b"][None]
 
 
-def _to_heads(
-    layer: Params, h: Tokens
-) -> Float[Array, "length heads size"]:
+def _to_heads(layer: Params, h: Tokens) -> Float[Array, "length heads size"]:
     return jnp.einsum("td,dhe->the", h, layer["w"]) + layer["b"][None]
 
 
@@ -201,6 +199,8 @@ class Transformer(Built):
         hidden = function.mlp * width
         shapes = {
             "attention": {
+                # Heads have an axis of their own, by which schemes and the anatomy know
+                # them.
                 "query": {"w": (width, heads, size), "b": (heads, size)},
                 "key": {"w": (width, heads, size), "b": (heads, size)},
                 "value": {"w": (width, heads, size), "b": (heads, size)},
@@ -296,9 +296,9 @@ def transformer(
             initializer, or a `Scheme`.
 
     Returns:
-        A network whose parameters are {"blocks": {"attention": {"query", "key", "value",
-        "output", "norm", "branch", "skip"}, "mlp": {"first", "last", "norm", "branch",
-        "skip"}}}, stacked over blocks, and "embedding", "positions", "norm" and "head"
+        A network whose parameters are "blocks", with "attention" ("query", "key",
+        "value", "output") and "mlp" ("first", "last"), each with "norm", "branch" and
+        "skip", all stacked over blocks; and "embedding", "positions", "norm" and "head"
         where there are such.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Recurrent networks against loops over their equations, and against mean-field theory."""
+"""Recurrent networks against loops over their equations, and mean-field theory."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,9 @@ def gru(p, h, c, x):
 
 
 def lstm(p, h, c, x):
-    i, f, o = (logistic(affine(p[gate], h, x)) for gate in ("input", "forget", "output"))
+    i, f, o = (
+        logistic(affine(p[gate], h, x)) for gate in ("input", "forget", "output")
+    )
     c = f * c + i * np.tanh(affine(p["cell"], h, x))
     return o * np.tanh(c), c
 

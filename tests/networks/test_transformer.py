@@ -16,7 +16,9 @@ WIDTH, BLOCKS, HEADS, LENGTH = 8, 2, 2, 4
 def normalized(norm, leaves, h):
     if norm == "layer":
         h = h - h.mean(-1, keepdims=True)
-    scaled = leaves["scale"][None] * h / jnp.sqrt((h * h).mean(-1, keepdims=True) + 1e-5)
+    scaled = (
+        leaves["scale"][None] * h / jnp.sqrt((h * h).mean(-1, keepdims=True) + 1e-5)
+    )
     return scaled + leaves["bias"][None] if norm == "layer" else scaled
 
 
@@ -47,8 +49,9 @@ def plain(params, x, *, norm, norm_at, causal):
     """Compute what the network does, block after block."""
     h = params["embedding"]["w"][x] if "embedding" in params else x
     h = h + params["positions"] if "positions" in params else h
+    leaves, tree = jax.tree.flatten(params["blocks"])
     for i in range(BLOCKS):
-        block = jax.tree.map(lambda leaf: leaf[i], params["blocks"])
+        block = jax.tree.unflatten(tree, [leaf[i] for leaf in leaves])
         for name, branch in (("attention", attended), ("mlp", perceptron)):
             p = block[name]
             read = normalized(norm, p["norm"], h) if norm_at == "pre" else h
