@@ -23,7 +23,7 @@ FLOORS = (
     ("networks",),
     ("measure",),
     ("methods",),
-    ("_ranks",),
+    ("_monitor", "_ranks"),
     ("_compare",),
     ("degeneracy",),
     ("_self_test",),

@@ -465,10 +465,10 @@ DEGENERACY = (
     ),
     Fault(
         "record-one-step-late",
-        "degeneracy/_monitor.py",
-        "due = state.step % every == 0",
-        "due = (state.step + 1) % every == 0",
-        ("degeneracy/test_monitor.py",),
+        "_monitor.py",
+        "is_due = state.step % plan.every == 0",
+        "is_due = (state.step + 1) % plan.every == 0",
+        ("test_monitor.py",),
         match="records_are_those",
     ),
     # Classes whose first unit has sign +1 do not show it.

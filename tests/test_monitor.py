@@ -8,7 +8,7 @@ import pytest
 
 import isometry
 from isometry import networks
-from isometry.degeneracy._statistics import STATISTICS
+from isometry.measure._statistics import STATISTICS
 
 NET = networks.mlp([4, 8, 8, 3], "tanh", "orthogonal")
 XS, TARGETS = jax.random.normal(jax.random.key(1), (8, 4)), jax.random.normal(jax.random.key(2), (8, 3))
@@ -162,7 +162,7 @@ REFUSED = {
     "twice": ({"statistics": ["s_max", "s_max"]}, "two statistics are called 's_max'"),
     "no number of a key": ({"key": [1.0]}, r"monitor\(\): key is .*, not a single random key"),
     "no key": ({"method": "lanczos"}, "write key=jax.random.key"),
-    "features": ({"xs": XS[:, :3]}, r"floating rows of shape \(4,\)"),
+    "features": ({"xs": XS[:, :3]}, r"takes rows of shape \(4,\)"),
     "nan": ({"xs": XS.at[0, 0].set(jnp.nan)}, "NaN"),
     "span": ({"span": "middle"}, "span='middle'"),
 }
