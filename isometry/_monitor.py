@@ -7,46 +7,29 @@ the parameters before each step, and whatever else the training loop passes on.
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, overload
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from isometry._internal import checks, compilation, jaxprs, precision
+from isometry import _monitor_plan
+from isometry._internal import checks, compilation, jaxprs
 from isometry._internal.errors import InputError, PrecisionWarning, public
 from isometry._internal.types import Key, Params
-from isometry.activations import Activation
-from isometry.measure import _draws, _ensemble, _resolution, _spectra, methods
+from isometry._monitor_plan import Plan, Spans, Statistics, Values
+from isometry.measure import _draws, _ensemble, _resolution, methods
 from isometry.measure._function import Map, Reference, traced
-from isometry.measure._record import Spectrum
-from isometry.measure._spans import End, Span
-from isometry.measure._spectra import How
-from isometry.measure._statistics import STATISTICS, Statistic, why_unknown
-from isometry.measure._target import Target
 from isometry.measure.methods import Method
 from isometry.networks import Network
-from isometry.networks._layered import LayeredFunction, LayeredNetwork
-
-# The statistic that is one of the units, and not of the spectrum.
-DEAD = "dead_units"
-
-# Statistics by name, for one span; for several, by label of the span and then by name.
-Values: TypeAlias = dict[str, Array] | dict[str, dict[str, Array]]
-
-# One span, a list of spans, or spans by labels of the user's.
-Spans: TypeAlias = Span | list[Span] | Mapping[str, Span]
+from isometry.structure import _names
 
 # From the trained parameters, and extra arguments of `update` by name, to f's params.
 Current: TypeAlias = Callable[..., Params]
-
-# Singular values of the spectrum by which the shapes of statistics are found where the
-# parameters are not known yet. Any number will do that is not 1, which broadcasts.
-_SIZE_OF_STAND_IN = 3
 
 
 class MonitorState(NamedTuple):
@@ -54,7 +37,7 @@ class MonitorState(NamedTuple):
 
     Attributes:
         step: The number of updates seen.
-        count: The number of records kept.
+        kept: The number of records kept.
         due: The number of records that were due, kept or not.
         steps: The update of each record, of shape (capacity,).
         values: What was recorded, by statistic, with leading axis (capacity,); for
@@ -62,7 +45,7 @@ class MonitorState(NamedTuple):
     """
 
     step: Int[Array, ""]
-    count: Int[Array, ""]
+    kept: Int[Array, ""]
     due: Int[Array, ""]
     steps: Int[Array, " capacity"]
     values: Values
@@ -105,199 +88,11 @@ class Records:
         return values.mean(1) if values.ndim > 1 else values
 
 
-@dataclass(frozen=True)
-class _OfSpectrum:
-    """A statistic of the spectrum."""
-
-    statistic: Statistic
-
-    def __call__(
-        self, sp: Spectrum, params: Params, xs: PyTree[Array]
-    ) -> Float[Array, "..."]:
-        return self.statistic(sp)
-
-
-@dataclass(frozen=True)
-class _DeadUnits:
-    """The share of hidden units whose activation has derivative 0 at every input."""
-
-    function: LayeredFunction
-    activation: Activation
-
-    def __call__(
-        self, sp: Spectrum, params: Params, xs: PyTree[Array]
-    ) -> Float[Array, "..."]:
-        layers = jax.vmap(self.function.pre_activations, (None, 0))(params, xs)
-        dead = [self._dead(z) for z in layers]
-        if not dead:
-            return jnp.zeros(())
-        return jnp.mean(jnp.concatenate(dead).astype(jnp.float32))
-
-    def _dead(self, z: Float[Array, "inputs units"]) -> Bool[Array, " units"]:
-        return jnp.all(self.activation.slope(z) == 0, axis=0)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What a monitor measures: the static argument of its compiled update.
-
-    Plans are equal if all fields are, so a monitor that is made anew at each step, as
-    `optax.inject_hyperparams` does, is compiled once.
-
-    Attributes:
-        function: f(params, x).
-        spans: The spans and their labels.
-        is_single: Whether one span was asked for, without a label.
-        method: The method.
-        measures: The statistics by name.
-        named: Those of them that have names of the package's own.
-        every: The number of updates from one record to the next.
-        capacity: The number of records kept.
-        key_kind: The generator of the key, of which the program takes the bits.
-    """
-
-    function: Reference
-    spans: tuple[tuple[str, Span], ...]
-    is_single: bool
-    method: Method
-    measures: tuple[tuple[str, _OfSpectrum | _DeadUnits], ...]
-    named: tuple[tuple[str, str], ...]
-    every: int
-    capacity: int
-    key_kind: str | None
-
-    def targets(self, params: Params, xs: PyTree[Array]) -> tuple[Target, ...]:
-        """Find the spans at parameters, or at their shapes.
-
-        Args:
-            params: What f takes.
-            xs: The inputs.
-        """
-        targets = []
-        for _, span in self.spans:
-            target = _resolution.resolve(
-                self.function.function,
-                params,
-                _draws.row_shapes(xs),
-                span=span,
-                dtype=None,
-                needs_factors=self.method.needs_factors,
-                argument="xs",
-            )
-            targets.append(target)
-        return tuple(targets)
-
-    def observe(
-        self,
-        params: Params,
-        xs: PyTree[Array],
-        bits: Array | None,
-        *,
-        step: Int[Array, ""],
-    ) -> Values:
-        """Compute all statistics."""
-        params = jax.lax.stop_gradient(params)
-        with warnings.catch_warnings():
-            # `init` has warned already.
-            warnings.simplefilter("ignore", PrecisionWarning)
-            targets = self.targets(params, xs)
-        if bits is not None:
-            # Each record draws afresh.
-            key = jax.random.fold_in(_key(bits, self.key_kind), step)
-            _, bits = _draws.key_parts(key)
-        how = How(targets, self.method, self.key_kind)
-        one_seed = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
-        spectra = _spectra.measured(
-            how,
-            (one_seed, jnp.arange(1)),
-            (xs, jnp.arange(_num_rows(xs))),
-            bits,
-        )
-        by_label = {}
-        for (label, _), target, sp in zip(self.spans, targets, spectra, strict=True):
-            of_seed = jax.tree.map(lambda leaf: leaf[0], sp)
-            values = self._statistics(of_seed, params, xs)
-            by_label[label] = {
-                name: value.astype(target.dtype) for name, value in values.items()
-            }
-        return self.nested(by_label)
-
-    def stand_in(self, params: Params, xs: PyTree[Array]) -> Values:
-        """Compute all statistics of spectra that were not measured, for their shapes."""
-        dtype = precision.measuring_dtype(None, params, xs)
-        shape = (_num_rows(xs), _SIZE_OF_STAND_IN)
-        sp = Spectrum(
-            log_values=jnp.zeros(shape, dtype),
-            weights=jnp.full(shape, 1 / _SIZE_OF_STAND_IN, dtype),
-            log_floor=jnp.full(shape[:1], -jnp.inf, dtype),
-            method=self.method,
-            size=_SIZE_OF_STAND_IN,
-        )
-        values = self._statistics(sp, params, xs)
-        cast = {name: value.astype(dtype) for name, value in values.items()}
-        return self.nested({label: cast for label, _ in self.spans})
-
-    def _statistics(
-        self, sp: Spectrum, params: Params, xs: PyTree[Array]
-    ) -> dict[str, Array]:
-        """Compute the statistics of one span, and check their shapes."""
-        num_rows = _num_rows(xs)
-        values = {}
-        for name, measure in self.measures:
-            value = jnp.asarray(measure(sp, params, xs))
-            if value.shape not in ((), (num_rows,)):
-                raise InputError(
-                    f"statistic {name!r} returns shape {value.shape}; it must return "
-                    f"one number, or one for each of the {num_rows} inputs."
-                )
-            values[name] = value
-        return values
-
-    def nested(self, by_label: dict[str, dict[str, Array]]) -> Values:
-        """Return the values of a single span without its label."""
-        if not self.is_single:
-            return by_label
-        (values,) = by_label.values()
-        return values
-
-    def require_known(self, params: Params, xs: PyTree[Array]) -> None:
-        """Refuse statistics whose records would all be NaN, without a word."""
-        targets = self.targets(params, xs)
-        bits = None
-        if self.method.needs_key:
-            bits = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-        how = How(targets, self.method)
-
-        def measured(params: Params, bits: Array | None) -> tuple[Spectrum, ...]:
-            one_seed = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
-            numbers = jnp.arange(_num_rows(xs))
-            return _spectra.measured(how, (one_seed, jnp.arange(1)), (xs, numbers), bits)
-
-        for sp in jax.eval_shape(measured, params, bits):
-            for label, name in self.named:
-                reason = why_unknown(name, sp)
-                if reason is not None:
-                    raise InputError(
-                        f"statistics: {label!r} would be NaN in every record. {reason} "
-                        "Known are 's_max', 'mean_s2', 'mean_s4', "
-                        "'isometry_deviation', 'effective_rank' and 'stable_rank'."
-                    )
-
-
-def _key(bits: Array, kind: str | None) -> Key:
-    """Return the key of these bits; an old key is its own bits."""
-    return bits if kind is None else jax.random.wrap_key_data(bits, impl=kind)
-
-
-def _num_rows(xs: PyTree[Array]) -> int:
-    return jax.tree.leaves(xs)[0].shape[0]
-
-
 # Outside of the caller's jit as well: in a loop that is not compiled, every update
 # would else compile the branches of the cond anew.
 @functools.partial(compilation.jit, static_argnums=0)
 def _advanced(
-    plan: _Plan,
+    plan: Plan,
     state: MonitorState,
     params: Params,
     xs: PyTree[Array],
@@ -305,16 +100,16 @@ def _advanced(
 ) -> MonitorState:
     """Return the state after one update."""
     is_due = state.step % plan.every == 0
-    is_kept = is_due & (state.count < plan.capacity)
+    is_kept = is_due & (state.kept < plan.capacity)
 
     def record() -> tuple[Int[Array, " capacity"], Values]:
         values = plan.observe(params, xs, bits, step=state.step)
         kept = jax.tree.map(
-            lambda buffer, value: buffer.at[state.count].set(value.astype(buffer.dtype)),
+            lambda buffer, value: buffer.at[state.kept].set(value.astype(buffer.dtype)),
             state.values,
             values,
         )
-        return state.steps.at[state.count].set(state.step), kept
+        return state.steps.at[state.kept].set(state.step), kept
 
     def skip() -> tuple[Int[Array, " capacity"], Values]:
         return state.steps, state.values
@@ -322,7 +117,7 @@ def _advanced(
     steps, values = jax.lax.cond(is_kept, record, skip)
     return MonitorState(
         step=state.step + 1,
-        count=state.count + is_kept.astype(jnp.int32),
+        kept=state.kept + is_kept.astype(jnp.int32),
         due=state.due + is_due.astype(jnp.int32),
         steps=steps,
         values=values,
@@ -335,7 +130,7 @@ def monitor(
     xs: PyTree[Array],
     *,
     every: int,
-    statistics: Iterable[str | Statistic] | Mapping[str, str | Statistic],
+    statistics: Statistics,
     capacity: int,
     method: str | Method = "dense",
     span: Spans = "end_to_end",
@@ -362,11 +157,12 @@ def monitor(
         updates, opt_state = optimizer.update(
             grads, opt_state, params, batch_stats=batch_stats)
 
-    `nnx.Optimizer.update` passes keyword arguments on as well; the `apply_gradients` of
-    a Flax `TrainState` does not, so there `tx.update` is called by hand. Inside
-    `optax.masked` and `multi_transform` a monitor sees a part of the parameters alone,
-    and needs `state` too. Without `state` it refuses params with parts missing, and an
-    f that closes over floating JAX arrays, which would stay as they are.
+    With NNX, `state=lambda params, whole: whole`, and `optimizer.update(model, grads,
+    whole=net.params_of(model))`. The `apply_gradients` of a Flax `TrainState` passes
+    nothing on, so there `tx.update` is called by hand. Inside `optax.masked` and
+    `multi_transform` a monitor sees a part of the parameters alone, and needs `state`
+    too. Without `state` it refuses params with parts missing, and an f that closes over
+    floating JAX arrays, which would stay as they are.
 
     Nothing is measured at other steps: `lax.cond` skips it. Under vmap that becomes a
     select, which measures at every step, so monitor one seed, or call
@@ -437,14 +233,17 @@ def monitor(
             f"state={checks.show(state)} is not a function; write "
             "state=lambda params, batch_stats: {...}."
         )
+    # Inputs are arguments of the compiled update, not constants in it.
     xs, _ = _ensemble.inputs_of(f, xs)
-    named = _named(statistics)
-    plan = _Plan(
+    named = _monitor_plan.named(statistics)
+    plan = Plan(
         function=Reference(function),
-        spans=_labelled(span),
+        spans=_monitor_plan.labelled(span),
         is_single=not isinstance(span, (list, Mapping)),
         method=chosen,
-        measures=tuple((name, _measure(one, f)) for name, one in named.items()),
+        measures=tuple(
+            (name, _monitor_plan.measure(one, f)) for name, one in named.items()
+        ),
         named=tuple((name, one) for name, one in named.items() if isinstance(one, str)),
         every=int(every),
         capacity=int(capacity),
@@ -462,10 +261,10 @@ def monitor(
     def init(params: Params) -> MonitorState:
         given = shapes
         if state is None:
-            _require_whole(params, shapes)
-            _require_closed(function, params, xs)
-            given = params
+            given = _whole(params, shapes)
+            _require_closed(function, given, xs)
         zero = jnp.zeros((), jnp.int32)
+        # Extra arguments come with `update` only, so f's params may be unknown here.
         if given is None:
             values = jax.eval_shape(plan.stand_in, params, xs)
         else:
@@ -493,8 +292,7 @@ def monitor(
         current = params
         if state is not None:
             current = _current(state, params, extra)
-            if shapes is not None:
-                _require_whole(current, shapes)
+        current = _whole(current, shapes)
         return updates, _advanced(plan, opt_state, current, xs, bits)
 
     # The types of optax take arguments by position alone.
@@ -503,6 +301,7 @@ def monitor(
 
 def _current(state: Current, params: Params, extra: Mapping[str, PyTree]) -> Params:
     """Make f's params of the trained ones and of extra arguments."""
+    # Other transformations of the chain may have extra arguments of their own.
     parameters = inspect.signature(state).parameters.values()
     taken = extra
     if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
@@ -530,8 +329,11 @@ def _is_masked(node: object) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
-def _require_whole(params: Params, shapes: Params | None) -> None:
-    """Refuse a part of what f takes: the rest would not be what it is in training.
+def _whole(params: Params, shapes: Params | None) -> Params:
+    """Return all that f takes, in the tree that a network uses.
+
+    A part is refused: the rest would not be what it is in training. `nnx.Optimizer`
+    takes arrays out of their variables; they are put back by their names.
 
     Args:
         params: What would be passed to f.
@@ -547,8 +349,8 @@ def _require_whole(params: Params, shapes: Params | None) -> None:
             "state=lambda params, whole: whole and "
             "optimizer.update(grads, opt_state, params, whole=params)."
         )
-    if shapes is None:
-        return
+    if shapes is None or jax.tree.structure(params) == jax.tree.structure(shapes):
+        return params
     num_given, num_whole = len(nodes), len(jax.tree.leaves(shapes))
     # Of fewer leaves a collection is missing. Other differences are f's to judge, which
     # may take mappings of another kind, for example.
@@ -560,6 +362,13 @@ def _require_whole(params: Params, shapes: Params | None) -> None:
             '{"params": params, "batch_stats": batch_stats}, for example, and '
             "optimizer.update(grads, opt_state, params, batch_stats=batch_stats)."
         )
+    pairs = zip(_names.leaves(params), nodes, strict=True)
+    by_name = {leaf.steps: node for leaf, node in pairs}
+    names = [leaf.steps for leaf in _names.leaves(shapes)]
+    if by_name.keys() != set(names):
+        return params
+    in_order = [by_name[name] for name in names]
+    return jax.tree.unflatten(jax.tree.structure(shapes), in_order)
 
 
 def _outline(shapes: Params) -> str:
@@ -571,9 +380,6 @@ def _outline(shapes: Params) -> str:
 
 def _require_closed(function: Map, params: Params, xs: PyTree[Array]) -> None:
     """Refuse a function that closes over arrays, which would stay as they are now."""
-    # The functions of layered networks hold no arrays.
-    if isinstance(function, LayeredFunction):
-        return
     try:
         closed, _ = traced(function, params, _draws.row_shapes(xs))
     # What a user's function raises is reported where the span is resolved.
@@ -598,86 +404,6 @@ def _require_closed(function: Map, params: Params, xs: PyTree[Array]) -> None:
             "opt_state, params, batch_stats=batch_stats). If they are meant to stay, "
             "write state=lambda params: params."
         )
-
-
-def _labelled(span: Spans) -> tuple[tuple[str, Span], ...]:
-    """Return the spans with their labels."""
-    if isinstance(span, Mapping):
-        labelled = {str(label): one for label, one in span.items()}
-    elif isinstance(span, list):
-        labelled = {}
-        for one in span:
-            label = _label(one)
-            if label in labelled:
-                raise InputError(f"span holds {label!r} twice; write each span once.")
-            labelled[label] = one
-    else:
-        labelled = {"": span}
-    if not labelled:
-        raise InputError('span is empty; write ["end_to_end", "hidden"].')
-    return tuple(
-        (label, _resolution.canonical(one)) for label, one in labelled.items()
-    )
-
-
-def _label(span: Span) -> str:
-    """Write a span as a label: "hidden", "input -> blocks/0[-1]"."""
-    span = _resolution.canonical(span)
-    return span if isinstance(span, str) else " -> ".join(map(_written, span))
-
-
-def _written(end: End) -> str:
-    if isinstance(end, str):
-        return end
-    name, index = end
-    return f"{name}{list(np.atleast_1d(index))}"
-
-
-def _named(
-    statistics: Iterable[str | Statistic] | Mapping[str, str | Statistic],
-) -> dict[str, str | Statistic]:
-    """Return every statistic by its name."""
-    if isinstance(statistics, str) or not isinstance(statistics, Iterable):
-        raise InputError(
-            f"statistics={checks.show(statistics)} is no sequence; write "
-            '["isometry_deviation"].'
-        )
-    named: dict[str, str | Statistic] = {}
-    if isinstance(statistics, Mapping):
-        named.update(statistics)
-    else:
-        for statistic in statistics:
-            name = statistic
-            if not isinstance(statistic, str):
-                name = getattr(statistic, "__name__", repr(statistic))
-            if name in named:
-                raise InputError(
-                    f"two statistics are called {name!r}; write a mapping of names."
-                )
-            named[name] = statistic
-    if not named:
-        raise InputError('statistics is empty; write ["isometry_deviation"].')
-    return named
-
-
-def _measure(statistic: str | Statistic, f: Map) -> _OfSpectrum | _DeadUnits:
-    """Return what computes a statistic.
-
-    Args:
-        statistic: A name, or a function of a spectrum.
-        f: The network, or any other function.
-    """
-    if callable(statistic):
-        return _OfSpectrum(statistic)
-    # Of a chain the activation is not known.
-    has_units = isinstance(f, LayeredNetwork) and f.activation is not None
-    known = [*STATISTICS, DEAD] if has_units else STATISTICS
-    checks.one_of("statistics", statistic, known)
-    if statistic == DEAD:
-        assert isinstance(f, LayeredNetwork), "others have no statistic of this name"
-        assert f.activation is not None, "others have no statistic of this name"
-        return _DeadUnits(f.function, f.activation)
-    return _OfSpectrum(STATISTICS[statistic])
 
 
 @public("recorded")
@@ -711,14 +437,22 @@ def recorded(opt_state: PyTree) -> Records | dict[str, Records]:
             hint = "pass the part that holds the one"
         raise InputError(f"{len(found)} monitors in this state; {hint}.")
     (state,) = found
-    if jnp.ndim(state.count):
+    if jnp.ndim(state.kept):
         raise InputError(
-            f"the state of {jnp.shape(state.count)} runs; write "
+            f"the state of {jnp.shape(state.kept)} runs; write "
             "jax.tree.map(lambda a: a[i], opt_state)."
         )
-    if any(isinstance(part, dict) for part in state.values.values()):
-        return {label: _records(state, part) for label, part in state.values.items()}
-    return _records(state, state.values)
+    by_label = {
+        label: _records(state, part)
+        for label, part in state.values.items()
+        if isinstance(part, dict)
+    }
+    if by_label:
+        return by_label
+    single = {
+        name: part for name, part in state.values.items() if not isinstance(part, dict)
+    }
+    return _records(state, single)
 
 
 def _nodes(opt_state: PyTree) -> list[object]:
@@ -729,7 +463,7 @@ def _nodes(opt_state: PyTree) -> list[object]:
 
 
 def _records(state: MonitorState, values: Mapping[str, Array]) -> Records:
-    num_kept = int(state.count)
+    num_kept = int(state.kept)
     return Records(
         steps=np.asarray(state.steps)[:num_kept],
         values={name: np.asarray(buffer)[:num_kept] for name, buffer in values.items()},
