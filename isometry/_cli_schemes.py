@@ -31,8 +31,10 @@ def listing(name: str | None, out: str | None, as_json: bool) -> int:
 
     from isometry import schemes, store
     from isometry._internal import strict_json
+    from isometry._internal.errors import public
 
-    entries = schemes.listing() if name is None else schemes.describe(name, "isometry schemes")
+    describe = public("isometry schemes")(schemes.describe)
+    entries = schemes.listing() if name is None else describe(name)
     if out is not None:
         common.told([store.write_json(store.prepare(out) / "schemes.json", entries)], as_json)
     if as_json:

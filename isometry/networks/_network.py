@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import jax
 from jaxtyping import Array, Float, PyTree
@@ -18,6 +18,10 @@ from isometry.schemes import Assignment, Scheme
 from isometry.schemes._registry import SchemeLike
 from isometry.structure import Anatomy, anatomy
 from isometry.theory import Law
+
+if TYPE_CHECKING:
+    from isometry.measure._gains import Calibrated
+    from isometry.measure._spans import Span
 
 # The spans that have names. Every other span is two points of the anatomy.
 SPANS = ("end_to_end", "hidden")
@@ -269,6 +273,49 @@ class Network:
             by_label[label] = self.with_scheme(one)
         return by_label
 
+    @public("calibrated")
+    def calibrated(
+        self,
+        keys: Key,
+        xs: PyTree[Array],
+        span: "Span" = "end_to_end",
+    ) -> "Calibrated":
+        """Find one gain for each weight layer, such that E s² = 1 over a span.
+
+        The mean is over keys, inputs and singular values. Each layer that every path
+        through the span meets gets the gain with which E s² is 1 from the start of the
+        span to this layer. If skips lead around all layers, the last layers of the
+        branches share one gain. The network that is returned multiplies its weights by
+        the gains as they are drawn; `.gains.table()` says what was changed, and why a
+        layer was left alone. Runs on the host.
+
+        Args:
+            keys: One for each seed.
+            xs: Inputs along a first axis.
+            span: "end_to_end", "hidden", or two points, as in `isometry.spectrum`.
+
+        Returns:
+            The same network with gains.
+
+        Raises:
+            NotDefined: No gain brings E s² to 1: a norm behind each layer undoes its
+                scale, the skips alone have more than 1, or weights are zero.
+            InputError: What `isometry.profile` refuses.
+
+        Example:
+            >>> net = networks.mlp([16, 16, 16, 16], "relu", "orthogonal", sigma_w=1.0)
+            >>> keys = jax.random.split(jax.random.key(0), 8)
+            >>> xs = data.gaussian(jax.random.key(1), 4, 16).xs
+            >>> net = net.calibrated(keys, xs)
+            >>> sp = isometry.ensemble(net, keys, xs)
+            >>> round(float(sp.moment(1).mean()), 2)
+            1.0
+        """
+        # Measuring stands above networks, and this method measures.
+        from isometry.measure._calibration import calibrate
+
+        return calibrate(self, keys, xs, span)
+
     @property
     def training(self) -> "Network":
         """The network as it is trained: with a whole batch, and its random keys, as x.
@@ -444,4 +491,9 @@ class Redrawn(Built):
         return self.base.training.with_scheme(self.scheme, self.sigma_w, self.sigma_b)
 
     def __repr__(self) -> str:
-        return f"{self.base!r}.with_scheme({self.scheme!r})"
+        arguments = [repr(self.scheme.name)]
+        for name in ("sigma_w", "sigma_b"):
+            value = getattr(self, name)
+            if value is not None:
+                arguments.append(f"{name}={value!r}")
+        return f"{self.base!r}.with_scheme({', '.join(arguments)})"

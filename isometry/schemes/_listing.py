@@ -1,73 +1,152 @@
-"""Schemes and initializers side by side: as plain data, and as tables for the terminal."""
+"""Schemes and initializers side by side: as plain data, and as tables for terminals."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from isometry import _checks, initializers
+from isometry import initializers
+from isometry._internal import checks
+from isometry._internal.errors import public
 from isometry.schemes._registry import catalogue
+from isometry.schemes._scheme import Scheme
 
-_FIELDS = ("name", "definition", "law", "isometric", "citation", "aliases", "differs")
-_FULL_WIDTH = 160  # columns of a terminal from which on every field fits beside the others
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+# One scheme or initializer: texts, and tuples of texts.
+Listed: TypeAlias = dict[str, Any]
+
+_FIELDS = (
+    "name",
+    "definition",
+    "law",
+    "isometric",
+    "citation",
+    "aliases",
+    "differs",
+)
+_NARROW_FIELDS = ("name", "definition", "isometric")
+
+# Columns of a terminal from which on every field fits beside the others. With half of
+# them the columns of a table would be narrower than their words.
+_FULL_WIDTH = 160
 
 
-def listing() -> list[dict[str, Any]]:
-    """Every named scheme, then every initializer, as plain data.
+def listing() -> list[Listed]:
+    """List every named scheme, then every initializer, as plain data.
 
-    Each has kind, name, definition, law, isometric, citation, aliases, differs, and the arguments it needs.
+    Returns:
+        A mapping each: kind, name, definition, law, isometric, citation, aliases,
+        differs, and the arguments that it needs.
+
+    Example:
+        >>> entry = schemes.listing()[0]
+        >>> entry["kind"], entry["name"]
+        ('scheme', 'gaussian')
     """
-    kinds = (("scheme", catalogue()), ("initializer", initializers.catalogue()))
-    return [
-        {"kind": kind, **{field: getattr(entry, field) for field in _FIELDS}, "needs": getattr(entry, "needs", ())}
-        for kind, entries in kinds
-        for entry in entries
-    ]
+    entries = [_entry("scheme", scheme) for scheme in catalogue()]
+    return entries + [_entry("initializer", e) for e in initializers.catalogue()]
 
 
-def describe(name: str, call: str = "schemes.describe") -> list[dict[str, Any]]:
-    """The entries of one `name` or alias: a scheme, an initializer, or one of each.
+def _entry(kind: str, record: Scheme | initializers.Entry) -> Listed:
+    fields = {field: getattr(record, field) for field in _FIELDS}
+    return {"kind": kind, **fields, "needs": getattr(record, "needs", ())}
 
-    **Raises** `ValueError`: nothing has this name; the nearest is suggested.
+
+@public("schemes.describe")
+def describe(name: str) -> list[Listed]:
+    """Look up what has a name or alias: a scheme, an initializer, or one of each.
+
+    Args:
+        name: The name, or the name in another library.
+
+    Returns:
+        The entries of `listing` that have it.
+
+    Raises:
+        InputError: Nothing has this name; the nearest is suggested.
+
+    Example:
+        >>> [entry["kind"] for entry in schemes.describe("orthogonal")]
+        ['scheme', 'initializer']
     """
     entries = listing()
-    found = [entry for entry in entries if name == entry["name"] or name in entry["aliases"]]
-    if not found:
-        _checks.one_of(call, among=dict.fromkeys(entry["name"] for entry in entries), name=name)
-    return found
+    named = [
+        entry for entry in entries if name == entry["name"] or name in entry["aliases"]
+    ]
+    if not named:
+        known = dict.fromkeys(entry["name"] for entry in entries)
+        checks.one_of("name", name, known)
+    return named
 
 
-def rich_tables(width: int) -> list[Any]:
-    """Rich tables of the schemes and of the initializers; at a `width` below 160 without law, citation and aliases.
+@public("schemes.rich_tables")
+def rich_tables(width: int) -> "list[Table]":
+    """Draw rich tables of the schemes and of the initializers.
 
-    **Raises** `MissingExtra`: rich is not installed.
+    Args:
+        width: Columns of the terminal. Below 160, law, citation and aliases are left
+            out.
+
+    Returns:
+        Two tables.
+
+    Raises:
+        MissingExtra: rich is not installed.
+
+    Example:
+        >>> tables = schemes.rich_tables(80)
+        >>> [table.title for table in tables]
+        ['schemes', 'initializers']
     """
-    table = _checks.extra("schemes.rich_tables", "rich.table", "cli").Table
-    fields = _FIELDS[:-1] if width >= _FULL_WIDTH else ("name", "definition", "isometric")
+    new_table = checks.extra("rich.table", "cli").Table
+    fields = _FIELDS[:-1] if width >= _FULL_WIDTH else _NARROW_FIELDS
     tables = []
     for kind in ("scheme", "initializer"):
-        made = table(*fields, title=f"{kind}s", title_justify="left", show_lines=True)
+        table = new_table(
+            *fields, title=f"{kind}s", title_justify="left", show_lines=True
+        )
         chosen = [entry for entry in listing() if entry["kind"] == kind]
-        made.columns[0].min_width = max(len(entry["name"]) for entry in chosen)
+        # Names are not folded: they are what the user has to write.
+        table.columns[0].min_width = max(len(entry["name"]) for entry in chosen)
         for entry in chosen:
-            made.add_row(*(_text(entry[field]) for field in fields))
-        tables.append(made)
+            table.add_row(*(_text(entry[field]) for field in fields))
+        tables.append(table)
     return tables
 
 
-def rich_entry(entry: dict[str, Any]) -> Any:
-    """One `entry` of `listing` in full, a field a row, as a rich table.
+@public("schemes.rich_entry")
+def rich_entry(entry: Listed) -> "Table":
+    """Draw one entry of `listing` in full, a field a row, as a rich table.
 
-    **Raises** `MissingExtra`: rich is not installed.
+    Args:
+        entry: The entry.
+
+    Returns:
+        The table.
+
+    Raises:
+        MissingExtra: rich is not installed.
+
+    Example:
+        >>> (entry,) = schemes.describe("lsuv")
+        >>> schemes.rich_entry(entry).title
+        'scheme lsuv'
     """
-    table = _checks.extra("schemes.rich_entry", "rich.table", "cli").Table
-    made = table(title=f"{entry['kind']} {entry['name']}", title_justify="left", show_header=False)
-    made.add_column(no_wrap=True)
-    made.add_column()
-    for field in ("definition", "law", "isometric", "citation", "aliases", "needs", "differs"):
+    table = checks.extra("rich.table", "cli").Table(
+        title=f"{entry['kind']} {entry['name']}",
+        title_justify="left",
+        show_header=False,
+    )
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for field in (*_FIELDS[1:-1], "needs", "differs"):
         if entry[field]:
-            made.add_row(field, _text(entry[field]))
-    return made
+            table.add_row(field, _text(entry[field]))
+    return table
 
 
-def _text(value: Any) -> Any:
-    """Plain text: brackets in a law are no markup."""
-    text = _checks.extra("schemes.rich_tables", "rich.text", "cli").Text
-    return text(value if isinstance(value, str) else ", ".join(value), overflow="fold")
+def _text(value: str | tuple[str, ...]) -> "Text":
+    """Return plain text, because brackets in a law are no markup."""
+    text = checks.extra("rich.text", "cli").Text
+    written = value if isinstance(value, str) else ", ".join(value)
+    return text(written, overflow="fold")

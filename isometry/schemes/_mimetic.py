@@ -1,83 +1,126 @@
-"""Mimetic initialization: the products of query and key, and of value and output, look like those of trained ones."""
+"""Mimetic initialization: products of attention weights look like those of trained ones.
+
+Trained are the query times the key, and the value times the output.
+"""
 
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from isometry import _checks
-from isometry.initializers import Initializer, uniform
+from isometry._internal.errors import NotDefined
+from isometry._internal.types import Initializer as Init
+from isometry._internal.types import Key
+from isometry.initializers import Initializer
 from isometry.linalg._factorizations import thin_svd
 from isometry.schemes._layer import Layer
-from isometry.schemes._scheme import Init, Scheme
+from isometry.schemes._scheme import Scheme
+from isometry.schemes._transformer import refuse_fused, xavier_uniform
 
-QUERY_KEY, VALUE_OUTPUT = (0.7, 0.7), (0.4, -0.4)  # (alpha, beta); section 4 of the paper
+# (alpha, beta) of section 4 of the paper.
+QUERY_KEY = (0.7, 0.7)
+VALUE_OUTPUT = (0.4, -0.4)
 
 
 def factors(
-    key: Array, width: int, rank: int, alpha: float, beta: float, dtype
+    key: Key,
+    width: int,
+    rank: int,
+    *,
+    alpha: float,
+    beta: float,
+    dtype: np.dtype,
 ) -> tuple[Float[Array, "width rank"], Float[Array, "width rank"]]:
-    """(A, B) with A Bᵀ the best approximation of rank `rank` to alpha Z + beta I, Z_ij ~ N(0, 1/width); AᵀA = BᵀB.
+    """Draw A and B with A Bᵀ near alpha Z + beta I, Z_ij ~ N(0, 1/width).
 
-    Singular vectors have two signs: the largest entry of each left one is made positive, so that the program that
-    draws A and the one that draws B agree.
+    A Bᵀ is the best approximation of rank `rank`, and AᵀA = BᵀB.
     """
     z = jax.random.normal(key, (width, width), dtype) * jnp.asarray(width**-0.5, dtype)
-    target = jnp.asarray(alpha, dtype) * z + jnp.asarray(beta, dtype) * jnp.eye(width, dtype=dtype)
+    identity = jnp.eye(width, dtype=dtype)
+    target = jnp.asarray(alpha, dtype) * z + jnp.asarray(beta, dtype) * identity
     u, s, vt = thin_svd(target)
+    # Singular vectors have two signs. The largest entry of each left one is made
+    # positive, so that the program that draws A and the one that draws B agree.
     largest = jnp.take_along_axis(u, jnp.abs(u).argmax(0)[None, :], 0)
-    root = jnp.sqrt(s)[None, :rank]
-    return u[:, :rank] * jnp.sign(largest)[:, :rank] * root, vt.T[:, :rank] * jnp.sign(largest)[:, :rank] * root
+    root = jnp.sign(largest)[:, :rank] * jnp.sqrt(s)[None, :rank]
+    return u[:, :rank] * root, vt.T[:, :rank] * root
 
 
 def _check_rank(role: str, shape: tuple[int, ...], width: int, rank: int) -> None:
     if rank > width:
-        raise _checks.NotDefined(
-            f"the {role} of shape={shape} asks for rank {rank} of a {width}×{width} matrix; the channels "
-            "(of a head for query and key, of all heads for value and output) must not outnumber the width."
+        raise NotDefined(
+            f"the {role} of shape={shape} asks for rank {rank} of a {width}×{width} "
+            "matrix; the channels (of a head for query and key, of all heads for value "
+            "and output) must not outnumber the width."
         )
 
 
-def _draw_query_or_key(role: str):
-    def draw(key, shape, dtype):
-        width, *heads, rank = shape
-        _check_rank(role, shape, width, rank)
-        keys = jax.random.split(key, math.prod(heads))
-        side = ("query", "key").index(role)
-        drawn = jax.vmap(lambda k: factors(k, width, rank, *QUERY_KEY, dtype)[side], out_axes=1)(keys)
-        return drawn.reshape(shape)
+def _query_or_key(layer: Layer) -> Init:
+    side = ("query", "key").index(layer.role)
+    alpha, beta = QUERY_KEY
 
-    return draw
+    def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        # Heads are an axis of their own, or the layer says how many there are.
+        width, *heads, channels = shape
+        num_heads = math.prod(heads) if heads else layer.heads or 1
+        rank = math.prod((*heads, channels)) // num_heads
+        _check_rank(layer.role, shape, width, rank)
+
+        def draw_head(key: Key) -> Array:
+            pair = factors(key, width, rank, alpha=alpha, beta=beta, dtype=dtype)
+            return pair[side]
+
+        keys = jax.random.split(key, num_heads)
+        return jax.vmap(draw_head, out_axes=1)(keys).reshape(shape)
+
+    return _attention_weight(layer, draw)
 
 
-def _draw_value_or_output(role: str):
-    def draw(key, shape, dtype):
-        width, *channels = shape if role == "value" else (shape[-1], *shape[:-1])
-        _check_rank(role, shape, width, math.prod(channels))
-        value, output = factors(key, width, math.prod(channels), *VALUE_OUTPUT, dtype)
-        return (value if role == "value" else output.T).reshape(shape)
+def _value_or_output(layer: Layer) -> Init:
+    alpha, beta = VALUE_OUTPUT
+    is_value = layer.role == "value"
 
-    return draw
+    def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        width, *channels = shape if is_value else (shape[-1], *shape[:-1])
+        rank = math.prod(channels)
+        _check_rank(layer.role, shape, width, rank)
+        pair = factors(key, width, rank, alpha=alpha, beta=beta, dtype=dtype)
+        value, output = pair
+        return (value if is_value else output.T).reshape(shape)
+
+    return _attention_weight(layer, draw)
+
+
+def _attention_weight(layer: Layer, draw) -> Init:
+    return Initializer(
+        "mimetic",
+        repr(layer.role),
+        draw,
+        least_axes=2,
+        why="an attention weight has two or three.",
+    )
 
 
 def _mimetic(layer: Layer, sigma_w: float) -> Init:
-    role = layer.role
-    if role in ("query", "key", "value", "output"):
-        draw = (_draw_query_or_key if role in ("query", "key") else _draw_value_or_output)(role)
-        return Initializer("mimetic", repr(role), draw, least_axes=2, why="an attention weight has two or three.")
-    bound = (6 / (layer.fan_in + layer.fan_out)) ** 0.5
-    return uniform(low=-bound, high=bound)
+    refuse_fused(layer, "mimetic")
+    if layer.role in ("query", "key"):
+        return _query_or_key(layer)
+    if layer.role in ("value", "output"):
+        return _value_or_output(layer)
+    return xavier_uniform(layer, 1.0)
 
 
 SCHEMES = (
     Scheme(
         "mimetic",
         _mimetic,
-        "attention whose W_Q W_Kᵀ is near 0.7 I and whose W_V W_O is near -0.4 I, as in trained vision transformers",
-        law="W_Q W_Kᵀ, in each head, and W_V W_O are the best approximations of their rank to 0.7 Z + 0.7 I and "
-        "0.4 Z - 0.4 I, Z_ij ~ N(0, 1/d); both factors share the singular values evenly; all other layers "
-        "xavier_uniform()",
+        "attention whose W_Q W_Kᵀ is near 0.7 I and whose W_V W_O is near -0.4 I, as "
+        "in trained vision transformers",
+        law="W_Q W_Kᵀ, in each head, and W_V W_O are the best approximations of their "
+        "rank to 0.7 Z + 0.7 I and 0.4 Z - 0.4 I, Z_ij ~ N(0, 1/d); both factors share "
+        "the singular values evenly; all other layers xavier_uniform()",
         citation="Trockman and Kolter (2023), arXiv:2305.09828",
         differs="circulating code draws Z uniformly, of the same variance",
         pairs=(("query", "key"), ("value", "output")),

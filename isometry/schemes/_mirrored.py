@@ -1,73 +1,161 @@
-"""Looks-linear weights: a ReLU network that is, at initialization, the linear network of half its width.
+"""Looks-linear weights: a ReLU network that starts as a linear one of half its width.
 
-With (u, -u) before an activation for which phi(u) - phi(-u) = u (ReLU; GELU, SiLU and softplus too), the block
-[[B, -B], [-B, B]] makes (u B, -u B) of it. Only the stem has to make the first such pair, and the head to end with one.
+With (u, -u) before an activation for which phi(u) - phi(-u) = u (ReLU; GELU, SiLU and
+softplus too), the block [[B, -B], [-B, B]] makes (u B, -u B) of it. Only the stem has
+to make the first such pair, and the head to end with one.
 """
 
 import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
 
-from isometry import _checks
-from isometry.initializers import Initializer, normal, orthogonal
+from isometry._internal.errors import NotDefined
+from isometry._internal.types import Initializer as Init
+from isometry._internal.types import Key
+from isometry.initializers import Initializer, delta_orthogonal, normal, orthogonal
+from isometry.schemes import _scales
 from isometry.schemes._layer import ATTENTION, Layer
-from isometry.schemes._scheme import Init, Scheme
+from isometry.schemes._scheme import Choose, Scheme
+from isometry.structure import Anatomy, WeightLayer
+
+# Activations with phi(u) - phi(-u) = u.
+_SPLITTING = ("relu", "gelu", "silu", "softplus")
+
+# Steps behind an activation that treat both units of a pair alike.
+_LINEAR_STEPS = ("average", "average pool", "sum")
+
+Half = tuple[int, ...]
 
 
-def _halves(role: str, shape: tuple[int, ...], reads: bool, writes: bool) -> tuple[int, ...]:
-    """The shape of B: half the inputs where the layer reads pairs, half the outputs where it writes them."""
+def _halves(role: str, shape: Half, reads: bool, writes: bool) -> Half:
+    """Return the shape of B: half the inputs that come in pairs, and half the outputs.
+
+    Args:
+        role: The role of the layer, for messages.
+        shape: The shape of the weight.
+        reads: Whether its inputs come in pairs.
+        writes: Whether its outputs do.
+    """
     for axis, halved, what in ((-2, reads, "inputs"), (-1, writes, "outputs")):
         if halved and shape[axis] % 2:
-            raise _checks.NotDefined(
-                f"the {role} of shape={shape} has {shape[axis]} {what}; hidden widths must be even, for its "
-                "units come in pairs."
+            raise NotDefined(
+                f"the {role} of shape={shape} has {shape[axis]} {what}; hidden widths "
+                "must be even, for its units come in pairs."
             )
     return (*shape[:-2], shape[-2] // (1 + reads), shape[-1] // (1 + writes))
 
 
-def _paired(name: str, base: Callable[[int], Init]) -> Callable[[Layer, float], Init]:
-    """Layers [B, -B] (stem), [[B, -B], [-B, B]] (hidden), [B; -B] (head) and B (a network of one layer).
+def _paired(name: str, base: Callable[[Half], Init]) -> Choose:
+    """Return the rule for layers made of blocks B and -B.
 
-    `base(n)` is the initializer of a B that reads n units.
+    They are [B, -B] (stem), [[B, -B], [-B, B]] (hidden), [B; -B] (head) and B (a
+    network of one layer).
+
+    Args:
+        name: The name of the scheme.
+        base: From the shape of B to its initializer.
     """
 
     def choose(layer: Layer, sigma_w: float) -> Init:
-        if layer.role in ATTENTION:
-            raise _checks.NotDefined(f"{name}: role={layer.role!r} is no layer between activations; nothing to pair.")
+        if layer.role in (*ATTENTION, "recurrent"):
+            raise NotDefined(
+                f"role={layer.role!r} is no layer between activations; nothing to pair."
+            )
         reads = layer.index > 0 and layer.role not in ("stem", "embedding")
         writes = layer.role != "head"
 
-        def draw(key, shape, dtype):
-            half = _halves(layer.role, shape, reads, writes)
-            b = base(math.prod(half[:-1]))(key, half, dtype)
-            b = jnp.concatenate([b, -b], -1) if writes else b
-            return jnp.concatenate([b, -b], -2) if reads else b
+        def draw(key: Key, shape: Half, dtype: np.dtype) -> Array:
+            half = _halves(layer.role, shape, reads, writes=writes)
+            block = base(half)(key, half, dtype)
+            if writes:
+                block = jnp.concatenate([block, -block], -1)
+            if reads:
+                block = jnp.concatenate([block, -block], -2)
+            return block
 
-        return Initializer(name, repr(layer.role), draw, least_axes=2, why="a mirrored weight has at least two.")
+        return Initializer(
+            name,
+            repr(layer.role),
+            draw,
+            least_axes=2,
+            why="a mirrored weight has at least two.",
+        )
 
     return choose
+
+
+def _isometry(shape: Half) -> Init:
+    has_window = len(shape) > len(("in", "out"))
+    return delta_orthogonal() if has_window else orthogonal()
+
+
+def _gaussian(shape: Half) -> Init:
+    return normal(std=math.prod(shape[:-1]) ** -0.5)
+
+
+def _suits(anatomy: Anatomy) -> None:
+    """Require that all layers but the stem read pairs (phi(u), phi(-u))."""
+    by_name = {layer.name: layer for layer in anatomy.layers}
+    for layer in anatomy.layers:
+        if layer.kind == "embedding" or layer.role == "stem":
+            continue
+        reason = _unpaired(layer, by_name)
+        if layer.index > 0 and reason:
+            raise NotDefined(
+                f"layer {layer.name!r}: mirrored layers read pairs phi(u), phi(-u) "
+                f"with phi(u) - phi(-u) = u, and {reason}."
+            )
+
+
+def _unpaired(layer: WeightLayer, by_name: dict[str, WeightLayer]) -> str:
+    """Say why what a layer reads is no pair of activations, or return ""."""
+    activation = _scales.precedes(layer, by_name)
+    if layer.groups > 1:
+        return "the channels of a pair are in different groups"
+    if activation not in _SPLITTING:
+        return f"this one reads {activation or 'no activation'}"
+    source = _scales.source(layer, by_name)
+    if source is None:
+        return "where its inputs come from cannot be read"
+    others = [step for step in (*source.then, *layer.before) if step != activation]
+    strange = [step for step in others if step not in _LINEAR_STEPS]
+    if strange:
+        return f"before it comes {strange[0]}"
+    outputs = math.prod(source.shape[axis] for axis in source.out_axes)
+    inputs = math.prod(layer.shape[axis] for axis in layer.in_axes)
+    if inputs != outputs:
+        return f"it reads {inputs} values of a layer with {outputs} outputs"
+    return ""
 
 
 SCHEMES = (
     Scheme(
         "looks_linear",
-        _paired("looks_linear", lambda n: orthogonal()),
-        "ReLU layers paired with their negatives, so that the network is an orthogonal linear one at the start",
-        law="stem [B, -B], hidden [[B, -B], [-B, B]], head [B; -B], B Haar orthogonal of half the width; half of the "
-        "singular values of hidden weights are 2, half 0, yet the network is the product of the B; for ReLU, GELU, "
-        "SiLU and softplus",
-        isometric="end to end, even hidden widths whose halves run monotonically from inputs to outputs; between "
-        "hidden layers half of the singular values are √2, half 0",
+        _paired("looks_linear", _isometry),
+        "ReLU layers paired with their negatives, so that the network is an orthogonal "
+        "linear one at the start",
+        law="stem [B, -B], hidden [[B, -B], [-B, B]], head [B; -B], B Haar orthogonal "
+        "of half the width (of a kernel: at the centre tap); half of the singular "
+        "values of hidden weights are 2, half 0, yet the network is the product of the "
+        "B; for ReLU, GELU, SiLU and softplus",
+        isometric="end to end, even hidden widths whose halves run monotonically from "
+        "inputs to outputs; between hidden layers half of the singular values are √2, "
+        "half 0",
         citation="Balduzzi et al. (2017), arXiv:1702.08591",
+        suits=_suits,
     ),
     Scheme(
         "mirrored",
-        _paired("mirrored", lambda n: normal(std=n**-0.5)),
-        "ReLU layers paired with their negatives, so that the network is a Gaussian linear one at the start",
-        law="as looks_linear, but B_ij ~ N(0, 1/rows of B), in hidden layers 2/fan_in: units keep their variance; end "
-        "to end a product of Gaussian matrices",
+        _paired("mirrored", _gaussian),
+        "ReLU layers paired with their negatives, so that the network is a Gaussian "
+        "linear one at the start",
+        law="as looks_linear, but B_ij ~ N(0, 1/rows of B), in hidden layers 2/fan_in: "
+        "units keep their variance; end to end a product of Gaussian matrices",
         citation="Burkholz and Dubatovka (2019), arXiv:1806.06362",
         aliases=("GSM",),
+        suits=_suits,
     ),
 )

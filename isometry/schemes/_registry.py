@@ -9,6 +9,7 @@ from isometry._internal.types import Elementwise
 from isometry._internal.types import Initializer as Init
 from isometry.activations import Activation
 from isometry.schemes import (
+    _admin,
     _lsuv,
     _mimetic,
     _mirrored,
@@ -22,7 +23,16 @@ from isometry.schemes._scheme import Choose, Scheme, same
 
 SchemeLike: TypeAlias = str | Init | Scheme
 
-_ROOMS = (_plain, _mirrored, _lsuv, _residual, _transformer, _mimetic, _mup)
+_ROOMS = (
+    _plain,
+    _mirrored,
+    _lsuv,
+    _residual,
+    _transformer,
+    _admin,
+    _mimetic,
+    _mup,
+)
 _SCHEMES = {scheme.name: scheme for room in _ROOMS for scheme in room.SCHEMES}
 
 # What initializers of convolution kernels are for a layer without a window.

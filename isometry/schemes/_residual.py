@@ -1,11 +1,13 @@
-"""Schemes that start residual blocks at the identity: Fixup, ReZero, SkipInit.
+"""Schemes that start residual blocks at the identity: Fixup, ReZero, SkipInit, zero-γ.
 
-The layers of the trunk, and those of a network without branches, get the law that the paper gives all others.
+Layers of the stream, and those of a network without branches, get the law that the
+paper gives all others.
 """
 
 from isometry import initializers
+from isometry._internal.types import Initializer as Init
 from isometry.schemes._layer import Branch, Layer
-from isometry.schemes._scheme import Init, Residual, Scheme
+from isometry.schemes._scheme import Residual, Scheme
 
 
 def _he(layer: Layer, sigma_w: float) -> Init:
@@ -13,15 +15,25 @@ def _he(layer: Layer, sigma_w: float) -> Init:
 
 
 def _fixup(layer: Layer, sigma_w: float) -> Init:
-    """Rule 1 (zeros) and rule 2 (He, scaled on branches). A branch of one layer has its last only: zeros.
+    """Apply rule 1 (zeros) and rule 2 (He, scaled on branches).
 
-    He with fan_out, as the authors' code has it; the paper says no more than "a standard method, e.g. He et al.".
+    A branch of one layer has its last only: zeros. He with fan_out, as in the authors'
+    code; the paper says no more than "a standard method, e.g. He et al.".
     """
     branch = layer.on_branch
-    if layer.role == "head" or (branch is not None and branch.last):
+    if layer.role == "head":
         return initializers.zeros()
-    depth_scale = 1.0 if branch is None else branch.count ** (-1 / (2 * branch.length - 2))
-    return initializers.normal(std=(2 / layer.fan_out) ** 0.5 * depth_scale)
+    std = (2 / layer.fan_out) ** 0.5
+    if branch is None:
+        return initializers.normal(std=std)
+    if branch.last:
+        return initializers.zeros()
+    depth_scale = branch.count ** (-1 / (2 * branch.length - 2))
+    return initializers.normal(std=std * depth_scale)
+
+
+def _open(branch: Branch) -> Residual:
+    return Residual()
 
 
 def _closed(branch: Branch) -> Residual:
@@ -32,19 +44,25 @@ SCHEMES = (
     Scheme(
         "fixup",
         _fixup,
-        "zeros in the head and at the end of every branch, the other branch layers scaled down with depth",
-        law="head and last layer of each branch 0; other branch layers N(0, 2/fan_out · L^(-1/(m - 1))), L branches of "
-        "m layers; all else N(0, 2/fan_out); multipliers 1; m = 1 has no rule but zero; without branches only the head "
-        "is 0",
-        isometric="every residual trunk (each block is the identity); end to end the Jacobian is 0, as the head is",
+        "zeros in the head and at the end of every branch, the other branch layers "
+        "scaled down with depth",
+        law="head and last layer of each branch 0; other branch layers "
+        "N(0, 2/fan_out · L^(-1/(m - 1))), L branches of m layers; all else "
+        "N(0, 2/fan_out), embeddings as drawn; multipliers 1; m = 1 has no rule but "
+        "zero; without branches only the head is 0",
+        isometric="every residual trunk (each block is the identity); end to end the "
+        "Jacobian is 0, as the head is",
         citation="Zhang, Dauphin, Ma (2019), arXiv:1901.09321",
-        differs="fan_out is from the authors' code, the paper names none; that code leaves the stem at torch's default",
+        differs="fan_out is from the authors' code, the paper names none; that code "
+        "leaves the stem at torch's default",
+        multipliers=_open,
     ),
     Scheme(
         "rezero",
         _he,
         "He weights, and every branch multiplied by a trained scalar that starts at 0",
-        law="N(0, 2/fan_in) everywhere; skip 1, branch 0; without branches the same as kaiming",
+        law="N(0, 2/fan_in) everywhere; skip 1, branch 0, in the leaf that multiplies "
+        "the branch; without branches the same as kaiming",
         isometric="every residual trunk: its Jacobian is exactly the identity",
         citation="Bachlechner et al. (2020), arXiv:2003.04887",
         differs="the paper leaves the weights to each layer's own default",
@@ -53,11 +71,28 @@ SCHEMES = (
     Scheme(
         "skipinit",
         _he,
-        "He weights, and a trained scalar that starts at 0 at the end of every branch, in place of normalization",
-        law="N(0, 2/fan_in) everywhere; skip 1, branch 0; without branches the same as kaiming",
+        "He weights, and a trained scalar that starts at 0 at the end of every branch, "
+        "in place of normalization",
+        law="N(0, 2/fan_in) everywhere; skip 1, branch 0, in the leaf that multiplies "
+        "the branch; without branches the same as kaiming",
         isometric="every residual trunk: its Jacobian is exactly the identity",
         citation="De and Smith (2020), arXiv:2002.10444",
-        differs="the paper's second choice for the scalar is 1/√L, L the number of branches",
+        differs="the paper's second choice for the scalar is 1/√L, L the number of "
+        "branches",
         multipliers=_closed,
+    ),
+    Scheme(
+        "zero_gamma",
+        _he,
+        "He weights, and scales of 0 in the norm at the end of every branch",
+        law="N(0, 2/fan_in) everywhere; the scale of the norm behind the last layer of "
+        "each branch 0, other scales as drawn; without branches the same as kaiming",
+        isometric="every residual trunk without projections and activations on the "
+        "stream: its Jacobian is exactly the identity",
+        citation="Goyal et al. (2017), arXiv:1706.02677, section 5.1",
+        aliases=("zero-γ", "zero_init_residual"),
+        differs="the paper draws the head N(0, 0.01²)",
+        multipliers=_closed,
+        closes="norm",
     ),
 )

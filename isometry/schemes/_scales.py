@@ -71,19 +71,33 @@ def follows(layer: WeightLayer) -> str | None:
     return _first_activation(layer.then)
 
 
-def precedes(
-    layer: WeightLayer, by_name: Mapping[str, WeightLayer]
-) -> str | None:
+def precedes(layer: WeightLayer, by_name: Mapping[str, WeightLayer]) -> str | None:
     """Return the name of the activation whose result a layer reads, or None."""
     directly = _first_activation(layer.before[::-1])
-    if directly is not None or layer.reads is None:
+    if directly is not None:
         return directly
-    # "fc1[0]:out" is what follows fc1; "fc1[0]" and "fc2:sum" are no activations.
-    base, *tails = layer.reads.split(":")
-    if not tails or tails[-1] != "out":
+    behind = source(layer, by_name)
+    # "fc1:out" is what follows fc1; "fc1" and "fc2:sum" are no activations.
+    if behind is None or not (layer.reads or "").endswith(":out"):
         return None
-    source = by_name.get(base) or by_name.get(base.partition("[")[0])
-    return None if source is None else follows(source)
+    return follows(behind)
+
+
+def source(
+    layer: WeightLayer, by_name: Mapping[str, WeightLayer]
+) -> WeightLayer | None:
+    """Return the layer whose point a layer reads, or None."""
+    if layer.reads is None:
+        return None
+    # Names of stretches hold a bracket and a colon of their own, so the longest name
+    # that the point begins with is meant.
+    found = [name for name in by_name if _begins(layer.reads, name)]
+    return by_name[max(found, key=len)] if found else None
+
+
+def _begins(point: str, name: str) -> bool:
+    """Tell whether a point is one of a layer: its name, then a slice or a tail."""
+    return point.startswith(name) and point[len(name) : len(name) + 1] in "[@:#"
 
 
 def _first_activation(steps: Sequence[str]) -> str | None:

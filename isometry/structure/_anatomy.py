@@ -83,6 +83,7 @@ class Anatomy:
         self._cells = _table.cells(assembled.layers, assembled.branches)
         self._flow = assembled.flow
         self._points = assembled.points
+        self._rows = assembled.rows
         self._reached: dict[int, frozenset[int]] = {}
 
     def table(self) -> str:

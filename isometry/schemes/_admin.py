@@ -1,0 +1,118 @@
+"""Admin: skips of post-norm transformers rescaled by what their branches do to data."""
+
+import math
+
+import jax
+from jaxtyping import Array
+
+from isometry._internal.errors import InputError, NotDefined
+from isometry._internal.types import Initializer as Init
+from isometry._internal.types import Params
+from isometry.schemes import _multipliers, _places
+from isometry.schemes._layer import Branch, Layer
+from isometry.schemes._measuring import Measured, Readings
+from isometry.schemes._scheme import Residual, Scheme
+from isometry.schemes._transformer import embedding, xavier_uniform
+from isometry.structure import Anatomy, WeightLayer
+
+
+def _xavier(layer: Layer, sigma_w: float) -> Init:
+    if layer.role == "embedding":
+        return embedding(layer)
+    return xavier_uniform(layer, 1.0)
+
+
+def _profiled(branch: Branch) -> Residual:
+    """Multiply by 1, as the network is profiled; `_fit` sets the skips."""
+    return Residual()
+
+
+def _suits(anatomy: Anatomy) -> None:
+    """Require a norm behind every sum, and a leaf that multiplies every skip."""
+    by_name = {layer.name: layer for layer in anatomy.layers}
+    for branch in anatomy.branches:
+        if not _has_norm_behind_sum(by_name[branch.layers[-1]]):
+            raise NotDefined(
+                f"branch {branch.name!r}: admin rescales skips in front of a norm, "
+                "norm(ω x + F(x)), and no norm is behind this sum."
+            )
+        is_plain = not branch.shortcut and branch.leaves is not None
+        if not branch.skip_gates or not is_plain:
+            raise NotDefined(
+                f"branch {branch.name!r}: admin multiplies the skip by a number that "
+                "it measures, and no parameter multiplies it; write "
+                "params['skip'] * x + F(x)."
+            )
+
+
+def _has_norm_behind_sum(layer: WeightLayer) -> bool:
+    if "sum" not in layer.then:
+        return False
+    behind = layer.then[layer.then.index("sum") :]
+    return any("norm" in step for step in behind)
+
+
+def _fit(measured: Measured) -> Params:
+    """Set ω_i² = 1 + Σ_{j<i} Var F_j / Var x_j, as profiled with all ω = 1."""
+    anatomy = measured.anatomy
+    branches = _places.places(anatomy).branches
+    taps = {}
+    for record, _ in branches:
+        for point in (record.joins, record.leaves):
+            # `_suits` has made sure that branches leave at points.
+            assert point is not None
+            taps[point] = anatomy.place(point)
+
+    def values(readings: Readings) -> list[Array]:
+        skips = [readings[record.leaves or ""] for record, _ in branches]
+        sums = [readings[record.joins] for record, _ in branches]
+        results = [total - skip for total, skip in zip(sums, skips, strict=True)]
+        return [*results, *skips]
+
+    variances = measured.variances(taps, values)(measured.params)
+    num_branches = len(branches)
+    total: dict[str | None, float] = {}
+    by_leaf: dict[str, dict[int | None, float]] = {}
+    for i, (record, branch) in enumerate(branches):
+        before = total.setdefault(branch.stack, 1.0)
+        by_leaf.setdefault(record.skip_gates[0], {})[record.slice] = math.sqrt(before)
+        ratio = float(variances[i] / variances[num_branches + i])
+        if not math.isfinite(ratio):
+            raise InputError(
+                f"branch {record.name!r}: its input has variance "
+                f"{variances[num_branches + i]} over xs; give inputs that differ."
+            )
+        total[branch.stack] = before + ratio
+    return _put(measured.params, by_leaf)
+
+
+def _put(params: Params, by_leaf: dict[str, dict[int | None, float]]) -> Params:
+    with_paths, tree = jax.tree_util.tree_flatten_with_path(params)
+    leaves = []
+    for path, leaf in with_paths:
+        name = jax.tree_util.keystr(path)
+        if name in by_leaf:
+            setting = _multipliers.setting(name, name, by_leaf[name], shape=leaf.shape)
+            leaf = setting.put(leaf)
+        leaves.append(leaf)
+    return jax.tree.unflatten(tree, leaves)
+
+
+SCHEMES = (
+    Scheme(
+        "admin",
+        _xavier,
+        "Xavier weights, and skips scaled up by the variance that the branches before "
+        "them add on real inputs, for LayerNorm(ω x + F(x))",
+        law="uniform, variance 2/(fan_in + fan_out), embeddings N(0, 1/d); adjusted on "
+        "inputs xs: ω_i² = 1 + Σ_{j<i} Var F_j/Var x_j, encoder and decoder apart, "
+        "measured with all ω = 1; net.init alone gives ω = 1",
+        citation="Liu et al. (2020), arXiv:2004.08249, section 4.3",
+        differs="ω is a number a branch, the paper's a vector of equal entries; the "
+        "sum starts at 1, as in the authors' code",
+        multipliers=_profiled,
+        embeddings=True,
+        fit=_fit,
+        suits=_suits,
+    ),
+)
