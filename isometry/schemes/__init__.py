@@ -18,6 +18,7 @@ from isometry.schemes._registry import catalogue as catalogue
 from isometry.schemes._registry import get as get
 from isometry.schemes._registry import names as names
 from isometry.schemes._registry import resolve as resolve
+from isometry.schemes._registry import transformed as transformed
 from isometry.schemes._scheme import Drawn as Drawn
 from isometry.schemes._scheme import Init as Init
 from isometry.schemes._scheme import Residual as Residual

@@ -372,7 +372,11 @@ def _kind(layer: Layer) -> Layer:
 
 
 def _about(source: WeightLayer, scheme: Scheme, error: FromCall) -> str:
-    return f"layer {source.name!r}: scheme {scheme.name!r}: {error}"
+    # The function that the user called is named once, in front.
+    text = str(error)
+    if error.function == "Scheme.initializer":
+        text = error.message
+    return f"layer {source.name!r}: scheme {scheme.name!r}: {text}"
 
 
 def _remark(source: WeightLayer) -> str:
@@ -423,18 +427,44 @@ def _paired(
     weights: Sequence[_Weight], scheme: Scheme, anatomy: Anatomy
 ) -> list[_Weight]:
     """Let layers that are factors of one random matrix draw from one key."""
-    index_of = {weight.source.name: weight.source.index for weight in weights}
+    by_name = {weight.source.name: weight for weight in weights}
     pair_of: dict[str, int] = {}
     for attention in anatomy.attentions:
         for first, second in scheme.pairs:
-            names = (*getattr(attention, first), *getattr(attention, second))
-            indices = [index_of[name] for name in names if name in index_of]
-            for name in names:
-                pair_of[name] = min(indices)
+            left = [by_name[name] for name in getattr(attention, first)]
+            right = [by_name[name] for name in getattr(attention, second)]
+            _check_pair(left, right, scheme)
+            indices = [weight.source.index for weight in (*left, *right)]
+            for weight in (*left, *right):
+                pair_of[weight.source.name] = min(indices)
     return [
         weight._replace(pair=pair_of.get(weight.source.name, weight.source.index))
         for weight in weights
     ]
+
+
+def _check_pair(
+    left: Sequence[_Weight], right: Sequence[_Weight], scheme: Scheme
+) -> None:
+    """Refuse layers that are no two factors of one matrix in each head."""
+    if not left or not right:
+        raise NotDefined(
+            f"scheme {scheme.name!r} draws the weights of an attention in pairs, and "
+            "an attention reads or returns the stream without a weight."
+        )
+    for one in left:
+        for other in right:
+            a, b = one.layers[0], other.layers[0]
+            inner = b.num_inputs if b.role == "output" else b.num_outputs
+            outer = b.num_outputs if b.role == "output" else b.num_inputs
+            is_pair = (a.heads, a.num_outputs, a.num_inputs) == (b.heads, inner, outer)
+            if not is_pair or len(left) > 1 or len(right) > 1:
+                raise NotDefined(
+                    f"layer {a.name!r}: scheme {scheme.name!r} draws it as one of two "
+                    f"factors of a matrix in each head; it has {a.heads} heads and "
+                    f"shape {a.num_inputs}×{a.num_outputs}, and {b.name!r} has "
+                    f"{b.heads} heads and shape {b.num_inputs}×{b.num_outputs}."
+                )
 
 
 def _biases(weights: Iterable[_Weight], scales: _scales.Scales) -> list[_Bias]:

@@ -1,5 +1,7 @@
 """Layer-sequential unit variance: orthonormal weights, rescaled by what inputs do."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from isometry import initializers
@@ -45,7 +47,7 @@ def _fit(measured: Measured) -> Params:
                 f"have no standard deviation of 1 ± {TOLERANCE} over xs; lsuv needs "
                 "biases that are small against them, as net.init draws them."
             )
-    return params
+    return jax.tree.map(jnp.asarray, params)
 
 
 SCHEMES = (

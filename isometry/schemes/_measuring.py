@@ -18,7 +18,7 @@ from isometry.structure._tapping import tapped
 
 # Examples that are run at once. With ten times more, the activations of a large network
 # would not fit into memory; with ten times fewer, small ones would take longer.
-_AT_ONCE = 32
+_AT_ONCE = 64
 
 Readings: TypeAlias = dict[str, Array]
 
@@ -68,7 +68,8 @@ class Measured:
         xs: PyTree,
     ) -> None:
         self.params = params
-        self.xs = jax.tree.map(jnp.asarray, xs)
+        # NumPy's, because rows are picked from them without a program.
+        self.xs = jax.tree.map(np.asarray, xs)
         first = jax.tree.map(lambda leaf: leaf[0], self.xs)
         # Read anew, because dtypes of these parameters and inputs may be others than
         # those of the network's own example.
@@ -137,25 +138,44 @@ class Measured:
             A function of the parameters.
         """
         read = tapped(self.anatomy.closed, taps)
+        dtype = jnp.result_type(float)
 
         def of_one(params: Params, x: PyTree) -> tuple[Array, Array]:
             leaves = [*jax.tree.leaves(params), *jax.tree.leaves(x)]
             _, readings = read(leaves, {})
-            numbers = [value.astype(jnp.float32) for value in values(readings)]
-            if jnp.result_type(float) == jnp.float64:
-                numbers = [value.astype(jnp.float64) for value in values(readings)]
+            numbers = [value.astype(dtype) for value in values(readings)]
             means = jnp.stack([value.mean() for value in numbers])
             return means, jnp.stack([value.var() for value in numbers])
 
-        @jax.jit
-        def compute(params: Params, xs: PyTree) -> Array:
-            one = lambda x: of_one(params, x)  # noqa: E731
-            means, inner = jax.lax.map(one, xs, batch_size=_AT_ONCE)
+        compute = jax.jit(jax.vmap(of_one, (None, 0)))
+
+        def variances(params: Params) -> np.ndarray:
+            parts = [compute(params, chunk) for chunk in self._chunks()]
+            means, inner = [
+                np.concatenate([np.asarray(part[i], np.float64) for part in parts])
+                for i in range(2)
+            ]
+            # The last chunk is filled up with the first examples.
+            means, inner = means[: self._count], inner[: self._count]
             # Variance within examples, and of their means: no cancellation, unlike the
             # difference of two squares.
             return inner.mean(0) + means.var(0)
 
-        return lambda params: np.asarray(compute(params, self.xs), np.float64)
+        return variances
+
+    @property
+    def _count(self) -> int:
+        return len(jax.tree.leaves(self.xs)[0])
+
+    def _chunks(self) -> list[PyTree]:
+        """Return the examples in chunks of one size, so that one program serves all."""
+        length = min(self._count, _AT_ONCE)
+        chunks = []
+        for start in range(0, self._count, length):
+            rows = np.arange(start, start + length) % self._count
+            # Bound now, because the loop goes on before the function is called.
+            chunks.append(jax.tree.map(lambda leaf, rows=rows: leaf[rows], self.xs))
+        return chunks
 
 
 def _index(text: str, turn: int) -> int | slice:
@@ -169,9 +189,9 @@ def scaled(params: Params, where: Slice, divisor: float) -> Params:
     changed = []
     for path, leaf in leaves:
         if jax.tree_util.keystr(path) == where.source.path:
-            index = _entries(where, leaf.shape)
-            part = leaf[index] / jnp.asarray(divisor, leaf.dtype)
-            leaf = leaf.at[index].set(part)
+            # On the host, where it takes no program for each shape.
+            leaf = np.array(leaf)
+            leaf[_entries(where, leaf.shape)] /= np.asarray(divisor, leaf.dtype)
         changed.append(leaf)
     return jax.tree.unflatten(tree, changed)
 

@@ -1,8 +1,9 @@
 """The named schemes, and what else may stand where a scheme is taken."""
 
+import dataclasses
 from typing import TypeAlias
 
-from isometry import initializers
+from isometry import activations, initializers
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Elementwise
@@ -16,6 +17,7 @@ from isometry.schemes import (
     _mup,
     _plain,
     _residual,
+    _shaping,
     _transformer,
 )
 from isometry.schemes._layer import Layer
@@ -32,6 +34,7 @@ _ROOMS = (
     _admin,
     _mimetic,
     _mup,
+    _shaping,
 )
 _SCHEMES = {scheme.name: scheme for room in _ROOMS for scheme in room.SCHEMES}
 
@@ -187,3 +190,40 @@ def resolve(
         return get(scheme).at(activation, sigma_w, sigma_b)
 
     return resolved()
+
+
+@public("schemes.transformed")
+def transformed(
+    scheme: SchemeLike,
+    activation: str | Elementwise | Activation,
+    depth: int,
+) -> tuple[Activation, Scheme]:
+    """Put the activation that a scheme asks for in the place of a given one.
+
+    Args:
+        scheme: As for `get`. All but dks and tat leave the activation as it is.
+        activation: A name, an elementwise callable, or an `Activation`.
+        depth: How many activations come one after another in the network.
+
+    Returns:
+        The activation to build the network with, and the scheme to build it with.
+
+    Raises:
+        InputError: An unknown scheme or activation, or a depth below 0.
+        NotDefined: The activation cannot be transformed so.
+
+    Example:
+        >>> activation, scheme = schemes.transformed("dks", "tanh", 10)
+        >>> slope = theory.chi(activation, 1.0, 1.0)  # C'(1)
+        >>> round(slope**10, 6)
+        1.5
+        >>> net = networks.mlp([8] * 12, activation, scheme)
+    """
+    chosen = get(scheme)
+    phi = activations.get(activation)
+    checks.integer("depth", depth, low=0)
+    if chosen.transform is None:
+        return phi, chosen
+    if depth > 0:
+        phi = chosen.transform(phi, depth)
+    return phi, dataclasses.replace(chosen, transform=None)

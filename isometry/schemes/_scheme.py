@@ -314,12 +314,19 @@ class Scheme:
             InputError: A sigma for a scheme that fixes its own scale, or one that is
                 not finite and non-negative.
             NoCriticalPoint: The activation has none.
+            NotDefined: The scheme transforms the activation, which has not been done.
 
         Example:
             >>> schemes.get("gaussian").at("relu")
             Scheme('gaussian', sigma_w=1.41421, sigma_b=0)
         """
         self.check_sigmas(sigma_w, sigma_b)
+        if self.transform is not None:
+            raise NotDefined(
+                f"scheme {self.name!r} transforms the activation; write "
+                f"activation, scheme = schemes.transformed({self.name!r}, activation, "
+                "depth) and build the network with both."
+            )
         if not self.free:
             return self
         if sigma_w is None:

@@ -1,0 +1,339 @@
+"""Deep kernel shaping and tailored activations: the activation is transformed too.
+
+phi becomes gamma (phi(alpha x + beta) + delta), with four numbers such that the maps of
+variance and correlation of the whole network have stated slopes. With Q(q) the map of
+the variance and C(c) that of the correlation at variance 1:
+
+- Q(1) = 1 and Q'(1) = 1: variances stay, and errors of them do not grow;
+- deep kernel shaping: C(0) = 0 and C'(1)^L = 1.5 over L activations in a row;
+- tailored activations: C'(1) = 1 and L C''(1) = 0.3. ReLU and leaky ReLU have no C''(1):
+  their slope is chosen such that C, applied L times to 0, gives 0.9.
+
+Source: Martens et al. (2021), arXiv:2110.01765; Zhang, Botev and Martens (2022),
+arXiv:2203.08120.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jaxtyping import Array
+
+from isometry._internal.errors import NotDefined
+from isometry._internal.types import Elementwise
+from isometry.activations import Activation
+from isometry.schemes._plain import scaled_orthogonal
+from isometry.schemes._scheme import Scheme
+from isometry.structure import Anatomy
+from isometry.theory._host import on_host
+from isometry.theory._quadrature import bell, gauss
+
+# The papers' targets for the whole network: its C'(1), its C''(1), and what its C makes
+# of 0. Twice as large, deep networks are hard to train; half as large, they are nearly
+# linear.
+SLOPE = 1.5
+CURVATURE = 0.3
+CORRELATION = 0.9
+
+# Where to look for (alpha, beta) first: at the activation as it is, then at weaker and
+# shifted ones. The first solution found is taken, so the order decides among several.
+_STARTS = tuple(
+    (alpha, beta) for alpha in (1.0, 0.5, 0.2, 0.05) for beta in (0.3, -0.3, 1.0, -1.0)
+)
+
+# Largest error of a condition, relative to what it asks for: the quadrature and the
+# derivatives leave 1e-9 at 1000 layers. Ten times less would refuse deep networks.
+_TOLERANCE = 1e-7
+
+# Gaussian integrals end at this many standard deviations, where the density is 1e-32.
+_REACH = 12.0
+_NUM_PANELS = 48
+
+# A jump of the slope at a kink that counts: beyond rounding of one-sided derivatives.
+_JUMP = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Transformed:
+    """The function gamma (fn(alpha x + beta) + delta)."""
+
+    fn: Elementwise
+    alpha: float
+    beta: float
+    gamma: float
+    delta: float
+
+    def __call__(self, x: Array) -> Array:
+        # Python's numbers take the dtype of x.
+        return self.gamma * (self.fn(self.alpha * x + self.beta) + self.delta)
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaky:
+    """Leaky ReLU of a slope, times a factor."""
+
+    slope: float
+    factor: float
+
+    def __call__(self, x: Array) -> Array:
+        return self.factor * jnp.where(x < 0, self.slope * x, x)
+
+
+class _Moments(NamedTuple):
+    """Expectations of f(z) = phi(alpha z + beta), z ~ N(0, 1), and of its derivatives.
+
+    Attributes:
+        mean: E f.
+        variance: E f² - (E f)².
+        slope: E f'².
+        curvature: E f''².
+        radial: E (f - E f) f' z, the derivative of the variance of f(√q z) at q = 1.
+        drift: E f' z.
+    """
+
+    mean: np.float64
+    variance: np.float64
+    slope: np.float64
+    curvature: np.float64
+    radial: np.float64
+    drift: np.float64
+
+
+def _derivatives(fn: Elementwise) -> Elementwise:
+    """Return the function that stacks a function and two derivatives of it."""
+
+    def first(u: Array) -> Array:
+        return jax.jvp(fn, (u,), (jnp.ones_like(u),))[1]
+
+    def stacked(u: Array) -> Array:
+        second = jax.jvp(first, (u,), (jnp.ones_like(u),))[1]
+        return jnp.stack([fn(u), first(u), second])
+
+    return jax.jit(stacked)
+
+
+def _moments(
+    derivatives: Elementwise,
+    kinks: Sequence[float],
+    *,
+    alpha: float,
+    beta: float,
+) -> _Moments:
+    """Integrate over panels that end at the kinks."""
+    edges = np.linspace(-_REACH, _REACH, _NUM_PANELS + 1)
+    # Kinks out of reach make empty panels, so that every call has one shape.
+    at_kinks = [np.clip((kink - beta) / alpha, -_REACH, _REACH) for kink in kinks]
+    edges = np.sort(np.concatenate([edges, at_kinks]))
+    nodes, weights = gauss(edges[:-1], edges[1:])
+    z = nodes.ravel()
+    mass = weights.ravel() * bell(z)
+    value, slope, curvature = on_host(derivatives, alpha * z + beta)
+    slope = alpha * slope
+    curvature = alpha**2 * curvature
+    mean = mass @ value
+    # NumPy's numbers, because a division by zero must not raise.
+    return _Moments(
+        mean=mean,
+        variance=mass @ (value - mean) ** 2,
+        slope=mass @ slope**2,
+        curvature=mass @ curvature**2,
+        radial=mass @ ((value - mean) * slope * z),
+        drift=mass @ (slope * z),
+    )
+
+
+def _shaped(activation: Activation, depth: int) -> Activation:
+    """Solve for deep kernel shaping.
+
+    C(0) = 0 and Q(1) = 1 fix delta and gamma; alpha and beta solve for the slopes.
+    """
+    derivatives = _derivatives(activation.fn)
+    target = math.expm1(math.log(SLOPE) / depth)
+
+    def solved(alpha: float, beta: float) -> tuple[Transformed, np.ndarray]:
+        found = _moments(derivatives, activation.kinks, alpha=alpha, beta=beta)
+        # Both conditions are of the size of the target, which falls as 1/depth.
+        errors = [
+            (found.slope / found.variance - 1) / target - 1,
+            (found.radial / found.variance - 1) / target,
+        ]
+        record = Transformed(
+            activation.fn,
+            alpha,
+            beta,
+            gamma=float(found.variance**-0.5),
+            delta=float(-found.mean),
+        )
+        return record, np.array(errors)
+
+    record = _search(solved)
+    if record is None:
+        raise NotDefined(
+            f"dks: no alpha and beta give {activation.name} Q'(1) = 1 and "
+            f"C'(1) = {1 + target:.6g}, as a network of {depth} of them in a row needs. "
+            "Take a smooth activation, or for ReLU and leaky ReLU tat."
+        )
+    return _renamed(activation, record, "dks")
+
+
+def _tailored(activation: Activation, depth: int) -> Activation:
+    """Solve for tailored activations, smooth or leaky ReLU."""
+    if activation.name in ("relu", "leaky_relu"):
+        return _leaky(depth)
+    if _slope_jumps(activation):
+        raise NotDefined(
+            f"tat: the slope of {activation.name} jumps, so that its C''(1) is "
+            "infinite. Take a smooth activation, ReLU or leaky ReLU."
+        )
+    derivatives = _derivatives(activation.fn)
+    target = CURVATURE / depth
+
+    def solved(alpha: float, beta: float) -> tuple[Transformed, np.ndarray]:
+        found = _moments(derivatives, activation.kinks, alpha=alpha, beta=beta)
+        # C'(1) = 1 fixes gamma, and with it C''(1); Q'(1) = 1 then fixes delta, unless
+        # phi is odd about beta.
+        offset = (found.slope - found.radial) / found.drift
+        square = found.variance + offset**2
+        errors = [
+            found.curvature / found.slope / target - 1,
+            (square / found.slope - 1) / target,
+        ]
+        record = Transformed(
+            activation.fn,
+            alpha,
+            beta,
+            gamma=float(found.slope**-0.5),
+            delta=float(offset - found.mean),
+        )
+        return record, np.array(errors)
+
+    record = _search(solved)
+    if record is None:
+        raise NotDefined(
+            f"tat: no alpha and beta give {activation.name} Q(1) = Q'(1) = C'(1) = 1 "
+            f"and C''(1) = {target:.6g}, as a network of {depth} of them in a row "
+            "needs; take another activation."
+        )
+    return _renamed(activation, record, "tat")
+
+
+def _search(solved) -> Transformed | None:
+    """Return the first transformation that solves both conditions, or None."""
+
+    def errors(point: np.ndarray) -> np.ndarray:
+        log_alpha, beta = point
+        with np.errstate(all="ignore"):
+            _, error = solved(math.exp(log_alpha), float(beta))
+        # What overflows is far from any solution; the solver needs a number.
+        return np.nan_to_num(error, nan=1e6, posinf=1e6, neginf=-1e6)
+
+    for alpha, beta in _STARTS:
+        start = [math.log(alpha), beta]
+        # Weaker than 1e-3 or stronger than 20 an activation is linear or a step.
+        bounds = ([math.log(1e-4), -20.0], [math.log(20.0), 20.0])
+        found = scipy.optimize.least_squares(
+            errors, start, bounds=bounds, xtol=1e-15, ftol=1e-15, gtol=1e-15
+        )
+        if np.abs(found.fun).max() < _TOLERANCE:
+            log_alpha, beta = found.x
+            record, _ = solved(math.exp(log_alpha), float(beta))
+            return record
+    return None
+
+
+def _slope_jumps(activation: Activation) -> bool:
+    """Tell whether the derivative of an activation jumps at one of its kinks."""
+    for kink in activation.kinks:
+        step = 1e-9 * max(abs(kink), 1.0)
+        sides = np.array([kink - step, kink + step])
+        left, right = on_host(activation.slope, sides)
+        if abs(right - left) > _JUMP:
+            return True
+    return False
+
+
+def _renamed(activation: Activation, record: Transformed, name: str) -> Activation:
+    kinks = tuple((kink - record.beta) / record.alpha for kink in activation.kinks)
+    return Activation(record, kinks=kinks, odd=None, name=f"{name}({activation.name})")
+
+
+def leaky_correlation(slope: float, depth: int) -> float:
+    """Apply the C map of a leaky ReLU of unit variance `depth` times to 0."""
+    bend = (1 - slope) ** 2 / (math.pi * (1 + slope**2))
+    c = 0.0
+    for _ in range(depth):
+        c += bend * (math.sqrt(1 - c * c) - c * math.acos(c))
+        # Rounding must not push a correlation beyond 1.
+        c = min(c, 1.0)
+    return c
+
+
+def _leaky(depth: int) -> Activation:
+    """Return the leaky ReLU whose network makes the target of uncorrelated inputs."""
+    slope = 0.0
+    # A shallow network of ReLUs stays below the target, and is left as it is.
+    if leaky_correlation(0.0, depth) > CORRELATION:
+        slope = scipy.optimize.brentq(
+            lambda a: leaky_correlation(a, depth) - CORRELATION, 0.0, 1.0, xtol=1e-15
+        )
+    record = Leaky(slope, factor=math.sqrt(2 / (1 + slope**2)))
+    return Activation(record, kinks=(0.0,), odd=False, name=f"tat(leaky {slope:.6g})")
+
+
+@functools.cache
+def _dks(activation: Activation, depth: int) -> Activation:
+    return _shaped(activation, depth)
+
+
+@functools.cache
+def _tat(activation: Activation, depth: int) -> Activation:
+    return _tailored(activation, depth)
+
+
+def _suits(anatomy: Anatomy) -> None:
+    """Refuse residual branches, whose sums have maps of their own."""
+    for branch in anatomy.branches:
+        raise NotDefined(
+            f"branch {branch.name!r}: the targets of dks and tat are those of a "
+            "network without branches; with them skip² + branch² must be 1, and the "
+            "slopes of all subnetworks count."
+        )
+
+
+SCHEMES = (
+    Scheme(
+        "dks",
+        scaled_orthogonal,
+        "deep kernel shaping: the activation transformed so that correlations pass a "
+        "deep network almost unchanged, with scaled orthogonal weights",
+        law="phi becomes gamma (phi(alpha x + beta) + delta) with Q(1) = Q'(1) = 1, "
+        "C(0) = 0 and C'(1)^L = 1.5, L activations in a row; singular values "
+        "max(√(fan_out/fan_in), 1), kernels delta-orthogonal; biases 0; inputs of mean "
+        "square 1",
+        citation="Martens et al. (2021), arXiv:2110.01765",
+        differs="networks without residual branches only; the paper normalizes inputs "
+        "position by position",
+        transform=_dks,
+        suits=_suits,
+    ),
+    Scheme(
+        "tat",
+        scaled_orthogonal,
+        "tailored activation transformation: as dks, for ReLU networks and smooth "
+        "activations",
+        law="smooth phi becomes gamma (phi(alpha x + beta) + delta) with Q(1) = Q'(1) "
+        "= C'(1) = 1 and C''(1) = 0.3/L; ReLU and leaky ReLU the leaky ReLU, of unit "
+        "variance, whose C applied L times to 0 is 0.9 (ReLU if it stays below); "
+        "weights as dks",
+        citation="Zhang, Botev, Martens (2022), arXiv:2203.08120",
+        differs="networks without residual branches only",
+        transform=_tat,
+        suits=_suits,
+    ),
+)

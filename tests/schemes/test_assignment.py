@@ -1,0 +1,305 @@
+"""What schemes draw, leaf by leaf, against NumPy, in the layouts of the frameworks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from isometry import InputError, initializers, schemes
+from isometry._internal.errors import NotDefined
+from isometry.structure import anatomy
+from tests.schemes import models
+
+KEY = jax.random.key(5)
+
+# Singular values of float32 QR factors of at most 40 rows: 40 eps, with a margin of 4.
+ATOL = 2e-5
+
+
+def drawn(names, shapes, an):
+    """Parameters by each scheme, all drawn by one program."""
+    assignments = {name: schemes.assign(name, an, shapes) for name in names}
+
+    @jax.jit
+    def draw(key):
+        ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
+        return {name: one.draw(key, ones) for name, one in assignments.items()}
+
+    return jax.device_get(draw(KEY))
+
+
+CONVOLUTIONS = ("orthogonal", "delta_orthogonal", "partial_identity", "zer_o", "dirac")
+GROUPS = {"stem": 1, "grouped": 2, "depthwise": 8, "pointwise": 1}
+
+
+@pytest.fixture(scope="module")
+def cnn():
+    shapes, an = models.read(models.Cnn(), models.images())
+    return drawn((*CONVOLUTIONS, "kaiming"), shapes, an)
+
+
+def matrices(cnn, scheme, layer):
+    """The (window, inputs, outputs) of each group of a layer, as float64."""
+    kernel = np.asarray(cnn[scheme]["params"][layer]["kernel"], float)
+    *window, inputs, outputs = kernel.shape
+    number = GROUPS[layer]
+    split = kernel.reshape(int(np.prod(window)), inputs, number, outputs // number)
+    return np.moveaxis(split, 2, 0)
+
+
+@pytest.mark.parametrize("layer", GROUPS)
+def test_orthogonal_kernels_are_orthogonal_when_flattened(cnn, layer):
+    """Each group alone: all singular values are the critical sigma_w of ReLU or tanh."""
+    expected = 1.0 if layer == "pointwise" else 2**0.5
+    for taps in matrices(cnn, "orthogonal", layer):
+        flat = taps.reshape(-1, taps.shape[-1])
+        s = np.linalg.svd(flat, compute_uv=False)
+        np.testing.assert_allclose(s, expected, atol=ATOL)
+
+
+@pytest.mark.parametrize("layer", GROUPS)
+def test_delta_orthogonal_kernels_are_orthogonal_at_the_centre(cnn, layer):
+    expected = 1.0 if layer == "pointwise" else 2**0.5
+    for taps in matrices(cnn, "delta_orthogonal", layer):
+        centre = len(taps) // 2
+        s = np.linalg.svd(taps[centre], compute_uv=False)
+        np.testing.assert_allclose(s, expected, atol=ATOL)
+        assert np.count_nonzero(np.delete(taps, centre, axis=0)) == 0
+
+
+@pytest.mark.parametrize("scheme", ["partial_identity", "dirac", "zer_o"])
+def test_deterministic_kernels_hold_a_matrix_per_group_at_the_centre(cnn, scheme):
+    """Dirac is the partial identity for odd windows; ZerO is too where none widens."""
+    for layer in GROUPS:
+        for taps in matrices(cnn, scheme, layer):
+            inputs, outputs = taps.shape[1:]
+            expected = np.eye(inputs, outputs)
+            if scheme == "zer_o" and layer == "stem":
+                # Sylvester's matrix of order 4, cut to its first two rows.
+                expected = np.array([[1, 1, 1, 1], [1, -1, 1, -1]]) / 2
+            if scheme == "zer_o" and layer == "grouped":
+                expected = np.array([[1, 1, 1, 1], [1, -1, 1, -1]]) / 2
+            centre = len(taps) // 2
+            np.testing.assert_array_equal(taps[centre], expected)
+            assert np.count_nonzero(np.delete(taps, centre, axis=0)) == 0
+
+
+def test_kaiming_counts_the_fan_of_a_group(cnn):
+    """Var = 2/fan_in: 9 for a depthwise kernel, 18 for the grouped one."""
+    fans = {"stem": 18, "grouped": 18, "depthwise": 9, "pointwise": 8}
+    squares = 0.0
+    count = 0
+    for layer, fan in fans.items():
+        kernel = np.asarray(cnn["kaiming"]["params"][layer]["kernel"], float)
+        # 5 standard errors of a mean of squares of standard normals.
+        error = 5 * (2 / kernel.size) ** 0.5
+        assert np.mean(kernel**2) * fan / 2 == pytest.approx(1, abs=error)
+        squares += np.sum(kernel**2) * fan / 2
+        count += kernel.size
+    assert squares / count == pytest.approx(1, abs=5 * (2 / count) ** 0.5)
+
+
+def test_heads_of_dense_general_are_one_axis():
+    """(d, heads, head_dim) is drawn as d × (heads·head_dim), and back for the output."""
+    shapes, an = models.read(models.Transformer(), models.tokens())
+    params = drawn(["orthogonal"], shapes, an)["orthogonal"]["params"]
+    for name in ("query", "key", "value"):
+        kernel = np.asarray(params["attn0"][name]["kernel"], float)
+        s = np.linalg.svd(kernel.reshape(6, 6), compute_uv=False)
+        np.testing.assert_allclose(s, 1, atol=ATOL)
+    out = np.asarray(params["attn1"]["out"]["kernel"], float).reshape(6, 6)
+    np.testing.assert_allclose(out @ out.T, np.eye(6), atol=ATOL)
+
+
+def test_torch_layouts_are_transposed():
+    """(out, in, *window) of Equinox and torch; the grouped one keeps its groups."""
+
+    def f(params, x):
+        for name, groups in (("whole", 1), ("split", 2)):
+            y = jax.lax.conv_general_dilated(
+                x[None],
+                params[name],
+                window_strides=(1,),
+                padding="SAME",
+                dimension_numbers=("NCH", "OIH", "NCH"),
+                feature_group_count=groups,
+            )
+            x = jax.nn.relu(y[0])
+        return params["head"] @ x.mean(-1)
+
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)  # noqa: E731
+    shapes = {"whole": shape(4, 2, 3), "split": shape(6, 2, 3), "head": shape(5, 6)}
+    an = anatomy(f, shapes, shape(2, 7))
+    both = drawn(["partial_identity", "orthogonal"], shapes, an)
+    params = both["partial_identity"]
+    np.testing.assert_array_equal(params["whole"][:, :, 1], np.eye(4, 2))
+    per_group = np.eye(3, 2)
+    np.testing.assert_array_equal(params["split"][:3, :, 1], per_group)
+    np.testing.assert_array_equal(params["split"][3:, :, 1], per_group)
+    head = np.asarray(both["orthogonal"]["head"], float)
+    s = np.linalg.svd(head, compute_uv=False)
+    np.testing.assert_allclose(s, 2**0.5, atol=ATOL)
+
+
+def test_slices_of_a_stack_are_drawn_apart():
+    f, shapes, x = models.scanned()
+    an = anatomy(f, shapes, x)
+    params = drawn(["gaussian"], shapes, an)["gaussian"]
+    first = np.asarray(params["first"])
+    assert len(np.unique(first)) == first.size
+
+
+def test_scales_follow_the_slice_and_its_branch():
+    """A scheme sees the index of each slice, and its branch."""
+
+    def choose(layer, sigma_w):
+        place = -1 if layer.branch is None else layer.branch.index
+        return initializers.constant(float(100 * layer.index + place))
+
+    numbered = schemes.Scheme("numbered", choose, "its place", alike=False)
+    f, shapes, x = models.scanned()
+    assignment = schemes.assign(numbered, anatomy(f, shapes, x), shapes)
+    params = assignment.draw(KEY, models.zeros(shapes))
+    # In order: stem, then first and second of every block, then head.
+    assert params["stem"][0, 0] == -1
+    np.testing.assert_array_equal(params["first"][:, 0, 0], [100, 301, 502])
+    np.testing.assert_array_equal(params["second"][:, 0, 0], [200, 401, 602])
+    assert params["head"][0, 0] == 699
+
+
+def test_stretches_and_shared_axes_have_draws_of_their_own():
+    """Two stretches of one leaf are two layers; experts, which share an axis, too."""
+
+    def f(params, x):
+        h = jnp.tanh(x @ params["w"][:, :4])
+        h = jnp.tanh(h @ params["w"][:, 4:8])
+        experts = jnp.einsum("ei,eio->eo", jnp.stack([h, -h]), params["experts"])
+        return experts.sum(0)
+
+    shapes = {"w": jax.ShapeDtypeStruct((4, 9), jnp.float32)}
+    shapes["experts"] = jax.ShapeDtypeStruct((2, 4, 4), jnp.float32)
+    an = anatomy(f, shapes, jax.ShapeDtypeStruct((4,), jnp.float32))
+    params = drawn(["orthogonal"], shapes, an)["orthogonal"]
+    first, second = np.split(np.asarray(params["w"], float)[:, :8], 2, axis=1)
+    squares = [first, second, *np.asarray(params["experts"], float)]
+    for matrix in squares:
+        np.testing.assert_allclose(matrix.T @ matrix, np.eye(4), atol=ATOL)
+    assert np.abs(first - second).max() > 0.1
+    # The last column is in no layer, and stays as it was given.
+    np.testing.assert_array_equal(params["w"][:, 8], 1)
+
+
+def test_dtype_is_the_leafs_own():
+    _, shapes, x = models.scanned()
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), shapes
+    )
+    f, _, _ = models.scanned()
+    an = anatomy(f, shapes, jax.ShapeDtypeStruct(x.shape, jnp.bfloat16))
+    assignment = schemes.assign("kaiming", an, shapes)
+    params = jax.eval_shape(assignment.draw, KEY, shapes)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+
+
+def test_rows_list_every_leaf_once():
+    shapes, an = models.read(models.Transformer(), models.tokens())
+    assignment = schemes.assign("orthogonal", an, shapes)
+    paths = [
+        jax.tree_util.keystr(path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(shapes)
+    ]
+    assert sorted(row.path for row in assignment.rows) == sorted(paths)
+    by_name = {row.name: row for row in assignment.rows if row.role != "bias"}
+    assert by_name["embed"].initializer == "as drawn"
+    assert by_name["mlp0/up"].note == "critical for the gelu that follows"
+    assert by_name["mlp0/down"].note == "critical for the gelu that it reads"
+    assert by_name["head"].note == "linear: sigma_w 1"
+
+
+def test_scale_without_a_critical_point_keeps_gradients_at_unit_variance():
+    """softplus has none: sigma_w² E sigmoid(z)² = 1, by NumPy's quadrature."""
+
+    def f(params, x):
+        return jax.nn.softplus(x @ params["a"]) @ params["b"]
+
+    square = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    shapes = {"a": square, "b": square}
+    an = anatomy(f, shapes, jax.ShapeDtypeStruct((4,), jnp.float32))
+    row = schemes.assign("orthogonal", an, shapes).rows[0]
+    z = np.linspace(-9, 9, 20001)
+    density = np.exp(-(z**2) / 2) / (2 * np.pi) ** 0.5
+    chi = np.trapezoid(density / (1 + np.exp(-z)) ** 2, z)
+    gain = float(row.initializer.removeprefix("orthogonal(gain=").rstrip(")"))
+    assert gain == pytest.approx(chi**-0.5, rel=1e-9)
+    assert row.note.startswith("chi = 1 at unit variance of the softplus")
+
+
+def test_given_sigmas_hold_for_all_layers():
+    f, shapes, x = models.scanned()
+    an = anatomy(f, shapes, x)
+    assignment = schemes.assign("orthogonal", an, shapes, sigma_w=0.5)
+    gains = {row.initializer for row in assignment.rows if row.role in ("stem", "head")}
+    assert gains == {"orthogonal(gain=0.5)"}
+
+
+def test_biases_are_drawn_with_sigma_b():
+    shapes, an = models.read(models.Cnn(), models.images())
+    assignment = schemes.assign("gaussian", an, shapes, sigma_w=1.0, sigma_b=0.5)
+    biases = {row.initializer for row in assignment.rows if row.role == "bias"}
+    assert biases == {"normal(mean=0.0, std=0.5)"}
+
+
+def test_a_tied_leaf_is_drawn_once():
+    def f(params, x):
+        return jnp.tanh(jnp.tanh(x @ params) @ params)
+
+    shapes = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    an = anatomy(f, shapes, jax.ShapeDtypeStruct((4,), jnp.float32))
+    (row,) = schemes.assign("orthogonal", an, shapes).rows
+    assert row.note.endswith("tied")
+
+
+def test_draw_takes_other_leaves_from_params():
+    shapes, an = models.read(models.ResNet(), models.images())
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 7.0), shapes)
+    new = schemes.assign("zer_o", an, shapes).draw(KEY, params)
+    np.testing.assert_array_equal(new["params"]["block0"]["norm"]["scale"], 7.0)
+    np.testing.assert_array_equal(new["batch_stats"]["block0"]["norm"]["mean"], 7.0)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "message"),
+    [
+        ("identity", r"assign\(\): layer 'stem': scheme 'identity': .* is not square"),
+        ("dks", r"scheme 'dks' transforms the activation"),
+        ("rezro", r"scheme='rezro' is not known.*Did you mean 'rezero'"),
+        (initializers.orthogonal, r"orthogonal is a factory; write orthogonal\(\)"),
+        (initializers.he_normal(layout="torch"), r"was told in_axis=1, out_axis=0"),
+        (3, r"scheme=3 is not a name, an initializer or a Scheme"),
+    ],
+)
+def test_assign_refuses(scheme, message):
+    shapes, an = models.read(models.Cnn(), models.images())
+    with pytest.raises(InputError, match=message):
+        schemes.assign(scheme, an, shapes)
+
+
+def test_assign_refuses_parameters_of_another_network():
+    f, shapes, x = models.scanned()
+    an = anatomy(f, shapes, x)
+    with pytest.raises(InputError, match=r"that is not the one of the anatomy"):
+        schemes.assign("kaiming", an, {"stem": shapes["stem"]})
+    with pytest.raises(InputError, match=r"sigma_w=2.0: scheme 'kaiming' fixes its"):
+        schemes.assign("kaiming", an, shapes, sigma_w=2.0)
+
+
+def test_an_axis_that_holds_inputs_and_outputs_is_refused():
+    """One vector of 12 reshaped to 3×4: which entries are inputs cannot be told."""
+
+    def f(params, x):
+        return x @ params["w"].reshape(3, 4)
+
+    shapes = {"w": jax.ShapeDtypeStruct((12,), jnp.float32)}
+    an = anatomy(f, shapes, jax.ShapeDtypeStruct((3,), jnp.float32))
+    with pytest.raises(NotDefined, match=r"layer 'w': scheme 'kaiming' draws inputs"):
+        schemes.assign("kaiming", an, shapes)

@@ -1,0 +1,143 @@
+"""Residual networks that start at the identity, and the leaves that make them do so."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from isometry import schemes
+from isometry._internal.errors import NotDefined
+from isometry.structure import anatomy
+from tests.schemes import models
+
+KEY = jax.random.key(3)
+
+
+def trunk(params, x):
+    """Blocks alone, and the Jacobian of what they do to the stream."""
+    f, _, _ = models.scanned()
+    eye = jnp.eye(x.size)
+    inner = params | {"stem": eye, "head": eye}
+    return jax.jacobian(lambda x: f(inner, x))(x)
+
+
+@pytest.mark.parametrize("name", ["fixup", "rezero", "skipinit"])
+def test_trunk_of_stacked_blocks_starts_at_the_identity(name):
+    f, shapes, x = models.scanned()
+    assignment = schemes.assign(name, anatomy(f, shapes, x), shapes)
+
+    @jax.jit
+    def jacobians(key):
+        ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
+        params = assignment.draw(key, ones)
+        return params, trunk(params, jax.random.normal(key, (4,)))
+
+    params, jacobian = jax.device_get(jacobians(KEY))
+    np.testing.assert_array_equal(jacobian, np.eye(4))
+    # Fixup closes branches by their last layer and leaves their scalars at 1.
+    closed = params["second"] if name == "fixup" else params["gate"]
+    other = params["gate"] if name == "fixup" else params["second"]
+    np.testing.assert_array_equal(closed, 0)
+    assert np.abs(other).min() > 0
+    assert np.abs(params["first"]).min() > 0
+
+
+def rows_of(name, module, x):
+    shapes, an = models.read(module, x)
+    rows = schemes.assign(name, an, shapes).rows
+    return {row.path: row.initializer for row in rows if row.role == "multiplier"}
+
+
+def test_zero_gamma_closes_the_norm_and_not_the_scalar():
+    paths = [f"['params']['block{i}']['norm']['scale']" for i in range(3)]
+    for is_gated in (False, True):
+        rows = rows_of("zero_gamma", models.ResNet(is_gated), models.images())
+        assert rows == dict.fromkeys(paths, "constant(0)")
+
+
+def test_rezero_takes_the_scalar_and_else_the_norm():
+    scalars = [f"['params']['block{i}']['gate']" for i in range(3)]
+    norms = [f"['params']['block{i}']['norm']['scale']" for i in range(3)]
+    rows = rows_of("rezero", models.ResNet(is_gated=True), models.images())
+    assert rows == dict.fromkeys(scalars, "constant(0)")
+    rows = rows_of("rezero", models.ResNet(), models.images())
+    assert rows == dict.fromkeys(norms, "constant(0)")
+
+
+def test_schemes_without_a_rule_leave_multipliers_as_they_are():
+    rows = rows_of("kaiming", models.ResNet(is_gated=True), models.images())
+    assert rows == {}
+
+
+def post_norm(skip):
+    """norm(skip(x) + F(x)), twice; `skip` takes the parameters of a block and x."""
+
+    def normed(x):
+        x = x - x.mean(-1, keepdims=True)
+        return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+
+    def f(params, x):
+        for block in params["blocks"]:
+            x = normed(skip(block, x) + jax.nn.relu(x @ block["w"]) @ block["v"])
+        return x
+
+    leaf = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    block = {"w": leaf, "v": leaf, "skip": jax.ShapeDtypeStruct((), jnp.float32)}
+    shapes = {"blocks": [block, block]}
+    return f, shapes, jax.ShapeDtypeStruct((4,), jnp.float32)
+
+
+def test_deep_norm_sets_the_multiplier_of_the_skip():
+    """α = L^(1/4) with L = 2 branches."""
+    f, shapes, x = post_norm(lambda block, x: block["skip"] * x)
+    assignment = schemes.assign("deep_norm", anatomy(f, shapes, x), shapes)
+    params = assignment.draw(KEY, models.zeros(shapes))
+    for block in params["blocks"]:
+        assert float(block["skip"]) == pytest.approx(2**0.25, rel=1e-6)
+
+
+def test_deep_norm_accepts_the_number_that_the_program_fixes():
+    f, shapes, x = post_norm(lambda block, x: 2**0.25 * x)
+    rows = schemes.assign("deep_norm", anatomy(f, shapes, x), shapes).rows
+    assert "multiplier" not in {row.role for row in rows}
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+def test_deep_norm_refuses_a_skip_that_it_cannot_set(factor):
+    f, shapes, x = post_norm(lambda block, x: factor * x)
+    with pytest.raises(NotDefined, match=r"branch 'blocks/0': .* the skip by 1.18921"):
+        schemes.assign("deep_norm", anatomy(f, shapes, x), shapes)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("rezero", r"branch 'attn0': scheme 'rezero' multiplies it by 0"),
+        ("zero_gamma", r"branch 'attn0': scheme 'zero_gamma' starts the scale of the"),
+        ("admin", r"branch 'attn0': admin rescales skips in front of a norm"),
+        ("looks_linear", r"layer 'attn0/query': mirrored layers read pairs"),
+        ("tat", r"scheme 'tat' transforms the activation"),
+    ],
+)
+def test_what_a_model_has_no_leaf_for_is_refused(name, message):
+    shapes, an = models.read(models.Transformer(), models.tokens())
+    with pytest.raises(NotDefined, match=message):
+        schemes.assign(name, an, shapes)
+
+
+def test_a_scalar_that_all_slices_share_holds_one_value():
+    def f(params, x):
+        def step(x, w):
+            return x + params["gate"] * jnp.tanh(x @ w), None
+
+        return jax.lax.scan(step, x, params["w"])[0] @ params["head"]
+
+    shapes = {
+        "w": jax.ShapeDtypeStruct((3, 4, 4), jnp.float32),
+        "gate": jax.ShapeDtypeStruct((), jnp.float32),
+        "head": jax.ShapeDtypeStruct((4, 2), jnp.float32),
+    }
+    an = anatomy(f, shapes, jax.ShapeDtypeStruct((4,), jnp.float32))
+    params = schemes.assign("rezero", an, shapes).draw(KEY, models.zeros(shapes))
+    assert params["gate"].shape == ()
+    assert float(params["gate"]) == 0.0

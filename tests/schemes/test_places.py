@@ -1,0 +1,93 @@
+"""Where layers lie: positions on branches, encoder and decoder, heads, activations."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from isometry import schemes
+from isometry.schemes import Branch, _places
+from isometry.structure import anatomy
+from tests.schemes import models
+
+
+@pytest.fixture(scope="module")
+def both():
+    """Encoder of two layers, decoder of one."""
+    _, an = models.read(models.Transformer(has_decoder=True), models.tokens())
+    return an, _places.places(an)
+
+
+def test_encoder_and_decoder_are_told_apart(both):
+    _, places = both
+    stacks = [(branch.stack, branch.count) for _, branch in places.branches]
+    assert stacks == [("encoder", 4)] * 4 + [("decoder", 3)] * 3
+    crossing = places.on_branch["cross/out", 0]
+    assert crossing == Branch(1, 3, 1, 2, "decoder", other=4)
+    assert crossing.layers == 1
+
+
+def test_keys_of_the_encoder_lie_on_the_branch_of_their_attention(both):
+    _, places = both
+    for name in ("query", "key", "value"):
+        here = places.on_branch[f"cross/{name}", 0]
+        assert here == Branch(1, 3, 0, 2, "decoder", other=4)
+
+
+def test_one_stack_has_no_name():
+    _, an = models.read(models.Transformer(), models.tokens())
+    places = _places.places(an)
+    assert {branch.stack for _, branch in places.branches} == {None}
+    assert places.on_branch["embed", 0] == Branch(0, 4, 0, 2)
+    assert "head" not in {name for name, _ in places.on_branch}
+
+
+def test_heads_are_counted_by_the_size_of_one(both):
+    _, places = both
+    for name in ("query", "key", "value", "out"):
+        assert places.heads[f"attn1/{name}"] == 2
+
+
+def test_order_is_that_of_computation():
+    """Slices of the layers of a block come block by block."""
+    f, shapes, x = models.scanned(depth=2)
+    order = _places.places(anatomy(f, shapes, x)).order
+    assert sorted(order, key=lambda key: order[key]) == [
+        ("stem", 0),
+        ("first", 0),
+        ("second", 0),
+        ("first", 1),
+        ("second", 1),
+        ("head", 0),
+    ]
+
+
+def test_schemes_see_what_is_before_and_behind():
+    _, an = models.read(models.Cnn(), models.images())
+    places = _places.places(an)
+    seen = {}
+    for layer in an.layers:
+        (one,) = _places.layers(layer, places)
+        seen[one.name] = (one.precedes, one.follows, one.kind, one.groups, one.window)
+    assert seen["stem"] == (None, "relu", "conv", 1, (3, 3))
+    assert seen["depthwise"] == ("relu", "relu", "conv", 8, (3, 3))
+    assert seen["pointwise"] == ("relu", "tanh", "conv", 1, (1, 1))
+    assert seen["head"] == ("tanh", None, "dense", 1, ())
+
+
+def test_steps_of_a_recurrence_are_one_branch():
+    """h + F(h) at each of nine steps is the same branch, not nine."""
+
+    def f(params, x):
+        def step(h, x_t):
+            return h + jnp.tanh(h @ params["w"] + x_t @ params["v"]), None
+
+        h, _ = jax.lax.scan(step, jnp.zeros(4), x)
+        return h @ params["head"]
+
+    shape = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    shapes = {"w": shape, "v": shape, "head": shape}
+    x = jax.ShapeDtypeStruct((9, 4), jnp.float32)
+    places = _places.places(anatomy(f, shapes, x))
+    assert [branch.count for _, branch in places.branches] in ([], [1])
+    rows = schemes.assign("kaiming", anatomy(f, shapes, x), shapes).rows
+    assert {row.role for row in rows} >= {"recurrent", "head"}

@@ -1,0 +1,114 @@
+"""Transformed activations hit the targets of their papers, by theory's own maps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from isometry import activations, networks, schemes, theory
+from isometry._internal.errors import NotDefined
+from isometry.structure import anatomy
+from tests.schemes import models
+
+
+def slope_of_variance(phi):
+    """Q'(1) by Richardson's central difference; its error is 1e-12/h = 1e-9."""
+    step = 1e-3
+    q = {k: theory.q_map(phi, 1 + k * step, 1.0, 0.0) for k in (-2, -1, 1, 2)}
+    return (8 * (q[1] - q[-1]) - (q[2] - q[-2])) / (12 * step)
+
+
+@pytest.mark.parametrize(("name", "depth"), [("tanh", 7), ("elu", 20)])
+def test_dks_keeps_variances_and_spreads_its_slope_over_the_depth(name, depth):
+    """Martens et al. (2021), section 12: Q(1) = Q'(1) = 1, C(0) = 0, C'(1)^L = 1.5."""
+    phi, scheme = schemes.transformed("dks", name, depth)
+    assert theory.q_map(phi, 1.0, 1.0, 0.0) == pytest.approx(1, abs=1e-10)
+    assert slope_of_variance(phi) == pytest.approx(1, abs=1e-8)
+    assert theory.c_map(phi, 0.0, 1.0, 1.0, 0.0) == pytest.approx(0, abs=1e-10)
+    assert theory.chi(phi, 1.0, 1.0) ** depth == pytest.approx(1.5, abs=1e-7)
+    assert scheme.transform is None
+
+
+@pytest.mark.parametrize(("name", "depth"), [("softplus", 9)])
+def test_tat_is_critical_and_spreads_its_curvature_over_the_depth(name, depth):
+    """Zhang et al. (2022): Q(1) = Q'(1) = C'(1) = 1 and C''(1) = E phi''² = 0.3/L."""
+    phi, _ = schemes.transformed("tat", name, depth)
+    assert theory.q_map(phi, 1.0, 1.0, 0.0) == pytest.approx(1, abs=1e-10)
+    assert slope_of_variance(phi) == pytest.approx(1, abs=1e-8)
+    assert theory.chi(phi, 1.0, 1.0) == pytest.approx(1, abs=1e-10)
+    curvature = theory.expectation(
+        lambda z: jax.vmap(jax.grad(jax.grad(phi)))(z.ravel()).reshape(z.shape) ** 2
+    )
+    assert curvature * depth == pytest.approx(0.3, abs=1e-6)
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(40, 0.9), (5, None)])
+def test_tat_of_relu_makes_a_stated_correlation_of_none(depth, expected):
+    """C applied L times to 0 is 0.9; a shallow network of ReLUs stays below."""
+    phi, _ = schemes.transformed("tat", "relu", depth)
+    assert theory.q_map(phi, 1.0, 1.0, 0.0) == pytest.approx(1, abs=1e-12)
+    c = 0.0
+    for _ in range(depth):
+        c = theory.c_map(phi, c, 1.0, 1.0, 0.0)
+    if expected is None:
+        assert c < 0.9
+        np.testing.assert_array_equal(phi(jnp.array([-1.0])), 0)
+    else:
+        assert c == pytest.approx(expected, abs=1e-9)
+
+
+def test_networks_with_transformed_activations_keep_lengths_and_angles():
+    """An orthogonal network of width 300: 30 layers keep |x|² and the angle of 0.
+
+    The mean of 300 squares has a standard error of √(2/300) = 8 % a layer, which Q' = 1
+    does not damp; the band is that of a random walk of 30 such steps, cut at 0.6.
+    """
+    phi, scheme = schemes.transformed("dks", "tanh", 30)
+    net = networks.mlp([300] * 32, phi, scheme, bias=False)
+
+    @jax.jit
+    def last(key):
+        a, b = jax.random.normal(key, (2, 300))
+        params = net.init(key)
+        return jnp.stack([net(params, a), net(params, b)])
+
+    outputs = np.asarray(last(jax.random.key(0)), float)
+    gram = outputs @ outputs.T / 300
+    assert gram.diagonal() == pytest.approx([1, 1], abs=0.6)
+    assert abs(gram[0, 1]) < 0.4
+
+
+def test_other_schemes_leave_the_activation():
+    phi, scheme = schemes.transformed("kaiming", "relu", 3)
+    assert phi is activations.relu
+    assert scheme is schemes.get("kaiming")
+
+
+def test_equal_transformations_are_equal():
+    """Programs compiled for one network serve another of the same architecture."""
+    first, _ = schemes.transformed("tat", "relu", 4)
+    second, _ = schemes.transformed("tat", "relu", 4)
+    assert first == second
+    assert hash(first) == hash(second)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "activation", "message"),
+    [
+        ("dks", "relu", r"transformed\(\): dks: no alpha and beta give relu"),
+        ("tat", "hard_tanh", r"the slope of hard_tanh jumps"),
+        ("dks", "linear", r"no alpha and beta give linear"),
+    ],
+)
+def test_activations_that_cannot_be_transformed_are_refused(
+    scheme, activation, message
+):
+    with pytest.raises(NotDefined, match=message):
+        schemes.transformed(scheme, activation, 5)
+
+
+def test_residual_branches_are_refused():
+    f, shapes, x = models.scanned()
+    _, scheme = schemes.transformed("tat", "relu", 4)
+    with pytest.raises(NotDefined, match=r"branch 'second\[0\]': the targets of dks"):
+        schemes.assign(scheme, anatomy(f, shapes, x), shapes)
