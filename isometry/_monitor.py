@@ -206,6 +206,7 @@ def monitor(
             What needs parameters is said by the optimizer's `init`.
 
     Example:
+        >>> import optax
         >>> net = networks.mlp([4, 8, 3], "tanh")
         >>> xs = jax.random.normal(jax.random.key(1), (2, 4))
         >>> watch = isometry.monitor(

@@ -18,6 +18,7 @@ from isometry._internal import jaxprs, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
 from isometry.linalg import Factors
+from isometry.measure import _leaves
 from isometry.measure._blocks import Blocks
 from isometry.measure._function import Program, Reference, picked
 from isometry.measure._record import Spectrum
@@ -125,7 +126,7 @@ class Target:
         if self.points is not None:
             return self.points.start(params, x)
         if self.span == "end_to_end":
-            return x
+            return _leaves.joined(x)
         return self._known_network.stem(params, x)
 
     def apply(
@@ -138,7 +139,7 @@ class Target:
         if self.points is not None:
             return self.points.apply(params, x, z)
         if self.span == "end_to_end":
-            return picked(self.f(params, z), self.output)
+            return picked(self.f(params, _leaves.replaced(x, z)), self.output)
         return self._known_network.hidden(params, z)
 
     def cast(self, params: Params, x: PyTree) -> tuple[Params, PyTree]:

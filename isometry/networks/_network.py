@@ -153,7 +153,17 @@ class Network:
             self.shapes,
             sigma_w=self.sigma_w,
             sigma_b=self.sigma_b,
+            activations=self.layer_activations,
         )
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """The activation that a layer reads or writes to, by the name of the layer.
+
+        Only layers that the network itself knows. Of all others it is read off the
+        anatomy.
+        """
+        return {}
 
     @property
     def data_driven(self) -> bool:

@@ -13,6 +13,7 @@ from isometry._internal import checks
 from isometry._internal.errors import FromCall, InputError, NotDefined, public
 from isometry._internal.types import Initializer as Init
 from isometry._internal.types import Key, Params, Shape
+from isometry.activations import Activation
 from isometry.initializers import Initializer
 from isometry.initializers._kernels import lay_out
 from isometry.initializers._layout import Parts, size, sizes
@@ -196,6 +197,7 @@ def assign(
     *,
     sigma_w: float | None = None,
     sigma_b: float | None = None,
+    activations: Mapping[str, Activation] | None = None,
 ) -> Assignment:
     """Decide what a scheme does with every leaf of the parameters of a network.
 
@@ -218,6 +220,9 @@ def assign(
         params: Its parameters, or their shapes.
         sigma_w: The scale of a free scheme, for all layers; None chooses as above.
         sigma_b: The standard deviation of the biases of a free scheme.
+        activations: For layers by name, the activation for which their scale is
+            critical. That of all others is read off the anatomy, which knows an
+            activation of the user's own only by what it is made of.
 
     Returns:
         The assignment.
@@ -251,7 +256,7 @@ def assign(
         chosen.suits(anatomy)
     shapes = _shapes(params, anatomy)
     places = _places.places(anatomy)
-    scales = _scales.Scales(chosen, sigma_w, sigma_b)
+    scales = _scales.Scales(chosen, sigma_w, sigma_b, activations=activations or {})
     weights = []
     rows = []
     for source in _without_repeats(anatomy.layers):
@@ -514,9 +519,7 @@ def _draw_weight(weight: _Weight, key: Key, leaf: Array) -> Array:
     return leaf.at[tuple(window)].set(whole.astype(leaf.dtype))
 
 
-def _draw_slice(
-    source: WeightLayer, init: Init, key: Key, dtype: jnp.dtype
-) -> Array:
+def _draw_slice(source: WeightLayer, init: Init, key: Key, dtype: jnp.dtype) -> Array:
     """Draw one slice of a weight layer in its own layout."""
     parts = Parts(
         batch=source.batch_axes,
