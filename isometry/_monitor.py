@@ -42,6 +42,13 @@ class MonitorState(NamedTuple):
         steps: The update of each record, of shape (capacity,).
         values: What was recorded, by statistic, with leading axis (capacity,); for
             several spans, by label and statistic.
+
+    Example:
+        >>> watch = isometry.monitor(
+        ...     jnp.matmul, jnp.ones((1, 2)), every=1, statistics=["s_max"], capacity=4)
+        >>> state = watch.init(jnp.eye(2))
+        >>> int(state.kept), state.values["s_max"].shape
+        (0, (4, 1))
     """
 
     step: Int[Array, ""]
@@ -102,8 +109,9 @@ def _advanced(
     is_due = state.step % plan.every == 0
     is_kept = is_due & (state.kept < plan.capacity)
 
+    # A branch of a cond, which runs only where a record is due and there is room.
     def record() -> tuple[Int[Array, " capacity"], Values]:
-        values = plan.observe(params, xs, bits, step=state.step)
+        values = plan.observe(params, xs, bits=bits, step=state.step)
         kept = jax.tree.map(
             lambda buffer, value: buffer.at[state.kept].set(value.astype(buffer.dtype)),
             state.values,
@@ -256,8 +264,9 @@ def monitor(
         shapes = f.shapes
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PrecisionWarning)
-            plan.require_known(shapes, xs)
+            plan.require_known(shapes, xs, bits)
 
+    # Inside this function, so that warnings name `monitor` as what the user called.
     @public("monitor")
     def init(params: Params) -> MonitorState:
         given = shapes
@@ -269,14 +278,14 @@ def monitor(
         if given is None:
             values = jax.eval_shape(plan.stand_in, params, xs)
         else:
-            plan.require_known(given, xs)
-            observe = functools.partial(plan.observe, step=zero)
-            values = jax.eval_shape(observe, given, xs, bits)
+            plan.require_known(given, xs, bits)
+            observe = functools.partial(plan.observe, bits=bits, step=zero)
+            values = jax.eval_shape(observe, given, xs)
         buffers = jax.tree.map(
             lambda value: jnp.zeros((capacity, *value.shape), value.dtype), values
         )
         steps = jnp.zeros(capacity, jnp.int32)
-        return MonitorState(zero, zero, due=zero, steps=steps, values=buffers)
+        return MonitorState(step=zero, kept=zero, due=zero, steps=steps, values=buffers)
 
     @public("monitor")
     def update(
@@ -294,7 +303,7 @@ def monitor(
         if state is not None:
             current = _current(state, params, extra)
         current = _whole(current, shapes)
-        return updates, _advanced(plan, opt_state, current, xs, bits)
+        return updates, _advanced(plan, opt_state, current, xs=xs, bits=bits)
 
     # The types of optax take arguments by position alone.
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
@@ -353,7 +362,7 @@ def _whole(params: Params, shapes: Params | None) -> Params:
     if shapes is None or jax.tree.structure(params) == jax.tree.structure(shapes):
         return params
     num_given, num_whole = len(nodes), len(jax.tree.leaves(shapes))
-    # Of fewer leaves a collection is missing. Other differences are f's to judge, which
+    # With fewer leaves a collection is missing. Other differences are f's to judge: it
     # may take mappings of another kind, for example.
     if num_given < num_whole:
         raise InputError(

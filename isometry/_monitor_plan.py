@@ -1,5 +1,6 @@
 """What a monitor measures: spans, statistics, and a program that computes them."""
 
+import functools
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -142,15 +143,7 @@ class Plan:
             # Each record draws afresh.
             key = jax.random.fold_in(_key(bits, self.key_kind), step)
             _, bits = _draws.key_parts(key)
-        how = How(targets, self.method, self.key_kind)
-        # An ensemble of one seed: the programs are those of `isometry.ensemble`.
-        one_seed = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
-        spectra = _spectra.measured(
-            how,
-            (one_seed, jnp.arange(1)),
-            (xs, jnp.arange(num_rows(xs))),
-            bits,
-        )
+        spectra = self._measured(targets, params, xs, bits=bits)
         # Values keep the dtype of the measurement, which f may not compute in.
         by_label = {}
         for (label, _), target, sp in zip(self.spans, targets, spectra, strict=True):
@@ -160,6 +153,22 @@ class Plan:
                 name: value.astype(target.dtype) for name, value in values.items()
             }
         return self.nested(by_label)
+
+    def _measured(
+        self,
+        targets: tuple[Target, ...],
+        params: Params,
+        xs: PyTree[Array],
+        *,
+        bits: Array | None,
+    ) -> tuple[Spectrum, ...]:
+        """Measure the spectra of all spans, with batch axes (1, inputs)."""
+        how = How(targets, self.method, self.key_kind)
+        # An ensemble of one seed: the programs are those of `isometry.ensemble`.
+        stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
+        by_seed = stacked, jnp.arange(1)
+        by_input = xs, jnp.arange(num_rows(xs))
+        return _spectra.measured(how, by_seed, by_input, bits=bits)
 
     def stand_in(self, params: Params, xs: PyTree[Array]) -> Values:
         """Compute all statistics of made-up spectra, whose shapes alone count."""
@@ -199,22 +208,13 @@ class Plan:
         (values,) = by_label.values()
         return dict(values)
 
-    def require_known(self, params: Params, xs: PyTree[Array]) -> None:
+    def require_known(
+        self, params: Params, xs: PyTree[Array], bits: Array | None
+    ) -> None:
         """Refuse statistics whose records would all be NaN, without a word."""
         targets = self.targets(params, xs)
-        bits = None
-        if self.method.needs_key:
-            bits = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-        how = How(targets, self.method)
-
-        def measured(params: Params, bits: Array | None) -> tuple[Spectrum, ...]:
-            one_seed = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
-            numbers = jnp.arange(num_rows(xs))
-            return _spectra.measured(
-                how, (one_seed, jnp.arange(1)), (xs, numbers), bits
-            )
-
-        for sp in jax.eval_shape(measured, params, bits):
+        measured = functools.partial(self._measured, targets)
+        for sp in jax.eval_shape(measured, params, xs, bits=bits):
             for label, name in self.named:
                 reason = why_unknown(name, sp)
                 if reason is not None:
