@@ -344,14 +344,12 @@ def test_flax_loop_with_batch_norm_and_dropout():
             return nn.Dense(3)(x)
 
     model = Model()
-
-    def f(variables, x):
-        return model.apply(variables, x[None], train=False)[0]
+    net = networks.flax(model, FEW[0])
 
     def joined(params, batch_stats):
         return {"params": params, "batch_stats": batch_stats}
 
-    optimizer = in_training(f, state=joined)
+    optimizer = in_training(net, state=joined)
 
     @jax.jit
     def step(params, averages, state, key):
@@ -369,10 +367,10 @@ def test_flax_loop_with_batch_norm_and_dropout():
         updates, state = optimizer.update(gradient, state, params, batch_stats=averages)
         return optax.apply_updates(params, updates), changed, state
 
-    variables = model.init(jax.random.key(0), BATCH, train=False)
+    variables = net.init(jax.random.key(0))
     params, averages = variables["params"], variables["batch_stats"]
     state = optimizer.init(params)
-    largest, by_hand = largest_by_hand(f), []
+    largest, by_hand = largest_by_hand(net.function), []
     for key in jax.random.split(jax.random.key(3), 3):
         by_hand.append(largest(joined(params, averages)))
         params, averages, state = step(params, averages, state, key)
@@ -380,44 +378,48 @@ def test_flax_loop_with_batch_norm_and_dropout():
 
 
 def test_nnx_loop_with_batch_norm_and_dropout():
+    """The averages are those after the gradient, which changes them in place."""
     nnx = pytest.importorskip("flax.nnx")
-    rngs = nnx.Rngs(0)
-    model = nnx.Sequential(
-        nnx.Linear(4, 6, rngs=rngs),
-        nnx.BatchNorm(6, momentum=0.5, rngs=rngs),
-        jnp.tanh,
-        nnx.Dropout(0.5, rngs=rngs),
-        nnx.Linear(6, 3, rngs=rngs),
-    )
-    model.eval()
-    graph, of_eval = nnx.split(model)
+
+    def build(rngs):
+        return nnx.Sequential(
+            nnx.Linear(4, 6, rngs=rngs),
+            nnx.BatchNorm(6, momentum=0.5, rngs=rngs),
+            jnp.tanh,
+            nnx.Dropout(0.5, rngs=rngs),
+            nnx.Linear(6, 3, rngs=rngs),
+        )
+
+    net = networks.nnx(build, FEW[0])
+    model = build(nnx.Rngs(0))
     model.train()
-
-    # `nnx.Optimizer` takes arrays out of their variables.
-    def f(arrays, x):
-        nnx.replace_by_pure_dict(of_eval, arrays)
-        return nnx.merge(graph, of_eval)(x[None])[0]
-
-    optimizer = nnx.Optimizer(
-        model, in_training(f, state=lambda params, whole: whole), wrt=nnx.Param
-    )
+    watched = in_training(net, state=lambda params, whole: whole)
+    optimizer = nnx.Optimizer(model, watched, wrt=nnx.Param)
 
     @nnx.jit
-    def step(model, optimizer):
-        whole = nnx.to_pure_dict(nnx.state(model))
+    def gradient_of(model):
+        return nnx.grad(lambda model: ((model(BATCH) - TARGETS) ** 2).mean())(model)
 
-        def loss(model):
-            return ((model(BATCH) - TARGETS) ** 2).mean()
+    @nnx.jit
+    def update(model, optimizer, gradient):
+        optimizer.update(model, gradient, whole=net.params_of(model))
 
-        optimizer.update(model, nnx.grad(loss)(model), whole=whole)
-
-    largest, by_hand = largest_by_hand(f), []
+    largest, by_hand = largest_by_hand(net.function), []
     for _ in range(3):
-        by_hand.append(largest(nnx.to_pure_dict(nnx.state(model))))
-        step(model, optimizer)
+        gradient = gradient_of(model)
+        by_hand.append(largest(net.params_of(model)))
+        update(model, optimizer, gradient)
     require_current(optimizer.opt_state, by_hand)
 
 
+@pytest.fixture
+def standard_promotion():
+    """Equinox's batch norm is written for it."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.usefixtures("standard_promotion")
 def test_equinox_loop_with_batch_norm_and_dropout():
     eqx = pytest.importorskip("equinox")
 
@@ -439,14 +441,15 @@ def test_equinox_loop_with_batch_norm_and_dropout():
             x = self.dropout(jnp.tanh(x), key=key, inference=inference)
             return self.last(x), state
 
-    model, averages = eqx.nn.make_with_state(Model)(jax.random.key(0))
+    build = eqx.nn.make_with_state(Model)
+    net = networks.equinox(build, FEW[0])
+    model, averages = build(jax.random.key(0))
     params, static = eqx.partition(model, eqx.is_inexact_array)
 
-    def f(variables, x):
-        params, averages = variables
-        return eqx.combine(params, static)(x, averages, inference=True)[0]
+    def joined(params, averages):
+        return net.params_of(eqx.combine(params, static), averages)
 
-    optimizer = in_training(f, state=lambda params, averages: (params, averages))
+    optimizer = in_training(net, state=joined)
 
     @jax.jit
     def step(params, averages, state, key):
@@ -465,13 +468,11 @@ def test_equinox_loop_with_batch_norm_and_dropout():
         updates, state = optimizer.update(gradient, state, params, averages=averages)
         return eqx.apply_updates(params, updates), changed, state
 
-    largest, by_hand = largest_by_hand(f), []
-    # Equinox's batch norm is written for standard promotion.
-    with jax.numpy_dtype_promotion("standard"):
-        state = optimizer.init(params)
-        for key in jax.random.split(jax.random.key(3), 3):
-            by_hand.append(largest((params, averages)))
-            params, averages, state = step(params, averages, state, key)
+    largest, by_hand = largest_by_hand(net.function), []
+    state = optimizer.init(params)
+    for key in jax.random.split(jax.random.key(3), 3):
+        by_hand.append(largest(joined(params, averages)))
+        params, averages, state = step(params, averages, state, key)
     require_current(state, by_hand)
 
 

@@ -180,6 +180,30 @@ def test_multipliers_are_parameters_of_each_block():
         np.testing.assert_array_equal(params["blocks"][name]["skip"], [1.0, 1.0])
 
 
+def test_gpt2_scales_the_last_layer_of_each_branch_down():
+    """The last layers have 0.02/sqrt(2 blocks), all others 0.02; biases are 0."""
+    net = networks.transformer(WIDTH, BLOCKS, HEADS, length=LENGTH)
+    blocks = jax.jit(net.init)(jax.random.key(0))["blocks"]
+    scales = {"first": 0.02, "last": 0.01}
+    for layer, scale in scales.items():
+        w = blocks["mlp"][layer]["w"]
+        # The deviation of n numbers is known to 1/sqrt(2 n).
+        assert abs(w.std() / scale - 1) < 4 / (2 * w.size) ** 0.5
+        assert not blocks["mlp"][layer]["b"].any()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "branch", "skip"),
+    [("rezero", 0.0, 1.0), ("deep_norm", 1.0, (2 * BLOCKS) ** 0.25)],
+)
+def test_schemes_set_the_multipliers(scheme, branch, skip):
+    net = networks.transformer(WIDTH, BLOCKS, HEADS, length=LENGTH, scheme=scheme)
+    blocks = jax.jit(net.init)(jax.random.key(0))["blocks"]
+    for name in ("attention", "mlp"):
+        np.testing.assert_allclose(blocks[name]["branch"], branch)
+        np.testing.assert_allclose(blocks[name]["skip"], skip, rtol=1e-6)
+
+
 def test_anatomy_finds_attention_and_branches():
     net = networks.transformer(
         WIDTH, BLOCKS, HEADS, vocabulary=11, length=LENGTH, positions="learned"
