@@ -26,6 +26,7 @@ class CustomNet(nn.Module):
 
     @nn.compact
     def __call__(self, images):
+        """Return the 10 outputs of each image."""
         convolution = nn.Conv(16, (3, 3), kernel_init=initializers.xavier_uniform())
         features = nn.relu(convolution(images))
         features = features.reshape(len(images), -1)
@@ -34,6 +35,7 @@ class CustomNet(nn.Module):
 
 
 def dense(units):
+    """Return a dense layer with Xavier's normal law; its biases are zero in Flax."""
     return nn.Dense(units, kernel_init=initializers.xavier_normal(RELU_GAIN))
 
 

@@ -417,26 +417,30 @@ def _solved(
         listed = "; ".join(reasons) or "there is none"
         raise NotDefined(f"no weight layer of the span changes E s²: {listed}.")
 
-    def with_gain(log: float) -> Factors:
-        logs = jnp.full(len(moved), log)
+    def with_gain(gain: float) -> Factors:
         combined = dict(factors)
-        for name, gains in _host(sites.factors(moved, jnp.exp(logs))).items():
+        added = sites.factors(moved, jnp.full(len(moved), gain))
+        for name, gains in _host(added).items():
             combined[name] = combined.get(name, 1.0) * gains
         return combined
 
-    def log_mean(log: float) -> float:
-        return _log(measurement.mean_squares(with_gain(log))[last].mean(), last)
+    def mean_square(gain: float) -> float:
+        return float(measurement.mean_squares(with_gain(gain))[last].mean())
 
-    log = _root(log_mean)
+    least = mean_square(0.0)
+    log = None
+    # If the skips alone have 1 or more, what looks like a solution is sampling noise.
+    if min(least, mean_square(1.0)) < 1 - _TOLERANCE:
+        log = _root(lambda log: _log(mean_square(math.exp(log)), last))
     if log is None:
-        names = ", ".join(sites.names[slot.layer, slot.number] for slot in moved[:3])
-        least = math.exp(log_mean(-_MOST_DOUBLINGS * math.log(2)))
+        names = [sites.names[slot.layer, slot.number] for slot in moved]
         raise NotDefined(
-            f"no gain of {names} brings E s² to 1: with its weights at 0 the skips "
-            f"around it leave {least:.4g}. Take a span that begins or ends with a "
-            "layer that every path meets, or a network whose skips are below 1."
+            f"no gain of {', '.join(names[:3])} brings E s² to 1: with these weights "
+            f"at 0 the skips around them leave {least:.4g}. Take a span that begins or "
+            "ends with a layer that every path meets, or a network whose skips are "
+            "below 1."
         )
-    return with_gain(log)
+    return with_gain(math.exp(log))
 
 
 def _root(function: Callable[[float], float]) -> float | None:

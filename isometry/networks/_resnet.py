@@ -149,6 +149,7 @@ class ResnetFunction:
         x = self._checked(params, x)
         if not self.is_training:
             return self._one(params, x)
+        # Batch norm takes means over the named axis; all else is of one example.
         every = jax.vmap(self._one, in_axes=(None, 0), axis_name=_norms.BATCH_AXIS)
         return every(params, x)
 
@@ -232,6 +233,7 @@ class ResnetFunction:
         if not isinstance(skip, float) or skip != 1.0:
             stream = skip * stream
         y = stream + leaves["branch"] * self._branch(block, leaves, read)
+        # Behind the sum the skip passes the norm too, as in post-norm transformers.
         if self.norm_at == "post":
             y = self._normalized(leaves, y, statistics)
         return y
@@ -278,6 +280,7 @@ def _joined(of_runs: list[Params]) -> Params:
 
 def _stacked(leaves: Params, length: int) -> Params:
     """Repeat every leaf along a new first axis, if there are several blocks."""
+    # A scan of one turn would only add "[0]" to the names of points.
     if length == 1:
         return leaves
     return jax.tree.map(
@@ -294,6 +297,7 @@ def _layer(
 ) -> Array:
     """Apply a dense layer to a vector, or a convolution to an image."""
     weights = leaves["w"]
+    # A kernel has axes of the window before those of its channels.
     if weights.ndim == 2:
         return _spatial.plus_bias(h @ weights, leaves)
     strides = strides or (1,) * (weights.ndim - 2)
@@ -546,7 +550,7 @@ def resnet(
         >>> net = networks.resnet(
         ...     [4, 4, 8, 8], 4, n_in=3, size=(16, 16), strides=[1, 1, 2, 1]
         ... )
-        >>> net(net.init(jax.random.key(0)), jnp.ones((16, 16, 3))).shape
+        >>> net.anatomy.shape("output").shape
         (8, 8, 8)
     """
     num_blocks = checks.integer("blocks", blocks, low=1)
@@ -638,6 +642,7 @@ def _runs(
             kernel = 3
         window = _spatial.one_an_axis("kernel", kernel, len(image))
     blocks = []
+    # The stem, or x itself, has the width of the first block, which has no projection.
     n_in = widths[0]
     for n_out, stride in zip(widths, strides, strict=True):
         steps = (stride,) * len(image)

@@ -40,14 +40,16 @@ def convolve(
         groups: Groups of channels that do not mix.
     """
     window = kernel.shape[:-2]
+    # XLA has no circle. A wrapped image has as many pixels as its windows reach, so
+    # nothing is left to pad.
     if padding == "circular":
         x = _wrapped(x, window)
-    xla_padding = "SAME" if padding == "same" else "VALID"
+        padding = "valid"
     batch = jax.lax.conv_general_dilated(
         x[None],
         kernel,
         window_strides=strides,
-        padding=xla_padding,
+        padding=padding.upper(),
         dimension_numbers=_AXES[len(window)],
         feature_group_count=groups,
     )
@@ -97,13 +99,17 @@ def pool(x: Image, pooling: str) -> Image:
 def pixel_mean(x: Image) -> Float[Array, " channels"]:
     """Return the mean of each channel over all pixels; a vector has one pixel."""
     pixels = tuple(range(x.ndim - 1))
-    return jnp.mean(x, axis=pixels) if pixels else x
+    # A mean over no axes would still divide by one, an operation more in every program.
+    if not pixels:
+        return x
+    return jnp.mean(x, axis=pixels)
 
 
 def plus_bias(z: Image, layer: dict[str, Array]) -> Image:
     """Add the bias of a layer, if it has one."""
     if "b" not in layer:
         return z
+    # With as many axes as z: under strict rank promotion a vector would be refused.
     return z + layer["b"].reshape((1,) * (z.ndim - 1) + layer["b"].shape)
 
 
@@ -147,6 +153,7 @@ def one_each(
         of: "layer" or "block".
         check: Takes the name and the value of one, and returns it as it is kept.
     """
+    # Multipliers often come from np.linspace; a single number becomes a number.
     if isinstance(value, (np.ndarray, jax.Array)):
         value = value.tolist()
     if isinstance(value, str) or not isinstance(value, Sequence):

@@ -176,12 +176,15 @@ def _convolution(program: Program, index: int) -> Convolution | None:
         dilation=tuple(params["rhs_dilation"]),
         padding=zeros,
     )
-    before_padding = _source(program, image)
-    if before_padding == image:
+    sources = _sources(program, image)
+    if sources == {image}:
         return plain
-    # Circular padding is written as slices of the image beside it.
-    read = _read_pixels(program, image, before_padding)
     other = plain._replace(note="of the image as it was padded")
+    if len(sources) > 1:
+        return other
+    # Circular padding is written as slices of the image beside it.
+    (before_padding,) = sources
+    read = _read_pixels(program, image, before_padding)
     if read is None:
         return other
     own_axes = [read[axis] for axis in spatial]
@@ -265,8 +268,8 @@ def _is_circle(axis: _Pixels, stride: int, width: int) -> bool:
     return is_whole and (is_centred or has_any_start)
 
 
-def _source(program: Program, image: int) -> int:
-    """Return the value that was padded to an image, or the image itself."""
+def _sources(program: Program, image: int) -> set[int]:
+    """Return the values that were put side by side in an image, or the image itself."""
     sources = set()
     pending = [image]
     while pending:
@@ -276,7 +279,7 @@ def _source(program: Program, image: int) -> int:
             pending += [read for read in value.inputs if read in program.of_x]
         else:
             sources.add(index)
-    return sources.pop() if len(sources) == 1 else image
+    return sources
 
 
 def _is_turned(program: Program, index: int) -> bool:

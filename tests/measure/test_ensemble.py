@@ -227,11 +227,11 @@ def test_tracers_are_refused():
         ),
         (
             lambda: isometry.ensemble(NET, KEYS, XS[0]),
-            r"xs has shape \(6,\); this network takes rows of shape \(6,\)",
+            r"xs holds rows of shape \(\), and this network takes rows of shape \(6,\)",
         ),
         (
             lambda: isometry.ensemble(NET, KEYS, XS[:, :5]),
-            r"xs has shape \(3, 5\); this network takes rows of shape",
+            r"xs holds rows of shape \(5,\), and this network takes rows of shape",
         ),
         (
             lambda: isometry.ensemble(NET, KEYS, XS[:0]),

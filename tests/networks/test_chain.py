@@ -158,7 +158,9 @@ def test_data_driven_blocks_are_adjusted_on_what_comes_to_them():
         h = np.tanh(z) if layer.index in (0, 3) else z
     # As `ensemble` calls it, for parameters that are stacked over seeds.
     stacked = adjust_seeds(net, jax.tree.map(lambda a: a[None], drawn), xs)
-    for many, one in zip(jax.tree.leaves(stacked), jax.tree.leaves(params), strict=True):
+    for many, one in zip(
+        jax.tree.leaves(stacked), jax.tree.leaves(params), strict=True
+    ):
         np.testing.assert_array_equal(many[0], one)
 
 
@@ -196,7 +198,7 @@ def test_functions_before_a_data_driven_block_are_applied():
         (lambda: PAIR.with_layers(DRAWN, LAYERS[1:]), "holds 4 layers, and the chain"),
         (lambda: PAIR.with_layers(DRAWN[:1], LAYERS), "params is 1 entries; write a"),
         (lambda: PAIR.layers(DRAWN[:1]), r"params is 1 entries; write a tuple of 2"),
-        (lambda: PAIR.law("end_to_end", X[None]), "no law is known of chain"),
+        (lambda: PAIR.law("end_to_end", X[None]), "no law is known of this network"),
         (
             lambda: isometry.audit(
                 blocks()[0], jax.random.split(jax.random.key(0), 2), X[None]

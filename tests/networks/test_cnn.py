@@ -114,6 +114,17 @@ def test_equal_layers_are_slices_of_one():
     assert all(map(net.anatomy.cuts, points))
 
 
+def test_last_layer_is_the_head_though_it_equals_those_before():
+    net = networks.cnn([4] * 5, (8,))
+    assert [layer.role for layer in net.anatomy.layers] == ["stem", "hidden", "head"]
+    with_dense_head = networks.cnn([4] * 5, (8,), head=4)
+    assert [layer.stacked for layer in with_dense_head.anatomy.layers] == [
+        None,
+        3,
+        None,
+    ]
+
+
 @pytest.mark.parametrize(
     ("size", "padding", "method"),
     [

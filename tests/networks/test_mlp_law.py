@@ -103,7 +103,9 @@ def test_rectangular_networks_have_their_law(draw, span):
     for run in net.shapes["layers"]:
         w = 1.3 * draw((10, *run["w"].shape))
         b = 0.3 * RNG.standard_normal((10, *run["b"].shape))
-        runs.append({"w": jnp.asarray(w, jnp.float32), "b": jnp.asarray(b, jnp.float32)})
+        runs.append(
+            {"w": jnp.asarray(w, jnp.float32), "b": jnp.asarray(b, jnp.float32)}
+        )
     params = {"layers": tuple(runs)}
     sp = isometry.ensemble(net, params=params, xs=xs, span=span)
     law = net.law(span, xs)

@@ -209,6 +209,8 @@ def test_branches_are_found_in_every_order(order):
     assert [branch.layers for branch in net.anatomy.branches] == [names] * 3
     joins = [f"{names[-1]}[{i}]:sum" for i in range(3)]
     assert [branch.joins for branch in net.anatomy.branches] == joins
+    # The Jacobian is a product of those of the blocks.
+    assert all(map(net.anatomy.cuts, joins))
     leaves = [branch.leaves for branch in net.anatomy.branches]
     assert leaves == ["stem", *joins[:-1]]
     gates = {branch.gates for branch in net.anatomy.branches}
@@ -270,6 +272,18 @@ def test_mean_square_is_the_product_of_skip_and_branch(order):
     assert 4 * error < 0.1 * wanted
 
 
+def test_branches_start_at_their_multipliers():
+    """As one leaf of equal blocks, and one of each that differs."""
+    branch = [0.5, 0.25, 2.0]
+    equal = networks.resnet(3, 3, branch=branch)
+    unequal = networks.resnet([3, 3, 4], 3, branch=branch)
+    params = equal.skeleton(KEY)
+    np.testing.assert_array_equal(params["blocks"]["branch"], branch)
+    first, last = unequal.skeleton(KEY)["blocks"]
+    np.testing.assert_array_equal(first["branch"], branch[:2])
+    assert float(last["branch"]) == branch[2]
+
+
 @pytest.mark.parametrize("scheme", ["rezero", "skipinit", "fixup"])
 def test_schemes_that_close_branches_make_the_trunk_the_identity(scheme):
     net = networks.resnet(5, 3, branch=0.7).with_scheme(scheme)
@@ -296,17 +310,6 @@ def test_deep_norm_scales_the_skips():
     assert deep.with_scheme("kaiming").function == net.function
     built = networks.resnet(5, 4, scheme="deep_norm", norm="layer", norm_at="post")
     assert built.function == deep.function
-
-
-def test_product_method_multiplies_block_by_block():
-    """Against the dense method, whose values are exact to eps of the largest."""
-    net = networks.resnet(5, 4, order="v2", norm="rms")
-    params = net.init(KEY)
-    x = jax.random.normal(jax.random.key(7), (5,))
-    dense = isometry.spectrum(net, params, x, method="dense")
-    product = isometry.spectrum(net, params, x, method="product")
-    tolerance = 64 * EPS * float(dense.values[0])
-    np.testing.assert_allclose(product.values, dense.values, rtol=0, atol=tolerance)
 
 
 def test_spectrum_between_points_is_that_of_the_blocks_between():

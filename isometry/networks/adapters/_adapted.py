@@ -5,7 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,7 @@ class Adapted(Network):
         return _drawn(self.draw, key)
 
     @property
-    def training(self) -> "Adapted":
+    def training(self) -> Self:
         """The model in training mode: x is a batch, or a pair (batch, key).
 
         Raises:
@@ -102,7 +102,7 @@ class Adapted(Network):
         return self._in_training
 
     @functools.cached_property
-    def _in_training(self) -> "Adapted":
+    def _in_training(self) -> Self:
         if isinstance(self.function, Training):
             return self
         # A module that counts on several examples, as batch norm does, sees them.

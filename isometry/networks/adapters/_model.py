@@ -4,7 +4,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -264,17 +264,17 @@ def picked(y: Any, output: Output) -> Array:
             f"the module returns {_outputs(y)}, and one array is meant; write output=, "
             "an index, a key or the name of a field."
         )
-    return y
+    return cast(Array, y)
 
 
 def _chosen(y: Any, output: int | str) -> Any:
     # A row of an array is no output, nor is an attribute of one.
     is_several = not hasattr(y, "dtype")
-    # A named tuple and the records of many libraries have fields.
-    is_field = isinstance(output, str) and not isinstance(y, Mapping)
+    is_named = is_several and isinstance(output, str)
     try:
-        if is_several and is_field:
-            return getattr(y, output)
+        # A named tuple and the records of many libraries have fields.
+        if is_named and not isinstance(y, Mapping):
+            return getattr(y, str(output))
         if is_several:
             return y[output]
     except (AttributeError, TypeError, KeyError, IndexError):

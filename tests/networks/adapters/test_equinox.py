@@ -1,5 +1,7 @@
 """Equinox modules, against their own calls and NumPy."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ class Layer(eqx.Module):
     norm: eqx.nn.BatchNorm
     dropout: eqx.nn.Dropout
     order: jax.Array
-    activation: object = eqx.field(static=True)
+    activation: Callable = eqx.field(static=True)
 
     def __init__(self, key):
         self.dense = eqx.nn.Linear(3, 4, key=key)

@@ -263,7 +263,7 @@ def test_of_several_outputs_one_is_meant():
         networks.flax(Outputs(dict), X)
     with pytest.raises(InputError, match="output='score' is none"):
         networks.flax(Outputs(dict), X, output="score")
-    with pytest.raises(InputError, match="output=0 is none.*returns one array"):
+    with pytest.raises(InputError, match=r"output=0 is none.*returns one array"):
         networks.flax(Plain(), X, output=0)
     with pytest.raises(InputError, match="a batch of one example"):
         networks.flax(Outputs(dict), X, output="loss")
