@@ -510,6 +510,16 @@ class Redrawn(Built):
         return self.base.anatomy
 
     @property
+    def any_size(self) -> bool:
+        """Whether x may be larger or smaller than the example."""
+        return self.base.any_size
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """Those that the network itself knows."""
+        return self.base.layer_activations
+
+    @property
     def training(self) -> "Network":
         """The network as it is trained, with the same scheme."""
         # Its points may differ, so the scheme reads that network anew.

@@ -1,7 +1,7 @@
 """Recurrent networks: vanilla, minimal RNN, GRU and LSTM, with a linear readout."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +131,21 @@ class Rnn(Network):
     def any_size(self) -> bool:
         """Sequences of any length are read."""
         return True
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """Recurrent weights of gates that multiply have scale 1, as of linear layers.
+
+        The logistic function behind them is no activation that a signal passes. Its
+        critical weights, 10 times as large, would make switches of the gates.
+        """
+        cell = self.function.cell
+        by_layer = {}
+        for gate in cell.recurrent:
+            by_layer[f"{gate}/recurrent"] = self.function.activation
+            if gate in cell.switches:
+                by_layer[f"{gate}/recurrent"] = activations.linear
+        return by_layer
 
     def _head(self) -> Initializer:
         """Return the law of the readout, whose gain is 1."""

@@ -1,7 +1,7 @@
 """Transformers: attention and a two-layer perceptron in residual blocks, scanned."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -167,6 +167,12 @@ class Transformer(Built):
     function: TransformerFunction
     branch: tuple[float, ...]
     dtype: np.dtype
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """The layers before and behind the activation of the perceptrons."""
+        activation = self.function.activation
+        return {"blocks/mlp/first": activation, "blocks/mlp/last": activation}
 
     def skeleton(self, key: Key) -> Params:
         """Return the leaves before a scheme draws.

@@ -258,6 +258,17 @@ def test_sequences_of_any_length_are_read():
         net(params, jnp.ones((2, 9, 3)))
 
 
+def test_redrawn_gates_have_no_weights_that_are_critical_for_a_sigmoid():
+    """A gate multiplies, and orthogonal weights of scale 10 would make it a switch."""
+    net = networks.rnn(4, 3, 2, "gru").with_scheme("orthogonal")
+    params = jax.jit(net.init)(jax.random.key(0))
+    for gate in ("update", "reset", "candidate"):
+        values = np.linalg.svd(params[gate]["recurrent"], compute_uv=False)
+        np.testing.assert_allclose(values, 1.0, rtol=1e-5)
+    # It reads sequences of all lengths, as the network itself does.
+    assert isometry.jacobian(net, params, jnp.ones((2, 3))).shape == (2, 6)
+
+
 def test_functions_of_one_architecture_are_equal():
     one = networks.rnn(4, 3, 2, "gru", sigma_w=1.0)
     other = networks.rnn(4, 3, 2, "gru", sigma_w=2.0)
