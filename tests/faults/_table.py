@@ -471,6 +471,38 @@ DEGENERACY = (
         ("test_monitor.py",),
         match="records_are_those",
     ),
+    Fault(
+        "extra-arguments-of-the-optimizer-ignored",
+        "_monitor.py",
+        "current = _current(state, params, extra)",
+        "_current(state, params, extra)",
+        ("test_monitor.py",),
+        match="training_changes",
+    ),
+    Fault(
+        "reset-behind-the-matrix",
+        "networks/_cells.py",
+        'activation(_gate(gates["candidate"], reset * h, x))',
+        'activation(reset * _gate(gates["candidate"], h, x))',
+        ("networks/test_rnn.py",),
+        match="equations",
+    ),
+    Fault(
+        "logits-scaled-by-the-width",
+        "networks/_transformer.py",
+        "logits / (self.width // self.heads) ** 0.5",
+        "logits / self.width**0.5",
+        ("networks/test_transformer.py",),
+        match="plain_implementation",
+    ),
+    Fault(
+        "branch-across-the-steps-of-a-recurrence",
+        "structure/_branches.py",
+        "if fork_value not in of_state or not is_same_step:",
+        "if fork_value not in of_state:",
+        ("structure/test_branches.py",),
+        match="gru_and_an_lstm",
+    ),
     # Classes whose first unit has sign +1 do not show it.
     Fault(
         "signs-not-relative",
