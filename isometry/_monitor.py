@@ -32,6 +32,14 @@ from isometry.structure import _names
 Current: TypeAlias = Callable[..., Params]
 
 
+# Kinds of parameters of a function.
+_BY_POSITION = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+)
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
 class MonitorState(NamedTuple):
     """The state of a monitor inside the state of an optimizer.
 
@@ -198,9 +206,10 @@ def monitor(
             spans, all measured at the same steps. The label of a span in a list is its
             name, or "a -> b".
         key: A random key, for stochastic methods.
-        state: A function (params, name=value, ...) of the trained parameters, and of
-            those extra arguments of `update` that it names (all of them if it takes
-            **kwargs), to what f takes as params. None: the trained parameters are all
+        state: A function of the trained parameters, which come first, and of those
+            extra arguments of `update` that it names (all of them if it takes
+            **kwargs), to what f takes as params. A function whose first argument is an
+            extra one gets the extra ones alone. None: the trained parameters are all
             that f takes. `lambda params: params` says that arrays which f closes over
             are meant to stay as they are.
 
@@ -299,6 +308,8 @@ def monitor(
                 "update() got no params; write optimizer.update(grads, opt_state, "
                 "params)."
             )
+        # The plan refers to f weakly, as compiled programs must; this keeps it alive.
+        _ = function
         current = params
         if state is not None:
             current = _current(state, params, extra)
@@ -311,19 +322,20 @@ def monitor(
 
 def _current(state: Current, params: Params, extra: Mapping[str, PyTree]) -> Params:
     """Make f's params of the trained ones and of extra arguments."""
-    # Other transformations of the chain may have extra arguments of their own.
-    parameters = inspect.signature(state).parameters.values()
-    taken = extra
-    if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
-        names = {one.name for one in parameters}
-        taken = {name: value for name, value in extra.items() if name in names}
-    # The first parameter is that of the trained ones, whatever its name.
+    parameters = list(inspect.signature(state).parameters.values())
+    by_position = [one for one in parameters if one.kind in _BY_POSITION]
+    # The first one is that of the trained parameters, whatever its name; but a function
+    # of extra arguments alone may not want them.
+    given = ()
+    if by_position and by_position[0].name not in extra:
+        given = (params,)
+        parameters.remove(by_position[0])
     missing = [
         one.name
-        for one in list(parameters)[1:]
+        for one in parameters
         if one.default is inspect.Parameter.empty
-        and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
-        and one.name not in taken
+        and one.kind not in _VARIADIC
+        and one.name not in extra
     ]
     if missing:
         words = ", ".join(f"{name}=..." for name in missing)
@@ -332,7 +344,12 @@ def _current(state: Current, params: Params, extra: Mapping[str, PyTree]) -> Par
             f"{', '.join(extra) or 'no extra arguments'}; write "
             f"optimizer.update(grads, opt_state, params, {words})."
         )
-    return state(params, **taken)
+    # Other transformations of the chain may have extra arguments of their own.
+    taken = dict(extra)
+    if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
+        names = {one.name for one in parameters}
+        taken = {name: value for name, value in extra.items() if name in names}
+    return state(*given, **taken)
 
 
 def _is_masked(node: object) -> bool:

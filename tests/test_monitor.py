@@ -285,7 +285,15 @@ def normalized(variables, x):
     return params @ (x / jnp.sqrt(statistics))
 
 
-def test_statistics_that_training_changes_are_current():
+STATES = {
+    "of both": lambda params, statistics: (params, statistics),
+    "of extra arguments": lambda statistics, w: (w, statistics),
+    "of keywords": lambda **extra: (extra["w"], extra["statistics"]),
+}
+
+
+@pytest.mark.parametrize("state_of", STATES.values(), ids=STATES)
+def test_statistics_that_training_changes_are_current(state_of):
     """The Jacobian is W over the root of the average, which is passed to `update`."""
     watch = isometry.monitor(
         normalized,
@@ -293,13 +301,12 @@ def test_statistics_that_training_changes_are_current():
         every=1,
         statistics={"top": "s_max"},
         capacity=2,
-        state=lambda params, statistics: (params, statistics),
+        state=state_of,
     )
     w, state = 2 * jnp.eye(4), watch.init(2 * jnp.eye(4))
     for average in (1.0, 4.0):
-        # A further argument, of another transformation, is passed over.
-        statistics = jnp.full(4, average)
-        _, state = watch.update(w, state, w, statistics=statistics, value=jnp.zeros(()))
+        # An argument that is not named is of another transformation.
+        _, state = watch.update(w, state, w, statistics=jnp.full(4, average), w=w)
     np.testing.assert_allclose(isometry.recorded(state)["top"], [2.0, 1.0], rtol=1e-6)
 
 
