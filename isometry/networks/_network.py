@@ -344,7 +344,7 @@ class Network:
             0.25
         """
         raise NotDefined(
-            f"no law is known of {checks.show(self)}: the law of a product needs the "
+            "no law is known of this network: the law of a product needs the "
             "weights' ensemble and the pre-activations' variances of every layer, "
             "which only networks.mlp shows."
         )
@@ -369,9 +369,9 @@ class Network:
             ...     net.moments("hidden", jnp.ones((1, 8)))
             ... except isometry.InputError as error:
             ...     print(error)
-            moments(): none are known of mlp([8, 8, 8, 8]).
+            moments(): no moments are known of this network.
         """
-        raise NotDefined(f"none are known of {checks.show(self)}.")
+        raise NotDefined("no moments are known of this network.")
 
     @public("mean_field")
     def mean_field(self, xs: Float[Array, "inputs ..."]) -> Signals:
@@ -392,9 +392,9 @@ class Network:
             ...     net.mean_field(jnp.ones((1, 8)))
             ... except isometry.InputError as error:
             ...     print(error)
-            mean_field(): the maps are not known.
+            mean_field(): no maps are known of this network.
         """
-        raise NotDefined(f"the maps of {checks.show(self)} are not known.")
+        raise NotDefined("no maps are known of this network.")
 
 
 def _label(scheme: SchemeLike) -> str:

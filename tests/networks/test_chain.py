@@ -198,7 +198,7 @@ def test_functions_before_a_data_driven_block_are_applied():
         (lambda: PAIR.with_layers(DRAWN, LAYERS[1:]), "holds 4 layers, and the chain"),
         (lambda: PAIR.with_layers(DRAWN[:1], LAYERS), "params is 1 entries; write a"),
         (lambda: PAIR.layers(DRAWN[:1]), r"params is 1 entries; write a tuple of 2"),
-        (lambda: PAIR.law("end_to_end", X[None]), "no law is known of chain"),
+        (lambda: PAIR.law("end_to_end", X[None]), "no law is known of this network"),
         (
             lambda: isometry.audit(
                 blocks()[0], jax.random.split(jax.random.key(0), 2), X[None]
