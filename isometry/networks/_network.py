@@ -105,6 +105,27 @@ class Network:
         """
         return self.init(key)
 
+    def completed(self, key: Key, params: Params) -> Params:
+        """Return parameters whose weights a scheme has drawn, with a state to match.
+
+        Most models begin with a state that no weight changes.
+
+        Args:
+            key: The key from which they are drawn.
+            params: Parameters, with the state that belongs to other weights.
+
+        Returns:
+            The parameters.
+
+        Example:
+            >>> net = networks.mlp([3, 2], "tanh")
+            >>> params = net.init(jax.random.key(0))
+            >>> net.completed(jax.random.key(0), params) is params
+            True
+        """
+        del key
+        return params
+
     def __call__(self, params: Params, x: PyTree) -> PyTree:
         return self.function(params, x)
 
@@ -467,6 +488,12 @@ class Redrawn(Built):
         """Return the parameters as the network's own code draws them."""
         return self.base.skeleton(key)
 
+    @public("init")
+    def init(self, key: Key) -> Params:
+        """Draw the weights by the scheme, and the rest as the network's own code."""
+        drawn = super().init(key)
+        return self.base.completed(key, drawn)
+
     @property
     def depth(self) -> int:
         """The number of weight layers on the longest path."""
@@ -479,8 +506,19 @@ class Redrawn(Built):
 
     @property
     def training(self) -> "Network":
-        """The network as it is trained, with the same scheme."""
-        return self.base.training.with_scheme(self.scheme, self.sigma_w, self.sigma_b)
+        """The network as it is trained, with the same parameters."""
+        base = self.base.training
+        network = dataclasses.replace(
+            self,
+            function=base.function,
+            example=base.example,
+            mode=base.mode,
+            base=base,
+        )
+        # A scheme chooses scales by what it sees around a layer, and the anatomy in
+        # training may show something else.
+        network.__dict__["assignment"] = self.assignment
+        return network
 
     def __repr__(self) -> str:
         arguments = [repr(self.scheme.name)]
