@@ -22,7 +22,13 @@ Elementwise: TypeAlias = Callable[[Array], Array]
 
 
 class Initializer(Protocol):
-    """What factories return: `init(key, shape, dtype)`, as in `jax.nn.initializers`."""
+    """What factories return: `init(key, shape, dtype)`, as in `jax.nn.initializers`.
+
+    Example:
+        >>> init = jax.nn.initializers.he_normal()
+        >>> networks.mlp([4, 8, 2], "relu", init).scheme
+        Scheme('init')
+    """
 
     def __call__(
         self,

@@ -41,8 +41,9 @@ def identity(
     """Fill with the identity times gain; square shapes only.
 
     A kernel with a window is the identity at its centre tap and zero elsewhere, which
-    makes a convolution with SAME or circular padding gain times the identity. All singular values are |gain|. The recurrent weights of IRNNs start from it (Le,
-    Jaitly and Hinton, 2015).
+    makes a convolution with SAME or circular padding gain times the identity. All
+    singular values are |gain|. The recurrent weights of IRNNs start from it (Le, Jaitly
+    and Hinton, 2015).
 
     Args:
         gain: The entries of the diagonal. A finite number.
@@ -50,7 +51,8 @@ def identity(
         out_axis: Axis or axes of the outputs.
         batch_axis: Axes over independent weights, such as stacked layers or experts.
         groups: Number of blocks of outputs that read inputs of their own; the weight
-            then has the shape (*window, in/groups, out), and each block is the identity.
+            then has the shape (*window, in/groups, out), and each block is the
+            identity.
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
@@ -118,7 +120,9 @@ def partial_identity(
     """Fill with gain on the main diagonal of a rectangle, 0 elsewhere (torch's `eye_`).
 
     A kernel with a window holds the rectangle at its centre tap and is zero elsewhere;
-    for an even window k that is the tap (k - 1)//2, where `dirac` has torch's k//2. All min(m, n) singular values are gain. A network of these is an isometry at
+    for an even window k that is the tap (k - 1)//2, where `dirac` has torch's k//2.
+
+    All min(m, n) singular values are gain. A network of these is an isometry at
     initialization and trains degenerately: units beyond the input and output dimension
     have zero incoming and outgoing weights and stay at zero for ever, whatever the
     hidden width (Zhao, Schäfer and Anandkumar, 2022).
@@ -129,7 +133,8 @@ def partial_identity(
         out_axis: Axis or axes of the outputs.
         batch_axis: Axes over independent weights, such as stacked layers or experts.
         groups: Number of blocks of outputs that read inputs of their own; the weight
-            then has the shape (*window, in/groups, out), and each block is a partial identity.
+            then has the shape (*window, in/groups, out), and each block is a partial
+            identity.
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).

@@ -134,6 +134,7 @@ class Calibrated(Network):
     def adjust(self, params: Params, xs: PyTree[Array]) -> Params:
         """Adjust the network as its scheme does, and multiply its weights."""
         adjusted = self.base.adjust(params, xs)
+        # Otherwise they have been multiplied as they were drawn.
         if not self.base.data_driven:
             return adjusted
         return scaled(adjusted, self.base.anatomy, self.factors)
@@ -152,6 +153,7 @@ class Calibrated(Network):
     def training(self) -> Network:
         """The network as it is trained, with the same gains."""
         base = self.base.training
+        # Gains are of leaves, which both modes share.
         return dataclasses.replace(
             self,
             function=base.function,
@@ -180,6 +182,7 @@ def scaled(
     Returns:
         Parameters of the same shapes and dtypes.
     """
+    # Layers know their leaves by key path.
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     values = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
     for layer in anatomy.layers:
@@ -196,10 +199,10 @@ def _multiplied(
     gains: Float[Array | np.ndarray, " slices"],
 ) -> Array:
     """Multiply the slices of one layer in its leaf."""
-    shape = [
-        size if axis in layer.stacked_axes else 1
-        for axis, size in enumerate(leaf.shape)
-    ]
+    # One gain for each slice, and the same along all other axes.
+    shape = [1] * leaf.ndim
+    for axis in layer.stacked_axes:
+        shape[axis] = leaf.shape[axis]
     factor = jnp.asarray(gains, leaf.dtype).reshape(shape)
     if not layer.stretches:
         return leaf * factor

@@ -1,6 +1,5 @@
 """Chains of blocks of any kind: the user's own functions, networks, other chains."""
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -42,15 +41,19 @@ class ChainFunction(LayeredFunction):
     def check(self, params: Params, where: str = "params") -> None:
         entries = self.entries(params, where)
         for i, (block, entry) in enumerate(zip(self.blocks, entries, strict=True)):
+            # What parameters a plain function takes is its own affair.
             if isinstance(block, LayeredFunction):
                 block.check(entry, f"{where}[{i}]")
 
     def entries(self, params: Params, where: str = "params") -> Sequence[Params]:
         """Return the parameters of the blocks; refuse any but one entry a block."""
+        # A mapping or an array of the right length would be taken apart silently.
         is_sequence = isinstance(params, (tuple, list))
         if is_sequence and len(params) == self.depth:
             return params
-        came = f"{len(params)} entries" if is_sequence else f"a {type(params).__name__}"
+        came = f"a {type(params).__name__}"
+        if is_sequence:
+            came = f"{len(params)} entries"
         raise InputError(
             f"{where} is {came}; write a tuple of {self.depth}, one entry a block "
             "(None for a block without parameters)."
@@ -75,12 +78,15 @@ class ChainFunction(LayeredFunction):
 
     def factors(self, params: Params, x: Array, span: str) -> list[Factors]:
         """Return a dense Jacobian a block, or the factors that a block knows."""
+        # The output of each block is the point where the next is differentiated.
         points = [x, *self._outputs(params, x)]
         blocks = range(self.depth)
         if span == "hidden":
             blocks = blocks[1:-1]
-        each = [_factors_of(self.blocks[i], params[i], points[i]) for i in blocks]
-        return list(itertools.chain.from_iterable(each))
+        factors = []
+        for i in blocks:
+            factors += _factors_of(self.blocks[i], params[i], points[i])
+        return factors
 
     def _outputs(self, params: Params, x: Array) -> list[Array]:
         outputs = []
@@ -94,6 +100,7 @@ def _factors_of(block: Block, params: Params, x: Array) -> list[Factors]:
     if isinstance(block, LayeredFunction):
         return block.factors(params, x, "end_to_end")
 
+    # Outputs of blocks may have any shape, and factors are matrices.
     def g(vector: Float[Array, " n"]) -> Float[Array, " m"]:
         return block(params, vector.reshape(x.shape)).ravel()
 
@@ -151,7 +158,8 @@ class Chain(LayeredNetwork):
     @property
     def data_driven(self) -> bool:
         """Whether `adjust` changes the parameters of any block."""
-        return any(_is_data_driven(block) for block in self.blocks)
+        networks = [block for block in self.blocks if isinstance(block, Network)]
+        return any(block.data_driven for block in networks)
 
     @public("adjust")
     def adjust(self, params: Params, xs: PyTree[Array]) -> tuple[Params, ...]:
@@ -176,24 +184,25 @@ class Chain(LayeredNetwork):
         checks.on_host("params", params)
         checks.on_host("xs", xs)
         adjusted = []
-        for block, entry in zip(
-            self.blocks, self.function.entries(params), strict=True
-        ):
-            # The block before has made these inputs.
-            if adjusted:
+        before = None
+        entries = self.function.entries(params)
+        for block, entry in zip(self.blocks, entries, strict=True):
+            # The block before, adjusted, has made the inputs of this one.
+            if before is not None:
                 with precision.full():
-                    before = self.blocks[len(adjusted) - 1]
                     xs = jax.vmap(before, (None, 0))(adjusted[-1], xs)
-            if _is_data_driven(block):
-                assert isinstance(block, Network), "functions are not data-driven"
+            # Other blocks are passed on as they are, also if they are large.
+            if isinstance(block, Network) and block.data_driven:
                 entry = block.adjust(entry, xs)
             adjusted.append(entry)
+            before = block
         return tuple(adjusted)
 
     @property
     def plan(self) -> tuple[Layer, ...]:
         """The layers of all blocks, numbered anew."""
-        return tuple(_numbered([layer for b in self._layered() for layer in b.plan]))
+        layers = [layer for block in self._layered() for layer in block.plan]
+        return tuple(_numbered(layers))
 
     def layers(self, params: Params) -> Iterator[WeightedLayer]:
         """Return the layers of all blocks with their arrays, numbered anew."""
@@ -214,6 +223,7 @@ class Chain(LayeredNetwork):
                 f"layers holds {len(given)} layers, and the chain has {num_layers}."
             )
         changed = []
+        # Each block takes as many of the layers as it has.
         for block, entry in zip(blocks, entries, strict=True):
             own = given[: len(block.plan)]
             given = given[len(block.plan) :]
@@ -247,18 +257,21 @@ class Chain(LayeredNetwork):
         return tuple(layered)
 
     def __repr__(self) -> str:
+        # Functions have names, and networks a repr that is as good.
         names = [getattr(block, "__name__", repr(block)) for block in self.blocks]
         return f"chain({', '.join(names)})"
-
-
-def _is_data_driven(block: Block) -> bool:
-    return isinstance(block, Network) and block.data_driven
 
 
 def _numbered(layers: Sequence[Layer]) -> list:
     """Return the layers of several blocks, numbered as those of one network."""
     depth = len(layers)
     return [replace(layer, index=i, depth=depth) for i, layer in enumerate(layers)]
+
+
+def _function_of(block: Block) -> Block:
+    if isinstance(block, Network):
+        return block.function
+    return block
 
 
 @public("chain")
@@ -301,9 +314,11 @@ def chain(blocks: Sequence[Block]) -> Chain:
             raise InputError(
                 f"blocks[{i}]={checks.show(block)} is not callable; write f(params, x)."
             )
-    functions = [b.function if isinstance(b, Network) else b for b in listed]
+    # The functions alone: two chains of one architecture share compiled programs.
+    functions = [_function_of(block) for block in listed]
     return Chain(
         function=ChainFunction(tuple(functions)),
+        # A plain function takes what it takes.
         example=getattr(listed[0], "example", None),
         scheme=None,
         activation=None,

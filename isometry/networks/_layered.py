@@ -54,6 +54,7 @@ class LayeredFunction(ABC):
     @property
     def has_dead_slopes(self) -> bool:
         """Whether scales of `factors` can be exactly zero, as those of relu are."""
+        # If they can, large Jacobians are formed from the active units alone.
         return False
 
     @abstractmethod
@@ -105,6 +106,7 @@ class LayeredNetwork(Network):
     @property
     def depth(self) -> int:
         """The number of weight layers; of a chain the number of blocks."""
+        # Known without an anatomy, which a chain of plain functions does not have.
         return self.function.depth
 
     @property

@@ -57,6 +57,7 @@ def runs_of(widths: tuple[int, ...]) -> tuple[Run, ...]:
     roles[-1] = "head"
     runs = []
     start = 0
+    # Only neighbours can be stacked: the layers of a run are scanned one after another.
     shapes = zip(roles, widths[:-1], widths[1:], strict=True)
     for (role, fan_in, fan_out), group in itertools.groupby(shapes):
         length = len(list(group))
@@ -108,13 +109,16 @@ class MlpFunction(LayeredFunction):
             # Biases are there for all layers or for none.
             if any(name.endswith("['b']") for name in came):
                 wanted[f"{path}['b']"] = (run.length, run.fan_out)
+        # The first difference is named, which is that of the first layer.
         for name in sorted(wanted.keys() | came.keys()):
             if wanted.get(name) == came.get(name):
                 continue
-            is_wanted = (
-                f"is of shape {wanted[name]}" if name in wanted else "is not there"
-            )
-            has = f"has {came[name]}" if name in came else "lacks it"
+            is_wanted = "is not there"
+            if name in wanted:
+                is_wanted = f"is of shape {wanted[name]}"
+            has = "lacks it"
+            if name in came:
+                has = f"has {came[name]}"
             raise InputError(
                 f"{where}{name} {is_wanted} in this network, and params {has}; write "
                 "net.init(key), or one seed of stacked parameters, "
@@ -126,6 +130,7 @@ class MlpFunction(LayeredFunction):
         return self._through(params["layers"][1:], z)
 
     def stem(self, params: Params, x: Array) -> Array:
+        # A batch would pass through the products, and its Jacobian be a block matrix.
         if jnp.shape(x) != self.widths[:1]:
             raise InputError(
                 f"x has shape {jnp.shape(x)}; this network takes one example of shape "
@@ -133,6 +138,7 @@ class MlpFunction(LayeredFunction):
                 "jax.vmap(net, (None, 0))(params, xs)."
             )
         first = _single(params["layers"][0])
+        # The arithmetic is in the dtype of the parameters, whatever that of x is.
         return _affine(first, jnp.asarray(x, first["w"].dtype))
 
     def hidden(self, params: Params, z: Array) -> Array:
@@ -174,6 +180,7 @@ class MlpFunction(LayeredFunction):
             inner.append(Factors(matrix, scale.at[-1].set(1)))
             return [Factors(None, slopes[0]), *inner]
         head = Factors(runs[-1]["w"].mT)
+        # A single layer has no activation behind it.
         if not slopes:
             return [head]
         return [Factors(runs[0]["w"].mT, slopes[0]), *inner, head]
@@ -319,7 +326,10 @@ class Mlp(LayeredNetwork):
         """Return the layers with their arrays, first to last."""
         for run, stacked in zip(runs_of(self.widths), params["layers"], strict=True):
             for i, layer in enumerate(self._layers_of(run)):
-                b = stacked["b"][i] if "b" in stacked else None
+                # All layers have a bias or none has.
+                b = None
+                if "b" in stacked:
+                    b = stacked["b"][i]
                 yield WeightedLayer(**vars(layer), w=stacked["w"][i], b=b)
 
     def with_layers(self, params: Params, layers: Iterable[WeightedLayer]) -> Params:
@@ -332,6 +342,7 @@ class Mlp(LayeredNetwork):
             for name, stacked in old.items():
                 arrays = [getattr(layer, name) for layer in of_run]
                 shapes = [jnp.shape(array) for array in arrays]
+                # Fewer layers than the run has are refused here too.
                 if shapes != [stacked.shape[1:]] * run.length:
                     raise InputError(
                         f"layers from {run.start} on have {name} of shapes {shapes}; "
@@ -372,6 +383,7 @@ class Mlp(LayeredNetwork):
             The network, with the same scheme at the same scale.
         """
         checks.integer("width", width, low=1)
+        # A network of one layer has no hidden width.
         inner = [int(width)] * (self.depth - 1)
         widths = (self.widths[0], *inner, self.widths[-1])
         function = dataclasses.replace(self.function, widths=widths)
@@ -408,6 +420,7 @@ class Mlp(LayeredNetwork):
         """
         checks.on_host("xs", xs)
         checks.examples("xs", xs, self.widths[:1])
+        # Without biases there is no variance of theirs, whatever the scheme says.
         sigma_b = self.scheme.sigma_b if self.bias else 0.0
         return _mlp_law.law(
             self.activation,
@@ -478,6 +491,7 @@ def mlp(  # noqa: PLR0917 (as it has always been)
         raise InputError(
             f"widths={list(sizes)} has {len(sizes)}; write [n_in, hidden ..., n_out]."
         )
+    # Each width is named, for they are often computed.
     for i, width in enumerate(sizes):
         checks.integer(f"widths[{i}]", width, low=1)
     phi = activations.get(activation)
@@ -489,6 +503,7 @@ def mlp(  # noqa: PLR0917 (as it has always been)
     if not bias and sigma_b:
         raise InputError(f"sigma_b={sigma_b} with bias=False; drop one of the two.")
     kind = checks.float_dtype(dtype)
+    # NumPy's integers would print as such in the repr.
     sizes = tuple(int(size) for size in sizes)
     net = Mlp(
         function=MlpFunction(sizes, phi),

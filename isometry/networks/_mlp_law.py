@@ -35,6 +35,7 @@ def law(
         xs: Inputs.
     """
     checks.one_of("span", span, SPANS)
+    # Theory speaks of pairs of W and D, and fewer layers leave none inside.
     if span == "hidden" and len(plan) < 3:
         raise InputError(
             'span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this '
@@ -45,6 +46,7 @@ def law(
     widths = [plan[0].fan_in, *(layer.fan_out for layer in plan)]
     weights = drawn[0].weights
     if span == "hidden":
+        # Stem and head lie outside, and so does the variance behind the last pair.
         inner = _hidden(
             activation,
             plan[1:-1],
@@ -88,6 +90,7 @@ def variances(
 
     The first follows from the mean of |x|² over xs, the others from the variance map.
     """
+    # On the host and in float64, as theory works.
     x = np.asarray(xs, float).reshape(len(xs), -1)
     gains = [of_layer.gain(layer) for of_layer, layer in zip(drawn, plan, strict=True)]
     q = [gains[0] ** 2 * float((x**2).mean()) + sigma_b**2]
@@ -118,6 +121,7 @@ def _hidden(
         if of_layer.weights == "gaussian":
             scale *= (layer.fan_out / layer.fan_in) ** 0.5
         turned.append(scale)
+    # Square layers have a law of their own, whose edges are always found.
     are_square = all(n == m for n, m in itertools.pairwise(widths))
     return theory.jacobian_law(
         activation,

@@ -129,9 +129,12 @@ class Network:
     def __call__(self, params: Params, x: PyTree) -> PyTree:
         return self.function(params, x)
 
+    # What follows is read off shapes: nothing is drawn, however large the network is.
+
     @property
     def input_shape(self) -> tuple[int, ...] | None:
         """The shape of x; None if x is a tree of arrays, or if any x will do."""
+        # A tree of inputs has no one shape.
         return getattr(self.example, "shape", None)
 
     @functools.cached_property
@@ -148,6 +151,7 @@ class Network:
                 f"anatomy: {checks.show(self)} begins with a plain function, whose "
                 "input has no known shape; write isometry.anatomy(net, params, x)."
             )
+        # Called as the user calls it, so that what `function` does not do is read too.
         return anatomy(self, self.shapes, self.example)
 
     @property
@@ -160,6 +164,8 @@ class Network:
         """How the scheme treats each leaf of the parameters; None without a scheme."""
         if self.scheme is None:
             return None
+        # Cached, because it reads the anatomy layer by layer, and `init` is called once
+        # for each seed.
         return schemes.assign(
             self.scheme,
             self.anatomy,
@@ -198,6 +204,7 @@ class Network:
             >>> round(float(outputs.std()), 3)
             1.0
         """
+        # What the model's own code draws is final.
         if self.scheme is None:
             return params
         return self.scheme.adjust(self, params, xs)
@@ -268,8 +275,10 @@ class Network:
             >>> list(nets)
             ['kaiming', 'zer_o']
         """
+        # Labels of the user's own are taken as they are.
         if isinstance(schemes, Mapping):
             return {label: self.with_scheme(one) for label, one in schemes.items()}
+        # A string is a sequence of letters.
         if isinstance(schemes, str) or not isinstance(schemes, Sequence):
             raise InputError(
                 f"schemes={checks.show(schemes)} is not a list of schemes; write "
@@ -278,6 +287,7 @@ class Network:
         by_label: dict[str, Network] = {}
         for one in schemes:
             label = _label(one)
+            # One of two reports would be lost without a word.
             if label in by_label:
                 raise InputError(
                     f"schemes holds {label!r} twice; write a mapping from labels to "
@@ -327,7 +337,7 @@ class Network:
         # Measuring stands above networks, and this method measures.
         from isometry.measure._calibration import calibrate
 
-        return calibrate(self, keys, xs, span)
+        return calibrate(self, keys, xs, span=span)
 
     @property
     def training(self) -> "Network":
@@ -423,6 +433,7 @@ def _label(scheme: SchemeLike) -> str:
         return scheme
     if isinstance(scheme, Scheme):
         return scheme.name
+    # Initializers of one name may differ in their arguments.
     return repr(scheme)
 
 
@@ -446,6 +457,8 @@ class Built(Network):
     def init(self, key: Key) -> Params:
         """Draw the parameters by the scheme."""
         checks.key("key", key)
+        # A skeleton of ours draws nothing. One of another's code draws with this key
+        # too, and what is kept of it are the leaves that the scheme leaves alone.
         return self.drawing().draw(key, self.skeleton(key))
 
     def drawing(self) -> Assignment:
@@ -461,6 +474,7 @@ class Built(Network):
         sigma_b: float | None = None,
     ) -> "Built":
         """Return the same network with its weights drawn by another scheme."""
+        # A copy and no wrapper: the network keeps its class, and with it its laws.
         redrawn = dataclasses.replace(
             self,
             scheme=schemes.get(scheme),
@@ -521,6 +535,7 @@ class Redrawn(Built):
         return network
 
     def __repr__(self) -> str:
+        # As the user wrote it: the scale of a free scheme differs from layer to layer.
         arguments = [repr(self.scheme.name)]
         for name in ("sigma_w", "sigma_b"):
             value = getattr(self, name)

@@ -53,6 +53,7 @@ def unbatched(apply: Apply, params: Params, xs: Float[Array, "examples ..."]) ->
     def f(params: Params, x: Array) -> Array:
         return apply(params, x[None])[0]
 
+    # A lower precision would hide an interaction among its rounding.
     with precision.full():
         together = np.asarray(apply(params, xs))
         again = np.asarray(apply(params, xs))
@@ -67,6 +68,7 @@ def unbatched(apply: Apply, params: Params, xs: Float[Array, "examples ..."]) ->
                 "numbers, which have a derivative."
             )
         alone = np.stack([np.asarray(f(params, x)) for x in xs])
+    # Before the examples are compared: chance would make them look as if they interact.
     if not np.array_equal(together, again, equal_nan=True):
         raise InputError(
             "apply is not deterministic: two calls differ. Switch dropout off, or fix "

@@ -1,6 +1,39 @@
 """Schemes: which initializer each layer of a network gets.
 
-A scheme chooses from the role, index, depth, fans and residual branch of a layer.
+A scheme chooses from the role, index, depth, fans, kind, groups and residual branch of
+a layer. `assign` applies it to any anatomy, and so to any network: `with_scheme` does.
+
+Biases are drawn as the scheme says, which is zero unless there is a sigma_b. Embeddings
+stay as they are drawn, but for t_fixup, deep_norm, admin, gpt2 and mup, which have laws
+for them. Scales of norms stay too, but for zero_gamma, and for rezero and skipinit
+where no scalar multiplies a branch. `Assignment.rows` lists every leaf.
+
+What the literature has besides, and why it is not among the named schemes:
+
+- MetaInit, GradInit and AutoInit (He, Doshi and Gromov) train the scales of weights by
+  gradient descent on a loss: they are optimizers. AutoInit (Bingham and Miikkulainen)
+  propagates mean and variance analytically, layer by layer: lsuv measures them.
+- ConstNet starts all features of a layer equal. On hardware that computes the same
+  twice they stay equal, as `certify` finds.
+- LayerScale is a number that the network draws itself, of a size that its authors chose
+  by depth; a `Scheme` with `multipliers` sets it.
+- ISONet is `initializers.dirac()` with the activation shifted_relu, and a penalty on
+  the weights while they are trained.
+- Exact orthogonal initialization of sparse networks is
+  `initializers.sparse_orthogonal(density)`, and torch's sparse one
+  `initializers.sparse(...)`: both need an argument, and are passed as initializers.
+- IDInit is the initializer "idinit" in all layers. At the ends of branches its authors
+  take idinit(1e-6); a `Scheme` of three lines says so.
+- Small init, √(2/(5 d)), and Wang init, 2/(L √d), are Gaussian with the width d of the
+  stream, which is no fan of most layers: `initializers.normal(std=...)`.
+- RISOTTO pairs units as looks_linear does, and gives the skip a weight of its own; for
+  networks whose skip is plain there is nothing to draw.
+- IRNN and chrono initialization set the recurrent weight to the identity and the biases
+  of gates by the time scale of the data. Which rows of a fused weight are which gate
+  cannot be read off an anatomy: `networks.rnn` takes identity weights and gate biases.
+- Shaped attention, Value-SkipInit and the self-attention of U-SPA and E-SPA replace the
+  attention matrix A by α I + β A - γ C. No leaf of a usual attention carries α, β or γ,
+  and no draw of its weights makes A the identity.
 """
 
 from isometry.schemes._assignment import Assignment as Assignment

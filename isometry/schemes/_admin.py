@@ -1,9 +1,10 @@
 """Admin: skips of post-norm transformers rescaled by what their branches do to data."""
 
 import math
+from collections.abc import Callable
 
 import jax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from isometry._internal.errors import InputError, NotDefined
 from isometry._internal.types import Initializer as Init
@@ -36,6 +37,8 @@ def _suits(anatomy: Anatomy) -> None:
                 f"branch {branch.name!r}: admin rescales skips in front of a norm, "
                 "norm(ω x + F(x)), and no norm is behind this sum."
             )
+        # With a projection on the skip, or a norm before the branch leaves, what the
+        # skip adds is not the value at a point, and cannot be subtracted.
         is_plain = not branch.shortcut and branch.leaves is not None
         if not branch.skip_gates or not is_plain:
             raise NotDefined(
@@ -48,12 +51,14 @@ def _suits(anatomy: Anatomy) -> None:
 def _has_norm_behind_sum(layer: WeightLayer) -> bool:
     if "sum" not in layer.then:
         return False
+    # A norm in front of the sum belongs to the branch.
     behind = layer.then[layer.then.index("sum") :]
     return any("norm" in step for step in behind)
 
 
-def _fit(measured: Measured) -> Params:
+def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) -> Params:
     """Set ω_i² = 1 + Σ_{j<i} Var F_j / Var x_j, as profiled with all ω = 1."""
+    measured = Measured(net, params, xs)
     anatomy = measured.anatomy
     branches = _places.places(anatomy).branches
     taps = {}
@@ -66,14 +71,18 @@ def _fit(measured: Measured) -> Params:
     def values(readings: Readings) -> list[Array]:
         skips = [readings[record.leaves or ""] for record, _ in branches]
         sums = [readings[record.joins] for record, _ in branches]
+        # The sums are read, not the branches: a branch may end in a norm or a gate, and
+        # the difference counts all of it.
         results = [total - skip for total, skip in zip(sums, skips, strict=True)]
         return [*results, *skips]
 
-    variances = measured.variances(taps, values)(measured.params)
+    # One pass measures all branches, for all ω are 1 while it runs.
+    variances = measured.variances(taps, values)(params)
     num_branches = len(branches)
     total: dict[str | None, float] = {}
     by_leaf: dict[str, dict[int | None, float]] = {}
     for i, (record, branch) in enumerate(branches):
+        # An encoder and a decoder have streams of their own.
         before = total.setdefault(branch.stack, 1.0)
         by_leaf.setdefault(record.skip_gates[0], {})[record.slice] = math.sqrt(before)
         ratio = float(variances[i] / variances[num_branches + i])
@@ -83,7 +92,7 @@ def _fit(measured: Measured) -> Params:
                 f"{variances[num_branches + i]} over xs; give inputs that differ."
             )
         total[branch.stack] = before + ratio
-    return _put(measured.params, by_leaf)
+    return _put(params, by_leaf)
 
 
 def _put(params: Params, by_leaf: dict[str, dict[int | None, float]]) -> Params:
@@ -91,6 +100,7 @@ def _put(params: Params, by_leaf: dict[str, dict[int | None, float]]) -> Params:
     leaves = []
     for path, leaf in with_paths:
         name = jax.tree_util.keystr(path)
+        # Slices of a stacked leaf are put together, as they were found one by one.
         if name in by_leaf:
             setting = _multipliers.setting(name, name, by_leaf[name], shape=leaf.shape)
             leaf = setting.put(leaf)

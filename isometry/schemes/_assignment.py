@@ -13,6 +13,7 @@ from isometry._internal import checks
 from isometry._internal.errors import FromCall, InputError, NotDefined, public
 from isometry._internal.types import Initializer as Init
 from isometry._internal.types import Key, Params, Shape
+from isometry.activations import Activation
 from isometry.initializers import Initializer
 from isometry.initializers._kernels import lay_out
 from isometry.initializers._layout import Parts, size, sizes
@@ -21,8 +22,9 @@ from isometry.schemes._layer import Layer
 from isometry.schemes._multipliers import Setting
 from isometry.schemes._places import Places
 from isometry.schemes._registry import SchemeLike, get
-from isometry.schemes._scheme import Scheme
+from isometry.schemes._scheme import Scheme, check_sigmas
 from isometry.structure import Anatomy, WeightLayer
+from isometry.structure._anatomy import PyTreeDef
 
 AS_DRAWN = "as drawn"
 
@@ -49,7 +51,7 @@ class Row(NamedTuple):
     name: str
     role: str
     initializer: str
-    note: str
+    note: str = ""
 
 
 class _Weight(NamedTuple):
@@ -78,6 +80,10 @@ class _Bias(NamedTuple):
     source: WeightLayer
     init: Init
 
+    def row(self) -> Row:
+        initializer = repr(self.init)
+        return Row(self.path, self.source.name, "bias", initializer=initializer)
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Assignment:
@@ -87,6 +93,12 @@ class Assignment:
         scheme: The scheme.
         rows: One for each leaf, or stretch of a leaf: first those of weight layers in
             the order of the anatomy, then all others.
+
+    Example:
+        >>> net = networks.mlp([3, 3, 3], "tanh")
+        >>> shapes = jax.eval_shape(net.init, jax.random.key(0))
+        >>> schemes.assign("kaiming", net.anatomy, shapes)
+        Assignment(Scheme('kaiming'), 4 rows)
     """
 
     scheme: Scheme
@@ -127,6 +139,8 @@ class Assignment:
         paths, leaves, tree = _by_path(params)
         drawn = dict(zip(paths, leaves, strict=True))
         self._check_paths(drawn)
+        # Even numbers for weights and odd ones for biases: a bias that is added later
+        # does not change what is drawn for the weights.
         for weight in self._weights:
             leaf = drawn[weight.source.path]
             own_key = jax.random.fold_in(key, 2 * weight.pair)
@@ -135,6 +149,7 @@ class Assignment:
             leaf = drawn[bias.path]
             own_key = jax.random.fold_in(key, 2 * bias.source.index + 1)
             drawn[bias.path] = bias.init(own_key, leaf.shape, leaf.dtype)
+        # Multipliers come last, because none of them is a weight or a bias.
         for setting in self._settings:
             drawn[setting.path] = setting.put(drawn[setting.path])
         return jax.tree.unflatten(tree, [drawn[path] for path in paths])
@@ -158,13 +173,13 @@ class Assignment:
             >>> shapes = jax.eval_shape(net.init, jax.random.key(0))
             >>> print(schemes.assign("identity", net.anatomy, shapes).table())
             scheme identity: 4 of 4 leaves drawn
-            leaf                 layer     role  initializer
-            ['layers'][0]['w']   layers/0  stem  identity(gain=1.0)
-            ['layers'][1]['w']   layers/1  head  partial_identity(gain=1.0)
-            ['layers'][0]['b']   layers/0  bias  zeros()
-            ['layers'][1]['b']   layers/1  bias  zeros()
+            leaf                layer     role  initializer
+            ['layers'][0]['w']  layers/0  stem  identity(gain=1.0)
+            ['layers'][1]['w']  layers/1  head  partial_identity(gain=1.0)
+            ['layers'][0]['b']  layers/0  bias  zeros()
+            ['layers'][1]['b']  layers/1  bias  zeros()
         """
-        headings = Row("leaf", "layer", "role", initializer="initializer", note="note")
+        headings = ("leaf", "layer", "role", "initializer", "note")
         columns = [list(column) for column in zip(headings, *self.rows, strict=True)]
         # A column without entries says nothing.
         told = [column for column in columns if any(column[1:])]
@@ -196,6 +211,7 @@ def assign(
     *,
     sigma_w: float | None = None,
     sigma_b: float | None = None,
+    activations: Mapping[str, Activation] | None = None,
 ) -> Assignment:
     """Decide what a scheme does with every leaf of the parameters of a network.
 
@@ -218,6 +234,9 @@ def assign(
         params: Its parameters, or their shapes.
         sigma_w: The scale of a free scheme, for all layers; None chooses as above.
         sigma_b: The standard deviation of the biases of a free scheme.
+        activations: For layers by name, the activation for which their scale is
+            critical. That of all others is read off the anatomy, which knows an
+            activation of the user's own only by what it is made of.
 
     Returns:
         The assignment.
@@ -239,7 +258,8 @@ def assign(
         True
     """
     chosen = get(scheme)
-    chosen.check_sigmas(sigma_w, sigma_b)
+    # All that can be refused is refused before anything is drawn.
+    check_sigmas(chosen, sigma_w, sigma_b)
     if chosen.transform is not None:
         raise NotDefined(
             f"scheme {chosen.name!r} transforms the activation, which this network "
@@ -251,25 +271,24 @@ def assign(
         chosen.suits(anatomy)
     shapes = _shapes(params, anatomy)
     places = _places.places(anatomy)
-    scales = _scales.Scales(chosen, sigma_w, sigma_b)
+    scales = _scales.Scales(chosen, sigma_w, sigma_b, activations=activations or {})
     weights = []
     rows = []
     for source in _without_repeats(anatomy.layers):
         weight, row = _weight(chosen, source, places, scales=scales)
         rows.append(row)
         if weight is not None:
+            # Shapes alone are traced, so a network of any size is checked in no time.
             _check_drawable(weight, chosen, shapes[source.path])
             weights.append(weight)
+    # Pairs are found among what is drawn: an embedding is no half of one.
     weights = _paired(weights, chosen, anatomy)
     biases = _biases(weights, scales)
     settings = _multipliers.settings(chosen, anatomy, places, shapes=shapes)
-    for bias in biases:
-        initializer = repr(bias.init)
-        rows.append(Row(bias.path, bias.source.name, "bias", initializer, ""))
-    for setting in settings:
-        rows.append(
-            Row(setting.path, setting.name, "multiplier", setting.written(), "")
-        )
+    rows += [bias.row() for bias in biases]
+    rows += [_row_of_setting(setting) for setting in settings]
+    # What the scheme leaves alone is listed too, so that nothing is left alone
+    # unnoticed.
     rows += _others(shapes, rows)
     return Assignment(
         scheme=chosen,
@@ -280,7 +299,12 @@ def assign(
     )
 
 
-def _by_path(params: Params) -> tuple[list[str], list[Array], jax.tree_util.PyTreeDef]:
+def _row_of_setting(setting: Setting) -> Row:
+    initializer = setting.written()
+    return Row(setting.path, setting.name, "multiplier", initializer=initializer)
+
+
+def _by_path(params: Params) -> tuple[list[str], list[Array], PyTreeDef]:
     """Return the key path and the value of each leaf, and the structure."""
     with_paths, tree = jax.tree_util.tree_flatten_with_path(params)
     paths = [jax.tree_util.keystr(path) for path, _ in with_paths]
@@ -290,6 +314,8 @@ def _by_path(params: Params) -> tuple[list[str], list[Array], jax.tree_util.PyTr
 def _shapes(params: Params, anatomy: Anatomy) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the shapes of the leaves by key path; refuse those of another network."""
     paths, leaves, tree = _by_path(params)
+    # A tree that differs in structure has other key paths, or the same for other
+    # layers.
     if tree != anatomy.params_tree:
         raise InputError(
             f"params are a tree of {len(paths)} leaves that is not the one of the "
@@ -308,6 +334,7 @@ def _without_repeats(layers: Sequence[WeightLayer]) -> list[WeightLayer]:
     """
     kept: list[WeightLayer] = []
     for layer in layers:
+        # Drawn twice, the later draw would overwrite a part of the earlier one.
         earlier = [other for other in kept if other.path == layer.path]
         if all(_is_apart(layer, other) for other in earlier):
             kept.append(layer)
@@ -334,11 +361,15 @@ def _weight(
     """Choose the initializers of one weight layer, and write its row."""
 
     def kept(note: str) -> tuple[None, Row]:
-        return None, Row(source.path, source.name, role, AS_DRAWN, note)
+        row = Row(source.path, source.name, role, initializer=AS_DRAWN, note=note)
+        return None, row
 
     role = _places.role(source)
+    # Embeddings are looked up: no fan_in is summed, so no law of weights applies.
     if role == "embedding" and not scheme.embeddings:
         return kept("tied with the head" if source.tied else "")
+    # Its fans are unknown, and so is which axis is summed. It is listed, not refused:
+    # the other layers of the network can be drawn all the same.
     if source.kind == "other":
         return kept("how it acts on the signal cannot be read")
     layers = _places.layers(source, places)
@@ -356,16 +387,19 @@ def _weight(
         inits.append(chosen[kind])
     note = ", ".join(filter(None, (scaled.note, _remark(source))))
     weight = _Weight(source, layers, tuple(inits), pair=source.index, note=note)
+    # Slices may differ, as the scale of a branch may depend on its place.
     written = list(dict.fromkeys(map(repr, inits)))
     initializer = written[0]
     if len(written) > 1:
         initializer = f"{written[0]} … {written[-1]}"
-    return weight, Row(source.path, source.name, role, initializer, note)
+    row = Row(source.path, source.name, role, initializer=initializer, note=note)
+    return weight, row
 
 
 def _kind(layer: Layer) -> Layer:
     """Return what a layer has in common with its like: all but which one it is."""
     branch = layer.branch
+    # The count and the position stay: scales depend on them.
     if branch is not None:
         branch = dataclasses.replace(branch, index=0)
     return dataclasses.replace(layer, index=0, branch=branch)
@@ -411,12 +445,13 @@ def _check_drawable(
             f"as axes of the leaf, and one axis of {source.path} holds both, or its "
             "use cannot be read; store the weight as it is multiplied."
         )
+    # Equal initializers draw alike, and a deep stack has few that differ.
     distinct = {repr(init): init for init in weight.inits}
     # Shapes are those of one slice, so one of each kind of initializer is enough.
     for init in distinct.values():
         try:
             jax.eval_shape(
-                lambda key, init=init: _draw_slice(source, init, key, leaf.dtype),
+                lambda key, init=init: _draw_slice(source, init, key, dtype=leaf.dtype),
                 jax.random.key(0),
             )
         except FromCall as error:
@@ -457,6 +492,8 @@ def _check_pair(
             a, b = one.layers[0], other.layers[0]
             inner = b.num_inputs if b.role == "output" else b.num_outputs
             outer = b.num_outputs if b.role == "output" else b.num_inputs
+            # The factors of value and output share the inner channels; those of query
+            # and key the width on both sides.
             is_pair = (a.heads, a.num_outputs, a.num_inputs) == (b.heads, inner, outer)
             if not is_pair or len(left) > 1 or len(right) > 1:
                 raise NotDefined(
@@ -469,6 +506,7 @@ def _check_pair(
 
 def _biases(weights: Iterable[_Weight], scales: _scales.Scales) -> list[_Bias]:
     """Return the biases of the layers that are drawn, each once."""
+    # Layers may share a bias, as the two products of a recurrence do.
     biases: dict[str, _Bias] = {}
     for weight in weights:
         path = weight.source.bias
@@ -483,7 +521,7 @@ def _others(shapes: Iterable[str], rows: Sequence[Row]) -> list[Row]:
     """Return the rows of all leaves that the scheme leaves alone."""
     told = {row.path for row in rows}
     return [
-        Row(path, name="", role="", initializer=AS_DRAWN, note="")
+        Row(path, name="", role="", initializer=AS_DRAWN)
         for path in shapes
         if path not in told
     ]
@@ -497,17 +535,22 @@ def _draw_weight(weight: _Weight, key: Key, leaf: Array) -> Array:
     keys = jax.random.split(key, num_slices) if num_slices > 1 else key[None]
     first, *others = weight.inits
     if all(init is first for init in others):
-        slices = jax.vmap(lambda k: _draw_slice(source, first, k, leaf.dtype))(keys)
+        slices = jax.vmap(lambda k: _draw_slice(source, first, k, dtype=leaf.dtype))(
+            keys
+        )
     else:
         drawn = [
-            _draw_slice(source, init, keys[i], leaf.dtype)
+            _draw_slice(source, init, keys[i], dtype=leaf.dtype)
             for i, init in enumerate(weight.inits)
         ]
         slices = jnp.stack(drawn)
+    # Slices are numbered with the last stacked axis fastest, as a reshape does.
     unstacked = slices.reshape(stacked + source.shape)
     whole = jnp.moveaxis(unstacked, range(len(stacked)), source.stacked_axes)
     if not source.stretches:
         return whole.astype(leaf.dtype)
+    # Only the stretch is written; the rest of the leaf belongs to other layers, or to
+    # none.
     window = [slice(None)] * leaf.ndim
     for axis, start, stop in source.stretches:
         window[axis] = slice(start, stop)
@@ -515,7 +558,7 @@ def _draw_weight(weight: _Weight, key: Key, leaf: Array) -> Array:
 
 
 def _draw_slice(
-    source: WeightLayer, init: Init, key: Key, dtype: jnp.dtype
+    source: WeightLayer, init: Init, key: Key, *, dtype: jnp.dtype
 ) -> Array:
     """Draw one slice of a weight layer in its own layout."""
     parts = Parts(

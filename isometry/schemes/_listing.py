@@ -43,12 +43,14 @@ def listing() -> list[Listed]:
         >>> entry["kind"], entry["name"]
         ('scheme', 'gaussian')
     """
+    # Schemes come first: they are what a user of networks looks for.
     entries = [_entry("scheme", scheme) for scheme in catalogue()]
     return entries + [_entry("initializer", e) for e in initializers.catalogue()]
 
 
 def _entry(kind: str, record: Scheme | initializers.Entry) -> Listed:
     fields = {field: getattr(record, field) for field in _FIELDS}
+    # Schemes need no arguments; some initializers do.
     return {"kind": kind, **fields, "needs": getattr(record, "needs", ())}
 
 

@@ -1,8 +1,11 @@
 """Layer-sequential unit variance: orthonormal weights, rescaled by what inputs do."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from isometry import initializers
 from isometry._internal.errors import InputError
@@ -16,24 +19,26 @@ TOLERANCE = 0.1
 ATTEMPTS = 10
 
 
-def _fit(measured: Measured) -> Params:
+def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) -> Params:
     """Divide each layer's weights by the standard deviation of its outputs, in order.
 
     The paper's loop, but with at least one division: of outputs that are linear in the
     weights (zero biases) it makes the standard deviation 1 to rounding, where the paper
     leaves what is within 0.1.
     """
+    measured = Measured(net, params, xs)
     slices, taps = measured.slices()
+    # One program reads all layers, so it is compiled once and not once a layer.
     variances = measured.variances(
         taps,
-        lambda readings: [readings[one.tap][one.index] for one in slices],
+        lambda readings: [readings[one.tap][one.entries] for one in slices],
     )
-    params = measured.params
     for position, where in enumerate(slices):
         for divisions in range(ATTEMPTS + 1):
             spread = float(np.sqrt(variances(params)[position]))
             if divisions and abs(spread - 1) <= TOLERANCE:
                 break
+            # Dead units, constant inputs and overflow all end here.
             if not 0 < spread < np.inf:
                 raise InputError(
                     f"the outputs of layer {where.name!r} have standard deviation "

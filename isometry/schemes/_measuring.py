@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from isometry._internal.errors import NotDefined
 from isometry._internal.types import Params
 from isometry.schemes import _places
 from isometry.structure import Anatomy, WeightLayer, anatomy
@@ -33,13 +32,13 @@ class Slice(NamedTuple):
         source: The layer.
         number: Which slice of it, 0 if it is not stacked.
         tap: The name of the reading.
-        index: Indices into the leading axes of the reading.
+        entries: Indices into the leading axes of the reading.
     """
 
     source: WeightLayer
     number: int
     tap: str
-    index: tuple[int | slice, ...]
+    entries: tuple[int | slice, ...]
 
     @property
     def name(self) -> str:
@@ -52,12 +51,10 @@ class Measured:
     """A network at given parameters and inputs.
 
     Attributes:
-        params: The parameters.
         xs: The inputs, with a leading axis over examples.
         anatomy: What the network is made of.
     """
 
-    params: Params
     xs: PyTree
     anatomy: Anatomy
 
@@ -67,7 +64,6 @@ class Measured:
         params: Params,
         xs: PyTree,
     ) -> None:
-        self.params = params
         # NumPy's, because rows are picked from them without a program.
         self.xs = jax.tree.map(np.asarray, xs)
         first = jax.tree.map(lambda leaf: leaf[0], self.xs)
@@ -102,7 +98,7 @@ class Measured:
                 )
                 place = place._replace(turns=())
             tap = self._tap(place, taps, name=point)
-            found.append(Slice(source, number, tap, index))
+            found.append(Slice(source, number, tap, entries=index))
         return found, taps
 
     def _points(self) -> dict[_places.Slice, str]:

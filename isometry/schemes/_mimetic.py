@@ -1,6 +1,6 @@
-"""Mimetic initialization: products of attention weights look like those of trained ones.
+"""Mimetic initialization: products of attention weights look like trained ones.
 
-Trained are the query times the key, and the value times the output.
+The products are those of query and key, and of value and output.
 """
 
 import math
@@ -26,17 +26,23 @@ VALUE_OUTPUT = (0.4, -0.4)
 
 def factors(
     key: Key,
-    width: int,
-    rank: int,
+    shape: tuple[int, int],
     *,
-    alpha: float,
-    beta: float,
+    numbers: tuple[float, float],
     dtype: np.dtype,
 ) -> tuple[Float[Array, "width rank"], Float[Array, "width rank"]]:
     """Draw A and B with A Bᵀ near alpha Z + beta I, Z_ij ~ N(0, 1/width).
 
-    A Bᵀ is the best approximation of rank `rank`, and AᵀA = BᵀB.
+    A Bᵀ is the best approximation of its rank, and AᵀA = BᵀB.
+
+    Args:
+        key: A random key.
+        shape: The shape of A and of B: the width, and the rank.
+        numbers: alpha and beta.
+        dtype: Of the result.
     """
+    width, rank = shape
+    alpha, beta = numbers
     z = jax.random.normal(key, (width, width), dtype) * jnp.asarray(width**-0.5, dtype)
     identity = jnp.eye(width, dtype=dtype)
     target = jnp.asarray(alpha, dtype) * z + jnp.asarray(beta, dtype) * identity
@@ -48,7 +54,7 @@ def factors(
     return u[:, :rank] * root, vt.T[:, :rank] * root
 
 
-def _check_rank(role: str, shape: tuple[int, ...], width: int, rank: int) -> None:
+def _check_rank(role: str, shape: tuple[int, ...], *, width: int, rank: int) -> None:
     if rank > width:
         raise NotDefined(
             f"the {role} of shape={shape} asks for rank {rank} of a {width}×{width} "
@@ -59,19 +65,19 @@ def _check_rank(role: str, shape: tuple[int, ...], width: int, rank: int) -> Non
 
 def _query_or_key(layer: Layer) -> Init:
     side = ("query", "key").index(layer.role)
-    alpha, beta = QUERY_KEY
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
         # Heads are an axis of their own, or the layer says how many there are.
         width, *heads, channels = shape
         num_heads = math.prod(heads) if heads else layer.heads or 1
         rank = math.prod((*heads, channels)) // num_heads
-        _check_rank(layer.role, shape, width, rank)
+        # More channels than the width cannot be the factors of a width×width matrix.
+        _check_rank(layer.role, shape, width=width, rank=rank)
 
         def draw_head(key: Key) -> Array:
-            pair = factors(key, width, rank, alpha=alpha, beta=beta, dtype=dtype)
-            return pair[side]
+            return factors(key, (width, rank), numbers=QUERY_KEY, dtype=dtype)[side]
 
+        # Query and key split the same key alike, so head h of both shares its matrix.
         keys = jax.random.split(key, num_heads)
         return jax.vmap(draw_head, out_axes=1)(keys).reshape(shape)
 
@@ -79,14 +85,14 @@ def _query_or_key(layer: Layer) -> Init:
 
 
 def _value_or_output(layer: Layer) -> Init:
-    alpha, beta = VALUE_OUTPUT
     is_value = layer.role == "value"
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
         width, *channels = shape if is_value else (shape[-1], *shape[:-1])
         rank = math.prod(channels)
-        _check_rank(layer.role, shape, width, rank)
-        pair = factors(key, width, rank, alpha=alpha, beta=beta, dtype=dtype)
+        _check_rank(layer.role, shape, width=width, rank=rank)
+        pair = factors(key, (width, rank), numbers=VALUE_OUTPUT, dtype=dtype)
+        # All heads together are one factor here, unlike for query and key.
         value, output = pair
         return (value if is_value else output.T).reshape(shape)
 

@@ -64,12 +64,14 @@ def _paired(name: str, base: Callable[[Half], Init]) -> Choose:
             raise NotDefined(
                 f"role={layer.role!r} is no layer between activations; nothing to pair."
             )
+        # The first layer reads inputs, which come without their negatives.
         reads = layer.index > 0 and layer.role not in ("stem", "embedding")
         writes = layer.role != "head"
 
         def draw(key: Key, shape: Half, dtype: np.dtype) -> Array:
             half = _halves(layer.role, shape, reads, writes=writes)
             block = base(half)(key, half, dtype)
+            # The order of the two matters: pairs are halves of the channels.
             if writes:
                 block = jnp.concatenate([block, -block], -1)
             if reads:
@@ -88,6 +90,7 @@ def _paired(name: str, base: Callable[[Half], Init]) -> Choose:
 
 
 def _isometry(shape: Half) -> Init:
+    # Flattened orthogonal kernels are no isometries, so the centre tap is used.
     has_window = len(shape) > len(("in", "out"))
     return delta_orthogonal() if has_window else orthogonal()
 
@@ -100,6 +103,7 @@ def _suits(anatomy: Anatomy) -> None:
     """Require that all layers but the stem read pairs (phi(u), phi(-u))."""
     by_name = {layer.name: layer for layer in anatomy.layers}
     for layer in anatomy.layers:
+        # Both read what is no activation, and are drawn without pairs.
         if layer.kind == "embedding" or layer.role == "stem":
             continue
         reason = _unpaired(layer, by_name)
@@ -120,10 +124,12 @@ def _unpaired(layer: WeightLayer, by_name: dict[str, WeightLayer]) -> str:
     source = _scales.source(layer, by_name)
     if source is None:
         return "where its inputs come from cannot be read"
+    # The activation itself is wanted; anything else between may break the pairs.
     others = [step for step in (*source.then, *layer.before) if step != activation]
     strange = [step for step in others if step not in _LINEAR_STEPS]
     if strange:
         return f"before it comes {strange[0]}"
+    # Flattened pixels interleave the halves, and concatenation adds others.
     outputs = math.prod(source.shape[axis] for axis in source.out_axes)
     inputs = math.prod(layer.shape[axis] for axis in layer.in_axes)
     if inputs != outputs:

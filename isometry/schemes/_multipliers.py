@@ -1,4 +1,4 @@
-"""Multipliers of branches and skips: which leaves carry them, and what they start at."""
+"""Multipliers of branches and skips: the leaves that carry them, and their values."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -64,6 +64,7 @@ def settings(
         return []
     values: dict[str, dict[int | None, float]] = {}
     names: dict[str, str] = {}
+    # Each branch says what it needs, and slices of one leaf are put together after.
     for record, branch in places.branches:
         wanted = scheme.multipliers(branch)
         gate = _gate(record, scheme, wanted.branch, places=places, shapes=shapes)
@@ -94,6 +95,7 @@ def setting(
     if is_stacked:
         values = tuple(by_slice[number] for number in range(len(by_slice)))  # type: ignore[index]
         name = name.partition("[")[0]
+    # One number cannot be two.
     elif len(set(values)) > 1:
         raise NotDefined(
             f"branch {name!r}: its multiplier {path} is shared by branches that need "
@@ -111,6 +113,7 @@ def _gate(
     shapes: Shapes,
 ) -> str | None:
     """Return the leaf that is to multiply a branch, or None if none need."""
+    # A stack of scalars is a vector with one entry for each slice.
     num_slices = max(places.by_name[name].stacked or 1 for name in record.layers)
     scalars = []
     scales = []
@@ -145,6 +148,7 @@ def skip_leaf(record: Record, scheme: Scheme, value: float) -> str | None:
     Raises:
         NotDefined: No leaf carries it, and the program does not fix the same number.
     """
+    # The first is the one next to the stream; the others keep what was drawn.
     if record.skip_gates:
         return record.skip_gates[0]
     factor = record.skip_factor

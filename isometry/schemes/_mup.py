@@ -15,6 +15,7 @@ def _kind(layer: Layer) -> str:
     if layer.role in ("stem", "embedding"):
         return "input"
     if layer.role == "head":
+        # A network of one layer reads inputs and writes outputs: no width grows.
         return "output" if layer.depth > 1 else "fixed"
     return "hidden"
 
@@ -67,9 +68,11 @@ def learning_rate(
     kind = _kind(layer)
     wide_in = layer.num_inputs / base_width
     wide_out = layer.num_outputs / base_width
+    # A bias is a weight with one input, whose value is 1.
     if bias:
         kind = "fixed" if kind in ("output", "fixed") else "input"
     rates = {"input": 1.0, "hidden": 1 / wide_in, "output": 1 / wide_in, "fixed": 1.0}
+    # Adam's steps have one size for every entry, so they do not grow with fan_out.
     if optimizer == "sgd":
         rates |= {"input": wide_out, "hidden": wide_out / wide_in}
     return rates[kind]

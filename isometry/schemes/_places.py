@@ -19,7 +19,6 @@ _STEP = re.compile(r"@\d+")
 _ITERATIONS = re.compile(r"(?:\[\d+\]|@\d+)+$")
 
 
-
 class _Stack(NamedTuple):
     """Branches that are counted together: an encoder, a decoder, or all of them."""
 
@@ -49,6 +48,7 @@ class Places(NamedTuple):
 def places(anatomy: Anatomy) -> Places:
     """Find the place of every layer of an anatomy."""
     by_name = {layer.name: layer for layer in anatomy.layers}
+    # Branches are counted within their stack, because schemes scale by its depth.
     stacks = _stacks(anatomy)
     placed = []
     for stack in stacks:
@@ -159,6 +159,7 @@ def _stacks(anatomy: Anatomy) -> tuple[_Stack, ...]:
         if any(anatomy.upstream(record.joins, point) for point in crossing)
     )
     decoder = tuple(record for record in records if record not in encoder)
+    # A network that attends to its own input has keys from elsewhere and no encoder.
     if not encoder or not decoder:
         return (_Stack(None, records, 0),)
     return (
@@ -227,7 +228,7 @@ def _points_by_base(anatomy: Anatomy) -> dict[str, list[str]]:
 
 
 def _order(anatomy: Anatomy) -> dict[Slice, int]:
-    """Number the slices of all layers in the order in which they are computed."""
+    """Return the rank of each slice of each layer in the order of computation."""
     first: dict[Slice, int] = {}
     positions = {point: i for i, point in enumerate(anatomy.points)}
     for layer in anatomy.layers:
@@ -252,6 +253,8 @@ def _add_keys_from_elsewhere(
         for output in attention.output:
             for number in range(by_name[output].stacked or 1):
                 branch = on_branch.get((output, number))
+                # Without a branch there is no depth to scale by; at position 0 the
+                # output itself is all of the branch.
                 if branch is None or branch.position == 0:
                     continue
                 first = Branch(
@@ -280,6 +283,8 @@ def _add_embeddings(
             for record in stack.branches
             if point is not None and anatomy.upstream(point, record.joins)
         ]
+        # The first in the order of the stacks: an encoder's embedding counts encoder
+        # layers.
         if reading:
             record, stack = reading[0]
             index = stack.branches.index(record)
@@ -295,6 +300,7 @@ def _heads(anatomy: Anatomy, by_name: Mapping[str, WeightLayer]) -> dict[str, in
         for name in (*attention.query, *attention.key):
             layer = by_name[name]
             heads[name] = max(_num_outputs(layer) // attention.head_size, 1)
+        # Values have as many heads as keys, whatever their size.
         counts = [heads[name] for name in attention.key]
         for name in (*attention.value, *attention.output):
             if counts:

@@ -42,6 +42,7 @@ def _block_orthogonal(layer: Layer, sigma_w: float) -> Init:
 
 
 def _identity(layer: Layer, sigma_w: float) -> Init:
+    # A head has as many outputs as there are classes, so it is hardly ever square.
     if layer.role == "head":
         return initializers.partial_identity()
     return initializers.identity()
@@ -56,6 +57,7 @@ SCHEMES = (
         law="W_ij ~ N(0, sigma_w²/fan_in), b ~ N(0, sigma_b²); sigma_w solves "
         "chi_1 = 1 at sigma_b (0 if not given)",
         citation="Poole et al. (2016), arXiv:1606.05340",
+        # Laws of products are known for Gaussian weights of any scale.
         free=True,
         ensemble=lambda layer, sigma_w: Drawn("gaussian", sigma_w),
     ),
@@ -70,6 +72,7 @@ SCHEMES = (
         "the variance of its units",
         citation="Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735",
         free=True,
+        # Of Haar weights too, of one scale for all singular values.
         ensemble=lambda layer, sigma_w: Drawn("orthogonal", sigma_w),
     ),
     Scheme(

@@ -104,6 +104,7 @@ def get(scheme: SchemeLike) -> Scheme:
     if isinstance(scheme, str):
         return _named(scheme)
     name = getattr(scheme, "__name__", None)
+    # A factory is callable too, and would be taken for an initializer.
     if any(scheme is entry.factory for entry in initializers.catalogue()):
         raise InputError(
             f"scheme={name} is a factory; write {name}() with the parentheses."
@@ -121,6 +122,7 @@ def get(scheme: SchemeLike) -> Scheme:
             f"scheme={checks.show(scheme)} is not a name, an initializer or a Scheme."
         )
     return Scheme(
+        # Initializers of this package have a name, functions of others a __name__.
         getattr(scheme, "name", None) or name or "custom",
         _everywhere(scheme),
         definition="the same initializer everywhere",
@@ -132,6 +134,7 @@ def _named(name: str) -> Scheme:
     plain = {entry.name: entry for entry in initializers.catalogue() if not entry.needs}
     known = dict.fromkeys([*_SCHEMES, *plain])
     checks.one_of("scheme", name, known)
+    # Schemes first: `orthogonal` with the scale of the network, not of gain 1.
     if name in _SCHEMES:
         return _SCHEMES[name]
     entry = plain[name]
@@ -224,6 +227,7 @@ def transformed(
     checks.integer("depth", depth, low=0)
     if chosen.transform is None:
         return phi, chosen
+    # A network without activations has nothing to transform.
     if depth > 0:
         phi = chosen.transform(phi, depth)
     return phi, dataclasses.replace(chosen, transform=None)

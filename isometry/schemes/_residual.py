@@ -26,8 +26,10 @@ def _fixup(layer: Layer, sigma_w: float) -> Init:
     std = (2 / layer.fan_out) ** 0.5
     if branch is None:
         return initializers.normal(std=std)
+    # Rule 1 closes the branch; without it rule 2 alone would bound its growth.
     if branch.last:
         return initializers.zeros()
+    # The m - 1 layers that are not zero share the factor L^(-1/2) of the branch.
     depth_scale = branch.count ** (-1 / (2 * branch.length - 2))
     return initializers.normal(std=std * depth_scale)
 
@@ -55,6 +57,7 @@ SCHEMES = (
         citation="Zhang, Dauphin, Ma (2019), arXiv:1901.09321",
         differs="fan_out is from the authors' code, the paper names none; that code "
         "leaves the stem at torch's default",
+        # Scalars of the network are trained from 1 (rule 3).
         multipliers=_open,
     ),
     Scheme(
@@ -93,6 +96,7 @@ SCHEMES = (
         aliases=("zero-γ", "zero_init_residual"),
         differs="the paper draws the head N(0, 0.01²)",
         multipliers=_closed,
+        # The paper speaks of the scale of the norm, so a scalar does not count.
         closes="norm",
     ),
 )

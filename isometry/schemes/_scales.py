@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from isometry import activations, theory
+from isometry.activations import Activation
 from isometry.schemes._layer import Layer
 from isometry.schemes._scheme import Scheme
 from isometry.structure import WeightLayer
@@ -22,11 +23,16 @@ class Scales:
     """The scale of a scheme, layer by layer."""
 
     def __init__(
-        self, scheme: Scheme, sigma_w: float | None, sigma_b: float | None
+        self,
+        scheme: Scheme,
+        sigma_w: float | None,
+        sigma_b: float | None,
+        activations: Mapping[str, Activation],
     ) -> None:
         self._scheme = scheme
         self._sigmas = (sigma_w, sigma_b)
-        self._by_activation: dict[str, Scaled] = {}
+        self._by_layer = activations
+        self._by_activation: dict[str | Activation, Scaled] = {}
 
     def of(self, layer: Layer) -> Scaled:
         """Return the scheme with its scale fixed for a layer."""
@@ -37,13 +43,15 @@ class Scales:
             return Scaled(self._scheme.at("linear", sigma_w, sigma_b), "")
         if self._scheme.settled and sigma_b is None:
             return Scaled(self._scheme, "")
+        if layer.name in self._by_layer:
+            return self._critical(self._by_layer[layer.name], "")
         if layer.follows is not None:
             return self._critical(layer.follows, "that follows")
         if layer.precedes is not None:
             return self._critical(layer.precedes, "that it reads")
         return self._critical("linear", "")
 
-    def _critical(self, activation: str, where: str) -> Scaled:
+    def _critical(self, activation: str | Activation, where: str) -> Scaled:
         if activation not in self._by_activation:
             self._by_activation[activation] = self._solved(activation)
         scaled = self._by_activation[activation]
@@ -51,9 +59,10 @@ class Scales:
             return scaled
         return scaled._replace(note=f"{scaled.note} {where}")
 
-    def _solved(self, activation: str) -> Scaled:
+    def _solved(self, activation: str | Activation) -> Scaled:
         _, sigma_b = self._sigmas
-        if activation == "linear" and not sigma_b:
+        name = activation if isinstance(activation, str) else activation.name
+        if name == "linear" and not sigma_b:
             return Scaled(self._scheme.at("linear", 1.0, sigma_b), "linear: sigma_w 1")
         try:
             scheme = self._scheme.at(activation, None, sigma_b)
@@ -62,8 +71,8 @@ class Scales:
             # taken: there gradients keep their size.
             sigma_w = theory.chi(activation, 1.0, 1.0) ** -0.5
             scheme = self._scheme.at(activation, sigma_w, sigma_b)
-            return Scaled(scheme, f"chi = 1 at unit variance of the {activation}")
-        return Scaled(scheme, f"critical for the {activation}")
+            return Scaled(scheme, f"chi = 1 at unit variance of the {name}")
+        return Scaled(scheme, f"critical for the {name}")
 
 
 def follows(layer: WeightLayer) -> str | None:

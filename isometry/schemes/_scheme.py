@@ -1,9 +1,9 @@
-"""A scheme: which initializer each layer gets, and what residual branches start from."""
+"""A scheme: which initializer each layer gets, and what branches start from."""
 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
 from jaxtyping import PyTree
@@ -18,12 +18,18 @@ from isometry.initializers._critical import critical_point
 from isometry.schemes._layer import Branch, Layer
 from isometry.structure import Anatomy
 
-if TYPE_CHECKING:
-    from isometry.schemes._measuring import Measured
-
 
 class Residual(NamedTuple):
-    """Initial multipliers of a residual block: `skip`·x + `branch`·F(x)."""
+    """Initial multipliers of a residual block: `skip`·x + `branch`·F(x).
+
+    Attributes:
+        branch: That of the branch.
+        skip: That of the skip.
+
+    Example:
+        >>> schemes.Residual(branch=0.0)
+        Residual(branch=0.0, skip=1.0)
+    """
 
     branch: float = 1.0
     skip: float = 1.0
@@ -36,6 +42,11 @@ class Drawn(NamedTuple):
         weights: "gaussian", of variance sigma_w²/fan_in, or "orthogonal": Haar, with
             every singular value sigma_w.
         sigma_w: The scale.
+
+    Example:
+        >>> layer = schemes.Layer("stem", index=0, depth=2, fan_in=9, fan_out=36)
+        >>> schemes.get("kaiming").drawn(layer).weights
+        'gaussian'
     """
 
     weights: str
@@ -71,7 +82,12 @@ Suits: TypeAlias = Callable[[Anatomy], None]
 class Fit(Protocol):
     """What a scheme that looks at data does to drawn parameters."""
 
-    def __call__(self, measured: "Measured") -> Params: ...
+    def __call__(
+        self,
+        net: Callable[[Params, PyTree], PyTree],
+        params: Params,
+        xs: PyTree,
+    ) -> Params: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +113,8 @@ class Scheme:
             multipliers as they are drawn.
         closes: Which leaves carry the multiplier of a branch: "any" (a scalar, else a
             scale per channel) or "norm" (the scale of the norm behind the last layer).
-        fit: What `adjust` does, for a scheme that looks at data.
+        fit: `fit(net, params, xs)`: what `adjust` returns, for a scheme that looks at
+            data.
         ensemble: `ensemble(layer, sigma_w)`: what `drawn` returns, for a scheme whose
             weights are independent and Gaussian or Haar.
         pairs: Pairs of roles whose layers, one of each in an attention, are drawn from
@@ -182,6 +199,7 @@ class Scheme:
             zeros()
         """
         _check_kind("layer", layer, Layer)
+        # Zeros need no key and take no time.
         if self.sigma_b:
             return initializers.normal(std=self.sigma_b)
         return initializers.zeros()
@@ -205,6 +223,7 @@ class Scheme:
             Residual(branch=0.0, skip=1.0)
         """
         _check_kind("branch", branch, Branch)
+        # No rule is not the rule (1, 1): a network may have scalars of its own.
         if self.multipliers is None:
             return Residual()
         return self.multipliers(branch)
@@ -230,6 +249,7 @@ class Scheme:
             Drawn(weights='gaussian', sigma_w=1.4142135623730951)
         """
         _check_kind("layer", layer, Layer)
+        # Mirrored weights repeat, ZerO's are fixed, sparse ones are neither.
         if self.ensemble is None:
             raise NotDefined(
                 f"no law is known of {self.name}: there is one of weights drawn "
@@ -282,11 +302,7 @@ class Scheme:
         _check_inputs(net, xs)
         if self.fit is None:
             return params
-        # Measuring reads anatomies and rewrites programs: a module that a scheme which
-        # only draws never needs.
-        from isometry.schemes._measuring import Measured
-
-        return self.fit(Measured(net, params, xs))
+        return self.fit(net, params, xs)
 
     @public("Scheme.at")
     def at(
@@ -320,7 +336,7 @@ class Scheme:
             >>> schemes.get("gaussian").at("relu")
             Scheme('gaussian', sigma_w=1.41421, sigma_b=0)
         """
-        self.check_sigmas(sigma_w, sigma_b)
+        check_sigmas(self, sigma_w, sigma_b)
         if self.transform is not None:
             raise NotDefined(
                 f"scheme {self.name!r} transforms the activation; write "
@@ -329,6 +345,7 @@ class Scheme:
             )
         if not self.free:
             return self
+        # The network is critical, unless the user wants it elsewhere.
         if sigma_w is None:
             point = critical_point(activation, sigma_b=sigma_b)
             sigma_w, sigma_b = point.sigma_w, point.sigma_b
@@ -338,19 +355,6 @@ class Scheme:
             sigma_b=float(sigma_b or 0.0),
             settled=True,
         )
-
-    def check_sigmas(self, sigma_w: float | None, sigma_b: float | None) -> None:
-        """Refuse sigmas that are no scales, or that the scheme has no use for."""
-        for name, value in (("sigma_w", sigma_w), ("sigma_b", sigma_b)):
-            if value is None:
-                continue
-            if not self.free:
-                raise InputError(
-                    f"{name}={value}: scheme {self.name!r} fixes its own scale. Leave "
-                    f"{name} out, or use one that leaves it to you, gaussian or "
-                    "orthogonal."
-                )
-            checks.number(name, value, low=0.0)
 
     def __repr__(self) -> str:
         if not self.free:
@@ -373,6 +377,7 @@ def _check_inputs(net: Callable[[Params, PyTree], PyTree], xs: PyTree) -> None:
     """Require finite arrays with a leading axis, the same for all."""
     shape = getattr(net, "input_shape", None)
     leaves = jax.tree.leaves(xs)
+    # Networks of ours know the shape of an input; other functions take any tree.
     if shape is not None:
         checks.examples("xs", xs, shape)
     checks.real("xs", xs)
@@ -382,6 +387,7 @@ def _check_inputs(net: Callable[[Params, PyTree], PyTree], xs: PyTree) -> None:
             "tree of them."
         )
     counts = {jax.numpy.shape(leaf)[0] for leaf in leaves}
+    # Without an example there is no variance, and with two counts no pairing.
     if len(counts) > 1 or 0 in counts:
         raise InputError(
             f"the leaves of xs have {sorted(counts)} rows; write the same number, at "
@@ -397,3 +403,17 @@ def same(init: Init) -> Choose:
         return init
 
     return choose
+
+
+def check_sigmas(scheme: Scheme, sigma_w: float | None, sigma_b: float | None) -> None:
+    """Refuse sigmas that are no scales, or that a scheme has no use for."""
+    for name, value in (("sigma_w", sigma_w), ("sigma_b", sigma_b)):
+        if value is None:
+            continue
+        # A sigma that is ignored would be believed to hold.
+        if not scheme.free:
+            raise InputError(
+                f"{name}={value}: scheme {scheme.name!r} fixes its own scale. Leave "
+                f"{name} out, or use one that leaves it to you, gaussian or orthogonal."
+            )
+        checks.number(name, value, low=0.0)

@@ -6,8 +6,8 @@ the variance and C(c) that of the correlation at variance 1:
 
 - Q(1) = 1 and Q'(1) = 1: variances stay, and errors of them do not grow;
 - deep kernel shaping: C(0) = 0 and C'(1)^L = 1.5 over L activations in a row;
-- tailored activations: C'(1) = 1 and L C''(1) = 0.3. ReLU and leaky ReLU have no C''(1):
-  their slope is chosen such that C, applied L times to 0, gives 0.9.
+- tailored activations: C'(1) = 1 and L C''(1) = 0.3. ReLU and leaky ReLU have no
+  C''(1): their slope is chosen such that C, applied L times to 0, gives 0.9.
 
 Source: Martens et al. (2021), arXiv:2110.01765; Zhang, Botev and Martens (2022),
 arXiv:2203.08120.
@@ -176,7 +176,7 @@ def _shaped(activation: Activation, depth: int) -> Activation:
     if record is None:
         raise NotDefined(
             f"dks: no alpha and beta give {activation.name} Q'(1) = 1 and "
-            f"C'(1) = {1 + target:.6g}, as a network of {depth} of them in a row needs. "
+            f"C'(1) = {1 + target:.6g}, as a network of {depth} in a row needs. "
             "Take a smooth activation, or for ReLU and leaky ReLU tat."
         )
     return _renamed(activation, record, "dks")
@@ -274,14 +274,25 @@ def leaky_correlation(slope: float, depth: int) -> float:
     return c
 
 
+def _bisected(depth: int) -> float:
+    """Solve for the slope, of which the correlation is a decreasing function."""
+    low, high = 0.0, 1.0
+    # Until the two are neighbours: 60 halvings exhaust a float64.
+    for _ in range(60):
+        middle = (low + high) / 2
+        if leaky_correlation(middle, depth) > CORRELATION:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
 def _leaky(depth: int) -> Activation:
     """Return the leaky ReLU whose network makes the target of uncorrelated inputs."""
     slope = 0.0
     # A shallow network of ReLUs stays below the target, and is left as it is.
     if leaky_correlation(0.0, depth) > CORRELATION:
-        slope = scipy.optimize.brentq(
-            lambda a: leaky_correlation(a, depth) - CORRELATION, 0.0, 1.0, xtol=1e-15
-        )
+        slope = _bisected(depth)
     record = Leaky(slope, factor=math.sqrt(2 / (1 + slope**2)))
     return Activation(record, kinks=(0.0,), odd=False, name=f"tat(leaky {slope:.6g})")
 

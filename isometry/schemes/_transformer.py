@@ -45,9 +45,11 @@ def _t_fixup(layer: Layer, sigma_w: float) -> Init:
                 "branch= the first branch that reads it."
             )
         return embedding(layer, (9 * branch.layers) ** -0.25)
+    # Values are scaled and queries and keys are not (section 3.2, step 3).
     refuse_fused(layer, "t_fixup")
     if branch is None or layer.role not in _SCALED:
         return xavier_uniform(layer, 1.0)
+    # Three branches a layer instead of two, and the encoder's output besides.
     if branch.crosses:
         return xavier_uniform(layer, (9 * branch.layers) ** -0.25)
     return xavier_uniform(layer, 0.67 * branch.layers**-0.25)
@@ -77,6 +79,7 @@ def _deep_norm(layer: Layer, sigma_w: float) -> Init:
     xavier = (2 / (layer.fan_in + layer.fan_out)) ** 0.5
     if branch is None or layer.role not in _SCALED:
         return initializers.normal(std=xavier)
+    # Fig. 2, encoder of an encoder and decoder.
     if _is_attended(branch):
         beta = 0.87 / _both_depths(branch)
     else:
@@ -86,6 +89,7 @@ def _deep_norm(layer: Layer, sigma_w: float) -> Init:
 
 def _deep_norm_block(branch: Branch) -> Residual:
     """Multiply the skip by α, which is L^(1/4) with L branches in the stack."""
+    # The same row of Fig. 2, column α.
     if _is_attended(branch):
         return Residual(skip=0.81 * _both_depths(branch))
     return Residual(skip=branch.count**0.25)
@@ -93,6 +97,7 @@ def _deep_norm_block(branch: Branch) -> Residual:
 
 def _gpt2(layer: Layer, sigma_w: float) -> Init:
     branch = layer.on_branch
+    # The scale counters the growth of the stream, to which only last layers add.
     if branch is None or not branch.last:
         return initializers.normal(std=0.02)
     return initializers.normal(std=0.02 * branch.count**-0.5)

@@ -95,7 +95,9 @@ class _Way(NamedTuple):
         # it, count for none.
         longest: dict[int, int] = {}
         for node in self.nodes:
-            before = max((longest.get(read, 0) for read in flow.inputs[node]), default=0)
+            before = max(
+                (longest.get(read, 0) for read in flow.inputs[node]), default=0
+            )
             longest[node] = before + (node in flow.layer_at)
         return tuple(longest[node] - 1 for node in self.layers(flow))
 

@@ -50,7 +50,7 @@ class ResNet(nn.Module):
 
 
 class Attention(nn.Module):
-    """Two heads by `DenseGeneral`; keys and values of another sequence if it is given."""
+    """Two heads by `DenseGeneral`; keys and values may be of another sequence."""
 
     @nn.compact
     def __call__(self, x, other):

@@ -49,7 +49,7 @@ def matrices(cnn, scheme, layer):
 
 @pytest.mark.parametrize("layer", GROUPS)
 def test_orthogonal_kernels_are_orthogonal_when_flattened(cnn, layer):
-    """Each group alone: all singular values are the critical sigma_w of ReLU or tanh."""
+    """Each group alone: singular values are the critical sigma_w of ReLU or tanh."""
     expected = 1.0 if layer == "pointwise" else 2**0.5
     for taps in matrices(cnn, "orthogonal", layer):
         flat = taps.reshape(-1, taps.shape[-1])
@@ -100,7 +100,7 @@ def test_kaiming_counts_the_fan_of_a_group(cnn):
 
 
 def test_heads_of_dense_general_are_one_axis():
-    """(d, heads, head_dim) is drawn as d × (heads·head_dim), and back for the output."""
+    """(d, heads, head_dim) is drawn as d × (heads·head_dim); the output likewise."""
     shapes, an = models.read(models.Transformer(), models.tokens())
     params = drawn(["orthogonal"], shapes, an)["orthogonal"]["params"]
     for name in ("query", "key", "value"):

@@ -71,7 +71,7 @@ def test_gpt2(count):
     ],
 )
 def test_t_fixup(stack, count, layers, other):
-    """Section 3.2 of Huang et al. (2020): 0.67 N^(-1/4), or (9 N)^(-1/4) in decoders."""
+    """Section 3.2 of Huang et al. (2020): 0.67 N^(-1/4); decoders (9 N)^(-1/4)."""
     gain = 0.67 * layers**-0.25
     if stack == "decoder":
         gain = (9 * layers) ** -0.25

@@ -107,7 +107,7 @@ def test_recurrent_layers_are_adjusted_over_all_steps():
     slices, taps = measured.slices()
     by_name = {one.name: i for i, one in enumerate(slices)}
     compute = measured.variances(
-        taps, lambda readings: [readings[one.tap][one.index] for one in slices]
+        taps, lambda readings: [readings[one.tap][one.entries] for one in slices]
     )
     variances = compute(params)
     values = []

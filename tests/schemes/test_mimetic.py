@@ -59,7 +59,7 @@ def test_value_and_output_factor_one_matrix():
 
 
 def test_attention_of_a_model_draws_pairs_from_one_key():
-    """W_Q W_Kᵀ of each head and W_V W_O are near multiples of I, as far as rank goes."""
+    """Factors of one matrix share its singular values; drawn apart they do not."""
     shapes, an = models.read(models.Transformer(), models.tokens())
     draw = jax.jit(schemes.assign("mimetic", an, shapes).draw)
     params = jax.device_get(draw(KEY, models.zeros(shapes)))["params"]

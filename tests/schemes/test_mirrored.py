@@ -78,7 +78,7 @@ class Chain(nn.Module):
 
 
 def test_convolutional_network_looks_linear():
-    """f(a) - f(b) is linear and all pixels act alike: f(c 1) = c f(1), and f(-x) = -f."""
+    """f(2 a - 3 b) = 2 f(a) - 3 f(b)."""
     shapes, an = models.read(Chain(), models.images())
     assignment = schemes.assign("looks_linear", an, shapes)
 

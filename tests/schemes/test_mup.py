@@ -32,7 +32,7 @@ def test_width_of_a_convolution_is_its_channels():
 
 
 def change_of_output(weights, factors):
-    """How one step of SGD on |y - 1|²/2 changes y, by NumPy, of y = C tanh(B tanh(A x))."""
+    """How one step of SGD on |y - 1|²/2 changes y = C tanh(B tanh(A x)), by NumPy."""
     a, b, c = weights
     x = np.ones(len(a))
 
