@@ -6,7 +6,6 @@ from isometry.networks._mlp import mlp as mlp
 from isometry.networks._network import SPANS as SPANS
 from isometry.networks._network import Network as Network
 from isometry.networks._unbatched import unbatched as unbatched
-from isometry.networks.adapters import Adapted as Adapted
 from isometry.networks.adapters import equinox as equinox
 from isometry.networks.adapters import flax as flax
 from isometry.networks.adapters import function as function

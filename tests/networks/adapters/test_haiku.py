@@ -156,6 +156,18 @@ def test_parameters_without_their_state_are_refused(net, trained):
         isometry.spectrum(net, trained[0], X)
 
 
+def at_rate_zero(x):
+    return hk.dropout(hk.next_rng_key(), 0.0, x)
+
+
+def test_a_key_without_use_is_no_part_of_x():
+    net = networks.haiku(hk.transform(at_rate_zero), X)
+    np.testing.assert_array_equal(net({}, X), X)
+    np.testing.assert_array_equal(net.training({}, BATCH), BATCH)
+    with pytest.raises(InputError, match="draws nothing in training mode; write x=b"):
+        net.training({}, (BATCH, KEYS[0]))
+
+
 def drops(x):
     return hk.dropout(hk.next_rng_key(), 0.5, x)
 
