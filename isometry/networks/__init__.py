@@ -11,7 +11,6 @@ from isometry.networks._resnet import resnet as resnet
 from isometry.networks._rnn import rnn as rnn
 from isometry.networks._transformer import transformer as transformer
 from isometry.networks._unbatched import unbatched as unbatched
-from isometry.networks.adapters import Adapted as Adapted
 from isometry.networks.adapters import equinox as equinox
 from isometry.networks.adapters import flax as flax
 from isometry.networks.adapters import function as function
