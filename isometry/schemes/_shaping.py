@@ -22,7 +22,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import Array
 
 from isometry._internal.errors import NotDefined
@@ -226,6 +225,9 @@ def _tailored(activation: Activation, depth: int) -> Activation:
 def _search(solved) -> Transformed | None:
     """Return the first transformation that solves both conditions, or None."""
 
+    # Imported here, because it takes longer than all of this package.
+    from scipy import optimize
+
     def errors(point: np.ndarray) -> np.ndarray:
         log_alpha, beta = point
         with np.errstate(all="ignore"):
@@ -237,7 +239,7 @@ def _search(solved) -> Transformed | None:
         start = [math.log(alpha), beta]
         # Weaker than 1e-3 or stronger than 20 an activation is linear or a step.
         bounds = ([math.log(1e-4), -20.0], [math.log(20.0), 20.0])
-        found = scipy.optimize.least_squares(
+        found = optimize.least_squares(
             errors, start, bounds=bounds, xtol=1e-15, ftol=1e-15, gtol=1e-15
         )
         if np.abs(found.fun).max() < _TOLERANCE:
