@@ -16,8 +16,8 @@ arXiv:2203.08120.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +82,10 @@ class Leaky:
 
     def __call__(self, x: Array) -> Array:
         return self.factor * jnp.where(x < 0, self.slope * x, x)
+
+
+# From alpha and beta to the transformation, and the errors of the two conditions.
+Solved: TypeAlias = Callable[[float, float], tuple[Transformed, np.ndarray]]
 
 
 class _Moments(NamedTuple):
@@ -222,9 +226,8 @@ def _tailored(activation: Activation, depth: int) -> Activation:
     return _renamed(activation, record, "tat")
 
 
-def _search(solved) -> Transformed | None:
+def _search(solved: Solved) -> Transformed | None:
     """Return the first transformation that solves both conditions, or None."""
-
     # Imported here, because it takes longer than all of this package.
     from scipy import optimize
 
