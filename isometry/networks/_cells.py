@@ -80,14 +80,20 @@ def _gate(
 
 
 def _vanilla(
-    gates: Mapping[str, Gate], activation: Elementwise, states: States, x: Array
+    gates: Mapping[str, Gate],
+    activation: Elementwise,
+    states: States,
+    x: Array,
 ) -> States:
     (h,) = states
     return (activation(_gate(gates["state"], h, x)),)
 
 
 def _minimal(
-    gates: Mapping[str, Gate], activation: Elementwise, states: States, x: Array
+    gates: Mapping[str, Gate],
+    activation: Elementwise,
+    states: States,
+    x: Array,
 ) -> States:
     (h,) = states
     embedding = gates["candidate"]
@@ -97,7 +103,10 @@ def _minimal(
 
 
 def _gru(
-    gates: Mapping[str, Gate], activation: Elementwise, states: States, x: Array
+    gates: Mapping[str, Gate],
+    activation: Elementwise,
+    states: States,
+    x: Array,
 ) -> States:
     (h,) = states
     update = jax.nn.sigmoid(_gate(gates["update"], h, x))
@@ -109,7 +118,10 @@ def _gru(
 
 
 def _lstm(
-    gates: Mapping[str, Gate], activation: Elementwise, states: States, x: Array
+    gates: Mapping[str, Gate],
+    activation: Elementwise,
+    states: States,
+    x: Array,
 ) -> States:
     h, c = states
     let_in = jax.nn.sigmoid(_gate(gates["input"], h, x))

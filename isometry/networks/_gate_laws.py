@@ -29,7 +29,12 @@ class Chrono:
 
     longest: int
 
-    def draw(self, key: Key, units: int, dtype: np.dtype) -> Float[Array, " units"]:
+    def draw(
+        self,
+        key: Key,
+        units: int,
+        dtype: np.dtype,
+    ) -> Float[Array, " units"]:
         """Draw log u, u uniform on [1, longest - 1), for each unit."""
         steps = jax.random.uniform(
             key, (units,), dtype, minval=1.0, maxval=self.longest - 1.0
@@ -103,7 +108,11 @@ def per_gate(
     return tuple(numbers.items())
 
 
-def gate_biases(value: GateBias, cell: Cell, kind: str) -> Numbers | Chrono:
+def gate_biases(
+    value: GateBias,
+    cell: Cell,
+    kind: str,
+) -> Numbers | Chrono:
     """Return the mean of each gate's biases, or `Chrono`.
 
     Args:
@@ -149,8 +158,13 @@ class GateLaws:
     sigma_b: Numbers
     gate_bias: Numbers | Chrono
 
-    def recurrent_weight(self, gate: str, units: int) -> Initializer:
+    def recurrent_weight(
+        self,
+        gate: str,
+        units: int,
+    ) -> Initializer:
         """Return the initializer of a gate's recurrent weight."""
+        # Pairs, because the record is hashable.
         sigma = dict(self.sigma_w)[gate]
         if self.recurrent == "orthogonal":
             return initializers.orthogonal(sigma)
@@ -158,12 +172,21 @@ class GateLaws:
             return initializers.identity(sigma)
         return gaussian(sigma, units)
 
-    def input_weight(self, gate: str, fan_in: int) -> Initializer:
+    def input_weight(
+        self,
+        gate: str,
+        fan_in: int,
+    ) -> Initializer:
         """Return the initializer of a gate's input weight."""
         return gaussian(dict(self.sigma_v)[gate], fan_in)
 
     def biases(
-        self, key: Key, cell: Cell, units: int, *, dtype: np.dtype
+        self,
+        key: Key,
+        cell: Cell,
+        units: int,
+        *,
+        dtype: np.dtype,
     ) -> dict[str, Float[Array, " units"]]:
         """Draw the biases of all gates."""
         key, key_mean = jax.random.split(key)
@@ -178,6 +201,7 @@ class GateLaws:
         else:
             for gate, number in self.gate_bias:
                 means[gate] = jnp.full(units, number, dtype)
+        # Drawn even where sigma is 0, so that no draw depends on another's scale.
         keys = jax.random.split(key, len(cell.gates))
         biases = {}
         for gate_key, (gate, sigma) in zip(keys, self.sigma_b, strict=True):

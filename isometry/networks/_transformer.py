@@ -68,7 +68,9 @@ class TransformerFunction:
         return (self.length,)
 
     def __call__(
-        self, params: Params, x: Tokens | Int[Array, " length"]
+        self,
+        params: Params,
+        x: Tokens | Int[Array, " length"],
     ) -> Float[Array, "length n_out"]:
         h = self._embedded(params, x)
         # Scanned, so that compile time does not grow with the number of blocks.
@@ -80,7 +82,11 @@ class TransformerFunction:
             return h
         return h @ params["head"]["w"]
 
-    def _embedded(self, params: Params, x: Tokens | Int[Array, " length"]) -> Tokens:
+    def _embedded(
+        self,
+        params: Params,
+        x: Tokens | Int[Array, " length"],
+    ) -> Tokens:
         """Return the vectors of the tokens of x, with their positions."""
         shape = jnp.shape(x)
         if shape != self.input_shape:
@@ -105,7 +111,11 @@ class TransformerFunction:
             h = h + params["positions"]
         return h
 
-    def _block(self, h: Tokens, params: Params) -> tuple[Tokens, None]:
+    def _block(
+        self,
+        h: Tokens,
+        params: Params,
+    ) -> tuple[Tokens, None]:
         """Apply one block."""
         h = self._residual(h, params["attention"], self._attention)
         h = self._residual(h, params["mlp"], self._mlp)
@@ -183,6 +193,7 @@ class Transformer(Built):
         function = self.function
         width = function.width
         key_embedding, key_positions = jax.random.split(key)
+        # A scheme draws embeddings only if it has a law for them, positions never.
         params = {"blocks": self._blocks()}
         if function.vocabulary is not None:
             shape = (function.vocabulary, width)
@@ -367,7 +378,10 @@ def transformer(
     return net
 
 
-def _one_a_block(branch: float | Sequence[float], blocks: int) -> tuple[float, ...]:
+def _one_a_block(
+    branch: float | Sequence[float],
+    blocks: int,
+) -> tuple[float, ...]:
     """Return the multiplier of the branches of each block."""
     if isinstance(branch, Sequence) and not isinstance(branch, str):
         if len(branch) != blocks:
