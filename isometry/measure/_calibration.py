@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -177,7 +177,8 @@ def _branch_ends(anatomy: Anatomy, first: Point, last: Point) -> set[tuple[str, 
 class _Measurement:
     """Measures E s² of a network with gains, at the same seeds and inputs each time."""
 
-    def __init__(self, net: Network, keys: Key, xs: PyTree[Array], span: Span):
+    def __init__(self, net: Network, keys: Key, xs: PyTree[Array], *, span: Span):
+        # The layers of the span are known once its points are.
         found: list[_Sites] = []
 
         def choose(anatomy: Anatomy, first: Point, last: Point) -> list[str]:
@@ -197,8 +198,9 @@ class _Measurement:
             choose=choose,
         )
         (self.sites,) = found
+        # All layers are measured from the start, by one forward pass.
         self._spans = Spans(self.plan, "input")
-        self._chunk = _profile._inputs_at_once(self._spans, self._run)
+        self._chunk = _profile.inputs_at_once(self._spans, self._run)
         self._chunks = None
         # Drawing anew in each round would adjust a data-driven network each time.
         if self._run.seeds_at_once >= self._run.num_seeds:
@@ -230,6 +232,7 @@ class _Measurement:
             of_shape = joined[_profile.label_of(shape)].astype(np.float64)
             for i, name in enumerate(names):
                 of_point = of_shape[:, :, i]
+                # Gains of other layers would be NaN too.
                 if not np.isfinite(of_point).all():
                     raise NotFinite(
                         f"the Jacobian from {self.plan.first} to {name!r} is not "
@@ -248,7 +251,14 @@ class _Measurement:
         params = jax.tree.map(lambda a: a[0], drawn)
         x = jax.tree.map(lambda a: a[0], self._run.xs)
         constants = self.plan.constants
-        return np.asarray(_responses(self.plan, self.sites, constants, params, x=x))
+        responses = _responses(
+            self.plan,
+            self.sites,
+            constants,
+            params=params,
+            x=x,
+        )
+        return np.asarray(responses)
 
 
 def _all_scaled(params: Params, anatomy: Anatomy, factors: Factors) -> Params:
@@ -288,8 +298,8 @@ def _responses(
     plan: Plan,
     sites: "_Sites",
     constants: list[Array],
-    params: Params,
     *,
+    params: Params,
     x: PyTree[Array],
 ) -> Float[Array, " slots"]:
     """Do what `_Measurement.responses` does, for one seed and input."""
@@ -311,15 +321,17 @@ def _responses(
     return sizes / jnp.linalg.norm(value)
 
 
-def calibrate(net: Network, keys: Key, xs: PyTree[Array], span: Span) -> Calibrated:
+def calibrate(net: Network, keys: Key, xs: PyTree[Array], *, span: Span) -> Calibrated:
     """Do what `Network.calibrated` does."""
-    measurement = _Measurement(net, keys, xs, span)
+    measurement = _Measurement(net, keys, xs, span=span)
     sites = measurement.sites
     last = measurement.plan.last.name
     notes = dict(sites.notes)
     slots = []
-    # A span without layers has no response to ask for.
-    responses = measurement.responses() if sites.trunk else ()
+    # A span without such layers has no response to ask for.
+    responses: Sequence[float] | np.ndarray = ()
+    if sites.trunk:
+        responses = measurement.responses()
     for slot, response in zip(sites.trunk, responses, strict=True):
         if response < _INVARIANT:
             name = sites.names[slot.layer, slot.number]
@@ -333,23 +345,12 @@ def calibrate(net: Network, keys: Key, xs: PyTree[Array], span: Span) -> Calibra
     if abs(_log(after.mean(), last)) > _TOLERANCE:
         factors = _solved(measurement, slots, factors, notes=notes)
         after = measurement.mean_squares(factors)[last]
-    rows = []
-    for (layer, index), name in sites.names.items():
-        gain = 1.0
-        if layer in factors:
-            gain = float(factors[layer][index])
-        note = "" if gain != 1.0 else notes.get(name, "")
-        rows.append(Gain(name, gain, note))
-    num_seeds = len(after)
-    error = math.nan
-    if num_seeds > 1:
-        error = float(after.std(ddof=1)) / math.sqrt(num_seeds)
     gains = Gains(
-        rows=tuple(rows),
+        rows=tuple(_rows(sites, factors, notes)),
         span=(measurement.plan.first.name, last),
         before=float(before),
         after=float(after.mean()),
-        error=error,
+        error=_standard_error(after),
     )
     return Calibrated(
         function=net.function,
@@ -361,6 +362,26 @@ def calibrate(net: Network, keys: Key, xs: PyTree[Array], span: Span) -> Calibra
         gains=gains,
         factors=factors,
     )
+
+
+def _rows(sites: _Sites, factors: Factors, notes: Mapping[str, str]) -> Iterator[Gain]:
+    """Return the gain of every slice, and why it is 1."""
+    for (layer, number), name in sites.names.items():
+        gain = 1.0
+        if layer in factors:
+            gain = float(factors[layer][number])
+        note = notes.get(name, "")
+        # The last layers of branches are left alone only if others suffice.
+        if gain != 1.0:
+            note = ""
+        yield Gain(name, gain, note)
+
+
+def _standard_error(by_seed: Float[np.ndarray, " seeds"]) -> float:
+    # Of a single seed nothing is known about the spread.
+    if len(by_seed) == 1:
+        return math.nan
+    return float(by_seed.std(ddof=1)) / math.sqrt(len(by_seed))
 
 
 def _log(mean_square: float, point: str) -> float:
@@ -383,6 +404,7 @@ def _settled(measurement: _Measurement, slots: Sequence[_Slot]) -> Factors:
     """
     logs = np.zeros(len(slots))
     factors: Factors = {}
+    # At most one round for each layer, as said above.
     for _ in range(len(slots)):
         means = measurement.mean_squares(factors)
         reached = np.array([_log(means[s.point].mean(), s.point) for s in slots])
@@ -412,6 +434,7 @@ def _solved(
     sites = measurement.sites
     last = measurement.plan.last.name
     moved = slots[-1:] or sites.ends
+    # Say of each layer what stands against it.
     if not moved:
         reasons = [f"{name}: {note}" for name, note in notes.items()]
         listed = "; ".join(reasons) or "there is none"

@@ -62,6 +62,7 @@ class Weights:
     rows: tuple[Weight, ...]
 
     def __getitem__(self, name: str) -> Spectrum:
+        # Names are checked as everywhere, with the nearest one for a misspelled one.
         by_name = {row.name: row for row in self.rows}
         row = by_name[checks.one_of("name", name, by_name)]
         if row.spectrum is None:
@@ -149,6 +150,7 @@ def weights(net: Network, params: Params) -> Weights:
         >>> weights["layers/1"].size
         4
     """
+    # Of a plain function the size of images is not known.
     if not isinstance(net, Network):
         raise InputError(
             f"net={checks.show(net)} is not a Network; write "
@@ -157,6 +159,7 @@ def weights(net: Network, params: Params) -> Weights:
     checks.on_host("params", params)
     checks.not_abstract("params", params)
     checks.all_finite("params", params)
+    # Its program has the weights as they multiply the signal.
     anatomy = net.anatomy
     if jax.tree.structure(params) != anatomy.params_tree:
         raise InputError(
@@ -169,6 +172,7 @@ def weights(net: Network, params: Params) -> Weights:
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     rows = []
+    # One thread of BLAS: factorizations are many and small.
     with precision.full(), blas.single_threaded():
         for use, reading in zip(uses, _read(anatomy, params, uses), strict=True):
             names = _names(use, shapes[use.layer.path])
@@ -183,6 +187,7 @@ def _names(use: Operand, shape: tuple[int, ...]) -> list[str]:
     layer = use.layer
     if layer.stacked is None:
         return [layer.name]
+    # Slices of nested stacks have an index for each.
     stack = tuple(shape[axis] for axis in layer.stacked_axes)
     indices = ["".join(f"[{n}]" for n in index) for index in np.ndindex(stack)]
     names = [layer.name + index for index in indices]
@@ -193,10 +198,12 @@ def _names(use: Operand, shape: tuple[int, ...]) -> list[str]:
 
 def _read(anatomy: Anatomy, params: Params, uses: list[Operand]) -> list[Array]:
     """Return the values of the operands. What depends on x is not computed."""
+    # Several slices may be read at one place, so places are named by number.
     places = {str(i): use.place for i, use in enumerate(uses)}
     leaves = jax.tree.leaves(params)
     shapes = anatomy.closed.in_avals[len(leaves) :]
 
+    # Compiled, because XLA leaves out all that the weights do not depend on.
     @jax.jit
     def program(leaves: list[Array]) -> list[Array]:
         x = [jnp.zeros(aval.shape, aval.dtype) for aval in shapes]
@@ -225,29 +232,32 @@ def _row(use: Operand, name: str, weight: Array) -> Weight:
 def _matrix(use: Operand, name: str, weight: Array) -> Weight:
     """Factorize a matrix, or the blocks of one."""
     axes = (*use.batch_axes, *use.in_axes, *use.out_axes)
-    # Along all other axes the weight has been repeated for the signal.
     others = [axis for axis in range(weight.ndim) if axis not in axes]
-    picked = [0 if axis in others else slice(None) for axis in range(weight.ndim)]
-    left = [axis for axis in range(weight.ndim) if axis not in others]
-    order = [left.index(axis) for axis in axes]
-    ordered = weight[tuple(picked)].transpose(order)
-    num_blocks = math.prod(weight.shape[axis] for axis in use.batch_axes)
-    num_inputs = math.prod(weight.shape[axis] for axis in use.in_axes)
-    blocks = ordered.reshape(num_blocks, num_inputs, -1)
+    ordered = weight.transpose(*axes, *others)
+    # Along all other axes the weight has been repeated for the signal.
+    ordered = ordered[(..., *(0,) * len(others))]
+    num_blocks = _size(weight, use.batch_axes)
+    num_inputs = _size(weight, use.in_axes)
+    num_outputs = _size(weight, use.out_axes)
+    blocks = ordered.reshape(num_blocks, num_inputs, num_outputs)
     log_values, log_floor = linalg.log_singular_values(blocks)
-    num_outputs = blocks.shape[-1]
+    spectrum = _spectrum(
+        jnp.sort(log_values.ravel(), descending=True),
+        log_floor,
+        structural_zeros=num_blocks * abs(num_inputs - num_outputs),
+    )
     return Weight(
         name,
         use.layer.kind,
         inputs=num_blocks * num_inputs,
         outputs=num_blocks * num_outputs,
-        spectrum=_spectrum(
-            jnp.sort(log_values.ravel(), descending=True),
-            log_floor,
-            structural_zeros=num_blocks * abs(num_inputs - num_outputs),
-        ),
+        spectrum=spectrum,
         note="",
     )
+
+
+def _size(weight: Array, axes: tuple[int, ...]) -> int:
+    return math.prod(weight.shape[axis] for axis in axes)
 
 
 def _convolution(use: Operand, name: str, weight: Array) -> Weight:
@@ -255,12 +265,22 @@ def _convolution(use: Operand, name: str, weight: Array) -> Weight:
     how = use.convolution
     assert how is not None, "others have been dealt with"
     kernel = weight.transpose(*use.window_axes, *use.in_axes, *use.out_axes)
+    # A dilated window is a wider one with zeros between its taps.
     for axis, step in enumerate(how.dilation):
         kernel = _dilated(kernel, axis, step)
-    num_axes = len(how.size)
-    kind = use.layer.kind
-    pixels = math.prod(how.size)
-    inputs = pixels * kernel.shape[-2] * use.groups
+    *window, num_inputs, num_outputs = kernel.shape
+    axes = range(len(window))
+    pixels_out = math.prod(_num_outputs(how, axis, window[axis]) for axis in axes)
+    inputs = math.prod(how.size) * num_inputs * use.groups
+    outputs = pixels_out * num_outputs
+    row = Weight(
+        name,
+        use.layer.kind,
+        inputs=inputs,
+        outputs=outputs,
+        spectrum=None,
+        note=how.note,
+    )
     try:
         values = linalg.convolution_singular_values(
             kernel,
@@ -269,31 +289,19 @@ def _convolution(use: Operand, name: str, weight: Array) -> Weight:
             padding=how.padding,
             groups=use.groups,
         )
-    # Such as a map that does not fit in memory.
+    # One map that does not fit in memory should not hide the others.
     except FromCall as error:
-        return Weight(name, kind, inputs, outputs=0, spectrum=None, note=error.message)
-    pixels_out = 1
-    for axis in range(num_axes):
-        pixels_out *= _num_outputs(how, axis, kernel.shape[axis])
-    outputs = pixels_out * kernel.shape[-1]
+        return row._replace(note=error.message)
     # Of the whole map, which is at least that of the blocks by which it is factorized.
     log_floor = precision.svd_log_floor(inputs, outputs, values.dtype)
-    return Weight(
-        name,
-        kind,
-        inputs=inputs,
-        outputs=outputs,
-        spectrum=_spectrum(
-            jnp.log(values),
-            log_floor,
-            structural_zeros=abs(inputs - outputs),
-        ),
-        note=how.note,
-    )
+    missing = abs(inputs - outputs)
+    spectrum = _spectrum(jnp.log(values), log_floor, structural_zeros=missing)
+    return row._replace(spectrum=spectrum)
 
 
 def _num_outputs(how: Convolution, axis: int, taps: int) -> int:
     stride = how.strides[axis]
+    # On a circle every pixel is the start of a window.
     if isinstance(how.padding, str):
         return math.ceil(how.size[axis] / stride)
     return (how.size[axis] + sum(how.padding[axis]) - taps) // stride + 1

@@ -235,7 +235,8 @@ class Training:
                 "x is a pair (batch, key), and this model draws nothing in training "
                 "mode; write x=batch."
             )
-        return self.with_key(params, x, None)
+        # Many models ask for a key that they make no use of, as dropout at rate 0.
+        return self.with_key(params, x, jax.random.key(0))
 
     def with_key(self, params: Params, xs: PyTree, key: Key | None) -> Array:
         """Return the output for a batch if this key is passed to the call."""

@@ -259,7 +259,9 @@ class _Nnx(Model):
         leaves = []
         for i, leaf in enumerate(shapes):
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                leaves.append(jax.random.fold_in(base, i))
+                own = jax.random.fold_in(base, i)
+                # Stacked layers have a stack of streams.
+                leaves.append(jax.random.split(own, leaf.shape) if leaf.shape else own)
             else:
                 # How many numbers the stream has drawn.
                 leaves.append(jnp.zeros(leaf.shape, leaf.dtype))
