@@ -104,7 +104,7 @@ def _of_tokens_alone(params, tokens):
 
 
 def test_tokens_beside_floating_leaves_need_a_span_behind_the_input():
-    message = r"""whole numbers that select rows of 'embed'.*span=\("embed", "output"\)"""
+    message = r'select rows of .embed..*span=\("embed", "output"\)'
     with pytest.raises(InputError, match=message):
         isometry.jacobian(model, PARAMS, BATCH)
 

@@ -162,6 +162,7 @@ def adapted(
         InputError: The example seems to be a batch; the output is no floating array; an
             argument is not of its kind.
     """
+    # Numbers in an example would make two equal networks differ.
     example = abstract(example)
     checks.integer("batch", batch, low=1)
     try:

@@ -91,6 +91,7 @@ def flax(
         )
 
     def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
+        # Fields of the module say nothing: what they are called is the user's choice.
         signature = inspect.signature(module.__call__)
         arguments = Arguments.read(signature, example, apply)
         draw = _Draw(Held(module), arguments, Shapes.of(example))
