@@ -169,6 +169,8 @@ def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Equino
     """Build the module from shapes, and keep what is no array of it."""
     eqx = checks.extra("equinox", "equinox")
     module, state = eqx.filter_eval_shape(_built, build, jax.random.key(0))
+    # In a traced module arrays are shapes. Of functions and numbers it holds the
+    # values, which no key changes.
     arrays, rest = eqx.partition(module, _is_shape)
     signature = inspect.signature(module.__call__)
     named = signature.parameters

@@ -14,7 +14,7 @@ from isometry._internal.errors import InputError, public
 from isometry._internal.types import Key, Params
 from isometry.networks.adapters import _modes
 from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
-from isometry.networks.adapters._examples import KEY, Shapes
+from isometry.networks.adapters._examples import Shapes, key_shape
 from isometry.networks.adapters._model import Arguments, Held, Model, Output
 from isometry.networks.adapters._modes import Seen
 
@@ -91,10 +91,11 @@ def flax(
         )
 
     def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
+        # Fields of the module say nothing: what they are called is the user's choice.
         signature = inspect.signature(module.__call__)
         arguments = Arguments.read(signature, example, apply)
         draw = _Draw(Held(module), arguments, Shapes.of(example))
-        collections = tuple(sorted(jax.eval_shape(draw, KEY)))
+        collections = tuple(sorted(jax.eval_shape(draw, key_shape())))
         return draw, _Linen(
             arguments=arguments, module=Held(module), collections=collections
         )

@@ -16,7 +16,7 @@ from isometry._internal.errors import InputError, public
 from isometry._internal.types import Key, Params
 from isometry.networks.adapters import _modes
 from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
-from isometry.networks.adapters._examples import KEY, Shapes
+from isometry.networks.adapters._examples import Shapes, key_shape
 from isometry.networks.adapters._model import (
     Arguments,
     Held,
@@ -205,7 +205,7 @@ class _Draw:
         """Return it with axes for norms that take statistics over all devices."""
 
         def trace(axes: tuple[Hashable, ...]) -> None:
-            jax.eval_shape(dataclasses.replace(self, axes=axes), KEY)
+            jax.eval_shape(dataclasses.replace(self, axes=axes), key_shape())
 
         _, axes = _modes.watched(trace, _watch)
         return dataclasses.replace(self, axes=axes)

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from isometry._internal.errors import NotDefined
 from isometry._internal.types import Key, Params
-from isometry.networks.adapters._examples import KEY
+from isometry.networks.adapters._examples import key_shape
 from isometry.networks.adapters._model import Model
 from isometry.structure._reading import read
 
@@ -25,7 +25,7 @@ def depends_on_key(
 ) -> bool:
     """Tell from shapes whether what a call returns depends on its key."""
     # Whether a key is split says nothing: many models do so at rate 0 too.
-    closed = jax.make_jaxpr(call)(params, x, KEY)
+    closed = jax.make_jaxpr(call)(params, x, key_shape())
     # To the reader all arguments but the last are parameters.
     num_params = len(jax.tree.leaves((params, x)))
     program = read(closed, num_params)
@@ -121,7 +121,7 @@ def switched(
         return dataclasses.replace(model, axes=axes)
 
     def trace(axes: tuple[Hashable, ...]) -> None:
-        jax.eval_shape(with_names(axes).train, params, xs, KEY)
+        jax.eval_shape(with_names(axes).train, params, xs, key_shape())
 
     seen, axes = watched(trace, watch)
     require_switch(model, seen)

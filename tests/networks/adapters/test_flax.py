@@ -231,6 +231,23 @@ def test_a_mode_fixed_at_construction_has_no_training():
     assert networks.flax(Plain(), X).training(params, BATCH).shape == (4, 2)
 
 
+class Noisy(nn.Module):
+    """Draws from a stream of its own, and only if there is one for dropout."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        if train and self.has_rng("dropout"):
+            return x + jax.random.normal(self.make_rng("noise"), x.shape)
+        return x
+
+
+def test_every_stream_draws_in_training():
+    net = networks.flax(Noisy(), X)
+    np.testing.assert_array_equal(net({}, X), X)
+    first, other = (net.training({}, (BATCH, key)) for key in KEYS[:2])
+    assert np.all(first != other)
+
+
 class Drawing(nn.Module):
     @nn.compact
     def __call__(self, x):
