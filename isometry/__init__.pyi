@@ -34,12 +34,12 @@ from .measure._profile import profile as profile
 from .measure._record import Spectrum as Spectrum
 from .measure._signals import signals as signals
 from .measure._spectrum import spectrum as spectrum
-from .measure.methods import Dense as Dense
-from .measure.methods import Lanczos as Lanczos
-from .measure.methods import Product as Product
 from .measure._weights import Weight as Weight
 from .measure._weights import Weights as Weights
 from .measure._weights import weights as weights
+from .measure.methods import Dense as Dense
+from .measure.methods import Lanczos as Lanczos
+from .measure.methods import Product as Product
 from .records import Signals as Signals
 from .structure import Anatomy as Anatomy
 from .structure import Attention as Attention
