@@ -35,6 +35,12 @@ class Weight(NamedTuple):
         outputs: The numbers that it returns.
         spectrum: Its singular values; None if there are none to be had.
         note: Why there are none, or what they are of; else "".
+
+    Example:
+        >>> net = networks.mlp([3, 8, 2], "tanh", "orthogonal", sigma_w=1.5)
+        >>> weights = isometry.weights(net, net.init(jax.random.key(0)))
+        >>> weights.rows[0].name, weights.rows[0].inputs, weights.rows[0].outputs
+        ('layers/0', 3, 8)
     """
 
     name: str

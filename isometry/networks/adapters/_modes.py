@@ -121,7 +121,8 @@ def switched(
         return dataclasses.replace(model, axes=axes)
 
     def trace(axes: tuple[Hashable, ...]) -> None:
-        jax.eval_shape(with_names(axes).train, params, xs, key_shape())
+        arguments = (params, xs, key_shape())
+        jax.eval_shape(with_names(axes).train, *arguments)
 
     seen, axes = watched(trace, watch)
     require_switch(model, seen)
