@@ -351,6 +351,11 @@ class Network:
             "in both, without dropout or statistics of a batch."
         )
 
+    def __repr__(self) -> str:
+        # Functions of networks may be objects, whose class has the name.
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        return f"{type(self).__name__}({name})"
+
     @public("law")
     def law(self, span: str, xs: Float[Array, "inputs ..."]) -> Law:
         """Predict the law of the singular values over a span, at infinite width.
