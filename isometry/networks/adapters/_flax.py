@@ -51,7 +51,8 @@ def flax(
             measured as well.
         in_training: The module as it is built for training, if its mode is chosen when
             it is built and not when it is called.
-        **apply: Further arguments of the module's call.
+        **apply: Further arguments of the module's call. Those that say the mode, such
+            as `train=False`, count in `net`, and are switched in `net.training`.
 
     Returns:
         The network. Its parameters are all that `module.init` returns, such as
