@@ -27,9 +27,9 @@ class WeightedLayer(Layer):
 
     Example:
         >>> net = networks.mlp([3, 8, 2], "tanh")
-        >>> layer = next(net.layers(net.init(jax.random.key(0))))
-        >>> layer.role, layer.w.shape, layer.b.shape
-        ('stem', (3, 8), (8,))
+        >>> stem, head = net.layers(net.init(jax.random.key(0)))
+        >>> stem.role, stem.w.shape, head.b.shape
+        ('stem', (3, 8), (2,))
     """
 
     # By name only: fields of `Layer` with defaults come before them.

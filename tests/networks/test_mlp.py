@@ -10,7 +10,7 @@ import pytest
 from isometry import InputError, activations, initializers, networks, schemes
 
 KEY = jax.random.key(3)
-WIDTHS = {1: [4, 3], 2: [4, 8, 3], 3: [4, 8, 8, 3], 5: [4, 8, 8, 8, 8, 3]}
+WIDTHS = {1: [4, 3], 2: [4, 8, 3], 5: [4, 8, 8, 8, 8, 3]}
 EPS = float(np.finfo(np.float32).eps)
 
 

@@ -102,7 +102,8 @@ def equinox(
             the name of a field. By default the first of a tuple.
         batch: The number of examples in `net.training.example`. Other numbers can be
             measured as well.
-        **call: Further arguments of the module's call.
+        **call: Further arguments of the module's call. Those that say the mode, such
+            as `train=False`, count in `net`, and are switched in `net.training`.
 
     Returns:
         The network. Its parameters are the arrays of the module,

@@ -122,7 +122,8 @@ def haiku(
             or the name of a field. By default the first of a tuple.
         batch: The number of examples at which averages are drawn, and in
             `net.training.example`. Other numbers can be measured as well.
-        **apply: Further arguments of the function.
+        **apply: Further arguments of the function. Those that say the mode, such
+            as `train=False`, count in `net`, and are switched in `net.training`.
 
     Returns:
         The network. Its parameters are what `transformed.init` returns, with state a

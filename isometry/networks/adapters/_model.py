@@ -145,6 +145,9 @@ class Model(ABC):
     # Whether inference takes a batch, as in most frameworks, or one example.
     takes_batch: ClassVar[bool] = True
 
+    # What to write for a model that nothing switches.
+    remedy: ClassVar[str] = ""
+
     arguments: Arguments
     axes: tuple[Hashable, ...] = ()
 

@@ -62,9 +62,8 @@ def require_switch(model: Model, seen: Seen) -> None:
         return
     raise NotDefined(
         f"{model.name} has no training mode: {seen.fixed[0]!r} is called in inference "
-        "mode, and its call has no argument that would switch it. Make a network of "
-        "the module as it is built for training, or give its call an argument train "
-        "(or is_training, deterministic)."
+        "mode, and its call has no argument that would switch it. Give it an argument "
+        f"is_training, train or deterministic{model.remedy}."
     )
 
 
