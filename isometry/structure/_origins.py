@@ -363,6 +363,20 @@ def _slice(step: _Step, origin: Origin) -> Origin | None:
     return origin
 
 
+def _split(step: _Step, origin: Origin) -> Origin | None:
+    """Follow one of the parts into which an axis is split."""
+    assert step.value.eqn is not None
+    axis = step.params["axis"]
+    start = 0
+    for var, size in zip(step.value.eqn.outvars, step.params["sizes"], strict=True):
+        stop = start + int(size)
+        if var is step.value.var:
+            break
+        start = stop
+    cut = Part(axis, start, stop)
+    return _cut(step.program, origin, cut, size=step.input_shape[axis])
+
+
 def _cut(
     program: Program,
     origin: Origin,
@@ -542,6 +556,7 @@ _FOLLOWED: dict[str, _Follow] = {
     "broadcast_in_dim": _broadcast,
     "squeeze": _squeeze,
     "slice": _slice,
+    "split": _split,
     "dynamic_slice": _dynamic_slice,
     "gather": _gather,
     "scan_each": _each,
