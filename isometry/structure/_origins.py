@@ -367,13 +367,12 @@ def _split(step: _Step, origin: Origin) -> Origin | None:
     """Follow one of the parts into which an axis is split."""
     assert step.value.eqn is not None
     axis = step.params["axis"]
-    start = 0
-    for var, size in zip(step.value.eqn.outvars, step.params["sizes"], strict=True):
-        stop = start + int(size)
-        if var is step.value.var:
-            break
-        start = stop
-    cut = Part(axis, start, stop)
+    # Variables are unique to their jaxpr, so they are compared by identity.
+    results = [var is step.value.var for var in step.value.eqn.outvars]
+    number = results.index(True)
+    sizes = [int(size) for size in step.params["sizes"]]
+    start = sum(sizes[:number])
+    cut = Part(axis, start, start + sizes[number])
     return _cut(step.program, origin, cut, size=step.input_shape[axis])
 
 

@@ -19,11 +19,10 @@ ATOL = 2e-5
 
 def drawn(names, shapes, an):
     """Parameters by each scheme, all drawn by one program; free ones at sigma_w = 2."""
-    sigmas = {name: 2.0 if schemes.get(name).free else None for name in names}
-    assignments = {
-        name: schemes.assign(name, an, shapes, sigma_w=sigma)
-        for name, sigma in sigmas.items()
-    }
+    assignments = {}
+    for name in names:
+        sigma_w = 2.0 if schemes.get(name).free else None
+        assignments[name] = schemes.assign(name, an, shapes, sigma_w=sigma_w)
 
     @jax.jit
     def draw(key):
