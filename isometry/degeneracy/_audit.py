@@ -41,7 +41,7 @@ from isometry.degeneracy._unit_flags import (
 from isometry.measure._draws import adjust_seeds, draw_seeds, spaced
 from isometry.measure._ensemble import ensemble
 from isometry.measure._record import Spectrum
-from isometry.networks import Network
+from isometry.networks._mlp import Mlp as Network
 from isometry.theory import Law
 
 Progress = Callable[[str], None]
@@ -126,7 +126,7 @@ def _prepare(
     name: str, net: Any, xs: Any, targets: Any, loss: Any, optimizer: Any, steps: int, key: Any
 ) -> tuple[_task.Task, bool]:
     """Everything that can be wrong is found here, for all networks, before anything runs."""
-    if not isinstance(net, Network) or not hasattr(net, "activation"):  # a chain's units are not known
+    if not isinstance(net, Network):  # a chain's units are not known
         raise _checks.InputError(
             f"audit(): {name} is {_checks.show(net)}, not a Network whose units are known; write networks.mlp(...). "
             "Of a chain and of a plain f(params, x) isometry.ensemble measures the spectrum."

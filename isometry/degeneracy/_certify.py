@@ -16,7 +16,7 @@ from isometry.degeneracy._graph import TOLERANCE as TOLERANCE
 from isometry.degeneracy._graph import AtZero, Graph
 from isometry.degeneracy._partition import Classes
 from isometry.degeneracy._support import Support
-from isometry.networks import Network
+from isometry.networks._layered import LayeredNetwork as Network
 
 BIT_FOR_BIT, IN_EXACT_ARITHMETIC = "bit for bit", "in exact arithmetic"
 
@@ -207,7 +207,7 @@ def certify(net: Network, params: Any) -> Certificate:
     _checks.not_abstract("certify", params=params)
     phis = _activations(net)
     _expect(net, params)
-    layers = list(net.layers(jax.tree.map(on_host, params)))
+    layers: list[Any] = list(net.layers(jax.tree.map(on_host, params)))
     if wrong := not_finite(layers):
         raise _checks.InputError(f"certify(): {wrong}; nothing follows from weights that are NaN or infinite.")
     kind = jax.dtypes.canonicalize_dtype(layers[0].w.dtype)  # float64 is float32 to JAX unless in 64-bit mode
@@ -228,7 +228,7 @@ def _activations(net: Any) -> tuple[Activation, ...]:
     try:
         return net.hidden_activations
     except _checks.InputError as error:
-        raise _checks.InputError(f"certify(): {str(error).partition('(): ')[2]}") from error
+        raise _checks.InputError(f"certify(): {error.message}") from error
 
 
 def _expect(net: Network, params: Any) -> None:

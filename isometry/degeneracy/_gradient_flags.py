@@ -12,10 +12,10 @@ from isometry._internal import compilation, precision
 from isometry.degeneracy import _underflow
 from isometry.degeneracy._certify import IN_EXACT_ARITHMETIC, Certificate
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
-from isometry.degeneracy._probe import Probe, weights_of
+from isometry.degeneracy._probe import Probe
 from isometry.degeneracy._task import Task
 from isometry.degeneracy._underflow import LIFT, LOG_LIFT
-from isometry.networks import Network
+from isometry.networks._mlp import Mlp as Network
 
 _REMEDY = {
     "recovering": "none is needed: a last layer of zeros (Fixup, ZerO) lets the others train from the next steps on",
@@ -33,7 +33,7 @@ def _log_norms(function: Any, loss: Any, params: Any, xs: Any, targets: Any) -> 
         def visit(_: None, example: Any) -> Any:
             x, target = example
             grads = jax.grad(lambda p: LIFT * loss(function(p, x), target))(params)
-            return None, tuple(_log_norm(g) for g in weights_of(grads))
+            return None, tuple(_log_norm(g) for g in function.weights(grads))
 
         return jax.lax.scan(visit, None, (xs, targets))[1]
 

@@ -19,7 +19,7 @@ from isometry.degeneracy._flag import (
 )
 from isometry.degeneracy._spectrum_flags import gain_per_seed
 from isometry.measure._record import Spectrum
-from isometry.networks import Network
+from isometry.networks._mlp import Mlp as Network
 
 _SIX = "six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
 _CRITICAL = 'the critical value: scheme="orthogonal" or "gaussian" without sigma_w'

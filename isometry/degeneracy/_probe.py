@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from isometry._internal import compilation, precision
+from isometry._internal import compilation, precision, randomness
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import (
     CLEAR,
@@ -24,7 +24,7 @@ from isometry.degeneracy._flag import (
 from isometry.degeneracy._signals import INPUTS, Signals, observe, rank_of
 from isometry.degeneracy._task import SGD, Task
 from isometry.measure._draws import adjust_seeds, draw_seeds
-from isometry.networks import Network
+from isometry.networks._mlp import Mlp as Network
 
 SEEDS = 3  # networks probed; the highest of their ranks is judged
 RECORDS = 8  # points of a trajectory, evenly spaced after step 1
@@ -80,14 +80,9 @@ class Probe:
         return "" if self.finite else "the probe's loss overflowed; lower the learning rate"
 
 
-def weights_of(params: Any) -> tuple[Any, ...]:
-    """The weights of every run."""
-    return tuple(run["w"] for run in params["layers"])
-
-
-def start(task: Task, params: Any) -> State:
+def start(function: Any, task: Task, params: Any) -> State:
     """The state before step 1, of stacked parameters."""
-    weights = weights_of(params)
+    weights = function.weights(params)
     seeds = weights[0].shape[0]
     per_layer = tuple(jnp.zeros(w.shape[:2], w.dtype) for w in weights)
     first = tuple(jnp.full(w.shape[:2], -1, jnp.int32) for w in weights)
@@ -108,7 +103,7 @@ def _advance(function, loss, optimizer, state, xs, targets, batches, begin, end)
     def step(t, state):
         value, grads = jax.value_and_grad(objective)(state.params, batches[t])
         updates, opt = optimizer.update(grads, state.optimizer, state.params)
-        g = weights_of(grads)
+        g = function.weights(grads)
         size = tuple(jnp.sqrt(jnp.sum(a**2, (1, 2))) for a in g)
         first = tuple(
             jnp.where((f < 0) & jnp.any(a != 0, (1, 2)), t + 1, f) for f, a in zip(state.first, g, strict=True)
@@ -135,7 +130,7 @@ def run(
     steps = len(task.batches)
     marks = sorted({1, *np.linspace(0, steps, records + 1).astype(int)[1:].tolist()} - {0})
     hidden = [layer for layer in net.plan if layer.role == "hidden"]
-    state, done = start(task, params), 0
+    state, done = start(net.function, task, params), 0
     ranks, losses = [], []
     see = lambda params: observe(net.function, params, task.xs, certificates, net.activation.kinks)  # noqa: E731
     seen = [see(params)] if certificates else []
@@ -169,20 +164,16 @@ def _gradient_ranks(state: State) -> np.ndarray:
     return np.concatenate(found or [np.zeros((len(state.loss), 0), int)], 1)
 
 
-@functools.partial(compilation.jit, static_argnames=("count",))
-def gaussian_controls(params: Any, key: Any, count: int) -> Any:
+@functools.partial(compilation.jit, static_argnames=("function", "count"))
+def gaussian_controls(function: Any, params: Any, key: Any, count: int) -> Any:
     """`count` copies of one parameter set whose weights are Gaussian of the same Frobenius norm, layer by layer."""
-    weights = weights_of(params)
+    weights = function.weights(params)
     ends = np.cumsum([w.size for w in weights])
 
     def control(key: Any) -> Any:
-        noise = jnp.split(jax.random.normal(key, (int(ends[-1]),), weights[0].dtype), ends[:-1])
-        return {
-            "layers": tuple(
-                {**run, "w": _rescaled(piece.reshape(run["w"].shape), run["w"])}
-                for run, piece in zip(params["layers"], noise, strict=True)
-            )
-        }
+        noise = jnp.split(randomness.normal(key, (int(ends[-1]),), weights[0].dtype), ends[:-1])
+        new = [_rescaled(piece.reshape(w.shape), w) for piece, w in zip(noise, weights, strict=True)]
+        return function.with_weights(params, new)
 
     return jax.vmap(control)(jax.random.split(key, count))
 
@@ -196,9 +187,9 @@ def _rescaled(noise: Any, weight: Any) -> Any:
 def _control_ranks(net: Network, task: Task, params: Any, key: Any, count: int) -> np.ndarray:
     """(controls, hidden layers): final ranks of the control networks, as many at a time as there are `params`, so that
     the program compiled for the network itself trains them too."""
-    first, at_once = jax.tree.map(lambda a: a[0], params), len(weights_of(params)[0])
+    first, at_once = jax.tree.map(lambda a: a[0], params), len(net.function.weights(params)[0])
     ranks = [
-        run(net, task, gaussian_controls(first, jax.random.fold_in(key, i), at_once), records=1).gradient_rank[:, -1]
+        run(net, task, gaussian_controls(net.function, first, jax.random.fold_in(key, i), at_once), records=1).gradient_rank[:, -1]
         for i in range(0, count, at_once)
     ]
     return np.concatenate(ranks)[:count]

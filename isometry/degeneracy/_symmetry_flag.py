@@ -20,7 +20,7 @@ from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import RANK_FLAG, RANK_REMEDY
 from isometry.degeneracy._signals import Signals
 from isometry.degeneracy._underflow import seeds_of
-from isometry.networks import Network
+from isometry.networks._mlp import Mlp as Network
 
 _NAME = "locked_symmetry"
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)  # of a pre-activation relative to its layer's, 64 random-signed terms

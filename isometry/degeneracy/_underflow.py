@@ -13,10 +13,9 @@ import numpy as np
 
 from isometry._internal import precision
 from isometry.degeneracy._certify import on_host
-from isometry.degeneracy._probe import weights_of
 from isometry.degeneracy._unit_flags import pre_activations
 from isometry.measure._record import Spectrum
-from isometry.networks import Network
+from isometry.networks._mlp import Mlp as Network
 
 LIFT = 2.0**60  # a loss is scaled by this before differentiation, so that a small gradient is not a zero one
 LOG_LIFT = 60 * math.log(2)
@@ -58,7 +57,7 @@ def layer_pass(net: Network, params: Any, xs: Any) -> LayerPass:
         activated = [np.asarray(net.activation(z)) for z in hidden]
     layers = [np.asarray(z) for z in (*hidden, outputs)]
     below = [np.broadcast_to(np.asarray(xs), (len(outputs), *np.shape(xs))), *activated]
-    weights = np.concatenate([np.abs(np.asarray(w)).max((2, 3)) for w in weights_of(params)], 1)
+    weights = np.concatenate([np.abs(np.asarray(w)).max((2, 3)) for w in net.function.weights(params)], 1)
     return LayerPass(below, layers, _first_lost(_peaks(below), weights, _peaks(layers)))
 
 
@@ -110,8 +109,9 @@ def in_jacobian(net: Network, params: Any, sp: Spectrum, units: Sequence[Any]) -
     weights and units with a slope; `units`: pre-activations that show their slopes."""
     top = np.asarray(sp.log_values[..., 0], float)
     slopes = [np.asarray(net.activation.slope(jnp.asarray(z)) != 0).any(-1) for z in units]
-    runs = params["layers"][1:-1] if sp.span == "hidden" else params["layers"]
-    weighted = np.all([(np.asarray(run["w"]) != 0).any((2, 3)).all(axis=1) for run in runs], 0)
+    weights = net.function.weights(params)
+    runs = weights[1:-1] if sp.span == "hidden" else weights
+    weighted = np.all([(np.asarray(run) != 0).any((2, 3)).all(axis=1) for run in runs], 0)
     passing = np.all([np.broadcast_to(weighted[:, None], top.shape), *slopes], 0)
     return bool(((top < np.log(least(sp.log_values.dtype))) & (passing | np.isfinite(top))).any())
 

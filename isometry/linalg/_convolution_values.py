@@ -35,20 +35,25 @@ class _Axis(NamedTuple):
         taps: Width of the window.
         pixels: Width of the image.
         stride: Pixels from one window to the next.
+        zeros: Zeros before and behind the image; None if it continues around a circle.
     """
 
     taps: int
     pixels: int
     stride: int
+    zeros: tuple[int, int] | None
 
-    def num_outputs(self, padding: str) -> int:
-        """Return the number of output pixels."""
-        if padding == "valid":
-            return (self.pixels - self.taps) // self.stride + 1
-        return math.ceil(self.pixels / self.stride)
+    @property
+    def num_outputs(self) -> int:
+        """The number of output pixels."""
+        if self.zeros is None:
+            return math.ceil(self.pixels / self.stride)
+        return (self.pixels + sum(self.zeros) - self.taps) // self.stride + 1
 
 
 _Axes: TypeAlias = tuple[_Axis, ...]
+
+Padding: TypeAlias = str | Sequence[tuple[int, int]]
 
 
 @public("convolution_singular_values")
@@ -56,7 +61,7 @@ def convolution_singular_values(
     kernel: Float[Array, "*window n_in n_out"],
     size: Sequence[int],
     strides: int | Sequence[int] = 1,
-    padding: str = "circular",
+    padding: Padding = "circular",
     groups: int = 1,
 ) -> Float[Array, " k"]:
     """Compute all singular values of a convolution as a linear map of images.
@@ -83,8 +88,9 @@ def convolution_singular_values(
             in float32.
         size: Size of the image, (n,), (h, w) or (d, h, w).
         strides: One for all axes, or one an axis.
-        padding: "circular", or zeros: "same" or "valid". A window wider than the image
-            wraps around it with "circular", and is refused with "valid".
+        padding: "circular", or zeros: "same", "valid", or as many as are written before
+            and behind each axis, [(1, 1), (1, 1)]. A window wider than the image wraps
+            around it with "circular", and is refused if no zeros make up for it.
         groups: The feature_group_count of the convolution. Depthwise: the number of
             channels.
 
@@ -114,19 +120,11 @@ def convolution_singular_values(
         step = checks.integer("strides", strides, low=1)
         steps = (step,) * num_axes
     image = _per_axis("size", size, num_axes)
-    axes = tuple(
-        map(
-            _Axis,
-            kernel.shape,
-            image,
-            steps,
-        )
-    )
-    checks.one_of("padding", padding, _PADDINGS)
-    if padding == "valid" and any(axis.taps > axis.pixels for axis in axes):
+    axes = _padded_axes(kernel.shape, image, steps, padding=padding)
+    if any(axis.num_outputs < 1 for axis in axes):
         raise InputError(
             f"size={image} is smaller than the kernel's window, "
-            f"{kernel.shape[:-2]}, and padding='valid' leaves no output."
+            f"{kernel.shape[:-2]}, and padding={padding!r} leaves no output."
         )
     checks.integer("groups", groups, low=1)
     n_out = kernel.shape[-1]
@@ -137,21 +135,57 @@ def convolution_singular_values(
     # the output are no shifts of the input.
     divides = all(axis.pixels % axis.stride == 0 for axis in axes)
     by_frequency = padding == "circular" and divides
-    _refuse_beyond_memory(
-        kernel,
-        axes,
-        padding,
-        whole=not by_frequency,
-    )
+    _refuse_beyond_memory(kernel, axes, whole=not by_frequency)
     with precision.full():
         if by_frequency:
             return _values_by_frequency(kernel, axes, groups)
-        return _values_of_map(
-            kernel,
-            axes,
-            groups,
-            padding=padding,
+        return _values_of_map(kernel, axes, groups)
+
+
+def _padded_axes(
+    window: Sequence[int],
+    image: Sequence[int],
+    steps: Sequence[int],
+    *,
+    padding: Padding,
+) -> _Axes:
+    """Return the axes of the image, each with the zeros around it."""
+    bare = [
+        _Axis(taps, pixels, stride, zeros=(0, 0))
+        for taps, pixels, stride in zip(window, image, steps, strict=False)
+    ]
+    if not isinstance(padding, str):
+        pairs = _pairs(padding, len(bare))
+        return tuple(
+            axis._replace(zeros=pair) for axis, pair in zip(bare, pairs, strict=True)
         )
+    checks.one_of("padding", padding, _PADDINGS)
+    if padding == "valid":
+        return tuple(bare)
+    if padding == "circular":
+        return tuple(axis._replace(zeros=None) for axis in bare)
+    axes = []
+    for axis in bare:
+        # XLA's rule: as few zeros as reach, the odd one behind.
+        last_read = axis.stride * (math.ceil(axis.pixels / axis.stride) - 1)
+        num_zeros = max(last_read + axis.taps - axis.pixels, 0)
+        before = num_zeros // 2
+        axes.append(axis._replace(zeros=(before, num_zeros - before)))
+    return tuple(axes)
+
+
+def _pairs(padding: Sequence[tuple[int, int]], num_axes: int) -> list[tuple[int, int]]:
+    """Return the numbers of zeros before and behind each axis."""
+    try:
+        pairs = [(operator.index(a), operator.index(b)) for a, b in padding]
+    except (TypeError, ValueError):
+        pairs = []
+    if len(pairs) != num_axes or min(map(min, pairs)) < 0:
+        raise InputError(
+            f"padding={checks.show(padding)} is neither of {', '.join(_PADDINGS)} nor "
+            "a pair of numbers of zeros for each axis of the kernel's window."
+        )
+    return pairs
 
 
 def _checked_kernel(kernel: Array) -> Array:
@@ -193,7 +227,6 @@ def _per_axis(
 def _refuse_beyond_memory(
     kernel: Array,
     axes: _Axes,
-    padding: str,
     *,
     whole: bool,
 ) -> None:
@@ -204,7 +237,7 @@ def _refuse_beyond_memory(
     num_entries = n_in * n_out * math.prod(axis.pixels for axis in axes)
     if whole:
         what = "the matrix of the map"
-        num_entries *= math.prod(axis.num_outputs(padding) for axis in axes)
+        num_entries *= math.prod(axis.num_outputs for axis in axes)
     num_bytes = num_entries * kernel.dtype.itemsize
     budget = memory.budget(None)
     if num_bytes > budget:
@@ -267,7 +300,7 @@ def _values_by_frequency(
     """Return the values of a convolution that shifts by whole periods."""
     by_group, restored = _normalized(kernel, groups)
     by_phase = _by_phase(by_group, axes)
-    grid = [axis.num_outputs("circular") for axis in axes]
+    grid = [axis.num_outputs for axis in axes]
     folded = by_phase
     for i, num_outputs in enumerate(grid, start=1):
         folded = _folded(folded, i, num_outputs)
@@ -345,24 +378,22 @@ def _lengths(blocks: Complex[Array, "*batch m n"]) -> Float[Array, "*batch 1"]:
 # --- The whole map
 
 
-@functools.partial(compilation.jit, static_argnames=("axes", "groups", "padding"))
+@functools.partial(compilation.jit, static_argnames=("axes", "groups"))
 def _values_of_map(
     kernel: Float[Array, "*window n_in n_out"],
     axes: _Axes,
     groups: int,
-    *,
-    padding: str,
 ) -> Float[Array, " k"]:
     """Return the values of the matrices of all groups."""
     matrix, restored = _normalized(kernel, groups)
     for i, axis in enumerate(axes):
         # Of each axis before this one, there are two by now: output and input pixels.
         place = 1 + 2 * i
-        if padding == "circular":
+        if axis.zeros is None:
             matrix = _folded(matrix, place, axis.pixels)
         # One more tap, of zeros, for pixels that no tap reaches.
         matrix = _padded(matrix, place, 1)
-        matrix = jnp.take(matrix, _taps(axis, padding), axis=place)
+        matrix = jnp.take(matrix, _taps(axis), axis=place)
     end = 1 + 2 * len(axes)
     output_axes = (*range(1, end, 2), end + 1)
     input_axes = (*range(2, end, 2), end)
@@ -371,26 +402,20 @@ def _values_of_map(
     return restored(singular_values(matrix.reshape(groups, -1, num_inputs)))
 
 
-def _taps(
-    axis: _Axis,
-    padding: str,
-) -> np.ndarray:
+def _taps(axis: _Axis) -> np.ndarray:
     """Return the tap by which each output pixel reads each input pixel.
 
     Returns:
         An array (output pixels, input pixels) of indices; the number of taps, one more
         than the last index, says that there is none.
     """
-    num_outputs = axis.num_outputs(padding)
-    first_read = axis.stride * np.arange(num_outputs)
+    first_read = axis.stride * np.arange(axis.num_outputs)
     taps = np.arange(axis.pixels) - first_read[:, None]
     num_taps = axis.taps
-    if padding == "same":
-        # XLA's rule: as few zeros as reach, the odd one behind.
-        reach = first_read[-1] + axis.taps
-        num_zeros = max(reach - axis.pixels, 0)
-        taps = taps + num_zeros // 2
-    if padding == "circular":
+    if axis.zeros is not None:
+        before, _ = axis.zeros
+        taps = taps + before
+    else:
         before = (axis.taps - 1) // 2
         taps = (taps + before) % axis.pixels
         # A wider window has been folded.

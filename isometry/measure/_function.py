@@ -15,7 +15,6 @@ from jaxtyping import Array, PyTree
 from isometry._internal import checks, jaxprs, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
-from isometry.networks import Function
 
 Map = Callable[[Params, PyTree], PyTree]
 
@@ -34,8 +33,9 @@ class Reference:
         if not _is_hashable(f):
             # An Equinox module holds arrays, which have no hash.
             self._identity = id(f)
-        elif isinstance(f, Function):
-            # Networks are equal by architecture, and hold no parameters.
+        elif type(f).__hash__ is not object.__hash__ and not inspect.ismethod(f):
+            # Functions of networks are equal by architecture, and hold no parameters.
+            # They may be made anew for each call, and a weak reference would be dead.
             pass
         elif inspect.ismethod(f):
             # Each access makes a new bound method, and a plain weak reference to it

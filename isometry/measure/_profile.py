@@ -187,7 +187,7 @@ def profile(
     plan = run.plan
     _require_derivative(plan, toward)
     spans = Spans(plan, toward)
-    chunk = _inputs_at_once(spans, run)
+    chunk = inputs_at_once(spans, run)
     parts = []
     for _, drawn in run.chunks():
         # With threads of BLAS, factorizations of order 256 took 25 times as long on two
@@ -329,7 +329,7 @@ def _require_derivative(
         )
 
 
-def _inputs_at_once(
+def inputs_at_once(
     spans: Spans,
     run: _points.Run,
 ) -> int:

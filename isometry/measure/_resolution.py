@@ -16,7 +16,7 @@ from isometry import structure
 from isometry._internal import checks, jaxprs, precision
 from isometry._internal.errors import InputError, PrecisionWarning
 from isometry._internal.types import Params
-from isometry.measure import _blocks, _diagnosis, _spans
+from isometry.measure import _blocks, _diagnosis, _leaves, _spans
 from isometry.measure._function import (
     Map,
     Program,
@@ -29,7 +29,9 @@ from isometry.measure._function import (
 from isometry.measure._spans import End, Span
 from isometry.measure._target import Target
 from isometry.measure._warnings import warn
-from isometry.networks import SPANS, Function, Network, chain
+from isometry.networks import SPANS, Network, chain
+from isometry.networks._layered import LayeredFunction
+from isometry.networks._network import Built, Redrawn
 
 # The bits of float32; lower floating dtypes are cast up to it.
 _FULL_BITS = 32
@@ -69,6 +71,7 @@ def resolve(
     """
     function = function_of(f)
     x = example(x)
+    require_example(f, x, argument=argument)
     target = _bare(function, params, x, span=span, dtype=dtype, output=output)
     target = replace(target, needs_factors=needs_factors)
     return _traced_once(target, params, x, argument=argument)
@@ -96,6 +99,7 @@ def resolve_once(
     checks.not_abstract("x", x)
     function = function_of(f)
     x = example(x)
+    require_example(f, x, argument="x")
     target = _bare(function, params, x, span=span, dtype=dtype, output=output)
     target = replace(target, needs_factors=needs_factors)
     if target.span == "end_to_end" and target.network is None:
@@ -109,10 +113,11 @@ def resolve_once(
         target = replace(target, f=program)
         program.closed = None
     else:
-        if not isinstance(function, Function):
+        if not isinstance(function, LayeredFunction):
             target = replace(target, version=_version(target, params, x))
         target = _traced_once(target, params, x, argument="x")
-    _warn_of_batch(target, params, x)
+    if not _takes_what_it_says(f):
+        _warn_of_batch(target, params, x)
     return target, params, x
 
 
@@ -183,7 +188,7 @@ def example(x: PyTree) -> PyTree:
     arrays = []
     for path, leaf in paths:
         if not isinstance(leaf, jax.ShapeDtypeStruct):
-            leaf = checks.array(f"x{jax.tree_util.keystr(path)}", leaf)
+            leaf = _leaves.array_or_key(f"x{jax.tree_util.keystr(path)}", leaf)
         arrays.append(leaf)
     return jax.tree.unflatten(jax.tree.structure(x), arrays)
 
@@ -204,9 +209,8 @@ def _bare(
 ) -> Target:
     """Check the arguments, and return the target without the fields set by tracing."""
     span = canonical(span)
-    if isinstance(function, Function):
-        _require_example(function, x)
-    if isinstance(function, Function) and span == "hidden" and function.depth < 3:
+    knows_layers = isinstance(function, LayeredFunction)
+    if knows_layers and span == "hidden" and function.depth < 3:
         raise InputError(
             'span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this one '
             f"has {function.depth}."
@@ -223,16 +227,54 @@ def _bare(
     )
 
 
-def _require_example(function: Function, x: PyTree) -> None:
-    """Refuse a batch, if the network has an `input_shape` and x has one axis more."""
-    wanted = function.input_shape
-    came = getattr(x, "shape", None)
-    if wanted is not None and came is not None and came[1:] == wanted:
+def require_example(f: Map | list[Map], x: PyTree, argument: str) -> None:
+    """Refuse an x that is not what a `Network` takes: a batch, or another shape.
+
+    Args:
+        f: A network, or any other f, which may take what it takes.
+        x: One example, or its shape.
+        argument: The name of the argument that holds x, "x" or "xs".
+    """
+    if not isinstance(f, Network) or f.example is None or f.any_size:
+        return
+    # In training mode x is a batch, of any number of examples.
+    if f.mode == "training":
+        return
+    wanted = f.example
+    tree = jax.tree.structure(wanted)
+    if jax.tree.structure(x) != tree:
         raise InputError(
-            f"x has shape {came}: {came[0]} examples, and one of shape {wanted} is "
-            "meant; write x[0], or isometry.ensemble(net, params=..., xs=x) for all, "
-            "with params stacked on a seeds axis."
+            f"{argument} is a tree {jax.tree.structure(x)}, and this network takes "
+            f"{_described(wanted)}."
         )
+    pairs = list(zip(jax.tree.leaves(x), jax.tree.leaves(wanted), strict=True))
+    if all(jnp.shape(leaf) == expected.shape for leaf, expected in pairs):
+        return
+    is_batch = all(jnp.shape(leaf)[1:] == expected.shape for leaf, expected in pairs)
+    if argument == "xs":
+        raise InputError(
+            f"xs holds rows of {_described(x)}, and this network takes rows of "
+            f"{_described(wanted)}."
+        )
+    if is_batch:
+        count = jnp.shape(jax.tree.leaves(x)[0])[0]
+        raise InputError(
+            f"x is {_described(x)}: {count} examples, and one of {_described(wanted)} "
+            "is meant; write x[0], or isometry.ensemble(net, params=..., xs=x) for "
+            "all, with params stacked on a seeds axis."
+        )
+    raise InputError(
+        f"x is {_described(x)}, and this network takes one example of "
+        f"{_described(wanted)}. For another size build the network with such an "
+        "example."
+    )
+
+
+def _described(x: PyTree) -> str:
+    """Describe the shapes of an input."""
+    if jax.tree.structure(x).num_nodes == 1:
+        return f"shape {jnp.shape(x)}"
+    return f"shapes {jax.tree.map(jnp.shape, x)}"
 
 
 def canonical(span: Span) -> Span:
@@ -322,7 +364,7 @@ def _examine(
     """Trace the span at these shapes, and return the target with what that shows."""
     # Parameters of another network may have fitting shapes, so they are refused.
     if target.network is not None:
-        target.network.expect("f", params)
+        target.network.check(params)
     _require_start(target, params, x)
     try:
         target = _with_points(target, params, x)
@@ -399,20 +441,51 @@ def _require_start(
     params: Params,
     x: PyTree,
 ) -> None:
-    """Require one floating array where a span starts at x."""
+    """Require an x that can be varied, where a span starts at x."""
     if target.span not in SPANS:
         return
     if target.span == "hidden" and target.network is None:
         return
-    leaves = jax.tree.leaves(x)
-    is_array = jax.tree.structure(x).num_nodes == 1
-    if is_array and jnp.issubdtype(leaves[0].dtype, jnp.floating):
+    # A program is made of a function that has passed.
+    if isinstance(target.f, Program):
         return
-    came = f"a tree of {len(leaves)} arrays"
-    if is_array:
+    leaves = jax.tree.leaves(x)
+    if _leaves.floating(x):
+        _require_no_lookup(target, params, x)
+        return
+    came = f"a tree of {len(leaves)} arrays, none of them floating"
+    if len(leaves) == 1:
         came = f"{leaves[0].dtype}, which has no derivative"
     advice = _where_to_start(target, params, x)
     raise InputError(f"x is {came}, and the span starts at x; {advice}.")
+
+
+def _require_no_lookup(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> None:
+    """Refuse an x of tokens with floating arrays beside them, such as a mask.
+
+    The Jacobian would be with respect to the mask, which nobody means.
+    """
+    if not any(map(_leaves.is_whole, jax.tree.leaves(x))):
+        return
+    shapes = target.abstract(params, x)
+    try:
+        anatomy = _anatomy(target, *shapes)
+    # f may raise anything, and what it raises is reported where it is traced.
+    except Exception:
+        return
+    if not anatomy.embeddings:
+        return
+    beside = _spans.floating_leaves_of_x(anatomy)[0]
+    raise InputError(
+        f"x holds whole numbers that select rows of {anatomy.embeddings[0].name!r}, "
+        "and the span starts at x, whose floating arrays alone have a derivative; "
+        f"{_spans.where_to_start(anatomy)}. With respect to what lies beside the "
+        f'tokens: span=("{beside}", "output").'
+    )
 
 
 def _where_to_start(
@@ -582,6 +655,17 @@ def _require_derivative(
             f"f(params, x) raised {type(error).__name__} when it was differentiated: "
             f"{first_line(error)}"
         ) from error
+
+
+def _takes_what_it_says(f: Map | list[Map]) -> bool:
+    """Tell whether an x that `require_example` let pass is what is meant."""
+    if not isinstance(f, Network):
+        return False
+    # In training mode x is a batch, whether rows affect each other or not. Our own
+    # networks know their example from their arguments, and of delta kernels the rows of
+    # one image never meet. An adapter has its example from the user.
+    is_own = isinstance(f, Built) and not isinstance(f, Redrawn)
+    return is_own or f.mode == "training"
 
 
 def _warn_of_batch(

@@ -1,194 +1,326 @@
-"""Chains of blocks of any kind: the user's own functions, networks, looks-linear stacks."""
+"""Chains of blocks of any kind: the user's own functions, networks, other chains."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeAlias
 
 import jax
+from jaxtyping import Array, Float, PyTree
 
-from isometry import _checks, activations, linalg
-from isometry._internal import jaxprs, precision
+from isometry import activations, linalg
+from isometry._internal import checks, jaxprs, precision
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Key, Params
 from isometry.activations import Activation
 from isometry.linalg import Factors
-from isometry.networks._network import Function, Network, WeightedLayer
+from isometry.networks._layered import LayeredFunction, LayeredNetwork, WeightedLayer
+from isometry.networks._network import Network
 from isometry.schemes import Layer
+
+Block: TypeAlias = Callable[[Params, Array], Array]
 
 
 @dataclass(frozen=True)
-class ChainFunction(Function):
-    """(params, x) → y of blocks applied in turn; params is a tuple, one entry a block."""
+class ChainFunction(LayeredFunction):
+    """The function of a chain. Its parameters are a tuple, one entry a block.
 
-    blocks: tuple[Callable[..., Any], ...]
+    Attributes:
+        blocks: The functions of the blocks.
+    """
+
+    blocks: tuple[Block, ...]
 
     @property
     def depth(self) -> int:
         return len(self.blocks)
 
     @property
-    def input_shape(self) -> tuple[int, ...] | None:
-        """Of the first block; None if it is a plain function, which takes what it takes."""
-        return getattr(self.blocks[0], "input_shape", None)
-
-    def __call__(self, params: Any, x: Any) -> Any:
-        return self._outputs(params, x)[-1]
-
-    def stem(self, params: Any, x: Any) -> Any:
-        return self.blocks[0](self.checked(params)[0], x)
-
-    def hidden(self, params: Any, z: Any) -> Any:
-        for block, p in list(zip(self.blocks, self.checked(params), strict=True))[1:-1]:
-            z = block(p, z)
-        return z
-
-    def pre_activations(self, params: Any, x: Any) -> list[Any]:
-        """The outputs of all blocks but the last."""
-        return self._outputs(params, x)[:-1]
-
-    @property
     def shares_matrices(self) -> bool:
         return False
 
-    def factors(self, params: Any, x: Any, span: str) -> list[Factors]:
-        """One dense Jacobian a block, or the layers of a block that shows them."""
+    def check(self, params: Params, where: str = "params") -> None:
+        entries = self.entries(params, where)
+        for i, (block, entry) in enumerate(zip(self.blocks, entries, strict=True)):
+            # What parameters a plain function takes is its own affair.
+            if isinstance(block, LayeredFunction):
+                block.check(entry, f"{where}[{i}]")
+
+    def entries(self, params: Params, where: str = "params") -> Sequence[Params]:
+        """Return the parameters of the blocks; refuse any but one entry a block."""
+        # A mapping or an array of the right length would be taken apart silently.
+        is_sequence = isinstance(params, (tuple, list))
+        if is_sequence and len(params) == self.depth:
+            return params
+        came = f"a {type(params).__name__}"
+        if is_sequence:
+            came = f"{len(params)} entries"
+        raise InputError(
+            f"{where} is {came}; write a tuple of {self.depth}, one entry a block "
+            "(None for a block without parameters)."
+        )
+
+    def __call__(self, params: Params, x: Array) -> Array:
+        return self._outputs(params, x)[-1]
+
+    def stem(self, params: Params, x: Array) -> Array:
+        first, *_ = self.entries(params)
+        return self.blocks[0](first, x)
+
+    def hidden(self, params: Params, z: Array) -> Array:
+        entries = self.entries(params)
+        for block, entry in zip(self.blocks[1:-1], entries[1:-1], strict=True):
+            z = block(entry, z)
+        return z
+
+    def pre_activations(self, params: Params, x: Array) -> list[Array]:
+        """Return the outputs of all blocks but the last."""
+        return self._outputs(params, x)[:-1]
+
+    def factors(self, params: Params, x: Array, span: str) -> list[Factors]:
+        """Return a dense Jacobian a block, or the factors that a block knows."""
+        # The output of each block is the point where the next is differentiated.
         points = [x, *self._outputs(params, x)]
-        picked = range(len(self.blocks)) if span == "end_to_end" else range(1, len(self.blocks) - 1)
-        return [f for i in picked for f in _factors_of(self.blocks[i], params[i], points[i])]
+        blocks = range(self.depth)
+        if span == "hidden":
+            blocks = blocks[1:-1]
+        factors = []
+        for i in blocks:
+            factors += _factors_of(self.blocks[i], params[i], points[i])
+        return factors
 
-    def _outputs(self, params: Any, x: Any) -> list[Any]:
-        found = []
-        for block, p in zip(self.blocks, self.checked(params), strict=True):
-            x = block(p, x)
-            found.append(x)
-        return found
-
-    def expect(self, call: str, params: Any, at: str = "") -> None:
-        for i, (block, p) in enumerate(zip(self.blocks, self.checked(params), strict=True)):
-            if isinstance(block, Function):
-                block.expect(call, p, f"{at}[{i}]")
-
-    def checked(self, params: Any) -> Any:
-        """`params`, of which there is one entry a block."""
-        if not isinstance(params, (tuple, list)) or len(params) != len(self.blocks):
-            came = f"{len(params)} entries" if isinstance(params, (tuple, list)) else f"a {type(params).__name__}"
-            raise _checks.InputError(
-                f"chain(): params is {came}; write a tuple of {len(self.blocks)}, one entry a block (None for a block "
-                "without parameters)."
-            )
-        return params
+    def _outputs(self, params: Params, x: Array) -> list[Array]:
+        outputs = []
+        for block, entry in zip(self.blocks, self.entries(params), strict=True):
+            x = block(entry, x)
+            outputs.append(x)
+        return outputs
 
 
-def _factors_of(block: Any, params: Any, x: Any) -> list[Factors]:
-    if isinstance(block, Function):
+def _factors_of(block: Block, params: Params, x: Array) -> list[Factors]:
+    if isinstance(block, LayeredFunction):
         return block.factors(params, x, "end_to_end")
 
-    def g(v: Any) -> Any:
-        return block(params, v.reshape(x.shape)).ravel()
+    # Outputs of blocks may have any shape, and factors are matrices.
+    def g(vector: Float[Array, " n"]) -> Float[Array, " m"]:
+        return block(params, vector.reshape(x.shape)).ravel()
 
-    forward_alone, reverse_alone = jaxprs.one_way(jax.make_jaxpr(g)(x.ravel()).jaxpr)
-    matrix = linalg.matrix_of(g, x.ravel(), forward=forward_alone if forward_alone or reverse_alone else None)
+    no_reverse, no_forward = jaxprs.one_way(jax.make_jaxpr(g)(x.ravel()).jaxpr)
+    # If the block can be differentiated in both modes, the shape decides.
+    forward = no_reverse if no_reverse or no_forward else None
+    matrix = linalg.matrix_of(g, x.ravel(), forward=forward)
     return [Factors(matrix[None])]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Chain(Network):
-    """What `chain` returns."""
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Chain(LayeredNetwork):
+    """What `chain` returns.
 
-    blocks: tuple[Any, ...]
+    Attributes:
+        blocks: Functions and networks.
+    """
 
-    @property
-    def function(self) -> ChainFunction:
-        """The map (params, x) → y alone."""
-        return ChainFunction(tuple(b.function if isinstance(b, Network) else b for b in self.blocks))
+    function: ChainFunction
+    blocks: tuple[Block, ...]
 
-    def init(self, key: Any) -> tuple[Any, ...]:
+    @public("init")
+    def init(self, key: Key) -> tuple[Params, ...]:
         """Draw the parameters of every block, each from a key of its own.
 
-        **Raises** `ValueError`: a block that is a plain function, which has no law.
+        Args:
+            key: A random key. It may be traced.
+
+        Returns:
+            The parameters, one entry a block.
+
+        Raises:
+            InputError: A block is a plain function, which draws nothing.
+
+        Example:
+            >>> net = networks.chain([networks.mlp([3, 4]), networks.mlp([4, 2])])
+            >>> len(net.init(jax.random.key(0)))
+            2
         """
-        _checks.key("init", key)
-        self._networks("init")
-        return tuple(b.init(k) for b, k in zip(self.blocks, jax.random.split(key, len(self.blocks)), strict=True))
+        checks.key("key", key)
+        blocks = self._networks()
+        keys = jax.random.split(key, len(blocks))
+        return tuple(block.init(own) for block, own in zip(blocks, keys, strict=True))
 
     @property
     def hidden_activations(self) -> tuple[Activation, ...]:
-        """Those of the blocks in turn, and linear between them: a block ends with a weight, the next begins with one.
-
-        **Raises** `ValueError`: a block that is a plain function.
-        """
-        first, *others = (b.hidden_activations for b in self._networks("hidden_activations"))
-        return sum(((activations.linear, *phis) for phis in others), first)
+        """Those of the blocks in turn, and linear between them."""
+        first, *others = (block.hidden_activations for block in self._layered())
+        joined = list(first)
+        for of_block in others:
+            # A block ends with a weight and the next begins with one.
+            joined += [activations.linear, *of_block]
+        return tuple(joined)
 
     @property
     def data_driven(self) -> bool:
-        """Whether the scheme of any block is."""
-        return any(isinstance(b, Network) and b.data_driven for b in self.blocks)
+        """Whether `adjust` changes the parameters of any block."""
+        networks = [block for block in self.blocks if isinstance(block, Network)]
+        return any(block.data_driven for block in networks)
 
-    def adjust(self, params: Any, xs: Any) -> tuple[Any, ...]:
-        """Block after block, each on what those before it, adjusted, make of `xs`."""
-        _checks.concrete("adjust", params=params, xs=xs)
-        found = []
-        for block, p in zip(self.blocks, self.function.checked(params), strict=True):
-            found.append(block.adjust(p, xs) if isinstance(block, Network) and block.data_driven else p)
-            if len(found) < len(self.blocks):
+    @public("adjust")
+    def adjust(self, params: Params, xs: PyTree[Array]) -> tuple[Params, ...]:
+        """Adjust block after block, each to what those before it make of the inputs.
+
+        Args:
+            params: What `init` draws.
+            xs: Inputs along a first axis.
+
+        Returns:
+            The adjusted parameters.
+
+        Example:
+            >>> block = networks.mlp([3, 3], "tanh", "lsuv", bias=False)
+            >>> net = networks.chain([block, block])
+            >>> xs = data.gaussian(jax.random.key(0), 16, 3).xs
+            >>> params = net.adjust(net.init(jax.random.key(1)), xs)
+            >>> outputs = jax.vmap(net, (None, 0))(params, xs)
+            >>> round(float(outputs.std()), 3)
+            1.0
+        """
+        checks.on_host("params", params)
+        checks.on_host("xs", xs)
+        adjusted = []
+        before = None
+        entries = self.function.entries(params)
+        for block, entry in zip(self.blocks, entries, strict=True):
+            # The block before, adjusted, has made the inputs of this one.
+            if before is not None:
                 with precision.full():
-                    xs = jax.vmap(block, (None, 0))(found[-1], xs)
-        return tuple(found)
+                    xs = jax.vmap(before, (None, 0))(adjusted[-1], xs)
+            # Other blocks are passed on as they are, also if they are large.
+            if isinstance(block, Network) and block.data_driven:
+                entry = block.adjust(entry, xs)
+            adjusted.append(entry)
+            before = block
+        return tuple(adjusted)
 
     @property
     def plan(self) -> tuple[Layer, ...]:
-        """The layers of all blocks, renumbered."""
-        layers = [layer for b in self._networks("plan") for layer in b.plan]
-        return tuple(replace(layer, index=i, depth=len(layers)) for i, layer in enumerate(layers))
+        """The layers of all blocks, numbered anew."""
+        layers = [layer for block in self._layered() for layer in block.plan]
+        return tuple(_numbered(layers))
 
-    def layers(self, params: Any) -> Iterator[WeightedLayer]:
-        blocks = zip(self._networks("layers"), self.function.checked(params), strict=True)
-        found = [layer for block, p in blocks for layer in block.layers(p)]
-        return (replace(layer, index=i, depth=len(found)) for i, layer in enumerate(found))
+    def layers(self, params: Params) -> Iterator[WeightedLayer]:
+        """Return the layers of all blocks with their arrays, numbered anew."""
+        pairs = zip(self._layered(), self.function.entries(params), strict=True)
+        layers = [layer for block, entry in pairs for layer in block.layers(entry)]
+        return iter(_numbered(layers))
 
-    def with_layers(self, params: Any, layers: Any) -> tuple[Any, ...]:
-        blocks, found = self._networks("with_layers"), list(layers)
-        if len(found) != len(self.plan):
-            raise _checks.InputError(f"with_layers(): {len(found)} layers for a chain of {len(self.plan)}.")
-        rest = iter(found)
-        return tuple(
-            b.with_layers(p, [next(rest) for _ in b.plan])
-            for b, p in zip(blocks, self.function.checked(params), strict=True)
-        )
+    def with_layers(
+        self, params: Params, layers: Iterable[WeightedLayer]
+    ) -> tuple[Params, ...]:
+        """Undo `layers`: put the arrays of layers in the place of those of params."""
+        blocks = self._layered()
+        entries = self.function.entries(params)
+        given = list(layers)
+        num_layers = len(self.plan)
+        if len(given) != num_layers:
+            raise InputError(
+                f"layers holds {len(given)} layers, and the chain has {num_layers}."
+            )
+        changed = []
+        # Each block takes as many of the layers as it has.
+        for block, entry in zip(blocks, entries, strict=True):
+            own = given[: len(block.plan)]
+            given = given[len(block.plan) :]
+            changed.append(block.with_layers(entry, own))
+        return tuple(changed)
 
-    def _networks(self, call: str) -> tuple[Network, ...]:
+    def _networks(self) -> tuple[Network, ...]:
+        """Return the blocks; refuse one that is a plain function."""
+        networks = []
         for i, block in enumerate(self.blocks):
             if not isinstance(block, Network):
-                raise _checks.InputError(
-                    f"{call}(): block {i} of this chain, {_checks.show(block)}, is a plain function: it shows no "
-                    "layers and draws nothing. Write networks.mlp(...) for it; or, to measure spectra, give its "
+                raise InputError(
+                    f"block {i} of this chain, {checks.show(block)}, is a plain "
+                    "function: it shows no layers and draws nothing. Write "
+                    "networks.mlp(...) for it; or, to measure spectra, give its "
                     "parameters yourself (params=), or sample=(key -> params)."
                 )
-        return self.blocks
+            networks.append(block)
+        return tuple(networks)
+
+    def _layered(self) -> tuple[LayeredNetwork, ...]:
+        """Return the blocks; refuse one that does not know its layers."""
+        layered = []
+        for i, block in enumerate(self._networks()):
+            if not isinstance(block, LayeredNetwork):
+                raise InputError(
+                    f"block {i} of this chain, {checks.show(block)}, does not show its "
+                    "layers one after another, as networks.mlp does."
+                )
+            layered.append(block)
+        return tuple(layered)
 
     def __repr__(self) -> str:
-        return f"chain({', '.join(getattr(b, '__name__', repr(b)) for b in self.blocks)})"
+        # Functions have names, and networks a repr that is as good.
+        names = [getattr(block, "__name__", repr(block)) for block in self.blocks]
+        return f"chain({', '.join(names)})"
 
 
-def chain(blocks: Sequence[Callable[..., Any]]) -> Chain:
-    """Blocks applied in turn: block i maps (params[i], x) to one array, that block i + 1 takes.
+def _numbered(layers: Sequence[Layer]) -> list:
+    """Return the layers of several blocks, numbered as those of one network."""
+    depth = len(layers)
+    return [replace(layer, index=i, depth=depth) for i, layer in enumerate(layers)]
 
-    **Arguments**
-    - `blocks`: functions f(params, x) of one example, or networks of `isometry.networks`, in any mixture.
 
-    `net(params, x)` takes a tuple of parameters, one entry a block. `net.depth` is the number of blocks, and
-    `span="hidden"` runs from the output of the first to the input of the last. With `method="product"` each block is
-    one factor of the Jacobian (a network among them as many as it has layers), so that chains of any depth are measured
-    to the last digit. If all blocks are networks, `net.init(key)` draws them and `certify` takes the chain.
+def _function_of(block: Block) -> Block:
+    if isinstance(block, Network):
+        return block.function
+    return block
 
-    **Raises** `ValueError`: no blocks; one that cannot be called.
+
+@public("chain")
+def chain(blocks: Sequence[Block]) -> Chain:
+    """Apply blocks in turn: block i maps (params[i], x) to the x of block i + 1.
+
+    `net(params, x)` takes a tuple of parameters, one entry a block. `net.depth` is the
+    number of blocks, and `span="hidden"` runs from the output of the first to the input
+    of the last. With `method="product"` each block is one factor of the Jacobian (an
+    MLP among them as many as it has layers), so that chains of any depth are measured
+    to the last digit. If all blocks are networks, `net.init(key)` draws them.
+
+    Args:
+        blocks: Functions f(params, x) of one example, or networks, in any mixture.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: There are no blocks, or one cannot be called.
+
+    Example:
+        >>> def double(params, x):
+        ...     return 2 * x
+        >>> net = networks.chain([double, networks.mlp([3, 2], bias=False)])
+        >>> params = (None, {"layers": ({"w": jnp.ones((1, 3, 2))},)})
+        >>> net(params, jnp.ones(3))
+        Array([6., 6.], dtype=float32)
     """
     try:
         listed = tuple(blocks)
     except TypeError:
-        raise _checks.InputError(f"chain(): blocks={_checks.show(blocks)} is not a sequence; write [f1, f2].") from None
+        raise InputError(
+            f"blocks={checks.show(blocks)} is not a sequence; write [f1, f2]."
+        ) from None
     if not listed:
-        raise _checks.InputError("chain(): blocks is empty; write [f1, f2, ...].")
+        raise InputError("blocks is empty; write [f1, f2, ...].")
     for i, block in enumerate(listed):
         if not callable(block):
-            raise _checks.InputError(f"chain(): blocks[{i}]={_checks.show(block)} is not callable; write f(params, x).")
-    return Chain(listed)
+            raise InputError(
+                f"blocks[{i}]={checks.show(block)} is not callable; write f(params, x)."
+            )
+    # The functions alone: two chains of one architecture share compiled programs.
+    functions = [_function_of(block) for block in listed]
+    return Chain(
+        function=ChainFunction(tuple(functions)),
+        # A plain function takes what it takes.
+        example=getattr(listed[0], "example", None),
+        scheme=None,
+        activation=None,
+        blocks=listed,
+    )

@@ -1,26 +1,45 @@
-"""Fully connected networks: z_1 = W_1 x + b_1, z_l = W_l phi(z_{l-1}) + b_l, the last layer linear."""
+"""Fully connected networks: z_1 = W_1 x + b_1, z_l = W_l phi(z_(l-1)) + b_l."""
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
-from isometry import _checks, activations, schemes, theory
-from isometry._internal import precision
+from isometry import activations, schemes
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Elementwise, Key, Params
 from isometry.activations import Activation
 from isometry.linalg import Factors
-from isometry.networks._law import mlp_law
-from isometry.networks._network import Function, Network, Outputs, WeightedLayer
+from isometry.networks import _mlp_law
+from isometry.networks._layered import (
+    LayeredFunction,
+    LayeredNetwork,
+    WeightedLayer,
+)
 from isometry.schemes import Layer, Scheme
+from isometry.schemes._registry import SchemeLike
+from isometry.theory import Law
 
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive layers of one shape and role: stored stacked, drawn as one batch, scanned."""
+    """Consecutive layers of one shape and role: stored stacked, and scanned.
+
+    Attributes:
+        role: "stem", "hidden" or "head".
+        start: The index of the first of them among all layers.
+        length: Their number.
+        fan_in: The inputs of each.
+        fan_out: The outputs of each.
+    """
 
     role: str
     start: int
@@ -30,22 +49,31 @@ class Run:
 
 
 def runs_of(widths: tuple[int, ...]) -> tuple[Run, ...]:
-    """The runs of an MLP. Stem and head are runs of their own, whatever widths coincide."""
+    """Return the runs of an MLP of these widths."""
     depth = len(widths) - 1
+    # Stem and head are runs of their own, even if their widths are those of others.
     roles = ["hidden"] * depth
-    roles[0], roles[-1] = "stem", "head"
-    shapes = list(zip(roles, widths[:-1], widths[1:], strict=True))
-    runs, start = [], 0
+    roles[0] = "stem"
+    roles[-1] = "head"
+    runs = []
+    start = 0
+    # Only neighbours can be stacked: the layers of a run are scanned one after another.
+    shapes = zip(roles, widths[:-1], widths[1:], strict=True)
     for (role, fan_in, fan_out), group in itertools.groupby(shapes):
         length = len(list(group))
-        runs.append(Run(role, start, length, fan_in, fan_out))
+        runs.append(Run(role, start, length, fan_in=fan_in, fan_out=fan_out))
         start += length
     return tuple(runs)
 
 
 @dataclass(frozen=True)
-class MlpFunction(Function):
-    """(params, x) → y of an MLP; compile time is flat in depth, for equal layers are scanned."""
+class MlpFunction(LayeredFunction):
+    """The function of an MLP. Its compile time does not grow with depth.
+
+    Attributes:
+        widths: Inputs, hidden widths, outputs.
+        activation: The activation of the hidden layers.
+    """
 
     widths: tuple[int, ...]
     activation: Activation
@@ -59,245 +87,434 @@ class MlpFunction(Function):
         return self.depth - 2
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        return (self.widths[0],)
-
-    def expect(self, call: str, params: Any, at: str = "") -> None:
-        expected = {}
-        for i, run in enumerate(runs_of(self.widths)):
-            expected[f"['layers'][{i}]['w']"] = (run.length, run.fan_in, run.fan_out)
-            expected[f"['layers'][{i}]['b']"] = (run.length, run.fan_out)
-        if not any(name.endswith("['b']") for name in _checks.leaf_shapes(params)):
-            expected = {name: shape for name, shape in expected.items() if name.endswith("['w']")}
-        _checks.same_leaves(call, expected, params, at)
-
-    def __call__(self, params: Any, x: Any) -> Any:
-        z = self.stem(params, x)
-        return self._through(params["layers"][1:], z)
-
-    def stem(self, params: Any, x: Any) -> Any:
-        if jnp.shape(x) != self.input_shape:
-            raise _checks.InputError(
-                f"mlp(): x has shape {jnp.shape(x)}; this network takes one example of shape {self.input_shape}. "
-                "For a batch write jax.vmap(net, (None, 0))(params, xs)."
-            )
-        first = params["layers"][0]
-        return _affine(jax.tree.map(lambda a: a[0], first), jnp.asarray(x, first["w"].dtype))
-
-    def hidden(self, params: Any, z: Any) -> Any:
-        return self._through(params["layers"][1:-1], z)
-
-    def pre_activations(self, params: Any, x: Any) -> list[Any]:
-        z = self.stem(params, x)
-        found = [z] if self.depth > 1 else []
-        for run in params["layers"][1:-1]:
-            z, every = self._run(run, z)
-            found.extend(every)
-        return found
-
-    @property
     def shares_matrices(self) -> bool:
         return True
 
     @property
     def has_dead_slopes(self) -> bool:
-        return bool(self.activation.kinks) and self.depth > 1  # a smooth one is flat nowhere
+        # A smooth activation is flat nowhere.
+        return bool(self.activation.kinks) and self.depth > 1
 
-    def factors(self, params: Any, x: Any, span: str) -> list[Factors]:
+    def check(self, params: Params, where: str = "params") -> None:
+        came = _shapes(params)
+        if "" in came:
+            raise InputError(
+                f"{where} is a number or an array, not a network's parameters; write "
+                "net.init(key)."
+            )
+        wanted = {}
+        for i, run in enumerate(runs_of(self.widths)):
+            path = f"['layers'][{i}]"
+            wanted[f"{path}['w']"] = (run.length, run.fan_in, run.fan_out)
+            # Biases are there for all layers or for none.
+            if any(name.endswith("['b']") for name in came):
+                wanted[f"{path}['b']"] = (run.length, run.fan_out)
+        # The first difference is named, which is that of the first layer.
+        for name in sorted(wanted.keys() | came.keys()):
+            if wanted.get(name) == came.get(name):
+                continue
+            is_wanted = "is not there"
+            if name in wanted:
+                is_wanted = f"is of shape {wanted[name]}"
+            has = "lacks it"
+            if name in came:
+                has = f"has {came[name]}"
+            raise InputError(
+                f"{where}{name} {is_wanted} in this network, and params {has}; write "
+                "net.init(key), or one seed of stacked parameters, "
+                "jax.tree.map(lambda a: a[0], params)."
+            )
+
+    def __call__(self, params: Params, x: Array) -> Array:
         z = self.stem(params, x)
-        slopes = []  # of the units behind each run
-        for i, run in enumerate(params["layers"][:-1]):
-            z, every = (z, [z]) if i == 0 else self._run(run, z)
-            every = jnp.stack(list(every)) if isinstance(every, list) else every
-            # relu'(NaN) is 0: what has overflowed would pass for units that are switched off
-            slopes.append(jnp.where(jnp.isnan(every), jnp.nan, self.activation.slope(every)))
-        inner = [Factors(run["w"].mT, d) for run, d in zip(params["layers"][1:-1], slopes[1:], strict=True)]
-        if span == "hidden":  # from z_1, before its slopes, to z_{depth-1}, before its own
-            matrix, last = inner.pop()
-            inner.append(Factors(matrix, last.at[-1].set(1)))  # pyright: ignore[reportOptionalMemberAccess]
-            return [Factors(None, slopes[0]), *inner]
-        ends = [params["layers"][0]["w"].mT, params["layers"][-1]["w"].mT]
-        return [Factors(ends[0], slopes[0]), *inner, Factors(ends[1])] if slopes else [Factors(ends[1])]
+        return self._through(params["layers"][1:], z)
 
-    def _through(self, runs: Any, z: Any) -> Any:
+    def stem(self, params: Params, x: Array) -> Array:
+        # A batch would pass through the products, and its Jacobian be a block matrix.
+        if jnp.shape(x) != self.widths[:1]:
+            raise InputError(
+                f"x has shape {jnp.shape(x)}; this network takes one example of shape "
+                f"{self.widths[:1]}. For a batch write "
+                "jax.vmap(net, (None, 0))(params, xs)."
+            )
+        first = _single(params["layers"][0])
+        # The arithmetic is in the dtype of the parameters, whatever that of x is.
+        return _affine(first, jnp.asarray(x, first["w"].dtype))
+
+    def hidden(self, params: Params, z: Array) -> Array:
+        return self._through(params["layers"][1:-1], z)
+
+    def pre_activations(self, params: Params, x: Array) -> list[Array]:
+        z = self.stem(params, x)
+        # The only layer of a network of depth 1 is its head.
+        if self.depth == 1:
+            return []
+        values = [z]
+        for run in params["layers"][1:-1]:
+            z, of_run = self._run(run, z)
+            values.extend(of_run)
+        return values
+
+    def factors(self, params: Params, x: Array, span: str) -> list[Factors]:
+        runs = params["layers"]
+        z = self.stem(params, x)
+        slopes = []
+        for run in runs[:-1]:
+            # The stem has been applied already.
+            of_run = z[None]
+            if slopes:
+                z, of_run = self._run(run, z)
+            # The derivative of relu at NaN is 0, so a signal that has overflowed would
+            # pass for inactive units.
+            is_nan = jnp.isnan(of_run)
+            slopes.append(jnp.where(is_nan, jnp.nan, self.activation.slope(of_run)))
+
+        inner = [
+            Factors(run["w"].mT, slope)
+            for run, slope in zip(runs[1:-1], slopes[1:], strict=True)
+        ]
+        if span == "hidden":
+            # From z_1, in front of its slopes, to z_(depth-1), in front of its own.
+            matrix, scale = inner.pop()
+            assert scale is not None, "every layer but the last has slopes"
+            inner.append(Factors(matrix, scale.at[-1].set(1)))
+            return [Factors(None, slopes[0]), *inner]
+        head = Factors(runs[-1]["w"].mT)
+        # A single layer has no activation behind it.
+        if not slopes:
+            return [head]
+        return [Factors(runs[0]["w"].mT, slopes[0]), *inner, head]
+
+    def weights(self, params: Params) -> tuple[Array, ...]:
+        """Return the stacked weights of every run, of shape (..., length, in, out)."""
+        return tuple(run["w"] for run in params["layers"])
+
+    def with_weights(self, params: Params, weights: Sequence[Array]) -> Params:
+        """Undo `weights`: put them in the place of those of params."""
+        pairs = zip(params["layers"], weights, strict=True)
+        return {"layers": tuple({**run, "w": stacked} for run, stacked in pairs)}
+
+    def _through(self, runs: Sequence[Params], z: Array) -> Array:
         for run in runs:
             z, _ = self._run(run, z)
         return z
 
-    def _run(self, run: Any, z: Any) -> tuple[Any, Any]:
-        """z after a run of layers, and after each of them. A run longer than one is square, so it can be scanned."""
+    def _run(
+        self, run: Params, z: Array
+    ) -> tuple[Array, Float[Array, "length fan_out"]]:
+        """Return z behind a run of layers, and behind each of them."""
 
-        def step(z: Any, layer: Any) -> tuple[Any, Any]:
+        def step(z: Array, layer: Params) -> tuple[Array, Array]:
             z = _affine(layer, self.activation(z))
             return z, z
 
+        # Layers of a run longer than one are square, so they can be scanned.
         if run["w"].shape[0] > 1:
             return jax.lax.scan(step, z, run)
-        z, _ = step(z, jax.tree.map(lambda a: a[0], run))
-        return z, [z]
+        z, _ = step(z, _single(run))
+        return z, z[None]
 
 
-def _affine(layer: Any, x: Any) -> Any:
+def _single(run: Params) -> Params:
+    """Return the first layer of a run."""
+    return jax.tree.map(lambda a: a[0], run)
+
+
+def _affine(layer: Params, x: Array) -> Array:
     y = x @ layer["w"]
-    return y + layer["b"] if "b" in layer else y
+    if "b" in layer:
+        return y + layer["b"]
+    return y
 
 
-def _outputs(h: Any, layer: WeightedLayer) -> Any:
-    """What a layer makes of a batch `h`, (examples, fan_in)."""
-    y = h @ layer.w
-    return y if layer.b is None else y + layer.b[None]
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every leaf by its path. Lists are as good as tuples."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Mlp(Network):
-    """What `mlp` returns."""
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Mlp(LayeredNetwork):
+    """What `mlp` returns.
 
-    widths: tuple[int, ...]
-    activation: Activation
+    Attributes:
+        bias: Whether there are biases.
+        dtype: The dtype of the parameters.
+    """
+
+    function: MlpFunction
     scheme: Scheme
+    activation: Activation
     bias: bool
-    dtype: Any
+    dtype: np.dtype
 
     @property
-    def function(self) -> MlpFunction:
-        """The map (params, x) → y alone."""
-        return MlpFunction(self.widths, self.activation)
+    def widths(self) -> tuple[int, ...]:
+        """Inputs, hidden widths, outputs."""
+        return self.function.widths
 
-    def init(self, key: Any) -> dict[str, Any]:
-        """Draw parameters: {"layers": a tuple of runs {"w": (r, in, out), "b": (r, out)}}.
+    @public("init")
+    def init(self, key: Key) -> Params:
+        """Draw the parameters: {"layers": a tuple of runs}.
 
-        Layer l draws its weights and biases from the l-th pair of (depth, 2) split keys, so that they do not depend on
-        how layers are grouped. The draw alone: what a data-driven scheme makes of inputs is `net.adjust`, which
-        `ensemble` and `audit` call.
+        A run holds consecutive layers of one shape and role: {"w": (r, in, out),
+        "b": (r, out)}. Layer l draws its weights and biases from the l-th pair of
+        (depth, 2) split keys, so they do not depend on how layers are grouped.
+
+        Args:
+            key: A random key. It may be traced.
+
+        Returns:
+            The parameters.
+
+        Example:
+            >>> net = networks.mlp([4, 8, 8, 8, 3], "tanh", bias=False)
+            >>> jax.tree.map(jnp.shape, net.init(jax.random.key(0))["layers"])
+            ({'w': (1, 4, 8)}, {'w': (2, 8, 8)}, {'w': (1, 8, 3)})
         """
-        _checks.key("init", key)
-        keys = jax.random.split(key, (self.depth, 2))
-        return {
-            "layers": tuple(self._draw(run, keys[run.start : run.start + run.length]) for run in runs_of(self.widths))
-        }
+        checks.key("key", key)
+        # As a vector, which compiles in half the time, and then in pairs.
+        keys = jax.random.split(key, 2 * self.depth)
+        keys = keys.reshape(self.depth, 2, *key.shape)
+        layers = []
+        for run in runs_of(self.widths):
+            of_run = keys[run.start : run.start + run.length]
+            layers.append(self._draw(run, of_run))
+        return {"layers": tuple(layers)}
 
-    def _draw(self, run: Run, keys: Any) -> dict[str, Any]:
-        def one(layer: Layer, key: Any) -> dict[str, Any]:
-            key_w, key_b = key
-            drawn = {"w": self.scheme.initializer(layer)(key_w, (run.fan_in, run.fan_out), self.dtype)}
+    def _draw(self, run: Run, keys: Key) -> Params:
+        """Draw a run from (length, 2) keys."""
+
+        def draw(layer: Layer, pair: Key) -> Params:
+            key_w, key_b = pair
+            init_w = self.scheme.initializer(layer)
+            drawn = {"w": init_w(key_w, (run.fan_in, run.fan_out), self.dtype)}
             if self.bias:
-                drawn["b"] = self.scheme.bias_initializer(layer)(key_b, (run.fan_out,), self.dtype)
+                init_b = self.scheme.bias_initializer(layer)
+                drawn["b"] = init_b(key_b, (run.fan_out,), self.dtype)
             return drawn
 
         layers = self._layers_of(run)
+        # Most schemes draw the layers of a run alike, so one program draws all.
         if self.scheme.alike:
-            return jax.vmap(lambda key: one(layers[0], key))(keys)
-        drawn = [one(layer, keys[i]) for i, layer in enumerate(layers)]
-        return jax.tree.map(lambda *a: jnp.stack(a), *drawn)
+            return jax.vmap(functools.partial(draw, layers[0]))(keys)
+        drawn = [draw(layer, pair) for layer, pair in zip(layers, keys, strict=True)]
+        return jax.tree.map(lambda *arrays: jnp.stack(arrays), *drawn)
 
     @property
     def hidden_activations(self) -> tuple[Activation, ...]:
-        """Its activation, once for each hidden layer."""
+        """The activation, once for each hidden layer."""
         return (self.activation,) * (self.depth - 1)
 
     @property
     def plan(self) -> tuple[Layer, ...]:
         """The layers without their arrays, first to last."""
-        return tuple(layer for run in runs_of(self.widths) for layer in self._layers_of(run))
+        runs = runs_of(self.widths)
+        return tuple(layer for run in runs for layer in self._layers_of(run))
 
     def _layers_of(self, run: Run) -> list[Layer]:
-        return [Layer(run.role, run.start + i, self.depth, run.fan_in, run.fan_out) for i in range(run.length)]
+        return [
+            Layer(
+                role=run.role,
+                index=index,
+                depth=self.depth,
+                fan_in=run.fan_in,
+                fan_out=run.fan_out,
+            )
+            for index in range(run.start, run.start + run.length)
+        ]
 
-    def layers(self, params: Any) -> Iterator[WeightedLayer]:
+    def layers(self, params: Params) -> Iterator[WeightedLayer]:
+        """Return the layers with their arrays, first to last."""
         for run, stacked in zip(runs_of(self.widths), params["layers"], strict=True):
             for i, layer in enumerate(self._layers_of(run)):
-                b = stacked["b"][i] if "b" in stacked else None
+                # All layers have a bias or none has.
+                b = None
+                if "b" in stacked:
+                    b = stacked["b"][i]
                 yield WeightedLayer(**vars(layer), w=stacked["w"][i], b=b)
 
-    def with_layers(self, params: Any, layers: Iterable[WeightedLayer]) -> dict[str, Any]:
-        found = list(layers)
+    def with_layers(self, params: Params, layers: Iterable[WeightedLayer]) -> Params:
+        """Undo `layers`: put the arrays of layers in the place of those of params."""
+        given = list(layers)
         runs = []
         for run, old in zip(runs_of(self.widths), params["layers"], strict=True):
-            chosen = found[run.start : run.start + run.length]
-            shapes = {name: [jnp.shape(getattr(layer, name)) for layer in chosen] for name in old}
-            if any(came != [old[name].shape[1:]] * run.length for name, came in shapes.items()):
-                raise _checks.InputError(
-                    f"with_layers(): from layer {run.start} on the shapes are {shapes}; the network has {run.length} "
-                    f"of {run.fan_in}×{run.fan_out}."
-                )
-            runs.append({n: jnp.stack([getattr(layer, n) for layer in chosen]).astype(a.dtype) for n, a in old.items()})
-        if len(found) != self.depth:
-            raise _checks.InputError(f"with_layers(): {len(found)} layers for a network of {self.depth}.")
+            of_run = given[run.start : run.start + run.length]
+            new = {}
+            for name, stacked in old.items():
+                arrays = [getattr(layer, name) for layer in of_run]
+                shapes = [jnp.shape(array) for array in arrays]
+                # Fewer layers than the run has are refused here too.
+                if shapes != [stacked.shape[1:]] * run.length:
+                    raise InputError(
+                        f"layers from {run.start} on have {name} of shapes {shapes}; "
+                        f"the network has {run.length} of {run.fan_in}×{run.fan_out}."
+                    )
+                new[name] = jnp.stack(arrays).astype(stacked.dtype)
+            runs.append(new)
+        if len(given) != self.depth:
+            raise InputError(
+                f"layers holds {len(given)} layers, and the network has {self.depth}."
+            )
         return {"layers": tuple(runs)}
 
-    def sweep(self, params: Any, xs: Any, change: Callable[[WeightedLayer, Outputs], WeightedLayer]) -> dict[str, Any]:
-        h, found = jnp.asarray(xs, params["layers"][0]["w"].dtype), []
-        with precision.full():
-            for layer in self.layers(params):
-                outputs = functools.partial(_outputs, h)
-                found.append(change(layer, outputs))
-                h = self.activation(outputs(found[-1]))
-        return self.with_layers(params, found)
+    def with_scheme(
+        self,
+        scheme: SchemeLike,
+        sigma_w: float | None = None,
+        sigma_b: float | None = None,
+    ) -> "Mlp":
+        """Return the same network with its weights drawn by another scheme."""
+        return mlp(
+            self.widths,
+            self.activation,
+            scheme,
+            sigma_w=sigma_w,
+            sigma_b=sigma_b,
+            bias=self.bias,
+            dtype=self.dtype,
+        )
 
     def with_width(self, width: int) -> "Mlp":
-        """The same network with every hidden width replaced."""
-        _checks.integer("with_width", low=1, width=width)
-        # not through `mlp`, which would solve for the scheme's scale again
-        net = replace(self, widths=(self.widths[0], *[int(width)] * (self.depth - 1), self.widths[-1]))
+        """Return the same network with every hidden width replaced.
+
+        Args:
+            width: The width of all hidden layers.
+
+        Returns:
+            The network, with the same scheme at the same scale.
+        """
+        checks.integer("width", width, low=1)
+        # A network of one layer has no hidden width.
+        inner = [int(width)] * (self.depth - 1)
+        widths = (self.widths[0], *inner, self.widths[-1])
+        function = dataclasses.replace(self.function, widths=widths)
+        # Not built by `mlp`, which would solve for the scale of the scheme again.
+        net = dataclasses.replace(self, function=function)
         jax.eval_shape(net.init, jax.random.key(0))
         return net
 
-    def law(self, span: str, xs: Any) -> theory.Law:
-        _checks.concrete("law", xs=xs)
-        _checks.examples("law", (self.widths[0],), xs)
-        return mlp_law(self.activation, self.scheme, self.plan, self.scheme.sigma_b if self.bias else 0.0, span, xs)
+    @public("law")
+    def law(self, span: str, xs: Float[Array, "inputs n"]) -> Law:
+        """Predict the law of the singular values over a span, at infinite width.
+
+        Widths may differ from layer to layer. The variance of the first
+        pre-activations is q_1 = sigma_w² |x|²/n + sigma_b², by the mean of |x|² over
+        xs; from there it follows the variance map, at its fixed point or not. So the
+        law is that of each input where all have one norm (`data.normalize`).
+
+        Args:
+            span: "hidden", the object of the theory, or "end_to_end", with one W more.
+            xs: Inputs along a first axis.
+
+        Returns:
+            The law.
+
+        Raises:
+            NotDefined: No law is known for the scheme.
+            InputError: An unknown span; "hidden" of fewer than three layers; xs of
+                another shape.
+
+        Example:
+            >>> net = networks.mlp([8, 8, 8, 8], "linear", "orthogonal", sigma_w=0.5)
+            >>> round(net.law("end_to_end", jnp.ones((1, 8))).moment(1), 6)
+            0.015625
+        """
+        checks.on_host("xs", xs)
+        checks.examples("xs", xs, self.widths[:1])
+        # Without biases there is no variance of theirs, whatever the scheme says.
+        sigma_b = self.scheme.sigma_b if self.bias else 0.0
+        return _mlp_law.law(
+            self.activation,
+            self.scheme,
+            self.plan,
+            sigma_b=sigma_b,
+            span=span,
+            xs=xs,
+        )
 
     def __repr__(self) -> str:
         return (
-            f"mlp({list(self.widths)}, activation={self.activation.name!r}, scheme={self.scheme!r}, bias={self.bias})"
+            f"mlp({list(self.widths)}, activation={self.activation.name!r}, "
+            f"scheme={self.scheme!r}, bias={self.bias})"
         )
 
 
-def mlp(
+@public("mlp")
+def mlp(  # noqa: PLR0917 (as it has always been)
     widths: Sequence[int],
-    activation: Any = "tanh",
-    scheme: Any = "orthogonal",
+    activation: str | Activation | Elementwise = "tanh",
+    scheme: SchemeLike = "orthogonal",
     sigma_w: float | None = None,
     sigma_b: float | None = None,
     bias: bool = True,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> Mlp:
-    """A fully connected network; `net.depth` = len(widths) − 1 weight layers, the last one linear.
+    """Build a fully connected network. Nothing is drawn yet.
 
-    **Arguments**
-    - `widths`: [n_in, hidden ..., n_out], each at least 1.
-    - `activation`: a name (`activations.names()`), an elementwise callable, or an `Activation`.
-    - `scheme`: a scheme's name, a catalogue name that needs no arguments, an initializer, or a `Scheme`.
-    - `sigma_w`, `sigma_b`: fan_in·Var(W) = sigma_w² for Gaussian weights, every singular value sigma_w for orthogonal
-      ones; biases N(0, sigma_b²). None leaves the choice to the scheme: critical for the activation.
-    - `bias`: whether there are biases at all; without them sigma_b must be 0 or None.
-    - `dtype`: of the parameters and of the arithmetic; None is JAX's default.
+    z_1 = W_1 x + b_1, z_l = W_l phi(z_(l-1)) + b_l, and the last layer is linear.
+    `net.depth` counts the weight layers: len(widths) - 1.
 
-    **Raises** `ValueError`: fewer than two widths or one below 1; an unknown name; a scheme not defined for these
-    shapes; a sigma for a scheme with a scale of its own; an activation that is not elementwise, whose slopes would be
-    taken for a diagonal all the same; `NoCriticalPoint`. Nothing is drawn here.
+    Args:
+        widths: [n_in, hidden ..., n_out], each at least 1.
+        activation: A name (`activations.names()`), an elementwise callable, or an
+            `Activation`.
+        scheme: A scheme's name, an initializer's that needs no arguments, an
+            initializer, or a `Scheme`.
+        sigma_w: The scale of the weights of a scheme that leaves it free: fan_in·Var(W)
+            = sigma_w² for Gaussian weights, every singular value sigma_w for orthogonal
+            ones. None is critical for the activation.
+        sigma_b: The standard deviation of the biases, N(0, sigma_b²), likewise.
+        bias: Whether there are biases at all. Without them sigma_b must be 0 or None.
+        dtype: The dtype of the parameters and of the arithmetic. None is JAX's default.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: Fewer than two widths, or one below 1; an unknown name; a scheme
+            that is not defined for these shapes; a sigma for a scheme with a scale of
+            its own; an activation that is not elementwise.
+        NoCriticalPoint: The activation has none.
+
+    Example:
+        >>> net = networks.mlp([4, 16, 16, 2], "relu", "kaiming")
+        >>> params = net.init(jax.random.key(0))
+        >>> net(params, jnp.ones(4)).shape
+        (2,)
     """
     try:
         sizes = tuple(widths)
     except TypeError:
-        raise _checks.InputError(
-            f"mlp(): widths={_checks.show(widths)} is not a sequence; write [64, 128, 10]."
+        raise InputError(
+            f"widths={checks.show(widths)} is not a sequence; write [64, 128, 10]."
         ) from None
     if len(sizes) < 2:
-        raise _checks.InputError(f"mlp(): widths={list(sizes)} has {len(sizes)}; write [n_in, hidden ..., n_out].")
+        raise InputError(
+            f"widths={list(sizes)} has {len(sizes)}; write [n_in, hidden ..., n_out]."
+        )
+    # Each width is named, for they are often computed.
     for i, width in enumerate(sizes):
-        _checks.integer("mlp", low=1, **{f"widths[{i}]": width})
-    with _checks.named("mlp"):
-        phi = activations.get(activation)
+        checks.integer(f"widths[{i}]", width, low=1)
+    phi = activations.get(activation)
+    # Derivatives of an activation that mixes its entries would be taken for a diagonal.
     if not phi.named:
-        _checks.elementwise("mlp", f"activation={phi.name}", phi)
+        checks.elementwise(f"activation={phi.name}", phi)
     if sigma_b is not None:
-        _checks.number("mlp", low=0.0, sigma_b=sigma_b)
+        checks.number("sigma_b", sigma_b, low=0.0)
     if not bias and sigma_b:
-        raise _checks.InputError(f"mlp(): sigma_b={sigma_b} with bias=False; drop one of the two.")
-    kind = _checks.float_dtype("mlp", dtype)
+        raise InputError(f"sigma_b={sigma_b} with bias=False; drop one of the two.")
+    kind = checks.float_dtype(dtype)
+    # NumPy's integers would print as such in the repr.
+    sizes = tuple(int(size) for size in sizes)
     net = Mlp(
-        tuple(int(n) for n in sizes), phi, schemes.resolve(scheme, phi, sigma_w, sigma_b, "mlp"), bool(bias), kind
+        function=MlpFunction(sizes, phi),
+        example=jax.ShapeDtypeStruct(sizes[:1], kind),
+        scheme=schemes.resolve(scheme, phi, sigma_w, sigma_b=sigma_b, call="mlp"),
+        activation=phi,
+        bias=bool(bias),
+        dtype=kind,
     )
-    jax.eval_shape(net.init, jax.random.key(0))  # a scheme that does not fit these shapes says so now
+    # A scheme that does not fit these shapes says so now, and not at the first draw.
+    jax.eval_shape(net.init, jax.random.key(0))
     return net

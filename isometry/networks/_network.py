@@ -1,205 +1,577 @@
-"""What measurement, certificates and the probe may ask of any network."""
+"""What every network offers: parameters to draw, a call, and its anatomy."""
 
+import dataclasses
 import functools
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from isometry import _checks
+from isometry import schemes
+from isometry._internal import checks
+from isometry._internal.errors import InputError, NotDefined, public
+from isometry._internal.types import Key, Params
 from isometry.activations import Activation
-from isometry.linalg import Factors
-from isometry.schemes import Layer, Scheme
+from isometry.records import Signals
+from isometry.schemes import Assignment, Scheme
+from isometry.schemes._registry import SchemeLike
 from isometry.structure import Anatomy, anatomy
 from isometry.theory import Law
 
+if TYPE_CHECKING:
+    from isometry.measure._gains import Calibrated
+    from isometry.measure._spans import Span
+
+# The spans that have names. Every other span is two points of the anatomy.
 SPANS = ("end_to_end", "hidden")
 
 
-@dataclass(frozen=True)
-class WeightedLayer(Layer):
-    """A layer with its arrays: `w` of shape (fan_in, fan_out), `b` of shape (fan_out,) or None."""
+class Function(Protocol):
+    """The function of a network, f(params, x) of one example x."""
 
-    w: Any = None
-    b: Any = None
+    def __call__(self, params: Params, x: PyTree, /) -> PyTree: ...
 
 
-Outputs = Callable[[WeightedLayer], Any]
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Network:
+    """A function f(params, x), how its parameters are drawn, and what it is made of.
 
+    A subclass is a frozen dataclass with these fields, which its factory fills in, and
+    overrides `init`. Everything else is read off the anatomy.
 
-class Function(ABC):
-    """The map (params, x) → y of an architecture, whatever law its parameters were drawn from.
+    Attributes:
+        function: The map (params, x) -> output for one example x. It is hashable, equal
+            to the functions of networks of the same architecture, and holds no
+            parameters: compiled programs are cached by it.
+        example: One x: a `jax.ShapeDtypeStruct`, or a tree of them. None if any x will
+            do.
+        scheme: What chooses the initializers of the weights; None if the parameters are
+            drawn as the model's own code draws them.
+        activation: The one activation of all hidden layers; None where there are
+            several, or none is known.
+        mode: "inference", or "training" if x is a whole batch with its random keys.
+        sigma_w: The scale of the weights that was asked for, of a scheme that leaves it
+            free; None is critical.
+        sigma_b: The standard deviation of the biases, likewise.
 
-    Hashable and equal by architecture, so that programs compiled for one scheme serve all.
+    Example:
+        >>> net = networks.mlp([3, 8, 2], "tanh")
+        >>> params = net.init(jax.random.key(0))
+        >>> net(params, jnp.ones(3)).shape, net.depth, net.mode
+        ((2,), 2, 'inference')
     """
 
-    @property
-    @abstractmethod
-    def input_shape(self) -> tuple[int, ...] | None:
-        """Shape of one example; None if any will do."""
+    function: Function
+    example: PyTree
+    scheme: Scheme | None
+    activation: Activation | None
+    mode: str = "inference"
+    sigma_w: float | None = None
+    sigma_b: float | None = None
 
-    @property
-    @abstractmethod
-    def depth(self) -> int:
-        """Number of weight layers."""
+    def init(self, key: Key) -> Params:
+        """Draw the parameters.
 
-    @property
-    def pairs(self) -> int | None:
-        """How many (W, D) pairs `hidden` holds; None where they are not known."""
-        return None
+        What a data-driven scheme (lsuv) makes of inputs is `adjust`, which `ensemble`
+        and `audit` call on what they draw.
 
-    @abstractmethod
-    def expect(self, call: str, params: Any, at: str = "") -> None:
-        """Nothing, if `params` have the shapes of this architecture's, as far as it fixes them.
+        Args:
+            key: A random key. It may be traced.
 
-        `call`: whose argument they are; `at`: their path in it.
+        Returns:
+            The parameters, a tree of arrays.
 
-        **Raises** `ValueError`: they have not.
+        Example:
+            >>> net = networks.mlp([3, 8, 2], "tanh", bias=False)
+            >>> jax.tree.map(jnp.shape, net.init(jax.random.key(0)))
+            {'layers': ({'w': (1, 3, 8)}, {'w': (1, 8, 2)})}
         """
+        raise NotImplementedError(f"{type(self).__name__} must define init.")
 
-    @abstractmethod
-    def __call__(self, params: Any, x: Array) -> Array:
-        """The output for one example."""
+    def skeleton(self, key: Key) -> Params:
+        """Return the parameters that a scheme starts from, before it draws any.
 
-    @abstractmethod
-    def stem(self, params: Any, x: Array) -> Array:
-        """x → z_1, the first pre-activation."""
+        Args:
+            key: A random key, which is used if the model draws them itself.
 
-    @abstractmethod
-    def hidden(self, params: Any, z: Array) -> Array:
-        """z_1 → z_{depth-1}: depth − 2 pairs of a diagonal of slopes and a weight, the object of the theory."""
+        Returns:
+            Parameters of which a scheme replaces the weights.
 
-    @abstractmethod
-    def pre_activations(self, params: Any, x: Array) -> list[Array]:
-        """z_1 … z_{depth-1} for one example."""
+        Example:
+            >>> net = networks.mlp([3, 2], "tanh")
+            >>> jax.tree.map(jnp.shape, net.skeleton(jax.random.key(0)))
+            {'layers': ({'b': (1, 2), 'w': (1, 3, 2)},)}
+        """
+        return self.init(key)
+
+    def completed(self, key: Key, params: Params) -> Params:
+        """Return parameters whose weights a scheme has drawn, with a state to match.
+
+        Most models begin with a state that no weight changes.
+
+        Args:
+            key: The key from which they are drawn.
+            params: Parameters, with the state that belongs to other weights.
+
+        Returns:
+            The parameters.
+
+        Example:
+            >>> net = networks.mlp([3, 2], "tanh")
+            >>> params = net.init(jax.random.key(0))
+            >>> net.completed(jax.random.key(0), params) is params
+            True
+        """
+        del key
+        return params
+
+    def __call__(self, params: Params, x: PyTree) -> PyTree:
+        return self.function(params, x)
+
+    # What follows is read off shapes: nothing is drawn, however large the network is.
 
     @property
-    @abstractmethod
-    def shares_matrices(self) -> bool:
-        """Whether the matrices of `factors` are the same for every x, which only moves the scales."""
+    def input_shape(self) -> tuple[int, ...] | None:
+        """The shape of x; None if x is a tree of arrays, or if any x will do."""
+        # A tree of inputs has no one shape.
+        return getattr(self.example, "shape", None)
 
     @property
-    def has_dead_slopes(self) -> bool:
-        """Whether scales of `factors` can be exactly zero, as those of relu are."""
+    def any_size(self) -> bool:
+        """Whether x may be larger or smaller than the example, as sequences may be.
+
+        The function itself then refuses what it does not take.
+        """
         return False
 
-    @abstractmethod
-    def factors(self, params: Any, x: Array, span: str) -> list[Factors]:
-        """The factors of the Jacobian over a span ("end_to_end" or "hidden") at x, first to last."""
+    @functools.cached_property
+    def shapes(self) -> Params:
+        """The shapes of the parameters. Nothing is drawn."""
+        # A skeleton has all leaves, and asks no scheme, which would ask for shapes.
+        return jax.eval_shape(self.skeleton, jax.random.key(0))
 
-
-class Network(ABC):
-    """A `Function`, its hidden `activation`, and the law of its parameters, a `scheme`."""
-
-    activation: Activation
-    scheme: Scheme
-
-    @property
-    @abstractmethod
-    def function(self) -> Function:
-        """The map (params, x) → y alone."""
-
-    @abstractmethod
-    def init(self, key: Any) -> Any:
-        """Parameters drawn from `key`; those of a data-driven scheme before `adjust`, which needs inputs."""
+    @functools.cached_property
+    def anatomy(self) -> Anatomy:
+        """What the network is made of, read from shapes alone: `isometry.anatomy`."""
+        if self.example is None:
+            raise InputError(
+                f"anatomy: {checks.show(self)} begins with a plain function, whose "
+                "input has no known shape; write isometry.anatomy(net, params, x)."
+            )
+        # Called as the user calls it, so that what `function` does not do is read too.
+        return anatomy(self, self.shapes, self.example)
 
     @property
-    @abstractmethod
-    def hidden_activations(self) -> tuple[Activation, ...]:
-        """What follows each weight layer but the last.
+    def depth(self) -> int:
+        """The number of weight layers on the longest path."""
+        return self.anatomy.depth
 
-        **Raises** `ValueError`: a network that does not show it.
+    @functools.cached_property
+    def assignment(self) -> Assignment | None:
+        """How the scheme treats each leaf of the parameters; None without a scheme."""
+        if self.scheme is None:
+            return None
+        # Cached, because it reads the anatomy layer by layer, and `init` is called once
+        # for each seed.
+        return schemes.assign(
+            self.scheme,
+            self.anatomy,
+            self.shapes,
+            sigma_w=self.sigma_w,
+            sigma_b=self.sigma_b,
+            activations=self.layer_activations,
+        )
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """The activation that a layer reads or writes to, by the name of the layer.
+
+        Only layers that the network itself knows. Of all others it is read off the
+        anatomy.
         """
+        return {}
 
     @property
     def data_driven(self) -> bool:
         """Whether `adjust` changes anything."""
-        return self.scheme.data_driven
+        return self.scheme is not None and self.scheme.data_driven
 
-    def adjust(self, params: Any, xs: Any) -> Any:
-        """`params` as a data-driven scheme makes them of inputs `xs`, (examples, *input_shape): `Scheme.adjust`.
+    @public("adjust")
+    def adjust(self, params: Params, xs: PyTree[Array]) -> Params:
+        """Adjust parameters to inputs, as a data-driven scheme does.
 
-        `ensemble` and `audit` call it on what they draw. Runs on the host; a tracer is a `TypeError`.
+        Runs on the host.
+
+        Args:
+            params: What `init` draws.
+            xs: Inputs along a first axis.
+
+        Returns:
+            The adjusted parameters; `params` themselves of all other schemes.
+
+        Raises:
+            InputError: xs are not finite rows of the network's input; the scheme cannot
+                adjust the network.
+
+        Example:
+            >>> net = networks.mlp([3, 8, 2], "tanh", "lsuv", bias=False)
+            >>> xs = data.gaussian(jax.random.key(0), 16, 3).xs
+            >>> params = net.adjust(net.init(jax.random.key(1)), xs)
+            >>> outputs = jax.vmap(net, (None, 0))(params, xs)
+            >>> round(float(outputs.std()), 3)
+            1.0
         """
+        # What the model's own code draws is final.
+        if self.scheme is None:
+            return params
         return self.scheme.adjust(self, params, xs)
 
-    @property
-    @abstractmethod
-    def plan(self) -> tuple[Layer, ...]:
-        """The layers without their arrays, first to last."""
+    @public("with_scheme")
+    def with_scheme(
+        self,
+        scheme: SchemeLike,
+        sigma_w: float | None = None,
+        sigma_b: float | None = None,
+    ) -> "Network":
+        """Return the same network with its weights drawn by another scheme.
 
-    @abstractmethod
-    def layers(self, params: Any) -> Iterator[WeightedLayer]:
-        """One layer with its arrays after another, first to last."""
+        The function stays, and with it all compiled programs. `assignment.table()` of
+        the new network lists what becomes of each leaf of the parameters.
 
-    @abstractmethod
-    def with_layers(self, params: Any, layers: Iterable[WeightedLayer]) -> Any:
-        """`params` with the arrays of `layers` in place of its own: the inverse of `layers(params)`.
+        Args:
+            scheme: A scheme's name, an initializer's that needs no arguments, an
+                initializer, or a `Scheme`.
+            sigma_w: The scale of the weights of a scheme that leaves it free (gaussian,
+                orthogonal). None: critical for the activation behind each layer.
+            sigma_b: The standard deviation of the biases, likewise.
 
-        **Raises** `ValueError`: not one layer for each of the network's, of the same shapes.
+        Returns:
+            A network.
+
+        Raises:
+            InputError: An unknown name; a sigma for a scheme that fixes its own scale.
+            NotDefined: The scheme has no meaning for a layer, which the message names.
+
+        Example:
+            >>> net = networks.mlp([3, 8, 2], "tanh").with_scheme("kaiming")
+            >>> net.scheme
+            Scheme('kaiming')
         """
-
-    def sweep(self, params: Any, xs: Any, change: Callable[[WeightedLayer, Outputs], WeightedLayer]) -> Any:
-        """`params` changed layer after layer on a batch `xs`: `change(layer, outputs)` returns the layer to go on with.
-
-        `outputs(layer)` is what the layer, as it is or changed, makes of the batch behind the layers already changed.
-
-        **Raises** `ValueError`: a network that has no such order of layers.
-        """
-        raise _checks.InputError(
-            f"sweep(): {type(self).__name__} does not offer its layers one after another, so that lsuv cannot adjust "
-            "it as a whole. Of a chain write net.adjust(params, xs), which adjusts its blocks."
+        redrawn = Redrawn(
+            function=self.function,
+            example=self.example,
+            scheme=schemes.get(scheme),
+            activation=self.activation,
+            mode=self.mode,
+            base=self,
+            sigma_w=sigma_w,
+            sigma_b=sigma_b,
         )
+        # What the scheme cannot do is said here, and not at the first draw.
+        redrawn.drawing()
+        return redrawn
 
-    def law(self, span: str, xs: Any) -> Law:
-        """The law of the singular values over a span, at infinite width: what `compare` and `plots.overlay` take.
+    @public("with_schemes")
+    def with_schemes(
+        self, schemes: Sequence[SchemeLike] | Mapping[str, SchemeLike]
+    ) -> dict[str, "Network"]:
+        """Return one network for each scheme, as `audit` takes them.
 
-        **Arguments**
-        - `span`: "hidden", the object of the theory, or "end_to_end", with one W more.
-        - `xs`: (inputs, *input_shape). They set the variance of the first pre-activations,
-          q_1 = sigma_w² |x|²/n_in + sigma_b², by the mean of |x|² over them: the law is that of each input where all
-          have one norm (`data.normalize`) or phi' does not depend on scale. From there q_l follows the variance map
-          layer by layer, at its fixed point or not.
+        Args:
+            schemes: Names, initializers or `Scheme` objects; or a mapping from labels
+                to them.
 
-        Widths may differ from layer to layer. Host only.
+        Returns:
+            The networks by label. The default label of a scheme is its name.
 
-        **Raises** `ValueError`: an unknown span; "hidden" of fewer than three layers; xs of another shape.
-        `NotDefined`: a network or a scheme for which no law is known; the reason is in the message.
+        Raises:
+            InputError: Two schemes have one label; what `with_scheme` raises.
+
+        Example:
+            >>> nets = networks.mlp([4, 4], "tanh").with_schemes(["kaiming", "zer_o"])
+            >>> list(nets)
+            ['kaiming', 'zer_o']
         """
-        raise _checks.NotDefined(
-            f"law(): no law is known for a {type(self).__name__.lower()}: the law of a product needs the weights' "
-            "ensemble and the pre-activations' variances of every layer, which only networks.mlp shows."
-        )
-
-    @functools.cached_property
-    def anatomy(self) -> Anatomy:
-        """What the network is made of, read from shapes alone: `isometry.anatomy` of it.
-
-        **Raises** `ValueError`: a chain with a block that is a plain function, whose parameters or input have no shape.
-        """
-        if self.input_shape is None:
-            raise _checks.InputError(
-                f"anatomy: {_checks.show(self)} begins with a plain function, whose input has no known shape; write "
-                "isometry.anatomy(net, params, x)."
+        # Labels of the user's own are taken as they are.
+        if isinstance(schemes, Mapping):
+            return {label: self.with_scheme(one) for label, one in schemes.items()}
+        # A string is a sequence of letters.
+        if isinstance(schemes, str) or not isinstance(schemes, Sequence):
+            raise InputError(
+                f"schemes={checks.show(schemes)} is not a list of schemes; write "
+                '["orthogonal", "kaiming"].'
             )
-        params = jax.eval_shape(self.init, jax.random.key(0))
-        # Networks take inputs in the dtype of their parameters.
-        x = jax.ShapeDtypeStruct(self.input_shape, jnp.result_type(*jax.tree.leaves(params)))
-        return anatomy(self, params, x)
+        by_label: dict[str, Network] = {}
+        for one in schemes:
+            label = _label(one)
+            # One of two reports would be lost without a word.
+            if label in by_label:
+                raise InputError(
+                    f"schemes holds {label!r} twice; write a mapping from labels to "
+                    "schemes."
+                )
+            by_label[label] = self.with_scheme(one)
+        return by_label
 
-    def __call__(self, params: Any, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self.function(params, x)
+    @public("calibrated")
+    def calibrated(
+        self,
+        keys: Key,
+        xs: PyTree[Array],
+        span: "Span" = "end_to_end",
+    ) -> "Calibrated":
+        """Find one gain for each weight layer, such that E s² = 1 over a span.
+
+        The mean is over keys, inputs and singular values. Each layer that every path
+        through the span meets gets the gain with which E s² is 1 from the start of the
+        span to this layer. If skips lead around all layers, the last layers of the
+        branches share one gain. The network that is returned multiplies its weights by
+        the gains as they are drawn; `.gains.table()` says what was changed, and why a
+        layer was left alone. Runs on the host.
+
+        Args:
+            keys: One for each seed.
+            xs: Inputs along a first axis.
+            span: "end_to_end", "hidden", or two points, as in `isometry.spectrum`.
+
+        Returns:
+            The same network with gains.
+
+        Raises:
+            NotDefined: No gain brings E s² to 1: a norm behind each layer undoes its
+                scale, the skips alone have more than 1, or weights are zero.
+            InputError: What `isometry.profile` refuses.
+
+        Example:
+            >>> net = networks.mlp([16, 16, 16, 16], "relu", "orthogonal", sigma_w=1.0)
+            >>> keys = jax.random.split(jax.random.key(0), 8)
+            >>> xs = data.gaussian(jax.random.key(1), 4, 16).xs
+            >>> net = net.calibrated(keys, xs)
+            >>> sp = isometry.ensemble(net, keys, xs)
+            >>> round(float(sp.moment(1).mean()), 2)
+            1.0
+        """
+        # Measuring stands above networks, and this method measures.
+        from isometry.measure._calibration import calibrate
+
+        return calibrate(self, keys, xs, span=span)
+
+    @property
+    def training(self) -> "Network":
+        """The network as it is trained: with a whole batch, and its random keys, as x.
+
+        Raises:
+            NotDefined: The network has no training mode of its own.
+        """
+        raise NotDefined(
+            f"training: {checks.show(self)} has no training mode: it computes the same "
+            "in both, without dropout or statistics of a batch."
+        )
+
+    def __repr__(self) -> str:
+        # Functions of networks may be objects, whose class has the name.
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        return f"{type(self).__name__}({name})"
+
+    @public("law")
+    def law(self, span: str, xs: Float[Array, "inputs ..."]) -> Law:
+        """Predict the law of the singular values over a span, at infinite width.
+
+        It is what `compare` and `plots.overlay` take beside a measured spectrum.
+
+        Args:
+            span: "hidden", the object of the theory, or "end_to_end".
+            xs: Inputs along a first axis, whose mean square sets the variance of the
+                first pre-activations.
+
+        Returns:
+            The law.
+
+        Raises:
+            NotDefined: No law is known for this network or its scheme.
+            InputError: An unknown span; xs of another shape.
+
+        Example:
+            >>> net = networks.mlp([8, 8, 8, 8], "linear", "orthogonal", sigma_w=0.5)
+            >>> round(net.law("hidden", jnp.ones((1, 8))).moment(1), 4)
+            0.25
+        """
+        raise NotDefined(
+            "no law is known of this network: the law of a product needs the "
+            "weights' ensemble and the pre-activations' variances of every layer, "
+            "which only networks.mlp shows."
+        )
+
+    @public("moments")
+    def moments(self, span: str, xs: Float[Array, "inputs ..."]) -> tuple[float, float]:
+        """Predict mean and variance of lam = s² over a span, where only they are known.
+
+        Args:
+            span: "hidden" or "end_to_end".
+            xs: Inputs along a first axis.
+
+        Returns:
+            Mean and variance.
+
+        Raises:
+            NotDefined: They are not known for this network.
+
+        Example:
+            >>> net = networks.mlp([8, 8, 8, 8], "tanh")
+            >>> try:
+            ...     net.moments("hidden", jnp.ones((1, 8)))
+            ... except isometry.InputError as error:
+            ...     print(error)
+            moments(): no moments are known of this network.
+        """
+        raise NotDefined("no moments are known of this network.")
+
+    @public("mean_field")
+    def mean_field(self, xs: Float[Array, "inputs ..."]) -> Signals:
+        """Predict the signals of `isometry.signals`, at infinite width.
+
+        Args:
+            xs: Inputs along a first axis.
+
+        Returns:
+            The predicted signals.
+
+        Raises:
+            NotDefined: The maps of this network are not known.
+
+        Example:
+            >>> net = networks.mlp([8, 8, 8, 8], "tanh")
+            >>> try:
+            ...     net.mean_field(jnp.ones((1, 8)))
+            ... except isometry.InputError as error:
+            ...     print(error)
+            mean_field(): no maps are known of this network.
+        """
+        raise NotDefined("no maps are known of this network.")
+
+
+def _label(scheme: SchemeLike) -> str:
+    if isinstance(scheme, str):
+        return scheme
+    if isinstance(scheme, Scheme):
+        return scheme.name
+    # Initializers of one name may differ in their arguments.
+    return repr(scheme)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Built(Network):
+    """The base of our own networks: a function, a skeleton, and a scheme that draws.
+
+    A subclass defines `skeleton`, and the fields of its own that `__repr__` shows.
+
+    Attributes:
+        scheme: The scheme that draws the weights.
+    """
+
+    scheme: Scheme
+
+    def skeleton(self, key: Key) -> Params:
+        """Return all leaves as they are before a scheme draws: zeros, norm scales 1."""
+        raise NotImplementedError(f"{type(self).__name__} must define skeleton.")
+
+    @public("init")
+    def init(self, key: Key) -> Params:
+        """Draw the parameters by the scheme."""
+        checks.key("key", key)
+        # A skeleton of ours draws nothing. One of another's code draws with this key
+        # too, and what is kept of it are the leaves that the scheme leaves alone.
+        return self.drawing().draw(key, self.skeleton(key))
+
+    def drawing(self) -> Assignment:
+        """Return how the scheme draws each leaf of the parameters."""
+        assert self.assignment is not None, "these networks have a scheme"
+        return self.assignment
+
+    @public("with_scheme")
+    def with_scheme(
+        self,
+        scheme: SchemeLike,
+        sigma_w: float | None = None,
+        sigma_b: float | None = None,
+    ) -> "Built":
+        """Return the same network with its weights drawn by another scheme."""
+        # A copy and no wrapper: the network keeps its class, and with it its laws.
+        redrawn = dataclasses.replace(
+            self,
+            scheme=schemes.get(scheme),
+            sigma_w=sigma_w,
+            sigma_b=sigma_b,
+        )
+        # What the scheme cannot do is said here, and not at the first draw.
+        redrawn.drawing()
+        return redrawn
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Redrawn(Built):
+    """Any network with its weights drawn by a scheme: what `with_scheme` returns.
+
+    What the scheme does not treat is as the network's own `init` draws it.
+
+    Attributes:
+        base: The network.
+    """
+
+    base: Network
+
+    def skeleton(self, key: Key) -> Params:
+        """Return the parameters as the network's own code draws them."""
+        return self.base.skeleton(key)
+
+    @public("init")
+    def init(self, key: Key) -> Params:
+        """Draw the weights by the scheme, and the rest as the network's own code."""
+        drawn = super().init(key)
+        return self.base.completed(key, drawn)
 
     @property
     def depth(self) -> int:
-        """Number of weight layers."""
-        return self.function.depth
+        """The number of weight layers on the longest path."""
+        return self.base.depth
+
+    @functools.cached_property
+    def anatomy(self) -> Anatomy:
+        """That of the network, which no scheme changes."""
+        return self.base.anatomy
 
     @property
-    def input_shape(self) -> tuple[int, ...] | None:
-        """Shape of one example; None if any will do."""
-        return self.function.input_shape
+    def any_size(self) -> bool:
+        """Whether x may be larger or smaller than the example."""
+        return self.base.any_size
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """Those that the network itself knows."""
+        return self.base.layer_activations
+
+    @property
+    def training(self) -> "Network":
+        """The network as it is trained, with the same parameters."""
+        base = self.base.training
+        network = dataclasses.replace(
+            self,
+            function=base.function,
+            example=base.example,
+            mode=base.mode,
+            base=base,
+        )
+        # A scheme chooses scales by what it sees around a layer, and the anatomy in
+        # training may show something else.
+        network.__dict__["assignment"] = self.assignment
+        return network
+
+    def __repr__(self) -> str:
+        # As the user wrote it: the scale of a free scheme differs from layer to layer.
+        arguments = [repr(self.scheme.name)]
+        for name in ("sigma_w", "sigma_b"):
+            value = getattr(self, name)
+            if value is not None:
+                arguments.append(f"{name}={value!r}")
+        return f"{self.base!r}.with_scheme({', '.join(arguments)})"

@@ -1,60 +1,88 @@
-"""From a model that takes batches to f(params, x) of one example, if its examples do not interact."""
+"""From a model that takes batches to f(params, x) of one example."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from isometry import _checks
-from isometry._internal import precision
+from isometry._internal import checks, precision
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Params
+
+Apply = Callable[[Params, Array], Array]
 
 
-def unbatched(apply: Callable[[Any, Any], Any], params: Any, xs: Any) -> Callable[[Any, Any], Any]:
-    """f(params, x) = apply(params, x[None])[0], after making sure that no example depends on the others.
+@public("unbatched")
+def unbatched(apply: Apply, params: Params, xs: Float[Array, "examples ..."]) -> Apply:
+    """Turn a model that takes batches into f(params, x) of one example.
 
-    **Arguments**
-    - `apply`: apply(params, xs) → (examples, ...), of a whole batch.
-    - `xs`: (examples, *x.shape), at least two, at which the batch is compared with its examples one by one: alike to
-      the root of eps of the largest output.
+    A Jacobian df/dx is that of one example. Batch normalization in training mode has
+    none, because what it makes of x depends on what stands beside it. So the model is
+    tried first: a batch must come out as its examples do one by one, up to the root of
+    eps of the largest output.
 
-    A Jacobian ∂f/∂x is that of one example. Batch normalization in training mode, or a loss over the batch, has none:
-    what it makes of x depends on what stands beside it. Host only; cost: two evaluations of the batch, and one of each
-    example: a few examples will do.
+    Args:
+        apply: apply(params, xs) -> (examples, ...), of a whole batch.
+        params: Its parameters.
+        xs: At least two examples, along a first axis. A few will do.
 
-    **Raises** `ValueError`: fewer than two examples; outputs that are not floating, or not one of each example;
-    examples that interact; outputs that change from call to call (dropout).
+    Returns:
+        f(params, x) = apply(params, x[None])[0].
+
+    Raises:
+        InputError: Fewer than two examples; outputs that are not floating, or not one
+            of each example; examples that interact; outputs that change from call to
+            call, as with dropout.
+
+    Example:
+        >>> def apply(w, xs):
+        ...     return jnp.tanh(xs @ w)
+        >>> w = jnp.eye(3)
+        >>> f = networks.unbatched(apply, w, jnp.eye(3)[:2])
+        >>> isometry.spectrum(f, w, jnp.zeros(3)).values
+        Array([1., 1., 1.], dtype=float32)
     """
-    xs = jnp.asarray(xs)
-    _checks.concrete("unbatched", params=params, xs=xs)
+    checks.on_host("params", params)
+    xs = checks.on_host("xs", jnp.asarray(xs))
     if xs.ndim < 1 or len(xs) < 2:
-        raise _checks.InputError(f"unbatched(): xs has shape {xs.shape}; write at least two examples, one a row.")
+        raise InputError(
+            f"xs has shape {xs.shape}; write at least two examples, one a row."
+        )
 
-    def f(params: Any, x: Any) -> Any:
+    def f(params: Params, x: Array) -> Array:
         return apply(params, x[None])[0]
 
+    # A lower precision would hide an interaction among its rounding.
     with precision.full():
-        together, again = np.asarray(apply(params, xs)), np.asarray(apply(params, xs))
+        together = np.asarray(apply(params, xs))
+        again = np.asarray(apply(params, xs))
         if together.ndim < 1 or len(together) != len(xs):
-            raise _checks.InputError(
-                f"unbatched(): apply returns shape {together.shape} for {len(xs)} examples; write one row each."
+            raise InputError(
+                f"apply returns shape {together.shape} for {len(xs)} examples; write "
+                "one row each."
             )
         if not jnp.issubdtype(together.dtype, jnp.floating):
-            raise _checks.InputError(
-                f"unbatched(): apply returns {together.dtype}; it must return real floating numbers, which have a "
-                "derivative."
+            raise InputError(
+                f"apply returns {together.dtype}; it must return real floating "
+                "numbers, which have a derivative."
             )
         alone = np.stack([np.asarray(f(params, x)) for x in xs])
-    scale = float(jnp.finfo(together.dtype).eps) ** 0.5 * float(np.max(np.abs(together)))
+    # Before the examples are compared: chance would make them look as if they interact.
     if not np.array_equal(together, again, equal_nan=True):
-        raise _checks.InputError(
-            "unbatched(): apply is not deterministic: two calls differ. Switch dropout off, or fix its key."
+        raise InputError(
+            "apply is not deterministic: two calls differ. Switch dropout off, or fix "
+            "its key."
         )
-    apart = np.abs(together - alone)
-    if not np.all(apart <= scale):
-        raise _checks.InputError(
-            "unbatched(): examples interact: beside others an example comes out differently than alone, by "
-            f"{np.max(apart):.3g}. Put batch normalization into evaluation mode (running "
-            "averages), or measure a model that normalizes each example (LayerNorm)."
+    # XLA may sum a batch in another order than one example. A tolerance of eps would
+    # refuse that; ten times the root would let weak batch normalization pass.
+    tolerance = float(jnp.finfo(together.dtype).eps) ** 0.5
+    difference = np.abs(together - alone)
+    if not np.all(difference <= tolerance * float(np.max(np.abs(together)))):
+        raise InputError(
+            "examples interact: beside others an example comes out differently than "
+            f"alone, by {np.max(difference):.3g}. Put batch normalization into "
+            "evaluation mode (running averages), or measure a model that normalizes "
+            "each example (LayerNorm)."
         )
     return f

@@ -47,6 +47,7 @@ class Assembled(NamedTuple):
         depth: As in `Anatomy`.
         flow: The nodes through which the Jacobian is computed.
         points: The named values.
+        rows: The weights and their uses, in the order of `layers`.
     """
 
     layers: tuple[WeightLayer, ...]
@@ -56,6 +57,7 @@ class Assembled(NamedTuple):
     depth: int
     flow: Flow
     points: Points
+    rows: Sequence[Row]
 
 
 class _Parts(NamedTuple):
@@ -128,6 +130,7 @@ def assemble(
         depth=max(depths.last[index] for index in program.outputs),
         flow=flow,
         points=parts.points,
+        rows=weights,
     )
 
 

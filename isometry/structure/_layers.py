@@ -195,8 +195,10 @@ def _uses(
         scans = program.values[meeting.value].scans
         turn = None
         if meeting.origin.turn is not None:
-            scan, iteration = meeting.origin.turn
+            scan, position = meeting.origin.turn
             picking.add(scan)
+            # A reverse scan begins with the last of what is stacked.
+            iteration = program.scans[scan].index_of(position)
             turn = scans.index(scan), iteration
         styles = tuple(scan in picking for scan in scans)
         uses.append(Use(meeting, index, number, styles=styles, turn=turn))

@@ -60,8 +60,8 @@ class Origin(NamedTuple):
         parts: The stretches of axes of the leaf that were cut out.
         joined: If values of several leaves were concatenated: the axis of the value,
             and where this leaf's share of it begins and ends. Otherwise None.
-        turn: If f itself stacked several leaves for a scan: the scan, and the iteration
-            in which the value comes from this leaf. Otherwise None.
+        turn: If f itself stacked several leaves for a scan: the scan, and the position
+            of this leaf among those that were stacked. Otherwise None.
     """
 
     leaf: int

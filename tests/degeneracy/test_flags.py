@@ -180,7 +180,7 @@ def test_underflow_is_not_zero():
     flag, net, task, params = gradient_flag(initializers.normal(std=1e-8), tiny_loss, probed=False)
     one = jax.tree.map(lambda a: a[0], params)
     plain = jax.grad(lambda p: task.loss(net(p, task.xs[0]), task.targets[0]))(one)
-    assert not any(np.asarray(w).any() for w in _probe.weights_of(plain))
+    assert not any(np.asarray(w).any() for w in net.function.weights(plain))
     assert flag.state == "clear"
 
 

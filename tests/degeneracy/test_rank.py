@@ -87,9 +87,9 @@ def test_zer_o_stops_at_its_own_symmetry(pooled):
     net = networks.mlp([N_X, 32, 32, 32, N_Y], "tanh", "zer_o")
     task, _ = _task.make_task(net, pooled.xs, pooled.targets, None, None, 300, jax.random.key(1))
     params = jax.tree.map(lambda a: a[None], net.init(jax.random.key(0)))
-    start = _probe.start(task, params)
+    start = _probe.start(net.function, task, params)
     state = _probe._advance(net.function, task.loss, task.optimizer, start, task.xs, task.targets, task.batches, 0, 300)
-    before, after = (np.asarray(_probe.weights_of(tree)[1], float)[0, 0] for tree in (params, state.params))
+    before, after = (np.asarray(net.function.weights(tree)[1], float)[0, 0] for tree in (params, state.params))
     assert N_X < np.linalg.matrix_rank(after - before, tol=1e-4) <= 26
 
 
@@ -109,9 +109,9 @@ def test_what_training_moves_is_the_leading_block(pooled, optimizer):
     params = jax.tree.map(lambda a: a[None], net.init(jax.random.key(0)))
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an int32 power
         state = _probe._advance(
-            net.function, task.loss, optimizer, _probe.start(task, params), task.xs, task.targets, task.batches, 0, 20
+            net.function, task.loss, optimizer, _probe.start(net.function, task, params), task.xs, task.targets, task.batches, 0, 20
         )
-    before, after = _probe.weights_of(params)[1], _probe.weights_of(state.params)[1]
+    before, after = net.function.weights(params)[1], net.function.weights(state.params)[1]
     change = np.array(after - before)
     assert np.abs(change[..., :N_X, :N_X]).max() > 1e-3
     change[..., : max(N_X, N_Y), : max(N_X, N_Y)] = 0
@@ -242,7 +242,7 @@ def test_batches_are_whole_epochs(examples, steps):
 def test_controls_have_the_norm_of_each_layer():
     net = networks.mlp([5, 8, 8, 8, 3], "tanh", "partial_identity")
     params = net.init(jax.random.key(0))
-    controls = _probe.gaussian_controls(params, jax.random.key(1), 3)
+    controls = _probe.gaussian_controls(net.function, params, jax.random.key(1), 3)
     for run, control in zip(params["layers"], controls["layers"], strict=True):
         own, theirs = (np.linalg.norm(np.asarray(r["w"], float), axis=(-2, -1)) for r in (run, control))
         np.testing.assert_allclose(theirs, np.broadcast_to(own, theirs.shape), rtol=1e-6)  # float32, 64 terms

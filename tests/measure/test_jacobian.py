@@ -342,7 +342,7 @@ def test_the_network_refuses_a_batch():
     )
     for call in (isometry.jacobian, isometry.spectrum):
         with pytest.raises(
-            InputError, match=rf"{call.__name__}\(\): x has .* {message}"
+            InputError, match=rf"{call.__name__}\(\): x is .* {message}"
         ):
             call(net, parameters(net), np.stack([X, X]))
 

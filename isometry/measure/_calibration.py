@@ -1,0 +1,496 @@
+"""Calibrated networks: a gain for each weight layer, such that E s² = 1 over a span."""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from isometry._internal import compilation, precision
+from isometry._internal.errors import NotDefined, NotFinite
+from isometry._internal.types import Key, Params
+from isometry.measure import _points, _profile
+from isometry.measure._gains import Calibrated, Factors, Gain, Gains, scaled
+from isometry.measure._passes import Spans, jacobians
+from isometry.measure._points import Plan
+from isometry.measure._spans import Point, Span
+from isometry.networks import Network
+from isometry.structure import Anatomy, WeightLayer
+from isometry.structure._tapping import ADD
+
+# How far E s² may be from 1 in the end. The standard error of the mean over seeds is a
+# hundred times larger at best; with a tenth of it smooth activations would need one
+# more round.
+_TOLERANCE = 1e-3
+
+# A layer is called invariant if doubling its weights moves the end of the span by less
+# than this share. A norm behind it leaves eps/variance, 1e-5 or less; a layer that
+# counts moves its own share of the signal. With a tenth of it, norms of signals of
+# variance 1e-2 would be missed; with ten times more, saturated layers would be
+# called invariant.
+_INVARIANT = 1e-2
+
+# Doublings that a single gain is looked for in, up and down. A factor 2^20 more is no
+# calibration but another network.
+_MOST_DOUBLINGS = 20
+
+# Rounds of the search for one gain. Each halves the interval at least every other time.
+_MOST_ROUNDS = 60
+
+
+class _Slot(NamedTuple):
+    """A slice of a weight layer, and the point of its pre-activation."""
+
+    layer: str
+    number: int
+    point: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Sites:
+    """The layers of a span that a gain can be found for.
+
+    Attributes:
+        trunk: Those that every path through the span meets, in order.
+        ends: The last layers of the residual branches of the span.
+        notes: Of all other slices by their names: why they are left alone.
+        names: All slices by name, in the order of the anatomy.
+        counts: The number of slices of each layer.
+    """
+
+    trunk: tuple[_Slot, ...]
+    ends: tuple[_Slot, ...]
+    notes: dict[str, str]
+    names: dict[tuple[str, int], str]
+    counts: dict[str, int]
+
+    def factors(self, slots: Sequence[_Slot], gains: Float[Array, " slots"]) -> dict:
+        """Return the gains of slots by layer, 1 for all other slices."""
+        factors = {}
+        for i, slot in enumerate(slots):
+            if slot.layer not in factors:
+                factors[slot.layer] = jnp.ones(self.counts[slot.layer], gains.dtype)
+            factors[slot.layer] = factors[slot.layer].at[slot.number].set(gains[i])
+        return factors
+
+
+def _slices(anatomy: Anatomy, layer: WeightLayer) -> dict[int, str]:
+    """Return the point of each slice of a layer; "" for one that has none.
+
+    Slices of nested stacks are numbered with the innermost fastest.
+    """
+    pattern = re.compile(re.escape(layer.name) + r"((?:\[\d+\])*)")
+    by_index: dict[tuple[int, ...], str] = {}
+    for point in anatomy.points:
+        match = pattern.fullmatch(point)
+        if match:
+            index = tuple(map(int, re.findall(r"\d+", match[1])))
+            by_index[index] = point
+    count = layer.stacked or 1
+    points = dict.fromkeys(range(count), "")
+    is_nested = any(len(index) > 1 for index in by_index)
+    if len(by_index) == count:
+        points |= enumerate(by_index[index] for index in sorted(by_index))
+    elif not is_nested:
+        # Slices that the program does not use have no point.
+        points |= {index[0]: point for index, point in by_index.items() if index}
+    return points
+
+
+def _sites(anatomy: Anatomy, first: Point, last: Point) -> _Sites:
+    """Find the layers of a span that a gain can be found for."""
+    trunk = []
+    ends = []
+    notes = {}
+    names = {}
+    last_of_branches = _branch_ends(anatomy, first, last)
+    for layer in anatomy.layers:
+        for index, point in _slices(anatomy, layer).items():
+            name = point or f"{layer.name}[{index}]"
+            if layer.stacked is None:
+                name = layer.name
+            names[layer.name, index] = name
+            slot = _Slot(layer.name, index, point)
+            note = _obstacle(anatomy, layer, point, first=first, last=last)
+            if not note and anatomy.cuts(point):
+                # If the span ends with this layer, the end is the same value.
+                is_last = anatomy.place(point) == anatomy.place(last.name)
+                trunk.append(slot._replace(point=last.name if is_last else point))
+                continue
+            if not note and (layer.name, index) in last_of_branches:
+                ends.append(slot)
+            notes[name] = note or "on a branch: some path leads around it"
+    return _Sites(
+        trunk=tuple(trunk),
+        ends=tuple(ends),
+        notes=notes,
+        names=names,
+        counts={layer.name: layer.stacked or 1 for layer in anatomy.layers},
+    )
+
+
+def _obstacle(
+    anatomy: Anatomy,
+    layer: WeightLayer,
+    point: str,
+    *,
+    first: Point,
+    last: Point,
+) -> str:
+    """Say why no gain can be found for a slice of a layer, or return ""."""
+    if layer.kind == "embedding":
+        return "its rows are looked up: it is no factor of the Jacobian"
+    if layer.kind == "other":
+        return "how it acts on the signal cannot be read"
+    if layer.tied:
+        return "used more than once"
+    # The result of a layer in a loop that cannot be unrolled has no name either.
+    if not point:
+        return "not used, or at a place without a name"
+    starts_here = anatomy.place(point) == anatomy.place(first.name)
+    is_inside = anatomy.upstream(first.name, point) and not starts_here
+    if not (is_inside and anatomy.upstream(point, last.name)):
+        return "outside the span"
+    return ""
+
+
+def _branch_ends(anatomy: Anatomy, first: Point, last: Point) -> set[tuple[str, int]]:
+    """Return the slices of layers that end the residual branches of a span."""
+    ends = set()
+    for branch in anatomy.branches:
+        is_inside = anatomy.upstream(first.name, branch.joins)
+        if not (is_inside and anatomy.upstream(branch.joins, last.name)):
+            continue
+        end = max(branch.positions)
+        for name, position in zip(branch.layers, branch.positions, strict=True):
+            if position == end:
+                ends.add((name, branch.slice or 0))
+    return ends
+
+
+class _Measurement:
+    """Measures E s² of a network with gains, at the same seeds and inputs each time."""
+
+    def __init__(self, net: Network, keys: Key, xs: PyTree[Array], *, span: Span):
+        # The layers of the span are known once its points are.
+        found: list[_Sites] = []
+
+        def choose(anatomy: Anatomy, first: Point, last: Point) -> list[str]:
+            sites = _sites(anatomy, first, last)
+            found.append(sites)
+            points = {first.name, last.name, *(slot.point for slot in sites.trunk)}
+            return [name for name in anatomy.points if name in points]
+
+        self._run = _points.prepare(
+            net,
+            keys,
+            xs,
+            params=None,
+            sample=None,
+            span=span,
+            dtype=None,
+            choose=choose,
+        )
+        (self.sites,) = found
+        # All layers are measured from the start, by one forward pass.
+        self._spans = Spans(self.plan, "input")
+        self._chunk = _profile.inputs_at_once(self._spans, self._run)
+        self._chunks = None
+        # Drawing anew in each round would adjust a data-driven network each time.
+        if self._run.seeds_at_once >= self._run.num_seeds:
+            self._chunks = list(self._run.chunks())
+
+    @property
+    def plan(self) -> Plan:
+        return self._run.plan
+
+    def mean_squares(self, factors: Factors) -> dict[str, np.ndarray]:
+        """Return the mean of s² from the start of the span to each point.
+
+        Returns:
+            For each point an array over seeds: means over inputs and singular values.
+        """
+        parts = []
+        for _, drawn in self._chunks or self._run.chunks():
+            part = _mean_squares(
+                self._spans,
+                self._chunk,
+                self.plan.constants,
+                params=_all_scaled(drawn, self.plan.anatomy, factors),
+                xs=self._run.xs,
+            )
+            parts.append(part)
+        joined = self._run.joined(parts)
+        by_point = {}
+        for shape, names in self._spans.names_of_shape().items():
+            of_shape = joined[_profile.label_of(shape)].astype(np.float64)
+            for i, name in enumerate(names):
+                of_point = of_shape[:, :, i]
+                # Gains of other layers would be NaN too.
+                if not np.isfinite(of_point).all():
+                    raise NotFinite(
+                        f"the Jacobian from {self.plan.first} to {name!r} is not "
+                        "finite. Does f overflow?"
+                    )
+                by_point[name] = of_point.mean(axis=1)
+        return by_point
+
+    def responses(self) -> Float[np.ndarray, " slots"]:
+        """Return how far the end of the span moves with the gain of each trunk layer.
+
+        Returns:
+            For each layer, |d end/d ln gain|/|end| of the first seed and input.
+        """
+        _, drawn = next(iter(self._chunks or self._run.chunks()))
+        params = jax.tree.map(lambda a: a[0], drawn)
+        x = jax.tree.map(lambda a: a[0], self._run.xs)
+        constants = self.plan.constants
+        responses = _responses(
+            self.plan,
+            self.sites,
+            constants,
+            params=params,
+            x=x,
+        )
+        return np.asarray(responses)
+
+
+def _all_scaled(params: Params, anatomy: Anatomy, factors: Factors) -> Params:
+    """Multiply the weights of parameters that are stacked over seeds."""
+    return jax.vmap(lambda one: scaled(one, anatomy, factors))(params)
+
+
+@functools.partial(compilation.jit, static_argnums=(0, 1))
+def _mean_squares(
+    spans: Spans,
+    chunk: int,
+    constants: list[Array],
+    params: Params,
+    xs: PyTree[Array],
+) -> dict[str, Array]:
+    """Return the mean of s² of all Jacobians, (seeds, inputs, spans), by shape."""
+
+    def of_input(params: Params, x: PyTree[Array]) -> dict[str, Array]:
+        stacks = jacobians(spans, constants, jax.tree.leaves((params, x)))
+        return jax.tree.map(_mean_square, stacks)
+
+    def of_seed(params: Params) -> dict[str, Array]:
+        measure = functools.partial(of_input, params)
+        return jax.lax.map(measure, xs, batch_size=chunk)
+
+    with precision.full():
+        return jax.lax.map(of_seed, params)
+
+
+def _mean_square(stack: Float[Array, "spans m n"]) -> Float[Array, " spans"]:
+    # The sum of the squares of all singular values is that of all entries.
+    return jnp.sum(stack**2, axis=(1, 2)) / min(stack.shape[1:])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _responses(
+    plan: Plan,
+    sites: "_Sites",
+    constants: list[Array],
+    *,
+    params: Params,
+    x: PyTree[Array],
+) -> Float[Array, " slots"]:
+    """Do what `_Measurement.responses` does, for one seed and input."""
+    program = plan.tapped(constants, ADD)
+
+    def end(logs: Float[Array, " slots"]) -> Array:
+        factors = sites.factors(sites.trunk, jnp.exp(logs))
+        changed = scaled(params, plan.anatomy, factors)
+        _, readings = program(jax.tree.leaves((changed, x)), {})
+        return plan.part(readings, plan.last)
+
+    zeros = jnp.zeros(len(sites.trunk), plan.dtype)
+    with precision.full():
+        value, push = jax.linearize(end, zeros)
+        sizes = jax.lax.map(
+            lambda one: jnp.linalg.norm(push(one)),
+            jnp.eye(len(zeros), dtype=plan.dtype),
+        )
+    return sizes / jnp.linalg.norm(value)
+
+
+def calibrate(net: Network, keys: Key, xs: PyTree[Array], *, span: Span) -> Calibrated:
+    """Do what `Network.calibrated` does."""
+    measurement = _Measurement(net, keys, xs, span=span)
+    sites = measurement.sites
+    last = measurement.plan.last.name
+    notes = dict(sites.notes)
+    slots = []
+    # A span without such layers has no response to ask for.
+    responses: Sequence[float] | np.ndarray = ()
+    if sites.trunk:
+        responses = measurement.responses()
+    for slot, response in zip(sites.trunk, responses, strict=True):
+        if response < _INVARIANT:
+            name = sites.names[slot.layer, slot.number]
+            notes[name] = "a norm behind it undoes its scale"
+        else:
+            slots.append(slot)
+    before = measurement.mean_squares({})[last].mean()
+
+    factors = _settled(measurement, slots)
+    after = measurement.mean_squares(factors)[last]
+    if abs(_log(after.mean(), last)) > _TOLERANCE:
+        factors = _solved(measurement, slots, factors, notes=notes)
+        after = measurement.mean_squares(factors)[last]
+    gains = Gains(
+        rows=tuple(_rows(sites, factors, notes)),
+        span=(measurement.plan.first.name, last),
+        before=float(before),
+        after=float(after.mean()),
+        error=_standard_error(after),
+    )
+    return Calibrated(
+        function=net.function,
+        example=net.example,
+        scheme=net.scheme,
+        activation=net.activation,
+        mode=net.mode,
+        base=net,
+        gains=gains,
+        factors=factors,
+    )
+
+
+def _rows(sites: _Sites, factors: Factors, notes: Mapping[str, str]) -> Iterator[Gain]:
+    """Return the gain of every slice, and why it is 1."""
+    for (layer, number), name in sites.names.items():
+        gain = 1.0
+        if layer in factors:
+            gain = float(factors[layer][number])
+        note = notes.get(name, "")
+        # The last layers of branches are left alone only if others suffice.
+        if gain != 1.0:
+            note = ""
+        yield Gain(name, gain, note)
+
+
+def _standard_error(by_seed: Float[np.ndarray, " seeds"]) -> float:
+    # Of a single seed nothing is known about the spread.
+    if len(by_seed) == 1:
+        return math.nan
+    return float(by_seed.std(ddof=1)) / math.sqrt(len(by_seed))
+
+
+def _log(mean_square: float, point: str) -> float:
+    """Return ln E s²; refuse zero, which no gain changes."""
+    if mean_square > 0:
+        return math.log(mean_square)
+    raise NotDefined(
+        f"E s² to {point!r} is exactly 0, and no gain changes that: weights are zero, "
+        "or no unit is active. Write net.with_scheme(...) with a scheme without zeros."
+    )
+
+
+def _settled(measurement: _Measurement, slots: Sequence[_Slot]) -> Factors:
+    """Find the gains with which E s² is 1 from the start to each trunk layer.
+
+    E s² up to a layer is proportional to its gain², and depends on the gains of layers
+    before it alone. So if all gains are corrected at once, the first layer is right
+    after one round, the second after two, and with positively homogeneous activations
+    all are right after the first.
+    """
+    logs = np.zeros(len(slots))
+    factors: Factors = {}
+    # At most one round for each layer, as said above.
+    for _ in range(len(slots)):
+        means = measurement.mean_squares(factors)
+        reached = np.array([_log(means[s.point].mean(), s.point) for s in slots])
+        if np.all(np.abs(reached) <= _TOLERANCE):
+            break
+        logs -= np.diff(reached, prepend=0.0) / 2
+        factors = _host(measurement.sites.factors(slots, jnp.exp(jnp.asarray(logs))))
+    return factors
+
+
+def _host(factors: dict[str, Array]) -> Factors:
+    return {name: np.asarray(gains, np.float64) for name, gains in factors.items()}
+
+
+def _solved(
+    measurement: _Measurement,
+    slots: Sequence[_Slot],
+    factors: Factors,
+    *,
+    notes: Mapping[str, str],
+) -> Factors:
+    """Find one number that brings E s² over the whole span to 1.
+
+    It is the gain of the last layer of the trunk, or where there is none, a gain that
+    the last layers of all branches share.
+    """
+    sites = measurement.sites
+    last = measurement.plan.last.name
+    moved = slots[-1:] or sites.ends
+    # Say of each layer what stands against it.
+    if not moved:
+        reasons = [f"{name}: {note}" for name, note in notes.items()]
+        listed = "; ".join(reasons) or "there is none"
+        raise NotDefined(f"no weight layer of the span changes E s²: {listed}.")
+
+    def with_gain(gain: float) -> Factors:
+        combined = dict(factors)
+        added = sites.factors(moved, jnp.full(len(moved), gain))
+        for name, gains in _host(added).items():
+            combined[name] = combined.get(name, 1.0) * gains
+        return combined
+
+    def mean_square(gain: float) -> float:
+        return float(measurement.mean_squares(with_gain(gain))[last].mean())
+
+    least = mean_square(0.0)
+    log = None
+    # If the skips alone have 1 or more, what looks like a solution is sampling noise.
+    if min(least, mean_square(1.0)) < 1 - _TOLERANCE:
+        log = _root(lambda log: _log(mean_square(math.exp(log)), last))
+    if log is None:
+        names = [sites.names[slot.layer, slot.number] for slot in moved]
+        raise NotDefined(
+            f"no gain of {', '.join(names[:3])} brings E s² to 1: with these weights "
+            f"at 0 the skips around them leave {least:.4g}. Take a span that begins or "
+            "ends with a layer that every path meets, or a network whose skips are "
+            "below 1."
+        )
+    return with_gain(math.exp(log))
+
+
+def _root(function: Callable[[float], float]) -> float | None:
+    """Find a zero of an increasing function near 0; None if there is none.
+
+    The Illinois variant of regula falsi: it keeps a bracket, and where one end stays,
+    its value is halved.
+    """
+    a, value_a = 0.0, function(0.0)
+    direction = -math.copysign(1.0, value_a)
+    b = value_b = math.nan
+    for doubling in range(1, _MOST_DOUBLINGS + 1):
+        b = direction * doubling * math.log(2)
+        value_b = function(b)
+        if value_a * value_b <= 0:
+            break
+        a, value_a = b, value_b
+    else:
+        return None
+    for _ in range(_MOST_ROUNDS):
+        middle = (a * value_b - b * value_a) / (value_b - value_a)
+        value = function(middle)
+        if abs(value) <= _TOLERANCE:
+            return middle
+        if value * value_b < 0:
+            a, value_a = b, value_b
+        else:
+            value_a /= 2
+        b, value_b = middle, value
+    return None

@@ -1,0 +1,224 @@
+"""Networks whose drawn weights are multiplied by gains, and the gains they carry."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from isometry._internal.types import Key, Params
+from isometry.activations import Activation
+from isometry.networks import Network
+from isometry.structure import Anatomy, WeightLayer
+
+# Rows of a table on a screen.
+_ROWS_OF_REPR = 20
+
+# The gains of each layer by name, one for each slice.
+Factors: TypeAlias = dict[str, np.ndarray]
+
+
+class Gain(NamedTuple):
+    """What the weights of one layer, or of one slice, are multiplied with.
+
+    Attributes:
+        name: The name of the layer; of a slice "blocks/fc1[2]".
+        value: The gain.
+        note: Why it is 1, if the layer has been left alone.
+    """
+
+    name: str
+    value: float
+    note: str
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Gains:
+    """The gains of a calibrated network.
+
+    Attributes:
+        rows: One for each weight layer, slices apart, in the order of the anatomy.
+        span: The first and last point of the span.
+        before: E s² over the span without the gains.
+        after: E s² with them.
+        error: The standard error of `after` over seeds.
+
+    Example:
+        >>> net = networks.mlp([8, 8, 8], "linear", "orthogonal", sigma_w=0.5)
+        >>> keys = jax.random.split(jax.random.key(0), 2)
+        >>> gains = net.calibrated(keys, jnp.ones((1, 8))).gains
+        >>> [round(row.value, 3) for row in gains.rows]
+        [2.0, 2.0]
+    """
+
+    rows: tuple[Gain, ...]
+    span: tuple[str, str]
+    before: float
+    after: float
+    error: float
+
+    def table(self) -> str:
+        """Return a table with a row for each layer.
+
+        Returns:
+            Lines of text.
+
+        Example:
+            >>> net = networks.mlp([8, 8, 8], "linear", "orthogonal", sigma_w=0.5)
+            >>> keys = jax.random.split(jax.random.key(0), 2)
+            >>> print(net.calibrated(keys, jnp.ones((1, 8))).gains.table())
+            E s² from input to output: 0.0625 before, 1.0000 ± 0.0000 after
+            layer     gain
+            layers/0  2
+            layers/1  2
+        """
+        return "\n".join([self._heading(), *self._lines()])
+
+    def _heading(self) -> str:
+        first, last = self.span
+        return (
+            f"E s² from {first} to {last}: {self.before:.4g} before, {self.after:.4f} "
+            f"± {self.error:.4f} after"
+        )
+
+    def _lines(self) -> list[str]:
+        names = ["layer", *(row.name for row in self.rows)]
+        values = ["gain", *(f"{row.value:.6g}" for row in self.rows)]
+        notes = ["", *(row.note for row in self.rows)]
+        width = max(map(len, names))
+        width_of_value = max(map(len, values))
+        lines = []
+        for name, value, note in zip(names, values, notes, strict=True):
+            line = f"{name:{width}}  {value:{width_of_value}}  {note}"
+            lines.append(line.rstrip())
+        return lines
+
+    def __repr__(self) -> str:
+        lines = self._lines()
+        if len(lines) > _ROWS_OF_REPR:
+            half = _ROWS_OF_REPR // 2
+            lines = [*lines[:half], "...", *lines[-half:]]
+        return "\n".join([self._heading(), *lines])
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Calibrated(Network):
+    """A network whose drawn weights are multiplied by gains, a number a layer.
+
+    Attributes:
+        base: The network without the gains.
+        gains: The gains, and what they change.
+        factors: The gains by layer.
+    """
+
+    base: Network
+    gains: Gains
+    factors: Factors
+
+    def init(self, key: Key) -> Params:
+        """Draw the parameters of the network, and multiply its weights."""
+        drawn = self.base.init(key)
+        # What a data-driven scheme draws is adjusted first.
+        if self.base.data_driven:
+            return drawn
+        return scaled(drawn, self.base.anatomy, self.factors)
+
+    @property
+    def data_driven(self) -> bool:
+        """Whether `adjust` changes anything."""
+        return self.base.data_driven
+
+    def adjust(self, params: Params, xs: PyTree[Array]) -> Params:
+        """Adjust the network as its scheme does, and multiply its weights."""
+        adjusted = self.base.adjust(params, xs)
+        # Otherwise they have been multiplied as they were drawn.
+        if not self.base.data_driven:
+            return adjusted
+        return scaled(adjusted, self.base.anatomy, self.factors)
+
+    @functools.cached_property
+    def anatomy(self) -> Anatomy:
+        """That of the network, which no gain changes."""
+        return self.base.anatomy
+
+    @property
+    def depth(self) -> int:
+        """The number of weight layers on the longest path."""
+        return self.base.depth
+
+    @property
+    def any_size(self) -> bool:
+        """Whether x may be larger or smaller than the example."""
+        return self.base.any_size
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """Those that the network itself knows."""
+        return self.base.layer_activations
+
+    @property
+    def training(self) -> Network:
+        """The network as it is trained, with the same gains."""
+        base = self.base.training
+        # Gains are of leaves, which both modes share.
+        return dataclasses.replace(
+            self,
+            function=base.function,
+            example=base.example,
+            mode=base.mode,
+            base=base,
+        )
+
+    def __repr__(self) -> str:
+        first, last = self.gains.span
+        return f"{self.base!r}.calibrated(span=({first!r}, {last!r}))"
+
+
+def scaled(
+    params: Params,
+    anatomy: Anatomy,
+    factors: Mapping[str, Float[Array | np.ndarray, " slices"]],
+) -> Params:
+    """Multiply the weights of layers by gains.
+
+    Args:
+        params: Parameters.
+        anatomy: The anatomy that names the layers.
+        factors: For some layers by name, a gain for each slice.
+
+    Returns:
+        Parameters of the same shapes and dtypes.
+    """
+    # Layers know their leaves by key path.
+    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    values = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    for layer in anatomy.layers:
+        if layer.name in factors:
+            values[layer.path] = _multiplied(
+                values[layer.path], layer, factors[layer.name]
+            )
+    return jax.tree.unflatten(tree, list(values.values()))
+
+
+def _multiplied(
+    leaf: Array,
+    layer: WeightLayer,
+    gains: Float[Array | np.ndarray, " slices"],
+) -> Array:
+    """Multiply the slices of one layer in its leaf."""
+    # One gain for each slice, and the same along all other axes.
+    shape = [1] * leaf.ndim
+    for axis in layer.stacked_axes:
+        shape[axis] = leaf.shape[axis]
+    factor = jnp.asarray(gains, leaf.dtype).reshape(shape)
+    if not layer.stretches:
+        return leaf * factor
+    # Other stretches of the leaf are other layers.
+    window = [slice(None)] * leaf.ndim
+    for axis, start, stop in layer.stretches:
+        window[axis] = slice(start, stop)
+    return leaf.at[tuple(window)].multiply(factor)

@@ -1,0 +1,335 @@
+"""The function `weights`: the spectrum of each weight as an operator."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from isometry import linalg
+from isometry._internal import blas, checks, precision
+from isometry._internal.errors import FromCall, InputError, public
+from isometry._internal.types import Params
+from isometry.measure._record import Spectrum
+from isometry.networks import Network
+from isometry.structure import Anatomy
+from isometry.structure._operands import Convolution, Operand, operands
+from isometry.structure._tapping import tapped
+
+# Rows of a table on a screen.
+_ROWS_OF_REPR = 20
+
+
+class Weight(NamedTuple):
+    """The weight of one layer, or of one slice of stacked layers.
+
+    Attributes:
+        name: The name of the layer; of a slice "blocks/fc1[2]".
+        kind: "dense", "conv", "embedding" or "other".
+        inputs: The numbers that the operator takes: of a convolution, pixels times
+            channels.
+        outputs: The numbers that it returns.
+        spectrum: Its singular values; None if there are none to be had.
+        note: Why there are none, or what they are of; else "".
+    """
+
+    name: str
+    kind: str
+    inputs: int
+    outputs: int
+    spectrum: Spectrum | None
+    note: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Weights:
+    """The spectra of all weights of a network. `weights["stem"]` is one of them.
+
+    Attributes:
+        rows: One for each weight layer, slices apart, in the order of the anatomy.
+
+    Example:
+        >>> net = networks.mlp([3, 8, 8, 2], "tanh", "orthogonal", sigma_w=1.5)
+        >>> weights = isometry.weights(net, net.init(jax.random.key(0)))
+        >>> weights["layers/0"].values.round(4)
+        Array([1.5, 1.5, 1.5], dtype=float32)
+    """
+
+    rows: tuple[Weight, ...]
+
+    def __getitem__(self, name: str) -> Spectrum:
+        # Names are checked as everywhere, with the nearest one for a misspelled one.
+        by_name = {row.name: row for row in self.rows}
+        row = by_name[checks.one_of("name", name, by_name)]
+        if row.spectrum is None:
+            raise InputError(f"{name!r} has no spectrum: {row.note}.")
+        return row.spectrum
+
+    def __iter__(self) -> Iterator[Weight]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def table(self) -> str:
+        """Return a table with a row for each layer.
+
+        Returns:
+            Lines of text: the operator, its largest and smallest singular value, and
+            the mean of their squares.
+
+        Example:
+            >>> net = networks.mlp([3, 8, 2], "tanh", "orthogonal", sigma_w=1.5)
+            >>> print(isometry.weights(net, net.init(jax.random.key(0))).table())
+            layer     kind   operator  s_max  s_min  E s²
+            layers/0  dense  3 → 8     1.5    1.5    2.25
+            layers/1  dense  8 → 2     1.5    1.5    2.25
+        """
+        return "\n".join(self._lines())
+
+    def _lines(self) -> list[str]:
+        cells = [("layer", "kind", "operator", "s_max", "s_min", "E s²")]
+        for row in self.rows:
+            sizes = f"{row.inputs} → {row.outputs}"
+            cells.append((row.name, row.kind, sizes, *_figures(row)))
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = []
+        for line, note in zip(cells, ["", *self._notes()], strict=True):
+            padded = [*map(str.ljust, line, widths), note]
+            lines.append("  ".join(padded).rstrip())
+        return lines
+
+    def _notes(self) -> list[str]:
+        return [row.note for row in self.rows]
+
+    def __repr__(self) -> str:
+        lines = self._lines()
+        if len(lines) > _ROWS_OF_REPR:
+            half = _ROWS_OF_REPR // 2
+            lines = [*lines[:half], "...", *lines[-half:]]
+        return "\n".join([f"Weights of {len(self.rows)} layers", *lines])
+
+
+def _figures(row: Weight) -> tuple[str, str, str]:
+    """Return the largest and smallest value and the mean square, as text."""
+    if row.spectrum is None:
+        return "", "", ""
+    values = np.asarray(row.spectrum.values)
+    mean_square = float(row.spectrum.moment(1))
+    return f"{values[0]:.4g}", f"{values[-1]:.4g}", f"{mean_square:.4g}"
+
+
+@public("weights")
+def weights(net: Network, params: Params) -> Weights:
+    """Measure the spectrum of each weight, as the operator that it is in the network.
+
+    A weight is taken as it multiplies the signal: masked, standardized or cast if the
+    network does so. A convolution is the linear map of its whole image, with the size,
+    strides, padding and groups with which it is used; an embedding is the matrix of its
+    rows. Axes that weight and signal share are blocks of one operator.
+
+    Args:
+        net: A network.
+        params: Its parameters.
+
+    Returns:
+        A record for each layer.
+
+    Raises:
+        InputError: `net` is no network; `params` are not its parameters, or not finite.
+
+    Example:
+        >>> net = networks.mlp([16, 16, 4], "tanh", "gaussian", sigma_w=1.0)
+        >>> weights = isometry.weights(net, net.init(jax.random.key(0)))
+        >>> [row.name for row in weights]
+        ['layers/0', 'layers/1']
+        >>> weights["layers/1"].size
+        4
+    """
+    # Of a plain function the size of images is not known.
+    if not isinstance(net, Network):
+        raise InputError(
+            f"net={checks.show(net)} is not a Network; write "
+            "networks.function(f, init, example)."
+        )
+    checks.on_host("params", params)
+    checks.not_abstract("params", params)
+    checks.all_finite("params", params)
+    # Its program has the weights as they multiply the signal.
+    anatomy = net.anatomy
+    if jax.tree.structure(params) != anatomy.params_tree:
+        raise InputError(
+            "params are not those of this network: they are another tree of arrays; "
+            "write net.init(key)."
+        )
+    uses = operands(anatomy)
+    shapes = {
+        jax.tree_util.keystr(path): jnp.shape(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    rows = []
+    # One thread of BLAS: factorizations are many and small.
+    with precision.full(), blas.single_threaded():
+        for use, reading in zip(uses, _read(anatomy, params, uses), strict=True):
+            names = _names(use, shapes[use.layer.path])
+            slices = use.slices(reading)
+            for name, weight in zip(names, slices, strict=True):
+                rows.append(_row(use, name, weight))
+    return Weights(tuple(rows))
+
+
+def _names(use: Operand, shape: tuple[int, ...]) -> list[str]:
+    """Return the names of the slices of a layer that a use reads."""
+    layer = use.layer
+    if layer.stacked is None:
+        return [layer.name]
+    # Slices of nested stacks have an index for each.
+    stack = tuple(shape[axis] for axis in layer.stacked_axes)
+    indices = ["".join(f"[{n}]" for n in index) for index in np.ndindex(stack)]
+    names = [layer.name + index for index in indices]
+    if use.index is None:
+        return names
+    return [names[use.index]]
+
+
+def _read(anatomy: Anatomy, params: Params, uses: list[Operand]) -> list[Array]:
+    """Return the values of the operands. What depends on x is not computed."""
+    # Several slices may be read at one place, so places are named by number.
+    places = {str(i): use.place for i, use in enumerate(uses)}
+    leaves = jax.tree.leaves(params)
+    shapes = anatomy.closed.in_avals[len(leaves) :]
+
+    # Compiled, because XLA leaves out all that the weights do not depend on.
+    @jax.jit
+    def program(leaves: list[Array]) -> list[Array]:
+        x = [jnp.zeros(aval.shape, aval.dtype) for aval in shapes]
+        _, readings = tapped(anatomy.closed, places)([*leaves, *x], {})
+        return [readings[name] for name in places]
+
+    return program(leaves)
+
+
+def _row(use: Operand, name: str, weight: Array) -> Weight:
+    """Factorize one slice."""
+    kind = use.layer.kind
+    # Parameters of low precision are exact in float32.
+    weight = weight.astype(precision.measuring_dtype(None, weight))
+    if kind == "other":
+        note = "how it acts on the signal cannot be read"
+        return Weight(name, kind, 0, outputs=0, spectrum=None, note=note)
+    if kind != "conv":
+        return _matrix(use, name, weight)
+    if use.convolution is None:
+        note = "a transposed convolution, or one that cuts off pixels"
+        return Weight(name, kind, 0, outputs=0, spectrum=None, note=note)
+    return _convolution(use, name, weight)
+
+
+def _matrix(use: Operand, name: str, weight: Array) -> Weight:
+    """Factorize a matrix, or the blocks of one."""
+    axes = (*use.batch_axes, *use.in_axes, *use.out_axes)
+    others = [axis for axis in range(weight.ndim) if axis not in axes]
+    ordered = weight.transpose(*axes, *others)
+    # Along all other axes the weight has been repeated for the signal.
+    ordered = ordered[(..., *(0,) * len(others))]
+    num_blocks = _size(weight, use.batch_axes)
+    num_inputs = _size(weight, use.in_axes)
+    num_outputs = _size(weight, use.out_axes)
+    blocks = ordered.reshape(num_blocks, num_inputs, num_outputs)
+    log_values, log_floor = linalg.log_singular_values(blocks)
+    spectrum = _spectrum(
+        jnp.sort(log_values.ravel(), descending=True),
+        log_floor,
+        structural_zeros=num_blocks * abs(num_inputs - num_outputs),
+    )
+    return Weight(
+        name,
+        use.layer.kind,
+        inputs=num_blocks * num_inputs,
+        outputs=num_blocks * num_outputs,
+        spectrum=spectrum,
+        note="",
+    )
+
+
+def _size(weight: Array, axes: tuple[int, ...]) -> int:
+    return math.prod(weight.shape[axis] for axis in axes)
+
+
+def _convolution(use: Operand, name: str, weight: Array) -> Weight:
+    """Factorize the map of a convolution from image to image."""
+    how = use.convolution
+    assert how is not None, "others have been dealt with"
+    kernel = weight.transpose(*use.window_axes, *use.in_axes, *use.out_axes)
+    # A dilated window is a wider one with zeros between its taps.
+    for axis, step in enumerate(how.dilation):
+        kernel = _dilated(kernel, axis, step)
+    *window, num_inputs, num_outputs = kernel.shape
+    axes = range(len(window))
+    pixels_out = math.prod(_num_outputs(how, axis, window[axis]) for axis in axes)
+    inputs = math.prod(how.size) * num_inputs * use.groups
+    outputs = pixels_out * num_outputs
+    row = Weight(
+        name,
+        use.layer.kind,
+        inputs=inputs,
+        outputs=outputs,
+        spectrum=None,
+        note=how.note,
+    )
+    try:
+        values = linalg.convolution_singular_values(
+            kernel,
+            how.size,
+            strides=how.strides,
+            padding=how.padding,
+            groups=use.groups,
+        )
+    # One map that does not fit in memory should not hide the others.
+    except FromCall as error:
+        return row._replace(note=error.message)
+    # Of the whole map, which is at least that of the blocks by which it is factorized.
+    log_floor = precision.svd_log_floor(inputs, outputs, values.dtype)
+    missing = abs(inputs - outputs)
+    spectrum = _spectrum(jnp.log(values), log_floor, structural_zeros=missing)
+    return row._replace(spectrum=spectrum)
+
+
+def _num_outputs(how: Convolution, axis: int, taps: int) -> int:
+    stride = how.strides[axis]
+    # On a circle every pixel is the start of a window.
+    if isinstance(how.padding, str):
+        return math.ceil(how.size[axis] / stride)
+    return (how.size[axis] + sum(how.padding[axis]) - taps) // stride + 1
+
+
+def _dilated(kernel: Array, axis: int, step: int) -> Array:
+    """Put zeros between the taps along an axis."""
+    taps = kernel.shape[axis]
+    shape = list(kernel.shape)
+    shape[axis] = (taps - 1) * step + 1
+    window = [slice(None)] * kernel.ndim
+    window[axis] = slice(None, None, step)
+    return jnp.zeros(shape, kernel.dtype).at[tuple(window)].set(kernel)
+
+
+def _spectrum(
+    log_values: Float[Array, " values"],
+    log_floor: float,
+    *,
+    structural_zeros: int,
+) -> Spectrum:
+    """Return the record of all singular values of one operator."""
+    size = len(log_values)
+    return Spectrum(
+        log_values=log_values,
+        weights=jnp.full_like(log_values, 1 / size),
+        log_floor=jnp.asarray(log_floor, log_values.dtype),
+        size=size,
+        structural_zeros=structural_zeros,
+        span="given",
+    )

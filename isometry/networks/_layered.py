@@ -1,0 +1,128 @@
+"""Networks that know their layers: `mlp` and `chain`.
+
+Their Jacobian is a product of known factors, which `method="product"` multiplies to
+the last digit, and their layers can be taken out and put back one by one.
+"""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+
+from jaxtyping import Array
+
+from isometry._internal.types import Params
+from isometry.activations import Activation
+from isometry.linalg import Factors
+from isometry.networks._network import Network
+from isometry.schemes import Layer
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedLayer(Layer):
+    """A layer with its arrays.
+
+    Attributes:
+        w: The weights, of shape (fan_in, fan_out).
+        b: The biases, of shape (fan_out,), or None.
+    """
+
+    # By name only: fields of `Layer` with defaults come before them.
+    w: Array = dataclasses.field(kw_only=True)
+    b: Array | None = dataclasses.field(default=None, kw_only=True)
+
+
+class LayeredFunction(ABC):
+    """The function of a network whose Jacobian is a product of known factors."""
+
+    # All of one architecture are equal and hash alike, as frozen dataclasses are.
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """The number of weight layers; of a chain the number of blocks."""
+
+    @property
+    def pairs(self) -> int | None:
+        """The number of pairs of W and derivatives in the hidden span, if known."""
+        return None
+
+    @property
+    @abstractmethod
+    def shares_matrices(self) -> bool:
+        """Whether the matrices of `factors` do not depend on x, only their scales."""
+
+    @property
+    def has_dead_slopes(self) -> bool:
+        """Whether scales of `factors` can be exactly zero, as those of relu are."""
+        # If they can, large Jacobians are formed from the active units alone.
+        return False
+
+    @abstractmethod
+    def __call__(self, params: Params, x: Array) -> Array:
+        """Return the output for one example."""
+
+    @abstractmethod
+    def check(self, params: Params, where: str = "params") -> None:
+        """Refuse parameters whose shapes are not those of this architecture.
+
+        Args:
+            params: Arrays or shapes.
+            where: Their name in the message.
+        """
+
+    @abstractmethod
+    def stem(self, params: Params, x: Array) -> Array:
+        """Return the first pre-activation z_1."""
+
+    @abstractmethod
+    def hidden(self, params: Params, z: Array) -> Array:
+        """Return z_(depth-1) if z_1 is z: the map whose spectra the theory predicts."""
+
+    @abstractmethod
+    def pre_activations(self, params: Params, x: Array) -> list[Array]:
+        """Return z_1 ... z_(depth-1)."""
+
+    @abstractmethod
+    def factors(self, params: Params, x: Array, span: str) -> list[Factors]:
+        """Return the factors of the Jacobian at x, in the order of application.
+
+        Args:
+            params: The parameters.
+            x: One example.
+            span: "end_to_end" or "hidden".
+        """
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class LayeredNetwork(Network):
+    """A network whose layers can be taken out and put back.
+
+    Attributes:
+        function: Knows the factors of its Jacobian.
+    """
+
+    function: LayeredFunction
+
+    @property
+    def depth(self) -> int:
+        """The number of weight layers; of a chain the number of blocks."""
+        # Known without an anatomy, which a chain of plain functions does not have.
+        return self.function.depth
+
+    @property
+    def hidden_activations(self) -> tuple[Activation, ...]:
+        """The activation behind each weight layer but the last."""
+        raise NotImplementedError
+
+    @property
+    def plan(self) -> tuple[Layer, ...]:
+        """The layers without their arrays, first to last."""
+        raise NotImplementedError
+
+    def layers(self, params: Params) -> Iterator[WeightedLayer]:
+        """Return the layers with their arrays, first to last."""
+        raise NotImplementedError
+
+    def with_layers(self, params: Params, layers: Iterable[WeightedLayer]) -> Params:
+        """Undo `layers`: put the arrays of layers in the place of those of params."""
+        raise NotImplementedError

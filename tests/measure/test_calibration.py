@@ -1,0 +1,140 @@
+"""Calibrated networks: E s² = 1 over a span, on networks of any kind."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isometry
+from isometry import initializers, networks
+from isometry._internal.errors import NotDefined
+from tests.networks.plain import plain
+
+KEYS = jax.random.split(jax.random.key(0), 3)
+XS = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6)), jnp.float32)
+# As near to 1 as `calibrated` promises.
+NEAR = 1e-3
+
+
+def gains_of(net):
+    return {row.name: row.value for row in net.gains.rows}
+
+
+def test_linear_layers_get_the_inverse_of_their_scale():
+    net = networks.mlp([6] * 5, "linear", initializers.identity(gain=0.5))
+    calibrated = net.calibrated(KEYS, XS)
+    for gain in gains_of(calibrated).values():
+        assert gain == pytest.approx(2, rel=NEAR)
+    assert calibrated.gains.before == pytest.approx(0.5**8, rel=1e-5)
+    assert calibrated.gains.after == pytest.approx(1, abs=NEAR)
+    weights = [run["w"] for run in calibrated.init(KEYS[0])["layers"]]
+    drawn = [run["w"] for run in net.init(KEYS[0])["layers"]]
+    for new, old in zip(weights, drawn, strict=True):
+        np.testing.assert_allclose(new, 2 * old, rtol=NEAR)
+
+
+def test_every_prefix_of_a_smooth_network_is_calibrated():
+    """Gains of later layers depend on those before, which saturate less or more."""
+    net = networks.mlp([6] * 5, "tanh", "gaussian", sigma_w=2.5)
+    calibrated = net.calibrated(KEYS, XS)
+    profile = isometry.profile(calibrated, KEYS, XS, toward="input")
+    means = profile.statistics["mean_square"].mean((0, 1))
+    np.testing.assert_allclose(means, 1, atol=NEAR)
+
+
+def residual(params, x, *, skip, has_head):
+    """Three scanned blocks x -> skip x + W2 tanh(W1 norm(x)) behind a stem."""
+
+    def block(x, layer):
+        h = (x - x.mean()) / jnp.sqrt(x.var() + 1e-5)
+        return skip * x + jnp.tanh(h @ layer["first"]) @ layer["last"], None
+
+    x, _ = jax.lax.scan(block, x @ params["stem"], params["blocks"])
+    if has_head:
+        x = x @ params["head"]
+    return x
+
+
+def draw(key):
+    keys = jax.random.split(key, 4)
+    scale = 6**-0.5
+    return {
+        "stem": jax.random.normal(keys[0], (6, 6)),
+        "blocks": {
+            "first": scale * jax.random.normal(keys[1], (3, 6, 6)),
+            "last": scale * jax.random.normal(keys[2], (3, 6, 6)),
+        },
+        "head": jax.random.normal(keys[3], (6, 6)),
+    }
+
+
+def resnet(skip, has_head=True):
+    function = functools.partial(residual, skip=skip, has_head=has_head)
+    return plain(function, draw, (6,))
+
+
+def test_layers_on_branches_are_left_alone_if_others_suffice():
+    net = resnet(1.0).calibrated(KEYS, XS)
+    changed = [name for name, gain in gains_of(net).items() if gain != 1.0]
+    assert changed == ["stem", "head"]
+    notes = {row.name: row.note for row in net.gains.rows}
+    assert notes["blocks/last[2]"] == "on a branch: some path leads around it"
+    assert "on a branch" in net.gains.table()
+    sp = isometry.ensemble(net, KEYS, XS)
+    by_seed = np.asarray(sp.moment(1), float).mean(axis=1)
+    assert by_seed.mean() == pytest.approx(1, abs=NEAR)
+    assert net.gains.error == pytest.approx(by_seed.std(ddof=1) / 3**0.5, rel=1e-4)
+
+
+def test_branches_share_a_gain_where_nothing_else_is_in_the_span():
+    net = resnet(0.8).calibrated(KEYS, XS, "hidden")
+    gains = gains_of(net)
+    shared = {gains[f"blocks/last[{i}]"] for i in range(3)}
+    assert len(shared) == 1
+    assert gains["blocks/first[0]"] == gains["stem"] == 1.0
+    sp = isometry.ensemble(net, KEYS, XS, span=net.gains.span)
+    assert float(sp.moment(1).mean()) == pytest.approx(1, abs=NEAR)
+
+
+def test_skips_that_are_too_large_are_refused():
+    with pytest.raises(NotDefined, match="at 0 the skips around them leave 1"):
+        resnet(1.0).calibrated(KEYS, XS, "hidden")
+
+
+def normed(params, x):
+    """A norm stands behind the first layer, and the second is used twice."""
+    h = x @ params["stem"]
+    h = (h - h.mean()) / jnp.sqrt(h.var() + 1e-5)
+    return (h @ params["tied"]) @ params["tied"] @ params["head"]
+
+
+def draw_normed(key):
+    keys = jax.random.split(key, 3)
+    names = ("stem", "tied", "head")
+    return {n: jax.random.normal(k, (6, 6)) for n, k in zip(names, keys, strict=True)}
+
+
+def test_scale_that_a_norm_undoes_is_left_alone():
+    net = plain(normed, draw_normed, (6,)).calibrated(KEYS, XS)
+    notes = {row.name: row.note for row in net.gains.rows}
+    assert notes["stem"] == "a norm behind it undoes its scale"
+    assert notes["tied"] == "used more than once"
+    assert net.gains.after == pytest.approx(1, abs=NEAR)
+    with pytest.raises(NotDefined, match=r"no weight layer .* stem: a norm behind it"):
+        plain(normed, draw_normed, (6,)).calibrated(KEYS, XS, ("input", "tied#2"))
+
+
+def test_zero_jacobians_are_refused():
+    net = networks.mlp([6, 6, 6], "relu", "zeros")
+    with pytest.raises(NotDefined, match=r"calibrated\(\): E s² to .* is exactly 0"):
+        net.calibrated(KEYS, XS)
+
+
+def test_data_driven_networks_are_adjusted_before_they_are_scaled():
+    """lsuv would undo gains that came before it."""
+    net = networks.mlp([6, 6], "tanh", "lsuv").calibrated(KEYS, XS)
+    assert net.data_driven
+    sp = isometry.ensemble(net, KEYS, XS)
+    assert float(sp.moment(1).mean()) == pytest.approx(1, abs=NEAR)
