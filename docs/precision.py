@@ -78,9 +78,11 @@ def exact_values() -> list[np.ndarray]:
 def dense(dtype: str) -> float:
     """In max(m, n) eps s_max."""
     eps = float(jnp.finfo(dtype).eps)
+    of_all = jax.jit(lambda batch: [linalg.singular_values(a) for a in batch])
+    measured = of_all([jnp.asarray(a, dtype) for a in matrices()])
     return max(
-        np.abs(np.asarray(linalg.singular_values(jnp.asarray(a, dtype)), float) - s).max() / (max(a.shape) * eps * s[0])
-        for a, s in zip(matrices(), exact_values(), strict=True)
+        np.abs(np.asarray(found, float) - s).max() / (max(a.shape) * eps * s[0])
+        for a, s, found in zip(matrices(), exact_values(), measured, strict=True)
     )
 
 
@@ -98,8 +100,9 @@ def extremes(dtype: str) -> float:
 def moments(dtype: str) -> float:
     """In max(m, n) eps, relative."""
     worst = 0.0
-    for a, s in zip(matrices(), exact_values(), strict=True):
-        found = linalg.spectral_moments(jnp.asarray(a, dtype), (1, 2, 3))
+    of_all = jax.jit(lambda batch: [linalg.spectral_moments(a, (1, 2, 3)) for a in batch])
+    measured = of_all([jnp.asarray(a, dtype) for a in matrices()])
+    for a, s, found in zip(matrices(), exact_values(), measured, strict=True):
         each = [relative(m, (s ** (2 * k)).mean()) for k, m in zip((1, 2, 3), found, strict=True)]
         worst = max(worst, max(each) / (max(a.shape) * float(jnp.finfo(dtype).eps)))
     return worst
@@ -141,8 +144,13 @@ def product(dtype: str) -> float:
 def jacobian(dtype: str) -> float:
     """In depth · width · eps, relative to the norm."""
     net = networks.mlp([16] * 9, activation="tanh", scheme="orthogonal", dtype=dtype)
-    params = net.init(jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (16,), dtype)
+
+    # One program: drawn operation by operation it would be some forty.
+    @jax.jit
+    def draw(key: jax.Array) -> tuple:
+        return net.init(key), jax.random.normal(jax.random.key(1), (16,), dtype)
+
+    params, x = draw(jax.random.key(0))
     h, want = np.asarray(x, np.longdouble), np.eye(16, dtype=np.longdouble)
     for index, layer in enumerate(net.layers(params)):
         w, b = (np.asarray(v, np.longdouble) for v in (layer.w, layer.b))
@@ -156,12 +164,17 @@ def jacobian(dtype: str) -> float:
 
 def orthogonality(dtype: str) -> float:
     """Of nine draws, in max(m, n) eps of the dtype."""
+    inits = (initializers.orthogonal(), initializers.zer_o(), initializers.partial_identity())
+    shapes = ((64, 64), (64, 16), (16, 64))
+
+    @jax.jit
+    def draw(key: jax.Array) -> list[jax.Array]:
+        return [init(key, shape, jnp.dtype(dtype)) for init in inits for shape in shapes]
+
     worst = 0.0
-    for init in (initializers.orthogonal(), initializers.zer_o(), initializers.partial_identity()):
-        for shape in ((64, 64), (64, 16), (16, 64)):
-            w = np.asarray(init(jax.random.key(0), shape, jnp.dtype(dtype)), float)
-            s = np.linalg.svd(w, compute_uv=False)
-            worst = max(worst, np.abs(s - 1).max() / (64 * float(jnp.finfo(dtype).eps)))
+    for w in draw(jax.random.key(0)):
+        s = np.linalg.svd(np.asarray(w, float), compute_uv=False)
+        worst = max(worst, np.abs(s - 1).max() / (64 * float(jnp.finfo(dtype).eps)))
     return worst
 
 

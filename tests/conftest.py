@@ -35,7 +35,7 @@ _COMMON = {
 hypothesis.settings.register_profile(
     "short", max_examples=4, derandomize=True, **_COMMON
 )
-hypothesis.settings.register_profile("long", max_examples=130, **_COMMON)
+hypothesis.settings.register_profile("long", max_examples=190, **_COMMON)
 hypothesis.settings.load_profile("short")
 
 jax.config.update("jax_num_cpu_devices", 2)

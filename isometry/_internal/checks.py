@@ -237,7 +237,10 @@ def points(name: str, value: Any, dtype: Any) -> jax.Array:
         raise InputError(
             f"{name} has shape {on_axis.shape}; write one axis, (n,), or a number."
         )
-    return jnp.atleast_1d(jnp.asarray(on_axis))
+    if not is_traced(on_axis):
+        # In NumPy, where a new axis is no program.
+        return jnp.asarray(np.atleast_1d(on_axis))
+    return jnp.atleast_1d(on_axis)
 
 
 def shape(value: Any, *, least: int = 0, why: str = "") -> tuple[int, ...]:
@@ -347,7 +350,7 @@ def all_finite(name: str, value: T) -> T:
         is_floating = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
         if is_traced(leaf) or not is_floating:
             continue
-        num_bad = _num_not_finite(leaf)
+        num_bad = num_not_finite(leaf)
         if num_bad:
             where = name + jax.tree_util.keystr(path)
             raise InputError(
@@ -356,7 +359,8 @@ def all_finite(name: str, value: T) -> T:
     return value
 
 
-def _num_not_finite(array: jax.typing.ArrayLike) -> int:
+def num_not_finite(array: jax.typing.ArrayLike) -> int:
+    """Count the entries that are NaN or infinite."""
     if _in_host_memory(array):
         # Three programs would be compiled for it: 80 ms, a sixth of a first small call.
         return int(np.count_nonzero(~np.isfinite(np.asarray(array))))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from isometry._internal import checks
 
@@ -13,6 +13,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _OPTION = "xla_cpu_experimental_ynn_fusion_type"
+
+# Any number will do.
+_NUMBER = np.zeros((), np.float32)
 
 # XLA of jaxlib 0.10.2 and 0.11.0 hands sums on a CPU to the library YNNPACK, along with
 # the products around them, and some of these are wrong: jnp.sum(t[None] * a[:, None],
@@ -69,7 +72,8 @@ def _require_refusal(error: Exception) -> None:
 
 def _inside_program() -> bool:
     """Tell whether operations are being traced for a program, and not computed."""
-    return checks.is_traced(jnp.zeros(()))
+    # Copying a number needs no program, which would take 10 to 20 ms to compile.
+    return checks.is_traced(jax.device_put(_NUMBER))
 
 
 def jit(function: Callable[P, R], **settings: Any) -> Compiled[P, R]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from isometry._internal import compilation, precision
+from isometry._internal import compilation, precision, randomness
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import (
     CLEAR,
@@ -171,7 +171,7 @@ def gaussian_controls(function: Any, params: Any, key: Any, count: int) -> Any:
     ends = np.cumsum([w.size for w in weights])
 
     def control(key: Any) -> Any:
-        noise = jnp.split(jax.random.normal(key, (int(ends[-1]),), weights[0].dtype), ends[:-1])
+        noise = jnp.split(randomness.normal(key, (int(ends[-1]),), weights[0].dtype), ends[:-1])
         new = [_rescaled(piece.reshape(w.shape), w) for piece, w in zip(noise, weights, strict=True)]
         return function.with_weights(params, new)
 

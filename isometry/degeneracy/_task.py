@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from isometry import _checks
+from isometry._internal import randomness
 from isometry.measure import _resolution
 from isometry.networks._mlp import Mlp as Network
 
@@ -145,7 +146,7 @@ def _square(output: Any, target: Any) -> Any:
 def _synthetic(key: Any, xs: Any, outputs: int) -> Any:
     """The largest of `outputs` random linear scores of the input; with one output, the score itself."""
     flat = xs.reshape(len(xs), -1)
-    scores = flat @ jax.random.normal(key, (flat.shape[1], outputs), flat.dtype)
+    scores = flat @ randomness.normal(key, (flat.shape[1], outputs), flat.dtype)
     return scores if outputs == 1 else jnp.argmax(scores, -1).astype(jnp.int32)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks, theory
-from isometry._internal import compilation, precision
+from isometry._internal import compilation, precision, randomness
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag, Thresholds, above, interval, unsure
 from isometry.networks._mlp import Mlp as Network
@@ -105,7 +105,7 @@ def _null_hits(activation: Any, z: Any, key: Any) -> int:
             covariance = np.eye(len(covariance))
         value, vector = np.linalg.eigh(covariance)
         root = vector * np.sqrt(np.maximum(value, 0))
-        noise = np.asarray(jax.random.normal(jax.random.fold_in(key, i), (per_seed, len(root)), jnp.float32))
+        noise = np.asarray(randomness.normal(jax.random.fold_in(key, i), (per_seed, len(root)), np.dtype("float32")))
         slope = np.asarray(activation.slope(jnp.asarray(noise @ root.T, z.dtype)))
         hits += int((slope == 0).all(1).sum())
     return hits * _DRAWS // (per_seed * len(flat))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isometry._internal import checks
+from isometry._internal import checks, randomness
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import DTypeLike, Key
 from isometry.initializers._catalogue import SAME_BITS, register
@@ -178,11 +178,7 @@ def sample_normal(
     key: Key, shape: tuple[int, ...], dtype: np.dtype, *, mean: float, std: float
 ) -> Float[Array, "..."]:
     """Draw entries N(mean, std²), about 0 bit for bit std·`jax.random.normal`."""
-
-    def sample(flat_shape: tuple[int, ...]) -> Array:
-        return jax.random.normal(key, flat_shape, dtype)
-
-    noise = flat(sample, shape) * jnp.asarray(std, dtype)
+    noise = randomness.normal(key, shape, dtype) * jnp.asarray(std, dtype)
     return _shift(noise, mean)
 
 

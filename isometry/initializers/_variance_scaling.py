@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isometry._internal import checks
+from isometry._internal import checks, randomness
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Axes, DTypeLike, Key
 from isometry.initializers._catalogue import SAME_BITS, register
@@ -114,7 +114,7 @@ def _sample(
         noise = flat(lambda size: unit(shape=size), shape)
         return noise * std
     if distribution == "normal":
-        noise = flat(lambda size: jax.random.normal(key, size, dtype), shape)
+        noise = randomness.normal(key, shape, dtype)
         return noise * jnp.sqrt(variance)
     # Uniform on (-1, 1) has variance 1/3.
     noise = flat(lambda size: jax.random.uniform(key, size, dtype, minval=-1), shape)

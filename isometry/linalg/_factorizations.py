@@ -13,6 +13,7 @@ with jaxlib 0.11.1 and later, which take the matrices in turn, a batch is one ca
 Whatever factorizes matrices in this package does so here.
 """
 
+import functools
 import importlib.metadata
 import math
 import re
@@ -23,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
-from isometry._internal import precision
+from isometry._internal import precision, randomness
 
 Kernel = Callable[..., PyTree[Array]]
 
@@ -369,6 +370,10 @@ def row_order(a: Float[Array, "*batch m n"]) -> Int[Array, "*batch m"]:
 # --- Random orthogonal matrices
 
 
+# As one program: operation by operation a first draw compiles a dozen of them.
+@functools.partial(
+    jax.jit, static_argnames=("rows", "columns", "dtype", "batch"), inline=True
+)
 def haar_orthogonal(
     key: Array,
     rows: int,
@@ -394,7 +399,7 @@ def haar_orthogonal(
         What `jax.random.orthogonal(key, rows, batch, dtype, columns)` returns.
     """
     tall = max(rows, columns), min(rows, columns)
-    q, r = qr(jax.random.normal(key, (*batch, *tall), dtype))
+    q, r = qr(randomness.normal(key, (*batch, *tall), dtype))
     diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)
     q = q * jnp.sign(diagonal)[..., None, :]
     if rows < columns:

@@ -200,10 +200,11 @@ def normalized(
 
     Args:
         x: Numbers of any size.
-        peak: Finite numbers that are broadcast against x.
+        peak: Numbers that are broadcast against x.
 
     Returns:
-        The quotient, and the exponent e of the power 2^e.
+        The quotient, and the exponent e of the power 2^e: the one beyond all numbers
+        where the peak is not finite.
     """
     e = exponent(peak)
     # Halves of an exponent that a number has are in the normal range: unlike those of

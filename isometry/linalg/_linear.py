@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from isometry.linalg._convolution import canonical
-from isometry.linalg._operator import Operator, of_numbers
+from isometry.linalg._operator import Operator
 from isometry.linalg._product import Factors, require_stacks
 
 
@@ -45,14 +45,17 @@ def matrix_of(
     out = jax.eval_shape(g, point)
     if forward is None:
         forward = out.size > point.size
-    g = of_numbers(g)
     if forward:
-        _, push = jax.linearize(g, point)
+        y, push = jax.linearize(g, point)
         basis = jnp.eye(point.size, dtype=point.dtype)
-        return _images(canonical(push), basis, chunk).T
-    _, pull = jax.vjp(g, point)
-    basis = jnp.eye(out.size, dtype=out.dtype)
-    return _images(canonical(lambda u: pull(u)[0]), basis, chunk)
+        matrix = _images(canonical(push), basis, chunk).T
+    else:
+        y, pull = jax.vjp(g, point)
+        basis = jnp.eye(out.size, dtype=out.dtype)
+        matrix = _images(canonical(lambda u: pull(u)[0]), basis, chunk)
+    # An output that is no number has no derivative either, not even one of zero where
+    # it is constant. Marked here, and not in g as by `of_numbers`, it costs no pass.
+    return jnp.where(jnp.isfinite(y)[:, None], matrix, jnp.nan)
 
 
 def _images(

@@ -24,6 +24,7 @@ from isometry.measure import (
     _devices,
     _diagnosis,
     _draws,
+    _leaves,
     _programs,
     _progress,
     _resolution,
@@ -296,8 +297,9 @@ def ensemble(
         keys: (seeds,) random keys. A Network, or f with `sample`, draws its parameters
             from them; those of a network with a data-driven scheme (lsuv) are adjusted
             to all of xs.
-        xs: (inputs, *x.shape), floating. Where the span starts behind the input, any
-            pytree of arrays with a leading axis of inputs, tokens for example.
+        xs: (inputs, *x.shape), floating, or a tree of arrays with a leading axis of
+            inputs, as `spectrum` takes it: where the span starts behind the input, of
+            tokens for example.
         params: Instead of keys, parameters stacked on their leading axis, taken as they
             are.
         sample: From a key to the parameters of a plain f.
@@ -356,7 +358,7 @@ def ensemble(
     _resolution.function_of(f)
     # Parameters are not drawn yet: their shapes are enough to refuse or to plan.
     seeds = _draws.seeds_of(f, keys, params=params, sample=sample)
-    xs, num_inputs = _inputs(f, xs)
+    xs, num_inputs = inputs_of(f, xs)
     counts = (seeds.count, num_inputs)
     if mesh is not None:
         mesh = _devices.arranged(mesh, *counts)
@@ -471,14 +473,14 @@ def _naming(seeds: Indices, inputs: Indices) -> Iterator[None]:
         raise
 
 
-def _inputs(f: Map, xs: PyTree[Array] | None) -> tuple[PyTree[Array], int]:
+def inputs_of(f: Map, xs: PyTree[Array] | None) -> tuple[PyTree[Array], int]:
     """Return the examples as arrays, and their number."""
     if xs is None:
         raise InputError(
             "xs is missing; write xs=(inputs, *x.shape), one row an example."
         )
     if jax.tree.structure(xs).num_nodes > 1 and not isinstance(xs, list):
-        xs = jax.tree.map(lambda leaf: checks.array("xs", leaf), xs)
+        xs = jax.tree.map(lambda leaf: _leaves.array_or_key("xs", leaf), xs)
     else:
         xs = checks.array("xs", xs)
     leaves = jax.tree.leaves(xs)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from isometry._internal.types import Key, Params
+from isometry.activations import Activation
 from isometry.networks import Network
 from isometry.structure import Anatomy, WeightLayer
 
@@ -148,6 +149,16 @@ class Calibrated(Network):
     def depth(self) -> int:
         """The number of weight layers on the longest path."""
         return self.base.depth
+
+    @property
+    def any_size(self) -> bool:
+        """Whether x may be larger or smaller than the example."""
+        return self.base.any_size
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """Those that the network itself knows."""
+        return self.base.layer_activations
 
     @property
     def training(self) -> Network:

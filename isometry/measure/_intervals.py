@@ -28,9 +28,7 @@ Ends: TypeAlias = tuple[Array, Array]
 def of_measure(sp: "Spectrum", measure: Measure, level: float) -> Ends:
     """Bound a function of the measure that does not depend on the largest node."""
     value = measure(sp)
-    rules = sp.quadrature
-    if rules is None:
-        return value, value
+    rules = rules_of(sp)
     gauss = _joined(sp, rules.log_values, rules.weights)
     radau = _joined(sp, rules.radau_log_values, rules.radau_weights)
     by_gauss = measure(gauss)
@@ -70,9 +68,7 @@ def of_stable_rank(sp: "Spectrum", level: float) -> Ends:
 
 def _log_largest(sp: "Spectrum", level: float) -> Ends:
     log_top = sp.log_values[..., 0]
-    rules = sp.quadrature
-    if rules is None:
-        return log_top, log_top
+    rules = rules_of(sp)
     # Rounding of products with J, as in `linalg.extreme_singular_values`.
     longest = sp.size + sp.structural_zeros
     rounding = 4 * math.sqrt(longest) * float(jnp.finfo(log_top.dtype).eps)
@@ -87,7 +83,7 @@ def _standard_error(sp: "Spectrum", measure: Measure) -> Array:
     For a moment it is the standard error of a mean; it is valid for functions of
     moments too.
     """
-    rules = _rules(sp)
+    rules = rules_of(sp)
     probes = _probes(sp)
     if probes < 2:
         return jnp.asarray(jnp.nan, rules.weights.dtype)
@@ -119,13 +115,13 @@ def _joined(sp: "Spectrum", log_values: Array, weights: Array) -> "Spectrum":
     )
 
 
-def _rules(sp: "Spectrum") -> Quadrature:
+def rules_of(sp: "Spectrum") -> Quadrature:
     assert sp.quadrature is not None, "of singular values every interval is a point"
     return sp.quadrature
 
 
 def _probes(sp: "Spectrum") -> int:
-    return _rules(sp).log_values.shape[-2]
+    return rules_of(sp).log_values.shape[-2]
 
 
 def _t_quantile(level: float, probes: int) -> float:

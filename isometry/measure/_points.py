@@ -17,7 +17,7 @@ from isometry import structure
 from isometry._internal import checks, jaxprs, memory, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
-from isometry.measure import _draws, _resolution, _spans
+from isometry.measure import _draws, _leaves, _resolution, _spans
 from isometry.measure._function import Reference, reading
 from isometry.measure._spans import Point, Span
 from isometry.structure import Anatomy
@@ -435,7 +435,7 @@ def _examples(xs: PyTree[Array]) -> tuple[PyTree[Array], int]:
         raise InputError(
             "xs is missing; write xs=(inputs, *x.shape), a row an example."
         )
-    xs = jax.tree.map(lambda leaf: checks.array("xs", leaf), xs)
+    xs = jax.tree.map(lambda leaf: _leaves.array_or_key("xs", leaf), xs)
     # An array without axes has no example: its count is ().
     counts = {leaf.shape[:1] for leaf in jax.tree.leaves(xs)}
     if len(counts) != 1 or counts & {(), (0,)}:

@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ParamSpec, TypeAlias, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from isometry import linalg
-from isometry._internal import checks, precision
+from isometry._internal import checks, compilation, precision
 from isometry._internal.errors import InputError, NotFinite, public
 from isometry.measure import _intervals, _reasons
 from isometry.measure._spans import Span
@@ -50,6 +50,9 @@ Statistic: TypeAlias = "str | Callable[[Spectrum], Array]"
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# A method of a record.
+OfRecord: TypeAlias = 'Callable[Concatenate["Spectrum", P], R]'
+
 
 def _statistic(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a method public, and compute it in the dtype of its record.
@@ -68,6 +71,31 @@ def _statistic(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 return method(*args, **kwargs)
             with jax.enable_x64(True):
                 return method(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def _compiled(*static: str) -> Callable[["OfRecord[P, R]"], "OfRecord[P, R]"]:
+    """Compute a method of a record by one program.
+
+    Operation by operation it would be ten or twenty, which a first call compiles one
+    after another.
+
+    Args:
+        *static: Names of arguments that are no arrays.
+    """
+
+    def decorate(method: "OfRecord[P, R]") -> "OfRecord[P, R]":
+        program = compilation.jit(method, static_argnames=static)
+
+        @functools.wraps(method)
+        def call(sp: "Spectrum", *args: P.args, **kwargs: P.kwargs) -> R:
+            # No number depends on these, and each of their values would compile another
+            # program: a profile has as many spans as points.
+            bare = replace(sp, method=Dense(), span="given", pairs=None, recast=None)
+            return program(bare, *args, **kwargs)
 
         return call
 
@@ -187,20 +215,18 @@ class Spectrum:
             )
         matrices = matrices.astype(precision.measuring_dtype(dtype, matrices))
         if not checks.is_traced(matrices):
-            num_bad = int((~jnp.isfinite(matrices)).sum())
+            num_bad = checks.num_not_finite(matrices)
             if num_bad:
                 raise NotFinite(
                     f"arrays holds {num_bad} values that are NaN or infinite."
                 )
-        log_values, log_floor = linalg.log_singular_values(matrices)
-        # Values beyond min(m, n) are zero for any matrix, so they have no mass.
+        log_values, weights, log_floor = _factorized(matrices)
         m, n = matrices.shape[-2:]
         size = min(m, n)
-        batch = log_values.shape[:-1]
         return cls(
             log_values=log_values,
-            weights=jnp.full_like(log_values, 1 / size),
-            log_floor=jnp.full(batch, log_floor, log_values.dtype),
+            weights=weights,
+            log_floor=log_floor,
             method=Dense(),
             size=size,
             structural_zeros=abs(m - n),
@@ -220,6 +246,10 @@ class Spectrum:
     @property
     def resolved(self) -> Bool[Array, "... nodes"]:
         """Which nodes are not zero or noise: s > 0 and ln s - ln s_max ≥ log_floor."""
+        return self._resolved()
+
+    @_compiled()
+    def _resolved(self) -> Bool[Array, "... nodes"]:
         top = self.log_values[..., :1]
         is_above = self.log_values >= top + jnp.asarray(self.log_floor)[..., None]
         return is_above & jnp.isfinite(self.log_values)
@@ -275,6 +305,10 @@ class Spectrum:
             >>> sp.zero_fraction(), sp.zero_fraction(exact=True)
             (Array(0.75, dtype=float32), Array(0.5, dtype=float32))
         """
+        return self._mass_of_zeros(exact=bool(exact))
+
+    @_compiled("exact")
+    def _mass_of_zeros(self, *, exact: bool) -> PerMatrix:
         # A value below the floor is rounding noise, and cannot be told from zero.
         is_zero = ~self.resolved
         if exact:
@@ -305,29 +339,34 @@ class Spectrum:
             >>> print(f"{sp.moment(2):.4g}, {sp.moment(1, 's'):.4g}")
             41, 2
         """
+        power = self._power(k, variable)
+        if variable == "log_s":
+            mass, logs = self._resolved_measure()
+            return jnp.sum(mass * logs**power, -1)
+        return self._mean_of_power(_POWER[variable] * power)
+
+    @_compiled()
+    def _mean_of_power(self, power: float | Array) -> PerMatrix:
+        powers = jnp.exp(power * self.log_values)
+        return jnp.sum(self.weights * powers, -1)
+
+    def _power(self, k: float | Array, variable: str) -> float | Array:
+        """Require a power of a variable; of logarithms an integer."""
         checks.one_of("variable", variable, VARIABLES)
         limits = jnp.finfo(self.log_values.dtype)
         k = checks.number("k", k, above=0.0)
         k = checks.number("k", k, low=float(limits.tiny), high=float(limits.max))
-        if not checks.is_traced(k):
-            # A float64 of NumPy would promote the result.
-            k = float(k)
-        if variable == "log_s":
-            return self._of_values(self._log_moment(k))
-        powers = jnp.exp(_POWER[variable] * k * self.log_values)
-        return jnp.sum(self.weights * powers, -1)
-
-    def _log_moment(self, k: float | Array) -> PerMatrix:
-        whole = k
-        if not checks.is_traced(k):
-            # Logarithms have either sign, so only their whole powers are real.
-            if not float(k).is_integer():
-                message = f"k={checks.show(k)} is not whole; of log_s write k=1, 2, ..."
-                raise InputError(message)
-            whole = int(k)
-        mass = self._resolved_weights()
-        powers = self._masked_logs() ** whole
-        return jnp.sum(mass * powers, -1)
+        if checks.is_traced(k):
+            return k
+        # A float64 of NumPy would promote the result.
+        k = float(k)
+        if variable != "log_s":
+            return k
+        # Logarithms have either sign, so only their whole powers are real.
+        if not k.is_integer():
+            message = f"k={checks.show(k)} is not whole; of log_s write k=1, 2, ..."
+            raise InputError(message)
+        return int(k)
 
     @_statistic("cdf")
     def cdf(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
@@ -350,7 +389,14 @@ class Spectrum:
             >>> sp.cdf([0.5, 2.0, 9.0], "s")
             Array([0. , 0.5, 1. ], dtype=float32)
         """
-        level = self._to_log(grid, variable)
+        points = self._points(grid, variable)
+        return self._mass_below(points, variable=variable)
+
+    @_compiled("variable")
+    def _mass_below(
+        self, points: Float[Array, " points"], *, variable: str
+    ) -> PerPoint:
+        level = _logs(points, variable)
         is_below = self.log_values[..., None, :] <= self._column(level)
         weights = self.weights[..., None, :]
         mass = jnp.where(is_below, weights, 0)
@@ -384,13 +430,20 @@ class Spectrum:
             >>> bool(abs(sp.smooth_cdf([0.5], "s")[0] - 0.5) < 0.05)
             True
         """
-        rules = self._rules("smooth_cdf", "cdf(grid)")
-        level = self._to_log(grid, variable)
+        self._require_rules("cdf(grid)")
+        points = self._points(grid, variable)
+        return self._smooth_mass_below(points, variable=variable)
+
+    @_compiled("variable")
+    def _smooth_mass_below(
+        self, points: Float[Array, " points"], *, variable: str
+    ) -> PerPoint:
+        rules = _intervals.rules_of(self)
         share = linalg.smooth_cdf(
             self.log_values,
             self.weights,
             steps=jnp.asarray(rules.steps),
-            log_points=level,
+            log_points=_logs(points, variable),
             most=rules.log_values.shape[-1],
         )
         # Below zero there is nothing.
@@ -422,8 +475,16 @@ class Spectrum:
             >>> bool(abs(sp.smooth_density([0.5], "s")[0] - 1.0) < 0.1)
             True
         """
-        rules = self._rules("smooth_density", "density(grid, bandwidth)")
-        level = self._to_log(grid, variable)
+        self._require_rules("density(grid, bandwidth)")
+        points = self._points(grid, variable)
+        return self._smooth_density(points, variable=variable)
+
+    @_compiled("variable")
+    def _smooth_density(
+        self, points: Float[Array, " points"], *, variable: str
+    ) -> PerPoint:
+        level = _logs(points, variable)
+        rules = _intervals.rules_of(self)
         density = linalg.smooth_density(
             self.log_values,
             self.weights,
@@ -464,6 +525,13 @@ class Spectrum:
         if not checks.is_traced(p):
             for value in np.ravel(np.asarray(p)):
                 checks.number("p", float(value), low=0.0, high=1.0)
+        values = self._quantiles(wanted, variable=variable)
+        if np.shape(p) == ():
+            return jnp.squeeze(values, -1)
+        return values
+
+    @_compiled("variable")
+    def _quantiles(self, wanted: Float[Array, " points"], *, variable: str) -> PerPoint:
         ascending = self.log_values[..., ::-1]
         mass = jnp.cumsum(self.weights[..., ::-1], -1)
         # Tolerance for the rounding of cumulated weights. It is at most half a node, so
@@ -483,8 +551,6 @@ class Spectrum:
             value = jnp.where(is_largest, largest, jnp.nan)
         if variable != "log_s":
             value = jnp.exp(_POWER[variable] * value)
-        if np.shape(p) == ():
-            return value[..., 0]
         return value
 
     @_statistic("density")
@@ -512,12 +578,21 @@ class Spectrum:
             >>> sp.density([1.0], 0.1).round(3)
             Array([3.989], dtype=float32)
         """
-        checks.one_of("variable", variable, VARIABLES)
+        points = self._points(grid, variable)
         limits = jnp.finfo(self.log_values.dtype)
         checks.number(
             "bandwidth", bandwidth, low=float(limits.tiny), high=float(limits.max)
         )
-        points = checks.points("grid", grid, self.log_values.dtype)
+        return self._kernel_density(points, bandwidth, variable=variable)
+
+    @_compiled("variable")
+    def _kernel_density(
+        self,
+        points: Float[Array, " points"],
+        bandwidth: float | Array,
+        *,
+        variable: str,
+    ) -> PerPoint:
         if variable == "log_s":
             nodes = self._masked_logs()
             mass = jnp.where(self.resolved, self.weights, 0)
@@ -546,6 +621,10 @@ class Spectrum:
             >>> sp.condition_number(), sp.condition_number(nonzero=True)
             (Array(inf, dtype=float32), Array(2., dtype=float32))
         """
+        return self._ratio_of_extremes(nonzero=bool(nonzero))
+
+    @_compiled("nonzero")
+    def _ratio_of_extremes(self, *, nonzero: bool) -> PerMatrix:
         top = self.log_values[..., 0]
         resolved = self.resolved
         least = jnp.min(jnp.where(resolved, self.log_values, jnp.inf), -1)
@@ -558,6 +637,7 @@ class Spectrum:
         return self._of_values(jnp.where(is_known, ratio, jnp.inf))
 
     @_statistic("effective_rank")
+    @_compiled()
     def effective_rank(self) -> PerMatrix:
         """Return the exponential of the entropy of s/Σs.
 
@@ -586,6 +666,7 @@ class Spectrum:
         return self._finite(jnp.where(is_zero_matrix, 0, rank))
 
     @_statistic("stable_rank")
+    @_compiled()
     def stable_rank(self) -> PerMatrix:
         """Return Σ s²/s_max², between 1 and `size`, 0 for a zero matrix.
 
@@ -601,6 +682,7 @@ class Spectrum:
         return self._finite(self.size * mean_square)
 
     @_statistic("isometry_deviation")
+    @_compiled()
     def isometry_deviation(self) -> PerMatrix:
         """Return √E (s - 1)², the distance to the nearest (partial) isometry.
 
@@ -617,6 +699,7 @@ class Spectrum:
         return jnp.sqrt(jnp.sum(self.weights * squares, -1))
 
     @_statistic("log_spread")
+    @_compiled()
     def log_spread(self) -> PerMatrix:
         """Return the variance of ln s over the resolved nodes.
 
@@ -633,8 +716,7 @@ class Spectrum:
             >>> sp.log_spread().round(4)
             Array(1., dtype=float32)
         """
-        mass = self._resolved_weights()
-        logs = self._masked_logs()
+        mass, logs = self._resolved_measure()
         # Two passes, because E[x²] - E[x]² would cancel.
         mean = jnp.sum(mass * logs, -1, keepdims=True)
         deviations = (logs - mean) ** 2
@@ -687,17 +769,38 @@ class Spectrum:
         """
         checks.one_of("statistic", statistic, _INTERVALS)
         checks.number("level", level, above=0.0, high=_HIGHEST_LEVEL)
+        if self.knows_values:
+            value = self._estimated(k, statistic=statistic, variable=variable)
+            return value, value
+        power: float | Array = k
+        if statistic == "moment":
+            power = self._power(k, variable)
+        return self._ends(
+            power, statistic=statistic, level=float(level), variable=variable
+        )
+
+    @_compiled("statistic", "level", "variable")
+    def _ends(
+        self, k: float | Array, *, statistic: str, level: float, variable: str
+    ) -> tuple[PerMatrix, PerMatrix]:
         if statistic == "s_max":
             return _intervals.of_largest(self, level)
         if statistic == "stable_rank":
             return _intervals.of_stable_rank(self, level)
 
         def measure(sp: "Spectrum") -> Array:
-            if statistic == "moment":
-                return sp.moment(k, variable)
-            return getattr(sp, statistic)()
+            return sp._estimated(k, statistic=statistic, variable=variable)
 
         return _intervals.of_measure(self, measure, level)
+
+    def _estimated(
+        self, k: float | Array, *, statistic: str, variable: str
+    ) -> PerMatrix:
+        if statistic == "moment":
+            return self.moment(cast("float", k), variable)
+        if statistic == "s_max":
+            return jnp.exp(self.log_values[..., 0])
+        return getattr(self, statistic)()
 
     @_statistic("pooled")
     def pooled(self) -> "Spectrum":
@@ -715,6 +818,12 @@ class Spectrum:
             >>> sp.pooled().values.round(4)
             Array([2., 2., 1., 1.], dtype=float32)
         """
+        nodes = self._pooled()
+        kept = {"method": self.method, "span": self.span, "pairs": self.pairs}
+        return replace(nodes, recast=self.recast, **kept)
+
+    @_compiled()
+    def _pooled(self) -> "Spectrum":
         batch = self.log_values.shape[:-1]
         count = math.prod(batch)
         order = jnp.argsort(-self.log_values.ravel())
@@ -806,15 +915,11 @@ class Spectrum:
                 f"statistic={shown} gives {checks.show(value)}; write one that has a "
                 f"value for each of the {batch} matrices."
             )
-        # Inputs share the weights of their seed, so only seeds are independent.
-        inputs = math.prod(batch[1:])
-        per_seed = value.reshape(batch[0], inputs, *value.shape[len(batch) :]).mean(1)
-        return jnp.std(per_seed, axis=0, ddof=1) / math.sqrt(len(per_seed))
+        return _standard_error(value, len(batch))
 
-    def _rules(self, name: str, instead: str) -> linalg.Quadrature:
+    def _require_rules(self, instead: str) -> None:
         if self.quadrature is None:
             raise InputError(f"of {self.method} every value is known; write {instead}.")
-        return self.quadrature
 
     def _finite(self, numbers: Array) -> Array:
         """Return `numbers`, with NaN for matrices that are not finite.
@@ -854,24 +959,20 @@ class Spectrum:
         """
         return jnp.where(self.resolved, self.log_values, 0)
 
-    def _resolved_weights(self) -> PerNode:
+    @_compiled()
+    def _resolved_measure(self) -> tuple[PerNode, PerNode]:
+        """Return the masses of resolved nodes, summing to 1, and their ln s.
+
+        The masses are NaN where statistics of ln s are.
+        """
         mass = jnp.where(self.resolved, self.weights, 0)
         total = jnp.sum(mass, -1, keepdims=True)
-        return mass / jnp.where(total > 0, total, 1)
+        mass = mass / jnp.where(total > 0, total, 1)
+        return self._of_values(mass), self._masked_logs()
 
-    def _to_log(self, grid: ArrayLike, variable: str) -> Float[Array, " points"]:
-        """Return points of a variable as ln s.
-
-        There is no mass below zero: such points become NaN, which compares as false.
-        """
+    def _points(self, grid: ArrayLike, variable: str) -> Float[Array, " points"]:
         checks.one_of("variable", variable, VARIABLES)
-        points = checks.points("grid", grid, self.log_values.dtype)
-        if variable == "log_s":
-            return points
-        is_positive = points > 0
-        logs = jnp.log(jnp.where(is_positive, points, 1)) / _POWER[variable]
-        logs = jnp.where(is_positive, logs, -jnp.inf)
-        return jnp.where(points < 0, jnp.nan, logs)
+        return checks.points("grid", grid, self.log_values.dtype)
 
     def __repr__(self) -> str:
         batch = tuple(jnp.shape(self.log_values)[:-1])
@@ -888,6 +989,40 @@ class Spectrum:
         )
 
 
+def _logs(points: Float[Array, " points"], variable: str) -> Float[Array, " points"]:
+    """Return points of a variable as ln s.
+
+    There is no mass below zero: such points become NaN, which compares as false.
+    """
+    if variable == "log_s":
+        return points
+    is_positive = points > 0
+    logs = jnp.log(jnp.where(is_positive, points, 1)) / _POWER[variable]
+    logs = jnp.where(is_positive, logs, -jnp.inf)
+    return jnp.where(points < 0, jnp.nan, logs)
+
+
 def _share(total: Array, is_all: Bool[Array, "..."]) -> Array:
     """Return a sum of weights, at most 1, and exactly 1 if it is that of all."""
     return jnp.where(is_all, 1, jnp.minimum(total, 1))
+
+
+@compilation.jit
+def _factorized(
+    matrices: Float[Array, "... m n"],
+) -> tuple[PerNode, PerNode, PerMatrix]:
+    """Return the nodes of matrices, ln s, with their weights and floors."""
+    log_values, log_floor = linalg.log_singular_values(matrices)
+    # Values beyond min(m, n) are zero for any matrix, so they have no mass.
+    weights = jnp.full_like(log_values, 1 / log_values.shape[-1])
+    return log_values, weights, jnp.full_like(log_values[..., 0], log_floor)
+
+
+@functools.partial(compilation.jit, static_argnums=1)
+def _standard_error(values: Array, num_batch_axes: int) -> Array:
+    """Return the standard error of the mean of numbers of matrices of a batch."""
+    num_seeds, *inputs = values.shape[:num_batch_axes]
+    # Inputs share the weights of their seed, so only seeds are independent.
+    trailing = values.shape[num_batch_axes:]
+    per_seed = values.reshape(num_seeds, math.prod(inputs), *trailing).mean(1)
+    return jnp.std(per_seed, axis=0, ddof=1) / math.sqrt(num_seeds)

@@ -16,7 +16,7 @@ from isometry import structure
 from isometry._internal import checks, jaxprs, precision
 from isometry._internal.errors import InputError, PrecisionWarning
 from isometry._internal.types import Params
-from isometry.measure import _blocks, _diagnosis, _spans
+from isometry.measure import _blocks, _diagnosis, _leaves, _spans
 from isometry.measure._function import (
     Map,
     Program,
@@ -31,6 +31,7 @@ from isometry.measure._target import Target
 from isometry.measure._warnings import warn
 from isometry.networks import SPANS, Network, chain
 from isometry.networks._layered import LayeredFunction
+from isometry.networks._network import Built, Redrawn
 
 # The bits of float32; lower floating dtypes are cast up to it.
 _FULL_BITS = 32
@@ -115,7 +116,8 @@ def resolve_once(
         if not isinstance(function, LayeredFunction):
             target = replace(target, version=_version(target, params, x))
         target = _traced_once(target, params, x, argument="x")
-    _warn_of_batch(target, params, x)
+    if not _takes_what_it_says(f):
+        _warn_of_batch(target, params, x)
     return target, params, x
 
 
@@ -186,7 +188,7 @@ def example(x: PyTree) -> PyTree:
     arrays = []
     for path, leaf in paths:
         if not isinstance(leaf, jax.ShapeDtypeStruct):
-            leaf = checks.array(f"x{jax.tree_util.keystr(path)}", leaf)
+            leaf = _leaves.array_or_key(f"x{jax.tree_util.keystr(path)}", leaf)
         arrays.append(leaf)
     return jax.tree.unflatten(jax.tree.structure(x), arrays)
 
@@ -233,7 +235,7 @@ def require_example(f: Map | list[Map], x: PyTree, argument: str) -> None:
         x: One example, or its shape.
         argument: The name of the argument that holds x, "x" or "xs".
     """
-    if not isinstance(f, Network) or f.example is None:
+    if not isinstance(f, Network) or f.example is None or f.any_size:
         return
     # In training mode x is a batch, of any number of examples.
     if f.mode == "training":
@@ -439,20 +441,51 @@ def _require_start(
     params: Params,
     x: PyTree,
 ) -> None:
-    """Require one floating array where a span starts at x."""
+    """Require an x that can be varied, where a span starts at x."""
     if target.span not in SPANS:
         return
     if target.span == "hidden" and target.network is None:
         return
-    leaves = jax.tree.leaves(x)
-    is_array = jax.tree.structure(x).num_nodes == 1
-    if is_array and jnp.issubdtype(leaves[0].dtype, jnp.floating):
+    # A program is made of a function that has passed.
+    if isinstance(target.f, Program):
         return
-    came = f"a tree of {len(leaves)} arrays"
-    if is_array:
+    leaves = jax.tree.leaves(x)
+    if _leaves.floating(x):
+        _require_no_lookup(target, params, x)
+        return
+    came = f"a tree of {len(leaves)} arrays, none of them floating"
+    if len(leaves) == 1:
         came = f"{leaves[0].dtype}, which has no derivative"
     advice = _where_to_start(target, params, x)
     raise InputError(f"x is {came}, and the span starts at x; {advice}.")
+
+
+def _require_no_lookup(
+    target: Target,
+    params: Params,
+    x: PyTree,
+) -> None:
+    """Refuse an x of tokens with floating arrays beside them, such as a mask.
+
+    The Jacobian would be with respect to the mask, which nobody means.
+    """
+    if not any(map(_leaves.is_whole, jax.tree.leaves(x))):
+        return
+    shapes = target.abstract(params, x)
+    try:
+        anatomy = _anatomy(target, *shapes)
+    # f may raise anything, and what it raises is reported where it is traced.
+    except Exception:
+        return
+    if not anatomy.embeddings:
+        return
+    beside = _spans.floating_leaves_of_x(anatomy)[0]
+    raise InputError(
+        f"x holds whole numbers that select rows of {anatomy.embeddings[0].name!r}, "
+        "and the span starts at x, whose floating arrays alone have a derivative; "
+        f"{_spans.where_to_start(anatomy)}. With respect to what lies beside the "
+        f'tokens: span=("{beside}", "output").'
+    )
 
 
 def _where_to_start(
@@ -622,6 +655,17 @@ def _require_derivative(
             f"f(params, x) raised {type(error).__name__} when it was differentiated: "
             f"{first_line(error)}"
         ) from error
+
+
+def _takes_what_it_says(f: Map | list[Map]) -> bool:
+    """Tell whether an x that `require_example` let pass is what is meant."""
+    if not isinstance(f, Network):
+        return False
+    # In training mode x is a batch, whether rows affect each other or not. Our own
+    # networks know their example from their arguments, and of delta kernels the rows of
+    # one image never meet. An adapter has its example from the user.
+    is_own = isinstance(f, Built) and not isinstance(f, Redrawn)
+    return is_own or f.mode == "training"
 
 
 def _warn_of_batch(

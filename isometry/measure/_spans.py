@@ -13,6 +13,7 @@ from isometry import structure
 from isometry._internal import checks, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
+from isometry.measure import _leaves
 from isometry.structure import Anatomy
 from isometry.structure._tapping import Tapped, replacing, tapped
 
@@ -176,7 +177,7 @@ def ends(
         )
     first, last = (_point(end) for end in span)
     if first.name == "input":
-        _require_continuous_input(anatomy)
+        first = Point(_continuous_input(anatomy), first.index)
     return first, last
 
 
@@ -264,12 +265,18 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names)
 
 
-def _require_continuous_input(anatomy: Anatomy) -> None:
-    """Refuse "input" where x is not one floating array, and say where to start."""
+def _continuous_input(anatomy: Anatomy) -> str:
+    """Return the name of the one floating array in x; refuse none or several.
+
+    Random keys and whole numbers beside it, such as labels, have no derivative.
+    """
     num_params = anatomy.params_tree.num_leaves
     leaves = anatomy.closed.in_avals[num_params:]
-    if len(leaves) == 1 and jnp.issubdtype(leaves[0].dtype, jnp.floating):
-        return
+    is_whole = [_leaves.is_whole(leaf) for leaf in leaves]
+    looks_up = any(is_whole) and anatomy.embeddings
+    names = floating_leaves_of_x(anatomy)
+    if len(names) == 1 and not looks_up:
+        return names[0]
     came = f"x is a tree of {len(leaves)} arrays"
     if len(leaves) == 1:
         came = f"x is {leaves[0].dtype}, which has no derivative"
@@ -277,6 +284,15 @@ def _require_continuous_input(anatomy: Anatomy) -> None:
         f'a span that starts at "input" needs x to be one floating array, and {came}; '
         f"{where_to_start(anatomy)}."
     )
+
+
+def floating_leaves_of_x(anatomy: Anatomy) -> list[str]:
+    """Return the points that are floating leaves of x."""
+    return [name for name in floating_points(anatomy) if _is_leaf_of_x(name)]
+
+
+def _is_leaf_of_x(name: str) -> bool:
+    return name == "input" or (name.startswith("input/") and ":" not in name)
 
 
 def where_to_start(anatomy: Anatomy) -> str:
@@ -353,6 +369,6 @@ def state(name: str) -> str | None:
 
 def is_layer(name: str) -> bool:
     """Tell whether a point is the pre-activation of a weight layer."""
-    # Leaves of an input that is a tree are points too: "input/image".
-    is_end = name in ("input", "output") or name.startswith("input/")
+    # Leaves of an x that is a tree are points too: "input/image".
+    is_end = name == "output" or _is_leaf_of_x(name)
     return not is_end and ":" not in name and "@" not in name

@@ -137,6 +137,14 @@ class Network:
         # A tree of inputs has no one shape.
         return getattr(self.example, "shape", None)
 
+    @property
+    def any_size(self) -> bool:
+        """Whether x may be larger or smaller than the example, as sequences may be.
+
+        The function itself then refuses what it does not take.
+        """
+        return False
+
     @functools.cached_property
     def shapes(self) -> Params:
         """The shapes of the parameters. Nothing is drawn."""
@@ -172,7 +180,17 @@ class Network:
             self.shapes,
             sigma_w=self.sigma_w,
             sigma_b=self.sigma_b,
+            activations=self.layer_activations,
         )
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """The activation that a layer reads or writes to, by the name of the layer.
+
+        Only layers that the network itself knows. Of all others it is read off the
+        anatomy.
+        """
+        return {}
 
     @property
     def data_driven(self) -> bool:
@@ -522,6 +540,16 @@ class Redrawn(Built):
     def anatomy(self) -> Anatomy:
         """That of the network, which no scheme changes."""
         return self.base.anatomy
+
+    @property
+    def any_size(self) -> bool:
+        """Whether x may be larger or smaller than the example."""
+        return self.base.any_size
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """Those that the network itself knows."""
+        return self.base.layer_activations
 
     @property
     def training(self) -> "Network":

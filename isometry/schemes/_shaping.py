@@ -16,13 +16,12 @@ arXiv:2203.08120.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import Array
 
 from isometry._internal.errors import NotDefined
@@ -83,6 +82,10 @@ class Leaky:
 
     def __call__(self, x: Array) -> Array:
         return self.factor * jnp.where(x < 0, self.slope * x, x)
+
+
+# From alpha and beta to the transformation, and the errors of the two conditions.
+Solved: TypeAlias = Callable[[float, float], tuple[Transformed, np.ndarray]]
 
 
 class _Moments(NamedTuple):
@@ -223,8 +226,10 @@ def _tailored(activation: Activation, depth: int) -> Activation:
     return _renamed(activation, record, "tat")
 
 
-def _search(solved) -> Transformed | None:
+def _search(solved: Solved) -> Transformed | None:
     """Return the first transformation that solves both conditions, or None."""
+    # Imported here, because it takes longer than all of this package.
+    from scipy import optimize
 
     def errors(point: np.ndarray) -> np.ndarray:
         log_alpha, beta = point
@@ -237,7 +242,7 @@ def _search(solved) -> Transformed | None:
         start = [math.log(alpha), beta]
         # Weaker than 1e-3 or stronger than 20 an activation is linear or a step.
         bounds = ([math.log(1e-4), -20.0], [math.log(20.0), 20.0])
-        found = scipy.optimize.least_squares(
+        found = optimize.least_squares(
             errors, start, bounds=bounds, xtol=1e-15, ftol=1e-15, gtol=1e-15
         )
         if np.abs(found.fun).max() < _TOLERANCE:

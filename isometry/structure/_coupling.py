@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from isometry._internal import compilation
 from isometry._internal.types import Params
+from isometry.structure._directions import direction_like
 
 Map: TypeAlias = Callable[[Params, PyTree[Array]], Array]
 
@@ -44,9 +45,15 @@ def rows_are_independent(
     if num_rows < 2:
         return False
     codes = _codes(num_rows)
-    for derivative in (_forward, _backward):
+    # What each derivative is pushed along: a tangent of x, a cotangent of the output.
+    starts = {_forward: _floating(x), _backward: out}
+    for derivative, start in starts.items():
+        direction = direction_like(start)
         try:
-            return bool(_are_independent(apply, derivative, params, x=x, codes=codes))
+            independent = _are_independent(
+                apply, derivative, params, x=x, codes=codes, direction=direction
+            )
+            return bool(independent)
         # Some functions have a derivative in one mode only, some in none, and a custom
         # derivative rule may raise anything.
         except Exception:
@@ -110,6 +117,11 @@ def _num_rows(
     return lengths.pop()
 
 
+def _floating(x: PyTree[Array]) -> PyTree:
+    """Return x with None in the place of arrays that are not floating."""
+    return jax.tree.map(lambda leaf: leaf if _is_floating(leaf) else None, x)
+
+
 def _is_floating(leaf: Array) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
@@ -125,23 +137,19 @@ def _codes(num_rows: int) -> Bool[np.ndarray, "probes rows"]:
 @functools.partial(compilation.jit, static_argnums=(0, 1))
 def _are_independent(
     apply: Map,
-    derivative: Callable[..., tuple[Callable, PyTree]],
+    derivative: Callable[..., Callable],
     params: Params,
     *,
     x: PyTree[Array],
     codes: Bool[Array | np.ndarray, "probes rows"],
+    direction: PyTree[Array | np.ndarray],
 ) -> Bool[Array, ""]:
     """Tell whether perturbed rows change no other row of the output, but some row."""
-    floating = jax.tree.map(lambda leaf: leaf if _is_floating(leaf) else None, x)
 
     def of_floating(values: PyTree[Array]) -> Array:
         return apply(params, _merged(values, x))
 
-    push, start = derivative(of_floating, floating)
-    # Any fixed direction will do, unless a model was built to be insensitive to it.
-    leaves, tree = jax.tree.flatten(start)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    direction = jax.tree.map(_normal_like, tree.unflatten(keys), start)
+    push = derivative(of_floating, _floating(x))
 
     def probe(is_perturbed: Array) -> tuple[Array, Array]:
         keep_rows = functools.partial(_of_rows, is_perturbed)
@@ -157,19 +165,19 @@ def _are_independent(
 def _forward(
     f: Callable,
     values: PyTree,
-) -> tuple[Callable, PyTree]:
-    """Return the map of tangents, and values of the shape that it takes."""
+) -> Callable:
+    """Return the map of tangents."""
     _, push = jax.linearize(f, values)
-    return push, values
+    return push
 
 
 def _backward(
     f: Callable,
     values: PyTree,
-) -> tuple[Callable, PyTree]:
-    """Return the map of cotangents, which couples the same rows, and what it takes."""
-    out, pull = jax.vjp(f, values)
-    return lambda cotangents: pull(cotangents)[0], out
+) -> Callable:
+    """Return the map of cotangents, which couples the same rows."""
+    _, pull = jax.vjp(f, values)
+    return lambda cotangents: pull(cotangents)[0]
 
 
 def _merged(
@@ -192,13 +200,6 @@ def _merged(
         x,
         is_leaf=lambda leaf: leaf is None,
     )
-
-
-def _normal_like(
-    key: Array,
-    leaf: Array,
-) -> Array:
-    return jax.random.normal(key, leaf.shape, leaf.dtype)
 
 
 def _of_rows(

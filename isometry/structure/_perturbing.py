@@ -11,6 +11,7 @@ from jax.extend import core
 from jaxtyping import Array, Float
 
 from isometry._internal import jaxprs
+from isometry.structure._directions import direction_like
 
 # Equations that only call one program. Names differ between versions of JAX.
 _CALLS = frozenset(
@@ -130,15 +131,12 @@ def followed(
 
     # The program runs once, so that compiling is most of its cost.
     @functools.partial(jax.jit, compiler_options=_UNOPTIMIZED)
-    def run(arguments: Sequence[Array]) -> list[Seen]:
+    def run(
+        arguments: Sequence[Array], directions: dict[int, np.ndarray]
+    ) -> list[Seen]:
         duals = [_Dual(jnp.asarray(value), None) for value in arguments]
-        # Any fixed direction will do, unless f was built to be insensitive to it.
-        random_keys = jax.random.split(jax.random.key(0), len(duals))
-        for i in range(num_params, len(duals)):
-            value = duals[i].value
-            if jnp.issubdtype(value.dtype, jnp.floating):
-                direction = jax.random.normal(random_keys[i], value.shape, value.dtype)
-                duals[i] = _Dual(value, direction)
+        for i, direction in directions.items():
+            duals[i] = _Dual(duals[i].value, jnp.asarray(direction))
         records = _Records(_Wanted(derivatives, sizes))
         _walk(
             closed,
@@ -150,7 +148,12 @@ def followed(
         ruled.update(records.ruled)
         return list(records.values())
 
-    largest = jax.device_get(run(list(arguments)))
+    perturbed = {
+        i: value
+        for i, value in enumerate(arguments)
+        if i >= num_params and jnp.issubdtype(jnp.result_type(value), jnp.floating)
+    }
+    largest = jax.device_get(run(list(arguments), direction_like(perturbed)))
     seen = [Seen(*map(_log, record)) for record in largest]
     return Followed(dict(zip(keys, seen, strict=True)), frozenset(ruled))
 
@@ -316,12 +319,7 @@ def _by_reverse_rule(
         return [result for result in results if _is_floating(result)]
 
     out, pull = jax.vjp(of_moving, *(values[i] for i in moving))
-    keys = jax.random.split(jax.random.key(1), max(len(out), 1))
-    cotangents = [
-        jax.random.normal(key, value.shape, value.dtype)
-        for key, value in zip(keys, out, strict=False)
-    ]
-    pulled = pull(cotangents)
+    pulled = pull(jax.tree.map(jnp.asarray, direction_like(out)))
     # The pullback of a random cotangent is zero only if the rule returns zeros.
     passes = functools.reduce(jnp.logical_or, [jnp.any(leaf != 0) for leaf in pulled])
     return [_scaled(dual, passes) for dual in plain]

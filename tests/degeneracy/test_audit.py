@@ -74,6 +74,13 @@ def test_json_is_strict_and_complete(reports):
     )
 
 
+def test_the_law_of_the_hidden_layers_or_why_there_is_none(reports):
+    laws = {name: report.as_dict()["law"] for name, report in reports.items()}
+    assert laws["plain"]["name"] == "tanh, depth 1, orthogonal"
+    assert reports["plain"].law.pairs == 1
+    assert laws["zer_o"]["reason"].startswith("no law is known of zer_o")
+
+
 def test_the_table_holds_names_and_verdicts(reports):
     pytest.importorskip("rich")
     text = reports.table(width=160)

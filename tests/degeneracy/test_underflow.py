@@ -23,9 +23,12 @@ def total(output, target):
     return output.sum()
 
 
-def scaled(power, seeds=5):
-    """Critical relu networks with every weight divided by 2^power, which rounds nothing."""
-    drawn = jax.jit(jax.vmap(NET.init))(jax.random.split(KEY, seeds))
+def scaled(power):
+    """Critical relu networks with every weight divided by 2^power, which rounds nothing.
+
+    Of five seeds in every test: another number of them would compile every program anew.
+    """
+    drawn = jax.jit(jax.vmap(NET.init))(jax.random.split(KEY, 5))
     return jax.tree.map(lambda a: a * 2.0**-power, drawn)
 
 
@@ -64,7 +67,7 @@ def test_what_underflows_float32_has_slopes_and_gradients(plain):
 
 def test_what_underflows_float64_too_is_undecided():
     """2^-1200."""
-    _, lost, _, gradient = flags_of(scaled(40, 2))
+    _, lost, _, gradient = flags_of(scaled(40))
     assert lost.endswith("underflows float64 too, so its zeros say nothing")
     assert gradient.state == "undecided"
     assert "underflows float64 too" in gradient.reason
@@ -72,7 +75,7 @@ def test_what_underflows_float64_too_is_undecided():
 
 def test_dead_units_are_no_underflow():
     """All biases of a layer at −1000: no unit has a slope, whatever the scale, and nothing is brought back."""
-    params = jax.tree.map(np.array, scaled(0, 2))
+    params = jax.tree.map(np.array, scaled(0))
     params["layers"][1]["b"][:, 15] = -1e3
     *_, gradient = flags_of(params)
     assert gradient.raised
@@ -81,10 +84,10 @@ def test_dead_units_are_no_underflow():
 
 
 def test_a_jacobian_that_underflows_is_a_product():
-    few, small = scaled(0, 1), scaled(10, 1)
-    plain = isometry.ensemble(NET, params=few, xs=XS[:2])
-    shown = _underflow.signals(NET, small, XS[:2], pre_activations(NET.function, small, XS[:2]))[1]
-    found = _audit._spectra(NET, small, XS[:2], "end_to_end", shown)
+    few, small = scaled(0), scaled(10)
+    plain = isometry.ensemble(NET, params=few, xs=XS)
+    shown = _underflow.signals(NET, small, XS, pre_activations(NET.function, small, XS))[1]
+    found = _audit._spectra(NET, small, XS, "end_to_end", shown)
     assert str(found.log_values.dtype) == "float32"
     shift = 10 * DEPTH * math.log(2)
     np.testing.assert_allclose(found.log_values[..., 0], plain.log_values[..., 0] - shift, atol=1e-3)

@@ -61,11 +61,17 @@ def close(got, want):
 def test_any_convolution_and_its_transpose(seed):
     with jax.enable_x64(True):
         f, x = convolution(seed)
-        y = f(x)
-        close(_convolution.canonical(f)(x), y)
-        u = jnp.asarray(RNG.standard_normal(y.shape))
-        pull = jax.linear_transpose(f, x)
-        close(_convolution.canonical(lambda u: pull(u)[0])(u), pull(u)[0])
+        u = jnp.asarray(RNG.standard_normal(jax.eval_shape(f, x).shape))
+
+        @jax.jit
+        def both_ways(x, u):
+            pull = lambda u: jax.linear_transpose(f, x)(u)[0]  # noqa: E731
+            plain = f(x), pull(u)
+            return plain, (_convolution.canonical(f)(x), _convolution.canonical(pull)(u))
+
+        plain, ours = both_ways(x, u)
+        for got, want in zip(ours, plain, strict=True):
+            close(got, want)
 
 
 KERNEL = RNG.standard_normal((2, 2, 3, 3)) / 3
@@ -88,17 +94,22 @@ def test_inside_loops_branches_and_calls():
         shape = (1, 2, 4, 4)
         x = jnp.asarray(RNG.standard_normal(shape))
         g = lambda v: nested(v.reshape(shape)).ravel()  # noqa: E731
-        operator = linalg.Operator.linearized(g, x.ravel())
         assert set(orders(g, x.ravel())) == {(0, 1, 2, 3)}
-        for product in (operator.matvec, operator.rmatvec):
-            found = orders(product, x.ravel())
-            assert found
-            assert set(found) == {ORDER}
-        dense = jax.jacrev(g)(x.ravel())
-        eye = jnp.eye(x.size)
-        close(jax.jit(jax.vmap(operator.rmatvec))(eye), dense)
-        close(jax.vmap(operator.matvec)(eye).T, dense)
-        close(linalg.matrix_of(g, x.ravel(), chunk=5), dense)
+        found = []
+
+        @jax.jit
+        def matrices(x):
+            operator = linalg.Operator.linearized(g, x)
+            for product in (operator.matvec, operator.rmatvec):
+                found.append(orders(product, x))
+            eye = jnp.eye(x.size)
+            rows, columns = jax.vmap(operator.rmatvec)(eye), jax.vmap(operator.matvec)(eye)
+            return jax.jacrev(g)(x), rows, columns.T, linalg.matrix_of(g, x, chunk=5)
+
+        dense, *built = matrices(x.ravel())
+        assert [set(each) for each in found] == [{ORDER}, {ORDER}]
+        for matrix in built:
+            close(matrix, dense)
 
 
 def test_gradients_pass_through():
@@ -112,8 +123,7 @@ def test_gradients_pass_through():
 
         ours = jax.grad(functools.partial(through, lambda g, x: linalg.Operator.linearized(g, x).rmatvec))
         plain = jax.grad(functools.partial(through, lambda g, x: lambda u: jax.vjp(g, x)[1](u)[0]))
-        kernel = jnp.asarray(KERNEL[:1, :1])
-        close(ours(kernel), plain(kernel))
+        close(*jax.jit(lambda kernel: (ours(kernel), plain(kernel)))(jnp.asarray(KERNEL[:1, :1])))
 
 
 def test_without_convolutions_nothing_changes():

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import linalg, networks
-from isometry.linalg import Factors
+from isometry import linalg
+from isometry.linalg import Factors, Operator
 
 RNG = np.random.default_rng(0)
 
@@ -81,27 +81,26 @@ def test_any_scale_zero_and_all_batches():
 
 def test_four_steps_have_the_density_of_a_deep_tanh_network():
     """4 seeds, 32 probes each: of the spread √(1/(n + 2)/probes/2), 4 of them; two in a hundred are the series'."""
-    net = networks.mlp([64] * 21, "tanh", "orthogonal", bias=False)
-    shapes = jax.eval_shape(net.init, jax.random.key(0))
-    turns = jax.tree.map(lambda a: np.linalg.qr(RNG.standard_normal((4, *a.shape)))[0], shapes)
-    x, s = RNG.standard_normal(64), []
-    weights = np.concatenate([run["w"] for run in turns["layers"]], 1)
-    for layers in weights:
+    turns = np.linalg.qr(RNG.standard_normal((4, 21, 64, 64)))[0]
+    x, jacobians = RNG.standard_normal(64), []
+    for layers in turns:
         product, z = layers[0].T, x @ layers[0]
         for w in layers[1:]:
             product, z = w.T @ ((1 - np.tanh(z) ** 2)[:, None] * product), np.tanh(z) @ w
-        s.append(np.linalg.svd(product, compute_uv=False))
-    s = np.ravel(s)
-    params = jax.tree.map(np.float32, turns)
-    method, key = isometry.Lanczos(4, 32), jax.random.key(2)
-    found = isometry.ensemble(net, params=params, xs=x[None].astype(np.float32), method=method, key=key)
-    smooth = lambda grid: np.asarray(found.smooth_cdf(grid, "s")).mean((0, 1))  # noqa: E731
+        jacobians.append(product)
+    s = np.linalg.svd(jacobians, compute_uv=False).ravel()
+    quadrature = jax.vmap(lambda j, key: linalg.spectral_quadrature(Operator.of(j), key=key, steps=4, probes=32))
+    keys = jax.random.split(jax.random.key(2), 4)
+    rules = jax.device_get(jax.jit(quadrature)(np.asarray(jacobians, np.float32), keys))
+    pooled = rules.log_values.reshape(4, -1), rules.weights.reshape(4, -1) / 32
+    found = isometry.Spectrum(*pooled, rules.log_floor, size=64, quadrature=rules)
+    smooth = lambda grid: np.asarray(found.smooth_cdf(grid, "s")).mean(0)  # noqa: E731
     assert ks(smooth, s) <= 0.02 + 4 * (1 / 66 / 128 / 2) ** 0.5
     nodes, masses = np.exp(found.log_values), np.asarray(found.weights)
 
     def staircase(grid):
         is_below = nodes[..., None, :] <= grid[:, None]
-        return np.sum(is_below * masses[..., None, :], -1).mean((0, 1))
+        return np.sum(is_below * masses[..., None, :], -1).mean(0)
 
     assert ks(staircase, s) > 0.1
     below_zero = np.r_[-1.0, np.sort(s)[1:]]

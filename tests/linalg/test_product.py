@@ -153,15 +153,12 @@ def factors():
 
 @pytest.fixture(scope="module")
 def measured(factors):
-    """dtype → name → ln s."""
-    results = {}
-    for dtype in ("float64", "float32"):
-        with jax.enable_x64(dtype == "float64"):
-            found = {
-                name: linalg.product_log_singular_values(jnp.asarray(case, dtype)) for name, case in factors.items()
-            }
-        results[dtype] = {name: np.asarray(logs) for name, logs in found.items()}
-    return results
+    """dtype → name → ln s: float64 one by one, float32 all together under jit and vmap."""
+    with jax.enable_x64(True):
+        double = {name: np.asarray(linalg.product_log_singular_values(jnp.asarray(a))) for name, a in factors.items()}
+    stacked = np.stack(list(factors.values())).astype(np.float32)
+    single = jax.device_get(jax.jit(jax.vmap(linalg.product_log_singular_values))(stacked))
+    return {"float64": double, "float32": dict(zip(factors, single, strict=True))}
 
 
 @pytest.mark.core
@@ -212,7 +209,7 @@ def test_factors_at_the_end_of_the_exponents(measured):
 
 def test_rows_at_the_end_of_the_exponents():
     """2^-127, by which 1.5e38 is made one, is itself no normal number of float32."""
-    rows, shift = _product._graded.unit_rows(jnp.asarray([[1.5e38, -1e38]]))
+    rows, shift = jax.jit(_product._graded.unit_rows)(jnp.asarray([[1.5e38, -1e38]]))
     np.testing.assert_array_equal(shift, [127])
     np.testing.assert_allclose(rows, [[1.5e38 / 2.0**127, -1e38 / 2.0**127]], rtol=1e-6)
 
@@ -234,15 +231,7 @@ def test_groups_agree(factors, measured, every):
         assert (lost[3:] <= lost[2] + np.log(8 * N**0.5 * np.finfo(float).eps)).all()
 
 
-def test_jit_and_vmap(factors, measured):
-    names = ["gaussian", "leaky"]
-    stacked = jnp.asarray(np.stack([factors[name] for name in names]), jnp.float32)
-    together = jax.jit(jax.vmap(linalg.product_log_singular_values))(stacked)
-    for logs, name in zip(together, names, strict=True):
-        np.testing.assert_allclose(logs, measured["float32"][name], atol=1e-3)
-
-
-@pytest.mark.parametrize("sizes", [(6, 6, 6, 4, 6, 6, 9), (1, 5, 1)])
+@pytest.mark.parametrize("sizes", [(6, 6, 6, 4, 9), (1, 5, 1)])
 def test_sizes_may_change(sizes):
     """The narrowest place is in the middle, or the first of two; networks have it at the end."""
     factors = [RNG.standard_normal((m, n)) for n, m in itertools.pairwise(sizes)]

@@ -12,6 +12,7 @@ import sys
 import textwrap
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
@@ -20,15 +21,32 @@ import isometry
 from isometry import InputError, networks
 from isometry.measure import _devices
 
-NET = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
+NET = networks.mlp([6, 8, 5], "tanh", "gaussian", 1.2, bias=False)
 KEYS = jax.random.split(jax.random.key(0), 5)
-XS = jax.random.normal(jax.random.key(1), (3, 6))
+XS = np.random.default_rng(1).standard_normal((3, 6)).astype(np.float32)
 EPS = float(np.finfo(np.float32).eps)
 COMMON = """
 import jax, numpy as np, isometry
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from isometry import networks
+
+
+def layer(w, x):
+    return jnp.tanh(w @ x)
+
+
+def draw(key):
+    return jax.random.normal(key, (5, 6))
 """
+
+
+def layer(w, x):
+    return jnp.tanh(w @ x)
+
+
+def draw(key):
+    return jax.random.normal(key, (5, 6))
 
 
 def run(*programs, timeout=400, **environment):
@@ -78,13 +96,13 @@ def mesh():
 @pytest.fixture(scope="module")
 def whole():
     """On one device, in one chunk."""
-    return isometry.ensemble(NET, KEYS, XS)
+    return isometry.ensemble(layer, KEYS, XS, sample=draw)
 
 
-def least_budget(**how):
+def least_budget(*arguments, **how):
     """The least budget that is not refused: of one Jacobian at a time."""
     with pytest.raises(InputError) as refused:
-        isometry.ensemble(NET, KEYS, XS, max_bytes=1, **how)
+        isometry.ensemble(*arguments, max_bytes=1, **how)
     return int(re.search(r"write at least (\d+)", str(refused.value)).group(1))
 
 
@@ -95,21 +113,30 @@ def test_layers_multiplied_on_two_devices(mesh):
         net, params={"layers": ({"w": w},)}, xs=XS, method="product", mesh=mesh
     )
     want = np.linalg.svd(w, compute_uv=False).astype(np.float64)
-    np.testing.assert_allclose(found.values, want.repeat(3, 1), rtol=1e-3)
+    error = np.abs(found.values - want.repeat(3, 1))
+    # Of a few eps of s_max, as of any factorization.
+    assert (error <= 64 * EPS * want[..., :1]).all()
 
 
 def test_two_devices_and_small_chunks_draw_the_same_probes(mesh):
-    how = {"method": isometry.Lanczos(2, 2), "key": jax.random.key(3)}
-    one = isometry.ensemble(NET, KEYS, XS, **how)
-    two = isometry.ensemble(
-        NET, KEYS, XS, mesh=mesh, max_bytes=2 * least_budget(**how), **how
-    )
+    method, key = isometry.Lanczos(2, 2), jax.random.key(3)
+    # The Jacobian is the same for every seed and input: what differs are the probes,
+    # and each has its own.
+    matrix = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    how = {
+        "params": np.broadcast_to(matrix, (5, 4, 6)),
+        "xs": np.ones((3, 6), np.float32),
+        "method": method,
+        "key": key,
+    }
+    one = isometry.ensemble(jnp.dot, **how)
+    assert len(np.unique(one.log_values[..., 0])) == 15
+    budget = 2 * least_budget(jnp.dot, **how)
+    two = isometry.ensemble(jnp.dot, mesh=mesh, max_bytes=budget, **how)
     close(two, one)
-    np.testing.assert_allclose(two.weights, one.weights, rtol=0, atol=1e-3)
-    # The same Jacobian for every seed and input: what differs are the probes, and each
-    # has its own.
-    same = isometry.ensemble(NET, KEYS[np.zeros(5, int)], XS[np.zeros(3, int)], **how)
-    assert len(np.unique(same.log_values[..., 0])) == 15
+    # A weight is the square of an entry of a unit vector. It turns by the rounding of
+    # its matrix over the gap of the two nodes of a rule, which is a tenth or more.
+    np.testing.assert_allclose(two.weights, one.weights, rtol=0, atol=640 * EPS)
 
 
 def test_uneven_chunks_on_two_devices(mesh, whole):
@@ -118,12 +145,14 @@ def test_uneven_chunks_on_two_devices(mesh, whole):
     So each takes one Jacobian at a time; the fifth seed is alone.
     """
     seen = []
+    how = {"sample": draw}
     got = isometry.ensemble(
-        NET,
+        layer,
         KEYS,
         XS,
         mesh=mesh,
-        max_bytes=2 * least_budget(),
+        max_bytes=2 * least_budget(layer, KEYS, XS, **how),
+        **how,
         progress=lambda *a: seen.append(a),
     )
     close(got, whole)
@@ -146,63 +175,62 @@ def test_the_fullest_device_holds_least(devices, seeds, inputs, shape):
     assert _devices.grid(devices, seeds, inputs) == shape
 
 
-def test_a_mesh_of_eight_devices_of_any_kind_and_two_that_do_not_deadlock(whole):
-    """A batched SVD on each of two devices hung in XLA's pool of two threads.
+@pytest.fixture(scope="module")
+def of_processes():
+    """What two processes print that measure on a mesh of all devices of both.
 
-    Within seconds.
+    The first then measures 4 × 64 Jacobians on two of its own. One start of Python and
+    JAX takes longer than all that is tested here, so there are no more of them.
     """
-    (out,) = run(
-        """
-        net = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
-        keys = jax.random.split(jax.random.key(0), 5)
-        xs = jax.random.normal(jax.random.key(1), (3, 6))
-        mesh = Mesh(np.array(jax.devices()).reshape(2, 2, 2), ("x", "y", "z"))
-        print("found", isometry.ensemble(net, keys, xs, mesh=mesh).values.tolist())
-
-        two = Mesh(np.array(jax.devices()[:2]), ("i",))
-        net = networks.mlp([64] * 9, "tanh")
-        draw = np.random.default_rng(0).standard_normal
-        shapes = jax.eval_shape(net.init, jax.random.key(0))
-        params = jax.tree.map(
-            lambda a: draw((4, *a.shape)).astype("float32") / 8, shapes
-        )
-        xs = draw((64, 64)).astype("float32")
-        for _ in range(3):
-            isometry.ensemble(net, params=params, xs=xs, mesh=two)
-        """,
-        JAX_NUM_CPU_DEVICES="8",
-        NPROC="2",
-        OPENBLAS_NUM_THREADS="1",
-    )
-    many = np.array(ast.literal_eval(out.split("found ")[1]))
-    np.testing.assert_allclose(
-        many, whole.values, rtol=0, atol=64 * EPS * float(whole.values.max())
-    )
-
-
-def test_two_processes_return_what_one_does(whole):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     program = """
         jax.distributed.initialize("127.0.0.1:{port}", 2, {rank})
-        assert len(jax.devices()) == 4 and len(jax.local_devices()) == 2
-        net = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
+        assert len(jax.devices()) == 8 and len(jax.local_devices()) == 4
         keys = jax.random.split(jax.random.key(0), 5)
-        xs = jax.random.normal(jax.random.key(1), (3, 6))
-        mesh = Mesh(np.array(jax.devices()), ("i",))
-        many = isometry.ensemble(net, keys, xs, mesh=mesh)
+        xs = np.random.default_rng(1).standard_normal((3, 6)).astype("float32")
+        mesh = Mesh(np.array(jax.devices()).reshape(2, 2, 2), ("x", "y", "z"))
+        many = isometry.ensemble(layer, keys, xs, sample=draw, mesh=mesh)
         print("found", many.values.tolist())
+        if {rank} == 0:
+            two = Mesh(np.array(jax.local_devices()[:2]), ("i",))
+            net = networks.mlp([64] * 9, "tanh")
+            drawn = np.random.default_rng(0).standard_normal
+            shapes = jax.eval_shape(net.init, jax.random.key(0))
+            params = jax.tree.map(
+                lambda a: drawn((4, *a.shape)).astype("float32") / 8, shapes
+            )
+            xs = drawn((64, 64)).astype("float32")
+            for _ in range(3):
+                isometry.ensemble(net, params=params, xs=xs, mesh=two)
+            print("no deadlock")
         """
-    outs = run(
+    return run(
         *(program.format(port=port, rank=rank) for rank in (0, 1)),
-        JAX_NUM_CPU_DEVICES="2",
+        JAX_NUM_CPU_DEVICES="4",
+        NPROC="2",
+        OPENBLAS_NUM_THREADS="1",
     )
-    found = [np.array(ast.literal_eval(out.split("found ")[1])) for out in outs]
+
+
+def test_two_processes_of_four_devices_return_what_one_device_does(of_processes, whole):
+    """On a mesh of any axes."""
+    lines = [out.split("found ")[1].splitlines()[0] for out in of_processes]
+    found = [np.array(ast.literal_eval(line)) for line in lines]
     np.testing.assert_array_equal(*found)
     np.testing.assert_allclose(
         found[0], whole.values, rtol=0, atol=64 * EPS * float(whole.values.max())
     )
+
+
+def test_two_devices_of_one_cpu_do_not_deadlock(of_processes):
+    """A batched SVD on each of two devices hung in XLA's pool of two threads.
+
+    Within seconds.
+    """
+    first, _ = of_processes
+    assert "no deadlock" in first
 
 
 def test_what_is_no_mesh_is_refused():
@@ -218,7 +246,7 @@ def test_an_interrupt_loses_only_the_chunk_in_flight():
         if len(stopped) == 3:
             raise KeyboardInterrupt
 
-    small = {"max_bytes": least_budget()}
+    small = {"max_bytes": least_budget(NET, KEYS, XS)}
     every, stopped, seen = [], [], []
     whole = isometry.ensemble(
         NET, KEYS, XS, progress=lambda done, total: every.append(done), **small
@@ -245,9 +273,8 @@ def test_an_interrupt_loses_only_the_chunk_in_flight():
         InputError, match="resume comes from a call with other arguments"
     ):
         isometry.ensemble(NET, KEYS[:4], XS, resume=caught.value)
-    other = networks.mlp(
-        NET.widths, "tanh", "gaussian", 1.3, 0.3
-    )  # the same program, other parameters
+    # The same program, other parameters.
+    other = networks.mlp(NET.widths, "tanh", "gaussian", 1.3, bias=False)
     for f, sample in ((other, None), (NET, other.init)):
         with pytest.raises(
             InputError, match="resume comes from a call with other arguments"

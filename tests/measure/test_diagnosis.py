@@ -12,10 +12,13 @@ from isometry import networks
 from isometry._internal.errors import BatchWarning, ZeroJacobianWarning
 
 NET = networks.mlp([3, 4, 4, 2], "relu")
-PARAMS = NET.init(jax.random.key(0))
-ZEROED = jax.tree.map(lambda leaf: leaf, PARAMS)
+SHAPES = jax.eval_shape(NET.init, jax.random.key(0))
+# Of positive weights every unit is active.
+PARAMS = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), SHAPES)
+ZEROED = jax.tree.map(np.copy, PARAMS)
 ZEROED["layers"][1]["w"] *= 0
-X = jnp.ones(3)
+X = np.ones(3, np.float32)
+EYE = np.eye(3, dtype=np.float32)
 CAUSE = "J is exactly zero: the weight 'layers/1' is zero"
 
 
@@ -24,13 +27,13 @@ def rounded(w, x):
 
 
 TOKENS = {
-    "embed": {"embedding": jnp.ones((5, 4))},
-    "head": {"kernel": jnp.ones((4, 2))},
+    "embed": {"embedding": np.ones((5, 4), np.float32)},
+    "head": {"kernel": np.ones((4, 2), np.float32)},
 }
 
 
 def of_tokens(params, x):
-    rows = params["embed"]["embedding"][x]
+    rows = jnp.asarray(params["embed"]["embedding"])[x]
     return jnp.tanh(rows) @ params["head"]["kernel"]
 
 
@@ -55,7 +58,7 @@ def test_spectrum_of_a_zero_jacobian_names_the_weight(how):
 
 def test_jacobian_that_is_zero_names_the_cause():
     with pytest.warns(ZeroJacobianWarning, match="jacobian.*round at x is piecewise"):
-        isometry.jacobian(rounded, jnp.eye(3), X)
+        isometry.jacobian(rounded, EYE, X)
 
 
 def test_span_from_a_point_names_the_point():
@@ -63,16 +66,16 @@ def test_span_from_a_point_names_the_point():
         h = x @ params["stem"]["kernel"]
         return h.astype(int).astype(h.dtype) @ params["head"]["kernel"]
 
-    params = {"stem": {"kernel": jnp.eye(3)}, "head": {"kernel": jnp.eye(3)}}
+    params = {"stem": {"kernel": EYE}, "head": {"kernel": EYE}}
     with pytest.warns(ZeroJacobianWarning, match="the value at 'stem' is cast to int"):
         isometry.spectrum(f, params, X, span=("stem", "output"))
 
 
 def test_ensemble_counts_its_zeros_and_names_the_cause_of_one():
-    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), PARAMS, ZEROED)
+    params = jax.tree.map(lambda *leaves: np.stack(leaves), PARAMS, ZEROED)
     message = r"zero at 3 of 6 pairs.*At seed 1, input 0: the weight 'layers/1' is zero"
     with pytest.warns(ZeroJacobianWarning, match=message) as caught:
-        isometry.ensemble(NET, params=params, xs=jnp.ones((3, 3)))
+        isometry.ensemble(NET, params=params, xs=np.stack([X] * 3))
     assert len(caught) == 1
 
 
@@ -101,7 +104,8 @@ def test_zero_is_said_where_its_cause_cannot_be_found(monkeypatch):
 
 def test_batch_is_warned_of_by_what_was_found():
     """A convolutional network of batches alone, and a sequence whose tokens meet."""
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 2, 2))
+    rng = np.random.default_rng(1)
+    kernel = rng.standard_normal((3, 3, 2, 2)).astype(np.float32)
 
     def convolution(kernel, x):
         numbers = ("NHWC", "HWIO", "NHWC")
@@ -114,16 +118,16 @@ def test_batch_is_warned_of_by_what_was_found():
         return jax.nn.softmax(x @ w @ x.T) @ x
 
     with pytest.warns(BatchWarning, match=r"depends on row i.*f\(params, x\[None\]\)"):
-        isometry.spectrum(convolution, kernel, jnp.ones((2, 3, 3, 2)))
-    tokens = jax.random.normal(jax.random.key(2), (4, 3))
+        isometry.spectrum(convolution, kernel, np.ones((2, 3, 3, 2), np.float32))
+    tokens = rng.standard_normal((4, 3)).astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        isometry.spectrum(attention, jnp.eye(3), tokens)
+        isometry.spectrum(attention, EYE, tokens)
 
 
 @pytest.mark.parametrize("measure", ["spectrum", "jacobian", "ensemble"])
 def test_tokens_are_told_to_start_at_their_embedding(measure):
-    x = jnp.array([0, 2, 1])
+    x = np.array([0, 2, 1], np.int32)
     arguments = {"params": TOKENS, "x": x}
     if measure == "ensemble":
         stacked = jax.tree.map(lambda leaf: leaf[None], TOKENS)

@@ -14,8 +14,8 @@ import isometry
 from isometry import networks
 from tests.measure.targets import target_of
 
-X, W = jnp.ones(4), jnp.eye(4)
-IMAGE, KERNEL = jnp.ones((1, 1, 4, 4)), jnp.ones((1, 1, 3, 3))
+X, W = (jnp.asarray(a, jnp.float32) for a in (np.ones(4), np.eye(4)))
+IMAGE, KERNEL = (np.ones((1, 1, n, n), np.float32) for n in (4, 3))
 
 
 def coarse(f, params=W, x=X, dtype="float32"):
@@ -150,7 +150,9 @@ def test_float64_is_held_to_float64():
 def test_a_network_of_low_dtype_is_not_accused():
     """Its parameters are cast up before they are used."""
     net = networks.mlp([4, 5, 4], "gelu", dtype=jnp.bfloat16)
-    assert coarse(net, net.init(jax.random.key(0)), X.astype(jnp.bfloat16)) == ()
+    params = jax.eval_shape(net.init, jax.random.key(0))
+    params = jax.tree.map(lambda a: np.ones(a.shape, a.dtype), params)
+    assert coarse(net, params, np.ones(4, jnp.bfloat16)) == ()
 
 
 @pytest.mark.parametrize(
@@ -215,17 +217,14 @@ def test_floor_is_that_of_the_precision_that_f_computes_in():
         return tall @ jnp.tanh(wide @ x)
 
     with jax.enable_x64(True):
-        keys = jax.random.split(jax.random.key(0))
-        params = (
-            jax.random.normal(keys[0], (5, 2), jnp.float64),
-            jax.random.normal(keys[1], (2, 5), jnp.float64),
-        )
-        x = jnp.linspace(-1, 1, 5, dtype=jnp.float64)
+        draw = np.random.default_rng(0).standard_normal
+        params = (draw((5, 2)), draw((2, 5)))
+        x = np.linspace(-1, 1, 5)
         many = jax.tree.map(lambda leaf: leaf[None], (params, x))
         with pytest.warns(isometry.PrecisionWarning, match="or with that of the meas"):
             sp = isometry.spectrum(f, params, x)
         with pytest.warns(isometry.PrecisionWarning):
-            profile = isometry.profile(f, params=many[0], xs=many[1])
+            profile = isometry.profile(f, params=many[0], xs=many[1], statistics=())
         assert sp.log_values.dtype == jnp.float64
         assert sp.zero_fraction() == pytest.approx(0.6, abs=1e-15)
         of_span = profile.spectra["input"]
@@ -238,6 +237,8 @@ def test_floor_of_a_coarse_f_leaves_something_resolved():
     """max(m, n) eps of bfloat16 is 2 at 256 values, above s_max itself."""
     with pytest.warns(isometry.PrecisionWarning):
         sp = isometry.spectrum(
-            lambda w, x: (w * x).astype(jnp.bfloat16), jnp.ones(256), jnp.ones(256)
+            lambda w, x: (w * x).astype(jnp.bfloat16),
+            np.ones(256, np.float32),
+            np.ones(256, np.float32),
         )
     assert sp.zero_fraction() == 0

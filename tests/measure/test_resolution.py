@@ -103,8 +103,8 @@ def _of_tokens_alone(params, tokens):
     return model(params, {"tokens": tokens, "mask": jnp.ones(len(tokens))})
 
 
-def test_a_tree_needs_a_span_behind_the_input():
-    message = r'x is a tree of 2 arrays.*span=\("embed", "output"\)'
+def test_tokens_beside_floating_leaves_need_a_span_behind_the_input():
+    message = r'select rows of .embed..*span=\("embed", "output"\)'
     with pytest.raises(InputError, match=message):
         isometry.jacobian(model, PARAMS, BATCH)
 

@@ -12,6 +12,13 @@ from isometry.measure import _points
 N_IN, WIDTH, N_OUT = 3, 4, 2
 LAYERS, SEEDS, INPUTS = 3, 2, 3
 POINTS = ("stem", "layers[0]", "layers[1]", "layers[2]", "output")
+EPS = float(np.finfo(np.float32).eps)
+
+# Each value comes from sums of at most four terms in each of five layers: 20 roundings,
+# of either of the two ways to compute it. A mean of squares has twice that relative
+# error.
+ROUNDING = 2 * 20 * EPS
+MEAN_SQUARE = {"rtol": 2 * ROUNDING}
 
 
 def scanned(params, x):
@@ -33,21 +40,22 @@ def written_out(params, x, bumps):
 
 @pytest.fixture(scope="module")
 def params():
-    keys = jax.random.split(jax.random.key(0), 3)
+    rng = np.random.default_rng(0)
     shapes = {
         "stem": (SEEDS, WIDTH, N_IN),
         "layers": (SEEDS, LAYERS, WIDTH, WIDTH),
         "head": (SEEDS, N_OUT, WIDTH),
     }
     return {
-        name: jax.random.normal(key, shape) / np.sqrt(shape[-1])
-        for (name, shape), key in zip(shapes.items(), keys, strict=True)
+        name: (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+        for name, shape in shapes.items()
     }
 
 
 @pytest.fixture(scope="module")
 def xs():
-    return jax.random.normal(jax.random.key(1), (INPUTS, N_IN))
+    drawn = np.random.default_rng(1).standard_normal((INPUTS, N_IN))
+    return drawn.astype(np.float32)
 
 
 def loss(output):
@@ -83,26 +91,27 @@ def at(signals, name):
 def test_mean_square_is_over_the_entries_of_each_value(measured, reference):
     values, _, _ = reference
     expected = [np.mean(value**2, -1) for value in values]
-    np.testing.assert_allclose(at(measured, "q"), expected, rtol=1e-5)
+    np.testing.assert_allclose(at(measured, "q"), expected, **MEAN_SQUARE)
 
 
 def test_cosine_is_between_values_of_two_inputs_of_one_seed(measured, reference):
     values, _, _ = reference
     for found, value in zip(at(measured, "c"), values, strict=True):
         units = value / np.linalg.norm(value, axis=-1, keepdims=True)
-        np.testing.assert_allclose(found, units @ np.swapaxes(units, 1, 2), atol=1e-6)
+        cosines = units @ np.swapaxes(units, 1, 2)
+        np.testing.assert_allclose(found, cosines, rtol=0, atol=ROUNDING)
 
 
 def test_gradient_is_of_the_loss_with_respect_to_each_value(measured, reference):
     _, gradients, _ = reference
     expected = [np.mean(gradient**2, -1) for gradient in gradients]
-    np.testing.assert_allclose(at(measured, "gradient"), expected, rtol=1e-4)
+    np.testing.assert_allclose(at(measured, "gradient"), expected, **MEAN_SQUARE)
 
 
 def test_apjn_is_the_squared_jacobian_over_the_size_of_the_output(measured, reference):
     _, _, jacobians = reference
     expected = [np.sum(jacobian**2, (-2, -1)) / N_OUT for jacobian in jacobians]
-    np.testing.assert_allclose(at(measured, "apjn"), expected, rtol=1e-4)
+    np.testing.assert_allclose(at(measured, "apjn"), expected, **MEAN_SQUARE)
 
 
 def test_chi_is_the_ratio_to_the_point_of_the_same_kind_before(measured):
@@ -114,16 +123,19 @@ def test_chi_is_the_ratio_to_the_point_of_the_same_kind_before(measured):
     assert measured.why("chi") is None
 
 
+ROTATIONS, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(1, 3, 4, 4)))
+ONE = np.ones((1, 4), np.float32)
+
+
+def linear(params, x):
+    return jax.lax.scan(lambda z, w: (w @ z, None), x, params["layers"])[0]
+
+
 def test_chi_of_a_linear_orthogonal_network_is_the_squared_gain():
     """Every singular value of a layer is the gain, so chi is its square everywhere."""
     gain = 1.5
-    rotations, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(1, 3, 4, 4)))
-    weights = gain * jnp.asarray(rotations, jnp.float32)
-
-    def linear(weights, x):
-        return jax.lax.scan(lambda z, w: (w @ z, None), x, weights)[0]
-
-    signals = isometry.signals(linear, params=weights, xs=jnp.ones((1, 4)))
+    weights = {"layers": np.float32(gain * ROTATIONS)}
+    signals = isometry.signals(linear, params=weights, xs=ONE)
     chi = signals.chi[0, 0, signals.points.index("input") + 1 : -1]
     np.testing.assert_allclose(chi, gain**2, rtol=1e-5)
 
@@ -131,14 +143,16 @@ def test_chi_of_a_linear_orthogonal_network_is_the_squared_gain():
 def test_gradient_without_a_loss_is_that_of_a_random_cotangent(params, xs):
     """Its mean over g ~ N(0, I/n) is apjn over the size, which is what no key gives."""
     count = 400
-    same = jnp.broadcast_to(xs[:1], (count, N_IN))
+    same = np.broadcast_to(xs[:1], (count, N_IN))
     one = jax.tree.map(lambda a: a[:1], params)
     key = jax.random.key(2)
-    drawn = isometry.signals(scanned, params=one, xs=same, key=key).gradient[0]
+    of_keys = isometry.signals(scanned, params=one, xs=same, key=key)
+    drawn = np.asarray(of_keys.gradient)[0]
     signals = isometry.signals(scanned, params=one, xs=xs[:1])
     sizes = np.array(signals.sizes)
-    expected = np.array(signals.apjn[0, 0]) / sizes
-    np.testing.assert_allclose(signals.gradient[0, 0], expected, rtol=1e-6)
+    expected = np.asarray(signals.apjn)[0, 0] / sizes
+    gradient = np.asarray(signals.gradient)[0, 0]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
     error = np.std(drawn, axis=0, ddof=1) / np.sqrt(count)
     assert np.all(error > 0)
     # All points see the same draws, so this is one test of one mean.
@@ -146,8 +160,9 @@ def test_gradient_without_a_loss_is_that_of_a_random_cotangent(params, xs):
 
 
 def test_draws_of_g_do_not_depend_on_how_many_others_there_are():
-    many = _points.keys_of(jax.random.key(2), 3, 4)
-    few = _points.keys_of(jax.random.key(2), 2, 2)
+    keys_of = jax.jit(_points.keys_of, static_argnums=(1, 2))
+    many = keys_of(jax.random.key(2), 3, 4)
+    few = keys_of(jax.random.key(2), 2, 2)
     bits = [np.array(jax.random.key_data(keys)) for keys in (many, few)]
     np.testing.assert_array_equal(bits[0][:2, :2], bits[1])
     assert len(np.unique(bits[0].reshape(12, -1), axis=0)) == 12
@@ -169,52 +184,47 @@ def residual(params, tokens):
 
 @pytest.fixture(scope="module")
 def residual_params():
-    keys = jax.random.split(jax.random.key(3), 4)
+    rng = np.random.default_rng(3)
     shapes = {"embed": (5, 3), "up": (3, 4), "down": (4, 3), "head": (3, 2)}
     return {
-        name: jax.random.normal(key, (1, *shape))
-        for (name, shape), key in zip(shapes.items(), keys, strict=True)
+        name: rng.standard_normal((1, *shape)).astype(np.float32)
+        for name, shape in shapes.items()
     }
 
 
-TOKENS = jnp.array([[1, 4], [0, 1]])
+TOKENS = np.array([[1, 4], [0, 1]])
 
 
-def test_tokens_are_measured_from_the_embedding_to_a_position(residual_params):
+@pytest.fixture(scope="module")
+def of_tokens(residual_params):
     span = ("embed", ("output", -1))
-    signals = isometry.signals(residual, params=residual_params, xs=TOKENS, span=span)
+    return isometry.signals(residual, params=residual_params, xs=TOKENS, span=span)
+
+
+def test_tokens_are_measured_from_the_embedding_to_a_position(
+    of_tokens, residual_params
+):
     rows = residual_params["embed"][0][TOKENS]
     expected = np.mean(np.square(rows), (1, 2))
-    np.testing.assert_allclose(signals.at("embed").q[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(of_tokens.at("embed").q[0], expected, rtol=1e-6)
     # No token sees another, so only the last row of the embedding matters.
-    one = jax.tree.map(lambda a: a[0], residual_params)
-
-    def last(row):
-        row = row + jnp.tanh(row @ one["up"]) @ one["down"]
-        return row @ one["head"]
-
-    jacobian = jax.jacfwd(last)(rows[0, -1])
+    up, down, head = (residual_params[name][0] for name in ("up", "down", "head"))
+    slopes = 1 - np.tanh(rows[0, -1] @ up) ** 2
+    jacobian = (np.eye(3) + up * slopes @ down) @ head
     expected = np.sum(np.square(jacobian)) / 2
-    np.testing.assert_allclose(signals.at("embed").apjn[0, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(of_tokens.at("embed").apjn[0, 0], expected, rtol=1e-5)
 
 
-def test_points_that_a_path_leads_around_have_no_chi(residual_params):
-    span = ("embed", "output")
-    signals = isometry.signals(residual, params=residual_params, xs=TOKENS, span=span)
-    assert np.isnan(signals.at("up").chi).all()
-    assert "around" in signals.why("chi")
-    assert np.isfinite(signals.at("output").chi).all()
+def test_points_that_a_path_leads_around_have_no_chi(of_tokens):
+    assert np.isnan(of_tokens.at("up").chi).all()
+    assert "around" in of_tokens.why("chi")
+    assert np.isfinite(of_tokens.at("output").chi).all()
 
 
-def test_overflow_is_said_with_the_point_where_it_begins(params, xs):
-    huge = {**params, "layers": params["layers"] * 1e30}
-
-    def linear(params, x):
-        z = params["stem"] @ x
-        z, _ = jax.lax.scan(lambda z, w: (w @ z, None), z, params["layers"])
-        return params["head"] @ z
-
-    signals = isometry.signals(linear, params=huge, xs=xs)
+def test_overflow_is_said_with_the_point_where_it_begins():
+    huge = {"layers": np.float32(1e30 * ROTATIONS)}
+    signals = isometry.signals(linear, params=huge, xs=ONE)
+    # The square of a value of 1e30 overflows.
     assert "'layers[0]'" in signals.why("q")
 
 

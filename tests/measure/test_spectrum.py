@@ -17,6 +17,8 @@ BATCH = np.stack(
 HOLES = np.array(
     [1, 1e-3, 1e-9, 0], np.float32
 )  # eps·4 = 4.8e-7: the third cannot be told from zero
+EPS = float(np.finfo(np.float32).eps)
+TINY = float(np.finfo(np.float32).tiny)
 TIGHT = {"rtol": 2e-5, "atol": 1e-6}
 
 
@@ -171,7 +173,11 @@ def test_cdf_quantile_density(distributions, variable, map_):
     bandwidth = 0.3
     z = (GRID[:, None] - nodes[..., None, :]) / bandwidth
     want = (np.exp(-(z**2) / 2) / bandwidth / math.sqrt(2 * math.pi)).mean(-1)
-    np.testing.assert_allclose(density, want, rtol=1e-3, atol=1e-5)
+    # A node and a point are rounded, and so is z²/2: by eps z² of the kernel at most.
+    largest = np.maximum(np.abs(nodes[..., None, :]), np.abs(GRID[:, None]))
+    kernels = np.exp(-(z**2) / 2) / bandwidth / math.sqrt(2 * math.pi)
+    errors = kernels * (np.abs(z) * largest / bandwidth + z**2 + 1)
+    assert (np.abs(density - want) <= 4 * EPS * errors.mean(-1) + TINY).all()
 
 
 def test_quantile_inverts_cdf():
@@ -214,7 +220,10 @@ def test_zeros_and_what_cannot_be_told_from_them():
     assert sp.quantile(0.25, "log_s") == -math.inf
     grid = np.linspace(-12, 5, 1701)
     np.testing.assert_allclose(
-        np.trapezoid(sp.density(grid, 0.5, "log_s"), grid), 0.5, rtol=1e-4
+        # The rule is exact for Gaussians of 50 steps; its terms are rounded.
+        np.trapezoid(sp.density(grid, 0.5, "log_s"), grid),
+        0.5,
+        rtol=16 * EPS,
     )
     assert sp.density([math.log(1e-9)], 0.5, "log_s")[0] < 1e-6
 
@@ -243,10 +252,12 @@ def test_scales_beyond_float32():
         sp = batch_of(S * scale)
         logs = np.log(S) + math.log(scale)
         np.testing.assert_allclose(sp.moment(1, "log_s"), logs.mean(), rtol=1e-6)
-        np.testing.assert_allclose(sp.log_spread(), logs.var(), rtol=1e-3)
-        np.testing.assert_allclose(sp.stable_rank(), (S**2).sum() / 4, rtol=1e-4)
-        np.testing.assert_allclose(sp.effective_rank(), entropy_rank(S), rtol=1e-4)
-        np.testing.assert_allclose(sp.condition_number(), 8, rtol=1e-4)
+        # Logarithms of 69 are rounded by half of this.
+        rounding = {"rtol": 2 * 69 * EPS}
+        np.testing.assert_allclose(sp.log_spread(), logs.var(), **rounding)
+        np.testing.assert_allclose(sp.stable_rank(), (S**2).sum() / 4, **rounding)
+        np.testing.assert_allclose(sp.effective_rank(), entropy_rank(S), **rounding)
+        np.testing.assert_allclose(sp.condition_number(), 8, **rounding)
         assert sp.zero_fraction() == 0
 
 
@@ -267,7 +278,8 @@ def test_standard_error(statistic):
     s = np.concatenate([BATCH, BATCH[::-1] + 0.1, 1 + BATCH**2])
     per_seed = ((s**2).sum(-1) / s.max(-1) ** 2).mean(1)
     want = per_seed.std(ddof=1) / math.sqrt(len(per_seed))
-    assert batch_of(s).standard_error(statistic) == pytest.approx(want, rel=1e-4)
+    # A standard error of three numbers around 2 that differ by some tenths.
+    assert batch_of(s).standard_error(statistic) == pytest.approx(want, rel=100 * EPS)
 
 
 def test_standard_errors_of_several_numbers_a_matrix():
@@ -447,8 +459,12 @@ def test_a_statistic_that_needs_arguments_is_refused():
 
 @pytest.mark.parametrize("method", ["dense", "lanczos"])
 def test_nothing_is_said_of_a_traced_jacobian_that_is_not_finite(method):
-    """Of two matrices one holds a NaN: its statistics are NaN, not those of zeros."""
-    said = {
+    """Of two matrices one holds a NaN: its statistics are NaN, not those of zeros.
+
+    Statistics of nodes do not depend on the method that found them.
+    """
+    said = {"s_max": lambda sp: sp.values[0]}
+    of_nodes = {
         **{
             name: getattr(Spectrum, name)
             for name in ("log_spread", "effective_rank", "stable_rank", "zero_fraction")
@@ -464,6 +480,9 @@ def test_nothing_is_said_of_a_traced_jacobian_that_is_not_finite(method):
         "density": lambda sp: sp.density([0.0], 0.1, "log_s")[0],
         "exact": lambda sp: sp.zero_fraction(exact=True),
     }
+
+    if method == "dense":
+        said |= of_nodes
 
     @jax.jit
     def of(w):

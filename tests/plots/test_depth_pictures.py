@@ -1,6 +1,7 @@
 """Pictures of a quadrature, of profiles and of signals draw what they say."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -29,20 +30,28 @@ def nothing_global_is_touched():
     assert pyplot.get_fignums() == []
 
 
+QUARTER_CIRCLE = theory.fuss_catalan(1)
+
+
 @pytest.fixture(scope="module")
-def quadratures():
-    """Of two seeds, in the layout of an ensemble, (seeds, inputs)."""
-    matrix = jnp.asarray(np.diag(VALUES), jnp.float32)
+def measured():
+    """Quadratures of three matrices, in one program."""
+    of_circle = QUARTER_CIRCLE.quantile((np.arange(SIZE) + 0.5) / SIZE, "s")
+    values = jnp.asarray(np.stack([VALUES, VALUES, of_circle]), jnp.float32)
     method = isometry.Lanczos(steps=16, probes=6)
 
-    def one(key):
+    def one(values, key):
         return isometry.spectrum(
-            lambda w, x: w @ x, matrix, jnp.ones(SIZE), method=method, key=key
+            lambda s, x: s * x, values, jnp.ones(SIZE), method=method, key=key
         )
 
-    keys = jax.random.split(jax.random.key(0), 2)
-    sp = jax.jit(jax.vmap(one))(keys)
-    return jax.tree.map(lambda leaf: leaf[:, None], sp)
+    return jax.jit(jax.vmap(one))(values, jax.random.split(jax.random.key(0), 3))
+
+
+@pytest.fixture(scope="module")
+def quadratures(measured):
+    """Of two seeds, in the layout of an ensemble, (seeds, inputs)."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:2, None], measured)
 
 
 @pytest.fixture
@@ -104,13 +113,12 @@ def test_the_band_is_that_of_probes(quadratures, ax):
 
 
 def test_one_probe_has_a_line_and_no_width(quadratures, ax):
-    first = jax.tree.map(lambda leaf: leaf, quadratures)
-    rules = first.quadrature
+    rules = quadratures.quadrature
     one = rules._replace(
         log_values=rules.log_values[:, :, :1],
         weights=rules.weights[:, :, :1],
     )
-    plots.spectrum(SpectrumWith(first, one), ax)
+    plots.spectrum(replace(quadratures, quadrature=one), ax)
     corners = ax.collections[0].get_paths()[0].vertices
     x, y = ax.lines[0].get_data()
     at = len(x) // 2
@@ -124,38 +132,16 @@ def band_of(collection, x):
     return np.array([[edge.min(), edge.max()] for edge in at_each]).T
 
 
-def SpectrumWith(sp, rules):  # noqa: N802 (a record with other rules)
-    return Spectrum(
-        log_values=sp.log_values,
-        weights=sp.weights,
-        log_floor=sp.log_floor,
-        method=sp.method,
-        size=sp.size,
-        quadrature=rules,
-    )
-
-
-def test_a_quadrature_is_drawn_under_its_law(ax):
+def test_a_quadrature_is_drawn_under_its_law(measured, ax):
     """A quarter circle, from the quantiles of its law."""
-    law = theory.fuss_catalan(1)
-    values = law.quantile((np.arange(SIZE) + 0.5) / SIZE, "s")
-    sp = isometry.spectrum(
-        lambda w, x: w @ x,
-        jnp.asarray(np.diag(values), jnp.float32),
-        jnp.ones(SIZE),
-        method=isometry.Lanczos(steps=16, probes=6),
-        key=jax.random.key(1),
-    )
-    sp = jax.tree.map(lambda leaf: leaf[None], sp)
-    given = SpectrumWith(sp, sp.quadrature)
-    given = Spectrum(**{**vars(given), "span": "given"})
-    plots.overlay(given, law, ax, scale="linear")
+    sp = jax.tree.map(lambda leaf: np.asarray(leaf)[2:], measured)
+    plots.overlay(replace(sp, span="given"), QUARTER_CIRCLE, ax, scale="linear")
     lines = {line.get_label(): line.get_data() for line in ax.lines}
-    x, measured = lines["measured, smooth"]
+    x, drawn = lines["measured, smooth"]
     predicted = np.interp(x, *lines["predicted"])
     inside = (x > 0.3) & (x < 1.7)
     # Six probes see the mass of a bump, a twelfth of all, to √(2/66/6/12).
-    assert np.abs(measured - predicted)[inside].mean() < 0.08
+    assert np.abs(drawn - predicted)[inside].mean() < 0.08
     low, high = band_of(ax.collections[0], x)
     covers = (low <= predicted) & (predicted <= high)
     assert covers[inside].mean() > 0.6
@@ -164,7 +150,7 @@ def test_a_quadrature_is_drawn_under_its_law(ax):
 
 
 def of_values(*values):
-    """The spectrum of one seed and input with these values."""
+    """The spectrum of one seed and input with these four values."""
     return Spectrum.of_jacobians(np.diag(values)[None, None])
 
 
@@ -199,12 +185,13 @@ def test_a_profile_draws_quantiles_of_log_s_and_zeros():
 
 
 def test_a_profile_of_great_depth_does_not_overflow():
-    logs = np.array([[[1000.0, -np.inf]]])
-    sp = Spectrum(logs, np.full_like(logs, 0.5), np.array([[-np.inf]]), size=2)
+    logs = np.array([[[1000.0, -np.inf, -np.inf, -np.inf]]], np.float32)
+    floor = np.full((1, 1), np.float32(-np.inf))
+    sp = Spectrum(logs, np.full_like(logs, 0.25), floor, size=4)
     deep = SimpleNamespace(points=("x",), toward="input", spectra={"x": sp})
     lines = {line.get_label(): line for line in plots.profile(deep).axes[0].lines}
     root = lines["root mean square"].get_ydata()
-    assert root == pytest.approx((1000 + math.log(0.5) / 2) / LN10)
+    assert root == pytest.approx((1000 + math.log(0.25) / 2) / LN10)
 
 
 def test_a_profile_of_quadratures_leaves_out_what_they_do_not_know(quadratures):
@@ -218,7 +205,7 @@ def test_a_profile_of_quadratures_leaves_out_what_they_do_not_know(quadratures):
 
 def test_many_points_are_named_sparingly():
     names = tuple(f"layers/{i}" for i in range(100))
-    spectra = dict.fromkeys(names, of_values(1.0, 0.5))
+    spectra = dict.fromkeys(names, of_values(1.0, 0.5, 0.5, 0.5))
     deep = SimpleNamespace(points=names, toward="output", spectra=spectra)
     below = plots.profile(deep).axes[1]
     assert 8 <= len(below.get_xticks()) <= 16
@@ -319,7 +306,7 @@ def test_refusals(call, message):
 def test_every_layer_is_named_by_its_first_point():
     """A residual stream has no pre-activations among its points, and is named too."""
     names = ("embed", "block_0:sum", "block_1", "block_1:out")
-    spectra = dict.fromkeys(names, of_values(1.0, 0.5))
+    spectra = dict.fromkeys(names, of_values(1.0, 0.5, 0.5, 0.5))
     residual = SimpleNamespace(points=names, toward="output", spectra=spectra)
     below = plots.profile(residual).axes[1]
     shown = [tick.get_text() for tick in below.get_xticklabels()]

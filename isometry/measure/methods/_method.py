@@ -96,8 +96,6 @@ class Method:
             is not a `Network` is cut into blocks first, if it is a chain of several.
         forms_jacobian: Whether the method can start from a complete Jacobian, by
             `of_jacobian`. The caller can then form it and report progress meanwhile.
-        probes: The number of random probes behind the result; 1 if it is not random.
-            Each probe gives one quadrature rule, and all have equal weight.
 
     Example:
         >>> import dataclasses
@@ -117,7 +115,6 @@ class Method:
     needs_key = False
     needs_factors = False
     forms_jacobian = False
-    probes = 1
 
     def check(self, target: "Target", key: Key | None) -> None:
         """Refuse a target that this method cannot measure, with the reason.

@@ -35,7 +35,7 @@ def register(name: str, method: Callable[[], Method]) -> None:
 
     Example:
         >>> class Listed(isometry.Dense):
-        ...     probes = 1
+        ...     forms_jacobian = False
         >>> methods.register("listed", Listed)
         >>> isometry.spectrum(jnp.dot, jnp.eye(2), jnp.ones(2), method="listed").method
         Listed()

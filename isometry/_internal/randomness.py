@@ -1,0 +1,85 @@
+"""Random numbers, bit for bit those of JAX, in programs that compile in less time.
+
+XLA compiles the generator of random bits anew for each number of axes on a CPU, and
+unrolls over all of them: 64 × 64 normal numbers take 0.26 s, for a batch of keys 0.5 s,
+for two nested batches 1.5 s. As vectors, for one batch of keys, they take 0.2 s.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from isometry._internal.types import Key
+
+# The only generator whose numbers are the same whatever the axes and batches in which
+# they are drawn.
+_COUNTING = "threefry2x32"
+
+
+def normal(
+    key: Key,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+) -> Float[Array, "..."]:
+    """Draw standard normal numbers, those of `jax.random.normal`.
+
+    Args:
+        key: A random key; typed, or the bits of one.
+        shape: The shape of the result.
+        dtype: A floating dtype.
+
+    Returns:
+        What `jax.random.normal(key, shape, dtype)` returns, under `jax.vmap` as well.
+    """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if str(jax.random.key_impl(key)) != _COUNTING:
+        return jax.random.normal(key, shape, dtype)
+    return _vectors(key, math.prod(shape), dtype).reshape(shape)
+
+
+# Outside of a program `custom_vmap` would be traced at every call.
+@functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
+def _vectors(
+    keys: Key,
+    size: int,
+    dtype: np.dtype,
+) -> Float[Array, "*batch size"]:
+    return _drawer(size, dtype)(keys)
+
+
+def _drawer(
+    size: int,
+    dtype: np.dtype,
+) -> Callable[[Key], Float[Array, "*batch size"]]:
+    """Return a function that draws a vector for each key, of any batch of keys."""
+
+    def one(key: Key) -> Float[Array, " size"]:
+        return jax.random.normal(key, (size,), dtype)
+
+    @jax.custom_batching.custom_vmap
+    def drawn(keys: Key) -> Float[Array, "*batch size"]:
+        if keys.ndim == 0:
+            return one(keys)
+        # On a mesh with explicit axes those of a batch cannot be merged.
+        axes_of_batch = jax.typeof(keys).sharding.spec
+        if keys.ndim == 1 or any(axis is not None for axis in axes_of_batch):
+            by_axis = one
+            for _ in range(keys.ndim):
+                by_axis = jax.vmap(by_axis)
+            return by_axis(keys)
+        vectors = jax.vmap(one)(keys.reshape(-1))
+        return vectors.reshape(*keys.shape, size)
+
+    @drawn.def_vmap
+    def _(axis_size: int, in_batched: list[bool], keys: Key):
+        # The axis becomes one more of the batch, so that nested ones make one.
+        del axis_size, in_batched
+        return drawn(keys), True
+
+    return drawn

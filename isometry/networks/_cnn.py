@@ -1,0 +1,446 @@
+"""Convolutional networks: z_1 = W_1 * x + b_1, z_l = W_l * phi(z_{l-1}) + b_l."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from isometry import activations, schemes
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import DTypeLike, Key, Params
+from isometry.activations import Activation
+from isometry.networks import _spatial
+from isometry.networks._network import Built
+from isometry.networks._spatial import Image, Size
+from isometry.schemes._registry import SchemeLike
+
+# The laws of theory are those of the circle; at the edges of the others, windows see
+# less than a window.
+_PADDINGS = ("circular", "same", "valid")
+_POOLINGS = ("average", "max")
+
+# A number, or one for each axis.
+Sides: TypeAlias = int | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One convolution, of what it reads to its pre-activation.
+
+    Attributes:
+        size: The image before pooling.
+        pooling: What is done with the image before it is convolved, or None.
+        window: The window of the kernel.
+        strides: One an axis.
+        groups: Groups of channels.
+        n_in: Channels that it reads.
+        n_out: Channels that it writes.
+        padding: "circular", "same" or "valid".
+    """
+
+    size: Size
+    pooling: str | None
+    window: Size
+    strides: Size
+    groups: int
+    n_in: int
+    n_out: int
+    padding: str
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """Shape of the weights, in JAX's layout."""
+        return (*self.window, self.n_in // self.groups, self.n_out)
+
+    @property
+    def size_read(self) -> Size:
+        """The image after pooling."""
+        if self.pooling is None:
+            return self.size
+        return tuple(side // _spatial.POOL for side in self.size)
+
+    @property
+    def size_out(self) -> Size:
+        """The image that it returns."""
+        return _spatial.size_after(
+            self.size_read, self.window, self.strides, padding=self.padding
+        )
+
+    def __call__(self, leaves: dict[str, Array], h: Image) -> Image:
+        """Pool, convolve and add the bias."""
+        if self.pooling is not None:
+            h = _spatial.pool(h, self.pooling)
+        z = _spatial.convolve(
+            leaves["w"],
+            h,
+            strides=self.strides,
+            padding=self.padding,
+            groups=self.groups,
+        )
+        return _spatial.plus_bias(z, leaves)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Equal convolutions in a row, whose leaves are stacked if there are several.
+
+    Attributes:
+        layer: One of them.
+        length: How many there are.
+    """
+
+    layer: Convolution
+    length: int
+
+
+@dataclass(frozen=True)
+class CnnFunction:
+    """The map (params, x) -> output of a convolutional network.
+
+    Equal layers in a row are scanned, so that compile time does not grow with depth.
+
+    Attributes:
+        runs: The convolutions, from first to last.
+        activation: What stands between layers.
+        head: Outputs of the dense layer behind the mean over pixels; None without one.
+    """
+
+    runs: tuple[Run, ...]
+    activation: Activation
+    head: int | None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one image."""
+        first = self.runs[0].layer
+        return (*first.size, first.n_in)
+
+    def __call__(self, params: Params, x: Image) -> Array:
+        stacks = params["layers"]
+        x = self._checked(params, x)
+        # The first layer reads x itself, without an activation.
+        z = self.runs[0].layer(stacks[0], x)
+        for run, leaves in zip(self.runs[1:], stacks[1:], strict=True):
+            z = self._through(run, leaves, z)
+        if self.head is None:
+            return z
+        h = _spatial.pixel_mean(self.activation(z))
+        return _spatial.plus_bias(h @ params["head"]["w"], params["head"])
+
+    def _checked(self, params: Params, x: Image) -> Image:
+        """Return x in the dtype of the parameters."""
+        # XLA's own message would speak of a batch and of axes that the user never
+        # wrote.
+        if jnp.shape(x) != self.input_shape:
+            raise InputError(
+                f"x has shape {jnp.shape(x)}; this network takes one image of shape "
+                f"{self.input_shape}, channels last. For a batch write "
+                "jax.vmap(net, (None, 0))(params, xs)."
+            )
+        return jnp.asarray(x, params["layers"][0]["w"].dtype)
+
+    def _through(self, run: Run, leaves: dict[str, Array], z: Image) -> Image:
+        """Return the pre-activation of the last layer of a run."""
+
+        # Pre-activations are carried, not activations: so the last layer of all, which
+        # has none behind it, is a step like the others.
+        def step(z: Image, layer: dict[str, Array]) -> tuple[Image, None]:
+            return run.layer(layer, self.activation(z)), None
+
+        if run.length == 1:
+            z, _ = step(z, leaves)
+        else:
+            z, _ = jax.lax.scan(step, z, leaves)
+        return z
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Cnn(Built):
+    """What `cnn` returns: a convolutional network.
+
+    Attributes:
+        function: The map (params, x) -> output alone.
+        bias: Whether layers have biases.
+        dtype: The dtype of the parameters.
+    """
+
+    function: CnnFunction
+    bias: bool
+    dtype: np.dtype
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """Every layer of several follows the activation, or is followed by it."""
+        layers = self.anatomy.layers
+        # A single layer is linear.
+        if len(layers) == 1:
+            return {}
+        return {layer.name: self.function.activation for layer in layers}
+
+    def skeleton(self, key: Key) -> Params:
+        """Return the leaves before a scheme draws them: zeros."""
+        runs = self.function.runs
+        params: dict[str, Params] = {}
+        params["layers"] = tuple(map(self._leaves_of, runs))
+        if self.function.head is not None:
+            params["head"] = self._zeros((runs[-1].layer.n_out, self.function.head))
+        return params
+
+    def _leaves_of(self, run: Run) -> dict[str, Array]:
+        if run.length == 1:
+            return self._zeros(run.layer.kernel_shape)
+        return self._zeros(run.layer.kernel_shape, stack=(run.length,))
+
+    def _zeros(self, shape: Size, *, stack: Size = ()) -> dict[str, Array]:
+        leaves = {"w": jnp.zeros((*stack, *shape), self.dtype)}
+        if self.bias:
+            leaves["b"] = jnp.zeros((*stack, shape[-1]), self.dtype)
+        return leaves
+
+    def __repr__(self) -> str:
+        layers = [run.layer for run in self.function.runs for _ in range(run.length)]
+        channels = [layers[0].n_in, *(layer.n_out for layer in layers)]
+        return (
+            f"cnn({channels}, {layers[0].size}, "
+            f"activation={self.function.activation.name!r}, "
+            f"scheme={self.scheme.name!r}, padding={layers[0].padding!r}, "
+            f"head={self.function.head}, sigma_w={self.sigma_w})"
+        )
+
+
+@public("networks.cnn")
+def cnn(
+    channels: Sequence[int],
+    size: Sequence[int],
+    kernel: int | Sequence[Sides] = 3,
+    activation: str | Activation | Callable[[Array], Array] = "tanh",
+    scheme: SchemeLike = "delta_orthogonal",
+    *,
+    padding: str = "circular",
+    strides: int | Sequence[Sides] = 1,
+    groups: int | Sequence[int] = 1,
+    pooling: str | Sequence[str | None] | None = None,
+    head: int | None = None,
+    sigma_w: float | None = None,
+    sigma_b: float | None = None,
+    bias: bool = True,
+    dtype: DTypeLike | None = None,
+) -> Cnn:
+    """Build a convolutional network in one or two dimensions.
+
+    The first layer convolves x; every other one convolves the activation of the
+    pre-activation before it, z_l = W_l * phi(z_{l-1}) + b_l; the last one is linear. x
+    is one image (*size, c_in), channels last. With `head` the last convolution has an
+    activation too, and its mean over all pixels goes through a dense layer.
+
+    Equal layers in a row are stacked and scanned. Their points are "layers/1[0]",
+    "layers/1[1]", ...; those of a single layer "layers/0"; that of the head "head".
+
+    Args:
+        channels: [c_in, hidden ..., c_out], each at least 1.
+        size: Size of the image, (n,) or (h, w).
+        kernel: The side of all windows; or one entry a layer, each a number or a tuple
+            of one an axis.
+        activation: A name (`activations.names()`), an elementwise callable, or an
+            `Activation`.
+        scheme: A scheme's name, an initializer's that needs no arguments, an
+            initializer, or a `Scheme`.
+        padding: "circular" continues the image around a circle, with (k - 1)//2 pixels
+            in front and k//2 behind; "same" pads zeros as XLA does; "valid" pads
+            nothing.
+        strides: Pixels from one window to the next, of all layers and axes; or one
+            entry a layer, each a number or a tuple of one an axis.
+        groups: Groups of channels that do not mix, one number for all layers or one a
+            layer. A depthwise layer has as many groups as channels.
+        pooling: "average" or "max" over windows of 2 pixels an axis, side by side, of
+            what stands between two convolutions, after the activation; a last row that
+            fills no window is left out. None does nothing. One for all places between
+            layers, or one each, one fewer than layers.
+        head: The outputs of a dense layer behind the mean over all pixels. None: the
+            output is the last pre-activation, an image.
+        sigma_w: Scale of the weights of a scheme that leaves it free. None is critical
+            for the activation.
+        sigma_b: Standard deviation of the biases, likewise.
+        bias: Whether layers have biases.
+        dtype: The dtype of the parameters and of the arithmetic. None is JAX's default.
+
+    Returns:
+        A network whose parameters are {"layers": (layer or stack of layers, ...)},
+        each {"w": (*window, in/groups, out), "b": (out,)}, and "head" if there is one.
+
+    Raises:
+        InputError: An argument is not of this form; groups do not divide the channels;
+            an image becomes smaller than the window that reads it.
+        NotDefined: The scheme has no meaning for one of the layers.
+
+    Example:
+        >>> net = networks.cnn([3, 8, 8, 8], (6, 6), head=10)
+        >>> net.depth, net.anatomy.points[:3]
+        (4, ('input', 'layers/0', 'layers/0:out'))
+        >>> params = net.init(jax.random.key(0))
+        >>> net(params, jnp.ones((6, 6, 3))).shape
+        (10,)
+
+        Layers that do not change the image are scanned:
+
+        >>> net = networks.cnn([4] * 5, (8,), activation="linear", sigma_w=1.0)
+        >>> params = net.init(jax.random.key(0))
+        >>> [layer["w"].shape for layer in params["layers"]]
+        [(3, 4, 4), (2, 3, 4, 4), (3, 4, 4)]
+        >>> sp = isometry.spectrum(net, params, jnp.ones((8, 4)))
+        >>> bool(jnp.allclose(sp.values, 1.0, atol=1e-5))
+        True
+    """
+    layers = _layers(
+        channels,
+        size,
+        kernel,
+        padding=padding,
+        strides=strides,
+        groups=groups,
+        pooling=pooling,
+    )
+    if head is not None:
+        checks.integer("head", head, low=1)
+    phi = activations.get(activation)
+    # One that mixes channels would be taken for a diagonal by every theory.
+    if not phi.named:
+        checks.elementwise(f"activation={phi.name}", phi)
+    if not bias and sigma_b:
+        raise InputError(f"sigma_b={sigma_b} with bias=False; drop one of the two.")
+    function = CnnFunction(_runs(layers, has_head=head is not None), phi, head)
+    kind = checks.float_dtype(dtype)
+    net = Cnn(
+        function=function,
+        example=jax.ShapeDtypeStruct(function.input_shape, kind),
+        scheme=schemes.get(scheme),
+        activation=phi,
+        sigma_w=sigma_w,
+        sigma_b=sigma_b,
+        bias=bool(bias),
+        dtype=kind,
+    )
+    # A scheme that does not fit these layers says so now, and not at the first draw.
+    net.drawing()
+    return net
+
+
+def _runs(layers: Sequence[Convolution], *, has_head: bool) -> tuple[Run, ...]:
+    """Group equal layers in a row."""
+    first, *others = layers
+    last = []
+    # Without a dense head the last convolution is the head, and a slice of a stack
+    # could not be drawn as one.
+    if others and not has_head:
+        last = [others.pop()]
+    # The first reads x without an activation, as no other does.
+    runs = [Run(first, length=1)]
+    for layer, equal in itertools.groupby(others):
+        runs.append(Run(layer, length=len(list(equal))))
+    return (*runs, *(Run(layer, length=1) for layer in last))
+
+
+def _layers(
+    channels: Sequence[int],
+    size: Sequence[int],
+    kernel: int | Sequence[Sides],
+    *,
+    padding: str,
+    strides: int | Sequence[Sides],
+    groups: int | Sequence[int],
+    pooling: str | Sequence[str | None] | None,
+) -> list[Convolution]:
+    """Check what a user writes, and follow the image through the layers."""
+    widths = _checked_channels(channels)
+    num_layers = len(widths) - 1
+    image = _spatial.checked_size(size)
+    checks.one_of("padding", padding, _PADDINGS)
+
+    def sides(name: str, entry: Sides) -> Size:
+        return _spatial.one_an_axis(name, entry, len(image))
+
+    windows = _spatial.one_each("kernel", kernel, num_layers, of="layer", check=sides)
+    steps = _spatial.one_each("strides", strides, num_layers, of="layer", check=sides)
+    num_groups = _spatial.one_each(
+        "groups", groups, num_layers, of="layer", check=_positive
+    )
+    # Nothing stands before the first layer that could be pooled.
+    between = _spatial.one_each(
+        "pooling",
+        pooling,
+        num_layers - 1,
+        of="place between layers",
+        check=_checked_pooling,
+    )
+    poolings = (None, *between)
+    layers = []
+    for i in range(num_layers):
+        # The size is followed here once, so that what cannot be run is refused here.
+        layer = Convolution(
+            size=image,
+            pooling=poolings[i],
+            window=windows[i],
+            strides=steps[i],
+            groups=num_groups[i],
+            n_in=widths[i],
+            n_out=widths[i + 1],
+            padding=padding,
+        )
+        _refuse_impossible(layer, i)
+        layers.append(layer)
+        image = layer.size_out
+    return layers
+
+
+def _checked_channels(channels: Sequence[int]) -> list[int]:
+    if isinstance(channels, str) or not isinstance(channels, Sequence):
+        raise InputError(
+            f"channels={checks.show(channels)} is not a sequence; write "
+            "[c_in, hidden ..., c_out]."
+        )
+    if len(channels) < 2:
+        raise InputError(
+            f"channels={list(channels)} has {len(channels)}; write "
+            "[c_in, hidden ..., c_out]."
+        )
+    return [
+        checks.integer(f"channels[{i}]", width, low=1)
+        for i, width in enumerate(channels)
+    ]
+
+
+def _positive(name: str, value: int) -> int:
+    return checks.integer(name, value, low=1)
+
+
+def _checked_pooling(name: str, value: str | None) -> str | None:
+    if value is None:
+        return None
+    return checks.one_of(name, value, _POOLINGS)
+
+
+def _refuse_impossible(layer: Convolution, index: int) -> None:
+    """Refuse channels that groups do not divide, and an image that has become empty."""
+    # XLA would say so only when the network is run.
+    for end, width in (("reads", layer.n_in), ("writes", layer.n_out)):
+        if width % layer.groups:
+            raise InputError(
+                f"groups={layer.groups} does not divide the {width} channels that "
+                f"layer {index} {end}; write groups one a layer."
+            )
+    if min(layer.size_read) < 1:
+        raise InputError(
+            f"pooling={layer.pooling!r} before layer {index} would halve an image of "
+            f"size {layer.size}; write pooling one each, None where the image is small."
+        )
+    if min(layer.size_out) < 1:
+        raise InputError(
+            f"size={layer.size_read} of the image that layer {index} reads is smaller "
+            f"than its window {layer.window}, and padding='valid' leaves nothing."
+        )

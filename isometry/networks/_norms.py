@@ -1,0 +1,105 @@
+"""Normalizations that our own networks share: layer norm, RMS norm, batch norm.
+
+Channels are the last axis of x. Layer norm and RMS norm treat each position (a token, a
+pixel) for itself; batch norm divides each channel by its statistics over a batch.
+"""
+
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+# A vector, or vectors at positions, such as tokens and pixels.
+Signal: TypeAlias = Float[Array, "*positions width"]
+
+NORMS = ("layer", "rms", "batch")
+
+# Added to variances, as in torch, Haiku and Equinox. A hundred times larger, it would
+# show in the singular values of networks whose signal is weak; at a hundredth, float32
+# could no longer tell it from a variance of 1.
+EPSILON = 1e-5
+
+# The name of the axis of examples over which a network in training mode is mapped.
+BATCH_AXIS = "batch"
+
+
+def scales(norm: str, width: int, dtype: DTypeLike) -> dict[str, Array]:
+    """Return the trained leaves of a norm as they start: scale 1, bias 0.
+
+    RMS norm has no bias, because it does not centre.
+    """
+    leaves = {"scale": jnp.ones(width, dtype)}
+    if norm != "rms":
+        leaves["bias"] = jnp.zeros(width, dtype)
+    return leaves
+
+
+def statistics(width: int, dtype: DTypeLike) -> dict[str, Array]:
+    """Return the statistics of a batch norm before any batch: mean 0, variance 1."""
+    return {"mean": jnp.zeros(width, dtype), "var": jnp.ones(width, dtype)}
+
+
+def normalize(
+    norm: str,
+    leaves: dict[str, Array],
+    x: Signal,
+    *,
+    statistics: dict[str, Array] | None = None,
+) -> Signal:
+    """Normalize x, then scale and shift its channels.
+
+    Args:
+        norm: One of `NORMS`.
+        leaves: Scale and bias, as `scales` returns them.
+        x: One example.
+        statistics: The mean and variance that batch norm divides by; None in training,
+            where they are those of the batch, over all positions and over the mapped
+            axis `BATCH_AXIS`.
+    """
+    if norm == "rms":
+        power = jnp.mean(x * x, axis=-1, keepdims=True)
+        unit = x * jax.lax.rsqrt(power + EPSILON)
+        return _on_channels(leaves["scale"], x) * unit
+    if norm == "layer":
+        unit = _of_each_position(x)
+    else:
+        unit = _of_each_channel(x, statistics)
+    scaled = _on_channels(leaves["scale"], x) * unit
+    return scaled + _on_channels(leaves["bias"], x)
+
+
+def _of_each_position(
+    x: Signal,
+) -> Signal:
+    """Give the channels of each position mean 0 and variance 1."""
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    centred = x - mean
+    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + EPSILON)
+
+
+def _of_each_channel(x: Signal, statistics: dict[str, Array] | None) -> Signal:
+    """Subtract each channel's mean, and divide by the root of its variance."""
+    if statistics is None:
+        statistics = _of_batch(x)
+    centred = x - _on_channels(statistics["mean"], x)
+    inverse_deviation = jax.lax.rsqrt(statistics["var"] + EPSILON)
+    return centred * _on_channels(inverse_deviation, x)
+
+
+def _of_batch(x: Signal) -> dict[str, Array]:
+    """Return mean and variance of each channel over positions and examples."""
+    positions = tuple(range(x.ndim - 1))
+    mean = jax.lax.pmean(jnp.mean(x, axis=positions), BATCH_AXIS)
+    # From the centred values: the difference of two moments cancels where the mean is
+    # large.
+    centred = x - _on_channels(mean, x)
+    variance = jnp.mean(centred * centred, axis=positions)
+    return {"mean": mean, "var": jax.lax.pmean(variance, BATCH_AXIS)}
+
+
+def _on_channels(leaf: Float[Array, " width"], x: Signal) -> Array:
+    """Give a leaf the number of axes of x, as strict rank promotion wants it."""
+    return leaf.reshape((1,) * (x.ndim - 1) + leaf.shape)

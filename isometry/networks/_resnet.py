@@ -1,0 +1,657 @@
+"""Residual networks, dense or convolutional: x' = skip x + branch F(x)."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from isometry import activations, schemes
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import DTypeLike, Key, Params
+from isometry.activations import Activation
+from isometry.networks import _norms, _spatial
+from isometry.networks._network import Built, Network
+from isometry.networks._spatial import Size
+from isometry.schemes import Scheme
+from isometry.schemes._registry import SchemeLike
+
+
+class Order(NamedTuple):
+    """What a branch is made of.
+
+    Attributes:
+        num_layers: Weight layers. Between two of them stands an activation.
+        before: Whether an activation stands before the first one.
+        behind: Whether an activation stands behind the last one.
+    """
+
+    num_layers: int
+    before: bool
+    behind: bool
+
+
+ORDERS = {
+    "two_layer": Order(num_layers=2, before=False, behind=False),
+    "post_activation": Order(num_layers=1, before=False, behind=True),
+    "pre_activation": Order(num_layers=1, before=True, behind=False),
+    "v2": Order(num_layers=2, before=True, behind=False),
+}
+
+# With "valid" the branch would return a smaller image than the skip.
+_PADDINGS = ("circular", "same")
+
+# Examples in the x that training mode is read for. Any other number runs as well; with
+# fewer than four the Jacobian of batch norm has no variance.
+_BATCH = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """The shape of one block.
+
+    Attributes:
+        n_in: Units or channels of the stream before it.
+        n_out: Those behind it.
+        size: The image that it reads; () of a dense block.
+        window: The window of its kernels; () of a dense block.
+        strides: Strides of its first layer and of its shortcut; () of a dense block.
+        padding: "circular" or "same".
+    """
+
+    n_in: int
+    n_out: int
+    size: Size
+    window: Size
+    strides: Size
+    padding: str
+
+    @property
+    def size_out(self) -> Size:
+        """The image that it returns."""
+        return _spatial.size_after(
+            self.size, self.window, self.strides, padding=self.padding
+        )
+
+    @property
+    def projects(self) -> bool:
+        """Whether the stream changes its shape, so that the skip is a projection."""
+        has_strides = any(stride > 1 for stride in self.strides)
+        return has_strides or self.n_in != self.n_out
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Equal blocks in a row, whose leaves are stacked if there are several.
+
+    Attributes:
+        block: One of them.
+        start: The index of the first.
+        length: How many there are.
+    """
+
+    block: Block
+    start: int
+    length: int
+
+    def of(self, values: Sequence[float]) -> Sequence[float]:
+        """Return those of one value a block that belong to the run."""
+        return values[self.start : self.start + self.length]
+
+
+@dataclasses.dataclass(frozen=True)
+class ResnetFunction:
+    """The map (params, x) -> output of a residual network.
+
+    Equal blocks in a row are scanned, so that compile time does not grow with depth.
+
+    Attributes:
+        runs: The blocks, from first to last.
+        skips: The multiplier of each skip.
+        activation: The activation of all branches.
+        order: A key of `ORDERS`.
+        norm: "layer", "rms", "batch" or None.
+        norm_at: "pre", of what the branch reads, or "post", of the sum.
+        n_in: What the stem reads; None without a stem.
+        n_out: What the head returns; None without a head.
+        is_training: Whether x is a whole batch, whose statistics batch norm uses.
+    """
+
+    runs: tuple[Run, ...]
+    skips: tuple[float, ...]
+    activation: Activation
+    order: str
+    norm: str | None
+    norm_at: str
+    n_in: int | None
+    n_out: int | None
+    is_training: bool = False
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        first = self.runs[0].block
+        channels = self.n_in or first.n_in
+        return (*first.size, channels)
+
+    def norm_width(self, block: Block) -> int:
+        """Return the number of channels that the norm of a block sees."""
+        if self.norm_at == "pre":
+            return block.n_in
+        return block.n_out
+
+    def __call__(self, params: Params, x: Array) -> Array:
+        x = self._checked(params, x)
+        if not self.is_training:
+            return self._one(params, x)
+        # Batch norm takes means over the named axis; all else is of one example.
+        every = jax.vmap(self._one, in_axes=(None, 0), axis_name=_norms.BATCH_AXIS)
+        return every(params, x)
+
+    def _checked(self, params: Params, x: Array) -> Array:
+        """Return x in the dtype of the parameters."""
+        came = jnp.shape(x)
+        if self.is_training:
+            fits = len(came) > 0 and came[1:] == self.input_shape
+            wanted = f"a batch (examples, ...) of examples of shape {self.input_shape}."
+        else:
+            fits = came == self.input_shape
+            wanted = (
+                f"one example of shape {self.input_shape}. For a batch write "
+                "jax.vmap(net, (None, 0))(params, xs)."
+            )
+        if not fits:
+            raise InputError(f"x has shape {came}; this network takes {wanted}")
+        return jnp.asarray(x, jax.tree.leaves(params)[0].dtype)
+
+    def _one(self, params: Params, x: Array) -> Array:
+        """Return the output of one example."""
+        statistics = (None,) * len(self.runs)
+        # As in Flax, statistics are no parameters: no gradient step may move them.
+        if self.norm == "batch":
+            statistics = _by_run(params["batch_stats"]["blocks"])
+            params = params["params"]
+        # Stem and head are linear, so that both ends are the stream itself up to one
+        # matrix.
+        if self.n_in is not None:
+            x = _layer(params["stem"], x, padding=self.runs[0].block.padding)
+        of_runs = zip(self.runs, _by_run(params["blocks"]), statistics, strict=True)
+        for run, leaves, state in of_runs:
+            x = self._through(run, leaves, x, statistics=state)
+        if self.n_out is None:
+            return x
+        return _layer(params["head"], _spatial.pixel_mean(x))
+
+    def _through(
+        self, run: Run, leaves: Params, x: Array, *, statistics: Params | None
+    ) -> Array:
+        """Return the stream behind a run of blocks."""
+        skips = run.of(self.skips)
+        if run.length == 1:
+            return self._block(
+                run.block, leaves, x, skip=skips[0], statistics=statistics
+            )
+        if len(set(skips)) == 1:
+            # Not one a turn, so that a factor of 1 can be left out.
+            turns = (leaves, statistics, None)
+        else:
+            turns = (leaves, statistics, jnp.asarray(skips, x.dtype))
+
+        def step(x: Array, turn: tuple[Params, ...]) -> tuple[Array, None]:
+            leaves, statistics, skip = turn
+            skip = skips[0] if skip is None else skip
+            y = self._block(run.block, leaves, x, skip=skip, statistics=statistics)
+            return y, None
+
+        x, _ = jax.lax.scan(step, x, turns)
+        return x
+
+    def _block(
+        self,
+        block: Block,
+        leaves: Params,
+        x: Array,
+        *,
+        skip: float | Array,
+        statistics: Params | None,
+    ) -> Array:
+        """Return skip x + branch F(x), with the norm before F or behind the sum."""
+        read = x
+        if self.norm_at == "pre":
+            read = self._normalized(leaves, x, statistics)
+        stream = x
+        # A window of one pixel is the least that can change channels and resolution (He
+        # et al., 2015, arXiv:1512.03385, option B).
+        if block.projects:
+            stream = _layer(leaves["shortcut"], x, strides=block.strides)
+        # A product with 1 would make every program larger.
+        if not isinstance(skip, float) or skip != 1.0:
+            stream = skip * stream
+        y = stream + leaves["branch"] * self._branch(block, leaves, read)
+        # Behind the sum the skip passes the norm too, as in post-norm transformers.
+        if self.norm_at == "post":
+            y = self._normalized(leaves, y, statistics)
+        return y
+
+    def _normalized(self, leaves: Params, x: Array, statistics: Params | None) -> Array:
+        if self.norm is None:
+            return x
+        given = None
+        # Without statistics, batch norm takes those of the batch.
+        if statistics is not None and not self.is_training:
+            given = statistics["norm"]
+        return _norms.normalize(self.norm, leaves["norm"], x, statistics=given)
+
+    def _branch(self, block: Block, leaves: Params, h: Array) -> Array:
+        """Return F(h)."""
+        order = ORDERS[self.order]
+        phi = self.activation
+        if order.before:
+            h = phi(h)
+        h = _layer(leaves["first"], h, strides=block.strides, padding=block.padding)
+        # Only the first layer has strides: the second sees the smaller image.
+        if order.num_layers == 2:
+            h = _layer(leaves["second"], phi(h), padding=block.padding)
+        if order.behind:
+            h = phi(h)
+        return h
+
+
+def _by_run(blocks: Params) -> tuple[Params, ...]:
+    """Return the leaves of each run; a single run is kept without a tuple."""
+    # Most networks have equal blocks, and their points are then "blocks/first[0]"
+    # instead of "blocks/0/first[0]".
+    if isinstance(blocks, tuple):
+        return blocks
+    return (blocks,)
+
+
+def _joined(of_runs: list[Params]) -> Params:
+    """Return what `_by_run` takes apart."""
+    if len(of_runs) == 1:
+        return of_runs[0]
+    return tuple(of_runs)
+
+
+def _stacked(leaves: Params, length: int) -> Params:
+    """Repeat every leaf along a new first axis, if there are several blocks."""
+    # A scan of one turn would only add "[0]" to the names of points.
+    if length == 1:
+        return leaves
+    return jax.tree.map(
+        lambda leaf: jnp.tile(leaf, (length,) + (1,) * leaf.ndim), leaves
+    )
+
+
+def _layer(
+    leaves: dict[str, Array],
+    h: Array,
+    *,
+    strides: Size = (),
+    padding: str = "same",
+) -> Array:
+    """Apply a dense layer to a vector, or a convolution to an image."""
+    weights = leaves["w"]
+    # A kernel has axes of the window before those of its channels.
+    if weights.ndim == 2:
+        return _spatial.plus_bias(h @ weights, leaves)
+    strides = strides or (1,) * (weights.ndim - 2)
+    z = _spatial.convolve(weights, h, strides=strides, padding=padding)
+    return _spatial.plus_bias(z, leaves)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Resnet(Built):
+    """What `resnet` returns: a residual network.
+
+    Attributes:
+        function: The map (params, x) -> output alone.
+        branch: The multiplier at which each branch starts, unless the scheme sets it.
+        skip: The multiplier of each skip, before that of the scheme.
+        bias: Whether layers have biases.
+        dtype: The dtype of the parameters.
+    """
+
+    function: ResnetFunction
+    branch: tuple[float, ...]
+    skip: tuple[float, ...]
+    bias: bool
+    dtype: np.dtype
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """The layers of branches follow the activation, or are followed by it."""
+        names = [name for branch in self.anatomy.branches for name in branch.layers]
+        return dict.fromkeys(names, self.function.activation)
+
+    def skeleton(self, key: Key) -> Params:
+        """Return the leaves before a scheme draws the weights.
+
+        Weights and biases are 0, scales of norms 1, multipliers of branches as the user
+        has set them.
+        """
+        runs = self.function.runs
+        params: dict[str, Params] = {}
+        if self.function.n_in is not None:
+            first = runs[0].block
+            params["stem"] = self._zeros(first.window, self.function.n_in, first.n_in)
+        params["blocks"] = _joined([self._leaves_of(run) for run in runs])
+        if self.function.n_out is not None:
+            params["head"] = self._zeros((), runs[-1].block.n_out, self.function.n_out)
+        if self.function.norm != "batch":
+            return params
+        statistics = _joined([self._statistics_of(run) for run in runs])
+        return {"params": params, "batch_stats": {"blocks": statistics}}
+
+    def _leaves_of(self, run: Run) -> Params:
+        block = run.block
+        function = self.function
+        leaves: dict[str, Params] = {}
+        leaves["first"] = self._zeros(block.window, block.n_in, block.n_out)
+        if ORDERS[function.order].num_layers == 2:
+            leaves["second"] = self._zeros(block.window, block.n_out, block.n_out)
+        if block.projects:
+            one_pixel = (1,) * len(block.window)
+            shortcut = self._zeros(one_pixel, block.n_in, block.n_out)
+            # The branch's bias is added to the sum as well, so one is enough.
+            leaves["shortcut"] = {"w": shortcut["w"]}
+        if function.norm is not None:
+            width = function.norm_width(block)
+            leaves["norm"] = _norms.scales(function.norm, width, self.dtype)
+        # A leaf and not a constant, so that it is trained, and set by schemes.
+        starts = jnp.asarray(run.of(self.branch), self.dtype)
+        if run.length == 1:
+            starts = starts[0]
+        return {**_stacked(leaves, run.length), "branch": starts}
+
+    def _statistics_of(self, run: Run) -> Params:
+        width = self.function.norm_width(run.block)
+        return _stacked({"norm": _norms.statistics(width, self.dtype)}, run.length)
+
+    def _zeros(self, window: Size, n_in: int, n_out: int) -> dict[str, Array]:
+        leaves = {"w": jnp.zeros((*window, n_in, n_out), self.dtype)}
+        if self.bias:
+            leaves["b"] = jnp.zeros(n_out, self.dtype)
+        return leaves
+
+    @public("with_scheme")
+    def with_scheme(
+        self,
+        scheme: SchemeLike,
+        sigma_w: float | None = None,
+        sigma_b: float | None = None,
+    ) -> "Resnet":
+        """Return the same network with its weights drawn by another scheme.
+
+        A scheme that multiplies skips, such as deep_norm, changes the function too.
+        """
+        chosen = schemes.get(scheme)
+        net = dataclasses.replace(
+            self,
+            function=_scaled(self.function, self.skip, chosen),
+            scheme=chosen,
+            sigma_w=sigma_w,
+            sigma_b=sigma_b,
+        )
+        # What the scheme cannot do is said here, and not at the first draw.
+        net.drawing()
+        return net
+
+    @property
+    def training(self) -> Network:
+        """The network with x a whole batch, whose statistics batch norm uses.
+
+        Raises:
+            NotDefined: The network has no batch norm.
+        """
+        if self.function.norm != "batch":
+            return super().training
+        function = dataclasses.replace(self.function, is_training=True)
+        batch = (_BATCH, *function.input_shape)
+        return dataclasses.replace(
+            self,
+            function=function,
+            example=jax.ShapeDtypeStruct(batch, self.dtype),
+            mode="training",
+        )
+
+    def __repr__(self) -> str:
+        function = self.function
+        widths = [run.block.n_out for run in function.runs for _ in range(run.length)]
+        width = widths
+        if len(set(widths)) == 1:
+            width = widths[0]
+        return (
+            f"resnet({width}, {len(self.skip)}, "
+            f"activation={function.activation.name!r}, scheme={self.scheme.name!r}, "
+            f"order={function.order!r}, norm={function.norm!r}, "
+            f"sigma_w={self.sigma_w}), {self.mode}"
+        )
+
+
+def _residuals(scheme: Scheme, function: ResnetFunction) -> list[schemes.Residual]:
+    """Return the multipliers that a scheme gives to each block."""
+    # A stack of its own, whose branches all count; no scheme asks for the position.
+    count = len(function.skips)
+    length = ORDERS[function.order].num_layers
+    return [
+        scheme.residual(schemes.Branch(index, count, position=0, length=length))
+        for index in range(count)
+    ]
+
+
+def _scaled(
+    function: ResnetFunction, skip: Sequence[float], scheme: Scheme
+) -> ResnetFunction:
+    """Multiply the skips of the user by those of a scheme."""
+    residuals = _residuals(scheme, function)
+    skips = tuple(
+        own * residual.skip for own, residual in zip(skip, residuals, strict=True)
+    )
+    return dataclasses.replace(function, skips=skips)
+
+
+@public("networks.resnet")
+def resnet(
+    width: int | Sequence[int],
+    blocks: int,
+    activation: str | Activation | Callable[[Array], Array] = "relu",
+    scheme: SchemeLike = "gaussian",
+    *,
+    order: str = "two_layer",
+    norm: str | None = None,
+    norm_at: str = "pre",
+    branch: float | Sequence[float] = 1.0,
+    skip: float | Sequence[float] = 1.0,
+    n_in: int | None = None,
+    n_out: int | None = None,
+    size: Sequence[int] | None = None,
+    kernel: int | Sequence[int] | None = None,
+    strides: int | Sequence[int] = 1,
+    padding: str = "same",
+    sigma_w: float | None = None,
+    sigma_b: float | None = None,
+    bias: bool = True,
+    dtype: DTypeLike | None = None,
+) -> Resnet:
+    """Build a residual network of dense or convolutional blocks.
+
+    A block maps the stream x to skip x + branch F(x), where F is, by `order`:
+
+    - "two_layer": W2 phi(W1 x)
+    - "post_activation": phi(W x)
+    - "pre_activation": W phi(x)
+    - "v2": W2 phi(W1 phi(x))
+
+    each weight with its bias. This is not the phi(x + F(x)) of the first ResNet paper.
+    Stem and head are linear: the stream starts as W x + b, and the head reads the
+    stream itself, of images its mean over pixels.
+
+    The multiplier of a branch is a trained leaf of the parameters, which some schemes
+    set (rezero, skipinit). That of a skip is a constant, times that of the scheme, if
+    it has one (deep_norm).
+
+    The points of block i are "blocks/first[i]" and "blocks/second[i]", its sum is that
+    of its last layer, "blocks/second[i]:sum". Where blocks differ, equal ones in a row
+    form a group: "blocks/0/first[i]", "blocks/1/first".
+
+    Args:
+        width: Units of the stream, of images its channels; or one a block, those behind
+            it. A block that changes the width has a linear projection on its skip.
+        blocks: The number of blocks.
+        activation: A name (`activations.names()`), an elementwise callable, or an
+            `Activation`.
+        scheme: A scheme's name, an initializer's that needs no arguments, an
+            initializer, or a `Scheme`.
+        order: The branch, as above.
+        norm: One norm a block: "layer" or "rms" over the channels of each position,
+            "batch" over examples and positions, or None.
+        norm_at: "pre": F(norm(x)). "post": norm(skip x + branch F(x)).
+        branch: Multiplier at which branches start, one for all or one a block.
+        skip: Multiplier of skips, one for all or one a block.
+        n_in: Inputs of a stem before the first block. None: no stem, x is the stream.
+        n_out: Outputs of a head behind the last block. None: no head.
+        size: Size of the image, (n,) or (h, w). None: x is a vector.
+        kernel: The side of all windows, or one an axis. With `size` only, and then 3
+            unless given.
+        strides: Pixels from one window of a block's first layer to the next, one for
+            all or one a block. With more than 1 the skip is a projection, by a kernel
+            of one pixel with the same strides. With `size` only.
+        padding: "same" or "circular", as in `cnn`. With `size` only.
+        sigma_w: Scale of the weights of a scheme that leaves it free. None is critical
+            for the activation.
+        sigma_b: Standard deviation of the biases, likewise.
+        bias: Whether layers have biases.
+        dtype: The dtype of the parameters and of the arithmetic. None is JAX's default.
+
+    Returns:
+        A network. With batch norm its parameters are {"params": ..., "batch_stats":
+        ...}, the statistics start as mean 0 and variance 1, and `net.training` uses
+        those of the batch.
+
+    Raises:
+        InputError: An argument is not of this form.
+        NotDefined: The scheme has no meaning for one of the layers.
+
+    Example:
+        >>> net = networks.resnet(8, 3, n_in=4, n_out=2, bias=False)
+        >>> jax.tree.map(jnp.shape, net.init(jax.random.key(0)))["blocks"]["first"]
+        {'w': (3, 8, 8)}
+        >>> [branch.joins for branch in net.anatomy.branches][-1]
+        'blocks/second[2]:sum'
+
+        Two stages of images, of 16 and 8 pixels a side:
+
+        >>> net = networks.resnet(
+        ...     [4, 4, 8, 8], 4, n_in=3, size=(16, 16), strides=[1, 1, 2, 1]
+        ... )
+        >>> net.anatomy.shape("output").shape
+        (8, 8, 8)
+    """
+    num_blocks = checks.integer("blocks", blocks, low=1)
+    checks.one_of("order", order, ORDERS)
+    if norm is not None:
+        checks.one_of("norm", norm, _norms.NORMS)
+    checks.one_of("norm_at", norm_at, ("pre", "post"))
+    for name, value in (("n_in", n_in), ("n_out", n_out)):
+        if value is not None:
+            checks.integer(name, value, low=1)
+    phi = activations.get(activation)
+    # One that mixes units would be taken for a diagonal by every theory.
+    if not phi.named:
+        checks.elementwise(f"activation={phi.name}", phi)
+    if not bias and sigma_b:
+        raise InputError(f"sigma_b={sigma_b} with bias=False; drop one of the two.")
+    branches = _spatial.one_each(
+        "branch", branch, num_blocks, of="block", check=_number
+    )
+    skips = _spatial.one_each("skip", skip, num_blocks, of="block", check=_number)
+    runs = _runs(
+        _spatial.one_each("width", width, num_blocks, of="block", check=_positive),
+        size,
+        kernel,
+        strides=_spatial.one_each(
+            "strides", strides, num_blocks, of="block", check=_positive
+        ),
+        padding=padding,
+    )
+    chosen = schemes.get(scheme)
+    function = ResnetFunction(
+        runs=runs,
+        skips=skips,
+        activation=phi,
+        order=order,
+        norm=norm,
+        norm_at=norm_at,
+        n_in=n_in,
+        n_out=n_out,
+    )
+    kind = checks.float_dtype(dtype)
+    net = Resnet(
+        function=_scaled(function, skips, chosen),
+        example=jax.ShapeDtypeStruct(function.input_shape, kind),
+        scheme=chosen,
+        activation=phi,
+        sigma_w=sigma_w,
+        sigma_b=sigma_b,
+        branch=branches,
+        skip=skips,
+        bias=bool(bias),
+        dtype=kind,
+    )
+    # A scheme that does not fit these layers says so now, and not at the first draw.
+    net.drawing()
+    return net
+
+
+def _number(name: str, value: float) -> float:
+    return float(checks.number(name, value))
+
+
+def _positive(name: str, value: int) -> int:
+    return checks.integer(name, value, low=1)
+
+
+def _runs(
+    widths: Sequence[int],
+    size: Sequence[int] | None,
+    kernel: int | Sequence[int] | None,
+    *,
+    strides: Sequence[int],
+    padding: str,
+) -> tuple[Run, ...]:
+    """Follow the stream through the blocks, and group equal ones in a row."""
+    checks.one_of("padding", padding, _PADDINGS)
+    if size is None:
+        if kernel is not None or max(strides) > 1:
+            raise InputError(
+                "size=None with a kernel or strides; write the size of the image, (n,) "
+                "or (h, w), or leave them out for dense blocks."
+            )
+        # A dense layer is a convolution without axes.
+        image: Size = ()
+        window: Size = ()
+    else:
+        image = _spatial.checked_size(size)
+        if kernel is None:
+            kernel = 3
+        window = _spatial.one_an_axis("kernel", kernel, len(image))
+    blocks = []
+    # The stem, or x itself, has the width of the first block, which has no projection.
+    n_in = widths[0]
+    for n_out, stride in zip(widths, strides, strict=True):
+        steps = (stride,) * len(image)
+        block = Block(n_in, n_out, image, window=window, strides=steps, padding=padding)
+        blocks.append(block)
+        n_in = n_out
+        image = block.size_out
+    runs = []
+    for block, equal in itertools.groupby(blocks):
+        start = sum(run.length for run in runs)
+        runs.append(Run(block, start, length=len(list(equal))))
+    return tuple(runs)

@@ -1,0 +1,259 @@
+"""The network that adapters return, and how it is made and tried on shapes."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Self, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from isometry._internal import checks
+from isometry._internal.errors import FromCall, InputError, public
+from isometry._internal.types import Key, Params
+from isometry.networks._network import Network
+from isometry.networks.adapters._examples import (
+    abstract,
+    brief,
+    first_row,
+    key_shape,
+    stacked,
+)
+from isometry.networks.adapters._model import (
+    MODES,
+    Inference,
+    Model,
+    Output,
+    Training,
+)
+from isometry.networks.adapters._modes import depends_on_key
+
+# Number of examples in the batch of `net.training`, as far as it has to be known: its
+# anatomy, and the batch at which Haiku draws its averages. Eight are the fewest of
+# which the variance is known to a half, sqrt(2/8).
+BATCH = 8
+
+N = TypeVar("N", bound="Adapted")
+
+# From the shapes of an example to what draws the parameters, and to the model.
+Reader: TypeAlias = Callable[[PyTree], tuple[Callable[[Key], Params], Model]]
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Adapted(Network):
+    """A model of another library. `networks.adapters` says what its modes mean.
+
+    Attributes:
+        function: The map (params, x) -> output alone.
+        example: The shapes and dtypes of one x; in training mode, of a batch.
+        scheme: None, because parameters are drawn as the model's own code draws them.
+        activation: None, because a model may have several.
+        mode: "inference" or "training".
+        adapter: The name of the function that made the network, such as "flax".
+        draw: Draws the parameters from a key.
+        batch: The number of examples in the example of `training`.
+
+    Example:
+        >>> import flax.linen as nn
+        >>> net = networks.flax(nn.Dense(3), jnp.ones(4))
+        >>> net
+        flax(Dense, float32[4]), inference
+        >>> net.training.example
+        ShapeDtypeStruct(shape=(8, 4), dtype=float32)
+    """
+
+    function: Inference | Training
+    scheme: None = None
+    activation: None = None
+    adapter: str
+    draw: Callable[[Key], Params]
+    batch: int
+
+    @public("init")
+    def init(self, key: Key) -> Params:
+        """Draw parameters as the model's own initialization does.
+
+        Args:
+            key: A random key.
+
+        Returns:
+            The parameters, with all collections of state that the model has.
+
+        Example:
+            >>> import flax.linen as nn
+            >>> net = networks.flax(nn.Dense(3), jnp.ones(4))
+            >>> params = net.init(jax.random.key(0))
+            >>> params["params"]["kernel"].shape
+            (4, 3)
+        """
+        checks.key("key", key)
+        return _drawn(self.draw, key)
+
+    @property
+    def training(self) -> Self:
+        """The model in training mode: x is a batch, or a pair (batch, key).
+
+        Raises:
+            NotDefined: The model's mode was fixed when it was built.
+        """
+        return self._in_training
+
+    @functools.cached_property
+    def _in_training(self) -> Self:
+        if isinstance(self.function, Training):
+            return self
+        # A module that counts on several examples, as batch norm does, sees them.
+        model, output = self.function.model, self.function.output
+        xs = jax.tree.map(functools.partial(stacked, size=self.batch), self.example)
+        with _noted(f"in training mode, on a batch {brief(xs)}"):
+            model = model.for_training(self.shapes, xs)
+            # x ends with a key only if the model makes use of it.
+            function = Training(model, output, draws=True)
+            draws = depends_on_key(function.with_key, self.shapes, xs)
+        net = dataclasses.replace(
+            self,
+            function=Training(model, output, draws),
+            example=(xs, key_shape()) if draws else xs,
+            mode="training",
+        )
+        # Parameters are the same in both modes.
+        net.__dict__["shapes"] = self.shapes
+        return net
+
+    def __repr__(self) -> str:
+        name = self.function.model.name
+        return f"{self.adapter}({name}, {brief(self.example)}), {self.mode}"
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _drawn(draw: Callable[[Key], Params], key: Key) -> Params:
+    """Draw parameters, as one program.
+
+    Flax and Haiku run the whole model to draw its parameters. Compiled, none of that is
+    left but the drawing.
+    """
+    return draw(key)
+
+
+def adapted(
+    adapter: str,
+    example: PyTree,
+    read_module: Reader,
+    *,
+    output: Output,
+    batch: int,
+    kind: type[N] = Adapted,
+) -> N:
+    """Make a network of what an adapter has read, and try it on shapes.
+
+    Args:
+        adapter: The name of the public function, such as "flax".
+        example: One x, arrays or their shapes.
+        read_module: From the shapes of an example to what draws the parameters, and to
+            the model. Both must be hashable.
+        output: Which output is meant.
+        batch: The number of examples of `net.training`.
+        kind: The class of the network.
+
+    Raises:
+        InputError: The example seems to be a batch; the output is no floating array; an
+            argument is not of its kind.
+    """
+    # Numbers in an example would make two equal networks differ.
+    example = abstract(example)
+    checks.integer("batch", batch, low=1)
+    try:
+        draw, function, shapes = _tried(read_module, example, output)
+    except FromCall:
+        raise
+    # The user's module may raise anything, and what it says is shown as it is.
+    except Exception as error:
+        # The most common mistake is a batch in place of one example.
+        row = first_row(example)
+        if row is not None and _works(read_module, row, output):
+            raise InputError(
+                f"example has shape {brief(example)}, at which the module raises "
+                f"{type(error).__name__}; at a row of it, {brief(row)}, it does not. "
+                "Write one x, without the axis of a batch: example[0]."
+            ) from error
+        error.add_note(
+            f"Raised by the module for the example {brief(example)}. It must be one x, "
+            "without the axis of a batch."
+        )
+        raise
+    net = kind(
+        function=function,
+        example=example,
+        adapter=adapter,
+        draw=draw,
+        batch=batch,
+    )
+    # They were traced just now.
+    net.__dict__["shapes"] = shapes
+    return net
+
+
+def _tried(
+    read_module: Reader,
+    example: PyTree,
+    output: Output,
+) -> tuple[Callable[[Key], Params], Inference, Params]:
+    """Read a module and call it, both on shapes."""
+    # Nothing is computed: large models are made into networks on any machine.
+    draw, model = read_module(example)
+    shapes = jax.eval_shape(draw, key_shape())
+    function = Inference(model, output)
+    try:
+        y = jax.eval_shape(function, shapes, example)
+    except FromCall:
+        raise
+    # Many modules split the key that they are called with before they look whether they
+    # need it.
+    except Exception:
+        function = Inference(model, output, has_key=True)
+        try:
+            draws = depends_on_key(function.with_key, shapes, example)
+        except Exception:
+            draws = None
+        if draws is None:
+            raise
+        if draws:
+            raise InputError(
+                "the module draws at random in inference mode. Give its call an "
+                "argument that switches this off, one of "
+                f"{', '.join(MODES)}, or build it without dropout."
+            ) from None
+        y = jax.eval_shape(function, shapes, example)
+    if not jnp.issubdtype(y.dtype, jnp.floating):
+        raise InputError(
+            f"the module returns {y.dtype}, which has no derivative; write output= to "
+            "choose another output, or return the logits."
+        )
+    return draw, function, shapes
+
+
+def _works(
+    read_module: Reader,
+    example: PyTree,
+    output: Output,
+) -> bool:
+    try:
+        _tried(read_module, example, output)
+    except Exception:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _noted(where: str) -> Iterator[None]:
+    """Add a note to what the user's module raises."""
+    try:
+        yield
+    except FromCall:
+        raise
+    except Exception as error:
+        error.add_note(f"Raised by the module {where}.")
+        raise

@@ -1,0 +1,332 @@
+"""Modules of Equinox as networks."""
+
+import inspect
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jaxtyping import Array, PyTree
+
+from isometry._internal import checks
+from isometry._internal.errors import InputError, NotDefined, public
+from isometry._internal.types import Key, Params
+from isometry.networks.adapters import _modes
+from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
+from isometry.networks.adapters._model import (
+    Arguments,
+    Build,
+    Held,
+    Model,
+    Output,
+    WithState,
+    called_with,
+)
+
+
+class EquinoxNetwork(Adapted):
+    """What `networks.equinox` returns: a network that also takes and returns modules.
+
+    Example:
+        >>> import equinox as eqx
+        >>> def build(key):
+        ...     return eqx.nn.Linear(2, 3, key=key)
+        >>> net = networks.equinox(build, jnp.ones(2))
+        >>> trained = build(jax.random.key(1))
+        >>> y = net(net.params_of(trained), jnp.ones(2))
+        >>> bool(jnp.array_equal(y, trained(jnp.ones(2))))
+        True
+    """
+
+    def params_of(self, module: Any, state: Any = None) -> Params:
+        """Return the parameters of another module, such as a trained one.
+
+        It must be of the same architecture. They are
+        `eqx.filter(module, eqx.is_array)`, and with state a named pair of these and the
+        state.
+
+        Args:
+            module: The module.
+            state: Its `eqx.nn.State`, if it has one.
+
+        Returns:
+            Its parameters.
+        """
+        eqx = checks.extra("equinox", "equinox")
+        arrays = eqx.filter(module, eqx.is_array)
+        return arrays if state is None else WithState(arrays, state)
+
+    def module(self, params: Params) -> Any:
+        """Return the module with these parameters, in the mode of the network.
+
+        Args:
+            params: Parameters of the network.
+
+        Returns:
+            A module; with state, a pair (module, state).
+        """
+        model = self.function.model
+        assert isinstance(model, _Equinox), "networks.equinox makes these alone"
+        module, state = model.combined(params, is_training=self.mode == "training")
+        return (module, state) if model.has_state else module
+
+
+@public("networks.equinox")
+def equinox(
+    build: Build,
+    example: PyTree[Array],
+    *,
+    output: Output = None,
+    batch: int = BATCH,
+    **call: object,
+) -> EquinoxNetwork:
+    """Make a network of an Equinox module.
+
+    The module is called on one example, as Equinox does. It is switched by
+    `eqx.nn.inference_mode`, and arguments of its call that are named `inference`,
+    `deterministic`, `train`, `training`, `is_training` or `enable_dropout` are set as
+    well. Its arguments `key` and `state` get what they need.
+
+    `net` is the module in inference: batch statistics are those in its state.
+    `net.training` is the module mapped over a whole batch, on an axis of the name that
+    its batch norms ask for, with a key for each example; `networks.adapters` says which
+    of the two is meant when.
+
+    Args:
+        build: A function build(key) that returns the module, such as its class, or a
+            pair (module, state), as `eqx.nn.make_with_state(MLP)` does.
+        example: One x: an array or `jax.ShapeDtypeStruct`, or a tree of them. A tuple
+            of as many entries as the call has required arguments, and more than one, is
+            passed as these.
+        output: Which output is meant if the module returns several: an index, a key or
+            the name of a field. By default the first of a tuple.
+        batch: The number of examples in `net.training.example`. Other numbers can be
+            measured as well.
+        **call: Further arguments of the module's call.
+
+    Returns:
+        The network. Its parameters are the arrays of the module,
+        `eqx.filter(module, eqx.is_array)`, with state a named pair (params, state).
+        `net.params_of(module, state)` returns those of a trained module, and
+        `net.module(params)` goes back.
+
+    Raises:
+        InputError: build does not return an Equinox module; an output that is not one
+            floating array; a module that draws in inference. What the module itself
+            raises is passed on.
+        MissingExtra: Equinox is not installed.
+
+    Example:
+        >>> import equinox as eqx
+        >>> def build(key):
+        ...     return eqx.nn.MLP(4, 3, width_size=8, depth=2, key=key)
+        >>> net = networks.equinox(build, jnp.ones(4))
+        >>> params = net.init(jax.random.key(0))
+        >>> isometry.spectrum(net, params, jnp.ones(4)).size
+        3
+        >>> type(net.module(params)).__name__
+        'MLP'
+    """
+    eqx = checks.extra("equinox", "equinox")
+    if not callable(build) or isinstance(build, eqx.Module):
+        raise InputError(
+            f"build={checks.show(type(build).__name__)} is no function build(key) that "
+            "returns an equinox.Module; write networks.equinox(MLP, example) or "
+            "networks.equinox(lambda key: MLP(8, key=key), example). The parameters of "
+            "a module that you have are net.params_of(module)."
+        )
+
+    def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
+        return _Draw(Held(build)), _read(build, example, call)
+
+    return adapted(
+        "equinox",
+        example,
+        read,
+        output=output,
+        batch=batch,
+        kind=EquinoxNetwork,
+    )
+
+
+def _built(build: Build, key: Key) -> tuple[Any, Any]:
+    """Return the module and its state, which is None for most."""
+    eqx = checks.extra("equinox", "equinox")
+    module = called_with(build, "key", key)
+    state = None
+    # A module may itself be a tuple, but not of these two.
+    if isinstance(module, tuple) and len(module) == 2:
+        module, state = module
+    if not isinstance(module, eqx.Module):
+        raise InputError(
+            f"build(key) returns {checks.show(module)}, not an equinox.Module, or a "
+            "pair of one and its state."
+        )
+    return module, state
+
+
+def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Equinox":
+    """Build the module from shapes, and keep what is no array of it."""
+    eqx = checks.extra("equinox", "equinox")
+    module, state = eqx.filter_eval_shape(_built, build, jax.random.key(0))
+    # In a traced module arrays are shapes. Of functions and numbers it holds the
+    # values, which no key changes.
+    arrays, rest = eqx.partition(module, _is_shape)
+    signature = inspect.signature(module.__call__)
+    named = signature.parameters
+    return _Equinox(
+        arguments=Arguments.read(signature, example, call, reserved=("key", "state")),
+        rest=Held(rest),
+        structure=jax.tree.structure(arrays),
+        paths=tuple(_paths(arrays)),
+        has_state=state is not None,
+        takes_key="key" in named and "key" not in call,
+        axes=_axes(module),
+    )
+
+
+def _is_shape(leaf: object) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _axes(module: Any) -> tuple[Hashable, ...]:
+    """Return the names of axes over which modules take statistics."""
+    eqx = checks.extra("equinox", "equinox")
+    names: dict[Hashable, None] = {}
+
+    def gather(node: object) -> bool:
+        # Called on every node by jax.tree.flatten, before it goes on inside.
+        axis = getattr(node, "axis_name", None)
+        if isinstance(node, eqx.Module) and axis is not None:
+            names.update(dict.fromkeys(_modes.listed(axis)))
+        return False
+
+    jax.tree.leaves(module, is_leaf=gather)
+    return tuple(names)
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Draws the arrays of a module, and its state if it has one."""
+
+    build: Held
+
+    def __call__(self, key: Key) -> Params:
+        eqx = checks.extra("equinox", "equinox")
+        module, state = _built(self.build.value, key)
+        arrays = eqx.filter(module, eqx.is_array)
+        return arrays if state is None else WithState(arrays, state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Equinox(Model):
+    """An Equinox module without its arrays.
+
+    Attributes:
+        arguments: How its call takes an example.
+        rest: The module with None in place of its arrays.
+        structure: The structure of its arrays.
+        paths: Their paths.
+        has_state: Whether its call takes a state and returns one.
+        takes_key: Whether its call takes a key.
+    """
+
+    takes_batch = False
+
+    rest: Held
+    structure: Any
+    paths: tuple[str, ...]
+    has_state: bool
+    takes_key: bool
+
+    def combined(self, params: Params, *, is_training: bool) -> tuple[Any, Any]:
+        """Return the module with these parameters in a mode, and its state."""
+        eqx = checks.extra("equinox", "equinox")
+        state = None
+        if self.has_state:
+            if not (isinstance(params, (tuple, list)) and len(params) == 2):
+                raise InputError(
+                    f"params is a {type(params).__name__}; of a module with state "
+                    "write a pair, net.params_of(module, state)."
+                )
+            params, state = params
+            # A call invalidates the state that it is given; this makes another one.
+            state = jax.tree.map(lambda leaf: leaf, state)
+        # A whole module is understood: what is no array of it is known.
+        arrays = eqx.filter(params, eqx.is_array)
+        if jax.tree.structure(arrays) != self.structure:
+            arrays = self._restructured(arrays)
+        module = eqx.combine(arrays, self.rest.value)
+        return eqx.nn.inference_mode(module, value=not is_training), state
+
+    def _restructured(self, arrays: PyTree) -> PyTree:
+        """Return the arrays of a module that differs in more than its arrays.
+
+        A static field may hold a function that each module defines anew.
+        """
+        paths = _paths(arrays)
+        if paths != list(self.paths):
+            missing = sorted(set(self.paths) - set(paths))
+            unknown = sorted(set(paths) - set(self.paths))
+            what = f"lacks {missing[0]}" if missing else f"holds {unknown[0]} as well"
+            raise InputError(
+                f"params {what}; write what net.init returns, or for a module of your "
+                "own net.params_of(module), with state net.params_of(module, state)."
+            )
+        return jax.tree.unflatten(self.structure, jax.tree.leaves(arrays))
+
+    @property
+    def name(self) -> str:
+        return type(self.rest.value).__name__
+
+    def infer(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
+        module, state = self.combined(params, is_training=False)
+        named = self.arguments.by_name(is_training=False)
+        return self._called(module, state, xs, key=key, named=named)
+
+    def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
+        module, state = self.combined(params, is_training=True)
+        named = self.arguments.by_name(is_training=True)
+
+        def of_one(x: PyTree, key: Key | None) -> PyTree:
+            return self._called(module, state, x, key=key, named=named)
+
+        # Each example draws for itself, as in Equinox's own training loops.
+        keys = None
+        if key is not None:
+            keys = jax.random.split(key, len(jax.tree.leaves(xs)[0]))
+        # Norms take their statistics over the axis of this name.
+        name = self.axes[0] if self.axes else None
+        return jax.vmap(of_one, axis_name=name)(xs, keys)
+
+    def _called(
+        self,
+        module: Any,
+        state: Any,
+        x: PyTree,
+        *,
+        key: Key | None,
+        named: dict[str, Any],
+    ) -> PyTree:
+        if self.takes_key:
+            named = {**named, "key": key}
+        if not self.has_state:
+            return module(*self.arguments.positional(x), **named)
+        y, _ = module(*self.arguments.positional(x), state=state, **named)
+        return y
+
+    def for_training(self, params: Params, xs: PyTree) -> Model:
+        del params, xs
+        if len(self.axes) < 2:
+            return self
+        names = ", ".join(map(repr, self.axes))
+        raise NotDefined(
+            f"{self.name} has no training mode: modules in it take statistics over "
+            f"axes of several names, {names}, and a batch has one axis. Give all of "
+            "them the same axis_name."
+        )
+
+
+def _paths(arrays: PyTree) -> list[str]:
+    paths = jax.tree_util.tree_leaves_with_path(arrays)
+    return [jax.tree_util.keystr(path) for path, _ in paths]

@@ -1,0 +1,117 @@
+"""Examples of what a model takes, by their shapes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from isometry._internal import checks
+from isometry._internal.errors import InputError
+from isometry._internal.types import Key
+
+
+def key_shape() -> jax.ShapeDtypeStruct:
+    """Return the shape of a random key, of the generator that is now the default."""
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def abstract(example: PyTree) -> PyTree:
+    """Return the shapes and dtypes of an example."""
+    leaves = jax.tree.leaves(example)
+    if not leaves:
+        raise InputError("example holds no array; write one x, such as jnp.ones(3).")
+    # A list of numbers is what a user means by an array.
+    if all(isinstance(leaf, (bool, int, float)) for leaf in leaves):
+        return _shape_of("example", example)
+    paths = jax.tree_util.tree_leaves_with_path(example)
+    shapes = [
+        _shape_of(f"example{jax.tree_util.keystr(path)}", leaf) for path, leaf in paths
+    ]
+    return jax.tree.unflatten(jax.tree.structure(example), shapes)
+
+
+def _shape_of(name: str, leaf: object) -> jax.ShapeDtypeStruct:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    # What is no key is made an array, and a key is one.
+    array: Any = leaf
+    if not checks.is_key(leaf):
+        array = checks.array(name, leaf)
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def _is_typed_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def batch_of_one(x: PyTree) -> PyTree:
+    """Give every leaf but random keys a batch axis."""
+
+    # A key is for all examples: one that is mapped over would be no key to the model.
+    def with_axis(leaf: Array) -> Array:
+        return leaf if _is_typed_key(leaf) else jnp.asarray(leaf)[None]
+
+    return jax.tree.map(with_axis, x)
+
+
+def stacked(leaf: jax.ShapeDtypeStruct, size: int) -> jax.ShapeDtypeStruct:
+    """Return the shape of a batch; all examples share a random key."""
+    if _is_typed_key(leaf):
+        return leaf
+    return jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype)
+
+
+def first_row(example: PyTree) -> PyTree | None:
+    """Return the shape of a row of an example, or None if it has no rows."""
+    leaves = jax.tree.leaves(example)
+    if not all(leaf.shape for leaf in leaves):
+        return None
+
+    def row(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+
+    return jax.tree.map(row, example)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The shapes of an example, hashable."""
+
+    leaves: tuple[jax.ShapeDtypeStruct, ...]
+    tree: Any
+
+    @classmethod
+    def of(cls, example: PyTree) -> "Shapes":
+        """Return those of an example."""
+        leaves, tree = jax.tree.flatten(example)
+        return cls(tuple(leaves), tree)
+
+    def batch(self, key: Key, size: int) -> PyTree:
+        """Draw a batch: standard normal numbers, and zeros for whole ones.
+
+        Zeros throughout would give averages of zero variance, and a norm of them
+        multiplies by 1 / sqrt(epsilon).
+        """
+        leaves = []
+        for i, leaf in enumerate(self.leaves):
+            # Not the key itself, from which the parameters are drawn.
+            own = jax.random.fold_in(key, i)
+            shape = (size, *leaf.shape)
+            if _is_typed_key(leaf):
+                leaves.append(own)
+            elif jnp.issubdtype(leaf.dtype, jnp.inexact):
+                leaves.append(jax.random.normal(own, shape, leaf.dtype))
+            else:
+                leaves.append(jnp.zeros(shape, leaf.dtype))
+        return jax.tree.unflatten(self.tree, leaves)
+
+
+def brief(tree: PyTree) -> str:
+    """Write shapes as "float32[8,3]", of a tree as tuples and dicts of them."""
+
+    def written(leaf: jax.ShapeDtypeStruct) -> str:
+        return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+    return str(jax.tree.map(written, tree)).replace("'", "")

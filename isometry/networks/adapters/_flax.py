@@ -1,0 +1,241 @@
+"""Modules of Flax's linen as networks."""
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jaxtyping import Array, PyTree
+
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Key, Params
+from isometry.networks.adapters import _modes
+from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
+from isometry.networks.adapters._examples import Shapes, key_shape
+from isometry.networks.adapters._model import Arguments, Held, Model, Output
+from isometry.networks.adapters._modes import Seen
+
+
+@public("networks.flax")
+def flax(
+    module: Any,
+    example: PyTree[Array],
+    *,
+    output: Output = None,
+    batch: int = BATCH,
+    **apply: object,
+) -> Adapted:
+    """Make a network of a Flax linen module.
+
+    The module is called on `x[None]`, a batch of one, and the first row of the result
+    is taken. Arguments of its call that are named `train`, `training`, `is_training`,
+    `deterministic` or `use_running_average` are set by the mode of the network.
+
+    `net` is the module in inference, as it is when no collection is mutable: batch
+    statistics are those in the parameters. `net.training` is the module on a whole
+    batch, with the statistics of that batch and with dropout; `networks.adapters` says
+    which of the two is meant when.
+
+    Args:
+        module: A module.
+        example: One x, without a batch axis: an array or `jax.ShapeDtypeStruct`, or a
+            tree of them, each of which gets a batch axis. A tuple of as many entries as
+            the call has required arguments, and more than one, is passed as these.
+        output: Which output is meant if the module returns several: an index, a key or
+            the name of a field. By default the first of a tuple.
+        batch: The number of examples in `net.training.example`. Other numbers can be
+            measured as well.
+        **apply: Further arguments of the module's call.
+
+    Returns:
+        The network. Its parameters are all that `module.init` returns, such as
+        `{"params": ..., "batch_stats": ...}`, without the boxes of `nn.Partitioned`.
+        Trained ones go straight in; of a module that has no other collection, what is
+        inside "params" as well.
+
+    Raises:
+        InputError: Not a linen module; an example with a batch axis; an output that is
+            not one floating array. What the module itself raises is passed on.
+        MissingExtra: Flax is not installed.
+
+    Example:
+        >>> import flax.linen as nn
+        >>> class Classifier(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x, train):
+        ...         x = nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(x))
+        ...         x = nn.Dropout(0.5, deterministic=not train)(nn.relu(x))
+        ...         return nn.Dense(3)(x)
+        >>> net = networks.flax(Classifier(), jnp.ones(5))
+        >>> params = net.init(jax.random.key(0))
+        >>> isometry.spectrum(net, params, jnp.ones(5)).size
+        3
+        >>> net.training
+        flax(Classifier, (float32[8,5], key<fry>[])), training
+    """
+    linen = checks.extra("flax.linen", "flax")
+    if not isinstance(module, linen.Module):
+        raise InputError(
+            f"module={checks.show(module)} is not a flax.linen.Module instance; write "
+            "networks.flax(MLP(), example), or networks.nnx, equinox, haiku or "
+            "function for other models."
+        )
+    # Its parameters would count, and not those that the network is given.
+    if module.scope is not None:
+        raise InputError(
+            f"module={checks.show(type(module).__name__)} is bound to parameters; "
+            "write module.clone()."
+        )
+
+    def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
+        # Fields of the module say nothing: what they are called is the user's choice.
+        signature = inspect.signature(module.__call__)
+        arguments = Arguments.read(signature, example, apply)
+        draw = _Draw(Held(module), arguments, Shapes.of(example))
+        collections = tuple(sorted(jax.eval_shape(draw, key_shape())))
+        return draw, _Linen(
+            arguments=arguments, module=Held(module), collections=collections
+        )
+
+    return adapted("flax", example, read, output=output, batch=batch)
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Draws what `module.init` returns, in inference mode."""
+
+    module: Held
+    arguments: Arguments
+    example: Shapes
+
+    def __call__(self, key: Key) -> Params:
+        linen = checks.extra("flax.linen", "flax")
+        module = self.module.value
+        xs = self.example.batch(key, 1)
+        # All streams without a key of their own draw from that of the parameters.
+        variables = module.init(
+            key,
+            *self.arguments.positional(xs),
+            **self.arguments.by_name(is_training=False),
+        )
+        return linen.meta.unbox(variables)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Linen(Model):
+    """A linen module.
+
+    Attributes:
+        arguments: How its call takes an example.
+        module: The module.
+        collections: The names of the collections that its `init` returns.
+    """
+
+    module: Held
+    collections: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return type(self.module.value).__name__
+
+    def infer(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
+        # A module that changes a collection in spite of its mode raises here: nothing
+        # is mutable.
+        del key
+        return self.module.value.apply(
+            self._variables(params),
+            *self.arguments.positional(xs),
+            **self.arguments.by_name(is_training=False),
+        )
+
+    def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
+        return _modes.with_axes(self._trained, self.axes)(params, xs, key)
+
+    def _trained(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
+        variables = self._variables(params)
+        # Norms write new averages, which are dropped.
+        mutable = [name for name in variables if name != "params"]
+        rngs = None
+        if key is not None:
+            # Modules may ask whether there is a stream for dropout. All others draw
+            # from that of the parameters.
+            own, dropout = jax.random.split(key)
+            rngs = {"params": own, "dropout": dropout}
+        y, _ = self.module.value.apply(
+            variables,
+            *self.arguments.positional(xs),
+            rngs=rngs,
+            mutable=mutable,
+            **self.arguments.by_name(is_training=True),
+        )
+        return y
+
+    def _variables(self, params: Params) -> Mapping[str, PyTree]:
+        """Return all collections; `params` alone may come without its name."""
+        if not isinstance(params, Mapping):
+            raise InputError(
+                f"params is a {type(params).__name__}; write what module.init returns, "
+                f"a mapping of {', '.join(self.collections)}."
+            )
+        # Training loops often keep the inner tree alone.
+        if self.collections == ("params",) and "params" not in params:
+            return {"params": params}
+        missing = [name for name in self.collections if name not in params]
+        if missing:
+            raise InputError(
+                f"params has no collection {', '.join(map(repr, missing))}; write all "
+                "that module.init returns: {"
+                + ", ".join(f"{name!r}: ..." for name in self.collections)
+                + "}."
+            )
+        return params
+
+    def for_training(self, params: Params, xs: PyTree) -> Model:
+        return _modes.switched(self, params, xs, watch=_watch)
+
+
+@contextlib.contextmanager
+def _watch(seen: Seen) -> Iterator[None]:
+    """Write down what norms and dropouts of a linen module do."""
+    linen = checks.extra("flax.linen", "flax")
+
+    def look(
+        call: Callable[..., PyTree],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        context: Any,
+    ) -> PyTree:
+        module = context.module
+        if context.method_name == "__call__":
+            axis = getattr(module, "axis_name", None)
+            if axis is not None:
+                seen.axes += _modes.listed(axis)
+            if _is_off(module, args, kwargs):
+                seen.fixed.append("/".join(module.path))
+        return call(*args, **kwargs)
+
+    with linen.intercept_methods(look):
+        yield
+
+
+def _is_off(
+    module: object,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+) -> bool:
+    """Tell whether a norm or dropout of Flax's is called in inference mode."""
+    for name in ("use_running_average", "deterministic"):
+        if not hasattr(module, name):
+            continue
+        # Both are the second argument of the calls of norms and of dropout.
+        given = kwargs.get(name)
+        if len(args) == 2:
+            given = args[1]
+        is_off = given is True or getattr(module, name) is True
+        # Dropout at rate 0 is the same in both modes.
+        rates = [getattr(module, rate, None) for rate in ("rate", "dropout_rate")]
+        return is_off and 0.0 not in rates
+    return False

@@ -1,0 +1,317 @@
+"""A module of a framework as a hashable object, and its functions in both modes."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from isometry._internal import checks
+from isometry._internal.errors import InputError
+from isometry._internal.types import Key, Params
+from isometry.networks.adapters._examples import batch_of_one
+
+# An index, a key or the name of a field.
+Output: TypeAlias = int | str | None
+
+# A function that builds a module, or its class.
+Build: TypeAlias = Callable[..., Any]
+
+# Arguments by which models are told their mode, and what each is in inference. They are
+# looked for in the signature of the module's own call.
+MODES = {
+    "train": False,
+    "training": False,
+    "is_training": False,
+    "enable_dropout": False,
+    "deterministic": True,
+    "inference": True,
+    "use_running_average": True,
+}
+
+
+class Held:
+    """A value as a part of something hashable.
+
+    Two are equal if their values are, or if those cannot be compared, such as modules
+    that hold a list or an array, only if they are the same object.
+    """
+
+    value: Any
+
+    def __init__(self, value: object):
+        self.value = value
+        self._identity: Hashable = value
+        try:
+            self._hash = hash(value)
+        # Flax raises an error of its own kind for modules with unhashable fields.
+        except Exception:
+            self._identity = id(value)
+            self._hash = hash(self._identity)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Held):
+            return False
+        # Arrays compare entry by entry, but they have no hash, so none gets here.
+        return self._hash == other._hash and bool(self._identity == other._identity)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """How the call of a module takes an example, its mode and what the user adds.
+
+    Attributes:
+        names: The arguments among `MODES` that the call has.
+        added: What the user wrote beside the example, by name.
+        is_spread: Whether a tuple is passed as several arguments.
+    """
+
+    names: tuple[str, ...] = ()
+    added: tuple[tuple[str, Held], ...] = ()
+    is_spread: bool = False
+
+    @classmethod
+    def read(
+        cls,
+        signature: inspect.Signature,
+        example: PyTree,
+        added: Mapping[str, object],
+        *,
+        reserved: tuple[str, ...] = (),
+    ) -> "Arguments":
+        """Read them off the signature of the call, without `self`.
+
+        Args:
+            signature: Its signature.
+            example: One example.
+            added: What the user wrote beside it.
+            reserved: Names of arguments that the adapter itself passes.
+        """
+        parameters = signature.parameters
+        # What is passed by name takes no place of the example.
+        taken = {*MODES, *added, *reserved}
+        positional = (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        )
+        required = [
+            parameter
+            for name, parameter in parameters.items()
+            if parameter.kind in positional
+            and parameter.default is inspect.Parameter.empty
+            and name not in taken
+        ]
+        # A named tuple is one input with fields.
+        is_tuple = type(example) is tuple
+        return cls(
+            names=tuple(name for name in MODES if name in {*parameters, *added}),
+            added=tuple((name, Held(value)) for name, value in sorted(added.items())),
+            is_spread=is_tuple and len(example) == len(required) > 1,
+        )
+
+    def positional(self, x: PyTree) -> tuple[PyTree, ...]:
+        """Return the arguments that hold the example."""
+        return x if self.is_spread else (x,)
+
+    def by_name(self, *, is_training: bool) -> dict[str, Any]:
+        """Return the others: those of the mode, and what the user added.
+
+        What the user wrote counts in inference. In training all arguments of the mode
+        are switched, because `train=False` is what most write for `net`.
+        """
+        added = {name: held.value for name, held in self.added}
+        if is_training:
+            return {**added, **{name: not MODES[name] for name in self.names}}
+        return {**{name: MODES[name] for name in self.names}, **added}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(ABC):
+    """A module of a framework, called with parameters. It is hashable and holds none.
+
+    Attributes:
+        arguments: How its call takes an example.
+        axes: The names of axes over which its norms take statistics in training, beside
+            those of the batch: of devices, or of a map over examples.
+    """
+
+    # Whether inference takes a batch, as in most frameworks, or one example.
+    takes_batch: ClassVar[bool] = True
+
+    arguments: Arguments
+    axes: tuple[Hashable, ...] = ()
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name of the module's class or of the function, for messages."""
+
+    @abstractmethod
+    def infer(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
+        """Return all outputs in inference; `xs` is one example if not `takes_batch`."""
+
+    @abstractmethod
+    def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
+        """Return all outputs for a batch in training; updates of state are dropped."""
+
+    def for_training(self, params: Params, xs: PyTree) -> "Model":
+        """Return the model with what `train` needs, from shapes.
+
+        Raises:
+            NotDefined: The training mode cannot be had.
+        """
+        del params, xs
+        return self
+
+
+@dataclass(frozen=True)
+class Inference:
+    """The function (params, x) -> output of a model in inference, x one example.
+
+    Attributes:
+        model: The model.
+        output: Which of its outputs is meant.
+        has_key: Whether its call needs a key although it draws nothing.
+    """
+
+    model: Model
+    output: Output = None
+    has_key: bool = False
+
+    def __call__(self, params: Params, x: PyTree) -> Array:
+        # The output was found not to depend on the key.
+        return self.with_key(params, x, jax.random.key(0) if self.has_key else None)
+
+    def with_key(self, params: Params, x: PyTree, key: Key | None) -> Array:
+        """Return the output if this key is passed to the call."""
+        if not self.model.takes_batch:
+            return picked(self.model.infer(params, x, key), self.output)
+        y = picked(self.model.infer(params, batch_of_one(x), key), self.output)
+        # The first entry of anything else would pass for an output.
+        if y.ndim == 0 or y.shape[0] != 1:
+            raise InputError(
+                f"the module returns shape {y.shape} for a batch of one example, whose "
+                "axis should come first; write a module that returns a row for each "
+                "example, and not, for instance, their mean."
+            )
+        return y[0]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The function (params, x) -> outputs of a model in training, x the whole batch.
+
+    Attributes:
+        model: The model.
+        output: Which of its outputs is meant.
+        draws: Whether it draws, so that x is a pair (batch, key).
+    """
+
+    model: Model
+    output: Output
+    draws: bool
+
+    def __call__(self, params: Params, x: PyTree) -> Array:
+        is_pair = type(x) is tuple and len(x) == 2
+        ends_with_key = is_pair and checks.is_key(x[1])
+        if self.draws and not ends_with_key:
+            raise InputError(
+                f"x has shape {jax.tree.map(jnp.shape, x)}, and in training mode this "
+                "model draws, as dropout does; write x=(batch, key)."
+            )
+        if self.draws:
+            batch, key = x
+            return self.with_key(params, batch, key)
+        # The example itself may end with a key.
+        if ends_with_key and not self.model.arguments.is_spread:
+            raise InputError(
+                "x is a pair (batch, key), and this model draws nothing in training "
+                "mode; write x=batch."
+            )
+        # Many models ask for a key that they make no use of, as dropout at rate 0.
+        return self.with_key(params, x, jax.random.key(0))
+
+    def with_key(self, params: Params, xs: PyTree, key: Key | None) -> Array:
+        """Return the output for a batch if this key is passed to the call."""
+        return picked(self.model.train(params, xs, key), self.output)
+
+
+class WithState(NamedTuple):
+    """Parameters of a model that has a state beside them. It unpacks as a pair.
+
+    The names of layers are the paths in `params`.
+    """
+
+    params: PyTree
+    state: PyTree
+
+
+def picked(y: Any, output: Output) -> Array:
+    """Return the output that is meant: of several, `output` or the first."""
+    # Auxiliary outputs come behind the first by convention. A mapping has no first.
+    if output is not None:
+        y = _chosen(y, output)
+    elif isinstance(y, (tuple, list)) and y:
+        y = y[0]
+    if not hasattr(y, "dtype"):
+        raise InputError(
+            f"the module returns {_outputs(y)}, and one array is meant; write output=, "
+            "an index, a key or the name of a field."
+        )
+    return cast(Array, y)
+
+
+def _chosen(y: Any, output: int | str) -> Any:
+    # A row of an array is no output, nor is an attribute of one.
+    is_several = not hasattr(y, "dtype")
+    is_named = is_several and isinstance(output, str)
+    try:
+        # A named tuple and the records of many libraries have fields.
+        if is_named and not isinstance(y, Mapping):
+            return getattr(y, str(output))
+        if is_several:
+            return y[output]
+    except (AttributeError, TypeError, KeyError, IndexError):
+        pass
+    raise InputError(
+        f"output={output!r} is none of the module's outputs; it returns {_outputs(y)}."
+    )
+
+
+def _outputs(y: object) -> str:
+    """Describe what a module returns."""
+    kind = type(y).__name__
+    if isinstance(y, Mapping):
+        return f"a {kind} of {', '.join(map(repr, y))}"
+    if isinstance(y, (tuple, list)):
+        return f"a {kind} of {len(y)}"
+    if hasattr(y, "dtype"):
+        return "one array"
+    return f"a {kind}"
+
+
+def called_with(build: Build, argument: str, value: object) -> Any:
+    """Call what builds a module, whether its one argument is named or not."""
+    # A metaclass hides the signature of a class's own initialization.
+    signed = build.__init__ if isinstance(build, type) else build
+    try:
+        parameter = inspect.signature(signed).parameters.get(argument)
+    # Some callables have no signature.
+    except (TypeError, ValueError):
+        parameter = None
+    # Modules often take them by name alone: __init__(self, width, *, rngs).
+    if parameter is not None and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+        return build(**{argument: value})
+    return build(value)
+
+
+def name_of(function: object) -> str:
+    """Return the name of a function, or of the class of a callable object."""
+    return getattr(function, "__name__", type(function).__name__)

@@ -1,0 +1,133 @@
+"""What a model does in training: whether it draws, what is fixed, named axes."""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import jax
+from jaxtyping import Array, PyTree
+
+from isometry._internal.errors import NotDefined
+from isometry._internal.types import Key, Params
+from isometry.networks.adapters._examples import key_shape
+from isometry.networks.adapters._model import Model
+from isometry.structure._reading import read
+
+M = TypeVar("M", bound=Model)
+
+
+def depends_on_key(
+    call: Callable[[Params, PyTree, Key], Array],
+    params: Params,
+    x: PyTree,
+) -> bool:
+    """Tell from shapes whether what a call returns depends on its key."""
+    # Whether a key is split says nothing: many models do so at rate 0 too.
+    closed = jax.make_jaxpr(call)(params, x, key_shape())
+    # To the reader all arguments but the last are parameters.
+    num_params = len(jax.tree.leaves((params, x)))
+    program = read(closed, num_params)
+    return not program.of_x.isdisjoint(program.outputs)
+
+
+def with_axes(
+    call: Callable[..., PyTree], names: Sequence[Hashable]
+) -> Callable[..., PyTree]:
+    """Bind axes of length 1 for norms that take statistics over all devices."""
+    for name in names:
+        # Nothing is mapped, so no array gets an axis.
+        call = jax.vmap(call, in_axes=None, out_axes=None, axis_size=1, axis_name=name)
+    return call
+
+
+@dataclass
+class Seen:
+    """What the norms and dropouts of a model were seen to do in training.
+
+    Attributes:
+        fixed: The paths of those that stay in inference mode.
+        axes: The names of axes over which norms take statistics.
+    """
+
+    fixed: list[str] = field(default_factory=list)
+    axes: list[Hashable] = field(default_factory=list)
+
+
+def require_switch(model: Model, seen: Seen) -> None:
+    """Refuse a model that nothing switches, if a part of it stays in inference mode."""
+    # A model with a switch may leave norms in inference mode for its own reasons.
+    if model.arguments.names or not seen.fixed:
+        return
+    raise NotDefined(
+        f"{model.name} has no training mode: {seen.fixed[0]!r} is called in inference "
+        "mode, and its call has no argument that would switch it. Make a network of "
+        "the module as it is built for training, or give its call an argument train "
+        "(or is_training, deterministic)."
+    )
+
+
+def watched(
+    trace: Callable[[tuple[Hashable, ...]], object],
+    watch: Callable[[Seen], AbstractContextManager],
+) -> tuple[Seen, tuple[Hashable, ...]]:
+    """Trace a model, again if its norms ask for axes that have no name yet.
+
+    Args:
+        trace: Traces the model with axes of these names.
+        watch: A context in which what its norms and dropouts do is written down.
+
+    Returns:
+        What they did, and the names of the axes that have to be bound.
+    """
+    axes: tuple[Hashable, ...] = ()
+    while True:
+        seen = Seen()
+        try:
+            with watch(seen):
+                trace(axes)
+        # JAX raises it for an axis that nothing has bound. Norms inside a map of the
+        # module's own find theirs, so not all that are seen are missing.
+        except NameError:
+            missing = [name for name in seen.axes if name not in axes]
+            if not missing:
+                raise
+            axes = (*axes, *dict.fromkeys(missing))
+        else:
+            return seen, axes
+
+
+def switched(
+    model: M,
+    params: Params,
+    xs: PyTree,
+    *,
+    watch: Callable[[Seen], AbstractContextManager],
+) -> M:
+    """Return a model with the axes that its norms ask for in training, from shapes.
+
+    Args:
+        model: The model.
+        params: Shapes of its parameters.
+        xs: Shapes of a batch.
+        watch: As in `watched`.
+
+    Raises:
+        NotDefined: Nothing switches the model.
+    """
+
+    def with_names(axes: tuple[Hashable, ...]) -> M:
+        return dataclasses.replace(model, axes=axes)
+
+    def trace(axes: tuple[Hashable, ...]) -> None:
+        jax.eval_shape(with_names(axes).train, params, xs, key_shape())
+
+    seen, axes = watched(trace, watch)
+    require_switch(model, seen)
+    return with_names(axes)
+
+
+def listed(names: Hashable | Sequence[Hashable]) -> tuple[Hashable, ...]:
+    """Return one name, or several, as a tuple."""
+    return tuple(names) if isinstance(names, (tuple, list)) else (names,)

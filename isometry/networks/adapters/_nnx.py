@@ -1,0 +1,294 @@
+"""Modules of Flax's NNX as networks."""
+
+import functools
+import inspect
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Key, Params
+from isometry.networks.adapters import _modes
+from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
+from isometry.networks.adapters._model import (
+    Arguments,
+    Build,
+    Held,
+    Model,
+    Output,
+    called_with,
+)
+
+
+class NnxNetwork(Adapted):
+    """What `networks.nnx` returns: a network that also takes and returns modules.
+
+    Example:
+        >>> from flax import nnx
+        >>> def build(rngs):
+        ...     return nnx.Linear(2, 3, rngs=rngs)
+        >>> net = networks.nnx(build, jnp.ones(2))
+        >>> trained = build(nnx.Rngs(1))
+        >>> y = net(net.params_of(trained), jnp.ones(2))
+        >>> bool(jnp.array_equal(y, trained(jnp.ones(2))))
+        True
+    """
+
+    def params_of(self, module: Any) -> Params:
+        """Return the parameters of another module, such as a trained one.
+
+        It must be of the same architecture. They are
+        `nnx.state(module, nnx.Not(nnx.RngState))`.
+
+        Args:
+            module: The module.
+
+        Returns:
+            Its state without the keys that it draws from.
+        """
+        nnx = checks.extra("flax.nnx", "flax")
+        return nnx.state(module, nnx.Not(nnx.RngState))
+
+    def module(self, params: Params) -> Any:
+        """Return the module with these parameters, in the mode of the network.
+
+        Args:
+            params: Parameters of the network.
+
+        Returns:
+            A module.
+        """
+        model = self.function.model
+        assert isinstance(model, _Nnx), "networks.nnx makes these alone"
+        return model.merged(params, None, is_training=self.mode == "training")
+
+
+@public("networks.nnx")
+def nnx(
+    build: Build,
+    example: PyTree[Array],
+    *,
+    output: Output = None,
+    batch: int = BATCH,
+    **call: object,
+) -> NnxNetwork:
+    """Make a network of a Flax NNX module.
+
+    The module is called on `x[None]`, a batch of one, and the first row of the result
+    is taken. It is switched by `module.eval()` and `module.train()`, and arguments of
+    its call that are named `train`, `training`, `is_training`, `deterministic` or
+    `use_running_average` are set as well. An argument `rngs` of the call gets what the
+    network's x holds.
+
+    `net` is the module in inference: batch statistics are those in the parameters.
+    `net.training` is the module on a whole batch, with the statistics of that batch and
+    with dropout; `networks.adapters` says which of the two is meant when.
+
+    Args:
+        build: A function build(rngs) that returns the module, such as its class.
+        example: One x, without a batch axis: an array or `jax.ShapeDtypeStruct`, or a
+            tree of them, each of which gets a batch axis. A tuple of as many entries as
+            the call has required arguments, and more than one, is passed as these.
+        output: Which output is meant if the module returns several: an index, a key or
+            the name of a field. By default the first of a tuple.
+        batch: The number of examples in `net.training.example`. Other numbers can be
+            measured as well.
+        **call: Further arguments of the module's call.
+
+    Returns:
+        The network. Its parameters are the module's state without random keys,
+        `nnx.state(module, nnx.Not(nnx.RngState))`, which `net.params_of(module)` writes
+        shorter. Those of a trained module go straight in.
+
+    Raises:
+        InputError: build does not return an NNX module; an example with a batch axis;
+            an output that is not one floating array. What the module itself raises is
+            passed on.
+        MissingExtra: Flax is not installed.
+
+    Example:
+        >>> from flax import nnx
+        >>> def build(rngs):
+        ...     layers = nnx.Linear(4, 8, rngs=rngs), nnx.BatchNorm(8, rngs=rngs)
+        ...     return nnx.Sequential(*layers, nnx.relu, nnx.Linear(8, 3, rngs=rngs))
+        >>> net = networks.nnx(build, jnp.ones(4))
+        >>> params = net.init(jax.random.key(0))
+        >>> isometry.spectrum(net, params, jnp.ones(4)).size
+        3
+    """
+    checks.extra("flax.nnx", "flax")
+    if not callable(build) or hasattr(build, "__nnx_state__") or _is_module(build):
+        raise InputError(
+            f"build={checks.show(type(build).__name__)} is no function build(rngs) "
+            "that returns a flax.nnx.Module; write networks.nnx(MLP, example) or "
+            "networks.nnx(lambda rngs: MLP(8, rngs=rngs), example). The parameters of "
+            "a module that you have are net.params_of(module)."
+        )
+
+    def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
+        return _Draw(Held(build)), _read(build, example, call)
+
+    return adapted(
+        "nnx",
+        example,
+        read,
+        output=output,
+        batch=batch,
+        kind=NnxNetwork,
+    )
+
+
+def _is_module(value: object) -> bool:
+    return isinstance(value, checks.extra("flax.nnx", "flax").Module)
+
+
+def _built(build: Build, key: Key) -> Any:
+    nnx = checks.extra("flax.nnx", "flax")
+    module = called_with(build, "rngs", nnx.Rngs(key))
+    if not isinstance(module, nnx.Module):
+        raise InputError(
+            f"build(rngs) returns {checks.show(module)}, not a flax.nnx.Module; of a "
+            "linen module write networks.flax(module, example)."
+        )
+    return module
+
+
+def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Nnx":
+    """Build the module from shapes, and split it in both modes."""
+    nnx = checks.extra("flax.nnx", "flax")
+    # The graph does not depend on the numbers, so one key will do.
+    module = nnx.eval_shape(lambda: _built(build, jax.random.key(0)))
+    signature = inspect.signature(module.__call__)
+    module.train()
+    in_training = nnx.graphdef(module)
+    module.eval()
+    in_inference, params, rngs = nnx.split(module, nnx.Not(nnx.RngState), ...)
+    leaves, tree = jax.tree.flatten(rngs)
+    return _Nnx(
+        arguments=Arguments.read(signature, example, call, reserved=("rngs",)),
+        in_inference=Held(in_inference),
+        in_training=Held(in_training),
+        axes=_axes(module),
+        kind=type(module).__name__,
+        structure=jax.tree.structure(params),
+        rngs=Held((tuple(leaves), tree)),
+        takes_rngs="rngs" in signature.parameters and "rngs" not in call,
+    )
+
+
+def _axes(module: Any) -> tuple[Hashable, ...]:
+    """Return the names of axes over which norms in a module take statistics."""
+    nnx = checks.extra("flax.nnx", "flax")
+    names: dict[Hashable, None] = {}
+    # Unlike in linen, modules and their attributes are there before any call.
+    for _, node in nnx.iter_graph(module):
+        axis = getattr(node, "axis_name", None)
+        if isinstance(node, nnx.Module) and axis is not None:
+            names.update(dict.fromkeys(_modes.listed(axis)))
+    return tuple(names)
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Draws the state of a module, without its random keys."""
+
+    build: Held
+
+    def __call__(self, key: Key) -> Params:
+        nnx = checks.extra("flax.nnx", "flax")
+        return nnx.state(_built(self.build.value, key), nnx.Not(nnx.RngState))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Nnx(Model):
+    """An NNX module without its arrays.
+
+    Attributes:
+        arguments: How its call takes an example.
+        in_inference: Its graph after `module.eval()`.
+        in_training: Its graph after `module.train()`.
+        kind: The name of its class.
+        structure: The structure of its parameters.
+        rngs: The leaves and the structure of its random state.
+        takes_rngs: Whether its call has an argument `rngs`.
+    """
+
+    in_inference: Held
+    in_training: Held
+    kind: str
+    structure: Any
+    rngs: Held
+    takes_rngs: bool
+
+    def merged(self, params: Params, key: Key | None, *, is_training: bool) -> Any:
+        """Return the module with these parameters, which draws from `key`."""
+        nnx = checks.extra("flax.nnx", "flax")
+        graph = self.in_training if is_training else self.in_inference
+        if not isinstance(params, nnx.State):
+            raise InputError(
+                f"params is a {type(params).__name__}; write what net.init returns, or "
+                "net.params_of(module) for a module of your own."
+            )
+        # nnx.state(module) holds random keys too, and x says what is drawn.
+        params, _ = nnx.split_state(params, nnx.Not(nnx.RngState), ...)
+        self._require_all(params)
+        return nnx.merge(graph.value, params, self._random(key))
+
+    def _require_all(self, params: Params) -> None:
+        if jax.tree.structure(params) == self.structure:
+            return
+        wanted = jax.tree.unflatten(self.structure, range(self.structure.num_leaves))
+        missing = sorted(_paths(wanted) - _paths(params))
+        # Metadata of variables may differ, which the module itself does not mind.
+        if missing:
+            raise InputError(
+                f"params lacks {', '.join(missing[:3])}; write net.params_of(module), "
+                "which is nnx.state(module, nnx.Not(nnx.RngState))."
+            )
+
+    def _random(self, key: Key | None) -> PyTree:
+        """Return the random state of the module: one key for each of its streams."""
+        shapes, tree = self.rngs.value
+        # In inference nothing is drawn, but the graph has places for keys.
+        base = jax.random.key(0) if key is None else key
+        leaves = []
+        for i, leaf in enumerate(shapes):
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                own = jax.random.fold_in(base, i)
+                # Stacked layers have a stack of streams.
+                leaves.append(jax.random.split(own, leaf.shape) if leaf.shape else own)
+            else:
+                # How many numbers the stream has drawn.
+                leaves.append(jnp.zeros(leaf.shape, leaf.dtype))
+        return jax.tree.unflatten(tree, leaves)
+
+    def _called(
+        self, params: Params, xs: PyTree, key: Key | None, *, is_training: bool
+    ) -> PyTree:
+        module = self.merged(params, key, is_training=is_training)
+        named = self.arguments.by_name(is_training=is_training)
+        if self.takes_rngs and key is not None:
+            nnx = checks.extra("flax.nnx", "flax")
+            named["rngs"] = nnx.Rngs(key)
+        return module(*self.arguments.positional(xs), **named)
+
+    @property
+    def name(self) -> str:
+        return self.kind
+
+    def infer(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
+        return self._called(params, xs, key, is_training=False)
+
+    def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
+        called = functools.partial(self._called, is_training=True)
+        return _modes.with_axes(called, self.axes)(params, xs, key)
+
+
+def _paths(params: Params) -> set[str]:
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path) for path, _ in paths}

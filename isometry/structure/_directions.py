@@ -1,0 +1,28 @@
+"""Directions in which values are perturbed: fixed numbers, drawn once and for all."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+# Any fixed direction will do, unless a model was built to be insensitive to it.
+_SEED = 0
+
+
+def direction_like(tree: PyTree) -> PyTree[np.ndarray]:
+    """Draw a direction from N(0, I) with the shapes and dtypes of a tree.
+
+    In NumPy: a generator of JAX would be a third of a program that looks for zeros.
+
+    Args:
+        tree: Floating arrays or their shapes.
+
+    Returns:
+        Arrays of NumPy in the same tree, the same in each call.
+    """
+    rng = np.random.default_rng(_SEED)
+
+    def drawn(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        return rng.standard_normal(jnp.shape(leaf)).astype(jnp.result_type(leaf))
+
+    return jax.tree.map(drawn, tree)
