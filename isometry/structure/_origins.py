@@ -363,6 +363,19 @@ def _slice(step: _Step, origin: Origin) -> Origin | None:
     return origin
 
 
+def _split(step: _Step, origin: Origin) -> Origin | None:
+    """Follow one of the parts into which an axis is split."""
+    assert step.value.eqn is not None
+    axis = step.params["axis"]
+    # Variables are unique to their jaxpr, so they are compared by identity.
+    results = [var is step.value.var for var in step.value.eqn.outvars]
+    number = results.index(True)
+    sizes = [int(size) for size in step.params["sizes"]]
+    start = sum(sizes[:number])
+    cut = Part(axis, start, start + sizes[number])
+    return _cut(step.program, origin, cut, size=step.input_shape[axis])
+
+
 def _cut(
     program: Program,
     origin: Origin,
@@ -542,6 +555,7 @@ _FOLLOWED: dict[str, _Follow] = {
     "broadcast_in_dim": _broadcast,
     "squeeze": _squeeze,
     "slice": _slice,
+    "split": _split,
     "dynamic_slice": _dynamic_slice,
     "gather": _gather,
     "scan_each": _each,

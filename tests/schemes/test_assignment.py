@@ -21,8 +21,8 @@ def drawn(names, shapes, an):
     """Parameters by each scheme, all drawn by one program; free ones at sigma_w = 2."""
     assignments = {}
     for name in names:
-        sigma = 2.0 if schemes.get(name).free else None
-        assignments[name] = schemes.assign(name, an, shapes, sigma_w=sigma)
+        sigma_w = 2.0 if schemes.get(name).free else None
+        assignments[name] = schemes.assign(name, an, shapes, sigma_w=sigma_w)
 
     @jax.jit
     def draw(key):

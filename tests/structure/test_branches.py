@@ -166,6 +166,7 @@ def test_separate_queries_keys_and_values():
 def test_fused_queries_keys_and_values():
     an = anatomy(*models.fused())
     assert [layer.role for layer in an.layers] == ["qkv", "output"]
+    assert an.attentions[0].shares == ((0, 8), (8, 16), (16, 24))
 
 
 def test_keys_are_what_the_softmax_runs_over():
