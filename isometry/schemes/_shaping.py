@@ -60,9 +60,9 @@ _JUMP = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Transformed:
-    """The function gamma (fn(alpha x + beta) + delta)."""
+    """The function gamma (phi(alpha x + beta) + delta), phi the original."""
 
-    fn: Elementwise
+    original: Activation
     alpha: float
     beta: float
     gamma: float
@@ -70,13 +70,14 @@ class Transformed:
 
     def __call__(self, x: Array) -> Array:
         # Python's numbers take the dtype of x.
-        return self.gamma * (self.fn(self.alpha * x + self.beta) + self.delta)
+        return self.gamma * (self.original(self.alpha * x + self.beta) + self.delta)
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaky:
-    """Leaky ReLU of a slope, times a factor."""
+    """Leaky ReLU of a slope, times a factor, in the place of the original."""
 
+    original: Activation
     slope: float
     factor: float
 
@@ -167,7 +168,7 @@ def _shaped(activation: Activation, depth: int) -> Activation:
             (found.radial / found.variance - 1) / target,
         ]
         record = Transformed(
-            activation.fn,
+            activation,
             alpha,
             beta,
             gamma=float(found.variance**-0.5),
@@ -188,7 +189,7 @@ def _shaped(activation: Activation, depth: int) -> Activation:
 def _tailored(activation: Activation, depth: int) -> Activation:
     """Solve for tailored activations, smooth or leaky ReLU."""
     if activation.name in ("relu", "leaky_relu"):
-        return _leaky(depth)
+        return _leaky(activation, depth)
     if _slope_jumps(activation):
         raise NotDefined(
             f"tat: the slope of {activation.name} jumps, so that its C''(1) is "
@@ -208,7 +209,7 @@ def _tailored(activation: Activation, depth: int) -> Activation:
             (square / found.slope - 1) / target,
         ]
         record = Transformed(
-            activation.fn,
+            activation,
             alpha,
             beta,
             gamma=float(found.slope**-0.5),
@@ -292,14 +293,21 @@ def _bisected(depth: int) -> float:
     return (low + high) / 2
 
 
-def _leaky(depth: int) -> Activation:
+def _leaky(activation: Activation, depth: int) -> Activation:
     """Return the leaky ReLU whose network makes the target of uncorrelated inputs."""
     slope = 0.0
     # A shallow network of ReLUs stays below the target, and is left as it is.
     if leaky_correlation(0.0, depth) > CORRELATION:
         slope = _bisected(depth)
-    record = Leaky(slope, factor=math.sqrt(2 / (1 + slope**2)))
+    record = Leaky(activation, slope, factor=math.sqrt(2 / (1 + slope**2)))
     return Activation(record, kinks=(0.0,), odd=False, name=f"tat(leaky {slope:.6g})")
+
+
+def untransformed(activation: Activation) -> Activation:
+    """Return the activation in whose place a transformed one stands, or itself."""
+    if isinstance(activation.fn, Transformed | Leaky):
+        return activation.fn.original
+    return activation
 
 
 @functools.cache

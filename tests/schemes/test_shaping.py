@@ -78,6 +78,26 @@ def test_networks_with_transformed_activations_keep_lengths_and_angles():
     assert abs(gram[0, 1]) < 0.4
 
 
+def test_networks_put_the_activation_in_place_and_take_it_back():
+    """mlp and cnn count their activations; other schemes see the user's own again."""
+    nets = {
+        3: networks.mlp([4, 4, 4, 4, 2], "tanh"),
+        2: networks.cnn([2, 4, 4], (6,), activation="tanh", head=3),
+    }
+    for depth, net in nets.items():
+        shaped = net.with_scheme("dks")
+        assert shaped.activation == schemes.transformed("dks", "tanh", depth)[0]
+        assert shaped.with_scheme("dks").activation == shaped.activation
+        assert shaped.function.activation == shaped.activation
+        assert shaped.with_scheme("kaiming").activation == activations.tanh
+
+
+def test_networks_of_others_refuse_to_be_transformed():
+    net = networks.resnet(4, 2)
+    with pytest.raises(NotDefined, match=r"scheme 'dks' transforms the activation"):
+        net.with_scheme("dks")
+
+
 def test_other_schemes_leave_the_activation():
     phi, scheme = schemes.transformed("kaiming", "relu", 3)
     assert phi is activations.relu
