@@ -4,8 +4,8 @@ A gate computes W h + V x + b: `recurrent` is W, `input` is V, `b` is the bias. 
 are (in, out), so the products are written h @ W.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
 from jaxtyping import Array, Float
@@ -18,7 +18,18 @@ Gate: TypeAlias = Mapping[str, Array]
 # The states that one step passes to the next, each of shape (units,); the first is h.
 States: TypeAlias = tuple[Array, ...]
 
-Step: TypeAlias = Callable[[Mapping[str, Gate], Elementwise, States, Array], States]
+
+class Step(Protocol):
+    """The equations of a cell: (gates, activation, states) and x to the new states."""
+
+    def __call__(
+        self,
+        gates: Mapping[str, Gate],
+        activation: Elementwise,
+        states: States,
+        *,
+        x: Array,
+    ) -> States: ...
 
 
 class Cell(NamedTuple):
@@ -83,6 +94,7 @@ def _vanilla(
     gates: Mapping[str, Gate],
     activation: Elementwise,
     states: States,
+    *,
     x: Array,
 ) -> States:
     (h,) = states
@@ -93,6 +105,7 @@ def _minimal(
     gates: Mapping[str, Gate],
     activation: Elementwise,
     states: States,
+    *,
     x: Array,
 ) -> States:
     (h,) = states
@@ -106,6 +119,7 @@ def _gru(
     gates: Mapping[str, Gate],
     activation: Elementwise,
     states: States,
+    *,
     x: Array,
 ) -> States:
     (h,) = states
@@ -121,6 +135,7 @@ def _lstm(
     gates: Mapping[str, Gate],
     activation: Elementwise,
     states: States,
+    *,
     x: Array,
 ) -> States:
     h, c = states

@@ -65,7 +65,7 @@ class RnnFunction:
         cell = self.cell
 
         def step(states: States, x_t: Float[Array, " n_in"]) -> tuple[States, None]:
-            new = cell.step(params, self.activation, states, x_t=x_t)
+            new = cell.step(params, self.activation, states, x=x_t)
             # The anatomy calls the states by these names: h@0, h@1, ...
             return tuple(map(checkpoint_name, new, cell.states)), None
 

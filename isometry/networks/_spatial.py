@@ -17,8 +17,8 @@ T = TypeVar("T")
 Size: TypeAlias = tuple[int, ...]
 
 # (n, channels) or (h, w, channels).
-Image: TypeAlias = Float[Array, "*size channels"]
-Kernel: TypeAlias = Float[Array, "*window n_in n_out"]
+Image: TypeAlias = Float[Array, "... _"]
+Kernel: TypeAlias = Float[Array, "... _ _"]
 
 # How XLA names the axes of images and kernels, by the number of spatial axes.
 _AXES = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}

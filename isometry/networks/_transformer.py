@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from isometry import activations, schemes
 from isometry._internal import checks
@@ -70,7 +70,7 @@ class TransformerFunction:
     def __call__(
         self,
         params: Params,
-        x: Tokens | Int[Array, " length"],
+        x: Array,
     ) -> Float[Array, "length n_out"]:
         h = self._embedded(params, x)
         # Scanned, so that compile time does not grow with the number of blocks.
@@ -85,7 +85,7 @@ class TransformerFunction:
     def _embedded(
         self,
         params: Params,
-        x: Tokens | Int[Array, " length"],
+        x: Array,
     ) -> Tokens:
         """Return the vectors of the tokens of x, with their positions."""
         shape = jnp.shape(x)
