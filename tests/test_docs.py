@@ -87,7 +87,8 @@ def test_slow_code_runs(page, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what they call of JAX is theirs
 @pytest.mark.parametrize("module", OPTIONAL)
-def test_code_for_other_libraries_runs(module):
+def test_code_for_other_libraries_runs(module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed: its recipes are not run")
     found = [(page, b) for page in PAGES for b in blocks(page) if b.needs == module]

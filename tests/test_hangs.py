@@ -126,7 +126,8 @@ def run(program, nproc):
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize("nproc", [None, "2"])
+# The pool has as many threads as the machine has cores: with two of them both are one.
+@pytest.mark.parametrize("nproc", [None] if os.cpu_count() == 2 else [None, "2"])
 @pytest.mark.parametrize(
     "program", [INITIALIZERS, MEASUREMENTS + KERNELS], ids=["drawing", "measuring"]
 )

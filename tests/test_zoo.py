@@ -134,13 +134,14 @@ def test_finite_width_is_that_of_hanin_and_nica():
 def test_plants():
     """Copies are copies to the bit, with signs; halves have half as many classes, scaled to the variance they had."""
     net = Config("gaussian", "tanh", 4, 32).net()
-    params = net.init(jax.random.key(0))
+    params = jax.jit(net.init)(jax.random.key(0))
 
     def layers(plant):
-        changed = _nets.PLANTS[plant](net, params, None)
+        changed = jax.jit(lambda params: _nets.PLANTS[plant](net, params, None))(params)
+        changed = jax.tree.map(np.asarray, changed)
         return [(np.asarray(layer.w), np.asarray(layer.b)) for layer in net.layers(changed)]
 
-    plain = [np.asarray(layer.w) for layer in net.layers(params)]
+    plain = [layer.w for layer in net.layers(jax.tree.map(np.asarray, params))]
     for plant, sign in (("twin", 1), ("mirror_twin", -1)):
         (into, _), (out, _) = layers(plant)[1:3]
         assert (into[:, 1] == sign * into[:, 0]).all()

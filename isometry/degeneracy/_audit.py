@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -164,23 +164,22 @@ def _audit_one(
     }
     tell("Jacobians")
     params = adjust_seeds(net, draw_seeds(net.init, keys), task.xs)
-    few = jax.tree.map(lambda a: a[: _probe.SEEDS], params)
+    few = _first_seeds(params)
     if wrong := broken(net, params):
         return _unmeasured(net, wrong, {}, setting)
     layers = pre_activations(net.function, params, points)
     if wrong := overflowing(layers):
         return _unmeasured(net, wrong, {"locked_symmetry": locked_symmetry(certified(net, few))}, setting)
-    flags, spectra, certificates = _at_initialization(net, params, points, layers, limits, key, tell)
+    flags, spectra, certificates = _at_initialization(net, params, few, points, layers, limits, key, tell)
     tell("training probe")
-    key_controls = jax.random.split(jax.random.fold_in(key, 2), 3)[2]
     proof = certified_rank(net, certificates)
-    rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, key_controls, proof, certificates)
+    rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, _streams(key).controls, proof, certificates)
     flags["zero_gradient"] = zero_gradient(net, task, few, len(points), probe, certificates)
     flags["rank_constrained_training"] = rank_flag
     if probe is not None and probe.signals is not None:
         flags["locked_symmetry"] = with_growth(flags["locked_symmetry"], certificates, probe.signals)
     widths = None
-    if rank_flag.raised and hasattr(net, "with_width"):
+    if steps and rank_flag.raised and hasattr(net, "with_width"):
         tell("the same scheme at other widths")
         widths = _probe.same_trajectory(net, task, keys[: _probe.SEEDS])
     setting["dtype"] = str(spectra["end_to_end"].log_values.dtype)
@@ -191,25 +190,59 @@ def _audit_one(
     )  # fmt: skip
 
 
+class _Streams(NamedTuple):
+    """The keys of everything that an audit resamples or draws."""
+
+    spectra: Any
+    units: Any
+    controls: Any
+    rank: Any
+    saturated: Any
+    phase: Any
+    forward: Any
+    floor: Any
+
+
+# One program for all of them; key by key they would be a dozen.
+@jax.jit
+def _streams(key: Any) -> _Streams:
+    spectra, units, controls = jax.random.split(jax.random.fold_in(key, 2), 3)
+    rank, saturated, phase, floor = jax.random.split(jax.random.fold_in(key, 3), 4)
+    forward = jax.random.fold_in(phase, 1)
+    return _Streams(spectra, units, controls, rank, saturated, phase, forward, floor)
+
+
+@jax.jit
+def _first_seeds(params: Any) -> Any:
+    """The seeds that are probed."""
+    return jax.tree.map(lambda a: a[: _probe.SEEDS], params)
+
+
 def _at_initialization(
-    net: Any, params: Any, points: Any, layers: list[Any], limits: Thresholds, key: Any, tell: Progress
+    net: Any,
+    params: Any,
+    few: Any,
+    points: Any,
+    layers: list[Any],
+    limits: Thresholds,
+    key: Any,
+    tell: Progress,
 ) -> tuple[dict[str, Flag], dict[str, Spectrum], list[Certificate]]:
     """The flags that need no training, the spectra, and the certificates of the seeds that are probed."""
     signals, units, lost = _underflow.signals(net, params, points, layers)
     spans = ("end_to_end", "hidden") if net.depth > 2 else ("end_to_end",)
     spectra = {span: _spectra(net, params, points, span, units) for span in spans}
-    key_spectra, key_units, _ = jax.random.split(jax.random.fold_in(key, 2), 3)
-    key_rank, key_saturated, key_phase, key_floor = jax.random.split(jax.random.fold_in(key, 3), 4)
-    flags = spectrum_flags(spectra, limits, key_spectra)
-    forward = forward_signal(signals, limits, jax.random.fold_in(key_phase, 1))
-    flags |= phase_flags(net, spectra, limits, key_phase, forward)
-    flags["rank_collapse"] = rank_collapse(points, signals, limits, key_rank)
-    flags["saturated_units"] = saturated_units(net, units, limits, key_saturated)
-    flags["below_floor"] = below_floor(net, spectra, units, limits, key_floor)
+    streams = _streams(key)
+    flags = spectrum_flags(spectra, limits, streams.spectra)
+    forward = forward_signal(signals, limits, streams.forward)
+    flags |= phase_flags(net, spectra, limits, streams.phase, forward)
+    flags["rank_collapse"] = rank_collapse(points, signals, limits, streams.rank)
+    flags["saturated_units"] = saturated_units(net, units, limits, streams.saturated)
+    flags["below_floor"] = below_floor(net, spectra, units, limits, streams.floor)
     tell("certificates")
-    certificates = certified(net, jax.tree.map(lambda a: a[: _probe.SEEDS], params))
+    certificates = certified(net, few)
     flags["locked_symmetry"] = locked_symmetry(certificates)
-    flags["dead_units"] = dead_units(net, units, limits, key_units, certificates)
+    flags["dead_units"] = dead_units(net, units, limits, streams.units, certificates)
     seen = {"rank_collapse", "below_floor", "dead_units"} if lost else set()
     if "certified" in flags["dead_units"].evidence:
         seen -= {"dead_units"}

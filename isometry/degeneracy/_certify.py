@@ -205,8 +205,14 @@ def certify(net: Network, params: Any) -> Certificate:
     """
     _checks.concrete("certify", params=params)
     _checks.not_abstract("certify", params=params)
-    phis = _activations(net)
+    _activations(net)
     _expect(net, params)
+    return certify_drawn(net, params)
+
+
+def certify_drawn(net: Network, params: Any) -> Certificate:
+    """`certify`, of parameters that are one draw of this network's."""
+    phis = _activations(net)
     layers: list[Any] = list(net.layers(jax.tree.map(on_host, params)))
     if wrong := not_finite(layers):
         raise _checks.InputError(f"certify(): {wrong}; nothing follows from weights that are NaN or infinite.")

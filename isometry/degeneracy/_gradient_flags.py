@@ -25,8 +25,8 @@ _REMEDY = {
 _ALIVE = "random weights in the layers before and after it"
 
 
-@functools.partial(compilation.jit, static_argnames=("function", "loss"))
-def _log_norms(function: Any, loss: Any, params: Any, xs: Any, targets: Any) -> Any:
+@functools.partial(compilation.jit, static_argnames=("function", "loss", "inputs"))
+def _log_norms(function: Any, loss: Any, params: Any, xs: Any, targets: Any, inputs: int) -> Any:
     """(seeds, inputs, layers) per run: ln ‖∂loss/∂W_l‖_F of one example, −inf only where it is bitwise zero."""
 
     def of_seed(params: Any) -> Any:
@@ -35,7 +35,7 @@ def _log_norms(function: Any, loss: Any, params: Any, xs: Any, targets: Any) -> 
             grads = jax.grad(lambda p: LIFT * loss(function(p, x), target))(params)
             return None, tuple(_log_norm(g) for g in function.weights(grads))
 
-        return jax.lax.scan(visit, None, (xs, targets))[1]
+        return jax.lax.scan(visit, None, (xs[:inputs], targets[:inputs]))[1]
 
     with precision.full(), jax.numpy_dtype_promotion("standard"):
         return jax.vmap(of_seed)(params)
@@ -65,7 +65,7 @@ def zero_gradient(
     - `kind`: "recovering" if the signal of all of them has arrived, or is certified to be on its way after the first
       step; "permanent" if it never can; "unknown" where the weights let it through and the data do not.
     """
-    found = _log_norms(net.function, task.loss, params, task.xs[:inputs], task.targets[:inputs])
+    found = _log_norms(net.function, task.loss, params, task.xs, task.targets, inputs=inputs)
     norms = np.concatenate([np.asarray(a, float) for a in found], 2)
     norms, low, lost = _without_underflow(net, task, params, inputs, norms, certificates)
     layers = np.flatnonzero(np.isneginf(norms).all((0, 1)))

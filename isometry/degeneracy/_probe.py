@@ -23,6 +23,7 @@ from isometry.degeneracy._flag import (
 )
 from isometry.degeneracy._signals import INPUTS, Signals, observe, rank_of
 from isometry.degeneracy._task import SGD, Task
+from isometry.degeneracy._unit_flags import slopes
 from isometry.measure._draws import adjust_seeds, draw_seeds
 from isometry.networks._mlp import Mlp as Network
 
@@ -84,12 +85,12 @@ def start(function: Any, task: Task, params: Any) -> State:
     """The state before step 1, of stacked parameters."""
     weights = function.weights(params)
     seeds = weights[0].shape[0]
-    per_layer = tuple(jnp.zeros(w.shape[:2], w.dtype) for w in weights)
-    first = tuple(jnp.full(w.shape[:2], -1, jnp.int32) for w in weights)
+    # Made by NumPy, which compiles nothing; typed, or the first call would compile twice.
+    per_layer = tuple(np.zeros(w.shape[:2], w.dtype) for w in weights)
+    first = tuple(np.full(w.shape[:2], -1, np.int32) for w in weights)
     opt = jax.vmap(task.optimizer.init)(params)
-    sums = jax.tree.map(jnp.zeros_like, weights)
-    # typed, or the first call would compile twice
-    return State(params, opt, sums, per_layer, first, jnp.full(seeds, jnp.inf, jnp.float32))
+    sums = tuple(np.zeros(w.shape, w.dtype) for w in weights)
+    return State(params, opt, sums, per_layer, first, np.full(seeds, np.inf, np.float32))
 
 
 @functools.partial(compilation.jit, static_argnames=("function", "loss", "optimizer"))
@@ -225,7 +226,7 @@ def judge_ranks(
     """
     name, remedy = RANK_FLAG, RANK_REMEDY
     n_x = math.prod(net.input_shape or ())
-    slope = float(net.activation.slope(jnp.zeros(())))
+    slope = float(slopes(net.activation, np.zeros((), np.float32)))
     evidence: dict[str, Any] = {"input_dimension": n_x, "slope_at_zero": slope}
     source = (
         f"Theorem 1 of arXiv:2110.12661; below all of {limits.controls} controls, p ≤ {1 / (limits.controls + 1):g}"

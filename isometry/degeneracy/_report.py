@@ -11,8 +11,8 @@ from isometry import _checks
 from isometry._internal import compilation, strict_json
 from isometry.degeneracy._flag import CLEAR, FLAGS, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import Probe
-from isometry.measure._statistics import STATISTICS
 from isometry.measure._record import Spectrum
+from isometry.measure._statistics import STATISTICS
 from isometry.theory import Law
 
 _LEGEND = (
@@ -30,7 +30,8 @@ class Report:
     - `network`: its name; `flags`: name → `Flag`; `spectra`: span → `Spectrum` over (seeds, inputs), empty
       where parameters or signals are not finite; `probe`: ranks along training, or None.
     - `law`: what theory predicts for the hidden span, None where `no_law` says why there is no prediction.
-    - `widths`: where rank_constrained_training is raised, the same scheme at hidden widths N_x, 2 N_x, 4 N_x.
+    - `widths`: where rank_constrained_training is raised and a probe was run, the same scheme at hidden widths N_x,
+      2 N_x, 4 N_x; else None.
     - `setting`: how it was measured; `provenance`: versions, device, precision, command, commit.
     """
 

@@ -1,17 +1,15 @@
 """What a probe sees of the pre-activations: their rank, equal units, and how certified classes drift apart."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isometry._internal import compilation, precision
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._partition import Near, singletons
+from isometry.degeneracy._unit_flags import all_layers
 
 INPUTS = 256  # examples of the task that signals are taken at: as many singular values can be told apart
 _EQUAL = 8.0  # units of rounding, relative to a unit's norm, within which two count as equal: √64 random-signed ones
@@ -63,19 +61,11 @@ class Signals:
         return rate, (rate - float(error), rate + float(error))
 
 
-@functools.partial(compilation.jit, static_argnames=("function",))
-def _all_layers(function: Any, params: Any, xs: Any) -> list[Any]:
-    """z_1 … z_depth over seeds × inputs."""
-    one = lambda p, x: [*function.pre_activations(p, x), function(p, x)]  # noqa: E731
-    with precision.full():
-        return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(params, xs)
-
-
 def observe(
     function: Any, params: Any, xs: Any, certificates: Sequence[Certificate], kinks: tuple[float, ...]
 ) -> tuple[np.ndarray, ...]:
     """(rank, duplicates, spread, least) of one record; see `Signals`. Not finite counts as rank 0 and spread inf."""
-    layers = [np.asarray(z) for z in _all_layers(function, params, xs[:INPUTS])]
+    layers = [np.asarray(z) for z in all_layers(function, params, xs[:INPUTS])]
     rank = np.stack([rank_of(z) for z in layers], 1)
     duplicates = np.array([[_duplicates(one) for one in z] for z in layers[:-1]]).reshape(len(layers) - 1, len(rank)).T
     spread, least = np.zeros(len(rank)), np.full(len(rank), np.inf)

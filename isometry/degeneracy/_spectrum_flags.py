@@ -16,6 +16,7 @@ from isometry.degeneracy._flag import (
     interval,
     unsure,
 )
+from isometry.degeneracy._unit_flags import slopes
 from isometry.measure._record import Spectrum
 
 _SCALE = "|K ln chi_1| = 6, six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
@@ -124,7 +125,7 @@ def below_floor(net: Any, spectra: dict[str, Spectrum], layers: list[Any], limit
 
     `layers`: what `pre_activations` returns for the inputs of the spectra.
     """
-    live = [np.asarray((net.activation.slope(z) != 0).sum(-1)) for z in layers]  # (seeds, inputs) each
+    live = [(np.asarray(slopes(net.activation, z)) != 0).sum(-1) for z in layers]  # (seeds, inputs) each
     shares = {}
     for i, (span, sp) in enumerate(spectra.items()):
         gates = live if span == "end_to_end" else live[:-1]  # the slopes behind z_(depth-1) are outside the hidden span
@@ -140,7 +141,7 @@ def below_floor(net: Any, spectra: dict[str, Spectrum], layers: list[Any], limit
     )
     reason += f"; {unsure(seeds, limits)}" if state == UNDECIDED else ""
     remedy = 'isometry.ensemble(..., method="product"), which has no floor, or dtype=jnp.float64'
-    floors = {span: float(np.max(sp.log_floor)) for span, sp in spectra.items()}
+    floors = {span: float(np.asarray(sp.log_floor).max()) for span, sp in spectra.items()}
     evidence = {"share": shares, "states": states, "log_floor": floors}
     return Flag("below_floor", state, reason, remedy, found["value"], found["interval"], line, _FLOOR, evidence)
 

@@ -13,7 +13,7 @@ from isometry.degeneracy._certify import (
     IN_EXACT_ARITHMETIC,
     TOLERANCE,
     Certificate,
-    certify,
+    certify_drawn,
     not_finite,
 )
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag
@@ -39,7 +39,7 @@ _BOUND = (
 
 def certified(net: Network, params: Any) -> list[Certificate]:
     """The certificate of every seed of stacked `params`."""
-    return [certify(net, one) for one in seeds_of(params)]
+    return [certify_drawn(net, one) for one in seeds_of(params)]
 
 
 def broken(net: Network, params: Any) -> str:

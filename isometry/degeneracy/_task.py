@@ -1,10 +1,12 @@
 """What the probe trains on: examples and targets, loss, optimizer, batches; and what can be wrong with them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from isometry import _checks
@@ -38,7 +40,7 @@ def make_task(
     """
     key_targets, key_batches = jax.random.split(key)
     params = jax.eval_shape(net.init, jax.random.key(0))
-    out = _output(net, params, xs[0])
+    out = _output(net, params, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
     synthetic = targets is None
     targets = _synthetic(key_targets, xs, out.shape[-1]) if synthetic else _checked(targets, len(xs))
     chosen = loss if loss is not None else _default(targets, out)
@@ -52,6 +54,7 @@ def make_task(
     return Task(chosen, opt, xs, targets, make_batches(key_batches, len(xs), max(steps, 1))), synthetic
 
 
+@functools.partial(jax.jit, static_argnames=("examples", "steps"))
 def make_batches(key: Any, examples: int, steps: int) -> Any:
     """(steps, batch) indices: shuffled epochs, one after another."""
     size = min(BATCH, examples)
@@ -168,9 +171,10 @@ def _default(targets: Any, out: Any) -> Callable[[Any, Any], Any]:
             f"audit(): targets are {targets.dtype} of shape {targets.shape}; the default loss takes floating ones of "
             f"shape {(n, *out.shape)} or integer labels of shape {(n,)}. For others write loss=..."
         )
-    if not 0 <= int(targets.min()) <= int(targets.max()) < out.shape[-1]:
+    labels = np.asarray(targets)
+    if not 0 <= int(labels.min()) <= int(labels.max()) < out.shape[-1]:
         raise _checks.InputError(
-            f"audit(): targets are labels {int(targets.min())} to {int(targets.max())}, but the network has "
+            f"audit(): targets are labels {int(labels.min())} to {int(labels.max())}, but the network has "
             f"{out.shape[-1]} outputs; labels run from 0 to {out.shape[-1] - 1}. For counts write loss=..."
         )
     return _cross_entropy

@@ -3,6 +3,7 @@
 A zero that underflow makes is none: it says nothing of slopes and gradients, which have no scale.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 
 from isometry._internal import precision
 from isometry.degeneracy._certify import on_host
-from isometry.degeneracy._unit_flags import pre_activations
+from isometry.degeneracy._unit_flags import all_layers, slopes
 from isometry.measure._record import Spectrum
 from isometry.networks._mlp import Mlp as Network
 
@@ -52,8 +53,7 @@ def layer_pass(net: Network, params: Any, xs: Any) -> LayerPass:
     """Run the network in float64, of stacked parameters."""
     with jax.enable_x64(True), precision.full():
         params, xs = precision.cast((params, xs), jnp.float64)
-        hidden = pre_activations(net.function, params, xs)
-        outputs = jax.vmap(jax.vmap(net.function, (None, 0)), (0, None))(params, xs)
+        *hidden, outputs = all_layers(net.function, params, xs)
         activated = [np.asarray(net.activation(z)) for z in hidden]
     layers = [np.asarray(z) for z in (*hidden, outputs)]
     below = [np.broadcast_to(np.asarray(xs), (len(outputs), *np.shape(xs))), *activated]
@@ -76,6 +76,7 @@ def _first_lost(below: np.ndarray, weights: np.ndarray, layers: np.ndarray) -> i
     return int(first.max(initial=0))
 
 
+@functools.partial(jax.jit, static_argnames=("dtype",))
 def visible(z: Any, dtype: Any) -> Any:
     """z in `dtype`, brought up by a power of two to a largest entry near 2^-60 if it underflows there.
 
@@ -107,13 +108,20 @@ def signals(net: Network, params: Any, points: Any, layers: Sequence[Any]) -> tu
 def in_jacobian(net: Network, params: Any, sp: Spectrum, units: Sequence[Any]) -> bool:
     """Whether a Jacobian of stacked `params` underflows: it is below tiny/eps, or zero though every layer between has
     weights and units with a slope; `units`: pre-activations that show their slopes."""
-    top = np.asarray(sp.log_values[..., 0], float)
-    slopes = [np.asarray(net.activation.slope(jnp.asarray(z)) != 0).any(-1) for z in units]
+    top = np.asarray(sp.log_values, float)[..., 0]
+    sloping = [(np.asarray(slopes(net.activation, z)) != 0).any(-1) for z in units]
     weights = net.function.weights(params)
     runs = weights[1:-1] if sp.span == "hidden" else weights
     weighted = np.all([(np.asarray(run) != 0).any((2, 3)).all(axis=1) for run in runs], 0)
-    passing = np.all([np.broadcast_to(weighted[:, None], top.shape), *slopes], 0)
+    passing = np.all([np.broadcast_to(weighted[:, None], top.shape), *sloping], 0)
     return bool(((top < np.log(least(sp.log_values.dtype))) & (passing | np.isfinite(top))).any())
+
+
+@functools.partial(jax.jit, static_argnames=("loss",))
+def _lifted(loss: Callable[..., Any], outputs: Any, targets: Any) -> Any:
+    """Gradients of the lifted loss, over seeds × inputs."""
+    gradient = jax.grad(lambda y, t: LIFT * loss(y, t))
+    return jax.vmap(jax.vmap(gradient), (0, None))(outputs, targets)
 
 
 def log_gradients(net: Network, loss: Any, params: Any, xs: Any, targets: Any) -> tuple[np.ndarray, int]:
@@ -127,8 +135,7 @@ def log_gradients(net: Network, loss: Any, params: Any, xs: Any, targets: Any) -
     """
     found, kind = layer_pass(net, params, xs), jax.tree.leaves(params)[0].dtype
     with jax.numpy_dtype_promotion("standard"):
-        lifted = jax.vmap(jax.vmap(jax.grad(lambda y, t: LIFT * loss(y, t))), (0, None))
-        last = np.asarray(lifted(jnp.asarray(found.layers[-1], kind), targets), float)
+        last = np.asarray(_lifted(loss, found.layers[-1].astype(kind), targets), float)
     peak = np.abs(last).max(2, keepdims=True)
     with jax.enable_x64(True), precision.full():
         params, xs = precision.cast((params, xs), jnp.float64)

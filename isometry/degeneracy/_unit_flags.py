@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks, theory
 from isometry._internal import compilation, precision, randomness
+from isometry.activations import Activation
 from isometry.degeneracy._certify import Certificate
 from isometry.degeneracy._flag import CLEAR, RAISED, UNDECIDED, Flag, Thresholds, above, interval, unsure
 from isometry.networks._mlp import Mlp as Network
@@ -20,6 +20,7 @@ _CERTIFIED = "supports of activation and signal over all steps of training: exac
 _SOURCE = "binomial with the Gaussian orthant probability at the measured correlation, or of dead among one-sided units"
 _DEAD_REMEDY = "smaller negative biases, a leaky activation, or weights that reach every unit (orthogonal, gaussian)"
 _MIDPOINTS = 1 << 16  # of the normal distribution, behind the null share of saturated units: exact to 1 in 65536
+_FAR = np.array([-1e30, 1e30], np.float32)  # where a bounded phi is flat
 _SATURATION = "below {share:g} of the largest slope (convention); binomial null at pre-activations of {basis}"
 _SATURATION_REMEDY = "smaller sigma_w and sigma_b, or inputs scaled to unit variance"
 
@@ -30,6 +31,20 @@ def pre_activations(function: Any, params: Any, xs: Any) -> list[Any]:
     with precision.full():
         one = jax.vmap(jax.vmap(function.pre_activations, (None, 0)), (0, None))
         return one(params, xs)
+
+
+@functools.partial(compilation.jit, static_argnames=("function",))
+def all_layers(function: Any, params: Any, xs: Any) -> list[Any]:
+    """z_1 … z_depth over seeds × inputs."""
+    one = lambda p, x: [*function.pre_activations(p, x), function(p, x)]  # noqa: E731
+    with precision.full():
+        return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(params, xs)
+
+
+@functools.partial(compilation.jit, static_argnames=("activation",))
+def slopes(activation: Activation, z: Any) -> Any:
+    """phi' at every entry of z, as one program."""
+    return activation.slope(z)
 
 
 def overflowing(layers: list[Any]) -> str:
@@ -63,14 +78,14 @@ def dead_units(
         return Flag(name, CLEAR, "no hidden units", _DEAD_REMEDY, source=_SOURCE, evidence={"layers": []})
     rows, (seeds, inputs) = [], layers[0].shape[:2]
     for i, z in enumerate(layers):
-        slope = np.asarray(net.activation.slope(z))
+        slope = np.asarray(slopes(net.activation, z))
         dead = int((slope == 0).all(1).sum())
         units = slope.shape[0] * slope.shape[2]
         row = {"layer": i + 1, "dead": dead, "units": units, "null_probability": 0.0, "null_quantile": 0}
         if dead:
             hits = _null_hits(net.activation, z, jax.random.fold_in(key, i))
             p = float(beta.ppf(0.99, hits + 1, _DRAWS - hits)) if hits < _DRAWS else 1.0
-            mirrored = int((np.asarray(net.activation.slope(-z)) == 0).all(1).sum())
+            mirrored = int((np.asarray(slopes(net.activation, -np.asarray(z))) == 0).all(1).sum())
             level = 1 - (1 - limits.dead_level) / len(layers) / 2
             row |= {"mirrored": mirrored, "null_probability": p}
             row["null_quantile"] = int(min(binom.ppf(level, units, p), binom.ppf(level, dead + mirrored, 0.5)))
@@ -106,7 +121,7 @@ def _null_hits(activation: Any, z: Any, key: Any) -> int:
         value, vector = np.linalg.eigh(covariance)
         root = vector * np.sqrt(np.maximum(value, 0))
         noise = np.asarray(randomness.normal(jax.random.fold_in(key, i), (per_seed, len(root)), np.dtype("float32")))
-        slope = np.asarray(activation.slope(jnp.asarray(noise @ root.T, z.dtype)))
+        slope = np.asarray(slopes(activation, (noise @ root.T).astype(z.dtype)))
         hits += int((slope == 0).all(1).sum())
     return hits * _DRAWS // (per_seed * len(flat))
 
@@ -131,7 +146,7 @@ def saturated_units(net: Network, layers: list[Any], limits: Thresholds, key: An
         evidence = {"bounded": largest is not None, "layers": []}
         return Flag(name, CLEAR, why, _SATURATION_REMEDY, source=source, evidence=evidence)
     line = limits.saturated_slope * largest
-    flat = [np.abs(np.asarray(net.activation.slope(z))) < line for z in layers]
+    flat = [np.abs(np.asarray(slopes(net.activation, z))) < line for z in layers]
     level = 1 - (1 - limits.dead_level) / len(layers)
     null = _null_share(net.activation, line, q)
     shares = [f.mean((1, 2)) for f in flat]
@@ -168,17 +183,22 @@ def _healthy_variance(net: Network) -> tuple[float, str]:
 def _largest_slope(activation: Any) -> float | None:
     """sup |phi'| of a bounded activation, on a grid; None for one that is not bounded."""
     one_side = np.logspace(-4, 4, 2001)
-    near = jnp.asarray(np.concatenate([-one_side, [0.0], one_side]), jnp.float32)
-    far = np.abs(np.asarray(activation(jnp.asarray([-1e30, 1e30], jnp.float32))))
-    inner = np.abs(np.asarray(activation(near[jnp.abs(near) < 10])))
+    near = np.concatenate([-one_side, [0.0], one_side]).astype(np.float32)
+    value, slope = (np.abs(np.asarray(a)) for a in _values_and_slopes(activation, np.append(near, _FAR)))
+    inner, far = value[:-2][np.abs(near) < 10], value[-2:]
     if not (far <= 10 * (1 + inner.max())).all():  # false for NaN as well
         return None
-    return float(jnp.max(jnp.abs(activation.slope(near))))
+    return float(slope[:-2].max())
+
+
+@functools.partial(compilation.jit, static_argnames=("activation",))
+def _values_and_slopes(activation: Activation, z: Any) -> tuple[Any, Any]:
+    return activation(z), activation.slope(z)
 
 
 def _null_share(activation: Any, line: float, q: float) -> float:
     """P(|phi'(z)| < line) of a normal z of variance q, from above by one of the midpoints it is counted at."""
     from scipy.special import ndtri
 
-    z = jnp.asarray(math.sqrt(q) * ndtri((np.arange(_MIDPOINTS) + 0.5) / _MIDPOINTS), jnp.float32)
-    return float((int(jnp.sum(jnp.abs(activation.slope(z)) < line)) + 1) / _MIDPOINTS)
+    z = (math.sqrt(q) * ndtri((np.arange(_MIDPOINTS) + 0.5) / _MIDPOINTS)).astype(np.float32)
+    return float((int((np.abs(np.asarray(slopes(activation, z))) < line).sum()) + 1) / _MIDPOINTS)

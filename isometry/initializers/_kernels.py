@@ -4,6 +4,7 @@ A factory says how one kernel of one group is drawn. This module stacks groups a
 batch, and moves the axes to where the user wants them.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -138,6 +139,8 @@ def _stack(
     return kernels.reshape(stack_shape + kernels.shape[1:])
 
 
+# One program for each shape, not one for each of the operations.
+@functools.partial(jax.jit, static_argnames=("shape", "parts"))
 def lay_out(
     kernels: Float[Array, "..."], shape: tuple[int, ...], parts: Parts
 ) -> Float[Array, "..."]:

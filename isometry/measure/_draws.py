@@ -46,8 +46,8 @@ def adjust_seeds(
 def spaced(xs: Array, count: int) -> Array:
     """Return `count` examples, evenly spaced from first to last, or all if fewer."""
     # Data sets are often sorted by class; the first examples would be of one alone.
-    index = jnp.linspace(0, len(xs) - 1, min(count, len(xs)))
-    return xs[index.round().astype(jnp.int32)]
+    index = np.linspace(0, len(xs) - 1, min(count, len(xs)))
+    return jnp.take(xs, index.round().astype(np.int32), axis=0)
 
 
 @dataclass(frozen=True, eq=False)

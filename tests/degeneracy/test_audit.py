@@ -11,7 +11,7 @@ import pytest
 
 import isometry
 from isometry import networks
-from isometry.degeneracy import Report, Reports, _audit, _report
+from isometry.degeneracy import FLAGS, Report, Reports, _audit, _report
 
 SIZES, XS = [6, 8, 8, 3], jax.random.normal(jax.random.key(1), (32, 6))
 KEYS = jax.random.split(jax.random.key(0), 5)
@@ -60,6 +60,20 @@ def test_a_mapping_gives_a_report_of_reports(reports):
     assert reports.raised("zero_gradient") == []
     with pytest.raises(ValueError, match="Did you mean 'vanishing'"):
         reports.raised("vanishin")
+
+
+def test_a_network_of_zeros_is_reported_without_nan():
+    """−inf and undefined are said in words and strings; NaN would make strict JSON fail."""
+    report = isometry.audit(net_of("zeros"), KEYS, XS, train_steps=0, inputs=2)
+    assert tuple(report.flags) == FLAGS
+    assert report.flags["vanishing"].raised
+    assert report.flags["vanishing"].value == -np.inf
+    assert report.flags["anisometric"].state == "undecided"
+    assert report.flags["zero_gradient"].raised
+    assert report.flags["rank_constrained_training"].raised
+    assert report.widths is None  # nothing is trained, at other widths neither
+    assert "NaN" not in report.to_json()
+    assert "nan" not in report.table()
 
 
 def test_json_is_strict_and_complete(reports):
@@ -161,7 +175,7 @@ def test_a_loss_and_an_optimizer_of_ones_own():
     """At learning rate 0 nothing moves, whatever the gradient: both are used."""
     report = isometry.audit(
         net_of(),
-        KEYS[:1],
+        KEYS,
         XS,
         targets=jnp.zeros((32, 3)),
         loss=absolute,
@@ -170,13 +184,13 @@ def test_a_loss_and_an_optimizer_of_ones_own():
         inputs=2,
     )
     # The batches hold all 32 examples in another order each.
-    np.testing.assert_allclose(report.probe.loss, report.probe.loss[0, 0], rtol=1e-5)
+    np.testing.assert_allclose(report.probe.loss, report.probe.loss[:, :1] * [[1, 1]], rtol=1e-5)
     assert report.probe.gradient_rank.max() > 0
-    params = jax.vmap(net_of().init)(KEYS[:1])
-    with jax.default_matmul_precision("highest"):  # as the audit does
-        outputs = jax.vmap(net_of(), (None, 0))(jax.tree.map(lambda a: a[0], params), XS)
-    expected = np.abs(np.asarray(outputs)).sum(1).mean()
-    np.testing.assert_allclose(report.probe.loss[0], expected, rtol=1e-5)  # float32 sums of 96 terms
+    weights = [np.asarray(w, float)[0] for run in jax.vmap(net_of().init)(KEYS)["layers"] for w in [run["w"][:, 0]]]
+    h = np.asarray(XS, float) @ weights[0]
+    for w in weights[1:]:
+        h = np.tanh(h) @ w
+    np.testing.assert_allclose(report.probe.loss[0], np.abs(h).sum(1).mean(), rtol=1e-5)  # float32 sums of 96 terms
 
 
 def test_a_loss_of_ones_own_takes_whatever_targets_it_likes():

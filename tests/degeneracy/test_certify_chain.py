@@ -19,10 +19,11 @@ def chain_of(*blocks):
 
 
 def params_of(net, weights, biases=None):
-    zeros = net.init(jax.random.key(0))
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
     biases = [layer.b for layer in net.layers(zeros)] if biases is None else biases
     layers = zip(net.layers(zeros), weights, biases, strict=True)
-    return net.with_layers(zeros, [replace(layer, w=jnp.asarray(w), b=jnp.asarray(b)) for layer, w, b in layers])
+    return net.with_layers(zeros, [replace(layer, w=np.asarray(w), b=np.asarray(b)) for layer, w, b in layers])
 
 
 def eye(net):
@@ -52,7 +53,6 @@ def test_what_follows_each_layer():
         ("tanh", "relu", [4, 4, 4, 4], [4, 4, 4, 4, 4]),
         ("tanh", "tanh", [5, 5, 5, 5], [4, 5, 5, 5, 5]),
         ("relu", "tanh", [4, 4, 5, 5], [4, 4, 4, 5, 5]),
-        ("relu", "relu", [4, 4, 4, 4], [4, 4, 4, 4, 4]),
     ],
 )
 def test_partial_identity_by_hand(first, second, widths, ranks):

@@ -8,28 +8,31 @@ import pytest
 import isometry
 from isometry import initializers, networks
 from isometry.degeneracy import _probe, _task
-from isometry.degeneracy._flag import FLAGS, Thresholds, interval
+from isometry.degeneracy._flag import Thresholds, interval
 from isometry.degeneracy._gradient_flags import _outlook, zero_gradient
 from isometry.degeneracy._spectrum_flags import spectrum_flags
 from isometry.degeneracy._symmetry_flag import certified
 from isometry.degeneracy._unit_flags import dead_units, pre_activations
 from isometry.schemes import Scheme
+from tests.degeneracy.drawn import params_of
 
-SEEDS, KEY = 6, jax.random.key(7)
+KEY = jax.random.key(7)
 LINEAR = [12] * 6  # 5 layers
 
 
-def spectra_of(net, seeds=SEEDS):
-    xs = jax.random.normal(jax.random.key(1), (2, *net.input_shape))
-    return {"end_to_end": isometry.ensemble(net, jax.random.split(jax.random.key(0), seeds), xs)}
+def spectra_of(net, **law):
+    """Spectra of 6 seeds."""
+    xs = np.random.default_rng(1).normal(size=(2, *net.input_shape)).astype(np.float32)
+    return {"end_to_end": isometry.ensemble(net, params=params_of(net, **law), xs=xs)}
 
 
 @pytest.fixture(scope="module")
 def linear():
     """Spectra of linear chains: small, large and critical Gaussian ones, and an orthogonal one."""
-    chosen = {"small": ("gaussian", 0.1), "large": ("gaussian", 5.0), "gaussian": ("gaussian", 1.0)}
-    chosen["orthogonal"] = ("orthogonal", 1.0)
-    return {name: spectra_of(networks.mlp(LINEAR, "linear", *how)) for name, how in chosen.items()}
+    chosen = {"small": {"sigma_w": 0.1}, "large": {"sigma_w": 5.0}, "gaussian": {"sigma_w": 1.0}}
+    chosen["orthogonal"] = {"sigma_w": 1.0, "orthogonal": True}
+    net = networks.mlp(LINEAR, "linear", "gaussian")
+    return {name: spectra_of(net, **law) for name, law in chosen.items()}
 
 
 def states(flags):
@@ -65,7 +68,7 @@ def test_the_anisometry_of_a_linear_gaussian_chain_is_its_depth(linear):
 
 
 def test_deep_kaiming_relu_is_anisometric():
-    flags = spectrum_flags(spectra_of(networks.mlp([24] * 13, "relu", "kaiming")), Thresholds(), KEY)
+    flags = spectrum_flags(spectra_of(networks.mlp([24] * 13, "relu", "kaiming"), sigma_w=2**0.5), Thresholds(), KEY)
     assert flags["anisometric"].raised
     assert flags["anisometric"].value > 3
 
@@ -126,7 +129,7 @@ def gradient_flag(scheme, loss=None, probed=True):
     net = networks.mlp(WIDTHS, "tanh", scheme)
     xs = jax.random.normal(jax.random.key(1), (32, 6))
     task, _ = _task.make_task(net, xs, None, loss, None, 3, jax.random.key(2))
-    params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 3))
+    params = jax.jit(jax.vmap(net.init))(jax.random.split(jax.random.key(0), 3))
     probe = _probe.run(net, task, params) if probed else None
     return zero_gradient(net, task, params, 4, probe, certified(net, params)), net, task, params
 
@@ -178,8 +181,9 @@ def test_a_healthy_network_gets_gradients():
 def test_underflow_is_not_zero():
     """Gradients of 1e-8³ · 1e-30 are zeros in float32, subnormal ones kept or not, yet the layers are alive."""
     flag, net, task, params = gradient_flag(initializers.normal(std=1e-8), tiny_loss, probed=False)
-    one = jax.tree.map(lambda a: a[0], params)
-    plain = jax.grad(lambda p: task.loss(net(p, task.xs[0]), task.targets[0]))(one)
+    one = jax.tree.map(lambda a: np.asarray(a)[0], params)
+    x, target = np.asarray(task.xs)[0], np.asarray(task.targets)[0]
+    plain = jax.jit(jax.grad(lambda p: task.loss(net(p, x), target)))(one)
     assert not any(np.asarray(w).any() for w in net.function.weights(plain))
     assert flag.state == "clear"
 
@@ -189,20 +193,20 @@ def test_underflow_is_not_zero():
 
 def units_flag(net, params, spread=1.0, inputs=8):
     """dead_units on inputs x_0 + spread · noise."""
-    first, noise = (jax.random.normal(jax.random.key(k), (inputs, 6)) for k in (1, 2))
-    xs = first[:1].repeat(inputs, 0) + spread * noise
+    first, noise = np.random.default_rng(1).normal(size=(2, inputs, 6))
+    xs = (first[:1] + spread * noise).astype(np.float32)
     return dead_units(net, pre_activations(net.function, params, xs), Thresholds(), KEY)
 
 
 @pytest.fixture(scope="module")
 def relu():
     net = networks.mlp([6, 32, 32, 3], "relu", "gaussian")
-    return net, jax.vmap(net.init)(jax.random.split(jax.random.key(0), 5))
+    return net, params_of(net, sigma_w=2**0.5, seeds=5)
 
 
 def test_large_negative_biases_kill_units(relu):
     net, params = relu
-    killed = {"layers": tuple({**run, "b": jnp.full_like(run["b"], -10.0)} for run in params["layers"])}
+    killed = {"layers": tuple({**run, "b": np.full_like(run["b"], -10.0)} for run in params["layers"])}
     flag = units_flag(net, killed)
     assert flag.raised
     assert flag.value > 0.9
@@ -212,7 +216,8 @@ def test_large_negative_biases_kill_units(relu):
 def test_half_a_layer_of_dead_units_does_not_excuse_itself(relu):
     """It spoils the covariance that the Gaussian null is made of: of one-sided units half should live."""
     net, params = relu
-    half = params["layers"][0]["b"].at[..., :16].set(-100.0)
+    half = params["layers"][0]["b"].copy()
+    half[..., :16] = -100.0
     params = {"layers": ({**params["layers"][0], "b": half}, *params["layers"][1:])}
     flag = units_flag(net, params)
     assert flag.raised
@@ -231,7 +236,7 @@ def test_healthy_relu_units_are_not_dead(relu, spread):
 def test_a_network_of_zeros_has_only_dead_units(relu):
     """relu'(0) = 0 everywhere; the null of units on exact zero is the one of unit scale: 2^-8 of them."""
     net, params = relu
-    flag = units_flag(net, jax.tree.map(jnp.zeros_like, params))
+    flag = units_flag(net, jax.tree.map(np.zeros_like, params))
     assert flag.raised
     assert flag.value == 1.0
     assert np.isfinite(flag.threshold)
@@ -239,25 +244,11 @@ def test_a_network_of_zeros_has_only_dead_units(relu):
 
 def test_few_seeds_leave_dead_units_undecided(relu):
     net, params = relu
-    assert units_flag(net, jax.tree.map(lambda a: jnp.zeros_like(a[:4]), params)).state == "undecided"
+    assert units_flag(net, jax.tree.map(lambda a: np.zeros_like(a[:4]), params)).state == "undecided"
 
 
 def test_tanh_has_no_dead_units():
     net = networks.mlp([6, 32, 32, 3], "tanh", "gaussian")
-    flag = units_flag(net, jax.vmap(net.init)(jax.random.split(jax.random.key(0), 5)))
+    flag = units_flag(net, params_of(net, sigma_w=1.0, seeds=5))
     assert flag.state == "clear"
     assert flag.value == 0
-
-
-def test_a_network_of_zeros_is_reported_without_nan():
-    """−inf and undefined are said in words and strings; NaN would make strict JSON fail."""
-    net = networks.mlp(WIDTHS, "tanh", "zeros")
-    xs = jax.random.normal(jax.random.key(1), (32, 6))
-    report = isometry.audit(net, jax.random.split(jax.random.key(0), 5), xs, train_steps=0, inputs=2)
-    assert tuple(report.flags) == FLAGS
-    assert report.flags["vanishing"].raised
-    assert report.flags["vanishing"].value == -np.inf
-    assert report.flags["anisometric"].state == "undecided"
-    assert report.flags["zero_gradient"].raised
-    assert "NaN" not in report.to_json()
-    assert "nan" not in report.table()

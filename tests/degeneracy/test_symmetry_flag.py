@@ -116,16 +116,16 @@ def test_units_without_weights_are_certified_dead():
 
 def test_weights_that_are_not_finite_are_a_finding_of_the_audit():
     def choose(layer, sigma_w):
-        return lambda key, shape, dtype=None, out_sharding=None: jnp.full(shape, jnp.nan if layer.index == 2 else 0.1)
+        return lambda key, shape, dtype=None, out_sharding=None: jnp.full(shape, jnp.nan if layer.index == 3 else 0.1)
 
-    scheme = Scheme("broken", choose, "NaN in layer 3")
-    net = networks.mlp([4, 5, 5, 3], "tanh", scheme)
-    keys, xs = jax.random.split(KEY, 2), jnp.ones((3, 4))
+    scheme = Scheme("broken", choose, "NaN in layer 4")
+    net = networks.mlp(SIZES, "tanh", scheme)
+    keys, xs = jax.random.split(KEY, 2), np.ones((3, 6), np.float32)
     report = isometry.audit(net, keys, xs, train_steps=0)
     assert report.flags["exploding"].raised
-    assert report.flags["exploding"].reason == "w of layer 3 is nan at (0, 0) in seed 0"
+    assert report.flags["exploding"].reason == "w of layer 4 is nan at (0, 0) in seed 0"
     assert {f.state for name, f in report.flags.items() if name != "exploding"} == {"undecided"}
-    assert "w of layer 3 is nan" in report.table()
+    assert "w of layer 4 is nan" in report.table()
     said = " ".join(report.table(width=200).split())  # what to do, and by what threshold
     assert "exploding: finite parameters" in said
     assert "Judged by: numbers that are not finite: exact." in said

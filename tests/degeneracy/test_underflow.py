@@ -14,7 +14,8 @@ from isometry.degeneracy._gradient_flags import zero_gradient
 from isometry.degeneracy._symmetry_flag import certified
 from isometry.degeneracy._unit_flags import dead_units, pre_activations
 
-DEPTH, KEY = 30, jax.random.key(0)
+# A network loses 2^-POWER a layer.
+DEPTH, POWER, KEY = 12, 25, jax.random.key(0)
 NET = networks.mlp([6, *[12] * (DEPTH - 1), 3], "relu", "gaussian")
 XS = jax.random.normal(jax.random.key(1), (4, 6))
 
@@ -49,17 +50,17 @@ def plain():
 
 @pytest.mark.core
 def test_what_underflows_float32_has_slopes_and_gradients(plain):
-    """2^-290 = 1e-87: ln of signals and gradients shift by what homogeneity says, and the same units are dead."""
-    signals, lost, dead, gradient = flags_of(scaled(10))
+    """2^-275 = 1e-83: ln of signals and gradients shift by what homogeneity says, and the same units are dead."""
+    signals, lost, dead, gradient = flags_of(scaled(POWER))
     assert not lost
-    np.testing.assert_allclose(np.ldexp(signals[-1], 10 * (DEPTH - 1)), plain[0][-1], rtol=1e-2, atol=1e-4)
+    np.testing.assert_allclose(np.ldexp(signals[-1], POWER * (DEPTH - 1)), plain[0][-1], rtol=1e-2, atol=1e-4)
     assert [row["dead"] for row in dead.evidence["layers"]] == [row["dead"] for row in plain[2].evidence["layers"]]
     assert dead.state == plain[2].state
     assert plain[3].state == gradient.state == "clear"
     assert plain[3].evidence["underflows"].tolist() == []
     assert gradient.evidence["underflows"].tolist() == list(range(DEPTH))
-    assert "W_1 to W_30 underflows float32: see vanishing" in gradient.reason
-    shift = 10 * (DEPTH - 1) * math.log(2)
+    assert "W_1 to W_12 underflows float32: see vanishing" in gradient.reason
+    shift = POWER * (DEPTH - 1) * math.log(2)
     np.testing.assert_allclose(
         gradient.evidence["log_gradient_norm"], plain[3].evidence["log_gradient_norm"] - shift, atol=1e-3
     )
@@ -67,7 +68,7 @@ def test_what_underflows_float32_has_slopes_and_gradients(plain):
 
 def test_what_underflows_float64_too_is_undecided():
     """2^-1200."""
-    _, lost, _, gradient = flags_of(scaled(40))
+    _, lost, _, gradient = flags_of(scaled(4 * POWER))
     assert lost.endswith("underflows float64 too, so its zeros say nothing")
     assert gradient.state == "undecided"
     assert "underflows float64 too" in gradient.reason
@@ -76,7 +77,7 @@ def test_what_underflows_float64_too_is_undecided():
 def test_dead_units_are_no_underflow():
     """All biases of a layer at −1000: no unit has a slope, whatever the scale, and nothing is brought back."""
     params = jax.tree.map(np.array, scaled(0))
-    params["layers"][1]["b"][:, 15] = -1e3
+    params["layers"][1]["b"][:, 5] = -1e3
     *_, gradient = flags_of(params)
     assert gradient.raised
     assert gradient.evidence["kind"] == "unknown"
@@ -84,12 +85,12 @@ def test_dead_units_are_no_underflow():
 
 
 def test_a_jacobian_that_underflows_is_a_product():
-    few, small = scaled(0), scaled(10)
+    few, small = scaled(0), scaled(POWER)
     plain = isometry.ensemble(NET, params=few, xs=XS)
     shown = _underflow.signals(NET, small, XS, pre_activations(NET.function, small, XS))[1]
     found = _audit._spectra(NET, small, XS, "end_to_end", shown)
     assert str(found.log_values.dtype) == "float32"
-    shift = 10 * DEPTH * math.log(2)
+    shift = POWER * DEPTH * math.log(2)
     np.testing.assert_allclose(found.log_values[..., 0], plain.log_values[..., 0] - shift, atol=1e-3)
 
 
