@@ -13,6 +13,7 @@ with jaxlib 0.11.1 and later, which take the matrices in turn, a batch is one ca
 Whatever factorizes matrices in this package does so here.
 """
 
+import functools
 import importlib.metadata
 import math
 import re
@@ -369,6 +370,11 @@ def row_order(a: Float[Array, "*batch m n"]) -> Int[Array, "*batch m"]:
 # --- Random orthogonal matrices
 
 
+# One program, which an eager draw would otherwise pay for a dozen of. Inlined, it changes
+# no program that it is a part of.
+@functools.partial(
+    jax.jit, static_argnames=("rows", "columns", "dtype", "batch"), inline=True
+)
 def haar_orthogonal(
     key: Array,
     rows: int,

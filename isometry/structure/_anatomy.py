@@ -49,7 +49,7 @@ class Anatomy:
     Example:
         >>> net = networks.mlp([3, 8, 8, 2], "tanh")
         >>> params = jax.eval_shape(net.init, jax.random.key(0))
-        >>> an = isometry.anatomy(net, params, jnp.ones(32))
+        >>> an = isometry.anatomy(net, params, jnp.ones(3))
         >>> an.depth, [layer.name for layer in an.layers]
         (3, ['layers/0', 'layers/1', 'layers/2'])
         >>> an.points[:4]
@@ -100,7 +100,7 @@ class Anatomy:
         Example:
             >>> net = networks.mlp([3, 8, 8, 2], "tanh")
             >>> params = jax.eval_shape(net.init, jax.random.key(0))
-            >>> an = isometry.anatomy(net, params, jnp.ones(32))
+            >>> an = isometry.anatomy(net, params, jnp.ones(3))
             >>> print(an.table())
             3 weight layers, depth 3, 0 branches
             layer     kind   shape  fans   role    then
@@ -138,7 +138,7 @@ class Anatomy:
         Example:
             >>> net = networks.mlp([3, 8, 8, 2], "tanh")
             >>> params = jax.eval_shape(net.init, jax.random.key(0))
-            >>> an = isometry.anatomy(net, params, jnp.ones(32))
+            >>> an = isometry.anatomy(net, params, jnp.ones(3))
             >>> an.place("layers/0").path
             ()
         """
@@ -182,7 +182,7 @@ class Anatomy:
         Example:
             >>> net = networks.mlp([3, 8, 8, 2], "tanh")
             >>> params = jax.eval_shape(net.init, jax.random.key(0))
-            >>> an = isometry.anatomy(net, params, jnp.ones(32))
+            >>> an = isometry.anatomy(net, params, jnp.ones(3))
             >>> an.shape("layers/1")
             ShapeDtypeStruct(shape=(8,), dtype=float32)
         """
@@ -205,7 +205,7 @@ class Anatomy:
         Example:
             >>> net = networks.mlp([3, 8, 8, 2], "tanh")
             >>> params = jax.eval_shape(net.init, jax.random.key(0))
-            >>> an = isometry.anatomy(net, params, jnp.ones(32))
+            >>> an = isometry.anatomy(net, params, jnp.ones(3))
             >>> an.upstream("input", "layers/1"), an.upstream("output", "input")
             (True, False)
         """
