@@ -370,8 +370,8 @@ def row_order(a: Float[Array, "*batch m n"]) -> Int[Array, "*batch m"]:
 # --- Random orthogonal matrices
 
 
-# One program, which an eager draw would otherwise pay for a dozen of. Inlined, it changes
-# no program that it is a part of.
+# Without jit a draw would be a dozen tiny programs. Inlined, it changes no program that
+# it is a part of.
 @functools.partial(
     jax.jit, static_argnames=("rows", "columns", "dtype", "batch"), inline=True
 )
