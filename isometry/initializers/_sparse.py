@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
@@ -109,7 +109,11 @@ def sparse(
 
 @functools.partial(jax.jit, static_argnames="shape", inline=True)
 def _gaussian_with_zeros(
-    key: Key, std: Float[Array, ""], num_zeros: int, *, shape: tuple[int, int]
+    key: Key,
+    std: Float[Array, ""],
+    num_zeros: Int[ArrayLike, ""],
+    *,
+    shape: tuple[int, int],
 ) -> Float[Array, "inputs outputs"]:
     """Draw Gaussian weights, and zeros in `num_zeros` random places of each input."""
     noise_key, order_key = jax.random.split(key)
