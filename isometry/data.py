@@ -157,23 +157,38 @@ def normalize(xs: ArrayLike, q: float) -> Float[Array, "inputs *axes"]:
     limits = jnp.finfo(xs.dtype)
     # Below `tiny` numbers lose bits, and most processors make them zero.
     checks.number("q", q, low=float(limits.tiny), high=float(limits.max))
-    axes = tuple(range(1, xs.ndim))
-    # Entries are brought to order 1 first, so that no square leaves the dtype's range.
-    # By a power of two: the reciprocals of the largest numbers are flushed to zero.
-    largest = jnp.max(jnp.abs(xs), axis=axes, keepdims=True)
-    if not checks.is_traced(largest):
-        num_zero = int((largest == 0).sum())
+    if not checks.is_traced(xs):
+        num_zero = int(_num_zero(xs))
         if num_zero:
             raise InputError(
                 f"{num_zero} inputs of xs are zero and have no direction; "
                 "leave them out."
             )
+    return _rescaled(xs, jnp.asarray(q, xs.dtype))
+
+
+@jax.jit
+def _num_zero(xs: Array) -> Int[Array, ""]:
+    """Count the inputs that are zero."""
+    return jnp.sum(~jnp.any(xs != 0, axis=tuple(range(1, xs.ndim))))
+
+
+# A dozen tiny operations, which are faster as one program.
+@jax.jit
+def _rescaled(
+    xs: Float[Array, "inputs *axes"], q: Float[Array, ""]
+) -> Float[Array, "inputs *axes"]:
+    """Rescale inputs of which none is zero."""
+    axes = tuple(range(1, xs.ndim))
+    # Entries are brought to order 1 first, so that no square leaves the dtype's range.
+    # By a power of two: the reciprocals of the largest numbers are flushed to zero.
+    largest = jnp.max(jnp.abs(xs), axis=axes, keepdims=True)
     _, exponent = jnp.frexp(largest)
     scaled = jnp.ldexp(xs, -exponent)
     mean_square = jnp.mean(scaled**2, axis=axes, keepdims=True)
     # Root by root: the quotient of the squares may overflow where that of the roots
     # does not.
-    target = jnp.sqrt(jnp.asarray(q, xs.dtype))
+    target = jnp.sqrt(q)
     return scaled * (target / jnp.sqrt(mean_square))
 
 

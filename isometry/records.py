@@ -56,11 +56,11 @@ class Signals:
         reasons: Pairs of the name of a field that holds NaN, and the reason.
 
     Example:
-        >>> net = networks.mlp([16, 16, 16, 16, 4], "relu", "gaussian", sigma_w=2**0.5)
-        >>> keys = jax.random.split(jax.random.key(0), 8)
-        >>> xs = data.gaussian(jax.random.key(1), 4, 16).xs
+        >>> net = networks.mlp([32] * 6, "tanh", "orthogonal")
+        >>> keys = jax.random.split(jax.random.key(0), 2)
+        >>> xs = data.gaussian(jax.random.key(1), 3, 32).xs
         >>> sig = isometry.signals(net, keys, xs)
-        >>> sig.q.shape == (8, 4, len(sig.points))
+        >>> sig.q.shape == (2, 3, len(sig.points))
         True
     """
 

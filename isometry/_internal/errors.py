@@ -125,13 +125,13 @@ class ZeroJacobianWarning(UserWarning):
 
     Example:
         >>> import warnings
-        >>> net = networks.mlp([3, 4, 4, 2], "relu")
+        >>> net = networks.mlp([32] * 6, "tanh", "orthogonal")
         >>> params = net.init(jax.random.key(0))
-        >>> params["layers"][1]["w"] *= 0
+        >>> params["layers"][2]["w"] *= 0
         >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
-        ...     sp = isometry.spectrum(net, params, jnp.ones(3))
-        >>> "the weight 'layers/1' is zero" in str(caught[-1].message)
+        ...     sp = isometry.spectrum(net, params, jnp.ones(32))
+        >>> "the weight 'layers/2' is zero" in str(caught[-1].message)
         True
     """
 

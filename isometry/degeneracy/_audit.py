@@ -173,7 +173,8 @@ def _audit_one(
     flags, spectra, certificates = _at_initialization(net, params, few, points, layers, limits, key, tell)
     tell("training probe")
     proof = certified_rank(net, certificates)
-    rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, _streams(key).controls, proof, certificates)
+    controls = _streams(key).controls
+    rank_flag, probe = _probe.judge_ranks(net, task if steps else None, few, limits, controls, proof, certificates)
     flags["zero_gradient"] = zero_gradient(net, task, few, len(points), probe, certificates)
     flags["rank_constrained_training"] = rank_flag
     if probe is not None and probe.signals is not None:

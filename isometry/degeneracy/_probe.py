@@ -190,8 +190,8 @@ def _control_ranks(net: Network, task: Task, params: Any, key: Any, count: int) 
     the program compiled for the network itself trains them too."""
     first, at_once = jax.tree.map(lambda a: a[0], params), len(net.function.weights(params)[0])
     ranks = [
-        run(net, task, gaussian_controls(net.function, first, jax.random.fold_in(key, i), at_once), records=1).gradient_rank[:, -1]
-        for i in range(0, count, at_once)
+        run(net, task, gaussian_controls(net.function, first, fold, at_once), records=1).gradient_rank[:, -1]
+        for fold in (jax.random.fold_in(key, i) for i in range(0, count, at_once))
     ]
     return np.concatenate(ranks)[:count]
 

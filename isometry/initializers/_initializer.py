@@ -53,8 +53,8 @@ class Initializer:
         >>> init = initializers.orthogonal(2.0)
         >>> init
         orthogonal(gain=2.0)
-        >>> init(jax.random.key(0), (4, 3)).shape
-        (4, 3)
+        >>> init(jax.random.key(0), (8, 6)).shape
+        (8, 6)
     """
 
     name: str

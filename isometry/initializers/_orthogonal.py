@@ -86,9 +86,9 @@ def orthogonal(
         >>> import jax
         >>> import numpy as np
         >>> from isometry import initializers
-        >>> w = initializers.orthogonal(2.0)(jax.random.key(0), (5, 3))
+        >>> w = initializers.orthogonal(2.0)(jax.random.key(0), (8, 6))
         >>> np.linalg.svd(w, compute_uv=False).round(5)
-        array([2., 2., 2.], dtype=float32)
+        array([2., 2., 2., 2., 2., 2.], dtype=float32)
 
         An attention kernel, (d, heads, head_dim), is a matrix of d inputs. (Flax
         flattens it before it draws; there the defaults are right.)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
@@ -90,16 +90,11 @@ def sparse(
     def draw(
         key: Key, shape: KernelShape, dtype: np.dtype
     ) -> Float[Array, "inputs outputs"]:
-        noise_key, order_key = jax.random.split(key)
-        matrix_shape = (shape.num_inputs, shape.num_outputs)
-        noise = jax.random.normal(noise_key, matrix_shape, dtype)
-        weights = jnp.asarray(std, dtype) * noise
-        # Each input shuffles its outputs, and the first places are zero: the number of
-        # zeros is exact, which a coin for each weight would let vary.
-        ranks = jnp.broadcast_to(jnp.arange(shape.num_outputs)[None, :], matrix_shape)
-        shuffled = jax.random.permutation(order_key, ranks, axis=1, independent=True)
         num_zeros = math.ceil(float(sparsity) * shape.num_outputs)
-        return jnp.where(shuffled < num_zeros, jnp.zeros((), dtype), weights)
+        matrix_shape = (shape.num_inputs, shape.num_outputs)
+        return _gaussian_with_zeros(
+            key, jnp.asarray(std, dtype), num_zeros, shape=matrix_shape
+        )
 
     return kernel_initializer(
         "sparse",
@@ -110,6 +105,24 @@ def sparse(
         largest=NORMAL_REACH * magnitude(std),
         dtype=dtype,
     )
+
+
+@functools.partial(jax.jit, static_argnames="shape", inline=True)
+def _gaussian_with_zeros(
+    key: Key,
+    std: Float[Array, ""],
+    num_zeros: Int[ArrayLike, ""],
+    *,
+    shape: tuple[int, int],
+) -> Float[Array, "inputs outputs"]:
+    """Draw Gaussian weights, and zeros in `num_zeros` random places of each input."""
+    noise_key, order_key = jax.random.split(key)
+    weights = std * jax.random.normal(noise_key, shape, std.dtype)
+    # Each input shuffles its outputs, and the first places are zero: the number of
+    # zeros is exact, which a coin for each weight would let vary.
+    ranks = jnp.broadcast_to(jnp.arange(shape[1])[None, :], shape)
+    shuffled = jax.random.permutation(order_key, ranks, axis=1, independent=True)
+    return jnp.where(shuffled < num_zeros, jnp.zeros((), std.dtype), weights)
 
 
 @register(

@@ -370,7 +370,8 @@ def row_order(a: Float[Array, "*batch m n"]) -> Int[Array, "*batch m"]:
 # --- Random orthogonal matrices
 
 
-# As one program: operation by operation a first draw compiles a dozen of them.
+# Without jit a draw would be a dozen tiny programs. Inlined, it changes no program that
+# it is a part of.
 @functools.partial(
     jax.jit, static_argnames=("rows", "columns", "dtype", "batch"), inline=True
 )

@@ -61,16 +61,16 @@ class Interrupted(KeyboardInterrupt):
             inputs; None if no seed is. With a list of spans, a dict of such spectra.
 
     Example:
-        >>> net = networks.mlp([4, 4, 4], "tanh")
+        >>> net = networks.mlp([32] * 6, "tanh", "orthogonal")
         >>> keys = jax.random.split(jax.random.key(0), 2)
         >>> def stop(done, total):
         ...     raise KeyboardInterrupt
         >>> try:
-        ...     isometry.ensemble(net, keys, jnp.ones((3, 4)), progress=stop)
+        ...     isometry.ensemble(net, keys, jnp.ones((3, 32)), progress=stop)
         ... except isometry.Interrupted as stopped:
-        ...     sp = isometry.ensemble(net, keys, jnp.ones((3, 4)), resume=stopped)
+        ...     sp = isometry.ensemble(net, keys, jnp.ones((3, 32)), resume=stopped)
         >>> sp.log_values.shape
-        (2, 3, 4)
+        (2, 3, 32)
     """
 
     partial: Spectra | None
@@ -338,11 +338,11 @@ def ensemble(
         ZeroJacobianWarning: Jacobians are exactly zero; the message says why one is.
 
     Example:
-        >>> net = networks.mlp([16] * 8, "tanh", "orthogonal")
-        >>> keys = jax.random.split(jax.random.key(0), 5)
-        >>> sp = isometry.ensemble(net, keys, jnp.full((3, 16), 1e-4))
+        >>> net = networks.mlp([32] * 6, "tanh", "orthogonal")
+        >>> keys = jax.random.split(jax.random.key(0), 2)
+        >>> sp = isometry.ensemble(net, keys, jnp.full((3, 32), 1e-4))
         >>> sp.log_values.shape
-        (5, 3, 16)
+        (2, 3, 32)
     """
     # Chunks are planned by what fits, and checked for NaN: both need numbers.
     for name, value in (("keys", keys), ("xs", xs), ("params", params)):

@@ -56,7 +56,7 @@ class Profile:
         statistics: For each statistic its values, of shape (seeds, inputs, points).
 
     Example:
-        >>> net = networks.mlp([32] * 6, "tanh", "orthogonal", sigma_w=1.0)
+        >>> net = networks.mlp([32] * 6, "tanh", "orthogonal")
         >>> keys = jax.random.split(jax.random.key(0), 2)
         >>> xs = data.gaussian(jax.random.key(1), 3, 32).xs
         >>> profile = isometry.profile(net, keys, xs)

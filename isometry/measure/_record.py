@@ -270,10 +270,9 @@ class Spectrum:
             InputError: There is no such statistic or variable.
 
         Example:
-            >>> method = isometry.Lanczos(steps=4)
-            >>> key = jax.random.key(0)
+            >>> method, key = isometry.Lanczos(steps=8), jax.random.key(0)
             >>> sp = isometry.spectrum(
-            ...     jnp.dot, jnp.diag(jnp.arange(1.0, 65.0)), jnp.ones(64),
+            ...     jnp.dot, jnp.diag(jnp.linspace(0.0, 2.0, 256)), jnp.ones(256),
             ...     method=method, key=key)
             >>> sp.condition_number()
             Array(nan, dtype=float32)
@@ -425,9 +424,9 @@ class Spectrum:
         Example:
             >>> method, key = isometry.Lanczos(steps=8), jax.random.key(0)
             >>> sp = isometry.spectrum(
-            ...     jnp.dot, jnp.diag(jnp.linspace(0.0, 1.0, 256)), jnp.ones(256),
+            ...     jnp.dot, jnp.diag(jnp.linspace(0.0, 2.0, 256)), jnp.ones(256),
             ...     method=method, key=key)
-            >>> bool(abs(sp.smooth_cdf([0.5], "s")[0] - 0.5) < 0.05)
+            >>> bool(abs(sp.smooth_cdf([1.0], "s")[0] - 0.5) < 0.05)
             True
         """
         self._require_rules("cdf(grid)")
@@ -470,9 +469,9 @@ class Spectrum:
         Example:
             >>> method, key = isometry.Lanczos(steps=8), jax.random.key(0)
             >>> sp = isometry.spectrum(
-            ...     jnp.dot, jnp.diag(jnp.linspace(0.0, 1.0, 256)), jnp.ones(256),
+            ...     jnp.dot, jnp.diag(jnp.linspace(0.0, 2.0, 256)), jnp.ones(256),
             ...     method=method, key=key)
-            >>> bool(abs(sp.smooth_density([0.5], "s")[0] - 1.0) < 0.1)
+            >>> bool(abs(sp.smooth_density([1.0], "s")[0] - 0.5) < 0.05)
             True
         """
         self._require_rules("density(grid, bandwidth)")
@@ -758,8 +757,9 @@ class Spectrum:
 
         Example:
             >>> matrix = jnp.diag(jnp.linspace(0.0, 2.0, 256))
+            >>> method, key = isometry.Lanczos(steps=8), jax.random.key(0)
             >>> sp = isometry.spectrum(jnp.dot, matrix, jnp.ones(256),
-            ...                        method="lanczos", key=jax.random.key(0))
+            ...                        method=method, key=key)
             >>> low, high = sp.interval("moment")
             >>> bool(low < (matrix**2).sum() / 256 < high)
             True

@@ -69,12 +69,12 @@ def signals(
         PrecisionWarning: f asks for less than full precision.
 
     Example:
-        >>> net = networks.mlp([64, 64, 64, 64, 8], "tanh", "orthogonal", sigma_w=1.0)
-        >>> keys = jax.random.split(jax.random.key(0), 3)
-        >>> xs = data.gaussian(jax.random.key(1), 2, 64).xs
+        >>> net = networks.mlp([32] * 6, "tanh", "orthogonal")
+        >>> keys = jax.random.split(jax.random.key(0), 2)
+        >>> xs = data.gaussian(jax.random.key(1), 3, 32).xs
         >>> sig = isometry.signals(net, keys, xs)
         >>> sig.at("output").apjn.round(3)[0]
-        Array([1., 1.], dtype=float32)
+        Array([1., 1., 1.], dtype=float32)
     """
     if key is not None:
         checks.key("key", key)

@@ -85,9 +85,9 @@ def spectrum(
         ZeroJacobianWarning: The Jacobian is exactly zero; the message says why.
 
     Example:
-        >>> net = networks.mlp([8] * 12, "tanh", "orthogonal")
+        >>> net = networks.mlp([32] * 6, "tanh", "orthogonal")
         >>> params = net.init(jax.random.key(0))
-        >>> sp = isometry.spectrum(net, params, jnp.full(8, 1e-4))
+        >>> sp = isometry.spectrum(net, params, jnp.full(32, 1e-4))
         >>> sp.condition_number().round(2)
         Array(1., dtype=float32)
     """

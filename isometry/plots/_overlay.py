@@ -79,8 +79,8 @@ def overlay(
 
     Example:
         >>> net = networks.mlp([32] * 6, "tanh", "orthogonal")
-        >>> xs = data.gaussian(jax.random.key(0), 2, 32).xs
-        >>> keys = jax.random.split(jax.random.key(1), 4)
+        >>> xs = data.gaussian(jax.random.key(1), 3, 32).xs
+        >>> keys = jax.random.split(jax.random.key(0), 2)
         >>> sp = isometry.ensemble(net, keys, xs, span="hidden")
         >>> ax = plots.overlay(sp, net.law("hidden", xs))
         >>> ax.get_ylabel()

@@ -275,9 +275,9 @@ def anatomy(
         InputError: A leaf of params or x is not an array, or f returns no array.
 
     Example:
-        >>> net = networks.mlp([3, 8, 8, 8, 2], "tanh")
+        >>> net = networks.mlp([32] * 6, "tanh", "orthogonal")
         >>> params = net.init(jax.random.key(0))
-        >>> an = isometry.anatomy(net, params, jnp.ones(3))
+        >>> an = isometry.anatomy(net, params, jnp.ones(32))
         >>> an.points[:3]
         ('input', 'layers/0', 'layers/0:out')
     """

@@ -231,16 +231,14 @@ def test_torch_layout_is_the_same_kernel_transposed():
         "zer_o": initializers.zer_o,
         "idinit": initializers.idinit,
     }
-    ours = {name: (make(), (4, 3, 3, 5)) for name, make in factories.items()}
-    theirs = {
-        name: (make(in_axis=1, out_axis=0), (5, 3, 4, 3))
-        for name, make in factories.items()
-    }
-    drawn_ours = draw_together(ours, KEY)
-    drawn_theirs = draw_together(theirs, KEY)
-    for name, kernel in drawn_ours.items():
-        moved = np.moveaxis(kernel, (-1, -2), (0, 1))
-        np.testing.assert_array_equal(drawn_theirs[name], moved)
+    cases = {}
+    for name, make in factories.items():
+        cases[name, "ours"] = (make(), (4, 3, 3, 5))
+        cases[name, "theirs"] = (make(in_axis=1, out_axis=0), (5, 3, 4, 3))
+    drawn = draw_together(cases, KEY)
+    for name in factories:
+        moved = np.moveaxis(drawn[name, "ours"], (-1, -2), (0, 1))
+        np.testing.assert_array_equal(drawn[name, "theirs"], moved)
 
 
 @pytest.mark.parametrize(

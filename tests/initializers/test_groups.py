@@ -222,13 +222,15 @@ def test_law_by_both_fans_counts_the_outputs_of_one_group(name):
 def test_groups_in_torch_layout_are_the_same_weights():
     """torch stores (out, in/groups, *window), one group of outputs after another."""
     names = ["delta_orthogonal", "dirac", "zer_o", "idinit"]
-    ours = {n: (make(n, groups=2), (3, 2, 8)) for n in names}
     axes = {"in_axis": 1, "out_axis": 0}
-    theirs = {n: (make(n, groups=2, **axes), (8, 2, 3)) for n in names}
-    drawn_ours, drawn_theirs = draw_together(ours, KEY), draw_together(theirs, KEY)
-    for name, weight in drawn_ours.items():
-        moved = np.moveaxis(weight, (-1, -2), (0, 1))
-        np.testing.assert_array_equal(drawn_theirs[name], moved)
+    cases = {}
+    for name in names:
+        cases[name, "ours"] = (make(name, groups=2), (3, 2, 8))
+        cases[name, "theirs"] = (make(name, groups=2, **axes), (8, 2, 3))
+    drawn = draw_together(cases, KEY)
+    for name in names:
+        moved = np.moveaxis(drawn[name, "ours"], (-1, -2), (0, 1))
+        np.testing.assert_array_equal(drawn[name, "theirs"], moved)
 
 
 def test_stack_of_grouped_kernels_holds_isometries():

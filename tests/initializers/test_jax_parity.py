@@ -84,12 +84,15 @@ def test_bits_of_orthogonal_kernels_are_jaxs(dtype):
             (4, 2, 3, 5),
         ),
     }
-    our_cases = {name: (init, shape) for name, (init, _, shape) in pairs.items()}
-    their_cases = {name: (init, shape) for name, (_, init, shape) in pairs.items()}
-    weights = draw_together(our_cases, KEY, dtype)
-    expected = draw_together(their_cases, KEY, dtype)
-    for name, weight in weights.items():
-        np.testing.assert_array_equal(weight, expected[name], err_msg=name)
+    cases = {}
+    for name, (our_init, their_init, shape) in pairs.items():
+        cases[name, "ours"] = (our_init, shape)
+        cases[name, "theirs"] = (their_init, shape)
+    drawn = draw_together(cases, KEY, dtype)
+    for name in pairs:
+        np.testing.assert_array_equal(
+            drawn[name, "ours"], drawn[name, "theirs"], err_msg=name
+        )
 
 
 # --- what jax/tests/nn_test.py checks of its initializers -----------------------------

@@ -317,9 +317,9 @@ class Method:
             >>> class Whole(isometry.Dense):
             ...     def may_narrow(self, target):
             ...         return False
-            >>> net = networks.mlp([8, 8, 8, 8], "relu")
+            >>> net = networks.mlp([32] * 6, "tanh", "orthogonal")
             >>> keys = jax.random.split(jax.random.key(0), 2)
-            >>> isometry.ensemble(net, keys, jnp.ones((1, 8)), method=Whole()).method
+            >>> isometry.ensemble(net, keys, jnp.ones((3, 32)), method=Whole()).method
             Whole()
         """
         return False

@@ -40,8 +40,8 @@ class Product(Method):
         InputError: `every` is not a positive whole number.
 
     Example:
-        >>> net = networks.mlp([4] * 200, "linear", "gaussian", 0.01)
-        >>> sp = isometry.spectrum(net, net.init(jax.random.key(0)), jnp.ones(4),
+        >>> net = networks.mlp([32] * 200, "linear", "gaussian", 0.01)
+        >>> sp = isometry.spectrum(net, net.init(jax.random.key(0)), jnp.ones(32),
         ...                        method=isometry.Product())
         >>> bool(jnp.isfinite(sp.log_values).all())
         True
