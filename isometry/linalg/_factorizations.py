@@ -401,15 +401,8 @@ def haar_orthogonal(
     """
     tall = max(rows, columns), min(rows, columns)
     q, r = qr(randomness.normal(key, (*batch, *tall), dtype))
-    q = _with_signs(q, r)
+    diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)
+    q = q * jnp.sign(diagonal)[..., None, :]
     if rows < columns:
         return q.mT
     return q
-
-
-# One program; the operations one by one would be six for every shape.
-@jax.jit
-def _with_signs(q: Array, r: Array) -> Array:
-    """Move the signs on the diagonal of R into Q."""
-    diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)
-    return q * jnp.sign(diagonal)[..., None, :]
