@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from isometry.structure._flow import Flow
+from isometry.structure._mixture import Mixture, mixture
 from isometry.structure._origins import Origin, Origins, follow
 from isometry.structure._reading import Indices
 
@@ -20,6 +21,7 @@ class Heads(NamedTuple):
         logits: The product of queries and keys.
         mixed: The product of attention and values.
         size: The number of products that are summed to one logit.
+        mixture: What the product with the values multiplies them with.
     """
 
     query: Indices
@@ -29,6 +31,7 @@ class Heads(NamedTuple):
     logits: int
     mixed: int
     size: int
+    mixture: Mixture
 
 
 def attentions(
@@ -84,6 +87,7 @@ def _heads(
             logits=logits,
             mixed=mixed,
             size=_num_summed(flow, logits),
+            mixture=mixture(flow, weights),
         )
     return None
 

@@ -126,6 +126,9 @@ class Branch(NamedTuple):
 class Attention(NamedTuple):
     """An attention: softmax(query · key) · value, and the layer that reads it.
 
+    Instead of the softmax A alone it may be alpha I + beta A - gamma C that multiplies
+    the values, with the identity I, and C uniform over the visible tokens.
+
     Attributes:
         query: Names of the layers that compute the queries; empty if none does.
         key: Names of the layers that compute the keys.
@@ -134,6 +137,10 @@ class Attention(NamedTuple):
         output: Names of the layers that read the result of the attention.
         head_size: Channels of the queries and keys of one head: how many products are
             summed to one logit.
+        alpha: The key path of the leaf that multiplies I, or the number that the
+            program fixes; None if it cannot be read.
+        beta: Likewise, of A.
+        gamma: Likewise, of -C.
 
     Example:
         >>> def attend(params, x):
@@ -151,3 +158,6 @@ class Attention(NamedTuple):
     value: tuple[str, ...]
     output: tuple[str, ...]
     head_size: int | None = None
+    alpha: str | float | None = 0.0
+    beta: str | float | None = 1.0
+    gamma: str | float | None = 0.0
