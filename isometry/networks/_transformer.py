@@ -155,7 +155,8 @@ class TransformerFunction:
         weights = jax.nn.softmax(logits)
         if self.attention == "shaped":
             # Without logits every visible token has the same weight.
-            uniform = visible / visible.sum(1, keepdims=True, dtype=h.dtype)
+            ones = visible.astype(h.dtype)
+            uniform = ones / ones.sum(1, keepdims=True)
             identity = jnp.eye(self.length, dtype=h.dtype)
             fixed = params["alpha"] * identity - params["gamma"] * uniform
             weights = params["beta"] * weights + fixed[None]

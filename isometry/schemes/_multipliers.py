@@ -110,14 +110,15 @@ def _no_coefficient(
     name: str, scheme: Scheme, coefficient: str, found: float | None
 ) -> str:
     wanted = getattr(scheme.attention, coefficient)
-    fixed = f"the network fixes {found:g}"
     if found is None:
         fixed = "what multiplies the values cannot be read as such a matrix"
+    else:
+        fixed = f"the network fixes {found:g}"
     return (
         f"attention of layer {name!r}: scheme {scheme.name!r} starts {coefficient} of "
         f"its matrix alpha I + beta A - gamma C, A the softmax, at {wanted:g}, and "
-        f"{fixed}, with no parameter for it. networks.transformer(..., "
-        "attention='shaped') has one."
+        f"{fixed}, with no parameter for it; write networks.transformer(..., "
+        "attention='shaped'), which has one."
     )
 
 

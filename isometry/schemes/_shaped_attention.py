@@ -26,6 +26,12 @@ def _shaped(layer: Layer, sigma_w: float) -> Init:
     return initializers.normal(std=(kept * layer.fan_in) ** -0.5)
 
 
+def _value_skipinit(layer: Layer, sigma_w: float) -> Init:
+    # A part of an orthogonal matrix is not orthogonal.
+    refuse_fused(layer, "value_skipinit")
+    return scaled_orthogonal(layer, sigma_w)
+
+
 def _check_queries(anatomy: Anatomy) -> None:
     """Refuse attentions whose logits cannot start at 0 by the queries alone."""
     for attention in anatomy.attentions:
@@ -64,7 +70,7 @@ SCHEMES = (
     ),
     Scheme(
         "value_skipinit",
-        scaled_orthogonal,
+        _value_skipinit,
         "attention matrices I + 0 A, with orthogonal values and projections: attention "
         "starts as an orthogonal map of each token",
         law="alpha = 1, beta = gamma = 0 in alpha I + beta A - gamma C; singular "

@@ -64,7 +64,9 @@ def mixture(flow: Flow, weights: int) -> Mixture:
         # Two summands of one kind have no single coefficient.
         if name is None or name in found:
             return UNKNOWN
-        found[name] = _coefficient(term)
+        # C is what is subtracted.
+        sign = -1.0 if name == "gamma" else 1.0
+        found[name] = _coefficient(term._replace(number=sign * term.number))
     if "beta" not in found:
         return UNKNOWN
     # The coefficient of what is no summand is 0.
@@ -91,8 +93,8 @@ def _terms(flow: Flow, term: _Term) -> list[_Term]:
         left = term._replace(node=inputs[0])
         right = term._replace(node=inputs[1], number=number)
         return _terms(flow, left) + _terms(flow, right)
-    # A softmax may be written as a product, of two factors that both depend on x.
-    if operation == "mul" and not all(_is_of_x(flow, node) for node in inputs):
+    # A softmax is a product or quotient itself, of two values that depend on x.
+    if operation in ("mul", "div") and not all(_is_of_x(flow, node) for node in inputs):
         return _of_product(flow, term)
     return [term]
 
@@ -100,17 +102,22 @@ def _terms(flow: Flow, term: _Term) -> list[_Term]:
 def _of_product(flow: Flow, term: _Term) -> list[_Term]:
     """Split a product of a coefficient and something else; none if it is no such."""
     left, right = flow.unrolled.nodes[term.node].inputs
-    for factor, other in ((left, right), (right, left)):
-        scaled = _scaled(flow, term, factor)
+    pairs = [(left, right), (right, left)]
+    is_quotient = flow.operation(term.node) == "div"
+    if is_quotient:
+        pairs = [(right, left)]
+    for factor, other in pairs:
+        scaled = _scaled(flow, term, factor, power=-1 if is_quotient else 1)
         if scaled is not None:
             return _terms(flow, scaled._replace(node=other))
     return []
 
 
-def _scaled(flow: Flow, term: _Term, factor: int) -> _Term | None:
+def _scaled(flow: Flow, term: _Term, factor: int, *, power: int) -> _Term | None:
     """Return the term with a leaf or number in front of it, or None if it is neither.
 
-    A leaf has to be one number, or one a head, and not one an entry.
+    A leaf has to be one number, or one a head, and not one an entry. `power` is -1 for
+    a number that divides.
     """
     node = factor
     is_scalar = _is_scalar(flow, node)
@@ -120,11 +127,12 @@ def _scaled(flow: Flow, term: _Term, factor: int) -> _Term | None:
     if not is_scalar:
         return None
     value = flow.unrolled.nodes[node].value
-    if value in flow.program.params:
+    if value in flow.program.params and power == 1:
         return term._replace(leaves=(*term.leaves, value))
     if not _is_fixed(flow, node):
         return None
-    return term._replace(number=term.number * float(_evaluated(flow, node).reshape(())))
+    number = float(_evaluated(flow, node).ravel()[0])
+    return term._replace(number=term.number * number**power)
 
 
 def _is_scalar(flow: Flow, node: int) -> bool:
@@ -142,10 +150,13 @@ def _name(flow: Flow, term: _Term) -> str | None:
     matrix = _evaluated(flow, term.node)
     if matrix.ndim < 2:
         return None
-    identity = np.eye(*matrix.shape[-2:])
+    is_identity = _is_all(matrix, np.eye(*matrix.shape[-2:]))
     # The sign comes first: of a single token both matrices are 1.
     if term.number > 0:
-        return "alpha" if _is_all(matrix, identity) else None
+        return "alpha" if is_identity else None
+    # With more tokens, one that sees itself alone is no reason for an attention.
+    if is_identity and matrix.shape[-1] > 1:
+        return None
     is_visible = matrix != 0
     uniform = is_visible / np.maximum(is_visible.sum(-1, keepdims=True), 1)
     return "gamma" if _is_all(matrix, uniform) else None
@@ -159,11 +170,11 @@ def _is_all(matrix: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def _coefficient(term: _Term) -> Coefficient:
-    """Return the coefficient in front of a term; C is what is subtracted."""
+    """Return the coefficient in front of a term."""
     if not term.leaves:
-        return abs(term.number)
+        return term.number
     # Twice a leaf is no leaf, and neither is a product of two.
-    if abs(term.number) != 1.0 or len(term.leaves) > 1:
+    if term.number != 1.0 or len(term.leaves) > 1:
         return None
     return term.leaves[0]
 
