@@ -251,9 +251,7 @@ class Transformer(Built):
         if function.attention == "shaped":
             # The softmax alone, until a scheme says otherwise.
             for name, start in (("alpha", 0.0), ("beta", 1.0), ("gamma", 0.0)):
-                blocks["attention"][name] = jnp.full(
-                    function.blocks, start, self.dtype
-                )
+                blocks["attention"][name] = jnp.full(function.blocks, start, self.dtype)
         return blocks
 
     def _zeros(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
@@ -339,8 +337,8 @@ def transformer(
     Returns:
         A network whose parameters are "blocks", with "attention" ("query", "key",
         "value", "output", and if shaped "alpha", "beta", "gamma") and "mlp" ("first",
-        "last"), each with "norm", "branch" and "skip", all stacked over blocks; and "embedding", "positions", "norm" and "head"
-        where there are such.
+        "last"), each with "norm", "branch" and "skip", all stacked over blocks; and
+        "embedding", "positions", "norm" and "head" where there are such.
 
     Raises:
         InputError: An argument is not of this form.

@@ -36,8 +36,8 @@ What the literature has besides, and why it is not among the named schemes:
   an attention carries it, and no draw of its weights makes it.
 
 Shaped attention and Value-SkipInit, which are among them, start the attention matrix
-α I + β A - γ C at the identity. No leaf of a usual attention carries α, β or γ, and such
-a network is refused; `networks.transformer(..., attention="shaped")` has them.
+α I + β A - γ C at the identity. No leaf of a usual attention carries α, β or γ, and
+such a network is refused; `networks.transformer(..., attention="shaped")` has them.
 """
 
 from isometry.schemes._assignment import Assignment as Assignment

@@ -55,10 +55,9 @@ SCHEMES = (
         "attention matrices I + A - C, with queries at 0: the softmax A starts as the "
         "uniform C, and attention as the identity",
         law="alpha = beta = gamma = 1 in alpha I + beta A - gamma C; W_Q 0; all else "
-        "N(0, 1/fan_in), N(0, 2/fan_in) behind an activation; multipliers of branches "
-        "and skips as drawn",
-        isometric="the tokens: Gram matrices of tokens pass an attention unmixed; "
-        "without attention nothing",
+        "N(0, 1/fan_in), behind an activation N(0, 2/fan_in); multipliers of branches "
+        "and skips as drawn; the Jacobian of an attention is W_V W_O for each token, "
+        "and 0 between tokens",
         citation="Noci et al. (2023), arXiv:2306.17759; He and Hofmann (2023), "
         "arXiv:2311.01906",
         differs="Noci et al. draw queries, divide logits by a temperature of order "
@@ -75,9 +74,10 @@ SCHEMES = (
         "starts as an orthogonal map of each token",
         law="alpha = 1, beta = gamma = 0 in alpha I + beta A - gamma C; singular "
         "values max(√(fan_out/fan_in), 1), kernels delta-orthogonal; multipliers of "
-        "branches and skips as drawn",
-        isometric="attention without a skip: the Jacobian of one whose values are as "
-        "wide as the stream is exactly orthogonal",
+        "branches and skips as drawn; the Jacobian of an attention is W_V W_O for each "
+        "token, and 0 between tokens",
+        isometric="attention without a skip and a norm, with values as wide as the "
+        "stream: its Jacobian is exactly orthogonal",
         citation="He et al. (2023), arXiv:2302.10322",
         differs="the paper's networks have no skips and no norms, and activations "
         "transformed as by dks or tat",

@@ -65,8 +65,9 @@ def mixture(flow: Flow, weights: int) -> Mixture:
         if name is None or name in found:
             return UNKNOWN
         # C is what is subtracted.
-        sign = -1.0 if name == "gamma" else 1.0
-        found[name] = _coefficient(term._replace(number=sign * term.number))
+        if name == "gamma":
+            term = term._replace(number=-term.number)
+        found[name] = _coefficient(term)
     if "beta" not in found:
         return UNKNOWN
     # The coefficient of what is no summand is 0.
@@ -89,56 +90,62 @@ def _terms(flow: Flow, term: _Term) -> list[_Term]:
     if operation == "neg":
         return _terms(flow, term._replace(node=inputs[0], number=-term.number))
     if operation in _SUMS:
-        number = -term.number if operation == "sub" else term.number
         left = term._replace(node=inputs[0])
-        right = term._replace(node=inputs[1], number=number)
+        right = term._replace(node=inputs[1])
+        if operation == "sub":
+            right = right._replace(number=-term.number)
         return _terms(flow, left) + _terms(flow, right)
     # A softmax is a product or quotient itself, of two values that depend on x.
-    if operation in ("mul", "div") and not all(_is_of_x(flow, node) for node in inputs):
+    is_of_coefficient = not all(_is_of_x(flow, node) for node in inputs)
+    if operation == "mul" and is_of_coefficient:
         return _of_product(flow, term)
+    if operation == "div" and is_of_coefficient:
+        return _of_quotient(flow, term)
     return [term]
 
 
 def _of_product(flow: Flow, term: _Term) -> list[_Term]:
-    """Split a product of a coefficient and something else; none if it is no such."""
+    """Split a coefficient times something else; no terms if it is no such product."""
     left, right = flow.unrolled.nodes[term.node].inputs
-    pairs = [(left, right), (right, left)]
-    is_quotient = flow.operation(term.node) == "div"
-    if is_quotient:
-        pairs = [(right, left)]
-    for factor, other in pairs:
-        scaled = _scaled(flow, term, factor, power=-1 if is_quotient else 1)
-        if scaled is not None:
-            return _terms(flow, scaled._replace(node=other))
+    for factor, other in ((left, right), (right, left)):
+        source = _scalar(flow, factor)
+        if source is None:
+            continue
+        rest = term._replace(node=other)
+        leaf = flow.unrolled.nodes[source].value
+        if leaf in flow.program.params:
+            return _terms(flow, rest._replace(leaves=(*term.leaves, leaf)))
+        if _is_fixed(flow, source):
+            number = term.number * _number(flow, source)
+            return _terms(flow, rest._replace(number=number))
     return []
 
 
-def _scaled(flow: Flow, term: _Term, factor: int, *, power: int) -> _Term | None:
-    """Return the term with a leaf or number in front of it, or None if it is neither.
+def _of_quotient(flow: Flow, term: _Term) -> list[_Term]:
+    """Split something divided by a number; no terms if it is no such quotient."""
+    over, under = flow.unrolled.nodes[term.node].inputs
+    source = _scalar(flow, under)
+    if source is None or not _is_fixed(flow, source):
+        return []
+    number = term.number / _number(flow, source)
+    return _terms(flow, term._replace(node=over, number=number))
 
-    A leaf has to be one number, or one a head, and not one an entry. `power` is -1 for
-    a number that divides.
+
+def _scalar(flow: Flow, node: int) -> int | None:
+    """Return the node from which a number is spread over the matrix, or None.
+
+    It has to be one number, or one a head, and not one an entry.
     """
-    node = factor
     is_scalar = _is_scalar(flow, node)
     while flow.operation(node) in LAYOUT:
         node = flow.unrolled.nodes[node].inputs[0]
         is_scalar = is_scalar or _is_scalar(flow, node)
-    if not is_scalar:
-        return None
-    value = flow.unrolled.nodes[node].value
-    if value in flow.program.params and power == 1:
-        return term._replace(leaves=(*term.leaves, value))
-    if not _is_fixed(flow, node):
-        return None
-    number = float(_evaluated(flow, node).ravel()[0])
-    return term._replace(number=term.number * number**power)
+    return node if is_scalar else None
 
 
 def _is_scalar(flow: Flow, node: int) -> bool:
-    """Tell whether a value is one number for the whole matrix of a head."""
-    shape = flow.value(node).shape
-    return math.prod(shape[-2:] if len(shape) > 1 else shape) == 1
+    """Tell whether a value is the same in all entries of the matrix of a head."""
+    return math.prod(flow.value(node).shape[-2:]) == 1
 
 
 def _name(flow: Flow, term: _Term) -> str | None:
@@ -150,16 +157,27 @@ def _name(flow: Flow, term: _Term) -> str | None:
     matrix = _evaluated(flow, term.node)
     if matrix.ndim < 2:
         return None
-    is_identity = _is_all(matrix, np.eye(*matrix.shape[-2:]))
-    # The sign comes first: of a single token both matrices are 1.
-    if term.number > 0:
-        return "alpha" if is_identity else None
-    # With more tokens, one that sees itself alone is no reason for an attention.
-    if is_identity and matrix.shape[-1] > 1:
-        return None
+    # The sign tells first: of a single token both matrices are 1.
+    if term.number > 0 and _is_identity(matrix):
+        return "alpha"
+    if term.number < 0 and _is_uniform(matrix):
+        return "gamma"
+    return None
+
+
+def _is_identity(matrix: np.ndarray) -> bool:
+    num_rows, num_columns = matrix.shape[-2], matrix.shape[-1]
+    return _is_all(matrix, np.eye(num_rows, num_columns))
+
+
+def _is_uniform(matrix: np.ndarray) -> bool:
+    """Tell whether rows are uniform over the tokens that they see."""
     is_visible = matrix != 0
-    uniform = is_visible / np.maximum(is_visible.sum(-1, keepdims=True), 1)
-    return "gamma" if _is_all(matrix, uniform) else None
+    num_visible = is_visible.sum(-1, keepdims=True)
+    # A matrix of tokens that see themselves alone is I, and no C.
+    if num_visible.max() == 1 and matrix.shape[-1] > 1:
+        return False
+    return _is_all(matrix, is_visible / np.maximum(num_visible, 1))
 
 
 def _is_all(matrix: np.ndarray, expected: np.ndarray) -> bool:
@@ -195,8 +213,13 @@ def _is_fixed(flow: Flow, node: int) -> bool:
     return all(_is_fixed(flow, read) for read in flow.unrolled.nodes[node].inputs)
 
 
+def _number(flow: Flow, node: int) -> float:
+    return float(_evaluated(flow, node).ravel()[0])
+
+
 def _evaluated(flow: Flow, node: int) -> np.ndarray:
     """Compute a value that depends on no argument."""
+    # A network may be read for the first time while a function of it is compiled.
     with jax.ensure_compile_time_eval():
         return np.asarray(_run(flow, node))
 
@@ -209,4 +232,7 @@ def _run(flow: Flow, node: int) -> jax.Array:
     results = value.eqn.primitive.bind(*inputs, **value.params)
     if not value.eqn.primitive.multiple_results:
         return results
-    return results[list(value.eqn.outvars).index(value.var)]
+    # Values are told apart by the variable that they are assigned to.
+    places = {var: place for place, var in enumerate(value.eqn.outvars)}
+    assert value.var is not None, "only literals have no variable"
+    return results[places[value.var]]

@@ -147,7 +147,7 @@ def test_attention_that_cannot_be_read_is_refused():
     shapes = {part: shape(WIDTH, WIDTH) for part in "qkvo"}
     shapes["entries"] = shape(LENGTH, LENGTH)
     an = anatomy(f, shapes, shape(LENGTH, WIDTH))
-    with pytest.raises(NotDefined, match="layer 'q': .* cannot be read as such a matr"):
+    with pytest.raises(NotDefined, match=r"layer 'q': .* cannot be read as such a m"):
         schemes.assign("value_skipinit", an, shapes)
 
 
