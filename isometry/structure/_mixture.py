@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry.structure._flow import LAYOUT, Flow
+from isometry.structure._reading import Indices
 
 # The index of a leaf among the program's values, a number, or None if it cannot be
 # read.
@@ -48,10 +49,13 @@ class _Term(NamedTuple):
 
     node: int
     number: float = 1.0
-    leaves: tuple[int, ...] = ()
+    leaves: Indices = ()
 
 
-def mixture(flow: Flow, weights: int) -> Mixture:
+def mixture(
+    flow: Flow,
+    weights: int,
+) -> Mixture:
     """Read the coefficients of the matrix that multiplies the values.
 
     Args:
@@ -78,10 +82,13 @@ def mixture(flow: Flow, weights: int) -> Mixture:
     )
 
 
-def _terms(flow: Flow, term: _Term) -> list[_Term]:
+def _terms(
+    flow: Flow,
+    term: _Term,
+) -> list[_Term]:
     """Split a term into the summands that it is made of."""
     operation = flow.operation(term.node)
-    inputs = flow.unrolled.nodes[term.node].inputs
+    inputs = _inputs(flow, term.node)
     # A matrix that the program fixes is one term, however it is computed.
     if _is_fixed(flow, term.node):
         return [term]
@@ -104,9 +111,12 @@ def _terms(flow: Flow, term: _Term) -> list[_Term]:
     return [term]
 
 
-def _of_product(flow: Flow, term: _Term) -> list[_Term]:
+def _of_product(
+    flow: Flow,
+    term: _Term,
+) -> list[_Term]:
     """Split a coefficient times something else; no terms if it is no such product."""
-    left, right = flow.unrolled.nodes[term.node].inputs
+    left, right = _inputs(flow, term.node)
     for factor, other in ((left, right), (right, left)):
         source = _scalar(flow, factor)
         if source is None:
@@ -121,9 +131,12 @@ def _of_product(flow: Flow, term: _Term) -> list[_Term]:
     return []
 
 
-def _of_quotient(flow: Flow, term: _Term) -> list[_Term]:
+def _of_quotient(
+    flow: Flow,
+    term: _Term,
+) -> list[_Term]:
     """Split something divided by a number; no terms if it is no such quotient."""
-    over, under = flow.unrolled.nodes[term.node].inputs
+    over, under = _inputs(flow, term.node)
     source = _scalar(flow, under)
     if source is None or not _is_fixed(flow, source):
         return []
@@ -131,24 +144,33 @@ def _of_quotient(flow: Flow, term: _Term) -> list[_Term]:
     return _terms(flow, term._replace(node=over, number=number))
 
 
-def _scalar(flow: Flow, node: int) -> int | None:
+def _scalar(
+    flow: Flow,
+    node: int,
+) -> int | None:
     """Return the node from which a number is spread over the matrix, or None.
 
     It has to be one number, or one a head, and not one an entry.
     """
     is_scalar = _is_scalar(flow, node)
     while flow.operation(node) in LAYOUT:
-        node = flow.unrolled.nodes[node].inputs[0]
+        node = _inputs(flow, node)[0]
         is_scalar = is_scalar or _is_scalar(flow, node)
     return node if is_scalar else None
 
 
-def _is_scalar(flow: Flow, node: int) -> bool:
+def _is_scalar(
+    flow: Flow,
+    node: int,
+) -> bool:
     """Tell whether a value is the same in all entries of the matrix of a head."""
     return math.prod(flow.value(node).shape[-2:]) == 1
 
 
-def _name(flow: Flow, term: _Term) -> str | None:
+def _name(
+    flow: Flow,
+    term: _Term,
+) -> str | None:
     """Tell whose coefficient stands in front of a term, or return None."""
     if _is_of_x(flow, term.node):
         return "beta"
@@ -166,21 +188,24 @@ def _name(flow: Flow, term: _Term) -> str | None:
 
 
 def _is_identity(matrix: np.ndarray) -> bool:
-    num_rows, num_columns = matrix.shape[-2], matrix.shape[-1]
+    num_rows, num_columns = matrix.shape[-2:]
     return _is_all(matrix, np.eye(num_rows, num_columns))
 
 
 def _is_uniform(matrix: np.ndarray) -> bool:
     """Tell whether rows are uniform over the tokens that they see."""
     is_visible = matrix != 0
-    num_visible = is_visible.sum(-1, keepdims=True)
+    num_visible = np.count_nonzero(matrix, -1, keepdims=True)
     # A matrix of tokens that see themselves alone is I, and no C.
     if num_visible.max() == 1 and matrix.shape[-1] > 1:
         return False
     return _is_all(matrix, is_visible / np.maximum(num_visible, 1))
 
 
-def _is_all(matrix: np.ndarray, expected: np.ndarray) -> bool:
+def _is_all(
+    matrix: np.ndarray,
+    expected: np.ndarray,
+) -> bool:
     """Tell whether a matrix, of every head, is the expected one to rounding."""
     tolerance = _ULPS * float(jnp.finfo(matrix.dtype).eps)
     error = np.abs(matrix.astype(float) - expected)
@@ -194,14 +219,29 @@ def _coefficient(term: _Term) -> Coefficient:
     # Twice a leaf is no leaf, and neither is a product of two.
     if term.number != 1.0 or len(term.leaves) > 1:
         return None
-    return term.leaves[0]
+    (leaf,) = term.leaves
+    return leaf
 
 
-def _is_of_x(flow: Flow, node: int) -> bool:
+def _inputs(
+    flow: Flow,
+    node: int,
+) -> Indices:
+    """Return the nodes that a node is computed from, of the flow or not."""
+    return flow.unrolled.nodes[node].inputs
+
+
+def _is_of_x(
+    flow: Flow,
+    node: int,
+) -> bool:
     return flow.unrolled.nodes[node].value in flow.program.of_x
 
 
-def _is_fixed(flow: Flow, node: int) -> bool:
+def _is_fixed(
+    flow: Flow,
+    node: int,
+) -> bool:
     """Tell whether a value depends on no argument, and how it is computed is known."""
     value = flow.value(node)
     if value.operation == "constant":
@@ -210,25 +250,34 @@ def _is_fixed(flow: Flow, node: int) -> bool:
     is_plain = value.eqn is not None and value.eqn.primitive.name == value.operation
     if not is_plain or _is_of_x(flow, node):
         return False
-    return all(_is_fixed(flow, read) for read in flow.unrolled.nodes[node].inputs)
+    return all(_is_fixed(flow, read) for read in _inputs(flow, node))
 
 
-def _number(flow: Flow, node: int) -> float:
+def _number(
+    flow: Flow,
+    node: int,
+) -> float:
     return float(_evaluated(flow, node).ravel()[0])
 
 
-def _evaluated(flow: Flow, node: int) -> np.ndarray:
+def _evaluated(
+    flow: Flow,
+    node: int,
+) -> np.ndarray:
     """Compute a value that depends on no argument."""
     # A network may be read for the first time while a function of it is compiled.
     with jax.ensure_compile_time_eval():
         return np.asarray(_run(flow, node))
 
 
-def _run(flow: Flow, node: int) -> jax.Array:
+def _run(
+    flow: Flow,
+    node: int,
+) -> jax.Array:
     value = flow.value(node)
     if value.eqn is None:
         return jnp.asarray(value.number)
-    inputs = [_run(flow, read) for read in flow.unrolled.nodes[node].inputs]
+    inputs = [_run(flow, read) for read in _inputs(flow, node)]
     results = value.eqn.primitive.bind(*inputs, **value.params)
     if not value.eqn.primitive.multiple_results:
         return results
