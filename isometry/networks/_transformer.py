@@ -46,6 +46,7 @@ class TransformerFunction:
         vocabulary: The number of different tokens; None if x is vectors.
         length: The number of tokens.
         positions: "learned", or None.
+        attention: "plain", or "shaped".
     """
 
     width: int
@@ -59,6 +60,7 @@ class TransformerFunction:
     vocabulary: int | None
     length: int
     positions: str | None
+    attention: str = "plain"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -145,11 +147,19 @@ class TransformerFunction:
         logits = jnp.einsum("qhe,khe->hqk", query, key)
         # Logits of order one for queries and keys of order one (Vaswani et al., 2017).
         logits = logits / (self.width // self.heads) ** 0.5
+        visible = jnp.ones((self.length, self.length), bool)
         if self.causal:
             # A token always sees itself, so no row of logits is infinite as a whole.
-            visible = jnp.tril(jnp.ones((self.length, self.length), bool))
+            visible = jnp.tril(visible)
             logits = jnp.where(visible[None], logits, -jnp.inf)
         weights = jax.nn.softmax(logits)
+        if self.attention == "shaped":
+            # Without logits every visible token has the same weight.
+            ones = visible.astype(h.dtype)
+            uniform = ones / ones.sum(1, keepdims=True)
+            identity = jnp.eye(self.length, dtype=h.dtype)
+            fixed = params["alpha"] * identity - params["gamma"] * uniform
+            weights = params["beta"] * weights + fixed[None]
         mixed = jnp.einsum("hqk,khe->qhe", weights, value)
         output = params["output"]
         return jnp.einsum("qhe,hed->qd", mixed, output["w"]) + output["b"][None]
@@ -238,6 +248,10 @@ class Transformer(Built):
             if function.norm is not None:
                 norm = _norms.scales(function.norm, width, self.dtype)
                 blocks[name]["norm"] = jax.tree.map(self._stacked, norm)
+        if function.attention == "shaped":
+            # The softmax alone, until a scheme says otherwise.
+            for name, start in (("alpha", 0.0), ("beta", 1.0), ("gamma", 0.0)):
+                blocks["attention"][name] = jnp.full(function.blocks, start, self.dtype)
         return blocks
 
     def _zeros(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
@@ -276,6 +290,7 @@ def transformer(
     positions: str | None = None,
     branch: float | Sequence[float] = 1.0,
     scheme: str | Scheme | Initializer = "gpt2",
+    attention: str = "plain",
 ) -> Transformer:
     """Build a transformer.
 
@@ -284,6 +299,12 @@ def transformer(
     last block is normalized once more; with "post" it is x' that is normalized. `skip`
     and `branch` are parameters, one of each for every branch, which start at 1 and at
     the argument, or at what the scheme says (rezero, deep_norm).
+
+    With attention="shaped" the softmax A of the logits becomes alpha I + beta A - gamma
+    C (Noci et al., 2023): I is the identity, and C is A at logits of 0, where all
+    visible tokens have the same weight. The three numbers are parameters of each block,
+    which start at 0, 1 and 0, or at what the scheme says (shaped_attention,
+    value_skipinit).
 
     x is vectors (length, width), and so is the output; or with `vocabulary` tokens
     (length,), whole numbers, and the output is logits (length, vocabulary), by a matrix
@@ -311,12 +332,13 @@ def transformer(
         branch: The multiplier of the branches as they start; or one a block.
         scheme: A scheme's name, an initializer's that needs no arguments, an
             initializer, or a `Scheme`.
+        attention: "plain" or "shaped".
 
     Returns:
         A network whose parameters are "blocks", with "attention" ("query", "key",
-        "value", "output") and "mlp" ("first", "last"), each with "norm", "branch" and
-        "skip", all stacked over blocks; and "embedding", "positions", "norm" and "head"
-        where there are such.
+        "value", "output", and if shaped "alpha", "beta", "gamma") and "mlp" ("first",
+        "last"), each with "norm", "branch" and "skip", all stacked over blocks; and
+        "embedding", "positions", "norm" and "head" where there are such.
 
     Raises:
         InputError: An argument is not of this form.
@@ -347,6 +369,7 @@ def transformer(
     checks.one_of("norm_at", norm_at, ("pre", "post"))
     if positions is not None:
         checks.one_of("positions", positions, ("learned",))
+    checks.one_of("attention", attention, ("plain", "shaped"))
     phi = activations.get(activation)
     if not phi.named:
         checks.elementwise(f"activation={phi.name}", phi)
@@ -362,6 +385,7 @@ def transformer(
         vocabulary=None if vocabulary is None else int(vocabulary),
         length=int(length),
         positions=positions,
+        attention=attention,
     )
     dtype = checks.float_dtype(None)
     of_x = dtype if vocabulary is None else jnp.dtype(jnp.int32)

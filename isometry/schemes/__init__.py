@@ -31,9 +31,13 @@ What the literature has besides, and why it is not among the named schemes:
 - IRNN and chrono initialization set the recurrent weight to the identity and the biases
   of gates by the time scale of the data. Which rows of a fused weight are which gate
   cannot be read off an anatomy: `networks.rnn` takes identity weights and gate biases.
-- Shaped attention, Value-SkipInit and the self-attention of U-SPA and E-SPA replace the
-  attention matrix A by α I + β A - γ C. No leaf of a usual attention carries α, β or γ,
-  and no draw of its weights makes A the identity.
+- U-SPA and E-SPA put a fixed lower triangular matrix of their own, of the positions
+  alone, into each attention, by a mask of logits and a scale for each token. No leaf of
+  an attention carries it, and no draw of its weights makes it.
+
+Shaped attention and Value-SkipInit, which are among them, start the attention matrix
+α I + β A - γ C at the identity. No leaf of a usual attention carries α, β or γ, and
+such a network is refused; `networks.transformer(..., attention="shaped")` has them.
 """
 
 from isometry.schemes._assignment import Assignment as Assignment
@@ -54,5 +58,6 @@ from isometry.schemes._registry import resolve as resolve
 from isometry.schemes._registry import transformed as transformed
 from isometry.schemes._scheme import Drawn as Drawn
 from isometry.schemes._scheme import Init as Init
+from isometry.schemes._scheme import Mixed as Mixed
 from isometry.schemes._scheme import Residual as Residual
 from isometry.schemes._scheme import Scheme as Scheme

@@ -292,6 +292,7 @@ def assign(
     weights = _paired(weights, chosen, anatomy)
     biases = _biases(weights, scales)
     settings = _multipliers.settings(chosen, anatomy, places, shapes=shapes)
+    settings += _multipliers.of_attentions(chosen, anatomy)
     rows += [bias.row() for bias in biases]
     rows += [_row_of_setting(setting) for setting in settings]
     # What the scheme leaves alone is listed too, so that nothing is left alone

@@ -1,4 +1,4 @@
-"""Multipliers of branches and skips: the leaves that carry them, and their values."""
+"""Multipliers of branches, skips and attention matrices: their leaves and values."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,8 @@ class Setting(NamedTuple):
 
     Attributes:
         path: Its key path.
-        name: The name of the branch; of a stack, without the slice.
+        name: The name of the branch, of a stack without the slice; of an attention the
+            name of its first layer.
         values: The value for each slice of a stacked leaf; one for any other leaf.
         is_stacked: Whether the first axis of the leaf numbers the slices.
     """
@@ -80,6 +81,45 @@ def settings(
         setting(path, names[path], by_slice, shape=shapes[path].shape)
         for path, by_slice in values.items()
     ]
+
+
+def of_attentions(scheme: Scheme, anatomy: Anatomy) -> list[Setting]:
+    """Decide which leaves carry the coefficients of attention matrices.
+
+    Raises:
+        NotDefined: An attention needs a coefficient that no leaf carries, and the
+            program does not fix the same number.
+    """
+    if scheme.attention is None:
+        return []
+    settings: dict[str, Setting] = {}
+    for attention in anatomy.attentions:
+        layers = (*attention.query, *attention.key, *attention.value, *attention.output)
+        name = layers[0] if layers else ""
+        for coefficient, value in scheme.attention._asdict().items():
+            found = getattr(attention, coefficient)
+            if isinstance(found, str):
+                # One a block, a head or a model: all of them start at the same number.
+                settings[found] = Setting(found, name, (value,), is_stacked=False)
+            elif found is None or not math.isclose(found, value, rel_tol=_SAME):
+                raise NotDefined(_no_coefficient(name, scheme, coefficient, found))
+    return list(settings.values())
+
+
+def _no_coefficient(
+    name: str, scheme: Scheme, coefficient: str, found: float | None
+) -> str:
+    wanted = getattr(scheme.attention, coefficient)
+    if found is None:
+        fixed = "what multiplies the values cannot be read as such a matrix"
+    else:
+        fixed = f"the network fixes {found:g}"
+    return (
+        f"attention of layer {name!r}: scheme {scheme.name!r} starts {coefficient} of "
+        f"its matrix alpha I + beta A - gamma C, A the softmax, at {wanted:g}, and "
+        f"{fixed}, with no parameter for it; write networks.transformer(..., "
+        "attention='shaped'), which has one."
+    )
 
 
 def setting(

@@ -17,6 +17,7 @@ from isometry.schemes import (
     _mup,
     _plain,
     _residual,
+    _shaped_attention,
     _shaping,
     _transformer,
 )
@@ -35,6 +36,7 @@ _ROOMS = (
     _mimetic,
     _mup,
     _shaping,
+    _shaped_attention,
 )
 _SCHEMES = {scheme.name: scheme for room in _ROOMS for scheme in room.SCHEMES}
 

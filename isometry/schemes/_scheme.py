@@ -35,6 +35,27 @@ class Residual(NamedTuple):
     skip: float = 1.0
 
 
+class Mixed(NamedTuple):
+    """Initial coefficients of an attention matrix: `alpha` I + `beta` A - `gamma` C.
+
+    A is the softmax, and C what it becomes at logits of 0: uniform over the visible
+    tokens.
+
+    Attributes:
+        alpha: That of the identity.
+        beta: That of the softmax.
+        gamma: That of the uniform matrix, which is subtracted.
+
+    Example:
+        >>> schemes.get("value_skipinit").attention
+        Mixed(alpha=1.0, beta=0.0, gamma=0.0)
+    """
+
+    alpha: float = 0.0
+    beta: float = 1.0
+    gamma: float = 0.0
+
+
 class Drawn(NamedTuple):
     """The ensemble from which the weights of a layer are drawn.
 
@@ -113,6 +134,8 @@ class Scheme:
             multipliers as they are drawn.
         closes: Which leaves carry the multiplier of a branch: "any" (a scalar, else a
             scale per channel) or "norm" (the scale of the norm behind the last layer).
+        attention: The coefficients that attention matrices start from. None leaves them
+            as they are drawn.
         fit: `fit(net, params, xs)`: what `adjust` returns, for a scheme that looks at
             data.
         ensemble: `ensemble(layer, sigma_w)`: what `drawn` returns, for a scheme whose
@@ -148,6 +171,7 @@ class Scheme:
     alike: bool = True
     multipliers: Multipliers | None = None
     closes: str = "any"
+    attention: Mixed | None = None
     fit: Fit | None = None
     ensemble: Ensemble | None = None
     pairs: tuple[tuple[str, str], ...] = ()

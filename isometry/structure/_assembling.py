@@ -14,6 +14,7 @@ from isometry.structure._depths import Depths
 from isometry.structure._flow import Flow
 from isometry.structure._layers import Row, Use, rows
 from isometry.structure._meetings import meetings
+from isometry.structure._mixture import Coefficient
 from isometry.structure._names import Leaf, short_name
 from isometry.structure._origins import Origins, origins
 from isometry.structure._points import (
@@ -306,10 +307,24 @@ def _attentions(parts: _Parts) -> tuple[Attention, ...]:
             output=_row_names(parts, heads.output),
             head_size=heads.size,
             shares=heads.shares,
+            alpha=_coefficient(parts, heads.mixture.alpha),
+            beta=_coefficient(parts, heads.mixture.beta),
+            gamma=_coefficient(parts, heads.mixture.gamma),
         )
         for heads in parts.heads
     ]
     return tuple(dict.fromkeys(records))
+
+
+def _coefficient(
+    parts: _Parts,
+    coefficient: Coefficient,
+) -> str | float | None:
+    """Return the key path of a leaf; numbers stay as they are."""
+    # Indices are whole numbers, and what the program fixes is a float.
+    if isinstance(coefficient, int):
+        return _paths(parts, (coefficient,))[0]
+    return coefficient
 
 
 def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:

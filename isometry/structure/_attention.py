@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from isometry.structure._flow import Flow
+from isometry.structure._mixture import Mixture, mixture
 from isometry.structure._origins import Origin, Origins, follow
 from isometry.structure._reading import Indices
 
@@ -22,6 +23,7 @@ class Heads(NamedTuple):
         size: The number of products that are summed to one logit.
         shares: If one layer makes queries, keys and values: where along the last axis
             of its result each begins and ends. Otherwise empty.
+        mixture: What the product with the values multiplies them with.
     """
 
     query: Indices
@@ -32,6 +34,7 @@ class Heads(NamedTuple):
     mixed: int
     size: int
     shares: tuple[tuple[int, int], ...]
+    mixture: Mixture
 
 
 def attentions(
@@ -90,6 +93,7 @@ def _heads(
             mixed=mixed,
             size=_num_summed(flow, logits),
             shares=_shares(flow, operands, before),
+            mixture=mixture(flow, weights),
         )
     return None
 

@@ -126,6 +126,9 @@ class Branch(NamedTuple):
 class Attention(NamedTuple):
     """An attention: softmax(query · key) · value, and the layer that reads it.
 
+    Instead of the softmax A alone it may be alpha I + beta A - gamma C that multiplies
+    the values, with the identity I, and C uniform over the visible tokens.
+
     Attributes:
         query: Names of the layers that compute the queries; empty if none does.
         key: Names of the layers that compute the keys.
@@ -136,6 +139,10 @@ class Attention(NamedTuple):
             summed to one logit.
         shares: If one layer makes queries, keys and values: where along its outputs
             each begins and ends. Empty if there are several, or if it cannot be read.
+        alpha: The key path of the leaf that multiplies I, or the number that the
+            program fixes; None if it cannot be read.
+        beta: Likewise, of A.
+        gamma: Likewise, of -C.
 
     Example:
         >>> def attend(params, x):
@@ -154,3 +161,6 @@ class Attention(NamedTuple):
     output: tuple[str, ...]
     head_size: int | None = None
     shares: tuple[tuple[int, int], ...] = ()
+    alpha: str | float | None = 0.0
+    beta: str | float | None = 1.0
+    gamma: str | float | None = 0.0

@@ -23,8 +23,11 @@ def normalized(norm, leaves, h):
 
 
 def attended(p, h, causal):
-    """Attend, one head, one query at a time."""
+    """Attend, one head, one query at a time; shaped if there are coefficients."""
     rows = []
+    alpha, beta, gamma = (
+        p.get(name, plain) for name, plain in (("alpha", 0), ("beta", 1), ("gamma", 0))
+    )
     for t in range(len(h)):
         seen = h[: t + 1] if causal else h
         total = p["output"]["b"]
@@ -33,7 +36,8 @@ def attended(p, h, causal):
             keys = seen @ p["key"]["w"][:, head] + p["key"]["b"][head][None]
             values = seen @ p["value"]["w"][:, head] + p["value"]["b"][head][None]
             scores = jnp.exp(keys @ query / (WIDTH / HEADS) ** 0.5)
-            mixed = scores @ values / scores.sum()
+            mixed = alpha * values[t] + beta * scores @ values / scores.sum()
+            mixed = mixed - gamma * values.mean(0)
             total = total + mixed @ p["output"]["w"][head]
         rows.append(total)
     return jnp.stack(rows)
@@ -102,6 +106,31 @@ def test_norm_behind_the_sum_and_attention_to_all_tokens():
     expected = jax.jit(functools.partial(plain, **settings))(params, x)
     # Roundings of float32 through two blocks, at values of order one.
     np.testing.assert_allclose(net(params, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_shaped_attention_adds_the_identity_and_subtracts_the_mean():
+    net = networks.transformer(
+        WIDTH, BLOCKS, HEADS, length=LENGTH, norm=None, attention="shaped"
+    )
+    params = filled(net)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(LENGTH, WIDTH)), jnp.float32)
+    settings = {"norm": None, "norm_at": None, "causal": True}
+    expected = jax.jit(functools.partial(plain, **settings))(params, x)
+    # Roundings of float32 through two blocks, at values of order one.
+    np.testing.assert_allclose(net(params, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_shaped_attention_starts_plain():
+    """Alpha, beta and gamma are 0, 1 and 0, and nothing else is drawn otherwise."""
+    x = jax.random.normal(jax.random.key(2), (LENGTH, WIDTH))
+    outputs = []
+    for attention in ("plain", "shaped"):
+        net = networks.transformer(
+            WIDTH, BLOCKS, HEADS, length=LENGTH, attention=attention
+        )
+        params = jax.jit(net.init)(jax.random.key(0))
+        outputs.append(net(params, x))
+    np.testing.assert_allclose(*outputs, rtol=1e-6, atol=1e-6)
 
 
 def test_tokens_are_embedded_and_read_out():
@@ -244,6 +273,7 @@ def test_spectrum_of_one_token_has_the_rows_of_that_token():
         ({"norm": "batch"}, "norm='batch' is not known"),
         ({"norm_at": "end"}, "norm_at='end' is not known"),
         ({"positions": "sinusoidal"}, "positions='sinusoidal' is not known"),
+        ({"attention": "linear"}, "attention='linear' is not known"),
         ({"branch": [1.0]}, "branch has 1 numbers for 2 blocks"),
         ({"vocabulary": 0}, "vocabulary=0 must be a whole number"),
         ({"mlp": 2.5}, "mlp=2.5 is not a whole number"),
