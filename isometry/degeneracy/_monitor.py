@@ -197,7 +197,7 @@ def monitor(
 def _spectrum_at(target: Any, method: Any, params: Any, xs: Any, key: Any) -> Spectrum:
     """The spectra of one set of parameters over (inputs,)."""
     key_kind, bits = (None, None) if key is None else _draws.key_parts(key)
-    how = _spectra.How((target,), method, key_kind)
+    how = _spectra.Static((target,), method, key_kind)
     one = jax.tree.map(lambda a: jnp.asarray(a)[None], params)
     (found,) = _spectra.measured(how, (one, jnp.arange(1)), (xs, jnp.arange(len(xs))), bits)
     return jax.tree.map(lambda a: a[0], found)

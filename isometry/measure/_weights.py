@@ -163,6 +163,7 @@ def weights(net: Network, params: Params) -> Weights:
             "params are not those of this network: they are another tree of arrays; "
             "write net.init(key)."
         )
+    # Weights as the program applies them: a layer that is used twice occurs twice.
     uses = operands(anatomy)
     shapes = {
         jax.tree_util.keystr(path): jnp.shape(leaf)
@@ -170,11 +171,12 @@ def weights(net: Network, params: Params) -> Weights:
     }
     rows = []
     with precision.full(), blas.single_threaded():
-        for use, reading in zip(uses, _read(anatomy, params, uses), strict=True):
+        values = _values_of(uses, anatomy, params)
+        for use, value in zip(uses, values, strict=True):
             names = _names(use, shapes[use.layer.path])
-            slices = use.slices(reading)
+            slices = use.slices(value)
             for name, weight in zip(names, slices, strict=True):
-                rows.append(_row(use, name, weight))
+                rows.append(_measured(use, name, weight))
     return Weights(tuple(rows))
 
 
@@ -191,14 +193,15 @@ def _names(use: Operand, shape: tuple[int, ...]) -> list[str]:
     return [names[use.index]]
 
 
-def _read(anatomy: Anatomy, params: Params, uses: list[Operand]) -> list[Array]:
-    """Return the values of the operands. What depends on x is not computed."""
+def _values_of(uses: list[Operand], anatomy: Anatomy, params: Params) -> list[Array]:
+    """Return the value of each operand. What depends on x is not computed."""
     places = {str(i): use.place for i, use in enumerate(uses)}
     leaves = jax.tree.leaves(params)
     shapes = anatomy.closed.in_avals[len(leaves) :]
 
     @jax.jit
     def program(leaves: list[Array]) -> list[Array]:
+        # No operand depends on x, so any x will do.
         x = [jnp.zeros(aval.shape, aval.dtype) for aval in shapes]
         _, readings = tapped(anatomy.closed, places)([*leaves, *x], {})
         return [readings[name] for name in places]
@@ -206,8 +209,8 @@ def _read(anatomy: Anatomy, params: Params, uses: list[Operand]) -> list[Array]:
     return program(leaves)
 
 
-def _row(use: Operand, name: str, weight: Array) -> Weight:
-    """Factorize one slice."""
+def _measured(use: Operand, name: str, weight: Array) -> Weight:
+    """Measure the spectrum of one slice of a weight, or say why it has none."""
     kind = use.layer.kind
     # Parameters of low precision are exact in float32.
     weight = weight.astype(precision.measuring_dtype(None, weight))
@@ -215,22 +218,22 @@ def _row(use: Operand, name: str, weight: Array) -> Weight:
         note = "how it acts on the signal cannot be read"
         return Weight(name, kind, 0, outputs=0, spectrum=None, note=note)
     if kind != "conv":
-        return _matrix(use, name, weight)
+        return _of_matrix(use, name, weight)
     if use.convolution is None:
         note = "a transposed convolution, or one that cuts off pixels"
         return Weight(name, kind, 0, outputs=0, spectrum=None, note=note)
-    return _convolution(use, name, weight)
+    return _of_convolution(use, name, weight)
 
 
-def _matrix(use: Operand, name: str, weight: Array) -> Weight:
-    """Factorize a matrix, or the blocks of one."""
+def _of_matrix(use: Operand, name: str, weight: Array) -> Weight:
+    """Measure a matrix, or the matrix whose diagonal blocks are given."""
     axes = (*use.batch_axes, *use.in_axes, *use.out_axes)
     # Along all other axes the weight has been repeated for the signal.
     others = [axis for axis in range(weight.ndim) if axis not in axes]
-    picked = [0 if axis in others else slice(None) for axis in range(weight.ndim)]
-    left = [axis for axis in range(weight.ndim) if axis not in others]
-    order = [left.index(axis) for axis in axes]
-    ordered = weight[tuple(picked)].transpose(order)
+    index = [0 if axis in others else slice(None) for axis in range(weight.ndim)]
+    remaining = [axis for axis in range(weight.ndim) if axis not in others]
+    order = [remaining.index(axis) for axis in axes]
+    ordered = weight[tuple(index)].transpose(order)
     num_blocks = math.prod(weight.shape[axis] for axis in use.batch_axes)
     num_inputs = math.prod(weight.shape[axis] for axis in use.in_axes)
     blocks = ordered.reshape(num_blocks, num_inputs, -1)
@@ -250,23 +253,23 @@ def _matrix(use: Operand, name: str, weight: Array) -> Weight:
     )
 
 
-def _convolution(use: Operand, name: str, weight: Array) -> Weight:
-    """Factorize the map of a convolution from image to image."""
-    how = use.convolution
-    assert how is not None, "others have been dealt with"
+def _of_convolution(use: Operand, name: str, weight: Array) -> Weight:
+    """Measure the map of a convolution from image to image."""
+    convolution = use.convolution
+    assert convolution is not None, "others have been dealt with"
     kernel = weight.transpose(*use.window_axes, *use.in_axes, *use.out_axes)
-    for axis, step in enumerate(how.dilation):
+    for axis, step in enumerate(convolution.dilation):
         kernel = _dilated(kernel, axis, step)
-    num_axes = len(how.size)
+    num_axes = len(convolution.size)
     kind = use.layer.kind
-    pixels = math.prod(how.size)
+    pixels = math.prod(convolution.size)
     inputs = pixels * kernel.shape[-2] * use.groups
     try:
         values = linalg.convolution_singular_values(
             kernel,
-            how.size,
-            strides=how.strides,
-            padding=how.padding,
+            convolution.size,
+            strides=convolution.strides,
+            padding=convolution.padding,
             groups=use.groups,
         )
     # Such as a map that does not fit in memory.
@@ -274,9 +277,10 @@ def _convolution(use: Operand, name: str, weight: Array) -> Weight:
         return Weight(name, kind, inputs, outputs=0, spectrum=None, note=error.message)
     pixels_out = 1
     for axis in range(num_axes):
-        pixels_out *= _num_outputs(how, axis, kernel.shape[axis])
+        pixels_out *= _num_outputs(convolution, axis, kernel.shape[axis])
     outputs = pixels_out * kernel.shape[-1]
-    # Of the whole map, which is at least that of the blocks by which it is factorized.
+    # The floor of the whole map, which is at least that of the blocks by which the map
+    # is factorized.
     log_floor = precision.svd_log_floor(inputs, outputs, values.dtype)
     return Weight(
         name,
@@ -288,15 +292,17 @@ def _convolution(use: Operand, name: str, weight: Array) -> Weight:
             log_floor,
             structural_zeros=abs(inputs - outputs),
         ),
-        note=how.note,
+        note=convolution.note,
     )
 
 
-def _num_outputs(how: Convolution, axis: int, taps: int) -> int:
-    stride = how.strides[axis]
-    if isinstance(how.padding, str):
-        return math.ceil(how.size[axis] / stride)
-    return (how.size[axis] + sum(how.padding[axis]) - taps) // stride + 1
+def _num_outputs(convolution: Convolution, axis: int, taps: int) -> int:
+    """Return the number of pixels of the result along an axis."""
+    stride = convolution.strides[axis]
+    if isinstance(convolution.padding, str):
+        return math.ceil(convolution.size[axis] / stride)
+    num_padded = convolution.size[axis] + sum(convolution.padding[axis])
+    return (num_padded - taps) // stride + 1
 
 
 def _dilated(kernel: Array, axis: int, step: int) -> Array:

@@ -146,11 +146,11 @@ class Anatomy:
         value = program.values[point.value]
         # Only constants have no variable, and no point is a constant.
         assert value.var is not None
-        turns = [
-            program.scans[scan].index_of(turn)
-            for scan, turn in zip(value.scans, point.turns, strict=True)
+        iterations = [
+            program.scans[scan].index_of(iteration)
+            for scan, iteration in zip(value.scans, point.iterations, strict=True)
         ]
-        return Place(value.path, value.var, tuple(turns))
+        return Place(value.path, value.var, tuple(iterations))
 
     def _point(self, name: str) -> Point:
         known = self._points.by_name

@@ -149,8 +149,8 @@ def _layers(
     depth_of = {}
     for index, row in enumerate(parts.weights):
         first = row.uses[0]
-        turn = 0 if first.turn is None else first.turn[1]
-        depth_of[index] = depths.of(first.meeting.value, turn)
+        iteration = 0 if first.single_iteration is None else first.single_iteration[1]
+        depth_of[index] = depths.of(first.meeting.value, iteration)
     roles = _roles.roles(
         flow,
         parts.weights,
@@ -443,14 +443,14 @@ def laid_out_pair(
     scans_b = program.values[b.value].scans
     lengths_a = [program.scans[scan].length for scan in scans_a]
     lengths_b = [program.scans[scan].length for scan in scans_b]
-    shown_a = list(map(representative, a.turns, lengths_a))
-    shown_b = list(map(representative, b.turns, lengths_b))
+    shown_a = list(map(representative, a.iterations, lengths_a))
+    shown_b = list(map(representative, b.iterations, lengths_b))
     for i, (scan_a, scan_b) in enumerate(zip(scans_a, scans_b, strict=False)):
-        if scan_a != scan_b or a.turns[i] < b.turns[i]:
+        if scan_a != scan_b or a.iterations[i] < b.iterations[i]:
             if scan_a == scan_b and shown_a[i] == shown_b[i]:
                 shown_b[i] += 1
             break
-        if a.turns[i] > b.turns[i]:
+        if a.iterations[i] > b.iterations[i]:
             return None, None
     start = unrolled.find(a.value, tuple(shown_a))
     return start, unrolled.find(b.value, tuple(shown_b))

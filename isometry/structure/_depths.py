@@ -51,8 +51,8 @@ class Depths:
 
     def _count_scan(self, scan: Scan, num_scans: int) -> None:
         # Every iteration is run: depth need not grow by the same amount in each.
-        for turn in range(scan.length):
-            if turn == 0:
+        for iteration in range(scan.length):
+            if iteration == 0:
                 for carry in scan.carries:
                     self._states.pop(carry, None)
             else:
@@ -71,8 +71,8 @@ class Depths:
             self.all[index].append(depth)
         self.last[index] = depth
 
-    def of(self, index: int, turn: int = 0) -> int:
+    def of(self, index: int, iteration: int = 0) -> int:
         """Return the number at the result of a weight layer, in one iteration."""
         every = self.all[index]
         # In nested scans the first entries are the iterations of the innermost one.
-        return every[min(turn, len(every) - 1)]
+        return every[min(iteration, len(every) - 1)]

@@ -97,14 +97,14 @@ class Flow:
         uses: Sequence[tuple[int, Use]],
     ) -> list[tuple[int, Use]]:
         """Return those uses of weights that happen in the iterations of a node."""
-        turns = self.unrolled.nodes[node].turns
+        iterations = self.unrolled.nodes[node].iterations
         scans = self.unrolled.value(node).scans
         here = []
         for index, use in uses:
-            if use.turn is not None:
-                position, turn = use.turn
+            if use.single_iteration is not None:
+                position, iteration = use.single_iteration
                 length = self.unrolled.program.scans[scans[position]].length
-                if representative(turn, length) != turns[position]:
+                if representative(iteration, length) != iterations[position]:
                     continue
             here.append((index, use))
         return here

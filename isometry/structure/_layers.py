@@ -22,16 +22,16 @@ class Use:
         number: 0 for the first use of this slice, 1 for the second, and so on.
         styles: For each scan around the equation, outermost first: whether each
             iteration uses a slice of its own.
-        turn: If f itself stacked several leaves for a scan, the iteration that uses
-            this leaf: the position of the scan among those around the equation, and
-            the iteration. Otherwise None.
+        single_iteration: If f itself stacked several leaves for a scan, the one
+            iteration that uses this leaf: the position of the scan among those around
+            the equation, and the iteration. Otherwise None.
     """
 
     meeting: Meeting
     index: int | None
     number: int
     styles: tuple[bool, ...]
-    turn: tuple[int, int] | None = None
+    single_iteration: tuple[int, int] | None = None
 
 
 class Row(NamedTuple):
@@ -79,8 +79,9 @@ class Row(NamedTuple):
     def is_tied(self) -> bool:
         """Whether some slice of it is used more than once."""
         is_repeated = any(use.number > 0 for use in self.uses)
-        in_every_turn = any(not all(use.styles) for use in self.uses)
-        return is_repeated or in_every_turn
+        # A scan whose iterations share the weight is a recurrence.
+        is_recurrent = any(not all(use.styles) for use in self.uses)
+        return is_repeated or is_recurrent
 
 
 class _Weight(NamedTuple):
@@ -193,13 +194,17 @@ def _uses(
         # runs over the steps of a recurrence.
         picking = {pick.scan for pick in picks}
         scans = program.values[meeting.value].scans
-        turn = None
-        if meeting.origin.turn is not None:
-            scan, iteration = meeting.origin.turn
+        single_iteration = None
+        if meeting.origin.single_iteration is not None:
+            scan, iteration = meeting.origin.single_iteration
             picking.add(scan)
-            turn = scans.index(scan), iteration
+            single_iteration = scans.index(scan), iteration
         styles = tuple(scan in picking for scan in scans)
-        uses.append(Use(meeting, index, number, styles=styles, turn=turn))
+        uses.append(
+            Use(
+                meeting, index, number, styles=styles, single_iteration=single_iteration
+            )
+        )
     return tuple(uses)
 
 

@@ -17,9 +17,9 @@ from isometry.structure._reading import Indices, Program
 from isometry.structure._records import WeightLayer
 
 # Operations that put the entries of one array side by side, again, or among zeros; and
-# those that only add or remove axes of size 1, or turn axes.
+# those that only add or remove axes of size 1, or change the order of axes.
 _PADDING = frozenset(("concatenate", "slice", "pad"))
-_TURNING = frozenset(
+_REORDERING = frozenset(
     ("broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "transpose")
 )
 
@@ -51,7 +51,8 @@ class Operand:
         place: Where the operand arises: one value in each iteration of a scan.
         kept: For each scan around it: whether its iterations use a slice each. If not,
             the operand is the same in all of them.
-        turn: Of each scan the entry of the stacked values that is meant; None for all.
+        entries: For each scan around it, which entry of the values stacked by the scan
+            is meant; None for all.
         index: Which slice of the layer it is; None for all of them, in order.
         share: If values of several leaves are joined in it: the axis, and where the
             share of this layer begins and ends. Otherwise None.
@@ -67,7 +68,7 @@ class Operand:
     layer: WeightLayer
     place: Place
     kept: tuple[bool, ...]
-    turn: tuple[int | None, ...]
+    entries: tuple[int | None, ...]
     index: int | None
     share: Part | None
     in_axes: Indices
@@ -90,11 +91,12 @@ class Operand:
         stacked = reading
         # From the innermost scan outwards, so that the axes before stay where they are.
         for axis in range(len(self.kept) - 1, -1, -1):
-            turn = self.turn[axis]
-            if turn is None and not self.kept[axis]:
-                turn = 0
-            if turn is not None:
-                stacked = stacked.take(turn, axis)
+            entry = self.entries[axis]
+            # All entries are the same one.
+            if entry is None and not self.kept[axis]:
+                entry = 0
+            if entry is not None:
+                stacked = stacked.take(entry, axis)
         num_axes = reading.ndim - len(self.kept)
         shape = stacked.shape[stacked.ndim - num_axes :]
         slices = stacked.reshape(-1, *shape)
@@ -119,21 +121,23 @@ def operands(anatomy: Anatomy) -> list[Operand]:
 
 
 def _operand(program: Program, layer: WeightLayer, use: Use) -> Operand:
+    """Return the operand of one use of a layer."""
     meeting = use.meeting
     weight = program.values[meeting.weight]
     around = program.values[meeting.value].scans
     styles = dict(zip(around, use.styles, strict=True))
-    turns: dict[int, int] = {}
-    if use.turn is not None:
-        position, turn = use.turn
+    entry_of: dict[int, int] = {}
+    if use.single_iteration is not None:
+        position, iteration = use.single_iteration
+        scan = around[position]
         # A scan stacks what its iterations return in the order of the slices.
-        turns[around[position]] = program.scans[around[position]].index_of(turn)
+        entry_of[scan] = program.scans[scan].index_of(iteration)
     assert weight.var is not None, "a weight is computed from leaves"
     return Operand(
         layer=layer,
         place=Place(weight.path, weight.var, ()),
         kept=tuple(styles.get(scan, False) for scan in weight.scans),
-        turn=tuple(turns.get(scan) for scan in weight.scans),
+        entries=tuple(entry_of.get(scan) for scan in weight.scans),
         index=use.index,
         share=meeting.origin.joined,
         in_axes=meeting.in_axes,
@@ -275,17 +279,17 @@ def _sources(program: Program, image: int) -> set[int]:
     while pending:
         index = pending.pop()
         value = program.values[index]
-        if value.operation in _PADDING or _is_turned(program, index):
+        if value.operation in _PADDING or _is_reordered(program, index):
             pending += [read for read in value.inputs if read in program.of_x]
         else:
             sources.add(index)
     return sources
 
 
-def _is_turned(program: Program, index: int) -> bool:
+def _is_reordered(program: Program, index: int) -> bool:
     """Tell whether a value is another with its axes in another order, or unit axes."""
     value = program.values[index]
-    if value.operation not in _TURNING:
+    if value.operation not in _REORDERING:
         return False
     old = [size for size in value.source_shape if size != 1]
     new = [size for size in value.shape if size != 1]

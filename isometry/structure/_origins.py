@@ -60,8 +60,8 @@ class Origin(NamedTuple):
         parts: The stretches of axes of the leaf that were cut out.
         joined: If values of several leaves were concatenated: the axis of the value,
             and where this leaf's share of it begins and ends. Otherwise None.
-        turn: If f itself stacked several leaves for a scan: the scan, and the iteration
-            in which the value comes from this leaf. Otherwise None.
+        single_iteration: If f itself stacked several leaves for a scan: the scan, and
+            the one iteration in which the value comes from this leaf. Otherwise None.
     """
 
     leaf: int
@@ -69,7 +69,7 @@ class Origin(NamedTuple):
     picks: tuple[Pick, ...] = ()
     parts: tuple[Part, ...] = ()
     joined: Part | None = None
-    turn: tuple[int, int] | None = None
+    single_iteration: tuple[int, int] | None = None
 
     @property
     def num_traced(self) -> int:
@@ -419,15 +419,17 @@ def _picked(
     Each iteration of `scan` takes one slice. If that is None, the signal selects it.
     """
     joined = origin.joined
-    turn = origin.turn
+    single_iteration = origin.single_iteration
     picks = origin.picks
     source = origin.axes[axis]
     if joined is not None and joined.axis == axis and scan is not None:
         if joined.stop - joined.start == 1:
-            turn = (scan, joined.start)
+            single_iteration = (scan, joined.start)
     elif len(source) == 1:
         picks = (*picks, Pick(source[0], scan=scan, is_routed=scan is None))
-    return _without(origin._replace(picks=picks, turn=turn), {axis})
+    return _without(
+        origin._replace(picks=picks, single_iteration=single_iteration), {axis}
+    )
 
 
 def _dynamic_slice(step: _Step, origin: Origin) -> Origin | None:

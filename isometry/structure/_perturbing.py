@@ -40,8 +40,8 @@ class Seen(NamedTuple):
         log_size: ln of the largest magnitude in the value itself.
     """
 
-    log_derivative: Float[np.ndarray, "*turns"]
-    log_size: Float[np.ndarray, "*turns"]
+    log_derivative: Float[np.ndarray, "*iterations"]
+    log_size: Float[np.ndarray, "*iterations"]
 
 
 # Compiling takes longer than running once, so XLA is told not to optimize.
@@ -413,7 +413,7 @@ def _largest(value: Array) -> Float[Array, ""]:
     return jnp.max(jnp.abs(value.astype(dtype)), initial=0)
 
 
-def _log(largest: np.ndarray) -> Float[np.ndarray, "*turns"]:
+def _log(largest: np.ndarray) -> Float[np.ndarray, "*iterations"]:
     """Return ln of magnitudes, -inf for zero."""
     # float64 holds the magnitudes of all dtypes.
     with np.errstate(divide="ignore"):

@@ -35,8 +35,8 @@ class Spot(NamedTuple):
             slice of stacked layers) or @t (a step of a recurrence).
         scans: The scans around the use, outermost first.
         nodes: For each tuple of iterations that has a node, the node of the point.
-        turn: If there is a point in one iteration of a scan only: the position of that
-            scan, and the iteration. Otherwise None.
+        single_iteration: If there is a point in one iteration of a scan only: the
+            position of that scan in `scans`, and the iteration. Otherwise None.
     """
 
     base: str
@@ -44,7 +44,7 @@ class Spot(NamedTuple):
     styles: tuple[bool, ...]
     scans: Indices
     nodes: dict[Indices, int]
-    turn: tuple[int, int] | None = None
+    single_iteration: tuple[int, int] | None = None
 
 
 class Point(NamedTuple):
@@ -54,13 +54,13 @@ class Point(NamedTuple):
         node: The node that represents it: that of its own iteration, or of another
             inner one.
         value: Index of the value.
-        turns: Its iteration in each scan around the value, outermost first, counted in
-            the order of running.
+        iterations: Its iteration in each scan around the value, outermost first,
+            counted in the order of running.
     """
 
     node: int
     value: int
-    turns: Indices
+    iterations: Indices
 
 
 class PreActivation(NamedTuple):
@@ -159,9 +159,11 @@ def spots(
         at: int,
     ) -> None:
         scans = flow.program.values[use.meeting.value].scans
-        spot = Spot(*name, use.styles, scans, nodes={}, turn=use.turn)
+        spot = Spot(
+            *name, use.styles, scans, nodes={}, single_iteration=use.single_iteration
+        )
         spot = collected.setdefault(name, spot)
-        spot.nodes[flow.unrolled.nodes[node].turns] = at
+        spot.nodes[flow.unrolled.nodes[node].iterations] = at
 
     named = [
         (node, row, use) for node, uses in flow.layer_at.items() for row, use in uses
@@ -260,9 +262,9 @@ def _states(flow: Flow) -> list[Spot]:
         tail = "" if number == 0 else f"#{number + 1}"
         by_value: dict[int, dict[Indices, int]] = {}
         for node in flow.nodes:
-            index, turns, _ = flow.unrolled.nodes[node]
-            if index in program.scans[scan].returned and len(turns) == len(scans):
-                by_value.setdefault(index, {})[turns] = node
+            index, iterations, _ = flow.unrolled.nodes[node]
+            if index in program.scans[scan].returned and len(iterations) == len(scans):
+                by_value.setdefault(index, {})[iterations] = node
         for part, (_, nodes) in enumerate(sorted(by_value.items())):
             base = "carry" if len(by_value) == 1 else f"carry/{part}"
             spots.append(Spot(base, tail, styles, scans=scans, nodes=nodes))
@@ -290,12 +292,12 @@ def outlet(flow: Flow, node: int) -> int | None:
     return None
 
 
-def _is_meant(spot: Spot, turns: Sequence[int]) -> bool:
+def _is_meant(spot: Spot, iterations: Sequence[int]) -> bool:
     """Tell whether a spot has a point in these iterations."""
-    if spot.turn is None:
+    if spot.single_iteration is None:
         return True
-    position, turn = spot.turn
-    return turns[position] == turn
+    position, iteration = spot.single_iteration
+    return iterations[position] == iteration
 
 
 class Points:
@@ -330,7 +332,7 @@ class Points:
         # If a value has two names, the first one is used.
         self._names: dict[tuple[int, Indices], str] = {}
         for name, point in self.by_name.items():
-            self._names.setdefault((point.value, point.turns), name)
+            self._names.setdefault((point.value, point.iterations), name)
 
     @property
     def nodes(self) -> frozenset[int]:
@@ -351,8 +353,8 @@ class Points:
         named = []
         for point in dict.fromkeys(self.by_name.values()):
             if point.node == node:
-                name = self._names[point.value, point.turns]
-                shift = map(operator.sub, point.turns, laid_out)
+                name = self._names[point.value, point.iterations]
+                shift = map(operator.sub, point.iterations, laid_out)
                 named.append((name, dict(zip(scans, shift, strict=True))))
         return named
 
@@ -362,13 +364,15 @@ class Points:
         index = "" if use.index is None else f"[{use.index}]"
         point = self._point(layer, shift)
         scans = self._program.values[point.value].scans
-        return index + self._write(use.styles, scans, point.turns, only=use.turn)
+        return index + self._write(
+            use.styles, scans, point.iterations, only=use.single_iteration
+        )
 
     def name_before(self, node: int, shift: Shift) -> str | None:
         """Name a value, or the point of which it is a scaled or reshaped copy."""
         while True:
             point = self._point(node, shift)
-            name = self._names.get((point.value, point.turns))
+            name = self._names.get((point.value, point.iterations))
             inputs = self._flow.inputs[node]
             operation = self._flow.operation(node)
             is_layout = operation in LAYOUT and operation not in _SLICING
@@ -416,25 +420,29 @@ class Points:
     ) -> Iterator[tuple[str, Point]]:
         """Yield the points of a spot in all iterations, by name."""
         lengths = [self._program.scans[scan].length for scan in spot.scans]
-        for turns in itertools.product(*map(range, lengths)):
-            laid_out = tuple(map(representative, turns, lengths))
-            if laid_out not in spot.nodes or not _is_meant(spot, turns):
+        for iterations in itertools.product(*map(range, lengths)):
+            laid_out = tuple(map(representative, iterations, lengths))
+            if laid_out not in spot.nodes or not _is_meant(spot, iterations):
                 continue
             # The node may be in other iterations than the product of the layer, but the
             # point is as far from its node as this iteration is from the one laid out.
             shift = {
-                scan: turn - shown
-                for scan, turn, shown in zip(spot.scans, turns, laid_out, strict=True)
+                scan: iteration - shown
+                for scan, iteration, shown in zip(
+                    spot.scans, iterations, laid_out, strict=True
+                )
             }
             point = self._point(spot.nodes[laid_out], shift)
-            written = self._write(spot.styles, spot.scans, turns, only=spot.turn)
+            written = self._write(
+                spot.styles, spot.scans, iterations, only=spot.single_iteration
+            )
             yield spot.base + written + spot.tail, point
 
     def _write(
         self,
         styles: Sequence[bool],
         scans: Sequence[int],
-        turns: Sequence[int],
+        iterations: Sequence[int],
         *,
         only: tuple[int, int] | None,
     ) -> str:
@@ -442,8 +450,8 @@ class Points:
         for i, (is_slice, scan) in enumerate(zip(styles, scans, strict=True)):
             if only is not None and only[0] == i:
                 continue
-            turn = turns[i]
-            index = self._program.scans[scan].index_of(turn)
+            iteration = iterations[i]
+            index = self._program.scans[scan].index_of(iteration)
             text += f"[{index}]" if is_slice else f"@{index}"
         return text
 
@@ -451,13 +459,13 @@ class Points:
         """Return the point that is `shift` iterations away from a node."""
         index, laid_out, _ = self._flow.unrolled.nodes[node]
         scans = self._program.values[index].scans
-        turns = []
-        for scan, turn in zip(scans, laid_out, strict=True):
+        iterations = []
+        for scan, iteration in zip(scans, laid_out, strict=True):
             if scan in shift:
-                turns.append(turn + shift[scan])
+                iterations.append(iteration + shift[scan])
             else:
-                turns.append(actual(turn, self._program.scans[scan].length))
-        return Point(node, index, tuple(turns))
+                iterations.append(actual(iteration, self._program.scans[scan].length))
+        return Point(node, index, tuple(iterations))
 
     def _key(self, point: Point) -> Indices:
         """Return a sort key, by which points are in the order of their computation."""
@@ -465,6 +473,6 @@ class Points:
         # precede what follows the scan.
         key: list[int] = []
         scans = self._program.values[point.value].scans
-        for scan, turn in zip(scans, point.turns, strict=True):
-            key += [self._program.scans[scan].start, turn]
+        for scan, iteration in zip(scans, point.iterations, strict=True):
+            key += [self._program.scans[scan].start, iteration]
         return (*key, point.value)

@@ -38,8 +38,8 @@ _OPAQUE = frozenset(
 CUSTOM = "custom_jvp "
 
 
-# Indices of values, nodes or axes; shapes; or iterations of scans ("turns"), of the
-# outermost scan first.
+# Indices of values, nodes or axes; shapes; or iterations of scans, of the outermost
+# scan first.
 Indices: TypeAlias = tuple[int, ...]
 
 
@@ -119,9 +119,9 @@ class Scan(NamedTuple):
     carries: Indices
     returned: Indices
 
-    def index_of(self, turn: int) -> int:
+    def index_of(self, iteration: int) -> int:
         """Return which slice of the stacked arrays an iteration takes."""
-        return self.length - 1 - turn if self.is_reverse else turn
+        return self.length - 1 - iteration if self.is_reverse else iteration
 
 
 @dataclasses.dataclass(frozen=True)

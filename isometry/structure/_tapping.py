@@ -122,9 +122,9 @@ def tapped(
 
     Args:
         closed: The program.
-        places: The places, by name. A place inside scans whose `turns` are empty means
-            the values of all iterations, stacked on leading axes, one for each scan.
-            Iterations of a reversed scan are in the order of its stacked inputs.
+        places: The places, by name. A place inside scans whose `iterations` are empty
+            means the values of all iterations, stacked on leading axes, one for each
+            scan. Iterations of a reversed scan are in the order of its stacked inputs.
         mode: What happens at each place.
 
     Returns:
@@ -433,16 +433,16 @@ def reading_shape(
         place: The place.
     """
     lengths = []
-    path, turns = place.path, place.turns
+    path, iterations = place.path, place.iterations
     while path:
         inside = place._replace(path=path)
         program = next(p for p in programs if _holds(p, inside))
         eqn = _opened(program)[0].eqns[path[0]]
-        if eqn.primitive.name == "scan" and not turns:
+        if eqn.primitive.name == "scan" and not iterations:
             lengths.append(eqn.params["length"])
         # If the place is in one iteration, no axis is added.
         elif eqn.primitive.name == "scan":
-            turns = turns[1:]
+            iterations = iterations[1:]
         programs, path = _called(eqn), path[1:]
     aval: Any = place.var.aval
     return jax.ShapeDtypeStruct((*lengths, *aval.shape), aval.dtype)
@@ -466,8 +466,8 @@ def _scan(
     carried = operands[num_constants : num_constants + num_carried]
     stacked_inputs = operands[num_constants + num_carried :]
     length = eqn.params["length"]
-    single = {name: tap for name, tap in taps.items() if tap.place.turns}
-    every = {name: tap for name, tap in taps.items() if not tap.place.turns}
+    single = {name: tap for name, tap in taps.items() if tap.place.iterations}
+    every = {name: tap for name, tap in taps.items() if not tap.place.iterations}
     stacked_given = {n: tap.given for n, tap in every.items() if tap.given is not None}
 
     def body(
@@ -475,10 +475,12 @@ def _scan(
         step: _Step,
     ) -> tuple[_State, tuple[list[Array], Arrays]]:
         carried, held = state
-        turn, inputs, given = step
-        is_meant = {n: turn == tap.place.turns[0] for n, tap in single.items()}
+        iteration, inputs, given = step
+        is_meant = {
+            n: iteration == tap.place.iterations[0] for n, tap in single.items()
+        }
         inside = {n: tap._replace(given=given.get(n)) for n, tap in every.items()}
-        inside |= {n: _in_turn(tap, is_meant[n]) for n, tap in single.items()}
+        inside |= {n: _in_iteration(tap, is_meant[n]) for n, tap in single.items()}
         outputs, readings = _run(
             program,
             [*constants, *carried, *inputs],
@@ -503,17 +505,17 @@ def _scan(
     return [*carried, *stacked_outputs], readings | held
 
 
-def _in_turn(
+def _in_iteration(
     tap: _Tap,
     is_meant: Array,
 ) -> _Tap:
     """Return a tap of one iteration relative to the body of the scan."""
     mask = is_meant if tap.mask is None else tap.mask & is_meant
-    return _Tap(_without_turn(tap.place), tap.given, mask)
+    return _Tap(_without_iteration(tap.place), tap.given, mask)
 
 
-def _without_turn(place: Place) -> Place:
-    return place._replace(turns=place.turns[1:])
+def _without_iteration(place: Place) -> Place:
+    return place._replace(iterations=place.iterations[1:])
 
 
 def _nothing_held(
@@ -521,7 +523,7 @@ def _nothing_held(
     tap: _Tap,
 ) -> Array:
     """Return the carried reading before the iteration of the tap: zeros."""
-    shape = reading_shape([program], _without_turn(tap.place))
+    shape = reading_shape([program], _without_iteration(tap.place))
     return jnp.zeros(shape.shape, shape.dtype)
 
 

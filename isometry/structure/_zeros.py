@@ -63,12 +63,12 @@ class _Stop(NamedTuple):
 
     Attributes:
         value: Index of its result in the program.
-        turn: The first iteration of the scans around it in which that is so.
+        iteration: The first iteration of the scans around it in which that is so.
         entering: Indices of the operands that change in that iteration.
     """
 
     value: int
-    turn: tuple[int, ...]
+    iteration: tuple[int, ...]
     entering: tuple[int, ...]
 
 
@@ -175,7 +175,7 @@ class _Search:
     ) -> None:
         self._program = program
         self._relevant = relevant
-        self._moves: dict[int, Bool[np.ndarray, "*turns"]] = {}
+        self._moves: dict[int, Bool[np.ndarray, "*iterations"]] = {}
         # Values inside a cond or a loop of unknown length have no record. They count as
         # changing if one of their inputs does, so that a stop
         # after them is found.
@@ -203,23 +203,23 @@ class _Search:
             entering = [read for read in value.inputs if read in self._relevant]
             enters = np.zeros(moves.shape, bool)
             for operand in entering:
-                enters = enters | _in_turns(self._moves[operand], moves.ndim)
+                enters = enters | _over_iterations(self._moves[operand], moves.ndim)
             is_lost = enters & ~moves
             if np.any(is_lost):
-                turn = tuple(int(i) for i in np.argwhere(is_lost)[0])
-                stops.append(_Stop(index, turn, self._moved(entering, turn)))
+                iteration = tuple(int(i) for i in np.argwhere(is_lost)[0])
+                stops.append(_Stop(index, iteration, self._moved(entering, iteration)))
         return stops
 
     def _moved(
         self,
         operands: Iterable[int],
-        turn: tuple[int, ...],
+        iteration: tuple[int, ...],
     ) -> tuple[int, ...]:
         """Return the operands that change in this iteration."""
         return tuple(
             operand
             for operand in dict.fromkeys(operands)
-            if np.all(_in_turn(self._moves[operand], turn))
+            if np.all(_at_iteration(self._moves[operand], iteration))
         )
 
     def minimal(self, stops: list[_Stop]) -> list[_Stop]:
@@ -257,7 +257,7 @@ class _Search:
         return passed.isdisjoint(self._program.outputs)
 
 
-def _in_turns(
+def _over_iterations(
     moves: np.ndarray,
     ndim: int,
 ) -> np.ndarray:
@@ -265,12 +265,12 @@ def _in_turns(
     return moves.reshape(moves.shape + (1,) * (ndim - moves.ndim))
 
 
-def _in_turn(
+def _at_iteration(
     record: np.ndarray,
-    turn: tuple[int, ...],
+    iteration: tuple[int, ...],
 ) -> np.ndarray:
     """Return the entry of a record for one iteration of the scans around a value."""
-    own = turn[: record.ndim]
+    own = iteration[: record.ndim]
     # Values without a record have one entry for all iterations.
     within = [min(i, n - 1) for i, n in zip(own, record.shape, strict=True)]
     return record[tuple(within)]
@@ -296,7 +296,7 @@ class _Words:
         for name in an.points:
             place = an.place(name)
             places = self._points.setdefault((place.path, place.var), [])
-            places.append((place.turns, name))
+            places.append((place.iterations, name))
         inputs = [self._names_of(index, ()) for index in program.x]
         self._inputs = frozenset(itertools.chain.from_iterable(inputs))
         self._depends_on_x = program.of_x
@@ -345,7 +345,7 @@ class _Words:
         where = self._where(stop)
         others = [operand for operand in value.inputs if operand not in stop.entering]
         for operand in others:
-            log_size = self._log_size(operand, stop.turn)
+            log_size = self._log_size(operand, stop.iteration)
             leaves = self._leaves_behind(operand)
             # Tried in this order: the whole factor is zero, it is small enough for
             # underflow, some of its entries are zero.
@@ -408,14 +408,16 @@ class _Words:
             return False
         values = [self._program.values[operand] for operand in stop.entering]
         records = [self._seen[_key(v)] for v in values if _key(v) in self._seen]
-        entering = [_in_turn(record.log_derivative, stop.turn) for record in records]
+        entering = [
+            _at_iteration(record.log_derivative, stop.iteration) for record in records
+        ]
         smallest = np.log(float(jnp.finfo(dtype).tiny)) + np.log(_MARGIN)
         return max(entering, default=np.inf) + log_factor < smallest
 
     def _log_size(
         self,
         index: int,
-        turn: tuple[int, ...],
+        iteration: tuple[int, ...],
     ) -> float:
         """Return ln of the largest entry of a value; inf if there is no record."""
         value = self._program.values[index]
@@ -426,7 +428,7 @@ class _Words:
         # Without a record nothing is claimed: it counts as neither zero nor small.
         if record is None:
             return np.inf
-        return float(_in_turn(record.log_size, turn))
+        return float(_at_iteration(record.log_size, iteration))
 
     def _what(self, stop: _Stop) -> str:
         """Name the operand that changes: x itself, or a value behind a point."""
@@ -450,7 +452,7 @@ class _Words:
         pending = collections.deque(stop.entering)
         while pending:
             index = pending.popleft()
-            names = self._names_of(index, stop.turn)
+            names = self._names_of(index, stop.iteration)
             if names:
                 return names[0]
             for operand in self._program.values[index].inputs:
@@ -497,7 +499,7 @@ class _Words:
         pending = collections.deque(visited)
         while pending:
             index = pending.popleft()
-            for name in self._names_of(index, stop.turn):
+            for name in self._names_of(index, stop.iteration):
                 if name.startswith(layer) and ":" not in name[len(layer) :]:
                     return name
             new = [reader for reader in self._readers[index] if reader not in visited]
@@ -508,11 +510,15 @@ class _Words:
     def _names_of(
         self,
         index: int,
-        turn: tuple[int, ...],
+        iteration: tuple[int, ...],
     ) -> list[str]:
         """Return the names of a value in one iteration of the scans around it."""
         points = self._points.get(_key(self._program.values[index]), ())
-        return [name for turns, name in points if turns == turn[: len(turns)]]
+        return [
+            name
+            for iterations, name in points
+            if iterations == iteration[: len(iterations)]
+        ]
 
 
 def _title(value: Value) -> str:
