@@ -94,7 +94,7 @@ class _Step(NamedTuple):
     Attributes:
         program: The program.
         value: The result of the operation.
-        input_shape: The shape of its main input, the one that is traced.
+        input_shape: The shape of the input through which it is traced.
     """
 
     program: Program
@@ -116,23 +116,24 @@ def origins(program: Program) -> dict[int, Origins]:
     """
     of_params = program.reached(program.params)
     of_x = program.of_x
-    traced: dict[int, Origins] = {}
+    origins_of: dict[int, Origins] = {}
     for leaf in program.params:
         num_axes = len(program.values[leaf].shape)
         axes = tuple((axis,) for axis in range(num_axes))
-        traced[leaf] = (Origin(leaf, axes),)
+        origins_of[leaf] = (Origin(leaf, axes),)
     for index, value in enumerate(program.values):
         if index not in of_params or not value.inputs:
             continue
-        if index not in of_x or _is_expert(program, index, traced):
-            traced[index] = follow(program, index, traced)
-    return {index: found for index, found in traced.items() if found}
+        is_weight = index not in of_x
+        if is_weight or _is_matrix_of_stack(program, index, origins_of):
+            origins_of[index] = follow(program, index, origins_of)
+    return {index: found for index, found in origins_of.items() if found}
 
 
-def _is_expert(
+def _is_matrix_of_stack(
     program: Program,
     index: int,
-    traced: dict[int, Origins],
+    origins_of: dict[int, Origins],
 ) -> bool:
     """Tell whether a value is a matrix that the signal selects from a stack of them.
 
@@ -140,57 +141,58 @@ def _is_expert(
     x. A row that is selected from a table is an embedding instead.
     """
     value = program.values[index]
-    main = value.inputs[0]
-    if main not in traced or not program.values[main].is_floating:
+    # What is sliced or moved is the first input; further ones are indices.
+    source = value.inputs[0]
+    if source not in origins_of or not program.values[source].is_floating:
         return False
     if value.operation in ("gather", "dynamic_slice"):
         num_axes = sum(size > 1 for size in value.params["slice_sizes"])
         return num_axes >= _AXES_OF_MATRIX
-    return value.operation in _MOVING and is_expert(traced[main])
+    return value.operation in _MOVING and _is_routed(origins_of[source])
 
 
-def is_expert(found: Origins) -> bool:
+def _is_routed(origins_of_value: Origins) -> bool:
     """Tell whether a value was selected from a stack by the signal."""
-    return any(pick.is_routed for origin in found for pick in origin.picks)
+    return any(pick.is_routed for origin in origins_of_value for pick in origin.picks)
 
 
 def follow(
     program: Program,
     index: int,
-    traced: dict[int, Origins],
+    origins_of: dict[int, Origins],
 ) -> Origins:
     """Trace one value whose inputs are traced already.
 
     Args:
         program: The program.
         index: Index of the value.
-        traced: The origins of values, by index.
+        origins_of: The origins of values, by index.
 
     Returns:
-        Its origins; empty if it comes from none of the values in `traced`.
+        Its origins; empty if it comes from none of the values in `origins_of`.
     """
     value = program.values[index]
     if value.operation in ("concatenate", "stack"):
-        return _concatenated(program, value, traced)
+        return _concatenated(program, value, origins_of)
     if value.operation == "scan_stack":
         # What a scan returns in each iteration has one more axis after it.
         (returned,) = value.inputs
         return tuple(
-            _unpicked(origin, value.scans) for origin in traced.get(returned, ())
+            _unpicked(origin, value.scans) for origin in origins_of.get(returned, ())
         )
-    main = _main_input(program, value, traced)
-    if main is None:
+    traced_input = _traced_input(program, value, origins_of)
+    if traced_input is None:
         return ()
     rule = _FOLLOWED.get(value.operation, _elementwise)
-    step = _Step(program, value, program.values[main].shape)
-    followed = [rule(step, origin) for origin in traced[main]]
+    step = _Step(program, value, program.values[traced_input].shape)
+    followed = [rule(step, origin) for origin in origins_of[traced_input]]
     return tuple(origin for origin in followed if origin is not None)
 
 
-def _main_input(
+def _traced_input(
     program: Program,
     value: Value,
-    traced: dict[int, Origins],
+    origins_of: dict[int, Origins],
 ) -> int | None:
     """Return the input through which a value is traced to a leaf.
 
@@ -201,7 +203,7 @@ def _main_input(
     # Ties go to a floating input, then to the larger leaf, then to the first input.
     best, best_rank = None, (-1, -1)
     for read in value.inputs:
-        found = traced.get(read)
+        found = origins_of.get(read)
         if not found:
             continue
         num_traced = max(origin.num_traced for origin in found)
@@ -225,7 +227,7 @@ def _unpicked(origin: Origin, scans: Indices) -> Origin:
 def _concatenated(
     program: Program,
     value: Value,
-    traced: dict[int, Origins],
+    origins_of: dict[int, Origins],
 ) -> Origins:
     """Trace a value that f concatenated or stacked from several leaves."""
     is_stack = value.operation == "stack"
@@ -235,7 +237,7 @@ def _concatenated(
     for read in value.inputs:
         stop = start + 1 if is_stack else start + program.values[read].shape[axis]
         share = Part(axis, start, stop)
-        for origin in traced.get(read, ()):
+        for origin in origins_of.get(read, ()):
             axes = list(origin.axes)
             if is_stack:
                 axes.insert(axis, ())
@@ -513,12 +515,12 @@ _PASSING = {
 
 
 def _product(step: _Step, origin: Origin) -> Origin:
-    """Follow the main factor of a product of parameters by its free axes.
+    """Follow the traced factor of a product of parameters by its free axes.
 
     Such products are low-rank factors, orthogonal maps and spectral norms.
     """
     contracted, batch = step.params["dimension_numbers"]
-    # The main input is told by its shape; of two equal shapes it is the first.
+    # The traced input is told by its shape; of two equal shapes it is the first.
     is_left = step.program.values[step.value.inputs[0]].shape == tuple(step.input_shape)
     side = 0 if is_left else 1
     num_batch = len(batch[0])
@@ -537,7 +539,7 @@ def _product(step: _Step, origin: Origin) -> Origin:
 
 _Follow = Callable[[_Step, Origin], Origin | None]
 
-# How operations move the axes of their main input. `_elementwise` serves all others.
+# How operations move the axes of their traced input. `_elementwise` serves all others.
 _FOLLOWED: dict[str, _Follow] = {
     "transpose": _transpose,
     "reshape": _reshape,

@@ -1,4 +1,9 @@
-"""Points: the named values of a program."""
+"""Points: the named values of a program.
+
+Each use of a weight is followed by values that get a name: its pre-activation, what the
+nonlinearity behind it returns, the sum that the result is added to. Such a kind of
+value is a spot. Inside a scan a spot has one point for each iteration.
+"""
 
 import itertools
 import math
@@ -149,7 +154,7 @@ def spots(
             pre-activation.
         joins: The sums in which residual branches return to the stream.
     """
-    sum_behind = sums(flow, before_bias, joins)
+    sum_of_layer = sums(flow, before_bias, joins)
     collected: dict[tuple[str, str], Spot] = {}
 
     def put(
@@ -158,6 +163,7 @@ def spots(
         node: int,
         at: int,
     ) -> None:
+        """Note that the use whose product is `node` has a point at the node `at`."""
         scans = flow.program.values[use.meeting.value].scans
         spot = Spot(
             *name, use.styles, scans, nodes={}, single_iteration=use.single_iteration
@@ -176,10 +182,10 @@ def spots(
         behind = outlet(flow, here)
         if behind is not None:
             put((base, number + ":out"), use, node, at=behind)
-        if node in sum_behind:
-            joined = sum_behind[node]
-            put((base, number + ":sum"), use, node, at=joined)
-            behind = outlet(flow, joined)
+        if node in sum_of_layer:
+            sum_node = sum_of_layer[node]
+            put((base, number + ":sum"), use, node, at=sum_node)
+            behind = outlet(flow, sum_node)
             if behind is not None:
                 put((base, number + ":sum:out"), use, node, at=behind)
     return [*collected.values(), *_states(flow)]
@@ -196,54 +202,66 @@ def sums(
     layers: embeddings of tokens and positions, or the two products of a recurrence.
 
     Returns:
-        For the node of each such layer, the node of the sum. Of several layers that are
-        added, the last one has it.
+        A dict from the node of a layer to the node of its sum. If a sum adds several
+        layers, only the last of them has an entry.
     """
-    found = {join.layers[-1]: join.node for join in reversed(joins)}
-    joined = {join.node: join.layers[-1] for join in joins}
-    # The layer of each node that is its result, or the nonlinearity or norm after it.
-    owners: dict[int, int] = {}
+    # Reversed, so that the first join of a layer wins.
+    sum_of_layer = {join.layers[-1]: join.node for join in reversed(joins)}
+    layer_of_join = {join.node: join.layers[-1] for join in joins}
+    # For nodes that are the result of a layer, or of the nonlinearity or norm after
+    # that: the node of the layer.
+    layer_of: dict[int, int] = {}
     for node in flow.nodes:
         if node in flow.layer_at:
-            _own(flow, before_bias[node].node, node, owners=owners)
-        if node in joined:
-            _own(flow, node, joined[node], owners=owners)
+            result = before_bias[node].node
+            _note_results(flow, result, layer=node, layer_of=layer_of)
+        if node in layer_of_join:
+            layer = layer_of_join[node]
+            _note_results(flow, node, layer=layer, layer_of=layer_of)
         elif is_sum(flow, node):
-            added = {_owner(flow, operand, owners) for operand in flow.inputs[node]}
+            operands = flow.inputs[node]
+            added = {_layer_before(flow, operand, layer_of) for operand in operands}
             if None not in added and len(added) > 1:
-                layer = max(owner for owner in added if owner is not None)
-                found.setdefault(layer, node)
-                _own(flow, node, layer, owners=owners)
-    return found
+                layer = max(layer for layer in added if layer is not None)
+                sum_of_layer.setdefault(layer, node)
+                _note_results(flow, node, layer=layer, layer_of=layer_of)
+    return sum_of_layer
 
 
-def _own(
+def _note_results(
     flow: Flow,
     node: int,
-    layer: int,
     *,
-    owners: dict[int, int],
+    layer: int,
+    layer_of: dict[int, int],
 ) -> None:
-    """Note a layer as the owner of a node, and of the nonlinearity or norm after it."""
-    owners[node] = layer
+    """Note that a node, and a nonlinearity or norm after it, are results of a layer."""
+    layer_of[node] = layer
     behind = outlet(flow, node)
     if behind is not None:
-        owners[behind] = layer
+        layer_of[behind] = layer
 
 
-def _owner(
+def _layer_before(
     flow: Flow,
     node: int,
-    owners: Mapping[int, int],
+    layer_of: Mapping[int, int],
 ) -> int | None:
-    """Return the layer of which a node is the scaled or reshaped result, or None."""
-    while node not in owners:
+    """Return the layer whose result a node is, as it is, scaled or reshaped; or None.
+
+    Args:
+        flow: The flow.
+        node: The node.
+        layer_of: The layers of the nodes that are known to be a result.
+    """
+    while node not in layer_of:
         is_layout = flow.operation(node) in LAYOUT
+        is_copy = is_layout or flow.is_scaled(node)
         inputs = flow.inputs[node]
-        if not (is_layout or flow.is_scaled(node)) or len(inputs) != 1:
+        if not is_copy or len(inputs) != 1:
             return None
         (node,) = inputs
-    return owners[node]
+    return layer_of[node]
 
 
 def _states(flow: Flow) -> list[Spot]:
@@ -284,7 +302,10 @@ def _words(row: Row, use: Use) -> tuple[str, str]:
 
 
 def outlet(flow: Flow, node: int) -> int | None:
-    """Return the result of the nonlinearity, norm and pooling after a node, or None."""
+    """Return the node after the nonlinearity, norm and pooling that follow a node.
+
+    None if nothing follows but reshapes and scalings.
+    """
     for behind in reversed(flow.passage(node)):
         is_layout = flow.operation(behind) in LAYOUT
         if not (is_layout or flow.is_scaled(behind)):
@@ -292,8 +313,8 @@ def outlet(flow: Flow, node: int) -> int | None:
     return None
 
 
-def _is_meant(spot: Spot, iterations: Sequence[int]) -> bool:
-    """Tell whether a spot has a point in these iterations."""
+def _has_point(spot: Spot, iterations: Sequence[int]) -> bool:
+    """Tell whether a spot has a point in these iterations of the scans around it."""
     if spot.single_iteration is None:
         return True
     position, iteration = spot.single_iteration
@@ -422,7 +443,7 @@ class Points:
         lengths = [self._program.scans[scan].length for scan in spot.scans]
         for iterations in itertools.product(*map(range, lengths)):
             laid_out = tuple(map(representative, iterations, lengths))
-            if laid_out not in spot.nodes or not _is_meant(spot, iterations):
+            if laid_out not in spot.nodes or not _has_point(spot, iterations):
                 continue
             # The node may be in other iterations than the product of the layer, but the
             # point is as far from its node as this iteration is from the one laid out.
@@ -446,6 +467,11 @@ class Points:
         *,
         only: tuple[int, int] | None,
     ) -> str:
+        """Write iterations as in the name of a point: "[3]" of layers, "@5" of steps.
+
+        The iteration of a scan in which there is a point only once, `only`, is not
+        written.
+        """
         text = ""
         for i, (is_slice, scan) in enumerate(zip(styles, scans, strict=True)):
             if only is not None and only[0] == i:
