@@ -28,11 +28,11 @@ class Convolution(NamedTuple):
     """How a convolution goes over an image.
 
     Attributes:
-        size: The pixels of the image along each axis, without what is padded.
+        size: The pixels of the image along each axis, before it is padded.
         strides: The stride along each axis.
         dilation: The pixels from one tap of the window to the next, along each axis.
         padding: "circular"; or the zeros before and behind each axis.
-        note: What is not as it seems, or "".
+        note: What the fields do not say, such as "of the image as it was padded"; or "".
     """
 
     size: Indices
@@ -49,7 +49,7 @@ class Operand:
     Attributes:
         layer: The layer.
         place: Where the operand arises: one value in each iteration of a scan.
-        kept: For each scan around it: whether its iterations use a slice each. If not,
+        takes_slices: For each scan around it: whether its iterations use a slice each. If not,
             the operand is the same in all of them.
         entries: For each scan around it, which entry of the values stacked by the scan
             is meant; None for all.
@@ -67,7 +67,7 @@ class Operand:
 
     layer: WeightLayer
     place: Place
-    kept: tuple[bool, ...]
+    takes_slices: tuple[bool, ...]
     entries: tuple[int | None, ...]
     index: int | None
     share: Part | None
@@ -90,14 +90,14 @@ class Operand:
         """
         stacked = reading
         # From the innermost scan outwards, so that the axes before stay where they are.
-        for axis in range(len(self.kept) - 1, -1, -1):
+        for axis in range(len(self.takes_slices) - 1, -1, -1):
             entry = self.entries[axis]
             # All entries are the same one.
-            if entry is None and not self.kept[axis]:
+            if entry is None and not self.takes_slices[axis]:
                 entry = 0
             if entry is not None:
                 stacked = stacked.take(entry, axis)
-        num_axes = reading.ndim - len(self.kept)
+        num_axes = reading.ndim - len(self.takes_slices)
         shape = stacked.shape[stacked.ndim - num_axes :]
         slices = stacked.reshape(-1, *shape)
         if self.share is None:
@@ -109,15 +109,15 @@ class Operand:
 def operands(anatomy: Anatomy) -> list[Operand]:
     """Return the operands of all layers, at the first use of each slice."""
     program = anatomy._flow.program
-    every = []
+    in_order = []
     for layer, row in zip(anatomy.layers, anatomy._rows, strict=True):
         # A second use of a slice has the same weight.
         first_uses = {use.index: use for use in reversed(row.uses) if use.number == 0}
-        every += [
+        in_order += [
             _operand(program, layer, use)
             for use in sorted(first_uses.values(), key=lambda use: use.index or 0)
         ]
-    return every
+    return in_order
 
 
 def _operand(program: Program, layer: WeightLayer, use: Use) -> Operand:
@@ -136,7 +136,7 @@ def _operand(program: Program, layer: WeightLayer, use: Use) -> Operand:
     return Operand(
         layer=layer,
         place=Place(weight.path, weight.var, ()),
-        kept=tuple(styles.get(scan, False) for scan in weight.scans),
+        takes_slices=tuple(styles.get(scan, False) for scan in weight.scans),
         entries=tuple(entry_of.get(scan) for scan in weight.scans),
         index=use.index,
         share=meeting.origin.joined,
@@ -188,15 +188,15 @@ def _convolution(program: Program, index: int) -> Convolution | None:
         return other
     # Circular padding is written as slices of the image beside it.
     (before_padding,) = sources
-    read = _read_pixels(program, image, before_padding)
-    if read is None:
+    axes = _read_pixels(program, image, before_padding)
+    if axes is None:
         return other
-    own_axes = [read[axis] for axis in spatial]
-    rest = [pixels for axis, pixels in enumerate(read) if axis not in spatial]
-    if any(not pixels.is_whole for pixels in rest):
+    spatial_axes = [axes[axis] for axis in spatial]
+    other_axes = [pixels for axis, pixels in enumerate(axes) if axis not in spatial]
+    if any(not pixels.is_whole for pixels in other_axes):
         return other
     taps = [window[axis] for axis in numbers.rhs_spec[2:]]
-    return _padded(plain, own_axes, taps) or other
+    return _of_unpadded(plain, spatial_axes, taps) or other
 
 
 class _Pixels(NamedTuple):
@@ -204,7 +204,7 @@ class _Pixels(NamedTuple):
 
     Attributes:
         size: The size of the axis before it was padded.
-        indices: For each entry the one before, -1 for a zero.
+        indices: For each entry its position before padding; -1 for an added zero.
     """
 
     size: int
@@ -212,7 +212,7 @@ class _Pixels(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether the axis is as it was before."""
+        """Whether the axis was not padded."""
         return np.array_equal(self.indices, np.arange(self.size))
 
     @property
@@ -228,7 +228,7 @@ class _Pixels(NamedTuple):
         return num_inside == self.size and np.array_equal(inside, np.arange(self.size))
 
 
-def _padded(
+def _of_unpadded(
     plain: Convolution,
     axes: Sequence[_Pixels],
     taps: Sequence[int],
@@ -305,11 +305,11 @@ def _read_pixels(program: Program, image: int, source: int) -> list[_Pixels] | N
     beside the source.
     """
     shape = program.values[source].shape
-    # Entries are numbered, and the numbers go through the padding in their place.
+    # Entries are numbered, and the numbers are padded in the place of the entries.
     numbers = np.arange(1, math.prod(shape) + 1).reshape(shape)
-    every = tuple(range(len(shape)))
+    all_axes = tuple(range(len(shape)))
     try:
-        padded = _moved(program, image, {source: _Moved(numbers, every)})
+        padded = _moved(program, image, {source: _Moved(numbers, all_axes)})
     except _NotPadding:
         return None
     coordinates = np.unravel_index(np.maximum(padded.numbers - 1, 0), shape)
@@ -352,20 +352,25 @@ class _Moved(NamedTuple):
     axes: tuple[int | None, ...]
 
 
-def _moved(program: Program, index: int, known: dict[int, _Moved]) -> _Moved:
-    """Return where the entries of the source stand in a value."""
-    if index in known:
-        return known[index]
+def _moved(program: Program, index: int, cache: dict[int, _Moved]) -> _Moved:
+    """Return where the entries of the source stand in a value.
+
+    Args:
+        program: The program.
+        index: Index of the value.
+        cache: What is known already: of the source, and of values that were visited.
+    """
+    if index in cache:
+        return cache[index]
     value = program.values[index]
     params = value.params
     sources = [read for read in value.inputs if read in program.of_x]
-    operand = _moved(program, sources[0], known)
-    numbers, axes = operand
+    numbers, axes = _moved(program, sources[0], cache)
     if value.operation == "concatenate":
         parts = []
         for read in value.inputs:
             if read in program.of_x:
-                parts.append(_moved(program, read, known).numbers)
+                parts.append(_moved(program, read, cache).numbers)
             elif _is_zero(program, read):
                 parts.append(np.zeros(program.values[read].shape, int))
             else:
@@ -388,16 +393,17 @@ def _moved(program: Program, index: int, known: dict[int, _Moved]) -> _Moved:
         axes = tuple(axes[axis] for axis in params["permutation"])
     else:
         # Only axes of size 1 come and go, so the others keep their order.
-        kept = iter(
+        remaining = iter(
             axis for axis, size in zip(axes, numbers.shape, strict=True) if size != 1
         )
-        axes = tuple(_next(kept, size) for size in value.shape)
+        axes = tuple(_next(remaining, size) for size in value.shape)
         numbers = numbers.reshape(value.shape)
-    known[index] = _Moved(numbers, axes)
-    return known[index]
+    cache[index] = _Moved(numbers, axes)
+    return cache[index]
 
 
 def _next(axes: Iterator[int | None], size: int) -> int | None:
+    """Return the next of the axes; None for an axis of size 1, which is new."""
     if size == 1:
         return None
     return next(axes)

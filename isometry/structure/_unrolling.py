@@ -33,7 +33,9 @@ class Node(NamedTuple):
 
 
 class Unrolled:
-    """The nodes of a program in an order in which they can be computed.
+    """The values of a program, a node for each iteration of scans that is laid out.
+
+    Nodes are in an order in which they can be computed.
 
     Attributes:
         program: The program.
@@ -54,7 +56,7 @@ class Unrolled:
                 self.readers[read].append(index)
 
     def value(self, node: int) -> Value:
-        """Return the value of the program that a node is, in some iteration."""
+        """Return the value of the program that a node is in some iteration."""
         return self.program.values[self.nodes[node].value]
 
     def find(self, value: int, iterations: Indices = ()) -> int:
@@ -64,7 +66,7 @@ class Unrolled:
         return self._by_place[value, iterations[:num_scans]]
 
     def laid_out(self, value: int) -> list[int]:
-        """Return all nodes of a value, in order."""
+        """Return the nodes of a value in all iterations, in order."""
         indices = range(len(self.nodes))
         return [index for index in indices if self.nodes[index].value == value]
 
@@ -89,6 +91,7 @@ class Unrolled:
             index = scan.stop
 
     def _add(self, index: int, iterations: Indices) -> None:
+        """Add the node of a value in these iterations of the scans around it."""
         value = self.program.values[index]
         own_iterations = iterations[: len(value.scans)]
         inputs = self._inputs(index, value, own_iterations)
@@ -155,7 +158,7 @@ def num_laid_out(scan: Scan) -> int:
 
 
 def representative(iteration: int, length: int) -> int:
-    """Return which of the laid out iterations represents an iteration.
+    """Return which of the iterations that are laid out stands for an iteration.
 
     Args:
         iteration: The iteration.
