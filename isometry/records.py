@@ -148,6 +148,7 @@ class Signals:
         return "\n".join(self._lines())
 
     def _lines(self) -> list[str]:
+        """Write the headings, a line for each point, and the reasons for NaN."""
         sizes = map(str, self.sizes)
         columns = {
             "point": list(self.points),

@@ -50,6 +50,7 @@ class Blocks:
         # A bump is an array that is added to the value at a point: the derivative with
         # respect to the bump is that with respect to the value.
         def forward(bumps: dict[str, Array]) -> Array:
+            # With each bump goes a flag that the derivative stops there.
             given = {name: (bump, jnp.asarray(True)) for name, bump in bumps.items()}
             _, readings = program(arguments, given)
             return jnp.concatenate([readings[name].ravel() for name in ends])

@@ -215,6 +215,7 @@ class _Measurement:
 
     @property
     def plan(self) -> Plan:
+        """Which values of the network are read."""
         return self._run.plan
 
     def mean_squares(self, factors: Factors) -> dict[str, np.ndarray]:

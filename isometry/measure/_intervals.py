@@ -133,6 +133,7 @@ def rules_of(sp: "Spectrum") -> Quadrature:
 
 
 def _num_probes(sp: "Spectrum") -> int:
+    """Return the number of random vectors, each of which gave one quadrature."""
     return rules_of(sp).log_values.shape[-2]
 
 

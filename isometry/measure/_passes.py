@@ -217,6 +217,7 @@ def _blocks(
     bumps = plan.bumps()
 
     def forward(bumps: dict[str, Array]) -> Array:
+        # With each bump goes a flag: which iterations are points, and stop derivatives.
         given = {}
         for group in plan.groups:
             given[group.label] = bumps[group.label], group.is_point()

@@ -523,17 +523,17 @@ class Spectrum:
             Array([1., 2., 3.], dtype=float32)
         """
         checks.one_of("variable", variable, VARIABLES)
-        wanted = checks.points("p", p, self.weights.dtype)
+        levels = checks.points("p", p, self.weights.dtype)
         if not checks.is_traced(p):
             for value in np.ravel(np.asarray(p)):
                 checks.number("p", float(value), low=0.0, high=1.0)
-        values = self._quantiles(wanted, variable=variable)
+        values = self._quantiles(levels, variable=variable)
         if np.shape(p) == ():
             return jnp.squeeze(values, -1)
         return values
 
     @_compiled("variable")
-    def _quantiles(self, wanted: Float[Array, " points"], *, variable: str) -> PerPoint:
+    def _quantiles(self, levels: Float[Array, " points"], *, variable: str) -> PerPoint:
         ascending = self.log_values[..., ::-1]
         mass = jnp.cumsum(self.weights[..., ::-1], -1)
         # Tolerance for the rounding of cumulated weights. It is at most half a node, so
@@ -541,13 +541,13 @@ class Spectrum:
         num_nodes = ascending.shape[-1]
         rounding = 4 * math.log2(2 * num_nodes) * float(jnp.finfo(mass.dtype).eps)
         slack = jnp.minimum(rounding, self.weights[..., ::-1] / 2)[..., None, :]
-        is_below = mass[..., None, :] < self._column(wanted) - slack
+        is_below = mass[..., None, :] < self._column(levels) - slack
         index = jnp.minimum(jnp.sum(is_below, -1), num_nodes - 1)
         value = jnp.take_along_axis(ascending, index, -1)
         # The largest node estimates the largest value. The others estimate no quantile.
         if not self.knows_values:
             is_largest = (
-                jnp.broadcast_to(self._column(wanted)[..., 0], value.shape) == 1
+                jnp.broadcast_to(self._column(levels)[..., 0], value.shape) == 1
             )
             largest = jnp.broadcast_to(self.log_values[..., :1], value.shape)
             value = jnp.where(is_largest, largest, jnp.nan)
@@ -989,6 +989,7 @@ class Spectrum:
         return self._nan_unless_values(mass), self._masked_logs()
 
     def _points(self, grid: ArrayLike, variable: str) -> Float[Array, " points"]:
+        """Return a grid as an array; refuse an unknown variable."""
         checks.one_of("variable", variable, VARIABLES)
         return checks.points("grid", grid, self.log_values.dtype)
 

@@ -402,7 +402,7 @@ def _examine(
         held=jaxprs.held(closed.jaxpr),
     )
     if target.network is None:
-        _require_determinism(target, params, x, once=closed)
+        _require_determinism(target, params, x, first_trace=closed)
         _require_derivative(target, params, x)
     return target
 
@@ -586,10 +586,10 @@ def _hint_of_batch(
     # f raises at x[0] too, so x is probably no batch.
     except Exception:
         return ""
-    what = "each row of xs" if argument == "xs" else "x"
+    batched = "each row of xs" if argument == "xs" else "x"
     return (
-        f" It takes x[0], of shape {x.shape[1:]}: {what} seems to carry a batch axis. "
-        "Write x[0], or isometry.ensemble(f, params=..., xs=x) for all."
+        f" It takes x[0], of shape {x.shape[1:]}: {batched} seems to carry a batch "
+        "axis. Write x[0], or isometry.ensemble(f, params=..., xs=x) for all."
     )
 
 
@@ -597,7 +597,7 @@ def _require_determinism(
     target: Target,
     params: Params,
     x: PyTree,
-    once: core.ClosedJaxpr,
+    first_trace: core.ClosedJaxpr,
 ) -> None:
     """Trace a user's f again, and refuse it if it draws numbers from outside.
 
@@ -605,21 +605,21 @@ def _require_determinism(
         target: The span of f.
         params: Shapes of the parameters.
         x: Shape of one example.
-        once: The jaxpr of the span.
+        first_trace: The jaxpr of the span, from the trace that is made already.
     """
     if isinstance(target.f, Program):
         _, params = params
         assert target.f.closed is not None, "it is examined here for the first time"
-        once = target.f.closed
-        again, _ = traced(target.f.of_output, params, x)
+        first_trace = target.f.closed
+        second_trace, _ = traced(target.f.of_output, params, x)
     elif target.points is not None:
         # The points were found in another trace.
         f = _of_output(target)
-        once, _ = traced(f, params, x)
-        again, _ = traced(f, params, x)
+        first_trace, _ = traced(f, params, x)
+        second_trace, _ = traced(f, params, x)
     else:
-        again, _ = _span_traced(target, params, x)
-    refuse_chance("f", once, again)
+        second_trace, _ = _span_traced(target, params, x)
+    refuse_chance("f", first_trace, second_trace)
 
 
 # What to write instead, by the kind of function that is not deterministic.
@@ -631,13 +631,19 @@ _REMEDY = {
 
 def refuse_chance(
     what: str,
-    once: core.ClosedJaxpr,
-    again: core.ClosedJaxpr,
+    first_trace: core.ClosedJaxpr,
+    second_trace: core.ClosedJaxpr,
 ) -> None:
-    """Refuse a function whose two traces hold different constants."""
+    """Refuse a function whose two traces hold different constants.
+
+    Args:
+        what: What the message calls the function: "f", "optimizer".
+        first_trace: Its jaxpr.
+        second_trace: Its jaxpr again, for the same arguments.
+    """
     # Numbers that f draws outside of JAX are constants of its jaxpr.
-    first = jaxprs.constants(once)
-    second = jaxprs.constants(again)
+    first = jaxprs.constants(first_trace)
+    second = jaxprs.constants(second_trace)
     if len(first) == len(second):
         pairs = zip(first, second, strict=True)
         if all(a is b or np.array_equal(a, b, equal_nan=True) for a, b in pairs):

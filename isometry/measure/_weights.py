@@ -91,19 +91,18 @@ class Weights:
         return "\n".join(self._lines())
 
     def _lines(self) -> list[str]:
+        """Write the headings of the columns, and a line for each weight."""
         cells = [("layer", "kind", "operator", "s_max", "s_min", "E s²")]
         for row in self.rows:
             sizes = f"{row.inputs} → {row.outputs}"
             cells.append((row.name, row.kind, sizes, *_figures(row)))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = []
-        for line, note in zip(cells, ["", *self._notes()], strict=True):
+        notes = ["", *(row.note for row in self.rows)]
+        for line, note in zip(cells, notes, strict=True):
             padded = [*map(str.ljust, line, widths), note]
             lines.append("  ".join(padded).rstrip())
         return lines
-
-    def _notes(self) -> list[str]:
-        return [row.note for row in self.rows]
 
     def __repr__(self) -> str:
         lines = self._lines()

@@ -96,7 +96,7 @@ def signals(measured: "Signals", predicted: "Signals | None" = None) -> "Figure"
         _draw_panel(ax, measured, predicted, field=field, is_log=is_log)
         ax.set_title(title, fontsize=9)
         name_points(ax, measured.points)
-    # Five panels hold the fields. The sixth holds the legend, which is the same for all.
+    # Five panels hold the fields. The sixth holds the legend, the same for all of them.
     last = panels.flat[-1]
     last.set_axis_off()
     handles, labels = panels.flat[0].get_legend_handles_labels()

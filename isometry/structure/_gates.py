@@ -96,6 +96,7 @@ def _zeroed_by_operands(
 
 
 def _depends_on_x(flow: Flow, node: int) -> bool:
+    """Tell whether a node depends on x, with a derivative or without."""
     return flow.unrolled.nodes[node].value in flow.program.of_x
 
 

@@ -151,7 +151,7 @@ def _row(
     full = program.values[origin.leaf].shape
     # One slice is the layer; the axes along which it is stacked are not its own.
     picked = {pick.axis for pick in origin.picks}
-    kept = [axis for axis in range(len(full)) if axis not in picked]
+    own_axes = [axis for axis in range(len(full)) if axis not in picked]
     sizes = list(full)
     for axis, start, stop in origin.parts:
         sizes[axis] = stop - start
@@ -160,8 +160,8 @@ def _row(
         num_slices *= full[axis]
 
     # Axes of the leaf are counted without those along which it is stacked.
-    axis_of_slice = {axis: i for i, axis in enumerate(kept)}
-    shape = tuple(sizes[axis] for axis in kept)
+    axis_of_slice = {axis: i for i, axis in enumerate(own_axes)}
+    shape = tuple(sizes[axis] for axis in own_axes)
 
     def axes_of_leaf(axes: Sequence[int]) -> Indices:
         """Return the axes of a slice of the leaf from which axes of the weight come."""

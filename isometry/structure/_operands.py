@@ -32,7 +32,7 @@ class Convolution(NamedTuple):
         strides: The stride along each axis.
         dilation: The pixels from one tap of the window to the next, along each axis.
         padding: "circular"; or the zeros before and behind each axis.
-        note: What the fields do not say, such as "of the image as it was padded"; or "".
+        note: What the other fields do not say ("of the image as it was padded"), or "".
     """
 
     size: Indices
@@ -49,8 +49,8 @@ class Operand:
     Attributes:
         layer: The layer.
         place: Where the operand arises: one value in each iteration of a scan.
-        takes_slices: For each scan around it: whether its iterations use a slice each. If not,
-            the operand is the same in all of them.
+        takes_slices: For each scan around it, whether each iteration uses a slice of
+            its own. If not, the operand is the same in all of them.
         entries: For each scan around it, which entry of the values stacked by the scan
             is meant; None for all.
         index: Which slice of the layer it is; None for all of them, in order.

@@ -203,11 +203,11 @@ def _traced_input(
     # Ties go to a floating input, then to the larger leaf, then to the first input.
     best, best_rank = None, (-1, -1)
     for read in value.inputs:
-        found = origins_of.get(read)
-        if not found:
+        origins_of_input = origins_of.get(read)
+        if not origins_of_input:
             continue
-        num_traced = max(origin.num_traced for origin in found)
-        size = math.prod(program.values[found[0].leaf].shape)
+        num_traced = max(origin.num_traced for origin in origins_of_input)
+        size = math.prod(program.values[origins_of_input[0].leaf].shape)
         # A weight comes before a mask of whole numbers or booleans of the same shape.
         is_floating = program.values[read].is_floating
         rank = (2 * num_traced + is_floating, size)
@@ -217,11 +217,20 @@ def _traced_input(
 
 
 def _unpicked(origin: Origin, scans: Indices) -> Origin:
-    """Return the origin of the stack of what the iterations of a scan return."""
+    """Return the origin of what a scan stacks, from that of one iteration's value.
+
+    If each iteration took a slice of the leaf, the stack has the axis of the slices
+    again.
+
+    Args:
+        origin: The origin of the value in one iteration.
+        scans: The scans around the stack.
+    """
     inner = [pick for pick in origin.picks if pick.scan not in (None, *scans)]
-    leading = tuple(pick.axis for pick in inner[-1:])
-    kept = tuple(pick for pick in origin.picks if pick not in inner[-1:])
-    return origin._replace(axes=(leading, *origin.axes), picks=kept)
+    undone = inner[-1:]
+    leading = tuple(pick.axis for pick in undone)
+    picks = tuple(pick for pick in origin.picks if pick not in undone)
+    return origin._replace(axes=(leading, *origin.axes), picks=picks)
 
 
 def _concatenated(
@@ -232,7 +241,7 @@ def _concatenated(
     """Trace a value that f concatenated or stacked from several leaves."""
     is_stack = value.operation == "stack"
     axis = value.params["axis" if is_stack else "dimension"]
-    found: list[Origin] = []
+    shares: list[Origin] = []
     start = 0
     for read in value.inputs:
         stop = start + 1 if is_stack else start + program.values[read].shape[axis]
@@ -241,11 +250,12 @@ def _concatenated(
             axes = list(origin.axes)
             if is_stack:
                 axes.insert(axis, ())
-            found.append(origin._replace(axes=tuple(axes), joined=share))
+            shares.append(origin._replace(axes=tuple(axes), joined=share))
         start = stop
-    if len(found) == 1:
-        return (found[0]._replace(joined=None),)
-    return tuple(found)
+    # A single leaf has no others to be told apart from.
+    if len(shares) == 1:
+        return (shares[0]._replace(joined=None),)
+    return tuple(shares)
 
 
 def _elementwise(step: _Step, origin: Origin) -> Origin | None:
@@ -257,6 +267,7 @@ def _elementwise(step: _Step, origin: Origin) -> Origin | None:
 
 
 def _transpose(step: _Step, origin: Origin) -> Origin:
+    """Reorder the axes."""
     permutation = step.params["permutation"]
     axes = tuple(origin.axes[axis] for axis in permutation)
     joined = origin.joined
@@ -314,6 +325,7 @@ def matched(
 
 
 def _broadcast(step: _Step, origin: Origin) -> Origin:
+    """Move the axes to their places; new axes come from none of the leaf."""
     axes: list[Indices] = [()] * len(step.value.shape)
     targets = list(step.params["broadcast_dimensions"])
     for source, target in zip(origin.axes, targets, strict=True):
@@ -325,6 +337,7 @@ def _broadcast(step: _Step, origin: Origin) -> Origin:
 
 
 def _squeeze(step: _Step, origin: Origin) -> Origin:
+    """Drop axes of size 1."""
     dropped = {int(axis) % len(step.input_shape) for axis in step.params["dimensions"]}
     # An axis of size 1 that is dropped is a stack of one, of which the slice is taken.
     leaf_axes = [origin.axes[axis] for axis in sorted(dropped)]
@@ -333,6 +346,7 @@ def _squeeze(step: _Step, origin: Origin) -> Origin:
 
 
 def _reduce(step: _Step, origin: Origin) -> Origin:
+    """Drop the axes that are summed over, or whose largest entry is taken."""
     return _without(origin, set(step.params["axes"]))
 
 

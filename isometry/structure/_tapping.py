@@ -475,9 +475,12 @@ def _scan(
     carried = operands[num_constants : num_constants + num_carried]
     stacked_inputs = operands[num_constants + num_carried :]
     length = eqn.params["length"]
+    # Taps of one iteration, and taps of all iterations.
     single = {name: tap for name, tap in taps.items() if tap.place.iterations}
-    every = {name: tap for name, tap in taps.items() if not tap.place.iterations}
-    stacked_given = {n: tap.given for n, tap in every.items() if tap.given is not None}
+    stacked = {name: tap for name, tap in taps.items() if not tap.place.iterations}
+    stacked_given = {
+        name: tap.given for name, tap in stacked.items() if tap.given is not None
+    }
 
     def body(
         state: _State,
@@ -486,7 +489,7 @@ def _scan(
         carried, held = state
         iteration, inputs, given = step
         is_here = {n: iteration == tap.place.iterations[0] for n, tap in single.items()}
-        inside = {n: tap._replace(given=given.get(n)) for n, tap in every.items()}
+        inside = {n: tap._replace(given=given.get(n)) for n, tap in stacked.items()}
         inside |= {n: _in_iteration(tap, is_here[n]) for n, tap in single.items()}
         outputs, readings = _run(
             program,
