@@ -520,7 +520,7 @@ def _planned(
 
     Args:
         targets: The spans.
-        method: Static they are measured.
+        method: How they are measured.
         params: Shapes of one seed's parameters.
         x: Shape of one example.
         max_bytes: The budget of the user, or None.

@@ -16,7 +16,7 @@ from isometry.structure._place import Place
 from isometry.structure._reading import Indices, Program
 from isometry.structure._records import WeightLayer
 
-# Operations that put the entries of one array side by side, again, or among zeros; and
+# Operations that put copies or parts of one array side by side, or among zeros; and
 # those that only add or remove axes of size 1, or change the order of axes.
 _PADDING = frozenset(("concatenate", "slice", "pad"))
 _REORDERING = frozenset(
