@@ -1,7 +1,8 @@
 """Tune a parameter of an activation until the network is critical, by gradient.
 
-phi(x) = tanh(a x) with weights of sigma_w = 1.5 and biases of sigma_b = 0.3: for which a is chi_1 = 1? The gradient
-goes through the fixed point q* of the variance map, which moves with a, by implicit differentiation.
+phi(x) = tanh(a x) with weights of sigma_w = 1.5 and biases of sigma_b = 0.3: for which
+a is chi_1 = 1? The gradient goes through the fixed point q* of the variance map, which
+moves with a, by implicit differentiation.
 
 Run: python examples/tune_activation.py
 """
@@ -31,7 +32,8 @@ def tune(a=0.5, rate=0.3, steps=60):
         loss, gradient = step(a)
         a = a - rate * gradient
         if i % 10 == 0:
-            print(f"step {i:2d}   a = {float(a):.6f}   |ln chi_1| = {float(loss) ** 0.5:.1e}")
+            size = float(loss) ** 0.5
+            print(f"step {i:2d}   a = {float(a):.6f}   |ln chi_1| = {size:.1e}")
     return float(a)
 
 

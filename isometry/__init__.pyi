@@ -17,11 +17,13 @@ from ._internal.errors import InputError as InputError
 from ._internal.errors import MissingExtra as MissingExtra
 from ._internal.errors import PrecisionWarning as PrecisionWarning
 from ._internal.errors import ZeroJacobianWarning as ZeroJacobianWarning
+from ._monitor import MonitorState as MonitorState
+from ._monitor import Records as Records
+from ._monitor import monitor as monitor
+from ._monitor import recorded as recorded
 from .degeneracy import Thresholds as Thresholds
 from .degeneracy import audit as audit
 from .degeneracy import certify as certify
-from .degeneracy import monitor as monitor
-from .degeneracy import recorded as recorded
 from .measure._cost import Cost as Cost
 from .measure._cost import cost as cost
 from .measure._ensemble import Interrupted as Interrupted
@@ -32,6 +34,9 @@ from .measure._profile import profile as profile
 from .measure._record import Spectrum as Spectrum
 from .measure._signals import signals as signals
 from .measure._spectrum import spectrum as spectrum
+from .measure._weights import Weight as Weight
+from .measure._weights import Weights as Weights
+from .measure._weights import weights as weights
 from .measure.methods import Dense as Dense
 from .measure.methods import Lanczos as Lanczos
 from .measure.methods import Product as Product

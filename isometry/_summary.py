@@ -11,7 +11,7 @@ import numpy as np
 from isometry import _checks
 from isometry._compare import compare
 from isometry._ranks import below_floor, zero_mass
-from isometry.degeneracy._statistics import STATISTICS, quantile
+from isometry.measure._statistics import STATISTICS, quantile
 from isometry.measure._record import Spectrum
 from isometry.theory import Law
 

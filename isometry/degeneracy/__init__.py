@@ -8,10 +8,6 @@ from isometry.degeneracy._certify import certify as certify
 from isometry.degeneracy._flag import FLAGS as FLAGS
 from isometry.degeneracy._flag import Flag as Flag
 from isometry.degeneracy._flag import Thresholds as Thresholds
-from isometry.degeneracy._monitor import MonitorState as MonitorState
-from isometry.degeneracy._monitor import Records as Records
-from isometry.degeneracy._monitor import monitor as monitor
-from isometry.degeneracy._monitor import recorded as recorded
 from isometry.degeneracy._probe import Probe as Probe
 from isometry.degeneracy._report import Report as Report
 from isometry.degeneracy._report import Reports as Reports

@@ -11,7 +11,7 @@ from isometry import _checks
 from isometry._internal import compilation, strict_json
 from isometry.degeneracy._flag import CLEAR, FLAGS, RAISED, UNDECIDED, Flag
 from isometry.degeneracy._probe import Probe
-from isometry.degeneracy._statistics import STATISTICS
+from isometry.measure._statistics import STATISTICS
 from isometry.measure._record import Spectrum
 from isometry.theory import Law
 

@@ -52,7 +52,7 @@ def smooth_cdf(
         0.486, 1.000
     """
     most = _most_steps(log_s, steps, most)
-    return _cdf(log_s, weights, steps, log_points, most=most)
+    return _cdf(log_s, weights, jnp.asarray(steps), log_points, most=most)
 
 
 # As one program, also outside of jit: forty operations one by one would each compile
@@ -108,7 +108,7 @@ def smooth_density(
         0.544, 0.000
     """
     most = _most_steps(log_s, steps, most)
-    return _density(log_s, weights, steps, log_points, most=most)
+    return _density(log_s, weights, jnp.asarray(steps), log_points, most=most)
 
 
 @functools.partial(compilation.jit, static_argnames="most")

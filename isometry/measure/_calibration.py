@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -184,7 +184,7 @@ def _branch_ends(anatomy: Anatomy, first: Point, last: Point) -> set[tuple[str, 
 class _Measurement:
     """Measures E s² of a network with gains, at the same seeds and inputs each time."""
 
-    def __init__(self, net: Network, keys: Key, xs: PyTree[Array], span: Span):
+    def __init__(self, net: Network, keys: Key, xs: PyTree[Array], *, span: Span):
         sites_of_span: list[_Sites] = []
 
         # `prepare` reads the anatomy, and asks here which of its points to measure. The
@@ -206,6 +206,7 @@ class _Measurement:
             choose=choose,
         )
         (self.sites,) = sites_of_span
+        # All layers are measured from the start, by one forward pass.
         self._spans = Spans(self.plan, "input")
         self._inputs_at_once = _profile.inputs_at_once(self._spans, self._run)
         self._seed_chunks = None
@@ -240,6 +241,7 @@ class _Measurement:
             stack = joined[_profile.label_of(shape)].astype(np.float64)
             for i, name in enumerate(names):
                 of_point = stack[:, :, i]
+                # Gains of other layers would be NaN too.
                 if not np.isfinite(of_point).all():
                     raise NotFinite(
                         f"the Jacobian from {self.plan.first} to {name!r} is not "
@@ -258,7 +260,14 @@ class _Measurement:
         params = jax.tree.map(lambda a: a[0], drawn)
         x = jax.tree.map(lambda a: a[0], self._run.xs)
         constants = self.plan.constants
-        return np.asarray(_responses(self.plan, self.sites, constants, params, x=x))
+        responses = _responses(
+            self.plan,
+            self.sites,
+            constants,
+            params=params,
+            x=x,
+        )
+        return np.asarray(responses)
 
 
 def _all_scaled(params: Params, anatomy: Anatomy, factors: Factors) -> Params:
@@ -299,8 +308,8 @@ def _responses(
     plan: Plan,
     sites: "_Sites",
     constants: list[Array],
-    params: Params,
     *,
+    params: Params,
     x: PyTree[Array],
 ) -> Float[Array, " slots"]:
     """Return |d end/d ln gain|/|end| for each trunk layer, at one seed and input."""
@@ -322,15 +331,17 @@ def _responses(
     return sizes / jnp.linalg.norm(value)
 
 
-def calibrate(net: Network, keys: Key, xs: PyTree[Array], span: Span) -> Calibrated:
+def calibrate(net: Network, keys: Key, xs: PyTree[Array], *, span: Span) -> Calibrated:
     """Find gains that make E s² = 1 over a span, as `Network.calibrated` promises."""
-    measurement = _Measurement(net, keys, xs, span)
+    measurement = _Measurement(net, keys, xs, span=span)
     sites = measurement.sites
     last = measurement.plan.last.name
     notes = dict(sites.notes)
     slots = []
-    # A span without layers has no response to ask for.
-    responses = measurement.responses() if sites.trunk else ()
+    # A span without such layers has no response to ask for.
+    responses: Sequence[float] | np.ndarray = ()
+    if sites.trunk:
+        responses = measurement.responses()
     for slot, response in zip(sites.trunk, responses, strict=True):
         if response < _INVARIANT:
             name = sites.names[slot.layer, slot.number]
@@ -345,23 +356,12 @@ def calibrate(net: Network, keys: Key, xs: PyTree[Array], span: Span) -> Calibra
     if abs(_log_mean_square(after.mean(), last)) > _TOLERANCE:
         factors = _with_last_gain(measurement, slots, factors, notes=notes)
         after = measurement.mean_squares(factors)[last]
-    rows = []
-    for (layer, index), name in sites.names.items():
-        gain = 1.0
-        if layer in factors:
-            gain = float(factors[layer][index])
-        note = "" if gain != 1.0 else notes.get(name, "")
-        rows.append(Gain(name, gain, note))
-    num_seeds = len(after)
-    error = math.nan
-    if num_seeds > 1:
-        error = float(after.std(ddof=1)) / math.sqrt(num_seeds)
     gains = Gains(
-        rows=tuple(rows),
+        rows=tuple(_rows(sites, factors, notes)),
         span=(measurement.plan.first.name, last),
         before=float(before),
         after=float(after.mean()),
-        error=error,
+        error=_standard_error(after),
     )
     return Calibrated(
         function=net.function,
@@ -373,6 +373,27 @@ def calibrate(net: Network, keys: Key, xs: PyTree[Array], span: Span) -> Calibra
         gains=gains,
         factors=factors,
     )
+
+
+def _rows(sites: _Sites, factors: Factors, notes: Mapping[str, str]) -> Iterator[Gain]:
+    """Return the gain of every slice, and why it is 1."""
+    for (layer, number), name in sites.names.items():
+        gain = 1.0
+        if layer in factors:
+            gain = float(factors[layer][number])
+        note = notes.get(name, "")
+        # The last layers of branches are left alone only if others suffice.
+        if gain != 1.0:
+            note = ""
+        yield Gain(name, gain, note)
+
+
+def _standard_error(by_seed: Float[np.ndarray, " seeds"]) -> float:
+    """Return the standard error of the mean over seeds; NaN for one seed."""
+    # Of a single seed nothing is known about the spread.
+    if len(by_seed) == 1:
+        return math.nan
+    return float(by_seed.std(ddof=1)) / math.sqrt(len(by_seed))
 
 
 def _log_mean_square(mean_square: float, point: str) -> float:
@@ -395,6 +416,7 @@ def _trunk_gains(measurement: _Measurement, slots: Sequence[_Slot]) -> Factors:
     """
     log_gains = np.zeros(len(slots))
     factors: Factors = {}
+    # At most one round for each layer, as said above.
     for _ in range(len(slots)):
         means = measurement.mean_squares(factors)
         log_means = np.array(
@@ -430,6 +452,7 @@ def _with_last_gain(
     sites = measurement.sites
     last = measurement.plan.last.name
     adjusted = slots[-1:] or sites.ends
+    # Say of each layer what stands against it.
     if not adjusted:
         reasons = [f"{name}: {note}" for name, note in notes.items()]
         listed = "; ".join(reasons) or "there is none"

@@ -363,7 +363,7 @@ def ensemble(
     _resolution.function_of(f)
     # Parameters are not drawn yet: their shapes are enough to refuse or to plan.
     seeds = _draws.seeds_of(f, keys, params=params, sample=sample)
-    xs, num_inputs = _inputs(f, xs)
+    xs, num_inputs = inputs_of(f, xs)
     counts = (seeds.count, num_inputs)
     if mesh is not None:
         mesh = _devices.arranged(mesh, *counts)
@@ -482,7 +482,7 @@ def _note_chunk(seeds: Indices, inputs: Indices) -> Iterator[None]:
         raise
 
 
-def _inputs(f: Map, xs: PyTree[Array] | None) -> tuple[PyTree[Array], int]:
+def inputs_of(f: Map, xs: PyTree[Array] | None) -> tuple[PyTree[Array], int]:
     """Return the examples as arrays, and their number."""
     if xs is None:
         raise InputError(

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from isometry._internal.types import Key, Params
+from isometry.activations import Activation
 from isometry.networks import Network
 from isometry.structure import Anatomy, WeightLayer
 
@@ -136,6 +137,7 @@ class Calibrated(Network):
     def adjust(self, params: Params, xs: PyTree[Array]) -> Params:
         """Adjust the network as its scheme does, and multiply its weights."""
         adjusted = self.base.adjust(params, xs)
+        # Otherwise they have been multiplied as they were drawn.
         if not self.base.data_driven:
             return adjusted
         return scaled(adjusted, self.base.anatomy, self.factors)
@@ -151,9 +153,20 @@ class Calibrated(Network):
         return self.base.depth
 
     @property
+    def any_size(self) -> bool:
+        """Whether x may be larger or smaller than the example."""
+        return self.base.any_size
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """Those that the network itself knows."""
+        return self.base.layer_activations
+
+    @property
     def training(self) -> Network:
         """The network as it is trained, with the same gains."""
         base = self.base.training
+        # Gains are of leaves, which both modes share.
         return dataclasses.replace(
             self,
             function=base.function,
@@ -182,6 +195,7 @@ def scaled(
     Returns:
         Parameters of the same shapes and dtypes.
     """
+    # Layers know their leaves by key path.
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     values = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
     for layer in anatomy.layers:
@@ -198,10 +212,10 @@ def _multiplied(
     gains: Float[Array | np.ndarray, " slices"],
 ) -> Array:
     """Multiply the slices of one layer in its leaf."""
-    shape = [
-        size if axis in layer.stacked_axes else 1
-        for axis, size in enumerate(leaf.shape)
-    ]
+    # One gain for each slice, and the same along all other axes.
+    shape = [1] * leaf.ndim
+    for axis in layer.stacked_axes:
+        shape[axis] = leaf.shape[axis]
     factor = jnp.asarray(gains, leaf.dtype).reshape(shape)
     if not layer.stretches:
         return leaf * factor

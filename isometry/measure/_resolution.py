@@ -241,7 +241,7 @@ def require_example(f: Map | list[Map], x: PyTree, argument: str) -> None:
         x: One example, or its shape.
         argument: The name of the argument that holds x, "x" or "xs".
     """
-    if not isinstance(f, Network) or f.example is None:
+    if not isinstance(f, Network) or f.example is None or f.any_size:
         return
     # In training mode x is a batch, of any number of examples.
     if f.mode == "training":

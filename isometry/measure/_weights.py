@@ -35,6 +35,12 @@ class Weight(NamedTuple):
         outputs: The numbers that it returns.
         spectrum: Its singular values; None if there are none to be had.
         note: Why there are none, or what they are of; else "".
+
+    Example:
+        >>> net = networks.mlp([3, 8, 2], "tanh", "orthogonal", sigma_w=1.5)
+        >>> weights = isometry.weights(net, net.init(jax.random.key(0)))
+        >>> weights.rows[0].name, weights.rows[0].inputs, weights.rows[0].outputs
+        ('layers/0', 3, 8)
     """
 
     name: str
@@ -62,6 +68,7 @@ class Weights:
     rows: tuple[Weight, ...]
 
     def __getitem__(self, name: str) -> Spectrum:
+        # Names are checked as everywhere, with the nearest one for a misspelled one.
         by_name = {row.name: row for row in self.rows}
         row = by_name[checks.one_of("name", name, by_name)]
         if row.spectrum is None:
@@ -148,6 +155,7 @@ def weights(net: Network, params: Params) -> Weights:
         >>> weights["layers/1"].size
         4
     """
+    # Of a plain function the size of images is not known.
     if not isinstance(net, Network):
         raise InputError(
             f"net={checks.show(net)} is not a Network; write "
@@ -156,19 +164,21 @@ def weights(net: Network, params: Params) -> Weights:
     checks.on_host("params", params)
     checks.not_abstract("params", params)
     checks.all_finite("params", params)
+    # Its program has the weights as they multiply the signal.
     anatomy = net.anatomy
     if jax.tree.structure(params) != anatomy.params_tree:
         raise InputError(
             "params are not those of this network: they are another tree of arrays; "
             "write net.init(key)."
         )
-    # Weights as the program applies them: a layer that is used twice occurs twice.
+    # Weights as the program applies them, each slice at its first use.
     uses = operands(anatomy)
     shapes = {
         jax.tree_util.keystr(path): jnp.shape(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     rows = []
+    # One thread of BLAS: factorizations are many and small.
     with precision.full(), blas.single_threaded():
         values = _values_of(uses, anatomy, params)
         for use, value in zip(uses, values, strict=True):
@@ -184,6 +194,7 @@ def _names(use: Operand, shape: tuple[int, ...]) -> list[str]:
     layer = use.layer
     if layer.stacked is None:
         return [layer.name]
+    # Slices of nested stacks have an index for each.
     stack = tuple(shape[axis] for axis in layer.stacked_axes)
     indices = ["".join(f"[{n}]" for n in index) for index in np.ndindex(stack)]
     names = [layer.name + index for index in indices]
@@ -194,13 +205,14 @@ def _names(use: Operand, shape: tuple[int, ...]) -> list[str]:
 
 def _values_of(uses: list[Operand], anatomy: Anatomy, params: Params) -> list[Array]:
     """Return the value of each operand. What depends on x is not computed."""
+    # Several slices may be read at one place, so places are named by number.
     places = {str(i): use.place for i, use in enumerate(uses)}
     leaves = jax.tree.leaves(params)
     shapes = anatomy.closed.in_avals[len(leaves) :]
 
+    # Compiled, because XLA leaves out all that the weights do not depend on.
     @jax.jit
     def program(leaves: list[Array]) -> list[Array]:
-        # No operand depends on x, so any x will do.
         x = [jnp.zeros(aval.shape, aval.dtype) for aval in shapes]
         _, readings = tapped(anatomy.closed, places)([*leaves, *x], {})
         return [readings[name] for name in places]
@@ -227,29 +239,33 @@ def _measured(use: Operand, name: str, weight: Array) -> Weight:
 def _of_matrix(use: Operand, name: str, weight: Array) -> Weight:
     """Measure a matrix, or the matrix whose diagonal blocks are given."""
     axes = (*use.batch_axes, *use.in_axes, *use.out_axes)
-    # Along all other axes the weight has been repeated for the signal.
     others = [axis for axis in range(weight.ndim) if axis not in axes]
-    index = [0 if axis in others else slice(None) for axis in range(weight.ndim)]
-    remaining = [axis for axis in range(weight.ndim) if axis not in others]
-    order = [remaining.index(axis) for axis in axes]
-    ordered = weight[tuple(index)].transpose(order)
-    num_blocks = math.prod(weight.shape[axis] for axis in use.batch_axes)
-    num_inputs = math.prod(weight.shape[axis] for axis in use.in_axes)
-    blocks = ordered.reshape(num_blocks, num_inputs, -1)
+    ordered = weight.transpose(*axes, *others)
+    # Along all other axes the weight has been repeated for the signal.
+    ordered = ordered[(..., *(0,) * len(others))]
+    num_blocks = _size(weight, use.batch_axes)
+    num_inputs = _size(weight, use.in_axes)
+    num_outputs = _size(weight, use.out_axes)
+    blocks = ordered.reshape(num_blocks, num_inputs, num_outputs)
     log_values, log_floor = linalg.log_singular_values(blocks)
-    num_outputs = blocks.shape[-1]
+    spectrum = _spectrum(
+        jnp.sort(log_values.ravel(), descending=True),
+        log_floor,
+        structural_zeros=num_blocks * abs(num_inputs - num_outputs),
+    )
     return Weight(
         name,
         use.layer.kind,
         inputs=num_blocks * num_inputs,
         outputs=num_blocks * num_outputs,
-        spectrum=_spectrum(
-            jnp.sort(log_values.ravel(), descending=True),
-            log_floor,
-            structural_zeros=num_blocks * abs(num_inputs - num_outputs),
-        ),
+        spectrum=spectrum,
         note="",
     )
+
+
+def _size(weight: Array, axes: tuple[int, ...]) -> int:
+    """Return the number of entries along some axes."""
+    return math.prod(weight.shape[axis] for axis in axes)
 
 
 def _of_convolution(use: Operand, name: str, weight: Array) -> Weight:
@@ -257,12 +273,24 @@ def _of_convolution(use: Operand, name: str, weight: Array) -> Weight:
     convolution = use.convolution
     assert convolution is not None, "others have been dealt with"
     kernel = weight.transpose(*use.window_axes, *use.in_axes, *use.out_axes)
+    # A dilated window is a wider one with zeros between its taps.
     for axis, step in enumerate(convolution.dilation):
         kernel = _dilated(kernel, axis, step)
-    num_axes = len(convolution.size)
-    kind = use.layer.kind
-    pixels = math.prod(convolution.size)
-    inputs = pixels * kernel.shape[-2] * use.groups
+    *window, num_inputs, num_outputs = kernel.shape
+    axes = range(len(window))
+    pixels_out = math.prod(
+        _num_outputs(convolution, axis, window[axis]) for axis in axes
+    )
+    inputs = math.prod(convolution.size) * num_inputs * use.groups
+    outputs = pixels_out * num_outputs
+    row = Weight(
+        name,
+        use.layer.kind,
+        inputs=inputs,
+        outputs=outputs,
+        spectrum=None,
+        note=convolution.note,
+    )
     try:
         values = linalg.convolution_singular_values(
             kernel,
@@ -271,37 +299,26 @@ def _of_convolution(use: Operand, name: str, weight: Array) -> Weight:
             padding=convolution.padding,
             groups=use.groups,
         )
-    # Such as a map that does not fit in memory.
+    # One map that does not fit in memory should not hide the others.
     except FromCall as error:
-        return Weight(name, kind, inputs, outputs=0, spectrum=None, note=error.message)
-    pixels_out = 1
-    for axis in range(num_axes):
-        pixels_out *= _num_outputs(convolution, axis, kernel.shape[axis])
-    outputs = pixels_out * kernel.shape[-1]
+        return row._replace(note=error.message)
     # The floor of the whole map, which is at least that of the blocks by which the map
     # is factorized.
     log_floor = precision.svd_log_floor(inputs, outputs, values.dtype)
-    return Weight(
-        name,
-        kind,
-        inputs=inputs,
-        outputs=outputs,
-        spectrum=_spectrum(
-            jnp.log(values),
-            log_floor,
-            structural_zeros=abs(inputs - outputs),
-        ),
-        note=convolution.note,
-    )
+    missing = abs(inputs - outputs)
+    spectrum = _spectrum(jnp.log(values), log_floor, structural_zeros=missing)
+    return row._replace(spectrum=spectrum)
 
 
 def _num_outputs(convolution: Convolution, axis: int, taps: int) -> int:
     """Return the number of pixels of the result along an axis."""
     stride = convolution.strides[axis]
+    # On a circle every pixel is the start of a window.
     if isinstance(convolution.padding, str):
         return math.ceil(convolution.size[axis] / stride)
-    num_padded = convolution.size[axis] + sum(convolution.padding[axis])
-    return (num_padded - taps) // stride + 1
+    return (
+        convolution.size[axis] + sum(convolution.padding[axis]) - taps
+    ) // stride + 1
 
 
 def _dilated(kernel: Array, axis: int, step: int) -> Array:

@@ -1,5 +1,6 @@
 """Convolutional networks: z_1 = W_1 * x + b_1, z_l = W_l * phi(z_{l-1}) + b_l."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from isometry.networks import _spatial
 from isometry.networks._network import Built
 from isometry.networks._spatial import Image, Size
 from isometry.schemes._registry import SchemeLike
+from isometry.schemes._shaping import untransformed
 
 # The laws of theory are those of the circle; at the edges of the others, windows see
 # less than a window.
@@ -121,6 +123,13 @@ class CnnFunction:
         first = self.runs[0].layer
         return (*first.size, first.n_in)
 
+    @property
+    def num_activations(self) -> int:
+        """How many activations come one after another."""
+        num_layers = sum(run.length for run in self.runs)
+        has_head = self.head is not None
+        return num_layers - 1 + has_head
+
     def __call__(self, params: Params, x: Image) -> Array:
         stacks = params["layers"]
         x = self._checked(params, x)
@@ -173,6 +182,30 @@ class Cnn(Built):
     function: CnnFunction
     bias: bool
     dtype: np.dtype
+
+    @public("with_scheme")
+    def with_scheme(
+        self,
+        scheme: SchemeLike,
+        sigma_w: float | None = None,
+        sigma_b: float | None = None,
+    ) -> "Cnn":
+        """Return the same network with its weights drawn by another scheme."""
+        function = self.function
+        # Another scheme begins with the activation that the user gave.
+        phi = untransformed(function.activation)
+        phi, chosen = schemes.transformed(scheme, phi, function.num_activations)
+        redrawn = dataclasses.replace(
+            self,
+            function=dataclasses.replace(function, activation=phi),
+            activation=phi,
+            scheme=chosen,
+            sigma_w=sigma_w,
+            sigma_b=sigma_b,
+        )
+        # What the scheme cannot do is said here, and not at the first draw.
+        redrawn.drawing()
+        return redrawn
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:
@@ -315,11 +348,14 @@ def cnn(
     if not bias and sigma_b:
         raise InputError(f"sigma_b={sigma_b} with bias=False; drop one of the two.")
     function = CnnFunction(_runs(layers, has_head=head is not None), phi, head)
+    # Some schemes put another activation in the place of this one.
+    phi, chosen = schemes.transformed(scheme, phi, function.num_activations)
+    function = dataclasses.replace(function, activation=phi)
     kind = checks.float_dtype(dtype)
     net = Cnn(
         function=function,
         example=jax.ShapeDtypeStruct(function.input_shape, kind),
-        scheme=schemes.get(scheme),
+        scheme=chosen,
         activation=phi,
         sigma_w=sigma_w,
         sigma_b=sigma_b,

@@ -24,6 +24,12 @@ class WeightedLayer(Layer):
     Attributes:
         w: The weights, of shape (fan_in, fan_out).
         b: The biases, of shape (fan_out,), or None.
+
+    Example:
+        >>> net = networks.mlp([3, 8, 2], "tanh")
+        >>> stem, head = net.layers(net.init(jax.random.key(0)))
+        >>> stem.role, stem.w.shape, head.b.shape
+        ('stem', (3, 8), (2,))
     """
 
     # By name only: fields of `Layer` with defaults come before them.

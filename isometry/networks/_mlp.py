@@ -26,6 +26,7 @@ from isometry.networks._layered import (
 )
 from isometry.schemes import Layer, Scheme
 from isometry.schemes._registry import SchemeLike
+from isometry.schemes._shaping import untransformed
 from isometry.theory import Law
 
 
@@ -367,7 +368,8 @@ class Mlp(LayeredNetwork):
         """Return the same network with its weights drawn by another scheme."""
         return mlp(
             self.widths,
-            self.activation,
+            # Another scheme begins with the activation that the user gave.
+            untransformed(self.activation),
             scheme,
             sigma_w=sigma_w,
             sigma_b=sigma_b,
@@ -507,10 +509,13 @@ def mlp(  # noqa: PLR0917 (as it has always been)
     kind = checks.float_dtype(dtype)
     # NumPy's integers would print as such in the repr.
     sizes = tuple(int(size) for size in sizes)
+    # Some schemes put another activation in the place of this one.
+    num_activations = len(sizes) - 2
+    phi, chosen = schemes.transformed(scheme, phi, num_activations)
     net = Mlp(
         function=MlpFunction(sizes, phi),
         example=jax.ShapeDtypeStruct(sizes[:1], kind),
-        scheme=schemes.resolve(scheme, phi, sigma_w, sigma_b=sigma_b, call="mlp"),
+        scheme=schemes.resolve(chosen, phi, sigma_w, sigma_b=sigma_b, call="mlp"),
         activation=phi,
         bias=bool(bias),
         dtype=kind,

@@ -105,6 +105,27 @@ class Network:
         """
         return self.init(key)
 
+    def completed(self, key: Key, params: Params) -> Params:
+        """Return parameters whose weights a scheme has drawn, with a state to match.
+
+        Most models begin with a state that no weight changes.
+
+        Args:
+            key: The key from which they are drawn.
+            params: Parameters, with the state that belongs to other weights.
+
+        Returns:
+            The parameters.
+
+        Example:
+            >>> net = networks.mlp([3, 2], "tanh")
+            >>> params = net.init(jax.random.key(0))
+            >>> net.completed(jax.random.key(0), params) is params
+            True
+        """
+        del key
+        return params
+
     def __call__(self, params: Params, x: PyTree) -> PyTree:
         return self.function(params, x)
 
@@ -115,6 +136,14 @@ class Network:
         """The shape of x; None if x is a tree of arrays, or if any x will do."""
         # A tree of inputs has no one shape.
         return getattr(self.example, "shape", None)
+
+    @property
+    def any_size(self) -> bool:
+        """Whether x may be larger or smaller than the example, as sequences may be.
+
+        The function itself then refuses what it does not take.
+        """
+        return False
 
     @functools.cached_property
     def shapes(self) -> Params:
@@ -340,6 +369,11 @@ class Network:
             "in both, without dropout or statistics of a batch."
         )
 
+    def __repr__(self) -> str:
+        # Functions of networks may be objects, whose class has the name.
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        return f"{type(self).__name__}({name})"
+
     @public("law")
     def law(self, span: str, xs: Float[Array, "inputs ..."]) -> Law:
         """Predict the law of the singular values over a span, at infinite width.
@@ -491,6 +525,12 @@ class Redrawn(Built):
         """Return the parameters as the network's own code draws them."""
         return self.base.skeleton(key)
 
+    @public("init")
+    def init(self, key: Key) -> Params:
+        """Draw the weights by the scheme, and the rest as the network's own code."""
+        drawn = super().init(key)
+        return self.base.completed(key, drawn)
+
     @property
     def depth(self) -> int:
         """The number of weight layers on the longest path."""
@@ -502,11 +542,30 @@ class Redrawn(Built):
         return self.base.anatomy
 
     @property
+    def any_size(self) -> bool:
+        """Whether x may be larger or smaller than the example."""
+        return self.base.any_size
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """Those that the network itself knows."""
+        return self.base.layer_activations
+
+    @property
     def training(self) -> "Network":
-        """The network as it is trained, with the same scheme."""
-        # Its points may differ, so the scheme reads that network anew.
-        training = self.base.training
-        return training.with_scheme(self.scheme, self.sigma_w, self.sigma_b)
+        """The network as it is trained, with the same parameters."""
+        base = self.base.training
+        network = dataclasses.replace(
+            self,
+            function=base.function,
+            example=base.example,
+            mode=base.mode,
+            base=base,
+        )
+        # A scheme chooses scales by what it sees around a layer, and the anatomy in
+        # training may show something else.
+        network.__dict__["assignment"] = self.assignment
+        return network
 
     def __repr__(self) -> str:
         # As the user wrote it: the scale of a free scheme differs from layer to layer.

@@ -10,7 +10,7 @@ from isometry.plots._style import colour, mark, require_axes, require_fields
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from isometry.degeneracy import Records
+    from isometry._monitor import Records
 
 
 # The fields of records that are drawn.

@@ -17,7 +17,7 @@ from isometry.activations import Activation
 from isometry.initializers import Initializer
 from isometry.initializers._kernels import lay_out
 from isometry.initializers._layout import Parts, size, sizes
-from isometry.schemes import _multipliers, _places, _scales
+from isometry.schemes import _fused, _multipliers, _places, _scales
 from isometry.schemes._layer import Layer
 from isometry.schemes._multipliers import Setting
 from isometry.schemes._places import Places
@@ -61,6 +61,8 @@ class _Weight(NamedTuple):
         source: The layer, as the anatomy has it.
         layers: What the scheme was told, for each slice.
         inits: The initializer of each slice.
+        parts: Of one weight for queries, keys and values that is drawn as three: the
+            layer of each. Otherwise empty.
         pair: Which random key it is drawn from: the index of the layer itself, or of
             the one with which it shares a random matrix.
         note: As in `Row`.
@@ -69,8 +71,13 @@ class _Weight(NamedTuple):
     source: WeightLayer
     layers: tuple[Layer, ...]
     inits: tuple[Init, ...]
+    parts: dict[str, Layer]
     pair: int
     note: str
+
+    def part(self, role: str) -> Layer:
+        """Return what a scheme may know of the layer in a role of an attention."""
+        return self.parts.get(role, self.layers[0])
 
 
 class _Bias(NamedTuple):
@@ -376,6 +383,7 @@ def _weight(
     scaled = scales.of(layers[0])
     # Slices that get the same initializer are drawn as one batch.
     chosen: dict[Layer, Init] = {}
+    parts: dict[str, Layer] = {}
     inits = []
     for layer in layers:
         kind = _kind(layer) if scheme.alike else layer
@@ -383,10 +391,22 @@ def _weight(
             try:
                 chosen[kind] = scaled.scheme.initializer(layer)
             except FromCall as error:
-                raise NotDefined(_about(source, scheme, error)) from error
+                # A scheme may have no law for one weight that is three, and one for
+                # each of the three.
+                parts = _fused.parts(layer, places.shares.get(source.name, {}))
+                if not parts:
+                    raise NotDefined(_about(source, scheme, error)) from error
+                chosen[kind] = _fused.initializer(scaled.scheme, parts)
         inits.append(chosen[kind])
     note = ", ".join(filter(None, (scaled.note, _remark(source))))
-    weight = _Weight(source, layers, tuple(inits), pair=source.index, note=note)
+    weight = _Weight(
+        source=source,
+        layers=layers,
+        inits=tuple(inits),
+        parts=parts,
+        pair=source.index,
+        note=note,
+    )
     # Slices may differ, as the scale of a branch may depend on its place.
     written = list(dict.fromkeys(map(repr, inits)))
     initializer = written[0]
@@ -468,7 +488,17 @@ def _paired(
         for first, second in scheme.pairs:
             left = [by_name[name] for name in getattr(attention, first)]
             right = [by_name[name] for name in getattr(attention, second)]
-            _check_pair(left, right, scheme)
+            if not left or not right:
+                raise NotDefined(
+                    f"scheme {scheme.name!r} draws the weights of an attention in "
+                    "pairs, and an attention reads or returns the stream without a "
+                    "weight."
+                )
+            _check_pair(
+                [weight.part(first) for weight in left],
+                [weight.part(second) for weight in right],
+                scheme,
+            )
             indices = [weight.source.index for weight in (*left, *right)]
             for weight in (*left, *right):
                 pair_of[weight.source.name] = min(indices)
@@ -478,22 +508,14 @@ def _paired(
     ]
 
 
-def _check_pair(
-    left: Sequence[_Weight], right: Sequence[_Weight], scheme: Scheme
-) -> None:
+def _check_pair(left: Sequence[Layer], right: Sequence[Layer], scheme: Scheme) -> None:
     """Refuse layers that are no two factors of one matrix in each head."""
-    if not left or not right:
-        raise NotDefined(
-            f"scheme {scheme.name!r} draws the weights of an attention in pairs, and "
-            "an attention reads or returns the stream without a weight."
-        )
-    for one in left:
-        for other in right:
-            a, b = one.layers[0], other.layers[0]
-            inner = b.num_inputs if b.role == "output" else b.num_outputs
-            outer = b.num_outputs if b.role == "output" else b.num_inputs
+    for a in left:
+        for b in right:
             # The factors of value and output share the inner channels; those of query
             # and key the width on both sides.
+            inner = b.num_inputs if b.role == "output" else b.num_outputs
+            outer = b.num_outputs if b.role == "output" else b.num_inputs
             is_pair = (a.heads, a.num_outputs, a.num_inputs) == (b.heads, inner, outer)
             if not is_pair or len(left) > 1 or len(right) > 1:
                 raise NotDefined(

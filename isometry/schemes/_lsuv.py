@@ -62,8 +62,9 @@ SCHEMES = (
         "orthogonal weights, rescaled layer after layer so that outputs on real inputs "
         "have unit variance",
         law="drawn as orthogonal(1), biases 0; adjusted on inputs xs: the outputs of "
-        "each layer have standard deviation 1 over xs and units; net.init alone gives "
-        "the draw, ensemble and audit adjust it",
+        "each layer have standard deviation 1 over xs and units (of a recurrent one, "
+        "over steps too, within 0.1); net.init alone gives the draw, ensemble and "
+        "audit adjust it",
         citation="Mishkin and Matas (2016), arXiv:1511.06422",
         differs="the paper leaves alone what is within 0.1 of variance 1; here every "
         "layer is divided once",

@@ -14,6 +14,7 @@ from isometry._internal.errors import NotDefined
 from isometry._internal.types import Initializer as Init
 from isometry._internal.types import Key
 from isometry.initializers import Initializer
+from isometry.initializers._initializer import Draw
 from isometry.linalg._factorizations import thin_svd
 from isometry.schemes._layer import Layer
 from isometry.schemes._scheme import Scheme
@@ -99,7 +100,7 @@ def _value_or_output(layer: Layer) -> Init:
     return _attention_weight(layer, draw)
 
 
-def _attention_weight(layer: Layer, draw) -> Init:
+def _attention_weight(layer: Layer, draw: Draw) -> Init:
     return Initializer(
         "mimetic",
         repr(layer.role),

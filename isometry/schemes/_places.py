@@ -36,6 +36,8 @@ class Places(NamedTuple):
         branches: Each branch, and the place of its last layer.
         heads: For layers of attentions by name, the number of heads that they serve.
         by_name: The layers by name.
+        shares: For layers that make queries, keys and values, where along the outputs
+            each begins and ends.
     """
 
     order: dict[Slice, int]
@@ -43,6 +45,7 @@ class Places(NamedTuple):
     branches: tuple[tuple[Record, Branch], ...]
     heads: dict[str, int]
     by_name: dict[str, WeightLayer]
+    shares: dict[str, dict[str, tuple[int, int]]]
 
 
 def places(anatomy: Anatomy) -> Places:
@@ -76,6 +79,7 @@ def places(anatomy: Anatomy) -> Places:
         branches=tuple(last),
         heads=_heads(anatomy, by_name),
         by_name=by_name,
+        shares=_shares(anatomy),
     )
 
 
@@ -298,14 +302,28 @@ def _heads(anatomy: Anatomy, by_name: Mapping[str, WeightLayer]) -> dict[str, in
         if not attention.head_size:
             continue
         for name in (*attention.query, *attention.key):
-            layer = by_name[name]
-            heads[name] = max(_num_outputs(layer) // attention.head_size, 1)
+            outputs = _num_outputs(by_name[name])
+            if attention.shares:
+                # Of one weight for all three, the queries alone.
+                start, stop = attention.shares[0]
+                outputs = stop - start
+            heads[name] = max(outputs // attention.head_size, 1)
         # Values have as many heads as keys, whatever their size.
         counts = [heads[name] for name in attention.key]
         for name in (*attention.value, *attention.output):
             if counts:
                 heads.setdefault(name, counts[0])
     return heads
+
+
+def _shares(anatomy: Anatomy) -> dict[str, dict[str, tuple[int, int]]]:
+    """Return the shares of layers that make queries, keys and values."""
+    shares = {}
+    for attention in anatomy.attentions:
+        if attention.shares:
+            roles = dict(zip(("query", "key", "value"), attention.shares, strict=True))
+            shares[attention.query[0]] = roles
+    return shares
 
 
 def _num_outputs(layer: WeightLayer) -> int:

@@ -229,5 +229,6 @@ def transformed(
         return phi, chosen
     # A network without activations has nothing to transform.
     if depth > 0:
-        phi = chosen.transform(phi, depth)
+        # A transformed activation is not transformed again.
+        phi = chosen.transform(_shaping.untransformed(phi), depth)
     return phi, dataclasses.replace(chosen, transform=None)

@@ -16,13 +16,12 @@ arXiv:2203.08120.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import Array
 
 from isometry._internal.errors import NotDefined
@@ -61,9 +60,9 @@ _JUMP = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Transformed:
-    """The function gamma (fn(alpha x + beta) + delta)."""
+    """The function gamma (phi(alpha x + beta) + delta), phi the original."""
 
-    fn: Elementwise
+    original: Activation
     alpha: float
     beta: float
     gamma: float
@@ -71,18 +70,23 @@ class Transformed:
 
     def __call__(self, x: Array) -> Array:
         # Python's numbers take the dtype of x.
-        return self.gamma * (self.fn(self.alpha * x + self.beta) + self.delta)
+        return self.gamma * (self.original(self.alpha * x + self.beta) + self.delta)
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaky:
-    """Leaky ReLU of a slope, times a factor."""
+    """Leaky ReLU of a slope, times a factor, in the place of the original."""
 
+    original: Activation
     slope: float
     factor: float
 
     def __call__(self, x: Array) -> Array:
         return self.factor * jnp.where(x < 0, self.slope * x, x)
+
+
+# From alpha and beta to the transformation, and the errors of the two conditions.
+Solved: TypeAlias = Callable[[float, float], tuple[Transformed, np.ndarray]]
 
 
 class _Moments(NamedTuple):
@@ -164,7 +168,7 @@ def _shaped(activation: Activation, depth: int) -> Activation:
             (found.radial / found.variance - 1) / target,
         ]
         record = Transformed(
-            activation.fn,
+            activation,
             alpha,
             beta,
             gamma=float(found.variance**-0.5),
@@ -185,7 +189,7 @@ def _shaped(activation: Activation, depth: int) -> Activation:
 def _tailored(activation: Activation, depth: int) -> Activation:
     """Solve for tailored activations, smooth or leaky ReLU."""
     if activation.name in ("relu", "leaky_relu"):
-        return _leaky(depth)
+        return _leaky(activation, depth)
     if _slope_jumps(activation):
         raise NotDefined(
             f"tat: the slope of {activation.name} jumps, so that its C''(1) is "
@@ -205,7 +209,7 @@ def _tailored(activation: Activation, depth: int) -> Activation:
             (square / found.slope - 1) / target,
         ]
         record = Transformed(
-            activation.fn,
+            activation,
             alpha,
             beta,
             gamma=float(found.slope**-0.5),
@@ -223,8 +227,10 @@ def _tailored(activation: Activation, depth: int) -> Activation:
     return _renamed(activation, record, "tat")
 
 
-def _search(solved) -> Transformed | None:
+def _search(solved: Solved) -> Transformed | None:
     """Return the first transformation that solves both conditions, or None."""
+    # Imported here, because it takes longer than all of this package.
+    from scipy import optimize
 
     def errors(point: np.ndarray) -> np.ndarray:
         log_alpha, beta = point
@@ -237,7 +243,7 @@ def _search(solved) -> Transformed | None:
         start = [math.log(alpha), beta]
         # Weaker than 1e-3 or stronger than 20 an activation is linear or a step.
         bounds = ([math.log(1e-4), -20.0], [math.log(20.0), 20.0])
-        found = scipy.optimize.least_squares(
+        found = optimize.least_squares(
             errors, start, bounds=bounds, xtol=1e-15, ftol=1e-15, gtol=1e-15
         )
         if np.abs(found.fun).max() < _TOLERANCE:
@@ -287,14 +293,21 @@ def _bisected(depth: int) -> float:
     return (low + high) / 2
 
 
-def _leaky(depth: int) -> Activation:
+def _leaky(activation: Activation, depth: int) -> Activation:
     """Return the leaky ReLU whose network makes the target of uncorrelated inputs."""
     slope = 0.0
     # A shallow network of ReLUs stays below the target, and is left as it is.
     if leaky_correlation(0.0, depth) > CORRELATION:
         slope = _bisected(depth)
-    record = Leaky(slope, factor=math.sqrt(2 / (1 + slope**2)))
+    record = Leaky(activation, slope, factor=math.sqrt(2 / (1 + slope**2)))
     return Activation(record, kinks=(0.0,), odd=False, name=f"tat(leaky {slope:.6g})")
+
+
+def untransformed(activation: Activation) -> Activation:
+    """Return the activation in whose place a transformed one stands, or itself."""
+    if isinstance(activation.fn, Transformed | Leaky):
+        return activation.fn.original
+    return activation
 
 
 @functools.cache

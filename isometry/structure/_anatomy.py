@@ -31,8 +31,9 @@ class Anatomy:
     bias; `name:out` is the result of the nonlinearity, norm or pooling that follows;
     `name:sum` is the sum in which the residual branch that ends with the layer returns
     to the stream. Slices of a stacked layer are `name[i]`, steps of a recurrence
-    `name@t`, its state `carry@t`, a second use of a weight `name#2`. The ends are
-    "input" and "output".
+    `name@t`, its state `carry@t`, or `h@t` if f returns it from a step as
+    `jax.ad_checkpoint.checkpoint_name(state, "h")`, a second use of a weight `name#2`.
+    The ends are "input" and "output".
 
     Attributes:
         layers: One record for each weight, in the order of their first use.

@@ -307,6 +307,7 @@ def _attentions(parts: _Parts) -> tuple[Attention, ...]:
             value=_row_names(parts, heads.value),
             output=_row_names(parts, heads.output),
             head_size=heads.size,
+            shares=heads.shares,
         )
         for heads in parts.heads
     ]

@@ -1,7 +1,7 @@
 """Attention recognised: two layers whose product goes through a softmax to a third."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from isometry.structure._flow import Flow
@@ -20,6 +20,8 @@ class Heads(NamedTuple):
         logits: The product of queries and keys.
         mixed: The product of attention and values.
         size: The number of products that are summed to one logit.
+        shares: If one layer makes queries, keys and values: where along the last axis
+            of its result each begins and ends. Otherwise empty.
     """
 
     query: Indices
@@ -29,6 +31,7 @@ class Heads(NamedTuple):
     logits: int
     mixed: int
     size: int
+    shares: tuple[tuple[int, int], ...]
 
 
 def attentions(
@@ -85,16 +88,78 @@ def _heads(
         )
         left, right = flow.unrolled.nodes[logits].inputs
         query, key = (left, right) if are_keys_right else (right, left)
+        operands = (query, key, inputs[1 - position])
+        before = [_layers_before(flow, operand, barriers) for operand in operands]
         return Heads(
-            query=_layers_before(flow, query, barriers),
-            key=_layers_before(flow, key, barriers),
-            value=_layers_before(flow, inputs[1 - position], barriers),
+            query=before[0],
+            key=before[1],
+            value=before[2],
             output=_layers_behind(flow, mixed, barriers),
             logits=logits,
             mixed=mixed,
             size=_num_summed(flow, logits),
+            shares=_shares(flow, operands, before),
         )
     return None
+
+
+def _shares(
+    flow: Flow,
+    operands: Sequence[int],
+    before: Sequence[Indices],
+) -> tuple[tuple[int, int], ...]:
+    """Return which outputs of one layer are queries, keys and values.
+
+    Args:
+        flow: The flow.
+        operands: The nodes of queries, keys and values.
+        before: The layers before each of them.
+    """
+    layers = set(before)
+    if len(layers) > 1 or len(before[0]) != 1:
+        return ()
+    ((layer,),) = layers
+    shares = [_share(flow, layer, operand) for operand in operands]
+    known = tuple(share for share in shares if share is not None)
+    return known if len(known) == len(shares) else ()
+
+
+def _share(
+    flow: Flow,
+    layer: int,
+    operand: int,
+) -> tuple[int, int] | None:
+    """Return which outputs of a layer an operand is made of, if they are a stretch."""
+    program = flow.program
+    start = flow.unrolled.nodes[layer].value
+    last = len(program.values[start].shape) - 1
+    # `follow` traces values to leaves of params; here the result of the layer takes
+    # their place.
+    whole = Origin(start, tuple((axis,) for axis in range(last + 1)))
+    traced: dict[int, Origins] = {start: (whole,)}
+    for node in sorted(_between(flow, layer, operand)):
+        index = flow.unrolled.nodes[node].value
+        if index != start:
+            traced[index] = follow(program, index, traced)
+    origins = traced.get(flow.unrolled.nodes[operand].value, ())
+    if len(origins) != 1 or origins[0].picks:
+        return None
+    parts = origins[0].parts
+    if len(parts) != 1 or parts[0].axis != last:
+        return None
+    return parts[0].start, parts[0].stop
+
+
+def _between(flow: Flow, layer: int, operand: int) -> set[int]:
+    """Return the nodes from a layer to an operand that depends on it."""
+    seen = {operand}
+    pending = [operand]
+    while pending:
+        node = pending.pop()
+        new = [read for read in flow.inputs[node] if read > layer and read not in seen]
+        seen.update(new)
+        pending.extend(new)
+    return seen
 
 
 def _num_summed(flow: Flow, product: int) -> int:

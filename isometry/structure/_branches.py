@@ -123,6 +123,8 @@ def _join(
     layers = branch.layers(flow)
     if not layers or skip.num_products == branch.num_products:
         return None
+    if not all(_is_in_one_step(flow, fork, layer) for layer in layers):
+        return None
     shortcut: Indices = ()
     if skip.num_products > 0:
         # A projection is the only thing on the skip, and the branch has more products.
@@ -267,6 +269,30 @@ def _between(
         seen.update(new)
         pending.extend(new)
     return seen
+
+
+def _is_in_one_step(flow: Flow, fork: int, layer: int) -> bool:
+    """Tell whether a recurrent layer reads a state that left the stream in its step.
+
+    The stream of a recurrence is its state. A GRU adds V x to W (r * h), where the gate
+    r depends on x; an LSTM adds to its state what it computes from that of the step
+    before. Neither is a residual branch.
+    """
+    program = flow.program
+    layer_value = flow.unrolled.nodes[layer].value
+    fork_value = flow.unrolled.nodes[fork].value
+    layer_iterations = flow.unrolled.nodes[layer].iterations
+    fork_iterations = flow.unrolled.nodes[fork].iterations
+    scans = flow.value(layer).scans
+    for _, use in flow.layer_at[layer]:
+        for depth, (scan, is_slice) in enumerate(zip(scans, use.styles, strict=True)):
+            of_state = program.of_states[scan]
+            if is_slice or layer_value not in of_state:
+                continue
+            is_same_step = fork_iterations[: depth + 1] == layer_iterations[: depth + 1]
+            if fork_value not in of_state or not is_same_step:
+                return False
+    return True
 
 
 def _is_pick(flow: Flow, node: int) -> bool:

@@ -207,9 +207,11 @@ def _uses(
         picking = {pick.scan for pick in picks}
         scans = program.values[meeting.value].scans
         single_iteration = None
-        if meeting.origin.single_iteration is not None:
-            scan, iteration = meeting.origin.single_iteration
+        if meeting.origin.position is not None:
+            scan, position = meeting.origin.position
             picking.add(scan)
+            # A reverse scan begins with the last of what is stacked.
+            iteration = program.scans[scan].index_of(position)
             single_iteration = scans.index(scan), iteration
         styles = tuple(scan in picking for scan in scans)
         uses.append(

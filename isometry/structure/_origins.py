@@ -60,8 +60,8 @@ class Origin(NamedTuple):
         parts: The stretches of axes of the leaf that were cut out.
         joined: If values of several leaves were concatenated: the axis of the value,
             and where this leaf's share of it begins and ends. Otherwise None.
-        single_iteration: If f itself stacked several leaves for a scan: the scan, and
-            the one iteration in which the value comes from this leaf. Otherwise None.
+        position: If f itself stacked several leaves for a scan: the scan, and the
+            position of this leaf among those that were stacked. Otherwise None.
     """
 
     leaf: int
@@ -69,7 +69,7 @@ class Origin(NamedTuple):
     picks: tuple[Pick, ...] = ()
     parts: tuple[Part, ...] = ()
     joined: Part | None = None
-    single_iteration: tuple[int, int] | None = None
+    position: tuple[int, int] | None = None
 
     @property
     def num_traced(self) -> int:
@@ -379,6 +379,19 @@ def _slice(step: _Step, origin: Origin) -> Origin | None:
     return origin
 
 
+def _split(step: _Step, origin: Origin) -> Origin | None:
+    """Follow one of the parts into which an axis is split."""
+    assert step.value.eqn is not None
+    axis = step.params["axis"]
+    # Variables are unique to their jaxpr, so they are compared by identity.
+    results = [var is step.value.var for var in step.value.eqn.outvars]
+    number = results.index(True)
+    sizes = [int(size) for size in step.params["sizes"]]
+    start = sum(sizes[:number])
+    cut = Part(axis, start, start + sizes[number])
+    return _cut(step.program, origin, cut, size=step.input_shape[axis])
+
+
 def _cut(
     program: Program,
     origin: Origin,
@@ -435,17 +448,15 @@ def _picked(
     Each iteration of `scan` takes one slice. If that is None, the signal selects it.
     """
     joined = origin.joined
-    single_iteration = origin.single_iteration
+    position = origin.position
     picks = origin.picks
     source = origin.axes[axis]
     if joined is not None and joined.axis == axis and scan is not None:
         if joined.stop - joined.start == 1:
-            single_iteration = (scan, joined.start)
+            position = (scan, joined.start)
     elif len(source) == 1:
         picks = (*picks, Pick(source[0], scan=scan, is_routed=scan is None))
-    return _without(
-        origin._replace(picks=picks, single_iteration=single_iteration), {axis}
-    )
+    return _without(origin._replace(picks=picks, position=position), {axis})
 
 
 def _dynamic_slice(step: _Step, origin: Origin) -> Origin | None:
@@ -560,6 +571,7 @@ _FOLLOWED: dict[str, _Follow] = {
     "broadcast_in_dim": _broadcast,
     "squeeze": _squeeze,
     "slice": _slice,
+    "split": _split,
     "dynamic_slice": _dynamic_slice,
     "gather": _gather,
     "scan_each": _each,

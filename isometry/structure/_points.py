@@ -8,7 +8,7 @@ value is a spot. Inside a scan a spot has one point for each iteration.
 import itertools
 import math
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from isometry.structure._branches import Join, is_sum
@@ -16,7 +16,7 @@ from isometry.structure._flow import LAYOUT, Flow
 from isometry.structure._layers import Row, Use
 from isometry.structure._meetings import size_of
 from isometry.structure._origins import Origins
-from isometry.structure._reading import Indices
+from isometry.structure._reading import Indices, Program, Value
 from isometry.structure._unrolling import actual, representative
 
 # For each scan, the iteration of a point minus that of the node that represents it.
@@ -188,7 +188,8 @@ def spots(
             behind = outlet(flow, sum_node)
             if behind is not None:
                 put((base, number + ":sum:out"), use, node, at=behind)
-    return [*collected.values(), *_states(flow)]
+    taken = {row.name for row in rows}
+    return [*collected.values(), *_states(flow, taken)]
 
 
 def sums(
@@ -264,7 +265,7 @@ def _layer_before(
     return layer_of[node]
 
 
-def _states(flow: Flow) -> list[Spot]:
+def _states(flow: Flow, taken: Container[str]) -> list[Spot]:
     """Name the states of recurrences, which one step passes to the next."""
     program = flow.program
     # Scans over stacked layers carry the stream, whose points are named by layers.
@@ -283,10 +284,42 @@ def _states(flow: Flow) -> list[Spot]:
             index, iterations, _ = flow.unrolled.nodes[node]
             if index in program.scans[scan].returned and len(iterations) == len(scans):
                 by_value.setdefault(index, {})[iterations] = node
-        for part, (_, nodes) in enumerate(sorted(by_value.items())):
-            base = "carry" if len(by_value) == 1 else f"carry/{part}"
+        bases = _state_names(program, sorted(by_value), taken)
+        for base, (_, nodes) in zip(bases, sorted(by_value.items()), strict=True):
             spots.append(Spot(base, tail, styles, scans=scans, nodes=nodes))
     return spots
+
+
+def _state_names(
+    program: Program,
+    states: Sequence[int],
+    taken: Container[str],
+) -> list[str]:
+    """Name the states of one recurrence.
+
+    Args:
+        program: The program.
+        states: Indices of the states as one step returns them.
+        taken: The names of layers.
+
+    Returns:
+        The name that f gives to a state by `jax.ad_checkpoint.checkpoint_name`, or
+        "carry", numbered if there are several.
+    """
+    given = [_given_name(program.values[state]) for state in states]
+    names = []
+    for part, name in enumerate(given):
+        is_own = name is not None and name not in taken and given.count(name) == 1
+        numbered = "carry" if len(states) == 1 else f"carry/{part}"
+        names.append(name if is_own else numbered)
+    return names
+
+
+def _given_name(value: Value) -> str | None:
+    """Return the name that f itself gives to a value by `checkpoint_name`, or None."""
+    if value.operation != "name":
+        return None
+    return value.params["name"]
 
 
 def _words(row: Row, use: Use) -> tuple[str, str]:

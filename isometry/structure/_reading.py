@@ -157,6 +157,11 @@ class Program:
         return self.reached(self.x)
 
     @functools.cached_property
+    def of_states(self) -> list[frozenset[int]]:
+        """For each scan, the indices of all values that depend on its state."""
+        return [self.reached(scan.carries) for scan in self.scans]
+
+    @functools.cached_property
     def readers(self) -> list[list[int]]:
         """For each value, those computed from it, in this iteration or in the next."""
         readers: list[list[int]] = [[] for _ in self.values]

@@ -134,6 +134,8 @@ class Attention(NamedTuple):
         output: Names of the layers that read the result of the attention.
         head_size: Channels of the queries and keys of one head: how many products are
             summed to one logit.
+        shares: If one layer makes queries, keys and values: where along its outputs
+            each begins and ends. Empty if there are several, or if it cannot be read.
 
     Example:
         >>> def attend(params, x):
@@ -151,3 +153,4 @@ class Attention(NamedTuple):
     value: tuple[str, ...]
     output: tuple[str, ...]
     head_size: int | None = None
+    shares: tuple[tuple[int, int], ...] = ()

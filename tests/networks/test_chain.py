@@ -71,19 +71,31 @@ def test_chain_is_its_blocks_in_turn():
 
 
 @pytest.mark.parametrize("span", ["end_to_end", "hidden"])
-def test_dense_and_product_agree_on_blocks_of_one_mode(span):
+def test_factors_multiply_to_the_jacobian(span):
     """A block that loops until a condition holds has no reverse mode."""
     net, params = blocks(looped)
-    for method in ("dense", "product"):
-        sp = isometry.spectrum(net, params, X, method=method, span=span)
-        assert sp.size == (5 if span == "hidden" else 3)
-        assert sp.structural_zeros == 2
-        np.testing.assert_allclose(sp.log_values, log_values_by_hand(span), atol=1e-4)
+    product = np.eye(5)
+    for factor in net.function.factors(params, X, span):
+        product = np.asarray(factor.matrix[0], float) @ product
+    by_hand = log_values_by_hand(span)
+    s = np.linalg.svd(product, compute_uv=False)
+    np.testing.assert_allclose(np.log(s), by_hand, atol=1e-5)
 
 
-def test_block_that_returns_nan_is_refused():
-    """Its Jacobian is finite all the same, for a shift by NaN does not depend on x."""
-    net, params = blocks(looped, shift=jnp.nan)
+def test_hidden_span_runs_from_the_first_block_to_the_last():
+    net, params = blocks(looped)
+    sp = isometry.spectrum(net, params, X, span="hidden")
+    np.testing.assert_allclose(sp.log_values, log_values_by_hand("hidden"), atol=1e-5)
+    assert (sp.size, sp.structural_zeros) == (5, 2)
+
+
+def test_products_of_blocks_are_measured_and_nan_is_refused():
+    """A shift by NaN does not depend on x, so the Jacobian is finite all the same."""
+    net, params = blocks(looped)
+    sp = isometry.spectrum(net, params, X, method="product")
+    by_hand = log_values_by_hand("end_to_end")
+    np.testing.assert_allclose(sp.log_values, by_hand, atol=1e-5)
+    _, params = blocks(looped, shift=jnp.nan)
     with pytest.raises(ValueError, match="NaN"):
         isometry.spectrum(net, params, X, method="product")
 
@@ -129,10 +141,15 @@ def test_layers_of_networks_are_factors_of_the_chain():
         if layer.index not in (2, 4):
             h = np.tanh(h)
             jacobian = (1 - h**2)[:, None] * jacobian
-    sp = isometry.spectrum(PAIR, DRAWN, X, method="product")
-    s = np.linalg.svd(jacobian, compute_uv=False)
-    # Relative to s_max each of five layers rounds by a few eps of float32.
-    np.testing.assert_allclose(sp.values, s, atol=50 * 1.2e-7 * s[0])
+    product = np.eye(5)
+    for stack in PAIR.function.factors(DRAWN, X, "end_to_end"):
+        for i, matrix in enumerate(stack.matrix):
+            product = np.asarray(matrix, float) @ product
+            if stack.scale is not None:
+                product = np.asarray(stack.scale[i], float)[:, None] * product
+    # Each of five layers rounds by a few eps of float32.
+    close = {"rtol": 0, "atol": 50 * 1.2e-7 * np.abs(jacobian).max()}
+    np.testing.assert_allclose(product, jacobian, **close)
 
 
 def test_data_driven_blocks_are_adjusted_on_what_comes_to_them():
@@ -162,19 +179,6 @@ def test_data_driven_blocks_are_adjusted_on_what_comes_to_them():
         jax.tree.leaves(stacked), jax.tree.leaves(params), strict=True
     ):
         np.testing.assert_array_equal(many[0], one)
-
-
-def double(params, x):
-    return 2 * x
-
-
-def test_functions_before_a_data_driven_block_are_applied():
-    fitted = networks.mlp([5, 5, 5], "tanh", "lsuv", bias=False)
-    xs = jnp.asarray(np.random.default_rng(4).standard_normal((40, 5)), jnp.float32)
-    drawn = fitted.init(jax.random.key(0))
-    _, behind = networks.chain([double, fitted]).adjust((None, drawn), xs)
-    expected = fitted.adjust(drawn, 2 * xs)
-    jax.tree.map(np.testing.assert_array_equal, behind, expected)
 
 
 @pytest.mark.parametrize(

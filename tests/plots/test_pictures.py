@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from isometry import Dense, InputError, Spectrum, plots, theory
-from isometry.degeneracy import Flag, Probe, Records, Report, Reports
+from isometry import Dense, InputError, Records, Spectrum, plots, theory
+from isometry.degeneracy import Flag, Probe, Report, Reports
 
 matplotlib = pytest.importorskip("matplotlib")
 

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from isometry.structure import anatomy
 
@@ -10,14 +11,13 @@ KEY = jax.random.key(0)
 
 
 class Cnn(nn.Module):
-    """Ordinary, grouped, depthwise and pointwise convolutions, and a dense head."""
+    """Ordinary, grouped and depthwise convolutions, and a dense head."""
 
     @nn.compact
     def __call__(self, x):
         x = nn.relu(nn.Conv(4, (3, 3), name="stem")(x))
         x = nn.relu(nn.Conv(8, (3, 3), feature_group_count=2, name="grouped")(x))
-        x = nn.relu(nn.Conv(8, (3, 3), feature_group_count=8, name="depthwise")(x))
-        x = nn.tanh(nn.Conv(8, (1, 1), name="pointwise")(x))
+        x = nn.tanh(nn.Conv(8, (3, 3), feature_group_count=8, name="depthwise")(x))
         return nn.Dense(3, name="head")(x.mean((0, 1)))
 
 
@@ -98,6 +98,16 @@ def read(module, x):
 
 def zeros(shapes):
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def noise(shapes, scale=0.5):
+    """Parameters by NumPy, for tests that need no scheme to draw them."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        return jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype)
+
+    return jax.tree.map(draw, shapes)
 
 
 def images():

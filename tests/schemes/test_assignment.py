@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from isometry import InputError, initializers, schemes
 from isometry._internal.errors import NotDefined
@@ -17,8 +18,11 @@ ATOL = 2e-5
 
 
 def drawn(names, shapes, an):
-    """Parameters by each scheme, all drawn by one program."""
-    assignments = {name: schemes.assign(name, an, shapes) for name in names}
+    """Parameters by each scheme, all drawn by one program; free ones at sigma_w = 2."""
+    assignments = {}
+    for name in names:
+        sigma_w = 2.0 if schemes.get(name).free else None
+        assignments[name] = schemes.assign(name, an, shapes, sigma_w=sigma_w)
 
     @jax.jit
     def draw(key):
@@ -29,7 +33,7 @@ def drawn(names, shapes, an):
 
 
 CONVOLUTIONS = ("orthogonal", "delta_orthogonal", "partial_identity", "zer_o", "dirac")
-GROUPS = {"stem": 1, "grouped": 2, "depthwise": 8, "pointwise": 1}
+GROUPS = {"stem": 1, "grouped": 2, "depthwise": 8}
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +53,19 @@ def matrices(cnn, scheme, layer):
 
 @pytest.mark.parametrize("layer", GROUPS)
 def test_orthogonal_kernels_are_orthogonal_when_flattened(cnn, layer):
-    """Each group alone: singular values are the critical sigma_w of ReLU or tanh."""
-    expected = 1.0 if layer == "pointwise" else 2**0.5
+    """Each group alone: all singular values are sigma_w."""
     for taps in matrices(cnn, "orthogonal", layer):
         flat = taps.reshape(-1, taps.shape[-1])
         s = np.linalg.svd(flat, compute_uv=False)
-        np.testing.assert_allclose(s, expected, atol=ATOL)
+        np.testing.assert_allclose(s, 2, atol=ATOL)
 
 
 @pytest.mark.parametrize("layer", GROUPS)
 def test_delta_orthogonal_kernels_are_orthogonal_at_the_centre(cnn, layer):
-    expected = 1.0 if layer == "pointwise" else 2**0.5
     for taps in matrices(cnn, "delta_orthogonal", layer):
         centre = len(taps) // 2
         s = np.linalg.svd(taps[centre], compute_uv=False)
-        np.testing.assert_allclose(s, expected, atol=ATOL)
+        np.testing.assert_allclose(s, 2, atol=ATOL)
         assert np.count_nonzero(np.delete(taps, centre, axis=0)) == 0
 
 
@@ -86,7 +88,7 @@ def test_deterministic_kernels_hold_a_matrix_per_group_at_the_centre(cnn, scheme
 
 def test_kaiming_counts_the_fan_of_a_group(cnn):
     """Var = 2/fan_in: 9 for a depthwise kernel, 18 for the grouped one."""
-    fans = {"stem": 18, "grouped": 18, "depthwise": 9, "pointwise": 8}
+    fans = {"stem": 18, "grouped": 18, "depthwise": 9}
     squares = 0.0
     count = 0
     for layer, fan in fans.items():
@@ -102,13 +104,17 @@ def test_kaiming_counts_the_fan_of_a_group(cnn):
 def test_heads_of_dense_general_are_one_axis():
     """(d, heads, head_dim) is drawn as d × (heads·head_dim); the output likewise."""
     shapes, an = models.read(models.Transformer(), models.tokens())
-    params = drawn(["orthogonal"], shapes, an)["orthogonal"]["params"]
+    both = drawn(["partial_identity", "hadamard"], shapes, an)
+    params = both["partial_identity"]["params"]
     for name in ("query", "key", "value"):
-        kernel = np.asarray(params["attn0"][name]["kernel"], float)
-        s = np.linalg.svd(kernel.reshape(6, 6), compute_uv=False)
-        np.testing.assert_allclose(s, 1, atol=ATOL)
-    out = np.asarray(params["attn1"]["out"]["kernel"], float).reshape(6, 6)
-    np.testing.assert_allclose(out @ out.T, np.eye(6), atol=ATOL)
+        kernel = params["attn0"][name]["kernel"]
+        assert kernel.shape == (6, 2, 3)
+        np.testing.assert_array_equal(kernel.reshape(6, 6), np.eye(6))
+    out = both["hadamard"]["params"]["attn1"]["out"]["kernel"]
+    assert out.shape == (2, 3, 6)
+    # The corner of Sylvester's matrix of order 8.
+    expected = scipy.linalg.hadamard(8)[:6, :6] / 8**0.5
+    np.testing.assert_allclose(out.reshape(6, 6), expected, rtol=1e-6)
 
 
 def test_torch_layouts_are_transposed():
@@ -130,21 +136,18 @@ def test_torch_layouts_are_transposed():
     shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)  # noqa: E731
     shapes = {"whole": shape(4, 2, 3), "split": shape(6, 2, 3), "head": shape(5, 6)}
     an = anatomy(f, shapes, shape(2, 7))
-    both = drawn(["partial_identity", "orthogonal"], shapes, an)
-    params = both["partial_identity"]
+    params = drawn(["partial_identity"], shapes, an)["partial_identity"]
     np.testing.assert_array_equal(params["whole"][:, :, 1], np.eye(4, 2))
     per_group = np.eye(3, 2)
     np.testing.assert_array_equal(params["split"][:3, :, 1], per_group)
     np.testing.assert_array_equal(params["split"][3:, :, 1], per_group)
-    head = np.asarray(both["orthogonal"]["head"], float)
-    s = np.linalg.svd(head, compute_uv=False)
-    np.testing.assert_allclose(s, 2**0.5, atol=ATOL)
+    np.testing.assert_array_equal(params["head"], np.eye(5, 6))
 
 
 def test_slices_of_a_stack_are_drawn_apart():
     f, shapes, x = models.scanned()
     an = anatomy(f, shapes, x)
-    params = drawn(["gaussian"], shapes, an)["gaussian"]
+    params = drawn(["xavier"], shapes, an)["xavier"]
     first = np.asarray(params["first"])
     assert len(np.unique(first)) == first.size
 
@@ -159,7 +162,7 @@ def test_scales_follow_the_slice_and_its_branch():
     numbered = schemes.Scheme("numbered", choose, "its place", alike=False)
     f, shapes, x = models.scanned()
     assignment = schemes.assign(numbered, anatomy(f, shapes, x), shapes)
-    params = assignment.draw(KEY, models.zeros(shapes))
+    params = jax.device_get(jax.jit(assignment.draw)(KEY, models.zeros(shapes)))
     # In order: stem, then first and second of every block, then head.
     assert params["stem"][0, 0] == -1
     np.testing.assert_array_equal(params["first"][:, 0, 0], [100, 301, 502])
@@ -183,7 +186,7 @@ def test_stretches_and_shared_axes_have_draws_of_their_own():
     first, second = np.split(np.asarray(params["w"], float)[:, :8], 2, axis=1)
     squares = [first, second, *np.asarray(params["experts"], float)]
     for matrix in squares:
-        np.testing.assert_allclose(matrix.T @ matrix, np.eye(4), atol=ATOL)
+        np.testing.assert_allclose(matrix.T @ matrix, 4 * np.eye(4), atol=ATOL)
     assert np.abs(first - second).max() > 0.1
     # The last column is in no layer, and stays as it was given.
     np.testing.assert_array_equal(params["w"][:, 8], 1)
@@ -262,7 +265,7 @@ def test_a_tied_leaf_is_drawn_once():
 def test_draw_takes_other_leaves_from_params():
     shapes, an = models.read(models.ResNet(), models.images())
     params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 7.0), shapes)
-    new = schemes.assign("zer_o", an, shapes).draw(KEY, params)
+    new = jax.jit(schemes.assign("zer_o", an, shapes).draw)(KEY, params)
     np.testing.assert_array_equal(new["params"]["block0"]["norm"]["scale"], 7.0)
     np.testing.assert_array_equal(new["batch_stats"]["block0"]["norm"]["mean"], 7.0)
 

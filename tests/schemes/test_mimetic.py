@@ -1,5 +1,7 @@
 """Mimetic attention: pairs of weights are factors of one matrix."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +16,12 @@ from tests.schemes import models
 KEY = jax.random.key(2)
 
 
+@functools.partial(jax.jit, static_argnames=("role", "shape", "heads"))
 def weight(role, shape, *, heads=None):
     branch = Branch(0, 4, int(role == "output"), 2)
     layer = Layer(role, 0, 9, 24, 24, branch, heads=heads)
     init = schemes.get("mimetic").initializer(layer)
-    return np.asarray(init(KEY, shape), float)
+    return init(KEY, shape)
 
 
 def best(matrix, rank):
@@ -36,11 +39,9 @@ def test_query_and_key_factor_one_matrix_in_each_head():
     Float32: 1e-5 for norm 2. Heads are an axis, or the layer says how many there are.
     """
     width, heads, rank = 12, 3, 4
-    apart = [weight(role, (width, heads, rank)) for role in ("query", "key")]
-    flat = [weight(r, (width, heads * rank), heads=heads) for r in ("query", "key")]
-    for one, other in zip(apart, flat, strict=True):
-        np.testing.assert_array_equal(one.reshape(width, -1), other)
-    q, k = apart
+    q = np.asarray(weight("query", (width, heads, rank)), float)
+    k = np.asarray(weight("key", (width, heads * rank), heads=heads), float)
+    k = k.reshape(width, heads, rank)
     for head, key in enumerate(jax.random.split(KEY, heads)):
         target = 0.7 * noise(key, width) + 0.7 * np.eye(width)
         product = q[:, head] @ k[:, head].T
@@ -53,30 +54,31 @@ def test_query_and_key_factor_one_matrix_in_each_head():
 def test_value_and_output_factor_one_matrix():
     width = 12
     target = 0.4 * noise(KEY, width) - 0.4 * np.eye(width)
-    value = weight("value", (width, 2, 5)).reshape(width, 10)
-    output = weight("output", (2, 5, width)).reshape(10, width)
+    value = np.asarray(weight("value", (width, 2, 5)), float).reshape(width, 10)
+    output = np.asarray(weight("output", (2, 5, width)), float).reshape(10, width)
     np.testing.assert_allclose(value @ output, best(target, 10), atol=1e-5)
 
 
 def test_attention_of_a_model_draws_pairs_from_one_key():
     """Factors of one matrix share its singular values; drawn apart they do not."""
-    shapes, an = models.read(models.Transformer(), models.tokens())
+    module = models.Attention()
+    x = jnp.zeros((5, 6))
+    shapes = jax.eval_shape(module.init, KEY, x, x)
+    an = anatomy(lambda params, x: module.apply(params, x, x), shapes, x)
     draw = jax.jit(schemes.assign("mimetic", an, shapes).draw)
     params = jax.device_get(draw(KEY, models.zeros(shapes)))["params"]
-    for name in ("attn0", "attn1"):
-        q, k, v, o = [
-            np.asarray(params[name][part]["kernel"], float)
-            for part in ("query", "key", "value", "out")
-        ]
-        for head in range(2):
-            s = np.linalg.svd(q[:, head], compute_uv=False)
-            # Factors of one matrix have the same singular values; apart they do not.
-            other = np.linalg.svd(k[:, head], compute_uv=False)
-            np.testing.assert_allclose(s, other, rtol=1e-4)
-        product = v.reshape(6, 6) @ o.reshape(6, 6)
-        s_value = np.linalg.svd(v.reshape(6, 6), compute_uv=False)
-        s_product = np.linalg.svd(product, compute_uv=False)
-        np.testing.assert_allclose(s_value**2, s_product, rtol=1e-3, atol=1e-5)
+    q, k, v, o = [
+        np.asarray(params[part]["kernel"], float)
+        for part in ("query", "key", "value", "out")
+    ]
+    for head in range(2):
+        s = np.linalg.svd(q[:, head], compute_uv=False)
+        other = np.linalg.svd(k[:, head], compute_uv=False)
+        np.testing.assert_allclose(s, other, rtol=1e-4)
+    product = v.reshape(6, 6) @ o.reshape(6, 6)
+    s_value = np.linalg.svd(v.reshape(6, 6), compute_uv=False)
+    s_product = np.linalg.svd(product, compute_uv=False)
+    np.testing.assert_allclose(s_value**2, s_product, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

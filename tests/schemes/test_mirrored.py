@@ -39,25 +39,20 @@ def test_network_is_the_product_of_its_blocks(name, activation, widths):
     @jax.jit
     def compute(key):
         params = net.init(key)
-        ys = jax.vmap(net, (None, 0))(params, xs)
-        return params, ys, jax.jacobian(net, 1)(params, xs[0])
+        return params, jax.vmap(net, (None, 0))(params, xs)
 
     with jax.default_matmul_precision("highest"):
-        params, ys, jacobian = jax.device_get(compute(KEY))
-    product = np.linalg.multi_dot([*blocks_of(net, params), np.eye(widths[-1])])
+        params, ys = jax.device_get(compute(KEY))
+    blocks = blocks_of(net, params)
+    product = np.linalg.multi_dot([*blocks, np.eye(widths[-1])])
     atol = 1e-5 * np.abs(ys).max()
     np.testing.assert_allclose(ys, np.asarray(xs, float) @ product, rtol=0, atol=atol)
-    np.testing.assert_allclose(jacobian, product.T, rtol=0, atol=atol)
     if name == "looks_linear":
-        s = np.linalg.svd(np.asarray(jacobian, float), compute_uv=False)
+        s = np.linalg.svd(product, compute_uv=False)
         np.testing.assert_allclose(s, 1, atol=1e-5)
-
-
-def test_mirrored_keeps_the_variance_of_units():
-    """B_ij ~ N(0, 1/rows of B)."""
-    net = networks.mlp([50, 80, 80, 60], "relu", "mirrored")
-    params = jax.jit(net.init)(KEY)
-    for block, rows in zip(blocks_of(net, params), (50, 40, 40), strict=True):
+        return
+    # Units keep their variance: B_ij ~ N(0, 1/rows of B).
+    for block, rows in zip(blocks, (4, 8, 12, 12), strict=True):
         assert block.shape[0] == rows
         error = 5 * (2 / block.size) ** 0.5
         assert (block**2).mean() * rows == pytest.approx(1, abs=error)

@@ -69,8 +69,8 @@ def test_schemes_see_what_is_before_and_behind():
         (one,) = _places.layers(layer, places)
         seen[one.name] = (one.precedes, one.follows, one.kind, one.groups, one.window)
     assert seen["stem"] == (None, "relu", "conv", 1, (3, 3))
-    assert seen["depthwise"] == ("relu", "relu", "conv", 8, (3, 3))
-    assert seen["pointwise"] == ("relu", "tanh", "conv", 1, (1, 1))
+    assert seen["grouped"] == ("relu", "relu", "conv", 2, (3, 3))
+    assert seen["depthwise"] == ("relu", "tanh", "conv", 8, (3, 3))
     assert seen["head"] == ("tanh", None, "dense", 1, ())
 
 

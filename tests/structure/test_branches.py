@@ -110,6 +110,44 @@ def test_gates_and_recurrences_are_no_branches():
     assert anatomy(*models.recurrent()).branches == ()
 
 
+def test_steps_of_a_gru_and_an_lstm_have_no_branches():
+    """W(r * h) + V x is no skip around the gate r, nor f * c one around the next h."""
+
+    def gru(p, x):
+        def step(h, x_t):
+            reset = jax.nn.sigmoid(x_t @ p["Vr"] + h @ p["Ur"])
+            return jnp.tanh(x_t @ p["V"] + (reset * h) @ p["U"]), None
+
+        h, _ = jax.lax.scan(step, jnp.zeros(4), x)
+        return h
+
+    def lstm(p, x):
+        def step(states, x_t):
+            h, c = states
+            forget = jax.nn.sigmoid(x_t @ p["Vr"] + h @ p["Ur"])
+            c = forget * c + jnp.tanh(x_t @ p["V"] + h @ p["U"])
+            return (jnp.tanh(c), c), None
+
+        (h, _), _ = jax.lax.scan(step, (jnp.zeros(4), jnp.zeros(4)), x)
+        return h
+
+    weights = {name: shape(4, 4) for name in ("Vr", "Ur", "V", "U")}
+    assert anatomy(gru, weights, shape(6, 4)).branches == ()
+    assert anatomy(lstm, weights, shape(6, 4)).branches == ()
+
+
+def test_tied_block_that_is_iterated_is_a_branch():
+    def f(p, x):
+        def step(h, _):
+            return h + jnp.tanh(h @ p["V"]) @ p["W"], None
+
+        h, _ = jax.lax.scan(step, x, None, length=5)
+        return h
+
+    branches = anatomy(f, {"V": shape(4, 4), "W": shape(4, 4)}, shape(4)).branches
+    assert [branch.layers for branch in branches] == [("V", "W")] * 5
+
+
 def test_separate_queries_keys_and_values():
     an = anatomy(*models.transformer())
     assert an.attentions == (
@@ -128,6 +166,7 @@ def test_separate_queries_keys_and_values():
 def test_fused_queries_keys_and_values():
     an = anatomy(*models.fused())
     assert [layer.role for layer in an.layers] == ["qkv", "output"]
+    assert an.attentions[0].shares == ((0, 8), (8, 16), (16, 24))
 
 
 def test_keys_are_what_the_softmax_runs_over():

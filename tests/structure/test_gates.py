@@ -106,3 +106,13 @@ def test_stretches_say_where_they_lie():
 
     layers = anatomy(f, {"w": shape(4, 8)}, shape(4)).layers
     assert [layer.stretches for layer in layers] == [((1, 0, 4),), ((1, 4, 8),)]
+
+
+def test_parts_of_a_split_weight_are_stretches():
+    def f(p, x):
+        first, second = jnp.split(p["w"], [3], axis=1)
+        return jnp.tanh(x @ first) @ second[:3]
+
+    layers = anatomy(f, {"w": shape(4, 8)}, shape(4)).layers
+    assert [layer.name for layer in layers] == ["w[:, 0:3]", "w[0:3, 3:8]"]
+    assert [(layer.in_axes, layer.out_axes) for layer in layers] == [((0,), (1,))] * 2

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
 from isometry import InputError
@@ -141,6 +142,39 @@ def test_points_of_a_recurrence_hold_every_step():
         same(read[f"U@{t}"], h @ params["U"])
         h = jnp.tanh(x[t] @ params["V"] + h @ params["U"] + params["b"])
         same(read[f"carry@{t}"], h)
+
+
+def test_states_of_a_recurrence_have_the_names_that_f_gives():
+    def f(p, x):
+        def step(states, x_t):
+            h, c = states
+            c = c + jnp.tanh(x_t + h @ p["U"])
+            return (checkpoint_name(jnp.sin(c), "h"), checkpoint_name(c, "c")), None
+
+        (h, _), _ = jax.lax.scan(step, (jnp.zeros(4), jnp.zeros(4)), x)
+        return h
+
+    model = f, {"U": shape(4, 4)}, shape(3, 4)
+    params, x, read = values(model, ["h@0", "h@1", "h@2", "c@0", "c@1"])
+    h, c = jnp.zeros(4), jnp.zeros(4)
+    for t in range(2):
+        c = c + jnp.tanh(x[t] + h @ params["U"])
+        h = jnp.sin(c)
+        same(read[f"h@{t}"], h)
+        same(read[f"c@{t}"], c)
+
+
+def test_state_with_the_name_of_a_layer_stays_the_carry():
+    def f(p, x):
+        def step(h, x_t):
+            return checkpoint_name(jnp.tanh(x_t + h @ p["U"]), "U"), None
+
+        h, _ = jax.lax.scan(step, jnp.zeros(4), x)
+        return h
+
+    points = anatomy(f, {"U": shape(4, 4)}, shape(3, 4)).points
+    assert "carry@1" in points
+    assert "U@1" in points
 
 
 def test_points_of_a_recurrence_in_reverse_are_counted_as_its_inputs_are():

@@ -10,9 +10,10 @@ A network of these takes one example and has two modes:
 
 The two can differ by any factor. The averages of a batch norm start at mean 0 and
 variance 1, so at initialization `net` is a network without normalization: the largest
-singular value of a ResNet-18 was 0.49 in it, and 5.5 in `net.training`. Before training
-`net.training` is what the first gradient passes through. `net` tells of a model whose
-averages have been trained, and of one without batch norm or dropout.
+singular value of Flax's ResNet-18 (ten classes, images of 32 × 32) was 0.43 in it, and
+4.3 in `net.training` with a batch of eight. Before training, `net.training` is what the
+first gradient passes through. `net` tells of a model whose averages have been trained,
+and of one without batch norm or dropout.
 """
 
 from isometry.networks.adapters._adapted import Adapted as Adapted

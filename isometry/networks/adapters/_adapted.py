@@ -16,10 +16,10 @@ from isometry._internal.errors import FromCall, InputError, public
 from isometry._internal.types import Key, Params
 from isometry.networks._network import Network
 from isometry.networks.adapters._examples import (
-    KEY,
     abstract,
     brief,
     first_row,
+    key_shape,
     stacked,
 )
 from isometry.networks.adapters._model import (
@@ -116,7 +116,7 @@ class Adapted(Network):
         net = dataclasses.replace(
             self,
             function=Training(model, output, draws),
-            example=(xs, KEY) if draws else xs,
+            example=(xs, key_shape()) if draws else xs,
             mode="training",
         )
         # Parameters are the same in both modes.
@@ -162,6 +162,7 @@ def adapted(
         InputError: The example seems to be a batch; the output is no floating array; an
             argument is not of its kind.
     """
+    # Numbers in an example would make two equal networks differ.
     example = abstract(example)
     checks.integer("batch", batch, low=1)
     try:
@@ -203,7 +204,7 @@ def _tried(
     """Read a module and call it, both on shapes."""
     # Nothing is computed: large models are made into networks on any machine.
     draw, model = read_module(example)
-    shapes = jax.eval_shape(draw, KEY)
+    shapes = jax.eval_shape(draw, key_shape())
     function = Inference(model, output)
     try:
         y = jax.eval_shape(function, shapes, example)

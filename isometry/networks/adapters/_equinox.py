@@ -102,7 +102,8 @@ def equinox(
             the name of a field. By default the first of a tuple.
         batch: The number of examples in `net.training.example`. Other numbers can be
             measured as well.
-        **call: Further arguments of the module's call.
+        **call: Further arguments of the module's call. Those that say the mode, such
+            as `train=False`, count in `net`, and are switched in `net.training`.
 
     Returns:
         The network. Its parameters are the arrays of the module,
@@ -169,6 +170,8 @@ def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Equino
     """Build the module from shapes, and keep what is no array of it."""
     eqx = checks.extra("equinox", "equinox")
     module, state = eqx.filter_eval_shape(_built, build, jax.random.key(0))
+    # In a traced module arrays are shapes. Of functions and numbers it holds the
+    # values, which no key changes.
     arrays, rest = eqx.partition(module, _is_shape)
     signature = inspect.signature(module.__call__)
     named = signature.parameters

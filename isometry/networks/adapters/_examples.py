@@ -11,8 +11,10 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key
 
-# The shape of a random key.
-KEY = jax.eval_shape(lambda: jax.random.key(0))
+
+def key_shape() -> jax.ShapeDtypeStruct:
+    """Return the shape of a random key, of the generator that is now the default."""
+    return jax.eval_shape(lambda: jax.random.key(0))
 
 
 def abstract(example: PyTree) -> PyTree:

@@ -14,7 +14,7 @@ from isometry._internal.errors import InputError, public
 from isometry._internal.types import Key, Params
 from isometry.networks.adapters import _modes
 from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
-from isometry.networks.adapters._examples import KEY, Shapes
+from isometry.networks.adapters._examples import Shapes, key_shape
 from isometry.networks.adapters._model import Arguments, Held, Model, Output
 from isometry.networks.adapters._modes import Seen
 
@@ -26,6 +26,7 @@ def flax(
     *,
     output: Output = None,
     batch: int = BATCH,
+    in_training: Any = None,
     **apply: object,
 ) -> Adapted:
     """Make a network of a Flax linen module.
@@ -48,7 +49,10 @@ def flax(
             the name of a field. By default the first of a tuple.
         batch: The number of examples in `net.training.example`. Other numbers can be
             measured as well.
-        **apply: Further arguments of the module's call.
+        in_training: The module as it is built for training, if its mode is chosen when
+            it is built and not when it is called.
+        **apply: Further arguments of the module's call. Those that say the mode, such
+            as `train=False`, count in `net`, and are switched in `net.training`.
 
     Returns:
         The network. Its parameters are all that `module.init` returns, such as
@@ -76,30 +80,41 @@ def flax(
         >>> net.training
         flax(Classifier, (float32[8,5], key<fry>[])), training
     """
+    _require_module("module", module)
+    if in_training is None:
+        in_training = module
+    _require_module("in_training", in_training)
+
+    def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
+        # Fields of the module say nothing: what they are called is the user's choice.
+        signature = inspect.signature(module.__call__)
+        arguments = Arguments.read(signature, example, apply)
+        draw = _Draw(Held(module), arguments, Shapes.of(example))
+        collections = tuple(sorted(jax.eval_shape(draw, key_shape())))
+        return draw, _Linen(
+            arguments=arguments,
+            module=Held(module),
+            in_training=Held(in_training),
+            collections=collections,
+        )
+
+    return adapted("flax", example, read, output=output, batch=batch)
+
+
+def _require_module(name: str, module: Any) -> None:
     linen = checks.extra("flax.linen", "flax")
     if not isinstance(module, linen.Module):
         raise InputError(
-            f"module={checks.show(module)} is not a flax.linen.Module instance; write "
+            f"{name}={checks.show(module)} is not a flax.linen.Module instance; write "
             "networks.flax(MLP(), example), or networks.nnx, equinox, haiku or "
             "function for other models."
         )
     # Its parameters would count, and not those that the network is given.
     if module.scope is not None:
         raise InputError(
-            f"module={checks.show(type(module).__name__)} is bound to parameters; "
+            f"{name}={checks.show(type(module).__name__)} is bound to parameters; "
             "write module.clone()."
         )
-
-    def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
-        signature = inspect.signature(module.__call__)
-        arguments = Arguments.read(signature, example, apply)
-        draw = _Draw(Held(module), arguments, Shapes.of(example))
-        collections = tuple(sorted(jax.eval_shape(draw, KEY)))
-        return draw, _Linen(
-            arguments=arguments, module=Held(module), collections=collections
-        )
-
-    return adapted("flax", example, read, output=output, batch=batch)
 
 
 @dataclass(frozen=True)
@@ -129,11 +144,18 @@ class _Linen(Model):
 
     Attributes:
         arguments: How its call takes an example.
-        module: The module.
+        module: The module in inference.
+        in_training: The module in training; for most the same.
         collections: The names of the collections that its `init` returns.
     """
 
+    remedy = (
+        ", or write networks.flax(module, example, in_training=...) with the module "
+        "as it is built for training"
+    )
+
     module: Held
+    in_training: Held
     collections: tuple[str, ...]
 
     @property
@@ -163,7 +185,7 @@ class _Linen(Model):
             # from that of the parameters.
             own, dropout = jax.random.split(key)
             rngs = {"params": own, "dropout": dropout}
-        y, _ = self.module.value.apply(
+        y, _ = self.in_training.value.apply(
             variables,
             *self.arguments.positional(xs),
             rngs=rngs,
@@ -226,6 +248,11 @@ def _is_off(
     kwargs: Mapping[str, object],
 ) -> bool:
     """Tell whether a norm or dropout of Flax's is called in inference mode."""
+    linen = checks.extra("flax.linen", "flax")
+    # A field of this name means what it likes in a module of the user's.
+    known = (linen.BatchNorm, linen.Dropout, linen.MultiHeadDotProductAttention)
+    if not isinstance(module, known):
+        return False
     for name in ("use_running_average", "deterministic"):
         if not hasattr(module, name):
             continue

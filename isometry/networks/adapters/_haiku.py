@@ -16,7 +16,7 @@ from isometry._internal.errors import InputError, public
 from isometry._internal.types import Key, Params
 from isometry.networks.adapters import _modes
 from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
-from isometry.networks.adapters._examples import KEY, Shapes
+from isometry.networks.adapters._examples import Shapes, key_shape
 from isometry.networks.adapters._model import (
     Arguments,
     Held,
@@ -51,6 +51,38 @@ class HaikuNetwork(Adapted):
         """
         return params if state is None else WithState(params, state)
 
+    def completed(self, key: Key, params: Params) -> Params:
+        """Return parameters whose weights a scheme has drawn, with new averages.
+
+        Those that `init` has taken of its batch are of the weights that it drew.
+
+        Args:
+            key: The key from which they are drawn.
+            params: Parameters, with the averages of other weights.
+
+        Returns:
+            The parameters, with the averages of the same batch.
+        """
+        model, draw = self.function.model, self.draw
+        assert isinstance(model, _Haiku), "networks.haiku makes these alone"
+        assert isinstance(draw, _Draw), "networks.haiku makes these alone"
+        if not model.has_state:
+            return params
+        return _with_new_state(model, draw, params, key=key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _with_new_state(
+    model: "_Haiku",
+    draw: "_Draw",
+    params: Params,
+    *,
+    key: Key,
+) -> Params:
+    model = dataclasses.replace(model, axes=draw.axes)
+    xs = draw.example.batch(key, draw.batch)
+    return model.updated(params, xs, key)
+
 
 @public("networks.haiku")
 def haiku(
@@ -76,7 +108,8 @@ def haiku(
 
     Haiku's batch norm makes its averages in its first call, in training. So
     `net.init(key)` calls the function on `batch` examples of standard normal numbers,
-    and the averages are those of that batch. For inputs of another scale draw the state
+    and the averages are those of that batch; so are they after `net.with_scheme`, with
+    the weights that the scheme has drawn. For inputs of another scale draw the state
     yourself: `params = transformed.init(key, xs, is_training=True)`.
 
     Args:
@@ -89,7 +122,8 @@ def haiku(
             or the name of a field. By default the first of a tuple.
         batch: The number of examples at which averages are drawn, and in
             `net.training.example`. Other numbers can be measured as well.
-        **apply: Further arguments of the function.
+        **apply: Further arguments of the function. Those that say the mode, such
+            as `train=False`, count in `net`, and are switched in `net.training`.
 
     Returns:
         The network. Its parameters are what `transformed.init` returns, with state a
@@ -172,7 +206,7 @@ class _Draw:
         """Return it with axes for norms that take statistics over all devices."""
 
         def trace(axes: tuple[Hashable, ...]) -> None:
-            jax.eval_shape(dataclasses.replace(self, axes=axes), KEY)
+            jax.eval_shape(dataclasses.replace(self, axes=axes), key_shape())
 
         _, axes = _modes.watched(trace, _watch)
         return dataclasses.replace(self, axes=axes)
@@ -211,18 +245,25 @@ class _Haiku(Model):
     def _called(
         self, params: Params, xs: PyTree, key: Key | None, *, is_training: bool
     ) -> PyTree:
+        """Return all outputs."""
+        y = self._applied(params, xs, key, is_training=is_training)
+        if self.has_state:
+            y, _ = y
+        return y
+
+    def _applied(
+        self, params: Params, xs: PyTree, key: Key | None, *, is_training: bool
+    ) -> PyTree:
+        """Return what `apply` returns: with state, a pair (outputs, state)."""
         own = self._own(params)
         # After hk.without_apply_rng there is no place for one.
         if self.takes_key:
             own = (*own, key)
-        y = self.apply.value(
+        return self.apply.value(
             *own,
             *self.arguments.positional(xs),
             **self.arguments.by_name(is_training=is_training),
         )
-        if self.has_state:
-            y, _ = y
-        return y
 
     def _own(self, params: Params) -> tuple[PyTree, ...]:
         """Return the arguments of `apply` that are no input."""
@@ -241,6 +282,17 @@ class _Haiku(Model):
 
     def infer(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         return self._called(params, xs, key, is_training=False)
+
+    def updated(self, params: Params, xs: PyTree, key: Key) -> Params:
+        """Return parameters with the state after one call in training."""
+
+        def state_after(params: Params, xs: PyTree, key: Key) -> PyTree:
+            _, state = self._applied(params, xs, key, is_training=True)
+            return state
+
+        state = _modes.with_axes(state_after, self.axes)(params, xs, key)
+        own, _ = self._own(params)
+        return WithState(own, state)
 
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         called = functools.partial(self._called, is_training=True)

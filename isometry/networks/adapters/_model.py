@@ -145,6 +145,9 @@ class Model(ABC):
     # Whether inference takes a batch, as in most frameworks, or one example.
     takes_batch: ClassVar[bool] = True
 
+    # What to write for a model that nothing switches.
+    remedy: ClassVar[str] = ""
+
     arguments: Arguments
     axes: tuple[Hashable, ...] = ()
 
@@ -235,7 +238,8 @@ class Training:
                 "x is a pair (batch, key), and this model draws nothing in training "
                 "mode; write x=batch."
             )
-        return self.with_key(params, x, None)
+        # Many models ask for a key that they make no use of, as dropout at rate 0.
+        return self.with_key(params, x, jax.random.key(0))
 
     def with_key(self, params: Params, xs: PyTree, key: Key | None) -> Array:
         """Return the output for a batch if this key is passed to the call."""

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from isometry._internal.errors import NotDefined
 from isometry._internal.types import Key, Params
-from isometry.networks.adapters._examples import KEY
+from isometry.networks.adapters._examples import key_shape
 from isometry.networks.adapters._model import Model
 from isometry.structure._reading import read
 
@@ -25,7 +25,7 @@ def depends_on_key(
 ) -> bool:
     """Tell from shapes whether what a call returns depends on its key."""
     # Whether a key is split says nothing: many models do so at rate 0 too.
-    closed = jax.make_jaxpr(call)(params, x, KEY)
+    closed = jax.make_jaxpr(call)(params, x, key_shape())
     # To the reader all arguments but the last are parameters.
     num_params = len(jax.tree.leaves((params, x)))
     program = read(closed, num_params)
@@ -62,9 +62,8 @@ def require_switch(model: Model, seen: Seen) -> None:
         return
     raise NotDefined(
         f"{model.name} has no training mode: {seen.fixed[0]!r} is called in inference "
-        "mode, and its call has no argument that would switch it. Make a network of "
-        "the module as it is built for training, or give its call an argument train "
-        "(or is_training, deterministic)."
+        "mode, and its call has no argument that would switch it. Give it an argument "
+        f"is_training, train or deterministic{model.remedy}."
     )
 
 
@@ -121,7 +120,8 @@ def switched(
         return dataclasses.replace(model, axes=axes)
 
     def trace(axes: tuple[Hashable, ...]) -> None:
-        jax.eval_shape(with_names(axes).train, params, xs, KEY)
+        arguments = (params, xs, key_shape())
+        jax.eval_shape(with_names(axes).train, *arguments)
 
     seen, axes = watched(trace, watch)
     require_switch(model, seen)

@@ -98,7 +98,8 @@ def nnx(
             the name of a field. By default the first of a tuple.
         batch: The number of examples in `net.training.example`. Other numbers can be
             measured as well.
-        **call: Further arguments of the module's call.
+        **call: Further arguments of the module's call. Those that say the mode, such
+            as `train=False`, count in `net`, and are switched in `net.training`.
 
     Returns:
         The network. Its parameters are the module's state without random keys,
@@ -259,7 +260,9 @@ class _Nnx(Model):
         leaves = []
         for i, leaf in enumerate(shapes):
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                leaves.append(jax.random.fold_in(base, i))
+                own = jax.random.fold_in(base, i)
+                # Stacked layers have a stack of streams.
+                leaves.append(jax.random.split(own, leaf.shape) if leaf.shape else own)
             else:
                 # How many numbers the stream has drawn.
                 leaves.append(jnp.zeros(leaf.shape, leaf.dtype))

@@ -217,18 +217,41 @@ def test_a_mode_that_is_written_counts_in_inference_alone():
 
 
 class Fixed(nn.Module):
+    deterministic: bool = True
+
     @nn.compact
     def __call__(self, x):
-        return nn.Dropout(0.5, deterministic=True)(x)
+        return nn.Dropout(0.5, deterministic=self.deterministic)(x)
 
 
 def test_a_mode_fixed_at_construction_has_no_training():
     net = networks.flax(Fixed(), X)
     with pytest.raises(NotDefined, match="'Dropout_0' is called in inference mode"):
         _ = net.training
+    both = networks.flax(Fixed(), X, in_training=Fixed(deterministic=False))
+    np.testing.assert_array_equal(both({}, X), X)
+    came = both.training({}, (BATCH, KEYS[0]))
+    assert set(np.unique(came / BATCH)) == {0.0, 2.0}
     # Where nothing differs, the training mode is the model on a batch.
     params = networks.flax(Plain(), X).init(KEYS[0])
     assert networks.flax(Plain(), X).training(params, BATCH).shape == (4, 2)
+
+
+class Noisy(nn.Module):
+    """Draws from a stream of its own, and only if there is one for dropout."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        if train and self.has_rng("dropout"):
+            return x + jax.random.normal(self.make_rng("noise"), x.shape)
+        return x
+
+
+def test_every_stream_draws_in_training():
+    net = networks.flax(Noisy(), X)
+    np.testing.assert_array_equal(net({}, X), X)
+    first, other = (net.training({}, (BATCH, key)) for key in KEYS[:2])
+    assert np.all(first != other)
 
 
 class Drawing(nn.Module):

@@ -9,6 +9,7 @@ import pytest
 import isometry
 from isometry import InputError, networks
 from isometry._internal.errors import NotDefined
+from isometry.networks.adapters._examples import Shapes
 from tests.networks.adapters import reference
 from tests.networks.adapters.reference import BATCH, KEYS, X, close
 
@@ -65,6 +66,17 @@ def test_averages_are_drawn_at_standard_normal_examples(net):
     # The sum of squares of 8 normal numbers has relative deviation 1/2; it is below a
     # tenth or above five times its mean in less than one of 10^4 draws.
     assert np.all(np.abs(np.log(np.asarray(var).ravel() / expected)) < np.log(10.0))
+
+
+def test_a_scheme_takes_averages_of_its_own_weights(net, transformed):
+    """Haiku's batch norm has the statistics of its first batch for averages."""
+    params, state = net.with_scheme("orthogonal", sigma_w=3.0).init(KEYS[0])
+    w, _ = weights(params)
+    close(w @ w.T, 9.0 * np.eye(3))
+    xs = Shapes.of(net.example).batch(KEYS[0], 8)
+    z = np.asarray(xs @ w)
+    close(state["batch_norm/~/var_ema"]["average"][0], z.var(0), 10 * reference.BOUND)
+    close(state["batch_norm/~/mean_ema"]["average"][0], z.mean(0))
 
 
 def test_inference_normalizes_by_the_averages_in_the_state(net, trained):
@@ -142,6 +154,18 @@ def test_functions_without_state(transformed):
 def test_parameters_without_their_state_are_refused(net, trained):
     with pytest.raises(InputError, match=r"params is a dict; .*\(params, state\)"):
         isometry.spectrum(net, trained[0], X)
+
+
+def at_rate_zero(x):
+    return hk.dropout(hk.next_rng_key(), 0.0, x)
+
+
+def test_a_key_without_use_is_no_part_of_x():
+    net = networks.haiku(hk.transform(at_rate_zero), X)
+    np.testing.assert_array_equal(net({}, X), X)
+    np.testing.assert_array_equal(net.training({}, BATCH), BATCH)
+    with pytest.raises(InputError, match="draws nothing in training mode; write x=b"):
+        net.training({}, (BATCH, KEYS[0]))
 
 
 def drops(x):

@@ -118,6 +118,37 @@ def test_rngs_in_the_call_are_passed_in_training():
     assert set(np.unique(np.asarray(came) / np.asarray(BATCH))) == {0.0, 2.0}
 
 
+class Stacked(nnx.Module):
+    """Two dropouts in a scan, each with a stream of its own."""
+
+    def __init__(self, rngs):
+        @nnx.split_rngs(splits=2)
+        @nnx.vmap(axis_size=2)
+        def stack(rngs):
+            return nnx.Dropout(0.5, rngs=rngs)
+
+        self.dropouts = stack(rngs)
+
+    def __call__(self, x):
+        @nnx.scan
+        def scanned(x, dropout):
+            return dropout(x), None
+
+        return scanned(x, self.dropouts)[0]
+
+
+def test_stacked_layers_draw_for_themselves():
+    net = networks.nnx(Stacked, X)
+    params = net.init(KEYS[0])
+    np.testing.assert_array_equal(net(params, X), X)
+    xs = jnp.ones((64, 3))
+    came = np.asarray(net.training(params, (xs, KEYS[1])))
+    # Each keeps half, and doubles it. Of 192 numbers kept with probability 1/4 the
+    # share has standard error 0.031; two equal draws would keep one half.
+    assert set(np.unique(came)) == {0.0, 4.0}
+    assert abs(np.mean(came > 0) - 0.25) < 4 * 0.031
+
+
 def test_networks_of_equal_modules_have_equal_functions(net):
     other = networks.nnx(Layer, X)
     assert other.function == net.function

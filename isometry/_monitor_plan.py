@@ -1,0 +1,316 @@
+"""What a monitor measures: spans, statistics, and a program that computes them."""
+
+import functools
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from isometry._internal import checks, precision
+from isometry._internal.errors import InputError, PrecisionWarning
+from isometry._internal.types import Key, Params
+from isometry.activations import Activation
+from isometry.measure import _draws, _resolution, _spectra
+from isometry.measure._function import Map, Reference
+from isometry.measure._record import Spectrum
+from isometry.measure._spans import End, Span
+from isometry.measure._spectra import How
+from isometry.measure._statistics import STATISTICS, Statistic, why_unknown
+from isometry.measure._target import Target
+from isometry.measure.methods import Method
+from isometry.networks._layered import LayeredFunction, LayeredNetwork
+
+# The statistic that is one of the units, and not of the spectrum.
+DEAD = "dead_units"
+
+# Statistics by name, for one span; for several, by label of the span and then by name.
+Values: TypeAlias = dict[str, Array | dict[str, Array]]
+
+# One span, a list of spans, or spans by labels of the user's.
+Spans: TypeAlias = Span | list[Span] | Mapping[str, Span]
+
+# Names of statistics, or functions; a mapping names them itself.
+Statistics: TypeAlias = Iterable[str | Statistic] | Mapping[str, str | Statistic]
+
+# Singular values of the spectrum by which the shapes of statistics are found where the
+# parameters are not known yet. Any number will do but 1, which would broadcast.
+_SIZE_OF_STAND_IN = 3
+
+
+@dataclass(frozen=True)
+class OfSpectrum:
+    """A statistic of the spectrum."""
+
+    statistic: Statistic
+
+    def __call__(
+        self, sp: Spectrum, params: Params, xs: PyTree[Array]
+    ) -> Float[Array, "..."]:
+        return self.statistic(sp)
+
+
+@dataclass(frozen=True)
+class DeadUnits:
+    """The share of hidden units whose activation has derivative 0 at every input."""
+
+    function: LayeredFunction
+    activation: Activation
+
+    def __call__(
+        self, sp: Spectrum, params: Params, xs: PyTree[Array]
+    ) -> Float[Array, "..."]:
+        layers = jax.vmap(self.function.pre_activations, (None, 0))(params, xs)
+        dead = [self._dead(z) for z in layers]
+        # A network of one layer has no hidden units.
+        if not dead:
+            return jnp.zeros(())
+        return jnp.mean(jnp.concatenate(dead).astype(jnp.float32))
+
+    def _dead(self, z: Float[Array, "inputs units"]) -> Bool[Array, " units"]:
+        return jnp.all(self.activation.slope(z) == 0, axis=0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a monitor measures: the static argument of its compiled update.
+
+    Plans are equal if all fields are, so a monitor that is made anew at each step, as
+    `optax.inject_hyperparams` does, is compiled once.
+
+    Attributes:
+        function: f(params, x).
+        spans: The spans and their labels.
+        is_single: Whether one span was asked for, without a label.
+        method: The method.
+        measures: The statistics by name.
+        named: Those of them that have names of the package's own.
+        every: The number of updates from one record to the next.
+        capacity: The number of records kept.
+        key_kind: The generator of the key, of which the program takes the bits.
+    """
+
+    function: Reference
+    spans: tuple[tuple[str, Span], ...]
+    is_single: bool
+    method: Method
+    measures: tuple[tuple[str, OfSpectrum | DeadUnits], ...]
+    named: tuple[tuple[str, str], ...]
+    every: int
+    capacity: int
+    key_kind: str | None
+
+    def targets(self, params: Params, xs: PyTree[Array]) -> tuple[Target, ...]:
+        """Find the spans at parameters, or at their shapes.
+
+        Args:
+            params: What f takes.
+            xs: The inputs.
+        """
+        targets = []
+        for _, span in self.spans:
+            target = _resolution.resolve(
+                self.function.function,
+                params,
+                _draws.row_shapes(xs),
+                span=span,
+                dtype=None,
+                needs_factors=self.method.needs_factors,
+                argument="xs",
+            )
+            targets.append(target)
+        return tuple(targets)
+
+    def observe(
+        self,
+        params: Params,
+        xs: PyTree[Array],
+        bits: Array | None,
+        *,
+        step: Int[Array, ""],
+    ) -> Values:
+        """Compute all statistics."""
+        params = jax.lax.stop_gradient(params)
+        with warnings.catch_warnings():
+            # `init` has warned already.
+            warnings.simplefilter("ignore", PrecisionWarning)
+            targets = self.targets(params, xs)
+        if bits is not None:
+            # Each record draws afresh.
+            key = jax.random.fold_in(_key(bits, self.key_kind), step)
+            _, bits = _draws.key_parts(key)
+        spectra = self._measured(targets, params, xs, bits=bits)
+        # Values keep the dtype of the measurement, which f may not compute in.
+        by_label = {}
+        for (label, _), target, sp in zip(self.spans, targets, spectra, strict=True):
+            of_seed = jax.tree.map(lambda leaf: leaf[0], sp)
+            values = self._statistics(of_seed, params, xs)
+            by_label[label] = {
+                name: value.astype(target.dtype) for name, value in values.items()
+            }
+        return self.nested(by_label)
+
+    def _measured(
+        self,
+        targets: tuple[Target, ...],
+        params: Params,
+        xs: PyTree[Array],
+        *,
+        bits: Array | None,
+    ) -> tuple[Spectrum, ...]:
+        """Measure the spectra of all spans, with batch axes (1, inputs)."""
+        how = How(targets, self.method, self.key_kind)
+        # An ensemble of one seed: the programs are those of `isometry.ensemble`.
+        stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
+        by_seed = stacked, jnp.arange(1)
+        by_input = xs, jnp.arange(num_rows(xs))
+        return _spectra.measured(how, by_seed, by_input, bits=bits)
+
+    def stand_in(self, params: Params, xs: PyTree[Array]) -> Values:
+        """Compute all statistics of made-up spectra, whose shapes alone count."""
+        dtype = precision.measuring_dtype(None, params, xs)
+        shape = (num_rows(xs), _SIZE_OF_STAND_IN)
+        sp = Spectrum(
+            log_values=jnp.zeros(shape, dtype),
+            weights=jnp.full(shape, 1 / _SIZE_OF_STAND_IN, dtype),
+            log_floor=jnp.full(shape[:1], -jnp.inf, dtype),
+            method=self.method,
+            size=_SIZE_OF_STAND_IN,
+        )
+        values = self._statistics(sp, params, xs)
+        cast = {name: value.astype(dtype) for name, value in values.items()}
+        return self.nested({label: cast for label, _ in self.spans})
+
+    def _statistics(
+        self, sp: Spectrum, params: Params, xs: PyTree[Array]
+    ) -> dict[str, Array]:
+        """Compute the statistics of one span, and check their shapes."""
+        num_inputs = num_rows(xs)
+        values = {}
+        for name, measure in self.measures:
+            value = jnp.asarray(measure(sp, params, xs))
+            if value.shape not in ((), (num_inputs,)):
+                raise InputError(
+                    f"statistic {name!r} returns shape {value.shape}; it must return "
+                    f"one number, or one for each of the {num_inputs} inputs."
+                )
+            values[name] = value
+        return values
+
+    def nested(self, by_label: dict[str, dict[str, Array]]) -> Values:
+        """Return the values of a single span without its label."""
+        if not self.is_single:
+            return dict(by_label)
+        (values,) = by_label.values()
+        return dict(values)
+
+    def require_known(
+        self, params: Params, xs: PyTree[Array], bits: Array | None
+    ) -> None:
+        """Refuse statistics whose records would all be NaN, without a word."""
+        targets = self.targets(params, xs)
+        measured = functools.partial(self._measured, targets)
+        for sp in jax.eval_shape(measured, params, xs, bits=bits):
+            for label, name in self.named:
+                reason = why_unknown(name, sp)
+                if reason is not None:
+                    raise InputError(
+                        f"statistics: {label!r} would be NaN in every record. {reason} "
+                        "Known are 's_max', 'mean_s2', 'mean_s4', "
+                        "'isometry_deviation', 'effective_rank' and 'stable_rank'."
+                    )
+
+
+def _key(bits: Array, kind: str | None) -> Key:
+    """Return the key of these bits; an old key is its own bits."""
+    return bits if kind is None else jax.random.wrap_key_data(bits, impl=kind)
+
+
+def num_rows(xs: PyTree[Array]) -> int:
+    return jax.tree.leaves(xs)[0].shape[0]
+
+
+def labelled(span: Spans) -> tuple[tuple[str, Span], ...]:
+    """Return the spans with their labels."""
+    if isinstance(span, Mapping):
+        labelled = {str(label): one for label, one in span.items()}
+    elif isinstance(span, list):
+        labelled = {}
+        for one in span:
+            label = _label(one)
+            if label in labelled:
+                raise InputError(f"span holds {label!r} twice; write each span once.")
+            labelled[label] = one
+    else:
+        labelled = {"": span}
+    if not labelled:
+        raise InputError('span is empty; write ["end_to_end", "hidden"].')
+    return tuple((label, _resolution.canonical(one)) for label, one in labelled.items())
+
+
+def _label(span: Span) -> str:
+    """Write a span as a label: "hidden", "input -> blocks/0[-1]"."""
+    span = _resolution.canonical(span)
+    return span if isinstance(span, str) else " -> ".join(map(_written, span))
+
+
+def _written(end: End) -> str:
+    if isinstance(end, str):
+        return end
+    name, index = end
+    return f"{name}{list(np.atleast_1d(index))}"
+
+
+def named(statistics: Statistics) -> dict[str, str | Statistic]:
+    """Return every statistic by its name."""
+    if isinstance(statistics, str) or not isinstance(statistics, Iterable):
+        raise InputError(
+            f"statistics={checks.show(statistics)} is no sequence; write "
+            '["isometry_deviation"].'
+        )
+    by_name: dict[str, str | Statistic] = {}
+    if isinstance(statistics, Mapping):
+        by_name |= {str(name): one for name, one in statistics.items()}
+    else:
+        # Records are read by name, so no two may share one.
+        for statistic in statistics:
+            name = _name(statistic)
+            if name in by_name:
+                raise InputError(
+                    f"two statistics are called {name!r}; write a mapping of names."
+                )
+            by_name[name] = statistic
+    if not by_name:
+        raise InputError('statistics is empty; write ["isometry_deviation"].')
+    return by_name
+
+
+def _name(statistic: str | Statistic) -> str:
+    if isinstance(statistic, str):
+        return statistic
+    return getattr(statistic, "__name__", repr(statistic))
+
+
+def measure(statistic: str | Statistic, f: Map) -> OfSpectrum | DeadUnits:
+    """Return what computes a statistic.
+
+    Args:
+        statistic: A name, or a function of a spectrum.
+        f: The network, or any other function.
+    """
+    # Names are not callable, so what is callable is a function of the user's.
+    if callable(statistic):
+        return OfSpectrum(statistic)
+    # Of a chain the activation is not known.
+    has_units = isinstance(f, LayeredNetwork) and f.activation is not None
+    known = [*STATISTICS, DEAD] if has_units else STATISTICS
+    checks.one_of("statistics", statistic, known)
+    if statistic == DEAD:
+        assert isinstance(f, LayeredNetwork), "others have no statistic of this name"
+        assert f.activation is not None, "others have no statistic of this name"
+        return DeadUnits(f.function, f.activation)
+    return OfSpectrum(STATISTICS[statistic])

@@ -1,0 +1,215 @@
+"""What the parameters of a recurrent network are drawn from, gate by gate."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from isometry import initializers
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Initializer, Key
+from isometry.networks._cells import Cell
+
+# The laws of recurrent weights; in each, sigma_w is the scale.
+RECURRENT = ("orthogonal", "gaussian", "identity")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chrono:
+    """Biases of gates for memories of up to `longest` steps; what `chrono` returns.
+
+    Attributes:
+        longest: The longest memory, T_max.
+    """
+
+    longest: int
+
+    def draw(
+        self,
+        key: Key,
+        units: int,
+        dtype: np.dtype,
+    ) -> Float[Array, " units"]:
+        """Draw log u, u uniform on [1, longest - 1), for each unit."""
+        steps = jax.random.uniform(
+            key, (units,), dtype, minval=1.0, maxval=self.longest - 1.0
+        )
+        return jnp.log(steps)
+
+
+@public("networks.chrono")
+def chrono(longest: int) -> Chrono:
+    """Spread the memories of a gated recurrent network over up to `longest` steps.
+
+    A gate of value f keeps a state for about 1/(1 - f) steps. Chrono draws the biases
+    of the gate that keeps the state (forget of an LSTM, update of a GRU and a minimal
+    RNN) as b = log u, u uniform on [1, longest - 1), so that these times are uniform on
+    [2, longest) at a zero state. The input gate of an LSTM has the biases -b (Tallec
+    and Ollivier, 2018, section 2). All other biases are 0.
+
+    Args:
+        longest: The longest memory in steps, T_max; at least 3.
+
+    Returns:
+        What `networks.rnn` takes as `gate_bias`.
+
+    Raises:
+        InputError: `longest` is no whole number, at least 3.
+
+    Example:
+        >>> bias = networks.chrono(100)
+        >>> net = networks.rnn(16, 3, 2, cell="lstm", gate_bias=bias)
+        >>> params = net.init(jax.random.key(0))
+        >>> bool(jnp.all(params["input"]["b"] == -params["forget"]["b"]))
+        True
+    """
+    return Chrono(checks.integer("longest", longest, low=3))
+
+
+# One number for all gates, or one a gate.
+PerGate: TypeAlias = float | Mapping[str, float]
+
+GateBias: TypeAlias = PerGate | Chrono
+
+Numbers: TypeAlias = tuple[tuple[str, float], ...]
+
+
+def per_gate(
+    name: str,
+    value: PerGate,
+    gates: Sequence[str],
+    *,
+    default: float,
+    low: float = 0.0,
+) -> Numbers:
+    """Return a number for each gate.
+
+    Args:
+        name: The name of the argument.
+        value: One number for all gates, or a mapping from gates to numbers.
+        gates: The names of the gates that have such a number.
+        default: The number of gates that the mapping leaves out.
+        low: The smallest number allowed.
+    """
+    # Kept as a tuple of pairs, which is hashable as a mapping is not.
+    if not isinstance(value, Mapping):
+        number = float(checks.number(name, value, low=low))
+        return tuple((gate, number) for gate in gates)
+    numbers = dict.fromkeys(gates, default)
+    # A gate that is misspelt must not be passed over in silence.
+    for gate, given in value.items():
+        gate = checks.one_of(f"gate of {name}", gate, gates)
+        numbers[gate] = float(checks.number(f"{name}[{gate!r}]", given, low=low))
+    return tuple(numbers.items())
+
+
+def gate_biases(
+    value: GateBias,
+    cell: Cell,
+    kind: str,
+) -> Numbers | Chrono:
+    """Return the mean of each gate's biases, or `Chrono`.
+
+    Args:
+        value: One number for all gates that multiply, or one a gate, or `Chrono`.
+        cell: The cell.
+        kind: Its name, for the message.
+    """
+    if isinstance(value, Chrono):
+        if cell.remembering is None:
+            raise InputError(
+                f"gate_bias={value!r}: a {kind} cell has no gate that keeps its state; "
+                'write cell="minimal", "gru" or "lstm".'
+            )
+        return value
+    if isinstance(value, Mapping):
+        return per_gate("gate_bias", value, cell.gates, default=0.0, low=-np.inf)
+    number = float(checks.number("gate_bias", value))
+    if number != 0.0 and not cell.switches:
+        raise InputError(
+            f"gate_bias={number:g}: a {kind} cell has no gates; write sigma_b for "
+            "random biases, or another cell."
+        )
+    # What a gate lets through is no gate, so one number leaves its bias at 0.
+    numbers = dict.fromkeys(cell.switches, number) | dict.fromkeys(cell.contents, 0.0)
+    return tuple(numbers.items())
+
+
+@dataclasses.dataclass(frozen=True)
+class GateLaws:
+    """The law of all parameters of the gates.
+
+    Attributes:
+        recurrent: The law of the recurrent weights, one of `RECURRENT`.
+        sigma_w: The scale of each gate's recurrent weight.
+        sigma_v: The scale of each gate's input weight.
+        sigma_b: The standard deviation of each gate's biases.
+        gate_bias: The mean of each gate's biases, or `Chrono`.
+    """
+
+    recurrent: str
+    sigma_w: Numbers
+    sigma_v: Numbers
+    sigma_b: Numbers
+    gate_bias: Numbers | Chrono
+
+    def recurrent_weight(
+        self,
+        gate: str,
+        units: int,
+    ) -> Initializer:
+        """Return the initializer of a gate's recurrent weight."""
+        # Pairs, because the record is hashable.
+        sigma = dict(self.sigma_w)[gate]
+        if self.recurrent == "orthogonal":
+            return initializers.orthogonal(sigma)
+        if self.recurrent == "identity":
+            return initializers.identity(sigma)
+        return gaussian(sigma, units)
+
+    def input_weight(
+        self,
+        gate: str,
+        fan_in: int,
+    ) -> Initializer:
+        """Return the initializer of a gate's input weight."""
+        return gaussian(dict(self.sigma_v)[gate], fan_in)
+
+    def biases(
+        self,
+        key: Key,
+        cell: Cell,
+        units: int,
+        *,
+        dtype: np.dtype,
+    ) -> dict[str, Float[Array, " units"]]:
+        """Draw the biases of all gates."""
+        key, key_mean = jax.random.split(key)
+        means = {gate: jnp.zeros(units, dtype) for gate in cell.gates}
+        if isinstance(self.gate_bias, Chrono):
+            # The two gates share one draw, so that what is kept is not added to.
+            mean = self.gate_bias.draw(key_mean, units, dtype)
+            if cell.remembering is not None:
+                means[cell.remembering] = mean
+            if cell.writing is not None:
+                means[cell.writing] = -mean
+        else:
+            for gate, number in self.gate_bias:
+                means[gate] = jnp.full(units, number, dtype)
+        # Drawn even where sigma is 0, so that no draw depends on another's scale.
+        keys = jax.random.split(key, len(cell.gates))
+        biases = {}
+        for gate_key, (gate, sigma) in zip(keys, self.sigma_b, strict=True):
+            noise = initializers.normal(std=sigma)(gate_key, (units,), dtype)
+            biases[gate] = means[gate] + noise
+        return biases
+
+
+def gaussian(sigma: float, fan_in: int) -> Initializer:
+    """Return the law of Gaussian weights with fan_in * variance = sigma**2."""
+    return initializers.normal(std=sigma / fan_in**0.5)

@@ -1,0 +1,280 @@
+"""Recurrent networks: vanilla, minimal RNN, GRU and LSTM, with a linear readout."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from isometry import activations, initializers
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Initializer, Key, Params
+from isometry.activations import Activation
+from isometry.networks import _gate_laws
+from isometry.networks._cells import CELLS, Cell, States
+from isometry.networks._gate_laws import GateBias, GateLaws, PerGate
+from isometry.networks._network import Network
+
+# Steps of the sequence that stands for all others where only shapes are asked for. The
+# anatomy has a few points for every step, so a hundred times longer it would fill
+# screens; with one step there would be no recurrence.
+_STEPS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class RnnFunction:
+    """The map (params, x) -> output of a recurrent network.
+
+    Attributes:
+        kind: The name of its cell.
+        activation: Its activation.
+        units: The size of its states.
+        n_in: The size of one input of the sequence.
+        n_out: The size of the output.
+    """
+
+    kind: str
+    activation: Activation
+    units: int
+    n_in: int
+    n_out: int
+
+    @property
+    def cell(self) -> Cell:
+        """The equations."""
+        return CELLS[self.kind]
+
+    def __call__(
+        self, params: Params, x: Float[Array, "steps n_in"]
+    ) -> Float[Array, " n_out"]:
+        """Run through a sequence from states of zeros, and read out the last h."""
+        # A batch of sequences would run through all gates without complaint.
+        shape = jnp.shape(x)
+        if len(shape) != 2 or shape[0] == 0 or shape[1] != self.n_in:
+            raise InputError(
+                f"x has shape {shape}; this network takes one sequence of shape "
+                f"(steps, {self.n_in}), at least one step. For a batch write "
+                "jax.vmap(net, (None, 0))(params, xs)."
+            )
+        head = params["head"]
+        dtype = head["w"].dtype
+        cell = self.cell
+
+        def step(states: States, x_t: Float[Array, " n_in"]) -> tuple[States, None]:
+            new = cell.step(params, self.activation, states, x_t=x_t)
+            # The anatomy calls the states by these names: h@0, h@1, ...
+            return tuple(map(checkpoint_name, new, cell.states)), None
+
+        # In the theory of recurrent networks, too, the first step has no past.
+        start = tuple(jnp.zeros(self.units, dtype) for _ in cell.states)
+        (h, *_), _ = jax.lax.scan(step, start, jnp.asarray(x, dtype))
+        return h @ head["w"] + head["b"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Rnn(Network):
+    """What `rnn` returns: a recurrent network.
+
+    Attributes:
+        function: The map (params, x) -> output alone.
+        laws: What the parameters of the gates are drawn from.
+        dtype: The dtype of the parameters.
+    """
+
+    function: RnnFunction
+    laws: GateLaws
+    dtype: np.dtype
+
+    @public("init")
+    def init(self, key: Key) -> Params:
+        """Draw the parameters.
+
+        Args:
+            key: A random key. It may be traced.
+
+        Returns:
+            For each gate {"recurrent": (units, units), "input": (n, units), "b":
+            (units,)}, and "head": {"w": (units, n_out), "b": (n_out,)}.
+
+        Raises:
+            InputError: `key` is no random key.
+        """
+        checks.key("key", key)
+        function = self.function
+        units = function.units
+        cell = function.cell
+        key_head, key_biases, *keys = jax.random.split(key, 2 + len(cell.gates))
+        biases = self.laws.biases(key_biases, cell, units, dtype=self.dtype)
+        params = {}
+        shapes = cell.shapes(units, function.n_in)
+        # Keys of gates go by their order, so no gate's draw depends on another's shape.
+        for gate_key, (gate, shapes_of_gate) in zip(keys, shapes.items(), strict=True):
+            params[gate] = {"b": biases[gate]}
+            key_recurrent, key_input = jax.random.split(gate_key)
+            shape = shapes_of_gate["input"]
+            draw = self.laws.input_weight(gate, shape[0])
+            params[gate]["input"] = draw(key_input, shape, self.dtype)
+            # A gate that reads x alone has no recurrent weight.
+            if "recurrent" in shapes_of_gate:
+                draw = self.laws.recurrent_weight(gate, units)
+                shape = shapes_of_gate["recurrent"]
+                params[gate]["recurrent"] = draw(key_recurrent, shape, self.dtype)
+        head = self._head()(key_head, (units, function.n_out), self.dtype)
+        params["head"] = {"w": head, "b": jnp.zeros(function.n_out, self.dtype)}
+        return params
+
+    @property
+    def any_size(self) -> bool:
+        """Sequences of any length are read."""
+        return True
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """Recurrent weights of gates that multiply have scale 1, as of linear layers.
+
+        The logistic function behind them is no activation that a signal passes. Its
+        critical weights, 10 times as large, would make switches of the gates.
+        """
+        cell = self.function.cell
+        by_layer = {}
+        for gate in cell.recurrent:
+            by_layer[f"{gate}/recurrent"] = self.function.activation
+            if gate in cell.switches:
+                by_layer[f"{gate}/recurrent"] = activations.linear
+        return by_layer
+
+    def _head(self) -> Initializer:
+        """Return the law of the readout, whose gain is 1."""
+        if self.laws.recurrent == "orthogonal":
+            return initializers.orthogonal()
+        return _gate_laws.gaussian(1.0, self.function.units)
+
+    def __repr__(self) -> str:
+        function = self.function
+        return (
+            f"rnn({function.units}, {function.n_in}, {function.n_out}, "
+            f"{function.kind!r}, activation={function.activation.name!r}, "
+            f"scheme={self.laws.recurrent!r})"
+        )
+
+
+@public("networks.rnn")
+def rnn(
+    units: int,
+    n_in: int,
+    n_out: int,
+    cell: str = "vanilla",
+    *,
+    activation: str | Activation | Callable[[Array], Array] = "tanh",
+    scheme: str = "orthogonal",
+    sigma_w: PerGate = 1.0,
+    sigma_v: PerGate = 1.0,
+    sigma_b: PerGate = 0.0,
+    gate_bias: GateBias = 0.0,
+    length: int = _STEPS,
+) -> Rnn:
+    """Build a recurrent network that reads a sequence and returns one vector.
+
+    x is a sequence (steps, n_in) of any length. All states start at 0, the same weights
+    act in every step, and the output is a linear readout of the last h. With s the
+    logistic function, phi the activation, * entry by entry, the cells are
+
+    - "vanilla": h' = phi(W h + V x + b), one gate, "state".
+    - "minimal": h' = u * h + (1 - u) * z; u = s(W h + V z + b) is "update", and z =
+      phi(V x + b), "candidate", reads x alone (Chen, 2017).
+    - "gru": h' = u * h + (1 - u) * g; u and r, "update" and "reset", are s(W h + V x +
+      b), and g = phi(W (r * h) + V x + b) is "candidate". The reset acts before the
+      matrix (Cho et al., 2014), in torch and cuDNN behind it.
+    - "lstm": c' = f * c + i * g, h' = o * phi(c'); i, f and o, "input", "forget" and
+      "output", are s(W h + V x + b), and g = phi(W h + V x + b) is "cell".
+
+    The point `h@t` is the state h after step t, counted from 0, and `c@t` the c of an
+    LSTM: `span=("h@2", "h@7")` is the Jacobian of five steps. A perturbation of `h@2`
+    reaches later states through all gates; the c of an LSTM is a state of its own, and
+    is not perturbed with it. Weights are "update/recurrent", "update/input", ... and
+    "head".
+
+    Args:
+        units: The number of units, the size of h.
+        n_in: The size of one input.
+        n_out: The size of the output.
+        cell: "vanilla", "minimal", "gru" or "lstm".
+        activation: A name (`activations.names()`), an elementwise callable, or an
+            `Activation`: phi in the equations.
+        scheme: The law of the recurrent weights W. "orthogonal": Haar, every singular
+            value sigma_w. "gaussian": variance sigma_w**2 / units. "identity": sigma_w
+            times the identity; with cell="vanilla" and activation="relu" the IRNN (Le,
+            Jaitly and Hinton, 2015). The readout is orthogonal with the first, else of
+            variance 1 / units. For all other schemes write
+            `networks.rnn(...).with_scheme(name)`.
+        sigma_w: The scale of recurrent weights: a number for all gates, or a mapping
+            from names of gates, which leaves those that it does not name at 1.
+        sigma_v: The scale of the input weights V, which are Gaussian of variance
+            sigma_v**2 / fan_in; likewise.
+        sigma_b: The standard deviation of the biases; likewise, those that are not
+            named at 0.
+        gate_bias: The mean of the biases. A number is that of all gates that multiply
+            (u, r, i, f, o); a mapping names gates, and leaves the others at 0;
+            `networks.chrono(longest)` spreads the memories of units.
+        length: Steps of the sequence whose anatomy `net.anatomy` is, with a point for
+            each step. The network takes any number of steps.
+
+    Returns:
+        A network.
+
+    Raises:
+        InputError: An argument is not of this form, or a mapping names a gate that the
+            cell has not.
+
+    Example:
+        >>> net = networks.rnn(16, 3, 2, activation="linear")
+        >>> params = net.init(jax.random.key(0))
+        >>> x = jax.random.normal(jax.random.key(1), (10, 3))
+        >>> sp = isometry.spectrum(net, params, x, span=("h@2", "h@7"))
+        >>> bool(jnp.allclose(sp.values, 1.0, atol=1e-5))
+        True
+
+        The forget gate of an LSTM stays open at first:
+
+        >>> net = networks.rnn(16, 3, 2, cell="lstm", gate_bias={"forget": 1.0})
+        >>> float(net.init(jax.random.key(0))["forget"]["b"][0])
+        1.0
+    """
+    sizes = {"units": units, "n_in": n_in, "n_out": n_out, "length": length}
+    for name, size in sizes.items():
+        checks.integer(name, size, low=1)
+    kind = checks.one_of("cell", cell, CELLS)
+    phi = activations.get(activation)
+    if not phi.named:
+        checks.elementwise(f"activation={phi.name}", phi)
+    if scheme not in _gate_laws.RECURRENT:
+        known = ", ".join(_gate_laws.RECURRENT)
+        raise InputError(
+            f"scheme={checks.show(scheme)} is no law of recurrent weights ({known}); "
+            f"write networks.rnn(...).with_scheme({checks.show(scheme)}), and for "
+            "chrono gate_bias=networks.chrono(longest)."
+        )
+    # Only gates that have such a weight may be named in a mapping.
+    equations = CELLS[kind]
+    laws = GateLaws(
+        recurrent=scheme,
+        sigma_w=_gate_laws.per_gate(
+            "sigma_w", sigma_w, equations.recurrent, default=1.0
+        ),
+        sigma_v=_gate_laws.per_gate("sigma_v", sigma_v, equations.gates, default=1.0),
+        sigma_b=_gate_laws.per_gate("sigma_b", sigma_b, equations.gates, default=0.0),
+        gate_bias=_gate_laws.gate_biases(gate_bias, equations, kind),
+    )
+    dtype = checks.float_dtype(None)
+    return Rnn(
+        function=RnnFunction(kind, phi, int(units), n_in=int(n_in), n_out=int(n_out)),
+        example=jax.ShapeDtypeStruct((int(length), int(n_in)), dtype),
+        scheme=None,
+        activation=phi,
+        laws=laws,
+        dtype=dtype,
+    )

@@ -1,0 +1,395 @@
+"""Transformers: attention and a two-layer perceptron in residual blocks, scanned."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from isometry import activations, schemes
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Initializer, Key, Params
+from isometry.activations import Activation
+from isometry.networks import _norms
+from isometry.networks._network import Built
+from isometry.schemes import Scheme
+
+# One vector for each token.
+Tokens = Float[Array, "length width"]
+
+# Batch norm would mix the positions of a sequence, later ones into earlier ones, so it
+# is left out.
+_NORMS = ("layer", "rms")
+
+# Standard deviation of learned positions as they start, as in GPT-2 and BERT. At 1 they
+# would be as large as the embedding of the tokens; at 0 a model that is not causal
+# could not tell tokens apart by where they stand.
+_POSITION_SCALE = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerFunction:
+    """The map (params, x) -> output of a transformer.
+
+    Attributes:
+        width: The size of the vector of a token.
+        blocks: The number of blocks, of an attention and a perceptron each.
+        heads: The number of heads of each attention.
+        mlp: The hidden width of the perceptrons, as a multiple of `width`.
+        activation: Their activation.
+        norm: "layer", "rms", or None.
+        norm_at: "pre" or "post".
+        causal: Whether a token attends to itself and earlier tokens only.
+        vocabulary: The number of different tokens; None if x is vectors.
+        length: The number of tokens.
+        positions: "learned", or None.
+    """
+
+    width: int
+    blocks: int
+    heads: int
+    mlp: int
+    activation: Activation
+    norm: str | None
+    norm_at: str
+    causal: bool
+    vocabulary: int | None
+    length: int
+    positions: str | None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one x."""
+        if self.vocabulary is None:
+            return (self.length, self.width)
+        return (self.length,)
+
+    def __call__(
+        self,
+        params: Params,
+        x: Tokens | Int[Array, " length"],
+    ) -> Float[Array, "length n_out"]:
+        h = self._embedded(params, x)
+        # Scanned, so that compile time does not grow with the number of blocks.
+        h, _ = jax.lax.scan(self._block, h, params["blocks"])
+        if self.norm is not None and self.norm_at == "pre":
+            # The stream of pre-norm blocks is normalized nowhere else.
+            h = _norms.normalize(self.norm, params["norm"], h)
+        if self.vocabulary is None:
+            return h
+        return h @ params["head"]["w"]
+
+    def _embedded(
+        self,
+        params: Params,
+        x: Tokens | Int[Array, " length"],
+    ) -> Tokens:
+        """Return the vectors of the tokens of x, with their positions."""
+        shape = jnp.shape(x)
+        if shape != self.input_shape:
+            raise InputError(
+                f"x has shape {shape}; this network takes one sequence of shape "
+                f"{self.input_shape}. For a batch write "
+                "jax.vmap(net, (None, 0))(params, xs)."
+            )
+        if self.vocabulary is None:
+            dtype = params["blocks"]["mlp"]["first"]["w"].dtype
+            h = jnp.asarray(x, dtype)
+        else:
+            tokens = jnp.asarray(x)
+            if not jnp.issubdtype(tokens.dtype, jnp.integer):
+                raise InputError(
+                    f"x is {tokens.dtype}; this network takes tokens, whole numbers "
+                    f"below {self.vocabulary}."
+                )
+            # A token beyond the vocabulary becomes NaN, and not the last row.
+            h = params["embedding"]["w"].at[tokens].get(mode="fill", fill_value=jnp.nan)
+        if self.positions is not None:
+            h = h + params["positions"]
+        return h
+
+    def _block(
+        self,
+        h: Tokens,
+        params: Params,
+    ) -> tuple[Tokens, None]:
+        """Apply one block."""
+        h = self._residual(h, params["attention"], self._attention)
+        h = self._residual(h, params["mlp"], self._mlp)
+        return h, None
+
+    def _residual(
+        self,
+        h: Tokens,
+        params: Params,
+        branch: Callable[[Params, Tokens], Tokens],
+    ) -> Tokens:
+        """Add a branch to the stream, with a norm before it or after the sum."""
+        # Norms belong to the branch: each has parameters of its own.
+        normed = h
+        if self.norm is not None and self.norm_at == "pre":
+            normed = _norms.normalize(self.norm, params["norm"], h)
+        h = params["skip"] * h + params["branch"] * branch(params, normed)
+        if self.norm is not None and self.norm_at == "post":
+            h = _norms.normalize(self.norm, params["norm"], h)
+        return h
+
+    def _attention(self, params: Params, h: Tokens) -> Tokens:
+        """Attend, in all heads at once."""
+        query = _to_heads(params["query"], h)
+        key = _to_heads(params["key"], h)
+        value = _to_heads(params["value"], h)
+        logits = jnp.einsum("qhe,khe->hqk", query, key)
+        # Logits of order one for queries and keys of order one (Vaswani et al., 2017).
+        logits = logits / (self.width // self.heads) ** 0.5
+        if self.causal:
+            # A token always sees itself, so no row of logits is infinite as a whole.
+            visible = jnp.tril(jnp.ones((self.length, self.length), bool))
+            logits = jnp.where(visible[None], logits, -jnp.inf)
+        weights = jax.nn.softmax(logits)
+        mixed = jnp.einsum("hqk,khe->qhe", weights, value)
+        output = params["output"]
+        return jnp.einsum("qhe,hed->qd", mixed, output["w"]) + output["b"][None]
+
+    def _mlp(self, params: Params, h: Tokens) -> Tokens:
+        hidden = h @ params["first"]["w"] + params["first"]["b"][None]
+        last = params["last"]
+        return self.activation(hidden) @ last["w"] + last["b"][None]
+
+
+def _to_heads(layer: Params, h: Tokens) -> Float[Array, "length heads size"]:
+    return jnp.einsum("td,dhe->the", h, layer["w"]) + layer["b"][None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Transformer(Built):
+    """What `transformer` returns.
+
+    Attributes:
+        function: The map (params, x) -> output alone.
+        branch: The multiplier that each branch starts from, one a block.
+        dtype: The dtype of the parameters.
+    """
+
+    function: TransformerFunction
+    branch: tuple[float, ...]
+    dtype: np.dtype
+
+    @property
+    def layer_activations(self) -> Mapping[str, Activation]:
+        """The layers before and behind the activation of the perceptrons."""
+        activation = self.function.activation
+        return {"blocks/mlp/first": activation, "blocks/mlp/last": activation}
+
+    def skeleton(self, key: Key) -> Params:
+        """Return the leaves before a scheme draws.
+
+        Weights and biases are 0, scales of norms 1, embeddings N(0, 1), positions
+        N(0, 0.02**2).
+        """
+        function = self.function
+        width = function.width
+        key_embedding, key_positions = jax.random.split(key)
+        # A scheme draws embeddings only if it has a law for them, positions never.
+        params = {"blocks": self._blocks()}
+        if function.vocabulary is not None:
+            shape = (function.vocabulary, width)
+            rows = jax.random.normal(key_embedding, shape, self.dtype)
+            params["embedding"] = {"w": rows}
+            params["head"] = {"w": jnp.zeros((width, function.vocabulary), self.dtype)}
+        if function.positions is not None:
+            shape = (function.length, width)
+            unit = jax.random.normal(key_positions, shape, self.dtype)
+            params["positions"] = _POSITION_SCALE * unit
+        if function.norm is not None and function.norm_at == "pre":
+            params["norm"] = _norms.scales(function.norm, width, self.dtype)
+        return params
+
+    def _blocks(self) -> Params:
+        """Return the leaves of all blocks, stacked along a first axis."""
+        function = self.function
+        width, heads = function.width, function.heads
+        size = width // heads
+        hidden = function.mlp * width
+        shapes = {
+            "attention": {
+                # Heads have an axis of their own, by which schemes and the anatomy know
+                # them.
+                "query": {"w": (width, heads, size), "b": (heads, size)},
+                "key": {"w": (width, heads, size), "b": (heads, size)},
+                "value": {"w": (width, heads, size), "b": (heads, size)},
+                "output": {"w": (heads, size, width), "b": (width,)},
+            },
+            "mlp": {
+                "first": {"w": (width, hidden), "b": (hidden,)},
+                "last": {"w": (hidden, width), "b": (width,)},
+            },
+        }
+        blocks = {}
+        for name, layers in shapes.items():
+            blocks[name] = {
+                layer: self._zeros(leaves) for layer, leaves in layers.items()
+            }
+            blocks[name]["branch"] = jnp.asarray(self.branch, self.dtype)
+            blocks[name]["skip"] = jnp.ones(function.blocks, self.dtype)
+            if function.norm is not None:
+                norm = _norms.scales(function.norm, width, self.dtype)
+                blocks[name]["norm"] = jax.tree.map(self._stacked, norm)
+        return blocks
+
+    def _zeros(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
+        blocks = self.function.blocks
+        return {
+            leaf: jnp.zeros((blocks, *shape), self.dtype)
+            for leaf, shape in shapes.items()
+        }
+
+    def _stacked(self, leaf: Array) -> Array:
+        return jnp.repeat(leaf[None], self.function.blocks, axis=0)
+
+    def __repr__(self) -> str:
+        function = self.function
+        return (
+            f"transformer({function.width}, {function.blocks}, {function.heads}, "
+            f"length={function.length}, activation={function.activation.name!r}, "
+            f"norm={function.norm!r}, norm_at={function.norm_at!r}, "
+            f"scheme={self.scheme!r})"
+        )
+
+
+@public("networks.transformer")
+def transformer(
+    width: int,
+    blocks: int,
+    heads: int,
+    *,
+    mlp: int = 4,
+    activation: str | Activation | Callable[[Array], Array] = "gelu",
+    norm: str | None = "layer",
+    norm_at: str = "pre",
+    causal: bool = True,
+    vocabulary: int | None = None,
+    length: int,
+    positions: str | None = None,
+    branch: float | Sequence[float] = 1.0,
+    scheme: str | Scheme | Initializer = "gpt2",
+) -> Transformer:
+    """Build a transformer.
+
+    A block is x' = skip x + branch F(x), first with F the attention, then with F a
+    perceptron W2 phi(W1 x). With norm_at="pre" F reads Norm(x), and the output of the
+    last block is normalized once more; with "post" it is x' that is normalized. `skip`
+    and `branch` are parameters, one of each for every branch, which start at 1 and at
+    the argument, or at what the scheme says (rezero, deep_norm).
+
+    x is vectors (length, width), and so is the output; or with `vocabulary` tokens
+    (length,), whole numbers, and the output is logits (length, vocabulary), by a matrix
+    of their own. A token outside the vocabulary makes them NaN.
+
+    Points are "blocks/attention/query[0]", "blocks/attention/output[0]:sum" (the stream
+    after the first attention), "blocks/mlp/first[0]", "blocks/mlp/last[0]:sum", ...,
+    "head". The spectrum of what one token receives is that of a span such as
+    `("input", ("output", -1))`, of tokens `("embedding", ("output", -1))`.
+
+    Args:
+        width: The size of the vector of a token; a multiple of `heads`.
+        blocks: The number of blocks.
+        heads: The number of heads of each attention.
+        mlp: The hidden width of the perceptrons, as a multiple of `width`.
+        activation: A name (`activations.names()`), an elementwise callable, or an
+            `Activation`.
+        norm: "layer", "rms", or None for none.
+        norm_at: "pre" or "post".
+        causal: Whether a token attends to itself and earlier tokens only.
+        vocabulary: The number of different tokens. None: x is vectors.
+        length: The number of tokens of x.
+        positions: "learned" adds a vector to each token that depends on its place
+            alone; None adds none.
+        branch: The multiplier of the branches as they start; or one a block.
+        scheme: A scheme's name, an initializer's that needs no arguments, an
+            initializer, or a `Scheme`.
+
+    Returns:
+        A network whose parameters are "blocks", with "attention" ("query", "key",
+        "value", "output") and "mlp" ("first", "last"), each with "norm", "branch" and
+        "skip", all stacked over blocks; and "embedding", "positions", "norm" and "head"
+        where there are such.
+
+    Raises:
+        InputError: An argument is not of this form.
+        NotDefined: The scheme has no meaning for one of the layers.
+
+    Example:
+        >>> net = networks.transformer(16, 2, heads=4, length=5)
+        >>> params = net.init(jax.random.key(0))
+        >>> x = jax.random.normal(jax.random.key(1), (5, 16))
+        >>> net(params, x).shape
+        (5, 16)
+        >>> sp = isometry.spectrum(net, params, x, span=("input", ("output", 0)))
+        >>> sp.size
+        16
+    """
+    sizes = {"width": width, "blocks": blocks, "heads": heads, "mlp": mlp}
+    for name, size in (sizes | {"length": length}).items():
+        checks.integer(name, size, low=1)
+    if width % heads:
+        raise InputError(
+            f"width={width} is no multiple of heads={heads}; write "
+            f"width={-(-width // heads) * heads}."
+        )
+    if vocabulary is not None:
+        checks.integer("vocabulary", vocabulary, low=1)
+    if norm is not None:
+        checks.one_of("norm", norm, _NORMS)
+    checks.one_of("norm_at", norm_at, ("pre", "post"))
+    if positions is not None:
+        checks.one_of("positions", positions, ("learned",))
+    phi = activations.get(activation)
+    if not phi.named:
+        checks.elementwise(f"activation={phi.name}", phi)
+    function = TransformerFunction(
+        width=int(width),
+        blocks=int(blocks),
+        heads=int(heads),
+        mlp=int(mlp),
+        activation=phi,
+        norm=norm,
+        norm_at=norm_at,
+        causal=bool(causal),
+        vocabulary=None if vocabulary is None else int(vocabulary),
+        length=int(length),
+        positions=positions,
+    )
+    dtype = checks.float_dtype(None)
+    of_x = dtype if vocabulary is None else jnp.dtype(jnp.int32)
+    net = Transformer(
+        function=function,
+        example=jax.ShapeDtypeStruct(function.input_shape, of_x),
+        scheme=schemes.get(scheme),
+        activation=phi,
+        branch=_one_a_block(branch, function.blocks),
+        dtype=dtype,
+    )
+    # A scheme that does not fit these layers says so now, and not at the first draw.
+    net.drawing()
+    return net
+
+
+def _one_a_block(
+    branch: float | Sequence[float],
+    blocks: int,
+) -> tuple[float, ...]:
+    """Return the multiplier of the branches of each block."""
+    if isinstance(branch, Sequence) and not isinstance(branch, str):
+        if len(branch) != blocks:
+            raise InputError(
+                f"branch has {len(branch)} numbers for {blocks} blocks; write one "
+                "number, or one a block."
+            )
+        return tuple(
+            float(checks.number(f"branch[{i}]", one)) for i, one in enumerate(branch)
+        )
+    return (float(checks.number("branch", branch)),) * blocks

@@ -1,0 +1,326 @@
+"""How convolutions go over their images: size, strides, and what is padded to them.
+
+Frameworks pad zeros by the convolution itself. Circular padding is written before it,
+as slices of the image that are put beside the image; here it is read back.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from isometry.structure._reading import Indices, Program
+
+# Operations that put copies or parts of one array side by side, or among zeros.
+_PADDING = frozenset(("concatenate", "slice", "pad"))
+
+# Operations that only reorder axes, or add and remove axes of size 1, if no other axis
+# changes.
+_REORDERING = frozenset(
+    ("broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "transpose")
+)
+
+
+class Convolution(NamedTuple):
+    """How a convolution goes over an image.
+
+    Attributes:
+        size: The pixels of the image along each axis, before it is padded.
+        strides: The stride along each axis.
+        dilation: The pixels from one tap of the window to the next, along each axis.
+        padding: "circular"; or the zeros before and behind each axis.
+        note: What the other fields do not say ("of the image as it was padded"), or "".
+    """
+
+    size: Indices
+    strides: Indices
+    dilation: Indices
+    padding: str | tuple[tuple[int, int], ...]
+    note: str = ""
+
+
+class _Pixels(NamedTuple):
+    """One axis of a padded image.
+
+    Attributes:
+        size: The size of the axis before it was padded.
+        indices: For each entry its position before padding; -1 for an added zero.
+    """
+
+    size: int
+    indices: Int[np.ndarray, " pixels"]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the axis was not padded."""
+        return np.array_equal(self.indices, np.arange(self.size))
+
+    @property
+    def first(self) -> int:
+        """The position of the first entry that is no zero."""
+        return int(np.argmax(self.indices >= 0))
+
+    @property
+    def is_among_zeros(self) -> bool:
+        """Whether all entries are there once, in order, with zeros around them."""
+        inside = self.indices[self.first : self.first + self.size]
+        num_inside = int(np.count_nonzero(self.indices >= 0))
+        return num_inside == self.size and np.array_equal(inside, np.arange(self.size))
+
+    def is_circle(self, stride: int, width: int) -> bool:
+        """Tell whether a window of some width goes over the axis as over a circle."""
+        before = -int(self.indices[0]) % self.size
+        positions = np.arange(len(self.indices))
+        if not np.array_equal(self.indices, (positions - before) % self.size):
+            return False
+        num_outputs = (len(self.indices) - width) // stride + 1
+        if num_outputs != math.ceil(self.size / stride):
+            return False
+        # If the stride divides the image, another start only permutes the pixels.
+        is_centred = before == (width - 1) // 2 % self.size
+        return is_centred or self.size % stride == 0
+
+
+def read(program: Program, index: int) -> Convolution | None:
+    """Return how a convolution goes over its image; None of any other operation.
+
+    It is None also of transposed convolutions, and of those that cut pixels off.
+    """
+    value = program.values[index]
+    if value.operation != "conv_general_dilated":
+        return None
+    params = value.params
+    zeros = tuple((int(before), int(after)) for before, after in params["padding"])
+    is_transposed = any(step != 1 for step in params["lhs_dilation"])
+    # A negative number of zeros cuts pixels off.
+    is_cut = any(min(pair) < 0 for pair in zeros)
+    if is_transposed or is_cut or params["batch_group_count"] != 1:
+        return None
+    image, kernel = value.inputs
+    numbers = params["dimension_numbers"]
+    # The first two are the axes of examples and channels.
+    spatial = numbers.lhs_spec[2:]
+    shape = program.values[image].shape
+    plain = Convolution(
+        size=tuple(shape[axis] for axis in spatial),
+        strides=tuple(params["window_strides"]),
+        dilation=tuple(params["rhs_dilation"]),
+        padding=zeros,
+    )
+    sources = _sources(program, image)
+    if sources == {image}:
+        return plain
+    window = program.values[kernel].shape
+    taps = [window[axis] for axis in numbers.rhs_spec[2:]]
+    unpadded = None
+    if len(sources) == 1:
+        axes = _read_pixels(program, image, *sources)
+        unpadded = _unpadded(plain, axes, spatial, taps=taps)
+    return unpadded or plain._replace(note="of the image as it was padded")
+
+
+def _unpadded(
+    plain: Convolution,
+    axes: Sequence[_Pixels],
+    spatial: Sequence[int],
+    *,
+    taps: Sequence[int],
+) -> Convolution | None:
+    """Return a convolution of the image before it was padded, if it is one.
+
+    Args:
+        plain: The convolution of the padded image.
+        axes: All axes of the image, and how they were padded; empty if they were mixed.
+        spatial: The axes that the window goes over.
+        taps: Width of the window along each of them.
+    """
+    others = [pixels for axis, pixels in enumerate(axes) if axis not in spatial]
+    # Padded channels would be another kernel.
+    if not axes or not all(pixels.is_whole for pixels in others):
+        return None
+    assert not isinstance(plain.padding, str), "a program pads with zeros alone"
+    chosen = [axes[axis] for axis in spatial]
+    size = tuple(pixels.size for pixels in chosen)
+    zeros = []
+    are_circles = []
+    for i, pixels in enumerate(chosen):
+        before, after = plain.padding[i]
+        behind = len(pixels.indices) - pixels.first - pixels.size
+        zeros.append((before + pixels.first, after + behind))
+        width = (taps[i] - 1) * plain.dilation[i] + 1
+        is_circle = pixels.is_circle(plain.strides[i], width)
+        are_circles.append(is_circle and before == after == 0)
+    if all(pixels.is_among_zeros for pixels in chosen):
+        return plain._replace(size=size, padding=tuple(zeros))
+    if all(are_circles):
+        return plain._replace(size=size, padding="circular")
+    return None
+
+
+def _sources(program: Program, image: int) -> set[int]:
+    """Return the values that were put side by side in an image, or the image itself."""
+    sources = set()
+    pending = [image]
+    while pending:
+        index = pending.pop()
+        value = program.values[index]
+        if value.operation in _PADDING or _is_reordered(program, index):
+            # What does not depend on x is padding, or a value to pad with.
+            pending += [read for read in value.inputs if read in program.of_x]
+        else:
+            sources.add(index)
+    return sources
+
+
+def _is_reordered(program: Program, index: int) -> bool:
+    """Tell whether a value is another with its axes in another order, or unit axes."""
+    value = program.values[index]
+    if value.operation not in _REORDERING:
+        return False
+    old = [size for size in value.source_shape if size != 1]
+    new = [size for size in value.shape if size != 1]
+    # A reshape that splits or joins axes does more, and so does a broadcast.
+    return value.operation == "transpose" or old == new
+
+
+def _read_pixels(program: Program, image: int, source: int) -> list[_Pixels]:
+    """Return how each axis of an image was padded.
+
+    The result is empty if axes were mixed, or if something else than zeros was put
+    beside the source.
+    """
+    shape = program.values[source].shape
+    # Entries are numbered from 1, and the numbers go through the padding in their
+    # place.
+    numbers = np.arange(1, math.prod(shape) + 1).reshape(shape)
+    start = _Moved(numbers, tuple(range(len(shape))))
+    try:
+        padded = _moved(program, image, {source: start})
+    except _NotPadding:
+        return []
+    coordinates = np.unravel_index(np.maximum(padded.numbers - 1, 0), shape)
+    is_zero = padded.numbers == 0
+    num_axes = is_zero.ndim
+    axes = []
+    # What the numbers are if each axis was padded for itself.
+    expected = np.ones((), int)
+    is_inside = np.ones((), bool)
+    for axis, source_axis in enumerate(padded.axes):
+        # A new axis of size 1.
+        if source_axis is None:
+            axes.append(_Pixels(1, np.zeros(1, int)))
+            continue
+        others = tuple(other for other in range(num_axes) if other != axis)
+        # Where all entries across an axis are zeros, it was padded.
+        along = np.where(is_zero, -1, coordinates[source_axis]).max(axis=others)
+        axes.append(_Pixels(shape[source_axis], along))
+        indices = np.expand_dims(along, others)
+        step = math.prod(shape[source_axis + 1 :])
+        expected = expected + step * np.maximum(indices, 0)
+        is_inside = is_inside & (indices >= 0)
+    if not np.array_equal(padded.numbers, np.where(is_inside, expected, 0)):
+        return []
+    return axes
+
+
+class _NotPadding(Exception):
+    """Something other than zeros or parts of the source was put beside it."""
+
+
+class _Moved(NamedTuple):
+    """The entries of a source, as they stand in another value.
+
+    Attributes:
+        numbers: The number of each entry, 0 for zeros.
+        axes: For each axis the one of the source; None for a new one of size 1.
+    """
+
+    numbers: np.ndarray
+    axes: tuple[int | None, ...]
+
+
+def _moved(program: Program, index: int, known: dict[int, _Moved]) -> _Moved:
+    """Return where the entries of the source stand in a value."""
+    if index in known:
+        return known[index]
+    value = program.values[index]
+    operands = []
+    for read in value.inputs:
+        if read in program.of_x:
+            operands.append(_moved(program, read, known))
+            continue
+        # Anything else beside the image is no padding that can be told.
+        if not _is_zero(program, read):
+            raise _NotPadding
+        zeros = np.zeros(program.values[read].shape, int)
+        operands.append(_Moved(zeros, ()))
+    move = _MOVES.get(value.operation, _reshaped)
+    known[index] = move(operands, value.params, value.shape)
+    return known[index]
+
+
+def _concatenated(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
+    numbers = np.concatenate([part.numbers for part in operands], params["dimension"])
+    # Zeros have no axes of the source.
+    (axes, *_) = [part.axes for part in operands if part.axes]
+    return _Moved(numbers, axes)
+
+
+def _sliced(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
+    (image,) = operands
+    starts = params["start_indices"]
+    steps = params["strides"] or (1,) * len(shape)
+    stretches = zip(starts, params["limit_indices"], steps, strict=True)
+    window = tuple(slice(*stretch) for stretch in stretches)
+    return image._replace(numbers=image.numbers[window])
+
+
+def _among_zeros(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
+    image, _ = operands
+    widths = [(low, high) for low, high, _ in params["padding_config"]]
+    is_spread = any(inner for _, _, inner in params["padding_config"])
+    if is_spread or min(map(min, widths)) < 0:
+        raise _NotPadding
+    return image._replace(numbers=np.pad(image.numbers, widths))
+
+
+def _transposed(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
+    (image,) = operands
+    order = params["permutation"]
+    axes = tuple(image.axes[axis] for axis in order)
+    return _Moved(image.numbers.transpose(order), axes)
+
+
+def _reshaped(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
+    image, *_ = operands
+    sizes = image.numbers.shape
+    # Only axes of size 1 come and go, so the others keep their order.
+    kept = [axis for axis, size in zip(image.axes, sizes, strict=True) if size != 1]
+    axes: list[int | None] = [None] * len(shape)
+    places = [axis for axis, size in enumerate(shape) if size != 1]
+    for place, axis in zip(places, kept, strict=True):
+        axes[place] = axis
+    return _Moved(image.numbers.reshape(shape), tuple(axes))
+
+
+_Move = Callable[[list[_Moved], dict, Indices], _Moved]
+
+_MOVES: dict[str, _Move] = {
+    "concatenate": _concatenated,
+    "slice": _sliced,
+    "pad": _among_zeros,
+    "transpose": _transposed,
+}
+
+
+def _is_zero(program: Program, index: int) -> bool:
+    """Tell whether a value that does not depend on x is zero."""
+    value = program.values[index]
+    if value.number is not None:
+        return not np.any(value.number)
+    # Zeros of another shape or dtype are zeros.
+    if value.operation in ("broadcast_in_dim", "convert_element_type"):
+        return _is_zero(program, value.inputs[0])
+    return False
