@@ -110,6 +110,8 @@ def _shares(
 ) -> tuple[tuple[int, int], ...]:
     """Return which outputs of one layer are queries, keys and values.
 
+    It is empty if they come from several layers, or are no stretches of the outputs.
+
     Args:
         flow: The flow.
         operands: The nodes of queries, keys and values.
@@ -136,12 +138,12 @@ def _share(
     # `follow` traces values to leaves of params; here the result of the layer takes
     # their place.
     whole = Origin(start, tuple((axis,) for axis in range(last + 1)))
-    traced: dict[int, Origins] = {start: (whole,)}
+    origins_of: dict[int, Origins] = {start: (whole,)}
     for node in sorted(_between(flow, layer, operand)):
         index = flow.unrolled.nodes[node].value
         if index != start:
-            traced[index] = follow(program, index, traced)
-    origins = traced.get(flow.unrolled.nodes[operand].value, ())
+            origins_of[index] = follow(program, index, origins_of)
+    origins = origins_of.get(flow.unrolled.nodes[operand].value, ())
     if len(origins) != 1 or origins[0].picks:
         return None
     parts = origins[0].parts

@@ -192,8 +192,8 @@ def _read_pixels(program: Program, image: int, source: int) -> list[_Pixels]:
     beside the source.
     """
     shape = program.values[source].shape
-    # Entries are numbered from 1, and the numbers go through the padding in their
-    # place.
+    # Entries are numbered from 1, and the numbers are padded in the place of the
+    # entries.
     numbers = np.arange(1, math.prod(shape) + 1).reshape(shape)
     start = _Moved(numbers, tuple(range(len(shape))))
     try:
@@ -241,15 +241,21 @@ class _Moved(NamedTuple):
     axes: tuple[int | None, ...]
 
 
-def _moved(program: Program, index: int, known: dict[int, _Moved]) -> _Moved:
-    """Return where the entries of the source stand in a value."""
-    if index in known:
-        return known[index]
+def _moved(program: Program, index: int, cache: dict[int, _Moved]) -> _Moved:
+    """Return where the entries of the source stand in a value.
+
+    Args:
+        program: The program.
+        index: Index of the value.
+        cache: What is known already: of the source, and of values that were visited.
+    """
+    if index in cache:
+        return cache[index]
     value = program.values[index]
     operands = []
     for read in value.inputs:
         if read in program.of_x:
-            operands.append(_moved(program, read, known))
+            operands.append(_moved(program, read, cache))
             continue
         # Anything else beside the image is no padding that can be told.
         if not _is_zero(program, read):
@@ -257,11 +263,12 @@ def _moved(program: Program, index: int, known: dict[int, _Moved]) -> _Moved:
         zeros = np.zeros(program.values[read].shape, int)
         operands.append(_Moved(zeros, ()))
     move = _MOVES.get(value.operation, _reshaped)
-    known[index] = move(operands, value.params, value.shape)
-    return known[index]
+    cache[index] = move(operands, value.params, value.shape)
+    return cache[index]
 
 
 def _concatenated(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
+    """Put parts of the source and zeros side by side."""
     numbers = np.concatenate([part.numbers for part in operands], params["dimension"])
     # Zeros have no axes of the source.
     (axes, *_) = [part.axes for part in operands if part.axes]
@@ -269,6 +276,7 @@ def _concatenated(operands: list[_Moved], params: dict, shape: Indices) -> _Move
 
 
 def _sliced(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
+    """Cut a window out."""
     (image,) = operands
     starts = params["start_indices"]
     steps = params["strides"] or (1,) * len(shape)
@@ -278,6 +286,7 @@ def _sliced(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
 
 
 def _among_zeros(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
+    """Put zeros around the entries; refuse zeros between them."""
     image, _ = operands
     widths = [(low, high) for low, high, _ in params["padding_config"]]
     is_spread = any(inner for _, _, inner in params["padding_config"])
@@ -287,6 +296,7 @@ def _among_zeros(operands: list[_Moved], params: dict, shape: Indices) -> _Moved
 
 
 def _transposed(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
+    """Reorder the axes."""
     (image,) = operands
     order = params["permutation"]
     axes = tuple(image.axes[axis] for axis in order)
@@ -294,19 +304,21 @@ def _transposed(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
 
 
 def _reshaped(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
+    """Add and remove axes of size 1."""
     image, *_ = operands
     sizes = image.numbers.shape
     # Only axes of size 1 come and go, so the others keep their order.
-    kept = [axis for axis, size in zip(image.axes, sizes, strict=True) if size != 1]
+    others = [axis for axis, size in zip(image.axes, sizes, strict=True) if size != 1]
     axes: list[int | None] = [None] * len(shape)
     places = [axis for axis, size in enumerate(shape) if size != 1]
-    for place, axis in zip(places, kept, strict=True):
+    for place, axis in zip(places, others, strict=True):
         axes[place] = axis
     return _Moved(image.numbers.reshape(shape), tuple(axes))
 
 
 _Move = Callable[[list[_Moved], dict, Indices], _Moved]
 
+# How operations move the entries of an image. `_reshaped` serves all others.
 _MOVES: dict[str, _Move] = {
     "concatenate": _concatenated,
     "slice": _sliced,
