@@ -19,7 +19,7 @@ from isometry.measure import _draws, _resolution, _spectra
 from isometry.measure._function import Map, Reference
 from isometry.measure._record import Spectrum
 from isometry.measure._spans import End, Span
-from isometry.measure._spectra import How
+from isometry.measure._spectra import Static
 from isometry.measure._statistics import STATISTICS, Statistic, why_unknown
 from isometry.measure._target import Target
 from isometry.measure.methods import Method
@@ -163,12 +163,12 @@ class Plan:
         bits: Array | None,
     ) -> tuple[Spectrum, ...]:
         """Measure the spectra of all spans, with batch axes (1, inputs)."""
-        how = How(targets, self.method, self.key_kind)
+        static = Static(targets, self.method, self.key_kind)
         # An ensemble of one seed: the programs are those of `isometry.ensemble`.
         stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
         by_seed = stacked, jnp.arange(1)
         by_input = xs, jnp.arange(num_rows(xs))
-        return _spectra.measured(how, by_seed, by_input, bits=bits)
+        return _spectra.measured(static, by_seed, by_input, bits=bits)
 
     def stand_in(self, params: Params, xs: PyTree[Array]) -> Values:
         """Compute all statistics of made-up spectra, whose shapes alone count."""

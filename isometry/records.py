@@ -37,19 +37,24 @@ class Signals:
     """Sizes and correlations of signals and gradients at the points of a network.
 
     They are measured by `isometry.signals`, or predicted by mean-field theory. What is
-    not known is NaN, and `why` gives the reason.
+    not known is NaN, and the method `why` returns the reason.
 
     Attributes:
-        q: Mean square of the entries of the value.
-        c: Cosine between the values of two inputs, flattened and not centred.
-        gradient: Mean square of the derivative of the loss with respect to the value.
-        apjn: Averaged partial Jacobian norm: the squared Frobenius norm of the Jacobian
-            from the point to the end of the span, divided by the number of its rows.
-        chi: apjn at the point before, divided by apjn here: the factor by which a
-            squared gradient grows from this point back to the one before it. The point
-            before is the last one of the same kind; results of nonlinearities (":out")
-            are one kind, all other points the other. NaN at the first of a kind, and at
-            points that do not lie on every path.
+        q: (..., points), mean square of the entries of the value at each point. `...`
+            are batch axes; of `isometry.signals` (seeds, inputs).
+        c: (..., inputs, points), cosine between the values of two inputs at each point,
+            flattened and not centred. The inputs are those of the last batch axis and
+            of the axis `inputs`.
+        gradient: (..., points), mean square of the derivative of the loss with respect
+            to the value.
+        apjn: (..., points), averaged partial Jacobian norm: the squared Frobenius norm
+            of the Jacobian from the point to the end of the span, divided by the number
+            of its rows.
+        chi: (..., points), apjn at the previous point divided by apjn at this point:
+            the factor by which a squared gradient grows on its way back, from this
+            point to the previous one. That is the last earlier point of the same kind:
+            results of nonlinearities (":out") are one kind, all other points the other.
+            NaN at the first point of a kind, and at points that some path leads around.
         points: Names of the points, in the order of the computation.
         sizes: The number of entries of the value at each point.
         span: The names of the points where the span starts and ends.
@@ -112,7 +117,7 @@ class Signals:
             field: "q", "c", "gradient", "apjn" or "chi".
 
         Returns:
-            The reason, a sentence.
+            The reason in words; None also if the field holds no NaN.
 
         Raises:
             InputError: There is no such field.
@@ -143,6 +148,7 @@ class Signals:
         return "\n".join(self._lines())
 
     def _lines(self) -> list[str]:
+        """Write the headings, a line for each point, and the reasons for NaN."""
         sizes = map(str, self.sizes)
         columns = {
             "point": list(self.points),
@@ -182,12 +188,12 @@ class Signals:
         # With one input there are no pairs.
         if values.shape[1] == 0:
             return ["-"] * num_points
-        of_seeds = values.mean(axis=1)
-        means = of_seeds.mean(axis=0)
+        means_of_seeds = values.mean(axis=1)
+        means = means_of_seeds.mean(axis=0)
         # One seed has no standard error.
         errors = np.full(num_points, np.nan)
         if num_seeds > 1:
-            deviations = of_seeds.std(axis=0, ddof=1)
+            deviations = means_of_seeds.std(axis=0, ddof=1)
             errors = deviations / math.sqrt(num_seeds)
         return list(map(_cell, means, errors))
 

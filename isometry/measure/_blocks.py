@@ -30,9 +30,9 @@ class Blocks:
     def jacobians(self, params: Params, x: PyTree[Array]) -> list[Float[Array, "m n"]]:
         """Return the Jacobian of each block, in the order of application.
 
-        Derivatives stop at every point, so that one tangent serves all blocks: entry i
-        is perturbed at all points, and each point depends on that of the one before it
-        alone.
+        All blocks come from one pass. Derivatives stop at every point, so each point
+        feels the perturbation of the point before it alone. One tangent can therefore
+        perturb entry i at all points: it gives column i of every block.
 
         Args:
             params: Parameters, in the dtype of the measurement.
@@ -47,7 +47,10 @@ class Blocks:
         starts = self.names[:-1]
         ends = self.names[1:]
 
+        # A bump is an array that is added to the value at a point: the derivative with
+        # respect to the bump is that with respect to the value.
         def forward(bumps: dict[str, Array]) -> Array:
+            # With each bump goes a flag that the derivative stops there.
             given = {name: (bump, jnp.asarray(True)) for name, bump in bumps.items()}
             _, readings = program(arguments, given)
             return jnp.concatenate([readings[name].ravel() for name in ends])
@@ -58,13 +61,13 @@ class Blocks:
         _, push = jax.linearize(forward, bumps)
 
         def column(entry: Array) -> Array:
-            moved = {}
+            tangents = {}
             for name in starts:
                 shape = shapes[name]
                 # Zero where the point has fewer entries than the widest one.
                 unit = (jnp.arange(shape.size) == entry).astype(shape.dtype)
-                moved[name] = unit.reshape(shape.shape)
-            return push(moved)
+                tangents[name] = unit.reshape(shape.shape)
+            return push(tangents)
 
         widest = max(shapes[name].size for name in starts)
         # As many directions as the widest point has entries.
@@ -77,7 +80,7 @@ class Blocks:
         ]
 
 
-def found(anatomy: Anatomy, span: Span) -> Blocks | None:
+def blocks_of_span(anatomy: Anatomy, span: Span) -> Blocks | None:
     """Return the blocks of a span, or None if there is only one."""
     first, last = _spans.ends(anatomy, span)
     if first.index or last.index:
@@ -90,10 +93,10 @@ def found(anatomy: Anatomy, span: Span) -> Blocks | None:
         # would be diagonal.
         is_cut = anatomy.cuts(name) and not name.endswith(":out")
         # The last layer and the output are often two names of one value.
-        is_known = anatomy.place(name) in places
+        has_other_name = anatomy.place(name) in places
         follows = anatomy.upstream(names[-1], name)
         leads = anatomy.upstream(name, last.name)
-        if is_cut and follows and leads and not is_known:
+        if is_cut and follows and leads and not has_other_name:
             names.append(name)
             places.append(anatomy.place(name))
     names.append(last.name)

@@ -45,7 +45,13 @@ _MOST_ROUNDS = 60
 
 
 class _Slot(NamedTuple):
-    """A slice of a weight layer, and the point of its pre-activation."""
+    """A slice of a weight layer, which one gain multiplies.
+
+    Attributes:
+        layer: The name of the layer.
+        number: Which slice; 0 if the layer is not stacked.
+        point: The point of its pre-activation.
+    """
 
     layer: str
     number: int
@@ -59,8 +65,9 @@ class _Sites:
     Attributes:
         trunk: Those that every path through the span meets, in order.
         ends: The last layers of the residual branches of the span.
-        notes: Of all other slices by their names: why they are left alone.
-        names: All slices by name, in the order of the anatomy.
+        notes: For each slice off the trunk, by name, why no gain is found for it.
+        names: For each layer and number of a slice, the name of the slice, in the order
+            of the anatomy.
         counts: The number of slices of each layer.
     """
 
@@ -178,12 +185,13 @@ class _Measurement:
     """Measures E s² of a network with gains, at the same seeds and inputs each time."""
 
     def __init__(self, net: Network, keys: Key, xs: PyTree[Array], *, span: Span):
-        # The layers of the span are known once its points are.
-        found: list[_Sites] = []
+        sites_of_span: list[_Sites] = []
 
+        # `prepare` reads the anatomy, and asks here which of its points to measure. The
+        # sites are noted on the way.
         def choose(anatomy: Anatomy, first: Point, last: Point) -> list[str]:
             sites = _sites(anatomy, first, last)
-            found.append(sites)
+            sites_of_span.append(sites)
             points = {first.name, last.name, *(slot.point for slot in sites.trunk)}
             return [name for name in anatomy.points if name in points]
 
@@ -197,17 +205,18 @@ class _Measurement:
             dtype=None,
             choose=choose,
         )
-        (self.sites,) = found
+        (self.sites,) = sites_of_span
         # All layers are measured from the start, by one forward pass.
         self._spans = Spans(self.plan, "input")
-        self._chunk = _profile.inputs_at_once(self._spans, self._run)
-        self._chunks = None
+        self._inputs_at_once = _profile.inputs_at_once(self._spans, self._run)
+        self._seed_chunks = None
         # Drawing anew in each round would adjust a data-driven network each time.
         if self._run.seeds_at_once >= self._run.num_seeds:
-            self._chunks = list(self._run.chunks())
+            self._seed_chunks = list(self._run.chunks())
 
     @property
     def plan(self) -> Plan:
+        """Which values of the network are read."""
         return self._run.plan
 
     def mean_squares(self, factors: Factors) -> dict[str, np.ndarray]:
@@ -217,10 +226,10 @@ class _Measurement:
             For each point an array over seeds: means over inputs and singular values.
         """
         parts = []
-        for _, drawn in self._chunks or self._run.chunks():
+        for _, drawn in self._seed_chunks or self._run.chunks():
             part = _mean_squares(
                 self._spans,
-                self._chunk,
+                self._inputs_at_once,
                 self.plan.constants,
                 params=_all_scaled(drawn, self.plan.anatomy, factors),
                 xs=self._run.xs,
@@ -229,9 +238,9 @@ class _Measurement:
         joined = self._run.joined(parts)
         by_point = {}
         for shape, names in self._spans.names_of_shape().items():
-            of_shape = joined[_profile.label_of(shape)].astype(np.float64)
+            stack = joined[_profile.label_of(shape)].astype(np.float64)
             for i, name in enumerate(names):
-                of_point = of_shape[:, :, i]
+                of_point = stack[:, :, i]
                 # Gains of other layers would be NaN too.
                 if not np.isfinite(of_point).all():
                     raise NotFinite(
@@ -247,7 +256,7 @@ class _Measurement:
         Returns:
             For each layer, |d end/d ln gain|/|end| of the first seed and input.
         """
-        _, drawn = next(iter(self._chunks or self._run.chunks()))
+        _, drawn = next(iter(self._seed_chunks or self._run.chunks()))
         params = jax.tree.map(lambda a: a[0], drawn)
         x = jax.tree.map(lambda a: a[0], self._run.xs)
         constants = self.plan.constants
@@ -289,6 +298,7 @@ def _mean_squares(
 
 
 def _mean_square(stack: Float[Array, "spans m n"]) -> Float[Array, " spans"]:
+    """Return the mean of s² of each matrix."""
     # The sum of the squares of all singular values is that of all entries.
     return jnp.sum(stack**2, axis=(1, 2)) / min(stack.shape[1:])
 
@@ -302,11 +312,11 @@ def _responses(
     params: Params,
     x: PyTree[Array],
 ) -> Float[Array, " slots"]:
-    """Do what `_Measurement.responses` does, for one seed and input."""
+    """Return |d end/d ln gain|/|end| for each trunk layer, at one seed and input."""
     program = plan.tapped(constants, ADD)
 
-    def end(logs: Float[Array, " slots"]) -> Array:
-        factors = sites.factors(sites.trunk, jnp.exp(logs))
+    def end(log_gains: Float[Array, " slots"]) -> Array:
+        factors = sites.factors(sites.trunk, jnp.exp(log_gains))
         changed = scaled(params, plan.anatomy, factors)
         _, readings = program(jax.tree.leaves((changed, x)), {})
         return plan.part(readings, plan.last)
@@ -322,7 +332,7 @@ def _responses(
 
 
 def calibrate(net: Network, keys: Key, xs: PyTree[Array], *, span: Span) -> Calibrated:
-    """Do what `Network.calibrated` does."""
+    """Find gains that make E s² = 1 over a span, as `Network.calibrated` promises."""
     measurement = _Measurement(net, keys, xs, span=span)
     sites = measurement.sites
     last = measurement.plan.last.name
@@ -340,10 +350,11 @@ def calibrate(net: Network, keys: Key, xs: PyTree[Array], *, span: Span) -> Cali
             slots.append(slot)
     before = measurement.mean_squares({})[last].mean()
 
-    factors = _settled(measurement, slots)
+    factors = _trunk_gains(measurement, slots)
     after = measurement.mean_squares(factors)[last]
-    if abs(_log(after.mean(), last)) > _TOLERANCE:
-        factors = _solved(measurement, slots, factors, notes=notes)
+    # Branches may still keep E s² away from 1, and then one more number is solved for.
+    if abs(_log_mean_square(after.mean(), last)) > _TOLERANCE:
+        factors = _with_last_gain(measurement, slots, factors, notes=notes)
         after = measurement.mean_squares(factors)[last]
     gains = Gains(
         rows=tuple(_rows(sites, factors, notes)),
@@ -378,14 +389,15 @@ def _rows(sites: _Sites, factors: Factors, notes: Mapping[str, str]) -> Iterator
 
 
 def _standard_error(by_seed: Float[np.ndarray, " seeds"]) -> float:
+    """Return the standard error of the mean over seeds; NaN for one seed."""
     # Of a single seed nothing is known about the spread.
     if len(by_seed) == 1:
         return math.nan
     return float(by_seed.std(ddof=1)) / math.sqrt(len(by_seed))
 
 
-def _log(mean_square: float, point: str) -> float:
-    """Return ln E s²; refuse zero, which no gain changes."""
+def _log_mean_square(mean_square: float, point: str) -> float:
+    """Return ln E s², measured up to a point; refuse zero, which no gain changes."""
     if mean_square > 0:
         return math.log(mean_square)
     raise NotDefined(
@@ -394,7 +406,7 @@ def _log(mean_square: float, point: str) -> float:
     )
 
 
-def _settled(measurement: _Measurement, slots: Sequence[_Slot]) -> Factors:
+def _trunk_gains(measurement: _Measurement, slots: Sequence[_Slot]) -> Factors:
     """Find the gains with which E s² is 1 from the start to each trunk layer.
 
     E s² up to a layer is proportional to its gain², and depends on the gains of layers
@@ -402,68 +414,78 @@ def _settled(measurement: _Measurement, slots: Sequence[_Slot]) -> Factors:
     after one round, the second after two, and with positively homogeneous activations
     all are right after the first.
     """
-    logs = np.zeros(len(slots))
+    log_gains = np.zeros(len(slots))
     factors: Factors = {}
     # At most one round for each layer, as said above.
     for _ in range(len(slots)):
         means = measurement.mean_squares(factors)
-        reached = np.array([_log(means[s.point].mean(), s.point) for s in slots])
-        if np.all(np.abs(reached) <= _TOLERANCE):
+        log_means = np.array(
+            [_log_mean_square(means[slot.point].mean(), slot.point) for slot in slots]
+        )
+        if np.all(np.abs(log_means) <= _TOLERANCE):
             break
-        logs -= np.diff(reached, prepend=0.0) / 2
-        factors = _host(measurement.sites.factors(slots, jnp.exp(jnp.asarray(logs))))
+        # The gain of a layer changes all later points too, so it corrects only what
+        # E s² gains from the layer before.
+        log_gains -= np.diff(log_means, prepend=0.0) / 2
+        gains = jnp.exp(jnp.asarray(log_gains))
+        factors = _on_host(measurement.sites.factors(slots, gains))
     return factors
 
 
-def _host(factors: dict[str, Array]) -> Factors:
+def _on_host(factors: dict[str, Array]) -> Factors:
+    """Return gains as NumPy arrays of float64."""
     return {name: np.asarray(gains, np.float64) for name, gains in factors.items()}
 
 
-def _solved(
+def _with_last_gain(
     measurement: _Measurement,
     slots: Sequence[_Slot],
     factors: Factors,
     *,
     notes: Mapping[str, str],
 ) -> Factors:
-    """Find one number that brings E s² over the whole span to 1.
+    """Add one more gain to `factors`, which brings E s² over the whole span to 1.
 
-    It is the gain of the last layer of the trunk, or where there is none, a gain that
-    the last layers of all branches share.
+    It multiplies the last layer of the trunk; where there is none, the last layers of
+    all branches, which share it.
     """
     sites = measurement.sites
     last = measurement.plan.last.name
-    moved = slots[-1:] or sites.ends
+    adjusted = slots[-1:] or sites.ends
     # Say of each layer what stands against it.
-    if not moved:
+    if not adjusted:
         reasons = [f"{name}: {note}" for name, note in notes.items()]
         listed = "; ".join(reasons) or "there is none"
         raise NotDefined(f"no weight layer of the span changes E s²: {listed}.")
 
     def with_gain(gain: float) -> Factors:
         combined = dict(factors)
-        added = sites.factors(moved, jnp.full(len(moved), gain))
-        for name, gains in _host(added).items():
+        added = sites.factors(adjusted, jnp.full(len(adjusted), gain))
+        for name, gains in _on_host(added).items():
             combined[name] = combined.get(name, 1.0) * gains
         return combined
 
     def mean_square(gain: float) -> float:
         return float(measurement.mean_squares(with_gain(gain))[last].mean())
 
-    least = mean_square(0.0)
-    log = None
+    def log_mean_square(log_gain: float) -> float:
+        return _log_mean_square(mean_square(math.exp(log_gain)), last)
+
+    # What remains without the adjusted layers: the skips around them.
+    of_skips = mean_square(0.0)
+    log_gain = None
     # If the skips alone have 1 or more, what looks like a solution is sampling noise.
-    if min(least, mean_square(1.0)) < 1 - _TOLERANCE:
-        log = _root(lambda log: _log(mean_square(math.exp(log)), last))
-    if log is None:
-        names = [sites.names[slot.layer, slot.number] for slot in moved]
+    if min(of_skips, mean_square(1.0)) < 1 - _TOLERANCE:
+        log_gain = _root(log_mean_square)
+    if log_gain is None:
+        names = [sites.names[slot.layer, slot.number] for slot in adjusted]
         raise NotDefined(
             f"no gain of {', '.join(names[:3])} brings E s² to 1: with these weights "
-            f"at 0 the skips around them leave {least:.4g}. Take a span that begins or "
-            "ends with a layer that every path meets, or a network whose skips are "
+            f"at 0 the skips around them leave {of_skips:.4g}. Take a span that begins "
+            "or ends with a layer that every path meets, or a network whose skips are "
             "below 1."
         )
-    return with_gain(math.exp(log))
+    return with_gain(math.exp(log_gain))
 
 
 def _root(function: Callable[[float], float]) -> float | None:

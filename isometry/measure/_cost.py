@@ -49,8 +49,8 @@ class Cost:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        said = "".join(f"; {note}" for note in self.notes)
-        return f"Cost({scaled(self.bytes, 'B')}, {scaled(self.flop, 'FLOP')}{said})"
+        notes = "".join(f"; {note}" for note in self.notes)
+        return f"Cost({scaled(self.bytes, 'B')}, {scaled(self.flop, 'FLOP')}{notes})"
 
 
 def scaled(count: int, unit: str) -> str:
@@ -127,10 +127,10 @@ def cost(  # noqa: PLR0917 (as it has always been)
     chosen.check(target, jax.random.key(0))
     x = _resolution.example(x)
     params, x = target.abstract(params, x)
-    return _asked(chosen, target, params, x=x)
+    return _cost_by_xla(chosen, target, params, x=x)
 
 
-def _asked(
+def _cost_by_xla(
     method: Method,
     target: Target,
     params: Params,
@@ -146,7 +146,7 @@ def _asked(
             "allocates."
         )
     flop, notes = _operations(_measured.trace(method, target, params, x=x).jaxpr)
-    closed = _mapped.trace(target, params, x).jaxpr
+    closed = _value_at_end.trace(target, params, x).jaxpr
     # Only in f: the method counts its own factorizations.
     unknown = jaxprs.uncounted(closed.jaxpr)
     notes |= {f"{name} in f is not counted" for name in unknown}
@@ -168,7 +168,7 @@ def _measured(
 
 
 @functools.partial(compilation.jit, static_argnums=0)
-def _mapped(
+def _value_at_end(
     target: Target,
     params: Params,
     x: PyTree,
@@ -183,7 +183,7 @@ def _operations(closed: core.ClosedJaxpr) -> tuple[int, frozenset[str]]:
     Returns:
         The count, and notes on what it leaves out.
     """
-    flop = _counted(closed)
+    flop = _operations_by_xla(closed)
     notes = frozenset()
     # XLA counts the body of a loop once, whatever its length.
     for loop in jaxprs.loops(closed.jaxpr):
@@ -191,14 +191,15 @@ def _operations(closed: core.ClosedJaxpr) -> tuple[int, frozenset[str]]:
             notes |= {"a while loop of unknown length is counted once"}
             continue
         body = loop.params["jaxpr"]
-        of_one_iteration, more = _operations(body)
-        flop += loop.params["length"] * of_one_iteration - _counted(body)
-        notes |= more
+        of_one_iteration, notes_of_body = _operations(body)
+        # XLA has counted the body once, but without the iterations of scans inside it.
+        flop += loop.params["length"] * of_one_iteration - _operations_by_xla(body)
+        notes |= notes_of_body
     return flop, notes
 
 
-def _counted(closed: core.ClosedJaxpr) -> int:
-    """Ask XLA for the operations of a program before optimization."""
+def _operations_by_xla(closed: core.ClosedJaxpr) -> int:
+    """Return what XLA counts in a program before optimization: each loop once."""
     arguments = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
     lowered = jax.jit(core.jaxpr_as_fun(closed)).lower(*arguments)
     counted = lowered.cost_analysis() or {}
@@ -218,60 +219,70 @@ def forming(
     m, n = target.shape
     # `Dense` counts four arrays. Without a factorization these are two: the Jacobian
     # and a transposed copy.
-    formed = footprint.each - 2 * m * n * target.dtype.itemsize
-    return footprint._replace(each=formed)
+    without_factorization = footprint.each - 2 * m * n * target.dtype.itemsize
+    return footprint._replace(each=without_factorization)
 
 
-def fitted_to(
+def chunked_for(
     target: Target,
     method: Method,
     params: Params,
     x: PyTree,
     max_bytes: int | None,
 ) -> Target:
-    """Return the target with as many directions at a time as the budget allows.
+    """Return the target with as many directions at a time as a method can afford.
 
     Raises:
         InputError: One direction at a time is too much.
     """
     params, x = target.abstract(params, x)
     footprint = method.footprint(target, params, x)
-    return fitted(target, footprint, max_bytes, by=f" by {method}")
+    return chunked(target, footprint, max_bytes, by=f" by {method}")
 
 
-def fitted(
+def chunked(
     target: Target,
     footprint: Footprint,
     max_bytes: int | None,
     by: str = "",
 ) -> Target:
-    """Return the target with as many directions at a time as fit the budget."""
+    """Return the target with as many directions at a time as fit the budget.
+
+    Args:
+        target: The span of f.
+        footprint: The bytes that measuring it takes.
+        max_bytes: The budget; None for a quarter of the free memory.
+        by: What measures it, for the message: " by Dense()".
+
+    Raises:
+        InputError: One direction at a time is too much.
+    """
     # The free memory is read from files, which takes a millisecond.
     if max_bytes is None and footprint.bytes() <= ALWAYS_FREE:
         return target
     budget = memory.budget(max_bytes)
     chunk = footprint.chunk(budget)
     # One direction at a time is the least that autodiff can do.
-    least = footprint.bytes(1)
-    if least > budget:
+    fewest = footprint.bytes(1)
+    if fewest > budget:
         m, n = target.shape
-        given = "max_bytes" if max_bytes is not None else "a quarter of what is free"
+        source = "max_bytes" if max_bytes is not None else "a quarter of what is free"
         raise InputError(
-            f"the {m}×{n} Jacobian takes {least} bytes{by} ({scaled(least, 'B')}), and "
-            f"{budget} are given, {given}. Write spectrum(..., "
+            f"the {m}×{n} Jacobian takes {fewest} bytes{by} ({scaled(fewest, 'B')}), "
+            f"and {budget} are given, {source}. Write spectrum(..., "
             'method="lanczos"), which never forms it, a span between points of fewer '
-            f"values, an index at an end of the span, or max_bytes={least}."
+            f"values, an index at an end of the span, or max_bytes={fewest}."
         )
     return replace(target, chunk=chunk)
 
 
-def fitting(
+def chunked_together(
     targets: Sequence[Target],
     footprints: list[Footprint],
     method: Method,
     budget: int,
 ) -> tuple[Footprint, tuple[Target, ...]]:
-    """Choose how many directions to take at a time, for a budget.
+    """Choose, for spans of one program, how many directions to take at a time.
 
     Footprints are bounds from shapes alone, for which nothing is compiled. They are 2
     to 9 times what XLA allocates.
@@ -290,7 +301,7 @@ def fitting(
         InputError: One direction at a time is too much; the least budget is named.
     """
     shared = each = 0
-    fitted_targets = []
+    chunked_targets = []
     for target, footprint in zip(targets, footprints, strict=True):
         chunk = footprint.chunk(budget)
         needed = footprint.bytes(chunk)
@@ -300,11 +311,11 @@ def fitting(
                 f"max_bytes={budget} is too small for one {m}×{n} Jacobian by "
                 f"{method}; write at least {needed}."
             )
-        fitted_targets.append(replace(target, chunk=chunk))
+        chunked_targets.append(replace(target, chunk=chunk))
         # The spans are of one network, so its parameters count once.
         shared = max(shared, footprint.shared)
         each += needed - footprint.shared
-    return Footprint(shared, each), tuple(fitted_targets)
+    return Footprint(shared, each), tuple(chunked_targets)
 
 
 def footprints(
@@ -314,8 +325,8 @@ def footprints(
     x: PyTree,
 ) -> list[Footprint]:
     """Bound the bytes of measuring each span, at inputs with the shape of x."""
-    found = []
+    bounds = []
     for target in targets:
         shapes = target.abstract(params, x)
-        found.append(method.footprint(target, *shapes))
-    return found
+        bounds.append(method.footprint(target, *shapes))
+    return bounds

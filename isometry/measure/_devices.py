@@ -56,8 +56,8 @@ def grid(
 ) -> tuple[int, int]:
     """Choose the numbers of rows and columns of a grid of devices.
 
-    They minimize the pairs of seed and input on the fullest device. Of equal choices,
-    the one with the most rows is taken.
+    The choice minimizes the number of pairs of seed and input on the fullest device. Of
+    equal choices, the one with the most rows is taken.
     """
 
     def load(rows: int) -> tuple[int, int]:
@@ -90,22 +90,23 @@ def spread(
     # Other processes make the rest, from the same keys.
     pieces = sharding.addressable_devices_indices_map((len(index),)).values()
     everything = np.arange(len(index))
-    mine = np.unique(np.concatenate([everything[piece] for piece in pieces]))
-    made = make(np.asarray(index)[mine])
+    # The positions that the devices of this process hold.
+    own = np.unique(np.concatenate([everything[piece] for piece in pieces]))
+    made = make(np.asarray(index)[own])
 
-    def placed(a: Array) -> Array:
-        def held(where: tuple[slice, ...] | None) -> Array | np.ndarray:
-            assert where is not None, "every device of the mesh holds a piece"
-            first, stop, _ = where[0].indices(len(index))
-            # `mine` is sorted and without gaps inside a piece, so a piece is a slice of
+    def distributed(a: Array) -> Array:
+        def of_device(piece: tuple[slice, ...] | None) -> Array | np.ndarray:
+            assert piece is not None, "every device of the mesh holds a piece"
+            first, stop, _ = piece[0].indices(len(index))
+            # `own` is sorted and without gaps inside a piece, so a piece is a slice of
             # it.
-            start = int(np.searchsorted(mine, first))
+            start = int(np.searchsorted(own, first))
             return memory.sliced(a, start, start + stop - first)
 
         shape = (len(index), *a.shape[1:])
-        return jax.make_array_from_callback(shape, sharding, held)
+        return jax.make_array_from_callback(shape, sharding, of_device)
 
-    return jax.tree.map(placed, made)
+    return jax.tree.map(distributed, made)
 
 
 def everywhere(mesh: Mesh | None, value: ArrayLike) -> Array | np.ndarray:
@@ -128,16 +129,17 @@ def budget(max_bytes: int | None, mesh: Mesh | None) -> int:
     This is `max_bytes`, or a share of the free memory. Virtual devices of one CPU share
     a memory, so it is divided among them.
     """
-    mine = memory.budget(max_bytes)
+    of_device = memory.budget(max_bytes)
     if mesh is None:
-        return mine
+        return of_device
     if share_threads(mesh):
         rank = jax.process_index()
-        mine //= sum(device.process_index == rank for device in mesh.devices.flat)
-    return _least(mesh, mine)
+        num_devices = sum(device.process_index == rank for device in mesh.devices.flat)
+        of_device //= num_devices
+    return _least_of_processes(mesh, of_device)
 
 
-def _least(mesh: Mesh, value: int) -> int:
+def _least_of_processes(mesh: Mesh, value: int) -> int:
     """Return the smallest value of all processes."""
     if processes(mesh) == 1:
         return value

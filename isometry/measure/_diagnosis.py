@@ -37,14 +37,14 @@ def warn_of_batch(
     # The program was traced for these dtypes.
     params, x = target.cast(params, x)
     program = target.f
-    said = coupling_of_rows(
+    message = coupling_of_rows(
         program,
         params,
         x,
         one_row=_untraced(program),
     )
-    if said is not None:
-        warn(said, BatchWarning)
+    if message is not None:
+        warn(message, BatchWarning)
 
 
 def _untraced(program: Program) -> Map:
@@ -54,11 +54,11 @@ def _untraced(program: Program) -> Map:
     """
 
     def f(
-        given: tuple[list[Array], Params],
+        constants_and_params: tuple[list[Array], Params],
         x: PyTree[Array],
     ) -> PyTree[Array]:
         # The program takes the constants of its trace too. The function holds its own.
-        _, params = given
+        _, params = constants_and_params
         return program.of_output(params, x)
 
     return f
@@ -112,7 +112,10 @@ def warn_of_zeros(
 
 
 def all_zero(log_values: Float[Array, "*batch nodes"]) -> np.ndarray:
-    """Tell for each Jacobian whether all its singular values are zero; not if NaN."""
+    """Tell for each Jacobian whether all its singular values are zero.
+
+    One that is not finite, whose values are NaN, does not count as zero.
+    """
     return np.all(np.isneginf(np.asarray(log_values)), axis=-1)
 
 
@@ -122,7 +125,7 @@ def _cause(
     x: PyTree[Array],
 ) -> str:
     """Say why the Jacobian of a span is zero."""
-    f, params, z = _plain(target, params, x)
+    f, params, z = _span_as_function(target, params, x)
     name = "x"
     if target.points is not None and target.points.first.name != "input":
         name = f"the value at {target.points.first.name!r}"
@@ -139,7 +142,7 @@ def _cause(
         return "the cause was not found"
 
 
-def _plain(
+def _span_as_function(
     target: Target,
     params: Params,
     x: PyTree[Array],
@@ -158,8 +161,8 @@ def _plain(
 def _is_silenced(category: type[Warning]) -> bool:
     """Tell whether a warning is ignored everywhere, so that its cause is not needed."""
     # Python obeys the first filter that matches.
-    for action, message, known, module, line in warnings.filters:
-        if issubclass(category, known):
+    for action, message, filtered, module, line in warnings.filters:
+        if issubclass(category, filtered):
             is_general = message is None and module is None and line == 0
             return action == "ignore" and is_general
     return False

@@ -57,7 +57,7 @@ class Seeds:
     Attributes:
         source: Keys, or the parameters themselves, stacked over seeds.
         count: The number of seeds.
-        draw: Maps a key to the parameters of a seed; None if they are given.
+        draw: Maps a key to the parameters of a seed; None if `source` holds them.
         net: The network whose scheme may adjust what is drawn, or None.
     """
 
@@ -92,7 +92,7 @@ class Seeds:
         """
 
         def make(index: Int[np.ndarray, " n"]) -> Params:
-            rows = jax.tree.map(lambda a: taken(a, index), self.source)
+            rows = jax.tree.map(lambda a: entries(a, index), self.source)
             if self.draw is None:
                 return rows
             drawn = draw_seeds(self.draw, rows)
@@ -108,15 +108,20 @@ def seeds_of(
     params: Params | None,
     sample: Callable[[Key], Params] | None,
 ) -> Seeds:
-    """Return the seeds that keys, params and sample describe."""
+    """Return the seeds that the arguments `keys`, `params` and `sample` describe.
+
+    Raises:
+        InputError: Both or neither of keys and params are given, or the parameters of a
+            plain f cannot be drawn.
+    """
     # With both it would be unclear which of them is measured.
     if (keys is None) == (params is None):
-        came = "neither is given" if keys is None else "both are given"
+        given = "neither is given" if keys is None else "both are given"
         raise InputError(
-            f"one of keys (to draw parameters) and params (stacked) is needed; {came}."
+            f"one of keys (to draw parameters) and params (stacked) is needed; {given}."
         )
     if params is not None:
-        return _given(params, sample)
+        return _seeds_of_stacked(params, sample)
     _refuse_params(keys)
     num_seeds = checks.keys("keys", keys).shape[0]
     if sample is not None:
@@ -145,21 +150,39 @@ def _refuse_params(keys: Key | None) -> None:
         )
 
 
-def _given(params: Params, sample: Callable[[Key], Params] | None) -> Seeds:
-    """Return the seeds of given, stacked parameters."""
+def _seeds_of_stacked(params: Params, sample: Callable[[Key], Params] | None) -> Seeds:
+    """Wrap parameters that the caller has stacked on a leading axis of seeds."""
     if sample is not None:
         raise InputError(
             "sample draws parameters from keys, but params are given; leave one out."
         )
     # A leaf without an axis of seeds would be sliced along another of its axes.
     leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
-    if len(leading) != 1 or not (leading - {(), (0,)}):
+    num_seeds = common_length(leading)
+    if num_seeds is None:
         raise InputError(
             f"the leaves of params have leading axes {sorted(leading)}; stack them on "
             "a seeds axis."
         )
-    ((num_seeds,),) = leading
     return Seeds(params, num_seeds)
+
+
+def common_length(leading: set[tuple[int, ...]]) -> int | None:
+    """Return the length of the leading axis that arrays share, or None.
+
+    Args:
+        leading: For the arrays, `shape[:1]`: (length,), or () of an array without axes.
+
+    Returns:
+        The length; None if there are no arrays, if lengths differ, if an array has no
+        axes, or if the axis is empty.
+    """
+    if len(leading) != 1:
+        return None
+    (axes,) = leading
+    if axes in ((), (0,)):
+        return None
+    return axes[0]
 
 
 def row_shapes(tree: PyTree[Array]) -> PyTree:
@@ -171,7 +194,7 @@ def row_shapes(tree: PyTree[Array]) -> PyTree:
     return jax.tree.map(row, tree)
 
 
-def taken(a: Array, index: Int[np.ndarray, " n"]) -> Array | np.ndarray:
+def entries(a: Array, index: Int[np.ndarray, " n"]) -> Array | np.ndarray:
     """Return a[index], without a copy if the index is a contiguous range.
 
     So large parameters are not copied.
@@ -179,7 +202,8 @@ def taken(a: Array, index: Int[np.ndarray, " n"]) -> Array | np.ndarray:
     first = int(index[0])
     last = int(index[-1])
     # Padded chunks repeat their last number, so they are no range.
-    if len(index) != last - first + 1 or np.any(np.diff(index) != 1):
+    is_range = len(index) == last - first + 1 and np.all(np.diff(index) == 1)
+    if not is_range:
         return a[index]
     if len(index) == len(a):
         return a
@@ -196,6 +220,6 @@ def key_parts(key: Key) -> tuple[str | None, Array]:
     return str(jax.random.key_impl(key)), jax.random.key_data(key)
 
 
-def numbers(leaf: Array) -> Array:
+def comparable(leaf: Array) -> Array:
     """Return an array that NumPy can compare: the bits of a key, or the array."""
     return key_parts(leaf)[1] if checks.is_key(leaf) else leaf

@@ -35,7 +35,7 @@ from isometry.measure._function import Map
 from isometry.measure._progress import Progress, Report
 from isometry.measure._record import Spectrum
 from isometry.measure._spans import Span
-from isometry.measure._spectra import How
+from isometry.measure._spectra import Static
 from isometry.measure._target import Target
 from isometry.measure.methods import Footprint, Method
 
@@ -97,19 +97,20 @@ class _Work:
     """The work of one call, in chunks.
 
     Attributes:
-        how: The static argument of its compiled programs.
+        static: What its compiled programs depend on, besides the shapes of arrays.
         mesh: The devices, or None.
-        make: Maps the numbers of seeds to their stacked parameters.
+        make: Maps the indices of seeds to their stacked parameters.
         source: Keys, or the parameters themselves, stacked over seeds.
         xs: All examples.
         bits: The bits of the key, or None.
         counts: The numbers of seeds and of inputs.
-        steps: For each chunk the numbers of its seeds and of its inputs. Inputs vary
-            fastest.
+        steps: For each chunk, the indices of its seeds and of its inputs. Inputs vary
+            fastest. The last chunk along an axis repeats its last index, so that all
+            chunks have one length.
         is_single: Whether one span was asked for, and not a list of spans.
     """
 
-    how: How
+    static: Static
     mesh: Mesh | None
     make: Callable[[Indices], Params]
     source: PyTree
@@ -121,65 +122,68 @@ class _Work:
 
     @property
     def columns(self) -> int:
-        """The number of chunks with the same seeds, which hold all inputs together."""
+        """The number of chunks that share their seeds, and together have all inputs."""
         first_seeds, _ = self.steps[0]
         return sum(seeds is first_seeds for seeds, _ in self.steps)
 
-    def measured(
-        self, before: list[tuple[Spectrum, ...]], report: Report
+    def measure_remaining(
+        self, measured_before: list[tuple[Spectrum, ...]], report: Report
     ) -> list[tuple[Spectrum, ...]]:
         """Measure the remaining chunks.
 
         Args:
-            before: The results of the chunks that are measured already.
+            measured_before: The results of the first chunks, if an earlier call has
+                measured some.
             report: Called with the numbers of Jacobians done and in all.
 
         Returns:
             The results of all chunks, each with a record for each span.
         """
-        done = list(before)
+        done = list(measured_before)
         drawn_seeds = params = None
         try:
             for seeds, inputs in self.steps[len(done) :]:
-                with _naming(seeds, inputs):
+                with _note_chunk(seeds, inputs):
                     # Seeds are drawn once for all chunks of their inputs.
                     if drawn_seeds is not seeds:
                         params = self._on_devices(0, seeds, self.make)
                         drawn_seeds = seeds
-                    done.append(self._chunk(params, seeds, inputs))
+                    done.append(self._measure_chunk(params, seeds, inputs))
                 report(self._num_measured(len(done)), math.prod(self.counts))
         except KeyboardInterrupt:
             raise Interrupted(self, done) from None
         return done
 
     def _num_measured(self, num_chunks: int) -> int:
+        """Count the Jacobians of the first chunks."""
         # Chunks may be padded by repeating their last number.
         steps = self.steps[:num_chunks]
         return sum(len(set(seeds)) * len(set(inputs)) for seeds, inputs in steps)
 
-    def _chunk(
+    def _measure_chunk(
         self,
         params: Params,
         seeds: Indices,
         inputs: Indices,
     ) -> tuple[Spectrum, ...]:
+        """Measure some seeds, whose parameters are `params`, at some inputs."""
         xs = self._on_devices(
             1,
             inputs,
-            lambda index: jax.tree.map(lambda a: _draws.taken(a, index), self.xs),
+            lambda index: jax.tree.map(lambda a: _draws.entries(a, index), self.xs),
         )
         arguments = _programs.Arguments(
             by_seed=(params, self._on_devices(0, seeds, np.asarray)),
             by_input=(xs, self._on_devices(1, inputs, np.asarray)),
             shared=self.bits,
         )
-        how = _spectra.narrowed(self.how, self.mesh, params, xs=xs)
-        # By the factorizations, which dominate where threads are worth it.
-        shapes = [target.shape for target in how.targets]
+        static = _spectra.narrowed(self.static, self.mesh, params, xs=xs)
+        # Counted by the factorizations, which dominate where threads are worth it.
+        shapes = [target.shape for target in static.targets]
         operations = sum(float(m) * n * min(m, n) for m, n in shapes)
         records = _programs.run(
             _spectra.measured,
-            how,
+            static,
             arguments,
             mesh=self.mesh,
             operations=operations,
@@ -194,6 +198,7 @@ class _Work:
         index: Indices,
         make: Callable[[Indices], PyTree],
     ) -> PyTree:
+        """Return `make(index)`, spread over axis 0 (seeds) or 1 (inputs) of a mesh."""
         if self.mesh is None:
             return make(index)
         return _devices.spread(self.mesh, _devices.AXES[axis], index, make=make)
@@ -212,9 +217,9 @@ class _Work:
 
         def example(seed: int, index: int) -> tuple[Params, PyTree[Array]]:
             params = self.make(np.array([seed]))
-            return _first(params), jax.tree.map(lambda leaf: leaf[index], self.xs)
+            return _first_entry(params), jax.tree.map(lambda leaf: leaf[index], self.xs)
 
-        for target, record in zip(self.how.targets, records, strict=True):
+        for target, record in zip(self.static.targets, records, strict=True):
             if _diagnosis.all_zero(record.log_values).any():
                 _diagnosis.warn_of_zeros(target, record.log_values, example)
                 break
@@ -223,7 +228,7 @@ class _Work:
         """Return the record of a single span, or a dict of records by span."""
         if self.is_single:
             return records[0]
-        spans = [target.span for target in self.how.targets]
+        spans = [target.span for target in self.static.targets]
         return dict(zip(spans, records, strict=True))
 
 
@@ -390,7 +395,7 @@ def ensemble(
         key_kind, bits = _draws.key_parts(key)
         bits = _devices.everywhere(mesh, bits)
     work = _Work(
-        how=How(targets, chosen, key_kind),
+        static=Static(targets, chosen, key_kind),
         mesh=mesh,
         make=seeds.maker(xs),
         source=seeds.source,
@@ -405,12 +410,12 @@ def ensemble(
     if resume is not None:
         work, done = _resumed(resume, work)
     with _progress.reporter(progress, "Jacobians") as report:
-        records = work.assembled(work.measured(done, report))
+        records = work.assembled(work.measure_remaining(done, report))
     work.warn_of_zeros(records)
     return work.by_span(records)
 
 
-def _first(tree: PyTree) -> PyTree:
+def _first_entry(tree: PyTree) -> PyTree:
     """Return the first entry of the leading axis of every leaf."""
     return jax.tree.map(lambda a: a[0], tree)
 
@@ -418,7 +423,11 @@ def _first(tree: PyTree) -> PyTree:
 def _resumed(
     stopped: Interrupted, work: _Work
 ) -> tuple[_Work, list[tuple[Spectrum, ...]]]:
-    """Return the interrupted work and its results, if it is that of the same call."""
+    """Return the work with the chunks of an interrupted call, and its results so far.
+
+    Raises:
+        InputError: The interrupted call had other arguments than this one.
+    """
     if not isinstance(stopped, Interrupted):
         raise InputError(
             f"resume={checks.show(stopped)} is not an isometry.Interrupted; write "
@@ -427,7 +436,7 @@ def _resumed(
     old = stopped._work
     first = np.array([0])
     same_call = (
-        _without_chunks(old.how) == _without_chunks(work.how)
+        _without_chunks(old.static) == _without_chunks(work.static)
         and old.counts == work.counts
         and old.mesh == work.mesh
         and _equal(
@@ -442,18 +451,18 @@ def _resumed(
             "resume comes from a call with other arguments; repeat that call, or leave "
             "resume out."
         )
-    return replace(work, how=old.how, steps=old.steps), stopped._done
+    return replace(work, static=old.static, steps=old.steps), stopped._done
 
 
-def _without_chunks(how: How) -> How:
+def _without_chunks(static: Static) -> Static:
     """Drop the number of directions at a time, which depends on the free memory."""
-    targets = tuple(replace(target, chunk=None) for target in how.targets)
-    return replace(how, targets=targets)
+    targets = tuple(replace(target, chunk=None) for target in static.targets)
+    return replace(static, targets=targets)
 
 
 def _equal(one: PyTree, other: PyTree) -> bool:
     """Tell whether two trees hold the same numbers."""
-    one, other = (jax.tree.map(_draws.numbers, tree) for tree in (one, other))
+    one, other = (jax.tree.map(_draws.comparable, tree) for tree in (one, other))
     if jax.tree.structure(one) != jax.tree.structure(other):
         return False
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
@@ -461,8 +470,8 @@ def _equal(one: PyTree, other: PyTree) -> bool:
 
 
 @contextlib.contextmanager
-def _naming(seeds: Indices, inputs: Indices) -> Iterator[None]:
-    """Add a note that names the chunk to whatever is raised inside."""
+def _note_chunk(seeds: Indices, inputs: Indices) -> Iterator[None]:
+    """Add a note to whatever is raised inside, which says for which chunk it was."""
     try:
         yield
     except Exception as error:
@@ -484,15 +493,14 @@ def inputs_of(f: Map, xs: PyTree[Array] | None) -> tuple[PyTree[Array], int]:
     else:
         xs = checks.array("xs", xs)
     leaves = jax.tree.leaves(xs)
-    came = ", ".join(f"{leaf.dtype} of shape {leaf.shape}" for leaf in leaves)
     # All leaves must have the same number of examples.
-    lengths = {leaf.shape[:1] for leaf in leaves}
-    if len(lengths) != 1 or not (lengths - {(), (0,)}):
-        raise InputError(f"xs is {came}; it must be one example a row, not empty.")
+    num_inputs = _draws.common_length({leaf.shape[:1] for leaf in leaves})
+    if num_inputs is None:
+        shown = ", ".join(f"{leaf.dtype} of shape {leaf.shape}" for leaf in leaves)
+        raise InputError(f"xs is {shown}; it must be one example a row, not empty.")
     # Checked before a trace, whose error would not name the shape that is expected.
     _resolution.require_example(f, _draws.row_shapes(xs), argument="xs")
     checks.all_finite("xs", xs)
-    ((num_inputs,),) = lengths
     return xs, num_inputs
 
 
@@ -521,33 +529,36 @@ def _planned(
 
     Returns:
         The targets with the number of directions at a time; and for each chunk the
-        numbers of its seeds and of its inputs.
+        indices of its seeds and of its inputs.
     """
     footprints = _cost.footprints(targets, method, params, x=x)
     num_bytes = memory.tree_bytes(params)
     # Parameters are there twice while they are drawn.
-    of_pair = sum(footprint.bytes() for footprint in footprints) + 2 * num_bytes
+    bytes_of_pair = sum(f.bytes() for f in footprints) + 2 * num_bytes
     # Asking for the free memory takes longer than a small call.
     budget = _cost.ALWAYS_FREE
-    if max_bytes is not None or math.prod(counts) * of_pair > budget:
+    if max_bytes is not None or math.prod(counts) * bytes_of_pair > budget:
         budget = _devices.budget(max_bytes, mesh)
-    footprint, fitted = _cost.fitting(targets, footprints, method, budget=budget)
-    # Each device of a mesh takes a chunk at a time.
-    lanes = (1, 1) if mesh is None else mesh.devices.shape
-    each = [-(-count // lane) for count, lane in zip(counts, lanes, strict=True)]
-    sizes = _sizes(budget, footprint, num_bytes, each=each)
-    seeds, inputs = (
-        list(_chunks(count, size * lane))
-        for count, size, lane in zip(counts, sizes, lanes, strict=True)
+    footprint, chunked = _cost.chunked_together(
+        targets, footprints, method, budget=budget
     )
-    return fitted, [(i, j) for i in seeds for j in inputs]
+    # Each device of a mesh takes a chunk at a time.
+    grid = (1, 1) if mesh is None else mesh.devices.shape
+    # The numbers of seeds and inputs of one device, rounded up.
+    of_device = [-(-count // num) for count, num in zip(counts, grid, strict=True)]
+    sizes = _sizes(budget, footprint, num_bytes, of_device=of_device)
+    seeds, inputs = (
+        list(_chunks(count, size * num))
+        for count, size, num in zip(counts, sizes, grid, strict=True)
+    )
+    return chunked, [(i, j) for i in seeds for j in inputs]
 
 
 def _sizes(
     budget: int,
     footprint: Footprint,
     num_bytes: int,
-    each: Sequence[int],
+    of_device: Sequence[int],
 ) -> tuple[int, int]:
     """Return how many seeds and inputs of a chunk fit, at least one of each.
 
@@ -555,12 +566,12 @@ def _sizes(
         budget: Bytes that a device may take.
         footprint: Bytes of the inputs of one seed.
         num_bytes: Bytes of a seed's parameters.
-        each: The numbers of seeds and inputs of one device in all chunks.
+        of_device: The numbers of seeds and inputs of one device in all chunks.
 
     Returns:
         The numbers of seeds and inputs of a chunk on one device.
     """
-    num_seeds, num_inputs = each
+    num_seeds, num_inputs = of_device
     free = budget - footprint.shared
     by_input = max(1, min(num_inputs, free // footprint.each))
     if num_bytes > _LARGE:
@@ -571,9 +582,10 @@ def _sizes(
 
 
 def _chunks(count: int, size: int) -> Iterator[Indices]:
-    """Yield index arrays of one length, so that one program serves all.
+    """Cut the indices 0 to `count` - 1 into arrays of length `size`.
 
-    The last one is padded by its own last index.
+    All have this length, so that one program serves all: the last one repeats its last
+    index.
     """
     for start in range(0, count, size):
         yield np.minimum(np.arange(start, start + size), count - 1)
@@ -595,13 +607,13 @@ def _joined(
 
 
 def _require_finite(
-    part: Spectrum,
+    chunk: Spectrum,
     seeds: Indices,
     inputs: Indices,
 ) -> None:
-    """Refuse Jacobians that are not finite, and name the first."""
+    """Refuse a chunk with Jacobians that are not finite, and name the first."""
     # The number of others says whether the first is an exception.
-    bad = np.argwhere(np.isnan(part.log_values).any(-1))
+    bad = np.argwhere(np.isnan(chunk.log_values).any(-1))
     if len(bad) == 0:
         return
     i, j = bad[0]

@@ -1,4 +1,4 @@
-"""The f of a user: when two of them share a compiled program, and its one output."""
+"""The f of a user: when two functions share a program, and which output is measured."""
 
 import contextlib
 import hashlib
@@ -97,10 +97,12 @@ class Program:
         self.output = output
         self.closed = closed
         self._jaxpr = closed.jaxpr
-        self._key = reading(closed, reference)
+        self._key = printed_key(closed, reference)
 
-    def __call__(self, given: tuple[list[Array], Params], x: PyTree) -> Array:
-        constants, params = given
+    def __call__(
+        self, constants_and_params: tuple[list[Array], Params], x: PyTree
+    ) -> Array:
+        constants, params = constants_and_params
         run = core.jaxpr_as_fun(core.ClosedJaxpr(self._jaxpr, constants))
         (y,) = run(*jax.tree.leaves((params, x)))
         return y
@@ -123,17 +125,17 @@ def traced(
 ) -> tuple[core.ClosedJaxpr, PyTree]:
     """Return the jaxpr of f at full matmul precision, and the shape of its output."""
 
-    def anew(params: Params, x: PyTree) -> PyTree:
+    def new_function(params: Params, x: PyTree) -> PyTree:
         # JAX caches traces by function, so a new one makes it trace again.
         return f(params, x)
 
     with precision.full():
-        return jax.make_jaxpr(anew, return_shape=True)(params, x)
+        return jax.make_jaxpr(new_function, return_shape=True)(params, x)
 
 
-def reading(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
+def printed_key(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
     """Return a key that is equal for two traces whose jaxprs print the same."""
-    return str(closed.jaxpr), _unsaid(closed.jaxpr, reference)
+    return str(closed.jaxpr), _not_printed(closed.jaxpr, reference)
 
 
 def version(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
@@ -150,11 +152,11 @@ def version(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
         if jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
             constant = jax.random.key_data(constant)
         digest.update(np.asarray(constant).tobytes())
-    return reading(closed, reference), digest.digest()
+    return printed_key(closed, reference), digest.digest()
 
 
-def _unsaid(jaxpr: core.Jaxpr, reference: Reference) -> Hashable:
-    """Return what must be equal beside the printed jaxprs.
+def _not_printed(jaxpr: core.Jaxpr, reference: Reference) -> Hashable:
+    """Return what a printed jaxpr leaves out, and must be equal too.
 
     Of a custom derivative rule only the name is printed, so programs with such rules
     are equal only if their functions are. Arrays that are closed over inside loops are

@@ -79,6 +79,7 @@ class Gains:
         return "\n".join([self._heading(), *self._lines()])
 
     def _heading(self) -> str:
+        """Write E s² over the span, before and after."""
         first, last = self.span
         return (
             f"E s² from {first} to {last}: {self.before:.4g} before, {self.after:.4f} "
@@ -86,6 +87,7 @@ class Gains:
         )
 
     def _lines(self) -> list[str]:
+        """Write the headings of the columns, and a line for each gain."""
         names = ["layer", *(row.name for row in self.rows)]
         values = ["gain", *(f"{row.value:.6g}" for row in self.rows)]
         notes = ["", *(row.note for row in self.rows)]

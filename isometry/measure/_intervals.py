@@ -21,19 +21,29 @@ if TYPE_CHECKING:
 # probability.
 _SHARE = 0.02
 
-Measure: TypeAlias = "Callable[[Spectrum], Array]"
+Statistic: TypeAlias = "Callable[[Spectrum], Array]"
 Ends: TypeAlias = tuple[Array, Array]
 
 
-def of_measure(sp: "Spectrum", measure: Measure, level: float) -> Ends:
-    """Bound a function of the measure that does not depend on the largest node."""
-    value = measure(sp)
+def of_statistic(sp: "Spectrum", statistic: Statistic, level: float) -> Ends:
+    """Bound a statistic that does not depend on the largest singular value.
+
+    Args:
+        sp: A spectrum whose nodes are those of quadratures.
+        statistic: Computes the statistic of any spectrum.
+        level: Probability that the interval holds the value of the Jacobian.
+
+    Returns:
+        The lower and the upper end.
+    """
+    value = statistic(sp)
     rules = rules_of(sp)
     gauss = _joined(sp, rules.log_values, rules.weights)
     radau = _joined(sp, rules.radau_log_values, rules.radau_weights)
-    by_gauss = measure(gauss)
-    by_radau = measure(radau)
-    reach = _t_quantile(level, _probes(sp)) * _standard_error(sp, measure)
+    # The two rules err to opposite sides for powers of s.
+    by_gauss = statistic(gauss)
+    by_radau = statistic(radau)
+    reach = _t_quantile(level, _num_probes(sp)) * _standard_error(sp, statistic)
     low = jnp.maximum(jnp.minimum(by_gauss, by_radau) - reach, 0)
     high = jnp.maximum(by_gauss, by_radau) + reach
     # A statistic that is NaN for the quadrature has no interval.
@@ -58,7 +68,7 @@ def of_stable_rank(sp: "Spectrum", level: float) -> Ends:
         return sp.size * jnp.sum(sp.weights * squares, -1)
 
     error = 1 - level
-    low, high = of_measure(sp, mean_square, 1 - (1 - _SHARE) * error)
+    low, high = of_statistic(sp, mean_square, 1 - (1 - _SHARE) * error)
     log_low, log_high = _log_largest(sp, 1 - _SHARE * error)
     # The rank of a zero matrix is 0, whatever bounds its largest value.
     log_low = jnp.where(is_zero[..., 0], 0, log_low - log_top[..., 0])
@@ -67,24 +77,25 @@ def of_stable_rank(sp: "Spectrum", level: float) -> Ends:
 
 
 def _log_largest(sp: "Spectrum", level: float) -> Ends:
+    """Bound ln s_max."""
     log_top = sp.log_values[..., 0]
     rules = rules_of(sp)
     # Rounding of products with J, as in `linalg.extreme_singular_values`.
     longest = sp.size + sp.structural_zeros
     rounding = 4 * math.sqrt(longest) * float(jnp.finfo(log_top.dtype).eps)
-    factor = norm_excess(sp.size, rules.steps, probes=_probes(sp), level=level)
+    factor = norm_excess(sp.size, rules.steps, probes=_num_probes(sp), level=level)
     excess = jnp.log(factor).astype(log_top.dtype)
     return log_top - rounding, log_top + excess + rounding
 
 
-def _standard_error(sp: "Spectrum", measure: Measure) -> Array:
+def _standard_error(sp: "Spectrum", statistic: Statistic) -> Array:
     """Return the jackknife standard error, which leaves out one probe at a time.
 
     For a moment it is the standard error of a mean; it is valid for functions of
     moments too.
     """
     rules = rules_of(sp)
-    probes = _probes(sp)
+    probes = _num_probes(sp)
     if probes < 2:
         return jnp.asarray(jnp.nan, rules.weights.dtype)
 
@@ -94,7 +105,7 @@ def _standard_error(sp: "Spectrum", measure: Measure) -> Array:
         num_batch_axes = rules.weights.ndim - 2
         factor = factor.reshape((1,) * num_batch_axes + (probes, 1))
         weights = rules.weights * factor.astype(rules.weights.dtype)
-        return measure(_joined(sp, rules.log_values, weights))
+        return statistic(_joined(sp, rules.log_values, weights))
 
     values = jax.vmap(without)(jnp.arange(probes))
     deviations = values - jnp.mean(values, 0, keepdims=True)
@@ -102,25 +113,27 @@ def _standard_error(sp: "Spectrum", measure: Measure) -> Array:
 
 
 def _joined(sp: "Spectrum", log_values: Array, weights: Array) -> "Spectrum":
-    """Return the mean measure of the probes as a spectrum without quadrature.
+    """Return a spectrum with the nodes of all probes, each probe of the same mass.
 
-    The nodes are not sorted.
+    It has no quadrature any more, and its nodes are not sorted.
     """
     batch = log_values.shape[:-2]
     return replace(
         sp,
         log_values=log_values.reshape(*batch, -1),
-        weights=weights.reshape(*batch, -1) / _probes(sp),
+        weights=weights.reshape(*batch, -1) / _num_probes(sp),
         quadrature=None,
     )
 
 
 def rules_of(sp: "Spectrum") -> Quadrature:
+    """Return the quadrature rules of a spectrum that has them."""
     assert sp.quadrature is not None, "of singular values every interval is a point"
     return sp.quadrature
 
 
-def _probes(sp: "Spectrum") -> int:
+def _num_probes(sp: "Spectrum") -> int:
+    """Return the number of random vectors, each of which gave one quadrature."""
     return rules_of(sp).log_values.shape[-2]
 
 

@@ -86,7 +86,7 @@ def jacobian(
     )
     # Nothing is allocated before this has passed.
     footprint = _cost.forming(target, params, x)
-    target = _cost.fitted(target, footprint, max_bytes)
+    target = _cost.chunked(target, footprint, max_bytes)
     with _progress.reporter(progress, "directions") as report:
         if progress and not checks.is_traced((params, x)):
             matrix = in_parts(target, params, x, report=report)
@@ -136,7 +136,7 @@ def in_parts(
     for first in range(0, total, size):
         # The last part overlaps the one before, so that one program serves all.
         first = min(first, total - size)
-        part = _part(target, size, params, x=x, first=jnp.asarray(first))
+        part = _rows_or_columns(target, size, params, x=x, first=jnp.asarray(first))
         if by_columns:
             matrix[:, first : first + size] = part
         else:
@@ -154,27 +154,26 @@ def goes_forward(target: Target) -> bool:
 
 
 @functools.partial(compilation.jit, static_argnums=(0, 1))
-def _part(
+def _rows_or_columns(
     target: Target,
     size: int,
     params: Params,
     x: PyTree,
     first: Array,
 ) -> Float[Array, "part directions"]:
-    """Return rows `first` to `first + size` of the Jacobian; forward, the columns."""
-    forward = goes_forward(target)
+    """Return `size` rows of the Jacobian from row `first` on; forward, columns."""
     with precision.full():
         g, point = target.vector_map(params, x)
-        if forward:
+        if goes_forward(target):
             # The Jacobian with respect to a slice of the inputs is these columns.
-            some = jax.lax.dynamic_slice(point, (first,), (size,))
+            input_slice = jax.lax.dynamic_slice(point, (first,), (size,))
 
-            def of_some(z: Array) -> Array:
+            def of_input_slice(z: Array) -> Array:
                 return g(jax.lax.dynamic_update_slice(point, z, (first,)))
 
-            return linalg.matrix_of(of_some, some, forward=True)
+            return linalg.matrix_of(of_input_slice, input_slice, forward=True)
 
-        def some_of(z: Array) -> Array:
+        def output_slice(z: Array) -> Array:
             return jax.lax.dynamic_slice(g(z), (first,), (size,))
 
-        return linalg.matrix_of(some_of, point, forward=False)
+        return linalg.matrix_of(output_slice, point, forward=False)

@@ -1,4 +1,4 @@
-"""Inputs that are trees: the floating leaves, which are varied, and those beside."""
+"""Inputs that are trees: their floating leaves are varied, and the others are not."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from isometry._internal import checks
 
 
 def array_or_key(name: str, value: Any) -> jax.Array:
-    """Return what a user passes as a leaf of x as an array; random keys stay keys."""
+    """Return a leaf of x as an array, whatever the user passed; keys stay keys."""
     return value if checks.is_key(value) else checks.array(name, value)
 
 

@@ -1,4 +1,9 @@
-"""The Jacobians of many spans of one f, from one pass of differentiation."""
+"""The Jacobians of many spans of one f, from one pass of differentiation.
+
+At each point a bump is added to the value: an array of zeros, with respect to which f
+is differentiated. The derivative with respect to a bump is that with respect to the
+value.
+"""
 
 import itertools
 from typing import NamedTuple
@@ -71,7 +76,7 @@ class Spans(NamedTuple):
 
 
 def label_of(shape: Shape) -> str:
-    """Return a shape as a string: the keys of a pytree of JAX must be sortable."""
+    """Return a shape as a string, "3x4", to be a key of a dict that JAX can sort."""
     m, n = shape
     return f"{m}x{n}"
 
@@ -83,7 +88,8 @@ def jacobians(
 ) -> dict[str, Array]:
     """Return the Jacobians of all spans, one stack for each shape.
 
-    So a program has one batched factorization for each shape, not one for each point.
+    The caller factorizes each stack as one batch, so a program has one factorization
+    for each shape and not one for each point.
 
     Args:
         spans: The spans.
@@ -99,22 +105,22 @@ def jacobians(
         "input": _prefixes,
         "next": _blocks,
     }
-    of_toward = passes[spans.toward]
-    by_group = of_toward(spans.plan, constants, arguments)
+    run_pass = passes[spans.toward]
+    by_group = run_pass(spans.plan, constants, arguments)
+    # For each shape, the Jacobians and the names of their spans, group after group.
     names: dict[Shape, list[str]] = {}
     parts: dict[Shape, list[Array]] = {}
     for group in spans.plan.groups:
         for selection in _selections(spans, group):
-            block = selection.of(by_group[group.label])
-            _, m, n = block.shape
+            jacobians_of_spans = selection.of(by_group[group.label])
+            _, m, n = jacobians_of_spans.shape
             shape = (m, n)
             names.setdefault(shape, []).extend(selection.names)
-            parts.setdefault(shape, []).append(block)
+            parts.setdefault(shape, []).append(jacobians_of_spans)
     stacks = {}
-    for shape, wanted in spans.names_of_shape().items():
-        # Blocks are in the order of groups, and names in that of the computation.
-        of_shape = names[shape]
-        order = np.array([of_shape.index(name) for name in wanted])
+    for shape, ordered_names in spans.names_of_shape().items():
+        # From the order of groups to that of the computation.
+        order = np.array([names[shape].index(name) for name in ordered_names])
         stack = jnp.concatenate(parts[shape])
         stacks[label_of(shape)] = stack[order]
     return stacks
@@ -146,7 +152,7 @@ def _suffixes(
         return plan.flat(gradients)
 
     entries = jnp.arange(output.size)
-    # `canonical` reorders the axes of convolutions, to that which is fast on a CPU.
+    # `canonical` puts the axes of convolutions into the order that is fast on a CPU.
     rows = jax.vmap(canonical(row))(entries)
     by_group = plan.split(rows)
     return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), by_group)
@@ -164,7 +170,7 @@ def _prefixes(
         group, n entries at the start of the span.
     """
     start = plan.anatomy.place(plan.first.name)
-    # No point has an empty name.
+    # The start may be a point too, so it gets a label that no point has.
     program = plan.tapped(constants, ADD, more={"": start})
     whole = plan.anatomy.shape(plan.first.name)
     num_inputs = plan.size_at(plan.first.name)
@@ -196,10 +202,10 @@ def _blocks(
     constants: list[Array],
     arguments: list[Array],
 ) -> dict[str, Array]:
-    """Return the Jacobians from the point before to each point.
+    """Return the Jacobian from each point to the next one, by the later point.
 
-    Derivatives stop at every point, so one pass gives all blocks: the bumps at all
-    points are perturbed together, and each point depends on that of the one before it
+    One pass gives all of them. Derivatives stop at every point, so the bumps at all
+    points can be perturbed together: each point feels that of the point before it
     alone.
 
     Returns:
@@ -211,6 +217,7 @@ def _blocks(
     bumps = plan.bumps()
 
     def forward(bumps: dict[str, Array]) -> Array:
+        # With each bump goes a flag: which iterations are points, and stop derivatives.
         given = {}
         for group in plan.groups:
             given[group.label] = bumps[group.label], group.is_point()
@@ -222,7 +229,7 @@ def _blocks(
     def column(entry: Array) -> Array:
         tangents = {}
         for group in plan.groups:
-            tangents[group.label] = _moved_together(group, entry)
+            tangents[group.label] = _unit_at_points(group, entry)
         return push(tangents)
 
     widest = max(group.size for group in plan.groups)
@@ -237,15 +244,15 @@ def _unit(
     size: int,
     dtype: DTypeLike,
 ) -> Array:
-    """Return the unit vector of an entry; zeros if it is not below the size."""
+    """Return the unit vector of an entry; zeros if there is no such entry."""
     return (jnp.arange(size) == entry).astype(dtype)
 
 
-def _moved_together(
+def _unit_at_points(
     group: Group,
     entry: Array,
 ) -> Array:
-    """Return a tangent that perturbs one entry at all points of a group."""
+    """Return the tangent that perturbs one entry, at all points of a group at once."""
     unit = _unit(entry, group.size, group.dtype)
     unit = unit.reshape(group.shape)
     # Iterations that are no points are not perturbed: no derivative stops at them.
@@ -256,64 +263,67 @@ def _moved_together(
 
 
 class _Selection(NamedTuple):
-    """Spans whose Jacobians are the same submatrix of those read at a group.
+    """Spans that need the same rows and columns of the Jacobians at their points.
+
+    A pass gives one Jacobian for each point of a group. A span needs all of it, or if
+    it ends at a part of a value, some rows or columns.
 
     Attributes:
         names: The spans.
-        rows: For each span, the index of its point in the group.
-        outputs: The rows of the submatrix: entries at the last point of the span.
-        inputs: The columns of the submatrix: entries at the first point of the span.
+        positions: For each span, the position of its point in the group.
+        outputs: The rows that are needed: entries at the last point of the span.
+        inputs: The columns that are needed: entries at the first point of the span.
     """
 
     names: list[str]
-    rows: list[int]
+    positions: list[int]
     outputs: slice | np.ndarray
     inputs: slice | np.ndarray
 
     def of(self, stack: Array) -> Array:
-        """Select the Jacobians of these spans from those of the whole group."""
-        rows = np.array(self.rows)
-        # Often these are all rows, and nothing need be copied.
-        if not np.array_equal(rows, np.arange(len(stack))):
-            stack = stack[rows]
+        """Select the Jacobians of these spans from those at all points of the group."""
+        positions = np.array(self.positions)
+        # Often these are all points, and nothing need be copied.
+        if not np.array_equal(positions, np.arange(len(stack))):
+            stack = stack[positions]
         # One after the other: two arrays of indices would be taken in pairs.
-        rows_meant = stack[:, self.outputs]
-        return rows_meant[:, :, self.inputs]
+        needed_rows = stack[:, self.outputs]
+        return needed_rows[:, :, self.inputs]
 
 
 def _selections(
     spans: Spans,
     group: Group,
 ) -> list[_Selection]:
-    """Group the spans that are read at a group by the submatrix that they need."""
-    row_of = {name: row for row, name in enumerate(group.names)}
+    """Sort the spans whose Jacobians are read at a group by what they need of them.
+
+    Spans that need the same rows and columns are one selection, so that they are cut
+    out by one operation.
+    """
+    position_of = {name: position for position, name in enumerate(group.names)}
     ends = spans.ends()
     shapes = spans.shapes()
+    # Spans between whole values, by the shape of their Jacobian; and the others.
     whole: dict[Shape, _Selection] = {}
-    selections = []
+    partial = []
     for name, reading_point in spans.reading_points().items():
-        # The span belongs to another group.
-        if reading_point not in row_of:
+        # The Jacobian of this span is read at another group.
+        if reading_point not in position_of:
             continue
         first, last = ends[name]
         m, n = shapes[name]
         outputs = spans.plan.entries(last)
         inputs = spans.plan.entries(first)
-        # A pass over suffixes already takes only the part of the last point that is
-        # meant, a pass over prefixes that of the first.
+        # A pass toward the output starts from the selected part of the last point, a
+        # pass toward the input from that of the first. There is nothing left to cut.
         if spans.toward == "output":
             outputs = None
         if spans.toward == "input":
             inputs = None
-        # Spans of one shape are taken at once: a scan of many layers adds no more to
-        # the program than one of few.
+        # Taken at once for all layers of a scan, so that the program does not grow with
+        # their number. Blocks are padded to the widest point, so they are cut to shape.
         if outputs is None and inputs is None:
-            empty = _Selection(
-                [],
-                [],
-                outputs=slice(m),
-                inputs=slice(n),
-            )
+            empty = _Selection([], [], outputs=slice(m), inputs=slice(n))
             selection = whole.setdefault((m, n), empty)
         else:
             # One end may be a whole value.
@@ -321,13 +331,8 @@ def _selections(
                 outputs = np.arange(m)
             if inputs is None:
                 inputs = np.arange(n)
-            selection = _Selection(
-                [],
-                [],
-                outputs=outputs,
-                inputs=inputs,
-            )
-            selections.append(selection)
+            selection = _Selection([], [], outputs=outputs, inputs=inputs)
+            partial.append(selection)
         selection.names.append(name)
-        selection.rows.append(row_of[reading_point])
-    return [*whole.values(), *selections]
+        selection.positions.append(position_of[reading_point])
+    return [*whole.values(), *partial]

@@ -18,7 +18,7 @@ from isometry._internal import checks, jaxprs, memory, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.measure import _draws, _leaves, _resolution, _spans
-from isometry.measure._function import Reference, reading
+from isometry.measure._function import Reference, printed_key
 from isometry.measure._spans import Point, Span
 from isometry.structure import Anatomy
 from isometry.structure._place import Place
@@ -33,13 +33,16 @@ _COPIES = 2
 class Group(NamedTuple):
     """The points whose values one variable of the jaxpr holds.
 
-    Outside of scans this is one point. In the body of a scan, the variable holds one
-    value in each iteration, and some or all of these are points.
+    A value is read or perturbed at its variable, so the points of a group share the
+    operations of the program. Outside of scans a group is one point. In the body of a
+    scan, the variable holds one value in each iteration, and some or all of these are
+    points.
 
     Attributes:
         place: The variable, in all iterations of the scans around it.
         names: The names of the points.
-        turns: For each point, its iteration in each of the scans; empty outside scans.
+        iterations: For each point, its iteration in each of the scans; empty outside
+            scans.
         lengths: The number of iterations of each of the scans, outermost first.
         shape: Shape of the value in one iteration.
         dtype: Dtype of the value.
@@ -47,7 +50,7 @@ class Group(NamedTuple):
 
     place: Place
     names: tuple[str, ...]
-    turns: tuple[tuple[int, ...], ...]
+    iterations: tuple[tuple[int, ...], ...]
     lengths: tuple[int, ...]
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -82,27 +85,30 @@ class Group(NamedTuple):
             Shape (*leading, points, size).
         """
         leading = stacked.shape[:num_leading]
-        num_turns = math.prod(self.lengths)
-        flat = stacked.reshape(*leading, num_turns, self.size)
-        chosen = self.chosen()
+        num_iterations = math.prod(self.lengths)
+        flat = stacked.reshape(*leading, num_iterations, self.size)
+        numbers = self.numbers_of_points()
         # Usually all iterations are points, and nothing need be copied.
-        if np.array_equal(chosen, np.arange(num_turns)):
+        if np.array_equal(numbers, np.arange(num_iterations)):
             return flat
-        return jnp.take(flat, chosen, axis=num_leading)
+        return jnp.take(flat, numbers, axis=num_leading)
 
     def is_point(self) -> np.ndarray:
         """Return for each iteration whether its value is a point: shape `lengths`."""
         # A NumPy array, because it does not depend on traced values.
-        marks = np.zeros(math.prod(self.lengths), bool)
-        marks[self.chosen()] = True
-        return marks.reshape(self.lengths)
+        is_point = np.zeros(math.prod(self.lengths), bool)
+        is_point[self.numbers_of_points()] = True
+        return is_point.reshape(self.lengths)
 
-    def chosen(self) -> np.ndarray:
-        """Return which iterations are points, numbered in C order of nested scans."""
+    def numbers_of_points(self) -> np.ndarray:
+        """Return the numbers of the iterations that are points.
+
+        Iterations of nested scans are numbered with the innermost fastest (C order).
+        """
         # Outside loops there is one iteration.
         if not self.lengths:
             return np.zeros(1, int)
-        numbers = np.ravel_multi_index(np.array(self.turns).T, self.lengths)
+        numbers = np.ravel_multi_index(np.array(self.iterations).T, self.lengths)
         return np.asarray(numbers)
 
 
@@ -119,19 +125,21 @@ def grouped(
     members: dict[tuple, dict[tuple[int, ...], str]] = {}
     for name in names:
         place = anatomy.place(name)
-        members.setdefault((place.path, place.var), {}).setdefault(place.turns, name)
+        members.setdefault((place.path, place.var), {}).setdefault(
+            place.iterations, name
+        )
     groups = []
-    for (path, var), by_turns in members.items():
-        turns = tuple(by_turns)
+    for (path, var), by_iterations in members.items():
+        iterations = tuple(by_iterations)
         # A place without iterations is the variable in all of them.
-        every_turn = Place(path, var, ())
-        # Its reading has one leading axis for each scan.
-        stacked = reading_shape([anatomy.closed], every_turn).shape
+        all_iterations = Place(path, var, ())
+        # What is read there has one leading axis for each scan.
+        stacked = reading_shape([anatomy.closed], all_iterations).shape
         lengths = stacked[: len(stacked) - len(var.aval.shape)]
         group = Group(
-            place=every_turn,
-            names=tuple(by_turns.values()),
-            turns=turns,
+            place=all_iterations,
+            names=tuple(by_iterations.values()),
+            iterations=iterations,
             lengths=lengths,
             shape=tuple(var.aval.shape),
             dtype=var.aval.dtype,
@@ -181,14 +189,20 @@ class Plan:
         mode: Mode,
         more: Mapping[str, Place] = MappingProxyType({}),
     ) -> Tapped:
-        """Return the program that reads all groups, and `more` places."""
+        """Return f rewritten to read, and perturb, the values of all groups.
+
+        Args:
+            constants: What f closes over.
+            mode: How values are perturbed: `ADD` or `CUT`.
+            more: Other places that are read, by labels of their own.
+        """
         # As arguments: closed over, they would be copied into the program.
         closed = core.ClosedJaxpr(self.anatomy.closed.jaxpr, constants)
         return tapped(closed, {**self.places, **more}, mode)
 
     @property
     def places(self) -> dict[str, Place]:
-        """The places of all groups, by label."""
+        """Where the program holds the values of each group, by the group's label."""
         return {group.label: group.place for group in self.groups}
 
     @property
@@ -229,7 +243,7 @@ class Plan:
         values: dict[str, Array],
         num_leading: int = 0,
     ) -> list[Array]:
-        """Return the values at the points of each group, flattened.
+        """Return the values at the points of each group, a row for each point.
 
         Args:
             values: For each group by label, the values of all iterations.
@@ -262,7 +276,7 @@ class Plan:
         return values
 
     def bumps(self) -> dict[str, Array]:
-        """Return zero bumps at all places, by the label of the group."""
+        """Return zeros to be added to the values of each group, by its label."""
         bumps = {}
         for group in self.groups:
             bumps[group.label] = jnp.zeros(group.stacked(), group.dtype)
@@ -282,7 +296,7 @@ class Plan:
         readings: dict[str, Array],
         point: Point,
     ) -> Array:
-        """Return the value at an end of the span, or the part that is selected."""
+        """Return the part of the value at an end of the span that the span selects."""
         for group in self.groups:
             if point.name in group.names:
                 rows = group.rows(readings[group.label])
@@ -299,7 +313,7 @@ class Run(NamedTuple):
         xs: The inputs, in the dtype of the measurement.
         num_inputs: The number of inputs.
         num_seeds: The number of seeds.
-        make: Maps the numbers of some seeds to their stacked parameters.
+        make: Maps the indices of some seeds to their stacked parameters.
         seeds_at_once: The number of seeds in a chunk, all drawn before it is measured.
     """
 
@@ -311,16 +325,16 @@ class Run(NamedTuple):
     seeds_at_once: int
 
     def chunks(self) -> Iterable[tuple[np.ndarray, Params]]:
-        """Yield numbers of seeds and their parameters, as many as fit in memory.
+        """Yield indices of seeds and their parameters, as many as fit in memory.
 
         All chunks have the same length, so that one program serves all: the last is
         padded by repeating its last seed.
         """
         for start in range(0, self.num_seeds, self.seeds_at_once):
-            numbers = np.arange(start, start + self.seeds_at_once)
+            seeds = np.arange(start, start + self.seeds_at_once)
             # A shorter chunk would need another program, so the last seed is repeated.
-            numbers = np.minimum(numbers, self.num_seeds - 1)
-            yield numbers, precision.cast(self.make(numbers), self.plan.dtype)
+            seeds = np.minimum(seeds, self.num_seeds - 1)
+            yield seeds, precision.cast(self.make(seeds), self.plan.dtype)
 
     def joined(self, parts: Sequence[dict[str, Array]]) -> dict[str, np.ndarray]:
         """Concatenate the results of all chunks, without the padding of the last."""
@@ -370,33 +384,35 @@ def prepare(
         params=params,
         sample=sample,
     )
-    drawn = seeds.shapes()
-    measured_in = precision.measuring_dtype(dtype, drawn, xs)
+    params_shapes = seeds.shapes()
+    measuring_dtype = precision.measuring_dtype(dtype, params_shapes, xs)
     # Cast before f is read: an anatomy holds for these dtypes alone.
-    xs = precision.cast(xs, measured_in)
-    shapes = _resolution.abstract((drawn, _draws.row_shapes(xs)), measured_in)
+    xs = precision.cast(xs, measuring_dtype)
+    shapes = _resolution.abstract(
+        (params_shapes, _draws.row_shapes(xs)), measuring_dtype
+    )
     anatomy = _read(function, shapes)
     resolved = _spans.resolve(function, anatomy, span)
     # f is read at full precision, but may explicitly ask for less.
-    coarse = jaxprs.coarse(anatomy.closed.jaxpr, measured_in)
+    coarse = jaxprs.coarse(anatomy.closed.jaxpr, measuring_dtype)
     _resolution.warn_of_precision(coarse)
     groups = grouped(anatomy, choose(anatomy, resolved.first, resolved.last))
-    # In the order of the computation, which groups have not kept.
-    known = {name for group in groups for name in group.names}
+    # Their order is that of the computation again below; groups have not kept it.
+    names_read = {name for group in groups for name in group.names}
     leaves, tree = jax.tree.flatten(shapes)
     reference = Reference(function)
     plan = Plan(
         f=reference,
         shapes=(tree, *((leaf.shape, leaf.dtype) for leaf in leaves)),
-        program=reading(anatomy.closed, reference),
+        program=printed_key(anatomy.closed, reference),
         first=resolved.first,
         last=resolved.last,
-        names=tuple(name for name in anatomy.points if name in known),
-        dtype=measured_in,
+        names=tuple(name for name in anatomy.points if name in names_read),
+        dtype=measuring_dtype,
         anatomy=anatomy,
         groups=groups,
     )
-    bytes_of_seed = max(1, memory.tree_bytes(drawn))
+    bytes_of_seed = max(1, memory.tree_bytes(params_shapes))
     seeds_at_once = memory.budget(None) // (_COPIES * bytes_of_seed)
     return Run(
         plan=plan,
@@ -417,7 +433,7 @@ def _read(function: Function, shapes: tuple[Params, PyTree]) -> Anatomy:
     # A user's f may raise anything.
     except Exception as error:
         trace = functools.partial(jax.eval_shape, function)
-        raise _resolution.raised(error, trace, shapes, argument="xs") from error
+        raise _resolution.error_of_f(error, trace, shapes, argument="xs") from error
 
 
 def hashable(f: Function) -> Function:
@@ -436,14 +452,13 @@ def _examples(xs: PyTree[Array]) -> tuple[PyTree[Array], int]:
             "xs is missing; write xs=(inputs, *x.shape), a row an example."
         )
     xs = jax.tree.map(lambda leaf: _leaves.array_or_key("xs", leaf), xs)
-    # An array without axes has no example: its count is ().
-    counts = {leaf.shape[:1] for leaf in jax.tree.leaves(xs)}
-    if len(counts) != 1 or counts & {(), (0,)}:
+    leading = {leaf.shape[:1] for leaf in jax.tree.leaves(xs)}
+    num_inputs = _draws.common_length(leading)
+    if num_inputs is None:
         raise InputError(
-            f"xs has leading axes {sorted(counts)}; write examples along one first "
+            f"xs has leading axes {sorted(leading)}; write examples along one first "
             "axis, at least one."
         )
-    ((num_inputs,),) = counts
     return checks.all_finite("xs", xs), num_inputs
 
 
@@ -451,7 +466,12 @@ def at_once(
     fitting: int,
     most: int,
 ) -> int:
-    """Return how many of `most` to compute at once, if `fitting` fit in memory."""
+    """Return how many things to compute at once: at most `most`, at most `fitting`.
+
+    Args:
+        fitting: How many fit in memory. If it is zero, one is computed nevertheless.
+        most: How many there are.
+    """
     if fitting >= most:
         return most
     # The free memory differs from call to call; rounded to a power of two it is mostly
@@ -468,6 +488,7 @@ def between(
 
     Both ends are included. A point that is the same value as an end is left out.
     """
+    places_of_ends = (anatomy.place(first.name), anatomy.place(last.name))
     names = []
     for name in anatomy.points:
         # The ends are kept in any case.
@@ -475,7 +496,7 @@ def between(
             names.append(name)
             continue
         is_floating = jnp.issubdtype(anatomy.shape(name).dtype, jnp.floating)
-        if not is_floating or anatomy.place(name) in _of_ends(anatomy, first, last):
+        if not is_floating or anatomy.place(name) in places_of_ends:
             continue
         after_first = anatomy.upstream(first.name, name)
         if after_first and anatomy.upstream(name, last.name):
@@ -483,28 +504,20 @@ def between(
     return names
 
 
-def _of_ends(
-    anatomy: Anatomy,
-    first: Point,
-    last: Point,
-) -> tuple[Place, Place]:
-    return anatomy.place(first.name), anatomy.place(last.name)
+def previous_of_kind(plan: Plan) -> tuple[int | None, ...]:
+    """Return, for each point, the index of the previous point of its kind, or None.
 
-
-def before(plan: Plan) -> tuple[int | None, ...]:
-    """Return, for each point, the index of the point before it of the same kind.
-
-    One kind are the results of nonlinearities and norms (":out"), the other all other
-    points. Only points that lie on every path to the end of the span have one; at all
-    others, and at the first of a kind, it is None.
+    Results of nonlinearities and norms (":out") are one kind, all other points the
+    other. Points that some path to the end of the span leads around are left out: they
+    have no previous point, and are none. The first of a kind has none either.
     """
     indices: list[int | None] = []
     latest: dict[bool, int] = {}
     for i, name in enumerate(plan.names):
-        is_passed = name == plan.last.name or plan.anatomy.cuts(name)
+        is_on_every_path = name == plan.last.name or plan.anatomy.cuts(name)
         is_out = name.endswith(":out")
-        indices.append(latest.get(is_out) if is_passed else None)
-        if is_passed:
+        indices.append(latest.get(is_out) if is_on_every_path else None)
+        if is_on_every_path:
             latest[is_out] = i
     return tuple(indices)
 
@@ -520,7 +533,8 @@ def keys_of(
 
     def of_seed(seed: Array) -> Key:
         # Folded in and not split: keys of the first do not depend on how many follow.
-        own = jax.random.fold_in(key, seed)
-        return jax.vmap(lambda i: jax.random.fold_in(own, i))(jnp.arange(num_inputs))
+        key_of_seed = jax.random.fold_in(key, seed)
+        inputs = jnp.arange(num_inputs)
+        return jax.vmap(lambda i: jax.random.fold_in(key_of_seed, i))(inputs)
 
     return jax.vmap(of_seed)(jnp.arange(num_seeds))

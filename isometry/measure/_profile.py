@@ -86,6 +86,7 @@ class Profile:
         return "\n".join(self._lines())
 
     def _lines(self) -> list[str]:
+        """Write the headings of the columns, and a line for each span."""
         starts = [first for first, _ in self.spans]
         stops = [last for _, last in self.spans]
         columns = {"from": starts, "to": stops}
@@ -187,7 +188,7 @@ def profile(
     plan = run.plan
     _require_derivative(plan, toward)
     spans = Spans(plan, toward)
-    chunk = inputs_at_once(spans, run)
+    num_at_once = inputs_at_once(spans, run)
     parts = []
     for _, drawn in run.chunks():
         # With threads of BLAS, factorizations of order 256 took 25 times as long on two
@@ -195,7 +196,7 @@ def profile(
         with blas.single_threaded():
             part = _log_values(
                 spans,
-                chunk,
+                num_at_once,
                 plan.constants,
                 params=drawn,
                 xs=run.xs,
@@ -210,26 +211,28 @@ def profile(
     for shape, names in spans.names_of_shape().items():
         log_values = joined[label_of(shape)]
         for position, name in enumerate(names):
-            own = log_values[:, :, position]
-            _require_finite(own, *ends[name])
-            spectra[name] = _record(own, shape, span=ends[name], eps=eps)
-        # All points of a shape at once, because one by one takes seconds in a deep
-        # network.
-        ends_of_all = (plan.first.name, plan.last.name)
-        of_all = _record(log_values, shape, span=ends_of_all, eps=eps)
+            log_values_of_span = log_values[:, :, position]
+            _require_finite(log_values_of_span, *ends[name])
+            spectra[name] = _spectrum_of(
+                log_values_of_span, shape, span=ends[name], eps=eps
+            )
+        # Statistics of all spans of a shape at once, because one by one takes seconds
+        # in a deep network.
+        whole_span = (plan.first.name, plan.last.name)
+        all_spectra = _spectrum_of(log_values, shape, span=whole_span, eps=eps)
         for statistic, function in functions.items():
-            on_host = np.moveaxis(np.asarray(function(of_all)), 2, 0)
-            values[statistic] |= dict(zip(names, on_host, strict=True))
-    each = {
-        statistic: jnp.asarray(np.stack([of_name[name] for name in ends], axis=2))
-        for statistic, of_name in values.items()
+            by_span = np.moveaxis(np.asarray(function(all_spectra)), 2, 0)
+            values[statistic] |= dict(zip(names, by_span, strict=True))
+    stacked = {
+        statistic: jnp.asarray(np.stack([by_name[name] for name in ends], axis=2))
+        for statistic, by_name in values.items()
     }
     return Profile(
         points=tuple(ends),
         toward=toward,
         spans=tuple(ends.values()),
         spectra={name: spectra[name] for name in ends},
-        statistics=each,
+        statistics=stacked,
     )
 
 
@@ -243,8 +246,9 @@ def _functions(
         statistics = (statistics,)
     functions = {}
     for name in statistics:
-        known = _STATISTICS.get(name) if isinstance(name, str) else None
-        function = known or getattr(Spectrum, str(name), None)
+        function = _STATISTICS.get(name) if isinstance(name, str) else None
+        if function is None:
+            function = getattr(Spectrum, str(name), None)
         if not callable(function):
             raise InputError(
                 f"statistics holds {checks.show(name)}, not a statistic of Spectrum; "
@@ -263,51 +267,66 @@ def _choose(
     last: Point,
 ) -> list[str]:
     """Return the points of the profile, the ends of the span included."""
-    known = _points.between(anatomy, first, last)
+    in_span = _points.between(anatomy, first, last)
     # Names are checked against this span, not against all of f.
     if points is None:
-        inner = _default(anatomy, known, toward)
+        inner = _default_points(anatomy, in_span, toward)
     else:
-        inner = [checks.one_of("points", name, known) for name in points]
-    wanted = {first.name, last.name, *inner}
-    names = [name for name in known if name in wanted]
+        inner = [checks.one_of("points", name, in_span) for name in points]
+    chosen = {first.name, last.name, *inner}
+    # In the order of the computation.
+    names = [name for name in in_span if name in chosen]
     if toward == "next":
         _require_chain(anatomy, names)
     return names
 
 
-def _default(
+def _default_points(
     anatomy: Anatomy,
-    known: list[str],
+    in_span: list[str],
     toward: str,
 ) -> list[str]:
-    """Return the default points: the stream, and the states of a recurrence."""
-    layers = [name for name in known if _spans.is_layer(name)]
-    stream = [*layers, *(name for name in known if name.endswith(":sum"))]
+    """Choose the points of a profile for which the user names none.
+
+    These are the pre-activations and the sums of residual branches that lie on every
+    path, and the states of a recurrence; if there are none, all pre-activations.
+
+    Args:
+        anatomy: The anatomy of f.
+        in_span: The names of all points of the span.
+        toward: "output", "input" or "next".
+    """
+    layers = [name for name in in_span if _spans.is_layer(name)]
+    sums = [name for name in in_span if name.endswith(":sum")]
     # Points inside the steps of a recurrence ("@") are left out; its states are in.
-    meeting = [name for name in stream if anatomy.cuts(name) and "@" not in name]
-    states = [name for name in known if _spans.state(name)]
+    on_every_path = [
+        name for name in layers + sums if anatomy.cuts(name) and "@" not in name
+    ]
+    states = [name for name in in_span if _spans.state(name)]
     if toward == "next":
         # If the span starts at a state, all later states are a chain.
-        return states if _spans.state(known[0]) else meeting
-    return meeting + states or layers
+        return states if _spans.state(in_span[0]) else on_every_path
+    return on_every_path + states or layers
 
 
 def _require_chain(
     anatomy: Anatomy,
     names: list[str],
 ) -> None:
-    """Refuse inner points that do not lie on every path from x to the output."""
-    around = [name for name in names[1:-1] if not anatomy.cuts(name)]
+    """Refuse inner points that some path from x to the output leads around.
+
+    States of a recurrence are allowed, if all points are states of the same one.
+    """
+    bypassed = [name for name in names[1:-1] if not anatomy.cuts(name)]
     states = {_spans.state(name) for name in anatomy.points} - {None}
     # A single state is all that later steps of a recurrence read of earlier ones.
     is_recurrent = len(states) == 1 and all(map(_spans.state, names[:-1]))
     ends_in_chain = _spans.state(names[-1]) or anatomy.cuts(names[-2])
-    if not around or (is_recurrent and ends_in_chain):
+    if not bypassed or (is_recurrent and ends_in_chain):
         return
     raise InputError(
         f'toward="next" measures from point to point, and some path leads around '
-        f'{around[0]!r}; leave it out of points, or write toward="output".'
+        f'{bypassed[0]!r}; leave it out of points, or write toward="output".'
     )
 
 
@@ -315,7 +334,10 @@ def _require_derivative(
     plan: Plan,
     toward: str,
 ) -> None:
-    """Refuse a function that has only the other mode of differentiation."""
+    """Refuse a function without the derivative that a direction needs.
+
+    Suffixes are computed in reverse mode, prefixes and blocks in forward mode.
+    """
     forward_only, reverse_only = jaxprs.one_way(plan.anatomy.closed.jaxpr)
     if toward == "output" and forward_only and not reverse_only:
         raise InputError(
@@ -336,27 +358,27 @@ def inputs_at_once(
     """Return how many inputs of a seed are measured at once."""
     itemsize = np.dtype(spans.plan.dtype).itemsize
     shapes = spans.shapes().values()
-    entries = sum(map(math.prod, shapes))
-    each = _COPIES * entries * itemsize
+    num_entries = sum(map(math.prod, shapes))
+    bytes_of_input = _COPIES * num_entries * itemsize
     budget = memory.budget(None)
-    if each > budget:
+    if bytes_of_input > budget:
         raise InputError(
-            f"the {len(shapes)} Jacobians of one input take {each:,} bytes, and "
-            f"{budget:,} are free for them; write fewer points, or a part of the "
+            f"the {len(shapes)} Jacobians of one input take {bytes_of_input:,} bytes, "
+            f"and {budget:,} are free for them; write fewer points, or a part of the "
             'output, span=(..., ("output", -1)).'
         )
-    return _points.at_once(budget // each, run.num_inputs)
+    return _points.at_once(budget // bytes_of_input, run.num_inputs)
 
 
 @functools.partial(compilation.jit, static_argnums=(0, 1))
 def _log_values(
     spans: Spans,
-    chunk: int,
+    num_at_once: int,
     constants: list[Array],
     params: Params,
     xs: PyTree[Array],
 ) -> dict[str, Array]:
-    """Measure a chunk of seeds.
+    """Measure a chunk of seeds, `num_at_once` inputs of a seed at a time.
 
     Returns:
         For each shape of Jacobians by its label, ln s of shape (seeds, inputs, spans,
@@ -372,25 +394,26 @@ def _log_values(
 
     def of_seed(params: Params) -> dict[str, Array]:
         measure = functools.partial(of_input, params)
-        return jax.lax.map(measure, xs, batch_size=chunk)
+        return jax.lax.map(measure, xs, batch_size=num_at_once)
 
     with precision.full():
         return jax.lax.map(of_seed, params)
 
 
-def _record(
+def _spectrum_of(
     log_values: np.ndarray,
     shape: tuple[int, int],
     *,
     span: tuple[str, str],
     eps: float | None,
 ) -> Spectrum:
-    """Return the record of Jacobians from the ln s of their SVDs.
+    """Return the `Spectrum` of Jacobians, from the logarithms of their singular values.
 
     Args:
-        log_values: (..., size), descending.
-        shape: The shape of one Jacobian.
-        span: The first and last point.
+        log_values: (..., size), with any batch axes: the ln s of each Jacobian,
+            descending. `size` is the smaller side of `shape`.
+        shape: The shape (m, n) of one Jacobian.
+        span: The first and last point of the span.
         eps: The relative rounding of f, if it is coarser than that of the dtype; None
             otherwise.
     """
@@ -416,11 +439,11 @@ def _require_finite(
 ) -> None:
     """Refuse Jacobians that are not finite, and name the first of them."""
     # A factorization returns NaN for a matrix that is not finite.
-    lost = np.argwhere(np.isnan(log_values).any(axis=-1))
-    if len(lost):
-        seed, number = lost[0]
+    not_finite = np.argwhere(np.isnan(log_values).any(axis=-1))
+    if len(not_finite):
+        seed, index = not_finite[0]
         raise NotFinite(
-            f"the Jacobian from {first!r} to {last!r} of seed {seed} at input {number} "
+            f"the Jacobian from {first!r} to {last!r} of seed {seed} at input {index} "
             "is not finite. Does f overflow, or hold NaN parameters? A shorter span "
             "may show where."
         )

@@ -30,22 +30,22 @@ Program = Callable[..., PyTree[Array]]
 # Seconds of overhead of a call of a compiled program. A tenth of it would cut programs
 # into pieces that are mostly overhead; ten times as much would leave a core idle for
 # 3 ms.
-_CALL = 3e-4
+_SECONDS_OF_CALL = 3e-4
 
 # Seconds of overhead of cutting a call and starting threads. With a tenth of it calls
 # of 3 ms are cut, and take 40 % more of the cores; with ten times as much calls of 20
 # ms use one core.
-_STARTING = 2e-3
+_SECONDS_OF_START = 2e-3
 
 # Bytes per second at which a loop over seeds copies their arrays out of the stack.
-_COPYING = 4e9
+_BYTES_PER_SECOND = 4e9
 
 # Multiply-adds per second of one core in small factorizations. At a tenth of the rate
 # calls that end in a millisecond are cut; at ten times the rate one of 20 ms is not.
-_RATE = 1e9
+_OPERATIONS_PER_SECOND = 1e9
 
 # Multiply-adds in the overhead of each matrix: 320 matrices of 3 × 4 took 0.4 ms.
-_SMALLEST = 1e3
+_OPERATIONS_OF_OVERHEAD = 1e3
 
 
 class Arguments(NamedTuple):
@@ -105,6 +105,7 @@ def run(
 
 @contextlib.contextmanager
 def _limited_blas(mesh: Mesh | None) -> Iterator[None]:
+    """Limit BLAS to one thread inside the context, if the program runs on a CPU."""
     on_cpu = jax.default_backend() == "cpu"
     if mesh is not None:
         on_cpu = _devices.share_threads(mesh)
@@ -119,6 +120,7 @@ def _compiled(
     mesh: Mesh | None,
     *arguments: PyTree[Array],
 ) -> PyTree[Array]:
+    """Compute a program, on a mesh each device its own seeds and inputs."""
     if mesh is None:
         return program(static, *arguments)
     seeds, inputs = _devices.AXES
@@ -138,6 +140,7 @@ def _compiled(
 
 
 def _to_host(results: PyTree[Array]) -> PyTree[np.ndarray]:
+    """Return results as NumPy arrays; waits until they are computed."""
     return jax.tree.map(np.asarray, results)
 
 
@@ -150,17 +153,25 @@ def _in_threads(
     arguments: Arguments,
     parts: tuple[int, int],
 ) -> PyTree[np.ndarray]:
+    """Compute a program in pieces, by one thread for each core.
+
+    Args:
+        program: The program.
+        static: Its static argument.
+        arguments: Its arrays.
+        parts: Into how many parts seeds and inputs are cut.
+    """
     pieces = list(_pieces(arguments, parts))
     compiled = _compiled.ahead(program, static, None, *pieces[0])
     # Whether 64 bits are enabled is a setting of each thread.
     x64 = checks.x64()
 
-    def computed(piece: Arguments) -> PyTree[np.ndarray]:
+    def compute(piece: Arguments) -> PyTree[np.ndarray]:
         with jax.enable_x64(x64):
             return _to_host(compiled(*piece))
 
     with concurrent.futures.ThreadPoolExecutor(_num_cores()) as pool:
-        futures = [pool.submit(computed, piece) for piece in pieces]
+        futures = [pool.submit(compute, piece) for piece in pieces]
         try:
             results = [future.result() for future in futures]
         except BaseException:
@@ -174,7 +185,7 @@ def _in_threads(
 
 
 def _pieces(arguments: Arguments, parts: tuple[int, int]) -> Iterator[Arguments]:
-    """Cut along both axes into these numbers of equal parts; inputs vary fastest."""
+    """Cut seeds and inputs into these numbers of equal parts; inputs vary fastest."""
     for by_seed in _cut(arguments.by_seed, parts[0]):
         for by_input in _cut(arguments.by_input, parts[1]):
             yield Arguments(by_seed, by_input, arguments.shared)
@@ -196,29 +207,36 @@ def _cut(tree: PyTree[Array], count: int) -> list[PyTree[Array]]:
 
 
 def _joined(trees: list[PyTree[np.ndarray]], axis: int) -> PyTree[np.ndarray]:
+    """Concatenate the results of pieces along an axis."""
     if len(trees) == 1:
         return trees[0]
     return jax.tree.map(lambda *arrays: np.concatenate(arrays, axis), *trees)
 
 
 def _parts(arguments: Arguments, operations: float) -> tuple[int, int]:
-    """Choose into how many parts to cut each axis, for the shortest duration."""
+    """Choose into how many parts to cut seeds and inputs, for the shortest duration."""
     num_threads = _num_cores()
     if jax.default_backend() != "cpu" or num_threads == 1:
         return 1, 1
     num_seeds, num_inputs = arguments.counts
     if operations == 0:
         return 1, 1
-    seconds = num_seeds * num_inputs * (operations + _SMALLEST) / _RATE
+    seconds = (
+        num_seeds
+        * num_inputs
+        * (operations + _OPERATIONS_OF_OVERHEAD)
+        / _OPERATIONS_PER_SECOND
+    )
     # A loop over seeds copies each of them. A piece of one seed has no loop.
-    copying = memory.tree_bytes(arguments.by_seed) / _COPYING
+    copying = memory.tree_bytes(arguments.by_seed) / _BYTES_PER_SECOND
 
     def duration(parts: tuple[int, int]) -> float:
         by_seed, by_input = parts
         num_pieces = by_seed * by_input
+        # Each thread computes one piece in a round.
         num_rounds = math.ceil(num_pieces / num_threads)
-        starting = _STARTING if num_pieces > 1 else 0.0
-        of_one_piece = seconds / num_pieces + _CALL
+        starting = _SECONDS_OF_START if num_pieces > 1 else 0.0
+        of_one_piece = seconds / num_pieces + _SECONDS_OF_CALL
         if by_seed < num_seeds:
             of_one_piece += copying / by_seed
         return starting + num_rounds * of_one_piece
@@ -234,6 +252,7 @@ def _parts(arguments: Arguments, operations: float) -> tuple[int, int]:
 
 
 def _divisors(number: int) -> list[int]:
+    """Return the divisors of a number, ascending."""
     return [d for d in range(1, number + 1) if number % d == 0]
 
 

@@ -2,9 +2,9 @@
 
 from isometry._internal import checks
 
-# For each statistic that the nodes of a quadrature do not determine: what it depends
+# For each statistic that the nodes of a quadrature leave undetermined: what it depends
 # on, and what to write instead. All other statistics are estimates with an interval.
-_NOT_KNOWN = {
+_UNDETERMINED = {
     "zero_fraction": ("how many values are zero", "method='dense'"),
     "condition_number": ("the smallest value", "method='dense'"),
     "log_spread": ("ln s of the smallest values", "method='dense'"),
@@ -37,12 +37,13 @@ STATISTICS = (
 def of_quadrature(statistic: str, variable: str, method: object) -> str | None:
     """Say why a quadrature does not determine a statistic; None if it estimates it."""
     checks.one_of("statistic", statistic, STATISTICS)
-    unknown = _NOT_KNOWN.get(statistic)
+    reason = _UNDETERMINED.get(statistic)
+    # Moments of s are estimated; those of ln s depend on the smallest values.
     if statistic == "moment" and variable == "log_s":
-        unknown = _NOT_KNOWN["log_spread"]
-    if unknown is None:
+        reason = _UNDETERMINED["log_spread"]
+    if reason is None:
         return None
-    what, instead = unknown
+    what, instead = reason
     return (
         f"{method} finds nodes of quadratures, which are not singular values and do "
         f"not tell {what}; write {instead}."

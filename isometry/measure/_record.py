@@ -92,10 +92,12 @@ def _compiled(*static: str) -> Callable[["OfRecord[P, R]"], "OfRecord[P, R]"]:
 
         @functools.wraps(method)
         def call(sp: "Spectrum", *args: P.args, **kwargs: P.kwargs) -> R:
-            # No number depends on these, and each of their values would compile another
-            # program: a profile has as many spans as points.
-            bare = replace(sp, method=Dense(), span="given", pairs=None, recast=None)
-            return program(bare, *args, **kwargs)
+            # No number depends on these fields, and each of their values would compile
+            # another program: a profile has as many spans as points.
+            numbers_alone = replace(
+                sp, method=Dense(), span="given", pairs=None, recast=None
+            )
+            return program(numbers_alone, *args, **kwargs)
 
         return call
 
@@ -313,8 +315,8 @@ class Spectrum:
         if exact:
             is_zero = jnp.isneginf(self.log_values)
         mass = jnp.where(is_zero, self.weights, 0)
-        total = _share(jnp.sum(mass, -1), is_all=is_zero.all(-1))
-        return self._of_values(total)
+        total = _capped(jnp.sum(mass, -1), is_all=is_zero.all(-1))
+        return self._nan_unless_values(total)
 
     @_statistic("moment")
     def moment(self, k: float = 1, variable: str = "lam") -> PerMatrix:
@@ -350,7 +352,7 @@ class Spectrum:
         return jnp.sum(self.weights * powers, -1)
 
     def _power(self, k: float | Array, variable: str) -> float | Array:
-        """Require a power of a variable; of logarithms an integer."""
+        """Return k as a number; refuse one that is no power of the variable."""
         checks.one_of("variable", variable, VARIABLES)
         limits = jnp.finfo(self.log_values.dtype)
         k = checks.number("k", k, above=0.0)
@@ -395,12 +397,12 @@ class Spectrum:
     def _mass_below(
         self, points: Float[Array, " points"], *, variable: str
     ) -> PerPoint:
-        level = _logs(points, variable)
+        level = _log_points(points, variable)
         is_below = self.log_values[..., None, :] <= self._column(level)
         weights = self.weights[..., None, :]
         mass = jnp.where(is_below, weights, 0)
-        total = _share(jnp.sum(mass, -1), is_all=is_below.all(-1))
-        return self._of_values(total)
+        total = _capped(jnp.sum(mass, -1), is_all=is_below.all(-1))
+        return self._nan_unless_values(total)
 
     @_statistic("smooth_cdf")
     def smooth_cdf(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
@@ -442,11 +444,11 @@ class Spectrum:
             self.log_values,
             self.weights,
             steps=jnp.asarray(rules.steps),
-            log_points=_logs(points, variable),
+            log_points=_log_points(points, variable),
             most=rules.log_values.shape[-1],
         )
         # Below zero there is nothing.
-        return self._finite(jnp.where(jnp.isnan(share), 0, share))
+        return self._nan_unless_finite(jnp.where(jnp.isnan(share), 0, share))
 
     @_statistic("smooth_density")
     def smooth_density(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
@@ -482,7 +484,7 @@ class Spectrum:
     def _smooth_density(
         self, points: Float[Array, " points"], *, variable: str
     ) -> PerPoint:
-        level = _logs(points, variable)
+        level = _log_points(points, variable)
         rules = _intervals.rules_of(self)
         density = linalg.smooth_density(
             self.log_values,
@@ -496,7 +498,7 @@ class Spectrum:
             power = _POWER[variable]
             width = self._column(power * jnp.exp(power * level))[..., 0]
             density = density / width
-        return self._finite(jnp.where(jnp.isnan(density), 0, density))
+        return self._nan_unless_finite(jnp.where(jnp.isnan(density), 0, density))
 
     @_statistic("quantile")
     def quantile(self, p: ArrayLike, variable: str = "lam") -> PerMatrix:
@@ -520,17 +522,17 @@ class Spectrum:
             Array([1., 2., 3.], dtype=float32)
         """
         checks.one_of("variable", variable, VARIABLES)
-        wanted = checks.points("p", p, self.weights.dtype)
+        levels = checks.points("p", p, self.weights.dtype)
         if not checks.is_traced(p):
             for value in np.ravel(np.asarray(p)):
                 checks.number("p", float(value), low=0.0, high=1.0)
-        values = self._quantiles(wanted, variable=variable)
+        values = self._quantiles(levels, variable=variable)
         if np.shape(p) == ():
             return jnp.squeeze(values, -1)
         return values
 
     @_compiled("variable")
-    def _quantiles(self, wanted: Float[Array, " points"], *, variable: str) -> PerPoint:
+    def _quantiles(self, levels: Float[Array, " points"], *, variable: str) -> PerPoint:
         ascending = self.log_values[..., ::-1]
         mass = jnp.cumsum(self.weights[..., ::-1], -1)
         # Tolerance for the rounding of cumulated weights. It is at most half a node, so
@@ -538,13 +540,13 @@ class Spectrum:
         num_nodes = ascending.shape[-1]
         rounding = 4 * math.log2(2 * num_nodes) * float(jnp.finfo(mass.dtype).eps)
         slack = jnp.minimum(rounding, self.weights[..., ::-1] / 2)[..., None, :]
-        is_below = mass[..., None, :] < self._column(wanted) - slack
+        is_below = mass[..., None, :] < self._column(levels) - slack
         index = jnp.minimum(jnp.sum(is_below, -1), num_nodes - 1)
         value = jnp.take_along_axis(ascending, index, -1)
         # The largest node estimates the largest value. The others estimate no quantile.
         if not self.knows_values:
             is_largest = (
-                jnp.broadcast_to(self._column(wanted)[..., 0], value.shape) == 1
+                jnp.broadcast_to(self._column(levels)[..., 0], value.shape) == 1
             )
             largest = jnp.broadcast_to(self.log_values[..., :1], value.shape)
             value = jnp.where(is_largest, largest, jnp.nan)
@@ -603,7 +605,7 @@ class Spectrum:
         height = 1 / (width * math.sqrt(2 * math.pi))
         kernel = height * jnp.exp(-(z**2) / 2)
         terms = mass[..., None, :] * kernel
-        return self._of_values(jnp.sum(terms, -1))
+        return self._nan_unless_values(jnp.sum(terms, -1))
 
     @_statistic("condition_number")
     def condition_number(self, nonzero: bool = False) -> PerMatrix:
@@ -633,7 +635,7 @@ class Spectrum:
             is_known = resolved.any(-1)
         # Masked before the exponential, so that gradients stay finite.
         ratio = jnp.exp(jnp.where(is_known, top - least, 0))
-        return self._of_values(jnp.where(is_known, ratio, jnp.inf))
+        return self._nan_unless_values(jnp.where(is_known, ratio, jnp.inf))
 
     @_statistic("effective_rank")
     @_compiled()
@@ -656,13 +658,13 @@ class Spectrum:
         share = share / jnp.where(total > 0, total, 1)
         # A node of a quadrature stands for several singular values of equal share.
         num_values = jnp.where(self.weights > 0, self.weights * self.size, 1)
-        of_one = share / num_values
-        is_positive = of_one > 0
-        log_of_one = jnp.log(jnp.where(is_positive, of_one, 1))
-        terms = jnp.where(is_positive, share * log_of_one, 0)
+        share_of_value = share / num_values
+        is_positive = share_of_value > 0
+        log_share = jnp.log(jnp.where(is_positive, share_of_value, 1))
+        terms = jnp.where(is_positive, share * log_share, 0)
         rank = jnp.exp(-jnp.sum(terms, -1))
         is_zero_matrix = total[..., 0] == 0
-        return self._finite(jnp.where(is_zero_matrix, 0, rank))
+        return self._nan_unless_finite(jnp.where(is_zero_matrix, 0, rank))
 
     @_statistic("stable_rank")
     @_compiled()
@@ -678,7 +680,7 @@ class Spectrum:
         """
         squares = self._relative() ** 2
         mean_square = jnp.sum(self.weights * squares, -1)
-        return self._finite(self.size * mean_square)
+        return self._nan_unless_finite(self.size * mean_square)
 
     @_statistic("isometry_deviation")
     @_compiled()
@@ -719,7 +721,7 @@ class Spectrum:
         # Two passes, because E[x²] - E[x]² would cancel.
         mean = jnp.sum(mass * logs, -1, keepdims=True)
         deviations = (logs - mean) ** 2
-        return self._of_values(jnp.sum(mass * deviations, -1))
+        return self._nan_unless_values(jnp.sum(mass * deviations, -1))
 
     @_statistic("interval")
     def interval(
@@ -732,12 +734,13 @@ class Spectrum:
     ) -> tuple[PerMatrix, PerMatrix]:
         """Bound a statistic of a quadrature, from both sides.
 
-        Three errors are bounded. First, the spread over probes, by a t interval with
-        the jackknife standard error. Second, the error of a quadrature rule for a
-        function that is not a polynomial: for powers of s the Gauss and the Gauss-Radau
-        rule err to opposite sides, so the interval contains both. Third, s_max, of
-        which the largest node is a lower bound: an upper bound is that of Kuczynski and
-        Wozniakowski (1992), which holds more often than `level` says.
+        Three errors are bounded. First, the spread over the random vectors of the
+        method (probes), by a t interval with the jackknife standard error. Second, the
+        error of a quadrature rule for a function that is not a polynomial: for powers
+        of s the Gauss and the Gauss-Radau rule err to opposite sides, so the interval
+        contains both. Third, s_max, of which the largest node is a lower bound: an
+        upper bound is that of Kuczynski and Wozniakowski (1992), which holds more often
+        than `level` says.
 
         Args:
             statistic: "moment", "s_max", "stable_rank", "isometry_deviation" or
@@ -783,19 +786,22 @@ class Spectrum:
     def _ends(
         self, k: float | Array, *, statistic: str, level: float, variable: str
     ) -> tuple[PerMatrix, PerMatrix]:
+        """Return the ends of `interval`, for nodes of quadratures."""
         if statistic == "s_max":
             return _intervals.of_largest(self, level)
+        # Depends on the largest value as well, so it has bounds of its own.
         if statistic == "stable_rank":
             return _intervals.of_stable_rank(self, level)
 
-        def measure(sp: "Spectrum") -> Array:
+        def estimate(sp: "Spectrum") -> Array:
             return sp._estimated(k, statistic=statistic, variable=variable)
 
-        return _intervals.of_measure(self, measure, level)
+        return _intervals.of_statistic(self, estimate, level)
 
     def _estimated(
         self, k: float | Array, *, statistic: str, variable: str
     ) -> PerMatrix:
+        """Return a statistic of `interval` by its name."""
         if statistic == "moment":
             return self.moment(cast("float", k), variable)
         if statistic == "s_max":
@@ -818,9 +824,15 @@ class Spectrum:
             >>> sp.pooled().values.round(4)
             Array([2., 2., 1., 1.], dtype=float32)
         """
-        nodes = self._pooled()
-        kept = {"method": self.method, "span": self.span, "pairs": self.pairs}
-        return replace(nodes, recast=self.recast, **kept)
+        pooled = self._pooled()
+        # A compiled method does not know these fields.
+        return replace(
+            pooled,
+            method=self.method,
+            span=self.span,
+            pairs=self.pairs,
+            recast=self.recast,
+        )
 
     @_compiled()
     def _pooled(self) -> "Spectrum":
@@ -842,7 +854,7 @@ class Spectrum:
         )
 
     def _pooled_rules(self, count: int) -> linalg.Quadrature | None:
-        """Join the rules of all matrices: rule i is that of probe i of every matrix."""
+        """Join the rules of all matrices: rule i has the nodes of their i-th probes."""
         rules = self.quadrature
         if rules is None:
             return None
@@ -918,24 +930,29 @@ class Spectrum:
         return _standard_error(value, len(batch))
 
     def _require_rules(self, instead: str) -> None:
+        """Refuse a spectrum whose nodes are singular values; say what to write."""
         if self.quadrature is None:
             raise InputError(f"of {self.method} every value is known; write {instead}.")
 
-    def _finite(self, numbers: Array) -> Array:
-        """Return `numbers`, with NaN for matrices that are not finite.
+    def _nan_unless_finite(self, numbers: Array) -> Array:
+        """Return statistics, with NaN for matrices that are not finite.
 
         A NaN node counts as neither resolved nor zero, so a statistic may ignore it.
         """
-        is_lost = jnp.isnan(self.log_values).any(-1)
-        num_trailing = numbers.ndim - is_lost.ndim
-        is_lost = is_lost.reshape(is_lost.shape + (1,) * num_trailing)
-        return jnp.where(is_lost, jnp.nan, numbers)
+        is_bad = jnp.isnan(self.log_values).any(-1)
+        num_trailing = numbers.ndim - is_bad.ndim
+        is_bad = is_bad.reshape(is_bad.shape + (1,) * num_trailing)
+        return jnp.where(is_bad, jnp.nan, numbers)
 
-    def _of_values(self, numbers: Array) -> Array:
-        """Return `numbers`, or NaN if the nodes are not singular values."""
+    def _nan_unless_values(self, numbers: Array) -> Array:
+        """Return statistics that singular values alone determine.
+
+        They are NaN if the nodes are those of quadratures, and for matrices that are
+        not finite.
+        """
         if not self.knows_values:
             return jnp.full_like(numbers, jnp.nan)
-        return self._finite(numbers)
+        return self._nan_unless_finite(numbers)
 
     def _column(self, points: Float[Array, " points"]) -> Float[Array, "... points 1"]:
         """Reshape points so that they broadcast against (..., 1, nodes).
@@ -963,14 +980,16 @@ class Spectrum:
     def _resolved_measure(self) -> tuple[PerNode, PerNode]:
         """Return the masses of resolved nodes, summing to 1, and their ln s.
 
-        The masses are NaN where statistics of ln s are.
+        The masses are NaN where statistics of ln s are not defined, so that a sum over
+        nodes is NaN there too.
         """
         mass = jnp.where(self.resolved, self.weights, 0)
         total = jnp.sum(mass, -1, keepdims=True)
         mass = mass / jnp.where(total > 0, total, 1)
-        return self._of_values(mass), self._masked_logs()
+        return self._nan_unless_values(mass), self._masked_logs()
 
     def _points(self, grid: ArrayLike, variable: str) -> Float[Array, " points"]:
+        """Return a grid as an array; refuse an unknown variable."""
         checks.one_of("variable", variable, VARIABLES)
         return checks.points("grid", grid, self.log_values.dtype)
 
@@ -989,8 +1008,10 @@ class Spectrum:
         )
 
 
-def _logs(points: Float[Array, " points"], variable: str) -> Float[Array, " points"]:
-    """Return points of a variable as ln s.
+def _log_points(
+    points: Float[Array, " points"], variable: str
+) -> Float[Array, " points"]:
+    """Return the ln s of points of a variable.
 
     There is no mass below zero: such points become NaN, which compares as false.
     """
@@ -1002,8 +1023,11 @@ def _logs(points: Float[Array, " points"], variable: str) -> Float[Array, " poin
     return jnp.where(points < 0, jnp.nan, logs)
 
 
-def _share(total: Array, is_all: Bool[Array, "..."]) -> Array:
-    """Return a sum of weights, at most 1, and exactly 1 if it is that of all."""
+def _capped(total: Array, is_all: Bool[Array, "..."]) -> Array:
+    """Return a sum of weights, capped at 1; exactly 1 if it is the sum of all.
+
+    Rounding would make it a little more or less.
+    """
     return jnp.where(is_all, 1, jnp.minimum(total, 1))
 
 
@@ -1011,7 +1035,7 @@ def _share(total: Array, is_all: Bool[Array, "..."]) -> Array:
 def _factorized(
     matrices: Float[Array, "... m n"],
 ) -> tuple[PerNode, PerNode, PerMatrix]:
-    """Return the nodes of matrices, ln s, with their weights and floors."""
+    """Factorize matrices; return the fields `log_values`, `weights` and `log_floor`."""
     log_values, log_floor = linalg.log_singular_values(matrices)
     # Values beyond min(m, n) are zero for any matrix, so they have no mass.
     weights = jnp.full_like(log_values, 1 / log_values.shape[-1])
@@ -1020,7 +1044,12 @@ def _factorized(
 
 @functools.partial(compilation.jit, static_argnums=1)
 def _standard_error(values: Array, num_batch_axes: int) -> Array:
-    """Return the standard error of the mean of numbers of matrices of a batch."""
+    """Return the standard error over seeds of the mean of a batch.
+
+    Args:
+        values: (seeds, inputs, ...): one number for each matrix, or an array.
+        num_batch_axes: How many of the axes are those of the batch.
+    """
     num_seeds, *inputs = values.shape[:num_batch_axes]
     # Inputs share the weights of their seed, so only seeds are independent.
     trailing = values.shape[num_batch_axes:]

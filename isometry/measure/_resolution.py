@@ -72,9 +72,11 @@ def resolve(
     function = function_of(f)
     x = example(x)
     require_example(f, x, argument=argument)
-    target = _bare(function, params, x, span=span, dtype=dtype, output=output)
+    target = _untraced_target(
+        function, params, x, span=span, dtype=dtype, output=output
+    )
     target = replace(target, needs_factors=needs_factors)
-    return _traced_once(target, params, x, argument=argument)
+    return _with_trace(target, params, x, argument=argument)
 
 
 def resolve_once(
@@ -100,33 +102,36 @@ def resolve_once(
     function = function_of(f)
     x = example(x)
     require_example(f, x, argument="x")
-    target = _bare(function, params, x, span=span, dtype=dtype, output=output)
+    target = _untraced_target(
+        function, params, x, span=span, dtype=dtype, output=output
+    )
     target = replace(target, needs_factors=needs_factors)
     if target.span == "end_to_end" and target.network is None:
         # Not for named points: their names come from a trace with the user's params.
-        program = _program(target, params, x)
+        program = _traced_program(target, params, x)
         target = replace(target, f=program, output=None)
         assert program.closed is not None, "it has just been traced"
         params = (program.closed.consts, params)
-        target = _traced_once(target, params, x, argument="x")
-        # An equal program may be cached, whose function is gone.
+        target = _with_trace(target, params, x, argument="x")
+        # The cached target may hold an equal program, whose function no longer exists.
         target = replace(target, f=program)
         program.closed = None
     else:
         if not isinstance(function, LayeredFunction):
             target = replace(target, version=_version(target, params, x))
-        target = _traced_once(target, params, x, argument="x")
-    if not _takes_what_it_says(f):
-        _warn_of_batch(target, params, x)
+        target = _with_trace(target, params, x, argument="x")
+    # Only from end to end is x what the user calls an example.
+    if target.span == "end_to_end" and not _cannot_be_batch(f):
+        _diagnosis.warn_of_batch(target, params, x)
     return target, params, x
 
 
-def _program(
+def _traced_program(
     target: Target,
     params: Params,
     x: PyTree,
 ) -> Program:
-    """Trace a user's f, end to end."""
+    """Trace a user's f from x to its output."""
     _require_start(target, params, x)
     shapes = target.abstract(params, x)
     try:
@@ -136,7 +141,7 @@ def _program(
     # A user's f may raise anything.
     except Exception as error:
         trace = functools.partial(_span_traced, target)
-        raise raised(error, trace, shapes, argument="x") from error
+        raise error_of_f(error, trace, shapes, argument="x") from error
     require_array(out)
     assert isinstance(target.f, Reference), "a program is not traced again"
     return Program(target.f, target.output, closed)
@@ -180,9 +185,10 @@ def example(x: PyTree) -> PyTree:
     # Trees of arrays are for functions that take them; a list of numbers is what a user
     # means by an array.
     leaves = jax.tree.leaves(x)
-    is_number = [isinstance(leaf, (bool, int, float)) for leaf in leaves]
+    are_numbers = all(isinstance(leaf, (bool, int, float)) for leaf in leaves)
+    is_array = jax.tree.structure(x).num_nodes == 1
     # A dictionary or a tuple of arrays stays a tree.
-    if all(is_number) or jax.tree.structure(x).num_nodes == 1:
+    if are_numbers or is_array:
         return x if isinstance(x, jax.ShapeDtypeStruct) else checks.array("x", x)
     paths = jax.tree_util.tree_leaves_with_path(x)
     arrays = []
@@ -198,7 +204,7 @@ def abstract(tree: PyTree, dtype: DTypeLike) -> PyTree:
     return jax.tree.map(lambda leaf: precision.shape_of(leaf, dtype), tree)
 
 
-def _bare(
+def _untraced_target(
     function: Map,
     params: Params,
     x: PyTree,
@@ -223,7 +229,7 @@ def _bare(
         output=output,
         span=span,
         dtype=precision.measuring_dtype(dtype, params, x),
-        recast=_lowest(params, x),
+        recast=_lowest_dtype(params, x),
     )
 
 
@@ -231,7 +237,7 @@ def require_example(f: Map | list[Map], x: PyTree, argument: str) -> None:
     """Refuse an x that is not what a `Network` takes: a batch, or another shape.
 
     Args:
-        f: A network, or any other f, which may take what it takes.
+        f: A network. Of any other f nothing is known, and any x passes.
         x: One example, or its shape.
         argument: The name of the argument that holds x, "x" or "xs".
     """
@@ -240,32 +246,31 @@ def require_example(f: Map | list[Map], x: PyTree, argument: str) -> None:
     # In training mode x is a batch, of any number of examples.
     if f.mode == "training":
         return
-    wanted = f.example
-    tree = jax.tree.structure(wanted)
-    if jax.tree.structure(x) != tree:
+    shapes = f.example
+    if jax.tree.structure(x) != jax.tree.structure(shapes):
         raise InputError(
             f"{argument} is a tree {jax.tree.structure(x)}, and this network takes "
-            f"{_described(wanted)}."
+            f"{_described(shapes)}."
         )
-    pairs = list(zip(jax.tree.leaves(x), jax.tree.leaves(wanted), strict=True))
+    pairs = list(zip(jax.tree.leaves(x), jax.tree.leaves(shapes), strict=True))
     if all(jnp.shape(leaf) == expected.shape for leaf, expected in pairs):
         return
     is_batch = all(jnp.shape(leaf)[1:] == expected.shape for leaf, expected in pairs)
     if argument == "xs":
         raise InputError(
             f"xs holds rows of {_described(x)}, and this network takes rows of "
-            f"{_described(wanted)}."
+            f"{_described(shapes)}."
         )
     if is_batch:
         count = jnp.shape(jax.tree.leaves(x)[0])[0]
         raise InputError(
-            f"x is {_described(x)}: {count} examples, and one of {_described(wanted)} "
+            f"x is {_described(x)}: {count} examples, and one of {_described(shapes)} "
             "is meant; write x[0], or isometry.ensemble(net, params=..., xs=x) for "
             "all, with params stacked on a seeds axis."
         )
     raise InputError(
         f"x is {_described(x)}, and this network takes one example of "
-        f"{_described(wanted)}. For another size build the network with such an "
+        f"{_described(shapes)}. For another size build the network with such an "
         "example."
     )
 
@@ -299,7 +304,7 @@ def _end(end: End) -> End:
     return cast(End, tuple(end)) if isinstance(end, list) else end
 
 
-def _lowest(params: Params, x: PyTree) -> str | None:
+def _lowest_dtype(params: Params, x: PyTree) -> str | None:
     """Return the name of the lowest floating dtype, if it is below float32."""
     leaves = jax.tree.leaves((params, x))
     dtypes = {jnp.result_type(leaf) for leaf in leaves if not checks.is_key(leaf)}
@@ -312,17 +317,17 @@ def _lowest(params: Params, x: PyTree) -> str | None:
     return min(low, default=None)
 
 
-def _traced_once(
+def _with_trace(
     target: Target,
     params: Params,
     x: PyTree,
     argument: str,
 ) -> Target:
-    """Return the target with the fields set by tracing; warn of low precision."""
+    """Return a target with the fields that tracing sets; warn of low precision."""
     shapes = target.abstract(params, x)
     try:
         # Nothing is run: jax.jit is used because it caches what was traced.
-        target = _examined.eval_shape(target, *shapes)
+        target = _examine_cached.eval_shape(target, *shapes)
     except Exception:
         # Once more without jax.jit, whose errors carry a note about JAX's own frames.
         target = _examine(target, *shapes, argument=argument)
@@ -345,12 +350,12 @@ def warn_of_precision(coarse: jaxprs.Coarse) -> None:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _examined(
+def _examine_cached(
     target: Target,
     params: Params,
     x: PyTree,
 ) -> Target:
-    """Do what `_examine` does, cached by jax.jit for equal targets and shapes."""
+    """Do what `_examine` does, but only once for equal targets and shapes."""
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, x))
     return _examine(target, *shapes, argument="x")
 
@@ -361,7 +366,14 @@ def _examine(
     x: PyTree,
     argument: str,
 ) -> Target:
-    """Trace the span at these shapes, and return the target with what that shows."""
+    """Trace the span at these shapes; return the target with what the trace tells.
+
+    These are the shapes at both ends, the derivatives and the precision of f, and how
+    much memory its values take.
+
+    Raises:
+        InputError: The span cannot be measured.
+    """
     # Parameters of another network may have fitting shapes, so they are refused.
     if target.network is not None:
         target.network.check(params)
@@ -374,7 +386,7 @@ def _examine(
     # A user's f may raise anything.
     except Exception as error:
         trace = functools.partial(_span_traced, target)
-        raise raised(error, trace, (params, x), argument=argument) from error
+        raise error_of_f(error, trace, (params, x), argument=argument) from error
     require_array(out)
     if out.size == 0 or start.size == 0:
         raise InputError(f"the Jacobian of {start.shape} -> {out.shape} is empty.")
@@ -390,7 +402,7 @@ def _examine(
         held=jaxprs.held(closed.jaxpr),
     )
     if target.network is None:
-        _require_determinism(target, params, x, once=closed)
+        _require_determinism(target, params, x, first_trace=closed)
         _require_derivative(target, params, x)
     return target
 
@@ -400,25 +412,27 @@ def _with_points(
     params: Params,
     x: PyTree,
 ) -> Target:
-    """Find the points of a span and its blocks, if they have to be read off f."""
-    # A `Network` has methods for its hidden span and its factors.
-    is_known = target.span == "end_to_end" or (
-        target.span == "hidden" and target.network is not None
-    )
-    needs_blocks = target.needs_factors and target.network is None
-    if is_known and not needs_blocks:
+    """Find the points of a span and its blocks, if only the anatomy of f tells them."""
+    # A network that knows its layers has functions for its hidden span and its factors.
+    knows_layers = target.network is not None
+    needs_points = target.span != "end_to_end"
+    if target.span == "hidden" and knows_layers:
+        needs_points = False
+    needs_blocks = target.needs_factors and not knows_layers
+    if not (needs_points or needs_blocks):
         return target
     anatomy = _anatomy(target, params, x)
-    if not is_known:
+    if needs_points:
         points = _spans.resolve(_of_output(target), anatomy, target.span)
         target = replace(target, points=points)
+    # With points the network's own factors no longer apply.
     if target.needs_factors and target.network is None:
-        target = replace(target, blocks=_blocks.found(anatomy, target.span))
+        target = replace(target, blocks=_blocks.blocks_of_span(anatomy, target.span))
     return target
 
 
 def _of_output(target: Target) -> Map:
-    """Return the function (params, x) -> the output that is meant."""
+    """Return the function from params and x to the one output that is measured."""
 
     def f(params: Params, x: PyTree) -> Array:
         return picked(target.f(params, x), target.output)
@@ -431,6 +445,7 @@ def _anatomy(
     params: Params,
     x: PyTree,
 ) -> structure.Anatomy:
+    """Read the anatomy of f, up to the output that is measured."""
     # Points belong to the program that is measured, which is at full precision.
     with precision.full():
         return structure.anatomy(_of_output(target), params, x)
@@ -441,10 +456,16 @@ def _require_start(
     params: Params,
     x: PyTree,
 ) -> None:
-    """Require an x that can be varied, where a span starts at x."""
-    if target.span not in SPANS:
-        return
-    if target.span == "hidden" and target.network is None:
+    """Refuse an x without a floating array if the span starts at x.
+
+    The Jacobian would have no columns. Tokens beside a floating mask are refused too.
+    """
+    starts_at_x = target.span == "end_to_end"
+    # The hidden span of a network that knows its layers takes x as well. Other spans
+    # start at a point, which is checked when it is looked up.
+    if target.span == "hidden" and target.network is not None:
+        starts_at_x = True
+    if not starts_at_x:
         return
     # A program is made of a function that has passed.
     if isinstance(target.f, Program):
@@ -453,11 +474,11 @@ def _require_start(
     if _leaves.floating(x):
         _require_no_lookup(target, params, x)
         return
-    came = f"a tree of {len(leaves)} arrays, none of them floating"
+    description = f"a tree of {len(leaves)} arrays, none of them floating"
     if len(leaves) == 1:
-        came = f"{leaves[0].dtype}, which has no derivative"
+        description = f"{leaves[0].dtype}, which has no derivative"
     advice = _where_to_start(target, params, x)
-    raise InputError(f"x is {came}, and the span starts at x; {advice}.")
+    raise InputError(f"x is {description}, and the span starts at x; {advice}.")
 
 
 def _require_no_lookup(
@@ -467,7 +488,7 @@ def _require_no_lookup(
 ) -> None:
     """Refuse an x of tokens with floating arrays beside them, such as a mask.
 
-    The Jacobian would be with respect to the mask, which nobody means.
+    The derivative would be with respect to the mask alone, which nobody means.
     """
     if not any(map(_leaves.is_whole, jax.tree.leaves(x))):
         return
@@ -493,7 +514,7 @@ def _where_to_start(
     params: Params,
     x: PyTree,
 ) -> str:
-    """Say where a span can start, if f can be read."""
+    """Say what to write for a span that does not start at x."""
     shapes = target.abstract(params, x)
     try:
         return _spans.where_to_start(_anatomy(target, *shapes))
@@ -518,16 +539,16 @@ def _span_traced(
 
 
 # The most characters of an exception that a message repeats.
-_SHOWN = 300
+_MOST_SHOWN = 300
 
 
 def first_line(error: Exception) -> str:
     """Return what an exception says, cut to what fits in a message."""
     text = str(error).strip().partition("\n")[0]
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
 
 
-def raised(
+def error_of_f(
     error: Exception,
     trace: Callable[[Params, PyTree], object],
     shapes: tuple[Params, PyTree],
@@ -542,19 +563,20 @@ def raised(
         argument: The name of the argument that holds x.
     """
     params, x = shapes
-    came = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(x))
+    shape = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(x))
     return InputError(
-        f"f(params, x) raised {type(error).__name__} at x of shape {came}: "
-        f"{first_line(error)}" + _batch_hint(trace, params, x, argument=argument)
+        f"f(params, x) raised {type(error).__name__} at x of shape {shape}: "
+        f"{first_line(error)}" + _hint_of_batch(trace, params, x, argument=argument)
     )
 
 
-def _batch_hint(
+def _hint_of_batch(
     trace: Callable[[Params, PyTree], object],
     params: Params,
     x: PyTree,
     argument: str,
 ) -> str:
+    """Say that x seems to be a batch, if f takes x[0]; otherwise return ""."""
     if jax.tree.structure(x).num_nodes > 1 or not x.shape:
         return ""
     # The most common mistake is a batch in place of one example.
@@ -564,10 +586,10 @@ def _batch_hint(
     # f raises at x[0] too, so x is probably no batch.
     except Exception:
         return ""
-    what = "each row of xs" if argument == "xs" else "x"
+    batched = "each row of xs" if argument == "xs" else "x"
     return (
-        f" It takes x[0], of shape {x.shape[1:]}: {what} seems to carry a batch axis. "
-        "Write x[0], or isometry.ensemble(f, params=..., xs=x) for all."
+        f" It takes x[0], of shape {x.shape[1:]}: {batched} seems to carry a batch "
+        "axis. Write x[0], or isometry.ensemble(f, params=..., xs=x) for all."
     )
 
 
@@ -575,7 +597,7 @@ def _require_determinism(
     target: Target,
     params: Params,
     x: PyTree,
-    once: core.ClosedJaxpr,
+    first_trace: core.ClosedJaxpr,
 ) -> None:
     """Trace a user's f again, and refuse it if it draws numbers from outside.
 
@@ -583,23 +605,24 @@ def _require_determinism(
         target: The span of f.
         params: Shapes of the parameters.
         x: Shape of one example.
-        once: The jaxpr of the span.
+        first_trace: The jaxpr of the span, from the trace that is made already.
     """
     if isinstance(target.f, Program):
         _, params = params
         assert target.f.closed is not None, "it is examined here for the first time"
-        once = target.f.closed
-        again, _ = traced(target.f.of_output, params, x)
+        first_trace = target.f.closed
+        second_trace, _ = traced(target.f.of_output, params, x)
     elif target.points is not None:
         # The points were found in another trace.
         f = _of_output(target)
-        once, _ = traced(f, params, x)
-        again, _ = traced(f, params, x)
+        first_trace, _ = traced(f, params, x)
+        second_trace, _ = traced(f, params, x)
     else:
-        again, _ = _span_traced(target, params, x)
-    refuse_chance("f", once, again)
+        second_trace, _ = _span_traced(target, params, x)
+    refuse_chance("f", first_trace, second_trace)
 
 
+# What to write instead, by the kind of function that is not deterministic.
 _REMEDY = {
     "f": "Draw what is random from a key among its parameters.",
     "optimizer": "Draw what is random from a key in its state.",
@@ -608,13 +631,19 @@ _REMEDY = {
 
 def refuse_chance(
     what: str,
-    once: core.ClosedJaxpr,
-    again: core.ClosedJaxpr,
+    first_trace: core.ClosedJaxpr,
+    second_trace: core.ClosedJaxpr,
 ) -> None:
-    """Refuse a function whose two traces hold different constants."""
+    """Refuse a function whose two traces hold different constants.
+
+    Args:
+        what: What the message calls the function: "f", "optimizer".
+        first_trace: Its jaxpr.
+        second_trace: Its jaxpr again, for the same arguments.
+    """
     # Numbers that f draws outside of JAX are constants of its jaxpr.
-    first = jaxprs.constants(once)
-    second = jaxprs.constants(again)
+    first = jaxprs.constants(first_trace)
+    second = jaxprs.constants(second_trace)
     if len(first) == len(second):
         pairs = zip(first, second, strict=True)
         if all(a is b or np.array_equal(a, b, equal_nan=True) for a, b in pairs):
@@ -631,9 +660,13 @@ def _require_derivative(
     params: Params,
     x: PyTree,
 ) -> None:
-    """Differentiate f abstractly, in reverse mode if that is the only one it has."""
+    """Refuse an f whose derivative rule raises.
 
-    def along(
+    Nothing is computed: f is differentiated for shapes, in reverse mode if that is the
+    only one it has.
+    """
+
+    def derivative(
         params: Params,
         x: PyTree,
         start: Array,
@@ -648,7 +681,7 @@ def _require_derivative(
 
     try:
         with precision.full():
-            jax.eval_shape(along, params, x, start=target.shape_in)
+            jax.eval_shape(derivative, params, x, start=target.shape_in)
     # A user's rules may raise anything.
     except Exception as error:
         raise InputError(
@@ -657,22 +690,17 @@ def _require_derivative(
         ) from error
 
 
-def _takes_what_it_says(f: Map | list[Map]) -> bool:
-    """Tell whether an x that `require_example` let pass is what is meant."""
+def _cannot_be_batch(f: Map | list[Map]) -> bool:
+    """Tell whether x needs no warning that it may be a batch.
+
+    The warning is for an x whose rows do not affect each other. `require_example` has
+    compared x with the example of a network already.
+    """
     if not isinstance(f, Network):
         return False
-    # In training mode x is a batch, whether rows affect each other or not. Our own
-    # networks know their example from their arguments, and of delta kernels the rows of
-    # one image never meet. An adapter has its example from the user.
+    # The package's own networks know their example from their arguments. There rows may
+    # be independent nevertheless: delta kernels never mix the rows of an image. The
+    # example of an adapter comes from the user, and may be a batch itself.
     is_own = isinstance(f, Built) and not isinstance(f, Redrawn)
+    # In training mode x is a batch by intention.
     return is_own or f.mode == "training"
-
-
-def _warn_of_batch(
-    target: Target,
-    params: Params,
-    x: PyTree,
-) -> None:
-    """Warn if x may be a batch, where the span starts at x."""
-    if target.span == "end_to_end":
-        _diagnosis.warn_of_batch(target, params, x)

@@ -102,22 +102,23 @@ def signals(
         )
     # Keys depend on the numbers of seed and input, so chunks of seeds change nothing.
     keys_of_g = _points.keys_of(key, run.num_seeds, run.num_inputs)
-    how = _How(plan, loss, chunk=_directions_at_once(run))
+    static = _Static(plan, loss, num_at_once=_cotangents_at_once(run))
     parts = []
-    for numbers, stacked in run.chunks():
-        taken = None if keys_of_g is None else keys_of_g[numbers]
-        part = _signals(
-            how,
+    for seeds, params_of_seeds in run.chunks():
+        keys_of_seeds = None if keys_of_g is None else keys_of_g[seeds]
+        part = _fields_of_seeds(
+            static,
             plan.constants,
-            stacked,
+            params_of_seeds,
             xs=run.xs,
-            keys=taken,
+            keys=keys_of_seeds,
         )
         parts.append(part)
     joined = run.joined(parts)
+    # From the order of groups to that of the computation.
     fields = {name: value[..., plan.order] for name, value in joined.items()}
     # Computed on the host: it is a ratio of a few numbers at each point.
-    fields["chi"] = _chi(fields["apjn"], _points.before(plan))
+    fields["chi"] = _chi(fields["apjn"], _points.previous_of_kind(plan))
     return Signals(
         **jax.tree.map(jnp.asarray, fields),
         points=plan.names,
@@ -127,66 +128,77 @@ def signals(
     )
 
 
-def _directions_at_once(run: _points.Run) -> int:
+def _cotangents_at_once(run: _points.Run) -> int:
     """Return how many cotangents of each input fit in memory at once."""
     # All inputs of a seed are measured at once, because c compares their values.
-    each = run.num_inputs * run.plan.bytes_of_direction()
+    num_bytes = run.num_inputs * run.plan.bytes_of_direction()
     most = run.plan.size_at(run.plan.last.name)
-    return _points.at_once(memory.budget(None) // each, most)
+    return _points.at_once(memory.budget(None) // num_bytes, most)
 
 
-class _How(NamedTuple):
-    """The static argument of a compiled program.
+class _Static(NamedTuple):
+    """What the compiled program depends on, besides the shapes of arrays.
 
     Attributes:
         plan: Which values of f are read.
         loss: The loss, or None.
-        chunk: The number of cotangents that are pulled back at once.
+        num_at_once: The number of cotangents that are pulled back at once.
     """
 
     plan: Plan
     loss: Loss | None
-    chunk: int
+    num_at_once: int
 
 
 @functools.partial(compilation.jit, static_argnums=0)
-def _signals(
-    how: _How,
+def _fields_of_seeds(
+    static: _Static,
     constants: list[Array],
-    params: Params,
+    params_of_seeds: Params,
     xs: PyTree[Array],
     keys: Key | None,
 ) -> dict[str, Array]:
-    """Measure a chunk of seeds, one after another; return the fields of `Signals`."""
-    # One rewritten program serves all seeds and inputs, which are its arguments.
-    program = how.plan.tapped(constants, ADD)
+    """Measure a chunk of seeds, one after another; return the fields of `Signals`.
+
+    Args:
+        static: What to read, and the loss.
+        constants: What f closes over.
+        params_of_seeds: Parameters, stacked over seeds.
+        xs: The inputs.
+        keys: (seeds, inputs) keys to draw g, or None.
+
+    Returns:
+        q, c, gradient and apjn, with seeds on the first axis. The points on the last
+        one are in the order of groups.
+    """
+    # The program computes f, with an array (a bump) added to the value at every point.
+    # Derivatives with respect to the bumps are those with respect to the values. One
+    # program serves all seeds and inputs, which are its arguments.
+    program = static.plan.tapped(constants, ADD)
 
     def of_seed(seed: tuple[Params, Key | None]) -> dict[str, Array]:
-        params, keys = seed
-        of_input = functools.partial(
-            _of_input,
-            how,
-            program,
-            params,
-        )
-        fields, values = jax.vmap(of_input)(xs, keys)
-        cosines = [_cosines(rows) for rows in how.plan.rows(values, 1)]
+        params, keys_of_inputs = seed
+        of_input = functools.partial(_fields_of_input, static, program, params)
+        fields, values = jax.vmap(of_input)(xs, keys_of_inputs)
+        # Values have one leading axis here, that of inputs.
+        rows_of_groups = static.plan.rows(values, num_leading=1)
+        cosines = [_cosines(rows) for rows in rows_of_groups]
         fields["c"] = jnp.concatenate(cosines, axis=-1)
         return fields
 
     with precision.full():
-        return jax.lax.map(of_seed, (params, keys))
+        return jax.lax.map(of_seed, (params_of_seeds, keys))
 
 
-def _of_input(
-    how: _How,
+def _fields_of_input(
+    static: _Static,
     program: Tapped,
     params: Params,
     x: PyTree[Array],
     key: Key | None,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Measure one example; return the fields, and the values at all points."""
-    plan = how.plan
+    """Measure one example; return all fields but c, and the values at all points."""
+    plan = static.plan
     arguments = jax.tree.leaves((params, x))
 
     def forward(bumps: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
@@ -207,13 +219,15 @@ def _of_input(
         return squares(is_entry.astype(output.dtype).reshape(output.shape))
 
     entries = jnp.arange(output.size)
-    each = jax.lax.map(canonical(squares_of_entry), entries, batch_size=how.chunk)
+    squares_of_rows = jax.lax.map(
+        canonical(squares_of_entry), entries, batch_size=static.num_at_once
+    )
     sizes = _sizes(plan)
     fields = {
         "q": _sums_of_squares(plan, values) / sizes,
-        "apjn": jnp.sum(each, axis=0) / output.size,
+        "apjn": jnp.sum(squares_of_rows, axis=0) / output.size,
     }
-    cotangent = _cotangent(output, how.loss, key)
+    cotangent = _cotangent(output, static.loss, key)
     # Without a loss and a key the gradient is its mean over g, which follows from apjn.
     fields["gradient"] = fields["apjn"] / sizes
     if cotangent is not None:
@@ -226,9 +240,10 @@ def _cotangent(
     loss: Loss | None,
     key: Key | None,
 ) -> Array | None:
-    """Return the derivative of the loss with respect to the output, or None.
+    """Return the derivative of the loss with respect to the output.
 
-    It is None for a mean over g, without a loss and a key.
+    It is None without a loss and a key: then the gradient is a mean over all g, and not
+    that of one loss.
     """
     if loss is not None:
         # JAX would refuse it too, but without the name of the argument.
@@ -272,15 +287,15 @@ def _cosines(
 
 def _chi(
     apjn: np.ndarray,
-    before: tuple[int | None, ...],
+    previous_of_kind: tuple[int | None, ...],
 ) -> np.ndarray:
-    """Return the ratio of apjn at the point before each to that at the point."""
+    """Return apjn at the previous point of the same kind, divided by apjn here."""
     chi = np.full_like(apjn, np.nan)
-    for i, earlier in enumerate(before):
-        if earlier is not None:
+    for i, previous in enumerate(previous_of_kind):
+        if previous is not None:
             # A gradient of zero gives NaN or infinity, which the field may hold.
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                chi[..., i] = apjn[..., earlier] / apjn[..., i]
+                chi[..., i] = apjn[..., previous] / apjn[..., i]
     return chi
 
 
@@ -297,12 +312,12 @@ def _reasons(fields: dict[str, np.ndarray], plan: Plan) -> tuple[tuple[str, str]
             if name == "c":
                 cause = f"of a value that is zero, or overflows {plan.dtype}"
             reasons.append((name, f"not finite from {first!r} on: {cause}."))
-    around = [name for name in plan.names[1:-1] if not plan.anatomy.cuts(name)]
-    if around:
+    bypassed = [name for name in plan.names[1:-1] if not plan.anatomy.cuts(name)]
+    if bypassed:
         reasons.append(
             (
                 "chi",
-                f"not defined at {len(around)} points, such as {around[0]!r}: some "
+                f"not defined at {len(bypassed)} points, such as {bypassed[0]!r}: some "
                 "path leads around them.",
             )
         )

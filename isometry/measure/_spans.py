@@ -55,9 +55,9 @@ class Point:
 class PointSpan:
     """The map from the value at one point to the value at another.
 
-    The first value is replaced, and everything downstream is computed from it. All
-    values that do not depend on the first point, such as a skip around it, stay as they
-    are. If every path runs through the first point, this is the rest of the network.
+    The value at the first point is replaced, and everything downstream is computed from
+    it. Values that do not depend on it, such as a skip around it, stay as they are. If
+    every path runs through the first point, the map is the rest of the network.
 
     Attributes:
         f: The function that was read.
@@ -101,16 +101,17 @@ class PointSpan:
         params: Params,
         x: PyTree[Array],
     ) -> Tapped:
-        """Return the rewritten program for arguments of these shapes and dtypes.
+        """Return f, rewritten to replace the first value and to return both.
 
         The program of the anatomy was traced for fixed shapes and dtypes. For others,
         as in a measurement at another precision, f is traced again.
         """
         leaves = jax.tree.leaves((params, x))
-        given = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-        if given not in self._programs:
+        shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        if shapes not in self._programs:
             anatomy = self.anatomy
-            if given != tuple((a.shape, a.dtype) for a in anatomy.closed.in_avals):
+            traced_for = tuple((a.shape, a.dtype) for a in anatomy.closed.in_avals)
+            if shapes != traced_for:
                 with precision.full():
                     anatomy = structure.anatomy(self.f, params, x)
             places = {
@@ -118,8 +119,8 @@ class PointSpan:
                 "last": anatomy.place(self.last.name),
             }
             mode = replacing(self.first.index)
-            self._programs[given] = tapped(anatomy.closed, places, mode)
-        return self._programs[given]
+            self._programs[shapes] = tapped(anatomy.closed, places, mode)
+        return self._programs[shapes]
 
 
 def resolve(
@@ -163,7 +164,12 @@ def ends(
     anatomy: Anatomy,
     span: Span,
 ) -> tuple[Point, Point]:
-    """Return the two points of a span."""
+    """Return the two points between which a span lies, as the user wrote it.
+
+    Raises:
+        InputError: It is not a span, or starts at the input of an x that has no
+            derivative.
+    """
     if isinstance(span, str):
         checks.one_of("span", span, ("end_to_end", "hidden"))
         if span == "end_to_end":
@@ -257,6 +263,7 @@ _NAMED = 12
 
 
 def _listed(names: list[str]) -> str:
+    """Write names in one line, without those in the middle if there are many."""
     if len(names) > _NAMED:
         half = _NAMED // 2
         names = [*names[:half], "...", *names[-half:]]
@@ -272,16 +279,16 @@ def _continuous_input(anatomy: Anatomy) -> str:
     """
     num_params = anatomy.params_tree.num_leaves
     leaves = anatomy.closed.in_avals[num_params:]
-    is_whole = [_leaves.is_whole(leaf) for leaf in leaves]
-    looks_up = any(is_whole) and anatomy.embeddings
+    # With tokens beside it, such an array is a mask and not the input that is meant.
+    holds_tokens = any(map(_leaves.is_whole, leaves)) and anatomy.embeddings
     names = floating_leaves_of_x(anatomy)
-    if len(names) == 1 and not looks_up:
+    if len(names) == 1 and not holds_tokens:
         return names[0]
-    came = f"x is a tree of {len(leaves)} arrays"
+    shown = f"x is a tree of {len(leaves)} arrays"
     if len(leaves) == 1:
-        came = f"x is {leaves[0].dtype}, which has no derivative"
+        shown = f"x is {leaves[0].dtype}, which has no derivative"
     raise InputError(
-        f'a span that starts at "input" needs x to be one floating array, and {came}; '
+        f'a span that starts at "input" needs x to be one floating array, and {shown}; '
         f"{where_to_start(anatomy)}."
     )
 
@@ -292,6 +299,7 @@ def floating_leaves_of_x(anatomy: Anatomy) -> list[str]:
 
 
 def _is_leaf_of_x(name: str) -> bool:
+    """Tell whether a point is a leaf of x: "input", or "input/image" of a tree."""
     return name == "input" or (name.startswith("input/") and ":" not in name)
 
 
@@ -320,7 +328,7 @@ def _leads_to_output(
     anatomy: Anatomy,
     name: str,
 ) -> bool:
-    """Tell whether a point lies between x and the output."""
+    """Tell whether the output depends on a point that is no end of the network."""
     is_inner = name in anatomy.points and name not in ("input", "output")
     return is_inner and anatomy.upstream(name, "output")
 
@@ -332,9 +340,9 @@ def floating_points(anatomy: Anatomy) -> list[str]:
 
 
 def _hidden(anatomy: Anatomy) -> tuple[str, str]:
-    """Return the ends of the hidden span, of which the theory predicts spectra."""
-    # The theory of residual networks describes the stream from the first branch to the
-    # last.
+    """Return the ends of the hidden span, the part whose spectrum theory predicts."""
+    # The theory of residual networks describes the stream (x in x + f(x)) from the
+    # first branch to the last.
     if anatomy.branches:
         leaves = anatomy.branches[0].leaves
         if leaves is None:
@@ -356,9 +364,9 @@ def _hidden(anatomy: Anatomy) -> tuple[str, str]:
 
 
 def state(name: str) -> str | None:
-    """Return the name of the state of a recurrence without its step, or None.
+    """Return the name of a recurrent state without its step: "carry" for "carry@3".
 
-    For example, "carry@3" is "carry". None for points that are no states.
+    None for points that are no states.
     """
     # States are named "carry@3", or "carry/h@3" where there are several.
     base, _, step = name.partition("@")

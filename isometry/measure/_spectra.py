@@ -14,8 +14,10 @@ from isometry.measure.methods import Method
 
 
 @dataclass(frozen=True)
-class How:
-    """The static argument of the programs of an ensemble.
+class Static:
+    """What the programs of an ensemble depend on, besides the shapes of arrays.
+
+    It is the static argument with which they are compiled.
 
     Attributes:
         targets: The spans that one program measures.
@@ -30,7 +32,7 @@ class How:
 
 
 def measured(
-    how: How,
+    static: Static,
     by_seed: tuple[Params, Array],
     by_input: tuple[PyTree[Array], Array],
     bits: Array | None,
@@ -38,7 +40,7 @@ def measured(
     """Measure every span: a program of `_programs.run`.
 
     Args:
-        how: Its static argument.
+        static: The spans and the method.
         by_seed: Parameters, and the numbers of the seeds.
         by_input: Examples, and the numbers of the inputs. The numbers of a seed and an
             input determine the random probes, whatever the chunk and the device.
@@ -51,21 +53,21 @@ def measured(
     xs, inputs = by_input
     # The programs of methods that draw nothing take no key.
     keys = None
-    if how.method.needs_key:
-        keys = _keys(how, bits, seeds, inputs=inputs)
-    measure = how.method.spectra
-    return tuple(measure(target, params, xs, keys=keys) for target in how.targets)
+    if static.method.needs_key:
+        keys = _keys(static, bits, seeds, inputs=inputs)
+    measure = static.method.spectra
+    return tuple(measure(target, params, xs, keys=keys) for target in static.targets)
 
 
 def _keys(
-    how: How,
+    static: Static,
     bits: Array | None,
     seeds: Array,
     inputs: Array,
 ) -> Key:
     """Return a key for each seed and input, of shape (seeds, inputs)."""
     assert bits is not None, "a method that draws requires a key"
-    base = jax.random.wrap_key_data(bits, impl=how.key_kind)
+    base = jax.random.wrap_key_data(bits, impl=static.key_kind)
     # A key depends on the numbers of its seed and input alone, so the probes are the
     # same whatever the chunk and the device that they fall into.
     folded = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
@@ -73,35 +75,43 @@ def _keys(
     return of_inputs(folded(base, seeds), inputs)
 
 
-def counted(
-    how: How,
+def narrowing_counts(
+    static: Static,
     params: Params,
     xs: PyTree[Array],
     shared: tuple[()],
 ) -> tuple[Array, ...]:
-    """Compute the numbers of `Method.narrow` for every span: a program of its own."""
-    return tuple(how.method.narrow(target, params, xs) for target in how.targets)
+    """Compute, for every span, the numbers by which `Method.narrowed` cuts it down.
+
+    This is a program of its own, because its numbers decide the shapes of the other.
+    `Dense` counts the active units.
+    """
+    return tuple(static.method.narrow(target, params, xs) for target in static.targets)
 
 
 def narrowed(
-    how: How,
+    static: Static,
     mesh: Mesh | None,
     params: Params,
     xs: PyTree[Array],
-) -> How:
-    """Return `how` with the smaller targets that `Method.narrowed` allows."""
-    targets = [target for target in how.targets if how.method.may_narrow(target)]
+) -> Static:
+    """Return `static` with smaller targets, where the method needs only a part of them.
+
+    `Dense` leaves out inactive units: the largest number of active ones at any seed and
+    input decides the size.
+    """
+    targets = [target for target in static.targets if static.method.may_narrow(target)]
     if not targets:
-        return how
+        return static
     # A cheap program runs first, because its counts decide the shapes of the other.
     counts = _programs.run(
-        counted,
-        replace(how, targets=tuple(targets)),
+        narrowing_counts,
+        replace(static, targets=tuple(targets)),
         _programs.Arguments(params, xs),
         mesh=mesh,
     )
     smaller = {}
     for target, numbers in zip(targets, counts, strict=True):
-        smaller[target] = how.method.narrowed(target, int(numbers.max()))
-    new = tuple(smaller.get(target, target) for target in how.targets)
-    return replace(how, targets=new)
+        smaller[target] = static.method.narrowed(target, int(numbers.max()))
+    new = tuple(smaller.get(target, target) for target in static.targets)
+    return replace(static, targets=new)

@@ -105,8 +105,8 @@ def spectrum(
     )
     # A method refuses what it cannot measure before anything is computed.
     chosen.check(target, key)
-    target = _cost.fitted_to(target, chosen, params, x=x, max_bytes=max_bytes)
-    # A key that is not used would be one more argument to compile for.
+    target = _cost.chunked_for(target, chosen, params, x=x, max_bytes=max_bytes)
+    # An unused key would be one more argument, for which the program compiles again.
     key = key if chosen.needs_key else None
     with _progress.reporter(progress, "directions") as report:
         # A program that is traced has no progress.
@@ -117,11 +117,11 @@ def spectrum(
         else:
             sp = _measured(chosen, target, params, x=x, key=key)
     if not checks.is_traced(sp):
-        _judge(sp, target, params, x=x)
+        _refuse_or_warn(sp, target, params, x=x)
     return sp
 
 
-def _judge(
+def _refuse_or_warn(
     sp: Spectrum,
     target: Target,
     params: Params,
@@ -151,6 +151,7 @@ def _measured(
     x: PyTree,
     key: Key | None,
 ) -> Spectrum:
+    """Measure the spectrum by a method, in one program."""
     return method.spectrum(target, params, x=x, key=key)
 
 
@@ -160,4 +161,5 @@ def _factorized(
     target: Target,
     matrix: Array,
 ) -> Spectrum:
+    """Measure the spectrum of a Jacobian that is formed already."""
     return method.of_jacobian(target, matrix)

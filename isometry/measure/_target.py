@@ -50,7 +50,8 @@ class Target:
         forward_only: Whether f has no reverse derivative.
         reverse_only: Whether f has no forward derivative.
         held: Bytes of the intermediate values of f.
-        needs_factors: Whether f is to be cut into blocks, if it is a chain.
+        needs_factors: Whether the method reads the factors of the Jacobian, so that a
+            chain of blocks is to be cut into them.
         blocks: The blocks of a chain, if they are needed and there are several.
         chunk: The number of directions that autodiff takes at a time; None for all.
         live: If inactive units are left out: an upper bound on the units that are
@@ -84,7 +85,7 @@ class Target:
 
     @property
     def network(self) -> LayeredFunction | None:
-        """The function, if it knows the factors of its Jacobian: of `mlp`, `chain`."""
+        """The function, if it knows its layers, as those of `mlp` and `chain` do."""
         # Between points the network's own factors do not apply.
         if self.points is not None or not isinstance(self.f, Reference):
             return None
@@ -118,6 +119,7 @@ class Target:
 
     @property
     def _known_network(self) -> LayeredFunction:
+        """The same where it cannot be None."""
         assert self.network is not None, "has_factors says that there are any"
         return self.network
 
@@ -143,7 +145,7 @@ class Target:
         return self._known_network.hidden(params, z)
 
     def cast(self, params: Params, x: PyTree) -> tuple[Params, PyTree]:
-        """Return both in the dtype of the measurement."""
+        """Return params and x in the dtype of the measurement."""
         if isinstance(self.f, Program):
             # What f closes over is not cast.
             constants, params = params
@@ -152,23 +154,26 @@ class Target:
         return precision.cast((params, x), self.dtype)
 
     def abstract(self, params: Params, x: PyTree) -> tuple[Params, PyTree]:
-        """Return the shapes of both after `cast`."""
+        """Return the shapes and dtypes that params and x have after `cast`."""
 
         def shape_of(leaf: Array) -> jax.ShapeDtypeStruct:
             return precision.shape_of(leaf, self.dtype)
 
         if isinstance(self.f, Program):
             constants, params = params
-            as_they_are = jax.tree.map(jax.typeof, constants)
-            return (as_they_are, jax.tree.map(shape_of, params)), jax.tree.map(
-                shape_of, x
-            )
+            # What f closes over is not cast.
+            shapes_of_constants = jax.tree.map(jax.typeof, constants)
+            params, x = jax.tree.map(shape_of, (params, x))
+            return (shapes_of_constants, params), x
         return jax.tree.map(shape_of, (params, x))
 
     def vector_map(
         self, params: Params, x: PyTree
     ) -> tuple[Callable[[Array], Array], Array]:
-        """Return the span as a map of vectors, and the vector where it starts."""
+        """Return the span as a map of vectors, and the vector at which it starts.
+
+        The Jacobian is the derivative of the map at that vector.
+        """
         params, x = self.cast(params, x)
         start = self.start(params, x)
 
@@ -202,8 +207,8 @@ class Target:
         """
         stacks = []
         with precision.full():
-            # Traced before, when the memory that they take was bounded.
-            for stack in _factors(self, params, x):
+            # This does not trace f again: bounding the memory has traced it already.
+            for stack in _factors_cached(self, params, x):
                 if stack.scale is not None:
                     stack = stack._replace(scale=stack.scale[None])
                 stacks.append(stack)
@@ -237,7 +242,11 @@ class Target:
             return self._known_network.factors(params, x, self.span)
 
     def factors_of_inputs(self, params: Params, xs: Array) -> list[Factors]:
-        """Return the factors at all xs: scales have a leading axis of inputs."""
+        """Return the factors at all xs, as `factors` does at one.
+
+        Matrices are the same at all inputs. Scales, the derivatives of activations, get
+        a leading axis of inputs.
+        """
         # The structure of the factors, with None where a stack has no scale, must be
         # known before vmap can be told what is batched.
         shapes = self.factor_shapes(params, xs[0])
@@ -246,15 +255,15 @@ class Target:
         return jax.vmap(self.factors, in_axes=(None, 0), out_axes=axes)(params, xs)
 
     def widest(self, params: Params, x: Array) -> int:
-        """Return the largest number of units between two layers, from shapes."""
+        """Return the largest number of units between two layers; computes nothing."""
         stacks = self.factor_shapes(params, x)
         return max(max(stack.size[1:]) for stack in stacks)
 
     def factor_shapes(self, params: Params, x: Array) -> list[Factors]:
-        """Return the shapes of the factors, from those of the arguments."""
+        """Return the shapes of the factors at arguments of these shapes."""
         # JAX caches traces by the precision as well.
         with precision.full():
-            return _factors.eval_shape(self, params, x)
+            return _factors_cached.eval_shape(self, params, x)
 
     def record(
         self,
@@ -284,8 +293,8 @@ class Target:
         # No method resolves values below the rounding of f itself.
         eps = self.coarse.eps
         if eps is not None:
-            of_f = precision.coarse_log_floor(m, n, eps)
-            log_floor = jnp.maximum(jnp.asarray(log_floor), of_f)
+            floor_of_f = precision.coarse_log_floor(m, n, eps)
+            log_floor = jnp.maximum(jnp.asarray(log_floor), floor_of_f)
         # Methods may give one floor for all matrices.
         floor = jnp.broadcast_to(jnp.asarray(log_floor, log_values.dtype), batch)
         return Spectrum(
@@ -302,18 +311,24 @@ class Target:
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
-def _factors(
+def _factors_cached(
     target: Target,
     params: Params,
     x: Array,
 ) -> list[Factors]:
-    """Return the factors, in a function whose traces JAX caches."""
+    """Return the factors of the Jacobian of a target.
+
+    Jitted at module level, so that calls with the same shapes do not trace again.
+    """
     return target.factors(params, x)
 
 
 def _require_forward(operator: linalg.Operator) -> None:
-    """Require J v of a function with a custom_vjp rule, perhaps of params alone."""
-    # Under vmap, as the kernels call it: some rules fail there alone.
+    """Refuse a Jacobian of which no product J v can be computed.
+
+    A custom_vjp rule has none, unless it is for parameters alone.
+    """
+    # Under vmap, as the Lanczos iteration calls it: some rules fail there alone.
     direction = jax.ShapeDtypeStruct((1, operator.shape[1]), operator.dtype)
     try:
         jax.eval_shape(jax.vmap(operator.matvec), direction)

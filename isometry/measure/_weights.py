@@ -98,19 +98,18 @@ class Weights:
         return "\n".join(self._lines())
 
     def _lines(self) -> list[str]:
+        """Write the headings of the columns, and a line for each weight."""
         cells = [("layer", "kind", "operator", "s_max", "s_min", "E s²")]
         for row in self.rows:
             sizes = f"{row.inputs} → {row.outputs}"
             cells.append((row.name, row.kind, sizes, *_figures(row)))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = []
-        for line, note in zip(cells, ["", *self._notes()], strict=True):
+        notes = ["", *(row.note for row in self.rows)]
+        for line, note in zip(cells, notes, strict=True):
             padded = [*map(str.ljust, line, widths), note]
             lines.append("  ".join(padded).rstrip())
         return lines
-
-    def _notes(self) -> list[str]:
-        return [row.note for row in self.rows]
 
     def __repr__(self) -> str:
         lines = self._lines()
@@ -172,6 +171,7 @@ def weights(net: Network, params: Params) -> Weights:
             "params are not those of this network: they are another tree of arrays; "
             "write net.init(key)."
         )
+    # Weights as the program applies them, each slice at its first use.
     uses = operands(anatomy)
     shapes = {
         jax.tree_util.keystr(path): jnp.shape(leaf)
@@ -180,11 +180,12 @@ def weights(net: Network, params: Params) -> Weights:
     rows = []
     # One thread of BLAS: factorizations are many and small.
     with precision.full(), blas.single_threaded():
-        for use, reading in zip(uses, _read(anatomy, params, uses), strict=True):
+        values = _values_of(uses, anatomy, params)
+        for use, value in zip(uses, values, strict=True):
             names = _names(use, shapes[use.layer.path])
-            slices = use.slices(reading)
+            slices = use.slices(value)
             for name, weight in zip(names, slices, strict=True):
-                rows.append(_row(use, name, weight))
+                rows.append(_measured(use, name, weight))
     return Weights(tuple(rows))
 
 
@@ -202,8 +203,8 @@ def _names(use: Operand, shape: tuple[int, ...]) -> list[str]:
     return [names[use.index]]
 
 
-def _read(anatomy: Anatomy, params: Params, uses: list[Operand]) -> list[Array]:
-    """Return the values of the operands. What depends on x is not computed."""
+def _values_of(uses: list[Operand], anatomy: Anatomy, params: Params) -> list[Array]:
+    """Return the value of each operand. What depends on x is not computed."""
     # Several slices may be read at one place, so places are named by number.
     places = {str(i): use.place for i, use in enumerate(uses)}
     leaves = jax.tree.leaves(params)
@@ -219,8 +220,8 @@ def _read(anatomy: Anatomy, params: Params, uses: list[Operand]) -> list[Array]:
     return program(leaves)
 
 
-def _row(use: Operand, name: str, weight: Array) -> Weight:
-    """Factorize one slice."""
+def _measured(use: Operand, name: str, weight: Array) -> Weight:
+    """Measure the spectrum of one slice of a weight, or say why it has none."""
     kind = use.layer.kind
     # Parameters of low precision are exact in float32.
     weight = weight.astype(precision.measuring_dtype(None, weight))
@@ -228,15 +229,15 @@ def _row(use: Operand, name: str, weight: Array) -> Weight:
         note = "how it acts on the signal cannot be read"
         return Weight(name, kind, 0, outputs=0, spectrum=None, note=note)
     if kind != "conv":
-        return _matrix(use, name, weight)
+        return _of_matrix(use, name, weight)
     if use.convolution is None:
         note = "a transposed convolution, or one that cuts off pixels"
         return Weight(name, kind, 0, outputs=0, spectrum=None, note=note)
-    return _convolution(use, name, weight)
+    return _of_convolution(use, name, weight)
 
 
-def _matrix(use: Operand, name: str, weight: Array) -> Weight:
-    """Factorize a matrix, or the blocks of one."""
+def _of_matrix(use: Operand, name: str, weight: Array) -> Weight:
+    """Measure a matrix, or the matrix whose diagonal blocks are given."""
     axes = (*use.batch_axes, *use.in_axes, *use.out_axes)
     others = [axis for axis in range(weight.ndim) if axis not in axes]
     ordered = weight.transpose(*axes, *others)
@@ -263,21 +264,24 @@ def _matrix(use: Operand, name: str, weight: Array) -> Weight:
 
 
 def _size(weight: Array, axes: tuple[int, ...]) -> int:
+    """Return the number of entries along some axes."""
     return math.prod(weight.shape[axis] for axis in axes)
 
 
-def _convolution(use: Operand, name: str, weight: Array) -> Weight:
-    """Factorize the map of a convolution from image to image."""
-    how = use.convolution
-    assert how is not None, "others have been dealt with"
+def _of_convolution(use: Operand, name: str, weight: Array) -> Weight:
+    """Measure the map of a convolution from image to image."""
+    convolution = use.convolution
+    assert convolution is not None, "others have been dealt with"
     kernel = weight.transpose(*use.window_axes, *use.in_axes, *use.out_axes)
     # A dilated window is a wider one with zeros between its taps.
-    for axis, step in enumerate(how.dilation):
+    for axis, step in enumerate(convolution.dilation):
         kernel = _dilated(kernel, axis, step)
     *window, num_inputs, num_outputs = kernel.shape
     axes = range(len(window))
-    pixels_out = math.prod(_num_outputs(how, axis, window[axis]) for axis in axes)
-    inputs = math.prod(how.size) * num_inputs * use.groups
+    pixels_out = math.prod(
+        _num_outputs(convolution, axis, window[axis]) for axis in axes
+    )
+    inputs = math.prod(convolution.size) * num_inputs * use.groups
     outputs = pixels_out * num_outputs
     row = Weight(
         name,
@@ -285,32 +289,36 @@ def _convolution(use: Operand, name: str, weight: Array) -> Weight:
         inputs=inputs,
         outputs=outputs,
         spectrum=None,
-        note=how.note,
+        note=convolution.note,
     )
     try:
         values = linalg.convolution_singular_values(
             kernel,
-            how.size,
-            strides=how.strides,
-            padding=how.padding,
+            convolution.size,
+            strides=convolution.strides,
+            padding=convolution.padding,
             groups=use.groups,
         )
     # One map that does not fit in memory should not hide the others.
     except FromCall as error:
         return row._replace(note=error.message)
-    # Of the whole map, which is at least that of the blocks by which it is factorized.
+    # The floor of the whole map, which is at least that of the blocks by which the map
+    # is factorized.
     log_floor = precision.svd_log_floor(inputs, outputs, values.dtype)
     missing = abs(inputs - outputs)
     spectrum = _spectrum(jnp.log(values), log_floor, structural_zeros=missing)
     return row._replace(spectrum=spectrum)
 
 
-def _num_outputs(how: Convolution, axis: int, taps: int) -> int:
-    stride = how.strides[axis]
+def _num_outputs(convolution: Convolution, axis: int, taps: int) -> int:
+    """Return the number of pixels of the result along an axis."""
+    stride = convolution.strides[axis]
     # On a circle every pixel is the start of a window.
-    if isinstance(how.padding, str):
-        return math.ceil(how.size[axis] / stride)
-    return (how.size[axis] + sum(how.padding[axis]) - taps) // stride + 1
+    if isinstance(convolution.padding, str):
+        return math.ceil(convolution.size[axis] / stride)
+    return (
+        convolution.size[axis] + sum(convolution.padding[axis]) - taps
+    ) // stride + 1
 
 
 def _dilated(kernel: Array, axis: int, step: int) -> Array:

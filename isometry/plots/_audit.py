@@ -111,6 +111,7 @@ def _common_legend(figure: "Figure") -> None:
 
 
 def _draw_ranks(ax: "Axes", reports: Mapping[str, "Report"]) -> None:
+    """Draw the picture `ranks` in the last row, with a legend below it."""
     ranks(reports, ax)
     ax.tick_params(labelsize=7)
     ax.xaxis.label.set_fontsize(8)
@@ -132,7 +133,7 @@ def _common_range(reports: Mapping[str, "Report"]) -> tuple[float, float]:
         for sp in report.spectra.values():
             resolved = np.asarray(sp.resolved)
             logs.append(np.asarray(sp.log_values)[resolved] / LN10)
-    # With the few smallest values all others would be in one corner.
+    # The few smallest values are left out: they would push all others into a corner.
     low, high = np.quantile(np.concatenate(logs), [0.002, 1.0])
     return min(low - 0.1, -0.5), max(high + 0.1, 0.3)
 
@@ -144,6 +145,7 @@ def _draw_panel(
     *,
     title: str,
 ) -> None:
+    """Draw the spectra and the law of one network, and write its raised flags."""
     for span, style in _SPANS.items():
         if span in report.spectra:
             spectrum(report.spectra[span], ax, bins=edges, **style)

@@ -74,7 +74,10 @@ class Axis(NamedTuple):
 
 
 class Band(NamedTuple):
-    """A smooth density with its 95 % band over probes; all equal for one probe."""
+    """A smooth density with its 95 % band over probes.
+
+    Of a single probe, which has no spread, the three lines are equal.
+    """
 
     mean: Line
     low: Line
@@ -114,10 +117,11 @@ def smooth_density(sp: Spectrum, axis: Axis, x: Line) -> Band:
 
 
 def log_floor(sp: Spectrum) -> float:
-    """Return ln s below which at least one matrix resolves nothing.
+    """Return the highest ln s below which some matrix resolves nothing.
 
-    For a quadrature this is two standard deviations of the bump into which the smooth
-    density turns a zero (`linalg.smooth_density`).
+    For singular values this is the rounding floor. For a quadrature it is the width of
+    the bump into which the smooth density turns a zero: two standard deviations
+    (`linalg.smooth_density`).
     """
     log_top = np.asarray(sp.log_values[..., 0], float)
     if sp.quadrature is None:

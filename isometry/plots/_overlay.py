@@ -132,6 +132,7 @@ def _edges(sp: Spectrum, law: Law, *, axis: Axis, bins: int) -> Edges:
 
 
 def _inside(edges: Edges) -> Line:
+    """Return points along the axis for a line, without the ends."""
     points = np.linspace(edges[0], edges[-1], _POINTS)
     return points[1:-1]
 
@@ -144,7 +145,11 @@ def _draw_values(
     axis: Axis,
     edges: Edges,
 ) -> float:
-    """Draw a histogram of the resolved values outside atoms; return its height."""
+    """Draw a histogram of the resolved values outside atoms.
+
+    Returns:
+        The height of its highest bar.
+    """
     is_drawn = np.asarray(sp.resolved) & ~at_atoms(sp, law)
     x = axis.place(np.asarray(sp.log_values, float)[is_drawn])
     mass = np.asarray(sp.weights, float)[is_drawn]
@@ -163,7 +168,11 @@ def _draw_quadrature(
     axis: Axis,
     edges: Edges,
 ) -> float:
-    """Draw the smooth density above the floor; return the height of most of it."""
+    """Draw the smooth density above the floor.
+
+    Returns:
+        A height that 98 % of the density stays below.
+    """
     x = _inside(edges)
     # Below the floor, only the total mass of the density means something.
     x = x[x >= axis.place(log_floor(sp))]
@@ -190,18 +199,28 @@ def _draw_law(
     edges: Edges,
     tallest: float,
 ) -> None:
-    """Draw the density of the law, and the edges of its support."""
+    """Draw the density of the law, and the edges of its support.
+
+    Args:
+        ax: The Axes.
+        law: The law.
+        axis: Its horizontal axis.
+        edges: The bins of the measured spectrum.
+        tallest: The height of what is drawn of the measured spectrum.
+    """
     x = _inside(edges)
     line = axis.law_density(law, x)
     ax.plot(x, line, color="black", lw=1.2, label="predicted")
     # A density that diverges at an edge would flatten everything else.
     top = max(tallest, float(np.quantile(line, 0.98)))
+    # If nothing is drawn, the axis needs a height nevertheless.
     ax.set_ylim(0, 1.1 * top or 1.0)
     ax.set_xlim(edges[0], edges[-1])
     ends = np.array([end for band in law.support for end in band])
     with np.errstate(divide="ignore"):
         places = axis.place(np.log(ends) / 2)
     is_inside = (places > edges[0]) & (places < edges[-1])
+    # One entry in the legend serves all lines.
     label = "edge of the support"
     for place in places[is_inside]:
         ax.axvline(place, color="black", ls=":", lw=0.8, label=label)
@@ -215,7 +234,11 @@ def _shade_floor(
     axis: Axis,
     edges: Edges,
 ) -> None:
-    """Shade what at least one matrix does not resolve, if the axis reaches it."""
+    """Shade the singular values below the highest rounding floor of any matrix.
+
+    For a quadrature, those below the resolution of its smooth density. Nothing is
+    shaded if the axis does not reach so far down.
+    """
     floor = float(axis.place(log_floor(sp)))
     label = "below the floor"
     if sp.quadrature is not None:
@@ -231,14 +254,14 @@ def _atoms(sp: Spectrum, law: Law) -> tuple[dict[float, float], dict[float, floa
     predicted = {atom.lam: atom.mass for atom in law.atoms}
     if sp.quadrature is not None:
         return {}, predicted
-    at_zero = float(np.mean(np.asarray(sp.zero_fraction())))
-    below = float(np.mean(below_floor(sp, law)))
-    # An atom has at least the mass of half a singular value.
-    if not predicted and max(at_zero, below) < 0.5 / sp.size:
-        return {}, {}
+    measured_at_zero = float(np.mean(np.asarray(sp.zero_fraction())))
     # What is not resolved counts as zero, in the law as in the measurement.
-    predicted[0.0] = below
-    measured = {0.0: at_zero}
+    predicted_at_zero = float(np.mean(below_floor(sp, law)))
+    # An atom has at least the mass of half a singular value.
+    if not predicted and max(measured_at_zero, predicted_at_zero) < 0.5 / sp.size:
+        return {}, {}
+    predicted[0.0] = predicted_at_zero
+    measured = {0.0: measured_at_zero}
     weights = np.asarray(sp.weights, float)
     log_lam = 2 * np.asarray(sp.log_values, float)
     log_lam = np.where(at_atoms(sp, law), log_lam, np.nan)
@@ -288,6 +311,7 @@ def _draw_atoms(
 
 
 def _place(lam: float, axis: Axis, zero: float) -> float:
+    """Return where an atom is drawn: at `zero` if it is at 0."""
     if lam == 0:
         return zero
     return float(axis.place(math.log(lam) / 2))

@@ -81,11 +81,12 @@ def profile(profile: "Profile") -> "Figure":
 
 
 def _draw_values(ax: "Axes", spectra: list["Spectrum"]) -> None:
+    """Draw quantiles, the largest value and the root mean square at each point."""
     x = np.arange(len(spectra))
-    fan = np.stack([_quantiles(sp) for sp in spectra], -1)
+    quantiles = np.stack([_quantiles(sp) for sp in spectra], -1)
     # A quadrature has no quantiles.
-    if np.isfinite(fan).any():
-        lowest, low, median, high, highest = fan
+    if np.isfinite(quantiles).any():
+        lowest, low, median, high, highest = quantiles
         band = {"color": COLOURS[0], "lw": 0}
         ax.fill_between(x, lowest, highest, alpha=0.15, label="90 %", **band)
         ax.fill_between(x, low, high, alpha=0.3, label="50 %", **band)
@@ -108,10 +109,10 @@ def _draw_values(ax: "Axes", spectra: list["Spectrum"]) -> None:
         lw=1,
         label="largest",
     )
-    root = [_log_root_mean_square(sp) for sp in spectra]
+    root_mean_square = [_log_root_mean_square(sp) for sp in spectra]
     ax.plot(
         x,
-        root,
+        root_mean_square,
         color="black",
         marker="s",
         ms=3,
@@ -126,8 +127,9 @@ def _draw_values(ax: "Axes", spectra: list["Spectrum"]) -> None:
 
 
 def _draw_zeros(ax: "Axes", spectra: list["Spectrum"]) -> None:
+    """Draw the share of zeros at each point: of all, and of those that are exact."""
     x = np.arange(len(spectra))
-    # Narrow bars before wide ones, because exact zeros are some of all zeros.
+    # Narrow bars in front of wide ones, because exact zeros are a part of all zeros.
     zeros = [100 * _mean(sp.zero_fraction()) for sp in spectra]
     exact = [100 * _mean(sp.zero_fraction(exact=True)) for sp in spectra]
     if not np.isfinite(zeros).any():
@@ -142,6 +144,7 @@ def _draw_zeros(ax: "Axes", spectra: list["Spectrum"]) -> None:
 
 
 def _mean(values: ArrayLike) -> float:
+    """Return the mean over all matrices."""
     return float(np.mean(np.asarray(values, float)))
 
 

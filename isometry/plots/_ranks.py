@@ -58,7 +58,8 @@ def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
     """
     require_named("reports", reports, kind="Report", fields=REPORT)
     require_axes(ax)
-    # It is the same for all networks, which are audited on the same inputs.
+    # The input dimension, which bounds the rank. It is the same for all networks, which
+    # are audited on the same inputs.
     bound = 0
     for index, (name, report) in enumerate(reports.items()):
         # An audit without training steps has no probe.
@@ -83,6 +84,7 @@ def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
 def _draw_probe(
     ax: "Axes", name: str, probe: "Probe", *, middle: int, index: int
 ) -> None:
+    """Draw the rank in the middle layer: the median over seeds, and their range."""
     # The median of an odd number of seeds is a rank that occurred.
     seeds = probe.gradient_rank[:, :, middle]
     rows, columns = probe.shapes[middle]
@@ -105,6 +107,7 @@ def _draw_probe(
 def _draw_widths(
     ax: "Axes", name: str, widths: Mapping[str, Any], *, middle: int
 ) -> None:
+    """Draw the rank of networks of other widths, a line for each width."""
     by_width = widths["gradient_rank"]
     for (width, by_layer), dashes in zip(by_width.items(), _DASHES, strict=True):
         # Networks of other widths may be shallower.

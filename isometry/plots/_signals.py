@@ -96,13 +96,13 @@ def signals(measured: "Signals", predicted: "Signals | None" = None) -> "Figure"
         _draw_panel(ax, measured, predicted, field=field, is_log=is_log)
         ax.set_title(title, fontsize=9)
         name_points(ax, measured.points)
-    # Five fields leave one place of six for the legend that all share.
+    # Five panels hold the fields. The sixth holds the legend, the same for all of them.
     last = panels.flat[-1]
     last.set_axis_off()
     handles, labels = panels.flat[0].get_legend_handles_labels()
     num_seeds = len(_by_seed(measured, "q"))
     if num_seeds > 1:
-        # The shaded bands of all panels have no entry in the legend.
+        # The shaded bands have no entry in the legend, so they are named above it.
         last.text(0.5, 0.75, f"bands: range of {num_seeds} seeds", ha="center")
     last.legend(handles, labels, loc="center", fontsize=8, frameon=False)
     return figure
@@ -116,26 +116,27 @@ def _draw_panel(
     field: str,
     is_log: bool,
 ) -> None:
+    """Draw one field: a line for each kind of points, and the predictions."""
     by_seed = _by_seed(measured, field)
     if not np.isfinite(by_seed).any():
         _write_reason(ax, measured, field)
     kinds = np.array([_kind(name) for name in measured.points])
-    line = None
+    prediction = None
     if predicted is not None:
-        line = _at_points(predicted, field, measured.points)
+        prediction = _at_points(predicted, field, measured.points)
     for kind, (label, colour, mark) in _KINDS.items():
         x = np.flatnonzero(kinds == kind)
         if not x.size:
             continue
         style = {"color": colour, "marker": mark, "label": label}
         _draw_measured(ax, x, by_seed[:, x], style=style)
-        if line is not None:
-            ax.plot(x, line[x], **_PREDICTED)
+        if prediction is not None:
+            ax.plot(x, prediction[x], **_PREDICTED)
     drawn = by_seed
-    if line is not None:
+    if prediction is not None:
         # An empty line, so that all predictions have one entry in the legend.
         ax.plot([], label="predicted", **_PREDICTED)
-        drawn = np.concatenate([by_seed, line[None]])
+        drawn = np.concatenate([by_seed, prediction[None]])
     # The logarithmic axis is for positive values alone.
     drawn = drawn[np.isfinite(drawn)]
     if is_log and drawn.size and (drawn > 0).all():
@@ -160,6 +161,7 @@ def _draw_measured(
     *,
     style: dict[str, Any],
 ) -> None:
+    """Draw the mean over seeds, and the band of their range."""
     # A point that is NaN in every seed is no error: nothing is drawn there.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -172,6 +174,7 @@ def _draw_measured(
 
 
 def _write_reason(ax: "Axes", measured: "Signals", field: str) -> None:
+    """Write into a panel why its field has no finite value."""
     reason = "not known"
     if field == "c":
         reason = "of a single input there is no other"
@@ -211,8 +214,8 @@ def _at_points(signals: "Signals", field: str, points: tuple[str, ...]) -> Line:
     """Return the mean over seeds and inputs at these points, NaN where missing."""
     by_seed = _by_seed(signals, field)
     index = {name: i for i, name in enumerate(signals.points)}
-    line = np.full(len(points), np.nan)
+    means = np.full(len(points), np.nan)
     for i, name in enumerate(points):
         if name in index:
-            line[i] = np.mean(by_seed[:, index[name]])
-    return line
+            means[i] = np.mean(by_seed[:, index[name]])
+    return means

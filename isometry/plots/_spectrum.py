@@ -83,6 +83,7 @@ def _draw_values(
     bins: int | ArrayLike,
     style: dict[str, Any],
 ) -> None:
+    """Draw a histogram of the resolved values."""
     resolved = np.asarray(sp.resolved)
     logs = np.asarray(sp.log_values)[resolved] / LN10
     mass = np.asarray(sp.weights)[resolved]
@@ -104,6 +105,7 @@ def _draw_quadrature(
     bins: int | ArrayLike,
     style: dict[str, Any],
 ) -> None:
+    """Draw the smooth density, its band, and what it does not resolve."""
     axis = Axis("s", "log")
     floor = log_floor(sp) / LN10
     low = floor - _SHOWN_BELOW
@@ -113,8 +115,8 @@ def _draw_quadrature(
     x = np.linspace(max(low, floor), high, _POINTS)
     band = smooth_density(sp, axis, x)
     # The style of the caller overrides these.
-    given = {"color": COLOURS[0], "label": "smooth density", **style}
-    (line,) = ax.plot(x, band.mean, **given)
+    line_style = {"color": COLOURS[0], "label": "smooth density", **style}
+    (line,) = ax.plot(x, band.mean, **line_style)
     ax.fill_between(
         x,
         band.low,

@@ -88,15 +88,15 @@ class Measured:
             place = self.anatomy.place(point)
             iterations = _ITERATION.findall(point[len(name) :])
             index: tuple[int | slice, ...] = ()
-            if len(iterations) >= len(place.turns):
+            if len(iterations) >= len(place.iterations):
                 # All iterations of a scan are read at once: the program is as long for
                 # a thousand layers as for two.
-                own = iterations[len(iterations) - len(place.turns) :]
+                own = iterations[len(iterations) - len(place.iterations) :]
                 index = tuple(
                     _index(text, turn)
-                    for text, turn in zip(own, place.turns, strict=True)
+                    for text, turn in zip(own, place.iterations, strict=True)
                 )
-                place = place._replace(turns=())
+                place = place._replace(iterations=())
             tap = self._tap(place, taps, name=point)
             found.append(Slice(source, number, tap, entries=index))
         return found, taps
@@ -113,7 +113,7 @@ class Measured:
     def _tap(self, place: Place, taps: dict[str, Place], *, name: str) -> str:
         """Return the name of the reading at a place, a new one if there is none."""
         for known, other in taps.items():
-            is_same = other.path == place.path and other.turns == place.turns
+            is_same = other.path == place.path and other.iterations == place.iterations
             if is_same and other.var is place.var:
                 return known
         taps[name] = place

@@ -147,22 +147,23 @@ class Anatomy:
         value = program.values[point.value]
         # Only constants have no variable, and no point is a constant.
         assert value.var is not None
-        turns = [
-            program.scans[scan].index_of(turn)
-            for scan, turn in zip(value.scans, point.turns, strict=True)
+        iterations = [
+            program.scans[scan].index_of(iteration)
+            for scan, iteration in zip(value.scans, point.iterations, strict=True)
         ]
-        return Place(value.path, value.var, tuple(turns))
+        return Place(value.path, value.var, tuple(iterations))
 
     def _point(self, name: str) -> Point:
-        known = self._points.by_name
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=4, cutoff=0.5)
+        """Return the point with a name; refuse an unknown one, with similar names."""
+        by_name = self._points.by_name
+        if name not in by_name:
+            near = difflib.get_close_matches(str(name), by_name, n=4, cutoff=0.5)
             hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-            some = ", ".join(_abbreviated(tuple(known), most=12))
+            listed = ", ".join(_abbreviated(tuple(by_name), most=12))
             raise InputError(
-                f"span={checks.show(name)} names no point; there are: {some}.{hint}"
+                f"span={checks.show(name)} names no point; there are: {listed}.{hint}"
             )
-        return known[name]
+        return by_name[name]
 
     def shape(self, name: str) -> jax.ShapeDtypeStruct:
         """Return the shape and dtype of a point, in one iteration of a scan.
@@ -211,9 +212,10 @@ class Anatomy:
             self._point(a),
             self._point(b),
         )
-        # Cached, because spans ask for many values of `b` with one `a`.
+        # `b` is in an earlier iteration of a scan than `a`.
         if start is None:
             return False
+        # Cached, because spans ask for many values of `b` with one `a`.
         if start not in self._reached:
             self._reached[start] = self._flow.unrolled.after({start})
         return end in self._reached[start]

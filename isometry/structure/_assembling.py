@@ -100,8 +100,8 @@ def assemble(
         x_paths: For each leaf of x, its path as a sequence of keys.
     """
     program = read(closed, len(leaves))
-    traced = origins(program)
-    weights = rows(program, meetings(program, traced), leaves)
+    origins_of = origins(program)
+    weights = rows(program, meetings(program, origins_of), leaves)
     layers_at: dict[int, list[tuple[int, Use]]] = {}
     for index, row in enumerate(weights):
         for use in row.uses:
@@ -109,17 +109,19 @@ def assemble(
     # From here on everything is read off the nodes: values in iterations of scans,
     # whose edges are true dependencies.
     flow = Flow(Unrolled(program), layers_at)
-    before_bias = {node: pre_activation(flow, traced, node) for node in flow.layer_at}
-    found = joins(flow)
-    named = spots(flow, weights, before_bias, joins=found)
+    before_bias = {
+        node: pre_activation(flow, origins_of, node) for node in flow.layer_at
+    }
+    joins_of_flow = joins(flow)
+    named = spots(flow, weights, before_bias, joins=joins_of_flow)
     parts = _Parts(
         flow,
         leaves,
         weights=weights,
-        origins=traced,
+        origins=origins_of,
         before_bias=before_bias,
-        joins=found,
-        heads=_attention.attentions(flow, [join.node for join in found]),
+        joins=joins_of_flow,
+        heads=_attention.attentions(flow, [join.node for join in joins_of_flow]),
         points=Points(flow, named, x_paths),
     )
     depths = Depths(program, layers_at)
@@ -142,21 +144,21 @@ def _layers(
     """Write the records of the layers."""
     flow = parts.flow
     biases = _biases(parts)
-    of_layer = {}
+    branch_of = {}
     stems = _stems(parts)
     for node, join in innermost(parts.joins).items():
         for index, _ in flow.layer_at[node]:
-            of_layer.setdefault(index, stems[join.node])
+            branch_of.setdefault(index, stems[join.node])
     depth_of = {}
     for index, row in enumerate(parts.weights):
         first = row.uses[0]
-        turn = 0 if first.turn is None else first.turn[1]
-        depth_of[index] = depths.of(first.meeting.value, turn)
+        iteration = 0 if first.single_iteration is None else first.single_iteration[1]
+        depth_of[index] = depths.of(first.meeting.value, iteration)
     roles = _roles.roles(
         flow,
         parts.weights,
         depth_of,
-        on_branch=frozenset(of_layer),
+        on_branch=frozenset(branch_of),
         attentions=parts.heads,
     )
     follows = _follows(parts)
@@ -179,7 +181,7 @@ def _layers(
             index=index,
             depth=depth_of[index],
             role=roles[index],
-            branch=of_layer.get(index),
+            branch=branch_of.get(index),
             stacked=row.stacked,
             stacked_axes=row.stacked_axes,
             stretches=row.stretches,
@@ -198,11 +200,11 @@ def _biases(parts: _Parts) -> dict[int, str]:
     path_of = {leaf: parts.leaves[i].path for i, leaf in enumerate(params)}
     biases: dict[int, str] = {}
     for node, uses in parts.flow.layer_at.items():
-        found = parts.before_bias[node].biases
+        biases_here = parts.before_bias[node].biases
         # Several weights have one bias each, or share one.
-        if len(found) == 1:
-            found = found * len(uses)
-        for (index, _), bias in zip(uses, found, strict=False):
+        if len(biases_here) == 1:
+            biases_here = biases_here * len(uses)
+        for (index, _), bias in zip(uses, biases_here, strict=False):
             biases.setdefault(index, path_of[bias])
     return biases
 
@@ -264,28 +266,28 @@ def _stems(parts: _Parts) -> dict[int, str]:
     """
     stems = {}
     for join in parts.joins:
-        own = _row_names(parts, (*join.layers, *join.shortcut))
+        names = _row_names(parts, (*join.layers, *join.shortcut))
         layers = _row_names(parts, join.layers)
-        common = _common([name.split("/") for name in layers])
+        prefix = _common_prefix([name.split("/") for name in layers])
         # "net/layers" is a list of layers; the branch is named "net".
-        if len(common) > 1 and common[-1] in _LISTS:
-            common = common[:-1]
-        stem = "/".join(common)
+        if len(prefix) > 1 and prefix[-1] in _LISTS:
+            prefix = prefix[:-1]
+        stem = "/".join(prefix)
         # "block_0" for both halves of a transformer block would say nothing.
-        others = {row.name for row in parts.weights} - set(own)
+        others = {row.name for row in parts.weights} - set(names)
         is_shared = any(name.startswith(f"{stem}/") for name in others)
         stems[join.node] = layers[-1] if is_shared or not stem else stem
     return stems
 
 
-def _common(paths: Sequence[Sequence[str]]) -> list[str]:
-    """Return the longest common prefix of all paths."""
-    steps = []
-    for alike in zip(*paths, strict=False):
-        if len(set(alike)) > 1:
+def _common_prefix(paths: Sequence[Sequence[str]]) -> list[str]:
+    """Return the longest prefix that all paths have."""
+    prefix = []
+    for steps in zip(*paths, strict=False):
+        if len(set(steps)) > 1:
             break
-        steps.append(alike[0])
-    return steps
+        prefix.append(steps[0])
+    return prefix
 
 
 def _row_names(
@@ -331,31 +333,33 @@ def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
     """Describe what follows each weight, step by step, by its name."""
     flow = parts.flow
     names = _leaf_names(parts)
-    behind = sums(flow, parts.before_bias, parts.joins)
+    sum_of_layer = sums(flow, parts.before_bias, parts.joins)
     shortcuts = {node for join in parts.joins for node in join.shortcut}
-    scores = {
+    attended = {
         node
         for heads in parts.heads
         for node in (*heads.query, *heads.key, *heads.value)
     }
-    told: dict[str, list[tuple[str, ...]]] = {}
+    # For each weight by name, what follows each of its uses.
+    steps_of_uses: dict[str, list[tuple[str, ...]]] = {}
     for node, uses in flow.layer_at.items():
         steps = _words_behind(flow, parts.before_bias[node].node, names)
-        if node in scores:
+        if node in attended:
             steps.append("attention")
         # The sum after a shortcut is named for the last layer of the branch.
         if node in shortcuts:
             steps.append("sum")
-        if node in behind:
+        if node in sum_of_layer:
             steps.append("sum")
-            steps += _words_behind(flow, behind[node], names)
-        if not steps and any(not all(use.styles) for _, use in uses):
+            steps += _words_behind(flow, sum_of_layer[node], names)
+        is_recurrent = any(not all(use.styles) for _, use in uses)
+        if is_recurrent and not steps:
             steps += _following.gates(flow, node)
         for index, _ in uses:
             name = parts.weights[index].name
-            told.setdefault(name, []).append(tuple(steps))
+            steps_of_uses.setdefault(name, []).append(tuple(steps))
     # The first and the last iteration of a scan may differ from all others.
-    return {name: statistics.mode(steps) for name, steps in told.items()}
+    return {name: statistics.mode(steps) for name, steps in steps_of_uses.items()}
 
 
 def _words_behind(
@@ -369,7 +373,12 @@ def _words_behind(
 
 
 class _Before(NamedTuple):
-    """The point that a weight reads, or None, and what comes between the two."""
+    """What comes before a weight.
+
+    Attributes:
+        point: The point that the weight reads, or None.
+        steps: The operations between that point and the weight.
+    """
 
     point: str | None
     steps: tuple[str, ...]
@@ -425,8 +434,11 @@ def _back_to(
 def _leaf_names(parts: _Parts) -> dict[int, str]:
     """Name each value that comes from a leaf of params after that leaf."""
     params = parts.flow.program.params
-    of_leaf = {leaf: short_name(parts.leaves[i]) for i, leaf in enumerate(params)}
-    return {value: of_leaf[found[0].leaf] for value, found in parts.origins.items()}
+    name_of = {leaf: short_name(parts.leaves[i]) for i, leaf in enumerate(params)}
+    return {
+        value: name_of[origins_of_value[0].leaf]
+        for value, origins_of_value in parts.origins.items()
+    }
 
 
 def _unread(program: Program) -> tuple[str, ...]:
@@ -459,14 +471,17 @@ def laid_out_pair(
     scans_b = program.values[b.value].scans
     lengths_a = [program.scans[scan].length for scan in scans_a]
     lengths_b = [program.scans[scan].length for scan in scans_b]
-    shown_a = list(map(representative, a.turns, lengths_a))
-    shown_b = list(map(representative, b.turns, lengths_b))
+    laid_out_a = list(map(representative, a.iterations, lengths_a))
+    laid_out_b = list(map(representative, b.iterations, lengths_b))
+    # The outermost scan around both that they are not in the same iteration of decides.
     for i, (scan_a, scan_b) in enumerate(zip(scans_a, scans_b, strict=False)):
-        if scan_a != scan_b or a.turns[i] < b.turns[i]:
-            if scan_a == scan_b and shown_a[i] == shown_b[i]:
-                shown_b[i] += 1
+        if scan_a != scan_b:
             break
-        if a.turns[i] > b.turns[i]:
+        if a.iterations[i] > b.iterations[i]:
             return None, None
-    start = unrolled.find(a.value, tuple(shown_a))
-    return start, unrolled.find(b.value, tuple(shown_b))
+        if a.iterations[i] < b.iterations[i]:
+            if laid_out_a[i] == laid_out_b[i]:
+                laid_out_b[i] += 1
+            break
+    start = unrolled.find(a.value, tuple(laid_out_a))
+    return start, unrolled.find(b.value, tuple(laid_out_b))

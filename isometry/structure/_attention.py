@@ -49,16 +49,17 @@ def attentions(
             other side of one belongs to another block.
     """
     barriers = frozenset(joins)
-    found = []
+    in_order = []
     for node in flow.nodes:
         if _is_product_of_signals(flow, node):
             heads = _heads(flow, node, barriers)
             if heads is not None:
-                found.append(heads)
-    return found
+                in_order.append(heads)
+    return in_order
 
 
 def _is_product_of_signals(flow: Flow, node: int) -> bool:
+    """Tell whether a node is a product of two values of the flow, without a weight."""
     is_dot = flow.operation(node) == "dot_general"
     return is_dot and node not in flow.layer_at and len(flow.inputs[node]) == 2
 
@@ -68,7 +69,13 @@ def _heads(
     mixed: int,
     barriers: frozenset[int],
 ) -> Heads | None:
-    """Return the attention of which this is the product with the values, or None."""
+    """Return the attention whose last product is a node, or None.
+
+    Args:
+        flow: The flow.
+        mixed: The node, a product of two values of the flow.
+        barriers: The sums in which residual branches return to the stream.
+    """
     inputs = flow.unrolled.nodes[mixed].inputs
     for position, weights in enumerate(inputs):
         between, products = _back_to_products(flow, weights)
@@ -79,9 +86,11 @@ def _heads(
             continue
         (logits,) = products
         # Queries and keys enter alike; only the axis of the softmax tells them apart.
-        is_right = _keys_are_right(flow, logits, between, mixed=mixed, side=position)
+        are_keys_right = _keys_are_right(
+            flow, logits, between, mixed=mixed, side=position
+        )
         left, right = flow.unrolled.nodes[logits].inputs
-        query, key = (left, right) if is_right else (right, left)
+        query, key = (left, right) if are_keys_right else (right, left)
         operands = (query, key, inputs[1 - position])
         before = [_layers_before(flow, operand, barriers) for operand in operands]
         return Heads(
@@ -104,6 +113,8 @@ def _shares(
     before: Sequence[Indices],
 ) -> tuple[tuple[int, int], ...]:
     """Return which outputs of one layer are queries, keys and values.
+
+    It is empty if they come from several layers, or are no stretches of the outputs.
 
     Args:
         flow: The flow.
@@ -131,12 +142,12 @@ def _share(
     # `follow` traces values to leaves of params; here the result of the layer takes
     # their place.
     whole = Origin(start, tuple((axis,) for axis in range(last + 1)))
-    traced: dict[int, Origins] = {start: (whole,)}
+    origins_of: dict[int, Origins] = {start: (whole,)}
     for node in sorted(_between(flow, layer, operand)):
         index = flow.unrolled.nodes[node].value
         if index != start:
-            traced[index] = follow(program, index, traced)
-    origins = traced.get(flow.unrolled.nodes[operand].value, ())
+            origins_of[index] = follow(program, index, origins_of)
+    origins = origins_of.get(flow.unrolled.nodes[operand].value, ())
     if len(origins) != 1 or origins[0].picks:
         return None
     parts = origins[0].parts
@@ -215,16 +226,16 @@ def _keys_are_right(
     num_axes = len(program.values[start].shape)
     # `follow` traces values to leaves of params; here the logits take their place.
     whole = Origin(start, tuple((axis,) for axis in range(num_axes)))
-    traced: dict[int, Origins] = {start: (whole,)}
+    origins_of: dict[int, Origins] = {start: (whole,)}
     for node in between:
         index = unrolled.nodes[node].value
         if index != start:
-            traced[index] = follow(program, index, traced)
+            origins_of[index] = follow(program, index, origins_of)
     summed, _ = unrolled.value(mixed).params["dimension_numbers"]
     weights = unrolled.nodes[unrolled.nodes[mixed].inputs[side]].value
     sources = {
         source
-        for origin in traced.get(weights, ())
+        for origin in origins_of.get(weights, ())
         for axis in summed[side]
         for source in origin.axes[axis]
     }
@@ -240,11 +251,11 @@ def _layers_before(
     start: int,
     barriers: frozenset[int],
 ) -> Indices:
-    """Return the nearest layers before a node, as of a query its projection.
+    """Return the nearest layers before a node: of a query, its projection.
 
     The walk stops at `barriers`, the sums in which residual branches return, and at
-    products of two values: layers before those belong to an earlier block. So there are
-    none if the attention reads the stream without a projection.
+    products of two values: layers before those belong to an earlier block. No layer is
+    found if the attention reads the stream without a projection.
     """
     seen = {start}
     pending = [start]
@@ -266,7 +277,7 @@ def _layers_behind(
     start: int,
     barriers: frozenset[int],
 ) -> Indices:
-    """Return the nearest layers after a node, up to the same limits."""
+    """Return the nearest layers after a node; the same nodes stop the walk."""
     seen = {start}
     pending = [start]
     layers = []

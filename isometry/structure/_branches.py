@@ -31,7 +31,7 @@ class Join(NamedTuple):
 
     Attributes:
         node: The sum.
-        fork: The node at which branch and skip part: x in x + f(x).
+        fork: The node where the branch leaves the skip: x in x + f(x).
         layers: The nodes of the weight layers on the branch, in order.
         shortcut: The nodes of the weight layers on the skip, such as a projection.
         positions: For each of `layers`, how many layers of the branch come before it on
@@ -55,14 +55,14 @@ def joins(flow: Flow) -> list[Join]:
     Returns:
         The joins, in the order in which the sums are computed.
     """
-    found = []
+    in_order = []
     for node in flow.nodes:
         if is_sum(flow, node):
             left, right = flow.inputs[node]
             join = _join(flow, node, (left, right))
             if join is not None:
-                found.append(join)
-    return found
+                in_order.append(join)
+    return in_order
 
 
 def is_sum(flow: Flow, node: int) -> bool:
@@ -87,6 +87,7 @@ class _Way(NamedTuple):
     end: int
 
     def layers(self, flow: Flow) -> Indices:
+        """Return the nodes that are results of weight layers, in order."""
         return tuple(node for node in self.nodes if node in flow.layer_at)
 
     def positions(self, flow: Flow) -> Indices:
@@ -107,7 +108,7 @@ def _join(
     node: int,
     operands: tuple[int, int],
 ) -> Join | None:
-    """Return the branch and the skip that a sum adds, or None if it is no join."""
+    """Return the join at a sum, or None if the sum adds no branch to the stream."""
     fork, behind = _fork(flow, operands)
     if fork is None:
         return None
@@ -171,9 +172,10 @@ def _fork_on_stream(
         `_fork`: `_LEFT` on the stream, `_RIGHT` on the other side. None if there is no
         such node.
     """
-    found = []
-    # Neither operand depends on the other here: `_fork` would have returned it, with no
-    # product on its side. So the walk back from one cannot meet the other itself.
+    candidates = []
+    # Neither operand depends on the other here: `_fork` would have returned the one
+    # that comes first as the fork, with no product on its way. So the walk back from
+    # one operand cannot meet the other one itself.
     for stream, other in (operands, operands[::-1]):
         unchanged = _without_products(flow, stream)
         behind = {stream: _LEFT, other: _RIGHT}
@@ -182,17 +184,17 @@ def _fork_on_stream(
         while pending:
             node = -heapq.heappop(pending)
             if node in unchanged:
-                found.append((node, behind | dict.fromkeys(unchanged, _LEFT)))
+                candidates.append((node, behind | dict.fromkeys(unchanged, _LEFT)))
                 break
             for read in flow.inputs[node]:
                 if read not in behind:
                     behind[read] = _RIGHT
                     heapq.heappush(pending, -read)
-    return max(found, key=lambda pair: pair[0], default=None)
+    return max(candidates, key=lambda pair: pair[0], default=None)
 
 
 def _without_products(flow: Flow, start: int) -> set[int]:
-    """Return the nodes from which a path without products leads to a node."""
+    """Return the nodes from which some path without products leads to `start`."""
     seen = {start}
     pending = [start]
     while pending:
@@ -258,7 +260,7 @@ def _between(
     reached: dict[int, int],
     end: int,
 ) -> set[int]:
-    """Return those of the nodes `reached` on which `end` depends, and `end` itself."""
+    """Return `end`, and those of the nodes `reached` on which it depends."""
     seen = {end}
     pending = [end]
     while pending:
@@ -279,15 +281,15 @@ def _is_in_one_step(flow: Flow, fork: int, layer: int) -> bool:
     program = flow.program
     layer_value = flow.unrolled.nodes[layer].value
     fork_value = flow.unrolled.nodes[fork].value
-    layer_turns = flow.unrolled.nodes[layer].turns
-    fork_turns = flow.unrolled.nodes[fork].turns
+    layer_iterations = flow.unrolled.nodes[layer].iterations
+    fork_iterations = flow.unrolled.nodes[fork].iterations
     scans = flow.value(layer).scans
     for _, use in flow.layer_at[layer]:
         for depth, (scan, is_slice) in enumerate(zip(scans, use.styles, strict=True)):
             of_state = program.of_states[scan]
             if is_slice or layer_value not in of_state:
                 continue
-            is_same_step = fork_turns[: depth + 1] == layer_turns[: depth + 1]
+            is_same_step = fork_iterations[: depth + 1] == layer_iterations[: depth + 1]
             if fork_value not in of_state or not is_same_step:
                 return False
     return True
@@ -303,12 +305,14 @@ def _is_pick(flow: Flow, node: int) -> bool:
 
 
 def innermost(joins: Sequence[Join]) -> dict[int, Join]:
-    """Return, for each layer on a branch, the join of its branch with fewest layers."""
-    of_layer: dict[int, Join] = {}
+    """Return, for each layer on a branch, the join in which that branch returns.
+
+    Of nested branches a layer belongs to the innermost, which has the fewest layers.
+    """
+    join_of: dict[int, Join] = {}
     for join in joins:
         for layer in join.layers:
-            known = of_layer.get(layer)
-            # Of nested branches a layer belongs to the innermost.
-            if known is None or len(join.layers) < len(known.layers):
-                of_layer[layer] = join
-    return of_layer
+            other = join_of.get(layer)
+            if other is None or len(join.layers) < len(other.layers):
+                join_of[layer] = join
+    return join_of

@@ -13,12 +13,12 @@ from jaxtyping import Int
 
 from isometry.structure._reading import Indices, Program
 
-# Operations that put the entries of one array side by side, again, or among zeros.
+# Operations that put copies or parts of one array side by side, or among zeros.
 _PADDING = frozenset(("concatenate", "slice", "pad"))
 
-# Operations that only turn axes, or add and remove axes of size 1, if no other axis
+# Operations that only reorder axes, or add and remove axes of size 1, if no other axis
 # changes.
-_TURNING = frozenset(
+_REORDERING = frozenset(
     ("broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "transpose")
 )
 
@@ -27,11 +27,11 @@ class Convolution(NamedTuple):
     """How a convolution goes over an image.
 
     Attributes:
-        size: The pixels of the image along each axis, without what is padded.
+        size: The pixels of the image along each axis, before it is padded.
         strides: The stride along each axis.
         dilation: The pixels from one tap of the window to the next, along each axis.
         padding: "circular"; or the zeros before and behind each axis.
-        note: What is not as it seems, or "".
+        note: What the other fields do not say ("of the image as it was padded"), or "".
     """
 
     size: Indices
@@ -46,7 +46,7 @@ class _Pixels(NamedTuple):
 
     Attributes:
         size: The size of the axis before it was padded.
-        indices: For each entry the one before, -1 for a zero.
+        indices: For each entry its position before padding; -1 for an added zero.
     """
 
     size: int
@@ -54,7 +54,7 @@ class _Pixels(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether the axis is as it was before."""
+        """Whether the axis was not padded."""
         return np.array_equal(self.indices, np.arange(self.size))
 
     @property
@@ -166,7 +166,7 @@ def _sources(program: Program, image: int) -> set[int]:
     while pending:
         index = pending.pop()
         value = program.values[index]
-        if value.operation in _PADDING or _is_turned(program, index):
+        if value.operation in _PADDING or _is_reordered(program, index):
             # What does not depend on x is padding, or a value to pad with.
             pending += [read for read in value.inputs if read in program.of_x]
         else:
@@ -174,14 +174,14 @@ def _sources(program: Program, image: int) -> set[int]:
     return sources
 
 
-def _is_turned(program: Program, index: int) -> bool:
+def _is_reordered(program: Program, index: int) -> bool:
     """Tell whether a value is another with its axes in another order, or unit axes."""
     value = program.values[index]
-    if value.operation not in _TURNING:
+    if value.operation not in _REORDERING:
         return False
     old = [size for size in value.source_shape if size != 1]
     new = [size for size in value.shape if size != 1]
-    # A reshape that splits or joins axes is no turn, nor is a broadcast that repeats.
+    # A reshape that splits or joins axes does more, and so does a broadcast.
     return value.operation == "transpose" or old == new
 
 
@@ -192,8 +192,8 @@ def _read_pixels(program: Program, image: int, source: int) -> list[_Pixels]:
     beside the source.
     """
     shape = program.values[source].shape
-    # Entries are numbered from 1, and the numbers go through the padding in their
-    # place.
+    # Entries are numbered from 1, and the numbers are padded in the place of the
+    # entries.
     numbers = np.arange(1, math.prod(shape) + 1).reshape(shape)
     start = _Moved(numbers, tuple(range(len(shape))))
     try:
@@ -241,15 +241,21 @@ class _Moved(NamedTuple):
     axes: tuple[int | None, ...]
 
 
-def _moved(program: Program, index: int, known: dict[int, _Moved]) -> _Moved:
-    """Return where the entries of the source stand in a value."""
-    if index in known:
-        return known[index]
+def _moved(program: Program, index: int, cache: dict[int, _Moved]) -> _Moved:
+    """Return where the entries of the source stand in a value.
+
+    Args:
+        program: The program.
+        index: Index of the value.
+        cache: What is known already: of the source, and of values that were visited.
+    """
+    if index in cache:
+        return cache[index]
     value = program.values[index]
     operands = []
     for read in value.inputs:
         if read in program.of_x:
-            operands.append(_moved(program, read, known))
+            operands.append(_moved(program, read, cache))
             continue
         # Anything else beside the image is no padding that can be told.
         if not _is_zero(program, read):
@@ -257,11 +263,12 @@ def _moved(program: Program, index: int, known: dict[int, _Moved]) -> _Moved:
         zeros = np.zeros(program.values[read].shape, int)
         operands.append(_Moved(zeros, ()))
     move = _MOVES.get(value.operation, _reshaped)
-    known[index] = move(operands, value.params, value.shape)
-    return known[index]
+    cache[index] = move(operands, value.params, value.shape)
+    return cache[index]
 
 
 def _concatenated(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
+    """Put parts of the source and zeros side by side."""
     numbers = np.concatenate([part.numbers for part in operands], params["dimension"])
     # Zeros have no axes of the source.
     (axes, *_) = [part.axes for part in operands if part.axes]
@@ -269,6 +276,7 @@ def _concatenated(operands: list[_Moved], params: dict, shape: Indices) -> _Move
 
 
 def _sliced(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
+    """Cut a window out."""
     (image,) = operands
     starts = params["start_indices"]
     steps = params["strides"] or (1,) * len(shape)
@@ -278,6 +286,7 @@ def _sliced(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
 
 
 def _among_zeros(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
+    """Put zeros around the entries; refuse zeros between them."""
     image, _ = operands
     widths = [(low, high) for low, high, _ in params["padding_config"]]
     is_spread = any(inner for _, _, inner in params["padding_config"])
@@ -287,6 +296,7 @@ def _among_zeros(operands: list[_Moved], params: dict, shape: Indices) -> _Moved
 
 
 def _transposed(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
+    """Reorder the axes."""
     (image,) = operands
     order = params["permutation"]
     axes = tuple(image.axes[axis] for axis in order)
@@ -294,19 +304,21 @@ def _transposed(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
 
 
 def _reshaped(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
+    """Add and remove axes of size 1."""
     image, *_ = operands
     sizes = image.numbers.shape
     # Only axes of size 1 come and go, so the others keep their order.
-    kept = [axis for axis, size in zip(image.axes, sizes, strict=True) if size != 1]
+    others = [axis for axis, size in zip(image.axes, sizes, strict=True) if size != 1]
     axes: list[int | None] = [None] * len(shape)
     places = [axis for axis, size in enumerate(shape) if size != 1]
-    for place, axis in zip(places, kept, strict=True):
+    for place, axis in zip(places, others, strict=True):
         axes[place] = axis
     return _Moved(image.numbers.reshape(shape), tuple(axes))
 
 
 _Move = Callable[[list[_Moved], dict, Indices], _Moved]
 
+# How operations move the entries of an image. `_reshaped` serves all others.
 _MOVES: dict[str, _Move] = {
     "concatenate": _concatenated,
     "slice": _sliced,

@@ -44,14 +44,19 @@ def rows_are_independent(
     num_rows = _num_rows(x, out)
     if num_rows < 2:
         return False
-    codes = _codes(num_rows)
-    # What each derivative is pushed along: a tangent of x, a cotangent of the output.
-    starts = {_forward: _floating(x), _backward: out}
-    for derivative, start in starts.items():
-        direction = direction_like(start)
+    rows_of_probes = _probed_rows(num_rows)
+    # A tangent is perturbed like x, a cotangent like the output.
+    perturbed = {_forward: _floating_leaves(x), _backward: out}
+    for derivative, like in perturbed.items():
+        direction = direction_like(like)
         try:
             independent = _are_independent(
-                apply, derivative, params, x=x, codes=codes, direction=direction
+                apply,
+                derivative,
+                params,
+                x=x,
+                rows_of_probes=rows_of_probes,
+                direction=direction,
             )
             return bool(independent)
         # Some functions have a derivative in one mode only, some in none, and a custom
@@ -117,7 +122,7 @@ def _num_rows(
     return lengths.pop()
 
 
-def _floating(x: PyTree[Array]) -> PyTree:
+def _floating_leaves(x: PyTree[Array]) -> PyTree:
     """Return x with None in the place of arrays that are not floating."""
     return jax.tree.map(lambda leaf: leaf if _is_floating(leaf) else None, x)
 
@@ -126,7 +131,7 @@ def _is_floating(leaf: Array) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
-def _codes(num_rows: int) -> Bool[np.ndarray, "probes rows"]:
+def _probed_rows(num_rows: int) -> Bool[np.ndarray, "probes rows"]:
     """Return which rows each probe perturbs: those with one binary digit 1, or 0."""
     num_digits = (num_rows - 1).bit_length()
     digits = np.arange(num_rows) >> np.arange(num_digits)[:, None]
@@ -141,32 +146,43 @@ def _are_independent(
     params: Params,
     *,
     x: PyTree[Array],
-    codes: Bool[Array | np.ndarray, "probes rows"],
+    rows_of_probes: Bool[Array | np.ndarray, "probes rows"],
     direction: PyTree[Array | np.ndarray],
 ) -> Bool[Array, ""]:
-    """Tell whether perturbed rows change no other row of the output, but some row."""
+    """Tell whether each probe changes no rows but those it perturbs, and some change.
+
+    Args:
+        apply: The function.
+        derivative: `_forward` or `_backward`.
+        params: Its parameters.
+        x: Its input.
+        rows_of_probes: Which rows each probe perturbs.
+        direction: The direction in which rows are perturbed.
+    """
 
     def of_floating(values: PyTree[Array]) -> Array:
-        return apply(params, _merged(values, x))
+        return apply(params, _with_leaves(values, x))
 
-    push = derivative(of_floating, _floating(x))
+    push = derivative(of_floating, _floating_leaves(x))
 
     def probe(is_perturbed: Array) -> tuple[Array, Array]:
-        keep_rows = functools.partial(_of_rows, is_perturbed)
-        moved = map(_moved, jax.tree.leaves(push(jax.tree.map(keep_rows, direction))))
-        is_moved = functools.reduce(jnp.logical_or, moved)
-        return jnp.any(is_moved & ~is_perturbed), jnp.any(is_moved)
+        select_rows = functools.partial(_zero_but_rows, is_perturbed)
+        derivatives = push(jax.tree.map(select_rows, direction))
+        is_changed = functools.reduce(
+            jnp.logical_or, map(_changed_rows, jax.tree.leaves(derivatives))
+        )
+        return jnp.any(is_changed & ~is_perturbed), jnp.any(is_changed)
 
     # One probe after the other, which takes the memory of one.
-    couples, moves = jax.lax.map(probe, codes)
-    return ~jnp.any(couples) & jnp.any(moves)
+    changes_others, changes_any = jax.lax.map(probe, rows_of_probes)
+    return ~jnp.any(changes_others) & jnp.any(changes_any)
 
 
 def _forward(
     f: Callable,
     values: PyTree,
 ) -> Callable:
-    """Return the map of tangents."""
+    """Return the derivative of f at `values`, as a map of tangents."""
     _, push = jax.linearize(f, values)
     return push
 
@@ -175,12 +191,12 @@ def _backward(
     f: Callable,
     values: PyTree,
 ) -> Callable:
-    """Return the map of cotangents, which couples the same rows."""
+    """Return its transpose, a map of cotangents, which couples the same rows."""
     _, pull = jax.vjp(f, values)
     return lambda cotangents: pull(cotangents)[0]
 
 
-def _merged(
+def _with_leaves(
     floating: PyTree,
     x: PyTree[Array],
 ) -> PyTree[Array]:
@@ -202,17 +218,18 @@ def _merged(
     )
 
 
-def _of_rows(
-    is_kept: Array,
+def _zero_but_rows(
+    is_selected: Array,
     leaf: Array,
 ) -> Array:
-    """Return a leaf with zeros in all rows but those that are kept."""
-    mask = is_kept.reshape(-1, *[1] * (leaf.ndim - 1))
+    """Return a leaf with zeros in all rows that are not selected."""
+    mask = is_selected.reshape(-1, *[1] * (leaf.ndim - 1))
     return jnp.where(mask, leaf, 0)
 
 
-def _moved(leaf: Array) -> Bool[Array, " rows"]:
-    # NaN is not 0, and so counts as moved.
+def _changed_rows(leaf: Array) -> Bool[Array, " rows"]:
+    """Tell for each row of a derivative whether it is not zero."""
+    # NaN is not 0, and so counts as a change.
     return jnp.any(leaf.reshape(leaf.shape[0], -1) != 0, axis=1)
 
 

@@ -16,17 +16,17 @@ class Depths:
             iterations, in the order of running.
     """
 
-    def __init__(self, program: Program, met: Collection[int]) -> None:
+    def __init__(self, program: Program, layer_values: Collection[int]) -> None:
         """Count the layers.
 
         Args:
             program: The program.
-            met: Indices of the values that are results of weight layers.
+            layer_values: Indices of the values that are results of weight layers.
         """
-        self.all: dict[int, list[int]] = {index: [] for index in met}
+        self.all: dict[int, list[int]] = {index: [] for index in layer_values}
         self.last = [0] * len(program.values)
         self._program = program
-        self._met = frozenset(met)
+        self._layer_values = frozenset(layer_values)
         self._scan_at = {scan.start: scan for scan in program.scans}
         # For each carry, the depth of the state that the iteration before returned.
         self._states: dict[int, int] = {}
@@ -38,6 +38,7 @@ class Depths:
         stop: int,
         num_scans: int,
     ) -> None:
+        """Count layers up to the values from `start` to `stop`, inside `num_scans`."""
         index = start
         while index < stop:
             value = self._program.values[index]
@@ -50,9 +51,10 @@ class Depths:
                 index = scan.stop
 
     def _count_scan(self, scan: Scan, num_scans: int) -> None:
+        """Count layers in all iterations of a scan."""
         # Every iteration is run: depth need not grow by the same amount in each.
-        for turn in range(scan.length):
-            if turn == 0:
+        for iteration in range(scan.length):
+            if iteration == 0:
                 for carry in scan.carries:
                     self._states.pop(carry, None)
             else:
@@ -62,17 +64,18 @@ class Depths:
             self._count(scan.start, scan.stop, num_scans)
 
     def _count_one(self, index: int) -> None:
+        """Count layers up to one value."""
         inputs = self._program.values[index].inputs
         depth = max((self.last[read] for read in inputs), default=0)
         # The state comes from the iteration before, not from the input of the scan.
         depth = self._states.get(index, depth)
-        if index in self._met:
+        if index in self._layer_values:
             depth += 1
             self.all[index].append(depth)
         self.last[index] = depth
 
-    def of(self, index: int, turn: int = 0) -> int:
+    def of(self, index: int, iteration: int = 0) -> int:
         """Return the number at the result of a weight layer, in one iteration."""
-        every = self.all[index]
+        depths = self.all[index]
         # In nested scans the first entries are the iterations of the innermost one.
-        return every[min(turn, len(every) - 1)]
+        return depths[min(iteration, len(depths) - 1)]

@@ -44,6 +44,8 @@ LAYOUT = frozenset(
 class Flow:
     """The nodes of a program through which the derivative of its output passes.
 
+    A node is one value in one iteration of the scans around it.
+
     Attributes:
         program: The program.
         unrolled: Its values, one node for each iteration of a scan.
@@ -96,20 +98,21 @@ class Flow:
         node: int,
         uses: Sequence[tuple[int, Use]],
     ) -> list[tuple[int, Use]]:
-        """Return those uses of weights that happen in the iterations of a node."""
-        turns = self.unrolled.nodes[node].turns
+        """Return those of the uses that happen in the iteration of a node."""
+        iterations = self.unrolled.nodes[node].iterations
         scans = self.unrolled.value(node).scans
-        here = []
+        uses_here = []
         for index, use in uses:
-            if use.turn is not None:
-                position, turn = use.turn
+            if use.single_iteration is not None:
+                position, iteration = use.single_iteration
                 length = self.unrolled.program.scans[scans[position]].length
-                if representative(turn, length) != turns[position]:
+                if representative(iteration, length) != iterations[position]:
                     continue
-            here.append((index, use))
-        return here
+            uses_here.append((index, use))
+        return uses_here
 
     def _stream(self, program: Program) -> frozenset[int]:
+        """Return the nodes that depend on x by a path that has a derivative."""
         x = frozenset(program.x)
         stream = set()
         # All that depends on x, with a derivative or without.
@@ -166,10 +169,10 @@ class Flow:
 
     def chain(self, start: int) -> Iterator[int]:
         """Yield the only reader of `start`, then the only reader of that, and so on."""
-        here = start
-        while here != self.output and len(self.readers.get(here, ())) == 1:
-            (here,) = self.readers[here]
-            yield here
+        node = start
+        while node != self.output and len(self.readers.get(node, ())) == 1:
+            (node,) = self.readers[node]
+            yield node
 
     def is_scaled(self, node: int) -> bool:
         """Tell whether a node is another node times a number that the program fixes."""
@@ -179,7 +182,7 @@ class Flow:
         return len(others) == 1 and self._is_number(others[0])
 
     def from_elsewhere(self, node: int) -> list[int]:
-        """Return the nodes outside the flow that a node is computed from."""
+        """Return the operands of a node outside the flow, such as parameters."""
         inputs = self.unrolled.nodes[node].inputs
         return [read for read in inputs if read not in self.inside]
 
@@ -188,12 +191,14 @@ class Flow:
         value = self.unrolled.value(node)
         if value.operation == "constant":
             return math.prod(value.shape) == 1
-        # JAX spreads a number over an array before it multiplies, and leaves the root
-        # in x / sqrt(16) to the program.
-        is_spread = value.operation == "broadcast_in_dim"
-        is_one = is_spread or math.prod(value.shape) == 1
+        # JAX broadcasts a number before it multiplies, and leaves the root in x /
+        # sqrt(16) to the program.
+        is_broadcast = value.operation == "broadcast_in_dim"
+        holds_one_number = is_broadcast or math.prod(value.shape) == 1
         inputs = self.unrolled.nodes[node].inputs
-        return is_one and bool(inputs) and all(map(self._is_number, inputs))
+        if not holds_one_number or not inputs:
+            return False
+        return all(map(self._is_number, inputs))
 
     def passage(
         self,
@@ -213,14 +218,14 @@ class Flow:
             The bottlenecks in order: the nodes through which every path onward from
             `start` runs.
         """
-        counted = self.inside if within is None else within
+        followed = self.inside if within is None else within
         if start not in self.inside:
             return []
         # Nodes come off the heap in the order in which they can be computed, so when
         # one does, all that it is computed from has been seen.
         inside = {start}
-        passed = []
-        pending = [node for node in self.readers[start] if node in counted]
+        bottlenecks = []
+        pending = [node for node in self.readers[start] if node in followed]
         heapq.heapify(pending)
         while pending:
             node = heapq.heappop(pending)
@@ -232,13 +237,13 @@ class Flow:
                 break
             inside.add(node)
             for reader in self.readers[node]:
-                if reader in counted:
+                if reader in followed:
                     heapq.heappush(pending, reader)
             if self._is_bottleneck(node, inside, pending):
-                passed.append(node)
+                bottlenecks.append(node)
             if node == self.output:
                 break
-        return passed
+        return bottlenecks
 
     def _is_alone(self, node: int, inside: set[int]) -> bool:
         """Tell whether a node is no product and reads no other part of the stream."""
@@ -258,13 +263,19 @@ class Flow:
         inside: set[int],
         pending: list[int],
     ) -> bool:
-        """Tell whether all pending readers read this node alone of the nodes inside."""
-        waiting = {reader for reader in pending if reader not in inside}
+        """Tell whether every path from the nodes inside onward runs through this one.
+
+        Args:
+            node: One of the nodes inside, the last that was visited.
+            inside: The nodes that have been visited.
+            pending: Readers of these nodes; some may have been visited too.
+        """
+        next_nodes = {reader for reader in pending if reader not in inside}
         # The output has no readers, but paths that end there must pass the node too.
         others = inside - {node}
         if self.output in others:
             return False
-        return all(others.isdisjoint(self.inputs[reader]) for reader in waiting)
+        return all(others.isdisjoint(self.inputs[reader]) for reader in next_nodes)
 
     @functools.cached_property
     def cuts(self) -> frozenset[int]:
@@ -272,22 +283,23 @@ class Flow:
         # Every node lies on some path from x to the output, so one is a cut if and only
         # if no edge runs past it: an edge from u to v past a node gives a path around.
         position = {node: i for i, node in enumerate(self.nodes)}
-        # Differences of the number of edges that run past each position.
+        # How much the number of edges that run past a position differs from that of the
+        # position before.
         change = [0] * (len(self.nodes) + 1)
         for node in self.nodes:
             inputs = self.inputs[node]
-            begins = [position[read] for read in inputs]
-            if not begins:
+            starts = [position[read] for read in inputs]
+            if not starts:
                 # Paths begin here: an edge from before all nodes.
-                begins.append(-1)
-            here = position[node]
-            for begin in begins:
-                change[begin + 1] += 1
-                change[here] -= 1
+                starts.append(-1)
+            end = position[node]
+            for start in starts:
+                change[start + 1] += 1
+                change[end] -= 1
         cuts = []
-        over = 0
+        num_past = 0
         for i, node in enumerate(self.nodes):
-            over += change[i]
-            if over == 0:
+            num_past += change[i]
+            if num_past == 0:
                 cuts.append(node)
         return frozenset(cuts)

@@ -1,4 +1,4 @@
-"""Names the operations between two nodes: "batch norm → relu"."""
+"""Names the operations between two nodes of the flow: "batch norm → relu"."""
 
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from isometry.structure._flow import LAYOUT, Flow
 from isometry.structure._reading import CUSTOM
 
 # Functions by the names under which JAX and libraries compile them.
-_TITLES = {
+_FUNCTIONS = {
     "relu": "relu",
     "relu6": "relu6",
     "gelu": "gelu",
@@ -66,10 +66,10 @@ _ROOTS = frozenset(("rsqrt", "sqrt"))
 
 # How many operations back a factor is searched for a square root, which makes it that
 # of a norm with fixed statistics. Its scale, reshapes and casts come in between.
-_FAR = 8
+_MOST_BACK = 8
 
 # Activations that are made of several operations, by a primitive that is theirs alone.
-_MARKS = (
+_TELLTALES = (
     ("erf", "gelu"),
     ("erfc", "gelu"),
     ("tanh", "gelu"),
@@ -133,6 +133,8 @@ def words(
     """
     steps: list[Step] = []
     before = start
+    # Every path runs through the nodes of the passage, so the operations between two of
+    # them are one step.
     for node in flow.passage(start, within):
         step = _step(flow, _segment(flow, before, node), names)
         # A jitted function inside another of the same name is one step.
@@ -141,7 +143,7 @@ def words(
         before = node
         if node == end:
             break
-    return [_written(step) for step in _joined(steps)]
+    return [_text(step) for step in _named_together(steps)]
 
 
 def gates(flow: Flow, start: int) -> list[str]:
@@ -163,7 +165,8 @@ def gates(flow: Flow, start: int) -> list[str]:
     return [f"gates ({', '.join(sorted(titles))})"] if titles else []
 
 
-def _written(step: Step) -> str:
+def _text(step: Step) -> str:
+    """Write a step as it is shown: "relu", "+ bias"."""
     if step.kind == "shift":
         return f"+ {step.detail or 'constant'}"
     return step.kind
@@ -174,7 +177,7 @@ def _segment(
     before: int,
     node: int,
 ) -> list[int]:
-    """Return the nodes after `before` up to `node`, which is the last of them."""
+    """Return the nodes on all paths from `before` to `node`, with `node` itself."""
     seen = {before, node}
     pending = [node]
     while pending:
@@ -189,28 +192,28 @@ def _step(
     segment: Sequence[int],
     names: Mapping[int, str],
 ) -> Step | None:
-    """Describe the operations of a segment as one step, or None as in `_single`."""
+    """Describe the operations of a segment as one step, or None as `_one_operation`."""
     values = [flow.value(node) for node in segment]
     # The name of a library function says more than its operations.
     calls = [call for value in values for call in value.calls]
-    titles = [title for title in map(_title, calls) if title is not None]
+    titles = [title for title in map(_activation_name, calls) if title is not None]
     if titles:
         return Step(titles[0])
     if len(segment) == 1:
-        return _single(flow, segment[0], names)
-    return _several(flow, segment)
+        return _one_operation(flow, segment[0], names)
+    return _several_operations(flow, segment)
 
 
-def _title(call: str) -> str | None:
+def _activation_name(call: str) -> str | None:
     """Return the name of an activation, or None for any other function."""
     name = call.removeprefix(CUSTOM)
-    if name in _TITLES:
-        return _TITLES[name]
+    if name in _FUNCTIONS:
+        return _FUNCTIONS[name]
     is_named = call.startswith(CUSTOM) and name.isidentifier()
     return name if is_named else None
 
 
-def _single(
+def _one_operation(
     flow: Flow,
     node: int,
     names: Mapping[int, str],
@@ -230,7 +233,7 @@ def _single(
         return Step("shift", detail)
     # A factor with a square root is 1/sqrt(variance) of a norm with fixed statistics.
     if name in ("mul", "div") and elsewhere:
-        is_fixed_norm = any(_has_root(flow, read, _FAR) for read in elsewhere)
+        is_fixed_norm = any(_has_root(flow, read, _MOST_BACK) for read in elsewhere)
         return Step("fixed scale" if is_fixed_norm else "scale")
     if name == "max" and elsewhere:
         is_at_zero = _is_zero(flow, elsewhere[0])
@@ -251,6 +254,7 @@ def _single(
 
 
 def _is_zero(flow: Flow, node: int) -> bool:
+    """Tell whether a node is a constant of zeros."""
     value = flow.value(node)
     while value.operation in ("broadcast_in_dim", "convert_element_type"):
         node = flow.unrolled.nodes[node].inputs[0]
@@ -258,38 +262,40 @@ def _is_zero(flow: Flow, node: int) -> bool:
     return value.number is not None and not np.any(np.asarray(value.number))
 
 
-def _has_root(flow: Flow, node: int, far: int) -> bool:
-    """Tell whether a square root is at most `far` operations before a node."""
+def _has_root(flow: Flow, node: int, most_back: int) -> bool:
+    """Tell whether a square root is at most `most_back` operations before a node."""
     if flow.operation(node) in _ROOTS:
         return True
+    if most_back == 0:
+        return False
     inputs = flow.unrolled.nodes[node].inputs
-    return far > 0 and any(_has_root(flow, read, far - 1) for read in inputs)
+    return any(_has_root(flow, read, most_back - 1) for read in inputs)
 
 
-def _several(flow: Flow, segment: Sequence[int]) -> Step:
+def _several_operations(flow: Flow, segment: Sequence[int]) -> Step:
     """Describe operations on several paths that start and end together."""
     values = [flow.value(node) for node in segment]
     operations = [value.operation for value in values]
-    # The set of operations decides, whatever their order.
+    # Which operations there are decides, whatever their order.
     has = frozenset(operations)
     sums = [value for value in values if value.operation == "reduce_sum"]
     if sums and has & _ROOTS:
         kind = _statistics(sums[0].eqn)
-        subtracts = [
-            node
+        # With the mean subtracted inside the segment, it is the whole norm.
+        subtracts_mean = any(
+            value.operation == "sub" and not flow.from_elsewhere(node)
             for node, value in zip(segment, values, strict=True)
-            if value.operation == "sub" and not flow.from_elsewhere(node)
-        ]
-        return Step(f"{kind} {'norm' if subtracts else 'deviation'}")
+        )
+        return Step(f"{kind} {'norm' if subtracts_mean else 'deviation'}")
     if sums and "div" in has and values[-1].operation == "div":
         return Step("softmax" if "exp" in has else "divide by sum")
     if sums and "exp" in has and "log" in has:
         return Step("log softmax")
     if sums and values[-1].operation == "sub":
         return Step("centre")
-    for mark, title in _MARKS:
-        if mark in has:
-            return Step(title)
+    for primitive, name in _TELLTALES:
+        if primitive in has:
+            return Step(name)
     if {"concatenate", "mul"} <= has:
         # A rotary position embedding: x * cos + rotated(x) * sin.
         return Step("rotary")
@@ -310,7 +316,7 @@ def _statistics(eqn) -> str:
     return "layer" if is_whole else "group"
 
 
-def _joined(steps: Sequence[Step]) -> list[Step]:
+def _named_together(steps: Sequence[Step]) -> list[Step]:
     """Replace sequences of steps that have a common name by one step."""
     joined: list[Step] = []
     i = 0
@@ -324,11 +330,10 @@ def _joined(steps: Sequence[Step]) -> list[Step]:
         else:
             joined.append(steps[i])
             i += 1
-    kept: list[Step] = []
+    without_scales: list[Step] = []
     for step in joined:
         # Scale and shift after a norm belong to it.
-        is_of_norm = step.kind in ("scale", "shift") and kept
-        if is_of_norm and kept[-1].kind in _NORMS:
-            continue
-        kept.append(step)
-    return kept
+        follows_norm = without_scales and without_scales[-1].kind in _NORMS
+        if not (follows_norm and step.kind in ("scale", "shift")):
+            without_scales.append(step)
+    return without_scales

@@ -42,8 +42,7 @@ def leaves(
         Indices of the leaves among the program's values, without which `end` would be
         zero but for what is added to it. The leaf next to a layer comes first.
     """
-    found: dict[int, Indices] = {}
-    return _zeroed_by(flow, end, cuts, found=found)
+    return _zeroed_by(flow, end, cuts, cache={})
 
 
 def _zeroed_by(
@@ -51,24 +50,25 @@ def _zeroed_by(
     node: int,
     cuts: Container[int],
     *,
-    found: dict[int, Indices],
+    cache: dict[int, Indices],
 ) -> Indices:
-    """Return the leaves that make a node zero if they are zero."""
+    """Return the leaves of which each makes a node zero if it is zero itself."""
     if node in cuts:
         return ()
-    if node not in found:
+    if node not in cache:
         # The recursion is as deep as the chain of operations behind the last layer.
-        found[node] = _of_operation(flow, node, cuts, found=found)
-    return found[node]
+        cache[node] = _zeroed_by_operands(flow, node, cuts, cache=cache)
+    return cache[node]
 
 
-def _of_operation(
+def _zeroed_by_operands(
     flow: Flow,
     node: int,
     cuts: Container[int],
     *,
-    found: dict[int, Indices],
+    cache: dict[int, Indices],
 ) -> Indices:
+    """Return the same from the leaves of the operands, by the rule of the operation."""
     value = flow.unrolled.nodes[node].value
     inputs = flow.unrolled.nodes[node].inputs
     operation = flow.operation(node)
@@ -77,7 +77,7 @@ def _of_operation(
         return (value,)
 
     def zeroed_by(read: int) -> Indices:
-        return _zeroed_by(flow, read, cuts, found=found)
+        return _zeroed_by(flow, read, cuts, cache=cache)
 
     if operation in _PRODUCTS:
         factors = [leaf for read in inputs for leaf in zeroed_by(read)]
@@ -85,17 +85,18 @@ def _of_operation(
     if operation in _SUMS:
         # A bias behind a gate is a shift: the branch is then constant, not zero. What
         # does not depend on x does not count, unless nothing does.
-        on_x = [read for read in inputs if _depends_on_x(flow, read)]
-        return _common([zeroed_by(read) for read in on_x or inputs])
+        of_x = [read for read in inputs if _depends_on_x(flow, read)]
+        return _common([zeroed_by(read) for read in of_x or inputs])
     if operation in _LINEAR and inputs:
         # Of a scan, all iterations must be zero.
         from_scan = operation.startswith("scan")
-        counted = inputs if from_scan else inputs[:1]
-        return _common([zeroed_by(read) for read in counted])
+        must_be_zero = inputs if from_scan else inputs[:1]
+        return _common([zeroed_by(read) for read in must_be_zero])
     return ()
 
 
 def _depends_on_x(flow: Flow, node: int) -> bool:
+    """Tell whether a node depends on x, with a derivative or without."""
     return flow.unrolled.nodes[node].value in flow.program.of_x
 
 
@@ -146,7 +147,7 @@ def _is_of_params(flow: Flow, node: int) -> bool:
 
 
 def _number(flow: Flow, node: int) -> float | None:
-    """Return the number that a node is an array of, or None."""
+    """Return a node as a number: a constant that is one, perhaps broadcast; or None."""
     while flow.operation(node) in LAYOUT:
         node = flow.unrolled.nodes[node].inputs[0]
     value = flow.value(node)

@@ -21,17 +21,18 @@ class Use:
             stacked, or if the slice depends on a loop or on x.
         number: 0 for the first use of this slice, 1 for the second, and so on.
         styles: For each scan around the equation, outermost first: whether each
-            iteration uses a slice of its own.
-        turn: If f itself stacked several leaves for a scan, the iteration that uses
-            this leaf: the position of the scan among those around the equation, and
-            the iteration. Otherwise None.
+            iteration uses a slice of its own, as the layers of a stack do. If not, the
+            iterations are steps of a recurrence.
+        single_iteration: If f itself stacked several leaves for a scan, the one
+            iteration that uses this leaf: the position of the scan among those around
+            the equation, and the iteration. Otherwise None.
     """
 
     meeting: Meeting
     index: int | None
     number: int
     styles: tuple[bool, ...]
-    turn: tuple[int, int] | None = None
+    single_iteration: tuple[int, int] | None = None
 
 
 class Row(NamedTuple):
@@ -44,10 +45,11 @@ class Row(NamedTuple):
         stacked: The number of slices, or None.
         stacked_axes: Axes of the leaf along which it is stacked.
         stretches: The stretches of axes of the leaf that are cut out.
-        in_axes: The `in_axes` of its first meeting, as axes of `shape`.
-        out_axes: Likewise.
-        batch_axes: Likewise.
-        window_axes: Likewise.
+        in_axes: The `in_axes` of its first meeting, as axes of `shape`. The fields
+            below are those of the first meeting likewise.
+        out_axes: Axes of the result.
+        batch_axes: Axes that weight, signal and result share.
+        window_axes: Spatial axes of a convolution's kernel.
         fan_in: The number of entries of the weight that contribute to one output.
         fan_out: The number of outputs in its own group that one input contributes to.
         uses: Its uses, in the order of the program.
@@ -79,12 +81,19 @@ class Row(NamedTuple):
     def is_tied(self) -> bool:
         """Whether some slice of it is used more than once."""
         is_repeated = any(use.number > 0 for use in self.uses)
-        in_every_turn = any(not all(use.styles) for use in self.uses)
-        return is_repeated or in_every_turn
+        # A scan whose iterations share the weight is a recurrence.
+        is_recurrent = any(not all(use.styles) for use in self.uses)
+        return is_repeated or is_recurrent
 
 
 class _Weight(NamedTuple):
-    """What identifies a weight: its leaf, the stretches cut out, the stacked axes."""
+    """What identifies a weight.
+
+    Attributes:
+        leaf: Index of its leaf among the program's values.
+        parts: The stretches of axes of the leaf that are cut out.
+        picked: The axes of the leaf along which it is stacked.
+    """
 
     leaf: int
     parts: tuple[Part, ...]
@@ -100,18 +109,19 @@ def rows(
     by_weight: dict[_Weight, list[Meeting]] = {}
     for meeting in meetings:
         by_weight.setdefault(_weight(meeting.origin), []).append(meeting)
-    of_leaf = dict(zip(program.params, leaves, strict=True))
+    leaf_at = dict(zip(program.params, leaves, strict=True))
     labels = [
-        (of_leaf[weight.leaf], _label_of_part(program, weight)) for weight in by_weight
+        (leaf_at[weight.leaf], _label_of_part(program, weight)) for weight in by_weight
     ]
     names = _names.layer_names(labels)
     return [
-        _row(program, name, of_leaf[weight.leaf], met=met)
+        _row(program, name, leaf_at[weight.leaf], met=met)
         for name, (weight, met) in zip(names, by_weight.items(), strict=True)
     ]
 
 
 def _weight(origin: Origin) -> _Weight:
+    """Return which weight a value with this origin is, or is a slice of."""
     # Stretches of a leaf are different weights; slices of a stack are one weight.
     parts = tuple(sorted(origin.parts))
     picked = tuple(sorted({pick.axis for pick in origin.picks}))
@@ -134,13 +144,14 @@ def _row(
     *,
     met: Sequence[Meeting],
 ) -> Row:
+    """Describe a weight by all its meetings with the signal."""
     # A tied weight is described by its first use.
     first = met[0]
     origin = first.origin
     full = program.values[origin.leaf].shape
     # One slice is the layer; the axes along which it is stacked are not its own.
     picked = {pick.axis for pick in origin.picks}
-    kept = [axis for axis in range(len(full)) if axis not in picked]
+    own_axes = [axis for axis in range(len(full)) if axis not in picked]
     sizes = list(full)
     for axis, start, stop in origin.parts:
         sizes[axis] = stop - start
@@ -149,12 +160,14 @@ def _row(
         num_slices *= full[axis]
 
     # Axes of the leaf are counted without those along which it is stacked.
-    moved = {axis: i for i, axis in enumerate(kept)}
-    shape = tuple(sizes[axis] for axis in kept)
+    axis_of_slice = {axis: i for i, axis in enumerate(own_axes)}
+    shape = tuple(sizes[axis] for axis in own_axes)
 
-    def back(axes: Sequence[int]) -> Indices:
+    def axes_of_leaf(axes: Sequence[int]) -> Indices:
+        """Return the axes of a slice of the leaf from which axes of the weight come."""
         sources = {source for axis in axes for source in origin.axes[axis]}
-        return tuple(sorted(moved[source] for source in sources if source in moved))
+        of_slice = [axis_of_slice[axis] for axis in sources if axis in axis_of_slice]
+        return tuple(sorted(of_slice))
 
     window = size_of(program, first, first.window_axes)
     if first.kind == "other":
@@ -167,10 +180,10 @@ def _row(
         stacked=num_slices if num_slices > 1 else None,
         stacked_axes=tuple(sorted(picked)),
         stretches=tuple(sorted(origin.parts)),
-        in_axes=back(first.in_axes),
-        out_axes=back(first.out_axes),
-        batch_axes=back(first.batch_axes),
-        window_axes=back(first.window_axes),
+        in_axes=axes_of_leaf(first.in_axes),
+        out_axes=axes_of_leaf(first.out_axes),
+        batch_axes=axes_of_leaf(first.batch_axes),
+        window_axes=axes_of_leaf(first.window_axes),
         fan_in=window * size_of(program, first, first.in_axes),
         fan_out=window * size_of(program, first, first.out_axes) // first.groups,
         uses=_uses(program, met),
@@ -193,15 +206,19 @@ def _uses(
         # runs over the steps of a recurrence.
         picking = {pick.scan for pick in picks}
         scans = program.values[meeting.value].scans
-        turn = None
-        if meeting.origin.turn is not None:
-            scan, position = meeting.origin.turn
+        single_iteration = None
+        if meeting.origin.position is not None:
+            scan, position = meeting.origin.position
             picking.add(scan)
             # A reverse scan begins with the last of what is stacked.
             iteration = program.scans[scan].index_of(position)
-            turn = scans.index(scan), iteration
+            single_iteration = scans.index(scan), iteration
         styles = tuple(scan in picking for scan in scans)
-        uses.append(Use(meeting, index, number, styles=styles, turn=turn))
+        uses.append(
+            Use(
+                meeting, index, number, styles=styles, single_iteration=single_iteration
+            )
+        )
     return tuple(uses)
 
 

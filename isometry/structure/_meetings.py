@@ -107,7 +107,7 @@ def _is_first_result(value: Value) -> bool:
 
 
 def _sums(program: Program, index: int) -> Indices:
-    """Return the axes over which a value is summed, if a sum is all that reads it."""
+    """Return the axes over which a value is summed, if only a sum reads it; else ()."""
     readers = program.readers[index]
     if len(readers) != 1:
         return ()
@@ -157,6 +157,7 @@ def _dense(
     position: int,
     weight: Value,
 ) -> _Axes | None:
+    """Read the axes of a factor of a product; None if the product only scales by it."""
     contracted, batch = value.params["dimension_numbers"]
     in_axes = tuple(contracted[position])
     batch_axes = tuple(batch[position])
@@ -169,6 +170,7 @@ def _dense(
 
 
 def _convolution(value: Value) -> _Axes:
+    """Read the axes of the kernel of a convolution."""
     # JAX names the axes of a kernel in the order of its own layout.
     out_axis, in_axis, *window = value.params["dimension_numbers"].rhs_spec
     return _Axes(
@@ -182,12 +184,12 @@ def _convolution(value: Value) -> _Axes:
 
 def _embedding(value: Value, weight: Value) -> _Axes:
     """Read the axes of a table: those that an index selects from, and all others."""
-    every = range(len(weight.shape))
+    all_axes = range(len(weight.shape))
     sizes = value.params["slice_sizes"]
     # Under vmap an index runs over every axis, though it picks from one alone.
-    looked_up = tuple(axis for axis in every if sizes[axis] != weight.shape[axis])
-    kept = tuple(axis for axis in every if axis not in looked_up)
-    return _Axes("embedding", looked_up, kept)
+    looked_up = tuple(axis for axis in all_axes if sizes[axis] != weight.shape[axis])
+    others = tuple(axis for axis in all_axes if axis not in looked_up)
+    return _Axes("embedding", looked_up, others)
 
 
 def _written_out(
@@ -196,20 +198,20 @@ def _written_out(
     sums: Indices,
 ) -> _Axes | None:
     """Read a product of arrays as (w * x).sum(sums); None if no axis of w is summed."""
-    own = _not_broadcast(weight)
-    in_axes = tuple(axis for axis in own if axis in sums)
+    weight_axes = _not_broadcast(weight)
+    in_axes = tuple(axis for axis in weight_axes if axis in sums)
     if not in_axes:
         return None
     # An axis of both factors is shared; the signal was broadcast along the others.
-    kept = [axis for axis in own if axis not in sums]
-    of_signal = _not_broadcast(other)
-    out_axes = tuple(axis for axis in kept if axis not in of_signal)
-    batch_axes = tuple(axis for axis in kept if axis in of_signal)
+    result_axes = [axis for axis in weight_axes if axis not in sums]
+    signal_axes = _not_broadcast(other)
+    out_axes = tuple(axis for axis in result_axes if axis not in signal_axes)
+    batch_axes = tuple(axis for axis in result_axes if axis in signal_axes)
     return _Axes("dense", in_axes, out_axes, batch_axes=batch_axes)
 
 
 def _not_broadcast(value: Value) -> list[int]:
-    """Return the axes along which a value may vary."""
+    """Return the axes along which a value may vary: not broadcast, and no unit axes."""
     axes = range(len(value.shape))
     if value.operation != "broadcast_in_dim":
         return [axis for axis in axes if value.shape[axis] > 1]
@@ -226,7 +228,10 @@ def size_of(
     meeting: Meeting,
     axes: Sequence[int],
 ) -> int:
-    """Count the entries of a weight along some axes, without those of other leaves."""
+    """Count the entries of a weight along some axes.
+
+    Of a weight that several leaves are concatenated to, only those of its own leaf.
+    """
     shape = list(program.values[meeting.weight].shape)
     share = meeting.origin.joined
     if share is not None:

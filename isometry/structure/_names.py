@@ -52,6 +52,7 @@ def leaves(params: PyTree) -> list[Leaf]:
 
 
 def _steps(path: Sequence[object]) -> tuple[str, ...]:
+    """Return the keys of a path as the field `steps` of a `Leaf`."""
     # In Haiku one key is a path of modules: "mlp/~/linear_0".
     steps: list[str] = []
     for key in path:
@@ -83,10 +84,10 @@ def layer_names(
         weights: For each weight its leaf, and what is cut out of it: "[:, 0:64]", or ""
             for a whole leaf.
     """
-    short = [short_name(leaf) + part for leaf, part in weights]
-    count = collections.Counter(short)
+    short_names = [short_name(leaf) + part for leaf, part in weights]
+    count = collections.Counter(short_names)
     names = []
-    for (leaf, part), name in zip(weights, short, strict=True):
+    for (leaf, part), name in zip(weights, short_names, strict=True):
         if count[name] > 1 or name in _RESERVED:
             name = "/".join(leaf.steps) + part
         if name in _RESERVED:

@@ -23,9 +23,10 @@ class Operand:
     Attributes:
         layer: The layer.
         place: Where the operand arises: one value in each iteration of a scan.
-        kept: For each scan around it: whether its iterations use a slice each. If not,
-            the operand is the same in all of them.
-        turn: Of each scan the entry of the stacked values that is meant; None for all.
+        takes_slices: For each scan around it, whether each iteration uses a slice of
+            its own. If not, the operand is the same in all of them.
+        entries: For each scan around it, which entry of the values stacked by the scan
+            is meant; None for all.
         index: Which slice of the layer it is; None for all of them, in order.
         share: If values of several leaves are joined in it: the axis, and where the
             share of this layer begins and ends. Otherwise None.
@@ -40,8 +41,8 @@ class Operand:
 
     layer: WeightLayer
     place: Place
-    kept: tuple[bool, ...]
-    turn: tuple[int | None, ...]
+    takes_slices: tuple[bool, ...]
+    entries: tuple[int | None, ...]
     index: int | None
     share: Part | None
     in_axes: Indices
@@ -63,14 +64,14 @@ class Operand:
         """
         stacked = reading
         # From the innermost scan outwards, so that the axes before stay where they are.
-        for axis in range(len(self.kept) - 1, -1, -1):
-            turn = self.turn[axis]
+        for axis in range(len(self.takes_slices) - 1, -1, -1):
+            entry = self.entries[axis]
             # Steps of a recurrence all have the same weight.
-            if turn is None and not self.kept[axis]:
-                turn = 0
-            if turn is not None:
-                stacked = stacked.take(turn, axis)
-        num_axes = reading.ndim - len(self.kept)
+            if entry is None and not self.takes_slices[axis]:
+                entry = 0
+            if entry is not None:
+                stacked = stacked.take(entry, axis)
+        num_axes = reading.ndim - len(self.takes_slices)
         shape = stacked.shape[stacked.ndim - num_axes :]
         slices = stacked.reshape(-1, *shape)
         if self.share is None:
@@ -83,35 +84,36 @@ class Operand:
 def operands(anatomy: Anatomy) -> list[Operand]:
     """Return the operands of all layers, at the first use of each slice."""
     program = anatomy._flow.program
-    every = []
+    in_order = []
     for layer, row in zip(anatomy.layers, anatomy._rows, strict=True):
         # A second use of a slice has the same weight.
         first_uses = {use.index: use for use in reversed(row.uses) if use.number == 0}
-        every += [
+        in_order += [
             _operand(program, layer, use)
             for use in sorted(first_uses.values(), key=lambda use: use.index or 0)
         ]
-    return every
+    return in_order
 
 
 def _operand(program: Program, layer: WeightLayer, use: Use) -> Operand:
+    """Return the operand of one use of a layer."""
     meeting = use.meeting
     weight = program.values[meeting.weight]
     # The weight may be computed outside of scans around the equation that uses it.
     around = program.values[meeting.value].scans
     styles = dict(zip(around, use.styles, strict=True))
-    turns: dict[int, int] = {}
-    if use.turn is not None:
-        position, turn = use.turn
-        number = around[position]
+    entry_of: dict[int, int] = {}
+    if use.single_iteration is not None:
+        position, iteration = use.single_iteration
+        scan = around[position]
         # A scan stacks what its iterations return in the order of the slices.
-        turns[number] = program.scans[number].index_of(turn)
+        entry_of[scan] = program.scans[scan].index_of(iteration)
     assert weight.var is not None, "a weight is computed from leaves"
     return Operand(
         layer=layer,
         place=Place(weight.path, weight.var, ()),
-        kept=tuple(styles.get(scan, False) for scan in weight.scans),
-        turn=tuple(turns.get(scan) for scan in weight.scans),
+        takes_slices=tuple(styles.get(scan, False) for scan in weight.scans),
+        entries=tuple(entry_of.get(scan) for scan in weight.scans),
         index=use.index,
         share=meeting.origin.joined,
         in_axes=meeting.in_axes,

@@ -60,8 +60,8 @@ class Origin(NamedTuple):
         parts: The stretches of axes of the leaf that were cut out.
         joined: If values of several leaves were concatenated: the axis of the value,
             and where this leaf's share of it begins and ends. Otherwise None.
-        turn: If f itself stacked several leaves for a scan: the scan, and the position
-            of this leaf among those that were stacked. Otherwise None.
+        position: If f itself stacked several leaves for a scan: the scan, and the
+            position of this leaf among those that were stacked. Otherwise None.
     """
 
     leaf: int
@@ -69,7 +69,7 @@ class Origin(NamedTuple):
     picks: tuple[Pick, ...] = ()
     parts: tuple[Part, ...] = ()
     joined: Part | None = None
-    turn: tuple[int, int] | None = None
+    position: tuple[int, int] | None = None
 
     @property
     def num_traced(self) -> int:
@@ -94,7 +94,7 @@ class _Step(NamedTuple):
     Attributes:
         program: The program.
         value: The result of the operation.
-        input_shape: The shape of its main input, the one that is traced.
+        input_shape: The shape of the input through which it is traced.
     """
 
     program: Program
@@ -116,23 +116,24 @@ def origins(program: Program) -> dict[int, Origins]:
     """
     of_params = program.reached(program.params)
     of_x = program.of_x
-    traced: dict[int, Origins] = {}
+    origins_of: dict[int, Origins] = {}
     for leaf in program.params:
         num_axes = len(program.values[leaf].shape)
         axes = tuple((axis,) for axis in range(num_axes))
-        traced[leaf] = (Origin(leaf, axes),)
+        origins_of[leaf] = (Origin(leaf, axes),)
     for index, value in enumerate(program.values):
         if index not in of_params or not value.inputs:
             continue
-        if index not in of_x or _is_expert(program, index, traced):
-            traced[index] = follow(program, index, traced)
-    return {index: found for index, found in traced.items() if found}
+        is_weight = index not in of_x
+        if is_weight or _is_matrix_of_stack(program, index, origins_of):
+            origins_of[index] = follow(program, index, origins_of)
+    return {index: found for index, found in origins_of.items() if found}
 
 
-def _is_expert(
+def _is_matrix_of_stack(
     program: Program,
     index: int,
-    traced: dict[int, Origins],
+    origins_of: dict[int, Origins],
 ) -> bool:
     """Tell whether a value is a matrix that the signal selects from a stack of them.
 
@@ -140,57 +141,58 @@ def _is_expert(
     x. A row that is selected from a table is an embedding instead.
     """
     value = program.values[index]
-    main = value.inputs[0]
-    if main not in traced or not program.values[main].is_floating:
+    # What is sliced or moved is the first input; further ones are indices.
+    source = value.inputs[0]
+    if source not in origins_of or not program.values[source].is_floating:
         return False
     if value.operation in ("gather", "dynamic_slice"):
         num_axes = sum(size > 1 for size in value.params["slice_sizes"])
         return num_axes >= _AXES_OF_MATRIX
-    return value.operation in _MOVING and is_expert(traced[main])
+    return value.operation in _MOVING and _is_routed(origins_of[source])
 
 
-def is_expert(found: Origins) -> bool:
+def _is_routed(origins_of_value: Origins) -> bool:
     """Tell whether a value was selected from a stack by the signal."""
-    return any(pick.is_routed for origin in found for pick in origin.picks)
+    return any(pick.is_routed for origin in origins_of_value for pick in origin.picks)
 
 
 def follow(
     program: Program,
     index: int,
-    traced: dict[int, Origins],
+    origins_of: dict[int, Origins],
 ) -> Origins:
     """Trace one value whose inputs are traced already.
 
     Args:
         program: The program.
         index: Index of the value.
-        traced: The origins of values, by index.
+        origins_of: The origins of values, by index.
 
     Returns:
-        Its origins; empty if it comes from none of the values in `traced`.
+        Its origins; empty if it comes from none of the values in `origins_of`.
     """
     value = program.values[index]
     if value.operation in ("concatenate", "stack"):
-        return _concatenated(program, value, traced)
+        return _concatenated(program, value, origins_of)
     if value.operation == "scan_stack":
         # What a scan returns in each iteration has one more axis after it.
         (returned,) = value.inputs
         return tuple(
-            _unpicked(origin, value.scans) for origin in traced.get(returned, ())
+            _unpicked(origin, value.scans) for origin in origins_of.get(returned, ())
         )
-    main = _main_input(program, value, traced)
-    if main is None:
+    traced_input = _traced_input(program, value, origins_of)
+    if traced_input is None:
         return ()
     rule = _FOLLOWED.get(value.operation, _elementwise)
-    step = _Step(program, value, program.values[main].shape)
-    followed = [rule(step, origin) for origin in traced[main]]
+    step = _Step(program, value, program.values[traced_input].shape)
+    followed = [rule(step, origin) for origin in origins_of[traced_input]]
     return tuple(origin for origin in followed if origin is not None)
 
 
-def _main_input(
+def _traced_input(
     program: Program,
     value: Value,
-    traced: dict[int, Origins],
+    origins_of: dict[int, Origins],
 ) -> int | None:
     """Return the input through which a value is traced to a leaf.
 
@@ -201,11 +203,11 @@ def _main_input(
     # Ties go to a floating input, then to the larger leaf, then to the first input.
     best, best_rank = None, (-1, -1)
     for read in value.inputs:
-        found = traced.get(read)
-        if not found:
+        origins_of_input = origins_of.get(read)
+        if not origins_of_input:
             continue
-        num_traced = max(origin.num_traced for origin in found)
-        size = math.prod(program.values[found[0].leaf].shape)
+        num_traced = max(origin.num_traced for origin in origins_of_input)
+        size = math.prod(program.values[origins_of_input[0].leaf].shape)
         # A weight comes before a mask of whole numbers or booleans of the same shape.
         is_floating = program.values[read].is_floating
         rank = (2 * num_traced + is_floating, size)
@@ -215,35 +217,45 @@ def _main_input(
 
 
 def _unpicked(origin: Origin, scans: Indices) -> Origin:
-    """Return the origin of the stack of what the iterations of a scan return."""
+    """Return the origin of what a scan stacks, from that of one iteration's value.
+
+    If each iteration took a slice of the leaf, the stack has the axis of the slices
+    again.
+
+    Args:
+        origin: The origin of the value in one iteration.
+        scans: The scans around the stack.
+    """
     inner = [pick for pick in origin.picks if pick.scan not in (None, *scans)]
-    leading = tuple(pick.axis for pick in inner[-1:])
-    kept = tuple(pick for pick in origin.picks if pick not in inner[-1:])
-    return origin._replace(axes=(leading, *origin.axes), picks=kept)
+    undone = inner[-1:]
+    leading = tuple(pick.axis for pick in undone)
+    picks = tuple(pick for pick in origin.picks if pick not in undone)
+    return origin._replace(axes=(leading, *origin.axes), picks=picks)
 
 
 def _concatenated(
     program: Program,
     value: Value,
-    traced: dict[int, Origins],
+    origins_of: dict[int, Origins],
 ) -> Origins:
     """Trace a value that f concatenated or stacked from several leaves."""
     is_stack = value.operation == "stack"
     axis = value.params["axis" if is_stack else "dimension"]
-    found: list[Origin] = []
+    shares: list[Origin] = []
     start = 0
     for read in value.inputs:
         stop = start + 1 if is_stack else start + program.values[read].shape[axis]
         share = Part(axis, start, stop)
-        for origin in traced.get(read, ()):
+        for origin in origins_of.get(read, ()):
             axes = list(origin.axes)
             if is_stack:
                 axes.insert(axis, ())
-            found.append(origin._replace(axes=tuple(axes), joined=share))
+            shares.append(origin._replace(axes=tuple(axes), joined=share))
         start = stop
-    if len(found) == 1:
-        return (found[0]._replace(joined=None),)
-    return tuple(found)
+    # A single leaf has no others to be told apart from.
+    if len(shares) == 1:
+        return (shares[0]._replace(joined=None),)
+    return tuple(shares)
 
 
 def _elementwise(step: _Step, origin: Origin) -> Origin | None:
@@ -255,6 +267,7 @@ def _elementwise(step: _Step, origin: Origin) -> Origin | None:
 
 
 def _transpose(step: _Step, origin: Origin) -> Origin:
+    """Reorder the axes."""
     permutation = step.params["permutation"]
     axes = tuple(origin.axes[axis] for axis in permutation)
     joined = origin.joined
@@ -312,6 +325,7 @@ def matched(
 
 
 def _broadcast(step: _Step, origin: Origin) -> Origin:
+    """Move the axes to their places; new axes come from none of the leaf."""
     axes: list[Indices] = [()] * len(step.value.shape)
     targets = list(step.params["broadcast_dimensions"])
     for source, target in zip(origin.axes, targets, strict=True):
@@ -323,6 +337,7 @@ def _broadcast(step: _Step, origin: Origin) -> Origin:
 
 
 def _squeeze(step: _Step, origin: Origin) -> Origin:
+    """Drop axes of size 1."""
     dropped = {int(axis) % len(step.input_shape) for axis in step.params["dimensions"]}
     # An axis of size 1 that is dropped is a stack of one, of which the slice is taken.
     leaf_axes = [origin.axes[axis] for axis in sorted(dropped)]
@@ -331,6 +346,7 @@ def _squeeze(step: _Step, origin: Origin) -> Origin:
 
 
 def _reduce(step: _Step, origin: Origin) -> Origin:
+    """Drop the axes that are summed over, or whose largest entry is taken."""
     return _without(origin, set(step.params["axes"]))
 
 
@@ -432,15 +448,15 @@ def _picked(
     Each iteration of `scan` takes one slice. If that is None, the signal selects it.
     """
     joined = origin.joined
-    turn = origin.turn
+    position = origin.position
     picks = origin.picks
     source = origin.axes[axis]
     if joined is not None and joined.axis == axis and scan is not None:
         if joined.stop - joined.start == 1:
-            turn = (scan, joined.start)
+            position = (scan, joined.start)
     elif len(source) == 1:
         picks = (*picks, Pick(source[0], scan=scan, is_routed=scan is None))
-    return _without(origin._replace(picks=picks, turn=turn), {axis})
+    return _without(origin._replace(picks=picks, position=position), {axis})
 
 
 def _dynamic_slice(step: _Step, origin: Origin) -> Origin | None:
@@ -524,12 +540,12 @@ _PASSING = {
 
 
 def _product(step: _Step, origin: Origin) -> Origin:
-    """Follow the main factor of a product of parameters by its free axes.
+    """Follow the traced factor of a product of parameters by its free axes.
 
     Such products are low-rank factors, orthogonal maps and spectral norms.
     """
     contracted, batch = step.params["dimension_numbers"]
-    # The main input is told by its shape; of two equal shapes it is the first.
+    # The traced input is told by its shape; of two equal shapes it is the first.
     is_left = step.program.values[step.value.inputs[0]].shape == tuple(step.input_shape)
     side = 0 if is_left else 1
     num_batch = len(batch[0])
@@ -548,7 +564,7 @@ def _product(step: _Step, origin: Origin) -> Origin:
 
 _Follow = Callable[[_Step, Origin], Origin | None]
 
-# How operations move the axes of their main input. `_elementwise` serves all others.
+# How operations move the axes of their traced input. `_elementwise` serves all others.
 _FOLLOWED: dict[str, _Follow] = {
     "transpose": _transpose,
     "reshape": _reshape,

@@ -28,11 +28,11 @@ _CALLS = frozenset(
 )
 
 
-class Seen(NamedTuple):
-    """The size of a value and of its derivative along the perturbation.
+class Magnitudes(NamedTuple):
+    """How large a value and its derivative along the perturbation are.
 
-    Both are arrays with one axis for each scan around the value, which runs over its
-    iterations in the order of the stacked slices.
+    Both fields are arrays with one axis for each scan around the value. It runs over
+    the iterations, in the order of the slices that the scan stacks.
 
     Attributes:
         log_derivative: ln of the largest magnitude in the derivative of the value; -inf
@@ -40,8 +40,8 @@ class Seen(NamedTuple):
         log_size: ln of the largest magnitude in the value itself.
     """
 
-    log_derivative: Float[np.ndarray, "*turns"]
-    log_size: Float[np.ndarray, "*turns"]
+    log_derivative: Float[np.ndarray, "*iterations"]
+    log_size: Float[np.ndarray, "*iterations"]
 
 
 # Compiling takes longer than running once, so XLA is told not to optimize.
@@ -56,12 +56,12 @@ class Followed(NamedTuple):
     """The effect of a perturbation on the values of a program.
 
     Attributes:
-        records: For each value, its size and that of its derivative.
+        records: How large values and their derivatives are.
         ruled: The values whose derivative comes from a custom rule (custom_jvp or
             custom_vjp).
     """
 
-    records: dict[Key, Seen]
+    records: dict[Key, Magnitudes]
     ruled: frozenset[Key]
 
 
@@ -72,34 +72,34 @@ class _Dual(NamedTuple):
     tangent: Array | None
 
 
-class _Wanted(NamedTuple):
-    """The values whose derivatives are recorded, and those whose sizes are."""
+class _Recorded(NamedTuple):
+    """Which values have their derivative recorded, and which their size."""
 
     derivatives: Set[Key]
     sizes: Set[Key]
 
 
-class _Records(dict[Key, Seen]):
-    """The records made so far. Values are tracers; `ruled` is as in `Followed`."""
+class _Records(dict[Key, Magnitudes]):
+    """The records made so far. Magnitudes are tracers; `ruled` is as in `Followed`."""
 
-    def __init__(self, wanted: _Wanted) -> None:
+    def __init__(self, recorded: _Recorded) -> None:
         super().__init__()
-        self.wanted = wanted
+        self.recorded = recorded
         self.ruled: set[Key] = set()
 
     def record(self, key: Key, dual: _Dual) -> None:
-        """Record the largest entries of a value and its derivative, if wanted."""
+        """Record the largest entries of a value and its derivative, where asked for."""
         # Reducing all values would take XLA longer to compile than the model itself.
-        moves = key in self.wanted.derivatives
-        is_sized = key in self.wanted.sizes
-        nothing = np.float32(0)
-        largest = nothing
-        if dual.tangent is not None and moves:
-            largest = _largest(dual.tangent)
-        size = _largest(dual.value) if is_sized else nothing
-        if is_sized or key in self.wanted.derivatives:
+        has_derivative = key in self.recorded.derivatives
+        has_size = key in self.recorded.sizes
+        derivative = size = np.float32(0)
+        if has_derivative and dual.tangent is not None:
+            derivative = _largest(dual.tangent)
+        if has_size:
+            size = _largest(dual.value)
+        if has_derivative or has_size:
             # The fields are tracers here, and NumPy arrays once the program has run.
-            self[key] = Seen(*cast(Any, (largest, size)))
+            self[key] = Magnitudes(*cast(Any, (derivative, size)))
 
 
 def followed(
@@ -133,11 +133,11 @@ def followed(
     @functools.partial(jax.jit, compiler_options=_UNOPTIMIZED)
     def run(
         arguments: Sequence[Array], directions: dict[int, np.ndarray]
-    ) -> list[Seen]:
+    ) -> list[Magnitudes]:
         duals = [_Dual(jnp.asarray(value), None) for value in arguments]
         for i, direction in directions.items():
             duals[i] = _Dual(duals[i].value, jnp.asarray(direction))
-        records = _Records(_Wanted(derivatives, sizes))
+        records = _Records(_Recorded(derivatives, sizes))
         _walk(
             closed,
             duals,
@@ -153,9 +153,9 @@ def followed(
         for i, value in enumerate(arguments)
         if i >= num_params and jnp.issubdtype(jnp.result_type(value), jnp.floating)
     }
-    largest = jax.device_get(run(list(arguments), direction_like(perturbed)))
-    seen = [Seen(*map(_log, record)) for record in largest]
-    return Followed(dict(zip(keys, seen, strict=True)), frozenset(ruled))
+    magnitudes = jax.device_get(run(list(arguments), direction_like(perturbed)))
+    records = [Magnitudes(*map(_log, record)) for record in magnitudes]
+    return Followed(dict(zip(keys, records, strict=True)), frozenset(ruled))
 
 
 def _walk(
@@ -167,17 +167,17 @@ def _walk(
 ) -> list[_Dual]:
     """Evaluate a program and its derivative; record values, and return its outputs."""
     jaxpr = program
-    known: dict[core.Var, _Dual] = {}
+    dual_of: dict[core.Var, _Dual] = {}
     if isinstance(program, core.ClosedJaxpr):
         jaxpr = program.jaxpr
         for var, constant in zip(jaxpr.constvars, program.consts, strict=True):
-            known[var] = _Dual(jnp.asarray(constant), None)
+            dual_of[var] = _Dual(jnp.asarray(constant), None)
 
     def write(
         var: core.Var,
         dual: _Dual,
     ) -> None:
-        known[var] = dual
+        dual_of[var] = dual
         records.record((path, var), dual)
 
     def read(atom: core.Var | core.Literal) -> _Dual:
@@ -185,7 +185,7 @@ def _walk(
         if isinstance(atom, core.Literal):
             aval: Any = atom.aval
             return _Dual(jnp.asarray(atom.val, aval.dtype), None)
-        return known[atom]
+        return dual_of[atom]
 
     for var, dual in zip(jaxpr.invars, operands, strict=True):
         write(var, dual)
@@ -266,25 +266,27 @@ def _by_rule(
     operands: Sequence[_Dual],
 ) -> list[_Dual]:
     """Evaluate an equation and its forward derivative."""
-    moving = [i for i, dual in enumerate(operands) if dual.tangent is not None]
+    # The operands that depend on x.
+    active = [i for i, dual in enumerate(operands) if dual.tangent is not None]
     values = [dual.value for dual in operands]
     # Equations that depend on parameters alone need no derivative.
-    if not moving:
-        return [_Dual(value, None) for value in _bound(eqn, values)]
+    if not active:
+        return [_Dual(value, None) for value in _evaluated(eqn, values)]
 
-    def of_moving(*moved: Array) -> list[Array]:
+    def of_active(*new_values: Array) -> list[Array]:
         replaced = list(values)
-        for i, value in zip(moving, moved, strict=True):
+        for i, value in zip(active, new_values, strict=True):
             replaced[i] = value
-        return _bound(eqn, replaced)
+        return _evaluated(eqn, replaced)
 
-    primals = tuple(values[i] for i in moving)
-    tangents = tuple(operands[i].tangent for i in moving)
-    results, derivatives = jax.jvp(of_moving, primals, tangents)
+    primals = tuple(values[i] for i in active)
+    tangents = tuple(operands[i].tangent for i in active)
+    results, derivatives = jax.jvp(of_active, primals, tangents)
     return list(map(_dual, results, derivatives))
 
 
 def _dual(value: Array, derivative: Array) -> _Dual:
+    """Return a value with its derivative, which whole numbers do not have."""
     # The derivative of whole numbers is float0 in JAX, an array without data.
     if not _is_floating(value):
         return _Dual(value, None)
@@ -306,35 +308,37 @@ def _by_reverse_rule(
         operands: Its operands.
         plain: Its results, with the derivative of the undecorated function.
     """
-    moving = [i for i, dual in enumerate(operands) if dual.tangent is not None]
-    if not moving:
+    # The operands that depend on x.
+    active = [i for i, dual in enumerate(operands) if dual.tangent is not None]
+    if not active:
         return list(plain)
     values = [dual.value for dual in operands]
 
-    def of_moving(*moved: Array) -> list[Array]:
+    def of_active(*new_values: Array) -> list[Array]:
         replaced = list(values)
-        for i, value in zip(moving, moved, strict=True):
+        for i, value in zip(active, new_values, strict=True):
             replaced[i] = value
-        results = _bound(eqn, replaced)
+        results = _evaluated(eqn, replaced)
         return [result for result in results if _is_floating(result)]
 
-    out, pull = jax.vjp(of_moving, *(values[i] for i in moving))
+    out, pull = jax.vjp(of_active, *(values[i] for i in active))
     pulled = pull(jax.tree.map(jnp.asarray, direction_like(out)))
     # The pullback of a random cotangent is zero only if the rule returns zeros.
     passes = functools.reduce(jnp.logical_or, [jnp.any(leaf != 0) for leaf in pulled])
-    return [_scaled(dual, passes) for dual in plain]
+    return [_zero_unless(passes, dual) for dual in plain]
 
 
-def _scaled(
-    dual: _Dual,
+def _zero_unless(
     passes: Array,
+    dual: _Dual,
 ) -> _Dual:
+    """Set the derivative of a value to zero if no derivative passes."""
     if dual.tangent is None:
         return dual
     return dual._replace(tangent=jnp.where(passes, dual.tangent, 0))
 
 
-def _bound(
+def _evaluated(
     eqn: core.JaxprEqn,
     operands: Sequence[Array],
 ) -> list[Array]:
@@ -371,8 +375,8 @@ def _scan(
     def body(
         state: list[_Dual],
         slices: list[_Dual],
-    ) -> tuple[list[_Dual], tuple[list[_Dual], list[Seen]]]:
-        inside = _Records(records.wanted)
+    ) -> tuple[list[_Dual], tuple[list[_Dual], list[Magnitudes]]]:
+        inside = _Records(records.recorded)
         duals = [*constants, *state, *slices]
         results = _walk(
             eqn.params["jaxpr"],
@@ -387,19 +391,19 @@ def _scan(
         new_state = [_instantiated(dual) for dual in results[:num_carry]]
         return new_state, (results[num_carry:], list(inside.values()))
 
-    state, (stacked, seen) = jax.lax.scan(
+    state, (stacked, magnitudes) = jax.lax.scan(
         body,
         state,
         slices,
         length=eqn.params["length"],
         reverse=eqn.params["reverse"],
     )
-    records.update(zip(keys, seen, strict=True))
+    records.update(zip(keys, magnitudes, strict=True))
     return [*state, *stacked]
 
 
 def _instantiated(dual: _Dual) -> _Dual:
-    """Return a dual whose derivative is an array, of zeros if it was None."""
+    """Return a value with a derivative that is an array, of zeros if it was None."""
     if dual.tangent is None and _is_floating(dual.value):
         return dual._replace(tangent=jnp.zeros_like(dual.value))
     return dual
@@ -413,7 +417,7 @@ def _largest(value: Array) -> Float[Array, ""]:
     return jnp.max(jnp.abs(value.astype(dtype)), initial=0)
 
 
-def _log(largest: np.ndarray) -> Float[np.ndarray, "*turns"]:
+def _log(largest: np.ndarray) -> Float[np.ndarray, "*iterations"]:
     """Return ln of magnitudes, -inf for zero."""
     # float64 holds the magnitudes of all dtypes.
     with np.errstate(divide="ignore"):

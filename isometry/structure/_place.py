@@ -13,10 +13,10 @@ class Place(NamedTuple):
             into the equations of the jaxpr that the one before calls: that of a jit,
             remat or custom_jvp, or the body of a scan.
         var: The variable, in the jaxpr to which the path leads.
-        turns: The iteration that is meant, counted from 0: one entry for each scan on
-            the path, outermost first. Empty: all iterations of all these scans.
+        iterations: Which iteration of each scan on the path, outermost first, counted
+            from 0. Empty: all iterations of all these scans.
     """
 
     path: tuple[int, ...]
     var: core.Var
-    turns: tuple[int, ...]
+    iterations: tuple[int, ...]

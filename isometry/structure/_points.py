@@ -1,4 +1,9 @@
-"""Points: the named values of a program."""
+"""Points: the named values of a program.
+
+Each use of a weight is followed by values that get a name: its pre-activation, what the
+nonlinearity behind it returns, the sum that the result is added to. Such a kind of
+value is a spot. Inside a scan a spot has one point for each iteration.
+"""
 
 import itertools
 import math
@@ -35,8 +40,8 @@ class Spot(NamedTuple):
             slice of stacked layers) or @t (a step of a recurrence).
         scans: The scans around the use, outermost first.
         nodes: For each tuple of iterations that has a node, the node of the point.
-        turn: If there is a point in one iteration of a scan only: the position of that
-            scan, and the iteration. Otherwise None.
+        single_iteration: If there is a point in one iteration of a scan only: the
+            position of that scan in `scans`, and the iteration. Otherwise None.
     """
 
     base: str
@@ -44,7 +49,7 @@ class Spot(NamedTuple):
     styles: tuple[bool, ...]
     scans: Indices
     nodes: dict[Indices, int]
-    turn: tuple[int, int] | None = None
+    single_iteration: tuple[int, int] | None = None
 
 
 class Point(NamedTuple):
@@ -54,13 +59,13 @@ class Point(NamedTuple):
         node: The node that represents it: that of its own iteration, or of another
             inner one.
         value: Index of the value.
-        turns: Its iteration in each scan around the value, outermost first, counted in
-            the order of running.
+        iterations: Its iteration in each scan around the value, outermost first,
+            counted in the order of running.
     """
 
     node: int
     value: int
-    turns: Indices
+    iterations: Indices
 
 
 class PreActivation(NamedTuple):
@@ -149,7 +154,7 @@ def spots(
             pre-activation.
         joins: The sums in which residual branches return to the stream.
     """
-    sum_behind = sums(flow, before_bias, joins)
+    sum_of_layer = sums(flow, before_bias, joins)
     collected: dict[tuple[str, str], Spot] = {}
 
     def put(
@@ -158,10 +163,13 @@ def spots(
         node: int,
         at: int,
     ) -> None:
+        """Note that the use whose product is `node` has a point at the node `at`."""
         scans = flow.program.values[use.meeting.value].scans
-        spot = Spot(*name, use.styles, scans, nodes={}, turn=use.turn)
+        spot = Spot(
+            *name, use.styles, scans, nodes={}, single_iteration=use.single_iteration
+        )
         spot = collected.setdefault(name, spot)
-        spot.nodes[flow.unrolled.nodes[node].turns] = at
+        spot.nodes[flow.unrolled.nodes[node].iterations] = at
 
     named = [
         (node, row, use) for node, uses in flow.layer_at.items() for row, use in uses
@@ -174,10 +182,10 @@ def spots(
         behind = outlet(flow, here)
         if behind is not None:
             put((base, number + ":out"), use, node, at=behind)
-        if node in sum_behind:
-            joined = sum_behind[node]
-            put((base, number + ":sum"), use, node, at=joined)
-            behind = outlet(flow, joined)
+        if node in sum_of_layer:
+            sum_node = sum_of_layer[node]
+            put((base, number + ":sum"), use, node, at=sum_node)
+            behind = outlet(flow, sum_node)
             if behind is not None:
                 put((base, number + ":sum:out"), use, node, at=behind)
     taken = {row.name for row in rows}
@@ -195,54 +203,66 @@ def sums(
     layers: embeddings of tokens and positions, or the two products of a recurrence.
 
     Returns:
-        For the node of each such layer, the node of the sum. Of several layers that are
-        added, the last one has it.
+        A dict from the node of a layer to the node of its sum. If a sum adds several
+        layers, only the last of them has an entry.
     """
-    found = {join.layers[-1]: join.node for join in reversed(joins)}
-    joined = {join.node: join.layers[-1] for join in joins}
-    # The layer of each node that is its result, or the nonlinearity or norm after it.
-    owners: dict[int, int] = {}
+    # Reversed, so that the first join of a layer wins.
+    sum_of_layer = {join.layers[-1]: join.node for join in reversed(joins)}
+    layer_of_join = {join.node: join.layers[-1] for join in joins}
+    # For nodes that are the result of a layer, or of the nonlinearity or norm after
+    # that: the node of the layer.
+    layer_of: dict[int, int] = {}
     for node in flow.nodes:
         if node in flow.layer_at:
-            _own(flow, before_bias[node].node, node, owners=owners)
-        if node in joined:
-            _own(flow, node, joined[node], owners=owners)
+            result = before_bias[node].node
+            _note_results(flow, result, layer=node, layer_of=layer_of)
+        if node in layer_of_join:
+            layer = layer_of_join[node]
+            _note_results(flow, node, layer=layer, layer_of=layer_of)
         elif is_sum(flow, node):
-            added = {_owner(flow, operand, owners) for operand in flow.inputs[node]}
+            operands = flow.inputs[node]
+            added = {_layer_before(flow, operand, layer_of) for operand in operands}
             if None not in added and len(added) > 1:
-                layer = max(owner for owner in added if owner is not None)
-                found.setdefault(layer, node)
-                _own(flow, node, layer, owners=owners)
-    return found
+                layer = max(layer for layer in added if layer is not None)
+                sum_of_layer.setdefault(layer, node)
+                _note_results(flow, node, layer=layer, layer_of=layer_of)
+    return sum_of_layer
 
 
-def _own(
+def _note_results(
     flow: Flow,
     node: int,
-    layer: int,
     *,
-    owners: dict[int, int],
+    layer: int,
+    layer_of: dict[int, int],
 ) -> None:
-    """Note a layer as the owner of a node, and of the nonlinearity or norm after it."""
-    owners[node] = layer
+    """Note that a node, and a nonlinearity or norm after it, are results of a layer."""
+    layer_of[node] = layer
     behind = outlet(flow, node)
     if behind is not None:
-        owners[behind] = layer
+        layer_of[behind] = layer
 
 
-def _owner(
+def _layer_before(
     flow: Flow,
     node: int,
-    owners: Mapping[int, int],
+    layer_of: Mapping[int, int],
 ) -> int | None:
-    """Return the layer of which a node is the scaled or reshaped result, or None."""
-    while node not in owners:
+    """Return the layer whose result a node is, as it is, scaled or reshaped; or None.
+
+    Args:
+        flow: The flow.
+        node: The node.
+        layer_of: The layers of the nodes that are known to be a result.
+    """
+    while node not in layer_of:
         is_layout = flow.operation(node) in LAYOUT
+        is_copy = is_layout or flow.is_scaled(node)
         inputs = flow.inputs[node]
-        if not (is_layout or flow.is_scaled(node)) or len(inputs) != 1:
+        if not is_copy or len(inputs) != 1:
             return None
         (node,) = inputs
-    return owners[node]
+    return layer_of[node]
 
 
 def _states(flow: Flow, taken: Container[str]) -> list[Spot]:
@@ -261,9 +281,9 @@ def _states(flow: Flow, taken: Container[str]) -> list[Spot]:
         tail = "" if number == 0 else f"#{number + 1}"
         by_value: dict[int, dict[Indices, int]] = {}
         for node in flow.nodes:
-            index, turns, _ = flow.unrolled.nodes[node]
-            if index in program.scans[scan].returned and len(turns) == len(scans):
-                by_value.setdefault(index, {})[turns] = node
+            index, iterations, _ = flow.unrolled.nodes[node]
+            if index in program.scans[scan].returned and len(iterations) == len(scans):
+                by_value.setdefault(index, {})[iterations] = node
         bases = _state_names(program, sorted(by_value), taken)
         for base, (_, nodes) in zip(bases, sorted(by_value.items()), strict=True):
             spots.append(Spot(base, tail, styles, scans=scans, nodes=nodes))
@@ -315,7 +335,10 @@ def _words(row: Row, use: Use) -> tuple[str, str]:
 
 
 def outlet(flow: Flow, node: int) -> int | None:
-    """Return the result of the nonlinearity, norm and pooling after a node, or None."""
+    """Return the node after the nonlinearity, norm and pooling that follow a node.
+
+    None if nothing follows but reshapes and scalings.
+    """
     for behind in reversed(flow.passage(node)):
         is_layout = flow.operation(behind) in LAYOUT
         if not (is_layout or flow.is_scaled(behind)):
@@ -323,12 +346,12 @@ def outlet(flow: Flow, node: int) -> int | None:
     return None
 
 
-def _is_meant(spot: Spot, turns: Sequence[int]) -> bool:
-    """Tell whether a spot has a point in these iterations."""
-    if spot.turn is None:
+def _has_point(spot: Spot, iterations: Sequence[int]) -> bool:
+    """Tell whether a spot has a point in these iterations of the scans around it."""
+    if spot.single_iteration is None:
         return True
-    position, turn = spot.turn
-    return turns[position] == turn
+    position, iteration = spot.single_iteration
+    return iterations[position] == iteration
 
 
 class Points:
@@ -363,7 +386,7 @@ class Points:
         # If a value has two names, the first one is used.
         self._names: dict[tuple[int, Indices], str] = {}
         for name, point in self.by_name.items():
-            self._names.setdefault((point.value, point.turns), name)
+            self._names.setdefault((point.value, point.iterations), name)
 
     @property
     def nodes(self) -> frozenset[int]:
@@ -384,8 +407,8 @@ class Points:
         named = []
         for point in dict.fromkeys(self.by_name.values()):
             if point.node == node:
-                name = self._names[point.value, point.turns]
-                shift = map(operator.sub, point.turns, laid_out)
+                name = self._names[point.value, point.iterations]
+                shift = map(operator.sub, point.iterations, laid_out)
                 named.append((name, dict(zip(scans, shift, strict=True))))
         return named
 
@@ -395,13 +418,15 @@ class Points:
         index = "" if use.index is None else f"[{use.index}]"
         point = self._point(layer, shift)
         scans = self._program.values[point.value].scans
-        return index + self._write(use.styles, scans, point.turns, only=use.turn)
+        return index + self._write(
+            use.styles, scans, point.iterations, only=use.single_iteration
+        )
 
     def name_before(self, node: int, shift: Shift) -> str | None:
         """Name a value, or the point of which it is a scaled or reshaped copy."""
         while True:
             point = self._point(node, shift)
-            name = self._names.get((point.value, point.turns))
+            name = self._names.get((point.value, point.iterations))
             inputs = self._flow.inputs[node]
             operation = self._flow.operation(node)
             is_layout = operation in LAYOUT and operation not in _SLICING
@@ -449,34 +474,43 @@ class Points:
     ) -> Iterator[tuple[str, Point]]:
         """Yield the points of a spot in all iterations, by name."""
         lengths = [self._program.scans[scan].length for scan in spot.scans]
-        for turns in itertools.product(*map(range, lengths)):
-            laid_out = tuple(map(representative, turns, lengths))
-            if laid_out not in spot.nodes or not _is_meant(spot, turns):
+        for iterations in itertools.product(*map(range, lengths)):
+            laid_out = tuple(map(representative, iterations, lengths))
+            if laid_out not in spot.nodes or not _has_point(spot, iterations):
                 continue
             # The node may be in other iterations than the product of the layer, but the
             # point is as far from its node as this iteration is from the one laid out.
             shift = {
-                scan: turn - shown
-                for scan, turn, shown in zip(spot.scans, turns, laid_out, strict=True)
+                scan: iteration - shown
+                for scan, iteration, shown in zip(
+                    spot.scans, iterations, laid_out, strict=True
+                )
             }
             point = self._point(spot.nodes[laid_out], shift)
-            written = self._write(spot.styles, spot.scans, turns, only=spot.turn)
+            written = self._write(
+                spot.styles, spot.scans, iterations, only=spot.single_iteration
+            )
             yield spot.base + written + spot.tail, point
 
     def _write(
         self,
         styles: Sequence[bool],
         scans: Sequence[int],
-        turns: Sequence[int],
+        iterations: Sequence[int],
         *,
         only: tuple[int, int] | None,
     ) -> str:
+        """Write iterations as in the name of a point: "[3]" of layers, "@5" of steps.
+
+        The iteration of a scan in which there is a point only once, `only`, is not
+        written.
+        """
         text = ""
         for i, (is_slice, scan) in enumerate(zip(styles, scans, strict=True)):
             if only is not None and only[0] == i:
                 continue
-            turn = turns[i]
-            index = self._program.scans[scan].index_of(turn)
+            iteration = iterations[i]
+            index = self._program.scans[scan].index_of(iteration)
             text += f"[{index}]" if is_slice else f"@{index}"
         return text
 
@@ -484,13 +518,13 @@ class Points:
         """Return the point that is `shift` iterations away from a node."""
         index, laid_out, _ = self._flow.unrolled.nodes[node]
         scans = self._program.values[index].scans
-        turns = []
-        for scan, turn in zip(scans, laid_out, strict=True):
+        iterations = []
+        for scan, iteration in zip(scans, laid_out, strict=True):
             if scan in shift:
-                turns.append(turn + shift[scan])
+                iterations.append(iteration + shift[scan])
             else:
-                turns.append(actual(turn, self._program.scans[scan].length))
-        return Point(node, index, tuple(turns))
+                iterations.append(actual(iteration, self._program.scans[scan].length))
+        return Point(node, index, tuple(iterations))
 
     def _key(self, point: Point) -> Indices:
         """Return a sort key, by which points are in the order of their computation."""
@@ -498,6 +532,6 @@ class Points:
         # precede what follows the scan.
         key: list[int] = []
         scans = self._program.values[point.value].scans
-        for scan, turn in zip(scans, point.turns, strict=True):
-            key += [self._program.scans[scan].start, turn]
+        for scan, iteration in zip(scans, point.iterations, strict=True):
+            key += [self._program.scans[scan].start, iteration]
         return (*key, point.value)

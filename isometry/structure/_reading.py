@@ -38,8 +38,8 @@ _OPAQUE = frozenset(
 CUSTOM = "custom_jvp "
 
 
-# Indices of values, nodes or axes; shapes; or iterations of scans ("turns"), of the
-# outermost scan first.
+# Indices of values, nodes or axes; shapes; or iterations of scans, of the outermost
+# scan first.
 Indices: TypeAlias = tuple[int, ...]
 
 
@@ -77,6 +77,7 @@ class Value(NamedTuple):
 
     @property
     def shape(self) -> Indices:
+        """The shape; () for a value without one, such as a token."""
         return tuple(getattr(self.aval, "shape", ()))
 
     @property
@@ -119,9 +120,9 @@ class Scan(NamedTuple):
     carries: Indices
     returned: Indices
 
-    def index_of(self, turn: int) -> int:
+    def index_of(self, iteration: int) -> int:
         """Return which slice of the stacked arrays an iteration takes."""
-        return self.length - 1 - turn if self.is_reverse else turn
+        return self.length - 1 - iteration if self.is_reverse else iteration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,8 +183,8 @@ class Program:
         return frozenset(seen)
 
 
-class _Where(NamedTuple):
-    """Where an equation is: the fields of `Value` that describe its surroundings."""
+class _Surroundings(NamedTuple):
+    """What encloses an equation: fields of `Value`."""
 
     path: Indices = ()
     scans: Indices = ()
@@ -191,13 +192,18 @@ class _Where(NamedTuple):
 
 
 class _Reader:
-    """The values and scans read so far."""
+    """Reads a jaxpr; holds the values and scans that are read so far.
+
+    A scan is None while its body is being read. Methods that read something add its
+    values, and return the indices of its results.
+    """
 
     def __init__(self) -> None:
         self.values: list[Value] = []
         self.scans: list[Scan | None] = []
 
     def add(self, value: Value) -> int:
+        """Add a value, and return its index."""
         self.values.append(value)
         return len(self.values) - 1
 
@@ -205,7 +211,7 @@ class _Reader:
         self,
         jaxpr: core.Jaxpr,
         arguments: Sequence[int],
-        where: _Where,
+        where: _Surroundings,
     ) -> list[int]:
         """Read a jaxpr.
 
@@ -215,23 +221,23 @@ class _Reader:
             where: What encloses its equations.
 
         Returns:
-            Indices of its outputs. Methods that read other things return the same.
+            Indices of its outputs.
         """
         variables = [*jaxpr.constvars, *jaxpr.invars]
         # Two calls of one function share its variables, so each call has its own table.
-        known = dict(zip(variables, arguments, strict=True))
+        value_of = dict(zip(variables, arguments, strict=True))
         for index, eqn in enumerate(jaxpr.eqns):
-            inputs = self.atoms(eqn.invars, known)
+            inputs = self.atoms(eqn.invars, value_of)
             inside = where._replace(path=(*where.path, index))
             outputs = self.equation(eqn, inputs, inside)
-            known |= dict(zip(eqn.outvars, outputs, strict=True))
-        return self.atoms(jaxpr.outvars, known)
+            value_of |= dict(zip(eqn.outvars, outputs, strict=True))
+        return self.atoms(jaxpr.outvars, value_of)
 
     def called(
         self,
         called: core.ClosedJaxpr | core.Jaxpr,
         arguments: Sequence[int],
-        where: _Where,
+        where: _Surroundings,
     ) -> list[int]:
         """Read a jaxpr that may have constants of its own."""
         # In some versions of JAX one class stands for both kinds.
@@ -246,7 +252,7 @@ class _Reader:
     def atoms(
         self,
         atoms: Sequence[core.Var | core.Literal],
-        known: dict[core.Var, int],
+        value_of: dict[core.Var, int],
     ) -> list[int]:
         """Return the indices of the values of variables and literals."""
         indices = []
@@ -255,14 +261,14 @@ class _Reader:
                 literal = Value("constant", (), atom.aval, number=atom.val)
                 indices.append(self.add(literal))
             else:
-                indices.append(known[atom])
+                indices.append(value_of[atom])
         return indices
 
     def equation(
         self,
         eqn: core.JaxprEqn,
         inputs: list[int],
-        inside: _Where,
+        inside: _Surroundings,
     ) -> list[int]:
         """Read one equation, and what it calls."""
         name = eqn.primitive.name
@@ -279,6 +285,7 @@ class _Reader:
                 title = CUSTOM + title if is_rule else title
                 inside = inside._replace(calls=(*inside.calls, title))
             return self.called(called, inputs, inside)
+        # The path of a result does not include the equation itself.
         outside = inside._replace(path=inside.path[:-1])
         return self.results(name, inputs, eqn=eqn, where=outside)
 
@@ -288,7 +295,7 @@ class _Reader:
         inputs: list[int],
         *,
         eqn: core.JaxprEqn,
-        where: _Where,
+        where: _Surroundings,
     ) -> list[int]:
         """Add the values that an equation returns, each computed from all inputs."""
         path, scans, calls = where
@@ -312,7 +319,7 @@ class _Reader:
         self,
         eqn: core.JaxprEqn,
         inputs: list[int],
-        inside: _Where,
+        inside: _Surroundings,
     ) -> list[int]:
         """Read every branch; each result depends on the choice and on all branches."""
         # Which branch runs depends on a value, so all of them are read.
@@ -341,7 +348,7 @@ class _Reader:
         self,
         eqn: core.JaxprEqn,
         inputs: list[int],
-        inside: _Where,
+        inside: _Surroundings,
     ) -> list[int]:
         """Read a scan: what its body takes, the body once, and what it returns."""
         body = eqn.params["jaxpr"]
@@ -437,7 +444,7 @@ def read(closed: core.ClosedJaxpr, num_params: int) -> Program:
         reader.add(Value("argument", (), var.aval, var=var))
         for var in closed.jaxpr.invars
     ]
-    outputs = reader.called(closed, arguments, _Where())
+    outputs = reader.called(closed, arguments, _Surroundings())
     scans = [scan for scan in reader.scans if scan is not None]
     return Program(
         values=tuple(reader.values),

@@ -26,7 +26,7 @@ def roles(
     """
     in_attention = _in_attention(flow, attentions)
     last = _without_successor(flow)
-    found = []
+    roles_in_order = []
     for index, row in enumerate(weights):
         is_first = depths[index] == 1 and index not in on_branch
         is_last = index in last and index not in on_branch
@@ -41,8 +41,8 @@ def roles(
             role = "stem"
         else:
             role = "hidden"
-        found.append(role)
-    return found
+        roles_in_order.append(role)
+    return roles_in_order
 
 
 def _in_attention(
@@ -56,11 +56,11 @@ def _in_attention(
             for node in getattr(heads, part):
                 for index, _ in flow.layer_at[node]:
                     parts.setdefault(index, {})[part] = None
-    named = {}
-    for index, played in parts.items():
-        role = "/".join(played)
-        named[index] = "qkv" if role == "query/key/value" else role
-    return named
+    role_of = {}
+    for index, parts_of_layer in parts.items():
+        role = "/".join(parts_of_layer)
+        role_of[index] = "qkv" if role == "query/key/value" else role
+    return role_of
 
 
 def _is_recurrent(flow: Flow, row: Row) -> bool:
@@ -79,18 +79,19 @@ def _is_recurrent(flow: Flow, row: Row) -> bool:
 
 def _without_successor(flow: Flow) -> frozenset[int]:
     """Return the weights between which and the output there is no other layer."""
-    follows: set[int] = set()
+    # The nodes after which some layer follows.
+    before_layer: set[int] = set()
     last: set[int] = set()
     not_last: set[int] = set()
     for node in reversed(flow.nodes):
         readers = flow.readers[node]
         # Nodes are visited backwards, so their readers have been visited.
-        has_layer = any(
-            reader in follows or reader in flow.layer_at for reader in readers
+        layer_follows = any(
+            reader in before_layer or reader in flow.layer_at for reader in readers
         )
-        if has_layer:
-            follows.add(node)
+        if layer_follows:
+            before_layer.add(node)
         for index, _ in flow.layer_at.get(node, ()):
-            (not_last if has_layer else last).add(index)
+            (not_last if layer_follows else last).add(index)
     # Of a stack, only the last slice may have no successor; then it is no head.
     return frozenset(last - not_last)

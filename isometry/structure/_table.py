@@ -60,18 +60,21 @@ def _positions(branches: Sequence[Branch]) -> dict[str, str]:
 
 
 def _on_branch(layer: WeightLayer, positions: Mapping[str, str]) -> str:
+    """Write the branch of a layer and its position on it, or that of a shortcut."""
     if layer.branch is None:
         return positions.get(layer.name, "")
     return f"{layer.branch} {positions[layer.name]}"
 
 
 def _name(layer: WeightLayer) -> str:
+    """Write the name of a layer; of a stack "blocks/fc[0..5]"."""
     if layer.stacked is None:
         return layer.name
     return f"{layer.name}[0..{layer.stacked - 1}]"
 
 
 def _kind(layer: WeightLayer) -> str:
+    """Write the kind of a layer, and whether it has groups or is tied."""
     kind = layer.kind
     if layer.groups > 1:
         kind += f", {layer.groups} groups"
@@ -126,6 +129,7 @@ def _shortened(step: str) -> str:
 
 
 def _heading(anatomy: "Anatomy") -> str:
+    """Count what the anatomy holds: "3 weight layers, depth 3, 0 branches"."""
     counts = [
         _counted(len(anatomy.layers), "weight layer", "weight layers"),
         f"depth {anatomy.depth}",
@@ -148,10 +152,12 @@ def _num_attentions(anatomy: "Anatomy") -> int:
 
 
 def _counted(number: int, singular: str, plural: str) -> str:
+    """Write a number with its noun."""
     return f"{number} {singular if number == 1 else plural}"
 
 
 def _endings(anatomy: "Anatomy") -> list[str]:
+    """Return the line on what could not be read, if there is anything."""
     if not anatomy.unread:
         return []
     return ["not read: " + ", ".join(anatomy.unread)]
@@ -161,12 +167,12 @@ def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
     """Align cells in columns, and leave out empty columns."""
     columns = [list(column) for column in zip(_HEADINGS, *rows, strict=True)]
     # A perceptron, for example, has no branches.
-    told = [column for column in columns if any(column[1:])]
-    widths = [max(map(len, column)) for column in told]
+    filled = [column for column in columns if any(column[1:])]
+    widths = [max(map(len, column)) for column in filled]
     lines = []
     for i in range(len(rows) + 1):
         padded = [
-            column[i].ljust(width) for column, width in zip(told, widths, strict=True)
+            column[i].ljust(width) for column, width in zip(filled, widths, strict=True)
         ]
         lines.append("  ".join(padded).rstrip())
     return lines

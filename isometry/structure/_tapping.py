@@ -1,4 +1,9 @@
-"""Rewrites programs so that values inside them can be read and perturbed."""
+"""Rewrites programs so that values inside them can be read and perturbed.
+
+A tap is a place at which the rewritten program does so; a reading is the value there. A
+bump is an array that is added to the value. The derivative with respect to the bump is
+that of everything downstream with respect to the value.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -34,6 +39,7 @@ def _add(
     value: Array,
     bump: Array | None,
 ) -> Array:
+    """Add a bump to a value, if one is given."""
     # Places that are only read add no operation to the program.
     if bump is None:
         return value
@@ -44,6 +50,7 @@ def _cut(
     value: Array,
     given: tuple[Array, Array] | None,
 ) -> Array:
+    """Stop the derivative of a value where the flag says so, and add a bump."""
     if given is None:
         return value
     bump, is_cut = given
@@ -54,9 +61,9 @@ def _cut(
 # The derivative with respect to a bump is that of everything downstream.
 ADD = Mode(_add)
 
-# No derivative passes a place: what is read at one depends on the bumps at the places
-# directly before it alone. So one pass gives the Jacobians of all blocks. The caller
-# gives a bump and whether to cut, because not every iteration of a scan need be a
+# No derivative passes a place: a reading depends only on the bumps at the places
+# directly before it. So one pass gives the Jacobians of all blocks. The caller gives a
+# bump and a flag, whether to cut, because not every iteration of a scan need be a
 # place.
 CUT = Mode(_cut, reads_first=True)
 
@@ -122,9 +129,9 @@ def tapped(
 
     Args:
         closed: The program.
-        places: The places, by name. A place inside scans whose `turns` are empty means
-            the values of all iterations, stacked on leading axes, one for each scan.
-            Iterations of a reversed scan are in the order of its stacked inputs.
+        places: The places, by name. A place inside scans whose `iterations` are empty
+            means the values of all iterations, stacked on leading axes, one for each
+            scan. Iterations of a reversed scan are in the order of its stacked inputs.
         mode: What happens at each place.
 
     Returns:
@@ -228,12 +235,13 @@ def _run(
         value: Array,
     ) -> None:
         names = here.get(variable, ())
-        first = value
+        edited = value
         for name in names:
-            value = taps[name].edited(value, mode)
-        values[variable] = value
+            edited = taps[name].edited(edited, mode)
+        values[variable] = edited
         # All names of one variable read the same value, with all perturbations.
-        readings.update(dict.fromkeys(names, first if mode.reads_first else value))
+        reading = value if mode.reads_first else edited
+        readings.update(dict.fromkeys(names, reading))
 
     # Constants and arguments are places too: "input" is one.
     for variable, value in zip(jaxpr.constvars, constants, strict=True):
@@ -354,13 +362,12 @@ def _remat(
             mode=mode,
         )
 
-    policy = eqn.params["policy"]
-    forgetting = jax.checkpoint(
+    recomputing = jax.checkpoint(
         body,
         prevent_cse=eqn.params["prevent_cse"],
-        policy=policy,
+        policy=eqn.params["policy"],
     )
-    return forgetting(operands)
+    return recomputing(operands)
 
 
 def _cond(
@@ -370,13 +377,15 @@ def _cond(
     mode: Mode,
 ) -> tuple[list[Array], Arrays]:
     """Evaluate a cond, each branch with the taps inside it."""
-    # All branches must return readings of the same places.
+    # All branches of a cond must return the same readings. Those of other branches are
+    # NaN.
     index, *rest = operands
     shapes = {name: reading_shape(_called(eqn), taps[name].place) for name in taps}
 
-    def branch(
+    def rewritten_branch(
         program: core.ClosedJaxpr | core.Jaxpr,
     ) -> Callable[[list[Array]], tuple[list[Array], Arrays]]:
+        """Return a branch that also returns a reading for every tap of the cond."""
         inside = {n: tap for n, tap in taps.items() if _holds(program, tap.place)}
 
         def call(operands: list[Array]) -> tuple[list[Array], Arrays]:
@@ -392,7 +401,7 @@ def _cond(
 
         return call
 
-    branches = [branch(program) for program in _called(eqn)]
+    branches = [rewritten_branch(program) for program in _called(eqn)]
     return jax.lax.switch(index, branches, rest)
 
 
@@ -433,16 +442,16 @@ def reading_shape(
         place: The place.
     """
     lengths = []
-    path, turns = place.path, place.turns
+    path, iterations = place.path, place.iterations
     while path:
         inside = place._replace(path=path)
         program = next(p for p in programs if _holds(p, inside))
         eqn = _opened(program)[0].eqns[path[0]]
-        if eqn.primitive.name == "scan" and not turns:
+        if eqn.primitive.name == "scan" and not iterations:
             lengths.append(eqn.params["length"])
         # If the place is in one iteration, no axis is added.
         elif eqn.primitive.name == "scan":
-            turns = turns[1:]
+            iterations = iterations[1:]
         programs, path = _called(eqn), path[1:]
     aval: Any = place.var.aval
     return jax.ShapeDtypeStruct((*lengths, *aval.shape), aval.dtype)
@@ -466,19 +475,22 @@ def _scan(
     carried = operands[num_constants : num_constants + num_carried]
     stacked_inputs = operands[num_constants + num_carried :]
     length = eqn.params["length"]
-    single = {name: tap for name, tap in taps.items() if tap.place.turns}
-    every = {name: tap for name, tap in taps.items() if not tap.place.turns}
-    stacked_given = {n: tap.given for n, tap in every.items() if tap.given is not None}
+    # Taps of one iteration, and taps of all iterations.
+    single = {name: tap for name, tap in taps.items() if tap.place.iterations}
+    stacked = {name: tap for name, tap in taps.items() if not tap.place.iterations}
+    stacked_given = {
+        name: tap.given for name, tap in stacked.items() if tap.given is not None
+    }
 
     def body(
         state: _State,
         step: _Step,
     ) -> tuple[_State, tuple[list[Array], Arrays]]:
         carried, held = state
-        turn, inputs, given = step
-        is_meant = {n: turn == tap.place.turns[0] for n, tap in single.items()}
-        inside = {n: tap._replace(given=given.get(n)) for n, tap in every.items()}
-        inside |= {n: _in_turn(tap, is_meant[n]) for n, tap in single.items()}
+        iteration, inputs, given = step
+        is_here = {n: iteration == tap.place.iterations[0] for n, tap in single.items()}
+        inside = {n: tap._replace(given=given.get(n)) for n, tap in stacked.items()}
+        inside |= {n: _in_iteration(tap, is_here[n]) for n, tap in single.items()}
         outputs, readings = _run(
             program,
             [*constants, *carried, *inputs],
@@ -486,7 +498,7 @@ def _scan(
             mode=mode,
         )
         held = {
-            name: jnp.where(is_meant[name], readings.pop(name), value)
+            name: jnp.where(is_here[name], readings.pop(name), value)
             for name, value in held.items()
         }
         return (outputs[:num_carried], held), (outputs[num_carried:], readings)
@@ -503,25 +515,31 @@ def _scan(
     return [*carried, *stacked_outputs], readings | held
 
 
-def _in_turn(
+def _in_iteration(
     tap: _Tap,
-    is_meant: Array,
+    is_here: Array,
 ) -> _Tap:
-    """Return a tap of one iteration relative to the body of the scan."""
-    mask = is_meant if tap.mask is None else tap.mask & is_meant
-    return _Tap(_without_turn(tap.place), tap.given, mask)
+    """Return a tap relative to the body of a scan.
+
+    Args:
+        tap: A tap of a single iteration.
+        is_here: Whether this iteration is that of the tap.
+    """
+    mask = is_here if tap.mask is None else tap.mask & is_here
+    return _Tap(_without_iteration(tap.place), tap.given, mask)
 
 
-def _without_turn(place: Place) -> Place:
-    return place._replace(turns=place.turns[1:])
+def _without_iteration(place: Place) -> Place:
+    """Return a place relative to the body of its outermost scan."""
+    return place._replace(iterations=place.iterations[1:])
 
 
 def _nothing_held(
     program: core.ClosedJaxpr | core.Jaxpr,
     tap: _Tap,
 ) -> Array:
-    """Return the carried reading before the iteration of the tap: zeros."""
-    shape = reading_shape([program], _without_turn(tap.place))
+    """Return zeros, which a scan carries until the iteration of the tap is reached."""
+    shape = reading_shape([program], _without_iteration(tap.place))
     return jnp.zeros(shape.shape, shape.dtype)
 
 
@@ -542,6 +560,7 @@ def _count_stacked(
     outside: Sequence[core.Var | core.Literal],
     inside: Sequence[core.Var | core.Literal],
 ) -> int:
+    """Count the variables of a scan that have one axis more outside than inside."""
     pairs = zip(outside, inside, strict=True)
     return sum(_num_axes(a) > _num_axes(b) for a, b in pairs)
 

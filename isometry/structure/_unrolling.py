@@ -22,18 +22,20 @@ class Node(NamedTuple):
 
     Attributes:
         value: Index of the value in the program.
-        turns: The iteration among those that are laid out, for each scan around it.
+        iterations: For each scan around it, which of the iterations that are laid out.
         inputs: Indices of the nodes that it is computed from; all are smaller than its
             own.
     """
 
     value: int
-    turns: Indices
+    iterations: Indices
     inputs: Indices
 
 
 class Unrolled:
-    """The nodes of a program in an order in which they can be computed.
+    """The values of a program, a node for each iteration of scans that is laid out.
+
+    Nodes are in an order in which they can be computed.
 
     Attributes:
         program: The program.
@@ -47,24 +49,24 @@ class Unrolled:
         self._by_place: dict[tuple[int, Indices], int] = {}
         self._scan_at = {scan.start: scan for scan in program.scans}
         self._feedback = program.feedback
-        self._lay_out(0, len(program.values), turns=())
+        self._lay_out(0, len(program.values), iterations=())
         self.readers: list[list[int]] = [[] for _ in self.nodes]
         for index, node in enumerate(self.nodes):
             for read in dict.fromkeys(node.inputs):
                 self.readers[read].append(index)
 
     def value(self, node: int) -> Value:
-        """Return the value of the program that a node is, in some iteration."""
+        """Return the value of the program that a node is in some iteration."""
         return self.program.values[self.nodes[node].value]
 
-    def find(self, value: int, turns: Indices = ()) -> int:
-        """Return the node of a value; `turns` may include those of inner scans."""
+    def find(self, value: int, iterations: Indices = ()) -> int:
+        """Return the node of a value; `iterations` may include those of inner scans."""
         # A value outside of a scan is the same in all iterations of the scan.
         num_scans = len(self.program.values[value].scans)
-        return self._by_place[value, turns[:num_scans]]
+        return self._by_place[value, iterations[:num_scans]]
 
     def laid_out(self, value: int) -> list[int]:
-        """Return all nodes of a value, in order."""
+        """Return the nodes of a value in all iterations, in order."""
         indices = range(len(self.nodes))
         return [index for index in indices if self.nodes[index].value == value]
 
@@ -72,56 +74,60 @@ class Unrolled:
         self,
         start: int,
         stop: int,
-        turns: Indices,
+        iterations: Indices,
     ) -> None:
         """Add nodes for the values from `start` to `stop`, and for scans among them."""
         # The values of the body of a scan are contiguous.
         index = start
         while index < stop:
             scan = self._scan_at.get(index)
-            is_inside = len(turns) >= len(self.program.values[index].scans)
+            is_inside = len(iterations) >= len(self.program.values[index].scans)
             if scan is None or is_inside:
-                self._add(index, turns)
+                self._add(index, iterations)
                 index += 1
                 continue
-            for turn in range(num_laid_out(scan)):
-                self._lay_out(scan.start, scan.stop, (*turns, turn))
+            for iteration in range(num_laid_out(scan)):
+                self._lay_out(scan.start, scan.stop, (*iterations, iteration))
             index = scan.stop
 
-    def _add(self, index: int, turns: Indices) -> None:
+    def _add(self, index: int, iterations: Indices) -> None:
+        """Add the node of a value in these iterations of the scans around it."""
         value = self.program.values[index]
-        own_turns = turns[: len(value.scans)]
-        inputs = self._inputs(index, value, own_turns)
-        self._by_place[index, own_turns] = len(self.nodes)
-        self.nodes.append(Node(index, own_turns, inputs))
+        own_iterations = iterations[: len(value.scans)]
+        inputs = self._inputs(index, value, own_iterations)
+        self._by_place[index, own_iterations] = len(self.nodes)
+        self.nodes.append(Node(index, own_iterations, inputs))
 
     def _inputs(
         self,
         index: int,
         value: Value,
-        turns: Indices,
+        iterations: Indices,
     ) -> Indices:
         """Return the nodes that a value is computed from, in these iterations."""
-        if value.operation == "scan_carry" and turns[-1] > 0:
-            before = (*turns[:-1], turns[-1] - 1)
+        if value.operation == "scan_carry" and iterations[-1] > 0:
+            before = (*iterations[:-1], iterations[-1] - 1)
             return (self.find(self._feedback[index], before),)
         if value.operation in ("scan_last", "scan_stack"):
-            return self._leaving(value, turns)
-        return tuple(self.find(read, turns) for read in value.inputs)
+            return self._leaving(value, iterations)
+        return tuple(self.find(read, iterations) for read in value.inputs)
 
-    def _leaving(self, value: Value, turns: Indices) -> Indices:
+    def _leaving(self, value: Value, iterations: Indices) -> Indices:
         """Return the nodes inside a scan from which one of its results is computed."""
         (returned,) = value.inputs
         num_scans = len(self.program.values[returned].scans)
-        if num_scans <= len(turns):
+        if num_scans <= len(iterations):
             # The body returns a value from outside as it is.
-            return (self.find(returned, turns),)
-        scan = self.program.scans[self.program.values[returned].scans[len(turns)]]
-        every_turn = range(num_laid_out(scan))
+            return (self.find(returned, iterations),)
+        scan = self.program.scans[self.program.values[returned].scans[len(iterations)]]
+        all_iterations = range(num_laid_out(scan))
         # A stack depends on every iteration, a final state on the last one.
         if value.operation == "scan_last":
-            every_turn = every_turn[-1:]
-        return tuple(self.find(returned, (*turns, turn)) for turn in every_turn)
+            all_iterations = all_iterations[-1:]
+        return tuple(
+            self.find(returned, (*iterations, iteration))
+            for iteration in all_iterations
+        )
 
     def after(
         self,
@@ -151,19 +157,19 @@ def num_laid_out(scan: Scan) -> int:
     return min(scan.length, _LAID_OUT)
 
 
-def representative(turn: int, length: int) -> int:
-    """Return which of the laid out iterations represents an iteration.
+def representative(iteration: int, length: int) -> int:
+    """Return which of the iterations that are laid out stands for an iteration.
 
     Args:
-        turn: The iteration.
+        iteration: The iteration.
         length: The number of iterations of the scan.
     """
     if length <= _LAID_OUT:
-        return turn
-    from_end = length - 1 - turn
+        return iteration
+    from_end = length - 1 - iteration
     if from_end < _LAID_OUT // 2:
         return _LAID_OUT - 1 - from_end
-    return min(turn, _LAID_OUT // 2 - 1)
+    return min(iteration, _LAID_OUT // 2 - 1)
 
 
 def actual(laid_out: int, length: int) -> int:

@@ -1,9 +1,9 @@
 """Why a Jacobian is exactly zero: which operations stop a perturbation of x.
 
-A perturbation is followed through the program. It stops at an operation of which an
-operand changes and the result does not. Together these operations cut the output off
-from x. Those that are not needed for that are left out, comparisons first: a mask such
-as x > 0 never has a derivative, and is seldom the cause.
+A perturbation is followed through the program. It stops at an operation if some operand
+changes with x, and the result does not. Such an operation is called a stop. Together
+the stops cut the output off from x. Those that are not needed for that are left out,
+comparisons first: a mask such as x > 0 never has a derivative, and is seldom the cause.
 """
 
 import collections
@@ -20,14 +20,15 @@ from jaxtyping import Array, Bool, PyTree
 from isometry._internal.types import Params
 from isometry.structure import _names
 from isometry.structure._anatomy import Anatomy, anatomy
-from isometry.structure._perturbing import Followed, Key, Seen, followed
+from isometry.structure._perturbing import Followed, Key, Magnitudes, followed
 from isometry.structure._reading import Program, Value, read
 from isometry.structure._records import WeightLayer
 
 Map: TypeAlias = Callable[[Params, PyTree[Array]], Array]
 
-# Values that are not results of an operation, so that none can stop a perturbation.
-_NOT_MADE = frozenset(
+# What `Value.operation` says of values that no operation computes: arguments, and what
+# enters or leaves a scan. A perturbation cannot stop at them.
+_NO_OPERATIONS = frozenset(
     ("argument", "constant", "scan_carry", "scan_each", "scan_last", "scan_stack")
 )
 
@@ -55,21 +56,24 @@ _SPOKEN = {
 _MARGIN = 1e3
 
 # The most causes that a message names.
-_MOST_TOLD = 3
+_MOST_SHOWN = 3
 
 
 class _Stop(NamedTuple):
-    """An operation of which an operand changes with x and the result does not.
+    """An operation at which a perturbation of x stops.
+
+    Some operand changes with x, and the result does not.
 
     Attributes:
-        value: Index of its result in the program.
-        turn: The first iteration of the scans around it in which that is so.
-        entering: Indices of the operands that change in that iteration.
+        value: Index of the result in the program.
+        iteration: The first iteration, of the scans around the operation, in which the
+            perturbation stops.
+        changing: Indices of the operands that change in that iteration.
     """
 
     value: int
-    turn: tuple[int, ...]
-    entering: tuple[int, ...]
+    iteration: tuple[int, ...]
+    changing: tuple[int, ...]
 
 
 def cause_of_zero(
@@ -95,72 +99,81 @@ def cause_of_zero(
     an = anatomy(f, params, x)
     num_params = an.params_tree.num_leaves
     program = read(an.closed, num_params)
-    relevant = program.of_x & _before(program, program.outputs)
+    relevant = program.of_x & _dependencies(program, program.outputs)
     if not relevant:
         return f"there is no path from {name_of_x} to the output: f ignores it"
     leaves = jax.tree.leaves((params, x))
-    seen = followed(
+    followed_values = followed(
         an.closed,
         leaves,
         num_params,
         derivatives=frozenset(_key(program.values[i]) for i in relevant),
-        sizes=frozenset(_key(program.values[i]) for i in _factors(program, relevant)),
+        sizes=frozenset(
+            _key(program.values[i]) for i in _factors_and_params(program, relevant)
+        ),
     )
-    search = _Search(program, seen.records, relevant)
+    search = _Search(program, followed_values.records, relevant)
     stops = search.minimal(search.stops())
     if not stops:
         return "the cause was not found"
     words = _Words(
         an,
         program,
-        seen,
+        followed_values,
         name_of_x=name_of_x,
         leaf_paths=_names.leaves(params),
     )
     sentences = dict.fromkeys(words.sentence(stop) for stop in stops)
     # Several operations may have the same description, such as all casts at x.
-    told = list(sentences)[:_MOST_TOLD]
-    if len(sentences) > len(told):
-        told.append(f"and {len(sentences) - len(told)} more like these")
-    return "; ".join(told)
+    shown = list(sentences)[:_MOST_SHOWN]
+    if len(sentences) > len(shown):
+        shown.append(f"and {len(sentences) - len(shown)} more like these")
+    return "; ".join(shown)
 
 
-def _before(
+def _dependencies(
     program: Program,
     end: Iterable[int],
 ) -> frozenset[int]:
-    """Return the indices of all values on which one of `end` depends."""
+    """Return the indices of `end`, and of all values on which one of these depends."""
     feedback = program.feedback
-    found = set(end)
-    pending = list(found)
+    visited = set(end)
+    pending = list(visited)
     while pending:
         index = pending.pop()
         inputs = list(program.values[index].inputs)
+        # A state of a scan also depends on what the iteration before returned.
         if index in feedback:
             inputs.append(feedback[index])
-        new = [read for read in inputs if read not in found]
-        found.update(new)
+        new = [read for read in inputs if read not in visited]
+        visited.update(new)
         pending.extend(new)
-    return frozenset(found)
+    return frozenset(visited)
 
 
-def _factors(
+def _factors_and_params(
     program: Program,
     relevant: frozenset[int],
 ) -> frozenset[int]:
-    """Return the factors of all products that depend on x, and the parameters.
+    """Return the values whose size may explain a zero.
 
-    The size of a factor tells whether it makes a product zero.
+    These are the factors of the products between x and the output, and the parameters:
+    a factor of zeros makes a product zero.
+
+    Args:
+        program: The program.
+        relevant: Indices of the values between x and the output.
     """
-    found = set(program.params)
+    indices = set(program.params)
     for index in relevant:
         value = program.values[index]
         if value.operation in _PRODUCTS:
-            found.update(value.inputs)
-    return frozenset(found)
+            indices.update(value.inputs)
+    return frozenset(indices)
 
 
 def _key(value: Value) -> Key:
+    """Return how `_perturbing` identifies a value."""
     return value.path, value.var
 
 
@@ -170,56 +183,68 @@ class _Search:
     def __init__(
         self,
         program: Program,
-        seen: dict[Key, Seen],
+        followed_values: dict[Key, Magnitudes],
         relevant: frozenset[int],
     ) -> None:
         self._program = program
         self._relevant = relevant
-        self._moves: dict[int, Bool[np.ndarray, "*turns"]] = {}
+        # Whether each value changes with x, in each iteration of the scans around it.
+        self._changes: dict[int, Bool[np.ndarray, "*iterations"]] = {}
         # Values inside a cond or a loop of unknown length have no record. They count as
-        # changing if one of their inputs does, so that a stop
-        # after them is found.
-        self._unseen: set[int] = set()
+        # changing if one of their inputs does, so that a stop after them is found.
+        self._without_record: set[int] = set()
         for index in sorted(relevant):
             value = program.values[index]
-            record = seen.get(_key(value))
+            record = followed_values.get(_key(value))
             if record is None:
-                self._unseen.add(index)
-                inputs = (self._moves.get(read) for read in value.inputs)
-                moves = any(np.any(moved) for moved in inputs if moved is not None)
-                self._moves[index] = np.full((1,) * len(value.scans), moves)
+                self._without_record.add(index)
+                of_inputs = [
+                    self._changes[read]
+                    for read in value.inputs
+                    if read in self._changes
+                ]
+                any_changes = any(np.any(changes) for changes in of_inputs)
+                self._changes[index] = np.full((1,) * len(value.scans), any_changes)
             else:
-                self._moves[index] = record.log_derivative > -np.inf
+                self._changes[index] = record.log_derivative > -np.inf
 
     def stops(self) -> list[_Stop]:
-        """Return all operations of which an operand changes and the result does not."""
+        """Return the operations at which a perturbation of x stops.
+
+        Some operand changes with x, the result does not. One iteration of a scan is
+        enough.
+        """
         stops = []
         # In the order of the program, so that causes are named from x to the output.
-        for index in sorted(self._relevant - self._unseen):
+        for index in sorted(self._relevant - self._without_record):
             value = self._program.values[index]
-            if value.operation in _NOT_MADE:
+            if value.operation in _NO_OPERATIONS:
                 continue
-            moves = self._moves[index]
-            entering = [read for read in value.inputs if read in self._relevant]
-            enters = np.zeros(moves.shape, bool)
-            for operand in entering:
-                enters = enters | _in_turns(self._moves[operand], moves.ndim)
-            is_lost = enters & ~moves
-            if np.any(is_lost):
-                turn = tuple(int(i) for i in np.argwhere(is_lost)[0])
-                stops.append(_Stop(index, turn, self._moved(entering, turn)))
+            result_changes = self._changes[index]
+            operands = [read for read in value.inputs if read in self._relevant]
+            num_scans = result_changes.ndim
+            operand_changes = np.zeros(result_changes.shape, bool)
+            for operand in operands:
+                changes = self._changes[operand]
+                changes = _over_iterations(changes, num_scans)
+                operand_changes = operand_changes | changes
+            is_stop = operand_changes & ~result_changes
+            if np.any(is_stop):
+                iteration = tuple(int(i) for i in np.argwhere(is_stop)[0])
+                changing = self._changing_at(iteration, operands)
+                stops.append(_Stop(index, iteration, changing))
         return stops
 
-    def _moved(
+    def _changing_at(
         self,
+        iteration: tuple[int, ...],
         operands: Iterable[int],
-        turn: tuple[int, ...],
     ) -> tuple[int, ...]:
-        """Return the operands that change in this iteration."""
+        """Return those of the operands that change in one iteration, each once."""
         return tuple(
             operand
             for operand in dict.fromkeys(operands)
-            if np.all(_in_turn(self._moves[operand], turn))
+            if np.all(_at_iteration(self._changes[operand], iteration))
         )
 
     def minimal(self, stops: list[_Stop]) -> list[_Stop]:
@@ -228,7 +253,7 @@ class _Search:
         needed = list(stops)
         for stop in sorted(stops, key=self._plausibility):
             others = [other for other in needed if other is not stop]
-            if others and self._cut(others):
+            if others and self._cut_off(others):
                 needed = others
         return needed
 
@@ -241,7 +266,7 @@ class _Search:
             return 2, stop.value
         return 1, stop.value
 
-    def _cut(self, stops: list[_Stop]) -> bool:
+    def _cut_off(self, stops: list[_Stop]) -> bool:
         """Tell whether every path from x to the output has one of these operations."""
         # The body of a scan occurs once in the program. An operation that stops the
         # perturbation in one iteration is taken to stop it in all.
@@ -257,23 +282,24 @@ class _Search:
         return passed.isdisjoint(self._program.outputs)
 
 
-def _in_turns(
-    moves: np.ndarray,
-    ndim: int,
+def _over_iterations(
+    changes: np.ndarray,
+    num_scans: int,
 ) -> np.ndarray:
-    """Return `moves` with `ndim` axes, to be broadcast over inner scans."""
-    return moves.reshape(moves.shape + (1,) * (ndim - moves.ndim))
+    """Append unit axes up to `num_scans`, so that it broadcasts over inner scans."""
+    return changes.reshape(changes.shape + (1,) * (num_scans - changes.ndim))
 
 
-def _in_turn(
+def _at_iteration(
     record: np.ndarray,
-    turn: tuple[int, ...],
+    iteration: tuple[int, ...],
 ) -> np.ndarray:
     """Return the entry of a record for one iteration of the scans around a value."""
-    own = turn[: record.ndim]
+    # The value may be outside of the inner scans.
+    outer = iteration[: record.ndim]
     # Values without a record have one entry for all iterations.
-    within = [min(i, n - 1) for i, n in zip(own, record.shape, strict=True)]
-    return record[tuple(within)]
+    index = [min(i, size - 1) for i, size in zip(outer, record.shape, strict=True)]
+    return record[tuple(index)]
 
 
 class _Words:
@@ -283,20 +309,20 @@ class _Words:
         self,
         an: Anatomy,
         program: Program,
-        seen: Followed,
+        followed_values: Followed,
         name_of_x: str,
         leaf_paths: list[_names.Leaf],
     ) -> None:
         self._name_of_x = name_of_x
         self._anatomy = an
         self._program = program
-        self._seen, self._ruled = seen
+        self._records, self._ruled = followed_values
         self._leaf_paths = leaf_paths
         self._points: dict[Key, list[tuple[tuple[int, ...], str]]] = {}
         for name in an.points:
             place = an.place(name)
             places = self._points.setdefault((place.path, place.var), [])
-            places.append((place.turns, name))
+            places.append((place.iterations, name))
         inputs = [self._names_of(index, ()) for index in program.x]
         self._inputs = frozenset(itertools.chain.from_iterable(inputs))
         self._depends_on_x = program.of_x
@@ -343,9 +369,9 @@ class _Words:
         """Say why a product does not change although one of its factors does."""
         value = self._program.values[stop.value]
         where = self._where(stop)
-        others = [operand for operand in value.inputs if operand not in stop.entering]
+        others = [operand for operand in value.inputs if operand not in stop.changing]
         for operand in others:
-            log_size = self._log_size(operand, stop.turn)
+            log_size = self._log_size(operand, stop.iteration)
             leaves = self._leaves_behind(operand)
             # Tried in this order: the whole factor is zero, it is small enough for
             # underflow, some of its entries are zero.
@@ -406,27 +432,30 @@ class _Words:
         dtype = self._program.values[stop.value].aval.dtype
         if not jnp.issubdtype(dtype, jnp.floating):
             return False
-        values = [self._program.values[operand] for operand in stop.entering]
-        records = [self._seen[_key(v)] for v in values if _key(v) in self._seen]
-        entering = [_in_turn(record.log_derivative, stop.turn) for record in records]
+        values = [self._program.values[operand] for operand in stop.changing]
+        records = [self._records[_key(v)] for v in values if _key(v) in self._records]
+        log_derivatives = [
+            _at_iteration(record.log_derivative, stop.iteration) for record in records
+        ]
         smallest = np.log(float(jnp.finfo(dtype).tiny)) + np.log(_MARGIN)
-        return max(entering, default=np.inf) + log_factor < smallest
+        # Without a record nothing is claimed.
+        return max(log_derivatives, default=np.inf) + log_factor < smallest
 
     def _log_size(
         self,
         index: int,
-        turn: tuple[int, ...],
+        iteration: tuple[int, ...],
     ) -> float:
         """Return ln of the largest entry of a value; inf if there is no record."""
         value = self._program.values[index]
         if value.operation == "constant" and value.number is not None:
             largest = np.max(np.abs(np.asarray(value.number, float)), initial=0.0)
             return float(np.log(largest)) if largest > 0 else -np.inf
-        record = self._seen.get(_key(value))
+        record = self._records.get(_key(value))
         # Without a record nothing is claimed: it counts as neither zero nor small.
         if record is None:
             return np.inf
-        return float(_in_turn(record.log_size, turn))
+        return float(_at_iteration(record.log_size, iteration))
 
     def _what(self, stop: _Stop) -> str:
         """Name the operand that changes: x itself, or a value behind a point."""
@@ -446,11 +475,11 @@ class _Words:
     def _nearest_point(self, stop: _Stop) -> str | None:
         """Return the point before a stop with the fewest operations between them."""
         # Breadth first. Operands are tried in the order in which they are written.
-        visited = set(stop.entering)
-        pending = collections.deque(stop.entering)
+        visited = set(stop.changing)
+        pending = collections.deque(stop.changing)
         while pending:
             index = pending.popleft()
-            names = self._names_of(index, stop.turn)
+            names = self._names_of(index, stop.iteration)
             if names:
                 return names[0]
             for operand in self._program.values[index].inputs:
@@ -460,11 +489,11 @@ class _Words:
         return None
 
     def _leaves_behind(self, index: int) -> list[int]:
-        """Return the leaves of params that a value depends on, none if also on x."""
+        """Return the leaves of params behind a value; none if it depends on x too."""
         if index in self._depends_on_x:
             return []
-        before = _before(self._program, [index])
-        return [i for i, leaf in enumerate(self._program.params) if leaf in before]
+        used = _dependencies(self._program, [index])
+        return [i for i, leaf in enumerate(self._program.params) if leaf in used]
 
     def _weight(
         self,
@@ -497,7 +526,7 @@ class _Words:
         pending = collections.deque(visited)
         while pending:
             index = pending.popleft()
-            for name in self._names_of(index, stop.turn):
+            for name in self._names_of(index, stop.iteration):
                 if name.startswith(layer) and ":" not in name[len(layer) :]:
                     return name
             new = [reader for reader in self._readers[index] if reader not in visited]
@@ -508,11 +537,15 @@ class _Words:
     def _names_of(
         self,
         index: int,
-        turn: tuple[int, ...],
+        iteration: tuple[int, ...],
     ) -> list[str]:
         """Return the names of a value in one iteration of the scans around it."""
         points = self._points.get(_key(self._program.values[index]), ())
-        return [name for turns, name in points if turns == turn[: len(turns)]]
+        return [
+            name
+            for iterations, name in points
+            if iterations == iteration[: len(iterations)]
+        ]
 
 
 def _title(value: Value) -> str:

@@ -385,7 +385,7 @@ MEASURING = (
     Fault(
         "interval-of-the-gauss-rule-alone",
         "measure/_intervals.py",
-        "by_radau = measure(radau)",
+        "by_radau = statistic(radau)",
         "by_radau = by_gauss",
         ("measure/test_record.py",),
         match="few_steps",

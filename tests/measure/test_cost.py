@@ -194,11 +194,13 @@ def test_a_footprint_bounds_what_xla_allocates(name):
     params = shapes_of(f) if params is None else params
     target = target_of(f, params, x)
     footprints = _cost.footprints([target], method, params, x=x)
-    footprint, targets = _cost.fitting([target], footprints, method, budget=2**40)
+    footprint, targets = _cost.chunked_together(
+        [target], footprints, method, budget=2**40
+    )
     seeds, inputs = 3, 6
     stacked = jax.tree.map(lambda a: struct(seeds, *a.shape), params)
     numbers = [jax.ShapeDtypeStruct((count,), jnp.int32) for count in (seeds, inputs)]
-    how = _spectra.How(targets, method, key_kind="threefry2x32")
+    how = _spectra.Static(targets, method, key_kind="threefry2x32")
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     compiled = _programs._compiled.ahead(
         _spectra.measured,
@@ -224,7 +226,7 @@ def test_directions_are_taken_as_the_budget_allows():
     footprints = _cost.footprints(targets, isometry.Dense(), params[0], x=xs[0])
 
     def fit(budget):
-        footprint, (target,) = _cost.fitting(
+        footprint, (target,) = _cost.chunked_together(
             targets, footprints, isometry.Dense(), budget=budget
         )
         return footprint, target.chunk

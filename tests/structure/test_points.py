@@ -63,7 +63,7 @@ def _inside(eqn, operands, place):
         for a, b in zip(eqn.invars, inner.invars, strict=True)
     ]
     num_consts = len(ranks) - num_carry - sum(ranks)
-    turn, *rest = place.turns
+    turn, *rest = place.iterations
     order = range(eqn.params["length"])
     if eqn.params["reverse"]:
         order = reversed(order)
@@ -73,7 +73,7 @@ def _inside(eqn, operands, place):
     for i in order:
         arguments = [*fixed, *state, *(array[i] for array in arrays)]
         if i == turn:
-            place = place._replace(turns=tuple(rest))
+            place = place._replace(iterations=tuple(rest))
             return _value_at(inner, body.consts, arguments, place)
         state = core.jaxpr_as_fun(body)(*arguments)[:num_carry]
     return None

@@ -100,7 +100,10 @@ def test_all_iterations_of_a_scan_are_read_and_bumped_as_one_array(weights, x):
 def test_one_iteration_of_a_scan_is_read_and_bumped_alone(weights, x):
     closed = jax.make_jaxpr(scanned)(weights, x)
     place = place_of(closed, "dot_general")
-    places = {"one": place._replace(turns=(1,)), "last": place._replace(turns=(3,))}
+    places = {
+        "one": place._replace(iterations=(1,)),
+        "last": place._replace(iterations=(3,)),
+    }
 
     def reference(arguments, bumps):
         all_bumps = jnp.zeros((LAYERS, WIDTH)).at[1].set(bumps["one"])
@@ -158,7 +161,7 @@ def test_scan_in_reverse_counts_iterations_as_its_inputs_are_stacked(weights, x)
 
     closed = jax.make_jaxpr(backward)(weights, x)
     place = place_of(closed, "dot_general")
-    places = {"all": place, "one": place._replace(turns=(2,))}
+    places = {"all": place, "one": place._replace(iterations=(2,))}
 
     def reference(arguments, bumps):
         weights, x = arguments
@@ -185,8 +188,8 @@ def test_scan_inside_a_scan_stacks_two_axes(weights, x):
     place = place_of(closed, "dot_general")
     places = {
         "all": place,
-        "one": place._replace(turns=(1, 0)),
-        "row": place._replace(turns=(0,)),
+        "one": place._replace(iterations=(1, 0)),
+        "row": place._replace(iterations=(0,)),
     }
 
     def reference(arguments, bumps):
