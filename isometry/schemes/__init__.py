@@ -31,9 +31,9 @@ What the literature has besides, and why it is not among the named schemes:
 - IRNN and chrono initialization set the recurrent weight to the identity and the biases
   of gates by the time scale of the data. Which rows of a fused weight are which gate
   cannot be read off an anatomy: `networks.rnn` takes identity weights and gate biases.
-- U-SPA and E-SPA put a fixed lower triangular matrix of their own, of the positions
-  alone, into each attention, by a mask of logits and a scale for each token. No leaf of
-  an attention carries it, and no draw of its weights makes it.
+- U-SPA and E-SPA make each attention a fixed triangular matrix, of the positions
+  alone, by a bias of the logits and a scale for each token. No leaf of a usual
+  attention carries either, and no draw of its weights makes it.
 
 Shaped attention and Value-SkipInit, which are among them, start the attention matrix
 α I + β A - γ C at the identity. No leaf of a usual attention carries α, β or γ, and

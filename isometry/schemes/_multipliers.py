@@ -95,31 +95,42 @@ def of_attentions(scheme: Scheme, anatomy: Anatomy) -> list[Setting]:
     settings: dict[str, Setting] = {}
     for attention in anatomy.attentions:
         layers = (*attention.query, *attention.key, *attention.value, *attention.output)
-        name = layers[0] if layers else ""
+        # Without any layer there is none to name.
+        name = next(iter(layers), "")
         for coefficient, value in scheme.attention._asdict().items():
             found = getattr(attention, coefficient)
-            if isinstance(found, str):
-                # One a block, a head or a model: all of them start at the same number.
-                settings[found] = Setting(found, name, (value,), is_stacked=False)
-            elif found is None or not math.isclose(found, value, rel_tol=_SAME):
-                raise NotDefined(_no_coefficient(name, scheme, coefficient, found))
+            about = (
+                f"attention of layer {name!r}: scheme {scheme.name!r} starts "
+                f"{coefficient} of its matrix alpha I + beta A - gamma C, A the "
+                f"softmax, at {value:g}, and"
+            )
+            if not isinstance(found, str):
+                _check_fixed(about, found, value)
+                continue
+            # One a block, a head or a model: all of them start at the same number.
+            own = Setting(found, name, (value,), is_stacked=False)
+            if settings.setdefault(found, own).values != own.values:
+                raise NotDefined(
+                    f"{about} the leaf {found} carries another of the three numbers "
+                    "too; give each its own."
+                )
     return list(settings.values())
 
 
-def _no_coefficient(
-    name: str, scheme: Scheme, coefficient: str, found: float | None
-) -> str:
-    wanted = getattr(scheme.attention, coefficient)
+def _check_fixed(about: str, found: float | None, value: float) -> None:
+    """Refuse a coefficient that the program fixes at another number, or hides."""
     if found is None:
-        fixed = "what multiplies the values cannot be read as such a matrix"
-    else:
-        fixed = f"the network fixes {found:g}"
-    return (
-        f"attention of layer {name!r}: scheme {scheme.name!r} starts {coefficient} of "
-        f"its matrix alpha I + beta A - gamma C, A the softmax, at {wanted:g}, and "
-        f"{fixed}, with no parameter for it; write networks.transformer(..., "
-        "attention='shaped'), which has one."
-    )
+        raise NotDefined(
+            f"{about} what multiplies the values cannot be read as such a matrix; "
+            "write it as this sum, of leaves times matrices that depend on the length "
+            "alone."
+        )
+    if not math.isclose(found, value, rel_tol=_SAME):
+        raise NotDefined(
+            f"{about} the network fixes {found:g}, with no parameter for it; write "
+            "networks.transformer(..., attention='shaped'), or the sum itself in a "
+            "network of your own."
+        )
 
 
 def setting(

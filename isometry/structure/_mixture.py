@@ -6,6 +6,7 @@ program: 0, 1 and 0 of an attention that is A alone.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -13,15 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry.structure._flow import LAYOUT, Flow
-from isometry.structure._reading import Indices
+from isometry.structure._reading import Indices, Value
 
 # The index of a leaf among the program's values, a number, or None if it cannot be
 # read.
 Coefficient: TypeAlias = int | float | None
 
 # How many units in the last place the entries of C may be off: they are quotients,
-# which are rounded once, and may be converted. A thousand times more would take a decay
-# with distance for C.
+# which are rounded, and may be converted. With ten times fewer a rounded C is refused;
+# with a million times more a slow decay with distance is taken for C.
 _ULPS = 4
 
 _SUMS = ("add", "add_any", "sub")
@@ -140,8 +141,10 @@ def _of_quotient(
     source = _scalar(flow, under)
     if source is None or not _is_fixed(flow, source):
         return []
-    number = term.number / _number(flow, source)
-    return _terms(flow, term._replace(node=over, number=number))
+    divisor = _number(flow, source)
+    if divisor == 0:
+        return []
+    return _terms(flow, term._replace(node=over, number=term.number / divisor))
 
 
 def _scalar(
@@ -217,10 +220,9 @@ def _coefficient(term: _Term) -> Coefficient:
     if not term.leaves:
         return term.number
     # Twice a leaf is no leaf, and neither is a product of two.
-    if term.number != 1.0 or len(term.leaves) > 1:
-        return None
-    (leaf,) = term.leaves
-    return leaf
+    if term.number == 1.0 and len(term.leaves) == 1:
+        return term.leaves[0]
+    return None
 
 
 def _inputs(
@@ -243,14 +245,18 @@ def _is_fixed(
     node: int,
 ) -> bool:
     """Tell whether a value depends on no argument, and how it is computed is known."""
-    value = flow.value(node)
+    # Most values depend on x, and are told without a walk.
+    if _is_of_x(flow, node):
+        return False
+    return all(_is_known(flow.value(read)) for read in flow.unrolled.before(node))
+
+
+def _is_known(value: Value) -> bool:
+    """Tell whether a value is a number, or the result of one operation on others."""
     if value.operation == "constant":
         return value.number is not None
-    # What a loop or a choice returns is not the result of one operation.
-    is_plain = value.eqn is not None and value.eqn.primitive.name == value.operation
-    if not is_plain or _is_of_x(flow, node):
-        return False
-    return all(_is_fixed(flow, read) for read in _inputs(flow, node))
+    # What a loop or a choice returns is neither; arguments have no equation.
+    return value.eqn is not None and value.eqn.primitive.name == value.operation
 
 
 def _number(
@@ -265,23 +271,26 @@ def _evaluated(
     node: int,
 ) -> np.ndarray:
     """Compute a value that depends on no argument."""
+    results: dict[int, jax.Array] = {}
     # A network may be read for the first time while a function of it is compiled.
     with jax.ensure_compile_time_eval():
-        return np.asarray(_run(flow, node))
+        # Nodes are numbered in an order in which they can be computed.
+        for read in sorted(flow.unrolled.before(node)):
+            operands = [results[operand] for operand in _inputs(flow, read)]
+            results[read] = _result(flow.value(read), operands)
+        return np.asarray(results[node])
 
 
-def _run(
-    flow: Flow,
-    node: int,
+def _result(
+    value: Value,
+    operands: Sequence[jax.Array],
 ) -> jax.Array:
-    value = flow.value(node)
     if value.eqn is None:
         return jnp.asarray(value.number)
-    inputs = [_run(flow, read) for read in _inputs(flow, node)]
-    results = value.eqn.primitive.bind(*inputs, **value.params)
+    returned = value.eqn.primitive.bind(*operands, **value.params)
     if not value.eqn.primitive.multiple_results:
-        return results
+        return returned
     # Values are told apart by the variable that they are assigned to.
     places = {var: place for place, var in enumerate(value.eqn.outvars)}
     assert value.var is not None, "only literals have no variable"
-    return results[places[value.var]]
+    return returned[places[value.var]]

@@ -142,6 +142,17 @@ def test_plain_attention_is_refused(name):
         networks.transformer(WIDTH, 1, HEADS, length=LENGTH, scheme=name)
 
 
+def test_one_leaf_for_two_numbers_is_refused():
+    def matrix(p, weights):
+        return p["both"] * (jnp.eye(LENGTH) + weights)
+
+    f = functools.partial(attend, matrix=matrix)
+    shapes = {part: shape(WIDTH, WIDTH) for part in "qkvo"} | {"both": shape()}
+    an = anatomy(f, shapes, shape(LENGTH, WIDTH))
+    with pytest.raises(NotDefined, match=r"'both'\] carries another of the three"):
+        schemes.assign("value_skipinit", an, shapes)
+
+
 def test_attention_that_cannot_be_read_is_refused():
     f = functools.partial(attend, matrix=lambda p, weights: p["entries"] * weights)
     shapes = {part: shape(WIDTH, WIDTH) for part in "qkvo"}
