@@ -445,15 +445,15 @@ class Points:
                 return name
             (node,) = inputs
 
-    def _inputs(self) -> Iterator[tuple[str, int]]:
-        """Yield the names of the leaves of x, and their indices."""
+    def inputs(self) -> Iterator[tuple[str, int]]:
+        """Yield the points that are leaves of x, by name, and their indices."""
         leaves = self._program.x
         for leaf, steps in zip(leaves, self._x_paths, strict=True):
             yield "/".join(["input", *steps]), leaf
 
     def _ends(self) -> Iterator[tuple[str, Point]]:
         """Yield the points of the inputs and of the output, by name."""
-        for name, leaf in self._inputs():
+        for name, leaf in self.inputs():
             node = self._flow.unrolled.find(leaf)
             yield name, Point(node, leaf, ())
             behind = outlet(self._flow, node)
