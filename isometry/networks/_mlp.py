@@ -284,23 +284,28 @@ class Mlp(LayeredNetwork):
         return {"layers": tuple(layers)}
 
     def _draw(self, run: Run, keys: Key) -> Params:
-        """Draw a run from (length, 2) keys."""
-
-        def draw(layer: Layer, pair: Key) -> Params:
-            key_w, key_b = pair
-            init_w = self.scheme.initializer(layer)
-            drawn = {"w": init_w(key_w, (run.fan_in, run.fan_out), self.dtype)}
-            if self.bias:
-                init_b = self.scheme.bias_initializer(layer)
-                drawn["b"] = init_b(key_b, (run.fan_out,), self.dtype)
-            return drawn
-
+        """Draw a run from (length, 2) keys: of each layer, one for w and one for b."""
         layers = self._layers_of(run)
-        # Most schemes draw the layers of a run alike, so one program draws all.
+        # Most schemes give all layers of a run the same initializer, so one vmapped
+        # draw serves all.
         if self.scheme.alike:
-            return jax.vmap(functools.partial(draw, layers[0]))(keys)
-        drawn = [draw(layer, pair) for layer, pair in zip(layers, keys, strict=True)]
+            draw_one = functools.partial(self._draw_layer, layers[0])
+            return jax.vmap(draw_one)(keys)
+        drawn = [
+            self._draw_layer(layer, keys_w_b)
+            for layer, keys_w_b in zip(layers, keys, strict=True)
+        ]
         return jax.tree.map(lambda *arrays: jnp.stack(arrays), *drawn)
+
+    def _draw_layer(self, layer: Layer, keys_w_b: Key) -> Params:
+        """Draw one layer, its weight from the first key and its bias from the second."""
+        key_w, key_b = keys_w_b
+        init_w = self.scheme.initializer(layer)
+        drawn = {"w": init_w(key_w, (layer.fan_in, layer.fan_out), self.dtype)}
+        if self.bias:
+            init_b = self.scheme.bias_initializer(layer)
+            drawn["b"] = init_b(key_b, (layer.fan_out,), self.dtype)
+        return drawn
 
     @property
     def hidden_activations(self) -> tuple[Activation, ...]:

@@ -276,7 +276,7 @@ class Network:
     def with_schemes(
         self, schemes: Sequence[SchemeLike] | Mapping[str, SchemeLike]
     ) -> dict[str, "Network"]:
-        """Return one network for each scheme, as `audit` takes them.
+        """Return one network for each scheme, as a dict that `isometry.audit` accepts.
 
         Args:
             schemes: Names, initializers or `Scheme` objects; or a mapping from labels
@@ -286,7 +286,8 @@ class Network:
             The networks by label. The default label of a scheme is its name.
 
         Raises:
-            InputError: Two schemes have one label; what `with_scheme` raises.
+            InputError: Two schemes share a label, or `with_scheme` refuses one of them.
+            NotDefined: One of the schemes has no meaning for a layer.
 
         Example:
             >>> nets = networks.mlp([4, 4], "tanh").with_schemes(["kaiming", "zer_o"])
@@ -296,7 +297,7 @@ class Network:
         # Labels of the user's own are taken as they are.
         if isinstance(schemes, Mapping):
             return {label: self.with_scheme(one) for label, one in schemes.items()}
-        # A string is a sequence of letters.
+        # A string is a Sequence too, but would be taken letter by letter.
         if isinstance(schemes, str) or not isinstance(schemes, Sequence):
             raise InputError(
                 f"schemes={checks.show(schemes)} is not a list of schemes; write "
@@ -305,7 +306,7 @@ class Network:
         by_label: dict[str, Network] = {}
         for one in schemes:
             label = _label(one)
-            # One of two reports would be lost without a word.
+            # In the dict, the second would silently replace the first.
             if label in by_label:
                 raise InputError(
                     f"schemes holds {label!r} twice; write a mapping from labels to "

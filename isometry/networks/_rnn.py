@@ -81,7 +81,7 @@ class Rnn(Network):
 
     Attributes:
         function: The map (params, x) -> output alone.
-        laws: What the parameters of the gates are drawn from.
+        laws: The distributions that the parameters of the gates are drawn from.
         dtype: The dtype of the parameters.
     """
 
