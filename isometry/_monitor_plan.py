@@ -38,8 +38,8 @@ Spans: TypeAlias = Span | list[Span] | Mapping[str, Span]
 Statistics: TypeAlias = Iterable[str | Statistic] | Mapping[str, str | Statistic]
 
 # Before the parameters are known, statistics are evaluated on a made-up spectrum with
-# this many singular values, to find their shapes. Any number above 1 will do; with 1, a
-# statistic that forgets to reduce over singular values would still have a valid shape.
+# this many singular values, to find their shapes. Any number but 1 will do: an axis of
+# length 1 broadcasts, which would hide a mistake in a statistic of the user's.
 _SIZE_OF_STAND_IN = 3
 
 
@@ -57,7 +57,12 @@ class OfSpectrum:
 
 @dataclass(frozen=True)
 class DeadUnits:
-    """The share of hidden units whose activation has derivative 0 at every input."""
+    """The share of hidden units whose activation has derivative 0 at every input.
+
+    Attributes:
+        function: Computes the pre-activations of all hidden layers.
+        activation: The activation behind them.
+    """
 
     function: LayeredFunction
     activation: Activation
@@ -109,7 +114,7 @@ class Plan:
     key_kind: str | None
 
     def targets(self, params: Params, xs: PyTree[Array]) -> tuple[Target, ...]:
-        """Find the spans at parameters, or at their shapes.
+        """Find where each span begins and ends, at parameters or at their shapes.
 
         Args:
             params: What f takes.
@@ -209,7 +214,7 @@ class Plan:
         return values
 
     def nested(self, by_label: dict[str, dict[str, Array]]) -> Values:
-        """Return the values of a single span without its label."""
+        """Return the values as `MonitorState` has them: of a single span without a label."""
         if not self.is_single:
             return dict(by_label)
         (values,) = by_label.values()
@@ -314,8 +319,8 @@ def measure(statistic: str | Statistic, f: Map) -> OfSpectrum | DeadUnits:
     # A string is not callable, so this is a function of the user's own.
     if callable(statistic):
         return OfSpectrum(statistic)
-    # Dead units are counted by the derivative of the activation, which a chain of
-    # several networks does not have.
+    # Dead units are counted by the derivative of the activation, and a chain has no one
+    # activation.
     has_units = isinstance(f, LayeredNetwork) and f.activation is not None
     known = [*STATISTICS, DEAD] if has_units else STATISTICS
     checks.one_of("statistics", statistic, known)

@@ -21,7 +21,7 @@ _AT_ONCE = 64
 
 Readings: TypeAlias = dict[str, Array]
 
-# One index in the name of a point: [i] for slice i of stacked layers, @t for step t of a
+# One index in the name of a point: [i] is slice i of stacked layers, @t is step t of a
 # recurrence.
 _ITERATION = re.compile(r"\[\d+\]|@\d+")
 
@@ -173,7 +173,7 @@ class Measured:
         chunks = []
         for start in range(0, self._count, length):
             rows = np.arange(start, start + length) % self._count
-            # `rows=rows` binds the rows of this pass of the loop, not those of the last.
+            # `rows=rows` binds the rows of this chunk, which the loop replaces.
             chunks.append(jax.tree.map(lambda leaf, rows=rows: leaf[rows], self.xs))
         return chunks
 
@@ -197,7 +197,8 @@ def _entries_of_reading(
     num_scans = len(iterations)
     if len(written) < num_scans:
         return None
-    # Indices of unrolled loops come first in the name, and are no scan's.
+    # The indices of scans come last. One in front of them is that of a slice that the
+    # network takes outside of any scan.
     of_scans = written[len(written) - num_scans :]
     entries: list[int | slice] = []
     for text, iteration in zip(of_scans, iterations, strict=True):

@@ -139,8 +139,8 @@ def _named(name: str) -> Scheme:
     }
     known = dict.fromkeys([*_SCHEMES, *without_arguments])
     checks.one_of("scheme", name, known)
-    # Some names are both. The scheme wins, because `orthogonal` should have the critical
-    # scale of the network; as an initializer it would have gain 1.
+    # Some names are both. The scheme wins: `orthogonal` then has the critical scale of
+    # the network, where the initializer has gain 1.
     if name in _SCHEMES:
         return _SCHEMES[name]
     entry = without_arguments[name]

@@ -155,7 +155,8 @@ def _built(build: Build, key: Key) -> tuple[Any, Any]:
     eqx = checks.extra("equinox", "equinox")
     module = called_with(build, "key", key)
     state = None
-    # The class of a module may be a NamedTuple of another length, which is no pair.
+    # `eqx.nn.make_with_state(MLP)` returns a pair (module, state). Anything else is
+    # taken for the module, and checked below.
     if isinstance(module, tuple) and len(module) == 2:
         module, state = module
     if not isinstance(module, eqx.Module):
