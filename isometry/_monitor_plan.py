@@ -25,7 +25,7 @@ from isometry.measure._target import Target
 from isometry.measure.methods import Method
 from isometry.networks._layered import LayeredFunction, LayeredNetwork
 
-# The statistic that is one of the units, and not of the spectrum.
+# The one statistic that is computed from the units and not from the spectrum.
 DEAD = "dead_units"
 
 # Statistics by name, for one span; for several, by label of the span and then by name.
@@ -37,8 +37,9 @@ Spans: TypeAlias = Span | list[Span] | Mapping[str, Span]
 # Names of statistics, or functions; a mapping names them itself.
 Statistics: TypeAlias = Iterable[str | Statistic] | Mapping[str, str | Statistic]
 
-# Singular values of the spectrum by which the shapes of statistics are found where the
-# parameters are not known yet. Any number will do but 1, which would broadcast.
+# Before the parameters are known, statistics are evaluated on a made-up spectrum with
+# this many singular values, to find their shapes. Any number but 1 will do: an axis of
+# length 1 broadcasts, which would hide a mistake in a statistic of the user's.
 _SIZE_OF_STAND_IN = 3
 
 
@@ -56,7 +57,12 @@ class OfSpectrum:
 
 @dataclass(frozen=True)
 class DeadUnits:
-    """The share of hidden units whose activation has derivative 0 at every input."""
+    """The share of hidden units whose activation has derivative 0 at every input.
+
+    Attributes:
+        function: Computes the pre-activations of all hidden layers.
+        activation: The activation behind them.
+    """
 
     function: LayeredFunction
     activation: Activation
@@ -84,14 +90,17 @@ class Plan:
 
     Attributes:
         function: f(params, x).
-        spans: The spans and their labels.
+        spans: Pairs of a label and a span.
         is_single: Whether one span was asked for, without a label.
-        method: The method.
-        measures: The statistics by name.
-        named: Those of them that have names of the package's own.
+        method: How singular values are computed, as in `isometry.spectrum`.
+        measures: Pairs of the user's name for a statistic and what computes it.
+        named: Of the statistics that were given by name, such as "s_max": pairs of the
+            user's name and the package's. Functions of the user's own are left out.
         every: The number of updates from one record to the next.
         capacity: The number of records kept.
-        key_kind: The generator of the key, of which the program takes the bits.
+        key_kind: The PRNG implementation of the key, such as "threefry2x32"; None for a raw
+            uint32 key or no key. The compiled update takes the bits of the key as an
+            array, and makes a key of them again.
     """
 
     function: Reference
@@ -105,7 +114,7 @@ class Plan:
     key_kind: str | None
 
     def targets(self, params: Params, xs: PyTree[Array]) -> tuple[Target, ...]:
-        """Find the spans at parameters, or at their shapes.
+        """Find where each span begins and ends, at parameters or at their shapes.
 
         Args:
             params: What f takes.
@@ -136,19 +145,21 @@ class Plan:
         """Compute all statistics."""
         params = jax.lax.stop_gradient(params)
         with warnings.catch_warnings():
-            # `init` has warned already.
+            # `init` has warned already; the same warning at each trace would be noise.
             warnings.simplefilter("ignore", PrecisionWarning)
             targets = self.targets(params, xs)
         if bits is not None:
-            # Each record draws afresh.
+            # The step is folded in, so that each record has probes of its own.
             key = jax.random.fold_in(_key(bits, self.key_kind), step)
             _, bits = _draws.key_parts(key)
         spectra = self._measured(targets, params, xs, bits=bits)
-        # Values keep the dtype of the measurement, which f may not compute in.
         by_label = {}
         for (label, _), target, sp in zip(self.spans, targets, spectra, strict=True):
-            of_seed = jax.tree.map(lambda leaf: leaf[0], sp)
-            values = self._statistics(of_seed, params, xs)
+            # The ensemble has one seed; drop its axis.
+            sp_of_seed = jax.tree.map(lambda leaf: leaf[0], sp)
+            values = self._statistics(sp_of_seed, params, xs)
+            # Records have the dtype of the measurement: f may compute in bfloat16, and
+            # its spectrum is measured in float32.
             by_label[label] = {
                 name: value.astype(target.dtype) for name, value in values.items()
             }
@@ -164,14 +175,15 @@ class Plan:
     ) -> tuple[Spectrum, ...]:
         """Measure the spectra of all spans, with batch axes (1, inputs)."""
         static = Static(targets, self.method, self.key_kind)
-        # An ensemble of one seed: the programs are those of `isometry.ensemble`.
+        # An ensemble of one seed, so that the compiled programs of `isometry.ensemble`
+        # are shared.
         stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
         by_seed = stacked, jnp.arange(1)
         by_input = xs, jnp.arange(num_rows(xs))
         return _spectra.measured(static, by_seed, by_input, bits=bits)
 
     def stand_in(self, params: Params, xs: PyTree[Array]) -> Values:
-        """Compute all statistics of made-up spectra, whose shapes alone count."""
+        """Compute all statistics of a made-up spectrum, to find their shapes."""
         dtype = precision.measuring_dtype(None, params, xs)
         shape = (num_rows(xs), _SIZE_OF_STAND_IN)
         sp = Spectrum(
@@ -202,7 +214,7 @@ class Plan:
         return values
 
     def nested(self, by_label: dict[str, dict[str, Array]]) -> Values:
-        """Return the values of a single span without its label."""
+        """Return the values as `MonitorState` has them: of a single span without a label."""
         if not self.is_single:
             return dict(by_label)
         (values,) = by_label.values()
@@ -226,7 +238,7 @@ class Plan:
 
 
 def _key(bits: Array, kind: str | None) -> Key:
-    """Return the key of these bits; an old key is its own bits."""
+    """Make a key of its bits; a raw uint32 key, without a kind, is its bits."""
     return bits if kind is None else jax.random.wrap_key_data(bits, impl=kind)
 
 
@@ -235,21 +247,22 @@ def num_rows(xs: PyTree[Array]) -> int:
 
 
 def labelled(span: Spans) -> tuple[tuple[str, Span], ...]:
-    """Return the spans with their labels."""
+    """Return pairs of a label and a span."""
     if isinstance(span, Mapping):
-        labelled = {str(label): one for label, one in span.items()}
+        by_label = {str(label): one for label, one in span.items()}
     elif isinstance(span, list):
-        labelled = {}
+        by_label = {}
         for one in span:
             label = _label(one)
-            if label in labelled:
+            if label in by_label:
                 raise InputError(f"span holds {label!r} twice; write each span once.")
-            labelled[label] = one
+            by_label[label] = one
     else:
-        labelled = {"": span}
-    if not labelled:
+        # A single span has no label.
+        by_label = {"": span}
+    if not by_label:
         raise InputError('span is empty; write ["end_to_end", "hidden"].')
-    return tuple((label, _resolution.canonical(one)) for label, one in labelled.items())
+    return tuple((label, _resolution.canonical(one)) for label, one in by_label.items())
 
 
 def _label(span: Span) -> str:
@@ -266,7 +279,7 @@ def _written(end: End) -> str:
 
 
 def named(statistics: Statistics) -> dict[str, str | Statistic]:
-    """Return every statistic by its name."""
+    """Return a dict from names to statistics, of whatever form the user gave."""
     if isinstance(statistics, str) or not isinstance(statistics, Iterable):
         raise InputError(
             f"statistics={checks.show(statistics)} is no sequence; write "
@@ -276,7 +289,8 @@ def named(statistics: Statistics) -> dict[str, str | Statistic]:
     if isinstance(statistics, Mapping):
         by_name |= {str(name): one for name, one in statistics.items()}
     else:
-        # Records are read by name, so no two may share one.
+        # Records are read by name: the second of two with one name would silently
+        # replace the first.
         for statistic in statistics:
             name = _name(statistic)
             if name in by_name:
@@ -302,10 +316,11 @@ def measure(statistic: str | Statistic, f: Map) -> OfSpectrum | DeadUnits:
         statistic: A name, or a function of a spectrum.
         f: The network, or any other function.
     """
-    # Names are not callable, so what is callable is a function of the user's.
+    # A string is not callable, so this is a function of the user's own.
     if callable(statistic):
         return OfSpectrum(statistic)
-    # Of a chain the activation is not known.
+    # Dead units are counted by the derivative of the activation, and a chain has no one
+    # activation.
     has_units = isinstance(f, LayeredNetwork) and f.activation is not None
     known = [*STATISTICS, DEAD] if has_units else STATISTICS
     checks.one_of("statistics", statistic, known)

@@ -39,12 +39,13 @@ class Cell(NamedTuple):
         step: Its equations: (gates, activation, states, x) to the new states.
         states: The names of its states.
         switches: The gates that multiply, with values in (0, 1).
-        contents: The gates that make what is multiplied.
-        embedding: The gate that reads x alone, and whose result the others read in the
-            place of x. None if they read x.
-        remembering: The gate that keeps the old state, on which chrono acts.
-        writing: The gate beside it that lets in the new, or None if that is one minus
-            the other.
+        contents: The gates whose results the others multiply, such as the candidate.
+        embedding: The gate that reads x alone. The others read its result in the place
+            of x. None if all gates read x.
+        remembering: The gate that multiplies the old state, whose bias chrono sets.
+            None if there is none.
+        writing: The gate that multiplies the new content. None if its factor is one
+            minus that of `remembering`.
     """
 
     step: Step
@@ -62,7 +63,7 @@ class Cell(NamedTuple):
 
     @property
     def recurrent(self) -> tuple[str, ...]:
-        """The names of those that read h."""
+        """The names of the gates that read h."""
         return tuple(gate for gate in self.gates if gate != self.embedding)
 
     def shapes(self, units: int, n_in: int) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -84,8 +85,8 @@ def _gate(
     gate: Gate, h: Float[Array, " units"], x: Float[Array, " n"]
 ) -> Float[Array, " units"]:
     """Compute W h + V x + b."""
-    # The bias is added to V x first, which is there in every step, while W h is zero in
-    # the first one: so the anatomy finds the bias at the input weight.
+    # The bias is added to V x, so that the anatomy finds it at the input weight in every
+    # step. At the first step W h is zero, and no recurrent weight is seen.
     from_input = x @ gate["input"] + gate["b"]
     return from_input + h @ gate["recurrent"]
 
@@ -125,8 +126,8 @@ def _gru(
     (h,) = states
     update = jax.nn.sigmoid(_gate(gates["update"], h, x))
     reset = jax.nn.sigmoid(_gate(gates["reset"], h, x))
-    # Reset before the matrix, as Cho et al. (2014) have it. cuDNN and torch reset
-    # behind it, which is another network.
+    # The reset acts before the matrix W, as in Cho et al. (2014). In cuDNN and torch it
+    # acts behind it, which is another network.
     candidate = activation(_gate(gates["candidate"], reset * h, x))
     return (update * h + (1 - update) * candidate,)
 
@@ -143,7 +144,7 @@ def _lstm(
     forget = jax.nn.sigmoid(_gate(gates["forget"], h, x))
     output = jax.nn.sigmoid(_gate(gates["output"], h, x))
     content = activation(_gate(gates["cell"], h, x))
-    # Without peepholes: no gate reads c.
+    # There are no peepholes: no gate reads c.
     c = forget * c + let_in * content
     return output * activation(c), c
 

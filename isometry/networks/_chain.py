@@ -41,13 +41,15 @@ class ChainFunction(LayeredFunction):
     def check(self, params: Params, where: str = "params") -> None:
         entries = self.entries(params, where)
         for i, (block, entry) in enumerate(zip(self.blocks, entries, strict=True)):
-            # What parameters a plain function takes is its own affair.
+            # A plain function does not say which parameters it takes, so they are not
+            # checked.
             if isinstance(block, LayeredFunction):
                 block.check(entry, f"{where}[{i}]")
 
     def entries(self, params: Params, where: str = "params") -> Sequence[Params]:
-        """Return the parameters of the blocks; refuse any but one entry a block."""
-        # A mapping or an array of the right length would be taken apart silently.
+        """Return the parameters of the blocks; require a tuple of one entry a block."""
+        # The type is checked too: `zip` would silently iterate over the keys of a mapping
+        # or the rows of an array.
         is_sequence = isinstance(params, (tuple, list))
         if is_sequence and len(params) == self.depth:
             return params
@@ -101,12 +103,12 @@ def _factors_of(block: Block, params: Params, x: Array) -> list[Factors]:
     if isinstance(block, LayeredFunction):
         return block.factors(params, x, "end_to_end")
 
-    # Outputs of blocks may have any shape, and factors are matrices.
+    # Blocks may map arrays of any shape; a factor is a matrix, so both are flattened.
     def g(vector: Float[Array, " n"]) -> Float[Array, " m"]:
         return block(params, vector.reshape(x.shape)).ravel()
 
     no_reverse, no_forward = jaxprs.one_way(jax.make_jaxpr(g)(x.ravel()).jaxpr)
-    # If the block can be differentiated in both modes, the shape decides.
+    # None lets `matrix_of` choose the mode by the shape, if the block has both.
     forward = no_reverse if no_reverse or no_forward else None
     matrix = linalg.matrix_of(g, x.ravel(), forward=forward)
     return [Factors(matrix[None])]
@@ -148,11 +150,12 @@ class Chain(LayeredNetwork):
 
     @property
     def hidden_activations(self) -> tuple[Activation, ...]:
-        """Those of the blocks in turn, and linear between them."""
+        """The activations of the blocks in turn, with `linear` between two blocks."""
         first, *others = (block.hidden_activations for block in self._layered())
         joined = list(first)
         for of_block in others:
-            # A block ends with a weight and the next begins with one.
+            # A block ends with a weight layer and the next begins with one, so nothing
+            # but a linear activation lies between these two.
             joined += [activations.linear, *of_block]
         return tuple(joined)
 
@@ -188,11 +191,11 @@ class Chain(LayeredNetwork):
         before = None
         entries = self.function.entries(params)
         for block, entry in zip(self.blocks, entries, strict=True):
-            # The block before, adjusted, has made the inputs of this one.
+            # The inputs of this block are the outputs of the adjusted block before it.
             if before is not None:
                 with precision.full():
                     xs = jax.vmap(before, (None, 0))(adjusted[-1], xs)
-            # Other blocks are passed on as they are, also if they are large.
+            # Parameters of other blocks are passed on without a copy.
             if isinstance(block, Network) and block.data_driven:
                 entry = block.adjust(entry, xs)
             adjusted.append(entry)
@@ -224,7 +227,7 @@ class Chain(LayeredNetwork):
                 f"layers holds {len(given)} layers, and the chain has {num_layers}."
             )
         changed = []
-        # Each block takes as many of the layers as it has.
+        # The list is consumed from the front: each block takes as many layers as it has.
         for block, entry in zip(blocks, entries, strict=True):
             own = given[: len(block.plan)]
             given = given[len(block.plan) :]
@@ -258,7 +261,7 @@ class Chain(LayeredNetwork):
         return tuple(layered)
 
     def __repr__(self) -> str:
-        # Functions have names, and networks a repr that is as good.
+        # Functions have a name; a network, which has none, is shown by its repr.
         names = [getattr(block, "__name__", repr(block)) for block in self.blocks]
         return f"chain({', '.join(names)})"
 
@@ -315,11 +318,12 @@ def chain(blocks: Sequence[Block]) -> Chain:
             raise InputError(
                 f"blocks[{i}]={checks.show(block)} is not callable; write f(params, x)."
             )
-    # The functions alone: two chains of one architecture share compiled programs.
+    # `ChainFunction` gets functions, not networks, so that chains of one architecture
+    # are equal and share compiled programs.
     functions = [_function_of(block) for block in listed]
     return Chain(
         function=ChainFunction(tuple(functions)),
-        # A plain function takes what it takes.
+        # A plain function at the start has no example.
         example=getattr(listed[0], "example", None),
         scheme=None,
         activation=None,

@@ -22,8 +22,8 @@ from isometry.networks._spatial import Image, Size
 from isometry.schemes._registry import SchemeLike
 from isometry.schemes._shaping import untransformed
 
-# The laws of theory are those of the circle; at the edges of the others, windows see
-# less than a window.
+# Theory holds for "circular", where every pixel sees a full window. With the other two,
+# pixels at the edges see zeros, or are left out.
 _PADDINGS = ("circular", "same", "valid")
 _POOLINGS = ("average", "max")
 
@@ -33,11 +33,12 @@ Sides: TypeAlias = int | Sequence[int]
 
 @dataclass(frozen=True)
 class Convolution:
-    """One convolution, of what it reads to its pre-activation.
+    """One convolution: from the image that it reads to its pre-activation.
 
     Attributes:
-        size: The image before pooling.
-        pooling: What is done with the image before it is convolved, or None.
+        size: The size of the image before pooling.
+        pooling: How the image is pooled before it is convolved: "average", "max" or
+            None.
         window: The window of the kernel.
         strides: One an axis.
         groups: Groups of channels.
@@ -62,14 +63,14 @@ class Convolution:
 
     @property
     def size_read(self) -> Size:
-        """The image after pooling."""
+        """The size of the image after pooling."""
         if self.pooling is None:
             return self.size
         return tuple(side // _spatial.POOL for side in self.size)
 
     @property
     def size_out(self) -> Size:
-        """The image that it returns."""
+        """The size of the image that it returns."""
         return _spatial.size_after(
             self.size_read, self.window, self.strides, padding=self.padding
         )
@@ -145,8 +146,8 @@ class CnnFunction:
 
     def _checked(self, params: Params, x: Image) -> Image:
         """Return x in the dtype of the parameters."""
-        # XLA's own message would speak of a batch and of axes that the user never
-        # wrote.
+        # Checked here, because the message of XLA would speak of a batch and of axes that
+        # the user never wrote.
         if jnp.shape(x) != self.input_shape:
             raise InputError(
                 f"x has shape {jnp.shape(x)}; this network takes one image of shape "
@@ -158,8 +159,8 @@ class CnnFunction:
     def _through(self, run: Run, leaves: dict[str, Array], z: Image) -> Image:
         """Return the pre-activation of the last layer of a run."""
 
-        # Pre-activations are carried, not activations: so the last layer of all, which
-        # has none behind it, is a step like the others.
+        # The scan carries pre-activations. If it carried activations, the last layer,
+        # which has no activation behind it, would need a step of its own.
         def step(z: Image, layer: dict[str, Array]) -> tuple[Image, None]:
             return run.layer(layer, self.activation(z)), None
 
@@ -193,7 +194,7 @@ class Cnn(Built):
     ) -> "Cnn":
         """Return the same network with its weights drawn by another scheme."""
         function = self.function
-        # Another scheme begins with the activation that the user gave.
+        # dks and tat replace the activation; another scheme gets the user's own.
         phi = untransformed(function.activation)
         phi, chosen = schemes.transformed(scheme, phi, function.num_activations)
         redrawn = dataclasses.replace(
@@ -212,7 +213,7 @@ class Cnn(Built):
     def layer_activations(self) -> Mapping[str, Activation]:
         """Every layer of several follows the activation, or is followed by it."""
         layers = self.anatomy.layers
-        # A single layer is linear.
+        # A single layer has no activation on either side.
         if len(layers) == 1:
             return {}
         return {layer.name: self.function.activation for layer in layers}
@@ -343,7 +344,8 @@ def cnn(
     if head is not None:
         checks.integer("head", head, low=1)
     phi = activations.get(activation)
-    # One that mixes channels would be taken for a diagonal by every theory.
+    # Every theory takes the Jacobian of the activation to be diagonal, which is wrong
+    # for one that mixes channels.
     if not phi.named:
         checks.elementwise(f"activation={phi.name}", phi)
     if not bias and sigma_b:
@@ -372,11 +374,11 @@ def _runs(layers: Sequence[Convolution], *, has_head: bool) -> tuple[Run, ...]:
     """Group equal layers in a row."""
     first, *others = layers
     last = []
-    # Without a dense head the last convolution is the head, and a slice of a stack
-    # could not be drawn as one.
+    # Without a dense head the last convolution is the head. Schemes draw a head by
+    # another rule, so it must not be a slice of a stack of hidden layers.
     if others and not has_head:
         last = [others.pop()]
-    # The first reads x without an activation, as no other does.
+    # The first layer is a run of its own: it reads x itself, others an activation.
     runs = [Run(first, length=1)]
     for layer, equal in itertools.groupby(others):
         runs.append(Run(layer, length=len(list(equal))))
@@ -418,7 +420,8 @@ def _layers(
     poolings = (None, *between)
     layers = []
     for i in range(num_layers):
-        # The size is followed here once, so that what cannot be run is refused here.
+        # Sizes of images are computed here, so that a layer whose image is too small is
+        # refused before anything runs.
         layer = Convolution(
             size=image,
             pooling=poolings[i],
@@ -464,7 +467,7 @@ def _checked_pooling(name: str, value: str | None) -> str | None:
 
 def _refuse_impossible(layer: Convolution, index: int) -> None:
     """Refuse channels that groups do not divide, and an image that has become empty."""
-    # XLA would say so only when the network is run.
+    # Checked here, because XLA would raise only when the network is run.
     for end, width in (("reads", layer.n_in), ("writes", layer.n_out)):
         if width % layer.groups:
             raise InputError(

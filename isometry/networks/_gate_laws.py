@@ -1,4 +1,4 @@
-"""What the parameters of a recurrent network are drawn from, gate by gate."""
+"""The distributions of the parameters of a recurrent network, gate by gate."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from isometry._internal.errors import InputError, public
 from isometry._internal.types import Initializer, Key
 from isometry.networks._cells import Cell
 
-# The laws of recurrent weights; in each, sigma_w is the scale.
+# The distributions of recurrent weights. The scale of each is sigma_w.
 RECURRENT = ("orthogonal", "gaussian", "identity")
 
 
@@ -71,11 +71,12 @@ def chrono(longest: int) -> Chrono:
     return Chrono(checks.integer("longest", longest, low=3))
 
 
-# One number for all gates, or one a gate.
+# What a user writes: one number for all gates, or numbers by the name of the gate.
 PerGate: TypeAlias = float | Mapping[str, float]
 
 GateBias: TypeAlias = PerGate | Chrono
 
+# What is kept: pairs of a gate and its number. Unlike a dict, they are hashable.
 Numbers: TypeAlias = tuple[tuple[str, float], ...]
 
 
@@ -93,15 +94,14 @@ def per_gate(
         name: The name of the argument.
         value: One number for all gates, or a mapping from gates to numbers.
         gates: The names of the gates that have such a number.
-        default: The number of gates that the mapping leaves out.
+        default: The number for gates that the mapping leaves out.
         low: The smallest number allowed.
     """
-    # Kept as a tuple of pairs, which is hashable as a mapping is not.
     if not isinstance(value, Mapping):
         number = float(checks.number(name, value, low=low))
         return tuple((gate, number) for gate in gates)
     numbers = dict.fromkeys(gates, default)
-    # A gate that is misspelt must not be passed over in silence.
+    # A misspelt gate is an error: with `dict.get` it would silently have the default.
     for gate, given in value.items():
         gate = checks.one_of(f"gate of {name}", gate, gates)
         numbers[gate] = float(checks.number(f"{name}[{gate!r}]", given, low=low))
@@ -113,14 +113,20 @@ def gate_biases(
     cell: Cell,
     kind: str,
 ) -> Numbers | Chrono:
-    """Return the mean of each gate's biases, or `Chrono`.
+    """Check the argument `gate_bias` of `networks.rnn`, and bring it into one form.
 
     Args:
-        value: One number for all gates that multiply, or one a gate, or `Chrono`.
+        value: What the user gave: a number, which is the mean bias of all gates with
+            values in (0, 1); a mapping from gates to numbers; or a `Chrono`.
         cell: The cell.
-        kind: Its name, for the message.
+        kind: The name of the cell, for messages.
+
+    Returns:
+        Pairs of a gate and the mean of its biases; a `Chrono` as it is, because its
+        biases are drawn with the parameters.
     """
     if isinstance(value, Chrono):
+        # Chrono sets the bias of the gate that keeps the state.
         if cell.remembering is None:
             raise InputError(
                 f"gate_bias={value!r}: a {kind} cell has no gate that keeps its state; "
@@ -135,17 +141,19 @@ def gate_biases(
             f"gate_bias={number:g}: a {kind} cell has no gates; write sigma_b for "
             "random biases, or another cell."
         )
-    # What a gate lets through is no gate, so one number leaves its bias at 0.
-    numbers = dict.fromkeys(cell.switches, number) | dict.fromkeys(cell.contents, 0.0)
-    return tuple(numbers.items())
+    # A single number is for the gates that open and close, `switches`. What they let
+    # through, such as the candidate of a GRU, keeps biases of mean 0.
+    of_switches = [(gate, number) for gate in cell.switches]
+    of_contents = [(gate, 0.0) for gate in cell.contents]
+    return (*of_switches, *of_contents)
 
 
 @dataclasses.dataclass(frozen=True)
 class GateLaws:
-    """The law of all parameters of the gates.
+    """The distributions of all parameters of the gates.
 
     Attributes:
-        recurrent: The law of the recurrent weights, one of `RECURRENT`.
+        recurrent: The distribution of the recurrent weights, one of `RECURRENT`.
         sigma_w: The scale of each gate's recurrent weight.
         sigma_v: The scale of each gate's input weight.
         sigma_b: The standard deviation of each gate's biases.
@@ -164,7 +172,7 @@ class GateLaws:
         units: int,
     ) -> Initializer:
         """Return the initializer of a gate's recurrent weight."""
-        # Pairs, because the record is hashable.
+        # `sigma_w` is a tuple of pairs, because this record must be hashable.
         sigma = dict(self.sigma_w)[gate]
         if self.recurrent == "orthogonal":
             return initializers.orthogonal(sigma)
@@ -192,7 +200,8 @@ class GateLaws:
         key, key_mean = jax.random.split(key)
         means = {gate: jnp.zeros(units, dtype) for gate in cell.gates}
         if isinstance(self.gate_bias, Chrono):
-            # The two gates share one draw, so that what is kept is not added to.
+            # Opposite biases from one draw: the input gate is as far closed as the
+            # forget gate is open, so a long memory is not overwritten.
             mean = self.gate_bias.draw(key_mean, units, dtype)
             if cell.remembering is not None:
                 means[cell.remembering] = mean
@@ -201,7 +210,8 @@ class GateLaws:
         else:
             for gate, number in self.gate_bias:
                 means[gate] = jnp.full(units, number, dtype)
-        # Drawn even where sigma is 0, so that no draw depends on another's scale.
+        # Keys are split for all gates, even where sigma is 0: the biases of one gate do
+        # not depend on the scale of another.
         keys = jax.random.split(key, len(cell.gates))
         biases = {}
         for gate_key, (gate, sigma) in zip(keys, self.sigma_b, strict=True):
@@ -211,5 +221,5 @@ class GateLaws:
 
 
 def gaussian(sigma: float, fan_in: int) -> Initializer:
-    """Return the law of Gaussian weights with fan_in * variance = sigma**2."""
+    """Return the initializer of Gaussian weights of variance sigma**2 / fan_in."""
     return initializers.normal(std=sigma / fan_in**0.5)

@@ -32,7 +32,7 @@ class WeightedLayer(Layer):
         ('stem', (3, 8), (2,))
     """
 
-    # By name only: fields of `Layer` with defaults come before them.
+    # Keyword-only, because `w` has no default, and fields of `Layer` in front have one.
     w: Array = dataclasses.field(kw_only=True)
     b: Array | None = dataclasses.field(default=None, kw_only=True)
 
@@ -40,7 +40,8 @@ class WeightedLayer(Layer):
 class LayeredFunction(ABC):
     """The function of a network whose Jacobian is a product of known factors."""
 
-    # All of one architecture are equal and hash alike, as frozen dataclasses are.
+    # Subclasses are frozen dataclasses: functions of one architecture are equal and have
+    # the same hash, so they share compiled programs.
 
     @property
     @abstractmethod
@@ -60,7 +61,7 @@ class LayeredFunction(ABC):
     @property
     def has_dead_slopes(self) -> bool:
         """Whether scales of `factors` can be exactly zero, as those of relu are."""
-        # If they can, large Jacobians are formed from the active units alone.
+        # Where they can, measuring forms large Jacobians from the active units alone.
         return False
 
     @abstractmethod

@@ -52,7 +52,8 @@ class Run:
 def runs_of(widths: tuple[int, ...]) -> tuple[Run, ...]:
     """Return the runs of an MLP of these widths."""
     depth = len(widths) - 1
-    # Stem and head are runs of their own, even if their widths are those of others.
+    # Schemes give stem and head other initializers, so they are runs of their own even
+    # where their widths equal those of hidden layers.
     roles = ["hidden"] * depth
     roles[0] = "stem"
     roles[-1] = "head"
@@ -93,12 +94,14 @@ class MlpFunction(LayeredFunction):
 
     @property
     def has_dead_slopes(self) -> bool:
-        # A smooth activation is flat nowhere.
+        # Only an activation with kinks, such as relu, has a derivative of 0 on an
+        # interval.
         return bool(self.activation.kinks) and self.depth > 1
 
     def check(self, params: Params, where: str = "params") -> None:
-        came = _shapes(params)
-        if "" in came:
+        given = _shapes(params)
+        # A single leaf has an empty path.
+        if "" in given:
             raise InputError(
                 f"{where} is a number or an array, not a network's parameters; write "
                 "net.init(key)."
@@ -107,19 +110,19 @@ class MlpFunction(LayeredFunction):
         for i, run in enumerate(runs_of(self.widths)):
             path = f"['layers'][{i}]"
             wanted[f"{path}['w']"] = (run.length, run.fan_in, run.fan_out)
-            # Biases are there for all layers or for none.
-            if any(name.endswith("['b']") for name in came):
+            # `bias` holds for all layers, so one bias means that all must be there.
+            if any(name.endswith("['b']") for name in given):
                 wanted[f"{path}['b']"] = (run.length, run.fan_out)
-        # The first difference is named, which is that of the first layer.
-        for name in sorted(wanted.keys() | came.keys()):
-            if wanted.get(name) == came.get(name):
+        # In sorted order the first difference is that of the first layer, and is named.
+        for name in sorted(wanted.keys() | given.keys()):
+            if wanted.get(name) == given.get(name):
                 continue
             is_wanted = "is not there"
             if name in wanted:
                 is_wanted = f"is of shape {wanted[name]}"
             has = "lacks it"
-            if name in came:
-                has = f"has {came[name]}"
+            if name in given:
+                has = f"has {given[name]}"
             raise InputError(
                 f"{where}{name} {is_wanted} in this network, and params {has}; write "
                 "net.init(key), or one seed of stacked parameters, "
@@ -132,14 +135,15 @@ class MlpFunction(LayeredFunction):
         return self._through(params["layers"][1:], z)
 
     def stem(self, params: Params, x: Array) -> Array:
-        # A batch would pass through the products, and its Jacobian be a block matrix.
+        # A batch would pass through the products without an error, and its Jacobian would
+        # be a block matrix.
         if jnp.shape(x) != self.widths[:1]:
             raise InputError(
                 f"x has shape {jnp.shape(x)}; this network takes one example of shape "
                 f"{self.widths[:1]}. For a batch write "
                 "jax.vmap(net, (None, 0))(params, xs)."
             )
-        first = _single(params["layers"][0])
+        first = _first_layer(params["layers"][0])
         # The arithmetic is in the dtype of the parameters, whatever that of x is.
         return _affine(first, jnp.asarray(x, first["w"].dtype))
 
@@ -153,8 +157,8 @@ class MlpFunction(LayeredFunction):
             return []
         values = [z]
         for run in params["layers"][1:-1]:
-            z, of_run = self._run(run, z)
-            values.extend(of_run)
+            z, zs_of_run = self._run(run, z)
+            values.extend(zs_of_run)
         return values
 
     def factors(self, params: Params, x: Array, span: str) -> list[Factors]:
@@ -162,30 +166,31 @@ class MlpFunction(LayeredFunction):
         z = self.stem(params, x)
         slopes = []
         for run in runs[:-1]:
-            # The stem has been applied already.
-            of_run = z[None]
+            # The first run is the stem, whose pre-activation is z already.
+            zs_of_run = z[None]
             if slopes:
-                z, of_run = self._run(run, z)
-            # The derivative of relu at NaN is 0, so a signal that has overflowed would
-            # pass for inactive units.
-            is_nan = jnp.isnan(of_run)
-            slopes.append(jnp.where(is_nan, jnp.nan, self.activation.slope(of_run)))
+                z, zs_of_run = self._run(run, z)
+            # The derivative of relu at NaN is 0. NaN is kept, because a signal that has
+            # overflowed would otherwise be taken for inactive units.
+            is_nan = jnp.isnan(zs_of_run)
+            slopes.append(jnp.where(is_nan, jnp.nan, self.activation.slope(zs_of_run)))
 
-        inner = [
+        hidden = [
             Factors(run["w"].mT, slope)
             for run, slope in zip(runs[1:-1], slopes[1:], strict=True)
         ]
         if span == "hidden":
-            # From z_1, in front of its slopes, to z_(depth-1), in front of its own.
-            matrix, scale = inner.pop()
+            # The span ends at z_(depth-1), in front of the last activation, so the last
+            # slopes are replaced by 1.
+            matrix, scale = hidden.pop()
             assert scale is not None, "every layer but the last has slopes"
-            inner.append(Factors(matrix, scale.at[-1].set(1)))
-            return [Factors(None, slopes[0]), *inner]
+            hidden.append(Factors(matrix, scale.at[-1].set(1)))
+            return [Factors(None, slopes[0]), *hidden]
         head = Factors(runs[-1]["w"].mT)
         # A single layer has no activation behind it.
         if not slopes:
             return [head]
-        return [Factors(runs[0]["w"].mT, slopes[0]), *inner, head]
+        return [Factors(runs[0]["w"].mT, slopes[0]), *hidden, head]
 
     def weights(self, params: Params) -> tuple[Array, ...]:
         """Return the stacked weights of every run, of shape (..., length, in, out)."""
@@ -204,20 +209,21 @@ class MlpFunction(LayeredFunction):
     def _run(
         self, run: Params, z: Array
     ) -> tuple[Array, Float[Array, "length fan_out"]]:
-        """Return z behind a run of layers, and behind each of them."""
+        """Return the pre-activation of the last layer of a run, and those of all."""
 
         def step(z: Array, layer: Params) -> tuple[Array, Array]:
             z = _affine(layer, self.activation(z))
             return z, z
 
-        # Layers of a run longer than one are square, so they can be scanned.
+        # Several layers of one shape in a row are square, so z keeps its shape and they
+        # can be scanned.
         if run["w"].shape[0] > 1:
             return jax.lax.scan(step, z, run)
-        z, _ = step(z, _single(run))
+        z, _ = step(z, _first_layer(run))
         return z, z[None]
 
 
-def _single(run: Params) -> Params:
+def _first_layer(run: Params) -> Params:
     """Return the first layer of a run."""
     return jax.tree.map(lambda a: a[0], run)
 
@@ -230,7 +236,7 @@ def _affine(layer: Params, x: Array) -> Array:
 
 
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every leaf by its path. Lists are as good as tuples."""
+    """Return the shape of every leaf by its key path, in which lists are like tuples."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
 
@@ -275,33 +281,39 @@ class Mlp(LayeredNetwork):
             ({'w': (1, 4, 8)}, {'w': (2, 8, 8)}, {'w': (1, 8, 3)})
         """
         checks.key("key", key)
-        # As a vector, which compiles in half the time, and then in pairs.
+        # Splitting into a vector of keys and reshaping compiles in half the time of
+        # splitting into shape (depth, 2).
         keys = jax.random.split(key, 2 * self.depth)
         keys = keys.reshape(self.depth, 2, *key.shape)
         layers = []
         for run in runs_of(self.widths):
-            of_run = keys[run.start : run.start + run.length]
-            layers.append(self._draw(run, of_run))
+            keys_of_run = keys[run.start : run.start + run.length]
+            layers.append(self._draw(run, keys_of_run))
         return {"layers": tuple(layers)}
 
     def _draw(self, run: Run, keys: Key) -> Params:
-        """Draw a run from (length, 2) keys."""
-
-        def draw(layer: Layer, pair: Key) -> Params:
-            key_w, key_b = pair
-            init_w = self.scheme.initializer(layer)
-            drawn = {"w": init_w(key_w, (run.fan_in, run.fan_out), self.dtype)}
-            if self.bias:
-                init_b = self.scheme.bias_initializer(layer)
-                drawn["b"] = init_b(key_b, (run.fan_out,), self.dtype)
-            return drawn
-
+        """Draw a run from (length, 2) keys: of each layer, one for w and one for b."""
         layers = self._layers_of(run)
-        # Most schemes draw the layers of a run alike, so one program draws all.
+        # Most schemes give all layers of a run the same initializer, so one vmapped
+        # draw serves all.
         if self.scheme.alike:
-            return jax.vmap(functools.partial(draw, layers[0]))(keys)
-        drawn = [draw(layer, pair) for layer, pair in zip(layers, keys, strict=True)]
+            draw_one = functools.partial(self._draw_layer, layers[0])
+            return jax.vmap(draw_one)(keys)
+        drawn = [
+            self._draw_layer(layer, keys_w_b)
+            for layer, keys_w_b in zip(layers, keys, strict=True)
+        ]
         return jax.tree.map(lambda *arrays: jnp.stack(arrays), *drawn)
+
+    def _draw_layer(self, layer: Layer, keys_w_b: Key) -> Params:
+        """Draw the weight of a layer from the first key, its bias from the second."""
+        key_w, key_b = keys_w_b
+        init_w = self.scheme.initializer(layer)
+        drawn = {"w": init_w(key_w, (layer.fan_in, layer.fan_out), self.dtype)}
+        if self.bias:
+            init_b = self.scheme.bias_initializer(layer)
+            drawn["b"] = init_b(key_b, (layer.fan_out,), self.dtype)
+        return drawn
 
     @property
     def hidden_activations(self) -> tuple[Activation, ...]:
@@ -330,7 +342,6 @@ class Mlp(LayeredNetwork):
         """Return the layers with their arrays, first to last."""
         for run, stacked in zip(runs_of(self.widths), params["layers"], strict=True):
             for i, layer in enumerate(self._layers_of(run)):
-                # All layers have a bias or none has.
                 b = None
                 if "b" in stacked:
                     b = stacked["b"][i]
@@ -341,12 +352,12 @@ class Mlp(LayeredNetwork):
         given = list(layers)
         runs = []
         for run, old in zip(runs_of(self.widths), params["layers"], strict=True):
-            of_run = given[run.start : run.start + run.length]
+            layers_of_run = given[run.start : run.start + run.length]
             new = {}
             for name, stacked in old.items():
-                arrays = [getattr(layer, name) for layer in of_run]
+                arrays = [getattr(layer, name) for layer in layers_of_run]
                 shapes = [jnp.shape(array) for array in arrays]
-                # Fewer layers than the run has are refused here too.
+                # If there are too few layers, the list of shapes is too short.
                 if shapes != [stacked.shape[1:]] * run.length:
                     raise InputError(
                         f"layers from {run.start} on have {name} of shapes {shapes}; "
@@ -369,7 +380,7 @@ class Mlp(LayeredNetwork):
         """Return the same network with its weights drawn by another scheme."""
         return mlp(
             self.widths,
-            # Another scheme begins with the activation that the user gave.
+            # dks and tat replace the activation; another scheme gets the user's own.
             untransformed(self.activation),
             scheme,
             sigma_w=sigma_w,
@@ -389,11 +400,12 @@ class Mlp(LayeredNetwork):
         """
         checks.integer("width", width, low=1)
         # A network of one layer has no hidden width.
-        inner = [int(width)] * (self.depth - 1)
-        widths = (self.widths[0], *inner, self.widths[-1])
+        hidden = [int(width)] * (self.depth - 1)
+        widths = (self.widths[0], *hidden, self.widths[-1])
         function = dataclasses.replace(self.function, widths=widths)
-        # Not built by `mlp`, which would solve for the scale of the scheme again.
+        # `mlp` would solve for the scale of the scheme once more, so it is not called.
         net = dataclasses.replace(self, function=function)
+        # A scheme that does not fit the new shapes says so now.
         jax.eval_shape(net.init, jax.random.key(0))
         return net
 
@@ -425,7 +437,7 @@ class Mlp(LayeredNetwork):
         """
         checks.on_host("xs", xs)
         checks.examples("xs", xs, self.widths[:1])
-        # Without biases there is no variance of theirs, whatever the scheme says.
+        # Without biases their variance is 0, whatever sigma_b the scheme has.
         sigma_b = self.scheme.sigma_b if self.bias else 0.0
         return _mlp_law.law(
             self.activation,
@@ -496,11 +508,12 @@ def mlp(  # noqa: PLR0917 (as it has always been)
         raise InputError(
             f"widths={list(sizes)} has {len(sizes)}; write [n_in, hidden ..., n_out]."
         )
-    # Each width is named, for they are often computed.
+    # The message names the entry, because lists of widths are often computed.
     for i, width in enumerate(sizes):
         checks.integer(f"widths[{i}]", width, low=1)
     phi = activations.get(activation)
-    # Derivatives of an activation that mixes its entries would be taken for a diagonal.
+    # The Jacobian of the activation is taken to be diagonal, which is wrong for one that
+    # mixes its entries. Named activations are known to be elementwise.
     if not phi.named:
         checks.elementwise(f"activation={phi.name}", phi)
     if sigma_b is not None:
@@ -508,7 +521,7 @@ def mlp(  # noqa: PLR0917 (as it has always been)
     if not bias and sigma_b:
         raise InputError(f"sigma_b={sigma_b} with bias=False; drop one of the two.")
     kind = checks.float_dtype(dtype)
-    # NumPy's integers would print as such in the repr.
+    # The repr would print NumPy's integers as np.int64(8).
     sizes = tuple(int(size) for size in sizes)
     # Some schemes put another activation in the place of this one.
     num_activations = len(sizes) - 2

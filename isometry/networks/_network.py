@@ -74,8 +74,8 @@ class Network:
     def init(self, key: Key) -> Params:
         """Draw the parameters.
 
-        What a data-driven scheme (lsuv) makes of inputs is `adjust`, which `ensemble`
-        and `audit` call on what they draw.
+        A data-driven scheme (lsuv, admin) adjusts them to inputs afterwards, by `adjust`,
+        which `ensemble` and `audit` call.
 
         Args:
             key: A random key. It may be traced.
@@ -135,7 +135,7 @@ class Network:
     @property
     def input_shape(self) -> tuple[int, ...] | None:
         """The shape of x; None if x is a tree of arrays, or if any x will do."""
-        # A tree of inputs has no one shape.
+        # A tree has no attribute `shape`, and None has none either.
         return getattr(self.example, "shape", None)
 
     @property
@@ -149,7 +149,8 @@ class Network:
     @functools.cached_property
     def shapes(self) -> Params:
         """The shapes of the parameters. Nothing is drawn."""
-        # A skeleton has all leaves, and asks no scheme, which would ask for shapes.
+        # `init` would not do: its scheme asks for these shapes. A skeleton has all leaves
+        # without a scheme.
         return jax.eval_shape(self.skeleton, jax.random.key(0))
 
     @functools.cached_property
@@ -160,7 +161,8 @@ class Network:
                 f"anatomy: {checks.show(self)} begins with a plain function, whose "
                 "input has no known shape; write isometry.anatomy(net, params, x)."
             )
-        # Called as the user calls it, so that what `function` does not do is read too.
+        # `self` and not `self.function`, so that a subclass whose `__call__` does more is
+        # read as the user calls it.
         return anatomy(self, self.shapes, self.example)
 
     @property
@@ -186,10 +188,10 @@ class Network:
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:
-        """The activation that a layer reads or writes to, by the name of the layer.
+        """The activation in front of or behind a layer, by the name of the layer.
 
-        Only layers that the network itself knows. Of all others it is read off the
-        anatomy.
+        A network lists only those that it knows from its own arguments. For all other
+        layers the activation is read off the anatomy.
         """
         return {}
 
@@ -223,7 +225,8 @@ class Network:
             >>> round(float(outputs.std()), 3)
             1.0
         """
-        # What the model's own code draws is final.
+        # Without a scheme, the model's own code draws the parameters, and nothing adjusts
+        # them.
         if self.scheme is None:
             return params
         return self.scheme.adjust(self, params, xs)
@@ -277,7 +280,7 @@ class Network:
     def with_schemes(
         self, schemes: Sequence[SchemeLike] | Mapping[str, SchemeLike]
     ) -> dict[str, "Network"]:
-        """Return one network for each scheme, as `audit` takes them.
+        """Return one network for each scheme, as a dict that `isometry.audit` accepts.
 
         Args:
             schemes: Names, initializers or `Scheme` objects; or a mapping from labels
@@ -287,7 +290,8 @@ class Network:
             The networks by label. The default label of a scheme is its name.
 
         Raises:
-            InputError: Two schemes have one label; what `with_scheme` raises.
+            InputError: Two schemes share a label, or `with_scheme` refuses one of them.
+            NotDefined: One of the schemes has no meaning for a layer.
 
         Example:
             >>> nets = networks.mlp([4, 4], "tanh").with_schemes(["kaiming", "zer_o"])
@@ -297,7 +301,7 @@ class Network:
         # Labels of the user's own are taken as they are.
         if isinstance(schemes, Mapping):
             return {label: self.with_scheme(one) for label, one in schemes.items()}
-        # A string is a sequence of letters.
+        # A string is a Sequence too, but would be taken letter by letter.
         if isinstance(schemes, str) or not isinstance(schemes, Sequence):
             raise InputError(
                 f"schemes={checks.show(schemes)} is not a list of schemes; write "
@@ -306,7 +310,7 @@ class Network:
         by_label: dict[str, Network] = {}
         for one in schemes:
             label = _label(one)
-            # One of two reports would be lost without a word.
+            # In the dict, the second would silently replace the first.
             if label in by_label:
                 raise InputError(
                     f"schemes holds {label!r} twice; write a mapping from labels to "
@@ -353,7 +357,7 @@ class Network:
             >>> round(float(sp.moment(1).mean()), 2)
             1.0
         """
-        # Measuring stands above networks, and this method measures.
+        # Imported here, because isometry.measure itself imports isometry.networks.
         from isometry.measure._calibration import calibrate
 
         return calibrate(self, keys, xs, span=span)
@@ -371,7 +375,7 @@ class Network:
         )
 
     def __repr__(self) -> str:
-        # Functions of networks may be objects, whose class has the name.
+        # The function may be an object without a name; its class has one.
         name = getattr(self.function, "__name__", type(self.function).__name__)
         return f"{type(self).__name__}({name})"
 
@@ -457,13 +461,13 @@ def _label(scheme: SchemeLike) -> str:
         return scheme
     if isinstance(scheme, Scheme):
         return scheme.name
-    # Initializers of one name may differ in their arguments.
+    # The repr shows the arguments too, in which initializers of one name may differ.
     return repr(scheme)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Built(Network):
-    """The base of our own networks: a function, a skeleton, and a scheme that draws.
+    """The base of this package's networks: a function, a skeleton, a scheme that draws.
 
     A subclass defines `skeleton`, and the fields of its own that `__repr__` shows.
 
@@ -481,8 +485,8 @@ class Built(Network):
     def init(self, key: Key) -> Params:
         """Draw the parameters by the scheme."""
         checks.key("key", key)
-        # A skeleton of ours draws nothing. One of another's code draws with this key
-        # too, and what is kept of it are the leaves that the scheme leaves alone.
+        # Leaves that the scheme leaves alone stay as in the skeleton. If the user's own
+        # code makes the skeleton, they are drawn with this key, as by its own `init`.
         return self.drawing().draw(key, self.skeleton(key))
 
     def drawing(self) -> Assignment:
@@ -498,7 +502,8 @@ class Built(Network):
         sigma_b: float | None = None,
     ) -> "Built":
         """Return the same network with its weights drawn by another scheme."""
-        # A copy and no wrapper: the network keeps its class, and with it its laws.
+        # A copy, where `Network.with_scheme` makes a wrapper: the class stays, and with it
+        # the laws that it knows.
         redrawn = dataclasses.replace(
             self,
             scheme=schemes.get(scheme),
@@ -514,7 +519,7 @@ class Built(Network):
 class Redrawn(Built):
     """Any network with its weights drawn by a scheme: what `with_scheme` returns.
 
-    What the scheme does not treat is as the network's own `init` draws it.
+    Leaves that the scheme leaves alone are as the network's own `init` draws them.
 
     Attributes:
         base: The network.
@@ -539,7 +544,7 @@ class Redrawn(Built):
 
     @functools.cached_property
     def anatomy(self) -> Anatomy:
-        """That of the network, which no scheme changes."""
+        """The anatomy of `base`, which no scheme changes."""
         return self.base.anatomy
 
     @property
@@ -549,7 +554,7 @@ class Redrawn(Built):
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:
-        """Those that the network itself knows."""
+        """The activations that `base` itself knows."""
         return self.base.layer_activations
 
     @property
@@ -563,13 +568,15 @@ class Redrawn(Built):
             mode=base.mode,
             base=base,
         )
-        # A scheme chooses scales by what it sees around a layer, and the anatomy in
-        # training may show something else.
+        # Fill the cached property, so that both modes draw the same parameters. Scales
+        # depend on what the anatomy shows around a layer, and in training mode it may
+        # show something else.
         network.__dict__["assignment"] = self.assignment
         return network
 
     def __repr__(self) -> str:
-        # As the user wrote it: the scale of a free scheme differs from layer to layer.
+        # The sigmas are shown as the user gave them, because a free scheme has another
+        # scale in each layer.
         arguments = [repr(self.scheme.name)]
         for name in ("sigma_w", "sigma_b"):
             value = getattr(self, name)

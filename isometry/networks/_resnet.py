@@ -46,8 +46,9 @@ ORDERS = {
 # With "valid" the branch would return a smaller image than the skip.
 _PADDINGS = ("circular", "same")
 
-# Examples in the x that training mode is read for. Any other number runs as well; with
-# fewer than four the Jacobian of batch norm has no variance.
+# Examples in `net.training.example`, by which the anatomy in training mode is read. Any
+# other number can be measured as well. Ten times more would make the anatomy slower;
+# below four the Jacobian of batch norm has no variance.
 _BATCH = 8
 
 
@@ -57,8 +58,8 @@ class Block:
 
     Attributes:
         n_in: Units or channels of the stream before it.
-        n_out: Those behind it.
-        size: The image that it reads; () of a dense block.
+        n_out: Units or channels of the stream behind it.
+        size: The size of the image that it reads; () of a dense block.
         window: The window of its kernels; () of a dense block.
         strides: Strides of its first layer and of its shortcut; () of a dense block.
         padding: "circular" or "same".
@@ -73,7 +74,7 @@ class Block:
 
     @property
     def size_out(self) -> Size:
-        """The image that it returns."""
+        """The size of the image that it returns."""
         return _spatial.size_after(
             self.size, self.window, self.strides, padding=self.padding
         )
@@ -100,7 +101,7 @@ class Run:
     length: int
 
     def of(self, values: Sequence[float]) -> Sequence[float]:
-        """Return those of one value a block that belong to the run."""
+        """Return the values of the blocks of the run, of one value for each block."""
         return values[self.start : self.start + self.length]
 
 
@@ -116,9 +117,9 @@ class ResnetFunction:
         activation: The activation of all branches.
         order: A key of `ORDERS`.
         norm: "layer", "rms", "batch" or None.
-        norm_at: "pre", of what the branch reads, or "post", of the sum.
-        n_in: What the stem reads; None without a stem.
-        n_out: What the head returns; None without a head.
+        norm_at: "pre", which normalizes what the branch reads, or "post", the sum.
+        n_in: The number of inputs of the stem; None without a stem.
+        n_out: The number of outputs of the head; None without a head.
         is_training: Whether x is a whole batch, whose statistics batch norm uses.
     """
 
@@ -150,7 +151,8 @@ class ResnetFunction:
         x = self._checked(params, x)
         if not self.is_training:
             return self._one(params, x)
-        # Batch norm takes means over the named axis; all else is of one example.
+        # vmap with a named axis: batch norm takes its statistics over this axis, and
+        # everything else acts on one example.
         every = jax.vmap(self._one, in_axes=(None, 0), axis_name=_norms.BATCH_AXIS)
         return every(params, x)
 
@@ -173,12 +175,13 @@ class ResnetFunction:
     def _one(self, params: Params, x: Array) -> Array:
         """Return the output of one example."""
         statistics = (None,) * len(self.runs)
-        # As in Flax, statistics are no parameters: no gradient step may move them.
+        # Statistics are kept beside the parameters, as in Flax, so that no gradient step
+        # changes them.
         if self.norm == "batch":
             statistics = _by_run(params["batch_stats"]["blocks"])
             params = params["params"]
-        # Stem and head are linear, so that both ends are the stream itself up to one
-        # matrix.
+        # No norm or activation stands between the stream and either end, only the matrix
+        # of the stem or the head.
         if self.n_in is not None:
             x = _layer(params["stem"], x, padding=self.runs[0].block.padding)
         of_runs = zip(self.runs, _by_run(params["blocks"]), statistics, strict=True)
@@ -198,7 +201,8 @@ class ResnetFunction:
                 run.block, leaves, x, skip=skips[0], statistics=statistics
             )
         if len(set(skips)) == 1:
-            # Not one a turn, so that a factor of 1 can be left out.
+            # A factor that all blocks share stays a Python number: `_block` leaves it
+            # out if it is 1, which it could not tell of a scanned array.
             turns = (leaves, statistics, None)
         else:
             turns = (leaves, statistics, jnp.asarray(skips, x.dtype))
@@ -226,15 +230,15 @@ class ResnetFunction:
         if self.norm_at == "pre":
             read = self._normalized(leaves, x, statistics)
         stream = x
-        # A window of one pixel is the least that can change channels and resolution (He
-        # et al., 2015, arXiv:1512.03385, option B).
+        # Where the stream changes its shape, the skip is a convolution with a window of
+        # one pixel (He et al., 2015, arXiv:1512.03385, option B).
         if block.projects:
             stream = _layer(leaves["shortcut"], x, strides=block.strides)
-        # A product with 1 would make every program larger.
+        # A product with 1 is left out, because it would make every program larger.
         if not isinstance(skip, float) or skip != 1.0:
             stream = skip * stream
         y = stream + leaves["branch"] * self._branch(block, leaves, read)
-        # Behind the sum the skip passes the norm too, as in post-norm transformers.
+        # A norm behind the sum acts on the skip too, as in post-norm transformers.
         if self.norm_at == "post":
             y = self._normalized(leaves, y, statistics)
         return y
@@ -243,7 +247,7 @@ class ResnetFunction:
         if self.norm is None:
             return x
         given = None
-        # Without statistics, batch norm takes those of the batch.
+        # `normalize` with statistics=None takes those of the batch, which is training.
         if statistics is not None and not self.is_training:
             given = statistics["norm"]
         return _norms.normalize(self.norm, leaves["norm"], x, statistics=given)
@@ -265,15 +269,15 @@ class ResnetFunction:
 
 def _by_run(blocks: Params) -> tuple[Params, ...]:
     """Return the leaves of each run; a single run is kept without a tuple."""
-    # Most networks have equal blocks, and their points are then "blocks/first[0]"
-    # instead of "blocks/0/first[0]".
+    # Most networks have equal blocks, and so a single run. Without a tuple around it,
+    # their points are "blocks/first[0]" instead of "blocks/0/first[0]".
     if isinstance(blocks, tuple):
         return blocks
     return (blocks,)
 
 
 def _joined(of_runs: list[Params]) -> Params:
-    """Return what `_by_run` takes apart."""
+    """Undo `_by_run`: join the leaves of all runs."""
     if len(of_runs) == 1:
         return of_runs[0]
     return tuple(of_runs)
@@ -281,7 +285,7 @@ def _joined(of_runs: list[Params]) -> Params:
 
 def _stacked(leaves: Params, length: int) -> Params:
     """Repeat every leaf along a new first axis, if there are several blocks."""
-    # A scan of one turn would only add "[0]" to the names of points.
+    # A single block is not stacked: the scan would only add "[0]" to its points.
     if length == 1:
         return leaves
     return jax.tree.map(
@@ -298,7 +302,7 @@ def _layer(
 ) -> Array:
     """Apply a dense layer to a vector, or a convolution to an image."""
     weights = leaves["w"]
-    # A kernel has axes of the window before those of its channels.
+    # A dense weight has two axes; a kernel has those of its window in front.
     if weights.ndim == 2:
         return _spatial.plus_bias(h @ weights, leaves)
     strides = strides or (1,) * (weights.ndim - 2)
@@ -359,12 +363,12 @@ class Resnet(Built):
         if block.projects:
             one_pixel = (1,) * len(block.window)
             shortcut = self._zeros(one_pixel, block.n_in, block.n_out)
-            # The branch's bias is added to the sum as well, so one is enough.
+            # The shortcut needs no bias, because the branch adds one to the same sum.
             leaves["shortcut"] = {"w": shortcut["w"]}
         if function.norm is not None:
             width = function.norm_width(block)
             leaves["norm"] = _norms.scales(function.norm, width, self.dtype)
-        # A leaf and not a constant, so that it is trained, and set by schemes.
+        # The multiplier is a leaf, so that it is trained, and schemes can set it.
         starts = jnp.asarray(run.of(self.branch), self.dtype)
         if run.length == 1:
             starts = starts[0]
@@ -437,7 +441,8 @@ class Resnet(Built):
 
 def _residuals(scheme: Scheme, function: ResnetFunction) -> list[schemes.Residual]:
     """Return the multipliers that a scheme gives to each block."""
-    # A stack of its own, whose branches all count; no scheme asks for the position.
+    # All branches form one stack. No scheme uses the position for its multipliers, so
+    # any will do.
     count = len(function.skips)
     length = ORDERS[function.order].num_layers
     return [
@@ -563,7 +568,8 @@ def resnet(
         if value is not None:
             checks.integer(name, value, low=1)
     phi = activations.get(activation)
-    # One that mixes units would be taken for a diagonal by every theory.
+    # Every theory takes the Jacobian of the activation to be diagonal, which is wrong
+    # for one that mixes units.
     if not phi.named:
         checks.elementwise(f"activation={phi.name}", phi)
     if not bias and sigma_b:
@@ -634,7 +640,7 @@ def _runs(
                 "size=None with a kernel or strides; write the size of the image, (n,) "
                 "or (h, w), or leave them out for dense blocks."
             )
-        # A dense layer is a convolution without axes.
+        # A dense layer is treated as a convolution over no axes.
         image: Size = ()
         window: Size = ()
     else:
@@ -643,7 +649,8 @@ def _runs(
             kernel = 3
         window = _spatial.one_an_axis("kernel", kernel, len(image))
     blocks = []
-    # The stem, or x itself, has the width of the first block, which has no projection.
+    # The stream starts with the width of the first block, so this one needs no
+    # projection for it.
     n_in = widths[0]
     for n_out, stride in zip(widths, strides, strict=True):
         steps = (stride,) * len(image)

@@ -19,9 +19,9 @@ from isometry.networks._cells import CELLS, Cell, States
 from isometry.networks._gate_laws import GateBias, GateLaws, PerGate
 from isometry.networks._network import Network
 
-# Steps of the sequence that stands for all others where only shapes are asked for. The
-# anatomy has a few points for every step, so a hundred times longer it would fill
-# screens; with one step there would be no recurrence.
+# Steps of `net.example`, the sequence by which the anatomy is read. The anatomy has a few
+# points for every step: with ten times more steps it would fill screens, and with one
+# step there would be no recurrence.
 _STEPS = 16
 
 
@@ -45,13 +45,13 @@ class RnnFunction:
 
     @property
     def cell(self) -> Cell:
-        """The equations."""
+        """The equations of one step."""
         return CELLS[self.kind]
 
     @public("rnn")
     def __call__(self, params: Params, x: Array) -> Float[Array, " n_out"]:
         """Run through a sequence from states of zeros, and read out the last h."""
-        # A batch of sequences would run through all gates without complaint.
+        # Checked, because a batch of sequences would pass all gates without an error.
         shape = jnp.shape(x)
         if len(shape) != 2 or shape[0] == 0 or shape[1] != self.n_in:
             raise InputError(
@@ -68,7 +68,7 @@ class RnnFunction:
             # The anatomy calls the states by these names: h@0, h@1, ...
             return tuple(map(checkpoint_name, new, cell.states)), None
 
-        # In the theory of recurrent networks, too, the first step has no past.
+        # States start at 0, as in the theory of recurrent networks.
         start = tuple(jnp.zeros(self.units, dtype) for _ in cell.states)
         (h, *_), _ = jax.lax.scan(step, start, jnp.asarray(x, dtype))
         return h @ head["w"] + head["b"]
@@ -80,7 +80,7 @@ class Rnn(Network):
 
     Attributes:
         function: The map (params, x) -> output alone.
-        laws: What the parameters of the gates are drawn from.
+        laws: The distributions that the parameters of the gates are drawn from.
         dtype: The dtype of the parameters.
     """
 
@@ -110,18 +110,19 @@ class Rnn(Network):
         biases = self.laws.biases(key_biases, cell, units, dtype=self.dtype)
         params = {}
         shapes = cell.shapes(units, function.n_in)
-        # Keys of gates go by their order, so no gate's draw depends on another's shape.
+        # Each gate has a key of its own, so its draw does not depend on the shapes of the
+        # others.
         for gate_key, (gate, shapes_of_gate) in zip(keys, shapes.items(), strict=True):
             params[gate] = {"b": biases[gate]}
             key_recurrent, key_input = jax.random.split(gate_key)
             shape = shapes_of_gate["input"]
-            draw = self.laws.input_weight(gate, shape[0])
-            params[gate]["input"] = draw(key_input, shape, self.dtype)
+            init = self.laws.input_weight(gate, shape[0])
+            params[gate]["input"] = init(key_input, shape, self.dtype)
             # A gate that reads x alone has no recurrent weight.
             if "recurrent" in shapes_of_gate:
-                draw = self.laws.recurrent_weight(gate, units)
+                init = self.laws.recurrent_weight(gate, units)
                 shape = shapes_of_gate["recurrent"]
-                params[gate]["recurrent"] = draw(key_recurrent, shape, self.dtype)
+                params[gate]["recurrent"] = init(key_recurrent, shape, self.dtype)
         head = self._head()(key_head, (units, function.n_out), self.dtype)
         params["head"] = {"w": head, "b": jnp.zeros(function.n_out, self.dtype)}
         return params
@@ -133,10 +134,12 @@ class Rnn(Network):
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:
-        """Recurrent weights of gates that multiply have scale 1, as of linear layers.
+        """The activation for which each recurrent weight is critical.
 
-        The logistic function behind them is no activation that a signal passes. Its
-        critical weights, 10 times as large, would make switches of the gates.
+        It is `linear`, and so the scale is 1, for gates with values in (0, 1): the signal
+        does not pass through their logistic function, but is multiplied by its value.
+        Critical weights of the logistic function are 10 times as large, and gates would
+        be almost 0 or 1.
         """
         cell = self.function.cell
         by_layer = {}
@@ -147,7 +150,7 @@ class Rnn(Network):
         return by_layer
 
     def _head(self) -> Initializer:
-        """Return the law of the readout, whose gain is 1."""
+        """Return the initializer of the readout, whose gain is 1."""
         if self.laws.recurrent == "orthogonal":
             return initializers.orthogonal()
         return _gate_laws.gaussian(1.0, self.function.units)
@@ -257,7 +260,7 @@ def rnn(
             f"write networks.rnn(...).with_scheme({checks.show(scheme)}), and for "
             "chrono gate_bias=networks.chrono(longest)."
         )
-    # Only gates that have such a weight may be named in a mapping.
+    # For each argument, a mapping may name only the gates that have such a weight.
     equations = CELLS[kind]
     laws = GateLaws(
         recurrent=scheme,

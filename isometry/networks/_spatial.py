@@ -40,8 +40,8 @@ def convolve(
         groups: Groups of channels that do not mix.
     """
     window = kernel.shape[:-2]
-    # XLA has no circle. A wrapped image has as many pixels as its windows reach, so
-    # nothing is left to pad.
+    # XLA has no circular padding. The image is continued as far as windows reach, and
+    # then needs no padding.
     if padding == "circular":
         x = _wrapped(x, window)
         padding = "valid"
@@ -58,7 +58,8 @@ def convolve(
 
 def _wrapped(x: Image, window: Size) -> Image:
     """Continue an image around the circle, as far as windows reach beyond it."""
-    # As much in front as "same" has at stride 1, so that a tap means the same pixel.
+    # The margins are those of "same" at stride 1, so that each tap of a kernel acts on
+    # the same pixel with both paddings.
     margins = [((side - 1) // 2, side // 2) for side in window]
     return jnp.pad(x, [*margins, (0, 0)], mode="wrap")
 
@@ -99,7 +100,7 @@ def pool(x: Image, pooling: str) -> Image:
 def pixel_mean(x: Image) -> Float[Array, " channels"]:
     """Return the mean of each channel over all pixels; a vector has one pixel."""
     pixels = tuple(range(x.ndim - 1))
-    # A mean over no axes would still divide by one, an operation more in every program.
+    # A mean over no axes would add a division by 1 to every program.
     if not pixels:
         return x
     return jnp.mean(x, axis=pixels)
@@ -153,7 +154,7 @@ def one_each(
         of: "layer" or "block".
         check: Takes the name and the value of one, and returns it as it is kept.
     """
-    # Multipliers often come from np.linspace; a single number becomes a number.
+    # Multipliers often come from np.linspace. `tolist` makes a number of a scalar array.
     if isinstance(value, (np.ndarray, jax.Array)):
         value = value.tolist()
     if isinstance(value, str) or not isinstance(value, Sequence):

@@ -20,8 +20,8 @@ from isometry.schemes import Scheme
 # One vector for each token.
 Tokens = Float[Array, "length width"]
 
-# Batch norm would mix the positions of a sequence, later ones into earlier ones, so it
-# is left out.
+# Batch norm is left out, because its statistics would mix later positions of a sequence
+# into earlier ones.
 _NORMS = ("layer", "rms")
 
 # Standard deviation of learned positions as they start, as in GPT-2 and BERT. At 1 they
@@ -36,10 +36,10 @@ class TransformerFunction:
 
     Attributes:
         width: The size of the vector of a token.
-        blocks: The number of blocks, of an attention and a perceptron each.
+        blocks: The number of blocks, each of an attention and a perceptron.
         heads: The number of heads of each attention.
         mlp: The hidden width of the perceptrons, as a multiple of `width`.
-        activation: Their activation.
+        activation: The activation of the perceptrons.
         norm: "layer", "rms", or None.
         norm_at: "pre" or "post".
         causal: Whether a token attends to itself and earlier tokens only.
@@ -79,7 +79,7 @@ class TransformerFunction:
         # Scanned, so that compile time does not grow with the number of blocks.
         h, _ = jax.lax.scan(self._block, h, params["blocks"])
         if self.norm is not None and self.norm_at == "pre":
-            # The stream of pre-norm blocks is normalized nowhere else.
+            # Pre-norm blocks normalize what branches read, never the stream itself.
             h = _norms.normalize(self.norm, params["norm"], h)
         if self.vocabulary is None:
             return h
@@ -108,7 +108,8 @@ class TransformerFunction:
                     f"x is {tokens.dtype}; this network takes tokens, whole numbers "
                     f"below {self.vocabulary}."
                 )
-            # A token beyond the vocabulary becomes NaN, and not the last row.
+            # JAX clips indices by default, so that a token beyond the vocabulary would
+            # silently be the last one. Here it becomes NaN.
             h = params["embedding"]["w"].at[tokens].get(mode="fill", fill_value=jnp.nan)
         if self.positions is not None:
             h = h + params["positions"]
@@ -131,7 +132,7 @@ class TransformerFunction:
         branch: Callable[[Params, Tokens], Tokens],
     ) -> Tokens:
         """Add a branch to the stream, with a norm before it or after the sum."""
-        # Norms belong to the branch: each has parameters of its own.
+        # Each branch has a norm of its own, with parameters of its own.
         normed = h
         if self.norm is not None and self.norm_at == "pre":
             normed = _norms.normalize(self.norm, params["norm"], h)
@@ -146,16 +147,18 @@ class TransformerFunction:
         key = _to_heads(params["key"], h)
         value = _to_heads(params["value"], h)
         logits = jnp.einsum("qhe,khe->hqk", query, key)
-        # Logits of order one for queries and keys of order one (Vaswani et al., 2017).
+        # Scaled so that logits are of order one if queries and keys are (Vaswani et al.,
+        # 2017).
         logits = logits / (self.width // self.heads) ** 0.5
         visible = jnp.ones((self.length, self.length), bool)
         if self.causal:
-            # A token always sees itself, so no row of logits is infinite as a whole.
+            # -inf gives a softmax of exactly 0. No row is -inf as a whole, which would
+            # give NaN, because a token always sees itself.
             visible = jnp.tril(visible)
             logits = jnp.where(visible[None], logits, -jnp.inf)
         weights = jax.nn.softmax(logits)
         if self.attention == "shaped":
-            # Without logits every visible token has the same weight.
+            # C is the softmax at logits of 0: all visible tokens have the same weight.
             ones = visible.astype(h.dtype)
             uniform = ones / ones.sum(1, keepdims=True)
             identity = jnp.eye(self.length, dtype=h.dtype)
@@ -204,7 +207,8 @@ class Transformer(Built):
         function = self.function
         width = function.width
         key_embedding, key_positions = jax.random.split(key)
-        # A scheme draws embeddings only if it has a law for them, positions never.
+        # Embeddings and positions are drawn here: a scheme draws embeddings only if it
+        # has a law for them, and never positions.
         params = {"blocks": self._blocks()}
         if function.vocabulary is not None:
             shape = (function.vocabulary, width)
@@ -227,8 +231,8 @@ class Transformer(Built):
         hidden = function.mlp * width
         shapes = {
             "attention": {
-                # Heads have an axis of their own, by which schemes and the anatomy know
-                # them.
+                # Heads have an axis of their own, by which the anatomy recognizes them,
+                # and schemes that draw each head by itself.
                 "query": {"w": (width, heads, size), "b": (heads, size)},
                 "key": {"w": (width, heads, size), "b": (heads, size)},
                 "value": {"w": (width, heads, size), "b": (heads, size)},
@@ -250,7 +254,7 @@ class Transformer(Built):
                 norm = _norms.scales(function.norm, width, self.dtype)
                 blocks[name]["norm"] = jax.tree.map(self._stacked, norm)
         if function.attention == "shaped":
-            # The softmax alone, until a scheme says otherwise.
+            # These values give the plain softmax, unless the scheme sets others.
             for name, start in (("alpha", 0.0), ("beta", 1.0), ("gamma", 0.0)):
                 blocks["attention"][name] = jnp.full(function.blocks, start, self.dtype)
         return blocks

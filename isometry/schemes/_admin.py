@@ -18,9 +18,12 @@ from isometry.structure import Anatomy, WeightLayer
 
 
 def _xavier(layer: Layer, sigma_w: float) -> Init:
+    """Choose Xavier weights. The paper fixes all scales."""
+    # The scheme is not free, so `sigma_w` has nothing to scale.
+    del sigma_w
     if layer.role == "embedding":
         return embedding(layer)
-    return xavier_uniform(layer, 1.0)
+    return xavier_uniform(layer, gain=1.0)
 
 
 def _profiled(branch: Branch) -> Residual:
@@ -37,8 +40,9 @@ def _suits(anatomy: Anatomy) -> None:
                 f"branch {branch.name!r}: admin rescales skips in front of a norm, "
                 "norm(ω x + F(x)), and no norm is behind this sum."
             )
-        # With a projection on the skip, or a norm before the branch leaves, what the
-        # skip adds is not the value at a point, and cannot be subtracted.
+        # `_fit` computes the branch as the sum minus the skip, so it has to read the
+        # skip at a point. There is no such point with a projection on the skip, or with
+        # a norm in front of the place where the branch leaves.
         is_plain = not branch.shortcut and branch.leaves is not None
         if not branch.skip_gates or not is_plain:
             raise NotDefined(
@@ -51,7 +55,7 @@ def _suits(anatomy: Anatomy) -> None:
 def _has_norm_behind_sum(layer: WeightLayer) -> bool:
     if "sum" not in layer.then:
         return False
-    # A norm in front of the sum belongs to the branch.
+    # A norm in front of the sum belongs to the branch, and does not count.
     behind = layer.then[layer.then.index("sum") :]
     return any("norm" in step for step in behind)
 
@@ -71,36 +75,38 @@ def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) ->
     def values(readings: Readings) -> list[Array]:
         skips = [readings[record.leaves or ""] for record, _ in branches]
         sums = [readings[record.joins] for record, _ in branches]
-        # The sums are read, not the branches: a branch may end in a norm or a gate, and
-        # the difference counts all of it.
+        # The result of a branch is the sum minus the skip. So a norm or a gate at the
+        # end of the branch is counted, as it would not be at its last layer.
         results = [total - skip for total, skip in zip(sums, skips, strict=True)]
         return [*results, *skips]
 
-    # One pass measures all branches, for all ω are 1 while it runs.
+    # All ω are 1 while branches are measured, so one pass measures all of them.
     variances = measured.variances(taps, values)(params)
     num_branches = len(branches)
-    total: dict[str | None, float] = {}
+    # For each stack, ω² of the next branch: an encoder and a decoder have streams of
+    # their own.
+    squares: dict[str | None, float] = {}
     by_leaf: dict[str, dict[int | None, float]] = {}
     for i, (record, branch) in enumerate(branches):
-        # An encoder and a decoder have streams of their own.
-        before = total.setdefault(branch.stack, 1.0)
-        by_leaf.setdefault(record.skip_gates[0], {})[record.slice] = math.sqrt(before)
+        square = squares.setdefault(branch.stack, 1.0)
+        by_leaf.setdefault(record.skip_gates[0], {})[record.slice] = math.sqrt(square)
         ratio = float(variances[i] / variances[num_branches + i])
         if not math.isfinite(ratio):
             raise InputError(
                 f"branch {record.name!r}: its input has variance "
                 f"{variances[num_branches + i]} over xs; give inputs that differ."
             )
-        total[branch.stack] = before + ratio
+        squares[branch.stack] = square + ratio
     return _put(params, by_leaf)
 
 
 def _put(params: Params, by_leaf: dict[str, dict[int | None, float]]) -> Params:
+    """Return params with these values in the leaves of skips, by key path and slice."""
     with_paths, tree = jax.tree_util.tree_flatten_with_path(params)
     leaves = []
     for path, leaf in with_paths:
         name = jax.tree_util.keystr(path)
-        # Slices of a stacked leaf are put together, as they were found one by one.
+        # The slices of a stacked leaf were measured one by one; the leaf is set at once.
         if name in by_leaf:
             setting = _multipliers.setting(name, name, by_leaf[name], shape=leaf.shape)
             leaf = setting.put(leaf)

@@ -510,15 +510,19 @@ def _paired(
 
 
 def _check_pair(left: Sequence[Layer], right: Sequence[Layer], scheme: Scheme) -> None:
-    """Refuse layers that are no two factors of one matrix in each head."""
+    """Raise unless the two layers are factors of one matrix per head.
+
+    Query and key are, and value and output, if heads and sizes agree.
+    """
     for a in left:
         for b in right:
-            # The factors of value and output share the inner channels; those of query
-            # and key the width on both sides.
-            inner = b.num_inputs if b.role == "output" else b.num_outputs
-            outer = b.num_outputs if b.role == "output" else b.num_inputs
-            is_pair = (a.heads, a.num_outputs, a.num_inputs) == (b.heads, inner, outer)
-            if not is_pair or len(left) > 1 or len(right) > 1:
+            # Each of a and b is (width, channels). Query, key and value map the width
+            # to channels, and an output maps channels back to the width.
+            channels, width = b.num_outputs, b.num_inputs
+            if b.role == "output":
+                channels, width = width, channels
+            agree = (a.heads, a.num_outputs, a.num_inputs) == (b.heads, channels, width)
+            if not agree or len(left) > 1 or len(right) > 1:
                 raise NotDefined(
                     f"layer {a.name!r}: scheme {scheme.name!r} draws it as one of two "
                     f"factors of a matrix in each head; it has {a.heads} heads and "

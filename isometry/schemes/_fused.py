@@ -1,4 +1,4 @@
-"""One weight that makes queries, keys and values: drawn as the three that it is."""
+"""One weight that makes queries, keys and values: drawn as three weights side by side."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -39,7 +39,8 @@ def parts(layer: Layer, shares: Shares) -> dict[str, Layer]:
         size = stop - start
         heads = layer.heads
         if heads is not None:
-            # Those of the whole are the heads of its queries; there may be fewer keys.
+            # `layer.heads` counts the heads of queries. In grouped-query attention there
+            # are fewer heads of keys and values, all of one size.
             start_of_queries, stop_of_queries = shares["query"]
             heads = max(heads * size // (stop_of_queries - start_of_queries), 1)
         by_role[role] = dataclasses.replace(
@@ -49,18 +50,18 @@ def parts(layer: Layer, shares: Shares) -> dict[str, Layer]:
 
 
 def initializer(scheme: Scheme, by_role: Mapping[str, Layer]) -> Init:
-    """Return the initializer that draws the parts, and puts them side by side."""
+    """Return the initializer that draws the weights of all roles side by side."""
     inits = {role: scheme.initializer(part) for role, part in by_role.items()}
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-        # Values pair with the output, which draws from the key of this layer; queries
-        # pair with keys.
-        keys = {"value": key}
-        other = jax.random.fold_in(key, 1)
+        # Layers of a pair must draw from the same key. Values pair with the output layer,
+        # which draws from the key of this layer; queries pair with keys.
+        key_query_key = jax.random.fold_in(key, 1)
         drawn = []
         for role, init in inits.items():
             part_shape = (*shape[:-1], by_role[role].num_outputs)
-            drawn.append(init(keys.get(role, other), part_shape, dtype))
+            key_of_role = key if role == "value" else key_query_key
+            drawn.append(init(key_of_role, part_shape, dtype))
         return jnp.concatenate(drawn, -1)
 
     written = ", ".join(map(repr, inits.values()))

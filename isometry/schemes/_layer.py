@@ -77,7 +77,8 @@ class Branch:
     @property
     def layers(self) -> float:
         """How many transformer layers the stack has, by its number of branches."""
-        # Attention, feed-forward, and in a crossing decoder the second attention.
+        # Attention and feed-forward; a decoder that attends to an encoder has a second
+        # attention.
         per_layer = _BRANCHES_OF_CROSSING if self.crosses else _BRANCHES_OF_LAYER
         return self.count / per_layer
 
@@ -132,7 +133,8 @@ class Layer:
 
     @public("Layer")
     def __post_init__(self) -> None:
-        # A wrong role would get the law of another layer, and nobody would notice.
+        # Schemes treat an unknown role as "hidden", so a misspelt one would silently get
+        # the wrong initializer.
         checks.one_of("role", self.role, ROLES)
         checks.one_of("kind", self.kind, KINDS)
         for name in ("depth", "fan_in", "fan_out", "groups"):
@@ -143,7 +145,8 @@ class Layer:
                 f"branch={checks.show(self.branch)} is not a Branch; write "
                 "schemes.Branch(index, count, position, length), or None on the stream."
             )
-        # A stem reads the input and a head writes the output, past all branches.
+        # A stem reads the input and a head returns the output, so neither can lie between
+        # the start and the end of a branch.
         if self.branch is not None and self.role in ("stem", "head"):
             raise InputError(
                 f"role={self.role!r} lies on the stream; leave branch out."
@@ -152,7 +155,7 @@ class Layer:
     @property
     def on_branch(self) -> Branch | None:
         """The branch whose weight this is; None for an embedding, which feeds one."""
-        # Its branch only says how deep the network is that it feeds.
+        # The branch of an embedding only tells how deep the network is that it feeds.
         return None if self.role == "embedding" else self.branch
 
     @property

@@ -26,8 +26,8 @@ _FIELDS = (
 )
 _NARROW_FIELDS = ("name", "definition", "isometric")
 
-# Columns of a terminal from which on every field fits beside the others. With half of
-# them the columns of a table would be narrower than their words.
+# The width of a terminal, in characters, from which on a table shows every field. At
+# half of it, columns would be narrower than the words in them.
 _FULL_WIDTH = 160
 
 
@@ -56,7 +56,7 @@ def _entry(kind: str, record: Scheme | initializers.Entry) -> Listed:
 
 @public("schemes.describe")
 def describe(name: str) -> list[Listed]:
-    """Look up what has a name or alias: a scheme, an initializer, or one of each.
+    """Look up a scheme, an initializer, or one of each, by name or alias.
 
     Args:
         name: The name, or the name in another library.
@@ -108,7 +108,7 @@ def rich_tables(width: int) -> "list[Table]":
             *fields, title=f"{kind}s", title_justify="left", show_lines=True
         )
         chosen = [entry for entry in listing() if entry["kind"] == kind]
-        # Names are not folded: they are what the user has to write.
+        # Names are not wrapped over two lines, because the user copies them.
         table.columns[0].min_width = max(len(entry["name"]) for entry in chosen)
         for entry in chosen:
             table.add_row(*(_text(entry[field]) for field in fields))
@@ -148,7 +148,7 @@ def rich_entry(entry: Listed) -> "Table":
 
 
 def _text(value: str | tuple[str, ...]) -> "Text":
-    """Return plain text, because brackets in a law are no markup."""
+    """Return a value as rich `Text`, which does not take brackets in a law for markup."""
     text = checks.extra("rich.text", "cli").Text
     written = value if isinstance(value, str) else ", ".join(value)
     return text(written, overflow="fold")

@@ -16,12 +16,13 @@ from isometry.structure._place import Place
 from isometry.structure._tapping import tapped
 
 # Examples that are run at once. With ten times more, the activations of a large network
-# would not fit into memory; with ten times fewer, small ones would take longer.
+# would not fit into memory; with ten times fewer, small networks would take longer.
 _AT_ONCE = 64
 
 Readings: TypeAlias = dict[str, Array]
 
-# One iteration in the name of a point: [i] of stacked layers, @t of a recurrence.
+# One index in the name of a point: [i] is slice i of stacked layers, @t is step t of a
+# recurrence.
 _ITERATION = re.compile(r"\[\d+\]|@\d+")
 
 
@@ -30,13 +31,14 @@ class Slice(NamedTuple):
 
     Attributes:
         source: The layer.
-        number: Which slice of it, 0 if it is not stacked.
-        tap: The name of the reading.
-        entries: Indices into the leading axes of the reading.
+        use: The index of the slice among all slices of the layer, which the network
+            uses one after another; 0 if the layer is not stacked.
+        tap: The name of the reading that holds the pre-activation.
+        entries: The slice's part of that reading: indices into its leading axes.
     """
 
     source: WeightLayer
-    number: int
+    use: int
     tap: str
     entries: tuple[int | slice, ...]
 
@@ -44,7 +46,7 @@ class Slice(NamedTuple):
     def name(self) -> str:
         if self.source.stacked is None:
             return self.source.name
-        return f"{self.source.name}[{self.number}]"
+        return f"{self.source.name}[{self.use}]"
 
 
 class Measured:
@@ -64,58 +66,57 @@ class Measured:
         params: Params,
         xs: PyTree,
     ) -> None:
-        # NumPy's, because rows are picked from them without a program.
+        # NumPy arrays: picking rows of a JAX array would compile a program.
         self.xs = jax.tree.map(np.asarray, xs)
         first = jax.tree.map(lambda leaf: leaf[0], self.xs)
-        # Read anew, because dtypes of these parameters and inputs may be others than
-        # those of the network's own example.
+        # `net.anatomy` would not do: it was read at the dtypes of the network's own
+        # example, and these parameters and inputs may have others.
         self.anatomy = anatomy(net, params, first)
 
     def slices(self) -> tuple[list[Slice], dict[str, Place]]:
-        """Return the weight layers in the order of computation, and their places."""
+        """Return a slice for each use of a weight layer, and the places to be read.
+
+        Slices come in the order of computation, places by tap name.
+        """
         order = _places.places(self.anatomy).order
         by_name = {layer.name: layer for layer in self.anatomy.layers}
         points = self._points()
         taps: dict[str, Place] = {}
-        found = []
-        for name, number in sorted(order, key=lambda key: order[key]):
+        slices = []
+        for name, use in sorted(order, key=lambda key: order[key]):
             source = by_name[name]
-            is_read = (name, number) in points
-            # An embedding looks up rows, and its scale is no matter of its inputs.
-            if source.kind == "embedding" or not is_read:
+            has_point = (name, use) in points
+            # An embedding looks up rows, so inputs do not change the scale of its
+            # outputs.
+            if source.kind == "embedding" or not has_point:
                 continue
-            point = points[name, number]
+            point = points[name, use]
             place = self.anatomy.place(point)
-            iterations = _ITERATION.findall(point[len(name) :])
-            index: tuple[int | slice, ...] = ()
-            if len(iterations) >= len(place.iterations):
-                # All iterations of a scan are read at once: the program is as long for
-                # a thousand layers as for two.
-                own = iterations[len(iterations) - len(place.iterations) :]
-                index = tuple(
-                    _index(text, turn)
-                    for text, turn in zip(own, place.iterations, strict=True)
-                )
+            entries = _entries_of_reading(point[len(name) :], place.iterations)
+            if entries is not None:
+                # `iterations=()` reads all iterations of the scans at once, and
+                # `entries` picks this slice: the program is as long for a thousand
+                # layers as for two.
                 place = place._replace(iterations=())
             tap = self._tap(place, taps, name=point)
-            found.append(Slice(source, number, tap, entries=index))
-        return found, taps
+            slices.append(Slice(source, use, tap, entries=entries or ()))
+        return slices, taps
 
     def _points(self) -> dict[_places.Slice, str]:
         """Return the first point of each slice of each layer."""
         points: dict[_places.Slice, str] = {}
         for layer in self.anatomy.layers:
             by_index = _places.first_points(self.anatomy, layer.name)
-            for number, index in enumerate(sorted(by_index)):
-                points[layer.name, number] = by_index[index]
+            for use, index in enumerate(sorted(by_index)):
+                points[layer.name, use] = by_index[index]
         return points
 
     def _tap(self, place: Place, taps: dict[str, Place], *, name: str) -> str:
-        """Return the name of the reading at a place, a new one if there is none."""
-        for known, other in taps.items():
+        """Return the tap that reads a place; add it as `name` if there is none."""
+        for tap, other in taps.items():
             is_same = other.path == place.path and other.iterations == place.iterations
             if is_same and other.var is place.var:
-                return known
+                return tap
         taps[name] = place
         return name
 
@@ -124,14 +125,15 @@ class Measured:
         taps: Mapping[str, Place],
         values: Callable[[Readings], Sequence[Array]],
     ) -> Callable[[Params], np.ndarray]:
-        """Compile the variances of values over examples and entries.
+        """Build a function from parameters to variances of what the network computes.
 
         Args:
-            taps: The places that are read.
-            values: From the readings of one example to the values.
+            taps: The places to be read, by tap name.
+            values: A function from the readings of one example to a sequence of arrays.
 
         Returns:
-            A function of the parameters.
+            A function of the parameters. It returns the variance of each of these
+            arrays over its entries and all examples together.
         """
         read = tapped(self.anatomy.closed, taps)
         dtype = jnp.result_type(float)
@@ -139,44 +141,70 @@ class Measured:
         def of_one(params: Params, x: PyTree) -> tuple[Array, Array]:
             leaves = [*jax.tree.leaves(params), *jax.tree.leaves(x)]
             _, readings = read(leaves, {})
-            numbers = [value.astype(dtype) for value in values(readings)]
-            means = jnp.stack([value.mean() for value in numbers])
-            return means, jnp.stack([value.var() for value in numbers])
+            arrays = [value.astype(dtype) for value in values(readings)]
+            means = jnp.stack([array.mean() for array in arrays])
+            return means, jnp.stack([array.var() for array in arrays])
 
-        compute = jax.jit(jax.vmap(of_one, (None, 0)))
+        means_and_variances = jax.jit(jax.vmap(of_one, (None, 0)))
 
-        def variances(params: Params) -> np.ndarray:
-            parts = [compute(params, chunk) for chunk in self._chunks()]
-            means, inner = [
-                np.concatenate([np.asarray(part[i], np.float64) for part in parts])
-                for i in range(2)
-            ]
-            # The last chunk is filled up with the first examples.
-            means, inner = means[: self._count], inner[: self._count]
-            # Variance within examples, and of their means: no cancellation, unlike the
-            # difference of two squares.
-            return inner.mean(0) + means.var(0)
+        def over_all_examples(params: Params) -> np.ndarray:
+            chunks = [means_and_variances(params, chunk) for chunk in self._chunks()]
+            means = np.concatenate([np.asarray(m, np.float64) for m, _ in chunks])
+            within = np.concatenate([np.asarray(v, np.float64) for _, v in chunks])
+            # The last chunk is padded with examples from the start; drop the padding.
+            means = means[: self._count]
+            within = within[: self._count]
+            # Law of total variance: the mean variance within an example plus the
+            # variance of the examples' means. E x² - (E x)² would cancel.
+            return within.mean(0) + means.var(0)
 
-        return variances
+        return over_all_examples
 
     @property
     def _count(self) -> int:
         return len(jax.tree.leaves(self.xs)[0])
 
     def _chunks(self) -> list[PyTree]:
-        """Return the examples in chunks of one size, so that one program serves all."""
+        """Return the examples in chunks of one size, so that one program serves all.
+
+        The last chunk is padded with examples from the start.
+        """
         length = min(self._count, _AT_ONCE)
         chunks = []
         for start in range(0, self._count, length):
             rows = np.arange(start, start + length) % self._count
-            # Bound now, because the loop goes on before the function is called.
+            # `rows=rows` binds the rows of this chunk, which the loop replaces.
             chunks.append(jax.tree.map(lambda leaf, rows=rows: leaf[rows], self.xs))
         return chunks
 
 
-def _index(text: str, turn: int) -> int | slice:
-    """Select the iteration of stacked layers; of a recurrence, all steps."""
-    return turn if text.startswith("[") else slice(None)
+def _entries_of_reading(
+    suffix: str, iterations: Sequence[int]
+) -> tuple[int | slice, ...] | None:
+    """Return the indices of a slice in a reading of all iterations of its scans.
+
+    Slice 3 of stacked layers at step 0 of a recurrence, "[3]@0", is `(3, :)`: its own
+    slice, but all steps.
+
+    Args:
+        suffix: What follows the name of the layer in the name of the point.
+        iterations: The iteration of each scan around the point, outermost first.
+
+    Returns:
+        The indices; None if `suffix` does not name an index for each scan.
+    """
+    written = _ITERATION.findall(suffix)
+    num_scans = len(iterations)
+    if len(written) < num_scans:
+        return None
+    # The indices of scans come last. One in front of them is that of a slice that the
+    # network takes outside of any scan.
+    of_scans = written[len(written) - num_scans :]
+    entries: list[int | slice] = []
+    for text, iteration in zip(of_scans, iterations, strict=True):
+        is_stacked = text.startswith("[")
+        entries.append(iteration if is_stacked else slice(None))
+    return tuple(entries)
 
 
 def scaled(params: Params, where: Slice, divisor: float) -> Params:
@@ -185,20 +213,21 @@ def scaled(params: Params, where: Slice, divisor: float) -> Params:
     changed = []
     for path, leaf in leaves:
         if jax.tree_util.keystr(path) == where.source.path:
-            # On the host, where it takes no program for each shape.
+            # NumPy divides in place; JAX would compile a program for each shape.
             leaf = np.array(leaf)
-            leaf[_entries(where, leaf.shape)] /= np.asarray(divisor, leaf.dtype)
+            leaf[_entries_of_leaf(where, leaf.shape)] /= np.asarray(divisor, leaf.dtype)
         changed.append(leaf)
     return jax.tree.unflatten(tree, changed)
 
 
-def _entries(where: Slice, shape: Sequence[int]) -> tuple[int | slice, ...]:
-    """Return which entries of a leaf a slice of a layer is."""
+def _entries_of_leaf(where: Slice, shape: Sequence[int]) -> tuple[int | slice, ...]:
+    """Return the indices of a slice of a layer in its leaf of the parameters."""
     index: list[int | slice] = [slice(None)] * len(shape)
     axes = where.source.stacked_axes
-    numbers = np.unravel_index(where.number, [shape[axis] for axis in axes])
-    for axis, number in zip(axes, numbers, strict=True):
-        index[axis] = int(number)
+    # Uses are counted with the last stacked axis fastest.
+    positions = np.unravel_index(where.use, [shape[axis] for axis in axes])
+    for axis, position in zip(axes, positions, strict=True):
+        index[axis] = int(position)
     for axis, start, stop in where.source.stretches:
         index[axis] = slice(start, stop)
     return tuple(index)

@@ -92,9 +92,8 @@ def _value_or_output(layer: Layer) -> Init:
         width, *channels = shape if is_value else (shape[-1], *shape[:-1])
         rank = math.prod(channels)
         _check_rank(layer.role, shape, width=width, rank=rank)
-        pair = factors(key, (width, rank), numbers=VALUE_OUTPUT, dtype=dtype)
         # All heads together are one factor here, unlike for query and key.
-        value, output = pair
+        value, output = factors(key, (width, rank), numbers=VALUE_OUTPUT, dtype=dtype)
         return (value if is_value else output.T).reshape(shape)
 
     return _attention_weight(layer, draw)
@@ -111,12 +110,15 @@ def _attention_weight(layer: Layer, draw: Draw) -> Init:
 
 
 def _mimetic(layer: Layer, sigma_w: float) -> Init:
+    """Choose the initializer of a layer. The paper fixes all scales."""
+    # The scheme is not free, so `sigma_w` has nothing to scale.
+    del sigma_w
     refuse_fused(layer, "mimetic")
     if layer.role in ("query", "key"):
         return _query_or_key(layer)
     if layer.role in ("value", "output"):
         return _value_or_output(layer)
-    return xavier_uniform(layer, 1.0)
+    return xavier_uniform(layer, gain=1.0)
 
 
 SCHEMES = (

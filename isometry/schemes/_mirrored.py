@@ -1,8 +1,9 @@
 """Looks-linear weights: a ReLU network that starts as a linear one of half its width.
 
-With (u, -u) before an activation for which phi(u) - phi(-u) = u (ReLU; GELU, SiLU and
-softplus too), the block [[B, -B], [-B, B]] makes (u B, -u B) of it. Only the stem has
-to make the first such pair, and the head to end with one.
+Let the units before an activation be (u, -u), and let phi(u) - phi(-u) = u, as for
+ReLU, GELU, SiLU and softplus. Then the block [[B, -B], [-B, B]] maps their activations
+to (u B, -u B), which has the same form. The stem [B, -B] makes the first such pair, and
+the head [B; -B] maps the last one to u B.
 """
 
 import math
@@ -24,7 +25,7 @@ from isometry.structure import Anatomy, WeightLayer
 # Activations with phi(u) - phi(-u) = u.
 _SPLITTING = ("relu", "gelu", "silu", "softplus")
 
-# Steps behind an activation that treat both units of a pair alike.
+# Linear steps that act on both units of a pair alike, so phi(u) - phi(-u) stays u.
 _LINEAR_STEPS = ("average", "average pool", "sum")
 
 Half = tuple[int, ...]
@@ -60,6 +61,8 @@ def _paired(name: str, base: Callable[[Half], Init]) -> Choose:
     """
 
     def choose(layer: Layer, sigma_w: float) -> Init:
+        # The scheme is not free, so `sigma_w` has nothing to scale.
+        del sigma_w
         if layer.role in (*ATTENTION, "recurrent"):
             raise NotDefined(
                 f"role={layer.role!r} is no layer between activations; nothing to pair."
@@ -71,7 +74,7 @@ def _paired(name: str, base: Callable[[Half], Init]) -> Choose:
         def draw(key: Key, shape: Half, dtype: np.dtype) -> Array:
             half = _halves(layer.role, shape, reads, writes=writes)
             block = base(half)(key, half, dtype)
-            # The order of the two matters: pairs are halves of the channels.
+            # The first and the second half of the channels are the units u and -u.
             if writes:
                 block = jnp.concatenate([block, -block], -1)
             if reads:
@@ -90,7 +93,8 @@ def _paired(name: str, base: Callable[[Half], Init]) -> Choose:
 
 
 def _isometry(shape: Half) -> Init:
-    # Flattened orthogonal kernels are no isometries, so the centre tap is used.
+    # A kernel that is orthogonal as a flattened matrix is no isometry; one that is
+    # orthogonal at its centre tap is.
     has_window = len(shape) > len(("in", "out"))
     return delta_orthogonal() if has_window else orthogonal()
 
@@ -103,7 +107,7 @@ def _suits(anatomy: Anatomy) -> None:
     """Require that all layers but the stem read pairs (phi(u), phi(-u))."""
     by_name = {layer.name: layer for layer in anatomy.layers}
     for layer in anatomy.layers:
-        # Both read what is no activation, and are drawn without pairs.
+        # Embeddings and stems read no activation, and are drawn without pairs of inputs.
         if layer.kind == "embedding" or layer.role == "stem":
             continue
         reason = _unpaired(layer, by_name)
@@ -115,7 +119,7 @@ def _suits(anatomy: Anatomy) -> None:
 
 
 def _unpaired(layer: WeightLayer, by_name: dict[str, WeightLayer]) -> str:
-    """Say why what a layer reads is no pair of activations, or return ""."""
+    """Return why the inputs of a layer are not pairs of activations, or "" if they are."""
     activation = _scales.precedes(layer, by_name)
     if layer.groups > 1:
         return "the channels of a pair are in different groups"
@@ -124,12 +128,14 @@ def _unpaired(layer: WeightLayer, by_name: dict[str, WeightLayer]) -> str:
     source = _scales.source(layer, by_name)
     if source is None:
         return "where its inputs come from cannot be read"
-    # The activation itself is wanted; anything else between may break the pairs.
+    # Besides the activation, only linear steps may stand in between: a norm, for
+    # example, treats the two units of a pair differently.
     others = [step for step in (*source.then, *layer.before) if step != activation]
     strange = [step for step in others if step not in _LINEAR_STEPS]
     if strange:
         return f"before it comes {strange[0]}"
-    # Flattened pixels interleave the halves, and concatenation adds others.
+    # Flattening pixels interleaves the two halves of the channels, and concatenation
+    # adds other values. Both change the number of inputs.
     outputs = math.prod(source.shape[axis] for axis in source.out_axes)
     inputs = math.prod(layer.shape[axis] for axis in layer.in_axes)
     if inputs != outputs:

@@ -11,17 +11,23 @@ OPTIMIZERS = ("sgd", "adam")
 
 
 def _kind(layer: Layer) -> str:
-    """Say which widths grow: those of "input", "output", both ("hidden") or "fixed"."""
+    """Return the row of muP's Table 3, by which of the layer's two sides grow with width.
+
+    "input": its outputs only; "output": its inputs only; "hidden": both; "fixed": none.
+    """
     if layer.role in ("stem", "embedding"):
         return "input"
     if layer.role == "head":
-        # A network of one layer reads inputs and writes outputs: no width grows.
+        # A network of one layer has inputs and outputs only, and neither number grows.
         return "output" if layer.depth > 1 else "fixed"
     return "hidden"
 
 
 def _mup(layer: Layer, sigma_w: float) -> Init:
-    # One row of an embedding is read: its fan_in counts as 1.
+    """Choose Gaussian weights of the variance in Table 3."""
+    # The scheme is not free, so `sigma_w` has nothing to scale.
+    del sigma_w
+    # A token reads a single row of an embedding, so its fan_in counts as 1.
     if layer.role == "embedding":
         return initializers.normal()
     return initializers.normal(std=_sigma_w(layer) * layer.fan_in**-0.5)
@@ -68,11 +74,12 @@ def learning_rate(
     kind = _kind(layer)
     wide_in = layer.num_inputs / base_width
     wide_out = layer.num_outputs / base_width
-    # A bias is a weight with one input, whose value is 1.
+    # A bias counts as an input weight of fan_in 1, unless its outputs do not grow.
     if bias:
         kind = "fixed" if kind in ("output", "fixed") else "input"
     rates = {"input": 1.0, "hidden": 1 / wide_in, "output": 1 / wide_in, "fixed": 1.0}
-    # Adam's steps have one size for every entry, so they do not grow with fan_out.
+    # Gradients depend on width. SGD's steps are proportional to them, so its rates have
+    # to correct for that; Adam's steps have the same size whatever the gradient.
     if optimizer == "sgd":
         rates |= {"input": wide_out, "hidden": wide_out / wide_in}
     return rates[kind]

@@ -11,6 +11,8 @@ def _gaussian(layer: Layer, sigma_w: float) -> Init:
 
 
 def _orthogonal(layer: Layer, sigma_w: float) -> Init:
+    # Every layer gets the same initializer.
+    del layer
     return initializers.orthogonal(sigma_w)
 
 
@@ -20,9 +22,12 @@ def _widened(layer: Layer, sigma_w: float) -> float:
 
 
 def scaled_orthogonal(layer: Layer, sigma_w: float) -> Init:
-    """Choose orthogonal weights that keep the variance of units; at one tap."""
-    # A kernel that is zero but for one tap sums num_inputs entries to an output; the
-    # two fans share the window, so their ratio is that of the channels.
+    """Choose orthogonal weights that keep the variance of units.
+
+    Kernels are orthogonal at the centre tap and zero elsewhere.
+    """
+    # The gain takes the ratio of the channels. For a kernel it is fan_out / fan_in too,
+    # because both fans count the window.
     gain = _widened(layer, sigma_w)
     if layer.window:
         return initializers.delta_orthogonal(gain)
@@ -42,7 +47,10 @@ def _block_orthogonal(layer: Layer, sigma_w: float) -> Init:
 
 
 def _identity(layer: Layer, sigma_w: float) -> Init:
-    # A head has as many outputs as there are classes, so it is hardly ever square.
+    # The scheme is not free, so `sigma_w` has nothing to scale.
+    del sigma_w
+    # A head has one output for each class, so it is hardly ever square, and `identity`
+    # would refuse it.
     if layer.role == "head":
         return initializers.partial_identity()
     return initializers.identity()
@@ -57,7 +65,7 @@ SCHEMES = (
         law="W_ij ~ N(0, sigma_w²/fan_in), b ~ N(0, sigma_b²); sigma_w solves "
         "chi_1 = 1 at sigma_b (0 if not given)",
         citation="Poole et al. (2016), arXiv:1606.05340",
-        # Laws of products are known for Gaussian weights of any scale.
+        # The user's sigma_w is taken: theory has the laws for every scale.
         free=True,
         ensemble=lambda layer, sigma_w: Drawn("gaussian", sigma_w),
     ),
@@ -72,7 +80,7 @@ SCHEMES = (
         "the variance of its units",
         citation="Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735",
         free=True,
-        # Of Haar weights too, of one scale for all singular values.
+        # Theory has laws for Haar weights too, if all singular values are equal.
         ensemble=lambda layer, sigma_w: Drawn("orthogonal", sigma_w),
     ),
     Scheme(

@@ -40,7 +40,8 @@ _ROOMS = (
 )
 _SCHEMES = {scheme.name: scheme for room in _ROOMS for scheme in room.SCHEMES}
 
-# What initializers of convolution kernels are for a layer without a window.
+# Initializers that are defined for convolution kernels only, and what takes their place
+# in a layer without a window.
 _WITHOUT_WINDOW = {
     "delta_orthogonal": initializers.orthogonal,
     "block_orthogonal": initializers.orthogonal,
@@ -124,7 +125,7 @@ def get(scheme: SchemeLike) -> Scheme:
             f"scheme={checks.show(scheme)} is not a name, an initializer or a Scheme."
         )
     return Scheme(
-        # Initializers of this package have a name, functions of others a __name__.
+        # Initializers of this package have `name`, plain functions have `__name__`.
         getattr(scheme, "name", None) or name or "custom",
         _everywhere(scheme),
         definition="the same initializer everywhere",
@@ -132,14 +133,17 @@ def get(scheme: SchemeLike) -> Scheme:
 
 
 def _named(name: str) -> Scheme:
-    """Return the scheme of a name, or of the initializer of that name."""
-    plain = {entry.name: entry for entry in initializers.catalogue() if not entry.needs}
-    known = dict.fromkeys([*_SCHEMES, *plain])
+    """Look up a scheme by name; wrap an initializer that needs no arguments in one."""
+    without_arguments = {
+        entry.name: entry for entry in initializers.catalogue() if not entry.needs
+    }
+    known = dict.fromkeys([*_SCHEMES, *without_arguments])
     checks.one_of("scheme", name, known)
-    # Schemes first: `orthogonal` with the scale of the network, not of gain 1.
+    # Some names are both. The scheme wins: `orthogonal` then has the critical scale of
+    # the network, where the initializer has gain 1.
     if name in _SCHEMES:
         return _SCHEMES[name]
-    entry = plain[name]
+    entry = without_arguments[name]
     return Scheme(
         entry.name,
         _everywhere(entry.factory()),
@@ -150,14 +154,20 @@ def _named(name: str) -> Scheme:
 
 
 def _everywhere(init: Init) -> Choose:
-    """Return the rule that gives every layer this initializer, or its counterpart."""
+    """Return a rule that uses an initializer for every layer.
+
+    One for convolution kernels gives way to its counterpart in layers without a window.
+    """
     name = getattr(init, "name", "")
     if not isinstance(init, initializers.Initializer) or name not in _WITHOUT_WINDOW:
         return same(init)
-    # Entries of a kernel are at most the gain, which is their only scale.
+    # No attribute holds the gain of an initializer. These three have entries of at most
+    # the gain, and the kernel (1, 1, 1) attains it.
     without_window = _WITHOUT_WINDOW[name](init.largest((1, 1, 1)))
 
     def choose(layer: Layer, sigma_w: float) -> Init:
+        # An initializer has a scale of its own.
+        del sigma_w
         return init if layer.window else without_window
 
     return choose
@@ -231,6 +241,7 @@ def transformed(
         return phi, chosen
     # A network without activations has nothing to transform.
     if depth > 0:
-        # A transformed activation is not transformed again.
+        # The activation of a network built with dks is a transformed one already.
+        # Transforming it again would change the function that dks is meant for.
         phi = chosen.transform(_shaping.untransformed(phi), depth)
     return phi, dataclasses.replace(chosen, transform=None)

@@ -11,25 +11,30 @@ from isometry.schemes._scheme import Residual, Scheme
 
 
 def _he(layer: Layer, sigma_w: float) -> Init:
+    # These schemes are not free, so `sigma_w` has nothing to scale.
+    del sigma_w
     return initializers.normal(std=(2 / layer.fan_in) ** 0.5)
 
 
 def _fixup(layer: Layer, sigma_w: float) -> Init:
     """Apply rule 1 (zeros) and rule 2 (He, scaled on branches).
 
-    A branch of one layer has its last only: zeros. He with fan_out, as in the authors'
-    code; the paper says no more than "a standard method, e.g. He et al.".
+    The one layer of a branch of one is its last, and so zero. He's variance is taken
+    with fan_out, as in the authors' code; the paper says no more than "a standard
+    method, e.g. He et al.".
     """
+    # The scheme is not free, so `sigma_w` has nothing to scale.
+    del sigma_w
     branch = layer.on_branch
     if layer.role == "head":
         return initializers.zeros()
     std = (2 / layer.fan_out) ** 0.5
     if branch is None:
         return initializers.normal(std=std)
-    # Rule 1 closes the branch; without it rule 2 alone would bound its growth.
+    # Rule 1: the last layer is zero, and with it the branch.
     if branch.last:
         return initializers.zeros()
-    # The m - 1 layers that are not zero share the factor L^(-1/2) of the branch.
+    # Rule 2: the factors of the other m - 1 layers of the branch multiply to L^(-1/2).
     depth_scale = branch.count ** (-1 / (2 * branch.length - 2))
     return initializers.normal(std=std * depth_scale)
 

@@ -13,7 +13,12 @@ _NAMES = frozenset(activations.names())
 
 
 class Scaled(NamedTuple):
-    """A scheme with its scale fixed for one layer, and where the scale comes from."""
+    """A scheme with its scale fixed for one layer.
+
+    Attributes:
+        scheme: The scheme.
+        note: Where its scale comes from, for the table of an assignment.
+    """
 
     scheme: Scheme
     note: str
@@ -67,8 +72,8 @@ class Scales:
         try:
             scheme = self._scheme.at(activation, None, sigma_b)
         except theory.NoCriticalPoint:
-            # No variance is kept for ever, so the one that inputs and norms have is
-            # taken: there gradients keep their size.
+            # No variance is a fixed point. At unit variance, which inputs and norms
+            # have, chi = 1 keeps the size of gradients.
             sigma_w = theory.chi(activation, 1.0, 1.0) ** -0.5
             scheme = self._scheme.at(activation, sigma_w, sigma_b)
             return Scaled(scheme, f"chi = 1 at unit variance of the {name}")
@@ -98,22 +103,26 @@ def source(
     """Return the layer whose point a layer reads, or None."""
     if layer.reads is None:
         return None
-    # Names of stretches hold a bracket and a colon of their own, so the longest name
-    # that the point begins with is meant.
-    found = [name for name in by_name if _begins(layer.reads, name)]
-    return by_name[max(found, key=len)] if found else None
+    # The name of a stretch of a leaf, such as "qkv[0:64]", begins with the name of the
+    # leaf. The longest name that fits is the one that was meant.
+    fitting = [name for name in by_name if _begins(layer.reads, name)]
+    return by_name[max(fitting, key=len)] if fitting else None
 
 
 def _begins(point: str, name: str) -> bool:
-    """Tell whether a point is one of a layer: its name, then a slice or a tail."""
+    """Tell whether a point belongs to a layer: its name, then a slice or a suffix."""
     return point.startswith(name) and point[len(name) : len(name) + 1] in "[@:#"
 
 
 def _first_activation(steps: Sequence[str]) -> str | None:
+    """Return the name of the first step that is an activation, or None.
+
+    All other steps are skipped, norms, pools and sums included: the last layer of the
+    branch in relu(x + F(x)) is followed by the ReLU behind the sum.
+    """
     for step in steps:
+        # The anatomy writes "leaky relu", `activations.names()` has "leaky_relu".
         name = step.replace(" ", "_")
-        # A sum is the end of a branch; the activation behind it is read by others too,
-        # and is what the stream passes.
         if name in _NAMES:
             return name
     return None

@@ -128,8 +128,8 @@ class Scheme:
         differs: How it differs from the paper, or from other implementations.
         free: Whether sigma_w and sigma_b are the user's. Otherwise the scheme fixes its
             own scale and draws no biases.
-        alike: Whether layers that differ in nothing but their index and their branch's
-            get the same initializer, so that they are drawn as one batch.
+        alike: Whether layers get the same initializer if they differ only in their
+            index and in the index of their branch. They are then drawn as one batch.
         multipliers: `multipliers(branch)`: what `residual` returns. None leaves all
             multipliers as they are drawn.
         closes: Which leaves carry the multiplier of a branch: "any" (a scalar, else a
@@ -145,8 +145,8 @@ class Scheme:
         embeddings: Whether it has a law for embeddings; otherwise they stay as drawn.
         transform: `transform(activation, depth)`: the activation that it puts in the
             place of the given one, in a network with `depth` of them in a row.
-        suits: `suits(anatomy)` raises `NotDefined` for a network of which the scheme as
-            a whole makes no sense.
+        suits: `suits(anatomy)` raises `NotDefined` for a network that the scheme is not
+            made for.
         sigma_w: The scale of a free scheme.
         sigma_b: The standard deviation of its biases.
         settled: Whether `at` has fixed the scale of a free scheme.
@@ -223,7 +223,7 @@ class Scheme:
             zeros()
         """
         _check_kind("layer", layer, Layer)
-        # Zeros need no key and take no time.
+        # N(0, 0) would be zeros as well, but would draw numbers first.
         if self.sigma_b:
             return initializers.normal(std=self.sigma_b)
         return initializers.zeros()
@@ -247,7 +247,8 @@ class Scheme:
             Residual(branch=0.0, skip=1.0)
         """
         _check_kind("branch", branch, Branch)
-        # No rule is not the rule (1, 1): a network may have scalars of its own.
+        # Without a rule, `assign` leaves the scalars of a network as they are drawn; with
+        # a rule that returns (1, 1) it would set them to 1.
         if self.multipliers is None:
             return Residual()
         return self.multipliers(branch)
@@ -273,7 +274,8 @@ class Scheme:
             Drawn(weights='gaussian', sigma_w=1.4142135623730951)
         """
         _check_kind("layer", layer, Layer)
-        # Mirrored weights repeat, ZerO's are fixed, sparse ones are neither.
+        # Theory has no law for mirrored weights, whose blocks repeat, for deterministic
+        # ones (ZerO), or for sparse ones.
         if self.ensemble is None:
             raise NotDefined(
                 f"no law is known of {self.name}: there is one of weights drawn "
@@ -369,7 +371,7 @@ class Scheme:
             )
         if not self.free:
             return self
-        # The network is critical, unless the user wants it elsewhere.
+        # Without a sigma_w the scale is critical.
         if sigma_w is None:
             point = critical_point(activation, sigma_b=sigma_b)
             sigma_w, sigma_b = point.sigma_w, point.sigma_b
@@ -401,7 +403,8 @@ def _check_inputs(net: Callable[[Params, PyTree], PyTree], xs: PyTree) -> None:
     """Require finite arrays with a leading axis, the same for all."""
     shape = getattr(net, "input_shape", None)
     leaves = jax.tree.leaves(xs)
-    # Networks of ours know the shape of an input; other functions take any tree.
+    # Networks of this package know the shape of their input. Other functions may take
+    # any tree, whose shapes cannot be checked.
     if shape is not None:
         checks.examples("xs", xs, shape)
     checks.real("xs", xs)
@@ -411,7 +414,8 @@ def _check_inputs(net: Callable[[Params, PyTree], PyTree], xs: PyTree) -> None:
             "tree of them."
         )
     counts = {jax.numpy.shape(leaf)[0] for leaf in leaves}
-    # Without an example there is no variance, and with two counts no pairing.
+    # Leaves of different lengths cannot be split into examples, and no example has no
+    # variance.
     if len(counts) > 1 or 0 in counts:
         raise InputError(
             f"the leaves of xs have {sorted(counts)} rows; write the same number, at "
@@ -424,17 +428,19 @@ def same(init: Init) -> Choose:
     """Return a rule that gives every layer the same initializer."""
 
     def choose(layer: Layer, sigma_w: float) -> Init:
+        # The initializer has its scale already.
+        del layer, sigma_w
         return init
 
     return choose
 
 
 def check_sigmas(scheme: Scheme, sigma_w: float | None, sigma_b: float | None) -> None:
-    """Refuse sigmas that are no scales, or that a scheme has no use for."""
+    """Refuse a sigma that is negative or not finite, or that the scheme would ignore."""
     for name, value in (("sigma_w", sigma_w), ("sigma_b", sigma_b)):
         if value is None:
             continue
-        # A sigma that is ignored would be believed to hold.
+        # The user would believe that a sigma is in effect which the scheme ignores.
         if not scheme.free:
             raise InputError(
                 f"{name}={value}: scheme {scheme.name!r} fixes its own scale. Leave "

@@ -16,18 +16,22 @@ from isometry.structure import Anatomy
 
 
 def _shaped(layer: Layer, sigma_w: float) -> Init:
+    # The scheme is not free, so `sigma_w` has nothing to scale.
+    del sigma_w
     refuse_fused(layer, "shaped_attention")
-    # Logits are 0 then, and A is C. Keys are drawn: with both at 0 neither would ever
-    # have a gradient.
+    # With queries at 0 all logits are 0, and A = C. Keys are drawn all the same: if both
+    # were 0, neither would ever have a gradient.
     if layer.role == "query":
         return initializers.zeros()
-    # Half of the mean square is lost to an activation, as to a ReLU.
+    # Behind an activation the variance is doubled, because a ReLU halves the mean
+    # square of its input.
     kept = 1.0 if layer.precedes is None else 0.5
     return initializers.normal(std=(kept * layer.fan_in) ** -0.5)
 
 
 def _value_skipinit(layer: Layer, sigma_w: float) -> Init:
-    # A part of an orthogonal matrix is not orthogonal.
+    # One orthogonal matrix for queries, keys and values would not give orthogonal
+    # values: a part of an orthogonal matrix is not orthogonal.
     refuse_fused(layer, "value_skipinit")
     return scaled_orthogonal(layer, sigma_w)
 

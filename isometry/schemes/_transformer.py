@@ -37,6 +37,9 @@ def refuse_fused(layer: Layer, name: str) -> None:
 
 
 def _t_fixup(layer: Layer, sigma_w: float) -> Init:
+    """Scale Xavier weights by the depth of the stack. The paper fixes all scales."""
+    # The scheme is not free, so `sigma_w` has nothing to scale.
+    del sigma_w
     branch = layer.branch
     if layer.role == "embedding":
         if branch is None:
@@ -48,11 +51,12 @@ def _t_fixup(layer: Layer, sigma_w: float) -> Init:
     # Values are scaled and queries and keys are not (section 3.2, step 3).
     refuse_fused(layer, "t_fixup")
     if branch is None or layer.role not in _SCALED:
-        return xavier_uniform(layer, 1.0)
-    # Three branches a layer instead of two, and the encoder's output besides.
+        return xavier_uniform(layer, gain=1.0)
+    # A decoder that attends to an encoder has three branches a layer instead of two,
+    # and reads the encoder's output besides: a factor of its own in the paper.
     if branch.crosses:
-        return xavier_uniform(layer, (9 * branch.layers) ** -0.25)
-    return xavier_uniform(layer, 0.67 * branch.layers**-0.25)
+        return xavier_uniform(layer, gain=(9 * branch.layers) ** -0.25)
+    return xavier_uniform(layer, gain=0.67 * branch.layers**-0.25)
 
 
 def _is_attended(branch: Branch) -> bool:
@@ -68,10 +72,13 @@ def _both_depths(branch: Branch) -> float:
 
 
 def _deep_norm(layer: Layer, sigma_w: float) -> Init:
-    """Apply the table of DeepNet, Fig. 2.
+    """Scale Xavier weights by β = (4 L)^(-1/4), by column β of DeepNet, Fig. 2.
 
-    With L branches in the stack (2 N, or 3 M where it crosses) β is (4 L)^(-1/4).
+    L counts the residual branches of the stack: the paper's 2N for N layers, or 3M for
+    a decoder of M layers that attends to an encoder. The paper fixes all scales.
     """
+    # The scheme is not free, so `sigma_w` has nothing to scale.
+    del sigma_w
     branch = layer.on_branch
     if layer.role == "embedding":
         return embedding(layer)
@@ -88,16 +95,23 @@ def _deep_norm(layer: Layer, sigma_w: float) -> Init:
 
 
 def _deep_norm_block(branch: Branch) -> Residual:
-    """Multiply the skip by α, which is L^(1/4) with L branches in the stack."""
-    # The same row of Fig. 2, column α.
+    """Multiply the skip by α = L^(1/4), by column α of DeepNet, Fig. 2.
+
+    L counts the residual branches of the stack, the paper's 2N for N layers. An encoder
+    that a decoder attends to has α = 0.81 (N⁴ M)^(1/16).
+    """
     if _is_attended(branch):
         return Residual(skip=0.81 * _both_depths(branch))
     return Residual(skip=branch.count**0.25)
 
 
 def _gpt2(layer: Layer, sigma_w: float) -> Init:
+    """Draw N(0, 0.02²), divided by √L in the last layer of each of L branches."""
+    # The scheme is not free, so `sigma_w` has nothing to scale.
+    del sigma_w
     branch = layer.on_branch
-    # The scale counters the growth of the stream, to which only last layers add.
+    # The factor counters the growth of the stream. Only the last layer of a branch adds
+    # to the stream, so only that one is scaled.
     if branch is None or not branch.last:
         return initializers.normal(std=0.02)
     return initializers.normal(std=0.02 * branch.count**-0.5)

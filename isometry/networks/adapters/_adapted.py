@@ -31,9 +31,10 @@ from isometry.networks.adapters._model import (
 )
 from isometry.networks.adapters._modes import depends_on_key
 
-# Number of examples in the batch of `net.training`, as far as it has to be known: its
-# anatomy, and the batch at which Haiku draws its averages. Eight are the fewest of
-# which the variance is known to a half, sqrt(2/8).
+# Number of examples in the batch of `net.training` where one has to be chosen: for its
+# anatomy, and for the batch at which Haiku draws its averages. The relative standard
+# error of a variance of n examples is sqrt(2/n): 1/2 at 8, 1/6 at 80, which would take
+# ten times the memory, and a single example would have no variance at all.
 BATCH = 8
 
 N = TypeVar("N", bound="Adapted")
@@ -105,12 +106,13 @@ class Adapted(Network):
     def _in_training(self) -> Self:
         if isinstance(self.function, Training):
             return self
-        # A module that counts on several examples, as batch norm does, sees them.
+        # Training mode is traced on a batch, since batch norm needs several examples.
         model, output = self.function.model, self.function.output
         xs = jax.tree.map(functools.partial(stacked, size=self.batch), self.example)
         with _noted(f"in training mode, on a batch {brief(xs)}"):
             model = model.for_training(self.shapes, xs)
-            # x ends with a key only if the model makes use of it.
+            # The first trace passes a key, and finds out whether the model uses one.
+            # Only then is x a pair (batch, key).
             function = Training(model, output, draws=True)
             draws = depends_on_key(function.with_key, self.shapes, xs)
         net = dataclasses.replace(
@@ -119,7 +121,7 @@ class Adapted(Network):
             example=(xs, key_shape()) if draws else xs,
             mode="training",
         )
-        # Parameters are the same in both modes.
+        # Fill the cached property: both modes have the same parameters.
         net.__dict__["shapes"] = self.shapes
         return net
 
@@ -130,10 +132,10 @@ class Adapted(Network):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _drawn(draw: Callable[[Key], Params], key: Key) -> Params:
-    """Draw parameters, as one program.
+    """Draw parameters by one compiled program.
 
-    Flax and Haiku run the whole model to draw its parameters. Compiled, none of that is
-    left but the drawing.
+    Flax and Haiku run the whole model to draw its parameters. XLA removes all of that
+    but the drawing, because the output of the model is not used.
     """
     return draw(key)
 
@@ -162,14 +164,16 @@ def adapted(
         InputError: The example seems to be a batch; the output is no floating array; an
             argument is not of its kind.
     """
-    # Numbers in an example would make two equal networks differ.
+    # Only shapes and dtypes are kept: with its numbers, equal networks would compare
+    # as different, and compile anew.
     example = abstract(example)
     checks.integer("batch", batch, low=1)
     try:
         draw, function, shapes = _tried(read_module, example, output)
     except FromCall:
         raise
-    # The user's module may raise anything, and what it says is shown as it is.
+    # The user's module may raise anything. Its error is passed on with a note, because
+    # no message of ours could say more.
     except Exception as error:
         # The most common mistake is a batch in place of one example.
         row = first_row(example)
@@ -191,7 +195,7 @@ def adapted(
         draw=draw,
         batch=batch,
     )
-    # They were traced just now.
+    # Fill the cached property: `_tried` has traced the shapes already.
     net.__dict__["shapes"] = shapes
     return net
 
@@ -202,7 +206,7 @@ def _tried(
     output: Output,
 ) -> tuple[Callable[[Key], Params], Inference, Params]:
     """Read a module and call it, both on shapes."""
-    # Nothing is computed: large models are made into networks on any machine.
+    # Traced on shapes, so that large models become networks on any machine.
     draw, model = read_module(example)
     shapes = jax.eval_shape(draw, key_shape())
     function = Inference(model, output)
@@ -210,8 +214,8 @@ def _tried(
         y = jax.eval_shape(function, shapes, example)
     except FromCall:
         raise
-    # Many modules split the key that they are called with before they look whether they
-    # need it.
+    # Many modules split their key before they look whether they need it, and fail
+    # without one. So the call is tried once more with a key.
     except Exception:
         function = Inference(model, output, has_key=True)
         try:

@@ -42,8 +42,8 @@ class EquinoxNetwork(Adapted):
         """Return the parameters of another module, such as a trained one.
 
         It must be of the same architecture. They are
-        `eqx.filter(module, eqx.is_array)`, and with state a named pair of these and the
-        state.
+        `eqx.filter(module, eqx.is_array)`; with a state, a named tuple (params, state)
+        of these arrays and the state.
 
         Args:
             module: The module.
@@ -82,34 +82,34 @@ def equinox(
 ) -> EquinoxNetwork:
     """Make a network of an Equinox module.
 
-    The module is called on one example, as Equinox does. It is switched by
-    `eqx.nn.inference_mode`, and arguments of its call that are named `inference`,
-    `deterministic`, `train`, `training`, `is_training` or `enable_dropout` are set as
-    well. Its arguments `key` and `state` get what they need.
+    The module is called on one example, as Equinox does. `eqx.nn.inference_mode` sets
+    its mode. Arguments of its call that are named `inference`, `deterministic`,
+    `train`, `training`, `is_training` or `enable_dropout` are set to match. If its call
+    has an argument `key` or `state`, a random key or the `eqx.nn.State` is passed.
 
     `net` is the module in inference: batch statistics are those in its state.
-    `net.training` is the module mapped over a whole batch, on an axis of the name that
-    its batch norms ask for, with a key for each example; `networks.adapters` says which
-    of the two is meant when.
+    `net.training` is the module in training, vmapped over a whole batch with a key for
+    each example; the vmap has the axis name of the module's batch norms.
+    `networks.adapters` says which of the two is meant when.
 
     Args:
         build: A function build(key) that returns the module, such as its class, or a
             pair (module, state), as `eqx.nn.make_with_state(MLP)` does.
-        example: One x: an array or `jax.ShapeDtypeStruct`, or a tree of them. A tuple
-            of as many entries as the call has required arguments, and more than one, is
-            passed as these.
+        example: One x: an array or `jax.ShapeDtypeStruct`, or a tree of them. If the
+            call has several required arguments, a tuple with an entry for each is
+            unpacked into them.
         output: Which output is meant if the module returns several: an index, a key or
             the name of a field. By default the first of a tuple.
         batch: The number of examples in `net.training.example`. Other numbers can be
             measured as well.
-        **call: Further arguments of the module's call. Those that say the mode, such
-            as `train=False`, count in `net`, and are switched in `net.training`.
+        **call: Further arguments of the module's call. A mode argument, such as
+            `train=False`, has this value in `net`, and its opposite in `net.training`.
 
     Returns:
         The network. Its parameters are the arrays of the module,
-        `eqx.filter(module, eqx.is_array)`, with state a named pair (params, state).
-        `net.params_of(module, state)` returns those of a trained module, and
-        `net.module(params)` goes back.
+        `eqx.filter(module, eqx.is_array)`; of a module with an `eqx.nn.State`, a named
+        tuple (params, state). `net.params_of(module, state)` returns those of a trained
+        module, and `net.module(params)` makes a module of them.
 
     Raises:
         InputError: build does not return an Equinox module; an output that is not one
@@ -155,7 +155,8 @@ def _built(build: Build, key: Key) -> tuple[Any, Any]:
     eqx = checks.extra("equinox", "equinox")
     module = called_with(build, "key", key)
     state = None
-    # A module may itself be a tuple, but not of these two.
+    # `eqx.nn.make_with_state(MLP)` returns a pair (module, state). Anything else is
+    # taken for the module, and checked below.
     if isinstance(module, tuple) and len(module) == 2:
         module, state = module
     if not isinstance(module, eqx.Module):
@@ -167,11 +168,11 @@ def _built(build: Build, key: Key) -> tuple[Any, Any]:
 
 
 def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Equinox":
-    """Build the module from shapes, and keep what is no array of it."""
+    """Trace how the module is built, and keep everything of it but its arrays."""
     eqx = checks.extra("equinox", "equinox")
     module, state = eqx.filter_eval_shape(_built, build, jax.random.key(0))
-    # In a traced module arrays are shapes. Of functions and numbers it holds the
-    # values, which no key changes.
+    # Tracing leaves shapes in place of arrays. Everything else, such as functions and
+    # numbers, is the same for every key, so it can be kept.
     arrays, rest = eqx.partition(module, _is_shape)
     signature = inspect.signature(module.__call__)
     named = signature.parameters
@@ -196,7 +197,8 @@ def _axes(module: Any) -> tuple[Hashable, ...]:
     names: dict[Hashable, None] = {}
 
     def gather(node: object) -> bool:
-        # Called on every node by jax.tree.flatten, before it goes on inside.
+        # JAX calls `is_leaf` on every node before it goes on inside, so this visits all
+        # modules. Returning False makes it go on.
         axis = getattr(node, "axis_name", None)
         if isinstance(node, eqx.Module) and axis is not None:
             names.update(dict.fromkeys(_modes.listed(axis)))
@@ -226,8 +228,8 @@ class _Equinox(Model):
     Attributes:
         arguments: How its call takes an example.
         rest: The module with None in place of its arrays.
-        structure: The structure of its arrays.
-        paths: Their paths.
+        structure: The treedef of its arrays.
+        paths: The key paths of its arrays.
         has_state: Whether its call takes a state and returns one.
         takes_key: Whether its call takes a key.
     """
@@ -251,19 +253,22 @@ class _Equinox(Model):
                     "write a pair, net.params_of(module, state)."
                 )
             params, state = params
-            # A call invalidates the state that it is given; this makes another one.
+            # Equinox invalidates a state once a call has used it. Rebuilding the tree
+            # makes another state, so the caller's can be used again.
             state = jax.tree.map(lambda leaf: leaf, state)
-        # A whole module is understood: what is no array of it is known.
+        # `params` may be a whole module. Its arrays alone are used, because everything
+        # else is in `rest`.
         arrays = eqx.filter(params, eqx.is_array)
         if jax.tree.structure(arrays) != self.structure:
-            arrays = self._restructured(arrays)
+            arrays = self._with_own_structure(arrays)
         module = eqx.combine(arrays, self.rest.value)
         return eqx.nn.inference_mode(module, value=not is_training), state
 
-    def _restructured(self, arrays: PyTree) -> PyTree:
-        """Return the arrays of a module that differs in more than its arrays.
+    def _with_own_structure(self, arrays: PyTree) -> PyTree:
+        """Return `arrays` with the tree structure of this network's module.
 
-        A static field may hold a function that each module defines anew.
+        Treedefs of two equal modules can differ: a static field may hold a function
+        that is created anew with each module. Leaves are then matched by path.
         """
         paths = _paths(arrays)
         if paths != list(self.paths):

@@ -13,7 +13,7 @@ from isometry._internal.types import Key
 
 
 def key_shape() -> jax.ShapeDtypeStruct:
-    """Return the shape of a random key, of the generator that is now the default."""
+    """Return the shape of a random key of the default PRNG implementation."""
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
@@ -35,7 +35,7 @@ def abstract(example: PyTree) -> PyTree:
 def _shape_of(name: str, leaf: object) -> jax.ShapeDtypeStruct:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
-    # What is no key is made an array, and a key is one.
+    # Keys are arrays already, and have no NumPy counterpart to be converted to.
     array: Any = leaf
     if not checks.is_key(leaf):
         array = checks.array(name, leaf)
@@ -49,7 +49,8 @@ def _is_typed_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
 def batch_of_one(x: PyTree) -> PyTree:
     """Give every leaf but random keys a batch axis."""
 
-    # A key is for all examples: one that is mapped over would be no key to the model.
+    # All examples share a key: with a batch axis it would be an array of keys, which
+    # models do not take.
     def with_axis(leaf: Array) -> Array:
         return leaf if _is_typed_key(leaf) else jnp.asarray(leaf)[None]
 
@@ -84,19 +85,19 @@ class Shapes:
 
     @classmethod
     def of(cls, example: PyTree) -> "Shapes":
-        """Return those of an example."""
+        """Return the shapes of an example."""
         leaves, tree = jax.tree.flatten(example)
         return cls(tuple(leaves), tree)
 
     def batch(self, key: Key, size: int) -> PyTree:
         """Draw a batch: standard normal numbers, and zeros for whole ones.
 
-        Zeros throughout would give averages of zero variance, and a norm of them
-        multiplies by 1 / sqrt(epsilon).
+        A batch of zeros would not do: its variances are zero, and a norm that divides by
+        their root multiplies by 1 / sqrt(epsilon).
         """
         leaves = []
         for i, leaf in enumerate(self.leaves):
-            # Not the key itself, from which the parameters are drawn.
+            # `key` itself draws the parameters, which should not depend on this batch.
             own = jax.random.fold_in(key, i)
             shape = (size, *leaf.shape)
             if _is_typed_key(leaf):

@@ -43,22 +43,22 @@ def flax(
     Args:
         module: A module.
         example: One x, without a batch axis: an array or `jax.ShapeDtypeStruct`, or a
-            tree of them, each of which gets a batch axis. A tuple of as many entries as
-            the call has required arguments, and more than one, is passed as these.
+            tree of them, each of which gets a batch axis. If the call has several
+            required arguments, a tuple with an entry for each is unpacked into them.
         output: Which output is meant if the module returns several: an index, a key or
             the name of a field. By default the first of a tuple.
         batch: The number of examples in `net.training.example`. Other numbers can be
             measured as well.
         in_training: The module as it is built for training, if its mode is chosen when
             it is built and not when it is called.
-        **apply: Further arguments of the module's call. Those that say the mode, such
-            as `train=False`, count in `net`, and are switched in `net.training`.
+        **apply: Further arguments of the module's call. A mode argument, such as
+            `train=False`, has this value in `net`, and its opposite in `net.training`.
 
     Returns:
         The network. Its parameters are all that `module.init` returns, such as
         `{"params": ..., "batch_stats": ...}`, without the boxes of `nn.Partitioned`.
-        Trained ones go straight in; of a module that has no other collection, what is
-        inside "params" as well.
+        Trained variables can be passed as they are. For a module that has the
+        collection "params" alone, so can the tree inside "params".
 
     Raises:
         InputError: Not a linen module; an example with a batch axis; an output that is
@@ -86,7 +86,8 @@ def flax(
     _require_module("in_training", in_training)
 
     def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
-        # Fields of the module say nothing: what they are called is the user's choice.
+        # Only the signature of the call is read. A field of the module may be called
+        # `train` and mean anything.
         signature = inspect.signature(module.__call__)
         arguments = Arguments.read(signature, example, apply)
         draw = _Draw(Held(module), arguments, Shapes.of(example))
@@ -109,7 +110,8 @@ def _require_module(name: str, module: Any) -> None:
             "networks.flax(MLP(), example), or networks.nnx, equinox, haiku or "
             "function for other models."
         )
-    # Its parameters would count, and not those that the network is given.
+    # A bound module would use its own parameters, and ignore those passed to the
+    # network.
     if module.scope is not None:
         raise InputError(
             f"{name}={checks.show(type(module).__name__)} is bound to parameters; "
@@ -129,7 +131,8 @@ class _Draw:
         linen = checks.extra("flax.linen", "flax")
         module = self.module.value
         xs = self.example.batch(key, 1)
-        # All streams without a key of their own draw from that of the parameters.
+        # One key is enough: Flax draws for every other stream, such as "dropout", from
+        # the key of "params".
         variables = module.init(
             key,
             *self.arguments.positional(xs),
@@ -163,8 +166,8 @@ class _Linen(Model):
         return type(self.module.value).__name__
 
     def infer(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
-        # A module that changes a collection in spite of its mode raises here: nothing
-        # is mutable.
+        # Nothing is mutable, so Flax raises for a module that updates a collection in
+        # inference mode too.
         del key
         return self.module.value.apply(
             self._variables(params),
@@ -177,14 +180,15 @@ class _Linen(Model):
 
     def _trained(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         variables = self._variables(params)
-        # Norms write new averages, which are dropped.
+        # Norms write new averages in training, so their collections must be mutable. The
+        # new values are dropped.
         mutable = [name for name in variables if name != "params"]
         rngs = None
         if key is not None:
-            # Modules may ask whether there is a stream for dropout. All others draw
-            # from that of the parameters.
-            own, dropout = jax.random.split(key)
-            rngs = {"params": own, "dropout": dropout}
+            # A module may ask `has_rng("dropout")`, so that stream gets a key of its own.
+            # All other streams draw from the key of "params".
+            key_params, key_dropout = jax.random.split(key)
+            rngs = {"params": key_params, "dropout": key_dropout}
         y, _ = self.in_training.value.apply(
             variables,
             *self.arguments.positional(xs),
@@ -201,7 +205,7 @@ class _Linen(Model):
                 f"params is a {type(params).__name__}; write what module.init returns, "
                 f"a mapping of {', '.join(self.collections)}."
             )
-        # Training loops often keep the inner tree alone.
+        # Training loops often keep `variables["params"]` alone.
         if self.collections == ("params",) and "params" not in params:
             return {"params": params}
         missing = [name for name in self.collections if name not in params]
@@ -220,7 +224,7 @@ class _Linen(Model):
 
 @contextlib.contextmanager
 def _watch(seen: Seen) -> Iterator[None]:
-    """Write down what norms and dropouts of a linen module do."""
+    """Record in `seen` what the norms and dropouts of a linen module do."""
     linen = checks.extra("flax.linen", "flax")
 
     def look(
@@ -249,19 +253,20 @@ def _is_off(
 ) -> bool:
     """Tell whether a norm or dropout of Flax's is called in inference mode."""
     linen = checks.extra("flax.linen", "flax")
-    # A field of this name means what it likes in a module of the user's.
+    # In a module of the user's own, a field called `deterministic` may mean anything.
     known = (linen.BatchNorm, linen.Dropout, linen.MultiHeadDotProductAttention)
     if not isinstance(module, known):
         return False
     for name in ("use_running_average", "deterministic"):
         if not hasattr(module, name):
             continue
-        # Both are the second argument of the calls of norms and of dropout.
+        # The call may have passed it by position: it is the second argument of the calls
+        # of BatchNorm and of Dropout.
         given = kwargs.get(name)
         if len(args) == 2:
             given = args[1]
         is_off = given is True or getattr(module, name) is True
-        # Dropout at rate 0 is the same in both modes.
+        # Dropout at rate 0 is the same in both modes, so it is not reported.
         rates = [getattr(module, rate, None) for rate in ("rate", "dropout_rate")]
         return is_off and 0.0 not in rates
     return False

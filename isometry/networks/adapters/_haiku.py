@@ -106,29 +106,30 @@ def haiku(
     `net.training` is the function on a whole batch, with the statistics of that batch
     and with dropout; `networks.adapters` says which of the two is meant when.
 
-    Haiku's batch norm makes its averages in its first call, in training. So
+    Haiku's batch norm has no averages before its first call in training mode. So
     `net.init(key)` calls the function on `batch` examples of standard normal numbers,
-    and the averages are those of that batch; so are they after `net.with_scheme`, with
-    the weights that the scheme has drawn. For inputs of another scale draw the state
+    and the averages are those of that batch. `net.with_scheme` does the same with the
+    weights that the scheme has drawn. For inputs of another scale draw the state
     yourself: `params = transformed.init(key, xs, is_training=True)`.
 
     Args:
         transformed: An `hk.Transformed` or `hk.TransformedWithState`, with or without
             `hk.without_apply_rng`.
         example: One x, without a batch axis: an array or `jax.ShapeDtypeStruct`, or a
-            tree of them, each of which gets a batch axis. A tuple of as many entries as
-            the function has required arguments, and more than one, is passed as these.
+            tree of them, each of which gets a batch axis. If the function has several
+            required arguments, a tuple with an entry for each is unpacked into them.
         output: Which output is meant if the function returns several: an index, a key
             or the name of a field. By default the first of a tuple.
         batch: The number of examples at which averages are drawn, and in
             `net.training.example`. Other numbers can be measured as well.
-        **apply: Further arguments of the function. Those that say the mode, such
-            as `train=False`, count in `net`, and are switched in `net.training`.
+        **apply: Further arguments of the function. A mode argument, such as
+            `train=False`, has this value in `net`, and its opposite in `net.training`.
 
     Returns:
-        The network. Its parameters are what `transformed.init` returns, with state a
-        named pair (params, state). Trained ones go straight in. Layers have the same
-        names as in `net.anatomy` if they come as `net.params_of(params, state)`.
+        The network. Its parameters are what `transformed.init` returns; of a function
+        with state, a named tuple (params, state). Trained parameters can be passed as
+        they are. As `net.params_of(params, state)`, their layers have the same names as
+        in `net.anatomy`.
 
     Raises:
         InputError: Not a transformed function; an example with a batch axis; an output
@@ -156,12 +157,13 @@ def haiku(
     has_state = isinstance(transformed, hk.TransformedWithState)
 
     def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
-        # init(rng, *args) and apply(params, [state], [rng], *args) have the signature
-        # of the function behind arguments of their own.
+        # The arguments of the function come behind Haiku's own in init(rng, *args) and
+        # apply(params, [state], [rng], *args). So `init` shows them, and how many more
+        # `apply` has tells whether it takes a key.
         of_init = list(inspect.signature(transformed.init).parameters.values())
         of_apply = inspect.signature(transformed.apply).parameters
         signature = inspect.Signature(of_init[1:])
-        # Haiku keeps the function beside what it made of it.
+        # Haiku keeps the user's function as an attribute; its name is for messages.
         origin = getattr(transformed.init, "_original_fn", transformed)
         num_own = len(of_apply) - len(of_init[1:])
         arguments = Arguments.read(signature, example, apply)
@@ -216,7 +218,8 @@ class _Draw:
 
     def _drawn(self, key: Key) -> Params:
         xs = self.example.batch(key, self.batch)
-        # In inference batch norm would look for averages that are not there.
+        # In training mode, because in inference mode batch norm would read averages that
+        # do not exist yet.
         drawn = self.init.value(
             key,
             *self.arguments.positional(xs),
@@ -256,7 +259,7 @@ class _Haiku(Model):
     ) -> PyTree:
         """Return what `apply` returns: with state, a pair (outputs, state)."""
         own = self._own(params)
-        # After hk.without_apply_rng there is no place for one.
+        # After hk.without_apply_rng, `apply` takes no key.
         if self.takes_key:
             own = (*own, key)
         return self.apply.value(
@@ -266,7 +269,7 @@ class _Haiku(Model):
         )
 
     def _own(self, params: Params) -> tuple[PyTree, ...]:
-        """Return the arguments of `apply` that are no input."""
+        """Return the first arguments of `apply`: (params,) or (params, state)."""
         if not self.has_state:
             return (params,)
         if isinstance(params, (tuple, list)) and len(params) == 2:
@@ -304,7 +307,10 @@ class _Haiku(Model):
 
 @contextlib.contextmanager
 def _watch(seen: Seen) -> Iterator[None]:
-    """Write down what batch norms of Haiku do. Its dropout is a function, not seen."""
+    """Record in `seen` what batch norms of Haiku do.
+
+    Haiku's dropout is a plain function, which no interceptor sees.
+    """
     hk = checks.extra("haiku", "haiku")
 
     def look(
@@ -316,7 +322,7 @@ def _watch(seen: Seen) -> Iterator[None]:
         module = context.module
         is_norm = isinstance(module, hk.BatchNorm)
         if is_norm and context.method_name == "__call__":
-            # It is the second argument of the call, and required.
+            # `is_training` is the second argument of the call, by name or by position.
             given = kwargs.get("is_training")
             if len(args) > 1:
                 given = args[1]

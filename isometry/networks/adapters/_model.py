@@ -37,8 +37,8 @@ MODES = {
 class Held:
     """A value as a part of something hashable.
 
-    Two are equal if their values are, or if those cannot be compared, such as modules
-    that hold a list or an array, only if they are the same object.
+    Two are equal if their values are. Values without a hash, such as modules that hold
+    a list or an array, count as equal only if they are the same object.
     """
 
     value: Any
@@ -56,7 +56,8 @@ class Held:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Held):
             return False
-        # Arrays compare entry by entry, but they have no hash, so none gets here.
+        # `==` of two arrays would be an array. Arrays have no hash, so `_identity` is
+        # their id and `==` is that of two numbers.
         return self._hash == other._hash and bool(self._identity == other._identity)
 
     def __hash__(self) -> int:
@@ -65,12 +66,12 @@ class Held:
 
 @dataclass(frozen=True)
 class Arguments:
-    """How the call of a module takes an example, its mode and what the user adds.
+    """How the call of a module takes an example, its mode and further arguments.
 
     Attributes:
         names: The arguments among `MODES` that the call has.
-        added: What the user wrote beside the example, by name.
-        is_spread: Whether a tuple is passed as several arguments.
+        added: Further arguments that the user gave, by name.
+        is_spread: Whether x is a tuple that is unpacked into several arguments.
     """
 
     names: tuple[str, ...] = ()
@@ -91,11 +92,11 @@ class Arguments:
         Args:
             signature: Its signature.
             example: One example.
-            added: What the user wrote beside it.
+            added: Further arguments that the user gave.
             reserved: Names of arguments that the adapter itself passes.
         """
         parameters = signature.parameters
-        # What is passed by name takes no place of the example.
+        # Arguments that are passed by name cannot hold a part of the example.
         taken = {*MODES, *added, *reserved}
         positional = (
             inspect.Parameter.POSITIONAL_ONLY,
@@ -108,7 +109,7 @@ class Arguments:
             and parameter.default is inspect.Parameter.empty
             and name not in taken
         ]
-        # A named tuple is one input with fields.
+        # A named tuple is one input with fields, so it is not unpacked.
         is_tuple = type(example) is tuple
         return cls(
             names=tuple(name for name in MODES if name in {*parameters, *added}),
@@ -121,10 +122,11 @@ class Arguments:
         return x if self.is_spread else (x,)
 
     def by_name(self, *, is_training: bool) -> dict[str, Any]:
-        """Return the others: those of the mode, and what the user added.
+        """Return all other arguments: those of the mode, and what the user added.
 
-        What the user wrote counts in inference. In training all arguments of the mode
-        are switched, because `train=False` is what most write for `net`.
+        In inference, the user's value of a mode argument wins. In training, mode
+        arguments have their training value whatever the user gave, because most users
+        write `train=False` and mean `net`.
         """
         added = {name: held.value for name, held in self.added}
         if is_training:
@@ -189,7 +191,8 @@ class Inference:
     has_key: bool = False
 
     def __call__(self, params: Params, x: PyTree) -> Array:
-        # The output was found not to depend on the key.
+        # `has_key` is set only after a trace has shown that the output does not depend
+        # on the key, so any key will do.
         return self.with_key(params, x, jax.random.key(0) if self.has_key else None)
 
     def with_key(self, params: Params, x: PyTree, key: Key | None) -> Array:
@@ -197,7 +200,7 @@ class Inference:
         if not self.model.takes_batch:
             return picked(self.model.infer(params, x, key), self.output)
         y = picked(self.model.infer(params, batch_of_one(x), key), self.output)
-        # The first entry of anything else would pass for an output.
+        # `y[0]` of any other shape would be taken for the output of this example.
         if y.ndim == 0 or y.shape[0] != 1:
             raise InputError(
                 f"the module returns shape {y.shape} for a batch of one example, whose "
@@ -232,13 +235,14 @@ class Training:
         if self.draws:
             batch, key = x
             return self.with_key(params, batch, key)
-        # The example itself may end with a key.
+        # A pair that is unpacked may be (array, key): both are inputs of the model then.
         if ends_with_key and not self.model.arguments.is_spread:
             raise InputError(
                 "x is a pair (batch, key), and this model draws nothing in training "
                 "mode; write x=batch."
             )
-        # Many models ask for a key that they make no use of, as dropout at rate 0.
+        # Many models split a key that they do not use, such as that of dropout at rate
+        # 0. So a key is passed, and the output does not depend on it.
         return self.with_key(params, x, jax.random.key(0))
 
     def with_key(self, params: Params, xs: PyTree, key: Key | None) -> Array:
@@ -247,7 +251,7 @@ class Training:
 
 
 class WithState(NamedTuple):
-    """Parameters of a model that has a state beside them. It unpacks as a pair.
+    """Parameters of a model with a state, as a pair (params, state).
 
     The names of layers are the paths in `params`.
     """
@@ -258,7 +262,8 @@ class WithState(NamedTuple):
 
 def picked(y: Any, output: Output) -> Array:
     """Return the output that is meant: of several, `output` or the first."""
-    # Auxiliary outputs come behind the first by convention. A mapping has no first.
+    # Tuples have the main output first by convention, and auxiliary ones behind it. In
+    # a mapping no output comes first, so the user has to name one.
     if output is not None:
         y = _chosen(y, output)
     elif isinstance(y, (tuple, list)) and y:
@@ -272,11 +277,12 @@ def picked(y: Any, output: Output) -> Array:
 
 
 def _chosen(y: Any, output: int | str) -> Any:
-    # A row of an array is no output, nor is an attribute of one.
+    # A single array is refused: `output=0` would take its first row, and a name could
+    # be one of its attributes.
     is_several = not hasattr(y, "dtype")
     is_named = is_several and isinstance(output, str)
     try:
-        # A named tuple and the records of many libraries have fields.
+        # A name is the field of a named tuple or of another record.
         if is_named and not isinstance(y, Mapping):
             return getattr(y, str(output))
         if is_several:
@@ -302,14 +308,14 @@ def _outputs(y: object) -> str:
 
 def called_with(build: Build, argument: str, value: object) -> Any:
     """Call what builds a module, whether its one argument is named or not."""
-    # A metaclass hides the signature of a class's own initialization.
+    # The metaclass of a module hides the signature of its class, so `__init__` is read.
     signed = build.__init__ if isinstance(build, type) else build
     try:
         parameter = inspect.signature(signed).parameters.get(argument)
-    # Some callables have no signature.
+    # Some callables have no signature; the argument is then passed by position.
     except (TypeError, ValueError):
         parameter = None
-    # Modules often take them by name alone: __init__(self, width, *, rngs).
+    # Modules often take the key by name only: __init__(self, width, *, rngs).
     if parameter is not None and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
         return build(**{argument: value})
     return build(value)

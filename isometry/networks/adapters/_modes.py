@@ -1,4 +1,4 @@
-"""What a model does in training: whether it draws, what is fixed, named axes."""
+"""What a model does in training: whether it draws, what has a fixed mode, named axes."""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
@@ -24,9 +24,11 @@ def depends_on_key(
     x: PyTree,
 ) -> bool:
     """Tell from shapes whether what a call returns depends on its key."""
-    # Whether a key is split says nothing: many models do so at rate 0 too.
+    # The program is read, because a call that splits its key need not use it: many
+    # models split one for dropout at rate 0.
     closed = jax.make_jaxpr(call)(params, x, key_shape())
-    # To the reader all arguments but the last are parameters.
+    # The reader follows what depends on "x", so the key is given as x, and all other
+    # arguments as parameters.
     num_params = len(jax.tree.leaves((params, x)))
     program = read(closed, num_params)
     return not program.of_x.isdisjoint(program.outputs)
@@ -37,7 +39,8 @@ def with_axes(
 ) -> Callable[..., PyTree]:
     """Bind axes of length 1 for norms that take statistics over all devices."""
     for name in names:
-        # Nothing is mapped, so no array gets an axis.
+        # With `in_axes=None` nothing is mapped: arrays keep their shapes, and the name
+        # is bound.
         call = jax.vmap(call, in_axes=None, out_axes=None, axis_size=1, axis_name=name)
     return call
 
@@ -57,7 +60,7 @@ class Seen:
 
 def require_switch(model: Model, seen: Seen) -> None:
     """Refuse a model that nothing switches, if a part of it stays in inference mode."""
-    # A model with a switch may leave norms in inference mode for its own reasons.
+    # A model that has a mode argument may keep some norms in inference mode on purpose.
     if model.arguments.names or not seen.fixed:
         return
     raise NotDefined(
@@ -71,14 +74,14 @@ def watched(
     trace: Callable[[tuple[Hashable, ...]], object],
     watch: Callable[[Seen], AbstractContextManager],
 ) -> tuple[Seen, tuple[Hashable, ...]]:
-    """Trace a model, again if its norms ask for axes that have no name yet.
+    """Trace a model, and once more for each axis name that turns out to be unbound.
 
     Args:
-        trace: Traces the model with axes of these names.
-        watch: A context in which what its norms and dropouts do is written down.
+        trace: Traces the model with axes of these names bound.
+        watch: A context that records in a `Seen` what norms and dropouts do.
 
     Returns:
-        What they did, and the names of the axes that have to be bound.
+        What they did, and the axis names that have to be bound.
     """
     axes: tuple[Hashable, ...] = ()
     while True:
@@ -86,8 +89,8 @@ def watched(
         try:
             with watch(seen):
                 trace(axes)
-        # JAX raises it for an axis that nothing has bound. Norms inside a map of the
-        # module's own find theirs, so not all that are seen are missing.
+        # JAX raises NameError for an unbound axis name. Only then are names added: a
+        # module may bind the names of its norms itself, by a vmap of its own.
         except NameError:
             missing = [name for name in seen.axes if name not in axes]
             if not missing:
@@ -104,7 +107,7 @@ def switched(
     *,
     watch: Callable[[Seen], AbstractContextManager],
 ) -> M:
-    """Return a model with the axes that its norms ask for in training, from shapes.
+    """Return a model with the axis names of its norms, found by a trace in training.
 
     Args:
         model: The model.

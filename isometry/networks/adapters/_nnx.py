@@ -80,10 +80,10 @@ def nnx(
     """Make a network of a Flax NNX module.
 
     The module is called on `x[None]`, a batch of one, and the first row of the result
-    is taken. It is switched by `module.eval()` and `module.train()`, and arguments of
-    its call that are named `train`, `training`, `is_training`, `deterministic` or
-    `use_running_average` are set as well. An argument `rngs` of the call gets what the
-    network's x holds.
+    is taken. `module.eval()` and `module.train()` set its mode. Arguments of its call
+    that are named `train`, `training`, `is_training`, `deterministic` or
+    `use_running_average` are set to match. If its call has an argument `rngs`,
+    `nnx.Rngs` of the key in the network's x are passed.
 
     `net` is the module in inference: batch statistics are those in the parameters.
     `net.training` is the module on a whole batch, with the statistics of that batch and
@@ -92,19 +92,19 @@ def nnx(
     Args:
         build: A function build(rngs) that returns the module, such as its class.
         example: One x, without a batch axis: an array or `jax.ShapeDtypeStruct`, or a
-            tree of them, each of which gets a batch axis. A tuple of as many entries as
-            the call has required arguments, and more than one, is passed as these.
+            tree of them, each of which gets a batch axis. If the call has several
+            required arguments, a tuple with an entry for each is unpacked into them.
         output: Which output is meant if the module returns several: an index, a key or
             the name of a field. By default the first of a tuple.
         batch: The number of examples in `net.training.example`. Other numbers can be
             measured as well.
-        **call: Further arguments of the module's call. Those that say the mode, such
-            as `train=False`, count in `net`, and are switched in `net.training`.
+        **call: Further arguments of the module's call. A mode argument, such as
+            `train=False`, has this value in `net`, and its opposite in `net.training`.
 
     Returns:
         The network. Its parameters are the module's state without random keys,
-        `nnx.state(module, nnx.Not(nnx.RngState))`, which `net.params_of(module)` writes
-        shorter. Those of a trained module go straight in.
+        `nnx.state(module, nnx.Not(nnx.RngState))`, for which `net.params_of(module)` is
+        short. The state of a trained module can be passed as it is.
 
     Raises:
         InputError: build does not return an NNX module; an example with a batch axis;
@@ -160,9 +160,9 @@ def _built(build: Build, key: Key) -> Any:
 
 
 def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Nnx":
-    """Build the module from shapes, and split it in both modes."""
+    """Trace how the module is built, and take its GraphDef in both modes."""
     nnx = checks.extra("flax.nnx", "flax")
-    # The graph does not depend on the numbers, so one key will do.
+    # The GraphDef is the same for every key, so any key will do.
     module = nnx.eval_shape(lambda: _built(build, jax.random.key(0)))
     signature = inspect.signature(module.__call__)
     module.train()
@@ -186,7 +186,8 @@ def _axes(module: Any) -> tuple[Hashable, ...]:
     """Return the names of axes over which norms in a module take statistics."""
     nnx = checks.extra("flax.nnx", "flax")
     names: dict[Hashable, None] = {}
-    # Unlike in linen, modules and their attributes are there before any call.
+    # Unlike in linen, submodules exist before any call, so their attributes are read
+    # without a trace.
     for _, node in nnx.iter_graph(module):
         axis = getattr(node, "axis_name", None)
         if isinstance(node, nnx.Module) and axis is not None:
@@ -211,11 +212,12 @@ class _Nnx(Model):
 
     Attributes:
         arguments: How its call takes an example.
-        in_inference: Its graph after `module.eval()`.
-        in_training: Its graph after `module.train()`.
+        in_inference: Its `nnx.GraphDef` after `module.eval()`.
+        in_training: Its `nnx.GraphDef` after `module.train()`.
         kind: The name of its class.
-        structure: The structure of its parameters.
-        rngs: The leaves and the structure of its random state.
+        structure: The treedef of its parameters.
+        rngs: The state of its random streams: shapes of the leaves, and the treedef.
+            Each stream has two leaves, its key and the count of keys drawn from it.
         takes_rngs: Whether its call has an argument `rngs`.
     """
 
@@ -229,42 +231,45 @@ class _Nnx(Model):
     def merged(self, params: Params, key: Key | None, *, is_training: bool) -> Any:
         """Return the module with these parameters, which draws from `key`."""
         nnx = checks.extra("flax.nnx", "flax")
-        graph = self.in_training if is_training else self.in_inference
+        graphdef = self.in_training if is_training else self.in_inference
         if not isinstance(params, nnx.State):
             raise InputError(
                 f"params is a {type(params).__name__}; write what net.init returns, or "
                 "net.params_of(module) for a module of your own."
             )
-        # nnx.state(module) holds random keys too, and x says what is drawn.
+        # nnx.state(module) holds random keys too. They are dropped, because the key of
+        # this call decides what is drawn.
         params, _ = nnx.split_state(params, nnx.Not(nnx.RngState), ...)
         self._require_all(params)
-        return nnx.merge(graph.value, params, self._random(key))
+        return nnx.merge(graphdef.value, params, self._rng_state(key))
 
     def _require_all(self, params: Params) -> None:
         if jax.tree.structure(params) == self.structure:
             return
         wanted = jax.tree.unflatten(self.structure, range(self.structure.num_leaves))
         missing = sorted(_paths(wanted) - _paths(params))
-        # Metadata of variables may differ, which the module itself does not mind.
+        # Treedefs differ in the metadata of variables too, which `nnx.merge` does not
+        # mind. Only a missing leaf is an error.
         if missing:
             raise InputError(
                 f"params lacks {', '.join(missing[:3])}; write net.params_of(module), "
                 "which is nnx.state(module, nnx.Not(nnx.RngState))."
             )
 
-    def _random(self, key: Key | None) -> PyTree:
-        """Return the random state of the module: one key for each of its streams."""
+    def _rng_state(self, key: Key | None) -> PyTree:
+        """Return the state of the random streams, each at its start, from one key."""
         shapes, tree = self.rngs.value
-        # In inference nothing is drawn, but the graph has places for keys.
+        # In inference nothing is drawn, but `nnx.merge` needs every leaf of the
+        # GraphDef.
         base = jax.random.key(0) if key is None else key
         leaves = []
         for i, leaf in enumerate(shapes):
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 own = jax.random.fold_in(base, i)
-                # Stacked layers have a stack of streams.
+                # The stream of stacked layers holds a stack of keys.
                 leaves.append(jax.random.split(own, leaf.shape) if leaf.shape else own)
             else:
-                # How many numbers the stream has drawn.
+                # The count of the stream: nothing has been drawn from it.
                 leaves.append(jnp.zeros(leaf.shape, leaf.dtype))
         return jax.tree.unflatten(tree, leaves)
 
