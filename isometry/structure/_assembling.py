@@ -21,6 +21,7 @@ from isometry.structure._points import (
     Point,
     Points,
     PreActivation,
+    biases_behind_sums,
     outlet,
     pre_activation,
     spots,
@@ -206,6 +207,10 @@ def _biases(parts: _Parts) -> dict[int, str]:
             biases_here = biases_here * len(uses)
         for (index, _), bias in zip(uses, biases_here, strict=False):
             biases.setdefault(index, path_of[bias])
+    behind = biases_behind_sums(parts.flow, parts.origins, parts.before_bias)
+    for node, biases_here in behind.items():
+        for index, _ in parts.flow.layer_at[node]:
+            biases.setdefault(index, path_of[biases_here[0]])
     return biases
 
 
