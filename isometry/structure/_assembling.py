@@ -226,7 +226,12 @@ def _branches(parts: _Parts) -> tuple[Branch, ...]:
         skip_gates = _gates.leaves(parts.flow, join.skip, cuts)
         for joins_at, shift in parts.points.of_node(join.node):
             written = parts.points.written(join.layers[-1], shift)
-            name = stems[join.node] + written
+            stem = name = stems[join.node] + written
+            # The same layers may make several branches, one behind the other.
+            number = 1
+            while name in by_name:
+                number += 1
+                name = f"{stem}#{number}"
             by_name[name] = Branch(
                 name,
                 leaves=parts.points.name_before(join.fork, shift),

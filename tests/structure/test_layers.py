@@ -269,7 +269,7 @@ def test_layer_named_like_a_point_keeps_its_leafs_name():
 
 
 def test_a_bias_behind_a_sum_belongs_to_the_last_layer_of_the_sum():
-    """tanh(x @ V + h @ W + b): b is found, though W alone is not what it is added to."""
+    """tanh(x @ V + h @ W + b): b is added to more than one product."""
 
     def f(params, x):
         def step(h, x_t):
@@ -280,7 +280,9 @@ def test_a_bias_behind_a_sum_belongs_to_the_last_layer_of_the_sum():
         return h @ params["head"]
 
     params = {"v": shape(3, 4), "w": shape(4, 4), "b": shape(4), "head": shape(4, 2)}
-    biases = {layer.name: layer.bias for layer in anatomy(f, params, shape(6, 3)).layers}
+    biases = {
+        layer.name: layer.bias for layer in anatomy(f, params, shape(6, 3)).layers
+    }
     assert biases == {"v": None, "w": "['b']", "head": None}
 
 
