@@ -26,6 +26,7 @@ from isometry.schemes._registry import SchemeLike, get
 from isometry.schemes._scheme import Scheme, check_sigmas
 from isometry.structure import Anatomy, WeightLayer
 from isometry.structure._anatomy import PyTreeDef
+from isometry.structure._records import stack_sizes
 
 AS_DRAWN = "as drawn"
 
@@ -567,7 +568,7 @@ def _others(shapes: Iterable[str], rows: Sequence[Row]) -> list[Row]:
 def _draw_weight(weight: _Weight, key: Key, leaf: Array) -> Array:
     """Draw one weight layer, and put it in its place in the leaf."""
     source = weight.source
-    stacked = sizes(leaf.shape, source.stacked_axes)
+    stacked = stack_sizes(source, leaf.shape)
     num_slices = math.prod(stacked)
     keys = jax.random.split(key, num_slices) if num_slices > 1 else key[None]
     first, *others = weight.inits

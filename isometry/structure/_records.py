@@ -1,6 +1,7 @@
 """The records of an anatomy: weight layers, branches and attentions."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -79,6 +80,19 @@ class WeightLayer:
     reads: str | None
     before: tuple[str, ...]
     then: tuple[str, ...]
+
+
+def stack_sizes(layer: WeightLayer, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the number of slices of a layer along each of its `stacked_axes`.
+
+    Args:
+        layer: The layer.
+        shape: The shape of its leaf, of which it may be a stretch.
+    """
+    lengths = list(shape)
+    for axis, start, stop in layer.stretches:
+        lengths[axis] = stop - start
+    return tuple(lengths[axis] for axis in layer.stacked_axes)
 
 
 class Branch(NamedTuple):
