@@ -98,9 +98,9 @@ class Plan:
             user's name and the package's. Functions of the user's own are left out.
         every: The number of updates from one record to the next.
         capacity: The number of records kept.
-        key_kind: The PRNG implementation of the key, such as "threefry2x32"; None for a raw
-            uint32 key or no key. The compiled update takes the bits of the key as an
-            array, and makes a key of them again.
+        key_kind: The PRNG implementation of the key, such as "threefry2x32"; None for a
+            raw uint32 key or no key. The compiled update takes the bits of the key as
+            an array, and makes a key of them again.
     """
 
     function: Reference
@@ -214,7 +214,7 @@ class Plan:
         return values
 
     def nested(self, by_label: dict[str, dict[str, Array]]) -> Values:
-        """Return the values as `MonitorState` has them: of a single span without a label."""
+        """Return values by label and statistic; of a single span, by statistic."""
         if not self.is_single:
             return dict(by_label)
         (values,) = by_label.values()

@@ -48,8 +48,8 @@ class ChainFunction(LayeredFunction):
 
     def entries(self, params: Params, where: str = "params") -> Sequence[Params]:
         """Return the parameters of the blocks; require a tuple of one entry a block."""
-        # The type is checked too: `zip` would silently iterate over the keys of a mapping
-        # or the rows of an array.
+        # The type is checked too: `zip` would silently iterate over the keys of a
+        # mapping or the rows of an array.
         is_sequence = isinstance(params, (tuple, list))
         if is_sequence and len(params) == self.depth:
             return params
@@ -226,7 +226,8 @@ class Chain(LayeredNetwork):
                 f"layers holds {len(given)} layers, and the chain has {num_layers}."
             )
         changed = []
-        # The list is consumed from the front: each block takes as many layers as it has.
+        # The list is consumed from the front: each block takes as many layers as it
+        # has.
         for block, entry in zip(blocks, entries, strict=True):
             own = given[: len(block.plan)]
             given = given[len(block.plan) :]

@@ -145,8 +145,8 @@ class CnnFunction:
 
     def _checked(self, params: Params, x: Image) -> Image:
         """Return x in the dtype of the parameters."""
-        # Checked here, because the message of XLA would speak of a batch and of axes that
-        # the user never wrote.
+        # Checked here, because the message of XLA would speak of a batch and of axes
+        # that the user never wrote.
         if jnp.shape(x) != self.input_shape:
             raise InputError(
                 f"x has shape {jnp.shape(x)}; this network takes one image of shape "

@@ -73,8 +73,8 @@ class Network:
     def init(self, key: Key) -> Params:
         """Draw the parameters.
 
-        A data-driven scheme (lsuv, admin) adjusts them to inputs afterwards, by `adjust`,
-        which `ensemble` and `audit` call.
+        A data-driven scheme (lsuv, admin) adjusts them to inputs afterwards, by
+        `adjust`, which `ensemble` and `audit` call.
 
         Args:
             key: A random key. It may be traced.
@@ -148,8 +148,8 @@ class Network:
     @functools.cached_property
     def shapes(self) -> Params:
         """The shapes of the parameters. Nothing is drawn."""
-        # `init` would not do: its scheme asks for these shapes. A skeleton has all leaves
-        # without a scheme.
+        # `init` would not do: its scheme asks for these shapes. A skeleton has all
+        # leaves without a scheme.
         return jax.eval_shape(self.skeleton, jax.random.key(0))
 
     @functools.cached_property
@@ -160,8 +160,8 @@ class Network:
                 f"anatomy: {checks.show(self)} begins with a plain function, whose "
                 "input has no known shape; write isometry.anatomy(net, params, x)."
             )
-        # `self` and not `self.function`, so that a subclass whose `__call__` does more is
-        # read as the user calls it.
+        # `self` and not `self.function`, so that a subclass whose `__call__` does more
+        # is read as the user calls it.
         return anatomy(self, self.shapes, self.example)
 
     @property
@@ -224,8 +224,8 @@ class Network:
             >>> round(float(outputs.std()), 3)
             1.0
         """
-        # Without a scheme, the model's own code draws the parameters, and nothing adjusts
-        # them.
+        # Without a scheme, the model's own code draws the parameters, and nothing
+        # adjusts them.
         if self.scheme is None:
             return params
         return self.scheme.adjust(self, params, xs)
@@ -501,8 +501,8 @@ class Built(Network):
         sigma_b: float | None = None,
     ) -> "Built":
         """Return the same network with its weights drawn by another scheme."""
-        # A copy, where `Network.with_scheme` makes a wrapper: the class stays, and with it
-        # the laws that it knows.
+        # A copy, where `Network.with_scheme` makes a wrapper: the class stays, and with
+        # it the laws that it knows.
         redrawn = dataclasses.replace(
             self,
             scheme=schemes.get(scheme),

@@ -174,13 +174,13 @@ class ResnetFunction:
     def _one(self, params: Params, x: Array) -> Array:
         """Return the output of one example."""
         statistics = (None,) * len(self.runs)
-        # Statistics are kept beside the parameters, as in Flax, so that no gradient step
-        # changes them.
+        # Statistics are kept beside the parameters, as in Flax, so that no gradient
+        # step changes them.
         if self.norm == "batch":
             statistics = _by_run(params["batch_stats"]["blocks"])
             params = params["params"]
-        # No norm or activation stands between the stream and either end, only the matrix
-        # of the stem or the head.
+        # No norm or activation stands between the stream and either end, only the
+        # matrix of the stem or the head.
         if self.n_in is not None:
             x = _layer(params["stem"], x, padding=self.runs[0].block.padding)
         of_runs = zip(self.runs, _by_run(params["blocks"]), statistics, strict=True)

@@ -146,8 +146,8 @@ class TransformerFunction:
         key = _to_heads(params["key"], h)
         value = _to_heads(params["value"], h)
         logits = jnp.einsum("qhe,khe->hqk", query, key)
-        # Scaled so that logits are of order one if queries and keys are (Vaswani et al.,
-        # 2017).
+        # Scaled so that logits are of order one if queries and keys are (Vaswani et
+        # al., 2017).
         logits = logits / (self.width // self.heads) ** 0.5
         visible = jnp.ones((self.length, self.length), bool)
         if self.causal:

@@ -106,7 +106,8 @@ def _put(params: Params, by_leaf: dict[str, dict[int | None, float]]) -> Params:
     leaves = []
     for path, leaf in with_paths:
         name = jax.tree_util.keystr(path)
-        # The slices of a stacked leaf were measured one by one; the leaf is set at once.
+        # The slices of a stacked leaf were measured one by one; the leaf is set at
+        # once.
         if name in by_leaf:
             setting = _multipliers.setting(name, name, by_leaf[name], shape=leaf.shape)
             leaf = setting.put(leaf)

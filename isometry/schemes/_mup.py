@@ -11,7 +11,7 @@ OPTIMIZERS = ("sgd", "adam")
 
 
 def _kind(layer: Layer) -> str:
-    """Return the row of muP's Table 3, by which of the layer's two sides grow with width.
+    """Return the row of muP's Table 3 for a layer: which of its sides grow with width.
 
     "input": its outputs only; "output": its inputs only; "hidden": both; "fixed": none.
     """

@@ -180,13 +180,13 @@ class _Linen(Model):
 
     def _trained(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         variables = self._variables(params)
-        # Norms write new averages in training, so their collections must be mutable. The
-        # new values are dropped.
+        # Norms write new averages in training, so their collections must be mutable.
+        # The new values are dropped.
         mutable = [name for name in variables if name != "params"]
         rngs = None
         if key is not None:
-            # A module may ask `has_rng("dropout")`, so that stream gets a key of its own.
-            # All other streams draw from the key of "params".
+            # A module may ask `has_rng("dropout")`, so that stream gets a key of its
+            # own. All other streams draw from the key of "params".
             key_params, key_dropout = jax.random.split(key)
             rngs = {"params": key_params, "dropout": key_dropout}
         y, _ = self.in_training.value.apply(
@@ -260,8 +260,8 @@ def _is_off(
     for name in ("use_running_average", "deterministic"):
         if not hasattr(module, name):
             continue
-        # The call may have passed it by position: it is the second argument of the calls
-        # of BatchNorm and of Dropout.
+        # The call may have passed it by position: it is the second argument of the
+        # calls of BatchNorm and of Dropout.
         given = kwargs.get(name)
         if len(args) == 2:
             given = args[1]

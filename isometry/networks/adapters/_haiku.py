@@ -218,8 +218,8 @@ class _Draw:
 
     def _drawn(self, key: Key) -> Params:
         xs = self.example.batch(key, self.batch)
-        # In training mode, because in inference mode batch norm would read averages that
-        # do not exist yet.
+        # In training mode, because in inference mode batch norm would read averages
+        # that do not exist yet.
         drawn = self.init.value(
             key,
             *self.arguments.positional(xs),

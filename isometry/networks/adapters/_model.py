@@ -235,7 +235,8 @@ class Training:
         if self.draws:
             batch, key = x
             return self.with_key(params, batch, key)
-        # A pair that is unpacked may be (array, key): both are inputs of the model then.
+        # A pair that is unpacked may be (array, key): both are inputs of the model
+        # then.
         if ends_with_key and not self.model.arguments.is_spread:
             raise InputError(
                 "x is a pair (batch, key), and this model draws nothing in training "

@@ -1,4 +1,4 @@
-"""What a model does in training: whether it draws, what has a fixed mode, named axes."""
+"""What a model does in training: whether it draws, fixed modes, named axes."""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
