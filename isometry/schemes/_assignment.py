@@ -390,7 +390,7 @@ def _weight(
     parts: dict[str, Layer] = {}
     inits = []
     for layer in layers:
-        kind = _kind(layer) if scheme.alike else layer
+        kind = _without_index(layer) if scheme.alike else layer
         if kind not in chosen:
             try:
                 chosen[kind] = scaled.scheme.initializer(layer)
@@ -421,7 +421,7 @@ def _weight(
     return weight, row
 
 
-def _kind(layer: Layer) -> Layer:
+def _without_index(layer: Layer) -> Layer:
     """Return a layer with its index, and that of its branch, set to 0.
 
     Layers for which the result is equal get the same initializer from a scheme that is

@@ -40,9 +40,9 @@ SLOPE = 1.5
 CURVATURE = 0.3
 CORRELATION = 0.9
 
-# Where the search for (alpha, beta) starts: at the activation as it is, then at weaker
-# ones. If there are several solutions, the first one found is taken, so this order
-# decides.
+# Where the search for (alpha, beta) starts: at full strength first, then at weaker ones,
+# each with several shifts. If there are several solutions, the first one found is taken,
+# so this order decides.
 _STARTS = tuple(
     (alpha, beta) for alpha in (1.0, 0.5, 0.2, 0.05) for beta in (0.3, -0.3, 1.0, -1.0)
 )
@@ -166,19 +166,19 @@ def _shaped(activation: Activation, depth: int) -> Activation:
     target = math.expm1(math.log(SLOPE) / depth)
 
     def solved(alpha: float, beta: float) -> tuple[Transformed, np.ndarray]:
-        found = _moments(derivatives, activation.kinks, alpha=alpha, beta=beta)
+        moments = _moments(derivatives, activation.kinks, alpha=alpha, beta=beta)
         # Errors are relative to the target, which falls as 1/depth: one tolerance then
         # serves all depths.
         errors = [
-            (found.slope / found.variance - 1) / target - 1,
-            (found.radial / found.variance - 1) / target,
+            (moments.slope / moments.variance - 1) / target - 1,
+            (moments.radial / moments.variance - 1) / target,
         ]
         record = Transformed(
             activation,
             alpha,
             beta,
-            gamma=float(found.variance**-0.5),
-            delta=float(-found.mean),
+            gamma=float(moments.variance**-0.5),
+            delta=float(-moments.mean),
         )
         return record, np.array(errors)
 
@@ -205,21 +205,21 @@ def _tailored(activation: Activation, depth: int) -> Activation:
     target = CURVATURE / depth
 
     def solved(alpha: float, beta: float) -> tuple[Transformed, np.ndarray]:
-        found = _moments(derivatives, activation.kinks, alpha=alpha, beta=beta)
+        moments = _moments(derivatives, activation.kinks, alpha=alpha, beta=beta)
         # C'(1) = 1 fixes gamma, and with it C''(1); Q'(1) = 1 then fixes delta, unless
         # phi is odd about beta.
-        offset = (found.slope - found.radial) / found.drift
-        square = found.variance + offset**2
+        offset = (moments.slope - moments.radial) / moments.drift
+        square = moments.variance + offset**2
         errors = [
-            found.curvature / found.slope / target - 1,
-            (square / found.slope - 1) / target,
+            moments.curvature / moments.slope / target - 1,
+            (square / moments.slope - 1) / target,
         ]
         record = Transformed(
             activation,
             alpha,
             beta,
-            gamma=float(found.slope**-0.5),
-            delta=float(offset - found.mean),
+            gamma=float(moments.slope**-0.5),
+            delta=float(offset - moments.mean),
         )
         return record, np.array(errors)
 
