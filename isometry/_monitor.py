@@ -77,7 +77,7 @@ class Records:
         steps: The number of updates made before each record, 0 for the initial
             parameters.
         values: For each statistic an array (records, inputs), or (records,) if it is
-            one number for all inputs. Not finite where training itself no longer was.
+            one number for all inputs. Not finite where the parameters were not.
         missed: The number of records that were due when the buffer was full.
 
     Example:
@@ -219,9 +219,10 @@ def monitor(
 
     Raises:
         InputError: An argument is not of this form; a statistic is unknown, repeated,
-            of another shape, or one that `method` cannot tell; f would be measured at
-            what is no longer current; an extra argument that `state` names is missing.
-            What needs parameters is said by the optimizer's `init`.
+            of another shape, or one that `method` cannot compute; f would be measured
+            at parameters that are no longer current; an extra argument that `state`
+            names is missing. Checks that need the parameters are made by the
+            optimizer's `init` and `update`.
 
     Example:
         >>> import optax

@@ -322,8 +322,8 @@ def measure(statistic: str | Statistic, f: Map) -> OfSpectrum | DeadUnits:
     # Dead units are counted by the derivative of the activation, and a chain has no one
     # activation.
     has_units = isinstance(f, LayeredNetwork) and f.activation is not None
-    known = [*STATISTICS, DEAD] if has_units else STATISTICS
-    checks.one_of("statistics", statistic, known)
+    names = [*STATISTICS, DEAD] if has_units else STATISTICS
+    checks.one_of("statistics", statistic, names)
     if statistic == DEAD:
         assert isinstance(f, LayeredNetwork), "others have no statistic of this name"
         assert f.activation is not None, "others have no statistic of this name"

@@ -96,7 +96,7 @@ class Network:
             key: A random key, which is used if the model draws them itself.
 
         Returns:
-            Parameters of which a scheme replaces the weights.
+            All leaves of the parameters. A scheme then replaces the weights.
 
         Example:
             >>> net = networks.mlp([3, 2], "tanh")
@@ -106,13 +106,15 @@ class Network:
         return self.init(key)
 
     def completed(self, key: Key, params: Params) -> Params:
-        """Return parameters whose weights a scheme has drawn, with a state to match.
+        """Update the state in parameters whose weights a scheme has drawn.
 
-        Most models begin with a state that no weight changes.
+        The initial state of most models does not depend on the weights, and the
+        parameters are returned as they are. Haiku's batch norm starts from averages of
+        a batch, which do.
 
         Args:
-            key: The key from which they are drawn.
-            params: Parameters, with the state that belongs to other weights.
+            key: The key from which the parameters were drawn.
+            params: Parameters, whose state belongs to the weights before.
 
         Returns:
             The parameters.

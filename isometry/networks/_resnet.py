@@ -157,18 +157,18 @@ class ResnetFunction:
 
     def _checked(self, params: Params, x: Array) -> Array:
         """Return x in the dtype of the parameters."""
-        came = jnp.shape(x)
+        shape = jnp.shape(x)
         if self.is_training:
-            fits = len(came) > 0 and came[1:] == self.input_shape
+            fits = len(shape) > 0 and shape[1:] == self.input_shape
             wanted = f"a batch (examples, ...) of examples of shape {self.input_shape}."
         else:
-            fits = came == self.input_shape
+            fits = shape == self.input_shape
             wanted = (
                 f"one example of shape {self.input_shape}. For a batch write "
                 "jax.vmap(net, (None, 0))(params, xs)."
             )
         if not fits:
-            raise InputError(f"x has shape {came}; this network takes {wanted}")
+            raise InputError(f"x has shape {shape}; this network takes {wanted}")
         return jnp.asarray(x, jax.tree.leaves(params)[0].dtype)
 
     def _one(self, params: Params, x: Array) -> Array:

@@ -161,9 +161,9 @@ class Assignment:
             drawn[setting.path] = setting.put(drawn[setting.path])
         return jax.tree.unflatten(tree, [drawn[path] for path in paths])
 
-    def _check_paths(self, known: Mapping[str, Array]) -> None:
+    def _check_paths(self, by_path: Mapping[str, Array]) -> None:
         for row in self.rows:
-            if row.path not in known:
+            if row.path not in by_path:
                 raise InputError(
                     f"params have no leaf {row.path}, which the anatomy has; write "
                     "parameters of the network that was read."

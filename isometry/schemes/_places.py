@@ -114,11 +114,11 @@ def layers(source: WeightLayer, places: Places) -> tuple[Layer, ...]:
     return tuple(
         Layer(
             own_role,
-            index=places.order[source.name, number],
+            index=places.order[source.name, index_of_slice],
             depth=len(places.order),
             fan_in=source.fan_in,
             fan_out=source.fan_out,
-            branch=_branch_of(source, number, own_role, places=places),
+            branch=_branch_of(source, index_of_slice, own_role, places=places),
             name=source.name,
             kind=source.kind,
             groups=source.groups,
@@ -127,17 +127,17 @@ def layers(source: WeightLayer, places: Places) -> tuple[Layer, ...]:
             follows=_scales.follows(source),
             precedes=_scales.precedes(source, places.by_name),
         )
-        for number in range(source.stacked or 1)
+        for index_of_slice in range(source.stacked or 1)
     )
 
 
 def _branch_of(
-    source: WeightLayer, number: int, own_role: str, *, places: Places
+    source: WeightLayer, index_of_slice: int, own_role: str, *, places: Places
 ) -> Branch | None:
     # A stem or head is on the stream even if the anatomy finds a skip around it.
     if own_role in ("stem", "head"):
         return None
-    return places.on_branch.get((source.name, number))
+    return places.on_branch.get((source.name, index_of_slice))
 
 
 def _place(record: Record, stack: _Stack, index: int, *, position: int) -> Branch:
@@ -263,8 +263,8 @@ def _add_keys_from_elsewhere(
     """Put keys and values of another stack on the branch of their attention."""
     for attention in anatomy.attentions:
         for output in attention.output:
-            for number in range(by_name[output].stacked or 1):
-                branch = on_branch.get((output, number))
+            for index_of_slice in range(by_name[output].stacked or 1):
+                branch = on_branch.get((output, index_of_slice))
                 # Without a branch there is no depth to scale by. If the output is at
                 # position 0, there is no position in front of it for the keys.
                 if branch is None or branch.position == 0:
@@ -278,7 +278,7 @@ def _add_keys_from_elsewhere(
                     other=branch.other,
                 )
                 for name in (*attention.query, *attention.key, *attention.value):
-                    on_branch.setdefault((name, number), first)
+                    on_branch.setdefault((name, index_of_slice), first)
 
 
 def _add_embeddings(

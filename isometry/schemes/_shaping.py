@@ -40,9 +40,9 @@ SLOPE = 1.5
 CURVATURE = 0.3
 CORRELATION = 0.9
 
-# Where the search for (alpha, beta) starts: at full strength first, then at weaker ones,
-# each with several shifts. If there are several solutions, the first one found is taken,
-# so this order decides.
+# Where the search for (alpha, beta) starts: at full strength first, then at weaker
+# ones, each with several shifts. If there are several solutions, the first one found is
+# taken, so this order decides.
 _STARTS = tuple(
     (alpha, beta) for alpha in (1.0, 0.5, 0.2, 0.05) for beta in (0.3, -0.3, 1.0, -1.0)
 )
