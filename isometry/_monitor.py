@@ -328,7 +328,7 @@ def monitor(
 
 
 def _current(state: Current, params: Params, extra: Mapping[str, PyTree]) -> Params:
-    """Make f's params of the trained ones and of extra arguments."""
+    """Call the user's `state` with the trained parameters and the extra arguments."""
     parameters = list(inspect.signature(state).parameters.values())
     by_position = [one for one in parameters if one.kind in _BY_POSITION]
     # The first positional argument gets the trained parameters, whatever its name. If
@@ -414,7 +414,7 @@ def _outline(shapes: Params) -> str:
 
 
 def _require_closed(function: Map, params: Params, xs: PyTree[Array]) -> None:
-    """Refuse a function that closes over arrays, which would stay as they are now."""
+    """Refuse a function that closes over JAX arrays, which would not be current."""
     try:
         closed, _ = traced(function, params, _draws.row_shapes(xs))
     # If the user's function raises, it raises again where the span is resolved, and is

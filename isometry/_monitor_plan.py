@@ -45,7 +45,7 @@ _SIZE_OF_STAND_IN = 3
 
 @dataclass(frozen=True)
 class OfSpectrum:
-    """A statistic of the spectrum."""
+    """A statistic of the spectrum; it does not look at the parameters or inputs."""
 
     statistic: Statistic
 
@@ -223,7 +223,7 @@ class Plan:
     def require_known(
         self, params: Params, xs: PyTree[Array], bits: Array | None
     ) -> None:
-        """Refuse statistics whose records would all be NaN, without a word."""
+        """Refuse statistics that the method cannot compute: every record would be NaN."""
         targets = self.targets(params, xs)
         measured = functools.partial(self._measured, targets)
         for sp in jax.eval_shape(measured, params, xs, bits=bits):
@@ -310,7 +310,7 @@ def _name(statistic: str | Statistic) -> str:
 
 
 def measure(statistic: str | Statistic, f: Map) -> OfSpectrum | DeadUnits:
-    """Return what computes a statistic.
+    """Return the function that computes a statistic.
 
     Args:
         statistic: A name, or a function of a spectrum.

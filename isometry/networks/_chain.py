@@ -79,7 +79,7 @@ class ChainFunction(LayeredFunction):
         return self._outputs(params, x)[:-1]
 
     def factors(self, params: Params, x: Array, span: str) -> list[Factors]:
-        """Return a dense Jacobian a block, or the factors that a block knows."""
+        """Return the factors of every block: those that it knows, or its Jacobian."""
         # The output of each block is the point where the next is differentiated.
         points = [x, *self._outputs(params, x)]
         blocks = range(self.depth)
@@ -166,7 +166,7 @@ class Chain(LayeredNetwork):
 
     @public("adjust")
     def adjust(self, params: Params, xs: PyTree[Array]) -> tuple[Params, ...]:
-        """Adjust block after block, each to what those before it make of the inputs.
+        """Adjust the blocks in order, each to the outputs of those in front of it.
 
         Args:
             params: What `init` draws.

@@ -329,7 +329,7 @@ class Resnet(Built):
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:
-        """The layers of branches follow the activation, or are followed by it."""
+        """The activation for the layers of branches: each has it in front or behind."""
         names = [name for branch in self.anatomy.branches for name in branch.layers]
         return dict.fromkeys(names, self.function.activation)
 
@@ -631,7 +631,7 @@ def _runs(
     strides: Sequence[int],
     padding: str,
 ) -> tuple[Run, ...]:
-    """Follow the stream through the blocks, and group equal ones in a row."""
+    """Compute the shape of the stream at each block, and group equal blocks in a row."""
     checks.one_of("padding", padding, _PADDINGS)
     if size is None:
         if kernel is not None or max(strides) > 1:

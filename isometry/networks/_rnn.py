@@ -130,7 +130,7 @@ class Rnn(Network):
 
     @property
     def any_size(self) -> bool:
-        """Sequences of any length are read."""
+        """Whether x may have another length than the example: it may."""
         return True
 
     @property

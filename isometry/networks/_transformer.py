@@ -193,7 +193,7 @@ class Transformer(Built):
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:
-        """The layers before and behind the activation of the perceptrons."""
+        """The activation for the two layers of the perceptrons."""
         activation = self.function.activation
         return {"blocks/mlp/first": activation, "blocks/mlp/last": activation}
 

@@ -1,4 +1,4 @@
-"""Admin: skips of post-norm transformers rescaled by what their branches do to data."""
+"""Admin: skips of post-norm transformers, scaled by the measured variance of branches."""
 
 import math
 from collections.abc import Callable
@@ -27,7 +27,9 @@ def _xavier(layer: Layer, sigma_w: float) -> Init:
 
 
 def _profiled(branch: Branch) -> Residual:
-    """Multiply by 1, as the network is profiled; `_fit` sets the skips."""
+    """Start skips and branches at 1; `_fit` then measures, and sets the skips."""
+    # The multipliers do not depend on the branch.
+    del branch
     return Residual()
 
 

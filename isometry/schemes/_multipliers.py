@@ -176,7 +176,7 @@ def _gate(
     places: Places,
     shapes: Shapes,
 ) -> str | None:
-    """Return the leaf that is to multiply a branch, or None if none need."""
+    """Return the leaf to set as the multiplier of a branch, or None if none is needed."""
     # A stack of scalars is a vector with one entry for each slice.
     num_slices = max(places.by_name[name].stacked or 1 for name in record.layers)
     scalars = []
@@ -207,7 +207,7 @@ def _gate(
 
 
 def skip_leaf(record: Record, scheme: Scheme, value: float) -> str | None:
-    """Return the leaf that is to multiply the skip of a branch, or None if none need.
+    """Return the leaf to set as the multiplier of a skip, or None if none is needed.
 
     Raises:
         NotDefined: No leaf carries it, and the program does not fix the same number.

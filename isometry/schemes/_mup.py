@@ -41,7 +41,7 @@ def _sigma_w(layer: Layer) -> float:
 def learning_rate(
     layer: Layer, optimizer: str, base_width: int, *, bias: bool = False
 ) -> float:
-    """Compute what muP multiplies the learning rate of a layer by.
+    """Compute the factor by which muP multiplies the learning rate of a layer.
 
     The rate was tuned in a network of hidden width `base_width`. With
     r = width/base_width: input weights r ("sgd") and 1 ("adam"), hidden weights 1 and

@@ -211,7 +211,10 @@ def _first_point(anatomy: Anatomy, name: str) -> str | None:
 
 
 def _slice_of(point: str, name: str) -> tuple[int, ...] | None:
-    """Return the slice of a layer of which a point is the pre-activation, or None."""
+    """Return the indices of the slice of a layer at a point.
+
+    None if the point is not a pre-activation of the layer.
+    """
     if not point.startswith(name):
         return None
     rest = re.fullmatch(r"((?:\[\d+\]|@\d+)*)", point[len(name) :])

@@ -199,7 +199,7 @@ class _Linen(Model):
         return y
 
     def _variables(self, params: Params) -> Mapping[str, PyTree]:
-        """Return all collections; `params` alone may come without its name."""
+        """Return all collections; put back the name of "params" if it is left out."""
         if not isinstance(params, Mapping):
             raise InputError(
                 f"params is a {type(params).__name__}; write what module.init returns, "

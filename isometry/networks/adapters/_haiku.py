@@ -206,7 +206,7 @@ class _Draw:
     axes: tuple[Hashable, ...] = ()
 
     def with_axes(self) -> "_Draw":
-        """Return it with axes for norms that take statistics over all devices."""
+        """Return a copy with the axis names of norms that reduce over devices."""
 
         def trace(axes: tuple[Hashable, ...]) -> None:
             jax.eval_shape(dataclasses.replace(self, axes=axes), key_shape())
