@@ -223,7 +223,7 @@ class Plan:
     def require_known(
         self, params: Params, xs: PyTree[Array], bits: Array | None
     ) -> None:
-        """Refuse statistics that the method cannot compute: every record would be NaN."""
+        """Refuse statistics that would be NaN in every record by this method."""
         targets = self.targets(params, xs)
         measured = functools.partial(self._measured, targets)
         for sp in jax.eval_shape(measured, params, xs, bits=bits):

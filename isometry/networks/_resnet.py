@@ -631,7 +631,7 @@ def _runs(
     strides: Sequence[int],
     padding: str,
 ) -> tuple[Run, ...]:
-    """Compute the shape of the stream at each block, and group equal blocks in a row."""
+    """Compute the shape of the stream at each block, and group equal blocks."""
     checks.one_of("padding", padding, _PADDINGS)
     if size is None:
         if kernel is not None or max(strides) > 1:

@@ -1,4 +1,4 @@
-"""Admin: skips of post-norm transformers, scaled by the measured variance of branches."""
+"""Admin: skips of post-norm transformers, scaled by measured variances of branches."""
 
 import math
 from collections.abc import Callable

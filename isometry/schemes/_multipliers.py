@@ -176,7 +176,7 @@ def _gate(
     places: Places,
     shapes: Shapes,
 ) -> str | None:
-    """Return the leaf to set as the multiplier of a branch, or None if none is needed."""
+    """Return the leaf to set as the multiplier of a branch; None if none is needed."""
     # A stack of scalars is a vector with one entry for each slice.
     num_slices = max(places.by_name[name].stacked or 1 for name in record.layers)
     scalars = []

@@ -52,7 +52,8 @@ def flax(
         in_training: The module as it is built for training, if its mode is chosen when
             it is built and not when it is called.
         **apply: Further arguments of the module's call. A mode argument, such as
-            `train=False`, has this value in `net`, and its opposite in `net.training`.
+            `train=False`, has this value in `net`. In `net.training` it is set for
+            training, whatever its value here.
 
     Returns:
         The network. Its parameters are all that `module.init` returns, such as

@@ -124,7 +124,8 @@ def haiku(
         batch: The number of examples at which averages are drawn, and in
             `net.training.example`. Other numbers can be measured as well.
         **apply: Further arguments of the function. A mode argument, such as
-            `train=False`, has this value in `net`, and its opposite in `net.training`.
+            `train=False`, has this value in `net`. In `net.training` it is set for
+            training, whatever its value here.
 
     Returns:
         The network. Its parameters are what `transformed.init` returns; of a function

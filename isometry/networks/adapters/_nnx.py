@@ -99,7 +99,8 @@ def nnx(
         batch: The number of examples in `net.training.example`. Other numbers can be
             measured as well.
         **call: Further arguments of the module's call. A mode argument, such as
-            `train=False`, has this value in `net`, and its opposite in `net.training`.
+            `train=False`, has this value in `net`. In `net.training` it is set for
+            training, whatever its value here.
 
     Returns:
         The network. Its parameters are the module's state without random keys,
