@@ -73,7 +73,7 @@ NUMERICAL = (
     "tests/measure/test_product_method.py",
     "tests/measure/test_lanczos_method.py",
     "tests/measure/test_ensemble.py",
-    "tests/degeneracy/test_monitor.py",
+    "tests/test_monitor.py",
     "tests/theory/test_traced.py",
     "tests/initializers/test_convolution.py",
     "tests/initializers/test_laws.py",

@@ -25,7 +25,10 @@ _GIVEN = {
     "sparse_orthogonal": ({"density": 0.125},),
     "variance_scaling": ({"scale": 1.0, "mode": "fan_in", "distribution": "normal"},),
 }
-_OTHERWISE = {"torch_default_bias": "torch_default_bias(): a law of biases, not of weights"}
+_OTHERWISE = {
+    "torch_default_bias": "torch_default_bias(): a law of biases, not of weights",
+    "dirac": "dirac(): a kernel of a convolution; of a dense layer it is partial_identity()",
+}
 _VARIANCES = {"xavier": 1.0, "glorot": 1.0, "lecun": 1.0, "variance": 1.0, "kaiming": 2.0, "he": 2.0, "torch": 1 / 3}
 """fan_in · Var(W) of a square layer, by the first word of the name."""
 _NO_LAW = {"uniform": "the weights have a mean", "sparse": "entries of a column depend on each other"}

@@ -296,7 +296,7 @@ def _default_points(
         in_span: The names of all points of the span.
         toward: "output", "input" or "next".
     """
-    layers = [name for name in in_span if _spans.is_layer(name)]
+    layers = [name for name in in_span if _spans.is_layer(anatomy, name)]
     sums = [name for name in in_span if name.endswith(":sum")]
     # Points inside the steps of a recurrence ("@") are left out; its states are in.
     on_every_path = [

@@ -295,12 +295,8 @@ def _continuous_input(anatomy: Anatomy) -> str:
 
 def floating_leaves_of_x(anatomy: Anatomy) -> list[str]:
     """Return the points that are floating leaves of x."""
-    return [name for name in floating_points(anatomy) if _is_leaf_of_x(name)]
-
-
-def _is_leaf_of_x(name: str) -> bool:
-    """Tell whether a point is a leaf of x: "input", or "input/image" of a tree."""
-    return name == "input" or (name.startswith("input/") and ":" not in name)
+    # A layer may be called "input/kernel" too: only the anatomy tells them apart.
+    return [name for name in floating_points(anatomy) if name in anatomy.inputs]
 
 
 def where_to_start(anatomy: Anatomy) -> str:
@@ -352,7 +348,7 @@ def _hidden(anatomy: Anatomy) -> tuple[str, str]:
                 "isometry.anatomy(f, params, x).points."
             )
         return leaves, anatomy.branches[-1].joins
-    names = [name for name in anatomy.points if is_layer(name)]
+    names = [name for name in anatomy.points if is_layer(anatomy, name)]
     # Fewer than three weight layers leave no pair of a weight and a derivative of the
     # activation between the first pre-activation and the last one.
     if len(names) < 3:
@@ -375,8 +371,7 @@ def state(name: str) -> str | None:
     return base + step.lstrip("0123456789")
 
 
-def is_layer(name: str) -> bool:
+def is_layer(anatomy: Anatomy, name: str) -> bool:
     """Tell whether a point is the pre-activation of a weight layer."""
-    # Leaves of an x that is a tree are points too: "input/image".
-    is_end = name == "output" or _is_leaf_of_x(name)
+    is_end = name == "output" or name in anatomy.inputs
     return not is_end and ":" not in name and "@" not in name

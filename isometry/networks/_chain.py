@@ -61,6 +61,7 @@ class ChainFunction(LayeredFunction):
             "(None for a block without parameters)."
         )
 
+    @public("chain")
     def __call__(self, params: Params, x: Array) -> Array:
         return self._outputs(params, x)[-1]
 

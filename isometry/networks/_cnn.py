@@ -131,6 +131,7 @@ class CnnFunction:
         has_head = self.head is not None
         return num_layers - 1 + has_head
 
+    @public("cnn")
     def __call__(self, params: Params, x: Image) -> Array:
         stacks = params["layers"]
         x = self._checked(params, x)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from isometry import activations, schemes
@@ -129,6 +129,7 @@ class MlpFunction(LayeredFunction):
                 "jax.tree.map(lambda a: a[0], params)."
             )
 
+    @public("mlp")
     def __call__(self, params: Params, x: Array) -> Array:
         z = self.stem(params, x)
         return self._through(params["layers"][1:], z)
@@ -409,7 +410,7 @@ class Mlp(LayeredNetwork):
         return net
 
     @public("law")
-    def law(self, span: str, xs: Float[Array, "inputs n"]) -> Law:
+    def law(self, span: str, xs: ArrayLike) -> Law:
         """Predict the law of the singular values over a span, at infinite width.
 
         Widths may differ from layer to layer. The variance of the first

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
 
 from isometry import theory
 from isometry._internal import checks
@@ -22,7 +22,7 @@ def law(
     *,
     sigma_b: float,
     span: str,
-    xs: Float[Array, "inputs n"],
+    xs: ArrayLike,
 ) -> Law:
     """Return the law of the singular values of an MLP, for `Mlp.law`.
 
@@ -87,14 +87,14 @@ def variances(
     drawn: Sequence[Drawn],
     *,
     sigma_b: float,
-    xs: Float[Array, "inputs n"],
+    xs: ArrayLike,
 ) -> list[float]:
     """Return the variances of z_1 ... z_(depth-1) at infinite width.
 
     The first follows from the mean of |x|² over xs, the others from the variance map.
     """
     # In float64 on the host, because theory computes there.
-    x = np.asarray(xs, float).reshape(len(xs), -1)
+    x = np.asarray(xs, float)
     gains = [of_layer.gain(layer) for of_layer, layer in zip(drawn, plan, strict=True)]
     q = [gains[0] ** 2 * float((x**2).mean()) + sigma_b**2]
     for gain in gains[1:-1]:

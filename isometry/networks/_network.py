@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import jax
-from jaxtyping import Array, Float, PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, PyTree
 
 from isometry import schemes
 from isometry._internal import checks
@@ -381,7 +382,7 @@ class Network:
         return f"{type(self).__name__}({name})"
 
     @public("law")
-    def law(self, span: str, xs: Float[Array, "inputs ..."]) -> Law:
+    def law(self, span: str, xs: ArrayLike) -> Law:
         """Predict the law of the singular values over a span, at infinite width.
 
         It is what `compare` and `plots.overlay` take beside a measured spectrum.
@@ -410,7 +411,7 @@ class Network:
         )
 
     @public("moments")
-    def moments(self, span: str, xs: Float[Array, "inputs ..."]) -> tuple[float, float]:
+    def moments(self, span: str, xs: ArrayLike) -> tuple[float, float]:
         """Predict mean and variance of lam = s² over a span, where only they are known.
 
         Args:
@@ -434,7 +435,7 @@ class Network:
         raise NotDefined("no moments are known of this network.")
 
     @public("mean_field")
-    def mean_field(self, xs: Float[Array, "inputs ..."]) -> Signals:
+    def mean_field(self, xs: ArrayLike) -> Signals:
         """Predict the signals of `isometry.signals`, at infinite width.
 
         Args:

@@ -146,6 +146,7 @@ class ResnetFunction:
             return block.n_in
         return block.n_out
 
+    @public("resnet")
     def __call__(self, params: Params, x: Array) -> Array:
         x = self._checked(params, x)
         if not self.is_training:

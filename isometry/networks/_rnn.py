@@ -48,9 +48,8 @@ class RnnFunction:
         """The equations of one step."""
         return CELLS[self.kind]
 
-    def __call__(
-        self, params: Params, x: Float[Array, "steps n_in"]
-    ) -> Float[Array, " n_out"]:
+    @public("rnn")
+    def __call__(self, params: Params, x: Array) -> Float[Array, " n_out"]:
         """Run through a sequence from states of zeros, and read out the last h."""
         # Checked, because a batch of sequences would pass all gates without an error.
         shape = jnp.shape(x)

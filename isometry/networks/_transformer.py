@@ -69,6 +69,7 @@ class TransformerFunction:
             return (self.length, self.width)
         return (self.length,)
 
+    @public("transformer")
     def __call__(
         self,
         params: Params,

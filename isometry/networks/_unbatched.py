@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array
 
 from isometry._internal import checks, precision
 from isometry._internal.errors import InputError, public
@@ -14,7 +15,7 @@ Apply = Callable[[Params, Array], Array]
 
 
 @public("unbatched")
-def unbatched(apply: Apply, params: Params, xs: Float[Array, "examples ..."]) -> Apply:
+def unbatched(apply: Apply, params: Params, xs: ArrayLike) -> Apply:
     """Turn a model that takes batches into f(params, x) of one example.
 
     A Jacobian df/dx is that of one example. Batch normalization in training mode has

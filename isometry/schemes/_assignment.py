@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,9 @@ from isometry.structure import Anatomy, WeightLayer
 from isometry.structure._anatomy import PyTreeDef
 
 AS_DRAWN = "as drawn"
+
+# Numbers in the arguments of initializers, with more digits than a reader wants.
+_LONG = re.compile(r"\d+\.\d{5,}")
 
 
 class Row(NamedTuple):
@@ -187,7 +191,8 @@ class Assignment:
             ['layers'][1]['b']  layers/1  bias  zeros()
         """
         headings = ("leaf", "layer", "role", "initializer", "note")
-        columns = [list(column) for column in zip(headings, *self.rows, strict=True)]
+        rows = [[_short(cell) for cell in row] for row in self.rows]
+        columns = [list(column) for column in zip(headings, *rows, strict=True)]
         # A column with nothing but its heading is left out.
         shown = [column for column in columns if any(column[1:])]
         widths = [max(map(len, column)) for column in shown]
@@ -208,6 +213,11 @@ class Assignment:
 
     def __repr__(self) -> str:
         return f"Assignment({self.scheme!r}, {len(self.rows)} rows)"
+
+
+def _short(cell: str) -> str:
+    """Round long decimal fractions to four digits, for a table that fits a screen."""
+    return _LONG.sub(lambda number: f"{float(number[0]):.4g}", cell)
 
 
 @public("schemes.assign")

@@ -93,6 +93,12 @@ def of_attentions(scheme: Scheme, anatomy: Anatomy) -> list[Setting]:
     """
     if scheme.attention is None:
         return []
+    # Its weights alone would be those of another scheme, without a word.
+    if not anatomy.attentions:
+        raise NotDefined(
+            f"scheme {scheme.name!r} sets the matrix of an attention, and the anatomy "
+            "finds none: no softmax between queries, keys and values."
+        )
     settings: dict[str, Setting] = {}
     for attention in anatomy.attentions:
         layers = (*attention.query, *attention.key, *attention.value, *attention.output)

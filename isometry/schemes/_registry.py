@@ -1,12 +1,17 @@
 """The named schemes, and what else may stand where a scheme is taken."""
 
+import contextlib
 import dataclasses
+from collections.abc import Callable
 from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
 
 from isometry import activations, initializers
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
-from isometry._internal.types import Elementwise
+from isometry._internal.types import Elementwise, Key
 from isometry._internal.types import Initializer as Init
 from isometry.activations import Activation
 from isometry.schemes import (
@@ -108,7 +113,8 @@ def get(scheme: SchemeLike) -> Scheme:
         return _named(scheme)
     name = getattr(scheme, "__name__", None)
     # A factory is callable too, and would be taken for an initializer.
-    if any(scheme is entry.factory for entry in initializers.catalogue()):
+    is_ours = any(scheme is entry.factory for entry in initializers.catalogue())
+    if is_ours or (callable(scheme) and _returns_function(scheme)):
         raise InputError(
             f"scheme={name} is a factory; write {name}() with the parentheses."
         )
@@ -130,6 +136,22 @@ def get(scheme: SchemeLike) -> Scheme:
         _everywhere(scheme),
         definition="the same initializer everywhere",
     )
+
+
+def _returns_function(init: Callable[..., object]) -> bool:
+    """Tell whether a function makes initializers, as `jax.nn.initializers.he_normal`.
+
+    Called with a key and a shape, which it takes for axes, it returns a function.
+    """
+    returned: list[object] = []
+
+    def probe(key: Key) -> None:
+        returned.append(init(key, (2, 2), jnp.float32))
+
+    # What it refuses of this shape is its own matter, and said when it draws.
+    with contextlib.suppress(Exception):
+        jax.eval_shape(probe, jax.random.key(0))
+    return any(callable(value) for value in returned)
 
 
 def _named(name: str) -> Scheme:

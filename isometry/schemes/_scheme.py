@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from isometry import initializers
@@ -405,15 +406,17 @@ def _check_inputs(net: Callable[[Params, PyTree], PyTree], xs: PyTree) -> None:
     leaves = jax.tree.leaves(xs)
     # Networks of this package know the shape of their input. Other functions may take
     # any tree, whose shapes cannot be checked.
-    if shape is not None:
+    example = getattr(net, "example", None)
+    takes_floats = jnp.issubdtype(getattr(example, "dtype", float), jnp.floating)
+    if shape is not None and takes_floats:
         checks.examples("xs", xs, shape)
     checks.real("xs", xs)
-    if not leaves or any(jax.numpy.ndim(leaf) == 0 for leaf in leaves):
+    if not leaves or any(jnp.ndim(leaf) == 0 for leaf in leaves):
         raise InputError(
             f"xs is {checks.show(xs)}; write an array of examples, one a row, or a "
             "tree of them."
         )
-    counts = {jax.numpy.shape(leaf)[0] for leaf in leaves}
+    counts = {jnp.shape(leaf)[0] for leaf in leaves}
     # Leaves of different lengths cannot be split into examples, and no example has no
     # variance.
     if len(counts) > 1 or 0 in counts:

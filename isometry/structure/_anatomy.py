@@ -115,6 +115,11 @@ class Anatomy:
         """The names of the points, in the order in which they are computed."""
         return tuple(self._points.by_name)
 
+    @functools.cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The points that are leaves of x: "input", or "input/image" of a tree."""
+        return tuple(name for name, _ in self._points.inputs())
+
     @property
     def embeddings(self) -> tuple[WeightLayer, ...]:
         """The layers of which x selects rows, as tokens do."""

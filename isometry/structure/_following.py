@@ -1,5 +1,6 @@
 """Names the operations between two nodes of the flow: "batch norm → relu"."""
 
+import math
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
@@ -137,6 +138,8 @@ def words(
     # them are one step.
     for node in flow.passage(start, within):
         step = _step(flow, _segment(flow, before, node), names)
+        if is_wrap(flow, before, node):
+            step = Step("circular padding")
         # A jitted function inside another of the same name is one step.
         if step is not None and steps[-1:] != [step]:
             steps.append(step)
@@ -185,6 +188,19 @@ def _segment(
         seen.update(new)
         pending.extend(new)
     return sorted(seen - {before})
+
+
+def is_wrap(flow: Flow, before: int, node: int) -> bool:
+    """Tell whether a node is another continued around the circle, as before a kernel.
+
+    Every entry is one of the other, and some stand twice.
+    """
+    operations = {flow.operation(between) for between in _segment(flow, before, node)}
+    joins = operations - set(LAYOUT)
+    # Copies alone: more entries than there are, and slices that are joined.
+    if joins != {"slice", "concatenate"}:
+        return False
+    return math.prod(flow.value(node).shape) > math.prod(flow.value(before).shape)
 
 
 def _step(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from isometry.structure._branches import Join, is_sum
 from isometry.structure._flow import LAYOUT, Flow
+from isometry.structure._following import is_wrap
 from isometry.structure._layers import Row, Use
 from isometry.structure._meetings import size_of
 from isometry.structure._origins import Origins
@@ -28,6 +29,10 @@ _SLICING = frozenset(("scan_each", "scan_stack"))
 
 # Operations that concatenate a value with others, or pad it.
 _JOINING = frozenset(("concatenate", "pad"))
+
+
+# Sums over pixels or tokens, as the first half of a mean.
+_SUMS = frozenset(("reduce_sum", "reduce_window_sum"))
 
 
 class Spot(NamedTuple):
@@ -339,10 +344,15 @@ def outlet(flow: Flow, node: int) -> int | None:
 
     None if nothing follows but reshapes and scalings.
     """
-    for behind in reversed(flow.passage(node)):
-        is_layout = flow.operation(behind) in LAYOUT
-        if not (is_layout or flow.is_scaled(behind)):
-            return behind
+    passage = flow.passage(node)
+    scaled = None
+    for before, behind in reversed([*zip([node, *passage], passage, strict=False)]):
+        if flow.is_scaled(behind):
+            scaled = behind
+        elif not (flow.operation(behind) in LAYOUT or is_wrap(flow, before, behind)):
+            # A mean is a sum that is divided; the sum is no value of the network.
+            is_mean = flow.operation(behind) in _SUMS and scaled is not None
+            return scaled if is_mean else behind
     return None
 
 
@@ -435,15 +445,15 @@ class Points:
                 return name
             (node,) = inputs
 
-    def _inputs(self) -> Iterator[tuple[str, int]]:
-        """Yield the names of the leaves of x, and their indices."""
+    def inputs(self) -> Iterator[tuple[str, int]]:
+        """Yield the points that are leaves of x, by name, and their indices."""
         leaves = self._program.x
         for leaf, steps in zip(leaves, self._x_paths, strict=True):
             yield "/".join(["input", *steps]), leaf
 
     def _ends(self) -> Iterator[tuple[str, Point]]:
         """Yield the points of the inputs and of the output, by name."""
-        for name, leaf in self._inputs():
+        for name, leaf in self.inputs():
             node = self._flow.unrolled.find(leaf)
             yield name, Point(node, leaf, ())
             behind = outlet(self._flow, node)

@@ -130,7 +130,7 @@ def mean_square(net, q, r, seeds=8):
         x = r**0.5 * unit_rms(jax.random.normal(key_x, (n_in,)))
 
         def step(h):
-            return cell.step(params, net.activation, (h,), x)[0]
+            return cell.step(params, net.activation, (h,), x=x)[0]
 
         return (jax.jacfwd(step)(h) ** 2).sum() / units
 
