@@ -16,8 +16,9 @@ from isometry.structure import Branch as Record
 
 Shapes: TypeAlias = Mapping[str, jax.ShapeDtypeStruct]
 
-# How closely a number that the program fixes must agree with the one of the scheme:
-# a float32 constant is rounded at 6e-8. Ten times more would take 1.4142 for √2.
+# The relative difference up to which a constant in the program counts as the scheme's
+# number. Ten times less would be near the rounding of a float32 constant, 6e-8; ten
+# times more would take 1.4142 for √2.
 _SAME = 1e-6
 
 
@@ -25,11 +26,11 @@ class Setting(NamedTuple):
     """The values that a leaf of multipliers starts at.
 
     Attributes:
-        path: Its key path.
-        name: The name of the branch, of a stack without the slice; of an attention the
-            name of its first layer.
-        values: The value for each slice of a stacked leaf; one for any other leaf.
-        is_stacked: Whether the first axis of the leaf numbers the slices.
+        path: The key path of the leaf.
+        name: The name of the branch, without the slice for stacked branches; for an
+            attention the name of its first layer.
+        values: One value for each slice of a stacked leaf; a single one otherwise.
+        is_stacked: Whether the first axis of the leaf is that of the slices.
     """
 
     path: str
@@ -65,7 +66,7 @@ def settings(
         return []
     values: dict[str, dict[int | None, float]] = {}
     names: dict[str, str] = {}
-    # Each branch says what it needs, and slices of one leaf are put together after.
+    # Branches are visited one by one; slices of one leaf are put together at the end.
     for record, branch in places.branches:
         wanted = scheme.multipliers(branch)
         gate = _gate(record, scheme, wanted.branch, places=places, shapes=shapes)
@@ -101,39 +102,41 @@ def of_attentions(scheme: Scheme, anatomy: Anatomy) -> list[Setting]:
     settings: dict[str, Setting] = {}
     for attention in anatomy.attentions:
         layers = (*attention.query, *attention.key, *attention.value, *attention.output)
-        # Without any layer there is none to name.
+        # Messages name the attention by its first layer; "" if it has no layer.
         name = next(iter(layers), "")
         for coefficient, value in scheme.attention._asdict().items():
-            found = getattr(attention, coefficient)
+            # The key path of a leaf, a number that the program fixes, or None.
+            carrier = getattr(attention, coefficient)
             about = (
                 f"attention of layer {name!r}: scheme {scheme.name!r} starts "
                 f"{coefficient} of its matrix alpha I + beta A - gamma C, A the "
                 f"softmax, at {value:g}, and"
             )
-            if not isinstance(found, str):
-                _check_fixed(about, found, value)
+            if not isinstance(carrier, str):
+                _check_fixed(about, carrier, value)
                 continue
-            # One a block, a head or a model: all of them start at the same number.
-            own = Setting(found, name, (value,), is_stacked=False)
-            if settings.setdefault(found, own).values != own.values:
+            # The leaf may hold one number a block, a head or a model. All entries start
+            # at the same value, so the slices need not be told apart.
+            own = Setting(carrier, name, (value,), is_stacked=False)
+            if settings.setdefault(carrier, own).values != own.values:
                 raise NotDefined(
-                    f"{about} the leaf {found} carries another of the three numbers "
+                    f"{about} the leaf {carrier} carries another of the three numbers "
                     "too; give each its own."
                 )
     return list(settings.values())
 
 
-def _check_fixed(about: str, found: float | None, value: float) -> None:
-    """Refuse a coefficient that the program fixes at another number, or hides."""
-    if found is None:
+def _check_fixed(about: str, fixed: float | None, value: float) -> None:
+    """Require that the program fixes a coefficient at the scheme's value."""
+    if fixed is None:
         raise NotDefined(
             f"{about} what multiplies the values cannot be read as such a matrix; "
             "write it as this sum, of leaves times matrices that depend on the length "
             "alone."
         )
-    if not math.isclose(found, value, rel_tol=_SAME):
+    if not math.isclose(fixed, value, rel_tol=_SAME):
         raise NotDefined(
-            f"{about} the network fixes {found:g}, with no parameter for it; write "
+            f"{about} the network fixes {fixed:g}, with no parameter for it; write "
             "networks.transformer(..., attention='shaped'), or the sum itself in a "
             "network of your own."
         )
@@ -146,13 +149,23 @@ def setting(
     *,
     shape: Sequence[int],
 ) -> Setting:
-    """Put the values of one leaf together, by the slices of a stacked one."""
+    """Put the values of one leaf together.
+
+    Args:
+        path: The key path of the leaf.
+        name: The name of the first branch that it multiplies.
+        by_slice: The value for each slice; of a branch that is not stacked, for None.
+        shape: The shape of the leaf.
+
+    Raises:
+        NotDefined: Branches share a single number, and need different ones.
+    """
     is_stacked = None not in by_slice and tuple(shape[:1]) == (len(by_slice),)
     values = tuple(by_slice.values())
     if is_stacked:
         values = tuple(by_slice[number] for number in range(len(by_slice)))  # type: ignore[index]
         name = name.partition("[")[0]
-    # One number cannot be two.
+    # The leaf holds a single number, which cannot have two values.
     elif len(set(values)) > 1:
         raise NotDefined(
             f"branch {name!r}: its multiplier {path} is shared by branches that need "
@@ -169,7 +182,7 @@ def _gate(
     places: Places,
     shapes: Shapes,
 ) -> str | None:
-    """Return the leaf that is to multiply a branch, or None if none need."""
+    """Return the leaf to set as the multiplier of a branch; None if none is needed."""
     # A stack of scalars is a vector with one entry for each slice.
     num_slices = max(places.by_name[name].stacked or 1 for name in record.layers)
     scalars = []
@@ -188,8 +201,8 @@ def _gate(
             "fixup needs none, skipinit needs a scalar."
         )
     if value == 1.0:
-        # A scale per channel is that of a norm or LayerScale, which have laws of their
-        # own; a scalar is the multiplier that the scheme means.
+        # The scheme means a scalar. A scale per channel belongs to a norm or
+        # LayerScale, which starts at a value of its own, and is left alone.
         return scalars[-1] if scalars else None
     if scalars or scales:
         return (scalars or scales)[-1]
@@ -200,21 +213,22 @@ def _gate(
 
 
 def skip_leaf(record: Record, scheme: Scheme, value: float) -> str | None:
-    """Return the leaf that is to multiply the skip of a branch, or None if none need.
+    """Return the leaf to set as the multiplier of a skip, or None if none is needed.
 
     Raises:
         NotDefined: No leaf carries it, and the program does not fix the same number.
     """
-    # The first is the one next to the stream; the others keep what was drawn.
+    # If several leaves multiply the skip, the first one is next to the stream. It is
+    # set, and the others stay as drawn.
     if record.skip_gates:
         return record.skip_gates[0]
     factor = record.skip_factor
     is_same = factor is not None and math.isclose(factor, value, rel_tol=_SAME)
     if value == 1.0 or is_same:
         return None
-    came = "something else" if factor is None else f"{factor:g}"
+    written = "something else" if factor is None else f"{factor:g}"
     raise NotDefined(
         f"branch {record.name!r}: scheme {scheme.name!r} multiplies the skip by "
-        f"{value:.6g}, and the network by {came}, with no parameter for it; write "
+        f"{value:.6g}, and the network by {written}, with no parameter for it; write "
         "params['skip'] * x + F(x), or the number itself."
     )
