@@ -99,7 +99,8 @@ class Branch(NamedTuple):
     """A residual branch: layers whose result is added to their own input, the stream.
 
     Attributes:
-        name: The common prefix of the names of its layers: "block_0/attn".
+        name: The common prefix of the names of its layers: "block_0/attn". If the same
+            layers make several branches, the second one is "block_0/attn#2".
         leaves: The point at which it leaves the stream; None if that value is no point.
         joins: The point of the sum in which it returns to the stream.
         layers: The names of the layers on it, in order.
