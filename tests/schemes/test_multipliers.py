@@ -166,9 +166,7 @@ def gated_stream(p, x):
     return x + p["g"] * perceptron(p, x)
 
 
-@pytest.mark.parametrize(
-    "f", [pythagorean, highway, gated_at_both_ends, gated_stream]
-)
+@pytest.mark.parametrize("f", [pythagorean, highway, gated_at_both_ends, gated_stream])
 def test_a_gate_that_acts_elsewhere_too_is_refused(f):
     an = anatomy(f, gated(SCALAR), VECTOR)
     for name in ("rezero", "fixup"):
@@ -236,3 +234,34 @@ def test_a_scale_that_all_slices_share_is_no_scalar():
     params = jax.jit(assignment.draw)(KEY, given)
     np.testing.assert_array_equal(params["blocks"]["a"], 0)
     np.testing.assert_array_equal(params["scale"], given["scale"])
+
+
+def test_admin_gives_each_entry_of_one_vector_its_own_number():
+    """By the law in NumPy: ω² of a block is 1 + Σ Var F / Var x of those before it."""
+
+    def normed(x):
+        x = x - x.mean(-1, keepdims=True)
+        return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+
+    def f(params, x):
+        for i, block in enumerate(params["blocks"]):
+            x = normed(params["s"][i] * x + perceptron(block, x))
+        return x
+
+    square = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    block = {"w": square, "v": square}
+    shapes = {"blocks": [block] * 3, "s": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    assignment = schemes.assign("admin", anatomy(f, shapes, VECTOR), shapes)
+    drawn = jax.jit(assignment.draw)(KEY, models.zeros(shapes))
+    xs = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    found = schemes.get("admin").adjust(f, drawn, xs)["s"]
+    squares = [1.0]
+    x = xs.astype(np.float64)
+    for block in jax.device_get(drawn["blocks"]):
+        result = np.tanh(x @ block["w"]) @ block["v"]
+        squares.append(squares[-1] + result.var() / x.var())
+        x = x + result
+        x = x - x.mean(-1, keepdims=True)
+        x = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+    # Float32 rounds at 6e-8; the cancellation of sum minus skip costs two digits.
+    np.testing.assert_allclose(found, np.sqrt(squares[:3]), rtol=1e-5)
