@@ -222,7 +222,7 @@ def test_a_scale_that_all_slices_share_is_no_scalar():
 
     def f(params, x):
         def step(x, p):
-            return x + params["scale"] * (p["a"] * perceptron(p, x)), None
+            return x + (p["a"] * perceptron(p, x)) * params["scale"], None
 
         return jax.lax.scan(step, x, params["blocks"])[0]
 
