@@ -17,9 +17,7 @@ from isometry.structure import Anatomy
 from isometry.structure import Branch as Record
 from isometry.structure._anatomy import gate_uses
 from isometry.structure._assembling import GateUses
-
-# Indices along the first axes of a leaf, () for all of it; None if unknown.
-Entry: TypeAlias = tuple[int, ...] | None
+from isometry.structure._gates import Entry
 
 Shapes: TypeAlias = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -184,9 +182,13 @@ class Values:
     def _setting(self, path: str) -> Setting:
         name = self._names[path]
         by_entry = self._by_path[path]
-        entries = [entry for entry in by_entry if entry]
+        entries = []
+        for entry in by_entry:
+            known = tuple(index for index in entry or () if index is not None)
+            if known and known == entry:
+                entries.append(known)
         values = tuple(by_entry.values())
-        # None and () stand for a whole leaf, which holds one value.
+        # A leaf of which no entry is known, or of which all is meant, holds one value.
         is_apart = len(entries) == len(by_entry) and len(set(map(len, entries))) == 1
         if is_apart:
             if len(entries) > 1:

@@ -12,7 +12,7 @@ from isometry.structure._attention import Heads
 from isometry.structure._branches import Join, innermost, joins
 from isometry.structure._depths import Depths
 from isometry.structure._flow import Flow
-from isometry.structure._gates import Read
+from isometry.structure._gates import Entry, Read
 from isometry.structure._layers import Row, Use, rows
 from isometry.structure._meetings import meetings
 from isometry.structure._mixture import Coefficient
@@ -27,7 +27,7 @@ from isometry.structure._points import (
     spots,
     sums,
 )
-from isometry.structure._reading import Indices, Program, is_opaque, read
+from isometry.structure._reading import Program, is_opaque, read
 from isometry.structure._records import Attention, Branch, WeightLayer
 from isometry.structure._unrolling import Unrolled, representative
 
@@ -43,13 +43,13 @@ class GateUses(NamedTuple):
 
     Attributes:
         of_branch: For each branch by name, the entry of each leaf of its `gates`, by
-            key path: indices along its first axes, () for all of it, None if unknown.
+            key path.
         of_skip: Likewise, of its `skip_gates`.
         shared: The key paths of gates that the program reads in other places too.
     """
 
-    of_branch: dict[str, dict[str, Indices | None]]
-    of_skip: dict[str, dict[str, Indices | None]]
+    of_branch: dict[str, dict[str, Entry]]
+    of_skip: dict[str, dict[str, Entry]]
     shared: frozenset[str]
 
 
@@ -234,8 +234,8 @@ def _branches(parts: _Parts) -> tuple[tuple[Branch, ...], GateUses]:
     # A scanned block has one join in the program, and one branch for each iteration.
     stems = _stems(parts)
     by_name: dict[str, Branch] = {}
-    of_branch: dict[str, dict[str, Indices | None]] = {}
-    of_skip: dict[str, dict[str, Indices | None]] = {}
+    of_branch: dict[str, dict[str, Entry]] = {}
+    of_skip: dict[str, dict[str, Entry]] = {}
     all_reads: set[Read] = set()
     for join in parts.joins:
         positions = _positions(parts, join)
@@ -273,9 +273,13 @@ def _entries(
     reads: Iterable[Read],
     *,
     index_in: Mapping[int, int],
-) -> dict[str, Indices | None]:
+) -> dict[str, Entry]:
     """Return which entry of each gate multiplies one branch, by key path."""
-    entries = [_gates.entry(leaf, reads, parts.origins, index_in) for leaf in gates]
+    program = parts.flow.program
+    entries = [
+        _gates.entry(program, leaf, reads, origins=parts.origins, index_in=index_in)
+        for leaf in gates
+    ]
     return dict(zip(_paths(parts, gates), entries, strict=True))
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Container, Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,19 @@ _LINEAR = LAYOUT | {
 }
 
 _SUMS = frozenset(("add", "add_any", "sub"))
+
+# Operations behind which entries of a leaf are still known by what was picked.
+_DIRECT = (LAYOUT - {"scan_carry", "scan_last", "scan_stack"}) | {
+    "slice",
+    "dynamic_slice",
+    "gather",
+}
+
+# Indices along the first axes of a leaf, each None if it is not known.
+Indexed: TypeAlias = tuple[int | None, ...]
+
+# Which entries of a leaf are meant, () for all of it; None if nothing is known.
+Entry: TypeAlias = Indexed | None
 
 
 class Read(NamedTuple):
@@ -109,14 +122,17 @@ def shared(program: Program, known: Iterable[Read]) -> frozenset[int]:
 
 
 def entry(
+    program: Program,
     leaf: int,
     found: Iterable[Read],
+    *,
     origins: Mapping[int, Origins],
     index_in: Mapping[int, int],
-) -> Indices | None:
+) -> Entry:
     """Return which entry of a leaf is a gate.
 
     Args:
+        program: The program.
         leaf: Index of the leaf.
         found: Where leaves are gates of one branch.
         origins: The origins of values.
@@ -124,31 +140,68 @@ def entry(
             takes.
 
     Returns:
-        Indices along the first axes of the leaf, () for all of it; None if unknown, or
-        if there are several.
+        As in `Entry`. Unknown, too, if there are several.
     """
-    entries = set()
+    entries: set[Entry] = set()
     for read in found:
         if read.leaf == leaf:
             of_leaf = [o for o in origins.get(read.operand, ()) if o.leaf == leaf]
             is_plain = len(of_leaf) == 1 and not of_leaf[0].parts
             if not is_plain:
                 return None
-            entries.add(_picked(of_leaf[0].picks, index_in))
+            taken = _picked(of_leaf[0].picks, index_in)
+            if not _is_direct(program, read.operand, leaf):
+                taken = (None,) * len(taken)
+            entries.add(taken)
     return entries.pop() if len(entries) == 1 else None
 
 
-def _picked(picks: Iterable[Pick], index_in: Mapping[int, int]) -> Indices | None:
-    """Return the indices that picks take along the first axes, or None."""
+def _picked(picks: Iterable[Pick], index_in: Mapping[int, int]) -> Indexed:
+    """Return the indices that picks take along the first axes."""
     by_axis: dict[int, int | None] = {}
     for pick in picks:
         index = pick.index
         if index is None and pick.scan is not None:
             index = index_in.get(pick.scan)
         by_axis[pick.axis] = index
-    taken = [by_axis.get(axis) for axis in range(len(by_axis))]
-    known = tuple(index for index in taken if index is not None)
-    return known if len(known) == len(taken) else None
+    return tuple(by_axis.get(axis) for axis in range(len(by_axis)))
+
+
+def _is_direct(program: Program, index: int, leaf: int) -> bool:
+    """Tell whether a value is made of entries of a leaf that are known by their picks.
+
+    Reversed, summed or scaled entries are not, and neither are those that a loop finds
+    by a number of its own.
+    """
+    while index != leaf:
+        value = program.values[index]
+        if value.operation not in _DIRECT or not value.inputs:
+            return False
+        source = value.inputs[0]
+        # An index that is an operand is a number of the program, or a loop's.
+        if any(not _is_constant(program, read) for read in value.inputs[1:]):
+            return False
+        before, after = program.values[source].shape, value.shape
+        is_reshaped = value.operation == "reshape" and _wide(before) != _wide(after)
+        if is_reshaped:
+            return False
+        index = source
+    return True
+
+
+def _is_constant(program: Program, index: int) -> bool:
+    """Tell whether a value depends on no argument, and is the same in every loop."""
+    value = program.values[index]
+    if not value.inputs:
+        return value.operation == "constant"
+    if value.operation.startswith("scan"):
+        return False
+    return all(_is_constant(program, read) for read in value.inputs)
+
+
+def _wide(shape: Indices) -> Indices:
+    """Return the sizes of axes that have more than one entry."""
+    return tuple(size for size in shape if size != 1)
 
 
 def _zeroed_by(

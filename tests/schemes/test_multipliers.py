@@ -265,3 +265,30 @@ def test_admin_gives_each_entry_of_one_vector_its_own_number():
         x = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
     # Float32 rounds at 6e-8; the cancellation of sum minus skip costs two digits.
     np.testing.assert_allclose(found, np.sqrt(squares[:3]), rtol=1e-5)
+
+
+def test_entries_that_are_not_known_hold_one_value():
+    """A reversed stack of skips: admin would give each slice a number of its own."""
+    f, shapes, x = reversed_skips()
+    an = anatomy(f, shapes, x)
+    params = jax.jit(schemes.assign("admin", an, shapes).draw)(
+        KEY, models.zeros(shapes)
+    )
+    np.testing.assert_array_equal(params["s"], 1)
+    xs = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    with pytest.raises(NotDefined, match=r"\['s'\] is shared by branches or skips"):
+        schemes.get("admin").adjust(f, params, xs)
+
+
+def reversed_skips():
+    def step(x, p):
+        x = p["s"] * x + perceptron(p, x)
+        x = x - x.mean()
+        return x * jax.lax.rsqrt((x * x).mean() + 1e-6), None
+
+    def f(params, x):
+        return jax.lax.scan(step, x, params | {"s": params["s"][::-1]})[0]
+
+    stack = jax.ShapeDtypeStruct((3, 4, 4), jnp.float32)
+    shapes = {"w": stack, "v": stack, "s": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    return f, shapes, VECTOR
