@@ -28,7 +28,8 @@ from isometry.measure.methods import Method
 from isometry.networks import Network
 from isometry.structure import _names
 
-# From the trained parameters, and extra arguments of `update` by name, to f's params.
+# A function of the trained parameters, and of extra arguments of `update` by name, that
+# returns f's params.
 Current: TypeAlias = Callable[..., Params]
 
 
@@ -76,7 +77,7 @@ class Records:
         steps: The number of updates made before each record, 0 for the initial
             parameters.
         values: For each statistic an array (records, inputs), or (records,) if it is
-            one number for all inputs. Not finite where training itself no longer was.
+            one number for all inputs. Not finite where the parameters were not.
         missed: The number of records that were due when the buffer was full.
 
     Example:
@@ -103,8 +104,8 @@ class Records:
         return values.mean(1) if values.ndim > 1 else values
 
 
-# Outside of the caller's jit as well: in a loop that is not compiled, every update
-# would else compile the branches of the cond anew.
+# Compiled for itself: in a training loop without jit, every update would otherwise
+# compile the branches of the cond anew.
 @functools.partial(compilation.jit, static_argnums=0)
 def _advanced(
     plan: Plan,
@@ -117,7 +118,7 @@ def _advanced(
     is_due = state.step % plan.every == 0
     is_kept = is_due & (state.kept < plan.capacity)
 
-    # A branch of a cond, which runs only where a record is due and there is room.
+    # One branch of the cond below: it runs only if a record is due and there is room.
     def record() -> tuple[Int[Array, " capacity"], Values]:
         values = plan.observe(params, xs, bits=bits, step=state.step)
         kept = jax.tree.map(
@@ -218,9 +219,10 @@ def monitor(
 
     Raises:
         InputError: An argument is not of this form; a statistic is unknown, repeated,
-            of another shape, or one that `method` cannot tell; f would be measured at
-            what is no longer current; an extra argument that `state` names is missing.
-            What needs parameters is said by the optimizer's `init`.
+            of another shape, or one that `method` cannot compute; f would be measured
+            at parameters that are no longer current; an extra argument that `state`
+            names is missing. Checks that need the parameters are made by the
+            optimizer's `init` and `update`.
 
     Example:
         >>> import optax
@@ -251,7 +253,8 @@ def monitor(
             f"state={checks.show(state)} is not a function; write "
             "state=lambda params, batch_stats: {...}."
         )
-    # Inputs are arguments of the compiled update, not constants in it.
+    # Checked on the host. They are passed to the compiled update as an argument,
+    # because as constants they would be copied into the program.
     xs, _ = _ensemble.inputs_of(f, xs)
     named = _monitor_plan.named(statistics)
     plan = Plan(
@@ -267,7 +270,8 @@ def monitor(
         capacity=int(capacity),
         key_kind=key_kind,
     )
-    # What a network is made of is known before its parameters are.
+    # A network knows the shapes of its parameters, so mistakes are found here, and not
+    # at the optimizer's `init`.
     shapes = None
     if isinstance(f, Network) and f.example is not None:
         shapes = f.shapes
@@ -275,7 +279,8 @@ def monitor(
             warnings.simplefilter("ignore", PrecisionWarning)
             plan.require_known(shapes, xs, bits)
 
-    # Inside this function, so that warnings name `monitor` as what the user called.
+    # Decorated too, because the user calls it after `monitor` has returned: errors and
+    # warnings still begin with `monitor()`.
     @public("monitor")
     def init(params: Params) -> MonitorState:
         given = shapes
@@ -283,7 +288,8 @@ def monitor(
             given = _whole(params, shapes)
             _require_closed(function, given, xs)
         zero = jnp.zeros((), jnp.int32)
-        # Extra arguments come with `update` only, so f's params may be unknown here.
+        # With `state`, f's params depend on extra arguments, which come with `update`
+        # only. A made-up spectrum then gives the shapes of the buffers.
         if given is None:
             values = jax.eval_shape(plan.stand_in, params, xs)
         else:
@@ -308,7 +314,8 @@ def monitor(
                 "update() got no params; write optimizer.update(grads, opt_state, "
                 "params)."
             )
-        # The plan refers to f weakly, as compiled programs must; this keeps it alive.
+        # The plan holds f by a weak reference, as compiled programs must. The closure
+        # of this function keeps f alive.
         _ = function
         current = params
         if state is not None:
@@ -316,16 +323,16 @@ def monitor(
         current = _whole(current, shapes)
         return updates, _advanced(plan, opt_state, current, xs=xs, bits=bits)
 
-    # The types of optax take arguments by position alone.
+    # The types of optax have these arguments as positional-only.
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def _current(state: Current, params: Params, extra: Mapping[str, PyTree]) -> Params:
-    """Make f's params of the trained ones and of extra arguments."""
+    """Call the user's `state` with the trained parameters and the extra arguments."""
     parameters = list(inspect.signature(state).parameters.values())
     by_position = [one for one in parameters if one.kind in _BY_POSITION]
-    # The first one is that of the trained parameters, whatever its name; but a function
-    # of extra arguments alone may not want them.
+    # The first positional argument gets the trained parameters, whatever its name. If
+    # it has the name of an extra argument, the function takes extra arguments alone.
     given = ()
     if by_position and by_position[0].name not in extra:
         given = (params,)
@@ -344,7 +351,8 @@ def _current(state: Current, params: Params, extra: Mapping[str, PyTree]) -> Par
             f"{', '.join(extra) or 'no extra arguments'}; write "
             f"optimizer.update(grads, opt_state, params, {words})."
         )
-    # Other transformations of the chain may have extra arguments of their own.
+    # Extra arguments that `state` does not name are left out: they may be meant for
+    # other transformations of the chain.
     taken = dict(extra)
     if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
         names = {one.name for one in parameters}
@@ -357,10 +365,10 @@ def _is_masked(node: object) -> bool:
 
 
 def _whole(params: Params, shapes: Params | None) -> Params:
-    """Return all that f takes, in the tree that a network uses.
+    """Return params as the tree that f takes; refuse them if a part is missing.
 
-    A part is refused: the rest would not be what it is in training. `nnx.Optimizer`
-    takes arrays out of their variables; they are put back by their names.
+    The missing part would not be current, as it is in training. `nnx.Optimizer` passes
+    bare arrays in place of NNX variables; they are put back by their names.
 
     Args:
         params: What would be passed to f.
@@ -379,8 +387,8 @@ def _whole(params: Params, shapes: Params | None) -> Params:
     if shapes is None or jax.tree.structure(params) == jax.tree.structure(shapes):
         return params
     num_given, num_whole = len(nodes), len(jax.tree.leaves(shapes))
-    # With fewer leaves a collection is missing. Other differences are f's to judge: it
-    # may take mappings of another kind, for example.
+    # With fewer leaves a collection is missing. Other differences of structure are left
+    # for f to accept or refuse: it may take another kind of mapping, for example.
     if num_given < num_whole:
         raise InputError(
             f"params has {num_given} leaves, and the network has {num_whole} "
@@ -399,30 +407,32 @@ def _whole(params: Params, shapes: Params | None) -> Params:
 
 
 def _outline(shapes: Params) -> str:
-    """Name the entries at the top of a tree."""
+    """Write the key paths of the entries at the top of a tree."""
     paths = jax.tree_util.tree_leaves_with_path(shapes)
     tops = dict.fromkeys(jax.tree_util.keystr(path[:1]) for path, _ in paths)
     return ", ".join(tops)
 
 
 def _require_closed(function: Map, params: Params, xs: PyTree[Array]) -> None:
-    """Refuse a function that closes over arrays, which would stay as they are now."""
+    """Refuse a function that closes over JAX arrays, which would not be current."""
     try:
         closed, _ = traced(function, params, _draws.row_shapes(xs))
-    # What a user's function raises is reported where the span is resolved.
+    # If the user's function raises, it raises again where the span is resolved, and is
+    # reported there.
     except Exception:
         return
-    # NumPy's arrays are tables that a model makes for itself, such as a mask. A tracer
-    # belongs to the step that is being traced, and is current.
+    # Only JAX arrays are refused. NumPy arrays are tables that a model makes for
+    # itself, such as a mask, and a tracer belongs to the step that is being traced, so
+    # it is current.
     held = [
-        number
-        for number in jaxprs.constants(closed)
-        if isinstance(number, jax.Array)
-        and not checks.is_traced(number)
-        and jnp.issubdtype(number.dtype, jnp.floating)
+        constant
+        for constant in jaxprs.constants(closed)
+        if isinstance(constant, jax.Array)
+        and not checks.is_traced(constant)
+        and jnp.issubdtype(constant.dtype, jnp.floating)
     ]
     if held:
-        kinds = ", ".join(f"{number.dtype}{list(number.shape)}" for number in held[:3])
+        kinds = ", ".join(f"{array.dtype}{list(array.shape)}" for array in held[:3])
         raise InputError(
             f"f closes over {len(held)} floating arrays ({kinds}), which would stay as "
             "they are now, while training may change them, as it does batch "
@@ -457,13 +467,13 @@ def recorded(opt_state: PyTree) -> Records | dict[str, Records]:
         0
     """
     checks.on_host("opt_state", opt_state)
-    found = [leaf for leaf in _nodes(opt_state) if isinstance(leaf, MonitorState)]
-    if len(found) != 1:
+    states = [leaf for leaf in _nodes(opt_state) if isinstance(leaf, MonitorState)]
+    if len(states) != 1:
         hint = "chain isometry.monitor(...) into the optimizer"
-        if found:
+        if states:
             hint = "pass the part that holds the one"
-        raise InputError(f"{len(found)} monitors in this state; {hint}.")
-    (state,) = found
+        raise InputError(f"{len(states)} monitors in this state; {hint}.")
+    (state,) = states
     if jnp.ndim(state.kept):
         raise InputError(
             f"the state of {jnp.shape(state.kept)} runs; write "

@@ -45,7 +45,7 @@ _SIZE_OF_STAND_IN = 3
 
 @dataclass(frozen=True)
 class OfSpectrum:
-    """A statistic of the spectrum."""
+    """A statistic of the spectrum; it does not look at the parameters or inputs."""
 
     statistic: Statistic
 
@@ -98,9 +98,9 @@ class Plan:
             user's name and the package's. Functions of the user's own are left out.
         every: The number of updates from one record to the next.
         capacity: The number of records kept.
-        key_kind: The PRNG implementation of the key, such as "threefry2x32"; None for a raw
-            uint32 key or no key. The compiled update takes the bits of the key as an
-            array, and makes a key of them again.
+        key_kind: The PRNG implementation of the key, such as "threefry2x32"; None for a
+            raw uint32 key or no key. The compiled update takes the bits of the key as
+            an array, and makes a key of them again.
     """
 
     function: Reference
@@ -214,7 +214,7 @@ class Plan:
         return values
 
     def nested(self, by_label: dict[str, dict[str, Array]]) -> Values:
-        """Return the values as `MonitorState` has them: of a single span without a label."""
+        """Return values by label and statistic; of a single span, by statistic."""
         if not self.is_single:
             return dict(by_label)
         (values,) = by_label.values()
@@ -223,7 +223,7 @@ class Plan:
     def require_known(
         self, params: Params, xs: PyTree[Array], bits: Array | None
     ) -> None:
-        """Refuse statistics whose records would all be NaN, without a word."""
+        """Refuse statistics that would be NaN in every record by this method."""
         targets = self.targets(params, xs)
         measured = functools.partial(self._measured, targets)
         for sp in jax.eval_shape(measured, params, xs, bits=bits):
@@ -310,7 +310,7 @@ def _name(statistic: str | Statistic) -> str:
 
 
 def measure(statistic: str | Statistic, f: Map) -> OfSpectrum | DeadUnits:
-    """Return what computes a statistic.
+    """Return the function that computes a statistic.
 
     Args:
         statistic: A name, or a function of a spectrum.
@@ -322,8 +322,8 @@ def measure(statistic: str | Statistic, f: Map) -> OfSpectrum | DeadUnits:
     # Dead units are counted by the derivative of the activation, and a chain has no one
     # activation.
     has_units = isinstance(f, LayeredNetwork) and f.activation is not None
-    known = [*STATISTICS, DEAD] if has_units else STATISTICS
-    checks.one_of("statistics", statistic, known)
+    names = [*STATISTICS, DEAD] if has_units else STATISTICS
+    checks.one_of("statistics", statistic, names)
     if statistic == DEAD:
         assert isinstance(f, LayeredNetwork), "others have no statistic of this name"
         assert f.activation is not None, "others have no statistic of this name"

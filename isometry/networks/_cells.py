@@ -85,8 +85,8 @@ def _gate(
     gate: Gate, h: Float[Array, " units"], x: Float[Array, " n"]
 ) -> Float[Array, " units"]:
     """Compute W h + V x + b."""
-    # The bias is added to V x, so that the anatomy finds it at the input weight in every
-    # step. At the first step W h is zero, and no recurrent weight is seen.
+    # The bias is added to V x, so that the anatomy finds it at the input weight in
+    # every step. At the first step W h is zero, and no recurrent weight is seen.
     from_input = x @ gate["input"] + gate["b"]
     return from_input + h @ gate["recurrent"]
 

@@ -48,8 +48,8 @@ class ChainFunction(LayeredFunction):
 
     def entries(self, params: Params, where: str = "params") -> Sequence[Params]:
         """Return the parameters of the blocks; require a tuple of one entry a block."""
-        # The type is checked too: `zip` would silently iterate over the keys of a mapping
-        # or the rows of an array.
+        # The type is checked too: `zip` would silently iterate over the keys of a
+        # mapping or the rows of an array.
         is_sequence = isinstance(params, (tuple, list))
         if is_sequence and len(params) == self.depth:
             return params
@@ -80,7 +80,7 @@ class ChainFunction(LayeredFunction):
         return self._outputs(params, x)[:-1]
 
     def factors(self, params: Params, x: Array, span: str) -> list[Factors]:
-        """Return a dense Jacobian a block, or the factors that a block knows."""
+        """Return the factors of every block: those that it knows, or its Jacobian."""
         # The output of each block is the point where the next is differentiated.
         points = [x, *self._outputs(params, x)]
         blocks = range(self.depth)
@@ -167,7 +167,7 @@ class Chain(LayeredNetwork):
 
     @public("adjust")
     def adjust(self, params: Params, xs: PyTree[Array]) -> tuple[Params, ...]:
-        """Adjust block after block, each to what those before it make of the inputs.
+        """Adjust the blocks in order, each to the outputs of those in front of it.
 
         Args:
             params: What `init` draws.
@@ -227,7 +227,8 @@ class Chain(LayeredNetwork):
                 f"layers holds {len(given)} layers, and the chain has {num_layers}."
             )
         changed = []
-        # The list is consumed from the front: each block takes as many layers as it has.
+        # The list is consumed from the front: each block takes as many layers as it
+        # has.
         for block, entry in zip(blocks, entries, strict=True):
             own = given[: len(block.plan)]
             given = given[len(block.plan) :]

@@ -146,8 +146,8 @@ class CnnFunction:
 
     def _checked(self, params: Params, x: Image) -> Image:
         """Return x in the dtype of the parameters."""
-        # Checked here, because the message of XLA would speak of a batch and of axes that
-        # the user never wrote.
+        # Checked here, because the message of XLA would speak of a batch and of axes
+        # that the user never wrote.
         if jnp.shape(x) != self.input_shape:
             raise InputError(
                 f"x has shape {jnp.shape(x)}; this network takes one image of shape "
@@ -211,7 +211,7 @@ class Cnn(Built):
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:
-        """Every layer of several follows the activation, or is followed by it."""
+        """The activation for every layer: each has it in front, behind, or both."""
         layers = self.anatomy.layers
         # A single layer has no activation on either side.
         if len(layers) == 1:
@@ -395,7 +395,7 @@ def _layers(
     groups: int | Sequence[int],
     pooling: str | Sequence[str | None] | None,
 ) -> list[Convolution]:
-    """Check what a user writes, and follow the image through the layers."""
+    """Check the arguments of `cnn`, and compute the size of the image at each layer."""
     widths = _checked_channels(channels)
     num_layers = len(widths) - 1
     image = _spatial.checked_size(size)

@@ -40,8 +40,8 @@ class WeightedLayer(Layer):
 class LayeredFunction(ABC):
     """The function of a network whose Jacobian is a product of known factors."""
 
-    # Subclasses are frozen dataclasses: functions of one architecture are equal and have
-    # the same hash, so they share compiled programs.
+    # Subclasses are frozen dataclasses: functions of one architecture are equal and
+    # have the same hash, so they share compiled programs.
 
     @property
     @abstractmethod

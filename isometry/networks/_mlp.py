@@ -135,8 +135,8 @@ class MlpFunction(LayeredFunction):
         return self._through(params["layers"][1:], z)
 
     def stem(self, params: Params, x: Array) -> Array:
-        # A batch would pass through the products without an error, and its Jacobian would
-        # be a block matrix.
+        # A batch would pass through the products without an error, and its Jacobian
+        # would be a block matrix.
         if jnp.shape(x) != self.widths[:1]:
             raise InputError(
                 f"x has shape {jnp.shape(x)}; this network takes one example of shape "
@@ -236,7 +236,7 @@ def _affine(layer: Params, x: Array) -> Array:
 
 
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every leaf by its key path, in which lists are like tuples."""
+    """Return the shape of every leaf by its key path, the same for lists and tuples."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
 
@@ -512,8 +512,8 @@ def mlp(  # noqa: PLR0917 (as it has always been)
     for i, width in enumerate(sizes):
         checks.integer(f"widths[{i}]", width, low=1)
     phi = activations.get(activation)
-    # The Jacobian of the activation is taken to be diagonal, which is wrong for one that
-    # mixes its entries. Named activations are known to be elementwise.
+    # The Jacobian of the activation is taken to be diagonal, which is wrong for one
+    # that mixes its entries. Named activations are known to be elementwise.
     if not phi.named:
         checks.elementwise(f"activation={phi.name}", phi)
     if sigma_b is not None:

@@ -24,7 +24,7 @@ def law(
     span: str,
     xs: ArrayLike,
 ) -> Law:
-    """Return what `Mlp.law` does.
+    """Return the law of the singular values of an MLP, for `Mlp.law`.
 
     Args:
         activation: The activation of the hidden layers.
@@ -35,7 +35,8 @@ def law(
         xs: Inputs.
     """
     checks.one_of("span", span, SPANS)
-    # Theory speaks of pairs of W and D, and fewer layers leave none inside.
+    # The law is that of a product of pairs W D. Below depth 3 there is no weight layer
+    # between z_1 and z_(depth-1), and so no pair.
     if span == "hidden" and len(plan) < 3:
         raise InputError(
             'span="hidden" runs from z_1 to z_(depth-1) and needs depth 3; this '
@@ -46,17 +47,19 @@ def law(
     widths = [plan[0].fan_in, *(layer.fan_out for layer in plan)]
     weights = drawn[0].weights
     if span == "hidden":
-        # Stem and head lie outside, and so does the variance behind the last pair.
-        inner = _hidden(
+        # The span begins behind the stem and ends in front of the last activation and
+        # the head. So these two layers and the last variance are left out.
+        hidden = _hidden(
             activation,
             plan[1:-1],
             drawn[1:-1],
             q=q[:-1],
             widths=widths[1:-1],
         )
-        return _with_edges(inner)
+        return _with_edges(hidden)
     scales = [of_layer.sigma_w for of_layer in drawn]
-    # One weight without a derivative behind it is a pair with the identity.
+    # A single layer has no activation. As a pair W D, its D is the identity, which is
+    # the derivative of "linear".
     if len(plan) == 1:
         return theory.jacobian_law(
             "linear",
@@ -90,13 +93,13 @@ def variances(
 
     The first follows from the mean of |x|² over xs, the others from the variance map.
     """
-    # On the host and in float64, as theory works.
+    # In float64 on the host, because theory computes there.
     x = np.asarray(xs, float)
     gains = [of_layer.gain(layer) for of_layer, layer in zip(drawn, plan, strict=True)]
     q = [gains[0] ** 2 * float((x**2).mean()) + sigma_b**2]
     for gain in gains[1:-1]:
         q.append(theory.q_map(activation, q[-1], gain, sigma_b=sigma_b))
-    # A single layer has no hidden units, and no variance of theirs.
+    # A single layer has no hidden units, so the variance of its outputs is left out.
     return q[: len(plan) - 1]
 
 
@@ -110,31 +113,33 @@ def _hidden(
 ) -> Law:
     """Return the law of W_(d-1) D_(d-2) ... W_2 D_1.
 
-    Its derivatives stand on the right, and `jacobian_law` has them on the left, so it
-    is read as the law of the transpose, from the end.
+    `jacobian_law` is for products of D W, and here every derivative D stands to the
+    right of its W. The transpose of the product has the wanted form and the same
+    singular values, so all sequences are passed in reverse order.
     """
-    turned = []
+    transposed = []
     for of_layer, layer in zip(drawn, layers, strict=True):
         scale = of_layer.sigma_w
         # Transposed, a Gaussian layer sums over fan_out units. Its variance
         # sigma_w²/fan_in is (sigma_w² fan_out/fan_in)/fan_out.
         if of_layer.weights == "gaussian":
             scale *= (layer.fan_out / layer.fan_in) ** 0.5
-        turned.append(scale)
-    # Square layers have a law of their own, whose edges are always found.
+        transposed.append(scale)
+    # With widths=None theory takes all layers to be square: a law whose edges it can
+    # always find.
     are_square = all(n == m for n, m in itertools.pairwise(widths))
     return theory.jacobian_law(
         activation,
         depth=len(q),
         q=q[::-1],
-        sigma_w=turned[::-1],
+        sigma_w=transposed[::-1],
         weights=drawn[0].weights,
         widths=None if are_square else widths[::-1],
     )
 
 
 def _with_edges(law: Law) -> Law:
-    """Return a law whose edges can be found, as they always can for equal widths."""
+    """Return the law; refuse one whose edges cannot be found, as for some widths."""
     try:
         _ = law.support
     except (ValueError, ArithmeticError) as error:

@@ -74,8 +74,8 @@ class Network:
     def init(self, key: Key) -> Params:
         """Draw the parameters.
 
-        A data-driven scheme (lsuv, admin) adjusts them to inputs afterwards, by `adjust`,
-        which `ensemble` and `audit` call.
+        A data-driven scheme (lsuv, admin) adjusts them to inputs afterwards, by
+        `adjust`, which `ensemble` and `audit` call.
 
         Args:
             key: A random key. It may be traced.
@@ -97,7 +97,7 @@ class Network:
             key: A random key, which is used if the model draws them itself.
 
         Returns:
-            Parameters of which a scheme replaces the weights.
+            All leaves of the parameters. A scheme then replaces the weights.
 
         Example:
             >>> net = networks.mlp([3, 2], "tanh")
@@ -107,13 +107,15 @@ class Network:
         return self.init(key)
 
     def completed(self, key: Key, params: Params) -> Params:
-        """Return parameters whose weights a scheme has drawn, with a state to match.
+        """Update the state in parameters whose weights a scheme has drawn.
 
-        Most models begin with a state that no weight changes.
+        The initial state of most models does not depend on the weights, and the
+        parameters are returned as they are. Haiku's batch norm starts from averages of
+        a batch, which do.
 
         Args:
-            key: The key from which they are drawn.
-            params: Parameters, with the state that belongs to other weights.
+            key: The key from which the parameters were drawn.
+            params: Parameters, whose state belongs to the weights before.
 
         Returns:
             The parameters.
@@ -149,8 +151,8 @@ class Network:
     @functools.cached_property
     def shapes(self) -> Params:
         """The shapes of the parameters. Nothing is drawn."""
-        # `init` would not do: its scheme asks for these shapes. A skeleton has all leaves
-        # without a scheme.
+        # `init` would not do: its scheme asks for these shapes. A skeleton has all
+        # leaves without a scheme.
         return jax.eval_shape(self.skeleton, jax.random.key(0))
 
     @functools.cached_property
@@ -161,8 +163,8 @@ class Network:
                 f"anatomy: {checks.show(self)} begins with a plain function, whose "
                 "input has no known shape; write isometry.anatomy(net, params, x)."
             )
-        # `self` and not `self.function`, so that a subclass whose `__call__` does more is
-        # read as the user calls it.
+        # `self` and not `self.function`, so that a subclass whose `__call__` does more
+        # is read as the user calls it.
         return anatomy(self, self.shapes, self.example)
 
     @property
@@ -225,8 +227,8 @@ class Network:
             >>> round(float(outputs.std()), 3)
             1.0
         """
-        # Without a scheme, the model's own code draws the parameters, and nothing adjusts
-        # them.
+        # Without a scheme, the model's own code draws the parameters, and nothing
+        # adjusts them.
         if self.scheme is None:
             return params
         return self.scheme.adjust(self, params, xs)
@@ -502,8 +504,8 @@ class Built(Network):
         sigma_b: float | None = None,
     ) -> "Built":
         """Return the same network with its weights drawn by another scheme."""
-        # A copy, where `Network.with_scheme` makes a wrapper: the class stays, and with it
-        # the laws that it knows.
+        # A copy, where `Network.with_scheme` makes a wrapper: the class stays, and with
+        # it the laws that it knows.
         redrawn = dataclasses.replace(
             self,
             scheme=schemes.get(scheme),

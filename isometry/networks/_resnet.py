@@ -158,30 +158,30 @@ class ResnetFunction:
 
     def _checked(self, params: Params, x: Array) -> Array:
         """Return x in the dtype of the parameters."""
-        came = jnp.shape(x)
+        shape = jnp.shape(x)
         if self.is_training:
-            fits = len(came) > 0 and came[1:] == self.input_shape
+            fits = len(shape) > 0 and shape[1:] == self.input_shape
             wanted = f"a batch (examples, ...) of examples of shape {self.input_shape}."
         else:
-            fits = came == self.input_shape
+            fits = shape == self.input_shape
             wanted = (
                 f"one example of shape {self.input_shape}. For a batch write "
                 "jax.vmap(net, (None, 0))(params, xs)."
             )
         if not fits:
-            raise InputError(f"x has shape {came}; this network takes {wanted}")
+            raise InputError(f"x has shape {shape}; this network takes {wanted}")
         return jnp.asarray(x, jax.tree.leaves(params)[0].dtype)
 
     def _one(self, params: Params, x: Array) -> Array:
         """Return the output of one example."""
         statistics = (None,) * len(self.runs)
-        # Statistics are kept beside the parameters, as in Flax, so that no gradient step
-        # changes them.
+        # Statistics are kept beside the parameters, as in Flax, so that no gradient
+        # step changes them.
         if self.norm == "batch":
             statistics = _by_run(params["batch_stats"]["blocks"])
             params = params["params"]
-        # No norm or activation stands between the stream and either end, only the matrix
-        # of the stem or the head.
+        # No norm or activation stands between the stream and either end, only the
+        # matrix of the stem or the head.
         if self.n_in is not None:
             x = _layer(params["stem"], x, padding=self.runs[0].block.padding)
         of_runs = zip(self.runs, _by_run(params["blocks"]), statistics, strict=True)
@@ -330,7 +330,7 @@ class Resnet(Built):
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:
-        """The layers of branches follow the activation, or are followed by it."""
+        """The activation for the layers of branches: each has it in front or behind."""
         names = [name for branch in self.anatomy.branches for name in branch.layers]
         return dict.fromkeys(names, self.function.activation)
 
@@ -632,7 +632,7 @@ def _runs(
     strides: Sequence[int],
     padding: str,
 ) -> tuple[Run, ...]:
-    """Follow the stream through the blocks, and group equal ones in a row."""
+    """Compute the shape of the stream at each block, and group equal blocks."""
     checks.one_of("padding", padding, _PADDINGS)
     if size is None:
         if kernel is not None or max(strides) > 1:

@@ -19,9 +19,9 @@ from isometry.networks._cells import CELLS, Cell, States
 from isometry.networks._gate_laws import GateBias, GateLaws, PerGate
 from isometry.networks._network import Network
 
-# Steps of `net.example`, the sequence by which the anatomy is read. The anatomy has a few
-# points for every step: with ten times more steps it would fill screens, and with one
-# step there would be no recurrence.
+# Steps of `net.example`, the sequence by which the anatomy is read. The anatomy has a
+# few points for every step: with ten times more steps it would fill screens, and with
+# one step there would be no recurrence.
 _STEPS = 16
 
 
@@ -110,8 +110,8 @@ class Rnn(Network):
         biases = self.laws.biases(key_biases, cell, units, dtype=self.dtype)
         params = {}
         shapes = cell.shapes(units, function.n_in)
-        # Each gate has a key of its own, so its draw does not depend on the shapes of the
-        # others.
+        # Each gate has a key of its own, so its draw does not depend on the shapes of
+        # the others.
         for gate_key, (gate, shapes_of_gate) in zip(keys, shapes.items(), strict=True):
             params[gate] = {"b": biases[gate]}
             key_recurrent, key_input = jax.random.split(gate_key)
@@ -129,17 +129,17 @@ class Rnn(Network):
 
     @property
     def any_size(self) -> bool:
-        """Sequences of any length are read."""
+        """Whether x may have another length than the example: it may."""
         return True
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:
         """The activation for which each recurrent weight is critical.
 
-        It is `linear`, and so the scale is 1, for gates with values in (0, 1): the signal
-        does not pass through their logistic function, but is multiplied by its value.
-        Critical weights of the logistic function are 10 times as large, and gates would
-        be almost 0 or 1.
+        For gates with values in (0, 1) it is `linear`, and so the scale is 1: the
+        signal does not pass through their logistic function, but is multiplied by its
+        value. Critical weights of the logistic function are 10 times as large, and
+        gates would be almost 0 or 1.
         """
         cell = self.function.cell
         by_layer = {}

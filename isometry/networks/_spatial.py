@@ -154,7 +154,8 @@ def one_each(
         of: "layer" or "block".
         check: Takes the name and the value of one, and returns it as it is kept.
     """
-    # Multipliers often come from np.linspace. `tolist` makes a number of a scalar array.
+    # Multipliers often come from np.linspace. `tolist` makes a number of a scalar
+    # array.
     if isinstance(value, (np.ndarray, jax.Array)):
         value = value.tolist()
     if isinstance(value, str) or not isinstance(value, Sequence):

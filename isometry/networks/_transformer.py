@@ -147,8 +147,8 @@ class TransformerFunction:
         key = _to_heads(params["key"], h)
         value = _to_heads(params["value"], h)
         logits = jnp.einsum("qhe,khe->hqk", query, key)
-        # Scaled so that logits are of order one if queries and keys are (Vaswani et al.,
-        # 2017).
+        # Scaled so that logits are of order one if queries and keys are (Vaswani et
+        # al., 2017).
         logits = logits / (self.width // self.heads) ** 0.5
         visible = jnp.ones((self.length, self.length), bool)
         if self.causal:
@@ -194,7 +194,7 @@ class Transformer(Built):
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:
-        """The layers before and behind the activation of the perceptrons."""
+        """The activation for the two layers of the perceptrons."""
         activation = self.function.activation
         return {"blocks/mlp/first": activation, "blocks/mlp/last": activation}
 

@@ -1,4 +1,4 @@
-"""Admin: skips of post-norm transformers rescaled by what their branches do to data."""
+"""Admin: skips of post-norm transformers, scaled by measured variances of branches."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -29,7 +29,9 @@ def _xavier(layer: Layer, sigma_w: float) -> Init:
 
 
 def _profiled(branch: Branch) -> Residual:
-    """Multiply by 1, as the network is profiled; `_fit` sets the skips."""
+    """Start skips and branches at 1; `_fit` then measures, and sets the skips."""
+    # The multipliers do not depend on the branch.
+    del branch
     return Residual()
 
 
@@ -113,7 +115,8 @@ def _put(params: Params, settings: Sequence[Setting]) -> Params:
     leaves = []
     for path, leaf in with_paths:
         name = jax.tree_util.keystr(path)
-        # The slices of a stacked leaf were measured one by one; the leaf is set at once.
+        # The slices of a stacked leaf were measured one by one; the leaf is set at
+        # once.
         if name in by_path:
             leaf = by_path[name].put(leaf)
         leaves.append(leaf)

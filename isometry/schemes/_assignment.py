@@ -63,11 +63,11 @@ class _Weight(NamedTuple):
 
     Attributes:
         source: The layer, as the anatomy has it.
-        layers: What the scheme was told, for each slice.
+        layers: The `Layer` that the scheme was given, for each slice.
         inits: The initializer of each slice.
-        parts: Of one weight for queries, keys and values that is drawn as three: the
-            layer of each. Otherwise empty.
-        pair: Which random key it is drawn from: the index of the layer itself, or of
+        parts: For one weight that makes queries, keys and values and is drawn as three:
+            the layer of each, by role. Otherwise empty.
+        pair: The index of the layer whose key draws this weight: the layer itself, or
             the one with which it shares a random matrix.
         note: As in `Row`.
     """
@@ -80,7 +80,7 @@ class _Weight(NamedTuple):
     note: str
 
     def part(self, role: str) -> Layer:
-        """Return what a scheme may know of the layer in a role of an attention."""
+        """Return the layer that plays a role in an attention: a part, or the whole."""
         return self.parts.get(role, self.layers[0])
 
 
@@ -150,8 +150,8 @@ class Assignment:
         paths, leaves, tree = _by_path(params)
         drawn = dict(zip(paths, leaves, strict=True))
         self._check_paths(drawn)
-        # Even numbers for weights and odd ones for biases: a bias that is added later
-        # does not change what is drawn for the weights.
+        # Weights fold in even numbers and biases odd ones, so adding a bias to a
+        # network does not change the draw of its weights.
         for weight in self._weights:
             leaf = drawn[weight.source.path]
             own_key = jax.random.fold_in(key, 2 * weight.pair)
@@ -160,14 +160,14 @@ class Assignment:
             leaf = drawn[bias.path]
             own_key = jax.random.fold_in(key, 2 * bias.source.index + 1)
             drawn[bias.path] = bias.init(own_key, leaf.shape, leaf.dtype)
-        # Multipliers come last, because none of them is a weight or a bias.
+        # No leaf of multipliers is a weight or a bias, so nothing is overwritten.
         for setting in self._settings:
             drawn[setting.path] = setting.put(drawn[setting.path])
         return jax.tree.unflatten(tree, [drawn[path] for path in paths])
 
-    def _check_paths(self, known: Mapping[str, Array]) -> None:
+    def _check_paths(self, by_path: Mapping[str, Array]) -> None:
         for row in self.rows:
-            if row.path not in known:
+            if row.path not in by_path:
                 raise InputError(
                     f"params have no leaf {row.path}, which the anatomy has; write "
                     "parameters of the network that was read."
@@ -193,14 +193,14 @@ class Assignment:
         headings = ("leaf", "layer", "role", "initializer", "note")
         rows = [[_short(cell) for cell in row] for row in self.rows]
         columns = [list(column) for column in zip(headings, *rows, strict=True)]
-        # A column without entries says nothing.
-        told = [column for column in columns if any(column[1:])]
-        widths = [max(map(len, column)) for column in told]
+        # A column with nothing but its heading is left out.
+        shown = [column for column in columns if any(column[1:])]
+        widths = [max(map(len, column)) for column in shown]
         lines = [self._heading()]
         for i in range(len(self.rows) + 1):
             padded = [
                 column[i].ljust(width)
-                for column, width in zip(told, widths, strict=True)
+                for column, width in zip(shown, widths, strict=True)
             ]
             lines.append("  ".join(padded).rstrip())
         return "\n".join(lines)
@@ -275,7 +275,7 @@ def assign(
         True
     """
     chosen = get(scheme)
-    # All that can be refused is refused before anything is drawn.
+    # Everything that can be refused is refused here, before any draw.
     check_sigmas(chosen, sigma_w, sigma_b)
     if chosen.transform is not None:
         raise NotDefined(
@@ -295,18 +295,18 @@ def assign(
         weight, row = _weight(chosen, source, places, scales=scales)
         rows.append(row)
         if weight is not None:
-            # Shapes alone are traced, so a network of any size is checked in no time.
+            # The draw is traced on shapes, so the check is fast for a network of any
+            # size.
             _check_drawable(weight, chosen, shapes[source.path])
             weights.append(weight)
-    # Pairs are found among what is drawn: an embedding is no half of one.
+    # Only weights that the scheme draws can be paired, so this comes after the loop.
     weights = _paired(weights, chosen, anatomy)
     biases = _biases(weights, scales)
     settings = _multipliers.settings(chosen, anatomy, places, shapes=shapes)
     settings += _multipliers.of_attentions(chosen, anatomy)
     rows += [bias.row() for bias in biases]
     rows += [_row_of_setting(setting) for setting in settings]
-    # What the scheme leaves alone is listed too, so that nothing is left alone
-    # unnoticed.
+    # Leaves that the scheme leaves alone are listed too, so that users notice them.
     rows += _others(shapes, rows)
     return Assignment(
         scheme=chosen,
@@ -332,8 +332,8 @@ def _by_path(params: Params) -> tuple[list[str], list[Array], PyTreeDef]:
 def _shapes(params: Params, anatomy: Anatomy) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the shapes of the leaves by key path; refuse those of another network."""
     paths, leaves, tree = _by_path(params)
-    # A tree that differs in structure has other key paths, or the same for other
-    # layers.
+    # Layers are found by key path. In a tree of another structure a path is missing, or
+    # leads to the leaf of another layer.
     if tree != anatomy.params_tree:
         raise InputError(
             f"params are a tree of {len(paths)} leaves that is not the one of the "
@@ -346,13 +346,14 @@ def _shapes(params: Params, anatomy: Anatomy) -> dict[str, jax.ShapeDtypeStruct]
 
 
 def _without_repeats(layers: Sequence[WeightLayer]) -> list[WeightLayer]:
-    """Leave out layers that are entries of a leaf that an earlier layer has drawn.
+    """Return the layers without those that overlap with an earlier layer of their leaf.
 
-    An example is a table of embeddings of which a fixed row is read apart.
+    One of these is a table of embeddings of which the program also reads a fixed row:
+    the row is a layer of its own, and part of the table.
     """
     kept: list[WeightLayer] = []
     for layer in layers:
-        # Drawn twice, the later draw would overwrite a part of the earlier one.
+        # If both were drawn, the later draw would overwrite a part of the earlier one.
         earlier = [other for other in kept if other.path == layer.path]
         if all(_is_apart(layer, other) for other in earlier):
             kept.append(layer)
@@ -383,27 +384,29 @@ def _weight(
         return None, row
 
     role = _places.role(source)
-    # Embeddings are looked up: no fan_in is summed, so no law of weights applies.
+    # A token looks up one row of an embedding. Laws of weights are for sums over fan_in
+    # inputs, so they do not apply.
     if role == "embedding" and not scheme.embeddings:
         return kept("tied with the head" if source.tied else "")
-    # Its fans are unknown, and so is which axis is summed. It is listed, not refused:
-    # the other layers of the network can be drawn all the same.
+    # The fans of such a layer are unknown, and no scheme can draw it. It is listed as
+    # drawn and not refused, so that the other layers of the network can be drawn.
     if source.kind == "other":
         return kept("how it acts on the signal cannot be read")
     layers = _places.layers(source, places)
     scaled = scales.of(layers[0])
-    # Slices that get the same initializer are drawn as one batch.
+    # `_draw_weight` draws all slices as one batch if they have the same initializer
+    # object, so like layers are given the same object.
     chosen: dict[Layer, Init] = {}
     parts: dict[str, Layer] = {}
     inits = []
     for layer in layers:
-        kind = _kind(layer) if scheme.alike else layer
+        kind = _without_index(layer) if scheme.alike else layer
         if kind not in chosen:
             try:
                 chosen[kind] = scaled.scheme.initializer(layer)
             except FromCall as error:
-                # A scheme may have no law for one weight that is three, and one for
-                # each of the three.
+                # A scheme may refuse one weight for queries, keys and values, and still
+                # have an initializer for each of the three. Then these are drawn.
                 parts = _fused.parts(layer, places.shares.get(source.name, {}))
                 if not parts:
                     raise NotDefined(_about(source, scheme, error)) from error
@@ -418,7 +421,8 @@ def _weight(
         pair=source.index,
         note=note,
     )
-    # Slices may differ, as the scale of a branch may depend on its place.
+    # The scale may depend on the place of a branch, and differ from slice to slice. The
+    # row then shows the first and the last.
     written = list(dict.fromkeys(map(repr, inits)))
     initializer = written[0]
     if len(written) > 1:
@@ -427,17 +431,22 @@ def _weight(
     return weight, row
 
 
-def _kind(layer: Layer) -> Layer:
-    """Return what a layer has in common with its like: all but which one it is."""
+def _without_index(layer: Layer) -> Layer:
+    """Return a layer with its index, and that of its branch, set to 0.
+
+    Layers for which the result is equal get the same initializer from a scheme that is
+    `alike`.
+    """
     branch = layer.branch
-    # The count and the position stay: scales depend on them.
+    # The count and the position of the branch stay, because scales depend on them.
     if branch is not None:
         branch = dataclasses.replace(branch, index=0)
     return dataclasses.replace(layer, index=0, branch=branch)
 
 
 def _about(source: WeightLayer, scheme: Scheme, error: FromCall) -> str:
-    # The function that the user called is named once, in front.
+    # The decorator of the function that the user called puts its name in front, so that
+    # of `Scheme.initializer` is left out.
     text = str(error)
     if error.function == "Scheme.initializer":
         text = error.message
@@ -445,7 +454,7 @@ def _about(source: WeightLayer, scheme: Scheme, error: FromCall) -> str:
 
 
 def _remark(source: WeightLayer) -> str:
-    """Say what is drawn more than once, or used more than once."""
+    """Return a note on a layer that is drawn or used more than once, or ""."""
     parts = []
     if source.stacked is not None:
         parts.append(f"{source.stacked} slices")
@@ -461,7 +470,7 @@ def _remark(source: WeightLayer) -> str:
 def _check_drawable(
     weight: _Weight, scheme: Scheme, leaf: jax.ShapeDtypeStruct
 ) -> None:
-    """Refuse a layer that cannot be drawn, before anything is."""
+    """Refuse a layer that cannot be drawn."""
     source = weight.source
     taken = [*source.batch_axes, *source.window_axes, *source.in_axes, *source.out_axes]
     has_shared_axis = len(set(taken)) < len(taken)
@@ -476,9 +485,9 @@ def _check_drawable(
             f"as axes of the leaf, and one axis of {source.path} holds both, or its "
             "use cannot be read; store the weight as it is multiplied."
         )
-    # Equal initializers draw alike, and a deep stack has few that differ.
+    # All slices have one shape, so each initializer is tried once. A deep stack has few
+    # that differ, and equal ones have the same repr.
     distinct = {repr(init): init for init in weight.inits}
-    # Shapes are those of one slice, so one of each kind of initializer is enough.
     for init in distinct.values():
         try:
             jax.eval_shape(
@@ -492,7 +501,7 @@ def _check_drawable(
 def _paired(
     weights: Sequence[_Weight], scheme: Scheme, anatomy: Anatomy
 ) -> list[_Weight]:
-    """Let layers that are factors of one random matrix draw from one key."""
+    """Make layers whose weights are factors of one random matrix draw from one key."""
     by_name = {weight.source.name: weight for weight in weights}
     pair_of: dict[str, int] = {}
     for attention in anatomy.attentions:
@@ -542,8 +551,8 @@ def _check_pair(left: Sequence[Layer], right: Sequence[Layer], scheme: Scheme) -
 
 
 def _biases(weights: Iterable[_Weight], scales: _scales.Scales) -> list[_Bias]:
-    """Return the biases of the layers that are drawn, each once."""
-    # Layers may share a bias, as the two products of a recurrence do.
+    """Return the biases of the layers that are drawn."""
+    # By path, because layers may share a bias, as the two products of a recurrence do.
     biases: dict[str, _Bias] = {}
     for weight in weights:
         path = weight.source.bias
@@ -556,11 +565,11 @@ def _biases(weights: Iterable[_Weight], scales: _scales.Scales) -> list[_Bias]:
 
 def _others(shapes: Iterable[str], rows: Sequence[Row]) -> list[Row]:
     """Return the rows of all leaves that the scheme leaves alone."""
-    told = {row.path for row in rows}
+    treated = {row.path for row in rows}
     return [
         Row(path, name="", role="", initializer=AS_DRAWN)
         for path in shapes
-        if path not in told
+        if path not in treated
     ]
 
 
@@ -581,13 +590,13 @@ def _draw_weight(weight: _Weight, key: Key, leaf: Array) -> Array:
             for i, init in enumerate(weight.inits)
         ]
         slices = jnp.stack(drawn)
-    # Slices are numbered with the last stacked axis fastest, as a reshape does.
+    # Slices are numbered with the last stacked axis fastest, so a reshape unstacks
+    # them.
     unstacked = slices.reshape(stacked + source.shape)
     whole = jnp.moveaxis(unstacked, range(len(stacked)), source.stacked_axes)
     if not source.stretches:
         return whole.astype(leaf.dtype)
-    # Only the stretch is written; the rest of the leaf belongs to other layers, or to
-    # none.
+    # A stretch is written into the leaf, whose rest may belong to other layers.
     window = [slice(None)] * leaf.ndim
     for axis, start, stop in source.stretches:
         window[axis] = slice(start, stop)
@@ -609,8 +618,8 @@ def _draw_slice(
     num_inputs = size(source.shape, parts.inputs)
     num_outputs = size(source.shape, parts.outputs)
     groups = source.groups
-    # An initializer that knows of the groups draws them all; to any other, one group
-    # is a layer of its own.
+    # An initializer that was made with `groups=` draws all groups at once. Any other
+    # draws one group, as if it were a layer of its own.
     knows_groups = isinstance(init, Initializer) and init.layout.groups > 1
     if knows_groups:
         groups = 1
@@ -623,10 +632,11 @@ def _draw_stack(
     init: Init, key: Key, shape: Shape, *, stack: Shape, dtype: jnp.dtype
 ) -> Array:
     """Draw independent arrays of one shape, stacked in front."""
-    number = math.prod(stack)
-    # A single array takes the key itself, so that its bits are the initializer's.
-    if number == 1:
+    num_arrays = math.prod(stack)
+    # A single array is drawn from the key itself: the same numbers as if the user had
+    # called the initializer with this key.
+    if num_arrays == 1:
         return init(key, shape, dtype).reshape((*stack, *shape))
-    keys = jax.random.split(key, number)
+    keys = jax.random.split(key, num_arrays)
     arrays = jax.vmap(lambda k: init(k, shape, dtype))(keys)
     return arrays.reshape((*stack, *shape))

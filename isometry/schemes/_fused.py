@@ -1,4 +1,4 @@
-"""One weight that makes queries, keys and values: drawn as three weights side by side."""
+"""One weight that makes queries, keys and values, drawn as three side by side."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -39,8 +39,8 @@ def parts(layer: Layer, shares: Shares) -> dict[str, Layer]:
         size = stop - start
         heads = layer.heads
         if heads is not None:
-            # `layer.heads` counts the heads of queries. In grouped-query attention there
-            # are fewer heads of keys and values, all of one size.
+            # `layer.heads` counts the heads of queries. In grouped-query attention
+            # there are fewer heads of keys and values, all of one size.
             start_of_queries, stop_of_queries = shares["query"]
             heads = max(heads * size // (stop_of_queries - start_of_queries), 1)
         by_role[role] = dataclasses.replace(
@@ -54,8 +54,8 @@ def initializer(scheme: Scheme, by_role: Mapping[str, Layer]) -> Init:
     inits = {role: scheme.initializer(part) for role, part in by_role.items()}
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-        # Layers of a pair must draw from the same key. Values pair with the output layer,
-        # which draws from the key of this layer; queries pair with keys.
+        # Layers of a pair must draw from the same key. Values pair with the output
+        # layer, which draws from the key of this layer; queries pair with keys.
         key_query_key = jax.random.fold_in(key, 1)
         drawn = []
         for role, init in inits.items():

@@ -133,8 +133,8 @@ class Layer:
 
     @public("Layer")
     def __post_init__(self) -> None:
-        # Schemes treat an unknown role as "hidden", so a misspelt one would silently get
-        # the wrong initializer.
+        # Schemes treat an unknown role as "hidden", so a misspelt one would silently
+        # get the wrong initializer.
         checks.one_of("role", self.role, ROLES)
         checks.one_of("kind", self.kind, KINDS)
         for name in ("depth", "fan_in", "fan_out", "groups"):
@@ -145,8 +145,8 @@ class Layer:
                 f"branch={checks.show(self.branch)} is not a Branch; write "
                 "schemes.Branch(index, count, position, length), or None on the stream."
             )
-        # A stem reads the input and a head returns the output, so neither can lie between
-        # the start and the end of a branch.
+        # A stem reads the input and a head returns the output, so neither can lie
+        # between the start and the end of a branch.
         if self.branch is not None and self.role in ("stem", "head"):
             raise InputError(
                 f"role={self.role!r} lies on the stream; leave branch out."

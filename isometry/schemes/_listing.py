@@ -148,7 +148,7 @@ def rich_entry(entry: Listed) -> "Table":
 
 
 def _text(value: str | tuple[str, ...]) -> "Text":
-    """Return a value as rich `Text`, which does not take brackets in a law for markup."""
+    """Return rich `Text`, which does not take the brackets in a law for markup."""
     text = checks.extra("rich.text", "cli").Text
     written = value if isinstance(value, str) else ", ".join(value)
     return text(written, overflow="fold")

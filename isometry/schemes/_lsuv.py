@@ -1,4 +1,4 @@
-"""Layer-sequential unit variance: orthonormal weights, rescaled by what inputs do."""
+"""Layer-sequential unit variance: orthonormal weights, rescaled by measured outputs."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Measures what a network makes of inputs, for schemes that look at data."""
+"""Variances of the values inside a network at given inputs, for data-driven schemes."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

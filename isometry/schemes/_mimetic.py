@@ -40,7 +40,7 @@ def factors(
         key: A random key.
         shape: The shape of A and of B: the width, and the rank.
         numbers: alpha and beta.
-        dtype: Of the result.
+        dtype: The dtype of A and B.
     """
     width, rank = shape
     alpha, beta = numbers
@@ -48,8 +48,9 @@ def factors(
     identity = jnp.eye(width, dtype=dtype)
     target = jnp.asarray(alpha, dtype) * z + jnp.asarray(beta, dtype) * identity
     u, s, vt = thin_svd(target)
-    # Singular vectors have two signs. The largest entry of each left one is made
-    # positive, so that the program that draws A and the one that draws B agree.
+    # The SVD fixes singular vectors only up to a common sign, and A and B are drawn by
+    # two programs, which must agree. So the largest entry of each left vector is made
+    # positive.
     largest = jnp.take_along_axis(u, jnp.abs(u).argmax(0)[None, :], 0)
     root = jnp.sign(largest)[:, :rank] * jnp.sqrt(s)[None, :rank]
     return u[:, :rank] * root, vt.T[:, :rank] * root
@@ -68,11 +69,11 @@ def _query_or_key(layer: Layer) -> Init:
     side = ("query", "key").index(layer.role)
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-        # Heads are an axis of their own, or the layer says how many there are.
+        # Heads are an axis of their own, or `layer.heads` tells their number.
         width, *heads, channels = shape
         num_heads = math.prod(heads) if heads else layer.heads or 1
         rank = math.prod((*heads, channels)) // num_heads
-        # More channels than the width cannot be the factors of a width×width matrix.
+        # A width×width matrix has no factors of a rank above the width.
         _check_rank(layer.role, shape, width=width, rank=rank)
 
         def draw_head(key: Key) -> Array:
@@ -110,7 +111,7 @@ def _attention_weight(layer: Layer, draw: Draw) -> Init:
 
 
 def _mimetic(layer: Layer, sigma_w: float) -> Init:
-    """Choose the initializer of a layer. The paper fixes all scales."""
+    """Choose paired factors in an attention, and xavier_uniform elsewhere."""
     # The scheme is not free, so `sigma_w` has nothing to scale.
     del sigma_w
     refuse_fused(layer, "mimetic")

@@ -107,7 +107,8 @@ def _suits(anatomy: Anatomy) -> None:
     """Require that all layers but the stem read pairs (phi(u), phi(-u))."""
     by_name = {layer.name: layer for layer in anatomy.layers}
     for layer in anatomy.layers:
-        # Embeddings and stems read no activation, and are drawn without pairs of inputs.
+        # Embeddings and stems read no activation, and are drawn without pairs of
+        # inputs.
         if layer.kind == "embedding" or layer.role == "stem":
             continue
         reason = _unpaired(layer, by_name)
@@ -119,7 +120,7 @@ def _suits(anatomy: Anatomy) -> None:
 
 
 def _unpaired(layer: WeightLayer, by_name: dict[str, WeightLayer]) -> str:
-    """Return why the inputs of a layer are not pairs of activations, or "" if they are."""
+    """Return why the inputs of a layer are not pairs, or "" if they are."""
     activation = _scales.precedes(layer, by_name)
     if layer.groups > 1:
         return "the channels of a pair are in different groups"

@@ -21,8 +21,9 @@ from isometry.structure._gates import Entry
 
 Shapes: TypeAlias = Mapping[str, jax.ShapeDtypeStruct]
 
-# How closely a number that the program fixes must agree with the one of the scheme:
-# a float32 constant is rounded at 6e-8. Ten times more would take 1.4142 for √2.
+# The relative difference up to which a constant in the program counts as the scheme's
+# number. Ten times less would be near the rounding of a float32 constant, 6e-8; ten
+# times more would take 1.4142 for √2.
 _SAME = 1e-6
 
 
@@ -30,9 +31,9 @@ class Setting(NamedTuple):
     """The values that a leaf of multipliers starts at.
 
     Attributes:
-        path: Its key path.
-        name: The name of the branch, of a stack without the slice; of an attention the
-            name of its first layer.
+        path: The key path of the leaf.
+        name: The name of the branch, without the slice for stacked branches; for an
+            attention the name of its first layer.
         values: The value for each of the entries; one for a whole leaf.
         entries: Indices along the first axes of the leaf, such as the slice of a stack.
             Empty if one value is for the whole leaf.
@@ -111,39 +112,41 @@ def of_attentions(scheme: Scheme, anatomy: Anatomy) -> list[Setting]:
     settings: dict[str, Setting] = {}
     for attention in anatomy.attentions:
         layers = (*attention.query, *attention.key, *attention.value, *attention.output)
-        # Without any layer there is none to name.
+        # Messages name the attention by its first layer; "" if it has no layer.
         name = next(iter(layers), "")
         for coefficient, value in scheme.attention._asdict().items():
-            found = getattr(attention, coefficient)
+            # The key path of a leaf, a number that the program fixes, or None.
+            carrier = getattr(attention, coefficient)
             about = (
                 f"attention of layer {name!r}: scheme {scheme.name!r} starts "
                 f"{coefficient} of its matrix alpha I + beta A - gamma C, A the "
                 f"softmax, at {value:g}, and"
             )
-            if not isinstance(found, str):
-                _check_fixed(about, found, value)
+            if not isinstance(carrier, str):
+                _check_fixed(about, carrier, value)
                 continue
-            # One a block, a head or a model: all of them start at the same number.
-            own = Setting(found, name, (value,))
-            if settings.setdefault(found, own).values != own.values:
+            # The leaf may hold one number a block, a head or a model. All entries start
+            # at the same value, so the slices need not be told apart.
+            own = Setting(carrier, name, (value,))
+            if settings.setdefault(carrier, own).values != own.values:
                 raise NotDefined(
-                    f"{about} the leaf {found} carries another of the three numbers "
+                    f"{about} the leaf {carrier} carries another of the three numbers "
                     "too; give each its own."
                 )
     return list(settings.values())
 
 
-def _check_fixed(about: str, found: float | None, value: float) -> None:
-    """Refuse a coefficient that the program fixes at another number, or hides."""
-    if found is None:
+def _check_fixed(about: str, fixed: float | None, value: float) -> None:
+    """Require that the program fixes a coefficient at the scheme's value."""
+    if fixed is None:
         raise NotDefined(
             f"{about} what multiplies the values cannot be read as such a matrix; "
             "write it as this sum, of leaves times matrices that depend on the length "
             "alone."
         )
-    if not math.isclose(found, value, rel_tol=_SAME):
+    if not math.isclose(fixed, value, rel_tol=_SAME):
         raise NotDefined(
-            f"{about} the network fixes {found:g}, with no parameter for it; write "
+            f"{about} the network fixes {fixed:g}, with no parameter for it; write "
             "networks.transformer(..., attention='shaped'), or the sum itself in a "
             "network of your own."
         )
@@ -228,7 +231,7 @@ def _gate(
     uses: GateUses,
     shapes: Shapes,
 ) -> str | None:
-    """Return the leaf that is to multiply a branch, or None if none need."""
+    """Return the leaf to set as the multiplier of a branch; None if none is needed."""
     scalars = []
     scales = []
     for path in record.gates:
@@ -265,21 +268,22 @@ def _gate(
 
 
 def skip_leaf(record: Record, scheme: Scheme, value: float) -> str | None:
-    """Return the leaf that is to multiply the skip of a branch, or None if none need.
+    """Return the leaf to set as the multiplier of a skip, or None if none is needed.
 
     Raises:
         NotDefined: No leaf carries it, and the program does not fix the same number.
     """
-    # The first is the one next to the stream; the others keep what was drawn.
+    # If several leaves multiply the skip, the first one is next to the stream. It is
+    # set, and the others stay as drawn.
     if record.skip_gates:
         return record.skip_gates[0]
     factor = record.skip_factor
     is_same = factor is not None and math.isclose(factor, value, rel_tol=_SAME)
     if value == 1.0 or is_same:
         return None
-    came = "something else" if factor is None else f"{factor:g}"
+    written = "something else" if factor is None else f"{factor:g}"
     raise NotDefined(
         f"branch {record.name!r}: scheme {scheme.name!r} multiplies the skip by "
-        f"{value:.6g}, and the network by {came}, with no parameter for it; write "
+        f"{value:.6g}, and the network by {written}, with no parameter for it; write "
         "params['skip'] * x + F(x), or the number itself."
     )

@@ -11,7 +11,7 @@ OPTIMIZERS = ("sgd", "adam")
 
 
 def _kind(layer: Layer) -> str:
-    """Return the row of muP's Table 3, by which of the layer's two sides grow with width.
+    """Return the row of muP's Table 3 for a layer: which of its sides grow with width.
 
     "input": its outputs only; "output": its inputs only; "hidden": both; "fixed": none.
     """
@@ -41,7 +41,7 @@ def _sigma_w(layer: Layer) -> float:
 def learning_rate(
     layer: Layer, optimizer: str, base_width: int, *, bias: bool = False
 ) -> float:
-    """Compute what muP multiplies the learning rate of a layer by.
+    """Compute the factor by which muP multiplies the learning rate of a layer.
 
     The rate was tuned in a network of hidden width `base_width`. With
     r = width/base_width: input weights r ("sgd") and 1 ("adam"), hidden weights 1 and

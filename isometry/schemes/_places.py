@@ -1,5 +1,6 @@
 """Where the layers of an anatomy lie: their order, branches, stacks and heads."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
@@ -9,10 +10,10 @@ from isometry.schemes._layer import Branch, Layer
 from isometry.structure import Anatomy, WeightLayer
 from isometry.structure import Branch as Record
 
-# The name of a layer and the slice of it, 0 for one that is not stacked.
+# The name of a layer and the index of a slice of it, 0 if the layer is not stacked.
 Slice: TypeAlias = tuple[str, int]
 
-# The iteration of a recurrence, which repeats the same branch.
+# The step of a recurrence in a name. All steps repeat the same branch.
 _STEP = re.compile(r"@\d+")
 
 # Slices and steps at the end of the name of a point.
@@ -20,7 +21,13 @@ _ITERATIONS = re.compile(r"(?:\[\d+\]|@\d+)+$")
 
 
 class _Stack(NamedTuple):
-    """Branches that are counted together: an encoder, a decoder, or all of them."""
+    """Branches that are counted together: an encoder, a decoder, or all of them.
+
+    Attributes:
+        name: "encoder" or "decoder"; None if there is only one stack.
+        branches: The branches, in the order of computation.
+        other: The number of branches of the other stack, 0 if there is none.
+    """
 
     name: str | None
     branches: tuple[Record, ...]
@@ -63,12 +70,13 @@ def places(anatomy: Anatomy) -> Places:
     for record, stack, index in placed:
         for name, position in zip(record.layers, record.positions, strict=True):
             here = _place(record, stack, index, position=position)
-            for number in _slices(by_name[name], record):
-                known = fewest.get((name, number))
-                # Of nested branches a layer belongs to the innermost.
-                if known is None or len(record.layers) < known:
-                    on_branch[name, number] = here
-                    fewest[name, number] = len(record.layers)
+            for index_of_slice in _slices(by_name[name], record):
+                key = name, index_of_slice
+                # A layer on nested branches belongs to the innermost, which has the
+                # fewest layers.
+                if key not in fewest or len(record.layers) < fewest[key]:
+                    on_branch[key] = here
+                    fewest[key] = len(record.layers)
         end = max(record.positions)
         last.append((record, _place(record, stack, index, position=end)))
     _add_keys_from_elsewhere(anatomy, on_branch, by_name)
@@ -90,8 +98,8 @@ def role(source: WeightLayer) -> str:
     played = source.role.split("/")
     if len(played) == 1:
         return source.role
-    # One weight for queries and keys is unscaled as both are; one that is values too
-    # is neither.
+    # Schemes treat queries and keys alike, so one weight for both is a query. Values
+    # are often scaled otherwise, so a weight for these too has a role of its own.
     if set(played) == {"query", "key"}:
         return "query"
     if "value" in played and len(set(played) & {"query", "key"}) > 0:
@@ -100,17 +108,17 @@ def role(source: WeightLayer) -> str:
 
 
 def layers(source: WeightLayer, places: Places) -> tuple[Layer, ...]:
-    """Return what a scheme may know of each slice of a weight layer."""
+    """Return the `Layer` that a scheme is given for each slice of a weight layer."""
     window = tuple(source.shape[axis] for axis in source.window_axes)
     own_role = role(source)
     return tuple(
         Layer(
             own_role,
-            index=places.order[source.name, number],
+            index=places.order[source.name, index_of_slice],
             depth=len(places.order),
             fan_in=source.fan_in,
             fan_out=source.fan_out,
-            branch=_branch_of(source, number, own_role, places=places),
+            branch=_branch_of(source, index_of_slice, own_role, places=places),
             name=source.name,
             kind=source.kind,
             groups=source.groups,
@@ -119,18 +127,17 @@ def layers(source: WeightLayer, places: Places) -> tuple[Layer, ...]:
             follows=_scales.follows(source),
             precedes=_scales.precedes(source, places.by_name),
         )
-        for number in range(source.stacked or 1)
+        for index_of_slice in range(source.stacked or 1)
     )
 
 
 def _branch_of(
-    source: WeightLayer, number: int, own_role: str, *, places: Places
+    source: WeightLayer, index_of_slice: int, own_role: str, *, places: Places
 ) -> Branch | None:
-    # What stands first or last in the whole network is no part of a branch, whatever
-    # lies around it.
+    # A stem or head is on the stream even if the anatomy finds a skip around it.
     if own_role in ("stem", "head"):
         return None
-    return places.on_branch.get((source.name, number))
+    return places.on_branch.get((source.name, index_of_slice))
 
 
 def _place(record: Record, stack: _Stack, index: int, *, position: int) -> Branch:
@@ -163,7 +170,8 @@ def _stacks(anatomy: Anatomy) -> tuple[_Stack, ...]:
         if any(anatomy.upstream(record.joins, point) for point in crossing)
     )
     decoder = tuple(record for record in records if record not in encoder)
-    # A network that attends to its own input has keys from elsewhere and no encoder.
+    # If one of the two is empty there is only one stack: a network that attends to its
+    # own input, for example, has keys from outside of its branches but no encoder.
     if not encoder or not decoder:
         return (_Stack(None, records, 0),)
     return (
@@ -173,7 +181,7 @@ def _stacks(anatomy: Anatomy) -> tuple[_Stack, ...]:
 
 
 def _distinct(records: Sequence[Record]) -> tuple[Record, ...]:
-    """Return the branches, each once however many steps of a recurrence repeat it."""
+    """Return each branch once, however many steps of a recurrence repeat it."""
     by_name: dict[str, Record] = {}
     for record in records:
         by_name.setdefault(_STEP.sub("", record.name), record)
@@ -191,8 +199,7 @@ def repeats(anatomy: Anatomy, record: Record) -> list[str]:
 def _read_across(anatomy: Anatomy) -> list[str]:
     """Return the points of keys that are computed from another stack than queries.
 
-    Such a key does not depend on what its query depends on: the branch of the attention
-    has the query on it and not the key.
+    In such an attention the query lies on a residual branch and the key does not.
     """
     on_branches = {name for record in anatomy.branches for name in record.layers}
     points = []
@@ -212,7 +219,10 @@ def _first_point(anatomy: Anatomy, name: str) -> str | None:
 
 
 def _slice_of(point: str, name: str) -> tuple[int, ...] | None:
-    """Return the slice of a layer of which a point is the pre-activation, or None."""
+    """Return the indices of the slice of a layer at a point.
+
+    None if the point is not a pre-activation of the layer.
+    """
     if not point.startswith(name):
         return None
     rest = re.fullmatch(r"((?:\[\d+\]|@\d+)*)", point[len(name) :])
@@ -245,12 +255,13 @@ def _order(anatomy: Anatomy) -> dict[Slice, int]:
     positions = {point: i for i, point in enumerate(anatomy.points)}
     for layer in anatomy.layers:
         slices = first_points(anatomy, layer.name)
-        # Of nested stacks, slices are numbered with the innermost fastest.
-        for number, index in enumerate(sorted(slices)):
-            first[layer.name, number] = positions[slices[index]]
-        # A layer without a point, on which the output does not depend, comes last.
-        for number in range(len(slices), layer.stacked or 1):
-            first[layer.name, number] = len(positions) + layer.index
+        # Slices of nested stacks are counted with the innermost index fastest, which is
+        # the order of the sorted index tuples.
+        for count, index in enumerate(sorted(slices)):
+            first[layer.name, count] = positions[slices[index]]
+        # A layer on which the output does not depend has no point, and comes last.
+        for count in range(len(slices), layer.stacked or 1):
+            first[layer.name, count] = len(positions) + layer.index
     ranked = sorted(first, key=lambda key: first[key])
     return {key: rank for rank, key in enumerate(ranked)}
 
@@ -263,10 +274,10 @@ def _add_keys_from_elsewhere(
     """Put keys and values of another stack on the branch of their attention."""
     for attention in anatomy.attentions:
         for output in attention.output:
-            for number in range(by_name[output].stacked or 1):
-                branch = on_branch.get((output, number))
-                # Without a branch there is no depth to scale by; at position 0 the
-                # output itself is all of the branch.
+            for index_of_slice in range(by_name[output].stacked or 1):
+                branch = on_branch.get((output, index_of_slice))
+                # Without a branch there is no depth to scale by. If the output is at
+                # position 0, there is no position in front of it for the keys.
                 if branch is None or branch.position == 0:
                     continue
                 first = Branch(
@@ -278,7 +289,7 @@ def _add_keys_from_elsewhere(
                     other=branch.other,
                 )
                 for name in (*attention.query, *attention.key, *attention.value):
-                    on_branch.setdefault((name, number), first)
+                    on_branch.setdefault((name, index_of_slice), first)
 
 
 def _add_embeddings(
@@ -295,8 +306,8 @@ def _add_embeddings(
             for record in stack.branches
             if point is not None and anatomy.upstream(point, record.joins)
         ]
-        # The first in the order of the stacks: an encoder's embedding counts encoder
-        # layers.
+        # Encoder branches come first in `reading`. So an embedding that the encoder
+        # reads is scaled by the depth of the encoder.
         if reading:
             record, stack = reading[0]
             index = stack.branches.index(record)
@@ -312,11 +323,12 @@ def _heads(anatomy: Anatomy, by_name: Mapping[str, WeightLayer]) -> dict[str, in
         for name in (*attention.query, *attention.key):
             outputs = _num_outputs(by_name[name])
             if attention.shares:
-                # Of one weight for all three, the queries alone.
+                # One weight makes queries, keys and values: only queries are counted.
                 start, stop = attention.shares[0]
                 outputs = stop - start
             heads[name] = max(outputs // attention.head_size, 1)
-        # Values have as many heads as keys, whatever their size.
+        # Heads of values may have another size than `head_size`, but there are as many
+        # as heads of keys.
         counts = [heads[name] for name in attention.key]
         for name in (*attention.value, *attention.output):
             if counts:
@@ -335,7 +347,4 @@ def _shares(anatomy: Anatomy) -> dict[str, dict[str, tuple[int, int]]]:
 
 
 def _num_outputs(layer: WeightLayer) -> int:
-    number = 1
-    for axis in (*layer.batch_axes, *layer.out_axes):
-        number *= layer.shape[axis]
-    return number
+    return math.prod(layer.shape[axis] for axis in (*layer.batch_axes, *layer.out_axes))

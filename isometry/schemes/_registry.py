@@ -183,8 +183,8 @@ def _everywhere(init: Init) -> Choose:
     name = getattr(init, "name", "")
     if not isinstance(init, initializers.Initializer) or name not in _WITHOUT_WINDOW:
         return same(init)
-    # No attribute holds the gain of an initializer. These three have entries of at most
-    # the gain, and the kernel (1, 1, 1) attains it.
+    # No attribute of an initializer holds its gain. `largest` bounds the entries of
+    # what it draws, and for these three that bound is the gain, whatever the shape.
     without_window = _WITHOUT_WINDOW[name](init.largest((1, 1, 1)))
 
     def choose(layer: Layer, sigma_w: float) -> Init:

@@ -40,10 +40,14 @@ def _fixup(layer: Layer, sigma_w: float) -> Init:
 
 
 def _open(branch: Branch) -> Residual:
+    # The multipliers do not depend on the branch.
+    del branch
     return Residual()
 
 
 def _closed(branch: Branch) -> Residual:
+    # The multipliers do not depend on the branch.
+    del branch
     return Residual(branch=0.0)
 
 

@@ -91,7 +91,8 @@ def precedes(layer: WeightLayer, by_name: Mapping[str, WeightLayer]) -> str | No
     if directly is not None:
         return directly
     behind = source(layer, by_name)
-    # "fc1:out" is what follows fc1; "fc1" and "fc2:sum" are no activations.
+    # Only a point ":out", such as "fc1:out", is the result of the activation behind
+    # fc1. "fc1" is a pre-activation, and "fc2:sum" the stream.
     if behind is None or not (layer.reads or "").endswith(":out"):
         return None
     return follows(behind)

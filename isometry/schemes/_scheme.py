@@ -248,8 +248,8 @@ class Scheme:
             Residual(branch=0.0, skip=1.0)
         """
         _check_kind("branch", branch, Branch)
-        # Without a rule, `assign` leaves the scalars of a network as they are drawn; with
-        # a rule that returns (1, 1) it would set them to 1.
+        # Without a rule, `assign` leaves the scalars of a network as they are drawn;
+        # with a rule that returns (1, 1) it would set them to 1.
         if self.multipliers is None:
             return Residual()
         return self.multipliers(branch)
@@ -439,7 +439,7 @@ def same(init: Init) -> Choose:
 
 
 def check_sigmas(scheme: Scheme, sigma_w: float | None, sigma_b: float | None) -> None:
-    """Refuse a sigma that is negative or not finite, or that the scheme would ignore."""
+    """Refuse a sigma that is negative, not finite, or ignored by the scheme."""
     for name, value in (("sigma_w", sigma_w), ("sigma_b", sigma_b)):
         if value is None:
             continue

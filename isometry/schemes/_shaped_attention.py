@@ -19,8 +19,8 @@ def _shaped(layer: Layer, sigma_w: float) -> Init:
     # The scheme is not free, so `sigma_w` has nothing to scale.
     del sigma_w
     refuse_fused(layer, "shaped_attention")
-    # With queries at 0 all logits are 0, and A = C. Keys are drawn all the same: if both
-    # were 0, neither would ever have a gradient.
+    # With queries at 0 all logits are 0, and A = C. Keys are drawn all the same: if
+    # both were 0, neither would ever have a gradient.
     if layer.role == "query":
         return initializers.zeros()
     # Behind an activation the variance is doubled, because a ReLU halves the mean

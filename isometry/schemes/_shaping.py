@@ -33,28 +33,32 @@ from isometry.structure import Anatomy
 from isometry.theory._host import on_host
 from isometry.theory._quadrature import bell, gauss
 
-# The papers' targets for the whole network: its C'(1), its C''(1), and what its C makes
-# of 0. Twice as large, deep networks are hard to train; half as large, they are nearly
+# The papers' targets for the whole network: C'(1), C''(1), and C(0). With targets twice
+# as large, deep networks are hard to train; with targets half as large, they are nearly
 # linear.
 SLOPE = 1.5
 CURVATURE = 0.3
 CORRELATION = 0.9
 
-# Where to look for (alpha, beta) first: at the activation as it is, then at weaker and
-# shifted ones. The first solution found is taken, so the order decides among several.
+# Where the search for (alpha, beta) starts: at full strength first, then at weaker
+# ones, each with several shifts. If there are several solutions, the first one found is
+# taken, so this order decides.
 _STARTS = tuple(
     (alpha, beta) for alpha in (1.0, 0.5, 0.2, 0.05) for beta in (0.3, -0.3, 1.0, -1.0)
 )
 
-# Largest error of a condition, relative to what it asks for: the quadrature and the
-# derivatives leave 1e-9 at 1000 layers. Ten times less would refuse deep networks.
+# Largest error of a condition that counts as solved, relative to its target. Quadrature
+# and derivatives leave 1e-9 at 1000 layers: ten times less would refuse deeper
+# networks, ten times more would accept points that are no solutions.
 _TOLERANCE = 1e-7
 
 # Gaussian integrals end at this many standard deviations, where the density is 1e-32.
 _REACH = 12.0
 _NUM_PANELS = 48
 
-# A jump of the slope at a kink that counts: beyond rounding of one-sided derivatives.
+# The least difference between the slopes on both sides of a kink that counts as a jump.
+# Ten times less would be near the rounding of these slopes; ten times more could miss a
+# small jump.
 _JUMP = 1e-6
 
 
@@ -69,13 +73,13 @@ class Transformed:
     delta: float
 
     def __call__(self, x: Array) -> Array:
-        # Python's numbers take the dtype of x.
+        # Python floats are weakly typed, so the result has the dtype of x.
         return self.gamma * (self.original(self.alpha * x + self.beta) + self.delta)
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaky:
-    """Leaky ReLU of a slope, times a factor, in the place of the original."""
+    """A leaky ReLU of this slope times a factor, which replaces the original."""
 
     original: Activation
     slope: float
@@ -85,7 +89,7 @@ class Leaky:
         return self.factor * jnp.where(x < 0, self.slope * x, x)
 
 
-# From alpha and beta to the transformation, and the errors of the two conditions.
+# A function from (alpha, beta) to the transformation and the errors of two conditions.
 Solved: TypeAlias = Callable[[float, float], tuple[Transformed, np.ndarray]]
 
 
@@ -110,7 +114,7 @@ class _Moments(NamedTuple):
 
 
 def _derivatives(fn: Elementwise) -> Elementwise:
-    """Return the function that stacks a function and two derivatives of it."""
+    """Return the function that stacks fn, its derivative and its second derivative."""
 
     def first(u: Array) -> Array:
         return jax.jvp(fn, (u,), (jnp.ones_like(u),))[1]
@@ -131,7 +135,8 @@ def _moments(
 ) -> _Moments:
     """Integrate over panels that end at the kinks."""
     edges = np.linspace(-_REACH, _REACH, _NUM_PANELS + 1)
-    # Kinks out of reach make empty panels, so that every call has one shape.
+    # Kinks out of reach are clipped to the end, where their panels are empty. So every
+    # call has the same shape, and compiles once.
     at_kinks = [np.clip((kink - beta) / alpha, -_REACH, _REACH) for kink in kinks]
     edges = np.sort(np.concatenate([edges, at_kinks]))
     nodes, weights = gauss(edges[:-1], edges[1:])
@@ -141,7 +146,7 @@ def _moments(
     slope = alpha * slope
     curvature = alpha**2 * curvature
     mean = mass @ value
-    # NumPy's numbers, because a division by zero must not raise.
+    # These stay NumPy scalars, whose division by zero gives inf and does not raise.
     return _Moments(
         mean=mean,
         variance=mass @ (value - mean) ** 2,
@@ -161,18 +166,19 @@ def _shaped(activation: Activation, depth: int) -> Activation:
     target = math.expm1(math.log(SLOPE) / depth)
 
     def solved(alpha: float, beta: float) -> tuple[Transformed, np.ndarray]:
-        found = _moments(derivatives, activation.kinks, alpha=alpha, beta=beta)
-        # Both conditions are of the size of the target, which falls as 1/depth.
+        moments = _moments(derivatives, activation.kinks, alpha=alpha, beta=beta)
+        # Errors are relative to the target, which falls as 1/depth: one tolerance then
+        # serves all depths.
         errors = [
-            (found.slope / found.variance - 1) / target - 1,
-            (found.radial / found.variance - 1) / target,
+            (moments.slope / moments.variance - 1) / target - 1,
+            (moments.radial / moments.variance - 1) / target,
         ]
         record = Transformed(
             activation,
             alpha,
             beta,
-            gamma=float(found.variance**-0.5),
-            delta=float(-found.mean),
+            gamma=float(moments.variance**-0.5),
+            delta=float(-moments.mean),
         )
         return record, np.array(errors)
 
@@ -199,21 +205,21 @@ def _tailored(activation: Activation, depth: int) -> Activation:
     target = CURVATURE / depth
 
     def solved(alpha: float, beta: float) -> tuple[Transformed, np.ndarray]:
-        found = _moments(derivatives, activation.kinks, alpha=alpha, beta=beta)
+        moments = _moments(derivatives, activation.kinks, alpha=alpha, beta=beta)
         # C'(1) = 1 fixes gamma, and with it C''(1); Q'(1) = 1 then fixes delta, unless
         # phi is odd about beta.
-        offset = (found.slope - found.radial) / found.drift
-        square = found.variance + offset**2
+        offset = (moments.slope - moments.radial) / moments.drift
+        square = moments.variance + offset**2
         errors = [
-            found.curvature / found.slope / target - 1,
-            (square / found.slope - 1) / target,
+            moments.curvature / moments.slope / target - 1,
+            (square / moments.slope - 1) / target,
         ]
         record = Transformed(
             activation,
             alpha,
             beta,
-            gamma=float(found.slope**-0.5),
-            delta=float(offset - found.mean),
+            gamma=float(moments.slope**-0.5),
+            delta=float(offset - moments.mean),
         )
         return record, np.array(errors)
 
@@ -229,25 +235,26 @@ def _tailored(activation: Activation, depth: int) -> Activation:
 
 def _search(solved: Solved) -> Transformed | None:
     """Return the first transformation that solves both conditions, or None."""
-    # Imported here, because it takes longer than all of this package.
+    # Imported here, because importing SciPy takes longer than this package.
     from scipy import optimize
 
     def errors(point: np.ndarray) -> np.ndarray:
         log_alpha, beta = point
         with np.errstate(all="ignore"):
             _, error = solved(math.exp(log_alpha), float(beta))
-        # What overflows is far from any solution; the solver needs a number.
+        # The solver needs finite numbers. A point that overflows is far from any
+        # solution, so its error is made large.
         return np.nan_to_num(error, nan=1e6, posinf=1e6, neginf=-1e6)
 
     for alpha, beta in _STARTS:
         start = [math.log(alpha), beta]
-        # Weaker than 1e-3 or stronger than 20 an activation is linear or a step.
+        # Beyond these bounds an activation is linear, or a step.
         bounds = ([math.log(1e-4), -20.0], [math.log(20.0), 20.0])
-        found = optimize.least_squares(
+        solution = optimize.least_squares(
             errors, start, bounds=bounds, xtol=1e-15, ftol=1e-15, gtol=1e-15
         )
-        if np.abs(found.fun).max() < _TOLERANCE:
-            log_alpha, beta = found.x
+        if np.abs(solution.fun).max() < _TOLERANCE:
+            log_alpha, beta = solution.x
             record, _ = solved(math.exp(log_alpha), float(beta))
             return record
     return None
@@ -281,9 +288,12 @@ def leaky_correlation(slope: float, depth: int) -> float:
 
 
 def _bisected(depth: int) -> float:
-    """Solve for the slope, of which the correlation is a decreasing function."""
+    """Return the slope at which `leaky_correlation` is the target, by bisection.
+
+    The correlation decreases as the slope grows.
+    """
     low, high = 0.0, 1.0
-    # Until the two are neighbours: 60 halvings exhaust a float64.
+    # After 60 halvings no float64 is left between the two.
     for _ in range(60):
         middle = (low + high) / 2
         if leaky_correlation(middle, depth) > CORRELATION:
@@ -294,9 +304,9 @@ def _bisected(depth: int) -> float:
 
 
 def _leaky(activation: Activation, depth: int) -> Activation:
-    """Return the leaky ReLU whose network makes the target of uncorrelated inputs."""
+    """Return the leaky ReLU for which uncorrelated inputs end at the target."""
     slope = 0.0
-    # A shallow network of ReLUs stays below the target, and is left as it is.
+    # In a shallow network even ReLU, of slope 0, stays below the target. It is kept.
     if leaky_correlation(0.0, depth) > CORRELATION:
         slope = _bisected(depth)
     record = Leaky(activation, slope, factor=math.sqrt(2 / (1 + slope**2)))
@@ -304,7 +314,7 @@ def _leaky(activation: Activation, depth: int) -> Activation:
 
 
 def untransformed(activation: Activation) -> Activation:
-    """Return the activation in whose place a transformed one stands, or itself."""
+    """Return the original of a transformed activation; any other as it is."""
     if isinstance(activation.fn, Transformed | Leaky):
         return activation.fn.original
     return activation

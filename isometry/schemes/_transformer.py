@@ -27,7 +27,10 @@ def embedding(layer: Layer, gain: float = 1.0) -> Init:
 
 
 def refuse_fused(layer: Layer, name: str) -> None:
-    """Refuse one weight for values and queries or keys, which need different laws."""
+    """Refuse one weight that makes values as well as queries or keys.
+
+    For a scheme whose distribution of values is another than that of queries and keys.
+    """
     if layer.role == "qkv":
         raise NotDefined(
             f"{name} treats values otherwise than queries and keys, and one weight "
@@ -65,7 +68,10 @@ def _is_attended(branch: Branch) -> bool:
 
 
 def _both_depths(branch: Branch) -> float:
-    """Return (N⁴ M)^(1/16) for `branch.count` = 2 N and `branch.other` = 3 M."""
+    """Return (N⁴ M)^(1/16) for an encoder of N layers and a decoder of M.
+
+    The encoder has two branches a layer, the decoder three.
+    """
     num_encoder = branch.count / 2
     num_decoder = branch.other / 3
     return (num_encoder**4 * num_decoder) ** (1 / 16)

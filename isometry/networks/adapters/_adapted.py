@@ -39,7 +39,8 @@ BATCH = 8
 
 N = TypeVar("N", bound="Adapted")
 
-# From the shapes of an example to what draws the parameters, and to the model.
+# A function of the shapes of an example that returns a pair: the function that draws
+# the parameters, and the model.
 Reader: TypeAlias = Callable[[PyTree], tuple[Callable[[Key], Params], Model]]
 
 
@@ -149,13 +150,13 @@ def adapted(
     batch: int,
     kind: type[N] = Adapted,
 ) -> N:
-    """Make a network of what an adapter has read, and try it on shapes.
+    """Make a network of a module, and try it on shapes.
 
     Args:
         adapter: The name of the public function, such as "flax".
         example: One x, arrays or their shapes.
-        read_module: From the shapes of an example to what draws the parameters, and to
-            the model. Both must be hashable.
+        read_module: A function of the shapes of an example that returns a pair: the
+            function that draws the parameters, and the model. Both must be hashable.
         output: Which output is meant.
         batch: The number of examples of `net.training`.
         kind: The class of the network.

@@ -103,7 +103,8 @@ def equinox(
         batch: The number of examples in `net.training.example`. Other numbers can be
             measured as well.
         **call: Further arguments of the module's call. A mode argument, such as
-            `train=False`, has this value in `net`, and its opposite in `net.training`.
+            `train=False`, has this value in `net`. In `net.training` it is set for
+            training, whatever its value here.
 
     Returns:
         The network. Its parameters are the arrays of the module,

@@ -92,8 +92,8 @@ class Shapes:
     def batch(self, key: Key, size: int) -> PyTree:
         """Draw a batch: standard normal numbers, and zeros for whole ones.
 
-        A batch of zeros would not do: its variances are zero, and a norm that divides by
-        their root multiplies by 1 / sqrt(epsilon).
+        A batch of zeros would not do: its variances are zero, and a norm that divides
+        by their root multiplies by 1 / sqrt(epsilon).
         """
         leaves = []
         for i, leaf in enumerate(self.leaves):

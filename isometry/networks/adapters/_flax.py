@@ -52,7 +52,8 @@ def flax(
         in_training: The module as it is built for training, if its mode is chosen when
             it is built and not when it is called.
         **apply: Further arguments of the module's call. A mode argument, such as
-            `train=False`, has this value in `net`, and its opposite in `net.training`.
+            `train=False`, has this value in `net`. In `net.training` it is set for
+            training, whatever its value here.
 
     Returns:
         The network. Its parameters are all that `module.init` returns, such as
@@ -180,13 +181,13 @@ class _Linen(Model):
 
     def _trained(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         variables = self._variables(params)
-        # Norms write new averages in training, so their collections must be mutable. The
-        # new values are dropped.
+        # Norms write new averages in training, so their collections must be mutable.
+        # The new values are dropped.
         mutable = [name for name in variables if name != "params"]
         rngs = None
         if key is not None:
-            # A module may ask `has_rng("dropout")`, so that stream gets a key of its own.
-            # All other streams draw from the key of "params".
+            # A module may ask `has_rng("dropout")`, so that stream gets a key of its
+            # own. All other streams draw from the key of "params".
             key_params, key_dropout = jax.random.split(key)
             rngs = {"params": key_params, "dropout": key_dropout}
         y, _ = self.in_training.value.apply(
@@ -199,7 +200,7 @@ class _Linen(Model):
         return y
 
     def _variables(self, params: Params) -> Mapping[str, PyTree]:
-        """Return all collections; `params` alone may come without its name."""
+        """Return all collections; put back the name of "params" if it is left out."""
         if not isinstance(params, Mapping):
             raise InputError(
                 f"params is a {type(params).__name__}; write what module.init returns, "
@@ -260,8 +261,8 @@ def _is_off(
     for name in ("use_running_average", "deterministic"):
         if not hasattr(module, name):
             continue
-        # The call may have passed it by position: it is the second argument of the calls
-        # of BatchNorm and of Dropout.
+        # The call may have passed it by position: it is the second argument of the
+        # calls of BatchNorm and of Dropout.
         given = kwargs.get(name)
         if len(args) == 2:
             given = args[1]

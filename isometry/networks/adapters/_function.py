@@ -23,7 +23,7 @@ def function(
     *,
     output: Output = None,
 ) -> Adapted:
-    """Make a network of a function and what draws its parameters.
+    """Make a network of a function f(params, x) and a function that draws params.
 
     Such a network has no training mode: a function of one example does not say how it
     treats a batch. For statistics of batches, write a function of the whole batch and

@@ -29,17 +29,17 @@ from isometry.networks.adapters._modes import Seen
 
 
 class HaikuNetwork(Adapted):
-    """What `networks.haiku` returns."""
+    """What `networks.haiku` returns: a network that also takes parameters and state."""
 
     def params_of(self, params: Params, state: PyTree = None) -> Params:
         """Return parameters and state of Haiku as parameters of the network.
 
         Args:
             params: What `init` or training returns.
-            state: The state of a function with one.
+            state: The state, for a function that has one.
 
         Returns:
-            `params`, or the named pair of both.
+            `params`; with a state, the named tuple (params, state).
 
         Example:
             >>> import haiku as hk
@@ -52,16 +52,17 @@ class HaikuNetwork(Adapted):
         return params if state is None else WithState(params, state)
 
     def completed(self, key: Key, params: Params) -> Params:
-        """Return parameters whose weights a scheme has drawn, with new averages.
+        """Update the averages in parameters whose weights a scheme has drawn.
 
-        Those that `init` has taken of its batch are of the weights that it drew.
+        The averages in `params` were computed with the weights that Haiku's own `init`
+        drew. They are computed anew, from the same batch, with the scheme's weights.
 
         Args:
-            key: The key from which they are drawn.
-            params: Parameters, with the averages of other weights.
+            key: The key from which the parameters were drawn.
+            params: Parameters, with the averages of the weights before.
 
         Returns:
-            The parameters, with the averages of the same batch.
+            The parameters with the new averages.
         """
         model, draw = self.function.model, self.draw
         assert isinstance(model, _Haiku), "networks.haiku makes these alone"
@@ -123,7 +124,8 @@ def haiku(
         batch: The number of examples at which averages are drawn, and in
             `net.training.example`. Other numbers can be measured as well.
         **apply: Further arguments of the function. A mode argument, such as
-            `train=False`, has this value in `net`, and its opposite in `net.training`.
+            `train=False`, has this value in `net`. In `net.training` it is set for
+            training, whatever its value here.
 
     Returns:
         The network. Its parameters are what `transformed.init` returns; of a function
@@ -205,7 +207,7 @@ class _Draw:
     axes: tuple[Hashable, ...] = ()
 
     def with_axes(self) -> "_Draw":
-        """Return it with axes for norms that take statistics over all devices."""
+        """Return a copy with the axis names of norms that reduce over devices."""
 
         def trace(axes: tuple[Hashable, ...]) -> None:
             jax.eval_shape(dataclasses.replace(self, axes=axes), key_shape())
@@ -218,8 +220,8 @@ class _Draw:
 
     def _drawn(self, key: Key) -> Params:
         xs = self.example.batch(key, self.batch)
-        # In training mode, because in inference mode batch norm would read averages that
-        # do not exist yet.
+        # In training mode, because in inference mode batch norm would read averages
+        # that do not exist yet.
         drawn = self.init.value(
             key,
             *self.arguments.positional(xs),

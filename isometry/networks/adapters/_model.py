@@ -87,10 +87,10 @@ class Arguments:
         *,
         reserved: tuple[str, ...] = (),
     ) -> "Arguments":
-        """Read them off the signature of the call, without `self`.
+        """Find out how a module is called from the signature of its call.
 
         Args:
-            signature: Its signature.
+            signature: The signature, without `self`.
             example: One example.
             added: Further arguments that the user gave.
             reserved: Names of arguments that the adapter itself passes.
@@ -140,14 +140,14 @@ class Model(ABC):
 
     Attributes:
         arguments: How its call takes an example.
-        axes: The names of axes over which its norms take statistics in training, beside
-            those of the batch: of devices, or of a map over examples.
+        axes: The axis names over which its norms take statistics in training, beside
+            the axis of the batch: names of a pmap over devices or a vmap over examples.
     """
 
     # Whether inference takes a batch, as in most frameworks, or one example.
     takes_batch: ClassVar[bool] = True
 
-    # What to write for a model that nothing switches.
+    # The end of the error message for a model whose mode no argument switches.
     remedy: ClassVar[str] = ""
 
     arguments: Arguments
@@ -167,10 +167,10 @@ class Model(ABC):
         """Return all outputs for a batch in training; updates of state are dropped."""
 
     def for_training(self, params: Params, xs: PyTree) -> "Model":
-        """Return the model with what `train` needs, from shapes.
+        """Return a copy of the model for which `train` works, found out from shapes.
 
         Raises:
-            NotDefined: The training mode cannot be had.
+            NotDefined: The model has no training mode.
         """
         del params, xs
         return self
@@ -183,7 +183,7 @@ class Inference:
     Attributes:
         model: The model.
         output: Which of its outputs is meant.
-        has_key: Whether its call needs a key although it draws nothing.
+        has_key: Whether its call needs a key although the output does not depend on it.
     """
 
     model: Model
@@ -235,7 +235,8 @@ class Training:
         if self.draws:
             batch, key = x
             return self.with_key(params, batch, key)
-        # A pair that is unpacked may be (array, key): both are inputs of the model then.
+        # A pair that is unpacked may be (array, key): both are inputs of the model
+        # then.
         if ends_with_key and not self.model.arguments.is_spread:
             raise InputError(
                 "x is a pair (batch, key), and this model draws nothing in training "
@@ -307,7 +308,7 @@ def _outputs(y: object) -> str:
 
 
 def called_with(build: Build, argument: str, value: object) -> Any:
-    """Call what builds a module, whether its one argument is named or not."""
+    """Call `build` with its one argument, by name if it takes it by name only."""
     # The metaclass of a module hides the signature of its class, so `__init__` is read.
     signed = build.__init__ if isinstance(build, type) else build
     try:

@@ -1,4 +1,4 @@
-"""What a model does in training: whether it draws, what has a fixed mode, named axes."""
+"""What a model does in training: whether it draws, fixed modes, named axes."""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
@@ -37,7 +37,7 @@ def depends_on_key(
 def with_axes(
     call: Callable[..., PyTree], names: Sequence[Hashable]
 ) -> Callable[..., PyTree]:
-    """Bind axes of length 1 for norms that take statistics over all devices."""
+    """Bind axis names, of length 1, for norms that take statistics over devices."""
     for name in names:
         # With `in_axes=None` nothing is mapped: arrays keep their shapes, and the name
         # is bound.
@@ -59,7 +59,7 @@ class Seen:
 
 
 def require_switch(model: Model, seen: Seen) -> None:
-    """Refuse a model that nothing switches, if a part of it stays in inference mode."""
+    """Refuse a model without a mode argument that has a part in inference mode."""
     # A model that has a mode argument may keep some norms in inference mode on purpose.
     if model.arguments.names or not seen.fixed:
         return

@@ -52,7 +52,7 @@ class NnxNetwork(Adapted):
             Its state without the keys that it draws from.
         """
         nnx = checks.extra("flax.nnx", "flax")
-        return nnx.state(module, nnx.Not(nnx.RngState))
+        return _copied(nnx.state(module, nnx.Not(nnx.RngState)))
 
     def module(self, params: Params) -> Any:
         """Return the module with these parameters, in the mode of the network.
@@ -99,7 +99,8 @@ def nnx(
         batch: The number of examples in `net.training.example`. Other numbers can be
             measured as well.
         **call: Further arguments of the module's call. A mode argument, such as
-            `train=False`, has this value in `net`, and its opposite in `net.training`.
+            `train=False`, has this value in `net`. In `net.training` it is set for
+            training, whatever its value here.
 
     Returns:
         The network. Its parameters are the module's state without random keys,
@@ -195,6 +196,15 @@ def _axes(module: Any) -> tuple[Hashable, ...]:
     return tuple(names)
 
 
+def _copied(state: Params) -> Params:
+    """Return a state whose variables are its own.
+
+    NNX changes variables in place: a module that shared them with the parameters would
+    write its new averages into these, and training it would change them.
+    """
+    return jax.tree.map(lambda leaf: leaf, state)
+
+
 @dataclass(frozen=True)
 class _Draw:
     """Draws the state of a module, without its random keys."""
@@ -241,7 +251,7 @@ class _Nnx(Model):
         # this call decides what is drawn.
         params, _ = nnx.split_state(params, nnx.Not(nnx.RngState), ...)
         self._require_all(params)
-        return nnx.merge(graphdef.value, params, self._rng_state(key))
+        return nnx.merge(graphdef.value, _copied(params), self._rng_state(key))
 
     def _require_all(self, params: Params) -> None:
         if jax.tree.structure(params) == self.structure:

@@ -110,6 +110,19 @@ def test_a_module_comes_back(net, trained):
     assert net.training.module(params).norm.use_running_average is False
 
 
+def test_calls_change_neither_parameters_nor_modules(net):
+    """NNX writes new averages in place."""
+    module = Layer(rngs=nnx.Rngs(7))
+    params = net.params_of(module)
+    before = jax.tree.map(np.asarray, params)
+    net.training(params, (BATCH, KEYS[0]))
+    net.module(params).dense.kernel[...] *= 0
+    module.dense.bias[...] += 1
+    jax.tree.map(np.testing.assert_array_equal, params, before)
+    assert np.any(module.dense.kernel[...] != 0)
+    np.testing.assert_array_equal(module.norm.mean[...], 0)
+
+
 def test_rngs_in_the_call_are_passed_in_training():
     net = networks.nnx(Passed, X)
     params = net.init(KEYS[0])
