@@ -1,7 +1,7 @@
 """Admin: skips of post-norm transformers, scaled by measured variances of branches."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 from jaxtyping import Array, PyTree
@@ -12,9 +12,11 @@ from isometry._internal.types import Params
 from isometry.schemes import _multipliers, _places
 from isometry.schemes._layer import Branch, Layer
 from isometry.schemes._measuring import Measured, Readings
+from isometry.schemes._multipliers import Setting
 from isometry.schemes._scheme import Residual, Scheme
 from isometry.schemes._transformer import embedding, xavier_uniform
 from isometry.structure import Anatomy, WeightLayer
+from isometry.structure._anatomy import gate_uses
 
 
 def _xavier(layer: Layer, sigma_w: float) -> Init:
@@ -96,10 +98,14 @@ def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) ->
     # For each stack, ω² of the next branch: an encoder and a decoder have streams of
     # their own.
     squares: dict[str | None, float] = {}
-    by_leaf: dict[str, dict[int | None, float]] = {}
+    by_leaf = _multipliers.Values()
+    uses = gate_uses(anatomy)
     for i, (record, branch) in enumerate(branches):
         square = squares.setdefault(branch.stack, 1.0)
-        by_leaf.setdefault(record.skip_gates[0], {})[record.slice] = math.sqrt(square)
+        path = record.skip_gates[0]
+        repeats = _places.repeats(anatomy, record)
+        entries = [uses.of_skip[name][path] for name in repeats]
+        by_leaf.add(path, record.name, entries, value=math.sqrt(square))
         ratio = float(variances[i] / variances[num_branches + i])
         if not math.isfinite(ratio):
             raise InputError(
@@ -107,20 +113,20 @@ def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) ->
                 f"{variances[num_branches + i]} over xs; give inputs that differ."
             )
         squares[branch.stack] = square + ratio
-    return _put(params, by_leaf)
+    return _put(params, by_leaf.settings())
 
 
-def _put(params: Params, by_leaf: dict[str, dict[int | None, float]]) -> Params:
-    """Return params with these values in the leaves of skips, by key path and slice."""
+def _put(params: Params, settings: Sequence[Setting]) -> Params:
+    """Return params with these values in the leaves of skips."""
+    by_path = {setting.path: setting for setting in settings}
     with_paths, tree = jax.tree_util.tree_flatten_with_path(params)
     leaves = []
     for path, leaf in with_paths:
         name = jax.tree_util.keystr(path)
         # The slices of a stacked leaf were measured one by one; the leaf is set at
         # once.
-        if name in by_leaf:
-            setting = _multipliers.setting(name, name, by_leaf[name], shape=leaf.shape)
-            leaf = setting.put(leaf)
+        if name in by_path:
+            leaf = by_path[name].put(leaf)
         leaves.append(leaf)
     return jax.tree.unflatten(tree, leaves)
 

@@ -1,18 +1,23 @@
 """Multipliers of branches, skips and attention matrices: their leaves and values."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from isometry._internal.errors import NotDefined
+from isometry.schemes import _places
 from isometry.schemes._places import Places
 from isometry.schemes._scheme import Scheme
 from isometry.structure import Anatomy
 from isometry.structure import Branch as Record
+from isometry.structure._anatomy import gate_uses
+from isometry.structure._assembling import GateUses
+from isometry.structure._gates import Entry
 
 Shapes: TypeAlias = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -29,22 +34,26 @@ class Setting(NamedTuple):
         path: The key path of the leaf.
         name: The name of the branch, without the slice for stacked branches; for an
             attention the name of its first layer.
-        values: One value for each slice of a stacked leaf; a single one otherwise.
-        is_stacked: Whether the first axis of the leaf is that of the slices.
+        values: The value for each of the entries; one for a whole leaf.
+        entries: Indices along the first axes of the leaf, such as the slice of a stack.
+            Empty if one value is for the whole leaf.
     """
 
     path: str
     name: str
     values: tuple[float, ...]
-    is_stacked: bool
+    entries: tuple[tuple[int, ...], ...] = ()
 
     def put(self, leaf: Array) -> Array:
-        """Return the leaf with these values."""
-        values = jnp.asarray(self.values, leaf.dtype)
-        if not self.is_stacked:
+        """Return the leaf with these values. Entries without one stay as they are."""
+        if not self.entries:
             return jnp.full(leaf.shape, self.values[0], leaf.dtype)
-        aligned = values.reshape((-1,) + (1,) * (leaf.ndim - 1))
-        return jnp.broadcast_to(aligned, leaf.shape)
+        num_axes = len(self.entries[0])
+        values = jnp.asarray(self.values, leaf.dtype)
+        aligned = values.reshape((-1,) + (1,) * (leaf.ndim - num_axes))
+        # One scatter for all entries.
+        indices = tuple(np.asarray(self.entries).T)
+        return jnp.asarray(leaf).at[indices].set(aligned)
 
     def written(self) -> str:
         """Return the initializer as the user would write it."""
@@ -64,24 +73,25 @@ def settings(
     """
     if scheme.multipliers is None:
         return []
-    values: dict[str, dict[int | None, float]] = {}
-    names: dict[str, str] = {}
-    # Branches are visited one by one; slices of one leaf are put together at the end.
+    uses = gate_uses(anatomy)
+    values = Values()
+    # Each branch says what it needs, and entries of one leaf are put together after.
     for record, branch in places.branches:
         wanted = scheme.multipliers(branch)
-        gate = _gate(record, scheme, wanted.branch, places=places, shapes=shapes)
+        repeats = _places.repeats(anatomy, record)
+        gate = _gate(
+            record, scheme, wanted.branch, places=places, uses=uses, shapes=shapes
+        )
         skip_gate = skip_leaf(record, scheme, wanted.skip)
         if gate is not None:
-            values.setdefault(gate, {})[record.slice] = wanted.branch
-            names.setdefault(gate, record.name)
+            entries = [uses.of_branch[name][gate] for name in repeats]
+            values.add(gate, record.name, entries, value=wanted.branch)
         if skip_gate is not None:
+            _check_pure(record, scheme, skip_gate, uses=uses)
             skip = wanted.skip / (record.skip_factor or 1.0)
-            values.setdefault(skip_gate, {})[record.slice] = skip
-            names.setdefault(skip_gate, record.name)
-    return [
-        setting(path, names[path], by_slice, shape=shapes[path].shape)
-        for path, by_slice in values.items()
-    ]
+            entries = [uses.of_skip[name][skip_gate] for name in repeats]
+            values.add(skip_gate, record.name, entries, value=skip)
+    return values.settings()
 
 
 def of_attentions(scheme: Scheme, anatomy: Anatomy) -> list[Setting]:
@@ -117,7 +127,7 @@ def of_attentions(scheme: Scheme, anatomy: Anatomy) -> list[Setting]:
                 continue
             # The leaf may hold one number a block, a head or a model. All entries start
             # at the same value, so the slices need not be told apart.
-            own = Setting(carrier, name, (value,), is_stacked=False)
+            own = Setting(carrier, name, (value,))
             if settings.setdefault(carrier, own).values != own.values:
                 raise NotDefined(
                     f"{about} the leaf {carrier} carries another of the three numbers "
@@ -142,36 +152,74 @@ def _check_fixed(about: str, fixed: float | None, value: float) -> None:
         )
 
 
-def setting(
-    path: str,
-    name: str,
-    by_slice: Mapping[int | None, float],
-    *,
-    shape: Sequence[int],
-) -> Setting:
-    """Put the values of one leaf together.
+class Values:
+    """The values that branches and skips need of the leaves that multiply them."""
 
-    Args:
-        path: The key path of the leaf.
-        name: The name of the first branch that it multiplies.
-        by_slice: The value for each slice; of a branch that is not stacked, for None.
-        shape: The shape of the leaf.
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+        self._by_path: dict[str, dict[Entry, float]] = {}
 
-    Raises:
-        NotDefined: Branches share a single number, and need different ones.
-    """
-    is_stacked = None not in by_slice and tuple(shape[:1]) == (len(by_slice),)
-    values = tuple(by_slice.values())
-    if is_stacked:
-        values = tuple(by_slice[number] for number in range(len(by_slice)))  # type: ignore[index]
-        name = name.partition("[")[0]
-    # The leaf holds a single number, which cannot have two values.
-    elif len(set(values)) > 1:
+    def add(
+        self, path: str, name: str, entries: Iterable[Entry], *, value: float
+    ) -> None:
+        """Note the value that a branch needs of entries of a leaf.
+
+        Raises:
+            NotDefined: Another branch or skip needs another value of the same entry.
+        """
+        self._names.setdefault(path, name)
+        by_entry = self._by_path.setdefault(path, {})
+        for entry in entries:
+            # One number cannot be two.
+            if by_entry.setdefault(entry, value) != value:
+                raise _conflict(self._names[path], path, (by_entry[entry], value))
+
+    def settings(self) -> list[Setting]:
+        """Return the values of each leaf.
+
+        Raises:
+            NotDefined: Which entry of a leaf has which value is not known.
+        """
+        return [self._setting(path) for path in self._by_path]
+
+    def _setting(self, path: str) -> Setting:
+        name = self._names[path]
+        by_entry = self._by_path[path]
+        entries = []
+        for entry in by_entry:
+            known = tuple(index for index in entry or () if index is not None)
+            if known and known == entry:
+                entries.append(known)
+        values = tuple(by_entry.values())
+        # A leaf of which no entry is known, or of which all is meant, holds one value.
+        is_apart = len(entries) == len(by_entry) and len(set(map(len, entries))) == 1
+        if is_apart:
+            if len(entries) > 1:
+                name = name.partition("[")[0]
+            return Setting(path, name, values, entries=tuple(entries))
+        if len(set(values)) > 1:
+            others = [value for value in values if value != values[0]]
+            raise _conflict(name, path, (values[0], others[0]))
+        return Setting(path, name, values[:1])
+
+
+def _conflict(name: str, path: str, values: tuple[float, float]) -> NotDefined:
+    return NotDefined(
+        f"branch {name!r}: its multiplier {path} is shared by branches or skips that "
+        f"need different values, {values[0]:.6g} and {values[1]:.6g}; give each its "
+        "own."
+    )
+
+
+def _check_pure(record: Record, scheme: Scheme, path: str, *, uses: GateUses) -> None:
+    """Refuse a multiplier that acts on anything else too."""
+    if path in uses.shared:
         raise NotDefined(
-            f"branch {name!r}: its multiplier {path} is shared by branches that need "
-            f"different values, {values[0]:.6g} and others; give each its own."
+            f"branch {record.name!r}: scheme {scheme.name!r} sets its multiplier "
+            f"{path}, which the program reads in another place too, as in "
+            "(1 - g) * x + g * F(x); write a leaf that multiplies the branch, or the "
+            "skip, alone."
         )
-    return Setting(path, name, values=values, is_stacked=is_stacked)
 
 
 def _gate(
@@ -180,32 +228,39 @@ def _gate(
     value: float,
     *,
     places: Places,
+    uses: GateUses,
     shapes: Shapes,
 ) -> str | None:
     """Return the leaf to set as the multiplier of a branch; None if none is needed."""
-    # A stack of scalars is a vector with one entry for each slice.
-    num_slices = max(places.by_name[name].stacked or 1 for name in record.layers)
     scalars = []
     scales = []
     for path in record.gates:
-        size = math.prod(shapes[path].shape)
-        (scalars if size in (1, num_slices) else scales).append(path)
+        # A stack of scalars is a vector with one entry for each slice.
+        entry = uses.of_branch[record.name][path] or ()
+        size = math.prod(shapes[path].shape[len(entry) :])
+        (scalars if size == 1 else scales).append(path)
     last = record.layers[-1]
     is_normed = any("norm" in step for step in places.by_name[last].then)
     if scheme.closes == "norm":
         if scales and is_normed:
+            _check_pure(record, scheme, scales[0], uses=uses)
             return scales[0]
         raise NotDefined(
             f"branch {record.name!r}: scheme {scheme.name!r} starts the scale of the "
             f"norm behind its last layer at {value:g}, and there is no such norm; "
             "fixup needs none, skipinit needs a scalar."
         )
+    # A scale per channel is that of a norm or LayerScale, which have laws of their own;
+    # a scalar is the multiplier that the scheme means. At 1 the scale is as drawn.
+    candidates = scalars if value == 1.0 else scalars or scales
+    if candidates:
+        # What is read in other places cannot be set without a change there.
+        pure = [path for path in candidates if path not in uses.shared]
+        chosen = (pure or candidates)[-1]
+        _check_pure(record, scheme, chosen, uses=uses)
+        return chosen
     if value == 1.0:
-        # The scheme means a scalar. A scale per channel belongs to a norm or
-        # LayerScale, which starts at a value of its own, and is left alone.
-        return scalars[-1] if scalars else None
-    if scalars or scales:
-        return (scalars or scales)[-1]
+        return None
     raise NotDefined(
         f"branch {record.name!r}: scheme {scheme.name!r} multiplies it by {value:g}, "
         "and no parameter multiplies it behind its last layer; fixup needs none."

@@ -219,6 +219,14 @@ def _bare(record: Record) -> str:
     return _REPEAT.sub("", record.name)
 
 
+def repeats(anatomy: Anatomy, record: Record) -> list[str]:
+    """Return the names of a branch in all steps of a recurrence that repeats it."""
+    name = _STEP.sub("", record.name)
+    return [
+        other.name for other in anatomy.branches if _STEP.sub("", other.name) == name
+    ]
+
+
 def _read_across(anatomy: Anatomy) -> list[str]:
     """Return the points of keys that are computed from another stack than queries.
 

@@ -15,7 +15,7 @@ from isometry._internal import checks, precision
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Params
 from isometry.structure import _assembling, _names, _table
-from isometry.structure._assembling import Assembled
+from isometry.structure._assembling import Assembled, GateUses
 from isometry.structure._place import Place
 from isometry.structure._points import Point
 from isometry.structure._records import Attention, Branch, WeightLayer
@@ -84,6 +84,7 @@ class Anatomy:
         self._flow = assembled.flow
         self._points = assembled.points
         self._rows = assembled.rows
+        self._gate_uses = assembled.gate_uses
         self._reached: dict[int, frozenset[int]] = {}
 
     def table(self) -> str:
@@ -249,6 +250,11 @@ class Anatomy:
             (False, True)
         """
         return self._point(name).node in self._flow.cuts
+
+
+def gate_uses(anatomy: Anatomy) -> GateUses:
+    """Return how the leaves that multiply branches and skips are used."""
+    return anatomy._gate_uses
 
 
 def _abbreviated(

@@ -2,7 +2,7 @@
 
 import re
 import statistics
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from jax.extend import core
@@ -12,6 +12,7 @@ from isometry.structure._attention import Heads
 from isometry.structure._branches import Join, innermost, joins
 from isometry.structure._depths import Depths
 from isometry.structure._flow import Flow
+from isometry.structure._gates import Entry, Read
 from isometry.structure._layers import Row, Use, rows
 from isometry.structure._meetings import meetings
 from isometry.structure._mixture import Coefficient
@@ -38,6 +39,21 @@ _LISTS = frozenset(("layers",))
 _INDEX = re.compile(r"\[(\d+)\]")
 
 
+class GateUses(NamedTuple):
+    """How the leaves that multiply branches and skips are used.
+
+    Attributes:
+        of_branch: For each branch by name, the entry of each leaf of its `gates`, by
+            key path.
+        of_skip: Likewise, of its `skip_gates`.
+        shared: The key paths of gates that the program reads in other places too.
+    """
+
+    of_branch: dict[str, dict[str, Entry]]
+    of_skip: dict[str, dict[str, Entry]]
+    shared: frozenset[str]
+
+
 class Assembled(NamedTuple):
     """All parts of an anatomy.
 
@@ -50,6 +66,7 @@ class Assembled(NamedTuple):
         flow: The nodes through which the Jacobian is computed.
         points: The named values.
         rows: The weights and their uses, in the order of `layers`.
+        gate_uses: How the gates of the branches are used.
     """
 
     layers: tuple[WeightLayer, ...]
@@ -60,6 +77,7 @@ class Assembled(NamedTuple):
     flow: Flow
     points: Points
     rows: Sequence[Row]
+    gate_uses: GateUses
 
 
 class _Parts(NamedTuple):
@@ -126,15 +144,17 @@ def assemble(
         points=Points(flow, named, x_paths),
     )
     depths = Depths(program, layers_at)
+    branches, gate_uses = _branches(parts)
     return Assembled(
         layers=_layers(parts, depths),
-        branches=_branches(parts),
+        branches=branches,
         attentions=_attentions(parts),
         unread=_unread(program),
         depth=max(depths.last[index] for index in program.outputs),
         flow=flow,
         points=parts.points,
         rows=weights,
+        gate_uses=gate_uses,
     )
 
 
@@ -214,16 +234,22 @@ def _biases(parts: _Parts) -> dict[int, str]:
     return biases
 
 
-def _branches(parts: _Parts) -> tuple[Branch, ...]:
+def _branches(parts: _Parts) -> tuple[tuple[Branch, ...], GateUses]:
     """Write the records of the branches, in all iterations of scans."""
     # A scanned block has one join in the program, and one branch for each iteration.
     stems = _stems(parts)
     by_name: dict[str, Branch] = {}
+    of_branch: dict[str, dict[str, Entry]] = {}
+    of_skip: dict[str, dict[str, Entry]] = {}
+    all_reads: set[Read] = set()
     for join in parts.joins:
         positions = _positions(parts, join)
         cuts = {join.fork, *parts.flow.layer_at}
         gates = _gates.leaves(parts.flow, join.end, cuts)
         skip_gates = _gates.leaves(parts.flow, join.skip, cuts)
+        reads = _gates.reads(parts.flow, join.end, cuts)
+        skip_reads = _gates.reads(parts.flow, join.skip, cuts)
+        all_reads |= reads | skip_reads
         for joins_at, shift in parts.points.of_node(join.node):
             written = parts.points.written(join.layers[-1], shift)
             stem = name = stems[join.node] + written
@@ -239,12 +265,32 @@ def _branches(parts: _Parts) -> tuple[Branch, ...]:
                 layers=tuple(positions),
                 shortcut=_row_names(parts, join.shortcut),
                 positions=tuple(positions.values()),
-                slice=_slice(written),
+                slice=_slice(parts, join.layers[-1], written),
                 gates=_paths(parts, gates),
                 skip_gates=_paths(parts, skip_gates),
                 skip_factor=_gates.factor(parts.flow, join.skip, join.fork),
             )
-    return tuple(by_name.values())
+            index_in = parts.points.index_in(join.node, shift)
+            of_branch[name] = _entries(parts, gates, reads, index_in=index_in)
+            of_skip[name] = _entries(parts, skip_gates, skip_reads, index_in=index_in)
+    shared = _paths(parts, sorted(_gates.shared(parts.flow.program, all_reads)))
+    return tuple(by_name.values()), GateUses(of_branch, of_skip, frozenset(shared))
+
+
+def _entries(
+    parts: _Parts,
+    gates: Sequence[int],
+    reads: Iterable[Read],
+    *,
+    index_in: Mapping[int, int],
+) -> dict[str, Entry]:
+    """Return which entry of each gate multiplies one branch, by key path."""
+    program = parts.flow.program
+    entries = [
+        _gates.entry(program, leaf, reads, origins=parts.origins, index_in=index_in)
+        for leaf in gates
+    ]
+    return dict(zip(_paths(parts, gates), entries, strict=True))
 
 
 def _positions(parts: _Parts, join: Join) -> dict[str, int]:
@@ -256,10 +302,27 @@ def _positions(parts: _Parts, join: Join) -> dict[str, int]:
     return positions
 
 
-def _slice(written: str) -> int | None:
-    """Return the slice of stacked layers in "[3]" or "[3]@5", or None."""
-    index = _INDEX.match(written)
-    return None if index is None else int(index[1])
+def _slice(parts: _Parts, layer: int, written: str) -> int | None:
+    """Return the slice of a stacked layer in "[3]", "[3]@5" or "[1][2]", or None."""
+    indices = [int(index) for index in _INDEX.findall(written)]
+    if not indices:
+        return None
+    flow = parts.flow
+    _, use = flow.layer_at[layer][0]
+    # The one iteration of a leaf that f itself stacked is not written.
+    skipped = None if use.single_iteration is None else use.single_iteration[0]
+    lengths = [
+        flow.program.scans[scan].length
+        for i, scan in enumerate(flow.value(layer).scans)
+        if use.styles[i] and i != skipped
+    ]
+    # Slices of nested stacks are numbered with the innermost fastest. The length of the
+    # outermost is not needed.
+    number = indices[0]
+    inner = lengths[len(lengths) - len(indices) + 1 :]
+    for index, length in zip(indices[1:], inner, strict=True):
+        number = number * length + index
+    return number
 
 
 def _paths(parts: _Parts, leaves: Sequence[int]) -> tuple[str, ...]:

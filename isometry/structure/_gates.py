@@ -1,12 +1,14 @@
 """Leaves and numbers that multiply a residual branch, or its skip."""
 
 import math
-from collections.abc import Container
+from collections.abc import Container, Iterable, Mapping
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from isometry.structure._flow import LAYOUT, Flow
-from isometry.structure._reading import Indices
+from isometry.structure._origins import Origins, Pick
+from isometry.structure._reading import Indices, Program
 
 # The result is zero where any operand is.
 _PRODUCTS = frozenset(("mul", "dot_general", "conv_general_dilated"))
@@ -24,6 +26,33 @@ _LINEAR = LAYOUT | {
 }
 
 _SUMS = frozenset(("add", "add_any", "sub"))
+
+# Operations behind which entries of a leaf are still known by what was picked.
+_DIRECT = (LAYOUT - {"scan_carry", "scan_last", "scan_stack"}) | {
+    "slice",
+    "dynamic_slice",
+    "gather",
+}
+
+# Indices along the first axes of a leaf, each None if it is not known.
+Indexed: TypeAlias = tuple[int | None, ...]
+
+# Which entries of a leaf are meant, () for all of it; None if nothing is known.
+Entry: TypeAlias = Indexed | None
+
+
+class Read(NamedTuple):
+    """Where a leaf multiplies the signal.
+
+    Attributes:
+        value: Index of the value that depends on x, and reads the leaf.
+        operand: Index of its operand, which comes from the leaf.
+        leaf: Index of the leaf.
+    """
+
+    value: int
+    operand: int
+    leaf: int
 
 
 def leaves(
@@ -43,6 +72,136 @@ def leaves(
         zero but for what is added to it. The leaf next to a layer comes first.
     """
     return _zeroed_by(flow, end, cuts, cache={})
+
+
+def reads(flow: Flow, end: int, cuts: Container[int]) -> frozenset[Read]:
+    """Find where the leaves that `leaves` returns are read. Arguments are the same."""
+    cache: dict[int, Indices] = {}
+    gates = _zeroed_by(flow, end, cuts, cache=cache)
+    found = set()
+    # The search has visited all that lies between the two nodes.
+    for node in tuple(cache):
+        if not gates or not _depends_on_x(flow, node):
+            continue
+        value, _, operands = flow.unrolled.nodes[node]
+        for operand in operands:
+            if _depends_on_x(flow, operand):
+                continue
+            read = flow.unrolled.nodes[operand].value
+            factors = _zeroed_by(flow, operand, cuts, cache=cache)
+            found |= {Read(value, read, leaf) for leaf in factors if leaf in gates}
+    return frozenset(found)
+
+
+def shared(program: Program, known: Iterable[Read]) -> frozenset[int]:
+    """Find the leaves that also act in other places than those where they are gates.
+
+    An example is g in (1 - g) x + g F(x).
+
+    Args:
+        program: The program.
+        known: Where leaves are gates.
+    """
+    bits = {read.leaf: 1 << i for i, read in enumerate(known)}
+    allowed: dict[tuple[int, int], int] = {}
+    for read in known:
+        place = (read.value, read.operand)
+        allowed[place] = allowed.get(place, 0) | bits[read.leaf]
+    # For each value that does not depend on x, the leaves that it comes from, as bits:
+    # all leaves are followed in one pass.
+    comes_from = dict(bits)
+    elsewhere = 0
+    for index, value in enumerate(program.values):
+        for operand in value.inputs:
+            leaves_of_operand = comes_from.get(operand, 0)
+            if index in program.of_x:
+                elsewhere |= leaves_of_operand & ~allowed.get((index, operand), 0)
+            else:
+                comes_from[index] = comes_from.get(index, 0) | leaves_of_operand
+    return frozenset(leaf for leaf, bit in bits.items() if elsewhere & bit)
+
+
+def entry(
+    program: Program,
+    leaf: int,
+    found: Iterable[Read],
+    *,
+    origins: Mapping[int, Origins],
+    index_in: Mapping[int, int],
+) -> Entry:
+    """Return which entry of a leaf is a gate.
+
+    Args:
+        program: The program.
+        leaf: Index of the leaf.
+        found: Where leaves are gates of one branch.
+        origins: The origins of values.
+        index_in: For each scan around the branch, the index of what its iteration
+            takes.
+
+    Returns:
+        As in `Entry`. Unknown, too, if there are several.
+    """
+    entries: set[Entry] = set()
+    for read in found:
+        if read.leaf == leaf:
+            of_leaf = [o for o in origins.get(read.operand, ()) if o.leaf == leaf]
+            is_plain = len(of_leaf) == 1 and not of_leaf[0].parts
+            if not is_plain:
+                return None
+            taken = _picked(of_leaf[0].picks, index_in)
+            if not _is_direct(program, read.operand, leaf):
+                taken = (None,) * len(taken)
+            entries.add(taken)
+    return entries.pop() if len(entries) == 1 else None
+
+
+def _picked(picks: Iterable[Pick], index_in: Mapping[int, int]) -> Indexed:
+    """Return the indices that picks take along the first axes."""
+    by_axis: dict[int, int | None] = {}
+    for pick in picks:
+        index = pick.index
+        if index is None and pick.scan is not None:
+            index = index_in.get(pick.scan)
+        by_axis[pick.axis] = index
+    return tuple(by_axis.get(axis) for axis in range(len(by_axis)))
+
+
+def _is_direct(program: Program, index: int, leaf: int) -> bool:
+    """Tell whether a value is made of entries of a leaf that are known by their picks.
+
+    Reversed, summed or scaled entries are not, and neither are those that a loop finds
+    by a number of its own.
+    """
+    while index != leaf:
+        value = program.values[index]
+        if value.operation not in _DIRECT or not value.inputs:
+            return False
+        source = value.inputs[0]
+        # An index that is an operand is a number of the program, or a loop's.
+        if any(not _is_constant(program, read) for read in value.inputs[1:]):
+            return False
+        before, after = program.values[source].shape, value.shape
+        is_reshaped = value.operation == "reshape" and _wide(before) != _wide(after)
+        if is_reshaped:
+            return False
+        index = source
+    return True
+
+
+def _is_constant(program: Program, index: int) -> bool:
+    """Tell whether a value depends on no argument, and is the same in every loop."""
+    value = program.values[index]
+    if not value.inputs:
+        return value.operation == "constant"
+    if value.operation.startswith("scan"):
+        return False
+    return all(_is_constant(program, read) for read in value.inputs)
+
+
+def _wide(shape: Indices) -> Indices:
+    """Return the sizes of axes that have more than one entry."""
+    return tuple(size for size in shape if size != 1)
 
 
 def _zeroed_by(

@@ -478,6 +478,15 @@ class Points:
             use.styles, scans, point.iterations, only=use.single_iteration
         )
 
+    def index_in(self, node: int, shift: Shift) -> dict[int, int]:
+        """Return what each scan around a node takes in its iteration, by the scan."""
+        point = self._point(node, shift)
+        scans = self._program.values[point.value].scans
+        return {
+            scan: self._program.scans[scan].index_of(iteration)
+            for scan, iteration in zip(scans, point.iterations, strict=True)
+        }
+
     def name_before(self, node: int, shift: Shift) -> str | None:
         """Name a value, or the point of which it is a scaled or reshaped copy."""
         while True:

@@ -133,3 +133,162 @@ def test_a_scalar_that_all_slices_share_holds_one_value():
     params = draw(KEY, models.noise(shapes))
     assert params["gate"].shape == ()
     assert float(params["gate"]) == 0.0
+
+
+VECTOR = jax.ShapeDtypeStruct((4,), jnp.float32)
+SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
+
+
+def perceptron(params, x):
+    return jnp.tanh(x @ params["w"]) @ params["v"]
+
+
+def gated(leaf):
+    """The shapes of a perceptron with a leaf "g"."""
+    square = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    return {"w": square, "v": square, "g": leaf}
+
+
+def pythagorean(p, x):
+    return jnp.sqrt(1 - p["g"] ** 2) * x + p["g"] * perceptron(p, x)
+
+
+def highway(p, x):
+    return (1 - p["g"]) * x + p["g"] * perceptron(p, x)
+
+
+def gated_at_both_ends(p, x):
+    return x + p["g"] * perceptron(p, p["g"] * x)
+
+
+def gated_stream(p, x):
+    x = p["g"] * x
+    return x + p["g"] * perceptron(p, x)
+
+
+@pytest.mark.parametrize("f", [pythagorean, highway, gated_at_both_ends, gated_stream])
+def test_a_gate_that_acts_elsewhere_too_is_refused(f):
+    an = anatomy(f, gated(SCALAR), VECTOR)
+    for name in ("rezero", "fixup"):
+        with pytest.raises(NotDefined, match=r"\['g'\], which the program reads in"):
+            schemes.assign(name, an, gated(SCALAR))
+
+
+def test_two_numbers_in_one_leaf_are_set_apart():
+    def f(p, x):
+        return p["g"][0] * x + p["g"][1] * perceptron(p, x)
+
+    shapes = gated(jax.ShapeDtypeStruct((2,), jnp.float32))
+    assignment = schemes.assign("rezero", anatomy(f, shapes, VECTOR), shapes)
+    params = jax.jit(assignment.draw)(KEY, models.noise(shapes))
+    np.testing.assert_array_equal(params["g"], [1, 0])
+
+
+def test_one_number_for_skip_and_branch_is_refused():
+    def f(p, x):
+        return p["g"] * x + p["g"] * perceptron(p, x)
+
+    an = anatomy(f, gated(SCALAR), VECTOR)
+    with pytest.raises(NotDefined, match=r"\['g'\] is shared by branches or skips"):
+        schemes.assign("rezero", an, gated(SCALAR))
+
+
+def nested(params, x):
+    """Blocks x + a F(x) in a scan in a scan."""
+
+    def block(x, p):
+        return x + p["a"] * perceptron(p, x), None
+
+    def stage(x, p):
+        return jax.lax.scan(block, x, p)
+
+    return jax.lax.scan(stage, x, params)[0]
+
+
+@pytest.mark.parametrize(("name", "closed"), [("fixup", "v"), ("rezero", "a")])
+def test_all_blocks_of_a_scan_in_a_scan_are_closed(name, closed):
+    stack = jax.ShapeDtypeStruct((2, 3, 4, 4), jnp.float32)
+    gates = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    shapes = {"w": stack, "v": stack, "a": gates}
+    an = anatomy(nested, shapes, VECTOR)
+    assert [branch.slice for branch in an.branches] == list(range(6))
+    assignment = schemes.assign(name, an, shapes)
+    params = jax.jit(assignment.draw)(KEY, models.noise(shapes))
+    np.testing.assert_array_equal(params[closed], 0)
+
+
+def test_a_scale_that_all_slices_share_is_no_scalar():
+    """Three blocks of width 3: the shared scale has as many entries as the stack."""
+
+    def f(params, x):
+        def step(x, p):
+            return x + (p["a"] * perceptron(p, x)) * params["scale"], None
+
+        return jax.lax.scan(step, x, params["blocks"])[0]
+
+    stack = jax.ShapeDtypeStruct((3, 3, 3), jnp.float32)
+    vector = jax.ShapeDtypeStruct((3,), jnp.float32)
+    shapes = {"blocks": {"w": stack, "v": stack, "a": vector}, "scale": vector}
+    given = models.noise(shapes)
+    assignment = schemes.assign("rezero", anatomy(f, shapes, vector), shapes)
+    params = jax.jit(assignment.draw)(KEY, given)
+    np.testing.assert_array_equal(params["blocks"]["a"], 0)
+    np.testing.assert_array_equal(params["scale"], given["scale"])
+
+
+def test_admin_gives_each_entry_of_one_vector_its_own_number():
+    """By the law in NumPy: ω² of a block is 1 + Σ Var F / Var x of those before it."""
+
+    def normed(x):
+        x = x - x.mean(-1, keepdims=True)
+        return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+
+    def f(params, x):
+        for i, block in enumerate(params["blocks"]):
+            x = normed(params["s"][i] * x + perceptron(block, x))
+        return x
+
+    square = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    block = {"w": square, "v": square}
+    shapes = {"blocks": [block] * 3, "s": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    assignment = schemes.assign("admin", anatomy(f, shapes, VECTOR), shapes)
+    drawn = jax.jit(assignment.draw)(KEY, models.zeros(shapes))
+    xs = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    found = schemes.get("admin").adjust(f, drawn, xs)["s"]
+    squares = [1.0]
+    x = xs.astype(np.float64)
+    for block in jax.device_get(drawn["blocks"]):
+        result = np.tanh(x @ block["w"]) @ block["v"]
+        squares.append(squares[-1] + result.var() / x.var())
+        x = x + result
+        x = x - x.mean(-1, keepdims=True)
+        x = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+    # Float32 rounds at 6e-8; the cancellation of sum minus skip costs two digits.
+    np.testing.assert_allclose(found, np.sqrt(squares[:3]), rtol=1e-5)
+
+
+def test_entries_that_are_not_known_hold_one_value():
+    """A reversed stack of skips: admin would give each slice a number of its own."""
+    f, shapes, x = reversed_skips()
+    an = anatomy(f, shapes, x)
+    params = jax.jit(schemes.assign("admin", an, shapes).draw)(
+        KEY, models.zeros(shapes)
+    )
+    np.testing.assert_array_equal(params["s"], 1)
+    xs = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    with pytest.raises(NotDefined, match=r"\['s'\] is shared by branches or skips"):
+        schemes.get("admin").adjust(f, params, xs)
+
+
+def reversed_skips():
+    def step(x, p):
+        x = p["s"] * x + perceptron(p, x)
+        x = x - x.mean()
+        return x * jax.lax.rsqrt((x * x).mean() + 1e-6), None
+
+    def f(params, x):
+        return jax.lax.scan(step, x, params | {"s": params["s"][::-1]})[0]
+
+    stack = jax.ShapeDtypeStruct((3, 4, 4), jnp.float32)
+    shapes = {"w": stack, "v": stack, "s": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    return f, shapes, VECTOR
