@@ -188,12 +188,12 @@ def _distinct(records: Sequence[Record]) -> tuple[Record, ...]:
     return tuple(by_name.values())
 
 
-def repeats(anatomy: Anatomy, record: Record) -> list[str]:
-    """Return the names of a branch in all steps of a recurrence that repeats it."""
-    name = _STEP.sub("", record.name)
-    return [
-        other.name for other in anatomy.branches if _STEP.sub("", other.name) == name
-    ]
+def repeats(anatomy: Anatomy) -> dict[str, list[str]]:
+    """Return, for each branch by name, its names in all steps of a recurrence."""
+    by_stem: dict[str, list[str]] = {}
+    for record in anatomy.branches:
+        by_stem.setdefault(_STEP.sub("", record.name), []).append(record.name)
+    return {name: names for names in by_stem.values() for name in names}
 
 
 def _read_across(anatomy: Anatomy) -> list[str]:
