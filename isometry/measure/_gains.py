@@ -14,6 +14,7 @@ from isometry._internal.types import Key, Params
 from isometry.activations import Activation
 from isometry.networks import Network
 from isometry.structure import Anatomy, WeightLayer
+from isometry.structure._records import stack_sizes
 
 # Rows of a table on a screen.
 _ROWS_OF_REPR = 20
@@ -214,8 +215,9 @@ def _multiplied(
     """Multiply the slices of one layer in its leaf."""
     # One gain for each slice, and the same along all other axes.
     shape = [1] * leaf.ndim
-    for axis in layer.stacked_axes:
-        shape[axis] = leaf.shape[axis]
+    stack = stack_sizes(layer, leaf.shape)
+    for axis, number in zip(layer.stacked_axes, stack, strict=True):
+        shape[axis] = number
     factor = jnp.asarray(gains, leaf.dtype).reshape(shape)
     if not layer.stretches:
         return leaf * factor

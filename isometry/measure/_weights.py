@@ -18,6 +18,7 @@ from isometry.measure._record import Spectrum
 from isometry.networks import Network
 from isometry.structure import Anatomy
 from isometry.structure._operands import Convolution, Operand, operands
+from isometry.structure._records import stack_sizes
 from isometry.structure._tapping import tapped
 
 # Rows of a table on a screen.
@@ -195,7 +196,7 @@ def _names(use: Operand, shape: tuple[int, ...]) -> list[str]:
     if layer.stacked is None:
         return [layer.name]
     # Slices of nested stacks have an index for each.
-    stack = tuple(shape[axis] for axis in layer.stacked_axes)
+    stack = stack_sizes(layer, shape)
     indices = ["".join(f"[{n}]" for n in index) for index in np.ndindex(stack)]
     names = [layer.name + index for index in indices]
     if use.index is None:

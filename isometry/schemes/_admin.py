@@ -54,6 +54,14 @@ def _suits(anatomy: Anatomy) -> None:
                 "it measures, and no parameter multiplies it; write "
                 "params['skip'] * x + F(x)."
             )
+    placed = _places.places(anatomy).branches
+    for record, branch in placed:
+        if branch.count + branch.other > len(placed):
+            raise NotDefined(
+                f"branch {record.name!r}: admin measures another multiplier of the "
+                "skip at each depth, and the same weights are used at several; give "
+                "each branch a skip of its own."
+            )
 
 
 def _has_norm_behind_sum(layer: WeightLayer) -> bool:

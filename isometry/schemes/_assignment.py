@@ -26,6 +26,8 @@ from isometry.schemes._registry import SchemeLike, get
 from isometry.schemes._scheme import Scheme, check_sigmas
 from isometry.structure import Anatomy, WeightLayer
 from isometry.structure._anatomy import PyTreeDef
+from isometry.structure._records import stack_sizes
+from isometry.structure._usage import Usage, usages
 
 AS_DRAWN = "as drawn"
 
@@ -289,10 +291,12 @@ def assign(
     shapes = _shapes(params, anatomy)
     places = _places.places(anatomy)
     scales = _scales.Scales(chosen, sigma_w, sigma_b, activations=activations or {})
+    used = usages(anatomy)
     weights = []
     rows = []
     for source in _without_repeats(anatomy.layers):
-        weight, row = _weight(chosen, source, places, scales=scales)
+        usage = used[source.name]
+        weight, row = _weight(chosen, source, places, scales=scales, usage=usage)
         rows.append(row)
         if weight is not None:
             # The draw is traced on shapes, so the check is fast for a network of any
@@ -376,6 +380,7 @@ def _weight(
     places: Places,
     *,
     scales: _scales.Scales,
+    usage: Usage,
 ) -> tuple[_Weight | None, Row]:
     """Choose the initializers of one weight layer, and write its row."""
 
@@ -412,7 +417,12 @@ def _weight(
                     raise NotDefined(_about(source, scheme, error)) from error
                 chosen[kind] = _fused.initializer(scaled.scheme, parts)
         inits.append(chosen[kind])
-    note = ", ".join(filter(None, (scaled.note, _remark(source))))
+    _check_zeros(source, scheme, inits, usage=usage)
+    together = ""
+    if not parts:
+        together = _drawn_together(source, has_shares=source.name in places.shares)
+    notes = (scaled.note, _remark(source), usage.note(), together)
+    note = ", ".join(filter(None, notes))
     weight = _Weight(
         source=source,
         layers=layers,
@@ -465,6 +475,33 @@ def _remark(source: WeightLayer) -> str:
     if source.tied:
         parts.append("tied")
     return ", ".join(parts)
+
+
+def _drawn_together(source: WeightLayer, *, has_shares: bool) -> str:
+    """Say which maps side by side in one weight are drawn as one."""
+    if has_shares:
+        return "one law for queries, keys and values together"
+    # The state of n units is mapped to three or four gates of n units, and what reads
+    # them apart is no activation of all.
+    is_apart = source.branch is None and _scales.follows(source) is None
+    is_wide = source.fan_out in (3 * source.fan_in, 4 * source.fan_in)
+    if source.role == "recurrent" and is_apart and is_wide:
+        return "one law for all gates together"
+    return ""
+
+
+def _check_zeros(
+    source: WeightLayer, scheme: Scheme, inits: Sequence[Init], *, usage: Usage
+) -> None:
+    """Refuse zeros for a weight that is divided by its own norm."""
+    if not usage.is_normalized or usage.is_zero_safe:
+        return
+    if any(repr(init).startswith("zeros(") for init in inits):
+        raise NotDefined(
+            f"layer {source.name!r}: scheme {scheme.name!r} starts it at zero, and the "
+            "network divides it by its own norm, which gives NaN; use the weight "
+            "without its norm, or another scheme."
+        )
 
 
 def _check_drawable(
@@ -576,7 +613,7 @@ def _others(shapes: Iterable[str], rows: Sequence[Row]) -> list[Row]:
 def _draw_weight(weight: _Weight, key: Key, leaf: Array) -> Array:
     """Draw one weight layer, and put it in its place in the leaf."""
     source = weight.source
-    stacked = sizes(leaf.shape, source.stacked_axes)
+    stacked = stack_sizes(source, leaf.shape)
     num_slices = math.prod(stacked)
     keys = jax.random.split(key, num_slices) if num_slices > 1 else key[None]
     first, *others = weight.inits

@@ -13,6 +13,7 @@ from isometry._internal.types import Params
 from isometry.schemes import _places
 from isometry.structure import Anatomy, WeightLayer, anatomy
 from isometry.structure._place import Place
+from isometry.structure._records import stack_sizes
 from isometry.structure._tapping import tapped
 
 # Examples that are run at once. With ten times more, the activations of a large network
@@ -225,9 +226,11 @@ def _entries_of_leaf(where: Slice, shape: Sequence[int]) -> tuple[int | slice, .
     index: list[int | slice] = [slice(None)] * len(shape)
     axes = where.source.stacked_axes
     # Uses are counted with the last stacked axis fastest.
-    positions = np.unravel_index(where.use, [shape[axis] for axis in axes])
-    for axis, position in zip(axes, positions, strict=True):
-        index[axis] = int(position)
+    positions = np.unravel_index(where.use, stack_sizes(where.source, shape))
     for axis, start, stop in where.source.stretches:
         index[axis] = slice(start, stop)
+    # Slices of a stretch are counted from its start.
+    first = {axis: start for axis, start, _ in where.source.stretches}
+    for axis, position in zip(axes, positions, strict=True):
+        index[axis] = first.get(axis, 0) + int(position)
     return tuple(index)

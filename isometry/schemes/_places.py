@@ -9,12 +9,16 @@ from isometry.schemes import _scales
 from isometry.schemes._layer import Branch, Layer
 from isometry.structure import Anatomy, WeightLayer
 from isometry.structure import Branch as Record
+from isometry.structure._recurring import is_fed
 
 # The name of a layer and the index of a slice of it, 0 if the layer is not stacked.
 Slice: TypeAlias = tuple[str, int]
 
-# The step of a recurrence in a name. All steps repeat the same branch.
+# The step of a recurrence in a name.
 _STEP = re.compile(r"@\d+")
+
+# Steps, or the number of a use: what tells branches of the same layers apart.
+_REPEAT = re.compile(r"@\d+|#\d+$")
 
 # Slices and steps at the end of the name of a point.
 _ITERATIONS = re.compile(r"(?:\[\d+\]|@\d+)+$")
@@ -25,13 +29,21 @@ class _Stack(NamedTuple):
 
     Attributes:
         name: "encoder" or "decoder"; None if there is only one stack.
-        branches: The branches, in the order of computation.
+        branches: The branches, in the order of computation. Those of shared weights are
+            there once for each use.
         other: The number of branches of the other stack, 0 if there is none.
     """
 
     name: str | None
     branches: tuple[Record, ...]
     other: int
+
+    def first_uses(self) -> list[tuple[int, Record]]:
+        """Return each branch of other layers than those before, with its index."""
+        first: dict[str, tuple[int, Record]] = {}
+        for index, record in enumerate(self.branches):
+            first.setdefault(_bare(record), (index, record))
+        return list(first.values())
 
 
 class Places(NamedTuple):
@@ -62,7 +74,7 @@ def places(anatomy: Anatomy) -> Places:
     stacks = _stacks(anatomy)
     placed = []
     for stack in stacks:
-        for index, record in enumerate(stack.branches):
+        for index, record in stack.first_uses():
             placed.append((record, stack, index))
     on_branch: dict[Slice, Branch] = {}
     fewest: dict[Slice, int] = {}
@@ -162,7 +174,7 @@ def _slices(layer: WeightLayer, record: Record) -> Sequence[int]:
 
 def _stacks(anatomy: Anatomy) -> tuple[_Stack, ...]:
     """Divide the branches into encoder and decoder, if there are both."""
-    records = _distinct(anatomy.branches)
+    records = _in_depth(anatomy)
     crossing = _read_across(anatomy)
     encoder = tuple(
         record
@@ -180,12 +192,31 @@ def _stacks(anatomy: Anatomy) -> tuple[_Stack, ...]:
     )
 
 
-def _distinct(records: Sequence[Record]) -> tuple[Record, ...]:
-    """Return each branch once, however many steps of a recurrence repeat it."""
-    by_name: dict[str, Record] = {}
-    for record in records:
-        by_name.setdefault(_STEP.sub("", record.name), record)
-    return tuple(by_name.values())
+def _in_depth(anatomy: Anatomy) -> tuple[Record, ...]:
+    """Return the branches that lie one behind the other.
+
+    Weights that are shared over depth make several. The steps of a recurrence over the
+    signal, and examples that are mapped over, make one.
+    """
+    kept: list[Record] = []
+    last: dict[str, Record] = {}
+    known: set[str] = set()
+    for record in anatomy.branches:
+        name = _bare(record)
+        without_step = _STEP.sub("", record.name)
+        if name in last:
+            is_step = without_step in known and is_fed(anatomy, record.joins)
+            if is_step or not anatomy.upstream(last[name].joins, record.joins):
+                continue
+        known.add(without_step)
+        last[name] = record
+        kept.append(record)
+    return tuple(kept)
+
+
+def _bare(record: Record) -> str:
+    """Return the name of a branch, the same for all branches of the same layers."""
+    return _REPEAT.sub("", record.name)
 
 
 def repeats(anatomy: Anatomy) -> dict[str, list[str]]:

@@ -22,6 +22,7 @@ from isometry.structure._points import (
     Point,
     Points,
     PreActivation,
+    biases_behind_sums,
     outlet,
     pre_activation,
     spots,
@@ -226,6 +227,10 @@ def _biases(parts: _Parts) -> dict[int, str]:
             biases_here = biases_here * len(uses)
         for (index, _), bias in zip(uses, biases_here, strict=False):
             biases.setdefault(index, path_of[bias])
+    behind = biases_behind_sums(parts.flow, parts.origins, parts.before_bias)
+    for node, biases_here in behind.items():
+        for index, _ in parts.flow.layer_at[node]:
+            biases.setdefault(index, path_of[biases_here[0]])
     return biases
 
 
@@ -247,7 +252,12 @@ def _branches(parts: _Parts) -> tuple[tuple[Branch, ...], GateUses]:
         all_reads |= reads | skip_reads
         for joins_at, shift in parts.points.of_node(join.node):
             written = parts.points.written(join.layers[-1], shift)
-            name = stems[join.node] + written
+            stem = name = stems[join.node] + written
+            # The same layers may make several branches, one behind the other.
+            number = 1
+            while name in by_name:
+                number += 1
+                name = f"{stem}#{number}"
             by_name[name] = Branch(
                 name,
                 leaves=parts.points.name_before(join.fork, shift),

@@ -157,7 +157,8 @@ def _row(
         sizes[axis] = stop - start
     num_slices = 1
     for axis in picked:
-        num_slices *= full[axis]
+        # Of a stack that is scanned in stretches, the slices of this one.
+        num_slices *= sizes[axis]
 
     # Axes of the leaf are counted without those along which it is stacked.
     axis_of_slice = {axis: i for i, axis in enumerate(own_axes)}

@@ -411,15 +411,22 @@ def _cut(
         share = Part(cut.axis, start - cut.start, stop - cut.start)
         return origin._replace(joined=None if is_whole else share)
     source = origin.axes[cut.axis]
-    if len(source) != 1 or program.values[origin.leaf].shape[source[0]] != size:
+    if len(source) != 1:
         return origin
     (axis,) = source
+    # What is cut out of a stretch is counted from the start of the stretch.
+    stretches = {part.axis: part for part in origin.parts}
+    whole = Part(axis, 0, program.values[origin.leaf].shape[axis])
+    _, offset, end = stretches.pop(axis, whole)
+    if end - offset != size:
+        return origin
     if cut.stop - cut.start == 1 and size > 1:
         axes = list(origin.axes)
         axes[cut.axis] = ()
         picks = (*origin.picks, Pick(axis, index=cut.start))
         return origin._replace(axes=tuple(axes), picks=picks)
-    return origin._replace(parts=(*origin.parts, Part(axis, cut.start, cut.stop)))
+    stretch = Part(axis, offset + cut.start, offset + cut.stop)
+    return origin._replace(parts=(*stretches.values(), stretch))
 
 
 def _each(step: _Step, origin: Origin) -> Origin | None:

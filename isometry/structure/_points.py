@@ -92,7 +92,53 @@ def pre_activation(
     node: int,
 ) -> PreActivation:
     """Follow the result of a layer to the sum with its bias, if it has one."""
-    uses = flow.layer_at[node]
+    return _with_bias(flow, origins, node, uses=flow.layer_at[node])
+
+
+def biases_behind_sums(
+    flow: Flow,
+    origins: Mapping[int, Origins],
+    before_bias: Mapping[int, PreActivation],
+) -> dict[int, Indices]:
+    """Find the biases that are added to the sum of the results of several layers.
+
+    An example is x @ V + h @ W + b in a recurrence.
+
+    Args:
+        flow: The flow.
+        origins: The origins of values.
+        before_bias: For each node of a layer, its pre-activation.
+
+    Returns:
+        A dict from the node of a layer to the leaves of the biases. The bias behind a
+        sum belongs to the last of the layers that are added.
+    """
+    layer_of = {before_bias[node].node: node for node in flow.layer_at}
+    biases_of: dict[int, Indices] = {}
+    for node in flow.nodes:
+        if not is_sum(flow, node):
+            continue
+        added = {_layer_before(flow, read, layer_of) for read in flow.inputs[node]}
+        layers = [layer for layer in added if layer is not None]
+        if len(layers) < len(added):
+            continue
+        last = max(layers)
+        behind = _with_bias(flow, origins, node, uses=flow.layer_at[last])
+        # A third layer may be added to the sum of two, before the bias or after it.
+        layer_of[behind.node] = last
+        if behind.biases:
+            biases_of[last] = behind.biases
+    return biases_of
+
+
+def _with_bias(
+    flow: Flow,
+    origins: Mapping[int, Origins],
+    node: int,
+    *,
+    uses: Sequence[tuple[int, Use]],
+) -> PreActivation:
+    """Follow a result of layers to the sum with its bias, if it has one."""
     scans = flow.value(node).scans
     unbiased = node
     # Casts, transpositions and a factor such as 1/sqrt(n) may come before the bias.

@@ -1,6 +1,7 @@
 """The records of an anatomy: weight layers, branches and attentions."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -81,11 +82,25 @@ class WeightLayer:
     then: tuple[str, ...]
 
 
+def stack_sizes(layer: WeightLayer, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the number of slices of a layer along each of its `stacked_axes`.
+
+    Args:
+        layer: The layer.
+        shape: The shape of its leaf, of which it may be a stretch.
+    """
+    lengths = list(shape)
+    for axis, start, stop in layer.stretches:
+        lengths[axis] = stop - start
+    return tuple(lengths[axis] for axis in layer.stacked_axes)
+
+
 class Branch(NamedTuple):
     """A residual branch: layers whose result is added to their own input, the stream.
 
     Attributes:
-        name: The common prefix of the names of its layers: "block_0/attn".
+        name: The common prefix of the names of its layers: "block_0/attn". If the same
+            layers make several branches, the second one is "block_0/attn#2".
         leaves: The point at which it leaves the stream; None if that value is no point.
         joins: The point of the sum in which it returns to the stream.
         layers: The names of the layers on it, in order.

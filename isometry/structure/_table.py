@@ -1,5 +1,6 @@
 """The table of the layers of an anatomy, and its repr."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ def _positions(branches: Sequence[Branch]) -> dict[str, str]:
     """Return the position of each layer on its branch: "1/2" is the first of two."""
     positions: dict[str, str] = {}
     for branch in branches:
-        stem = branch.name.partition("[")[0].partition("@")[0]
+        stem = re.split(r"[\[@#]", branch.name, maxsplit=1)[0]
         positions |= dict.fromkeys(branch.shortcut, f"{stem} shortcut")
     # A layer on several branches belongs to the shortest.
     for branch in sorted(branches, key=lambda branch: -len(branch.layers)):

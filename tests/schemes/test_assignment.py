@@ -306,3 +306,79 @@ def test_an_axis_that_holds_inputs_and_outputs_is_refused():
     an = anatomy(f, shapes, jax.ShapeDtypeStruct((3,), jnp.float32))
     with pytest.raises(NotDefined, match=r"layer 'w': scheme 'kaiming' draws inputs"):
         schemes.assign("kaiming", an, shapes)
+
+
+def one_layer(use):
+    """A network of one layer whose weight w is made of leaves by `use`."""
+
+    def f(params, x):
+        return x @ use(params)
+
+    widths = {"w": (4, 8), "g": (8,), "a": (4, 2), "b": (2, 8)}
+    shapes = {
+        name: jax.ShapeDtypeStruct(sizes, jnp.float32) for name, sizes in widths.items()
+    }
+    return shapes, anatomy(f, shapes, jax.ShapeDtypeStruct((4,), jnp.float32))
+
+
+def divided_by_norm(params, eps=0.0):
+    square = jnp.sum(params["w"] ** 2, axis=0) + eps
+    return params["g"] * params["w"] / jnp.sqrt(square)
+
+
+@pytest.mark.parametrize(
+    ("use", "note"),
+    [
+        (lambda p: p["w"], ""),
+        (lambda p: p["w"] * jnp.sqrt(0.25), "used as 0.5 w"),
+        (lambda p: 3 * p["w"] / 2.0, "used as 1.5 w"),
+        (divided_by_norm, "its scale is undone: divided by its own norm"),
+        (lambda p: p["w"] + p["a"] @ p["b"], "only w of the sum w + … is drawn"),
+    ],
+)
+def test_rows_tell_what_the_network_does_to_a_weight(use, note):
+    shapes, an = one_layer(use)
+    row = schemes.assign("kaiming", an, shapes).rows[0]
+    assert (row.path, row.note) == ("['w']", note)
+
+
+def test_zeros_are_refused_for_a_weight_that_is_divided_by_its_norm():
+    """0/0 is NaN; 0/sqrt(0 + eps) is 0."""
+    shapes, an = one_layer(divided_by_norm)
+    with pytest.raises(NotDefined, match=r"layer 'w': .* divides it by its own norm"):
+        schemes.assign("fixup", an, shapes)
+    shapes, an = one_layer(lambda params: divided_by_norm(params, eps=1e-6))
+    assert schemes.assign("fixup", an, shapes).rows[0].initializer == "zeros()"
+
+
+def test_rows_tell_which_weights_are_drawn_as_one():
+    """Queries, keys and values in one weight, and the gates of a recurrence."""
+
+    def attention(params, x):
+        query, key, value = jnp.split(x @ params["qkv"], 3, axis=-1)
+        return jax.nn.softmax(query @ key.T) @ value @ params["out"]
+
+    def gated(params, xs):
+        def step(h, x):
+            z = x @ params["v"] + h @ params["w"]
+            reset, update, new = jnp.split(z, 3)
+            new = jnp.tanh(jax.nn.sigmoid(reset) * new)
+            gate = jax.nn.sigmoid(update)
+            return gate * h + (1 - gate) * new, None
+
+        return jax.lax.scan(step, jnp.zeros(4), xs)[0]
+
+    def shape(*sizes):
+        return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+    notes = {}
+    for f, shapes in (
+        (attention, {"qkv": shape(4, 12), "out": shape(4, 4)}),
+        (gated, {"v": shape(4, 12), "w": shape(4, 12)}),
+    ):
+        an = anatomy(f, shapes, shape(5, 4))
+        rows = schemes.assign("orthogonal", an, shapes, sigma_w=1.0).rows
+        notes |= {row.name: row.note for row in rows}
+    assert notes["qkv"] == "one law for queries, keys and values together"
+    assert notes["w"] == "tied, one law for all gates together"
+    assert notes["out"] == ""

@@ -177,3 +177,39 @@ def test_adjust_says_when_it_does_not_converge_and_where_it_cannot_run():
         net.scheme.adjust(net, params, XS)
     with pytest.raises(TypeError, match=r"adjust\(\): xs is traced"):
         jax.jit(lambda x: net.scheme.adjust(net, params, x))(XS)
+
+
+def test_slices_of_a_stack_scanned_in_two_stretches_are_drawn_and_scaled():
+    """Two slices and three of one leaf, with another layer between them."""
+
+    def step(h, w):
+        return h + jnp.tanh(h @ w), None
+
+    def f(params, x):
+        h, _ = jax.lax.scan(step, x, params["w"][:2])
+        h, _ = jax.lax.scan(step, h @ params["middle"], params["w"][2:])
+        return h
+
+    shapes = {
+        "w": jax.ShapeDtypeStruct((5, 6, 6), jnp.float32),
+        "middle": jax.ShapeDtypeStruct((6, 6), jnp.float32),
+    }
+    an = anatomy(f, shapes, jax.ShapeDtypeStruct((6,), jnp.float32))
+    assert [layer.stacked for layer in an.layers] == [2, None, 3]
+    assignment = schemes.assign("orthogonal", an, shapes, sigma_w=1.0)
+    drawn = assignment.draw(KEY, models.noise(shapes))
+    stack = np.asarray(drawn["w"], float)
+    grams = np.einsum("kij,kil->kjl", stack, stack)
+    # Rounding of QR factors of order 6, with a margin of 4.
+    identities = np.broadcast_to(np.eye(6), grams.shape)
+    np.testing.assert_allclose(grams, identities, atol=3e-6)
+
+    adjusted = schemes.get("lsuv").adjust(f, drawn, XS)
+    h = XS.astype(float)
+    spreads = []
+    for number, weight in enumerate(np.asarray(adjusted["w"], float)):
+        if number == 2:
+            h = h @ np.asarray(adjusted["middle"], float)
+        spreads.append((h @ weight).std())
+        h = h + np.tanh(h @ weight)
+    np.testing.assert_allclose(spreads, 1, rtol=1e-5)

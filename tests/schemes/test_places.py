@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from isometry import schemes
+from isometry import initializers, schemes
+from isometry._internal.errors import NotDefined
 from isometry.schemes import Branch, _places
 from isometry.structure import anatomy
 from tests.schemes import models
@@ -91,3 +92,53 @@ def test_steps_of_a_recurrence_are_one_branch():
     assert [branch.count for _, branch in places.branches] in ([], [1])
     rows = schemes.assign("kaiming", anatomy(f, shapes, x), shapes).rows
     assert {row.role for row in rows} >= {"recurrent", "head"}
+
+
+def test_branches_of_weights_shared_over_depth_count_each_time():
+    """Four blocks of the same weights are four branches, in a loop or a scan."""
+
+    def block(params, x):
+        return x + jnp.tanh(x @ params["a"]) @ params["b"]
+
+    def looped(params, x):
+        for _ in range(4):
+            x = block(params, x)
+        return x @ params["head"]
+
+    def scanned(params, x):
+        x, _ = jax.lax.scan(lambda x, _: (block(params, x), None), x, length=4)
+        return x @ params["head"]
+
+    def mapped(params, xs):
+        return jax.lax.map(lambda x: block(params, x), xs) @ params["head"]
+
+    def shape(*sizes):
+        return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+    shapes = {"a": shape(4, 8), "b": shape(8, 4), "head": shape(4, 2)}
+    for f, x, count in (
+        (looped, shape(4), 4),
+        (scanned, shape(4), 4),
+        (mapped, shape(9, 4), 1),
+    ):
+        an = anatomy(f, shapes, x)
+        ((_, branch),) = _places.places(an).branches
+        assert (branch.index, branch.count) == (0, count)
+        # Branches of two layers: std² = 2/fan_out · L^(-1/(m - 1)).
+        row = schemes.assign("fixup", an, shapes).rows[0]
+        assert row.initializer == repr(initializers.normal(std=0.5 * count**-0.5))
+
+
+def test_admin_refuses_one_skip_for_several_depths():
+    def f(params, x):
+        for _ in range(2):
+            x = jax.nn.standardize(params["skip"] * x + jnp.tanh(x @ params["w"]))
+        return x
+
+    shapes = {
+        "w": jax.ShapeDtypeStruct((4, 4), jnp.float32),
+        "skip": jax.ShapeDtypeStruct((), jnp.float32),
+    }
+    an = anatomy(f, shapes, jax.ShapeDtypeStruct((4,), jnp.float32))
+    with pytest.raises(NotDefined, match=r"the same weights are used at several"):
+        schemes.assign("admin", an, shapes)

@@ -266,3 +266,30 @@ def test_layer_named_like_a_point_keeps_its_leafs_name():
         f, {"input": {"w": shape(3, 4)}, "output": {"w": shape(4, 2)}}, shape(3)
     )
     assert [layer.name for layer in an.layers] == ["input/w", "output/w"]
+
+
+def test_a_bias_behind_a_sum_belongs_to_the_last_layer_of_the_sum():
+    """tanh(x @ V + h @ W + b): b is added to more than one product."""
+
+    def f(params, x):
+        def step(h, x_t):
+            h = jnp.tanh(x_t @ params["v"] + h @ params["w"] + params["b"])
+            return h, None
+
+        h, _ = jax.lax.scan(step, jnp.zeros(4), x)
+        return h @ params["head"]
+
+    params = {"v": shape(3, 4), "w": shape(4, 4), "b": shape(4), "head": shape(4, 2)}
+    biases = {
+        layer.name: layer.bias for layer in anatomy(f, params, shape(6, 3)).layers
+    }
+    assert biases == {"v": None, "w": "['b']", "head": None}
+
+
+def test_what_is_added_behind_a_nonlinearity_is_no_bias_of_a_sum():
+    def f(params, x):
+        return jnp.tanh(x @ params["v"]) + x @ params["w"] + params["b"]
+
+    params = {"v": shape(3, 4), "w": shape(3, 4), "b": shape(4)}
+    layers = anatomy(f, params, shape(3)).layers
+    assert [layer.bias for layer in layers] == [None, None]
