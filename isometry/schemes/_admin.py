@@ -100,7 +100,7 @@ def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) ->
     squares: dict[str | None, float] = {}
     by_leaf = _multipliers.Values()
     uses = gate_uses(anatomy)
-    repeats = _places.repeats(anatomy)
+    repeats = _places.repeats(anatomy, [record for record, _ in branches])
     for i, (record, branch) in enumerate(branches):
         square = squares.setdefault(branch.stack, 1.0)
         path = record.skip_gates[0]

@@ -74,7 +74,8 @@ def settings(
     if scheme.multipliers is None:
         return []
     uses = gate_uses(anatomy)
-    repeats = _places.repeats(anatomy)
+    kept = [record for record, _ in places.branches]
+    repeats = _places.repeats(anatomy, kept)
     values = Values()
     # Each branch says what it needs, and entries of one leaf are put together after.
     for record, branch in places.branches:
