@@ -100,11 +100,11 @@ def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) ->
     squares: dict[str | None, float] = {}
     by_leaf = _multipliers.Values()
     uses = gate_uses(anatomy)
+    repeats = _places.repeats(anatomy, [record for record, _ in branches])
     for i, (record, branch) in enumerate(branches):
         square = squares.setdefault(branch.stack, 1.0)
         path = record.skip_gates[0]
-        repeats = _places.repeats(anatomy, record)
-        entries = [uses.of_skip[name][path] for name in repeats]
+        entries = [uses.of_skip[name][path] for name in repeats[record.name]]
         by_leaf.add(path, record.name, entries, value=math.sqrt(square))
         ratio = float(variances[i] / variances[num_branches + i])
         if not math.isfinite(ratio):

@@ -74,22 +74,23 @@ def settings(
     if scheme.multipliers is None:
         return []
     uses = gate_uses(anatomy)
+    kept = [record for record, _ in places.branches]
+    repeats = _places.repeats(anatomy, kept)
     values = Values()
     # Each branch says what it needs, and entries of one leaf are put together after.
     for record, branch in places.branches:
         wanted = scheme.multipliers(branch)
-        repeats = _places.repeats(anatomy, record)
         gate = _gate(
             record, scheme, wanted.branch, places=places, uses=uses, shapes=shapes
         )
         skip_gate = skip_leaf(record, scheme, wanted.skip)
         if gate is not None:
-            entries = [uses.of_branch[name][gate] for name in repeats]
+            entries = [uses.of_branch[name][gate] for name in repeats[record.name]]
             values.add(gate, record.name, entries, value=wanted.branch)
         if skip_gate is not None:
             _check_pure(record, scheme, skip_gate, uses=uses)
             skip = wanted.skip / (record.skip_factor or 1.0)
-            entries = [uses.of_skip[name][skip_gate] for name in repeats]
+            entries = [uses.of_skip[name][skip_gate] for name in repeats[record.name]]
             values.add(skip_gate, record.name, entries, value=skip)
     return values.settings()
 

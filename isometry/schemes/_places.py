@@ -219,12 +219,24 @@ def _bare(record: Record) -> str:
     return _REPEAT.sub("", record.name)
 
 
-def repeats(anatomy: Anatomy, record: Record) -> list[str]:
-    """Return the names of a branch in all steps of a recurrence that repeats it."""
-    name = _STEP.sub("", record.name)
-    return [
-        other.name for other in anatomy.branches if _STEP.sub("", other.name) == name
-    ]
+def repeats(anatomy: Anatomy, kept: Sequence[Record]) -> dict[str, list[str]]:
+    """Return the names under which each branch occurs again in steps of a recurrence.
+
+    Args:
+        anatomy: The anatomy.
+        kept: The branches that lie one behind the other.
+
+    Returns:
+        For each branch of `kept` by name, its own name and those of its other steps.
+    """
+    names: dict[str, list[str]] = {record.name: [] for record in kept}
+    last: dict[str, str] = {}
+    for record in anatomy.branches:
+        bare = _bare(record)
+        if record.name in names:
+            last[bare] = record.name
+        names[last[bare]].append(record.name)
+    return names
 
 
 def _read_across(anatomy: Anatomy) -> list[str]:

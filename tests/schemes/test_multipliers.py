@@ -292,3 +292,27 @@ def reversed_skips():
     stack = jax.ShapeDtypeStruct((3, 4, 4), jnp.float32)
     shapes = {"w": stack, "v": stack, "s": jax.ShapeDtypeStruct((3,), jnp.float32)}
     return f, shapes, VECTOR
+
+
+@pytest.mark.parametrize("is_fed", [False, True])
+def test_gates_of_all_steps_are_set(is_fed):
+    """One block again and again, or on each token, with a gate for each time."""
+
+    def again(p, xs):
+        def step(x, gate):
+            return x + gate * perceptron(p, x), None
+
+        return jax.lax.scan(step, xs[0], p["g"])[0]
+
+    def mapped(p, xs):
+        def step(carry, now):
+            gate, x = now
+            return carry, x + gate * perceptron(p, x)
+
+        return jax.lax.scan(step, 0.0, (p["g"], xs))[1]
+
+    f = mapped if is_fed else again
+    shapes = gated(VECTOR)
+    an = anatomy(f, shapes, shapes["w"])
+    draw = jax.jit(schemes.assign("rezero", an, shapes).draw)
+    np.testing.assert_array_equal(draw(KEY, models.noise(shapes))["g"], 0)
