@@ -11,8 +11,8 @@ import numpy as np
 from isometry import _checks
 from isometry._compare import compare
 from isometry._ranks import below_floor, zero_mass
-from isometry.measure._statistics import STATISTICS, quantile
 from isometry.measure._record import Spectrum
+from isometry.measure._statistics import STATISTICS, quantile
 from isometry.theory import Law
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -233,7 +233,8 @@ def layers(params, x):
 
 def drawn_layers(*shapes):
     rng = np.random.default_rng(8)
-    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes], rng.standard_normal(5).astype(np.float32)
+    weights = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    return weights, rng.standard_normal(5).astype(np.float32)
 
 
 def test_linearized_once_and_transposed():

@@ -209,7 +209,8 @@ def test_partial_jacobian_norm_of_any_block(how):
 
     @jax.jit
     def norms_and_jacobians(h):
-        norms = linalg.partial_jacobian_norm(layer, h, **NORMS[how]), linalg.partial_jacobian_norm(residual, h, **probes)
+        of_layer = linalg.partial_jacobian_norm(layer, h, **NORMS[how])
+        norms = of_layer, linalg.partial_jacobian_norm(residual, h, **probes)
         return norms, (jax.jacobian(layer)(h), jax.jacobian(residual)(h))
 
     norms, jacobians = jax.device_get(norms_and_jacobians(h))

@@ -34,7 +34,6 @@ from tests.unbreakable.calls import (
     matrix_map,
 )
 
-
 # Each network is programs of its own.
 INDICES = st.integers(0, 1) if WIDE else st.just(0)
 
