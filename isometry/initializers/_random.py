@@ -137,8 +137,8 @@ def normal(
     """Draw independent Gaussian entries N(mean, std²).
 
     `jax.nn.initializers.normal(s)` is `normal(std=s)`, bit for bit from the same key in
-    float32 and float64 (from 0.12 on JAX multiplies in another order, and entries differ
-    by up to two eps); bfloat16 and float16 are the float32 draw, rounded once. JAX's
+    float32 and float64 (from 0.12 on JAX multiplies in another order, and entries
+    differ by up to two eps); bfloat16 and float16 are the float32 draw, rounded once. JAX's
     default is s = 0.01, torch's std is 1.
 
     Args:
