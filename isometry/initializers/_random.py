@@ -138,8 +138,8 @@ def normal(
 
     `jax.nn.initializers.normal(s)` is `normal(std=s)`, bit for bit from the same key in
     float32 and float64 (from 0.12 on JAX multiplies in another order, and entries
-    differ by up to two eps); bfloat16 and float16 are the float32 draw, rounded once. JAX's
-    default is s = 0.01, torch's std is 1.
+    differ by up to two eps); bfloat16 and float16 are the float32 draw, rounded once.
+    JAX's default is s = 0.01, torch's std is 1.
 
     Args:
         mean: Mean of the entries. A finite number.

@@ -149,8 +149,8 @@ def variance_scaling(
     Bit for bit `jax.nn.initializers.variance_scaling` from the same key, in float32 and
     float64. bfloat16 and float16 are the float32 draw, rounded once, where JAX draws in
     the type itself. From 0.12 on JAX multiplies normal entries in another order, so
-    they differ by up to two eps. A shape of one axis or none needs axes that fit it, such as
-    `in_axis=0, out_axis=()`, as in JAX.
+    they differ by up to two eps. A shape of one axis or none needs axes that fit it,
+    such as `in_axis=0, out_axis=()`, as in JAX.
 
     Args:
         scale: fan times the variance. Finite and non-negative.

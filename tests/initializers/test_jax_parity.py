@@ -59,7 +59,8 @@ SAME_BITS = pairs_of_one_law()
 
 
 # From 0.12 on JAX multiplies sqrt(2) by the scale before it multiplies the result of
-# its inverse error function, and ours after it: two roundings of half an eps on each side.
+# its inverse error function, and ours after it: two roundings of half an eps
+# on each side.
 NEWER_JAX = jax.__version_info__ >= (0, 12)
 NORMAL_ULPS = 2 if NEWER_JAX else 0
 
