@@ -1,0 +1,137 @@
+"""The record `Flag`: one thing that can go wrong, and whether it does."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from isometry._internal.types import Key
+
+RAISED = "raised"
+CLEAR = "clear"
+UNDECIDED = "undecided"
+NOT_RUN = "not_run"
+
+# Resamples of the bootstrap. They put its own error of a 2.5 % quantile at
+# sqrt(0.025 · 0.975 / 2000) = 0.35 %.
+_RESAMPLES = 2000
+
+# 1.5e-5, the rounding of a sum of 128² terms of random sign (width times depth). A
+# deterministic network that sits on a threshold is undecided because of it.
+_ROUNDING = 128 * float(np.finfo(np.float32).eps)
+
+PerSeed: TypeAlias = Float[np.ndarray, " seeds"]
+Interval: TypeAlias = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One judgement of a network.
+
+    Attributes:
+        name: The flag's name, one of `verdicts.flag_names()`.
+        state: "raised", "clear", "undecided" or "not_run".
+        reason: One line in words.
+        remedy: What to change if it is raised.
+        value: The number that was judged, or None.
+        interval: Its interval over seeds, or None.
+        threshold: The line that the value was compared with, or None.
+        source: Where the threshold comes from.
+        evidence: Every number behind it, by name.
+        where: Names of the layers or points that the reason speaks of, worst first.
+
+    Example:
+        >>> flag = Flag("vanishing", "raised", "½ ln E s² = -4.1 (end to end)")
+        >>> flag.raised
+        True
+    """
+
+    name: str
+    state: str
+    reason: str
+    remedy: str = ""
+    value: Any = None
+    interval: Interval | None = None
+    threshold: float | int | None = None
+    source: str = ""
+    # Not shown: it holds pages of arrays.
+    evidence: dict[str, Any] = field(default_factory=dict, repr=False)
+    where: tuple[str, ...] = ()
+
+    @property
+    def raised(self) -> bool:
+        """Whether the state is "raised"."""
+        return self.state == RAISED
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data for JSON."""
+        return dataclasses.asdict(self)
+
+
+def interval(
+    per_seed: PerSeed,
+    key: Key,
+    *,
+    confidence: float,
+    statistic: Callable[..., np.ndarray] = np.median,
+) -> Interval:
+    """Return the bootstrap percentile interval over seeds of a statistic.
+
+    Args:
+        per_seed: One number for each seed. Infinite ones are kept, not interpolated.
+        key: A key of the resampling.
+        confidence: The probability that the interval is to cover.
+        statistic: A function of an array and `axis`.
+    """
+    num_seeds = len(per_seed)
+    picks = np.asarray(jax.random.randint(key, (_RESAMPLES, num_seeds), 0, num_seeds))
+    resampled = statistic(per_seed[picks], axis=-1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail], method="nearest")
+    return float(low), float(high)
+
+
+def state_above(
+    value: float,
+    bounds: Interval,
+    line: float,
+    *,
+    is_sure: bool = True,
+) -> str:
+    """Return the state of a flag that is raised above a line.
+
+    Args:
+        value: The number to judge.
+        bounds: Its interval over seeds.
+        line: The threshold.
+        is_sure: Whether there are enough seeds to judge anything.
+    """
+    slack = _ROUNDING * max(abs(line), 1.0)
+    holds_line = bounds[0] - slack <= line <= bounds[1] + slack
+    if not is_sure or holds_line:
+        return UNDECIDED
+    return RAISED if value > line else CLEAR
+
+
+def flipped(bounds: Interval) -> Interval:
+    """Return the interval of the value with its sign changed.
+
+    It is that of flags that are raised below their line.
+    """
+    return -bounds[1], -bounds[0]
+
+
+def undecided(flag: Flag, why: str) -> Flag:
+    """Return the flag with its numbers, which for a reason say nothing."""
+    return dataclasses.replace(flag, state=UNDECIDED, reason=f"{flag.reason}; {why}")
+
+
+def worst_state(states: Mapping[str, str]) -> tuple[str, str]:
+    """Return the gravest of several states, and the name of what has it."""
+    gravity = (RAISED, UNDECIDED, CLEAR, NOT_RUN)
+    name = min(states, key=lambda one: gravity.index(states[one]))
+    return states[name], name

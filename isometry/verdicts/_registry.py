@@ -1,0 +1,222 @@
+"""The register of flags, and the thresholds that they bring along."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Key
+from isometry.verdicts._flag import Flag
+
+if TYPE_CHECKING:
+    from isometry.verdicts._measured import Measured
+
+JudgeFunction: TypeAlias = Callable[["Measured", Key], Flag]
+
+# Lines that several flags share, or that no single flag owns; `Thresholds` documents
+# them.
+_SHARED: dict[str, float] = {
+    "log_gain": 3.0,
+    "anisometry": 1.0,
+    "depth_scales": 6.0,
+    "saturated_slope": 0.01,
+    "below_floor": 0.5,
+    "dead_level": 0.99,
+    "controls": 19,
+    "least_seeds": 5,
+    "confidence": 0.95,
+}
+_SHARES = ("saturated_slope", "below_floor", "dead_level", "confidence")
+_COUNTS = ("controls", "least_seeds")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A flag as it is registered.
+
+    Attributes:
+        name: Its name.
+        judge: Maps what was measured, and a key, to the `Flag`.
+        line: The name of its threshold in `Thresholds`; None if it has none.
+        rank: Its gravity: flags of a low rank come first.
+        source: Where its threshold comes from.
+    """
+
+    name: str
+    judge: JudgeFunction
+    line: str | None
+    rank: float
+    source: str
+
+
+_flags: dict[str, Registered] = {}
+_own_lines: dict[str, float] = {}
+
+
+@public("flag")
+def flag(
+    name: str,
+    *,
+    threshold: float | str | None = None,
+    rank: float,
+    source: str,
+) -> Callable[[JudgeFunction], JudgeFunction]:
+    """Register a function judge(measured, key) -> Flag as a flag of every audit.
+
+    Args:
+        name: The flag's name. A flag that has it already is replaced.
+        threshold: A number: the flag's line, which `Thresholds` then takes under the
+            flag's name. Or the name of a line that `Thresholds` has. None: no line.
+        rank: Its gravity; the gravest come first. Those of the package are 10, 20, ...
+        source: Where the threshold comes from: a paper and equation, or "convention".
+
+    Returns:
+        A decorator, which returns the function as it is.
+
+    Raises:
+        InputError: A threshold that is neither a number nor the name of a line.
+
+    Example:
+        >>> @flag("narrow_top", threshold=0.9, rank=500, source="convention")
+        ... def judge(measured, key):
+        ...     share = 1.0
+        ...     is_raised = share > measured.threshold("narrow_top")
+        ...     return Flag("narrow_top", "raised" if is_raised else "clear", "a share")
+    """
+    line = name
+    if isinstance(threshold, str):
+        line = checks.one_of("threshold", threshold, _lines())
+    elif threshold is None:
+        line = None
+
+    def register(judge: JudgeFunction) -> JudgeFunction:
+        if line == name:
+            _own_lines[name] = checks.number("threshold", float(threshold or 0))
+        _flags[name] = Registered(name, judge, line, rank=rank, source=source)
+        return judge
+
+    return register
+
+
+def registered() -> tuple[Registered, ...]:
+    """Return all flags, the gravest first."""
+    return tuple(sorted(_flags.values(), key=lambda one: one.rank))
+
+
+def flag_names() -> tuple[str, ...]:
+    """Return the names of all flags, the gravest first.
+
+    First what no training can repair, then what makes it slow.
+
+    Example:
+        >>> verdicts.flag_names()[0]
+        'zero_gradient'
+    """
+    return tuple(one.name for one in registered())
+
+
+def _lines() -> dict[str, float]:
+    """Return the default of every line, by name."""
+    return _SHARED | _own_lines
+
+
+class Thresholds:
+    """Where each flag draws its line, and on whose authority.
+
+    Lines of the package's flags, with their defaults:
+
+    - log_gain, 3: vanishing and exploding at |½ ln E s²| > 3, a signal six depth scales
+      away: |K ln chi_1| = 6 (Schoenholz et al., 2017, find that networks deeper than
+      about six depth scales do not train).
+    - anisometry, 1: anisometric at Var(s²)/(E s²)² > 1, where the Bernoulli class loses
+      its atom at the top and the smooth class has lambda_+/lambda_- = 64 (Pennington et
+      al., 2018).
+    - depth_scales, 6: ordered_phase and chaotic_phase at |K ln chi_1| > 6 over K (W, D)
+      pairs, rank_collapse where the squared distance of inputs falls by more than e^6.
+    - saturated_slope, 0.01: a unit is saturated where |phi'| is below this share of its
+      largest value; a convention.
+    - below_floor, 0.5: share of the singular values not known to be zero that the
+      method does not resolve; from a half on the median of ln s is no number.
+    - dead_level, 0.99: quantile of the null count of dead and of saturated units above
+      which more are too many; shared out over the layers.
+    - controls, 19: Gaussian networks trained alike that a rank is compared with; 19 put
+      the chance of being lowest by luck at 1 in 20.
+    - least_seeds, 5: with fewer, what depends on the draw is undecided.
+    - confidence, 0.95: of the bootstrap intervals over seeds; a value whose interval
+      holds the threshold is undecided.
+
+    A flag that has a line of its own adds it under the flag's name.
+
+    Args:
+        lines: Numbers by name; the others keep their defaults.
+
+    Raises:
+        InputError: An unknown name; a line that is not a number from 0 on; a share,
+            level or confidence outside [0, 1]; fewer than one control or seed.
+
+    Example:
+        >>> isometry.Thresholds(log_gain=2.0).log_gain
+        2.0
+    """
+
+    _given: dict[str, float]
+
+    @public("Thresholds")
+    def __init__(self, **lines: float) -> None:
+        known = _lines()
+        for name, value in lines.items():
+            if name not in known:
+                raise InputError(
+                    f"{name} is no threshold; there are: {', '.join(known)}."
+                )
+            _check(name, value)
+        self._given = dict(lines)
+
+    def __getattr__(self, name: str) -> float:
+        # Looked up late, so that lines of flags registered afterwards are there too.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        lines = _lines() | self._given
+        if name not in lines:
+            raise AttributeError(f"{name} is no threshold; there are: {', '.join(lines)}.")
+        return lines[name]
+
+    def __iter__(self) -> Iterator[tuple[str, float]]:
+        return iter(self.as_dict().items())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Thresholds):
+            return NotImplemented
+        return self.as_dict() == other.as_dict()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._given.items()))
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self)
+        return f"Thresholds({given})"
+
+    def as_dict(self) -> dict[str, float]:
+        """Return all lines by name."""
+        return _lines() | self._given
+
+    def is_sure(self, num_seeds: int) -> bool:
+        """Tell whether there are enough seeds to judge what depends on the draw."""
+        return num_seeds >= self.least_seeds
+
+    def unsure(self, num_seeds: int) -> str:
+        """Return why a value that depends on the draw is undecided."""
+        if not self.is_sure(num_seeds):
+            return f"{num_seeds} seeds, {self.least_seeds} are needed"
+        return "its interval holds the threshold"
+
+
+def _check(name: str, value: float) -> None:
+    """Refuse a number that the line cannot be."""
+    if name in _COUNTS:
+        checks.integer(name, value, low=1)
+    elif name in _SHARES:
+        checks.number(name, value, low=0, high=1)
+    else:
+        checks.number(name, value, low=0)
