@@ -1,0 +1,162 @@
+"""What is audited: a function, its parameters over seeds, and examples."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from isometry import structure
+from isometry._internal import checks
+from isometry._internal.errors import InputError, NotDefined
+from isometry._internal.types import Key, Params
+from isometry.measure import _draws, _points, _resolution, _spans
+from isometry.measure._draws import Seeds
+from isometry.measure._function import Map
+from isometry.measure._spans import Span
+from isometry.networks import Network
+from isometry.structure import Anatomy
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network under audit.
+
+    Attributes:
+        name: Its label in the report.
+        f: A `Network`, or any f(params, x) of one example.
+        seeds: Where the parameters of each seed come from.
+        xs: All examples, along a first axis.
+        few: The examples at which Jacobians are taken, evenly spaced among `xs`.
+        anatomy: What f is made of, at one example.
+        span: From the input to the output; of token models, from the embedding on.
+        training: The training mode of the network; None if it has none of its own.
+    """
+
+    name: str
+    f: Map
+    seeds: Seeds
+    xs: PyTree[Array]
+    few: PyTree[Array]
+    anatomy: Anatomy
+    span: Span
+    training: Network | None
+
+    @property
+    def network(self) -> Network | None:
+        """The `Network`, or None if f is a plain function."""
+        return self.f if isinstance(self.f, Network) else None
+
+    @property
+    def num_seeds(self) -> int:
+        """The number of seeds; 1 of a checkpoint."""
+        return self.seeds.count
+
+    @property
+    def num_inputs(self) -> int:
+        """The number of examples at which Jacobians are taken."""
+        return jax.tree.leaves(self.few)[0].shape[0]
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether more parameters can be drawn; not of those that were given."""
+        return self.seeds.draw is not None
+
+    @functools.cached_property
+    def params(self) -> Params:
+        """The parameters of all seeds, stacked along a first axis."""
+        make = self.seeds.maker(self.xs)
+        return make(np.arange(self.seeds.count))
+
+    def params_of(self, seed: int) -> Params:
+        """Return the parameters of one seed."""
+        return jax.tree.map(lambda leaf: leaf[seed], self.params)
+
+    def redrawn(self, keys: Key) -> "Subject":
+        """Return the same subject with parameters drawn from other keys.
+
+        Raises:
+            NotDefined: The parameters were given, and nothing is known of how to draw
+                more.
+        """
+        if not self.is_drawn:
+            raise NotDefined("the parameters were given; more cannot be drawn.")
+        seeds = dataclasses.replace(
+            self.seeds, source=keys, count=jax.tree.leaves(keys)[0].shape[0]
+        )
+        return dataclasses.replace(self, seeds=seeds)
+
+
+def subject_of(
+    name: str,
+    f: Map | list[Map],
+    keys: Key | None,
+    xs: PyTree[Array] | None,
+    *,
+    params: Params | None,
+    sample: Callable[[Key], Params] | None,
+    num_inputs: int,
+) -> Subject:
+    """Check what an audit is given, and read the network. Nothing is drawn or run.
+
+    Args:
+        name: The label in the report.
+        f: A `Network`, any f(params, x), or a list of blocks.
+        keys: A key for each seed.
+        xs: Examples along a first axis.
+        params: Instead of keys, parameters stacked over seeds.
+        sample: Draws parameters from a key, if f is a plain function.
+        num_inputs: At how many examples Jacobians are taken.
+
+    Raises:
+        InputError: What `isometry.ensemble` refuses; no floating point is on any path
+            to the output.
+    """
+    f = _resolution.chained(f)
+    function = _resolution.function_of(f)
+    if isinstance(f, Network) and f.mode == "training":
+        raise InputError(
+            f"f is {checks.show(f)}, in training mode; write the network itself. Its "
+            "training mode is used where training is judged."
+        )
+    xs, _ = _points.examples(xs)
+    row = _draws.row_shapes(xs)
+    _resolution.require_example(f, row, argument="xs")
+    seeds = _draws.seeds_of(f, keys, params=params, sample=sample)
+    anatomy = _points.read(function, (seeds.shapes(), row))
+    return Subject(
+        name=name,
+        f=f,
+        seeds=seeds,
+        xs=xs,
+        few=jax.tree.map(lambda leaf: _draws.spaced(leaf, num_inputs), xs),
+        anatomy=anatomy,
+        span=_span(anatomy),
+        training=_training_of(f),
+    )
+
+
+def _span(anatomy: Anatomy) -> Span:
+    """Return where the Jacobian begins and ends: at the embedding, if x is tokens."""
+    if _spans.floating_leaves_of_x(anatomy):
+        return "end_to_end"
+    embedding = next(iter(anatomy.embeddings), None)
+    if embedding is None:
+        raise InputError(
+            f"xs holds no floating numbers and is looked up in no embedding; "
+            f"{_spans.where_to_start(anatomy)}"
+        )
+    return (embedding.name, "output")
+
+
+def _training_of(f: Map) -> Network | None:
+    """Return the training mode of a network that has one of its own."""
+    if not isinstance(f, Network):
+        return None
+    try:
+        return f.training
+    except NotDefined:
+        return None
