@@ -57,3 +57,133 @@ class part(Generic[T]):
             measured.parts[self.name] = self.measure(measured)
             measured.timings[self.label] = time.perf_counter() - start
         return measured.parts[self.name]
+
+
+class Measured:
+    """Everything that an audit measures of a network.
+
+    Each part is measured when a flag first asks for it, and once: a flag computes
+    nothing that another flag has computed. All numbers are on the host.
+
+    Attributes:
+        subject: The network, its parameters and examples.
+        task: What the probe trains on.
+        thresholds: The lines that flags draw.
+        key: The key from which every part draws its own.
+        tell: Called with the label of each part as it begins.
+        parts: The parts that have been measured, by name.
+        timings: How many seconds each part took, by label; compile time is in it.
+
+    Example:
+        >>> @isometry.verdicts.flag("loud", rank=900, source="convention")
+        ... def judge(measured, key):
+        ...     q = measured.signals.at("output").q
+        ...     return isometry.Flag("loud", "clear", f"q = {float(q.mean()):.2g}")
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        task: Task,
+        *,
+        thresholds: Thresholds,
+        key: Key,
+        tell: Callable[[str], None] = lambda label: None,
+    ) -> None:
+        self.subject = subject
+        self.task = task
+        self.thresholds = thresholds
+        self.key = key
+        self.tell = tell
+        self.parts: dict[str, Any] = {}
+        self.timings: dict[str, float] = {}
+
+    def threshold(self, name: str) -> float:
+        """Return a line by its name in `Thresholds`, or by the name of a flag."""
+        return self.thresholds.of_flag(name)
+
+    @property
+    def num_seeds(self) -> int:
+        """The number of seeds."""
+        return self.subject.num_seeds
+
+    @property
+    def num_inputs(self) -> int:
+        """The number of examples at which Jacobians are taken."""
+        return self.subject.num_inputs
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether there are enough seeds to judge what depends on the draw."""
+        return self.thresholds.is_sure(self.num_seeds)
+
+    @part("parameters")
+    def not_finite(self) -> str:
+        """The first parameter or signal that is NaN or infinite, in words; or ""."""
+        return _activity.first_not_finite(self.subject)
+
+    @part("Jacobians")
+    def spectra(self) -> dict[str, Spectrum]:
+        """Singular values over (seeds, inputs), by the name of the span.
+
+        "end_to_end", which begins at the embedding if x is tokens, and "hidden" where
+        the network has such a span.
+        """
+        spans: dict[str, Span] = {"end_to_end": self.subject.span}
+        if self.subject.has_hidden_span:
+            spans["hidden"] = "hidden"
+        return {name: self._spectrum(span) for name, span in spans.items()}
+
+    def _spectrum(self, span: Span) -> Spectrum:
+        """Measure a span of every seed at the few examples."""
+        with warnings.catch_warnings():
+            # The flags say which weights and units the zeros come from.
+            warnings.simplefilter("ignore", ZeroJacobianWarning)
+            return ensemble(
+                self.subject.f,
+                params=self.subject.params,
+                xs=self.subject.few,
+                span=span,
+            )
+
+    @part("signals")
+    def signals(self) -> Signals:
+        """Sizes of signals and gradients by point, of shape (seeds, inputs, points)."""
+        found = signals(
+            self.subject.f,
+            params=self.subject.params,
+            xs=self.subject.few,
+            span=self.subject.span,
+        )
+        return jax.tree.map(np.asarray, found)
+
+    @part("units")
+    def activity(self) -> dict[str, Activity]:
+        """What each nonlinearity does, by the name of the point in front of it."""
+        return _activity.activities(self.subject)
+
+    @part("gradients")
+    def gradients(self) -> Gradients:
+        """Norms of the loss gradient of every weight layer."""
+        return _gradients.gradients(self.subject, self.task)
+
+    @part("certificates")
+    def certificates(self) -> tuple[Certificate, ...]:
+        """What training can never undo, of the first seeds."""
+        return _probe.certificates(self.subject, FEW_SEEDS)
+
+    @part("training probe")
+    def probe(self) -> Probe | None:
+        """A short training of the first seeds; None if it was switched off."""
+        return _probe.run(self.subject, self.task, self.certificates, FEW_SEEDS)
+
+    @part("law")
+    def law(self) -> Law | None:
+        """The law of the hidden span; None where none is known."""
+        network = self.subject.network
+        if network is None or not self.subject.has_hidden_span:
+            return None
+        try:
+            return network.law("hidden", self.subject.few)
+        except (NotDefined, InputError):
+            return None
