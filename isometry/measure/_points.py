@@ -376,7 +376,7 @@ def prepare(
         checks.not_abstract(name, value)
     f = _resolution.chained(f)
     function = _resolution.function_of(f)
-    xs, num_inputs = _examples(xs)
+    xs, num_inputs = examples(xs)
     _resolution.require_example(f, _draws.row_shapes(xs), argument="xs")
     seeds = _draws.seeds_of(
         f,
@@ -391,7 +391,7 @@ def prepare(
     shapes = _resolution.abstract(
         (params_shapes, _draws.row_shapes(xs)), measuring_dtype
     )
-    anatomy = _read(function, shapes)
+    anatomy = read(function, shapes)
     resolved = _spans.resolve(function, anatomy, span)
     # f is read at full precision, but may explicitly ask for less.
     coarse = jaxprs.coarse(anatomy.closed.jaxpr, measuring_dtype)
@@ -424,7 +424,7 @@ def prepare(
     )
 
 
-def _read(function: Function, shapes: tuple[Params, PyTree]) -> Anatomy:
+def read(function: Function, shapes: tuple[Params, PyTree]) -> Anatomy:
     """Return the anatomy of f. Exceptions of f are reported as in `spectrum`."""
     try:
         return structure.anatomy(function, *shapes)
@@ -445,7 +445,7 @@ def hashable(f: Function) -> Function:
     return f
 
 
-def _examples(xs: PyTree[Array]) -> tuple[PyTree[Array], int]:
+def examples(xs: PyTree[Array]) -> tuple[PyTree[Array], int]:
     """Return the inputs as arrays, and their number."""
     if xs is None:
         raise InputError(

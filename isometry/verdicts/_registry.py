@@ -201,6 +201,12 @@ class Thresholds:
         """Return all lines by name."""
         return _lines() | self._given
 
+    def of_flag(self, name: str) -> float:
+        """Return the line of a flag, or a line by its own name."""
+        known = _flags.get(name)
+        line = name if known is None or known.line is None else known.line
+        return self.as_dict()[checks.one_of("threshold", line, self.as_dict())]
+
     def is_sure(self, num_seeds: int) -> bool:
         """Tell whether there are enough seeds to judge what depends on the draw."""
         return num_seeds >= self.least_seeds

@@ -66,6 +66,15 @@ class Subject:
         return self.seeds.draw is not None
 
     @functools.cached_property
+    def has_hidden_span(self) -> bool:
+        """Whether "hidden" is a span of this network."""
+        try:
+            _spans.resolve(_resolution.function_of(self.f), self.anatomy, "hidden")
+        except InputError:
+            return False
+        return True
+
+    @functools.cached_property
     def params(self) -> Params:
         """The parameters of all seeds, stacked along a first axis."""
         make = self.seeds.maker(self.xs)
