@@ -1,5 +1,6 @@
 """`Measured`: everything that an audit measures of a network, each part once."""
 
+import functools
 import time
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from isometry.records import Signals
 from isometry.theory import Law
 from isometry.verdicts import _activity, _gradients, _probe
 from isometry.verdicts._activity import Activity
+from isometry.verdicts._gains import Gain, gain_of
 from isometry.verdicts._gradients import Gradients
 from isometry.verdicts._probe import Probe
 from isometry.verdicts._registry import Thresholds
@@ -117,6 +119,11 @@ class Measured:
         """Whether there are enough seeds to judge what depends on the draw."""
         return self.thresholds.is_sure(self.num_seeds)
 
+    @property
+    def unsure(self) -> str:
+        """Why a value that depends on the draw is undecided, in words."""
+        return self.thresholds.unsure(self.num_seeds)
+
     @part("parameters")
     def not_finite(self) -> str:
         """The first parameter or signal that is NaN or infinite, in words; or ""."""
@@ -145,6 +152,11 @@ class Measured:
                 xs=self.subject.few,
                 span=span,
             )
+
+    @functools.cached_property
+    def gains(self) -> dict[str, Gain]:
+        """Gain and anisometry of every measured span, for each seed."""
+        return {span: gain_of(sp) for span, sp in self.spectra.items()}
 
     @part("signals")
     def signals(self) -> Signals:

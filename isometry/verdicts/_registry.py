@@ -179,7 +179,9 @@ class Thresholds:
             raise AttributeError(name)
         lines = _lines() | self._given
         if name not in lines:
-            raise AttributeError(f"{name} is no threshold; there are: {', '.join(lines)}.")
+            raise AttributeError(
+                f"{name} is no threshold; there are: {', '.join(lines)}."
+            )
         return lines[name]
 
     def __iter__(self) -> Iterator[tuple[str, float]]:

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from isometry import structure
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined
 from isometry._internal.types import Key, Params

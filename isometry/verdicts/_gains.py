@@ -1,0 +1,45 @@
+"""Gain and anisometry of every span: what three flags of the spectrum are read off."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from isometry.measure._record import Spectrum
+
+PerSeed = Float[np.ndarray, " seeds"]
+
+
+class Gain(NamedTuple):
+    """Two statistics of a span, for each seed the median over inputs.
+
+    Medians, because the squared norm of a product of random matrices is log-normal at
+    finite width, and its mean belongs to rare draws.
+
+    Attributes:
+        log_gain: ½ ln E s², with the mean over the min(m, n) singular values. (With a
+            mean over input dimensions, an isometry from 64 inputs onto 10 outputs would
+            already lose half of the threshold.)
+        anisometry: Var(s²)/(E s²)², zeros included: 0 at isometry, whatever the scale.
+            Infinite if the Jacobian is zero.
+    """
+
+    log_gain: PerSeed
+    anisometry: PerSeed
+
+
+def gain_of(sp: Spectrum) -> Gain:
+    """Return gain and anisometry of a spectrum over (seeds, inputs)."""
+    log_s = np.asarray(sp.log_values, float)
+    log_max = log_s[..., :1]
+    is_zero = np.isneginf(log_max)
+    # Relative to s_max and in float64, so that no depth overflows.
+    relative = np.exp(2 * (log_s - np.where(is_zero, 0, log_max)))
+    mean = relative.mean(-1)
+    mean_square = (relative**2).mean(-1)
+    # Of a Jacobian that is zero, both means are zero; 1 keeps the division quiet.
+    is_zero = is_zero[..., 0]
+    safe_mean = np.where(is_zero, 1, mean)
+    log_gain = log_max[..., 0] + np.log(safe_mean) / 2
+    anisometry = np.where(is_zero, np.inf, mean_square / safe_mean**2 - 1)
+    return Gain(np.median(log_gain, axis=-1), np.median(anisometry, axis=-1))

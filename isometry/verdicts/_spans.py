@@ -1,0 +1,94 @@
+"""A statistic of several spans: intervals, states, and the gravest of them."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from isometry._internal.types import Key
+from isometry.verdicts._flag import (
+    UNDECIDED,
+    Interval,
+    PerSeed,
+    flipped,
+    interval,
+    state_above,
+    worst_state,
+)
+from isometry.verdicts._registry import Thresholds
+
+
+class SpanValue(NamedTuple):
+    """The median over seeds of a statistic of one span, and its interval."""
+
+    value: float
+    interval: Interval
+
+
+class Judged(NamedTuple):
+    """A statistic of all spans, judged.
+
+    Attributes:
+        state: The gravest state.
+        span: The span that has it.
+        worst: The statistic of this span.
+        values: That of all spans.
+        states: Their states.
+    """
+
+    state: str
+    span: str
+    worst: SpanValue
+    values: dict[str, SpanValue]
+    states: dict[str, str]
+
+
+def judge_spans(
+    per_seed: Mapping[str, PerSeed],
+    line: float,
+    *,
+    key: Key,
+    thresholds: Thresholds,
+    is_below: bool = False,
+) -> Judged:
+    """Judge the median over seeds of a statistic, span by span.
+
+    Args:
+        per_seed: The statistic of every seed, by span.
+        line: The threshold.
+        key: A key of the bootstrap.
+        thresholds: For the confidence and the number of seeds that are needed.
+        is_below: Whether the flag is raised below the line, and not above it.
+    """
+    values, states = {}, {}
+    for i, (span, numbers) in enumerate(per_seed.items()):
+        bounds = interval(
+            numbers, jax.random.fold_in(key, i), confidence=thresholds.confidence
+        )
+        found = SpanValue(float(np.median(numbers)), bounds)
+        values[span] = found
+        states[span] = _state(
+            found,
+            line,
+            is_below=is_below,
+            is_sure=thresholds.is_sure(len(numbers)),
+        )
+    state, span = worst_state(states)
+    return Judged(state, span, values[span], values=values, states=states)
+
+
+def _state(found: SpanValue, line: float, *, is_below: bool, is_sure: bool) -> str:
+    """Return the state of one span."""
+    # What has no number, or an infinite one of either sign, is above or below no line.
+    if np.isnan(found.value):
+        return UNDECIDED
+    if is_below:
+        bounds = flipped(found.interval)
+        return state_above(-found.value, bounds, -line, is_sure=is_sure)
+    return state_above(found.value, found.interval, line, is_sure=is_sure)
+
+
+def in_words(span: str) -> str:
+    """Return the name of a span as it stands in a sentence."""
+    return span.replace("_", " ")

@@ -1,0 +1,49 @@
+"""The flag anisometric: some directions are stretched much more than others."""
+
+import numpy as np
+
+from isometry._internal.types import Key
+from isometry.verdicts._flag import CLEAR, UNDECIDED, Flag
+from isometry.verdicts._measured import Measured
+from isometry.verdicts._registry import flag
+from isometry.verdicts._spans import in_words, judge_spans
+
+_SOURCE = "sigma_0² = 1 (Pennington et al., 2018, arXiv:1802.09979)"
+_REMEDY = (
+    "orthogonal weights and an activation near its linear regime (tanh, small q); no "
+    "Gaussian chain is isometric"
+)
+
+
+@flag("anisometric", threshold="anisometry", rank=110, source=_SOURCE)
+def judge(measured: Measured, key: Key) -> Flag:
+    """Raise where Var(s²)/(E s²)² of a span is above 1 in the median over seeds."""
+    line = measured.threshold("anisometry")
+    # A Jacobian that is zero has no anisometry: NaN is undecided.
+    per_seed = {}
+    for span, gain in measured.gains.items():
+        is_known = np.isfinite(gain.anisometry)
+        per_seed[span] = np.where(is_known, gain.anisometry, np.nan)
+    judged = judge_spans(per_seed, line, key=key, thresholds=measured.thresholds)
+    value = judged.worst.value
+    reason = f"Var(s²)/(E s²)² = {value:.2f} ({in_words(judged.span)})"
+    if np.isnan(value):
+        reason = "the Jacobian is zero, its anisometry undefined"
+    elif judged.state == UNDECIDED:
+        reason += f"; {measured.unsure}"
+    elif judged.state == CLEAR:
+        reason += f", at most {line:g}"
+    return Flag(
+        "anisometric",
+        judged.state,
+        reason,
+        remedy=_REMEDY,
+        value=value,
+        interval=judged.worst.interval,
+        threshold=line,
+        source=_SOURCE,
+        evidence={
+            "anisometry": {span: one._asdict() for span, one in judged.values.items()},
+            "states": judged.states,
+        },
+    )
