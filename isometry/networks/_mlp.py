@@ -24,6 +24,7 @@ from isometry.networks._layered import (
     LayeredNetwork,
     WeightedLayer,
 )
+from isometry.networks._network import Phase
 from isometry.schemes import Layer, Scheme
 from isometry.schemes._registry import SchemeLike
 from isometry.schemes._shaping import untransformed
@@ -446,6 +447,16 @@ class Mlp(LayeredNetwork):
             sigma_b=sigma_b,
             span=span,
             xs=xs,
+        )
+
+    @functools.cached_property
+    def phase(self) -> Phase | None:
+        """The phase by mean-field theory; None where no single chi_1 is known."""
+        return _mlp_law.phase(
+            self.activation,
+            self.scheme,
+            self.plan,
+            sigma_b=self.scheme.sigma_b if self.bias else 0.0,
         )
 
     def __repr__(self) -> str:

@@ -1,6 +1,7 @@
 """The law of an MLP's Jacobian, from its scheme, its widths and its inputs."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from isometry import theory
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined
 from isometry.activations import Activation
-from isometry.networks._network import SPANS
+from isometry.networks._network import SPANS, Phase
 from isometry.schemes import Drawn, Layer, Scheme
 from isometry.theory import Law
 
@@ -148,3 +149,38 @@ def _with_edges(law: Law) -> Law:
             f"{error} Make the hidden widths equal, or take the other span."
         ) from None
     return law
+
+
+def phase(
+    activation: Activation,
+    scheme: Scheme,
+    plan: Sequence[Layer],
+    *,
+    sigma_b: float,
+) -> Phase | None:
+    """Return theory's phase of an MLP, for `Mlp.phase`.
+
+    None where the law of the weights is not known, where the variance has no map, or
+    where layers keep it by different factors: orthogonal weights between unequal widths
+    do, and then there is no single chi_1.
+    """
+    layers = plan[1:-1] or plan
+    try:
+        gains = [scheme.drawn(layer).gain(layer) for layer in layers]
+        # Equal but for the rounding of a ratio of widths.
+        if not 0 < max(gains) <= min(gains) * (1 + 1e-12):
+            return None
+        found = theory.phase_diagram(activation, gains[0], sigma_b)
+    # Another ensemble, or an activation that jumps.
+    except InputError:
+        return None
+    chi_1 = float(found.chi[0, 0])
+    if not 0 < chi_1 < math.inf:
+        return None
+    return Phase(
+        str(found.phase[0, 0]),
+        chi_1,
+        float(found.q[0, 0]),
+        sigma_w=float(gains[0]),
+        sigma_b=sigma_b,
+    )

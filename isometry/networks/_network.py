@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import jax
 from jax.typing import ArrayLike
@@ -26,6 +26,24 @@ if TYPE_CHECKING:
 
 # The spans that have names. Every other span is two points of the anatomy.
 SPANS = ("end_to_end", "hidden")
+
+
+class Phase(NamedTuple):
+    """What mean-field theory says of signals in a deep network.
+
+    Attributes:
+        name: "ordered", "critical" or "chaotic".
+        chi_1: The factor by which a squared gradient grows in a layer.
+        q: The variance of the pre-activations at its fixed point.
+        sigma_w: The scale of the weights, by which the variance is mapped.
+        sigma_b: The standard deviation of the biases.
+    """
+
+    name: str
+    chi_1: float
+    q: float
+    sigma_w: float
+    sigma_b: float
 
 
 class Function(Protocol):
@@ -375,6 +393,11 @@ class Network:
             f"training: {checks.show(self)} has no training mode: it computes the same "
             "in both, without dropout or statistics of a batch."
         )
+
+    @property
+    def phase(self) -> Phase | None:
+        """The phase by mean-field theory; None where no single chi_1 is known."""
+        return None
 
     def __repr__(self) -> str:
         # The function may be an object without a name; its class has one.

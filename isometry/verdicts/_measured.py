@@ -15,12 +15,15 @@ from isometry.certificates import Certificate
 from isometry.measure import ensemble, signals
 from isometry.measure._record import Spectrum
 from isometry.measure._spans import Span
+from isometry.networks._network import Phase
 from isometry.records import Signals
 from isometry.theory import Law
 from isometry.verdicts import _activity, _gradients, _probe
 from isometry.verdicts._activity import Activity
+from isometry.verdicts._flag import PerSeed
 from isometry.verdicts._gains import Gain, gain_of
 from isometry.verdicts._gradients import Gradients
+from isometry.verdicts._growth import growth_of
 from isometry.verdicts._probe import Probe
 from isometry.verdicts._registry import Thresholds
 from isometry.verdicts._subject import Subject
@@ -34,7 +37,7 @@ T = TypeVar("T")
 FEW_SEEDS = 3
 
 
-class part(Generic[T]):
+class Part(Generic[T]):
     """A property of `Measured` that is measured once, timed, and announced.
 
     Args:
@@ -44,7 +47,7 @@ class part(Generic[T]):
     def __init__(self, label: str) -> None:
         self.label = label
 
-    def __call__(self, measure: Callable[["Measured"], T]) -> "part[T]":
+    def __call__(self, measure: Callable[["Measured"], T]) -> "Part[T]":
         self.measure = measure
         self.name = measure.__name__
         self.__doc__ = measure.__doc__
@@ -124,12 +127,12 @@ class Measured:
         """Why a value that depends on the draw is undecided, in words."""
         return self.thresholds.unsure(self.num_seeds)
 
-    @part("parameters")
+    @Part("parameters")
     def not_finite(self) -> str:
         """The first parameter or signal that is NaN or infinite, in words; or ""."""
         return _activity.first_not_finite(self.subject)
 
-    @part("Jacobians")
+    @Part("Jacobians")
     def spectra(self) -> dict[str, Spectrum]:
         """Singular values over (seeds, inputs), by the name of the span.
 
@@ -158,7 +161,7 @@ class Measured:
         """Gain and anisometry of every measured span, for each seed."""
         return {span: gain_of(sp) for span, sp in self.spectra.items()}
 
-    @part("signals")
+    @Part("signals")
     def signals(self) -> Signals:
         """Sizes of signals and gradients by point, of shape (seeds, inputs, points)."""
         found = signals(
@@ -169,27 +172,47 @@ class Measured:
         )
         return jax.tree.map(np.asarray, found)
 
-    @part("units")
+    @property
+    def num_pairs(self) -> int:
+        """The number K of pairs (W, D) in the hidden span; 0 without such a span."""
+        if not self.subject.has_hidden_span:
+            return 0
+        return max(self.subject.anatomy.depth - 2, 0)
+
+    @property
+    def phase(self) -> Phase | None:
+        """Theory's phase, chi_1 and q*; None where they are not known."""
+        network = self.subject.network
+        return None if network is None else network.phase
+
+    @functools.cached_property
+    def growth(self) -> PerSeed | None:
+        """Ln E|δz|² per unit over the hidden span, for each seed."""
+        if "hidden" not in self.spectra:
+            return None
+        return growth_of(self.spectra["hidden"], self.subject.size_of_hidden)
+
+    @Part("units")
     def activity(self) -> dict[str, Activity]:
         """What each nonlinearity does, by the name of the point in front of it."""
         return _activity.activities(self.subject)
 
-    @part("gradients")
+    @Part("gradients")
     def gradients(self) -> Gradients:
         """Norms of the loss gradient of every weight layer."""
         return _gradients.gradients(self.subject, self.task)
 
-    @part("certificates")
+    @Part("certificates")
     def certificates(self) -> tuple[Certificate, ...]:
         """What training can never undo, of the first seeds."""
         return _probe.certificates(self.subject, FEW_SEEDS)
 
-    @part("training probe")
+    @Part("training probe")
     def probe(self) -> Probe | None:
         """A short training of the first seeds; None if it was switched off."""
         return _probe.run(self.subject, self.task, self.certificates, FEW_SEEDS)
 
-    @part("law")
+    @Part("law")
     def law(self) -> Law | None:
         """The law of the hidden span; None where none is known."""
         network = self.subject.network

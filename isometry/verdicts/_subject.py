@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -72,6 +73,13 @@ class Subject:
         except InputError:
             return False
         return True
+
+    @functools.cached_property
+    def size_of_hidden(self) -> int:
+        """The number of units at the end of the hidden span."""
+        function = _resolution.function_of(self.f)
+        last = _spans.resolve(function, self.anatomy, "hidden").last
+        return math.prod(self.anatomy.shape(last.name).shape)
 
     @functools.cached_property
     def params(self) -> Params:

@@ -1,0 +1,114 @@
+"""What ordered_phase and chaotic_phase share: chi_1 and the growth over the depth."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from isometry._internal.types import Key
+from isometry.networks._network import Phase
+from isometry.verdicts._flag import (
+    CLEAR,
+    UNDECIDED,
+    Flag,
+    Interval,
+    PerSeed,
+    flipped,
+    interval,
+    state_above,
+)
+from isometry.verdicts._measured import Measured
+
+SOURCE = "six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
+_REMEDY = 'sigma_w to the critical value: scheme="orthogonal" or "gaussian" without it'
+
+
+def judge_phase(name: str, measured: Measured, key: Key, *, is_ordered: bool) -> Flag:
+    """Judge K ln chi_1 over the K pairs (W, D) of the hidden span.
+
+    chi_1 is theory's, at the fixed point of the variance, where the ensemble of the
+    weights and the map of the variance are known. For all other networks it is
+    e^(growth/K), with the growth that the hidden Jacobian shows.
+
+    Args:
+        name: The name of the flag.
+        measured: What was measured.
+        key: A key of the bootstrap.
+        is_ordered: Whether a growth below the line is what is wrong.
+    """
+    sign = -1 if is_ordered else 1
+    line = sign * measured.threshold("depth_scales")
+    pairs = measured.num_pairs
+    if not pairs:
+        reason = "no hidden pair of layers: nothing grows over the depth"
+        evidence = {"pairs": 0, "basis": "none", "phase": "unknown"}
+        return Flag(name, CLEAR, reason, source=SOURCE, evidence=evidence)
+    evidence: dict[str, Any] = {"pairs": pairs, "forward": measured.forward}
+    bounds: Interval | None = None
+    shown: PerSeed | None = measured.growth
+    if shown is not None:
+        value = float(np.median(shown))
+        bounds = interval(shown, key, confidence=measured.threshold("confidence"))
+        evidence |= {"measured_growth": value, "measured_interval": bounds}
+    phase = measured.phase
+    if phase is not None:
+        value, bounds = pairs * math.log(phase.chi_1), None
+        evidence |= _of_theory(phase)
+    elif bounds is not None:
+        chi = math.exp(value / pairs)
+        evidence |= {"basis": "measured", "phase": _name(bounds), "chi_1": chi}
+    else:
+        reason = "the growth over the depth is not known"
+        return Flag(name, UNDECIDED, reason, source=SOURCE, evidence=evidence)
+    evidence["growth"] = value
+    state = _state(value, bounds, line=line, measured=measured)
+    reason = (
+        f"{evidence['phase']} phase, chi_1 = {evidence['chi_1']:.4g} "
+        f"({evidence['basis']}): K ln chi_1 = {value:+.2f} over {pairs} pairs"
+    )
+    if state == UNDECIDED:
+        reason += f"; {measured.unsure}"
+    return Flag(
+        name,
+        state,
+        reason,
+        remedy=f"{'raise' if is_ordered else 'lower'} {_REMEDY}",
+        value=value,
+        interval=bounds,
+        threshold=line,
+        source=SOURCE,
+        evidence=evidence,
+    )
+
+
+def _of_theory(phase: Phase) -> dict[str, Any]:
+    """Return what theory says, as evidence."""
+    is_critical = phase.name == "critical"
+    return {
+        "basis": "theory",
+        "phase": phase.name,
+        "chi_1": phase.chi_1,
+        "q": phase.q,
+        "sigma_w": phase.sigma_w,
+        "sigma_b": phase.sigma_b,
+        "depth_scale": math.inf if is_critical else 1 / abs(math.log(phase.chi_1)),
+    }
+
+
+def _name(bounds: Interval) -> str:
+    """Return the phase that an interval of the measured growth shows."""
+    low, high = bounds
+    if high < 0:
+        return "ordered"
+    return "chaotic" if low > 0 else "critical"
+
+
+def _state(
+    value: float, bounds: Interval | None, *, line: float, measured: Measured
+) -> str:
+    """Return the state; without an interval the value is theory's, and certain."""
+    is_sure = bounds is None or measured.is_sure
+    around = (value, value) if bounds is None else bounds
+    if line < 0:
+        return state_above(-value, flipped(around), -line, is_sure=is_sure)
+    return state_above(value, around, line, is_sure=is_sure)

@@ -1,0 +1,74 @@
+"""The flag below_floor: singular values too small for the method that measured them."""
+
+import numpy as np
+from jaxtyping import Float
+
+from isometry._internal.types import Key
+from isometry.measure._record import Spectrum
+from isometry.verdicts._flag import UNDECIDED, Flag
+from isometry.verdicts._measured import Measured
+from isometry.verdicts._registry import flag
+from isometry.verdicts._spans import in_words, judge_spans
+
+_SOURCE = (
+    "the floor of the method, max(m, n)·eps of the largest singular value for a dense "
+    "factorization"
+)
+_REMEDY = (
+    'isometry.ensemble(..., method="product"), which has no floor, or dtype=jnp.float64'
+)
+
+
+@flag("below_floor", threshold="below_floor", rank=120, source=_SOURCE)
+def judge(measured: Measured, key: Key) -> Flag:
+    """Raise where half of the values that may not be zero are below the floor.
+
+    Then ln s of the median value is no number. A Jacobian has no more rank than units
+    with a slope at any value that all paths pass; the values beyond are zeros, which a
+    dense factorization turns into noise, and are left out. The others are censored, not
+    dropped: they count as zeros, and statistics of ln s say how much mass they leave
+    out.
+    """
+    line = measured.threshold("below_floor")
+    shares, floors = {}, {}
+    for span, sp in measured.spectra.items():
+        share = _unresolved_share(sp, measured.rank_bounds[span])
+        shares[span] = share.mean(-1)
+        floors[span] = float(np.asarray(sp.log_floor).max())
+    judged = judge_spans(shares, line, key=key, thresholds=measured.thresholds)
+    reason = (
+        f"{100 * judged.worst.value:.2g} % of the values that may not be zero are "
+        f"unresolved ({in_words(judged.span)})"
+    )
+    if judged.state == UNDECIDED:
+        reason += f"; {measured.unsure}"
+    return Flag(
+        "below_floor",
+        judged.state,
+        reason,
+        remedy=_REMEDY,
+        value=judged.worst.value,
+        interval=judged.worst.interval,
+        threshold=line,
+        source=_SOURCE,
+        evidence={
+            "share": {span: one._asdict() for span, one in judged.values.items()},
+            "states": judged.states,
+            "log_floor": floors,
+        },
+    )
+
+
+def _unresolved_share(
+    sp: Spectrum, rank_bound: Float[np.ndarray, "seeds inputs"]
+) -> Float[np.ndarray, "seeds inputs"]:
+    """Return the unresolved values as a share of those that may not be zero.
+
+    It is 0 where all of them are known to be zero.
+    """
+    num_not_zero = (~np.isneginf(np.asarray(sp.log_values))).sum(-1)
+    rank = np.minimum(rank_bound, num_not_zero)
+    num_zero = sp.size - rank
+    num_unresolved = (~np.asarray(sp.resolved)).sum(-1) - num_zero
+    share = np.maximum(num_unresolved, 0) / np.maximum(rank, 1)
+    return np.where(rank > 0, share, 0.0)
