@@ -325,7 +325,7 @@ class _Watch:
         """Refuse spans and statistics of a network before its optimizer's `init`."""
         if self.shapes is None:
             return
-        # `init` says it again.
+        # `init` warns once more, at the parameters themselves.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PrecisionWarning)
             self.plan.require_known(self.shapes, self.xs, self.bits)
@@ -364,6 +364,7 @@ class _Watch:
                 "update() got no params; write optimizer.update(grads, opt_state, "
                 "params)."
             )
+        # Without `state`, the trained parameters are all that f takes.
         current = params
         if self.state is not None:
             current = _monitor_current.current(self.state, params, extra)
@@ -402,6 +403,7 @@ def recorded(opt_state: PyTree) -> Records | dict[str, Records]:
             hint = "pass the part that holds the one"
         raise InputError(f"{len(states)} monitors in this state; {hint}.")
     (state,) = states
+    # Under vmap each seed has its own number of records, and of these it has a stack.
     if jnp.ndim(state.kept):
         raise InputError(
             f"the state of {jnp.shape(state.kept)} runs; write "
