@@ -11,6 +11,12 @@ from isometry.structure import WeightLayer
 
 _NAMES = frozenset(activations.names())
 
+# How the anatomy writes a product of two branches, and functions that are no activation
+# of the package.
+_PRODUCT = "product"
+_NAMELESS = ("unnamed", "glu")
+_VARIANT = "variant"
+
 
 class Scaled(NamedTuple):
     """A scheme with its scale fixed for one layer.
@@ -39,8 +45,13 @@ class Scales:
         self._by_layer = activations
         self._by_activation: dict[str | Activation, Scaled] = {}
 
-    def of(self, layer: Layer) -> Scaled:
-        """Return the scheme with its scale fixed for a layer."""
+    def of(self, layer: Layer, doubt: str = "") -> Scaled:
+        """Return the scheme with its scale fixed for a layer.
+
+        Args:
+            layer: The layer.
+            doubt: Why its activation is not known, as `doubt` returns it.
+        """
         sigma_w, sigma_b = self._sigmas
         if not self._scheme.free:
             return Scaled(self._scheme, "")
@@ -54,7 +65,10 @@ class Scales:
             return self._critical(layer.follows, "that follows")
         if layer.precedes is not None:
             return self._critical(layer.precedes, "that it reads")
-        return self._critical("linear", "")
+        scaled = self._critical("linear", "")
+        if not doubt:
+            return scaled
+        return scaled._replace(note=f"{doubt}, so as {scaled.note}")
 
     def _critical(self, activation: str | Activation, where: str) -> Scaled:
         if activation not in self._by_activation:
@@ -80,8 +94,32 @@ class Scales:
         return Scaled(scheme, f"critical for the {name}")
 
 
+def doubt(layer: WeightLayer) -> str:
+    """Say why the gain of what stands around a layer is not known, or return "".
+
+    A product of two branches has no critical gain: if u and v are as large as the
+    signal, phi(u) v grows with its square. A fixed point of the variance is unstable.
+    """
+    if _PRODUCT in layer.then:
+        # Of the gate of a GLU, the nonlinearity comes first.
+        factor = _first_activation(layer.then)
+        named = f" with a {factor}" if factor else ""
+        return f"no gain for a product of two branches{named}"
+    if _PRODUCT in layer.before:
+        return "no gain behind a product of two branches"
+    for step in (*layer.then, *layer.before):
+        if step.startswith(_NAMELESS) or step.endswith(_VARIANT):
+            return f"no gain for {step}"
+    return ""
+
+
 def follows(layer: WeightLayer) -> str | None:
-    """Return the name of the activation that follows a layer, or None."""
+    """Return the name of the activation that follows a layer, or None.
+
+    None of a factor of a product too: phi(u) v is no activation of u.
+    """
+    if _PRODUCT in layer.then:
+        return None
     return _first_activation(layer.then)
 
 

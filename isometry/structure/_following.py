@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from isometry import activations
+from isometry.structure import _nonlinearity
 from isometry.structure._flow import LAYOUT, Flow
 from isometry.structure._reading import CUSTOM
 
@@ -81,6 +83,9 @@ _TELLTALES = (
 )
 
 
+# Operations that return a part of a value.
+_CUTS = frozenset(("slice", "dynamic_slice", "split", "gather"))
+
 # Nonlinearities of gates.
 _GATES = {"logistic": "sigmoid", "tanh": "tanh"}
 
@@ -137,7 +142,7 @@ def words(
     # Every path runs through the nodes of the passage, so the operations between two of
     # them are one step.
     for node in flow.passage(start, within):
-        step = _step(flow, _segment(flow, before, node), names)
+        step = _step(flow, before, node, names=names)
         if is_wrap(flow, before, node):
             step = Step("circular padding")
         # A jitted function inside another of the same name is one step.
@@ -147,6 +152,30 @@ def words(
         if node == end:
             break
     return [_text(step) for step in _named_together(steps)]
+
+
+def is_multiplied(flow: Flow, node: int) -> bool:
+    """Tell whether the next that happens to a node is a product with another branch.
+
+    Entry by entry, as the gate of a GLU and what it gates.
+    """
+    for reader in flow.chain(node):
+        operands = set(flow.inputs[reader])
+        if flow.operation(reader) == "mul" and len(operands) > 1:
+            return True
+        if flow.operation(reader) not in LAYOUT and not flow.is_scaled(reader):
+            return False
+    return False
+
+
+def is_product(flow: Flow, node: int) -> bool:
+    """Tell whether a node is a product of two branches, perhaps reshaped or scaled."""
+    while flow.operation(node) in LAYOUT or flow.is_scaled(node):
+        inputs = flow.inputs.get(node, [])
+        if len(inputs) != 1:
+            return False
+        (node,) = inputs
+    return flow.operation(node) == "mul" and len(set(flow.inputs.get(node, ()))) > 1
 
 
 def gates(flow: Flow, start: int) -> list[str]:
@@ -205,19 +234,56 @@ def is_wrap(flow: Flow, before: int, node: int) -> bool:
 
 def _step(
     flow: Flow,
-    segment: Sequence[int],
+    before: int,
+    node: int,
+    *,
     names: Mapping[int, str],
 ) -> Step | None:
-    """Describe the operations of a segment as one step, or None as `_one_operation`."""
+    """Describe the operations between two nodes, or return None as `_one_operation`."""
+    segment = _segment(flow, before, node)
     values = [flow.value(node) for node in segment]
     # The name of a library function says more than its operations.
     calls = [call for value in values for call in value.calls]
     titles = [title for title in map(_activation_name, calls) if title is not None]
+    if titles and _is_split(flow, segment):
+        return Step(titles[0] if titles[0] == "glu" else f"glu ({titles[0]})")
     if titles:
-        return Step(titles[0])
+        return Step(_told(titles[0], _nonlinearity.name(flow, before, node)))
     if len(segment) == 1:
         return _one_operation(flow, segment[0], names)
-    return _several_operations(flow, segment)
+    known = _nonlinearity.name(flow, before, node)
+    if known:
+        return Step(_written(known))
+    return _several_operations(flow, segment, is_other=known is not None)
+
+
+def _is_split(flow: Flow, segment: Sequence[int]) -> bool:
+    """Tell whether parts of a value are multiplied with each other, as in a GLU."""
+    operations = {flow.operation(node) for node in segment}
+    has_product = any(
+        flow.operation(node) == "mul" and len(set(flow.inputs[node])) > 1
+        for node in segment
+    )
+    return has_product and not operations.isdisjoint(_CUTS)
+
+
+def _told(title: str, known: str | None) -> str:
+    """Return the name of an activation, by its title and by what it computes.
+
+    Args:
+        title: The name under which it is compiled.
+        known: As `_nonlinearity.name` returns it.
+    """
+    if known:
+        return _written(known)
+    # A leaky relu of another slope is compiled under the same name.
+    is_misnamed = known == "" and title.replace(" ", "_") in activations.names()
+    return f"{title} variant" if is_misnamed else title
+
+
+def _written(known: str) -> str:
+    """Write a name of `activations.names()` as a step."""
+    return known.replace("_", " ")
 
 
 def _activation_name(call: str) -> str | None:
@@ -288,8 +354,15 @@ def _has_root(flow: Flow, node: int, most_back: int) -> bool:
     return any(_has_root(flow, read, most_back - 1) for read in inputs)
 
 
-def _several_operations(flow: Flow, segment: Sequence[int]) -> Step:
-    """Describe operations on several paths that start and end together."""
+def _several_operations(flow: Flow, segment: Sequence[int], *, is_other: bool) -> Step:
+    """Describe operations on several paths that start and end together.
+
+    Args:
+        flow: The flow.
+        segment: The nodes of the operations.
+        is_other: Whether they compute no activation of the package, but one of their
+            own, such as x * sigmoid(1.702 x).
+    """
     values = [flow.value(node) for node in segment]
     operations = [value.operation for value in values]
     # Which operations there are decides, whatever their order.
@@ -311,12 +384,17 @@ def _several_operations(flow: Flow, segment: Sequence[int]) -> Step:
         return Step("centre")
     for primitive, name in _TELLTALES:
         if primitive in has:
-            return Step(name)
+            # A function such as x - tanh(x) is not the one that is told by its tanh.
+            if _is_split(flow, segment):
+                return Step(f"glu ({name})")
+            return Step(f"unnamed ({primitive})" if is_other else name)
     if {"concatenate", "mul"} <= has:
         # A rotary position embedding: x * cos + rotated(x) * sin.
         return Step("rotary")
+    if "select_n" in has and "mul" in has:
+        return Step("leaky relu variant" if is_other else "leaky relu")
     if "select_n" in has:
-        return Step("leaky relu" if "mul" in has else "select")
+        return Step("select")
     computing = [name for name in operations if name not in LAYOUT]
     return Step(", ".join(dict.fromkeys(computing)))
 
