@@ -249,10 +249,10 @@ def assign(
     The scale of a free scheme is critical for the activation that follows the layer,
     else for the one that it reads, else 1; where an activation has no critical point,
     chi = 1 at unit variance. It is 1 too around a product of two branches, as in a GLU,
-    and an activation that is none of `activations.names()`; the notes say so. Biases are drawn as the scheme says, which is zero unless
-    there is a sigma_b. Embeddings stay as they are drawn unless the scheme has a law
-    for them; so do scales of norms, positions, and whatever else params hold. `rows`
-    lists all of it.
+    and around a function that is none of `activations.names()`; notes say so. Biases
+    are drawn as the scheme says, which is zero unless there is a sigma_b. Embeddings
+    stay as they are drawn unless the scheme has a law for them; so do scales of norms,
+    positions, and whatever else params hold. `rows` lists all of it.
 
     Args:
         scheme: A name, an initializer, or a `Scheme`.
@@ -406,7 +406,7 @@ def _weight(
     if source.kind == "other":
         return kept("how it acts on the signal cannot be read")
     layers = _places.layers(source, places)
-    scaled = scales.of(layers[0], _scales.doubt(source))
+    scaled = scales.of(layers[0], _scales.doubt(source, places.by_name))
     # `_draw_weight` draws all slices as one batch if they have the same initializer
     # object, so like layers are given the same object.
     chosen: dict[Layer, Init] = {}

@@ -32,6 +32,7 @@ _FUNCTIONS = {
     "hard_swish": "hard silu",
     "mish": "mish",
     "glu": "glu",
+    "squareplus": "squareplus",
     "softmax": "softmax",
     "_softmax": "softmax",
     "log_softmax": "log softmax",
@@ -141,7 +142,7 @@ def words(
     before = start
     # Every path runs through the nodes of the passage, so the operations between two of
     # them are one step.
-    for node in flow.passage(start, within):
+    for node in _ends(flow, before, flow.passage(start, within)):
         step = _step(flow, before, node, names=names)
         if is_wrap(flow, before, node):
             step = Step("circular padding")
@@ -149,7 +150,8 @@ def words(
         if step is not None and steps[-1:] != [step]:
             steps.append(step)
         before = node
-        if node == end:
+        # A number that belongs to an activation may come behind the last node.
+        if node >= end:
             break
     return [_text(step) for step in _named_together(steps)]
 
@@ -252,9 +254,53 @@ def _step(
     if len(segment) == 1:
         return _one_operation(flow, segment[0], names)
     known = _nonlinearity.name(flow, before, node)
-    if known:
+    # Two ways to the same value, added: its double, of no interest here.
+    if known and known != "linear":
         return Step(_written(known))
-    return _several_operations(flow, segment, is_other=known is not None)
+    return _several_operations(flow, segment)
+
+
+def _ends(flow: Flow, start: int, passage: Sequence[int]) -> list[int]:
+    """Return where each step of a passage ends.
+
+    A function of a library may be several: hard_tanh a maximum and a minimum. And the
+    last of an activation that is written out may be a number: 1/2 z (1 + erf(z/√2)).
+    """
+    ends = []
+    before = start
+    i = 0
+    while i < len(passage):
+        title = _title(flow, before, passage[i])
+        last = i
+        while last + 1 < len(passage):
+            following = passage[last + 1]
+            if title is None:
+                is_part = _completes(flow, before, following)
+            else:
+                is_part = title == _title(flow, passage[last], following)
+            if not is_part:
+                break
+            last += 1
+        before = passage[last]
+        ends.append(before)
+        i = last + 1
+    return ends
+
+
+def _title(flow: Flow, before: int, node: int) -> str | None:
+    """Return the name of the outermost function between two nodes, or None."""
+    for between in _segment(flow, before, node):
+        for call in flow.value(between).calls:
+            title = _activation_name(call)
+            if title is not None:
+                return title
+    return None
+
+
+def _completes(flow: Flow, before: int, node: int) -> bool:
+    """Tell whether a number that multiplies completes a known activation."""
+    is_known = flow.is_scaled(node) and _nonlinearity.name(flow, before, node)
+    return is_known not in (False, None, "", "linear")
 
 
 def _is_split(flow: Flow, segment: Sequence[int]) -> bool:
@@ -276,8 +322,8 @@ def _told(title: str, known: str | None) -> str:
     """
     if known:
         return _written(known)
-    # A leaky relu of another slope is compiled under the same name.
-    is_misnamed = known == "" and title.replace(" ", "_") in activations.names()
+    # A leaky relu of another slope, fixed or learned, is compiled under the same name.
+    is_misnamed = title.replace(" ", "_") in activations.names()
     return f"{title} variant" if is_misnamed else title
 
 
@@ -354,14 +400,11 @@ def _has_root(flow: Flow, node: int, most_back: int) -> bool:
     return any(_has_root(flow, read, most_back - 1) for read in inputs)
 
 
-def _several_operations(flow: Flow, segment: Sequence[int], *, is_other: bool) -> Step:
+def _several_operations(flow: Flow, segment: Sequence[int]) -> Step:
     """Describe operations on several paths that start and end together.
 
-    Args:
-        flow: The flow.
-        segment: The nodes of the operations.
-        is_other: Whether they compute no activation of the package, but one of their
-            own, such as x * sigmoid(1.702 x).
+    They compute no activation of the package, but may have the operations of one, as
+    x * sigmoid(1.702 x) has.
     """
     values = [flow.value(node) for node in segment]
     operations = [value.operation for value in values]
@@ -384,15 +427,14 @@ def _several_operations(flow: Flow, segment: Sequence[int], *, is_other: bool) -
         return Step("centre")
     for primitive, name in _TELLTALES:
         if primitive in has:
-            # A function such as x - tanh(x) is not the one that is told by its tanh.
             if _is_split(flow, segment):
                 return Step(f"glu ({name})")
-            return Step(f"unnamed ({primitive})" if is_other else name)
+            return Step(name if name == "sort" else f"unnamed ({primitive})")
     if {"concatenate", "mul"} <= has:
         # A rotary position embedding: x * cos + rotated(x) * sin.
         return Step("rotary")
     if "select_n" in has and "mul" in has:
-        return Step("leaky relu variant" if is_other else "leaky relu")
+        return Step("leaky relu variant")
     if "select_n" in has:
         return Step("select")
     computing = [name for name in operations if name not in LAYOUT]

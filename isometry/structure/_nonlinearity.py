@@ -143,8 +143,7 @@ def _result(value: Value, operands: list[Any]) -> Any:
     if value.operation == "constant":
         return _one_number(value)
     operation = _operation(value)
-    if value.operation in _SHAPING and np.ndim(operands[0]) > 0:
-        _require_entries_kept(value)
+    _require_entries_kept(value, operands)
     # Functions are evaluated where they overflow, too.
     with np.errstate(all="ignore"):
         if value.operation == "integer_pow":
@@ -152,13 +151,20 @@ def _result(value: Value, operands: list[Any]) -> Any:
         return operation(*operands)
 
 
-def _require_entries_kept(value: Value) -> None:
+def _require_entries_kept(value: Value, operands: list[Any]) -> None:
     """Raise unless entries are neither repeated nor rounded to whole numbers.
 
     Of z repeated along rows and along columns, z_i sigmoid(z_j) is no silu.
     """
-    is_as_large = math.prod(value.shape) == math.prod(value.source_shape)
-    is_boolean = getattr(value.aval, "dtype", None) == bool
+    assert value.eqn is not None, "constants and arguments are no operations"
+    sizes = {
+        math.prod(getattr(variable.aval, "shape", ()))
+        for variable, operand in zip(value.eqn.invars, operands, strict=True)
+        if np.ndim(operand) > 0
+    }
+    # What is made of constants alone may be repeated.
+    is_as_large = sizes <= {math.prod(value.shape)}
+    is_boolean = jnp.issubdtype(value.aval.dtype, jnp.bool_)
     if not is_as_large or not (value.is_floating or is_boolean):
         raise _Unknown
 
