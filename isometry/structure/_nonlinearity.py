@@ -68,7 +68,7 @@ def name(flow: Flow, start: int, end: int) -> str | None:
     nodes = flow.unrolled.nodes
     given = {start: _POINTS}
     try:
-        computed = _evaluated(end, flow.value, lambda n: nodes[n].inputs, given)
+        computed = _evaluated(end, flow.value, lambda n: nodes[n].inputs, given=given)
     except _Unknown:
         return None
     dtype = flow.value(start).aval.dtype
@@ -95,13 +95,16 @@ def _values(fn: Callable[[jax.Array], jax.Array]) -> Numbers:
     given = {program.x[0]: _POINTS}
     values = program.values
     (output,) = program.outputs
-    return _evaluated(output, values.__getitem__, lambda n: values[n].inputs, given)
+    return _evaluated(
+        output, values.__getitem__, lambda n: values[n].inputs, given=given
+    )
 
 
 def _evaluated(
     end: int,
     value_of: Callable[[int], Value],
     inputs_of: Callable[[int], tuple[int, ...]],
+    *,
     given: Mapping[int, Numbers],
 ) -> Numbers:
     """Compute a node at the points, in double precision.
