@@ -498,7 +498,7 @@ REFUSED = {
     "unknown": ({"statistics": ["effectiv_rank"]}, "Did you mean 'effective_rank'"),
     "no units": (
         {"f": linear, "statistics": ["dead_units"]},
-        "dead_units.*is not known",
+        r"'dead_units' are counted of networks\.mlp alone.* write 'exact_zero",
     ),
     "a string": (
         {"statistics": "s_max"},
