@@ -12,7 +12,7 @@ PARAMS = {"in": jnp.zeros((3, 4)), "out": jnp.zeros((4, 2))}
 
 def then(phi, dtype=jnp.float32):
     """Return what the anatomy says follows the first layer."""
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), PARAMS)
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), PARAMS)
 
     def f(params, x):
         z = phi(x @ params["in"])
@@ -60,6 +60,7 @@ WRITTEN = {
     "quick gelu": (lambda z: z * jax.lax.logistic(1.702 * z), ("unnamed (logistic)",)),
     "tanhshrink": (lambda z: z - jnp.tanh(z), ("unnamed (tanh)",)),
     "slope": (lambda z: jax.nn.leaky_relu(z, 0.2), ("leaky relu variant",)),
+    "slope nearby": (lambda z: jax.nn.leaky_relu(z, 0.0101), ("leaky relu variant",)),
     "slope by hand": (of_slope, ("leaky relu variant",)),
     "alpha": (lambda z: jax.nn.elu(z, 2.0), ("elu variant",)),
     "mish": (jax.nn.mish, ("mish",)),
@@ -83,6 +84,13 @@ def test_constants_of_bfloat16_may_be_rounded(name):
     """gelu and its approximation differ by less than a rounding there."""
     (found,) = then(activations.get(name).fn, jnp.bfloat16)
     assert found in (name.replace("_", " "), f"{name} tanh")
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "selu", "squareplus"])
+def test_constants_of_float64_are_finer(name):
+    with jax.enable_x64(True):
+        found = then(activations.get(name).fn, jnp.float64)
+    assert found == (name.replace("_", " "),)
 
 
 def test_learned_slope_is_another_function():
