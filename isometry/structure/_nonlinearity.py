@@ -29,8 +29,8 @@ _POINTS = np.linspace(-6.13, 6.37, 41)
 
 # How many units in the last place of the program's dtype two functions may differ, at
 # most, and be the same: constants in a program are rounded, and rounded constants
-# multiplied. With a hundred times fewer no function with a constant in it would be known
-# again; with a thousand times more a leaky relu of slope 0.0101 were one of 0.01.
+# multiplied. With a hundred times fewer selu is not known again in float64, whose
+# constants are finer; with a thousand times more a slope of 0.0101 is taken for 0.01.
 _ULPS = 16
 
 # How many operations a nonlinearity may have. The longest of the package, softplus, has
