@@ -25,9 +25,9 @@ def notes(scheme: Scheme, anatomy: Anatomy) -> tuple[str, ...]:
     if scheme.made_for and not _has(anatomy, scheme.made_for):
         lack = _LACKS[scheme.made_for]
         # A function of an opaque loop may have a branch that nobody sees.
-        unread = ", ".join(anatomy.unread)
-        unread = f" (unread: {unread})" if unread else ""
-        return (f"{lack}{unread}, so {scheme.name} {scheme.otherwise}",)
+        if anatomy.unread:
+            lack = f"{lack} (unread: {', '.join(anatomy.unread)})"
+        return (f"{lack}, so {scheme.name} {scheme.otherwise}",)
     if scheme.fit is not None:
         return (
             f"{scheme.name} sets its scales on inputs, and draw alone does not: then "

@@ -103,8 +103,9 @@ def doubt(layer: WeightLayer, by_name: Mapping[str, WeightLayer]) -> str:
     if _PRODUCT in layer.then:
         # Of the gate of a GLU, the nonlinearity comes first.
         factor = _first_activation(layer.then)
-        named = f" with a {factor}" if factor else ""
-        return f"no gain for a product of two branches{named}"
+        if factor is not None:
+            return f"no gain for a product of two branches with a {factor}"
+        return "no gain for a product of two branches"
     strange = _strange(layer.then)
     if strange:
         return f"no gain for {strange}"
@@ -117,7 +118,9 @@ def doubt(layer: WeightLayer, by_name: Mapping[str, WeightLayer]) -> str:
     behind = _behind(layer, by_name)
     if behind is not None:
         strange = strange or _strange(behind.then)
-    return f"no gain behind {strange}" if strange else ""
+    if strange:
+        return f"no gain behind {strange}"
+    return ""
 
 
 def _strange(steps: Sequence[str]) -> str:
@@ -145,7 +148,9 @@ def precedes(layer: WeightLayer, by_name: Mapping[str, WeightLayer]) -> str | No
     if directly is not None:
         return directly
     behind = _behind(layer, by_name)
-    return None if behind is None else follows(behind)
+    if behind is None:
+        return None
+    return follows(behind)
 
 
 def _behind(

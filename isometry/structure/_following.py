@@ -72,7 +72,8 @@ _ROOTS = frozenset(("rsqrt", "sqrt"))
 # of a norm with fixed statistics. Its scale, reshapes and casts come in between.
 _MOST_BACK = 8
 
-# Activations that are made of several operations, by a primitive that is theirs alone.
+# Activations of several operations, by a primitive that is theirs: which one gates a GLU
+# that is written out. Outside of one they are told by what they compute.
 _TELLTALES = (
     ("erf", "gelu"),
     ("erfc", "gelu"),
@@ -80,7 +81,6 @@ _TELLTALES = (
     ("log1p", "softplus"),
     ("expm1", "elu"),
     ("logistic", "silu"),
-    ("sort", "sort"),
 )
 
 
@@ -247,8 +247,10 @@ def _step(
     # The name of a library function says more than its operations.
     calls = [call for value in values for call in value.calls]
     titles = [title for title in map(_activation_name, calls) if title is not None]
+    if "glu" in titles:
+        return Step("glu")
     if titles and _is_split(flow, segment):
-        return Step(titles[0] if titles[0] == "glu" else f"glu ({titles[0]})")
+        return Step(f"glu ({titles[0]})")
     if titles:
         return Step(_told(titles[0], _nonlinearity.name(flow, before, node)))
     if len(segment) == 1:
@@ -323,8 +325,9 @@ def _told(title: str, known: str | None) -> str:
     if known:
         return _written(known)
     # A leaky relu of another slope, fixed or learned, is compiled under the same name.
-    is_misnamed = title.replace(" ", "_") in activations.names()
-    return f"{title} variant" if is_misnamed else title
+    if title.replace(" ", "_") in activations.names():
+        return f"{title} variant"
+    return title
 
 
 def _written(known: str) -> str:
@@ -425,11 +428,13 @@ def _several_operations(flow: Flow, segment: Sequence[int]) -> Step:
         return Step("log softmax")
     if sums and values[-1].operation == "sub":
         return Step("centre")
+    if "sort" in has:
+        return Step("sort")
     for primitive, name in _TELLTALES:
         if primitive in has:
             if _is_split(flow, segment):
                 return Step(f"glu ({name})")
-            return Step(name if name == "sort" else f"unnamed ({primitive})")
+            return Step(f"unnamed ({primitive})")
     if {"concatenate", "mul"} <= has:
         # A rotary position embedding: x * cos + rotated(x) * sin.
         return Step("rotary")

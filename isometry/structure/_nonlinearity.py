@@ -79,7 +79,9 @@ def name(flow: Flow, start: int, end: int) -> str | None:
     }
     # In bfloat16 several may be within rounding.
     nearest = min(errors, key=lambda known: errors[known])
-    return nearest if errors[nearest] <= tolerance else ""
+    if errors[nearest] > tolerance:
+        return ""
+    return nearest
 
 
 @functools.cache
