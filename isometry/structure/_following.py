@@ -72,8 +72,8 @@ _ROOTS = frozenset(("rsqrt", "sqrt"))
 # of a norm with fixed statistics. Its scale, reshapes and casts come in between.
 _MOST_BACK = 8
 
-# Activations of several operations, by a primitive that is theirs: which one gates a GLU
-# that is written out. Outside of one they are told by what they compute.
+# Activations of several operations, by a primitive that is theirs: which one gates a
+# GLU that is written out. Elsewhere they are told by what they compute.
 _TELLTALES = (
     ("erf", "gelu"),
     ("erfc", "gelu"),
