@@ -147,5 +147,7 @@ SCHEMES = (
         embeddings=True,
         fit=_fit,
         suits=_suits,
+        made_for="branches",
+        otherwise="draws what xavier does, and adjust changes nothing",
     ),
 )

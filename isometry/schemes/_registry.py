@@ -52,6 +52,7 @@ _WITHOUT_WINDOW = {
     "block_orthogonal": initializers.orthogonal,
     "dirac": initializers.partial_identity,
 }
+_OTHERWISE = "draws its counterpart for matrices"
 
 
 def names() -> tuple[str, ...]:
@@ -135,6 +136,8 @@ def get(scheme: SchemeLike) -> Scheme:
         getattr(scheme, "name", None) or name or "custom",
         _everywhere(scheme),
         definition="the same initializer everywhere",
+        made_for=_made_for(scheme),
+        otherwise=_OTHERWISE,
     )
 
 
@@ -172,7 +175,14 @@ def _named(name: str) -> Scheme:
         definition=entry.definition,
         law=entry.law,
         citation=entry.citation,
+        made_for=_made_for(entry.factory()),
+        otherwise=_OTHERWISE,
     )
+
+
+def _made_for(init: Init) -> str:
+    """Return which part of a network an initializer is made for, as `Scheme` has it."""
+    return "windows" if getattr(init, "name", "") in _WITHOUT_WINDOW else ""
 
 
 def _everywhere(init: Init) -> Choose:

@@ -148,6 +148,11 @@ class Scheme:
             place of the given one, in a network with `depth` of them in a row.
         suits: `suits(anatomy)` raises `NotDefined` for a network that the scheme is not
             made for.
+        made_for: The part of a network to which it does what gives it its name:
+            "branches", "attentions", "windows" (of convolutions), "widths" (of more
+            than one layer), or "" for any network.
+        otherwise: What it does in a network without that part, as the end of a sentence
+            that begins with its name.
         sigma_w: The scale of a free scheme.
         sigma_b: The standard deviation of its biases.
         settled: Whether `at` has fixed the scale of a free scheme.
@@ -179,6 +184,8 @@ class Scheme:
     embeddings: bool = False
     transform: Transform | None = None
     suits: Suits | None = None
+    made_for: str = ""
+    otherwise: str = ""
     sigma_w: float = 1.0
     sigma_b: float = 0.0
     settled: bool = False

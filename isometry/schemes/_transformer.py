@@ -138,6 +138,8 @@ SCHEMES = (
         differs="the authors' fairseq code has queries and keys at a gain of 1/√2, "
         "that library's own",
         embeddings=True,
+        made_for="branches",
+        otherwise="draws what xavier does",
     ),
     Scheme(
         "deep_norm",
@@ -154,6 +156,8 @@ SCHEMES = (
         "queries, keys and values have another 1/√2",
         multipliers=_deep_norm_block,
         embeddings=True,
+        made_for="branches",
+        otherwise="draws N(0, 2/(fan_in + fan_out))",
     ),
     Scheme(
         "gpt2",
@@ -165,5 +169,7 @@ SCHEMES = (
         citation="Radford et al. (2019), Language Models are Unsupervised Multitask "
         "Learners, section 2.3",
         embeddings=True,
+        made_for="branches",
+        otherwise="draws N(0, 0.02²) everywhere",
     ),
 )

@@ -417,8 +417,13 @@ def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
     steps_of_uses: dict[str, list[tuple[str, ...]]] = {}
     for node, uses in flow.layer_at.items():
         steps = _words_behind(flow, parts.before_bias[node].node, names)
+        behind = outlet(flow, parts.before_bias[node].node)
+        if behind is None:
+            behind = parts.before_bias[node].node
         if node in attended:
             steps.append("attention")
+        elif _following.is_multiplied(flow, behind):
+            steps.append("product")
         # The sum after a shortcut is named for the last layer of the branch.
         if node in shortcuts:
             steps.append("sum")
@@ -471,6 +476,10 @@ def _precedes(parts: _Parts) -> dict[str, _Before]:
             continue
         (operand,) = flow.inputs[node]
         within, sources = _back_to(flow, operand, named)
+        # A product of two branches has no one point behind it.
+        if len(sources) != 1 and _following.is_product(flow, operand):
+            for index, _ in uses:
+                precedes[parts.weights[index].name] = _Before(None, ("product",))
         if len(sources) != 1:
             continue
         steps = _following.words(flow, sources[0], operand, names=names, within=within)
