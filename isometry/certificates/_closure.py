@@ -1,0 +1,193 @@
+"""The smallest space that no gradient leaves, grown from random gradients."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Int16
+
+from isometry.certificates import _members
+from isometry.certificates._gradients import Gradient, Gradients
+from isometry.certificates._partition import Partition, all_zero, of_equal, split
+from isometry._internal.errors import NotFinite
+
+# Values are equal within so many measured errors of rounding. Locked entries differ by
+# 1e-15 and others by 1e-3, so ten times more or less changes nothing on smooth f.
+_SLACK = 32.0
+
+# How many probes in a row must split nothing: each kind of point once, and one more.
+_QUIET = 4
+
+# More rounds than this mean that rounding alone goes on splitting.
+_MOST_ROUNDS = 200
+
+# Ranges of what weight decay leaves of an array: little decay, and much.
+_DECAYS = ((0.5, 1.25), (0.02, 0.5))
+
+
+@dataclass(frozen=True, eq=False)
+class Closure:
+    """A space that no gradient leaves, and how it was reached.
+
+    Attributes:
+        equal: Classes of the parameters themselves, or None of a search that only
+            follows what training adds.
+        moves: Classes of what training adds.
+        first: For each entry the first step at which it can get a gradient; 0 never.
+        bitwise: Entries whose gradient was 0.0 bit for bit in every probe.
+        fragile: Entries of which rounding decided.
+        num_draws: The number of inputs that were drawn.
+        num_tiny: Entries whose gradient was below what float64 holds in full.
+    """
+
+    equal: Partition | None
+    moves: Partition
+    first: Int16[np.ndarray, " n"]
+    bitwise: Bool[np.ndarray, " n"]
+    fragile: Bool[np.ndarray, " n"]
+    num_draws: int
+
+
+def exact(gradients: Gradients, group: Int[np.ndarray, " n"]) -> Closure:
+    """Find the smallest space of the lattice that holds theta and every gradient in it.
+
+    Entries of theta count as equal where they are bit for bit; their magnitudes are
+    drawn anew for every probe, so that whatever differs makes a difference of order 1.
+
+    Args:
+        gradients: The gradients of f.
+        group: Entries of different groups may be updated by different functions.
+
+    Returns:
+        The space, with `equal`.
+    """
+    space = gradients.space
+    equal = of_equal(space.theta, group)
+    search = _Search(gradients, group)
+    while search.goes_on(equal):
+        gradient = _at_exact_point(gradients, equal, search.num_rounds)
+        equal = search.split(equal, gradient)
+        search.add(gradient)
+        search.end_round(equal)
+    return search.closure(equal)
+
+
+def affine(
+    gradients: Gradients,
+    group: Int[np.ndarray, " n"],
+    *,
+    decays: bool,
+    num_probes: int = 2,
+) -> Closure:
+    """Find the smallest space that holds every gradient at theta plus the space.
+
+    It sees sums that are equal where their terms are not, and at which step a gradient
+    arrives first. It keeps the numbers of theta, so what differs by rounding is equal,
+    and a saturated unit is dead.
+
+    Args:
+        gradients: The gradients of f.
+        group: Entries of different groups may be updated by different functions.
+        decays: Whether weight decay may shrink each leaf of theta.
+        num_probes: The number of probes at each step.
+
+    Returns:
+        The space, without `equal`.
+    """
+    space = gradients.space
+    search = _Search(gradients, group)
+    while search.goes_on(None):
+        # All probes of a round are of one step: what moved in one is used in the next.
+        reachable = search.moves
+        for i in range(num_probes):
+            gammas = np.ones(len(space.shapes))
+            if decays:
+                low, high = _DECAYS[(search.num_rounds + i) % len(_DECAYS)]
+                # Leaves of one group decay alike.
+                by_group = gradients.rng.uniform(low, high, len(space.shapes))
+                gammas = by_group[_group_of_leaf(space.ends, group)]
+            point = _members.affine_point(space, reachable, gammas, gradients.rng)
+            search.add(gradients(point))
+            if not search.moves.is_open:
+                break
+        search.end_round(None)
+    return search.closure(None)
+
+
+def _group_of_leaf(
+    ends: Int[np.ndarray, " leaves"],
+    group: Int[np.ndarray, " n"],
+) -> Int[np.ndarray, " leaves"]:
+    # An empty leaf has no entry to ask; it may be of any group.
+    last = np.maximum(ends - 1, 0)
+    return group[last] if len(group) else np.zeros(len(ends), int)
+
+
+def _at_exact_point(gradients: Gradients, equal: Partition, number: int) -> Gradient:
+    """Return the gradient at a random point of a space that holds theta."""
+    space, rng = gradients.space, gradients.rng
+    # The first probe is a fresh point: it tells apart whatever is generic.
+    kind = (number + _members.FRESH) % _members.NUM_KINDS
+    try:
+        return gradients(_members.exact_point(space, equal, kind, rng))
+    except NotFinite:
+        # Some parameters must be positive: a running variance, say.
+        return gradients(_members.positive_point(space, equal, rng))
+
+
+class _Search:
+    """What one search has found so far."""
+
+    def __init__(self, gradients: Gradients, group: Int[np.ndarray, " n"]) -> None:
+        size = gradients.space.size
+        self.moves = all_zero(size)
+        self.num_rounds = 0
+        self._group = group
+        self._gradients = gradients
+        self._first = np.zeros(size, np.int16)
+        self._bitwise = np.ones(size, bool)
+        self._fragile = np.zeros(size, bool)
+        self._num_quiet = 0
+        self._state: tuple[int, ...] = ()
+        self._num_draws_before = gradients.num_draws
+
+    def goes_on(self, equal: Partition | None) -> bool:
+        """Tell whether anything could still be split."""
+        is_open = self.moves.is_open or (equal is not None and equal.is_open)
+        return is_open and self._num_quiet < _QUIET and self.num_rounds < _MOST_ROUNDS
+
+    def add(self, gradient: Gradient) -> None:
+        """Grow the space of what training adds by one gradient."""
+        before = self.moves.zeros
+        self.moves = self.split(self.moves, gradient)
+        moved = np.setdiff1d(before, self.moves.zeros, assume_unique=True)
+        self._first[moved] = self.num_rounds + 1
+        zeros = self.moves.zeros
+        self._bitwise[zeros] &= gradient.values[zeros] == 0
+        if gradient.fragile is not None:
+            self._fragile |= gradient.fragile
+
+    def split(self, partition: Partition, gradient: Gradient) -> Partition:
+        """Split classes by one gradient."""
+        tolerance = _SLACK * gradient.errors
+        return split(partition, gradient.values, tolerance, self._group)
+
+    def end_round(self, equal: Partition | None) -> None:
+        """Count the rounds, and those in a row without a change."""
+        partitions = [self.moves] if equal is None else [self.moves, equal]
+        state = tuple(len(p.zeros) for p in partitions)
+        state += tuple(p.num_classes for p in partitions)
+        self._num_quiet = self._num_quiet + 1 if state == self._state else 0
+        self._state = state
+        self.num_rounds += 1
+
+    def closure(self, equal: Partition | None) -> Closure:
+        """Return what was found."""
+        self._bitwise[self._first > 0] = True
+        return Closure(
+            equal=equal,
+            moves=self.moves,
+            first=self._first,
+            bitwise=self._bitwise,
+            fragile=self._fragile,
+            num_draws=self._gradients.num_draws - self._num_draws_before,
+        )

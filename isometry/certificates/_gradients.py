@@ -1,0 +1,269 @@
+"""Gradients of f at random points, as flat vectors, and what rounding does to them."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from isometry._internal import checks, jaxprs, precision
+from isometry._internal.errors import InputError, NotFinite
+from isometry._internal.types import Key, Params
+
+Function: TypeAlias = Callable[[Params, PyTree], PyTree]
+Draw: TypeAlias = Callable[[Key], PyTree]
+
+_UNIT = 2.0**-53
+
+# How far the arguments are moved to measure rounding, in units of their own rounding.
+# At 1 a sum of many terms may round to the same number; at 1000 a smooth function moves
+# by more than its rounding, and near misses count as equal.
+_MOVED = 8
+
+# How many times rounding is measured. Twice as often finds errors larger by a tenth.
+_TRIALS = 2
+
+# An array is all rounding if the median of its errors is above this part of the median
+# of its entries. An array with a signal has a share of 1e-12 or less.
+_ALL_ROUNDING = 1e-2
+
+# A gradient is fragile if rounding moves it by more than this part of the largest of
+# its array: smooth functions in float64 move by 1e-13, a tie that breaks by 1e-1.
+_FRAGILE = 1e-4
+_FRAGILE_RELATIVE = 1e-3
+
+
+def is_floating(leaf: object) -> bool:
+    """Tell whether a leaf is an array of floating numbers."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+class Space:
+    """The floating leaves of params as one vector.
+
+    Attributes:
+        names: The key path of each floating leaf, as JAX writes it.
+        shapes: The shape of each.
+        ends: Where each ends in the vector.
+        theta: The vector, in float64.
+        leaf: For each entry the index of its leaf.
+        bits: The most bits of mantissa of a leaf.
+    """
+
+    def __init__(self, params: Params) -> None:
+        with_paths, self._tree = jax.tree_util.tree_flatten_with_path(params)
+        self._leaves = [leaf for _, leaf in with_paths]
+        self._moves = [is_floating(leaf) for leaf in self._leaves]
+        paths = [path for path, _ in with_paths]
+        moving = [i for i, moves in enumerate(self._moves) if moves]
+        self.names = [jax.tree_util.keystr(paths[i]) for i in moving]
+        arrays = [self._leaves[i] for i in moving]
+        self.shapes = [tuple(np.shape(array)) for array in arrays]
+        sizes = [int(np.prod(shape)) for shape in self.shapes]
+        self.ends = np.cumsum(sizes)
+        flat = [np.asarray(array, np.float64).ravel() for array in arrays]
+        self.theta = np.concatenate([*flat, np.zeros(0)])
+        self.leaf = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        bits = [jnp.finfo(jnp.result_type(array)).nmant + 1 for array in arrays]
+        self.bits = max(bits, default=0)
+
+    @property
+    def size(self) -> int:
+        """The number of entries."""
+        return len(self.theta)
+
+    def parts(self, vector: np.ndarray) -> list[np.ndarray]:
+        """Cut a vector into its leaves, flat."""
+        starts = [0, *self.ends[:-1]]
+        return [vector[a:b] for a, b in zip(starts, self.ends, strict=True)]
+
+    def arrays(self, vector: np.ndarray) -> list[np.ndarray]:
+        """Cut a vector into its leaves, in their shapes."""
+        parts = zip(self.parts(vector), self.shapes, strict=True)
+        return [part.reshape(shape) for part, shape in parts]
+
+    def params(self, floating: list[Array]) -> Params:
+        """Return params with these floating leaves, and the other leaves as given."""
+        parts = iter(floating)
+        pairs = zip(self._leaves, self._moves, strict=True)
+        return self._tree.unflatten(
+            [next(parts) if moves else leaf for leaf, moves in pairs]
+        )
+
+
+class Gradient(NamedTuple):
+    """A gradient at one point.
+
+    Attributes:
+        values: Its entries.
+        errors: What rounding may have done to each.
+        fragile: Entries that one rounding may change altogether, or None for none.
+        x: The input.
+    """
+
+    values: Float[np.ndarray, " n"]
+    errors: Float[np.ndarray, " n"]
+    fragile: Bool[np.ndarray, " n"] | None
+    x: PyTree
+
+
+class Gradients:
+    """Draws gradients of f: J(theta, x)^T c for random inputs x and cotangents c.
+
+    Attributes:
+        space: The parameters as a vector.
+        rng: What all random numbers come from.
+        unit: Half the spacing at 1 of the lowest precision in f.
+        num_draws: How many inputs have been drawn.
+        closed: The jaxpr of f, in float64.
+    """
+
+    def __init__(
+        self,
+        f: Function,
+        space: Space,
+        draw: Draw,
+        rng: np.random.Generator,
+    ) -> None:
+        self.space, self.rng, self.num_draws = space, rng, 0
+        self._draw = draw
+
+        def outputs(theta: list[Array], x: PyTree) -> list[Array]:
+            out = jax.tree.leaves(f(space.params(theta), x))
+            return [leaf for leaf in out if is_floating(leaf)]
+
+        def pull(theta: list[Array], x: PyTree, cotangent: list[Array]) -> list[Array]:
+            out, back = jax.vjp(lambda moved: outputs(moved, x), theta)
+            pairs = zip(cotangent, out, strict=True)
+            return back([c.astype(leaf.dtype) for c, leaf in pairs])[0]
+
+        arrays = space.arrays(space.theta)
+        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
+        with precision.full():
+            self.closed, out = jax.make_jaxpr(outputs, return_shape=True)(
+                shapes, self.inputs()
+            )
+        if not out:
+            raise InputError(
+                "f returns no floating array, which could have a gradient; write "
+                "f(params, x) that returns the outputs before argmax or rounding."
+            )
+        self._out_shapes = [leaf.shape for leaf in out]
+        self.unit = _unit_of(self.closed)
+        self._pull = jax.jit(pull)
+
+    def inputs(self) -> PyTree:
+        """Draw an input, its floating leaves in float64."""
+        seed = int(self.rng.integers(2**31))
+        x = self._draw(jax.random.key(seed))
+        return precision.cast(x, jnp.float64)
+
+    def __call__(self, theta: Float[np.ndarray, " n"]) -> Gradient:
+        """Return a gradient at a point, with its errors.
+
+        Args:
+            theta: The point.
+
+        Raises:
+            NotFinite: It is not finite.
+        """
+        x = self.inputs()
+        self.num_draws += 1
+        cotangent = [self.rng.standard_normal(shape) for shape in self._out_shapes]
+        values = self._pulled(theta, x, cotangent)
+        if not np.isfinite(values).all():
+            raise NotFinite("the gradient is not finite at a random point.")
+        errors = np.zeros_like(values)
+        for _ in range(_TRIALS):
+            moved = self._shaken(theta)
+            x_moved = jax.tree.map(self._shaken_leaf, x)
+            difference = self._pulled(moved, x_moved, cotangent)
+            difference -= values
+            np.abs(difference, out=difference)
+            np.fmax(errors, difference, out=errors)
+        errors, fragile = self._levelled(values, errors)
+        return Gradient(values, errors, fragile, x)
+
+    def _pulled(
+        self,
+        theta: Float[np.ndarray, " n"],
+        x: PyTree,
+        cotangent: list[np.ndarray],
+    ) -> Float[np.ndarray, " n"]:
+        with precision.full():
+            parts = self._pull(self.space.arrays(theta), x, cotangent)
+        return np.concatenate([*(np.asarray(part).ravel() for part in parts), []])
+
+    def _shaken(self, a: np.ndarray) -> np.ndarray:
+        """Move each number by a few units of its own rounding, up or down."""
+        bits = np.frombuffer(self.rng.bytes(-(-a.size // 8)), np.uint8)
+        ups = np.unpackbits(bits, count=a.size).reshape(a.shape)
+        step = _MOVED * self.unit
+        factors = np.array([1 - step, 1 + step])
+        return a * factors[ups]
+
+    def _shaken_leaf(self, leaf: Array) -> Array | np.ndarray:
+        return self._shaken(np.asarray(leaf)) if is_floating(leaf) else leaf
+
+    def _levelled(
+        self,
+        values: Float[np.ndarray, " n"],
+        errors: Float[np.ndarray, " n"],
+    ) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"] | None]:
+        """Give each array a level of noise, and replace the errors of fragile entries.
+
+        Two trials may by chance find no error at an entry. It then has a hundredth of
+        the median error of its array. An array that is all rounding, such as the bias
+        of the keys of an attention, has one level, its largest error.
+        """
+        arrays = list(
+            zip(self.space.parts(values), self.space.parts(errors), strict=True)
+        )
+        tops = [float(np.abs(value).max(initial=0.0)) for value, _ in arrays]
+        least_top = 1e-9 * max(tops, default=0.0)
+        relative = _FRAGILE * np.sqrt(self.unit / _UNIT * _FRAGILE_RELATIVE**2)
+        fragile = None
+        for i, (value, error) in enumerate(arrays):
+            start = self.space.ends[i] - len(value)
+            is_exact = (value == 0) & (error == 0)
+            level = _level(value, error)
+            np.fmax(error, level, out=error)
+            error += 2 * self.unit * np.abs(value)
+            error[is_exact] = 0.0
+            unsure = error > relative * max(tops[i], least_top)
+            if unsure.any():
+                if fragile is None:
+                    fragile = np.zeros(len(values), bool)
+                fragile[start : start + len(value)] = unsure
+                error[unsure] = 64 * self.unit * tops[i]
+        return errors, fragile
+
+
+def _level(value: np.ndarray, error: np.ndarray) -> float:
+    """Return the least error that an entry of an array is taken to have."""
+    some = error[error > 0]
+    if not len(some):
+        return 0.0
+    middle = float(np.median(some))
+    if middle > _ALL_ROUNDING * float(np.median(np.abs(value))):
+        return float(error.max())
+    return 0.01 * middle
+
+
+def _unit_of(closed: jax.extend.core.ClosedJaxpr) -> float:
+    """Return half the spacing at 1 of the coarsest floating dtype in a program."""
+    coarsest = _UNIT
+    for eqn in jaxprs.equations(closed.jaxpr):
+        for var in eqn.outvars:
+            dtype = getattr(var.aval, "dtype", None)
+            if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+                coarsest = max(coarsest, float(jnp.finfo(dtype).eps) / 2)
+    if coarsest > 2.0**-24:
+        raise InputError(
+            "f computes in 16 bits somewhere, too coarse to tell equal from near; "
+            "build it with dtype=float32 (the parameters may stay in bfloat16)."
+        )
+    return coarsest
