@@ -15,7 +15,10 @@ from isometry._internal.errors import NotFinite
 _SLACK = 32.0
 
 # How many probes in a row must split nothing: each kind of point once, and one more.
-_QUIET = 4
+_QUIET = _members.NUM_KINDS + 1
+
+# Probes of one step of training: one with little weight decay, and one with much.
+_PROBES = 2
 
 # More rounds than this mean that rounding alone goes on splitting.
 _MOST_ROUNDS = 200
@@ -47,7 +50,11 @@ class Closure:
     num_draws: int
 
 
-def exact(gradients: Gradients, group: Int[np.ndarray, " n"]) -> Closure:
+def exact(
+    gradients: Gradients,
+    group: Int[np.ndarray, " n"],
+    period: int = 1,
+) -> Closure:
     """Find the smallest space of the lattice that holds theta and every gradient in it.
 
     Entries of theta count as equal where they are bit for bit; their magnitudes are
@@ -56,13 +63,14 @@ def exact(gradients: Gradients, group: Int[np.ndarray, " n"]) -> Closure:
     Args:
         gradients: The gradients of f.
         group: Entries of different groups may be updated by different functions.
+        period: How many inputs show all there is to see.
 
     Returns:
         The space, with `equal`.
     """
     space = gradients.space
     equal = of_equal(space.theta, group)
-    search = _Search(gradients, group)
+    search = _Search(gradients, group, period)
     while search.goes_on(equal):
         gradient = _at_exact_point(gradients, equal, search.num_rounds)
         equal = search.split(equal, gradient)
@@ -76,7 +84,7 @@ def affine(
     group: Int[np.ndarray, " n"],
     *,
     decays: bool,
-    num_probes: int = 2,
+    period: int = 1,
 ) -> Closure:
     """Find the smallest space that holds every gradient at theta plus the space.
 
@@ -88,17 +96,17 @@ def affine(
         gradients: The gradients of f.
         group: Entries of different groups may be updated by different functions.
         decays: Whether weight decay may shrink each leaf of theta.
-        num_probes: The number of probes at each step.
+        period: How many inputs show all there is to see.
 
     Returns:
         The space, without `equal`.
     """
     space = gradients.space
-    search = _Search(gradients, group)
+    search = _Search(gradients, group, period)
     while search.goes_on(None):
         # All probes of a round are of one step: what moved in one is used in the next.
         reachable = search.moves
-        for i in range(num_probes):
+        for i in range(max(_PROBES, period)):
             gammas = np.ones(len(space.shapes))
             if decays:
                 low, high = _DECAYS[(search.num_rounds + i) % len(_DECAYS)]
@@ -137,7 +145,12 @@ def _at_exact_point(gradients: Gradients, equal: Partition, number: int) -> Grad
 class _Search:
     """What one search has found so far."""
 
-    def __init__(self, gradients: Gradients, group: Int[np.ndarray, " n"]) -> None:
+    def __init__(
+        self,
+        gradients: Gradients,
+        group: Int[np.ndarray, " n"],
+        period: int,
+    ) -> None:
         size = gradients.space.size
         self.moves = all_zero(size)
         self.num_rounds = 0
@@ -146,14 +159,14 @@ class _Search:
         self._first = np.zeros(size, np.int16)
         self._bitwise = np.ones(size, bool)
         self._fragile = np.zeros(size, bool)
-        self._num_quiet = 0
+        self._num_quiet, self._quiet = 0, max(_QUIET, period)
         self._state: tuple[int, ...] = ()
         self._num_draws_before = gradients.num_draws
 
     def goes_on(self, equal: Partition | None) -> bool:
         """Tell whether anything could still be split."""
         is_open = self.moves.is_open or (equal is not None and equal.is_open)
-        return is_open and self._num_quiet < _QUIET and self.num_rounds < _MOST_ROUNDS
+        return is_open and self._num_quiet < self._quiet and self.num_rounds < _MOST_ROUNDS
 
     def add(self, gradient: Gradient) -> None:
         """Grow the space of what training adds by one gradient."""

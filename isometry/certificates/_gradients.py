@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from isometry._internal import checks, jaxprs, precision
 from isometry._internal.errors import InputError, NotFinite
@@ -36,6 +36,11 @@ _FRAGILE = 1e-4
 _FRAGILE_RELATIVE = 1e-3
 
 
+# Below this the next layers' gradients underflow: zeros of a network whose gradients
+# come so close may be no zeros.
+_TINY = 1e-200
+
+
 def is_floating(leaf: object) -> bool:
     """Tell whether a leaf is an array of floating numbers."""
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
@@ -45,7 +50,8 @@ class Space:
     """The floating leaves of params as one vector.
 
     Attributes:
-        names: The key path of each floating leaf, as JAX writes it.
+        paths: The key path of each leaf, as JAX writes it.
+        names: Those of the floating leaves.
         shapes: The shape of each.
         ends: Where each ends in the vector.
         theta: The vector, in float64.
@@ -59,7 +65,8 @@ class Space:
         self._moves = [is_floating(leaf) for leaf in self._leaves]
         paths = [path for path, _ in with_paths]
         moving = [i for i, moves in enumerate(self._moves) if moves]
-        self.names = [jax.tree_util.keystr(paths[i]) for i in moving]
+        self.paths = [jax.tree_util.keystr(path) for path in paths]
+        self.names = [self.paths[i] for i in moving]
         arrays = [self._leaves[i] for i in moving]
         self.shapes = [tuple(np.shape(array)) for array in arrays]
         sizes = [int(np.prod(shape)) for shape in self.shapes]
@@ -94,6 +101,28 @@ class Space:
         )
 
 
+def shaken(tree: PyTree, unit: float, rng: np.random.Generator) -> PyTree:
+    """Move each floating number by a few units of its rounding, up or down.
+
+    Args:
+        tree: Arrays; those that are not floating stay.
+        unit: Half the spacing at 1.
+        rng: The source of signs.
+    """
+    factors = np.array([1 - _MOVED * unit, 1 + _MOVED * unit])
+
+    def moved(leaf: Array) -> Array | np.ndarray:
+        if not is_floating(leaf):
+            return leaf
+        array = np.asarray(leaf, np.float64)
+        # A byte holds eight signs.
+        bits = np.frombuffer(rng.bytes(-(-array.size // 8)), np.uint8)
+        ups = np.unpackbits(bits, count=array.size).reshape(array.shape)
+        return array * factors[ups]
+
+    return jax.tree.map(moved, tree)
+
+
 class Gradient(NamedTuple):
     """A gradient at one point.
 
@@ -118,7 +147,16 @@ class Gradients:
         rng: What all random numbers come from.
         unit: Half the spacing at 1 of the lowest precision in f.
         num_draws: How many inputs have been drawn.
+        has_tiny: Whether a gradient was seen close to the smallest number of float64.
         closed: The jaxpr of f, in float64.
+
+    Args:
+        f: The function.
+        space: Its parameters.
+        draw: Draws an input.
+        rng: The source of randomness.
+        dtype: What f computes in.
+        num_inputs: The number of inputs that share one point.
     """
 
     def __init__(
@@ -127,12 +165,18 @@ class Gradients:
         space: Space,
         draw: Draw,
         rng: np.random.Generator,
+        *,
+        dtype: DTypeLike = np.float64,
+        num_inputs: int = 1,
     ) -> None:
         self.space, self.rng, self.num_draws = space, rng, 0
-        self._draw = draw
+        self.has_tiny = False
+        self._draw, self._dtype, self._num_inputs = draw, dtype, num_inputs
 
         def outputs(theta: list[Array], x: PyTree) -> list[Array]:
-            out = jax.tree.leaves(f(space.params(theta), x))
+            params = space.params(precision.cast(theta, dtype))
+            called = f if num_inputs == 1 else jax.vmap(f, (None, 0))
+            out = jax.tree.leaves(called(params, precision.cast(x, dtype)))
             return [leaf for leaf in out if is_floating(leaf)]
 
         def pull(theta: list[Array], x: PyTree, cotangent: list[Array]) -> list[Array]:
@@ -143,9 +187,9 @@ class Gradients:
         arrays = space.arrays(space.theta)
         shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
         with precision.full():
-            self.closed, out = jax.make_jaxpr(outputs, return_shape=True)(
-                shapes, self.inputs()
-            )
+            traced = jax.make_jaxpr(lambda *a: outputs(*a), return_shape=True)
+            self.closed, out = traced(shapes, self.inputs())
+        self.num_draws = 0
         if not out:
             raise InputError(
                 "f returns no floating array, which could have a gradient; write "
@@ -158,8 +202,12 @@ class Gradients:
     def inputs(self) -> PyTree:
         """Draw an input, its floating leaves in float64."""
         seed = int(self.rng.integers(2**31))
-        x = self._draw(jax.random.key(seed))
-        return precision.cast(x, jnp.float64)
+        keys = jax.random.split(jax.random.key(seed), self._num_inputs)
+        drawn = [precision.cast(self._draw(key), jnp.float64) for key in keys]
+        self.num_draws += self._num_inputs
+        if self._num_inputs == 1:
+            return drawn[0]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
 
     def __call__(self, theta: Float[np.ndarray, " n"]) -> Gradient:
         """Return a gradient at a point, with its errors.
@@ -171,16 +219,14 @@ class Gradients:
             NotFinite: It is not finite.
         """
         x = self.inputs()
-        self.num_draws += 1
         cotangent = [self.rng.standard_normal(shape) for shape in self._out_shapes]
         values = self._pulled(theta, x, cotangent)
         if not np.isfinite(values).all():
             raise NotFinite("the gradient is not finite at a random point.")
         errors = np.zeros_like(values)
         for _ in range(_TRIALS):
-            moved = self._shaken(theta)
-            x_moved = jax.tree.map(self._shaken_leaf, x)
-            difference = self._pulled(moved, x_moved, cotangent)
+            moved = shaken((theta, x), self.unit, self.rng)
+            difference = self._pulled(*moved, cotangent)
             difference -= values
             np.abs(difference, out=difference)
             np.fmax(errors, difference, out=errors)
@@ -197,17 +243,6 @@ class Gradients:
             parts = self._pull(self.space.arrays(theta), x, cotangent)
         return np.concatenate([*(np.asarray(part).ravel() for part in parts), []])
 
-    def _shaken(self, a: np.ndarray) -> np.ndarray:
-        """Move each number by a few units of its own rounding, up or down."""
-        bits = np.frombuffer(self.rng.bytes(-(-a.size // 8)), np.uint8)
-        ups = np.unpackbits(bits, count=a.size).reshape(a.shape)
-        step = _MOVED * self.unit
-        factors = np.array([1 - step, 1 + step])
-        return a * factors[ups]
-
-    def _shaken_leaf(self, leaf: Array) -> Array | np.ndarray:
-        return self._shaken(np.asarray(leaf)) if is_floating(leaf) else leaf
-
     def _levelled(
         self,
         values: Float[np.ndarray, " n"],
@@ -223,6 +258,7 @@ class Gradients:
             zip(self.space.parts(values), self.space.parts(errors), strict=True)
         )
         tops = [float(np.abs(value).max(initial=0.0)) for value, _ in arrays]
+        self.has_tiny |= any(0 < top < _TINY for top in tops)
         least_top = 1e-9 * max(tops, default=0.0)
         relative = _FRAGILE * np.sqrt(self.unit / _UNIT * _FRAGILE_RELATIVE**2)
         fragile = None

@@ -7,12 +7,16 @@ from isometry.certificates._gradients import Space
 from isometry.certificates._partition import Partition
 
 # The kinds of points, in the order in which they are tried.
-NEAR, FRESH, STACKED = range(3)
-NUM_KINDS = 3
+NEAR, FRESH, STACKED, SPREAD = range(4)
+NUM_KINDS = 4
 
 # Gain of the weights of a fresh point. At 1 a tanh network of 100 layers is saturated
 # or chaotic; at 0.1 the signal of 300 layers underflows float64.
 _GAIN = 0.5
+
+# Leaves of a spread point are smaller by up to 2^10: units of tanh(1000 w x) are then
+# not saturated. At 2^20 the gradient of a deep network would underflow.
+_LOG2_SPREAD = 10.0
 
 
 def exact_point(
@@ -29,13 +33,18 @@ def exact_point(
         kind: `NEAR` keeps magnitudes of theta, for what its scale decides. `FRESH`
             keeps signals near 1 whatever the scale of theta: saturated units have no
             slope that float64 could see, and small gains no signal. `STACKED` reads
-            the leading axes of an array as a stack of layers.
+            the leading axes of an array as a stack of layers. `SPREAD` makes some
+            leaves small, for units that are steep by themselves.
         rng: The source of randomness.
 
     Returns:
         The vector.
     """
     scales, of_classes = _scales(space, partition, is_stacked=kind == STACKED)
+    if kind == SPREAD:
+        factors = 2.0 ** rng.uniform(-_LOG2_SPREAD, 0.0, len(scales))
+        scales = scales * factors
+        of_classes = of_classes * factors[space.leaf[partition.first_members]]
     vector = rng.standard_normal(space.size)
     vector *= scales[space.leaf]
     of_classes *= rng.standard_normal(len(of_classes))
