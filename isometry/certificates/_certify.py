@@ -1,5 +1,6 @@
 """certify: what no training undoes, for any differentiable f(params, x)."""
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
@@ -122,6 +123,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     if _joins_leaves(space, exact):
         apart = _closure.exact(gradients, space.leaf, period)
     affine = _closure.affine(gradients, group, decays=True, period=period)
+    exact = _of_supports(gradients, exact, period)
     suspect = _suspect(gradients, exact, affine, group)
     doubts = _doubts(gradients, smooth.unrelaxed)
     kinked = None
@@ -148,7 +150,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     )
     confined = []
     if _confine.asks_for(space):
-        confined = _confine.confine(as_it_is)
+        confined = _confined(as_it_is)
     layers, findings = assembled(about, space, found, confined)
     return Certificate(
         layers=layers,
@@ -157,6 +159,16 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
         num_draws=gradients.num_draws,
         _observe=functools.partial(_units, about, params, key, exact),
     )
+
+
+def _confined(gradients: Gradients) -> list[_confine.Confined]:
+    """Return where the updates of each leaf stay, at the first scale that tells."""
+    found: list[_confine.Confined] = []
+    for keep in _confine.KEEPS:
+        found = _confine.confine(gradients, keep)
+        if all(confined.is_clean for confined in found):
+            break
+    return found
 
 
 def _dtype_of(
@@ -203,6 +215,23 @@ def _joins_leaves(space: Space, closure: Closure) -> bool:
     low = np.minimum.reduceat(leaf, moves.starts)
     high = np.maximum.reduceat(leaf, moves.starts)
     return bool((low != high).any())
+
+
+def _of_supports(gradients: Gradients, exact: Closure, period: int) -> Closure:
+    """Keep as zero bit for bit only what does not rest on equal entries.
+
+    A difference of equal numbers is 0.0 in every probe as well, but training parts them
+    by rounding.
+    """
+    assert exact.equal is not None, "the exact search keeps the classes of theta"
+    is_zero = exact.bitwise & (exact.first == 0)
+    if not (is_zero.any() and len(exact.equal.members)):
+        return exact
+    # If each entry is a group by itself, no two of them are ever in one class.
+    by_itself = np.arange(gradients.space.size)
+    supports = _closure.exact(gradients, by_itself, period)
+    is_zero &= supports.bitwise & (supports.first == 0)
+    return dataclasses.replace(exact, bitwise=is_zero)
 
 
 def _suspect(

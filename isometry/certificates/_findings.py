@@ -323,9 +323,8 @@ def confined(
     residual: float,
 ) -> Finding:
     """Report an update that stays within few directions, seen numerically."""
-    where = " × ".join(map(str, spans))
-    what = f"rank of the update at most {lock.rank_bound} of {full_rank(lock.shape)}, "
-    what += f"within {where} directions (residual {residual:.0e})"
+    within, whole = ("×".join(map(str, sizes)) for sizes in (spans, lock.shape))
+    what = f"update within {within} of {whole} directions (residual {residual:.0e})"
     return Finding(
         layer=lock.name,
         what=what,

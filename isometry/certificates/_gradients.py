@@ -30,11 +30,14 @@ _TRIALS = 2
 # of its entries. An array with a signal has a share of 1e-12 or less.
 _ALL_ROUNDING = 1e-2
 
-# A gradient is fragile if rounding moves it by more than this part of the largest of
-# its array: smooth functions in float64 move by 1e-13, a tie that breaks by 1e-1.
-_FRAGILE = 1e-4
-_FRAGILE_RELATIVE = 1e-3
+# A gradient in float64 is fragile if rounding moves it by more than this part of the
+# largest of its array: smooth functions move by 1e-13, a tie that breaks by 1e-1.
+_FRAGILE = 3e-6
 
+# An array that is all rounding is small beside the others, and not fragile: the largest
+# of an array counts as at least this part of the largest of all. With 1e-9 the bias of
+# a key, whose gradient is 0, was taken for a tie.
+_LEAST_TOP = 1e-6
 
 # Below this the next layers' gradients underflow: zeros of a network whose gradients
 # come so close may be no zeros.
@@ -259,8 +262,8 @@ class Gradients:
         )
         tops = [float(np.abs(value).max(initial=0.0)) for value, _ in arrays]
         self.has_tiny |= any(0 < top < _TINY for top in tops)
-        least_top = 1e-9 * max(tops, default=0.0)
-        relative = _FRAGILE * np.sqrt(self.unit / _UNIT * _FRAGILE_RELATIVE**2)
+        least_top = _LEAST_TOP * max(tops, default=0.0)
+        relative = _FRAGILE * np.sqrt(self.unit / _UNIT)
         fragile = None
         for i, (value, error) in enumerate(arrays):
             start = self.space.ends[i] - len(value)

@@ -227,6 +227,8 @@ def slice_ids(code: Int[np.ndarray, "..."], axis: int) -> Int[np.ndarray, " n"]:
     """
     rows = np.moveaxis(code, axis, 0)
     rows = rows.reshape(rows.shape[0], -1)
+    if not rows.size:
+        return np.full(len(rows), -1)
     # The sign of the first entry that moves makes equal what is opposite.
     is_moving = rows != 0
     has_any = is_moving.any(1)
