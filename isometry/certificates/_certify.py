@@ -10,14 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
-from isometry._internal import checks, jaxprs
-from isometry._internal.errors import FromCall, public
+from isometry._internal import checks, jaxprs, precision
+from isometry._internal.errors import public
 from isometry._internal.types import Key, Params
 from isometry.certificates import _closure, _confine, _layers, _members
 from isometry.certificates._assembling import Found, assembled
 from isometry.certificates._certificate import Certificate
 from isometry.certificates._closure import Closure
-from isometry.certificates._gradients import Draw, Function, Gradients, Space
+from isometry.certificates._gradients import (
+    Draw,
+    Function,
+    Gradient,
+    Gradients,
+    Space,
+)
 from isometry.certificates._observing import Units, observe
 from isometry.certificates._partition import split
 from isometry.certificates._relaxation import relaxed
@@ -111,33 +117,31 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     num_inputs = -(-about.period // _MOST_PROBES)
     period = -(-about.period // num_inputs)
     exemplar = space.params([jnp.asarray(a) for a in space.arrays(space.theta)])
-    dtype = _dtype_of(about, space, rng)
-    x = about.draw(jax.random.key(0))
+    x = precision.cast(about.draw(jax.random.key(0)), jnp.float64)
     smooth = relaxed(about.f, exemplar, x, key)
-    gradients = Gradients(
-        smooth.f, space, about.draw, rng, dtype=dtype, num_inputs=num_inputs
-    )
+    gradients = _gradients(smooth.f, space, about.draw, rng, num_inputs=num_inputs)
     group = _groups(space)
-    exact = _closure.exact(gradients, group, period)
+    start = _closure.first_gradient(gradients, group)
+    exact = _closure.exact(gradients, group, start, period)
     apart = None
     if _joins_leaves(space, exact):
-        apart = _closure.exact(gradients, space.leaf, period)
-    affine = _closure.affine(gradients, group, decays=True, period=period)
-    exact = _of_supports(gradients, exact, period)
+        apart = _closure.exact(gradients, space.leaf, start, period)
+    affine = _closure.affine(gradients, group, start, decays=True, period=period)
+    exact = _of_supports(gradients, exact, start, period=period)
     suspect = _suspect(gradients, exact, affine, group)
     doubts = _doubts(gradients, smooth.unrelaxed)
     kinked = None
     as_it_is = gradients
     if smooth.replaced:
-        as_it_is = Gradients(
+        as_it_is = _gradients(
             about.f,
             space,
             about.draw,
             rng,
-            dtype=dtype,
             num_inputs=max(num_inputs, _INPUTS),
         )
-        kinked = _closure.affine(as_it_is, group, decays=False, period=period)
+        start = _closure.first_gradient(as_it_is, group, decays=False)
+        kinked = _closure.affine(as_it_is, group, start, decays=False, period=period)
     found = Found(
         exact=exact,
         apart=apart,
@@ -171,20 +175,22 @@ def _confined(gradients: Gradients) -> list[_confine.Confined]:
     return found
 
 
-def _dtype_of(
-    about: Subject,
+def _gradients(
+    f: Function,
     space: Space,
+    draw: Draw,
     rng: np.random.Generator,
-) -> np.dtype:
-    """Return float64, or float32 where f insists on it."""
+    *,
+    num_inputs: int,
+) -> Gradients:
+    """Return the gradients of f in float64, or in float32 where f insists on it."""
     try:
-        Gradients(about.f, space, about.draw, rng)
-    except FromCall:
-        raise
+        return Gradients(f, space, draw, rng, num_inputs=num_inputs)
     # A scan, for example, whose state f begins in float32.
     except TypeError:
-        return np.dtype(np.float32)
-    return np.dtype(np.float64)
+        return Gradients(
+            f, space, draw, rng, dtype=np.float32, num_inputs=num_inputs
+        )
 
 
 def _groups(space: Space) -> Int[np.ndarray, " n"]:
@@ -217,7 +223,13 @@ def _joins_leaves(space: Space, closure: Closure) -> bool:
     return bool((low != high).any())
 
 
-def _of_supports(gradients: Gradients, exact: Closure, period: int) -> Closure:
+def _of_supports(
+    gradients: Gradients,
+    exact: Closure,
+    start: Gradient,
+    *,
+    period: int,
+) -> Closure:
     """Keep as zero bit for bit only what does not rest on equal entries.
 
     A difference of equal numbers is 0.0 in every probe as well, but training parts them
@@ -229,7 +241,7 @@ def _of_supports(gradients: Gradients, exact: Closure, period: int) -> Closure:
         return exact
     # If each entry is a group by itself, no two of them are ever in one class.
     by_itself = np.arange(gradients.space.size)
-    supports = _closure.exact(gradients, by_itself, period)
+    supports = _closure.exact(gradients, by_itself, start, period)
     is_zero &= supports.bitwise & (supports.first == 0)
     return dataclasses.replace(exact, bitwise=is_zero)
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int16
 
 from isometry.certificates import _members
-from isometry.certificates._gradients import Gradient, Gradients
+from isometry.certificates._gradients import Gradient, Gradients, Space
 from isometry.certificates._partition import Partition, all_zero, of_equal, split
 from isometry._internal.errors import NotFinite
 
@@ -38,8 +38,6 @@ class Closure:
         first: For each entry the first step at which it can get a gradient; 0 never.
         bitwise: Entries whose gradient was 0.0 bit for bit in every probe.
         fragile: Entries of which rounding decided.
-        num_draws: The number of inputs that were drawn.
-        num_tiny: Entries whose gradient was below what float64 holds in full.
     """
 
     equal: Partition | None
@@ -47,12 +45,12 @@ class Closure:
     first: Int16[np.ndarray, " n"]
     bitwise: Bool[np.ndarray, " n"]
     fragile: Bool[np.ndarray, " n"]
-    num_draws: int
 
 
 def exact(
     gradients: Gradients,
     group: Int[np.ndarray, " n"],
+    start: Gradient,
     period: int = 1,
 ) -> Closure:
     """Find the smallest space of the lattice that holds theta and every gradient in it.
@@ -63,14 +61,21 @@ def exact(
     Args:
         gradients: The gradients of f.
         group: Entries of different groups may be updated by different functions.
+        start: A gradient at theta, each leaf of it scaled: `first_gradient`.
         period: How many inputs show all there is to see.
 
     Returns:
         The space, with `equal`.
     """
-    space = gradients.space
-    equal = of_equal(space.theta, group)
     search = _Search(gradients, group, period)
+    search.add(start)
+    # An entry whose gradient is like no other is alone, whatever theta is. Of a generic
+    # network few are left, and theta need not be sorted.
+    moves = search.moves
+    among = np.sort(np.concatenate([moves.zeros, moves.members]))
+    equal = of_equal(gradients.space.theta, group, among)
+    equal = search.split(equal, start)
+    search.end_round(equal)
     while search.goes_on(equal):
         gradient = _at_exact_point(gradients, equal, search.num_rounds)
         equal = search.split(equal, gradient)
@@ -82,6 +87,7 @@ def exact(
 def affine(
     gradients: Gradients,
     group: Int[np.ndarray, " n"],
+    start: Gradient,
     *,
     decays: bool,
     period: int = 1,
@@ -95,6 +101,7 @@ def affine(
     Args:
         gradients: The gradients of f.
         group: Entries of different groups may be updated by different functions.
+        start: A gradient at theta, each leaf of it scaled: `first_gradient`.
         decays: Whether weight decay may shrink each leaf of theta.
         period: How many inputs show all there is to see.
 
@@ -103,31 +110,58 @@ def affine(
     """
     space = gradients.space
     search = _Search(gradients, group, period)
+    search.add(start)
     while search.goes_on(None):
         # All probes of a round are of one step: what moved in one is used in the next.
-        reachable = search.moves
+        reachable = search.moves if search.num_rounds else all_zero(space.size)
         for i in range(max(_PROBES, period)):
-            gammas = np.ones(len(space.shapes))
-            if decays:
-                low, high = _DECAYS[(search.num_rounds + i) % len(_DECAYS)]
-                # Leaves of one group decay alike.
-                by_group = gradients.rng.uniform(low, high, len(space.shapes))
-                gammas = by_group[_group_of_leaf(space.ends, group)]
-            point = _members.affine_point(space, reachable, gammas, gradients.rng)
-            search.add(gradients(point))
             if not search.moves.is_open:
                 break
+            gammas = _gammas(gradients, group, decays, number=search.num_rounds + i)
+            point = _members.affine_point(space, reachable, gammas, gradients.rng)
+            search.add(gradients(point))
         search.end_round(None)
     return search.closure(None)
 
 
+def first_gradient(
+    gradients: Gradients,
+    group: Int[np.ndarray, " n"],
+    *,
+    decays: bool = True,
+) -> Gradient:
+    """Return the gradient at theta, each leaf of it shrunk as weight decay may."""
+    space = gradients.space
+    gammas = _gammas(gradients, group, decays, number=0)
+    nothing = all_zero(space.size)
+    return gradients(_members.affine_point(space, nothing, gammas, gradients.rng))
+
+
+def _gammas(
+    gradients: Gradients,
+    group: Int[np.ndarray, " n"],
+    decays: bool,
+    *,
+    number: int,
+) -> Float[np.ndarray, " leaves"]:
+    """Draw what weight decay leaves of each leaf; much of it in every other probe."""
+    space = gradients.space
+    if not decays:
+        return np.ones(len(space.shapes))
+    low, high = _DECAYS[number % len(_DECAYS)]
+    # Leaves of one group decay alike.
+    by_group = gradients.rng.uniform(low, high, len(space.shapes))
+    return by_group[_group_of_leaf(space, group)]
+
+
 def _group_of_leaf(
-    ends: Int[np.ndarray, " leaves"],
+    space: Space,
     group: Int[np.ndarray, " n"],
 ) -> Int[np.ndarray, " leaves"]:
-    # An empty leaf has no entry to ask; it may be of any group.
-    last = np.maximum(ends - 1, 0)
-    return group[last] if len(group) else np.zeros(len(ends), int)
+    # A leaf without entries has none that could be asked; it may be of any group.
+    last = np.maximum(space.ends - 1, 0)
+    # Where each entry is a group by itself, numbers of groups are those of entries.
+    return group[last] % len(space.shapes)
 
 
 def _at_exact_point(gradients: Gradients, equal: Partition, number: int) -> Gradient:
@@ -161,7 +195,6 @@ class _Search:
         self._fragile = np.zeros(size, bool)
         self._num_quiet, self._quiet = 0, max(_QUIET, period)
         self._state: tuple[int, ...] = ()
-        self._num_draws_before = gradients.num_draws
 
     def goes_on(self, equal: Partition | None) -> bool:
         """Tell whether anything could still be split."""
@@ -202,5 +235,4 @@ class _Search:
             first=self._first,
             bitwise=self._bitwise,
             fragile=self._fragile,
-            num_draws=self._gradients.num_draws - self._num_draws_before,
         )
