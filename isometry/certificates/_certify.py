@@ -116,7 +116,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     space = Space(params)
     num_inputs = -(-about.period // _MOST_PROBES)
     period = -(-about.period // num_inputs)
-    exemplar = space.params([jnp.asarray(a) for a in space.arrays(space.theta)])
+    exemplar = space.params(space.arrays(space.theta))
     x = precision.cast(about.draw(jax.random.key(0)), jnp.float64)
     smooth = relaxed(about.f, exemplar, x, key)
     gradients = _gradients(smooth.f, space, about.draw, rng, num_inputs=num_inputs)
@@ -268,7 +268,7 @@ def _suspect(
         point = _members.affine_point(space, affine.moves, gammas, rng)
         point *= 1 + _OFF * rng.standard_normal(space.size)
         gradient = gradients(point)
-        tied = split(tied, gradient.values, 32 * gradient.errors, group)
+        tied = split(tied, gradient.values, gradient.tolerance, group)
     return shared & _layers.shared_entries(tied)
 
 

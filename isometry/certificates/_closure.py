@@ -10,10 +10,6 @@ from isometry.certificates._gradients import Gradient, Gradients, Space
 from isometry.certificates._partition import Partition, all_zero, of_equal, split
 from isometry._internal.errors import NotFinite
 
-# Values are equal within so many measured errors of rounding. Locked entries differ by
-# 1e-15 and others by 1e-3, so ten times more or less changes nothing on smooth f.
-_SLACK = 32.0
-
 # How many probes in a row must split nothing: each kind of point once, and one more.
 _QUIET = _members.NUM_KINDS + 1
 
@@ -203,19 +199,18 @@ class _Search:
 
     def add(self, gradient: Gradient) -> None:
         """Grow the space of what training adds by one gradient."""
-        before = self.moves.zeros
         self.moves = self.split(self.moves, gradient)
-        moved = np.setdiff1d(before, self.moves.zeros, assume_unique=True)
-        self._first[moved] = self.num_rounds + 1
         zeros = self.moves.zeros
+        is_new = self._first == 0
+        is_new[zeros] = False
+        self._first[is_new] = self.num_rounds + 1
         self._bitwise[zeros] &= gradient.values[zeros] == 0
         if gradient.fragile is not None:
             self._fragile |= gradient.fragile
 
     def split(self, partition: Partition, gradient: Gradient) -> Partition:
         """Split classes by one gradient."""
-        tolerance = _SLACK * gradient.errors
-        return split(partition, gradient.values, tolerance, self._group)
+        return split(partition, gradient.values, gradient.tolerance, self._group)
 
     def end_round(self, equal: Partition | None) -> None:
         """Count the rounds, and those in a row without a change."""

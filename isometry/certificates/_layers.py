@@ -129,6 +129,7 @@ class View:
         self._first = space.arrays(closure.first)
         exact_zero = closure.bitwise & (closure.first == 0)
         self._is_exact_zero = space.arrays(exact_zero)
+        self._counts: dict[str, Counts] = {}
 
     @functools.cached_property
     def _codes(self) -> list[Int[np.ndarray, "..."]]:
@@ -159,6 +160,11 @@ class View:
 
     def counts(self, row: Slice) -> "Counts":
         """Count what can move in a weight."""
+        if row.name not in self._counts:
+            self._counts[row.name] = self._counted(row)
+        return self._counts[row.name]
+
+    def _counted(self, row: Slice) -> "Counts":
         if self.is_free(row):
             shape = self._first[row.leaf][row.index].shape
             return Counts(shape, 0.0, full_rank(shape), is_product=True)
@@ -174,8 +180,8 @@ class View:
         """Tell whether only zeros are claimed, which were 0.0 in every probe."""
         code = self.code(row)
         is_zero = code == 0
-        moving = np.abs(code[~is_zero])
-        is_alone = len(np.unique(moving)) == len(moving)
+        sizes = np.bincount(np.abs(code).ravel(), minlength=1)
+        is_alone = bool((sizes[1:] <= 1).all())
         is_exact = self._is_exact_zero[row.leaf][row.index][is_zero]
         return is_alone and bool(is_exact.all())
 
@@ -198,10 +204,9 @@ class Counts(NamedTuple):
 
 def counts(code: Int[np.ndarray, "..."]) -> Counts:
     """Count what can move in an array of classes."""
-    num_zeros = int((code == 0).sum())
-    classes = np.unique(np.abs(code))
-    num_classes = int((classes > 0).sum())
     shape = code.shape
+    sizes = np.bincount(np.abs(code).ravel(), minlength=1)
+    num_zeros, num_classes = int(sizes[0]), int((sizes[1:] > 0).sum())
     if num_classes == code.size:
         return Counts(shape, 0.0, full_rank(shape), True)
     by_axis = [slice_ids(code, axis) for axis in range(code.ndim)]

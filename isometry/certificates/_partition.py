@@ -102,10 +102,11 @@ class Partition:
 
 def all_zero(size: int) -> Partition:
     """Return the partition in which every entry is zero."""
-    nothing = np.zeros(0, np.intp)
+    # Half of what intp takes; more entries than 2^31 fit into no memory in float64.
+    nothing = np.zeros(0, np.int32)
     return Partition(
         signs=np.zeros(size, np.int8),
-        zeros=np.arange(size),
+        zeros=np.arange(size, dtype=np.int32),
         members=nothing,
         starts=nothing,
     )
@@ -171,7 +172,7 @@ def split(
         signs[new] = np.sign(values[new])
         # One group after the other, because the largest decides what memory it takes.
         for members in _by_group(new, group):
-            start = np.zeros(1, np.intp)
+            start = np.zeros(1, np.int32)
             parts.append(_cut(members, start, signs, values, tolerance=tolerance))
     sizes = np.concatenate([part.sizes for part in parts])
     return Partition(
