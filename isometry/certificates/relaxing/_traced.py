@@ -12,7 +12,7 @@ from jax.extend import core
 from jaxtyping import Array
 
 from isometry._internal import jaxprs
-from isometry.certificates._elementwise import Value
+from isometry.certificates.relaxing._value import Value, array_of, is_floating, leaf
 
 # Evaluates a program, relaxed.
 Rewrite: TypeAlias = Callable[
@@ -126,28 +126,6 @@ def scan(
     return [*last, *map(_unpacked, returned, stacked)]
 
 
-def leaf(
-    array: Any,
-    is_active: bool,
-) -> Value:
-    """Return a value that is a function of no other that is known."""
-    # Without a gate a boolean or whole number cannot be smooth.
-    is_smooth = not is_active or is_floating(array)
-    return Value(array, array if is_smooth else None, is_active)
-
-
-def is_floating(array: Any) -> bool:
-    """Tell whether an array holds floating numbers."""
-    return jax.numpy.issubdtype(jax.numpy.result_type(array), jax.numpy.floating)
-
-
-def array_of(value: Value) -> Any:
-    """Return a value as an array of its own dtype."""
-    if value.is_active and is_floating(value.array):
-        return value.outside
-    return value.array
-
-
 def _packed(value: Value) -> Packed:
     """Return what is passed of a value."""
     is_gated = value.is_active and not is_floating(value.array)
@@ -166,6 +144,7 @@ def _unpacked(
     passed.is_positive = value.is_positive
     # JAX has taken no derivative of it on this side; none may be added on the other.
     passed.is_flat = value.is_flat
+    passed.bends = value.bends
     if gate is not None:
         passed.smooth = gate
     return passed

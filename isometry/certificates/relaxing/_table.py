@@ -13,8 +13,8 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float
 
-from isometry.certificates import _smooth
-from isometry.certificates._smooth import Smooth
+from isometry.certificates.relaxing import _smooth
+from isometry.certificates.relaxing._smooth import Smooth
 
 # What an equation reads: floating values, and gates instead of booleans.
 Operands: TypeAlias = Sequence[Float[Array, "..."]]
@@ -325,20 +325,83 @@ OF_GATES: Mapping[str, Relaxation] = {
 # kinks they make functions of one number, such as jax.nn.hard_tanh.
 ELEMENTWISE = frozenset(
     (
-        "abs add add_any and asin asinh atan atanh acos acosh cbrt ceil clamp "
-        "convert_element_type copy copy_p cos cosh div erf erfc exp exp2 expm1 floor "
-        "ge gt integer_pow is_finite le log log1p logistic lt max min mul name neg not "
-        "or pow round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan "
-        "tanh xor"
-    ).split()
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "add_any",
+        "and",
+        "asin",
+        "asinh",
+        "atan",
+        "atanh",
+        "cbrt",
+        "ceil",
+        "clamp",
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "cos",
+        "cosh",
+        "div",
+        "erf",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "name",
+        "neg",
+        "not",
+        "or",
+        "pow",
+        "round",
+        "rsqrt",
+        "select_n",
+        "sign",
+        "sin",
+        "sinh",
+        "sqrt",
+        "square",
+        "stop_gradient",
+        "sub",
+        "tan",
+        "tanh",
+        "xor",
+    )
 )
 
 # Values in another shape or order: what holds of all entries holds of the result.
 MOVES = frozenset(
     (
-        "broadcast_in_dim concatenate copy copy_p dynamic_slice expand_dims gather "
-        "name pad reshape rev slice split squeeze transpose"
-    ).split()
+        "broadcast_in_dim",
+        "concatenate",
+        "copy",
+        "copy_p",
+        "dynamic_slice",
+        "expand_dims",
+        "gather",
+        "name",
+        "pad",
+        "reshape",
+        "rev",
+        "slice",
+        "split",
+        "squeeze",
+        "transpose",
+    )
 )
 
 # The derivative of these is zero, wherever JAX takes it.
@@ -361,6 +424,7 @@ LEFT: Mapping[str, str] = {
     "while": "a loop of unknown length, into which nobody can see",
     "pure_callback": "a callback, into which nobody can see",
     "io_callback": "a callback, into which nobody can see",
+    "approx_top_k": "approx_top_k of a signal picks entries",
     "custom_call": "a custom call, into which nobody can see",
     "ffi_call": "a foreign function, into which nobody can see",
     "pallas_call": "a Pallas kernel, into which nobody can see",
@@ -417,6 +481,29 @@ def _is_raised(jaxpr: core.Jaxpr, eqn: core.JaxprEqn) -> bool:
         reader.primitive.name in ("exp", "exp2") and reader.invars[0] is result
         for reader in jaxpr.eqns
     )
+
+
+def relaxation_of(eqn: core.JaxprEqn) -> Relaxation | None:
+    """Return what the table says of an equation."""
+    name = eqn.primitive.name
+    if name == "convert_element_type" and _is_floating(eqn.outvars[0]):
+        # A number that was cast from a float is no gate.
+        return None if _is_floating(eqn.invars[0]) else _cast
+    if name in OF_GATES and _is_boolean(eqn.invars[0]):
+        return OF_GATES[name]
+    # Whole numbers have no kinks: a derivative does not reach them.
+    if all(_is_floating(variable) for variable in eqn.invars):
+        return KINKS.get(name)
+    return None
+
+
+def _is_boolean(variable: core.Var | core.Literal) -> bool:
+    return getattr(variable.aval, "dtype", None) == np.bool_
+
+
+def _is_floating(variable: core.Var | core.Literal) -> bool:
+    dtype = getattr(variable.aval, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
 
 
 def size(variable: core.Var | core.Literal) -> int:
