@@ -1,0 +1,1 @@
+"""What no training undoes, for any differentiable function of parameters and input."""
