@@ -26,7 +26,7 @@ from isometry.certificates._gradients import (
 )
 from isometry.certificates._observing import Units, observe
 from isometry.certificates._partition import split
-from isometry.certificates._relaxation import relaxed
+from isometry.certificates._relaxation import Relaxed, relaxed
 from isometry.certificates._subject import Subject, subject
 
 # Inputs that share one point where kinks are kept. A healthy rectified unit is off at
@@ -116,10 +116,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     space = Space(params)
     num_inputs = -(-about.period // _MOST_PROBES)
     period = -(-about.period // num_inputs)
-    exemplar = space.params(space.arrays(space.theta))
-    x = precision.cast(about.draw(jax.random.key(0)), jnp.float64)
-    smooth = relaxed(about.f, exemplar, x, key)
-    gradients = _gradients(smooth.f, space, about.draw, rng, num_inputs=num_inputs)
+    smooth, gradients = _smooth(about, space, rng, key=key, num_inputs=num_inputs)
     group = _groups(space)
     start = _closure.first_gradient(gradients, group)
     exact = _closure.exact(gradients, group, start, period)
@@ -133,11 +130,12 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     kinked = None
     as_it_is = gradients
     if smooth.replaced:
-        as_it_is = _gradients(
+        as_it_is = Gradients(
             about.f,
             space,
             about.draw,
             rng,
+            dtype=gradients.dtype,
             num_inputs=max(num_inputs, _INPUTS),
         )
         start = _closure.first_gradient(as_it_is, group, decays=False)
@@ -175,22 +173,44 @@ def _confined(gradients: Gradients) -> list[_confine.Confined]:
     return found
 
 
-def _gradients(
-    f: Function,
+def _smooth(
+    about: Subject,
     space: Space,
-    draw: Draw,
     rng: np.random.Generator,
     *,
+    key: Key,
     num_inputs: int,
-) -> Gradients:
-    """Return the gradients of f in float64, or in float32 where f insists on it."""
-    try:
-        return Gradients(f, space, draw, rng, num_inputs=num_inputs)
-    # A scan, for example, whose state f begins in float32.
-    except TypeError:
-        return Gradients(
-            f, space, draw, rng, dtype=np.float32, num_inputs=num_inputs
+) -> tuple[Relaxed, Gradients]:
+    """Return f without kinks, and its gradients.
+
+    They are in float64, or in float32 where f insists on it: a scan, for example, whose
+    state f begins in float32.
+    """
+    params = space.params(space.arrays(space.theta))
+    x = about.draw(jax.random.key(0))
+    dtypes = [np.dtype(np.float64), np.dtype(np.float32)]
+    for dtype in dtypes:
+        shapes = jax.tree.map(
+            functools.partial(precision.shape_of, dtype=dtype),
+            (params, x),
         )
+        try:
+            with precision.full():
+                smooth = relaxed(about.f, *shapes, key)
+            gradients = Gradients(
+                smooth.f,
+                space,
+                about.draw,
+                rng,
+                dtype=dtype,
+                num_inputs=num_inputs,
+            )
+        except TypeError:
+            if dtype == dtypes[-1]:
+                raise
+        else:
+            return smooth, gradients
+    raise AssertionError("the last dtype returns or raises")
 
 
 def _groups(space: Space) -> Int[np.ndarray, " n"]:
@@ -279,7 +299,7 @@ def _doubts(
     """Return why what was found is no more than evidence, whatever was found."""
     doubts = []
     if unrelaxed:
-        doubts.append("f has pieces that were not relaxed: " + ", ".join(unrelaxed))
+        doubts.append("what was drawn shows only some pieces of f: " + unrelaxed[0])
     if gradients.has_tiny:
         doubts.append("gradients come close to the smallest number of float64")
     close = _unresolved(gradients)

@@ -160,7 +160,8 @@ class Gradients:
         unit: Half the spacing at 1 of the lowest precision in f.
         num_draws: How many inputs have been drawn.
         has_tiny: Whether a gradient was seen close to the smallest number of float64.
-        closed: The jaxpr of f, in float64.
+        dtype: What f computes in.
+        closed: The jaxpr of f.
 
     Args:
         f: The function.
@@ -183,7 +184,8 @@ class Gradients:
     ) -> None:
         self.space, self.rng, self.num_draws = space, rng, 0
         self.has_tiny = False
-        self._draw, self._dtype, self._num_inputs = draw, dtype, num_inputs
+        self.dtype = np.dtype(dtype)
+        self._draw, self._num_inputs = draw, num_inputs
 
         def outputs(theta: list[Array], x: PyTree) -> list[Array]:
             params = space.params(precision.cast(theta, dtype))
