@@ -144,7 +144,9 @@ def _row(
                 reason = "saturated units or underflow look alike"
     if views.kinked is not None and not lock.is_locked:
         seen = _layers.lock(slice_, views.kinked, step, EVIDENCE)
-        if seen.is_locked:
+        # A single entry waits for two units that are active at once, which may be rare
+        # in a healthy network. Whole slices that never move are units that are dead.
+        if seen.distinct != seen.shape:
             lock, view = seen, views.kinked
             holds_for, void_for = _findings.ADDITIVE, _findings.L2
             reason = f"in all of {found.num_draws} random inputs"
@@ -233,31 +235,45 @@ def _idle(
     views: _Views,
     layers: Sequence[LayerLock],
 ) -> Iterator[tuple[int, Finding]]:
-    """Report leaves beside the weights that never move, though their layer does."""
+    """Report leaves beside the weights that never move, though their layer does.
+
+    A bias or a scale that what follows cancels is harmless; a matrix, such as one of
+    two whose product is a weight, is not.
+    """
     weights = {layer.path for layer in about.anatomy.layers}
+    biases = {layer.bias for layer in about.anatomy.layers}
     locked = {row.name.partition("[")[0] for row in layers if row.is_locked}
     of_locked = {
         layer.bias for layer in about.anatomy.layers if layer.name in locked
     }
+    stacks = {len(layer.stacked_axes) for layer in about.anatomy.layers}
+    # A bias of stacked layers has one axis more for each axis of the stack.
+    most_axes = 1 + max(stacks, default=0)
     used = _used(about.anatomy, space)
     for i, name in enumerate(space.names):
-        if name in weights or name in of_locked or name not in used:
-            continue
         num_still = views.exact.num_still(i)
-        if num_still:
-            size = math.prod(space.shapes[i])
-            is_exact = views.exact.is_exact_zero(i)
+        if not num_still or name in weights or name in of_locked or name not in used:
+            continue
+        is_exact = views.exact.is_exact_zero(i)
+        size, num_axes = math.prod(space.shapes[i]), len(space.shapes[i])
+        if num_axes > most_axes and name not in biases and num_still == size:
+            yield 0, _findings.never_moving(name, is_exact)
+        else:
             yield 1, _findings.idle(name, num_still, size=size, is_exact=is_exact)
 
 
 def _used(anatomy: Anatomy, space: Space) -> set[str]:
-    """Return the names of the leaves that the program of f reads at all."""
-    read: set[core.Var] = set()
-    for eqn in anatomy.closed.jaxpr.eqns:
-        read |= {v for v in eqn.invars if isinstance(v, core.Var)}
-    paths = space.paths
-    used = set()
-    for path, variable in zip(paths, anatomy.closed.jaxpr.invars, strict=False):
-        if variable in read:
-            used.add(path)
-    return used & set(space.names)
+    """Return the names of the leaves that the output may depend on.
+
+    A running average of a batch norm is read and updated in training, and does not
+    reach the output.
+    """
+    jaxpr = anatomy.closed.jaxpr
+    live = {v for v in jaxpr.outvars if isinstance(v, core.Var)}
+    for eqn in reversed(jaxpr.eqns):
+        if live.isdisjoint(eqn.outvars):
+            continue
+        live |= {v for v in eqn.invars if isinstance(v, core.Var)}
+    # The leaves of x come after those of params.
+    pairs = zip(space.paths, jaxpr.invars, strict=False)
+    return {path for path, variable in pairs if variable in live}

@@ -1,6 +1,5 @@
 """Certificate: what `certify` found, as rows, findings and a table."""
 
-import itertools
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,9 +17,9 @@ _COLUMNS, _LINES = 80, 24
 _LISTED = 4
 
 # Characters of a name in the table; longer ones lose their middle.
-_NAME = 28
+_NAME = 24
 
-_HEADINGS = ("layer", "shape", "distinct", "never", "rank", "from step", "grade")
+_HEADINGS = ("layer", "shape", "distinct", "never", "rank", "step", "grade")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +84,9 @@ class Certificate:
             >>> net = networks.mlp([3, 4, 2], "tanh", "constant")
             >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
             >>> print(cert.table())
-            layer     shape  distinct  never  rank    from step  grade
-            layers/0  3×4    3×1              1 of 3  1          in exact arithmetic
-            layers/1  4×2    1×2              1 of 2  1          in exact arithmetic
+            layer     shape  distinct  never  rank  step  grade
+            layers/0  3×4    3×1              1/3   1     in exact arithmetic
+            layers/1  4×2    1×2              1/2   1     in exact arithmetic
         """
         rows = [_HEADINGS, *(_cells(layer) for layer in self.layers)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -121,48 +120,64 @@ class Certificate:
         grave = [finding for finding in self.findings if not finding.is_harmless]
         harmless = [finding for finding in self.findings if finding.is_harmless]
         lines = [self._heading(grave)]
-        num_left = 0
+        endings = []
+        if harmless:
+            endings = _wrapped("harmless: " + _summary(harmless), "  ")[:2]
+        shown: list[Finding] = []
         for group in _groups(grave):
             written = _written(group)
-            # Two lines are kept for what is harmless and what is left out.
-            if len(lines) + len(written) > _LINES - 3:
-                num_left += len(group)
+            optimizers = _optimizers([*shown, *group])
+            num_lines = len(lines) + len(written) + len(optimizers) + len(endings)
+            # The first group is shown however long it is; a line says what is left.
+            if shown and num_lines >= _LINES:
                 continue
             lines += written
-        if harmless:
-            lines += _wrapped("harmless: " + _summary(harmless), "  ")[:2]
+            shown += group
+        lines += _optimizers(shown)
+        num_left = len(grave) - len(shown)
         if num_left:
-            lines.append(f"{num_left} more in cert.findings; rows in cert.table()")
-        return "\n".join(lines)
+            lines.append(f"… {num_left} more in cert.findings; rows in cert.table()")
+        return "\n".join([*lines, *endings])
 
     def _heading(self, grave: Sequence[Finding]) -> str:
-        num_locked = sum(layer.is_locked for layer in self.layers)
+        num_locked = sum(layer.is_locked or bool(layer.grade) for layer in self.layers)
         text = f"Certificate ({self.mode}): "
         if not grave:
-            return text + f"clear, all {len(self.layers)} weights can train fully"
+            return text + f"clear, nothing locks any of {len(self.layers)} weights"
         return text + f"{num_locked} of {len(self.layers)} weights locked"
 
 
 def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:
-    """Collect findings that share their grade, remedy and optimizers."""
-    by_text: dict[tuple[str, ...], list[Finding]] = {}
+    """Collect findings that share their grade and remedy."""
+    by_text: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
-        same = (finding.grade, finding.remedy, finding.holds_for, finding.void_for)
+        same = (finding.grade, finding.remedy)
         by_text.setdefault(same, []).append(finding)
     return list(by_text.values())
 
 
 def _written(group: Sequence[Finding]) -> list[str]:
     """Write findings that share what to do."""
-    lines = list(
-        itertools.chain(*(_wrapped(str(one), "  ") for one in group[:_LISTED]))
-    )
+    lines = []
+    for finding in group[:_LISTED]:
+        lines += _wrapped(str(finding), "  ")
     if len(group) > _LISTED:
-        lines.append(f"… and {len(group) - _LISTED} weights more alike")
+        lines.append(f"… and {len(group) - _LISTED} more like these")
     first = group[0]
-    lines += _wrapped(f"  {first.grade}; {first.remedy}", "  ")
-    lines += _wrapped(f"  holds for {first.holds_for}", "    ")
-    lines += _wrapped(f"  not with {first.void_for}", "    ")
+    return [*lines, *_wrapped(f"  {first.grade}. {first.remedy}", "  ")]
+
+
+def _optimizers(findings: Sequence[Finding]) -> list[str]:
+    """Write for which optimizers findings hold, once for those that agree."""
+    lines = []
+    texts = dict.fromkeys((one.holds_for, one.void_for) for one in findings)
+    longest: dict[str, str] = {}
+    for holds_for, void_for in texts:
+        # What voids one of them, and nothing else, is said once, in full.
+        longest[holds_for] = max(longest.get(holds_for, ""), void_for, key=len)
+    for holds_for, void_for in longest.items():
+        lines += _wrapped(f"holds for {holds_for}", "  ")
+        lines += _wrapped(f"not with {void_for}", "  ")
     return lines
 
 
@@ -191,7 +206,7 @@ def _cells(layer: LayerLock) -> tuple[str, ...]:
         "×".join(map(str, layer.shape)),
         "×".join(map(str, layer.distinct)) if layer.is_locked else "all",
         never,
-        f"{layer.rank_bound} of {full_rank(layer.shape)}",
+        f"{layer.rank_bound}/{full_rank(layer.shape)}",
         step,
         layer.grade or "",
     )

@@ -151,7 +151,8 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
         num_draws=as_it_is.num_draws,
     )
     confined = []
-    if _confine.asks_for(space):
+    weights = {row.leaf for row in _layers.slices(about.anatomy, space)}
+    if _confine.asks_for(space, weights):
         confined = _confined(as_it_is)
     layers, findings = assembled(about, space, found, confined)
     return Certificate(

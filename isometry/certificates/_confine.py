@@ -1,7 +1,7 @@
 """Subspaces that updates never leave, beyond equal entries: rotations, as evidence."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,9 +24,9 @@ _PROBES, _QUIET = 4, 2
 # Singular value decompositions of larger arrays take minutes.
 _MOST_ENTRIES, _LONGEST = 60_000, 256
 
-# Singular values within this part of each other are one value: a rotation of them is
-# free, or was not drawn at random.
-_ALIKE = 1e-3
+# Singular values within this part of each other are one value: of orthogonal weights in
+# float32 they differ by 1e-6, and 1e-3 would make Gaussian ones of a few rows symmetric.
+_ALIKE = 1e-5
 
 
 class Confined(NamedTuple):
@@ -48,17 +48,21 @@ class Confined(NamedTuple):
         return self.residual < _CLEAN * self.keep
 
 
-def asks_for(space: Space) -> bool:
+def asks_for(space: Space, weights: Collection[int]) -> bool:
     """Tell whether weights may be locked by a rotation, and are small enough to try.
 
     Only weights that are zero, or whose singular values are all alike, are left
     unchanged by rotations.
+
+    Args:
+        space: The parameters.
+        weights: The indices of the leaves that are weights of layers.
     """
     longest = max((max(shape, default=0) for shape in space.shapes), default=0)
     if space.size > _MOST_ENTRIES or longest > _LONGEST:
         return False
     arrays = space.arrays(space.theta)
-    return any(a.ndim >= 2 and _is_symmetric(a) for a in arrays)
+    return any(arrays[i].ndim >= 2 and _is_symmetric(arrays[i]) for i in weights)
 
 
 def _is_symmetric(array: np.ndarray) -> bool:

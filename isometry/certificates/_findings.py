@@ -281,6 +281,18 @@ def idle(
     )
 
 
+def never_moving(name: str, is_exact: bool) -> Finding:
+    """Report an array that is no layer of its own, and never gets a gradient."""
+    return Finding(
+        layer=name,
+        what="never gets a gradient",
+        grade=BIT_FOR_BIT if is_exact else IN_EXACT_ARITHMETIC,
+        holds_for=ODD + WHOLE,
+        void_for=NOISE,
+        remedy="Draw at random what it is multiplied with.",
+    )
+
+
 def copies(
     name: str,
     by_copy: Int[np.ndarray, "copies entries"],

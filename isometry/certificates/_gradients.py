@@ -111,6 +111,15 @@ class Space:
         )
 
 
+def _stacked(*leaves: Array | np.ndarray) -> Array | np.ndarray:
+    """Stack the leaves of several inputs, floating ones in float64."""
+    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        return jnp.stack(leaves)
+    if is_floating(leaves[0]):
+        return np.stack([np.asarray(leaf, np.float64) for leaf in leaves])
+    return np.stack([np.asarray(leaf) for leaf in leaves])
+
+
 def shaken(tree: PyTree, unit: float, rng: np.random.Generator) -> PyTree:
     """Move each floating number by a few units of its rounding, up or down.
 
@@ -215,13 +224,12 @@ class Gradients:
 
     def inputs(self) -> PyTree:
         """Draw an input, its floating leaves in float64."""
-        seed = int(self.rng.integers(2**31))
-        keys = jax.random.split(jax.random.key(seed), self._num_inputs)
-        drawn = [precision.cast(self._draw(key), jnp.float64) for key in keys]
+        seeds = self.rng.integers(2**31, size=self._num_inputs)
+        drawn = [self._draw(jax.random.key(int(seed))) for seed in seeds]
         self.num_draws += self._num_inputs
         if self._num_inputs == 1:
-            return drawn[0]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
+            return precision.cast(drawn[0], jnp.float64)
+        return jax.tree.map(_stacked, *drawn)
 
     def __call__(self, theta: Float[np.ndarray, " n"]) -> Gradient:
         """Return a gradient at a point, with its errors.
