@@ -1,0 +1,279 @@
+"""Rows and findings of a certificate, from what the searches found."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jax.extend import core
+from jaxtyping import Bool
+
+from isometry.certificates import _confine, _findings, _layers
+from isometry.certificates._closure import Closure
+from isometry.certificates._confine import Confined
+from isometry.certificates._findings import Finding, Row
+from isometry.certificates._gradients import Space
+from isometry.certificates._layers import (
+    EVIDENCE,
+    IN_EXACT_ARITHMETIC,
+    LayerLock,
+    Slice,
+    View,
+)
+from isometry.certificates._subject import Subject
+from isometry.structure import Anatomy, Attention
+
+
+class Found(NamedTuple):
+    """The closures of one subject.
+
+    Attributes:
+        exact: Of the relaxed f, with theta in the space.
+        apart: The same, where equal leaves may be updated by different functions; None
+            if no entries of different leaves stay equal.
+        affine: Of the relaxed f, from theta.
+        kinked: Of f itself, from theta without weight decay; None if it has no kinks.
+        suspect: Entries whose equality in `affine` may be that of saturated units.
+        is_coarse: Whether parameters may differ by less than sums are rounded by.
+        doubts: Why claims are no more than evidence, or empty.
+        num_draws: The number of inputs at which f itself was tried.
+    """
+
+    exact: Closure
+    apart: Closure | None
+    affine: Closure
+    kinked: Closure | None
+    suspect: Bool[np.ndarray, " n"]
+    is_coarse: bool
+    doubts: tuple[str, ...]
+    num_draws: int
+
+
+class _Views(NamedTuple):
+    """The closures, leaf by leaf."""
+
+    exact: View
+    apart: View
+    affine: View
+    kinked: View | None
+
+
+def assembled(
+    about: Subject,
+    space: Space,
+    found: Found,
+    confined: Sequence[Confined],
+) -> tuple[tuple[LayerLock, ...], tuple[Finding, ...]]:
+    """Return the rows of the weights, and all findings.
+
+    Args:
+        about: What was certified.
+        space: Its parameters.
+        found: What the searches found.
+        confined: Where the updates of each leaf stay; empty if it was not tried.
+    """
+    exact = View(space, found.exact)
+    views = _Views(
+        exact=exact,
+        apart=exact if found.apart is None else View(space, found.apart),
+        affine=View(space, found.affine),
+        kinked=None if found.kinked is None else View(space, found.kinked),
+    )
+    attentions = _attentions(about.anatomy)
+    suspect = space.arrays(found.suspect)
+    fragile = space.arrays(found.exact.fragile)
+    layers: list[LayerLock] = []
+    findings: list[tuple[int, Finding]] = []
+    for slice_ in _layers.slices(about.anatomy, space):
+        doubts = list(found.doubts)
+        if about.draws_rows and slice_.layer.kind == "embedding":
+            doubts.append("rows that draw never drew are not told from dead ones")
+        if fragile[slice_.leaf][slice_.index].any():
+            doubts.append("rounding decides at ties")
+        row = _row(
+            slice_,
+            views,
+            found,
+            is_suspect=bool(suspect[slice_.leaf][slice_.index].any()),
+            doubts=doubts,
+        )
+        row = row._replace(attention=attentions.get(slice_.layer.name))
+        told = _findings.of_row(row)
+        if told is None and confined:
+            row, told = _confined(row, confined[slice_.leaf])
+        layers.append(row.lock)
+        findings += [] if told is None else [told]
+        waits = _findings.late(row)
+        findings += [] if waits is None else [(0, waits)]
+    findings += _of_copies(about.anatomy, space, views, found)
+    findings += _idle(about, space, views, layers)
+    return tuple(layers), _findings.sorted_by_gravity(findings)
+
+
+def _row(
+    slice_: Slice,
+    views: _Views,
+    found: Found,
+    *,
+    is_suspect: bool,
+    doubts: Sequence[str],
+) -> Row:
+    """Choose which search speaks for a weight.
+
+    Claims of the exact search come first, then sums that are equal where terms are not,
+    then what only f with its kinks shows.
+    """
+    step = views.affine.first_gradient(slice_)
+    grade = EVIDENCE if doubts else None
+    lock = _layers.lock(slice_, views.exact, step, grade)
+    view, holds_for, void_for = views.exact, _findings.ODD, _findings.NOISE
+    reason = doubts[0] if doubts else ""
+    if views.apart.counts(slice_) != views.exact.counts(slice_):
+        holds_for = _findings.ALIKE
+    in_sums = _layers.lock(slice_, views.affine, step, grade or IN_EXACT_ARITHMETIC)
+    if _is_more(in_sums, lock):
+        is_sure = not (is_suspect or found.is_coarse)
+        if is_sure or not lock.is_locked:
+            lock, view = in_sums, views.affine
+            holds_for, void_for = _findings.ADDITIVE, _findings.L2
+        if not is_sure and view is views.affine:
+            lock = dataclasses.replace(lock, grade=EVIDENCE)
+            reason = "sums of float64 numbers are equal as far as rounding shows"
+            if is_suspect:
+                reason = "saturated units or underflow look alike"
+    if views.kinked is not None and not lock.is_locked:
+        seen = _layers.lock(slice_, views.kinked, step, EVIDENCE)
+        # A single entry waits for two units that are active at once, which may be rare
+        # in a healthy network. Whole slices that never move are units that are dead.
+        if seen.distinct != seen.shape:
+            lock, view = seen, views.kinked
+            holds_for, void_for = _findings.ADDITIVE, _findings.L2
+            reason = f"in all of {found.num_draws} random inputs"
+    return Row(
+        slice=slice_,
+        lock=lock,
+        code=view.code(slice_) if lock.is_locked else np.zeros(0, int),
+        attention=None,
+        holds_for=holds_for,
+        void_for=void_for,
+        reason=reason,
+    )
+
+
+def _is_more(lock: LayerLock, other: LayerLock) -> bool:
+    """Tell whether one search found more than another."""
+    return (lock.distinct, lock.never_moves, lock.rank_bound) != (
+        other.distinct,
+        other.never_moves,
+        other.rank_bound,
+    )
+
+
+def _confined(row: Row, confined: Confined) -> tuple[Row, tuple[int, Finding] | None]:
+    """Bound the rank of a weight by the subspaces in which its updates stay."""
+    layer = row.slice.layer
+    stacked = set(layer.stacked_axes)
+    spans = [n for axis, n in enumerate(confined.spans) if axis not in stacked]
+    is_whole = len(spans) == len(layer.shape) and not layer.stretches
+    if not is_whole or not _confine.is_claim(confined, spans, layer.shape):
+        return row, None
+    bound = min(math.prod(spans[:-1]), spans[-1])
+    lock = dataclasses.replace(
+        row.lock,
+        rank_bound=min(bound, row.lock.rank_bound),
+        grade=EVIDENCE,
+    )
+    finding = _findings.confined(lock, spans, confined.residual)
+    return row._replace(lock=lock), (len(_findings.KINDS), finding)
+
+
+def _attentions(anatomy: Anatomy) -> dict[str, Attention]:
+    """Return the attention that each layer belongs to, by the layer's name."""
+    by_layer: dict[str, Attention] = {}
+    for attention in anatomy.attentions:
+        for names in attention[:4]:
+            by_layer |= dict.fromkeys(names, attention)
+    return by_layer
+
+
+def _of_copies(
+    anatomy: Anatomy,
+    space: Space,
+    views: _Views,
+    found: Found,
+) -> Iterator[tuple[int, Finding]]:
+    """Report slices of stacked leaves, and whole leaves, that stay equal or opposite."""
+    grade = EVIDENCE if found.doubts else IN_EXACT_ARITHMETIC
+    by_code: dict[bytes, list[str]] = {}
+    for layer in anatomy.layers:
+        if layer.path not in space.names or layer.stretches:
+            continue
+        leaf = space.names.index(layer.path)
+        code = views.exact.whole(leaf)
+        if layer.stacked is not None and layer.stacked > 1:
+            axes = layer.stacked_axes
+            told = _findings.copies(
+                layer.name,
+                _findings.by_axes(code, axes),
+                grade,
+            )
+            if told is not None:
+                yield 1, told
+        moving = code[code != 0]
+        if found.apart is not None and moving.size:
+            normal = code * np.sign(moving.flat[0])
+            by_code.setdefault(normal.tobytes(), []).append(layer.name)
+    for names in by_code.values():
+        if len(names) > 1:
+            yield 1, _findings.equal_leaves(names, grade)
+
+
+def _idle(
+    about: Subject,
+    space: Space,
+    views: _Views,
+    layers: Sequence[LayerLock],
+) -> Iterator[tuple[int, Finding]]:
+    """Report leaves beside the weights that never move, though their layer does.
+
+    A bias or a scale that what follows cancels is harmless; a matrix, such as one of
+    two whose product is a weight, is not.
+    """
+    weights = {layer.path for layer in about.anatomy.layers}
+    biases = {layer.bias for layer in about.anatomy.layers}
+    locked = {row.name.partition("[")[0] for row in layers if row.is_locked}
+    of_locked = {
+        layer.bias for layer in about.anatomy.layers if layer.name in locked
+    }
+    stacks = {len(layer.stacked_axes) for layer in about.anatomy.layers}
+    # A bias of stacked layers has one axis more for each axis of the stack.
+    most_axes = 1 + max(stacks, default=0)
+    used = _used(about.anatomy, space)
+    for i, name in enumerate(space.names):
+        num_still = views.exact.num_still(i)
+        if not num_still or name in weights or name in of_locked or name not in used:
+            continue
+        is_exact = views.exact.is_exact_zero(i)
+        size, num_axes = math.prod(space.shapes[i]), len(space.shapes[i])
+        if num_axes > most_axes and name not in biases and num_still == size:
+            yield 0, _findings.never_moving(name, is_exact)
+        else:
+            yield 1, _findings.idle(name, num_still, size=size, is_exact=is_exact)
+
+
+def _used(anatomy: Anatomy, space: Space) -> set[str]:
+    """Return the names of the leaves that the output may depend on.
+
+    A running average of a batch norm is read and updated in training, and does not
+    reach the output.
+    """
+    jaxpr = anatomy.closed.jaxpr
+    live = {v for v in jaxpr.outvars if isinstance(v, core.Var)}
+    for eqn in reversed(jaxpr.eqns):
+        if live.isdisjoint(eqn.outvars):
+            continue
+        live |= {v for v in eqn.invars if isinstance(v, core.Var)}
+    # The leaves of x come after those of params.
+    pairs = zip(space.paths, jaxpr.invars, strict=False)
+    return {path for path, variable in pairs if variable in live}

@@ -1,0 +1,212 @@
+"""Certificate: what `certify` found, as rows, findings and a table."""
+
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+
+from isometry._internal.errors import public
+from isometry._internal.strict_json import Plain, plain
+from isometry.certificates._findings import Finding
+from isometry.certificates._layers import LayerLock, full_rank
+from isometry.certificates._observing import Units
+
+# A screen: of a table that is wider, terminals break the lines.
+_COLUMNS, _LINES = 80, 24
+
+# Names of layers that share a remedy and are listed one by one in a repr.
+_LISTED = 4
+
+# Characters of a name in the table; longer ones lose their middle.
+_NAME = 24
+
+_HEADINGS = ("layer", "shape", "distinct", "never", "rank", "step", "grade")
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """What no training undoes, whatever the data, the loss and the learning rate.
+
+    Attributes:
+        layers: A row for each weight layer of the anatomy, in order; each slice of a
+            stacked leaf has its own. Biases and scales of norms have none.
+        findings: What was found, the gravest first. Harmless findings come last.
+        mode: Of what f it speaks: "training mode", for example.
+        num_draws: The number of inputs at which gradients were drawn.
+
+    Example:
+        >>> net = networks.mlp([3, 4, 2], "tanh", "constant")
+        >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+        >>> cert.clear, cert.layers[1].distinct
+        (False, (1, 2))
+    """
+
+    layers: tuple[LayerLock, ...]
+    findings: tuple[Finding, ...]
+    mode: str
+    num_draws: int
+    _observe: Callable[[str], Units] = field(repr=False)
+
+    @property
+    def clear(self) -> bool:
+        """Whether nothing was found that hinders training."""
+        return all(finding.is_harmless for finding in self.findings)
+
+    @public("units")
+    def units(self, point: str) -> Units:
+        """Tell which values at a point stay equal, up to sign, for ever.
+
+        Args:
+            point: A point of the anatomy: "layers/0:out".
+
+        Returns:
+            The class and sign of each value.
+
+        Raises:
+            InputError: There is no such point.
+
+        Example:
+            >>> net = networks.mlp([3, 4, 2], "tanh", "constant")
+            >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+            >>> cert.units("layers/0:out")
+            Units('layers/0:out': 4 values, 1 distinct)
+        """
+        return self._observe(point)
+
+    def table(self) -> str:
+        """Draw a table with a row for each weight.
+
+        Returns:
+            The table: which slices of each weight can ever differ, the share of entries
+            that never move, the bound of the rank of the update, the first step with a
+            gradient, and the grade.
+
+        Example:
+            >>> net = networks.mlp([3, 4, 2], "tanh", "constant")
+            >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+            >>> print(cert.table())
+            layer     shape  distinct  never  rank  step  grade
+            layers/0  3×4    3×1              1/3   1     in exact arithmetic
+            layers/1  4×2    1×2              1/2   1     in exact arithmetic
+        """
+        rows = [_HEADINGS, *(_cells(layer) for layer in self.layers)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = []
+        for row in rows:
+            cells = zip(row, widths, strict=True)
+            lines.append("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Plain]:
+        """Return the certificate in terms of strict JSON.
+
+        Returns:
+            Rows, findings and mode.
+
+        Example:
+            >>> net = networks.mlp([3, 4, 2], "tanh")
+            >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+            >>> cert.to_dict()["clear"]
+            True
+        """
+        return {
+            "clear": self.clear,
+            "mode": self.mode,
+            "num_draws": self.num_draws,
+            "layers": [plain(asdict(layer)) for layer in self.layers],
+            "findings": [plain(asdict(finding)) for finding in self.findings],
+        }
+
+    def __repr__(self) -> str:
+        grave = [finding for finding in self.findings if not finding.is_harmless]
+        harmless = [finding for finding in self.findings if finding.is_harmless]
+        lines = [self._heading(grave)]
+        endings = []
+        if harmless:
+            endings = _wrapped("harmless: " + _summary(harmless), "  ")[:2]
+        shown: list[Finding] = []
+        for group in _groups(grave):
+            written = _written(group)
+            optimizers = _optimizers([*shown, *group])
+            num_lines = len(lines) + len(written) + len(optimizers) + len(endings)
+            # The first group is shown however long it is; a line says what is left.
+            if shown and num_lines >= _LINES:
+                continue
+            lines += written
+            shown += group
+        lines += _optimizers(shown)
+        num_left = len(grave) - len(shown)
+        if num_left:
+            lines.append(f"… {num_left} more in cert.findings; rows in cert.table()")
+        return "\n".join([*lines, *endings])
+
+    def _heading(self, grave: Sequence[Finding]) -> str:
+        num_locked = sum(layer.is_locked or bool(layer.grade) for layer in self.layers)
+        text = f"Certificate ({self.mode}): "
+        if not grave:
+            return text + f"clear, nothing locks any of {len(self.layers)} weights"
+        return text + f"{num_locked} of {len(self.layers)} weights locked"
+
+
+def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Collect findings that share their grade and remedy."""
+    by_text: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        same = (finding.grade, finding.remedy)
+        by_text.setdefault(same, []).append(finding)
+    return list(by_text.values())
+
+
+def _written(group: Sequence[Finding]) -> list[str]:
+    """Write findings that share what to do."""
+    lines = []
+    for finding in group[:_LISTED]:
+        lines += _wrapped(str(finding), "  ")
+    if len(group) > _LISTED:
+        lines.append(f"… and {len(group) - _LISTED} more like these")
+    first = group[0]
+    return [*lines, *_wrapped(f"  {first.grade}. {first.remedy}", "  ")]
+
+
+def _optimizers(findings: Sequence[Finding]) -> list[str]:
+    """Write for which optimizers findings hold, once for those that agree."""
+    lines = []
+    texts = dict.fromkeys((one.holds_for, one.void_for) for one in findings)
+    longest: dict[str, str] = {}
+    for holds_for, void_for in texts:
+        # What voids one of them, and nothing else, is said once, in full.
+        longest[holds_for] = max(longest.get(holds_for, ""), void_for, key=len)
+    for holds_for, void_for in longest.items():
+        lines += _wrapped(f"holds for {holds_for}", "  ")
+        lines += _wrapped(f"not with {void_for}", "  ")
+    return lines
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, _COLUMNS, subsequent_indent=indent)
+
+
+def _summary(harmless: Sequence[Finding]) -> str:
+    """Write harmless findings in a line: "a/bias never moves; 3 start later"."""
+    texts = [str(finding) for finding in harmless[:2]]
+    if len(harmless) > 2:
+        texts.append(f"{len(harmless) - 2} more alike")
+    return "; ".join(texts)
+
+
+def _cells(layer: LayerLock) -> tuple[str, ...]:
+    """Write a row of the table; what is as it should be stays empty."""
+    name = layer.name
+    if len(name) > _NAME:
+        half = _NAME // 2
+        name = f"{name[: half - 1]}…{name[-half:]}"
+    never = f"{layer.never_moves:.0%}" if layer.never_moves else ""
+    step = "never" if layer.first_gradient is None else str(layer.first_gradient)
+    return (
+        name,
+        "×".join(map(str, layer.shape)),
+        "×".join(map(str, layer.distinct)) if layer.is_locked else "all",
+        never,
+        f"{layer.rank_bound}/{full_rank(layer.shape)}",
+        step,
+        layer.grade or "",
+    )

@@ -1,0 +1,341 @@
+"""certify: what no training undoes, for any differentiable f(params, x)."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, PyTree
+
+from isometry._internal import checks, jaxprs, precision
+from isometry._internal.errors import public
+from isometry._internal.types import Key, Params
+from isometry.certificates import _closure, _confine, _layers, _members
+from isometry.certificates._assembling import Found, assembled
+from isometry.certificates._certificate import Certificate
+from isometry.certificates._closure import Closure
+from isometry.certificates._gradients import (
+    Draw,
+    Function,
+    Gradient,
+    Gradients,
+    Space,
+)
+from isometry.certificates._observing import Units, observe
+from isometry.certificates._partition import split
+from isometry.certificates._relaxation import Relaxed, relaxed
+from isometry.certificates._subject import Subject, subject
+
+# Inputs that share one point where kinks are kept. A healthy rectified unit is off at
+# all of 48 with a chance of 2^-48, and at 9 with 1/500: of 500 units one would be
+# called dead.
+_INPUTS = 16
+
+# Inputs of a period are drawn in so many probes; more of them share a point.
+_MOST_PROBES = 8
+
+# Parameters of so many bits of mantissa differ by 6e-8 if they differ at all, and sums
+# of them by as much. Those of float64 may differ by less than sums are rounded by.
+_MOST_BITS = 24
+
+# Numbers of f that are closer to zero, or to each other, than rounding resolves.
+_RESOLVED = 1e-13
+
+# How far a point is moved off a space, to see whether its equalities are those of
+# saturated units: they stay where algebra breaks.
+_OFF = 1e-3
+
+
+@public("certify")
+def certify(
+    f: Function | Sequence[Function],
+    params: Params,
+    x: PyTree | None = None,
+    *,
+    draw: Draw | None = None,
+    xs: PyTree | None = None,
+    loss: Callable[..., Array] | None = None,
+    key: Key | None = None,
+) -> Certificate:
+    """Find what no training undoes, whatever the data, loss and learning rate.
+
+    The smallest space of the parameters, with entries equal up to sign or zero, that no
+    gradient of f leaves is found from gradients at random points of that space. It is
+    exact: the probability of a wrong answer is zero, but for rounding, which is
+    measured. Kinks, such as those of ReLU, are replaced by one random smooth function
+    each, so that a claim does not depend on the inputs that were drawn. What rests on
+    the kinks themselves is graded "evidence".
+
+    A network is certified as it is trained, with dropout and statistics of batches; the
+    certificate says so.
+
+    Args:
+        f: A network, a list of blocks, or any f(params, x) with floating outputs.
+        params: Its parameters, concrete, any pytree. bfloat16 is computed in float64.
+        x: One example or its shapes. It may be left out for a network, and with `draw`.
+        draw: A function of a key that returns a random x. The default draws Gaussian
+            numbers of several sizes, and whole numbers over all rows that they select.
+        xs: Examples along a first axis: then only gradients on these count, and what is
+            found holds for training on them.
+        loss: With `xs`, a function of an output, or of an output and a target where xs
+            is a pair (inputs, targets); only its gradients count.
+        key: A random key. The default is `jax.random.key(0)`.
+
+    Returns:
+        The certificate.
+
+    Raises:
+        InputError: Parameters that are not those of the network, or NaN, with their
+            leaf and index; a function without floating outputs; a draw that returns
+            another structure; 16-bit arithmetic inside f.
+        NotFinite: Gradients are not finite at random parameters.
+        TypeError: Traced arguments.
+
+    Example:
+        >>> net = networks.mlp([4, 16, 16, 3], "tanh", "partial_identity", bias=False)
+        >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+        >>> [layer.rank_bound for layer in cert.layers]
+        [4, 4, 3]
+    """
+    checks.on_host("key", key)
+    if key is None:
+        key = jax.random.key(0)
+    checks.key("key", key)
+    about = subject(f, params, x, draw=draw, xs=xs, loss=loss)
+    # The x64 mode is of this thread and this block alone.
+    with jax.enable_x64(True):
+        return _certified(about, params, key)
+
+
+def _certified(about: Subject, params: Params, key: Key) -> Certificate:
+    seed = np.asarray(jax.random.key_data(key)).ravel()
+    rng = np.random.default_rng(seed)
+    space = Space(params)
+    num_inputs = -(-about.period // _MOST_PROBES)
+    period = -(-about.period // num_inputs)
+    smooth, gradients = _smooth(about, space, rng, key=key, num_inputs=num_inputs)
+    group = _groups(space)
+    start = _closure.first_gradient(gradients, group)
+    exact = _closure.exact(gradients, group, start, period)
+    apart = None
+    if _joins_leaves(space, exact):
+        apart = _closure.exact(gradients, space.leaf, start, period)
+    affine = _closure.affine(gradients, group, start, decays=True, period=period)
+    exact = _of_supports(gradients, exact, start, period=period)
+    suspect = _suspect(gradients, exact, affine, group)
+    doubts = _doubts(gradients, smooth.unrelaxed)
+    kinked = None
+    as_it_is = gradients
+    if smooth.replaced:
+        as_it_is = Gradients(
+            about.f,
+            space,
+            about.draw,
+            rng,
+            dtype=gradients.dtype,
+            num_inputs=max(num_inputs, _INPUTS),
+        )
+        start = _closure.first_gradient(as_it_is, group, decays=False)
+        kinked = _closure.affine(as_it_is, group, start, decays=False, period=period)
+    found = Found(
+        exact=exact,
+        apart=apart,
+        affine=affine,
+        kinked=kinked,
+        suspect=suspect,
+        is_coarse=space.bits > _MOST_BITS,
+        doubts=doubts,
+        num_draws=as_it_is.num_draws,
+    )
+    confined = []
+    weights = {row.leaf for row in _layers.slices(about.anatomy, space)}
+    if _confine.asks_for(space, weights):
+        confined = _confined(as_it_is)
+    layers, findings = assembled(about, space, found, confined)
+    return Certificate(
+        layers=layers,
+        findings=findings,
+        mode=about.mode,
+        num_draws=gradients.num_draws,
+        _observe=functools.partial(_units, about, params, key, exact),
+    )
+
+
+def _confined(gradients: Gradients) -> list[_confine.Confined]:
+    """Return where the updates of each leaf stay, at the first scale that tells."""
+    found: list[_confine.Confined] = []
+    for keep in _confine.KEEPS:
+        found = _confine.confine(gradients, keep)
+        if all(confined.is_clean for confined in found):
+            break
+    return found
+
+
+def _smooth(
+    about: Subject,
+    space: Space,
+    rng: np.random.Generator,
+    *,
+    key: Key,
+    num_inputs: int,
+) -> tuple[Relaxed, Gradients]:
+    """Return f without kinks, and its gradients.
+
+    They are in float64, or in float32 where f insists on it: a scan, for example, whose
+    state f begins in float32.
+    """
+    params = space.params(space.arrays(space.theta))
+    x = about.draw(jax.random.key(0))
+    dtypes = [np.dtype(np.float64), np.dtype(np.float32)]
+    for dtype in dtypes:
+        shapes = jax.tree.map(
+            functools.partial(precision.shape_of, dtype=dtype),
+            (params, x),
+        )
+        try:
+            with precision.full():
+                smooth = relaxed(about.f, *shapes, key)
+            gradients = Gradients(
+                smooth.f,
+                space,
+                about.draw,
+                rng,
+                dtype=dtype,
+                num_inputs=num_inputs,
+            )
+        except TypeError:
+            if dtype == dtypes[-1]:
+                raise
+        else:
+            return smooth, gradients
+    raise AssertionError("the last dtype returns or raises")
+
+
+def _groups(space: Space) -> Int[np.ndarray, " n"]:
+    """Return the group of each entry: leaves that are equal or opposite share one.
+
+    Experts and branches are often arrays of their own. An optimizer that treats arrays
+    alike keeps equal ones equal.
+    """
+    by_content: dict[tuple[tuple[int, ...], bytes], int] = {}
+    groups = []
+    for i, array in enumerate(space.arrays(space.theta)):
+        digest = hashlib.sha256(np.abs(array).tobytes()).digest()
+        groups.append(by_content.setdefault((array.shape, digest), i))
+    has_copies = any(
+        group != i and len(space.shapes[i]) >= 2 for i, group in enumerate(groups)
+    )
+    if not has_copies:
+        return space.leaf
+    return np.array(groups, np.int32)[space.leaf]
+
+
+def _joins_leaves(space: Space, closure: Closure) -> bool:
+    """Tell whether entries of different leaves stay equal."""
+    moves = closure.moves
+    if not len(moves.members):
+        return False
+    leaf = space.leaf[moves.members]
+    low = np.minimum.reduceat(leaf, moves.starts)
+    high = np.maximum.reduceat(leaf, moves.starts)
+    return bool((low != high).any())
+
+
+def _of_supports(
+    gradients: Gradients,
+    exact: Closure,
+    start: Gradient,
+    *,
+    period: int,
+) -> Closure:
+    """Keep as zero bit for bit only what does not rest on equal entries.
+
+    A difference of equal numbers is 0.0 in every probe as well, but training parts them
+    by rounding.
+    """
+    assert exact.equal is not None, "the exact search keeps the classes of theta"
+    is_zero = exact.bitwise & (exact.first == 0)
+    if not (is_zero.any() and len(exact.equal.members)):
+        return exact
+    # If each entry is a group by itself, no two of them are ever in one class.
+    by_itself = np.arange(gradients.space.size)
+    supports = _closure.exact(gradients, by_itself, start, period)
+    is_zero &= supports.bitwise & (supports.first == 0)
+    return dataclasses.replace(exact, bitwise=is_zero)
+
+
+def _suspect(
+    gradients: Gradients,
+    exact: Closure,
+    affine: Closure,
+    group: Int[np.ndarray, " n"],
+) -> Bool[np.ndarray, " n"]:
+    """Return the entries that only the affine search ties, and that a step off ties.
+
+    A sum that is zero, or equal to another, is so only where its terms are: a point off
+    the space parts them. A saturated unit has no gradient there either.
+    """
+    shared = _layers.shared_entries(affine.moves)
+    shared &= ~_layers.shared_entries(exact.moves)
+    if not shared.any():
+        return shared
+    space, rng = gradients.space, gradients.rng
+    tied = affine.moves
+    for _ in range(2):
+        gammas = np.ones(len(space.shapes))
+        point = _members.affine_point(space, affine.moves, gammas, rng)
+        point *= 1 + _OFF * rng.standard_normal(space.size)
+        gradient = gradients(point)
+        tied = split(tied, gradient.values, gradient.tolerance, group)
+    return shared & _layers.shared_entries(tied)
+
+
+def _doubts(
+    gradients: Gradients,
+    unrelaxed: tuple[str, ...],
+) -> tuple[str, ...]:
+    """Return why what was found is no more than evidence, whatever was found."""
+    doubts = []
+    if unrelaxed:
+        doubts.append("what was drawn shows only some pieces of f: " + unrelaxed[0])
+    if gradients.has_tiny:
+        doubts.append("gradients come close to the smallest number of float64")
+    close = _unresolved(gradients)
+    if close is not None:
+        doubts.append(f"f holds {close}, which rounding does not resolve")
+    return tuple(doubts)
+
+
+def _unresolved(gradients: Gradients) -> str | None:
+    """Name a number in f that is too small, or too close to another, to be seen."""
+    for constant in jaxprs.constants(gradients.closed):
+        if not jnp.issubdtype(jnp.result_type(constant), jnp.floating):
+            continue
+        values = np.unique(np.abs(np.asarray(constant, np.float64)))
+        values = values[np.isfinite(values) & (values > 0)]
+        is_small = values < _RESOLVED
+        if is_small.any():
+            return f"the constant {values[is_small][-1]:g}"
+        gaps = np.diff(values)
+        is_close = gaps < _RESOLVED * values[1:]
+        if is_close.any():
+            return f"constants that differ by {gaps[is_close][0]:g}"
+    return None
+
+
+def _units(
+    about: Subject,
+    params: Params,
+    key: Key,
+    exact: Closure,
+    point: str,
+) -> Units:
+    """Return the classes of the values at a point: `Certificate.units`."""
+    assert exact.equal is not None, "the exact search keeps the classes of theta"
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    with jax.enable_x64(True):
+        space = Space(params)
+        return observe(about, point, space, exact.equal, rng=rng)

@@ -1,0 +1,427 @@
+"""Findings: what no training undoes, in words, and what to do about it."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from isometry.certificates._layers import (
+    BIT_FOR_BIT,
+    EVIDENCE,
+    IN_EXACT_ARITHMETIC,
+    LayerLock,
+    Slice,
+    full_rank,
+    slice_ids,
+)
+from isometry.structure import Attention
+
+ODD = (
+    "SGD, momentum, Adam, AdamW, RMSProp, Lion, LAMB, L2 and weight decay, clipping "
+    "(one odd function for all entries of an array)"
+)
+WHOLE = ", Muon, Shampoo, SOAP, Adafactor"
+ADDITIVE = (
+    "SGD, momentum, Adam, AdamW, RMSProp, Lion, LAMB, weight decay, clipping of "
+    "gradients (linear in the initial weights)"
+)
+ALIKE = (
+    "SGD, momentum, Adam, AdamW, RMSProp, Lion, with the same settings for all arrays"
+)
+ROTATIONS = "SGD, momentum, weight decay, Muon, Shampoo"
+
+NOISE = "parameter noise, stochastic rounding, SAM with noise, masks or rates per entry"
+L2 = "L2 inside Adam or RMSProp, clipping of weights, " + NOISE
+ROUNDING = "; rounding parts equal slices slowly under Adam and fast under Muon"
+ELEMENTWISE = "Adam, RMSProp, Lion and all that treat entries one by one, " + NOISE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that no training undoes.
+
+    Attributes:
+        layer: The name of the layer, or of the leaf.
+        what: What was found: "16 channels, 3 distinct".
+        grade: "bit for bit"; "in exact arithmetic", where rounding may break it; or
+            "evidence", with the number of draws that it rests on.
+        holds_for: The optimizers for which it holds.
+        void_for: What breaks it.
+        remedy: What to do.
+        is_harmless: Whether it does not hinder training: a bias that a softmax cancels,
+            or a layer that starts late.
+
+    Example:
+        >>> net = networks.mlp([3, 4, 2], "tanh", "constant")
+        >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+        >>> print(cert.findings[0])
+        layers/0: 4 units, 1 distinct
+    """
+
+    layer: str
+    what: str
+    grade: str
+    holds_for: str
+    void_for: str
+    remedy: str
+    is_harmless: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.layer}: {self.what}"
+
+
+class Row(NamedTuple):
+    """A row of a certificate, with what the findings about it are read from.
+
+    Attributes:
+        slice: The weight.
+        lock: What was found.
+        code: The class of each entry times its sign.
+        attention: The attention that it belongs to, or None.
+        holds_for: The optimizers for which a lock of this closure holds.
+        void_for: What breaks it.
+        reason: Why it is no more than evidence, if it is.
+    """
+
+    slice: Slice
+    lock: LayerLock
+    code: Int[np.ndarray, "..."]
+    attention: Attention | None
+    holds_for: str
+    void_for: str
+    reason: str
+
+    def finding(self, what: str, remedy: str) -> Finding:
+        """Return a finding about this row."""
+        grade = self.lock.grade or EVIDENCE
+        holds_for, void_for = self.holds_for, self.void_for
+        if grade == BIT_FOR_BIT:
+            void_for = NOISE
+        if self.lock.is_product:
+            holds_for += WHOLE
+        if grade not in (BIT_FOR_BIT, EVIDENCE):
+            void_for += ROUNDING
+        if grade == EVIDENCE:
+            what += f" ({self.reason})"
+        return Finding(
+            layer=self.lock.name,
+            what=what,
+            grade=grade,
+            holds_for=holds_for,
+            void_for=void_for,
+            remedy=remedy,
+        )
+
+
+def never(row: Row) -> Finding | None:
+    """Report a weight that never gets a gradient."""
+    if row.lock.never_moves < 1:
+        return None
+    remedy = (
+        "Draw at random what it is multiplied with: the layers before and behind it."
+    )
+    if row.slice.layer.role in ("query", "key"):
+        remedy = "Draw queries and keys at random: each waits for the other's gradient."
+    return row.finding("never gets a gradient", remedy)
+
+
+def heads(row: Row) -> Finding | None:
+    """Report heads of an attention that stay equal or opposite."""
+    by_head = _by_head(row)
+    if by_head is None:
+        return None
+    ids = slice_ids(by_head, 0)
+    if _num_distinct(ids) == len(ids):
+        return None
+    what = _counted("heads", by_head, ids)
+    return row.finding(
+        what,
+        "Draw query, key, value and output of each head with a key of its own.",
+    )
+
+
+def experts(row: Row) -> Finding | None:
+    """Report experts, along an axis that weight and signal share, that stay equal."""
+    axes = row.slice.layer.batch_axes
+    if not axes:
+        return None
+    by_expert = by_axes(row.code, axes)
+    ids = slice_ids(by_expert, 0)
+    if _num_distinct(ids) == len(ids):
+        return None
+    return row.finding(
+        _counted("experts", by_expert, ids),
+        "Draw each expert with a key of its own, and a gate that is not zero.",
+    )
+
+
+def units(row: Row) -> Finding | None:
+    """Report units, channels or outputs that stay equal or opposite, or never move."""
+    layer = row.slice.layer
+    axes = (*layer.batch_axes, *layer.out_axes)
+    by_unit = by_axes(row.code, axes)
+    ids = slice_ids(by_unit, 0)
+    if _num_distinct(ids) == len(ids):
+        return None
+    what = _counted(_noun(row), by_unit, ids)
+    all_dead = (ids < 0).sum() == len(ids) - _num_distinct(ids)
+    if all_dead:
+        remedy = (
+            "Give the units that never move a weight that is not zero on both sides, "
+            "drawn at random."
+        )
+    else:
+        remedy = (
+            "Draw this weight, or the one behind it, at random: orthogonal, Gaussian."
+        )
+    if row.lock.grade == EVIDENCE:
+        remedy = "Try it on your data (xs=); a smaller bias or a leaky ReLU revives it."
+    return row.finding(what, remedy)
+
+
+def inputs(row: Row) -> Finding | None:
+    """Report inputs of a weight that stay equal or opposite, or never move."""
+    layer = row.slice.layer
+    by_input = by_axes(row.code, layer.in_axes)
+    ids = slice_ids(by_input, 0)
+    if _num_distinct(ids) == len(ids):
+        return None
+    noun = "rows" if layer.kind == "embedding" else "inputs"
+    remedy = "Mend the layers before it: their units stay equal, or dead."
+    if layer.reads is not None and layer.reads.startswith("input"):
+        remedy = "Nothing, if these inputs are constant by nature; else vary them."
+    return row.finding(_counted(noun, by_input, ids), remedy)
+
+
+def rank(row: Row) -> Finding | None:
+    """Report an update of lower rank than its shape allows."""
+    if row.lock.rank_bound == full_rank(row.lock.shape):
+        return None
+    what = f"rank of the update at most {row.lock.rank_bound} of "
+    what += str(full_rank(row.lock.shape))
+    return row.finding(what, "Draw the weights around it at random.")
+
+
+def entries(row: Row) -> Finding | None:
+    """Report entries that never move, or move alike, though every slice differs."""
+    if not row.lock.is_locked:
+        return None
+    if row.lock.never_moves > 0:
+        what = f"{row.lock.never_moves:.0%} of the entries never get a gradient"
+        return row.finding(what, "Nothing, if a mask keeps them at zero on purpose.")
+    return row.finding(
+        "entries stay equal or opposite",
+        "Nothing, if they are tied on purpose.",
+    )
+
+
+# The first that finds something speaks for the row: the others follow from it.
+KINDS: tuple[Callable[[Row], Finding | None], ...] = (
+    never,
+    experts,
+    heads,
+    units,
+    inputs,
+    rank,
+    entries,
+)
+
+
+def of_row(row: Row) -> tuple[int, Finding] | None:
+    """Return the gravest finding about a row, and its rank; 0 is the gravest."""
+    if not row.lock.is_locked:
+        return None
+    for number, kind in enumerate(KINDS):
+        finding = kind(row)
+        if finding is not None:
+            return number, finding
+    return None
+
+
+def late(row: Row) -> Finding | None:
+    """Report a layer that waits for others to move first; it is harmless."""
+    step = row.lock.first_gradient
+    if step is None or step == 1:
+        return None
+    return Finding(
+        layer=row.lock.name,
+        what=f"first gradient at step {step}",
+        grade=IN_EXACT_ARITHMETIC,
+        holds_for=ODD + WHOLE,
+        void_for=NOISE,
+        remedy="Nothing: it starts when the weight behind it has left zero.",
+        is_harmless=True,
+    )
+
+
+def idle(
+    name: str,
+    num_still: int,
+    *,
+    size: int,
+    is_exact: bool,
+) -> Finding:
+    """Report a leaf beside the weights that never moves; it is harmless."""
+    grade = BIT_FOR_BIT if is_exact else IN_EXACT_ARITHMETIC
+    share = "" if num_still == size else f"{num_still} of {size} entries "
+    void_for = NOISE
+    if not is_exact:
+        void_for += "; rounding moves it under Adam and Muon, without effect"
+    return Finding(
+        layer=name,
+        what=f"{share}never moves" if not share else f"{share}never move",
+        grade=grade,
+        holds_for=ODD,
+        void_for=void_for,
+        remedy="Nothing: what follows cancels it, or it is not used.",
+        is_harmless=True,
+    )
+
+
+def never_moving(name: str, is_exact: bool) -> Finding:
+    """Report an array that is no layer of its own, and never gets a gradient."""
+    return Finding(
+        layer=name,
+        what="never gets a gradient",
+        grade=BIT_FOR_BIT if is_exact else IN_EXACT_ARITHMETIC,
+        holds_for=ODD + WHOLE,
+        void_for=NOISE,
+        remedy="Draw at random what it is multiplied with.",
+    )
+
+
+def copies(
+    name: str,
+    by_copy: Int[np.ndarray, "copies entries"],
+    grade: str,
+) -> Finding | None:
+    """Report slices of a stacked weight, experts say, that stay equal or opposite."""
+    ids = slice_ids(by_copy, 0)
+    # Those that never move are reported for each slice.
+    moving = ids[ids >= 0]
+    if len(set(moving.tolist())) == len(moving):
+        return None
+    return Finding(
+        layer=name,
+        what=_counted("slices", by_copy, ids),
+        grade=grade,
+        holds_for=ODD,
+        void_for=NOISE + ROUNDING,
+        remedy="Draw each of the slices with a key of its own.",
+    )
+
+
+def equal_leaves(
+    names: Sequence[str],
+    grade: str,
+) -> Finding:
+    """Report whole arrays that stay equal or opposite."""
+    return Finding(
+        layer=", ".join(names),
+        what=f"{len(names)} equal weights, 1 distinct",
+        grade=grade,
+        holds_for=ALIKE,
+        void_for="other rates for one of them, " + NOISE + ROUNDING,
+        remedy="Draw each with a key of its own.",
+    )
+
+
+def confined(
+    lock: LayerLock,
+    spans: Sequence[int],
+    residual: float,
+) -> Finding:
+    """Report an update that stays within few directions, seen numerically."""
+    within, whole = ("×".join(map(str, sizes)) for sizes in (spans, lock.shape))
+    what = f"update within {within} of {whole} directions (residual {residual:.0e})"
+    return Finding(
+        layer=lock.name,
+        what=what,
+        grade=EVIDENCE,
+        holds_for=ROTATIONS,
+        void_for=ELEMENTWISE,
+        remedy="Nothing for Adam; else draw the weights as Gaussian.",
+    )
+
+
+def sorted_by_gravity(found: Iterable[tuple[int, Finding]]) -> tuple[Finding, ...]:
+    """Return findings, the gravest first; the harmless last."""
+
+    def gravity(pair: tuple[int, Finding]) -> tuple[bool, bool, int]:
+        number, finding = pair
+        return finding.is_harmless, finding.grade == EVIDENCE, number
+
+    # Sorting is stable: within a kind, findings stay in the order of the layers.
+    return tuple(finding for _, finding in sorted(found, key=gravity))
+
+
+def by_axes(
+    code: Int[np.ndarray, "..."],
+    axes: Sequence[int],
+) -> Int[np.ndarray, "slices entries"]:
+    """Return an array as a matrix with one row for each index into some axes."""
+    rest = [axis for axis in range(code.ndim) if axis not in axes]
+    num_rows = math.prod(code.shape[axis] for axis in axes)
+    return code.transpose(*axes, *rest).reshape(num_rows, -1)
+
+
+def _by_head(row: Row) -> Int[np.ndarray, "heads entries"] | None:
+    """Return a weight of an attention with a row for each head, if it has several."""
+    attention, layer = row.attention, row.slice.layer
+    if attention is None or not attention.head_size:
+        return None
+    is_output = layer.role == "output"
+    axes = layer.in_axes if is_output else layer.out_axes
+    if layer.role not in ("query", "key", "value", "output") or not axes:
+        return None
+    rows = by_axes(row.code, axes)
+    num_heads = len(rows) // attention.head_size
+    if num_heads < 2 or num_heads * attention.head_size != len(rows):
+        return None
+    # The channels of a head follow each other, whether or not they have an axis.
+    return rows.reshape(num_heads, -1)
+
+
+def _num_distinct(ids: Int[np.ndarray, " slices"]) -> int:
+    """Count the slices that differ, without those that never move."""
+    return len(set(ids[ids >= 0].tolist()))
+
+
+def _noun(row: Row) -> str:
+    layer = row.slice.layer
+    if layer.kind == "conv":
+        return "channels"
+    if layer.kind == "embedding":
+        return "features"
+    return "outputs" if layer.role == "head" else "units"
+
+
+def _counted(
+    noun: str,
+    code: Int[np.ndarray, "slices entries"],
+    ids: Int[np.ndarray, " slices"],
+) -> str:
+    """Write how many slices differ: "16 channels, 3 distinct, 4 never move"."""
+    moving = ids[ids >= 0]
+    text = f"{len(ids)} {noun}, {_num_distinct(ids)} distinct"
+    if _has_opposite(code, ids):
+        text += " up to sign"
+    num_dead = len(ids) - len(moving)
+    if num_dead:
+        text += f", {num_dead} never move" if num_dead > 1 else ", 1 never moves"
+    return text
+
+
+def _has_opposite(
+    code: Int[np.ndarray, "slices entries"],
+    ids: Int[np.ndarray, " slices"],
+) -> bool:
+    """Tell whether two slices are opposite."""
+    moving = np.flatnonzero(ids >= 0)
+    first = np.full(int(ids.max(initial=-1)) + 1, -1)
+    for i in moving[::-1]:
+        first[ids[i]] = i
+    return any((code[i] != code[first[ids[i]]]).any() for i in moving)

@@ -1,0 +1,343 @@
+"""Gradients of f at random points, as flat vectors, and what rounding does to them."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, PyTree
+
+from isometry._internal import checks, jaxprs, precision
+from isometry._internal.errors import InputError, NotFinite
+from isometry._internal.types import Key, Params
+
+Function: TypeAlias = Callable[[Params, PyTree], PyTree]
+Draw: TypeAlias = Callable[[Key], PyTree]
+
+_UNIT = 2.0**-53
+
+# How far the arguments are moved to measure rounding, in units of their own rounding.
+# At 1 a sum of many terms may round to the same number; at 1000 a smooth function moves
+# by more than its rounding, and near misses count as equal.
+_MOVED = 8
+
+# How many times rounding is measured. Twice as often finds errors larger by a tenth.
+_TRIALS = 2
+
+# Values are equal within so many measured errors of rounding. Locked entries differ by
+# 1e-15 and others by 1e-3, so ten times more or less changes nothing on smooth f.
+_SLACK = 32.0
+
+# An array is all rounding if the median of its errors is above this part of the median
+# of its entries. An array with a signal has a share of 1e-12 or less.
+_ALL_ROUNDING = 1e-2
+
+# Medians are taken of so many entries of an array; they need not be exact.
+_SAMPLED = 100_000
+
+# A gradient in float64 is fragile if rounding moves it by more than this part of the
+# largest of its array: smooth functions move by 1e-13, a tie that breaks by 1e-1.
+_FRAGILE = 3e-6
+
+# An array that is all rounding is small beside the others, and not fragile: the largest
+# of an array counts as at least this part of the largest of all. With 1e-9 the bias of
+# a key, whose gradient is 0, was taken for a tie.
+_LEAST_TOP = 1e-6
+
+# Below this the next layers' gradients underflow: zeros of a network whose gradients
+# come so close may be no zeros.
+_TINY = 1e-200
+
+
+def is_floating(leaf: object) -> bool:
+    """Tell whether a leaf is an array of floating numbers."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+class Space:
+    """The floating leaves of params as one vector.
+
+    Attributes:
+        paths: The key path of each leaf, as JAX writes it.
+        names: Those of the floating leaves.
+        shapes: The shape of each.
+        ends: Where each ends in the vector.
+        theta: The vector, in float64.
+        leaf: For each entry the index of its leaf.
+        bits: The most bits of mantissa of a leaf.
+    """
+
+    def __init__(self, params: Params) -> None:
+        with_paths, self._tree = jax.tree_util.tree_flatten_with_path(params)
+        self._leaves = [leaf for _, leaf in with_paths]
+        self._moves = [is_floating(leaf) for leaf in self._leaves]
+        paths = [path for path, _ in with_paths]
+        moving = [i for i, moves in enumerate(self._moves) if moves]
+        self.paths = [jax.tree_util.keystr(path) for path in paths]
+        self.names = [self.paths[i] for i in moving]
+        arrays = [self._leaves[i] for i in moving]
+        self.shapes = [tuple(np.shape(array)) for array in arrays]
+        sizes = [int(np.prod(shape)) for shape in self.shapes]
+        self.ends = np.cumsum(sizes)
+        flat = [np.asarray(array, np.float64).ravel() for array in arrays]
+        self.theta = np.concatenate([*flat, np.zeros(0)])
+        self.leaf = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        bits = [jnp.finfo(jnp.result_type(array)).nmant + 1 for array in arrays]
+        self.bits = max(bits, default=0)
+
+    @property
+    def size(self) -> int:
+        """The number of entries."""
+        return len(self.theta)
+
+    def parts(self, vector: np.ndarray) -> list[np.ndarray]:
+        """Cut a vector into its leaves, flat."""
+        starts = [0, *self.ends[:-1]]
+        return [vector[a:b] for a, b in zip(starts, self.ends, strict=True)]
+
+    def arrays(self, vector: np.ndarray) -> list[np.ndarray]:
+        """Cut a vector into its leaves, in their shapes."""
+        parts = zip(self.parts(vector), self.shapes, strict=True)
+        return [part.reshape(shape) for part, shape in parts]
+
+    def params(self, floating: list[Array]) -> Params:
+        """Return params with these floating leaves, and the other leaves as given."""
+        parts = iter(floating)
+        pairs = zip(self._leaves, self._moves, strict=True)
+        return self._tree.unflatten(
+            [next(parts) if moves else leaf for leaf, moves in pairs]
+        )
+
+
+def _stacked(*leaves: Array | np.ndarray) -> Array | np.ndarray:
+    """Stack the leaves of several inputs, floating ones in float64."""
+    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        return jnp.stack(leaves)
+    if is_floating(leaves[0]):
+        return np.stack([np.asarray(leaf, np.float64) for leaf in leaves])
+    return np.stack([np.asarray(leaf) for leaf in leaves])
+
+
+def shaken(tree: PyTree, unit: float, rng: np.random.Generator) -> PyTree:
+    """Move each floating number by a few units of its rounding, up or down.
+
+    Args:
+        tree: Arrays; those that are not floating stay.
+        unit: Half the spacing at 1.
+        rng: The source of signs.
+    """
+    factors = np.array([1 - _MOVED * unit, 1 + _MOVED * unit])
+
+    def moved(leaf: Array) -> Array | np.ndarray:
+        if not is_floating(leaf):
+            return leaf
+        array = np.asarray(leaf, np.float64)
+        # A byte holds eight signs.
+        bits = np.frombuffer(rng.bytes(-(-array.size // 8)), np.uint8)
+        ups = np.unpackbits(bits, count=array.size).reshape(array.shape)
+        factor = factors.take(ups)
+        factor *= array
+        return factor
+
+    return jax.tree.map(moved, tree)
+
+
+class Gradient(NamedTuple):
+    """A gradient at one point.
+
+    Attributes:
+        values: Its entries.
+        tolerance: What counts as equal, or as zero, at each.
+        fragile: Entries that one rounding may change altogether, or None for none.
+        x: The input.
+    """
+
+    values: Float[np.ndarray, " n"]
+    tolerance: Float[np.ndarray, " n"]
+    fragile: Bool[np.ndarray, " n"] | None
+    x: PyTree
+
+
+class Gradients:
+    """Draws gradients of f: J(theta, x)^T c for random inputs x and cotangents c.
+
+    Attributes:
+        space: The parameters as a vector.
+        rng: What all random numbers come from.
+        unit: Half the spacing at 1 of the lowest precision in f.
+        num_draws: How many inputs have been drawn.
+        has_tiny: Whether a gradient was seen close to the smallest number of float64.
+        dtype: What f computes in.
+        closed: The jaxpr of f.
+
+    Args:
+        f: The function.
+        space: Its parameters.
+        draw: Draws an input.
+        rng: The source of randomness.
+        dtype: What f computes in.
+        num_inputs: The number of inputs that share one point.
+    """
+
+    def __init__(
+        self,
+        f: Function,
+        space: Space,
+        draw: Draw,
+        rng: np.random.Generator,
+        *,
+        dtype: DTypeLike = np.float64,
+        num_inputs: int = 1,
+    ) -> None:
+        self.space, self.rng, self.num_draws = space, rng, 0
+        self.has_tiny = False
+        self.dtype = np.dtype(dtype)
+        self._draw, self._num_inputs = draw, num_inputs
+
+        def outputs(theta: list[Array], x: PyTree) -> list[Array]:
+            params = space.params(precision.cast(theta, dtype))
+            called = f if num_inputs == 1 else jax.vmap(f, (None, 0))
+            out = jax.tree.leaves(called(params, precision.cast(x, dtype)))
+            return [leaf for leaf in out if is_floating(leaf)]
+
+        def pull(theta: list[Array], x: PyTree, cotangent: list[Array]) -> list[Array]:
+            out, back = jax.vjp(lambda moved: outputs(moved, x), theta)
+            pairs = zip(cotangent, out, strict=True)
+            return back([c.astype(leaf.dtype) for c, leaf in pairs])[0]
+
+        arrays = space.arrays(space.theta)
+        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
+        with precision.full():
+            traced = jax.make_jaxpr(lambda *a: outputs(*a), return_shape=True)
+            self.closed, out = traced(shapes, self.inputs())
+        self.num_draws = 0
+        if not out:
+            raise InputError(
+                "f returns no floating array, which could have a gradient; write "
+                "f(params, x) that returns the outputs before argmax or rounding."
+            )
+        self._out_shapes = [leaf.shape for leaf in out]
+        self.unit = _unit_of(self.closed)
+        self._pull = jax.jit(pull)
+
+    def inputs(self) -> PyTree:
+        """Draw an input, its floating leaves in float64."""
+        seeds = self.rng.integers(2**31, size=self._num_inputs)
+        drawn = [self._draw(jax.random.key(int(seed))) for seed in seeds]
+        self.num_draws += self._num_inputs
+        if self._num_inputs == 1:
+            return precision.cast(drawn[0], jnp.float64)
+        return jax.tree.map(_stacked, *drawn)
+
+    def __call__(self, theta: Float[np.ndarray, " n"]) -> Gradient:
+        """Return a gradient at a point, with its errors.
+
+        Args:
+            theta: The point.
+
+        Raises:
+            NotFinite: It is not finite.
+        """
+        x = self.inputs()
+        cotangent = [self.rng.standard_normal(shape) for shape in self._out_shapes]
+        values = self._pulled(theta, x, cotangent)
+        if not np.isfinite(values).all():
+            raise NotFinite("the gradient is not finite at a random point.")
+        errors = self._moved_by(values, theta, x, cotangent)
+        for _ in range(_TRIALS - 1):
+            others = self._moved_by(values, theta, x, cotangent)
+            np.fmax(errors, others, out=errors)
+        fragile = self._level(values, errors)
+        errors *= _SLACK
+        return Gradient(values, errors, fragile, x)
+
+    def _moved_by(
+        self,
+        values: Float[np.ndarray, " n"],
+        theta: Float[np.ndarray, " n"],
+        x: PyTree,
+        cotangent: list[np.ndarray],
+    ) -> Float[np.ndarray, " n"]:
+        """Return by how much a gradient moves if its arguments move by rounding."""
+        moved = shaken((theta, x), self.unit, self.rng)
+        difference = self._pulled(*moved, cotangent)
+        difference -= values
+        return np.abs(difference, out=difference)
+
+    def _pulled(
+        self,
+        theta: Float[np.ndarray, " n"],
+        x: PyTree,
+        cotangent: list[np.ndarray],
+    ) -> Float[np.ndarray, " n"]:
+        with precision.full():
+            parts = self._pull(self.space.arrays(theta), x, cotangent)
+        return np.concatenate([*(np.asarray(part).ravel() for part in parts), []])
+
+    def _level(
+        self,
+        values: Float[np.ndarray, " n"],
+        errors: Float[np.ndarray, " n"],
+    ) -> Bool[np.ndarray, " n"] | None:
+        """Give each array a level of noise, and find fragile entries; in place.
+
+        Two trials may by chance find no error at an entry. It then has a hundredth of
+        the median error of its array. An array that is all rounding, such as the bias
+        of the keys of an attention, has one level, its largest error.
+        """
+        arrays = list(
+            zip(self.space.parts(values), self.space.parts(errors), strict=True)
+        )
+        tops = [float(np.abs(value).max(initial=0.0)) for value, _ in arrays]
+        self.has_tiny |= any(0 < top < _TINY for top in tops)
+        least_top = _LEAST_TOP * max(tops, default=0.0)
+        relative = _FRAGILE * np.sqrt(self.unit / _UNIT)
+        fragile = None
+        for i, (value, error) in enumerate(arrays):
+            start = self.space.ends[i] - len(value)
+            is_exact = (value == 0) & (error == 0)
+            level = _level(value, error)
+            np.fmax(error, level, out=error)
+            error += 2 * self.unit * np.abs(value)
+            error[is_exact] = 0.0
+            unsure = error > relative * max(tops[i], least_top)
+            if unsure.any():
+                if fragile is None:
+                    fragile = np.zeros(len(values), bool)
+                fragile[start : start + len(value)] = unsure
+                error[unsure] = 64 * self.unit * tops[i]
+        return fragile
+
+
+def _level(value: np.ndarray, error: np.ndarray) -> float:
+    """Return the least error that an entry of an array is taken to have."""
+    stride = max(1, len(value) // _SAMPLED)
+    some = error[::stride]
+    some = some[some > 0]
+    # Of few errors that are not zero, a sample may hold none.
+    if not len(some):
+        some = error[error > 0]
+    if not len(some):
+        return 0.0
+    middle = float(np.median(some))
+    if middle > _ALL_ROUNDING * float(np.median(np.abs(value[::stride]))):
+        return float(error.max())
+    return 0.01 * middle
+
+
+def _unit_of(closed: jax.extend.core.ClosedJaxpr) -> float:
+    """Return half the spacing at 1 of the coarsest floating dtype in a program."""
+    coarsest = _UNIT
+    for eqn in jaxprs.equations(closed.jaxpr):
+        for var in eqn.outvars:
+            dtype = getattr(var.aval, "dtype", None)
+            if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+                coarsest = max(coarsest, float(jnp.finfo(dtype).eps) / 2)
+    if coarsest > 2.0**-24:
+        raise InputError(
+            "f computes in 16 bits somewhere, too coarse to tell equal from near; "
+            "build it with dtype=float32 (the parameters may stay in bfloat16)."
+        )
+    return coarsest

@@ -1,0 +1,129 @@
+"""Random members of the spaces that training may reach."""
+
+import numpy as np
+from jaxtyping import Float
+
+from isometry.certificates._gradients import Space
+from isometry.certificates._partition import Partition
+
+# The kinds of points, in the order in which they are tried.
+NEAR, FRESH, STACKED, SPREAD = range(4)
+NUM_KINDS = 4
+
+# Gain of the weights of a fresh point. At 1 a tanh network of 100 layers is saturated
+# or chaotic; at 0.1 the signal of 300 layers underflows float64.
+_GAIN = 0.5
+
+# Leaves of a spread point are smaller by up to 2^10: units of tanh(1000 w x) are then
+# not saturated. At 2^20 the gradient of a deep network would underflow.
+_LOG2_SPREAD = 10.0
+
+
+def exact_point(
+    space: Space,
+    partition: Partition,
+    kind: int,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, " n"]:
+    """Draw a vector of the space of a partition that holds theta.
+
+    Args:
+        space: The parameters.
+        partition: The classes; theta is in their space.
+        kind: `NEAR` keeps magnitudes of theta, for what its scale decides. `FRESH`
+            keeps signals near 1 whatever the scale of theta: saturated units have no
+            slope that float64 could see, and small gains no signal. `STACKED` reads
+            the leading axes of an array as a stack of layers. `SPREAD` makes some
+            leaves small, for units that are steep by themselves.
+        rng: The source of randomness.
+
+    Returns:
+        The vector.
+    """
+    scales, of_classes = _scales(space, partition, is_stacked=kind == STACKED)
+    if kind == SPREAD:
+        factors = 2.0 ** rng.uniform(-_LOG2_SPREAD, 0.0, len(scales))
+        scales = scales * factors
+        of_classes = of_classes * factors[space.leaf[partition.first_members]]
+    vector = rng.standard_normal(space.size)
+    vector *= scales[space.leaf]
+    of_classes *= rng.standard_normal(len(of_classes))
+    if kind == NEAR:
+        near = space.theta * rng.uniform(0.75, 1.25, space.size)
+        np.copyto(vector, near, where=space.theta != 0)
+        first = partition.first_members
+        magnitude = np.abs(space.theta[first])
+        near_classes = magnitude * rng.uniform(0.75, 1.25, len(first))
+        # Entries that have left the class of zeros have no magnitude in theta.
+        of_classes = np.where(magnitude > 0, near_classes, of_classes)
+    partition.spread(vector, of_classes)
+    return vector
+
+
+def positive_point(
+    space: Space,
+    partition: Partition,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, " n"]:
+    """Draw a vector of the space that keeps the signs of theta.
+
+    It is for functions that are not defined elsewhere: the root of a variance.
+    """
+    vector = space.theta * np.exp(rng.uniform(-1.0, 1.0, space.size))
+    first = partition.first_members
+    of_classes = np.abs(vector[first])
+    partition.spread(vector, of_classes)
+    return vector
+
+
+def affine_point(
+    space: Space,
+    partition: Partition,
+    gammas: Float[np.ndarray, " leaves"],
+    rng: np.random.Generator,
+) -> Float[np.ndarray, " n"]:
+    """Draw theta, shrunk leaf by leaf, plus a vector of the space of a partition.
+
+    Args:
+        space: The parameters.
+        partition: The classes of what training adds.
+        gammas: What weight decay leaves of each leaf.
+        rng: The source of randomness.
+
+    Returns:
+        The vector.
+    """
+    decayed = gammas[space.leaf] * space.theta
+    # Before the first step nothing has been added.
+    if len(partition.zeros) == partition.size:
+        return decayed
+    scales, of_classes = _scales(space, partition, is_stacked=False)
+    added = rng.standard_normal(space.size)
+    added *= scales[space.leaf]
+    of_classes *= rng.standard_normal(len(of_classes))
+    partition.spread(added, of_classes)
+    return decayed + added
+
+
+def _scales(
+    space: Space,
+    partition: Partition,
+    is_stacked: bool,
+) -> tuple[Float[np.ndarray, " leaves"], Float[np.ndarray, " classes"]]:
+    """Return the scales of entries that are alone, by leaf, and those of classes.
+
+    Entries that are alone add up as independent numbers, sqrt(fan_in) of them. The
+    entries of a class add up to as many as are in one column.
+    """
+    matrices = [shape if len(shape) > 1 else (1, 1) for shape in space.shapes]
+    fans = np.array([np.prod(shape[:-1]) for shape in matrices], float)
+    columns = np.array([shape[-1] for shape in matrices], float)
+    leaf = space.leaf[partition.first_members]
+    in_column = partition.sizes / columns[leaf]
+    alone = _GAIN / np.sqrt(np.maximum(fans, 1))
+    shared = _GAIN / np.maximum(np.sqrt(fans[leaf]), in_column)
+    if is_stacked:
+        rows = np.array([shape[-2] for shape in matrices], float)
+        growth = 2 * np.sqrt(fans / np.maximum(rows, 1))
+        alone, shared = alone * growth, shared * growth[leaf]
+    return alone, shared

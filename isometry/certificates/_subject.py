@@ -1,0 +1,357 @@
+"""What is certified: a function, its anatomy, and how its inputs are drawn."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from isometry import structure
+from isometry._internal import checks
+from isometry._internal.errors import FromCall, InputError, NotDefined
+from isometry._internal.types import Key, Params
+from isometry.certificates import _draws
+from isometry.certificates._gradients import Draw, Function
+from isometry.networks import chain
+from isometry.networks._network import Network
+from isometry.structure import Anatomy
+
+# Rows of a batch of the user's data; with more rows, batches grow so that so many show
+# all of them.
+_ROWS, _BATCHES = 256, 16
+
+
+class Subject(NamedTuple):
+    """A function to certify.
+
+    Attributes:
+        f: The function whose gradients are drawn.
+        anatomy: Of f, for the rows.
+        point_f: The function of one example, whose points `units` reads.
+        points: Its anatomy.
+        draw: Draws an input of f.
+        draw_point: Draws an input of `points`.
+        period: How many inputs show all rows of the data or of an embedding.
+        draws_rows: Whether whole numbers in x are drawn by the user's own function.
+        mode: What the certificate speaks of, in words.
+    """
+
+    f: Function
+    anatomy: Anatomy
+    point_f: Function
+    points: Anatomy
+    draw: Draw
+    draw_point: Draw
+    period: int
+    draws_rows: bool
+    mode: str
+
+
+def subject(
+    f: Function | Sequence[Function],
+    params: Params,
+    x: PyTree,
+    *,
+    draw: Draw | None,
+    xs: PyTree,
+    loss: Callable[..., Array] | None,
+) -> Subject:
+    """Check the arguments, and find out what is certified and how.
+
+    Args:
+        f: A network, a list of blocks, or any f(params, x).
+        params: Parameters.
+        x: One example or its shapes, or None.
+        draw: Draws inputs, or None.
+        xs: The user's data, or None.
+        loss: Maps an output, or an output and a target, to a number; or None.
+    """
+    if isinstance(f, (list, tuple)):
+        f = chain(list(f))
+    if not callable(f):
+        raise InputError(
+            f"f={checks.show(f)} is not callable; write f(params, x) or a Network."
+        )
+    _check_params(params)
+    for name, value in (("x", x), ("xs", xs)):
+        checks.on_host(name, value)
+        if value is not None:
+            checks.real(name, value)
+    if draw is not None and not callable(draw):
+        raise InputError(f"draw={checks.show(draw)} is not callable; write draw(key).")
+    if draw is not None and xs is not None:
+        raise InputError("draw and xs were both given; write one of them.")
+    if loss is not None and xs is None:
+        raise InputError("loss was given without xs; write xs=, the data it is of.")
+    network, mode = f, ""
+    if isinstance(f, Network):
+        _check_fit(f, params)
+        network, mode = _in_training(f)
+    if xs is not None:
+        return _of_data(f, network, params, xs=xs, loss=loss, mode=mode)
+    shapes = _example(f, network, x, draw)
+    anatomy = _anatomy(network, params, shapes)
+    point_f, points, points_shapes = network, anatomy, shapes
+    # Of one example the values at a point are units; of a batch they are examples too.
+    if network is not f and draw is None:
+        points_shapes = _shapes_of(f.example if x is None else x)
+        point_f, points = f, _anatomy(f, params, points_shapes)
+    num_params = len(jax.tree.leaves(params))
+    if draw is not None:
+        return Subject(
+            f=network,
+            anatomy=anatomy,
+            point_f=network,
+            points=anatomy,
+            draw=_checked(draw, shapes),
+            draw_point=draw,
+            period=1,
+            draws_rows=True,
+            mode=mode or "f as it is",
+        )
+    inputs = _draws.default(shapes, anatomy.closed, num_params)
+    inputs_of_points = _draws.default(points_shapes, points.closed, num_params)
+    return Subject(
+        f=network,
+        anatomy=anatomy,
+        point_f=point_f,
+        points=points,
+        draw=inputs,
+        draw_point=inputs_of_points,
+        period=inputs.period,
+        draws_rows=False,
+        mode=mode or "f as it is",
+    )
+
+
+def _check_params(params: Params) -> None:
+    """Require finite real arrays, of which some are floating."""
+    checks.on_host("params", params)
+    checks.not_abstract("params", params)
+    checks.real("params", params)
+    num_floating = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if checks.is_key(leaf):
+            continue
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            continue
+        num_floating += np.size(leaf)
+        if checks.num_not_finite(leaf):
+            values = np.asarray(leaf, np.float64)
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+            raise InputError(
+                f"params{jax.tree_util.keystr(path)} is {values[index]} at {index}; "
+                "nothing follows from parameters that are NaN or infinite."
+            )
+    if num_floating == 0:
+        raise InputError("params holds no floating array, so nothing could be trained.")
+
+
+def _check_fit(net: Network, params: Params) -> None:
+    """Require parameters of a network's structure and shapes."""
+    wanted = _by_path(net.shapes)
+    given = _by_path(params)
+    for path in [*wanted, *given]:
+        if wanted.get(path) == given.get(path):
+            continue
+        if path not in given:
+            came = "is missing"
+        elif path not in wanted:
+            came = f"has shape {given[path]}, but the network has no such leaf"
+        else:
+            came = f"has shape {given[path]}, not {wanted[path]}"
+        raise InputError(
+            f"params{path} {came}; write params=net.init(key), one draw of this "
+            "network."
+        )
+
+
+def _by_path(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
+
+
+def _in_training(net: Network) -> tuple[Network, str]:
+    """Return a network as it is trained, and the mode in words."""
+    if net.mode == "training":
+        return net, "training mode"
+    try:
+        return net.training, "training mode"
+    except NotDefined as error:
+        # The networks of this package compute the same in both modes.
+        if "computes the same" in error.message:
+            return net, "training mode"
+    return net, "inference mode only"
+
+
+def _example(
+    f: Function,
+    network: Function,
+    x: PyTree,
+    draw: Draw | None,
+) -> PyTree:
+    """Return the shapes of an input of the function that is certified."""
+    if draw is not None:
+        return _shapes_of(draw(jax.random.key(0)))
+    if network is not f and x is not None:
+        # x is one example, and training takes a batch of them.
+        given, own = _shapes_of(x), _shapes_of(f.example)
+        if jax.tree.map(lambda a: a.shape, given) != jax.tree.map(
+            lambda a: a.shape, own
+        ):
+            raise InputError(
+                f"x has shapes {checks.show(given)}, and the network was built for "
+                f"{checks.show(own)}; leave x out, or build it with x as its example."
+            )
+    if isinstance(network, Network) and (x is None or network is not f):
+        if network.example is None:
+            raise InputError(
+                "x is missing, and the network takes any; write x=, one example."
+            )
+        return _shapes_of(network.example)
+    if x is None:
+        raise InputError("x is missing; write x=, one example, or draw=lambda key: x.")
+    return _shapes_of(x)
+
+
+def _shapes_of(tree: PyTree) -> PyTree:
+    def of_leaf(leaf: Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf))
+
+    return jax.tree.map(of_leaf, tree)
+
+
+def _anatomy(f: Function, params: Params, shapes: PyTree) -> Anatomy:
+    """Return the anatomy of f; what f raises is passed on with a note."""
+    try:
+        return structure.anatomy(f, params, shapes)
+    except FromCall:
+        raise
+    # A user's f may raise anything.
+    except Exception as error:
+        error.add_note(f"Raised by f for params and an x of {checks.show(shapes)}.")
+        raise
+
+
+def _checked(draw: Draw, shapes: PyTree) -> Draw:
+    """Return draw, which must return the same structure every time."""
+
+    def drawn(key: Key) -> PyTree:
+        x = draw(key)
+        came = _shapes_of(x)
+        if jax.tree.structure(came) != jax.tree.structure(shapes) or came != shapes:
+            raise InputError(
+                f"draw returned {checks.show(came)}, and before it {checks.show(shapes)}"
+                "; write a draw(key) that returns the same shapes every time."
+            )
+        return x
+
+    return drawn
+
+
+def _of_data(
+    f: Function,
+    network: Function,
+    params: Params,
+    *,
+    xs: PyTree,
+    loss: Callable[..., Array] | None,
+    mode: str,
+) -> Subject:
+    """Return the subject of given data: gradients on its batches alone."""
+    checks.all_finite("xs", xs)
+    checks.not_abstract("xs", xs)
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}
+    if len(lengths) != 1 or lengths in ({()}, {(0,)}):
+        raise InputError(
+            f"xs has leading axes {sorted(lengths)}; write examples along one first "
+            "axis, at least one."
+        )
+    if loss is not None and not callable(loss):
+        raise InputError(
+            f"loss={checks.show(loss)} is not callable; write loss(output) -> number."
+        )
+    has_targets = loss is not None and _num_arguments(loss) == 2
+    if has_targets and not (isinstance(xs, tuple) and len(xs) == 2):
+        raise InputError(
+            "loss takes an output and a target, so xs must be a pair; write "
+            "xs=(inputs, targets)."
+        )
+    ((num_rows,),) = lengths
+    size = min(num_rows, max(_ROWS, -(-num_rows // _BATCHES)))
+    in_batches = network is not f
+    needs_key = False
+    if in_batches:
+        needs_key = isinstance(network.example, tuple) and not isinstance(
+            f.example, tuple
+        )
+
+    def rows_of(x: PyTree) -> tuple[PyTree, PyTree]:
+        rows = x["rows"]
+        return rows if has_targets else (rows, None)
+
+    def on_batch(params: Params, x: PyTree) -> PyTree:
+        rows, targets = rows_of(x)
+        if in_batches:
+            given = (rows, x["key"]) if needs_key else rows
+            outputs = network(params, given)
+        else:
+            outputs = jax.vmap(f, (None, 0))(params, rows)
+        if loss is None:
+            return outputs
+        if has_targets:
+            return jax.vmap(loss)(outputs, targets)
+        return jax.vmap(loss)(outputs)
+
+    batches = _draws.Batches(xs, size)
+
+    def draw(key: Key) -> PyTree:
+        return {"rows": batches(key), "key": key}
+
+    shapes = _shapes_of(draw(jax.random.key(0)))
+    row = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), shapes["rows"]
+    )
+    row = row[0] if has_targets else row
+    anatomy = _anatomy(on_batch, params, shapes)
+    points = _anatomy(f, params, row)
+
+    def draw_point(key: Key) -> PyTree:
+        rows = batches(key)
+        rows = rows[0] if has_targets else rows
+        return jax.tree.map(lambda leaf: leaf[0], rows)
+
+    return Subject(
+        f=on_batch,
+        anatomy=anatomy,
+        point_f=f,
+        points=points,
+        draw=draw,
+        draw_point=draw_point,
+        period=batches.period,
+        draws_rows=False,
+        mode=", ".join(filter(None, [mode, f"on these {num_rows} examples"])),
+    )
+
+
+def _num_arguments(loss: Callable[..., Array]) -> int:
+    """Count the arguments that a loss requires."""
+    try:
+        parameters = inspect.signature(loss).parameters.values()
+    # Some built-in functions have no signature.
+    except (TypeError, ValueError):
+        return 1
+    required = [
+        parameter
+        for parameter in parameters
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind
+        in (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        )
+    ]
+    return len(required)

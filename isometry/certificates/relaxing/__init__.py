@@ -1,0 +1,1 @@
+"""How a program without kinks is made of one with kinks."""

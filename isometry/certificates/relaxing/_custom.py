@@ -1,0 +1,84 @@
+"""Whether the rule of a custom_jvp or custom_vjp is the derivative of its function."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jaxtyping import Array
+
+from isometry.certificates.relaxing._value import bound
+
+# The two derivatives may differ by this share of the largest entry. Rules in float32
+# are off by 1e-5; a straight-through rule, or a clipped one, differs by order 1.
+_TOLERANCE = 1e-3
+
+
+def follows_its_function(
+    eqn: core.JaxprEqn,
+    program: core.ClosedJaxpr | core.Jaxpr,
+) -> bool:
+    """Compare the rule with the derivative of the function, at random operands.
+
+    Args:
+        eqn: The call of the function.
+        program: The function.
+
+    Returns:
+        Whether they agree; False as well where no operands can be made up.
+    """
+    avals: list[Any] = [variable.aval for variable in eqn.invars]
+    if any(jnp.issubdtype(aval.dtype, jax.dtypes.extended) for aval in avals):
+        return False
+    rng = np.random.default_rng(0)
+    is_floating = [jnp.issubdtype(aval.dtype, jnp.floating) for aval in avals]
+    with jax.ensure_compile_time_eval():
+        operands = [_made_up(rng, aval) for aval in avals]
+
+        def of_floating(*floating: Array) -> list[list[Array]]:
+            remaining = iter(floating)
+            arguments = [
+                next(remaining) if flag else operand
+                for flag, operand in zip(is_floating, operands, strict=True)
+            ]
+            closed = program
+            if isinstance(program, core.Jaxpr):
+                closed = core.ClosedJaxpr(program, ())
+            both = (
+                bound(eqn, arguments),
+                core.jaxpr_as_fun(closed)(*arguments),
+            )
+            return [[r for r in results if _is_floating(r)] for results in both]
+
+        floating = [o for o, flag in zip(operands, is_floating, strict=True) if flag]
+        (by_rule, _), pull = jax.vjp(of_floating, *floating)
+        cotangents = [rng.standard_normal(r.shape).astype(r.dtype) for r in by_rule]
+        zeros = [np.zeros_like(cotangent) for cotangent in cotangents]
+        of_rule = pull([cotangents, zeros])
+        of_function = pull([zeros, cotangents])
+    return all(map(_agree, of_rule, of_function))
+
+
+def _made_up(
+    rng: np.random.Generator,
+    aval: Any,
+) -> Array:
+    """Return random floating numbers, of some sizes; zeros of other dtypes."""
+    if not jnp.issubdtype(aval.dtype, jnp.floating):
+        return jnp.zeros(aval.shape, aval.dtype)
+    sizes = rng.choice([0.5, 2.0, 8.0], aval.shape)
+    return jnp.asarray(sizes * rng.standard_normal(aval.shape), aval.dtype)
+
+
+def _is_floating(array: Array) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating)
+
+
+def _agree(
+    first: Array,
+    second: Array,
+) -> bool:
+    largest = np.max(np.abs(second), initial=0)
+    gap = np.max(np.abs(np.subtract(first, second)), initial=0)
+    return bool(gap <= _TOLERANCE * max(largest, 1e-30))

@@ -1,0 +1,148 @@
+"""Functions of one number inside a program, such as jax.nn.hard_tanh, relaxed.
+
+Several equations may make one elementwise function h of a value, its base. Each
+equation is relaxed by itself. That alone does not keep what h is as a whole: whether it
+is odd or even, and its value and derivative at its kinks and at zero. The relaxed
+function is given them here.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+from jaxtyping import Array
+
+from isometry.certificates.relaxing._smooth import Smooth
+from isometry.certificates.relaxing._value import Anchor, Value, bound, filled
+
+# A signal is zero if it is smaller than so many units of rounding. Sums of thousands of
+# products of order 1 that cancel are no larger; ten times more would take small signals
+# for zero.
+_TIE = 64.0
+
+
+class Evaluation:
+    """Relaxed functions of one base, evaluated at one array.
+
+    Args:
+        smooth: The analytic functions.
+        base: The base.
+        x: Where it is evaluated: an array.
+    """
+
+    def __init__(
+        self,
+        smooth: Smooth,
+        base: Value,
+        x: Array,
+    ) -> None:
+        self._smooth = smooth
+        self._points = {1: x, -1: -x}
+        self._computed = {(base, side): x for side, x in self._points.items()}
+
+    def at(
+        self,
+        value: Value,
+        side: int = 1,
+    ) -> Array:
+        """Return a value at x, or at -x for side=-1."""
+        if (value, side) not in self._computed:
+            self._computed[value, side] = self._finished(value, side)
+        return self._computed[value, side]
+
+    def symmetric(
+        self,
+        value: Value,
+        side: int,
+        parity: int,
+    ) -> Array:
+        """Return the even or odd part of a value as its equation gives it."""
+        if not parity:
+            return self._raw(value, side)
+        return (self._raw(value, side) + parity * self._raw(value, -side)) / 2
+
+    def _finished(
+        self,
+        value: Value,
+        side: int,
+    ) -> Array:
+        finish = value.finish
+        if finish is None:
+            return self._raw(value, side)
+        x = self._points[side]
+        result = _anchored(
+            self._smooth,
+            x,
+            self.symmetric(value, side, finish.parity),
+            anchors=finish.anchors,
+        )
+        if finish.tie is None:
+            return result
+        # What is zero but for rounding counts as zero.
+        is_tie = jnp.abs(x) <= _TIE * jnp.finfo(x.dtype).eps
+        # Of the line only the derivative: an even function has none of its values.
+        slope = finish.tie.slope * (x - jax.lax.stop_gradient(x))
+        return jnp.where(is_tie, finish.tie.value + slope, result)
+
+    def _raw(
+        self,
+        value: Value,
+        side: int,
+    ) -> Array:
+        """Return a value as its equation gives it."""
+        source = value.source
+        assert source is not None
+        if source.inside is not None:
+            return self.at(source.inside, side)
+        operands = [
+            self._operand(operand, variable, side)
+            for operand, variable in zip(
+                source.operands, source.eqn.invars, strict=True
+            )
+        ]
+        if source.relaxation is not None:
+            return source.relaxation(self._smooth, source.eqn, operands)
+        (result,) = bound(source.eqn, operands)
+        return result
+
+    def _operand(
+        self,
+        operand: Value,
+        variable: core.Var | core.Literal,
+        side: int,
+    ) -> Array:
+        if operand.is_active:
+            return self.at(operand, side)
+        return filled(operand, variable, jnp.shape(self._points[side]))
+
+
+def _anchored(
+    smooth: Smooth,
+    x: Array,
+    function: Array,
+    anchors: tuple[Anchor, ...],
+) -> Array:
+    """Bend a function so that it touches lines; far from them it stays as it is.
+
+    Each line has the weight 1 / (x - point)^2 (Shepard's interpolation). Numerator and
+    denominator are multiplied by all (x - point)^2, so that nothing divides by zero.
+    """
+    if not anchors:
+        return function
+    squares = [smooth.sharp * (x - anchor.point) ** 2 for anchor in anchors]
+    everywhere = functools.reduce(jnp.multiply, squares)
+    total, weights = function * everywhere, everywhere
+    for i, anchor in enumerate(anchors):
+        others = squares[:i] + squares[i + 1 :]
+        weight = functools.reduce(jnp.multiply, others, jnp.ones_like(x))
+        total = total + weight * _line(anchor, x)
+        weights = weights + weight
+    return total / weights
+
+
+def _line(
+    anchor: Anchor,
+    x: Array,
+) -> Array:
+    return anchor.value + anchor.slope * (x - anchor.point)

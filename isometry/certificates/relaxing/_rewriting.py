@@ -1,0 +1,447 @@
+"""Evaluates a program with its kinks replaced; see the table for by what."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jaxtyping import Array
+
+from isometry._internal import checks, jaxprs
+from isometry.certificates.relaxing import _custom, _table, _traced
+from isometry.certificates.relaxing._elementwise import Evaluation
+from isometry.certificates.relaxing._finish import finish_of, kinks_of
+from isometry.certificates.relaxing._smooth import Smooth
+from isometry.certificates.relaxing._traced import called
+from isometry.certificates.relaxing._value import (
+    Source,
+    Value,
+    array_of,
+    bound,
+    common_base,
+    is_floating,
+    leaf,
+)
+
+# The most entries that are sorted. Their relaxation takes memory and time as the square
+# of that.
+_LONGEST_SORTED = 4096
+
+# What is positive whatever its operand is, and what is if its operands are.
+_POSITIVE = frozenset(("exp", "exp2", "logistic", "cosh", "square", "erfc"))
+_KEEPS_POSITIVE = _table.MOVES | frozenset(
+    (
+        "add",
+        "add_any",
+        "convert_element_type",
+        "cumsum",
+        "div",
+        "mul",
+        "reduce_max",
+        "reduce_sum",
+        "rsqrt",
+        "sqrt",
+        "stop_gradient",
+    )
+)
+
+
+class Rewriting:
+    """One pass over a program.
+
+    Attributes:
+        replaced: The primitives of the equations that were replaced.
+        unrelaxed: What was left, in the order in which it occurs.
+    """
+
+    def __init__(self, smooth: Smooth) -> None:
+        self.replaced: set[str] = set()
+        self.unrelaxed: dict[str, None] = {}
+        # A function that adds nothing to it has no kinks.
+        self._num_changes = 0
+        self._smooth = smooth
+        self._evaluations: dict[Value, Evaluation] = {}
+
+    def program(
+        self,
+        program: core.ClosedJaxpr | core.Jaxpr,
+        operands: Sequence[Value],
+    ) -> list[Value]:
+        """Evaluate a program, relaxed."""
+        jaxpr: core.Jaxpr = getattr(program, "jaxpr", program)
+        constants = getattr(program, "consts", ())
+        values = dict(zip(jaxpr.constvars, map(_constant, constants), strict=True))
+        values.update(zip(jaxpr.invars, operands, strict=True))
+
+        def read(atom: core.Var | core.Literal) -> Value:
+            if isinstance(atom, core.Literal):
+                return _constant(np.asarray(atom.val, _dtype(atom)))
+            return values[atom]
+
+        for eqn in jaxpr.eqns:
+            read_values = tuple(read(atom) for atom in eqn.invars)
+            num_changes = self._num_changes
+            results = self._equation(eqn, read_values, jaxpr)
+            bends = self._num_changes > num_changes
+            for result in results:
+                result.bends |= bends or any(o.bends for o in read_values)
+            values.update(zip(eqn.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _equation(
+        self,
+        eqn: core.JaxprEqn,
+        operands: tuple[Value, ...],
+        jaxpr: core.Jaxpr,
+    ) -> list[Value]:
+        name = eqn.primitive.name
+        if not any(operand.is_active for operand in operands):
+            return _inactive(eqn, operands)
+        if name in _table.CALLS:
+            return self.program(called(eqn), operands)
+        if name in _table.CUSTOM:
+            return self._custom(eqn, operands)
+        if name in _table.REMAT:
+            return _traced.remat(eqn, operands, self.program)
+        if name == "scan":
+            return _traced.scan(eqn, operands, self.program)
+        if name == "cond":
+            if operands[0].is_active:
+                self._name("a cond whose branch the signal chooses")
+            return _traced.cond(eqn, operands, self.program)
+        if name in _table.LEFT:
+            return self._left(eqn, operands, _table.LEFT[name])
+        if jaxprs.inner(eqn) and self._has_kinks(eqn, operands):
+            return self._left(eqn, operands, f"{name}, with kinks inside")
+        if name in ("eq", "ne"):
+            return self._equality(eqn, operands)
+        if name == "is_finite":
+            return [leaf(array, is_active=False) for array in _as_it_is(eqn, operands)]
+        if self._is_exempt(eqn, operands, jaxpr):
+            return self._plain(eqn, operands)
+        relaxation = _table.relaxation_of(eqn)
+        if relaxation is None or not _reads_signal(eqn, operands):
+            return self._plain(eqn, operands)
+        return self._relaxed(eqn, operands, relaxation)
+
+    def _left(
+        self,
+        eqn: core.JaxprEqn,
+        operands: tuple[Value, ...],
+        what: str,
+    ) -> list[Value]:
+        """Evaluate an equation as it is, and name it."""
+        self._name(what)
+        arrays = _as_it_is(eqn, operands)
+        return [leaf(array, is_active=True) for array in arrays]
+
+    def _name(self, what: str) -> None:
+        """Say that something is left as it is."""
+        self.unrelaxed[f"{what}: it is left as it is."] = None
+        self._num_changes += 1
+
+    def _has_kinks(
+        self,
+        eqn: core.JaxprEqn,
+        operands: tuple[Value, ...],
+    ) -> bool:
+        """Tell whether the programs that an equation calls would be relaxed."""
+        del operands
+        return any(
+            inner.primitive.name in _table.KINKS or inner.primitive.name in _table.LEFT
+            for part in jaxprs.inner(eqn)
+            for inner in jaxprs.equations(part)
+        )
+
+    def _equality(
+        self,
+        eqn: core.JaxprEqn,
+        operands: tuple[Value, ...],
+    ) -> list[Value]:
+        """Evaluate x == y, which an analytic function does at a tie alone."""
+        arrays = _as_it_is(eqn, operands)
+        active = [o for o in operands if o.is_active]
+        is_self = operands[0] is operands[1]
+        is_guard = len(active) == 1 and not (active[0].bends or active[0].is_flat)
+        if is_self or (is_guard and is_floating(active[0].array)):
+            # Away from a tie a guard such as x == 0 does not depend on the signal.
+            return [leaf(array, is_active=False) for array in arrays]
+        # What has lost its gate was named where it lost it.
+        if all(o.smooth is not None for o in active):
+            self._name("a comparison of signals by == or !=")
+        return [leaf(array, is_active=True) for array in arrays]
+
+    def _is_exempt(
+        self,
+        eqn: core.JaxprEqn,
+        operands: tuple[Value, ...],
+        jaxpr: core.Jaxpr,
+    ) -> bool:
+        """Tell whether an equation has no kink where its operands can be."""
+        name = eqn.primitive.name
+        if name in ("reduce_max", "reduce_min"):
+            return _table.is_shift(jaxpr, eqn.outvars[0], eqn.invars[0])
+        if name in ("abs", "sign"):
+            return operands[0].is_positive
+        if name not in ("max", "min"):
+            return False
+        numbers = [o.number for o in operands if o.number is not None]
+        if name == "min":
+            return any(number == np.inf for number in numbers)
+        is_positive = any(o.is_positive for o in operands)
+        lowest = 0 if is_positive else -np.inf
+        return any(number <= lowest for number in numbers)
+
+    def _plain(
+        self,
+        eqn: core.JaxprEqn,
+        operands: tuple[Value, ...],
+    ) -> list[Value]:
+        """Evaluate an equation without a kink; a gate may take another shape."""
+        name = eqn.primitive.name
+        is_positive = _is_positive(eqn, operands)
+        base = _base(eqn, operands)
+        if base is not None and _is_floating_result(eqn):
+            return [self._function(eqn, operands, base, is_positive=is_positive)]
+        results = [leaf(a, is_active=True) for a in _as_it_is(eqn, operands)]
+        for result in results:
+            result.is_positive = is_positive
+            result.is_flat = _is_flat(eqn, operands)
+        if name in _table.MOVES and _is_gate(operands[0]):
+            dtype = operands[0].smooth.dtype
+            gates = bound(eqn, [_as_gate(operand, dtype) for operand in operands])
+            for result, gate in zip(results, gates, strict=True):
+                result.smooth = gate
+            return results
+        # Where a signal becomes a whole number or a boolean, something jumps.
+        is_cast = any(result.smooth is None for result in results)
+        is_smooth = any(o.is_active and o.smooth is not None for o in operands)
+        if (is_cast and is_smooth) or any(map(_is_gate, operands)):
+            self._name(f"{name} of or to whole numbers or booleans that a signal gives")
+        return results
+
+    def _relaxed(
+        self,
+        eqn: core.JaxprEqn,
+        operands: tuple[Value, ...],
+        relaxation: _table.Relaxation,
+    ) -> list[Value]:
+        """Evaluate an equation by the table."""
+        name = eqn.primitive.name
+        if name == "sort" and len(eqn.outvars) > 1:
+            return self._left(eqn, operands, "a sort that moves other arrays along")
+        if name in ("sort", "top_k") and max(operands[0].array.shape) > _LONGEST_SORTED:
+            return self._left(eqn, operands, f"a {name} of a long array")
+        if any(o.is_active and o.smooth is None for o in operands):
+            # What it reads was named where it lost its gate.
+            arrays = _as_it_is(eqn, operands)
+            return [leaf(array, is_active=True) for array in arrays]
+        if name in _table.KINKS:
+            self.replaced.add(name)
+            self._num_changes += 1
+        base = _base(eqn, operands)
+        if base is not None:
+            return [self._function(eqn, operands, base, relaxation=relaxation)]
+        smooth = relaxation(self._smooth, eqn, [o.outside for o in operands])
+        arrays = [smooth]
+        # A gate is read beside its boolean, what top_k returns before its indices.
+        if not _is_floating_result(eqn) or len(eqn.outvars) > 1:
+            arrays = _as_it_is(eqn, operands)
+        results = [leaf(array, is_active=True) for array in arrays]
+        results[0].smooth = smooth
+        results[0].is_flat = _is_flat(eqn, operands)
+        if len(results) > 1:
+            self._name(f"which entries {name} of a signal picks")
+        return results
+
+    def _function(
+        self,
+        eqn: core.JaxprEqn,
+        operands: tuple[Value, ...],
+        base: Value,
+        *,
+        relaxation: _table.Relaxation | None = None,
+        inside: Value | None = None,
+        is_positive: bool = False,
+    ) -> Value:
+        """Return an elementwise function of one value."""
+        if inside is not None:
+            kinks = inside.kinks
+        elif relaxation is not None:
+            kinks = kinks_of(eqn, operands)
+        else:
+            kinks = frozenset().union(*(o.kinks for o in operands))
+        value = Value(
+            array=None,
+            smooth=None,
+            is_active=True,
+            is_flat=inside is None and _is_flat(eqn, operands),
+            is_positive=is_positive,
+            base=base,
+            source=Source(eqn, operands, relaxation, inside),
+            kinks=kinks,
+            depth=1 + max(o.depth for o in operands),
+        )
+        if relaxation is not None or inside is not None:
+            value.finish = finish_of(self._smooth, value)
+        if base not in self._evaluations:
+            evaluation = Evaluation(self._smooth, base, base.outside)
+            self._evaluations[base] = evaluation
+        value.smooth = value.array = self._evaluations[base].at(value)
+        if not _is_floating_result(eqn):
+            (value.array,) = _as_it_is(eqn, operands)
+        return value
+
+    def _custom(
+        self,
+        eqn: core.JaxprEqn,
+        operands: tuple[Value, ...],
+    ) -> list[Value]:
+        """Evaluate a function with a derivative rule of its own."""
+        replaced, unrelaxed = self.replaced.copy(), self.unrelaxed.copy()
+        num_changes = self._num_changes
+        results = self.program(called(eqn), operands)
+        # Without kinks it keeps its rule.
+        if self._num_changes == num_changes:
+            arrays = _as_it_is(eqn, operands)
+            return [leaf(array, is_active=True) for array in arrays]
+        if not _custom.follows_its_function(eqn, called(eqn)):
+            self.replaced, self.unrelaxed = replaced, unrelaxed
+            kind = eqn.primitive.name.partition("_call")[0]
+            what = f"a {kind} whose rule is not the derivative of its function"
+            return self._left(eqn, operands, what)
+        base = _base(eqn, operands)
+        if base is not None and results[0].root is base:
+            # The rule may take another derivative at the kink, as that of relu does.
+            return [self._function(eqn, operands, base, inside=results[0])]
+        return results
+
+
+def _inactive(
+    eqn: core.JaxprEqn,
+    operands: tuple[Value, ...],
+) -> list[Value]:
+    """Evaluate an equation that reads nothing of the signal."""
+    arrays = bound(eqn, [operand.array for operand in operands])
+    results = [leaf(array, is_active=False) for array in arrays]
+    if len(results) == 1 and operands:
+        results[0].number = _number(eqn, operands)
+    return results
+
+
+def _number(
+    eqn: core.JaxprEqn,
+    operands: tuple[Value, ...],
+) -> Any:
+    """Return what all entries of a constant are, or None if that is not known."""
+    numbers = [operand.number for operand in operands]
+    if any(number is None for number in numbers):
+        return None
+    name = eqn.primitive.name
+    if name in _table.MOVES and len(numbers) == 1:
+        return numbers[0]
+    if name not in _table.ELEMENTWISE:
+        return None
+    with jax.ensure_compile_time_eval():
+        scalars = [
+            jnp.asarray(number, _dtype(variable))
+            for number, variable in zip(numbers, eqn.invars, strict=True)
+        ]
+        (result,) = bound(eqn, scalars)
+    return np.asarray(result)[()]
+
+
+def _as_it_is(
+    eqn: core.JaxprEqn,
+    operands: tuple[Value, ...],
+) -> list[Array]:
+    """Evaluate an equation unchanged."""
+    return bound(eqn, [array_of(operand) for operand in operands])
+
+
+def _reads_signal(
+    eqn: core.JaxprEqn,
+    operands: tuple[Value, ...],
+) -> bool:
+    """Tell whether the part of an equation that makes its kink reads the signal."""
+    if eqn.primitive.name == "select_n":
+        return operands[0].is_active
+    return any(operand.is_active for operand in operands)
+
+
+def _base(
+    eqn: core.JaxprEqn,
+    operands: tuple[Value, ...],
+) -> Value | None:
+    """Return the value of which the result is an elementwise function, or None."""
+    name = eqn.primitive.name
+    if name not in _table.ELEMENTWISE and name not in _table.CUSTOM:
+        return None
+    return common_base(eqn, operands)
+
+
+def _is_flat(
+    eqn: core.JaxprEqn,
+    operands: tuple[Value, ...],
+) -> bool:
+    """Tell whether JAX takes no derivative of a result."""
+    name = eqn.primitive.name
+    if name in _table.FLAT:
+        return True
+    # Which case is taken has no derivative.
+    differentiated = operands[1:] if name == "select_n" else operands
+    return all(o.is_flat or not o.is_active for o in differentiated)
+
+
+def _is_positive(
+    eqn: core.JaxprEqn,
+    operands: tuple[Value, ...],
+) -> bool:
+    """Tell whether a result is positive by construction."""
+    name = eqn.primitive.name
+    if name in _POSITIVE:
+        return True
+    numbers = [0 if o.number is None else o.number for o in operands]
+    signs = [o.is_positive or n > 0 for o, n in zip(operands, numbers, strict=True)]
+    return name in _KEEPS_POSITIVE and all(signs)
+
+
+def _is_gate(operand: Value) -> bool:
+    """Tell whether a value is a boolean or whole number that has a gate."""
+    has_gate = operand.is_active and operand.smooth is not None
+    return has_gate and not is_floating(operand.array)
+
+
+def _as_gate(
+    operand: Value,
+    dtype: Any,
+) -> Any:
+    """Return a boolean as a gate; indices stay as they are."""
+    if jnp.result_type(operand.array) == np.bool_ or _is_gate(operand):
+        return jnp.asarray(operand.outside).astype(dtype)
+    return operand.array
+
+
+def _is_floating_result(eqn: core.JaxprEqn) -> bool:
+    return jnp.issubdtype(_dtype(eqn.outvars[0]), jnp.floating)
+
+
+def _dtype(variable: core.Var | core.Literal) -> Any:
+    aval: Any = variable.aval
+    return aval.dtype
+
+
+def _constant(array: Any) -> Value:
+    """Return the value of a constant, with its number if all its entries are equal."""
+    number = None
+    if not checks.is_traced(array) and _is_numeric(array):
+        entries = np.asarray(array)
+        if entries.size and (entries == entries.flat[0]).all():
+            number = entries.flat[0]
+    return Value(array, array, is_active=False, number=number)
+
+
+def _is_numeric(array: Any) -> bool:
+    return not jnp.issubdtype(jnp.result_type(array), jax.dtypes.extended)

@@ -1,0 +1,511 @@
+"""The table of primitives with kinks, and what replaces each of them.
+
+A comparison of signals becomes a gate: a number between 0 and 1 instead of a boolean.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jaxtyping import Array, Float
+
+from isometry.certificates.relaxing import _smooth
+from isometry.certificates.relaxing._smooth import Smooth
+
+# What an equation reads: floating values, and gates instead of booleans.
+Operands: TypeAlias = Sequence[Float[Array, "..."]]
+
+# Computes the first result of an equation from its operands.
+Relaxation: TypeAlias = Callable[[Smooth, core.JaxprEqn, Operands], Array]
+
+
+def _abs(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace |x| by an even function."""
+    del eqn
+    return _smooth.magnitude(smooth, operands[0])
+
+
+def _sign(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace sign(x) by an odd function."""
+    del eqn
+    return _smooth.sign(smooth, operands[0])
+
+
+def _max(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace the larger of two values by a symmetric function of them."""
+    del eqn
+    first, second = operands
+    return _smooth.maximum(smooth, first, second)
+
+
+def _min(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace the smaller of two values."""
+    del eqn
+    first, second = operands
+    return -_smooth.maximum(smooth, -first, -second)
+
+
+def _clamp(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace min(max(x, low), high)."""
+    del eqn
+    low, x, high = operands
+    raised = _smooth.maximum(smooth, x, low)
+    return -_smooth.maximum(smooth, -raised, -high)
+
+
+def _gt(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace x > y by a gate; at a tie it is 0."""
+    del eqn
+    first, second = operands
+    return _smooth.above(smooth, first - second)
+
+
+def _lt(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace x < y by a gate; at a tie it is 0."""
+    first, second = operands
+    return _gt(smooth, eqn, (second, first))
+
+
+def _ge(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace x >= y, the opposite of x < y, by a gate; at a tie it is 1."""
+    return 1 - _lt(smooth, eqn, operands)
+
+
+def _le(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace x <= y, the opposite of x > y, by a gate; at a tie it is 1."""
+    return 1 - _gt(smooth, eqn, operands)
+
+
+def _and(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Combine two gates into one that is open where both are."""
+    del smooth, eqn
+    first, second = operands
+    return first * second
+
+
+def _or(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Combine two gates into one that is open where one of them is."""
+    del smooth, eqn
+    first, second = operands
+    return first + second - first * second
+
+
+def _xor(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Combine two gates into one that is open where exactly one of them is."""
+    del smooth, eqn
+    first, second = operands
+    return first + second - 2 * first * second
+
+
+def _not(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Turn a gate into its opposite."""
+    del smooth, eqn
+    return 1 - operands[0]
+
+
+def _select(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Mix the two cases of a jnp.where by its gate."""
+    del smooth, eqn
+    gate, otherwise, chosen = operands
+    # A case of -inf is a mask, which must not spoil the other where the gate is shut.
+    mixed_in = jnp.where(gate == 0, 0, gate * chosen)
+    return jnp.where(gate == 1, 0, (1 - gate) * otherwise) + mixed_in
+
+
+def _cast(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Return a gate as the number that its boolean would have been cast to."""
+    del smooth
+    return operands[0].astype(eqn.params["new_dtype"])
+
+
+def _round(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace round(x) by an odd function."""
+    del eqn
+    return _smooth.rounded(smooth, operands[0])
+
+
+def _floor(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace floor(x)."""
+    del eqn
+    return _smooth.floored(smooth, operands[0])
+
+
+def _ceil(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace ceil(x) = -floor(-x)."""
+    del eqn
+    return -_smooth.floored(smooth, -operands[0])
+
+
+def _reduce_max(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace the maximum over axes by a symmetric function."""
+    axes = eqn.params["axes"]
+
+    def total(values: Array) -> Array:
+        return values.sum(axes)
+
+    return _smooth.largest(smooth, operands[0], total)
+
+
+def _reduce_min(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace the minimum over axes."""
+    return -_reduce_max(smooth, eqn, (-operands[0],))
+
+
+def _pool_max(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace max pooling by a symmetric function of each window."""
+    windows = eqn.params
+
+    def total(values: Array) -> Array:
+        # Padding counts as zero in both sums: it has no weight.
+        return jax.lax.reduce_window(
+            values,
+            np.zeros((), values.dtype),
+            jax.lax.add,
+            window_dimensions=windows["window_dimensions"],
+            window_strides=windows["window_strides"],
+            padding=windows["padding"],
+            base_dilation=windows["base_dilation"],
+            window_dilation=windows["window_dilation"],
+        )
+
+    return _smooth.largest(smooth, operands[0], total)
+
+
+def _pool_min(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace min pooling."""
+    return -_pool_max(smooth, eqn, (-operands[0],))
+
+
+def _sort(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace sorted values by symmetric functions of all of them."""
+    return _smooth.ordered(smooth, operands[0], eqn.params["dimension"])
+
+
+def _top_k(
+    smooth: Smooth,
+    eqn: core.JaxprEqn,
+    operands: Operands,
+) -> Array:
+    """Replace the k largest values by symmetric functions of all of them."""
+    axis = eqn.params.get("axis", -1)
+    rising = _smooth.ordered(smooth, operands[0], axis)
+    falling = jnp.flip(rising, axis)
+    return jax.lax.slice_in_dim(falling, 0, eqn.params["k"], axis=axis)
+
+
+# A value computed by one of these has a kink as a function of its operands.
+KINKS: Mapping[str, Relaxation] = {
+    "abs": _abs,
+    "sign": _sign,
+    "max": _max,
+    "min": _min,
+    "clamp": _clamp,
+    "gt": _gt,
+    "lt": _lt,
+    "ge": _ge,
+    "le": _le,
+    "round": _round,
+    "floor": _floor,
+    "ceil": _ceil,
+    "reduce_max": _reduce_max,
+    "reduce_min": _reduce_min,
+    "reduce_window_max": _pool_max,
+    "reduce_window_min": _pool_min,
+    "sort": _sort,
+    "top_k": _top_k,
+}
+
+# What is computed from gates.
+OF_GATES: Mapping[str, Relaxation] = {
+    "and": _and,
+    "or": _or,
+    "xor": _xor,
+    "not": _not,
+    "select_n": _select,
+    "convert_element_type": _cast,
+}
+
+# Each entry of the result is computed from one entry of each operand. Together with
+# kinks they make functions of one number, such as jax.nn.hard_tanh.
+ELEMENTWISE = frozenset(
+    (
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "add_any",
+        "and",
+        "asin",
+        "asinh",
+        "atan",
+        "atanh",
+        "cbrt",
+        "ceil",
+        "clamp",
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "cos",
+        "cosh",
+        "div",
+        "erf",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "name",
+        "neg",
+        "not",
+        "or",
+        "pow",
+        "round",
+        "rsqrt",
+        "select_n",
+        "sign",
+        "sin",
+        "sinh",
+        "sqrt",
+        "square",
+        "stop_gradient",
+        "sub",
+        "tan",
+        "tanh",
+        "xor",
+    )
+)
+
+# Values in another shape or order: what holds of all entries holds of the result.
+MOVES = frozenset(
+    (
+        "broadcast_in_dim",
+        "concatenate",
+        "copy",
+        "copy_p",
+        "dynamic_slice",
+        "expand_dims",
+        "gather",
+        "name",
+        "pad",
+        "reshape",
+        "rev",
+        "slice",
+        "split",
+        "squeeze",
+        "transpose",
+    )
+)
+
+# The derivative of these is zero, wherever JAX takes it.
+FLAT = frozenset(
+    ("sign", "round", "floor", "ceil", "gt", "ge", "lt", "le", "stop_gradient")
+)
+
+# What jumps or bends, and is not replaced; each with what to tell the user.
+LEFT: Mapping[str, str] = {
+    "argmax": "argmax of a signal picks an entry",
+    "argmin": "argmin of a signal picks an entry",
+    "cummax": "cummax of a signal has kinks",
+    "cummin": "cummin of a signal has kinks",
+    "rem": "the remainder of a signal jumps",
+    "nextafter": "nextafter of a signal jumps",
+    "reduce_window": "a pooling by a function other than lax.max or lax.min",
+    "reduce": "a reduction by a function of its own",
+    "select_and_gather_add": "a derivative of max pooling inside f",
+    "select_and_scatter_add": "a derivative of max pooling inside f",
+    "while": "a loop of unknown length, into which nobody can see",
+    "pure_callback": "a callback, into which nobody can see",
+    "io_callback": "a callback, into which nobody can see",
+    "approx_top_k": "approx_top_k of a signal picks entries",
+    "custom_call": "a custom call, into which nobody can see",
+    "ffi_call": "a foreign function, into which nobody can see",
+    "pallas_call": "a Pallas kernel, into which nobody can see",
+    "tpu_custom_call": "a custom call, into which nobody can see",
+}
+
+# Equations that only call one program. Names differ between versions of JAX.
+CALLS = frozenset(
+    ("jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "custom_vmap_call")
+)
+REMAT = frozenset(("checkpoint", "remat", "remat2"))
+CUSTOM = frozenset(("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"))
+
+
+def is_shift(
+    jaxpr: core.Jaxpr,
+    maximum: core.Var,
+    of: core.Var | core.Literal,
+) -> bool:
+    """Tell whether a maximum only keeps exponentials of its own operand in range.
+
+    That is the maximum in softmax and logsumexp: what is subtracted before exp is
+    divided out, or added, after it.
+
+    Args:
+        jaxpr: The program that computes it.
+        maximum: The maximum.
+        of: The array whose maximum it is.
+    """
+    passing = MOVES | {"stop_gradient", "max", "is_finite", "select_n"}
+    copies = {maximum}
+    is_subtracted = False
+    for eqn in jaxpr.eqns:
+        reads = [v for v in eqn.invars if isinstance(v, core.Var) and v in copies]
+        if not reads:
+            continue
+        name = eqn.primitive.name
+        # Without other signals, so that it is no larger of two signals.
+        others = [v for v in eqn.invars if isinstance(v, core.Var) and v not in copies]
+        if name in passing and not others:
+            copies.update(eqn.outvars)
+        elif name == "sub" and eqn.invars[0] is of and _is_raised(jaxpr, eqn):
+            is_subtracted = True
+        elif name != "add":
+            return False
+    is_returned = any(v in copies for v in jaxpr.outvars if isinstance(v, core.Var))
+    return is_subtracted and not is_returned
+
+
+def _is_raised(jaxpr: core.Jaxpr, eqn: core.JaxprEqn) -> bool:
+    """Tell whether the result of an equation is an argument of exp."""
+    (result,) = eqn.outvars
+    return any(
+        reader.primitive.name in ("exp", "exp2") and reader.invars[0] is result
+        for reader in jaxpr.eqns
+    )
+
+
+def relaxation_of(eqn: core.JaxprEqn) -> Relaxation | None:
+    """Return what the table says of an equation."""
+    name = eqn.primitive.name
+    if name == "convert_element_type" and _is_floating(eqn.outvars[0]):
+        # A number that was cast from a float is no gate.
+        return None if _is_floating(eqn.invars[0]) else _cast
+    if name in OF_GATES and _is_boolean(eqn.invars[0]):
+        return OF_GATES[name]
+    # Whole numbers have no kinks: a derivative does not reach them.
+    if all(_is_floating(variable) for variable in eqn.invars):
+        return KINKS.get(name)
+    return None
+
+
+def _is_boolean(variable: core.Var | core.Literal) -> bool:
+    return getattr(variable.aval, "dtype", None) == np.bool_
+
+
+def _is_floating(variable: core.Var | core.Literal) -> bool:
+    dtype = getattr(variable.aval, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+
+
+def size(variable: core.Var | core.Literal) -> int:
+    """Return the number of entries of a variable."""
+    return math.prod(getattr(variable.aval, "shape", ()))

@@ -1,0 +1,180 @@
+"""Values of a program that is being rewritten, and what is known of each."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jaxtyping import Array
+
+from isometry.certificates.relaxing import _table
+
+# An elementwise function of more equations than this is cut into two. Evaluating it
+# recurses, so ten times more would exhaust Python's stack.
+_LONGEST = 64
+
+
+class Source(NamedTuple):
+    """How a value is computed.
+
+    Attributes:
+        eqn: The equation.
+        operands: What it reads.
+        relaxation: What replaces the equation; None if it is evaluated as it is.
+        inside: The value that a called program returns, if the equation is a call that
+            is relaxed; None otherwise.
+    """
+
+    eqn: core.JaxprEqn
+    operands: tuple["Value", ...]
+    relaxation: _table.Relaxation | None = None
+    inside: "Value | None" = None
+
+
+class Anchor(NamedTuple):
+    """A line that h touches at one point: its value and derivative there."""
+
+    point: float
+    value: float
+    slope: float
+
+
+class Finish(NamedTuple):
+    """What a relaxed function has to be given.
+
+    Attributes:
+        parity: 1 if h is even, -1 if it is odd, 0 if it is neither.
+        anchors: Lines that it has to touch.
+        tie: A line that it has to be at zero itself, because JAX takes a derivative or
+            a value there that no even or odd analytic function has: the derivative of
+            |x| is 1. None if there is no such conflict.
+    """
+
+    parity: int
+    anchors: tuple[Anchor, ...] = ()
+    tie: Anchor | None = None
+
+
+# Identity, not content, tells values apart.
+@dataclasses.dataclass(eq=False)
+class Value:
+    """A value of the program that is being rewritten.
+
+    Attributes:
+        array: The value, which for a boolean is what the equation itself gives.
+        smooth: The value as a smooth function; of a boolean, its gate. None for a
+            boolean or whole number that depends on the signal and has no gate.
+        is_active: Whether it depends on a floating leaf of params or x.
+        is_flat: Whether no derivative passes through it.
+        is_positive: Whether it is positive by construction, such as a sum of
+            exponentials.
+        bends: Whether something with a kink was replaced or left on the way to it.
+        number: What all its entries are, if they are known before the program runs.
+        base: The value of which it is an elementwise function; itself, if of none.
+        source: How it is computed from other functions of the base; None for a base.
+        finish: What its relaxed function has to be given; None if nothing.
+        kinks: Where it has kinks, as a function of its base.
+        depth: The most equations between the base and it.
+    """
+
+    array: Any
+    smooth: Any
+    is_active: bool
+    is_flat: bool = False
+    is_positive: bool = False
+    bends: bool = False
+    number: Any = None
+    base: "Value | None" = None
+    source: Source | None = None
+    finish: Finish | None = None
+    kinks: frozenset[float] = frozenset()
+    depth: int = 0
+
+    @property
+    def root(self) -> "Value":
+        """Return the base."""
+        return self if self.base is None else self.base
+
+    @property
+    def outside(self) -> Any:
+        """Return the array that an equation reads that is no function of the base."""
+        # A gate is the value of a boolean, of which JAX takes no derivative.
+        if self.is_active and self.is_flat and self.smooth is not None:
+            return jax.lax.stop_gradient(self.smooth)
+        return self.smooth
+
+
+def common_base(
+    eqn: core.JaxprEqn,
+    operands: tuple[Value, ...],
+) -> Value | None:
+    """Return the value of which a result is an elementwise function, or None."""
+    roots = {id(o.root): o.root for o in operands if o.is_active}
+    if len(roots) != 1 or len(eqn.outvars) != 1:
+        return None
+    (root,) = roots.values()
+    # A function of an array of another shape is not elementwise; nor is one with
+    # parameters that are not the same for all entries.
+    aval: Any = eqn.outvars[0].aval
+    if aval.shape != jnp.shape(root.array) or root.smooth is None:
+        return None
+    # A gate from elsewhere is a function of no number that can be tried.
+    if not jnp.issubdtype(jnp.result_type(root.array), jnp.floating):
+        return None
+    if any(o.number is None for o in operands if not o.is_active):
+        return None
+    if any(o.smooth is None for o in operands if o.is_active):
+        return None
+    if max(o.depth for o in operands) >= _LONGEST:
+        return None
+    return root
+
+
+def leaf(
+    array: Any,
+    is_active: bool,
+) -> Value:
+    """Return a value that is a function of no other that is known."""
+    # Without a gate a boolean or whole number cannot be smooth.
+    is_smooth = not is_active or is_floating(array)
+    return Value(array, array if is_smooth else None, is_active)
+
+
+def is_floating(array: Any) -> bool:
+    """Tell whether an array holds floating numbers, real or complex."""
+    return jnp.issubdtype(jnp.result_type(array), jnp.inexact)
+
+
+def array_of(value: Value) -> Any:
+    """Return a value as an array of its own dtype."""
+    if value.is_active and is_floating(value.array):
+        return value.outside
+    return value.array
+
+
+def bound(
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+) -> list[Array]:
+    """Evaluate an equation as it stands, custom derivatives included."""
+    parameters = eqn.primitive.get_bind_params(eqn.params)
+    functions = ()
+    # Before JAX 0.10.2, the called functions are returned separately.
+    if isinstance(parameters, tuple):
+        functions, parameters = parameters
+    # The mesh and the profiler scopes under which f was traced.
+    with eqn.ctx.manager:
+        results = eqn.primitive.bind(*functions, *operands, **parameters)
+    return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def filled(
+    operand: Value,
+    variable: core.Var | core.Literal,
+    shape: tuple[int, ...],
+) -> Array:
+    """Return an array of the number that all entries of an operand are."""
+    aval: Any = variable.aval
+    return jnp.full(shape, operand.number, aval.dtype)
