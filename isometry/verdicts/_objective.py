@@ -95,3 +95,12 @@ class Split:
             for flag in self._is_floating
         ]
         return jax.tree.unflatten(self._tree, leaves)
+
+    def trained(self, floating: list[Array]) -> Params:
+        """Return the tree with these floating leaves, and None for all the others.
+
+        It is what optimizers are given, whose labels go by the names of the leaves.
+        """
+        floating_leaves = iter(floating)
+        leaves = [next(floating_leaves) if flag else None for flag in self._is_floating]
+        return jax.tree.unflatten(self._tree, leaves)

@@ -79,7 +79,7 @@ class Weight:
         stack = [self.cut[axis][1] - self.cut[axis][0] for axis in axes]
         part = slices.reshape(*stack, *self.shape)
         part = jnp.moveaxis(part, range(len(axes)), axes)
-        return leaf.at[self._index].set(part.astype(leaf.dtype))
+        return jnp.asarray(leaf).at[self._index].set(part.astype(leaf.dtype))
 
     @property
     def _index(self) -> tuple[slice, ...]:
@@ -155,3 +155,28 @@ def input_features(anatomy: Anatomy) -> tuple[int, int]:
 
 def _num_taps(layer: WeightLayer) -> int:
     return math.prod(layer.shape[axis] for axis in layer.window_axes)
+
+
+def log_norms(
+    weights: Sequence[Weight], gradient: list[Array]
+) -> Float[Array, " layers"]:
+    """Return ln of the Frobenius norm of each slice."""
+    parts = [
+        _log_norm_of_rows(weight.slices(gradient[weight.leaf])) for weight in weights
+    ]
+    return jnp.concatenate(parts) if parts else jnp.zeros(0)
+
+
+def _log_norm_of_rows(rows: Float[Array, "rows ..."]) -> Float[Array, " rows"]:
+    """Return ln of the norm of each row; -inf only of zeros.
+
+    It is taken relative to the largest entry, so that no square rounds to zero or
+    overflows.
+    """
+    flat = rows.reshape(rows.shape[0], -1)
+    peak = jnp.max(jnp.abs(flat), axis=1, initial=0)
+    safe = jnp.where(peak == 0, 1, peak)
+    squares = jnp.sum((flat / safe[:, None]) ** 2, axis=1)
+    is_zero = peak == 0
+    logs = jnp.log(safe) + jnp.log(jnp.where(is_zero, 1, squares)) / 2
+    return jnp.where(is_zero, -jnp.inf, logs)
