@@ -221,7 +221,7 @@ def trained(
         losses.append([float(state.loss) for state in states])
         if watch is not None:
             watch.look([state.params for state in states])
-    followed = list(_followed(weights))
+    followed = list(followed(weights))
     return Probe(
         steps=np.array(marks),
         layers=tuple(name for weight in followed for name in weight.names),
@@ -248,7 +248,7 @@ def _repeated(weights: Sequence[Weight], name: str) -> tuple[tuple[int, int], ..
     return tuple(getattr(weight, name) for weight in weights for _ in weight.names)
 
 
-def _followed(weights: Sequence[Weight]) -> Iterator[Weight]:
+def followed(weights: Sequence[Weight]) -> Iterator[Weight]:
     """Yield the weights whose rank is followed."""
     for weight in weights:
         if weight.is_matrix and weight.layer.role not in ("stem", "head"):
@@ -346,7 +346,7 @@ def _ranks_of(
         whole: list[int] = []
         taps: list[int] = []
         for weight, start in zip(weights, starts[:-1], strict=True):
-            if weight not in list(_followed(weights)):
+            if weight not in list(followed(weights)):
                 continue
             sums = np.asarray(weight.slices(state.sums[weight.leaf]))
             own = norms[start : start + len(weight.names)]
