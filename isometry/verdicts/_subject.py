@@ -20,6 +20,9 @@ from isometry.measure._spans import Span
 from isometry.networks import Network
 from isometry.structure import Anatomy
 
+# What the anatomy calls means over positions.
+_AVERAGES = frozenset({"average", "average pool"})
+
 
 @dataclass(frozen=True, eq=False)
 class Subject:
@@ -85,6 +88,32 @@ class Subject:
     def size_of_output(self) -> int:
         """The number of entries of the output."""
         return math.prod(self.anatomy.shape("output").shape)
+
+    def log_averaging(self, span: Span) -> float:
+        """Return ½ ln of the number of values that averages on a span join in one.
+
+        An average over n positions divides a squared gain by n. Nothing vanishes by it:
+        the gradients of shared weights are sums over as many positions.
+        """
+        last = "output"
+        if span == "hidden":
+            function = _resolution.function_of(self.f)
+            last = _spans.resolve(function, self.anatomy, "hidden").last.name
+        total = 0.0
+        for layer in self.anatomy.layers:
+            behind = f"{layer.name}:out"
+            is_average = not _AVERAGES.isdisjoint(layer.then)
+            if not is_average or behind not in self.anatomy.points:
+                continue
+            # An average on a branch, such as that of a gate, is no bottleneck.
+            if not self.anatomy.cuts(behind):
+                continue
+            if behind == last or not self.anatomy.upstream(behind, last):
+                continue
+            before = math.prod(self.anatomy.shape(layer.name).shape)
+            after = math.prod(self.anatomy.shape(behind).shape)
+            total += math.log(before / after) / 2
+        return total
 
     @functools.cached_property
     def has_zero_weight(self) -> Bool[np.ndarray, " seeds"]:
