@@ -101,19 +101,26 @@ def number(
     high: float = math.inf,
     above: float | None = None,
 ) -> T:
-    """Require a finite number in [low, high], or in (above, high] if `above` is set.
+    """Require a finite number in [low, high], greater than `above` if that is given.
 
-    NumPy's and JAX's scalars become Python's numbers: arithmetic of uint8 wraps around,
-    and that of float16 rounds to zero.
+    Returns:
+        The number; a scalar of NumPy or JAX as an int or a float of Python, because
+        arithmetic of uint8 wraps around and that of float16 rounds to zero. A traced
+        value is returned as it is, unchecked.
+
+    Raises:
+        InputError: The value is not a number, or outside these bounds.
     """
     if is_traced(value):
         return value
     as_float = _as_float(name, value)
     is_inside = low <= as_float <= high and (above is None or as_float > above)
     if math.isfinite(as_float) and is_inside:
-        is_python = isinstance(value, (int, float))
-        return value if is_python else cast(T, as_float)
-    if above is not None:
+        # NumPy's float64 is a float of Python too, but divides by zero without an error.
+        is_scalar = hasattr(value, "dtype")
+        return cast(T, np.asarray(value).item()) if is_scalar else value
+    # The message names the narrower of the two lower bounds.
+    if above is not None and above >= low:
         opening = f"({above:g}"
     elif low == -math.inf:
         opening = "(-inf"

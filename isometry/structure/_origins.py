@@ -365,18 +365,34 @@ def _without(origin: Origin, dropped: set[int]) -> Origin:
 
 
 def _slice(step: _Step, origin: Origin) -> Origin | None:
-    """Follow a slice with fixed ends."""
+    """Return the origin of x[a:b], or of x[a:b:s], with fixed numbers.
+
+    None if it holds no entry of this leaf, as of the others that were concatenated.
+    """
     starts = step.params["start_indices"]
+    strides = step.params["strides"] or (1,) * len(starts)
     for axis, size in enumerate(step.input_shape):
         new_size = step.value.shape[axis]
-        if size != new_size:
-            start = int(starts[axis])
-            stop = int(step.params["limit_indices"][axis])
-            cut = _cut(step.program, origin, Part(axis, start, stop), size=size)
-            if cut is None:
-                return None
-            origin = cut
+        if size == new_size:
+            continue
+        # Every second row is no stretch of a leaf, so only the leaf itself is known.
+        if strides[axis] != 1:
+            origin = _without_axis(origin, axis)
+            continue
+        start = int(starts[axis])
+        stop = int(step.params["limit_indices"][axis])
+        cut = _cut(step.program, origin, Part(axis, start, stop), size=size)
+        if cut is None:
+            return None
+        origin = cut
     return origin
+
+
+def _without_axis(origin: Origin, axis: int) -> Origin:
+    """Return the origin with an axis of the value that comes from none of the leaf."""
+    axes = list(origin.axes)
+    axes[axis] = ()
+    return origin._replace(axes=tuple(axes), joined=None)
 
 
 def _split(step: _Step, origin: Origin) -> Origin | None:
