@@ -116,7 +116,7 @@ def number(
     as_float = _as_float(name, value)
     is_inside = low <= as_float <= high and (above is None or as_float > above)
     if math.isfinite(as_float) and is_inside:
-        # NumPy's float64 is a float of Python too, but divides by zero without an error.
+        # NumPy's float64 too: it is a float, but divides by zero without an error.
         is_scalar = hasattr(value, "dtype")
         return cast(T, np.asarray(value).item()) if is_scalar else value
     # The message names the narrower of the two lower bounds.

@@ -11,6 +11,18 @@ from isometry.structure._origins import Origin, Part
 from isometry.structure._reading import Indices, Program
 
 
+class SingleIteration(NamedTuple):
+    """The one iteration of a scan that uses a leaf, if f itself stacked several leaves.
+
+    Attributes:
+        position: Which of the scans around the equation it is, counted from outside.
+        iteration: The iteration, counted in the order of running.
+    """
+
+    position: int
+    iteration: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Use:
     """One use of a weight: an equation that combines it with the signal.
@@ -23,16 +35,15 @@ class Use:
         styles: For each scan around the equation, outermost first: whether each
             iteration uses a slice of its own, as the layers of a stack do. If not, the
             iterations are steps of a recurrence.
-        single_iteration: If f itself stacked several leaves for a scan, the one
-            iteration that uses this leaf: the position of the scan among those around
-            the equation, and the iteration. Otherwise None.
+        single_iteration: The iteration that uses this leaf, if f itself stacked several
+            leaves for a scan. Otherwise None.
     """
 
     meeting: Meeting
     index: int | None
     number: int
     styles: tuple[bool, ...]
-    single_iteration: tuple[int, int] | None = None
+    single_iteration: SingleIteration | None = None
 
 
 class Row(NamedTuple):
@@ -105,7 +116,13 @@ def rows(
     meetings: Sequence[Meeting],
     leaves: Sequence[Leaf],
 ) -> list[Row]:
-    """Collect the uses of each weight. Weights are in the order of their first uses."""
+    """Return one row for each weight, in the order of the first uses.
+
+    Args:
+        program: The program.
+        meetings: All equations that combine a weight with the signal.
+        leaves: The leaves of params.
+    """
     by_weight: dict[_Weight, list[Meeting]] = {}
     for meeting in meetings:
         by_weight.setdefault(_weight(meeting.origin), []).append(meeting)
@@ -121,7 +138,7 @@ def rows(
 
 
 def _weight(origin: Origin) -> _Weight:
-    """Return which weight a value with this origin is, or is a slice of."""
+    """Return the weight that a value is, or is a slice of, from its origin."""
     # Stretches of a leaf are different weights; slices of a stack are one weight.
     parts = tuple(sorted(origin.parts))
     picked = tuple(sorted({pick.axis for pick in origin.picks}))
@@ -129,7 +146,7 @@ def _weight(origin: Origin) -> _Weight:
 
 
 def _label_of_part(program: Program, weight: _Weight) -> str:
-    """Return "[:, 0:64]" for a weight that is a stretch of its leaf, "" for a whole."""
+    """Return "[:, 0:64]" for a stretch of a leaf, "" for a whole leaf."""
     if not weight.parts:
         return ""
     stretches = {axis: f"{start}:{stop}" for axis, start, stop in weight.parts}
@@ -157,7 +174,7 @@ def _row(
         sizes[axis] = stop - start
     num_slices = 1
     for axis in picked:
-        # Of a stack that is scanned in stretches, the slices of this one.
+        # If f scans a stack in several stretches, the slices of this one count.
         num_slices *= sizes[axis]
 
     # Axes of the leaf are counted without those along which it is stacked.
@@ -165,7 +182,7 @@ def _row(
     shape = tuple(sizes[axis] for axis in own_axes)
 
     def axes_of_leaf(axes: Sequence[int]) -> Indices:
-        """Return the axes of a slice of the leaf from which axes of the weight come."""
+        """Return axes of `shape`, given axes of the weight in the first meeting."""
         sources = {source for axis in axes for source in origin.axes[axis]}
         of_slice = [axis_of_slice[axis] for axis in sources if axis in axis_of_slice]
         return tuple(sorted(of_slice))
@@ -195,7 +212,7 @@ def _uses(
     program: Program,
     met: Sequence[Meeting],
 ) -> tuple[Use, ...]:
-    """Return the uses of one weight, each with its slice and its number."""
+    """Return the uses of one weight, one for each meeting."""
     uses = []
     count: dict[int | None, int] = {}
     for meeting in met:
@@ -213,7 +230,7 @@ def _uses(
             picking.add(scan)
             # A reverse scan begins with the last of what is stacked.
             iteration = program.scans[scan].index_of(position)
-            single_iteration = scans.index(scan), iteration
+            single_iteration = SingleIteration(scans.index(scan), iteration)
         styles = tuple(scan in picking for scan in scans)
         uses.append(
             Use(
