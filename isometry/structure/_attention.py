@@ -140,7 +140,7 @@ def _share(
     layer: int,
     operand: int,
 ) -> tuple[int, int] | None:
-    """Return the (start, stop) of the outputs that make an operand, None for no range."""
+    """Return (start, stop) of the outputs that make an operand; None for no range."""
     program = flow.program
     start = flow.unrolled.nodes[layer].value
     last = len(program.values[start].shape) - 1

@@ -1,7 +1,7 @@
 """Residual branches: where they leave the stream, and the sum in which they return.
 
 In y = x + f(x), x is the fork, the sum y is the join, the layers of f are the branch,
-and the other operand of the sum is the skip.
+and the other operand of the sum is the skip. The stream is what runs from join to join.
 """
 
 import heapq
@@ -75,11 +75,11 @@ class _Way(NamedTuple):
     """All paths from a fork to one operand of a sum.
 
     Attributes:
-        nodes: The nodes on them after the fork, in order. Empty if the operand is the
-            fork itself.
+        nodes: The nodes after the fork on these paths, in the order of computation.
+            Empty if the operand is the fork itself.
         num_products: The number of products, of a weight or of two values, on the path
             that has the fewest.
-        end: The operand.
+        end: The node of the operand.
     """
 
     nodes: Indices
@@ -87,7 +87,7 @@ class _Way(NamedTuple):
     end: int
 
     def layers(self, flow: Flow) -> Indices:
-        """Return the nodes that are results of weight layers, in order."""
+        """Return the nodes on the paths that are results of weight layers."""
         return tuple(node for node in self.nodes if node in flow.layer_at)
 
     def positions(self, flow: Flow) -> Indices:
@@ -168,9 +168,9 @@ def _fork_on_stream(
     That operand is then the stream, and the other one may end a branch.
 
     Returns:
-        The node and the nodes after it on which an operand depends, marked as by
-        `_fork`: `_LEFT` on the stream, `_RIGHT` on the other side. None if there is no
-        such node.
+        `(node, marks)`, or None if there is no such node. `marks` has the nodes after
+        it on which an operand depends: `_LEFT` on the stream, `_RIGHT` on the other
+        side.
     """
     candidates = []
     # Neither operand depends on the other here: `_fork` would have returned the one
@@ -214,8 +214,9 @@ def _fork(
     """Find the last node on which both operands depend.
 
     Returns:
-        The fork, or None if there is none, and the nodes after it on which an operand
-        depends. Each is marked by which: `_LEFT`, `_RIGHT`, or both bits.
+        `(fork, marks)`; the fork is None if there is none. `marks` has the nodes after
+        it on which an operand depends: on the first `_LEFT`, on the second `_RIGHT`, on
+        both the two bits together.
     """
     # The operands are two different nodes, as `is_sum` has checked.
     marks = {operands[0]: _LEFT, operands[1]: _RIGHT}
@@ -241,7 +242,7 @@ def _way(
     *,
     operand: int,
 ) -> _Way:
-    """Collect the nodes on all paths from the fork to one operand."""
+    """Return all paths from the fork to one operand."""
     fewest = {fork: 0}
     for node in sorted(behind):
         # Paths that do not start at the fork, such as those of the keys and values of
@@ -260,7 +261,7 @@ def _between(
     reached: dict[int, int],
     end: int,
 ) -> set[int]:
-    """Return `end`, and those of the nodes `reached` on which it depends."""
+    """Return `end`, and the nodes among `reached` on which it depends."""
     seen = {end}
     pending = [end]
     while pending:

@@ -305,7 +305,7 @@ def _sliced(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
 
 
 def _among_zeros(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
-    """Pad the numbers with zeros; raise if zeros go between entries, or cut some off."""
+    """Pad the numbers with zeros; refuse padding between entries, or a negative one."""
     image, _ = operands
     widths = [(low, high) for low, high, _ in params["padding_config"]]
     is_spread = any(inner for _, _, inner in params["padding_config"])

@@ -1,4 +1,7 @@
-"""Names the operations between two nodes of the flow: "batch norm → relu"."""
+"""Names the operations between two nodes of the flow: "batch norm → relu".
+
+The flow is the nodes through which the derivative passes (`_flow`).
+"""
 
 import math
 from collections.abc import Container, Mapping, Sequence
@@ -122,14 +125,14 @@ def words(
     names: Mapping[int, str],
     within: Container[int] | None = None,
 ) -> list[str]:
-    """Describe the operations between two nodes, one description for each step.
+    """Return words for the operations between two nodes, one for each step.
 
     Args:
         flow: The flow.
         start: The first node.
         end: The last node, through which every path onward from `start` runs.
-        names: For values that come from a leaf of params, the name of that leaf. It
-            names what is added or concatenated.
+        names: From the index of a value that comes from a leaf of params to the name of
+            the leaf, for what is added or concatenated.
         within: The nodes of the flow that may be followed; all of them by default.
     """
     steps: list[Step] = []
@@ -150,7 +153,12 @@ def words(
 
 
 def gates(flow: Flow, start: int) -> list[str]:
-    """Name the nonlinearities of the gates after a layer: "gates (sigmoid, tanh)"."""
+    """Return words for the gates of a recurrent cell: ["gates (sigmoid, tanh)"].
+
+    Args:
+        flow: The flow.
+        start: The node of a recurrent layer. [] if no such nonlinearity follows it.
+    """
     seen = {start}
     pending = [start]
     titles = set()
@@ -191,9 +199,9 @@ def _segment(
 
 
 def is_wrap(flow: Flow, before: int, node: int) -> bool:
-    """Tell whether a node is another continued around the circle, as before a kernel.
+    """Tell whether `node` is `before` with circular padding.
 
-    Every entry is one of the other, and some stand twice.
+    Then every entry of `node` is an entry of `before`, and some of them stand twice.
     """
     operations = {flow.operation(between) for between in _segment(flow, before, node)}
     joins = operations - set(LAYOUT)
@@ -208,7 +216,7 @@ def _step(
     segment: Sequence[int],
     names: Mapping[int, str],
 ) -> Step | None:
-    """Describe the operations of a segment as one step, or None as `_one_operation`."""
+    """Return the operations of a segment as one step; None if it is left out."""
     values = [flow.value(node) for node in segment]
     # The name of a library function says more than its operations.
     calls = [call for value in values for call in value.calls]
@@ -234,7 +242,7 @@ def _one_operation(
     node: int,
     names: Mapping[int, str],
 ) -> Step | None:
-    """Describe one operation; None if descriptions leave it out, such as layout."""
+    """Return one operation as a step; None if it is left out, as a reshape is."""
     value = flow.value(node)
     name = value.operation
     if name in LAYOUT or flow.is_scaled(node):
@@ -289,7 +297,7 @@ def _has_root(flow: Flow, node: int, most_back: int) -> bool:
 
 
 def _several_operations(flow: Flow, segment: Sequence[int]) -> Step:
-    """Describe operations on several paths that start and end together."""
+    """Return operations on several paths with common ends as one step."""
     values = [flow.value(node) for node in segment]
     operations = [value.operation for value in values]
     # Which operations there are decides, whatever their order.

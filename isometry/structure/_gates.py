@@ -325,7 +325,7 @@ def _is_of_params(flow: Flow, node: int) -> bool:
 
 
 def _number(flow: Flow, node: int) -> float | None:
-    """Return the number that a node is: a constant, perhaps broadcast. None for others."""
+    """Return the constant that a node is, perhaps broadcast; None for anything else."""
     while flow.operation(node) in LAYOUT:
         node = flow.unrolled.nodes[node].inputs[0]
     value = flow.value(node)

@@ -522,7 +522,7 @@ def _picked(
 
 
 def _dynamic_slice(step: _Step, origin: Origin) -> Origin | None:
-    """Return the origin of a slice whose start is computed, as from a loop's counter."""
+    """Return the origin of a slice at a computed start, such as a loop's counter."""
     starts = step.value.inputs[1:]
     for axis, size in enumerate(step.input_shape):
         new_size = step.value.shape[axis]

@@ -20,7 +20,8 @@ def roles(
     Args:
         flow: The flow.
         weights: The weights.
-        depths: The number of layers up to and including each weight.
+        depths: From the index of a weight to the number of layers on the longest path
+            up to and including it.
         on_branch: Indices of the weights that lie on a residual branch.
         attentions: The attentions.
     """
@@ -78,7 +79,7 @@ def _is_recurrent(flow: Flow, row: Row) -> bool:
 
 
 def _without_successor(flow: Flow) -> frozenset[int]:
-    """Return the weights between which and the output there is no other layer."""
+    """Return the indices of the weights after which no other layer follows."""
     # The nodes after which some layer follows.
     before_layer: set[int] = set()
     last: set[int] = set()
@@ -92,6 +93,7 @@ def _without_successor(flow: Flow) -> frozenset[int]:
         if layer_follows:
             before_layer.add(node)
         for index, _ in flow.layer_at.get(node, ()):
-            (not_last if layer_follows else last).add(index)
-    # Of a stack, only the last slice may have no successor; then it is no head.
+            weights = not_last if layer_follows else last
+            weights.add(index)
+    # A stack whose last slice alone has no successor is no head.
     return frozenset(last - not_last)

@@ -27,7 +27,8 @@ class Usage(NamedTuple):
     Attributes:
         factor: The product of all numbers that multiply it.
         is_normalized: Whether it is divided by a norm of its own.
-        is_zero_safe: Whether that norm is kept away from zero.
+        is_zero_safe: Whether the norm is kept away from zero, so that a weight of zeros
+            gives no NaN. True without a norm.
         is_added_to: Whether another leaf is added to it, as low-rank updates are.
     """
 
@@ -55,7 +56,7 @@ def usages(anatomy: Anatomy) -> dict[str, Usage]:
 
 
 def _usage(program: Program, use: Use) -> Usage:
-    """Follow a weight back from the signal to its leaf."""
+    """Return what a weight goes through between its leaf and one use of it."""
     leaf = use.meeting.origin.leaf
     index = use.meeting.weight
     usage = Usage()
@@ -87,7 +88,15 @@ def _with(
     other: int,
     of_leaf: frozenset[int],
 ) -> Usage:
-    """Add one operation to a usage: that of the weight and one other operand."""
+    """Return a usage with one more operation on the weight.
+
+    Args:
+        program: The program.
+        usage: The operations that come later.
+        value: The result of the operation.
+        other: Index of its operand that is not the weight.
+        of_leaf: Indices of all values that depend on the leaf.
+    """
     is_product = value.operation in ("mul", "div")
     if is_product and other in of_leaf:
         before = _before(program, other, of_leaf)
@@ -108,7 +117,7 @@ def _with(
 
 
 def _before(program: Program, end: int, of_leaf: frozenset[int]) -> list[Value]:
-    """Return the values between a leaf and one that is computed from it."""
+    """Return the values between a leaf and the value `end`, both included."""
     seen = {end}
     pending = [end]
     while pending:
@@ -120,7 +129,7 @@ def _before(program: Program, end: int, of_leaf: frozenset[int]) -> list[Value]:
 
 
 def _is_guard(program: Program, value: Value) -> bool:
-    """Tell whether a value is another plus a positive number, or at least that."""
+    """Tell whether a value is another plus a positive number, or their maximum."""
     if value.operation not in _GUARDS:
         return False
     numbers = [_number(program, read) for read in value.inputs]
