@@ -66,8 +66,9 @@ def critical(
 
     Raises:
         NoCriticalPoint: The activation has none of this kind (softplus).
-        InputError: Both `q` and `sigma_b` are given; a name is not known; the shape has
-            fewer than two axes; axes or groups do not fit the shape.
+        InputError: Both `q` and `sigma_b` are given; a name is not known; `layout` is
+            not known, or given beside axes. When the initializer is called: the shape
+            has fewer than two axes; axes or groups do not fit the shape.
 
     Example:
         >>> import jax

@@ -223,7 +223,7 @@ def _results(
     *,
     path: tuple[int, ...],
 ) -> list[_Dual]:
-    """Evaluate one equation with duals, record what is inside, and return the results."""
+    """Evaluate one equation with duals, and record the values inside it."""
     name = eqn.primitive.name
     if name == "scan":
         return _scan(
