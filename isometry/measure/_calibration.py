@@ -1,4 +1,8 @@
-"""Calibrated networks: a gain for each weight layer, such that E s² = 1 over a span."""
+"""Calibrated networks: a gain for each weight layer, such that E s² = 1 over a span.
+
+A gain multiplies a slot: a weight layer, or one slice of stacked layers. The trunk is
+the slots that every path through the span meets; the others are on residual branches.
+"""
 
 import dataclasses
 import functools
@@ -60,13 +64,13 @@ class _Slot(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Sites:
-    """The layers of a span that a gain can be found for.
+    """The layers of a span for which a gain can be found.
 
     Attributes:
-        trunk: Those that every path through the span meets, in order.
-        ends: The last layers of the residual branches of the span.
-        notes: For each slice off the trunk, by name, why no gain is found for it.
-        names: For each layer and number of a slice, the name of the slice, in the order
+        trunk: The slots that every path through the span meets, in order.
+        ends: The slots that end the residual branches of the span.
+        notes: From the name of a slot off the trunk to why no gain is found for it.
+        names: From (layer, number of the slice) to the name of the slot, in the order
             of the anatomy.
         counts: The number of slices of each layer.
     """
@@ -78,7 +82,12 @@ class _Sites:
     counts: dict[str, int]
 
     def factors(self, slots: Sequence[_Slot], gains: Float[Array, " slots"]) -> dict:
-        """Return the gains of slots by layer, 1 for all other slices."""
+        """Return arrays of gains, one for each slice, by layer.
+
+        Args:
+            slots: The slots that have a gain; other slices of their layers have 1.
+            gains: The gains of `slots`.
+        """
         factors = {}
         for i, slot in enumerate(slots):
             if slot.layer not in factors:
@@ -88,9 +97,10 @@ class _Sites:
 
 
 def _slices(anatomy: Anatomy, layer: WeightLayer) -> dict[int, str]:
-    """Return the point of each slice of a layer; "" for one that has none.
+    """Return the name of the point of each slice of a layer, by the slice's number.
 
-    Slices of nested stacks are numbered with the innermost fastest.
+    "" for a slice that has no point. In nested stacks, slices of the innermost stack
+    follow one another.
     """
     pattern = re.compile(re.escape(layer.name) + r"((?:\[\d+\])*)")
     by_index: dict[tuple[int, ...], str] = {}
@@ -111,7 +121,7 @@ def _slices(anatomy: Anatomy, layer: WeightLayer) -> dict[int, str]:
 
 
 def _sites(anatomy: Anatomy, first: Point, last: Point) -> _Sites:
-    """Find the layers of a span that a gain can be found for."""
+    """Return the layers of a span for which a gain can be found."""
     trunk = []
     ends = []
     notes = {}
@@ -168,7 +178,7 @@ def _obstacle(
 
 
 def _branch_ends(anatomy: Anatomy, first: Point, last: Point) -> set[tuple[str, int]]:
-    """Return the slices of layers that end the residual branches of a span."""
+    """Return (layer, number of the slice) of the layers that end residual branches."""
     ends = set()
     for branch in anatomy.branches:
         is_inside = anatomy.upstream(first.name, branch.joins)
@@ -223,7 +233,8 @@ class _Measurement:
         """Return the mean of s² from the start of the span to each point.
 
         Returns:
-            For each point an array over seeds: means over inputs and singular values.
+            From the name of a point to an array over seeds: means over inputs and
+            singular values.
         """
         parts = []
         for _, drawn in self._seed_chunks or self._run.chunks():
@@ -271,8 +282,8 @@ class _Measurement:
 
 
 def _all_scaled(params: Params, anatomy: Anatomy, factors: Factors) -> Params:
-    """Multiply the weights of parameters that are stacked over seeds."""
-    return jax.vmap(lambda one: scaled(one, anatomy, factors))(params)
+    """Return parameters that are stacked over seeds, with their weights multiplied."""
+    return jax.vmap(lambda of_seed: scaled(of_seed, anatomy, factors))(params)
 
 
 @functools.partial(compilation.jit, static_argnums=(0, 1))
@@ -325,7 +336,7 @@ def _responses(
     with precision.full():
         value, push = jax.linearize(end, zeros)
         sizes = jax.lax.map(
-            lambda one: jnp.linalg.norm(push(one)),
+            lambda direction: jnp.linalg.norm(push(direction)),
             jnp.eye(len(zeros), dtype=plan.dtype),
         )
     return sizes / jnp.linalg.norm(value)
@@ -397,7 +408,11 @@ def _standard_error(by_seed: Float[np.ndarray, " seeds"]) -> float:
 
 
 def _log_mean_square(mean_square: float, point: str) -> float:
-    """Return ln E s², measured up to a point; refuse zero, which no gain changes."""
+    """Return ln E s² from the start of the span to a point.
+
+    Raises:
+        NotDefined: E s² is zero, which no gain changes.
+    """
     if mean_square > 0:
         return math.log(mean_square)
     raise NotDefined(
@@ -407,7 +422,7 @@ def _log_mean_square(mean_square: float, point: str) -> float:
 
 
 def _trunk_gains(measurement: _Measurement, slots: Sequence[_Slot]) -> Factors:
-    """Find the gains with which E s² is 1 from the start to each trunk layer.
+    """Return the gains with which E s² is 1 from the start to each slot of the trunk.
 
     E s² up to a layer is proportional to its gain², and depends on the gains of layers
     before it alone. So if all gains are corrected at once, the first layer is right
@@ -444,10 +459,13 @@ def _with_last_gain(
     *,
     notes: Mapping[str, str],
 ) -> Factors:
-    """Add one more gain to `factors`, which brings E s² over the whole span to 1.
+    """Return `factors` with one more gain, which brings E s² over the span to 1.
 
-    It multiplies the last layer of the trunk; where there is none, the last layers of
-    all branches, which share it.
+    It multiplies the last slot of the trunk; if the trunk is empty, the slots that end
+    all branches.
+
+    Raises:
+        NotDefined: No such gain exists.
     """
     sites = measurement.sites
     last = measurement.plan.last.name
@@ -489,10 +507,10 @@ def _with_last_gain(
 
 
 def _root(function: Callable[[float], float]) -> float | None:
-    """Find a zero of an increasing function near 0; None if there is none.
+    """Return a zero of an increasing function near 0; None if there is none.
 
-    The Illinois variant of regula falsi: it keeps a bracket, and where one end stays,
-    its value is halved.
+    The Illinois variant of regula falsi: it keeps a bracket, and halves the function's
+    value at an end that stays.
     """
     a, value_a = 0.0, function(0.0)
     direction = -math.copysign(1.0, value_a)

@@ -34,10 +34,10 @@ class Cost:
     """Bytes and floating point operations that one measurement takes.
 
     Attributes:
-        bytes: What XLA allocates for temporaries and the result, beside `params` and
-            `x` themselves.
+        bytes: Bytes that XLA allocates for temporaries and the result; `params` and `x`
+            are not counted.
         flop: Floating point operations; a multiply-add is two.
-        notes: What `flop` leaves out, in words.
+        notes: In words, which operations `flop` leaves out.
 
     Example:
         >>> isometry.Cost(bytes=1_234_567, flop=999)
@@ -54,7 +54,7 @@ class Cost:
 
 
 def scaled(count: int, unit: str) -> str:
-    """Write `count` with three digits and a prefix: "1.23 MB"."""
+    """Return `count` as text with three digits and a prefix: "1.23 MB"."""
     power = min(5, int(math.log10(max(count, 1)) / 3))
     prefix = ("", "k", "M", "G", "T", "P")[power]
     return f"{count / 1000**power:.3g} {prefix}{unit}"
@@ -213,7 +213,7 @@ def forming(
     params: Params,
     x: PyTree,
 ) -> Footprint:
-    """Bound the bytes of forming a Jacobian, without factorizing it."""
+    """Return a bound on the bytes of forming a Jacobian without factorizing it."""
     params, x = target.abstract(params, x)
     footprint = methods.Dense().footprint(target, params, x)
     m, n = target.shape
@@ -282,7 +282,7 @@ def chunked_together(
     method: Method,
     budget: int,
 ) -> tuple[Footprint, tuple[Target, ...]]:
-    """Choose, for spans of one program, how many directions to take at a time.
+    """Return the targets of one program with as many directions at a time as fit.
 
     Footprints are bounds from shapes alone, for which nothing is compiled. They are 2
     to 9 times what XLA allocates.
@@ -324,7 +324,7 @@ def footprints(
     params: Params,
     x: PyTree,
 ) -> list[Footprint]:
-    """Bound the bytes of measuring each span, at inputs with the shape of x."""
+    """Return bounds on the bytes of measuring each span, at inputs shaped like x."""
     bounds = []
     for target in targets:
         shapes = target.abstract(params, x)

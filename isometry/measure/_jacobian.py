@@ -121,7 +121,7 @@ def in_parts(
     x: PyTree,
     report: Report,
 ) -> Float[Array, "m n"]:
-    """Form a Jacobian in parts, and report how many directions are done."""
+    """Return the Jacobian, formed in parts; report how many directions are done."""
     m, n = target.shape
     # Forward mode gives a column for each input, reverse mode a row for each output.
     by_columns = goes_forward(target)
@@ -161,7 +161,10 @@ def _rows_or_columns(
     x: PyTree,
     first: Array,
 ) -> Float[Array, "part directions"]:
-    """Return `size` rows of the Jacobian from row `first` on; forward, columns."""
+    """Return `size` rows of the Jacobian from row `first` on.
+
+    In forward mode, where a direction gives a column, these are columns.
+    """
     with precision.full():
         g, point = target.vector_map(params, x)
         if goes_forward(target):

@@ -18,7 +18,7 @@ from isometry._internal import checks, jaxprs, memory, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.measure import _draws, _leaves, _resolution, _spans
-from isometry.measure._function import Reference, printed_key
+from isometry.measure._function import Reference, printed_identity
 from isometry.measure._spans import Point, Span
 from isometry.structure import Anatomy
 from isometry.structure._place import Place
@@ -158,7 +158,7 @@ class Plan:
     Attributes:
         f: The function.
         shapes: Shapes and dtypes of params and x, and their trees.
-        program: A key of the jaxpr of f, which changes if a flag that f closes over
+        program: Identifies the jaxpr of f, which changes if a flag that f closes over
             does.
         first: The point where the span starts.
         last: The point where it ends.
@@ -180,7 +180,11 @@ class Plan:
 
     @property
     def constants(self) -> list[Array]:
-        """What f closes over. It may change, so programs take it as an argument."""
+        """The arrays that f closes over, in the order of its jaxpr.
+
+        They may change between calls, so that compiled programs take them as an
+        argument.
+        """
         return self.anatomy.closed.consts
 
     def tapped(
@@ -192,9 +196,12 @@ class Plan:
         """Return f rewritten to read, and perturb, the values of all groups.
 
         Args:
-            constants: What f closes over.
+            constants: The arrays that f closes over, as in `constants`.
             mode: How values are perturbed: `ADD` or `CUT`.
-            more: Other places that are read, by labels of their own.
+            more: Other places that are read and perturbed, by labels of their own.
+
+        Returns:
+            A function as `structure._tapping.tapped` returns it.
         """
         # As arguments: closed over, they would be copied into the program.
         closed = core.ClosedJaxpr(self.anatomy.closed.jaxpr, constants)
@@ -202,12 +209,12 @@ class Plan:
 
     @property
     def places(self) -> dict[str, Place]:
-        """Where the program holds the values of each group, by the group's label."""
+        """The place of each group in the program, by its label."""
         return {group.label: group.place for group in self.groups}
 
     @property
     def order(self) -> np.ndarray:
-        """For each of `names`, its index in the rows of all groups together."""
+        """For each of `names`, its index among the points of all groups together."""
         names = [name for group in self.groups for name in group.names]
         position = {name: row for row, name in enumerate(names)}
         return np.array([position[name] for name in self.names])
@@ -226,7 +233,10 @@ class Plan:
         return dict(zip(self.names, self.sizes, strict=True))[name]
 
     def entries(self, name: str) -> np.ndarray | None:
-        """Return the entries of the flat value that the span selects; None for all."""
+        """Return which entries of the flattened value at a point the span selects.
+
+        None for all: the index of a span selects entries at its ends only.
+        """
         for point in (self.first, self.last):
             if point.name == name and point.index:
                 shape = self.anatomy.shape(name).shape
@@ -276,7 +286,11 @@ class Plan:
         return values
 
     def bumps(self) -> dict[str, Array]:
-        """Return zeros to be added to the values of each group, by its label."""
+        """Return the bumps of all groups by label: zeros of the shapes of their values.
+
+        A bump is added to the value: derivatives with respect to it are those with
+        respect to the value.
+        """
         bumps = {}
         for group in self.groups:
             bumps[group.label] = jnp.zeros(group.stacked(), group.dtype)
@@ -296,7 +310,12 @@ class Plan:
         readings: dict[str, Array],
         point: Point,
     ) -> Array:
-        """Return the part of the value at an end of the span that the span selects."""
+        """Return the part of the value at an end of the span that the span selects.
+
+        Args:
+            readings: For each group by label, the values of all iterations.
+            point: The end: `first` or `last`.
+        """
         for group in self.groups:
             if point.name in group.names:
                 rows = group.rows(readings[group.label])
@@ -306,7 +325,7 @@ class Plan:
 
 
 class Run(NamedTuple):
-    """A plan, and the inputs and seeds that it is carried out for.
+    """A plan, with the inputs and seeds at which it is carried out.
 
     Attributes:
         plan: Which values are read.
@@ -325,10 +344,11 @@ class Run(NamedTuple):
     seeds_at_once: int
 
     def chunks(self) -> Iterable[tuple[np.ndarray, Params]]:
-        """Yield indices of seeds and their parameters, as many as fit in memory.
+        """Yield chunks of seeds, as many at a time as fit in memory.
 
-        All chunks have the same length, so that one program serves all: the last is
-        padded by repeating its last seed.
+        Yields:
+            `(seeds, params)`: the indices of the seeds, and their parameters, stacked.
+            All chunks have the same length: the last one repeats the last seed.
         """
         for start in range(0, self.num_seeds, self.seeds_at_once):
             seeds = np.arange(start, start + self.seeds_at_once)
@@ -337,7 +357,7 @@ class Run(NamedTuple):
             yield seeds, precision.cast(self.make(seeds), self.plan.dtype)
 
     def joined(self, parts: Sequence[dict[str, Array]]) -> dict[str, np.ndarray]:
-        """Concatenate the results of all chunks, without the padding of the last."""
+        """Return the results of all chunks concatenated, without repeated seeds."""
         on_host = [jax.tree.map(np.asarray, part) for part in parts]
         return {
             name: np.concatenate([part[name] for part in on_host])[: self.num_seeds]
@@ -404,7 +424,7 @@ def prepare(
     plan = Plan(
         f=reference,
         shapes=(tree, *((leaf.shape, leaf.dtype) for leaf in leaves)),
-        program=printed_key(anatomy.closed, reference),
+        program=printed_identity(anatomy.closed, reference),
         first=resolved.first,
         last=resolved.last,
         names=tuple(name for name in anatomy.points if name in names_read),
@@ -425,7 +445,7 @@ def prepare(
 
 
 def _read(function: Function, shapes: tuple[Params, PyTree]) -> Anatomy:
-    """Return the anatomy of f. Exceptions of f are reported as in `spectrum`."""
+    """Return the anatomy of f; what f raises becomes an InputError that quotes it."""
     try:
         return structure.anatomy(function, *shapes)
     except InputError:
@@ -437,7 +457,7 @@ def _read(function: Function, shapes: tuple[Params, PyTree]) -> Anatomy:
 
 
 def hashable(f: Function) -> Function:
-    """Return f, wrapped if it has no hash, such as a module that holds arrays."""
+    """Return f, in a lambda if it has no hash, like a module that holds arrays."""
     try:
         hash(f)
     except TypeError:
@@ -464,16 +484,16 @@ def _examples(xs: PyTree[Array]) -> tuple[PyTree[Array], int]:
 
 def at_once(
     fitting: int,
-    most: int,
+    count: int,
 ) -> int:
-    """Return how many things to compute at once: at most `most`, at most `fitting`.
+    """Return how many of `count` things to compute at once, at least one.
 
     Args:
-        fitting: How many fit in memory. If it is zero, one is computed nevertheless.
-        most: How many there are.
+        fitting: How many fit in memory.
+        count: How many there are.
     """
-    if fitting >= most:
-        return most
+    if fitting >= count:
+        return count
     # The free memory differs from call to call; rounded to a power of two it is mostly
     # the same, and the program need not be compiled again.
     return 2 ** (max(fitting, 1).bit_length() - 1)
@@ -484,9 +504,10 @@ def between(
     first: Point,
     last: Point,
 ) -> list[str]:
-    """Return the points with floating values on paths from `first` to `last`.
+    """Return the names of the points with floating values between two points.
 
-    Both ends are included. A point that is the same value as an end is left out.
+    These lie on paths from `first` to `last`, both ends included. Another name of the
+    value at an end is left out.
     """
     places_of_ends = (anatomy.place(first.name), anatomy.place(last.name))
     names = []
@@ -508,8 +529,8 @@ def previous_of_kind(plan: Plan) -> tuple[int | None, ...]:
     """Return, for each point, the index of the previous point of its kind, or None.
 
     Results of nonlinearities and norms (":out") are one kind, all other points the
-    other. Points that some path to the end of the span leads around are left out: they
-    have no previous point, and are none. The first of a kind has none either.
+    other. The first point of a kind has no previous one. A point that some path to the
+    end of the span leads around has none, and is the previous one of no point.
     """
     indices: list[int | None] = []
     latest: dict[bool, int] = {}
@@ -527,7 +548,10 @@ def keys_of(
     num_seeds: int,
     num_inputs: int,
 ) -> Key | None:
-    """Return (seeds, inputs) keys, which do not depend on the number of either."""
+    """Return keys of shape (seeds, inputs), or None if there is no key.
+
+    A key depends on the indices of its seed and input, and not on how many there are.
+    """
     if key is None:
         return None
 

@@ -131,7 +131,7 @@ def _traced_program(
     params: Params,
     x: PyTree,
 ) -> Program:
-    """Trace a user's f from x to its output."""
+    """Return a user's f, from x to its output, traced as a `Program`."""
     _require_start(target, params, x)
     shapes = target.abstract(params, x)
     try:
@@ -152,7 +152,7 @@ def _version(
     params: Params,
     x: PyTree,
 ) -> Hashable:
-    """Return a key that changes with what a user's f closes over, by tracing f."""
+    """Return an object that changes with what f closes over; None if f raises."""
     shapes = target.abstract(params, x)
     try:
         closed, _ = traced(_of_output(target), *shapes)
@@ -213,7 +213,7 @@ def _untraced_target(
     dtype: DTypeLike | None,
     output: int | str | None,
 ) -> Target:
-    """Check the arguments, and return the target without the fields set by tracing."""
+    """Check the arguments; return the target without the fields that tracing sets."""
     span = canonical(span)
     knows_layers = isinstance(function, LayeredFunction)
     if knows_layers and span == "hidden" and function.depth < 3:
@@ -276,7 +276,7 @@ def require_example(f: Map | list[Map], x: PyTree, argument: str) -> None:
 
 
 def _described(x: PyTree) -> str:
-    """Describe the shapes of an input."""
+    """Return words for the shapes of an input."""
     if jax.tree.structure(x).num_nodes == 1:
         return f"shape {jnp.shape(x)}"
     return f"shapes {jax.tree.map(jnp.shape, x)}"
@@ -412,7 +412,7 @@ def _with_points(
     params: Params,
     x: PyTree,
 ) -> Target:
-    """Find the points of a span and its blocks, if only the anatomy of f tells them."""
+    """Return the target with its points and blocks, if these come from the anatomy."""
     # A network that knows its layers has functions for its hidden span and its factors.
     knows_layers = target.network is not None
     needs_points = target.span != "end_to_end"
@@ -514,7 +514,7 @@ def _where_to_start(
     params: Params,
     x: PyTree,
 ) -> str:
-    """Say what to write for a span that does not start at x."""
+    """Return advice on what to write for a span that does not start at x."""
     shapes = target.abstract(params, x)
     try:
         return _spans.where_to_start(_anatomy(target, *shapes))
@@ -543,7 +543,7 @@ _MOST_SHOWN = 300
 
 
 def first_line(error: Exception) -> str:
-    """Return what an exception says, cut to what fits in a message."""
+    """Return the first line of an exception, cut to what fits in a message."""
     text = str(error).strip().partition("\n")[0]
     return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
 
@@ -576,7 +576,7 @@ def _hint_of_batch(
     x: PyTree,
     argument: str,
 ) -> str:
-    """Say that x seems to be a batch, if f takes x[0]; otherwise return ""."""
+    """Return a sentence that x seems to be a batch, if f takes x[0]; else ""."""
     if jax.tree.structure(x).num_nodes > 1 or not x.shape:
         return ""
     # The most common mistake is a batch in place of one example.
