@@ -181,7 +181,7 @@ def _not_printed(jaxpr: core.Jaxpr, reference: Reference) -> Hashable:
 
 
 def picked(y: PyTree, output: int | str | None) -> PyTree:
-    """Return the measured output: y[output]; for None y itself, or the first of a tuple.
+    """Return the measured output: y[output]; of None y, or the first of a tuple.
 
     Raises:
         InputError: y has no such output.
