@@ -211,7 +211,7 @@ def _by_seed(signals: "Signals", field: str) -> BySeed:
 
 
 def _at_points(signals: "Signals", field: str, points: tuple[str, ...]) -> Line:
-    """Return a field at these points, the mean over seeds and inputs; NaN if missing."""
+    """Return a field at points: the mean over seeds and inputs, NaN where missing."""
     by_seed = _by_seed(signals, field)
     index = {name: i for i, name in enumerate(signals.points)}
     means = np.full(len(points), np.nan)
