@@ -34,7 +34,7 @@ from isometry.structure._tapping import ADD
 _TOLERANCE = 1e-3
 
 # A layer is called invariant if doubling its weights moves the end of the span by less
-# than this share. A norm behind it leaves eps/variance, 1e-5 or less; a layer that
+# than this share. A norm after it leaves eps/variance, 1e-5 or less; a layer that
 # counts moves its own share of the signal. With a tenth of it, norms of signals of
 # variance 1e-2 would be missed; with ten times more, saturated layers would be
 # called invariant.

@@ -49,7 +49,7 @@ def jacobian(
         x: One floating example. Of a tree of arrays, derivatives are with respect to
             its floating leaves, flattened in the order of `jax.tree.leaves`; random
             keys and whole numbers beside them stay as they are. Where the span starts
-            behind the input, any tree, such as tokens.
+            after the input, any tree, such as tokens.
         span: "end_to_end"; "hidden", from the first to the last pre-activation; or two
             points of `isometry.anatomy(f, params, x)`, each a name or (name, index).
         dtype: What to measure in. By default the promoted dtype of `params` and `x`, at

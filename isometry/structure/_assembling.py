@@ -22,7 +22,7 @@ from isometry.structure._points import (
     Point,
     Points,
     PreActivation,
-    biases_behind_sums,
+    biases_after_sums,
     outlet,
     pre_activation,
     spots,
@@ -92,7 +92,7 @@ class _Parts(NamedTuple):
         weights: The weights; other fields refer to them by their indices here.
         origins: For each value that is computed from parameters alone, the leaves that
             it comes from.
-        before_bias: For each node that is the product of a weight layer, its
+        pre_activations: For each node that is the product of a weight layer, its
             pre-activation.
         joins: The sums in which residual branches return to the stream.
         heads: The attentions.
@@ -103,7 +103,7 @@ class _Parts(NamedTuple):
     leaves: Sequence[Leaf]
     weights: Sequence[Row]
     origins: Mapping[int, Origins]
-    before_bias: Mapping[int, PreActivation]
+    pre_activations: Mapping[int, PreActivation]
     joins: Sequence[Join]
     heads: Sequence[Heads]
     points: Points
@@ -131,17 +131,17 @@ def assemble(
     # From here on everything is read off the nodes: values in iterations of scans,
     # whose edges are true dependencies.
     flow = Flow(Unrolled(program), layers_at)
-    before_bias = {
+    pre_activations = {
         node: pre_activation(flow, origins_of, node) for node in flow.layer_at
     }
     joins_of_flow = joins(flow)
-    named = spots(flow, weights, before_bias, joins=joins_of_flow)
+    named = spots(flow, weights, pre_activations, joins=joins_of_flow)
     parts = _Parts(
         flow,
         leaves,
         weights=weights,
         origins=origins_of,
-        before_bias=before_bias,
+        pre_activations=pre_activations,
         joins=joins_of_flow,
         heads=_attention.attentions(flow, [join.node for join in joins_of_flow]),
         points=Points(flow, named, x_paths),
@@ -225,14 +225,14 @@ def _biases(parts: _Parts) -> dict[int, str]:
     path_of = {leaf: parts.leaves[i].path for i, leaf in enumerate(params)}
     biases: dict[int, str] = {}
     for node, uses in parts.flow.layer_at.items():
-        biases_here = parts.before_bias[node].biases
+        biases_here = parts.pre_activations[node].biases
         # Several weights have one bias each, or share one.
         if len(biases_here) == 1:
             biases_here = biases_here * len(uses)
         for (index, _), bias in zip(uses, biases_here, strict=False):
             biases.setdefault(index, path_of[bias])
-    behind = biases_behind_sums(parts.flow, parts.origins, parts.before_bias)
-    for node, biases_here in behind.items():
+    after_sums = biases_after_sums(parts.flow, parts.origins, parts.pre_activations)
+    for node, biases_here in after_sums.items():
         for index, _ in parts.flow.layer_at[node]:
             biases.setdefault(index, path_of[biases_here[0]])
     return biases
@@ -257,7 +257,7 @@ def _branches(parts: _Parts) -> tuple[tuple[Branch, ...], GateUses]:
         for joins_at, shift in parts.points.of_node(join.node):
             suffix = parts.points.suffix(join.layers[-1], shift)
             stem = name = stems[join.node] + suffix
-            # The same layers may make several branches, one behind the other.
+            # The same layers may make several branches, one after the other.
             number = 1
             while name in by_name:
                 number += 1
@@ -426,7 +426,7 @@ def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
     """
     flow = parts.flow
     names = _leaf_names(parts)
-    sum_of_layer = sums(flow, parts.before_bias, parts.joins)
+    sum_of_layer = sums(flow, parts.pre_activations, parts.joins)
     sum_of_shortcut = {
         node: join.node for join in parts.joins for node in join.shortcut
     }
@@ -438,7 +438,7 @@ def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
     # From the name of a weight to the steps after each of its uses.
     steps_of_uses: dict[str, list[tuple[str, ...]]] = {}
     for node, uses in flow.layer_at.items():
-        steps = _words_behind(flow, parts.before_bias[node].node, names)
+        steps = _words_after(flow, parts.pre_activations[node].node, names)
         if node in attended:
             steps.append("attention")
         both = (sum_of_shortcut, sum_of_layer)
@@ -447,7 +447,7 @@ def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
             # What follows the sum of a shortcut and a branch is said once, of the last
             # layer of the branch.
             if sum_of_layer.get(node) == sum_node:
-                steps += _words_behind(flow, sum_node, names)
+                steps += _words_after(flow, sum_node, names)
         # In some scan around it the iterations are steps, and not stacked layers.
         is_recurrent = any(not all(use.styles) for _, use in uses)
         if is_recurrent and not steps:
@@ -459,7 +459,7 @@ def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
     return {name: statistics.mode(steps) for name, steps in steps_of_uses.items()}
 
 
-def _words_behind(
+def _words_after(
     flow: Flow,
     node: int,
     names: Mapping[int, str],

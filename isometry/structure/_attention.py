@@ -100,7 +100,7 @@ def _heads(
             query=before[0],
             key=before[1],
             value=before[2],
-            output=_layers_behind(flow, mixed, barriers),
+            output=_layers_after(flow, mixed, barriers),
             logits=logits,
             mixed=mixed,
             size=_num_summed(flow, logits),
@@ -278,7 +278,7 @@ def _layers_before(
     return tuple(sorted(layers))
 
 
-def _layers_behind(
+def _layers_after(
     flow: Flow,
     start: int,
     barriers: frozenset[int],

@@ -109,16 +109,16 @@ def _join(
     operands: tuple[int, int],
 ) -> Join | None:
     """Return the join at a sum, or None if the sum adds no branch to the stream."""
-    fork, behind = _fork(flow, operands)
+    fork, marks = _fork(flow, operands)
     if fork is None:
         return None
     # The sum is a join if one operand is the stream itself and the other has layers.
-    ways = _ways(flow, fork, behind, operands=operands)
+    ways = _ways(flow, fork, marks, operands=operands)
     if ways[0].num_products > 0:
         # The stream may lie further back: in x + attention(h) + mlp(h), h = norm(x),
         # the last node on which mlp(h) and the sum before it depend is h.
-        fork, behind = _fork_on_stream(flow, operands) or (fork, behind)
-        ways = _ways(flow, fork, behind, operands=operands)
+        fork, marks = _fork_on_stream(flow, operands) or (fork, marks)
+        ways = _ways(flow, fork, marks, operands=operands)
     skip, branch = ways
     layers = branch.layers(flow)
     if not layers or skip.num_products == branch.num_products:
@@ -150,12 +150,12 @@ def _join(
 def _ways(
     flow: Flow,
     fork: int,
-    behind: dict[int, int],
+    marks: dict[int, int],
     *,
     operands: tuple[int, int],
 ) -> list[_Way]:
     """Return the paths to each operand; the operand with fewer products comes first."""
-    ways = [_way(flow, fork, behind, operand=operand) for operand in operands]
+    ways = [_way(flow, fork, marks, operand=operand) for operand in operands]
     return sorted(ways, key=lambda way: way.num_products)
 
 
@@ -178,17 +178,17 @@ def _fork_on_stream(
     # one operand cannot meet the other one itself.
     for stream, other in (operands, operands[::-1]):
         unchanged = _without_products(flow, stream)
-        behind = {stream: _LEFT, other: _RIGHT}
+        marks = {stream: _LEFT, other: _RIGHT}
         # Negated, because heapq pops the smallest and the latest node is wanted first.
         pending = [-other]
         while pending:
             node = -heapq.heappop(pending)
             if node in unchanged:
-                candidates.append((node, behind | dict.fromkeys(unchanged, _LEFT)))
+                candidates.append((node, marks | dict.fromkeys(unchanged, _LEFT)))
                 break
             for read in flow.inputs[node]:
-                if read not in behind:
-                    behind[read] = _RIGHT
+                if read not in marks:
+                    marks[read] = _RIGHT
                     heapq.heappush(pending, -read)
     return max(candidates, key=lambda pair: pair[0], default=None)
 
@@ -238,13 +238,13 @@ def _fork(
 def _way(
     flow: Flow,
     fork: int,
-    behind: dict[int, int],
+    marks: dict[int, int],
     *,
     operand: int,
 ) -> _Way:
     """Return all paths from the fork to one operand."""
     fewest = {fork: 0}
-    for node in sorted(behind):
+    for node in sorted(marks):
         # Paths that do not start at the fork, such as those of the keys and values of
         # an encoder, do not count.
         before = [fewest[read] for read in flow.inputs[node] if read in fewest]

@@ -30,7 +30,7 @@ class Convolution(NamedTuple):
         size: The pixels of the image along each axis, before it is padded.
         strides: The stride along each axis.
         dilation: The pixels from one tap of the window to the next, along each axis.
-        padding: "circular"; or the zeros before and behind each axis.
+        padding: "circular"; or the zeros before and after each axis.
         note: What the other fields do not say ("of the image as it was padded"), or "".
     """
 
@@ -153,8 +153,8 @@ def _unpadded(
     are_circles = []
     for i, pixels in enumerate(chosen):
         before, after = plain.padding[i]
-        behind = len(pixels.indices) - pixels.first - pixels.size
-        zeros.append((before + pixels.first, after + behind))
+        num_after = len(pixels.indices) - pixels.first - pixels.size
+        zeros.append((before + pixels.first, after + num_after))
         width = (taps[i] - 1) * plain.dilation[i] + 1
         is_circle = pixels.is_circle(plain.strides[i], width)
         are_circles.append(is_circle and before == after == 0)

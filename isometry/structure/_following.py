@@ -341,7 +341,7 @@ def _statistics(eqn) -> str:
 
 
 def _named_together(steps: Sequence[Step]) -> list[Step]:
-    """Replace sequences of steps that have a common name by one step."""
+    """Return steps, with one step in the place of a sequence that has a name."""
     joined: list[Step] = []
     i = 0
     while i < len(steps):

@@ -234,7 +234,7 @@ def _zeroed_by(
     if node in cuts:
         return ()
     if node not in cache:
-        # The recursion is as deep as the chain of operations behind the last layer.
+        # The recursion is as deep as the chain of operations after the last layer.
         cache[node] = _zeroed_by_operands(flow, node, cuts, cache=cache)
     return cache[node]
 
@@ -261,7 +261,7 @@ def _zeroed_by_operands(
         factors = [leaf for read in inputs for leaf in zeroed_by(read)]
         return tuple(dict.fromkeys(factors))
     if operation in _SUMS:
-        # A bias behind a gate is a shift: the branch is then constant, not zero. What
+        # A bias after a gate is a shift: the branch is then constant, not zero. What
         # does not depend on x does not count, unless nothing does.
         of_x = [read for read in inputs if _depends_on_x(flow, read)]
         return _common([zeroed_by(read) for read in of_x or inputs])

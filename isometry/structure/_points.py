@@ -95,10 +95,10 @@ def pre_activation(
     return _with_bias(flow, origins, node, uses=flow.layer_at[node])
 
 
-def biases_behind_sums(
+def biases_after_sums(
     flow: Flow,
     origins: Mapping[int, Origins],
-    before_bias: Mapping[int, PreActivation],
+    pre_activations: Mapping[int, PreActivation],
 ) -> dict[int, Indices]:
     """Find the biases that are added to the sum of the results of several layers.
 
@@ -107,13 +107,13 @@ def biases_behind_sums(
     Args:
         flow: The flow.
         origins: The origins of values.
-        before_bias: For each node of a layer, its pre-activation.
+        pre_activations: For each node of a layer, its pre-activation.
 
     Returns:
         From the node of a layer to the leaves of the biases. The bias after a sum
         belongs to the last of the layers that are added.
     """
-    layer_of = {before_bias[node].node: node for node in flow.layer_at}
+    layer_of = {pre_activations[node].node: node for node in flow.layer_at}
     biases_of: dict[int, Indices] = {}
     for node in flow.nodes:
         if not is_sum(flow, node):
@@ -123,11 +123,11 @@ def biases_behind_sums(
         if len(layers) < len(added):
             continue
         last = max(layers)
-        behind = _with_bias(flow, origins, node, uses=flow.layer_at[last])
+        following = _with_bias(flow, origins, node, uses=flow.layer_at[last])
         # A third layer may be added to the sum of two, before the bias or after it.
-        layer_of[behind.node] = last
-        if behind.biases:
-            biases_of[last] = behind.biases
+        layer_of[following.node] = last
+        if following.biases:
+            biases_of[last] = following.biases
     return biases_of
 
 
@@ -199,7 +199,7 @@ def _biases(
 def spots(
     flow: Flow,
     rows: Sequence[Row],
-    before_bias: Mapping[int, PreActivation],
+    pre_activations: Mapping[int, PreActivation],
     *,
     joins: Sequence[Join],
 ) -> list[Spot]:
@@ -208,11 +208,11 @@ def spots(
     Args:
         flow: The flow.
         rows: The weights and their uses.
-        before_bias: For each node that is the product of a weight layer, its
+        pre_activations: For each node that is the product of a weight layer, its
             pre-activation.
         joins: The sums in which residual branches return to the stream.
     """
-    sum_of_layer = sums(flow, before_bias, joins)
+    sum_of_layer = sums(flow, pre_activations, joins)
     collected: dict[tuple[str, str], Spot] = {}
 
     def put(
@@ -234,25 +234,25 @@ def spots(
     ]
     for node, row, use in named:
         base, number = _name_parts(rows[row], use)
-        here = before_bias[node].node
+        here = pre_activations[node].node
         put((base, number), use, node, at=here)
         # None if no nonlinearity or norm follows.
-        behind = outlet(flow, here)
-        if behind is not None:
-            put((base, number + ":out"), use, node, at=behind)
+        following = outlet(flow, here)
+        if following is not None:
+            put((base, number + ":out"), use, node, at=following)
         if node in sum_of_layer:
             sum_node = sum_of_layer[node]
             put((base, number + ":sum"), use, node, at=sum_node)
-            behind = outlet(flow, sum_node)
-            if behind is not None:
-                put((base, number + ":sum:out"), use, node, at=behind)
+            following = outlet(flow, sum_node)
+            if following is not None:
+                put((base, number + ":sum:out"), use, node, at=following)
     taken = {row.name for row in rows}
     return [*collected.values(), *_states(flow, taken)]
 
 
 def sums(
     flow: Flow,
-    before_bias: Mapping[int, PreActivation],
+    pre_activations: Mapping[int, PreActivation],
     joins: Sequence[Join],
 ) -> dict[int, int]:
     """Find the sums in which the results of layers are added to something.
@@ -272,7 +272,7 @@ def sums(
     layer_of: dict[int, int] = {}
     for node in flow.nodes:
         if node in flow.layer_at:
-            result = before_bias[node].node
+            result = pre_activations[node].node
             _note_results(flow, result, layer=node, layer_of=layer_of)
         if node in layer_of_join:
             layer = layer_of_join[node]
@@ -296,9 +296,9 @@ def _note_results(
 ) -> None:
     """Note that a node, and a nonlinearity or norm after it, are results of a layer."""
     layer_of[node] = layer
-    behind = outlet(flow, node)
-    if behind is not None:
-        layer_of[behind] = layer
+    following = outlet(flow, node)
+    if following is not None:
+        layer_of[following] = layer
 
 
 def _layer_before(
@@ -408,13 +408,14 @@ def outlet(flow: Flow, node: int) -> int | None:
     """
     passage = flow.passage(node)
     scaled = None
-    for before, behind in reversed([*zip([node, *passage], passage, strict=False)]):
-        if flow.is_scaled(behind):
-            scaled = behind
-        elif not (flow.operation(behind) in LAYOUT or is_wrap(flow, before, behind)):
+    # From the end of the passage, so that the last result is found first.
+    for before, after in reversed([*zip([node, *passage], passage, strict=False)]):
+        if flow.is_scaled(after):
+            scaled = after
+        elif not (flow.operation(after) in LAYOUT or is_wrap(flow, before, after)):
             # A mean is a sum that is divided; the sum is no value of the network.
-            is_mean = flow.operation(behind) in _SUMS and scaled is not None
-            return scaled if is_mean else behind
+            is_mean = flow.operation(after) in _SUMS and scaled is not None
+            return scaled if is_mean else after
     return None
 
 
@@ -546,9 +547,9 @@ class Points:
         for name, leaf in self.inputs():
             node = self._flow.unrolled.find(leaf)
             yield name, Point(node, leaf, ())
-            behind = outlet(self._flow, node)
-            if behind is not None and not self._is_laid_out(node, behind):
-                yield f"{name}:out", self._point(behind, {})
+            following = outlet(self._flow, node)
+            if following is not None and not self._is_laid_out(node, following):
+                yield f"{name}:out", self._point(following, {})
         output = self._program.outputs[0]
         yield "output", Point(self._flow.output, output, ())
 

@@ -106,9 +106,9 @@ class Branch(NamedTuple):
         layers: The names of the layers on it, in order.
         shortcut: The names of the layers on the skip: a projection, or none.
         positions: For each of `layers`, how many layers of the branch come before it on
-            the longest path: 0 for query, key and value, 1 for the output behind them.
+            the longest path: 0 for query, key and value, 1 for the output after them.
         slice: Which slice of its stacked layers it is made of, or None.
-        gates: Key paths of leaves that multiply the branch behind its last layer: the
+        gates: Key paths of leaves that multiply the branch after its last layer: the
             branch, without what is added to it, is zero where one of them is. A trained
             scalar, a scale per channel, or the scale of a norm.
         skip_gates: Likewise, of leaves that multiply the skip.

@@ -248,7 +248,7 @@ class _Search:
         )
 
     def minimal(self, stops: list[_Stop]) -> list[_Stop]:
-        """Leave out stops that are not needed to cut the output off from x."""
+        """Return the stops that are needed to cut the output off from x."""
         # Greedy: the set need not be the smallest, but none of it can be left out.
         needed = list(stops)
         for stop in sorted(stops, key=self._plausibility):
@@ -372,7 +372,7 @@ class _Words:
         others = [operand for operand in value.inputs if operand not in stop.changing]
         for operand in others:
             log_size = self._log_size(operand, stop.iteration)
-            leaves = self._leaves_behind(operand)
+            leaves = self._leaves_of(operand)
             # Tried in this order: the whole factor is zero, it is small enough for
             # underflow, some of its entries are zero.
             if log_size == -np.inf:
@@ -488,7 +488,7 @@ class _Words:
                     pending.append(operand)
         return None
 
-    def _leaves_behind(self, index: int) -> list[int]:
+    def _leaves_of(self, index: int) -> list[int]:
         """Return which leaves of params a value is made of; none if it depends on x."""
         if index in self._depends_on_x:
             return []
