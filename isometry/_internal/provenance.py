@@ -26,8 +26,8 @@ def versions() -> dict[str, str]:
 
     A package that is not installed is missing.
     """
-    # This package's version is that of the code that runs. The one that is installed
-    # may be another, or there may be none.
+    # The version of the code that runs. Another version of this package may be
+    # installed, or none.
     found = {
         "python": platform.python_version(),
         "isometry": sys.modules["isometry"].__version__,

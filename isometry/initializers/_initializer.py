@@ -19,10 +19,12 @@ from isometry._internal.errors import InputError, public
 from isometry._internal.types import DTypeLike, Key, Shape, Sharding
 from isometry.initializers._layout import Layout
 
+# `draw(key, shape, dtype)`, in float32 or float64.
 Draw: TypeAlias = Callable[[Key, tuple[int, ...], np.dtype], Array]
 
 
 def _nothing_known(shape: tuple[int, ...]) -> float:
+    """Return 0, the bound of a law of which no bound is known."""
     return 0.0
 
 

@@ -147,7 +147,7 @@ def _stack(
     draw_one: Callable[[Key], Array], key: Key, stack_shape: tuple[int, ...]
 ) -> Float[Array, "..."]:
     """Draw independent kernels; return an array of shape (*stack_shape, *kernel)."""
-    # One kernel alone takes the key itself: that makes its bits JAX's. A batch axis of
+    # One kernel alone takes the key itself, so that its bits are JAX's. A batch axis of
     # size one is a batch, so that its size does not decide how keys are used.
     if stack_shape == (1,):
         return draw_one(key)[None]

@@ -113,7 +113,7 @@ class Gains:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Calibrated(Network):
-    """A network whose drawn weights are multiplied by gains, a number a layer.
+    """A network whose drawn weights are multiplied by gains, one for each layer.
 
     Attributes:
         base: The network without the gains.
@@ -144,7 +144,7 @@ class Calibrated(Network):
     def adjust(self, params: Params, xs: PyTree[Array]) -> Params:
         """Adjust parameters as the network's scheme does, and multiply the weights."""
         adjusted = self.base.adjust(params, xs)
-        # Otherwise they have been multiplied as they were drawn.
+        # `init` has multiplied the weights, unless the scheme is data-driven.
         if not self.base.data_driven:
             return adjusted
         return scaled(adjusted, self.base.anatomy, self.factors)

@@ -236,7 +236,7 @@ def _concatenated(
     value: Value,
     origins_of: dict[int, Origins],
 ) -> Origins:
-    """Return the origins of a value that f concatenated or stacked, one a leaf."""
+    """Return the origins of what f concatenated or stacked, one for each leaf."""
     is_stack = value.operation == "stack"
     axis = value.params["axis" if is_stack else "dimension"]
     shares: list[Origin] = []

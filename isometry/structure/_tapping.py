@@ -370,10 +370,10 @@ def _remat(
     """Evaluate a remat, which still recomputes its values in the backward pass."""
     (program,) = _called(eqn)
 
-    def body(operands: list[Array]) -> tuple[list[Array], Arrays]:
+    def body(arguments: list[Array]) -> tuple[list[Array], Arrays]:
         return _run(
             program,
-            operands,
+            arguments,
             taps,
             mode=mode,
         )
