@@ -65,8 +65,8 @@ class ChainFunction(LayeredFunction):
         if is_sequence:
             given = f"{len(params)} entries"
         raise InputError(
-            f"{where} is {given}; write a tuple or list of {self.depth}, one entry per "
-            "block (None for a block without parameters)."
+            f"{where} is {given}; write a tuple of {self.depth}, one entry per block "
+            "(None for a block without parameters)."
         )
 
     @public("chain")
