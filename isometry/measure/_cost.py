@@ -1,6 +1,7 @@
 """The memory and operations of a measurement, before anything runs.
 
-`cost` compiles and asks XLA; footprints bound the memory without compiling.
+`cost` compiles and asks XLA; footprints bound the memory without compiling. A direction
+is one tangent or cotangent, which gives one column or row of the Jacobian.
 """
 
 import functools
@@ -230,7 +231,14 @@ def chunked_for(
     x: PyTree,
     max_bytes: int | None,
 ) -> Target:
-    """Return the target with as many directions at a time as a method can afford.
+    """Return the target with as many directions at a time as fit the budget.
+
+    Args:
+        target: The span of f.
+        method: The method that measures it.
+        params: Parameters of one seed.
+        x: One example.
+        max_bytes: The budget; None for a quarter of the free memory.
 
     Raises:
         InputError: One direction at a time is too much.

@@ -1,4 +1,7 @@
-"""Makes a `Target` from f and a span: checks the arguments, and traces f once."""
+"""Makes a `Target` from f and a span: checks the arguments, and traces f once.
+
+A target is a span of f at fixed shapes and dtypes, ready to be measured (`_target`).
+"""
 
 import functools
 from collections.abc import Callable, Hashable
@@ -355,7 +358,7 @@ def _examine_cached(
     params: Params,
     x: PyTree,
 ) -> Target:
-    """Do what `_examine` does, but only once for equal targets and shapes."""
+    """Return what `_examine` returns, cached for equal targets and shapes."""
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, x))
     return _examine(target, *shapes, argument="x")
 
@@ -637,9 +640,9 @@ def refuse_chance(
     """Refuse a function whose two traces hold different constants.
 
     Args:
-        what: What the message calls the function: "f", "optimizer".
-        first_trace: Its jaxpr.
-        second_trace: Its jaxpr again, for the same arguments.
+        what: The name of the function in the message: "f", "optimizer".
+        first_trace: A jaxpr of the function.
+        second_trace: Another jaxpr of the function, for the same arguments.
     """
     # Numbers that f draws outside of JAX are constants of its jaxpr.
     first = jaxprs.constants(first_trace)

@@ -115,7 +115,7 @@ def signals(
         )
         parts.append(part)
     joined = run.joined(parts)
-    # From the order of groups to that of the computation.
+    # Points are in the order of groups, and get that of the computation.
     fields = {name: value[..., plan.order] for name, value in joined.items()}
     # Computed on the host: it is a ratio of a few numbers at each point.
     fields["chi"] = _chi(fields["apjn"], _points.previous_of_kind(plan))
