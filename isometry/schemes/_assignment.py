@@ -18,7 +18,7 @@ from isometry.activations import Activation
 from isometry.initializers import Initializer
 from isometry.initializers._kernels import lay_out
 from isometry.initializers._layout import Parts, size, sizes
-from isometry.schemes import _fused, _multipliers, _places, _scales
+from isometry.schemes import _fused, _multipliers, _places, _scales, _windows
 from isometry.schemes._layer import Layer
 from isometry.schemes._multipliers import Setting
 from isometry.schemes._places import Places
@@ -404,24 +404,28 @@ def _weight(
     chosen: dict[Layer, Init] = {}
     parts: dict[str, Layer] = {}
     inits = []
+    window_note = ""
     for layer in layers:
         kind = _without_index(layer) if scheme.alike else layer
         if kind not in chosen:
             try:
-                chosen[kind] = scaled.scheme.initializer(layer)
+                init = scaled.scheme.initializer(layer)
             except FromCall as error:
                 # A scheme may refuse one weight for queries, keys and values, and still
                 # have an initializer for each of the three. Then these are drawn.
                 parts = _fused.parts(layer, places.shares.get(source.name, {}))
                 if not parts:
                     raise NotDefined(_about(source, scheme, error)) from error
-                chosen[kind] = _fused.initializer(scaled.scheme, parts)
+                init = _fused.initializer(scaled.scheme, parts)
+            fit = _windows.fitted(init, source, usage, scheme=scheme.name)
+            chosen[kind] = fit.init
+            window_note = fit.note or window_note
         inits.append(chosen[kind])
     _check_zeros(source, scheme, inits, usage=usage)
     together = ""
     if not parts:
         together = _drawn_together(source, has_shares=source.name in places.shares)
-    notes = (scaled.note, _remark(source), usage.note(), together)
+    notes = (scaled.note, window_note, _remark(source), usage.note(), together)
     note = ", ".join(filter(None, notes))
     weight = _Weight(
         source=source,

@@ -210,6 +210,7 @@ def _layers(
             reads=precedes.get(row.name, nothing).point,
             before=precedes.get(row.name, nothing).steps,
             then=follows.get(row.name, ()),
+            spread=row.spread,
         )
         for index, row in enumerate(parts.weights)
     )

@@ -78,6 +78,10 @@ class Row(NamedTuple):
         return self.uses[0].meeting.groups
 
     @property
+    def spread(self) -> Indices:
+        return self.uses[0].meeting.spread
+
+    @property
     def is_tied(self) -> bool:
         """Whether some slice of it is used more than once."""
         is_repeated = any(use.number > 0 for use in self.uses)

@@ -27,7 +27,8 @@ class WeightLayer:
         window_axes: Spatial axes of a convolution.
         groups: Groups of channels of a convolution.
         fan_in: The number of entries that are summed to one output; of an embedding,
-            the number of rows.
+            the number of rows. Of a transposed convolution it is that of its window:
+            one output meets `fan_in / prod(spread)` of them on average.
         fan_out: The number of outputs in its own group that one input contributes to: 9
             for a depthwise 3×3 kernel, where JAX and torch count otherwise.
         bias: The key path of the bias, or None.
@@ -48,6 +49,8 @@ class WeightLayer:
         before: What the signal passes between that point and this layer, such as the
             norm at the beginning of a branch.
         then: What follows the layer, step by step: ("batch norm", "relu").
+        spread: Of a transposed convolution, its stride along each axis of the image:
+            zeros stand between the pixels that its window goes over. Else empty.
 
     Example:
         >>> net = networks.mlp([3, 8, 8, 2], "tanh")
@@ -80,6 +83,7 @@ class WeightLayer:
     reads: str | None
     before: tuple[str, ...]
     then: tuple[str, ...]
+    spread: tuple[int, ...] = ()
 
 
 def stack_sizes(layer: WeightLayer, shape: Sequence[int]) -> tuple[int, ...]:
