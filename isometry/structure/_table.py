@@ -49,7 +49,7 @@ def cells(
 
 
 def _fans(layer: WeightLayer) -> str:
-    """Write the fans: "36 → 72"; of a transposed convolution of stride 2 "36/4 → 72"."""
+    """Write the fans: "36 → 72", or "36/4 → 72" of a transposed convolution."""
     if not layer.fan_in:
         return "?"
     fan_in = str(layer.fan_in)
