@@ -1,14 +1,17 @@
 """Where the layers of an anatomy lie: their order, branches, stacks and heads."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
+from isometry._internal.errors import NotDefined
 from isometry.schemes import _scales
 from isometry.schemes._layer import Branch, Layer
 from isometry.structure import Anatomy, WeightLayer
 from isometry.structure import Branch as Record
+from isometry.structure._anatomy import branches_across_loops
 from isometry.structure._recurring import is_fed
 
 # The name of a layer and the index of a slice of it, 0 if the layer is not stacked.
@@ -80,17 +83,16 @@ def places(anatomy: Anatomy) -> Places:
     fewest: dict[Slice, int] = {}
     last = []
     for record, stack, index in placed:
-        for name, position in zip(record.layers, record.positions, strict=True):
-            here = _place(record, stack, index, position=position)
-            for index_of_slice in _slices(by_name[name], record):
-                key = name, index_of_slice
-                # A layer on nested branches belongs to the innermost, which has the
-                # fewest layers.
-                if key not in fewest or len(record.layers) < fewest[key]:
-                    on_branch[key] = here
-                    fewest[key] = len(record.layers)
-        end = max(record.positions)
-        last.append((record, _place(record, stack, index, position=end)))
+        positions = _positions(anatomy, record, by_name)
+        end = max(positions.values())
+        place = _place(stack, index, length=end + 1)
+        for key, position in positions.items():
+            # A layer on nested branches belongs to the innermost, which has the fewest
+            # layers.
+            if key not in fewest or len(positions) < fewest[key]:
+                on_branch[key] = dataclasses.replace(place, position=position)
+                fewest[key] = len(positions)
+        last.append((record, dataclasses.replace(place, position=end)))
     _add_keys_from_elsewhere(anatomy, on_branch, by_name)
     _add_embeddings(anatomy, on_branch, stacks)
     return Places(
@@ -152,15 +154,67 @@ def _branch_of(
     return places.on_branch.get((source.name, index_of_slice))
 
 
-def _place(record: Record, stack: _Stack, index: int, *, position: int) -> Branch:
+def _place(stack: _Stack, index: int, *, length: int) -> Branch:
+    """Return the place of the first layer of a branch."""
     return Branch(
         index=index,
         count=len(stack.branches),
-        position=position,
-        length=max(record.positions) + 1,
+        position=0,
+        length=length,
         stack=stack.name,
         other=stack.other,
     )
+
+
+def _positions(
+    anatomy: Anatomy, record: Record, by_name: Mapping[str, WeightLayer]
+) -> dict[Slice, int]:
+    """Return how many layers of a branch come before each slice on it."""
+    if record.name in branches_across_loops(anatomy):
+        return _positions_across_loops(anatomy, record)
+    return {
+        (name, index_of_slice): position
+        for name, position in zip(record.layers, record.positions, strict=True)
+        for index_of_slice in _slices(by_name[name], record)
+    }
+
+
+def _positions_across_loops(anatomy: Anatomy, record: Record) -> dict[Slice, int]:
+    """Count the layers of a branch that are more than one slice of their stacks.
+
+    Slices of such a stack may lie one behind the other, all on the same branch, or each
+    on another one. Which it is follows from what depends on what.
+
+    Raises:
+        NotDefined: Where the branch leaves the stream is no point.
+    """
+    if record.leaves is None:
+        raise NotDefined(
+            f"branch {record.name!r}: it has several slices of one leaf, and the place "
+            "where it leaves the stream has no name, so that they cannot be counted; "
+            "write its layers as leaves of their own."
+        )
+    points: dict[Slice, str] = {}
+    for name in record.layers:
+        first = first_points(anatomy, name)
+        # Slices of nested stacks are numbered with the innermost index fastest.
+        for count, index in enumerate(sorted(first)):
+            point = first[index]
+            is_behind = point != record.leaves and anatomy.upstream(
+                record.leaves, point
+            )
+            if is_behind and anatomy.upstream(point, record.joins):
+                points[name, count] = point
+    order = {point: i for i, point in enumerate(anatomy.points)}
+    positions: dict[Slice, int] = {}
+    for key in sorted(points, key=lambda key: order[points[key]]):
+        before = [
+            position
+            for other, position in positions.items()
+            if anatomy.upstream(points[other], points[key])
+        ]
+        positions[key] = max(before, default=-1) + 1
+    return positions
 
 
 def _slices(layer: WeightLayer, record: Record) -> Sequence[int]:
@@ -354,7 +408,8 @@ def _add_embeddings(
         if reading:
             record, stack = reading[0]
             index = stack.branches.index(record)
-            on_branch[layer.name, 0] = _place(record, stack, index, position=0)
+            length = max(record.positions) + 1
+            on_branch[layer.name, 0] = _place(stack, index, length=length)
 
 
 def _heads(anatomy: Anatomy, by_name: Mapping[str, WeightLayer]) -> dict[str, int]:

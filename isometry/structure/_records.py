@@ -111,6 +111,7 @@ class Branch(NamedTuple):
         shortcut: The names of the layers on the skip: a projection, or none.
         positions: For each of `layers`, how many layers of the branch come before it on
             the longest path: 0 for query, key and value, 1 for the output behind them.
+            Of a loop within the branch, the first iterations alone are counted.
         slice: Which slice of its stacked layers it is made of, or None.
         gates: Key paths of leaves that multiply the branch behind its last layer: the
             branch, without what is added to it, is zero where one of them is. A trained
