@@ -82,8 +82,9 @@ def places(anatomy: Anatomy) -> Places:
     on_branch: dict[Slice, Branch] = {}
     fewest: dict[Slice, int] = {}
     last = []
-    for record, stack, index in placed:
-        positions = _positions(anatomy, record, by_name)
+    all_positions = [_positions(anatomy, record, by_name) for record, _, _ in placed]
+    _check_counted([record for record, _, _ in placed], all_positions)
+    for (record, stack, index), positions in zip(placed, all_positions, strict=True):
         end = max(positions.values())
         place = _place(stack, index, length=end + 1)
         for key, position in positions.items():
@@ -177,6 +178,34 @@ def _positions(
         for name, position in zip(record.layers, record.positions, strict=True)
         for index_of_slice in _slices(by_name[name], record)
     }
+
+
+def _check_counted(
+    records: Sequence[Record], all_positions: Sequence[Mapping[Slice, int]]
+) -> None:
+    """Refuse slices of a loop of their own, each computed from the one before.
+
+    What a loop returns for all its iterations counts as one value. So if several
+    branches read it, all slices seem to lie on each of them.
+
+    Raises:
+        NotDefined: There are such branches.
+    """
+    reader: dict[tuple[tuple[str, ...], Slice], Record] = {}
+    for record, positions in zip(records, all_positions, strict=True):
+        by_layer: dict[str, set[int]] = {}
+        for (name, _), position in positions.items():
+            by_layer.setdefault(name, set()).add(position)
+        for key in positions:
+            first = reader.setdefault((record.layers, key), record)
+            name, _ = key
+            if first is not record and len(by_layer[name]) > 1:
+                raise NotDefined(
+                    f"branches {first.name!r} and {record.name!r}: the slices of "
+                    f"{name!r} are computed one from the other in a loop of their own, "
+                    "and which of them each branch reads cannot be told; compute them "
+                    "in the loop of the branches, or write each as a leaf of its own."
+                )
 
 
 def _positions_across_loops(anatomy: Anatomy, record: Record) -> dict[Slice, int]:

@@ -304,7 +304,9 @@ def _is_across_loops(parts: _Parts, join: Join) -> bool:
             if use.index is not None:
                 numbers.add(use.index)
             # Loops that share a weight between iterations are recurrences.
-            stacking = [scan for scan, own in zip(scans, use.styles, strict=True) if own]
+            stacking = [
+                scan for scan, own in zip(scans, use.styles, strict=True) if own
+            ]
             if any(scan not in around for scan in stacking):
                 return True
     return len(numbers) > 1
