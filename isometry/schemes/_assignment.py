@@ -421,6 +421,8 @@ def _weight(
                 if not parts:
                     raise NotDefined(_about(source, scheme, error)) from error
                 init = _fused.initializer(scaled.scheme, parts)
+            if source.name in places.uncounted:
+                _check_uncounted(scaled.scheme, layer, places.uncounted[source.name])
             fit = _windows.fitted(init, source, usage, scheme=scheme.name)
             chosen[kind] = fit.init
             window_note = fit.note or window_note
@@ -447,6 +449,13 @@ def _weight(
         initializer = f"{written[0]} … {written[-1]}"
     row = Row(source.path, source.name, role, initializer=initializer, note=note)
     return weight, row
+
+
+def _check_uncounted(scheme: Scheme, layer: Layer, reason: str) -> None:
+    """Refuse a scale that depends on a place on a branch that is not known."""
+    on_stream = dataclasses.replace(layer, branch=None)
+    if repr(scheme.initializer(layer)) != repr(scheme.initializer(on_stream)):
+        raise NotDefined(f"layer {layer.name!r}: scheme {scheme.name!r}: {reason}")
 
 
 def _without_index(layer: Layer) -> Layer:

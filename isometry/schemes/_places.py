@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from isometry._internal.errors import NotDefined
 from isometry.schemes import _scales
 from isometry.schemes._layer import Branch, Layer
 from isometry.structure import Anatomy, WeightLayer
@@ -60,6 +59,7 @@ class Places(NamedTuple):
         by_name: The layers by name.
         shares: For layers that make queries, keys and values, where along the outputs
             each begins and ends.
+        uncounted: For layers whose position on their branch is not known, the reason.
     """
 
     order: dict[Slice, int]
@@ -68,6 +68,7 @@ class Places(NamedTuple):
     heads: dict[str, int]
     by_name: dict[str, WeightLayer]
     shares: dict[str, dict[str, tuple[int, int]]]
+    uncounted: dict[str, str]
 
 
 def places(anatomy: Anatomy) -> Places:
@@ -83,7 +84,7 @@ def places(anatomy: Anatomy) -> Places:
     fewest: dict[Slice, int] = {}
     last = []
     all_positions = [_positions(anatomy, record, by_name) for record, _, _ in placed]
-    _check_counted([record for record, _, _ in placed], all_positions)
+    uncounted = _uncounted(anatomy, [record for record, _, _ in placed], all_positions)
     for (record, stack, index), positions in zip(placed, all_positions, strict=True):
         end = max(positions.values())
         place = _place(stack, index, length=end + 1)
@@ -103,6 +104,7 @@ def places(anatomy: Anatomy) -> Places:
         heads=_heads(anatomy, by_name),
         by_name=by_name,
         shares=_shares(anatomy),
+        uncounted=uncounted,
     )
 
 
@@ -171,8 +173,9 @@ def _positions(
     anatomy: Anatomy, record: Record, by_name: Mapping[str, WeightLayer]
 ) -> dict[Slice, int]:
     """Return how many layers of a branch come before each slice on it."""
-    if record.name in branches_across_loops(anatomy):
-        return _positions_across_loops(anatomy, record)
+    is_across_loops = record.name in branches_across_loops(anatomy)
+    if is_across_loops and record.leaves is not None:
+        return _positions_across_loops(anatomy, record, record.leaves)
     return {
         (name, index_of_slice): position
         for name, position in zip(record.layers, record.positions, strict=True)
@@ -180,58 +183,21 @@ def _positions(
     }
 
 
-def _check_counted(
-    records: Sequence[Record], all_positions: Sequence[Mapping[Slice, int]]
-) -> None:
-    """Refuse slices of a loop of their own, each computed from the one before.
-
-    What a loop returns for all its iterations counts as one value. So if several
-    branches read it, all slices seem to lie on each of them.
-
-    Raises:
-        NotDefined: There are such branches.
-    """
-    reader: dict[tuple[tuple[str, ...], Slice], Record] = {}
-    for record, positions in zip(records, all_positions, strict=True):
-        by_layer: dict[str, set[int]] = {}
-        for (name, _), position in positions.items():
-            by_layer.setdefault(name, set()).add(position)
-        for key in positions:
-            first = reader.setdefault((record.layers, key), record)
-            name, _ = key
-            if first is not record and len(by_layer[name]) > 1:
-                raise NotDefined(
-                    f"branches {first.name!r} and {record.name!r}: the slices of "
-                    f"{name!r} are computed one from the other in a loop of their own, "
-                    "and which of them each branch reads cannot be told; compute them "
-                    "in the loop of the branches, or write each as a leaf of its own."
-                )
-
-
-def _positions_across_loops(anatomy: Anatomy, record: Record) -> dict[Slice, int]:
+def _positions_across_loops(
+    anatomy: Anatomy, record: Record, leaves: str
+) -> dict[Slice, int]:
     """Count the layers of a branch that are more than one slice of their stacks.
 
-    Slices of such a stack may lie one behind the other, all on the same branch, or each
-    on another one. Which it is follows from what depends on what.
-
-    Raises:
-        NotDefined: Where the branch leaves the stream is no point.
+    Slices of a stack may lie one behind the other, all on the same branch, or each on
+    another one. Which it is follows from what depends on what.
     """
-    if record.leaves is None:
-        raise NotDefined(
-            f"branch {record.name!r}: it has several slices of one leaf, and the place "
-            "where it leaves the stream has no name, so that they cannot be counted; "
-            "write its layers as leaves of their own."
-        )
     points: dict[Slice, str] = {}
     for name in record.layers:
         first = first_points(anatomy, name)
         # Slices of nested stacks are numbered with the innermost index fastest.
         for count, index in enumerate(sorted(first)):
             point = first[index]
-            is_behind = point != record.leaves and anatomy.upstream(
-                record.leaves, point
-            )
+            is_behind = point != leaves and anatomy.upstream(leaves, point)
             if is_behind and anatomy.upstream(point, record.joins):
                 points[name, count] = point
     order = {point: i for i, point in enumerate(anatomy.points)}
@@ -244,6 +210,45 @@ def _positions_across_loops(anatomy: Anatomy, record: Record) -> dict[Slice, int
         ]
         positions[key] = max(before, default=-1) + 1
     return positions
+
+
+def _uncounted(
+    anatomy: Anatomy,
+    records: Sequence[Record],
+    all_positions: Sequence[Mapping[Slice, int]],
+) -> dict[str, str]:
+    """Return the layers whose position on their branch is not known, and why not."""
+    reasons: dict[str, str] = {}
+    reader: dict[tuple[tuple[str, ...], Slice], Record] = {}
+    for record, positions in zip(records, all_positions, strict=True):
+        if record.name not in branches_across_loops(anatomy):
+            continue
+        if record.leaves is None:
+            reason = (
+                f"branch {record.name!r} has several slices of one leaf, and the place "
+                "where it leaves the stream has no name, so that they cannot be "
+                "counted; write its layers as leaves of their own."
+            )
+            reasons |= dict.fromkeys(record.layers, reason)
+            continue
+        by_layer: dict[str, set[int]] = {}
+        for (name, _), position in positions.items():
+            by_layer.setdefault(name, set()).add(position)
+        for key in positions:
+            # What a loop returns for all its iterations counts as one value. So if
+            # several branches read it, all slices seem to lie on each of them.
+            first = reader.setdefault((record.layers, key), record)
+            name, _ = key
+            if first is not record and len(by_layer[name]) > 1:
+                reason = (
+                    f"branches {first.name!r} and {record.name!r} read slices of "
+                    f"{name!r} that are computed one from the other in a loop of their "
+                    "own, and which of them each reads cannot be told; compute them in "
+                    "the loop of the branches, or write each as a leaf of its own."
+                )
+                # With that of one layer, the length of the branch is unknown.
+                reasons |= dict.fromkeys(record.layers, reason)
+    return reasons
 
 
 def _slices(layer: WeightLayer, record: Record) -> Sequence[int]:

@@ -242,8 +242,10 @@ def test_slices_of_several_loops_are_counted_on_their_branch(how):
 
 
 def test_slices_computed_one_from_the_other_beside_their_branches_are_refused():
+    """By schemes that scale by the place on a branch."""
     shapes = stacks((2,), (2,))
     an = anatomy(one_from_the_other, shapes, jax.ShapeDtypeStruct((4,), jnp.float32))
-    message = r"branches 'b\[0\]' and 'b\[1\]': the slices of 'a' are computed one"
+    message = r"branches 'b\[0\]' and 'b\[1\]' read slices of 'a' that are computed one"
     with pytest.raises(NotDefined, match=message):
         schemes.assign("fixup", an, shapes)
+    assert len(schemes.assign("kaiming", an, shapes).rows) == 3
