@@ -404,7 +404,7 @@ class Resnet(Built):
         # dks and tat replace the activation; another scheme gets the user's own.
         phi, chosen = _shaped(
             scheme,
-            untransformed(self.activation),
+            untransformed(self.function.activation),
             self.function.order,
             branches=self.branch,
             skips=self.skip,
