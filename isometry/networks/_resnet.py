@@ -541,7 +541,8 @@ def resnet(
 
     The multiplier of a branch is a trained leaf of the parameters, which some schemes
     set (rezero, skipinit). That of a skip is a constant, times that of the scheme, if
-    it has one (deep_norm).
+    it has one (deep_norm). dks and tat replace the activation, and need skip² + branch²
+    = 1 in every block.
 
     The points of block i are "blocks/first[i]" and "blocks/second[i]", its sum is that
     of its last layer, "blocks/second[i]:sum". Where blocks differ, equal ones in a row
