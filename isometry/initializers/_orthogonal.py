@@ -113,21 +113,30 @@ def orthogonal_matrices(
     arguments: dict[str, object],
     dtype: DTypeLike | None,
 ) -> Initializer:
-    """Make the initializer of Haar matrices times gain, under a factory's name."""
+    """Make the initializer of Haar matrices times gain, under a factory's name.
+
+    Args:
+        name: The name of the factory.
+        gain: All singular values.
+        axes: The layout that the factory was told.
+        arguments: The arguments of the factory, for the repr.
+        dtype: The dtype of a call that names none.
+    """
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Float[Array, "..."]:
         parts = axes.parts(shape)
-        # As in JAX the rows are what is neither batch nor output, in the order of the
-        # axes, and a batch is drawn from one key.
-        rows = tuple(sorted(parts.inputs + parts.window))
-        as_matrix = parts._replace(window=(), inputs=rows)
+        # A kernel is drawn as a matrix with a row for each input at each tap of the
+        # window. As in JAX the rows are in the order of the axes.
+        row_axes = tuple(sorted(parts.inputs + parts.window))
         matrices = haar_orthogonal(
             key,
-            rows=size(shape, as_matrix.inputs),
+            rows=size(shape, row_axes),
             columns=axes.outputs_per_group(shape),
             dtype=dtype,
+            # As in JAX a batch is drawn from one key, and so are groups.
             batch=(*sizes(shape, parts.batch), axes.groups),
         )
+        as_matrix = parts._replace(window=(), inputs=row_axes)
         return jnp.asarray(gain, dtype) * lay_out(matrices, shape, as_matrix)
 
     return Initializer(

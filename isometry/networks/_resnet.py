@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from jaxtyping import Array
 
 from isometry import activations, schemes
 from isometry._internal import checks
-from isometry._internal.errors import InputError, public
+from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.activations import Activation
 from isometry.networks import _norms, _spatial
@@ -20,6 +21,7 @@ from isometry.networks._network import Built, Network
 from isometry.networks._spatial import Size
 from isometry.schemes import Scheme
 from isometry.schemes._registry import SchemeLike
+from isometry.schemes._shaping import untransformed
 
 
 class Order(NamedTuple):
@@ -45,6 +47,10 @@ ORDERS = {
 
 # With "valid" the branch would return a smaller image than the skip.
 _PADDINGS = ("circular", "same")
+
+# The relative error of skip² + branch² up to which it counts as 1. Ten times less would
+# be near the rounding of float32; ten times more would take 0.7071 for √½.
+_SAME = 1e-6
 
 # Examples in `net.training.example`, by which the anatomy in training mode is read. Any
 # other number can be measured as well. Ten times more would make the anatomy slower;
@@ -395,10 +401,19 @@ class Resnet(Built):
 
         A scheme that multiplies skips, such as deep_norm, changes the function too.
         """
-        chosen = schemes.get(scheme)
+        # dks and tat replace the activation; another scheme gets the user's own.
+        phi, chosen = _shaped(
+            scheme,
+            untransformed(self.function.activation),
+            self.function.order,
+            branches=self.branch,
+            skips=self.skip,
+        )
+        function = dataclasses.replace(self.function, activation=phi)
         net = dataclasses.replace(
             self,
-            function=_scaled(self.function, self.skip, chosen),
+            function=_scaled(function, self.skip, chosen),
+            activation=phi,
             scheme=chosen,
             sigma_w=sigma_w,
             sigma_b=sigma_b,
@@ -451,6 +466,32 @@ def _residuals(scheme: Scheme, function: ResnetFunction) -> list[schemes.Residua
     ]
 
 
+def _shaped(
+    scheme: SchemeLike,
+    phi: Activation,
+    order: str,
+    *,
+    branches: Sequence[float],
+    skips: Sequence[float],
+) -> tuple[Activation, Scheme]:
+    """Put the activation that a scheme asks for in the place of a given one."""
+    chosen = schemes.get(scheme)
+    if chosen.transform is None:
+        return phi, chosen
+    for i, (branch, skip) in enumerate(zip(branches, skips, strict=True)):
+        square = branch**2 + skip**2
+        # The multipliers of a float32 network are rounded to 1e-7.
+        if not math.isclose(square, 1, rel_tol=_SAME):
+            raise NotDefined(
+                f"block {i}: scheme {chosen.name!r} needs skip² + branch² = 1, and it "
+                f"is {square:.6g}; write branch=b, skip=(1 - b**2) ** 0.5."
+            )
+    num_layers, before, behind = ORDERS[order]
+    num_activations = num_layers - 1 + before + behind
+    blocks = [(num_activations, abs(branch)) for branch in branches]
+    return schemes.transformed(chosen, phi, 0, blocks=blocks)
+
+
 def _scaled(
     function: ResnetFunction, skip: Sequence[float], scheme: Scheme
 ) -> ResnetFunction:
@@ -500,7 +541,8 @@ def resnet(
 
     The multiplier of a branch is a trained leaf of the parameters, which some schemes
     set (rezero, skipinit). That of a skip is a constant, times that of the scheme, if
-    it has one (deep_norm).
+    it has one (deep_norm). dks and tat replace the activation, and need skip² + branch²
+    = 1 in every block.
 
     The points of block i are "blocks/first[i]" and "blocks/second[i]", its sum is that
     of its last layer, "blocks/second[i]:sum". Where blocks differ, equal ones in a row
@@ -587,7 +629,7 @@ def resnet(
         ),
         padding=padding,
     )
-    chosen = schemes.get(scheme)
+    phi, chosen = _shaped(scheme, phi, order, branches=branches, skips=skips)
     function = ResnetFunction(
         runs=runs,
         skips=skips,

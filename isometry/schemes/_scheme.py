@@ -97,7 +97,20 @@ class Drawn(NamedTuple):
 Choose: TypeAlias = Callable[[Layer, float], Init]
 Multipliers: TypeAlias = Callable[[Branch], Residual]
 Ensemble: TypeAlias = Callable[[Layer, float], Drawn]
-Transform: TypeAlias = Callable[[Activation, int], Activation]
+
+# For each residual block: how many activations its branch has in a row, and the
+# multiplier of the branch.
+Blocks: TypeAlias = tuple[tuple[int, float], ...]
+
+
+class Transform(Protocol):
+    """How a scheme changes an activation, for `depth` of them in a row and blocks."""
+
+    def __call__(
+        self, activation: Activation, depth: int, blocks: Blocks = ()
+    ) -> Activation: ...
+
+
 Suits: TypeAlias = Callable[[Anatomy], None]
 
 
@@ -145,7 +158,8 @@ class Scheme:
             the same key: their weights are two factors of one random matrix.
         embeddings: Whether it has a law for embeddings; otherwise they stay as drawn.
         transform: `transform(activation, depth)`: the activation that it puts in the
-            place of the given one, in a network with `depth` of them in a row.
+            place of the given one, in a network with `depth` of them in a row; called
+            with the residual blocks of the network as well if it has any.
         suits: `suits(anatomy)` raises `NotDefined` for a network that the scheme is not
             made for.
         made_for: The part of a network to which it does what gives it its name:

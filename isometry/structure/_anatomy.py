@@ -85,6 +85,7 @@ class Anatomy:
         self._points = assembled.points
         self._rows = assembled.rows
         self._gate_uses = assembled.gate_uses
+        self._across_loops = assembled.across_loops
         self._reached: dict[int, frozenset[int]] = {}
 
     def table(self) -> str:
@@ -255,6 +256,11 @@ class Anatomy:
 def gate_uses(anatomy: Anatomy) -> GateUses:
     """Return how the leaves that multiply branches and skips are used."""
     return anatomy._gate_uses
+
+
+def branches_across_loops(anatomy: Anatomy) -> frozenset[str]:
+    """Return the branches whose layers are more than one slice of their stacks."""
+    return anatomy._across_loops
 
 
 def _abbreviated(

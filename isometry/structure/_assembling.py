@@ -67,6 +67,9 @@ class Assembled(NamedTuple):
         points: The named values.
         rows: The weights and their uses, in the order of `layers`.
         gate_uses: How the gates of the branches are used.
+        across_loops: The names of branches with several slices of a stack, or with a
+            stack in a loop that does not go around their sum. The positions of their
+            slices are not in the records.
     """
 
     layers: tuple[WeightLayer, ...]
@@ -78,6 +81,7 @@ class Assembled(NamedTuple):
     points: Points
     rows: Sequence[Row]
     gate_uses: GateUses
+    across_loops: frozenset[str]
 
 
 class _Parts(NamedTuple):
@@ -144,7 +148,7 @@ def assemble(
         points=Points(flow, named, x_paths),
     )
     depths = Depths(program, layers_at)
-    branches, gate_uses = _branches(parts)
+    branches, gate_uses, across_loops = _branches(parts)
     return Assembled(
         layers=_layers(parts, depths),
         branches=branches,
@@ -155,6 +159,7 @@ def assemble(
         points=parts.points,
         rows=weights,
         gate_uses=gate_uses,
+        across_loops=across_loops,
     )
 
 
@@ -210,6 +215,7 @@ def _layers(
             reads=precedes.get(row.name, nothing).point,
             before=precedes.get(row.name, nothing).steps,
             then=follows.get(row.name, ()),
+            spread=row.spread,
         )
         for index, row in enumerate(parts.weights)
     )
@@ -234,7 +240,9 @@ def _biases(parts: _Parts) -> dict[int, str]:
     return biases
 
 
-def _branches(parts: _Parts) -> tuple[tuple[Branch, ...], GateUses]:
+def _branches(
+    parts: _Parts,
+) -> tuple[tuple[Branch, ...], GateUses, frozenset[str]]:
     """Write the records of the branches, in all iterations of scans."""
     # A scanned block has one join in the program, and one branch for each iteration.
     stems = _stems(parts)
@@ -242,6 +250,7 @@ def _branches(parts: _Parts) -> tuple[tuple[Branch, ...], GateUses]:
     of_branch: dict[str, dict[str, Entry]] = {}
     of_skip: dict[str, dict[str, Entry]] = {}
     all_reads: set[Read] = set()
+    across_loops: set[str] = set()
     for join in parts.joins:
         positions = _positions(parts, join)
         cuts = {join.fork, *parts.flow.layer_at}
@@ -270,11 +279,37 @@ def _branches(parts: _Parts) -> tuple[tuple[Branch, ...], GateUses]:
                 skip_gates=_paths(parts, skip_gates),
                 skip_factor=_gates.factor(parts.flow, join.skip, join.fork),
             )
+            if _is_across_loops(parts, join):
+                across_loops.add(name)
             index_in = parts.points.index_in(join.node, shift)
             of_branch[name] = _entries(parts, gates, reads, index_in=index_in)
             of_skip[name] = _entries(parts, skip_gates, skip_reads, index_in=index_in)
     shared = _paths(parts, sorted(_gates.shared(parts.flow.program, all_reads)))
-    return tuple(by_name.values()), GateUses(of_branch, of_skip, frozenset(shared))
+    uses = GateUses(of_branch, of_skip, frozenset(shared))
+    return tuple(by_name.values()), uses, frozenset(across_loops)
+
+
+def _is_across_loops(parts: _Parts, join: Join) -> bool:
+    """Tell whether the layers of a branch are more than one slice of their stacks.
+
+    They are if a stack runs in a loop that the sum is not in, or if the program reads
+    slices of several numbers.
+    """
+    flow = parts.flow
+    around = flow.value(join.node).scans
+    numbers: set[int] = set()
+    for node in join.layers:
+        scans = flow.value(node).scans
+        for _, use in flow.layer_at[node]:
+            if use.index is not None:
+                numbers.add(use.index)
+            # Loops that share a weight between iterations are recurrences.
+            stacking = [
+                scan for scan, own in zip(scans, use.styles, strict=True) if own
+            ]
+            if any(scan not in around for scan in stacking):
+                return True
+    return len(numbers) > 1
 
 
 def _entries(
