@@ -18,11 +18,14 @@ from isometry.activations import Activation
 from isometry.initializers import Initializer
 from isometry.initializers._kernels import lay_out
 from isometry.initializers._layout import Parts, size, sizes
-<<<<<<< HEAD
-from isometry.schemes import _fused, _meaning, _multipliers, _places, _scales
-=======
-from isometry.schemes import _fused, _multipliers, _places, _scales, _windows
->>>>>>> wt-sch
+from isometry.schemes import (
+    _fused,
+    _meaning,
+    _multipliers,
+    _places,
+    _scales,
+    _windows,
+)
 from isometry.schemes._layer import Layer
 from isometry.schemes._multipliers import Setting
 from isometry.schemes._places import Places
@@ -252,22 +255,15 @@ def assign(
 
     The scale of a free scheme is critical for the activation that follows the layer,
     else for the one that it reads, else 1; where an activation has no critical point,
-<<<<<<< HEAD
     chi = 1 at unit variance. It is 1 too around a product of two branches, as in a GLU,
-    and around a function that is none of `activations.names()`; notes say so. Biases
-    are drawn as the scheme says, which is zero unless there is a sigma_b. Embeddings
-    stay as they are drawn unless the scheme has a law for them; so do scales of norms,
-    positions, and whatever else params hold. `rows` lists all of it.
-=======
-    chi = 1 at unit variance. Where a scheme fills one tap of an even window, it is the
-    one that keeps all pixels under the padding of the network. An output of a
-    transposed convolution of stride s meets one in s of the taps of an axis, so its
-    weights get a gain with which the mean variance is that of the law; numbers of the
-    user's own (`normal(std)`) stay as they are. Biases are drawn as the scheme says,
-    which is zero unless there is a sigma_b. Embeddings stay as they are drawn unless
-    the scheme has a law for them; so do scales of norms, positions, and whatever else
-    params hold. `rows` lists all of it.
->>>>>>> wt-sch
+    and around a function that is none of `activations.names()`; notes say so. Where a
+    scheme fills one tap of an even window, it is the one that keeps all pixels under
+    the padding of the network. An output of a transposed convolution of stride s meets
+    one in s of the taps of an axis, so its weights get a gain with which the mean
+    variance is that of the law; numbers of the user's own (`normal(std)`) stay as they
+    are. Biases are drawn as the scheme says, which is zero unless there is a sigma_b.
+    Embeddings stay as they are drawn unless the scheme has a law for them; so do scales
+    of norms, positions, and whatever else params hold. `rows` lists all of it.
 
     Args:
         scheme: A name, an initializer, or a `Scheme`.

@@ -48,16 +48,12 @@ class WeightLayer:
         reads: The point that it reads; None if that value is no point.
         before: What the signal passes between that point and this layer, such as the
             norm at the beginning of a branch.
-<<<<<<< HEAD
         then: What follows the layer, step by step: ("batch norm", "relu"). Activations
             are named for what they compute. "product" is one with another branch, as in
             a GLU; "leaky relu variant" has another slope; "unnamed (tanh)" is made of a
             tanh, and no activation of the package.
-=======
-        then: What follows the layer, step by step: ("batch norm", "relu").
         spread: Of a transposed convolution, its stride along each axis of the image:
             zeros stand between the pixels that its window goes over. Else empty.
->>>>>>> wt-sch
 
     Example:
         >>> net = networks.mlp([3, 8, 8, 2], "tanh")
