@@ -1,5 +1,7 @@
 """Transformed functions of Haiku, against their own apply and NumPy."""
 
+import sys
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import InputError, networks
+from isometry import InputError, MissingExtra, networks
 from isometry._internal.errors import NotDefined
 from isometry.networks.adapters._examples import Shapes
 from tests.networks.adapters import reference
@@ -223,3 +225,9 @@ def test_a_batch_as_example_is_refused():
 def test_what_is_no_transform_is_refused(transformed):
     with pytest.raises(InputError, match=r"write networks.haiku\(hk.transform\(f\)"):
         networks.haiku(transformed, X)
+
+
+def test_haiku_may_be_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "haiku", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'isometry\[haiku\]'"):
+        networks.haiku(None, X)
