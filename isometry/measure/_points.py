@@ -17,7 +17,7 @@ from isometry import structure
 from isometry._internal import checks, jaxprs, memory, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
-from isometry.measure import _draws, _leaves, _resolution, _spans
+from isometry.measure import _draws, _ensemble, _resolution, _spans
 from isometry.measure._function import Reference, printed_key
 from isometry.measure._spans import Point, Span
 from isometry.structure import Anatomy
@@ -376,14 +376,8 @@ def prepare(
         checks.not_abstract(name, value)
     f = _resolution.chained(f)
     function = _resolution.function_of(f)
-    xs, num_inputs = _examples(xs)
-    _resolution.require_example(f, _draws.row_shapes(xs), argument="xs")
-    seeds = _draws.seeds_of(
-        f,
-        keys,
-        params=params,
-        sample=sample,
-    )
+    seeds = _draws.seeds_of(f, keys, params=params, sample=sample)
+    xs, num_inputs = _ensemble.inputs_of(f, xs)
     params_shapes = seeds.shapes()
     measuring_dtype = precision.measuring_dtype(dtype, params_shapes, xs)
     # Cast before f is read: an anatomy holds for these dtypes alone.
@@ -443,23 +437,6 @@ def hashable(f: Function) -> Function:
     except TypeError:
         return lambda *arguments: f(*arguments)
     return f
-
-
-def _examples(xs: PyTree[Array]) -> tuple[PyTree[Array], int]:
-    """Return the inputs as arrays, and their number."""
-    if xs is None:
-        raise InputError(
-            "xs is missing; write xs=(inputs, *x.shape), a row an example."
-        )
-    xs = jax.tree.map(lambda leaf: _leaves.array_or_key("xs", leaf), xs)
-    leading = {leaf.shape[:1] for leaf in jax.tree.leaves(xs)}
-    num_inputs = _draws.common_length(leading)
-    if num_inputs is None:
-        raise InputError(
-            f"xs has leading axes {sorted(leading)}; write examples along one first "
-            "axis, at least one."
-        )
-    return checks.all_finite("xs", xs), num_inputs
 
 
 def at_once(

@@ -302,10 +302,10 @@ def _default_points(
     on_every_path = [
         name for name in layers + sums if anatomy.cuts(name) and "@" not in name
     ]
-    states = [name for name in in_span if _spans.state(name)]
+    states = [name for name in in_span if _spans.state(anatomy, name)]
     if toward == "next":
         # If the span starts at a state, all later states are a chain.
-        return states if _spans.state(in_span[0]) else on_every_path
+        return states if _spans.state(anatomy, in_span[0]) else on_every_path
     return on_every_path + states or layers
 
 
@@ -318,10 +318,11 @@ def _require_chain(
     States of a recurrence are allowed, if all points are states of the same one.
     """
     bypassed = [name for name in names[1:-1] if not anatomy.cuts(name)]
-    states = {_spans.state(name) for name in anatomy.points} - {None}
+    states = {_spans.state(anatomy, name) for name in anatomy.points} - {None}
     # A single state is all that later steps of a recurrence read of earlier ones.
-    is_recurrent = len(states) == 1 and all(map(_spans.state, names[:-1]))
-    ends_in_chain = _spans.state(names[-1]) or anatomy.cuts(names[-2])
+    are_states = all(_spans.state(anatomy, name) for name in names[:-1])
+    is_recurrent = len(states) == 1 and are_states
+    ends_in_chain = _spans.state(anatomy, names[-1]) or anatomy.cuts(names[-2])
     if not bypassed or (is_recurrent and ends_in_chain):
         return
     raise InputError(

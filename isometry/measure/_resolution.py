@@ -29,7 +29,7 @@ from isometry.measure._function import (
 from isometry.measure._spans import End, Span
 from isometry.measure._target import Target
 from isometry.measure._warnings import warn
-from isometry.networks import SPANS, Network, chain
+from isometry.networks import Network, chain
 from isometry.networks._layered import LayeredFunction
 from isometry.networks._network import Built, Redrawn
 
@@ -286,7 +286,7 @@ def canonical(span: Span) -> Span:
     """Return a span as a name or as tuples, which are hashable."""
     # A single string is the name of a span and not of a point.
     if isinstance(span, str):
-        return checks.one_of("span", span, SPANS)
+        return _spans.require_named(span)
     if isinstance(span, (tuple, list)):
         span = cast(Span, tuple(map(_end, span)))
     try:

@@ -247,7 +247,7 @@ def test_low_precision_is_warned_of(params, xs):
             {"xs": TOKENS, "span": ("embed", "output"), "loss": lambda y: y},
             "must return a number",
         ),
-        ({"xs": TOKENS[:0], "span": ("embed", "output")}, "leading axes"),
+        ({"xs": TOKENS[:0], "span": ("embed", "output")}, "not empty"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(residual_params, arguments, message):

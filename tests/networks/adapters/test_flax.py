@@ -279,6 +279,30 @@ def test_a_module_that_draws_in_inference_is_refused(module, what):
     assert isinstance(error.value.__cause__, flax.errors.InvalidRngError)
 
 
+# --- Recurrences
+
+
+class Recurrent(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        carries, _ = nn.RNN(nn.OptimizedLSTMCell(4), return_carry=True)(x)
+        return nn.Dense(2)(carries[1])
+
+
+def test_states_of_an_lstm_are_told_apart():
+    """Against the cell itself, whose carry is (c, h), step by step."""
+    net = networks.flax(Recurrent(), jnp.ones((3, 2)))
+    params = net.init(KEYS[0])
+    xs = jax.random.normal(KEYS[1], (3, 2))
+    cell = nn.OptimizedLSTMCell(4)
+    of_cell = {"params": params["params"]["OptimizedLSTMCell_0"]}
+    carry = (jnp.zeros(4), jnp.zeros(4))
+    for x in xs[:2]:
+        carry, _ = cell.apply(of_cell, carry, x)
+    c, h = carry
+    reference.same_states(net, params, xs, h=h, c=c)
+
+
 # --- Inputs and outputs
 
 
