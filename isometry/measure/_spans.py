@@ -163,16 +163,16 @@ def resolve(
 
 def require_named(span: str) -> str:
     """Refuse a string that is no span, as the name of one point alone."""
-    if span in SPANS:
-        return span
-    points = (span, "output")
+    first, last = span, "output"
     if span == "output":
-        points = ("input", span)
-    first, last = points
-    raise InputError(
-        f"span={checks.show(span)} is not known. Known: {', '.join(SPANS)}. If it is "
-        f'the name of a point, write two, span=("{first}", "{last}").'
-    )
+        first = "input"
+    try:
+        return checks.one_of("span", span, SPANS)
+    except InputError as error:
+        raise InputError(
+            f"{error.message} If it is the name of a point, write two, "
+            f'span=("{first}", "{last}").'
+        ) from None
 
 
 def ends(
@@ -369,7 +369,7 @@ def _hidden(anatomy: Anatomy) -> tuple[str, str]:
     if len(names) < 3:
         raise InputError(
             'span="hidden" runs from the first pre-activation to the last before the '
-            f"output and needs three weight layers {_instead_of_hidden(anatomy, names)}"
+            f"output and needs three weight layers{_instead_of_hidden(anatomy, names)}"
         )
     return names[0], names[-2]
 
@@ -383,10 +383,10 @@ def _instead_of_hidden(anatomy: Anatomy, names: list[str]) -> str:
         last = states[-1]
         same = [name for name in states if state(anatomy, name) == state(anatomy, last)]
         return (
-            "outside of recurrences; of a recurrence write two of its states, "
+            " outside of recurrences; of a recurrence write two of its states, "
             f'span=("{same[0]}", "{last}").'
         )
-    known = f"in a row; this function has {len(names)}"
+    known = f"; this function has {len(names)}"
     if names and _leads_to_output(anatomy, names[0]):
         return f'{known}. Write two points, such as span=("{names[0]}", "output").'
     return f'{known}. Write "end_to_end".'
