@@ -59,6 +59,7 @@ class RnnFunction:
                 f"(steps, {self.n_in}), at least one step. For a batch write "
                 "jax.vmap(net, (None, 0))(params, xs)."
             )
+        checks.real("x", x)
         head = params["head"]
         dtype = head["w"].dtype
         cell = self.cell

@@ -258,8 +258,8 @@ def test_networks_without_a_scheme_have_nothing_to_adjust():
     "net",
     [
         networks.mlp([4, 2]),
-        networks.cnn([3, 2], (4,)),
         networks.resnet(4, 1),
+        networks.rnn(4, 3, 2, length=2),
         networks.transformer(4, 1, 1, length=2),
     ],
     ids=lambda net: type(net).__name__,
@@ -267,6 +267,6 @@ def test_networks_without_a_scheme_have_nothing_to_adjust():
 def test_complex_numbers_are_no_input(net):
     """A cast would drop their imaginary part."""
     params = net.init(jax.random.key(0))
-    x = jnp.ones(net.input_shape, jnp.complex64)
+    x = jnp.ones(net.example.shape, jnp.complex64)
     with pytest.raises(InputError, match="x is complex64, not a real floating array"):
         net(params, x)
