@@ -368,7 +368,8 @@ def _state_names(
         numbered = [f"carry/{part}" for part in range(len(states))]
     is_read = [_is_read_by_weights(flow, scan, state) for state in states]
     if sorted(is_read) == [False, True]:
-        numbered = ["carry/h" if read else "carry/c" for read in is_read]
+        numbered = ["carry/c", "carry/c"]
+        numbered[is_read.index(True)] = "carry/h"
     names = []
     for name, number in zip(given, numbered, strict=True):
         is_own = name is not None and name not in taken and given.count(name) == 1
