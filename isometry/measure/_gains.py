@@ -1,7 +1,6 @@
 """Networks whose drawn weights are multiplied by gains, and the gains they carry."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
@@ -11,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from isometry._internal.types import Key, Params
-from isometry.activations import Activation
 from isometry.networks import Network
+from isometry.networks._network import Wrapper
 from isometry.structure import Anatomy, WeightLayer
 from isometry.structure._records import stack_sizes
 
@@ -109,16 +108,14 @@ class Gains:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Calibrated(Network):
+class Calibrated(Wrapper):
     """A network whose drawn weights are multiplied by gains, a number a layer.
 
     Attributes:
-        base: The network without the gains.
         gains: The gains, and what they change.
         factors: The gains by layer.
     """
 
-    base: Network
     gains: Gains
     factors: Factors
 
@@ -143,38 +140,11 @@ class Calibrated(Network):
             return adjusted
         return scaled(adjusted, self.base.anatomy, self.factors)
 
-    @functools.cached_property
-    def anatomy(self) -> Anatomy:
-        """That of the network, which no gain changes."""
-        return self.base.anatomy
-
-    @property
-    def depth(self) -> int:
-        """The number of weight layers on the longest path."""
-        return self.base.depth
-
-    @property
-    def any_size(self) -> bool:
-        """Whether x may be larger or smaller than the example."""
-        return self.base.any_size
-
-    @property
-    def layer_activations(self) -> Mapping[str, Activation]:
-        """Those that the network itself knows."""
-        return self.base.layer_activations
-
     @property
     def training(self) -> Network:
         """The network as it is trained, with the same gains."""
-        base = self.base.training
         # Gains are of leaves, which both modes share.
-        return dataclasses.replace(
-            self,
-            function=base.function,
-            example=base.example,
-            mode=base.mode,
-            base=base,
-        )
+        return self._with_base(self.base.training)
 
     def __repr__(self) -> str:
         first, last = self.gains.span

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from isometry import activations, schemes
+from isometry import schemes
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.activations import Activation
-from isometry.networks import _norms, _spatial
+from isometry.networks import _arguments, _norms, _spatial
 from isometry.networks._network import Built, Network
 from isometry.networks._spatial import Size
 from isometry.schemes import Scheme
@@ -164,19 +164,17 @@ class ResnetFunction:
 
     def _checked(self, params: Params, x: Array) -> Array:
         """Return x in the dtype of the parameters."""
+        dtype = jax.tree.leaves(params)[0].dtype
+        if not self.is_training:
+            return _arguments.one_example(x, self.input_shape, dtype)
         shape = jnp.shape(x)
-        if self.is_training:
-            fits = len(shape) > 0 and shape[1:] == self.input_shape
-            wanted = f"a batch (examples, ...) of examples of shape {self.input_shape}."
-        else:
-            fits = shape == self.input_shape
-            wanted = (
-                f"one example of shape {self.input_shape}. For a batch write "
-                "jax.vmap(net, (None, 0))(params, xs)."
+        if len(shape) == 0 or shape[1:] != self.input_shape:
+            raise InputError(
+                f"x has shape {shape}; this network takes a batch (examples, ...) of "
+                f"examples of shape {self.input_shape}."
             )
-        if not fits:
-            raise InputError(f"x has shape {shape}; this network takes {wanted}")
-        return jnp.asarray(x, jax.tree.leaves(params)[0].dtype)
+        checks.real("x", x)
+        return jnp.asarray(x, dtype)
 
     def _one(self, params: Params, x: Array) -> Array:
         """Return the output of one example."""
@@ -609,23 +607,22 @@ def resnet(
     for name, value in (("n_in", n_in), ("n_out", n_out)):
         if value is not None:
             checks.integer(name, value, low=1)
-    phi = activations.get(activation)
-    # Every theory takes the Jacobian of the activation to be diagonal, which is wrong
-    # for one that mixes units.
-    if not phi.named:
-        checks.elementwise(f"activation={phi.name}", phi)
-    if not bias and sigma_b:
-        raise InputError(f"sigma_b={sigma_b} with bias=False; drop one of the two.")
+    phi = _arguments.elementwise(activation)
+    _arguments.require_bias(sigma_b, bias=bias)
     branches = _spatial.one_each(
-        "branch", branch, num_blocks, of="block", check=_number
+        "branch", branch, num_blocks, of="block", check=_arguments.number
     )
-    skips = _spatial.one_each("skip", skip, num_blocks, of="block", check=_number)
+    skips = _spatial.one_each(
+        "skip", skip, num_blocks, of="block", check=_arguments.number
+    )
     runs = _runs(
-        _spatial.one_each("width", width, num_blocks, of="block", check=_positive),
+        _spatial.one_each(
+            "width", width, num_blocks, of="block", check=_arguments.positive
+        ),
         size,
         kernel,
         strides=_spatial.one_each(
-            "strides", strides, num_blocks, of="block", check=_positive
+            "strides", strides, num_blocks, of="block", check=_arguments.positive
         ),
         padding=padding,
     )
@@ -656,14 +653,6 @@ def resnet(
     # A scheme that does not fit these layers says so now, and not at the first draw.
     net.drawing()
     return net
-
-
-def _number(name: str, value: float) -> float:
-    return float(checks.number(name, value))
-
-
-def _positive(name: str, value: int) -> int:
-    return checks.integer(name, value, low=1)
 
 
 def _runs(
