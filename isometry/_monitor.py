@@ -5,11 +5,10 @@ the parameters before each step, and whatever else the training loop passes on.
 """
 
 import functools
-import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,28 +16,16 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from isometry import _monitor_plan
-from isometry._internal import checks, compilation, jaxprs
+from isometry import _monitor_current, _monitor_plan
+from isometry._internal import checks, compilation
 from isometry._internal.errors import InputError, PrecisionWarning, public
 from isometry._internal.types import Key, Params
+from isometry._monitor_current import Current
 from isometry._monitor_plan import Plan, Spans, Statistics, Values
 from isometry.measure import _draws, _ensemble, _resolution, methods
-from isometry.measure._function import Map, Reference, traced
+from isometry.measure._function import Map, Reference
 from isometry.measure.methods import Method
 from isometry.networks import Network
-from isometry.structure import _names
-
-# A function of the trained parameters, and of extra arguments of `update` by name, that
-# returns f's params.
-Current: TypeAlias = Callable[..., Params]
-
-
-# Kinds of parameters of a function.
-_BY_POSITION = (
-    inspect.Parameter.POSITIONAL_ONLY,
-    inspect.Parameter.POSITIONAL_OR_KEYWORD,
-)
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class MonitorState(NamedTuple):
@@ -179,7 +166,9 @@ def monitor(
     nothing on, so there `tx.update` is called by hand. Inside `optax.masked` and
     `multi_transform` a monitor sees a part of the parameters alone, and needs `state`
     too. Without `state` it refuses params with parts missing, and an f that closes over
-    floating JAX arrays, which would stay as they are.
+    what would stay as it is: floating JAX arrays, and NumPy arrays that f uses as a
+    running variance. Other NumPy arrays may be tables, as of positions, and are named
+    in a warning.
 
     Nothing is measured at other steps: `lax.cond` skips it. Under vmap that becomes a
     select, which measures at every step, so monitor one seed, or call
@@ -224,6 +213,11 @@ def monitor(
             names is missing. Checks that need the parameters are made by the
             optimizer's `init` and `update`.
 
+    Warns:
+        UserWarning: f closes over floating NumPy arrays of more than two numbers, and
+            there is no `state`. By the optimizer's `init`.
+        PrecisionWarning: f asks for less than full precision.
+
     Example:
         >>> import optax
         >>> net = networks.mlp([4, 8, 3], "tanh")
@@ -240,22 +234,22 @@ def monitor(
         array([0, 2], dtype=int32)
     """
     f = _resolution.chained(f)
-    function = _resolution.function_of(f)
-    checks.integer("every", every, low=1)
-    checks.integer("capacity", capacity, low=1)
+    every = checks.integer("every", every, low=1)
+    capacity = checks.integer("capacity", capacity, low=1)
     chosen = methods.named(method)
     methods.require_key(chosen, key)
-    key_kind = bits = None
-    if key is not None:
-        key_kind, bits = _draws.key_parts(checks.key("key", key))
     if state is not None and not callable(state):
         raise InputError(
             f"state={checks.show(state)} is not a function; write "
             "state=lambda params, batch_stats: {...}."
         )
+    key_kind = bits = None
+    if key is not None:
+        key_kind, bits = _draws.key_parts(checks.key("key", key))
     # Checked on the host. They are passed to the compiled update as an argument,
     # because as constants they would be copied into the program.
     xs, _ = _ensemble.inputs_of(f, xs)
+    function = _resolution.function_of(f)
     named = _monitor_plan.named(statistics)
     plan = Plan(
         function=Reference(function),
@@ -266,41 +260,25 @@ def monitor(
             (name, _monitor_plan.measure(one, f)) for name, one in named.items()
         ),
         named=tuple((name, one) for name, one in named.items() if isinstance(one, str)),
-        every=int(every),
-        capacity=int(capacity),
+        every=every,
+        capacity=capacity,
         key_kind=key_kind,
     )
-    # A network knows the shapes of its parameters, so mistakes are found here, and not
-    # at the optimizer's `init`.
-    shapes = None
-    if isinstance(f, Network) and f.example is not None:
-        shapes = f.shapes
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PrecisionWarning)
-            plan.require_known(shapes, xs, bits)
+    watch = _Watch(
+        plan=plan,
+        function=function,
+        xs=xs,
+        bits=bits,
+        state=state,
+        shapes=_shapes_of(f),
+    )
+    watch.require_known()
 
-    # Decorated too, because the user calls it after `monitor` has returned: errors and
-    # warnings still begin with `monitor()`.
+    # The user calls these two after `monitor` has returned; errors and warnings still
+    # begin with `monitor()`.
     @public("monitor")
     def init(params: Params) -> MonitorState:
-        given = shapes
-        if state is None:
-            given = _whole(params, shapes)
-            _require_closed(function, given, xs)
-        zero = jnp.zeros((), jnp.int32)
-        # With `state`, f's params depend on extra arguments, which come with `update`
-        # only. A made-up spectrum then gives the shapes of the buffers.
-        if given is None:
-            values = jax.eval_shape(plan.stand_in, params, xs)
-        else:
-            plan.require_known(given, xs, bits)
-            observe = functools.partial(plan.observe, bits=bits, step=zero)
-            values = jax.eval_shape(observe, given, xs)
-        buffers = jax.tree.map(
-            lambda value: jnp.zeros((capacity, *value.shape), value.dtype), values
-        )
-        steps = jnp.zeros(capacity, jnp.int32)
-        return MonitorState(step=zero, kept=zero, due=zero, steps=steps, values=buffers)
+        return watch.init(params)
 
     @public("monitor")
     def update(
@@ -309,138 +287,89 @@ def monitor(
         params: Params | None = None,
         **extra: PyTree,
     ) -> tuple[PyTree[Array], MonitorState]:
-        if params is None:
-            raise InputError(
-                "update() got no params; write optimizer.update(grads, opt_state, "
-                "params)."
-            )
-        # The plan holds f by a weak reference, as compiled programs must. The closure
-        # of this function keeps f alive.
-        _ = function
-        current = params
-        if state is not None:
-            current = _current(state, params, extra)
-        current = _whole(current, shapes)
-        return updates, _advanced(plan, opt_state, current, xs=xs, bits=bits)
+        return updates, watch.advanced(opt_state, params, extra)
 
     # The types of optax have these arguments as positional-only.
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def _current(state: Current, params: Params, extra: Mapping[str, PyTree]) -> Params:
-    """Call the user's `state` with the trained parameters and the extra arguments."""
-    parameters = list(inspect.signature(state).parameters.values())
-    by_position = [one for one in parameters if one.kind in _BY_POSITION]
-    # The first positional argument gets the trained parameters, whatever its name. If
-    # it has the name of an extra argument, the function takes extra arguments alone.
-    given = ()
-    if by_position and by_position[0].name not in extra:
-        given = (params,)
-        parameters.remove(by_position[0])
-    missing = [
-        one.name
-        for one in parameters
-        if one.default is inspect.Parameter.empty
-        and one.kind not in _VARIADIC
-        and one.name not in extra
-    ]
-    if missing:
-        words = ", ".join(f"{name}=..." for name in missing)
-        raise InputError(
-            f"state takes {', '.join(missing)}, and update() got "
-            f"{', '.join(extra) or 'no extra arguments'}; write "
-            f"optimizer.update(grads, opt_state, params, {words})."
-        )
-    # Extra arguments that `state` does not name are left out: they may be meant for
-    # other transformations of the chain.
-    taken = dict(extra)
-    if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
-        names = {one.name for one in parameters}
-        taken = {name: value for name, value in extra.items() if name in names}
-    return state(*given, **taken)
+def _shapes_of(f: Map) -> Params | None:
+    """Return the shapes of the parameters of a network; None of any other function."""
+    if isinstance(f, Network) and f.example is not None:
+        return f.shapes
+    return None
 
 
-def _is_masked(node: object) -> bool:
-    return isinstance(node, optax.MaskedNode)
+@dataclass(frozen=True, eq=False)
+class _Watch:
+    """One monitor: what it measures, where, and at which parameters.
 
-
-def _whole(params: Params, shapes: Params | None) -> Params:
-    """Return params as the tree that f takes; refuse them if a part is missing.
-
-    The missing part would not be current, as it is in training. `nnx.Optimizer` passes
-    bare arrays in place of NNX variables; they are put back by their names.
-
-    Args:
-        params: What would be passed to f.
-        shapes: All parameters of a network, if they are known.
+    Attributes:
+        plan: What is measured.
+        function: f(params, x). The plan holds it by a weak reference, as compiled
+            programs must; here it is kept alive.
+        xs: The inputs.
+        bits: The bits of the random key, or None.
+        state: The user's `state`, or None.
+        shapes: The shapes of the parameters of a network, if they are known.
     """
-    nodes = jax.tree.leaves(params, is_leaf=_is_masked)
-    masked = sum(map(_is_masked, nodes))
-    if masked:
-        raise InputError(
-            f"params has {masked} masked nodes: inside optax.masked or multi_transform "
-            "a monitor sees a part of the parameters alone. Chain it outside, "
-            "optax.chain(isometry.monitor(...), optax.masked(...)), or write "
-            "state=lambda params, whole: whole and "
-            "optimizer.update(grads, opt_state, params, whole=params)."
+
+    plan: Plan
+    function: Map
+    xs: PyTree[Array]
+    bits: Array | None
+    state: Current | None
+    shapes: Params | None
+
+    def require_known(self) -> None:
+        """Refuse spans and statistics of a network before its optimizer's `init`."""
+        if self.shapes is None:
+            return
+        # `init` warns once more, at the parameters themselves.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PrecisionWarning)
+            self.plan.require_known(self.shapes, self.xs, self.bits)
+
+    def init(self, params: Params) -> MonitorState:
+        """Return the state before the first update, with room for all records."""
+        given = self.shapes
+        if self.state is None:
+            given = _monitor_current.whole(params, self.shapes)
+            _monitor_current.require_closed(self.function, given, self.xs)
+        zero = jnp.zeros((), jnp.int32)
+        # With `state`, f's params depend on extra arguments, which come with `update`
+        # only. A made-up spectrum then gives the shapes of the buffers.
+        if given is None:
+            values = jax.eval_shape(self.plan.stand_in, params, self.xs)
+        else:
+            self.plan.require_known(given, self.xs, self.bits)
+            observe = functools.partial(self.plan.observe, bits=self.bits, step=zero)
+            values = jax.eval_shape(observe, given, self.xs)
+        capacity = self.plan.capacity
+        buffers = jax.tree.map(
+            lambda value: jnp.zeros((capacity, *value.shape), value.dtype), values
         )
-    if shapes is None or jax.tree.structure(params) == jax.tree.structure(shapes):
-        return params
-    num_given, num_whole = len(nodes), len(jax.tree.leaves(shapes))
-    # With fewer leaves a collection is missing. Other differences of structure are left
-    # for f to accept or refuse: it may take another kind of mapping, for example.
-    if num_given < num_whole:
-        raise InputError(
-            f"params has {num_given} leaves, and the network has {num_whole} "
-            f"({_outline(shapes)}): what training changes beside the parameters, such "
-            "as batch statistics, is missing. Write state=lambda params, batch_stats: "
-            '{"params": params, "batch_stats": batch_stats}, for example, and '
-            "optimizer.update(grads, opt_state, params, batch_stats=batch_stats)."
-        )
-    pairs = zip(_names.leaves(params), nodes, strict=True)
-    by_name = {leaf.steps: node for leaf, node in pairs}
-    names = [leaf.steps for leaf in _names.leaves(shapes)]
-    if by_name.keys() != set(names):
-        return params
-    in_order = [by_name[name] for name in names]
-    return jax.tree.unflatten(jax.tree.structure(shapes), in_order)
+        steps = jnp.zeros(capacity, jnp.int32)
+        return MonitorState(step=zero, kept=zero, due=zero, steps=steps, values=buffers)
 
-
-def _outline(shapes: Params) -> str:
-    """Write the key paths of the entries at the top of a tree."""
-    paths = jax.tree_util.tree_leaves_with_path(shapes)
-    tops = dict.fromkeys(jax.tree_util.keystr(path[:1]) for path, _ in paths)
-    return ", ".join(tops)
-
-
-def _require_closed(function: Map, params: Params, xs: PyTree[Array]) -> None:
-    """Refuse a function that closes over JAX arrays, which would not be current."""
-    try:
-        closed, _ = traced(function, params, _draws.row_shapes(xs))
-    # If the user's function raises, it raises again where the span is resolved, and is
-    # reported there.
-    except Exception:
-        return
-    # Only JAX arrays are refused. NumPy arrays are tables that a model makes for
-    # itself, such as a mask, and a tracer belongs to the step that is being traced, so
-    # it is current.
-    held = [
-        constant
-        for constant in jaxprs.constants(closed)
-        if isinstance(constant, jax.Array)
-        and not checks.is_traced(constant)
-        and jnp.issubdtype(constant.dtype, jnp.floating)
-    ]
-    if held:
-        kinds = ", ".join(f"{array.dtype}{list(array.shape)}" for array in held[:3])
-        raise InputError(
-            f"f closes over {len(held)} floating arrays ({kinds}), which would stay as "
-            "they are now, while training may change them, as it does batch "
-            "statistics. Let f take them in its params, and write state=lambda params, "
-            "batch_stats: (params, batch_stats), with optimizer.update(grads, "
-            "opt_state, params, batch_stats=batch_stats). If they are meant to stay, "
-            "write state=lambda params: params."
-        )
+    def advanced(
+        self,
+        opt_state: MonitorState,
+        params: Params | None,
+        extra: Mapping[str, PyTree],
+    ) -> MonitorState:
+        """Return the state after one update, with a record if one is due."""
+        if params is None:
+            raise InputError(
+                "update() got no params; write optimizer.update(grads, opt_state, "
+                "params)."
+            )
+        # Without `state`, the trained parameters are all that f takes.
+        current = params
+        if self.state is not None:
+            current = _monitor_current.current(self.state, params, extra)
+        current = _monitor_current.whole(current, self.shapes)
+        return _advanced(self.plan, opt_state, current, xs=self.xs, bits=self.bits)
 
 
 @public("recorded")
@@ -474,6 +403,7 @@ def recorded(opt_state: PyTree) -> Records | dict[str, Records]:
             hint = "pass the part that holds the one"
         raise InputError(f"{len(states)} monitors in this state; {hint}.")
     (state,) = states
+    # Under vmap each seed has its own number of records, and of these it has a stack.
     if jnp.ndim(state.kept):
         raise InputError(
             f"the state of {jnp.shape(state.kept)} runs; write "

@@ -334,11 +334,14 @@ def measure(statistic: str | Statistic, f: Map) -> OfSpectrum | DeadUnits:
         return OfSpectrum(statistic)
     # Dead units are counted by the derivative of the activation, and a chain has no one
     # activation.
-    has_units = isinstance(f, LayeredNetwork) and f.activation is not None
-    names = [*STATISTICS, DEAD] if has_units else STATISTICS
-    checks.one_of("statistics", statistic, names)
     if statistic == DEAD:
-        assert isinstance(f, LayeredNetwork), "others have no statistic of this name"
-        assert f.activation is not None, "others have no statistic of this name"
+        if not isinstance(f, LayeredNetwork) or f.activation is None:
+            raise InputError(
+                f"statistics: {DEAD!r} are counted of networks.mlp alone, all of whose "
+                "hidden units have one known activation. Of other functions write "
+                "'exact_zero_fraction': the share of singular values that are exactly "
+                "0, as those are that dead units take from the span."
+            )
         return DeadUnits(f.function, f.activation)
+    checks.one_of("statistics", statistic, [*STATISTICS, DEAD])
     return OfSpectrum(STATISTICS[statistic])

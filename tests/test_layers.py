@@ -23,7 +23,7 @@ FLOORS = (
     ("networks",),
     ("measure",),
     ("methods",),
-    ("_monitor_plan", "_ranks"),
+    ("_monitor_current", "_monitor_plan", "_ranks"),
     ("_monitor",),
     ("_compare",),
     ("degeneracy",),

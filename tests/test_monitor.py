@@ -1,5 +1,7 @@
 """monitor: training is untouched to the bit, records are those of `ensemble`."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -496,7 +498,7 @@ REFUSED = {
     "unknown": ({"statistics": ["effectiv_rank"]}, "Did you mean 'effective_rank'"),
     "no units": (
         {"f": linear, "statistics": ["dead_units"]},
-        "dead_units.*is not known",
+        r"'dead_units' are counted of networks\.mlp alone.* write 'exact_zero",
     ),
     "a string": (
         {"statistics": "s_max"},
@@ -560,6 +562,82 @@ def test_function_with_statistics_of_its_own_is_refused():
     watch = isometry.monitor(frozen, XS, state=lambda params: params, **how)
     _, state = watch.update(jnp.eye(4), watch.init(jnp.eye(4)), jnp.eye(4))
     np.testing.assert_allclose(isometry.recorded(state)["s_max"], [0.25], rtol=1e-6)
+
+
+VARIANCE = np.arange(1.0, 5.0, dtype=np.float32)
+VARIANCES = np.stack([VARIANCE, 2 * VARIANCE])
+
+
+def scanned(w, x):
+    def layer(x, variance):
+        return w @ x * jax.lax.rsqrt(variance + 1e-5), None
+
+    return jax.lax.scan(layer, x, VARIANCES)[0]
+
+
+# What batch norm does with a running variance, which is an array of NumPy here.
+NORMALIZED = {
+    "root": lambda w, x: (
+        w @ (x - VARIANCE) * jax.lax.rsqrt(VARIANCE + jnp.asarray(1e-5))
+    ),
+    "power": lambda w, x: w @ x * jnp.power(jnp.maximum(VARIANCE, 1e-5), -0.5),
+    "deviation": lambda w, x: w @ x / np.sqrt(VARIANCE),
+    "scan": scanned,
+}
+
+
+def init_of(f, **arguments):
+    how = {"every": 1, "statistics": ["s_max"], "capacity": 1}
+    return isometry.monitor(f, XS, **how, **arguments).init(jnp.eye(4))
+
+
+@pytest.mark.parametrize("f", NORMALIZED.values(), ids=NORMALIZED)
+def test_running_variance_of_numpy_is_refused(f):
+    with pytest.raises(InputError, match=r"its root \(float32\[.*running variance"):
+        init_of(f)
+    init_of(f, state=lambda params: params)
+
+
+def test_flax_model_that_closes_over_numpy_statistics_is_refused():
+    nn = pytest.importorskip("flax.linen")
+    norm = nn.BatchNorm(use_running_average=True, use_bias=False, use_scale=False)
+    statistics = {"mean": np.zeros(4, np.float32), "var": np.ones(4, np.float32)}
+
+    def f(w, x):
+        return norm.apply({"batch_stats": statistics}, w @ x)
+
+    with pytest.raises(InputError, match=r"its root \(float32\[4\]\).*all other stat"):
+        init_of(f)
+
+
+POSITIONS = np.sin(np.arange(4, dtype=np.float32))
+MASK = np.tril(np.ones((4, 4), np.float32))
+
+# Arrays that training leaves alone, and whether they can be told from its own.
+FIXED = {
+    "positions": (lambda w, x: jnp.tanh(w @ x + POSITIONS), True),
+    "filter": (lambda w, x: w @ (np.diag(POSITIONS) @ x), True),
+    "standardized inputs": (lambda w, x: w @ (x / np.sqrt(VARIANCE)), True),
+    "graph": (lambda w, x: w @ x / jnp.sqrt(jnp.sum(VARIANCES, axis=0)), True),
+    "mask": (lambda w, x: (w * MASK) @ x, False),
+    "identity": (lambda w, x: (w + np.eye(4, dtype=np.float32)) @ x, False),
+    "number": (lambda w, x: w @ x / np.float32(3), False),
+}
+
+
+@pytest.mark.parametrize(("f", "is_named"), FIXED.values(), ids=FIXED)
+def test_other_arrays_of_numpy_are_named_in_a_warning(f, is_named):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_of(f)
+        init_of(f, state=lambda params: params)
+    texts = [str(warning.message) for warning in caught]
+    assert len(texts) == is_named
+    for text in texts:
+        assert text.startswith(
+            "monitor(): f closes over 1 floating NumPy arrays (float"
+        )
+        assert caught[0].filename == __file__
 
 
 def test_missing_extra_argument_is_named():

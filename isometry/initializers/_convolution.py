@@ -306,7 +306,8 @@ def dirac(
     This is torch's `dirac_` with a gain. In each group output channel i copies input
     channel i; outputs beyond the inputs are zero. For an even window k under SAME
     padding in JAX, the tap k//2 shifts the image by one pixel and so drops a border
-    row; `delta_orthogonal` uses (k - 1)//2, which does not.
+    row; `delta_orthogonal` uses (k - 1)//2, which does not. As the scheme of a network,
+    whose padding is known, it takes the tap that drops none.
 
     A kernel's shape does not show whether its convolution is grouped, so pass `groups`.
     If it is left out, only the outputs of the first group are not zero.

@@ -126,17 +126,18 @@ def orthogonal_matrices(
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Float[Array, "..."]:
         parts = axes.parts(shape)
-        # As in JAX the rows are what is neither batch nor output, in the order of the
-        # axes, and a batch is drawn from one key.
-        rows = tuple(sorted(parts.inputs + parts.window))
-        as_matrix = parts._replace(window=(), inputs=rows)
+        # A kernel is drawn as a matrix with a row for each input at each tap of the
+        # window. As in JAX the rows are in the order of the axes.
+        row_axes = tuple(sorted(parts.inputs + parts.window))
         matrices = haar_orthogonal(
             key,
-            rows=size(shape, as_matrix.inputs),
+            rows=size(shape, row_axes),
             columns=axes.outputs_per_group(shape),
             dtype=dtype,
+            # As in JAX a batch is drawn from one key, and so are groups.
             batch=(*sizes(shape, parts.batch), axes.groups),
         )
+        as_matrix = parts._replace(window=(), inputs=row_axes)
         return jnp.asarray(gain, dtype) * lay_out(matrices, shape, as_matrix)
 
     return Initializer(

@@ -129,7 +129,8 @@ def zer_o(
     `scale="paper"` (Zhao, Schäfer and Anandkumar, 2022, Algorithm 1): the two differ by
     √2. Kernels with a window are zero but for the tap k//2, the centre of an odd window
     (the paper treats odd ones only). Under SAME padding in JAX that tap of an even
-    window shifts the image by one pixel and loses one.
+    window shifts the image by one pixel and loses one; as the scheme of a network,
+    whose padding is known, ZerO takes the tap that loses none.
 
     Singular values of the block, in units of c√p (1 for "code", √2 for "paper"):
 

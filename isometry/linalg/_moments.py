@@ -61,7 +61,8 @@ def spectral_moments(
     _checks.integer(_CALL, low=1, probes=probes)
     given = a_or_operator if isinstance(a_or_operator, Operator) else Operator.of(a_or_operator)
     with precision.full():
-        return _estimated(checked(_CALL, given).tall, wanted, key, probes)
+        # A NumPy integer is an array to JAX, of a dtype that need not promote with the operator's.
+        return _estimated(checked(_CALL, given).tall, wanted, key, int(probes))
 
 
 def partial_jacobian_norm(

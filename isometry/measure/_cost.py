@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 from isometry._internal import checks, compilation, jaxprs, memory
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Params
-from isometry.measure import _resolution, methods
+from isometry.measure import _arguments, _resolution, methods
 from isometry.measure._function import Map
 from isometry.measure._record import Spectrum
 from isometry.measure._spans import Span
@@ -126,7 +126,7 @@ def cost(  # noqa: PLR0917 (as it has always been)
     )
     # What a measurement costs does not depend on the key.
     chosen.check(target, jax.random.key(0))
-    x = _resolution.example(x)
+    x = _arguments.example(x)
     params, x = target.abstract(params, x)
     return _cost_by_xla(chosen, target, params, x=x)
 

@@ -125,13 +125,18 @@ def seeds_of(
     """
     # With both it would be unclear which of them is measured.
     if (keys is None) == (params is None):
-        given = "neither is given" if keys is None else "both are given"
+        if keys is not None:
+            raise InputError(
+                "one of keys (to draw parameters) and params (stacked) is needed; both "
+                "are given."
+            )
         raise InputError(
-            f"one of keys (to draw parameters) and params (stacked) is needed; {given}."
+            f"keys is missing; write {_KEYS}, from which parameters are drawn, or "
+            "params=, which are stacked on a seeds axis."
         )
     if params is not None:
         return _seeds_of_stacked(params, sample)
-    _refuse_params(keys)
+    _refuse_others(f, keys)
     num_seeds = checks.keys("keys", keys).shape[0]
     if sample is not None:
         return Seeds(keys, num_seeds, draw=sample)
@@ -142,21 +147,37 @@ def seeds_of(
     )
 
 
-def _refuse_params(keys: Key | None) -> None:
-    """Refuse parameters that are passed in the place of keys."""
-    leaves = jax.tree.leaves(keys)
-    is_floating = [
-        jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        for leaf in leaves
-        if hasattr(leaf, "dtype")
-    ]
-    if any(is_floating):
+# What a user writes for keys.
+_KEYS = "keys=jax.random.split(jax.random.key(0), 8)"
+
+
+def _refuse_others(f: Map, keys: Key | None) -> None:
+    """Refuse inputs or parameters that are passed in the place of keys."""
+    arrays = [leaf for leaf in jax.tree.leaves(keys) if hasattr(leaf, "dtype")]
+    dtypes = [jnp.result_type(leaf) for leaf in arrays]
+    if not any(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        return
+    # Inputs stand there if the keys were forgotten.
+    shape = getattr(keys, "shape", None)
+    if shape and isinstance(f, Network) and shape[1:] == f.input_shape:
         raise InputError(
-            f"keys is {type(keys).__name__} with floating arrays in it, not random "
-            "keys. Of parameters that are drawn already write params=, stacked on a "
-            "seeds axis, and xs= by name; a single seed's are "
-            "params=jax.tree.map(lambda leaf: leaf[None], params)."
+            f"keys is missing: in its place stand inputs of shape {shape}. Write "
+            f"{_KEYS}, and xs= by name."
         )
+    raise InputError(
+        f"keys is missing: in its place stands {_described(keys)}. Write {_KEYS} and "
+        "xs= by name. Of parameters that are drawn already write params=, stacked on a "
+        "seeds axis; a single seed's are params=jax.tree.map(lambda leaf: leaf[None], "
+        "params)."
+    )
+
+
+def _described(value: PyTree) -> str:
+    """Describe what stands in the place of keys."""
+    leaves = jax.tree.leaves(value)
+    if len(leaves) == 1 and leaves[0] is value:
+        return f"a floating array of shape {jnp.shape(value)}"
+    return f"a {type(value).__name__} of {len(leaves)} arrays"
 
 
 def _seeds_of_stacked(params: Params, sample: Callable[[Key], Params] | None) -> Seeds:

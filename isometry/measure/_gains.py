@@ -4,7 +4,6 @@ A gain is one number for each weight layer, or for each slice of stacked layers.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
@@ -14,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from isometry._internal.types import Key, Params
-from isometry.activations import Activation
 from isometry.networks import Network
+from isometry.networks._network import Wrapper
 from isometry.structure import Anatomy, WeightLayer
 from isometry.structure._records import stack_sizes
 
@@ -112,16 +111,14 @@ class Gains:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Calibrated(Network):
+class Calibrated(Wrapper):
     """A network whose drawn weights are multiplied by gains, one for each layer.
 
     Attributes:
-        base: The network without the gains.
         gains: The gains, and what they change.
         factors: From the name of a layer to the gains of its slices.
     """
 
-    base: Network
     gains: Gains
     factors: Factors
 
@@ -149,38 +146,11 @@ class Calibrated(Network):
             return adjusted
         return scaled(adjusted, self.base.anatomy, self.factors)
 
-    @functools.cached_property
-    def anatomy(self) -> Anatomy:
-        """The anatomy of the network, which no gain changes."""
-        return self.base.anatomy
-
-    @property
-    def depth(self) -> int:
-        """The number of weight layers on the longest path."""
-        return self.base.depth
-
-    @property
-    def any_size(self) -> bool:
-        """Whether x may be larger or smaller than the example."""
-        return self.base.any_size
-
-    @property
-    def layer_activations(self) -> Mapping[str, Activation]:
-        """The activations after layers, as the network itself knows them."""
-        return self.base.layer_activations
-
     @property
     def training(self) -> Network:
         """The network as it is trained, with the same gains."""
-        base = self.base.training
         # Gains are of leaves, which both modes share.
-        return dataclasses.replace(
-            self,
-            function=base.function,
-            example=base.example,
-            mode=base.mode,
-            base=base,
-        )
+        return self._with_base(self.base.training)
 
     def __repr__(self) -> str:
         first, last = self.gains.span

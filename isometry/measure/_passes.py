@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from isometry._internal.types import DTypeLike
 from isometry.linalg._convolution import canonical
-from isometry.measure._points import Group, Plan
+from isometry.measure._plan import Group, Plan
 from isometry.structure._tapping import ADD, CUT
 
 Shape = tuple[int, int]

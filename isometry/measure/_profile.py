@@ -19,9 +19,9 @@ from isometry import linalg
 from isometry._internal import blas, checks, compilation, jaxprs, memory, precision
 from isometry._internal.errors import InputError, NotFinite, public
 from isometry._internal.types import DTypeLike, Key, Params
-from isometry.measure import _points, _spans
+from isometry.measure import _plan, _run, _spans
 from isometry.measure._passes import TOWARD, Spans, jacobians, label_of
-from isometry.measure._points import Function, Plan
+from isometry.measure._plan import Function, Plan
 from isometry.measure._record import Spectrum
 from isometry.measure._spans import Point, Span
 from isometry.structure import Anatomy
@@ -179,7 +179,7 @@ def profile(
     """
     checks.one_of("toward", toward, TOWARD)
     functions = _functions(statistics)
-    run = _points.prepare(
+    run = _run.prepare(
         f,
         keys,
         xs,
@@ -279,7 +279,7 @@ def _choose(
         first: The point where the span starts.
         last: The point where it ends.
     """
-    in_span = _points.between(anatomy, first, last)
+    in_span = _plan.between(anatomy, first, last)
     # Names are checked against this span, not against all of f.
     if points is None:
         inner = _default_points(anatomy, in_span, toward)
@@ -314,10 +314,10 @@ def _default_points(
     on_every_path = [
         name for name in layers + sums if anatomy.cuts(name) and "@" not in name
     ]
-    states = [name for name in in_span if _spans.state_name(name)]
+    states = [name for name in in_span if _spans.state(anatomy, name)]
     if toward == "next":
         # If the span starts at a state, all later states are a chain.
-        return states if _spans.state_name(in_span[0]) else on_every_path
+        return states if _spans.state(anatomy, in_span[0]) else on_every_path
     return on_every_path + states or layers
 
 
@@ -330,10 +330,11 @@ def _require_chain(
     States of a recurrence are allowed, if all points are states of the same one.
     """
     bypassed = [name for name in names[1:-1] if not anatomy.cuts(name)]
-    states = {_spans.state_name(name) for name in anatomy.points} - {None}
+    states = {_spans.state(anatomy, name) for name in anatomy.points} - {None}
     # A single state is all that later steps of a recurrence read of earlier ones.
-    is_recurrent = len(states) == 1 and all(map(_spans.state_name, names[:-1]))
-    ends_in_chain = _spans.state_name(names[-1]) or anatomy.cuts(names[-2])
+    are_states = all(_spans.state(anatomy, name) for name in names[:-1])
+    is_recurrent = len(states) == 1 and are_states
+    ends_in_chain = _spans.state(anatomy, names[-1]) or anatomy.cuts(names[-2])
     if not bypassed or (is_recurrent and ends_in_chain):
         return
     raise InputError(
@@ -365,7 +366,7 @@ def _require_derivative(
 
 def inputs_at_once(
     spans: Spans,
-    run: _points.Run,
+    run: _run.Run,
 ) -> int:
     """Return how many inputs of a seed to measure at once.
 
@@ -383,7 +384,7 @@ def inputs_at_once(
             f"and {budget:,} are free for them; write fewer points, or a part of the "
             'output, span=(..., ("output", -1)).'
         )
-    return _points.at_once(budget // bytes_of_input, run.num_inputs)
+    return _run.at_once(budget // bytes_of_input, run.num_inputs)
 
 
 @functools.partial(compilation.jit, static_argnums=(0, 1))

@@ -13,8 +13,8 @@ from isometry._internal import checks, compilation, memory, precision
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.linalg._convolution import canonical
-from isometry.measure import _points
-from isometry.measure._points import Function, Plan
+from isometry.measure import _plan, _run
+from isometry.measure._plan import Function, Plan
 from isometry.measure._spans import Span
 from isometry.records import Signals
 from isometry.structure._tapping import ADD, Tapped
@@ -83,8 +83,8 @@ def signals(
             f"loss={checks.show(loss)} is not callable; write loss(output) -> number."
         )
     if loss is not None:
-        loss = _points.hashable(loss)
-    run = _points.prepare(
+        loss = _run.hashable(loss)
+    run = _run.prepare(
         f,
         keys,
         xs,
@@ -92,7 +92,7 @@ def signals(
         sample=sample,
         span=span,
         dtype=dtype,
-        choose=_points.between,
+        choose=_plan.between,
     )
     plan = run.plan
     if plan.first.index:
@@ -101,7 +101,7 @@ def signals(
             f"write the name alone, {plan.first.name!r}."
         )
     # Keys depend on the numbers of seed and input, so chunks of seeds change nothing.
-    keys_of_g = _points.keys_of(key, run.num_seeds, run.num_inputs)
+    keys_of_g = _run.keys_of(key, run.num_seeds, run.num_inputs)
     static = _Static(plan, loss, num_at_once=_cotangents_at_once(run))
     parts = []
     for seeds, params_of_seeds in run.chunks():
@@ -118,7 +118,7 @@ def signals(
     # Points are in the order of groups, and get that of the computation.
     fields = {name: value[..., plan.order] for name, value in joined.items()}
     # Computed on the host: it is a ratio of a few numbers at each point.
-    fields["chi"] = _chi(fields["apjn"], _points.previous_of_kind(plan))
+    fields["chi"] = _chi(fields["apjn"], _plan.previous_of_kind(plan))
     return Signals(
         **jax.tree.map(jnp.asarray, fields),
         points=plan.names,
@@ -128,12 +128,12 @@ def signals(
     )
 
 
-def _cotangents_at_once(run: _points.Run) -> int:
+def _cotangents_at_once(run: _run.Run) -> int:
     """Return how many cotangents of each input fit in memory at once."""
     # All inputs of a seed are measured at once, because c compares their values.
     num_bytes = run.num_inputs * run.plan.bytes_of_direction()
     num_cotangents = run.plan.size_at(run.plan.last.name)
-    return _points.at_once(memory.budget(None) // num_bytes, num_cotangents)
+    return _run.at_once(memory.budget(None) // num_bytes, num_cotangents)
 
 
 class _Static(NamedTuple):

@@ -14,6 +14,7 @@ from isometry._internal import checks, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
 from isometry.measure import _leaves
+from isometry.networks._network import SPANS
 from isometry.structure import Anatomy
 from isometry.structure._tapping import Tapped, replacing, tapped
 
@@ -160,6 +161,20 @@ def resolve(
     )
 
 
+def require_named(span: str) -> str:
+    """Refuse a string that is no span, as the name of one point alone."""
+    first, last = span, "output"
+    if span == "output":
+        first = "input"
+    try:
+        return checks.one_of("span", span, SPANS)
+    except InputError as error:
+        raise InputError(
+            f"{error.message} If it is the name of a point, write two, "
+            f'span=("{first}", "{last}").'
+        ) from None
+
+
 def ends(
     anatomy: Anatomy,
     span: Span,
@@ -171,7 +186,7 @@ def ends(
             derivative.
     """
     if isinstance(span, str):
-        checks.one_of("span", span, ("end_to_end", "hidden"))
+        require_named(span)
         if span == "end_to_end":
             span = ("input", "output")
         else:
@@ -354,19 +369,40 @@ def _hidden(anatomy: Anatomy) -> tuple[str, str]:
     if len(names) < 3:
         raise InputError(
             'span="hidden" runs from the first pre-activation to the last before the '
-            f"output and needs three weight layers; this function has {len(names)}."
+            f"output and needs three weight layers{_instead_of_hidden(anatomy, names)}"
         )
     return names[0], names[-2]
 
 
-def state_name(name: str) -> str | None:
+def _instead_of_hidden(anatomy: Anatomy, names: list[str]) -> str:
+    """Return why there is no hidden span, and what to write instead."""
+    states = [name for name in anatomy.points if state(anatomy, name)]
+    # All steps of a recurrence share their weights, so none has a layer of its own.
+    if len(states) > 1:
+        # The last one is what the output reads: of an LSTM its h.
+        last = states[-1]
+        same = [name for name in states if state(anatomy, name) == state(anatomy, last)]
+        return (
+            " outside of recurrences; of a recurrence write two of its states, "
+            f'span=("{same[0]}", "{last}").'
+        )
+    known = f"; this function has {len(names)}"
+    if names and _leads_to_output(anatomy, names[0]):
+        return f'{known}. Write two points, such as span=("{names[0]}", "output").'
+    return f'{known}. Write "end_to_end".'
+
+
+def state(anatomy: Anatomy, name: str) -> str | None:
     """Return the name of a recurrent state from that of a point: "carry" of "carry@3".
 
     None for points that are no states.
     """
-    # States are named "carry@3", or "carry/h@3" where there are several.
+    # Other points with a step are those of weight layers: "cell/input@3", "embed[0]@3",
+    # and "cell/input@3:sum" for what follows them.
     base, _, step = name.partition("@")
-    if not step or base.partition("/")[0] != "carry":
+    layer = base.partition("[")[0]
+    is_layer = any(layer == known.name for known in anatomy.layers)
+    if not step or ":" in step or is_layer:
         return None
     return base + step.lstrip("0123456789")
 

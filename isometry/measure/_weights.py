@@ -238,7 +238,7 @@ def _measured(use: Operand, name: str, weight: Array) -> Weight:
     if kind != "conv":
         return _of_matrix(use, name, weight)
     if use.convolution is None:
-        note = "a transposed convolution, or one that cuts off pixels"
+        note = "a convolution that cuts off pixels, or has a stride beside a spread"
         return Weight(name, kind, 0, outputs=0, spectrum=None, note=note)
     return _of_convolution(use, name, weight)
 
@@ -298,6 +298,9 @@ def _of_convolution(use: Operand, name: str, weight: Array) -> Weight:
         spectrum=None,
         note=convolution.note,
     )
+    # A map and its transpose have the same singular values.
+    if any(step != 1 for step in convolution.spread):
+        kernel, convolution = _adjoint(kernel, convolution, use.groups)
     try:
         values = linalg.convolution_singular_values(
             kernel,
@@ -309,6 +312,9 @@ def _of_convolution(use: Operand, name: str, weight: Array) -> Weight:
     # One map that does not fit in memory should not hide the others.
     except FromCall as error:
         return row._replace(note=error.message)
+    # Pixels of the result that no tap reaches were left out, and have the value 0.
+    num_unreached = min(inputs, outputs) - len(values)
+    values = jnp.pad(values, (0, num_unreached))
     # The floor of the whole map, which is at least that of the blocks by which the map
     # is factorized.
     log_floor = precision.svd_log_floor(inputs, outputs, values.dtype)
@@ -323,9 +329,49 @@ def _num_outputs(convolution: Convolution, axis: int, taps: int) -> int:
     # On a circle every pixel is the start of a window.
     if isinstance(convolution.padding, str):
         return math.ceil(convolution.size[axis] / stride)
-    return (
-        convolution.size[axis] + sum(convolution.padding[axis]) - taps
-    ) // stride + 1
+    spread_out = (convolution.size[axis] - 1) * convolution.spread[axis] + 1
+    return (spread_out + sum(convolution.padding[axis]) - taps) // stride + 1
+
+
+def _adjoint(
+    kernel: Array, convolution: Convolution, groups: int
+) -> tuple[Array, Convolution]:
+    """Return the strided convolution of which a transposed one is the transpose.
+
+    Pixel o of the result is the sum over taps t of kernel[t] times pixel i of the
+    image, wherever spread · i = o + t - before. Read backwards, a window of reversed
+    taps goes over the result with that stride, and `taps - 1 - before` zeros before it.
+
+    Args:
+        kernel: Weights (*window, in/groups, out), without dilation.
+        convolution: The transposed convolution.
+        groups: Its groups of channels.
+
+    Returns:
+        The kernel (*window, out/groups, in), and how it goes over the result.
+    """
+    *window, num_inputs, num_outputs = kernel.shape
+    by_group = kernel.reshape(*window, num_inputs, groups, num_outputs // groups)
+    exchanged = jnp.swapaxes(by_group, -3, -1)
+    shape = (*window, num_outputs // groups, groups * num_inputs)
+    reversed_taps = jnp.flip(exchanged.reshape(shape), range(len(window)))
+    assert not isinstance(convolution.padding, str), "spread images have zeros around"
+    size = []
+    padding = []
+    for axis, taps in enumerate(window):
+        zeros = [taps - 1 - count for count in convolution.padding[axis]]
+        # Where this is negative, no tap reaches the first or the last pixels.
+        num_unreached = sum(max(-count, 0) for count in zeros)
+        num_pixels = _num_outputs(convolution, axis, taps)
+        size.append(num_pixels - num_unreached)
+        padding.append((max(zeros[0], 0), max(zeros[1], 0)))
+    backwards = convolution._replace(
+        size=tuple(size),
+        strides=convolution.spread,
+        spread=(1,) * len(window),
+        padding=tuple(padding),
+    )
+    return reversed_taps, backwards
 
 
 def _dilated(kernel: Array, axis: int, step: int) -> Array:

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from isometry import activations, schemes
+from isometry import schemes
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.activations import Activation
-from isometry.networks import _spatial
+from isometry.networks import _arguments, _spatial
 from isometry.networks._network import Built
 from isometry.networks._spatial import Image, Size
 from isometry.schemes._registry import SchemeLike
@@ -134,7 +134,13 @@ class CnnFunction:
     @public("cnn")
     def __call__(self, params: Params, x: Image) -> Array:
         stacks = params["layers"]
-        x = self._checked(params, x)
+        x = _arguments.one_example(
+            x,
+            self.input_shape,
+            stacks[0]["w"].dtype,
+            kind="image",
+            layout=", channels last",
+        )
         # The first layer reads x itself, without an activation.
         z = self.runs[0].layer(stacks[0], x)
         for run, leaves in zip(self.runs[1:], stacks[1:], strict=True):
@@ -143,18 +149,6 @@ class CnnFunction:
             return z
         h = _spatial.pixel_mean(self.activation(z))
         return _spatial.plus_bias(h @ params["head"]["w"], params["head"])
-
-    def _checked(self, params: Params, x: Image) -> Image:
-        """Return x in the dtype of the parameters."""
-        # Checked here, because the message of XLA would speak of a batch and of axes
-        # that the user never wrote.
-        if jnp.shape(x) != self.input_shape:
-            raise InputError(
-                f"x has shape {jnp.shape(x)}; this network takes one image of shape "
-                f"{self.input_shape}, channels last. For a batch write "
-                "jax.vmap(net, (None, 0))(params, xs)."
-            )
-        return jnp.asarray(x, params["layers"][0]["w"].dtype)
 
     def _through(self, run: Run, leaves: dict[str, Array], z: Image) -> Image:
         """Return the pre-activation of the last layer of a run."""
@@ -349,13 +343,8 @@ def cnn(
     )
     if head is not None:
         checks.integer("head", head, low=1)
-    phi = activations.get(activation)
-    # Every theory takes the Jacobian of the activation to be diagonal, which is wrong
-    # for one that mixes channels.
-    if not phi.named:
-        checks.elementwise(f"activation={phi.name}", phi)
-    if not bias and sigma_b:
-        raise InputError(f"sigma_b={sigma_b} with bias=False; drop one of the two.")
+    phi = _arguments.elementwise(activation)
+    _arguments.require_bias(sigma_b, bias=bias)
     function = CnnFunction(_runs(layers, has_head=head is not None), phi, head)
     # Some schemes put another activation in the place of this one.
     phi, chosen = schemes.transformed(scheme, phi, function.num_activations)
@@ -413,7 +402,7 @@ def _layers(
     windows = _spatial.one_each("kernel", kernel, num_layers, of="layer", check=sides)
     steps = _spatial.one_each("strides", strides, num_layers, of="layer", check=sides)
     num_groups = _spatial.one_each(
-        "groups", groups, num_layers, of="layer", check=_positive
+        "groups", groups, num_layers, of="layer", check=_arguments.positive
     )
     # Nothing stands before the first layer that could be pooled.
     between = _spatial.one_each(
@@ -459,10 +448,6 @@ def _checked_channels(channels: Sequence[int]) -> list[int]:
         checks.integer(f"channels[{i}]", width, low=1)
         for i, width in enumerate(channels)
     ]
-
-
-def _positive(name: str, value: int) -> int:
-    return checks.integer(name, value, low=1)
 
 
 def _checked_pooling(name: str, value: str | None) -> str | None:

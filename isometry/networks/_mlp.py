@@ -12,13 +12,13 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-from isometry import activations, schemes
+from isometry import schemes
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Elementwise, Key, Params
 from isometry.activations import Activation
 from isometry.linalg import Factors
-from isometry.networks import _mlp_law
+from isometry.networks import _arguments, _mlp_law
 from isometry.networks._layered import (
     LayeredFunction,
     LayeredNetwork,
@@ -135,17 +135,9 @@ class MlpFunction(LayeredFunction):
         return self._through(params["layers"][1:], z)
 
     def stem(self, params: Params, x: Array) -> Array:
-        # A batch would pass through the products without an error, and its Jacobian
-        # would be a block matrix.
-        if jnp.shape(x) != self.widths[:1]:
-            raise InputError(
-                f"x has shape {jnp.shape(x)}; this network takes one example of shape "
-                f"{self.widths[:1]}. For a batch write "
-                "jax.vmap(net, (None, 0))(params, xs)."
-            )
         first = _first_layer(params["layers"][0])
-        # The arithmetic is in the dtype of the parameters, whatever that of x is.
-        return _affine(first, jnp.asarray(x, first["w"].dtype))
+        x = _arguments.one_example(x, self.widths[:1], first["w"].dtype)
+        return _affine(first, x)
 
     def hidden(self, params: Params, z: Array) -> Array:
         return self._through(params["layers"][1:-1], z)
@@ -515,15 +507,10 @@ def mlp(  # noqa: PLR0917 (as it has always been)
     # The message names the entry, because lists of widths are often computed.
     for i, width in enumerate(sizes):
         checks.integer(f"widths[{i}]", width, low=1)
-    phi = activations.get(activation)
-    # The Jacobian of the activation is taken to be diagonal, which is wrong for one
-    # that mixes its entries. Named activations are known to be elementwise.
-    if not phi.named:
-        checks.elementwise(f"activation={phi.name}", phi)
+    phi = _arguments.elementwise(activation)
     if sigma_b is not None:
         checks.number("sigma_b", sigma_b, low=0.0)
-    if not bias and sigma_b:
-        raise InputError(f"sigma_b={sigma_b} with bias=False; drop one of the two.")
+    _arguments.require_bias(sigma_b, bias=bias)
     kind = checks.float_dtype(dtype)
     # The repr would print NumPy's integers as np.int64(8).
     sizes = tuple(int(size) for size in sizes)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import jax
 from jax.typing import ArrayLike
@@ -524,29 +524,14 @@ class Built(Network):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Redrawn(Built):
-    """Any network with its weights drawn by a scheme: what `with_scheme` returns.
-
-    Leaves that the scheme leaves alone are as the network's own `init` draws them.
+class Wrapper(Network):
+    """The base of networks that have the function of another, and draw otherwise.
 
     Attributes:
-        base: The network.
+        base: The other network.
     """
 
     base: Network
-
-    def skeleton(self, key: Key) -> Params:
-        """Return the parameters as the network's own code draws them."""
-        return self.base.skeleton(key)
-
-    @public("init")
-    def init(self, key: Key) -> Params:
-        """Draw the weights by the scheme, other leaves by the `init` of `base`.
-
-        Arguments, result and errors are those of `Network.init`.
-        """
-        drawn = super().init(key)
-        return self.base.completed(key, drawn)
 
     @property
     def depth(self) -> int:
@@ -555,7 +540,7 @@ class Redrawn(Built):
 
     @functools.cached_property
     def anatomy(self) -> Anatomy:
-        """The anatomy of `base`, which no scheme changes."""
+        """The anatomy of `base`, whose architecture is the same."""
         return self.base.anatomy
 
     @property
@@ -568,17 +553,38 @@ class Redrawn(Built):
         """The activations that `base` itself knows."""
         return self.base.layer_activations
 
-    @property
-    def training(self) -> "Network":
-        """The network as it is trained, with the same parameters."""
-        base = self.base.training
-        network = dataclasses.replace(
+    def _with_base(self, base: Network) -> Self:
+        """Return the same wrapper around a network, such as `base` in training mode."""
+        return dataclasses.replace(
             self,
             function=base.function,
             example=base.example,
             mode=base.mode,
             base=base,
         )
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Redrawn(Wrapper, Built):
+    """Any network with its weights drawn by a scheme: what `with_scheme` returns.
+
+    Leaves that the scheme leaves alone are as the network's own `init` draws them.
+    """
+
+    def skeleton(self, key: Key) -> Params:
+        """Return the parameters as the network's own code draws them."""
+        return self.base.skeleton(key)
+
+    @public("init")
+    def init(self, key: Key) -> Params:
+        """Draw the weights by the scheme, and the rest as the network's own code."""
+        drawn = super().init(key)
+        return self.base.completed(key, drawn)
+
+    @property
+    def training(self) -> "Network":
+        """The network as it is trained, with the same parameters."""
+        network = self._with_base(self.base.training)
         # Fill the cached property, so that both modes draw the same parameters. Scales
         # depend on what the anatomy shows around a layer, and in training mode it may
         # show something else.

@@ -18,7 +18,14 @@ from isometry.activations import Activation
 from isometry.initializers import Initializer
 from isometry.initializers._kernels import lay_out
 from isometry.initializers._layout import Parts, size, sizes
-from isometry.schemes import _fused, _multipliers, _places, _scales
+from isometry.schemes import (
+    _fused,
+    _meaning,
+    _multipliers,
+    _places,
+    _scales,
+    _windows,
+)
 from isometry.schemes._layer import Layer
 from isometry.schemes._multipliers import Setting
 from isometry.schemes._places import Places
@@ -106,16 +113,21 @@ class Assignment:
         scheme: The scheme.
         rows: One for each leaf, or stretch of a leaf: first those of weight layers in
             the order of the anatomy, then all others.
+        notes: What gives the scheme its name, and is not done here: this network has
+            no part for it, or it needs inputs.
 
     Example:
         >>> net = networks.mlp([3, 3, 3], "tanh")
         >>> shapes = jax.eval_shape(net.init, jax.random.key(0))
         >>> schemes.assign("kaiming", net.anatomy, shapes)
         Assignment(Scheme('kaiming'), 4 rows)
+        >>> print(schemes.assign("zero_gamma", net.anatomy, shapes).notes[0])
+        no residual branch was found, so zero_gamma draws what kaiming does
     """
 
     scheme: Scheme
     rows: tuple[Row, ...]
+    notes: tuple[str, ...]
     _weights: tuple[_Weight, ...]
     _biases: tuple[_Bias, ...]
     _settings: tuple[Setting, ...]
@@ -179,7 +191,7 @@ class Assignment:
         """Draw a table of what happens to each leaf.
 
         Returns:
-            The table, a row a leaf.
+            The table, a row a leaf, below the notes.
 
         Example:
             >>> net = networks.mlp([3, 3, 3], "tanh")
@@ -198,7 +210,7 @@ class Assignment:
         # A column with nothing but its heading is left out.
         shown = [column for column in columns if any(column[1:])]
         widths = [max(map(len, column)) for column in shown]
-        lines = [self._heading()]
+        lines = [self._heading(), *(f"note: {note}" for note in self.notes)]
         for i in range(len(self.rows) + 1):
             padded = [
                 column[i].ljust(width)
@@ -214,7 +226,8 @@ class Assignment:
         return f"scheme {self.scheme.name}: {num_drawn} of {len(paths)} leaves drawn"
 
     def __repr__(self) -> str:
-        return f"Assignment({self.scheme!r}, {len(self.rows)} rows)"
+        said = "; ".join((f"{len(self.rows)} rows", *self.notes))
+        return f"Assignment({self.scheme!r}, {said})"
 
 
 def _short(cell: str) -> str:
@@ -242,10 +255,15 @@ def assign(
 
     The scale of a free scheme is critical for the activation that follows the layer,
     else for the one that it reads, else 1; where an activation has no critical point,
-    chi = 1 at unit variance. Biases are drawn as the scheme says, which is zero unless
-    there is a sigma_b. Embeddings stay as they are drawn unless the scheme has a law
-    for them; so do scales of norms, positions, and whatever else params hold. `rows`
-    lists all of it.
+    chi = 1 at unit variance. It is 1 too around a product of two branches, as in a GLU,
+    and around a function that is none of `activations.names()`; notes say so. Where a
+    scheme fills one tap of an even window, it is the one that keeps all pixels under
+    the padding of the network. An output of a transposed convolution of stride s meets
+    one in s of the taps of an axis, so its weights get a gain with which the mean
+    variance is that of the law; numbers of the user's own (`normal(std)`) stay as they
+    are. Biases are drawn as the scheme says, which is zero unless there is a sigma_b.
+    Embeddings stay as they are drawn unless the scheme has a law for them; so do scales
+    of norms, positions, and whatever else params hold. `rows` lists all of it.
 
     Args:
         scheme: A name, an initializer, or a `Scheme`.
@@ -315,6 +333,7 @@ def assign(
     return Assignment(
         scheme=chosen,
         rows=tuple(rows),
+        notes=_meaning.notes(chosen, anatomy),
         _weights=tuple(weights),
         _biases=tuple(biases),
         _settings=tuple(settings),
@@ -398,30 +417,36 @@ def _weight(
     if source.kind == "other":
         return kept("how it acts on the signal cannot be read")
     layers = _places.layers(source, places)
-    scaled = scales.of(layers[0])
+    scaled = scales.of(layers[0], _scales.doubt(source, places.by_name))
     # `_draw_weight` draws all slices as one batch if they have the same initializer
     # object, so like layers are given the same object.
     chosen: dict[Layer, Init] = {}
     parts: dict[str, Layer] = {}
     inits = []
+    window_note = ""
     for layer in layers:
         kind = _without_index(layer) if scheme.alike else layer
         if kind not in chosen:
             try:
-                chosen[kind] = scaled.scheme.initializer(layer)
+                init = scaled.scheme.initializer(layer)
             except FromCall as error:
                 # A scheme may refuse one weight for queries, keys and values, and still
                 # have an initializer for each of the three. Then these are drawn.
                 parts = _fused.parts(layer, places.shares.get(source.name, {}))
                 if not parts:
                     raise NotDefined(_about(source, scheme, error)) from error
-                chosen[kind] = _fused.initializer(scaled.scheme, parts)
+                init = _fused.initializer(scaled.scheme, parts)
+            if source.name in places.uncounted:
+                _check_uncounted(scaled.scheme, layer, places.uncounted[source.name])
+            fit = _windows.fitted(init, source, usage, scheme=scheme.name)
+            chosen[kind] = fit.init
+            window_note = fit.note or window_note
         inits.append(chosen[kind])
     _check_zeros(source, scheme, inits, usage=usage)
     together = ""
     if not parts:
         together = _drawn_together(source, has_shares=source.name in places.shares)
-    notes = (scaled.note, _remark(source), usage.note(), together)
+    notes = (scaled.note, window_note, _remark(source), usage.note(), together)
     note = ", ".join(filter(None, notes))
     weight = _Weight(
         source=source,
@@ -439,6 +464,13 @@ def _weight(
         initializer = f"{written[0]} … {written[-1]}"
     row = Row(source.path, source.name, role, initializer=initializer, note=note)
     return weight, row
+
+
+def _check_uncounted(scheme: Scheme, layer: Layer, reason: str) -> None:
+    """Refuse a scale that depends on a place on a branch that is not known."""
+    on_stream = dataclasses.replace(layer, branch=None)
+    if repr(scheme.initializer(layer)) != repr(scheme.initializer(on_stream)):
+        raise NotDefined(f"layer {layer.name!r}: scheme {scheme.name!r}: {reason}")
 
 
 def _without_index(layer: Layer) -> Layer:

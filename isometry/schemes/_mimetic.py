@@ -134,5 +134,7 @@ SCHEMES = (
         citation="Trockman and Kolter (2023), arXiv:2305.09828",
         differs="circulating code draws Z uniformly, of the same variance",
         pairs=(("query", "key"), ("value", "output")),
+        made_for="attentions",
+        otherwise="draws what xavier does",
     ),
 )

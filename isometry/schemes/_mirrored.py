@@ -23,7 +23,7 @@ from isometry.schemes._scheme import Choose, Scheme
 from isometry.structure import Anatomy, WeightLayer
 
 # Activations with phi(u) - phi(-u) = u.
-_SPLITTING = ("relu", "gelu", "silu", "softplus")
+_SPLITTING = ("relu", "gelu", "gelu_tanh", "silu", "softplus")
 
 # Linear steps that act on both units of a pair alike, so phi(u) - phi(-u) stays u.
 _LINEAR_STEPS = ("average", "average pool", "sum")

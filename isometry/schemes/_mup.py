@@ -100,5 +100,7 @@ SCHEMES = (
         "its inputs by 1/r instead (Table 8); that attention logits are divided by d, "
         "not √d, is the network's to do",
         embeddings=True,
+        made_for="widths",
+        otherwise="draws N(0, 1/fan_in)",
     ),
 )

@@ -105,6 +105,8 @@ SCHEMES = (
         isometric="as orthogonal, with any padding and stride 1",
         citation="Xiao et al. (2018), arXiv:1806.05393",
         free=True,
+        made_for="windows",
+        otherwise="draws what orthogonal does",
     ),
     Scheme(
         "block_orthogonal",
@@ -116,6 +118,8 @@ SCHEMES = (
         isometric="as orthogonal, with circular padding and stride 1",
         citation="Xiao et al. (2018), arXiv:1806.05393, Algorithm 1",
         free=True,
+        made_for="windows",
+        otherwise="draws what orthogonal does",
     ),
     Scheme(
         "identity",

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import jax
@@ -27,7 +27,7 @@ from isometry.schemes import (
     _transformer,
 )
 from isometry.schemes._layer import Layer
-from isometry.schemes._scheme import Choose, Scheme, same
+from isometry.schemes._scheme import Blocks, Choose, Scheme, same
 
 SchemeLike: TypeAlias = str | Init | Scheme
 
@@ -52,6 +52,7 @@ _WITHOUT_WINDOW = {
     "block_orthogonal": initializers.orthogonal,
     "dirac": initializers.partial_identity,
 }
+_OTHERWISE = "draws its counterpart for matrices"
 
 
 def names() -> tuple[str, ...]:
@@ -135,6 +136,8 @@ def get(scheme: SchemeLike) -> Scheme:
         getattr(scheme, "name", None) or name or "custom",
         _everywhere(scheme),
         definition="the same initializer everywhere",
+        made_for=_made_for(scheme),
+        otherwise=_OTHERWISE,
     )
 
 
@@ -172,7 +175,14 @@ def _named(name: str) -> Scheme:
         definition=entry.definition,
         law=entry.law,
         citation=entry.citation,
+        made_for=_made_for(entry.factory()),
+        otherwise=_OTHERWISE,
     )
+
+
+def _made_for(init: Init) -> str:
+    """Return which part of a network an initializer is made for, as `Scheme` has it."""
+    return "windows" if getattr(init, "name", "") in _WITHOUT_WINDOW else ""
 
 
 def _everywhere(init: Init) -> Choose:
@@ -238,19 +248,26 @@ def transformed(
     scheme: SchemeLike,
     activation: str | Elementwise | Activation,
     depth: int,
+    *,
+    blocks: Sequence[tuple[int, float]] = (),
 ) -> tuple[Activation, Scheme]:
     """Put the activation that a scheme asks for in the place of a given one.
 
     Args:
         scheme: As for `get`. All but dks and tat leave the activation as it is.
         activation: A name, an elementwise callable, or an `Activation`.
-        depth: How many activations come one after another in the network.
+        depth: How many activations come one after another in the network, those on
+            residual branches not counted.
+        blocks: For each residual block in turn, how many activations its branch has one
+            after another, and the multiplier b of the branch, between 0 and 1. That of
+            the skip must be √(1 - b²).
 
     Returns:
         The activation to build the network with, and the scheme to build it with.
 
     Raises:
-        InputError: An unknown scheme or activation, or a depth below 0.
+        InputError: An unknown scheme or activation, a depth below 0, or blocks not of
+            this form.
         NotDefined: The activation cannot be transformed so.
 
     Example:
@@ -259,15 +276,46 @@ def transformed(
         >>> round(slope**10, 6)
         1.5
         >>> net = networks.mlp([8] * 12, activation, scheme)
+
+        Four blocks 0.6 x + 0.8 F(x) with two activations each, and one behind them:
+
+        >>> blocks = [(2, 0.8)] * 4
+        >>> activation, _ = schemes.transformed("dks", "tanh", 1, blocks=blocks)
+        >>> slope = theory.chi(activation, 1.0, 1.0)
+        >>> round((0.36 + 0.64 * slope**2) ** 4 * slope, 6)
+        1.5
     """
     chosen = get(scheme)
     phi = activations.get(activation)
     checks.integer("depth", depth, low=0)
+    checked = _checked_blocks(blocks)
     if chosen.transform is None:
         return phi, chosen
+    # The activation of a network built with dks is a transformed one already.
+    # Transforming it again would change the function that dks is meant for.
+    original = _shaping.untransformed(phi)
+    if checked:
+        phi = chosen.transform(original, depth, checked)
+        return phi, dataclasses.replace(
+            chosen, transform=None, suits=_shaping.suits_blocks(checked)
+        )
     # A network without activations has nothing to transform.
     if depth > 0:
-        # The activation of a network built with dks is a transformed one already.
-        # Transforming it again would change the function that dks is meant for.
-        phi = chosen.transform(_shaping.untransformed(phi), depth)
+        phi = chosen.transform(original, depth)
     return phi, dataclasses.replace(chosen, transform=None)
+
+
+def _checked_blocks(blocks: Sequence[tuple[int, float]]) -> Blocks:
+    """Return the blocks as numbers; refuse what is none."""
+    checked = []
+    for i, block in enumerate(blocks):
+        if not isinstance(block, (tuple, list)) or len(block) != 2:
+            raise InputError(
+                f"blocks[{i}]={checks.show(block)} is no pair; write (activations on "
+                "the branch, multiplier of the branch)."
+            )
+        num_activations, branch = block
+        checks.integer(f"blocks[{i}][0]", num_activations, low=1)
+        checks.number(f"blocks[{i}][1]", branch, low=0.0, high=1.0)
+        checked.append((int(num_activations), float(branch)))
+    return tuple(checked)

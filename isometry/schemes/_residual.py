@@ -68,6 +68,8 @@ SCHEMES = (
         "leaves the stem at torch's default",
         # Scalars of the network are trained from 1 (rule 3).
         multipliers=_open,
+        made_for="branches",
+        otherwise="draws N(0, 2/fan_out) in every layer but the head, which is 0",
     ),
     Scheme(
         "rezero",
@@ -79,6 +81,8 @@ SCHEMES = (
         citation="Bachlechner et al. (2020), arXiv:2003.04887",
         differs="the paper leaves the weights to each layer's own default",
         multipliers=_closed,
+        made_for="branches",
+        otherwise="draws what kaiming does",
     ),
     Scheme(
         "skipinit",
@@ -92,6 +96,8 @@ SCHEMES = (
         differs="the paper's second choice for the scalar is 1/√L, L the number of "
         "branches",
         multipliers=_closed,
+        made_for="branches",
+        otherwise="draws what kaiming does",
     ),
     Scheme(
         "zero_gamma",
@@ -105,6 +111,8 @@ SCHEMES = (
         aliases=("zero-γ", "zero_init_residual"),
         differs="the paper draws the head N(0, 0.01²)",
         multipliers=_closed,
+        made_for="branches",
+        otherwise="draws what kaiming does",
         # The paper speaks of the scale of the norm, so a scalar does not count.
         closes="norm",
     ),

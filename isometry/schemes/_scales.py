@@ -11,6 +11,12 @@ from isometry.structure import WeightLayer
 
 _NAMES = frozenset(activations.names())
 
+# How the anatomy writes a product of two branches, and functions that are no activation
+# of the package.
+_PRODUCT = "product"
+_NAMELESS = ("unnamed", "glu", "square", "power")
+_VARIANT = "variant"
+
 
 class Scaled(NamedTuple):
     """A scheme with its scale fixed for one layer.
@@ -39,8 +45,13 @@ class Scales:
         self._by_layer = activations
         self._by_activation: dict[str | Activation, Scaled] = {}
 
-    def of(self, layer: Layer) -> Scaled:
-        """Return the scheme with its scale fixed for a layer."""
+    def of(self, layer: Layer, doubt: str = "") -> Scaled:
+        """Return the scheme with its scale fixed for a layer.
+
+        Args:
+            layer: The layer.
+            doubt: Why its activation is not known, as `doubt` returns it.
+        """
         sigma_w, sigma_b = self._sigmas
         if not self._scheme.free:
             return Scaled(self._scheme, "")
@@ -50,6 +61,9 @@ class Scales:
             return Scaled(self._scheme, "")
         if layer.name in self._by_layer:
             return self._critical(self._by_layer[layer.name], "")
+        if doubt:
+            linear = self._critical("linear", "")
+            return linear._replace(note=f"{doubt}, so as {linear.note}")
         if layer.follows is not None:
             return self._critical(layer.follows, "that follows")
         if layer.precedes is not None:
@@ -80,8 +94,51 @@ class Scales:
         return Scaled(scheme, f"critical for the {name}")
 
 
+def doubt(layer: WeightLayer, by_name: Mapping[str, WeightLayer]) -> str:
+    """Say why the gain of what stands around a layer is not known, or return "".
+
+    A product of two branches has no critical gain: as the signal grows by a factor,
+    phi(u) v grows by more, so that every fixed point of the variance is unstable.
+    """
+    if _PRODUCT in layer.then:
+        # Of the gate of a GLU, the nonlinearity comes first.
+        factor = _first_activation(layer.then)
+        if factor is not None:
+            return f"no gain for a product of two branches with a {factor}"
+        return "no gain for a product of two branches"
+    strange = _strange(layer.then)
+    if strange:
+        return f"no gain for {strange}"
+    # What it reads matters only if no activation follows.
+    if follows(layer) is not None:
+        return ""
+    if _PRODUCT in layer.before:
+        return "no gain behind a product of two branches"
+    strange = _strange(layer.before)
+    behind = _behind(layer, by_name)
+    if behind is not None:
+        strange = strange or _strange(behind.then)
+    if strange:
+        return f"no gain behind {strange}"
+    return ""
+
+
+def _strange(steps: Sequence[str]) -> str:
+    """Return the first step that is a nonlinearity without a known gain, or ""."""
+    for step in steps:
+        if step.startswith(_NAMELESS) or step.endswith(_VARIANT):
+            return step
+    return ""
+
+
 def follows(layer: WeightLayer) -> str | None:
-    """Return the name of the activation that follows a layer, or None."""
+    """Return the name of the activation that follows a layer, or None.
+
+    None of a factor of a product too: phi(u) v is no activation of u. And none of one
+    of two functions in a row, such as a squared ReLU.
+    """
+    if _PRODUCT in layer.then or _strange(layer.then):
+        return None
     return _first_activation(layer.then)
 
 
@@ -90,12 +147,21 @@ def precedes(layer: WeightLayer, by_name: Mapping[str, WeightLayer]) -> str | No
     directly = _first_activation(layer.before[::-1])
     if directly is not None:
         return directly
-    behind = source(layer, by_name)
-    # Only a point ":out", such as "fc1:out", is the result of the activation behind
-    # fc1. "fc1" is a pre-activation, and "fc2:sum" the stream.
-    if behind is None or not (layer.reads or "").endswith(":out"):
+    behind = _behind(layer, by_name)
+    if behind is None:
         return None
     return follows(behind)
+
+
+def _behind(
+    layer: WeightLayer, by_name: Mapping[str, WeightLayer]
+) -> WeightLayer | None:
+    """Return the layer the result of whose activation a layer reads, or None."""
+    # Only a point ":out", such as "fc1:out", is the result of the activation behind
+    # fc1. "fc1" is a pre-activation, and "fc2:sum" the stream.
+    if not (layer.reads or "").endswith(":out"):
+        return None
+    return source(layer, by_name)
 
 
 def source(

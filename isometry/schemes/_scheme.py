@@ -97,7 +97,20 @@ class Drawn(NamedTuple):
 Choose: TypeAlias = Callable[[Layer, float], Init]
 Multipliers: TypeAlias = Callable[[Branch], Residual]
 Ensemble: TypeAlias = Callable[[Layer, float], Drawn]
-Transform: TypeAlias = Callable[[Activation, int], Activation]
+
+# For each residual block: how many activations its branch has in a row, and the
+# multiplier of the branch.
+Blocks: TypeAlias = tuple[tuple[int, float], ...]
+
+
+class Transform(Protocol):
+    """How a scheme changes an activation, for `depth` of them in a row and blocks."""
+
+    def __call__(
+        self, activation: Activation, depth: int, blocks: Blocks = ()
+    ) -> Activation: ...
+
+
 Suits: TypeAlias = Callable[[Anatomy], None]
 
 
@@ -146,9 +159,15 @@ class Scheme:
             the same key: their weights are two factors of one random matrix.
         embeddings: Whether the scheme draws embeddings; if not, they stay as drawn.
         transform: `transform(activation, depth)`: the activation that replaces the
-            given one, in a network with `depth` activations in a row.
+            given one, in a network with `depth` activations in a row. If the network
+            has residual blocks, they are a further argument.
         suits: `suits(anatomy)` raises `NotDefined` for a network that the scheme is not
             made for.
+        made_for: The part of a network for which the scheme is named: "branches",
+            "attentions", "windows" (of convolutions), "widths" (of more than one
+            layer), or "" for any network.
+        otherwise: What the scheme does in a network without that part, as the end of a
+            sentence that begins with its name.
         sigma_w: The scale of the weights of a free scheme.
         sigma_b: The standard deviation of the biases of a free scheme.
         settled: Whether the sigmas of a free scheme have been chosen, by `at`.
@@ -180,6 +199,8 @@ class Scheme:
     embeddings: bool = False
     transform: Transform | None = None
     suits: Suits | None = None
+    made_for: str = ""
+    otherwise: str = ""
     sigma_w: float = 1.0
     sigma_b: float = 0.0
     settled: bool = False

@@ -138,6 +138,8 @@ SCHEMES = (
         differs="the authors' fairseq code has queries and keys at a gain of 1/√2, "
         "that library's own",
         embeddings=True,
+        made_for="branches",
+        otherwise="draws what xavier does",
     ),
     Scheme(
         "deep_norm",
@@ -151,9 +153,12 @@ SCHEMES = (
         citation="Wang et al. (2022), arXiv:2203.00555",
         differs="torchscale divides by (N⁴ M)^(1/16)/1.15 in the encoder of two: its β "
         "has 1.15 where the paper has 0.87 = 1/1.15; its weights are uniform, and its "
-        "queries, keys and values have another 1/√2",
+        "queries, keys and values have another 1/√2; a projection on the skip, of "
+        "which the paper says nothing, needs a leaf for its α",
         multipliers=_deep_norm_block,
         embeddings=True,
+        made_for="branches",
+        otherwise="draws N(0, 2/(fan_in + fan_out))",
     ),
     Scheme(
         "gpt2",
@@ -165,5 +170,7 @@ SCHEMES = (
         citation="Radford et al. (2019), Language Models are Unsupervised Multitask "
         "Learners, section 2.3",
         embeddings=True,
+        made_for="branches",
+        otherwise="draws N(0, 0.02²) everywhere",
     ),
 )

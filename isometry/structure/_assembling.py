@@ -70,6 +70,9 @@ class Assembled(NamedTuple):
         points: The named values.
         rows: The weights and their uses, in the order of `layers`.
         gate_uses: Which entries of leaves multiply branches and skips.
+        across_loops: The names of branches with several slices of a stack, or with a
+            stack in a loop that does not go around their sum. The positions of their
+            slices are not in the records.
     """
 
     layers: tuple[WeightLayer, ...]
@@ -81,6 +84,7 @@ class Assembled(NamedTuple):
     points: Points
     rows: Sequence[Row]
     gate_uses: GateUses
+    across_loops: frozenset[str]
 
 
 class _Parts(NamedTuple):
@@ -147,7 +151,7 @@ def assemble(
         points=Points(flow, named, x_paths),
     )
     depths = Depths(program, layers_at)
-    branches, gate_uses = _branches(parts)
+    branches, gate_uses, across_loops = _branches(parts)
     return Assembled(
         layers=_layers(parts, depths),
         branches=branches,
@@ -158,6 +162,7 @@ def assemble(
         points=parts.points,
         rows=weights,
         gate_uses=gate_uses,
+        across_loops=across_loops,
     )
 
 
@@ -214,6 +219,7 @@ def _layers(
             reads=precedes.get(row.name, nothing).point,
             before=precedes.get(row.name, nothing).steps,
             then=follows.get(row.name, ()),
+            spread=row.spread,
         )
         for index, row in enumerate(parts.weights)
     )
@@ -238,14 +244,21 @@ def _biases(parts: _Parts) -> dict[int, str]:
     return biases
 
 
-def _branches(parts: _Parts) -> tuple[tuple[Branch, ...], GateUses]:
-    """Return a record for each residual branch, one for each iteration of a scan."""
+def _branches(
+    parts: _Parts,
+) -> tuple[tuple[Branch, ...], GateUses, frozenset[str]]:
+    """Return a record for each residual branch, one for each iteration of a scan.
+
+    Returns:
+        The records, and the fields `gate_uses` and `across_loops` of `Assembled`.
+    """
     # A scanned block has one join in the program, and one branch for each iteration.
     stems = _stems(parts)
     by_name: dict[str, Branch] = {}
     of_branch: dict[str, dict[str, Entry]] = {}
     of_skip: dict[str, dict[str, Entry]] = {}
     all_reads: set[Read] = set()
+    across_loops: set[str] = set()
     for join in parts.joins:
         positions = _positions(parts, join)
         cuts = {join.fork, *parts.flow.layer_at}
@@ -274,11 +287,37 @@ def _branches(parts: _Parts) -> tuple[tuple[Branch, ...], GateUses]:
                 skip_gates=_paths(parts, skip_gates),
                 skip_factor=_gates.factor(parts.flow, join.skip, join.fork),
             )
+            if _is_across_loops(parts, join):
+                across_loops.add(name)
             index_in = parts.points.index_in(join.node, shift)
             of_branch[name] = _entries(parts, gates, reads, index_in=index_in)
             of_skip[name] = _entries(parts, skip_gates, skip_reads, index_in=index_in)
     shared = _paths(parts, sorted(_gates.shared(parts.flow.program, all_reads)))
-    return tuple(by_name.values()), GateUses(of_branch, of_skip, frozenset(shared))
+    uses = GateUses(of_branch, of_skip, frozenset(shared))
+    return tuple(by_name.values()), uses, frozenset(across_loops)
+
+
+def _is_across_loops(parts: _Parts, join: Join) -> bool:
+    """Tell whether the layers of a branch are more than one slice of their stacks.
+
+    They are if a stack runs in a loop that the sum is not in, or if the program reads
+    slices of several numbers.
+    """
+    flow = parts.flow
+    around = flow.value(join.node).scans
+    numbers: set[int] = set()
+    for node in join.layers:
+        scans = flow.value(node).scans
+        for _, use in flow.layer_at[node]:
+            if use.index is not None:
+                numbers.add(use.index)
+            # Loops that share a weight between iterations are recurrences.
+            stacking = [
+                scan for scan, own in zip(scans, use.styles, strict=True) if own
+            ]
+            if any(scan not in around for scan in stacking):
+                return True
+    return len(numbers) > 1
 
 
 def _entries(
@@ -438,9 +477,13 @@ def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
     # From the name of a weight to the steps after each of its uses.
     steps_of_uses: dict[str, list[tuple[str, ...]]] = {}
     for node, uses in flow.layer_at.items():
-        steps = _words_after(flow, parts.pre_activations[node].node, names)
+        result = parts.pre_activations[node].node
+        steps = _words_after(flow, result, names)
+        after = outlet(flow, result)
         if node in attended:
             steps.append("attention")
+        elif _following.is_multiplied(flow, result if after is None else after):
+            steps.append("product")
         both = (sum_of_shortcut, sum_of_layer)
         for sum_node in sorted({of[node] for of in both if node in of}):
             steps.append("sum")
@@ -495,6 +538,10 @@ def _precedes(parts: _Parts) -> dict[str, _Before]:
             continue
         (operand,) = flow.inputs[node]
         within, sources = _back_to(flow, operand, named)
+        # A product of two branches has no one point behind it.
+        if len(sources) != 1 and _following.is_product(flow, operand):
+            for index, _ in uses:
+                precedes[parts.weights[index].name] = _Before(None, ("product",))
         if len(sources) != 1:
             continue
         steps = _following.words(flow, sources[0], operand, names=names, within=within)

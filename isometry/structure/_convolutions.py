@@ -30,6 +30,9 @@ class Convolution(NamedTuple):
         size: The pixels of the image along each axis, before it is padded.
         strides: The stride along each axis.
         dilation: The pixels from one tap of the window to the next, along each axis.
+        spread: For each axis, how many pixels the window goes over for each pixel of
+            the image: zeros stand between pixels. More than 1 in transposed
+            convolutions alone, where it is the stride of their adjoint.
         padding: "circular"; or the zeros before and after each axis.
         note: What the other fields do not say ("of the image as it was padded"), or "".
     """
@@ -37,6 +40,7 @@ class Convolution(NamedTuple):
     size: Indices
     strides: Indices
     dilation: Indices
+    spread: Indices
     padding: str | tuple[tuple[int, int], ...]
     note: str = ""
 
@@ -91,18 +95,22 @@ def read(program: Program, index: int) -> Convolution | None:
         index: Index of the value that the convolution returns.
 
     Returns:
-        The description; None for any other operation, for transposed convolutions, and
-        for those that cut pixels off.
+        The description; None for any other operation, for transposed convolutions with
+        a stride beside their spread, and for those that cut pixels off the image.
     """
     value = program.values[index]
     if value.operation != "conv_general_dilated":
         return None
     params = value.params
     zeros = tuple((int(before), int(after)) for before, after in params["padding"])
-    is_transposed = any(step != 1 for step in params["lhs_dilation"])
-    # A negative number of zeros cuts pixels off.
-    is_cut = any(min(pair) < 0 for pair in zeros)
-    if is_transposed or is_cut or params["batch_group_count"] != 1:
+    strides = tuple(params["window_strides"])
+    spread = tuple(params["lhs_dilation"])
+    is_transposed = any(step != 1 for step in spread)
+    # A negative number of zeros cuts pixels off. Of a transposed convolution it cuts
+    # pixels off the result, as the padding of its adjoint does.
+    is_cut = any(min(pair) < 0 for pair in zeros) and not is_transposed
+    is_mixed = is_transposed and any(step != 1 for step in strides)
+    if is_mixed or is_cut or params["batch_group_count"] != 1:
         return None
     image, kernel = value.inputs
     numbers = params["dimension_numbers"]
@@ -111,8 +119,9 @@ def read(program: Program, index: int) -> Convolution | None:
     shape = program.values[image].shape
     plain = Convolution(
         size=tuple(shape[axis] for axis in spatial),
-        strides=tuple(params["window_strides"]),
+        strides=strides,
         dilation=tuple(params["rhs_dilation"]),
+        spread=spread,
         padding=zeros,
     )
     sources = _sources(program, image)
@@ -121,7 +130,8 @@ def read(program: Program, index: int) -> Convolution | None:
     window = program.values[kernel].shape
     taps = [window[axis] for axis in numbers.rhs_spec[2:]]
     unpadded = None
-    if len(sources) == 1:
+    # Zeros around an image that is spread out later are more than that many zeros.
+    if len(sources) == 1 and not is_transposed:
         axes = _read_pixels(program, image, *sources)
         unpadded = _unpadded(plain, axes, spatial, taps=taps)
     return unpadded or plain._replace(note="of the image as it was padded")

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from isometry import activations
+from isometry.structure import _nonlinearity
 from isometry.structure._flow import LAYOUT, Flow
 from isometry.structure._reading import CUSTOM
 
@@ -33,6 +35,7 @@ _FUNCTIONS = {
     "hard_swish": "hard silu",
     "mish": "mish",
     "glu": "glu",
+    "squareplus": "squareplus",
     "softmax": "softmax",
     "_softmax": "softmax",
     "log_softmax": "log softmax",
@@ -72,7 +75,8 @@ _ROOTS = frozenset(("rsqrt", "sqrt"))
 # of a norm with fixed statistics. Its scale, reshapes and casts come in between.
 _MOST_BACK = 8
 
-# Activations that are made of several operations, by a primitive that is theirs alone.
+# Activations of several operations, by a primitive that is theirs: which one gates a
+# GLU that is written out. Elsewhere they are told by what they compute.
 _TELLTALES = (
     ("erf", "gelu"),
     ("erfc", "gelu"),
@@ -80,9 +84,11 @@ _TELLTALES = (
     ("log1p", "softplus"),
     ("expm1", "elu"),
     ("logistic", "silu"),
-    ("sort", "sort"),
 )
 
+
+# Operations that return a part of a value.
+_CUTS = frozenset(("slice", "dynamic_slice", "split", "gather"))
 
 # Nonlinearities of gates.
 _GATES = {"logistic": "sigmoid", "tanh": "tanh"}
@@ -139,17 +145,42 @@ def words(
     before = start
     # Every path runs through the nodes of the passage, so the operations between two of
     # them are one step.
-    for node in flow.passage(start, within):
-        step = _step(flow, _segment(flow, before, node), names)
+    for node in _ends(flow, before, flow.passage(start, within)):
+        step = _step(flow, before, node, names=names)
         if is_wrap(flow, before, node):
             step = Step("circular padding")
         # A jitted function inside another of the same name is one step.
         if step is not None and steps[-1:] != [step]:
             steps.append(step)
         before = node
-        if node == end:
+        # A number that belongs to an activation may come behind the last node.
+        if node >= end:
             break
     return [_text(step) for step in _named_together(steps)]
+
+
+def is_multiplied(flow: Flow, node: int) -> bool:
+    """Tell whether the next that happens to a node is a product with another branch.
+
+    Entry by entry, as the gate of a GLU and what it gates.
+    """
+    for reader in flow.chain(node):
+        operands = set(flow.inputs[reader])
+        if flow.operation(reader) == "mul" and len(operands) > 1:
+            return True
+        if flow.operation(reader) not in LAYOUT and not flow.is_scaled(reader):
+            return False
+    return False
+
+
+def is_product(flow: Flow, node: int) -> bool:
+    """Tell whether a node is a product of two branches, perhaps reshaped or scaled."""
+    while flow.operation(node) in LAYOUT or flow.is_scaled(node):
+        inputs = flow.inputs.get(node, [])
+        if len(inputs) != 1:
+            return False
+        (node,) = inputs
+    return flow.operation(node) == "mul" and len(set(flow.inputs.get(node, ()))) > 1
 
 
 def gates(flow: Flow, start: int) -> list[str]:
@@ -213,19 +244,103 @@ def is_wrap(flow: Flow, before: int, node: int) -> bool:
 
 def _step(
     flow: Flow,
-    segment: Sequence[int],
+    before: int,
+    node: int,
+    *,
     names: Mapping[int, str],
 ) -> Step | None:
-    """Return the operations of a segment as one step; None if it is left out."""
+    """Return the operations between two nodes as one step; None if it is left out."""
+    segment = _segment(flow, before, node)
     values = [flow.value(node) for node in segment]
     # The name of a library function says more than its operations.
     calls = [call for value in values for call in value.calls]
     titles = [title for title in map(_activation_name, calls) if title is not None]
+    if "glu" in titles:
+        return Step("glu")
+    if titles and _is_split(flow, segment):
+        return Step(f"glu ({titles[0]})")
     if titles:
-        return Step(titles[0])
+        return Step(_told(titles[0], _nonlinearity.name(flow, before, node)))
     if len(segment) == 1:
         return _one_operation(flow, segment[0], names)
+    known = _nonlinearity.name(flow, before, node)
+    # Two ways to the same value, added: its double, of no interest here.
+    if known and known != "linear":
+        return Step(_written(known))
     return _several_operations(flow, segment)
+
+
+def _ends(flow: Flow, start: int, passage: Sequence[int]) -> list[int]:
+    """Return where each step of a passage ends.
+
+    A function of a library may be several: hard_tanh a maximum and a minimum. And the
+    last of an activation that is written out may be a number: 1/2 z (1 + erf(z/√2)).
+    """
+    ends = []
+    before = start
+    i = 0
+    while i < len(passage):
+        title = _title(flow, before, passage[i])
+        last = i
+        while last + 1 < len(passage):
+            following = passage[last + 1]
+            if title is None:
+                is_part = _completes(flow, before, following)
+            else:
+                is_part = title == _title(flow, passage[last], following)
+            if not is_part:
+                break
+            last += 1
+        before = passage[last]
+        ends.append(before)
+        i = last + 1
+    return ends
+
+
+def _title(flow: Flow, before: int, node: int) -> str | None:
+    """Return the name of the outermost function between two nodes, or None."""
+    for between in _segment(flow, before, node):
+        for call in flow.value(between).calls:
+            title = _activation_name(call)
+            if title is not None:
+                return title
+    return None
+
+
+def _completes(flow: Flow, before: int, node: int) -> bool:
+    """Tell whether a number that multiplies completes a known activation."""
+    is_known = flow.is_scaled(node) and _nonlinearity.name(flow, before, node)
+    return is_known not in (False, None, "", "linear")
+
+
+def _is_split(flow: Flow, segment: Sequence[int]) -> bool:
+    """Tell whether parts of a value are multiplied with each other, as in a GLU."""
+    operations = {flow.operation(node) for node in segment}
+    has_product = any(
+        flow.operation(node) == "mul" and len(set(flow.inputs[node])) > 1
+        for node in segment
+    )
+    return has_product and not operations.isdisjoint(_CUTS)
+
+
+def _told(title: str, known: str | None) -> str:
+    """Return the name of an activation, by its title and by what it computes.
+
+    Args:
+        title: The name under which it is compiled.
+        known: As `_nonlinearity.name` returns it.
+    """
+    if known:
+        return _written(known)
+    # A leaky relu of another slope, fixed or learned, is compiled under the same name.
+    if title.replace(" ", "_") in activations.names():
+        return f"{title} variant"
+    return title
+
+
+def _written(known: str) -> str:
+    """Write a name of `activations.names()` as a step."""
+    return known.replace("_", " ")
 
 
 def _activation_name(call: str) -> str | None:
@@ -297,7 +412,11 @@ def _has_root(flow: Flow, node: int, most_back: int) -> bool:
 
 
 def _several_operations(flow: Flow, segment: Sequence[int]) -> Step:
-    """Return operations on several paths with common ends as one step."""
+    """Return operations on several paths with common ends as one step.
+
+    They compute no activation of the package, but may have the operations of one, as
+    x * sigmoid(1.702 x) has.
+    """
     values = [flow.value(node) for node in segment]
     operations = [value.operation for value in values]
     # Which operations there are decides, whatever their order.
@@ -317,14 +436,20 @@ def _several_operations(flow: Flow, segment: Sequence[int]) -> Step:
         return Step("log softmax")
     if sums and values[-1].operation == "sub":
         return Step("centre")
+    if "sort" in has:
+        return Step("sort")
     for primitive, name in _TELLTALES:
         if primitive in has:
-            return Step(name)
+            if _is_split(flow, segment):
+                return Step(f"glu ({name})")
+            return Step(f"unnamed ({primitive})")
     if {"concatenate", "mul"} <= has:
         # A rotary position embedding: x * cos + rotated(x) * sin.
         return Step("rotary")
+    if "select_n" in has and "mul" in has:
+        return Step("leaky relu variant")
     if "select_n" in has:
-        return Step("leaky relu" if "mul" in has else "select")
+        return Step("select")
     computing = [name for name in operations if name not in LAYOUT]
     return Step(", ".join(dict.fromkeys(computing)))
 

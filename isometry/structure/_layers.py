@@ -89,6 +89,10 @@ class Row(NamedTuple):
         return self.uses[0].meeting.groups
 
     @property
+    def spread(self) -> Indices:
+        return self.uses[0].meeting.spread
+
+    @property
     def is_tied(self) -> bool:
         """Whether some slice of it is used more than once."""
         is_repeated = any(use.number > 0 for use in self.uses)
@@ -138,11 +142,15 @@ def rows(
 
 
 def _weight(origin: Origin) -> _Weight:
-    """Return the weight that a value is, or is a slice of, from its origin."""
-    # Stretches of a leaf are different weights; slices of a stack are one weight.
-    parts = tuple(sorted(origin.parts))
-    picked = tuple(sorted({pick.axis for pick in origin.picks}))
-    return _Weight(origin.leaf, parts, picked)
+    """Return the weight to which an operand with this origin belongs.
+
+    Two stretches of one leaf, such as queries and keys, are two weights. Two slices of
+    a stack are one weight, of which each is a layer.
+    """
+    stretches = tuple(sorted(origin.parts))
+    # Along which axes the slice was picked, and not at which index.
+    stacked_axes = tuple(sorted({pick.axis for pick in origin.picks}))
+    return _Weight(origin.leaf, parts=stretches, picked=stacked_axes)
 
 
 def _label_of_part(program: Program, weight: _Weight) -> str:

@@ -34,6 +34,8 @@ class Meeting(NamedTuple):
         batch_axes: Axes that weight, signal and result share.
         window_axes: Spatial axes of a convolution's kernel.
         groups: Groups of channels of a convolution.
+        spread: Of a transposed convolution, its stride along each axis of the image;
+            else empty.
     """
 
     value: int
@@ -45,6 +47,7 @@ class Meeting(NamedTuple):
     batch_axes: Indices = ()
     window_axes: Indices = ()
     groups: int = 1
+    spread: Indices = ()
 
 
 class _Axes(NamedTuple):
@@ -56,6 +59,7 @@ class _Axes(NamedTuple):
     batch_axes: Indices = ()
     window_axes: Indices = ()
     groups: int = 1
+    spread: Indices = ()
 
 
 def meetings(
@@ -181,12 +185,15 @@ def _convolution(value: Value) -> _Axes:
     """Return how a convolution reads its kernel."""
     # JAX names the axes of a kernel in the order of its own layout.
     out_axis, in_axis, *window = value.params["dimension_numbers"].rhs_spec
+    spread = tuple(value.params["lhs_dilation"])
+    is_transposed = any(step != 1 for step in spread)
     return _Axes(
         "conv",
         (in_axis,),
         (out_axis,),
         window_axes=tuple(sorted(window)),
         groups=value.params["feature_group_count"],
+        spread=spread if is_transposed else (),
     )
 
 

@@ -130,6 +130,8 @@ def followed(
         A record of each value in `derivatives` or `sizes`, except for values inside the
         branches of a cond or inside a loop of unknown length.
     """
+    # A compiled function returns arrays alone. Which values these belong to is known
+    # while `run` is traced, which fills these two.
     keys: list[Key] = []
     ruled: set[Key] = set()
 
@@ -138,20 +140,18 @@ def followed(
     def run(
         arguments: Sequence[Array], directions: dict[int, np.ndarray]
     ) -> list[Magnitudes]:
+        """Evaluate the program, and return the magnitudes of all that is recorded."""
+        # Each value is carried with its derivative along the direction: None is zero.
         duals = [_Dual(jnp.asarray(value), None) for value in arguments]
         for i, direction in directions.items():
             duals[i] = _Dual(duals[i].value, jnp.asarray(direction))
         records = _Records(_Recorded(derivatives, sizes))
-        _walk(
-            closed,
-            duals,
-            records,
-            path=(),
-        )
+        _walk(closed, duals, records, path=())
         keys[:] = records
         ruled.update(records.ruled)
         return list(records.values())
 
+    # Only inputs are perturbed, and whole numbers among them, such as tokens, are not.
     perturbed = {
         i: value
         for i, value in enumerate(arguments)

@@ -18,7 +18,7 @@ from isometry.structure._following import is_wrap
 from isometry.structure._layers import Row, SingleIteration, Use
 from isometry.structure._meetings import size_of
 from isometry.structure._origins import Origins
-from isometry.structure._reading import Indices, Program, Value
+from isometry.structure._reading import Indices, Value
 from isometry.structure._unrolling import actual, representative
 
 # For each scan, the iteration of a point minus that of the node that represents it.
@@ -350,36 +350,70 @@ def _states(flow: Flow, taken: Container[str]) -> list[Spot]:
             index, iterations, _ = flow.unrolled.nodes[node]
             if index in program.scans[scan].returned and len(iterations) == len(scans):
                 by_value.setdefault(index, {})[iterations] = node
-        bases = _state_names(program, sorted(by_value), taken)
+        bases = _state_names(flow, scan, sorted(by_value), taken=taken)
         for base, (_, nodes) in zip(bases, sorted(by_value.items()), strict=True):
             spots.append(Spot(base, tail, styles, scans=scans, nodes=nodes))
     return spots
 
 
 def _state_names(
-    program: Program,
+    flow: Flow,
+    scan: int,
     states: Sequence[int],
+    *,
     taken: Container[str],
 ) -> list[str]:
     """Name the states of one recurrence.
 
     Args:
-        program: The program.
+        flow: The flow.
+        scan: Index of its scan.
         states: Indices of the states as one step returns them.
         taken: The names of layers.
 
     Returns:
         A name for each state: the one that f gives it by
-        `jax.ad_checkpoint.checkpoint_name`, or "carry", or "carry/0", "carry/1", ... if
-        the recurrence has several states.
+        `jax.ad_checkpoint.checkpoint_name`, or "carry". If there are two, and weights
+        multiply one of them alone, this one is "carry/h" and the other "carry/c", as in
+        an LSTM. Otherwise several are "carry/0", "carry/1", ... in the order in which a
+        step computes them.
     """
-    given = [_given_name(program.values[state]) for state in states]
+    given = [_given_name(flow.program.values[state]) for state in states]
+    numbered = ["carry"]
+    if len(states) > 1:
+        numbered = [f"carry/{part}" for part in range(len(states))]
+    is_read = [_is_read_by_weights(flow, scan, state) for state in states]
+    if sorted(is_read) == [False, True]:
+        numbered = ["carry/c", "carry/c"]
+        numbered[is_read.index(True)] = "carry/h"
     names = []
-    for part, name in enumerate(given):
+    for name, number in zip(given, numbered, strict=True):
         is_own = name is not None and name not in taken and given.count(name) == 1
-        numbered = "carry" if len(states) == 1 else f"carry/{part}"
-        names.append(name if is_own else numbered)
+        names.append(name if is_own else number)
     return names
+
+
+def _is_read_by_weights(flow: Flow, scan: int, state: int) -> bool:
+    """Tell whether a weight multiplies a state itself, alone or beside the input."""
+    program = flow.program
+    of_scan = program.scans[scan]
+    carry = of_scan.carries[of_scan.returned.index(state)]
+    pending = []
+    for _, use in itertools.chain.from_iterable(flow.layer_at.values()):
+        inputs = program.values[use.meeting.value].inputs
+        pending += [index for index in inputs if index != use.meeting.weight]
+    # The LSTM of Haiku multiplies the input and the state by one weight.
+    passed = (LAYOUT | _JOINING) - {"scan_carry", "scan_last", "scan_stack"}
+    seen = set()
+    while pending:
+        index = pending.pop()
+        if index == carry:
+            return True
+        value = program.values[index]
+        if index not in seen and value.operation in passed:
+            pending += value.inputs
+        seen.add(index)
+    return False
 
 
 def _given_name(value: Value) -> str | None:

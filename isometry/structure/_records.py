@@ -27,7 +27,8 @@ class WeightLayer:
         window_axes: Spatial axes of a convolution.
         groups: Groups of channels of a convolution.
         fan_in: The number of entries that are summed to one output; of an embedding,
-            the number of rows.
+            the number of rows. Of a transposed convolution it is that of its window:
+            one output meets `fan_in / prod(spread)` of them on average.
         fan_out: The number of outputs in its own group that one input contributes to: 9
             for a depthwise 3×3 kernel, where JAX and torch count otherwise.
         bias: The key path of the bias, or None.
@@ -47,7 +48,12 @@ class WeightLayer:
         reads: The point that it reads; None if that value is no point.
         before: What the signal passes between that point and this layer, such as the
             norm at the beginning of a branch.
-        then: What follows the layer, step by step: ("batch norm", "relu").
+        then: What follows the layer, step by step: ("batch norm", "relu"). Activations
+            are named for what they compute. "product" is one with another branch, as in
+            a GLU; "leaky relu variant" has another slope; "unnamed (tanh)" is made of a
+            tanh, and no activation of the package.
+        spread: Of a transposed convolution, its stride along each axis of the image:
+            zeros stand between the pixels that its window goes over. Else empty.
 
     Example:
         >>> net = networks.mlp([3, 8, 8, 2], "tanh")
@@ -80,6 +86,7 @@ class WeightLayer:
     reads: str | None
     before: tuple[str, ...]
     then: tuple[str, ...]
+    spread: tuple[int, ...] = ()
 
 
 def stack_sizes(layer: WeightLayer, shape: Sequence[int]) -> tuple[int, ...]:
@@ -107,6 +114,7 @@ class Branch(NamedTuple):
         shortcut: The names of the layers on the skip: a projection, or none.
         positions: For each of `layers`, how many layers of the branch come before it on
             the longest path: 0 for query, key and value, 1 for the output after them.
+            Of a loop within the branch, the first iterations alone are counted.
         slice: Which slice of its stacked layers it is made of, or None.
         gates: Key paths of leaves that multiply the branch after its last layer: the
             branch, without what is added to it, is zero where one of them is. A trained

@@ -1,5 +1,6 @@
 """The table of the layers of an anatomy, and its repr."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ def cells(
     rows = []
     positions = _positions(branches)
     for layer in layers:
-        fans = f"{layer.fan_in} → {layer.fan_out}" if layer.fan_in else "?"
+        fans = _fans(layer)
         shape = "×".join(map(str, layer.shape))
         rows.append(
             [
@@ -45,6 +46,17 @@ def cells(
             ]
         )
     return rows
+
+
+def _fans(layer: WeightLayer) -> str:
+    """Write the fans: "36 → 72", or "36/4 → 72" of a transposed convolution."""
+    if not layer.fan_in:
+        return "?"
+    fan_in = str(layer.fan_in)
+    # An output meets this share of the window on average.
+    if layer.spread:
+        fan_in += f"/{math.prod(layer.spread)}"
+    return f"{fan_in} → {layer.fan_out}"
 
 
 def _positions(branches: Sequence[Branch]) -> dict[str, str]:

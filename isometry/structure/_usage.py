@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from isometry.structure import _convolutions
 from isometry.structure._anatomy import Anatomy
+from isometry.structure._convolutions import Convolution
 from isometry.structure._layers import Use
 from isometry.structure._reading import Program, Value
 
@@ -30,12 +32,17 @@ class Usage(NamedTuple):
         is_zero_safe: Whether the norm is kept away from zero, so that a weight of zeros
             gives no NaN. True without a norm.
         is_added_to: Whether another leaf is added to it, as low-rank updates are.
+        is_reversed: Whether axes of it are reversed, as taps of a window may be.
+        convolution: Of a kernel, how it goes over its image, axes in the order of the
+            window axes of the leaf; None if that cannot be told.
     """
 
     factor: float = 1.0
     is_normalized: bool = False
     is_zero_safe: bool = True
     is_added_to: bool = False
+    is_reversed: bool = False
+    convolution: Convolution | None = None
 
     def note(self) -> str:
         """Say what the user of an initializer should know; "" if there is nothing."""
@@ -59,11 +66,13 @@ def _usage(program: Program, use: Use) -> Usage:
     """Return what a weight goes through between its leaf and one use of it."""
     leaf = use.meeting.origin.leaf
     index = use.meeting.weight
-    usage = Usage()
+    usage = Usage(convolution=_convolution(program, use))
     # Most weights are used as they are, and need no search.
     of_leaf: frozenset[int] | None = None
     while index != leaf:
         value = program.values[index]
+        if value.operation == "rev":
+            usage = usage._replace(is_reversed=True)
         if len(value.inputs) == 1:
             (index,) = value.inputs
             continue
@@ -78,6 +87,30 @@ def _usage(program: Program, use: Use) -> Usage:
         if len(others) == 1:
             usage = _with(program, usage, value, other=others[0], of_leaf=of_leaf)
     return usage
+
+
+def _convolution(program: Program, use: Use) -> Convolution | None:
+    """Return how a kernel goes over its image, by the window axes of its leaf."""
+    meeting = use.meeting
+    convolution = _convolutions.read(program, meeting.value)
+    if convolution is None:
+        return None
+    # JAX names the axes of kernel and image in the same order.
+    spatial = program.values[meeting.value].params["dimension_numbers"].rhs_spec[2:]
+    sources = [meeting.origin.axes[axis] for axis in spatial]
+    if any(len(axes) != 1 for axes in sources):
+        return None
+    order = sorted(range(len(sources)), key=lambda axis: sources[axis])
+    padding = convolution.padding
+    if not isinstance(padding, str):
+        padding = tuple(padding[axis] for axis in order)
+    return convolution._replace(
+        size=tuple(convolution.size[axis] for axis in order),
+        strides=tuple(convolution.strides[axis] for axis in order),
+        dilation=tuple(convolution.dilation[axis] for axis in order),
+        spread=tuple(convolution.spread[axis] for axis in order),
+        padding=padding,
+    )
 
 
 def _with(

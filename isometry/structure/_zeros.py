@@ -489,11 +489,16 @@ class _Words:
         return None
 
     def _leaves_of(self, index: int) -> list[int]:
-        """Return which leaves of params a value is made of; none if it depends on x."""
+        """Return the leaves of params of which a value is made, as positions in params.
+
+        [] for a value that depends on x too: it is no weight, and its zeros are not the
+        fault of any one leaf.
+        """
         if index in self._depends_on_x:
             return []
-        used = _dependencies(self._program, [index])
-        return [i for i, leaf in enumerate(self._program.params) if leaf in used]
+        ancestors = _dependencies(self._program, [index])
+        leaves = self._program.params
+        return [position for position, leaf in enumerate(leaves) if leaf in ancestors]
 
     def _weight(
         self,

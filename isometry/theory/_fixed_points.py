@@ -20,6 +20,7 @@ from isometry.theory._pair import pair
 NEUTRAL = 1e-12  # a slope this near to one is one: rounding decides no more
 _ZERO = 8e-15  # of log V(q)/q: rounding
 _FINEST = np.float64(1e-15)  # of a root, relative
+_OVERFLOWS = 1e3  # beyond the logarithm of every float64, which is at most 709
 _CLOSEST = 1e-15  # the smallest 1 − c looked for
 
 
@@ -66,7 +67,8 @@ def q_fixed_points(activation: ActivationLike, sigma_w: float, sigma_b: float) -
     """All fixed points of the variance map up to q = 1e12, by rising q. Empty if there is none: q diverges.
 
     q = 0 is among them where V(0) = 0. Where every q is fixed (ReLU at sigma_w² = 2), one, with value 1.
-    An activation that oscillates for ever (sin) is searched up to q ~ 1e5.
+    An activation that oscillates for ever (sin) is searched up to q ~ 1e5; one whose E phi² leaves float64 (exp, from
+    q = 87 on) up to there.
 
     **Raises** `ValueError`: negative or non-finite sigma_b, sigma_w not positive; an activation that is unknown, not
     elementwise, or jumps. Residual: 1e-13 relative. Cost: tens of milliseconds, for a new activation half a second.
@@ -109,21 +111,22 @@ def all_fixed_points(call: str, phi: Activation, sigma_w: float, sigma_b: float)
 
 
 def log_growth(known: Moments, q: np.ndarray, sigma_w: float, sigma_b: float) -> np.ndarray:
-    """log V(q)/q: positive where the variance grows."""
+    """log V(q)/q: positive where the variance grows, +`_OVERFLOWS` where E phi² leaves float64."""
     with np.errstate(divide="ignore"):
         height = np.log((sigma_w**2 * known.square + sigma_b**2) / q)
-    return np.clip(height, -1e3, 1e3)
+    return np.clip(height, -_OVERFLOWS, _OVERFLOWS)
 
 
 def roots(f: Callable, grid: np.ndarray, height: np.ndarray) -> list[tuple[float, bool]]:
     """Every crossing of zero, with whether it is downward. Two between neighbours of the grid are found by their dip.
 
-    Values within rounding of zero are no evidence of either sign.
+    Values within rounding of zero are no evidence of either sign, nor is an overflow: where it begins there is a jump,
+    not a root.
     """
     from scipy.optimize import brentq
 
     grid, height = _with_dips(f, grid, height)
-    sure = np.abs(height) > _ZERO
+    sure = (np.abs(height) > _ZERO) & (height < _OVERFLOWS)
     grid, height = grid[sure], height[sure]
 
     def of_log(x: float) -> float:

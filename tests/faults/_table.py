@@ -359,7 +359,7 @@ NETWORKS = (
 MEASURING = (
     Fault(
         "standard-error-of-a-population",
-        "measure/_record.py",
+        "measure/_batches.py",
         "jnp.std(per_seed, axis=0, ddof=1)",
         "jnp.std(per_seed, axis=0)",
         ("measure/test_spectrum.py",),

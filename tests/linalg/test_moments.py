@@ -88,6 +88,15 @@ def test_estimates_are_unbiased_and_the_sketch_takes_what_dominates():
     np.testing.assert_allclose(spanned, want[None], rtol=1e-12)
 
 
+def test_the_number_of_probes_may_be_a_numpy_integer():
+    key = jax.random.key(0)
+    a = jnp.asarray(np.random.default_rng(0).standard_normal((3, 2)), jnp.float32)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        got = linalg.spectral_moments(a, (1,), key=key, probes=np.int64(3))
+        want = linalg.spectral_moments(a, (1,), key=key, probes=3)
+    assert np.array_equal(got, want)
+
+
 def test_first_moment_is_the_frobenius_norm():
     a = RNG.standard_normal((6, 10)).astype(np.float32)
     np.testing.assert_allclose(6 * exact_moments(a, (1,))[0], np.sum(a**2), rtol=1e-6)

@@ -191,8 +191,7 @@ def test_tracers_are_refused():
     [
         (
             lambda: isometry.ensemble(NET, xs=XS),
-            r"one of keys \(to draw parameters\) and params .* is needed; neither "
-            r"is given",
+            r"keys is missing; write keys=.*, or params=",
         ),
         (
             lambda: isometry.ensemble(NET, KEYS, XS, params=1),
@@ -370,13 +369,19 @@ def test_words_that_are_no_keys_are_refused():
         isometry.ensemble(NET, np.zeros((2, 5), np.uint32), XS)
 
 
-@pytest.mark.parametrize("call", [isometry.ensemble, isometry.profile])
-def test_params_in_the_place_of_keys_are_named(call):
+@pytest.mark.parametrize(
+    "call", [isometry.ensemble, isometry.profile, isometry.signals]
+)
+def test_keys_that_were_forgotten_are_missed(call):
     params = {"w": jnp.ones((5, 4, 6))}
-    with pytest.raises(
-        InputError, match=r"keys is dict with .* write params=, stacked"
-    ):
+    message = "keys is missing: in its place stands a dict of 1 .* write params=, stack"
+    with pytest.raises(InputError, match=message):
         call(lambda params, x: params["w"] @ x, params, XS)
+    message = rf"keys is missing: in its place stand inputs of shape .*{XS.shape[1]}\)"
+    with pytest.raises(InputError, match=message):
+        call(NET, XS)
+    with pytest.raises(InputError, match="keys is missing; write keys="):
+        call(NET, xs=XS)
 
 
 def test_sample_that_cannot_be_traced_is_told_so():

@@ -79,14 +79,19 @@ def test_equal_widths_have_the_law_of_square_layers():
     assert net.law("hidden", XS).s_max == pytest.approx(law.s_max, rel=1e-6)
 
 
-def orthogonal(shape):
+def orthogonal(rng, shape):
     """Matrices with all singular values 1, by NumPy."""
-    u, _, v = np.linalg.svd(RNG.standard_normal(shape), full_matrices=False)
+    u, _, v = np.linalg.svd(rng.standard_normal(shape), full_matrices=False)
     return u @ v
 
 
-def gaussian(shape):
-    return RNG.standard_normal(shape) / math.sqrt(shape[-2])
+def gaussian(rng, shape):
+    return rng.standard_normal(shape) / math.sqrt(shape[-2])
+
+
+# The band of E log lam is 0.57 with ten seeds, as wide as the shift of 0.56 that is
+# to be seen; it falls with the root of their number.
+SEEDS = 40
 
 
 @pytest.mark.parametrize(
@@ -97,12 +102,14 @@ def gaussian(shape):
     ],
 )
 def test_rectangular_networks_have_their_law(draw, span):
+    # Of its own, so that the draws do not depend on the tests before.
+    rng = np.random.default_rng(1)
     net = networks.mlp([60, 80, 50, 60], "tanh", draw.__name__, 1.3, 0.3)
-    xs = data.normalize(jnp.asarray(RNG.standard_normal((1, 60)), jnp.float32), 1.0)
+    xs = data.normalize(jnp.asarray(rng.standard_normal((1, 60)), jnp.float32), 1.0)
     runs = []
     for run in net.shapes["layers"]:
-        w = 1.3 * draw((10, *run["w"].shape))
-        b = 0.3 * RNG.standard_normal((10, *run["b"].shape))
+        w = 1.3 * draw(rng, (SEEDS, *run["w"].shape))
+        b = 0.3 * rng.standard_normal((SEEDS, *run["b"].shape))
         runs.append(
             {"w": jnp.asarray(w, jnp.float32), "b": jnp.asarray(b, jnp.float32)}
         )

@@ -96,7 +96,7 @@ def test_layers_say_what_they_read_and_what_follows():
     layers = {layer.name: layer for layer in an.layers}
     first, second = layers["block/mlp/fc1"], layers["block/mlp/fc2"]
     assert (first.reads, first.before) == ("block/attn/out:sum", ("layer norm",))
-    assert first.then == ("gelu",)
+    assert first.then == ("gelu tanh",)
     assert (second.reads, second.before) == ("block/mlp/fc1:out", ())
 
 

@@ -42,7 +42,7 @@ def test_table_of_a_transformer_shows_norms_attention_and_sums():
         "+ positions",
     ]
     assert cells(rows[1])[4:] == ["query", "layer norm", "attention", "block/attn 1/4"]
-    assert cells(rows[5])[4:] == ["hidden", "layer norm", "gelu", "block/mlp 1/2"]
+    assert cells(rows[5])[4:] == ["hidden", "layer norm", "gelu tanh", "block/mlp 1/2"]
     assert cells(rows[6])[4:] == ["hidden", "sum → layer norm", "block/mlp 2/2"]
 
 

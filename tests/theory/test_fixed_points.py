@@ -221,3 +221,11 @@ def test_trajectory():
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_where_a_variance_leaves_float64_there_is_no_fixed_point():
+    # V(q) = 1e-90 e^(2q) + 1/4, whose expectation overflows from q = 87 on: a jump, and no
+    # root. The root of 1e-90 e^(2q) = q - 1/4 is at 106, out of reach.
+    (point,) = theory.q_fixed_points(jnp.exp, 1e-45, 0.5)
+    assert point.value == pytest.approx(0.25, rel=1e-12)
+    assert point.stable

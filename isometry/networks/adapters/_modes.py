@@ -1,7 +1,7 @@
 """What a model does in training: whether it draws, fixed modes, named axes."""
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -139,3 +139,13 @@ def switched(
 def listed(names: Hashable | Sequence[Hashable]) -> tuple[Hashable, ...]:
     """Return one name, or several, as a tuple."""
     return tuple(names) if isinstance(names, (tuple, list)) else (names,)
+
+
+def axis_names(modules: Iterable[object]) -> tuple[Hashable, ...]:
+    """Return the names of axes over which norms among modules take statistics."""
+    names: dict[Hashable, None] = {}
+    for module in modules:
+        axis = getattr(module, "axis_name", None)
+        if axis is not None:
+            names.update(dict.fromkeys(listed(axis)))
+    return tuple(names)
