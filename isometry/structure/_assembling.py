@@ -313,7 +313,7 @@ def _is_across_loops(parts: _Parts, join: Join) -> bool:
                 numbers.add(use.index)
             # Loops that share a weight between iterations are recurrences.
             stacking = [
-                scan for scan, own in zip(scans, use.styles, strict=True) if own
+                scan for scan, own in zip(scans, use.takes_slices, strict=True) if own
             ]
             if any(scan not in around for scan in stacking):
                 return True
@@ -370,7 +370,7 @@ def _slice(parts: _Parts, layer: int, suffix: str) -> int | None:
     lengths = [
         flow.program.scans[scan].length
         for i, scan in enumerate(flow.value(layer).scans)
-        if use.styles[i] and i != skipped
+        if use.takes_slices[i] and i != skipped
     ]
     # Slices of nested stacks are numbered with the innermost fastest. The length of the
     # outermost is not needed.
@@ -492,7 +492,7 @@ def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
             if sum_of_layer.get(node) == sum_node:
                 steps += _words_after(flow, sum_node, names)
         # In some scan around it the iterations are steps, and not stacked layers.
-        is_recurrent = any(not all(use.styles) for _, use in uses)
+        is_recurrent = any(not all(use.takes_slices) for _, use in uses)
         if is_recurrent and not steps:
             steps += _following.gates(flow, node)
         for index, _ in uses:

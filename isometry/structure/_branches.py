@@ -286,7 +286,9 @@ def _is_in_one_step(flow: Flow, fork: int, layer: int) -> bool:
     fork_iterations = flow.unrolled.nodes[fork].iterations
     scans = flow.value(layer).scans
     for _, use in flow.layer_at[layer]:
-        for depth, (scan, is_slice) in enumerate(zip(scans, use.styles, strict=True)):
+        for depth, (scan, is_slice) in enumerate(
+            zip(scans, use.takes_slices, strict=True)
+        ):
             of_state = program.of_states[scan]
             if is_slice or layer_value not in of_state:
                 continue

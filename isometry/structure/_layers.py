@@ -32,7 +32,7 @@ class Use:
         index: Which slice of a stacked weight is used; None if the weight is not
             stacked, or if the slice depends on a loop or on x.
         number: 0 for the first use of this slice, 1 for the second, and so on.
-        styles: For each scan around the equation, outermost first: whether each
+        takes_slices: For each scan around the equation, outermost first: whether each
             iteration uses a slice of its own, as the layers of a stack do. If not, the
             iterations are steps of a recurrence.
         single_iteration: The iteration that uses this leaf, if f itself stacked several
@@ -42,7 +42,7 @@ class Use:
     meeting: Meeting
     index: int | None
     number: int
-    styles: tuple[bool, ...]
+    takes_slices: tuple[bool, ...]
     single_iteration: SingleIteration | None = None
 
 
@@ -56,8 +56,8 @@ class Row(NamedTuple):
         stacked: The number of slices, or None.
         stacked_axes: Axes of the leaf along which it is stacked.
         stretches: The stretches of axes of the leaf that are cut out.
-        in_axes: The `in_axes` of its first meeting, as axes of `shape`. The fields
-            below are those of the first meeting likewise.
+        in_axes: The `in_axes` of its first meeting, as axes of `shape`. The fields down
+            to `fan_out` come from the first meeting too.
         out_axes: Axes of the result.
         batch_axes: Axes that weight, signal and result share.
         window_axes: Spatial axes of a convolution's kernel.
@@ -97,7 +97,7 @@ class Row(NamedTuple):
         """Whether some slice of it is used more than once."""
         is_repeated = any(use.number > 0 for use in self.uses)
         # A scan whose iterations share the weight is a recurrence.
-        is_recurrent = any(not all(use.styles) for use in self.uses)
+        is_recurrent = any(not all(use.takes_slices) for use in self.uses)
         return is_repeated or is_recurrent
 
 
@@ -239,10 +239,14 @@ def _uses(
             # A reverse scan begins with the last of what is stacked.
             iteration = program.scans[scan].index_of(position)
             single_iteration = SingleIteration(scans.index(scan), iteration)
-        styles = tuple(scan in picking for scan in scans)
+        takes_slices = tuple(scan in picking for scan in scans)
         uses.append(
             Use(
-                meeting, index, number, styles=styles, single_iteration=single_iteration
+                meeting,
+                index=index,
+                number=number,
+                takes_slices=takes_slices,
+                single_iteration=single_iteration,
             )
         )
     return tuple(uses)

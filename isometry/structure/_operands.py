@@ -106,7 +106,7 @@ def _operand(program: Program, layer: WeightLayer, use: Use) -> Operand:
     weight = program.values[meeting.weight]
     # The weight may be computed outside of scans around the equation that uses it.
     around = program.values[meeting.value].scans
-    styles = dict(zip(around, use.styles, strict=True))
+    takes_slices_of = dict(zip(around, use.takes_slices, strict=True))
     entry_of: dict[int, int] = {}
     if use.single_iteration is not None:
         scan = around[use.single_iteration.position]
@@ -116,7 +116,7 @@ def _operand(program: Program, layer: WeightLayer, use: Use) -> Operand:
     return Operand(
         layer=layer,
         place=Place(weight.path, weight.var, ()),
-        takes_slices=tuple(styles.get(scan, False) for scan in weight.scans),
+        takes_slices=tuple(takes_slices_of.get(scan, False) for scan in weight.scans),
         entries=tuple(entry_of.get(scan) for scan in weight.scans),
         index=use.index,
         share=meeting.origin.joined,

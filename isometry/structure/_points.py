@@ -42,8 +42,8 @@ class Spot(NamedTuple):
     Attributes:
         base: The part of the names before the iterations: "blocks/attn".
         tail: The part after them: "", ":out", "#2:sum".
-        styles: For each scan around the use: True if its iterations take slices of
-            stacked layers, written [i]; False if they are steps, written @t.
+        takes_slices: For each scan around the use: True if its iterations take slices
+            of stacked layers, written [i]; False if they are steps, written @t.
         scans: The scans around the use, outermost first.
         nodes: From iterations of these scans that are laid out to the node there.
         single_iteration: The only iteration that has a point, if there is only one.
@@ -51,7 +51,7 @@ class Spot(NamedTuple):
 
     base: str
     tail: str
-    styles: tuple[bool, ...]
+    takes_slices: tuple[bool, ...]
     scans: Indices
     nodes: dict[Indices, int]
     single_iteration: SingleIteration | None = None
@@ -224,7 +224,11 @@ def spots(
         """Add the node `at` to the spot `name`, for the use whose product is `node`."""
         scans = flow.program.values[use.meeting.value].scans
         spot = Spot(
-            *name, use.styles, scans, nodes={}, single_iteration=use.single_iteration
+            *name,
+            use.takes_slices,
+            scans=scans,
+            nodes={},
+            single_iteration=use.single_iteration,
         )
         spot = collected.setdefault(name, spot)
         spot.nodes[flow.unrolled.nodes[node].iterations] = at
@@ -338,12 +342,14 @@ def _states(flow: Flow, taken: Container[str]) -> list[Spot]:
     recurrent: dict[int, tuple[tuple[bool, ...], Indices]] = {}
     for _, use in itertools.chain.from_iterable(flow.layer_at.values()):
         scans = program.values[use.meeting.value].scans
-        for depth, (scan, is_slice) in enumerate(zip(scans, use.styles, strict=True)):
+        for depth, (scan, is_slice) in enumerate(
+            zip(scans, use.takes_slices, strict=True)
+        ):
             if not is_slice:
-                around = use.styles[: depth + 1], scans[: depth + 1]
+                around = use.takes_slices[: depth + 1], scans[: depth + 1]
                 recurrent.setdefault(scan, around)
     spots = []
-    for number, (scan, (styles, scans)) in enumerate(recurrent.items()):
+    for number, (scan, (takes_slices, scans)) in enumerate(recurrent.items()):
         tail = "" if number == 0 else f"#{number + 1}"
         by_value: dict[int, dict[Indices, int]] = {}
         for node in flow.nodes:
@@ -352,7 +358,7 @@ def _states(flow: Flow, taken: Container[str]) -> list[Spot]:
                 by_value.setdefault(index, {})[iterations] = node
         bases = _state_names(flow, scan, sorted(by_value), taken=taken)
         for base, (_, nodes) in zip(bases, sorted(by_value.items()), strict=True):
-            spots.append(Spot(base, tail, styles, scans=scans, nodes=nodes))
+            spots.append(Spot(base, tail, takes_slices, scans=scans, nodes=nodes))
     return spots
 
 
@@ -532,7 +538,7 @@ class Points:
         point = self._point(layer, shift)
         scans = self._program.values[point.value].scans
         return index + self._iteration_suffix(
-            use.styles, scans, point.iterations, single=use.single_iteration
+            use.takes_slices, scans, point.iterations, single=use.single_iteration
         )
 
     def index_in(self, node: int, shift: Shift) -> dict[int, int]:
@@ -623,13 +629,13 @@ class Points:
             }
             point = self._point(spot.nodes[laid_out], shift)
             suffix = self._iteration_suffix(
-                spot.styles, spot.scans, iterations, single=spot.single_iteration
+                spot.takes_slices, spot.scans, iterations, single=spot.single_iteration
             )
             yield spot.base + suffix + spot.tail, point
 
     def _iteration_suffix(
         self,
-        styles: Sequence[bool],
+        takes_slices: Sequence[bool],
         scans: Sequence[int],
         iterations: Sequence[int],
         *,
@@ -638,13 +644,13 @@ class Points:
         """Return iterations as the name of a point tells them: "[3]" or "@5".
 
         Args:
-            styles: As in `Spot`: True for a slice, [i], False for a step, @t.
+            takes_slices: As in `Spot`: True for a slice, [i], False for a step, @t.
             scans: Indices of the scans.
             iterations: The iteration in each scan.
             single: Names a scan with a point in one iteration only, which is left out.
         """
         text = ""
-        for i, (is_slice, scan) in enumerate(zip(styles, scans, strict=True)):
+        for i, (is_slice, scan) in enumerate(zip(takes_slices, scans, strict=True)):
             if single is not None and single.position == i:
                 continue
             iteration = iterations[i]

@@ -68,7 +68,7 @@ def _is_recurrent(flow: Flow, row: Row) -> bool:
     """Tell whether a weight is applied to a value that depends on its last result."""
     program = flow.program
     for use in row.uses:
-        if all(use.styles):
+        if all(use.takes_slices):
             continue
         value = use.meeting.value
         # A value depends on itself only through the carry of a scan.
