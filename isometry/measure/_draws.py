@@ -173,7 +173,7 @@ def _refuse_others(f: Map, keys: Key | None) -> None:
 
 
 def _described(value: PyTree) -> str:
-    """Describe what stands in the place of keys."""
+    """Return words for a value that stands in the place of keys."""
     leaves = jax.tree.leaves(value)
     if len(leaves) == 1 and leaves[0] is value:
         return f"a floating array of shape {jnp.shape(value)}"

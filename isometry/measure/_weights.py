@@ -339,8 +339,9 @@ def _adjoint(
     """Return the strided convolution of which a transposed one is the transpose.
 
     Pixel o of the result is the sum over taps t of kernel[t] times pixel i of the
-    image, wherever spread · i = o + t - before. Read backwards, a window of reversed
-    taps goes over the result with that stride, and `taps - 1 - before` zeros before it.
+    image, wherever spread · i = o + t - before. In the transpose, a window of reversed
+    taps goes over the result with stride `spread`, and `taps - 1 - before` zeros before
+    it.
 
     Args:
         kernel: Weights (*window, in/groups, out), without dilation.

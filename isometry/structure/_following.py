@@ -160,9 +160,9 @@ def words(
 
 
 def is_multiplied(flow: Flow, node: int) -> bool:
-    """Tell whether the next that happens to a node is a product with another branch.
+    """Tell whether a node is next multiplied with another value of the flow.
 
-    Entry by entry, as the gate of a GLU and what it gates.
+    The product is entry by entry, as in a GLU.
     """
     for reader in flow.chain(node):
         operands = set(flow.inputs[reader])
@@ -174,7 +174,7 @@ def is_multiplied(flow: Flow, node: int) -> bool:
 
 
 def is_product(flow: Flow, node: int) -> bool:
-    """Tell whether a node is a product of two branches, perhaps reshaped or scaled."""
+    """Tell whether a node is a product of two values of the flow, perhaps scaled."""
     while flow.operation(node) in LAYOUT or flow.is_scaled(node):
         inputs = flow.inputs.get(node, [])
         if len(inputs) != 1:
@@ -271,10 +271,15 @@ def _step(
 
 
 def _ends(flow: Flow, start: int, passage: Sequence[int]) -> list[int]:
-    """Return where each step of a passage ends.
+    """Return the last node of each step of a passage.
 
-    A function of a library may be several: hard_tanh a maximum and a minimum. And the
-    last of an activation that is written out may be a number: 1/2 z (1 + erf(z/√2)).
+    A step may be several nodes of the passage: hard_tanh is a maximum and a minimum,
+    and an activation may end with a factor, as z (1 + erf(z/√2)) · 1/2 does.
+
+    Args:
+        flow: The flow.
+        start: The node before the passage.
+        passage: Bottlenecks, as `Flow.passage` returns them.
     """
     ends = []
     before = start
@@ -298,7 +303,7 @@ def _ends(flow: Flow, start: int, passage: Sequence[int]) -> list[int]:
 
 
 def _title(flow: Flow, before: int, node: int) -> str | None:
-    """Return the name of the outermost function between two nodes, or None."""
+    """Return the name of the outermost activation called between two nodes, or None."""
     for between in _segment(flow, before, node):
         for call in flow.value(between).calls:
             title = _activation_name(call)
@@ -308,7 +313,7 @@ def _title(flow: Flow, before: int, node: int) -> str | None:
 
 
 def _completes(flow: Flow, before: int, node: int) -> bool:
-    """Tell whether a number that multiplies completes a known activation."""
+    """Tell whether a node is a factor with which the nodes before are an activation."""
     is_known = flow.is_scaled(node) and _nonlinearity.name(flow, before, node)
     return is_known not in (False, None, "", "linear")
 
@@ -339,7 +344,7 @@ def _told(title: str, known: str | None) -> str:
 
 
 def _written(known: str) -> str:
-    """Write a name of `activations.names()` as a step."""
+    """Return a name of `activations.names()` as the words of a step: "leaky relu"."""
     return known.replace("_", " ")
 
 
