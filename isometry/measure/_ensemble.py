@@ -27,6 +27,7 @@ from isometry.measure import (
     _leaves,
     _programs,
     _progress,
+    _record,
     _resolution,
     _spectra,
     methods,
@@ -190,7 +191,7 @@ class _Work:
         )
         for record in records:
             _require_finite(record, seeds, inputs)
-        return records
+        return tuple(map(_record.with_constants, records))
 
     def _on_devices(
         self,

@@ -18,7 +18,7 @@ from isometry._internal import jaxprs, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
 from isometry.linalg import Factors
-from isometry.measure import _leaves
+from isometry.measure import _leaves, _record
 from isometry.measure._blocks import Blocks
 from isometry.measure._function import Program, Reference, picked
 from isometry.measure._record import Spectrum
@@ -270,7 +270,7 @@ class Target:
         method: Method,
         log_values: Float[Array, "... nodes"],
         log_floor: Float[Array, "..."] | float,
-        weights: Float[Array, "... nodes"] | None = None,
+        weights: Float[Array | np.ndarray, "... nodes"] | None = None,
     ) -> Spectrum:
         """Return the spectrum with these nodes.
 
@@ -286,9 +286,10 @@ class Target:
             The measured spectrum.
         """
         m, n = self.shape
-        # Each singular value counts the same.
+        # Each singular value counts the same. As a constant of NumPy the weights can be
+        # left out of the program.
         if weights is None:
-            weights = jnp.full_like(log_values, 1 / min(m, n))
+            weights = _record.equal_weights(log_values, min(m, n))
         batch = log_values.shape[:-1]
         # No method resolves values below the rounding of f itself.
         eps = self.coarse.eps
