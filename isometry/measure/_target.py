@@ -7,6 +7,7 @@ the shapes are.
 import functools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -270,7 +271,7 @@ class Target:
         method: Method,
         log_values: Float[Array, "... nodes"],
         log_floor: Float[Array, "..."] | float,
-        weights: Float[Array | np.ndarray, "... nodes"] | None = None,
+        weights: Float[Array, "... nodes"] | None = None,
     ) -> Spectrum:
         """Return the spectrum with these nodes.
 
@@ -286,10 +287,10 @@ class Target:
             The measured spectrum.
         """
         m, n = self.shape
-        # Each singular value counts the same. As a constant of NumPy the weights can be
-        # left out of the program.
+        # Each singular value counts the same. As an array of NumPy, which serves as one
+        # of JAX, the weights are known to be constant and can be left out of a program.
         if weights is None:
-            weights = _record.equal_weights(log_values, min(m, n))
+            weights = cast(Array, _record.equal_weights(log_values, min(m, n)))
         batch = log_values.shape[:-1]
         # No method resolves values below the rounding of f itself.
         eps = self.coarse.eps
