@@ -142,7 +142,7 @@ def words(
     before = start
     # Every path runs through the nodes of the passage, so the operations between two of
     # them are one step.
-    for node in _ends(flow, before, flow.passage(start, within)):
+    for node in ends(flow, before, flow.passage(start, within)):
         step = _step(flow, before, node, names=names)
         if is_wrap(flow, before, node):
             step = Step("circular padding")
@@ -206,7 +206,7 @@ def _text(step: Step) -> str:
     return step.kind
 
 
-def _segment(
+def between(
     flow: Flow,
     before: int,
     node: int,
@@ -226,7 +226,7 @@ def is_wrap(flow: Flow, before: int, node: int) -> bool:
 
     Every entry is one of the other, and some stand twice.
     """
-    operations = {flow.operation(between) for between in _segment(flow, before, node)}
+    operations = {flow.operation(inside) for inside in between(flow, before, node)}
     joins = operations - set(LAYOUT)
     # Copies alone: more entries than there are, and slices that are joined.
     if joins != {"slice", "concatenate"}:
@@ -242,7 +242,7 @@ def _step(
     names: Mapping[int, str],
 ) -> Step | None:
     """Describe the operations between two nodes, or return None as `_one_operation`."""
-    segment = _segment(flow, before, node)
+    segment = between(flow, before, node)
     values = [flow.value(node) for node in segment]
     # The name of a library function says more than its operations.
     calls = [call for value in values for call in value.calls]
@@ -262,13 +262,13 @@ def _step(
     return _several_operations(flow, segment)
 
 
-def _ends(flow: Flow, start: int, passage: Sequence[int]) -> list[int]:
+def ends(flow: Flow, start: int, passage: Sequence[int]) -> list[int]:
     """Return where each step of a passage ends.
 
     A function of a library may be several: hard_tanh a maximum and a minimum. And the
     last of an activation that is written out may be a number: 1/2 z (1 + erf(z/√2)).
     """
-    ends = []
+    last_nodes = []
     before = start
     i = 0
     while i < len(passage):
@@ -284,15 +284,15 @@ def _ends(flow: Flow, start: int, passage: Sequence[int]) -> list[int]:
                 break
             last += 1
         before = passage[last]
-        ends.append(before)
+        last_nodes.append(before)
         i = last + 1
-    return ends
+    return last_nodes
 
 
 def _title(flow: Flow, before: int, node: int) -> str | None:
     """Return the name of the outermost function between two nodes, or None."""
-    for between in _segment(flow, before, node):
-        for call in flow.value(between).calls:
+    for inside in between(flow, before, node):
+        for call in flow.value(inside).calls:
             title = _activation_name(call)
             if title is not None:
                 return title

@@ -259,7 +259,7 @@ def _run(
             )
             readings.update(inner)
         else:
-            results = _unchanged(eqn, operands)
+            results = unchanged(eqn, operands)
         for variable, value in zip(eqn.outvars, results, strict=True):
             write(variable, value)
     return [read(atom) for atom in jaxpr.outvars], readings
@@ -274,7 +274,7 @@ def _opened(
     return program, ()
 
 
-def _unchanged(
+def unchanged(
     eqn: core.JaxprEqn,
     operands: list[Array],
 ) -> list[Array]:
