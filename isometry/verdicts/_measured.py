@@ -3,33 +3,48 @@
 import functools
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, PyTree
 
-from isometry._internal.errors import InputError, NotDefined, ZeroJacobianWarning
-from isometry._internal.types import Key
+from isometry._internal import precision
+from isometry._internal.errors import (
+    InputError,
+    NotFinite,
+    ZeroJacobianWarning,
+)
+from isometry._internal.types import Key, Params
+from isometry.measure._function import Map
 from isometry.certificates import Certificate
-from isometry.measure import ensemble, signals
+from isometry.measure._ensemble import ensemble
 from isometry.measure._record import Spectrum
+from isometry.measure._signals import signals
 from isometry.measure._spans import Span
 from isometry.networks._network import Phase
 from isometry.records import Signals
 from isometry.theory import Law
-from isometry.verdicts import _activity, _gradients, _probe
+from isometry.verdicts import _activity
 from isometry.verdicts._activity import Activity
 from isometry.verdicts._flag import PerSeed
 from isometry.verdicts._gains import Gain, gain_of
-from isometry.verdicts._gradients import Gradients
 from isometry.verdicts._growth import growth_of
-from isometry.verdicts._probe import Probe
 from isometry.verdicts._registry import Thresholds
 from isometry.verdicts._subject import Subject
-from isometry.verdicts._task import Task
+from isometry.verdicts._outliers import Outliers, outliers_of
+from isometry.verdicts._task import Task, floating_part
+
+if TYPE_CHECKING:
+    from isometry.verdicts._gradients import Gradients
+    from isometry.verdicts._probe import Probe
 
 T = TypeVar("T")
+
+# The stream of the audit's key from which the fit of the depth scale resamples.
+_FORWARD = 3
 
 # Seeds that are certified and trained. A certificate is a fact of one draw, and three
 # draws show whether it is one of the initialization; ten would take as many times as
@@ -132,6 +147,12 @@ class Measured:
         """The first parameter or signal that is NaN or infinite, in words; or ""."""
         return _activity.first_not_finite(self.subject)
 
+    @functools.cached_property
+    def has_finite_params(self) -> bool:
+        """Whether all parameters of all seeds are finite."""
+        leaves = jax.tree.leaves(floating_part(self.subject.params))
+        return all(np.isfinite(np.asarray(leaf, float)).all() for leaf in leaves)
+
     @Part("Jacobians")
     def spectra(self) -> dict[str, Spectrum]:
         """Singular values over (seeds, inputs), by the name of the span.
@@ -142,24 +163,18 @@ class Measured:
         spans: dict[str, Span] = {"end_to_end": self.subject.span}
         if self.subject.has_hidden_span:
             spans["hidden"] = "hidden"
-        return {name: self._spectrum(span) for name, span in spans.items()}
-
-    def _spectrum(self, span: Span) -> Spectrum:
-        """Measure a span of every seed at the few examples."""
-        with warnings.catch_warnings():
-            # The flags say which weights and units the zeros come from.
-            warnings.simplefilter("ignore", ZeroJacobianWarning)
-            return ensemble(
-                self.subject.f,
-                params=self.subject.params,
-                xs=self.subject.few,
-                span=span,
-            )
+        records = spectra_of(self.subject, list(spans.values()))
+        return dict(zip(spans, records, strict=True))
 
     @functools.cached_property
     def gains(self) -> dict[str, Gain]:
         """Gain and anisometry of every measured span, for each seed."""
         return {span: gain_of(sp) for span, sp in self.spectra.items()}
+
+    @functools.cached_property
+    def outliers(self) -> dict[str, Outliers]:
+        """What stands apart from the bulk of each span, for each seed."""
+        return {span: outliers_of(sp) for span, sp in self.spectra.items()}
 
     @Part("signals")
     def signals(self) -> Signals:
@@ -174,9 +189,7 @@ class Measured:
 
     @property
     def num_pairs(self) -> int:
-        """The number K of pairs (W, D) in the hidden span; 0 without such a span."""
-        if not self.subject.has_hidden_span:
-            return 0
+        """The number K of pairs (W, D) between the first and the last hidden layer."""
         return max(self.subject.anatomy.depth - 2, 0)
 
     @property
@@ -187,38 +200,136 @@ class Measured:
 
     @functools.cached_property
     def growth(self) -> PerSeed | None:
-        """Ln E|δz|² per unit over the hidden span, for each seed."""
-        if "hidden" not in self.spectra:
+        """Ln E|δz|² per unit over the depth, for each seed.
+
+        Over the hidden span; end to end of a network that has none. None if there is no
+        pair of layers over which anything could grow.
+        """
+        if not self.num_pairs:
             return None
-        return growth_of(self.spectra["hidden"], self.subject.size_of_hidden)
+        if "hidden" in self.spectra:
+            return growth_of(self.spectra["hidden"], self.subject.size_of_hidden)
+        return growth_of(self.spectra["end_to_end"], self.subject.size_of_output)
+
+    @functools.cached_property
+    def rank_bounds(self) -> dict[str, Float[np.ndarray, "seeds inputs"]]:
+        """How many singular values of each span may differ from zero."""
+        bounds = {}
+        for name, sp in self.spectra.items():
+            span = self.subject.span if name == "end_to_end" else name
+            live = _activity.rank_bounds(self.subject, self.activity, span)
+            bounds[name] = np.minimum(live, sp.size)
+        return bounds
 
     @Part("units")
     def activity(self) -> dict[str, Activity]:
         """What each nonlinearity does, by the name of the point in front of it."""
         return _activity.activities(self.subject)
 
+    @functools.cached_property
+    def forward(self) -> dict[str, Any]:
+        """What becomes of signals from layer to layer, for the evidence of flags."""
+        return _activity.forward(
+            self.subject, self.thresholds, jax.random.fold_in(self.key, _FORWARD)
+        )
+
     @Part("gradients")
-    def gradients(self) -> Gradients:
+    def gradients(self) -> "Gradients":
         """Norms of the loss gradient of every weight layer."""
+        from isometry.verdicts import _gradients
+
         return _gradients.gradients(self.subject, self.task)
 
     @Part("certificates")
     def certificates(self) -> tuple[Certificate, ...]:
         """What training can never undo, of the first seeds."""
+        from isometry.verdicts import _probe
+
         return _probe.certificates(self.subject, FEW_SEEDS)
 
     @Part("training probe")
-    def probe(self) -> Probe | None:
+    def probe(self) -> "Probe | None":
         """A short training of the first seeds; None if it was switched off."""
+        from isometry.verdicts import _probe
+
         return _probe.run(self.subject, self.task, self.certificates, FEW_SEEDS)
 
     @Part("law")
+    def _law(self) -> tuple[Law | None, str]:
+        """The law of the hidden span, or why there is none."""
+        if not self.num_pairs:
+            return None, "no law: fewer than three layers have no hidden span"
+        network = self.subject.network
+        if network is None:
+            return None, "no law: f is a plain function"
+        try:
+            return network.law("hidden", self.subject.few), ""
+        except InputError as error:
+            return None, error.message
+
+    @property
     def law(self) -> Law | None:
         """The law of the hidden span; None where none is known."""
-        network = self.subject.network
-        if network is None or not self.subject.has_hidden_span:
-            return None
+        return self._law[0]
+
+    @property
+    def no_law(self) -> str:
+        """Why there is no law, or ""."""
+        return self._law[1]
+
+
+def spectra_of(subject: Subject, spans: Sequence[Span]) -> list[Spectrum]:
+    """Measure spans of every seed at the few examples, in one program.
+
+    A Jacobian that leaves the range of its dtype is measured again: as a product of its
+    layers where the network has such, whose logarithms know no limit, and in float64.
+    """
+    params, xs = subject.params, subject.few
+    try:
+        records = _ensemble(subject.f, params, xs, spans=spans, method="auto")
+    except NotFinite:
+        return _in_float64(subject, spans)
+    if any(_underflows(subject, sp) for sp in records):
+        return _in_float64(subject, spans)
+    return records
+
+
+def _in_float64(subject: Subject, spans: Sequence[Span]) -> list[Spectrum]:
+    """Measure in float64, as a product where the network has factors."""
+    # The signals, on which the factors depend, may leave the range as well.
+    with jax.enable_x64(True):
+        params, xs = precision.cast((subject.params, subject.few), jnp.float64)
         try:
-            return network.law("hidden", self.subject.few)
-        except (NotDefined, InputError):
-            return None
+            records = _ensemble(subject.f, params, xs, spans=spans, method="product")
+        except NotFinite:
+            raise
+        # Most networks are no products.
+        except InputError:
+            records = _ensemble(subject.f, params, xs, spans=spans, method="auto")
+        return [jax.tree.map(np.asarray, sp) for sp in records]
+
+
+def _ensemble(
+    f: Map, params: Params, xs: PyTree, *, spans: Sequence[Span], method: str
+) -> list[Spectrum]:
+    """Measure all spans, without warnings of zeros."""
+    with warnings.catch_warnings():
+        # The flags say which weights and units the zeros come from.
+        warnings.simplefilter("ignore", ZeroJacobianWarning)
+        by_span = ensemble(f, params=params, xs=xs, span=list(spans), method=method)
+    return list(by_span.values())
+
+
+def _underflows(subject: Subject, sp: Spectrum) -> bool:
+    """Tell whether a Jacobian lost digits, or all of them, below the normal range.
+
+    A Jacobian that is zero though no weight is zero has underflowed, or its units have
+    no slope: in float64 it will be told.
+    """
+    log_max = np.asarray(sp.log_values, float)[..., 0]
+    limits = jnp.finfo(sp.log_values.dtype)
+    # Below tiny/eps numbers lose digits.
+    is_low = log_max < np.log(float(limits.tiny)) - np.log(float(limits.eps))
+    is_zero = np.isneginf(log_max)
+    unexplained = is_zero & ~subject.has_zero_weight[:, None]
+    return bool((is_low & (~is_zero | unexplained)).any())

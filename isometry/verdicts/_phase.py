@@ -12,7 +12,6 @@ from isometry.verdicts._flag import (
     UNDECIDED,
     Flag,
     Interval,
-    PerSeed,
     flipped,
     interval,
     state_above,
@@ -39,27 +38,25 @@ def judge_phase(name: str, measured: Measured, key: Key, *, is_ordered: bool) ->
     sign = -1 if is_ordered else 1
     line = sign * measured.threshold("depth_scales")
     pairs = measured.num_pairs
+    evidence: dict[str, Any] = {"pairs": pairs}
+    phase, growths = measured.phase, measured.growth
     if not pairs:
-        reason = "no hidden pair of layers: nothing grows over the depth"
-        evidence = {"pairs": 0, "basis": "none", "phase": "unknown"}
+        evidence |= {"basis": "none", "phase": "unknown"}
+        if phase is not None:
+            evidence |= _of_theory(phase)
+        reason = f"no hidden pair of layers; phase: {evidence['phase']}"
         return Flag(name, CLEAR, reason, source=SOURCE, evidence=evidence)
-    evidence: dict[str, Any] = {"pairs": pairs, "forward": measured.forward}
-    bounds: Interval | None = None
-    shown: PerSeed | None = measured.growth
-    if shown is not None:
-        value = float(np.median(shown))
-        bounds = interval(shown, key, confidence=measured.threshold("confidence"))
-        evidence |= {"measured_growth": value, "measured_interval": bounds}
-    phase = measured.phase
-    if phase is not None:
-        value, bounds = pairs * math.log(phase.chi_1), None
-        evidence |= _of_theory(phase)
-    elif bounds is not None:
+    assert growths is not None, "there are pairs"
+    value = float(np.median(growths))
+    bounds = interval(growths, key, confidence=measured.threshold("confidence"))
+    evidence["forward"] = measured.forward
+    evidence |= {"measured_growth": value, "measured_interval": bounds}
+    if phase is None:
         chi = math.exp(value / pairs)
         evidence |= {"basis": "measured", "phase": _name(bounds), "chi_1": chi}
     else:
-        reason = "the growth over the depth is not known"
-        return Flag(name, UNDECIDED, reason, source=SOURCE, evidence=evidence)
+        value, bounds = pairs * math.log(phase.chi_1), None
+        evidence |= _of_theory(phase)
     evidence["growth"] = value
     state = _state(value, bounds, line=line, measured=measured)
     reason = (

@@ -84,15 +84,17 @@ def flag(
         ...     is_raised = share > measured.threshold("narrow_top")
         ...     return Flag("narrow_top", "raised" if is_raised else "clear", "a share")
     """
-    line = name
+    checks.number("rank", rank)
+    line: str | None = None
     if isinstance(threshold, str):
         line = checks.one_of("threshold", threshold, _lines())
-    elif threshold is None:
-        line = None
+    elif threshold is not None:
+        line = name
+        own_line = float(checks.number("threshold", threshold))
 
     def register(judge: JudgeFunction) -> JudgeFunction:
-        if line == name:
-            _own_lines[name] = checks.number("threshold", float(threshold or 0))
+        if line is not None and not isinstance(threshold, str):
+            _own_lines[name] = own_line
         _flags[name] = Registered(name, judge, line, rank=rank, source=source)
         return judge
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined
@@ -80,6 +80,26 @@ class Subject:
         function = _resolution.function_of(self.f)
         last = _spans.resolve(function, self.anatomy, "hidden").last
         return math.prod(self.anatomy.shape(last.name).shape)
+
+    @property
+    def size_of_output(self) -> int:
+        """The number of entries of the output."""
+        return math.prod(self.anatomy.shape("output").shape)
+
+    @functools.cached_property
+    def has_zero_weight(self) -> Bool[np.ndarray, " seeds"]:
+        """Whether a weight layer, or a slice of a stacked one, is zero."""
+        is_zero = np.zeros(self.num_seeds, bool)
+        by_path = jax.tree_util.tree_leaves_with_path(self.params)
+        leaves = {jax.tree_util.keystr(path): leaf for path, leaf in by_path}
+        for layer in self.anatomy.layers:
+            weights = np.asarray(leaves[layer.path])
+            # Seeds, then the axes along which layers are stacked.
+            stacks = [0, *(axis + 1 for axis in layer.stacked_axes)]
+            axes = tuple(i for i in range(weights.ndim) if i not in stacks)
+            is_zero_slice = ~weights.any(axis=axes)
+            is_zero |= is_zero_slice.reshape(self.num_seeds, -1).any(1)
+        return is_zero
 
     @functools.cached_property
     def params(self) -> Params:

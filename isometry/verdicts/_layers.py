@@ -1,0 +1,133 @@
+"""The per-layer table of a report."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from isometry.verdicts._flag import Flag
+from isometry.verdicts._measured import Measured
+
+_HEADINGS = ("layer", "shape", "q", "chi", "gradient", "distinct", "never", "flags")
+
+# Characters of a name in the table; longer ones lose their middle.
+_NAME = 22
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """What is known of one weight layer. Medians over seeds and inputs.
+
+    Attributes:
+        layer: Its name.
+        shape: The shape of the weight.
+        q: The mean square of its pre-activations.
+        chi: The growth of a squared derivative from the point before.
+        gradient: The norm of the loss gradient.
+        distinct: How many slices along each axis can ever differ, in the worst seed.
+        never_moves: The share of its entries that never move, in the worst seed.
+        flags: The raised flags that name it.
+    """
+
+    layer: str
+    shape: tuple[int, ...]
+    q: float | None
+    chi: float | None
+    gradient: float | None
+    distinct: tuple[int, ...] | None
+    never_moves: float | None
+    flags: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data for JSON."""
+        return dataclasses.asdict(self)
+
+
+def rows_of(measured: Measured, flags: Mapping[str, Flag]) -> tuple[LayerRow, ...]:
+    """Return a row for each weight layer, and for each slice of a stacked one."""
+    if measured.not_finite:
+        return ()
+    norms = _gradients(measured)
+    locks = {}
+    certificates = measured.certificates
+    for certificate in certificates:
+        for lock in certificate.layers:
+            locks.setdefault(lock.name, []).append(lock)
+    rows = []
+    for name, of_seeds in locks.items():
+        worst = min(of_seeds, key=lambda lock: lock.distinct)
+        named = [flag.name for flag in flags.values() if flag.raised]
+        rows.append(
+            LayerRow(
+                layer=name,
+                shape=tuple(worst.shape),
+                q=_at(measured, name, "q"),
+                chi=_at(measured, name, "chi"),
+                gradient=norms.get(name),
+                distinct=tuple(worst.distinct),
+                never_moves=max(lock.never_moves for lock in of_seeds),
+                flags=tuple(one for one in named if name in flags[one].where),
+            )
+        )
+    return tuple(rows)
+
+
+def _gradients(measured: Measured) -> dict[str, float]:
+    """Return the norm of the gradient of each layer by name."""
+    gradients = measured.gradients
+    log_norm = np.median(gradients.log_norm, axis=(0, 1))
+    with np.errstate(under="ignore"):
+        norms = np.exp(log_norm)
+    return dict(zip(gradients.layers, map(float, norms), strict=True))
+
+
+def _at(measured: Measured, name: str, field: str) -> float | None:
+    """Return the median of a signal at a point; None where it is not known."""
+    sig = measured.signals
+    if name not in sig.points:
+        return None
+    values = np.asarray(getattr(sig.at(name), field), float)
+    if np.isnan(values).any():
+        return None
+    return float(np.median(values))
+
+
+def table(rows: Sequence[LayerRow]) -> str:
+    """Return the rows as text, in lines that fit a screen."""
+    cells = [_HEADINGS, *(_cells(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for line in cells:
+        pairs = zip(line, widths, strict=True)
+        lines.append("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())
+    return "\n".join(lines)
+
+
+def _cells(row: LayerRow) -> tuple[str, ...]:
+    """Return the cells of a row; what is as it should be stays empty."""
+    name = row.layer
+    if len(name) > _NAME:
+        half = _NAME // 2
+        name = f"{name[: half - 1]}…{name[-half:]}"
+    distinct = ""
+    if row.distinct is not None and row.distinct != row.shape:
+        distinct = "×".join(map(str, row.distinct))
+    never = ""
+    if row.never_moves:
+        never = f"{100 * row.never_moves:.3g} %"
+    return (
+        name,
+        "×".join(map(str, row.shape)),
+        _number(row.q),
+        _number(row.chi),
+        _number(row.gradient),
+        distinct,
+        never,
+        " ".join(row.flags),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

@@ -1,0 +1,339 @@
+"""What an audit found: one network's report, and many side by side."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isometry._internal import checks, compilation, strict_json
+from isometry._internal.errors import public
+from isometry.measure._record import Spectrum
+from isometry.measure._statistics import STATISTICS
+from isometry.theory import Law
+from isometry.verdicts import _layers, _table
+from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag
+from isometry.verdicts._layers import LayerRow
+from isometry.verdicts._registry import registered
+
+if TYPE_CHECKING:
+    from isometry.verdicts._probe import Probe
+
+# Flags of a lower rank say what no training, or hardly any, repairs; the others what
+# makes it slow.
+_SLOW = 60
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """An audit of one network.
+
+    Attributes:
+        network: Its name.
+        flags: The flags by name, the gravest first.
+        spectra: Spectra over (seeds, inputs) by span; empty where parameters or signals
+            are not finite.
+        probe: Ranks along training, or None.
+        widths: Where rank_constrained_training is raised and a probe was run, the same
+            scheme at hidden widths N, 2 N and 4 N; else None.
+        setting: How it was measured.
+        provenance: Versions, device, precision, command, commit.
+        law: What theory predicts for the hidden span; None where `no_law` says why
+            there is no prediction.
+        no_law: Why there is no law, or "".
+        rows: A row for each weight layer; see `layers`.
+        timings: How many seconds each part took, compilation included.
+
+    Example:
+        >>> net = networks.mlp([16] * 4, "tanh", "zeros")
+        >>> keys = jax.random.split(jax.random.key(0), 5)
+        >>> xs = data.gaussian(jax.random.key(1), 64, 16).xs
+        >>> report = isometry.audit(net, keys, xs, train_steps=0, inputs=4)
+        >>> report.flags["zero_gradient"].raised
+        True
+    """
+
+    network: str
+    flags: dict[str, Flag]
+    spectra: dict[str, Spectrum]
+    probe: "Probe | None"
+    widths: dict[str, Any] | None
+    setting: dict[str, Any]
+    provenance: dict[str, Any]
+    law: Law | None = None
+    no_law: str = ""
+    rows: tuple[LayerRow, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """ "raised" if any flag is, else "undecided" if any flag is, else "clear"."""
+        states = {flag.state for flag in self.flags.values()}
+        for state in (RAISED, UNDECIDED):
+            if state in states:
+                return state
+        return CLEAR
+
+    @property
+    def reason(self) -> str:
+        """The verdict in words: every raised flag, else every undecided one."""
+        if self.verdict == CLEAR:
+            return "no flag raised"
+        chosen = [flag for flag in self.flags.values() if flag.state == self.verdict]
+        return "; ".join(f"{flag.name}: {flag.reason}" for flag in chosen)
+
+    def __repr__(self) -> str:
+        return f"Report({self.network}: {self.verdict}; {self.reason})"
+
+    def __str__(self) -> str:
+        return _table.in_words(self)
+
+    @property
+    def score(self) -> tuple[int, int, int, float]:
+        """What schemes are ranked by, the smallest first.
+
+        The number of raised flags that no training repairs; that of the other raised
+        ones; that of the undecided ones; and √E(s − 1)² end to end, the distance from
+        isometry.
+        """
+        rank = {one.name: one.rank for one in registered()}
+        grave, slow, undecided = 0, 0, 0
+        for flag in self.flags.values():
+            if flag.state == UNDECIDED:
+                undecided += 1
+            elif flag.raised and rank.get(flag.name, _SLOW) < _SLOW:
+                grave += 1
+            elif flag.raised:
+                slow += 1
+        deviation = np.inf
+        if self.spectra:
+            deviation = self.statistics()["isometry_deviation"]
+        return grave, slow, undecided, deviation
+
+    @public("Report.statistics")
+    def statistics(self, span: str = "end_to_end") -> dict[str, Any]:
+        """Return medians over seeds × inputs of the statistics of a span.
+
+        s_min and s_median are 0 where they are zero or unresolved: nothing below the
+        floor is reported as a value.
+
+        Args:
+            span: One of `spectra`.
+
+        Returns:
+            The statistics by name, and the standard error of E s² over seeds.
+
+        Raises:
+            InputError: No such span was measured.
+
+        Example:
+            >>> net = networks.mlp([16] * 4, "linear", "orthogonal")
+            >>> keys = jax.random.split(jax.random.key(0), 5)
+            >>> xs = data.gaussian(jax.random.key(1), 64, 16).xs
+            >>> report = isometry.audit(net, keys, xs, train_steps=0, inputs=4)
+            >>> round(report.statistics()["s_max"], 4)
+            1.0
+        """
+        sp = self.spectra[checks.one_of("span", span, self.spectra)]
+        statistics = {
+            name: np.asarray(value) for name, value in _statistics(sp).items()
+        }
+        medians = {name: float(np.median(value)) for name, value in statistics.items()}
+        error = None
+        # One seed has no standard error.
+        if sp.log_values.shape[0] > 1:
+            error = float(sp.standard_error(lambda s: s.moment(1)))
+        return {
+            **medians,
+            "mean_s2_standard_error": error,
+            "zero_fraction": float(statistics["zero_fraction"].mean()),
+            "exact_zero_fraction": float(statistics["exact_zero_fraction"].mean()),
+            "size": sp.size,
+            "structural_zeros": sp.structural_zeros,
+            "log_floor": float(np.max(sp.log_floor)),
+        }
+
+    def layers(self) -> str:
+        """Return a table with a row for each weight layer.
+
+        Its name and shape; q, the mean square of what it puts out; chi, the growth of a
+        squared derivative from the layer before; the norm of the gradient of the loss;
+        how many of its slices can ever differ; the share of its entries that never
+        move; and the raised flags that name it. Medians over seeds and inputs; a cell
+        is empty where nothing is known, or nothing is wrong.
+
+        Returns:
+            The table as text.
+
+        Example:
+            >>> net = networks.mlp([16] * 4, "tanh", "zeros")
+            >>> keys = jax.random.split(jax.random.key(0), 5)
+            >>> xs = data.gaussian(jax.random.key(1), 64, 16).xs
+            >>> report = isometry.audit(net, keys, xs, train_steps=0, inputs=4)
+            >>> print(report.layers().splitlines()[0].split())
+            ['layer', 'shape', 'q', 'chi', 'gradient', 'distinct', 'never', 'flags']
+        """
+        return _layers.table(self.rows)
+
+    def table(self, width: int = 120) -> str:
+        """Return a table of one row.
+
+        Args:
+            width: The number of columns.
+
+        Returns:
+            The table as text.
+
+        Raises:
+            MissingExtra: rich is not installed.
+        """
+        return _table.as_text(Reports({"network": self}), width)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data: everything that `to_json` writes."""
+        spectra = {span: self._spectrum_as_dict(span) for span in self.spectra}
+        if spectra:
+            sp = self.spectra["end_to_end"]
+            spectra["end_to_end"]["log_s"] = _resolved_logs(sp)
+        return {
+            "network": self.network,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "flags": {name: flag.as_dict() for name, flag in self.flags.items()},
+            "spectra": spectra,
+            "layers": [row.as_dict() for row in self.rows],
+            "law": self._law_as_dict(),
+            "probe": None if self.probe is None else self.probe.as_dict(),
+            "width_independence": self.widths,
+            "setting": self.setting,
+            "provenance": self.provenance,
+        }
+
+    def _spectrum_as_dict(self, span: str) -> dict[str, Any]:
+        """Return a span as plain data."""
+        sp = self.spectra[span]
+        # Quantiles over all matrices; all weigh the same, and so do their nodes.
+        levels = np.linspace(0, 1, 101)
+        quantiles = np.quantile(_resolved_logs(sp), levels, method="inverted_cdf")
+        return {
+            "statistics": self.statistics(span),
+            "log_s_quantiles": quantiles,
+            "pairs": sp.pairs,
+            "method": str(sp.method),
+        }
+
+    def _law_as_dict(self) -> dict[str, Any]:
+        """Return the law as plain data."""
+        if self.law is None:
+            return {"name": None, "reason": self.no_law}
+        return {
+            "name": self.law.name,
+            "support": self.law.support,
+            "atoms": [{"lam": atom.lam, "mass": atom.mass} for atom in self.law.atoms],
+            "s_max": self.law.s_max,
+        }
+
+    def to_json(self) -> str:
+        """Return strict JSON text; infinities are the strings "inf" and "-inf"."""
+        return strict_json.dumps(self.as_dict())
+
+
+@dataclass(frozen=True, eq=False)
+class Reports(Mapping[str, Report]):
+    """Reports by name: `reports["zer_o"].flags`.
+
+    Attributes:
+        reports: The reports by name.
+        undefined: What could not be built, with the reason.
+
+    Example:
+        >>> net = networks.mlp([16] * 4, "tanh")
+        >>> keys = jax.random.split(jax.random.key(0), 5)
+        >>> xs = data.gaussian(jax.random.key(1), 64, 16).xs
+        >>> nets = net.with_schemes(["zeros", "orthogonal"])
+        >>> reports = isometry.audit(nets, keys, xs, train_steps=0, inputs=4)
+        >>> reports.ranking()
+        ['orthogonal', 'zeros']
+    """
+
+    reports: dict[str, Report]
+    undefined: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Report:
+        return self.reports[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.reports)
+
+    def __len__(self) -> int:
+        return len(self.reports)
+
+    def __repr__(self) -> str:
+        verdicts = [f"{name}: {report.verdict}" for name, report in self.items()]
+        return f"Reports({', '.join(verdicts)})"
+
+    @property
+    def verdict(self) -> str:
+        """The most serious verdict."""
+        verdicts = {report.verdict for report in self.reports.values()}
+        for state in (RAISED, UNDECIDED):
+            if state in verdicts:
+                return state
+        return CLEAR
+
+    def ranking(self) -> list[str]:
+        """Return the names, the best first, by `Report.score`."""
+        return sorted(self.reports, key=lambda name: self.reports[name].score)
+
+    @public("Reports.raised")
+    def raised(self, flag: str) -> list[str]:
+        """Return the names of the networks that raise a flag.
+
+        Args:
+            flag: The name of a flag.
+
+        Raises:
+            InputError: There is no such flag.
+        """
+        known: list[str] = []
+        if self.reports:
+            known = list(next(iter(self.reports.values())).flags)
+        checks.one_of("flag", flag, known)
+        return [name for name, one in self.reports.items() if one.flags[flag].raised]
+
+    def table(self, width: int = 120) -> str:
+        """Return a table with a row for each network, the best first.
+
+        Args:
+            width: The number of columns.
+
+        Returns:
+            The table as text.
+
+        Raises:
+            MissingExtra: rich is not installed.
+        """
+        return _table.as_text(self, width)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data: everything that `to_json` writes."""
+        reports = {name: report.as_dict() for name, report in self.reports.items()}
+        return {
+            "reports": reports,
+            "ranking": self.ranking(),
+            "undefined": self.undefined,
+        }
+
+    def to_json(self) -> str:
+        """Return strict JSON text; infinities are the strings "inf" and "-inf"."""
+        return strict_json.dumps(self.as_dict())
+
+
+@compilation.jit
+def _statistics(sp: Spectrum) -> dict[str, Any]:
+    return {name: statistic(sp) for name, statistic in STATISTICS.items()}
+
+
+def _resolved_logs(sp: Spectrum) -> np.ndarray:
+    """Return ln s; −inf for what is too small for the precision, and counts as zero."""
+    return np.where(sp.resolved, sp.log_values, -np.inf)

@@ -1,0 +1,234 @@
+"""Reports as text: a verdict in words, and a table of many networks."""
+
+import io
+import textwrap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isometry._internal import checks
+from isometry.verdicts._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag
+from isometry.verdicts._registry import flag_names
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from isometry.verdicts._report import Report, Reports
+
+# A screen: terminals break longer lines.
+_COLUMNS = 80
+
+# Names of layers in a line of the verdict; all are in `Flag.where`.
+_MOST_NAMES = 6
+
+_LEGEND = (
+    "Singular values s end to end, medians over seeds and inputs; deviation: "
+    "√E(s − 1)²; eff. rank: exp of the entropy of s/Σs; zeros: share, on the mean, "
+    "that is zero or below the floor."
+)
+_RANKED = (
+    "Best first: by the number of raised flags that no training repairs, of other "
+    "raised ones, of undecided ones, then by the deviation."
+)
+
+# Columns of a terminal from which on the verdict fits beside the numbers.
+_FULL_WIDTH = 120
+
+_HEADINGS = (
+    "scheme",
+    "σ_min",
+    "median",
+    "σ_max",
+    "mean s²",
+    "deviation",
+    "eff. rank",
+    "zeros",
+    "verdict",
+)
+_NUM_NUMBERS = len(_HEADINGS) - 2
+
+
+def in_words(report: "Report") -> str:
+    """Return a verdict that a user acts on, in lines of 80 columns.
+
+    For every raised flag: what, where, how sure, what to do. Undecided flags follow in
+    a line each, then the names of the others.
+    """
+    flags = list(report.flags.values())
+    raised = [flag for flag in flags if flag.raised]
+    heading = f"{report.verdict.upper()}: {report.network}"
+    lines = textwrap.wrap(heading, _COLUMNS, subsequent_indent="  ")
+    lines.append(_scope(report))
+    for flag in raised:
+        lines += ["", *_of_flag(flag)]
+    undecided = [flag for flag in flags if flag.state == UNDECIDED]
+    if undecided:
+        lines.append("")
+    for flag in undecided:
+        lines += _wrapped(f"undecided: {flag.name}: {flag.reason}", indent="  ")
+    for state, label in ((CLEAR, "clear"), (NOT_RUN, "not run")):
+        names = [flag.name for flag in flags if flag.state == state]
+        if names:
+            lines += _wrapped(f"{label}: {', '.join(names)}", indent="  ")
+    return "\n".join(lines)
+
+
+def _scope(report: "Report") -> str:
+    """Return what was measured, in a line."""
+    setting = report.setting
+    if "seeds" not in setting:
+        return ""
+    words = f"{setting['seeds']} seeds × {setting['inputs']} inputs"
+    if setting["seeds"] == 1:
+        words = f"1 seed × {setting['inputs']} inputs: facts of this draw alone"
+    if isinstance(setting.get("span"), tuple):
+        words += f"; the Jacobian begins at {setting['span'][0]!r}"
+    return words
+
+
+def _of_flag(flag: Flag) -> list[str]:
+    """Return a raised flag: what, where, how sure, what to do."""
+    lines = _wrapped(f"{flag.name}: {flag.reason}", indent="  ")
+    if flag.where:
+        lines += _item("where", _names(flag.where))
+    lines += _item("sure", _certainty(flag))
+    lines += _item("do", flag.remedy)
+    return lines
+
+
+def _certainty(flag: Flag) -> str:
+    """Return how sure a flag is: its interval and line, and where the line is from."""
+    parts = []
+    if flag.interval is not None:
+        low, high = flag.interval
+        parts.append(f"{low:.3g} to {high:.3g} over seeds")
+    if flag.threshold is not None:
+        parts.append(f"the line is {flag.threshold:.4g}")
+    parts.append(flag.source)
+    return "; ".join(parts)
+
+
+def _names(where: tuple[str, ...]) -> str:
+    """Return names of layers, the first of many."""
+    if len(where) <= _MOST_NAMES:
+        return ", ".join(where)
+    shown = ", ".join(where[:_MOST_NAMES])
+    return f"{shown} and {len(where) - _MOST_NAMES} more"
+
+
+def _item(label: str, text: str) -> list[str]:
+    """Return an item of a flag under its label."""
+    return textwrap.wrap(
+        text,
+        _COLUMNS,
+        initial_indent=f"  {label:<6} ",
+        subsequent_indent=" " * 9,
+        break_on_hyphens=False,
+    )
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text, _COLUMNS, subsequent_indent=indent, break_on_hyphens=False
+    )
+
+
+def rich_table(reports: "Reports", width: int = 120) -> "Table":
+    """Return a rich table of reports, a row a network, the best first.
+
+    Below it stand what the numbers are, and for every raised flag what to do and where
+    its line comes from. In a terminal of fewer than 120 columns the numbers stand in
+    one cell with the verdict, each after its name.
+
+    Args:
+        reports: Reports by name.
+        width: The number of columns of the terminal.
+
+    Returns:
+        The table.
+
+    Raises:
+        MissingExtra: rich is not installed.
+    """
+    table_class = checks.extra("rich.table", "cli").Table
+    # A name may hold brackets, which are no markup.
+    text = checks.extra("rich.text", "cli").Text
+    is_full = width >= _FULL_WIDTH
+    advice = text("\n".join(_advice(reports)), style="default")
+    table = table_class(
+        pad_edge=False,
+        caption=advice or None,
+        caption_justify="left",
+        show_lines=not is_full,
+    )
+    _add_columns(table, is_full=is_full)
+    for name in reports.ranking():
+        report = reports[name]
+        numbers = ["–"] * _NUM_NUMBERS
+        if report.spectra:
+            numbers = numbers_of(report.statistics())
+        colour = {RAISED: "red", UNDECIDED: "yellow", CLEAR: "green"}[report.verdict]
+        verdict = text.assemble((report.verdict, colour), f": {report.reason}")
+        if is_full:
+            table.add_row(text(name), *numbers, verdict)
+            continue
+        pairs = zip(_HEADINGS[1:-1], numbers, strict=True)
+        named = ", ".join(f"{heading} {number}" for heading, number in pairs)
+        table.add_row(text(name), text.assemble(named, "\n", verdict))
+    for name, why in reports.undefined.items():
+        numbers = ["–"] * _NUM_NUMBERS if is_full else []
+        table.add_row(text(name), *numbers, text(f"not defined: {why}"))
+    return table
+
+
+def _add_columns(table: "Table", *, is_full: bool) -> None:
+    """Add the columns: all, or the name and one for everything else."""
+    first, *numbers, last = _HEADINGS
+    table.add_column(first, overflow="fold", no_wrap=is_full, ratio=0)
+    if is_full:
+        for heading in numbers:
+            table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column(last, overflow="fold", ratio=1)
+
+
+def _advice(reports: "Reports") -> list[str]:
+    """Return what the numbers are; then a line for every raised flag."""
+    names = flag_names()
+    lines: dict[tuple[int, str, str], str] = {}
+    for report in reports.values():
+        for flag in report.flags.values():
+            if flag.raised:
+                place = names.index(flag.name) if flag.name in names else len(names)
+                words = f"{flag.name}: {flag.remedy}. Judged by: {flag.source}."
+                lines[place, flag.name, flag.remedy] = words
+    legend = []
+    if any(report.spectra for report in reports.values()):
+        legend.append(_LEGEND)
+    if len(reports) > 1:
+        legend.append(_RANKED)
+    return legend + [lines[place] for place in sorted(lines)]
+
+
+def numbers_of(statistics: Mapping[str, Any]) -> list[str]:
+    """Return the cells of the columns of numbers."""
+    small = "0"
+    if not statistics["exact_zero_fraction"]:
+        floor = np.exp(statistics["log_floor"]) * statistics["s_max"]
+        small = f"<{floor:.1e}"
+    cells = []
+    for name in ("s_min", "s_median"):
+        cells.append(f"{statistics[name]:.3g}" if statistics[name] else small)
+    for name in ("s_max", "mean_s2", "isometry_deviation"):
+        cells.append(f"{statistics[name]:.3g}")
+    cells.append(f"{statistics['effective_rank']:.2f}/{statistics['size']}")
+    cells.append(f"{100 * statistics['zero_fraction']:.3g} %")
+    return cells
+
+
+def as_text(reports: "Reports", width: int) -> str:
+    """Return the table as plain text of `width` columns."""
+    console = checks.extra("rich.console", "cli").Console
+    buffer = io.StringIO()
+    console(file=buffer, width=width, no_color=True).print(rich_table(reports, width))
+    return buffer.getvalue()

@@ -1,0 +1,56 @@
+"""The flag outlier_dominated: a few singular values carry the mean square."""
+
+from isometry._internal.types import Key
+from isometry.verdicts._flag import CLEAR, UNDECIDED, Flag
+from isometry.verdicts._measured import Measured
+from isometry.verdicts._registry import flag
+from isometry.verdicts._spans import in_words, judge_spans
+
+_SOURCE = (
+    "more than half of Σ s² in values apart from the bulk: convention; that values "
+    "leave the bulk: Baik, Ben Arous and Péché (2005, arXiv:math/0403022)"
+)
+_REMEDY = (
+    "weights of mean zero, centred activations or a norm layer; judge the scale by the "
+    "bulk, not by E s²"
+)
+
+
+@flag("outlier_dominated", threshold=0.5, rank=115, source=_SOURCE)
+def judge(measured: Measured, key: Key) -> Flag:
+    """Raise where values apart from the bulk carry more than half of the sum of s².
+
+    E s² then speaks of a few directions (the mean of all units, for example), and the
+    gain of the network in all others is that of its bulk.
+    """
+    line = measured.threshold("outlier_dominated")
+    outliers = measured.outliers
+    judged = judge_spans(
+        {span: one.share for span, one in outliers.items()},
+        line,
+        key=key,
+        thresholds=measured.thresholds,
+    )
+    reason = (
+        f"{100 * judged.worst.value:.3g} % of Σ s² lie in values apart from the bulk "
+        f"({in_words(judged.span)})"
+    )
+    if judged.state == UNDECIDED:
+        reason += f"; {measured.unsure}"
+    elif judged.state == CLEAR:
+        reason += f", at most {100 * line:g} %"
+    return Flag(
+        "outlier_dominated",
+        judged.state,
+        reason,
+        remedy=_REMEDY,
+        value=judged.worst.value,
+        interval=judged.worst.interval,
+        threshold=line,
+        source=_SOURCE,
+        evidence={
+            "share": {span: one._asdict() for span, one in judged.values.items()},
+            "states": judged.states,
+            "outliers": {span: one._asdict() for span, one in outliers.items()},
+        },
+    )
