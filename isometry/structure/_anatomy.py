@@ -153,6 +153,10 @@ class Anatomy:
         if name == "output":
             # The output variable of the whole jaxpr, even if a nested call computed it.
             return Place((), self.closed.jaxpr.outvars[0], ())
+        return self._place(point)
+
+    def _place(self, point: Point) -> Place:
+        """Return which variable of the program holds a value in its iterations."""
         program = self._flow.program
         value = program.values[point.value]
         # Only constants have no variable, and no point is a constant.

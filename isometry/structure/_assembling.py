@@ -537,7 +537,7 @@ def _precedes(parts: _Parts) -> dict[str, _Before]:
         if node not in flow.inputs or len(flow.inputs[node]) != 1:
             continue
         (operand,) = flow.inputs[node]
-        within, sources = _back_to(flow, operand, named)
+        within, sources = flow.back_to(operand, named)
         # A product of two branches has no one point behind it.
         if len(sources) != 1 and _following.is_product(flow, operand):
             for index, _ in uses:
@@ -549,31 +549,6 @@ def _precedes(parts: _Parts) -> dict[str, _Before]:
         for index, _ in uses:
             precedes[parts.weights[index].name] = _Before(point, tuple(steps))
     return precedes
-
-
-def _back_to(
-    flow: Flow,
-    start: int,
-    ends: Container[int],
-) -> tuple[set[int], list[int]]:
-    """Walk back from a node, on every path as far as the first of `ends`.
-
-    Returns:
-        `(visited, sources)`: all nodes that were visited, and those at which a path
-        ended.
-    """
-    seen = {start}
-    pending = [start]
-    sources = []
-    while pending:
-        node = pending.pop()
-        if node in ends:
-            sources.append(node)
-            continue
-        new = [read for read in flow.inputs[node] if read not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return seen, sources
 
 
 def _leaf_names(parts: _Parts) -> dict[int, str]:

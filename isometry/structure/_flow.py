@@ -277,6 +277,29 @@ class Flow:
             return False
         return all(others.isdisjoint(self.inputs[reader]) for reader in next_nodes)
 
+    def back_to(
+        self,
+        start: int,
+        ends: Container[int],
+    ) -> tuple[set[int], list[int]]:
+        """Walk back from a node, on every path as far as the first of `ends`.
+
+        Returns:
+            All nodes that were visited, and those of them at which a path ended.
+        """
+        seen = {start}
+        pending = [start]
+        sources = []
+        while pending:
+            node = pending.pop()
+            if node in ends:
+                sources.append(node)
+                continue
+            new = [read for read in self.inputs[node] if read not in seen]
+            seen.update(new)
+            pending.extend(new)
+        return seen, sources
+
     @functools.cached_property
     def cuts(self) -> frozenset[int]:
         """The nodes through which every path from x to the output runs."""

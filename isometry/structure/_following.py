@@ -145,7 +145,7 @@ def words(
     before = start
     # Every path runs through the nodes of the passage, so the operations between two of
     # them are one step.
-    for node in _ends(flow, before, flow.passage(start, within)):
+    for node in ends(flow, before, flow.passage(start, within)):
         step = _step(flow, before, node, names=names)
         if is_wrap(flow, before, node):
             step = Step("circular padding")
@@ -214,7 +214,7 @@ def _text(step: Step) -> str:
     return step.kind
 
 
-def _segment(
+def between(
     flow: Flow,
     before: int,
     node: int,
@@ -234,7 +234,7 @@ def is_wrap(flow: Flow, before: int, node: int) -> bool:
 
     Then every entry of `node` is an entry of `before`, and some of them stand twice.
     """
-    operations = {flow.operation(between) for between in _segment(flow, before, node)}
+    operations = {flow.operation(inside) for inside in between(flow, before, node)}
     joins = operations - set(LAYOUT)
     # Copies alone: more entries than there are, and slices that are joined.
     if joins != {"slice", "concatenate"}:
@@ -250,7 +250,7 @@ def _step(
     names: Mapping[int, str],
 ) -> Step | None:
     """Return the operations between two nodes as one step; None if it is left out."""
-    segment = _segment(flow, before, node)
+    segment = between(flow, before, node)
     values = [flow.value(node) for node in segment]
     # The name of a library function says more than its operations.
     calls = [call for value in values for call in value.calls]
@@ -270,7 +270,7 @@ def _step(
     return _several_operations(flow, segment)
 
 
-def _ends(flow: Flow, start: int, passage: Sequence[int]) -> list[int]:
+def ends(flow: Flow, start: int, passage: Sequence[int]) -> list[int]:
     """Return the last node of each step of a passage.
 
     A step may be several nodes of the passage: hard_tanh is a maximum and a minimum,
@@ -281,7 +281,7 @@ def _ends(flow: Flow, start: int, passage: Sequence[int]) -> list[int]:
         start: The node before the passage.
         passage: Bottlenecks, as `Flow.passage` returns them.
     """
-    ends = []
+    last_nodes = []
     before = start
     i = 0
     while i < len(passage):
@@ -297,15 +297,15 @@ def _ends(flow: Flow, start: int, passage: Sequence[int]) -> list[int]:
                 break
             last += 1
         before = passage[last]
-        ends.append(before)
+        last_nodes.append(before)
         i = last + 1
-    return ends
+    return last_nodes
 
 
 def _title(flow: Flow, before: int, node: int) -> str | None:
     """Return the name of the outermost activation called between two nodes, or None."""
-    for between in _segment(flow, before, node):
-        for call in flow.value(between).calls:
+    for inside in between(flow, before, node):
+        for call in flow.value(inside).calls:
             title = _activation_name(call)
             if title is not None:
                 return title

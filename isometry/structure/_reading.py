@@ -277,7 +277,7 @@ class _Reader:
             return self.scan(eqn, inputs, inside)
         if name == "cond":
             return self.cond(eqn, inputs, inside)
-        called = _called(eqn)
+        called = callee(eqn)
         if called is not None:
             title = eqn.params.get("name")
             if isinstance(title, str):
@@ -409,7 +409,7 @@ class _Reader:
         return outputs
 
 
-def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
+def callee(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
     """Return the jaxpr that an equation runs on its operands, or None.
 
     The names of such primitives differ between versions of JAX ("pjit" and "jit"), so

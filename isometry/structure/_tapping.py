@@ -267,7 +267,7 @@ def _run(
             )
             readings.update(inner)
         else:
-            results = _unchanged(eqn, operands)
+            results = unchanged(eqn, operands)
         for variable, value in zip(eqn.outvars, results, strict=True):
             write(variable, value)
     return [read(atom) for atom in jaxpr.outvars], readings
@@ -282,7 +282,7 @@ def _opened(
     return program, ()
 
 
-def _unchanged(
+def unchanged(
     eqn: core.JaxprEqn,
     operands: list[Array],
 ) -> list[Array]:
