@@ -33,12 +33,16 @@ _POINTS = np.linspace(-6.13, 6.37, 41)
 # constants are finer; with a thousand times more a slope of 0.0101 is taken for 0.01.
 _ULPS = 16
 
+# How much the values of an affine function may bend, relative to the largest. In double
+# precision they bend by 1e-15; sin(x / 100) is as straight as 1e-6 here.
+_FLAT = 1e-9
+
 # How many operations a nonlinearity may have. The longest of the package, softplus, has
 # some 20; a limit ten times higher would walk through a network without layers.
 _MOST_OPERATIONS = 100
 
 # Operations that leave every entry of a value as it is, and in its place.
-_SHAPING = LAYOUT - {
+SHAPING = LAYOUT - {
     "transpose",
     "scan_carry",
     "scan_each",
@@ -64,11 +68,8 @@ def name(flow: Flow, start: int, end: int) -> str | None:
         another slope is none; None if it is not an elementwise function of the node, or
         has parameters.
     """
-    nodes = flow.unrolled.nodes
-    given = {start: _POINTS}
-    try:
-        computed = _evaluated(end, flow.value, lambda n: nodes[n].inputs, given=given)
-    except _Unknown:
+    computed = _computed(flow, start, end)
+    if computed is None:
         return None
     # The constants of the package's own functions are those of float32.
     own_eps = float(jnp.finfo(flow.value(start).aval.dtype).eps)
@@ -82,6 +83,32 @@ def name(flow: Flow, start: int, end: int) -> str | None:
     if errors[nearest] > tolerance:
         return ""
     return nearest
+
+
+def is_affine(flow: Flow, start: int, end: int) -> bool:
+    """Tell whether a node is a number times another, plus a number, entry by entry.
+
+    Args:
+        flow: The flow.
+        start: The node before it.
+        end: The node after it.
+    """
+    computed = _computed(flow, start, end)
+    if computed is None:
+        return False
+    # Second differences at points of equal distance.
+    bends = np.diff(computed, 2)
+    return bool(np.max(np.abs(bends)) <= _FLAT * max(np.max(np.abs(computed)), 1.0))
+
+
+def _computed(flow: Flow, start: int, end: int) -> Numbers | None:
+    """Return a node at the points; None if it is no elementwise function of `start`."""
+    nodes = flow.unrolled.nodes
+    given = {start: _POINTS}
+    try:
+        return _evaluated(end, flow.value, lambda n: nodes[n].inputs, given=given)
+    except _Unknown:
+        return None
 
 
 @functools.cache
@@ -109,7 +136,7 @@ def _evaluated(
     *,
     given: Mapping[int, Numbers],
 ) -> Numbers:
-    """Compute a node at the points, in double precision.
+    """Return the values of a node at the points, in double precision.
 
     Shapes do not matter: all operations are elementwise, and what they broadcast is one
     number.
@@ -157,9 +184,9 @@ def _result(value: Value, operands: list[Any]) -> Any:
 
 
 def _require_entries_kept(value: Value, operands: list[Any]) -> None:
-    """Raise unless entries are neither repeated nor rounded to whole numbers.
+    """Raise if an operation repeats entries, or rounds them to whole numbers.
 
-    Of z repeated along rows and along columns, z_i sigmoid(z_j) is no silu.
+    With repeated entries z_i sigmoid(z_j) would be taken for silu.
     """
     assert value.eqn is not None, "constants and arguments are no operations"
     sizes = {
@@ -199,7 +226,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
     # Imported late, because it takes as long as all of this package.
     from scipy import special
 
-    return dict.fromkeys(_SHAPING, _first) | {
+    return dict.fromkeys(SHAPING, _first) | {
         "stop_gradient": _first,
         "integer_pow": np.power,
         "add": np.add,
@@ -210,6 +237,9 @@ def _functions() -> dict[str, Callable[..., Any]]:
         "neg": np.negative,
         "abs": np.abs,
         "sign": np.sign,
+        "floor": np.floor,
+        "ceil": np.ceil,
+        "cbrt": np.cbrt,
         "max": np.maximum,
         "min": np.minimum,
         "clamp": _clamped,
@@ -231,6 +261,12 @@ def _functions() -> dict[str, Callable[..., Any]]:
         "atan": np.arctan,
         "atan2": np.arctan2,
         "tanh": np.tanh,
+        "tan": np.tan,
+        "asin": np.arcsin,
+        "acos": np.arccos,
+        "asinh": np.arcsinh,
+        "acosh": np.arccosh,
+        "atanh": np.arctanh,
         "sinh": np.sinh,
         "cosh": np.cosh,
         "lt": np.less,

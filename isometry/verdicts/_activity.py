@@ -1,11 +1,19 @@
 """What nonlinearities do to their units: slopes, dead units, samples of their inputs."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from isometry._internal.types import Key
 from isometry.activations import Activation
+from isometry.measure import _arguments, _spans
+from isometry.measure._spans import Span
+from isometry.verdicts import _collapse
+from isometry.verdicts._reading import Unit, read
+from isometry.verdicts._registry import Thresholds
 from isometry.verdicts._subject import Subject
 
 
@@ -18,32 +26,144 @@ class Activity:
     derivative of the nonlinearity is zero there: nothing downstream depends on it.
 
     Attributes:
-        point: The name of the point in front of the nonlinearity: "conv_1".
+        point: The name of the point in front of the nonlinearity: "conv_1". A norm or
+            pooling may come in between.
         nonlinearity: Its name: "relu".
-        activation: The `Activation`, if it is one that the package knows.
+        activation: The function itself.
         shape: The shape of the value at one input, channels last.
         is_dead: Whether a channel has no slope at any input and position.
+        is_mirrored: Whether it would have none if the sign of its value were changed.
         num_live: How many units have a slope at an input.
         num_flat: How many units are in the flat part of a bounded nonlinearity.
         samples: Values in front of the nonlinearity at `sites`, evenly spaced among
             inputs × positions: what the null hypotheses are drawn from.
+        largest_slope: The largest slope of a bounded nonlinearity; None of others.
+        is_cut: Whether every path from x to the output runs through it.
+        is_gate: Whether its result is multiplied with another branch.
     """
 
     point: str
     nonlinearity: str
-    activation: Activation | None
+    activation: Activation
     shape: tuple[int, ...]
     is_dead: Bool[np.ndarray, "seeds channels"]
+    is_mirrored: Bool[np.ndarray, "seeds channels"]
     num_live: Int[np.ndarray, "seeds inputs"]
     num_flat: Int[np.ndarray, "seeds inputs"]
     samples: Float[np.ndarray, "seeds sites channels"]
+    largest_slope: float | None
+    is_cut: bool
+    is_gate: bool
+
+    @property
+    def num_channels(self) -> int:
+        """The number of channels."""
+        return self.is_dead.shape[1]
+
+    @property
+    def num_positions(self) -> int:
+        """The number of positions: pixels, tokens; 1 of a dense layer."""
+        return int(np.prod(self.shape, dtype=int)) // max(self.num_channels, 1)
 
 
-def activities(subject: Subject) -> dict[str, Activity]:
-    """Measure what each nonlinearity does, by the name of the point in front of it."""
-    raise NotImplementedError
+def activities(
+    subject: Subject, thresholds: Thresholds | None = None
+) -> dict[str, Activity]:
+    """Measure what each nonlinearity does, by the name of the point in front of it.
+
+    If several are behind one point, the names of all but the first are numbered:
+    "conv_1 (2)".
+
+    Args:
+        subject: The network.
+        thresholds: Where a unit counts as saturated.
+    """
+    found: dict[str, Activity] = {}
+    for unit in read(subject, thresholds).units:
+        point = name = unit.site.point
+        number = 1
+        while name in found:
+            number += 1
+            name = f"{point} ({number})"
+        found[name] = _activity(unit)
+    return found
 
 
-def first_not_finite(subject: Subject) -> str:
+def _activity(unit: Unit) -> Activity:
+    """Make the record of a nonlinearity."""
+    return Activity(
+        point=unit.site.point,
+        nonlinearity=unit.site.nonlinearity,
+        activation=unit.activation,
+        shape=unit.site.shape,
+        is_dead=unit.is_dead,
+        is_mirrored=unit.is_mirrored,
+        num_live=unit.num_live,
+        num_flat=unit.num_flat,
+        samples=unit.samples,
+        largest_slope=unit.largest_slope,
+        is_cut=unit.site.is_cut,
+        is_gate=unit.site.is_gate,
+    )
+
+
+def first_not_finite(subject: Subject, thresholds: Thresholds | None = None) -> str:
     """Return the first parameter or signal that is NaN or infinite, in words; or ""."""
-    raise NotImplementedError
+    for path, leaf in jax.tree_util.tree_leaves_with_path(subject.params):
+        if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
+            continue
+        is_wrong = ~np.isfinite(np.asarray(leaf, np.float64))
+        if is_wrong.any():
+            seed, *index = (int(i) for i in np.argwhere(is_wrong)[0])
+            value = float(np.asarray(leaf, np.float64)[seed, *index])
+            name = jax.tree_util.keystr(path)
+            return f"{name} is {value} at {tuple(index)} in seed {seed}"
+    for signal in read(subject, thresholds).signals.values():
+        if not signal.is_finite.all():
+            seed, example = (int(i) for i in np.argwhere(~signal.is_finite)[0])
+            name, dtype = signal.point, signal.dtype
+            return f"{name} overflows {dtype} in seed {seed}, at input {example}"
+    return ""
+
+
+def lost(subject: Subject, thresholds: Thresholds | None = None) -> str:
+    """Return which signal underflows float64 too, in words; or "".
+
+    Zeros behind it say nothing of units or ranks.
+    """
+    return read(subject, thresholds).lost
+
+
+def rank_bounds(
+    subject: Subject, activity: dict[str, Activity], span: Span
+) -> Int[np.ndarray, "seeds inputs"]:
+    """Return the least number of live units that every path of a span passes.
+
+    A Jacobian has no higher rank. Where no nonlinearity is on all paths, it is the
+    number of entries of the smallest value that is.
+
+    Args:
+        subject: The network.
+        activity: What its nonlinearities do.
+        span: The span.
+    """
+    anatomy = subject.anatomy
+    function = _arguments.function_of(subject.f)
+    resolved = _spans.resolve(function, anatomy, span)
+    first, last = resolved.first.name, resolved.last.name
+    bound = np.full((subject.num_seeds, subject.num_inputs), np.iinfo(np.int32).max)
+    for one in activity.values():
+        # The slopes behind the last point are outside of the span.
+        is_inside = one.point != last and anatomy.upstream(first, one.point)
+        if one.is_cut and is_inside and anatomy.upstream(one.point, last):
+            bound = np.minimum(bound, one.num_live)
+    for name in anatomy.points:
+        is_inside = anatomy.cuts(name) and anatomy.upstream(first, name)
+        if is_inside and anatomy.upstream(name, last):
+            bound = np.minimum(bound, int(np.prod(anatomy.shape(name).shape)))
+    return bound
+
+
+def forward(subject: Subject, thresholds: Thresholds, key: Key) -> dict[str, Any]:
+    """Return what becomes of signals from layer to layer: see `_collapse.forward`."""
+    return _collapse.forward(subject, thresholds, key)

@@ -130,6 +130,7 @@ def audit(
     checks.key("key", key)
     audits = {}
     for name, one in by_name.items():
+        _teller(progress, name)("reading the network")
         audits[name] = _prepare(
             name,
             one,

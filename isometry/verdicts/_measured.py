@@ -168,8 +168,21 @@ class Measured:
 
     @functools.cached_property
     def gains(self) -> dict[str, Gain]:
-        """Gain and anisometry of every measured span, for each seed."""
-        return {span: gain_of(sp) for span, sp in self.spectra.items()}
+        """Gain and anisometry of every measured span, for each seed.
+
+        What averages over positions take away from the gain is put back.
+        """
+        gains = {}
+        for span, sp in self.spectra.items():
+            gain = gain_of(sp)
+            log_gain = gain.log_gain + self.log_averaging[span]
+            gains[span] = gain._replace(log_gain=log_gain)
+        return gains
+
+    @functools.cached_property
+    def log_averaging(self) -> dict[str, float]:
+        """½ ln of the values that averages join in one, by span."""
+        return {span: self.subject.log_averaging(span) for span in self.spectra}
 
     @functools.cached_property
     def outliers(self) -> dict[str, Outliers]:
@@ -207,9 +220,10 @@ class Measured:
         """
         if not self.num_pairs:
             return None
+        span, size = "end_to_end", self.subject.size_of_output
         if "hidden" in self.spectra:
-            return growth_of(self.spectra["hidden"], self.subject.size_of_hidden)
-        return growth_of(self.spectra["end_to_end"], self.subject.size_of_output)
+            span, size = "hidden", self.subject.size_of_hidden
+        return growth_of(self.spectra[span], size) + 2 * self.log_averaging[span]
 
     @functools.cached_property
     def rank_bounds(self) -> dict[str, Float[np.ndarray, "seeds inputs"]]:

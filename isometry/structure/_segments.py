@@ -1,0 +1,142 @@
+"""Cuts a function of one value out of a program, with the program's derivatives."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from jax.extend import core
+from jaxtyping import Array
+
+from isometry.structure import _reading, _tapping
+from isometry.structure._place import Place
+
+Path: TypeAlias = tuple[int, ...]
+
+# More equations than any activation has. A longer segment is a part of the network, and
+# to run it again would cost as much as the network does.
+_MOST_EQUATIONS = 100
+
+
+class _Level(NamedTuple):
+    """A jaxpr inside a program.
+
+    Attributes:
+        jaxpr: The jaxpr.
+        numbers: The values of its constants.
+    """
+
+    jaxpr: core.Jaxpr
+    numbers: Sequence[Array]
+
+
+def segment(
+    closed: core.ClosedJaxpr, start: Place, end: Place
+) -> Callable[[Array], Array] | None:
+    """Return what a program computes between two of its values, as a function.
+
+    Calls in between are kept whole, so that functions with a derivative rule of their
+    own keep it.
+
+    Args:
+        closed: The program.
+        start: The place of the first value.
+        end: The place of the second, which depends on the first and on constants alone.
+
+    Returns:
+        A function from the first value, in one iteration of the scans around it, to the
+        second; None if they are inside of different calls.
+    """
+    starts = _outward(closed, start)
+    ends = _outward(closed, end)
+    for path in sorted(starts.keys() & ends.keys(), key=len):
+        level = _level(closed, path)
+        if level is None:
+            continue
+        equations = _between(level, starts[path], ends[path])
+        if equations is not None:
+            return _runner(level, equations, starts[path], ends[path])
+    return None
+
+
+def _outward(closed: core.ClosedJaxpr, place: Place) -> dict[Path, core.Var]:
+    """Return the variables that hold a value, in the calls around it that return it."""
+    path, var = place.path, place.var
+    held = {path: var}
+    while path:
+        *around, index = path
+        outer, inner = _level(closed, tuple(around)), _level(closed, path)
+        if outer is None or inner is None:
+            break
+        eqn = outer.jaxpr.eqns[index]
+        # What a loop returns is another value.
+        if eqn.primitive.name == "scan":
+            break
+        results = inner.jaxpr.outvars
+        positions = [i for i, result in enumerate(results) if result is var]
+        if not positions:
+            break
+        path, var = tuple(around), eqn.outvars[positions[0]]
+        held[path] = var
+    return held
+
+
+def _level(closed: core.ClosedJaxpr, path: Path) -> _Level | None:
+    """Return the jaxpr to which a path leads; None if it leads into a choice."""
+    jaxpr, numbers = closed.jaxpr, closed.consts
+    for index in path:
+        eqn = jaxpr.eqns[index]
+        inner: Any = _reading.callee(eqn)
+        if eqn.primitive.name == "scan":
+            inner = eqn.params["jaxpr"]
+        if inner is None:
+            return None
+        numbers = getattr(inner, "consts", ())
+        jaxpr = getattr(inner, "jaxpr", inner)
+    return _Level(jaxpr, numbers)
+
+
+def _between(
+    level: _Level, start: core.Var, end: core.Var
+) -> list[core.JaxprEqn] | None:
+    """Return the equations from one variable to another, in order.
+
+    None if they need anything else but constants.
+    """
+    made_by = {
+        var: index
+        for index, eqn in enumerate(level.jaxpr.eqns)
+        for var in eqn.outvars
+        if isinstance(var, core.Var)
+    }
+    given = {start, *level.jaxpr.constvars}
+    needed: set[int] = set()
+    pending: list[Any] = [end]
+    while pending:
+        var = pending.pop()
+        if isinstance(var, core.Literal) or var in given:
+            continue
+        if var not in made_by or len(needed) > _MOST_EQUATIONS:
+            return None
+        if made_by[var] not in needed:
+            needed.add(made_by[var])
+            pending += level.jaxpr.eqns[made_by[var]].invars
+    return [level.jaxpr.eqns[index] for index in sorted(needed)]
+
+
+def _runner(
+    level: _Level, equations: Sequence[core.JaxprEqn], start: core.Var, end: core.Var
+) -> Callable[[Array], Array]:
+    """Return the function that evaluates some equations."""
+    constants = dict(zip(level.jaxpr.constvars, level.numbers, strict=False))
+
+    def run(value: Array) -> Array:
+        values = {**constants, start: value}
+        for eqn in equations:
+            operands = [
+                atom.val if isinstance(atom, core.Literal) else values[atom]
+                for atom in eqn.invars
+            ]
+            results = _tapping.unchanged(eqn, operands)
+            values |= dict(zip(eqn.outvars, results, strict=True))
+        return values[end]
+
+    return run

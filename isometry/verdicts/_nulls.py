@@ -1,0 +1,195 @@
+"""What chance alone does to units: the null hypotheses of dead and saturated units."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from isometry import theory
+from isometry._internal import compilation, randomness
+from isometry._internal.errors import InputError
+from isometry._internal.types import Key
+from isometry.activations import Activation
+
+# Gaussian vectors behind each probability: a standard error of at most 1/(2·128), 0.4 %.
+# Ten times as many would take ten times as long, and move a quantile by a unit.
+_DRAWS = 16384
+
+# At this confidence the probability is taken from above, so that its own error raises
+# no flag.
+_CONFIDENCE = 0.99
+
+# Midpoints of the normal distribution, at which the null share of saturated units is
+# counted: exact to 1 in 65536.
+_MIDPOINTS = 1 << 16
+
+# Where a bounded activation is flat.
+_FAR = np.array([-1e30, 1e30], np.float32)
+
+# A function is bounded if it is no larger out there than this many times its largest
+# value within |z| < 10. A logarithm that grows by as much would be taken for bounded.
+_GROWTH = 10.0
+_NEAR = 10.0
+
+# Largest entry of values that are brought up to a normal range.
+_LOG2_PEAK = -60
+
+
+@functools.partial(compilation.jit, static_argnames=("activation",))
+def slopes(activation: Activation, z: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+    """Return the derivative at every entry, as one program."""
+    return activation.slope(z)
+
+
+def dead_probability(
+    activation: Activation, samples: Float[np.ndarray, "seeds sites units"], key: Key
+) -> float:
+    """Return how likely a healthy unit has no slope at any site, at its upper bound.
+
+    Healthy units are not all alive on few inputs. If inputs are correlated, the
+    pre-activations of one unit share their sign, and as the correlation goes to 1 half
+    of all ReLU units look dead. It is the probability that a Gaussian vector with the
+    covariance of the samples over sites has no slope anywhere, by simulation.
+
+    Args:
+        activation: The activation.
+        samples: Values in front of it.
+        key: A key of the simulation.
+    """
+    from scipy.stats import beta
+
+    hits = _dead_draws(activation, samples, key)
+    if hits == _DRAWS:
+        return 1.0
+    return float(beta.ppf(_CONFIDENCE, hits + 1, _DRAWS - hits))
+
+
+def _dead_draws(
+    activation: Activation, samples: Float[np.ndarray, "seeds sites units"], key: Key
+) -> int:
+    """Count the Gaussian vectors, of `_DRAWS`, that have no slope at any site."""
+    units_by_site = np.asarray(samples, float).transpose(0, 2, 1)
+    num_hits, draws_of_seed = 0, _DRAWS // len(units_by_site)
+    for seed, units in enumerate(units_by_site):
+        covariance = units.T @ units / len(units)
+        # Every unit sits on exact zero: there is no scale, so the unit one is taken.
+        if not covariance.any():
+            covariance = np.eye(len(covariance))
+        variances, vectors = np.linalg.eigh(covariance)
+        root = vectors * np.sqrt(np.maximum(variances, 0))
+        shape = (draws_of_seed, len(root))
+        noise = randomness.normal(
+            jax.random.fold_in(key, seed), shape, np.dtype(np.float32)
+        )
+        drawn = (np.asarray(noise) @ root.T).astype(samples.dtype)
+        slope = np.asarray(slopes(activation, drawn))
+        num_hits += int((slope == 0).all(1).sum())
+    return num_hits * _DRAWS // (draws_of_seed * len(units_by_site))
+
+
+def dead_quantile(
+    num_units: int,
+    num_dead: int,
+    *,
+    num_mirrored: int,
+    probability: float,
+    level: float,
+) -> int:
+    """Return how many dead units chance gives at most, at a level.
+
+    The count is binomial with the Gaussian probability. Many dead units spoil the
+    covariance behind it, so there is a second null: where z and −z are alike in law, as
+    they are of weights and biases without a mean, a unit that is dead at one sign of z
+    is dead at the other as often, binomial ½ among both. The smaller one counts.
+
+    Args:
+        num_units: The number of units.
+        num_dead: How many of them are dead.
+        num_mirrored: How many would be dead if the sign of z were changed.
+        probability: The Gaussian probability.
+        level: The level of each quantile.
+    """
+    from scipy.stats import binom
+
+    by_covariance = binom.ppf(level, num_units, probability)
+    by_sign = binom.ppf(level, num_dead + num_mirrored, 0.5)
+    return int(min(by_covariance, by_sign))
+
+
+def saturated_quantile(num_units: int, probability: float, level: float) -> float:
+    """Return the share of saturated units that chance gives at most, at a level."""
+    from scipy.stats import binom
+
+    # Half a unit above the quantile: a share of exactly that quantile is not in doubt.
+    return (float(binom.ppf(level, num_units, probability)) + 0.5) / num_units
+
+
+@functools.lru_cache(maxsize=64)
+def largest_slope(activation: Activation) -> float | None:
+    """Return sup |phi'| of a bounded activation, on a grid; None if it has no bound."""
+    one_side = np.logspace(-4, 4, 2001)
+    near = np.concatenate([-one_side, [0.0], one_side]).astype(np.float32)
+    values, slope = _values_and_slopes(activation, np.append(near, _FAR))
+    sizes, far = np.abs(np.asarray(values[:-2])), np.abs(np.asarray(values[-2:]))
+    inner = sizes[np.abs(near) < _NEAR]
+    # False for NaN as well.
+    if not (far <= _GROWTH * (1 + inner.max())).all():
+        return None
+    return float(np.abs(np.asarray(slope[:-2])).max())
+
+
+@functools.partial(compilation.jit, static_argnames=("activation",))
+def _values_and_slopes(
+    activation: Activation, z: Float[Array, " n"]
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    return activation(z), activation.slope(z)
+
+
+@functools.lru_cache(maxsize=64)
+def saturated_probability(activation: Activation, line: float, variance: float) -> float:
+    """Return P(|phi'(z)| < line) of a normal z, from above by one of the midpoints."""
+    from scipy.special import ndtri
+
+    quantiles = (np.arange(_MIDPOINTS) + 0.5) / _MIDPOINTS
+    z = (math.sqrt(variance) * ndtri(quantiles)).astype(np.float32)
+    is_flat = np.abs(np.asarray(slopes(activation, z))) < line
+    return float((int(is_flat.sum()) + 1) / _MIDPOINTS)
+
+
+@functools.lru_cache(maxsize=64)
+def healthy_variance(activation: Activation, sigma_b: float) -> float:
+    """Return the variance of the pre-activations of a network that is well.
+
+    It is the q* that criticality needs (45.6 of a sigmoid), if that is above 1: at the
+    network's own q* the null would excuse whatever its weights do. Else it is 1, the
+    scale that gains and normalized inputs aim at, and from which the variance comes
+    down to a small q* slowly.
+    """
+    try:
+        points = theory.critical_points(activation, sigma_b)
+    # The activation jumps, or its expectations diverge.
+    except InputError:
+        return 1.0
+    return max([1.0, *(point.q for point in points if point.stable)])
+
+
+def visible(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return float64 values in a dtype in which they underflow, for their slopes.
+
+    They are brought up by a power of two, to a largest entry near 2^-60: as far below
+    every scale of an activation as above the end of the range. At numbers as small as
+    that the slope depends on the sign alone.
+    """
+    peak = np.max(np.abs(values), initial=0)
+    if 0 < peak < least(dtype):
+        values = np.ldexp(values, _LOG2_PEAK - np.frexp(peak)[1])
+    return values.astype(dtype)
+
+
+def least(dtype: np.dtype) -> float:
+    """Return tiny/eps: below it numbers of a dtype lose digits to underflow."""
+    limits = jnp.finfo(dtype)
+    return float(limits.tiny) / float(limits.eps)
