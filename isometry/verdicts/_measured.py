@@ -252,7 +252,7 @@ class Measured:
         """Norms of the loss gradient of every weight layer."""
         from isometry.verdicts import _gradients
 
-        return _gradients.gradients(self.subject, self.task)
+        return _gradients.gradients(self.subject, self.task, self.certificates)
 
     @Part("certificates")
     def certificates(self) -> tuple[Certificate, ...]:

@@ -85,7 +85,8 @@ def judge(measured: Measured, key: Key) -> Flag:
         if probe is None or probe.signals is None:
             return result
         return with_growth(result, probe.signals)
-    open_ = [one for rows in locked for one in rows]
+    unproven = [one for rows in locked for one in rows]
+    open_ = [one for one in unproven if not _is_dead_alone(one)]
     if open_:
         names = tuple(dict.fromkeys(one.lock.name for one in open_))
         grades = _findings_of(certificates, names)
@@ -98,10 +99,14 @@ def judge(measured: Measured, key: Key) -> Flag:
             evidence=evidence,
             where=names,
         )
+    reason = "no equal units found"
+    if unproven:
+        names = tuple(dict.fromkeys(one.lock.name for one in unproven))
+        reason += f"; units of {listed(names)} may never be active: see dead_units"
     return Flag(
         _NAME,
         CLEAR,
-        "no equal units found",
+        reason,
         remedy=_REMEDY,
         source=_SOURCE,
         evidence=evidence,
@@ -124,6 +129,13 @@ def _locked(
         if effective < width:
             rows.append(_Locked(layer, lock, width, effective))
     return rows
+
+
+def _is_dead_alone(one: _Locked) -> bool:
+    """Tell whether the units that are missed never move, and are not equal."""
+    num_missed = one.width - one.effective
+    # Each unit that never moves is a slice of the weight.
+    return one.lock.never_moves * one.width > num_missed - 0.5
 
 
 def _told(certificate: Certificate) -> list[Finding]:
