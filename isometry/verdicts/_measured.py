@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Signals take a reverse pass for each entry of the output. Logits of all tokens would
+# take longer than everything else together.
+_MOST_OUTPUTS = 128
+
 # The stream of the audit's key from which the fit of the depth scale resamples.
 _FORWARD = 3
 
@@ -145,7 +149,7 @@ class Measured:
     @Part("parameters")
     def not_finite(self) -> str:
         """The first parameter or signal that is NaN or infinite, in words; or ""."""
-        return _activity.first_not_finite(self.subject)
+        return _activity.first_not_finite(self.subject, self.thresholds)
 
     @functools.cached_property
     def has_finite_params(self) -> bool:
@@ -190,8 +194,13 @@ class Measured:
         return {span: outliers_of(sp) for span, sp in self.spectra.items()}
 
     @Part("signals")
-    def signals(self) -> Signals:
-        """Sizes of signals and gradients by point, of shape (seeds, inputs, points)."""
+    def signals(self) -> Signals | None:
+        """Sizes of signals and gradients by point, of shape (seeds, inputs, points).
+
+        None of an output with very many entries, as each takes a reverse pass.
+        """
+        if self.subject.size_of_output > _MOST_OUTPUTS:
+            return None
         found = signals(
             self.subject.f,
             params=self.subject.params,
@@ -238,7 +247,12 @@ class Measured:
     @Part("units")
     def activity(self) -> dict[str, Activity]:
         """What each nonlinearity does, by the name of the point in front of it."""
-        return _activity.activities(self.subject)
+        return _activity.activities(self.subject, self.thresholds)
+
+    @property
+    def lost(self) -> str:
+        """Which signal underflows float64 too, so that its zeros say nothing; or ""."""
+        return _activity.lost(self.subject, self.thresholds)
 
     @functools.cached_property
     def forward(self) -> dict[str, Any]:
