@@ -1,10 +1,11 @@
 """`Measured`: everything that an audit measures of a network, each part once."""
 
+import dataclasses
 import functools
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,19 +28,17 @@ from isometry.measure._spans import Span
 from isometry.networks._network import Phase
 from isometry.records import Signals
 from isometry.theory import Law
-from isometry.verdicts import _activity
+from isometry.verdicts import _activity, _gradients, _probe
 from isometry.verdicts._activity import Activity
 from isometry.verdicts._flag import PerSeed
 from isometry.verdicts._gains import Gain, gain_of
+from isometry.verdicts._gradients import Gradients
 from isometry.verdicts._growth import growth_of
+from isometry.verdicts._probe import Probe
 from isometry.verdicts._registry import Thresholds
 from isometry.verdicts._subject import Subject
 from isometry.verdicts._outliers import Outliers, outliers_of
-from isometry.verdicts._task import Task, floating_part
-
-if TYPE_CHECKING:
-    from isometry.verdicts._gradients import Gradients
-    from isometry.verdicts._probe import Probe
+from isometry.verdicts._task import SGD, Task, floating_part
 
 T = TypeVar("T")
 
@@ -262,25 +261,33 @@ class Measured:
         )
 
     @Part("gradients")
-    def gradients(self) -> "Gradients":
+    def gradients(self) -> Gradients:
         """Norms of the loss gradient of every weight layer."""
-        from isometry.verdicts import _gradients
-
-        return _gradients.gradients(self.subject, self.task)
+        return _gradients.gradients(self.subject, self.task, self.certificates)
 
     @Part("certificates")
     def certificates(self) -> tuple[Certificate, ...]:
         """What training can never undo, of the first seeds."""
-        from isometry.verdicts import _probe
-
         return _probe.certificates(self.subject, FEW_SEEDS)
 
     @Part("training probe")
-    def probe(self) -> "Probe | None":
+    def probe(self) -> Probe | None:
         """A short training of the first seeds; None if it was switched off."""
-        from isometry.verdicts import _probe
-
         return _probe.run(self.subject, self.task, self.certificates, FEW_SEEDS)
+
+    @Part("other widths")
+    def widths(self) -> dict[str, Any] | None:
+        """The ranks of the same scheme at other widths; None where there is no probe.
+
+        None also of networks that are not made of any width.
+        """
+        if self.probe is None:
+            return None
+        task = self.task
+        if self.probe.learning_rate is not None:
+            optimizer = SGD[self.probe.learning_rate]
+            task = dataclasses.replace(task, optimizer=optimizer)
+        return _probe.same_trajectory(self.subject, task)
 
     @Part("law")
     def _law(self) -> tuple[Law | None, str]:

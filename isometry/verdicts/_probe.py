@@ -221,13 +221,13 @@ def trained(
         losses.append([float(state.loss) for state in states])
         if watch is not None:
             watch.look([state.params for state in states])
-    followed = list(followed(weights))
+    ranked = list(followed(weights))
     return Probe(
         steps=np.array(marks),
-        layers=tuple(name for weight in followed for name in weight.names),
-        shapes=_repeated(followed, "matrix_shape"),
+        layers=tuple(name for weight in ranked for name in weight.names),
+        shapes=_repeated(ranked, "matrix_shape"),
         gradient_rank=np.stack(ranks, 1),
-        tap_shapes=_repeated(followed, "tap_shape"),
+        tap_shapes=_repeated(ranked, "tap_shape"),
         tap_rank=np.stack(tap_ranks, 1),
         loss=np.array(losses).T,
         weights=_weights.names_of(weights),
