@@ -158,6 +158,7 @@ def _row(
         holds_for=holds_for,
         void_for=void_for,
         reason=reason,
+        is_seen=view is views.kinked,
     )
 
 

@@ -48,8 +48,8 @@ class Certificate:
 
     @property
     def clear(self) -> bool:
-        """Whether nothing was found that hinders training."""
-        return all(finding.is_harmless for finding in self.findings)
+        """Whether nothing was found that counts: see `Finding.counts`."""
+        return not any(finding.counts for finding in self.findings)
 
     @public("units")
     def units(self, point: str) -> Units:

@@ -184,8 +184,9 @@ def _smooth(
 ) -> tuple[Relaxed, Gradients]:
     """Return f without kinks, and its gradients.
 
-    They are in float64, or in float32 where f insists on it: a scan, for example, whose
-    state f begins in float32.
+    They are in float64, or in float32 outside of the 64-bit mode where f insists on it:
+    a scan, for example, whose state begins in float32, or an array of NumPy that f
+    closes over, which JAX may remember in float32 from the trace for the anatomy.
     """
     params = space.params(space.arrays(space.theta))
     x = about.draw(jax.random.key(0))
@@ -196,7 +197,7 @@ def _smooth(
             (params, x),
         )
         try:
-            with precision.full():
+            with jax.enable_x64(dtype == np.float64), precision.full():
                 smooth = relaxed(about.f, *shapes, key)
             gradients = Gradients(
                 smooth.f,

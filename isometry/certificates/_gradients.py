@@ -1,6 +1,7 @@
 """Gradients of f at random points, as flat vectors, and what rounding does to them."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -197,9 +198,8 @@ class Gradients:
         self._draw, self._num_inputs = draw, num_inputs
 
         def outputs(theta: list[Array], x: PyTree) -> list[Array]:
-            params = space.params(precision.cast(theta, dtype))
             called = f if num_inputs == 1 else jax.vmap(f, (None, 0))
-            out = jax.tree.leaves(called(params, precision.cast(x, dtype)))
+            out = jax.tree.leaves(called(space.params(theta), x))
             return [leaf for leaf in out if is_floating(leaf)]
 
         def pull(theta: list[Array], x: PyTree, cotangent: list[Array]) -> list[Array]:
@@ -208,10 +208,10 @@ class Gradients:
             return back([c.astype(leaf.dtype) for c, leaf in pairs])[0]
 
         arrays = space.arrays(space.theta)
-        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
-        with precision.full():
+        shapes = [jax.ShapeDtypeStruct(a.shape, dtype) for a in arrays]
+        with self._mode():
             traced = jax.make_jaxpr(lambda *a: outputs(*a), return_shape=True)
-            self.closed, out = traced(shapes, self.inputs())
+            self.closed, out = traced(shapes, self._on_host(self.inputs()))
         self.num_draws = 0
         if not out:
             raise InputError(
@@ -221,6 +221,26 @@ class Gradients:
         self._out_shapes = [leaf.shape for leaf in out]
         self.unit = _unit_of(self.closed)
         self._pull = jax.jit(pull)
+
+    @contextlib.contextmanager
+    def _mode(self) -> Iterator[None]:
+        """Compute in float64, or as outside of it where f insists on float32."""
+        with jax.enable_x64(self.dtype == np.float64), precision.full():
+            yield
+
+    def _on_host(self, tree: PyTree) -> PyTree:
+        """Return floating leaves as NumPy's arrays in the dtype of f.
+
+        An array of JAX would keep its 64 bits outside of the 64-bit mode.
+        """
+
+        def cast(leaf: Array) -> Array | np.ndarray:
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return leaf
+            array = np.asarray(leaf)
+            return array.astype(self.dtype) if is_floating(leaf) else array
+
+        return jax.tree.map(cast, tree)
 
     def inputs(self) -> PyTree:
         """Draw an input, its floating leaves in float64."""
@@ -272,8 +292,9 @@ class Gradients:
         x: PyTree,
         cotangent: list[np.ndarray],
     ) -> Float[np.ndarray, " n"]:
-        with precision.full():
-            parts = self._pull(self.space.arrays(theta), x, cotangent)
+        arguments = self._on_host((self.space.arrays(theta), x))
+        with self._mode():
+            parts = self._pull(*arguments, cotangent)
         return np.concatenate([*(np.asarray(part).ravel() for part in parts), []])
 
     def _level(
