@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from isometry.certificates.relaxing import _table
@@ -28,6 +29,9 @@ from isometry.certificates.relaxing._value import (
 # Values and slopes at a kink are kept if they differ by less than this share. It is the
 # rounding of some float32 operations; a real difference is of order 1.
 _SAME = 1e-5
+
+# Functions are evaluated at so many points at once; one function needs about as many.
+_BLOCK = 32
 
 # Pairs of points, between which a function may be straight: its zero is looked for on
 # the line through them.
@@ -56,7 +60,8 @@ def finish_of(
             points = _apart({*points, *(-point for point in points)})
 
         def relaxed(x: Array) -> Array:
-            return Evaluation(smooth, base, x).symmetric(value, 1, parity)
+            now = Evaluation(smooth, base, x).symmetric(value, 1, parity)
+            return now.astype(x.dtype)
 
         wanted = _lines(exact, base, points, parity=parity)
         (at_zero,) = _lines(exact, base, [0.0], parity=0)
@@ -108,9 +113,8 @@ def _parity(value: Value, kinks: list[float]) -> int:
     between = [(low + high) / 2 for low, high in itertools.pairwise(sizes)]
     beyond = [size * factor for size in sizes for factor in (0.6, 1.4)]
     samples = np.unique([p for p in (*_SAMPLES, *between, *beyond) if p > 0])
-    exact = _exact(value)
-    right = np.asarray(exact(_of_dtype(value.root, samples)), float)
-    left = np.asarray(exact(_of_dtype(value.root, -samples)), float)
+    right = _values(value, _of_dtype(value.root, samples))
+    left = _values(value, _of_dtype(value.root, -samples))
     # A near miss of 1e-6 is no symmetry, so only rounding is allowed for.
     eps = float(jnp.finfo(jnp.result_type(value.root.smooth)).eps)
     size = 4 * eps * np.maximum(np.abs(left), np.abs(right))
@@ -134,21 +138,31 @@ def _agree(
     )
 
 
-def _of_dtype(base: Value, points: Any) -> Array:
-    return jnp.asarray(points, jnp.result_type(base.smooth))
+def _of_dtype(base: Value, points: ArrayLike) -> np.ndarray:
+    return np.asarray(points, jnp.result_type(base.smooth))
 
 
 def _derived(
     function: Callable[[Array], Array],
-    points: Array,
+    points: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the values and the derivatives of an elementwise function."""
-    values, slopes = jax.jvp(function, (points,), (jnp.ones_like(points),))
-    return np.asarray(values, float), np.asarray(slopes, float)
+    padded = _padded(points)
+    # Reverse mode, because a custom_vjp has no other. The derivative is diagonal.
+    values, pull = jax.vjp(function, padded)
+    (slopes,) = pull(jnp.ones_like(values))
+    values, slopes = np.asarray(values, float), np.asarray(slopes, float)
+    return values[: len(points)], slopes[: len(points)]
+
+
+def _padded(points: np.ndarray) -> Array:
+    """Return points in an array of a fixed size, so that XLA compiles little."""
+    size = _BLOCK * -(-len(points) // _BLOCK)
+    return jnp.asarray(np.pad(points, (0, size - len(points)), mode="edge"))
 
 
 def _exact(value: Value) -> Callable[[Array], Array]:
-    """Return h itself, a function of a vector of points; booleans become 0 and 1."""
+    """Return h itself, a function of a vector of points; True becomes 1."""
     base = value.root
 
     def function(points: Float[Array, " points"]) -> Float[Array, " points"]:
@@ -175,10 +189,7 @@ def _exact(value: Value) -> Callable[[Array], Array]:
             (result,) = bound(source.eqn, operands)
             return result
 
-        result = at(value)
-        if result.dtype == np.bool_:
-            return result.astype(points.dtype)
-        return result
+        return at(value).astype(points.dtype)
 
     return function
 
@@ -232,7 +243,7 @@ def _roots(functions: Sequence[Value]) -> list[float]:
     constants = [float(o.number) for o in functions if not o.is_active]
 
     def gap(points: list[float]) -> np.ndarray:
-        first, *second = [_on_host(o, _of_dtype(base, points)) for o in functions]
+        first, *second = [_values(o, _of_dtype(base, points)) for o in functions]
         return first - sum(second)
 
     roots = []
@@ -250,10 +261,12 @@ def _roots(functions: Sequence[Value]) -> list[float]:
     return roots
 
 
-def _on_host(
+def _values(
     value: Value,
-    points: Array,
+    points: np.ndarray,
 ) -> np.ndarray:
+    """Return the values of an elementwise function, or of a constant, at points."""
     if not value.is_active:
         return np.full(points.shape, float(value.number))
-    return np.asarray(_exact(value)(points), float)
+    values = np.asarray(_exact(value)(_padded(points)), float)
+    return values[: len(points)]

@@ -14,7 +14,7 @@ from isometry.certificates.relaxing import _custom, _table, _traced
 from isometry.certificates.relaxing._elementwise import Evaluation
 from isometry.certificates.relaxing._finish import finish_of, kinks_of
 from isometry.certificates.relaxing._smooth import Smooth
-from isometry.certificates.relaxing._traced import called
+from isometry.certificates.relaxing._traced import called, opened
 from isometry.certificates.relaxing._value import (
     Source,
     Value,
@@ -70,8 +70,7 @@ class Rewriting:
         operands: Sequence[Value],
     ) -> list[Value]:
         """Evaluate a program, relaxed."""
-        jaxpr: core.Jaxpr = getattr(program, "jaxpr", program)
-        constants = getattr(program, "consts", ())
+        jaxpr, constants = opened(program)
         values = dict(zip(jaxpr.constvars, map(_constant, constants), strict=True))
         values.update(zip(jaxpr.invars, operands, strict=True))
 

@@ -159,10 +159,13 @@ def ordered(
     x = jnp.moveaxis(x, axis, -1)
     # Rank 0 is the smallest: its mean prefers small entries as much as the last prefers
     # large ones, so that sorting -x reverses the order and the signs.
-    favour = jnp.linspace(-1, 1, x.shape[-1], dtype=x.dtype) * smooth.favour
-    weights = jnp.exp(favour[:, None] * sign(smooth, x)[..., None, :])
-    means = (weights * x[..., None, :]).sum(-1) / weights.sum(-1)
-    return jnp.moveaxis(means, -1, axis)
+    favour = smooth.favour * np.linspace(-1, 1, x.shape[-1])
+
+    def mean(favour: Float[Array, ""]) -> Float[Array, "..."]:
+        weights = jnp.exp(favour * sign(smooth, x))
+        return (weights * x).sum(-1) / weights.sum(-1)
+
+    return jax.vmap(mean, out_axes=axis)(jnp.asarray(favour, x.dtype))
 
 
 def rounded(

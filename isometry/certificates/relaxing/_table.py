@@ -116,6 +116,13 @@ def _le(
     return 1 - _gt(smooth, eqn, operands)
 
 
+def _as_gates(operands: Operands) -> list[Array]:
+    """Return gates, and constant booleans as gates of the same dtype."""
+    dtypes = [jnp.result_type(operand) for operand in operands]
+    floating = [dtype for dtype in dtypes if dtype != np.bool_]
+    return [jnp.asarray(operand, jnp.result_type(*floating)) for operand in operands]
+
+
 def _and(
     smooth: Smooth,
     eqn: core.JaxprEqn,
@@ -123,7 +130,7 @@ def _and(
 ) -> Array:
     """Combine two gates into one that is open where both are."""
     del smooth, eqn
-    first, second = operands
+    first, second = _as_gates(operands)
     return first * second
 
 
@@ -134,7 +141,7 @@ def _or(
 ) -> Array:
     """Combine two gates into one that is open where one of them is."""
     del smooth, eqn
-    first, second = operands
+    first, second = _as_gates(operands)
     return first + second - first * second
 
 
@@ -145,7 +152,7 @@ def _xor(
 ) -> Array:
     """Combine two gates into one that is open where exactly one of them is."""
     del smooth, eqn
-    first, second = operands
+    first, second = _as_gates(operands)
     return first + second - 2 * first * second
 
 
@@ -167,6 +174,7 @@ def _select(
     """Mix the two cases of a jnp.where by its gate."""
     del smooth, eqn
     gate, otherwise, chosen = operands
+    gate = gate.astype(jnp.result_type(chosen))
     # A case of -inf is a mask, which must not spoil the other where the gate is shut.
     mixed_in = jnp.where(gate == 0, 0, gate * chosen)
     return jnp.where(gate == 1, 0, (1 - gate) * otherwise) + mixed_in
