@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
-from isometry._internal import checks, jaxprs, precision
+from isometry._internal import checks, precision
 from isometry._internal.errors import public
 from isometry._internal.types import Key, Params
 from isometry.certificates import _closure, _confine, _layers, _members
 from isometry.certificates._assembling import Found, assembled
 from isometry.certificates._certificate import Certificate
 from isometry.certificates._closure import Closure
+from isometry.certificates._doubts import doubts_about
 from isometry.certificates._gradients import (
     Draw,
     Function,
@@ -40,9 +41,6 @@ _MOST_PROBES = 8
 # Parameters of so many bits of mantissa differ by 6e-8 if they differ at all, and sums
 # of them by as much. Those of float64 may differ by less than sums are rounded by.
 _MOST_BITS = 24
-
-# Numbers of f that are closer to zero, or to each other, than rounding resolves.
-_RESOLVED = 1e-13
 
 # How far a point is moved off a space, to see whether its equalities are those of
 # saturated units: they stay where algebra breaks.
@@ -119,14 +117,16 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     smooth, gradients = _smooth(about, space, rng, key=key, num_inputs=num_inputs)
     group = _groups(space)
     start = _closure.first_gradient(gradients, group)
+    # At theta itself gradients may be tiny; of the exact search they must not be.
+    gradients.has_tiny = False
     exact = _closure.exact(gradients, group, start, period)
     apart = None
     if _joins_leaves(space, exact):
         apart = _closure.exact(gradients, space.leaf, start, period)
+    doubts = doubts_about(gradients, smooth.unrelaxed)
     affine = _closure.affine(gradients, group, start, decays=True, period=period)
     exact = _of_supports(gradients, exact, start, period=period)
     suspect = _suspect(gradients, exact, affine, group)
-    doubts = _doubts(gradients, smooth.unrelaxed)
     kinked = None
     as_it_is = gradients
     if smooth.replaced:
@@ -198,7 +198,7 @@ def _smooth(
         )
         try:
             with jax.enable_x64(dtype == np.float64), precision.full():
-                smooth = relaxed(about.f, *shapes, key)
+                smooth = _relaxed(about.f, *shapes, key)
             gradients = Gradients(
                 smooth.f,
                 space,
@@ -213,6 +213,19 @@ def _smooth(
         else:
             return smooth, gradients
     raise AssertionError("the last dtype returns or raises")
+
+
+def _relaxed(f: Function, params: Params, x: PyTree, key: Key) -> Relaxed:
+    """Return f without kinks; f itself, with the reason, if it cannot be relaxed."""
+    try:
+        return relaxed(f, params, x, key)
+    # Of f itself: it is tried in float32 next, or was wrong before.
+    except TypeError:
+        raise
+    # The program of f may hold anything, and f as it is still gives evidence.
+    except Exception as error:
+        name = type(error).__name__
+        return Relaxed(f, (), (f"f could not be relaxed ({name})",))
 
 
 def _groups(space: Space) -> Int[np.ndarray, " n"]:
@@ -292,39 +305,6 @@ def _suspect(
         gradient = gradients(point)
         tied = split(tied, gradient.values, gradient.tolerance, group)
     return shared & _layers.shared_entries(tied)
-
-
-def _doubts(
-    gradients: Gradients,
-    unrelaxed: tuple[str, ...],
-) -> tuple[str, ...]:
-    """Return why what was found is no more than evidence, whatever was found."""
-    doubts = []
-    if unrelaxed:
-        doubts.append("what was drawn shows only some pieces of f: " + unrelaxed[0])
-    if gradients.has_tiny:
-        doubts.append("gradients come close to the smallest number of float64")
-    close = _unresolved(gradients)
-    if close is not None:
-        doubts.append(f"f holds {close}, which rounding does not resolve")
-    return tuple(doubts)
-
-
-def _unresolved(gradients: Gradients) -> str | None:
-    """Name a number in f that is too small, or too close to another, to be seen."""
-    for constant in jaxprs.constants(gradients.closed):
-        if not jnp.issubdtype(jnp.result_type(constant), jnp.floating):
-            continue
-        values = np.unique(np.abs(np.asarray(constant, np.float64)))
-        values = values[np.isfinite(values) & (values > 0)]
-        is_small = values < _RESOLVED
-        if is_small.any():
-            return f"the constant {values[is_small][-1]:g}"
-        gaps = np.diff(values)
-        is_close = gaps < _RESOLVED * values[1:]
-        if is_close.any():
-            return f"constants that differ by {gaps[is_close][0]:g}"
-    return None
 
 
 def _units(

@@ -165,8 +165,12 @@ def _at_exact_point(gradients: Gradients, equal: Partition, number: int) -> Grad
     space, rng = gradients.space, gradients.rng
     # The first probe is a fresh point: it tells apart whatever is generic.
     kind = (number + _members.FRESH) % _members.NUM_KINDS
+    had_tiny = gradients.has_tiny
     try:
-        return gradients(_members.exact_point(space, equal, kind, rng))
+        gradient = gradients(_members.exact_point(space, equal, kind, rng))
+        # A tiny point is meant to have tiny gradients.
+        gradients.has_tiny &= kind != _members.TINY or had_tiny
+        return gradient
     except NotFinite:
         # Some parameters must be positive: a running variance, say.
         return gradients(_members.positive_point(space, equal, rng))

@@ -255,7 +255,7 @@ def late(row: Row) -> Finding | None:
     return Finding(
         layer=row.lock.name,
         what=f"first gradient at step {step}",
-        grade=IN_EXACT_ARITHMETIC,
+        grade=EVIDENCE if row.reason else IN_EXACT_ARITHMETIC,
         holds_for=ODD + WHOLE,
         void_for=NOISE,
         remedy="Nothing: it starts when the weight behind it has left zero.",

@@ -209,9 +209,10 @@ class Gradients:
 
         arrays = space.arrays(space.theta)
         shapes = [jax.ShapeDtypeStruct(a.shape, dtype) for a in arrays]
+        x = self._on_host(self.inputs())
         with self._mode():
             traced = jax.make_jaxpr(lambda *a: outputs(*a), return_shape=True)
-            self.closed, out = traced(shapes, self._on_host(self.inputs()))
+            self.closed, out = traced(shapes, x)
         self.num_draws = 0
         if not out:
             raise InputError(

@@ -7,16 +7,18 @@ from isometry.certificates._gradients import Space
 from isometry.certificates._partition import Partition
 
 # The kinds of points, in the order in which they are tried.
-NEAR, FRESH, STACKED, SPREAD = range(4)
-NUM_KINDS = 4
+NEAR, FRESH, STACKED, SPREAD, TINY = range(5)
+NUM_KINDS = 5
 
 # Gain of the weights of a fresh point. At 1 a tanh network of 100 layers is saturated
 # or chaotic; at 0.1 the signal of 300 layers underflows float64.
 _GAIN = 0.5
 
 # Leaves of a spread point are smaller by up to 2^10: units of tanh(1000 w x) are then
-# not saturated. At 2^20 the gradient of a deep network would underflow.
+# not saturated. Those of a tiny point are smaller by 2^40, for steeper units; of many
+# leaves by less, so that their product does not underflow, which it does at 2^1074.
 _LOG2_SPREAD = 10.0
+_LOG2_TINY, _LOG2_OF_ALL = 40.0, 600.0
 
 
 def exact_point(
@@ -34,15 +36,17 @@ def exact_point(
             keeps signals near 1 whatever the scale of theta: saturated units have no
             slope that float64 could see, and small gains no signal. `STACKED` reads
             the leading axes of an array as a stack of layers. `SPREAD` makes some
-            leaves small, for units that are steep by themselves.
+            leaves small, and `TINY` all, for units that are steep by themselves.
         rng: The source of randomness.
 
     Returns:
         The vector.
     """
     scales, of_classes = _scales(space, partition, is_stacked=kind == STACKED)
-    if kind == SPREAD:
+    if kind in (SPREAD, TINY):
         factors = 2.0 ** rng.uniform(-_LOG2_SPREAD, 0.0, len(scales))
+        if kind == TINY:
+            factors *= 2.0 ** -min(_LOG2_TINY, _LOG2_OF_ALL / len(scales))
         scales = scales * factors
         of_classes = of_classes * factors[space.leaf[partition.first_members]]
     vector = rng.standard_normal(space.size)
