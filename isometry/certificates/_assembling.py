@@ -244,9 +244,7 @@ def _idle(
     weights = {layer.path for layer in about.anatomy.layers}
     biases = {layer.bias for layer in about.anatomy.layers}
     locked = {row.name.partition("[")[0] for row in layers if row.is_locked}
-    of_locked = {
-        layer.bias for layer in about.anatomy.layers if layer.name in locked
-    }
+    of_locked = {layer.bias for layer in about.anatomy.layers if layer.name in locked}
     stacks = {len(layer.stacked_axes) for layer in about.anatomy.layers}
     # A bias of stacked layers has one axis more for each axis of the stack.
     most_axes = 1 + max(stacks, default=0)

@@ -199,7 +199,9 @@ class _Search:
     def goes_on(self, equal: Partition | None) -> bool:
         """Tell whether anything could still be split."""
         is_open = self.moves.is_open or (equal is not None and equal.is_open)
-        return is_open and self._num_quiet < self._quiet and self.num_rounds < _MOST_ROUNDS
+        return (
+            is_open and self._num_quiet < self._quiet and self.num_rounds < _MOST_ROUNDS
+        )
 
     def add(self, gradient: Gradient) -> None:
         """Grow the space of what training adds by one gradient."""
