@@ -103,8 +103,9 @@ def test_smallest_weight_is_not_zero():
 
 def test_equal_sums_of_float64_are_evidence():
     """What differs by less than the rounding of a sum is equal only as far as seen."""
-    rows = np.array([[0.1, 0.2, 0.3], [0.3, 0.1, 0.2], [0.2, 0.3, 0.1]])
-    params = {"u": np.full((4, 3), 0.5), "w": rows, "v": np.full((3, 2), 0.5)}
+    # Rows and columns of a magic square have one sum, and no two entries are equal.
+    square = np.array([[2, 7, 6], [9, 5, 1], [4, 3, 8]])
+    params = {"u": np.full((4, 3), 0.5), "w": square / 10, "v": np.full((3, 2), 0.5)}
 
     def f(params, x):
         hidden = jnp.tanh(x @ params["u"]) @ params["w"]
@@ -113,7 +114,7 @@ def test_equal_sums_of_float64_are_evidence():
     claimed, told = claims(f, params)
     assert not claimed and told
     in_float32 = jax.tree.map(np.float32, params)
-    in_float32["w"] = np.array([[1, 2, 4], [4, 1, 2], [2, 4, 1]], np.float32)
+    in_float32["w"] = (square / 16).astype(np.float32)
     claimed, _ = claims(f, in_float32)
     assert "w: 3 units, 1 distinct" in claimed
 
