@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
 from isometry._internal import checks, precision
-from isometry._internal.errors import public
+from isometry._internal.errors import FromCall, public
 from isometry._internal.types import Key, Params
 from isometry.certificates import _closure, _confine, _layers, _members
 from isometry.certificates._assembling import Found, assembled
@@ -119,22 +119,22 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     start = _closure.first_gradient(gradients, group)
     # At theta itself gradients may be tiny; of the exact search they must not be.
     gradients.has_tiny = False
-    exact = _closure.exact(gradients, group, start, period)
+    exact = _closure.exact(gradients, group, start, period=period)
     apart = None
     if _joins_leaves(space, exact):
-        apart = _closure.exact(gradients, space.leaf, start, period)
+        apart = _closure.exact(gradients, space.leaf, start, period=period)
     doubts = doubts_about(gradients, smooth.unrelaxed)
     affine = _closure.affine(gradients, group, start, decays=True, period=period)
     exact = _of_supports(gradients, exact, start, period=period)
-    suspect = _suspect(gradients, exact, affine, group)
+    suspect = _suspect(gradients, exact, affine, group=group)
     kinked = None
     as_it_is = gradients
     if smooth.replaced:
         as_it_is = Gradients(
             about.f,
             space,
-            about.draw,
-            rng,
+            draw=about.draw,
+            rng=rng,
             dtype=gradients.dtype,
             num_inputs=max(num_inputs, _INPUTS),
         )
@@ -154,7 +154,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     weights = {row.leaf for row in _layers.slices(about.anatomy, space)}
     if _confine.asks_for(space, weights):
         confined = _confined(as_it_is)
-    layers, findings = assembled(about, space, found, confined)
+    layers, findings = assembled(about, space, found, confined=confined)
     return Certificate(
         layers=layers,
         findings=findings,
@@ -198,16 +198,19 @@ def _smooth(
         )
         try:
             with jax.enable_x64(dtype == np.float64), precision.full():
-                smooth = _relaxed(about.f, *shapes, key)
+                smooth = _relaxed(about.f, *shapes, key=key)
             gradients = Gradients(
                 smooth.f,
                 space,
-                about.draw,
-                rng,
+                draw=about.draw,
+                rng=rng,
                 dtype=dtype,
                 num_inputs=num_inputs,
             )
-        except TypeError:
+        except FromCall:
+            raise
+        # A user's f may raise anything in a dtype that it was not written for.
+        except Exception:
             if dtype == dtypes[-1]:
                 raise
         else:
@@ -215,13 +218,10 @@ def _smooth(
     raise AssertionError("the last dtype returns or raises")
 
 
-def _relaxed(f: Function, params: Params, x: PyTree, key: Key) -> Relaxed:
+def _relaxed(f: Function, params: Params, x: PyTree, *, key: Key) -> Relaxed:
     """Return f without kinks; f itself, with the reason, if it cannot be relaxed."""
     try:
-        return relaxed(f, params, x, key)
-    # Of f itself: it is tried in float32 next, or was wrong before.
-    except TypeError:
-        raise
+        return relaxed(f, params, x, key=key)
     # The program of f may hold anything, and f as it is still gives evidence.
     except Exception as error:
         name = type(error).__name__
@@ -276,7 +276,7 @@ def _of_supports(
         return exact
     # If each entry is a group by itself, no two of them are ever in one class.
     by_itself = np.arange(gradients.space.size)
-    supports = _closure.exact(gradients, by_itself, start, period)
+    supports = _closure.exact(gradients, by_itself, start, period=period)
     is_zero &= supports.bitwise & (supports.first == 0)
     return dataclasses.replace(exact, bitwise=is_zero)
 
@@ -285,6 +285,7 @@ def _suspect(
     gradients: Gradients,
     exact: Closure,
     affine: Closure,
+    *,
     group: Int[np.ndarray, " n"],
 ) -> Bool[np.ndarray, " n"]:
     """Return the entries that only the affine search ties, and that a step off ties.
@@ -300,10 +301,10 @@ def _suspect(
     tied = affine.moves
     for _ in range(2):
         gammas = np.ones(len(space.shapes))
-        point = _members.affine_point(space, affine.moves, gammas, rng)
+        point = _members.affine_point(space, affine.moves, gammas, rng=rng)
         point *= 1 + _OFF * rng.standard_normal(space.size)
         gradient = gradients(point)
-        tied = split(tied, gradient.values, gradient.tolerance, group)
+        tied = split(tied, gradient.values, gradient.tolerance, group=group)
     return shared & _layers.shared_entries(tied)
 
 
@@ -319,4 +320,4 @@ def _units(
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     with jax.enable_x64(True):
         space = Space(params)
-        return observe(about, point, space, exact.equal, rng=rng)
+        return observe(about, point, space, equal=exact.equal, rng=rng)

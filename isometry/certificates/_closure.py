@@ -47,6 +47,7 @@ def exact(
     gradients: Gradients,
     group: Int[np.ndarray, " n"],
     start: Gradient,
+    *,
     period: int = 1,
 ) -> Closure:
     """Find the smallest space of the lattice that holds theta and every gradient in it.
@@ -114,7 +115,7 @@ def affine(
             if not search.moves.is_open:
                 break
             gammas = _gammas(gradients, group, decays, number=search.num_rounds + i)
-            point = _members.affine_point(space, reachable, gammas, gradients.rng)
+            point = _members.affine_point(space, reachable, gammas, rng=gradients.rng)
             search.add(gradients(point))
         search.end_round(None)
     return search.closure(None)
@@ -130,7 +131,8 @@ def first_gradient(
     space = gradients.space
     gammas = _gammas(gradients, group, decays, number=0)
     nothing = all_zero(space.size)
-    return gradients(_members.affine_point(space, nothing, gammas, gradients.rng))
+    point = _members.affine_point(space, nothing, gammas, rng=gradients.rng)
+    return gradients(point)
 
 
 def _gammas(
@@ -167,7 +169,7 @@ def _at_exact_point(gradients: Gradients, equal: Partition, number: int) -> Grad
     kind = (number + _members.FRESH) % _members.NUM_KINDS
     had_tiny = gradients.has_tiny
     try:
-        gradient = gradients(_members.exact_point(space, equal, kind, rng))
+        gradient = gradients(_members.exact_point(space, equal, kind, rng=rng))
         # A tiny point is meant to have tiny gradients.
         gradients.has_tiny &= kind != _members.TINY or had_tiny
         return gradient
@@ -216,7 +218,12 @@ class _Search:
 
     def split(self, partition: Partition, gradient: Gradient) -> Partition:
         """Split classes by one gradient."""
-        return split(partition, gradient.values, gradient.tolerance, self._group)
+        return split(
+            partition,
+            gradient.values,
+            gradient.tolerance,
+            group=self._group,
+        )
 
     def end_round(self, equal: Partition | None) -> None:
         """Count the rounds, and those in a row without a change."""

@@ -57,7 +57,7 @@ class Finding:
             count, nor do some units that were off at every input, nor confined updates.
 
     Example:
-        >>> net = networks.mlp([3, 4, 2], "tanh", "constant")
+        >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
         >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
         >>> print(cert.findings[0])
         layers/0: 4 units, 1 distinct

@@ -1,7 +1,7 @@
 """Gradients of f at random points, as flat vectors, and what rounding does to them."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -73,9 +73,9 @@ class Space:
     def __init__(self, params: Params) -> None:
         with_paths, self._tree = jax.tree_util.tree_flatten_with_path(params)
         self._leaves = [leaf for _, leaf in with_paths]
-        self._moves = [is_floating(leaf) for leaf in self._leaves]
         paths = [path for path, _ in with_paths]
-        moving = [i for i, moves in enumerate(self._moves) if moves]
+        moving = [i for i, leaf in enumerate(self._leaves) if is_floating(leaf)]
+        self._moving = moving
         self.paths = [jax.tree_util.keystr(path) for path in paths]
         self.names = [self.paths[i] for i in moving]
         arrays = [self._leaves[i] for i in moving]
@@ -103,13 +103,12 @@ class Space:
         parts = zip(self.parts(vector), self.shapes, strict=True)
         return [part.reshape(shape) for part, shape in parts]
 
-    def params(self, floating: list[Array]) -> Params:
+    def params(self, floating: Sequence[Array | np.ndarray]) -> Params:
         """Return params with these floating leaves, and the other leaves as given."""
-        parts = iter(floating)
-        pairs = zip(self._leaves, self._moves, strict=True)
-        return self._tree.unflatten(
-            [next(parts) if moves else leaf for leaf, moves in pairs]
-        )
+        leaves = list(self._leaves)
+        for index, array in zip(self._moving, floating, strict=True):
+            leaves[index] = array
+        return self._tree.unflatten(leaves)
 
 
 def _stacked(*leaves: Array | np.ndarray) -> Array | np.ndarray:
@@ -152,13 +151,11 @@ class Gradient(NamedTuple):
         values: Its entries.
         tolerance: What counts as equal, or as zero, at each.
         fragile: Entries that one rounding may change altogether, or None for none.
-        x: The input.
     """
 
     values: Float[np.ndarray, " n"]
     tolerance: Float[np.ndarray, " n"]
     fragile: Bool[np.ndarray, " n"] | None
-    x: PyTree
 
 
 class Gradients:
@@ -186,9 +183,9 @@ class Gradients:
         self,
         f: Function,
         space: Space,
+        *,
         draw: Draw,
         rng: np.random.Generator,
-        *,
         dtype: DTypeLike = np.float64,
         num_inputs: int = 1,
     ) -> None:
@@ -266,18 +263,19 @@ class Gradients:
         values = self._pulled(theta, x, cotangent)
         if not np.isfinite(values).all():
             raise NotFinite("the gradient is not finite at a random point.")
-        errors = self._moved_by(values, theta, x, cotangent)
+        errors = self._moved_by(values, theta, x=x, cotangent=cotangent)
         for _ in range(_TRIALS - 1):
-            others = self._moved_by(values, theta, x, cotangent)
+            others = self._moved_by(values, theta, x=x, cotangent=cotangent)
             np.fmax(errors, others, out=errors)
         fragile = self._level(values, errors)
         errors *= _SLACK
-        return Gradient(values, errors, fragile, x)
+        return Gradient(values, tolerance=errors, fragile=fragile)
 
     def _moved_by(
         self,
         values: Float[np.ndarray, " n"],
         theta: Float[np.ndarray, " n"],
+        *,
         x: PyTree,
         cotangent: list[np.ndarray],
     ) -> Float[np.ndarray, " n"]:

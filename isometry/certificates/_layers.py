@@ -43,7 +43,7 @@ class LayerLock:
             to signs. Then optimizers of whole matrices keep the lock too.
 
     Example:
-        >>> net = networks.mlp([3, 4, 2], "tanh", "constant")
+        >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
         >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
         >>> cert.layers[0].shape, cert.layers[0].distinct
         ((3, 4), (3, 1))
@@ -110,7 +110,7 @@ def slices(anatomy: Anatomy, space: Space) -> list[Slice]:
             name = layer.name
             if layer.stacked is not None:
                 name = f"{layer.name}[{number}]"
-            rows.append(Slice(name, layer, leaf, tuple(own)))
+            rows.append(Slice(name, layer, leaf=leaf, index=tuple(own)))
     return rows
 
 
@@ -167,7 +167,7 @@ class View:
     def _counted(self, row: Slice) -> "Counts":
         if self.is_free(row):
             shape = self._first[row.leaf][row.index].shape
-            return Counts(shape, 0.0, full_rank(shape), is_product=True)
+            return free_counts(shape)
         return counts(self.code(row))
 
     def first_gradient(self, row: Slice) -> int | None:
@@ -202,13 +202,23 @@ class Counts(NamedTuple):
     is_product: bool
 
 
+def free_counts(shape: tuple[int, ...]) -> Counts:
+    """Return the counts of a weight in which every entry is alone."""
+    return Counts(
+        distinct=shape,
+        never_moves=0.0,
+        rank_bound=full_rank(shape),
+        is_product=True,
+    )
+
+
 def counts(code: Int[np.ndarray, "..."]) -> Counts:
     """Count what can move in an array of classes."""
     shape = code.shape
     sizes = np.bincount(np.abs(code).ravel(), minlength=1)
     num_zeros, num_classes = int(sizes[0]), int((sizes[1:] > 0).sum())
     if num_classes == code.size:
-        return Counts(shape, 0.0, full_rank(shape), True)
+        return free_counts(shape)
     by_axis = [slice_ids(code, axis) for axis in range(code.ndim)]
     distinct = tuple(int(ids.max(initial=-1)) + 1 for ids in by_axis)
     is_product = num_classes == math.prod(distinct)
@@ -271,7 +281,8 @@ def _rank_bound(code: Int[np.ndarray, "..."]) -> int:
 def lock(
     row: Slice,
     view: View,
-    first_gradient: int | None,
+    *,
+    step: int | None,
     grade: str | None,
 ) -> LayerLock:
     """Return what one closure says of a weight.
@@ -279,7 +290,7 @@ def lock(
     Args:
         row: The weight.
         view: What the closure says.
-        first_gradient: The first step at which a gradient can arrive.
+        step: The first step at which a gradient can arrive.
         grade: The grade of its claims; None if it is to be read off the closure, "bit
             for bit" or "in exact arithmetic".
     """
@@ -290,7 +301,7 @@ def lock(
         distinct=found.distinct,
         never_moves=found.never_moves,
         rank_bound=found.rank_bound,
-        first_gradient=first_gradient,
+        first_gradient=step,
         grade=grade,
         is_product=found.is_product,
     )

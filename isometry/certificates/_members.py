@@ -25,6 +25,7 @@ def exact_point(
     space: Space,
     partition: Partition,
     kind: int,
+    *,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, " n"]:
     """Draw a vector of the space of a partition that holds theta.
@@ -84,6 +85,7 @@ def affine_point(
     space: Space,
     partition: Partition,
     gammas: Float[np.ndarray, " leaves"],
+    *,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, " n"]:
     """Draw theta, shrunk leaf by leaf, plus a vector of the space of a partition.
@@ -119,7 +121,7 @@ def _scales(
     Entries that are alone add up as independent numbers, sqrt(fan_in) of them. The
     entries of a class add up to as many as are in one column.
     """
-    matrices = [shape if len(shape) > 1 else (1, 1) for shape in space.shapes]
+    matrices = [_as_matrix(shape) for shape in space.shapes]
     fans = np.array([np.prod(shape[:-1]) for shape in matrices], float)
     columns = np.array([shape[-1] for shape in matrices], float)
     leaf = space.leaf[partition.first_members]
@@ -131,3 +133,8 @@ def _scales(
         growth = 2 * np.sqrt(fans / np.maximum(rows, 1))
         alone, shared = alone * growth, shared * growth[leaf]
     return alone, shared
+
+
+def _as_matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape, and that of one entry for a vector: a bias is added as it is."""
+    return shape if len(shape) > 1 else (1, 1)
