@@ -60,7 +60,11 @@ def _heads(params, y, name):
 
 def _normed(x, scale):
     centred = x - x.mean(-1, keepdims=True)
-    return scale[None] * centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    return (
+        scale[None]
+        * centred
+        * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    )
 
 
 def drawn_transformer():

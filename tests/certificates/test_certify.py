@@ -191,7 +191,13 @@ def _bad(change):
             {"xs": X[None], "loss": lambda out, target: out},
             "write xs=\\(inputs, targets\\)",
         ),
-        ({"x": {"n": np.ones(2, int)}, "f": lambda p, x: jnp.cos(x["n"].sum().astype(float)) * p["u"]}, "draw"),
+        (
+            {
+                "x": {"n": np.ones(2, int)},
+                "f": lambda p, x: jnp.cos(x["n"].sum().astype(float)) * p["u"],
+            },
+            "draw",
+        ),
         ({"key": 3}, "not a single random key"),
     ],
     ids=lambda value: None if isinstance(value, dict) else str(value)[:24],
