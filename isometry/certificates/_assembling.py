@@ -90,13 +90,13 @@ def assembled(
         doubts = list(found.doubts)
         if about.draws_rows and slice_.layer.kind == "embedding":
             doubts.append("rows that draw never drew are not told from dead ones")
-        if fragile[slice_.leaf][slice_.index].any():
+        if fragile[slice_.leaf][slice_.within].any():
             doubts.append("rounding decides at ties")
         row = _row(
             slice_,
             views,
             found,
-            is_suspect=bool(suspect[slice_.leaf][slice_.index].any()),
+            is_suspect=bool(suspect[slice_.leaf][slice_.within].any()),
             doubts=doubts,
         )
         row = row._replace(attention=attentions.get(slice_.layer.name))
@@ -211,7 +211,7 @@ def _of_copies(
     views: _Views,
     found: Found,
 ) -> Iterator[tuple[int, Finding]]:
-    """Report slices of stacked leaves, and whole leaves, that stay equal or opposite."""
+    """Report slices of stacked leaves, and whole leaves, that stay equal."""
     grade = EVIDENCE if found.doubts else IN_EXACT_ARITHMETIC
     by_code: dict[bytes, list[str]] = {}
     for layer in about.anatomy.layers:

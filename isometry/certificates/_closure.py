@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int16
 
+from isometry._internal.errors import NotFinite
 from isometry.certificates import _members
 from isometry.certificates._gradients import Gradient, Gradients, Space
 from isometry.certificates._partition import Partition, all_zero, of_equal, split
-from isometry._internal.errors import NotFinite
 
 # How many probes in a row must split nothing: each kind of point once, and one more.
 _QUIET = _members.NUM_KINDS + 1

@@ -7,10 +7,11 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PyTree
 
-from isometry._internal import checks, jaxprs, precision
+from isometry._internal import jaxprs, precision
 from isometry._internal.errors import InputError, NotFinite
 from isometry._internal.types import Key, Params
 
@@ -280,8 +281,8 @@ class Gradients:
         cotangent: list[np.ndarray],
     ) -> Float[np.ndarray, " n"]:
         """Return by how much a gradient moves if its arguments move by rounding."""
-        moved = shaken((theta, x), self.unit, self.rng)
-        difference = self._pulled(*moved, cotangent)
+        theta_moved, x_moved = shaken((theta, x), self.unit, self.rng)
+        difference = self._pulled(theta_moved, x_moved, cotangent)
         difference -= values
         return np.abs(difference, out=difference)
 
@@ -347,7 +348,7 @@ def _level(value: np.ndarray, error: np.ndarray) -> float:
     return 0.01 * middle
 
 
-def _unit_of(closed: jax.extend.core.ClosedJaxpr) -> float:
+def _unit_of(closed: core.ClosedJaxpr) -> float:
     """Return half the spacing at 1 of the coarsest floating dtype in a program."""
     coarsest = _UNIT
     for eqn in jaxprs.equations(closed.jaxpr):

@@ -79,13 +79,13 @@ class Slice(NamedTuple):
         name: Its name in a certificate.
         layer: The layer.
         leaf: The index of its leaf among the floating leaves.
-        index: What to index the leaf with.
+        within: What to index the leaf with.
     """
 
     name: str
     layer: WeightLayer
     leaf: int
-    index: tuple[int | slice, ...]
+    within: tuple[int | slice, ...]
 
 
 def slices(anatomy: Anatomy, space: Space) -> list[Slice]:
@@ -96,27 +96,22 @@ def slices(anatomy: Anatomy, space: Space) -> list[Slice]:
         if layer.path not in space.names:
             continue
         leaf = space.names.index(layer.path)
-        rank = len(space.shapes[leaf])
-        index: list[int | slice] = [slice(None)] * rank
+        # Of each axis, where the layer begins and ends: it may be a stretch of a leaf.
+        bounds = [(0, length) for length in space.shapes[leaf]]
         for axis, start, stop in layer.stretches:
-            index[axis] = slice(start, stop)
-        cut = _lengths(space.shapes[leaf], index)
-        stack = [cut[axis] for axis in layer.stacked_axes]
+            bounds[axis] = (start, stop)
+        stretch: list[int | slice] = [slice(*pair) for pair in bounds]
+        stack = [bounds[axis][1] - bounds[axis][0] for axis in layer.stacked_axes]
         for number, position in enumerate(np.ndindex(*stack)):
-            own = list(index)
+            within = list(stretch)
             for axis, i in zip(layer.stacked_axes, position, strict=True):
-                start = index[axis].start or 0
-                own[axis] = start + i
+                within[axis] = bounds[axis][0] + i
             name = layer.name
+            # Even a stack of one slice has an axis that the layer has not.
             if layer.stacked is not None:
                 name = f"{layer.name}[{number}]"
-            rows.append(Slice(name, layer, leaf=leaf, index=tuple(own)))
+            rows.append(Slice(name, layer, leaf=leaf, within=tuple(within)))
     return rows
-
-
-def _lengths(shape: Sequence[int], index: Sequence[int | slice]) -> list[int]:
-    """Return the lengths of the axes of a stretch of a leaf."""
-    return [len(range(n)[s]) for n, s in zip(shape, index, strict=True)]
 
 
 class View:
@@ -139,11 +134,11 @@ class View:
 
     def is_free(self, row: Slice) -> bool:
         """Tell whether every entry is alone in its class."""
-        return not self._shared[row.leaf][row.index].any()
+        return not self._shared[row.leaf][row.within].any()
 
     def code(self, row: Slice) -> Int[np.ndarray, "..."]:
         """Return the class of each entry times its sign; 0 never moves."""
-        return self._codes[row.leaf][row.index]
+        return self._codes[row.leaf][row.within]
 
     def whole(self, leaf: int) -> Int[np.ndarray, "..."]:
         """Return the classes of a whole leaf."""
@@ -166,13 +161,13 @@ class View:
 
     def _counted(self, row: Slice) -> "Counts":
         if self.is_free(row):
-            shape = self._first[row.leaf][row.index].shape
+            shape = self._first[row.leaf][row.within].shape
             return free_counts(shape)
         return counts(self.code(row))
 
     def first_gradient(self, row: Slice) -> int | None:
         """Return the first step at which any entry gets a gradient."""
-        steps = self._first[row.leaf][row.index]
+        steps = self._first[row.leaf][row.within]
         moving = steps[steps > 0]
         return int(moving.min()) if moving.size else None
 
@@ -182,7 +177,7 @@ class View:
         is_zero = code == 0
         sizes = np.bincount(np.abs(code).ravel(), minlength=1)
         is_alone = bool((sizes[1:] <= 1).all())
-        is_exact = self._is_exact_zero[row.leaf][row.index][is_zero]
+        is_exact = self._is_exact_zero[row.leaf][row.within][is_zero]
         return is_alone and bool(is_exact.all())
 
 
@@ -231,7 +226,7 @@ def counts(code: Int[np.ndarray, "..."]) -> Counts:
 
 
 def slice_ids(code: Int[np.ndarray, "..."], axis: int) -> Int[np.ndarray, " n"]:
-    """Number the slices along an axis; those equal up to sign share a number.
+    """Return a number for each slice along an axis, the same for equal ones.
 
     Args:
         code: Classes times signs.

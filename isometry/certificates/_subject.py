@@ -82,45 +82,37 @@ def subject(
         raise InputError("draw and xs were both given; write one of them.")
     if loss is not None and xs is None:
         raise InputError("loss was given without xs; write xs=, the data it is of.")
-    network, mode = f, ""
+    network: Function = f
+    mode = ""
     if isinstance(f, Network):
         _check_fit(f, params)
         network, mode = _in_training(f)
+    num_params = len(jax.tree.leaves(params))
     if xs is not None:
         return of_data(f, network, params, xs=xs, loss=loss, mode=mode)
     shapes = _example(f, network, x, draw=draw)
     anatomy = read(network, params, shapes)
-    point_f, points, points_shapes = network, anatomy, shapes
-    # Of one example the values at a point are units; of a batch they are examples too.
-    if network is not f and draw is None:
-        points_shapes = shapes_of(f.example if x is None else x)
-        point_f, points = f, read(f, params, points_shapes)
-    num_params = len(jax.tree.leaves(params))
-    if draw is not None:
-        return Subject(
-            f=network,
-            anatomy=anatomy,
-            point_f=network,
-            points=anatomy,
-            draw=_checked(draw, shapes),
-            draw_point=draw,
-            period=1,
-            draws_rows=True,
-            mode=mode or "f as it is",
-        )
-    inputs = _draws.default(shapes, anatomy.closed, num_params)
-    inputs_of_points = _draws.default(points_shapes, points.closed, num_params)
-    return Subject(
+    whole = Subject(
         f=network,
         anatomy=anatomy,
-        point_f=point_f,
-        points=points,
-        draw=inputs,
-        draw_point=inputs_of_points,
-        period=inputs.period,
-        draws_rows=False,
+        point_f=network,
+        points=anatomy,
+        draw=draw or _draws.default(shapes, anatomy.closed, num_params),
+        draw_point=draw or _draws.default(shapes, anatomy.closed, num_params),
+        period=1,
+        draws_rows=draw is not None,
         mode=mode or "f as it is",
     )
+    if draw is not None:
+        return whole._replace(draw=_checked(draw, shapes))
+    whole = whole._replace(period=cast(_draws.RandomInputs, whole.draw).period)
+    if network is f or not isinstance(f, Network):
+        return whole
+    # Of one example the values at a point are units; of a batch they are examples too.
+    row = shapes_of(f.example)
+    points = read(f, params, row)
+    draw_point = _draws.default(row, points.closed, num_params)
+    return whole._replace(point_f=f, points=points, draw_point=draw_point)
 
 
 def _check_params(params: Params) -> None:

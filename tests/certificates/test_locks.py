@@ -192,7 +192,8 @@ def test_biases_of_keys_are_harmless():
     """A softmax cancels what is added to all logits of a row (Vaswani et al., 2017)."""
     cert = certificate("transformer")
     (finding,) = cert.findings
-    assert finding.layer == "['key_bias']" and finding.is_harmless
+    assert finding.layer == "['key_bias']"
+    assert finding.is_harmless
     assert finding.grade == EXACT
 
 
