@@ -3,7 +3,6 @@
 A comparison of signals becomes a gate: a number between 0 and 1 instead of a boolean.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -512,8 +511,3 @@ def _is_boolean(variable: core.Var | core.Literal) -> bool:
 def _is_floating(variable: core.Var | core.Literal) -> bool:
     dtype = getattr(variable.aval, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
-
-
-def size(variable: core.Var | core.Literal) -> int:
-    """Return the number of entries of a variable."""
-    return math.prod(getattr(variable.aval, "shape", ()))
