@@ -5,7 +5,8 @@ even, and at its kinks, where JAX takes one of several derivatives.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jax.extend import core
@@ -17,6 +18,7 @@ from isometry.certificates.relaxing._smooth import Smooth
 from isometry.certificates.relaxing._value import (
     Anchor,
     Finish,
+    Source,
     Value,
     bound,
     filled,
@@ -25,6 +27,10 @@ from isometry.certificates.relaxing._value import (
 # Values and slopes at a kink are kept if they differ by less than this share. It is the
 # rounding of some float32 operations; a real difference is of order 1.
 _SAME = 1e-5
+
+# The rule of a derivative may differ from the derivative by this. In float32 it is off
+# by 1e-5; a straight-through rule, or a clipped one, by order 1.
+_RULE = 1e-3
 
 # Pairs of points, between which a function may be straight: its zero is looked for on
 # the line through them.
@@ -39,34 +45,114 @@ _SAMPLES = np.array([0.137, 0.52, 0.91, 1.37, 2.3, 3.71, 5.3, 8.9, 14.0, 40.0, 1
 _ROUNDINGS = 4.0
 
 
-def finish_of(
-    smooth: Smooth,
-    value: Value,
-) -> Finish:
-    """Read off h whether it is odd or even, and which lines it has to touch.
+class Finisher:
+    """Reads off functions what their relaxed ones need; off equal functions once.
 
     Args:
         smooth: The analytic functions.
-        value: A value with a kink, as a function of its base.
     """
-    base = value.root
+
+    def __init__(self, smooth: Smooth) -> None:
+        self._smooth = smooth
+        self._finishes: dict[Hashable, Finish] = {}
+        self._kinks: dict[Hashable, frozenset[float]] = {}
+
+    def finish(self, value: Value) -> Finish:
+        """Return what a function with a kink needs."""
+        key: Hashable = value.formula
+        tried = None
+        # Two calls with the same formula may have different derivative rules.
+        if _is_call(value):
+            tried = _try(value)
+            key = (key, *(numbers.tobytes() for numbers in tried.exact))
+        if key not in self._finishes:
+            tried = tried or _try(value)
+            self._finishes[key] = _finish_of(self._smooth, value, tried)
+        return self._finishes[key]
+
+    def follows_its_function(self, call: Value) -> bool:
+        """Tell whether the rule of a call is the derivative of its function."""
+        assert call.source is not None
+        assert call.source.inside is not None
+        by_rule, direct = _try(call), _try(call.source.inside)
+        # At kinks they may differ.
+        sides = slice(2 * len(direct.samples))
+        slopes = direct.exact.slopes[sides]
+        gap = np.abs(by_rule.exact.slopes[sides] - slopes)
+        return bool((gap <= _RULE * np.maximum(np.abs(slopes), 1)).all())
+
+    def kinks(
+        self,
+        eqn: core.JaxprEqn,
+        operands: tuple[Value, ...],
+    ) -> frozenset[float]:
+        """Return where an equation of a function of one number has its kinks.
+
+        That is where its operands are equal; where its one operand is zero. They are
+        looked for on straight pieces of the operands, on either side of zero.
+        """
+        inherited = frozenset().union(*(operand.kinks for operand in operands))
+        name = eqn.primitive.name
+        if name in ("abs", "sign", "max", "min", "gt", "ge", "lt", "le"):
+            pairs = [operands]
+        elif name == "clamp":
+            pairs = [operands[:2], operands[1:]]
+        else:
+            return inherited
+        formula = Source(eqn, operands).formula
+        if formula not in self._kinks:
+            self._kinks[formula] = inherited.union(*map(_roots, pairs))
+        return self._kinks[formula]
+
+
+def _is_call(value: Value) -> bool:
+    return value.source is not None and value.source.inside is not None
+
+
+class _Tried(NamedTuple):
+    """A function at points.
+
+    Attributes:
+        kinks: Zero and its kinks.
+        samples: Positive points, some between any two kinks.
+        points: The kinks and their reflections, in rising order.
+        exact: The function at the samples, at their reflections and at the points.
+    """
+
+    kinks: list[float]
+    samples: np.ndarray
+    points: list[float]
+    exact: Derived
+
+    @property
+    def at_points(self) -> Derived:
+        """Return the function at the points."""
+        start = 2 * len(self.samples)
+        return Derived(self.exact.values[start:], self.exact.slopes[start:])
+
+
+def _try(value: Value) -> _Tried:
+    """Evaluate a function at points."""
     kinks = _apart({0.0, *value.kinks})
     samples = _samples(kinks)
     points = _apart({*kinks, *(-kink for kink in kinks)})
-    zero = points.index(0.0)
-    size = len(samples)
-    exact = Curve(exact_of(value), base.smooth)(np.array([*samples, *-samples, *points]))
-    parity = _parity(
-        right=exact.values[:size],
-        left=exact.values[size : 2 * size],
-        eps=float(np.finfo(base.smooth.dtype).eps),
-    )
-    at_points = Derived(*(numbers[2 * size :] for numbers in exact))
+    curve = Curve(_exact_of(value), value.root.smooth)
+    exact = curve(np.array([*samples, *-samples, *points]))
+    return _Tried(kinks, samples, points, exact)
+
+
+def _finish_of(
+    smooth: Smooth,
+    value: Value,
+    tried: _Tried,
+) -> Finish:
+    """Read off h whether it is odd or even, and which lines it has to touch."""
+    base = value.root
+    points = tried.points
+    parity = _parity(tried, eps=float(np.finfo(base.smooth.dtype).eps))
+    at_points = tried.at_points
     if not np.isfinite(at_points).all():
         return Finish(parity)
-    if value.is_flat:
-        # JAX takes no derivative of steps, and none leaves the relaxed function.
-        at_points = Derived(at_points.values, np.zeros(len(points)))
     wanted = _part(at_points, parity)
 
     def relaxed(x: Array) -> Array:
@@ -74,17 +160,21 @@ def finish_of(
 
     now = Curve(relaxed, base.smooth)(np.array(points))
     if value.is_flat:
+        # JAX takes no derivative of steps, and none leaves the relaxed function.
         now = Derived(now.values, np.zeros(len(points)))
+    zero = points.index(0.0)
     tie = None
     if parity and not _agree(wanted, at_points, [zero]):
         tie = Anchor(0.0, *(float(numbers[zero]) for numbers in at_points))
-    compared = [i for i, point in enumerate(points) if parity or point in kinks]
+    anchored = range(len(points))
+    if not parity:
+        anchored = [points.index(kink) for kink in tried.kinks]
     # A function that is right at zero and at its kinks as it is stays as simple.
-    if _agree(now, wanted, compared):
+    if _agree(now, wanted, anchored):
         return Finish(parity, tie=tie)
     anchors = [
         Anchor(points[i], float(wanted.values[i]), float(wanted.slopes[i]))
-        for i in compared
+        for i in anchored
     ]
     return Finish(parity, tuple(anchors), tie)
 
@@ -108,11 +198,12 @@ def _samples(kinks: list[float]) -> np.ndarray:
 
 
 def _parity(
-    right: np.ndarray,
-    left: np.ndarray,
+    tried: _Tried,
     eps: float,
 ) -> int:
     """Tell whether h is even (1), odd (-1) or neither (0), except at jumps."""
+    size = len(tried.samples)
+    right, left = tried.exact.values[:size], tried.exact.values[size : 2 * size]
     largest = np.maximum(np.abs(left), np.abs(right))
     for parity in (1, -1):
         if (np.abs(right - parity * left) <= _ROUNDINGS * eps * largest).all():
@@ -136,14 +227,14 @@ def _part(
 def _agree(
     now: Derived,
     wanted: Derived,
-    compared: list[int],
+    compared: Sequence[int],
 ) -> bool:
     """Tell whether values and derivatives are the same; zeros must be zeros."""
     gap = np.abs(np.subtract(now, wanted))
-    return bool((gap <= _SAME * np.abs(wanted))[:, compared].all())
+    return bool((gap <= _SAME * np.abs(wanted))[:, list(compared)].all())
 
 
-def exact_of(value: Value) -> Callable[[Array], Array]:
+def _exact_of(value: Value) -> Callable[[Array], Array]:
     """Return h itself, a function of an array in the place of the base."""
 
     def function(x: Array) -> Array:
@@ -173,31 +264,11 @@ def exact_of(value: Value) -> Callable[[Array], Array]:
     return function
 
 
-def kinks_of(
-    eqn: core.JaxprEqn,
-    operands: tuple[Value, ...],
-) -> frozenset[float]:
-    """Return where an equation of a function of one number has its kinks.
-
-    That is where its operands are equal; where its one operand is zero. They are
-    looked for on straight pieces of the operands, on either side of zero.
-    """
-    inherited = frozenset().union(*(operand.kinks for operand in operands))
-    name = eqn.primitive.name
-    if name in ("abs", "sign", "max", "min", "gt", "ge", "lt", "le"):
-        pairs = [operands]
-    elif name == "clamp":
-        pairs = [operands[:2], operands[1:]]
-    else:
-        return inherited
-    return inherited.union(*map(_roots, pairs))
-
-
 def _roots(functions: Sequence[Value]) -> list[float]:
     """Return points where two functions of one base are equal, or where one is zero."""
     base = next(o.root for o in functions if o.is_active)
     constants = [float(o.number) for o in functions if not o.is_active]
-    curves = [Curve(exact_of(o), base.smooth) for o in functions if o.is_active]
+    curves = [Curve(_exact_of(o), base.smooth) for o in functions if o.is_active]
 
     def gap(points: list[float]) -> np.ndarray:
         first, *second = [curve(np.array(points)).values for curve in curves]
