@@ -28,6 +28,9 @@ from isometry.certificates.relaxing._value import (
 # rounding of some float32 operations; a real difference is of order 1.
 _SAME = 1e-5
 
+# Kinks as close as this are one, which rounding has moved. A near miss is 1e-6.
+_CLOSE = 1e-9
+
 # The rule of a derivative may differ from the derivative by this. In float32 it is off
 # by 1e-5; a straight-through rule, or a clipped one, by order 1.
 _RULE = 1e-3
@@ -168,7 +171,7 @@ def _finish_of(
         tie = Anchor(0.0, *(float(numbers[zero]) for numbers in at_points))
     anchored = range(len(points))
     if not parity:
-        anchored = [points.index(kink) for kink in tried.kinks]
+        anchored = [i for i, point in enumerate(points) if point in tried.kinks]
     # A function that is right at zero and at its kinks as it is stays as simple.
     if _agree(now, wanted, anchored):
         return Finish(parity, tie=tie)
@@ -183,7 +186,7 @@ def _apart(points: Iterable[float]) -> list[float]:
     """Sort points, without those that differ by rounding from one before."""
     apart: list[float] = []
     for point in sorted(points):
-        if not apart or point - apart[-1] > _SAME * abs(point):
+        if not apart or point - apart[-1] > _CLOSE * abs(point):
             apart.append(point + 0.0)
     return apart
 

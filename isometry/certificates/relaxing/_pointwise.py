@@ -22,6 +22,10 @@ from isometry.certificates.relaxing._value import bound
 _BLOCK = 64
 
 
+# Derivative rules compare values with the larger of two, to find ties.
+_POINTWISE = _table.ELEMENTWISE | {"eq", "ne", "erf_inv", "lgamma", "digamma"}
+
+
 class Derived(NamedTuple):
     """Values and derivatives of an elementwise function at some points."""
 
@@ -108,7 +112,7 @@ def _pointwise(
         name = eqn.primitive.name
         if name in _table.CALLS or name in _table.CUSTOM:
             results = _pointwise(called(eqn), arrays)
-        elif name in _table.ELEMENTWISE:
+        elif name in _POINTWISE:
             results = bound(eqn, list(jnp.broadcast_arrays(*arrays)))
         elif name == "broadcast_in_dim" and arrays[0].ndim == 0:
             results = arrays
