@@ -128,10 +128,14 @@ class _Tried(NamedTuple):
     exact: Derived
 
     @property
-    def at_points(self) -> Derived:
-        """Return the function at the points."""
+    def everywhere(self) -> np.ndarray:
+        """Return where the function was evaluated."""
+        return np.array([*self.samples, *-self.samples, *self.points])
+
+    def at_points_of(self, derived: Derived) -> Derived:
+        """Return the part of a function that belongs to the points."""
         start = 2 * len(self.samples)
-        return Derived(self.exact.values[start:], self.exact.slopes[start:])
+        return Derived(derived.values[start:], derived.slopes[start:])
 
 
 def _try(value: Value) -> _Tried:
@@ -153,33 +157,50 @@ def _finish_of(
     base = value.root
     points = tried.points
     parity = _parity(tried, eps=float(np.finfo(base.smooth.dtype).eps))
-    at_points = tried.at_points
+    at_points = tried.at_points_of(tried.exact)
     if not np.isfinite(at_points).all():
         return Finish(parity)
     wanted = _part(at_points, parity)
-
-    def relaxed(x: Array) -> Array:
-        return Evaluation(smooth, base, x).symmetric(value, 1, parity)
-
-    now = Curve(relaxed, base.smooth)(np.array(points))
-    if value.is_flat:
-        # JAX takes no derivative of steps, and none leaves the relaxed function.
-        now = Derived(now.values, np.zeros(len(points)))
     zero = points.index(0.0)
     tie = None
     if parity and not _agree(wanted, at_points, [zero]):
         tie = Anchor(0.0, *(float(numbers[zero]) for numbers in at_points))
+    finish = Finish(parity, tie=tie)
+    now = _relaxed(smooth, value, finish, tried)
+    # Only at a double zero can an analytic function that is not negative touch zero.
+    can_be_positive = (wanted.slopes[wanted.values == 0] == 0).all()
+    if can_be_positive and tried.exact.values.min() >= 0 > now.values.min():
+        finish = finish._replace(is_lifted=True)
+        now = _relaxed(smooth, value, finish, tried)
     anchored = range(len(points))
     if not parity:
         anchored = [i for i, point in enumerate(points) if point in tried.kinks]
     # A function that is right at zero and at its kinks as it is stays as simple.
-    if _agree(now, wanted, anchored):
-        return Finish(parity, tie=tie)
+    if _agree(tried.at_points_of(now), wanted, anchored):
+        return finish
     anchors = [
         Anchor(points[i], float(wanted.values[i]), float(wanted.slopes[i]))
         for i in anchored
     ]
-    return Finish(parity, tuple(anchors), tie)
+    return finish._replace(anchors=tuple(anchors))
+
+
+def _relaxed(
+    smooth: Smooth,
+    value: Value,
+    finish: Finish,
+    tried: _Tried,
+) -> Derived:
+    """Evaluate a relaxed function, before it touches any line, where h was tried."""
+
+    def relaxed(x: Array) -> Array:
+        return Evaluation(smooth, value.root, x).shaped(value, finish)
+
+    now = Curve(relaxed, value.root.smooth)(tried.everywhere)
+    if value.is_flat:
+        # JAX takes no derivative of steps, and none leaves the relaxed function.
+        return Derived(now.values, np.zeros_like(now.values))
+    return now
 
 
 def _apart(points: Iterable[float]) -> list[float]:

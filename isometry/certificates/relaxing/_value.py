@@ -60,6 +60,8 @@ class Finish(NamedTuple):
 
     Attributes:
         parity: 1 if h is even, -1 if it is odd, 0 if it is neither.
+        is_lifted: Whether it has to be made positive, because h is not negative: the
+            program may take its logarithm or its root.
         anchors: Lines that it has to touch.
         tie: A line that it has to be at zero itself, because JAX takes a derivative or
             a value there that no even or odd analytic function has: the derivative of
@@ -67,6 +69,7 @@ class Finish(NamedTuple):
     """
 
     parity: int
+    is_lifted: bool = False
     anchors: tuple[Anchor, ...] = ()
     tie: Anchor | None = None
 
