@@ -3,7 +3,6 @@
 A comparison of signals becomes a gate: a number between 0 and 1 instead of a boolean.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -464,14 +463,17 @@ def is_shift(
     """
     passing = MOVES | {"stop_gradient", "max", "is_finite", "select_n"}
     copies = {maximum}
+    constants: set[core.Var] = set()
     is_subtracted = False
     for eqn in jaxpr.eqns:
-        reads = [v for v in eqn.invars if isinstance(v, core.Var) and v in copies]
-        if not reads:
+        read = {v for v in eqn.invars if isinstance(v, core.Var)}
+        if read <= constants:
+            constants.update(eqn.outvars)
+        if read.isdisjoint(copies):
             continue
         name = eqn.primitive.name
-        # Without other signals, so that it is no larger of two signals.
-        others = [v for v in eqn.invars if isinstance(v, core.Var) and v not in copies]
+        # Without other signals: it must not be the larger of two.
+        others = read - copies - constants
         if name in passing and not others:
             copies.update(eqn.outvars)
         elif name == "sub" and eqn.invars[0] is of and _is_raised(jaxpr, eqn):
@@ -512,8 +514,3 @@ def _is_boolean(variable: core.Var | core.Literal) -> bool:
 def _is_floating(variable: core.Var | core.Literal) -> bool:
     dtype = getattr(variable.aval, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
-
-
-def size(variable: core.Var | core.Literal) -> int:
-    """Return the number of entries of a variable."""
-    return math.prod(getattr(variable.aval, "shape", ()))
