@@ -200,13 +200,12 @@ class Measured:
         """
         if self.subject.size_of_output > _MOST_OUTPUTS:
             return None
-        found = signals(
+        return signals(
             self.subject.f,
             params=self.subject.params,
             xs=self.subject.few,
             span=self.subject.span,
         )
-        return jax.tree.map(np.asarray, found)
 
     @property
     def num_pairs(self) -> int:
@@ -341,7 +340,9 @@ def _in_float64(subject: Subject, spans: Sequence[Span]) -> list[Spectrum]:
         # Most networks are no products.
         except InputError:
             records = _ensemble(subject.f, params, xs, spans=spans, method="auto")
-        return [jax.tree.map(np.asarray, sp) for sp in records]
+        # What is done with a spectrum afterwards is done in the usual dtype.
+        dtype = precision.measuring_dtype(None, subject.params, subject.few)
+        return [precision.cast(sp, dtype) for sp in records]
 
 
 def _ensemble(

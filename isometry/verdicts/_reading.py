@@ -419,7 +419,7 @@ def _spread(rows: Float[Array, "rows size"]) -> Float[Array, ""]:
     # The difference from one row first: between rows that nearly agree it is exact, and
     # the mean of the rows themselves would be rounded.
     apart = rows - rows[:1]
-    apart = apart - jnp.mean(apart, axis=0)
+    apart = apart - jnp.mean(apart, axis=0, keepdims=True)
     total = jnp.sum(rows**2)
     return jnp.sum(apart**2) / jnp.where(total > 0, total, 1)
 

@@ -303,7 +303,7 @@ REFUSED = {
     "a plain function without sample": ({"f": deep}, r"give sample=\(key -> params\)"),
     "no keys": ({"keys": 3}, "not a one-dimensional array of random keys"),
     "one key": ({"keys": jax.random.key(0)}, "jax.random.split"),
-    "neither": ({"keys": None}, "one of keys .* and params"),
+    "neither": ({"keys": None}, "keys is missing; write keys="),
     "several keys for one": ({"key": KEYS}, "not a single random key"),
     "features": (
         {"xs": XS[:, :5]},
