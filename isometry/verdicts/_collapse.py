@@ -1,7 +1,7 @@
 """Inputs, and tokens, that become alike on their way through a network."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from isometry._internal.types import Key
-from isometry.verdicts._flag import PerSeed, interval
+from isometry.verdicts._flag import Interval, PerSeed, flipped, interval, state_above
 from isometry.verdicts._reading import Reading, Signal, read
 from isometry.verdicts._registry import Thresholds
 from isometry.verdicts._subject import Subject
@@ -173,3 +173,31 @@ def _log_spread(signal: Signal) -> PerSeed:
     spread = signal.spread
     is_real = spread >= least_spread(signal.dtype)
     return np.where(is_real, np.log(np.where(is_real, spread, 1)), -np.inf)
+
+
+class Judged(NamedTuple):
+    """A collapse, judged at the last point.
+
+    Attributes:
+        state: The state of a flag.
+        value: The median over seeds of ln R/R of what enters.
+        interval: Its interval over seeds.
+    """
+
+    state: str
+    value: float
+    interval: Interval
+
+
+def judge(collapse: Collapse, thresholds: Thresholds, key: Key) -> Judged:
+    """Judge whether differences fall by more than e^6, the shared depth_scales."""
+    last = collapse.log_ratio[-1]
+    value = float(np.median(last))
+    bounds = interval(last, key, confidence=thresholds.confidence)
+    state = state_above(
+        -value,
+        flipped(bounds),
+        thresholds.depth_scales,
+        is_sure=thresholds.is_sure(len(last)),
+    )
+    return Judged(state, value, bounds)

@@ -199,7 +199,7 @@ def _read(subject: Subject, flat_share: float) -> Reading:
             values = jax.tree.map(
                 np.asarray, _values(exact, exact.anatomy.closed.consts, params, xs)
             )
-        again = {label: _again(plan.groups[label], values[label], plan) for label in low}
+        again = _again(plan, tuple(low), {label: values[label] for label in low})
     signals, units = _collected(plan, rows | again, exact=again.keys())
     lost = _lost(signals, plan, subject) if again else ""
     return Reading(signals, plan.stream, plan.num_tokens, units, lost)
@@ -232,17 +232,26 @@ def _planned(subject: Subject, params: Params, xs: PyTree, flat_share: float) ->
 def _stream(anatomy: Anatomy) -> tuple[str, ...]:
     """Return the points from pre-activation to pre-activation on all paths.
 
-    The output is none of them. If no value lies on all paths, all are returned.
+    The output is none of them, nor is what the head returns. If no value lies on all
+    paths, all are returned.
     """
     output = anatomy.place("output")
+    heads = [layer.name for layer in anatomy.layers if layer.role == "head"]
     names = []
     for name in anatomy.points:
         is_end = name in anatomy.inputs or anatomy.place(name) == output
+        is_end |= any(_is_of(name, head) for head in heads)
         is_floating = jnp.issubdtype(anatomy.shape(name).dtype, jnp.floating)
         if is_floating and not is_end and not name.endswith(":out"):
             names.append(name)
     cuts = [name for name in names if anatomy.cuts(name)]
     return tuple(cuts or names)
+
+
+def _is_of(point: str, layer: str) -> bool:
+    """Tell whether a point belongs to a layer: "conv[2]" and "conv:sum" to "conv"."""
+    rest = point.removeprefix(layer)
+    return rest != point and rest[:1] in ("", "[", "@", "#", ":")
 
 
 def _num_tokens(anatomy: Anatomy) -> int:
@@ -252,7 +261,7 @@ def _num_tokens(anatomy: Anatomy) -> int:
             shapes = [
                 anatomy.shape(point).shape
                 for point in anatomy.points
-                if point == name or point.startswith((f"{name}[", f"{name}@"))
+                if _is_of(point, name)
             ]
             # Batches of one example have a first axis of length 1.
             sizes = [size for size in shapes[0] if size > 1] if shapes else []
@@ -419,7 +428,7 @@ def _spread(rows: Float[Array, "rows size"]) -> Float[Array, ""]:
     # The difference from one row first: between rows that nearly agree it is exact, and
     # the mean of the rows themselves would be rounded.
     apart = rows - rows[:1]
-    apart = apart - jnp.mean(apart, axis=0)
+    apart = apart - jnp.mean(apart, axis=0, keepdims=True)
     total = jnp.sum(rows**2)
     return jnp.sum(apart**2) / jnp.where(total > 0, total, 1)
 
@@ -600,25 +609,51 @@ def _low_groups(
     return low
 
 
-def _again(
-    group: _Group, values: Float[np.ndarray, "seeds iterations inputs *shape"], plan: _Plan
-) -> Arrays:
-    """Return the statistics of float64 values; slopes are those of the own dtype."""
-    dtype = group.place.var.aval.dtype
-    with jax.enable_x64(True), precision.full():
-        plain = group._replace(sites=())
+def _again(plan: _Plan, low: tuple[str, ...], values: Arrays) -> dict[str, Arrays]:
+    """Return the statistics of float64 values; slopes are those of the own dtype.
+
+    Args:
+        plan: What was read, in its own dtype.
+        low: The labels of the groups.
+        values: By label (seeds, iterations, inputs, *shape).
+    """
+    with jax.enable_x64(True):
+        of_values = jax.tree.map(np.asarray, _statistics_again(plan, low, values))
+    shown: Arrays = {}
+    for label in low:
+        dtype = plan.groups[label].place.var.aval.dtype
+        rows = [[_nulls.visible(one, dtype) for one in rows] for rows in values[label]]
+        shown[label] = np.array(rows)
+    of_units = jax.tree.map(np.asarray, _units_again(plan, low, shown))
+    return {label: of_values[label] | of_units[label] for label in low}
+
+
+@functools.partial(compilation.jit, static_argnums=(0, 1))
+def _statistics_again(
+    plan: _Plan, low: tuple[str, ...], values: Arrays
+) -> dict[str, Arrays]:
+    """Return the statistics of values of some groups, without nonlinearities."""
+    rows = {}
+    for label in low:
+        plain = plan.groups[label]._replace(sites=())
         of_group = functools.partial(_statistics_of, plain, plan)
-        found = jax.tree.map(np.asarray, jax.vmap(jax.vmap(of_group))(values))
-    for number, site in _kinds(group).items():
-        shown = np.stack(
-            [[_nulls.visible(one, dtype) for one in of_seed] for of_seed in values]
-        )
-        of_site = functools.partial(_unit_of, site, plan)
-        with precision.full():
-            units = jax.vmap(jax.vmap(of_site))(jnp.asarray(shown))
-        for name, value in units.items():
-            found[f"{name} {number}"] = np.asarray(value)
-    return found
+        rows[label] = jax.vmap(jax.vmap(of_group))(values[label])
+    return rows
+
+
+@functools.partial(compilation.jit, static_argnums=(0, 1))
+def _units_again(
+    plan: _Plan, low: tuple[str, ...], values: Arrays
+) -> dict[str, Arrays]:
+    """Return what nonlinearities do at values of some groups."""
+    rows: dict[str, Arrays] = {}
+    for label in low:
+        rows[label] = {}
+        for number, site in _kinds(plan.groups[label]).items():
+            of_site = functools.partial(_unit_of, site, plan)
+            for name, value in jax.vmap(jax.vmap(of_site))(values[label]).items():
+                rows[label][f"{name} {number}"] = value
+    return rows
 
 
 def _lost(signals: dict[str, Signal], plan: _Plan, subject: Subject) -> str:

@@ -1,0 +1,128 @@
+"""The flag attention_collapse: attention makes tokens alike, or can never learn."""
+
+from typing import Any
+
+import numpy as np
+
+from isometry._internal.types import Key
+from isometry.structure import Attention
+from isometry.verdicts import _activity, _collapse
+from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag, undecided
+from isometry.verdicts._measured import Measured
+from isometry.verdicts._registry import flag
+
+_SOURCE = (
+    "tokens become one, and queries and keys lose their gradient (Dong et al., 2021, "
+    "arXiv:2103.03404; Noci et al., 2022, arXiv:2206.03126); six depth scales"
+)
+_LOCKED = "queries and keys without gradient at any step: certificate"
+_REMEDY = (
+    "skip connections around every attention, a smaller scale of its branch "
+    "(1/sqrt(depth)), or values and mixing near the identity (schemes mimetic, shaped)"
+)
+_REMEDY_OF_LOCK = (
+    "random queries and keys: where both are zero, each is the gradient of the other"
+)
+
+
+@flag("attention_collapse", threshold="depth_scales", rank=55, source=_SOURCE)
+def judge(measured: Measured, key: Key) -> Flag:
+    """Raise where tokens become one, or where queries and keys never get a gradient.
+
+    The spread of the tokens of an input, R = ‖H − mean‖²/‖H‖², must not fall by more
+    than e^6 from the embedding to behind the last block. Once they are one, every
+    attention is an average, and what it looks at gets no gradient.
+    """
+    attentions = measured.subject.anatomy.attentions
+    if not attentions:
+        return Flag("attention_collapse", CLEAR, "no attention", source=_SOURCE)
+    locked = _locked(measured, attentions)
+    if locked:
+        return Flag(
+            "attention_collapse",
+            RAISED,
+            f"{', '.join(locked[:2])}: no gradient at any step, certified",
+            remedy=_REMEDY_OF_LOCK,
+            value=len(locked),
+            threshold=0,
+            source=_LOCKED,
+            evidence={"locked": list(locked)},
+            where=locked,
+        )
+    collapse = _collapse.of_tokens(measured.subject)
+    if collapse is None:
+        reason = "no values of tokens lie on all paths, before and behind an attention"
+        return Flag("attention_collapse", CLEAR, reason, source=_SOURCE)
+    evidence: dict[str, Any] = {
+        "spread_of_tokens": float(np.median(collapse.before)),
+        "points": list(collapse.points),
+        "log_ratio": np.median(collapse.log_ratio, 1),
+    }
+    if not collapse.is_known:
+        reason = "the tokens that enter do not differ"
+        return Flag("attention_collapse", UNDECIDED, reason, evidence=evidence)
+    judged = _collapse.judge(collapse, measured.thresholds, key)
+    last = collapse.points[-1]
+    reason = f"differences between tokens change by e^{judged.value:+.2f} to {last}"
+    if np.isneginf(judged.value):
+        reason = f"all tokens are one at {last}, to rounding"
+    if judged.state == UNDECIDED:
+        reason += f"; {measured.unsure}"
+    found = Flag(
+        "attention_collapse",
+        judged.state,
+        reason,
+        remedy=_REMEDY,
+        value=judged.value,
+        interval=judged.interval,
+        threshold=-measured.threshold("attention_collapse"),
+        source=_SOURCE,
+        evidence=evidence,
+        where=(last,) if judged.state != CLEAR else (),
+    )
+    wrong = _activity.lost(measured.subject, measured.thresholds)
+    return undecided(found, wrong) if wrong else found
+
+
+def _locked(measured: Measured, attentions: tuple[Attention, ...]) -> tuple[str, ...]:
+    """Return the layers of queries and keys that never get a gradient, in any seed.
+
+    Both must be locked: with one of them at zero the other waits for a step.
+    """
+    locked: dict[str, None] = {}
+    for certificate in measured.certificates:
+        first_step = {lock.name: lock.first_gradient for lock in certificate.layers}
+        share = {lock.name: lock.never_moves for lock in certificate.layers}
+        for attention in attentions:
+            # A fused layer makes values too, which may learn.
+            is_fused = attention.query == attention.value
+            layers = (*attention.query, *attention.key)
+            rows = [row for row in first_step if _is_of(row, layers)]
+            for index in {_index(row) for row in rows}:
+                of_slice = [row for row in rows if _index(row) == index]
+                if is_fused:
+                    line = _share_of_queries_and_keys(attention)
+                    is_locked = all(share[row] >= line for row in of_slice)
+                else:
+                    is_locked = all(first_step[row] is None for row in of_slice)
+                if is_locked and layers:
+                    locked |= dict.fromkeys(of_slice)
+    return tuple(locked)
+
+
+def _is_of(row: str, layers: tuple[str, ...]) -> bool:
+    """Tell whether a row of a certificate is one of some layers, or a slice of one."""
+    return row in layers or row.rpartition("[")[0] in layers
+
+
+def _index(row: str) -> str:
+    """Return the slice of a row: "3" of "blocks/query[3]", "" of a whole layer."""
+    return row.rpartition("[")[2].rstrip("]") if row.endswith("]") else ""
+
+
+def _share_of_queries_and_keys(attention: Attention) -> float:
+    """Return which share of the outputs of a fused layer are queries and keys."""
+    if len(attention.shares) != 3:
+        return 2 / 3
+    (query, key, value) = (stop - start for start, stop in attention.shares)
+    return (query + key) / (query + key + value)

@@ -1,0 +1,193 @@
+"""The flag dead_units: units that no input moves, and that no training revives."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool
+
+from isometry._internal.types import Key
+from isometry.verdicts import _activity, _nulls
+from isometry.verdicts._activity import Activity
+from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag, undecided
+from isometry.verdicts._measured import Measured
+from isometry.verdicts._registry import flag
+
+_SOURCE = (
+    "binomial with the Gaussian orthant probability at the measured correlation, or of "
+    "dead among one-sided units"
+)
+_CERTIFIED = "values that stay zero whatever is trained: certificate"
+_REMEDY = (
+    "smaller negative biases, a leaky activation, or weights that reach every unit "
+    "(orthogonal, gaussian)"
+)
+
+# Layers whose values are looked through for units that are zero for ever: a program
+# each, which takes a second.
+_MOST_LAYERS = 3
+
+# Channels that a reason lists.
+_LISTED = 6
+
+
+@flag("dead_units", threshold="dead_level", rank=40, source=_SOURCE)
+def judge(measured: Measured, key: Key) -> Flag:
+    """Raise where more units have no slope at any input than chance gives.
+
+    A unit is dead at an input if nothing downstream depends on it there: the slope of
+    its nonlinearity is zero. The entries of a channel at all positions are one unit.
+    Healthy units are not all alive on few inputs, so their number is compared with what
+    chance gives (`_nulls`), pooled over seeds; the level is shared out over the layers.
+    Units that a certificate shows to be zero for ever raise it whatever their number.
+    """
+    activity = measured.activity
+    if not activity:
+        evidence = {"inputs": measured.num_inputs, "layers": []}
+        return Flag(
+            "dead_units", CLEAR, "no hidden units", source=_SOURCE, evidence=evidence
+        )
+    level = 1 - (1 - measured.threshold("dead_level")) / len(activity) / 2
+    rows = [
+        _row(i, name, one, level=level, key=jax.random.fold_in(key, i))
+        for i, (name, one) in enumerate(activity.items())
+    ]
+    evidence: dict[str, Any] = {
+        "inputs": measured.num_inputs,
+        "layers": rows,
+        "active_share_bound": 3 / measured.num_inputs,
+    }
+    certified = _certified(measured, evidence)
+    if certified is not None:
+        return certified
+    rows = sorted(rows, key=_excess, reverse=True)
+    worst = rows[0]
+    wrong = _activity.lost(measured.subject, measured.thresholds)
+    # Of parameters that were given, dead units are facts; of an initialization, draws.
+    is_sure = measured.is_sure or not measured.subject.is_drawn
+    judged = Flag(
+        "dead_units",
+        _state(worst, is_sure=is_sure),
+        _reason(worst, activity[worst["point"]], measured),
+        remedy=_REMEDY,
+        value=worst["dead"] / worst["units"],
+        threshold=worst["null_quantile"] / worst["units"],
+        source=_SOURCE,
+        evidence=evidence,
+        where=tuple(row["point"] for row in rows if _excess(row) > 0),
+    )
+    if judged.state == UNDECIDED:
+        return undecided(judged, measured.unsure)
+    return undecided(judged, wrong) if wrong else judged
+
+
+def _row(
+    index: int, name: str, activity: Activity, *, level: float, key: Key
+) -> dict[str, Any]:
+    """Count the dead units behind one point, and what chance gives."""
+    num_dead, num_units = int(activity.is_dead.sum()), activity.is_dead.size
+    row: dict[str, Any] = {
+        "layer": index + 1,
+        "point": name,
+        "dead": num_dead,
+        "units": num_units,
+        "null_probability": 0.0,
+        "null_quantile": 0,
+    }
+    if not num_dead:
+        return row
+    probability = _nulls.dead_probability(activity.activation, activity.samples, key)
+    num_mirrored = int(activity.is_mirrored.sum())
+    quantile = _nulls.dead_quantile(
+        num_units,
+        num_dead,
+        num_mirrored=num_mirrored,
+        probability=probability,
+        level=level,
+    )
+    return row | {
+        "mirrored": num_mirrored,
+        "null_probability": probability,
+        "null_quantile": quantile,
+        "channels": [np.flatnonzero(seed).tolist() for seed in activity.is_dead],
+    }
+
+
+def _excess(row: dict[str, Any]) -> float:
+    """Return by how much the share of dead units exceeds what chance gives."""
+    return (row["dead"] - row["null_quantile"]) / row["units"]
+
+
+def _state(worst: dict[str, Any], *, is_sure: bool) -> str:
+    """Return the state, of the worst layer."""
+    if not is_sure:
+        return UNDECIDED
+    return RAISED if _excess(worst) > 0 else CLEAR
+
+
+def _reason(worst: dict[str, Any], activity: Activity, measured: Measured) -> str:
+    """Say how many units are dead, and which if there is only one seed."""
+    noun = "channels" if activity.num_positions > 1 else "units"
+    reason = (
+        f"{worst['dead']} of {worst['units']} {noun} of {worst['point']} have no slope "
+        f"at any of {measured.num_inputs} inputs"
+    )
+    if worst["dead"] and _excess(worst) <= 0:
+        reason += f"; chance alone gives up to {worst['null_quantile']}"
+    elif worst["dead"] and measured.num_seeds == 1:
+        reason += f": {_listed(worst['channels'][0])}"
+    return reason
+
+
+def _listed(numbers: list[int]) -> str:
+    """Write some numbers: "0, 3, 5, …"."""
+    shown = [str(number) for number in numbers[:_LISTED]]
+    if len(numbers) > _LISTED:
+        shown.append("…")
+    return ", ".join(shown)
+
+
+def _certified(measured: Measured, evidence: dict[str, Any]) -> Flag | None:
+    """Return the flag of units that are zero for ever, or None if there are none."""
+    by_point = _zero_for_ever(measured)
+    counts = {point: int(is_zero.sum()) for point, is_zero in by_point.items()}
+    shares = {point: counts[point] / by_point[point].size for point in by_point}
+    worst = max(shares, key=lambda point: shares[point], default=None)
+    if worst is None or not counts[worst]:
+        return None
+    numbers = {point: np.flatnonzero(one).tolist() for point, one in by_point.items()}
+    evidence["certified"] = numbers
+    return Flag(
+        "dead_units",
+        RAISED,
+        f"{counts[worst]} of {by_point[worst].size} units of {worst} are dead at every "
+        "step: no weight reaches them",
+        remedy=_REMEDY,
+        value=shares[worst],
+        threshold=0,
+        source=_CERTIFIED,
+        evidence=evidence,
+        where=tuple(point for point in counts if counts[point]),
+    )
+
+
+def _zero_for_ever(measured: Measured) -> dict[str, Bool[np.ndarray, " channels"]]:
+    """Return which channels stay zero whatever is trained, of the first seed."""
+    found: dict[str, Bool[np.ndarray, " channels"]] = {}
+    if not measured.certificates:
+        return found
+    certificate = measured.certificates[0]
+    # Where all entries can move, every unit is reached.
+    locks = [lock for lock in certificate.layers if lock.never_moves > 0]
+    points = measured.subject.anatomy.points
+    locks.sort(key=lambda lock: lock.never_moves, reverse=True)
+    for lock in locks:
+        behind = f"{lock.name}:out"
+        if lock.name not in measured.activity or behind not in points:
+            continue
+        if len(found) == _MOST_LAYERS:
+            break
+        ids = certificate.units(behind).ids
+        rows = ids.reshape(-1, ids.shape[-1]) if ids.ndim else ids.reshape(1, 1)
+        found[lock.name] = (rows == 0).all(0)
+    return found

@@ -1,0 +1,162 @@
+"""The flag duplicate_blocks: blocks that were drawn from one and the same key."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from isometry._internal.types import Key
+from isometry.verdicts._flag import CLEAR, RAISED, Flag
+from isometry.verdicts._measured import Measured
+from isometry.verdicts._registry import flag
+from isometry.verdicts._subject import Subject
+
+_SOURCE = "equal bit for bit, of weights that are random: exact"
+_REMEDY = (
+    "a key of its own for every block: keys = jax.random.split(key, num_blocks), and "
+    "block i draws from keys[i]"
+)
+
+# A weight of so few magnitudes may be equal in all blocks by design: zeros, the
+# identity, a Hadamard matrix next to an identity.
+_MOST_MAGNITUDES = 4
+
+# Entries that are looked at for their magnitudes: sorting all of a large weight takes
+# seconds.
+_LOOKED_AT = 1 << 16
+
+# The number at the end of a name: "3" of "block_3".
+_NUMBER = re.compile(r"[_.]?(\d+)$")
+
+
+class _Weight(NamedTuple):
+    """A weight of one block: its name within the block, and its values by seed."""
+
+    name: str
+    values: Float[np.ndarray, "seeds *shape"]
+
+
+@flag("duplicate_blocks", rank=35, source=_SOURCE)
+def judge(measured: Measured, key: Key) -> Flag:
+    """Raise where two blocks have equal weights, bit for bit.
+
+    Blocks are the slices of stacked weights, and parts of the network whose names
+    differ by a number and whose weights have the same shapes. They count where a weight
+    is random: of more than four magnitudes and, if there are several seeds, not the
+    same in all of them. So blocks that are all zero, or the identity, are none.
+    """
+    del key
+    groups = [*_of_stacks(measured.subject), *_of_names(measured.subject)]
+    worst: tuple[str, ...] = ()
+    found = []
+    for blocks in groups:
+        for names in _duplicates(blocks):
+            found.append(list(names))
+            worst = max(worst, names, key=len)
+    reason = "no two blocks have equal weights"
+    if not groups:
+        reason = "no two blocks are of one kind"
+    if worst:
+        listed = ", ".join(worst[:3]) + (", …" if len(worst) > 3 else "")
+        reason = f"{len(worst)} blocks are equal bit for bit: {listed}"
+    return Flag(
+        "duplicate_blocks",
+        RAISED if worst else CLEAR,
+        reason,
+        remedy=_REMEDY,
+        value=len(worst),
+        threshold=0,
+        source=_SOURCE,
+        evidence={"duplicates": found},
+        where=worst,
+    )
+
+
+def _duplicates(blocks: dict[str, list[_Weight]]) -> Iterator[tuple[str, ...]]:
+    """Yield the names of blocks that are equal, all that are equal to one together."""
+    num_seeds = len(next(iter(blocks.values()))[0].values)
+    seen: set[tuple[str, ...]] = set()
+    for seed in range(num_seeds):
+        by_content: dict[bytes, list[str]] = {}
+        for name, weights in blocks.items():
+            if not any(_is_random(weight.values, seed) for weight in weights):
+                continue
+            by_content.setdefault(_content(weights, seed), []).append(name)
+        for names in by_content.values():
+            if len(names) > 1 and tuple(names) not in seen:
+                seen.add(tuple(names))
+                yield tuple(names)
+
+
+def _content(weights: list[_Weight], seed: int) -> bytes:
+    """Return what is equal for two blocks if all their weights are."""
+    digest = hashlib.blake2b()
+    for weight in sorted(weights, key=lambda weight: weight.name):
+        digest.update(np.ascontiguousarray(weight.values[seed]))
+    return digest.digest()
+
+
+def _is_random(values: Float[np.ndarray, "seeds *shape"], seed: int) -> bool:
+    """Tell whether a weight is random, and not equal in all blocks by design."""
+    own = values[seed]
+    some = own.ravel()[:_LOOKED_AT].astype(np.float64)
+    if len(values) > 1 and all(np.array_equal(own, other) for other in values):
+        return False
+    return len(np.unique(np.abs(some))) > _MOST_MAGNITUDES
+
+
+def _leaves(subject: Subject) -> dict[str, np.ndarray]:
+    """Return the parameters of all seeds by key path."""
+    by_path = jax.tree_util.tree_leaves_with_path(subject.params)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in by_path}
+
+
+def _of_stacks(subject: Subject) -> Iterator[dict[str, list[_Weight]]]:
+    """Yield the slices of weights that are stacked alike, as blocks by name."""
+    leaves = _leaves(subject)
+    stacks: dict[tuple[str, int], dict[str, list[_Weight]]] = {}
+    for layer in subject.anatomy.layers:
+        if layer.stacked is None or layer.stacked < 2 or layer.stretches:
+            continue
+        # Seeds come first.
+        axes = [1 + axis for axis in layer.stacked_axes]
+        moved = np.moveaxis(leaves[layer.path], axes, range(1, 1 + len(axes)))
+        slices = moved.reshape(len(moved), layer.stacked, *layer.shape)
+        # Stacks of one length in one part of the network are one stack of blocks.
+        part = layer.name.partition("/")[0]
+        blocks = stacks.setdefault((part, layer.stacked), {})
+        for i in range(layer.stacked):
+            weight = _Weight(layer.name, slices[:, i])
+            blocks.setdefault(str(i), []).append(weight)
+    for (part, _), blocks in stacks.items():
+        names = {weight.name for weight in blocks["0"]}
+        title = names.pop() if len(names) == 1 else part
+        yield {f"{title}[{i}]": weights for i, weights in blocks.items()}
+
+
+def _of_names(subject: Subject) -> Iterator[dict[str, list[_Weight]]]:
+    """Yield parts of the network whose names differ by a number, as blocks by name."""
+    leaves = _leaves(subject)
+    groups: dict[tuple[str, ...], dict[str, list[_Weight]]] = {}
+    for layer in subject.anatomy.layers:
+        parts = layer.name.split("/")
+        for depth, part in enumerate(parts):
+            kind = ("/".join(parts[:depth]), _NUMBER.sub("", part))
+            block = "/".join(parts[: depth + 1])
+            weight = _Weight("/".join(parts[depth + 1 :]), leaves[layer.path])
+            groups.setdefault(kind, {}).setdefault(block, []).append(weight)
+    for blocks in groups.values():
+        # Of one kind are those with the same weights.
+        alike: dict[tuple, dict[str, list[_Weight]]] = {}
+        for name, weights in blocks.items():
+            shapes = tuple(sorted((w.name, w.values.shape) for w in weights))
+            alike.setdefault(shapes, {})[name] = weights
+        for same in alike.values():
+            if len(same) > 1:
+                yield same
+
+

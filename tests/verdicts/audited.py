@@ -1,0 +1,77 @@
+"""Networks measured as an audit measures them, with parameters drawn by NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from isometry.verdicts import Measured, Thresholds
+from isometry.verdicts._registry import registered
+from isometry.verdicts._subject import subject_of
+
+KEY = jax.random.key(7)
+
+
+def measured(net, params, xs, *, num_inputs=8, certificates=(), keys=None, **lines):
+    """What is measured of a network; as if drawn from keys if those are given."""
+    subject = subject_of(
+        "net", net, None, xs, params=params, sample=None, num_inputs=num_inputs
+    )
+    if keys is not None:
+        drawn = subject_of(
+            "net", net, keys, xs, params=None, sample=None, num_inputs=num_inputs
+        )
+        drawn.__dict__["params"] = params
+        subject = drawn
+    result = Measured(subject, None, thresholds=Thresholds(**lines), key=KEY)
+    result.parts["certificates"] = tuple(certificates)
+    return result
+
+
+def keys(num_seeds):
+    return jax.random.split(jax.random.key(0), num_seeds)
+
+
+def judged(name, result):
+    """The flag of a name."""
+    (one,) = [one for one in registered() if one.name == name]
+    return one.judge(result, KEY)
+
+
+def gaussian(net, *, seeds=5, scale=1.0, x=None):
+    """Gaussian weights of variance scale²/fan_in, and zero biases, over seeds."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    by_path = jax.tree_util.tree_leaves_with_path(shapes)
+    example = net.example if x is None else x
+    fans = {}
+    if example is not None:
+        import isometry
+
+        anatomy = isometry.anatomy(net, shapes, example)
+        fans = {layer.path: layer.fan_in for layer in anatomy.layers}
+    leaves = []
+    for path, leaf in by_path:
+        name = jax.tree_util.keystr(path)
+        shape = (seeds, *leaf.shape)
+        if name in fans:
+            values = rng.normal(size=shape) * scale / np.sqrt(fans[name])
+        else:
+            is_one = any(word in name for word in ("scale", "var", "skip", "branch"))
+            values = np.full(shape, float(is_one))
+        leaves.append(values.astype(np.float32))
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def changed(params, path, change):
+    """A copy of parameters in which one leaf is changed in place."""
+    copy = jax.tree.map(np.array, params)
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(copy):
+        if jax.tree_util.keystr(key_path) == path:
+            change(leaf)
+            return copy
+    raise KeyError(path)
+
+
+def images(num, size, channels=1):
+    rng = np.random.default_rng(1)
+    return jnp.asarray(rng.normal(size=(num, size, size, channels)), jnp.float32)

@@ -1,0 +1,134 @@
+"""Activity of nonlinearities: against the network's own, and against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from isometry import networks
+from isometry.degeneracy._phase_flags import forward_signal
+from isometry.degeneracy._unit_flags import pre_activations, slopes
+from isometry.verdicts import Thresholds
+from isometry.verdicts import _activity
+from tests.degeneracy.drawn import params_of
+from tests.verdicts.audited import KEY, changed, measured
+from tests.verdicts.conftest import IMAGES
+
+XS = jax.random.normal(jax.random.key(1), (8, 6))
+
+
+@pytest.fixture(scope="module")
+def relu():
+    """(network, what is measured, its pre-activations)."""
+    net = networks.mlp([6, *[16] * 6, 3], "relu", "gaussian")
+    params = params_of(net, sigma_w=2**0.5, seeds=5)
+    result = measured(net, params, XS)
+    layers = pre_activations(net.function, params, result.subject.few)
+    return net, result, [np.asarray(z) for z in layers]
+
+
+def test_units_of_a_perceptron_are_its_pre_activations(relu):
+    net, result, layers = relu
+    found = list(result.activity.values())
+    assert len(found) == len(layers)
+    for one, z in zip(found, layers, strict=True):
+        slope = np.asarray(slopes(net.activation, z))
+        np.testing.assert_array_equal(one.is_dead, (slope == 0).all(1))
+        mirrored = np.asarray(slopes(net.activation, -z)) == 0
+        np.testing.assert_array_equal(one.is_mirrored, mirrored.all(1))
+        np.testing.assert_array_equal(one.num_live, (slope != 0).sum(2))
+        np.testing.assert_allclose(one.samples, z, rtol=1e-5, atol=1e-6)
+        assert one.nonlinearity == "relu"
+        assert one.largest_slope is None
+
+
+def test_the_signal_from_layer_to_layer_is_that_of_the_pre_activations(relu):
+    """In float64 from float32 values: sums of 128 terms of float32."""
+    _, result, layers = relu
+    found = _activity.forward(result.subject, Thresholds(), KEY)
+    wanted = forward_signal(layers, Thresholds(), KEY)
+    for name in ("log_norm", "correlation", "stable_rank"):
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5)
+    assert found["fitted_depth_scale"] == wanted["fitted_depth_scale"]
+
+
+def test_rank_is_bound_by_live_units(relu):
+    """End to end all slopes count; the last ones are outside of the hidden span."""
+    _, result, layers = relu
+    live = np.stack([(z > 0).sum(-1) for z in layers])
+    bounds = result.rank_bounds
+    np.testing.assert_array_equal(bounds["end_to_end"], np.minimum(live.min(0), 3))
+    np.testing.assert_array_equal(bounds["hidden"], live[:-1].min(0))
+
+
+def test_numbers_that_are_not_finite_are_named(relu):
+    net, result, _ = relu
+    assert _activity.first_not_finite(result.subject) == ""
+    params = result.subject.params
+
+    def break_(leaf):
+        leaf[1, 0, 2, 3] = np.nan
+
+    broken = changed(params, "['layers'][0]['w']", break_)
+    text = _activity.first_not_finite(measured(net, broken, XS).subject)
+    assert text == "['layers'][0]['w'] is nan at (0, 2, 3) in seed 1"
+    large = jax.tree.map(lambda leaf: leaf * np.float32(1e9), params)
+    text = _activity.first_not_finite(measured(net, large, XS).subject)
+    assert text.startswith("layers/1[")
+    assert "overflows float32 in seed 0, at input 0" in text
+
+
+def test_units_that_underflow_have_the_slopes_of_larger_ones(relu):
+    """A relu network without biases is homogeneous: 2^-25 a layer changes no sign."""
+    net, result, _ = relu
+    small = jax.tree.map(lambda leaf: leaf * 2.0**-25, result.subject.params)
+    again = measured(net, small, XS)
+    assert _activity.lost(again.subject) == ""
+    pairs = zip(result.activity.values(), again.activity.values(), strict=True)
+    for healthy, one in pairs:
+        np.testing.assert_array_equal(one.is_dead, healthy.is_dead)
+        np.testing.assert_array_equal(one.num_live, healthy.num_live)
+    plain = _activity.forward(result.subject, Thresholds(), KEY)
+    found = _activity.forward(again.subject, Thresholds(), KEY)
+    shift = -25 * np.log(2) * np.arange(1, 7)
+    np.testing.assert_allclose(found["log_norm"], plain["log_norm"] + shift, rtol=1e-5)
+    np.testing.assert_allclose(found["correlation"], plain["correlation"], atol=1e-4)
+
+
+def test_what_float64_does_not_hold_is_said():
+    """Twelve layers of 2^-100: the eleventh is below the smallest double, 2^-1074."""
+    net = networks.mlp([6, *[8] * 11, 3], "relu", "gaussian")
+    params = params_of(net, sigma_w=2**0.5, seeds=5)
+    small = jax.tree.map(lambda leaf: leaf * np.float32(2.0**-100), params)
+    text = _activity.lost(measured(net, small, XS).subject)
+    assert text == "layers/1[9] underflows float64 too, so its zeros say nothing"
+
+
+def test_channels_count_over_positions(cnn):
+    """Against a Flax model by hand: channel 2 of Conv_0 is below zero everywhere."""
+    net, params, healthy = cnn
+
+    def kill(leaf):
+        leaf[:, 2] = -1e3
+
+    result = measured(net, changed(params, "['params']['Conv_0']['bias']", kill), IMAGES)
+    names = list(result.activity)
+    assert names == ["Conv_0", "Conv_1", "Conv_3"]
+    one = result.activity["Conv_0"]
+    assert one.shape == (1, 6, 6, 8)
+    assert one.num_positions == 36
+    np.testing.assert_array_equal(one.is_dead.sum(0), [0, 0, 5, 0, 0, 0, 0, 0])
+    assert not healthy.activity["Conv_0"].is_dead.any()
+    assert healthy.activity["Conv_0"].is_cut
+    assert not healthy.activity["Conv_1"].is_cut
+    alive = healthy.activity["Conv_0"].num_live - one.num_live
+    assert (alive > 0).all()
+    assert result.activity["Conv_3"].largest_slope == pytest.approx(1)
+
+
+def test_a_stream_with_a_way_around_has_no_dead_units():
+    """Before a branch of W φ(x) the skip goes on, whatever the slope of φ."""
+    net = networks.resnet(6, 2, order="pre_activation")
+    params = jax.tree.map(lambda leaf: jnp.stack([leaf] * 5), net.init(KEY))
+    result = measured(net, params, -jnp.abs(XS))
+    assert not any(one.is_dead.any() for one in result.activity.values())
