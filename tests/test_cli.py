@@ -12,7 +12,7 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from isometry import cli, degeneracy
+from isometry import cli, verdicts
 
 TINY = ["--width", "24", "--depth", "3", "--seeds", "5", "--inputs", "2", "--train-steps", "5"]
 
@@ -52,14 +52,14 @@ def reports():
 @pytest.fixture
 def once(reports, monkeypatch):
     """The audit of `small` is computed once; whoever asks again gets its reports."""
-    compute = degeneracy.audit
+    compute = verdicts.audit
 
     def audit(*args, **kwargs):
         if not reports:
             reports.append(compute(*args, **kwargs))
         return reports[0]
 
-    monkeypatch.setattr(degeneracy, "audit", audit)
+    monkeypatch.setattr(verdicts, "audit", audit)
 
 
 @pytest.mark.usefixtures("once")
@@ -179,7 +179,7 @@ def no_compute(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("computed before everything was checked")
 
-    monkeypatch.setattr(degeneracy, "audit", refuse)
+    monkeypatch.setattr(verdicts, "audit", refuse)
 
 
 @pytest.mark.usefixtures("no_compute")
@@ -205,7 +205,7 @@ def test_an_interrupt_leaves_no_files(tmp_path, capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(degeneracy, "audit", interrupt)
+    monkeypatch.setattr(verdicts, "audit", interrupt)
     assert call(*TINY, "--data", "gaussian", "--out", tmp_path) == 130
     refused_in_one_line(capsys, "interrupted")
     assert not list(tmp_path.iterdir())
@@ -218,7 +218,7 @@ def test_schemes_without_a_critical_point_are_listed(features, tmp_path, capsys)
     result = strict(capsys.readouterr().out)
     assert set(result["undefined"]) == {"orthogonal", "gaussian"}
     assert set(result["reports"]) == {"identity", "partial_identity", "zer_o", "xavier", "kaiming"}
-    text = degeneracy.Reports({}, result["undefined"]).table(width=160)
+    text = verdicts.Reports({}, result["undefined"]).table(width=160)
     assert text.count("not defined") == 2
 
 
