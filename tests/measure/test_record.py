@@ -14,7 +14,7 @@ import isometry
 from isometry import InputError, Lanczos, Spectrum
 from isometry.measure import _reasons
 from tests.measure import transformer
-from tests.verdicts.measuring import judged, measured
+from tests.verdicts import measuring
 
 KEY = jax.random.key(0)
 SIZE = 96
@@ -314,7 +314,7 @@ def test_flags_apply_to_given_jacobians():
     """A hundredth of an isometry vanishes by six natural logarithms, and no other."""
     sp = Spectrum.of_jacobians(np.eye(4) * math.exp(-7) * np.ones((6, 2, 1, 1)))
     params = np.broadcast_to(np.eye(4, dtype=np.float32), (6, 4, 4))
-    record = measured(
+    record = measuring.measured(
         lambda w, x: w @ x,
         params=params,
         xs=np.ones((2, 4), np.float32),
@@ -322,7 +322,7 @@ def test_flags_apply_to_given_jacobians():
         log_averaging={"given": 0.0},
     )
     raised = {
-        name: judged(name, record).raised
+        name: measuring.judged(name, record).raised
         for name in ("vanishing", "exploding", "anisometric")
     }
     assert raised == {"vanishing": True, "exploding": False, "anisometric": False}
