@@ -111,7 +111,9 @@ def test_channels_count_over_positions(cnn):
     def kill(leaf):
         leaf[:, 2] = -1e3
 
-    result = measured(net, changed(params, "['params']['Conv_0']['bias']", kill), IMAGES)
+    result = measured(
+        net, changed(params, "['params']['Conv_0']['bias']", kill), IMAGES
+    )
     names = list(result.activity)
     assert names == ["Conv_0", "Conv_1", "Conv_3"]
     one = result.activity["Conv_0"]

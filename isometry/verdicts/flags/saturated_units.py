@@ -7,7 +7,14 @@ import numpy as np
 from isometry._internal.types import Key
 from isometry.verdicts import _nulls
 from isometry.verdicts._activity import Activity
-from isometry.verdicts._flag import CLEAR, UNDECIDED, Flag, PerSeed, interval, state_above
+from isometry.verdicts._flag import (
+    CLEAR,
+    UNDECIDED,
+    Flag,
+    PerSeed,
+    interval,
+    state_above,
+)
 from isometry.verdicts._measured import Measured
 from isometry.verdicts._registry import flag
 
