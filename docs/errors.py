@@ -4,7 +4,7 @@ import json
 import pathlib
 import re
 
-from isometry.degeneracy import FLAGS
+from isometry.verdicts import flag_names
 
 HERE = pathlib.Path(__file__).parent / "flags"
 RECORDS = HERE.parents[1] / "benchmarks" / "results" / "zoo" / "calibrate.json"
@@ -15,6 +15,8 @@ HALF = "quoted"  # the half of the zoo whose figures are quoted
 def errors(flag: str) -> str:
     """What the zoo found of a flag, in words."""
     records = json.loads(RECORDS.read_text(encoding="utf-8"))
+    if flag not in records["flags"]:
+        return "The zoo has no records of it yet."
     found, seeds = records["flags"][flag][HALF], records["preset"]["seeds"]
     lines = [
         f"- healthy, and raised: {_share(found['false_alarms'])}",
@@ -43,5 +45,5 @@ def page(flag: str) -> str:
 
 
 if __name__ == "__main__":
-    for name in FLAGS:
+    for name in flag_names():
         (HERE / f"{name}.md").write_text(page(name), encoding="utf-8")

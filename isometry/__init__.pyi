@@ -21,9 +21,10 @@ from ._monitor import MonitorState as MonitorState
 from ._monitor import Records as Records
 from ._monitor import monitor as monitor
 from ._monitor import recorded as recorded
-from .degeneracy import Thresholds as Thresholds
-from .degeneracy import audit as audit
-from .degeneracy import certify as certify
+from .certificates import Certificate as Certificate
+from .certificates import Finding as Finding
+from .certificates import LayerLock as LayerLock
+from .certificates import certify as certify
 from .measure._cost import Cost as Cost
 from .measure._cost import cost as cost
 from .measure._ensemble import Interrupted as Interrupted
@@ -46,5 +47,13 @@ from .structure import Attention as Attention
 from .structure import Branch as Branch
 from .structure import WeightLayer as WeightLayer
 from .structure import anatomy as anatomy
+from .verdicts import Flag as Flag
+from .verdicts import Measured as Measured
+from .verdicts import Report as Report
+from .verdicts import Reports as Reports
+from .verdicts import Thresholds as Thresholds
+from .verdicts import audit as audit
+from .verdicts import flag as flag
+from .verdicts import flag_names as flag_names
 
 __version__: str

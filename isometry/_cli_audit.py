@@ -1,95 +1,223 @@
 """`isometry audit`: a table of flags, their picture and their numbers."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Option
+from typer import Option, Typer
 
 from isometry import _cli_common as common
 
-_CALL = "isometry audit"
-SCHEMES = ("orthogonal", "identity", "partial_identity", "zer_o", "gaussian", "xavier", "kaiming")
-_HELP = """Measure, for each scheme, the singular values of the input-output Jacobian on real data, and flag what
-will go wrong in training.
+if TYPE_CHECKING:
+    from isometry.networks import Network
+    from isometry.verdicts import Reports
 
-Example: isometry audit --scheme orthogonal,partial_identity --activation relu --depth 12 --out relu
+_CALL = "isometry audit"
+SCHEMES = (
+    "orthogonal",
+    "identity",
+    "partial_identity",
+    "zer_o",
+    "gaussian",
+    "xavier",
+    "kaiming",
+)
+_HELP = """Measure, for each scheme, the singular values of the input-output Jacobian on
+real data, and flag what will go wrong in training.
+
+Example: isometry audit --scheme orthogonal,partial_identity --activation relu --depth
+12 --out relu
+
+A network of one's own: isometry audit --model package.module:function, where the
+function returns a Network, or a Flax or Equinox module with one example.
 """
 
 
-def add(app: Any) -> None:
+@dataclass(frozen=True)
+class Settings:
+    """What the command is asked for.
+
+    Attributes:
+        schemes: Names of schemes; none for the default ones.
+        model: "package.module:function", or None for perceptrons.
+        width: Hidden width of the perceptrons.
+        depth: Number of their weight layers.
+        activation: Name of their activation.
+        data: What --data names; None for a default.
+        seeds: Number of networks of each scheme.
+        inputs: Number of examples at which Jacobians are taken.
+        train_steps: Number of steps of the training probe.
+        seed: The seed of everything random.
+    """
+
+    schemes: Sequence[str]
+    model: str | None
+    width: int
+    depth: int
+    activation: str
+    data: str | None
+    seeds: int
+    inputs: int
+    train_steps: int
+    seed: int
+
+    def check(self) -> None:
+        """Refuse numbers that are too small."""
+        from isometry._internal import checks
+
+        for option, value, low in (
+            ("--width", self.width, 1),
+            ("--depth", self.depth, 1),
+            ("--seeds", self.seeds, 1),
+            ("--inputs", self.inputs, 1),
+            ("--train-steps", self.train_steps, 0),
+            ("--seed", self.seed, 0),
+        ):
+            checks.integer(option, value, low=low)
+
+
+def add(app: Typer) -> None:
     """Register the command."""
 
     @common.command(app, "audit", _HELP)
     def audit(
         scheme: Annotated[
-            list[str] | None, Option(help="A scheme; repeat or separate by commas. Default: seven.")
+            list[str] | None,
+            Option(help="A scheme; repeat or separate by commas. Default: seven."),
         ] = None,
+        model: common.Model = None,
         width: common.Width = 128,
         depth: common.Depth = 6,
         activation: common.ActivationName = "tanh",
-        data: common.Data = "digits",
+        data: common.DataOrDefault = None,
         seeds: common.Seeds = 8,
         inputs: common.Inputs = 16,
-        train_steps: Annotated[int, Option(help="Steps of the training probe; 0 for none.")] = 200,
-        out: Annotated[str, Option(help="Folder for audit.json and audit.png.")] = "isometry-audit",
+        train_steps: Annotated[
+            int, Option(help="Steps of the training probe; 0 for none.")
+        ] = 200,
+        out: Annotated[
+            str, Option(help="Folder for audit.json and audit.png.")
+        ] = "isometry-audit",
         json: common.Json = False,
         fail_on: Annotated[
-            list[str] | None, Option(help="Exit with 1 if a scheme raises this flag; repeatable.")
+            list[str] | None,
+            Option(help="Exit with 1 if a scheme raises this flag; repeatable."),
         ] = None,
         seed: common.Seed = 0,
     ) -> int:
-        names, flags = common.split(_CALL, "--scheme", scheme), common.split(_CALL, "--fail-on", fail_on)
-        return run(names, width, depth, activation, data, seeds, inputs, train_steps, out, json, flags, seed)
+        settings = Settings(
+            schemes=common.split(_CALL, "--scheme", scheme),
+            model=model,
+            width=width,
+            depth=depth,
+            activation=activation,
+            data=data,
+            seeds=seeds,
+            inputs=inputs,
+            train_steps=train_steps,
+            seed=seed,
+        )
+        flags = common.split(_CALL, "--fail-on", fail_on)
+        return run(settings, out=out, as_json=json, fail_on=flags)
 
 
 def run(
-    schemes: list[str],
-    width: int,
-    depth: int,
-    activation: str,
-    data: str,
-    seeds: int,
-    inputs: int,
-    train_steps: int,
-    out: str,
-    as_json: bool,
-    fail_on: list[str],
-    seed: int,
+    settings: Settings, *, out: str, as_json: bool, fail_on: Sequence[str]
 ) -> int:
-    """`isometry audit`: check everything, audit, write audit.json and audit.png, print; the exit code."""
+    """Check everything, audit, write audit.json and audit.png, print.
+
+    Args:
+        settings: What to audit.
+        out: The folder for both files.
+        as_json: Whether the JSON is printed, and not the table.
+        fail_on: Flags that make the exit code 1 if one is raised.
+
+    Returns:
+        The exit code.
+    """
+    from isometry._internal import errors
+
+    return errors.public(_CALL)(_run)(
+        settings, out=out, as_json=as_json, fail_on=fail_on
+    )
+
+
+def _run(
+    settings: Settings, *, out: str, as_json: bool, fail_on: Sequence[str]
+) -> int:
+    # Imported here: `isometry --help` need not wait a second for JAX.
     import jax
 
-    from isometry import _checks, degeneracy, plots, store
-    from isometry._internal import provenance, strict_json
+    from isometry import plots, store, verdicts
+    from isometry._internal import checks, provenance, strict_json
 
-    for name, value, low in (
-        ("--width", width, 1), ("--depth", depth, 1), ("--seeds", seeds, 1), ("--inputs", inputs, 1),
-        ("--train-steps", train_steps, 0), ("--seed", seed, 0),
-    ):  # fmt: skip
-        _checks.integer(_CALL, low=low, **{name: value})
+    settings.check()
     for flag in fail_on:
-        _checks.one_of(_CALL, among=degeneracy.FLAGS, **{"--fail-on": flag})
-    key_nets, key_data, key_rest = jax.random.split(jax.random.key(seed), 3)
-    xs, targets = common.load(_CALL, data, key_data)
-    nets, undefined = common.networks_of(schemes, SCHEMES, width, depth, activation, xs, targets)
-    _checks.extra(_CALL, "matplotlib", "plot")
+        checks.one_of("--fail-on", flag, verdicts.flag_names())
+    key_nets, key_data, key_rest = jax.random.split(jax.random.key(settings.seed), 3)
+    nets, undefined, xs, targets = _asked(settings, key_data)
+    checks.extra("matplotlib", "plot")
     folder = store.prepare(out)
-    with common.progress(5 * len(nets)) as tell:
-        found: Any = degeneracy.audit(
-            nets, jax.random.split(key_nets, seeds), xs, targets=targets, train_steps=train_steps, key=key_rest,
-            inputs=inputs, progress=tell,
-        )  # fmt: skip
-        reports = degeneracy.Reports(found.reports, undefined | dict(found.undefined))
+    with common.progress(_NUM_PARTS * len(nets), is_plain=True) as tell:
+        found = verdicts.audit(
+            nets,
+            jax.random.split(key_nets, settings.seeds),
+            xs,
+            targets=targets,
+            train_steps=settings.train_steps,
+            key=key_rest,
+            inputs=settings.inputs,
+            progress=tell,
+        )
+        reports = verdicts.Reports(found.reports, undefined | found.undefined)
         figure = plots.audit(reports)
-    setting = {
-        "width": width, "depth": depth, "activation": activation, "data": data, "seeds": seeds, "inputs": inputs,
-        "train_steps": train_steps, "seed": seed,
-    }  # fmt: skip
-    result = {"provenance": provenance.provenance(), "settings": setting, **reports.as_dict()}
+    result = {
+        "provenance": provenance.provenance(),
+        "settings": asdict(settings),
+        **reports.as_dict(),
+    }
     written = store.write_report(folder / "audit", result, figure)
     if as_json:
         print(strict_json.dumps(result), end="")
     else:
-        console = common.console()
-        console.print(degeneracy.rich_table(reports, console.width))
+        _print(reports)
     common.told(written, as_json)
-    return common.EXIT_RAISED if any(reports.raised(flag) for flag in fail_on) else common.EXIT_CLEAN
+    is_failed = any(reports.raised(flag) for flag in fail_on)
+    return common.EXIT_RAISED if is_failed else common.EXIT_CLEAN
+
+
+# Labels that an audit tells of a network, for the length of the bar.
+_NUM_PARTS = 9
+
+
+def _asked(
+    settings: Settings, key: Any
+) -> tuple["Mapping[str, Network]", dict[str, str], Any, Any]:
+    """Return the networks, those that do not exist, and the data."""
+    if settings.model is not None:
+        nets, xs, targets = common.model_and_data(
+            _CALL, settings.model, settings.schemes, data=settings.data, key=key
+        )
+        return nets, {}, xs, targets
+    xs, targets = common.load(_CALL, settings.data or "digits", key)
+    nets, undefined = common.networks_of(
+        list(settings.schemes),
+        SCHEMES,
+        settings.width,
+        settings.depth,
+        settings.activation,
+        xs,
+        targets,
+    )
+    return nets, undefined, xs, targets
+
+
+def _print(reports: "Reports") -> None:
+    """Print the table; of a single network its verdict."""
+    from isometry import verdicts
+
+    console = common.console()
+    console.print(verdicts.rich_table(reports, console.width))
+    if len(reports) == 1:
+        (report,) = reports.values()
+        print(f"\n{report}\n\n{report.layers()}")

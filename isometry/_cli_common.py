@@ -19,6 +19,14 @@ ActivationName = Annotated[str, Option("--activation", help="Name of the activat
 Inputs = Annotated[int, Option(help="Inputs at which Jacobians are taken; all of the data if there are fewer.")]
 Seeds = Annotated[int, Option(help="Networks drawn for each scheme.")]
 Data = Annotated[str, Option(help="digits, gaussian, a .npy or .npz file, or MNIST's or CIFAR-10's files.")]
+DataOrDefault = Annotated[
+    str | None,
+    Option(
+        help="digits, gaussian, a .npy or .npz file, or MNIST's or CIFAR-10's files. Default: digits; of a --model "
+        "Gaussian numbers, or tokens."
+    ),
+]
+Model = Annotated[str | None, Option(help="A network of your own: package.module:function.")]
 Json = Annotated[bool, Option("--json", help="Print the JSON instead of the table.")]
 Seed = Annotated[int, Option(help="Seed of everything random.")]
 
@@ -90,8 +98,20 @@ def networks_of(
     return nets, undefined
 
 
-def progress(total: int) -> Any:
-    """A context that yields `tell(stage)`: a bar on stderr, silent where that is not a terminal."""
+def model_and_data(call: str, model: str, schemes: Sequence[str], *, data: str | None, key: Any) -> tuple[Any, Any, Any]:
+    """The networks of --model by scheme, or alone as its own code draws it; and data for it, drawn if none is named."""
+    from isometry import _cli_model
+
+    net = _cli_model.network_of(model)
+    nets = net.with_schemes(list(dict.fromkeys(schemes))) if schemes else {model.partition(":")[2]: net}
+    if data is None:
+        return nets, _cli_model.inputs_of(net, key), None
+    xs, targets = load(call, data, key)
+    return nets, _cli_model.fitted(net, xs), targets
+
+
+def progress(total: int, is_plain: bool = False) -> Any:
+    """A context that yields `tell(stage)`: a bar on stderr; where that is not a terminal, a line each if `is_plain`."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -104,6 +124,8 @@ def progress(total: int) -> Any:
             started = [False]
 
             def tell(stage: str) -> None:
+                if is_plain and not console.is_terminal:
+                    print(stage, file=sys.stderr, flush=True)
                 shown.update(task, description=stage, advance=float(started[0]))
                 started[0] = True
 

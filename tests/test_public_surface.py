@@ -14,7 +14,7 @@ def test_public_names_are_those_of_the_list():
 
 def test_the_list_holds_all_that_the_face_offers():
     public = {module.removeprefix("isometry.") for module in surface.MODULES}
-    modules = {name for name in public if "." not in name} - {"isometry", "degeneracy"}
+    modules = {name for name in public if "." not in name} - {"isometry"}
     assert set(isometry.__all__) == modules | set(surface.names("isometry"))
 
 

@@ -63,6 +63,7 @@ def assembled(
     about: Subject,
     space: Space,
     found: Found,
+    *,
     confined: Sequence[Confined],
 ) -> tuple[tuple[LayerLock, ...], tuple[Finding, ...]]:
     """Return the rows of the weights, and all findings.
@@ -89,13 +90,13 @@ def assembled(
         doubts = list(found.doubts)
         if about.draws_rows and slice_.layer.kind == "embedding":
             doubts.append("rows that draw never drew are not told from dead ones")
-        if fragile[slice_.leaf][slice_.index].any():
+        if fragile[slice_.leaf][slice_.within].any():
             doubts.append("rounding decides at ties")
         row = _row(
             slice_,
             views,
             found,
-            is_suspect=bool(suspect[slice_.leaf][slice_.index].any()),
+            is_suspect=bool(suspect[slice_.leaf][slice_.within].any()),
             doubts=doubts,
         )
         row = row._replace(attention=attentions.get(slice_.layer.name))
@@ -106,8 +107,8 @@ def assembled(
         findings += [] if told is None else [told]
         waits = _findings.late(row)
         findings += [] if waits is None else [(0, waits)]
-    findings += _of_copies(about.anatomy, space, views, found)
-    findings += _idle(about, space, views, layers)
+    findings += _of_copies(about, space, views=views, found=found)
+    findings += _idle(about, space, views=views, layers=layers)
     return tuple(layers), _findings.sorted_by_gravity(findings)
 
 
@@ -126,12 +127,17 @@ def _row(
     """
     step = views.affine.first_gradient(slice_)
     grade = EVIDENCE if doubts else None
-    lock = _layers.lock(slice_, views.exact, step, grade)
+    lock = _layers.lock(slice_, views.exact, step=step, grade=grade)
     view, holds_for, void_for = views.exact, _findings.ODD, _findings.NOISE
     reason = doubts[0] if doubts else ""
     if views.apart.counts(slice_) != views.exact.counts(slice_):
         holds_for = _findings.ALIKE
-    in_sums = _layers.lock(slice_, views.affine, step, grade or IN_EXACT_ARITHMETIC)
+    in_sums = _layers.lock(
+        slice_,
+        views.affine,
+        step=step,
+        grade=grade or IN_EXACT_ARITHMETIC,
+    )
     if _is_more(in_sums, lock):
         is_sure = not (is_suspect or found.is_coarse)
         if is_sure or not lock.is_locked:
@@ -143,7 +149,7 @@ def _row(
             if is_suspect:
                 reason = "saturated units or underflow look alike"
     if views.kinked is not None and not lock.is_locked:
-        seen = _layers.lock(slice_, views.kinked, step, EVIDENCE)
+        seen = _layers.lock(slice_, views.kinked, step=step, grade=EVIDENCE)
         # A single entry waits for two units that are active at once, which may be rare
         # in a healthy network. Whole slices that never move are units that are dead.
         if seen.distinct != seen.shape:
@@ -158,6 +164,7 @@ def _row(
         holds_for=holds_for,
         void_for=void_for,
         reason=reason,
+        is_seen=view is views.kinked,
     )
 
 
@@ -198,15 +205,16 @@ def _attentions(anatomy: Anatomy) -> dict[str, Attention]:
 
 
 def _of_copies(
-    anatomy: Anatomy,
+    about: Subject,
     space: Space,
+    *,
     views: _Views,
     found: Found,
 ) -> Iterator[tuple[int, Finding]]:
-    """Report slices of stacked leaves, and whole leaves, that stay equal or opposite."""
+    """Report slices of stacked leaves, and whole leaves, that stay equal."""
     grade = EVIDENCE if found.doubts else IN_EXACT_ARITHMETIC
     by_code: dict[bytes, list[str]] = {}
-    for layer in anatomy.layers:
+    for layer in about.anatomy.layers:
         if layer.path not in space.names or layer.stretches:
             continue
         leaf = space.names.index(layer.path)
@@ -232,6 +240,7 @@ def _of_copies(
 def _idle(
     about: Subject,
     space: Space,
+    *,
     views: _Views,
     layers: Sequence[LayerLock],
 ) -> Iterator[tuple[int, Finding]]:
@@ -243,9 +252,7 @@ def _idle(
     weights = {layer.path for layer in about.anatomy.layers}
     biases = {layer.bias for layer in about.anatomy.layers}
     locked = {row.name.partition("[")[0] for row in layers if row.is_locked}
-    of_locked = {
-        layer.bias for layer in about.anatomy.layers if layer.name in locked
-    }
+    of_locked = {layer.bias for layer in about.anatomy.layers if layer.name in locked}
     stacks = {len(layer.stacked_axes) for layer in about.anatomy.layers}
     # A bias of stacked layers has one axis more for each axis of the stack.
     most_axes = 1 + max(stacks, default=0)

@@ -34,7 +34,7 @@ class Certificate:
         num_draws: The number of inputs at which gradients were drawn.
 
     Example:
-        >>> net = networks.mlp([3, 4, 2], "tanh", "constant")
+        >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
         >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
         >>> cert.clear, cert.layers[1].distinct
         (False, (1, 2))
@@ -48,8 +48,8 @@ class Certificate:
 
     @property
     def clear(self) -> bool:
-        """Whether nothing was found that hinders training."""
-        return all(finding.is_harmless for finding in self.findings)
+        """Whether nothing was found that counts: see `Finding.counts`."""
+        return not any(finding.counts for finding in self.findings)
 
     @public("units")
     def units(self, point: str) -> Units:
@@ -65,7 +65,7 @@ class Certificate:
             InputError: There is no such point.
 
         Example:
-            >>> net = networks.mlp([3, 4, 2], "tanh", "constant")
+            >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
             >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
             >>> cert.units("layers/0:out")
             Units('layers/0:out': 4 values, 1 distinct)
@@ -81,7 +81,7 @@ class Certificate:
             gradient, and the grade.
 
         Example:
-            >>> net = networks.mlp([3, 4, 2], "tanh", "constant")
+            >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
             >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
             >>> print(cert.table())
             layer     shape  distinct  never  rank  step  grade

@@ -6,17 +6,17 @@ import hashlib
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
-from isometry._internal import checks, jaxprs, precision
-from isometry._internal.errors import public
+from isometry._internal import checks, precision
+from isometry._internal.errors import FromCall, public
 from isometry._internal.types import Key, Params
 from isometry.certificates import _closure, _confine, _layers, _members
 from isometry.certificates._assembling import Found, assembled
 from isometry.certificates._certificate import Certificate
 from isometry.certificates._closure import Closure
+from isometry.certificates._doubts import doubts_about
 from isometry.certificates._gradients import (
     Draw,
     Function,
@@ -40,9 +40,6 @@ _MOST_PROBES = 8
 # Parameters of so many bits of mantissa differ by 6e-8 if they differ at all, and sums
 # of them by as much. Those of float64 may differ by less than sums are rounded by.
 _MOST_BITS = 24
-
-# Numbers of f that are closer to zero, or to each other, than rounding resolves.
-_RESOLVED = 1e-13
 
 # How far a point is moved off a space, to see whether its equalities are those of
 # saturated units: they stay where algebra breaks.
@@ -119,22 +116,24 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     smooth, gradients = _smooth(about, space, rng, key=key, num_inputs=num_inputs)
     group = _groups(space)
     start = _closure.first_gradient(gradients, group)
-    exact = _closure.exact(gradients, group, start, period)
+    # At theta itself gradients may be tiny; of the exact search they must not be.
+    gradients.has_tiny = False
+    exact = _closure.exact(gradients, group, start, period=period)
     apart = None
     if _joins_leaves(space, exact):
-        apart = _closure.exact(gradients, space.leaf, start, period)
+        apart = _closure.exact(gradients, space.leaf, start, period=period)
+    doubts = doubts_about(gradients, smooth.unrelaxed)
     affine = _closure.affine(gradients, group, start, decays=True, period=period)
     exact = _of_supports(gradients, exact, start, period=period)
-    suspect = _suspect(gradients, exact, affine, group)
-    doubts = _doubts(gradients, smooth.unrelaxed)
+    suspect = _suspect(gradients, exact, affine, group=group)
     kinked = None
     as_it_is = gradients
     if smooth.replaced:
         as_it_is = Gradients(
             about.f,
             space,
-            about.draw,
-            rng,
+            draw=about.draw,
+            rng=rng,
             dtype=gradients.dtype,
             num_inputs=max(num_inputs, _INPUTS),
         )
@@ -154,7 +153,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     weights = {row.leaf for row in _layers.slices(about.anatomy, space)}
     if _confine.asks_for(space, weights):
         confined = _confined(as_it_is)
-    layers, findings = assembled(about, space, found, confined)
+    layers, findings = assembled(about, space, found, confined=confined)
     return Certificate(
         layers=layers,
         findings=findings,
@@ -184,8 +183,9 @@ def _smooth(
 ) -> tuple[Relaxed, Gradients]:
     """Return f without kinks, and its gradients.
 
-    They are in float64, or in float32 where f insists on it: a scan, for example, whose
-    state f begins in float32.
+    They are in float64, or in float32 outside of the 64-bit mode where f insists on it:
+    a scan, for example, whose state begins in float32, or an array of NumPy that f
+    closes over, which JAX may remember in float32 from the trace for the anatomy.
     """
     params = space.params(space.arrays(space.theta))
     x = about.draw(jax.random.key(0))
@@ -196,22 +196,35 @@ def _smooth(
             (params, x),
         )
         try:
-            with precision.full():
-                smooth = relaxed(about.f, *shapes, key)
+            with jax.enable_x64(dtype == np.float64), precision.full():
+                smooth = _relaxed(about.f, *shapes, key=key)
             gradients = Gradients(
                 smooth.f,
                 space,
-                about.draw,
-                rng,
+                draw=about.draw,
+                rng=rng,
                 dtype=dtype,
                 num_inputs=num_inputs,
             )
-        except TypeError:
+        except FromCall:
+            raise
+        # A user's f may raise anything in a dtype that it was not written for.
+        except Exception:
             if dtype == dtypes[-1]:
                 raise
         else:
             return smooth, gradients
     raise AssertionError("the last dtype returns or raises")
+
+
+def _relaxed(f: Function, params: Params, x: PyTree, *, key: Key) -> Relaxed:
+    """Return f without kinks; f itself, with the reason, if it cannot be relaxed."""
+    try:
+        return relaxed(f, params, x, key=key)
+    # The program of f may hold anything, and f as it is still gives evidence.
+    except Exception as error:
+        name = type(error).__name__
+        return Relaxed(f, (), (f"f could not be relaxed ({name})",))
 
 
 def _groups(space: Space) -> Int[np.ndarray, " n"]:
@@ -262,7 +275,7 @@ def _of_supports(
         return exact
     # If each entry is a group by itself, no two of them are ever in one class.
     by_itself = np.arange(gradients.space.size)
-    supports = _closure.exact(gradients, by_itself, start, period)
+    supports = _closure.exact(gradients, by_itself, start, period=period)
     is_zero &= supports.bitwise & (supports.first == 0)
     return dataclasses.replace(exact, bitwise=is_zero)
 
@@ -271,6 +284,7 @@ def _suspect(
     gradients: Gradients,
     exact: Closure,
     affine: Closure,
+    *,
     group: Int[np.ndarray, " n"],
 ) -> Bool[np.ndarray, " n"]:
     """Return the entries that only the affine search ties, and that a step off ties.
@@ -286,44 +300,11 @@ def _suspect(
     tied = affine.moves
     for _ in range(2):
         gammas = np.ones(len(space.shapes))
-        point = _members.affine_point(space, affine.moves, gammas, rng)
+        point = _members.affine_point(space, affine.moves, gammas, rng=rng)
         point *= 1 + _OFF * rng.standard_normal(space.size)
         gradient = gradients(point)
-        tied = split(tied, gradient.values, gradient.tolerance, group)
+        tied = split(tied, gradient.values, gradient.tolerance, group=group)
     return shared & _layers.shared_entries(tied)
-
-
-def _doubts(
-    gradients: Gradients,
-    unrelaxed: tuple[str, ...],
-) -> tuple[str, ...]:
-    """Return why what was found is no more than evidence, whatever was found."""
-    doubts = []
-    if unrelaxed:
-        doubts.append("what was drawn shows only some pieces of f: " + unrelaxed[0])
-    if gradients.has_tiny:
-        doubts.append("gradients come close to the smallest number of float64")
-    close = _unresolved(gradients)
-    if close is not None:
-        doubts.append(f"f holds {close}, which rounding does not resolve")
-    return tuple(doubts)
-
-
-def _unresolved(gradients: Gradients) -> str | None:
-    """Name a number in f that is too small, or too close to another, to be seen."""
-    for constant in jaxprs.constants(gradients.closed):
-        if not jnp.issubdtype(jnp.result_type(constant), jnp.floating):
-            continue
-        values = np.unique(np.abs(np.asarray(constant, np.float64)))
-        values = values[np.isfinite(values) & (values > 0)]
-        is_small = values < _RESOLVED
-        if is_small.any():
-            return f"the constant {values[is_small][-1]:g}"
-        gaps = np.diff(values)
-        is_close = gaps < _RESOLVED * values[1:]
-        if is_close.any():
-            return f"constants that differ by {gaps[is_close][0]:g}"
-    return None
 
 
 def _units(
@@ -338,4 +319,4 @@ def _units(
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     with jax.enable_x64(True):
         space = Space(params)
-        return observe(about, point, space, exact.equal, rng=rng)
+        return observe(about, point, space, equal=exact.equal, rng=rng)

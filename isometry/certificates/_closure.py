@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int16
 
+from isometry._internal.errors import NotFinite
 from isometry.certificates import _members
 from isometry.certificates._gradients import Gradient, Gradients, Space
 from isometry.certificates._partition import Partition, all_zero, of_equal, split
-from isometry._internal.errors import NotFinite
 
 # How many probes in a row must split nothing: each kind of point once, and one more.
 _QUIET = _members.NUM_KINDS + 1
@@ -47,6 +47,7 @@ def exact(
     gradients: Gradients,
     group: Int[np.ndarray, " n"],
     start: Gradient,
+    *,
     period: int = 1,
 ) -> Closure:
     """Find the smallest space of the lattice that holds theta and every gradient in it.
@@ -114,7 +115,7 @@ def affine(
             if not search.moves.is_open:
                 break
             gammas = _gammas(gradients, group, decays, number=search.num_rounds + i)
-            point = _members.affine_point(space, reachable, gammas, gradients.rng)
+            point = _members.affine_point(space, reachable, gammas, rng=gradients.rng)
             search.add(gradients(point))
         search.end_round(None)
     return search.closure(None)
@@ -130,7 +131,8 @@ def first_gradient(
     space = gradients.space
     gammas = _gammas(gradients, group, decays, number=0)
     nothing = all_zero(space.size)
-    return gradients(_members.affine_point(space, nothing, gammas, gradients.rng))
+    point = _members.affine_point(space, nothing, gammas, rng=gradients.rng)
+    return gradients(point)
 
 
 def _gammas(
@@ -165,8 +167,12 @@ def _at_exact_point(gradients: Gradients, equal: Partition, number: int) -> Grad
     space, rng = gradients.space, gradients.rng
     # The first probe is a fresh point: it tells apart whatever is generic.
     kind = (number + _members.FRESH) % _members.NUM_KINDS
+    had_tiny = gradients.has_tiny
     try:
-        return gradients(_members.exact_point(space, equal, kind, rng))
+        gradient = gradients(_members.exact_point(space, equal, kind, rng=rng))
+        # A tiny point is meant to have tiny gradients.
+        gradients.has_tiny &= kind != _members.TINY or had_tiny
+        return gradient
     except NotFinite:
         # Some parameters must be positive: a running variance, say.
         return gradients(_members.positive_point(space, equal, rng))
@@ -195,7 +201,9 @@ class _Search:
     def goes_on(self, equal: Partition | None) -> bool:
         """Tell whether anything could still be split."""
         is_open = self.moves.is_open or (equal is not None and equal.is_open)
-        return is_open and self._num_quiet < self._quiet and self.num_rounds < _MOST_ROUNDS
+        return (
+            is_open and self._num_quiet < self._quiet and self.num_rounds < _MOST_ROUNDS
+        )
 
     def add(self, gradient: Gradient) -> None:
         """Grow the space of what training adds by one gradient."""
@@ -210,7 +218,12 @@ class _Search:
 
     def split(self, partition: Partition, gradient: Gradient) -> Partition:
         """Split classes by one gradient."""
-        return split(partition, gradient.values, gradient.tolerance, self._group)
+        return split(
+            partition,
+            gradient.values,
+            gradient.tolerance,
+            group=self._group,
+        )
 
     def end_round(self, equal: Partition | None) -> None:
         """Count the rounds, and those in a row without a change."""

@@ -24,8 +24,8 @@ _PROBES, _QUIET = 4, 2
 # Singular value decompositions of larger arrays take minutes.
 _MOST_ENTRIES, _LONGEST = 60_000, 256
 
-# Singular values within this part of each other are one value: of orthogonal weights in
-# float32 they differ by 1e-6, and 1e-3 would make Gaussian ones of a few rows symmetric.
+# Singular values within this part of each other are one value: of orthogonal weights
+# in float32 they differ by 1e-6. With 1e-3, Gaussian ones of a few rows are symmetric.
 _ALIKE = 1e-5
 
 

@@ -175,7 +175,7 @@ def _indexed(
         if not any(hits):
             continue
         name = eqn.primitive.name
-        shape = eqn.invars[0].aval.shape
+        shape: tuple[int, ...] = getattr(eqn.invars[0].aval, "shape", ())
         if name == "gather" and hits[1]:
             axes = eqn.params["dimension_numbers"].start_index_map
             sizes += [shape[axis] for axis in axes]

@@ -53,9 +53,11 @@ class Finding:
         remedy: What to do.
         is_harmless: Whether it does not hinder training: a bias that a softmax cancels,
             or a layer that starts late.
+        counts: Whether a certificate with it is not clear. What is harmless does not
+            count, nor do some units that were off at every input, nor confined updates.
 
     Example:
-        >>> net = networks.mlp([3, 4, 2], "tanh", "constant")
+        >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
         >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
         >>> print(cert.findings[0])
         layers/0: 4 units, 1 distinct
@@ -68,6 +70,7 @@ class Finding:
     void_for: str
     remedy: str
     is_harmless: bool = False
+    counts: bool = True
 
     def __str__(self) -> str:
         return f"{self.layer}: {self.what}"
@@ -84,6 +87,7 @@ class Row(NamedTuple):
         holds_for: The optimizers for which a lock of this closure holds.
         void_for: What breaks it.
         reason: Why it is no more than evidence, if it is.
+        is_seen: Whether it rests on the inputs that were drawn, and nothing else.
     """
 
     slice: Slice
@@ -93,6 +97,7 @@ class Row(NamedTuple):
     holds_for: str
     void_for: str
     reason: str
+    is_seen: bool
 
     def finding(self, what: str, remedy: str) -> Finding:
         """Return a finding about this row."""
@@ -113,6 +118,7 @@ class Row(NamedTuple):
             holds_for=holds_for,
             void_for=void_for,
             remedy=remedy,
+            counts=not self.is_seen or self.lock.never_moves == 1,
         )
 
 
@@ -249,11 +255,12 @@ def late(row: Row) -> Finding | None:
     return Finding(
         layer=row.lock.name,
         what=f"first gradient at step {step}",
-        grade=IN_EXACT_ARITHMETIC,
+        grade=EVIDENCE if row.reason else IN_EXACT_ARITHMETIC,
         holds_for=ODD + WHOLE,
         void_for=NOISE,
         remedy="Nothing: it starts when the weight behind it has left zero.",
         is_harmless=True,
+        counts=False,
     )
 
 
@@ -278,6 +285,7 @@ def idle(
         void_for=void_for,
         remedy="Nothing: what follows cancels it, or it is not used.",
         is_harmless=True,
+        counts=False,
     )
 
 
@@ -344,6 +352,7 @@ def confined(
         holds_for=ROTATIONS,
         void_for=ELEMENTWISE,
         remedy="Nothing for Adam; else draw the weights as Gaussian.",
+        counts=False,
     )
 
 

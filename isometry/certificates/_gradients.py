@@ -1,15 +1,17 @@
 """Gradients of f at random points, as flat vectors, and what rounding does to them."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PyTree
 
-from isometry._internal import checks, jaxprs, precision
+from isometry._internal import jaxprs, precision
 from isometry._internal.errors import InputError, NotFinite
 from isometry._internal.types import Key, Params
 
@@ -72,9 +74,9 @@ class Space:
     def __init__(self, params: Params) -> None:
         with_paths, self._tree = jax.tree_util.tree_flatten_with_path(params)
         self._leaves = [leaf for _, leaf in with_paths]
-        self._moves = [is_floating(leaf) for leaf in self._leaves]
         paths = [path for path, _ in with_paths]
-        moving = [i for i, moves in enumerate(self._moves) if moves]
+        moving = [i for i, leaf in enumerate(self._leaves) if is_floating(leaf)]
+        self._moving = moving
         self.paths = [jax.tree_util.keystr(path) for path in paths]
         self.names = [self.paths[i] for i in moving]
         arrays = [self._leaves[i] for i in moving]
@@ -102,13 +104,12 @@ class Space:
         parts = zip(self.parts(vector), self.shapes, strict=True)
         return [part.reshape(shape) for part, shape in parts]
 
-    def params(self, floating: list[Array]) -> Params:
+    def params(self, floating: Sequence[Array | np.ndarray]) -> Params:
         """Return params with these floating leaves, and the other leaves as given."""
-        parts = iter(floating)
-        pairs = zip(self._leaves, self._moves, strict=True)
-        return self._tree.unflatten(
-            [next(parts) if moves else leaf for leaf, moves in pairs]
-        )
+        leaves = list(self._leaves)
+        for index, array in zip(self._moving, floating, strict=True):
+            leaves[index] = array
+        return self._tree.unflatten(leaves)
 
 
 def _stacked(*leaves: Array | np.ndarray) -> Array | np.ndarray:
@@ -151,13 +152,11 @@ class Gradient(NamedTuple):
         values: Its entries.
         tolerance: What counts as equal, or as zero, at each.
         fragile: Entries that one rounding may change altogether, or None for none.
-        x: The input.
     """
 
     values: Float[np.ndarray, " n"]
     tolerance: Float[np.ndarray, " n"]
     fragile: Bool[np.ndarray, " n"] | None
-    x: PyTree
 
 
 class Gradients:
@@ -185,9 +184,9 @@ class Gradients:
         self,
         f: Function,
         space: Space,
+        *,
         draw: Draw,
         rng: np.random.Generator,
-        *,
         dtype: DTypeLike = np.float64,
         num_inputs: int = 1,
     ) -> None:
@@ -197,9 +196,8 @@ class Gradients:
         self._draw, self._num_inputs = draw, num_inputs
 
         def outputs(theta: list[Array], x: PyTree) -> list[Array]:
-            params = space.params(precision.cast(theta, dtype))
             called = f if num_inputs == 1 else jax.vmap(f, (None, 0))
-            out = jax.tree.leaves(called(params, precision.cast(x, dtype)))
+            out = jax.tree.leaves(called(space.params(theta), x))
             return [leaf for leaf in out if is_floating(leaf)]
 
         def pull(theta: list[Array], x: PyTree, cotangent: list[Array]) -> list[Array]:
@@ -208,10 +206,11 @@ class Gradients:
             return back([c.astype(leaf.dtype) for c, leaf in pairs])[0]
 
         arrays = space.arrays(space.theta)
-        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
-        with precision.full():
+        shapes = [jax.ShapeDtypeStruct(a.shape, dtype) for a in arrays]
+        x = self._on_host(self.inputs())
+        with self._mode():
             traced = jax.make_jaxpr(lambda *a: outputs(*a), return_shape=True)
-            self.closed, out = traced(shapes, self.inputs())
+            self.closed, out = traced(shapes, x)
         self.num_draws = 0
         if not out:
             raise InputError(
@@ -221,6 +220,26 @@ class Gradients:
         self._out_shapes = [leaf.shape for leaf in out]
         self.unit = _unit_of(self.closed)
         self._pull = jax.jit(pull)
+
+    @contextlib.contextmanager
+    def _mode(self) -> Iterator[None]:
+        """Compute in float64, or as outside of it where f insists on float32."""
+        with jax.enable_x64(self.dtype == np.float64), precision.full():
+            yield
+
+    def _on_host(self, tree: PyTree) -> PyTree:
+        """Return floating leaves as NumPy's arrays in the dtype of f.
+
+        An array of JAX would keep its 64 bits outside of the 64-bit mode.
+        """
+
+        def cast(leaf: Array) -> Array | np.ndarray:
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return leaf
+            array = np.asarray(leaf)
+            return array.astype(self.dtype) if is_floating(leaf) else array
+
+        return jax.tree.map(cast, tree)
 
     def inputs(self) -> PyTree:
         """Draw an input, its floating leaves in float64."""
@@ -245,24 +264,25 @@ class Gradients:
         values = self._pulled(theta, x, cotangent)
         if not np.isfinite(values).all():
             raise NotFinite("the gradient is not finite at a random point.")
-        errors = self._moved_by(values, theta, x, cotangent)
+        errors = self._moved_by(values, theta, x=x, cotangent=cotangent)
         for _ in range(_TRIALS - 1):
-            others = self._moved_by(values, theta, x, cotangent)
+            others = self._moved_by(values, theta, x=x, cotangent=cotangent)
             np.fmax(errors, others, out=errors)
         fragile = self._level(values, errors)
         errors *= _SLACK
-        return Gradient(values, errors, fragile, x)
+        return Gradient(values, tolerance=errors, fragile=fragile)
 
     def _moved_by(
         self,
         values: Float[np.ndarray, " n"],
         theta: Float[np.ndarray, " n"],
+        *,
         x: PyTree,
         cotangent: list[np.ndarray],
     ) -> Float[np.ndarray, " n"]:
         """Return by how much a gradient moves if its arguments move by rounding."""
-        moved = shaken((theta, x), self.unit, self.rng)
-        difference = self._pulled(*moved, cotangent)
+        theta_moved, x_moved = shaken((theta, x), self.unit, self.rng)
+        difference = self._pulled(theta_moved, x_moved, cotangent)
         difference -= values
         return np.abs(difference, out=difference)
 
@@ -272,8 +292,9 @@ class Gradients:
         x: PyTree,
         cotangent: list[np.ndarray],
     ) -> Float[np.ndarray, " n"]:
-        with precision.full():
-            parts = self._pull(self.space.arrays(theta), x, cotangent)
+        arguments = self._on_host((self.space.arrays(theta), x))
+        with self._mode():
+            parts = self._pull(*arguments, cotangent)
         return np.concatenate([*(np.asarray(part).ravel() for part in parts), []])
 
     def _level(
@@ -327,7 +348,7 @@ def _level(value: np.ndarray, error: np.ndarray) -> float:
     return 0.01 * middle
 
 
-def _unit_of(closed: jax.extend.core.ClosedJaxpr) -> float:
+def _unit_of(closed: core.ClosedJaxpr) -> float:
     """Return half the spacing at 1 of the coarsest floating dtype in a program."""
     coarsest = _UNIT
     for eqn in jaxprs.equations(closed.jaxpr):

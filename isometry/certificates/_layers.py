@@ -43,7 +43,7 @@ class LayerLock:
             to signs. Then optimizers of whole matrices keep the lock too.
 
     Example:
-        >>> net = networks.mlp([3, 4, 2], "tanh", "constant")
+        >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
         >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
         >>> cert.layers[0].shape, cert.layers[0].distinct
         ((3, 4), (3, 1))
@@ -79,13 +79,13 @@ class Slice(NamedTuple):
         name: Its name in a certificate.
         layer: The layer.
         leaf: The index of its leaf among the floating leaves.
-        index: What to index the leaf with.
+        within: What to index the leaf with.
     """
 
     name: str
     layer: WeightLayer
     leaf: int
-    index: tuple[int | slice, ...]
+    within: tuple[int | slice, ...]
 
 
 def slices(anatomy: Anatomy, space: Space) -> list[Slice]:
@@ -96,27 +96,22 @@ def slices(anatomy: Anatomy, space: Space) -> list[Slice]:
         if layer.path not in space.names:
             continue
         leaf = space.names.index(layer.path)
-        rank = len(space.shapes[leaf])
-        index: list[int | slice] = [slice(None)] * rank
+        # Of each axis, where the layer begins and ends: it may be a stretch of a leaf.
+        bounds = [(0, length) for length in space.shapes[leaf]]
         for axis, start, stop in layer.stretches:
-            index[axis] = slice(start, stop)
-        cut = _lengths(space.shapes[leaf], index)
-        stack = [cut[axis] for axis in layer.stacked_axes]
+            bounds[axis] = (start, stop)
+        stretch: list[int | slice] = [slice(*pair) for pair in bounds]
+        stack = [bounds[axis][1] - bounds[axis][0] for axis in layer.stacked_axes]
         for number, position in enumerate(np.ndindex(*stack)):
-            own = list(index)
+            within = list(stretch)
             for axis, i in zip(layer.stacked_axes, position, strict=True):
-                start = index[axis].start or 0
-                own[axis] = start + i
+                within[axis] = bounds[axis][0] + i
             name = layer.name
+            # Even a stack of one slice has an axis that the layer has not.
             if layer.stacked is not None:
                 name = f"{layer.name}[{number}]"
-            rows.append(Slice(name, layer, leaf, tuple(own)))
+            rows.append(Slice(name, layer, leaf=leaf, within=tuple(within)))
     return rows
-
-
-def _lengths(shape: Sequence[int], index: Sequence[int | slice]) -> list[int]:
-    """Return the lengths of the axes of a stretch of a leaf."""
-    return [len(range(n)[s]) for n, s in zip(shape, index, strict=True)]
 
 
 class View:
@@ -139,11 +134,11 @@ class View:
 
     def is_free(self, row: Slice) -> bool:
         """Tell whether every entry is alone in its class."""
-        return not self._shared[row.leaf][row.index].any()
+        return not self._shared[row.leaf][row.within].any()
 
     def code(self, row: Slice) -> Int[np.ndarray, "..."]:
         """Return the class of each entry times its sign; 0 never moves."""
-        return self._codes[row.leaf][row.index]
+        return self._codes[row.leaf][row.within]
 
     def whole(self, leaf: int) -> Int[np.ndarray, "..."]:
         """Return the classes of a whole leaf."""
@@ -166,13 +161,13 @@ class View:
 
     def _counted(self, row: Slice) -> "Counts":
         if self.is_free(row):
-            shape = self._first[row.leaf][row.index].shape
-            return Counts(shape, 0.0, full_rank(shape), is_product=True)
+            shape = self._first[row.leaf][row.within].shape
+            return free_counts(shape)
         return counts(self.code(row))
 
     def first_gradient(self, row: Slice) -> int | None:
         """Return the first step at which any entry gets a gradient."""
-        steps = self._first[row.leaf][row.index]
+        steps = self._first[row.leaf][row.within]
         moving = steps[steps > 0]
         return int(moving.min()) if moving.size else None
 
@@ -182,7 +177,7 @@ class View:
         is_zero = code == 0
         sizes = np.bincount(np.abs(code).ravel(), minlength=1)
         is_alone = bool((sizes[1:] <= 1).all())
-        is_exact = self._is_exact_zero[row.leaf][row.index][is_zero]
+        is_exact = self._is_exact_zero[row.leaf][row.within][is_zero]
         return is_alone and bool(is_exact.all())
 
 
@@ -202,13 +197,23 @@ class Counts(NamedTuple):
     is_product: bool
 
 
+def free_counts(shape: tuple[int, ...]) -> Counts:
+    """Return the counts of a weight in which every entry is alone."""
+    return Counts(
+        distinct=shape,
+        never_moves=0.0,
+        rank_bound=full_rank(shape),
+        is_product=True,
+    )
+
+
 def counts(code: Int[np.ndarray, "..."]) -> Counts:
     """Count what can move in an array of classes."""
     shape = code.shape
     sizes = np.bincount(np.abs(code).ravel(), minlength=1)
     num_zeros, num_classes = int(sizes[0]), int((sizes[1:] > 0).sum())
     if num_classes == code.size:
-        return Counts(shape, 0.0, full_rank(shape), True)
+        return free_counts(shape)
     by_axis = [slice_ids(code, axis) for axis in range(code.ndim)]
     distinct = tuple(int(ids.max(initial=-1)) + 1 for ids in by_axis)
     is_product = num_classes == math.prod(distinct)
@@ -221,7 +226,7 @@ def counts(code: Int[np.ndarray, "..."]) -> Counts:
 
 
 def slice_ids(code: Int[np.ndarray, "..."], axis: int) -> Int[np.ndarray, " n"]:
-    """Number the slices along an axis; those equal up to sign share a number.
+    """Return a number for each slice along an axis, the same for equal ones.
 
     Args:
         code: Classes times signs.
@@ -271,7 +276,8 @@ def _rank_bound(code: Int[np.ndarray, "..."]) -> int:
 def lock(
     row: Slice,
     view: View,
-    first_gradient: int | None,
+    *,
+    step: int | None,
     grade: str | None,
 ) -> LayerLock:
     """Return what one closure says of a weight.
@@ -279,7 +285,7 @@ def lock(
     Args:
         row: The weight.
         view: What the closure says.
-        first_gradient: The first step at which a gradient can arrive.
+        step: The first step at which a gradient can arrive.
         grade: The grade of its claims; None if it is to be read off the closure, "bit
             for bit" or "in exact arithmetic".
     """
@@ -290,7 +296,7 @@ def lock(
         distinct=found.distinct,
         never_moves=found.never_moves,
         rank_bound=found.rank_bound,
-        first_gradient=first_gradient,
+        first_gradient=step,
         grade=grade,
         is_product=found.is_product,
     )

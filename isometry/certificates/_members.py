@@ -7,22 +7,25 @@ from isometry.certificates._gradients import Space
 from isometry.certificates._partition import Partition
 
 # The kinds of points, in the order in which they are tried.
-NEAR, FRESH, STACKED, SPREAD = range(4)
-NUM_KINDS = 4
+NEAR, FRESH, STACKED, SPREAD, TINY = range(5)
+NUM_KINDS = 5
 
 # Gain of the weights of a fresh point. At 1 a tanh network of 100 layers is saturated
 # or chaotic; at 0.1 the signal of 300 layers underflows float64.
 _GAIN = 0.5
 
 # Leaves of a spread point are smaller by up to 2^10: units of tanh(1000 w x) are then
-# not saturated. At 2^20 the gradient of a deep network would underflow.
+# not saturated. Those of a tiny point are smaller by 2^40, for steeper units; of many
+# leaves by less, so that their product does not underflow, which it does at 2^1074.
 _LOG2_SPREAD = 10.0
+_LOG2_TINY, _LOG2_OF_ALL = 40.0, 600.0
 
 
 def exact_point(
     space: Space,
     partition: Partition,
     kind: int,
+    *,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, " n"]:
     """Draw a vector of the space of a partition that holds theta.
@@ -34,15 +37,17 @@ def exact_point(
             keeps signals near 1 whatever the scale of theta: saturated units have no
             slope that float64 could see, and small gains no signal. `STACKED` reads
             the leading axes of an array as a stack of layers. `SPREAD` makes some
-            leaves small, for units that are steep by themselves.
+            leaves small, and `TINY` all, for units that are steep by themselves.
         rng: The source of randomness.
 
     Returns:
         The vector.
     """
     scales, of_classes = _scales(space, partition, is_stacked=kind == STACKED)
-    if kind == SPREAD:
+    if kind in (SPREAD, TINY):
         factors = 2.0 ** rng.uniform(-_LOG2_SPREAD, 0.0, len(scales))
+        if kind == TINY:
+            factors *= 2.0 ** -min(_LOG2_TINY, _LOG2_OF_ALL / len(scales))
         scales = scales * factors
         of_classes = of_classes * factors[space.leaf[partition.first_members]]
     vector = rng.standard_normal(space.size)
@@ -80,6 +85,7 @@ def affine_point(
     space: Space,
     partition: Partition,
     gammas: Float[np.ndarray, " leaves"],
+    *,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, " n"]:
     """Draw theta, shrunk leaf by leaf, plus a vector of the space of a partition.
@@ -115,7 +121,7 @@ def _scales(
     Entries that are alone add up as independent numbers, sqrt(fan_in) of them. The
     entries of a class add up to as many as are in one column.
     """
-    matrices = [shape if len(shape) > 1 else (1, 1) for shape in space.shapes]
+    matrices = [_as_matrix(shape) for shape in space.shapes]
     fans = np.array([np.prod(shape[:-1]) for shape in matrices], float)
     columns = np.array([shape[-1] for shape in matrices], float)
     leaf = space.leaf[partition.first_members]
@@ -127,3 +133,8 @@ def _scales(
         growth = 2 * np.sqrt(fans / np.maximum(rows, 1))
         alone, shared = alone * growth, shared * growth[leaf]
     return alone, shared
+
+
+def _as_matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape, and that of one entry for a vector: a bias is added as it is."""
+    return shape if len(shape) > 1 else (1, 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from isometry import structure
 from isometry._internal import checks, precision
@@ -34,7 +34,7 @@ class Units:
         signs: The sign of each value relative to its class; 0 where it is zero.
 
     Example:
-        >>> net = networks.mlp([3, 4, 2], "tanh", "constant")
+        >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
         >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
         >>> cert.units("layers/0:out").ids
         array([1, 1, 1, 1])
@@ -69,8 +69,8 @@ def observe(
     about: Subject,
     point: str,
     space: Space,
-    equal: Partition,
     *,
+    equal: Partition,
     rng: np.random.Generator,
 ) -> Units:
     """Compare the values at a point at random members of a space.
@@ -88,10 +88,11 @@ def observe(
     group = np.zeros(partition.size, np.int32)
     for i in range(_POINTS):
         kind = (i + 1) % _members.NUM_KINDS
-        theta = _members.exact_point(space, equal, kind, rng)
+        theta = _members.exact_point(space, equal, kind, rng=rng)
         for _ in range(_INPUTS):
             values, errors = reading.at(theta)
-            partition = split(partition, values, _SLACK * errors, group)
+            tolerance = _SLACK * errors
+            partition = split(partition, values, tolerance, group=group)
             if not partition.is_open:
                 break
     signs = np.ones(partition.size, int)
@@ -149,8 +150,13 @@ class _Reading:
         params = self._space.params(self._space.arrays(theta))
         leaves = jax.tree.leaves((params, x))
         arguments = [
-            leaf if checks.is_key(leaf) else jnp.asarray(leaf, dtype)
+            _in_dtype(leaf, dtype)
             for leaf, dtype in zip(leaves, self._dtypes, strict=True)
         ]
         with precision.full():
             return np.asarray(self._compiled(arguments), np.float64).ravel()
+
+
+def _in_dtype(leaf: Array | np.ndarray, dtype: np.dtype) -> Array | np.ndarray:
+    """Return a leaf in the dtype that a program takes; a key as it is."""
+    return leaf if checks.is_key(leaf) else jnp.asarray(leaf, dtype)

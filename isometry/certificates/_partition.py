@@ -68,7 +68,7 @@ class Partition:
         return self.members[self.starts]
 
     def labels(self) -> Int[np.ndarray, " n"]:
-        """Number the classes in the order of their first entries; 0 is that of zeros.
+        """Return the class of each entry, in the order of first entries; 0 is zero.
 
         Returns:
             The class of each entry.
@@ -131,13 +131,14 @@ def of_equal(
         # An entry that is alone has no class, and so its sign has no meaning.
         everything = dataclasses.replace(everything, zeros=among)
     exactly = np.zeros(len(values))
-    return split(everything, values, exactly, group)
+    return split(everything, values, exactly, group=group)
 
 
 def split(
     partition: Partition,
     values: Float[np.ndarray, " n"],
     tolerance: Float[np.ndarray, " n"],
+    *,
     group: Int[np.ndarray, " n"],
 ) -> Partition:
     """Split classes so that a vector is in the space, as far as tolerance demands.
@@ -162,8 +163,8 @@ def split(
     kept = _cut(
         partition.members,
         partition.starts,
-        signs,
-        values,
+        signs=signs,
+        values=values,
         tolerance=tolerance,
     )
     parts = [kept]
@@ -173,7 +174,14 @@ def split(
         # One group after the other, because the largest decides what memory it takes.
         for members in _by_group(new, group):
             start = np.zeros(1, np.int32)
-            parts.append(_cut(members, start, signs, values, tolerance=tolerance))
+            cut = _cut(
+                members,
+                start,
+                signs=signs,
+                values=values,
+                tolerance=tolerance,
+            )
+            parts.append(cut)
     sizes = np.concatenate([part.sizes for part in parts])
     return Partition(
         signs=signs,
@@ -206,9 +214,9 @@ class _Classes(NamedTuple):
 def _cut(
     members: Int[np.ndarray, " members"],
     starts: Int[np.ndarray, " classes"],
+    *,
     signs: Int8[np.ndarray, " n"],
     values: Float[np.ndarray, " n"],
-    *,
     tolerance: Float[np.ndarray, " n"],
 ) -> _Classes:
     """Cut classes at gaps, until none is left; classes of one entry are dropped."""

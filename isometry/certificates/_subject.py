@@ -1,8 +1,7 @@
 """What is certified: a function, its anatomy, and how its inputs are drawn."""
 
-import inspect
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +13,11 @@ from isometry._internal import checks
 from isometry._internal.errors import FromCall, InputError, NotDefined
 from isometry._internal.types import Key, Params
 from isometry.certificates import _draws
+from isometry.certificates._data import Data
 from isometry.certificates._gradients import Draw, Function
 from isometry.networks import chain
 from isometry.networks._network import Network
 from isometry.structure import Anatomy
-
-# Rows of a batch of the user's data; with more rows, batches grow so that so many show
-# all of them.
-_ROWS, _BATCHES = 256, 16
 
 
 class Subject(NamedTuple):
@@ -86,45 +82,37 @@ def subject(
         raise InputError("draw and xs were both given; write one of them.")
     if loss is not None and xs is None:
         raise InputError("loss was given without xs; write xs=, the data it is of.")
-    network, mode = f, ""
+    network: Function = f
+    mode = ""
     if isinstance(f, Network):
         _check_fit(f, params)
         network, mode = _in_training(f)
-    if xs is not None:
-        return _of_data(f, network, params, xs=xs, loss=loss, mode=mode)
-    shapes = _example(f, network, x, draw)
-    anatomy = _anatomy(network, params, shapes)
-    point_f, points, points_shapes = network, anatomy, shapes
-    # Of one example the values at a point are units; of a batch they are examples too.
-    if network is not f and draw is None:
-        points_shapes = _shapes_of(f.example if x is None else x)
-        point_f, points = f, _anatomy(f, params, points_shapes)
     num_params = len(jax.tree.leaves(params))
-    if draw is not None:
-        return Subject(
-            f=network,
-            anatomy=anatomy,
-            point_f=network,
-            points=anatomy,
-            draw=_checked(draw, shapes),
-            draw_point=draw,
-            period=1,
-            draws_rows=True,
-            mode=mode or "f as it is",
-        )
-    inputs = _draws.default(shapes, anatomy.closed, num_params)
-    inputs_of_points = _draws.default(points_shapes, points.closed, num_params)
-    return Subject(
+    if xs is not None:
+        return of_data(f, network, params, xs=xs, loss=loss, mode=mode)
+    shapes = _example(f, network, x, draw=draw)
+    anatomy = read(network, params, shapes)
+    whole = Subject(
         f=network,
         anatomy=anatomy,
-        point_f=point_f,
-        points=points,
-        draw=inputs,
-        draw_point=inputs_of_points,
-        period=inputs.period,
-        draws_rows=False,
+        point_f=network,
+        points=anatomy,
+        draw=draw or _draws.default(shapes, anatomy.closed, num_params),
+        draw_point=draw or _draws.default(shapes, anatomy.closed, num_params),
+        period=1,
+        draws_rows=draw is not None,
         mode=mode or "f as it is",
     )
+    if draw is not None:
+        return whole._replace(draw=_checked(draw, shapes))
+    whole = whole._replace(period=cast(_draws.RandomInputs, whole.draw).period)
+    if network is f or not isinstance(f, Network):
+        return whole
+    # Of one example the values at a point are units; of a batch they are examples too.
+    row = shapes_of(f.example)
+    points = read(f, params, row)
+    draw_point = _draws.default(row, points.closed, num_params)
+    return whole._replace(point_f=f, points=points, draw_point=draw_point)
 
 
 def _check_params(params: Params) -> None:
@@ -191,40 +179,72 @@ def _example(
     f: Function,
     network: Function,
     x: PyTree,
+    *,
     draw: Draw | None,
 ) -> PyTree:
     """Return the shapes of an input of the function that is certified."""
     if draw is not None:
-        return _shapes_of(draw(jax.random.key(0)))
-    if network is not f and x is not None:
+        return shapes_of(draw(jax.random.key(0)))
+    is_batch = isinstance(network, Network) and network is not f
+    if is_batch and x is not None:
         # x is one example, and training takes a batch of them.
-        given, own = _shapes_of(x), _shapes_of(f.example)
-        if jax.tree.map(lambda a: a.shape, given) != jax.tree.map(
-            lambda a: a.shape, own
-        ):
-            raise InputError(
-                f"x has shapes {checks.show(given)}, and the network was built for "
-                f"{checks.show(own)}; leave x out, or build it with x as its example."
-            )
-    if isinstance(network, Network) and (x is None or network is not f):
+        _require_same_shapes(shapes_of(x), cast(Network, f).example)
+    if isinstance(network, Network) and (is_batch or x is None):
         if network.example is None:
             raise InputError(
                 "x is missing, and the network takes any; write x=, one example."
             )
-        return _shapes_of(network.example)
+        return shapes_of(network.example)
     if x is None:
         raise InputError("x is missing; write x=, one example, or draw=lambda key: x.")
-    return _shapes_of(x)
+    return shapes_of(x)
 
 
-def _shapes_of(tree: PyTree) -> PyTree:
+def _require_same_shapes(given: PyTree, own: PyTree) -> None:
+    """Refuse an example that the network was not built for."""
+    came, wanted = (
+        [leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (given, own)
+    )
+    if came != wanted:
+        raise InputError(
+            f"x has shapes {came}, and the network was built for {wanted}; leave x "
+            "out, or build it with x as its example."
+        )
+
+
+def shapes_of(tree: PyTree) -> PyTree:
     def of_leaf(leaf: Array) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf))
 
     return jax.tree.map(of_leaf, tree)
 
 
-def _anatomy(f: Function, params: Params, shapes: PyTree) -> Anatomy:
+def of_data(
+    f: Function,
+    network: Function,
+    params: Params,
+    *,
+    xs: PyTree,
+    loss: Callable[..., Array] | None,
+    mode: str,
+) -> Subject:
+    """Return the subject of given data: gradients on its batches alone."""
+    data = Data.of(f, network, xs=xs, loss=loss)
+    shapes = shapes_of(data.draw(jax.random.key(0)))
+    return Subject(
+        f=data.batch,
+        anatomy=read(data.batch, params, shapes),
+        point_f=f,
+        points=read(f, params, shapes_of(data.draw_row(jax.random.key(0)))),
+        draw=data.draw,
+        draw_point=data.draw_row,
+        period=data.batches.period,
+        draws_rows=False,
+        mode=", ".join(filter(None, [mode, f"on these {data.num_rows} examples"])),
+    )
+
+
+def read(f: Function, params: Params, shapes: PyTree) -> Anatomy:
     """Return the anatomy of f; what f raises is passed on with a note."""
     try:
         return structure.anatomy(f, params, shapes)
@@ -241,117 +261,13 @@ def _checked(draw: Draw, shapes: PyTree) -> Draw:
 
     def drawn(key: Key) -> PyTree:
         x = draw(key)
-        came = _shapes_of(x)
+        came = shapes_of(x)
         if jax.tree.structure(came) != jax.tree.structure(shapes) or came != shapes:
             raise InputError(
-                f"draw returned {checks.show(came)}, and before it {checks.show(shapes)}"
-                "; write a draw(key) that returns the same shapes every time."
+                f"draw returned {checks.show(came)}, and before "
+                f"{checks.show(shapes)}; write a draw(key) that returns the same "
+                "shapes every time."
             )
         return x
 
     return drawn
-
-
-def _of_data(
-    f: Function,
-    network: Function,
-    params: Params,
-    *,
-    xs: PyTree,
-    loss: Callable[..., Array] | None,
-    mode: str,
-) -> Subject:
-    """Return the subject of given data: gradients on its batches alone."""
-    checks.all_finite("xs", xs)
-    checks.not_abstract("xs", xs)
-    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}
-    if len(lengths) != 1 or lengths in ({()}, {(0,)}):
-        raise InputError(
-            f"xs has leading axes {sorted(lengths)}; write examples along one first "
-            "axis, at least one."
-        )
-    if loss is not None and not callable(loss):
-        raise InputError(
-            f"loss={checks.show(loss)} is not callable; write loss(output) -> number."
-        )
-    has_targets = loss is not None and _num_arguments(loss) == 2
-    if has_targets and not (isinstance(xs, tuple) and len(xs) == 2):
-        raise InputError(
-            "loss takes an output and a target, so xs must be a pair; write "
-            "xs=(inputs, targets)."
-        )
-    ((num_rows,),) = lengths
-    size = min(num_rows, max(_ROWS, -(-num_rows // _BATCHES)))
-    in_batches = network is not f
-    needs_key = False
-    if in_batches:
-        needs_key = isinstance(network.example, tuple) and not isinstance(
-            f.example, tuple
-        )
-
-    def rows_of(x: PyTree) -> tuple[PyTree, PyTree]:
-        rows = x["rows"]
-        return rows if has_targets else (rows, None)
-
-    def on_batch(params: Params, x: PyTree) -> PyTree:
-        rows, targets = rows_of(x)
-        if in_batches:
-            given = (rows, x["key"]) if needs_key else rows
-            outputs = network(params, given)
-        else:
-            outputs = jax.vmap(f, (None, 0))(params, rows)
-        if loss is None:
-            return outputs
-        if has_targets:
-            return jax.vmap(loss)(outputs, targets)
-        return jax.vmap(loss)(outputs)
-
-    batches = _draws.Batches(xs, size)
-
-    def draw(key: Key) -> PyTree:
-        return {"rows": batches(key), "key": key}
-
-    shapes = _shapes_of(draw(jax.random.key(0)))
-    row = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), shapes["rows"]
-    )
-    row = row[0] if has_targets else row
-    anatomy = _anatomy(on_batch, params, shapes)
-    points = _anatomy(f, params, row)
-
-    def draw_point(key: Key) -> PyTree:
-        rows = batches(key)
-        rows = rows[0] if has_targets else rows
-        return jax.tree.map(lambda leaf: leaf[0], rows)
-
-    return Subject(
-        f=on_batch,
-        anatomy=anatomy,
-        point_f=f,
-        points=points,
-        draw=draw,
-        draw_point=draw_point,
-        period=batches.period,
-        draws_rows=False,
-        mode=", ".join(filter(None, [mode, f"on these {num_rows} examples"])),
-    )
-
-
-def _num_arguments(loss: Callable[..., Array]) -> int:
-    """Count the arguments that a loss requires."""
-    try:
-        parameters = inspect.signature(loss).parameters.values()
-    # Some built-in functions have no signature.
-    except (TypeError, ValueError):
-        return 1
-    required = [
-        parameter
-        for parameter in parameters
-        if parameter.default is inspect.Parameter.empty
-        and parameter.kind
-        in (
-            inspect.Parameter.POSITIONAL_ONLY,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        )
-    ]
-    return len(required)

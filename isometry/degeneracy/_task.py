@@ -11,7 +11,7 @@ import optax
 
 from isometry import _checks
 from isometry._internal import randomness
-from isometry.measure import _resolution
+from isometry.measure import _refusals
 from isometry.networks._mlp import Mlp as Network
 
 DEFAULT_STEPS = 200
@@ -105,7 +105,7 @@ def _check_loss(loss: Any, out: Any, target: Any) -> None:
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise _checks.InputError(f"audit(): loss returns {value} {where}; it must be a scalar, real and floating.")
     with _checks.named("audit"):
-        _resolution.refuse_chance("loss", once, again)
+        _refusals.refuse_chance("loss", once, again)
     try:
         with jax.numpy_dtype_promotion("standard"):
             jax.eval_shape(jax.grad(loss), out, target)
@@ -135,7 +135,7 @@ def _check_optimizer(optimizer: Any, params: Any) -> None:
                 "the state must match the one that optimizer.init makes."
             )
     with _checks.named("audit"):
-        _resolution.refuse_chance("optimizer", once, again)
+        _refusals.refuse_chance("optimizer", once, again)
 
 
 def _cross_entropy(output: Any, label: Any) -> Any:

@@ -79,8 +79,9 @@ def orthogonal(
         An initializer of shapes with at least two axes.
 
     Raises:
-        InputError: `gain` is not a finite number; the shape has fewer than two axes;
-            axes or groups do not fit the shape.
+        InputError: `gain` is not a finite number; `layout` is not known, or given
+            beside axes. When the initializer is called: the shape has fewer than two
+            axes; axes or groups do not fit the shape.
 
     Example:
         >>> import jax
@@ -113,21 +114,30 @@ def orthogonal_matrices(
     arguments: dict[str, object],
     dtype: DTypeLike | None,
 ) -> Initializer:
-    """Make the initializer of Haar matrices times gain, under a factory's name."""
+    """Return an initializer of Haar matrices times gain.
+
+    Args:
+        name: The name of the factory, for messages and the repr.
+        gain: The singular values.
+        axes: The axes and groups.
+        arguments: The arguments of the factory, for the repr; without axes and groups.
+        dtype: The dtype of a call that names none.
+    """
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Float[Array, "..."]:
         parts = axes.parts(shape)
-        # As in JAX the rows are what is neither batch nor output, in the order of the
-        # axes, and a batch is drawn from one key.
-        rows = tuple(sorted(parts.inputs + parts.window))
-        as_matrix = parts._replace(window=(), inputs=rows)
+        # A kernel is drawn as a matrix with a row for each input at each tap of the
+        # window. As in JAX the rows are in the order of the axes.
+        row_axes = tuple(sorted(parts.inputs + parts.window))
         matrices = haar_orthogonal(
             key,
-            rows=size(shape, as_matrix.inputs),
+            rows=size(shape, row_axes),
             columns=axes.outputs_per_group(shape),
             dtype=dtype,
+            # As in JAX a batch is drawn from one key, and so are groups.
             batch=(*sizes(shape, parts.batch), axes.groups),
         )
+        as_matrix = parts._replace(window=(), inputs=row_axes)
         return jnp.asarray(gain, dtype) * lay_out(matrices, shape, as_matrix)
 
     return Initializer(

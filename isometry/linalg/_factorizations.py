@@ -67,6 +67,7 @@ def one_at_a_time(kernel: Kernel, *, on_gpu: Kernel | None = None) -> Kernel:
     """
 
     def looped(*matrices: Array) -> PyTree[Array]:
+        """Apply the kernel to one matrix after the other."""
         batch = matrices[0].shape[:-2]
         # Not -1, which a batch of no matrices would leave undetermined.
         count = math.prod(batch)
@@ -75,6 +76,7 @@ def one_at_a_time(kernel: Kernel, *, on_gpu: Kernel | None = None) -> Kernel:
         return jax.tree.map(lambda r: r.reshape(*batch, *r.shape[1:]), results)
 
     def by_platform(on_cpu: Kernel, *matrices: Array) -> PyTree[Array]:
+        """Apply the function that is made for the platform of the program."""
         ways = {}
         if on_cpu is not kernel:
             ways["cpu"] = on_cpu
@@ -85,16 +87,21 @@ def one_at_a_time(kernel: Kernel, *, on_gpu: Kernel | None = None) -> Kernel:
         return jax.lax.platform_dependent(*matrices, default=kernel, **ways)
 
     def batched(*matrices: Array) -> PyTree[Array]:
+        """Apply the kernel to a batch, in the way that is right for the platform."""
         # A GPU or TPU has one stream of work, where a batch at once is what is fast.
         on_cpu = looped if BATCHES_WAIT else kernel
         return by_platform(on_cpu, *matrices)
 
     @jax.custom_batching.custom_vmap
     def factorized(*matrices: Array) -> PyTree[Array]:
-        if matrices[0].ndim == 2:
+        """Apply the kernel to one matrix, or to a batch, which may be sharded."""
+        num_batch_axes = matrices[0].ndim - 2
+        if num_batch_axes == 0:
             return by_platform(kernel, *matrices)
+        # For each axis of the batch the axis of the mesh over which it is sharded, or
+        # None.
         sharding = jax.typeof(matrices[0]).sharding
-        axes_of_batch = sharding.spec[: matrices[0].ndim - 2]
+        axes_of_batch = sharding.spec[:num_batch_axes]
         if all(axis is None for axis in axes_of_batch):
             return batched(*matrices)
         # On a mesh with explicit axes a loop cannot run over a sharded axis, so every
@@ -112,9 +119,11 @@ def one_at_a_time(kernel: Kernel, *, on_gpu: Kernel | None = None) -> Kernel:
         in_batched: list[bool],
         *matrices: Array,
     ) -> tuple[PyTree[Array], PyTree[bool]]:
-        # The axis becomes one more of the batch, so that nested ones make one loop.
+        # What `jax.vmap` does with it: the mapped axis becomes one more of the batch,
+        # so that nested ones make one loop.
         stacked = list(matrices)
         for i, matrix in enumerate(matrices):
+            # A matrix that is the same for all is repeated along the new axis.
             if not in_batched[i]:
                 stacked[i] = jnp.broadcast_to(matrix, (axis_size, *matrix.shape))
         results = factorized(*stacked)

@@ -1,11 +1,12 @@
-"""Calibrated networks: a gain for each weight layer, such that E s² = 1 over a span."""
+"""Calibrated networks: a gain for each weight layer, such that E s² = 1 over a span.
 
-import dataclasses
+A gain multiplies a slot: a weight layer, or one slice of stacked layers. The trunk is
+the slots that every path through the span meets; the others are on residual branches.
+"""
+
 import functools
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +16,14 @@ from jaxtyping import Array, Float, PyTree
 from isometry._internal import compilation, precision
 from isometry._internal.errors import NotDefined, NotFinite
 from isometry._internal.types import Key, Params
-from isometry.measure import _points, _profile
+from isometry.measure import _profile, _run
 from isometry.measure._gains import Calibrated, Factors, Gain, Gains, scaled
 from isometry.measure._passes import Spans, jacobians
-from isometry.measure._points import Plan
+from isometry.measure._plan import Plan
+from isometry.measure._sites import Sites, Slot, sites_of
 from isometry.measure._spans import Point, Span
 from isometry.networks import Network
-from isometry.structure import Anatomy, WeightLayer
+from isometry.structure import Anatomy
 from isometry.structure._tapping import ADD
 
 # How far E s² may be from 1 in the end. The standard error of the mean over seeds is a
@@ -30,7 +32,7 @@ from isometry.structure._tapping import ADD
 _TOLERANCE = 1e-3
 
 # A layer is called invariant if doubling its weights moves the end of the span by less
-# than this share. A norm behind it leaves eps/variance, 1e-5 or less; a layer that
+# than this share. A norm after it leaves eps/variance, 1e-5 or less; a layer that
 # counts moves its own share of the signal. With a tenth of it, norms of signals of
 # variance 1e-2 would be missed; with ten times more, saturated layers would be
 # called invariant.
@@ -44,158 +46,21 @@ _MOST_DOUBLINGS = 20
 _MOST_ROUNDS = 60
 
 
-class _Slot(NamedTuple):
-    """A slice of a weight layer, which one gain multiplies.
-
-    Attributes:
-        layer: The name of the layer.
-        number: Which slice; 0 if the layer is not stacked.
-        point: The point of its pre-activation.
-    """
-
-    layer: str
-    number: int
-    point: str
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Sites:
-    """The layers of a span that a gain can be found for.
-
-    Attributes:
-        trunk: Those that every path through the span meets, in order.
-        ends: The last layers of the residual branches of the span.
-        notes: For each slice off the trunk, by name, why no gain is found for it.
-        names: For each layer and number of a slice, the name of the slice, in the order
-            of the anatomy.
-        counts: The number of slices of each layer.
-    """
-
-    trunk: tuple[_Slot, ...]
-    ends: tuple[_Slot, ...]
-    notes: dict[str, str]
-    names: dict[tuple[str, int], str]
-    counts: dict[str, int]
-
-    def factors(self, slots: Sequence[_Slot], gains: Float[Array, " slots"]) -> dict:
-        """Return the gains of slots by layer, 1 for all other slices."""
-        factors = {}
-        for i, slot in enumerate(slots):
-            if slot.layer not in factors:
-                factors[slot.layer] = jnp.ones(self.counts[slot.layer], gains.dtype)
-            factors[slot.layer] = factors[slot.layer].at[slot.number].set(gains[i])
-        return factors
-
-
-def _slices(anatomy: Anatomy, layer: WeightLayer) -> dict[int, str]:
-    """Return the point of each slice of a layer; "" for one that has none.
-
-    Slices of nested stacks are numbered with the innermost fastest.
-    """
-    pattern = re.compile(re.escape(layer.name) + r"((?:\[\d+\])*)")
-    by_index: dict[tuple[int, ...], str] = {}
-    for point in anatomy.points:
-        match = pattern.fullmatch(point)
-        if match:
-            index = tuple(map(int, re.findall(r"\d+", match[1])))
-            by_index[index] = point
-    count = layer.stacked or 1
-    points = dict.fromkeys(range(count), "")
-    is_nested = any(len(index) > 1 for index in by_index)
-    if len(by_index) == count:
-        points |= enumerate(by_index[index] for index in sorted(by_index))
-    elif not is_nested:
-        # Slices that the program does not use have no point.
-        points |= {index[0]: point for index, point in by_index.items() if index}
-    return points
-
-
-def _sites(anatomy: Anatomy, first: Point, last: Point) -> _Sites:
-    """Find the layers of a span that a gain can be found for."""
-    trunk = []
-    ends = []
-    notes = {}
-    names = {}
-    last_of_branches = _branch_ends(anatomy, first, last)
-    for layer in anatomy.layers:
-        for index, point in _slices(anatomy, layer).items():
-            name = point or f"{layer.name}[{index}]"
-            if layer.stacked is None:
-                name = layer.name
-            names[layer.name, index] = name
-            slot = _Slot(layer.name, index, point)
-            note = _obstacle(anatomy, layer, point, first=first, last=last)
-            if not note and anatomy.cuts(point):
-                # If the span ends with this layer, the end is the same value.
-                is_last = anatomy.place(point) == anatomy.place(last.name)
-                trunk.append(slot._replace(point=last.name if is_last else point))
-                continue
-            if not note and (layer.name, index) in last_of_branches:
-                ends.append(slot)
-            notes[name] = note or "on a branch: some path leads around it"
-    return _Sites(
-        trunk=tuple(trunk),
-        ends=tuple(ends),
-        notes=notes,
-        names=names,
-        counts={layer.name: layer.stacked or 1 for layer in anatomy.layers},
-    )
-
-
-def _obstacle(
-    anatomy: Anatomy,
-    layer: WeightLayer,
-    point: str,
-    *,
-    first: Point,
-    last: Point,
-) -> str:
-    """Say why no gain can be found for a slice of a layer, or return ""."""
-    if layer.kind == "embedding":
-        return "its rows are looked up: it is no factor of the Jacobian"
-    if layer.kind == "other":
-        return "how it acts on the signal cannot be read"
-    if layer.tied:
-        return "used more than once"
-    # The result of a layer in a loop that cannot be unrolled has no name either.
-    if not point:
-        return "not used, or at a place without a name"
-    starts_here = anatomy.place(point) == anatomy.place(first.name)
-    is_inside = anatomy.upstream(first.name, point) and not starts_here
-    if not (is_inside and anatomy.upstream(point, last.name)):
-        return "outside the span"
-    return ""
-
-
-def _branch_ends(anatomy: Anatomy, first: Point, last: Point) -> set[tuple[str, int]]:
-    """Return the slices of layers that end the residual branches of a span."""
-    ends = set()
-    for branch in anatomy.branches:
-        is_inside = anatomy.upstream(first.name, branch.joins)
-        if not (is_inside and anatomy.upstream(branch.joins, last.name)):
-            continue
-        end = max(branch.positions)
-        for name, position in zip(branch.layers, branch.positions, strict=True):
-            if position == end:
-                ends.add((name, branch.slice or 0))
-    return ends
-
-
 class _Measurement:
     """Measures E s² of a network with gains, at the same seeds and inputs each time."""
 
     def __init__(self, net: Network, keys: Key, xs: PyTree[Array], *, span: Span):
-        sites_of_span: list[_Sites] = []
+        sites_of_span: list[Sites] = []
 
         # `prepare` reads the anatomy, and asks here which of its points to measure. The
         # sites are noted on the way.
         def choose(anatomy: Anatomy, first: Point, last: Point) -> list[str]:
-            sites = _sites(anatomy, first, last)
+            sites = sites_of(anatomy, first, last)
             sites_of_span.append(sites)
             points = {first.name, last.name, *(slot.point for slot in sites.trunk)}
             return [name for name in anatomy.points if name in points]
 
-        self._run = _points.prepare(
+        self._run = _run.prepare(
             net,
             keys,
             xs,
@@ -223,7 +88,8 @@ class _Measurement:
         """Return the mean of s² from the start of the span to each point.
 
         Returns:
-            For each point an array over seeds: means over inputs and singular values.
+            From the name of a point to an array over seeds: means over inputs and
+            singular values.
         """
         parts = []
         for _, drawn in self._seed_chunks or self._run.chunks():
@@ -271,8 +137,8 @@ class _Measurement:
 
 
 def _all_scaled(params: Params, anatomy: Anatomy, factors: Factors) -> Params:
-    """Multiply the weights of parameters that are stacked over seeds."""
-    return jax.vmap(lambda one: scaled(one, anatomy, factors))(params)
+    """Return parameters that are stacked over seeds, with their weights multiplied."""
+    return jax.vmap(lambda of_seed: scaled(of_seed, anatomy, factors))(params)
 
 
 @functools.partial(compilation.jit, static_argnums=(0, 1))
@@ -306,7 +172,7 @@ def _mean_square(stack: Float[Array, "spans m n"]) -> Float[Array, " spans"]:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _responses(
     plan: Plan,
-    sites: "_Sites",
+    sites: Sites,
     constants: list[Array],
     *,
     params: Params,
@@ -325,7 +191,7 @@ def _responses(
     with precision.full():
         value, push = jax.linearize(end, zeros)
         sizes = jax.lax.map(
-            lambda one: jnp.linalg.norm(push(one)),
+            lambda direction: jnp.linalg.norm(push(direction)),
             jnp.eye(len(zeros), dtype=plan.dtype),
         )
     return sizes / jnp.linalg.norm(value)
@@ -375,7 +241,7 @@ def calibrate(net: Network, keys: Key, xs: PyTree[Array], *, span: Span) -> Cali
     )
 
 
-def _rows(sites: _Sites, factors: Factors, notes: Mapping[str, str]) -> Iterator[Gain]:
+def _rows(sites: Sites, factors: Factors, notes: Mapping[str, str]) -> Iterator[Gain]:
     """Return the gain of every slice, and why it is 1."""
     for (layer, number), name in sites.names.items():
         gain = 1.0
@@ -397,7 +263,11 @@ def _standard_error(by_seed: Float[np.ndarray, " seeds"]) -> float:
 
 
 def _log_mean_square(mean_square: float, point: str) -> float:
-    """Return ln E s², measured up to a point; refuse zero, which no gain changes."""
+    """Return ln E s² from the start of the span to a point.
+
+    Raises:
+        NotDefined: E s² is zero, which no gain changes.
+    """
     if mean_square > 0:
         return math.log(mean_square)
     raise NotDefined(
@@ -406,8 +276,8 @@ def _log_mean_square(mean_square: float, point: str) -> float:
     )
 
 
-def _trunk_gains(measurement: _Measurement, slots: Sequence[_Slot]) -> Factors:
-    """Find the gains with which E s² is 1 from the start to each trunk layer.
+def _trunk_gains(measurement: _Measurement, slots: Sequence[Slot]) -> Factors:
+    """Return the gains with which E s² is 1 from the start to each slot of the trunk.
 
     E s² up to a layer is proportional to its gain², and depends on the gains of layers
     before it alone. So if all gains are corrected at once, the first layer is right
@@ -439,15 +309,18 @@ def _on_host(factors: dict[str, Array]) -> Factors:
 
 def _with_last_gain(
     measurement: _Measurement,
-    slots: Sequence[_Slot],
+    slots: Sequence[Slot],
     factors: Factors,
     *,
     notes: Mapping[str, str],
 ) -> Factors:
-    """Add one more gain to `factors`, which brings E s² over the whole span to 1.
+    """Return `factors` with one more gain, which brings E s² over the span to 1.
 
-    It multiplies the last layer of the trunk; where there is none, the last layers of
-    all branches, which share it.
+    It multiplies the last slot of the trunk; if the trunk is empty, the slots that end
+    all branches.
+
+    Raises:
+        NotDefined: No such gain exists.
     """
     sites = measurement.sites
     last = measurement.plan.last.name
@@ -489,10 +362,10 @@ def _with_last_gain(
 
 
 def _root(function: Callable[[float], float]) -> float | None:
-    """Find a zero of an increasing function near 0; None if there is none.
+    """Return a zero of an increasing function near 0; None if there is none.
 
-    The Illinois variant of regula falsi: it keeps a bracket, and where one end stays,
-    its value is halved.
+    The Illinois variant of regula falsi: it keeps a bracket, and halves the function's
+    value at an end that stays.
     """
     a, value_a = 0.0, function(0.0)
     direction = -math.copysign(1.0, value_a)

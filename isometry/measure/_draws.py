@@ -16,9 +16,14 @@ from isometry.networks import Network
 
 
 def draw_seeds(draw: Callable[[Key], Params], source: PyTree) -> Params:
-    """Draw the parameters of every seed, operation by operation.
+    """Return the parameters of all seeds, stacked.
 
-    Operations are compiled once for all schemes, a whole program once for each.
+    They are drawn outside of jit: operations are compiled once for all schemes, and a
+    whole program would be compiled for each.
+
+    Args:
+        draw: Maps a key to parameters.
+        source: The keys, along a first axis.
     """
     return jax.vmap(draw)(source)
 
@@ -28,7 +33,7 @@ def adjust_seeds(
     params: Params,
     xs: PyTree[Array],
 ) -> Params:
-    """Return stacked parameters, adjusted to inputs if the scheme is data-driven.
+    """Return parameters stacked over seeds, adjusted to xs if the scheme uses data.
 
     Seeds are adjusted one after another, on the host.
     """
@@ -57,8 +62,8 @@ class Seeds:
     Attributes:
         source: Keys, or the parameters themselves, stacked over seeds.
         count: The number of seeds.
-        draw: Maps a key to the parameters of a seed; None if `source` holds them.
-        net: The network whose scheme may adjust what is drawn, or None.
+        draw: Maps a key to parameters; None if `source` holds the parameters.
+        net: The network whose scheme may adjust the drawn parameters, or None.
     """
 
     source: PyTree
@@ -67,7 +72,11 @@ class Seeds:
     net: Network | None = None
 
     def shapes(self) -> Params:
-        """Return the shapes of one seed's parameters."""
+        """Return the shapes of one seed's parameters.
+
+        Raises:
+            InputError: The user's function needs the value of its key.
+        """
         # Drawing is traced and not run: one seed may take all memory.
         row = row_shapes(self.source)
         if self.draw is None:
@@ -116,13 +125,18 @@ def seeds_of(
     """
     # With both it would be unclear which of them is measured.
     if (keys is None) == (params is None):
-        given = "neither is given" if keys is None else "both are given"
+        if keys is not None:
+            raise InputError(
+                "one of keys (to draw parameters) and params (stacked) is needed; both "
+                "are given."
+            )
         raise InputError(
-            f"one of keys (to draw parameters) and params (stacked) is needed; {given}."
+            f"keys is missing; write {_KEYS}, from which parameters are drawn, or "
+            "params=, which are stacked on a seeds axis."
         )
     if params is not None:
         return _seeds_of_stacked(params, sample)
-    _refuse_params(keys)
+    _refuse_others(f, keys)
     num_seeds = checks.keys("keys", keys).shape[0]
     if sample is not None:
         return Seeds(keys, num_seeds, draw=sample)
@@ -133,25 +147,41 @@ def seeds_of(
     )
 
 
-def _refuse_params(keys: Key | None) -> None:
-    """Refuse parameters that are passed in the place of keys."""
-    leaves = jax.tree.leaves(keys)
-    is_floating = [
-        jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        for leaf in leaves
-        if hasattr(leaf, "dtype")
-    ]
-    if any(is_floating):
+# What a user writes for keys.
+_KEYS = "keys=jax.random.split(jax.random.key(0), 8)"
+
+
+def _refuse_others(f: Map, keys: Key | None) -> None:
+    """Refuse inputs or parameters that are passed in the place of keys."""
+    arrays = [leaf for leaf in jax.tree.leaves(keys) if hasattr(leaf, "dtype")]
+    dtypes = [jnp.result_type(leaf) for leaf in arrays]
+    if not any(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        return
+    # Inputs stand there if the keys were forgotten.
+    shape = getattr(keys, "shape", None)
+    if shape and isinstance(f, Network) and shape[1:] == f.input_shape:
         raise InputError(
-            f"keys is {type(keys).__name__} with floating arrays in it, not random "
-            "keys. Of parameters that are drawn already write params=, stacked on a "
-            "seeds axis, and xs= by name; a single seed's are "
-            "params=jax.tree.map(lambda leaf: leaf[None], params)."
+            f"keys is missing: in its place stand inputs of shape {shape}. Write "
+            f"{_KEYS}, and xs= by name."
         )
+    raise InputError(
+        f"keys is missing: in its place stands {_described(keys)}. Write {_KEYS} and "
+        "xs= by name. Of parameters that are drawn already write params=, stacked on a "
+        "seeds axis; a single seed's are params=jax.tree.map(lambda leaf: leaf[None], "
+        "params)."
+    )
+
+
+def _described(value: PyTree) -> str:
+    """Return words for a value that stands in the place of keys."""
+    leaves = jax.tree.leaves(value)
+    if len(leaves) == 1 and leaves[0] is value:
+        return f"a floating array of shape {jnp.shape(value)}"
+    return f"a {type(value).__name__} of {len(leaves)} arrays"
 
 
 def _seeds_of_stacked(params: Params, sample: Callable[[Key], Params] | None) -> Seeds:
-    """Wrap parameters that the caller has stacked on a leading axis of seeds."""
+    """Return the seeds of parameters that the user has stacked on a first axis."""
     if sample is not None:
         raise InputError(
             "sample draws parameters from keys, but params are given; leave one out."
@@ -171,7 +201,7 @@ def common_length(leading: set[tuple[int, ...]]) -> int | None:
     """Return the length of the leading axis that arrays share, or None.
 
     Args:
-        leading: For the arrays, `shape[:1]`: (length,), or () of an array without axes.
+        leading: The `shape[:1]` of the arrays: (length,), or () for one without axes.
 
     Returns:
         The length; None if there are no arrays, if lengths differ, if an array has no
@@ -195,9 +225,9 @@ def row_shapes(tree: PyTree[Array]) -> PyTree:
 
 
 def entries(a: Array, index: Int[np.ndarray, " n"]) -> Array | np.ndarray:
-    """Return a[index], without a copy if the index is a contiguous range.
+    """Return a[index], without a copy if the index is a range.
 
-    So large parameters are not copied.
+    Large parameters are then not copied.
     """
     first = int(index[0])
     last = int(index[-1])

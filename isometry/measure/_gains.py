@@ -1,7 +1,9 @@
-"""Networks whose drawn weights are multiplied by gains, and the gains they carry."""
+"""Networks whose drawn weights are multiplied by gains, and the record of the gains.
+
+A gain is one number for each weight layer, or for each slice of stacked layers.
+"""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
@@ -11,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from isometry._internal.types import Key, Params
-from isometry.activations import Activation
 from isometry.networks import Network
+from isometry.networks._network import Wrapper
 from isometry.structure import Anatomy, WeightLayer
 from isometry.structure._records import stack_sizes
 
@@ -24,7 +26,7 @@ Factors: TypeAlias = dict[str, np.ndarray]
 
 
 class Gain(NamedTuple):
-    """What the weights of one layer, or of one slice, are multiplied with.
+    """The number that multiplies the weights of one layer, or of one slice.
 
     Attributes:
         name: The name of the layer; of a slice "blocks/fc1[2]".
@@ -109,21 +111,22 @@ class Gains:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Calibrated(Network):
-    """A network whose drawn weights are multiplied by gains, a number a layer.
+class Calibrated(Wrapper):
+    """A network whose drawn weights are multiplied by gains, one for each layer.
 
     Attributes:
-        base: The network without the gains.
         gains: The gains, and what they change.
-        factors: The gains by layer.
+        factors: From the name of a layer to the gains of its slices.
     """
 
-    base: Network
     gains: Gains
     factors: Factors
 
     def init(self, key: Key) -> Params:
-        """Draw the parameters of the network, and multiply its weights."""
+        """Draw the parameters of the network, its weights multiplied by the gains.
+
+        The weights of a data-driven network are multiplied by `adjust` instead.
+        """
         drawn = self.base.init(key)
         # What a data-driven scheme draws is adjusted first.
         if self.base.data_driven:
@@ -136,45 +139,18 @@ class Calibrated(Network):
         return self.base.data_driven
 
     def adjust(self, params: Params, xs: PyTree[Array]) -> Params:
-        """Adjust the network as its scheme does, and multiply its weights."""
+        """Adjust parameters as the network's scheme does, and multiply the weights."""
         adjusted = self.base.adjust(params, xs)
-        # Otherwise they have been multiplied as they were drawn.
+        # `init` has multiplied the weights, unless the scheme is data-driven.
         if not self.base.data_driven:
             return adjusted
         return scaled(adjusted, self.base.anatomy, self.factors)
 
-    @functools.cached_property
-    def anatomy(self) -> Anatomy:
-        """That of the network, which no gain changes."""
-        return self.base.anatomy
-
-    @property
-    def depth(self) -> int:
-        """The number of weight layers on the longest path."""
-        return self.base.depth
-
-    @property
-    def any_size(self) -> bool:
-        """Whether x may be larger or smaller than the example."""
-        return self.base.any_size
-
-    @property
-    def layer_activations(self) -> Mapping[str, Activation]:
-        """Those that the network itself knows."""
-        return self.base.layer_activations
-
     @property
     def training(self) -> Network:
         """The network as it is trained, with the same gains."""
-        base = self.base.training
         # Gains are of leaves, which both modes share.
-        return dataclasses.replace(
-            self,
-            function=base.function,
-            example=base.example,
-            mode=base.mode,
-            base=base,
-        )
+        return self._with_base(self.base.training)
 
     def __repr__(self) -> str:
         first, last = self.gains.span
@@ -186,12 +162,12 @@ def scaled(
     anatomy: Anatomy,
     factors: Mapping[str, Float[Array | np.ndarray, " slices"]],
 ) -> Params:
-    """Multiply the weights of layers by gains.
+    """Return parameters with the weights of layers multiplied by gains.
 
     Args:
         params: Parameters.
         anatomy: The anatomy that names the layers.
-        factors: For some layers by name, a gain for each slice.
+        factors: From the name of a layer to a gain for each slice; 1 for the others.
 
     Returns:
         Parameters of the same shapes and dtypes.
@@ -212,7 +188,7 @@ def _multiplied(
     layer: WeightLayer,
     gains: Float[Array | np.ndarray, " slices"],
 ) -> Array:
-    """Multiply the slices of one layer in its leaf."""
+    """Return a leaf with the slices of one layer multiplied by their gains."""
     # One gain for each slice, and the same along all other axes.
     shape = [1] * leaf.ndim
     stack = stack_sizes(layer, leaf.shape)

@@ -1,4 +1,8 @@
-"""The function `profile`: how the spectrum builds up from point to point."""
+"""The function `profile`: how the spectrum builds up from point to point.
+
+A suffix is the span from a point to the end, a prefix the span from the start to a
+point, and a block the span from a point to the next one.
+"""
 
 import functools
 import math
@@ -15,9 +19,9 @@ from isometry import linalg
 from isometry._internal import blas, checks, compilation, jaxprs, memory, precision
 from isometry._internal.errors import InputError, NotFinite, public
 from isometry._internal.types import DTypeLike, Key, Params
-from isometry.measure import _points, _spans
+from isometry.measure import _plan, _run, _spans
 from isometry.measure._passes import TOWARD, Spans, jacobians, label_of
-from isometry.measure._points import Function, Plan
+from isometry.measure._plan import Function, Plan
 from isometry.measure._record import Spectrum
 from isometry.measure._spans import Point, Span
 from isometry.structure import Anatomy
@@ -128,10 +132,10 @@ def profile(
 ) -> Profile:
     """Measure how the spectrum of a network builds up with depth.
 
-    All Jacobians come from one program: suffixes from one reverse pass with a row for
-    each output, prefixes from one forward pass with a column for each input, and blocks
-    from one forward pass that is cut at every point. On a network whose layers are
-    scanned the program does not grow with depth.
+    All Jacobians come from one program: those to the output from one reverse pass with
+    a row for each output, those from the input from one forward pass with a column for
+    each input, and those from point to point from one forward pass that is cut at every
+    point. On a network whose layers are scanned the program does not grow with depth.
 
     Args:
         f: A `Network`, any f(params, x) of one example, or a list of such blocks.
@@ -175,7 +179,7 @@ def profile(
     """
     checks.one_of("toward", toward, TOWARD)
     functions = _functions(statistics)
-    run = _points.prepare(
+    run = _run.prepare(
         f,
         keys,
         xs,
@@ -266,8 +270,16 @@ def _choose(
     first: Point,
     last: Point,
 ) -> list[str]:
-    """Return the points of the profile, the ends of the span included."""
-    in_span = _points.between(anatomy, first, last)
+    """Return the names of the points of the profile, the ends of the span included.
+
+    Args:
+        points: Names that the user has chosen, or None.
+        toward: "output", "input" or "next".
+        anatomy: The anatomy of f.
+        first: The point where the span starts.
+        last: The point where it ends.
+    """
+    in_span = _plan.between(anatomy, first, last)
     # Names are checked against this span, not against all of f.
     if points is None:
         inner = _default_points(anatomy, in_span, toward)
@@ -286,7 +298,7 @@ def _default_points(
     in_span: list[str],
     toward: str,
 ) -> list[str]:
-    """Choose the points of a profile for which the user names none.
+    """Return the names of the points of a profile, if the user names none.
 
     These are the pre-activations and the sums of residual branches that lie on every
     path, and the states of a recurrence; if there are none, all pre-activations.
@@ -302,10 +314,10 @@ def _default_points(
     on_every_path = [
         name for name in layers + sums if anatomy.cuts(name) and "@" not in name
     ]
-    states = [name for name in in_span if _spans.state(name)]
+    states = [name for name in in_span if _spans.state(anatomy, name)]
     if toward == "next":
         # If the span starts at a state, all later states are a chain.
-        return states if _spans.state(in_span[0]) else on_every_path
+        return states if _spans.state(anatomy, in_span[0]) else on_every_path
     return on_every_path + states or layers
 
 
@@ -318,10 +330,11 @@ def _require_chain(
     States of a recurrence are allowed, if all points are states of the same one.
     """
     bypassed = [name for name in names[1:-1] if not anatomy.cuts(name)]
-    states = {_spans.state(name) for name in anatomy.points} - {None}
+    states = {_spans.state(anatomy, name) for name in anatomy.points} - {None}
     # A single state is all that later steps of a recurrence read of earlier ones.
-    is_recurrent = len(states) == 1 and all(map(_spans.state, names[:-1]))
-    ends_in_chain = _spans.state(names[-1]) or anatomy.cuts(names[-2])
+    are_states = all(_spans.state(anatomy, name) for name in names[:-1])
+    is_recurrent = len(states) == 1 and are_states
+    ends_in_chain = _spans.state(anatomy, names[-1]) or anatomy.cuts(names[-2])
     if not bypassed or (is_recurrent and ends_in_chain):
         return
     raise InputError(
@@ -353,9 +366,13 @@ def _require_derivative(
 
 def inputs_at_once(
     spans: Spans,
-    run: _points.Run,
+    run: _run.Run,
 ) -> int:
-    """Return how many inputs of a seed are measured at once."""
+    """Return how many inputs of a seed to measure at once.
+
+    Raises:
+        InputError: One input alone takes more than the free memory.
+    """
     itemsize = np.dtype(spans.plan.dtype).itemsize
     shapes = spans.shapes().values()
     num_entries = sum(map(math.prod, shapes))
@@ -367,7 +384,7 @@ def inputs_at_once(
             f"and {budget:,} are free for them; write fewer points, or a part of the "
             'output, span=(..., ("output", -1)).'
         )
-    return _points.at_once(budget // bytes_of_input, run.num_inputs)
+    return _run.at_once(budget // bytes_of_input, run.num_inputs)
 
 
 @functools.partial(compilation.jit, static_argnums=(0, 1))
@@ -407,7 +424,7 @@ def _spectrum_of(
     span: tuple[str, str],
     eps: float | None,
 ) -> Spectrum:
-    """Return the `Spectrum` of Jacobians, from the logarithms of their singular values.
+    """Return the `Spectrum` with these logarithms of singular values.
 
     Args:
         log_values: (..., size), with any batch axes: the ln s of each Jacobian,
@@ -437,7 +454,7 @@ def _require_finite(
     first: str,
     last: str,
 ) -> None:
-    """Refuse Jacobians that are not finite, and name the first of them."""
+    """Refuse Jacobians that are not finite; the message tells the first of them."""
     # A factorization returns NaN for a matrix that is not finite.
     not_finite = np.argwhere(np.isnan(log_values).any(axis=-1))
     if len(not_finite):

@@ -1,11 +1,9 @@
 """The measured spectrum: a measure on [0, ∞), and its statistics."""
 
-import functools
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Concatenate, ParamSpec, TypeAlias, TypeVar, cast
+from typing import TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +14,25 @@ from jaxtyping import Array, Bool, Float
 from isometry import linalg
 from isometry._internal import checks, compilation, precision
 from isometry._internal.errors import InputError, NotFinite, public
-from isometry.measure import _intervals, _reasons
+from isometry.measure import (
+    _batches,
+    _distribution,
+    _intervals,
+    _nodes,
+    _reasons,
+    _summaries,
+)
+from isometry.measure._evaluating import (
+    PerMatrix,
+    PerNode,
+    PerPoint,
+    compiled,
+    statistic,
+)
 from isometry.measure._spans import Span
 from isometry.measure.methods import Dense, Method
 
 VARIABLES = ("lam", "s", "log_s")
-
-# The power of s that a variable is.
-_POWER = {"lam": 2.0, "s": 1.0}
 
 # The statistics that `Spectrum.interval` bounds.
 _INTERVALS = (
@@ -37,71 +46,8 @@ _INTERVALS = (
 # Nearer to 1, quantiles of Student's t lose their digits in float64.
 _HIGHEST_LEVEL = 1 - 1e-12
 
-# An array with one number for each matrix of the batch; and with a last axis for its
-# nodes, or for the points of a grid.
-PerMatrix: TypeAlias = Float[Array, "..."]
-PerNode: TypeAlias = Float[Array, "... nodes"]
-PerPoint: TypeAlias = Float[Array, "... points"]
-
 # A statistic's name, or a function of a Spectrum.
 Statistic: TypeAlias = "str | Callable[[Spectrum], Array]"
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-# A method of a record.
-OfRecord: TypeAlias = 'Callable[Concatenate["Spectrum", P], R]'
-
-
-def _statistic(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a method public, and compute it in the dtype of its record.
-
-    A float64 spectrum may be read where JAX's 64-bit mode is off, although it was
-    measured where it was on. Without this, JAX would round it and warn.
-    """
-
-    def decorate(method: Callable[P, R]) -> Callable[P, R]:
-        @public(name)
-        @functools.wraps(method)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            log_values = cast("Spectrum", args[0]).log_values
-            # The 64-bit mode cannot change during a trace.
-            if checks.is_traced(log_values) or log_values.dtype != np.float64:
-                return method(*args, **kwargs)
-            with jax.enable_x64(True):
-                return method(*args, **kwargs)
-
-        return call
-
-    return decorate
-
-
-def _compiled(*static: str) -> Callable[["OfRecord[P, R]"], "OfRecord[P, R]"]:
-    """Compute a method of a record by one program.
-
-    Operation by operation it would be ten or twenty, which a first call compiles one
-    after another.
-
-    Args:
-        *static: Names of arguments that are no arrays.
-    """
-
-    def decorate(method: "OfRecord[P, R]") -> "OfRecord[P, R]":
-        program = compilation.jit(method, static_argnames=static)
-
-        @functools.wraps(method)
-        def call(sp: "Spectrum", *args: P.args, **kwargs: P.kwargs) -> R:
-            # No number depends on these fields, and each of their values would compile
-            # another program: a profile has as many spans as points.
-            numbers_alone = replace(
-                sp, method=Dense(), span="given", pairs=None, recast=None
-            )
-            return program(numbers_alone, *args, **kwargs)
-
-        return call
-
-    return decorate
 
 
 # Metadata of fields that are static in a pytree: each value compiles another program.
@@ -250,7 +196,7 @@ class Spectrum:
         """Which nodes are not zero or noise: s > 0 and ln s - ln s_max ≥ log_floor."""
         return self._resolved()
 
-    @_compiled()
+    @compiled()
     def _resolved(self) -> Bool[Array, "... nodes"]:
         top = self.log_values[..., :1]
         is_above = self.log_values >= top + jnp.asarray(self.log_floor)[..., None]
@@ -291,7 +237,7 @@ class Spectrum:
             return None
         return _reasons.of_quadrature(statistic, variable, self.method)
 
-    @_statistic("zero_fraction")
+    @statistic("zero_fraction")
     def zero_fraction(self, exact: bool = False) -> PerMatrix:
         """Return the mass of the zeros.
 
@@ -306,19 +252,9 @@ class Spectrum:
             >>> sp.zero_fraction(), sp.zero_fraction(exact=True)
             (Array(0.75, dtype=float32), Array(0.5, dtype=float32))
         """
-        return self._mass_of_zeros(exact=bool(exact))
+        return _distribution.mass_of_zeros(self, exact=bool(exact))
 
-    @_compiled("exact")
-    def _mass_of_zeros(self, *, exact: bool) -> PerMatrix:
-        # A value below the floor is rounding noise, and cannot be told from zero.
-        is_zero = ~self.resolved
-        if exact:
-            is_zero = jnp.isneginf(self.log_values)
-        mass = jnp.where(is_zero, self.weights, 0)
-        total = _capped(jnp.sum(mass, -1), is_all=is_zero.all(-1))
-        return self._nan_unless_values(total)
-
-    @_statistic("moment")
+    @statistic("moment")
     def moment(self, k: float = 1, variable: str = "lam") -> PerMatrix:
         """Return E[variable^k] over all nodes.
 
@@ -342,14 +278,9 @@ class Spectrum:
         """
         power = self._power(k, variable)
         if variable == "log_s":
-            mass, logs = self._resolved_measure()
+            mass, logs = _nodes.resolved_measure(self)
             return jnp.sum(mass * logs**power, -1)
-        return self._mean_of_power(_POWER[variable] * power)
-
-    @_compiled()
-    def _mean_of_power(self, power: float | Array) -> PerMatrix:
-        powers = jnp.exp(power * self.log_values)
-        return jnp.sum(self.weights * powers, -1)
+        return _summaries.mean_of_power(self, _nodes.POWER[variable] * power)
 
     def _power(self, k: float | Array, variable: str) -> float | Array:
         """Return k as a number; refuse one that is no power of the variable."""
@@ -369,7 +300,7 @@ class Spectrum:
             raise InputError(message)
         return int(k)
 
-    @_statistic("cdf")
+    @statistic("cdf")
     def cdf(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
         """Return the mass at or below each point of a grid.
 
@@ -391,20 +322,9 @@ class Spectrum:
             Array([0. , 0.5, 1. ], dtype=float32)
         """
         points = self._points(grid, variable)
-        return self._mass_below(points, variable=variable)
+        return _distribution.mass_below(self, points, variable=variable)
 
-    @_compiled("variable")
-    def _mass_below(
-        self, points: Float[Array, " points"], *, variable: str
-    ) -> PerPoint:
-        level = _log_points(points, variable)
-        is_below = self.log_values[..., None, :] <= self._column(level)
-        weights = self.weights[..., None, :]
-        mass = jnp.where(is_below, weights, 0)
-        total = _capped(jnp.sum(mass, -1), is_all=is_below.all(-1))
-        return self._nan_unless_values(total)
-
-    @_statistic("smooth_cdf")
+    @statistic("smooth_cdf")
     def smooth_cdf(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
         """Estimate the distribution function from the moments of a quadrature.
 
@@ -433,24 +353,9 @@ class Spectrum:
         """
         self._require_rules("cdf(grid)")
         points = self._points(grid, variable)
-        return self._smooth_mass_below(points, variable=variable)
+        return _distribution.smooth_mass_below(self, points, variable=variable)
 
-    @_compiled("variable")
-    def _smooth_mass_below(
-        self, points: Float[Array, " points"], *, variable: str
-    ) -> PerPoint:
-        rules = _intervals.rules_of(self)
-        share = linalg.smooth_cdf(
-            self.log_values,
-            self.weights,
-            steps=jnp.asarray(rules.steps),
-            log_points=_log_points(points, variable),
-            most=rules.log_values.shape[-1],
-        )
-        # Below zero there is nothing.
-        return self._nan_unless_finite(jnp.where(jnp.isnan(share), 0, share))
-
-    @_statistic("smooth_density")
+    @statistic("smooth_density")
     def smooth_density(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
         """Estimate the density from the moments of a quadrature.
 
@@ -478,29 +383,9 @@ class Spectrum:
         """
         self._require_rules("density(grid, bandwidth)")
         points = self._points(grid, variable)
-        return self._smooth_density(points, variable=variable)
+        return _distribution.smooth_density(self, points, variable=variable)
 
-    @_compiled("variable")
-    def _smooth_density(
-        self, points: Float[Array, " points"], *, variable: str
-    ) -> PerPoint:
-        level = _log_points(points, variable)
-        rules = _intervals.rules_of(self)
-        density = linalg.smooth_density(
-            self.log_values,
-            self.weights,
-            steps=jnp.asarray(rules.steps),
-            log_points=level,
-            most=rules.log_values.shape[-1],
-        )
-        if variable != "log_s":
-            # d ln s / d s^p = 1 / (p s^p).
-            power = _POWER[variable]
-            width = self._column(power * jnp.exp(power * level))[..., 0]
-            density = density / width
-        return self._nan_unless_finite(jnp.where(jnp.isnan(density), 0, density))
-
-    @_statistic("quantile")
+    @statistic("quantile")
     def quantile(self, p: ArrayLike, variable: str = "lam") -> PerMatrix:
         """Return the smallest value x with cdf(x) ≥ p.
 
@@ -526,35 +411,12 @@ class Spectrum:
         if not checks.is_traced(p):
             for value in np.ravel(np.asarray(p)):
                 checks.number("p", float(value), low=0.0, high=1.0)
-        values = self._quantiles(levels, variable=variable)
+        values = _distribution.quantiles(self, levels, variable=variable)
         if np.shape(p) == ():
             return jnp.squeeze(values, -1)
         return values
 
-    @_compiled("variable")
-    def _quantiles(self, levels: Float[Array, " points"], *, variable: str) -> PerPoint:
-        ascending = self.log_values[..., ::-1]
-        mass = jnp.cumsum(self.weights[..., ::-1], -1)
-        # Tolerance for the rounding of cumulated weights. It is at most half a node, so
-        # that no node is skipped.
-        num_nodes = ascending.shape[-1]
-        rounding = 4 * math.log2(2 * num_nodes) * float(jnp.finfo(mass.dtype).eps)
-        slack = jnp.minimum(rounding, self.weights[..., ::-1] / 2)[..., None, :]
-        is_below = mass[..., None, :] < self._column(levels) - slack
-        index = jnp.minimum(jnp.sum(is_below, -1), num_nodes - 1)
-        value = jnp.take_along_axis(ascending, index, -1)
-        # The largest node estimates the largest value. The others estimate no quantile.
-        if not self.knows_values:
-            is_largest = (
-                jnp.broadcast_to(self._column(levels)[..., 0], value.shape) == 1
-            )
-            largest = jnp.broadcast_to(self.log_values[..., :1], value.shape)
-            value = jnp.where(is_largest, largest, jnp.nan)
-        if variable != "log_s":
-            value = jnp.exp(_POWER[variable] * value)
-        return value
-
-    @_statistic("density")
+    @statistic("density")
     def density(
         self, grid: ArrayLike, bandwidth: float, variable: str = "lam"
     ) -> PerPoint:
@@ -584,30 +446,9 @@ class Spectrum:
         checks.number(
             "bandwidth", bandwidth, low=float(limits.tiny), high=float(limits.max)
         )
-        return self._kernel_density(points, bandwidth, variable=variable)
+        return _distribution.kernel_density(self, points, bandwidth, variable=variable)
 
-    @_compiled("variable")
-    def _kernel_density(
-        self,
-        points: Float[Array, " points"],
-        bandwidth: float | Array,
-        *,
-        variable: str,
-    ) -> PerPoint:
-        if variable == "log_s":
-            nodes = self._masked_logs()
-            mass = jnp.where(self.resolved, self.weights, 0)
-        else:
-            nodes = jnp.exp(_POWER[variable] * self.log_values)
-            mass = self.weights
-        width = jnp.asarray(bandwidth, nodes.dtype)
-        z = (self._column(points) - nodes[..., None, :]) / width
-        height = 1 / (width * math.sqrt(2 * math.pi))
-        kernel = height * jnp.exp(-(z**2) / 2)
-        terms = mass[..., None, :] * kernel
-        return self._nan_unless_values(jnp.sum(terms, -1))
-
-    @_statistic("condition_number")
+    @statistic("condition_number")
     def condition_number(self, nonzero: bool = False) -> PerMatrix:
         """Return s_max/s_min, infinite if any value is zero or unresolved.
 
@@ -622,23 +463,9 @@ class Spectrum:
             >>> sp.condition_number(), sp.condition_number(nonzero=True)
             (Array(inf, dtype=float32), Array(2., dtype=float32))
         """
-        return self._ratio_of_extremes(nonzero=bool(nonzero))
+        return _summaries.ratio_of_extremes(self, nonzero=bool(nonzero))
 
-    @_compiled("nonzero")
-    def _ratio_of_extremes(self, *, nonzero: bool) -> PerMatrix:
-        top = self.log_values[..., 0]
-        resolved = self.resolved
-        least = jnp.min(jnp.where(resolved, self.log_values, jnp.inf), -1)
-        # An unresolved value may be zero, so the ratio is unbounded.
-        is_known = resolved.all(-1)
-        if nonzero:
-            is_known = resolved.any(-1)
-        # Masked before the exponential, so that gradients stay finite.
-        ratio = jnp.exp(jnp.where(is_known, top - least, 0))
-        return self._nan_unless_values(jnp.where(is_known, ratio, jnp.inf))
-
-    @_statistic("effective_rank")
-    @_compiled()
+    @statistic("effective_rank")
     def effective_rank(self) -> PerMatrix:
         """Return the exponential of the entropy of s/Σs.
 
@@ -653,21 +480,9 @@ class Spectrum:
             >>> sp.effective_rank()
             Array(2., dtype=float32)
         """
-        share = self.weights * self._relative()
-        total = jnp.sum(share, -1, keepdims=True)
-        share = share / jnp.where(total > 0, total, 1)
-        # A node of a quadrature stands for several singular values of equal share.
-        num_values = jnp.where(self.weights > 0, self.weights * self.size, 1)
-        share_of_value = share / num_values
-        is_positive = share_of_value > 0
-        log_share = jnp.log(jnp.where(is_positive, share_of_value, 1))
-        terms = jnp.where(is_positive, share * log_share, 0)
-        rank = jnp.exp(-jnp.sum(terms, -1))
-        is_zero_matrix = total[..., 0] == 0
-        return self._nan_unless_finite(jnp.where(is_zero_matrix, 0, rank))
+        return _summaries.effective_rank(self)
 
-    @_statistic("stable_rank")
-    @_compiled()
+    @statistic("stable_rank")
     def stable_rank(self) -> PerMatrix:
         """Return Σ s²/s_max², between 1 and `size`, 0 for a zero matrix.
 
@@ -678,12 +493,9 @@ class Spectrum:
             >>> isometry.Spectrum.of_jacobians(np.diag([2.0, 1.0, 1.0])).stable_rank()
             Array(1.5, dtype=float32)
         """
-        squares = self._relative() ** 2
-        mean_square = jnp.sum(self.weights * squares, -1)
-        return self._nan_unless_finite(self.size * mean_square)
+        return _summaries.stable_rank(self)
 
-    @_statistic("isometry_deviation")
-    @_compiled()
+    @statistic("isometry_deviation")
     def isometry_deviation(self) -> PerMatrix:
         """Return √E (s - 1)², the distance to the nearest (partial) isometry.
 
@@ -696,11 +508,9 @@ class Spectrum:
             >>> isometry.Spectrum.of_jacobians(np.diag([1.5, 0.5])).isometry_deviation()
             Array(0.5, dtype=float32)
         """
-        squares = (self.values - 1) ** 2
-        return jnp.sqrt(jnp.sum(self.weights * squares, -1))
+        return _summaries.isometry_deviation(self)
 
-    @_statistic("log_spread")
-    @_compiled()
+    @statistic("log_spread")
     def log_spread(self) -> PerMatrix:
         """Return the variance of ln s over the resolved nodes.
 
@@ -717,13 +527,9 @@ class Spectrum:
             >>> sp.log_spread().round(4)
             Array(1., dtype=float32)
         """
-        mass, logs = self._resolved_measure()
-        # Two passes, because E[x²] - E[x]² would cancel.
-        mean = jnp.sum(mass * logs, -1, keepdims=True)
-        deviations = (logs - mean) ** 2
-        return self._nan_unless_values(jnp.sum(mass * deviations, -1))
+        return _summaries.log_spread(self)
 
-    @_statistic("interval")
+    @statistic("interval")
     def interval(
         self,
         statistic: str,
@@ -782,7 +588,7 @@ class Spectrum:
             power, statistic=statistic, level=float(level), variable=variable
         )
 
-    @_compiled("statistic", "level", "variable")
+    @compiled("statistic", "level", "variable")
     def _ends(
         self, k: float | Array, *, statistic: str, level: float, variable: str
     ) -> tuple[PerMatrix, PerMatrix]:
@@ -808,7 +614,7 @@ class Spectrum:
             return jnp.exp(self.log_values[..., 0])
         return getattr(self, statistic)()
 
-    @_statistic("pooled")
+    @statistic("pooled")
     def pooled(self) -> "Spectrum":
         """Join all matrices of the batch into one measure, each with equal mass.
 
@@ -824,7 +630,7 @@ class Spectrum:
             >>> sp.pooled().values.round(4)
             Array([2., 2., 1., 1.], dtype=float32)
         """
-        pooled = self._pooled()
+        pooled = _batches.pooled(self)
         # A compiled method does not know these fields.
         return replace(
             pooled,
@@ -834,47 +640,7 @@ class Spectrum:
             recast=self.recast,
         )
 
-    @_compiled()
-    def _pooled(self) -> "Spectrum":
-        batch = self.log_values.shape[:-1]
-        count = math.prod(batch)
-        order = jnp.argsort(-self.log_values.ravel())
-        log_floor = jnp.asarray(self.log_floor)
-        floors = self.log_values[..., :1] + log_floor[..., None]
-        # Only the floors of matrices with unresolved values matter.
-        absolute = jnp.where(self.resolved, -jnp.inf, floors)
-        top = jnp.max(self.log_values)
-        floor = jnp.maximum(jnp.max(absolute) - top, jnp.min(log_floor))
-        return replace(
-            self,
-            log_values=self.log_values.ravel()[order],
-            weights=(self.weights.ravel() / count)[order],
-            log_floor=jnp.where(jnp.isfinite(top), floor, jnp.min(log_floor)),
-            quadrature=self._pooled_rules(count),
-        )
-
-    def _pooled_rules(self, count: int) -> linalg.Quadrature | None:
-        """Join the rules of all matrices: rule i has the nodes of their i-th probes."""
-        rules = self.quadrature
-        if rules is None:
-            return None
-        probes, num_nodes = rules.log_values.shape[-2:]
-
-        # Probes of different matrices are independent, so any may be joined.
-        def joined(nodes: Array) -> Array:
-            stacked = nodes.reshape(count, probes, num_nodes)
-            return jnp.moveaxis(stacked, 1, 0).reshape(probes, count * num_nodes)
-
-        return linalg.Quadrature(
-            log_values=joined(rules.log_values),
-            weights=joined(rules.weights) / count,
-            log_floor=jnp.min(jnp.asarray(rules.log_floor)),
-            radau_log_values=joined(rules.radau_log_values),
-            radau_weights=joined(rules.radau_weights) / count,
-            steps=jnp.min(jnp.asarray(rules.steps)),
-        )
-
-    @_statistic("standard_error")
+    @statistic("standard_error")
     def standard_error(self, statistic: Statistic) -> PerMatrix:
         """Return the standard error over seeds of the mean of a statistic.
 
@@ -927,66 +693,12 @@ class Spectrum:
                 f"statistic={shown} gives {checks.show(value)}; write one that has a "
                 f"value for each of the {batch} matrices."
             )
-        return _standard_error(value, len(batch))
+        return _batches.standard_error(value, len(batch))
 
     def _require_rules(self, instead: str) -> None:
         """Refuse a spectrum whose nodes are singular values; say what to write."""
         if self.quadrature is None:
             raise InputError(f"of {self.method} every value is known; write {instead}.")
-
-    def _nan_unless_finite(self, numbers: Array) -> Array:
-        """Return statistics, with NaN for matrices that are not finite.
-
-        A NaN node counts as neither resolved nor zero, so a statistic may ignore it.
-        """
-        is_bad = jnp.isnan(self.log_values).any(-1)
-        num_trailing = numbers.ndim - is_bad.ndim
-        is_bad = is_bad.reshape(is_bad.shape + (1,) * num_trailing)
-        return jnp.where(is_bad, jnp.nan, numbers)
-
-    def _nan_unless_values(self, numbers: Array) -> Array:
-        """Return statistics that singular values alone determine.
-
-        They are NaN if the nodes are those of quadratures, and for matrices that are
-        not finite.
-        """
-        if not self.knows_values:
-            return jnp.full_like(numbers, jnp.nan)
-        return self._nan_unless_finite(numbers)
-
-    def _column(self, points: Float[Array, " points"]) -> Float[Array, "... points 1"]:
-        """Reshape points so that they broadcast against (..., 1, nodes).
-
-        All axes are explicit, for users who make implicit rank promotion an error.
-        """
-        num_batch_axes = self.log_values.ndim - 1
-        return points.reshape((1,) * num_batch_axes + (len(points), 1))
-
-    def _relative(self) -> PerNode:
-        """Return s/s_max, 0 for a zero matrix."""
-        top = jnp.max(self.log_values, -1, keepdims=True)
-        is_finite = jnp.isfinite(top)
-        relative = jnp.exp(self.log_values - jnp.where(is_finite, top, 0))
-        return jnp.where(is_finite, relative, 0)
-
-    def _masked_logs(self) -> PerNode:
-        """Return ln s where resolved, 0 elsewhere.
-
-        The mask comes before any other operation, so that gradients stay finite.
-        """
-        return jnp.where(self.resolved, self.log_values, 0)
-
-    @_compiled()
-    def _resolved_measure(self) -> tuple[PerNode, PerNode]:
-        """Return the masses of resolved nodes, summing to 1, and their ln s.
-
-        The masses are NaN where statistics of ln s are not defined, so that a sum over
-        nodes is NaN there too.
-        """
-        mass = jnp.where(self.resolved, self.weights, 0)
-        total = jnp.sum(mass, -1, keepdims=True)
-        mass = mass / jnp.where(total > 0, total, 1)
-        return self._nan_unless_values(mass), self._masked_logs()
 
     def _points(self, grid: ArrayLike, variable: str) -> Float[Array, " points"]:
         """Return a grid as an array; refuse an unknown variable."""
@@ -1008,27 +720,33 @@ class Spectrum:
         )
 
 
-def _log_points(
-    points: Float[Array, " points"], variable: str
-) -> Float[Array, " points"]:
-    """Return the ln s of points of a variable.
+def equal_weights(
+    log_values: Float[Array | np.ndarray, "... nodes"], size: int
+) -> Float[np.ndarray, "... nodes"]:
+    """Return the weights of singular values, each 1 / size, in no memory."""
+    weight = np.asarray(1 / size, log_values.dtype)
+    return np.broadcast_to(weight, log_values.shape)
 
-    There is no mass below zero: such points become NaN, which compares as false.
+
+def without_constants(sp: Spectrum) -> Spectrum:
+    """Leave weights that are constants out of the result of a program.
+
+    XLA would write them by a kernel of its own, which takes 10 ms to compile.
     """
-    if variable == "log_s":
-        return points
-    is_positive = points > 0
-    logs = jnp.log(jnp.where(is_positive, points, 1)) / _POWER[variable]
-    logs = jnp.where(is_positive, logs, -jnp.inf)
-    return jnp.where(points < 0, jnp.nan, logs)
+    if isinstance(sp.weights, np.ndarray):
+        return replace(sp, weights=None)
+    return sp
 
 
-def _capped(total: Array, is_all: Bool[Array, "..."]) -> Array:
-    """Return a sum of weights, capped at 1; exactly 1 if it is the sum of all.
-
-    Rounding would make it a little more or less.
-    """
-    return jnp.where(is_all, 1, jnp.minimum(total, 1))
+def with_constants(sp: Spectrum) -> Spectrum:
+    """Put back the weights that `without_constants` has left out."""
+    if sp.weights is not None:
+        return sp
+    weights = equal_weights(sp.log_values, sp.size)
+    # A result that was copied to the host stays there.
+    if isinstance(sp.log_values, jax.Array):
+        weights = jnp.asarray(weights)
+    return replace(sp, weights=weights)
 
 
 @compilation.jit
@@ -1040,18 +758,3 @@ def _factorized(
     # Values beyond min(m, n) are zero for any matrix, so they have no mass.
     weights = jnp.full_like(log_values, 1 / log_values.shape[-1])
     return log_values, weights, jnp.full_like(log_values[..., 0], log_floor)
-
-
-@functools.partial(compilation.jit, static_argnums=1)
-def _standard_error(values: Array, num_batch_axes: int) -> Array:
-    """Return the standard error over seeds of the mean of a batch.
-
-    Args:
-        values: (seeds, inputs, ...): one number for each matrix, or an array.
-        num_batch_axes: How many of the axes are those of the batch.
-    """
-    num_seeds, *inputs = values.shape[:num_batch_axes]
-    # Inputs share the weights of their seed, so only seeds are independent.
-    trailing = values.shape[num_batch_axes:]
-    per_seed = values.reshape(num_seeds, math.prod(inputs), *trailing).mean(1)
-    return jnp.std(per_seed, axis=0, ddof=1) / math.sqrt(num_seeds)

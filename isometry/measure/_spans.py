@@ -14,6 +14,7 @@ from isometry._internal import checks, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
 from isometry.measure import _leaves
+from isometry.networks._network import SPANS
 from isometry.structure import Anatomy
 from isometry.structure._tapping import Tapped, replacing, tapped
 
@@ -101,7 +102,7 @@ class PointSpan:
         params: Params,
         x: PyTree[Array],
     ) -> Tapped:
-        """Return f, rewritten to replace the first value and to return both.
+        """Return f, rewritten to replace the value at the first point and to read both.
 
         The program of the anatomy was traced for fixed shapes and dtypes. For others,
         as in a measurement at another precision, f is traced again.
@@ -128,7 +129,7 @@ def resolve(
     anatomy: Anatomy,
     span: Span,
 ) -> PointSpan:
-    """Find the points of a span.
+    """Return the map between the two points of a span.
 
     Args:
         f: The function, f(params, x).
@@ -160,6 +161,20 @@ def resolve(
     )
 
 
+def require_named(span: str) -> str:
+    """Refuse a string that is no span, as the name of one point alone."""
+    first, last = span, "output"
+    if span == "output":
+        first = "input"
+    try:
+        return checks.one_of("span", span, SPANS)
+    except InputError as error:
+        raise InputError(
+            f"{error.message} If it is the name of a point, write two, "
+            f'span=("{first}", "{last}").'
+        ) from None
+
+
 def ends(
     anatomy: Anatomy,
     span: Span,
@@ -171,7 +186,7 @@ def ends(
             derivative.
     """
     if isinstance(span, str):
-        checks.one_of("span", span, ("end_to_end", "hidden"))
+        require_named(span)
         if span == "end_to_end":
             span = ("input", "output")
         else:
@@ -188,7 +203,7 @@ def ends(
 
 
 def _point(end: End) -> Point:
-    """Return one end as a point."""
+    """Return one end of a span, a name or (name, index), as a point."""
     if isinstance(end, str):
         return Point(end)
     is_pair = isinstance(end, (tuple, list)) and len(end) == 2
@@ -244,7 +259,7 @@ def require_upstream(
     first: Point,
     last: Point,
 ) -> None:
-    """Refuse a span whose last point does not depend on the first."""
+    """Refuse a span whose last point does not depend on the first; name others."""
     if first.name != last.name and anatomy.upstream(first.name, last.name):
         return
     upstream = [
@@ -294,15 +309,15 @@ def _continuous_input(anatomy: Anatomy) -> str:
 
 
 def floating_leaves_of_x(anatomy: Anatomy) -> list[str]:
-    """Return the points that are floating leaves of x."""
+    """Return the names of the points that are floating leaves of x."""
     # A layer may be called "input/kernel" too: only the anatomy tells them apart.
     return [name for name in floating_points(anatomy) if name in anatomy.inputs]
 
 
 def where_to_start(anatomy: Anatomy) -> str:
-    """Say what to write if x is not floating, or not a single array.
+    """Advise where a span can start, if x is not floating or not a single array.
 
-    If x selects rows of an embedding, the span should start behind the embedding:
+    If x selects rows of an embedding, the span should start after the embedding:
     floating numbers would be cast to integers, and the Jacobian would be zero.
     """
     for layer in anatomy.embeddings:
@@ -330,13 +345,13 @@ def _leads_to_output(
 
 
 def floating_points(anatomy: Anatomy) -> list[str]:
-    """Return the points whose values can carry a derivative."""
+    """Return the names of the points whose values are floating."""
     shapes = {name: anatomy.shape(name) for name in anatomy.points}
     return [n for n, a in shapes.items() if jnp.issubdtype(a.dtype, jnp.floating)]
 
 
 def _hidden(anatomy: Anatomy) -> tuple[str, str]:
-    """Return the ends of the hidden span, the part whose spectrum theory predicts."""
+    """Return the names of the ends of the hidden span, which theory describes."""
     # The theory of residual networks describes the stream (x in x + f(x)) from the
     # first branch to the last.
     if anatomy.branches:
@@ -354,19 +369,40 @@ def _hidden(anatomy: Anatomy) -> tuple[str, str]:
     if len(names) < 3:
         raise InputError(
             'span="hidden" runs from the first pre-activation to the last before the '
-            f"output and needs three weight layers; this function has {len(names)}."
+            f"output and needs three weight layers{_instead_of_hidden(anatomy, names)}"
         )
     return names[0], names[-2]
 
 
-def state(name: str) -> str | None:
-    """Return the name of a recurrent state without its step: "carry" for "carry@3".
+def _instead_of_hidden(anatomy: Anatomy, names: list[str]) -> str:
+    """Return why there is no hidden span, and what to write instead."""
+    states = [name for name in anatomy.points if state(anatomy, name)]
+    # All steps of a recurrence share their weights, so none has a layer of its own.
+    if len(states) > 1:
+        # The last one is what the output reads: of an LSTM its h.
+        last = states[-1]
+        same = [name for name in states if state(anatomy, name) == state(anatomy, last)]
+        return (
+            " outside of recurrences; of a recurrence write two of its states, "
+            f'span=("{same[0]}", "{last}").'
+        )
+    known = f"; this function has {len(names)}"
+    if names and _leads_to_output(anatomy, names[0]):
+        return f'{known}. Write two points, such as span=("{names[0]}", "output").'
+    return f'{known}. Write "end_to_end".'
+
+
+def state(anatomy: Anatomy, name: str) -> str | None:
+    """Return the name of a recurrent state from that of a point: "carry" of "carry@3".
 
     None for points that are no states.
     """
-    # States are named "carry@3", or "carry/h@3" where there are several.
+    # Other points with a step are those of weight layers: "cell/input@3", "embed[0]@3",
+    # and "cell/input@3:sum" for what follows them.
     base, _, step = name.partition("@")
-    if not step or base.partition("/")[0] != "carry":
+    layer = base.partition("[")[0]
+    is_layer = any(layer == known.name for known in anatomy.layers)
+    if not step or ":" in step or is_layer:
         return None
     return base + step.lstrip("0123456789")
 

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from isometry._internal.types import Key, Params
-from isometry.measure import _programs
+from isometry.measure import _programs, _record
 from isometry.measure._record import Spectrum
 from isometry.measure._target import Target
 from isometry.measure.methods import Method
@@ -22,8 +22,8 @@ class Static:
     Attributes:
         targets: The spans that one program measures.
         method: The method that measures them.
-        key_kind: The name of the generator of the key, of which programs take the bits;
-            None for the default generator.
+        key_kind: The name of the key's generator, which belongs to the bits that the
+            programs take; None for the default generator.
     """
 
     targets: tuple[Target, ...]
@@ -47,7 +47,8 @@ def measured(
         bits: The bits of the key, for methods that draw.
 
     Returns:
-        A record for each span, with batch axes (seeds, inputs).
+        A record for each span, with batch axes (seeds, inputs). What is constant is put
+        back by `_record.with_constants`.
     """
     params, seeds = by_seed
     xs, inputs = by_input
@@ -56,7 +57,8 @@ def measured(
     if static.method.needs_key:
         keys = _keys(static, bits, seeds, inputs=inputs)
     measure = static.method.spectra
-    return tuple(measure(target, params, xs, keys=keys) for target in static.targets)
+    records = [measure(target, params, xs, keys=keys) for target in static.targets]
+    return tuple(map(_record.without_constants, records))
 
 
 def _keys(
@@ -81,10 +83,19 @@ def narrowing_counts(
     xs: PyTree[Array],
     shared: tuple[()],
 ) -> tuple[Array, ...]:
-    """Compute, for every span, the numbers by which `Method.narrowed` cuts it down.
+    """Count what `Method.narrowed` needs, for every span: a program of `_programs.run`.
 
-    This is a program of its own, because its numbers decide the shapes of the other.
-    `Dense` counts the active units.
+    `Dense` counts the active units. This is a program of its own, because its counts
+    decide the shapes of the program that measures.
+
+    Args:
+        static: The spans and the method.
+        params: Parameters of the seeds.
+        xs: Examples.
+        shared: Empty; every program takes three trees.
+
+    Returns:
+        For every span an array (seeds, inputs).
     """
     return tuple(static.method.narrow(target, params, xs) for target in static.targets)
 
@@ -95,10 +106,10 @@ def narrowed(
     params: Params,
     xs: PyTree[Array],
 ) -> Static:
-    """Return `static` with smaller targets, where the method needs only a part of them.
+    """Return `static` with smaller targets, if the method needs only a part of them.
 
-    `Dense` leaves out inactive units: the largest number of active ones at any seed and
-    input decides the size.
+    `Dense` leaves out inactive units. The size is the largest number of active units at
+    any seed and input.
     """
     targets = [target for target in static.targets if static.method.may_narrow(target)]
     if not targets:

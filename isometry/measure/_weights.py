@@ -31,11 +31,12 @@ class Weight(NamedTuple):
     Attributes:
         name: The name of the layer; of a slice "blocks/fc1[2]".
         kind: "dense", "conv", "embedding" or "other".
-        inputs: The numbers that the operator takes: of a convolution, pixels times
+        inputs: How many numbers the operator takes: of a convolution, pixels times
             channels.
-        outputs: The numbers that it returns.
-        spectrum: Its singular values; None if there are none to be had.
-        note: Why there are none, or what they are of; else "".
+        outputs: How many numbers it returns.
+        spectrum: Its singular values; None if they cannot be computed.
+        note: Why they cannot, or what they are of ("of the image as it was padded");
+            otherwise "".
 
     Example:
         >>> net = networks.mlp([3, 8, 2], "tanh", "orthogonal", sigma_w=1.5)
@@ -191,7 +192,12 @@ def weights(net: Network, params: Params) -> Weights:
 
 
 def _names(use: Operand, shape: tuple[int, ...]) -> list[str]:
-    """Return the names of the slices of a layer that a use reads."""
+    """Return the names of the slices of a layer that an operand holds.
+
+    Args:
+        use: The operand.
+        shape: The shape of the leaf of the layer.
+    """
     layer = use.layer
     if layer.stacked is None:
         return [layer.name]
@@ -205,7 +211,7 @@ def _names(use: Operand, shape: tuple[int, ...]) -> list[str]:
 
 
 def _values_of(uses: list[Operand], anatomy: Anatomy, params: Params) -> list[Array]:
-    """Return the value of each operand. What depends on x is not computed."""
+    """Return the value of each operand, in all iterations of the scans around it."""
     # Several slices may be read at one place, so places are named by number.
     places = {str(i): use.place for i, use in enumerate(uses)}
     leaves = jax.tree.leaves(params)
@@ -222,7 +228,7 @@ def _values_of(uses: list[Operand], anatomy: Anatomy, params: Params) -> list[Ar
 
 
 def _measured(use: Operand, name: str, weight: Array) -> Weight:
-    """Measure the spectrum of one slice of a weight, or say why it has none."""
+    """Return the record of one slice of a weight, with its spectrum or why not."""
     kind = use.layer.kind
     # Parameters of low precision are exact in float32.
     weight = weight.astype(precision.measuring_dtype(None, weight))
@@ -232,13 +238,13 @@ def _measured(use: Operand, name: str, weight: Array) -> Weight:
     if kind != "conv":
         return _of_matrix(use, name, weight)
     if use.convolution is None:
-        note = "a transposed convolution, or one that cuts off pixels"
+        note = "a convolution that cuts off pixels, or has a stride beside a spread"
         return Weight(name, kind, 0, outputs=0, spectrum=None, note=note)
     return _of_convolution(use, name, weight)
 
 
 def _of_matrix(use: Operand, name: str, weight: Array) -> Weight:
-    """Measure a matrix, or the matrix whose diagonal blocks are given."""
+    """Return the record of a matrix; axes in `batch_axes` are its diagonal blocks."""
     axes = (*use.batch_axes, *use.in_axes, *use.out_axes)
     others = [axis for axis in range(weight.ndim) if axis not in axes]
     ordered = weight.transpose(*axes, *others)
@@ -270,7 +276,7 @@ def _size(weight: Array, axes: tuple[int, ...]) -> int:
 
 
 def _of_convolution(use: Operand, name: str, weight: Array) -> Weight:
-    """Measure the map of a convolution from image to image."""
+    """Return the record of a convolution, as a map from image to image."""
     convolution = use.convolution
     assert convolution is not None, "others have been dealt with"
     kernel = weight.transpose(*use.window_axes, *use.in_axes, *use.out_axes)
@@ -292,6 +298,9 @@ def _of_convolution(use: Operand, name: str, weight: Array) -> Weight:
         spectrum=None,
         note=convolution.note,
     )
+    # A map and its transpose have the same singular values.
+    if any(step != 1 for step in convolution.spread):
+        kernel, convolution = _adjoint(kernel, convolution, use.groups)
     try:
         values = linalg.convolution_singular_values(
             kernel,
@@ -303,6 +312,9 @@ def _of_convolution(use: Operand, name: str, weight: Array) -> Weight:
     # One map that does not fit in memory should not hide the others.
     except FromCall as error:
         return row._replace(note=error.message)
+    # Pixels of the result that no tap reaches were left out, and have the value 0.
+    num_unreached = min(inputs, outputs) - len(values)
+    values = jnp.pad(values, (0, num_unreached))
     # The floor of the whole map, which is at least that of the blocks by which the map
     # is factorized.
     log_floor = precision.svd_log_floor(inputs, outputs, values.dtype)
@@ -317,13 +329,54 @@ def _num_outputs(convolution: Convolution, axis: int, taps: int) -> int:
     # On a circle every pixel is the start of a window.
     if isinstance(convolution.padding, str):
         return math.ceil(convolution.size[axis] / stride)
-    return (
-        convolution.size[axis] + sum(convolution.padding[axis]) - taps
-    ) // stride + 1
+    spread_out = (convolution.size[axis] - 1) * convolution.spread[axis] + 1
+    return (spread_out + sum(convolution.padding[axis]) - taps) // stride + 1
+
+
+def _adjoint(
+    kernel: Array, convolution: Convolution, groups: int
+) -> tuple[Array, Convolution]:
+    """Return the strided convolution of which a transposed one is the transpose.
+
+    Pixel o of the result is the sum over taps t of kernel[t] times pixel i of the
+    image, wherever spread · i = o + t - before. In the transpose, a window of reversed
+    taps goes over the result with stride `spread`, and `taps - 1 - before` zeros before
+    it.
+
+    Args:
+        kernel: Weights (*window, in/groups, out), without dilation.
+        convolution: The transposed convolution.
+        groups: Its groups of channels.
+
+    Returns:
+        The kernel (*window, out/groups, in), and how it goes over the result.
+    """
+    *window, num_inputs, num_outputs = kernel.shape
+    by_group = kernel.reshape(*window, num_inputs, groups, num_outputs // groups)
+    exchanged = jnp.swapaxes(by_group, -3, -1)
+    shape = (*window, num_outputs // groups, groups * num_inputs)
+    reversed_taps = jnp.flip(exchanged.reshape(shape), range(len(window)))
+    assert not isinstance(convolution.padding, str), "spread images have zeros around"
+    size = []
+    padding = []
+    for axis, taps in enumerate(window):
+        zeros = [taps - 1 - count for count in convolution.padding[axis]]
+        # Where this is negative, no tap reaches the first or the last pixels.
+        num_unreached = sum(max(-count, 0) for count in zeros)
+        num_pixels = _num_outputs(convolution, axis, taps)
+        size.append(num_pixels - num_unreached)
+        padding.append((max(zeros[0], 0), max(zeros[1], 0)))
+    backwards = convolution._replace(
+        size=tuple(size),
+        strides=convolution.spread,
+        spread=(1,) * len(window),
+        padding=tuple(padding),
+    )
+    return reversed_taps, backwards
 
 
 def _dilated(kernel: Array, axis: int, step: int) -> Array:
-    """Put zeros between the taps along an axis."""
+    """Return the kernel with step - 1 zeros between its taps along an axis."""
     taps = kernel.shape[axis]
     shape = list(kernel.shape)
     shape[axis] = (taps - 1) * step + 1

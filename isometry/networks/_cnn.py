@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from isometry import activations, schemes
+from isometry import schemes
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.activations import Activation
-from isometry.networks import _spatial
+from isometry.networks import _arguments, _spatial
 from isometry.networks._network import Built
 from isometry.networks._spatial import Image, Size
 from isometry.schemes._registry import SchemeLike
@@ -33,17 +33,17 @@ Sides: TypeAlias = int | Sequence[int]
 
 @dataclass(frozen=True)
 class Convolution:
-    """One convolution: from the image that it reads to its pre-activation.
+    """One layer: pools an image, convolves it and adds a bias.
 
     Attributes:
-        size: The size of the image before pooling.
-        pooling: How the image is pooled before it is convolved: "average", "max" or
-            None.
-        window: The window of the kernel.
-        strides: One an axis.
-        groups: Groups of channels.
-        n_in: Channels that it reads.
-        n_out: Channels that it writes.
+        size: The pixels of the image along each axis, before pooling.
+        pooling: How the image is pooled first, by blocks of `_spatial.POOL` along each
+            axis: "average", "max" or None.
+        window: The taps of the kernel along each axis.
+        strides: The stride along each axis.
+        groups: The number of groups of channels.
+        n_in: The channels of the image, of all groups.
+        n_out: The channels of the result, of all groups.
         padding: "circular", "same" or "valid".
     """
 
@@ -134,7 +134,13 @@ class CnnFunction:
     @public("cnn")
     def __call__(self, params: Params, x: Image) -> Array:
         stacks = params["layers"]
-        x = self._checked(params, x)
+        x = _arguments.one_example(
+            x,
+            self.input_shape,
+            stacks[0]["w"].dtype,
+            kind="image",
+            layout=", channels last",
+        )
         # The first layer reads x itself, without an activation.
         z = self.runs[0].layer(stacks[0], x)
         for run, leaves in zip(self.runs[1:], stacks[1:], strict=True):
@@ -143,18 +149,6 @@ class CnnFunction:
             return z
         h = _spatial.pixel_mean(self.activation(z))
         return _spatial.plus_bias(h @ params["head"]["w"], params["head"])
-
-    def _checked(self, params: Params, x: Image) -> Image:
-        """Return x in the dtype of the parameters."""
-        # Checked here, because the message of XLA would speak of a batch and of axes
-        # that the user never wrote.
-        if jnp.shape(x) != self.input_shape:
-            raise InputError(
-                f"x has shape {jnp.shape(x)}; this network takes one image of shape "
-                f"{self.input_shape}, channels last. For a batch write "
-                "jax.vmap(net, (None, 0))(params, xs)."
-            )
-        return jnp.asarray(x, params["layers"][0]["w"].dtype)
 
     def _through(self, run: Run, leaves: dict[str, Array], z: Image) -> Image:
         """Return the pre-activation of the last layer of a run."""
@@ -192,20 +186,26 @@ class Cnn(Built):
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Cnn":
-        """Return the same network with its weights drawn by another scheme."""
+        """Return a copy of the network that draws its weights by another scheme.
+
+        The schemes dks and tat replace the activation too; any other scheme gets the
+        activation that the user gave. Arguments and errors are those of
+        `Network.with_scheme`.
+        """
         function = self.function
-        # dks and tat replace the activation; another scheme gets the user's own.
-        phi = untransformed(function.activation)
-        phi, chosen = schemes.transformed(scheme, phi, function.num_activations)
+        original = untransformed(function.activation)
+        activation, chosen = schemes.transformed(
+            scheme, original, function.num_activations
+        )
         redrawn = dataclasses.replace(
             self,
-            function=dataclasses.replace(function, activation=phi),
-            activation=phi,
+            function=dataclasses.replace(function, activation=activation),
+            activation=activation,
             scheme=chosen,
             sigma_w=sigma_w,
             sigma_b=sigma_b,
         )
-        # What the scheme cannot do is said here, and not at the first draw.
+        # Refuse now, and not at the first draw, what the scheme cannot do.
         redrawn.drawing()
         return redrawn
 
@@ -219,7 +219,7 @@ class Cnn(Built):
         return {layer.name: self.function.activation for layer in layers}
 
     def skeleton(self, key: Key) -> Params:
-        """Return the leaves before a scheme draws them: zeros."""
+        """Return all leaves of the parameters as arrays of zeros, before any draw."""
         runs = self.function.runs
         params: dict[str, Params] = {}
         params["layers"] = tuple(map(self._leaves_of, runs))
@@ -343,13 +343,8 @@ def cnn(
     )
     if head is not None:
         checks.integer("head", head, low=1)
-    phi = activations.get(activation)
-    # Every theory takes the Jacobian of the activation to be diagonal, which is wrong
-    # for one that mixes channels.
-    if not phi.named:
-        checks.elementwise(f"activation={phi.name}", phi)
-    if not bias and sigma_b:
-        raise InputError(f"sigma_b={sigma_b} with bias=False; drop one of the two.")
+    phi = _arguments.elementwise(activation)
+    _arguments.require_bias(sigma_b, bias=bias)
     function = CnnFunction(_runs(layers, has_head=head is not None), phi, head)
     # Some schemes put another activation in the place of this one.
     phi, chosen = schemes.transformed(scheme, phi, function.num_activations)
@@ -407,7 +402,7 @@ def _layers(
     windows = _spatial.one_each("kernel", kernel, num_layers, of="layer", check=sides)
     steps = _spatial.one_each("strides", strides, num_layers, of="layer", check=sides)
     num_groups = _spatial.one_each(
-        "groups", groups, num_layers, of="layer", check=_positive
+        "groups", groups, num_layers, of="layer", check=_arguments.positive
     )
     # Nothing stands before the first layer that could be pooled.
     between = _spatial.one_each(
@@ -453,10 +448,6 @@ def _checked_channels(channels: Sequence[int]) -> list[int]:
         checks.integer(f"channels[{i}]", width, low=1)
         for i, width in enumerate(channels)
     ]
-
-
-def _positive(name: str, value: int) -> int:
-    return checks.integer(name, value, low=1)
 
 
 def _checked_pooling(name: str, value: str | None) -> str | None:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import jax
 from jax.typing import ArrayLike
@@ -192,7 +192,10 @@ class Network:
 
     @functools.cached_property
     def assignment(self) -> Assignment | None:
-        """How the scheme treats each leaf of the parameters; None without a scheme."""
+        """What the scheme does with each leaf of the parameters, a table of rows.
+
+        None without a scheme.
+        """
         if self.scheme is None:
             return None
         # Cached, because it reads the anatomy layer by layer, and `init` is called once
@@ -258,10 +261,10 @@ class Network:
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Network":
-        """Return the same network with its weights drawn by another scheme.
+        """Return a copy of the network that draws its weights by another scheme.
 
         The function stays, and with it all compiled programs. `assignment.table()` of
-        the new network lists what becomes of each leaf of the parameters.
+        the copy lists what becomes of each leaf of the parameters.
 
         Args:
             scheme: A scheme's name, an initializer's that needs no arguments, an
@@ -292,7 +295,7 @@ class Network:
             sigma_w=sigma_w,
             sigma_b=sigma_b,
         )
-        # What the scheme cannot do is said here, and not at the first draw.
+        # Refuse now, and not at the first draw, what the scheme cannot do.
         redrawn.drawing()
         return redrawn
 
@@ -526,41 +529,32 @@ class Built(Network):
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Built":
-        """Return the same network with its weights drawn by another scheme."""
-        # A copy, where `Network.with_scheme` makes a wrapper: the class stays, and with
-        # it the laws that it knows.
+        """Return a copy of the network that draws its weights by another scheme.
+
+        Arguments and errors are those of `Network.with_scheme`.
+        """
+        # `Network.with_scheme` makes a wrapper. A copy has the class of the network,
+        # and so its `law`, `moments` and `mean_field`.
         redrawn = dataclasses.replace(
             self,
             scheme=schemes.get(scheme),
             sigma_w=sigma_w,
             sigma_b=sigma_b,
         )
-        # What the scheme cannot do is said here, and not at the first draw.
+        # Refuse now, and not at the first draw, what the scheme cannot do.
         redrawn.drawing()
         return redrawn
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Redrawn(Built):
-    """Any network with its weights drawn by a scheme: what `with_scheme` returns.
-
-    Leaves that the scheme leaves alone are as the network's own `init` draws them.
+class Wrapper(Network):
+    """The base of networks that have the function of another, and draw otherwise.
 
     Attributes:
-        base: The network.
+        base: The other network.
     """
 
     base: Network
-
-    def skeleton(self, key: Key) -> Params:
-        """Return the parameters as the network's own code draws them."""
-        return self.base.skeleton(key)
-
-    @public("init")
-    def init(self, key: Key) -> Params:
-        """Draw the weights by the scheme, and the rest as the network's own code."""
-        drawn = super().init(key)
-        return self.base.completed(key, drawn)
 
     @property
     def depth(self) -> int:
@@ -569,7 +563,7 @@ class Redrawn(Built):
 
     @functools.cached_property
     def anatomy(self) -> Anatomy:
-        """The anatomy of `base`, which no scheme changes."""
+        """The anatomy of `base`, whose architecture is the same."""
         return self.base.anatomy
 
     @property
@@ -582,17 +576,38 @@ class Redrawn(Built):
         """The activations that `base` itself knows."""
         return self.base.layer_activations
 
-    @property
-    def training(self) -> "Network":
-        """The network as it is trained, with the same parameters."""
-        base = self.base.training
-        network = dataclasses.replace(
+    def _with_base(self, base: Network) -> Self:
+        """Return the same wrapper around a network, such as `base` in training mode."""
+        return dataclasses.replace(
             self,
             function=base.function,
             example=base.example,
             mode=base.mode,
             base=base,
         )
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Redrawn(Wrapper, Built):
+    """Any network with its weights drawn by a scheme: what `with_scheme` returns.
+
+    Leaves that the scheme leaves alone are as the network's own `init` draws them.
+    """
+
+    def skeleton(self, key: Key) -> Params:
+        """Return the parameters as the network's own code draws them."""
+        return self.base.skeleton(key)
+
+    @public("init")
+    def init(self, key: Key) -> Params:
+        """Draw the weights by the scheme, and the rest as the network's own code."""
+        drawn = super().init(key)
+        return self.base.completed(key, drawn)
+
+    @property
+    def training(self) -> "Network":
+        """The network as it is trained, with the same parameters."""
+        network = self._with_base(self.base.training)
         # Fill the cached property, so that both modes draw the same parameters. Scales
         # depend on what the anatomy shows around a layer, and in training mode it may
         # show something else.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,16 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from isometry import activations, schemes
+from isometry import schemes
 from isometry._internal import checks
-from isometry._internal.errors import InputError, public
+from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.activations import Activation
-from isometry.networks import _norms, _spatial
+from isometry.networks import _arguments, _norms, _spatial
 from isometry.networks._network import Built, Network
 from isometry.networks._spatial import Size
 from isometry.schemes import Scheme
 from isometry.schemes._registry import SchemeLike
+from isometry.schemes._shaping import untransformed
 
 
 class Order(NamedTuple):
@@ -45,6 +47,10 @@ ORDERS = {
 
 # With "valid" the branch would return a smaller image than the skip.
 _PADDINGS = ("circular", "same")
+
+# The relative error of skip² + branch² up to which it counts as 1. Ten times less would
+# be near the rounding of float32; ten times more would take 0.7071 for √½.
+_SAME = 1e-6
 
 # Examples in `net.training.example`, by which the anatomy in training mode is read. Any
 # other number can be measured as well. Ten times more would make the anatomy slower;
@@ -158,19 +164,17 @@ class ResnetFunction:
 
     def _checked(self, params: Params, x: Array) -> Array:
         """Return x in the dtype of the parameters."""
+        dtype = jax.tree.leaves(params)[0].dtype
+        if not self.is_training:
+            return _arguments.one_example(x, self.input_shape, dtype)
         shape = jnp.shape(x)
-        if self.is_training:
-            fits = len(shape) > 0 and shape[1:] == self.input_shape
-            wanted = f"a batch (examples, ...) of examples of shape {self.input_shape}."
-        else:
-            fits = shape == self.input_shape
-            wanted = (
-                f"one example of shape {self.input_shape}. For a batch write "
-                "jax.vmap(net, (None, 0))(params, xs)."
+        if len(shape) == 0 or shape[1:] != self.input_shape:
+            raise InputError(
+                f"x has shape {shape}; this network takes a batch (examples, ...) of "
+                f"examples of shape {self.input_shape}."
             )
-        if not fits:
-            raise InputError(f"x has shape {shape}; this network takes {wanted}")
-        return jnp.asarray(x, jax.tree.leaves(params)[0].dtype)
+        checks.real("x", x)
+        return jnp.asarray(x, dtype)
 
     def _one(self, params: Params, x: Array) -> Array:
         """Return the output of one example."""
@@ -391,19 +395,30 @@ class Resnet(Built):
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Resnet":
-        """Return the same network with its weights drawn by another scheme.
+        """Return a copy of the network that draws its weights by another scheme.
 
-        A scheme that multiplies skips, such as deep_norm, changes the function too.
+        A scheme that multiplies skips, such as deep_norm, changes the function too: the
+        skips have its factor in the place of the former scheme's. Arguments and errors
+        are those of `Network.with_scheme`.
         """
-        chosen = schemes.get(scheme)
+        # dks and tat replace the activation; another scheme gets the user's own.
+        phi, chosen = _shaped(
+            scheme,
+            untransformed(self.function.activation),
+            self.function.order,
+            branches=self.branch,
+            skips=self.skip,
+        )
+        function = dataclasses.replace(self.function, activation=phi)
         net = dataclasses.replace(
             self,
-            function=_scaled(self.function, self.skip, chosen),
+            function=_scaled(function, self.skip, chosen),
+            activation=phi,
             scheme=chosen,
             sigma_w=sigma_w,
             sigma_b=sigma_b,
         )
-        # What the scheme cannot do is said here, and not at the first draw.
+        # Refuse now, and not at the first draw, what the scheme cannot do.
         net.drawing()
         return net
 
@@ -449,6 +464,32 @@ def _residuals(scheme: Scheme, function: ResnetFunction) -> list[schemes.Residua
         scheme.residual(schemes.Branch(index, count, position=0, length=length))
         for index in range(count)
     ]
+
+
+def _shaped(
+    scheme: SchemeLike,
+    phi: Activation,
+    order: str,
+    *,
+    branches: Sequence[float],
+    skips: Sequence[float],
+) -> tuple[Activation, Scheme]:
+    """Put the activation that a scheme asks for in the place of a given one."""
+    chosen = schemes.get(scheme)
+    if chosen.transform is None:
+        return phi, chosen
+    for i, (branch, skip) in enumerate(zip(branches, skips, strict=True)):
+        square = branch**2 + skip**2
+        # The multipliers of a float32 network are rounded to 1e-7.
+        if not math.isclose(square, 1, rel_tol=_SAME):
+            raise NotDefined(
+                f"block {i}: scheme {chosen.name!r} needs skip² + branch² = 1, and it "
+                f"is {square:.6g}; write branch=b, skip=(1 - b**2) ** 0.5."
+            )
+    num_layers, before, behind = ORDERS[order]
+    num_activations = num_layers - 1 + before + behind
+    blocks = [(num_activations, abs(branch)) for branch in branches]
+    return schemes.transformed(chosen, phi, 0, blocks=blocks)
 
 
 def _scaled(
@@ -500,7 +541,8 @@ def resnet(
 
     The multiplier of a branch is a trained leaf of the parameters, which some schemes
     set (rezero, skipinit). That of a skip is a constant, times that of the scheme, if
-    it has one (deep_norm).
+    it has one (deep_norm). dks and tat replace the activation, and need skip² + branch²
+    = 1 in every block.
 
     The points of block i are "blocks/first[i]" and "blocks/second[i]", its sum is that
     of its last layer, "blocks/second[i]:sum". Where blocks differ, equal ones in a row
@@ -567,27 +609,26 @@ def resnet(
     for name, value in (("n_in", n_in), ("n_out", n_out)):
         if value is not None:
             checks.integer(name, value, low=1)
-    phi = activations.get(activation)
-    # Every theory takes the Jacobian of the activation to be diagonal, which is wrong
-    # for one that mixes units.
-    if not phi.named:
-        checks.elementwise(f"activation={phi.name}", phi)
-    if not bias and sigma_b:
-        raise InputError(f"sigma_b={sigma_b} with bias=False; drop one of the two.")
+    phi = _arguments.elementwise(activation)
+    _arguments.require_bias(sigma_b, bias=bias)
     branches = _spatial.one_each(
-        "branch", branch, num_blocks, of="block", check=_number
+        "branch", branch, num_blocks, of="block", check=_arguments.number
     )
-    skips = _spatial.one_each("skip", skip, num_blocks, of="block", check=_number)
+    skips = _spatial.one_each(
+        "skip", skip, num_blocks, of="block", check=_arguments.number
+    )
     runs = _runs(
-        _spatial.one_each("width", width, num_blocks, of="block", check=_positive),
+        _spatial.one_each(
+            "width", width, num_blocks, of="block", check=_arguments.positive
+        ),
         size,
         kernel,
         strides=_spatial.one_each(
-            "strides", strides, num_blocks, of="block", check=_positive
+            "strides", strides, num_blocks, of="block", check=_arguments.positive
         ),
         padding=padding,
     )
-    chosen = schemes.get(scheme)
+    phi, chosen = _shaped(scheme, phi, order, branches=branches, skips=skips)
     function = ResnetFunction(
         runs=runs,
         skips=skips,
@@ -614,14 +655,6 @@ def resnet(
     # A scheme that does not fit these layers says so now, and not at the first draw.
     net.drawing()
     return net
-
-
-def _number(name: str, value: float) -> float:
-    return float(checks.number(name, value))
-
-
-def _positive(name: str, value: int) -> int:
-    return checks.integer(name, value, low=1)
 
 
 def _runs(

@@ -14,7 +14,7 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Initializer, Key, Params
 from isometry.activations import Activation
-from isometry.networks import _gate_laws
+from isometry.networks import _arguments, _gate_laws
 from isometry.networks._cells import CELLS, Cell, States
 from isometry.networks._gate_laws import GateBias, GateLaws, PerGate
 from isometry.networks._network import Network
@@ -59,6 +59,7 @@ class RnnFunction:
                 f"(steps, {self.n_in}), at least one step. For a batch write "
                 "jax.vmap(net, (None, 0))(params, xs)."
             )
+        checks.real("x", x)
         head = params["head"]
         dtype = head["w"].dtype
         cell = self.cell
@@ -250,9 +251,7 @@ def rnn(
     for name, size in sizes.items():
         checks.integer(name, size, low=1)
     kind = checks.one_of("cell", cell, CELLS)
-    phi = activations.get(activation)
-    if not phi.named:
-        checks.elementwise(f"activation={phi.name}", phi)
+    phi = _arguments.elementwise(activation)
     if scheme not in _gate_laws.RECURRENT:
         known = ", ".join(_gate_laws.RECURRENT)
         raise InputError(

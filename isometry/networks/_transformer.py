@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isometry import activations, schemes
+from isometry import schemes
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Initializer, Key, Params
 from isometry.activations import Activation
-from isometry.networks import _norms
+from isometry.networks import _arguments, _norms
 from isometry.networks._network import Built
 from isometry.schemes import Scheme
 
@@ -91,26 +91,22 @@ class TransformerFunction:
         x: Array,
     ) -> Tokens:
         """Return the vectors of the tokens of x, with their positions."""
-        shape = jnp.shape(x)
-        if shape != self.input_shape:
-            raise InputError(
-                f"x has shape {shape}; this network takes one sequence of shape "
-                f"{self.input_shape}. For a batch write "
-                "jax.vmap(net, (None, 0))(params, xs)."
-            )
+        dtype = params["blocks"]["mlp"]["first"]["w"].dtype
+        # Tokens keep their dtype: they select rows.
+        if self.vocabulary is not None:
+            dtype = jnp.result_type(x)
+        x = _arguments.one_example(x, self.input_shape, dtype, kind="sequence")
         if self.vocabulary is None:
-            dtype = params["blocks"]["mlp"]["first"]["w"].dtype
-            h = jnp.asarray(x, dtype)
+            h = x
         else:
-            tokens = jnp.asarray(x)
-            if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            if not jnp.issubdtype(x.dtype, jnp.integer):
                 raise InputError(
-                    f"x is {tokens.dtype}; this network takes tokens, whole numbers "
-                    f"below {self.vocabulary}."
+                    f"x is {x.dtype}; this network takes tokens, whole numbers below "
+                    f"{self.vocabulary}."
                 )
             # JAX clips indices by default, so that a token beyond the vocabulary would
             # silently be the last one. Here it becomes NaN.
-            h = params["embedding"]["w"].at[tokens].get(mode="fill", fill_value=jnp.nan)
+            h = params["embedding"]["w"].at[x].get(mode="fill", fill_value=jnp.nan)
         if self.positions is not None:
             h = h + params["positions"]
         return h
@@ -120,7 +116,11 @@ class TransformerFunction:
         h: Tokens,
         params: Params,
     ) -> tuple[Tokens, None]:
-        """Apply one block."""
+        """Apply the attention and the MLP of one block: the body of a scan over blocks.
+
+        Returns:
+            The tokens, and None: nothing is stacked over blocks.
+        """
         h = self._residual(h, params["attention"], self._attention)
         h = self._residual(h, params["mlp"], self._mlp)
         return h, None
@@ -375,9 +375,7 @@ def transformer(
     if positions is not None:
         checks.one_of("positions", positions, ("learned",))
     checks.one_of("attention", attention, ("plain", "shaped"))
-    phi = activations.get(activation)
-    if not phi.named:
-        checks.elementwise(f"activation={phi.name}", phi)
+    phi = _arguments.elementwise(activation)
     function = TransformerFunction(
         width=int(width),
         blocks=int(blocks),

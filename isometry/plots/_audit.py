@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from isometry.degeneracy import Report
+    from isometry.verdicts import Report
 
 _MOST_COLUMNS = 4
 

@@ -11,7 +11,8 @@ from isometry.plots._style import colour, mark, require_axes, require_named
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from isometry.degeneracy import Probe, Report
+    from isometry.verdicts import Report
+    from isometry.verdicts._probe import Probe
 
 _DASHES = (":", "--", "-.")
 
@@ -47,7 +48,7 @@ def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
         >>> from types import SimpleNamespace
         >>> flag = SimpleNamespace(evidence={"input_dimension": 4})
         >>> probe = SimpleNamespace(
-        ...     layers=[1], shapes=[(8, 8)], steps=np.arange(3),
+        ...     layers=["layers/1"], shapes=[(8, 8)], steps=np.arange(3),
         ...     gradient_rank=np.array([[[0], [3], [5]]]))
         >>> report = SimpleNamespace(
         ...     flags={"rank_constrained_training": flag}, spectra={}, probe=probe,
@@ -88,7 +89,7 @@ def _draw_probe(
     # The median of an odd number of seeds is a rank that occurred.
     seeds = probe.gradient_rank[:, :, middle]
     rows, columns = probe.shapes[middle]
-    layer = probe.layers[middle] + 1
+    layer = probe.layers[middle]
     ax.plot(
         probe.steps,
         np.median(seeds, 0),
@@ -97,7 +98,7 @@ def _draw_probe(
         markevery=(index % _MARK_EVERY, _MARK_EVERY),
         ms=4.5,
         lw=1.2,
-        label=f"{name} (W$_{{{layer}}}$, {rows}×{columns})",
+        label=f"{name} ({layer}, {rows}×{columns})",
     )
     low = seeds.min(0)
     high = seeds.max(0)

@@ -47,8 +47,13 @@ def _suits(anatomy: Anatomy) -> None:
         # `_fit` computes the branch as the sum minus the skip, so it has to read the
         # skip at a point. There is no such point with a projection on the skip, or with
         # a norm in front of the place where the branch leaves.
-        is_plain = not branch.shortcut and branch.leaves is not None
-        if not branch.skip_gates or not is_plain:
+        if branch.shortcut:
+            raise NotDefined(
+                f"branch {branch.name!r}: admin multiplies skips that return x itself, "
+                f"as its paper does, and this one is the projection "
+                f"{', '.join(branch.shortcut)}; keep the shape of the stream."
+            )
+        if not branch.skip_gates or branch.leaves is None:
             raise NotDefined(
                 f"branch {branch.name!r}: admin multiplies the skip by a number that "
                 "it measures, and no parameter multiplies it; write "

@@ -18,7 +18,14 @@ from isometry.activations import Activation
 from isometry.initializers import Initializer
 from isometry.initializers._kernels import lay_out
 from isometry.initializers._layout import Parts, size, sizes
-from isometry.schemes import _fused, _meaning, _multipliers, _places, _scales
+from isometry.schemes import (
+    _fused,
+    _meaning,
+    _multipliers,
+    _places,
+    _scales,
+    _windows,
+)
 from isometry.schemes._layer import Layer
 from isometry.schemes._multipliers import Setting
 from isometry.schemes._places import Places
@@ -249,10 +256,14 @@ def assign(
     The scale of a free scheme is critical for the activation that follows the layer,
     else for the one that it reads, else 1; where an activation has no critical point,
     chi = 1 at unit variance. It is 1 too around a product of two branches, as in a GLU,
-    and around a function that is none of `activations.names()`; notes say so. Biases
-    are drawn as the scheme says, which is zero unless there is a sigma_b. Embeddings
-    stay as they are drawn unless the scheme has a law for them; so do scales of norms,
-    positions, and whatever else params hold. `rows` lists all of it.
+    and around a function that is none of `activations.names()`; notes say so. Where a
+    scheme fills one tap of an even window, it is the one that keeps all pixels under
+    the padding of the network. An output of a transposed convolution of stride s meets
+    one in s of the taps of an axis, so its weights get a gain with which the mean
+    variance is that of the law; numbers of the user's own (`normal(std)`) stay as they
+    are. Biases are drawn as the scheme says, which is zero unless there is a sigma_b.
+    Embeddings stay as they are drawn unless the scheme has a law for them; so do scales
+    of norms, positions, and whatever else params hold. `rows` lists all of it.
 
     Args:
         scheme: A name, an initializer, or a `Scheme`.
@@ -367,13 +378,13 @@ def _without_repeats(layers: Sequence[WeightLayer]) -> list[WeightLayer]:
     for layer in layers:
         # If both were drawn, the later draw would overwrite a part of the earlier one.
         earlier = [other for other in kept if other.path == layer.path]
-        if all(_is_apart(layer, other) for other in earlier):
+        if all(_are_disjoint(layer, other) for other in earlier):
             kept.append(layer)
     return kept
 
 
-def _is_apart(a: WeightLayer, b: WeightLayer) -> bool:
-    """Tell whether two stretches of one leaf have no entry in common."""
+def _are_disjoint(a: WeightLayer, b: WeightLayer) -> bool:
+    """Tell whether two layers of one leaf have no entry of it in common."""
     for axis, start, stop in a.stretches:
         for other_axis, other_start, other_stop in b.stretches:
             overlap = start < other_stop and other_start < stop
@@ -412,24 +423,30 @@ def _weight(
     chosen: dict[Layer, Init] = {}
     parts: dict[str, Layer] = {}
     inits = []
+    window_note = ""
     for layer in layers:
         kind = _without_index(layer) if scheme.alike else layer
         if kind not in chosen:
             try:
-                chosen[kind] = scaled.scheme.initializer(layer)
+                init = scaled.scheme.initializer(layer)
             except FromCall as error:
                 # A scheme may refuse one weight for queries, keys and values, and still
                 # have an initializer for each of the three. Then these are drawn.
                 parts = _fused.parts(layer, places.shares.get(source.name, {}))
                 if not parts:
                     raise NotDefined(_about(source, scheme, error)) from error
-                chosen[kind] = _fused.initializer(scaled.scheme, parts)
+                init = _fused.initializer(scaled.scheme, parts)
+            if source.name in places.uncounted:
+                _check_uncounted(scaled.scheme, layer, places.uncounted[source.name])
+            fit = _windows.fitted(init, source, usage, scheme=scheme.name)
+            chosen[kind] = fit.init
+            window_note = fit.note or window_note
         inits.append(chosen[kind])
     _check_zeros(source, scheme, inits, usage=usage)
     together = ""
     if not parts:
         together = _drawn_together(source, has_shares=source.name in places.shares)
-    notes = (scaled.note, _remark(source), usage.note(), together)
+    notes = (scaled.note, window_note, _remark(source), usage.note(), together)
     note = ", ".join(filter(None, notes))
     weight = _Weight(
         source=source,
@@ -447,6 +464,13 @@ def _weight(
         initializer = f"{written[0]} … {written[-1]}"
     row = Row(source.path, source.name, role, initializer=initializer, note=note)
     return weight, row
+
+
+def _check_uncounted(scheme: Scheme, layer: Layer, reason: str) -> None:
+    """Refuse a scale that depends on a place on a branch that is not known."""
+    on_stream = dataclasses.replace(layer, branch=None)
+    if repr(scheme.initializer(layer)) != repr(scheme.initializer(on_stream)):
+        raise NotDefined(f"layer {layer.name!r}: scheme {scheme.name!r}: {reason}")
 
 
 def _without_index(layer: Layer) -> Layer:
@@ -596,7 +620,7 @@ def _check_pair(left: Sequence[Layer], right: Sequence[Layer], scheme: Scheme) -
 
 
 def _biases(weights: Iterable[_Weight], scales: _scales.Scales) -> list[_Bias]:
-    """Return the biases of the layers that are drawn."""
+    """Return a record for each bias of the weights that are drawn, each leaf once."""
     # By path, because layers may share a bias, as the two products of a recurrence do.
     biases: dict[str, _Bias] = {}
     for weight in weights:

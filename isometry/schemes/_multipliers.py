@@ -282,6 +282,14 @@ def skip_leaf(record: Record, scheme: Scheme, value: float) -> str | None:
     is_same = factor is not None and math.isclose(factor, value, rel_tol=_SAME)
     if value == 1.0 or is_same:
         return None
+    if record.shortcut:
+        raise NotDefined(
+            f"branch {record.name!r}: scheme {scheme.name!r} multiplies the skip by "
+            f"{value:.6g}, which its paper defines for skips that return x itself, and "
+            f"this one is the projection {', '.join(record.shortcut)}; keep the shape "
+            "of the stream, or write params['skip'] * projection(x) + F(x) and the "
+            "scheme sets that leaf."
+        )
     written = "something else" if factor is None else f"{factor:g}"
     raise NotDefined(
         f"branch {record.name!r}: scheme {scheme.name!r} multiplies the skip by "

@@ -1,5 +1,6 @@
 """Where the layers of an anatomy lie: their order, branches, stacks and heads."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from isometry.schemes import _scales
 from isometry.schemes._layer import Branch, Layer
 from isometry.structure import Anatomy, WeightLayer
 from isometry.structure import Branch as Record
+from isometry.structure._anatomy import branches_across_loops
 from isometry.structure._recurring import is_fed
 
 # The name of a layer and the index of a slice of it, 0 if the layer is not stacked.
@@ -57,6 +59,7 @@ class Places(NamedTuple):
         by_name: The layers by name.
         shares: For layers that make queries, keys and values, where along the outputs
             each begins and ends.
+        uncounted: For layers whose position on their branch is not known, the reason.
     """
 
     order: dict[Slice, int]
@@ -65,6 +68,7 @@ class Places(NamedTuple):
     heads: dict[str, int]
     by_name: dict[str, WeightLayer]
     shares: dict[str, dict[str, tuple[int, int]]]
+    uncounted: dict[str, str]
 
 
 def places(anatomy: Anatomy) -> Places:
@@ -79,18 +83,18 @@ def places(anatomy: Anatomy) -> Places:
     on_branch: dict[Slice, Branch] = {}
     fewest: dict[Slice, int] = {}
     last = []
-    for record, stack, index in placed:
-        for name, position in zip(record.layers, record.positions, strict=True):
-            here = _place(record, stack, index, position=position)
-            for index_of_slice in _slices(by_name[name], record):
-                key = name, index_of_slice
-                # A layer on nested branches belongs to the innermost, which has the
-                # fewest layers.
-                if key not in fewest or len(record.layers) < fewest[key]:
-                    on_branch[key] = here
-                    fewest[key] = len(record.layers)
-        end = max(record.positions)
-        last.append((record, _place(record, stack, index, position=end)))
+    all_positions = [_positions(anatomy, record, by_name) for record, _, _ in placed]
+    uncounted = _uncounted(anatomy, [record for record, _, _ in placed], all_positions)
+    for (record, stack, index), positions in zip(placed, all_positions, strict=True):
+        end = max(positions.values())
+        place = _place(stack, index, length=end + 1)
+        for key, position in positions.items():
+            # A layer on nested branches belongs to the innermost, which has the fewest
+            # layers.
+            if key not in fewest or len(positions) < fewest[key]:
+                on_branch[key] = dataclasses.replace(place, position=position)
+                fewest[key] = len(positions)
+        last.append((record, dataclasses.replace(place, position=end)))
     _add_keys_from_elsewhere(anatomy, on_branch, by_name)
     _add_embeddings(anatomy, on_branch, stacks)
     return Places(
@@ -100,6 +104,7 @@ def places(anatomy: Anatomy) -> Places:
         heads=_heads(anatomy, by_name),
         by_name=by_name,
         shares=_shares(anatomy),
+        uncounted=uncounted,
     )
 
 
@@ -152,15 +157,98 @@ def _branch_of(
     return places.on_branch.get((source.name, index_of_slice))
 
 
-def _place(record: Record, stack: _Stack, index: int, *, position: int) -> Branch:
+def _place(stack: _Stack, index: int, *, length: int) -> Branch:
+    """Return the place of the first layer of a branch."""
     return Branch(
         index=index,
         count=len(stack.branches),
-        position=position,
-        length=max(record.positions) + 1,
+        position=0,
+        length=length,
         stack=stack.name,
         other=stack.other,
     )
+
+
+def _positions(
+    anatomy: Anatomy, record: Record, by_name: Mapping[str, WeightLayer]
+) -> dict[Slice, int]:
+    """Return how many layers of a branch come before each slice on it."""
+    is_across_loops = record.name in branches_across_loops(anatomy)
+    if is_across_loops and record.leaves is not None:
+        return _positions_across_loops(anatomy, record, record.leaves)
+    return {
+        (name, index_of_slice): position
+        for name, position in zip(record.layers, record.positions, strict=True)
+        for index_of_slice in _slices(by_name[name], record)
+    }
+
+
+def _positions_across_loops(
+    anatomy: Anatomy, record: Record, leaves: str
+) -> dict[Slice, int]:
+    """Count the layers of a branch that are more than one slice of their stacks.
+
+    Slices of a stack may lie one behind the other, all on the same branch, or each on
+    another one. Which it is follows from what depends on what.
+    """
+    points: dict[Slice, str] = {}
+    for name in record.layers:
+        first = first_points(anatomy, name)
+        # Slices of nested stacks are numbered with the innermost index fastest.
+        for count, index in enumerate(sorted(first)):
+            point = first[index]
+            is_behind = point != leaves and anatomy.upstream(leaves, point)
+            if is_behind and anatomy.upstream(point, record.joins):
+                points[name, count] = point
+    order = {point: i for i, point in enumerate(anatomy.points)}
+    positions: dict[Slice, int] = {}
+    for key in sorted(points, key=lambda key: order[points[key]]):
+        before = [
+            position
+            for other, position in positions.items()
+            if anatomy.upstream(points[other], points[key])
+        ]
+        positions[key] = max(before, default=-1) + 1
+    return positions
+
+
+def _uncounted(
+    anatomy: Anatomy,
+    records: Sequence[Record],
+    all_positions: Sequence[Mapping[Slice, int]],
+) -> dict[str, str]:
+    """Return the layers whose position on their branch is not known, and why not."""
+    reasons: dict[str, str] = {}
+    reader: dict[tuple[tuple[str, ...], Slice], Record] = {}
+    for record, positions in zip(records, all_positions, strict=True):
+        if record.name not in branches_across_loops(anatomy):
+            continue
+        if record.leaves is None:
+            reason = (
+                f"branch {record.name!r} has several slices of one leaf, and the place "
+                "where it leaves the stream has no name, so that they cannot be "
+                "counted; write its layers as leaves of their own."
+            )
+            reasons |= dict.fromkeys(record.layers, reason)
+            continue
+        by_layer: dict[str, set[int]] = {}
+        for (name, _), position in positions.items():
+            by_layer.setdefault(name, set()).add(position)
+        for key in positions:
+            # What a loop returns for all its iterations counts as one value. So if
+            # several branches read it, all slices seem to lie on each of them.
+            first = reader.setdefault((record.layers, key), record)
+            name, _ = key
+            if first is not record and len(by_layer[name]) > 1:
+                reason = (
+                    f"branches {first.name!r} and {record.name!r} read slices of "
+                    f"{name!r} that are computed one from the other in a loop of their "
+                    "own, and which of them each reads cannot be told; compute them in "
+                    "the loop of the branches, or write each as a leaf of its own."
+                )
+                # With that of one layer, the length of the branch is unknown.
+                reasons |= dict.fromkeys(record.layers, reason)
+    return reasons
 
 
 def _slices(layer: WeightLayer, record: Record) -> Sequence[int]:
@@ -354,7 +442,8 @@ def _add_embeddings(
         if reading:
             record, stack = reading[0]
             index = stack.branches.index(record)
-            on_branch[layer.name, 0] = _place(record, stack, index, position=0)
+            length = max(record.positions) + 1
+            on_branch[layer.name, 0] = _place(stack, index, length=length)
 
 
 def _heads(anatomy: Anatomy, by_name: Mapping[str, WeightLayer]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import jax
@@ -27,7 +27,7 @@ from isometry.schemes import (
     _transformer,
 )
 from isometry.schemes._layer import Layer
-from isometry.schemes._scheme import Choose, Scheme, same
+from isometry.schemes._scheme import Blocks, Choose, Scheme, same
 
 SchemeLike: TypeAlias = str | Init | Scheme
 
@@ -212,26 +212,30 @@ def resolve(
     sigma_b: float | None = None,
     call: str = "schemes.resolve",
 ) -> Scheme:
-    """Look up a scheme and fix its scale for the one activation of a network.
+    """Look up a scheme, and choose its sigmas for the one activation of a network.
 
     Args:
         scheme: As for `get`.
         activation: A name, an elementwise callable, or an `Activation`.
-        sigma_w: The scale of the weights, or None.
-        sigma_b: The standard deviation of the biases, or None.
-        call: What the user called, for messages.
+        sigma_w: The scale of the weights. None is critical for the activation.
+        sigma_b: The standard deviation of the biases. None is 0, or what belongs to the
+            critical point.
+        call: The function that the user called, for messages.
 
     Returns:
-        The scheme with its scale fixed, as by `Scheme.at`.
+        The scheme with fixed sigmas, as by `Scheme.at`.
 
     Raises:
-        InputError: What `get` or `Scheme.at` refuses.
+        InputError: The scheme is not known; a sigma is given for a scheme that fixes
+            its own, or is not finite and non-negative.
+        NoCriticalPoint: The activation has no critical point.
 
     Example:
         >>> schemes.resolve("orthogonal", "tanh", sigma_w=1.5)
         Scheme('orthogonal', sigma_w=1.5, sigma_b=0)
     """
 
+    # Decorated here, because the name in messages is known only now.
     @public(call)
     def resolved() -> Scheme:
         return get(scheme).at(activation, sigma_w, sigma_b)
@@ -244,19 +248,26 @@ def transformed(
     scheme: SchemeLike,
     activation: str | Elementwise | Activation,
     depth: int,
+    *,
+    blocks: Sequence[tuple[int, float]] = (),
 ) -> tuple[Activation, Scheme]:
     """Put the activation that a scheme asks for in the place of a given one.
 
     Args:
         scheme: As for `get`. All but dks and tat leave the activation as it is.
         activation: A name, an elementwise callable, or an `Activation`.
-        depth: How many activations come one after another in the network.
+        depth: How many activations come one after another in the network, those on
+            residual branches not counted.
+        blocks: For each residual block in turn, how many activations its branch has one
+            after another, and the multiplier b of the branch, between 0 and 1. That of
+            the skip must be √(1 - b²).
 
     Returns:
         The activation to build the network with, and the scheme to build it with.
 
     Raises:
-        InputError: An unknown scheme or activation, or a depth below 0.
+        InputError: An unknown scheme or activation, a depth below 0, or blocks not of
+            this form.
         NotDefined: The activation cannot be transformed so.
 
     Example:
@@ -265,15 +276,46 @@ def transformed(
         >>> round(slope**10, 6)
         1.5
         >>> net = networks.mlp([8] * 12, activation, scheme)
+
+        Four blocks 0.6 x + 0.8 F(x) with two activations each, and one behind them:
+
+        >>> blocks = [(2, 0.8)] * 4
+        >>> activation, _ = schemes.transformed("dks", "tanh", 1, blocks=blocks)
+        >>> slope = theory.chi(activation, 1.0, 1.0)
+        >>> round((0.36 + 0.64 * slope**2) ** 4 * slope, 6)
+        1.5
     """
     chosen = get(scheme)
     phi = activations.get(activation)
     checks.integer("depth", depth, low=0)
+    checked = _checked_blocks(blocks)
     if chosen.transform is None:
         return phi, chosen
+    # The activation of a network built with dks is a transformed one already.
+    # Transforming it again would change the function that dks is meant for.
+    original = _shaping.untransformed(phi)
+    if checked:
+        phi = chosen.transform(original, depth, checked)
+        return phi, dataclasses.replace(
+            chosen, transform=None, suits=_shaping.suits_blocks(checked)
+        )
     # A network without activations has nothing to transform.
     if depth > 0:
-        # The activation of a network built with dks is a transformed one already.
-        # Transforming it again would change the function that dks is meant for.
-        phi = chosen.transform(_shaping.untransformed(phi), depth)
+        phi = chosen.transform(original, depth)
     return phi, dataclasses.replace(chosen, transform=None)
+
+
+def _checked_blocks(blocks: Sequence[tuple[int, float]]) -> Blocks:
+    """Return the blocks as numbers; refuse what is none."""
+    checked = []
+    for i, block in enumerate(blocks):
+        if not isinstance(block, (tuple, list)) or len(block) != 2:
+            raise InputError(
+                f"blocks[{i}]={checks.show(block)} is no pair; write (activations on "
+                "the branch, multiplier of the branch)."
+            )
+        num_activations, branch = block
+        checks.integer(f"blocks[{i}][0]", num_activations, low=1)
+        checks.number(f"blocks[{i}][1]", branch, low=0.0, high=1.0)
+        checked.append((int(num_activations), float(branch)))
+    return tuple(checked)

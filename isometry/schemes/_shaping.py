@@ -9,6 +9,10 @@ the variance and C(c) that of the correlation at variance 1:
 - tailored activations: C'(1) = 1 and L C''(1) = 0.3. ReLU and leaky ReLU have no
   C''(1): their slope is chosen such that C, applied L times to 0, gives 0.9.
 
+A residual network whose sums are normalized, √(1 - b²) x + b F(x), has targets of the
+same numbers for the largest value over its subnetworks: the whole network, and each
+branch alone (appendix B of the second paper; `subnet_max_func` in the authors' code).
+
 Source: Martens et al. (2021), arXiv:2110.01765; Zhang, Botev and Martens (2022),
 arXiv:2203.08120.
 """
@@ -28,7 +32,7 @@ from isometry._internal.errors import NotDefined
 from isometry._internal.types import Elementwise
 from isometry.activations import Activation
 from isometry.schemes._plain import scaled_orthogonal
-from isometry.schemes._scheme import Scheme
+from isometry.schemes._scheme import Blocks, Scheme, Suits
 from isometry.structure import Anatomy
 from isometry.theory._host import on_host
 from isometry.theory._quadrature import bell, gauss
@@ -51,6 +55,10 @@ _STARTS = tuple(
 # and derivatives leave 1e-9 at 1000 layers: ten times less would refuse deeper
 # networks, ten times more would accept points that are no solutions.
 _TOLERANCE = 1e-7
+
+# The relative difference up to which a multiplier in the program counts as that of the
+# block: that of float32, as of the multipliers of other schemes.
+_SAME = 1e-6
 
 # Gaussian integrals end at this many standard deviations, where the density is 1e-32.
 _REACH = 12.0
@@ -157,13 +165,61 @@ def _moments(
     )
 
 
-def _shaped(activation: Activation, depth: int) -> Activation:
+def largest(
+    step: Callable[[float], float], start: float, depth: int, *, blocks: Blocks
+) -> float:
+    """Compute the largest value over the subnetworks of a network.
+
+    Args:
+        step: What one activation makes of a value.
+        start: The value at the input.
+        depth: How many activations the stream has, behind all blocks.
+        blocks: The residual blocks.
+
+    Returns:
+        The value of the whole network, or of a branch alone if that is larger.
+    """
+
+    def steps(value: float, count: int) -> float:
+        for _ in range(count):
+            value = step(value)
+        return value
+
+    value = start
+    for count, branch in blocks:
+        share = branch**2
+        value = (1 - share) * value + share * steps(value, count)
+    alone = [steps(start, count) for count, _ in blocks]
+    return max([steps(value, depth), *alone])
+
+
+def _slope_target(depth: int, blocks: Blocks) -> float:
+    """Return C'(1) - 1 of one activation for which the largest slope is the target."""
+    if not blocks:
+        return math.expm1(math.log(SLOPE) / depth)
+
+    def largest_slope(excess: float) -> float:
+        # Slopes of maps in a row are multiplied, and those of a sum added.
+        return largest(lambda c: c * (1 + excess), 1.0, depth, blocks=blocks)
+
+    low, high = 0.0, SLOPE - 1
+    # After 60 halvings no float64 is left between the two.
+    for _ in range(60):
+        middle = (low + high) / 2
+        if largest_slope(middle) < SLOPE:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _shaped(activation: Activation, depth: int, blocks: Blocks) -> Activation:
     """Solve for deep kernel shaping.
 
     C(0) = 0 and Q(1) = 1 fix delta and gamma; alpha and beta solve for the slopes.
     """
     derivatives = _derivatives(activation.fn)
-    target = math.expm1(math.log(SLOPE) / depth)
+    target = _slope_target(depth, blocks)
 
     def solved(alpha: float, beta: float) -> tuple[Transformed, np.ndarray]:
         moments = _moments(derivatives, activation.kinks, alpha=alpha, beta=beta)
@@ -186,23 +242,31 @@ def _shaped(activation: Activation, depth: int) -> Activation:
     if record is None:
         raise NotDefined(
             f"dks: no alpha and beta give {activation.name} Q'(1) = 1 and "
-            f"C'(1) = {1 + target:.6g}, as a network of {depth} in a row needs. "
+            f"C'(1) = {1 + target:.6g}, as {_written(depth, blocks)} needs. "
             "Take a smooth activation, or for ReLU and leaky ReLU tat."
         )
     return _renamed(activation, record, "dks")
 
 
-def _tailored(activation: Activation, depth: int) -> Activation:
+def _written(depth: int, blocks: Blocks) -> str:
+    """Describe a network in a message."""
+    if not blocks:
+        return f"a network of {depth} in a row"
+    return f"a network of {len(blocks)} residual blocks"
+
+
+def _tailored(activation: Activation, depth: int, blocks: Blocks) -> Activation:
     """Solve for tailored activations, smooth or leaky ReLU."""
     if activation.name in ("relu", "leaky_relu"):
-        return _leaky(activation, depth)
+        return _leaky(activation, depth, blocks)
     if _slope_jumps(activation):
         raise NotDefined(
             f"tat: the slope of {activation.name} jumps, so that its C''(1) is "
             "infinite. Take a smooth activation, ReLU or leaky ReLU."
         )
     derivatives = _derivatives(activation.fn)
-    target = CURVATURE / depth
+    # At slope 1 the curvatures of maps in a row are added.
+    target = CURVATURE / largest(lambda c: c + 1, 0.0, depth, blocks=blocks)
 
     def solved(alpha: float, beta: float) -> tuple[Transformed, np.ndarray]:
         moments = _moments(derivatives, activation.kinks, alpha=alpha, beta=beta)
@@ -227,8 +291,8 @@ def _tailored(activation: Activation, depth: int) -> Activation:
     if record is None:
         raise NotDefined(
             f"tat: no alpha and beta give {activation.name} Q(1) = Q'(1) = C'(1) = 1 "
-            f"and C''(1) = {target:.6g}, as a network of {depth} of them in a row "
-            "needs; take another activation."
+            f"and C''(1) = {target:.6g}, as {_written(depth, blocks)} needs; take "
+            "another activation."
         )
     return _renamed(activation, record, "tat")
 
@@ -276,18 +340,19 @@ def _renamed(activation: Activation, record: Transformed, name: str) -> Activati
     return Activation(record, kinks=kinks, odd=None, name=f"{name}({activation.name})")
 
 
-def leaky_correlation(slope: float, depth: int) -> float:
-    """Apply the C map of a leaky ReLU of unit variance `depth` times to 0."""
+def leaky_correlation(slope: float, depth: int, blocks: Blocks = ()) -> float:
+    """Compute the largest C(0) of a network of leaky ReLUs of unit variance."""
     bend = (1 - slope) ** 2 / (math.pi * (1 + slope**2))
-    c = 0.0
-    for _ in range(depth):
+
+    def mapped(c: float) -> float:
         c += bend * (math.sqrt(1 - c * c) - c * math.acos(c))
         # Rounding must not push a correlation beyond 1.
-        c = min(c, 1.0)
-    return c
+        return min(c, 1.0)
+
+    return largest(mapped, 0.0, depth, blocks=blocks)
 
 
-def _bisected(depth: int) -> float:
+def _bisected(depth: int, blocks: Blocks) -> float:
     """Return the slope at which `leaky_correlation` is the target, by bisection.
 
     The correlation decreases as the slope grows.
@@ -296,19 +361,19 @@ def _bisected(depth: int) -> float:
     # After 60 halvings no float64 is left between the two.
     for _ in range(60):
         middle = (low + high) / 2
-        if leaky_correlation(middle, depth) > CORRELATION:
+        if leaky_correlation(middle, depth, blocks) > CORRELATION:
             low = middle
         else:
             high = middle
     return (low + high) / 2
 
 
-def _leaky(activation: Activation, depth: int) -> Activation:
+def _leaky(activation: Activation, depth: int, blocks: Blocks) -> Activation:
     """Return the leaky ReLU for which uncorrelated inputs end at the target."""
     slope = 0.0
     # In a shallow network even ReLU, of slope 0, stays below the target. It is kept.
-    if leaky_correlation(0.0, depth) > CORRELATION:
-        slope = _bisected(depth)
+    if leaky_correlation(0.0, depth, blocks) > CORRELATION:
+        slope = _bisected(depth, blocks)
     record = Leaky(activation, slope, factor=math.sqrt(2 / (1 + slope**2)))
     return Activation(record, kinks=(0.0,), odd=False, name=f"tat(leaky {slope:.6g})")
 
@@ -321,23 +386,50 @@ def untransformed(activation: Activation) -> Activation:
 
 
 @functools.cache
-def _dks(activation: Activation, depth: int) -> Activation:
-    return _shaped(activation, depth)
+def _dks(activation: Activation, depth: int, blocks: Blocks = ()) -> Activation:
+    return _shaped(activation, depth, blocks)
 
 
 @functools.cache
-def _tat(activation: Activation, depth: int) -> Activation:
-    return _tailored(activation, depth)
+def _tat(activation: Activation, depth: int, blocks: Blocks = ()) -> Activation:
+    return _tailored(activation, depth, blocks)
 
 
 def _suits(anatomy: Anatomy) -> None:
-    """Refuse residual branches, whose sums have maps of their own."""
+    """Refuse residual branches, of which the activation was told nothing."""
     for branch in anatomy.branches:
         raise NotDefined(
-            f"branch {branch.name!r}: the targets of dks and tat are those of a "
-            "network without branches; with them skip² + branch² must be 1, and the "
-            "slopes of all subnetworks count."
+            f"branch {branch.name!r}: the activation was transformed for a network "
+            "without residual blocks. Write sums √(1 - b²) x + b F(x), and "
+            "schemes.transformed(scheme, activation, depth, blocks=[(activations on "
+            "the branch, b), ...])."
         )
+
+
+def suits_blocks(blocks: Blocks) -> Suits:
+    """Return the check that a network has the blocks its activation was made for."""
+
+    def suits(anatomy: Anatomy) -> None:
+        num_branches = len(anatomy.branches)
+        if num_branches != len(blocks):
+            raise NotDefined(
+                f"the activation was transformed for {len(blocks)} residual blocks, "
+                f"and the network has {num_branches}; write as many in blocks=."
+            )
+        for record, (_, branch) in zip(anatomy.branches, blocks, strict=True):
+            skip = math.sqrt(1 - branch**2)
+            factor = record.skip_factor
+            # A trained multiplier, or one that is not read, is the user's word.
+            if factor is None or record.skip_gates:
+                continue
+            if not math.isclose(factor, skip, rel_tol=_SAME, abs_tol=_SAME):
+                raise NotDefined(
+                    f"branch {record.name!r}: the network multiplies the skip by "
+                    f"{factor:.6g}, and blocks= says b = {branch:.6g} of the branch, "
+                    f"for which it has to be √(1 - b²) = {skip:.6g}."
+                )
+
+    return suits
 
 
 SCHEMES = (
@@ -347,11 +439,12 @@ SCHEMES = (
         "deep kernel shaping: the activation transformed so that correlations pass a "
         "deep network almost unchanged, with scaled orthogonal weights",
         law="phi becomes gamma (phi(alpha x + beta) + delta) with Q(1) = Q'(1) = 1, "
-        "C(0) = 0 and C'(1)^L = 1.5, L activations in a row; singular values "
+        "C(0) = 0 and C'(1)^L = 1.5, L activations in a row (with residual blocks the "
+        "largest slope of a subnetwork 1.5); singular values "
         "max(√(fan_out/fan_in), 1), kernels delta-orthogonal; biases 0; inputs of mean "
         "square 1",
         citation="Martens et al. (2021), arXiv:2110.01765",
-        differs="networks without residual branches only; the paper normalizes inputs "
+        differs="residual blocks need skip² + branch² = 1; the paper normalizes inputs "
         "position by position",
         transform=_dks,
         suits=_suits,
@@ -366,7 +459,7 @@ SCHEMES = (
         "variance, whose C applied L times to 0 is 0.9 (ReLU if it stays below); "
         "weights as dks",
         citation="Zhang, Botev, Martens (2022), arXiv:2203.08120",
-        differs="networks without residual branches only",
+        differs="residual blocks need skip² + branch² = 1",
         transform=_tat,
         suits=_suits,
     ),

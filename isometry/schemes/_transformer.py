@@ -153,7 +153,8 @@ SCHEMES = (
         citation="Wang et al. (2022), arXiv:2203.00555",
         differs="torchscale divides by (N⁴ M)^(1/16)/1.15 in the encoder of two: its β "
         "has 1.15 where the paper has 0.87 = 1/1.15; its weights are uniform, and its "
-        "queries, keys and values have another 1/√2",
+        "queries, keys and values have another 1/√2; a projection on the skip, of "
+        "which the paper says nothing, needs a leaf for its α",
         multipliers=_deep_norm_block,
         embeddings=True,
         made_for="branches",

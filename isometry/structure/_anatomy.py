@@ -33,7 +33,10 @@ class Anatomy:
     to the stream. Slices of a stacked layer are `name[i]`, steps of a recurrence
     `name@t`, its state `carry@t`, or `h@t` if f returns it from a step as
     `jax.ad_checkpoint.checkpoint_name(state, "h")`, a second use of a weight `name#2`.
-    The ends are "input" and "output".
+    Of two states without such names, as those of the LSTMs of Flax and Haiku, the one
+    that weights multiply is `carry/h@t` and the other `carry/c@t`; otherwise several
+    states are numbered, `carry/0@t`, in the order in which a step computes them. The
+    ends are "input" and "output".
 
     Attributes:
         layers: One record for each weight, in the order of their first use.
@@ -85,6 +88,7 @@ class Anatomy:
         self._points = assembled.points
         self._rows = assembled.rows
         self._gate_uses = assembled.gate_uses
+        self._across_loops = assembled.across_loops
         self._reached: dict[int, frozenset[int]] = {}
 
     def table(self) -> str:
@@ -169,7 +173,7 @@ class Anatomy:
         if name not in by_name:
             near = difflib.get_close_matches(str(name), by_name, n=4, cutoff=0.5)
             hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-            listed = ", ".join(_abbreviated(tuple(by_name), most=12))
+            listed = ", ".join(_abbreviated(tuple(by_name), limit=12))
             raise InputError(
                 f"span={checks.show(name)} names no point; there are: {listed}.{hint}"
             )
@@ -257,18 +261,23 @@ class Anatomy:
 
 
 def gate_uses(anatomy: Anatomy) -> GateUses:
-    """Return how the leaves that multiply branches and skips are used."""
+    """Return which entries of leaves multiply the branches and skips of an anatomy."""
     return anatomy._gate_uses
+
+
+def branches_across_loops(anatomy: Anatomy) -> frozenset[str]:
+    """Return the branches whose layers are more than one slice of their stacks."""
+    return anatomy._across_loops
 
 
 def _abbreviated(
     names: tuple[str, ...],
-    most: int,
+    limit: int,
 ) -> list[str]:
-    """Return the first and the last names of a long list."""
-    if len(names) <= most:
+    """Return at most `limit` names, with "…" for those left out in the middle."""
+    if len(names) <= limit:
         return list(names)
-    half = most // 2
+    half = limit // 2
     return [*names[:half], "…", *names[-half:]]
 
 

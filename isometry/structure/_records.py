@@ -27,7 +27,8 @@ class WeightLayer:
         window_axes: Spatial axes of a convolution.
         groups: Groups of channels of a convolution.
         fan_in: The number of entries that are summed to one output; of an embedding,
-            the number of rows.
+            the number of rows. Of a transposed convolution it is that of its window:
+            one output meets `fan_in / prod(spread)` of them on average.
         fan_out: The number of outputs in its own group that one input contributes to: 9
             for a depthwise 3×3 kernel, where JAX and torch count otherwise.
         bias: The key path of the bias, or None.
@@ -51,6 +52,8 @@ class WeightLayer:
             are named for what they compute. "product" is one with another branch, as in
             a GLU; "leaky relu variant" has another slope; "unnamed (tanh)" is made of a
             tanh, and no activation of the package.
+        spread: Of a transposed convolution, its stride along each axis of the image:
+            zeros stand between the pixels that its window goes over. Else empty.
 
     Example:
         >>> net = networks.mlp([3, 8, 8, 2], "tanh")
@@ -83,6 +86,7 @@ class WeightLayer:
     reads: str | None
     before: tuple[str, ...]
     then: tuple[str, ...]
+    spread: tuple[int, ...] = ()
 
 
 def stack_sizes(layer: WeightLayer, shape: Sequence[int]) -> tuple[int, ...]:
@@ -109,14 +113,15 @@ class Branch(NamedTuple):
         layers: The names of the layers on it, in order.
         shortcut: The names of the layers on the skip: a projection, or none.
         positions: For each of `layers`, how many layers of the branch come before it on
-            the longest path: 0 for query, key and value, 1 for the output behind them.
+            the longest path: 0 for query, key and value, 1 for the output after them.
+            Of a loop within the branch, the first iterations alone are counted.
         slice: Which slice of its stacked layers it is made of, or None.
-        gates: Key paths of leaves that multiply the branch behind its last layer: the
+        gates: Key paths of leaves that multiply the branch after its last layer: the
             branch, without what is added to it, is zero where one of them is. A trained
             scalar, a scale per channel, or the scale of a norm.
-        skip_gates: Likewise, of leaves that multiply the skip.
-        skip_factor: The number that the program itself multiplies the skip with; None
-            if it does something else to it.
+        skip_gates: Key paths of leaves that multiply the skip.
+        skip_factor: The fixed number by which the program multiplies the skip, 1 if it
+            does not; None if it does something else to the skip.
 
     Example:
         >>> def block(params, x):
@@ -156,11 +161,12 @@ class Attention(NamedTuple):
         head_size: Channels of the queries and keys of one head: how many products are
             summed to one logit.
         shares: If one layer makes queries, keys and values: where along its outputs
-            each begins and ends. Empty if there are several, or if it cannot be read.
+            each begins and ends. Empty if several layers make them, or if it cannot be
+            read.
         alpha: The key path of the leaf that multiplies I, or the number that the
             program fixes; None if it cannot be read.
-        beta: Likewise, of A.
-        gamma: Likewise, of -C.
+        beta: The leaf or the number that multiplies A, likewise.
+        gamma: The leaf or the number that multiplies -C, likewise.
 
     Example:
         >>> def attend(params, x):

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from isometry.structure import _convolutions
 from isometry.structure._anatomy import Anatomy
+from isometry.structure._convolutions import Convolution
 from isometry.structure._layers import Use
 from isometry.structure._reading import Program, Value
 
@@ -27,14 +29,20 @@ class Usage(NamedTuple):
     Attributes:
         factor: The product of all numbers that multiply it.
         is_normalized: Whether it is divided by a norm of its own.
-        is_zero_safe: Whether that norm is kept away from zero.
+        is_zero_safe: Whether the norm is kept away from zero, so that a weight of zeros
+            gives no NaN. True without a norm.
         is_added_to: Whether another leaf is added to it, as low-rank updates are.
+        is_reversed: Whether axes of it are reversed, as taps of a window may be.
+        convolution: Of a kernel, how it goes over its image, axes in the order of the
+            window axes of the leaf; None if that cannot be told.
     """
 
     factor: float = 1.0
     is_normalized: bool = False
     is_zero_safe: bool = True
     is_added_to: bool = False
+    is_reversed: bool = False
+    convolution: Convolution | None = None
 
     def note(self) -> str:
         """Say what the user of an initializer should know; "" if there is nothing."""
@@ -55,14 +63,16 @@ def usages(anatomy: Anatomy) -> dict[str, Usage]:
 
 
 def _usage(program: Program, use: Use) -> Usage:
-    """Follow a weight back from the signal to its leaf."""
+    """Return what a weight goes through between its leaf and one use of it."""
     leaf = use.meeting.origin.leaf
     index = use.meeting.weight
-    usage = Usage()
+    usage = Usage(convolution=_convolution(program, use))
     # Most weights are used as they are, and need no search.
     of_leaf: frozenset[int] | None = None
     while index != leaf:
         value = program.values[index]
+        if value.operation == "rev":
+            usage = usage._replace(is_reversed=True)
         if len(value.inputs) == 1:
             (index,) = value.inputs
             continue
@@ -79,6 +89,30 @@ def _usage(program: Program, use: Use) -> Usage:
     return usage
 
 
+def _convolution(program: Program, use: Use) -> Convolution | None:
+    """Return how a kernel goes over its image, by the window axes of its leaf."""
+    meeting = use.meeting
+    convolution = _convolutions.read(program, meeting.value)
+    if convolution is None:
+        return None
+    # JAX names the axes of kernel and image in the same order.
+    spatial = program.values[meeting.value].params["dimension_numbers"].rhs_spec[2:]
+    sources = [meeting.origin.axes[axis] for axis in spatial]
+    if any(len(axes) != 1 for axes in sources):
+        return None
+    order = sorted(range(len(sources)), key=lambda axis: sources[axis])
+    padding = convolution.padding
+    if not isinstance(padding, str):
+        padding = tuple(padding[axis] for axis in order)
+    return convolution._replace(
+        size=tuple(convolution.size[axis] for axis in order),
+        strides=tuple(convolution.strides[axis] for axis in order),
+        dilation=tuple(convolution.dilation[axis] for axis in order),
+        spread=tuple(convolution.spread[axis] for axis in order),
+        padding=padding,
+    )
+
+
 def _with(
     program: Program,
     usage: Usage,
@@ -87,7 +121,15 @@ def _with(
     other: int,
     of_leaf: frozenset[int],
 ) -> Usage:
-    """Add one operation to a usage: that of the weight and one other operand."""
+    """Return a usage with one more operation on the weight.
+
+    Args:
+        program: The program.
+        usage: The operations that come later.
+        value: The result of the operation.
+        other: Index of its operand that is not the weight.
+        of_leaf: Indices of all values that depend on the leaf.
+    """
     is_product = value.operation in ("mul", "div")
     if is_product and other in of_leaf:
         before = _before(program, other, of_leaf)
@@ -108,7 +150,7 @@ def _with(
 
 
 def _before(program: Program, end: int, of_leaf: frozenset[int]) -> list[Value]:
-    """Return the values between a leaf and one that is computed from it."""
+    """Return the values between a leaf and the value `end`, both included."""
     seen = {end}
     pending = [end]
     while pending:
@@ -120,7 +162,7 @@ def _before(program: Program, end: int, of_leaf: frozenset[int]) -> list[Value]:
 
 
 def _is_guard(program: Program, value: Value) -> bool:
-    """Tell whether a value is another plus a positive number, or at least that."""
+    """Tell whether a value is another plus a positive number, or their maximum."""
     if value.operation not in _GUARDS:
         return False
     numbers = [_number(program, read) for read in value.inputs]

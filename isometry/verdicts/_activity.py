@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from isometry._internal.types import Key
 from isometry.activations import Activation
-from isometry.measure import _resolution, _spans
+from isometry.measure import _arguments, _spans
 from isometry.measure._spans import Span
 from isometry.verdicts import _collapse
 from isometry.verdicts._reading import Unit, read
@@ -148,7 +148,7 @@ def rank_bounds(
         span: The span.
     """
     anatomy = subject.anatomy
-    function = _resolution.function_of(subject.f)
+    function = _arguments.function_of(subject.f)
     resolved = _spans.resolve(function, anatomy, span)
     first, last = resolved.first.name, resolved.last.name
     bound = np.full((subject.num_seeds, subject.num_inputs), np.iinfo(np.int32).max)

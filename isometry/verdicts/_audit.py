@@ -130,6 +130,7 @@ def audit(
     checks.key("key", key)
     audits = {}
     for name, one in by_name.items():
+        _teller(progress, name)("reading the network")
         audits[name] = _prepare(
             name,
             one,
@@ -216,7 +217,7 @@ def _judged(measured: Measured) -> Report:
         flags=flags,
         spectra=measured.spectra if is_measured else {},
         probe=measured.probe if is_measured else None,
-        widths=measured.widths if is_measured else None,
+        widths=_widths(measured, flags) if is_measured else None,
         setting=_setting(measured),
         provenance=provenance.provenance(),
         law=measured.law if is_measured else None,
@@ -224,6 +225,13 @@ def _judged(measured: Measured) -> Report:
         rows=_layers.rows_of(measured, flags),
         timings=measured.timings,
     )
+
+
+def _widths(measured: Measured, flags: dict[str, Flag]) -> dict[str, Any] | None:
+    """Train at other widths if training is confined: then they change nothing."""
+    flag = flags.get("rank_constrained_training")
+    is_confined = flag is not None and flag.raised
+    return measured.widths if is_confined else None
 
 
 def _flag_of(one: Registered, measured: Measured, key: Key) -> Flag:

@@ -86,7 +86,7 @@ def _gradients(measured: Measured) -> dict[str, float]:
 def _at(measured: Measured, name: str, field: str) -> float | None:
     """Return the median of a signal at a point; None where it is not known."""
     sig = measured.signals
-    if name not in sig.points:
+    if sig is None or name not in sig.points:
         return None
     values = np.asarray(getattr(sig.at(name), field), float)
     if np.isnan(values).any():

@@ -1,10 +1,11 @@
 """`Measured`: everything that an audit measures of a network, each part once."""
 
+import dataclasses
 import functools
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,21 +28,23 @@ from isometry.measure._spans import Span
 from isometry.networks._network import Phase
 from isometry.records import Signals
 from isometry.theory import Law
-from isometry.verdicts import _activity
+from isometry.verdicts import _activity, _gradients, _probe
 from isometry.verdicts._activity import Activity
 from isometry.verdicts._flag import PerSeed
 from isometry.verdicts._gains import Gain, gain_of
+from isometry.verdicts._gradients import Gradients
 from isometry.verdicts._growth import growth_of
+from isometry.verdicts._probe import Probe
 from isometry.verdicts._registry import Thresholds
 from isometry.verdicts._subject import Subject
 from isometry.verdicts._outliers import Outliers, outliers_of
-from isometry.verdicts._task import Task, floating_part
-
-if TYPE_CHECKING:
-    from isometry.verdicts._gradients import Gradients
-    from isometry.verdicts._probe import Probe
+from isometry.verdicts._task import SGD, Task, floating_part
 
 T = TypeVar("T")
+
+# Signals take a reverse pass for each entry of the output. Logits of all tokens would
+# take longer than everything else together.
+_MOST_OUTPUTS = 128
 
 # The stream of the audit's key from which the fit of the depth scale resamples.
 _FORWARD = 3
@@ -145,7 +148,7 @@ class Measured:
     @Part("parameters")
     def not_finite(self) -> str:
         """The first parameter or signal that is NaN or infinite, in words; or ""."""
-        return _activity.first_not_finite(self.subject)
+        return _activity.first_not_finite(self.subject, self.thresholds)
 
     @functools.cached_property
     def has_finite_params(self) -> bool:
@@ -168,8 +171,21 @@ class Measured:
 
     @functools.cached_property
     def gains(self) -> dict[str, Gain]:
-        """Gain and anisometry of every measured span, for each seed."""
-        return {span: gain_of(sp) for span, sp in self.spectra.items()}
+        """Gain and anisometry of every measured span, for each seed.
+
+        What averages over positions take away from the gain is put back.
+        """
+        gains = {}
+        for span, sp in self.spectra.items():
+            gain = gain_of(sp)
+            log_gain = gain.log_gain + self.log_averaging[span]
+            gains[span] = gain._replace(log_gain=log_gain)
+        return gains
+
+    @functools.cached_property
+    def log_averaging(self) -> dict[str, float]:
+        """½ ln of the values that averages join in one, by span."""
+        return {span: self.subject.log_averaging(span) for span in self.spectra}
 
     @functools.cached_property
     def outliers(self) -> dict[str, Outliers]:
@@ -177,15 +193,19 @@ class Measured:
         return {span: outliers_of(sp) for span, sp in self.spectra.items()}
 
     @Part("signals")
-    def signals(self) -> Signals:
-        """Sizes of signals and gradients by point, of shape (seeds, inputs, points)."""
-        found = signals(
+    def signals(self) -> Signals | None:
+        """Sizes of signals and gradients by point, of shape (seeds, inputs, points).
+
+        None of an output with very many entries, as each takes a reverse pass.
+        """
+        if self.subject.size_of_output > _MOST_OUTPUTS:
+            return None
+        return signals(
             self.subject.f,
             params=self.subject.params,
             xs=self.subject.few,
             span=self.subject.span,
         )
-        return jax.tree.map(np.asarray, found)
 
     @property
     def num_pairs(self) -> int:
@@ -207,9 +227,10 @@ class Measured:
         """
         if not self.num_pairs:
             return None
+        span, size = "end_to_end", self.subject.size_of_output
         if "hidden" in self.spectra:
-            return growth_of(self.spectra["hidden"], self.subject.size_of_hidden)
-        return growth_of(self.spectra["end_to_end"], self.subject.size_of_output)
+            span, size = "hidden", self.subject.size_of_hidden
+        return growth_of(self.spectra[span], size) + 2 * self.log_averaging[span]
 
     @functools.cached_property
     def rank_bounds(self) -> dict[str, Float[np.ndarray, "seeds inputs"]]:
@@ -224,7 +245,12 @@ class Measured:
     @Part("units")
     def activity(self) -> dict[str, Activity]:
         """What each nonlinearity does, by the name of the point in front of it."""
-        return _activity.activities(self.subject)
+        return _activity.activities(self.subject, self.thresholds)
+
+    @property
+    def lost(self) -> str:
+        """Which signal underflows float64 too, so that its zeros say nothing; or ""."""
+        return _activity.lost(self.subject, self.thresholds)
 
     @functools.cached_property
     def forward(self) -> dict[str, Any]:
@@ -234,25 +260,33 @@ class Measured:
         )
 
     @Part("gradients")
-    def gradients(self) -> "Gradients":
+    def gradients(self) -> Gradients:
         """Norms of the loss gradient of every weight layer."""
-        from isometry.verdicts import _gradients
-
-        return _gradients.gradients(self.subject, self.task)
+        return _gradients.gradients(self.subject, self.task, self.certificates)
 
     @Part("certificates")
     def certificates(self) -> tuple[Certificate, ...]:
         """What training can never undo, of the first seeds."""
-        from isometry.verdicts import _probe
-
         return _probe.certificates(self.subject, FEW_SEEDS)
 
     @Part("training probe")
-    def probe(self) -> "Probe | None":
+    def probe(self) -> Probe | None:
         """A short training of the first seeds; None if it was switched off."""
-        from isometry.verdicts import _probe
-
         return _probe.run(self.subject, self.task, self.certificates, FEW_SEEDS)
+
+    @Part("other widths")
+    def widths(self) -> dict[str, Any] | None:
+        """The ranks of the same scheme at other widths; None where there is no probe.
+
+        None also of networks that are not made of any width.
+        """
+        if self.probe is None:
+            return None
+        task = self.task
+        if self.probe.learning_rate is not None:
+            optimizer = SGD[self.probe.learning_rate]
+            task = dataclasses.replace(task, optimizer=optimizer)
+        return _probe.same_trajectory(self.subject, task)
 
     @Part("law")
     def _law(self) -> tuple[Law | None, str]:
@@ -306,7 +340,9 @@ def _in_float64(subject: Subject, spans: Sequence[Span]) -> list[Spectrum]:
         # Most networks are no products.
         except InputError:
             records = _ensemble(subject.f, params, xs, spans=spans, method="auto")
-        return [jax.tree.map(np.asarray, sp) for sp in records]
+        # What is done with a spectrum afterwards is done in the usual dtype.
+        dtype = precision.measuring_dtype(None, subject.params, subject.few)
+        return [precision.cast(sp, dtype) for sp in records]
 
 
 def _ensemble(

@@ -17,7 +17,7 @@ from isometry import activations, structure
 from isometry._internal import compilation, precision
 from isometry._internal.types import Params
 from isometry.activations import Activation
-from isometry.measure import _draws, _resolution
+from isometry.measure import _arguments, _draws
 from isometry.measure._function import Reference, version
 from isometry.structure import Anatomy
 from isometry.structure._place import Place
@@ -207,7 +207,7 @@ def _read(subject: Subject, flat_share: float) -> Reading:
 
 def _planned(subject: Subject, params: Params, xs: PyTree, flat_share: float) -> _Plan:
     """Read the anatomy in the dtype of the evaluation, and choose what to read."""
-    function = _resolution.function_of(subject.f)
+    function = _arguments.function_of(subject.f)
     shapes = (_draws.row_shapes(params), _draws.row_shapes(xs))
     with precision.full():
         anatomy = structure.anatomy(function, *shapes)

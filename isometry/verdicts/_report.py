@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +14,8 @@ from isometry.theory import Law
 from isometry.verdicts import _layers, _table
 from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag
 from isometry.verdicts._layers import LayerRow
+from isometry.verdicts._probe import Probe
 from isometry.verdicts._registry import registered
-
-if TYPE_CHECKING:
-    from isometry.verdicts._probe import Probe
 
 # Flags of a lower rank say what no training, or hardly any, repairs; the others what
 # makes it slow.
@@ -56,7 +54,7 @@ class Report:
     network: str
     flags: dict[str, Flag]
     spectra: dict[str, Spectrum]
-    probe: "Probe | None"
+    probe: Probe | None
     widths: dict[str, Any] | None
     setting: dict[str, Any]
     provenance: dict[str, Any]

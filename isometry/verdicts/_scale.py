@@ -47,5 +47,6 @@ def judge_gain(name: str, measured: Measured, key: Key, *, is_below: bool) -> Fl
         evidence={
             "gain": {span: one._asdict() for span, one in judged.values.items()},
             "states": judged.states,
+            "log_averaging": measured.log_averaging,
         },
     )

@@ -51,6 +51,7 @@ def judge_spans(
     key: Key,
     thresholds: Thresholds,
     is_below: bool = False,
+    is_infinite_known: bool = True,
 ) -> Judged:
     """Judge the median over seeds of a statistic, span by span.
 
@@ -60,6 +61,8 @@ def judge_spans(
         key: A key of the bootstrap.
         thresholds: For the confidence and the number of seeds that are needed.
         is_below: Whether the flag is raised below the line, and not above it.
+        is_infinite_known: Whether an infinite value says something. The gain of a
+            Jacobian that is zero does, its anisometry does not.
     """
     values, states = {}, {}
     for i, (span, numbers) in enumerate(per_seed.items()):
@@ -68,21 +71,21 @@ def judge_spans(
         )
         found = SpanValue(float(np.median(numbers)), bounds)
         values[span] = found
-        states[span] = _state(
-            found,
-            line,
-            is_below=is_below,
-            is_sure=thresholds.is_sure(len(numbers)),
-        )
+        is_known = is_infinite_known or np.isfinite(found.value)
+        states[span] = UNDECIDED
+        if is_known:
+            states[span] = _state(
+                found,
+                line,
+                is_below=is_below,
+                is_sure=thresholds.is_sure(len(numbers)),
+            )
     state, span = worst_state(states)
     return Judged(state, span, values[span], values=values, states=states)
 
 
 def _state(found: SpanValue, line: float, *, is_below: bool, is_sure: bool) -> str:
     """Return the state of one span."""
-    # What has no number, or an infinite one of either sign, is above or below no line.
-    if np.isnan(found.value):
-        return UNDECIDED
     if is_below:
         bounds = flipped(found.interval)
         return state_above(-found.value, bounds, -line, is_sure=is_sure)

@@ -13,12 +13,15 @@ from jaxtyping import Array, Bool, PyTree
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined
 from isometry._internal.types import Key, Params
-from isometry.measure import _draws, _points, _resolution, _spans
+from isometry.measure import _arguments, _draws, _ensemble, _run, _spans
 from isometry.measure._draws import Seeds
 from isometry.measure._function import Map
 from isometry.measure._spans import Span
 from isometry.networks import Network
 from isometry.structure import Anatomy
+
+# What the anatomy calls means over positions.
+_AVERAGES = frozenset({"average", "average pool"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +72,7 @@ class Subject:
     def has_hidden_span(self) -> bool:
         """Whether "hidden" is a span of this network."""
         try:
-            _spans.resolve(_resolution.function_of(self.f), self.anatomy, "hidden")
+            _spans.resolve(_arguments.function_of(self.f), self.anatomy, "hidden")
         except InputError:
             return False
         return True
@@ -77,7 +80,7 @@ class Subject:
     @functools.cached_property
     def size_of_hidden(self) -> int:
         """The number of units at the end of the hidden span."""
-        function = _resolution.function_of(self.f)
+        function = _arguments.function_of(self.f)
         last = _spans.resolve(function, self.anatomy, "hidden").last
         return math.prod(self.anatomy.shape(last.name).shape)
 
@@ -85,6 +88,32 @@ class Subject:
     def size_of_output(self) -> int:
         """The number of entries of the output."""
         return math.prod(self.anatomy.shape("output").shape)
+
+    def log_averaging(self, span: Span) -> float:
+        """Return ½ ln of the number of values that averages on a span join in one.
+
+        An average over n positions divides a squared gain by n. Nothing vanishes by it:
+        the gradients of shared weights are sums over as many positions.
+        """
+        last = "output"
+        if span == "hidden":
+            function = _arguments.function_of(self.f)
+            last = _spans.resolve(function, self.anatomy, "hidden").last.name
+        total = 0.0
+        for layer in self.anatomy.layers:
+            behind = f"{layer.name}:out"
+            is_average = not _AVERAGES.isdisjoint(layer.then)
+            if not is_average or behind not in self.anatomy.points:
+                continue
+            # An average on a branch, such as that of a gate, is no bottleneck.
+            if not self.anatomy.cuts(behind):
+                continue
+            if behind == last or not self.anatomy.upstream(behind, last):
+                continue
+            before = math.prod(self.anatomy.shape(layer.name).shape)
+            after = math.prod(self.anatomy.shape(behind).shape)
+            total += math.log(before / after) / 2
+        return total
 
     @functools.cached_property
     def has_zero_weight(self) -> Bool[np.ndarray, " seeds"]:
@@ -151,18 +180,17 @@ def subject_of(
         InputError: What `isometry.ensemble` refuses; no floating point is on any path
             to the output.
     """
-    f = _resolution.chained(f)
-    function = _resolution.function_of(f)
+    f = _arguments.chained(f)
+    function = _arguments.function_of(f)
     if isinstance(f, Network) and f.mode == "training":
         raise InputError(
             f"f is {checks.show(f)}, in training mode; write the network itself. Its "
             "training mode is used where training is judged."
         )
-    xs, _ = _points.examples(xs)
+    xs, _ = _ensemble.inputs_of(f, xs)
     row = _draws.row_shapes(xs)
-    _resolution.require_example(f, row, argument="xs")
     seeds = _draws.seeds_of(f, keys, params=params, sample=sample)
-    anatomy = _points.read(function, (seeds.shapes(), row))
+    anatomy = _run.read(function, (seeds.shapes(), row))
     return Subject(
         name=name,
         f=f,

@@ -16,7 +16,7 @@ from jaxtyping import Array, Int, PyTree
 from isometry._internal import checks, randomness
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
-from isometry.measure import _resolution
+from isometry.measure import _arguments, _refusals
 from isometry.measure._draws import row_shapes
 from isometry.measure._function import Map
 from isometry.networks import Network
@@ -169,7 +169,7 @@ def output_of(f: Map, params: Params, x: PyTree) -> jax.ShapeDtypeStruct:
     """Return the shape of the output for one example."""
     if isinstance(f, Network) and f.activation is not None:
         _check_slope(f, x)
-    shapes = jax.eval_shape(_resolution.function_of(f), params, x)
+    shapes = jax.eval_shape(_arguments.function_of(f), params, x)
     # The first output is the one that is meant, as everywhere in the package.
     return jax.tree.leaves(shapes)[0]
 
@@ -363,7 +363,7 @@ def _check_loss(loss: Loss, output: jax.ShapeDtypeStruct, target: PyTree) -> Non
         raise InputError(
             f"loss returns {value} {where}; it must be a scalar, real and floating."
         )
-    _resolution.refuse_chance("loss", once, again)
+    _refusals.refuse_chance("loss", once, again)
     try:
         with jax.numpy_dtype_promotion("standard"):
             jax.eval_shape(jax.grad(loss), output, target)
@@ -406,7 +406,7 @@ def _check_optimizer(optimizer: Any, params: Params) -> None:
                 "than it is given; the state must match the one that optimizer.init "
                 "makes."
             )
-    _resolution.refuse_chance("optimizer", once, again)
+    _refusals.refuse_chance("optimizer", once, again)
 
 
 def _are_alike(a: PyTree, b: PyTree) -> bool:

@@ -359,7 +359,7 @@ NETWORKS = (
 MEASURING = (
     Fault(
         "standard-error-of-a-population",
-        "measure/_record.py",
+        "measure/_batches.py",
         "jnp.std(per_seed, axis=0, ddof=1)",
         "jnp.std(per_seed, axis=0)",
         ("measure/test_spectrum.py",),
@@ -474,8 +474,8 @@ DEGENERACY = (
     Fault(
         "extra-arguments-of-the-optimizer-ignored",
         "_monitor.py",
-        "current = _current(state, params, extra)",
-        "_current(state, params, extra)",
+        "current = _monitor_current.current(self.state, params, extra)",
+        "_monitor_current.current(self.state, params, extra)",
         ("test_monitor.py",),
         match="training_changes",
     ),

@@ -7,7 +7,8 @@ import pytest
 
 import isometry
 from isometry import InputError, linalg, networks
-from isometry.measure.methods import dense
+from isometry.measure import _ensemble
+from isometry.measure.methods import Footprint, dense
 
 NET = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
 KEYS = jax.random.split(jax.random.key(0), 5)
@@ -191,8 +192,7 @@ def test_tracers_are_refused():
     [
         (
             lambda: isometry.ensemble(NET, xs=XS),
-            r"one of keys \(to draw parameters\) and params .* is needed; neither "
-            r"is given",
+            r"keys is missing; write keys=.*, or params=",
         ),
         (
             lambda: isometry.ensemble(NET, KEYS, XS, params=1),
@@ -370,13 +370,19 @@ def test_words_that_are_no_keys_are_refused():
         isometry.ensemble(NET, np.zeros((2, 5), np.uint32), XS)
 
 
-@pytest.mark.parametrize("call", [isometry.ensemble, isometry.profile])
-def test_params_in_the_place_of_keys_are_named(call):
+@pytest.mark.parametrize(
+    "call", [isometry.ensemble, isometry.profile, isometry.signals]
+)
+def test_keys_that_were_forgotten_are_missed(call):
     params = {"w": jnp.ones((5, 4, 6))}
-    with pytest.raises(
-        InputError, match=r"keys is dict with .* write params=, stacked"
-    ):
+    message = "keys is missing: in its place stands a dict of 1 .* write params=, stack"
+    with pytest.raises(InputError, match=message):
         call(lambda params, x: params["w"] @ x, params, XS)
+    message = rf"keys is missing: in its place stand inputs of shape .*{XS.shape[1]}\)"
+    with pytest.raises(InputError, match=message):
+        call(NET, XS)
+    with pytest.raises(InputError, match="keys is missing; write keys="):
+        call(NET, xs=XS)
 
 
 def test_sample_that_cannot_be_traced_is_told_so():
@@ -385,3 +391,13 @@ def test_sample_that_cannot_be_traced_is_told_so():
 
     with pytest.raises(InputError, match=r"sample is traced, .* write params= instead"):
         isometry.ensemble(linear, KEYS, XS, sample=in_numpy)
+
+
+def test_bytes_of_all_are_the_least_budget_for_one_chunk():
+    takes = Footprint(shared=100, each=50)
+    counts = (2, 3)
+    budget = _ensemble._bytes_of_all([takes], num_bytes=7, counts=counts)
+    fitting = _ensemble._sizes(budget, takes, 7, of_device=counts)
+    assert fitting == counts
+    too_many = _ensemble._sizes(budget - 1, takes, 7, of_device=counts)
+    assert too_many != counts

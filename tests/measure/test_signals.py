@@ -7,7 +7,7 @@ import pytest
 
 import isometry
 from isometry._internal import memory
-from isometry.measure import _points
+from isometry.measure import _run
 
 N_IN, WIDTH, N_OUT = 3, 4, 2
 LAYERS, SEEDS, INPUTS = 3, 2, 3
@@ -160,7 +160,7 @@ def test_gradient_without_a_loss_is_that_of_a_random_cotangent(params, xs):
 
 
 def test_draws_of_g_do_not_depend_on_how_many_others_there_are():
-    keys_of = jax.jit(_points.keys_of, static_argnums=(1, 2))
+    keys_of = jax.jit(_run.keys_of, static_argnums=(1, 2))
     many = keys_of(jax.random.key(2), 3, 4)
     few = keys_of(jax.random.key(2), 2, 2)
     bits = [np.array(jax.random.key_data(keys)) for keys in (many, few)]
@@ -247,7 +247,7 @@ def test_low_precision_is_warned_of(params, xs):
             {"xs": TOKENS, "span": ("embed", "output"), "loss": lambda y: y},
             "must return a number",
         ),
-        ({"xs": TOKENS[:0], "span": ("embed", "output")}, "leading axes"),
+        ({"xs": TOKENS[:0], "span": ("embed", "output")}, "not empty"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(residual_params, arguments, message):

@@ -86,18 +86,48 @@ def test_padding_that_is_no_convolution_is_said_to_be_part_of_the_image():
     assert row.inputs == 8 * 6 * 2
 
 
-def test_transposed_convolution_has_no_spectrum_and_says_why():
-    kernel = array(3, 3, 2, 2)
+# Kernel, padding and options of transposed convolutions of 3×4 images: taps that the
+# stride divides or not, cut results, pixels that no tap reaches, groups and dilation.
+TRANSPOSED = {
+    "zeros of torch": (3, TORCH, {"lhs_dilation": (2, 2)}),
+    "even": (4, [(2, 2), (2, 2)], {"lhs_dilation": (2, 2)}),
+    "cut": (3, [(-1, 2), (2, 0)], {"lhs_dilation": (2, 3)}),
+    "unreached": (2, [(1, 2), (3, 1)], {"lhs_dilation": (3, 3)}),
+    "dilated": (2, [(2, 2), (1, 1)], {"lhs_dilation": (2, 1), "rhs_dilation": (2, 1)}),
+    "groups": (2, TORCH, {"lhs_dilation": (2, 2), "feature_group_count": 2}),
+}
+
+
+@pytest.mark.parametrize("how", TRANSPOSED)
+def test_transposed_convolution_is_the_map_of_its_image(how):
+    """Its Jacobian with respect to the image: found through the adjoint instead."""
+    taps, padding, options = TRANSPOSED[how]
+    num_inputs = 2 // options.get("feature_group_count", 1)
+    kernel = array(taps, taps, num_inputs, 4)
 
     def enlarged(k, x):
-        return convolve(x, k, padding=TORCH, lhs_dilation=(2, 2))
+        return convolve(x, k, padding=padding, **options)
 
-    record = weights(plain(enlarged, lambda key: kernel, (4, 4, 2)), kernel)
+    (row,) = weights(plain(enlarged, lambda key: kernel, (3, 4, 2)), kernel)
+    jacobian = jax.jacobian(enlarged, 1)(kernel, jnp.zeros((3, 4, 2)))
+    matrix = jacobian.reshape(-1, 24)
+    assert (row.inputs, row.outputs) == matrix.shape[::-1]
+    assert row.spectrum.structural_zeros == len(matrix) - 24
+    check(row.spectrum, values_of(matrix), terms=len(matrix))
+
+
+def test_stride_beside_spread_has_no_spectrum_and_says_why():
+    kernel = array(3, 3, 2, 2)
+
+    def both(k, x):
+        return convolve(x, k, (2, 1), TORCH, lhs_dilation=(2, 2))
+
+    record = weights(plain(both, lambda key: kernel, (4, 4, 2)), kernel)
     (row,) = record
     assert row.spectrum is None
-    with pytest.raises(InputError, match="has no spectrum: a transposed convolution"):
+    with pytest.raises(InputError, match="has no spectrum: a convolution that cuts"):
         record[row.name]
-    assert "transposed" in record.table()
+    assert "a stride beside a spread" in record.table()
 
 
 def mixed(params, tokens):

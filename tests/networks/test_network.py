@@ -252,3 +252,21 @@ def test_networks_without_a_scheme_have_nothing_to_adjust():
     params = draw(KEY)
     assert not NET.data_driven
     assert NET.adjust(params, jnp.ones((3, 4))) is params
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        networks.mlp([4, 2]),
+        networks.resnet(4, 1),
+        networks.rnn(4, 3, 2, length=2),
+        networks.transformer(4, 1, 1, length=2),
+    ],
+    ids=lambda net: type(net).__name__,
+)
+def test_complex_numbers_are_no_input(net):
+    """A cast would drop their imaginary part."""
+    params = net.init(jax.random.key(0))
+    x = jnp.ones(net.example.shape, jnp.complex64)
+    with pytest.raises(InputError, match="x is complex64, not a real floating array"):
+        net(params, x)

@@ -297,3 +297,20 @@ def test_what_a_cell_has_not_is_refused(arguments, message):
 def test_memories_of_two_steps_are_refused():
     with pytest.raises(InputError, match="longest=2"):
         networks.chrono(2)
+
+
+def test_states_are_the_points_of_a_profile():
+    net = networks.rnn(4, 3, 2, "lstm", length=3)
+    keys = jax.random.split(jax.random.key(0), 1)
+    profile = isometry.profile(net, keys, jnp.ones((1, 3, 3)))
+    # c of the last step is read by no one: the output is made of h.
+    assert profile.points == ("input", "h@0", "c@0", "h@1", "c@1", "h@2")
+
+
+@pytest.mark.parametrize("cell", ["vanilla", "lstm"])
+def test_hidden_span_of_a_recurrence_is_refused_with_its_states(cell):
+    net = networks.rnn(4, 3, 2, cell, length=10)
+    with pytest.raises(InputError, match=r'write two.*span=\("h@0", "h@9"\)'):
+        isometry.spectrum(
+            net, net.init(jax.random.key(0)), jnp.ones((10, 3)), span="hidden"
+        )

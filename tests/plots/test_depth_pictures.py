@@ -19,6 +19,8 @@ from matplotlib.figure import Figure  # noqa: E402
 
 LN10 = math.log(10)
 SIZE = 64
+STEPS = 16
+EPS = float(np.finfo(np.float32).eps)
 VALUES = np.r_[np.linspace(0.5, 2.0, SIZE - 8), np.zeros(8)]
 
 
@@ -38,7 +40,7 @@ def measured():
     """Quadratures of three matrices, in one program."""
     of_circle = QUARTER_CIRCLE.quantile((np.arange(SIZE) + 0.5) / SIZE, "s")
     values = jnp.asarray(np.stack([VALUES, VALUES, of_circle]), jnp.float32)
-    method = isometry.Lanczos(steps=16, probes=6)
+    method = isometry.Lanczos(steps=STEPS, probes=6)
 
     def one(values, key):
         return isometry.spectrum(
@@ -76,8 +78,11 @@ def test_nodes_are_drawn_as_a_smooth_density_with_a_band(quadratures, ax):
     assert labels == ["smooth density", "95 % over probes", "not resolved"]
     shaded = [patch for patch in ax.patches if patch.get_label() == "not resolved"]
     assert shaded[0].get_x() + shaded[0].get_width() == pytest.approx(x[0])
-    # Two standard deviations of a zero's bump, in units of the largest.
-    assert x[0] == pytest.approx(math.log10(4 * math.pi / 64), abs=1e-3)
+    # Two standard deviations of a zero's bump, in units of the largest node: float64
+    # of the picture, and so the default tolerance.
+    largest = float(np.max(quadratures.log_values[..., 0])) / LN10
+    bump = 2 * math.pi / (4 * STEPS)
+    assert x[0] == pytest.approx(largest + math.log10(bump))
     ax.figure.draw_without_rendering()
 
 
@@ -92,23 +97,29 @@ def test_the_band_is_that_of_probes(quadratures, ax):
             isometry.linalg.smooth_density(
                 rules.log_values[:, 0, probe],
                 rules.weights[:, 0, probe],
-                16,
+                STEPS,
                 jnp.asarray(x * LN10, jnp.float32),
             ).mean(0)
             for probe in range(6)
         ]
     )
     by_probe = by_probe.astype(float) * LN10
-    np.testing.assert_allclose(y, by_probe.mean(0), rtol=1e-4, atol=1e-5)
+    # Sums of 2 · 16 waves in float32, in another order.
+    rounding = 2 * STEPS * EPS * y.max()
+    np.testing.assert_allclose(y, by_probe.mean(0), rtol=0, atol=rounding)
     reach = 2.5706 * by_probe.std(0, ddof=1) / math.sqrt(6)
     (band,) = ax.collections
     corners = band.get_paths()[0].vertices
     at = len(x) // 2
     heights = corners[np.isclose(corners[:, 0], x[at]), 1]
+    # The quantile has five digits. A deviation is off by what its numbers are, once in
+    # y and 2.57 times in the reach.
+    atol = 5e-5 / 2.5706 * reach[at] + (1 + 2.5706) * rounding
     np.testing.assert_allclose(
         [heights.min(), heights.max()],
         [max(y[at] - reach[at], 0), y[at] + reach[at]],
-        rtol=1e-3,
+        rtol=0,
+        atol=atol,
     )
 
 

@@ -215,7 +215,7 @@ def test_rows_list_every_leaf_once():
     by_name = {row.name: row for row in assignment.rows if row.role != "bias"}
     assert by_name["embed"].initializer == "as drawn"
     assert by_name["mlp0/up"].note == "critical for the gelu_tanh that follows"
-    assert by_name["mlp0/down"].note == "critical for the gelu that it reads"
+    assert by_name["mlp0/down"].note == "critical for the gelu_tanh that it reads"
     assert by_name["head"].note == "linear: sigma_w 1"
 
 

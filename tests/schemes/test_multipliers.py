@@ -100,6 +100,15 @@ def test_deep_norm_refuses_a_skip_that_it_cannot_set(factor):
         schemes.assign("deep_norm", anatomy(f, shapes, x), shapes)
 
 
+@pytest.mark.parametrize("name", ["deep_norm", "admin"])
+def test_projection_on_the_skip_is_named(name):
+    """The papers define the multiplier of a skip that returns x itself."""
+    f, shapes, x = post_norm(lambda block, x: x @ block["skip"])
+    shapes["blocks"] = [dict(block, skip=block["w"]) for block in shapes["blocks"]]
+    with pytest.raises(NotDefined, match="this one is the projection blocks/0/skip"):
+        schemes.assign(name, anatomy(f, shapes, x), shapes)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -142,3 +142,110 @@ def test_admin_refuses_one_skip_for_several_depths():
     an = anatomy(f, shapes, jax.ShapeDtypeStruct((4,), jnp.float32))
     with pytest.raises(NotDefined, match=r"the same weights are used at several"):
         schemes.assign("admin", an, shapes)
+
+
+def chained(weights, h):
+    return jax.lax.scan(lambda h, w: (jnp.tanh(w @ h), None), h, weights)[0]
+
+
+def unrolled(weights, h):
+    for w in weights:
+        h = jnp.tanh(w @ h)
+    return h
+
+
+def one_branch(chain):
+    def f(params, x):
+        x = x + chain(params["b"], chain(params["a"], x))
+        return params["head"] @ (x + params["v"] @ jnp.tanh(params["u"] @ x))
+
+    return f
+
+
+def nested(params, x):
+    def step(x, stack):
+        a, b = stack
+        return x + chained(b, chained(a, x)), None
+
+    x, _ = jax.lax.scan(step, x, (params["a"], params["b"]))
+    return params["head"] @ x
+
+
+def side_by_side(params, x):
+    """All first layers in one loop, all second ones in another."""
+    _, hidden = jax.lax.scan(lambda c, w: (c, jnp.tanh(w @ x)), 0.0, params["a"])
+
+    def step(y, layer):
+        w, h = layer
+        return y + w @ h, None
+
+    y, _ = jax.lax.scan(step, x, (params["b"], hidden))
+    return params["head"] @ y
+
+
+def one_from_the_other(params, x):
+    """As `side_by_side`, but each first layer reads the one before it."""
+
+    def before(h, w):
+        h = jnp.tanh(w @ h)
+        return h, h
+
+    def step(y, layer):
+        w, h = layer
+        return y + w @ h, None
+
+    _, hidden = jax.lax.scan(before, x, params["a"])
+    y, _ = jax.lax.scan(step, x, (params["b"], hidden))
+    return params["head"] @ y
+
+
+def stacks(*sizes, **others):
+    a, b = sizes
+    square = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    return {
+        "a": jax.ShapeDtypeStruct((*a, 4, 4), jnp.float32),
+        "b": jax.ShapeDtypeStruct((*b, 4, 4), jnp.float32),
+        "head": jax.ShapeDtypeStruct((2, 4), jnp.float32),
+    } | dict.fromkeys(others, square)
+
+
+LOOPS = {
+    "two loops on one branch": (one_branch(chained), stacks((5,), (3,), u=1, v=1)),
+    "slices by number": (one_branch(unrolled), stacks((5,), (3,), u=1, v=1)),
+    "loops within a loop": (nested, stacks((2, 5), (2, 3))),
+    "loops side by side": (side_by_side, stacks((2,), (2,))),
+}
+
+
+@pytest.mark.parametrize("how", LOOPS)
+def test_slices_of_several_loops_are_counted_on_their_branch(how):
+    """Two branches each; of 5 + 3 layers in a row, or of 1 + 1."""
+    f, shapes = LOOPS[how]
+    an = anatomy(f, shapes, jax.ShapeDtypeStruct((4,), jnp.float32))
+    on_branch = _places.places(an).on_branch
+    per_branch = {"a": 5, "b": 3} if how != "loops side by side" else {"a": 1, "b": 1}
+    length = sum(per_branch.values())
+    for name in ("a", "b"):
+        for number in range(shapes[name].size // 16):
+            here = on_branch[name, number]
+            position = number % per_branch[name] + (
+                per_branch["a"] if name == "b" else 0
+            )
+            assert (here.position, here.length, here.count) == (position, length, 2)
+    # Fixup's factor L^(-1/(2m - 2)), and zero at the end.
+    rows = {
+        row.name: row.initializer for row in schemes.assign("fixup", an, shapes).rows
+    }
+    std = (2 / 4) ** 0.5 * 2 ** (-1 / (2 * length - 2))
+    assert rows["a"] == repr(initializers.normal(std=std))
+    assert rows["b"].endswith("zeros()")
+
+
+def test_slices_computed_one_from_the_other_beside_their_branches_are_refused():
+    """By schemes that scale by the place on a branch."""
+    shapes = stacks((2,), (2,))
+    an = anatomy(one_from_the_other, shapes, jax.ShapeDtypeStruct((4,), jnp.float32))
+    message = r"branches 'b\[0\]' and 'b\[1\]' read slices of 'a' that are computed one"
+    with pytest.raises(NotDefined, match=message):
+        schemes.assign("fixup", an, shapes)
+    assert len(schemes.assign("kaiming", an, shapes).rows) == 3

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isometry import activations, networks, schemes, theory
+from isometry import InputError, activations, networks, schemes, theory
 from isometry._internal.errors import NotDefined
 from isometry.structure import anatomy
 from tests.schemes import models
@@ -92,10 +92,71 @@ def test_networks_put_the_activation_in_place_and_take_it_back():
         assert shaped.with_scheme("kaiming").activation == activations.tanh
 
 
-def test_networks_of_others_refuse_to_be_transformed():
-    net = networks.resnet(4, 2)
-    with pytest.raises(NotDefined, match=r"scheme 'dks' transforms the activation"):
-        net.with_scheme("dks")
+# Residual blocks: how many activations on the branch, and its multiplier. In the second
+# network a branch alone has more than the whole.
+BLOCKS = {"deep": (1, [(2, 0.8), (3, 0.5), (2, 0.6)] * 2), "shallow": (0, [(3, 0.4)])}
+
+
+def of_subnetworks(step, start, depth, blocks):
+    """M(x) of Zhang et al. (2022), appendix B: of the network, and of its branches."""
+
+    def repeat(count, x):
+        return x if count == 0 else repeat(count - 1, step(x))
+
+    x = start
+    for count, b in blocks:
+        x = (1 - b * b) * x + b * b * repeat(count, x)
+    return max(repeat(depth, x), *(repeat(count, start) for count, _ in blocks))
+
+
+@pytest.mark.parametrize("network", BLOCKS)
+def test_residual_blocks_have_the_targets_of_the_largest_subnetwork(network):
+    """Slopes 1.5, curvatures 0.3 in all and C(0) = 0.9, by theory's own maps."""
+    depth, blocks = BLOCKS[network]
+    phi, _ = schemes.transformed("dks", "tanh", depth, blocks=blocks)
+    slope = theory.chi(phi, 1.0, 1.0)
+    whole = of_subnetworks(lambda c: c * slope, 1.0, depth, blocks)
+    assert whole == pytest.approx(1.5, abs=1e-7)
+    phi, _ = schemes.transformed("tat", "softplus", depth, blocks=blocks)
+    curvature = theory.expectation(
+        lambda z: jax.vmap(jax.grad(jax.grad(phi)))(z.ravel()).reshape(z.shape) ** 2
+    )
+    assert theory.chi(phi, 1.0, 1.0) == pytest.approx(1, abs=1e-10)
+    whole = of_subnetworks(lambda c: c + curvature, 0.0, depth, blocks)
+    assert whole == pytest.approx(0.3, abs=1e-6)
+
+
+def test_tat_of_relu_counts_residual_blocks():
+    blocks = [(2, 0.8)] * 40
+    phi, _ = schemes.transformed("tat", "relu", 1, blocks=blocks)
+    step = lambda c: theory.c_map(phi, c, 1.0, 1.0, 0.0)  # noqa: E731
+    assert of_subnetworks(step, 0.0, 1, blocks) == pytest.approx(0.9, abs=1e-9)
+
+
+def test_resnet_of_normalized_sums_puts_the_activation_in_place():
+    """Its output has the variance of its input: width 200, as in the test above."""
+    net = networks.resnet(200, 5, "tanh", "dks", order="v2", branch=0.8, skip=0.6)
+    blocks = [(2, 0.8)] * 5
+    assert net.activation == schemes.transformed("dks", "tanh", 0, blocks=blocks)[0]
+    assert net.with_scheme("kaiming").activation == activations.tanh
+    x = jax.random.normal(jax.random.key(1), (200,))
+    y = np.asarray(net(net.init(jax.random.key(0)), x), float)
+    assert y @ y / 200 == pytest.approx(1, abs=0.6)
+
+
+def test_blocks_that_the_network_does_not_have_are_refused():
+    with pytest.raises(NotDefined, match=r"block 0: scheme 'dks' needs skip² \+ br"):
+        networks.resnet(4, 2, "tanh", "dks")
+    net = networks.resnet(4, 2, "tanh", skip=0.6, branch=0.8)
+    _, scheme = schemes.transformed("tat", "tanh", 0, blocks=[(1, 0.6)] * 2)
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    with pytest.raises(NotDefined, match=r"the skip by 0.6, .* b² *\) = 0.8"):
+        schemes.assign(scheme, net.anatomy, shapes)
+    _, scheme = schemes.transformed("tat", "tanh", 0, blocks=[(1, 0.8)])
+    with pytest.raises(NotDefined, match=r"for 1 residual blocks, and the network has"):
+        schemes.assign(scheme, net.anatomy, shapes)
+    with pytest.raises(InputError, match=r"blocks\[0\]=0.8 is no pair"):
+        schemes.transformed("tat", "tanh", 0, blocks=[0.8])
 
 
 def test_other_schemes_leave_the_activation():
@@ -130,5 +191,5 @@ def test_activations_that_cannot_be_transformed_are_refused(
 def test_residual_branches_are_refused():
     f, shapes, x = models.scanned()
     _, scheme = schemes.transformed("tat", "relu", 4)
-    with pytest.raises(NotDefined, match=r"branch 'second\[0\]': the targets of dks"):
+    with pytest.raises(NotDefined, match=r"branch 'second\[0\]': the activation was"):
         schemes.assign(scheme, anatomy(f, shapes, x), shapes)

@@ -164,6 +164,23 @@ def test_states_of_a_recurrence_have_the_names_that_f_gives():
         same(read[f"c@{t}"], c)
 
 
+def test_two_states_that_weights_read_are_numbered():
+    def f(p, x):
+        def step(states, x_t):
+            first, second = states
+            first = jnp.tanh(x_t + first @ p["U"] + second @ p["V"])
+            return (first, jnp.sin(first + second)), None
+
+        (_, second), _ = jax.lax.scan(step, (jnp.zeros(4), jnp.zeros(4)), x)
+        return second
+
+    points = anatomy(f, {"U": shape(4, 4), "V": shape(4, 4)}, shape(3, 4)).points
+    assert [name for name in points if name.endswith("@1") and "/" in name] == [
+        "carry/0@1",
+        "carry/1@1",
+    ]
+
+
 def test_state_with_the_name_of_a_layer_stays_the_carry():
     def f(p, x):
         def step(h, x_t):

@@ -13,8 +13,15 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array
 
+from isometry.certificates.relaxing import _smooth
 from isometry.certificates.relaxing._smooth import Smooth
-from isometry.certificates.relaxing._value import Anchor, Value, bound, filled
+from isometry.certificates.relaxing._value import (
+    Anchor,
+    Finish,
+    Value,
+    bound,
+    filled,
+)
 
 # A signal is zero if it is smaller than so many units of rounding. Sums of thousands of
 # products of order 1 that cancel are no larger; ten times more would take small signals
@@ -51,16 +58,19 @@ class Evaluation:
             self._computed[value, side] = self._finished(value, side)
         return self._computed[value, side]
 
-    def symmetric(
+    def shaped(
         self,
         value: Value,
-        side: int,
-        parity: int,
+        finish: Finish,
+        side: int = 1,
     ) -> Array:
-        """Return the even or odd part of a value as its equation gives it."""
-        if not parity:
-            return self._raw(value, side)
-        return (self._raw(value, side) + parity * self._raw(value, -side)) / 2
+        """Return a value with its parity and sign, but before it touches any line."""
+        result = self._raw(value, side)
+        if finish.parity:
+            result = (result + finish.parity * self._raw(value, -side)) / 2
+        if finish.is_lifted:
+            result = _smooth.positive(self._smooth, result)
+        return result
 
     def _finished(
         self,
@@ -74,7 +84,7 @@ class Evaluation:
         result = _anchored(
             self._smooth,
             x,
-            self.symmetric(value, side, finish.parity),
+            self.shaped(value, finish, side),
             anchors=finish.anchors,
         )
         if finish.tie is None:

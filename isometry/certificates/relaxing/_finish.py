@@ -5,21 +5,20 @@ even, and at its kinks, where JAX takes one of several derivatives.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from isometry.certificates.relaxing import _table
 from isometry.certificates.relaxing._elementwise import Evaluation
+from isometry.certificates.relaxing._pointwise import Curve, Derived
 from isometry.certificates.relaxing._smooth import Smooth
 from isometry.certificates.relaxing._value import (
     Anchor,
     Finish,
+    Source,
     Value,
     bound,
     filled,
@@ -29,6 +28,13 @@ from isometry.certificates.relaxing._value import (
 # rounding of some float32 operations; a real difference is of order 1.
 _SAME = 1e-5
 
+# Kinks as close as this are one, which rounding has moved. A near miss is 1e-6.
+_CLOSE = 1e-9
+
+# The rule of a derivative may differ from the derivative by this. In float32 it is off
+# by 1e-5; a straight-through rule, or a clipped one, by order 1.
+_RULE = 1e-3
+
 # Pairs of points, between which a function may be straight: its zero is looked for on
 # the line through them.
 _PIECES = ((1.0, 2.0), (-1.0, -2.0), (64.0, 128.0), (-64.0, -128.0))
@@ -37,122 +43,226 @@ _PIECES = ((1.0, 2.0), (-1.0, -2.0), (64.0, 128.0), (-64.0, -128.0))
 _SAMPLES = np.array([0.137, 0.52, 0.91, 1.37, 2.3, 3.71, 5.3, 8.9, 14.0, 40.0, 130.0])
 
 
-def finish_of(
-    smooth: Smooth,
-    value: Value,
-) -> Finish:
-    """Read off h whether it is odd or even, and which lines it has to touch.
+# The most that an even or odd function may differ on the two sides, in roundings. Its
+# two sides are computed alike; a near miss of 1e-6 is no symmetry, in float32 either.
+_ROUNDINGS = 4.0
+
+
+class Finisher:
+    """Reads off functions what their relaxed ones need; off equal functions once.
 
     Args:
         smooth: The analytic functions.
-        value: A value with a kink, as a function of its base.
     """
+
+    def __init__(self, smooth: Smooth) -> None:
+        self._smooth = smooth
+        self._finishes: dict[Hashable, Finish] = {}
+        self._kinks: dict[Hashable, frozenset[float]] = {}
+
+    def finish(self, value: Value) -> Finish:
+        """Return what a function with a kink needs."""
+        key: Hashable = value.formula
+        tried = None
+        # Two calls with the same formula may have different derivative rules.
+        if _is_call(value):
+            tried = _try(value)
+            key = (key, *(numbers.tobytes() for numbers in tried.exact))
+        if key not in self._finishes:
+            tried = tried or _try(value)
+            self._finishes[key] = _finish_of(self._smooth, value, tried)
+        return self._finishes[key]
+
+    def follows_its_function(self, call: Value) -> bool:
+        """Tell whether the rule of a call is the derivative of its function."""
+        assert call.source is not None
+        assert call.source.inside is not None
+        by_rule, direct = _try(call), _try(call.source.inside)
+        # At kinks they may differ.
+        sides = slice(2 * len(direct.samples))
+        slopes = direct.exact.slopes[sides]
+        gap = np.abs(by_rule.exact.slopes[sides] - slopes)
+        return bool((gap <= _RULE * np.maximum(np.abs(slopes), 1)).all())
+
+    def kinks(
+        self,
+        eqn: core.JaxprEqn,
+        operands: tuple[Value, ...],
+    ) -> frozenset[float]:
+        """Return where an equation of a function of one number has its kinks.
+
+        That is where its operands are equal; where its one operand is zero. They are
+        looked for on straight pieces of the operands, on either side of zero.
+        """
+        inherited = frozenset().union(*(operand.kinks for operand in operands))
+        name = eqn.primitive.name
+        if name in ("abs", "sign", "max", "min", "gt", "ge", "lt", "le"):
+            pairs = [operands]
+        elif name == "clamp":
+            pairs = [operands[:2], operands[1:]]
+        else:
+            return inherited
+        formula = Source(eqn, operands).formula
+        if formula not in self._kinks:
+            self._kinks[formula] = inherited.union(*map(_roots, pairs))
+        return self._kinks[formula]
+
+
+def _is_call(value: Value) -> bool:
+    return value.source is not None and value.source.inside is not None
+
+
+class _Tried(NamedTuple):
+    """A function at points.
+
+    Attributes:
+        kinks: Zero and its kinks.
+        samples: Positive points, some between any two kinks.
+        points: The kinks and their reflections, in rising order.
+        exact: The function at the samples, at their reflections and at the points.
+    """
+
+    kinks: list[float]
+    samples: np.ndarray
+    points: list[float]
+    exact: Derived
+
+    @property
+    def everywhere(self) -> np.ndarray:
+        """Return where the function was evaluated."""
+        return np.array([*self.samples, *-self.samples, *self.points])
+
+    def at_points_of(self, derived: Derived) -> Derived:
+        """Return the part of a function that belongs to the points."""
+        start = 2 * len(self.samples)
+        return Derived(derived.values[start:], derived.slopes[start:])
+
+
+def _try(value: Value) -> _Tried:
+    """Evaluate a function at points."""
+    kinks = _apart({0.0, *value.kinks})
+    samples = _samples(kinks)
+    points = _apart({*kinks, *(-kink for kink in kinks)})
+    curve = Curve(_exact_of(value), value.root.smooth)
+    exact = curve(np.array([*samples, *-samples, *points]))
+    return _Tried(kinks, samples, points, exact)
+
+
+def _finish_of(
+    smooth: Smooth,
+    value: Value,
+    tried: _Tried,
+) -> Finish:
+    """Read off h whether it is odd or even, and which lines it has to touch."""
     base = value.root
-    exact = _exact(value)
-    with jax.ensure_compile_time_eval():
-        points = _apart({0.0, *value.kinks})
-        parity = _parity(value, points)
-        if parity:
-            points = _apart({*points, *(-point for point in points)})
-
-        def relaxed(x: Array) -> Array:
-            return Evaluation(smooth, base, x).symmetric(value, 1, parity)
-
-        wanted = _lines(exact, base, points, parity=parity)
-        (at_zero,) = _lines(exact, base, [0.0], parity=0)
-        now = _lines(relaxed, base, points, parity=0)
-    if not np.isfinite(wanted).all():
+    points = tried.points
+    parity = _parity(tried, eps=float(np.finfo(base.smooth.dtype).eps))
+    at_points = tried.at_points_of(tried.exact)
+    if not np.isfinite(at_points).all():
         return Finish(parity)
-    # JAX takes no derivative of steps, and none leaves the relaxed function.
-    compared = slice(2) if value.is_flat else slice(3)
+    wanted = _part(at_points, parity)
+    zero = points.index(0.0)
     tie = None
-    if parity and not _agree([at_zero], wanted, compared):
-        tie = at_zero
+    if parity and not _agree(wanted, at_points, [zero]):
+        tie = Anchor(0.0, *(float(numbers[zero]) for numbers in at_points))
+    finish = Finish(parity, tie=tie)
+    now = _relaxed(smooth, value, finish, tried)
+    # Only at a double zero can an analytic function that is not negative touch zero.
+    can_be_positive = (wanted.slopes[wanted.values == 0] == 0).all()
+    if can_be_positive and tried.exact.values.min() >= 0 > now.values.min():
+        finish = finish._replace(is_lifted=True)
+        now = _relaxed(smooth, value, finish, tried)
+    anchored = range(len(points))
+    if not parity:
+        anchored = [i for i, point in enumerate(points) if point in tried.kinks]
     # A function that is right at zero and at its kinks as it is stays as simple.
-    if _agree(now, wanted, compared):
-        return Finish(parity, tie=tie)
-    return Finish(parity, tuple(wanted), tie)
+    if _agree(tried.at_points_of(now), wanted, anchored):
+        return finish
+    anchors = [
+        Anchor(points[i], float(wanted.values[i]), float(wanted.slopes[i]))
+        for i in anchored
+    ]
+    return finish._replace(anchors=tuple(anchors))
 
 
-def _lines(
-    function: Callable[[Array], Array],
-    base: Value,
-    points: Sequence[float],
-    *,
-    parity: int,
-) -> list[Anchor]:
-    """Return the lines that the even or odd part of a function touches at points."""
-    values, slopes = _derived(function, _of_dtype(base, points))
-    if parity:
-        # At a jump, h may be even or odd but for the values at the jump itself.
-        mirrored, steep = _derived(function, _of_dtype(base, np.negative(points)))
-        values = (values + parity * mirrored) / 2
-        slopes = (slopes - parity * steep) / 2
-    lines = zip(points, values.tolist(), slopes.tolist(), strict=True)
-    return [Anchor(*line) for line in lines]
+def _relaxed(
+    smooth: Smooth,
+    value: Value,
+    finish: Finish,
+    tried: _Tried,
+) -> Derived:
+    """Evaluate a relaxed function, before it touches any line, where h was tried."""
+
+    def relaxed(x: Array) -> Array:
+        return Evaluation(smooth, value.root, x).shaped(value, finish)
+
+    now = Curve(relaxed, value.root.smooth)(tried.everywhere)
+    if value.is_flat:
+        # JAX takes no derivative of steps, and none leaves the relaxed function.
+        return Derived(now.values, np.zeros_like(now.values))
+    return now
 
 
 def _apart(points: Iterable[float]) -> list[float]:
     """Sort points, without those that differ by rounding from one before."""
     apart: list[float] = []
     for point in sorted(points):
-        if not apart or point - apart[-1] > _SAME * abs(point):
+        if not apart or point - apart[-1] > _CLOSE * abs(point):
             apart.append(point + 0.0)
     return apart
 
 
-def _parity(value: Value, kinks: list[float]) -> int:
-    """Tell whether h is even (1), odd (-1) or neither (0), except at jumps."""
+def _samples(kinks: list[float]) -> np.ndarray:
+    """Return positive points, some between any two kinks."""
     # Between two kinks h is analytic: one point there would do.
     sizes = sorted({abs(kink) for kink in kinks})
     between = [(low + high) / 2 for low, high in itertools.pairwise(sizes)]
     beyond = [size * factor for size in sizes for factor in (0.6, 1.4)]
-    samples = np.unique([p for p in (*_SAMPLES, *between, *beyond) if p > 0])
-    exact = _exact(value)
-    right = np.asarray(exact(_of_dtype(value.root, samples)), float)
-    left = np.asarray(exact(_of_dtype(value.root, -samples)), float)
-    # A near miss of 1e-6 is no symmetry, so only rounding is allowed for.
-    eps = float(jnp.finfo(jnp.result_type(value.root.smooth)).eps)
-    size = 4 * eps * np.maximum(np.abs(left), np.abs(right))
+    return np.unique([point for point in (*_SAMPLES, *between, *beyond) if point > 0])
+
+
+def _parity(
+    tried: _Tried,
+    eps: float,
+) -> int:
+    """Tell whether h is even (1), odd (-1) or neither (0), except at jumps."""
+    size = len(tried.samples)
+    right, left = tried.exact.values[:size], tried.exact.values[size : 2 * size]
+    largest = np.maximum(np.abs(left), np.abs(right))
     for parity in (1, -1):
-        if (np.abs(right - parity * left) <= size).all():
+        if (np.abs(right - parity * left) <= _ROUNDINGS * eps * largest).all():
             return parity
     return 0
 
 
+def _part(
+    exact: Derived,
+    parity: int,
+) -> Derived:
+    """Return the even or odd part at points that lie symmetrically about zero."""
+    if not parity:
+        return exact
+    # At a jump, h may be even or odd but for the values at the jump itself.
+    values = (exact.values + parity * exact.values[::-1]) / 2
+    slopes = (exact.slopes - parity * exact.slopes[::-1]) / 2
+    return Derived(values, slopes)
+
+
 def _agree(
-    now: list[Anchor],
-    wanted: list[Anchor],
-    compared: slice,
+    now: Derived,
+    wanted: Derived,
+    compared: Sequence[int],
 ) -> bool:
-    """Tell whether lines at the same points are the same; zeros must be zeros."""
-    by_point = {line.point: line for line in wanted}
-    return all(
-        abs(a - b) <= _SAME * abs(b)
-        for line in now
-        for a, b in zip(line[compared], by_point[line.point][compared], strict=True)
-    )
+    """Tell whether values and derivatives are the same; zeros must be zeros."""
+    gap = np.abs(np.subtract(now, wanted))
+    return bool((gap <= _SAME * np.abs(wanted))[:, list(compared)].all())
 
 
-def _of_dtype(base: Value, points: Any) -> Array:
-    return jnp.asarray(points, jnp.result_type(base.smooth))
+def _exact_of(value: Value) -> Callable[[Array], Array]:
+    """Return h itself, a function of an array in the place of the base."""
 
-
-def _derived(
-    function: Callable[[Array], Array],
-    points: Array,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values and the derivatives of an elementwise function."""
-    values, slopes = jax.jvp(function, (points,), (jnp.ones_like(points),))
-    return np.asarray(values, float), np.asarray(slopes, float)
-
-
-def _exact(value: Value) -> Callable[[Array], Array]:
-    """Return h itself, a function of a vector of points; booleans become 0 and 1."""
-    base = value.root
-
-    def function(points: Float[Array, " points"]) -> Float[Array, " points"]:
-        computed = {base: points}
+    def function(x: Array) -> Array:
+        computed = {value.root: x}
 
         def at(node: Value) -> Array:
             if node not in computed:
@@ -169,91 +279,38 @@ def _exact(value: Value) -> Callable[[Array], Array]:
                 if operand.is_active:
                     operands.append(at(operand))
                 else:
-                    operands.append(filled(operand, variable, points.shape))
-            if source.inside is not None:
-                return _called(source.eqn, operands)
+                    operands.append(filled(operand, variable, x.shape))
             (result,) = bound(source.eqn, operands)
             return result
 
-        result = at(value)
-        if result.dtype == np.bool_:
-            return result.astype(points.dtype)
-        return result
+        return at(value)
 
     return function
-
-
-def _called(
-    eqn: core.JaxprEqn,
-    operands: list[Array],
-) -> Array:
-    """Evaluate a call at a vector of points; its own shape is that of a model."""
-    num_points = operands[0].shape[0]
-    aval: Any = eqn.outvars[0].aval
-    size = _table.size(eqn.outvars[0])
-    results = []
-    for start in range(0, num_points, size):
-        parts = [operand[start : start + size] for operand in operands]
-        missing = size - parts[0].shape[0]
-        arrays = [
-            jnp.pad(part, (0, missing), mode="edge").reshape(aval.shape)
-            for part in parts
-        ]
-        (result,) = bound(eqn, arrays)
-        results.append(result.reshape(-1)[: size - missing])
-    return jnp.concatenate(results)
-
-
-def kinks_of(
-    eqn: core.JaxprEqn,
-    operands: tuple[Value, ...],
-) -> frozenset[float]:
-    """Return where an equation of a function of one number has its kinks.
-
-    That is where its operands are equal; where its one operand is zero. They are
-    looked for on straight pieces of the operands, on either side of zero.
-    """
-    inherited = frozenset().union(*(operand.kinks for operand in operands))
-    name = eqn.primitive.name
-    if name in ("abs", "sign", "max", "min", "gt", "ge", "lt", "le"):
-        pairs = [operands]
-    elif name == "clamp":
-        pairs = [operands[:2], operands[1:]]
-    else:
-        return inherited
-    with jax.ensure_compile_time_eval():
-        roots = [root for pair in pairs for root in _roots(pair)]
-    return inherited.union(roots)
 
 
 def _roots(functions: Sequence[Value]) -> list[float]:
     """Return points where two functions of one base are equal, or where one is zero."""
     base = next(o.root for o in functions if o.is_active)
     constants = [float(o.number) for o in functions if not o.is_active]
+    curves = [Curve(_exact_of(o), base.smooth) for o in functions if o.is_active]
 
     def gap(points: list[float]) -> np.ndarray:
-        first, *second = [_on_host(o, _of_dtype(base, points)) for o in functions]
-        return first - sum(second)
+        first, *second = [curve(np.array(points)).values for curve in curves]
+        return first - sum(second) - sum(constants)
 
-    roots = []
-    for near, far in _PIECES:
-        at_near, at_far = gap([near, far]).tolist()
+    ends = gap([point for piece in _PIECES for point in piece]).reshape(-1, 2)
+    candidates = []
+    for (near, far), (at_near, at_far) in zip(_PIECES, ends.tolist(), strict=True):
         if at_near == at_far:
             continue
         root = near - at_near * (far - near) / (at_far - at_near)
         # Rounding moves a root off the constant that it is.
         close = [c for c in constants if abs(root - c) <= _SAME * abs(c)]
-        root = (close or [root])[0]
-        # The line through both points is the function itself, or else this is no root.
-        if abs(gap([root])[0]) <= _SAME * max(1.0, abs(root)):
-            roots.append(root + 0.0)
-    return roots
-
-
-def _on_host(
-    value: Value,
-    points: Array,
-) -> np.ndarray:
-    if not value.is_active:
-        return np.full(points.shape, float(value.number))
-    return np.asarray(_exact(value)(points), float)
+        candidates.append((close or [root])[0] + 0.0)
+    # The line through both points is the function itself, or else this is no root.
+    gaps = np.abs(gap(candidates or [0.0]))
+    return [
+        root
+        for root, left in zip(candidates, gaps, strict=False)
+        if left <= _SAME * max(1.0, abs(root))
+    ]

@@ -12,9 +12,9 @@ from jaxtyping import Array
 from isometry._internal import checks, jaxprs
 from isometry.certificates.relaxing import _custom, _table, _traced
 from isometry.certificates.relaxing._elementwise import Evaluation
-from isometry.certificates.relaxing._finish import finish_of, kinks_of
+from isometry.certificates.relaxing._finish import Finisher
 from isometry.certificates.relaxing._smooth import Smooth
-from isometry.certificates.relaxing._traced import called
+from isometry.certificates.relaxing._traced import called, opened
 from isometry.certificates.relaxing._value import (
     Source,
     Value,
@@ -62,6 +62,7 @@ class Rewriting:
         # A function that adds nothing to it has no kinks.
         self._num_changes = 0
         self._smooth = smooth
+        self._finisher = Finisher(smooth)
         self._evaluations: dict[Value, Evaluation] = {}
 
     def program(
@@ -70,8 +71,7 @@ class Rewriting:
         operands: Sequence[Value],
     ) -> list[Value]:
         """Evaluate a program, relaxed."""
-        jaxpr: core.Jaxpr = getattr(program, "jaxpr", program)
-        constants = getattr(program, "consts", ())
+        jaxpr, constants = opened(program)
         values = dict(zip(jaxpr.constvars, map(_constant, constants), strict=True))
         values.update(zip(jaxpr.invars, operands, strict=True))
 
@@ -204,7 +204,8 @@ class Rewriting:
         is_positive = _is_positive(eqn, operands)
         base = _base(eqn, operands)
         if base is not None and _is_floating_result(eqn):
-            return [self._function(eqn, operands, base, is_positive=is_positive)]
+            source = Source(eqn, operands)
+            return [self._function(source, base, is_positive=is_positive)]
         results = [leaf(a, is_active=True) for a in _as_it_is(eqn, operands)]
         for result in results:
             result.is_positive = is_positive
@@ -243,7 +244,7 @@ class Rewriting:
             self._num_changes += 1
         base = _base(eqn, operands)
         if base is not None:
-            return [self._function(eqn, operands, base, relaxation=relaxation)]
+            return [self._function(Source(eqn, operands, relaxation), base)]
         smooth = relaxation(self._smooth, eqn, [o.outside for o in operands])
         arrays = [smooth]
         # A gate is read beside its boolean, what top_k returns before its indices.
@@ -258,41 +259,34 @@ class Rewriting:
 
     def _function(
         self,
-        eqn: core.JaxprEqn,
-        operands: tuple[Value, ...],
+        source: Source,
         base: Value,
         *,
-        relaxation: _table.Relaxation | None = None,
-        inside: Value | None = None,
         is_positive: bool = False,
     ) -> Value:
         """Return an elementwise function of one value."""
-        if inside is not None:
-            kinks = inside.kinks
-        elif relaxation is not None:
-            kinks = kinks_of(eqn, operands)
-        else:
-            kinks = frozenset().union(*(o.kinks for o in operands))
-        value = Value(
-            array=None,
-            smooth=None,
-            is_active=True,
-            is_flat=inside is None and _is_flat(eqn, operands),
-            is_positive=is_positive,
-            base=base,
-            source=Source(eqn, operands, relaxation, inside),
-            kinks=kinks,
-            depth=1 + max(o.depth for o in operands),
-        )
-        if relaxation is not None or inside is not None:
-            value.finish = finish_of(self._smooth, value)
+        value = _of_source(source, base, self._kinks_of(source))
+        value.is_positive = is_positive
+        if source.relaxation is not None:
+            value.finish = self._finisher.finish(value)
+        self._evaluate(value)
+        if not _is_floating_result(source.eqn):
+            (value.array,) = _as_it_is(source.eqn, source.operands)
+        return value
+
+    def _kinks_of(self, source: Source) -> frozenset[float]:
+        """Return where a function has kinks."""
+        if source.relaxation is not None:
+            return self._finisher.kinks(source.eqn, source.operands)
+        return frozenset().union(*(operand.kinks for operand in source.operands))
+
+    def _evaluate(self, value: Value) -> None:
+        """Evaluate an elementwise function at its base."""
+        base = value.root
         if base not in self._evaluations:
             evaluation = Evaluation(self._smooth, base, base.outside)
             self._evaluations[base] = evaluation
         value.smooth = value.array = self._evaluations[base].at(value)
-        if not _is_floating_result(eqn):
-            (value.array,) = _as_it_is(eqn, operands)
-        return value
 
     def _custom(
         self,
@@ -307,16 +301,55 @@ class Rewriting:
         if self._num_changes == num_changes:
             arrays = _as_it_is(eqn, operands)
             return [leaf(array, is_active=True) for array in arrays]
-        if not _custom.follows_its_function(eqn, called(eqn)):
-            self.replaced, self.unrelaxed = replaced, unrelaxed
-            kind = eqn.primitive.name.partition("_call")[0]
-            what = f"a {kind} whose rule is not the derivative of its function"
-            return self._left(eqn, operands, what)
         base = _base(eqn, operands)
         if base is not None and results[0].root is base:
-            # The rule may take another derivative at the kink, as that of relu does.
-            return [self._function(eqn, operands, base, inside=results[0])]
-        return results
+            call = self._call(eqn, operands, results[0])
+            results = [] if call is None else [call]
+        elif not _custom.follows_its_function(eqn, called(eqn)):
+            results = []
+        if results:
+            return results
+        self.replaced, self.unrelaxed = replaced, unrelaxed
+        kind = eqn.primitive.name.partition("_call")[0]
+        what = f"a {kind} whose rule is not the derivative of its function"
+        return self._left(eqn, operands, what)
+
+    def _call(
+        self,
+        eqn: core.JaxprEqn,
+        operands: tuple[Value, ...],
+        inside: Value,
+    ) -> Value | None:
+        """Return a call of an elementwise function that has a rule; None if it lies."""
+        source = Source(eqn, operands, inside=inside)
+        call = _of_source(source, inside.root, inside.kinks)
+        if not self._finisher.follows_its_function(call):
+            return None
+        # The rule may take another derivative at the kink, as that of relu does.
+        call.finish = self._finisher.finish(call)
+        self._evaluate(call)
+        return call
+
+
+def _of_source(
+    source: Source,
+    base: Value,
+    kinks: frozenset[float],
+) -> Value:
+    """Return an elementwise function that is not evaluated yet."""
+    is_flat = _is_flat(source.eqn, source.operands)
+    if source.inside is not None:
+        is_flat = source.inside.is_flat
+    return Value(
+        array=None,
+        smooth=None,
+        is_active=True,
+        is_flat=is_flat,
+        base=base,
+        source=source,
+        kinks=kinks,
+        depth=1 + max(operand.depth for operand in source.operands),
+    )
 
 
 def _inactive(

@@ -37,6 +37,7 @@ class Smooth(NamedTuple):
         wide: The slope of the arctan at zero, up to a factor.
         sharp: How fast `vanish` rises beside its zero.
         favour: How much `weight` prefers large entries.
+        lift: How far `positive` stays above zero at zero.
         wave: The amplitudes of two harmonics in `rounded`.
     """
 
@@ -45,13 +46,14 @@ class Smooth(NamedTuple):
     wide: float
     sharp: float
     favour: float
+    lift: float
     wave: tuple[float, float]
 
 
 def drawn(key: Key) -> Smooth:
     """Draw the functions at random."""
-    low = np.array([0.4, 0.7, 0.7, 2.0, 0.8, 0.2, 0.05])
-    high = np.array([0.7, 1.6, 2.0, 5.0, 1.6, 0.4, 0.15])
+    low = np.array([0.4, 0.7, 0.7, 2.0, 0.8, 0.1, 0.2, 0.05])
+    high = np.array([0.7, 1.6, 2.0, 5.0, 1.6, 0.3, 0.4, 0.15])
     with jax.ensure_compile_time_eval():
         uniform = np.asarray(jax.random.uniform(key, low.shape, jnp.float32))
     *numbers, first, second = (low + (high - low) * uniform).tolist()
@@ -85,6 +87,14 @@ def maximum(
     Where both are equal its derivatives are 1/2, those that JAX takes there.
     """
     return (x + y + magnitude(smooth, x - y)) / 2
+
+
+def positive(
+    smooth: Smooth,
+    x: Float[Array, "..."],
+) -> Float[Array, "..."]:
+    """Return an increasing positive function that is x at large x."""
+    return (x + jnp.sqrt(x * x + smooth.lift)) / 2
 
 
 def vanish(
@@ -159,10 +169,13 @@ def ordered(
     x = jnp.moveaxis(x, axis, -1)
     # Rank 0 is the smallest: its mean prefers small entries as much as the last prefers
     # large ones, so that sorting -x reverses the order and the signs.
-    favour = jnp.linspace(-1, 1, x.shape[-1], dtype=x.dtype) * smooth.favour
-    weights = jnp.exp(favour[:, None] * sign(smooth, x)[..., None, :])
-    means = (weights * x[..., None, :]).sum(-1) / weights.sum(-1)
-    return jnp.moveaxis(means, -1, axis)
+    favour = smooth.favour * np.linspace(-1, 1, x.shape[-1])
+
+    def mean(favour: Float[Array, ""]) -> Float[Array, "..."]:
+        weights = jnp.exp(favour * sign(smooth, x))
+        return (weights * x).sum(-1) / weights.sum(-1)
+
+    return jax.vmap(mean, out_axes=axis)(jnp.asarray(favour, x.dtype))
 
 
 def rounded(

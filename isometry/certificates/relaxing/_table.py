@@ -3,7 +3,6 @@
 A comparison of signals becomes a gate: a number between 0 and 1 instead of a boolean.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -116,6 +115,13 @@ def _le(
     return 1 - _gt(smooth, eqn, operands)
 
 
+def _as_gates(operands: Operands) -> list[Array]:
+    """Return gates, and constant booleans as gates of the same dtype."""
+    dtypes = [jnp.result_type(operand) for operand in operands]
+    floating = [dtype for dtype in dtypes if dtype != np.bool_]
+    return [jnp.asarray(operand, jnp.result_type(*floating)) for operand in operands]
+
+
 def _and(
     smooth: Smooth,
     eqn: core.JaxprEqn,
@@ -123,7 +129,7 @@ def _and(
 ) -> Array:
     """Combine two gates into one that is open where both are."""
     del smooth, eqn
-    first, second = operands
+    first, second = _as_gates(operands)
     return first * second
 
 
@@ -134,7 +140,7 @@ def _or(
 ) -> Array:
     """Combine two gates into one that is open where one of them is."""
     del smooth, eqn
-    first, second = operands
+    first, second = _as_gates(operands)
     return first + second - first * second
 
 
@@ -145,7 +151,7 @@ def _xor(
 ) -> Array:
     """Combine two gates into one that is open where exactly one of them is."""
     del smooth, eqn
-    first, second = operands
+    first, second = _as_gates(operands)
     return first + second - 2 * first * second
 
 
@@ -167,6 +173,7 @@ def _select(
     """Mix the two cases of a jnp.where by its gate."""
     del smooth, eqn
     gate, otherwise, chosen = operands
+    gate = gate.astype(jnp.result_type(chosen))
     # A case of -inf is a mask, which must not spoil the other where the gate is shut.
     mixed_in = jnp.where(gate == 0, 0, gate * chosen)
     return jnp.where(gate == 1, 0, (1 - gate) * otherwise) + mixed_in
@@ -456,14 +463,17 @@ def is_shift(
     """
     passing = MOVES | {"stop_gradient", "max", "is_finite", "select_n"}
     copies = {maximum}
+    constants: set[core.Var] = set()
     is_subtracted = False
     for eqn in jaxpr.eqns:
-        reads = [v for v in eqn.invars if isinstance(v, core.Var) and v in copies]
-        if not reads:
+        read = {v for v in eqn.invars if isinstance(v, core.Var)}
+        if read <= constants:
+            constants.update(eqn.outvars)
+        if read.isdisjoint(copies):
             continue
         name = eqn.primitive.name
-        # Without other signals, so that it is no larger of two signals.
-        others = [v for v in eqn.invars if isinstance(v, core.Var) and v not in copies]
+        # Without other signals: it must not be the larger of two.
+        others = read - copies - constants
         if name in passing and not others:
             copies.update(eqn.outvars)
         elif name == "sub" and eqn.invars[0] is of and _is_raised(jaxpr, eqn):
@@ -504,8 +514,3 @@ def _is_boolean(variable: core.Var | core.Literal) -> bool:
 def _is_floating(variable: core.Var | core.Literal) -> bool:
     dtype = getattr(variable.aval, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
-
-
-def size(variable: core.Var | core.Literal) -> int:
-    """Return the number of entries of a variable."""
-    return math.prod(getattr(variable.aval, "shape", ()))

@@ -34,6 +34,15 @@ def called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr:
     raise AssertionError(f"{eqn.primitive.name} calls no program")
 
 
+def opened(
+    program: core.ClosedJaxpr | core.Jaxpr,
+) -> tuple[core.Jaxpr, Sequence[Array]]:
+    """Return a jaxpr and the values of its constants."""
+    if isinstance(program, core.ClosedJaxpr):
+        return program.jaxpr, program.consts
+    return program, ()
+
+
 def remat(
     eqn: core.JaxprEqn,
     operands: Sequence[Value],

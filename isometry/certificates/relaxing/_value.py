@@ -1,11 +1,12 @@
 """Values of a program that is being rewritten, and what is known of each."""
 
 import dataclasses
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Hashable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
@@ -14,6 +15,10 @@ from isometry.certificates.relaxing import _table
 # An elementwise function of more equations than this is cut into two. Evaluating it
 # recurses, so ten times more would exhaust Python's stack.
 _LONGEST = 64
+
+
+# An elementwise function written out, for comparison with others.
+Formula: TypeAlias = tuple[Hashable, ...]
 
 
 class Source(NamedTuple):
@@ -32,6 +37,15 @@ class Source(NamedTuple):
     relaxation: _table.Relaxation | None = None
     inside: "Value | None" = None
 
+    @property
+    def formula(self) -> Formula:
+        """Return what is computed; a rule of derivatives has no part in it."""
+        if self.inside is not None:
+            return self.inside.formula
+        read = [o.formula if o.is_active else float(o.number) for o in self.operands]
+        params = sorted(self.eqn.params.items())
+        return (self.eqn.primitive.name, str(params), self.relaxation, *read)
+
 
 class Anchor(NamedTuple):
     """A line that h touches at one point: its value and derivative there."""
@@ -46,6 +60,8 @@ class Finish(NamedTuple):
 
     Attributes:
         parity: 1 if h is even, -1 if it is odd, 0 if it is neither.
+        is_lifted: Whether it has to be made positive, because h is not negative: the
+            program may take its logarithm or its root.
         anchors: Lines that it has to touch.
         tie: A line that it has to be at zero itself, because JAX takes a derivative or
             a value there that no even or odd analytic function has: the derivative of
@@ -53,6 +69,7 @@ class Finish(NamedTuple):
     """
 
     parity: int
+    is_lifted: bool = False
     anchors: tuple[Anchor, ...] = ()
     tie: Anchor | None = None
 
@@ -96,6 +113,13 @@ class Value:
     def root(self) -> "Value":
         """Return the base."""
         return self if self.base is None else self.base
+
+    @functools.cached_property
+    def formula(self) -> Formula:
+        """Return how it is computed from the base, and of which dtype that is."""
+        if self.source is None:
+            return (str(jnp.result_type(self.array)),)
+        return self.source.formula
 
     @property
     def outside(self) -> Any:

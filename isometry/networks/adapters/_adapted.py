@@ -1,9 +1,8 @@
 """The network that adapters return, and how it is made and tried on shapes."""
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self, TypeAlias, TypeVar
 
@@ -15,19 +14,21 @@ from isometry._internal import checks
 from isometry._internal.errors import FromCall, InputError, public
 from isometry._internal.types import Key, Params
 from isometry.networks._network import Network
+from isometry.networks.adapters._building import noted
 from isometry.networks.adapters._examples import (
     abstract,
     brief,
     first_row,
     key_shape,
     stacked,
+    whole_numbers,
 )
 from isometry.networks.adapters._model import (
-    MODES,
     Inference,
     Model,
     Output,
     Training,
+    drawing_refused,
 )
 from isometry.networks.adapters._modes import depends_on_key
 
@@ -92,7 +93,7 @@ class Adapted(Network):
             (4, 3)
         """
         checks.key("key", key)
-        return _drawn(self.draw, key)
+        return _compiled_draw(self.draw, key)
 
     @property
     def training(self) -> Self:
@@ -110,7 +111,7 @@ class Adapted(Network):
         # Training mode is traced on a batch, since batch norm needs several examples.
         model, output = self.function.model, self.function.output
         xs = jax.tree.map(functools.partial(stacked, size=self.batch), self.example)
-        with _noted(f"in training mode, on a batch {brief(xs)}"):
+        with noted(f"by the module in training mode, on a batch {brief(xs)}."):
             model = model.for_training(self.shapes, xs)
             # The first trace passes a key, and finds out whether the model uses one.
             # Only then is x a pair (batch, key).
@@ -132,11 +133,11 @@ class Adapted(Network):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _drawn(draw: Callable[[Key], Params], key: Key) -> Params:
-    """Draw parameters by one compiled program.
+def _compiled_draw(draw: Callable[[Key], Params], key: Key) -> Params:
+    """Return `draw(key)`, compiled as one program.
 
-    Flax and Haiku run the whole model to draw its parameters. XLA removes all of that
-    but the drawing, because the output of the model is not used.
+    Flax and Haiku run the whole model to draw its parameters. XLA removes the model
+    from the program, because its output is not used, and leaves the drawing.
     """
     return draw(key)
 
@@ -148,6 +149,7 @@ def adapted(
     *,
     output: Output,
     batch: int,
+    called: str,
     kind: type[N] = Adapted,
 ) -> N:
     """Make a network of a module, and try it on shapes.
@@ -159,6 +161,7 @@ def adapted(
             function that draws the parameters, and the model. Both must be hashable.
         output: Which output is meant.
         batch: The number of examples of `net.training`.
+        called: What is called and on what, for a note on what it raises.
         kind: The class of the network.
 
     Raises:
@@ -169,26 +172,15 @@ def adapted(
     # as different, and compile anew.
     example = abstract(example)
     checks.integer("batch", batch, low=1)
-    try:
-        draw, function, shapes = _tried(read_module, example, output)
-    except FromCall:
-        raise
-    # The user's module may raise anything. Its error is passed on with a note, because
-    # no message of ours could say more.
-    except Exception as error:
-        # The most common mistake is a batch in place of one example.
-        row = first_row(example)
-        if row is not None and _works(read_module, row, output):
-            raise InputError(
-                f"example has shape {brief(example)}, at which the module raises "
-                f"{type(error).__name__}; at a row of it, {brief(row)}, it does not. "
-                "Write one x, without the axis of a batch: example[0]."
-            ) from error
-        error.add_note(
-            f"Raised by the module for the example {brief(example)}. It must be one x, "
-            "without the axis of a batch."
-        )
-        raise
+    # The note is true of any failure; what the shapes tell about it is said below.
+    with noted(f"by {called} for the example {brief(example)}, which is one x."):
+        try:
+            draw, function, shapes = _tried(read_module, example, output)
+        except FromCall:
+            raise
+        except Exception as error:
+            _refuse_common_mistakes(error, read_module, example, output=output)
+            raise
     net = kind(
         function=function,
         example=example,
@@ -226,18 +218,48 @@ def _tried(
         if draws is None:
             raise
         if draws:
-            raise InputError(
-                "the module draws at random in inference mode. Give its call an "
-                "argument that switches this off, one of "
-                f"{', '.join(MODES)}, or build it without dropout."
-            ) from None
+            raise drawing_refused() from None
         y = jax.eval_shape(function, shapes, example)
+    if y.size == 0:
+        raise InputError(
+            f"the module returns {brief(y)}, which holds no number; write a module "
+            "with at least one output."
+        )
     if not jnp.issubdtype(y.dtype, jnp.floating):
         raise InputError(
             f"the module returns {y.dtype}, which has no derivative; write output= to "
             "choose another output, or return the logits."
         )
     return draw, function, shapes
+
+
+def _refuse_common_mistakes(
+    error: Exception,
+    read_module: Reader,
+    example: PyTree,
+    *,
+    output: Output,
+) -> None:
+    """Refuse an example that is a batch, or whose tokens are floating numbers.
+
+    Both are told by trying: the module raises at this example, and does not at a row of
+    it, or at whole numbers of its shape.
+    """
+    raised = f"at which the module raises {type(error).__name__}"
+    row = first_row(example)
+    if row is not None and _works(read_module, row, output):
+        raise InputError(
+            f"example has shape {brief(example)}, {raised}; at a row of it, "
+            f"{brief(row)}, it does not. Write one x, without the axis of a batch: "
+            "example[0]."
+        ) from error
+    tokens = whole_numbers(example)
+    if tokens is not None and _works(read_module, tokens, output):
+        raise InputError(
+            f"example is {brief(example)}, {raised}; at whole numbers, "
+            f"{brief(tokens)}, it does not. Write tokens as whole numbers: "
+            "example.astype(int)."
+        ) from error
 
 
 def _works(
@@ -250,15 +272,3 @@ def _works(
     except Exception:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _noted(where: str) -> Iterator[None]:
-    """Add a note to what the user's module raises."""
-    try:
-        yield
-    except FromCall:
-        raise
-    except Exception as error:
-        error.add_note(f"Raised by the module {where}.")
-        raise

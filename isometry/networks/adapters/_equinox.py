@@ -1,7 +1,7 @@
 """Modules of Equinox as networks."""
 
 import inspect
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,16 @@ from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key, Params
 from isometry.networks.adapters import _modes
 from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
+from isometry.networks.adapters._building import Build, Library, key_paths
 from isometry.networks.adapters._model import (
     Arguments,
-    Build,
     Held,
     Model,
     Output,
     WithState,
-    called_with,
 )
+
+_LIBRARY = Library(adapter="equinox", module="equinox.Module", argument="key")
 
 
 class EquinoxNetwork(Adapted):
@@ -130,13 +131,7 @@ def equinox(
         'MLP'
     """
     eqx = checks.extra("equinox", "equinox")
-    if not callable(build) or isinstance(build, eqx.Module):
-        raise InputError(
-            f"build={checks.show(type(build).__name__)} is no function build(key) that "
-            "returns an equinox.Module; write networks.equinox(MLP, example) or "
-            "networks.equinox(lambda key: MLP(8, key=key), example). The parameters of "
-            "a module that you have are net.params_of(module)."
-        )
+    _LIBRARY.require_function(build, eqx.Module)
 
     def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
         return _Draw(Held(build)), _read(build, example, call)
@@ -147,6 +142,7 @@ def equinox(
         read,
         output=output,
         batch=batch,
+        called="the module, called on x,",
         kind=EquinoxNetwork,
     )
 
@@ -154,17 +150,13 @@ def equinox(
 def _built(build: Build, key: Key) -> tuple[Any, Any]:
     """Return the module and its state, which is None for most."""
     eqx = checks.extra("equinox", "equinox")
-    module = called_with(build, "key", key)
+    module = _LIBRARY.built(build, key)
     state = None
     # `eqx.nn.make_with_state(MLP)` returns a pair (module, state). Anything else is
     # taken for the module, and checked below.
     if isinstance(module, tuple) and len(module) == 2:
         module, state = module
-    if not isinstance(module, eqx.Module):
-        raise InputError(
-            f"build(key) returns {checks.show(module)}, not an equinox.Module, or a "
-            "pair of one and its state."
-        )
+    _LIBRARY.require_module(module, eqx.Module, ", or a pair of one and its state")
     return module, state
 
 
@@ -181,10 +173,10 @@ def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Equino
         arguments=Arguments.read(signature, example, call, reserved=("key", "state")),
         rest=Held(rest),
         structure=jax.tree.structure(arrays),
-        paths=tuple(_paths(arrays)),
+        paths=tuple(key_paths(arrays)),
         has_state=state is not None,
         takes_key="key" in named and "key" not in call,
-        axes=_axes(module),
+        axes=_modes.axis_names(_submodules(module)),
     )
 
 
@@ -192,21 +184,20 @@ def _is_shape(leaf: object) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def _axes(module: Any) -> tuple[Hashable, ...]:
-    """Return the names of axes over which modules take statistics."""
+def _submodules(module: Any) -> list[Any]:
+    """Return a module and all modules inside it."""
     eqx = checks.extra("equinox", "equinox")
-    names: dict[Hashable, None] = {}
+    modules = []
 
     def gather(node: object) -> bool:
         # JAX calls `is_leaf` on every node before it goes on inside, so this visits all
         # modules. Returning False makes it go on.
-        axis = getattr(node, "axis_name", None)
-        if isinstance(node, eqx.Module) and axis is not None:
-            names.update(dict.fromkeys(_modes.listed(axis)))
+        if isinstance(node, eqx.Module):
+            modules.append(node)
         return False
 
     jax.tree.leaves(module, is_leaf=gather)
-    return tuple(names)
+    return modules
 
 
 @dataclass(frozen=True)
@@ -271,7 +262,7 @@ class _Equinox(Model):
         Treedefs of two equal modules can differ: a static field may hold a function
         that is created anew with each module. Leaves are then matched by path.
         """
-        paths = _paths(arrays)
+        paths = key_paths(arrays)
         if paths != list(self.paths):
             missing = sorted(set(self.paths) - set(paths))
             unknown = sorted(set(paths) - set(self.paths))
@@ -332,8 +323,3 @@ class _Equinox(Model):
             f"axes of several names, {names}, and a batch has one axis. Give all of "
             "them the same axis_name."
         )
-
-
-def _paths(arrays: PyTree) -> list[str]:
-    paths = jax.tree_util.tree_leaves_with_path(arrays)
-    return [jax.tree_util.keystr(path) for path, _ in paths]

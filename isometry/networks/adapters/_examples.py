@@ -29,7 +29,13 @@ def abstract(example: PyTree) -> PyTree:
     shapes = [
         _shape_of(f"example{jax.tree_util.keystr(path)}", leaf) for path, leaf in paths
     ]
-    return jax.tree.unflatten(jax.tree.structure(example), shapes)
+    tree = jax.tree.unflatten(jax.tree.structure(example), shapes)
+    if all(0 in leaf.shape for leaf in shapes):
+        raise InputError(
+            f"example is {brief(tree)}, which holds no number; write one x, such as "
+            "jnp.ones(3)."
+        )
+    return tree
 
 
 def _shape_of(name: str, leaf: object) -> jax.ShapeDtypeStruct:
@@ -74,6 +80,21 @@ def first_row(example: PyTree) -> PyTree | None:
         return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
 
     return jax.tree.map(row, example)
+
+
+def whole_numbers(example: PyTree) -> PyTree | None:
+    """Return an example with int32 for floating numbers, or None if it has none."""
+
+    def is_floating(leaf: jax.ShapeDtypeStruct) -> bool:
+        return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+    def whole(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        dtype = jnp.int32 if is_floating(leaf) else leaf.dtype
+        return jax.ShapeDtypeStruct(leaf.shape, dtype)
+
+    if not any(map(is_floating, jax.tree.leaves(example))):
+        return None
+    return jax.tree.map(whole, example)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,13 @@ from isometry._internal.types import Key, Params
 from isometry.networks.adapters import _modes
 from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
 from isometry.networks.adapters._examples import Shapes, key_shape
-from isometry.networks.adapters._model import Arguments, Held, Model, Output
+from isometry.networks.adapters._model import (
+    Arguments,
+    Held,
+    Model,
+    Output,
+    drawing_refused,
+)
 from isometry.networks.adapters._modes import Seen
 
 
@@ -62,8 +68,9 @@ def flax(
         collection "params" alone, so can the tree inside "params".
 
     Raises:
-        InputError: Not a linen module; an example with a batch axis; an output that is
-            not one floating array. What the module itself raises is passed on.
+        InputError: Not a linen module; an example with a batch axis, or with tokens
+            that are floating; an output that is not one floating array; a module that
+            draws in inference. What else the module raises is passed on.
         MissingExtra: Flax is not installed.
 
     Example:
@@ -100,11 +107,23 @@ def flax(
             collections=collections,
         )
 
-    return adapted("flax", example, read, output=output, batch=batch)
+    return adapted(
+        "flax",
+        example,
+        read,
+        output=output,
+        batch=batch,
+        called="the module, called on x[None],",
+    )
 
 
 def _require_module(name: str, module: Any) -> None:
     linen = checks.extra("flax.linen", "flax")
+    if isinstance(module, type) and issubclass(module, linen.Module):
+        raise InputError(
+            f"{name} is the class {module.__name__}, and an instance is meant; write "
+            f"networks.flax({module.__name__}(...), example)."
+        )
     if not isinstance(module, linen.Module):
         raise InputError(
             f"{name}={checks.show(module)} is not a flax.linen.Module instance; write "
@@ -170,11 +189,20 @@ class _Linen(Model):
         # Nothing is mutable, so Flax raises for a module that updates a collection in
         # inference mode too.
         del key
-        return self.module.value.apply(
-            self._variables(params),
-            *self.arguments.positional(xs),
-            **self.arguments.by_name(is_training=False),
-        )
+        errors = checks.extra("flax.errors", "flax")
+        try:
+            return self.module.value.apply(
+                self._variables(params),
+                *self.arguments.positional(xs),
+                **self.arguments.by_name(is_training=False),
+            )
+        except errors.InvalidRngError as error:
+            # It begins with the submodule and the stream: 'Dropout_0 needs PRNG for
+            # "dropout" (https://...)'. The module itself has no name.
+            detail, _, _ = str(error).partition(" (")
+            if detail.startswith("None "):
+                detail = self.name + detail.removeprefix("None")
+            raise drawing_refused(f": {detail}") from error
 
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         return _modes.with_axes(self._trained, self.axes)(params, xs, key)

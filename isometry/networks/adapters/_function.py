@@ -10,6 +10,7 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key, Params
 from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
+from isometry.networks.adapters._building import noted
 from isometry.networks.adapters._model import Arguments, Held, Model, Output, name_of
 
 Map: TypeAlias = Callable[[Params, PyTree], PyTree]
@@ -69,6 +70,7 @@ def function(
         read,
         output=output,
         batch=BATCH,
+        called="f(params, x)",
     )
 
 
@@ -79,7 +81,8 @@ class _Draw:
     init: Held
 
     def __call__(self, key: Key) -> Params:
-        return self.init.value(key)
+        with noted("by init(key), a function of a random key alone."):
+            return self.init.value(key)
 
 
 @dataclass(frozen=True, kw_only=True)

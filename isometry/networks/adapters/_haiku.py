@@ -134,9 +134,10 @@ def haiku(
         in `net.anatomy`.
 
     Raises:
-        InputError: Not a transformed function; an example with a batch axis; an output
-            that is not one floating array; a function that draws in inference. What the
-            function itself raises is passed on.
+        InputError: Not a transformed function; an example with a batch axis, or with
+            tokens that are floating; an output that is not one floating array; a
+            function that draws in inference. What else the function raises is passed
+            on.
         MissingExtra: Haiku is not installed.
 
     Example:
@@ -191,6 +192,7 @@ def haiku(
         read,
         output=output,
         batch=batch,
+        called="the function, called on a batch of x,",
         kind=HaikuNetwork,
     )
 

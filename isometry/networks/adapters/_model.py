@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
 
@@ -17,9 +17,6 @@ from isometry.networks.adapters._examples import batch_of_one
 
 # An index, a key or the name of a field.
 Output: TypeAlias = int | str | None
-
-# A function that builds a module, or its class.
-Build: TypeAlias = Callable[..., Any]
 
 # Arguments by which models are told their mode, and what each is in inference. They are
 # looked for in the signature of the module's own call.
@@ -307,21 +304,15 @@ def _outputs(y: object) -> str:
     return f"a {kind}"
 
 
-def called_with(build: Build, argument: str, value: object) -> Any:
-    """Call `build` with its one argument, by name if it takes it by name only."""
-    # The metaclass of a module hides the signature of its class, so `__init__` is read.
-    signed = build.__init__ if isinstance(build, type) else build
-    try:
-        parameter = inspect.signature(signed).parameters.get(argument)
-    # Some callables have no signature; the argument is then passed by position.
-    except (TypeError, ValueError):
-        parameter = None
-    # Modules often take the key by name only: __init__(self, width, *, rngs).
-    if parameter is not None and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-        return build(**{argument: value})
-    return build(value)
-
-
 def name_of(function: object) -> str:
     """Return the name of a function, or of the class of a callable object."""
     return getattr(function, "__name__", type(function).__name__)
+
+
+def drawing_refused(detail: str = "") -> InputError:
+    """Return the error about a module that draws at random in inference."""
+    return InputError(
+        f"the module draws at random in inference mode{detail}. Give its call an "
+        f"argument that switches this off, one of {', '.join(MODES)}, or build it "
+        "without dropout."
+    )

@@ -1,7 +1,7 @@
 """What a model does in training: whether it draws, fixed modes, named axes."""
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -23,14 +23,19 @@ def depends_on_key(
     params: Params,
     x: PyTree,
 ) -> bool:
-    """Tell from shapes whether what a call returns depends on its key."""
-    # The program is read, because a call that splits its key need not use it: many
-    # models split one for dropout at rate 0.
+    """Tell whether the result of a call depends on its key, by tracing it alone.
+
+    Args:
+        call: A function of parameters, x and a key.
+        params: Shapes of the parameters.
+        x: Shapes of x.
+    """
+    # That it splits its key says nothing: many models split one for dropout at rate 0.
     closed = jax.make_jaxpr(call)(params, x, key_shape())
-    # The reader follows what depends on "x", so the key is given as x, and all other
-    # arguments as parameters.
-    num_params = len(jax.tree.leaves((params, x)))
-    program = read(closed, num_params)
+    # `read` takes all arguments after the first ones for x: here the key alone. So
+    # `of_x` is what depends on the key.
+    num_before_key = len(jax.tree.leaves((params, x)))
+    program = read(closed, num_before_key)
     return not program.of_x.isdisjoint(program.outputs)
 
 
@@ -134,3 +139,13 @@ def switched(
 def listed(names: Hashable | Sequence[Hashable]) -> tuple[Hashable, ...]:
     """Return one name, or several, as a tuple."""
     return tuple(names) if isinstance(names, (tuple, list)) else (names,)
+
+
+def axis_names(modules: Iterable[object]) -> tuple[Hashable, ...]:
+    """Return the names of axes over which norms among modules take statistics."""
+    names: dict[Hashable, None] = {}
+    for module in modules:
+        axis = getattr(module, "axis_name", None)
+        if axis is not None:
+            names.update(dict.fromkeys(listed(axis)))
+    return tuple(names)

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,10 @@ from isometry._internal.errors import InputError, public
 from isometry._internal.types import Key, Params
 from isometry.networks.adapters import _modes
 from isometry.networks.adapters._adapted import BATCH, Adapted, adapted
-from isometry.networks.adapters._model import (
-    Arguments,
-    Build,
-    Held,
-    Model,
-    Output,
-    called_with,
-)
+from isometry.networks.adapters._building import Build, Library, key_paths
+from isometry.networks.adapters._model import Arguments, Held, Model, Output
+
+_LIBRARY = Library(adapter="nnx", module="flax.nnx.Module", argument="rngs")
 
 
 class NnxNetwork(Adapted):
@@ -123,14 +119,15 @@ def nnx(
         >>> isometry.spectrum(net, params, jnp.ones(4)).size
         3
     """
-    checks.extra("flax.nnx", "flax")
-    if not callable(build) or hasattr(build, "__nnx_state__") or _is_module(build):
+    nnx = checks.extra("flax.nnx", "flax")
+    linen = checks.extra("flax.linen", "flax")
+    # An instance can be called, but on an example.
+    if isinstance(build, linen.Module):
         raise InputError(
-            f"build={checks.show(type(build).__name__)} is no function build(rngs) "
-            "that returns a flax.nnx.Module; write networks.nnx(MLP, example) or "
-            "networks.nnx(lambda rngs: MLP(8, rngs=rngs), example). The parameters of "
-            "a module that you have are net.params_of(module)."
+            f"build is an instance of {type(build).__name__}, a linen module; write "
+            "networks.flax(module, example)."
         )
+    _LIBRARY.require_function(build, nnx.Module)
 
     def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
         return _Draw(Held(build)), _read(build, example, call)
@@ -141,22 +138,16 @@ def nnx(
         read,
         output=output,
         batch=batch,
+        called="the module, called on x[None],",
         kind=NnxNetwork,
     )
 
 
-def _is_module(value: object) -> bool:
-    return isinstance(value, checks.extra("flax.nnx", "flax").Module)
-
-
 def _built(build: Build, key: Key) -> Any:
     nnx = checks.extra("flax.nnx", "flax")
-    module = called_with(build, "rngs", nnx.Rngs(key))
-    if not isinstance(module, nnx.Module):
-        raise InputError(
-            f"build(rngs) returns {checks.show(module)}, not a flax.nnx.Module; of a "
-            "linen module write networks.flax(module, example)."
-        )
+    module = _LIBRARY.built(build, nnx.Rngs(key))
+    instead = "; of a linen module write networks.flax(module, example)"
+    _LIBRARY.require_module(module, nnx.Module, instead)
     return module
 
 
@@ -175,7 +166,7 @@ def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Nnx":
         arguments=Arguments.read(signature, example, call, reserved=("rngs",)),
         in_inference=Held(in_inference),
         in_training=Held(in_training),
-        axes=_axes(module),
+        axes=_modes.axis_names(_submodules(module)),
         kind=type(module).__name__,
         structure=jax.tree.structure(params),
         rngs=Held((tuple(leaves), tree)),
@@ -183,17 +174,13 @@ def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Nnx":
     )
 
 
-def _axes(module: Any) -> tuple[Hashable, ...]:
-    """Return the names of axes over which norms in a module take statistics."""
+def _submodules(module: Any) -> list[Any]:
+    """Return a module and all modules inside it."""
     nnx = checks.extra("flax.nnx", "flax")
-    names: dict[Hashable, None] = {}
-    # Unlike in linen, submodules exist before any call, so their attributes are read
-    # without a trace.
-    for _, node in nnx.iter_graph(module):
-        axis = getattr(node, "axis_name", None)
-        if isinstance(node, nnx.Module) and axis is not None:
-            names.update(dict.fromkeys(_modes.listed(axis)))
-    return tuple(names)
+    # Unlike in linen, submodules exist before any call, so they are found without a
+    # trace.
+    nodes = [node for _, node in nnx.iter_graph(module)]
+    return [node for node in nodes if isinstance(node, nnx.Module)]
 
 
 def _copied(state: Params) -> Params:
@@ -257,7 +244,7 @@ class _Nnx(Model):
         if jax.tree.structure(params) == self.structure:
             return
         wanted = jax.tree.unflatten(self.structure, range(self.structure.num_leaves))
-        missing = sorted(_paths(wanted) - _paths(params))
+        missing = sorted({*key_paths(wanted)} - {*key_paths(params)})
         # Treedefs differ in the metadata of variables too, which `nnx.merge` does not
         # mind. Only a missing leaf is an error.
         if missing:
@@ -303,8 +290,3 @@ class _Nnx(Model):
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         called = functools.partial(self._called, is_training=True)
         return _modes.with_axes(called, self.axes)(params, xs, key)
-
-
-def _paths(params: Params) -> set[str]:
-    paths = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path) for path, _ in paths}

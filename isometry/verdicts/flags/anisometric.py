@@ -19,15 +19,16 @@ _REMEDY = (
 def judge(measured: Measured, key: Key) -> Flag:
     """Raise where Var(s²)/(E s²)² of a span is above 1 in the median over seeds."""
     line = measured.threshold("anisometry")
-    # A Jacobian that is zero has no anisometry: NaN is undecided.
-    per_seed = {}
-    for span, gain in measured.gains.items():
-        is_known = np.isfinite(gain.anisometry)
-        per_seed[span] = np.where(is_known, gain.anisometry, np.nan)
-    judged = judge_spans(per_seed, line, key=key, thresholds=measured.thresholds)
+    judged = judge_spans(
+        {span: gain.anisometry for span, gain in measured.gains.items()},
+        line,
+        key=key,
+        thresholds=measured.thresholds,
+        is_infinite_known=False,
+    )
     value = judged.worst.value
     reason = f"Var(s²)/(E s²)² = {value:.2f} ({in_words(judged.span)})"
-    if np.isnan(value):
+    if not np.isfinite(value):
         reason = "the Jacobian is zero, its anisometry undefined"
     elif judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"

@@ -42,9 +42,12 @@ def judge(measured: Measured, key: Key) -> Flag:
     )
     if judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
+    state = judged.state
+    if measured.lost:
+        state, reason = UNDECIDED, f"{reason}; {measured.lost}"
     return Flag(
         "below_floor",
-        judged.state,
+        state,
         reason,
         remedy=_REMEDY,
         value=judged.worst.value,

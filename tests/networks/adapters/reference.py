@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import isometry
+
 # What libraries add to the variance.
 EPSILON = 1e-5
 
@@ -65,3 +67,13 @@ def require_dropped(came, before):
     is_active = before > 0
     assert 0 < kept[is_active].sum() < is_active.sum()
     return kept
+
+
+def same_states(net, params, xs, *, h, c):
+    """Compare the mean squares of the states of an LSTM after its second step."""
+    stacked = jax.tree.map(lambda leaf: leaf[None], params)
+    signals = isometry.signals(net, params=stacked, xs=xs[None])
+    q = dict(zip(signals.points, np.asarray(signals.q[0, 0]), strict=True))
+    for name, state in (("carry/h@1", h), ("carry/c@1", c)):
+        # A dozen roundings of float32 in two steps.
+        np.testing.assert_allclose(q[name], np.mean(np.square(state)), rtol=1e-5)

@@ -1,5 +1,6 @@
 """Equinox modules, against their own calls and NumPy."""
 
+import sys
 from collections.abc import Callable
 
 import equinox as eqx
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import InputError, networks
+from isometry import InputError, MissingExtra, networks
 from isometry._internal.errors import NotDefined
 from tests.networks.adapters import reference
 from tests.networks.adapters.reference import BATCH, KEYS, X, close
@@ -235,8 +236,28 @@ def test_parameters_of_another_module_are_refused(net, trained):
         isometry.spectrum(plain, params, X)
 
 
-def test_what_builds_no_module_is_refused(trained):
-    with pytest.raises(InputError, match=r"write networks.equinox\(MLP, example\)"):
-        networks.equinox(Plain(KEYS[0]), X)
-    with pytest.raises(InputError, match=r"build\(key\) returns"):
-        networks.equinox(lambda key: None, X)
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (Plain(KEYS[0]), r"write networks.equinox\(lambda key: Plain\(..., key=key\),"),
+        (3, r"build=3 .*lambda key: MyModel"),
+        (lambda key: None, r"build\(key\) returns an object of NoneType, not"),
+        (lambda key: key, r"build\(key\) returns an array, not"),
+    ],
+)
+def test_what_builds_no_module_is_refused(build, message):
+    with pytest.raises(InputError, match=message):
+        networks.equinox(build, X)
+
+
+def test_what_the_build_function_raises_is_not_blamed_on_the_example():
+    with pytest.raises(TypeError, match="missing 2 required") as raised:
+        networks.equinox(eqx.nn.Linear, X)
+    (note,) = [n for n in raised.value.__notes__ if n.startswith("Raised")]
+    assert note.startswith("Raised by build(key). It takes one argument")
+
+
+def test_equinox_may_be_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "equinox", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'isometry\[equinox\]'"):
+        networks.equinox(None, X)

@@ -260,10 +260,47 @@ class Drawing(nn.Module):
         return nn.Dropout(0.5, deterministic=False)(x)
 
 
-def test_a_module_that_draws_in_inference_raises_its_own_error_with_a_note():
-    with pytest.raises(flax.errors.InvalidRngError) as error:
-        networks.flax(Drawing(), X)
-    assert "must be one x" in error.value.__notes__[-1]
+class DrawingItself(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x + jax.random.normal(self.make_rng("noise"), x.shape)
+
+
+@pytest.mark.parametrize(
+    ("module", "what"),
+    [
+        (Drawing(), 'Dropout_0 needs PRNG for "dropout"'),
+        (DrawingItself(), 'DrawingItself needs PRNG for "noise"'),
+    ],
+)
+def test_a_module_that_draws_in_inference_is_refused(module, what):
+    with pytest.raises(InputError, match=f"draws at random.*: {what}") as error:
+        networks.flax(module, X)
+    assert isinstance(error.value.__cause__, flax.errors.InvalidRngError)
+
+
+# --- Recurrences
+
+
+class Recurrent(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        carries, _ = nn.RNN(nn.OptimizedLSTMCell(4), return_carry=True)(x)
+        return nn.Dense(2)(carries[1])
+
+
+def test_states_of_an_lstm_are_told_apart():
+    """Against the cell itself, whose carry is (c, h), step by step."""
+    net = networks.flax(Recurrent(), jnp.ones((3, 2)))
+    params = net.init(KEYS[0])
+    xs = jax.random.normal(KEYS[1], (3, 2))
+    cell = nn.OptimizedLSTMCell(4)
+    of_cell = {"params": params["params"]["OptimizedLSTMCell_0"]}
+    carry = (jnp.zeros(4), jnp.zeros(4))
+    for x in xs[:2]:
+        carry, _ = cell.apply(of_cell, carry, x)
+    c, h = carry
+    reference.same_states(net, params, xs, h=h, c=c)
 
 
 # --- Inputs and outputs
@@ -355,15 +392,59 @@ class Broken(nn.Module):
         raise RuntimeError("out of cheese")
 
 
-def test_what_the_module_raises_is_shown():
-    with pytest.raises(RuntimeError, match="out of cheese") as error:
-        networks.flax(Broken(), X)
-    assert "float32[3]" in error.value.__notes__[-1]
+class ThreeByTwo(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x @ self.param("w", nn.initializers.normal(), (3, 2))
+
+
+@pytest.mark.parametrize(
+    ("module", "size", "error", "message"),
+    [
+        (Broken(), 3, RuntimeError, "out of cheese"),
+        # A wrong number of features, which a row of it would not mend.
+        (ThreeByTwo(), 5, TypeError, "got .5,. and .3,."),
+        (nn.Dense(0), 3, ZeroDivisionError, "division by zero"),
+    ],
+)
+def test_what_the_module_raises_is_passed_on_with_what_it_was_called_on(
+    module, size, error, message
+):
+    with pytest.raises(error, match=message) as raised:
+        networks.flax(module, jnp.ones(size))
+    (note,) = [n for n in raised.value.__notes__ if n.startswith("Raised")]
+    assert note == (
+        f"Raised by the module, called on x[None], for the example float32[{size}], "
+        "which is one x."
+    )
+
+
+class Tokens(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(nn.Embed(10, 4)(x))
+
+
+def test_tokens_as_floating_numbers_are_told_from_other_mistakes():
+    with pytest.raises(InputError, match=r"whole numbers, int32\[6\], it does not"):
+        networks.flax(Tokens(), jnp.ones(6))
+    assert networks.flax(Tokens(), jnp.ones(6, int)).example.shape == (6,)
+
+
+def test_an_example_counts_by_its_shape_alone():
+    net = networks.flax(nn.Dense(2), jnp.full(3, jnp.nan))
+    assert jnp.isfinite(net(net.init(jax.random.key(0)), X)).all()
+
+
+@pytest.mark.parametrize("example", [jnp.ones(0), jnp.ones((0, 3)), [], "x"])
+def test_an_example_without_numbers_is_refused(example):
+    with pytest.raises(InputError, match=r"networks.flax\(\): example"):
+        networks.flax(nn.Dense(2), example)
 
 
 @pytest.mark.parametrize("module", [Layer, None, lambda x: x])
 def test_what_is_no_linen_module_is_refused(module):
-    with pytest.raises(InputError, match=r"networks.flax\(\): module="):
+    with pytest.raises(InputError, match=r"networks.flax\(\): module.*write"):
         networks.flax(module, X)
 
 

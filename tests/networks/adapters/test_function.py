@@ -63,6 +63,7 @@ def test_a_list_of_numbers_is_one_array():
         ((f, init, None), "example holds no array"),
         ((f, init, X), "a dict of 'y'"),
         ((lambda params, x: x > 0, init, X), "returns bool"),
+        ((lambda params, x: x[:0], init, X), r"float32\[0\], which holds no number"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
@@ -74,5 +75,9 @@ def test_what_the_function_raises_is_shown():
     def broken(params, x):
         raise RuntimeError("out of cheese")
 
-    with pytest.raises(RuntimeError, match="out of cheese"):
+    with pytest.raises(RuntimeError, match="out of cheese") as raised:
         networks.function(broken, init, X)
+    assert "Raised by f(params, x)" in raised.value.__notes__[-1]
+    with pytest.raises(TypeError) as raised:
+        networks.function(f, lambda: None, X)
+    assert any("Raised by init(key)" in note for note in raised.value.__notes__)

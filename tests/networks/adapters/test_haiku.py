@@ -1,5 +1,7 @@
 """Transformed functions of Haiku, against their own apply and NumPy."""
 
+import sys
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import InputError, networks
+from isometry import InputError, MissingExtra, networks
 from isometry._internal.errors import NotDefined
 from isometry.networks.adapters._examples import Shapes
 from tests.networks.adapters import reference
@@ -223,3 +225,34 @@ def test_a_batch_as_example_is_refused():
 def test_what_is_no_transform_is_refused(transformed):
     with pytest.raises(InputError, match=r"write networks.haiku\(hk.transform\(f\)"):
         networks.haiku(transformed, X)
+
+
+def last_state(xs):
+    """Return the output of the last step of an LSTM, for a batch of sequences."""
+    cell = hk.LSTM(4)
+    states, _ = hk.dynamic_unroll(
+        cell, xs, cell.initial_state(len(xs)), time_major=False
+    )
+    return hk.Linear(2)(states[:, -1])
+
+
+def lstm_step(x, state):
+    return hk.LSTM(4)(x, state)
+
+
+def test_states_of_an_lstm_are_told_apart():
+    """Against the cell itself, step by step."""
+    net = networks.haiku(hk.transform(last_state), jnp.ones((3, 2)))
+    params = net.init(KEYS[0])
+    xs = jax.random.normal(KEYS[1], (3, 2))
+    step = hk.without_apply_rng(hk.transform(lstm_step)).apply
+    state = hk.LSTMState(hidden=jnp.zeros(4), cell=jnp.zeros(4))
+    for x in xs[:2]:
+        _, state = step(params, x, state)
+    reference.same_states(net, params, xs, h=state.hidden, c=state.cell)
+
+
+def test_haiku_may_be_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "haiku", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'isometry\[haiku\]'"):
+        networks.haiku(None, X)

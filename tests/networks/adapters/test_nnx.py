@@ -1,13 +1,15 @@
 """Flax NNX modules, against their own calls and NumPy."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 import isometry
-from isometry import InputError, networks
+from isometry import InputError, MissingExtra, networks
 from tests.networks.adapters import reference
 from tests.networks.adapters.reference import BATCH, KEYS, X, close
 
@@ -225,7 +227,23 @@ def test_tokens():
 
 
 def test_what_builds_no_module_is_refused(trained):
-    with pytest.raises(InputError, match=r"write networks.nnx\(MLP, example\)"):
+    line = r"write networks.nnx\(lambda rngs: Layer\(..., rngs=rngs\), example\)"
+    with pytest.raises(InputError, match=line):
         networks.nnx(trained, X)
-    with pytest.raises(InputError, match=r"build\(rngs\) returns"):
+    with pytest.raises(InputError, match=r"build\(rngs\) returns an object of None"):
         networks.nnx(lambda rngs: None, X)
+    with pytest.raises(InputError, match=r"write networks.flax\(module, example\)"):
+        networks.nnx(linen.Dense(2), X)
+
+
+def test_what_the_build_function_raises_is_not_blamed_on_the_example():
+    with pytest.raises(TypeError, match="missing 2 required") as raised:
+        networks.nnx(nnx.Linear, X)
+    (note,) = [n for n in raised.value.__notes__ if n.startswith("Raised")]
+    assert note.startswith("Raised by build(rngs). It takes one argument")
+
+
+def test_flax_may_be_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flax.nnx", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'isometry\[flax\]'"):
+        networks.nnx(None, X)

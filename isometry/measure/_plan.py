@@ -1,33 +1,24 @@
-"""What `signals` and `profile` share: many points of f, read in one program."""
+"""Which values of f one call reads: many points, in one program."""
 
-import functools
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from isometry import structure
-from isometry._internal import checks, jaxprs, memory, precision
-from isometry._internal.errors import InputError
-from isometry._internal.types import Key, Params
-from isometry.measure import _draws, _leaves, _resolution, _spans
-from isometry.measure._function import Reference, printed_key
-from isometry.measure._spans import Point, Span
+from isometry._internal import memory
+from isometry.measure._function import Reference
+from isometry.measure._spans import Point
 from isometry.structure import Anatomy
 from isometry.structure._place import Place
 from isometry.structure._tapping import Mode, Tapped, reading_shape, tapped
 
 Function: TypeAlias = Callable[..., Array]
-
-# Copies of the parameters of a seed: as they are drawn, and in the measured dtype.
-_COPIES = 2
 
 
 class Group(NamedTuple):
@@ -158,7 +149,7 @@ class Plan:
     Attributes:
         f: The function.
         shapes: Shapes and dtypes of params and x, and their trees.
-        program: A key of the jaxpr of f, which changes if a flag that f closes over
+        program: Identifies the jaxpr of f, which changes if a flag that f closes over
             does.
         first: The point where the span starts.
         last: The point where it ends.
@@ -180,7 +171,11 @@ class Plan:
 
     @property
     def constants(self) -> list[Array]:
-        """What f closes over. It may change, so programs take it as an argument."""
+        """The arrays that f closes over, in the order of its jaxpr.
+
+        They may change between calls, so that compiled programs take them as an
+        argument.
+        """
         return self.anatomy.closed.consts
 
     def tapped(
@@ -192,9 +187,12 @@ class Plan:
         """Return f rewritten to read, and perturb, the values of all groups.
 
         Args:
-            constants: What f closes over.
+            constants: The arrays that f closes over, as in `constants`.
             mode: How values are perturbed: `ADD` or `CUT`.
-            more: Other places that are read, by labels of their own.
+            more: Other places that are read and perturbed, by labels of their own.
+
+        Returns:
+            A function as `structure._tapping.tapped` returns it.
         """
         # As arguments: closed over, they would be copied into the program.
         closed = core.ClosedJaxpr(self.anatomy.closed.jaxpr, constants)
@@ -202,12 +200,12 @@ class Plan:
 
     @property
     def places(self) -> dict[str, Place]:
-        """Where the program holds the values of each group, by the group's label."""
+        """The place of each group in the program, by its label."""
         return {group.label: group.place for group in self.groups}
 
     @property
     def order(self) -> np.ndarray:
-        """For each of `names`, its index in the rows of all groups together."""
+        """For each of `names`, its index among the points of all groups together."""
         names = [name for group in self.groups for name in group.names]
         position = {name: row for row, name in enumerate(names)}
         return np.array([position[name] for name in self.names])
@@ -226,7 +224,10 @@ class Plan:
         return dict(zip(self.names, self.sizes, strict=True))[name]
 
     def entries(self, name: str) -> np.ndarray | None:
-        """Return the entries of the flat value that the span selects; None for all."""
+        """Return which entries of the flattened value at a point the span selects.
+
+        None for all: the index of a span selects entries at its ends only.
+        """
         for point in (self.first, self.last):
             if point.name == name and point.index:
                 shape = self.anatomy.shape(name).shape
@@ -276,7 +277,11 @@ class Plan:
         return values
 
     def bumps(self) -> dict[str, Array]:
-        """Return zeros to be added to the values of each group, by its label."""
+        """Return the bumps of all groups by label: zeros of the shapes of their values.
+
+        A bump is added to the value: derivatives with respect to it are those with
+        respect to the value.
+        """
         bumps = {}
         for group in self.groups:
             bumps[group.label] = jnp.zeros(group.stacked(), group.dtype)
@@ -296,7 +301,12 @@ class Plan:
         readings: dict[str, Array],
         point: Point,
     ) -> Array:
-        """Return the part of the value at an end of the span that the span selects."""
+        """Return the part of the value at an end of the span that the span selects.
+
+        Args:
+            readings: For each group by label, the values of all iterations.
+            point: The end: `first` or `last`.
+        """
         for group in self.groups:
             if point.name in group.names:
                 rows = group.rows(readings[group.label])
@@ -305,188 +315,15 @@ class Plan:
         raise KeyError(point.name)
 
 
-class Run(NamedTuple):
-    """A plan, and the inputs and seeds that it is carried out for.
-
-    Attributes:
-        plan: Which values are read.
-        xs: The inputs, in the dtype of the measurement.
-        num_inputs: The number of inputs.
-        num_seeds: The number of seeds.
-        make: Maps the indices of some seeds to their stacked parameters.
-        seeds_at_once: The number of seeds in a chunk, all drawn before it is measured.
-    """
-
-    plan: Plan
-    xs: PyTree[Array]
-    num_inputs: int
-    num_seeds: int
-    make: Callable[[np.ndarray], Params]
-    seeds_at_once: int
-
-    def chunks(self) -> Iterable[tuple[np.ndarray, Params]]:
-        """Yield indices of seeds and their parameters, as many as fit in memory.
-
-        All chunks have the same length, so that one program serves all: the last is
-        padded by repeating its last seed.
-        """
-        for start in range(0, self.num_seeds, self.seeds_at_once):
-            seeds = np.arange(start, start + self.seeds_at_once)
-            # A shorter chunk would need another program, so the last seed is repeated.
-            seeds = np.minimum(seeds, self.num_seeds - 1)
-            yield seeds, precision.cast(self.make(seeds), self.plan.dtype)
-
-    def joined(self, parts: Sequence[dict[str, Array]]) -> dict[str, np.ndarray]:
-        """Concatenate the results of all chunks, without the padding of the last."""
-        on_host = [jax.tree.map(np.asarray, part) for part in parts]
-        return {
-            name: np.concatenate([part[name] for part in on_host])[: self.num_seeds]
-            for name in on_host[0]
-        }
-
-
-def prepare(
-    f: Function,
-    keys: Key | None,
-    xs: PyTree[Array],
-    *,
-    params: Params | None,
-    sample: Callable[[Key], Params] | None,
-    span: Span,
-    dtype: jax.typing.DTypeLike | None,
-    choose: Callable[[Anatomy, Point, Point], Sequence[str]],
-) -> Run:
-    """Check the arguments, and plan which values to read.
-
-    Args:
-        f: A `Network`, any f(params, x), or a list of blocks.
-        keys: A key for each seed.
-        xs: Examples along a first axis.
-        params: Instead of keys, parameters stacked over seeds.
-        sample: Draws parameters from a key, if f is a plain function.
-        span: As in `resolve`.
-        dtype: The dtype of the measurement, or None.
-        choose: Maps the anatomy and both ends of the span to the names of the points.
-
-    Returns:
-        The plan, with its inputs and seeds.
-    """
-    for name, value in (("keys", keys), ("xs", xs), ("params", params)):
-        checks.on_host(name, value)
-        checks.not_abstract(name, value)
-    f = _resolution.chained(f)
-    function = _resolution.function_of(f)
-    xs, num_inputs = examples(xs)
-    _resolution.require_example(f, _draws.row_shapes(xs), argument="xs")
-    seeds = _draws.seeds_of(
-        f,
-        keys,
-        params=params,
-        sample=sample,
-    )
-    params_shapes = seeds.shapes()
-    measuring_dtype = precision.measuring_dtype(dtype, params_shapes, xs)
-    # Cast before f is read: an anatomy holds for these dtypes alone.
-    xs = precision.cast(xs, measuring_dtype)
-    shapes = _resolution.abstract(
-        (params_shapes, _draws.row_shapes(xs)), measuring_dtype
-    )
-    anatomy = read(function, shapes)
-    resolved = _spans.resolve(function, anatomy, span)
-    # f is read at full precision, but may explicitly ask for less.
-    coarse = jaxprs.coarse(anatomy.closed.jaxpr, measuring_dtype)
-    _resolution.warn_of_precision(coarse)
-    groups = grouped(anatomy, choose(anatomy, resolved.first, resolved.last))
-    # Their order is that of the computation again below; groups have not kept it.
-    names_read = {name for group in groups for name in group.names}
-    leaves, tree = jax.tree.flatten(shapes)
-    reference = Reference(function)
-    plan = Plan(
-        f=reference,
-        shapes=(tree, *((leaf.shape, leaf.dtype) for leaf in leaves)),
-        program=printed_key(anatomy.closed, reference),
-        first=resolved.first,
-        last=resolved.last,
-        names=tuple(name for name in anatomy.points if name in names_read),
-        dtype=measuring_dtype,
-        anatomy=anatomy,
-        groups=groups,
-    )
-    bytes_of_seed = max(1, memory.tree_bytes(params_shapes))
-    seeds_at_once = memory.budget(None) // (_COPIES * bytes_of_seed)
-    return Run(
-        plan=plan,
-        xs=xs,
-        num_inputs=num_inputs,
-        num_seeds=seeds.count,
-        make=seeds.maker(xs),
-        seeds_at_once=at_once(seeds_at_once, seeds.count),
-    )
-
-
-def read(function: Function, shapes: tuple[Params, PyTree]) -> Anatomy:
-    """Return the anatomy of f. Exceptions of f are reported as in `spectrum`."""
-    try:
-        return structure.anatomy(function, *shapes)
-    except InputError:
-        raise
-    # A user's f may raise anything.
-    except Exception as error:
-        trace = functools.partial(jax.eval_shape, function)
-        raise _resolution.error_of_f(error, trace, shapes, argument="xs") from error
-
-
-def hashable(f: Function) -> Function:
-    """Return f, wrapped if it has no hash, such as a module that holds arrays."""
-    try:
-        hash(f)
-    except TypeError:
-        return lambda *arguments: f(*arguments)
-    return f
-
-
-def examples(xs: PyTree[Array]) -> tuple[PyTree[Array], int]:
-    """Return the inputs as arrays, and their number."""
-    if xs is None:
-        raise InputError(
-            "xs is missing; write xs=(inputs, *x.shape), a row an example."
-        )
-    xs = jax.tree.map(lambda leaf: _leaves.array_or_key("xs", leaf), xs)
-    leading = {leaf.shape[:1] for leaf in jax.tree.leaves(xs)}
-    num_inputs = _draws.common_length(leading)
-    if num_inputs is None:
-        raise InputError(
-            f"xs has leading axes {sorted(leading)}; write examples along one first "
-            "axis, at least one."
-        )
-    return checks.all_finite("xs", xs), num_inputs
-
-
-def at_once(
-    fitting: int,
-    most: int,
-) -> int:
-    """Return how many things to compute at once: at most `most`, at most `fitting`.
-
-    Args:
-        fitting: How many fit in memory. If it is zero, one is computed nevertheless.
-        most: How many there are.
-    """
-    if fitting >= most:
-        return most
-    # The free memory differs from call to call; rounded to a power of two it is mostly
-    # the same, and the program need not be compiled again.
-    return 2 ** (max(fitting, 1).bit_length() - 1)
-
-
 def between(
     anatomy: Anatomy,
     first: Point,
     last: Point,
 ) -> list[str]:
-    """Return the points with floating values on paths from `first` to `last`.
+    """Return the names of the points with floating values between two points.
 
-    Both ends are included. A point that is the same value as an end is left out.
+    These lie on paths from `first` to `last`, both ends included. Another name of the
+    value at an end is left out.
     """
     places_of_ends = (anatomy.place(first.name), anatomy.place(last.name))
     names = []
@@ -508,8 +345,8 @@ def previous_of_kind(plan: Plan) -> tuple[int | None, ...]:
     """Return, for each point, the index of the previous point of its kind, or None.
 
     Results of nonlinearities and norms (":out") are one kind, all other points the
-    other. Points that some path to the end of the span leads around are left out: they
-    have no previous point, and are none. The first of a kind has none either.
+    other. The first point of a kind has no previous one. A point that some path to the
+    end of the span leads around has none, and is the previous one of no point.
     """
     indices: list[int | None] = []
     latest: dict[bool, int] = {}
@@ -520,21 +357,3 @@ def previous_of_kind(plan: Plan) -> tuple[int | None, ...]:
         if is_on_every_path:
             latest[is_out] = i
     return tuple(indices)
-
-
-def keys_of(
-    key: Key | None,
-    num_seeds: int,
-    num_inputs: int,
-) -> Key | None:
-    """Return (seeds, inputs) keys, which do not depend on the number of either."""
-    if key is None:
-        return None
-
-    def of_seed(seed: Array) -> Key:
-        # Folded in and not split: keys of the first do not depend on how many follow.
-        key_of_seed = jax.random.fold_in(key, seed)
-        inputs = jnp.arange(num_inputs)
-        return jax.vmap(lambda i: jax.random.fold_in(key_of_seed, i))(inputs)
-
-    return jax.vmap(of_seed)(jnp.arange(num_seeds))

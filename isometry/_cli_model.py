@@ -1,0 +1,151 @@
+"""What `--model package.module:function` names: a network of the user's own."""
+
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from isometry._internal import checks
+from isometry._internal.errors import FromCall, InputError
+from isometry.networks import Network, equinox, flax
+from isometry.structure import Anatomy
+
+# Examples that are drawn where none are given. Jacobians are taken at 16 of them, and
+# batches have 32; ten times as many would change nothing but the time to draw them.
+_EXAMPLES = 256
+
+_FORM = "write --model package.module:function"
+
+
+def network_of(name: str) -> Network:
+    """Return the network that a function of the user's own returns.
+
+    Args:
+        name: "package.module:function". The module is looked for in the current folder
+            first, as `python -m` does.
+
+    Raises:
+        InputError: There is no such function, it raises, or it returns neither a
+            Network nor a module of Flax or Equinox with an example.
+    """
+    module_name, colon, function_name = name.partition(":")
+    if not (module_name and colon and function_name):
+        raise InputError(f"--model={name!r} names no function; {_FORM}.")
+    module = _imported(module_name)
+    function: object = module
+    for part in function_name.split("."):
+        function = getattr(function, part, None)
+    if function is None:
+        public = [word for word in vars(module) if not word.startswith("_")]
+        raise InputError(
+            f"--model={name}: {module_name} has no {function_name!r}; it has: "
+            f"{', '.join(public)}."
+        )
+    if isinstance(function, Network):
+        return function
+    if not callable(function):
+        raise InputError(
+            f"--model={name} is {checks.show(function)}, not a function; {_FORM}."
+        )
+    return _network(name, _called(name, function))
+
+
+def _imported(name: str) -> ModuleType:
+    """Import a module, from the current folder if it is there."""
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(name)
+    # A user's module may raise anything.
+    except Exception as error:
+        raise InputError(
+            f"--model: the module {name!r} cannot be imported, {type(error).__name__}: "
+            f"{error}. Run the command in the folder that holds it."
+        ) from error
+
+
+def _called(name: str, function: Callable[[], object]) -> object:
+    """Return what the user's function returns."""
+    try:
+        return function()
+    except FromCall:
+        raise
+    # A user's function may raise anything.
+    except Exception as error:
+        raise InputError(
+            f"--model={name} raised {type(error).__name__}: {error}. It is called "
+            "without arguments."
+        ) from error
+
+
+def _network(name: str, returned: object) -> Network:
+    """Return a network, or a module with its example, as a network."""
+    if isinstance(returned, Network):
+        return returned
+    if isinstance(returned, tuple) and len(returned) == 2:
+        module, example = returned
+        library = type(module).__mro__[-2].__module__.partition(".")[0]
+        if library == "flax":
+            return flax(module, example)
+        if library == "equinox":
+            return equinox(lambda key: module, example)
+        if callable(module):
+            return equinox(module, example)
+    raise InputError(
+        f"--model={name} returned {checks.show(returned)}; return a Network, a pair "
+        "(Flax module, example), or a pair (function of a key that builds an Equinox "
+        "module, example)."
+    )
+
+
+def inputs_of(net: Network, key: Any) -> PyTree[Array]:
+    """Draw examples of a network: Gaussian numbers, tokens uniform over all rows.
+
+    Raises:
+        InputError: The network does not know its example.
+    """
+    if net.example is None:
+        raise InputError("--model: the network does not know its input; write --data.")
+    leaves, tree = jax.tree.flatten(net.example)
+    num_tokens = _num_tokens(net.anatomy)
+    drawn = []
+    for i, leaf in enumerate(leaves):
+        shape = (_EXAMPLES, *leaf.shape)
+        key_leaf = jax.random.fold_in(key, i)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            drawn.append(jax.random.normal(key_leaf, shape, leaf.dtype))
+        else:
+            drawn.append(jax.random.randint(key_leaf, shape, 0, num_tokens, leaf.dtype))
+    return jax.tree.unflatten(tree, drawn)
+
+
+def _num_tokens(anatomy: Anatomy) -> int:
+    """Return the number of rows of the smallest embedding; 2 without any."""
+    rows = [layer.fan_in for layer in anatomy.embeddings]
+    return min(rows, default=2)
+
+
+def fitted(net: Network, xs: Array) -> Array:
+    """Return rows of a data set in the shape of a network's example.
+
+    Raises:
+        InputError: They have another number of entries.
+    """
+    shape = net.input_shape
+    if shape is None or tuple(xs.shape[1:]) == tuple(shape):
+        return xs
+    if math.prod(xs.shape[1:]) != math.prod(shape):
+        raise InputError(
+            f"--data has rows of shape {tuple(xs.shape[1:])}, and the network takes "
+            f"{tuple(shape)}."
+        )
+    return jnp.reshape(np.asarray(xs), (len(xs), *shape))

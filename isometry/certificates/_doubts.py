@@ -1,0 +1,91 @@
+"""Reasons why probing a function gives no more than evidence."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from isometry._internal import jaxprs
+from isometry.certificates._gradients import Gradients
+
+# Numbers of f that are closer to zero, or to each other, than rounding resolves: an
+# asymmetry of 1e-14 was seen in half of the trials, and one of 1e-12 in all.
+_RESOLVED = 1e-13
+
+# What draws random bits from a key, typed or old.
+_DRAWING = frozenset(("random_bits", "threefry2x32", "rng_bit_generator"))
+
+
+def doubts_about(
+    gradients: Gradients,
+    unrelaxed: Sequence[str],
+) -> tuple[str, ...]:
+    """Say why what was found is no more than evidence, whatever was found.
+
+    Args:
+        gradients: The gradients of the relaxed f, after the exact search.
+        unrelaxed: What could not be relaxed.
+
+    Returns:
+        The reasons; empty if what was found are claims.
+    """
+    doubts = []
+    if unrelaxed:
+        doubts.append(f"only pieces of f were seen: {unrelaxed[0].rstrip('.')}")
+    if gradients.has_tiny:
+        doubts.append("gradients come close to the smallest number of float64")
+    close = _unresolved(gradients.closed)
+    if close is not None:
+        doubts.append(f"f holds {close}, which rounding does not resolve")
+    num_x = len(gradients.closed.jaxpr.invars) - len(gradients.space.shapes)
+    if _draws_by_itself(gradients.closed.jaxpr, num_x):
+        doubts.append("f draws with a key of its own; let draw(key) hand it over in x")
+    return tuple(doubts)
+
+
+def _unresolved(closed: core.ClosedJaxpr) -> str | None:
+    """Name a number in f that is too small, or too close to another, to be seen."""
+    for constant in jaxprs.constants(closed):
+        if not jnp.issubdtype(jnp.result_type(constant), jnp.floating):
+            continue
+        values = np.unique(np.abs(np.asarray(constant, np.float64)))
+        values = values[np.isfinite(values) & (values > 0)]
+        is_small = values < _RESOLVED
+        if is_small.any():
+            return f"the constant {values[is_small][-1]:g}"
+        gaps = np.diff(values)
+        is_close = gaps < _RESOLVED * values[1:]
+        if is_close.any():
+            return f"constants that differ by {gaps[is_close][0]:.1g}"
+    return None
+
+
+def _draws_by_itself(jaxpr: core.Jaxpr, num_x: int) -> bool:
+    """Tell whether a program draws random numbers that do not depend on x.
+
+    Args:
+        jaxpr: A program.
+        num_x: The number of its last arguments, those that are of x.
+    """
+    split = len(jaxpr.invars) - num_x
+    return _draws(jaxpr, set(jaxpr.invars[split:]))
+
+
+def _draws(jaxpr: core.Jaxpr, of_x: set[core.Var]) -> bool:
+    """Tell whether a program draws from what is not made of certain variables."""
+    reached = set(of_x)
+    for eqn in jaxpr.eqns:
+        hits = [isinstance(v, core.Var) and v in reached for v in eqn.invars]
+        if eqn.primitive.name in _DRAWING and not any(hits):
+            return True
+        for part in jaxprs.inner(eqn):
+            # The predicate of a cond, for example, is no argument of its branches.
+            outer = hits[len(hits) - len(part.invars) :]
+            pairs = zip(part.invars, outer, strict=False)
+            inside = {v for v, hit in pairs if hit}
+            if _draws(part, inside):
+                return True
+        if any(hits):
+            reached |= set(eqn.outvars)
+    return False

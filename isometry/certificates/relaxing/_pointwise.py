@@ -1,0 +1,130 @@
+"""Evaluates an elementwise function at a few points, whatever shape it is written for.
+
+Each shape of an array is compiled anew. At points in a vector of one length, functions
+of all layers of a network use the same compiled operations.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jaxtyping import Array
+
+from isometry.certificates.relaxing import _table
+from isometry.certificates.relaxing._traced import called, opened
+from isometry.certificates.relaxing._value import bound
+
+# Functions are evaluated at so many points at once; one function needs about as many.
+_BLOCK = 64
+
+
+# Derivative rules compare values with the larger of two, to find ties.
+_POINTWISE = _table.ELEMENTWISE | {"eq", "ne", "erf_inv", "lgamma", "digamma"}
+
+
+class Derived(NamedTuple):
+    """Values and derivatives of an elementwise function at some points."""
+
+    values: np.ndarray
+    slopes: np.ndarray
+
+
+class _NotPointwiseError(Exception):
+    """An operation on whole arrays."""
+
+
+class Curve:
+    """An elementwise function and its derivative, traced once.
+
+    Args:
+        function: The function of an array.
+        like: An array of the shape and dtype that it is written for.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Array], Array],
+        like: Array,
+    ) -> None:
+        self._like = jax.ShapeDtypeStruct(jnp.shape(like), jnp.result_type(like))
+
+        def derived(x: Array) -> tuple[Array, Array]:
+            def floating(x: Array) -> Array:
+                return function(x).astype(x.dtype)
+
+            # Reverse mode, because a custom_vjp has no other. The derivative of an
+            # elementwise function is diagonal.
+            values, pull = jax.vjp(floating, x)
+            (slopes,) = pull(jnp.ones_like(values))
+            return values, slopes
+
+        self._program = jax.make_jaxpr(derived)(self._like)
+
+    def __call__(self, points: np.ndarray) -> Derived:
+        """Evaluate the function and its derivative at a vector of points."""
+        size = _BLOCK * math.ceil(len(points) / _BLOCK)
+        padded = np.pad(points, (0, size - len(points)), mode="edge")
+        padded = padded.astype(self._like.dtype)
+        with jax.ensure_compile_time_eval():
+            try:
+                results = _pointwise(self._program, [jnp.asarray(padded)])
+            except _NotPointwiseError:
+                results = self._filled(padded)
+        results = [np.broadcast_to(np.asarray(r, float), (size,)) for r in results]
+        return Derived(*(result[: len(points)] for result in results))
+
+    def _filled(self, points: np.ndarray) -> list[np.ndarray]:
+        """Evaluate the function at arrays of its own shape, filled with points."""
+        call = core.jaxpr_as_fun(self._program)
+        size = math.prod(self._like.shape)
+        blocks = []
+        for start in range(0, len(points), size):
+            block = points[start : start + size]
+            filled = np.pad(block, (0, size - len(block)), mode="edge")
+            results = call(jnp.asarray(filled.reshape(self._like.shape)))
+            blocks.append([np.ravel(result)[: len(block)] for result in results])
+        return [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
+
+
+def _pointwise(
+    program: core.ClosedJaxpr | core.Jaxpr,
+    operands: list[Array],
+) -> list[Array]:
+    """Evaluate a program at vectors of points; constants are scalars."""
+    jaxpr, constants = opened(program)
+    values: dict[core.Var, Array] = {}
+    for variable, constant in zip(jaxpr.constvars, constants, strict=True):
+        values[variable] = _scalar(constant)
+    values.update(zip(jaxpr.invars, operands, strict=True))
+
+    def read(atom: core.Var | core.Literal) -> Array:
+        if isinstance(atom, core.Literal):
+            aval: Any = atom.aval
+            return _scalar(np.asarray(atom.val, aval.dtype))
+        return values[atom]
+
+    for eqn in jaxpr.eqns:
+        arrays = [read(atom) for atom in eqn.invars]
+        name = eqn.primitive.name
+        if name in _table.CALLS or name in _table.CUSTOM:
+            results = _pointwise(called(eqn), arrays)
+        elif name in _POINTWISE:
+            results = bound(eqn, list(jnp.broadcast_arrays(*arrays)))
+        elif name == "broadcast_in_dim" and arrays[0].ndim == 0:
+            results = arrays
+        else:
+            raise _NotPointwiseError(name)
+        values.update(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _scalar(constant: Any) -> Array:
+    """Return the number that all entries of a constant are."""
+    entries = np.ravel(np.asarray(constant))
+    if not entries.size or not (entries == entries[0]).all():
+        raise _NotPointwiseError("a constant of several numbers")
+    return jnp.asarray(entries[0])

@@ -1,0 +1,182 @@
+"""The weights of a network in its tree of parameters, named as certificates name them.
+
+A leaf may hold a stack of weights, or several side by side (a fused QKV). Each weight
+layer of the anatomy is read as an array of slices, (slices, *shape of one).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from isometry._internal.types import Params
+from isometry.measure import _leaves
+from isometry.structure import Anatomy, WeightLayer
+
+# Kinds whose slices are matrices: whose axes are known to be summed over, or not.
+_MATRICES = ("dense", "conv")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Where the slices of a weight layer lie.
+
+    Attributes:
+        layer: The layer.
+        leaf: The index of its leaf among the floating leaves of the parameters.
+        cut: For each axis of the leaf, where the layer begins and ends.
+        names: The name of each slice, as in a certificate.
+    """
+
+    layer: WeightLayer
+    leaf: int
+    cut: tuple[tuple[int, int], ...]
+    names: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one slice."""
+        return self.layer.shape
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether a slice is a matrix, or a kernel of matrices."""
+        return self.layer.kind in _MATRICES
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """The shape (rows, columns) of a slice as one matrix, taps among its rows."""
+        rows, columns = self.tap_shape
+        return rows * self.num_taps, columns
+
+    @property
+    def tap_shape(self) -> tuple[int, int]:
+        """The shape of the matrix of one tap of a kernel, or of the whole weight."""
+        return self._size(self.layer.in_axes), self._size(self.layer.out_axes)
+
+    @property
+    def num_taps(self) -> int:
+        """The number of taps of a kernel: pixels of its window. 1 of a matrix."""
+        return self._size(self.layer.window_axes)
+
+    def _size(self, axes: Sequence[int]) -> int:
+        return math.prod(self.shape[axis] for axis in axes)
+
+    def slices(self, leaf: Array) -> Float[Array, "slices ..."]:
+        """Return the slices of the layer in its leaf."""
+        part = leaf[self._index]
+        axes = self.layer.stacked_axes
+        part = jnp.moveaxis(part, axes, range(len(axes)))
+        return part.reshape(len(self.names), *self.shape)
+
+    def replaced(self, leaf: Array, slices: Float[Array, "slices ..."]) -> Array:
+        """Return the leaf with other slices: the inverse of `slices`."""
+        axes = self.layer.stacked_axes
+        stack = [self.cut[axis][1] - self.cut[axis][0] for axis in axes]
+        part = slices.reshape(*stack, *self.shape)
+        part = jnp.moveaxis(part, range(len(axes)), axes)
+        return jnp.asarray(leaf).at[self._index].set(part.astype(leaf.dtype))
+
+    @property
+    def _index(self) -> tuple[slice, ...]:
+        return tuple(slice(start, stop) for start, stop in self.cut)
+
+    def matrices(self, slices: np.ndarray) -> np.ndarray:
+        """Return slices as matrices, (..., batch, taps, rows, columns).
+
+        Args:
+            slices: (..., *shape) entries. Experts, along an axis that weight and signal
+                share, are matrices of their own.
+        """
+        layer = self.layer
+        axes = (layer.batch_axes, layer.window_axes, layer.in_axes, layer.out_axes)
+        num_leading = slices.ndim - len(self.shape)
+        order = [*range(num_leading)]
+        order += [num_leading + axis for group in axes for axis in group]
+        sizes = [self._size(group) for group in axes]
+        ordered = slices.transpose(order)
+        return ordered.reshape(*slices.shape[:num_leading], *sizes)
+
+
+def weights_of(anatomy: Anatomy, params: Params) -> tuple[Weight, ...]:
+    """Return the weight layers that can be trained, in the order of the anatomy.
+
+    Args:
+        anatomy: Of the network.
+        params: The parameters of one seed, or their shapes.
+    """
+    with_paths = jax.tree_util.tree_leaves_with_path(params)
+    floating = [(path, leaf) for path, leaf in with_paths if _leaves.is_floating(leaf)]
+    paths = [jax.tree_util.keystr(path) for path, _ in floating]
+    weights = []
+    for layer in anatomy.layers:
+        # A table of whole numbers is looked up, and does not move.
+        if layer.path not in paths:
+            continue
+        leaf = paths.index(layer.path)
+        shape = floating[leaf][1].shape
+        cut = [(0, length) for length in shape]
+        for axis, start, stop in layer.stretches:
+            cut[axis] = (start, stop)
+        stack = [cut[axis][1] - cut[axis][0] for axis in layer.stacked_axes]
+        names = (layer.name,)
+        if layer.stacked is not None:
+            names = tuple(f"{layer.name}[{i}]" for i in range(math.prod(stack)))
+        weights.append(Weight(layer, leaf, tuple(cut), names))
+    return tuple(weights)
+
+
+def names_of(weights: Sequence[Weight]) -> tuple[str, ...]:
+    """Return the names of all slices, in order."""
+    return tuple(name for weight in weights for name in weight.names)
+
+
+def input_features(anatomy: Anatomy) -> tuple[int, int]:
+    """Return how many numbers of x one output of the first layer depends on.
+
+    It is the N_x of Theorem 1 of the ZerO paper, the dimension of the input of a
+    perceptron: of an image that a convolution reads, the channels of a pixel, and the
+    entries of a window; of tokens, the number of rows of the embedding.
+
+    Returns:
+        Per tap, and of the whole window. Equal without a convolution.
+    """
+    stems = [layer for layer in anatomy.layers if layer.role == "stem"]
+    # The first weight that x meets has no role of its own in a recurrent network.
+    stems = stems or list(anatomy.layers[:1])
+    of_window = max((layer.fan_in for layer in stems), default=0)
+    of_tap = max((layer.fan_in // _num_taps(layer) for layer in stems), default=0)
+    return of_tap, of_window
+
+
+def _num_taps(layer: WeightLayer) -> int:
+    return math.prod(layer.shape[axis] for axis in layer.window_axes)
+
+
+def log_norms(
+    weights: Sequence[Weight], gradient: list[Array]
+) -> Float[Array, " layers"]:
+    """Return ln of the Frobenius norm of each slice."""
+    parts = [
+        _log_norm_of_rows(weight.slices(gradient[weight.leaf])) for weight in weights
+    ]
+    return jnp.concatenate(parts) if parts else jnp.zeros(0)
+
+
+def _log_norm_of_rows(rows: Float[Array, "rows ..."]) -> Float[Array, " rows"]:
+    """Return ln of the norm of each row; -inf only of zeros.
+
+    It is taken relative to the largest entry, so that no square rounds to zero or
+    overflows.
+    """
+    flat = rows.reshape(rows.shape[0], -1)
+    peak = jnp.max(jnp.abs(flat), axis=1, initial=0)
+    safe = jnp.where(peak == 0, 1, peak)
+    squares = jnp.sum((flat / safe[:, None]) ** 2, axis=1)
+    is_zero = peak == 0
+    logs = jnp.log(safe) + jnp.log(jnp.where(is_zero, 1, squares)) / 2
+    return jnp.where(is_zero, -jnp.inf, logs)

@@ -1,0 +1,114 @@
+"""Random gradients, their errors of rounding, and the parameters as a vector."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isometry
+from isometry.certificates._gradients import Gradients, Space, shaken
+
+
+@pytest.fixture(autouse=True)
+def _in_float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def gradients_of(f, params, seed=0, **given):
+    def draw(key):
+        return jax.random.normal(key, (3,))
+
+    rng = np.random.default_rng(seed)
+    return Gradients(f, Space(params), draw=draw, rng=rng, **given)
+
+
+def test_vector_holds_floating_leaves_in_order():
+    params = {"a": np.ones((2, 3), np.float32), "n": np.arange(4), "z": np.zeros(2)}
+    space = Space(params)
+    assert space.names == ["['a']", "['z']"]
+    assert space.size == 8
+    assert space.leaf.tolist() == [0] * 6 + [1] * 2
+    back = space.params(space.arrays(space.theta))
+    assert jax.tree.all(jax.tree.map(np.array_equal, back, params))
+
+
+def test_gradient_is_that_of_the_outputs_times_the_cotangent():
+    """f = A x with one output: the gradient of A is c x^T, of rank one."""
+    params = {"a": np.arange(6.0).reshape(2, 3)}
+    gradients = gradients_of(lambda p, x: p["a"] @ x, params)
+    matrix = gradients(gradients.space.theta).values.reshape(2, 3)
+    assert np.linalg.matrix_rank(matrix) == 1
+
+
+def test_errors_bound_what_rounding_does():
+    """(x + 1e6) - 1e6 loses six digits: its error is 1e-10, and not 1e-16."""
+
+    def f(params, x):
+        return (((params["a"] * x[0] + 1e6) - 1e6) ** 2).sum()
+
+    gradients = gradients_of(f, {"a": np.full(5, 0.3)})
+    gradient = gradients(gradients.space.theta)
+    # All five are equal in exact arithmetic.
+    spread = np.ptp(gradient.values)
+    assert spread <= gradient.tolerance.min()
+    assert 1e-12 < gradient.tolerance.max() < 1e-7
+
+
+def test_array_that_is_all_rounding_has_one_level():
+    """A softmax is not moved by a number that is added to all of its logits."""
+
+    def f(params, x):
+        logits = jnp.outer(params["w"], x) + params["b"][:, None]
+        return jax.nn.softmax(logits, axis=-1)
+
+    params = {"w": np.linspace(0.5, 1.5, 4), "b": np.zeros(4)}
+    gradients = gradients_of(f, params)
+    for _ in range(10):
+        gradient = gradients(gradients.space.theta)
+        bias, weight = gradients.space.parts(np.abs(gradient.values))
+        tolerance, of_weight = gradients.space.parts(gradient.tolerance)
+        assert (bias <= tolerance).all()
+        assert (weight > of_weight).all()
+
+
+def test_exact_zeros_have_no_error():
+    gradients = gradients_of(
+        lambda p, x: p["a"] * x[0], {"a": np.ones(2), "b": np.ones(2)}
+    )
+    gradient = gradients(gradients.space.theta)
+    assert (gradient.tolerance[2:] == 0).all()
+
+
+def test_ties_are_fragile():
+    """Which of two equal numbers is the larger is decided by rounding."""
+
+    def f(params, x):
+        return jnp.max(params["a"] * x[0])
+
+    gradients = gradients_of(f, {"a": np.ones(3)})
+    fragile = gradients(gradients.space.theta).fragile
+    assert fragile is not None
+    assert fragile.any()
+
+
+def test_several_inputs_share_a_point():
+    gradients = gradients_of(lambda p, x: p["a"] @ x, {"a": np.eye(3)}, num_inputs=4)
+    matrix = gradients(gradients.space.theta).values.reshape(3, 3)
+    # The sum over four inputs has full rank; of one it has rank one.
+    assert np.linalg.matrix_rank(matrix) == 3
+    assert gradients.num_draws == 4
+
+
+def test_shaken_numbers_are_off_by_eight_roundings():
+    rng = np.random.default_rng(0)
+    moved = shaken({"a": np.ones(1000), "n": np.arange(3)}, 2.0**-53, rng)
+    steps = (moved["a"] - 1) * 2.0**53
+    assert set(np.round(steps).tolist()) == {-8.0, 8.0}
+    assert moved["n"].tolist() == [0, 1, 2]
+
+
+def test_gradient_that_is_not_finite_is_refused():
+    gradients = gradients_of(lambda p, x: jnp.sqrt(-1 - p["a"] ** 2), {"a": np.ones(2)})
+    with pytest.raises(isometry.InputError, match="not finite"):
+        gradients(gradients.space.theta)

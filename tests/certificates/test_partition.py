@@ -1,0 +1,111 @@
+"""Partitions of entries: what a vector splits, against a comparison of all pairs."""
+
+import numpy as np
+import pytest
+
+from isometry.certificates import _partition
+
+GROUP = np.zeros(12, np.int32)
+
+
+def same_classes(labels, others):
+    """Whether two labellings have the same classes, and the same class of zeros."""
+    pairs = labels[:, None] == labels[None]
+    other_pairs = others[:, None] == others[None]
+    return (pairs == other_pairs).all() and ((labels == 0) == (others == 0)).all()
+
+
+def test_equal_magnitudes_are_one_class_and_zeros_another():
+    values = np.array([2.0, -2.0, 0.0, 5.0, -0.0, 2.0])
+    entries = _partition.of_equal(values)
+    assert entries.labels().tolist() == [1, 1, 0, 2, 0, 1]
+    assert entries.num_classes == 2
+    assert (entries.signs[[0, 1, 5]] == [1, -1, 1]).all()
+
+
+def test_smallest_difference_parts_entries():
+    """Theta is compared bit for bit, whatever its size."""
+    values = np.array([1.0, 1 + 2.0**-52, 1e-300, 0.0])
+    assert _partition.of_equal(values).labels().tolist() == [1, 2, 3, 0]
+
+
+def test_splits_are_those_of_comparing_all_pairs():
+    """Entries are in one class if |values| agree in every vector, and signs with them."""
+    rng = np.random.default_rng(0)
+    entries = _partition.all_zero(12)
+    vectors = rng.integers(-1, 2, (4, 12)).astype(float)
+    # The class of an entry is its first vector that is not zero, and all vectors times
+    # the sign there.
+    keys = []
+    for column in vectors.T:
+        lead = column[column != 0]
+        sign = np.sign(lead[0]) if len(lead) else 1.0
+        keys.append(tuple(sign * column + 0.0))
+    known = sorted(set(keys) - {(0.0,) * 4})
+    wanted = np.array([known.index(key) + 1 if any(key) else 0 for key in keys])
+    for vector in vectors:
+        entries = _partition.split(entries, vector, np.zeros(12), group=GROUP)
+    assert same_classes(entries.labels(), wanted)
+
+
+def test_vectors_of_the_space_split_nothing():
+    """A member of the space is in it."""
+    rng = np.random.default_rng(1)
+    values = rng.choice([0.0, 1.0, -2.0, 3.0], 40)
+    entries = _partition.of_equal(values)
+    member = rng.standard_normal(40)
+    entries.spread(member, rng.standard_normal(len(entries.starts)))
+    again = _partition.split(entries, member, np.zeros(40), group=np.zeros(40, int))
+    assert same_classes(again.labels(), entries.labels())
+
+
+def test_entries_of_different_groups_are_never_equal():
+    group = np.array([0, 0, 1, 1])
+    entries = _partition.of_equal(np.ones(4), group)
+    assert entries.labels().tolist() == [1, 1, 2, 2]
+
+
+def test_groups_may_be_of_any_order():
+    """Leaves that are equal share a group, and others lie between them."""
+    group = np.array([0, 1, 0, 1])
+    entries = _partition.of_equal(np.ones(4), group)
+    assert entries.labels().tolist() == [1, 2, 1, 2]
+
+
+def test_gaps_within_the_tolerance_split_nothing():
+    """1e-15 is within 1e-14, and 1e-13 is not."""
+    values = np.array([1.0, 1 + 1e-15, 1 + 1e-13, 5.0])
+    entries = _partition.of_equal(np.ones(4))
+    split = _partition.split(entries, values, np.full(4, 1e-14), group=GROUP[:4])
+    assert split.labels().tolist() == [1, 1, 2, 3]
+
+
+def test_one_noisy_entry_does_not_merge_the_others_for_ever():
+    """Once it is cut off, the class has the tolerance of those that are left."""
+    values = np.array([1.0, 2.0, 1.0, 100.0])
+    tolerance = np.array([1e-9, 1e-9, 1e-9, 10.0])
+    entries = _partition.of_equal(np.ones(4))
+    split = _partition.split(entries, values, tolerance, group=GROUP[:4])
+    assert split.labels().tolist() == [1, 2, 1, 3]
+
+
+@pytest.mark.parametrize("num_equal", [0, 50, 15_000])
+def test_large_classes_are_split_as_small_ones(num_equal):
+    """Above 10,000 entries only those with a close neighbour are ordered."""
+    rng = np.random.default_rng(2)
+    values = rng.standard_normal(30_000)
+    values[:num_equal] = np.repeat(values[: num_equal // 2], 2)
+    rng.shuffle(values)
+    zeros = np.zeros(30_000)
+    group = zeros.astype(np.int32)
+    found = _partition.split(_partition.all_zero(30_000), values, zeros, group=group)
+    _, wanted = np.unique(np.abs(values), return_inverse=True)
+    assert found.num_classes == wanted.max() + 1
+    assert len(found.members) == num_equal
+    assert np.array_equal(np.bincount(found.labels())[1:].max(), 1 + bool(num_equal))
+
+
+def test_entries_that_are_alone_are_in_no_list():
+    entries = _partition.of_equal(np.arange(1.0, 6.0))
+    assert not entries.is_open
+    assert len(entries.members) == len(entries.zeros) == 0
