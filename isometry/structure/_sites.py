@@ -3,8 +3,6 @@
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import NamedTuple
 
-import jax
-from jax.extend import core
 from jaxtyping import Array
 
 from isometry.structure import _following, _nonlinearity

@@ -14,8 +14,8 @@ from isometry._internal.errors import InputError
 from isometry._internal.types import Key
 from isometry.activations import Activation
 
-# Gaussian vectors behind each probability: a standard error of at most 1/(2·128), 0.4 %.
-# Ten times as many would take ten times as long, and move a quantile by a unit.
+# Gaussian vectors behind each probability: its standard error is 0.4 % at most. Ten
+# times as many would take ten times as long, and move a quantile by a unit.
 _DRAWS = 16384
 
 # At this confidence the probability is taken from above, so that its own error raises

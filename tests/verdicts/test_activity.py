@@ -8,8 +8,7 @@ import pytest
 from isometry import networks
 from isometry.degeneracy._phase_flags import forward_signal
 from isometry.degeneracy._unit_flags import pre_activations, slopes
-from isometry.verdicts import Thresholds
-from isometry.verdicts import _activity
+from isometry.verdicts import Thresholds, _activity
 from tests.degeneracy.drawn import params_of
 from tests.verdicts.audited import KEY, changed, measured
 from tests.verdicts.conftest import IMAGES

@@ -87,7 +87,7 @@ def test_few_seeds_of_an_initialization_are_undecided(relu):
 
 
 def test_a_checkpoint_is_judged_and_its_channels_named(cnn):
-    """Three of eight: the others are alive, and as large as they are they excuse none."""
+    """Three of eight. Biases of -1e3 do not spoil the covariance of the others."""
     net, params, _ = cnn
     one = jax.tree.map(lambda leaf: leaf[:1], params)
 

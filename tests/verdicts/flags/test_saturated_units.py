@@ -1,4 +1,4 @@
-"""The flag saturated_units: shares against their null, as before, and on any network."""
+"""The flag saturated_units: shares against their null, on any network."""
 
 import math
 
