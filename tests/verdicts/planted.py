@@ -64,7 +64,7 @@ def attention(params, x):
     """Tokens x, (tokens, channels), to the scores of three classes."""
     names = ("query", "key", "value")
     q, k, v = (jnp.einsum("tc,chd->htd", x, params[name]) for name in names)
-    weights = jax.nn.softmax(q @ k.swapaxes(1, 2) / np.float32(np.sqrt(2)), axis=-1)
+    weights = jax.nn.softmax(q @ k.swapaxes(1, 2) / 2**0.5, axis=-1)
     x = x + jnp.einsum("htd,hdc->tc", weights @ v, params["out"])
     return x.mean(0) @ params["head"]
 
@@ -75,9 +75,11 @@ EXPERTS = {"gate": (6, 4), "first": (4, 6, 6), "second": (4, 6, 6), "head": (6, 
 
 def experts(params, x):
     gates = jax.nn.softmax(x @ params["gate"])
-    h = jnp.tanh(jnp.einsum("c,ecd->ed", x, params["first"]))
-    y = jnp.einsum("e,ed,edc->c", gates, h, params["second"])
-    return y @ params["head"]
+    # Each expert gets a copy, of its own weight, as behind a dispatch of tokens.
+    copies = gates[:, None] * x[None]
+    h = jnp.tanh(jnp.einsum("ec,ecd->ed", copies, params["first"]))
+    y = jnp.einsum("ed,edc->ec", h, params["second"])
+    return y.sum(0) @ params["head"]
 
 
 # Two kernels and a head behind a global average.
