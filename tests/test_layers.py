@@ -22,7 +22,7 @@ FLOORS = (
     ("schemes",),
     ("networks",),
     ("measure",),
-    ("methods",),
+    ("certificates", "methods"),
     ("_monitor_plan", "_ranks"),
     ("_monitor",),
     ("_compare",),

@@ -259,11 +259,8 @@ class Gradients:
         Raises:
             NotFinite: It is not finite.
         """
-        x = self.inputs()
-        cotangent = [self.rng.standard_normal(shape) for shape in self._out_shapes]
-        values = self._pulled(theta, x, cotangent)
-        if not np.isfinite(values).all():
-            raise NotFinite("the gradient is not finite at a random point.")
+        x, cotangent = self._drawn()
+        values = self._finite(theta, x, cotangent)
         errors = self._moved_by(values, theta, x=x, cotangent=cotangent)
         for _ in range(_TRIALS - 1):
             others = self._moved_by(values, theta, x=x, cotangent=cotangent)
@@ -271,6 +268,29 @@ class Gradients:
         fragile = self._level(values, errors)
         errors *= _SLACK
         return Gradient(values, tolerance=errors, fragile=fragile)
+
+    def values(self, theta: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Return a gradient at a point, without errors, in a third of the time."""
+        return self._finite(theta, *self._drawn())
+
+    def _drawn(self) -> tuple[PyTree, list[np.ndarray]]:
+        """Draw an input and a cotangent."""
+        shapes = self._out_shapes
+        return self.inputs(), [self.rng.standard_normal(shape) for shape in shapes]
+
+    def _finite(
+        self,
+        theta: Float[np.ndarray, " n"],
+        x: PyTree,
+        cotangent: list[np.ndarray],
+    ) -> Float[np.ndarray, " n"]:
+        values = self._pulled(theta, x, cotangent)
+        if not np.isfinite(values).all():
+            raise NotFinite(
+                "the gradient of f is not finite at random parameters near those "
+                "given; write draw=, which draws smaller inputs, or mend f."
+            )
+        return values
 
     def _moved_by(
         self,
