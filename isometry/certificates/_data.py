@@ -14,7 +14,7 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.certificates._draws import Batches
-from isometry.certificates._gradients import Function
+from isometry.certificates._programs import Function
 
 # Rows of a batch of the user's data; of more rows than 256 times 16 batches grow, so
 # that no more than 16 show all of them.

@@ -14,7 +14,8 @@ from isometry._internal.errors import FromCall, InputError, NotDefined
 from isometry._internal.types import Key, Params
 from isometry.certificates import _draws
 from isometry.certificates._data import Data
-from isometry.certificates._gradients import Draw, Function
+from isometry.certificates._gradients import Draw
+from isometry.certificates._programs import Function
 from isometry.networks import chain
 from isometry.networks._network import Network
 from isometry.structure import Anatomy

@@ -7,6 +7,7 @@ import pytest
 
 import isometry
 from isometry.certificates._gradients import Gradients, Space, shaken
+from isometry.certificates._programs import program
 
 
 @pytest.fixture(autouse=True)
@@ -15,12 +16,14 @@ def _in_float64():
         yield
 
 
-def gradients_of(f, params, seed=0, **given):
+def gradients_of(f, params, num_inputs=1):
     def draw(key):
         return jax.random.normal(key, (3,))
 
-    rng = np.random.default_rng(seed)
-    return Gradients(f, Space(params), draw=draw, rng=rng, **given)
+    x = jax.ShapeDtypeStruct((3,), np.float64)
+    pull = program(f, params, x, dtype=np.float64, num_inputs=num_inputs)
+    rng = np.random.default_rng(0)
+    return Gradients(pull, Space(params), draw=draw, rng=rng)
 
 
 def test_vector_holds_floating_leaves_in_order():
