@@ -138,7 +138,7 @@ def test_function_that_is_not_negative_stays_so(curves):
     """Networks take roots and logarithms of relu, and divide by sums of it."""
     (values, _), (exact, _) = curves(*np.linspace(-9, 9, 16))
     for name in ("relu", "relu6", "abs"):
-        assert exact[name].min() == 0
+        assert exact[name].min() >= 0
         assert values[name].min() > 0, name
 
 
