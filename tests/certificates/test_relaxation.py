@@ -343,6 +343,14 @@ def own_relu(x):
 own_relu.defvjp(lambda x: (own_relu(x), x), lambda x, c: (jnp.where(x > 0, c, 0),))
 
 
+@jax.custom_vjp
+def clipped_gradient(x):
+    return jnp.sin(x)
+
+
+clipped_gradient.defvjp(lambda x: (jnp.sin(x), x), lambda x, c: (jnp.clip(c, -1, 1),))
+
+
 def routed(params, x):
     del params
     gates, experts = jax.lax.top_k(x, 1)
@@ -361,6 +369,7 @@ def halved(params, x):
 
 LEFT = {
     "straight-through": (lambda p, x: binarized(x), "custom_vjp whose rule"),
+    "clipped": (lambda p, x: clipped_gradient(x), "a derivative rule with kinks"),
     "argmax": (lambda p, x: x * jnp.argmax(x).astype(x.dtype), "argmax"),
     "routing": (routed, "which entries top_k"),
     "cond": (chosen, "a cond whose branch"),
@@ -390,6 +399,18 @@ def test_custom_vjp_that_follows_its_function_is_relaxed():
     # The same kink as jax.nn.relu, whose rule is a custom_jvp.
     usual = relaxed(lambda _, x: jax.nn.relu(x), (), x, KEY)
     np.testing.assert_array_equal(own.f((), x), usual.f((), x))
+
+
+def test_repeated_products_of_one_number_cost_no_more_each_time():
+    def f(params, x):
+        del params
+        for _ in range(40):
+            x = x * x - x * 0.5
+        return jax.nn.relu(x)
+
+    # Written out, the product has 2^80 factors.
+    made = relaxed(f, (), jnp.ones(2), KEY)
+    assert made.replaced == ("max",)
 
 
 def experts(params, x):
