@@ -192,6 +192,30 @@ def test_all_calls_share_one_function():
     assert np.abs(results["plain"] - jax.nn.relu(x)).max() > 1e-2
 
 
+def carried(params, x):
+    """Whether a value depends on params or x is known across loops and branches."""
+
+    def step(carry, _):
+        first, second = carry
+        return (second, first), jnp.zeros(())
+
+    def same(x):
+        return x
+
+    zeros = params * 0
+    (_, swapped), _ = jax.lax.scan(step, (zeros + x, jnp.zeros(5)), None, length=3)
+    branch = jax.lax.cond(jnp.arange(3).sum() > 5, jnp.zeros_like, same, x)
+    other = jax.lax.cond(jnp.arange(3).sum() > 2, same, jnp.zeros_like, x)
+    return [jax.nn.relu(swapped), jax.nn.relu(branch), jax.nn.relu(other)]
+
+
+def test_kinks_behind_loops_and_branches_are_found():
+    x = jnp.array([-2.0, -0.3, 0.0, 0.4, 3.0])
+    for output in range(3):
+        made = relaxed(lambda p, x, i=output: carried(p, x)[i], jnp.ones(5), x, KEY)
+        assert made.replaced == ("max",)
+
+
 def test_another_key_gives_another_function():
     x = jnp.array([-2.0, 0.4, 3.0])
     first, second = (
@@ -405,10 +429,10 @@ def test_repeated_products_of_one_number_cost_no_more_each_time():
     def f(params, x):
         del params
         for _ in range(40):
-            x = x * x - x * 0.5
+            x = x + 0.01 * x * jnp.tanh(x)
         return jax.nn.relu(x)
 
-    # Written out, the product has 2^80 factors.
+    # Written out, x stands there 3^40 times.
     made = relaxed(f, (), jnp.ones(2), KEY)
     assert made.replaced == ("max",)
 

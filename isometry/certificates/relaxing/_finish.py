@@ -184,7 +184,7 @@ def _finish_of(
     """Read off h whether it is odd or even, and which lines it has to touch."""
     base = value.root
     points = tried.points
-    parity = _parity(tried, eps=float(np.finfo(base.smooth.dtype).eps))
+    parity = _parity(tried, eps=float(jnp.finfo(base.smooth.dtype).eps))
     at_points = tried.at_points_of(tried.exact)
     if not np.isfinite(at_points).all():
         return Finish(parity)
