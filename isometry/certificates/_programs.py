@@ -186,8 +186,9 @@ def _relaxed(
     if key is None:
         return Relaxed(f, (), ())
     try:
-        # Any words do: the functions are to be random, and the same for the same key.
-        return relaxed(f, params, x, jax.random.key(hash(key) % 2**31))
+        # Any number does: the functions are random, and the same for the same key.
+        seed = hash(key) % 2**31
+        return relaxed(f, params, x, key=jax.random.key(seed))
     # The program of f may hold anything, and f as it is still gives evidence.
     except Exception as error:
         name = type(error).__name__
