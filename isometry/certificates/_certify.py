@@ -105,6 +105,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     seed = np.asarray(jax.random.key_data(key)).ravel()
     rng = np.random.default_rng(seed)
     space = Space(params)
+    # Large vocabularies are covered by many inputs at each point.
     num_inputs = -(-about.period // _MOST_PROBES)
     period = -(-about.period // num_inputs)
     exemplar = space.params(space.arrays(space.theta))
@@ -117,6 +118,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     # At theta itself gradients may be tiny; of the exact search they must not be.
     gradients.has_tiny = False
     exact = _closure.exact(gradients, group, start, period=period)
+    # What holds without equal leaves holds for per-array rates as well.
     apart = None
     if _joins_leaves(space, exact):
         apart = _closure.exact(gradients, space.leaf, start, period=period)

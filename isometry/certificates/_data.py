@@ -63,6 +63,7 @@ class Data:
         """
         checks.not_abstract("xs", xs)
         checks.all_finite("xs", xs)
+        # All leaves must be of one number of rows.
         lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}
         if len(lengths) != 1 or lengths in ({()}, {(0,)}):
             raise InputError(
@@ -106,6 +107,7 @@ class Data:
             outputs = self.train(params, (rows, x["key"]))
         else:
             outputs = self.train(params, rows)
+        # Without a loss every function of the outputs is meant.
         if self.loss is None:
             return outputs
         if self.has_targets:

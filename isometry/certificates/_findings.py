@@ -20,10 +20,10 @@ from isometry.certificates._layers import (
 )
 from isometry.structure import Attention
 
-# What each search's locks hold for: functions of the gradients that are the same for all
-# entries of an array, and odd (theorem 1 of the exact search); those of whole matrices,
-# where a lock is constant on blocks; those linear in the initial weights (affine); with
-# the same settings for all arrays, where leaves are equal; and rotations.
+# What locks hold for. Of the exact search: functions of the gradients that are odd and
+# the same for all entries of an array; those of whole matrices too, where a lock is
+# constant on blocks. Of the affine search: functions linear in the initial weights. Of
+# equal leaves: the same settings for all. Of subspaces: functions of rotated gradients.
 ODD = (
     "SGD, momentum, Adam, AdamW, RMSProp, Lion, LAMB, L2 and weight decay, clipping "
     "(one odd function for all entries of an array)"
@@ -399,6 +399,7 @@ def _by_head(row: Row) -> Int[np.ndarray, "heads entries"] | None:
     attention, layer = row.attention, row.slice.layer
     if attention is None or not attention.head_size:
         return None
+    # The output of an attention reads the heads, and the other layers make them.
     is_output = layer.role == "output"
     axes = layer.in_axes if is_output else layer.out_axes
     if layer.role not in ("query", "key", "value", "output") or not axes:

@@ -1,10 +1,10 @@
 """The gradient of f as a compiled program, with its kinks or without."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from isometry.certificates._relaxation import Relaxed, relaxed
 from isometry.networks._network import Network
 
 Function: TypeAlias = Callable[[Params, PyTree], PyTree]
+
+# Type checkers do not accept jax.tree_util.PyTreeDef as a type.
+PyTreeDef: TypeAlias = Any
 
 # Programs that are kept: of one architecture there are two, and an audit compares about
 # five. With ten times fewer each seed compiles anew, which takes a second.
@@ -44,7 +47,7 @@ class Program(NamedTuple):
         unrelaxed: One sentence for each kind of kink that was not.
     """
 
-    pull: Callable[[Params, PyTree, list[Array]], list[Array]]
+    pull: Callable[[Params, PyTree, Sequence[Array | np.ndarray]], list[Array]]
     closed: core.ClosedJaxpr
     outputs: tuple[tuple[int, ...], ...]
     unit: float
@@ -63,7 +66,7 @@ class _Request:
     """What determines a program; hashable if f is."""
 
     f: Function
-    tree: jax.tree_util.PyTreeDef
+    tree: PyTreeDef
     leaves: tuple[tuple[tuple[int, ...], np.dtype], ...]
     dtype: np.dtype
     num_inputs: int
@@ -139,6 +142,8 @@ def _built(request: _Request) -> Program:
                 x,
             )
         outputs = functools.partial(_floating_outputs, f)
+        # A function of its own: JAX remembers traces by function, and what f closes
+        # over may have changed.
         traced = jax.make_jaxpr(lambda *a: outputs(*a), return_shape=True)
         closed, out = traced(params, xs)
     if not out:
@@ -156,6 +161,7 @@ def _built(request: _Request) -> Program:
                 leaves[i] = leaf
             return outputs(tree.unflatten(leaves), xs)
 
+        # Of all parameters at once: one pass back, however many leaves there are.
         values, back = jax.vjp(of_moving, [leaves[i] for i in moving])
         pairs = zip(cotangent, values, strict=True)
         return back([c.astype(value.dtype) for c, value in pairs])[0]
