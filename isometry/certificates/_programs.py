@@ -16,6 +16,7 @@ from isometry._internal import jaxprs, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.certificates._relaxation import Relaxed, relaxed
+from isometry.certificates._widening import widened
 from isometry.networks._network import Network
 
 Function: TypeAlias = Callable[[Params, PyTree], PyTree]
@@ -27,7 +28,7 @@ PyTreeDef: TypeAlias = Any
 # five. With ten times fewer each seed compiles anew, which takes a second.
 _KEPT = 16
 
-# Half the spacing at 1 of float32: what f computes in must be as fine.
+# Half the spacing at 1 of float32. What f computes in 16 bits is computed in float64.
 _COARSEST = 2.0**-24
 
 
@@ -98,7 +99,8 @@ def program(
         key: Determines the functions that replace kinks; None leaves kinks as they are.
 
     Raises:
-        InputError: f returns no floating array, or computes in 16 bits.
+        InputError: f returns no floating array; it computes in 16 bits in a loop of
+            unknown length.
     """
     shape_of = functools.partial(precision.shape_of, dtype=dtype)
     leaves, tree = jax.tree.flatten(jax.tree.map(shape_of, (params, x)))
@@ -131,7 +133,7 @@ def _built(request: _Request) -> Program:
     """Trace a program."""
     params, x = request.shapes()
     with _mode(request.dtype):
-        smooth = _relaxed(request.f, params, x, key=request.key)
+        smooth = _relaxed(_fine(request.f, params, x), params, x, key=request.key)
         f, xs = smooth.f, x
         if request.num_inputs > 1:
             f = jax.vmap(smooth.f, (None, 0))
@@ -217,9 +219,17 @@ def _unit_of(closed: core.ClosedJaxpr) -> float:
             dtype = getattr(var.aval, "dtype", None)
             if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
                 coarsest = max(coarsest, float(jnp.finfo(dtype).eps) / 2)
-    if coarsest > _COARSEST:
-        raise InputError(
-            "f computes in 16 bits somewhere, too coarse to tell equal from near; "
-            "build it with dtype=float32 (the parameters may stay in bfloat16)."
-        )
     return coarsest
+
+
+def _fine(f: Function, params: Params, x: PyTree) -> Function:
+    """Return f, or what f computes in 16 bits evaluated in float64."""
+    closed, out = jax.make_jaxpr(lambda *a: f(*a), return_shape=True)(params, x)
+    if _unit_of(closed) <= _COARSEST:
+        return f
+    tree = jax.tree.structure(out)
+
+    def fine(params: Params, x: PyTree) -> PyTree:
+        return tree.unflatten(widened(closed, jax.tree.leaves((params, x))))
+
+    return fine
