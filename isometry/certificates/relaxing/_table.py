@@ -420,6 +420,7 @@ FLAT = frozenset(
 LEFT: Mapping[str, str] = {
     "argmax": "argmax of a signal picks an entry",
     "argmin": "argmin of a signal picks an entry",
+    "atan2": "the angle of a signal jumps from pi to -pi",
     "cummax": "cummax of a signal has kinks",
     "cummin": "cummin of a signal has kinks",
     "rem": "the remainder of a signal jumps",
@@ -461,6 +462,7 @@ def is_shift(
         maximum: The maximum.
         of: The array whose maximum it is.
     """
+    # What softmax and logsumexp do to it before they subtract it.
     passing = MOVES | {"stop_gradient", "max", "is_finite", "select_n"}
     copies = {maximum}
     constants: set[core.Var] = set()
