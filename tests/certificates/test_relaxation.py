@@ -342,6 +342,9 @@ def test_steps_pass_no_derivative_as_in_jax():
     for name in values:
         assert np.abs(values[name] - expected[name]).max() > 1e-3, name
         assert values[name][1] == expected[name][1], name
+    for name in ("step", "whole", "mask"):
+        assert np.all((values[name] > -1) & (values[name] < 1) | (x == 0)), name
+        assert len(np.unique(values[name])) == 4, name
 
 
 def test_straight_through_estimator_keeps_its_derivative():
