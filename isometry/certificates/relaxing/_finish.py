@@ -186,10 +186,12 @@ def _finish_of(
     points = tried.points
     parity = _parity(tried, eps=float(jnp.finfo(base.smooth.dtype).eps))
     at_points = tried.at_points_of(tried.exact)
+    # A function that does not exist at its kinks, such as a logarithm, touches no line.
     if not np.isfinite(at_points).all():
         return Finish(parity)
     wanted = _part(at_points, parity)
     zero = points.index(0.0)
+    # The derivative of |x| that JAX takes at zero, 1, is not that of an even function.
     tie = None
     if parity and not _agree(wanted, at_points, [zero]):
         tie = Anchor(0.0, *(float(numbers[zero]) for numbers in at_points))

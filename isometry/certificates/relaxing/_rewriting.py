@@ -97,6 +97,7 @@ class Rewriting:
         jaxpr: core.Jaxpr,
     ) -> list[Value]:
         name = eqn.primitive.name
+        # No gradient and no signal passes here, so a kink does no harm.
         if not any(operand.is_active for operand in operands):
             return _inactive(eqn, operands)
         if name in _table.CALLS:
@@ -108,6 +109,7 @@ class Rewriting:
         if name == "scan":
             return _traced.scan(eqn, operands, self.program)
         if name == "cond":
+            # Its branches are relaxed in any case; which of them is taken cannot be.
             if operands[0].is_active:
                 self._name("a cond whose branch the signal chooses")
             return _traced.cond(eqn, operands, self.program)
@@ -117,6 +119,7 @@ class Rewriting:
             return self._left(eqn, operands, f"{name}, with kinks inside")
         if name in ("eq", "ne"):
             return self._equality(eqn, operands)
+        # Signals are finite, or nothing can be said.
         if name == "is_finite":
             return [leaf(array, is_active=False) for array in _as_it_is(eqn, operands)]
         if self._is_exempt(eqn, operands, jaxpr):
@@ -170,11 +173,13 @@ class Rewriting:
         name = eqn.primitive.name
         if name in ("reduce_max", "reduce_min"):
             return _table.is_shift(jaxpr, eqn.outvars[0], eqn.invars[0])
+        # logsumexp takes the magnitude of a sum of exponentials.
         if name in ("abs", "sign"):
             return operands[0].is_positive
         if name not in ("max", "min"):
             return False
         numbers = [o.number for o in operands if o.number is not None]
+        # The larger of a value and minus infinity is the value.
         if name == "min":
             return any(number == np.inf for number in numbers)
         is_positive = any(o.is_positive for o in operands)
@@ -197,6 +202,7 @@ class Rewriting:
         for result in results:
             result.is_positive = is_positive
             result.is_flat = _is_flat(eqn, operands)
+        # A gate is moved as its boolean is.
         if name in _table.MOVES and _is_gate(operands[0]):
             dtype = operands[0].smooth.dtype
             gates = bound(eqn, [_as_gate(operand, dtype) for operand in operands])
