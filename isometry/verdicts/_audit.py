@@ -204,6 +204,15 @@ def _prepare(
 
 def _judged(measured: Measured) -> Report:
     """Let every flag judge a network."""
+    with measured.certifying():
+        # What no certificate is needed for, while one is made.
+        if not measured.not_finite:
+            _ = measured.spectra, measured.activity, measured.signals
+        return _report(measured)
+
+
+def _report(measured: Measured) -> Report:
+    """Return what the flags say, with all that was measured."""
     flags: dict[str, Flag] = {}
     key = jax.random.fold_in(measured.key, _FLAGS)
     for one in registered():

@@ -150,7 +150,7 @@ def test_signals_that_overflow_are_a_finding():
     assert report.flags["locked_symmetry"].state == "clear"
     assert report.flags["vanishing"].state == "undecided"
     assert report.verdict == "raised"
-    assert "overflows float32" in report.table()
+    assert "overflows float32" in report.table(width=200)
     assert "NaN" not in report.to_json()
 
 
