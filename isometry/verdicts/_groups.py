@@ -65,8 +65,7 @@ class Plan:
         program: A key of the jaxpr of f and of what it closes over.
         flat_share: The share of the largest slope below which a unit is saturated.
         anatomy: The anatomy of f.
-        stream: As in `Reading`.
-        num_tokens: As in `Reading`.
+        stream: The points from pre-activation to pre-activation on all paths.
         groups: By the label under which the program returns them.
         single: The one activation of the network, if it has only one.
     """
@@ -77,7 +76,6 @@ class Plan:
     flat_share: float
     anatomy: Anatomy = field(compare=False)
     stream: tuple[str, ...] = field(compare=False)
-    num_tokens: int = field(compare=False)
     groups: dict[str, Group] = field(compare=False)
     single: Activation | None = field(compare=False)
 
@@ -99,7 +97,6 @@ def planned(subject: Subject, params: Params, xs: PyTree, flat_share: float) -> 
     leaves, tree = jax.tree.flatten(shapes)
     reference = Reference(function)
     stream = _stream(anatomy)
-    num_tokens = _num_tokens(anatomy)
     network = subject.network
     return Plan(
         f=reference,
@@ -108,8 +105,7 @@ def planned(subject: Subject, params: Params, xs: PyTree, flat_share: float) -> 
         flat_share=flat_share,
         anatomy=anatomy,
         stream=stream,
-        num_tokens=num_tokens,
-        groups=_groups(anatomy, stream, num_tokens),
+        groups=_groups(anatomy, stream),
         single=None if network is None else network.activation,
     )
 
@@ -164,9 +160,7 @@ def _token_axis(shape: tuple[int, ...], num_tokens: int) -> int | None:
     return axis if math.prod(shape[:axis]) == 1 else None
 
 
-def _groups(
-    anatomy: Anatomy, stream: Sequence[str], num_tokens: int
-) -> dict[str, Group]:
+def _groups(anatomy: Anatomy, stream: Sequence[str]) -> dict[str, Group]:
     """Collect points and sites by the variable that holds them."""
     # By the path to a variable and the variable, which all iterations share.
     places: dict[tuple, Place] = {}
@@ -188,6 +182,7 @@ def _groups(
         places[identity] = site.place
         number = _number(anatomy, site.place)
         sites_at.setdefault(identity, []).append((site, number))
+    num_tokens = _num_tokens(anatomy)
     groups = {}
     for i, (identity, place) in enumerate(places.items()):
         held = points.get(identity, {})

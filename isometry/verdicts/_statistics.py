@@ -193,24 +193,25 @@ def statistics_again(plan: Plan, values: OnHost) -> dict[str, OnHost]:
 
 
 @functools.partial(compilation.jit, static_argnums=0)
-def _of_values(plan: Plan, values: Arrays) -> dict[str, Arrays]:
+def _of_values(plan: Plan, values: OnHost) -> dict[str, Arrays]:
     """Return the statistics of values of some groups, without nonlinearities."""
     rows = {}
     for label in values:
         plain = plan.groups[label]._replace(sites=())
         of_group = functools.partial(_statistics_of, plain, plan)
-        rows[label] = jax.vmap(jax.vmap(of_group))(values[label])
+        rows[label] = jax.vmap(jax.vmap(of_group))(jnp.asarray(values[label]))
     return rows
 
 
 @functools.partial(compilation.jit, static_argnums=0)
-def _of_units(plan: Plan, values: Arrays) -> dict[str, Arrays]:
+def _of_units(plan: Plan, values: OnHost) -> dict[str, Arrays]:
     """Return what nonlinearities do at values of some groups."""
     rows: dict[str, Arrays] = {}
     for label in values:
         rows[label] = {}
         for kind, site in _kinds(plan.groups[label]).items():
             of_site = functools.partial(_unit_of, site, plan)
-            for name, value in jax.vmap(jax.vmap(of_site))(values[label]).items():
+            of_sites = jax.vmap(jax.vmap(of_site))
+            for name, value in of_sites(jnp.asarray(values[label])).items():
                 rows[label][name + kind] = value
     return rows
