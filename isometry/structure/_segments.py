@@ -83,7 +83,7 @@ def _outward(closed: core.ClosedJaxpr, place: Place) -> dict[Path, core.Var]:
 def _inward(
     closed: core.ClosedJaxpr, held: dict[Path, core.Var], towards: Path
 ) -> dict[Path, core.Var]:
-    """Return the arguments that hold a value, in the calls along a path that take it."""
+    """Return the arguments that hold a value, in calls along a path that take it."""
     found: dict[Path, core.Var] = {}
     for length in range(len(towards)):
         path = towards[:length]
