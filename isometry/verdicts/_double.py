@@ -58,7 +58,7 @@ def log_norms(
     """
     num_seeds = jax.tree.leaves(params)[0].shape[0]
     num_inputs = jax.tree.leaves(xs)[0].shape[0]
-    dtype = np.result_type(*Split.floating(params))
+    dtype = Split.floating(params)[0].dtype
     cotangents, log_scale = _at_output(objective, params, xs, targets, key)
     with jax.enable_x64(True), precision.full():
         params, xs = precision.cast((params, xs), jnp.float64)

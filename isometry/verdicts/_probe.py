@@ -406,18 +406,17 @@ def gaussian_like(weights: Sequence[Weight], params: Params, key: Key) -> Params
         key: A random key.
     """
     split = Split(params)
-    leaves = [np.array(leaf, float) for leaf in Split.floating(params)]
+    leaves = [np.asarray(leaf) for leaf in Split.floating(params)]
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     for weight in weights:
-        old = weight.slices(leaves[weight.leaf])
+        old = np.asarray(weight.slices(jnp.asarray(leaves[weight.leaf])), float)
         noise = rng.standard_normal(old.shape)
         axes = tuple(range(1, old.ndim))
-        size = np.sqrt((np.asarray(old) ** 2).sum(axes, keepdims=True))
+        size = np.sqrt((old**2).sum(axes, keepdims=True))
         size_of_noise = np.sqrt((noise**2).sum(axes, keepdims=True))
         new = noise * (size / size_of_noise)
         leaves[weight.leaf] = weight.replaced(leaves[weight.leaf], new)
-    pairs = zip(leaves, Split.floating(params), strict=True)
-    return split.joined([np.asarray(new).astype(old.dtype) for new, old in pairs])
+    return split.joined(leaves)
 
 
 def same_trajectory(subject: Subject, task: Task) -> dict[str, Any] | None:

@@ -73,13 +73,14 @@ class Weight:
         part = jnp.moveaxis(part, axes, range(len(axes)))
         return part.reshape(len(self.names), *self.shape)
 
-    def replaced(self, leaf: Array, slices: Float[Array, "slices ..."]) -> Array:
-        """Return the leaf with other slices: the inverse of `slices`."""
+    def replaced(self, leaf: np.ndarray, slices: np.ndarray) -> np.ndarray:
+        """Return the leaf with other slices: the inverse of `slices`, on the host."""
         axes = self.layer.stacked_axes
         stack = [self.cut[axis][1] - self.cut[axis][0] for axis in axes]
         part = slices.reshape(*stack, *self.shape)
-        part = jnp.moveaxis(part, range(len(axes)), axes)
-        return jnp.asarray(leaf).at[self._index].set(part.astype(leaf.dtype))
+        new = np.array(leaf)
+        new[self._index] = np.moveaxis(part, range(len(axes)), axes)
+        return new
 
     @property
     def _index(self) -> tuple[slice, ...]:

@@ -107,7 +107,7 @@ def _reason_of_clear(measured: Measured) -> str:
     reason = "every layer gets a gradient"
     low = measured.gradients.underflows
     if low:
-        dtype = np.result_type(*Split.floating(measured.subject.params))
+        dtype = Split.floating(measured.subject.params)[0].dtype
         reason += f", though that of {listed(low)} underflows {dtype}: see vanishing"
     return reason + mode_of_training(measured)
 

@@ -1,0 +1,148 @@
+"""The short training: what it accumulates, its controls, other widths."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from isometry import networks
+from isometry.verdicts import _probe, _ranks
+from tests.verdicts import planted
+from tests.verdicts.planted import inputs, one_seed, record
+
+NET = networks.mlp([4, 8, 8, 3], "tanh", "gaussian")
+PARAMS = one_seed(NET.init(jax.random.key(0)))
+
+
+def test_it_trains_as_optax_does_on_the_same_batches():
+    """Against a loop of plain JAX: losses, and the sum of the gradients' rank."""
+    optimizer = optax.adam(1e-2)
+    result = record(
+        NET, PARAMS, inputs(40, 4), num_steps=3, certificates=(), optimizer=optimizer
+    )
+    task, probe = result.task, result.probe
+    params = result.subject.params_of(0)
+    state = optimizer.init(params)
+    losses, total = [], 0.0
+    for index in np.asarray(task.batches):
+
+        def loss(params, index=index):
+            outputs = jax.vmap(NET, (None, 0))(params, task.xs[index])
+            return jnp.mean(jax.vmap(task.loss)(outputs, task.targets[index]))
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        losses.append(float(value))
+        total = total + np.asarray(gradient["layers"][1]["w"][0])
+    assert probe.steps.tolist() == [1, 2, 3]
+    np.testing.assert_allclose(probe.loss[0], losses, rtol=1e-5)
+    assert probe.layers == ("layers/1",)
+    assert probe.gradient_rank[0, -1, 0] == np.linalg.matrix_rank(total)
+    assert probe.first_signal.tolist() == [[1, 1, 1]]
+    assert probe.learning_rate is None
+
+
+def test_the_rate_is_the_largest_that_does_not_overflow():
+    """Of a linear network of large inputs the loss grows with every step at 0.1."""
+    net = networks.mlp([4, 8, 3], "linear", "gaussian")
+    params = one_seed(net.init(jax.random.key(0)))
+    xs = 6 * inputs(32, 4)
+    targets = np.asarray(inputs(32, 3))
+    probe = record(
+        net, params, xs, num_steps=100, targets=targets, certificates=()
+    ).probe
+    assert probe.learning_rate < 0.1
+    assert probe.is_finite
+
+
+def test_a_loss_that_is_infinite_at_the_start_is_at_fault_itself():
+    probe = record(
+        NET,
+        PARAMS,
+        inputs(8, 4),
+        num_steps=2,
+        certificates=(),
+        loss=lambda output, target: jnp.sum(output) / 0.0,
+    ).probe
+    assert "at step 1, before anything is trained" in probe.trouble
+    assert "NaN" not in str(probe.as_dict()["loss"])
+
+
+def test_dropout_draws_anew_at_every_step():
+    """A network whose training mode draws: (batch, key) is its x."""
+    import flax.linen as nn
+
+    class Dropping(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = nn.Dropout(0.5, deterministic=not train)(x)
+            return nn.Dense(3, use_bias=False)(x)
+
+    net = networks.flax(Dropping(), jnp.zeros(4))
+    params = one_seed(net.init(jax.random.key(0)))
+    # One example, and no step: only the mask can change the loss.
+    probe = record(
+        net,
+        params,
+        inputs(1, 4),
+        num_steps=4,
+        certificates=(),
+        optimizer=optax.sgd(0.0),
+    ).probe
+    assert len(set(probe.loss[0].tolist())) > 1
+
+
+def test_controls_have_gaussian_weights_of_equal_norms():
+    result = record(NET, PARAMS, inputs(8, 4), certificates=())
+    params = jax.tree.map(np.array, result.subject.params_of(0))
+    params["layers"][1]["b"] += 3
+    weights = _probe._weights.weights_of(result.subject.anatomy, params)
+    control = _probe.gaussian_like(weights, params, jax.random.key(1))
+    for old, new in zip(params["layers"], control["layers"], strict=True):
+        np.testing.assert_array_equal(old["b"], new["b"])
+        ratio = np.linalg.norm(new["w"]) / np.linalg.norm(old["w"])
+        assert ratio == pytest.approx(1, rel=1e-5)
+        assert not np.allclose(old["w"], new["w"], rtol=0.1)
+
+
+def test_the_trajectory_of_partial_identity_does_not_depend_on_the_width():
+    """Units beyond max(N_x, N_y) never move: 4, 8 and 16 units have equal ranks."""
+    net = networks.mlp([4, 8, 8, 3], "tanh", "partial_identity")
+    keys = jax.random.split(jax.random.key(0), 2)
+    result = record(net, None, inputs(32, 4), num_steps=8, keys=keys, certificates=())
+    found = _probe.same_trajectory(result.subject, result.task)
+    assert list(found["gradient_rank"]) == [4, 8, 16]
+    assert found["largest_difference"] == 0
+    assert found["gradient_rank"][4].max() > 2
+    given = record(net, PARAMS, inputs(32, 4), certificates=())
+    assert _probe.same_trajectory(given.subject, given.task) is None
+
+
+def test_ranks_of_taps_and_of_the_whole():
+    """Nine taps of rank one, each in other directions, are a kernel of rank six."""
+    rng = np.random.default_rng(0)
+    columns, rows = rng.normal(size=(2, 9, 6))
+    kernel = np.einsum("ti,tj->tij", columns, rows).reshape(1, 3, 3, 6, 6)
+    result = record(
+        planted.convolutions,
+        one_seed(planted.drawn(planted.KERNELS)),
+        inputs(4, 5, 5, 1),
+        certificates=(),
+    )
+    params = result.subject.params_of(0)
+    weights = _probe._weights.weights_of(result.subject.anatomy, params)
+    (second,) = [one for one in weights if one.layer.name == "second"]
+    whole, taps = _probe._ranks_of_slices(second, kernel, np.array([1e-9]))
+    assert (whole, taps) == ([6], [1])
+
+
+def test_large_matrices_are_counted_up_to_a_bound():
+    rng = np.random.default_rng(0)
+    low = rng.normal(size=(700, 5)) @ rng.normal(size=(5, 600))
+    tolerance = np.array(1e-6)
+    assert _ranks.rank_above(low, tolerance) == 5
+    assert _ranks.rank_above(rng.normal(size=(700, 600)), tolerance) == 512
+    assert _ranks.rank_above(np.full((3, 3), np.nan), tolerance) == 0
