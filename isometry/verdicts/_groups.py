@@ -68,6 +68,7 @@ class Plan:
         stream: The points from pre-activation to pre-activation on all paths.
         groups: By the label under which the program returns them.
         single: The one activation of the network, if it has only one.
+        is_batch: Whether the program takes all inputs at once, as in training mode.
     """
 
     f: Reference
@@ -78,11 +79,12 @@ class Plan:
     stream: tuple[str, ...] = field(compare=False)
     groups: dict[str, Group] = field(compare=False)
     single: Activation | None = field(compare=False)
+    is_batch: bool = False
 
     def run(
         self, arguments: Sequence[Array], constants: Sequence[Array]
     ) -> dict[str, Array]:
-        """Return the values of all groups at one input, by label."""
+        """Return the values of all groups at one input, or of a batch, by label."""
         closed = core.ClosedJaxpr(self.anatomy.closed.jaxpr, list(constants))
         places = {label: group.place for label, group in self.groups.items()}
         return tapped(closed, places, ADD)(arguments, {})[1]
@@ -107,6 +109,47 @@ def planned(subject: Subject, params: Params, xs: PyTree, flat_share: float) -> 
         stream=stream,
         groups=_groups(anatomy, stream),
         single=None if network is None else network.activation,
+    )
+
+
+def planned_in_training(
+    subject: Subject, params: Params, x: PyTree, flat_share: float
+) -> Plan | None:
+    """Choose which nonlinearities to read of a network as it is trained.
+
+    Args:
+        subject: The network.
+        params: The parameters, stacked over seeds.
+        x: What its training mode takes: a batch of inputs, perhaps with a key.
+        flat_share: As in `Plan`.
+
+    Returns:
+        The plan, without points; None if the network has no training mode of its own.
+    """
+    if subject.training is None:
+        return None
+    function = subject.training.function
+    shapes = (_draws.row_shapes(params), jax.eval_shape(lambda: x))
+    with precision.full():
+        anatomy = structure.anatomy(function, *shapes)
+    # Where the axis of the batch is gone, examples cannot be told apart.
+    groups = {
+        label: group._replace(points={}, is_stream=False)
+        for label, group in _groups(anatomy, ()).items()
+        if group.sites and group.shape[:1] == (subject.num_inputs,)
+    }
+    leaves, tree = jax.tree.flatten(shapes)
+    reference = Reference(function)
+    return Plan(
+        f=reference,
+        shapes=(tree, *((leaf.shape, leaf.dtype) for leaf in leaves)),
+        program=version(anatomy.closed, reference),
+        flat_share=flat_share,
+        anatomy=anatomy,
+        stream=(),
+        groups=groups,
+        single=subject.training.activation,
+        is_batch=True,
     )
 
 

@@ -1,5 +1,6 @@
 """One evaluation of a network: what is read of every point and nonlinearity."""
 
+import dataclasses
 import math
 import weakref
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from isometry.verdicts._groups import (
     activation_of,
     largest_slope,
     planned,
+    planned_in_training,
 )
 from isometry.verdicts._registry import Thresholds
 from isometry.verdicts._statistics import OnHost
@@ -87,12 +89,14 @@ class Reading:
         stream: Of those through which every path to the output runs, from
             pre-activation to pre-activation.
         units: Of every nonlinearity, in the order of the points in front of them.
+        units_in_training: The same in training mode, where the network has one.
         lost: What float64 does not hold either, in words; or "".
     """
 
     signals: dict[str, Signal]
     stream: dict[str, StreamSignal]
     units: tuple[Unit, ...]
+    units_in_training: tuple[Unit, ...]
     lost: str
 
 
@@ -137,7 +141,52 @@ def _read(subject: Subject, flat_share: float) -> Reading:
     stream = {name: _stream_signal(signals[name], plan, rows) for name in plan.stream}
     if low:
         lost = _lost(stream, subject.num_seeds)
-    return Reading(signals, stream, _units(plan, rows), lost)
+    units = trained = _units(plan, rows)
+    # What underflows has been computed again in inference mode alone.
+    if not any(_is_small(signals[name]).any() for name in signals):
+        trained = _as_trained(subject, units, flat_share)
+    return Reading(signals, stream, units, trained, lost)
+
+
+def _is_small(signal: Signal) -> Bool[np.ndarray, " seeds"]:
+    """Tell whether values underflow float32, though they are not zero."""
+    return (signal.peak > 0) & (signal.peak < _nulls.least(np.dtype(np.float32)))
+
+
+def _as_trained(
+    subject: Subject, units: tuple[Unit, ...], flat_share: float
+) -> tuple[Unit, ...]:
+    """Return what nonlinearities do in training mode, where there is one.
+
+    A bias in front of a batch norm kills no unit, and large inputs saturate none: in
+    training its statistics are those of the batch.
+    """
+    if subject.training is None:
+        return units
+    params, x = subject.params, subject.few
+    dtype = precision.measuring_dtype(None, params, x)
+    params, x = precision.cast((params, x), dtype)
+    needs_key = isinstance(subject.training.example, tuple)
+    if needs_key and not isinstance(subject.network.example, tuple):
+        x = (x, jax.random.key(0))
+    plan = planned_in_training(subject, params, x, flat_share)
+    if plan is None or not plan.groups:
+        return units
+    constants = plan.anatomy.closed.consts
+    rows = _on_host(_statistics.statistics(plan, constants, params, x))
+    trained = {_identity(unit): unit for unit in _units(plan, rows)}
+    return tuple(_in_place_of(unit, trained.get(_identity(unit))) for unit in units)
+
+
+def _identity(unit: Unit) -> tuple[str, str]:
+    return unit.site.point, unit.site.nonlinearity
+
+
+def _in_place_of(unit: Unit, trained: Unit | None) -> Unit:
+    """Return a unit as trained, if it is known, with the site of a single example."""
+    if trained is None:
+        return unit
+    return dataclasses.replace(trained, site=unit.site)
 
 
 def _in_float64(

@@ -56,6 +56,12 @@ def _of_inputs(
     plan: Plan, constants: Sequence[Array], params: Params, xs: PyTree[Array]
 ) -> Arrays:
     """Return the values of each group, (iterations, inputs, *shape)."""
+    if plan.is_batch:
+        of_batch = plan.run(jax.tree.leaves((params, xs)), constants)
+        return {
+            label: values.reshape(-1, *plan.groups[label].shape)
+            for label, values in of_batch.items()
+        }
 
     def of_input(x: PyTree[Array]) -> Arrays:
         return plan.run(jax.tree.leaves((params, x)), constants)
@@ -144,8 +150,10 @@ def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> A
     def slopes(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return jax.jvp(function, (z,), (jnp.ones_like(z),))[1]
 
-    slope = _by_channel(jax.vmap(slopes)(values))
-    mirrored = _by_channel(jax.vmap(slopes)(-values))
+    # In training mode the function takes the values of a whole batch.
+    all_slopes = slopes if plan.is_batch else jax.vmap(slopes)
+    slope = _by_channel(all_slopes(values))
+    mirrored = _by_channel(all_slopes(-values))
     largest = largest_slope(site, plan)
     line = 0.0 if largest is None else plan.flat_share * largest
     num_inputs, num_positions, num_channels = slope.shape

@@ -108,14 +108,14 @@ def test_what_float64_does_not_hold_is_said():
 
 
 def test_channels_count_over_positions(cnn):
-    """Against a Flax model by hand: channel 2 of Conv_0 is below zero everywhere."""
+    """Channel 2 of Conv_0 is below zero everywhere, behind its norm."""
     net, params, healthy = cnn
 
     def kill(leaf):
         leaf[:, 2] = -1e3
 
     result = measured(
-        net, changed(params, "['params']['Conv_0']['bias']", kill), IMAGES
+        net, changed(params, "['params']['BatchNorm_0']['bias']", kill), IMAGES
     )
     names = list(result.activity)
     assert names == ["Conv_0", "Conv_1", "Conv_3"]
@@ -137,3 +137,17 @@ def test_a_stream_with_a_way_around_has_no_dead_units():
     params = jax.tree.map(lambda leaf: jnp.stack([leaf] * 5), net.init(KEY))
     result = measured(net, params, -jnp.abs(XS))
     assert not any(one.is_dead.any() for one in result.activity.values())
+
+
+def test_a_batch_norm_is_judged_as_it_is_trained(cnn):
+    """A bias of -1e3 in front of it is taken away again, and inputs may be large."""
+    net, params, healthy = cnn
+    planted = jax.tree.map(np.array, params)
+    planted["params"]["Conv_1"]["bias"] -= 1e3
+    result = measured(net, planted, 100 * IMAGES)
+    for name in ("Conv_0", "Conv_1"):
+        one, wanted = result.activity[name], healthy.activity[name]
+        # Rounding of 1e3 moves a few of 23040 values past zero.
+        difference = np.abs(one.num_live - wanted.num_live)
+        assert difference.mean() < 1e-2 * wanted.num_live.mean()
+        assert not one.is_dead.any()
