@@ -283,7 +283,7 @@ class Measured:
         bounds = {}
         for name, sp in self.spectra.items():
             span = self.subject.span if name == "end_to_end" else name
-            live = _activity.rank_bounds(self.subject, self.activity, span)
+            live = _activity.rank_bounds(self.subject, span, self.thresholds)
             bounds[name] = np.minimum(live, sp.size)
         return bounds
 
