@@ -182,8 +182,7 @@ def _sizes(
             name: value for name, value in readings.items() if is_floating(value)
         }
         return {
-            name: jnp.max(jnp.abs(value), initial=0)
-            for name, value in floating.items()
+            name: jnp.max(jnp.abs(value), initial=0) for name, value in floating.items()
         }
 
     of_seeds = jax.vmap(jax.vmap(of_one, (None, 0)), (0, None))

@@ -287,7 +287,13 @@ def _advanced(
     # under the strict one.
     with precision.full(), jax.numpy_dtype_promotion("standard"):
         return _advance(
-            objective, weights, optimizer, state, data, batches, *map(np.int32, interval)
+            objective,
+            weights,
+            optimizer,
+            state,
+            data,
+            batches,
+            *map(np.int32, interval),
         )
 
 
@@ -454,6 +460,4 @@ def _of_width(subject: Subject, network: Network) -> Subject:
     """Return the first seed of another network as a subject."""
     first = jax.tree.map(lambda keys: keys[:1], subject.seeds.source)
     seeds = Seeds(first, 1, draw=network.init, net=network)
-    return dataclasses.replace(
-        subject, f=network, seeds=seeds, anatomy=network.anatomy
-    )
+    return dataclasses.replace(subject, f=network, seeds=seeds, anatomy=network.anatomy)

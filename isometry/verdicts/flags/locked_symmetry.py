@@ -113,9 +113,7 @@ def judge(measured: Measured, key: Key) -> Flag:
     )
 
 
-def _locked(
-    certificate: Certificate, layers: dict[str, WeightLayer]
-) -> list[_Locked]:
+def _locked(certificate: Certificate, layers: dict[str, WeightLayer]) -> list[_Locked]:
     """Return the weights whose own units are locked, but for those of the output."""
     rows = []
     for lock in certificate.layers:

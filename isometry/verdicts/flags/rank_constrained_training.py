@@ -179,9 +179,7 @@ def _followed(measured: Measured) -> list[tuple[Weight, str]]:
     anatomy, params = measured.subject.anatomy, measured.subject.params_of(0)
     weights = _weights.weights_of(anatomy, params)
     return [
-        (weight, name)
-        for weight in _probe.followed(weights)
-        for name in weight.names
+        (weight, name) for weight in _probe.followed(weights) for name in weight.names
     ]
 
 
@@ -313,7 +311,9 @@ def _reached(
             rank = int(_ranks(control, one.line)[:, -1, one.column].max())
             reached[i] = min(reached[i], rank)
         # One that fails is enough, and each costs a training.
-        is_passed = [rank > one.line.line for one, rank in zip(low, reached, strict=True)]
+        is_passed = [
+            rank > one.line.line for one, rank in zip(low, reached, strict=True)
+        ]
         if not any(is_passed):
             break
     return [int(rank) for rank in reached]

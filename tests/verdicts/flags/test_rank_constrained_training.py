@@ -36,7 +36,9 @@ def test_partial_identity_is_raised_by_proof(confined):
     assert flag.raised
     assert flag.value == flag.threshold == 4
     assert flag.where == ("layers/1[0]", "layers/1[1]")
-    assert "cannot train in more than 4 of 12 directions, N_x = 4; bit for" in flag.reason
+    assert (
+        "cannot train in more than 4 of 12 directions, N_x = 4; bit for" in flag.reason
+    )
     assert flag.evidence["certified_rank"].tolist() == [4, 4]
     assert (confined.probe.gradient_rank <= 4).all()
     # A proof needs no controls.
