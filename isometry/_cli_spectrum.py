@@ -11,6 +11,9 @@ _HELP = """Measure the singular values of the input-output Jacobian of a scheme'
 statistics over seeds, and beside them what the law of infinite width says, where there is one.
 
 Example: isometry spectrum --scheme orthogonal,gaussian --activation tanh --depth 12 --span hidden --out tanh
+
+A network of one's own: isometry spectrum --model package.module:function, where the function returns a Network, or a
+Flax or Equinox module with one example.
 """
 
 
@@ -22,28 +25,33 @@ def add(app: Any) -> None:
         scheme: Annotated[
             list[str] | None, Option(help="A scheme; repeat or separate by commas. Default: orthogonal.")
         ] = None,
+        model: common.Model = None,
         width: common.Width = 128,
         depth: common.Depth = 6,
         activation: common.ActivationName = "tanh",
-        data: common.Data = "digits",
+        data: common.DataOrDefault = None,
         seeds: common.Seeds = 8,
         inputs: common.Inputs = 16,
-        span: Annotated[str, Option(help="end_to_end, or hidden: from z_1 to z_(depth-1).")] = "end_to_end",
+        span: Annotated[
+            str,
+            Option(help="end_to_end; hidden: from z_1 to z_(depth-1); or two points of the anatomy: embed,output."),
+        ] = "end_to_end",
         method: Annotated[str, Option(help="auto, dense, product or lanczos.")] = "auto",
         out: Annotated[str | None, Option(help="Folder for spectrum.json and spectrum.png; none if left out.")] = None,
         json: common.Json = False,
         seed: common.Seed = 0,
     ) -> int:
         names = common.split(_CALL, "--scheme", scheme)
-        return run(names, width, depth, activation, data, seeds, inputs, span, method, out, json, seed)
+        return run(names, model, width, depth, activation, data, seeds, inputs, span, method, out, json, seed)
 
 
 def run(
     schemes: list[str],
+    model: str | None,
     width: int,
     depth: int,
     activation: str,
-    data: str,
+    data: str | None,
     seeds: int,
     inputs: int,
     span: str,
@@ -58,10 +66,13 @@ def run(
     from isometry import _checks, store
     from isometry._internal import provenance, strict_json
 
-    _check(width, depth, seeds, inputs, seed, span, method)
+    _check(model, width, depth, seeds, inputs, seed, span, method)
     key_nets, key_data, key_probes = jax.random.split(jax.random.key(seed), 3)
-    xs, targets = common.load(_CALL, data, key_data)
-    nets, _ = common.networks_of(schemes or ["orthogonal"], (), width, depth, activation, xs, targets)
+    if model is None:
+        xs, targets = common.load(_CALL, data or "digits", key_data)
+        nets, _ = common.networks_of(schemes or ["orthogonal"], (), width, depth, activation, xs, targets)
+    else:
+        nets, xs, _ = common.model_and_data(_CALL, model, schemes, data=data, key=key_data)
     if out is not None:
         _checks.extra(_CALL, "matplotlib", "plot")
     folder = None if out is None else store.prepare(out)
@@ -69,9 +80,9 @@ def run(
     with common.progress(len(nets)) as tell:
         for name, net in nets.items():
             tell(name)
-            found[name] = _of(net, keys, xs, inputs, span, method, key_probes)
+            found[name] = _of(net, keys, xs, inputs, _points(span), method, key_probes)
     settings = {
-        "width": width, "depth": depth, "activation": activation, "data": data, "seeds": seeds, "inputs": inputs,
+        "model": model, "width": width, "depth": depth, "activation": activation, "data": data, "seeds": seeds, "inputs": inputs,
         "span": span, "method": method, "seed": seed,
     }  # fmt: skip
     rows = {name: row for name, (_, _, row) in found.items()}
@@ -85,24 +96,33 @@ def run(
     return common.EXIT_CLEAN
 
 
-def _check(width: int, depth: int, seeds: int, inputs: int, seed: int, span: str, method: str) -> None:
+def _points(span: str) -> Any:
+    """The span that --span names: a name, or two points."""
+    first, comma, last = span.partition(",")
+    return (first.strip(), last.strip()) if comma else span
+
+
+def _check(model: str | None, width: int, depth: int, seeds: int, inputs: int, seed: int, span: str, method: str) -> None:
     from isometry import _checks, networks
     from isometry.measure import methods
 
     least = {"--width": (width, 1), "--depth": (depth, 1), "--seeds": (seeds, 1), "--inputs": (inputs, 1)}
     for name, (value, low) in {**least, "--seed": (seed, 0)}.items():
         _checks.integer(_CALL, low=low, **{name: value})
-    _checks.one_of(_CALL, among=networks.SPANS, **{"--span": span})
+    if "," not in span:
+        _checks.one_of(_CALL, among=networks.SPANS, **{"--span": span})
     _checks.one_of(_CALL, among=methods.METHODS, **{"--method": method})
-    if span == "hidden":
+    if span == "hidden" and model is None:
         _checks.integer(f"{_CALL} --span hidden", low=3, **{"--depth": depth})
 
 
-def _of(net: Any, keys: Any, xs: Any, inputs: int, span: str, method: str, key: Any) -> tuple[Any, Any, dict[str, Any]]:
+def _of(net: Any, keys: Any, xs: Any, inputs: int, span: Any, method: str, key: Any) -> tuple[Any, Any, dict[str, Any]]:
     """(the spectrum, its law or None, what is said of both)."""
+    import jax
+
     from isometry.measure import _draws, _ensemble
 
-    points = _draws.spaced(xs, inputs)
+    points = jax.tree.map(lambda leaf: _draws.spaced(leaf, inputs), xs)
     drawn: dict[str, Any] = {"keys": keys}
     if net.data_driven:  # to all of the data, not to the few inputs
         drawn = {"params": _draws.adjust_seeds(net, _draws.draw_seeds(net.init, keys), xs)}
@@ -118,7 +138,7 @@ def _of(net: Any, keys: Any, xs: Any, inputs: int, span: str, method: str, key: 
 
 
 def _judged(
-    net: Any, sp: Any, span: str, points: Any
+    net: Any, sp: Any, span: Any, points: Any
 ) -> tuple[Any, dict[str, Any], dict[str, float] | None, str | None]:
     """(the law or None, the statistics, the excesses or None; why there is no law, or none whose numbers can be found,
     or no comparison)."""

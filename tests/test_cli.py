@@ -12,7 +12,7 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from isometry import cli, degeneracy
+from isometry import cli, verdicts
 
 TINY = ["--width", "24", "--depth", "3", "--seeds", "5", "--inputs", "2", "--train-steps", "5"]
 
@@ -52,14 +52,14 @@ def reports():
 @pytest.fixture
 def once(reports, monkeypatch):
     """The audit of `small` is computed once; whoever asks again gets its reports."""
-    compute = degeneracy.audit
+    compute = verdicts.audit
 
     def audit(*args, **kwargs):
         if not reports:
             reports.append(compute(*args, **kwargs))
         return reports[0]
 
-    monkeypatch.setattr(degeneracy, "audit", audit)
+    monkeypatch.setattr(verdicts, "audit", audit)
 
 
 @pytest.mark.usefixtures("once")
@@ -76,7 +76,8 @@ def test_audit_writes_a_figure_and_strict_json(features, tmp_path, capsys):
     assert set(result["reports"]) == {"orthogonal", "partial_identity"}
     assert f"wrote {out / 'audit.png'} and {out / 'audit.json'}" in shown
     assert "orthogonal" in shown
-    assert complaints == ""
+    assert complaints.startswith("orthogonal: reading the network\n")  # no terminal: plain lines
+    assert "partial_identity: training probe\n" in complaints
 
 
 @pytest.mark.usefixtures("once")
@@ -88,8 +89,78 @@ def test_json_on_stdout_and_exit_code_of_fail_on(features, tmp_path, capsys):
     assert result == strict((tmp_path / "audit.json").read_text())
     assert result["reports"]["partial_identity"]["flags"]["rank_constrained_training"]["state"] == "raised"
     assert result["reports"]["orthogonal"]["flags"]["rank_constrained_training"]["state"] == "clear"
-    assert complaints.startswith("wrote ")
+    assert complaints.splitlines()[-1].startswith("wrote ")
     assert call(*argv, "exploding") == 0
+
+
+MODEL = """
+import flax.linen as nn, jax, jax.numpy as jnp
+from isometry import networks
+
+def perceptron():
+    return networks.mlp([4, 8, 8, 3], "tanh", "zeros")
+
+def flax_module():
+    return nn.Sequential([nn.Dense(8), nn.tanh, nn.Dense(3)]), jnp.ones(4)
+
+def tokens():
+    return networks.function(
+        lambda p, x: jnp.tanh(p["embed"][x].mean(0)) @ p["w"],
+        lambda key: {"embed": jax.random.normal(key, (7, 8)), "w": jax.random.normal(key, (8, 3))},
+        jax.ShapeDtypeStruct((5,), jnp.int32),
+    )
+
+def wrong():
+    return 3
+
+def raising():
+    raise RuntimeError("no weights")
+"""
+QUICK = ["--seeds", "5", "--inputs", "2", "--train-steps", "0"]
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """The folder of a module of the user's own, as the current one."""
+    (tmp_path / "ours_of_the_user.py").write_text(MODEL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    yield "ours_of_the_user"
+    sys.modules.pop("ours_of_the_user", None)
+
+
+@pytest.mark.parametrize(("function", "flags"), [("perceptron", {"zero_gradient"}), ("tokens", set())])
+def test_a_model_of_the_users_own(function, flags, module, tmp_path, capsys):
+    assert call("--model", f"{module}:{function}", *QUICK, "--out", tmp_path / "out", "--json") == 0
+    result = strict(capsys.readouterr().out)
+    assert list(result["reports"]) == [function]
+    states = {name: flag["state"] for name, flag in result["reports"][function]["flags"].items()}
+    assert flags <= {name for name, state in states.items() if state == "raised"}
+    assert result["settings"]["model"] == f"{module}:{function}"
+
+
+def test_a_model_is_redrawn_by_schemes(module, tmp_path, capsys):
+    argv = ["--model", f"{module}:flax_module", "--scheme", "orthogonal,kaiming", *QUICK]
+    assert call(*argv, "--out", tmp_path / "out", "--json") == 0
+    result = strict(capsys.readouterr().out)
+    assert set(result["reports"]) == {"orthogonal", "kaiming"}
+    assert sorted(result["ranking"]) == ["kaiming", "orthogonal"]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("module", "names no function; write --model package.module:function"),
+        ("no_such_module:f", "the module 'no_such_module' cannot be imported, ModuleNotFoundError"),
+        ("ours_of_the_user:perceptrom", "has no 'perceptrom'; it has:"),
+        ("ours_of_the_user:wrong", "returned 3; return a Network"),
+        ("ours_of_the_user:raising", "raised RuntimeError: no weights"),
+    ],
+)
+@pytest.mark.usefixtures("module")
+def test_a_model_that_is_none_is_one_line(model, words, tmp_path, capsys):
+    assert call("--model", model, *QUICK, "--out", tmp_path / "out") == 2
+    refused_in_one_line(capsys, words)
 
 
 def test_one_real_target(tmp_path, capsys):
@@ -179,7 +250,7 @@ def no_compute(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("computed before everything was checked")
 
-    monkeypatch.setattr(degeneracy, "audit", refuse)
+    monkeypatch.setattr(verdicts, "audit", refuse)
 
 
 @pytest.mark.usefixtures("no_compute")
@@ -205,7 +276,7 @@ def test_an_interrupt_leaves_no_files(tmp_path, capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(degeneracy, "audit", interrupt)
+    monkeypatch.setattr(verdicts, "audit", interrupt)
     assert call(*TINY, "--data", "gaussian", "--out", tmp_path) == 130
     refused_in_one_line(capsys, "interrupted")
     assert not list(tmp_path.iterdir())
@@ -218,7 +289,7 @@ def test_schemes_without_a_critical_point_are_listed(features, tmp_path, capsys)
     result = strict(capsys.readouterr().out)
     assert set(result["undefined"]) == {"orthogonal", "gaussian"}
     assert set(result["reports"]) == {"identity", "partial_identity", "zer_o", "xavier", "kaiming"}
-    text = degeneracy.Reports({}, result["undefined"]).table(width=160)
+    text = verdicts.Reports({}, result["undefined"]).table(width=160)
     assert text.count("not defined") == 2
 
 

@@ -11,8 +11,8 @@ from scipy import stats
 import isometry
 from benchmarks.zoo import __main__, _calibrate, _nets, _predict, _report, _statistics, _truth
 from benchmarks.zoo._nets import ZOO, Config
+from benchmarks.zoo._truth import FLAGS
 from isometry import theory
-from isometry.degeneracy import FLAGS
 
 # --- statistics -------------------------------------------------------------------------------------------------------
 

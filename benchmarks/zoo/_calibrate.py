@@ -14,10 +14,9 @@ import numpy as np
 import isometry
 from benchmarks.zoo import _statistics
 from benchmarks.zoo._nets import N_IN, ZOO, Config
-from benchmarks.zoo._truth import Q_IN, truth
-from isometry import data, store
+from benchmarks.zoo._truth import FLAGS, Q_IN, truth
+from isometry import Report, Thresholds, data, store
 from isometry._internal import provenance
-from isometry.degeneracy import FLAGS, Report, Thresholds
 
 RANK_FLAG = "rank_constrained_training"
 BELOW = ("vanishing", "ordered_phase", "rank_collapse")  # raised below a line of fixed place
@@ -76,7 +75,7 @@ def measured(
     """All draws of a configuration; from `out` if they lie there, made with these settings."""
     path = out / f"{config.name}.json"
     draws = preset.draws_of(config)
-    settings = {**asdict(preset), "draws": draws, "isometric_draws": draws, "thresholds": asdict(Thresholds())}
+    settings = {**asdict(preset), "draws": draws, "isometric_draws": draws, "thresholds": Thresholds().as_dict()}
     if path.is_file():
         old = json.loads(path.read_text())
         if old["settings"] == settings:
@@ -95,7 +94,7 @@ def run(smoke: bool, out: pathlib.Path, say: Callable[[str], None]) -> dict[str,
     return {
         "command": "calibrate",
         "preset": {"name": "smoke" if smoke else "full", **asdict(preset)},
-        "thresholds": asdict(Thresholds()),
+        "thresholds": Thresholds().as_dict(),
         **summary(drawn),
         "provenance": provenance.provenance(command=["python", "-m", "benchmarks.zoo", "calibrate"]),
     }

@@ -33,9 +33,8 @@ from benchmarks.zoo import _statistics
 from benchmarks.zoo._calibrate import SMOKE_ZOO
 from benchmarks.zoo._nets import N_OUT, ZOO, Config
 from benchmarks.zoo._truth import Q_IN, truth
-from isometry import data, store
+from isometry import Report, data, store
 from isometry._internal import precision, provenance
-from isometry.degeneracy import Report
 
 CHANCE = math.log(N_OUT)
 CENTRE, FACTOR, RATES = 0.1, 4.0, 5

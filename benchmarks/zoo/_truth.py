@@ -15,7 +15,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.zoo._nets import N_IN, N_OUT, Config
-from isometry.degeneracy import FLAGS, Thresholds
+from isometry import Thresholds
+
+# The flags of which theory tells the truth.
+FLAGS = (
+    "zero_gradient",
+    "rank_constrained_training",
+    "locked_symmetry",
+    "dead_units",
+    "rank_collapse",
+    "saturated_units",
+    "vanishing",
+    "exploding",
+    "ordered_phase",
+    "chaotic_phase",
+    "anisometric",
+    "below_floor",
+)
 
 Q_IN = 0.1  # |x|²/n of every input
 _FLOOR = 12.5  # −ln of 32 eps in float32: what a dense factorization of such a layer resolves

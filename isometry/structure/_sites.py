@@ -3,8 +3,6 @@
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import NamedTuple
 
-import jax
-from jax.extend import core
 from jaxtyping import Array
 
 from isometry.structure import _following, _nonlinearity
@@ -146,17 +144,37 @@ def _steps(flow: Flow, named: Container[int]) -> Iterator[_Step]:
 
 
 def _along(flow: Flow, start: int, passage: Sequence[int]) -> Iterator[_Step]:
-    """Yield the nonlinearities along a passage."""
+    """Yield the nonlinearities along a passage.
+
+    Several in a row, entry by entry, are one: jnp.clip is a maximum and a minimum, and
+    neither of them alone is bounded.
+    """
+    parts: list[_Step] = []
     before = start
     for after in _following.ends(flow, start, passage):
         known = _nonlinearity.name(flow, before, after)
-        is_linear = known is None or _nonlinearity.is_affine(flow, before, after)
-        if not is_linear and _is_activation(flow, before, after, known):
-            yield _Step(start, before, after, known or "")
+        if known is None:
+            yield from _joined(flow, parts)
+            parts = []
+        elif not _nonlinearity.is_affine(flow, before, after):
+            parts.append(_Step(start, before, after, known))
         before = after
+    yield from _joined(flow, parts)
 
 
-def _is_activation(flow: Flow, before: int, after: int, known: str | None) -> bool:
+def _joined(flow: Flow, parts: Sequence[_Step]) -> Iterator[_Step]:
+    """Yield the nonlinearity that several in a row are together, if it is one."""
+    is_activation = [_is_activation(flow, *part[1:]) for part in parts]
+    if not any(is_activation):
+        return
+    first, last = parts[0], parts[-1]
+    known = first.known
+    if len(parts) > 1:
+        known = _nonlinearity.name(flow, first.before, last.after) or ""
+    yield _Step(first.start, first.before, last.after, known)
+
+
+def _is_activation(flow: Flow, before: int, after: int, known: str) -> bool:
     """Tell whether an elementwise function is an activation, by what it is made of."""
     if known:
         return True

@@ -1,4 +1,4 @@
-"""What nonlinearities do to their units: slopes, dead units, samples of their inputs."""
+"""What nonlinearities do to their units: slopes, dead and saturated ones."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -14,13 +14,19 @@ from isometry._internal.errors import InputError
 from isometry._internal.types import Key
 from isometry.activations import Activation
 
-# Gaussian vectors behind each probability: a standard error of at most 1/(2·128), 0.4 %.
-# Ten times as many would take ten times as long, and move a quantile by a unit.
+# Gaussian vectors behind each probability: its standard error is 0.4 % at most. Ten
+# times as many would take ten times as long, and move a quantile by a unit.
 _DRAWS = 16384
 
 # At this confidence the probability is taken from above, so that its own error raises
 # no flag.
 _CONFIDENCE = 0.99
+
+# A unit is left out of the covariance if it is so many times larger than the median
+# unit, as one Gaussian number in 15 million is. With half of that one in 140 would be,
+# of units with heavier tails more, and the null would be too strict; with ten times as
+# much, biases of -10 would hide among the units that they kill.
+_OUTLIER = 8.0
 
 # Midpoints of the normal distribution, at which the null share of saturated units is
 # counted: exact to 1 in 65536.
@@ -74,6 +80,7 @@ def _dead_draws(
     units_by_site = np.asarray(samples, float).transpose(0, 2, 1)
     num_hits, draws_of_seed = 0, _DRAWS // len(units_by_site)
     for seed, units in enumerate(units_by_site):
+        units = _without_outliers(units)
         covariance = units.T @ units / len(units)
         # Every unit sits on exact zero: there is no scale, so the unit one is taken.
         if not covariance.any():
@@ -88,6 +95,19 @@ def _dead_draws(
         slope = np.asarray(slopes(activation, drawn))
         num_hits += int((slope == 0).all(1).sum())
     return num_hits * _DRAWS // (draws_of_seed * len(units_by_site))
+
+
+def _without_outliers(
+    units: Float[np.ndarray, "units sites"],
+) -> Float[np.ndarray, "units sites"]:
+    """Return the units without those that are much larger than half of all are.
+
+    A single channel with a bias of -1000 would make the covariance one of constant
+    vectors, of which half are dead.
+    """
+    sizes = np.linalg.norm(units, axis=1)
+    limit = _OUTLIER * np.median(sizes)
+    return units[sizes <= limit] if limit > 0 else units
 
 
 def dead_quantile(
@@ -149,7 +169,9 @@ def _values_and_slopes(
 
 
 @functools.lru_cache(maxsize=64)
-def saturated_probability(activation: Activation, line: float, variance: float) -> float:
+def saturated_probability(
+    activation: Activation, line: float, variance: float
+) -> float:
     """Return P(|phi'(z)| < line) of a normal z, from above by one of the midpoints."""
     from scipy.special import ndtri
 

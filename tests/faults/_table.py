@@ -427,41 +427,15 @@ MEASURING = (
     ),
 )
 
-DEGENERACY = (
+VERDICTS = (
     # Equal widths do not show it.
     Fault(
         "growth-not-per-unit",
-        "degeneracy/_phase_flags.py",
-        "2 * gain + math.log(sp.size / net.plan[-1].fan_in)",
-        "2 * gain",
-        ("degeneracy/test_phase_flags.py",),
+        "verdicts/_growth.py",
+        "np.median(log_mean, axis=-1) + math.log(sp.size / num_outputs)",
+        "np.median(log_mean, axis=-1)",
+        ("verdicts/test_phase.py",),
         match="unequal_widths",
-    ),
-    # The axes are seeds, inputs, units.
-    Fault(
-        "collapse-of-units",
-        "degeneracy/_phase_flags.py",
-        "h.mean(1, keepdims=True)",
-        "h.mean(2, keepdims=True)",
-        ("degeneracy/test_phase_flags.py",),
-        match="collapse_is",
-    ),
-    # The axes are seeds, inputs, units.
-    Fault(
-        "dead-in-every-seed",
-        "degeneracy/_unit_flags.py",
-        "dead = int((slope == 0).all(1).sum())",
-        "dead = int((slope == 0).all(0).sum())",
-        ("degeneracy/test_flags.py",),
-        match="dead or kill",
-    ),
-    Fault(
-        "saturation-by-variance",
-        "degeneracy/_unit_flags.py",
-        "math.sqrt(q) * ndtri",
-        "q * ndtri",
-        ("degeneracy/test_phase_flags.py",),
-        match="saturat",
     ),
     Fault(
         "record-one-step-late",
@@ -502,15 +476,6 @@ DEGENERACY = (
         "if fork_value not in of_state:",
         ("structure/test_branches.py",),
         match="gru_and_an_lstm",
-    ),
-    # Classes whose first unit has sign +1 do not show it.
-    Fault(
-        "signs-not-relative",
-        "degeneracy/_partition.py",
-        "signs[members] * signs[members][index][inverse]",
-        "signs[members]",
-        ("degeneracy/test_partition.py",),
-        match="appearance",
     ),
 )
 
@@ -565,6 +530,6 @@ FAULTS = (
     *THEORY,
     *NETWORKS,
     *MEASURING,
-    *DEGENERACY,
+    *VERDICTS,
     *REPORTING,
 )

@@ -12,10 +12,9 @@ import pytest
 
 import isometry
 from isometry import InputError, Lanczos, Spectrum
-from isometry.degeneracy import Thresholds
-from isometry.degeneracy._spectrum_flags import spectrum_flags
 from isometry.measure import _reasons
 from tests.measure import transformer
+from tests.verdicts import measuring
 
 KEY = jax.random.key(0)
 SIZE = 96
@@ -314,12 +313,19 @@ def test_given_jacobians_keep_float64():
 def test_flags_apply_to_given_jacobians():
     """A hundredth of an isometry vanishes by six natural logarithms, and no other."""
     sp = Spectrum.of_jacobians(np.eye(4) * math.exp(-7) * np.ones((6, 2, 1, 1)))
-    flags = spectrum_flags({"given": sp}, Thresholds(), KEY)
-    assert {name: flag.raised for name, flag in flags.items()} == {
-        "vanishing": True,
-        "exploding": False,
-        "anisometric": False,
+    params = np.broadcast_to(np.eye(4, dtype=np.float32), (6, 4, 4))
+    record = measuring.measured(
+        lambda w, x: w @ x,
+        params=params,
+        xs=np.ones((2, 4), np.float32),
+        spectra={"given": sp},
+        log_averaging={"given": 0.0},
+    )
+    raised = {
+        name: measuring.judged(name, record).raised
+        for name in ("vanishing", "exploding", "anisometric")
     }
+    assert raised == {"vanishing": True, "exploding": False, "anisometric": False}
 
 
 @pytest.mark.parametrize(

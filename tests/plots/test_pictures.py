@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from isometry import Dense, InputError, Records, Spectrum, plots, theory
-from isometry.degeneracy import Flag, Probe, Report, Reports
+from isometry.verdicts import Flag, Report, Reports
+from isometry.verdicts._probe import Probe
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -34,13 +35,19 @@ def drawn_spectrum(nodes, span):
 
 def report_of(scheme, law, no_law=""):
     """Of an audit of a network 6-8-8-3, trained for two steps."""
+    rank = RNG.integers(0, 7, (5, 3, 1))
     probe = Probe(
         steps=np.arange(3),
-        layers=(1,),
+        layers=("layers/1",),
         shapes=((8, 8),),
-        gradient_rank=RNG.integers(0, 7, (5, 3, 1)),
+        gradient_rank=rank,
+        tap_shapes=((8, 8),),
+        tap_rank=rank,
         loss=np.ones((5, 3)),
+        weights=("layers/0", "layers/1", "layers/2"),
         first_signal=np.zeros((5, 3), int),
+        learning_rate=0.1,
+        signals=None,
     )
     evidence = {"input_dimension": 6}
     flag = Flag("rank_constrained_training", "raised", "rank 6 of 8", evidence=evidence)

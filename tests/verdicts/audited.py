@@ -1,9 +1,13 @@
 """Networks measured as an audit measures them, with parameters drawn by NumPy."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import isometry
+from isometry.certificates import LayerLock
 from isometry.verdicts import Measured, Thresholds
 from isometry.verdicts._registry import registered
 from isometry.verdicts._subject import subject_of
@@ -17,14 +21,44 @@ def measured(net, params, xs, *, num_inputs=8, certificates=(), keys=None, **lin
         "net", net, None, xs, params=params, sample=None, num_inputs=num_inputs
     )
     if keys is not None:
-        drawn = subject_of(
+        subject = subject_of(
             "net", net, keys, xs, params=None, sample=None, num_inputs=num_inputs
         )
-        drawn.__dict__["params"] = params
-        subject = drawn
+        # What a cached property would hold.
+        vars(subject)["params"] = params
+    return again(subject, certificates, **lines)
+
+
+def again(subject, certificates=(), **lines):
+    """What is measured of a subject, with other certificates or thresholds."""
     result = Measured(subject, None, thresholds=Thresholds(**lines), key=KEY)
     result.parts["certificates"] = tuple(certificates)
     return result
+
+
+def certificate(subject, **first_gradients):
+    """A certificate in which some layers first get a gradient at these steps.
+
+    All others get one at once; that of layers at None never does.
+    """
+    rows = []
+    for layer in subject.anatomy.layers:
+        names = [layer.name]
+        if layer.stacked is not None:
+            names = [f"{layer.name}[{i}]" for i in range(layer.stacked)]
+        for name in names:
+            step = first_gradients.get(name, 1)
+            row = LayerLock(
+                name=name,
+                shape=layer.shape,
+                distinct=layer.shape,
+                never_moves=float(step is None),
+                rank_bound=1,
+                first_gradient=step,
+                grade=None,
+            )
+            rows.append(row)
+    return SimpleNamespace(layers=tuple(rows))
 
 
 def keys(num_seeds):
@@ -45,8 +79,6 @@ def gaussian(net, *, seeds=5, scale=1.0, x=None):
     example = net.example if x is None else x
     fans = {}
     if example is not None:
-        import isometry
-
         anatomy = isometry.anatomy(net, shapes, example)
         fans = {layer.path: layer.fan_in for layer in anatomy.layers}
     leaves = []

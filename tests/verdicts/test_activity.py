@@ -8,8 +8,7 @@ import pytest
 from isometry import networks
 from isometry.degeneracy._phase_flags import forward_signal
 from isometry.degeneracy._unit_flags import pre_activations, slopes
-from isometry.verdicts import Thresholds
-from isometry.verdicts import _activity
+from isometry.verdicts import Thresholds, _activity
 from tests.degeneracy.drawn import params_of
 from tests.verdicts.audited import KEY, changed, measured
 from tests.verdicts.conftest import IMAGES
@@ -111,7 +110,9 @@ def test_channels_count_over_positions(cnn):
     def kill(leaf):
         leaf[:, 2] = -1e3
 
-    result = measured(net, changed(params, "['params']['Conv_0']['bias']", kill), IMAGES)
+    result = measured(
+        net, changed(params, "['params']['Conv_0']['bias']", kill), IMAGES
+    )
     names = list(result.activity)
     assert names == ["Conv_0", "Conv_1", "Conv_3"]
     one = result.activity["Conv_0"]

@@ -9,8 +9,8 @@ from isometry.verdicts._registry import flag
 
 _SOURCE = "no gradient of any of its weights at any step: certificate"
 _REMEDY = (
-    "one factor of the branch at zero, not two: with the last weight and its scale both "
-    "at zero (or first and last weight), each waits for the other for ever"
+    "one factor of the branch at zero, not two: with the last weight and its scale at "
+    "zero, or the first and the last weight, each waits for the other for ever"
 )
 
 

@@ -158,5 +158,3 @@ def _of_names(subject: Subject) -> Iterator[dict[str, list[_Weight]]]:
         for same in alike.values():
             if len(same) > 1:
                 yield same
-
-

@@ -78,4 +78,6 @@ def _judged(what: str, collapse: Collapse, measured: Measured, key: Key) -> Flag
 
 
 def _flag(state: str, reason: str, **fields: Any) -> Flag:
-    return Flag("rank_collapse", state, reason, remedy=_REMEDY, source=_SOURCE, **fields)
+    return Flag(
+        "rank_collapse", state, reason, remedy=_REMEDY, source=_SOURCE, **fields
+    )

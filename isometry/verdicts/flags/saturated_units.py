@@ -7,7 +7,14 @@ import numpy as np
 from isometry._internal.types import Key
 from isometry.verdicts import _nulls
 from isometry.verdicts._activity import Activity
-from isometry.verdicts._flag import CLEAR, UNDECIDED, Flag, PerSeed, interval, state_above
+from isometry.verdicts._flag import (
+    CLEAR,
+    UNDECIDED,
+    Flag,
+    PerSeed,
+    interval,
+    state_above,
+)
 from isometry.verdicts._measured import Measured
 from isometry.verdicts._registry import flag
 
@@ -45,7 +52,7 @@ class _Row(NamedTuple):
 
 @flag("saturated_units", threshold="saturated_slope", rank=60, source="convention")
 def judge(measured: Measured, key: Key) -> Flag:
-    """Raise where more units are in the flat part of a bounded activation than by chance.
+    """Raise where more units are flat, of a bounded activation, than chance gives.
 
     A unit is saturated where |phi'| is below 0.01 of its largest value. The null
     hypothesis are Gaussian pre-activations of the variance that criticality needs, of

@@ -1,0 +1,256 @@
+"""What one evaluation of a network reads: points and nonlinearities, by variable."""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jaxtyping import Array, PyTree
+
+from isometry import activations, structure
+from isometry._internal import precision
+from isometry._internal.types import Params
+from isometry.activations import Activation
+from isometry.measure import _arguments, _draws
+from isometry.measure._function import Reference, version
+from isometry.structure import Anatomy
+from isometry.structure._place import Place
+from isometry.structure._sites import Site, sites
+from isometry.structure._tapping import ADD, reading_shape, tapped
+from isometry.verdicts import _nulls
+from isometry.verdicts._subject import Subject
+
+
+class Group(NamedTuple):
+    """The values that one variable of the program holds, in all iterations of scans.
+
+    Attributes:
+        place: The variable, in all iterations.
+        lengths: The number of iterations of each of the scans around it.
+        shape: The shape in one iteration.
+        dtype: The dtype.
+        points: The points it holds, by name, and the number of their iteration.
+        is_stream: Whether any of them belongs to the stream.
+        token_axis: Which axis counts tokens; None if none does.
+        sites: For each kind of nonlinearity that takes the value: its sites, and the
+            number of their iteration.
+    """
+
+    place: Place
+    lengths: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    points: dict[str, int]
+    is_stream: bool
+    token_axis: int | None
+    sites: tuple[tuple[Site, int], ...]
+
+    @property
+    def num_iterations(self) -> int:
+        """The number of all iterations together."""
+        return math.prod(self.lengths)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is read. Equal plans share a compiled program.
+
+    Attributes:
+        f: The function.
+        shapes: Shapes and dtypes of params and x, and their trees.
+        program: A key of the jaxpr of f and of what it closes over.
+        flat_share: The share of the largest slope below which a unit is saturated.
+        anatomy: The anatomy of f.
+        stream: As in `Reading`.
+        num_tokens: As in `Reading`.
+        groups: By the label under which the program returns them.
+        single: The one activation of the network, if it has only one.
+    """
+
+    f: Reference
+    shapes: Hashable
+    program: Hashable
+    flat_share: float
+    anatomy: Anatomy = field(compare=False)
+    stream: tuple[str, ...] = field(compare=False)
+    num_tokens: int = field(compare=False)
+    groups: dict[str, Group] = field(compare=False)
+    single: Activation | None = field(compare=False)
+
+    def run(
+        self, arguments: Sequence[Array], constants: Sequence[Array]
+    ) -> dict[str, Array]:
+        """Return the values of all groups at one input, by label."""
+        closed = core.ClosedJaxpr(self.anatomy.closed.jaxpr, list(constants))
+        places = {label: group.place for label, group in self.groups.items()}
+        return tapped(closed, places, ADD)(arguments, {})[1]
+
+
+def planned(subject: Subject, params: Params, xs: PyTree, flat_share: float) -> Plan:
+    """Read the anatomy in the dtype of the evaluation, and choose what to read."""
+    function = _arguments.function_of(subject.f)
+    shapes = (_draws.row_shapes(params), _draws.row_shapes(xs))
+    with precision.full():
+        anatomy = structure.anatomy(function, *shapes)
+    leaves, tree = jax.tree.flatten(shapes)
+    reference = Reference(function)
+    stream = _stream(anatomy)
+    num_tokens = _num_tokens(anatomy)
+    network = subject.network
+    return Plan(
+        f=reference,
+        shapes=(tree, *((leaf.shape, leaf.dtype) for leaf in leaves)),
+        program=version(anatomy.closed, reference),
+        flat_share=flat_share,
+        anatomy=anatomy,
+        stream=stream,
+        num_tokens=num_tokens,
+        groups=_groups(anatomy, stream, num_tokens),
+        single=None if network is None else network.activation,
+    )
+
+
+def _stream(anatomy: Anatomy) -> tuple[str, ...]:
+    """Return the points from pre-activation to pre-activation on all paths.
+
+    The output is none of them, nor is what the head returns. If no value lies on all
+    paths, all are returned.
+    """
+    output = anatomy.place("output")
+    heads = [layer.name for layer in anatomy.layers if layer.role == "head"]
+    names = []
+    for name in anatomy.points:
+        is_end = name in anatomy.inputs or anatomy.place(name) == output
+        is_end |= any(_is_of(name, head) for head in heads)
+        is_floating = jnp.issubdtype(anatomy.shape(name).dtype, jnp.floating)
+        if is_floating and not is_end and not name.endswith(":out"):
+            names.append(name)
+    cuts = [name for name in names if anatomy.cuts(name)]
+    return tuple(cuts or names)
+
+
+def _is_of(point: str, layer: str) -> bool:
+    """Tell whether a point belongs to a layer: "conv[2]" and "conv:sum" to "conv"."""
+    rest = point.removeprefix(layer)
+    return rest != point and rest[:1] in ("", "[", "@", "#", ":")
+
+
+def _num_tokens(anatomy: Anatomy) -> int:
+    """Return the number of tokens that the first attention compares; 0 without one."""
+    for attention in anatomy.attentions:
+        for name in attention.query:
+            shapes = [
+                anatomy.shape(point).shape
+                for point in anatomy.points
+                if _is_of(point, name)
+            ]
+            # Batches of one example have a first axis of length 1.
+            sizes = [size for size in shapes[0] if size > 1] if shapes else []
+            if len(sizes) >= 2:
+                return sizes[0]
+    return 0
+
+
+def _token_axis(shape: tuple[int, ...], num_tokens: int) -> int | None:
+    """Return the axis of tokens of a value of tokens × channels."""
+    axis = len(shape) - 2
+    if axis < 0 or num_tokens < 2 or shape[axis] != num_tokens:
+        return None
+    # Axes before it are those of batches of one.
+    return axis if math.prod(shape[:axis]) == 1 else None
+
+
+def _groups(
+    anatomy: Anatomy, stream: Sequence[str], num_tokens: int
+) -> dict[str, Group]:
+    """Collect points and sites by the variable that holds them."""
+    # By the path to a variable and the variable, which all iterations share.
+    places: dict[tuple, Place] = {}
+    points: dict[tuple, dict[str, int]] = {}
+    sites_at: dict[tuple, list[tuple[Site, int]]] = {}
+    for name in anatomy.points:
+        shape = anatomy.shape(name)
+        if not jnp.issubdtype(shape.dtype, jnp.floating):
+            continue
+        place = anatomy.place(name)
+        identity = (place.path, place.var)
+        places[identity] = place
+        number = _number(anatomy, place)
+        points.setdefault(identity, {})[name] = number
+    for site in sites(anatomy):
+        if site.function is None and not site.known:
+            continue
+        identity = (site.place.path, site.place.var)
+        places[identity] = site.place
+        number = _number(anatomy, site.place)
+        sites_at.setdefault(identity, []).append((site, number))
+    groups = {}
+    for i, (identity, place) in enumerate(places.items()):
+        held = points.get(identity, {})
+        aval: Any = place.var.aval
+        shape = tuple(aval.shape)
+        groups[str(i)] = Group(
+            place=place._replace(iterations=()),
+            lengths=_lengths(anatomy, place),
+            shape=shape,
+            dtype=np.dtype(aval.dtype),
+            points=held,
+            is_stream=not set(stream).isdisjoint(held),
+            token_axis=_token_axis(shape, num_tokens),
+            sites=tuple(sites_at.get(identity, ())),
+        )
+    return groups
+
+
+def _lengths(anatomy: Anatomy, place: Place) -> tuple[int, ...]:
+    """Return the lengths of the scans around a place."""
+    stacked = reading_shape([anatomy.closed], place._replace(iterations=())).shape
+    aval: Any = place.var.aval
+    return stacked[: len(stacked) - len(aval.shape)]
+
+
+def _number(anatomy: Anatomy, place: Place) -> int:
+    """Return the number of an iteration, that of the innermost scan fastest."""
+    lengths = _lengths(anatomy, place)
+    if not lengths:
+        return 0
+    return int(np.ravel_multi_index(place.iterations, lengths))
+
+
+def activation_of(site: Site, single: Activation | None = None) -> Activation:
+    """Return the nonlinearity of a site as an activation of arrays of any shape.
+
+    Args:
+        site: The site.
+        single: The one activation of a network, if it has only one.
+    """
+    if site.known:
+        return activations.get(site.known)
+    if single is not None:
+        return single
+    return Activation(_Anywhere(site), name=site.nonlinearity)
+
+
+class _Anywhere:
+    """The nonlinearity of a site, applied to an array of any shape."""
+
+    def __init__(self, site: Site) -> None:
+        assert site.function is not None
+        self._function, self._shape = site.function, site.shape
+
+    def __call__(self, z: Array) -> Array:
+        size = math.prod(self._shape)
+        num_copies = -(-z.size // size)
+        flat = jnp.pad(z.ravel(), (0, num_copies * size - z.size))
+        results = jax.vmap(self._function)(flat.reshape(num_copies, *self._shape))
+        return results.ravel()[: z.size].reshape(z.shape)
+
+
+def largest_slope(site: Site, plan: Plan) -> float | None:
+    """Return the largest slope of a bounded nonlinearity; None of others."""
+    with jax.ensure_compile_time_eval():
+        return _nulls.largest_slope(activation_of(site, plan.single))

@@ -1,0 +1,216 @@
+"""What is kept of one evaluation of a network, computed within its program."""
+
+import functools
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from isometry import activations
+from isometry._internal import compilation, precision
+from isometry._internal.types import Params
+from isometry.structure._sites import Site
+from isometry.verdicts import _nulls
+from isometry.verdicts._groups import Group, Plan, largest_slope
+
+Arrays: TypeAlias = dict[str, Array]
+OnHost: TypeAlias = dict[str, np.ndarray]
+
+# At so many places, of inputs × positions, the values in front of a nonlinearity are
+# kept for the null hypothesis. With ten times as many its simulation takes ten times as
+# long; with fewer the null excuses more dead channels.
+_SITES = 64
+
+
+@functools.partial(compilation.jit, static_argnums=0)
+def statistics(
+    plan: Plan, constants: Sequence[Array], params: Params, xs: PyTree[Array]
+) -> dict[str, Arrays]:
+    """Return the statistics of each group, of shape (seeds, iterations, ...)."""
+
+    def of_seed(params_of_seed: Params) -> dict[str, Arrays]:
+        values = _of_inputs(plan, constants, params_of_seed, xs)
+        rows = {}
+        for label, group in plan.groups.items():
+            of_group = functools.partial(_statistics_of, group, plan)
+            rows[label] = jax.vmap(of_group)(values[label])
+        return rows
+
+    with precision.full():
+        return jax.lax.map(of_seed, params)
+
+
+@functools.partial(compilation.jit, static_argnums=0)
+def values_of(
+    plan: Plan, constants: Sequence[Array], params: Params, xs: PyTree[Array]
+) -> Arrays:
+    """Return the values of each group, (seeds, iterations, inputs, *shape)."""
+    with precision.full():
+        return jax.lax.map(lambda one: _of_inputs(plan, constants, one, xs), params)
+
+
+def _of_inputs(
+    plan: Plan, constants: Sequence[Array], params: Params, xs: PyTree[Array]
+) -> Arrays:
+    """Return the values of each group, (iterations, inputs, *shape)."""
+
+    def of_input(x: PyTree[Array]) -> Arrays:
+        return plan.run(jax.tree.leaves((params, x)), constants)
+
+    values = {}
+    for label, stacked in jax.vmap(of_input)(xs).items():
+        group = plan.groups[label]
+        shape = (stacked.shape[0], group.num_iterations, *group.shape)
+        values[label] = jnp.moveaxis(stacked.reshape(shape), 1, 0)
+    return values
+
+
+def _statistics_of(
+    group: Group, plan: Plan, values: Float[Array, "inputs *shape"]
+) -> Arrays:
+    """Return what is kept of the values in one iteration."""
+    rows = values.reshape(values.shape[0], -1)
+    found = {
+        "peak": jnp.max(jnp.abs(rows), initial=0),
+        "is_finite": jnp.all(jnp.isfinite(rows), axis=1),
+    }
+    if group.is_stream:
+        found |= _signal_of(group, values)
+    for kind, site in _kinds(group).items():
+        for name, value in _unit_of(site, plan, values).items():
+            found[name + kind] = value
+    return found
+
+
+def numbered(group: Group) -> list[tuple[Site, int, str]]:
+    """Return the sites of a group with their iteration, and a suffix for each kind.
+
+    Sites in several iterations of a scan are of one kind, several in one of several.
+    """
+    numbers: dict[int, int] = {}
+    rows = []
+    for site, iteration in group.sites:
+        number = numbers.get(iteration, 0)
+        numbers[iteration] = number + 1
+        rows.append((site, iteration, f" {number}"))
+    return rows
+
+
+def _kinds(group: Group) -> dict[str, Site]:
+    """Return one site of each kind, by the suffix of what is kept of it."""
+    kinds: dict[str, Site] = {}
+    for site, _, kind in numbered(group):
+        kinds.setdefault(kind, site)
+    return kinds
+
+
+def _signal_of(group: Group, values: Float[Array, "inputs *shape"]) -> Arrays:
+    """Return what is kept of a signal: sums of squares relative to a power of two."""
+    _, exponent = jnp.frexp(jnp.max(jnp.abs(values), initial=0))
+    # By a power of two, so that nothing is rounded.
+    scaled = jnp.ldexp(values, -exponent)
+    rows = scaled.reshape(scaled.shape[0], -1)
+    found = {
+        "exponent": exponent,
+        "total": jnp.sum(rows**2),
+        "spread": _spread(rows),
+        "gram": rows @ rows.T,
+    }
+    if group.token_axis is not None:
+        tokens = scaled.reshape(scaled.shape[0], *group.shape[-2:])
+        found["token_spread"] = jax.vmap(_spread)(tokens)
+    return found
+
+
+def _spread(rows: Float[Array, "rows size"]) -> Float[Array, ""]:
+    """Return ‖H − mean‖²/‖H‖² over rows; 0 if all entries are."""
+    # The difference from one row first: between rows that nearly agree it is exact, and
+    # the mean of the rows themselves would be rounded.
+    apart = rows - rows[:1]
+    apart = apart - jnp.mean(apart, axis=0, keepdims=True)
+    total = jnp.sum(rows**2)
+    return jnp.sum(apart**2) / jnp.where(total > 0, total, 1)
+
+
+def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> Arrays:
+    """Return what is kept of a nonlinearity at its values."""
+    function = site.function
+    if function is None:
+        function = activations.get(site.known).fn
+
+    def slopes(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return jax.jvp(function, (z,), (jnp.ones_like(z),))[1]
+
+    slope = _by_channel(jax.vmap(slopes)(values))
+    mirrored = _by_channel(jax.vmap(slopes)(-values))
+    largest = largest_slope(site, plan)
+    line = 0.0 if largest is None else plan.flat_share * largest
+    num_inputs, num_positions, num_channels = slope.shape
+    places = _by_channel(values).reshape(num_inputs * num_positions, num_channels)
+    return {
+        "is_dead": jnp.all(slope == 0, axis=(0, 1)) & (not site.is_bypassed),
+        "is_mirrored": jnp.all(mirrored == 0, axis=(0, 1)) & (not site.is_bypassed),
+        "num_live": jnp.sum((slope != 0) | site.is_bypassed, axis=(1, 2)),
+        "num_flat": jnp.sum(jnp.abs(slope) < line, axis=(1, 2)),
+        "samples": places[_spaced(len(places), max(_SITES, num_inputs))],
+    }
+
+
+def _by_channel(
+    values: Float[Array, "inputs *shape"],
+) -> Float[Array, "inputs positions channels"]:
+    """Return values with all axes but the last as one."""
+    if values.ndim == 1:
+        return values[:, None, None]
+    return values.reshape(values.shape[0], -1, values.shape[-1])
+
+
+def _spaced(length: int, count: int) -> np.ndarray:
+    """Return `count` numbers below a length, evenly spaced, or all of them."""
+    spaced = np.linspace(0, length - 1, min(count, length))
+    return spaced.round().astype(np.int32)
+
+
+def statistics_again(plan: Plan, values: OnHost) -> dict[str, OnHost]:
+    """Return the statistics of float64 values; slopes are those of the own dtype.
+
+    Args:
+        plan: What was read, in its own dtype.
+        values: Of some groups, by label: (seeds, iterations, inputs, *shape).
+    """
+    with jax.enable_x64(True):
+        of_values = jax.tree.map(np.asarray, _of_values(plan, values))
+    shown: OnHost = {}
+    for label in values:
+        dtype = plan.groups[label].dtype
+        rows = [[_nulls.visible(one, dtype) for one in rows] for rows in values[label]]
+        shown[label] = np.array(rows)
+    of_units = jax.tree.map(np.asarray, _of_units(plan, shown))
+    return {label: of_values[label] | of_units[label] for label in values}
+
+
+@functools.partial(compilation.jit, static_argnums=0)
+def _of_values(plan: Plan, values: Arrays) -> dict[str, Arrays]:
+    """Return the statistics of values of some groups, without nonlinearities."""
+    rows = {}
+    for label in values:
+        plain = plan.groups[label]._replace(sites=())
+        of_group = functools.partial(_statistics_of, plain, plan)
+        rows[label] = jax.vmap(jax.vmap(of_group))(values[label])
+    return rows
+
+
+@functools.partial(compilation.jit, static_argnums=0)
+def _of_units(plan: Plan, values: Arrays) -> dict[str, Arrays]:
+    """Return what nonlinearities do at values of some groups."""
+    rows: dict[str, Arrays] = {}
+    for label in values:
+        rows[label] = {}
+        for kind, site in _kinds(plan.groups[label]).items():
+            of_site = functools.partial(_unit_of, site, plan)
+            for name, value in jax.vmap(jax.vmap(of_site))(values[label]).items():
+                rows[label][name + kind] = value
+    return rows

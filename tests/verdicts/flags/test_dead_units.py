@@ -1,0 +1,177 @@
+"""The flag dead_units: planted and healthy, on perceptrons as before and on others."""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from isometry import networks
+from isometry.degeneracy import _unit_flags
+from isometry.degeneracy._flag import Thresholds as OldThresholds
+from isometry.degeneracy._unit_flags import pre_activations
+from tests.degeneracy.drawn import params_of
+from tests.verdicts.audited import (
+    KEY,
+    again,
+    certificate,
+    changed,
+    gaussian,
+    judged,
+    keys,
+    measured,
+)
+from tests.verdicts.conftest import IMAGES, TOKENS
+
+WIDTHS = [6, 32, 32, 3]
+
+
+def inputs_around(spread):
+    """Inputs x_0 + spread · noise."""
+    first, noise = np.random.default_rng(1).normal(size=(2, 8, 6))
+    return (first[:1] + spread * noise).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def relu():
+    net = networks.mlp(WIDTHS, "relu", "gaussian")
+    return net, params_of(net, sigma_w=2**0.5, seeds=5)
+
+
+def with_biases(params, biases):
+    """Biases of the first hidden layer that are these numbers."""
+    first, *others = params["layers"]
+    b = np.broadcast_to(np.float32(biases), first["b"].shape)
+    return {"layers": ({**first, "b": b}, *others)}
+
+
+PLANTED = {
+    "healthy": (0.0, 1.0),
+    "nearly equal inputs": (0.0, 1e-3),
+    "all": (-10.0, 1.0),
+    "half": (np.where(np.arange(32) < 16, -100.0, 0.0), 1.0),
+}
+STATES = {"healthy": "clear", "nearly equal inputs": "clear", "all": "raised"}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_perceptrons_are_judged_as_before(relu, name):
+    """Same units, same nulls, up to the noise of 16384 draws."""
+    net, params = relu
+    biases, spread = PLANTED[name]
+    params, xs = with_biases(params, biases), inputs_around(spread)
+    flag = judged("dead_units", measured(net, params, xs, keys=keys(5)))
+    layers = pre_activations(net.function, params, xs)
+    before = _unit_flags.dead_units(net, layers, OldThresholds(), KEY)
+    assert flag.state == before.state == STATES.get(name, "raised")
+    assert flag.value == before.value
+    assert flag.threshold == pytest.approx(before.threshold, abs=3 / 160)
+    rows = zip(flag.evidence["layers"], before.evidence["layers"], strict=True)
+    for row, wanted in rows:
+        assert row["dead"] == wanted["dead"]
+        assert row.get("mirrored") == wanted.get("mirrored")
+    assert flag.evidence["active_share_bound"] == 3 / 8
+    assert ("layers/0" in flag.where) == flag.raised
+
+
+def test_few_seeds_of_an_initialization_are_undecided(relu):
+    net, params = relu
+    planted = with_biases(params, -10.0)
+    xs = inputs_around(1.0)
+    few = measured(net, planted, xs, keys=keys(5), least_seeds=6)
+    flag = judged("dead_units", few)
+    assert flag.state == "undecided"
+    assert "5 seeds, 6 are needed" in flag.reason
+    # Parameters that are given are what they are.
+    assert judged("dead_units", measured(net, planted, xs, least_seeds=6)).raised
+
+
+def test_a_checkpoint_is_judged_and_its_channels_named(cnn):
+    """Three of eight. Biases of -1e3 do not spoil the covariance of the others."""
+    net, params, _ = cnn
+    one = jax.tree.map(lambda leaf: leaf[:1], params)
+
+    def kill(leaf):
+        leaf[:, [1, 3, 6]] = -1e3
+
+    result = measured(net, changed(one, "['params']['Conv_1']['bias']", kill), IMAGES)
+    flag = judged("dead_units", result)
+    assert flag.raised
+    assert flag.where == ("Conv_1",)
+    assert flag.reason == (
+        "3 of 8 channels of Conv_1 have no slope at any of 8 inputs: 1, 3, 6"
+    )
+    assert judged("dead_units", measured(net, one, IMAGES)).state == "clear"
+
+
+def test_channels_of_many_seeds_are_counted_together(cnn):
+    """3 channels of 8, in 5 seeds: 15 of 40 that are dead, and none mirrored."""
+    net, params, healthy = cnn
+
+    def kill(leaf):
+        leaf[:, :3] = -1e3
+
+    planted = changed(params, "['params']['Conv_1']['bias']", kill)
+    flag = judged("dead_units", measured(net, planted, IMAGES))
+    assert flag.raised
+    assert flag.value == 15 / 40
+    assert flag.evidence["layers"][1]["channels"] == [[0, 1, 2]] * 5
+    assert judged("dead_units", healthy).state == "clear"
+
+
+def test_smooth_activations_have_no_dead_units(transformer):
+    _, _, healthy = transformer
+    flag = judged("dead_units", healthy)
+    assert flag.state == "clear"
+    assert flag.value == 0
+
+
+def test_a_dead_mlp_inside_a_transformer_is_found():
+    """Biases of -1e3 in front of a relu, in the second block alone."""
+    net = networks.transformer(
+        8, 2, 2, vocabulary=9, length=5, activation="relu", mlp=2
+    )
+    params = gaussian(net)
+
+    def kill(leaf):
+        leaf[:, 1] = -1e3
+
+    planted = changed(params, "['blocks']['mlp']['first']['b']", kill)
+    flag = judged("dead_units", measured(net, planted, TOKENS))
+    assert flag.raised
+    assert flag.where == ("blocks/mlp/first[1]",)
+    assert flag.value == 1
+
+
+def test_units_that_no_weight_ever_reaches_are_certified(relu):
+    """Whatever their number: two of 32 are too few for the null of chance."""
+    net, params = relu
+    result = measured(net, params, inputs_around(1.0))
+    proof = certificate(result.subject, **{"layers/0": None})
+    ids = np.where(np.arange(32) < 2, 0, 1)
+    proof.units = {"layers/0:out": SimpleNamespace(ids=ids)}.__getitem__
+    flag = judged("dead_units", again(result.subject, [proof], least_seeds=6))
+    assert flag.raised
+    assert flag.value == 2 / 32
+    assert flag.threshold == 0
+    assert flag.where == ("layers/0",)
+    assert flag.reason == (
+        "2 of 32 units of layers/0 are dead at every step: no weight reaches them"
+    )
+
+
+def test_a_zero_head_is_no_dead_unit(relu):
+    """It takes the gradient of the loss away, and not the slope of a unit."""
+    net, params = relu
+    *hidden, head = params["layers"]
+    headless = {"layers": (*hidden, {**head, "w": np.zeros_like(head["w"])})}
+    flag = judged("dead_units", measured(net, headless, inputs_around(1.0)))
+    assert flag.state == "clear"
+
+
+def test_a_network_without_nonlinearity_has_no_units():
+    net = networks.mlp([6, 8, 3], "linear", "gaussian")
+    params = params_of(net, sigma_w=1.0, seeds=5)
+    flag = judged("dead_units", measured(net, params, inputs_around(1.0)))
+    assert flag.state == "clear"
+    assert flag.reason == "no hidden units"

@@ -1,0 +1,117 @@
+"""The flag rank_collapse: inputs and tokens that become one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from isometry import networks
+from isometry.degeneracy import _phase_flags
+from isometry.degeneracy._flag import Thresholds as OldThresholds
+from isometry.degeneracy._unit_flags import pre_activations
+from tests.degeneracy.drawn import params_of
+from tests.verdicts.audited import KEY, changed, judged, keys, measured
+from tests.verdicts.conftest import IMAGES, TOKENS
+
+XS = jax.random.normal(jax.random.key(1), (4, 6))
+DEEP = [6, *[16] * 9, 3]
+ORDERED = {"sigma_w": 0.5, "sigma_b": 0.5}
+
+
+@pytest.fixture(scope="module")
+def tanh():
+    """What is measured of an ordered, and of a critical network."""
+    net = networks.mlp(DEEP, "tanh", "gaussian")
+    laws = {"ordered": ORDERED, "critical": {"sigma_w": 1.0, "orthogonal": True}}
+    return {name: (net, params_of(net, **law)) for name, law in laws.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "state"), [("ordered", "raised"), ("critical", "clear")]
+)
+def test_perceptrons_are_judged_as_before(tanh, name, state):
+    """In float32 instead of float64: R to some roundings of 10 u."""
+    net, params = tanh[name]
+    flag = judged("rank_collapse", measured(net, params, XS, keys=keys(6)))
+    layers = pre_activations(net.function, params, XS)
+    before = _phase_flags.rank_collapse(XS, layers, OldThresholds(), KEY)
+    assert flag.state == before.state == state
+    assert flag.value == pytest.approx(before.value, abs=1e-4)
+    wanted = before.evidence["log_ratio"]
+    np.testing.assert_allclose(flag.evidence["log_ratio"], wanted, atol=1e-4)
+    assert flag.evidence["spread_of_inputs"] == pytest.approx(
+        before.evidence["spread_of_inputs"]
+    )
+    assert flag.threshold == before.threshold
+    assert "to layers/1[7]" in flag.reason
+
+
+def test_inputs_that_become_one_to_rounding(tanh):
+    """Weights of 1e-6 beside biases of 1."""
+    net, params = tanh["ordered"]
+    small = {
+        "layers": tuple(
+            {"w": 1e-6 * run["w"], "b": run["b"] + 1} for run in params["layers"]
+        )
+    }
+    flag = judged("rank_collapse", measured(net, small, XS))
+    assert flag.raised
+    assert np.isneginf(flag.value)
+    assert flag.reason == "all inputs are one at layers/1[7], to rounding"
+
+
+def test_collapse_needs_inputs_that_differ(tanh):
+    net, params = tanh["critical"]
+    equal = jnp.tile(XS[:1], (4, 1))
+    flag = judged("rank_collapse", measured(net, params, equal))
+    assert flag.state == "undecided"
+    assert flag.reason == "the inputs do not differ"
+    flag = judged("rank_collapse", measured(net, params, XS[:1]))
+    assert flag.reason == "one input alone cannot come nearer to another"
+
+
+def test_few_seeds_are_undecided(tanh):
+    net, params = tanh["ordered"]
+    few = measured(net, params, XS, least_seeds=7)
+    assert judged("rank_collapse", few).state == "undecided"
+
+
+def test_no_hidden_layer_no_collapse():
+    net = networks.mlp([6, 3], "tanh", "gaussian")
+    params = params_of(net, sigma_w=1.0)
+    flag = judged("rank_collapse", measured(net, params, XS))
+    assert flag.state == "clear"
+    assert flag.reason == "no hidden layers"
+
+
+def test_a_convolution_with_small_weights_and_biases_collapses(cnn):
+    net, params, healthy = cnn
+
+    def shrink(leaf):
+        leaf *= 1e-3
+
+    def shift(leaf):
+        leaf += 1
+
+    planted = changed(params, "['params']['Conv_3']['kernel']", shrink)
+    planted = changed(planted, "['params']['Conv_3']['bias']", shift)
+    flag = judged("rank_collapse", measured(net, planted, IMAGES))
+    assert flag.raised
+    assert "to Conv_3" in flag.reason
+    assert judged("rank_collapse", healthy).state == "clear"
+
+
+def test_tokens_that_become_one_are_a_collapse(transformer):
+    """A norm of scale zero behind the embedding would be one; here, a huge stream."""
+    net, params, healthy = transformer
+
+    def add(leaf):
+        leaf += 1e4
+
+    planted = changed(params, "['blocks']['mlp']['last']['b']", add)
+    flag = judged("rank_collapse", measured(net, planted, TOKENS))
+    assert flag.raised
+    assert set(flag.evidence["states"].values()) == {"raised"}
+    flag = judged("rank_collapse", healthy)
+    assert flag.state == "clear"
+    assert set(flag.evidence["states"]) == {"inputs", "tokens"}
