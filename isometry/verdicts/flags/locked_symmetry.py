@@ -188,7 +188,8 @@ def _raised(
             f"{_noun(worst)} ({', '.join([*what[:1], worst.lock.grade or ''])})"
         )
     reasons += [f"{finding}; {finding.grade}" for finding in told[:1]]
-    evidence["locked_layers"] = [one.layer.index + 1 for one in locked]
+    numbers = {lock.name: i + 1 for i, lock in enumerate(certificate.layers)}
+    evidence["locked_layers"] = [numbers[one.lock.name] for one in locked]
     return Flag(
         _NAME,
         RAISED,

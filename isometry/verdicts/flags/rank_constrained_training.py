@@ -19,6 +19,7 @@ from isometry.verdicts._names import listed
 from isometry.verdicts._probe import Probe
 from isometry.verdicts._registry import flag
 from isometry.verdicts._task import SGD
+from isometry.verdicts._training import followed
 from isometry.verdicts._weights import Weight
 
 _NAME = "rank_constrained_training"
@@ -178,9 +179,7 @@ def _followed(measured: Measured) -> list[tuple[Weight, str]]:
     """Return the weights whose rank is followed, slice by slice."""
     anatomy, params = measured.subject.anatomy, measured.subject.params_of(0)
     weights = _weights.weights_of(anatomy, params)
-    return [
-        (weight, name) for weight in _probe.followed(weights) for name in weight.names
-    ]
+    return [(weight, name) for weight in followed(weights) for name in weight.names]
 
 
 def _locks(certificates: Sequence[Certificate], name: str) -> list[LayerLock]:
