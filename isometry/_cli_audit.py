@@ -155,10 +155,15 @@ def _run(
     for flag in fail_on:
         checks.one_of("--fail-on", flag, verdicts.flag_names())
     key_nets, key_data, key_rest = jax.random.split(jax.random.key(settings.seed), 3)
-    nets, undefined, xs, targets = _asked(settings, key_data)
-    checks.extra("matplotlib", "plot")
-    folder = store.prepare(out)
-    with common.progress(_NUM_PARTS * len(nets), is_plain=True) as tell:
+    num_networks = max(len(settings.schemes), 1) if settings.model else len(SCHEMES)
+    with common.progress(_NUM_PARTS * num_networks, is_plain=True) as tell:
+        # It takes a second, and the first line is not to wait for it. Other data may be
+        # refused, in one line.
+        if settings.model is None and settings.data in (None, "digits"):
+            tell("reading digits")
+        nets, undefined, xs, targets = _asked(settings, key_data)
+        checks.extra("matplotlib", "plot")
+        folder = store.prepare(out)
         found = verdicts.audit(
             nets,
             jax.random.split(key_nets, settings.seeds),

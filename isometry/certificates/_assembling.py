@@ -51,12 +51,17 @@ class Found(NamedTuple):
 
 
 class _Views(NamedTuple):
-    """The closures, leaf by leaf."""
+    """The closures, leaf by leaf, and which entries of `affine` are suspect."""
 
     exact: View
     apart: View
     affine: View
     kinked: View | None
+    suspect: list[np.ndarray]
+
+    def is_suspect(self, slice_: Slice) -> bool:
+        """Tell whether equal entries of a weight may be those of saturated units."""
+        return bool(self.suspect[slice_.leaf][slice_.within].any())
 
 
 def assembled(
@@ -77,39 +82,45 @@ def assembled(
     exact = View(space, found.exact)
     views = _Views(
         exact=exact,
-        apart=exact if found.apart is None else View(space, found.apart),
+        apart=exact,
         affine=View(space, found.affine),
-        kinked=None if found.kinked is None else View(space, found.kinked),
+        kinked=None,
+        suspect=space.arrays(found.suspect),
     )
+    if found.apart is not None:
+        views = views._replace(apart=View(space, found.apart))
+    if found.kinked is not None:
+        views = views._replace(kinked=View(space, found.kinked))
     attentions = _attentions(about.anatomy)
-    suspect = space.arrays(found.suspect)
-    fragile = space.arrays(found.exact.fragile)
     layers: list[LayerLock] = []
     findings: list[tuple[int, Finding]] = []
     for slice_ in _layers.slices(about.anatomy, space):
-        doubts = list(found.doubts)
-        if about.draws_rows and slice_.layer.kind == "embedding":
-            doubts.append("rows that draw never drew are not told from dead ones")
-        if fragile[slice_.leaf][slice_.within].any():
-            doubts.append("rounding decides at ties")
-        row = _row(
-            slice_,
-            views,
-            found,
-            is_suspect=bool(suspect[slice_.leaf][slice_.within].any()),
-            doubts=doubts,
-        )
+        row = _row(slice_, views, found, doubts=_doubts_of(slice_, about, views))
         row = row._replace(attention=attentions.get(slice_.layer.name))
         told = _findings.of_row(row)
+        # Subspaces say nothing new of a weight that is locked already.
         if told is None and confined:
             row, told = _confined(row, confined[slice_.leaf])
         layers.append(row.lock)
-        findings += [] if told is None else [told]
+        if told is not None:
+            findings.append(told)
         waits = _findings.late(row)
-        findings += [] if waits is None else [(0, waits)]
+        if waits is not None:
+            findings.append((0, waits))
     findings += _of_copies(about, space, views=views, found=found)
     findings += _idle(about, space, views=views, layers=layers)
     return tuple(layers), _findings.sorted_by_gravity(findings)
+
+
+def _doubts_of(slice_: Slice, about: Subject, views: _Views) -> list[str]:
+    """Say why what is found about one weight is no more than evidence."""
+    doubts = []
+    # By default every row is drawn; of the user's own draw nobody knows.
+    if about.draws_rows and slice_.layer.kind == "embedding":
+        doubts.append("rows that draw never drew are not told from dead ones")
+    if views.exact.is_fragile(slice_):
+        doubts.append("rounding decides at ties")
+    return doubts
 
 
 def _row(
@@ -117,7 +128,6 @@ def _row(
     views: _Views,
     found: Found,
     *,
-    is_suspect: bool,
     doubts: Sequence[str],
 ) -> Row:
     """Choose which search speaks for a weight.
@@ -125,55 +135,82 @@ def _row(
     Claims of the exact search come first, then sums that are equal where terms are not,
     then what only f with its kinks shows.
     """
+    row = _of_exact(slice_, views, [*found.doubts, *doubts])
+    sums = _of_sums(slice_, views, found, exact=row)
+    # What is no more than evidence does not take the place of a claim.
+    if sums is not None and not (row.lock.is_locked and sums.reason):
+        row = sums
+    if not row.lock.is_locked:
+        row = _of_kinks(slice_, views, found) or row
+    return row
+
+
+def _of_exact(slice_: Slice, views: _Views, doubts: Sequence[str]) -> Row:
+    """Return what the exact search says of a weight."""
     step = views.affine.first_gradient(slice_)
     grade = EVIDENCE if doubts else None
-    lock = _layers.lock(slice_, views.exact, step=step, grade=grade)
-    view, holds_for, void_for = views.exact, _findings.ODD, _findings.NOISE
-    reason = doubts[0] if doubts else ""
+    holds_for = _findings.ODD
+    # Equal arrays stay equal only if they are treated alike.
     if views.apart.counts(slice_) != views.exact.counts(slice_):
         holds_for = _findings.ALIKE
-    in_sums = _layers.lock(
-        slice_,
-        views.affine,
-        step=step,
-        grade=grade or IN_EXACT_ARITHMETIC,
+    return Row(
+        slice=slice_,
+        lock=_layers.lock(slice_, views.exact, step=step, grade=grade),
+        view=views.exact,
+        attention=None,
+        holds_for=holds_for,
+        void_for=_findings.NOISE,
+        reason="; ".join(doubts[:1]),
+        is_seen=False,
     )
-    if _is_more(in_sums, lock):
-        is_sure = not (is_suspect or found.is_coarse)
-        if is_sure or not lock.is_locked:
-            lock, view = in_sums, views.affine
-            holds_for, void_for = _findings.ADDITIVE, _findings.L2
-        if not is_sure and view is views.affine:
-            lock = dataclasses.replace(lock, grade=EVIDENCE)
-            reason = "sums of float64 numbers are equal as far as rounding shows"
-            if is_suspect:
-                reason = "saturated units or underflow look alike"
-    if views.kinked is not None and not lock.is_locked:
-        seen = _layers.lock(slice_, views.kinked, step=step, grade=EVIDENCE)
-        # A single entry waits for two units that are active at once, which may be rare
-        # in a healthy network. Whole slices that never move are units that are dead.
-        if seen.distinct != seen.shape:
-            lock, view = seen, views.kinked
-            holds_for, void_for = _findings.ADDITIVE, _findings.L2
-            reason = f"in all of {found.num_draws} random inputs"
+
+
+def _of_sums(
+    slice_: Slice,
+    views: _Views,
+    found: Found,
+    *,
+    exact: Row,
+) -> Row | None:
+    """Return what only equal sums, at theta itself, say of a weight."""
+    # `Counts` of both; the locks may differ in their grades alone.
+    if views.affine.counts(slice_) == views.exact.counts(slice_):
+        return None
+    reason = exact.reason
+    if found.is_coarse:
+        reason = "sums of float64 numbers are equal as far as rounding shows"
+    if views.is_suspect(slice_):
+        reason = "saturated units or underflow look alike"
+    grade = EVIDENCE if reason else IN_EXACT_ARITHMETIC
+    step = exact.lock.first_gradient
+    return exact._replace(
+        lock=_layers.lock(slice_, views.affine, step=step, grade=grade),
+        view=views.affine,
+        holds_for=_findings.ADDITIVE,
+        void_for=_findings.L2,
+        reason=reason,
+    )
+
+
+def _of_kinks(slice_: Slice, views: _Views, found: Found) -> Row | None:
+    """Return the units that were off, or alike, at every input that was drawn."""
+    if views.kinked is None:
+        return None
+    step = views.affine.first_gradient(slice_)
+    lock = _layers.lock(slice_, views.kinked, step=step, grade=EVIDENCE)
+    # A single entry waits for two units that are active at once, which may be rare in
+    # a healthy network. Whole slices that never move are units that are dead.
+    if lock.distinct == lock.shape:
+        return None
     return Row(
         slice=slice_,
         lock=lock,
-        code=view.code(slice_) if lock.is_locked else np.zeros(0, int),
+        view=views.kinked,
         attention=None,
-        holds_for=holds_for,
-        void_for=void_for,
-        reason=reason,
-        is_seen=view is views.kinked,
-    )
-
-
-def _is_more(lock: LayerLock, other: LayerLock) -> bool:
-    """Tell whether one search found more than another."""
-    return (lock.distinct, lock.never_moves, lock.rank_bound) != (
-        other.distinct,
-        other.never_moves,
-        other.rank_bound,
+        holds_for=_findings.ADDITIVE,
+        void_for=_findings.L2,
+        reason=f"in all of {found.num_draws} random inputs",
+        is_seen=True,
     )
 
 
@@ -185,6 +222,7 @@ def _confined(row: Row, confined: Confined) -> tuple[Row, tuple[int, Finding] | 
     is_whole = len(spans) == len(layer.shape) and not layer.stretches
     if not is_whole or not _confine.is_claim(confined, spans, layer.shape):
         return row, None
+    # The update is a member of the product of the subspaces.
     bound = min(math.prod(spans[:-1]), spans[-1])
     lock = dataclasses.replace(
         row.lock,
@@ -219,6 +257,7 @@ def _of_copies(
             continue
         leaf = space.names.index(layer.path)
         code = views.exact.whole(leaf)
+        # Slices that are equal for ever, though each by itself may be anything.
         if layer.stacked is not None and layer.stacked > 1:
             axes = layer.stacked_axes
             told = _findings.copies(
@@ -229,6 +268,7 @@ def _of_copies(
             if told is not None:
                 yield 1, told
         moving = code[code != 0]
+        # Codes of equal leaves agree, and of opposite ones up to one sign.
         if found.apart is not None and moving.size:
             normal = code * np.sign(moving.flat[0])
             by_code.setdefault(normal.tobytes(), []).append(layer.name)
@@ -262,6 +302,7 @@ def _idle(
         if not num_still or name in weights or name in of_locked or name not in used:
             continue
         is_exact = views.exact.is_exact_zero(i)
+        # A factor of a weight, for example, is no bias and waits for another factor.
         size, num_axes = math.prod(space.shapes[i]), len(space.shapes[i])
         if num_axes > most_axes and name not in biases and num_still == size:
             yield 0, _findings.never_moving(name, is_exact)

@@ -123,6 +123,7 @@ class Certificate:
         endings = []
         if harmless:
             endings = _wrapped("harmless: " + _summary(harmless), "  ")[:2]
+        # As many groups as fit; the gravest is always there.
         shown: list[Finding] = []
         for group in _groups(grave):
             written = _written(group)
@@ -195,6 +196,7 @@ def _summary(harmless: Sequence[Finding]) -> str:
 
 def _cells(layer: LayerLock) -> tuple[str, ...]:
     """Write a row of the table; what is as it should be stays empty."""
+    # The end of a name says most: "…/query".
     name = layer.name
     if len(name) > _NAME:
         half = _NAME // 2

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
-from isometry._internal import checks, precision
+from isometry._internal import checks
 from isometry._internal.errors import FromCall, public
 from isometry._internal.types import Key, Params
 from isometry.certificates import _closure, _confine, _layers, _members
@@ -17,16 +17,10 @@ from isometry.certificates._assembling import Found, assembled
 from isometry.certificates._certificate import Certificate
 from isometry.certificates._closure import Closure
 from isometry.certificates._doubts import doubts_about
-from isometry.certificates._gradients import (
-    Draw,
-    Function,
-    Gradient,
-    Gradients,
-    Space,
-)
+from isometry.certificates._gradients import Draw, Gradient, Gradients, Space
 from isometry.certificates._observing import Units, observe
 from isometry.certificates._partition import split
-from isometry.certificates._relaxation import Relaxed, relaxed
+from isometry.certificates._programs import Function, Program, program
 from isometry.certificates._subject import Subject, subject
 
 # Inputs that share one point where kinks are kept. A healthy rectified unit is off at
@@ -111,32 +105,32 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     seed = np.asarray(jax.random.key_data(key)).ravel()
     rng = np.random.default_rng(seed)
     space = Space(params)
+    # Large vocabularies are covered by many inputs at each point.
     num_inputs = -(-about.period // _MOST_PROBES)
     period = -(-about.period // num_inputs)
-    smooth, gradients = _smooth(about, space, rng, key=key, num_inputs=num_inputs)
+    exemplar = space.params(space.arrays(space.theta))
+    x = about.draw(jax.random.key(0))
+    build = functools.partial(_program, about.f, exemplar, x)
+    smooth = build(num_inputs=num_inputs, key=key)
+    gradients = Gradients(smooth, space, draw=about.draw, rng=rng)
     group = _groups(space)
     start = _closure.first_gradient(gradients, group)
     # At theta itself gradients may be tiny; of the exact search they must not be.
     gradients.has_tiny = False
     exact = _closure.exact(gradients, group, start, period=period)
+    # What holds without equal leaves holds for per-array rates as well.
     apart = None
     if _joins_leaves(space, exact):
         apart = _closure.exact(gradients, space.leaf, start, period=period)
-    doubts = doubts_about(gradients, smooth.unrelaxed)
+    doubts = doubts_about(gradients)
     affine = _closure.affine(gradients, group, start, decays=True, period=period)
     exact = _of_supports(gradients, exact, start, period=period)
     suspect = _suspect(gradients, exact, affine, group=group)
     kinked = None
     as_it_is = gradients
     if smooth.replaced:
-        as_it_is = Gradients(
-            about.f,
-            space,
-            draw=about.draw,
-            rng=rng,
-            dtype=gradients.dtype,
-            num_inputs=max(num_inputs, _INPUTS),
-        )
+        kinks = build(num_inputs=max(num_inputs, _INPUTS), dtype=smooth.dtype)
+        as_it_is = Gradients(kinks, space, draw=about.draw, rng=rng)
         start = _closure.first_gradient(as_it_is, group, decays=False)
         kinked = _closure.affine(as_it_is, group, start, decays=False, period=period)
     found = Found(
@@ -173,58 +167,38 @@ def _confined(gradients: Gradients) -> list[_confine.Confined]:
     return found
 
 
-def _smooth(
-    about: Subject,
-    space: Space,
-    rng: np.random.Generator,
+def _program(
+    f: Function,
+    params: Params,
+    x: PyTree,
     *,
-    key: Key,
     num_inputs: int,
-) -> tuple[Relaxed, Gradients]:
-    """Return f without kinks, and its gradients.
+    dtype: np.dtype | None = None,
+    key: Key | None = None,
+) -> Program:
+    """Return the gradient of f, without kinks if there is a key.
 
-    They are in float64, or in float32 outside of the 64-bit mode where f insists on it:
-    a scan, for example, whose state begins in float32, or an array of NumPy that f
-    closes over, which JAX may remember in float32 from the trace for the anatomy.
+    It is in float64, or in float32 outside of the 64-bit mode where f insists on it: a
+    scan, for example, whose state begins in float32, or an array of NumPy that f closes
+    over, which JAX may remember in float32 from the trace for the anatomy.
     """
-    params = space.params(space.arrays(space.theta))
-    x = about.draw(jax.random.key(0))
-    dtypes = [np.dtype(np.float64), np.dtype(np.float32)]
-    for dtype in dtypes:
-        shapes = jax.tree.map(
-            functools.partial(precision.shape_of, dtype=dtype),
-            (params, x),
-        )
-        try:
-            with jax.enable_x64(dtype == np.float64), precision.full():
-                smooth = _relaxed(about.f, *shapes, key=key)
-            gradients = Gradients(
-                smooth.f,
-                space,
-                draw=about.draw,
-                rng=rng,
-                dtype=dtype,
-                num_inputs=num_inputs,
-            )
-        except FromCall:
-            raise
-        # A user's f may raise anything in a dtype that it was not written for.
-        except Exception:
-            if dtype == dtypes[-1]:
-                raise
-        else:
-            return smooth, gradients
-    raise AssertionError("the last dtype returns or raises")
-
-
-def _relaxed(f: Function, params: Params, x: PyTree, *, key: Key) -> Relaxed:
-    """Return f without kinks; f itself, with the reason, if it cannot be relaxed."""
+    build = functools.partial(
+        program,
+        f,
+        params,
+        x,
+        num_inputs=num_inputs,
+        key=key,
+    )
+    if dtype is not None:
+        return build(dtype=dtype)
     try:
-        return relaxed(f, params, x, key=key)
-    # The program of f may hold anything, and f as it is still gives evidence.
-    except Exception as error:
-        name = type(error).__name__
-        return Relaxed(f, (), (f"f could not be relaxed ({name})",))
+        return build(dtype=np.dtype(np.float64))
+    except FromCall:
+        raise
+    # A user's f may raise anything in a dtype that it was not written for.
+    except Exception:
+        return build(dtype=np.dtype(np.float32))
 
 
 def _groups(space: Space) -> Int[np.ndarray, " n"]:

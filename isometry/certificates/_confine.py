@@ -92,15 +92,16 @@ def confine(gradients: Gradients, keep: float) -> list[Confined]:
     bases = [[np.zeros((n, 0)) for n in shape] for shape in space.shapes]
     theta = space.arrays(space.theta)
     quiet, residuals = 0, [0.0] * len(theta)
-    while quiet <= _QUIET:
+    # Once every subspace is whole, nothing is confined.
+    while quiet <= _QUIET and not _are_whole(bases):
         grew, residuals = False, [0.0] * len(theta)
         for _ in range(_PROBES):
             point = []
             for array, basis in zip(theta, bases, strict=True):
                 decay = rng.uniform(0.5, 1.25)
                 point.append((decay * array + _inside(basis, array.shape, rng)).ravel())
-            gradient = gradients(np.concatenate(point))
-            for i, part in enumerate(space.arrays(gradient.values)):
+            gradient = gradients.values(np.concatenate(point))
+            for i, part in enumerate(space.arrays(gradient)):
                 grown, residual = _grow(bases[i], part, keep)
                 grew |= grown
                 residuals[i] = max(residuals[i], residual)
@@ -125,6 +126,11 @@ def is_claim(
     """
     is_proper = len(shape) >= 2 and tuple(spans) != tuple(shape)
     return is_proper and confined.is_clean and min(spans) > 0
+
+
+def _are_whole(bases: list[list[Float[np.ndarray, "n k"]]]) -> bool:
+    """Tell whether every direction of every axis has been found."""
+    return all(basis.shape[0] == basis.shape[1] for axes in bases for basis in axes)
 
 
 def _grow(

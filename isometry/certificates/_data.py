@@ -14,7 +14,7 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.certificates._draws import Batches
-from isometry.certificates._gradients import Function
+from isometry.certificates._programs import Function
 
 # Rows of a batch of the user's data; of more rows than 256 times 16 batches grow, so
 # that no more than 16 show all of them.
@@ -63,6 +63,7 @@ class Data:
         """
         checks.not_abstract("xs", xs)
         checks.all_finite("xs", xs)
+        # All leaves must be of one number of rows.
         lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}
         if len(lengths) != 1 or lengths in ({()}, {(0,)}):
             raise InputError(
@@ -106,6 +107,7 @@ class Data:
             outputs = self.train(params, (rows, x["key"]))
         else:
             outputs = self.train(params, rows)
+        # Without a loss every function of the outputs is meant.
         if self.loss is None:
             return outputs
         if self.has_targets:

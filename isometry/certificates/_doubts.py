@@ -1,7 +1,5 @@
 """Reasons why probing a function gives no more than evidence."""
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
@@ -17,29 +15,25 @@ _RESOLVED = 1e-13
 _DRAWING = frozenset(("random_bits", "threefry2x32", "rng_bit_generator"))
 
 
-def doubts_about(
-    gradients: Gradients,
-    unrelaxed: Sequence[str],
-) -> tuple[str, ...]:
+def doubts_about(gradients: Gradients) -> tuple[str, ...]:
     """Say why what was found is no more than evidence, whatever was found.
 
     Args:
         gradients: The gradients of the relaxed f, after the exact search.
-        unrelaxed: What could not be relaxed.
 
     Returns:
         The reasons; empty if what was found are claims.
     """
     doubts = []
+    closed, unrelaxed = gradients.program.closed, gradients.program.unrelaxed
     if unrelaxed:
         doubts.append(f"only pieces of f were seen: {unrelaxed[0].rstrip('.')}")
     if gradients.has_tiny:
         doubts.append("gradients come close to the smallest number of float64")
-    close = _unresolved(gradients.closed)
+    close = _unresolved(closed)
     if close is not None:
         doubts.append(f"f holds {close}, which rounding does not resolve")
-    num_x = len(gradients.closed.jaxpr.invars) - len(gradients.space.shapes)
-    if _draws_by_itself(gradients.closed.jaxpr, num_x):
+    if _draws(closed.jaxpr, set(closed.jaxpr.invars[len(gradients.space.paths) :])):
         doubts.append("f draws with a key of its own; let draw(key) hand it over in x")
     return tuple(doubts)
 
@@ -59,17 +53,6 @@ def _unresolved(closed: core.ClosedJaxpr) -> str | None:
         if is_close.any():
             return f"constants that differ by {gaps[is_close][0]:.1g}"
     return None
-
-
-def _draws_by_itself(jaxpr: core.Jaxpr, num_x: int) -> bool:
-    """Tell whether a program draws random numbers that do not depend on x.
-
-    Args:
-        jaxpr: A program.
-        num_x: The number of its last arguments, those that are of x.
-    """
-    split = len(jaxpr.invars) - num_x
-    return _draws(jaxpr, set(jaxpr.invars[split:]))
 
 
 def _draws(jaxpr: core.Jaxpr, of_x: set[core.Var]) -> bool:

@@ -36,6 +36,7 @@ class RandomInputs:
 
     def __post_init__(self) -> None:
         leaves = jax.tree.leaves(self.shapes)
+        # A sequence of 16 tokens shows 16 of 50,000 rows.
         periods = [
             math.ceil(rows / max(1, math.prod(leaves[i].shape)))
             for i, rows in self.num_rows.items()
@@ -62,6 +63,7 @@ class RandomInputs:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             own = jax.random.fold_in(key, index)
             return jax.random.split(own, leaf.shape) if leaf.shape else own
+        # Keys of the old kind are numbers like others to JAX.
         if checks.is_key(leaf):
             return rng.integers(2**32, size=leaf.shape, dtype=np.uint32)
         if jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -83,6 +85,7 @@ class RandomInputs:
         while sum(map(len, pack)) < math.prod(leaf.shape):
             pack.append(rng.permutation(rows))
         cards = np.concatenate([*pack, np.zeros(0, np.int64)])
+        # What is left is dealt out first next time.
         used = math.prod(leaf.shape)
         self._left[index] = [cards[used:]]
         return cards[:used].reshape(leaf.shape)
@@ -112,6 +115,7 @@ class Batches:
         if len(self._left) < self.size:
             shuffled = _generator(key).permutation(self._num)
             self._left = np.concatenate([self._left, shuffled])
+        # Rows that are left over come first in the next batch.
         rows, self._left = self._left[: self.size], self._left[self.size :]
         return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], self.xs)
 
@@ -143,6 +147,7 @@ def default(
         is_whole = jnp.issubdtype(leaf.dtype, jnp.integer) and not checks.is_key(leaf)
         if not is_whole:
             continue
+        # The smallest, where several arrays are indexed: beyond it JAX clips.
         sizes = _indexed(closed.jaxpr, {variable})[0]
         if not sizes:
             name = f"x{jax.tree_util.keystr(path)}"
@@ -175,7 +180,8 @@ def _indexed(
         if not any(hits):
             continue
         name = eqn.primitive.name
-        shape: tuple[int, ...] = getattr(eqn.invars[0].aval, "shape", ())
+        # What is selected from, and along which axes.
+        shape = _shape(eqn.invars[0])
         if name == "gather" and hits[1]:
             axes = eqn.params["dimension_numbers"].start_index_map
             sizes += [shape[axis] for axis in axes]
@@ -198,6 +204,10 @@ def _inside(
     outer = hits[len(hits) - len(part.invars) :]
     inner = {v for v, hit in zip(part.invars, outer, strict=False) if hit}
     return _indexed(part, inner)[0]
+
+
+def _shape(atom: core.Var | core.Literal) -> tuple[int, ...]:
+    return getattr(atom.aval, "shape", ())
 
 
 def _is_whole(v: core.Var) -> bool:

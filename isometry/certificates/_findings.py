@@ -14,11 +14,16 @@ from isometry.certificates._layers import (
     IN_EXACT_ARITHMETIC,
     LayerLock,
     Slice,
+    View,
     full_rank,
     slice_ids,
 )
 from isometry.structure import Attention
 
+# What locks hold for. Of the exact search: functions of the gradients that are odd and
+# the same for all entries of an array; those of whole matrices too, where a lock is
+# constant on blocks. Of the affine search: functions linear in the initial weights. Of
+# equal leaves: the same settings for all. Of subspaces: functions of rotated gradients.
 ODD = (
     "SGD, momentum, Adam, AdamW, RMSProp, Lion, LAMB, L2 and weight decay, clipping "
     "(one odd function for all entries of an array)"
@@ -33,6 +38,8 @@ ALIKE = (
 )
 ROTATIONS = "SGD, momentum, weight decay, Muon, Shampoo"
 
+# What breaks them. Adam divides rounding by its own size, and the iteration of Muon
+# lifts small singular values, those of rounding among them.
 NOISE = "parameter noise, stochastic rounding, SAM with noise, masks or rates per entry"
 L2 = "L2 inside Adam or RMSProp, clipping of weights, " + NOISE
 ROUNDING = "; rounding parts equal slices slowly under Adam and fast under Muon"
@@ -82,7 +89,7 @@ class Row(NamedTuple):
     Attributes:
         slice: The weight.
         lock: What was found.
-        code: The class of each entry times its sign.
+        view: The search that speaks for it.
         attention: The attention that it belongs to, or None.
         holds_for: The optimizers for which a lock of this closure holds.
         void_for: What breaks it.
@@ -92,19 +99,26 @@ class Row(NamedTuple):
 
     slice: Slice
     lock: LayerLock
-    code: Int[np.ndarray, "..."]
+    view: View
     attention: Attention | None
     holds_for: str
     void_for: str
     reason: str
     is_seen: bool
 
+    @property
+    def code(self) -> Int[np.ndarray, "..."]:
+        """The class of each entry times its sign."""
+        return self.view.code(self.slice)
+
     def finding(self, what: str, remedy: str) -> Finding:
         """Return a finding about this row."""
         grade = self.lock.grade or EVIDENCE
         holds_for, void_for = self.holds_for, self.void_for
+        # A gradient that is 0.0 moves nothing, whatever an optimizer does to the rest.
         if grade == BIT_FOR_BIT:
             void_for = NOISE
+        # Polar factors and row means of matrices constant on blocks are so as well.
         if self.lock.is_product:
             holds_for += WHOLE
         if grade not in (BIT_FOR_BIT, EVIDENCE):
@@ -129,6 +143,7 @@ def never(row: Row) -> Finding | None:
     remedy = (
         "Draw at random what it is multiplied with: the layers before and behind it."
     )
+    # Logits are a product of both.
     if row.slice.layer.role in ("query", "key"):
         remedy = "Draw queries and keys at random: each waits for the other's gradient."
     return row.finding("never gets a gradient", remedy)
@@ -167,6 +182,7 @@ def experts(row: Row) -> Finding | None:
 def units(row: Row) -> Finding | None:
     """Report units, channels or outputs that stay equal or opposite, or never move."""
     layer = row.slice.layer
+    # Heads may have an axis of their own: together with the channels they are units.
     axes = (*layer.batch_axes, *layer.out_axes)
     by_unit = by_axes(row.code, axes)
     ids = slice_ids(by_unit, 0)
@@ -197,6 +213,7 @@ def inputs(row: Row) -> Finding | None:
         return None
     noun = "rows" if layer.kind == "embedding" else "inputs"
     remedy = "Mend the layers before it: their units stay equal, or dead."
+    # A pixel that is always zero, for example.
     if layer.reads is not None and layer.reads.startswith("input"):
         remedy = "Nothing, if these inputs are constant by nature; else vary them."
     return row.finding(_counted(noun, by_input, ids), remedy)
@@ -382,6 +399,7 @@ def _by_head(row: Row) -> Int[np.ndarray, "heads entries"] | None:
     attention, layer = row.attention, row.slice.layer
     if attention is None or not attention.head_size:
         return None
+    # The output of an attention reads the heads, and the other layers make them.
     is_output = layer.role == "output"
     axes = layer.in_axes if is_output else layer.out_axes
     if layer.role not in ("query", "key", "value", "output") or not axes:

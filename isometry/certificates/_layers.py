@@ -124,6 +124,7 @@ class View:
         self._first = space.arrays(closure.first)
         exact_zero = closure.bitwise & (closure.first == 0)
         self._is_exact_zero = space.arrays(exact_zero)
+        self._fragile = space.arrays(closure.fragile)
         self._counts: dict[str, Counts] = {}
 
     @functools.cached_property
@@ -135,6 +136,10 @@ class View:
     def is_free(self, row: Slice) -> bool:
         """Tell whether every entry is alone in its class."""
         return not self._shared[row.leaf][row.within].any()
+
+    def is_fragile(self, row: Slice) -> bool:
+        """Tell whether rounding decided of an entry."""
+        return bool(self._fragile[row.leaf][row.within].any())
 
     def code(self, row: Slice) -> Int[np.ndarray, "..."]:
         """Return the class of each entry times its sign; 0 never moves."""

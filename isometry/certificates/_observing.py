@@ -82,6 +82,7 @@ def observe(
         equal: The classes of the parameters that training never parts.
         rng: The source of randomness.
     """
+    # An unknown point is refused before anything is compiled.
     shape = about.points.shape(point).shape
     reading = _Reading(about, point, space, rng=rng)
     partition = all_zero(math.prod(shape))
@@ -89,6 +90,7 @@ def observe(
     for i in range(_POINTS):
         kind = (i + 1) % _members.NUM_KINDS
         theta = _members.exact_point(space, equal, kind, rng=rng)
+        # Every input splits classes by itself; kinks are not relaxed here.
         for _ in range(_INPUTS):
             values, errors = reading.at(theta)
             tolerance = _SLACK * errors

@@ -55,6 +55,10 @@ def relaxed(
     leaf of params or x: random masks, masks of constants, of positions and of whole
     numbers stay as they are, and so does the maximum that softmax subtracts.
 
+    The relaxed function lies between the same bounds in most cases, but not in all: a
+    logarithm behind a kink may meet a negative number. Then the result is NaN, and
+    nothing follows from it.
+
     Args:
         f: A function of parameters and input.
         params: Its parameters; shapes suffice.
@@ -83,6 +87,7 @@ def relaxed(
         results = rewriting.program(closed, operands)
         return [array_of(result) for result in results]
 
+    # What is tried on the way, at a few points, is tried once, not at every call.
     program = jax.make_jaxpr(run)(*leaves)
     call = core.jaxpr_as_fun(program)
 

@@ -14,7 +14,8 @@ from isometry._internal.errors import FromCall, InputError, NotDefined
 from isometry._internal.types import Key, Params
 from isometry.certificates import _draws
 from isometry.certificates._data import Data
-from isometry.certificates._gradients import Draw, Function
+from isometry.certificates._gradients import Draw
+from isometry.certificates._programs import Function
 from isometry.networks import chain
 from isometry.networks._network import Network
 from isometry.structure import Anatomy
@@ -82,6 +83,7 @@ def subject(
         raise InputError("draw and xs were both given; write one of them.")
     if loss is not None and xs is None:
         raise InputError("loss was given without xs; write xs=, the data it is of.")
+    # Training differs from inference by dropout and by statistics of a batch.
     network: Function = f
     mode = ""
     if isinstance(f, Network):
@@ -103,6 +105,7 @@ def subject(
         draws_rows=draw is not None,
         mode=mode or "f as it is",
     )
+    # What the user draws has the structure that it had the first time.
     if draw is not None:
         return whole._replace(draw=_checked(draw, shapes))
     whole = whole._replace(period=cast(_draws.RandomInputs, whole.draw).period)
@@ -120,6 +123,7 @@ def _check_params(params: Params) -> None:
     checks.on_host("params", params)
     checks.not_abstract("params", params)
     checks.real("params", params)
+    # Whole numbers and keys among the parameters are not trained.
     num_floating = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if checks.is_key(leaf):
@@ -140,6 +144,7 @@ def _check_params(params: Params) -> None:
 
 def _check_fit(net: Network, params: Params) -> None:
     """Require parameters of a network's structure and shapes."""
+    # Key paths are the same for lists and tuples, which f takes alike.
     wanted = _by_path(net.shapes)
     given = _by_path(params)
     for path in [*wanted, *given]:

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import isometry
 from isometry import certificates
 from tests.certificates import models
 
@@ -120,15 +119,25 @@ def test_equal_sums_of_float64_are_evidence():
     assert "w: 3 units, 1 distinct" in claimed
 
 
-def test_half_precision_inside_f_is_refused():
-    """Eight bits of mantissa do not tell equal from near."""
+def half(params, x):
+    """Two layers in bfloat16, as a module with dtype=bfloat16 computes them."""
 
-    def f(params, x):
-        hidden = jnp.tanh(x @ params["u"]).astype(jnp.bfloat16)
-        return hidden.astype(params["v"].dtype) @ params["v"]
+    def step(state, _):
+        return jax.nn.relu(state), None
 
-    with pytest.raises(isometry.InputError, match=r"16 bits.*dtype=float32"):
-        certificates.certify(f, models.drawn_layers(), X)
+    hidden = x.astype(jnp.bfloat16) @ params["u"].astype(jnp.bfloat16)
+    hidden, _ = jax.lax.scan(step, hidden + jnp.bfloat16(0.5), None, length=1)
+    return hidden @ params["v"].astype(jnp.bfloat16)
+
+
+def test_half_precision_inside_f_is_computed_in_float64():
+    """Eight bits of mantissa do not tell equal from near: all would be dead."""
+    assert certificates.certify(half, models.drawn_layers(), X).clear
+    cert = certificates.certify(half, models.equal_layers(), X)
+    assert cert.layers[0].distinct == (4, 1)
+    near = models.equal_layers()
+    near["u"][0, 0] += 1e-6
+    assert certificates.certify(half, near, X).layers[0].distinct == (4, 2)
 
 
 def test_half_precision_parameters_are_computed_in_float64():

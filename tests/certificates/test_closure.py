@@ -7,6 +7,7 @@ import pytest
 
 from isometry.certificates import _closure
 from isometry.certificates._gradients import Gradients, Space
+from isometry.certificates._programs import program
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +21,9 @@ def closures(f, params, num_inputs=4):
         return jax.random.normal(key, (num_inputs,))
 
     space = Space(params)
-    gradients = Gradients(f, space, draw=draw, rng=np.random.default_rng(0))
+    x = jax.ShapeDtypeStruct((num_inputs,), np.float64)
+    pull = program(f, params, x, dtype=np.float64)
+    gradients = Gradients(pull, space, draw=draw, rng=np.random.default_rng(0))
     start = _closure.first_gradient(gradients, space.leaf)
     exact = _closure.exact(gradients, space.leaf, start)
     affine = _closure.affine(gradients, space.leaf, start, decays=True)
@@ -67,7 +70,7 @@ def test_equal_sums_are_found_from_theta_alone():
     """Rows and columns of a magic square have one sum; no two entries are equal."""
     square = np.array([[2.0, 7, 6], [9, 5, 1], [4, 3, 8]]) / 16
     params = {"a": np.full((4, 3), 0.5), "b": square, "c": np.full((3, 2), 0.25)}
-    space, exact, affine = closures(f, params)
+    _, exact, affine = closures(f, params)
     assert exact.moves.num_classes > 9
     # Each of four inputs has its class in a, b is one, and each of two outputs in c.
     assert affine.moves.num_classes == 4 + 1 + 2

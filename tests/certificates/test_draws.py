@@ -22,7 +22,8 @@ def test_floats_have_sizes_between_an_eighth_and_eight():
     draw = inputs_of(lambda p, x: x * p, jnp.ones(()), shape)
     sizes = np.log2([draw(key).std() for key in KEYS])
     # A standard deviation of 4000 numbers is off by 1.1 %, one in 40 bits.
-    assert sizes.min() > -3.1 and sizes.max() < 3.1
+    assert sizes.min() > -3.1
+    assert sizes.max() < 3.1
     # The standard deviation of a uniform number on [-3, 3] is sqrt(3); of 40, ± 12 %.
     assert 1.1 < sizes.std() < 2.4
 

@@ -15,6 +15,13 @@ def same_classes(labels, others):
     return (pairs == other_pairs).all() and ((labels == 0) == (others == 0)).all()
 
 
+def _with_positive_lead(column):
+    lead = column[column != 0]
+    sign = np.sign(lead[0]) if len(lead) else 1.0
+    # Zeros lose their signs.
+    return tuple(sign * column + 0.0)
+
+
 def test_equal_magnitudes_are_one_class_and_zeros_another():
     values = np.array([2.0, -2.0, 0.0, 5.0, -0.0, 2.0])
     entries = _partition.of_equal(values)
@@ -30,19 +37,15 @@ def test_smallest_difference_parts_entries():
 
 
 def test_splits_are_those_of_comparing_all_pairs():
-    """Entries are in one class if |values| agree in every vector, and signs with them."""
+    """Entries are in one class if all vectors agree there, up to one sign."""
     rng = np.random.default_rng(0)
     entries = _partition.all_zero(12)
     vectors = rng.integers(-1, 2, (4, 12)).astype(float)
-    # The class of an entry is its first vector that is not zero, and all vectors times
-    # the sign there.
-    keys = []
-    for column in vectors.T:
-        lead = column[column != 0]
-        sign = np.sign(lead[0]) if len(lead) else 1.0
-        keys.append(tuple(sign * column + 0.0))
+    # Entries are equal if their columns are, once the first number is positive.
+    keys = [_with_positive_lead(column) for column in vectors.T]
     known = sorted(set(keys) - {(0.0,) * 4})
-    wanted = np.array([known.index(key) + 1 if any(key) else 0 for key in keys])
+    numbers = {key: i + 1 for i, key in enumerate(known)}
+    wanted = np.array([numbers.get(key, 0) for key in keys])
     for vector in vectors:
         entries = _partition.split(entries, vector, np.zeros(12), group=GROUP)
     assert same_classes(entries.labels(), wanted)

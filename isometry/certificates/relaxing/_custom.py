@@ -1,4 +1,4 @@
-"""Whether the rule of a custom_jvp or custom_vjp is the derivative of its function."""
+"""What the derivative rule of a custom_jvp or custom_vjp is, beside its function."""
 
 from typing import Any
 
@@ -8,6 +8,8 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
+from isometry._internal import jaxprs
+from isometry.certificates.relaxing import _table
 from isometry.certificates.relaxing._value import bound
 
 # The two derivatives may differ by this share of the largest entry. Rules in float32
@@ -31,6 +33,7 @@ def follows_its_function(
     avals: list[Any] = [variable.aval for variable in eqn.invars]
     if any(jnp.issubdtype(aval.dtype, jax.dtypes.extended) for aval in avals):
         return False
+    # Any operands do: two analytic derivatives that agree at random agree everywhere.
     rng = np.random.default_rng(0)
     is_floating = [jnp.issubdtype(aval.dtype, jnp.floating) for aval in avals]
     with jax.ensure_compile_time_eval():
@@ -58,6 +61,30 @@ def follows_its_function(
         of_rule = pull([cotangents, zeros])
         of_function = pull([zeros, cotangents])
     return all(map(_agree, of_rule, of_function))
+
+
+def has_kinks(eqn: core.JaxprEqn) -> bool:
+    """Tell whether the rule of a function has kinks, such as a gradient that it clips.
+
+    Args:
+        eqn: The call of the function.
+    """
+    avals: list[Any] = [variable.aval for variable in eqn.invars]
+    shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+
+    def pulled(*operands: Array) -> list[Array]:
+        def of_floating(operands: tuple[Array, ...]) -> list[Array]:
+            return [r for r in bound(eqn, list(operands)) if _is_floating(r)]
+
+        results, pull = jax.vjp(of_floating, operands)
+        return pull([2 * result for result in results])
+
+    # Traced, not run: only what it is made of matters.
+    rule = jax.make_jaxpr(pulled)(*shapes)
+    return any(
+        _table.relaxation_of(inner) is not None or inner.primitive.name in _table.LEFT
+        for inner in jaxprs.equations(rule.jaxpr)
+    )
 
 
 def _made_up(

@@ -103,6 +103,7 @@ class Evaluation:
         """Return a value as its equation gives it."""
         source = value.source
         assert source is not None
+        # The function is relaxed inside; its derivative rule is not used.
         if source.inside is not None:
             return self.at(source.inside, side)
         operands = [

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from jaxtyping import Array
@@ -57,12 +58,37 @@ class Finisher:
 
     def __init__(self, smooth: Smooth) -> None:
         self._smooth = smooth
+        self._formulas: dict[Hashable, int] = {}
+        self._numbers: dict[Value, int] = {}
         self._finishes: dict[Hashable, Finish] = {}
         self._kinks: dict[Hashable, frozenset[float]] = {}
 
+    def _formula(self, value: Value) -> int:
+        """Return a number that is the same for functions that compute the same."""
+        if value not in self._numbers:
+            formula: Hashable = str(jnp.result_type(value.array))
+            if value.source is not None:
+                formula = self._written(value.source)
+            # Numbers stand for the parts, or what is read twice would be written out
+            # twice, and twice as often at each further step.
+            number = self._formulas.setdefault(formula, len(self._formulas))
+            self._numbers[value] = number
+        return self._numbers[value]
+
+    def _written(self, source: Source) -> Hashable:
+        """Write an equation out; derivative rules have no part in it."""
+        if source.inside is not None:
+            return ("call", self._formula(source.inside))
+        read = [
+            ("of", self._formula(o)) if o.is_active else ("number", float(o.number))
+            for o in source.operands
+        ]
+        params = str(sorted(source.eqn.params.items()))
+        return (source.eqn.primitive.name, params, source.relaxation, *read)
+
     def finish(self, value: Value) -> Finish:
         """Return what a function with a kink needs."""
-        key: Hashable = value.formula
+        key: Hashable = self._formula(value)
         tried = None
         # Two calls with the same formula may have different derivative rules.
         if _is_call(value):
@@ -82,7 +108,9 @@ class Finisher:
         sides = slice(2 * len(direct.samples))
         slopes = direct.exact.slopes[sides]
         gap = np.abs(by_rule.exact.slopes[sides] - slopes)
-        return bool((gap <= _RULE * np.maximum(np.abs(slopes), 1)).all())
+        # Some functions overflow, or do not exist, at some of the points.
+        is_same = gap <= _RULE * np.maximum(np.abs(slopes), 1)
+        return bool(is_same[np.isfinite(gap)].all())
 
     def kinks(
         self,
@@ -102,7 +130,7 @@ class Finisher:
             pairs = [operands[:2], operands[1:]]
         else:
             return inherited
-        formula = Source(eqn, operands).formula
+        formula = self._written(Source(eqn, operands))
         if formula not in self._kinks:
             self._kinks[formula] = inherited.union(*map(_roots, pairs))
         return self._kinks[formula]
@@ -156,12 +184,14 @@ def _finish_of(
     """Read off h whether it is odd or even, and which lines it has to touch."""
     base = value.root
     points = tried.points
-    parity = _parity(tried, eps=float(np.finfo(base.smooth.dtype).eps))
+    parity = _parity(tried, eps=float(jnp.finfo(base.smooth.dtype).eps))
     at_points = tried.at_points_of(tried.exact)
+    # A function that does not exist at its kinks, such as a logarithm, touches no line.
     if not np.isfinite(at_points).all():
         return Finish(parity)
     wanted = _part(at_points, parity)
     zero = points.index(0.0)
+    # The derivative of |x| that JAX takes at zero, 1, is not that of an even function.
     tie = None
     if parity and not _agree(wanted, at_points, [zero]):
         tie = Anchor(0.0, *(float(numbers[zero]) for numbers in at_points))
@@ -228,9 +258,11 @@ def _parity(
     """Tell whether h is even (1), odd (-1) or neither (0), except at jumps."""
     size = len(tried.samples)
     right, left = tried.exact.values[:size], tried.exact.values[size : 2 * size]
-    largest = np.maximum(np.abs(left), np.abs(right))
+    size = np.maximum(np.abs(left), np.abs(right))
     for parity in (1, -1):
-        if (np.abs(right - parity * left) <= _ROUNDINGS * eps * largest).all():
+        # What overflows on both sides may be symmetric or not.
+        gap = np.abs(right - parity * left)
+        if (gap <= _ROUNDINGS * eps * size).all():
             return parity
     return 0
 

@@ -69,6 +69,7 @@ class Curve:
         size = _BLOCK * math.ceil(len(points) / _BLOCK)
         padded = np.pad(points, (0, size - len(points)), mode="edge")
         padded = padded.astype(self._like.dtype)
+        # The model is being traced, and these values are needed now.
         with jax.ensure_compile_time_eval():
             try:
                 results = _pointwise(self._program, [jnp.asarray(padded)])

@@ -97,6 +97,7 @@ class Rewriting:
         jaxpr: core.Jaxpr,
     ) -> list[Value]:
         name = eqn.primitive.name
+        # No gradient and no signal passes here, so a kink does no harm.
         if not any(operand.is_active for operand in operands):
             return _inactive(eqn, operands)
         if name in _table.CALLS:
@@ -108,15 +109,17 @@ class Rewriting:
         if name == "scan":
             return _traced.scan(eqn, operands, self.program)
         if name == "cond":
+            # Its branches are relaxed in any case; which of them is taken cannot be.
             if operands[0].is_active:
                 self._name("a cond whose branch the signal chooses")
             return _traced.cond(eqn, operands, self.program)
         if name in _table.LEFT:
             return self._left(eqn, operands, _table.LEFT[name])
-        if jaxprs.inner(eqn) and self._has_kinks(eqn, operands):
+        if _has_kinks_inside(eqn):
             return self._left(eqn, operands, f"{name}, with kinks inside")
         if name in ("eq", "ne"):
             return self._equality(eqn, operands)
+        # Signals are finite, or nothing can be said.
         if name == "is_finite":
             return [leaf(array, is_active=False) for array in _as_it_is(eqn, operands)]
         if self._is_exempt(eqn, operands, jaxpr):
@@ -141,19 +144,6 @@ class Rewriting:
         """Say that something is left as it is."""
         self.unrelaxed[f"{what}: it is left as it is."] = None
         self._num_changes += 1
-
-    def _has_kinks(
-        self,
-        eqn: core.JaxprEqn,
-        operands: tuple[Value, ...],
-    ) -> bool:
-        """Tell whether the programs that an equation calls would be relaxed."""
-        del operands
-        return any(
-            inner.primitive.name in _table.KINKS or inner.primitive.name in _table.LEFT
-            for part in jaxprs.inner(eqn)
-            for inner in jaxprs.equations(part)
-        )
 
     def _equality(
         self,
@@ -183,11 +173,13 @@ class Rewriting:
         name = eqn.primitive.name
         if name in ("reduce_max", "reduce_min"):
             return _table.is_shift(jaxpr, eqn.outvars[0], eqn.invars[0])
+        # logsumexp takes the magnitude of a sum of exponentials.
         if name in ("abs", "sign"):
             return operands[0].is_positive
         if name not in ("max", "min"):
             return False
         numbers = [o.number for o in operands if o.number is not None]
+        # The larger of a value and minus infinity is the value.
         if name == "min":
             return any(number == np.inf for number in numbers)
         is_positive = any(o.is_positive for o in operands)
@@ -210,6 +202,7 @@ class Rewriting:
         for result in results:
             result.is_positive = is_positive
             result.is_flat = _is_flat(eqn, operands)
+        # A gate is moved as its boolean is.
         if name in _table.MOVES and _is_gate(operands[0]):
             dtype = operands[0].smooth.dtype
             gates = bound(eqn, [_as_gate(operand, dtype) for operand in operands])
@@ -233,7 +226,7 @@ class Rewriting:
         name = eqn.primitive.name
         if name == "sort" and len(eqn.outvars) > 1:
             return self._left(eqn, operands, "a sort that moves other arrays along")
-        if name in ("sort", "top_k") and max(operands[0].array.shape) > _LONGEST_SORTED:
+        if name in ("sort", "top_k") and _num_sorted(eqn) > _LONGEST_SORTED:
             return self._left(eqn, operands, f"a {name} of a long array")
         if any(o.is_active and o.smooth is None for o in operands):
             # What it reads was named where it lost its gate.
@@ -299,6 +292,8 @@ class Rewriting:
         results = self.program(called(eqn), operands)
         # Without kinks it keeps its rule.
         if self._num_changes == num_changes:
+            if _custom.has_kinks(eqn):
+                return self._left(eqn, operands, "a derivative rule with kinks")
             arrays = _as_it_is(eqn, operands)
             return [leaf(array, is_active=True) for array in arrays]
         base = _base(eqn, operands)
@@ -392,6 +387,23 @@ def _as_it_is(
 ) -> list[Array]:
     """Evaluate an equation unchanged."""
     return bound(eqn, [array_of(operand) for operand in operands])
+
+
+def _num_sorted(eqn: core.JaxprEqn) -> int:
+    """Return along how many entries a sort or top_k sorts."""
+    aval: Any = eqn.invars[0].aval
+    axis = eqn.params.get("dimension", eqn.params.get("axis", -1))
+    return aval.shape[axis]
+
+
+def _has_kinks_inside(eqn: core.JaxprEqn) -> bool:
+    """Tell whether the programs that an equation calls have kinks."""
+    names = {
+        inner.primitive.name
+        for part in jaxprs.inner(eqn)
+        for inner in jaxprs.equations(part)
+    }
+    return not names.isdisjoint(_table.KINKS.keys() | _table.LEFT.keys())
 
 
 def _reads_signal(

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from isometry.certificates.relaxing import _smooth
 from isometry.certificates.relaxing._smooth import Smooth
 
-# What an equation reads: floating values, and gates instead of booleans.
-Operands: TypeAlias = Sequence[Float[Array, "..."]]
+# What an equation reads: values, and gates instead of booleans that the signal gives.
+Operands: TypeAlias = Sequence[Array]
 
 # Computes the first result of an equation from its operands.
 Relaxation: TypeAlias = Callable[[Smooth, core.JaxprEqn, Operands], Array]
@@ -173,7 +173,11 @@ def _select(
     """Mix the two cases of a jnp.where by its gate."""
     del smooth, eqn
     gate, otherwise, chosen = operands
-    gate = gate.astype(jnp.result_type(chosen))
+    if jnp.issubdtype(chosen.dtype, jnp.floating):
+        gate = gate.astype(chosen.dtype)
+    else:
+        # Whole numbers between which a gate chooses become real ones.
+        otherwise, chosen = otherwise.astype(gate.dtype), chosen.astype(gate.dtype)
     # A case of -inf is a mask, which must not spoil the other where the gate is shut.
     mixed_in = jnp.where(gate == 0, 0, gate * chosen)
     return jnp.where(gate == 1, 0, (1 - gate) * otherwise) + mixed_in
@@ -420,6 +424,7 @@ FLAT = frozenset(
 LEFT: Mapping[str, str] = {
     "argmax": "argmax of a signal picks an entry",
     "argmin": "argmin of a signal picks an entry",
+    "atan2": "the angle of a signal jumps from pi to -pi",
     "cummax": "cummax of a signal has kinks",
     "cummin": "cummin of a signal has kinks",
     "rem": "the remainder of a signal jumps",
@@ -461,6 +466,7 @@ def is_shift(
         maximum: The maximum.
         of: The array whose maximum it is.
     """
+    # What softmax and logsumexp do to it before they subtract it.
     passing = MOVES | {"stop_gradient", "max", "is_finite", "select_n"}
     copies = {maximum}
     constants: set[core.Var] = set()

@@ -1,9 +1,7 @@
 """Values of a program that is being rewritten, and what is known of each."""
 
 import dataclasses
-import functools
-from collections.abc import Hashable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +13,6 @@ from isometry.certificates.relaxing import _table
 # An elementwise function of more equations than this is cut into two. Evaluating it
 # recurses, so ten times more would exhaust Python's stack.
 _LONGEST = 64
-
-
-# An elementwise function written out, for comparison with others.
-Formula: TypeAlias = tuple[Hashable, ...]
 
 
 class Source(NamedTuple):
@@ -36,15 +30,6 @@ class Source(NamedTuple):
     operands: tuple["Value", ...]
     relaxation: _table.Relaxation | None = None
     inside: "Value | None" = None
-
-    @property
-    def formula(self) -> Formula:
-        """Return what is computed; a rule of derivatives has no part in it."""
-        if self.inside is not None:
-            return self.inside.formula
-        read = [o.formula if o.is_active else float(o.number) for o in self.operands]
-        params = sorted(self.eqn.params.items())
-        return (self.eqn.primitive.name, str(params), self.relaxation, *read)
 
 
 class Anchor(NamedTuple):
@@ -113,13 +98,6 @@ class Value:
     def root(self) -> "Value":
         """Return the base."""
         return self if self.base is None else self.base
-
-    @functools.cached_property
-    def formula(self) -> Formula:
-        """Return how it is computed from the base, and of which dtype that is."""
-        if self.source is None:
-            return (str(jnp.result_type(self.array)),)
-        return self.source.formula
 
     @property
     def outside(self) -> Any:

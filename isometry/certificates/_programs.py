@@ -1,0 +1,235 @@
+"""The gradient of f as a compiled program, with its kinks or without."""
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jaxtyping import Array, PyTree
+
+from isometry._internal import jaxprs, precision
+from isometry._internal.errors import InputError
+from isometry._internal.types import Key, Params
+from isometry.certificates._relaxation import Relaxed, relaxed
+from isometry.certificates._widening import widened
+from isometry.networks._network import Network
+
+Function: TypeAlias = Callable[[Params, PyTree], PyTree]
+
+# Type checkers do not accept jax.tree_util.PyTreeDef as a type.
+PyTreeDef: TypeAlias = Any
+
+# Programs that are kept: of one architecture there are two, and an audit compares about
+# five. With ten times fewer each seed compiles anew, which takes a second.
+_KEPT = 16
+
+# Half the spacing at 1 of float32. What f computes in 16 bits is computed in float64.
+_COARSEST = 2.0**-24
+
+
+class Program(NamedTuple):
+    """The gradient of f.
+
+    Attributes:
+        pull: Maps params, x and cotangents of the floating outputs to the gradient with
+            respect to the floating leaves of params.
+        closed: The jaxpr of the floating outputs.
+        outputs: Their shapes.
+        unit: Half the spacing at 1 of the lowest precision in f.
+        dtype: What f is given, float64 or float32.
+        num_inputs: The number of inputs that share one point; more than one are along a
+            first axis of x.
+        replaced: The kinks that were replaced.
+        unrelaxed: One sentence for each kind of kink that was not.
+    """
+
+    pull: Callable[[Params, PyTree, Sequence[Array | np.ndarray]], list[Array]]
+    closed: core.ClosedJaxpr
+    outputs: tuple[tuple[int, ...], ...]
+    unit: float
+    dtype: np.dtype
+    num_inputs: int
+    replaced: tuple[str, ...]
+    unrelaxed: tuple[str, ...]
+
+    def mode(self) -> AbstractContextManager:
+        """Return a context in which the program may be traced and called."""
+        return _mode(self.dtype)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What determines a program; hashable if f is."""
+
+    f: Function
+    tree: PyTreeDef
+    leaves: tuple[tuple[tuple[int, ...], np.dtype], ...]
+    dtype: np.dtype
+    num_inputs: int
+    key: tuple[int, ...] | None
+
+    def shapes(self) -> tuple[Params, PyTree]:
+        """Return the shapes of params and of one x."""
+        leaves = [jax.ShapeDtypeStruct(*leaf) for leaf in self.leaves]
+        return self.tree.unflatten(leaves)
+
+
+def program(
+    f: Function,
+    params: Params,
+    x: PyTree,
+    *,
+    dtype: np.dtype,
+    num_inputs: int = 1,
+    key: Key | None = None,
+) -> Program:
+    """Return the gradient of f.
+
+    Args:
+        f: The function.
+        params: Its parameters; shapes suffice.
+        x: One input; shapes suffice.
+        dtype: What f is given: float64, or float32 outside of the 64-bit mode.
+        num_inputs: The number of inputs that share one point.
+        key: Determines the functions that replace kinks; None leaves kinks as they are.
+
+    Raises:
+        InputError: f returns no floating array; it computes in 16 bits in a loop of
+            unknown length.
+    """
+    shape_of = functools.partial(precision.shape_of, dtype=dtype)
+    leaves, tree = jax.tree.flatten(jax.tree.map(shape_of, (params, x)))
+    words = None
+    if key is not None:
+        words = tuple(np.asarray(jax.random.key_data(key)).ravel().tolist())
+    request = _Request(
+        f=f,
+        tree=tree,
+        leaves=tuple((leaf.shape, leaf.dtype) for leaf in leaves),
+        dtype=np.dtype(dtype),
+        num_inputs=num_inputs,
+        key=words,
+    )
+    # Only functions of networks promise to hold nothing that may change.
+    if isinstance(f, Network) and type(f).__call__ is Network.__call__:
+        return _kept(_Request(**{**vars(request), "f": f.function}))
+    return _built(request)
+
+
+def _mode(dtype: np.dtype) -> AbstractContextManager:
+    """Return the 64-bit mode or none, at full precision of products."""
+    contexts = ExitStack()
+    contexts.enter_context(jax.enable_x64(dtype == np.float64))
+    contexts.enter_context(precision.full())
+    return contexts
+
+
+def _built(request: _Request) -> Program:
+    """Trace a program."""
+    params, x = request.shapes()
+    with _mode(request.dtype):
+        smooth = _relaxed(_fine(request.f, params, x), params, x, key=request.key)
+        f, xs = smooth.f, x
+        if request.num_inputs > 1:
+            f = jax.vmap(smooth.f, (None, 0))
+            xs = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(
+                    (request.num_inputs, *leaf.shape), leaf.dtype
+                ),
+                x,
+            )
+        outputs = functools.partial(_floating_outputs, f)
+        # A function of its own: JAX remembers traces by function, and what f closes
+        # over may have changed.
+        traced = jax.make_jaxpr(lambda *a: outputs(*a), return_shape=True)
+        closed, out = traced(params, xs)
+    if not out:
+        raise InputError(
+            "f returns no floating array, which could have a gradient; write "
+            "f(params, x) that returns the outputs before argmax or rounding."
+        )
+
+    def pull(params: Params, xs: PyTree, cotangent: list[Array]) -> list[Array]:
+        leaves, tree = jax.tree.flatten(params)
+        moving = [i for i, leaf in enumerate(leaves) if _is_floating(leaf)]
+
+        def of_moving(moved: list[Array]) -> list[Array]:
+            for i, leaf in zip(moving, moved, strict=True):
+                leaves[i] = leaf
+            return outputs(tree.unflatten(leaves), xs)
+
+        # Of all parameters at once: one pass back, however many leaves there are.
+        values, back = jax.vjp(of_moving, [leaves[i] for i in moving])
+        pairs = zip(cotangent, values, strict=True)
+        return back([c.astype(value.dtype) for c, value in pairs])[0]
+
+    return Program(
+        pull=jax.jit(pull),
+        closed=closed,
+        outputs=tuple(leaf.shape for leaf in out),
+        unit=_unit_of(closed),
+        dtype=request.dtype,
+        num_inputs=request.num_inputs,
+        replaced=smooth.replaced,
+        unrelaxed=smooth.unrelaxed,
+    )
+
+
+_kept = functools.lru_cache(maxsize=_KEPT)(_built)
+
+
+def _relaxed(
+    f: Function,
+    params: Params,
+    x: PyTree,
+    *,
+    key: tuple[int, ...] | None,
+) -> Relaxed:
+    """Return f without kinks; f itself, with the reason, if it cannot be relaxed."""
+    if key is None:
+        return Relaxed(f, (), ())
+    try:
+        # Any number does: the functions are random, and the same for the same key.
+        seed = hash(key) % 2**31
+        return relaxed(f, params, x, key=jax.random.key(seed))
+    # The program of f may hold anything, and f as it is still gives evidence.
+    except Exception as error:
+        name = type(error).__name__
+        return Relaxed(f, (), (f"f could not be relaxed ({name})",))
+
+
+def _floating_outputs(f: Function, params: Params, x: PyTree) -> list[Array]:
+    return [leaf for leaf in jax.tree.leaves(f(params, x)) if _is_floating(leaf)]
+
+
+def _is_floating(leaf: Array) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def _unit_of(closed: core.ClosedJaxpr) -> float:
+    """Return half the spacing at 1 of the coarsest floating dtype in a program."""
+    coarsest = float(np.finfo(np.float64).eps) / 2
+    for eqn in jaxprs.equations(closed.jaxpr):
+        for var in eqn.outvars:
+            dtype = getattr(var.aval, "dtype", None)
+            if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+                coarsest = max(coarsest, float(jnp.finfo(dtype).eps) / 2)
+    return coarsest
+
+
+def _fine(f: Function, params: Params, x: PyTree) -> Function:
+    """Return f, or what f computes in 16 bits evaluated in float64."""
+    closed, out = jax.make_jaxpr(lambda *a: f(*a), return_shape=True)(params, x)
+    if _unit_of(closed) <= _COARSEST:
+        return f
+    tree = jax.tree.structure(out)
+
+    def fine(params: Params, x: PyTree) -> PyTree:
+        return tree.unflatten(widened(closed, jax.tree.leaves((params, x))))
+
+    return fine

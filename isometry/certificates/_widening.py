@@ -1,0 +1,137 @@
+"""A program that computes in 16 bits, evaluated in float64 throughout.
+
+Eight bits of mantissa do not tell equal from near. What a model computes in bfloat16 it
+computes in exact arithmetic as well, up to rounding, and that is what is certified.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jaxtyping import Array
+
+from isometry._internal import jaxprs
+from isometry._internal.errors import NotDefined
+from isometry.certificates.relaxing import _table
+from isometry.certificates.relaxing._traced import called
+
+# Equations that only call a program. The rule of a custom derivative gives way to the
+# derivative of the function itself, because it computes in 16 bits too.
+_CALLS = _table.CALLS | _table.REMAT | _table.CUSTOM
+
+# Loops of unknown length have no reverse derivative, and so no gradient.
+_REFUSED = frozenset(("while", "pure_callback", "io_callback", "pallas_call"))
+
+
+def widened(closed: core.ClosedJaxpr, arguments: Sequence[Array]) -> list[Array]:
+    """Evaluate a program with every floating value in float64.
+
+    Args:
+        closed: The program.
+        arguments: Its arguments, floating ones in float64.
+
+    Returns:
+        Its results, floating ones in float64.
+
+    Raises:
+        NotDefined: It holds a loop of unknown length, or code that is not JAX.
+    """
+    return _evaluated(closed, arguments)
+
+
+def _evaluated(
+    program: core.ClosedJaxpr | core.Jaxpr,
+    arguments: Sequence[Array],
+) -> list[Array]:
+    jaxpr: Any = getattr(program, "jaxpr", program)
+    constants = [_wide(constant) for constant in getattr(program, "consts", ())]
+    values: dict[core.Var, Array] = dict(
+        zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True)
+    )
+
+    def read(atom: core.Var | core.Literal) -> Array:
+        if isinstance(atom, core.Literal):
+            return _wide(atom.val)
+        return values[atom]
+
+    for eqn in jaxpr.eqns:
+        results = _equation(eqn, [read(atom) for atom in eqn.invars])
+        values.update(zip(eqn.outvars, map(_wide, results), strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _equation(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
+    name = eqn.primitive.name
+    if name in _CALLS:
+        return _evaluated(called(eqn), operands)
+    if name == "scan":
+        return _scan(eqn, operands)
+    if name == "cond":
+        return _cond(eqn, operands)
+    if name in _REFUSED or jaxprs.inner(eqn):
+        raise NotDefined(
+            f"f computes in 16 bits, and {name} cannot be evaluated in float64; build "
+            "it with dtype=float32."
+        )
+    if name == "reduce_precision":
+        return [operands[0]]
+    # A float is made of random bits in 32 bits, whatever it is converted to next.
+    if name == "bitcast_convert_type":
+        return [eqn.primitive.bind(*operands, **eqn.params)]
+    parameters = {key: _wide_dtype(value) for key, value in eqn.params.items()}
+    results = eqn.primitive.bind(*operands, **parameters)
+    return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def _scan(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
+    """Evaluate a scan as a scan."""
+    parts = jaxprs.scan_parts(eqn)
+    num_fixed = parts.num_consts + parts.num_carry
+    constants = operands[: parts.num_consts]
+    body = eqn.params["jaxpr"]
+
+    def step(state: list[Array], slices: list[Array]) -> tuple[list[Array], Any]:
+        results = _evaluated(body, [*constants, *state, *slices])
+        return results[: parts.num_carry], results[parts.num_carry :]
+
+    state, stacked = jax.lax.scan(
+        step,
+        operands[parts.num_consts : num_fixed],
+        operands[num_fixed:],
+        length=eqn.params["length"],
+        reverse=eqn.params["reverse"],
+    )
+    return [*state, *stacked]
+
+
+def _cond(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
+    """Evaluate a cond as a cond."""
+
+    def branch(program: core.ClosedJaxpr) -> Any:
+        return lambda *arguments: _evaluated(program, arguments)
+
+    branches = [branch(program) for program in eqn.params["branches"]]
+    return jax.lax.switch(operands[0], branches, *operands[1:])
+
+
+def _wide(value: Any) -> Array:
+    """Return a floating value in float64; others as they are."""
+    if jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        return jnp.asarray(value, np.float64)
+    return value
+
+
+def _wide_dtype(parameter: Any) -> Any:
+    """Return float64 in the place of a floating dtype; other parameters as they are."""
+    is_dtype = isinstance(parameter, (np.dtype, type(jnp.bfloat16), type))
+    if not is_dtype:
+        return parameter
+    try:
+        dtype = jnp.dtype(parameter)
+    # A class that is no dtype.
+    except TypeError:
+        return parameter
+    return np.dtype(np.float64) if jnp.issubdtype(dtype, jnp.floating) else parameter

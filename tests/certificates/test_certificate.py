@@ -1,0 +1,108 @@
+"""What a user reads: rows, findings in words, what to do, within a screen."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isometry
+from isometry import certificates, networks
+from tests.certificates import models
+
+
+@pytest.fixture(scope="module")
+def cert():
+    return certificates.certify(
+        models.transformer, models.with_heads(-1), models.TOKEN_IDS
+    )
+
+
+def test_certificate_fits_a_screen(cert):
+    lines = repr(cert).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+
+
+def test_certificate_says_what_to_do_and_for_which_optimizers(cert):
+    text = repr(cert)
+    assert "query: 4 heads, 3 distinct up to sign" in text
+    assert "Draw query, key, value and output of each head" in text
+    assert "holds for SGD, momentum, Adam" in text
+    assert "not with parameter noise" in text
+
+
+def test_table_has_a_row_for_each_weight_in_order(cert):
+    lines = cert.table().splitlines()
+    names = [line.split()[0] for line in lines[1:]]
+    assert names == [row.name for row in cert.layers]
+    assert max(map(len, lines)) <= 80
+
+
+def test_long_names_and_many_layers_fit_a_screen():
+    net = networks.mlp([4] * 40, "tanh", jax.nn.initializers.ones)
+    params = net.init(jax.random.key(0))
+    lines = repr(certificates.certify(net, params)).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert any("more like these" in line for line in lines)
+
+
+def test_dictionary_is_strict_json(cert):
+    again = json.loads(json.dumps(cert.to_dict(), allow_nan=False))
+    assert again["clear"] is False
+    assert [row["name"] for row in again["layers"]] == [row.name for row in cert.layers]
+
+
+def test_findings_say_for_which_optimizers_they_hold():
+    """Muon keeps matrices that are constant on blocks, and no others."""
+
+    def f(params, x):
+        return x @ params["u"] @ (params["m"] * mask) @ params["v"]
+
+    mask = np.tril(np.ones((4, 4), np.float32))
+    params = {"u": models.normal(4, 4), "v": models.normal(4, 2)}
+    params["m"] = models.normal(4, 4, seed=7)
+    masked = certificates.certify(f, params, np.ones(4, np.float32))
+    (finding,) = masked.findings
+    assert finding.what == "38% of the entries never get a gradient"
+    assert "Muon" not in finding.holds_for
+    equal = certificates.certify(
+        models.two_layers(), models.equal_layers(), np.ones(4, np.float32)
+    )
+    assert "Muon" in equal.findings[0].holds_for
+
+
+def test_units_are_those_of_a_point(cert):
+    """Head 1 is the opposite of head 0, so their queries are opposite."""
+    units = cert.units("query")
+    ids, signs = units.ids[0], units.signs[0]
+    assert np.array_equal(ids[0], ids[1])
+    assert (signs[0] == -signs[1]).all()
+    assert len(set(ids.ravel().tolist())) == 3 * ids.shape[1]
+
+
+def test_units_of_healthy_and_dead_layers():
+    net = networks.mlp([2, 6, 3], "relu", "partial_identity", bias=False)
+    cert = certificates.certify(net, net.init(jax.random.key(0)))
+    units = cert.units("layers/0:out")
+    assert units.ids.tolist() == [1, 2, 0, 0, 0, 0]
+    assert units.distinct() == 2
+    assert repr(units) == "Units('layers/0:out': 6 values, 2 distinct, 4 zero for ever)"
+
+
+def test_unknown_point_is_refused(cert):
+    with pytest.raises(isometry.InputError, match="names no point"):
+        cert.units("nowhere")
+
+
+def test_clear_does_not_count_what_is_harmless():
+    def f(params, x):
+        return x @ (jnp.ones((4, 3)) + params["A"] @ params["B"])
+
+    params = {"A": models.normal(4, 2), "B": np.zeros((2, 3), np.float32)}
+    cert = certificates.certify(f, params, np.ones(4, np.float32))
+    assert cert.clear
+    assert str(cert.findings[0]) == "A: first gradient at step 2"
+    assert "clear" in repr(cert)
