@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.certificates import Certificate, certify
 from isometry.measure import _draws
@@ -103,6 +105,10 @@ def certificates(subject: Subject, num_seeds: int) -> tuple[Certificate, ...]:
     Args:
         subject: The network.
         num_seeds: How many seeds, if there are as many.
+
+    Returns:
+        The certificates. None, with a warning, of a network that cannot be certified,
+        such as one whose gradients are not finite at random parameters.
     """
     # A network knows its own example, and then x is left to it.
     network = subject.network
@@ -110,7 +116,11 @@ def certificates(subject: Subject, num_seeds: int) -> tuple[Certificate, ...]:
     if network is None or network.example is None:
         x = _draws.row_shapes(subject.xs)
     count = min(num_seeds, subject.num_seeds)
-    return tuple(certify(subject.f, subject.params_of(i), x) for i in range(count))
+    try:
+        return tuple(certify(subject.f, subject.params_of(i), x) for i in range(count))
+    except InputError as error:
+        warnings.warn(f"nothing is certified: {error.message}", stacklevel=2)
+        return ()
 
 
 def run(

@@ -139,6 +139,17 @@ def test_ranks_of_taps_and_of_the_whole():
     assert (whole, taps) == ([6], [1])
 
 
+def test_what_cannot_be_certified_is_said_with_a_warning():
+    """A gradient that is infinite at every point: sqrt at zero."""
+
+    def f(params, x):
+        return jnp.sqrt(params["w"] * 0 * x.sum())
+
+    result = record(f, one_seed({"w": np.ones(3, np.float32)}), inputs(4, 4))
+    with pytest.warns(UserWarning, match="nothing is certified"):
+        assert _probe.certificates(result.subject, 3) == ()
+
+
 def test_large_matrices_are_counted_up_to_a_bound():
     rng = np.random.default_rng(0)
     low = rng.normal(size=(700, 5)) @ rng.normal(size=(5, 600))

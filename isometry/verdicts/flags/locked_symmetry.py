@@ -10,7 +10,7 @@ import numpy as np
 from isometry._internal.types import Key
 from isometry.certificates import Certificate, Finding, LayerLock
 from isometry.structure import WeightLayer
-from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag
+from isometry.verdicts._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag
 from isometry.verdicts._measured import Measured
 from isometry.verdicts._names import listed
 from isometry.verdicts._registry import flag
@@ -60,6 +60,8 @@ def judge(measured: Measured, key: Key) -> Flag:
     """
     del key
     certificates = measured.certificates
+    if not certificates:
+        return Flag(_NAME, NOT_RUN, "nothing could be certified", source=_SOURCE)
     layers = {layer.name: layer for layer in measured.subject.anatomy.layers}
     locked = [_locked(certificate, layers) for certificate in certificates]
     sure = [[one for one in rows if one.lock.grade != _EVIDENCE] for rows in locked]

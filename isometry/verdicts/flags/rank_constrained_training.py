@@ -1,6 +1,7 @@
 """The flag rank_constrained_training: weights that move in few directions alone."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -143,7 +144,7 @@ def _proof(measured: Measured, of_tap: int, of_window: int) -> Flag | None:
     for weight, name in weights:
         locks = _locks(certificates, name)
         full = min(weight.matrix_shape)
-        bound = max((lock.rank_bound for lock in locks), default=full)
+        bound = max((_bound(weight, lock) for lock in locks), default=full)
         bounds.append(bound)
         if not locks or any(lock.grade == _EVIDENCE for lock in locks):
             continue
@@ -190,6 +191,23 @@ def _locks(certificates: Sequence[Certificate], name: str) -> list[LayerLock]:
         for layer in certificate.layers
         if layer.name == name
     ]
+
+
+def _bound(weight: Weight, lock: LayerLock) -> int:
+    """Return the highest rank that a weight can move with, as it is laid out here.
+
+    A certificate bounds the rank of all axes but the last by the last. Where outputs
+    have several axes, as heads and their channels, that is another matrix; its slices
+    that can differ bound the rank in any layout.
+    """
+    layer = weight.layer
+    rows = [lock.distinct[axis] for axis in (*layer.window_axes, *layer.in_axes)]
+    columns = [lock.distinct[axis] for axis in layer.out_axes]
+    bound = min(math.prod(rows), math.prod(columns))
+    is_laid_out_alike = layer.out_axes == (len(lock.shape) - 1,)
+    if is_laid_out_alike and not layer.batch_axes:
+        bound = min(bound, lock.rank_bound)
+    return bound
 
 
 def _lines(weight: Weight, of_tap: int, of_window: int) -> list[_Line]:

@@ -119,7 +119,7 @@ def _earliest(
 
     A weight that a certificate does not speak of may have one at the first step.
     """
-    steps = np.ones((len(certificates), len(names)), int)
+    steps = np.ones((max(len(certificates), 1), len(names)), int)
     is_exact = True
     for i, certificate in enumerate(certificates):
         by_name = {layer.name: layer for layer in certificate.layers}
