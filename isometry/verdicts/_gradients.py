@@ -22,6 +22,10 @@ from isometry.verdicts._weights import Weight
 
 _LOG_LIFT = math.log(LIFT)
 
+# Examples in a batch of the training mode, if fewer are asked for: of a single one a
+# batch norm makes zeros, through which no gradient passes.
+_LEAST_BATCH = 8
+
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
@@ -64,7 +68,7 @@ def gradients(
 ) -> Gradients:
     """Measure the gradient of every weight, at the few examples.
 
-    In training mode the batch is that of the few examples, and the gradient that of the
+    In training mode these are examples of one batch, and the gradient is that of the
     loss of one of them.
 
     The loss is scaled by 2^60 first. A weight at zero whose certificate lets a gradient
@@ -76,16 +80,20 @@ def gradients(
         task: Its loss and targets.
         certificates: Of some seeds; without any, nothing is measured again.
     """
-    num_inputs = subject.num_inputs
-    targets = jax.tree.map(lambda leaf: _draws.spaced(leaf, num_inputs), task.targets)
     weights = _weights.weights_of(subject.anatomy, subject.params_of(0))
     objective = objective_of(task)
     # 16 bits hold neither the lift nor the sums.
     dtype = precision.measuring_dtype(None, subject.params)
-    params, xs = precision.cast((subject.params, subject.few), dtype)
+    size = subject.num_inputs
+    if objective.in_training:
+        size = max(size, _LEAST_BATCH)
+    xs, targets = jax.tree.map(
+        lambda leaf: _draws.spaced(leaf, size), (subject.xs, task.targets)
+    )
+    params, xs = precision.cast((subject.params, xs), dtype)
     batch = Batch(params, xs, targets, key=jax.random.key(0))
     with precision.full(), jax.numpy_dtype_promotion("standard"):
-        log_norm = _log_norms(objective, weights, batch)
+        log_norm = _log_norms(objective, weights, batch)[:, : subject.num_inputs]
     first = Gradients(
         layers=_weights.names_of(weights),
         log_norm=np.asarray(log_norm, float),
@@ -102,7 +110,8 @@ def gradients(
     # Zeros that are certified are left alone: sums that cancel in exact arithmetic
     # leave a rest in float64.
     is_taken = np.isneginf(first.log_norm) & is_allowed
-    log_norm = np.where(is_taken, again.log_norm, first.log_norm)
+    in_float64 = again.log_norm[:, : subject.num_inputs]
+    log_norm = np.where(is_taken, in_float64, first.log_norm)
     second = replace(first, log_norm=log_norm, lost=again.lost)
     return replace(second, underflows=first.named(first.is_zero & ~second.is_zero))
 
