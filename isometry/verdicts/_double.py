@@ -71,6 +71,7 @@ def log_norms(
             return Again(None, f"f does not run in float64 ({type(error).__name__})")
         if _is_coarse(program):
             return Again(None, "f computes in float32 whatever its parameters are")
+        # A unit that its own dtype takes for flat passes no gradient in training.
         run = as_steep_as(program, dtype)
 
         def of_seed(seed: tuple[Params, Array]) -> Float[Array, "inputs layers"]:
@@ -88,11 +89,15 @@ def _first_seed(batch: Batch) -> Batch:
 
 
 def _at_output(
-    objective: Objective, batch: Batch
+    objective: Objective,
+    batch: Batch,
 ) -> tuple[Float[np.ndarray, "seeds inputs ..."], Float[np.ndarray, "seeds inputs"]]:
     """Return the gradients of the losses at the outputs, of size 1, and their logs."""
 
-    def lifted(output: Array, target: PyTree[Array]) -> Array:
+    def lifted(
+        output: Array,
+        target: PyTree[Array],
+    ) -> Array:
         return LIFT * objective.loss(output, target)
 
     def of_seed(params: Params) -> Array:
@@ -104,6 +109,7 @@ def _at_output(
 
     with jax.numpy_dtype_promotion("standard"), precision.full():
         gradients = np.asarray(jax.jit(of_seeds)(batch.params), float)
+    # A loss may be as small as the signals; its size is put back as a logarithm.
     axes = tuple(range(2, gradients.ndim))
     peak = np.abs(gradients).max(axes, keepdims=True)
     safe = np.where(peak > 0, peak, 1)
@@ -111,10 +117,17 @@ def _at_output(
     return gradients / safe, log_peak - math.log(LIFT)
 
 
-def _traced(objective: Objective, batch: Batch) -> core.ClosedJaxpr:
+def _traced(
+    objective: Objective,
+    batch: Batch,
+) -> core.ClosedJaxpr:
     """Return the program of the outputs of a batch, in float64."""
 
-    def outputs(params: Params, xs: PyTree[Array], key: Key) -> Array:
+    def outputs(
+        params: Params,
+        xs: PyTree[Array],
+        key: Key,
+    ) -> Array:
         return objective.outputs(params, xs, key)
 
     return jax.make_jaxpr(outputs)(batch.params, batch.xs, batch.key)
@@ -133,7 +146,10 @@ def _is_coarse(program: core.ClosedJaxpr) -> bool:
 
 
 def _pulled(
-    run: Run, weights: tuple[Weight, ...], batch: Batch, cotangents: Array
+    run: Run,
+    weights: tuple[Weight, ...],
+    batch: Batch,
+    cotangents: Array,
 ) -> Float[Array, "inputs layers"]:
     """Return ln of the norm of each weight's gradient, for the loss of each example."""
     split = Split(batch.params)
@@ -154,7 +170,10 @@ def _pulled(
     return jax.lax.map(of_one, jnp.arange(num_inputs))
 
 
-def _lost(subject: Subject, batch: Batch) -> str:
+def _lost(
+    subject: Subject,
+    batch: Batch,
+) -> str:
     """Return which signal leaves even the range of float64, in words; or ""."""
     params = _first_seed(batch).params
     anatomy = structure.anatomy(subject.f, params, row_shapes(batch.xs))
@@ -166,13 +185,18 @@ def _lost(subject: Subject, batch: Batch) -> str:
 
 
 def _sizes(
-    anatomy: Anatomy, batch: Batch
+    anatomy: Anatomy,
+    batch: Batch,
 ) -> dict[str, Float[np.ndarray, "seeds inputs"]]:
     """Return the largest modulus at every point, in the order of the computation."""
+    # In inference mode, one example at a time, whose points have names.
     places = {name: anatomy.place(name) for name in anatomy.points}
     program = tapped(anatomy.closed, places)
 
-    def of_one(params: Params, x: PyTree[Array]) -> dict[str, Array]:
+    def of_one(
+        params: Params,
+        x: PyTree[Array],
+    ) -> dict[str, Array]:
         _, readings = program(jax.tree.leaves((params, x)), {})
         sizes = {}
         for name, value in readings.items():

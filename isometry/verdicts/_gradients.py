@@ -64,7 +64,9 @@ class Gradients:
 
 
 def gradients(
-    subject: Subject, task: Task, certificates: Sequence[Certificate] = ()
+    subject: Subject,
+    task: Task,
+    certificates: Sequence[Certificate] = (),
 ) -> Gradients:
     """Measure the gradient of every weight, at the few examples.
 
@@ -117,7 +119,8 @@ def gradients(
 
 
 def _may_start_at_once(
-    names: Sequence[str], certificates: Sequence[Certificate]
+    names: Sequence[str],
+    certificates: Sequence[Certificate],
 ) -> Bool[np.ndarray, " layers"]:
     """Tell which weights may have a gradient at the first step, in some seed."""
     starting = {
@@ -131,7 +134,9 @@ def _may_start_at_once(
 
 @functools.partial(compilation.jit, static_argnums=(0, 1))
 def _log_norms(
-    objective: Objective, weights: tuple[Weight, ...], batch: Batch
+    objective: Objective,
+    weights: tuple[Weight, ...],
+    batch: Batch,
 ) -> Float[Array, "seeds inputs layers"]:
     """Return ln of the norm of the gradient of each weight, by seed and example."""
 
@@ -147,7 +152,9 @@ def _log_norms(
 
 
 def _in_inference(
-    objective: Objective, weights: tuple[Weight, ...], batch: Batch
+    objective: Objective,
+    weights: tuple[Weight, ...],
+    batch: Batch,
 ) -> Float[Array, "inputs layers"]:
     """Return what the loss of each example gives to each weight, one at a time."""
     split = Split(batch.params)
@@ -166,7 +173,9 @@ def _in_inference(
 
 
 def _in_training(
-    objective: Objective, weights: tuple[Weight, ...], batch: Batch
+    objective: Objective,
+    weights: tuple[Weight, ...],
+    batch: Batch,
 ) -> Float[Array, "inputs layers"]:
     """Return what the loss of each example of a batch gives to each weight."""
     split = Split(batch.params)

@@ -53,18 +53,31 @@ class Objective:
     needs_key: bool
     loss: Loss
 
-    def outputs(self, params: Params, batch: PyTree[Array], key: Key) -> Array:
+    def outputs(
+        self,
+        params: Params,
+        batch: PyTree[Array],
+        key: Key,
+    ) -> Array:
         """Return the outputs of a batch, in training mode where there is one."""
         if not self.in_training:
             return jax.vmap(self.output, (None, 0))(params, batch)
         x = (batch, key) if self.needs_key else batch
         return picked(self.function(params, x), None)
 
-    def output(self, params: Params, x: PyTree[Array]) -> Array:
+    def output(
+        self,
+        params: Params,
+        x: PyTree[Array],
+    ) -> Array:
         """Return the output of one example; not in training mode."""
         return picked(self.function(params, x), None)
 
-    def losses(self, outputs: Array, targets: PyTree[Array]) -> Array:
+    def losses(
+        self,
+        outputs: Array,
+        targets: PyTree[Array],
+    ) -> Array:
         """Return the loss of every example."""
         # Losses are written for JAX's standard promotion, the package's is strict.
         with jax.numpy_dtype_promotion("standard"):
@@ -116,7 +129,9 @@ class Split:
         return self._filled(floating, [None] * len(self._others))
 
     def _filled(
-        self, floating: Sequence[Array | np.ndarray], others: Sequence[Array | None]
+        self,
+        floating: Sequence[Array | np.ndarray],
+        others: Sequence[Array | None],
     ) -> Params:
         """Return the tree with these leaves, in its order."""
         remaining = {True: iter(floating), False: iter(others)}

@@ -99,7 +99,10 @@ class Probe:
         return ""
 
 
-def certificates(subject: Subject, num_seeds: int) -> tuple[Certificate, ...]:
+def certificates(
+    subject: Subject,
+    num_seeds: int,
+) -> tuple[Certificate, ...]:
     """Certify the first seeds.
 
     Args:
@@ -146,6 +149,7 @@ def run(
         return None
     count = min(num_seeds, subject.num_seeds)
     params = [subject.params_of(i) for i in range(count)]
+    # A user's own optimizer is kept, whatever becomes of the loss.
     watched = tuple(certificates[:count])
     if not any(task.optimizer is ours for ours in SGD.values()):
         return trained(subject, task, params, certificates=watched)
@@ -190,6 +194,8 @@ def trained(
     ranks, losses = [], []
     for begin, end in itertools.pairwise([0, *marks]):
         training.advance(begin, end)
+        # On the host, between compiled intervals: a factorization inside the program
+        # would be compiled for every shape.
         ranks.append(training.ranks())
         losses.append(training.losses)
         if watch is not None:
@@ -211,14 +217,18 @@ def trained(
     )
 
 
-def _marks(num_steps: int, num_records: int) -> list[int]:
+def _marks(
+    num_steps: int,
+    num_records: int,
+) -> list[int]:
     """Return the steps after which is recorded: the first, and evenly spaced ones."""
     spaced = np.linspace(0, num_steps, num_records + 1).astype(int)[1:].tolist()
     return sorted({1, *spaced} - {0})
 
 
 def _of_slices(
-    weights: Sequence[Weight], shapes: Sequence[tuple[int, int]]
+    weights: Sequence[Weight],
+    shapes: Sequence[tuple[int, int]],
 ) -> tuple[tuple[int, int], ...]:
     """Return the shape of each slice."""
     repeated: list[tuple[int, int]] = []
@@ -228,7 +238,10 @@ def _of_slices(
 
 
 def controls(
-    subject: Subject, task: Task, key: Key, num_controls: int
+    subject: Subject,
+    task: Task,
+    key: Key,
+    num_controls: int,
 ) -> Iterator[Probe]:
     """Train Gaussian networks of equal norms alike, one after another.
 
@@ -243,12 +256,17 @@ def controls(
     """
     first = subject.params_of(0)
     weights = _weights.weights_of(subject.anatomy, first)
+    # One at a time, because the caller stops as soon as one of them has told enough.
     for key_of_one in jax.random.split(key, num_controls):
         params = gaussian_like(weights, first, key_of_one)
         yield trained(subject, task, [params], num_records=1)
 
 
-def gaussian_like(weights: Sequence[Weight], params: Params, key: Key) -> Params:
+def gaussian_like(
+    weights: Sequence[Weight],
+    params: Params,
+    key: Key,
+) -> Params:
     """Return parameters whose weights are Gaussian of the same norms, slice by slice.
 
     Args:
@@ -257,6 +275,7 @@ def gaussian_like(weights: Sequence[Weight], params: Params, key: Key) -> Params
         key: A random key.
     """
     split = Split(params)
+    # Drawn by NumPy, which compiles nothing for shapes that are used once.
     leaves = [np.asarray(leaf) for leaf in Split.floating(params)]
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     for weight in weights:
@@ -270,7 +289,10 @@ def gaussian_like(weights: Sequence[Weight], params: Params, key: Key) -> Params
     return split.joined(leaves)
 
 
-def same_trajectory(subject: Subject, task: Task) -> dict[str, Any] | None:
+def same_trajectory(
+    subject: Subject,
+    task: Task,
+) -> dict[str, Any] | None:
     """Compare the ranks of the first seed at hidden widths N_x, 2 N_x and 4 N_x.
 
     Where training never leaves the dimension of the input, the width adds nothing, and
@@ -288,6 +310,7 @@ def same_trajectory(subject: Subject, task: Task) -> dict[str, Any] | None:
     if with_width is None or not subject.is_drawn:
         return None
     num_features = _weights.input_features(subject.anatomy)[1]
+    # Each width is another program, so that one seed has to do.
     ranks: dict[int, Int[np.ndarray, "records layers"]] = {}
     steps = np.zeros(0, int)
     for factor in _WIDTHS:
@@ -301,7 +324,10 @@ def same_trajectory(subject: Subject, task: Task) -> dict[str, Any] | None:
     return {"steps": steps, "gradient_rank": ranks, "largest_difference": max(gaps)}
 
 
-def _of_width(subject: Subject, network: Network) -> Subject:
+def _of_width(
+    subject: Subject,
+    network: Network,
+) -> Subject:
     """Return the first seed of another network as a subject."""
     first = jax.tree.map(lambda keys: keys[:1], subject.seeds.source)
     seeds = Seeds(first, 1, draw=network.init, net=network)

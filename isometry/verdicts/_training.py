@@ -70,8 +70,12 @@ class Training:
     """
 
     def __init__(
-        self, task: Task, weights: tuple[Weight, ...], params: Sequence[Params]
+        self,
+        task: Task,
+        weights: tuple[Weight, ...],
+        params: Sequence[Params],
     ) -> None:
+        # In 16 bits the sums of gradients would round to those of their first terms.
         dtype = precision.measuring_dtype(None, params[0])
         xs, params = precision.cast((task.xs, list(params)), dtype)
         self._static = _Static(objective_of(task), weights, task.optimizer)
@@ -88,7 +92,11 @@ class Training:
         """The loss of each seed on its last batch, before the step."""
         return [float(state.loss) for state in self.states]
 
-    def advance(self, begin: int, end: int) -> None:
+    def advance(
+        self,
+        begin: int,
+        end: int,
+    ) -> None:
         """Make the steps begin ... end - 1."""
         # The numbers of steps are arguments, so that one program serves all intervals.
         interval = (jnp.asarray(begin, np.int32), jnp.asarray(end, np.int32))
@@ -124,7 +132,10 @@ def followed(weights: Sequence[Weight]) -> Iterator[Weight]:
             yield weight
 
 
-def _started(static: _Static, params: Params) -> State:
+def _started(
+    static: _Static,
+    params: Params,
+) -> State:
     """Return the state before the first step."""
     floating = Split.floating(params)
     num_slices = len(_weights.names_of(static.weights))
@@ -142,17 +153,29 @@ def _started(static: _Static, params: Params) -> State:
 
 @functools.partial(compilation.jit, static_argnums=0)
 def _advanced(
-    static: _Static, data: _Data, state: State, interval: tuple[Array, Array]
+    static: _Static,
+    data: _Data,
+    state: State,
+    interval: tuple[Array, Array],
 ) -> State:
     """Return the state after the steps of an interval."""
 
-    def step(t: Array, state: State) -> State:
+    def step(
+        t: Array,
+        state: State,
+    ) -> State:
         return _stepped(static, data, state, t)
 
+    # The whole interval in one program: a call costs more than a step of a small one.
     return jax.lax.fori_loop(*interval, step, state)
 
 
-def _stepped(static: _Static, data: _Data, state: State, t: Array) -> State:
+def _stepped(
+    static: _Static,
+    data: _Data,
+    state: State,
+    t: Array,
+) -> State:
     """Make one step."""
     split = Split(state.params)
     index = data.batches[t]
@@ -167,6 +190,7 @@ def _stepped(static: _Static, data: _Data, state: State, t: Array) -> State:
     floating = split.floating(state.params)
     loss, gradient = jax.value_and_grad(loss_of)(floating)
     params = split.trained(floating)
+    # An optimizer may go by the names of leaves, so it is given the whole tree.
     updates, optimizer = static.optimizer.update(
         split.trained(gradient), state.optimizer, params
     )
@@ -184,11 +208,13 @@ def _stepped(static: _Static, data: _Data, state: State, t: Array) -> State:
 
 
 def _ranks_of_seed(
-    weights: Sequence[Weight], state: State
+    weights: Sequence[Weight],
+    state: State,
 ) -> tuple[list[int], list[int]]:
     """Return the ranks of the followed weights, whole and by tap."""
     norms = np.asarray(state.norms, float)
     sizes = [len(weight.names) for weight in weights]
+    # Norms are kept side by side for all slices, in the order of the weights.
     norms_of = dict(zip(weights, np.split(norms, np.cumsum(sizes)[:-1]), strict=True))
     whole: list[int] = []
     taps: list[int] = []
