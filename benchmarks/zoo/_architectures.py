@@ -42,7 +42,7 @@ class Preset:
         train_steps: Steps of the probe.
     """
 
-    draws: int = 2
+    draws: int = 1
     seeds: int = 5
     inputs: int = 8
     examples: int = 32
