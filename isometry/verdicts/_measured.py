@@ -21,9 +21,9 @@ from isometry._internal.errors import (
     ZeroJacobianWarning,
 )
 from isometry._internal.types import Key, Params
-from isometry.measure._function import Map
 from isometry.certificates import Certificate
 from isometry.measure._ensemble import ensemble
+from isometry.measure._function import Map
 from isometry.measure._record import Spectrum
 from isometry.measure._signals import signals
 from isometry.measure._spans import Span
@@ -36,10 +36,10 @@ from isometry.verdicts._flag import PerSeed
 from isometry.verdicts._gains import Gain, gain_of
 from isometry.verdicts._gradients import Gradients
 from isometry.verdicts._growth import growth_of
+from isometry.verdicts._outliers import Outliers, outliers_of
 from isometry.verdicts._probe import Probe
 from isometry.verdicts._registry import Thresholds
 from isometry.verdicts._subject import Subject
-from isometry.verdicts._outliers import Outliers, outliers_of
 from isometry.verdicts._task import SGD, Task, floating_part
 
 T = TypeVar("T")
@@ -192,7 +192,7 @@ class Measured:
 
     @Part("parameters")
     def not_finite(self) -> str:
-        """The first parameter or signal that is NaN or infinite, in words; or ""."""
+        """Find the first parameter or signal that is not finite, in words; or ""."""
         return _activity.first_not_finite(self.subject, self.thresholds)
 
     @functools.cached_property
@@ -203,7 +203,7 @@ class Measured:
 
     @Part("Jacobians")
     def spectra(self) -> dict[str, Spectrum]:
-        """Singular values over (seeds, inputs), by the name of the span.
+        """Measure singular values over (seeds, inputs), by the name of the span.
 
         "end_to_end", which begins at the embedding if x is tokens, and "hidden" where
         the network has such a span.
@@ -239,7 +239,7 @@ class Measured:
 
     @Part("signals")
     def signals(self) -> Signals | None:
-        """Sizes of signals and gradients by point, of shape (seeds, inputs, points).
+        """Measure sizes of signals and gradients, of shape (seeds, inputs, points).
 
         None of an output with very many entries, as each takes a reverse pass.
         """
@@ -289,7 +289,7 @@ class Measured:
 
     @Part("units")
     def activity(self) -> dict[str, Activity]:
-        """What each nonlinearity does, by the name of the point in front of it."""
+        """Measure what each nonlinearity does, by the point in front of it."""
         return _activity.activities(self.subject, self.thresholds)
 
     @property
@@ -306,24 +306,24 @@ class Measured:
 
     @Part("gradients")
     def gradients(self) -> Gradients:
-        """Norms of the loss gradient of every weight layer."""
+        """Measure the norm of the loss gradient of every weight layer."""
         return _gradients.gradients(self.subject, self.task, self.certificates)
 
     @Part("certificates")
     def certificates(self) -> tuple[Certificate, ...]:
-        """What training can never undo, of the first seeds."""
+        """Certify the first seeds: what training can never undo."""
         return _probe.certificates(self.subject, FEW_SEEDS)
 
     @Part("training probe")
     def probe(self) -> Probe | None:
-        """A short training of the first seeds; None if it was switched off."""
+        """Train the first seeds for some steps; None if that was switched off."""
         return _probe.run(self.subject, self.task, self.certificates, FEW_SEEDS)
 
     @Part("other widths")
     def widths(self) -> dict[str, Any] | None:
-        """The ranks of the same scheme at other widths; None where there is no probe.
+        """Measure the ranks of the same scheme at other widths.
 
-        None also of networks that are not made of any width.
+        None where there is no probe, and of networks that are not made of any width.
         """
         if self.probe is None:
             return None
@@ -335,7 +335,7 @@ class Measured:
 
     @Part("law")
     def _law(self) -> tuple[Law | None, str]:
-        """The law of the hidden span, or why there is none."""
+        """Predict the law of the hidden span, or say why there is none."""
         if not self.num_pairs:
             return None, "no law: fewer than three layers have no hidden span"
         network = self.subject.network
