@@ -94,7 +94,7 @@ def test_the_law_of_the_hidden_layers_or_why_there_is_none(reports):
 
 
 def test_an_orthogonal_network_measures_as_one(reports):
-    """s_max <= 1: |tanh'| <= 1 and all weights are isometries; 3 products of 8 terms."""
+    """s_max <= 1: |tanh'| <= 1, all weights are isometries; 3 products of 8 terms."""
     s_max = reports["plain"].statistics()["s_max"]
     assert 0 < s_max <= 1 + 1e-5
 
