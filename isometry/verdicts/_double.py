@@ -1,8 +1,7 @@
 """Gradients in float64, of networks whose own dtype takes them for zero."""
 
-import functools
 import math
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from isometry.measure._leaves import is_floating
 from isometry.structure import Anatomy
 from isometry.structure._tapping import tapped
 from isometry.verdicts import _weights
-from isometry.verdicts._objective import LIFT, Objective, Split
+from isometry.verdicts._objective import LIFT, Batch, Objective, Split
 from isometry.verdicts._steepness import Run, as_steep_as
 from isometry.verdicts._subject import Subject
 from isometry.verdicts._weights import Weight
@@ -28,16 +27,26 @@ from isometry.verdicts._weights import Weight
 _LEAST_SIGNAL = math.sqrt(float(np.finfo(np.float64).tiny))
 
 
+class Again(NamedTuple):
+    """What float64 shows.
+
+    Attributes:
+        log_norm: ln of the norm of the gradient of each weight; None if the network
+            does not compute in float64.
+        lost: Why the zeros that are left may be no zeros, in words; or "".
+    """
+
+    log_norm: Float[np.ndarray, "seeds inputs layers"] | None
+    lost: str
+
+
 def log_norms(
     objective: Objective,
     weights: tuple[Weight, ...],
     subject: Subject,
     *,
-    params: Params,
-    xs: PyTree[Array],
-    targets: PyTree[Array],
-    key: Key,
-) -> tuple[Float[np.ndarray, "seeds inputs layers"] | None, str]:
+    batch: Batch,
+) -> Again:
     """Return ln of the norm of the gradient of each weight, computed in float64.
 
     The gradient at the output is brought to size 1 first. Units that are flat in the
@@ -47,76 +56,81 @@ def log_norms(
         objective: The loss.
         weights: The weights.
         subject: The network.
-        params: Parameters of all seeds, in the dtype that the network is measured in.
-        xs: Examples, likewise.
-        targets: Their targets.
-        key: What training draws with.
-
-    Returns:
-        The logarithms, or None if the network does not compute in float64; and why the
-        zeros that are left may be no zeros, or "".
+        batch: Parameters of all seeds and examples, in the dtype that they are measured
+            in.
     """
-    num_seeds = jax.tree.leaves(params)[0].shape[0]
-    num_inputs = jax.tree.leaves(xs)[0].shape[0]
-    dtype = Split.floating(params)[0].dtype
-    cotangents, log_scale = _at_output(objective, params, xs, targets, key)
+    dtype = Split.floating(batch.params)[0].dtype
+    cotangents, log_scale = _at_output(objective, batch)
     with jax.enable_x64(True), precision.full():
-        params, xs = precision.cast((params, xs), jnp.float64)
-        one = jax.tree.map(lambda leaf: leaf[0], params)
+        params, xs = precision.cast((batch.params, batch.xs), jnp.float64)
+        batch = batch._replace(params=params, xs=xs)
         try:
-            program = _traced(objective, one, xs, key)
+            program = _traced(objective, _first_seed(batch))
         # A user's f may insist on its dtype, and raise anything.
         except Exception as error:
-            return None, f"f does not run in float64 ({type(error).__name__})"
+            return Again(None, f"f does not run in float64 ({type(error).__name__})")
         if _is_coarse(program):
-            return None, "f computes in float32 whatever its parameters are"
+            return Again(None, "f computes in float32 whatever its parameters are")
+        # A unit that its own dtype takes for flat passes no gradient in training.
         run = as_steep_as(program, dtype)
-        pull = jax.jit(functools.partial(_pulled, run, weights))
-        log_norm = np.empty((num_seeds, num_inputs, len(_weights.names_of(weights))))
-        for seed in range(num_seeds):
-            of_seed = jax.tree.map(lambda leaf, i=seed: leaf[i], params)
-            found = pull(of_seed, xs, key, cotangents[seed])
-            log_norm[seed] = np.asarray(found) + log_scale[seed][:, None]
-        lost = _lost(subject, params, xs)
-    return log_norm, lost
+
+        def of_seed(seed: tuple[Params, Array]) -> Float[Array, "inputs layers"]:
+            params, cotangent = seed
+            return _pulled(run, weights, batch._replace(params=params), cotangent)
+
+        seeds = (params, jnp.asarray(cotangents))
+        found = np.asarray(jax.jit(lambda seeds: jax.lax.map(of_seed, seeds))(seeds))
+        lost = _lost(subject, batch)
+    return Again(found + log_scale[..., None], lost)
+
+
+def _first_seed(batch: Batch) -> Batch:
+    return batch._replace(params=jax.tree.map(lambda leaf: leaf[0], batch.params))
 
 
 def _at_output(
     objective: Objective,
-    params: Params,
-    xs: PyTree[Array],
-    targets: PyTree[Array],
-    key: Key,
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    batch: Batch,
+) -> tuple[Float[np.ndarray, "seeds inputs ..."], Float[np.ndarray, "seeds inputs"]]:
     """Return the gradients of the losses at the outputs, of size 1, and their logs."""
 
-    def of_seed(params: Params) -> Array:
-        outputs = objective.outputs(params, xs, key)
-        return jax.vmap(jax.grad(lifted))(outputs, targets)
-
-    def lifted(output: Array, target: PyTree[Array]) -> Array:
+    def lifted(
+        output: Array,
+        target: PyTree[Array],
+    ) -> Array:
         return LIFT * objective.loss(output, target)
 
-    cotangents, logs = [], []
+    def of_seed(params: Params) -> Array:
+        outputs = objective.outputs(params, batch.xs, batch.key)
+        return jax.vmap(jax.grad(lifted))(outputs, batch.targets)
+
+    def of_seeds(params: Params) -> Array:
+        return jax.lax.map(of_seed, params)
+
     with jax.numpy_dtype_promotion("standard"), precision.full():
-        gradients = np.asarray(jax.jit(lambda p: jax.lax.map(of_seed, p))(params))
-    for gradient in gradients.astype(float):
-        peak = np.abs(gradient).reshape(len(gradient), -1).max(1)
-        safe = np.where(peak > 0, peak, 1)
-        cotangents.append(gradient / safe.reshape(-1, *[1] * (gradient.ndim - 1)))
-        logs.append(np.where(peak > 0, np.log(safe), -np.inf) - math.log(LIFT))
-    return cotangents, logs
+        gradients = np.asarray(jax.jit(of_seeds)(batch.params), float)
+    # A loss may be as small as the signals; its size is put back as a logarithm.
+    axes = tuple(range(2, gradients.ndim))
+    peak = np.abs(gradients).max(axes, keepdims=True)
+    safe = np.where(peak > 0, peak, 1)
+    log_peak = np.where(peak > 0, np.log(safe), -np.inf).reshape(peak.shape[:2])
+    return gradients / safe, log_peak - math.log(LIFT)
 
 
 def _traced(
-    objective: Objective, params: Params, xs: PyTree[Array], key: Key
+    objective: Objective,
+    batch: Batch,
 ) -> core.ClosedJaxpr:
     """Return the program of the outputs of a batch, in float64."""
 
-    def outputs(params: Params, xs: PyTree[Array], key: Key) -> Array:
+    def outputs(
+        params: Params,
+        xs: PyTree[Array],
+        key: Key,
+    ) -> Array:
         return objective.outputs(params, xs, key)
 
-    return jax.make_jaxpr(outputs)(params, xs, key)
+    return jax.make_jaxpr(outputs)(batch.params, batch.xs, batch.key)
 
 
 def _is_coarse(program: core.ClosedJaxpr) -> bool:
@@ -134,35 +148,36 @@ def _is_coarse(program: core.ClosedJaxpr) -> bool:
 def _pulled(
     run: Run,
     weights: tuple[Weight, ...],
-    params: Params,
-    xs: PyTree[Array],
-    key: Key,
+    batch: Batch,
     cotangents: Array,
 ) -> Float[Array, "inputs layers"]:
     """Return ln of the norm of each weight's gradient, for the loss of each example."""
-    split = Split(params)
+    split = Split(batch.params)
 
     def outputs(floating: list[Array]) -> Array:
-        (out,) = run(*jax.tree.leaves((split.joined(floating), xs, key)))
+        arguments = (split.joined(floating), batch.xs, batch.key)
+        (out,) = run(*jax.tree.leaves(arguments))
         return out
 
-    _, pull = jax.vjp(outputs, split.floating(params))
+    _, pull = jax.vjp(outputs, split.floating(batch.params))
+    num_inputs = cotangents.shape[0]
 
     def of_one(i: Array) -> Float[Array, " layers"]:
-        is_row = jnp.arange(len(cotangents)) == i
-        mask = is_row.reshape(-1, *[1] * (cotangents.ndim - 1))
-        (gradient,) = pull(jnp.where(mask, cotangents, 0.0))
+        alone = jnp.zeros_like(cotangents).at[i].set(cotangents[i])
+        (gradient,) = pull(alone)
         return _weights.log_norms(weights, gradient)
 
-    return jax.lax.map(of_one, jnp.arange(len(cotangents)))
+    return jax.lax.map(of_one, jnp.arange(num_inputs))
 
 
-def _lost(subject: Subject, params: Params, xs: PyTree[Array]) -> str:
+def _lost(
+    subject: Subject,
+    batch: Batch,
+) -> str:
     """Return which signal leaves even the range of float64, in words; or ""."""
-    one = jax.tree.map(lambda leaf: leaf[0], params)
-    anatomy = structure.anatomy(subject.f, one, row_shapes(xs))
-    sizes = _sizes(anatomy, params, xs)
-    for name, size in sizes.items():
+    params = _first_seed(batch).params
+    anatomy = structure.anatomy(subject.f, params, row_shapes(batch.xs))
+    for name, size in _sizes(anatomy, batch).items():
         is_tiny = (size > 0) & (size < _LEAST_SIGNAL)
         if is_tiny.any():
             return f"the signal at {name!r} underflows float64 too"
@@ -170,21 +185,26 @@ def _lost(subject: Subject, params: Params, xs: PyTree[Array]) -> str:
 
 
 def _sizes(
-    anatomy: Anatomy, params: Params, xs: PyTree[Array]
+    anatomy: Anatomy,
+    batch: Batch,
 ) -> dict[str, Float[np.ndarray, "seeds inputs"]]:
     """Return the largest modulus at every point, in the order of the computation."""
+    # In inference mode, one example at a time, whose points have names.
     places = {name: anatomy.place(name) for name in anatomy.points}
     program = tapped(anatomy.closed, places)
 
-    def of_one(params: Params, x: PyTree[Array]) -> dict[str, Array]:
+    def of_one(
+        params: Params,
+        x: PyTree[Array],
+    ) -> dict[str, Array]:
         _, readings = program(jax.tree.leaves((params, x)), {})
-        floating = {
-            name: value for name, value in readings.items() if is_floating(value)
-        }
-        return {
-            name: jnp.max(jnp.abs(value), initial=0)
-            for name, value in floating.items()
-        }
+        sizes = {}
+        for name, value in readings.items():
+            if is_floating(value):
+                sizes[name] = jnp.max(jnp.abs(value), initial=0)
+        return sizes
 
     of_seeds = jax.vmap(jax.vmap(of_one, (None, 0)), (0, None))
-    return jax.tree.map(np.asarray, jax.jit(of_seeds)(params, xs))
+    sizes = jax.tree.map(np.asarray, jax.jit(of_seeds)(batch.params, batch.xs))
+    # A compiled program returns a dict in the order of its keys.
+    return {name: sizes[name] for name in anatomy.points if name in sizes}

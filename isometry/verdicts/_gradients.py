@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,20 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from isometry._internal import compilation, precision
-from isometry._internal.types import Key, Params
+from isometry._internal.types import Params
 from isometry.certificates import Certificate
 from isometry.measure import _draws
 from isometry.verdicts import _double, _weights
-from isometry.verdicts._objective import LIFT, Objective, Split, objective_of
+from isometry.verdicts._objective import LIFT, Batch, Objective, Split, objective_of
 from isometry.verdicts._subject import Subject
 from isometry.verdicts._task import Task
 from isometry.verdicts._weights import Weight
 
 _LOG_LIFT = math.log(LIFT)
+
+# Examples in a batch of the training mode, if fewer are asked for: of a single one a
+# batch norm makes zeros, through which no gradient passes.
+_LEAST_BATCH = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,20 +50,27 @@ class Gradients:
     @property
     def is_zero(self) -> Bool[np.ndarray, " layers"]:
         """Whether the gradient is zero at every input in every seed."""
-        return np.isneginf(self.log_norm).all((0, 1))
+        return np.asarray(np.isneginf(self.log_norm).all((0, 1)))
 
     @property
     def zeros(self) -> tuple[str, ...]:
         """The names of the weights whose gradient is zero everywhere."""
-        return tuple(np.array(self.layers, object)[self.is_zero])
+        return self.named(self.is_zero)
+
+    def named(self, is_meant: Bool[np.ndarray, " layers"]) -> tuple[str, ...]:
+        """Return the names of some of the weights."""
+        pairs = zip(self.layers, is_meant, strict=True)
+        return tuple(name for name, flag in pairs if flag)
 
 
 def gradients(
-    subject: Subject, task: Task, certificates: Sequence[Certificate] = ()
+    subject: Subject,
+    task: Task,
+    certificates: Sequence[Certificate] = (),
 ) -> Gradients:
     """Measure the gradient of every weight, at the few examples.
 
-    In training mode the batch is that of the few examples, and the gradient that of the
+    In training mode these are examples of one batch, and the gradient is that of the
     loss of one of them.
 
     The loss is scaled by 2^60 first. A weight at zero whose certificate lets a gradient
@@ -71,51 +82,45 @@ def gradients(
         task: Its loss and targets.
         certificates: Of some seeds; without any, nothing is measured again.
     """
-    num_inputs = jax.tree.leaves(subject.few)[0].shape[0]
-    targets = jax.tree.map(lambda leaf: _draws.spaced(leaf, num_inputs), task.targets)
     weights = _weights.weights_of(subject.anatomy, subject.params_of(0))
     objective = objective_of(task)
     # 16 bits hold neither the lift nor the sums.
     dtype = precision.measuring_dtype(None, subject.params)
-    params, xs = precision.cast((subject.params, subject.few), dtype)
-    key = jax.random.key(0)
+    size = subject.num_inputs
+    if objective.in_training:
+        size = max(size, _LEAST_BATCH)
+    xs, targets = jax.tree.map(
+        lambda leaf: _draws.spaced(leaf, size), (subject.xs, task.targets)
+    )
+    params, xs = precision.cast((subject.params, xs), dtype)
+    batch = Batch(params, xs, targets, key=jax.random.key(0))
     with precision.full(), jax.numpy_dtype_promotion("standard"):
-        log_norm = _log_norms(objective, weights, params, xs, targets, key)
-    result = Gradients(
+        log_norm = _log_norms(objective, weights, batch)[:, : subject.num_inputs]
+    first = Gradients(
         layers=_weights.names_of(weights),
         log_norm=np.asarray(log_norm, float),
         underflows=(),
         lost="",
         mode="training" if objective.in_training else "inference",
     )
-    is_allowed = _may_start_at_once(result.layers, certificates)
-    if not (result.is_zero & is_allowed).any():
-        return result
-    again, lost = _double.log_norms(
-        objective, weights, subject, params=params, xs=xs, targets=targets, key=key
-    )
-    if again is None:
-        return _replaced(result, result.log_norm, lost)
+    is_allowed = _may_start_at_once(first.layers, certificates)
+    if not (first.is_zero & is_allowed).any():
+        return first
+    again = _double.log_norms(objective, weights, subject, batch=batch)
+    if again.log_norm is None:
+        return replace(first, lost=again.lost)
     # Zeros that are certified are left alone: sums that cancel in exact arithmetic
     # leave a rest in float64.
-    is_taken = np.isneginf(result.log_norm) & is_allowed
-    return _replaced(result, np.where(is_taken, again, result.log_norm), lost)
-
-
-def _replaced(first: Gradients, log_norm: np.ndarray, lost: str) -> Gradients:
-    """Return the record with what float64 shows."""
-    is_found = first.is_zero & ~np.isneginf(log_norm).all((0, 1))
-    return Gradients(
-        layers=first.layers,
-        log_norm=log_norm,
-        underflows=tuple(np.array(first.layers, object)[is_found]),
-        lost=lost,
-        mode=first.mode,
-    )
+    is_taken = np.isneginf(first.log_norm) & is_allowed
+    in_float64 = again.log_norm[:, : subject.num_inputs]
+    log_norm = np.where(is_taken, in_float64, first.log_norm)
+    second = replace(first, log_norm=log_norm, lost=again.lost)
+    return replace(second, underflows=first.named(first.is_zero & ~second.is_zero))
 
 
 def _may_start_at_once(
-    names: Sequence[str], certificates: Sequence[Certificate]
+    names: Sequence[str],
+    certificates: Sequence[Certificate],
 ) -> Bool[np.ndarray, " layers"]:
     """Tell which weights may have a gradient at the first step, in some seed."""
     starting = {
@@ -131,58 +136,58 @@ def _may_start_at_once(
 def _log_norms(
     objective: Objective,
     weights: tuple[Weight, ...],
-    params: Params,
-    xs: PyTree[Array],
-    targets: PyTree[Array],
-    key: Key,
+    batch: Batch,
 ) -> Float[Array, "seeds inputs layers"]:
     """Return ln of the norm of the gradient of each weight, by seed and example."""
 
     def of_seed(params: Params) -> Float[Array, "inputs layers"]:
+        of_one_seed = batch._replace(params=params)
         if objective.in_training:
-            return _in_training(objective, weights, params, xs, targets, key)
-        of_one = functools.partial(_of_example, objective, weights, params)
-        return jax.lax.map(of_one, (xs, targets))
+            return _in_training(objective, weights, of_one_seed)
+        return _in_inference(objective, weights, of_one_seed)
 
     # One seed after another: kernels that differ by seed would make a convolution one
     # with groups, which is slow.
-    return jax.lax.map(of_seed, params)
+    return jax.lax.map(of_seed, batch.params)
 
 
-def _of_example(
+def _in_inference(
     objective: Objective,
     weights: tuple[Weight, ...],
-    params: Params,
-    example: tuple[PyTree[Array], PyTree[Array]],
-) -> Float[Array, " layers"]:
-    """Return what one example gives to each weight."""
-    x, target = example
-    split = Split(params)
+    batch: Batch,
+) -> Float[Array, "inputs layers"]:
+    """Return what the loss of each example gives to each weight, one at a time."""
+    split = Split(batch.params)
 
-    def lifted(floating: list[Array]) -> Array:
-        output = objective.output(split.joined(floating), x)
-        return LIFT * objective.loss(output, target)
+    def of_example(example: tuple[PyTree[Array], PyTree[Array]]) -> Array:
+        x, target = example
 
-    gradient = jax.grad(lifted)(split.floating(params))
-    return _weights.log_norms(weights, gradient) - _LOG_LIFT
+        def lifted(floating: list[Array]) -> Array:
+            output = objective.output(split.joined(floating), x)
+            return LIFT * objective.loss(output, target)
+
+        gradient = jax.grad(lifted)(split.floating(batch.params))
+        return _weights.log_norms(weights, gradient) - _LOG_LIFT
+
+    return jax.lax.map(of_example, (batch.xs, batch.targets))
 
 
 def _in_training(
     objective: Objective,
     weights: tuple[Weight, ...],
-    params: Params,
-    xs: PyTree[Array],
-    targets: PyTree[Array],
-    key: Key,
+    batch: Batch,
 ) -> Float[Array, "inputs layers"]:
     """Return what the loss of each example of a batch gives to each weight."""
-    split = Split(params)
+    split = Split(batch.params)
 
     def lifted(floating: list[Array]) -> Float[Array, " inputs"]:
-        outputs = objective.outputs(split.joined(floating), xs, key)
-        return LIFT * objective.losses(outputs, targets)
+        params = split.joined(floating)
+        outputs = objective.outputs(params, batch.xs, batch.key)
+        return LIFT * objective.losses(outputs, batch.targets)
 
-    losses, pull = jax.vjp(lifted, split.floating(params))
+    # Examples of a batch may depend on each other, so the whole batch is pulled back
+    # for each of them.
+    losses, pull = jax.vjp(lifted, split.floating(batch.params))
 
     def of_one(cotangent: Array) -> Float[Array, " layers"]:
         (gradient,) = pull(cotangent)

@@ -1,10 +1,12 @@
 """The loss of a network as compiled programs know it: hashable, without parameters."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from isometry._internal.types import Key, Params
@@ -17,6 +19,22 @@ from isometry.verdicts._task import Loss, Task
 # zero one. At 2^100, gradients of order 1e8 would overflow float32; at 2^20 those of a
 # dozen layers that lose 1e-4 each would underflow.
 LIFT = 2.0**60
+
+
+class Batch(NamedTuple):
+    """What losses are computed of.
+
+    Attributes:
+        params: The parameters of one seed; or of all, stacked.
+        xs: Examples.
+        targets: A target for each.
+        key: What training draws with.
+    """
+
+    params: Params
+    xs: PyTree[Array]
+    targets: PyTree[Array]
+    key: Key
 
 
 @dataclass(frozen=True)
@@ -35,28 +53,40 @@ class Objective:
     needs_key: bool
     loss: Loss
 
-    def outputs(self, params: Params, batch: PyTree[Array], key: Key) -> Array:
+    def outputs(
+        self,
+        params: Params,
+        batch: PyTree[Array],
+        key: Key,
+    ) -> Array:
         """Return the outputs of a batch, in training mode where there is one."""
         if not self.in_training:
             return jax.vmap(self.output, (None, 0))(params, batch)
         x = (batch, key) if self.needs_key else batch
         return picked(self.function(params, x), None)
 
-    def output(self, params: Params, x: PyTree[Array]) -> Array:
+    def output(
+        self,
+        params: Params,
+        x: PyTree[Array],
+    ) -> Array:
         """Return the output of one example; not in training mode."""
         return picked(self.function(params, x), None)
 
-    def losses(self, outputs: Array, targets: PyTree[Array]) -> Array:
+    def losses(
+        self,
+        outputs: Array,
+        targets: PyTree[Array],
+    ) -> Array:
         """Return the loss of every example."""
         # Losses are written for JAX's standard promotion, the package's is strict.
         with jax.numpy_dtype_promotion("standard"):
             return jax.vmap(self.loss)(outputs, targets)
 
-    def of_batch(
-        self, params: Params, batch: PyTree[Array], targets: PyTree[Array], key: Key
-    ) -> Array:
-        """Return the mean loss of a batch."""
-        return jnp.mean(self.losses(self.outputs(params, batch, key), targets))
+    def of_batch(self, batch: Batch) -> Array:
+        """Return the mean loss of a batch, of one seed."""
+        outputs = self.outputs(batch.params, batch.xs, batch.key)
+        return jnp.mean(self.losses(outputs, batch.targets))
 
 
 def objective_of(task: Task) -> Objective:
@@ -87,20 +117,23 @@ class Split:
         """Return the floating leaves."""
         return [leaf for leaf in jax.tree.leaves(params) if is_floating(leaf)]
 
-    def joined(self, floating: list[Array]) -> Params:
+    def joined(self, floating: Sequence[Array | np.ndarray]) -> Params:
         """Return the parameters with these floating leaves."""
-        floating_leaves, others = iter(floating), iter(self._others)
-        leaves = [
-            next(floating_leaves) if flag else next(others)
-            for flag in self._is_floating
-        ]
-        return jax.tree.unflatten(self._tree, leaves)
+        return self._filled(floating, self._others)
 
-    def trained(self, floating: list[Array]) -> Params:
+    def trained(self, floating: Sequence[Array]) -> Params:
         """Return the tree with these floating leaves, and None for all the others.
 
         It is what optimizers are given, whose labels go by the names of the leaves.
         """
-        floating_leaves = iter(floating)
-        leaves = [next(floating_leaves) if flag else None for flag in self._is_floating]
+        return self._filled(floating, [None] * len(self._others))
+
+    def _filled(
+        self,
+        floating: Sequence[Array | np.ndarray],
+        others: Sequence[Array | None],
+    ) -> Params:
+        """Return the tree with these leaves, in its order."""
+        remaining = {True: iter(floating), False: iter(others)}
+        leaves = [next(remaining[flag]) for flag in self._is_floating]
         return jax.tree.unflatten(self._tree, leaves)

@@ -75,7 +75,8 @@ class Spread:
 
 
 def _centered(
-    values: Float[np.ndarray, "seeds records"], is_real: np.ndarray
+    values: Float[np.ndarray, "seeds records"],
+    is_real: np.ndarray,
 ) -> Float[np.ndarray, "seeds records"]:
     """Return values without their mean in each seed; 0 where there is none."""
     count = np.maximum(is_real.sum(1, keepdims=True), 1)
@@ -106,7 +107,12 @@ class Watch:
         certificates: Of the seeds.
     """
 
-    def __init__(self, subject: Subject, certificates: Sequence[Certificate]) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        certificates: Sequence[Certificate],
+    ) -> None:
+        # So many examples tell units apart, and are read at every record.
         self._xs = jax.tree.map(lambda leaf: leaf[:_MOST_INPUTS], subject.xs)
         self.points = _locked_points(subject.anatomy, certificates)
         self._classes = [
@@ -150,7 +156,8 @@ class Watch:
 
 
 def _locked_points(
-    anatomy: Anatomy, certificates: Sequence[Certificate]
+    anatomy: Anatomy,
+    certificates: Sequence[Certificate],
 ) -> tuple[str, ...]:
     """Return points whose units are equal for ever, but for rounding."""
     locked = [
@@ -165,11 +172,15 @@ def _locked_points(
     points = [name for name in anatomy.points if name in locked and name not in heads]
     if len(points) <= _MOST_POINTS:
         return tuple(points)
+    # The first and the last among them: rounding adds up on the way.
     picks = np.linspace(0, len(points) - 1, _MOST_POINTS).round().astype(int)
     return tuple(points[i] for i in picks)
 
 
-def _classes(certificate: Certificate, point: str) -> _Class:
+def _classes(
+    certificate: Certificate,
+    point: str,
+) -> _Class:
     """Return the values at a point that are equal for ever, up to sign."""
     units = certificate.units(point)
     ids, signs = units.ids.ravel(), units.signs.ravel()
@@ -182,8 +193,12 @@ def _classes(certificate: Certificate, point: str) -> _Class:
     return _Class(members, first, signs[members] * signs[first])
 
 
-def _kinks(subject: Subject, point: str) -> tuple[float, ...]:
+def _kinks(
+    subject: Subject,
+    point: str,
+) -> tuple[float, ...]:
     """Return where the nonlinearity behind a point has kinks, as far as it is known."""
+    # A network that knows its activation knows kinks that no name tells.
     network = subject.network
     if network is not None and network.activation is not None:
         return network.activation.kinks
@@ -209,6 +224,7 @@ def _compared(
         return 0.0, np.inf
     if not np.isfinite(z).all():
         return np.inf, 0.0 if kinks else np.inf
+    # Units may differ in size by orders, so each distance is relative to its own class.
     model, members = z[:, classes.first], z[:, classes.members]
     norms = np.linalg.norm(model, axis=0)
     apart = np.linalg.norm(members * classes.signs - model, axis=0)
@@ -219,13 +235,17 @@ def _compared(
 
 
 def _reader(
-    anatomy: Anatomy, points: Sequence[str]
+    anatomy: Anatomy,
+    points: Sequence[str],
 ) -> Callable[[Params, PyTree[Array]], dict[str, Array]]:
     """Return a compiled program that reads points, for every example."""
     places = {name: anatomy.place(name) for name in points}
     program = tapped(anatomy.closed, places)
 
-    def of_one(params: Params, x: PyTree[Array]) -> dict[str, Array]:
+    def of_one(
+        params: Params,
+        x: PyTree[Array],
+    ) -> dict[str, Array]:
         _, readings = program(jax.tree.leaves((params, x)), {})
         return readings
 

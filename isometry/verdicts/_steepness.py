@@ -21,7 +21,10 @@ _CALLS = frozenset(("jit", "pjit", "closed_call", "core_call", "remat", "checkpo
 Run = Callable[..., list[Array]]
 
 
-def as_steep_as(closed: core.ClosedJaxpr, dtype: DTypeLike) -> Run:
+def as_steep_as(
+    closed: core.ClosedJaxpr,
+    dtype: DTypeLike,
+) -> Run:
     """Return a program with the slopes that saturating functions have in a dtype.
 
     Args:
@@ -57,13 +60,16 @@ def _evaluated(
 
 
 def _applied(
-    eqn: core.JaxprEqn, operands: list[Array], dtype: DTypeLike
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+    dtype: DTypeLike,
 ) -> list[Array]:
     """Evaluate one equation."""
     name = eqn.primitive.name
     if name in _SATURATING:
         return [_with_slope(eqn, operands[0], dtype)]
     inner = _inner(eqn)
+    # Whatever has no such function inside stays as it is, with rules of its own.
     if inner is None or not _saturates(inner):
         return bound(eqn, operands)
     if name in _CALLS or name.startswith("custom_jvp_call"):
@@ -77,12 +83,17 @@ def _applied(
     return bound(eqn, operands)
 
 
-def _with_slope(eqn: core.JaxprEqn, z: Array, dtype: DTypeLike) -> Array:
+def _with_slope(
+    eqn: core.JaxprEqn,
+    z: Array,
+    dtype: DTypeLike,
+) -> Array:
     """Evaluate a function of one number; its slope is that of the dtype."""
 
     def f(z: Array) -> Array:
         return bound(eqn, [z])[0]
 
+    # The value is that of float64, and its derivative the slope alone.
     at = jax.lax.stop_gradient(z)
     coarse = at.astype(dtype)
     slope = jax.jvp(f, (coarse,), (jax.numpy.ones_like(coarse),))[1]
@@ -90,7 +101,10 @@ def _with_slope(eqn: core.JaxprEqn, z: Array, dtype: DTypeLike) -> Array:
 
 
 def _scanned(
-    eqn: core.JaxprEqn, body: Any, operands: list[Array], dtype: DTypeLike
+    eqn: core.JaxprEqn,
+    body: Any,
+    operands: list[Array],
+    dtype: DTypeLike,
 ) -> list[Array]:
     """Evaluate a scan whose body has saturating functions."""
     parts = jaxprs.scan_parts(eqn)
@@ -99,7 +113,10 @@ def _scanned(
     carry = operands[num_consts : num_consts + num_carry]
     arrays = operands[num_consts + num_carry :]
 
-    def step(carry: list[Array], xs: list[Array]) -> tuple[list[Array], list[Array]]:
+    def step(
+        carry: list[Array],
+        xs: list[Array],
+    ) -> tuple[list[Array], list[Array]]:
         results = _evaluated(body.jaxpr, body.consts, [*consts, *carry, *xs], dtype)
         return results[:num_carry], results[num_carry:]
 

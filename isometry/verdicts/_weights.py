@@ -69,11 +69,16 @@ class Weight:
     def slices(self, leaf: Array) -> Float[Array, "slices ..."]:
         """Return the slices of the layer in its leaf."""
         part = leaf[self._index]
+        # The axes of the stack go first, in the order in which slices are numbered.
         axes = self.layer.stacked_axes
         part = jnp.moveaxis(part, axes, range(len(axes)))
         return part.reshape(len(self.names), *self.shape)
 
-    def replaced(self, leaf: np.ndarray, slices: np.ndarray) -> np.ndarray:
+    def replaced(
+        self,
+        leaf: np.ndarray,
+        slices: np.ndarray,
+    ) -> np.ndarray:
         """Return the leaf with other slices: the inverse of `slices`, on the host."""
         axes = self.layer.stacked_axes
         stack = [self.cut[axis][1] - self.cut[axis][0] for axis in axes]
@@ -103,7 +108,10 @@ class Weight:
         return ordered.reshape(*slices.shape[:num_leading], *sizes)
 
 
-def weights_of(anatomy: Anatomy, params: Params) -> tuple[Weight, ...]:
+def weights_of(
+    anatomy: Anatomy,
+    params: Params,
+) -> tuple[Weight, ...]:
     """Return the weight layers that can be trained, in the order of the anatomy.
 
     Args:
@@ -113,6 +121,7 @@ def weights_of(anatomy: Anatomy, params: Params) -> tuple[Weight, ...]:
     with_paths = jax.tree_util.tree_leaves_with_path(params)
     floating = [(path, leaf) for path, leaf in with_paths if _leaves.is_floating(leaf)]
     paths = [jax.tree_util.keystr(path) for path, _ in floating]
+    # An anatomy names leaves by their key paths, as JAX writes them.
     weights = []
     for layer in anatomy.layers:
         # A table of whole numbers is looked up, and does not move.
@@ -149,6 +158,7 @@ def input_features(anatomy: Anatomy) -> tuple[int, int]:
     stems = [layer for layer in anatomy.layers if layer.role == "stem"]
     # The first weight that x meets has no role of its own in a recurrent network.
     stems = stems or list(anatomy.layers[:1])
+    # Of several first layers, as of a stem and its projection, the widest counts.
     of_window = max((layer.fan_in for layer in stems), default=0)
     of_tap = max((layer.fan_in // _num_taps(layer) for layer in stems), default=0)
     return of_tap, of_window
@@ -159,7 +169,8 @@ def _num_taps(layer: WeightLayer) -> int:
 
 
 def log_norms(
-    weights: Sequence[Weight], gradient: list[Array]
+    weights: Sequence[Weight],
+    gradient: list[Array],
 ) -> Float[Array, " layers"]:
     """Return ln of the Frobenius norm of each slice."""
     parts = [

@@ -2,6 +2,7 @@
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,6 +126,23 @@ def test_a_function_that_insists_on_its_dtype_is_said_to_be_unknown():
     )
     assert small.gradients.zeros == ("w",)
     assert small.gradients.lost == "f computes in float32 whatever its parameters are"
+
+
+def test_a_batch_norm_of_a_single_input_gets_a_batch():
+    """Of one example, it would return zeros, and no weight a gradient."""
+
+    class Normed(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = nn.BatchNorm(use_running_average=not train)(nn.Dense(6)(x))
+            return nn.Dense(3)(x)
+
+    net = networks.flax(Normed(), jnp.zeros(4))
+    params = one_seed(net.init(jax.random.key(0)))
+    result = record(net, params, inputs(9, 4), num_inputs=1, certificates=())
+    assert result.gradients.mode == "training"
+    assert result.gradients.log_norm.shape == (1, 1, 2)
+    assert np.isfinite(result.gradients.log_norm).all()
 
 
 def test_without_certificates_nothing_is_measured_again(drawn):

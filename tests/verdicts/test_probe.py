@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from isometry import networks
-from isometry.verdicts import _probe, _ranks
+from isometry.verdicts import _probe, _ranks, _training
 from tests.verdicts import planted
 from tests.verdicts.planted import inputs, one_seed, record
 
@@ -135,8 +135,19 @@ def test_ranks_of_taps_and_of_the_whole():
     params = result.subject.params_of(0)
     weights = _probe._weights.weights_of(result.subject.anatomy, params)
     (second,) = [one for one in weights if one.layer.name == "second"]
-    whole, taps = _probe._ranks_of_slices(second, kernel, np.array([1e-9]))
+    whole, taps = _training.ranks_of_slices(second, kernel, np.array([1e-9]))
     assert (whole, taps) == ([6], [1])
+
+
+def test_what_cannot_be_certified_is_said_with_a_warning():
+    """A gradient that is infinite at every point: sqrt at zero."""
+
+    def f(params, x):
+        return jnp.sqrt(params["w"] * 0 * x.sum())
+
+    result = record(f, one_seed({"w": np.ones(3, np.float32)}), inputs(4, 4))
+    with pytest.warns(UserWarning, match="nothing is certified"):
+        assert _probe.certificates(result.subject, 3) == ()
 
 
 def test_large_matrices_are_counted_up_to_a_bound():

@@ -11,6 +11,7 @@ from isometry.verdicts import _activity, _nulls
 from isometry.verdicts._activity import Activity
 from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag, undecided
 from isometry.verdicts._measured import Measured
+from isometry.verdicts._mode import mode_of_training
 from isometry.verdicts._registry import flag
 
 _SOURCE = (
@@ -130,7 +131,7 @@ def _reason(worst: dict[str, Any], activity: Activity, measured: Measured) -> st
     noun = "channels" if activity.num_positions > 1 else "units"
     reason = (
         f"{worst['dead']} of {worst['units']} {noun} of {worst['point']} have no slope "
-        f"at any of {measured.num_inputs} inputs"
+        f"at any of {measured.num_inputs} inputs{mode_of_training(measured)}"
     )
     if worst["dead"] and _excess(worst) <= 0:
         reason += f"; chance alone gives up to {worst['null_quantile']}"

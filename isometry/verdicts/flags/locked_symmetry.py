@@ -10,7 +10,7 @@ import numpy as np
 from isometry._internal.types import Key
 from isometry.certificates import Certificate, Finding, LayerLock
 from isometry.structure import WeightLayer
-from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag
+from isometry.verdicts._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag
 from isometry.verdicts._measured import Measured
 from isometry.verdicts._names import listed
 from isometry.verdicts._registry import flag
@@ -50,7 +50,10 @@ class _Locked(NamedTuple):
 
 
 @flag(_NAME, rank=30, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where hidden units stay equal, opposite or dead for ever, in any seed.
 
     The value is the number of units of the worst layer that can ever differ, and the
@@ -60,6 +63,8 @@ def judge(measured: Measured, key: Key) -> Flag:
     """
     del key
     certificates = measured.certificates
+    if not certificates:
+        return Flag(_NAME, NOT_RUN, "nothing could be certified", source=_SOURCE)
     layers = {layer.name: layer for layer in measured.subject.anatomy.layers}
     locked = [_locked(certificate, layers) for certificate in certificates]
     sure = [[one for one in rows if one.lock.grade != _EVIDENCE] for rows in locked]
@@ -70,12 +75,14 @@ def judge(measured: Measured, key: Key) -> Flag:
             for certificate, rows in zip(certificates, locked, strict=True)
         ]
     }
+    # Evidence, such as units that were active at no random input, raises nothing.
     seeds_locked = [i for i in range(len(sure)) if sure[i] or told[i]]
     if seeds_locked:
         first = seeds_locked[0]
         evidence["locked_seeds"] = len(seeds_locked)
         result = _raised(certificates[first], sure[first], told[first], evidence)
         every = [one for rows in sure for one in rows]
+        # Equal blocks have no width of their own.
         worst = min(every, key=_share, default=None)
         if worst is not None:
             result = dataclasses.replace(
@@ -114,13 +121,15 @@ def judge(measured: Measured, key: Key) -> Flag:
 
 
 def _locked(
-    certificate: Certificate, layers: dict[str, WeightLayer]
+    certificate: Certificate,
+    layers: dict[str, WeightLayer],
 ) -> list[_Locked]:
     """Return the weights whose own units are locked, but for those of the output."""
     rows = []
     for lock in certificate.layers:
         # A slice of a stack is named by its layer and its number: "blocks/fc[2]".
         layer = layers.get(lock.name) or layers.get(lock.name.rpartition("[")[0])
+        # Outputs differ by their targets, and a softmax may tie them on purpose.
         if layer is None or layer.role == "head":
             continue
         axes = (*layer.batch_axes, *layer.out_axes)
@@ -140,6 +149,7 @@ def _is_dead_alone(one: _Locked) -> bool:
 
 def _told(certificate: Certificate) -> list[Finding]:
     """Return what is certified of whole blocks: slices of a stack, equal weights."""
+    # Findings about a single weight are rows of the certificate already.
     names = {layer.name for layer in certificate.layers}
     return [
         finding
@@ -152,7 +162,8 @@ def _told(certificate: Certificate) -> list[Finding]:
 
 
 def _findings_of(
-    certificates: Sequence[Certificate], names: Sequence[str]
+    certificates: Sequence[Certificate],
+    names: Sequence[str],
 ) -> list[str]:
     """Return what is found of some weights, in words."""
     return [
@@ -180,6 +191,7 @@ def _raised(
     if locked:
         worst = min(locked, key=_share)
         verb = "trains" if len(names) == 1 else "train"
+        # What the certificate itself says, in words: heads, experts, channels.
         what = [
             finding.what
             for finding in certificate.findings
@@ -190,7 +202,8 @@ def _raised(
             f"{_noun(worst)} ({', '.join([*what[:1], worst.lock.grade or ''])})"
         )
     reasons += [f"{finding}; {finding.grade}" for finding in told[:1]]
-    evidence["locked_layers"] = [one.layer.index + 1 for one in locked]
+    numbers = {lock.name: i + 1 for i, lock in enumerate(certificate.layers)}
+    evidence["locked_layers"] = [numbers[one.lock.name] for one in locked]
     return Flag(
         _NAME,
         RAISED,
@@ -209,7 +222,10 @@ def _noun(one: _Locked) -> str:
     return "features" if one.layer.kind == "embedding" else "units"
 
 
-def _plain(certificate: Certificate, rows: Sequence[_Locked]) -> dict[str, Any]:
+def _plain(
+    certificate: Certificate,
+    rows: Sequence[_Locked],
+) -> dict[str, Any]:
     """Return a certificate as numbers for the report, a list over layers each."""
     layers = certificate.layers
     grades = [layer.grade for layer in layers if layer.grade is not None]
@@ -229,7 +245,10 @@ def _plain(certificate: Certificate, rows: Sequence[_Locked]) -> dict[str, Any]:
     }
 
 
-def with_growth(locked: Flag, signals: Spread) -> Flag:
+def with_growth(
+    locked: Flag,
+    signals: Spread,
+) -> Flag:
     """Return the flag with what the probe saw of locks of exact arithmetic.
 
     Args:

@@ -1,6 +1,7 @@
 """The flag rank_constrained_training: weights that move in few directions alone."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from isometry.verdicts._names import listed
 from isometry.verdicts._probe import Probe
 from isometry.verdicts._registry import flag
 from isometry.verdicts._task import SGD
+from isometry.verdicts._training import followed
 from isometry.verdicts._weights import Weight
 
 _NAME = "rank_constrained_training"
@@ -52,7 +54,10 @@ class _Line(NamedTuple):
 
 
 @flag(_NAME, threshold="controls", rank=20, source=_BOUND)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where training moves a weight wider than the input in N_x directions.
 
     N_x is the number of features that the first layer reads: the dimension of the input
@@ -79,6 +84,8 @@ def judge(measured: Measured, key: Key) -> Flag:
     slope = _slope_at_zero(measured)
     if slope is not None:
         evidence["slope_at_zero"] = slope
+    # The proof comes first, because the probe is then a check of it, and the controls,
+    # which cost as many trainings, are spared.
     proof = _proof(measured, of_tap, of_window)
     probe = measured.probe
     if probe is None:
@@ -103,6 +110,7 @@ def judge(measured: Measured, key: Key) -> Flag:
 
 def _slope_at_zero(measured: Measured) -> float | None:
     """Return the slope at zero of the one activation, where there is one."""
+    # With phi'(0) = 0 units on exact zero stay there, and with ½ they wake.
     network = measured.subject.network
     if network is None or network.activation is None:
         return None
@@ -110,7 +118,10 @@ def _slope_at_zero(measured: Measured) -> float | None:
 
 
 def _without_probe(
-    measured: Measured, proof: Flag | None, evidence: dict[str, Any], line: int
+    measured: Measured,
+    proof: Flag | None,
+    evidence: dict[str, Any],
+    line: int,
 ) -> Flag:
     """Return what is known without training."""
     if proof is not None:
@@ -134,7 +145,11 @@ def _source(measured: Measured) -> str:
     )
 
 
-def _proof(measured: Measured, of_tap: int, of_window: int) -> Flag | None:
+def _proof(
+    measured: Measured,
+    of_tap: int,
+    of_window: int,
+) -> Flag | None:
     """Return the flag as a theorem; None where no bound holds in every seed."""
     weights = _followed(measured)
     certificates = measured.certificates
@@ -142,8 +157,9 @@ def _proof(measured: Measured, of_tap: int, of_window: int) -> Flag | None:
     for weight, name in weights:
         locks = _locks(certificates, name)
         full = min(weight.matrix_shape)
-        bound = max((lock.rank_bound for lock in locks), default=full)
+        bound = max((_bound(weight, lock) for lock in locks), default=full)
         bounds.append(bound)
+        # Evidence is no proof; the probe is left to judge.
         if not locks or any(lock.grade == _EVIDENCE for lock in locks):
             continue
         lines = _lines(weight, of_tap, of_window)
@@ -151,6 +167,7 @@ def _proof(measured: Measured, of_tap: int, of_window: int) -> Flag | None:
             held.append((name, bound, full, locks))
     if not held:
         return None
+    # The weakest of the claims, so that it holds for every weight that is named.
     value = max(bound for _, bound, _, _ in held)
     size = min(full for _, _, full, _ in held)
     names = tuple(name for name, _, _, _ in held)
@@ -178,14 +195,13 @@ def _followed(measured: Measured) -> list[tuple[Weight, str]]:
     """Return the weights whose rank is followed, slice by slice."""
     anatomy, params = measured.subject.anatomy, measured.subject.params_of(0)
     weights = _weights.weights_of(anatomy, params)
-    return [
-        (weight, name)
-        for weight in _probe.followed(weights)
-        for name in weight.names
-    ]
+    return [(weight, name) for weight in followed(weights) for name in weight.names]
 
 
-def _locks(certificates: Sequence[Certificate], name: str) -> list[LayerLock]:
+def _locks(
+    certificates: Sequence[Certificate],
+    name: str,
+) -> list[LayerLock]:
     """Return what the certificate of each seed says of a weight."""
     return [
         layer
@@ -195,7 +211,31 @@ def _locks(certificates: Sequence[Certificate], name: str) -> list[LayerLock]:
     ]
 
 
-def _lines(weight: Weight, of_tap: int, of_window: int) -> list[_Line]:
+def _bound(
+    weight: Weight,
+    lock: LayerLock,
+) -> int:
+    """Return the highest rank that a weight can move with, as it is laid out here.
+
+    A certificate bounds the rank of all axes but the last by the last. Where outputs
+    have several axes, as heads and their channels, that is another matrix; its slices
+    that can differ bound the rank in any layout.
+    """
+    layer = weight.layer
+    rows = [lock.distinct[axis] for axis in (*layer.window_axes, *layer.in_axes)]
+    columns = [lock.distinct[axis] for axis in layer.out_axes]
+    bound = min(math.prod(rows), math.prod(columns))
+    is_laid_out_alike = layer.out_axes == (len(lock.shape) - 1,)
+    if is_laid_out_alike and not layer.batch_axes:
+        bound = min(bound, lock.rank_bound)
+    return bound
+
+
+def _lines(
+    weight: Weight,
+    of_tap: int,
+    of_window: int,
+) -> list[_Line]:
     """Return the lines by which a weight is judged."""
     lines = [_Line(of_window, min(weight.matrix_shape), is_tap=False)]
     if weight.num_taps > 1:
@@ -203,7 +243,10 @@ def _lines(weight: Weight, of_tap: int, of_window: int) -> list[_Line]:
     return lines
 
 
-def _is_kept(probe: Probe, bound: Int[np.ndarray, " layers"]) -> bool:
+def _is_kept(
+    probe: Probe,
+    bound: Int[np.ndarray, " layers"],
+) -> bool:
     """Tell whether no rank of the probe is above what is certified."""
     return bool((probe.gradient_rank <= bound).all())
 
@@ -222,6 +265,7 @@ def _by_controls(
     def flag_of(state: str, reason: str, **more: Any) -> Flag:
         return Flag(_NAME, state, reason, evidence=evidence, **common, **more)
 
+    # Gradients that are not finite have no rank.
     if probe.trouble:
         return flag_of(UNDECIDED, probe.trouble)
     judged = _judged(measured, probe, *lines)
@@ -281,28 +325,40 @@ class _Judged(NamedTuple):
 
 
 def _judged(
-    measured: Measured, probe: Probe, of_tap: int, of_window: int
+    measured: Measured,
+    probe: Probe,
+    of_tap: int,
+    of_window: int,
 ) -> list[_Judged]:
     """Return the ranks of all weights that could be above their line."""
     judged = []
     for column, (weight, name) in enumerate(_followed(measured)):
         for line in _lines(weight, of_tap, of_window):
+            # Its shape alone keeps such a weight below the line.
             if line.size <= line.line:
                 continue
+            # The best seed counts: what one draw overcomes is no constraint.
             rank = int(_ranks(probe, line)[:, -1, column].max())
             judged.append(_Judged(name, column, rank, line))
     return judged
 
 
-def _ranks(probe: Probe, line: _Line) -> Int[np.ndarray, "seeds records layers"]:
+def _ranks(
+    probe: Probe,
+    line: _Line,
+) -> Int[np.ndarray, "seeds records layers"]:
     return probe.tap_rank if line.is_tap else probe.gradient_rank
 
 
 def _reached(
-    measured: Measured, probe: Probe, key: Key, low: Sequence[_Judged]
+    measured: Measured,
+    probe: Probe,
+    key: Key,
+    low: Sequence[_Judged],
 ) -> list[int]:
     """Return the rank that every control reaches, for each of the low ones."""
     task = measured.task
+    # The rate that the probe came down to, if it is one of the package's own.
     if probe.learning_rate is not None:
         task = dataclasses.replace(task, optimizer=SGD[probe.learning_rate])
     count = int(measured.threshold("controls"))
@@ -313,7 +369,9 @@ def _reached(
             rank = int(_ranks(control, one.line)[:, -1, one.column].max())
             reached[i] = min(reached[i], rank)
         # One that fails is enough, and each costs a training.
-        is_passed = [rank > one.line.line for one, rank in zip(low, reached, strict=True)]
+        is_passed = [
+            rank > one.line.line for one, rank in zip(low, reached, strict=True)
+        ]
         if not any(is_passed):
             break
     return [int(rank) for rank in reached]

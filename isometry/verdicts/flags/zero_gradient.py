@@ -35,7 +35,10 @@ _IN_EXACT_ARITHMETIC = "in exact arithmetic"
 
 
 @flag("zero_gradient", rank=10, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where a weight gets a gradient of zero at every input, in every seed.
 
     Underflow is not zero: what is zero in the dtype of the network, and is not in
@@ -51,6 +54,7 @@ def judge(measured: Measured, key: Key) -> Flag:
     del key
     gradients = measured.gradients
     zeros = gradients.zeros
+    # A gradient that is not finite is not zero either.
     log_norm = np.nan_to_num(gradients.log_norm, nan=np.inf, neginf=-np.inf)
     evidence: dict[str, Any] = {
         "layers": np.flatnonzero(gradients.is_zero),
@@ -86,6 +90,7 @@ def judge(measured: Measured, key: Key) -> Flag:
     verb = "gets" if len(zeros) == 1 else "get"
     reason = f"{listed(zeros)} {verb} no gradient at all; {outlook.kind}: {words}"
     remedy = _REMEDIES[outlook.kind]
+    # What is seen to recover, or certified, is known whatever float64 holds.
     if gradients.lost and outlook.kind == "unknown":
         state, remedy = UNDECIDED, _ALIVE
         reason = f"{listed(zeros)}: no gradient is seen, but {gradients.lost}"
@@ -113,18 +118,20 @@ def _reason_of_clear(measured: Measured) -> str:
 
 
 def _earliest(
-    certificates: Sequence[Certificate], names: Sequence[str]
+    certificates: Sequence[Certificate],
+    names: Sequence[str],
 ) -> tuple[Int[np.ndarray, "seeds layers"], bool]:
     """Return the first step with a gradient, 0 for never; and whether that is exact.
 
     A weight that a certificate does not speak of may have one at the first step.
     """
-    steps = np.ones((len(certificates), len(names)), int)
+    steps = np.ones((max(len(certificates), 1), len(names)), int)
     is_exact = True
     for i, certificate in enumerate(certificates):
         by_name = {layer.name: layer for layer in certificate.layers}
         for j, name in enumerate(names):
             lock = by_name.get(name)
+            # In training mode a weight may be read under another name.
             if lock is None:
                 continue
             steps[i, j] = lock.first_gradient or 0
@@ -134,11 +141,13 @@ def _earliest(
 
 
 def _arrived(
-    probe: Probe | None, names: Sequence[str]
+    probe: Probe | None,
+    names: Sequence[str],
 ) -> Int[np.ndarray, "seeds layers"]:
     """Return the first step at which the probe saw a gradient; -1 for not yet."""
     if probe is None:
         return np.zeros((1, len(names)), int)
+    # The probe follows all weights, also those of which it takes no rank.
     columns = [probe.weights.index(name) for name in names]
     return probe.first_signal[:, columns]
 
@@ -173,6 +182,7 @@ def _outlook(
     """
     if (arrived > 0).all():
         return Outlook("recovering", f"signal arrives by step {arrived.max()}")
+    # One seed in which it never arrives is enough: the draw is what is judged.
     if ((earliest == 0) & (arrived <= 0)).any():
         return Outlook("permanent", "certified, no signal arrives at any step")
     if (earliest > 1).all() and not num_steps:

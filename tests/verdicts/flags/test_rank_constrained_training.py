@@ -36,7 +36,9 @@ def test_partial_identity_is_raised_by_proof(confined):
     assert flag.raised
     assert flag.value == flag.threshold == 4
     assert flag.where == ("layers/1[0]", "layers/1[1]")
-    assert "cannot train in more than 4 of 12 directions, N_x = 4; bit for" in flag.reason
+    assert (
+        "cannot train in more than 4 of 12 directions, N_x = 4; bit for" in flag.reason
+    )
     assert flag.evidence["certified_rank"].tolist() == [4, 4]
     assert (confined.probe.gradient_rank <= 4).all()
     # A proof needs no controls.
@@ -122,6 +124,30 @@ def test_a_probe_that_overflows_is_undecided():
     flag = judged(result)
     assert flag.state == "undecided"
     assert "overflowed" in flag.reason
+
+
+def test_heads_and_their_channels_are_one_axis_of_the_matrix():
+    """Queries of zeros: rank 0 of 8, of a weight of shape (8, 4, 2).
+
+    The healthy values and outputs move in all 8 directions, in which two channels of a
+    head alone would not let them.
+    """
+    params = planted.drawn(planted.ATTENTION | {"stem": (3, 8)})
+    params["query"] *= 0
+    params["key"] *= 0
+
+    def f(params, x):
+        return planted.attention(params, jax.numpy.tanh(x @ params["stem"]))
+
+    result = record(f, one_seed(params), inputs(16, 4, 3), num_steps=10)
+    flag = judged(result)
+    assert flag.raised
+    assert set(flag.where) == {"query", "key"}
+    assert flag.value == 0
+    bounds = dict(
+        zip(result.probe.layers, flag.evidence["certified_rank"], strict=True)
+    )
+    assert bounds == {"query": 0, "key": 0, "value": 8, "out": 8}
 
 
 @pytest.mark.parametrize("is_planted", [True, False])

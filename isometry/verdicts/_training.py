@@ -1,0 +1,251 @@
+"""Training of one seed, step by step, and the ranks of what it moved."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from isometry._internal import compilation, precision
+from isometry._internal.types import Params
+from isometry.verdicts import _ranks, _weights
+from isometry.verdicts._objective import Batch, Objective, Split, objective_of
+from isometry.verdicts._task import Task
+from isometry.verdicts._weights import Weight
+
+
+class State(NamedTuple):
+    """The training of one seed.
+
+    Attributes:
+        params: The parameters.
+        optimizer: The state of the optimizer.
+        sums: The sum of the gradients of each floating leaf.
+        norms: The sum of the norms of the gradients of each slice.
+        first: The first step with a gradient of each slice; -1 for not yet.
+        loss: Of the last batch, before its step.
+    """
+
+    params: Params
+    optimizer: PyTree
+    sums: list[Array]
+    norms: Float[Array, " slices"]
+    first: Int[Array, " slices"]
+    loss: Array
+
+
+class _Static(NamedTuple):
+    """What a program of the training depends on, besides shapes.
+
+    Attributes:
+        objective: The loss.
+        weights: The weights that are followed.
+        optimizer: The optimizer.
+    """
+
+    objective: Objective
+    weights: tuple[Weight, ...]
+    optimizer: optax.GradientTransformation
+
+
+class _Data(NamedTuple):
+    """All examples, their targets, and the examples of every step."""
+
+    xs: PyTree[Array]
+    targets: PyTree[Array]
+    batches: Int[Array, "steps batch"]
+
+
+class Training:
+    """Trains seeds alike, on the same batches.
+
+    Args:
+        task: What is trained on.
+        weights: The weights that are followed.
+        params: The parameters of each seed.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        weights: tuple[Weight, ...],
+        params: Sequence[Params],
+    ) -> None:
+        # In 16 bits the sums of gradients would round to those of their first terms.
+        dtype = precision.measuring_dtype(None, params[0])
+        xs, params = precision.cast((task.xs, list(params)), dtype)
+        self._static = _Static(objective_of(task), weights, task.optimizer)
+        self._data = _Data(xs, task.targets, task.batches)
+        self.states = [_started(self._static, one) for one in params]
+
+    @property
+    def params(self) -> list[Params]:
+        """The parameters of each seed."""
+        return [state.params for state in self.states]
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of each seed on its last batch, before the step."""
+        return [float(state.loss) for state in self.states]
+
+    def advance(
+        self,
+        begin: int,
+        end: int,
+    ) -> None:
+        """Make the steps begin ... end - 1."""
+        # The numbers of steps are arguments, so that one program serves all intervals.
+        interval = (jnp.asarray(begin, np.int32), jnp.asarray(end, np.int32))
+        # Optimizers and losses are written for JAX's standard promotion: optax's Adam
+        # fails under the strict one.
+        with precision.full(), jax.numpy_dtype_promotion("standard"):
+            self.states = [
+                _advanced(self._static, self._data, state, interval)
+                for state in self.states
+            ]
+
+    def ranks(self) -> "Ranks":
+        """Return the ranks of the accumulated gradients."""
+        by_seed = [_ranks_of_seed(self._static.weights, one) for one in self.states]
+        whole, taps = zip(*by_seed, strict=True)
+        return Ranks(np.array(whole, int), np.array(taps, int))
+
+
+class Ranks(NamedTuple):
+    """Ranks of accumulated gradients: of whole weights, and the largest of a tap."""
+
+    whole: Int[np.ndarray, "seeds layers"]
+    taps: Int[np.ndarray, "seeds layers"]
+
+
+def followed(weights: Sequence[Weight]) -> Iterator[Weight]:
+    """Yield the weights whose rank is followed.
+
+    The first and the last have no more than the input and the output.
+    """
+    for weight in weights:
+        if weight.is_matrix and weight.layer.role not in ("stem", "head"):
+            yield weight
+
+
+def _started(
+    static: _Static,
+    params: Params,
+) -> State:
+    """Return the state before the first step."""
+    floating = Split.floating(params)
+    num_slices = len(_weights.names_of(static.weights))
+    with jax.numpy_dtype_promotion("standard"):
+        optimizer = static.optimizer.init(Split(params).trained(floating))
+    return State(
+        params=params,
+        optimizer=optimizer,
+        sums=[jnp.zeros(leaf.shape, leaf.dtype) for leaf in floating],
+        norms=jnp.zeros(num_slices, np.float32),
+        first=jnp.full(num_slices, -1, np.int32),
+        loss=jnp.asarray(np.inf, np.float32),
+    )
+
+
+@functools.partial(compilation.jit, static_argnums=0)
+def _advanced(
+    static: _Static,
+    data: _Data,
+    state: State,
+    interval: tuple[Array, Array],
+) -> State:
+    """Return the state after the steps of an interval."""
+
+    def step(
+        t: Array,
+        state: State,
+    ) -> State:
+        return _stepped(static, data, state, t)
+
+    # The whole interval in one program: a call costs more than a step of a small one.
+    return jax.lax.fori_loop(*interval, step, state)
+
+
+def _stepped(
+    static: _Static,
+    data: _Data,
+    state: State,
+    t: Array,
+) -> State:
+    """Make one step."""
+    split = Split(state.params)
+    index = data.batches[t]
+    xs, targets = jax.tree.map(lambda leaf: leaf[index], (data.xs, data.targets))
+    # Dropout is the same for all seeds, and for controls.
+    key = jax.random.fold_in(jax.random.key(0), t)
+
+    def loss_of(floating: list[Array]) -> Array:
+        batch = Batch(split.joined(floating), xs, targets, key=key)
+        return static.objective.of_batch(batch)
+
+    floating = split.floating(state.params)
+    loss, gradient = jax.value_and_grad(loss_of)(floating)
+    params = split.trained(floating)
+    # An optimizer may go by the names of leaves, so it is given the whole tree.
+    updates, optimizer = static.optimizer.update(
+        split.trained(gradient), state.optimizer, params
+    )
+    moved = optax.apply_updates(params, updates)
+    log_norms = _weights.log_norms(static.weights, gradient)
+    is_first = (state.first < 0) & (log_norms != -jnp.inf)
+    return State(
+        params=split.joined(split.floating(moved)),
+        optimizer=optimizer,
+        sums=jax.tree.map(jnp.add, state.sums, gradient),
+        norms=state.norms + jnp.exp(log_norms).astype(state.norms.dtype),
+        first=jnp.where(is_first, (t + 1).astype(state.first.dtype), state.first),
+        loss=loss.astype(state.loss.dtype),
+    )
+
+
+def _ranks_of_seed(
+    weights: Sequence[Weight],
+    state: State,
+) -> tuple[list[int], list[int]]:
+    """Return the ranks of the followed weights, whole and by tap."""
+    norms = np.asarray(state.norms, float)
+    sizes = [len(weight.names) for weight in weights]
+    # Norms are kept side by side for all slices, in the order of the weights.
+    norms_of = dict(zip(weights, np.split(norms, np.cumsum(sizes)[:-1]), strict=True))
+    whole: list[int] = []
+    taps: list[int] = []
+    for weight in followed(weights):
+        sums = np.asarray(weight.slices(state.sums[weight.leaf]))
+        # What rounding of the summed gradients could fake is not counted.
+        tolerance = float(jnp.finfo(sums.dtype).eps) * norms_of[weight]
+        of_whole, of_taps = ranks_of_slices(weight, sums, tolerance)
+        whole += of_whole
+        taps += of_taps
+    return whole, taps
+
+
+def ranks_of_slices(
+    weight: Weight,
+    sums: Float[np.ndarray, "slices ..."],
+    tolerance: Float[np.ndarray, " slices"],
+) -> tuple[list[int], list[int]]:
+    """Return the rank of each slice of a weight, and the largest of its taps.
+
+    Args:
+        weight: The weight.
+        sums: Its accumulated gradient.
+        tolerance: The singular values of each slice that do not count.
+    """
+    by_tap = weight.matrices(sums)
+    *leading, num_taps, rows, columns = by_tap.shape
+    flat = by_tap.reshape(*leading, num_taps * rows, columns)
+    # Of experts, the largest rank counts.
+    whole = _ranks.rank_above(flat, tolerance[:, None]).max(1).tolist()
+    if num_taps == 1:
+        return whole, whole
+    taps = _ranks.rank_above(by_tap, tolerance[:, None, None]).max((1, 2))
+    return whole, taps.tolist()
