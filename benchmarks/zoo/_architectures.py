@@ -10,9 +10,16 @@ from dataclasses import asdict, dataclass
 import jax
 
 import isometry
-from benchmarks.zoo import _attention, _convolutional, _recurrent, _residual
-from benchmarks.zoo._case import Case
+from benchmarks.zoo import (
+    _attention,
+    _calibrate,
+    _convolutional,
+    _recurrent,
+    _residual,
+)
+from benchmarks.zoo._case import FLAGS, Case
 from isometry import Report, Thresholds, store
+from isometry._internal import provenance
 
 CASES: tuple[Case, ...] = (
     *_convolutional.CASES,
@@ -116,3 +123,27 @@ def measured(
     store.write_json(path, record)
     say(f"{case.name}: {preset.draws} draws, {seconds:.1f} s of CPU each")
     return json.loads(path.read_text())
+
+
+def run(smoke: bool, out: pathlib.Path, say: Callable[[str], None]) -> dict:
+    """Return the record: what was drawn, and the rates."""
+    preset, cases = (SMOKE, SMOKE_CASES) if smoke else (FULL, CASES)
+    cache = store.prepare(out / "architectures")
+    records = {case: measured(case, preset, cache, say) for case in cases}
+    return record_of(records, preset, "smoke" if smoke else "full")
+
+
+def record_of(records: dict[Case, dict], preset: Preset, name: str) -> dict:
+    """Return the record of networks that were measured."""
+    drawn = {case: record["draws"] for case, record in records.items()}
+    seconds = {case.name: record["cpu_seconds"] for case, record in records.items()}
+    return {
+        "command": "architectures",
+        "preset": {"name": name, **asdict(preset)},
+        "thresholds": Thresholds().as_dict(),
+        **_calibrate.summary(drawn, FLAGS),
+        "cpu_seconds": seconds,
+        "provenance": provenance.provenance(
+            command=["python", "-m", "benchmarks.zoo", "architectures"]
+        ),
+    }

@@ -219,8 +219,12 @@ _EQUAL_BLOCKS = partial(_plants.equal_blocks, prefix="blocks/")
 
 CASES = (
     _case("pre_norm", _pre_norm),
-    _case("pre_norm-twin_heads", _pre_norm, partial(_plants.twin, find=_heads),
-          "locked_symmetry"),
+    _case(
+        "pre_norm-twin_heads",
+        _pre_norm,
+        partial(_plants.twin, find=_heads),
+        "locked_symmetry",
+    ),
     _case(
         "pre_norm-opposite_heads",
         _pre_norm,
@@ -273,11 +277,19 @@ CASES = (
         "dead_units",
         unasked="locked_symmetry",
     ),
-    _case("pre_norm-twin_units", _pre_norm, partial(_plants.twin, find=_hidden),
-          "locked_symmetry"),
+    _case(
+        "pre_norm-twin_units",
+        _pre_norm,
+        partial(_plants.twin, find=_hidden),
+        "locked_symmetry",
+    ),
     _case("post_norm", _post_norm),
-    _case("post_norm-twin_heads", _post_norm, partial(_plants.twin, find=_heads),
-          "locked_symmetry"),
+    _case(
+        "post_norm-twin_heads",
+        _post_norm,
+        partial(_plants.twin, find=_heads),
+        "locked_symmetry",
+    ),
     _case("post_norm-equal_blocks", _post_norm, _EQUAL_BLOCKS, "duplicate_blocks"),
     _case("without_norm", _without_norm),
     _case(
@@ -298,8 +310,12 @@ CASES = (
     ),
     _token_case("-one_embedding", _one_embedding, "rank_collapse"),
     _case("flax", _flax),
-    _case("flax-twin_heads", _flax, partial(_plants.twin, find=_flax_heads),
-          "locked_symmetry"),
+    _case(
+        "flax-twin_heads",
+        _flax,
+        partial(_plants.twin, find=_flax_heads),
+        "locked_symmetry",
+    ),
     _case(
         "flax-near_twin_heads",
         _flax,

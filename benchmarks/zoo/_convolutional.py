@@ -244,21 +244,15 @@ CASES = (
         unasked="locked_symmetry",
     ),
     _case("same-zero_layer", _same, _zero_middle, _SILENT, unasked="dead_units"),
-    _case(
-        "same-zero_head", _same, partial(_plants.zero, names=("head/w",)), _HEAD
-    ),
-    _case(
-        "same-large", _same, partial(_plants.scale, factor=10.0), "exploding"
-    ),
+    _case("same-zero_head", _same, partial(_plants.zero, names=("head/w",)), _HEAD),
+    _case("same-large", _same, partial(_plants.scale, factor=10.0), "exploding"),
     _case(
         "same-tiny",
         _same,
         partial(_plants.scale, factor=0.1),
         "vanishing ordered_phase",
     ),
-    _case(
-        "same-twin", _same, partial(_plants.twin, find=_channels), "locked_symmetry"
-    ),
+    _case("same-twin", _same, partial(_plants.twin, find=_channels), "locked_symmetry"),
     _case("same-near_twin", _same, partial(_plants.twin, find=_channels, near=NEAR)),
     _case(
         "same-dead",

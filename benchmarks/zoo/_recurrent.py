@@ -140,9 +140,7 @@ CASES = (
         _vanilla,
         partial(_plants.zero, names=("state/recurrent",)),
     ),
-    _case(
-        "vanilla-tiny", _vanilla, partial(_plants.scale, factor=1e-3), "vanishing"
-    ),
+    _case("vanilla-tiny", _vanilla, partial(_plants.scale, factor=1e-3), "vanishing"),
     _case(
         "vanilla-saturated",
         _vanilla,
@@ -161,10 +159,15 @@ CASES = (
     _case("lstm-near_twin", _lstm, partial(_plants.twin, find=_LSTM, near=NEAR)),
     _case("lstm-zero_head", _lstm, _HEAD, _ZERO_HEAD),
     _case("flax-gru", _flax, unasked=_OPEN),
-    _case("flax-gru-twin", _flax, partial(_plants.twin, find=_flax_units),
-          "locked_symmetry"),
-    _case("flax-gru-near_twin", _flax,
-          partial(_plants.twin, find=_flax_units, near=NEAR)),
+    _case(
+        "flax-gru-twin",
+        _flax,
+        partial(_plants.twin, find=_flax_units),
+        "locked_symmetry",
+    ),
+    _case(
+        "flax-gru-near_twin", _flax, partial(_plants.twin, find=_flax_units, near=NEAR)
+    ),
     _case(
         "flax-gru-zero_head",
         _flax,

@@ -66,9 +66,7 @@ def _linear() -> Network:
 @functools.cache
 def _images() -> Network:
     """Three convolutional blocks with batch norm."""
-    return networks.resnet(
-        8, 3, n_in=3, n_out=4, size=(8, 8), norm="batch", branch=0.5
-    )
+    return networks.resnet(8, 3, n_in=3, n_out=4, size=(8, 8), norm="batch", branch=0.5)
 
 
 def _hidden(weights: Weights) -> Units:
@@ -170,9 +168,7 @@ CASES = (
         _dense,
         partial(_plants.equal_blocks, prefix="blocks/", near=NEAR),
     ),
-    _case(
-        "dense-twin", _dense, partial(_plants.twin, find=_hidden), "locked_symmetry"
-    ),
+    _case("dense-twin", _dense, partial(_plants.twin, find=_hidden), "locked_symmetry"),
     _case("dense-near_twin", _dense, partial(_plants.twin, find=_hidden, near=NEAR)),
     _case(
         "dense-dead",
@@ -239,9 +235,7 @@ CASES = (
         raised="outlier_dominated",
     ),
     _image_case(""),
-    _image_case(
-        "-twin", partial(_plants.twin, find=_hidden), "locked_symmetry"
-    ),
+    _image_case("-twin", partial(_plants.twin, find=_hidden), "locked_symmetry"),
     _image_case("-near_twin", partial(_plants.twin, find=_hidden, near=NEAR)),
     _image_case(
         "-equal_blocks",

@@ -194,6 +194,7 @@ def _zero_for_ever(measured: Measured) -> dict[str, Bool[np.ndarray, " channels"
     # Where all entries can move, every unit is reached.
     locks = [lock for lock in certificate.layers if lock.never_moves > 0]
     points = measured.subject.anatomy.points
+    layers = {layer.name: layer for layer in measured.subject.anatomy.layers}
     locks.sort(key=lambda lock: lock.never_moves, reverse=True)
     for lock in locks:
         behind = f"{lock.name}:out"
@@ -202,6 +203,12 @@ def _zero_for_ever(measured: Measured) -> dict[str, Bool[np.ndarray, " channels"
         if len(found) == _MOST_LAYERS:
             break
         ids = certificate.units(behind).ids
-        rows = ids.reshape(-1, ids.shape[-1]) if ids.ndim else ids.reshape(1, 1)
+        layer = layers.get(lock.name) or layers[lock.name.rpartition("[")[0]]
+        num_channels = ids.shape[-1] if ids.ndim else 1
+        # Experts have units of their own, and their axis is none of positions: all
+        # entries are units.
+        if layer.batch_axes or len(layer.out_axes) > 1:
+            num_channels = ids.size
+        rows = ids.reshape(-1, num_channels)
         found[lock.name] = (rows == 0).all(0)
     return found
