@@ -14,7 +14,7 @@ from isometry._internal.types import Key, Params
 from isometry.measure._function import Map
 from isometry.verdicts import _layers
 from isometry.verdicts._flag import UNDECIDED, Flag
-from isometry.verdicts._measured import FEW_SEEDS, Measured
+from isometry.verdicts._measured import FEW_SEEDS, Measured, certifying
 from isometry.verdicts._registry import Registered, Thresholds, registered
 from isometry.verdicts._report import Report, Reports
 from isometry.verdicts._subject import Subject, subject_of
@@ -204,7 +204,7 @@ def _prepare(
 
 def _judged(measured: Measured) -> Report:
     """Let every flag judge a network."""
-    with measured.certifying():
+    with certifying(measured):
         # What no certificate is needed for, while one is made.
         if not measured.not_finite:
             _ = measured.spectra, measured.activity, measured.signals

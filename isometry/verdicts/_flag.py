@@ -68,7 +68,15 @@ class Flag:
         return self.state == RAISED
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain data for JSON."""
+        """Return the fields as plain data for JSON.
+
+        Returns:
+            The fields by name.
+
+        Example:
+            >>> isometry.Flag("vanishing", "clear", "all is well").as_dict()["state"]
+            'clear'
+        """
         return dataclasses.asdict(self)
 
 

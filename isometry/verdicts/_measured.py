@@ -140,34 +140,23 @@ class Measured:
         self.begun: dict[str, Future] = {}
         self.seconds_of_nested = 0.0
 
-    @contextlib.contextmanager
-    def certifying(self) -> Iterator[None]:
-        """Certify in another thread while the block measures other parts.
-
-        Half of a certificate is arithmetic of NumPy, and most of the others are
-        compiled meanwhile: on two cores an audit takes two thirds of the time.
-        """
-        part = vars(Measured)["certificates"]
-        # Drawn here: a cached property is not safe to fill from two threads.
-        _ = self.subject.params
-        self.tell(part.label)
-        executor = ThreadPoolExecutor(1)
-        self.begun[part.name] = executor.submit(self._certified, part)
-        try:
-            yield
-        finally:
-            # After Ctrl-C nothing is waited for.
-            executor.shutdown(wait=False, cancel_futures=True)
-
-    def _certified(self, part: "Part[T]") -> T:
-        """Return a part, measured in a thread of its own."""
-        start = time.perf_counter()
-        result = part.measure(self)
-        self.timings[part.label] = time.perf_counter() - start
-        return result
-
     def threshold(self, name: str) -> float:
-        """Return a line by its name in `Thresholds`, or by the name of a flag."""
+        """Return a line by its name in `Thresholds`, or by the name of a flag.
+
+        Args:
+            name: The name of a line, or of a flag.
+
+        Returns:
+            The number.
+
+        Raises:
+            InputError: There is neither.
+
+        Example:
+            >>> lines = isometry.Thresholds(log_gain=2.0)
+            >>> lines.of_flag("vanishing")
+            2.0
+        """
         return self.thresholds.of_flag(name)
 
     @property
@@ -355,6 +344,34 @@ class Measured:
     def no_law(self) -> str:
         """Why there is no law, or ""."""
         return self._law[1]
+
+
+@contextlib.contextmanager
+def certifying(measured: Measured) -> Iterator[None]:
+    """Certify in another thread while the block measures other parts.
+
+    Half of a certificate is arithmetic of NumPy, and most of the other parts are
+    compiled meanwhile: on two cores an audit takes two thirds of the time.
+    """
+    part = vars(Measured)["certificates"]
+    # Drawn here: a cached property is not safe to fill from two threads.
+    _ = measured.subject.params
+    measured.tell(part.label)
+    executor = ThreadPoolExecutor(1)
+    measured.begun[part.name] = executor.submit(_certified, measured, part)
+    try:
+        yield
+    finally:
+        # After Ctrl-C nothing is waited for.
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _certified(measured: Measured, part: Part[T]) -> T:
+    """Return a part, measured in a thread of its own."""
+    start = time.perf_counter()
+    result = part.measure(measured)
+    measured.timings[part.label] = time.perf_counter() - start
+    return result
 
 
 def spectra_of(subject: Subject, spans: Sequence[Span]) -> list[Spectrum]:
