@@ -80,7 +80,7 @@ def add(app: Typer) -> None:
     """Register the command."""
 
     @common.command(app, "audit", _HELP)
-    def audit(
+    def audit(  # noqa: PLR0917 (typer reads the options off the signature)
         scheme: Annotated[
             list[str] | None,
             Option(help="A scheme; repeat or separate by commas. Default: seven."),
@@ -121,9 +121,7 @@ def add(app: Typer) -> None:
         return run(settings, out=out, as_json=json, fail_on=flags)
 
 
-def run(
-    settings: Settings, *, out: str, as_json: bool, fail_on: Sequence[str]
-) -> int:
+def run(settings: Settings, *, out: str, as_json: bool, fail_on: Sequence[str]) -> int:
     """Check everything, audit, write audit.json and audit.png, print.
 
     Args:
@@ -142,9 +140,7 @@ def run(
     )
 
 
-def _run(
-    settings: Settings, *, out: str, as_json: bool, fail_on: Sequence[str]
-) -> int:
+def _run(settings: Settings, *, out: str, as_json: bool, fail_on: Sequence[str]) -> int:
     # Imported here: `isometry --help` need not wait a second for JAX.
     import jax
 
@@ -174,6 +170,7 @@ def _run(
             inputs=settings.inputs,
             progress=tell,
         )
+        assert isinstance(found, verdicts.Reports), "of a mapping"
         reports = verdicts.Reports(found.reports, undefined | found.undefined)
         figure = plots.audit(reports)
     result = {

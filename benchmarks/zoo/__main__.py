@@ -1,4 +1,4 @@
-"""`python -m benchmarks.zoo calibrate` and `predict`: what they find goes to DIR/NAME.json, an interrupt costs one
+"""`python -m benchmarks.zoo calibrate`, `architectures` and `predict`: what they find goes to DIR/NAME.json, an interrupt costs one
 network, and the same command goes on."""
 
 import os
@@ -15,17 +15,17 @@ EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 2 bad usage, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description="How far can the flags be trusted?")
-    parser.add_argument("command", choices=("calibrate", "predict", "readme"), help="readme: make README.md anew")
+    parser.add_argument("command", choices=("calibrate", "architectures", "predict", "readme"), help="readme: make README.md anew")
     parser.add_argument("--smoke", action="store_true", help="few networks, few draws: does it run")
     parser.add_argument("--out", metavar="DIR", default="benchmark-results/zoo", help="where results go (%(default)s)")
     chosen = parser.parse_args(argv)
-    from benchmarks.zoo import _calibrate, _predict, _report
+    from benchmarks.zoo import _architectures, _calibrate, _predict, _report
     from isometry import store
 
     if chosen.command == "readme":
         store.atomically(_report.README, lambda file: file.write(_report.page().encode()))
         return 0
-    run = {"calibrate": _calibrate.run, "predict": _predict.run}[chosen.command]
+    run = {"calibrate": _calibrate.run, "architectures": _architectures.run, "predict": _predict.run}[chosen.command]
     try:
         out = store.prepare(chosen.out)
         record = run(chosen.smoke, out, lambda text: print(text, file=sys.stderr, flush=True))

@@ -4,7 +4,7 @@ import collections
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 import isometry
 from benchmarks.zoo import _statistics
+from benchmarks.zoo._case import Case
 from benchmarks.zoo._nets import N_IN, ZOO, Config
 from benchmarks.zoo._truth import FLAGS, Q_IN, truth
 from isometry import Report, Thresholds, data, store
@@ -100,29 +101,30 @@ def run(smoke: bool, out: pathlib.Path, say: Callable[[str], None]) -> dict[str,
     }
 
 
-Drawn = dict[Config, list[dict[str, dict[str, Any]]]]
+Network = Config | Case
+Drawn = dict[Network, list[dict[str, dict[str, Any]]]]
 
 
-def summary(drawn: Drawn) -> dict[str, Any]:
+def summary(drawn: Drawn, flags: Sequence[str] = FLAGS) -> dict[str, Any]:
     """Rates by flag and half, the family-wise rate, what each flag's line separates, every configuration's states."""
     halves = {"tuning": [z for z in drawn if not z.quoted], "quoted": [z for z in drawn if z.quoted]}
     return {
         "flags": {
             flag: {half: _rates(flag, zoo, drawn) for half, zoo in halves.items()}
             | {"separation": _separation(flag, halves["tuning"], drawn)}
-            for flag in FLAGS
+            for flag in flags
         },
         "family_wise": {half: _family_wise(zoo, drawn) for half, zoo in halves.items()},
         "configurations": {z.name: _states(z, drawn[z]) for z in drawn},
     }
 
 
-def _count(drawn: Drawn, zoo: list[Config], flag: str, *states: str) -> dict[str, Any] | None:
+def _count(drawn: Drawn, zoo: list[Network], flag: str, *states: str) -> dict[str, Any] | None:
     errors = [sum(d[flag]["state"] in states for d in drawn[z]) for z in zoo]
     return _statistics.rate(errors, [len(drawn[z]) for z in zoo])
 
 
-def _rates(flag: str, zoo: list[Config], drawn: Drawn) -> dict[str, Any]:
+def _rates(flag: str, zoo: list[Network], drawn: Drawn) -> dict[str, Any]:
     """False alarms and undecided ones on what must be clear; misses, undecided among them, on what must be raised."""
     healthy, planted = ([z for z in zoo if truth(z)[flag] is wanted] for wanted in (False, True))
     return {
@@ -133,14 +135,14 @@ def _rates(flag: str, zoo: list[Config], drawn: Drawn) -> dict[str, Any]:
     }
 
 
-def _family_wise(zoo: list[Config], drawn: Drawn) -> dict[str, Any] | None:
+def _family_wise(zoo: list[Network], drawn: Drawn) -> dict[str, Any] | None:
     """Draws with a false alarm of any flag that is asked and must be clear."""
-    clear = {z: [f for f in FLAGS if truth(z)[f] is False] for z in zoo}
+    clear = {z: [f for f, wanted in truth(z).items() if wanted is False] for z in zoo}
     errors = [sum(any(d[f]["state"] == "raised" for f in clear[z]) for d in drawn[z]) for z in zoo]
     return _statistics.rate(errors, [len(drawn[z]) for z in zoo])
 
 
-def _separation(flag: str, zoo: list[Config], drawn: Drawn) -> dict[str, Any] | None:
+def _separation(flag: str, zoo: list[Network], drawn: Drawn) -> dict[str, Any] | None:
     """The largest value among what must be clear and the smallest among what must be raised, with the frozen line.
 
     Of flags that compare a number with a line of fixed place, turned so that above is worse: a line between the two
@@ -160,10 +162,10 @@ def _separation(flag: str, zoo: list[Config], drawn: Drawn) -> dict[str, Any] | 
     return {"largest_healthy": max(sides[0]), "line": sign * line, "smallest_planted": min(sides[1])}
 
 
-def _states(config: Config, draws: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+def _states(config: Network, draws: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """Truth, states by count, and the median value, flag by flag."""
     flags = {}
-    for flag in FLAGS:
+    for flag in truth(config):
         values = [float(d[flag]["value"]) for d in draws if d[flag]["value"] is not None]
         flags[flag] = {
             "truth": truth(config)[flag],

@@ -16,6 +16,7 @@ A zoo of networks, healthy and broken on purpose, with the truth known flag by f
 
 ```
 python -m benchmarks.zoo calibrate --out DIR      # DIR/calibrate.json; an interrupt costs one network
+python -m benchmarks.zoo architectures --out DIR  # DIR/architectures.json: networks that are no perceptrons
 python -m benchmarks.zoo predict --out DIR        # DIR/predict.json
 ```
 
@@ -37,7 +38,7 @@ def page() -> str:
 
 def section(record: dict[str, Any]) -> list[str]:
     """One record."""
-    body = {"calibrate": _calibration, "predict": _prediction}[record["command"]](record)
+    body = {"calibrate": _calibration, "architectures": _architectures, "predict": _prediction}[record["command"]](record)
     origin = record["provenance"]
     versions = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
     device = f"{origin['device']['count']} {origin['device']['kind']} device"
@@ -106,6 +107,26 @@ def _calibration(record: dict[str, Any]) -> list[str]:
     lines += ["### Where the lines lie in the tuning half", "", *_table(*_separations(flags)), ""]
     lines += ["### Every state that is not the truth", "", *_table(*_wrong(record["configurations"]))]
     return lines
+
+
+def _architectures(record: dict[str, Any]) -> list[str]:
+    """Networks that are no perceptrons: the same tables, and what each network was asked."""
+    lines = _calibration(record)
+    lines[0] = "## False alarms and misses, of networks that are no perceptrons"
+    # By construction or as certified, and the depths are too few for theory's phases.
+    asked = "### What was asked of each network"
+    return [*lines, "", asked, "", *_table(*_asked(record))]
+
+
+def _asked(record: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    yield "network", "half", "must be raised", "raised of them", "must be clear", "CPU s"
+    for name, config in record["configurations"].items():
+        flags = config["flags"]
+        wanted = [flag for flag, found in flags.items() if found["truth"]]
+        raised = sum(flags[flag]["states"].get("raised", 0) == config["draws"] for flag in wanted)
+        clear = sum(found["truth"] is False for found in flags.values())
+        seconds = f"{record['cpu_seconds'][name]:.1f}"
+        yield name, config["half"], ", ".join(wanted) or "–", f"{raised} of {len(wanted)}", str(clear), seconds
 
 
 def _separations(flags: dict[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.zoo._case import Case
 from benchmarks.zoo._nets import N_IN, N_OUT, Config
 from isometry import Thresholds
 
@@ -216,8 +217,10 @@ def _below_floor(config: Config, f: Field) -> bool | None:
 
 
 @functools.cache
-def truth(config: Config) -> dict[str, bool | None]:
+def truth(config: Config | Case) -> dict[str, bool | None]:
     """Every flag: must it be raised (True), must it be clear (False), or is it not asked (None)."""
+    if isinstance(config, Case):
+        return config.truth
     found: dict[str, bool | None] = dict.fromkeys(FLAGS)
     if config.typical:
         found |= _from_theory(config)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from jax.extend import core
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from isometry.structure import _reading, _tapping
@@ -21,11 +22,11 @@ class _Level(NamedTuple):
 
     Attributes:
         jaxpr: The jaxpr.
-        numbers: The values of its constants.
+        numbers: The values of its constants, and of arguments that are numbers.
     """
 
     jaxpr: core.Jaxpr
-    numbers: Sequence[Array]
+    numbers: dict[core.Var, ArrayLike]
 
 
 def segment(
@@ -45,8 +46,8 @@ def segment(
         A function from the first value, in one iteration of the scans around it, to the
         second; None if they are inside of different calls.
     """
-    starts = _outward(closed, start)
-    ends = _outward(closed, end)
+    starts, ends = _outward(closed, start), _outward(closed, end)
+    starts = _inward(closed, starts, end.path) | starts
     for path in sorted(starts.keys() & ends.keys(), key=len):
         level = _level(closed, path)
         if level is None:
@@ -79,9 +80,35 @@ def _outward(closed: core.ClosedJaxpr, place: Place) -> dict[Path, core.Var]:
     return held
 
 
+def _inward(
+    closed: core.ClosedJaxpr, held: dict[Path, core.Var], towards: Path
+) -> dict[Path, core.Var]:
+    """Return the arguments that hold a value, in calls along a path that take it."""
+    found: dict[Path, core.Var] = {}
+    for length in range(len(towards)):
+        path = towards[:length]
+        var = found.get(path, held.get(path))
+        outer, inner = _level(closed, path), _level(closed, towards[: length + 1])
+        if var is None or outer is None or inner is None:
+            continue
+        eqn = outer.jaxpr.eqns[towards[length]]
+        # What a loop takes is another value in each iteration.
+        if eqn.primitive.name == "scan" or var not in _variables(eqn):
+            continue
+        found[towards[: length + 1]] = inner.jaxpr.invars[eqn.invars.index(var)]
+    return found
+
+
+def _variables(eqn: core.JaxprEqn) -> list[core.Var]:
+    """Return the operands of an equation that are no numbers."""
+    return [atom for atom in eqn.invars if isinstance(atom, core.Var)]
+
+
 def _level(closed: core.ClosedJaxpr, path: Path) -> _Level | None:
     """Return the jaxpr to which a path leads; None if it leads into a choice."""
-    jaxpr, numbers = closed.jaxpr, closed.consts
+    jaxpr = closed.jaxpr
+    numbers: dict[core.Var, ArrayLike] = {}
+    numbers |= zip(jaxpr.constvars, closed.consts, strict=True)
     for index in path:
         eqn = jaxpr.eqns[index]
         inner: Any = _reading.callee(eqn)
@@ -89,8 +116,14 @@ def _level(closed: core.ClosedJaxpr, path: Path) -> _Level | None:
             inner = eqn.params["jaxpr"]
         if inner is None:
             return None
-        numbers = getattr(inner, "consts", ())
         jaxpr = getattr(inner, "jaxpr", inner)
+        outer_numbers, numbers = numbers, {}
+        numbers |= zip(jaxpr.constvars, getattr(inner, "consts", ()), strict=False)
+        for atom, var in zip(eqn.invars, jaxpr.invars, strict=True):
+            if isinstance(atom, core.Literal):
+                numbers[var] = atom.val
+            elif atom in outer_numbers:
+                numbers[var] = outer_numbers[atom]
     return _Level(jaxpr, numbers)
 
 
@@ -107,7 +140,7 @@ def _between(
         for var in eqn.outvars
         if isinstance(var, core.Var)
     }
-    given = {start, *level.jaxpr.constvars}
+    given = {start, *level.numbers}
     needed: set[int] = set()
     pending: list[Any] = [end]
     while pending:
@@ -126,10 +159,9 @@ def _runner(
     level: _Level, equations: Sequence[core.JaxprEqn], start: core.Var, end: core.Var
 ) -> Callable[[Array], Array]:
     """Return the function that evaluates some equations."""
-    constants = dict(zip(level.jaxpr.constvars, level.numbers, strict=False))
 
     def run(value: Array) -> Array:
-        values = {**constants, start: value}
+        values: dict[core.Var, Any] = {**level.numbers, start: value}
         for eqn in equations:
             operands = [
                 atom.val if isinstance(atom, core.Literal) else values[atom]

@@ -101,6 +101,8 @@ def sites(anatomy: Anatomy) -> tuple[Site, ...]:
     by_place: dict[tuple[Indices, int, Indices], Site] = {}
     for step in _steps(flow, points.nodes):
         title = _following.words(flow, step.before, step.after, names={})
+        # All iterations of a scan have one function.
+        function = None
         for name, shift in points.of_node(step.start):
             before = points._point(step.before, shift)
             after = points._point(step.after, shift)
@@ -111,13 +113,15 @@ def sites(anatomy: Anatomy) -> tuple[Site, ...]:
             # A value in several iterations may have been reached on several ways.
             if identity in by_place or place.iterations != end.iterations:
                 continue
+            if function is None:
+                function = segment(anatomy.closed, place, end)
             by_place[identity] = Site(
                 point=name,
                 nonlinearity=" → ".join(title) or step.known,
                 known=step.known,
                 place=place,
                 shape=tuple(value.shape),
-                function=segment(anatomy.closed, place, end),
+                function=function,
                 is_cut=step.before in flow.cuts,
                 is_bypassed=_is_bypassed(flow, step),
                 is_gate=_following.is_multiplied(flow, step.after),

@@ -71,6 +71,9 @@ def activities(
 ) -> dict[str, Activity]:
     """Measure what each nonlinearity does, by the name of the point in front of it.
 
+    In training mode, where the network has one: a batch norm is to be judged by the
+    statistics of the batch. A batch is that of the few examples.
+
     If several are behind one point, the names of all but the first are numbered:
     "conv_1 (2)".
 
@@ -79,7 +82,7 @@ def activities(
         thresholds: Where a unit counts as saturated.
     """
     found: dict[str, Activity] = {}
-    for unit in read(subject, thresholds).units:
+    for unit in read(subject, thresholds).units_in_training:
         point = name = unit.site.point
         number = 1
         while name in found:
@@ -135,28 +138,29 @@ def lost(subject: Subject, thresholds: Thresholds | None = None) -> str:
 
 
 def rank_bounds(
-    subject: Subject, activity: dict[str, Activity], span: Span
+    subject: Subject, span: Span, thresholds: Thresholds | None = None
 ) -> Int[np.ndarray, "seeds inputs"]:
     """Return the least number of live units that every path of a span passes.
 
     A Jacobian has no higher rank. Where no nonlinearity is on all paths, it is the
-    number of entries of the smallest value that is.
+    number of entries of the smallest value that is. In inference mode, as Jacobians.
 
     Args:
         subject: The network.
-        activity: What its nonlinearities do.
         span: The span.
+        thresholds: Those of the audit.
     """
     anatomy = subject.anatomy
     function = _arguments.function_of(subject.f)
     resolved = _spans.resolve(function, anatomy, span)
     first, last = resolved.first.name, resolved.last.name
     bound = np.full((subject.num_seeds, subject.num_inputs), np.iinfo(np.int32).max)
-    for one in activity.values():
+    for unit in read(subject, thresholds).units:
+        point = unit.site.point
         # The slopes behind the last point are outside of the span.
-        is_inside = one.point != last and anatomy.upstream(first, one.point)
-        if one.is_cut and is_inside and anatomy.upstream(one.point, last):
-            bound = np.minimum(bound, one.num_live)
+        is_inside = point != last and anatomy.upstream(first, point)
+        if unit.site.is_cut and is_inside and anatomy.upstream(point, last):
+            bound = np.minimum(bound, unit.num_live)
     for name in anatomy.points:
         is_inside = anatomy.cuts(name) and anatomy.upstream(first, name)
         if is_inside and anatomy.upstream(name, last):

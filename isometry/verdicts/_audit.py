@@ -158,9 +158,7 @@ def _key_of(keys: Key | None) -> Key:
     return jax.random.fold_in(checks.keys("keys", keys)[0], 0x150)
 
 
-def _teller(
-    progress: Callable[[str], None] | None, name: str
-) -> Callable[[str], None]:
+def _teller(progress: Callable[[str], None] | None, name: str) -> Callable[[str], None]:
     """Return a function that tells the label of a part, with the network's name."""
 
     def tell(label: str) -> None:
@@ -184,7 +182,9 @@ def _prepare(
     is_mapping: bool,
 ) -> tuple[Subject, Task]:
     """Find everything that can be wrong with one network, before anything runs."""
-    if not (callable(f) or isinstance(f, (list, tuple))):
+    if isinstance(f, tuple):
+        f = list(f)
+    if not (callable(f) or isinstance(f, list)):
         raise InputError(
             f"{name} is {checks.show(f)}, not a network; write a Network, such as "
             "networks.mlp(...), any f(params, x), or a list of blocks."
@@ -204,6 +204,15 @@ def _prepare(
 
 def _judged(measured: Measured) -> Report:
     """Let every flag judge a network."""
+    with measured.certifying():
+        # What no certificate is needed for, while one is made.
+        if not measured.not_finite:
+            _ = measured.spectra, measured.activity, measured.signals
+        return _report(measured)
+
+
+def _report(measured: Measured) -> Report:
+    """Return what the flags say, with all that was measured."""
     flags: dict[str, Flag] = {}
     key = jax.random.fold_in(measured.key, _FLAGS)
     for one in registered():

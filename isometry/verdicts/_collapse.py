@@ -1,16 +1,18 @@
 """Inputs, and tokens, that become alike on their way through a network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
+from isometry._internal import precision
 from isometry._internal.types import Key
 from isometry.verdicts._flag import Interval, PerSeed, flipped, interval, state_above
-from isometry.verdicts._reading import Reading, Signal, read
+from isometry.verdicts._reading import StreamSignal, read
 from isometry.verdicts._registry import Thresholds
 from isometry.verdicts._subject import Subject
 
@@ -44,18 +46,25 @@ class Collapse:
 
 def of_inputs(subject: Subject) -> Collapse:
     """Return how differences between the few inputs shrink."""
-    reading = read(subject)
-    names = reading.stream
-    before, is_known = _of_x(subject.few, subject.num_seeds)
-    if before is None:
+    stream = [*read(subject).stream.values()]
+    before = _spread_of_x(subject.few)
+    if before is None and stream:
         # Of tokens, what enters are their embeddings.
-        first = _entrance(subject, reading)
-        before = first.spread if first.spread is not None else np.zeros(1)
-        is_known = bool((before >= least_spread(first.dtype)).all())
-        names = tuple(name for name in names if name != first.point)
-    spreads = [reading.signals[name].spread for name in names]
-    dtypes = [reading.signals[name].dtype for name in names]
-    return _collapse(names, spreads, dtypes, before=before, is_known=is_known)
+        first, *stream = stream
+        is_known = bool((first.spread >= least_spread(first.dtype)).all())
+        return _collapse(
+            stream,
+            [signal.spread for signal in stream],
+            before=first.spread,
+            is_known=is_known,
+        )
+    least = least_spread(precision.measuring_dtype(None, subject.few))
+    return _collapse(
+        stream,
+        [signal.spread for signal in stream],
+        before=np.full(subject.num_seeds, before or 0.0),
+        is_known=before is not None and before >= least,
+    )
 
 
 def of_tokens(subject: Subject) -> Collapse | None:
@@ -64,61 +73,57 @@ def of_tokens(subject: Subject) -> Collapse | None:
     For each seed the median over inputs, from the first value of tokens that all paths
     pass to the others.
     """
-    reading = read(subject)
-    names = [
-        name
-        for name in reading.stream
-        if reading.signals[name].token_spread is not None
-    ]
-    if len(names) < 2:
+    stream, spreads = [], []
+    for signal in read(subject).stream.values():
+        if signal.token_spread is not None:
+            stream.append(signal)
+            spreads.append(np.median(signal.token_spread, axis=1))
+    if len(stream) < 2:
         return None
-    spreads = [np.median(reading.signals[name].token_spread, axis=1) for name in names]
-    dtypes = [reading.signals[name].dtype for name in names]
-    is_known = bool((spreads[0] >= least_spread(dtypes[0])).all())
-    return _collapse(
-        tuple(names[1:]), spreads[1:], dtypes[1:], before=spreads[0], is_known=is_known
-    )
+    is_known = bool((spreads[0] >= least_spread(stream[0].dtype)).all())
+    return _collapse(stream[1:], spreads[1:], before=spreads[0], is_known=is_known)
 
 
-def _of_x(xs: PyTree, num_seeds: int) -> tuple[PerSeed | None, bool]:
-    """Return R of floating inputs for each seed, and whether it is above rounding."""
+def _spread_of_x(xs: PyTree) -> float | None:
+    """Return R of floating inputs; None if there are none."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(xs) if _is_floating(leaf)]
     if not leaves:
-        return None, False
+        return None
     rows = np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
     rows = rows.astype(float)
-    peak = np.abs(rows).max(initial=0)
-    rows = rows / (peak if peak > 0 else 1)
+    # Relative to the largest entry, so that no square overflows.
+    rows = rows / max(np.abs(rows).max(initial=0), np.finfo(float).tiny)
     total = (rows**2).sum()
-    spread = ((rows - rows.mean(0)) ** 2).sum() / (total if total > 0 else 1)
-    is_known = spread >= least_spread(leaves[0].dtype)
-    return np.full(num_seeds, spread), bool(is_known)
+    if total == 0:
+        return 0.0
+    return float(((rows - rows.mean(0)) ** 2).sum() / total)
 
 
-def _is_floating(leaf: Any) -> bool:
+def _is_floating(leaf: Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def _entrance(subject: Subject, reading: Reading) -> Signal:
-    """Return the embeddings of the tokens, with what is added to all of them."""
-    return reading.signals[reading.stream[0]]
-
-
 def _collapse(
-    names: tuple[str, ...],
-    spreads: list[PerSeed],
-    dtypes: list[np.dtype],
+    stream: Sequence[StreamSignal],
+    spreads: Sequence[PerSeed],
     *,
     before: PerSeed,
     is_known: bool,
 ) -> Collapse:
-    """Make the record."""
-    ratios = np.zeros((len(names), len(before)))
-    for i, (spread, dtype) in enumerate(zip(spreads, dtypes, strict=True)):
-        is_real = (spread >= least_spread(dtype)) & (before > 0)
-        safe = np.where(is_real, spread / np.where(before > 0, before, 1), 1)
-        ratios[i] = np.where(is_real, np.log(safe), -np.inf)
-    return Collapse(names, before, is_known, ratios)
+    """Make the record of R at some points, of inputs or of tokens."""
+    ratios = np.zeros((len(stream), len(before)))
+    safe_before = np.where(before > 0, before, 1)
+    for i, (signal, spread) in enumerate(zip(stream, spreads, strict=True)):
+        ratios[i] = _log(spread / safe_before, spread >= least_spread(signal.dtype))
+    points = tuple(signal.point for signal in stream)
+    return Collapse(points, before, is_known, ratios)
+
+
+def _log(
+    values: Float[np.ndarray, "*axes"], is_real: Bool[np.ndarray, "*axes"]
+) -> Float[np.ndarray, "*axes"]:
+    """Return logarithms; −inf of what is rounding."""
+    return np.where(is_real, np.log(np.where(is_real, values, 1)), -np.inf)
 
 
 def least_spread(dtype: np.dtype) -> float:
@@ -145,22 +150,26 @@ def forward(subject: Subject, thresholds: Thresholds, key: Key) -> dict[str, Any
         By layer `log_norm`, ½ ln of the mean square; `correlation`, the mean cosine of
         two inputs; `stable_rank`, ‖H‖_F²/‖H‖_2² over inputs × entries.
     """
-    reading = read(subject, thresholds)
-    signals = [reading.signals[name] for name in reading.stream]
-    num_pairs = max(subject.num_inputs - 1, 1)
-    correlations = [1 - s.spread * subject.num_inputs / num_pairs for s in signals]
+    stream = [*read(subject, thresholds).stream.values()]
+    num_inputs = subject.num_inputs
     found: dict[str, Any] = {
-        "points": list(reading.stream),
-        "log_norm": [float(np.median(s.log_norm)) for s in signals],
-        "correlation": [float(np.median(one)) for one in correlations],
-        "stable_rank": [float(np.median(s.stable_rank)) for s in signals],
+        "points": [signal.point for signal in stream],
+        "log_norm": [],
+        "correlation": [],
+        "stable_rank": [],
         "fitted_depth_scale": None,
     }
-    logs = [_log_spread(signal) for signal in signals[len(signals) // 2 :]]
-    tail = np.array([one for one in logs if np.isfinite(one).all()])
-    is_enough = subject.num_seeds >= thresholds.least_seeds
+    for signal in stream:
+        correlation = 1 - signal.spread * num_inputs / max(num_inputs - 1, 1)
+        found["log_norm"].append(float(np.median(signal.log_norm)))
+        found["correlation"].append(float(np.median(correlation)))
+        found["stable_rank"].append(float(np.median(signal.stable_rank)))
+    # The first layers have not relaxed yet.
+    tail = [_log_spread(signal) for signal in stream[len(stream) // 2 :]]
+    tail = [one for one in tail if np.isfinite(one).all()]
+    is_enough = thresholds.is_sure(subject.num_seeds)
     if len(tail) >= _LEAST_LAYERS and is_enough:
-        slopes = np.polyfit(np.arange(len(tail)), tail, 1)[0]
+        slopes = np.polyfit(np.arange(len(tail)), np.array(tail), 1)[0]
         low, high = interval(slopes, key, confidence=thresholds.confidence)
         if high < 0:
             found["fitted_depth_scale"] = -1 / float(np.median(slopes))
@@ -168,11 +177,9 @@ def forward(subject: Subject, thresholds: Thresholds, key: Key) -> dict[str, Any
     return found
 
 
-def _log_spread(signal: Signal) -> PerSeed:
+def _log_spread(signal: StreamSignal) -> PerSeed:
     """Return ln R for each seed; −inf where it is rounding."""
-    spread = signal.spread
-    is_real = spread >= least_spread(signal.dtype)
-    return np.where(is_real, np.log(np.where(is_real, spread, 1)), -np.inf)
+    return _log(signal.spread, signal.spread >= least_spread(signal.dtype))
 
 
 class Judged(NamedTuple):

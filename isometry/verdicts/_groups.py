@@ -65,10 +65,10 @@ class Plan:
         program: A key of the jaxpr of f and of what it closes over.
         flat_share: The share of the largest slope below which a unit is saturated.
         anatomy: The anatomy of f.
-        stream: As in `Reading`.
-        num_tokens: As in `Reading`.
+        stream: The points from pre-activation to pre-activation on all paths.
         groups: By the label under which the program returns them.
         single: The one activation of the network, if it has only one.
+        is_batch: Whether the program takes all inputs at once, as in training mode.
     """
 
     f: Reference
@@ -77,14 +77,14 @@ class Plan:
     flat_share: float
     anatomy: Anatomy = field(compare=False)
     stream: tuple[str, ...] = field(compare=False)
-    num_tokens: int = field(compare=False)
     groups: dict[str, Group] = field(compare=False)
     single: Activation | None = field(compare=False)
+    is_batch: bool = False
 
     def run(
         self, arguments: Sequence[Array], constants: Sequence[Array]
     ) -> dict[str, Array]:
-        """Return the values of all groups at one input, by label."""
+        """Return the values of all groups at one input, or of a batch, by label."""
         closed = core.ClosedJaxpr(self.anatomy.closed.jaxpr, list(constants))
         places = {label: group.place for label, group in self.groups.items()}
         return tapped(closed, places, ADD)(arguments, {})[1]
@@ -99,7 +99,6 @@ def planned(subject: Subject, params: Params, xs: PyTree, flat_share: float) -> 
     leaves, tree = jax.tree.flatten(shapes)
     reference = Reference(function)
     stream = _stream(anatomy)
-    num_tokens = _num_tokens(anatomy)
     network = subject.network
     return Plan(
         f=reference,
@@ -108,9 +107,49 @@ def planned(subject: Subject, params: Params, xs: PyTree, flat_share: float) -> 
         flat_share=flat_share,
         anatomy=anatomy,
         stream=stream,
-        num_tokens=num_tokens,
-        groups=_groups(anatomy, stream, num_tokens),
+        groups=_groups(anatomy, stream),
         single=None if network is None else network.activation,
+    )
+
+
+def planned_in_training(
+    subject: Subject, params: Params, x: PyTree, flat_share: float
+) -> Plan | None:
+    """Choose which nonlinearities to read of a network as it is trained.
+
+    Args:
+        subject: The network.
+        params: The parameters, stacked over seeds.
+        x: What its training mode takes: a batch of inputs, perhaps with a key.
+        flat_share: As in `Plan`.
+
+    Returns:
+        The plan, without points; None if the network has no training mode of its own.
+    """
+    if subject.training is None:
+        return None
+    function = subject.training.function
+    shapes = (_draws.row_shapes(params), jax.eval_shape(lambda: x))
+    with precision.full():
+        anatomy = structure.anatomy(function, *shapes)
+    # Where the axis of the batch is gone, examples cannot be told apart.
+    groups = {
+        label: group._replace(points={}, is_stream=False)
+        for label, group in _groups(anatomy, ()).items()
+        if group.sites and group.shape[:1] == (subject.num_inputs,)
+    }
+    leaves, tree = jax.tree.flatten(shapes)
+    reference = Reference(function)
+    return Plan(
+        f=reference,
+        shapes=(tree, *((leaf.shape, leaf.dtype) for leaf in leaves)),
+        program=version(anatomy.closed, reference),
+        flat_share=flat_share,
+        anatomy=anatomy,
+        stream=(),
+        groups=groups,
+        single=subject.training.activation,
+        is_batch=True,
     )
 
 
@@ -164,9 +203,7 @@ def _token_axis(shape: tuple[int, ...], num_tokens: int) -> int | None:
     return axis if math.prod(shape[:axis]) == 1 else None
 
 
-def _groups(
-    anatomy: Anatomy, stream: Sequence[str], num_tokens: int
-) -> dict[str, Group]:
+def _groups(anatomy: Anatomy, stream: Sequence[str]) -> dict[str, Group]:
     """Collect points and sites by the variable that holds them."""
     # By the path to a variable and the variable, which all iterations share.
     places: dict[tuple, Place] = {}
@@ -188,6 +225,7 @@ def _groups(
         places[identity] = site.place
         number = _number(anatomy, site.place)
         sites_at.setdefault(identity, []).append((site, number))
+    num_tokens = _num_tokens(anatomy)
     groups = {}
     for i, (identity, place) in enumerate(places.items()):
         held = points.get(identity, {})

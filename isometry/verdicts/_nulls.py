@@ -92,7 +92,7 @@ def _dead_draws(
             jax.random.fold_in(key, seed), shape, np.dtype(np.float32)
         )
         drawn = (np.asarray(noise) @ root.T).astype(samples.dtype)
-        slope = np.asarray(slopes(activation, drawn))
+        slope = np.asarray(slopes(activation, jnp.asarray(drawn)))
         num_hits += int((slope == 0).all(1).sum())
     return num_hits * _DRAWS // (draws_of_seed * len(units_by_site))
 
@@ -152,7 +152,7 @@ def largest_slope(activation: Activation) -> float | None:
     """Return sup |phi'| of a bounded activation, on a grid; None if it has no bound."""
     one_side = np.logspace(-4, 4, 2001)
     near = np.concatenate([-one_side, [0.0], one_side]).astype(np.float32)
-    values, slope = _values_and_slopes(activation, np.append(near, _FAR))
+    values, slope = _values_and_slopes(activation, jnp.asarray(np.append(near, _FAR)))
     sizes, far = np.abs(np.asarray(values[:-2])), np.abs(np.asarray(values[-2:]))
     inner = sizes[np.abs(near) < _NEAR]
     # False for NaN as well.
@@ -177,7 +177,7 @@ def saturated_probability(
 
     quantiles = (np.arange(_MIDPOINTS) + 0.5) / _MIDPOINTS
     z = (math.sqrt(variance) * ndtri(quantiles)).astype(np.float32)
-    is_flat = np.abs(np.asarray(slopes(activation, z))) < line
+    is_flat = np.abs(np.asarray(slopes(activation, jnp.asarray(z)))) < line
     return float((int(is_flat.sum()) + 1) / _MIDPOINTS)
 
 

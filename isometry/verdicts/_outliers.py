@@ -24,12 +24,12 @@ class Outliers(NamedTuple):
 
     Attributes:
         share: Their part of the sum of s²; 0 without outliers.
-        count: How many they are.
+        number: How many they are.
         log_gain_of_bulk: ½ ln E s² over the values that are no outliers.
     """
 
     share: PerSeed
-    count: PerSeed
+    number: PerSeed
     log_gain_of_bulk: PerSeed
 
 

@@ -21,6 +21,7 @@ from isometry.verdicts._groups import (
     activation_of,
     largest_slope,
     planned,
+    planned_in_training,
 )
 from isometry.verdicts._registry import Thresholds
 from isometry.verdicts._statistics import OnHost
@@ -37,25 +38,32 @@ class Signal:
 
     Attributes:
         point: Its name.
-        shape: The shape of the value at one input.
         dtype: The dtype in which it was computed; float64 if it underflows else.
         is_finite: Whether all entries are finite.
         peak: The largest modulus.
+    """
+
+    point: str
+    dtype: np.dtype
+    is_finite: Bool[np.ndarray, "seeds inputs"]
+    peak: Float[np.ndarray, " seeds"]
+
+
+@dataclass(frozen=True, eq=False)
+class StreamSignal(Signal):
+    """The values at a point that every path passes.
+
+    Attributes:
         log_norm: ½ ln of the mean square. −inf of zeros.
         spread: R = ‖H − mean‖²/‖H‖² over inputs; 0 of zeros.
         stable_rank: ‖H‖_F²/‖H‖_2² over inputs × entries; 0 of zeros.
         token_spread: R over tokens, of a value with tokens; None of others.
     """
 
-    point: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    is_finite: Bool[np.ndarray, "seeds inputs"]
-    peak: Float[np.ndarray, " seeds"]
-    log_norm: Float[np.ndarray, " seeds"] | None = None
-    spread: Float[np.ndarray, " seeds"] | None = None
-    stable_rank: Float[np.ndarray, " seeds"] | None = None
-    token_spread: Float[np.ndarray, "seeds inputs"] | None = None
+    log_norm: Float[np.ndarray, " seeds"]
+    spread: Float[np.ndarray, " seeds"]
+    stable_rank: Float[np.ndarray, " seeds"]
+    token_spread: Float[np.ndarray, "seeds inputs"] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,17 +86,17 @@ class Reading:
 
     Attributes:
         signals: Of every point with floating values, in the order of computation.
-        stream: The names of those through which every path to the output runs, from
+        stream: Of those through which every path to the output runs, from
             pre-activation to pre-activation.
-        num_tokens: The number of tokens of a network with attention; 0 of others.
         units: Of every nonlinearity, in the order of the points in front of them.
+        units_in_training: The same in training mode, where the network has one.
         lost: What float64 does not hold either, in words; or "".
     """
 
     signals: dict[str, Signal]
-    stream: tuple[str, ...]
-    num_tokens: int
+    stream: dict[str, StreamSignal]
     units: tuple[Unit, ...]
+    units_in_training: tuple[Unit, ...]
     lost: str
 
 
@@ -125,13 +133,60 @@ def _read(subject: Subject, flat_share: float) -> Reading:
     rows = _on_host(_statistics.statistics(plan, constants, params, xs))
     low = _low_groups(plan, rows, subject.has_zero_weight)
     lost = ""
+    # Zeros that underflow makes say nothing of slopes, which have no scale.
     if low:
         values = _in_float64(subject, plan, low, flat_share)
         rows |= _statistics.statistics_again(plan, values)
-    signals, units = _collected(plan, rows)
+    signals = _signals(plan, rows)
+    stream = {name: _stream_signal(signals[name], plan, rows) for name in plan.stream}
     if low:
-        lost = _lost(signals, plan, subject)
-    return Reading(signals, plan.stream, plan.num_tokens, units, lost)
+        lost = _lost(stream, subject.num_seeds)
+    units = trained = _units(plan, rows)
+    # What underflows has been computed again in inference mode alone.
+    if not any(_is_small(signals[name]).any() for name in signals):
+        trained = _as_trained(subject, units, flat_share)
+    return Reading(signals, stream, units, trained, lost)
+
+
+def _is_small(signal: Signal) -> Bool[np.ndarray, " seeds"]:
+    """Tell whether values underflow float32, though they are not zero."""
+    return (signal.peak > 0) & (signal.peak < _nulls.least(np.dtype(np.float32)))
+
+
+def _as_trained(
+    subject: Subject, units: tuple[Unit, ...], flat_share: float
+) -> tuple[Unit, ...]:
+    """Return what nonlinearities do in training mode, where there is one.
+
+    A bias in front of a batch norm kills no unit, and large inputs saturate none: in
+    training its statistics are those of the batch.
+    """
+    if subject.training is None:
+        return units
+    params, x = subject.params, subject.few
+    dtype = precision.measuring_dtype(None, params, x)
+    params, x = precision.cast((params, x), dtype)
+    needs_key = isinstance(subject.training.example, tuple)
+    if needs_key and not isinstance(subject.network.example, tuple):
+        x = (x, jax.random.key(0))
+    plan = planned_in_training(subject, params, x, flat_share)
+    if plan is None or not plan.groups:
+        return units
+    constants = plan.anatomy.closed.consts
+    rows = _on_host(_statistics.statistics(plan, constants, params, x))
+    trained = {_identity(unit): unit for unit in _units(plan, rows)}
+    return tuple(_in_place_of(unit, trained.get(_identity(unit))) for unit in units)
+
+
+def _identity(unit: Unit) -> tuple[str, str]:
+    return unit.site.point, unit.site.nonlinearity
+
+
+def _in_place_of(unit: Unit, trained: Unit | None) -> Unit:
+    """Return a unit as trained, if it is known, with the site of a single example."""
+    if trained is None:
+        return unit
+    return dataclasses.replace(trained, site=unit.site)
 
 
 def _in_float64(
@@ -169,16 +224,54 @@ def _on_host(tree: PyTree) -> PyTree[np.ndarray]:
     return jax.tree.map(np.asarray, tree)
 
 
-def _collected(
-    plan: Plan, rows: dict[str, OnHost]
-) -> tuple[dict[str, Signal], tuple[Unit, ...]]:
-    """Make records of the statistics of all groups, in the order of computation."""
+def _signals(plan: Plan, rows: dict[str, OnHost]) -> dict[str, Signal]:
+    """Make a record of every point, in the order of computation."""
     signals: dict[str, Signal] = {}
-    units: dict[str, list[Unit]] = {}
     for label, group in plan.groups.items():
+        row = rows[label]
         for name, iteration in group.points.items():
-            row = {key: values[:, iteration] for key, values in rows[label].items()}
-            signals[name] = _signal(name, group, row)
+            signals[name] = Signal(
+                point=name,
+                # Of what was computed again, that of the second time.
+                dtype=row["peak"].dtype,
+                is_finite=row["is_finite"][:, iteration],
+                peak=row["peak"][:, iteration].astype(float),
+            )
+    names = plan.anatomy.points
+    return {name: signals[name] for name in names if name in signals}
+
+
+def _stream_signal(signal: Signal, plan: Plan, rows: dict[str, OnHost]) -> StreamSignal:
+    """Make the record of a point that every path passes."""
+    (label,) = [key for key, one in plan.groups.items() if signal.point in one.points]
+    group = plan.groups[label]
+    iteration = group.points[signal.point]
+    row = {key: values[:, iteration] for key, values in rows[label].items()}
+    total, gram = row["total"].astype(float), row["gram"].astype(float)
+    num_entries = gram.shape[-1] * math.prod(group.shape)
+    with np.errstate(divide="ignore"):
+        log_square = np.log(total / num_entries)
+    # Eigenvalues of what is not finite do not exist.
+    is_finite = np.isfinite(gram).all((1, 2), keepdims=True)
+    safe_gram = np.where(is_finite, gram, 0)
+    largest = np.linalg.eigvalsh(safe_gram)[:, -1]
+    is_zero = largest <= 0
+    token_spread = row.get("token_spread")
+    if token_spread is not None:
+        token_spread = token_spread.astype(float)
+    return StreamSignal(
+        **vars(signal),
+        log_norm=row["exponent"] * math.log(2) + log_square / 2,
+        spread=row["spread"].astype(float),
+        stable_rank=np.where(is_zero, 0, total / np.where(is_zero, 1, largest)),
+        token_spread=token_spread,
+    )
+
+
+def _units(plan: Plan, rows: dict[str, OnHost]) -> tuple[Unit, ...]:
+    """Make a record of every nonlinearity, in the order of the points before them."""
+    by_point: dict[str, list[Unit]] = {}
+    for label, group in plan.groups.items():
         for site, iteration, kind in _statistics.numbered(group):
             row = {
                 key.removesuffix(kind): values[:, iteration]
@@ -191,44 +284,9 @@ def _collected(
                 largest_slope=largest_slope(site, plan),
                 **row,
             )
-            units.setdefault(site.point, []).append(unit)
+            by_point.setdefault(site.point, []).append(unit)
     names = plan.anatomy.points
-    in_order = {name: signals[name] for name in names if name in signals}
-    all_units = [unit for name in names for unit in units.get(name, ())]
-    return in_order, tuple(all_units)
-
-
-def _signal(name: str, group: Group, row: OnHost) -> Signal:
-    """Make the record of a point."""
-    found = Signal(
-        point=name,
-        shape=group.shape,
-        # Of what was computed again, that of the second time.
-        dtype=row["peak"].dtype,
-        is_finite=row["is_finite"],
-        peak=row["peak"].astype(float),
-    )
-    if not group.is_stream:
-        return found
-    total, gram = row["total"].astype(float), row["gram"].astype(float)
-    num_entries = gram.shape[-1] * math.prod(group.shape)
-    with np.errstate(divide="ignore"):
-        log_square = np.log(total / num_entries)
-    log_norm = row["exponent"] * math.log(2) + log_square / 2
-    # Eigenvalues of what is not finite do not exist.
-    is_finite = np.isfinite(gram).all((1, 2))
-    safe_gram = np.where(is_finite[:, None, None], gram, 0)
-    largest = np.linalg.eigvalsh(safe_gram)[:, -1]
-    is_zero = largest <= 0
-    stable_rank = np.where(is_zero, 0, total / np.where(is_zero, 1, largest))
-    tokens = row.get("token_spread")
-    return dataclasses.replace(
-        found,
-        log_norm=log_norm,
-        spread=row["spread"].astype(float),
-        stable_rank=stable_rank,
-        token_spread=None if tokens is None else tokens.astype(float),
-    )
+    return tuple(unit for name in names for unit in by_point.get(name, ()))
 
 
 def _low_groups(
@@ -254,16 +312,17 @@ def _low_groups(
     return low
 
 
-def _lost(signals: dict[str, Signal], plan: Plan, subject: Subject) -> str:
+def _lost(stream: dict[str, StreamSignal], num_seeds: int) -> str:
     """Return the first value that float64 does not hold either, in words; or ""."""
-    before = np.full(subject.num_seeds, np.inf)
-    for name in plan.stream:
-        peak, dtype = signals[name].peak, signals[name].dtype
-        tiny = float(jnp.finfo(dtype).tiny)
+    before = np.full(num_seeds, np.inf)
+    for name, signal in stream.items():
+        tiny = float(jnp.finfo(signal.dtype).tiny)
         # Zero behind something tiny, or so small that digits are lost.
-        is_gone = (peak < tiny) & (before < tiny**_TINY) & (before > 0)
+        is_gone = (signal.peak < tiny) & (before < tiny**_TINY)
         if is_gone.any():
-            too = " too" if dtype == np.float64 else ""
-            return f"{name} underflows {dtype}{too}, so its zeros say nothing"
-        before = np.where(peak > 0, peak, before)
+            too = ""
+            if signal.dtype == np.float64:
+                too = " too"
+            return f"{name} underflows {signal.dtype}{too}, so its zeros say nothing"
+        before = np.where(signal.peak > 0, signal.peak, before)
     return ""

@@ -86,6 +86,7 @@ def flag(
     """
     checks.number("rank", rank)
     line: str | None = None
+    own_line = 0.0
     if isinstance(threshold, str):
         line = checks.one_of("threshold", threshold, _lines())
     elif threshold is not None:

@@ -65,7 +65,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """ "raised" if any flag is, else "undecided" if any flag is, else "clear"."""
+        """The gravest state of all flags: "raised", "undecided" or "clear"."""
         states = {flag.state for flag in self.flags.values()}
         for state in (RAISED, UNDECIDED):
             if state in states:

@@ -56,6 +56,12 @@ def _of_inputs(
     plan: Plan, constants: Sequence[Array], params: Params, xs: PyTree[Array]
 ) -> Arrays:
     """Return the values of each group, (iterations, inputs, *shape)."""
+    if plan.is_batch:
+        of_batch = plan.run(jax.tree.leaves((params, xs)), constants)
+        return {
+            label: values.reshape(-1, *plan.groups[label].shape)
+            for label, values in of_batch.items()
+        }
 
     def of_input(x: PyTree[Array]) -> Arrays:
         return plan.run(jax.tree.leaves((params, x)), constants)
@@ -144,8 +150,10 @@ def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> A
     def slopes(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return jax.jvp(function, (z,), (jnp.ones_like(z),))[1]
 
-    slope = _by_channel(jax.vmap(slopes)(values))
-    mirrored = _by_channel(jax.vmap(slopes)(-values))
+    # In training mode the function takes the values of a whole batch.
+    all_slopes = slopes if plan.is_batch else jax.vmap(slopes)
+    slope = _by_channel(all_slopes(values))
+    mirrored = _by_channel(all_slopes(-values))
     largest = largest_slope(site, plan)
     line = 0.0 if largest is None else plan.flat_share * largest
     num_inputs, num_positions, num_channels = slope.shape
@@ -193,24 +201,25 @@ def statistics_again(plan: Plan, values: OnHost) -> dict[str, OnHost]:
 
 
 @functools.partial(compilation.jit, static_argnums=0)
-def _of_values(plan: Plan, values: Arrays) -> dict[str, Arrays]:
+def _of_values(plan: Plan, values: OnHost) -> dict[str, Arrays]:
     """Return the statistics of values of some groups, without nonlinearities."""
     rows = {}
     for label in values:
         plain = plan.groups[label]._replace(sites=())
         of_group = functools.partial(_statistics_of, plain, plan)
-        rows[label] = jax.vmap(jax.vmap(of_group))(values[label])
+        rows[label] = jax.vmap(jax.vmap(of_group))(jnp.asarray(values[label]))
     return rows
 
 
 @functools.partial(compilation.jit, static_argnums=0)
-def _of_units(plan: Plan, values: Arrays) -> dict[str, Arrays]:
+def _of_units(plan: Plan, values: OnHost) -> dict[str, Arrays]:
     """Return what nonlinearities do at values of some groups."""
     rows: dict[str, Arrays] = {}
     for label in values:
         rows[label] = {}
         for kind, site in _kinds(plan.groups[label]).items():
             of_site = functools.partial(_unit_of, site, plan)
-            for name, value in jax.vmap(jax.vmap(of_site))(values[label]).items():
+            of_sites = jax.vmap(jax.vmap(of_site))
+            for name, value in of_sites(jnp.asarray(values[label])).items():
                 rows[label][name + kind] = value
     return rows

@@ -216,14 +216,15 @@ def numbers_of(statistics: Mapping[str, Any]) -> list[str]:
     if not statistics["exact_zero_fraction"]:
         floor = np.exp(statistics["log_floor"]) * statistics["s_max"]
         small = f"<{floor:.1e}"
-    cells = []
-    for name in ("s_min", "s_median"):
-        cells.append(f"{statistics[name]:.3g}" if statistics[name] else small)
-    for name in ("s_max", "mean_s2", "isometry_deviation"):
-        cells.append(f"{statistics[name]:.3g}")
-    cells.append(f"{statistics['effective_rank']:.2f}/{statistics['size']}")
-    cells.append(f"{100 * statistics['zero_fraction']:.3g} %")
-    return cells
+    # Nothing below the floor is shown as a value.
+    low = [statistics["s_min"], statistics["s_median"]]
+    high = [statistics[name] for name in ("s_max", "mean_s2", "isometry_deviation")]
+    return [
+        *(f"{value:.3g}" if value else small for value in low),
+        *(f"{value:.3g}" for value in high),
+        f"{statistics['effective_rank']:.2f}/{statistics['size']}",
+        f"{100 * statistics['zero_fraction']:.3g} %",
+    ]
 
 
 def as_text(reports: "Reports", width: int) -> str:

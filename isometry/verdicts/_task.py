@@ -85,15 +85,6 @@ class Task:
             return self.training(params, (batch, key))
         return self.training(params, batch)
 
-    def loss_of_batch(
-        self, params: Params, batch: PyTree[Array], targets: PyTree, key: Key
-    ) -> Array:
-        """Return the mean loss of a batch."""
-        outputs = self.function(params, batch, key)
-        # A loss may ask for less strict promotion than the package keeps to.
-        with jax.numpy_dtype_promotion("standard"):
-            return jnp.mean(jax.vmap(self.loss)(outputs, targets))
-
 
 def task_of(
     subject: Subject,

@@ -58,7 +58,7 @@ def certificate(subject, **first_gradients):
                 grade=None,
             )
             rows.append(row)
-    return SimpleNamespace(layers=tuple(rows))
+    return SimpleNamespace(layers=tuple(rows), mode="f as it is")
 
 
 def keys(num_seeds):
@@ -107,3 +107,20 @@ def changed(params, path, change):
 def images(num, size, channels=1):
     rng = np.random.default_rng(1)
     return jnp.asarray(rng.normal(size=(num, size, size, channels)), jnp.float32)
+
+
+def pre_activations(params, xs, phi):
+    """Of a perceptron all but the output, each (seeds, inputs, units), in float64."""
+    h = np.broadcast_to(np.asarray(xs, float), (1, *np.shape(xs)))
+    layers = []
+    for run in params["layers"]:
+        for i in range(run["w"].shape[1]):
+            w, b = np.asarray(run["w"][:, i], float), np.asarray(run["b"][:, i], float)
+            layers.append(h @ w + b[:, None])
+            h = phi(layers[-1])
+    return layers[:-1]
+
+
+def spread(h):
+    """‖H − mean‖²/‖H‖² over inputs, for each seed."""
+    return ((h - h.mean(1, keepdims=True)) ** 2).sum((1, 2)) / (h**2).sum((1, 2))

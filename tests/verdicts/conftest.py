@@ -42,6 +42,8 @@ TOKENS = jax.random.randint(jax.random.key(1), (8, 5), 0, 9)
 @pytest.fixture(scope="session")
 def transformer():
     """(network, healthy parameters, what is measured of it)."""
-    net = networks.transformer(8, 2, 2, vocabulary=9, length=5)
+    net = networks.transformer(
+        8, 2, 2, vocabulary=9, length=5, activation="relu", mlp=2
+    )
     params = gaussian(net)
     return net, params, measured(net, params, TOKENS)

@@ -50,9 +50,7 @@ def spectrum(s, floor=-14.0):
         log_s = np.log(s)
     size = s.shape[-1]
     weights = np.full_like(s, 1 / size)
-    return isometry.Spectrum(
-        log_s, weights, np.full(s.shape[:-1], floor), size=size
-    )
+    return isometry.Spectrum(log_s, weights, np.full(s.shape[:-1], floor), size=size)
 
 
 def drawn(net, sigma_w, sigma_b=0.0, *, orthogonal=False, seeds=6):

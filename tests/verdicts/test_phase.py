@@ -179,9 +179,7 @@ def test_what_a_dense_factorization_censors_a_method_without_floor_resolves(tanh
     assert flag.value > 0.5
     assert 'method="product"' in flag.remedy
     spectra = {
-        span: dataclasses.replace(
-            sp, log_floor=jnp.full_like(sp.log_floor, -jnp.inf)
-        )
+        span: dataclasses.replace(sp, log_floor=jnp.full_like(sp.log_floor, -jnp.inf))
         for span, sp in one.spectra.items()
     }
     subject = one.subject
@@ -199,7 +197,7 @@ def test_what_a_dense_factorization_censors_a_method_without_floor_resolves(tanh
 
 @pytest.mark.parametrize(("rank", "share"), [(2, 0), (3, 1 / 3), (4, 1 / 2)])
 def test_zeros_that_must_be_are_not_below_the_floor(rank, share):
-    """Of 4 values 2 are noise: zeros at rank 2, one of 3 censored at 3, two of 4 at 4."""
+    """Of 4 values 2 are noise: zeros at rank 2, 1 of 3 censored at 3, 2 of 4 at 4."""
     sp = spectrum(np.broadcast_to([1.0, 0.5, 1e-9, 1e-9], (6, 1, 4)))
     net = networks.mlp([6, 4, 4], "relu", "kaiming")
     one = measured(

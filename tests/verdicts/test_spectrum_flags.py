@@ -124,7 +124,7 @@ def identity(leaf):
 
 
 def test_a_bulk_and_an_outlier():
-    """One value of 10 and 31 near 1: its share of Σ s² is 100/131, the bulk's gain 0."""
+    """One value of 10, 31 near 1: its share of Σ s² is 100/131, the bulk's gain 0."""
     bulk = np.linspace(0.9, 1.1, 31)
     bulk /= np.sqrt((bulk**2).mean())
     s = np.broadcast_to(np.r_[10.0, bulk], (6, 2, 32))
@@ -132,7 +132,7 @@ def test_a_bulk_and_an_outlier():
     assert flag.raised
     assert flag.value == pytest.approx(100 / 131)
     found = flag.evidence["outliers"]["end_to_end"]
-    assert found["count"].tolist() == [1] * 6
+    assert found["number"].tolist() == [1] * 6
     np.testing.assert_allclose(found["log_gain_of_bulk"], 0, atol=1e-12)
 
 

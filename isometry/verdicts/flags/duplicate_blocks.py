@@ -96,7 +96,7 @@ def _content(weights: list[_Weight], seed: int) -> bytes:
     """Return what is equal for two blocks if all their weights are."""
     digest = hashlib.blake2b()
     for weight in sorted(weights, key=lambda weight: weight.name):
-        digest.update(np.ascontiguousarray(weight.values[seed]))
+        digest.update(weight.values[seed].tobytes())
     return digest.digest()
 
 

@@ -16,6 +16,7 @@ from isometry.verdicts._flag import (
     state_above,
 )
 from isometry.verdicts._measured import Measured
+from isometry.verdicts._mode import mode_of_training
 from isometry.verdicts._registry import flag
 
 _SOURCE = (
@@ -83,6 +84,7 @@ def judge(measured: Measured, key: Key) -> Flag:
     state = state_above(value, bounds, worst.line, is_sure=is_sure)
     basis = _basis(worst.variance)
     reason = f"{100 * value:.2g} % of the units of {worst.point} are saturated"
+    reason += mode_of_training(measured)
     if state == UNDECIDED:
         reason += f"; {measured.unsure}"
     elif state == CLEAR and value:

@@ -5,23 +5,20 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from isometry import networks
-from isometry.degeneracy import _unit_flags
-from isometry.degeneracy._flag import Thresholds as OldThresholds
-from isometry.degeneracy._unit_flags import pre_activations
-from tests.degeneracy.drawn import params_of
 from tests.verdicts.audited import (
-    KEY,
     again,
     certificate,
     changed,
-    gaussian,
     judged,
     keys,
     measured,
+    pre_activations,
 )
 from tests.verdicts.conftest import IMAGES, TOKENS
+from tests.verdicts.measuring import drawn
 
 WIDTHS = [6, 32, 32, 3]
 
@@ -35,7 +32,7 @@ def inputs_around(spread):
 @pytest.fixture(scope="module")
 def relu():
     net = networks.mlp(WIDTHS, "relu", "gaussian")
-    return net, params_of(net, sigma_w=2**0.5, seeds=5)
+    return net, drawn(net, sigma_w=2**0.5, seeds=5)
 
 
 def with_biases(params, biases):
@@ -45,32 +42,44 @@ def with_biases(params, biases):
     return {"layers": ({**first, "b": b}, *others)}
 
 
+# Biases of the first layer, the spread of the inputs, and the state.
 PLANTED = {
-    "healthy": (0.0, 1.0),
-    "nearly equal inputs": (0.0, 1e-3),
-    "all": (-10.0, 1.0),
-    "half": (np.where(np.arange(32) < 16, -100.0, 0.0), 1.0),
+    "healthy": (0.0, 1.0, "clear"),
+    # As the inputs become one, half of all units look dead, and the null knows.
+    "nearly equal inputs": (0.0, 1e-3, "clear"),
+    "all": (-10.0, 1.0, "raised"),
+    # They spoil the covariance; of one-sided units half should live.
+    "half": (np.where(np.arange(32) < 16, -100.0, 0.0), 1.0, "raised"),
 }
-STATES = {"healthy": "clear", "nearly equal inputs": "clear", "all": "raised"}
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_perceptrons_are_judged_as_before(relu, name):
-    """Same units, same nulls, up to the noise of 16384 draws."""
+def test_dead_units_of_a_perceptron_are_counted_against_chance(relu, name):
     net, params = relu
-    biases, spread = PLANTED[name]
+    biases, spread, state = PLANTED[name]
     params, xs = with_biases(params, biases), inputs_around(spread)
     flag = judged("dead_units", measured(net, params, xs, keys=keys(5)))
-    layers = pre_activations(net.function, params, xs)
-    before = _unit_flags.dead_units(net, layers, OldThresholds(), KEY)
-    assert flag.state == before.state == STATES.get(name, "raised")
-    assert flag.value == before.value
-    assert flag.threshold == pytest.approx(before.threshold, abs=3 / 160)
-    rows = zip(flag.evidence["layers"], before.evidence["layers"], strict=True)
-    for row, wanted in rows:
-        assert row["dead"] == wanted["dead"]
-        assert row.get("mirrored") == wanted.get("mirrored")
+    assert flag.state == state
+    layers = pre_activations(params, xs, lambda z: np.maximum(z, 0))
+    rows = flag.evidence["layers"]
+    for row, z in zip(rows, layers, strict=True):
+        num_dead = int((z <= 0).all(1).sum())
+        num_mirrored = int((z >= 0).all(1).sum())
+        assert row["dead"] == num_dead
+        assert row["units"] == 160
+        if num_dead:
+            assert row["mirrored"] == num_mirrored
+            # Two hidden layers and two nulls share the level.
+            most = binom.ppf(1 - 0.01 / 4, num_dead + num_mirrored, 0.5)
+            assert row["null_quantile"] <= most
+    assert flag.value in [row["dead"] / 160 for row in rows]
     assert flag.evidence["active_share_bound"] == 3 / 8
+    if name == "nearly equal inputs":
+        assert 0.3 < flag.value < 0.7
+        # The Gaussian vectors are one-sided, too, of either sign.
+        assert max(row["null_probability"] for row in rows) == pytest.approx(
+            0.5, abs=0.03
+        )
     assert ("layers/0" in flag.where) == flag.raised
 
 
@@ -94,12 +103,15 @@ def test_a_checkpoint_is_judged_and_its_channels_named(cnn):
     def kill(leaf):
         leaf[:, [1, 3, 6]] = -1e3
 
-    result = measured(net, changed(one, "['params']['Conv_1']['bias']", kill), IMAGES)
+    result = measured(
+        net, changed(one, "['params']['BatchNorm_1']['bias']", kill), IMAGES
+    )
     flag = judged("dead_units", result)
     assert flag.raised
     assert flag.where == ("Conv_1",)
     assert flag.reason == (
-        "3 of 8 channels of Conv_1 have no slope at any of 8 inputs: 1, 3, 6"
+        "3 of 8 channels of Conv_1 have no slope at any of 8 inputs (in training "
+        "mode): 1, 3, 6"
     )
     assert judged("dead_units", measured(net, one, IMAGES)).state == "clear"
 
@@ -111,7 +123,7 @@ def test_channels_of_many_seeds_are_counted_together(cnn):
     def kill(leaf):
         leaf[:, :3] = -1e3
 
-    planted = changed(params, "['params']['Conv_1']['bias']", kill)
+    planted = changed(params, "['params']['BatchNorm_1']['bias']", kill)
     flag = judged("dead_units", measured(net, planted, IMAGES))
     assert flag.raised
     assert flag.value == 15 / 40
@@ -119,19 +131,10 @@ def test_channels_of_many_seeds_are_counted_together(cnn):
     assert judged("dead_units", healthy).state == "clear"
 
 
-def test_smooth_activations_have_no_dead_units(transformer):
-    _, _, healthy = transformer
-    flag = judged("dead_units", healthy)
-    assert flag.state == "clear"
-    assert flag.value == 0
-
-
-def test_a_dead_mlp_inside_a_transformer_is_found():
+def test_a_dead_mlp_inside_a_transformer_is_found(transformer):
     """Biases of -1e3 in front of a relu, in the second block alone."""
-    net = networks.transformer(
-        8, 2, 2, vocabulary=9, length=5, activation="relu", mlp=2
-    )
-    params = gaussian(net)
+    net, params, healthy = transformer
+    assert judged("dead_units", healthy).state == "clear"
 
     def kill(leaf):
         leaf[:, 1] = -1e3
@@ -171,7 +174,7 @@ def test_a_zero_head_is_no_dead_unit(relu):
 
 def test_a_network_without_nonlinearity_has_no_units():
     net = networks.mlp([6, 8, 3], "linear", "gaussian")
-    params = params_of(net, sigma_w=1.0, seeds=5)
+    params = drawn(net, sigma_w=1.0, seeds=5)
     flag = judged("dead_units", measured(net, params, inputs_around(1.0)))
     assert flag.state == "clear"
     assert flag.reason == "no hidden units"

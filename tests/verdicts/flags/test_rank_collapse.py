@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 
 from isometry import networks
-from isometry.degeneracy import _phase_flags
-from isometry.degeneracy._flag import Thresholds as OldThresholds
-from isometry.degeneracy._unit_flags import pre_activations
-from tests.degeneracy.drawn import params_of
-from tests.verdicts.audited import KEY, changed, judged, keys, measured
+from tests.verdicts.audited import (
+    changed,
+    judged,
+    keys,
+    measured,
+    pre_activations,
+    spread,
+)
 from tests.verdicts.conftest import IMAGES, TOKENS
+from tests.verdicts.measuring import drawn
 
 XS = jax.random.normal(jax.random.key(1), (4, 6))
 DEEP = [6, *[16] * 9, 3]
@@ -23,26 +27,25 @@ def tanh():
     """What is measured of an ordered, and of a critical network."""
     net = networks.mlp(DEEP, "tanh", "gaussian")
     laws = {"ordered": ORDERED, "critical": {"sigma_w": 1.0, "orthogonal": True}}
-    return {name: (net, params_of(net, **law)) for name, law in laws.items()}
+    return {name: (net, drawn(net, **law)) for name, law in laws.items()}
 
 
 @pytest.mark.parametrize(
     ("name", "state"), [("ordered", "raised"), ("critical", "clear")]
 )
-def test_perceptrons_are_judged_as_before(tanh, name, state):
-    """In float32 instead of float64: R to some roundings of 10 u."""
+def test_collapse_is_the_ratio_of_spreads(tanh, name, state):
+    """Against float64; R is as small as 1e-4, to roundings of 1e-7 in each value."""
     net, params = tanh[name]
     flag = judged("rank_collapse", measured(net, params, XS, keys=keys(6)))
-    layers = pre_activations(net.function, params, XS)
-    before = _phase_flags.rank_collapse(XS, layers, OldThresholds(), KEY)
-    assert flag.state == before.state == state
-    assert flag.value == pytest.approx(before.value, abs=1e-4)
-    wanted = before.evidence["log_ratio"]
-    np.testing.assert_allclose(flag.evidence["log_ratio"], wanted, atol=1e-4)
-    assert flag.evidence["spread_of_inputs"] == pytest.approx(
-        before.evidence["spread_of_inputs"]
-    )
-    assert flag.threshold == before.threshold
+    assert flag.state == state
+    before = spread(np.asarray(XS, float)[None])
+    layers = pre_activations(params, XS, np.tanh)
+    wanted = [np.median(np.log(spread(z) / before)) for z in layers]
+    np.testing.assert_allclose(flag.evidence["log_ratio"], wanted, atol=1e-2)
+    np.testing.assert_allclose(flag.evidence["log_ratio"][:4], wanted[:4], atol=1e-4)
+    assert flag.value == flag.evidence["log_ratio"][-1]
+    assert flag.evidence["spread_of_inputs"] == pytest.approx(before[0])
+    assert flag.threshold == -6
     assert "to layers/1[7]" in flag.reason
 
 
@@ -78,7 +81,7 @@ def test_few_seeds_are_undecided(tanh):
 
 def test_no_hidden_layer_no_collapse():
     net = networks.mlp([6, 3], "tanh", "gaussian")
-    params = params_of(net, sigma_w=1.0)
+    params = drawn(net, sigma_w=1.0)
     flag = judged("rank_collapse", measured(net, params, XS))
     assert flag.state == "clear"
     assert flag.reason == "no hidden layers"

@@ -4,16 +4,22 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from scipy.stats import binom
 
 from isometry import networks, theory
 from isometry.activations import Activation
-from isometry.degeneracy import _unit_flags
-from isometry.degeneracy._flag import Thresholds as OldThresholds
-from isometry.degeneracy._unit_flags import pre_activations
-from tests.degeneracy.drawn import params_of
-from tests.verdicts.audited import KEY, changed, gaussian, judged, keys, measured
+from tests.verdicts.audited import (
+    changed,
+    gaussian,
+    judged,
+    keys,
+    measured,
+    pre_activations,
+)
 from tests.verdicts.conftest import IMAGES
+from tests.verdicts.measuring import drawn
 
 XS = jax.random.normal(jax.random.key(1), (4, 6))
 WIDTHS = [6, 24, 24, 3]
@@ -22,24 +28,29 @@ WIDTHS = [6, 24, 24, 3]
 def of_tanh(sigma_w, *, seeds=6, sigma_b=0.0):
     """Tanh of one hidden layer whose pre-activations are about N(0, sigma_w²)."""
     net = networks.mlp(WIDTHS, "tanh", "gaussian", sigma_b=sigma_b)
-    return net, params_of(net, sigma_w=sigma_w, seeds=seeds)
+    return net, drawn(net, sigma_w=sigma_w, seeds=seeds)
 
 
 @pytest.mark.parametrize("sigma_w", [1.0, 4.0])
-def test_perceptrons_are_judged_as_before(sigma_w):
+def test_saturation_is_a_share_against_its_null(sigma_w):
+    """|tanh'| < 0.01 where |z| > 2.993, P = 0.00276 of a unit normal."""
     net, params = of_tanh(sigma_w)
     flag = judged("saturated_units", measured(net, params, XS, keys=keys(6)))
-    layers = pre_activations(net.function, params, XS)
-    before = _unit_flags.saturated_units(net, layers, OldThresholds(), KEY)
-    assert flag.state == before.state == ("raised" if sigma_w > 1 else "clear")
-    assert flag.value == pytest.approx(before.value)
-    assert flag.interval == pytest.approx(before.interval)
-    assert flag.threshold == pytest.approx(before.threshold)
-    for name in ("largest_slope", "null_probability", "null_variance"):
-        assert flag.evidence[name] == pytest.approx(before.evidence[name])
-    assert flag.evidence["share"] == pytest.approx(before.evidence["share"])
-    assert flag.evidence["thresholds"] == pytest.approx(before.evidence["thresholds"])
-    assert flag.source == before.source
+    assert flag.state == ("raised" if sigma_w > 1 else "clear")
+    layers = pre_activations(params, XS, np.tanh)
+    shares = [(np.cosh(z) ** -2 < 0.01).mean() for z in layers]
+    np.testing.assert_allclose(flag.evidence["share"], shares)
+    edge = math.atanh(math.sqrt(0.99))
+    probability = math.erfc(edge / math.sqrt(2))
+    assert flag.evidence["null_probability"] == pytest.approx(
+        probability, abs=4 / 65536
+    )
+    # 6 seeds × 24 units; two layers share the level.
+    most = binom.ppf(1 - 0.01 / 2, 144, probability)
+    np.testing.assert_allclose(flag.evidence["thresholds"], (most + 0.5) / 144)
+    worst = int(np.argmax(np.subtract(shares, (most + 0.5) / 144)))
+    assert flag.value == pytest.approx(shares[worst])
+    assert "unit variance" in flag.source
 
 
 def test_a_critical_network_is_as_saturated_as_it_must_be():
@@ -73,7 +84,7 @@ def test_few_seeds_of_an_initialization_are_undecided():
 )
 def test_only_bounded_activations_saturate(activation, is_bounded):
     net = networks.mlp([6, 8, 3], activation, "xavier")
-    params = params_of(net, sigma_w=60.0)
+    params = drawn(net, sigma_w=60.0)
     flag = judged("saturated_units", measured(net, params, XS))
     assert flag.evidence["bounded"] == is_bounded
     assert flag.raised == is_bounded

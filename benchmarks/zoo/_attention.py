@@ -1,0 +1,356 @@
+"""The part of the zoo with attention, or with experts: 8 tokens, 8 channels."""
+
+import functools
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from benchmarks.zoo import _plants
+from benchmarks.zoo._case import Case, Plant, Weights
+from benchmarks.zoo._plants import NEAR, Units, view
+from isometry import networks
+from isometry.networks import Network
+
+_VECTORS, _TOKENS = (8, 8), 12
+
+
+@functools.cache
+def _pre_norm() -> Network:
+    """Two blocks of two heads, layer norm before each branch."""
+    return networks.transformer(8, 2, 2, length=8)
+
+
+@functools.cache
+def _post_norm() -> Network:
+    """The same with layer norm behind each sum."""
+    return networks.transformer(8, 2, 2, length=8, norm_at="post")
+
+
+@functools.cache
+def _without_norm() -> Network:
+    """Blocks without a norm, where every token sees all tokens."""
+    return networks.transformer(8, 2, 2, length=8, norm=None, causal=False)
+
+
+@functools.cache
+def _tokens() -> Network:
+    """A model of tokens, with positions and a head of its own."""
+    return networks.transformer(
+        8, 2, 2, length=8, vocabulary=_TOKENS, positions="learned"
+    )
+
+
+class _Encoder(nn.Module):
+    """Two blocks of Flax, pre-norm, and a dense head behind the mean of the tokens."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for i in range(2):
+            h = nn.LayerNorm(name=f"norm_{i}")(x)
+            x = x + nn.MultiHeadDotProductAttention(2, name=f"attention_{i}")(h, h)
+            h = nn.LayerNorm(name=f"mlp_norm_{i}")(x)
+            h = nn.gelu(nn.Dense(16, name=f"first_{i}")(h))
+            x = x + nn.Dense(8, name=f"second_{i}")(h)
+        return nn.Dense(4, name="head")(x.mean(-2))
+
+
+@functools.cache
+def _flax() -> Network:
+    """A Flax transformer."""
+    return networks.flax(_Encoder(), jnp.zeros(_VECTORS))
+
+
+def _apply_experts(params: dict[str, Array], x: Array) -> Array:
+    """Mix four experts of six hidden units by a softmax of a gate."""
+    gates = jax.nn.softmax(x @ params["gate"])
+    hidden = jnp.tanh(jnp.einsum("c,ecd->ed", x, params["first"]))
+    outputs = jnp.einsum("ed,edc->ec", hidden, params["second"])
+    return (gates @ outputs) @ params["head"]
+
+
+def _draw_experts(key: Array) -> dict[str, Array]:
+    """Draw Gaussian weights of variance 1/fan_in."""
+    shapes = {"gate": (8, 4), "first": (4, 8, 6), "second": (4, 6, 8), "head": (8, 4)}
+    keys = jax.random.split(key, len(shapes))
+    drawn = {}
+    for key_one, (name, shape) in zip(keys, shapes.items(), strict=True):
+        drawn[name] = jax.random.normal(key_one, shape) / shape[-2] ** 0.5
+    return drawn
+
+
+@functools.cache
+def _experts() -> Network:
+    """A mixture of experts."""
+    return networks.function(_apply_experts, _draw_experts, jnp.zeros(8))
+
+
+def _heads(weights: Weights) -> Units:
+    """Return the heads of the first block."""
+    prefix = "blocks/attention"
+    query, key = f"{prefix}/query", f"{prefix}/key"
+    value, output = f"{prefix}/value", f"{prefix}/output"
+    gates = []
+    for name in (query, key):
+        gates += [view(weights[f"{name}/w"][0], -2), weights[f"{name}/b"][0]]
+    return Units(
+        into=[view(weights[f"{value}/w"][0], -2), weights[f"{value}/b"][0]],
+        out=[weights[f"{output}/w"][0]],
+        gates=gates,
+    )
+
+
+def _flax_heads(weights: Weights) -> Units:
+    """Return the heads of the first block of the Flax transformer."""
+    prefix = "params/attention_0"
+    gates = []
+    for name in (f"{prefix}/query", f"{prefix}/key"):
+        gates += [view(weights[f"{name}/kernel"], -2), weights[f"{name}/bias"]]
+    value = f"{prefix}/value"
+    return Units(
+        into=[view(weights[f"{value}/kernel"], -2), weights[f"{value}/bias"]],
+        out=[weights[f"{prefix}/out/kernel"]],
+        gates=gates,
+    )
+
+
+def _hidden(weights: Weights) -> Units:
+    """Return the hidden units of the first perceptron."""
+    first, last = "blocks/mlp/first", "blocks/mlp/last"
+    return Units(
+        into=[view(weights[f"{first}/w"][0], -1), weights[f"{first}/b"][0]],
+        out=[view(weights[f"{last}/w"][0], -2)],
+    )
+
+
+def _whole_experts(weights: Weights) -> Units:
+    """Return experts, units of the gate: equal ones have equal columns of it."""
+    return Units(
+        into=[weights["second"]],
+        out=[],
+        gates=[weights["first"], view(weights["gate"], -1)],
+    )
+
+
+def _dead_experts(weights: Weights) -> None:
+    """Set both weights of two experts to zero: each waits for the other."""
+    weights["first"][:2] = 0
+    weights["second"][:2] = 0
+
+
+def _unborn_experts(weights: Weights) -> None:
+    """Set the last weight of two experts to zero: it learns at the first step."""
+    weights["second"][:2] = 0
+
+
+def _no_skips(weights: Weights) -> None:
+    """Leave nothing but attention: no skips around it, and no perceptrons.
+
+    Logits of zero give each token the mean of all, so that one block makes all tokens
+    one, to rounding. Queries stay random, so that keys get a gradient where any can.
+    """
+    weights["blocks/attention/skip"][...] = 0
+    weights["blocks/mlp/branch"][...] = 0
+    weights["blocks/attention/key/w"][...] *= 1e-3
+
+
+def _equal_flax_blocks(weights: Weights) -> None:
+    """Give the second block the weights of the first, as a key used twice does."""
+    for name, array in weights.items():
+        parts = name.split("/")
+        if parts[1].endswith("_1"):
+            parts[1] = f"{parts[1][:-2]}_0"
+            array[...] = weights["/".join(parts)]
+
+
+def _one_embedding(weights: Weights) -> None:
+    """Give all tokens the same vector, so that the network cannot tell inputs apart."""
+    table = weights["embedding/w"]
+    table[...] = table[:1]
+
+
+def _near_equal_experts(weights: Weights) -> None:
+    """Make the weights of an expert those of another, but for a relative 1e-6."""
+    _plants.twin(weights, _whole_experts)
+    random = np.random.default_rng(0)
+    noise = random.normal(size=weights["first"][1].shape)
+    weights["first"][1] *= 1 + NEAR * noise.astype(np.float32)
+
+
+def _names(layer: str) -> tuple[str, ...]:
+    """Return the weight and the bias of an attention's layer."""
+    return (f"blocks/attention/{layer}/w", f"blocks/attention/{layer}/b")
+
+
+def _case(
+    name: str,
+    build: Callable[[], Network],
+    plant: Plant | None = None,
+    raised: str = "",
+    **truth: str,
+) -> Case:
+    """Return a case of sequences of vectors."""
+    name = f"attention-{name}"
+    return Case(name, build, _VECTORS, plant=plant, raised=raised, **truth)
+
+
+def _token_case(
+    name: str, plant: Plant | None = None, raised: str = "", **truth: str
+) -> Case:
+    """Return a case of sequences of tokens."""
+    name = f"attention-tokens{name}"
+    return Case(
+        name, _tokens, (8,), plant=plant, raised=raised, tokens=_TOKENS, **truth
+    )
+
+
+def _expert_case(
+    name: str, plant: Plant | None = None, raised: str = "", **truth: str
+) -> Case:
+    """Return a case of vectors that experts share."""
+    return Case(f"experts{name}", _experts, (8,), plant=plant, raised=raised, **truth)
+
+
+_EQUAL_BLOCKS = partial(_plants.equal_blocks, prefix="blocks/")
+
+CASES = (
+    _case("pre_norm", _pre_norm),
+    _case(
+        "pre_norm-twin_heads",
+        _pre_norm,
+        partial(_plants.twin, find=_heads),
+        "locked_symmetry",
+    ),
+    _case(
+        "pre_norm-opposite_heads",
+        _pre_norm,
+        partial(_plants.twin, find=_heads, sign=-1.0),
+        "locked_symmetry",
+    ),
+    _case(
+        "pre_norm-near_twin_heads",
+        _pre_norm,
+        partial(_plants.twin, find=_heads, near=NEAR),
+    ),
+    _case("pre_norm-equal_blocks", _pre_norm, _EQUAL_BLOCKS, "duplicate_blocks"),
+    _case(
+        "pre_norm-near_equal_blocks",
+        _pre_norm,
+        partial(_plants.equal_blocks, prefix="blocks/", near=NEAR),
+    ),
+    # Queries and keys at zero: each is the gradient of the other.
+    _case(
+        "pre_norm-zero_query_key",
+        _pre_norm,
+        partial(_plants.zero, names=(*_names("query"), *_names("key"))),
+        "zero_gradient attention_collapse",
+        unasked="locked_symmetry",
+    ),
+    # Queries alone: keys have no gradient in one step, and then they do.
+    _case(
+        "pre_norm-zero_query",
+        _pre_norm,
+        partial(_plants.zero, names=_names("query")),
+        "zero_gradient",
+    ),
+    _case(
+        "pre_norm-zero_value_output",
+        _pre_norm,
+        partial(_plants.zero, names=(*_names("value"), *_names("output"))),
+        "zero_gradient dead_branch",
+        unasked="locked_symmetry attention_collapse dead_units",
+    ),
+    _case(
+        "pre_norm-zero_output",
+        _pre_norm,
+        partial(_plants.zero, names=_names("output")),
+        "zero_gradient",
+    ),
+    _case(
+        "pre_norm-dead_units",
+        _pre_norm,
+        partial(_plants.kill, name="blocks/mlp/first/b", count=16, index=0),
+        "dead_units",
+        unasked="locked_symmetry",
+    ),
+    _case(
+        "pre_norm-twin_units",
+        _pre_norm,
+        partial(_plants.twin, find=_hidden),
+        "locked_symmetry",
+    ),
+    _case("post_norm", _post_norm),
+    _case(
+        "post_norm-twin_heads",
+        _post_norm,
+        partial(_plants.twin, find=_heads),
+        "locked_symmetry",
+    ),
+    _case("post_norm-equal_blocks", _post_norm, _EQUAL_BLOCKS, "duplicate_blocks"),
+    _case("without_norm", _without_norm),
+    _case(
+        "without_norm-no_skips",
+        _without_norm,
+        _no_skips,
+        "attention_collapse",
+        unasked="zero_gradient dead_branch locked_symmetry",
+    ),
+    _token_case(""),
+    _token_case("-twin_heads", partial(_plants.twin, find=_heads), "locked_symmetry"),
+    _token_case("-near_twin_heads", partial(_plants.twin, find=_heads, near=NEAR)),
+    _token_case("-equal_blocks", _EQUAL_BLOCKS, "duplicate_blocks"),
+    _token_case(
+        "-zero_head",
+        partial(_plants.zero, names=("head/w",)),
+        "zero_gradient vanishing",
+    ),
+    _token_case("-one_embedding", _one_embedding, "rank_collapse"),
+    _case("flax", _flax),
+    _case(
+        "flax-twin_heads",
+        _flax,
+        partial(_plants.twin, find=_flax_heads),
+        "locked_symmetry",
+    ),
+    _case(
+        "flax-near_twin_heads",
+        _flax,
+        partial(_plants.twin, find=_flax_heads, near=NEAR),
+    ),
+    _case("flax-equal_blocks", _flax, _equal_flax_blocks, "duplicate_blocks"),
+    _case(
+        "flax-zero_query_key",
+        _flax,
+        partial(
+            _plants.zero,
+            names=(
+                "params/attention_0/query/kernel",
+                "params/attention_0/key/kernel",
+            ),
+        ),
+        "zero_gradient attention_collapse",
+        unasked="locked_symmetry",
+    ),
+    _case(
+        "flax-zero_head",
+        _flax,
+        partial(_plants.zero, names=("params/head/kernel",)),
+        "zero_gradient vanishing",
+    ),
+    _expert_case(""),
+    _expert_case(
+        "-dead",
+        _dead_experts,
+        "locked_symmetry dead_units",
+        unasked="zero_gradient",
+    ),
+    _expert_case("-unborn", _unborn_experts, unasked="zero_gradient"),
+    _expert_case(
+        "-twin", partial(_plants.twin, find=_whole_experts), "locked_symmetry"
+    ),
+    _expert_case("-near_twin", _near_equal_experts),
+)

@@ -1,0 +1,262 @@
+"""The residual part of the zoo: dense and convolutional blocks."""
+
+import functools
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from benchmarks.zoo import _plants
+from benchmarks.zoo._case import Case, Plant, Weights
+from benchmarks.zoo._plants import NEAR, Units, view
+from isometry import networks
+from isometry.networks import Network
+
+_VECTOR, _IMAGE = (8,), (8, 8, 3)
+
+
+@functools.cache
+def _dense() -> Network:
+    """Three blocks of two layers, relu, between a stem and a head."""
+    return networks.resnet(12, 3, n_in=8, n_out=4, branch=0.5)
+
+
+@functools.cache
+def _fixup() -> Network:
+    """The same by Fixup: the last layer of each block, and the head, are zero."""
+    return networks.resnet(12, 3, n_in=8, n_out=4, scheme="fixup")
+
+
+@functools.cache
+def _zero_gamma() -> Network:
+    """Blocks with layer norm by zero-gamma."""
+    return networks.resnet(12, 3, n_in=8, n_out=4, norm="layer", scheme="zero_gamma")
+
+
+@functools.cache
+def _pre_norm() -> Network:
+    """Blocks that normalize what their branch reads, tanh."""
+    return networks.resnet(12, 3, "tanh", n_in=8, n_out=4, norm="layer", branch=0.5)
+
+
+@functools.cache
+def _post_norm() -> Network:
+    """Blocks that normalize the sum."""
+    return networks.resnet(12, 3, n_in=8, n_out=4, norm="layer", norm_at="post")
+
+
+@functools.cache
+def _deep() -> Network:
+    """Forty blocks whose branches are as large as the skips: E s^2 is about 2^40."""
+    return networks.resnet(12, 40, n_in=8, n_out=4)
+
+
+@functools.cache
+def _deep_scaled() -> Network:
+    """Forty blocks whose branches have 1/40 of the square of the skips."""
+    return networks.resnet(12, 40, n_in=8, n_out=4, branch=40**-0.5)
+
+
+@functools.cache
+def _linear() -> Network:
+    """Three linear blocks without stem or head."""
+    return networks.resnet(16, 3, "linear", branch=0.5)
+
+
+@functools.cache
+def _images() -> Network:
+    """Three convolutional blocks with batch norm."""
+    return networks.resnet(8, 3, n_in=3, n_out=4, size=(8, 8), norm="batch", branch=0.5)
+
+
+def _hidden(weights: Weights) -> Units:
+    """Return the hidden units of the second block."""
+    prefix = "params/blocks" if "params/blocks/first/w" in weights else "blocks"
+    return Units(
+        into=[
+            view(weights[f"{prefix}/first/w"][1], -1),
+            weights[f"{prefix}/first/b"][1],
+        ],
+        out=[view(weights[f"{prefix}/second/w"][1], -2)],
+    )
+
+
+def _outlier(weights: Weights) -> None:
+    """Add to each block 2 u u^T: a value of about 3 a block, apart from the bulk.
+
+    One value of sixteen of 3^3 = 27 has a mean square of 46; the others, of about
+    (1 + 1/4)^3, have 2.
+    """
+    size = weights["blocks/first/w"].shape[-1]
+    direction = np.ones(size, np.float32) / np.sqrt(np.float32(size))
+    for first, second in zip(
+        weights["blocks/first/w"], weights["blocks/second/w"], strict=True
+    ):
+        # The branch is 0.5 x first second; inverting `first` makes its part u u^T.
+        read = np.linalg.solve(first, direction)
+        second += 4 * np.outer(read, direction)
+
+
+_FIRST_STEP = "zero_gradient"
+_BRANCH = ("blocks/first/w", "blocks/second/w")
+
+
+def _case(
+    name: str,
+    build: Callable[[], Network],
+    plant: Plant | None = None,
+    raised: str = "",
+    **truth: str,
+) -> Case:
+    """Return a case of vectors."""
+    return Case(f"residual-{name}", build, _VECTOR, plant=plant, raised=raised, **truth)
+
+
+def _image_case(
+    name: str, plant: Plant | None = None, raised: str = "", **truth: str
+) -> Case:
+    """Return a case of images."""
+    name = f"residual-images{name}"
+    return Case(name, _images, _IMAGE, plant=plant, raised=raised, **truth)
+
+
+CASES = (
+    _case("dense", _dense),
+    _case("dense-constant", _dense, _plants.constant, "locked_symmetry"),
+    # The last layer of each branch at zero: the first has no gradient in one step.
+    _case(
+        "dense-zero_second",
+        _dense,
+        partial(_plants.zero, names=("blocks/second/w",)),
+        _FIRST_STEP,
+        also_clear="vanishing rank_collapse",
+    ),
+    # The first and the last at zero: each waits for the other.
+    _case(
+        "dense-zero_branch",
+        _dense,
+        partial(_plants.zero, names=_BRANCH),
+        "zero_gradient dead_branch locked_symmetry",
+        unasked="dead_units",
+        also_clear="vanishing rank_collapse",
+    ),
+    # The multiplier at zero: weights have no gradient in one step, it has.
+    _case(
+        "dense-rezero",
+        _dense,
+        partial(_plants.zero, names=("blocks/branch",)),
+        _FIRST_STEP,
+        also_clear="vanishing rank_collapse",
+    ),
+    # The multiplier and the last layer at zero: each waits for the other.
+    _case(
+        "dense-rezero_zero_second",
+        _dense,
+        partial(_plants.zero, names=("blocks/branch", "blocks/second/w")),
+        "zero_gradient dead_branch",
+        unasked="locked_symmetry",
+        also_clear="vanishing rank_collapse",
+    ),
+    _case(
+        "dense-equal_blocks",
+        _dense,
+        partial(_plants.equal_blocks, prefix="blocks/"),
+        "duplicate_blocks",
+    ),
+    _case(
+        "dense-near_equal_blocks",
+        _dense,
+        partial(_plants.equal_blocks, prefix="blocks/", near=NEAR),
+    ),
+    _case("dense-twin", _dense, partial(_plants.twin, find=_hidden), "locked_symmetry"),
+    _case("dense-near_twin", _dense, partial(_plants.twin, find=_hidden, near=NEAR)),
+    _case(
+        "dense-dead",
+        _dense,
+        partial(_plants.kill, name="blocks/first/b", count=6, index=1),
+        "dead_units",
+        unasked="locked_symmetry",
+    ),
+    _case(
+        "dense-zero_head",
+        _dense,
+        partial(_plants.zero, names=("head/w",)),
+        "zero_gradient vanishing",
+    ),
+    _case(
+        "fixup",
+        _fixup,
+        raised="zero_gradient vanishing",
+        unasked="rank_constrained_training rank_collapse ordered_phase below_floor",
+    ),
+    _case(
+        "zero_gamma",
+        _zero_gamma,
+        raised=_FIRST_STEP,
+        unasked="rank_constrained_training",
+    ),
+    _case("pre_norm", _pre_norm),
+    _case(
+        "pre_norm-equal_blocks",
+        _pre_norm,
+        partial(_plants.equal_blocks, prefix="blocks/"),
+        "duplicate_blocks",
+    ),
+    _case(
+        "pre_norm-opposite",
+        _pre_norm,
+        partial(_plants.twin, find=_hidden, sign=-1.0),
+        "locked_symmetry",
+    ),
+    _case("post_norm", _post_norm),
+    _case(
+        "post_norm-twin",
+        _post_norm,
+        partial(_plants.twin, find=_hidden),
+        "locked_symmetry",
+    ),
+    _case(
+        "deep",
+        _deep,
+        raised="exploding chaotic_phase",
+        unasked="below_floor rank_collapse rank_constrained_training",
+    ),
+    _case(
+        "deep_scaled",
+        _deep_scaled,
+        unasked="below_floor rank_collapse rank_constrained_training",
+    ),
+    Case("residual-linear", _linear, (16,), also_clear="outlier_dominated"),
+    Case(
+        "residual-linear-outlier",
+        _linear,
+        (16,),
+        plant=_outlier,
+        raised="outlier_dominated",
+    ),
+    _image_case(""),
+    _image_case("-twin", partial(_plants.twin, find=_hidden), "locked_symmetry"),
+    _image_case("-near_twin", partial(_plants.twin, find=_hidden, near=NEAR)),
+    _image_case(
+        "-equal_blocks",
+        partial(_plants.equal_blocks, prefix="params/blocks/"),
+        "duplicate_blocks",
+    ),
+    # The norm before the branch puts out zeros, at which relu has no slope.
+    _image_case(
+        "-zero_norm",
+        partial(_plants.zero, names=("params/blocks/norm/scale",)),
+        "zero_gradient dead_branch",
+        unasked="locked_symmetry dead_units",
+    ),
+    _image_case(
+        "-zero_second",
+        partial(_plants.zero, names=("params/blocks/second/w",)),
+        _FIRST_STEP,
+    ),
+    _image_case(
+        "-zero_head",
+        partial(_plants.zero, names=("params/head/w",)),
+        "zero_gradient vanishing",
+    ),
+)
