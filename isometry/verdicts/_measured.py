@@ -209,6 +209,7 @@ class Measured:
 
         What averages over positions take away from the gain is put back.
         """
+        # By spans, because a head may hide what its hidden layers do.
         gains = {}
         for span, sp in self.spectra.items():
             gain = gain_of(sp)
@@ -261,6 +262,8 @@ class Measured:
         """
         if not self.num_pairs:
             return None
+        # Stem and head are left out where that is possible: theory speaks of what is
+        # between them.
         span, size = "end_to_end", self.subject.size_of_output
         if "hidden" in self.spectra:
             span, size = "hidden", self.subject.size_of_hidden
@@ -269,6 +272,7 @@ class Measured:
     @functools.cached_property
     def rank_bounds(self) -> dict[str, Float[np.ndarray, "seeds inputs"]]:
         """How many singular values of each span may differ from zero."""
+        # A span has no more nonzero values than its narrowest place has active units.
         bounds = {}
         for name, sp in self.spectra.items():
             span = self.subject.span if name == "end_to_end" else name
@@ -306,7 +310,9 @@ class Measured:
     @Part("training probe")
     def probe(self) -> Probe | None:
         """Train the first seeds for some steps; None if that was switched off."""
-        return _probe.run(self.subject, self.task, self.certificates, FEW_SEEDS)
+        return _probe.run(
+            self.subject, self.task, self.certificates, num_seeds=FEW_SEEDS
+        )
 
     @Part("other widths")
     def widths(self) -> dict[str, Any] | None:
@@ -316,6 +322,7 @@ class Measured:
         """
         if self.probe is None:
             return None
+        # With the rate of the probe, which may have overflowed with a larger one.
         task = self.task
         if self.probe.learning_rate is not None:
             optimizer = SGD[self.probe.learning_rate]
@@ -327,6 +334,7 @@ class Measured:
         """Predict the law of the hidden span, or say why there is none."""
         if not self.num_pairs:
             return None, "no law: fewer than three layers have no hidden span"
+        # The theory needs the ensemble of the weights, which f alone does not tell.
         network = self.subject.network
         if network is None:
             return None, "no law: f is a plain function"

@@ -84,6 +84,7 @@ def flag(
         ...     is_raised = share > measured.threshold("narrow_top")
         ...     return Flag("narrow_top", "raised" if is_raised else "clear", "a share")
     """
+    # Checked at once, and not when the decorated function is known.
     checks.number("rank", rank)
     line: str | None = None
     own_line = 0.0
@@ -170,6 +171,7 @@ class Thresholds:
 
     @public("Thresholds")
     def __init__(self, **lines: float) -> None:
+        # Lines of flags that are registered later cannot be given yet.
         known = _lines()
         for name, value in lines.items():
             if name not in known:
@@ -272,6 +274,7 @@ class Thresholds:
 
 def _check(name: str, value: float) -> None:
     """Refuse a number that the line cannot be."""
+    # A line of a user's own flag may be any number from 0 on.
     if name in _COUNTS:
         checks.integer(name, value, low=1)
     elif name in _SHARES:

@@ -94,6 +94,7 @@ class Report:
         ones; that of the undecided ones; and √E(s − 1)² end to end, the distance from
         isometry.
         """
+        # Of a flag that is not registered any more the gravity is not known.
         rank = {one.name: one.rank for one in registered()}
         grave, slow, undecided = 0, 0, 0
         for flag in self.flags.values():
@@ -103,6 +104,7 @@ class Report:
                 grave += 1
             elif flag.raised:
                 slow += 1
+        # Without a spectrum a network is behind all others that are as grave.
         deviation = np.inf
         if self.spectra:
             deviation = self.statistics()["isometry_deviation"]
@@ -213,6 +215,7 @@ class Report:
             >>> report.as_dict()["verdict"]
             'clear'
         """
+        # All singular values of the network, and of other spans their quantiles.
         spectra = {span: self._spectrum_as_dict(span) for span in self.spectra}
         if spectra:
             sp = self.spectra["end_to_end"]
@@ -360,6 +363,7 @@ class Reports(Mapping[str, Report]):
             >>> reports.raised("vanishing")
             []
         """
+        # All reports have the same flags.
         known: list[str] = []
         if self.reports:
             known = list(next(iter(self.reports.values())).flags)
