@@ -45,7 +45,7 @@ class Flag:
         where: Names of the layers or points that the reason speaks of, worst first.
 
     Example:
-        >>> flag = Flag("vanishing", "raised", "½ ln E s² = -4.1 (end to end)")
+        >>> flag = isometry.Flag("vanishing", "raised", "½ ln E s² = -4.1 (end to end)")
         >>> flag.raised
         True
     """

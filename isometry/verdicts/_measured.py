@@ -115,7 +115,7 @@ class Measured:
         seconds_of_nested: Seconds of the parts measured so far in this thread.
 
     Example:
-        >>> @isometry.verdicts.flag("loud", rank=900, source="convention")
+        >>> @isometry.flag("loud", rank=900, source="convention")
         ... def judge(measured, key):
         ...     q = measured.signals.at("output").q
         ...     return isometry.Flag("loud", "clear", f"q = {float(q.mean()):.2g}")

@@ -78,11 +78,12 @@ def flag(
         InputError: A threshold that is neither a number nor the name of a line.
 
     Example:
-        >>> @flag("narrow_top", threshold=0.9, rank=500, source="convention")
+        >>> @isometry.flag("narrow_top", threshold=0.9, rank=500, source="convention")
         ... def judge(measured, key):
         ...     share = 1.0
         ...     is_raised = share > measured.threshold("narrow_top")
-        ...     return Flag("narrow_top", "raised" if is_raised else "clear", "a share")
+        ...     state = "raised" if is_raised else "clear"
+        ...     return isometry.Flag("narrow_top", state, "a share")
     """
     # Checked at once, and not when the decorated function is known.
     checks.number("rank", rank)
