@@ -30,7 +30,7 @@ class Activity:
             pooling may come in between.
         nonlinearity: Its name: "relu".
         activation: The function itself.
-        shape: The shape of the value at one input, channels last.
+        shape: The shape of the value at one input.
         is_dead: Whether a channel has no slope at any input and position.
         is_mirrored: Whether it would have none if the sign of its value were changed.
         num_live: How many units have a slope at an input.
