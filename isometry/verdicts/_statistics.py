@@ -39,6 +39,7 @@ def statistics(
             rows[label] = jax.vmap(of_group)(values[label])
         return rows
 
+    # Seeds one after another: the values of all layers of one are enough to hold.
     with precision.full():
         return jax.lax.map(of_seed, params)
 
@@ -163,6 +164,7 @@ def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> A
     return {
         "is_dead": jnp.all(slope == 0, axis=(0, 1)) & (not site.is_bypassed),
         "is_mirrored": jnp.all(mirrored == 0, axis=(0, 1)) & (not site.is_bypassed),
+        # Past what is bypassed, everything downstream depends on the unit.
         "num_live": jnp.sum((slope != 0) | site.is_bypassed, axis=(1, 2)),
         "num_flat": jnp.sum(jnp.abs(slope) < line, axis=(1, 2)),
         "samples": places[_spaced(len(places), max(_SITES, num_inputs))],
@@ -192,6 +194,7 @@ def statistics_again(plan: Plan, values: OnHost) -> dict[str, OnHost]:
         plan: What was read, in its own dtype.
         values: Of some groups, by label: (seeds, iterations, inputs, *shape).
     """
+    # Sums of float64 values in float64: their squares need its range.
     with jax.enable_x64(True):
         of_values = jax.tree.map(np.asarray, _of_values(plan, values))
     shown: OnHost = {}
