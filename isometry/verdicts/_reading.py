@@ -167,7 +167,7 @@ def _as_trained(
     params, x = subject.params, subject.few
     dtype = precision.measuring_dtype(None, params, x)
     params, x = precision.cast((params, x), dtype)
-    # Any key will do: what dropout drops at one layer is seen by the next alone.
+    # A fixed key, so that an audit always gives the same numbers.
     needs_key = isinstance(subject.training.example, tuple)
     if needs_key and not isinstance(network.example, tuple):
         x = (x, jax.random.key(0))
