@@ -161,19 +161,22 @@ def _as_trained(
     A bias in front of a batch norm kills no unit, and large inputs saturate none: in
     training its statistics are those of the batch.
     """
-    if subject.training is None:
+    network = subject.network
+    if network is None or subject.training is None:
         return units
     params, x = subject.params, subject.few
     dtype = precision.measuring_dtype(None, params, x)
     params, x = precision.cast((params, x), dtype)
+    # A fixed key, so that an audit always gives the same numbers.
     needs_key = isinstance(subject.training.example, tuple)
-    if needs_key and not isinstance(subject.network.example, tuple):
+    if needs_key and not isinstance(network.example, tuple):
         x = (x, jax.random.key(0))
     plan = planned_in_training(subject, params, x, flat_share)
     if plan is None or not plan.groups:
         return units
     constants = plan.anatomy.closed.consts
     rows = _on_host(_statistics.statistics(plan, constants, params, x))
+    # By name, because the two programs hold different variables.
     trained = {_identity(unit): unit for unit in _units(plan, rows)}
     return tuple(_in_place_of(unit, trained.get(_identity(unit))) for unit in units)
 
