@@ -87,7 +87,7 @@ def certify(
 
     Example:
         >>> net = networks.mlp([4, 16, 16, 3], "tanh", "partial_identity", bias=False)
-        >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+        >>> cert = isometry.certify(net, net.init(jax.random.key(0)))
         >>> [layer.rank_bound for layer in cert.layers]
         [4, 4, 3]
     """

@@ -65,7 +65,7 @@ class Finding:
 
     Example:
         >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
-        >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+        >>> cert = isometry.certify(net, net.init(jax.random.key(0)))
         >>> print(cert.findings[0])
         layers/0: 4 units, 1 distinct
     """

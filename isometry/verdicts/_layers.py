@@ -50,6 +50,7 @@ def rows_of(measured: Measured, flags: Mapping[str, Flag]) -> tuple[LayerRow, ..
     if measured.not_finite:
         return ()
     norms = _gradients(measured)
+    # The rows are those of the certificates: slices of a stacked weight apart.
     locks = {}
     certificates = measured.certificates
     for certificate in certificates:
@@ -57,6 +58,7 @@ def rows_of(measured: Measured, flags: Mapping[str, Flag]) -> tuple[LayerRow, ..
             locks.setdefault(lock.name, []).append(lock)
     rows = []
     for name, of_seeds in locks.items():
+        # In another seed fewer slices may be locked.
         worst = min(of_seeds, key=lambda lock: lock.distinct)
         named = [flag.name for flag in flags.values() if flag.raised]
         rows.append(
@@ -78,6 +80,7 @@ def _gradients(measured: Measured) -> dict[str, float]:
     """Return the norm of the gradient of each layer by name."""
     gradients = measured.gradients
     log_norm = np.median(gradients.log_norm, axis=(0, 1))
+    # What float64 does not hold is shown as 0; a flag says whether it is one.
     with np.errstate(under="ignore"):
         norms = np.exp(log_norm)
     return dict(zip(gradients.layers, map(float, norms), strict=True))
@@ -89,6 +92,7 @@ def _at(measured: Measured, name: str, field: str) -> float | None:
     if sig is None or name not in sig.points:
         return None
     values = np.asarray(getattr(sig.at(name), field), float)
+    # The first point of a path has no chi.
     if np.isnan(values).any():
         return None
     return float(np.median(values))
