@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.zoo import _architectures, _calibrate, _plants, _recurrent, _report
+from benchmarks.zoo import _architectures, _plants, _recurrent, _report
 from benchmarks.zoo._architectures import CASES
 from benchmarks.zoo._case import FLAGS, path_name
 from isometry.verdicts._registry import registered

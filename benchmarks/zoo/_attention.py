@@ -21,25 +21,25 @@ _VECTORS, _TOKENS = (8, 8), 12
 
 @functools.cache
 def _pre_norm() -> Network:
-    """Two blocks of two heads, layer norm before each branch."""
+    """Build two blocks of two heads, layer norm before each branch."""
     return networks.transformer(8, 2, 2, length=8)
 
 
 @functools.cache
 def _post_norm() -> Network:
-    """The same with layer norm behind each sum."""
+    """Build the same with layer norm behind each sum."""
     return networks.transformer(8, 2, 2, length=8, norm_at="post")
 
 
 @functools.cache
 def _without_norm() -> Network:
-    """Blocks without a norm, where every token sees all tokens."""
+    """Build blocks without a norm, where every token sees all tokens."""
     return networks.transformer(8, 2, 2, length=8, norm=None, causal=False)
 
 
 @functools.cache
 def _tokens() -> Network:
-    """A model of tokens, with positions and a head of its own."""
+    """Build a model of tokens, with positions and a head of its own."""
     return networks.transformer(
         8, 2, 2, length=8, vocabulary=_TOKENS, positions="learned"
     )
@@ -61,7 +61,7 @@ class _Encoder(nn.Module):
 
 @functools.cache
 def _flax() -> Network:
-    """A Flax transformer."""
+    """Build a Flax transformer."""
     return networks.flax(_Encoder(), jnp.zeros(_VECTORS))
 
 
@@ -85,7 +85,7 @@ def _draw_experts(key: Array) -> dict[str, Array]:
 
 @functools.cache
 def _experts() -> Network:
-    """A mixture of experts."""
+    """Build a mixture of experts."""
     return networks.function(_apply_experts, _draw_experts, jnp.zeros(8))
 
 
@@ -191,28 +191,63 @@ def _case(
     build: Callable[[], Network],
     plant: Plant | None = None,
     raised: str = "",
-    **truth: str,
+    *,
+    unasked: str = "",
+    also_clear: str = "",
 ) -> Case:
     """Return a case of sequences of vectors."""
     name = f"attention-{name}"
-    return Case(name, build, _VECTORS, plant=plant, raised=raised, **truth)
+    return Case(
+        name,
+        build,
+        _VECTORS,
+        plant=plant,
+        raised=raised,
+        unasked=unasked,
+        also_clear=also_clear,
+    )
 
 
 def _token_case(
-    name: str, plant: Plant | None = None, raised: str = "", **truth: str
+    name: str,
+    plant: Plant | None = None,
+    raised: str = "",
+    *,
+    unasked: str = "",
+    also_clear: str = "",
 ) -> Case:
     """Return a case of sequences of tokens."""
     name = f"attention-tokens{name}"
     return Case(
-        name, _tokens, (8,), plant=plant, raised=raised, tokens=_TOKENS, **truth
+        name,
+        _tokens,
+        (8,),
+        plant=plant,
+        raised=raised,
+        tokens=_TOKENS,
+        unasked=unasked,
+        also_clear=also_clear,
     )
 
 
 def _expert_case(
-    name: str, plant: Plant | None = None, raised: str = "", **truth: str
+    name: str,
+    plant: Plant | None = None,
+    raised: str = "",
+    *,
+    unasked: str = "",
+    also_clear: str = "",
 ) -> Case:
     """Return a case of vectors that experts share."""
-    return Case(f"experts{name}", _experts, (8,), plant=plant, raised=raised, **truth)
+    return Case(
+        f"experts{name}",
+        _experts,
+        (8,),
+        plant=plant,
+        raised=raised,
+        unasked=unasked,
+        also_clear=also_clear,
+    )
 
 
 _EQUAL_BLOCKS = partial(_plants.equal_blocks, prefix="blocks/")

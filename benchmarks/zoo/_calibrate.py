@@ -91,7 +91,7 @@ def run(smoke: bool, out: pathlib.Path, say: Callable[[str], None]) -> dict[str,
     """The record: what was drawn, and the rates."""
     preset, zoo = (SMOKE, SMOKE_ZOO) if smoke else (FULL, ZOO)
     cache = store.prepare(out / "calibrate")
-    drawn = {config: measured(config, preset, cache, say) for config in zoo}
+    drawn: Drawn = {config: measured(config, preset, cache, say) for config in zoo}
     return {
         "command": "calibrate",
         "preset": {"name": "smoke" if smoke else "full", **asdict(preset)},

@@ -19,13 +19,13 @@ _IMAGE = (8, 8, 3)
 
 @functools.cache
 def _circular() -> Network:
-    """Three convolutions around the circle, tanh, delta-orthogonal; and a head."""
+    """Build three convolutions around the circle, tanh, delta-orthogonal; and a head."""
     return networks.cnn([3, 8, 8, 8], (8, 8), head=4)
 
 
 @functools.cache
 def _same() -> Network:
-    """Four padded convolutions with relu and He weights; and a head."""
+    """Build four padded convolutions with relu and He weights; and a head."""
     return networks.cnn(
         [3, 8, 8, 8, 8],
         (8, 8),
@@ -38,7 +38,7 @@ def _same() -> Network:
 
 @functools.cache
 def _depthwise() -> Network:
-    """A convolution, a depthwise one, one of a single pixel, and a head."""
+    """Build a convolution, a depthwise one, one of a single pixel, and a head."""
     return networks.cnn(
         [3, 8, 8, 8],
         (8, 8),
@@ -51,13 +51,13 @@ def _depthwise() -> Network:
 
 @functools.cache
 def _linear() -> Network:
-    """A linear isometry: delta-orthogonal kernels around the circle, no head."""
+    """Build a linear isometry: delta-orthogonal kernels around the circle, no head."""
     return networks.cnn([4] * 5, (4, 4), activation="linear", sigma_w=1.0)
 
 
 @functools.cache
 def _small_same() -> Network:
-    """Eighteen padded convolutions of an image of 2x2 pixels, with He weights.
+    """Build eighteen padded convolutions of an image of 2x2 pixels, with He weights.
 
     Of the nine pixels of a window four lie in the image, so that each layer keeps 4/9
     of the mean square: ln s falls by 0.41 a layer, 7.3 in all, and E|dz|^2 by 13.8.
@@ -69,7 +69,7 @@ def _small_same() -> Network:
 
 @functools.cache
 def _small_circular() -> Network:
-    """Six convolutions around the circle of an image of 2x2 pixels."""
+    """Build six convolutions around the circle of an image of 2x2 pixels."""
     return networks.cnn([6] * 7, (2, 2))
 
 
@@ -87,7 +87,7 @@ class _Classifier(nn.Module):
 
 @functools.cache
 def _batch_norm() -> Network:
-    """A Flax CNN with batch norm."""
+    """Build a Flax CNN with batch norm."""
     return networks.flax(_Classifier(), jnp.zeros(_IMAGE))
 
 
@@ -161,10 +161,20 @@ def _case(
     build: Callable[[], Network],
     plant: Plant | None = None,
     raised: str = "",
-    **truth: str,
+    *,
+    unasked: str = "",
+    also_clear: str = "",
 ) -> Case:
     """Return a case of 8x8 images."""
-    return Case(f"conv-{name}", build, _IMAGE, plant=plant, raised=raised, **truth)
+    return Case(
+        f"conv-{name}",
+        build,
+        _IMAGE,
+        plant=plant,
+        raised=raised,
+        unasked=unasked,
+        also_clear=also_clear,
+    )
 
 
 CASES = (

@@ -19,25 +19,25 @@ _SEQUENCE = (8, 3)
 
 @functools.cache
 def _vanilla() -> Network:
-    """A tanh network with an orthogonal recurrence."""
+    """Build a tanh network with an orthogonal recurrence."""
     return networks.rnn(8, 3, 4)
 
 
 @functools.cache
 def _minimal() -> Network:
-    """A minimal gated network."""
+    """Build a minimal gated network."""
     return networks.rnn(8, 3, 4, "minimal")
 
 
 @functools.cache
 def _gru() -> Network:
-    """A gated recurrent unit."""
+    """Build a gated recurrent unit."""
     return networks.rnn(8, 3, 4, "gru")
 
 
 @functools.cache
 def _lstm() -> Network:
-    """A long short-term memory with open forget gates."""
+    """Build a long short-term memory with open forget gates."""
     return networks.rnn(8, 3, 4, "lstm", gate_bias={"forget": 1.0})
 
 
@@ -46,13 +46,14 @@ class _LastState(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        states = nn.RNN(nn.GRUCell(8), name="rnn")(x)
-        return nn.Dense(4, name="head")(states[..., -1, :])
+        states = jnp.asarray(nn.RNN(nn.GRUCell(8), name="rnn")(x))
+        last = jnp.take(states, -1, axis=-2)
+        return nn.Dense(4, name="head")(last)
 
 
 @functools.cache
 def _flax() -> Network:
-    """A Flax GRU."""
+    """Build a Flax GRU."""
     return networks.flax(_LastState(), jnp.zeros(_SEQUENCE))
 
 
@@ -92,11 +93,21 @@ def _case(
     build: Callable[[], Network],
     plant: Plant | None = None,
     raised: str = "",
-    **truth: str,
+    *,
+    unasked: str = "",
+    also_clear: str = "",
 ) -> Case:
     """Return a case of short sequences."""
     name = f"recurrent-{name}"
-    return Case(name, build, _SEQUENCE, plant=plant, raised=raised, **truth)
+    return Case(
+        name,
+        build,
+        _SEQUENCE,
+        plant=plant,
+        raised=raised,
+        unasked=unasked,
+        also_clear=also_clear,
+    )
 
 
 _STATE = _units("state")

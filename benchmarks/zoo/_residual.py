@@ -17,55 +17,55 @@ _VECTOR, _IMAGE = (8,), (8, 8, 3)
 
 @functools.cache
 def _dense() -> Network:
-    """Three blocks of two layers, relu, between a stem and a head."""
+    """Build three blocks of two layers, relu, between a stem and a head."""
     return networks.resnet(12, 3, n_in=8, n_out=4, branch=0.5)
 
 
 @functools.cache
 def _fixup() -> Network:
-    """The same by Fixup: the last layer of each block, and the head, are zero."""
+    """Build the same by Fixup: the last layer of each block, and the head, are zero."""
     return networks.resnet(12, 3, n_in=8, n_out=4, scheme="fixup")
 
 
 @functools.cache
 def _zero_gamma() -> Network:
-    """Blocks with layer norm by zero-gamma."""
+    """Build blocks with layer norm by zero-gamma."""
     return networks.resnet(12, 3, n_in=8, n_out=4, norm="layer", scheme="zero_gamma")
 
 
 @functools.cache
 def _pre_norm() -> Network:
-    """Blocks that normalize what their branch reads, tanh."""
+    """Build blocks that normalize what their branch reads, tanh."""
     return networks.resnet(12, 3, "tanh", n_in=8, n_out=4, norm="layer", branch=0.5)
 
 
 @functools.cache
 def _post_norm() -> Network:
-    """Blocks that normalize the sum."""
+    """Build blocks that normalize the sum."""
     return networks.resnet(12, 3, n_in=8, n_out=4, norm="layer", norm_at="post")
 
 
 @functools.cache
 def _deep() -> Network:
-    """Forty blocks whose branches are as large as the skips: E s^2 is about 2^40."""
+    """Build forty blocks whose branches are as large as the skips: E s^2 is about 2^40."""
     return networks.resnet(12, 40, n_in=8, n_out=4)
 
 
 @functools.cache
 def _deep_scaled() -> Network:
-    """Forty blocks whose branches have 1/40 of the square of the skips."""
+    """Build forty blocks whose branches have 1/40 of the square of the skips."""
     return networks.resnet(12, 40, n_in=8, n_out=4, branch=40**-0.5)
 
 
 @functools.cache
 def _linear() -> Network:
-    """Three linear blocks without stem or head."""
+    """Build three linear blocks without stem or head."""
     return networks.resnet(16, 3, "linear", branch=0.5)
 
 
 @functools.cache
 def _images() -> Network:
-    """Three convolutional blocks with batch norm."""
+    """Build three convolutional blocks with batch norm."""
     return networks.resnet(8, 3, n_in=3, n_out=4, size=(8, 8), norm="batch", branch=0.5)
 
 
@@ -106,18 +106,41 @@ def _case(
     build: Callable[[], Network],
     plant: Plant | None = None,
     raised: str = "",
-    **truth: str,
+    *,
+    unasked: str = "",
+    also_clear: str = "",
 ) -> Case:
     """Return a case of vectors."""
-    return Case(f"residual-{name}", build, _VECTOR, plant=plant, raised=raised, **truth)
+    return Case(
+        f"residual-{name}",
+        build,
+        _VECTOR,
+        plant=plant,
+        raised=raised,
+        unasked=unasked,
+        also_clear=also_clear,
+    )
 
 
 def _image_case(
-    name: str, plant: Plant | None = None, raised: str = "", **truth: str
+    name: str,
+    plant: Plant | None = None,
+    raised: str = "",
+    *,
+    unasked: str = "",
+    also_clear: str = "",
 ) -> Case:
     """Return a case of images."""
     name = f"residual-images{name}"
-    return Case(name, _images, _IMAGE, plant=plant, raised=raised, **truth)
+    return Case(
+        name,
+        _images,
+        _IMAGE,
+        plant=plant,
+        raised=raised,
+        unasked=unasked,
+        also_clear=also_clear,
+    )
 
 
 CASES = (

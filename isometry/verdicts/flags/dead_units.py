@@ -185,6 +185,11 @@ def _certified(measured: Measured, evidence: dict[str, Any]) -> Flag | None:
     )
 
 
+def _is_of(layer: str, point: str) -> bool:
+    """Tell whether a point is the value of a weight layer, at one step or in all."""
+    return point == layer or point.startswith(f"{layer}@")
+
+
 def _zero_for_ever(measured: Measured) -> dict[str, Bool[np.ndarray, " channels"]]:
     """Return which channels stay zero whatever is trained, of the first seed."""
     found: dict[str, Bool[np.ndarray, " channels"]] = {}
@@ -197,8 +202,10 @@ def _zero_for_ever(measured: Measured) -> dict[str, Bool[np.ndarray, " channels"
     layers = {layer.name: layer for layer in measured.subject.anatomy.layers}
     locks.sort(key=lambda lock: lock.never_moves, reverse=True)
     for lock in locks:
-        behind = f"{lock.name}:out"
-        if lock.name not in measured.activity or behind not in points:
+        steps = [name for name in measured.activity if _is_of(lock.name, name)]
+        # Of a recurrence the last step: a unit that no weight reaches is zero in all.
+        behind = f"{steps[-1]}:out" if steps else ""
+        if behind not in points:
             continue
         if len(found) == _MOST_LAYERS:
             break
