@@ -504,6 +504,10 @@ def _remark(source: WeightLayer) -> str:
         parts.append(f"{source.groups} groups")
     if source.batch_axes:
         parts.append(f"{size(source.shape, source.batch_axes)} copies")
+    if source.doubtful_axes:
+        # Several outputs of one layer, or several layers: the laws differ in fan_out.
+        axes = " and ".join(map(str, source.doubtful_axes))
+        parts.append(f"drawn as one layer, although axis {axes} may count copies")
     if source.tied:
         parts.append("tied")
     return ", ".join(parts)

@@ -10,6 +10,7 @@ from jax.extend import core
 from isometry.structure import _attention, _following, _gates, _roles
 from isometry.structure._attention import Heads
 from isometry.structure._branches import Join, innermost, joins
+from isometry.structure._copies import with_copies
 from isometry.structure._depths import Depths
 from isometry.structure._flow import Flow
 from isometry.structure._gates import Entry, Read
@@ -127,7 +128,8 @@ def assemble(
     """
     program = read(closed, len(leaves))
     origins_of = origins(program)
-    weights = rows(program, meetings(program, origins_of), leaves)
+    met = with_copies(program, origins_of, meetings(program, origins_of))
+    weights = rows(program, met, leaves)
     layers_at: dict[int, list[tuple[int, Use]]] = {}
     for index, row in enumerate(weights):
         for use in row.uses:
@@ -220,6 +222,7 @@ def _layers(
             before=precedes.get(row.name, nothing).steps,
             then=follows.get(row.name, ()),
             spread=row.spread,
+            doubtful_axes=row.doubtful_axes,
         )
         for index, row in enumerate(parts.weights)
     )
