@@ -1,0 +1,440 @@
+"""Copies: weights side by side that read one signal, as experts or an ensemble do.
+
+`einsum("d,edf->ef", x, w)` may be one wide layer of e·f outputs, or e layers of f
+outputs each. What comes later tells. If the next weight has one matrix for each e, or
+if the results are averaged over e, they are e layers: along that axis the weight has
+copies. If the next weight sums over e, as behind the heads of an attention, it is one.
+"""
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+from isometry.structure._meetings import Meeting
+from isometry.structure._origins import Origins, matched
+from isometry.structure._reading import Indices, Program, Value, is_opaque
+
+# For each axis of a value: the axes of the weight that it is made of, in the order in
+# which they were merged. None stands for an axis that comes from elsewhere.
+_Axes: TypeAlias = tuple[tuple[int | None, ...], ...]
+
+# What may happen to an axis of outputs on its way through the program.
+# The next weight has one matrix for each of its entries.
+_OWN_MATRIX = "own matrix"
+# Its entries are added up, each with the same factor for all other outputs.
+_AVERAGED = "averaged"
+# Its entries are mixed as those of one layer are, or compared with each other.
+_MIXED = "mixed"
+# The output is reached, or an operation whose axes are not followed.
+_LOST = "lost"
+
+# Operations that compare or add up entries along an axis, and keep it.
+_ALONG = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort")
+
+# Reductions that do more than add up.
+_COMPARING = ("reduce_max", "reduce_min", "reduce_prod", "argmax", "argmin")
+
+# What makes the factors of an average: those of a softmax, a sigmoid or a top k.
+_GATING = frozenset(("exp", "exp2", "logistic", "top_k", "eq", "argmax", "sort"))
+
+
+def with_copies(
+    program: Program,
+    origins: dict[int, Origins],
+    met: Sequence[Meeting],
+) -> list[Meeting]:
+    """Return the meetings, with axes of copies among the `batch_axes`.
+
+    Args:
+        program: The program.
+        origins: The origins of values that come from parameters alone.
+        met: All equations that combine a weight with the signal.
+    """
+    found = []
+    for meeting in met:
+        if meeting.kind != "dense" or len(meeting.out_axes) < 2:
+            found.append(meeting)
+            continue
+        fates = _Fates(program, origins, met=met, meeting=meeting).by_axis
+        copies = tuple(
+            axis
+            for axis in meeting.out_axes
+            if _MIXED not in fates[axis] and _are_copies(fates[axis])
+        )
+        doubtful = tuple(
+            axis
+            for axis in meeting.out_axes
+            if axis not in copies and _is_doubtful(program, meeting, axis, fates[axis])
+        )
+        # Copies of a layer without outputs would be no layer.
+        if len(copies) == len(meeting.out_axes):
+            copies = ()
+        found.append(
+            meeting._replace(
+                out_axes=tuple(a for a in meeting.out_axes if a not in copies),
+                batch_axes=(*meeting.batch_axes, *copies),
+                doubtful_axes=doubtful,
+            )
+        )
+    return found
+
+
+def _are_copies(fate: set[str]) -> bool:
+    """Tell whether what happens to an axis says that it counts copies."""
+    return _OWN_MATRIX in fate or fate == {_AVERAGED}
+
+
+def _is_doubtful(
+    program: Program,
+    meeting: Meeting,
+    axis: int,
+    fate: set[str],
+) -> bool:
+    """Tell whether an axis may count copies, and nothing says whether it does.
+
+    Copies are stacked in front: w[e, d, f]. An axis behind that of the inputs, such as
+    that of the heads in w[d, h, f], is taken for one of outputs.
+    """
+    is_long = program.values[meeting.weight].shape[axis] > 1
+    is_in_front = axis < min(meeting.in_axes, default=0)
+    has_others = any(other > axis for other in meeting.out_axes)
+    return _MIXED not in fate and is_long and is_in_front and has_others
+
+
+class _Fates:
+    """What happens to each axis of the outputs of a layer, wherever it is read.
+
+    Attributes:
+        by_axis: For each of `out_axes` of the meeting, what happens to it.
+    """
+
+    by_axis: dict[int, set[str]]
+
+    def __init__(
+        self,
+        program: Program,
+        origins: dict[int, Origins],
+        *,
+        met: Sequence[Meeting],
+        meeting: Meeting,
+    ) -> None:
+        self._program = program
+        self._origins = origins
+        # A product and a sum after it, which together are a product with a weight.
+        self._multiplied = {
+            (other.value, other.weight): other
+            for other in met
+            if program.values[other.value].operation == "reduce_sum"
+        }
+        self.by_axis = {axis: set() for axis in meeting.out_axes}
+        shape = program.values[meeting.weight].shape
+        self._sizes = {axis: shape[axis] for axis in meeting.out_axes}
+        self._axes = {meeting.value: _result_axes(program, meeting)}
+        # Values that are products of two signals, of which a sum is an inner product.
+        self._inner: set[int] = set()
+        self._follow(meeting.value)
+
+    def _follow(self, start: int) -> None:
+        """Visit all values that axes of the outputs lead to, in the program's order."""
+        if start in self._program.outputs:
+            self._note(self._axes[start], _LOST)
+        seen = {start}
+        pending = list(self._program.readers[start])
+        heapq.heapify(pending)
+        while pending:
+            index = heapq.heappop(pending)
+            # What a scan passes to its next iteration comes earlier in the program.
+            if index in seen or index < start:
+                continue
+            seen.add(index)
+            if not self._visit(index):
+                continue
+            if index in self._program.outputs:
+                self._note(self._axes[index], _LOST)
+            for reader in self._program.readers[index]:
+                heapq.heappush(pending, reader)
+
+    def _note(self, axes: _Axes, event: str) -> None:
+        """Write down what happens to all axes of a value."""
+        for axis in range(len(axes)):
+            self._note_axis(axes, axis, event)
+
+    def _note_axis(self, axes: _Axes, axis: int, event: str) -> None:
+        """Write down what happens to one axis of a value."""
+        for source in axes[axis]:
+            if source is not None:
+                self.by_axis[source].add(event)
+
+    def _visit(self, index: int) -> bool:
+        """Follow the axes through one operation.
+
+        Returns:
+            Whether its result has any of them.
+        """
+        value = self._program.values[index]
+        results = []
+        for position, read in enumerate(value.inputs):
+            if read in self._axes:
+                axes = self._through(value, position, self._axes[read])
+                if axes is not None:
+                    results.append(axes)
+        if not results:
+            return False
+        # Of several operands, such as those of a sum, each axis is known from one.
+        merged = [
+            next((axes[i] for axes in results if any(_known(axes[i]))), (None,))
+            for i in range(len(value.shape))
+        ]
+        self._axes[index] = tuple(merged)
+        # The result of a product is a sum, and no longer a product of two entries.
+        if not value.operation.endswith("general") and self._is_inner(value):
+            self._inner.add(index)
+        return any(any(_known(sources)) for sources in merged)
+
+    def _is_inner(self, value: Value) -> bool:
+        """Tell whether a value is, or holds, a product of two values of many axes."""
+        if any(read in self._inner for read in value.inputs):
+            return True
+        if value.operation != "mul":
+            return False
+        signals = [read for read in value.inputs if read in self._program.of_x]
+        if len(signals) < 2:
+            return False
+        # A factor for each expert is broadcast along the axes of the outputs.
+        axes = self._axes_of_any(value)
+        of_outputs = {i for i, sources in enumerate(axes) if any(_known(sources))}
+        least = min(2, len(of_outputs))
+        return all(
+            len(of_outputs.intersection(self._varying(read))) >= least
+            for read in signals
+        )
+
+    def _axes_of_any(self, value: Value) -> _Axes:
+        """Return the axes of the first operand of a value that has any."""
+        return next(self._axes[read] for read in value.inputs if read in self._axes)
+
+    def _varying(self, index: int) -> list[int]:
+        """Return the axes of a value that are longer than 1 and not broadcast."""
+        value = self._program.values[index]
+        axes = range(len(value.shape))
+        if value.operation != "broadcast_in_dim":
+            return [axis for axis in axes if value.shape[axis] > 1]
+        targets = value.params["broadcast_dimensions"]
+        pairs = zip(targets, value.source_shape, strict=True)
+        return [target for target, size in pairs if size > 1]
+
+    def _through(self, value: Value, position: int, axes: _Axes) -> _Axes | None:
+        """Return the axes of the result of an operation; None if it has none of them.
+
+        Args:
+            value: The result.
+            position: Which operand the axes are of.
+            axes: The axes of that operand.
+        """
+        operation = value.operation
+        if operation == "dot_general":
+            return self._through_product(value, position, axes)
+        if operation == "conv_general_dilated":
+            return self._through_convolution(value, position, axes)
+        if operation == "mul":
+            weight = self._weight_beside(value, position)
+            if weight is not None:
+                self._meet(axes, weight.in_axes, weight.batch_axes)
+                return None
+        if operation == "reduce_sum":
+            event = _AVERAGED
+            if value.inputs[position] in self._inner:
+                event = _MIXED
+            return self._without(axes, value.params["axes"], event)
+        if operation in _COMPARING:
+            return self._without(axes, value.params["axes"], _MIXED)
+        if operation in _ALONG:
+            key = "dimension" if operation == "sort" else "axis"
+            self._note_axis(axes, value.params[key], _MIXED)
+            return axes
+        if operation == "reshape":
+            return _reshaped(value, axes, self._sizes)
+        moved = _moved(value, axes)
+        if moved is None:
+            self._note(axes, _LOST)
+        return moved
+
+    def _without(self, axes: _Axes, dropped: Sequence[int], event: str) -> _Axes:
+        """Return axes without some of them, to which something happens."""
+        for axis in dropped:
+            self._note_axis(axes, axis, event)
+        return tuple(own for axis, own in enumerate(axes) if axis not in dropped)
+
+    def _weight_beside(self, value: Value, position: int) -> Meeting | None:
+        """Return the layer that a product belongs to, or None for a mere factor."""
+        index = value.inputs[1 - position]
+        for read in self._program.readers[value.inputs[position]]:
+            if self._program.values[read] is value:
+                readers = self._program.readers[read]
+                if readers:
+                    return self._multiplied.get((readers[0], index))
+        return None
+
+    def _meet(self, axes: _Axes, summed: Indices, shared: Indices) -> None:
+        """Write down how a weight reads the axes of the signal."""
+        for axis in summed:
+            self._note_axis(axes, axis, _MIXED)
+        for axis in shared:
+            self._note_axis(axes, axis, _OWN_MATRIX)
+
+    def _through_product(
+        self, value: Value, position: int, axes: _Axes
+    ) -> _Axes | None:
+        """Follow axes through a product with a weight, or with another signal."""
+        contracted, batch = value.params["dimension_numbers"]
+        summed, shared = tuple(contracted[position]), tuple(batch[position])
+        other = value.inputs[1 - position]
+        free = [i for i in range(len(axes)) if i not in (*summed, *shared)]
+        num_axes_of_other = len(self._program.values[other].shape)
+        if other in self._origins and num_axes_of_other > len(summed):
+            self._meet(axes, summed, shared)
+            axes = tuple((None,) if i in shared else own for i, own in enumerate(axes))
+        elif any(any(_known(axes[axis])) for axis in shared):
+            # An inner product, such as that of queries and keys, has a factor for each
+            # output; a mean over copies has one for each copy.
+            for axis in summed:
+                self._note_axis(axes, axis, _MIXED)
+        else:
+            for axis in summed:
+                self._note_axis(
+                    axes, axis, _AVERAGED if self._is_gate(other) else _LOST
+                )
+        own = tuple(axes[axis] for axis in free)
+        num_others = len(value.shape) - len(shared) - len(free)
+        nothing = ((None,),) * num_others
+        of_batch = tuple(axes[axis] for axis in shared)
+        if position == 0:
+            return (*of_batch, *own, *nothing)
+        return (*of_batch, *nothing, *own)
+
+    def _is_gate(self, index: int) -> bool:
+        """Tell whether a value is made of factors of an average, such as a softmax's."""
+        # Fixed numbers, and one number in params for each copy.
+        if index not in self._program.of_x:
+            return True
+        pending = [index]
+        seen = set(pending)
+        while pending:
+            value = self._program.values[pending.pop()]
+            if value.operation in _GATING:
+                return True
+            if value.operation == "dot_general":
+                continue
+            new = [read for read in value.inputs if read not in seen]
+            seen.update(new)
+            pending.extend(new)
+        return False
+
+    def _through_convolution(
+        self, value: Value, position: int, axes: _Axes
+    ) -> _Axes | None:
+        """Follow axes through a convolution, along which it has a batch of images."""
+        numbers = value.params["dimension_numbers"]
+        batch, channels, *_ = numbers.lhs_spec
+        if position != 0:
+            self._note(axes, _LOST)
+            return None
+        result: list[tuple[int | None, ...]] = [(None,)] * len(value.shape)
+        result[numbers.out_spec[0]] = axes[batch]
+        self._note_axis(axes, channels, _MIXED)
+        for axis in range(len(axes)):
+            if axis not in (batch, channels):
+                self._note_axis(axes, axis, _LOST)
+        return tuple(result)
+
+
+def _known(sources: Sequence[int | None]) -> list[bool]:
+    """Return for each source of an axis whether it is an axis of the weight."""
+    return [source is not None for source in sources]
+
+
+def _result_axes(program: Program, meeting: Meeting) -> _Axes:
+    """Return which axes of the weight the axes of a layer's result are."""
+    value = program.values[meeting.value]
+    if value.operation != "dot_general":
+        # A product that is summed: its axes are those of the weight, as broadcast.
+        dropped = value.params["axes"] if value.operation == "reduce_sum" else ()
+        num_axes = len(program.values[meeting.weight].shape)
+        kept = [axis for axis in range(num_axes) if axis not in dropped]
+        return tuple(
+            ((axis,) if axis in meeting.out_axes else (None,)) for axis in kept
+        )
+    own = [(axis,) for axis in meeting.out_axes]
+    num_batch = len(meeting.batch_axes)
+    num_others = len(value.shape) - num_batch - len(own)
+    nothing: list[tuple[int | None, ...]] = [(None,)] * num_others
+    of_batch: list[tuple[int | None, ...]] = [(None,)] * num_batch
+    if value.inputs[0] == meeting.weight:
+        return (*of_batch, *own, *nothing)
+    return (*of_batch, *nothing, *own)
+
+
+def _moved(value: Value, axes: _Axes) -> _Axes | None:
+    """Return the axes of the result of an operation that keeps or moves them.
+
+    None if it is not known what becomes of them.
+    """
+    operation = value.operation
+    params = value.params
+    nothing: tuple[int | None, ...] = (None,)
+    if operation == "transpose":
+        return tuple(axes[axis] for axis in params["permutation"])
+    if operation == "squeeze":
+        dropped = {axis % len(axes) for axis in params["dimensions"]}
+        return tuple(own for axis, own in enumerate(axes) if axis not in dropped)
+    if operation == "broadcast_in_dim":
+        result = [nothing] * len(value.shape)
+        for own, target in zip(axes, params["broadcast_dimensions"], strict=True):
+            result[target] = own
+        return tuple(result)
+    if operation == "scan_stack":
+        return (nothing, *axes)
+    if operation == "scan_each":
+        return None if any(_known(axes[0])) else axes[1:]
+    if operation in ("concatenate", "slice", "pad", "dynamic_slice", "split", "rev"):
+        return _cut(value, axes)
+    if is_opaque(value) or operation == "gather":
+        return None
+    # Anything else with as many axes acts entry by entry.
+    return axes if len(value.shape) == len(axes) else None
+
+
+def _cut(value: Value, axes: _Axes) -> _Axes | None:
+    """Return axes of which some are cut or made longer; None if one is the weight's."""
+    source = value.source_shape
+    if value.operation == "concatenate":
+        changed = [value.params["dimension"]]
+    else:
+        changed = [i for i, size in enumerate(source) if size != value.shape[i]]
+    if any(any(_known(axes[axis])) for axis in changed):
+        return None
+    return axes
+
+
+def _reshaped(value: Value, axes: _Axes, sizes: Mapping[int | None, int]) -> _Axes:
+    """Return the axes after a reshape, which merges and splits neighbouring ones.
+
+    Args:
+        value: The result of the reshape.
+        axes: The axes of its operand.
+        sizes: The lengths of the axes of the weight.
+    """
+    result: list[tuple[int | None, ...]] = [(None,)] * len(value.shape)
+    for old, new in matched(value.source_shape, value.shape):
+        merged = tuple(own for axis in old for own in axes[axis])
+        lengths = [value.shape[axis] for axis in new]
+        # What was merged is split again as it was. Of anything else each part may hold
+        # entries of all that were merged.
+        if len(new) == len(merged) and lengths == [sizes.get(own) for own in merged]:
+            for axis, own in zip(new, merged, strict=True):
+                result[axis] = (own,)
+        else:
+            for axis in new:
+                result[axis] = merged
+    return tuple(result)
