@@ -180,7 +180,11 @@ def size(shape: tuple[int, ...], axes: Iterable[int]) -> int:
 
 
 def _resolve(name: str, axes: Axes, rank: int) -> tuple[int, ...]:
-    """Return `axes` as distinct, non-negative axes of an array of `rank` axes."""
+    """Return `axes` as distinct, non-negative axes of an array of `rank` axes.
+
+    Raises:
+        InputError: The axes, which the message calls `name`, do not fit such an array.
+    """
     sequence = axes if isinstance(axes, Sequence) else (axes,)
     try:
         given = [operator.index(axis) for axis in sequence]

@@ -27,6 +27,7 @@ from isometry.measure import (
     _leaves,
     _programs,
     _progress,
+    _record,
     _resolution,
     _spectra,
     methods,
@@ -190,7 +191,7 @@ class _Work:
         )
         for record in records:
             _require_finite(record, seeds, inputs)
-        return records
+        return tuple(map(_record.with_constants, records))
 
     def _on_devices(
         self,
@@ -533,11 +534,9 @@ def _planned(
     """
     footprints = _cost.footprints(targets, method, params, x=x)
     num_bytes = memory.tree_bytes(params)
-    # Parameters are there twice while they are drawn.
-    bytes_of_pair = sum(f.bytes() for f in footprints) + 2 * num_bytes
     # Asking for the free memory takes longer than a small call.
     budget = _cost.ALWAYS_FREE
-    if max_bytes is not None or math.prod(counts) * bytes_of_pair > budget:
+    if max_bytes is not None or _bytes_of_all(footprints, num_bytes, counts) > budget:
         budget = _devices.budget(max_bytes, mesh)
     footprint, chunked = _cost.chunked_together(
         targets, footprints, method, budget=budget
@@ -552,6 +551,25 @@ def _planned(
         for count, size, num in zip(counts, sizes, grid, strict=True)
     )
     return chunked, [(i, j) for i in seeds for j in inputs]
+
+
+def _bytes_of_all(
+    footprints: Sequence[Footprint],
+    num_bytes: int,
+    counts: tuple[int, int],
+) -> int:
+    """Bound the bytes of everything in one chunk, as `_sizes` counts them.
+
+    Args:
+        footprints: Bytes of the inputs of one seed, for each span.
+        num_bytes: Bytes of a seed's parameters.
+        counts: The numbers of seeds and of inputs.
+    """
+    num_seeds, num_inputs = counts
+    shared = max(footprint.shared for footprint in footprints)
+    each = sum(footprint.bytes() - footprint.shared for footprint in footprints)
+    # Parameters are there twice while they are drawn.
+    return shared + num_seeds * (num_inputs * each + 2 * num_bytes)
 
 
 def _sizes(

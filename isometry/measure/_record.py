@@ -720,6 +720,35 @@ class Spectrum:
         )
 
 
+def equal_weights(
+    log_values: Float[Array | np.ndarray, "... nodes"], size: int
+) -> Float[np.ndarray, "... nodes"]:
+    """Return the weights of singular values, each 1 / size, in no memory."""
+    weight = np.asarray(1 / size, log_values.dtype)
+    return np.broadcast_to(weight, log_values.shape)
+
+
+def without_constants(sp: Spectrum) -> Spectrum:
+    """Leave weights that are constants out of the result of a program.
+
+    XLA would write them by a kernel of its own, which takes 10 ms to compile.
+    """
+    if isinstance(sp.weights, np.ndarray):
+        return replace(sp, weights=None)
+    return sp
+
+
+def with_constants(sp: Spectrum) -> Spectrum:
+    """Put back the weights that `without_constants` has left out."""
+    if sp.weights is not None:
+        return sp
+    weights = equal_weights(sp.log_values, sp.size)
+    # A result that was copied to the host stays there.
+    if isinstance(sp.log_values, jax.Array):
+        weights = jnp.asarray(weights)
+    return replace(sp, weights=weights)
+
+
 @compilation.jit
 def _factorized(
     matrices: Float[Array, "... m n"],

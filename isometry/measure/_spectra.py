@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from isometry._internal.types import Key, Params
-from isometry.measure import _programs
+from isometry.measure import _programs, _record
 from isometry.measure._record import Spectrum
 from isometry.measure._target import Target
 from isometry.measure.methods import Method
@@ -47,7 +47,8 @@ def measured(
         bits: The bits of the key, for methods that draw.
 
     Returns:
-        A record for each span, with batch axes (seeds, inputs).
+        A record for each span, with batch axes (seeds, inputs). What is constant is put
+        back by `_record.with_constants`.
     """
     params, seeds = by_seed
     xs, inputs = by_input
@@ -56,7 +57,8 @@ def measured(
     if static.method.needs_key:
         keys = _keys(static, bits, seeds, inputs=inputs)
     measure = static.method.spectra
-    return tuple(measure(target, params, xs, keys=keys) for target in static.targets)
+    records = [measure(target, params, xs, keys=keys) for target in static.targets]
+    return tuple(map(_record.without_constants, records))
 
 
 def _keys(

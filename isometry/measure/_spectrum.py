@@ -14,6 +14,7 @@ from isometry.measure import (
     _diagnosis,
     _jacobian,
     _progress,
+    _record,
     _resolution,
     methods,
 )
@@ -116,6 +117,7 @@ def spectrum(
             sp = _factorized(chosen, target, matrix)
         else:
             sp = _measured(chosen, target, params, x=x, key=key)
+    sp = _record.with_constants(sp)
     if not checks.is_traced(sp):
         _refuse_or_warn(sp, target, params, x=x)
     return sp
@@ -152,7 +154,8 @@ def _measured(
     key: Key | None,
 ) -> Spectrum:
     """Measure the spectrum by a method, in one program."""
-    return method.spectrum(target, params, x=x, key=key)
+    sp = method.spectrum(target, params, x=x, key=key)
+    return _record.without_constants(sp)
 
 
 @functools.partial(compilation.jit, static_argnums=(0, 1))
@@ -162,4 +165,4 @@ def _factorized(
     matrix: Array,
 ) -> Spectrum:
     """Measure the spectrum of a Jacobian that is formed already."""
-    return method.of_jacobian(target, matrix)
+    return _record.without_constants(method.of_jacobian(target, matrix))

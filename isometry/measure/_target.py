@@ -7,6 +7,7 @@ the shapes are.
 import functools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from isometry._internal import jaxprs, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
 from isometry.linalg import Factors
-from isometry.measure import _leaves
+from isometry.measure import _leaves, _record
 from isometry.measure._blocks import Blocks
 from isometry.measure._function import Program, Reference, picked
 from isometry.measure._record import Spectrum
@@ -286,9 +287,10 @@ class Target:
             The measured spectrum.
         """
         m, n = self.shape
-        # Each singular value counts the same.
+        # Each singular value counts the same. As an array of NumPy, which serves as one
+        # of JAX, the weights are known to be constant and can be left out of a program.
         if weights is None:
-            weights = jnp.full_like(log_values, 1 / min(m, n))
+            weights = cast(Array, _record.equal_weights(log_values, min(m, n)))
         batch = log_values.shape[:-1]
         # No method resolves values below the rounding of f itself.
         eps = self.coarse.eps

@@ -154,7 +154,10 @@ def _ways(
     *,
     operands: tuple[int, int],
 ) -> list[_Way]:
-    """Return the paths to each operand; the operand with fewer products comes first."""
+    """Return the paths to each operand; the operand with fewer products comes first.
+
+    The arguments are those of `_way`, for both operands of a sum.
+    """
     ways = [_way(flow, fork, marks, operand=operand) for operand in operands]
     return sorted(ways, key=lambda way: way.num_products)
 
@@ -242,7 +245,14 @@ def _way(
     *,
     operand: int,
 ) -> _Way:
-    """Return all paths from the fork to one operand."""
+    """Return all paths from the fork to one operand.
+
+    Args:
+        flow: The flow.
+        fork: The fork.
+        marks: Has all nodes between the fork and the operands.
+        operand: The node of the operand.
+    """
     fewest = {fork: 0}
     for node in sorted(marks):
         # Paths that do not start at the fork, such as those of the keys and values of

@@ -385,9 +385,10 @@ def _state_names(
         step computes them.
     """
     given = [_given_name(flow.program.values[state]) for state in states]
-    numbered = ["carry"]
-    if len(states) > 1:
-        numbered = [f"carry/{part}" for part in range(len(states))]
+    # A scan may return no state at all, and then there is nothing to name.
+    numbered = [f"carry/{part}" for part in range(len(states))]
+    if len(states) == 1:
+        numbered = ["carry"]
     is_read = [_is_read_by_weights(flow, scan, state) for state in states]
     if sorted(is_read) == [False, True]:
         numbered = ["carry/c", "carry/c"]

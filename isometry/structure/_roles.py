@@ -50,7 +50,10 @@ def _in_attention(
     flow: Flow,
     attentions: Sequence[Heads],
 ) -> dict[int, str]:
-    """Return the roles of the layers of attentions, by the index of the layer."""
+    """Return the roles of the layers of attentions, by the index of the layer.
+
+    A layer with several roles has their names joined: "query/key", or "qkv" for three.
+    """
     parts: dict[int, dict[str, None]] = {}
     for heads in attentions:
         for part in ("query", "key", "value", "output"):

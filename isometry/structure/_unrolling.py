@@ -167,8 +167,12 @@ def representative(iteration: int, length: int) -> int:
     """Return which of the iterations that are laid out stands for an iteration.
 
     Args:
-        iteration: The iteration.
+        iteration: The iteration, from 0 to length - 1.
         length: The number of iterations of the scan.
+
+    Returns:
+        0 for the first iteration, 1 for the second and all inner ones, 2 and 3 for the
+        last two. In a scan of at most four iterations each stands for itself.
     """
     if length <= _LAID_OUT:
         return iteration
@@ -179,10 +183,10 @@ def representative(iteration: int, length: int) -> int:
 
 
 def actual(laid_out: int, length: int) -> int:
-    """Return the first of the iterations that a laid out one represents.
+    """Return the first iteration for which a laid out one stands.
 
     Args:
-        laid_out: Which of the laid out iterations it is.
+        laid_out: Which of the laid out iterations it is, from 0 to 3.
         length: The number of iterations of the scan.
     """
     if length <= _LAID_OUT or laid_out < _LAID_OUT // 2:

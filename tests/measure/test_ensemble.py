@@ -7,7 +7,8 @@ import pytest
 
 import isometry
 from isometry import InputError, linalg, networks
-from isometry.measure.methods import dense
+from isometry.measure import _ensemble
+from isometry.measure.methods import Footprint, dense
 
 NET = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
 KEYS = jax.random.split(jax.random.key(0), 5)
@@ -390,3 +391,13 @@ def test_sample_that_cannot_be_traced_is_told_so():
 
     with pytest.raises(InputError, match=r"sample is traced, .* write params= instead"):
         isometry.ensemble(linear, KEYS, XS, sample=in_numpy)
+
+
+def test_bytes_of_all_are_the_least_budget_for_one_chunk():
+    takes = Footprint(shared=100, each=50)
+    counts = (2, 3)
+    budget = _ensemble._bytes_of_all([takes], num_bytes=7, counts=counts)
+    fitting = _ensemble._sizes(budget, takes, 7, of_device=counts)
+    assert fitting == counts
+    too_many = _ensemble._sizes(budget - 1, takes, 7, of_device=counts)
+    assert too_many != counts

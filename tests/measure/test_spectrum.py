@@ -9,6 +9,7 @@ import pytest
 
 import isometry
 from isometry import InputError, Spectrum, networks
+from isometry.measure import _resolution, _spectrum
 
 S = np.array([2.0, 1.0, 0.5, 0.25])
 BATCH = np.stack(
@@ -499,3 +500,18 @@ def test_nothing_is_said_of_a_traced_jacobian_that_is_not_finite(method):
     assert {
         name for name, value in of(2 * jnp.eye(3)).items() if np.isnan(value)
     } == set()
+
+
+def test_equal_weights_are_no_output_of_a_program():
+    """A constant output is a kernel, which takes 10 ms to compile."""
+    matrix, x = jnp.diag(jnp.array([3.0, 2.0, 1.0])), jnp.ones(3)
+    target = _resolution.resolve(jnp.dot, matrix, x, span="end_to_end", dtype=None)
+    traced = _spectrum._measured.trace(isometry.Dense(), target, matrix, x, None)
+    log_values, log_floor = traced.out_info.log_values, traced.out_info.log_floor
+    assert jax.tree.leaves(traced.out_info) == [log_values, log_floor]
+
+
+@pytest.mark.parametrize("transform", [lambda call: call, jax.jit])
+def test_weights_are_equal_and_sum_to_one(transform):
+    measure = transform(lambda x: isometry.spectrum(jnp.multiply, x, x).weights)
+    assert np.array_equal(measure(jnp.arange(1.0, 5.0)), np.full(4, 0.25))
