@@ -7,9 +7,8 @@ copies. If the next weight sums over e, as behind the heads of an attention, it 
 """
 
 import heapq
-import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from isometry.structure._meetings import Meeting
 from isometry.structure._origins import Origins, matched
@@ -133,6 +132,9 @@ class _Fates:
         self._axes = {meeting.value: _result_axes(program, meeting)}
         # Values that are products of two signals, of which a sum is an inner product.
         self._inner: set[int] = set()
+        # Values behind a weight with one matrix for each copy. What comes after it is
+        # no longer the next weight.
+        self._behind: set[int] = set()
         self._follow(meeting.value)
 
     def _follow(self, start: int) -> None:
@@ -176,7 +178,7 @@ class _Fates:
         results = []
         for position, read in enumerate(value.inputs):
             if read in self._axes:
-                axes = self._through(value, position, self._axes[read])
+                axes = self._through(index, position, self._axes[read])
                 if axes is not None:
                     results.append(axes)
         if not results:
@@ -187,6 +189,8 @@ class _Fates:
             for i in range(len(value.shape))
         ]
         self._axes[index] = tuple(merged)
+        if any(read in self._behind for read in value.inputs):
+            self._behind.add(index)
         # The result of a product is a sum, and no longer a product of two entries.
         if not value.operation.endswith("general") and self._is_inner(value):
             self._inner.add(index)
@@ -224,23 +228,24 @@ class _Fates:
         pairs = zip(targets, value.source_shape, strict=True)
         return [target for target, size in pairs if size > 1]
 
-    def _through(self, value: Value, position: int, axes: _Axes) -> _Axes | None:
+    def _through(self, index: int, position: int, axes: _Axes) -> _Axes | None:
         """Return the axes of the result of an operation; None if it has none of them.
 
         Args:
-            value: The result.
+            index: Index of the result.
             position: Which operand the axes are of.
             axes: The axes of that operand.
         """
+        value = self._program.values[index]
         operation = value.operation
         if operation == "dot_general":
-            return self._through_product(value, position, axes)
+            return self._through_product(index, position, axes)
         if operation == "conv_general_dilated":
             return self._through_convolution(value, position, axes)
         if operation == "mul":
             weight = self._weight_beside(value, position)
             if weight is not None:
-                self._meet(axes, weight.in_axes, weight.batch_axes)
+                self._meet(value, position, weight.in_axes, shared=weight.batch_axes)
                 return None
         if operation == "reduce_sum":
             event = _AVERAGED
@@ -276,35 +281,53 @@ class _Fates:
                     return self._multiplied.get((readers[0], index))
         return None
 
-    def _meet(self, axes: _Axes, summed: Indices, shared: Indices) -> None:
-        """Write down how a weight reads the axes of the signal."""
-        for axis in summed:
-            self._note_axis(axes, axis, _MIXED)
-        for axis in shared:
-            self._note_axis(axes, axis, _OWN_MATRIX)
+    def _meet(
+        self,
+        value: Value,
+        position: int,
+        summed: Sequence[int],
+        *,
+        shared: Sequence[int],
+    ) -> None:
+        """Write down how the next weight reads the axes of the signal.
 
-    def _through_product(
-        self, value: Value, position: int, axes: _Axes
-    ) -> _Axes | None:
+        Args:
+            value: The product of the two.
+            position: Which operand is the signal.
+            summed: The axes of the signal that the weight sums over.
+            shared: The axes for each entry of which it has a matrix of its own.
+        """
+        signal = value.inputs[position]
+        if signal in self._behind:
+            return
+        for axis in summed:
+            self._note_axis(self._axes[signal], axis, _MIXED)
+        for axis in shared:
+            self._note_axis(self._axes[signal], axis, _OWN_MATRIX)
+
+    def _through_product(self, index: int, position: int, axes: _Axes) -> _Axes | None:
         """Follow axes through a product with a weight, or with another signal."""
+        value = self._program.values[index]
         contracted, batch = value.params["dimension_numbers"]
         summed, shared = tuple(contracted[position]), tuple(batch[position])
         other = value.inputs[1 - position]
         free = [i for i in range(len(axes)) if i not in (*summed, *shared)]
+        is_shared = any(any(_known(axes[axis])) for axis in shared)
         num_axes_of_other = len(self._program.values[other].shape)
         if other in self._origins and num_axes_of_other > len(summed):
-            self._meet(axes, summed, shared)
-            axes = tuple((None,) if i in shared else own for i, own in enumerate(axes))
-        elif any(any(_known(axes[axis])) for axis in shared):
+            self._meet(value, position, summed, shared=shared)
+            if is_shared:
+                self._behind.add(index)
+        elif is_shared or len(summed) > 1:
             # An inner product, such as that of queries and keys, has a factor for each
-            # output; a mean over copies has one for each copy.
+            # output, and the heads of an attention may be summed with its tokens; a
+            # mean over copies has one factor for each copy.
             for axis in summed:
                 self._note_axis(axes, axis, _MIXED)
         else:
+            event = _AVERAGED if self._is_gate(other) else _LOST
             for axis in summed:
-                self._note_axis(
-                    axes, axis, _AVERAGED if self._is_gate(other) else _LOST
-                )
+                self._note_axis(axes, axis, event)
         own = tuple(axes[axis] for axis in free)
         num_others = len(value.shape) - len(shared) - len(free)
         nothing = ((None,),) * num_others
@@ -314,7 +337,7 @@ class _Fates:
         return (*of_batch, *nothing, *own)
 
     def _is_gate(self, index: int) -> bool:
-        """Tell whether a value is made of factors of an average, such as a softmax's."""
+        """Tell whether a value is made of the factors of an average: a softmax."""
         # Fixed numbers, and one number in params for each copy.
         if index not in self._program.of_x:
             return True

@@ -23,8 +23,8 @@ class WeightLayer:
         shape: The shape of the leaf; of one slice, if it is stacked.
         in_axes: Axes that are summed over; of an embedding, the axis of its rows.
         out_axes: Axes of the result.
-        batch_axes: Axes along which it has one matrix for each entry: those that weight,
-            signal and result share, and those of experts that all read one signal.
+        batch_axes: Axes along which it has one matrix for each entry: those that
+            weight, signal and result share, and those of experts that read one signal.
         window_axes: Spatial axes of a convolution.
         groups: Groups of channels of a convolution.
         fan_in: The number of entries that are summed to one output; of an embedding,
@@ -55,8 +55,8 @@ class WeightLayer:
             tanh, and no activation of the package.
         spread: Of a transposed convolution, its stride along each axis of the image:
             zeros stand between the pixels that its window goes over. Else empty.
-        doubtful_axes: Those of `out_axes` along which it may be several layers that read
-            one signal, which nothing behind it tells.
+        doubtful_axes: Those of `out_axes` along which it may be several layers that
+            read one signal; nothing behind it tells.
 
     Example:
         >>> net = networks.mlp([3, 8, 8, 2], "tanh")
