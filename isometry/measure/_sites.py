@@ -152,8 +152,11 @@ def _branch_ends(anatomy: Anatomy, first: Point, last: Point) -> set[tuple[str, 
         is_inside = anatomy.upstream(first.name, branch.joins)
         if not (is_inside and anatomy.upstream(branch.joins, last.name)):
             continue
-        end = max(branch.positions)
-        for name, position in zip(branch.layers, branch.positions, strict=True):
-            if position == end:
-                ends.add((name, branch.slice or 0))
+        position_of = dict(zip(branch.layers, branch.positions, strict=True))
+        # A gate ends no branch: if it were zero, the branch would be open.
+        ending = [name for name in branch.layers if name not in branch.gating]
+        end = max(position_of[name] for name in ending)
+        ends |= {
+            (name, branch.slice or 0) for name in ending if position_of[name] == end
+        }
     return ends

@@ -446,7 +446,17 @@ def _weight(
     together = ""
     if not parts:
         together = _drawn_together(source, has_shares=source.name in places.shares)
-    notes = (scaled.note, window_note, _remark(source), usage.note(), together)
+    beside = ""
+    if _places.gates_branch(source, places):
+        beside = "gates its branch"
+    notes = (
+        scaled.note,
+        window_note,
+        _remark(source),
+        beside,
+        usage.note(),
+        together,
+    )
     note = ", ".join(filter(None, notes))
     weight = _Weight(
         source=source,

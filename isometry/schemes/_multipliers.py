@@ -240,7 +240,7 @@ def _gate(
         entry = uses.of_branch[record.name][path] or ()
         size = math.prod(shapes[path].shape[len(entry) :])
         (scalars if size == 1 else scales).append(path)
-    last = record.layers[-1]
+    last = [name for name in record.layers if name not in record.gating][-1]
     is_normed = any("norm" in step for step in places.by_name[last].then)
     if scheme.closes == "norm":
         if scales and is_normed:

@@ -108,6 +108,11 @@ def places(anatomy: Anatomy) -> Places:
     )
 
 
+def gates_branch(source: WeightLayer, places: Places) -> bool:
+    """Tell whether a layer gates a branch, and so has no place on it."""
+    return any(source.name in record.gating for record, _ in places.branches)
+
+
 def role(source: WeightLayer) -> str:
     """Return the role of a layer, in the words of schemes."""
     if source.kind == "embedding":
@@ -176,9 +181,11 @@ def _positions(
     is_across_loops = record.name in branches_across_loops(anatomy)
     if is_across_loops and record.leaves is not None:
         return _positions_across_loops(anatomy, record, record.leaves)
+    # Layers that gate a branch lie beside it: what makes it zero is not theirs.
     return {
         (name, index_of_slice): position
         for name, position in zip(record.layers, record.positions, strict=True)
+        if name not in record.gating
         for index_of_slice in _slices(by_name[name], record)
     }
 
@@ -193,6 +200,8 @@ def _positions_across_loops(
     """
     points: dict[Slice, str] = {}
     for name in record.layers:
+        if name in record.gating:
+            continue
         first = first_points(anatomy, name)
         # Slices of nested stacks are numbered with the innermost index fastest.
         for count, index in enumerate(sorted(first)):
@@ -442,8 +451,14 @@ def _add_embeddings(
         if reading:
             record, stack = reading[0]
             index = stack.branches.index(record)
-            length = max(record.positions) + 1
+            length = _length(record)
             on_branch[layer.name, 0] = _place(stack, index, length=length)
+
+
+def _length(record: Record) -> int:
+    """Return how many layers of a branch come one after the other."""
+    pairs = zip(record.layers, record.positions, strict=True)
+    return 1 + max(position for name, position in pairs if name not in record.gating)
 
 
 def _heads(anatomy: Anatomy, by_name: Mapping[str, WeightLayer]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from jax.extend import core
 
 from isometry.structure import _attention, _following, _gates, _roles
 from isometry.structure._attention import Heads
-from isometry.structure._branches import Join, innermost, joins
+from isometry.structure._branches import Join, innermost, joins, with_gating
 from isometry.structure._copies import with_copies
 from isometry.structure._depths import Depths
 from isometry.structure._flow import Flow
@@ -141,6 +141,9 @@ def assemble(
         node: pre_activation(flow, origins_of, node) for node in flow.layer_at
     }
     joins_of_flow = joins(flow)
+    heads = _attention.attentions(flow, [join.node for join in joins_of_flow])
+    attending = {node for each in heads for node in (*each.query, *each.key)}
+    joins_of_flow = [with_gating(flow, join, attending) for join in joins_of_flow]
     named = spots(flow, weights, pre_activations, joins=joins_of_flow)
     parts = _Parts(
         flow,
@@ -149,7 +152,7 @@ def assemble(
         origins=origins_of,
         pre_activations=pre_activations,
         joins=joins_of_flow,
-        heads=_attention.attentions(flow, [join.node for join in joins_of_flow]),
+        heads=heads,
         points=Points(flow, named, x_paths),
     )
     depths = Depths(program, layers_at)
@@ -289,6 +292,7 @@ def _branches(
                 gates=_paths(parts, gates),
                 skip_gates=_paths(parts, skip_gates),
                 skip_factor=_gates.factor(parts.flow, join.skip, join.fork),
+                gating=_gating(parts, join),
             )
             if _is_across_loops(parts, join):
                 across_loops.add(name)
@@ -298,6 +302,13 @@ def _branches(
     shared = _paths(parts, sorted(_gates.shared(parts.flow.program, all_reads)))
     uses = GateUses(of_branch, of_skip, frozenset(shared))
     return tuple(by_name.values()), uses, frozenset(across_loops)
+
+
+def _gating(parts: _Parts, join: Join) -> tuple[str, ...]:
+    """Return the names of the weights that gate a branch and do nothing else on it."""
+    closing = [node for node in join.layers if node not in join.gating]
+    others = _row_names(parts, closing)
+    return tuple(name for name in _row_names(parts, join.gating) if name not in others)
 
 
 def _is_across_loops(parts: _Parts, join: Join) -> bool:

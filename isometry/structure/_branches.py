@@ -5,11 +5,12 @@ and the other operand of the sum is the skip. The stream is what runs from join 
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from isometry.structure._flow import Flow
 from isometry.structure._reading import Indices
+from isometry.structure._vanishing import gating
 
 # A difference is no join: the gate of a GRU takes the new state from the old one.
 _SUMS = frozenset(("add", "add_any"))
@@ -35,9 +36,11 @@ class Join(NamedTuple):
         layers: The nodes of the weight layers on the branch, in order.
         shortcut: The nodes of the weight layers on the skip, such as a projection.
         positions: For each of `layers`, how many layers of the branch come before it on
-            the longest path.
+            the longest path, without those of `gating`.
         skip: The operand of the sum that is the stream.
         end: The operand of the sum that is the result of the branch.
+        way: The branch as all paths from the fork to its end.
+        gating: Those of `layers` that do not close the branch if they are zero.
     """
 
     node: int
@@ -47,6 +50,8 @@ class Join(NamedTuple):
     positions: Indices
     skip: int
     end: int
+    way: "_Way"
+    gating: Indices = ()
 
 
 def joins(flow: Flow) -> list[Join]:
@@ -63,6 +68,35 @@ def joins(flow: Flow) -> list[Join]:
             if join is not None:
                 in_order.append(join)
     return in_order
+
+
+def with_gating(flow: Flow, join: Join, attending: Container[int]) -> Join:
+    """Return a join with the layers that gate its branch, which count for none.
+
+    Args:
+        flow: The flow.
+        join: The join.
+        attending: The layers that make queries and keys. They count, as they do in the
+            literature, if a layer follows them on the branch.
+    """
+    gates = gating(flow, join.way.nodes, join.layers, end=join.end)
+    if not gates:
+        return join
+    others = tuple(
+        layer
+        for layer in gates
+        if layer not in attending or not _is_before(flow, layer, join, gates)
+    )
+    return join._replace(positions=join.way.positions(flow, others), gating=others)
+
+
+def _is_before(flow: Flow, layer: int, join: Join, gates: Indices) -> bool:
+    """Tell whether a layer that closes a branch comes after another of its layers."""
+    reached = {layer}
+    for node in join.way.nodes:
+        if any(read in reached for read in flow.inputs[node]):
+            reached.add(node)
+    return any(other in reached for other in join.layers if other not in gates)
 
 
 def is_sum(flow: Flow, node: int) -> bool:
@@ -90,17 +124,25 @@ class _Way(NamedTuple):
         """Return the nodes on the paths that are results of weight layers."""
         return tuple(node for node in self.nodes if node in flow.layer_at)
 
-    def positions(self, flow: Flow) -> Indices:
-        """Return how many layers come before each of `layers` on the longest path."""
+    def positions(self, flow: Flow, gating: Indices = ()) -> Indices:
+        """Return how many layers come before each of `layers` on the longest path.
+
+        Args:
+            flow: The flow.
+            gating: Layers that are not counted.
+        """
         # Layers up to and including each node; the fork, and what is on no path from
         # it, count for none.
         longest: dict[int, int] = {}
+        positions: dict[int, int] = {}
         for node in self.nodes:
             before = max(
                 (longest.get(read, 0) for read in flow.inputs[node]), default=0
             )
-            longest[node] = before + (node in flow.layer_at)
-        return tuple(longest[node] - 1 for node in self.layers(flow))
+            positions[node] = before
+            is_counted = node in flow.layer_at and node not in gating
+            longest[node] = before + is_counted
+        return tuple(positions[node] for node in self.layers(flow))
 
 
 def _join(
@@ -144,6 +186,7 @@ def _join(
         positions=branch.positions(flow),
         skip=skip.end,
         end=branch.end,
+        way=branch,
     )
 
 

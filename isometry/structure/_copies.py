@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from isometry.structure._meetings import Meeting
 from isometry.structure._origins import Origins, matched
-from isometry.structure._reading import Indices, Program, Value, is_opaque
+from isometry.structure._reading import Program, Value, is_opaque
 
 # For each axis of a value: the axes of the weight that it is made of, in the order in
 # which they were merged. None stands for an axis that comes from elsewhere.

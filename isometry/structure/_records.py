@@ -118,7 +118,8 @@ class Branch(NamedTuple):
         shortcut: The names of the layers on the skip: a projection, or none.
         positions: For each of `layers`, how many layers of the branch come before it on
             the longest path: 0 for query, key and value, 1 for the output after them.
-            Of a loop within the branch, the first iterations alone are counted.
+            Of a loop within the branch, the first iterations alone are counted. Those
+            of `gating` do not count.
         slice: Which slice of its stacked layers it is made of, or None.
         gates: Key paths of leaves that multiply the branch after its last layer: the
             branch, without what is added to it, is zero where one of them is. A trained
@@ -126,6 +127,11 @@ class Branch(NamedTuple):
         skip_gates: Key paths of leaves that multiply the skip.
         skip_factor: The fixed number by which the program multiplies the skip, 1 if it
             does not; None if it does something else to the skip.
+        gating: Those of `layers` that only say how much of the branch passes: the
+            layers in a sigmoid or softmax that multiplies it, such as those of a
+            squeeze-and-excitation. If they are zero, the branch is not. Queries and
+            keys in front of another layer are not among them. Empty if no layer makes
+            the branch zero.
 
     Example:
         >>> def block(params, x):
@@ -148,6 +154,7 @@ class Branch(NamedTuple):
     gates: tuple[str, ...] = ()
     skip_gates: tuple[str, ...] = ()
     skip_factor: float | None = 1.0
+    gating: tuple[str, ...] = ()
 
 
 class Attention(NamedTuple):
