@@ -12,8 +12,10 @@ from isometry.structure._flow import Flow
 from isometry.structure._reading import Indices
 from isometry.structure._vanishing import gating
 
-# A difference is no join: the gate of a GRU takes the new state from the old one.
 _SUMS = frozenset(("add", "add_any"))
+
+# What stacks two values, the sum of which is then taken along the new axis.
+_STACKS = frozenset(("stack", "concatenate"))
 
 # Operations that pick one entry of an axis, as a step of a recurrence does.
 _PICKING = frozenset(("scan_each", "dynamic_slice", "gather"))
@@ -62,12 +64,67 @@ def joins(flow: Flow) -> list[Join]:
     """
     in_order = []
     for node in flow.nodes:
-        if is_sum(flow, node):
-            left, right = flow.inputs[node]
-            join = _join(flow, node, (left, right))
-            if join is not None:
-                in_order.append(join)
+        operands = _summands(flow, node)
+        if operands is None:
+            continue
+        join = _join(flow, node, operands)
+        if join is not None and _is_added(flow, join):
+            in_order.append(join)
     return in_order
+
+
+def _summands(flow: Flow, node: int) -> tuple[int, int] | None:
+    """Return the two values whose sum or difference a node is, or None.
+
+    A sum may also be written as `x.at[:].add(y)`, or as that of a stack of the two.
+    """
+    operation = flow.operation(node)
+    operands = list(dict.fromkeys(flow.inputs[node]))
+    if operation == "reduce_sum" and len(operands) == 1:
+        operands = _stacked(flow, node, operands[0])
+    elif operation == "scatter-add":
+        if not _is_full_scatter(flow, node):
+            return None
+    elif operation not in _SUMS and operation != "sub":
+        return None
+    if len(operands) != 2:
+        return None
+    return operands[0], operands[1]
+
+
+def _stacked(flow: Flow, node: int, stack: int) -> list[int]:
+    """Return the values that a node adds up after they were stacked; else []."""
+    if flow.operation(stack) not in _STACKS:
+        return []
+    params = flow.value(stack).params
+    axis = params.get("axis", params.get("dimension"))
+    shape = flow.value(stack).shape
+    is_along_stack = tuple(flow.value(node).params["axes"]) == (axis,)
+    # Each of them has one entry along the axis.
+    inputs = flow.inputs[stack]
+    if is_along_stack and shape[axis] == len(flow.unrolled.nodes[stack].inputs):
+        return list(dict.fromkeys(inputs))
+    return []
+
+
+def _is_full_scatter(flow: Flow, node: int) -> bool:
+    """Tell whether a scatter adds to every entry, as `x.at[:].add(y)` does."""
+    inputs = flow.unrolled.nodes[node].inputs
+    indices = flow.value(inputs[1])
+    has_no_index = indices.shape[-1:] == (0,)
+    return has_no_index and flow.value(inputs[2]).shape == flow.value(node).shape
+
+
+def _is_added(flow: Flow, join: Join) -> bool:
+    """Tell whether the branch is added to the stream, or taken from it.
+
+    F(x) - x is no residual branch. Nor is h - n of a GRU or highway layer, which
+    returns n + z (h - n): there the branch n goes its own way too.
+    """
+    if flow.operation(join.node) != "sub":
+        return True
+    is_taken_from_stream = flow.inputs[join.node][0] == join.skip
+    return is_taken_from_stream and flow.readers[join.end] == [join.node]
 
 
 def with_gating(flow: Flow, join: Join, attending: Container[int]) -> Join:
