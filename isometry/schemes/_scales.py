@@ -14,7 +14,7 @@ _NAMES = frozenset(activations.names())
 # How the anatomy writes a product of two branches, and functions that are no activation
 # of the package.
 _PRODUCT = "product"
-_NAMELESS = ("unnamed", "glu", "square", "power")
+_NAMELESS = ("unnamed", "glu", "square", "power", "associative scan")
 _VARIANT = "variant"
 
 
