@@ -72,7 +72,7 @@ def test_repr_of_a_hundred_layers_fits_a_screen():
 
 def halves(x):
     """Rotary positions (Su et al., 2021) of pairs (i, i + d/2)."""
-    angles = jnp.arange(6.0)[:, None] * 0.1 ** jnp.arange(2)
+    angles = jnp.arange(6.0)[:, None] * jnp.float32(0.1) ** jnp.arange(2.0)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
@@ -80,7 +80,7 @@ def halves(x):
 
 def neighbours(x):
     """Rotary positions of pairs (2 i, 2 i + 1), as in the paper."""
-    angles = jnp.repeat(jnp.arange(6.0)[:, None] * 0.1 ** jnp.arange(2), 2, axis=-1)
+    angles = jnp.repeat(jnp.arange(6.0)[:, None] * jnp.float32(0.1) ** jnp.arange(2.0), 2, axis=-1)
     turned = jnp.stack([-x[:, 1::2], x[:, ::2]], axis=-1).reshape(x.shape)
     return x * jnp.cos(angles) + turned * jnp.sin(angles)
 
