@@ -80,7 +80,9 @@ def halves(x):
 
 def neighbours(x):
     """Rotary positions of pairs (2 i, 2 i + 1), as in the paper."""
-    angles = jnp.repeat(jnp.arange(6.0)[:, None] * jnp.float32(0.1) ** jnp.arange(2.0), 2, axis=-1)
+    angles = jnp.repeat(
+        jnp.arange(6.0)[:, None] * jnp.float32(0.1) ** jnp.arange(2.0), 2, axis=-1
+    )
     turned = jnp.stack([-x[:, 1::2], x[:, ::2]], axis=-1).reshape(x.shape)
     return x * jnp.cos(angles) + turned * jnp.sin(angles)
 
