@@ -2,6 +2,7 @@
 
 from isometry.schemes._scheme import Scheme
 from isometry.structure import Anatomy
+from isometry.structure._interpolating import interpolations
 
 # What a network may lack, by the values of `Scheme.made_for`.
 _LACKS = {
@@ -22,8 +23,13 @@ def notes(scheme: Scheme, anatomy: Anatomy) -> tuple[str, ...]:
     Returns:
         Sentences, most often none.
     """
+    interpolating = ""
+    if scheme.made_for == "branches":
+        interpolating = _interpolating(anatomy)
     if scheme.made_for and not _has(anatomy, scheme.made_for):
         lack = _LACKS[scheme.made_for]
+        if interpolating:
+            lack = f"{lack} ({interpolating})"
         # A function of an opaque loop may have a branch that nobody sees.
         if anatomy.unread:
             lack = f"{lack} (unread: {', '.join(anatomy.unread)})"
@@ -33,7 +39,21 @@ def notes(scheme: Scheme, anatomy: Anatomy) -> tuple[str, ...]:
             f"{scheme.name} sets its scales on inputs, and draw alone does not: then "
             "write params = assignment.scheme.adjust(net, params, xs)",
         )
+    if interpolating:
+        return (f"{interpolating}: their layers are drawn as on the stream",)
     return ()
+
+
+def _interpolating(anatomy: Anatomy) -> str:
+    """Say how many sums of highway layers there are, or return ""."""
+    number = len(interpolations(anatomy._flow))
+    if number == 0:
+        return ""
+    if number == 1:
+        return "one sum interpolates, (1 - t) x + t F(x), and is no residual branch"
+    return (
+        f"{number} sums interpolate, (1 - t) x + t F(x), and are no residual branches"
+    )
 
 
 def _has(anatomy: Anatomy, part: str) -> bool:

@@ -14,9 +14,14 @@ from isometry.structure._meetings import Meeting
 from isometry.structure._origins import Origins, matched
 from isometry.structure._reading import Program, Value, is_opaque
 
-# For each axis of a value: the axes of the weight that it is made of, in the order in
-# which they were merged. None stands for an axis that comes from elsewhere.
-_Axes: TypeAlias = tuple[tuple[int | None, ...], ...]
+# The axes of the weight that one axis of a value is made of, in the order in which they
+# were merged. None stands for an axis that comes from elsewhere.
+_Sources: TypeAlias = tuple[int | None, ...]
+
+# The sources of each axis of a value.
+_Axes: TypeAlias = tuple[_Sources, ...]
+
+_ELSEWHERE: _Sources = (None,)
 
 # What may happen to an axis of outputs on its way through the program.
 # The next weight has one matrix for each of its entries.
@@ -128,7 +133,9 @@ class _Fates:
         }
         self.by_axis = {axis: set() for axis in meeting.out_axes}
         shape = program.values[meeting.weight].shape
-        self._sizes = {axis: shape[axis] for axis in meeting.out_axes}
+        self._sizes: dict[int | None, int] = {
+            axis: shape[axis] for axis in meeting.out_axes
+        }
         self._axes = {meeting.value: _result_axes(program, meeting)}
         # Values that are products of two signals, of which a sum is an inner product.
         self._inner: set[int] = set()
@@ -185,7 +192,7 @@ class _Fates:
             return False
         # Of several operands, such as those of a sum, each axis is known from one.
         merged = [
-            next((axes[i] for axes in results if any(_known(axes[i]))), (None,))
+            next((axes[i] for axes in results if _is_known(axes[i])), _ELSEWHERE)
             for i in range(len(value.shape))
         ]
         self._axes[index] = tuple(merged)
@@ -194,7 +201,7 @@ class _Fates:
         # The result of a product is a sum, and no longer a product of two entries.
         if not value.operation.endswith("general") and self._is_inner(value):
             self._inner.add(index)
-        return any(any(_known(sources)) for sources in merged)
+        return any(_is_known(sources) for sources in merged)
 
     def _is_inner(self, value: Value) -> bool:
         """Tell whether a value is, or holds, a product of two values of many axes."""
@@ -207,7 +214,7 @@ class _Fates:
             return False
         # A factor for each expert is broadcast along the axes of the outputs.
         axes = self._axes_of_any(value)
-        of_outputs = {i for i, sources in enumerate(axes) if any(_known(sources))}
+        of_outputs = {i for i, sources in enumerate(axes) if _is_known(sources)}
         least = min(2, len(of_outputs))
         return all(
             len(of_outputs.intersection(self._varying(read))) >= least
@@ -312,7 +319,7 @@ class _Fates:
         summed, shared = tuple(contracted[position]), tuple(batch[position])
         other = value.inputs[1 - position]
         free = [i for i in range(len(axes)) if i not in (*summed, *shared)]
-        is_shared = any(any(_known(axes[axis])) for axis in shared)
+        is_shared = any(_is_known(axes[axis]) for axis in shared)
         num_axes_of_other = len(self._program.values[other].shape)
         if other in self._origins and num_axes_of_other > len(summed):
             self._meet(value, position, summed, shared=shared)
@@ -330,7 +337,7 @@ class _Fates:
                 self._note_axis(axes, axis, event)
         own = tuple(axes[axis] for axis in free)
         num_others = len(value.shape) - len(shared) - len(free)
-        nothing = ((None,),) * num_others
+        nothing = (_ELSEWHERE,) * num_others
         of_batch = tuple(axes[axis] for axis in shared)
         if position == 0:
             return (*of_batch, *own, *nothing)
@@ -363,7 +370,7 @@ class _Fates:
         if position != 0:
             self._note(axes, _LOST)
             return None
-        result: list[tuple[int | None, ...]] = [(None,)] * len(value.shape)
+        result = [_ELSEWHERE] * len(value.shape)
         result[numbers.out_spec[0]] = axes[batch]
         self._note_axis(axes, channels, _MIXED)
         for axis in range(len(axes)):
@@ -372,9 +379,9 @@ class _Fates:
         return tuple(result)
 
 
-def _known(sources: Sequence[int | None]) -> list[bool]:
-    """Return for each source of an axis whether it is an axis of the weight."""
-    return [source is not None for source in sources]
+def _is_known(sources: _Sources) -> bool:
+    """Tell whether an axis comes from an axis of the weight."""
+    return any(source is not None for source in sources)
 
 
 def _result_axes(program: Program, meeting: Meeting) -> _Axes:
@@ -382,17 +389,17 @@ def _result_axes(program: Program, meeting: Meeting) -> _Axes:
     value = program.values[meeting.value]
     if value.operation != "dot_general":
         # A product that is summed: its axes are those of the weight, as broadcast.
-        dropped = value.params["axes"] if value.operation == "reduce_sum" else ()
         num_axes = len(program.values[meeting.weight].shape)
-        kept = [axis for axis in range(num_axes) if axis not in dropped]
-        return tuple(
-            ((axis,) if axis in meeting.out_axes else (None,)) for axis in kept
-        )
+        product = [_ELSEWHERE] * num_axes
+        for axis in meeting.out_axes:
+            product[axis] = (axis,)
+        dropped = value.params["axes"]
+        return tuple(own for axis, own in enumerate(product) if axis not in dropped)
     own = [(axis,) for axis in meeting.out_axes]
     num_batch = len(meeting.batch_axes)
     num_others = len(value.shape) - num_batch - len(own)
-    nothing: list[tuple[int | None, ...]] = [(None,)] * num_others
-    of_batch: list[tuple[int | None, ...]] = [(None,)] * num_batch
+    nothing = [_ELSEWHERE] * num_others
+    of_batch = [_ELSEWHERE] * num_batch
     if value.inputs[0] == meeting.weight:
         return (*of_batch, *own, *nothing)
     return (*of_batch, *nothing, *own)
@@ -405,27 +412,31 @@ def _moved(value: Value, axes: _Axes) -> _Axes | None:
     """
     operation = value.operation
     params = value.params
-    nothing: tuple[int | None, ...] = (None,)
     if operation == "transpose":
         return tuple(axes[axis] for axis in params["permutation"])
     if operation == "squeeze":
         dropped = {axis % len(axes) for axis in params["dimensions"]}
         return tuple(own for axis, own in enumerate(axes) if axis not in dropped)
     if operation == "broadcast_in_dim":
-        result = [nothing] * len(value.shape)
+        result = [_ELSEWHERE] * len(value.shape)
         for own, target in zip(axes, params["broadcast_dimensions"], strict=True):
             result[target] = own
         return tuple(result)
     if operation == "scan_stack":
-        return (nothing, *axes)
+        return (_ELSEWHERE, *axes)
     if operation == "scan_each":
-        return None if any(_known(axes[0])) else axes[1:]
+        # A slice for each of the weight's own entries is no axis any more.
+        if _is_known(axes[0]):
+            return None
+        return axes[1:]
     if operation in ("concatenate", "slice", "pad", "dynamic_slice", "split", "rev"):
         return _cut(value, axes)
     if is_opaque(value) or operation == "gather":
         return None
     # Anything else with as many axes acts entry by entry.
-    return axes if len(value.shape) == len(axes) else None
+    if len(value.shape) == len(axes):
+        return axes
+    return None
 
 
 def _cut(value: Value, axes: _Axes) -> _Axes | None:
@@ -435,7 +446,7 @@ def _cut(value: Value, axes: _Axes) -> _Axes | None:
         changed = [value.params["dimension"]]
     else:
         changed = [i for i, size in enumerate(source) if size != value.shape[i]]
-    if any(any(_known(axes[axis])) for axis in changed):
+    if any(_is_known(axes[axis]) for axis in changed):
         return None
     return axes
 
@@ -448,7 +459,7 @@ def _reshaped(value: Value, axes: _Axes, sizes: Mapping[int | None, int]) -> _Ax
         axes: The axes of its operand.
         sizes: The lengths of the axes of the weight.
     """
-    result: list[tuple[int | None, ...]] = [(None,)] * len(value.shape)
+    result = [_ELSEWHERE] * len(value.shape)
     for old, new in matched(value.source_shape, value.shape):
         merged = tuple(own for axis in old for own in axes[axis])
         lengths = [value.shape[axis] for axis in new]
