@@ -97,7 +97,7 @@ def _stacked(flow: Flow, node: int, stack: int) -> list[int]:
     if flow.operation(stack) not in _STACKS:
         return []
     params = flow.value(stack).params
-    axis = params.get("axis", params.get("dimension"))
+    axis = params["axis" if "axis" in params else "dimension"]
     shape = flow.value(stack).shape
     is_along_stack = tuple(flow.value(node).params["axes"]) == (axis,)
     # Each of them has one entry along the axis.

@@ -83,7 +83,7 @@ def _before_layout(flow: Flow, node: int) -> int:
 
 
 def _is_of_recurrence(flow: Flow, node: int) -> bool:
-    """Tell whether the layers before a node are applied step by step, or there are none.
+    """Tell whether layers before a node are applied step by step, or there are none.
 
     Of a recurrence without a scan, each step uses the same weights once more.
     """
