@@ -64,7 +64,7 @@ def with_copies(
         copies = tuple(
             axis
             for axis in meeting.out_axes
-            if _MIXED not in fates[axis] and _are_copies(fates[axis])
+            if _are_copies(fates[axis]) and _is_in_front(meeting, axis)
         )
         doubtful = tuple(
             axis
@@ -86,7 +86,21 @@ def with_copies(
 
 def _are_copies(fate: set[str]) -> bool:
     """Tell whether what happens to an axis says that it counts copies."""
+    if _MIXED in fate:
+        return False
     return _OWN_MATRIX in fate or fate == {_AVERAGED}
+
+
+def _is_in_front(meeting: Meeting, axis: int) -> bool:
+    """Tell whether an axis of outputs is stored before those of the inputs.
+
+    Copies are stacked in front: w[e, d, f]. In w[d, h, f] the outputs of one layer are
+    heads, whatever reads them.
+    """
+    origin = meeting.origin.axes
+    inputs = [source for each in meeting.in_axes for source in origin[each] or (each,)]
+    own = min(origin[axis], default=axis)
+    return own < min(inputs, default=0)
 
 
 def _is_doubtful(
@@ -95,15 +109,11 @@ def _is_doubtful(
     axis: int,
     fate: set[str],
 ) -> bool:
-    """Tell whether an axis may count copies, and nothing says whether it does.
-
-    Copies are stacked in front: w[e, d, f]. An axis behind that of the inputs, such as
-    that of the heads in w[d, h, f], is taken for one of outputs.
-    """
+    """Tell whether an axis may count copies, and nothing says whether it does."""
     is_long = program.values[meeting.weight].shape[axis] > 1
-    is_in_front = axis < min(meeting.in_axes, default=0)
     has_others = any(other > axis for other in meeting.out_axes)
-    return _MIXED not in fate and is_long and is_in_front and has_others
+    is_open = _MIXED not in fate and is_long and has_others
+    return is_open and (_are_copies(fate) or _is_in_front(meeting, axis))
 
 
 class _Fates:
