@@ -95,7 +95,7 @@ class Scales:
         return scaled._replace(note=f"{scaled.note} {where}")
 
     def _solved(self, activation: str | Activation) -> Scaled:
-        """Solve for the critical sigmas; without a critical point for chi = 1 at q = 1."""
+        """Solve for critical sigmas; without a critical point, for chi = 1 at q = 1."""
         _, sigma_b = self._sigmas
         name = activation if isinstance(activation, str) else activation.name
         if name == "linear" and not sigma_b:

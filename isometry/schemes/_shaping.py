@@ -446,11 +446,13 @@ def untransformed(activation: Activation) -> Activation:
 
 @functools.cache
 def _dks(activation: Activation, depth: int, blocks: Blocks = ()) -> Activation:
+    """Return what `_shaped` returns, cached."""
     return _shaped(activation, depth, blocks)
 
 
 @functools.cache
 def _tat(activation: Activation, depth: int, blocks: Blocks = ()) -> Activation:
+    """Return what `_tailored` returns, cached."""
     return _tailored(activation, depth, blocks)
 
 
