@@ -206,9 +206,9 @@ class Cnn(Built):
 
         Args:
             scheme: A name, an initializer or a `Scheme`, as for `schemes.get`.
-            sigma_w: The scale of the weights of a scheme that leaves it free. None is
-                critical for the activation.
-            sigma_b: The standard deviation of the biases, likewise.
+            sigma_w: The scale of the weights, if the scheme leaves it to the user. None
+                is critical for the activation.
+            sigma_b: The standard deviation of the biases, likewise. None is 0.
 
         Returns:
             The copy.
@@ -332,9 +332,9 @@ def cnn(
             or one per pair: one fewer than layers.
         head: The outputs of a dense layer behind the mean over all pixels. None: the
             output is the last pre-activation, an image.
-        sigma_w: Scale of the weights of a scheme that leaves it free. None is critical
-            for the activation.
-        sigma_b: Standard deviation of the biases, likewise.
+        sigma_w: The scale of the weights, if the scheme leaves it to the user. None is
+            critical for the activation.
+        sigma_b: The standard deviation of the biases, likewise. None is 0.
         bias: Whether layers have biases.
         dtype: The dtype of the parameters and of the arithmetic. None is JAX's default.
 

@@ -203,7 +203,7 @@ class MlpFunction(LayeredFunction):
     def _run(
         self, run: Params, z: Array
     ) -> tuple[Array, Float[Array, "length fan_out"]]:
-        """Return the pre-activation of the last layer of a run, and of all its layers.
+        """Return the last pre-activation of a run, and the stack of all of them.
 
         Args:
             run: The stacked weights and biases of the run.
@@ -219,7 +219,7 @@ class MlpFunction(LayeredFunction):
     def _run_activated(
         self, run: Params, h: Array
     ) -> tuple[Array, Float[Array, "length fan_out"]]:
-        """Return the activation behind the last layer of a run, and all slopes phi'(z).
+        """Return the last activation of a run, and the stack of all slopes phi'(z).
 
         Args:
             run: The stacked weights and biases of the run.
@@ -436,9 +436,9 @@ class Mlp(LayeredNetwork):
 
         Args:
             scheme: A name, an initializer or a `Scheme`, as for `schemes.get`.
-            sigma_w: The scale of the weights of a scheme that leaves it free. None is
-                critical for the activation.
-            sigma_b: The standard deviation of the biases, likewise.
+            sigma_w: The scale of the weights, if the scheme leaves it to the user. None
+                is critical for the activation.
+            sigma_b: The standard deviation of the biases, likewise. None is 0.
 
         Returns:
             The copy.
@@ -546,10 +546,10 @@ def mlp(  # noqa: PLR0917 (as it has always been)
             `Activation`.
         scheme: A scheme's name, an initializer's that needs no arguments, an
             initializer, or a `Scheme`.
-        sigma_w: The scale of the weights of a scheme that leaves it free: fan_in·Var(W)
-            = sigma_w² for Gaussian weights, every singular value sigma_w for orthogonal
-            ones. None is critical for the activation.
-        sigma_b: The standard deviation of the biases, N(0, sigma_b²), likewise.
+        sigma_w: The scale of the weights, if the scheme leaves it to the user. Gaussian
+            weights have variance sigma_w²/fan_in, orthogonal weights all singular
+            values sigma_w. None is critical for the activation.
+        sigma_b: The standard deviation of the biases, likewise. None is 0.
         bias: Whether there are biases at all. Without them sigma_b must be 0 or None.
         dtype: The dtype of the parameters and of the arithmetic. None is JAX's default.
 

@@ -52,9 +52,9 @@ class Network:
         activation: The activation of all hidden layers. None if they have several, or
             it is not known.
         mode: "inference", or "training" if x is a whole batch with its random keys.
-        sigma_w: The scale of the weights as the user gave it, for a scheme that leaves
-            it free. None is critical for the activation of each layer.
-        sigma_b: The standard deviation of the biases, likewise.
+        sigma_w: The scale of the weights as the user gave it. None is critical for the
+            activation of each layer, if the scheme does not fix its own scale.
+        sigma_b: The standard deviation of the biases as the user gave it. None is 0.
 
     Example:
         >>> net = networks.mlp([3, 8, 2], "tanh")
@@ -258,9 +258,10 @@ class Network:
         Args:
             scheme: A scheme's name, an initializer's that needs no arguments, an
                 initializer, or a `Scheme`.
-            sigma_w: The scale of the weights of a scheme that leaves it free (gaussian,
-                orthogonal). None: critical for the activation behind each layer.
-            sigma_b: The standard deviation of the biases, likewise.
+            sigma_w: The scale of the weights, if the scheme leaves it to the user, as
+                gaussian and orthogonal do. None is critical for the activation behind
+                each layer.
+            sigma_b: The standard deviation of the biases, likewise. None is 0.
 
         Returns:
             The copy.
@@ -536,9 +537,9 @@ class Built(Network):
 
         Args:
             scheme: A name, an initializer or a `Scheme`, as for `schemes.get`.
-            sigma_w: The scale of the weights of a scheme that leaves it free. None:
-                critical for the activation behind each layer.
-            sigma_b: The standard deviation of the biases, likewise.
+            sigma_w: The scale of the weights, if the scheme leaves it to the user. None
+                is critical for the activation behind each layer.
+            sigma_b: The standard deviation of the biases, likewise. None is 0.
 
         Returns:
             The copy.
@@ -630,6 +631,8 @@ class Redrawn(Wrapper, Built):
             InputError: `key` is no random key.
         """
         drawn = super().init(key)
+        # The state of a model, such as averages of its batch norms, may depend on the
+        # weights that the scheme has just replaced.
         return self.base.completed(key, drawn)
 
     @property

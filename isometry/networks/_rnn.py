@@ -137,10 +137,10 @@ class Rnn(Network):
     def layer_activations(self) -> Mapping[str, Activation]:
         """The activation for which each recurrent weight is critical, by its name.
 
-        For the gates of `Cell.switches` it is `linear`, and so their scale is 1: their
-        logistic function does not transform the signal, its value multiplies the
-        signal. Weights that are critical for the logistic function are 10 times as
-        large, and almost all values of these gates would be 0 or 1.
+        For the gates in `Cell.switches` it is `linear`, and so their scale is 1. The
+        signal does not pass through their logistic function, but is multiplied by its
+        value. Weights that are critical for the logistic function would be 10 times as
+        large, and almost all its values 0 or 1.
         """
         cell = self.function.cell
         by_layer = {}

@@ -50,7 +50,7 @@ def listing() -> list[Listed]:
 
 
 def _entry(kind: str, record: Scheme | initializers.Entry) -> Listed:
-    """Return the entry of a scheme or an initializer in `listing`."""
+    """Return a scheme or an initializer as an entry of `listing`."""
     fields = {field: getattr(record, field) for field in _FIELDS}
     # Schemes need no arguments; some initializers do.
     return {"kind": kind, **fields, "needs": getattr(record, "needs", ())}

@@ -81,11 +81,11 @@ class Scales:
         return self._critical("linear", "")
 
     def _critical(self, activation: str | Activation, where: str) -> Scaled:
-        """Return the scheme with critical sigmas for an activation.
+        """Return the scheme with critical sigmas for an activation, which are cached.
 
         Args:
             activation: The activation.
-            where: The end of the note: where the activation stands.
+            where: The end of the note, such as "that follows"; "" for none.
         """
         if activation not in self._by_activation:
             self._by_activation[activation] = self._solved(activation)
@@ -164,7 +164,7 @@ def follows(layer: WeightLayer) -> str | None:
 
 
 def precedes(layer: WeightLayer, by_name: Mapping[str, WeightLayer]) -> str | None:
-    """Return the name of the activation before a layer, or None.
+    """Return the name of the activation whose result a layer reads, or None.
 
     Args:
         layer: The layer.

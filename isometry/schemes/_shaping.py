@@ -218,9 +218,9 @@ def largest(
 
 
 def _slope_target(depth: int, blocks: Blocks) -> float:
-    """Return C'(1) - 1 of each activation, for which a network has the slope `SLOPE`.
+    """Return the C'(1) - 1 of one activation at which the network meets its target.
 
-    The slope is the largest over its subnetworks.
+    The target is that the largest slope over the subnetworks is `SLOPE`.
 
     Args:
         depth: The number of activations on the stream, behind all blocks.
@@ -230,7 +230,8 @@ def _slope_target(depth: int, blocks: Blocks) -> float:
         return math.expm1(math.log(SLOPE) / depth)
 
     def largest_slope(excess: float) -> float:
-        # Slopes of maps in a row are multiplied, and those of a sum added.
+        # In a row of maps slopes are multiplied, and in a sum they are added. So
+        # `largest` computes them from the map c -> c C'(1).
         return largest(lambda c: c * (1 + excess), 1.0, depth, blocks=blocks)
 
     low, high = 0.0, SLOPE - 1
