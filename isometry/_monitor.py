@@ -158,16 +158,18 @@ def monitor(
 ) -> optax.GradientTransformationExtraArgs:
     """Make a gradient transformation that records statistics as a network trains.
 
-    `optax.chain(isometry.monitor(...), optax.adam(1e-3))` trains bit for bit as
-    `optax.adam(1e-3)` does, inside jit and scan too, and records statistics of the
-    Jacobian's singular values as training goes (Pennington, Schoenholz and Ganguli,
-    2017, section 3, look at them at initialization). `isometry.recorded(opt_state)`
-    reads the records. A monitor may stand inside `optax.chain`, `MultiSteps` (where it
-    counts the updates that are made), `apply_if_finite` and `inject_hyperparams`.
+    It changes no gradient: `optax.chain(isometry.monitor(...), optax.adam(1e-3))` trains
+    bit for bit as `optax.adam(1e-3)` does, inside jit and scan too. Meanwhile it
+    records statistics of the Jacobian's singular values (Pennington, Schoenholz and
+    Ganguli, 2017, section 3, study them at initialization).
+    `isometry.recorded(opt_state)` returns the records. A monitor may stand inside
+    `optax.chain`, `MultiSteps` (where it counts the updates that are made),
+    `apply_if_finite` and `inject_hyperparams`.
 
-    Every record must be of the params that f has at this step. Often they are more than
-    the optimizer trains: batch statistics, frozen layers. Then `state` is a function
-    that makes them from the trained parameters and extra arguments of `update`:
+    Each record is measured at the params that f has at this step. Often they hold more
+    than the optimizer trains, such as batch statistics and frozen layers. Then `state`
+    is a function that returns them, given the trained parameters and extra arguments of
+    `update`:
 
         watch = isometry.monitor(
             networks.flax(module, x), xs, every=100, capacity=50, statistics=["s_max"],

@@ -15,7 +15,7 @@ from isometry._internal import checks, precision
 from isometry._internal.errors import InputError, PrecisionWarning
 from isometry._internal.types import Key, Params
 from isometry.activations import Activation
-from isometry.measure import _draws, _resolution, _spectra
+from isometry.measure import _draws, _record, _resolution, _spectra
 from isometry.measure._function import Map, Reference
 from isometry.measure._record import Spectrum
 from isometry.measure._spans import End, Span
@@ -197,7 +197,9 @@ class Plan:
         stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
         by_seed = stacked, jnp.arange(1)
         by_input = xs, jnp.arange(num_rows(xs))
-        return _spectra.measured(static, by_seed, by_input, bits=bits)
+        spectra = _spectra.measured(static, by_seed, by_input, bits=bits)
+        # The compiled program leaves out weights that are constants.
+        return tuple(map(_record.with_constants, spectra))
 
     def stand_in(self, params: Params, xs: PyTree[Array]) -> Values:
         """Return the values of all statistics of a made-up spectrum.

@@ -96,7 +96,7 @@ class Cell(NamedTuple):
 def _pre_activation(
     gate: Gate, h: Float[Array, " units"], x: Float[Array, " n"]
 ) -> Float[Array, " units"]:
-    """Compute W h + V x + b for one gate."""
+    """Return W h + V x + b, with the arrays of one gate."""
     # The bias is added to V x, so that the anatomy finds it at the input weight in
     # every step. At the first step W h is zero, and no recurrent weight is seen.
     from_input = x @ gate["input"] + gate["b"]

@@ -180,7 +180,7 @@ class CnnFunction:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Cnn(Built):
-    """What `cnn` returns: a convolutional network.
+    """A convolutional network: what `cnn` returns.
 
     Attributes:
         function: The map (params, x) -> output alone.

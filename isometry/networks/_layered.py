@@ -41,8 +41,8 @@ class LayeredFunction(ABC):
     """A function f(params, x) that can return the factors of its Jacobian at x.
 
     The factors are the weight matrices W, and between them the diagonal matrices of the
-    derivatives of the activation, phi'(z). z_1, ..., z_(depth-1) are the
-    pre-activations of all layers but the last, and x is one example.
+    derivatives of the activation, phi'(z). In the methods, z_l is the pre-activation of
+    layer l, `depth` the number of layers, and x one example.
     """
 
     # Subclasses are frozen dataclasses: functions of one architecture are equal and

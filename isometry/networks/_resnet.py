@@ -359,7 +359,7 @@ def _layer(
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Resnet(Built):
-    """What `resnet` returns: a residual network.
+    """A residual network: what `resnet` returns.
 
     Attributes:
         function: The map (params, x) -> output alone.

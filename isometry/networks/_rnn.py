@@ -77,7 +77,7 @@ class RnnFunction:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Rnn(Network):
-    """What `rnn` returns: a recurrent network.
+    """A recurrent network: what `rnn` returns.
 
     Attributes:
         function: The map (params, x) -> output alone.

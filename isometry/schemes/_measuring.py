@@ -54,11 +54,11 @@ class Slice(NamedTuple):
 
 
 class Measured:
-    """A network whose values at given inputs are measured.
+    """A network and its inputs, for the variances of the values inside the network.
 
     Attributes:
         xs: The inputs, with a leading axis over examples.
-        anatomy: The anatomy of the network at these parameters and inputs.
+        anatomy: The anatomy of the network at these inputs.
     """
 
     xs: PyTree
@@ -222,7 +222,13 @@ def _entries_of_reading(
 
 
 def scaled(params: Params, where: Slice, divisor: float) -> Params:
-    """Return params with one slice of a weight divided by a number."""
+    """Return params with one slice of a weight divided by a number.
+
+    Args:
+        params: The parameters, which are not changed.
+        where: The slice.
+        divisor: The number.
+    """
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     changed = []
     for path, leaf in leaves:

@@ -109,15 +109,14 @@ def _gaussian(shape: Half) -> Init:
 
 
 def _require_pairs(anatomy: Anatomy) -> None:
-    """Require that all layers but the stem read pairs (phi(u), phi(-u)).
+    """Require that all layers but stems and embeddings read pairs (phi(u), phi(-u)).
 
     Raises:
         NotDefined: A layer reads something else.
     """
     by_name = {layer.name: layer for layer in anatomy.layers}
     for layer in anatomy.layers:
-        # Embeddings and stems read no activation, and are drawn without pairs of
-        # inputs.
+        # Embeddings and stems read no activations, so their inputs form no pairs.
         if layer.kind == "embedding" or layer.role == "stem":
             continue
         reason = _unpaired(layer, by_name)

@@ -496,12 +496,12 @@ def _heads(anatomy: Anatomy, by_name: Mapping[str, WeightLayer]) -> dict[str, in
         for name in (*attention.query, *attention.key):
             outputs = _num_outputs(by_name[name])
             if attention.shares:
-                # One weight makes queries, keys and values: only queries are counted.
+                # In a fused weight only the outputs of queries are counted.
                 start, stop = attention.shares[0]
                 outputs = stop - start
             heads[name] = max(outputs // attention.head_size, 1)
-        # Heads of values may have another size than `head_size`, but there are as many
-        # as heads of keys.
+        # The heads of values may have another size than `head_size`, which is that of
+        # queries and keys. There are as many heads of values as of keys.
         counts = [heads[name] for name in attention.key]
         for name in (*attention.value, *attention.output):
             if counts:

@@ -62,8 +62,7 @@ def _t_fixup(layer: Layer, sigma_w: float) -> Init:
     refuse_fused(layer, "t_fixup")
     if branch is None or layer.role not in _SCALED:
         return xavier_uniform(layer, gain=1.0)
-    # A decoder that attends to an encoder has three branches a layer instead of two,
-    # and reads the encoder's output besides: a factor of its own in the paper.
+    # The paper has another factor for a decoder that attends to an encoder.
     if branch.crosses:
         return xavier_uniform(layer, gain=(9 * branch.layers) ** -0.25)
     return xavier_uniform(layer, gain=0.67 * branch.layers**-0.25)

@@ -221,7 +221,10 @@ def _of_transposed(
 
 
 def _taps_met(source: WeightLayer, usage: Usage) -> str:
-    """Write how many taps meet an output: "1 to 4 of 9 taps"."""
+    """Write how many taps of a transposed convolution reach one output.
+
+    It depends on the output: "1 to 4 of 9 taps".
+    """
     window = _window(source)
     num_taps = math.prod(window)
     convolution = usage.convolution
@@ -229,7 +232,8 @@ def _taps_met(source: WeightLayer, usage: Usage) -> str:
         return f"1 in {math.prod(source.spread)} of {num_taps} taps"
     per_axis = []
     for axis, taps in enumerate(window):
-        # The outputs of one phase meet the taps at one position modulo the stride.
+        # An output meets the taps whose positions leave one remainder, modulo the
+        # stride; the next output meets those of the next remainder.
         positions = np.arange(taps) * convolution.dilation[axis]
         step = convolution.spread[axis]
         per_axis.append(np.bincount(positions % step, minlength=step).tolist())
