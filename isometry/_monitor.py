@@ -158,10 +158,10 @@ def monitor(
 ) -> optax.GradientTransformationExtraArgs:
     """Make a gradient transformation that records statistics as a network trains.
 
-    It changes no gradient: `optax.chain(isometry.monitor(...), optax.adam(1e-3))` trains
-    bit for bit as `optax.adam(1e-3)` does, inside jit and scan too. Meanwhile it
-    records statistics of the Jacobian's singular values (Pennington, Schoenholz and
-    Ganguli, 2017, section 3, study them at initialization).
+    It leaves gradients as they are. `optax.chain(isometry.monitor(...),
+    optax.adam(1e-3))` trains bit for bit as `optax.adam(1e-3)` does, inside jit and
+    scan too. The statistics are those of the Jacobian's singular values (Pennington,
+    Schoenholz and Ganguli, 2017, section 3, study them at initialization).
     `isometry.recorded(opt_state)` returns the records. A monitor may stand inside
     `optax.chain`, `MultiSteps` (where it counts the updates that are made),
     `apply_if_finite` and `inject_hyperparams`.

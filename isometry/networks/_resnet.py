@@ -223,17 +223,17 @@ class ResnetFunction:
         if len(set(skips)) == 1:
             # A factor that all blocks share stays a Python number: `_block` leaves it
             # out if it is 1, which it could not tell of a scanned array.
-            turns = (leaves, statistics, None)
+            stacked = (leaves, statistics, None)
         else:
-            turns = (leaves, statistics, jnp.asarray(skips, x.dtype))
+            stacked = (leaves, statistics, jnp.asarray(skips, x.dtype))
 
-        def step(x: Array, turn: tuple[Params, ...]) -> tuple[Array, None]:
-            leaves, statistics, skip = turn
+        def step(x: Array, of_block: tuple[Params, ...]) -> tuple[Array, None]:
+            leaves, statistics, skip = of_block
             skip = skips[0] if skip is None else skip
             y = self._block(run.block, leaves, x, skip=skip, statistics=statistics)
             return y, None
 
-        x, _ = jax.lax.scan(step, x, turns)
+        x, _ = jax.lax.scan(step, x, stacked)
         return x
 
     def _block(
@@ -303,7 +303,11 @@ class ResnetFunction:
 
 
 def _by_run(blocks: Params) -> tuple[Params, ...]:
-    """Return a tuple of the parameters of each run, from how they are stored."""
+    """Return the parameters of each run.
+
+    Args:
+        blocks: A tuple of them; with a single run, its parameters alone.
+    """
     # Most networks have equal blocks, and so a single run. Without a tuple around it,
     # their points are "blocks/first[0]" instead of "blocks/0/first[0]".
     if isinstance(blocks, tuple):
@@ -312,7 +316,10 @@ def _by_run(blocks: Params) -> tuple[Params, ...]:
 
 
 def _joined(of_runs: list[Params]) -> Params:
-    """Return the parameters of all runs as stored: the inverse of `_by_run`."""
+    """Return the parameters of all runs as they are stored: the inverse of `_by_run`.
+
+    They are a tuple, but those of a single run are stored without one.
+    """
     if len(of_runs) == 1:
         return of_runs[0]
     return tuple(of_runs)

@@ -25,8 +25,8 @@ def unbatched(apply: Apply, params: Params, xs: ArrayLike) -> Apply:
 
     Args:
         apply: apply(params, xs) -> (examples, ...), of a whole batch.
-        params: Its parameters.
-        xs: At least two examples, along a first axis. A few will do.
+        params: Parameters of the model, with which it is tried.
+        xs: Two examples or more along a first axis, on which it is tried.
 
     Returns:
         f(params, x) = apply(params, x[None])[0].

@@ -86,7 +86,13 @@ def _has_norm_behind_sum(layer: WeightLayer) -> bool:
 def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) -> Params:
     """Return params with ω_i² = 1 + Σ_{j<i} Var F_j / Var x_j in the leaves of skips.
 
-    The variances are measured over xs with all ω = 1.
+    F_j is the result of branch j, and x_j its skip. Their variances are measured over
+    xs with all ω = 1.
+
+    Args:
+        net: The network.
+        params: Its parameters, with ω = 1.
+        xs: The inputs.
 
     Raises:
         InputError: The input of a branch has variance 0 over xs.
@@ -112,8 +118,8 @@ def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) ->
     # All ω are 1 while branches are measured, so one pass measures all of them.
     variances = measured.variances(taps, values)(params)
     num_branches = len(branches)
-    # For each stack, ω² of the next branch: an encoder and a decoder have streams of
-    # their own.
+    # For each stack, ω² of its next branch. An encoder and a decoder have streams of
+    # their own, and so sums of their own.
     squares: dict[str | None, float] = {}
     by_leaf = _multipliers.Values()
     uses = gate_uses(anatomy)
