@@ -365,19 +365,19 @@ class _Watch:
             InputError: params has a missing part, or f closes over arrays which
                 training may change.
         """
-        given = self.shapes
+        params_of_f = self.shapes
         if self.state is None:
-            given = _monitor_current.whole(params, self.shapes)
-            _monitor_current.require_closed(self.function, given, self.xs)
+            params_of_f = _monitor_current.whole(params, self.shapes)
+            _monitor_current.require_closed(self.function, params_of_f, self.xs)
         zero = jnp.zeros((), jnp.int32)
-        # With `state`, f's params depend on extra arguments, which come with `update`
-        # only. A made-up spectrum then gives the shapes of the buffers.
-        if given is None:
+        # With `state`, the params of f depend on extra arguments of `update`, which are
+        # not known here. A made-up spectrum then gives the shapes of the buffers.
+        if params_of_f is None:
             values = jax.eval_shape(self.plan.stand_in, params, self.xs)
         else:
-            self.plan.require_known(given, self.xs, self.bits)
+            self.plan.require_known(params_of_f, self.xs, self.bits)
             observe = functools.partial(self.plan.observe, bits=self.bits, step=zero)
-            values = jax.eval_shape(observe, given, self.xs)
+            values = jax.eval_shape(observe, params_of_f, self.xs)
         capacity = self.plan.capacity
         buffers = jax.tree.map(
             lambda value: jnp.zeros((capacity, *value.shape), value.dtype), values

@@ -292,7 +292,8 @@ def num_rows(xs: PyTree[Array]) -> int:
 def labelled(span: Spans) -> tuple[tuple[str, Span], ...]:
     """Return (label, span) pairs from one span, a list of spans, or spans by label.
 
-    A tuple is one span, from point to point. A single span has the label "".
+    A tuple is one span, from point to point. A single span has the label "", and in a
+    list each span has its default label, such as "hidden" or "a -> b".
 
     Raises:
         InputError: There is no span, or two have the same label.

@@ -51,7 +51,7 @@ class ChainFunction(LayeredFunction):
 
         Args:
             params: A tuple or a list with one entry for each block.
-            where: Its name in the message.
+            where: The name of `params` in the message.
 
         Raises:
             InputError: It is something else, or has another number of entries.

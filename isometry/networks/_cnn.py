@@ -507,7 +507,7 @@ def _refuse_impossible(layer: Convolution, index: int) -> None:
         if width % layer.groups:
             raise InputError(
                 f"groups={layer.groups} does not divide the {width} channels that "
-                f"layer {index} {end}; write groups one a layer."
+                f"layer {index} {end}; write one number of groups per layer."
             )
     if min(layer.size_read) < 1:
         raise InputError(

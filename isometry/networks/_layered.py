@@ -79,7 +79,10 @@ class LayeredFunction(ABC):
 
         Args:
             params: Arrays or shapes.
-            where: Their name in the message.
+            where: The name of `params` in the message.
+
+        Raises:
+            InputError: A leaf is missing, unknown, or of another shape.
         """
 
     @abstractmethod

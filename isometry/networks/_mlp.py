@@ -308,17 +308,20 @@ class Mlp(LayeredNetwork):
 
     @public("init")
     def init(self, key: Key) -> Params:
-        """Draw the parameters: {"layers": a tuple of runs}.
+        """Draw the parameters.
 
-        A run holds consecutive layers of one shape and role: {"w": (r, in, out),
-        "b": (r, out)}. Layer l draws its weights and biases from the l-th pair of
-        (depth, 2) split keys, so they do not depend on how layers are grouped.
+        Each layer draws its weights and biases from two keys of its own, so they do not
+        depend on how layers are grouped in runs.
 
         Args:
             key: A random key. It may be traced.
 
         Returns:
-            The parameters.
+            {"layers": (run, ...)}. A run is the stack of r consecutive layers of one
+            shape and role, {"w": (r, in, out), "b": (r, out)}.
+
+        Raises:
+            InputError: `key` is no random key.
 
         Example:
             >>> net = networks.mlp([4, 8, 8, 8, 3], "tanh", bias=False)

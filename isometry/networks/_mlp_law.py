@@ -150,7 +150,11 @@ def _hidden(
 
 
 def _with_edges(law: Law) -> Law:
-    """Return the law; refuse one whose edges cannot be found, as for some widths."""
+    """Return a law as it is; refuse a law whose edges cannot be found.
+
+    Raises:
+        NotDefined: They cannot, as is the case for some widths.
+    """
     try:
         _ = law.support
     except (ValueError, ArithmeticError) as error:

@@ -192,6 +192,6 @@ def one_each(
     if len(value) != count:
         raise InputError(
             f"{name}={checks.show(value)} has {len(value)} entries; write one for all, "
-            f"or one a {of}, {count} of them."
+            f"or one per {of}, {count} of them."
         )
     return tuple(check(f"{name}[{i}]", entry) for i, entry in enumerate(value))

@@ -85,7 +85,7 @@ def describe(name: str) -> list[Listed]:
 
 @public("schemes.rich_tables")
 def rich_tables(width: int) -> "list[Table]":
-    """Draw rich tables of the schemes and of the initializers.
+    """Return a rich table of all schemes, and one of all initializers.
 
     Args:
         width: Columns of the terminal. Below 160, law, citation and aliases are left
@@ -120,7 +120,7 @@ def rich_tables(width: int) -> "list[Table]":
 
 @public("schemes.rich_entry")
 def rich_entry(entry: Listed) -> "Table":
-    """Draw one entry of `listing` in full, a field a row, as a rich table.
+    """Return one entry of `listing` as a rich table, with one row per field.
 
     Args:
         entry: The entry.

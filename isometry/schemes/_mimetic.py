@@ -67,7 +67,7 @@ def _check_rank(role: str, shape: tuple[int, ...], *, width: int, rank: int) -> 
 
 
 def _query_or_key(layer: Layer) -> Init:
-    """Return the initializer of queries or keys: a pair of factors for each head."""
+    """Return the initializer of queries or keys: one factor for each head."""
     side = ("query", "key").index(layer.role)
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
@@ -89,7 +89,7 @@ def _query_or_key(layer: Layer) -> Init:
 
 
 def _value_or_output(layer: Layer) -> Init:
-    """Return the initializer of values or of the output: a factor for all heads."""
+    """Return the initializer of values or of the output: one factor for all heads."""
     is_value = layer.role == "value"
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:

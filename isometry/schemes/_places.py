@@ -468,7 +468,7 @@ def _add_embeddings(
 ) -> None:
     """Add to `on_branch` each embedding, with the place of the first branch behind it.
 
-    Encoder branches count as first.
+    The branches of an encoder come before those of a decoder.
     """
     for layer in anatomy.embeddings:
         point = _first_point(anatomy, layer.name)
@@ -478,8 +478,8 @@ def _add_embeddings(
             for record in stack.branches
             if point is not None and anatomy.upstream(point, record.joins)
         ]
-        # Encoder branches come first in `reading`. So an embedding that the encoder
-        # reads is scaled by the depth of the encoder.
+        # In `reading`, the branches of the encoder come first. So an embedding that
+        # encoder and decoder share is scaled by the depth of the encoder.
         if reading:
             record, stack = reading[0]
             index = stack.branches.index(record)

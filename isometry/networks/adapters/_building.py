@@ -18,9 +18,9 @@ Build: TypeAlias = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Library:
-    """A library whose modules a function of the user builds.
+    """A library for whose modules the user gives a build function.
 
-    Its methods call such a build function, and refuse what is none.
+    The methods call such a function, and refuse values that are none.
 
     Attributes:
         adapter: The name of the adapter, such as "nnx".

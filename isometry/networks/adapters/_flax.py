@@ -201,11 +201,12 @@ class _Linen(Model):
         return type(self.module.value).__name__
 
     def infer(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
-        # Nothing is mutable, so Flax raises for a module that updates a collection in
-        # inference mode too.
+        # A module that needs a key in inference is refused below.
         del key
         errors = checks.extra("flax.errors", "flax")
         try:
+            # No collection is mutable here, so Flax raises for a module that updates
+            # one in inference mode too.
             return self.module.value.apply(
                 self._variables(params),
                 *self.arguments.positional(xs),
@@ -224,7 +225,7 @@ class _Linen(Model):
         return _modes.with_axes(self._trained, self.axes)(params, xs, key)
 
     def _trained(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
-        """Return all outputs for a batch in training, with axis names bound outside."""
+        """Return all outputs for a batch in training. `axes` must be bound outside."""
         variables = self._variables(params)
         # Norms write new averages in training, so their collections must be mutable.
         # The new values are dropped.

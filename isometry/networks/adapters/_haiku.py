@@ -236,7 +236,7 @@ class _Draw:
         return _modes.with_axes(self._drawn, self.axes)(key)
 
     def _drawn(self, key: Key) -> Params:
-        """Return the parameters drawn from a key, with axis names bound outside."""
+        """Return parameters drawn from a key. `axes` must be bound outside."""
         xs = self.example.batch(key, self.batch)
         # In training mode, because in inference mode batch norm would read averages
         # that do not exist yet.
