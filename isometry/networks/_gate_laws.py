@@ -44,19 +44,20 @@ class Chrono:
 
 @public("networks.chrono")
 def chrono(longest: int) -> Chrono:
-    """Spread the memories of a gated recurrent network over up to `longest` steps.
+    """Return a distribution of gate biases, for memories of up to `longest` steps.
 
-    A gate of value f keeps a state for about 1/(1 - f) steps. Chrono draws the biases
-    of the gate that keeps the state (forget of an LSTM, update of a GRU and a minimal
-    RNN) as b = log u, u uniform on [1, longest - 1), so that these times are uniform on
-    [2, longest) at a zero state. The input gate of an LSTM has the biases -b (Tallec
-    and Ollivier, 2018, section 2). All other biases are 0.
+    A gate of value f keeps a state for about 1/(1 - f) steps. The gate that keeps the
+    state is forget in an LSTM, and update in a GRU and a minimal RNN. Its biases are
+    b = log u, with u uniform on [1, longest - 1): while h and x are 0, the units keep
+    their states for times that are uniform on [2, longest). The input gate of an LSTM
+    has the biases -b, and all other biases are 0 (Tallec and Ollivier, 2018, section
+    2).
 
     Args:
         longest: The longest memory in steps, T_max; at least 3.
 
     Returns:
-        What `networks.rnn` takes as `gate_bias`.
+        A value for the argument `gate_bias` of `networks.rnn`.
 
     Raises:
         InputError: `longest` is no whole number, at least 3.

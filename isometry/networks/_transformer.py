@@ -158,6 +158,8 @@ class TransformerFunction:
         query = _to_heads(params["query"], h)
         key = _to_heads(params["key"], h)
         value = _to_heads(params["value"], h)
+        # In the products, h counts heads, q and k positions, e the entries of a head,
+        # and d those of the stream.
         logits = jnp.einsum("qhe,khe->hqk", query, key)
         # Scaled so that logits are of order one if queries and keys are (Vaswani et
         # al., 2017).

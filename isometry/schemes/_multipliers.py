@@ -102,7 +102,7 @@ def settings(
             entries = [uses.of_branch[name][gate] for name in repeats[record.name]]
             values.add(gate, record.name, entries, value=wanted.branch)
         if skip_gate is not None:
-            _check_pure(record, scheme, skip_gate, uses=uses)
+            _refuse_shared(record, scheme, skip_gate, uses=uses)
             skip = wanted.skip / (record.skip_factor or 1.0)
             entries = [uses.of_skip[name][skip_gate] for name in repeats[record.name]]
             values.add(skip_gate, record.name, entries, value=skip)
@@ -253,7 +253,9 @@ def _conflict(name: str, path: str, values: tuple[float, float]) -> NotDefined:
     )
 
 
-def _check_pure(record: Record, scheme: Scheme, path: str, *, uses: GateUses) -> None:
+def _refuse_shared(
+    record: Record, scheme: Scheme, path: str, *, uses: GateUses
+) -> None:
     """Refuse a leaf that multiplies something else besides a branch or a skip.
 
     Args:
@@ -301,13 +303,16 @@ def _branch_leaf(
     for path in record.gates:
         # A stack of scalars is a vector with one entry for each slice.
         entry = uses.of_branch[record.name][path] or ()
-        size = math.prod(shapes[path].shape[len(entry) :])
-        (scalars if size == 1 else scales).append(path)
+        size_of_slice = math.prod(shapes[path].shape[len(entry) :])
+        if size_of_slice == 1:
+            scalars.append(path)
+        else:
+            scales.append(path)
     last = record.layers[-1]
     is_normed = any("norm" in step for step in places.by_name[last].then)
     if scheme.closes == "norm":
         if scales and is_normed:
-            _check_pure(record, scheme, scales[0], uses=uses)
+            _refuse_shared(record, scheme, scales[0], uses=uses)
             return scales[0]
         raise NotDefined(
             f"branch {record.name!r}: scheme {scheme.name!r} starts the scale of the "
@@ -318,10 +323,10 @@ def _branch_leaf(
     # a scalar is the multiplier that the scheme means. At 1 the scale is as drawn.
     candidates = scalars if value == 1.0 else scalars or scales
     if candidates:
-        # What is read in other places cannot be set without a change there.
-        pure = [path for path in candidates if path not in uses.shared]
-        chosen = (pure or candidates)[-1]
-        _check_pure(record, scheme, chosen, uses=uses)
+        # A leaf that is used elsewhere too cannot be set without a change there.
+        unshared = [path for path in candidates if path not in uses.shared]
+        chosen = (unshared or candidates)[-1]
+        _refuse_shared(record, scheme, chosen, uses=uses)
         return chosen
     if value == 1.0:
         return None

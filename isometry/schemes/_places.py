@@ -449,16 +449,9 @@ def _add_keys_from_elsewhere(
                 # position 0, there is no position in front of it for the keys.
                 if branch is None or branch.position == 0:
                     continue
-                first = Branch(
-                    index=branch.index,
-                    count=branch.count,
-                    position=branch.position - 1,
-                    length=branch.length,
-                    stack=branch.stack,
-                    other=branch.other,
-                )
+                before = dataclasses.replace(branch, position=branch.position - 1)
                 for name in (*attention.query, *attention.key, *attention.value):
-                    on_branch.setdefault((name, index_of_slice), first)
+                    on_branch.setdefault((name, index_of_slice), before)
 
 
 def _add_embeddings(
