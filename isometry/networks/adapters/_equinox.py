@@ -81,9 +81,9 @@ def equinox(
     """Make a network of an Equinox module.
 
     The module is called on one example, as Equinox does. `eqx.nn.inference_mode` sets
-    its mode. Arguments of its call that are named `inference`, `deterministic`,
-    `train`, `training`, `is_training` or `enable_dropout` are set to match. If its call
-    has an argument `key` or `state`, a random key or the `eqx.nn.State` is passed.
+    its mode. Mode arguments of its call are set to the same mode: `inference`,
+    `deterministic`, `train`, `training`, `is_training` and `enable_dropout`. If its
+    call has an argument `key` or `state`, a random key or the `eqx.nn.State` is passed.
 
     `net` is the module in inference: batch statistics are those in its state.
     `net.training` is the module in training, vmapped over a whole batch with a key for

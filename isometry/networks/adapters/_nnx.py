@@ -74,10 +74,10 @@ def nnx(
     """Make a network of a Flax NNX module.
 
     The module is called on `x[None]`, a batch of one, and the first row of the result
-    is taken. `module.eval()` and `module.train()` set its mode. Arguments of its call
-    that are named `train`, `training`, `is_training`, `deterministic` or
-    `use_running_average` are set to match. If its call has an argument `rngs`,
-    `nnx.Rngs` of the key in the network's x are passed.
+    is taken. `module.eval()` and `module.train()` set its mode. Mode arguments of its
+    call are set to the same mode: `train`, `training`, `is_training`, `deterministic`
+    and `use_running_average`. If its call has an argument `rngs`, `nnx.Rngs(key)` are
+    passed, with the key in x.
 
     `net` is the module in inference: batch statistics are those in the parameters.
     `net.training` is the module on a whole batch, with the statistics of that batch and
@@ -97,9 +97,9 @@ def nnx(
             training, whatever its value here.
 
     Returns:
-        The network. Its parameters are the module's state without random keys,
-        `nnx.state(module, nnx.Not(nnx.RngState))`, for which `net.params_of(module)` is
-        short. The state of a trained module can be passed as it is.
+        The network. Its parameters are the module's state without random keys, as
+        `net.params_of(module)` returns it: `nnx.state(module, nnx.Not(nnx.RngState))`.
+        The state of a trained module can be passed as it is.
 
     Raises:
         InputError: build does not return an NNX module; an example with a batch axis;
@@ -119,7 +119,7 @@ def nnx(
     """
     nnx = checks.extra("flax.nnx", "flax")
     linen = checks.extra("flax.linen", "flax")
-    # An instance can be called, but on an example.
+    # An instance of a linen module can be called too, but is no build function.
     if isinstance(build, linen.Module):
         raise InputError(
             f"build is an instance of {type(build).__name__}, a linen module; write "
