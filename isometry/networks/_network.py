@@ -202,8 +202,9 @@ class Network:
     def layer_activations(self) -> Mapping[str, Activation]:
         """The activation in front of or behind a layer, by the name of the layer.
 
-        Critical scales are computed for it. Layers are listed whose activation is an
-        argument of the network; for all others it is read off the anatomy.
+        The critical scale of a layer is that of its activation. Only layers are listed
+        whose activation is an argument of the network; the activations of all others
+        are read off the anatomy.
         """
         return {}
 

@@ -91,7 +91,7 @@ def settings(
     kept = [record for record, _ in places.branches]
     repeats = _places.repeats(anatomy, kept)
     values = Values()
-    # Each branch says what it needs, and entries of one leaf are put together after.
+    # `values` joins the entries of each leaf, which may belong to several branches.
     for record, branch in places.branches:
         wanted = scheme.multipliers(branch)
         gate = _branch_leaf(
@@ -103,6 +103,7 @@ def settings(
             values.add(gate, record.name, entries, value=wanted.branch)
         if skip_gate is not None:
             _refuse_shared(record, scheme, skip_gate, uses=uses)
+            # The program may multiply the skip by a constant too, besides the leaf.
             skip = wanted.skip / (record.skip_factor or 1.0)
             entries = [uses.of_skip[name][skip_gate] for name in repeats[record.name]]
             values.add(skip_gate, record.name, entries, value=skip)

@@ -263,8 +263,8 @@ def _shaped(activation: Activation, depth: int, blocks: Blocks) -> Activation:
 
     def solved(alpha: float, beta: float) -> tuple[Transformed, np.ndarray]:
         moments = _moments(derivatives, activation.kinks, alpha=alpha, beta=beta)
-        # Errors are relative to the target, which falls as 1/depth: one tolerance then
-        # serves all depths.
+        # The errors of C'(1) - 1 and of Q'(1). They are relative to the target, which
+        # falls as 1/depth, so that one tolerance serves all depths.
         errors = [
             (moments.slope / moments.variance - 1) / target - 1,
             (moments.radial / moments.variance - 1) / target,
@@ -323,6 +323,7 @@ def _tailored(activation: Activation, depth: int, blocks: Blocks) -> Activation:
         # phi is odd about beta.
         offset = (moments.slope - moments.radial) / moments.drift
         square = moments.variance + offset**2
+        # The errors of C''(1) and of Q(1), relative to the target.
         errors = [
             moments.curvature / moments.slope / target - 1,
             (square / moments.slope - 1) / target,
