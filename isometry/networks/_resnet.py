@@ -491,7 +491,7 @@ class Resnet(Built):
 
     @property
     def training(self) -> Network:
-        """The network in training mode: x is a batch, normalized by its statistics.
+        """The network in training mode: batch norm uses the statistics of a batch x.
 
         Raises:
             NotDefined: The network has no batch norm.

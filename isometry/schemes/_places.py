@@ -205,8 +205,8 @@ def _positions_across_loops(
 ) -> dict[Slice, int]:
     """Return the position of each slice on a branch with several slices of a leaf.
 
-    The slices may lie one behind another or side by side. Which of them depends on
-    which tells the two apart.
+    The slices may lie one behind another, or side by side. They lie one behind another
+    if the point of one depends on that of the other.
 
     Args:
         anatomy: The anatomy of the network.
