@@ -58,9 +58,8 @@ class Scales:
 
         Args:
             layer: The layer.
-            doubt: The reason why no activation around it has a gain, as the function
-                `doubt` returns it; "" if there is none. The layer is then treated as
-                linear.
+            doubt: What the function `doubt` returns for the layer: "", or a reason why
+                no gain is known. With a reason, the layer is treated as linear.
         """
         sigma_w, sigma_b = self._sigmas
         if not self._scheme.free:
