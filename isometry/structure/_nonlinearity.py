@@ -19,7 +19,7 @@ from isometry import activations
 from isometry._internal import checks
 from isometry.structure import _reading
 from isometry.structure._flow import LAYOUT, Flow
-from isometry.structure._reading import Value
+from isometry.structure._reading import Program, Value
 
 Numbers: TypeAlias = Float[np.ndarray, " points"]
 
@@ -70,8 +70,42 @@ def name(flow: Flow, start: int, end: int) -> str | None:
         computed = _evaluated(end, flow.value, lambda n: nodes[n].inputs, given=given)
     except _Unknown:
         return None
+    return _nearest(computed, flow.value(start))
+
+
+def of_values(program: Program, start: int, end: int) -> tuple[str, float] | None:
+    """Return the name and the slope at 0 of a function between two values.
+
+    Args:
+        program: The program.
+        start: The value before it.
+        end: The value after it.
+
+    Returns:
+        The name, as `name` returns it; for a multiple of its argument "linear" and the
+        number that multiplies it, for all else a name or "" and 1. None if it is not an
+        elementwise function of the value before it.
+    """
+    values = program.values
+    try:
+        computed = _evaluated(
+            end,
+            values.__getitem__,
+            lambda n: values[n].inputs,
+            given={start: _POINTS},
+        )
+    except _Unknown:
+        return None
+    factor = float(computed[-1] / _POINTS[-1])
+    if np.allclose(computed, factor * _POINTS, rtol=1e-6, atol=0):
+        return "linear", factor
+    return _nearest(computed, values[start]), 1.0
+
+
+def _nearest(computed: Numbers, argument: Value) -> str:
+    """Return the activation that has these values at the points, or ""."""
     # The constants of the package's own functions are those of float32.
-    own_eps = float(jnp.finfo(flow.value(start).aval.dtype).eps)
+    own_eps = float(jnp.finfo(argument.aval.dtype).eps)
     tolerance = _ULPS * max(own_eps, float(jnp.finfo(jnp.float32).eps))
     errors = {
         known: np.max(np.abs(computed - values) / np.maximum(np.abs(values), 1))
