@@ -19,6 +19,7 @@ from isometry.initializers import Initializer
 from isometry.initializers._kernels import lay_out
 from isometry.initializers._layout import Parts, size, sizes
 from isometry.schemes import (
+    _composed,
     _fused,
     _meaning,
     _multipliers,
@@ -308,7 +309,19 @@ def assign(
         chosen.suits(anatomy)
     shapes = _shapes(params, anatomy)
     places = _places.places(anatomy)
-    scales = _scales.Scales(chosen, sigma_w, sigma_b, activations=activations or {})
+    following: dict[str, Activation] = {}
+    read: dict[str, Activation] = {}
+    # Other schemes do not ask for the scale of an activation.
+    if chosen.free and sigma_w is None:
+        following, read = _composed.composed(anatomy, places.by_name)
+    scales = _scales.Scales(
+        chosen,
+        sigma_w,
+        sigma_b,
+        activations=activations or {},
+        following=following,
+        read=read,
+    )
     used = usages(anatomy)
     weights = []
     rows = []
