@@ -17,6 +17,9 @@ _PRODUCT = "product"
 _NAMELESS = ("unnamed", "glu", "square", "power")
 _VARIANT = "variant"
 
+# How the note ends if the scale is that of the activation before a layer.
+THAT_IT_READS = "that it reads"
+
 
 class Scaled(NamedTuple):
     """A scheme with its scale fixed for one layer.
@@ -84,7 +87,7 @@ class Scales:
             return self._critical(following, "that follows")
         if layer.precedes is not None:
             read = self._read.get(layer.name, layer.precedes)
-            return self._critical(read, "that it reads")
+            return self._critical(read, THAT_IT_READS)
         return self._critical("linear", "")
 
     def _critical(self, activation: str | Activation, where: str) -> Scaled:

@@ -411,7 +411,29 @@ def test_rows_tell_which_weights_are_drawn_as_one():
     def shape(*sizes):
         return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
+    def joined(params, xs):
+        """One weight for input and state, as in Haiku's LSTM, behind a silu."""
+
+        def step(carry, x):
+            h, c = carry
+            z = jnp.concatenate([x, h]) @ params["xh"]
+            i, g, f, o = jnp.split(z, 4)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            return (jax.nn.sigmoid(o) * jnp.tanh(c), c), None
+
+        inputs = jax.nn.silu(xs @ params["first"])
+        (h, _), _ = jax.lax.scan(step, (jnp.zeros(4), jnp.zeros(4)), inputs)
+        return h
+
     notes = {}
+    shapes = {"first": shape(4, 6), "xh": shape(10, 16)}
+    for row in schemes.assign(
+        "orthogonal", anatomy(joined, shapes, shape(5, 4)), shapes
+    ).rows:
+        notes[row.name] = row.note
+    assert notes["first"] == "critical for the silu that follows"
+    read = "critical for the silu that it reads, its rows of the state too"
+    assert notes["xh"] == f"{read}, tied, one law for all gates together"
     for f, shapes in (
         (attention, {"qkv": shape(4, 12), "out": shape(4, 4)}),
         (gated, {"v": shape(4, 12), "w": shape(4, 12)}),
