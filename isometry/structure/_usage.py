@@ -156,6 +156,9 @@ def _step(
     if value.operation == "neg":
         return usage._replace(factor=-usage.factor)
     if value.operation == "select_n" and value.inputs[0] not in of_leaf:
+        # A choice between two functions of w is another function of it.
+        if any(read in of_leaf for read in others):
+            return None
         return _selected(program, usage, value, operand)
     if len(others) != 1:
         return None
@@ -291,7 +294,7 @@ def _with(
         if is_trained:
             # The gain behind a norm belongs to the norm.
             return usage if usage.is_normalized else usage.also(_BY_LEAF)
-        return _masked(program, usage, other)
+        return _masked(program, usage, other, is_divided=value.operation == "div")
     if is_sum and is_trained:
         # In a - w it is the other way round.
         if value.operation == "sub" and value.inputs[0] == other:
@@ -304,11 +307,15 @@ def _with(
     return None
 
 
-def _masked(program: Program, usage: Usage, mask: int) -> Usage:
-    """Add a product with an array that the program fixes."""
+def _masked(program: Program, usage: Usage, mask: int, *, is_divided: bool) -> Usage:
+    """Add a product with an array that the program fixes, or a division by one."""
     array = _fixed(program, mask)
-    if array is None:
+    if array is None or array.size == 0:
         return usage.also("multiplied by an array that is not trained")
+    if is_divided:
+        # A weight that is divided by zero is the network's own fault.
+        with np.errstate(divide="ignore"):
+            array = 1 / array
     if np.all(array == array.ravel()[0]):
         return usage._replace(factor=usage.factor * float(array.ravel()[0]))
     if np.all(array != 0):

@@ -352,6 +352,12 @@ def divided_by_norm(params, eps=0.0):
             lambda p: p["w"] * (1 + CHECKERS),
             "its entries are multiplied by numbers that differ",
         ),
+        (lambda p: p["w"] / jnp.full((4, 8), 2.0), "used as 0.5 w"),
+        (
+            lambda p: jnp.where(CHECKERS > 0, p["w"], jnp.exp(p["w"])),
+            f"used as a function of w: {NOT_ITS_LAW}",
+        ),
+        (lambda p: jax.nn.relu(p["w"]), f"used as relu(w): {NOT_ITS_LAW}"),
         (lambda p: p["w"] + CHECKERS, "a constant array is added"),
         (lambda p: p["w"] * p["g"], "multiplied by another leaf"),
         (lambda p: p["w"] - jnp.mean(p["w"], axis=0), "its mean is taken off"),
